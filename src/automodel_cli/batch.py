@@ -1,0 +1,38 @@
+"""What rooms exchange: one batch of token ids and their labels.
+
+Shapes: B rows, T tokens. Labels are already shifted: ``labels[b, t]`` is the token that follows
+``input_ids[b, t]``, or ``IGNORE_INDEX`` where no loss is wanted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+IGNORE_INDEX = -100
+
+
+@dataclass
+class Batch:
+    """Token ids with their labels, both int64 ``[B, T]``; the optional fields have the same shape."""
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor | None = None
+    position_ids: torch.Tensor | None = None
+    segment_ids: torch.Tensor | None = None
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        """The same batch on ``device``."""
+
+        def move(tensor: torch.Tensor | None) -> torch.Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=non_blocking)
+
+        return Batch(
+            input_ids=self.input_ids.to(device, non_blocking=non_blocking),
+            labels=move(self.labels),
+            position_ids=move(self.position_ids),
+            segment_ids=move(self.segment_ids),
+        )

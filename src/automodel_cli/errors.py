@@ -1,0 +1,33 @@
+"""Errors that are for people: what was found, what was expected, what to do.
+
+``assert`` is for our own invariants; anything a user can cause is one of these. The command line prints
+``message`` and ``hint`` on stderr and exits with ``exit_code``; a traceback is for bugs and ``--debug``.
+"""
+
+
+class AutomodelError(Exception):
+    """A problem the user can act on. ``message`` says found and expected, ``hint`` says what to do."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+class ConfigError(AutomodelError):
+    """The configuration or the command line is wrong; nothing was started."""
+
+    exit_code = 2
+
+
+class DataError(AutomodelError):
+    """A token file, corpus or raw text source is missing, damaged or does not fit."""
+
+
+class CheckpointError(AutomodelError):
+    """A checkpoint is missing, incomplete, damaged or does not fit the run."""
