@@ -1,0 +1,56 @@
+# `make help` lists the targets. Everything runs in .venv, made on first use from constraints.txt.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart install dev check format test torture bench docs clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+quickstart: $(VENV)/.installed ## install, then text -> tokens -> GPT -> score, on this machine's own Python sources
+	$(BIN)/automodel quickstart --config configs/quickstart.yaml --output-dir runs/quickstart
+
+install: $(VENV)/.installed ## create .venv with the command line and all extras
+dev: $(VENV)/.dev ## the same plus what checks and tests need
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "automodel needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.python pyproject.toml constraints.txt
+	$(PIP) install -q -c constraints.txt -e '.[all]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
+	$(PIP) install -q -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+check: $(VENV)/.dev ## lint, format, types, import laws, spelling
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell src tests benchmarks docs configs README.md CONTRIBUTING.md Makefile
+
+format: $(VENV)/.dev ## rewrite the code in the house format
+	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks
+
+test: $(VENV)/.dev ## the whole CPU suite
+	$(BIN)/python -m pytest
+
+torture: $(VENV)/.dev ## the full fault-injection counts (long)
+	$(BIN)/python -m pytest -m torture -s
+
+bench: $(VENV)/.dev ## every CPU benchmark, ratios against reference loops (long)
+	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+docs: $(VENV)/.dev ## regenerate docs/config.md from the schema
+	$(BIN)/python -m automodel_cli.config.docs > docs/config.md
+
+clean: ## remove the virtual environment and caches (never runs/)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
