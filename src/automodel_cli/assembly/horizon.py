@@ -1,0 +1,68 @@
+"""How long a run is: from steps, epochs and the data to one number of updates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from automodel_cli.errors import ConfigError, DataError
+
+Cadence = int | Literal["final"] | None
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """The number of updates of a run, and why it is that number."""
+
+    total_steps: int
+    tokens_per_step: int
+    reason: str
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens the whole run trains on."""
+        return self.total_steps * self.tokens_per_step
+
+
+def plan_horizon(
+    *,
+    max_steps: int | None,
+    num_epochs: int | None,
+    steps_in_epochs: int | None,
+    tokens_per_step: int,
+) -> Horizon:
+    """Updates of the run: ``max_steps``, or what the epochs hold, or the smaller of the two.
+
+    ``steps_in_epochs`` is the number of whole updates in ``num_epochs`` epochs (one where ``num_epochs`` is None), or
+    None for a data set that has no length.
+
+    Raises:
+        ConfigError: neither ``max_steps`` nor the data says how long the run is.
+        DataError: the data does not hold one global batch.
+    """
+    if steps_in_epochs is None:
+        if max_steps is None:
+            raise ConfigError(
+                "the data set has no length and step_scheduler.max_steps is not set",
+                "set step_scheduler.max_steps",
+            )
+        return Horizon(max_steps, tokens_per_step, "max_steps")
+    epochs = "1 epoch" if (num_epochs or 1) == 1 else f"{num_epochs} epochs"
+    if max_steps is not None and (num_epochs is None or max_steps <= steps_in_epochs):
+        return Horizon(max_steps, tokens_per_step, "max_steps")
+    if steps_in_epochs < 1:
+        raise DataError(
+            f"{epochs} of the training data hold less than one global batch of {tokens_per_step:,} tokens",
+            "lower step_scheduler.global_batch_size, shorten seq_len, raise num_epochs, or add data",
+        )
+    return Horizon(steps_in_epochs, tokens_per_step, epochs)
+
+
+def due(step: int, *, every: Cadence, last: int) -> bool:
+    """Is something that happens every ``every`` updates due after update ``step`` (from 1) of ``last``?
+
+    ``None`` is never, ``"final"`` only after the last update; every cadence includes the last update.
+    """
+    if every is None:
+        return False
+    return step == last or (every != "final" and step % every == 0)

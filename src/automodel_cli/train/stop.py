@@ -1,0 +1,76 @@
+"""A polite stop: SIGTERM, SIGINT and SIGUSR1 ask the loop to save at the current step and leave.
+
+Handlers only set a flag; the loop looks at it between updates, and long side jobs (validation, compiling the first
+step) are polled through ``until``. A second SIGINT is Ctrl-C as usual, for whoever does not want to wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from types import FrameType
+from typing import TypeVar
+
+from automodel_cli.errors import ConfigError
+
+Item = TypeVar("Item")
+DEFAULT_SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: saved, run the same command again
+
+
+class StopRequest:
+    """Says whether a signal has asked the run to stop, and which one."""
+
+    def __init__(self, signals: Iterable[str] = DEFAULT_SIGNALS) -> None:
+        self._signals = [signal_number(name) for name in signals]
+        self.name: str | None = None
+
+    @property
+    def requested(self) -> bool:
+        """True once one of the signals has arrived."""
+        return self.name is not None
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handle the signals inside the block; the handlers found before are put back after it.
+
+        Outside the main thread (a notebook's executor, say) Python cannot install handlers; then nothing is handled.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._on_signal) for number in self._signals}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def until(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The items, ending early once a stop is requested."""
+        for item in items:
+            if self.requested:
+                return
+            yield item
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.name = signal.Signals(number).name
+
+
+def signal_number(name: str) -> signal.Signals:
+    """``"SIGTERM"`` or ``"TERM"`` as a signal.
+
+    Raises:
+        ConfigError: this system has no signal of that name.
+    """
+    full = name if name.startswith("SIG") else f"SIG{name}"
+    try:
+        return signal.Signals[full]
+    except KeyError:
+        raise ConfigError(
+            f"there is no signal {name!r}", f"use names such as {', '.join(DEFAULT_SIGNALS)}"
+        ) from None
