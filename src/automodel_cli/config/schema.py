@@ -1,0 +1,267 @@
+"""What each subcommand reads: closed sections as typed fields, open sections as Targets.
+
+Section and key names are those that users' files already have. Off is ``null``, "only at the end" is
+``final``. The docstring under a field is its help, and `docs/config.md` is made from these files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, InstanceOf, field_validator, model_validator
+
+from automodel_cli.config.run_sections import (
+    CheckpointConfig,
+    DistEnvConfig,
+    DistributedConfig,
+    WandbConfig,
+)
+from automodel_cli.config.sections import Count, NotNegative, Precision, Section, Whole
+from automodel_cli.config.target import TARGET_KEY, Target, describe_value
+from automodel_cli.config.training_sections import (
+    DEFAULT_SEED,
+    ClipGradNormConfig,
+    CompileConfig,
+    LrSchedulerConfig,
+    PackedSequenceConfig,
+    ParamGroupOverride,
+    RngConfig,
+    StepSchedulerConfig,
+)
+
+DEFAULT_OPTIMIZER = "torch.optim.AdamW"
+DEFAULT_DATALOADER = "torch.utils.data.DataLoader"
+NAMED_VALIDATION_KEY = "validation_dataset_*"  # nobody writes this key: it gathers validation_dataset_<name>
+_NAMED_VALIDATION_PREFIX = "validation_dataset_"
+_RECIPES = ("TrainFinetuneRecipeForNextTokenPrediction", "PretrainRecipe", "pretrain")
+
+OpenSection = Annotated[InstanceOf[Target], BeforeValidator(Target.parse)]
+OptimizerSection = Annotated[
+    InstanceOf[Target], BeforeValidator(lambda value: Target.parse(value, default_name=DEFAULT_OPTIMIZER))
+]
+DataloaderSection = Annotated[
+    InstanceOf[Target], BeforeValidator(lambda value: Target.parse(value, default_name=DEFAULT_DATALOADER))
+]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+
+
+def _name_or_target(value: Any) -> Any:
+    return Target.parse(value) if isinstance(value, Mapping) else value
+
+
+class PretrainConfig(Section):
+    """Everything `automodel pretrain llm` reads. Only `model` and `dataset` have to be there."""
+
+    recipe: str | None = None
+    """Name of the recipe, for files that carry one; there is one recipe for next-token pretraining."""
+    seed: Whole | None = None
+    """Short for `rng.seed`."""
+    precision: Precision = "auto"
+    """Compute in bf16, fp16 or fp32; auto: bf16 where the hardware has it. Weights are stored in fp32."""
+    device: Device = "auto"
+    """Where to train: auto, cpu, cuda, mps."""
+    init_from: str | None = None
+    """Start from these weights (checkpoint, Hugging Face folder, GPT-2 name); optimizer and step are fresh."""
+    model: OpenSection
+    """What to train: `_target_` and the arguments of a model builder."""
+    tokenizer: Annotated[InstanceOf[Target] | str | None, BeforeValidator(_name_or_target)] = None
+    """Tokenizer of the data: a name, a folder or a `_target_`; null: the one the data came with."""
+    dataset: OpenSection
+    """What to train on: `_target_` and the arguments of a dataset."""
+    validation_dataset: OpenSection | None = None
+    """What to validate on; its results are called `default`. More sets: `validation_dataset_<name>`."""
+    named_validation_datasets: dict[str, OpenSection] = Field(
+        default_factory=dict, validation_alias=NAMED_VALIDATION_KEY
+    )
+    """Further validation sets, each written as a section `validation_dataset_<name>`."""
+    dataloader: DataloaderSection | None = None
+    """How a dataset of your own is read: workers, pinning, `collate_fn`. Token files need none of it."""
+    validation_dataloader: DataloaderSection | None = None
+    """The same for validation."""
+    loss_fn: OpenSection | None = None
+    """Loss; null: masked cross-entropy, in pieces where the logits would dominate memory."""
+    optimizer: OptimizerSection | None = None
+    """Optimizer; without `_target_` AdamW. null: AdamW, lr 2e-4, betas [0.9, 0.95], weight decay 0.1."""
+    param_group_overrides: tuple[ParamGroupOverride, ...] = ()
+    """Exceptions from the optimizer's learning rate and weight decay, by parameter name."""
+    clip_grad_norm: ClipGradNormConfig = Field(default_factory=ClipGradNormConfig)
+    """Scaling of gradients that are too large; a number is short for `max_norm`, null is off."""
+    lr_scheduler: LrSchedulerConfig | None = None
+    """Schedule of learning rate and weight decay; null: constant."""
+    step_scheduler: StepSchedulerConfig = Field(default_factory=StepSchedulerConfig)
+    """Batch sizes, length of the run, and what happens when."""
+    rng: RngConfig = Field(default_factory=RngConfig)
+    """Randomness."""
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    """Checkpoints and the run folder."""
+    distributed: DistributedConfig = Field(default_factory=DistributedConfig)
+    """How the model is spread over ranks."""
+    dist_env: DistEnvConfig = Field(default_factory=DistEnvConfig)
+    """How ranks communicate."""
+    compile: CompileConfig = Field(default_factory=CompileConfig)
+    """torch.compile; true, false or auto is short for `enabled`."""
+    packed_sequence: PackedSequenceConfig = Field(default_factory=PackedSequenceConfig)
+    """Packing of short sequences."""
+    wandb: WandbConfig | None = None
+    """Weights & Biases; null: not used."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_named_validation_sets(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        named = {
+            key.removeprefix(_NAMED_VALIDATION_PREFIX): value
+            for key, value in data.items()
+            if isinstance(key, str)
+            and key.startswith(_NAMED_VALIDATION_PREFIX)
+            and key not in (_NAMED_VALIDATION_PREFIX, NAMED_VALIDATION_KEY)
+        }
+        rest = {
+            key: value
+            for key, value in data.items()
+            if str(key).removeprefix(_NAMED_VALIDATION_PREFIX) not in named
+        }
+        return {**rest, NAMED_VALIDATION_KEY: named} if named else data
+
+    @field_validator("clip_grad_norm", mode="before")
+    @classmethod
+    def _number_is_max_norm(cls, value: Any) -> Any:
+        return value if isinstance(value, (Mapping, ClipGradNormConfig)) else {"max_norm": value}
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _scalar_is_enabled(cls, value: Any) -> Any:
+        if isinstance(value, (Mapping, CompileConfig)):
+            return value
+        return {"enabled": False if value is None else value}
+
+    @field_validator("recipe", mode="before")
+    @classmethod
+    def _known_recipe(cls, value: Any) -> Any:
+        name = value.get(TARGET_KEY) if isinstance(value, Mapping) else value
+        if isinstance(name, str) and name.rpartition(".")[2] not in _RECIPES:
+            raise ValueError(f"found {describe_value(name)}; this command runs {_RECIPES[0]}")
+        return name
+
+    @model_validator(mode="after")
+    def _one_seed(self) -> PretrainConfig:
+        if self.seed is not None and "seed" in self.rng.model_fields_set and self.rng.seed != self.seed:
+            raise ValueError(f"seed is {self.seed} and rng.seed is {self.rng.seed}; keep one of them")
+        return self
+
+    @property
+    def validation_datasets(self) -> dict[str, Target]:
+        """All validation sets by name; `validation_dataset` comes first and is called `default`."""
+        first = {} if self.validation_dataset is None else {"default": self.validation_dataset}
+        return {**first, **self.named_validation_datasets}
+
+    @property
+    def max_norm(self) -> float | None:
+        """Norm that gradients are scaled down to; None: clipping is off."""
+        return self.clip_grad_norm.max_norm
+
+    @property
+    def run_seed(self) -> int:
+        """`rng.seed`, or the top-level `seed` that is short for it."""
+        return self.rng.seed if self.seed is None else self.seed
+
+    @property
+    def compute_precision(self) -> str:
+        """`precision`, or where that is auto what older places of it say."""
+        policy = self.distributed.mp_policy
+        older = (policy.param_dtype if policy else None) or self.distributed.dtype
+        return self.precision if self.precision != "auto" else older or "auto"
+
+    @property
+    def dist_backend(self) -> str | None:
+        """`dist_env.backend`, or its older place; None: chosen by hardware."""
+        return self.dist_env.backend or self.distributed.backend
+
+    @property
+    def wandb_active(self) -> WandbConfig | None:
+        """The `wandb` section where it is there and enabled."""
+        return self.wandb if self.wandb is not None and self.wandb.enable else None
+
+    @property
+    def notes(self) -> list[str]:
+        """One line for each accepted key that has no effect, saying why."""
+        return self.collect_notes()
+
+
+class EvaluateConfig(Section):
+    """What `automodel eval` reads: a checkpoint and the token files to score it on."""
+
+    checkpoint: str
+    """Checkpoint, run folder (its LATEST is taken) or Hugging Face folder."""
+    data: tuple[str, ...] = Field(min_length=1)
+    """Token files or patterns; each is scored on its own."""
+    batch_size: Count = 8
+    """Sequences scored at once."""
+    seq_len: Count | None = None
+    """Length of a window; null: the length the model was trained on."""
+    limit_batches: Count | None = None
+    """Batches to score at most, for each entry of `data`; null: all."""
+    output: str | None = None
+    """Where to write the results; null: `results.json` in the checkpoint's run folder."""
+    tokenizer: str | None = None
+    """Tokenizer for bits per byte; null: the checkpoint's own."""
+    device: Device = "auto"
+    """Where to compute: auto, cpu, cuda, mps."""
+    precision: Precision = "auto"
+    """Compute in bf16, fp16 or fp32; auto: as the checkpoint was trained, where the hardware has it."""
+
+
+class InspectConfig(Section):
+    """What `automodel inspect-ckpt` reads."""
+
+    path: str = "checkpoints/"
+    """Run folder, checkpoint, safetensors file or Hugging Face folder."""
+    step: str | None = None
+    """Step to look at: a number, LATEST or BEST; null: the overview of all."""
+    verify: bool = False
+    """Hash every file again and look for NaN and infinity."""
+    diff: tuple[str, str] | None = None
+    """Two checkpoints to compare."""
+    as_json: bool = Field(False, validation_alias="json")
+    """Print JSON instead of tables."""
+
+    @field_validator("step", mode="before")
+    @classmethod
+    def _number_is_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class PlotConfig(Section):
+    """What `automodel plot` reads."""
+
+    runs: tuple[str, ...] = Field(min_length=1)
+    """Run folders to draw, one line each."""
+    output: str | None = None
+    """File to write; null: `curves` in the first run folder."""
+    metrics: tuple[str, ...] = ("loss", "lr", "tps")
+    """Which quantities to draw, one panel each."""
+    format: Literal["png", "svg"] | None = None
+    """File format; null: as the output's name says, else png."""
+
+
+class GenerateConfig(Section):
+    """What `automodel generate` reads."""
+
+    checkpoint: str
+    """Checkpoint, run folder (its LATEST is taken) or Hugging Face folder."""
+    prompt: str = ""
+    """Text to continue; empty: start from the end-of-text token."""
+    max_new_tokens: Count = 100
+    """Tokens to add at most."""
+    temperature: NotNegative = 0.8
+    """0 takes the likeliest token each time; higher is more varied."""
+    top_k: Count | None = 200
+    """Choose among so many of the likeliest tokens; null: all."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Choose among the likeliest tokens that hold this share of the probability; null: all."""
+    seed: Whole = DEFAULT_SEED
+    """Seed of the choice."""
+    num_samples: Count = 1
+    """Continuations to make."""

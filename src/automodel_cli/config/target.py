@@ -1,0 +1,101 @@
+"""What an open section holds: the name of a callable and the arguments the file gives it.
+
+A target is only data. Nothing is imported to make one; `instantiate` decides what the name may mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+TARGET_KEY = "_target_"
+
+
+class LocatedDict(dict[str, Any]):
+    """A mapping that remembers where it and each of its keys were written, e.g. ``cfg.yaml:12``."""
+
+    def __init__(self, *args: Any, where: str = "", key_where: Mapping[str, str] | None = None) -> None:
+        super().__init__(*args)
+        self.where = where
+        self.key_where: dict[str, str] = dict(key_where or {})
+
+
+@dataclass(frozen=True)
+class Target:
+    """``_target_: name`` with its other keys; ``where`` is the place of the name in the user's file.
+
+    Nested mappings that carry ``_target_`` are Targets too, in lists as well. ``key_where`` maps a dotted
+    argument path to the place it was written.
+    """
+
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    where: str = field(default="", compare=False)
+    key_where: dict[str, str] = field(default_factory=dict, compare=False)
+
+    @staticmethod
+    def parse(value: Any, *, default_name: str | None = None) -> Target:
+        """Read a mapping with ``_target_`` (or take ``default_name`` where it has none).
+
+        Raises:
+            ValueError: not a mapping, no name, or a name that is not text.
+        """
+        if isinstance(value, Target):
+            return value
+        if not isinstance(value, Mapping):
+            raise ValueError(f"expected a mapping with _target_, found {describe_value(value)}")
+        name = value.get(TARGET_KEY, default_name)
+        if name is None:
+            raise ValueError("a _target_ is needed: the import path of the callable to use")
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"_target_ must be a name, found {describe_value(name)}")
+        arguments = {str(key): _parse_nested(item) for key, item in value.items() if key != TARGET_KEY}
+        key_where = dict(getattr(value, "key_where", {}))
+        where = key_where.get(TARGET_KEY) or getattr(value, "where", "")
+        return Target(name.strip(), arguments, where, key_where)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The mapping this target was read from."""
+        return {TARGET_KEY: self.name, **{key: plain(item) for key, item in self.arguments.items()}}
+
+
+def _parse_nested(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        if TARGET_KEY in value:
+            return Target.parse(value)
+        return LocatedDict(
+            {key: _parse_nested(item) for key, item in value.items()},
+            where=getattr(value, "where", ""),
+            key_where=getattr(value, "key_where", {}),
+        )
+    if isinstance(value, (list, tuple)):
+        return [_parse_nested(item) for item in value]
+    return value
+
+
+def plain(value: Any) -> Any:
+    """``value`` with every Target and mapping inside it as plain dicts and lists."""
+    if isinstance(value, Target):
+        return value.to_mapping()
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def describe_value(value: Any) -> str:
+    """A value as a reader of the file would name it: ``null``, ``the text 'x'``, ``a mapping``."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        shown = value if len(value) <= 60 else value[:57] + "..."
+        return f"the text {shown!r}"
+    if isinstance(value, (Mapping, Target)):
+        return "a mapping"
+    if isinstance(value, (list, tuple)):
+        return "a list"
+    return repr(value)

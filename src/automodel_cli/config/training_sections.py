@@ -1,0 +1,226 @@
+"""Sections about the updates themselves: how much data, how many, how large, how random."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any, Literal
+
+from pydantic import field_validator, model_validator
+
+from automodel_cli.config.sections import (
+    Cadence,
+    Count,
+    NotNegative,
+    Positive,
+    Section,
+    Whole,
+    understood,
+)
+from automodel_cli.config.target import describe_value
+
+DEFAULT_SEED = 42
+
+
+class RngConfig(Section):
+    """Where randomness comes from. Nothing random is saved: it is derived from the seed and the position."""
+
+    known_targets = ("StatefulRNG",)
+
+    seed: Whole = DEFAULT_SEED
+    """Seed of initial weights, data order and dropout. A top-level `seed:` means the same."""
+    ranked: bool = understood(
+        True, "initial weights are the same on all ranks, data and dropout always differ by rank"
+    )
+    """Kept for old files."""
+
+
+class StepSchedulerConfig(Section):
+    """How much data an update takes, how many updates there are, and what happens at which of them."""
+
+    known_targets = ("StepScheduler", "StepSchedulerConfig")
+
+    global_batch_size: Count = 32
+    """Sequences an update learns from, over all ranks."""
+    local_batch_size: Count = 1
+    """Sequences a rank puts through the model at once; gradients accumulate up to the global batch."""
+    num_epochs: Count | None = 1
+    """Passes over the data. null: as many as `max_steps` takes."""
+    max_steps: Count | None = None
+    """Stop after so many updates; null: after `num_epochs`."""
+    ckpt_every_steps: Cadence = 1000
+    """Save a checkpoint every so many updates and at the end; `final`: only at the end; null: never."""
+    save_checkpoint_every_epoch: bool = False
+    """Also save when a pass over the data ends."""
+    val_every_steps: Cadence = "final"
+    """Validate every so many updates and at the end; `final`: only at the end; null: never."""
+    limit_val_batches: Count | None = None
+    """Batches a validation reads at most, from each set; null: the whole set."""
+    log_every_steps: Count = 1
+    """Print and record a line every so many updates."""
+    log_remote_every_steps: Count = 1
+    """Send a record to W&B every so many updates."""
+    gc_every_steps: Count | None = None
+    """Switch Python's automatic garbage collection off and collect every so many updates."""
+    max_skipped_steps: Count | None = 10
+    """Stop when so many updates in a row were skipped for a loss that is not finite; null: never."""
+    preemption_signal: tuple[str, ...] = ("SIGTERM", "SIGINT", "SIGUSR1")
+    """Signals that mean: save a checkpoint and leave with exit code 75. A name, a number, a list, or null."""
+    loss_average_window_steps: Count | None = understood(None, "every line shows the loss of its own updates")
+    """Kept for old files."""
+    validate_on_checkpoint: bool = understood(True, "validation follows val_every_steps")
+    """Kept for old files."""
+    start_step: Whole = understood(0, "a resumed run knows its step from the checkpoint")
+    """Kept for old files."""
+    start_epoch: Whole = understood(0, "a resumed run knows its epoch from the checkpoint")
+    """Kept for old files."""
+
+    @field_validator("preemption_signal", mode="before")
+    @classmethod
+    def _signal_names(cls, value: Any) -> Any:
+        items = [] if value is None else value if isinstance(value, (list, tuple)) else [value]
+        return tuple(_signal_name(item) for item in items)
+
+    @model_validator(mode="after")
+    def _must_end(self) -> StepSchedulerConfig:
+        if self.num_epochs is None and self.max_steps is None:
+            raise ValueError("num_epochs and max_steps are both null: the run would never end")
+        return self
+
+
+class LrSchedulerConfig(Section):
+    """Learning rate and weight decay as functions of the update. Absent: both stay constant."""
+
+    known_targets = ("OptimizerParamScheduler", "LRSchedulerConfig", "OptimizerParamSchedulerConfig")
+
+    lr_decay_style: Literal["cosine", "linear", "constant", "inverse-square-root", "WSD"] = "cosine"
+    """Shape after the warm-up. WSD is warm-up, stable, decay."""
+    lr_warmup_steps: Whole | None = None
+    """Updates from `init_lr` up to `max_lr`, linear; null: min(1000, a tenth of the run)."""
+    lr_decay_steps: Count | None = None
+    """Update at which `min_lr` is reached; it stays from then on; null: the end of the run."""
+    init_lr: NotNegative | None = None
+    """Learning rate of the first update; null: a tenth of the optimizer's."""
+    max_lr: Positive | None = None
+    """Highest learning rate; null: the optimizer's `lr`."""
+    min_lr: NotNegative | None = None
+    """Lowest learning rate; null: a hundredth of the optimizer's."""
+    start_wd: NotNegative | None = None
+    """Weight decay of the first update; null: the optimizer's."""
+    end_wd: NotNegative | None = None
+    """Weight decay at the end; null: the optimizer's."""
+    wd_incr_steps: Count | None = None
+    """Updates from `start_wd` to `end_wd`; null: the whole run."""
+    wd_incr_style: Literal["constant", "linear", "cosine"] = "constant"
+    """Shape from `start_wd` to `end_wd`."""
+    wsd_decay_steps: Count | None = None
+    """Length of the decay of WSD, ending at `lr_decay_steps`; needed with WSD."""
+    lr_wsd_decay_style: Literal["linear", "cosine", "exponential", "minus_sqrt"] | None = None
+    """Shape of the decay of WSD; needed with WSD."""
+    use_checkpoint_opt_param_scheduler: bool = understood(
+        False, "on resume the file's schedule is used, and what changed is printed"
+    )
+    """Kept for old files."""
+    override_opt_param_scheduler: bool = understood(
+        True, "on resume the file's schedule is used, and what changed is printed"
+    )
+    """Kept for old files."""
+
+    @field_validator("lr_decay_style", mode="before")
+    @classmethod
+    def _spelling(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        folded = value.lower().replace("_", "-")
+        return {"wsd": "WSD", "inverse-sqrt": "inverse-square-root"}.get(folded, folded)
+
+    @model_validator(mode="after")
+    def _wsd_is_whole(self) -> LrSchedulerConfig:
+        if self.lr_decay_style == "WSD" and self.wsd_decay_steps is None:
+            raise ValueError("lr_decay_style WSD needs wsd_decay_steps (and may have lr_wsd_decay_style)")
+        return self
+
+
+class ClipGradNormConfig(Section):
+    """Scaling of gradients that are too large. A number (`clip_grad_norm: 1.0`) is short for `max_norm`."""
+
+    max_norm: Positive | None = 1.0
+    """Scale gradients down to this norm, taken over all parameters and ranks; null: off."""
+
+
+class ParamGroupOverride(Section):
+    """Another learning rate or weight decay for the parameters whose name a pattern matches."""
+
+    pattern: str
+    """Regular expression, searched for in the parameter's name."""
+    lr_mult: NotNegative = 1.0
+    """Factor on the learning rate."""
+    wd_mult: NotNegative = 1.0
+    """Factor on the weight decay."""
+
+
+class CompileConfig(Section):
+    """torch.compile. A scalar (`compile: false`) is short for `enabled`."""
+
+    known_targets = ("CompileConfig",)
+
+    enabled: bool | Literal["auto"] = "auto"
+    """true, false, or `auto`: where the planned length of the run pays for the compilation."""
+    mode: str | None = None
+    """torch.compile's mode: default, reduce-overhead, max-autotune; null: default."""
+    fullgraph: bool = False
+    """Fail instead of falling back where a part of the model cannot be compiled."""
+    dynamic: bool | None = False
+    """Allow shapes to change without compiling again."""
+    backend: str | None = None
+    """Compiler to use; null: inductor."""
+    options: dict[str, Any] | None = None
+    """Options for the compiler."""
+    dynamo_cache_size_limit: Count | None = None
+    """How many versions of one function may be compiled; null: torch's default."""
+
+
+class PackedSequenceConfig(Section):
+    """Packing of short sequences. The token-file datasets are always full, so there is nothing to pack."""
+
+    known_targets = ("PackedSequenceConfig",)
+
+    packed_sequence_size: Whole = 0
+    """0: off. No dataset serves packing yet, so anything else is an error."""
+    packing_strategy: str | None = understood(None, "packing is off")
+    """Kept for old files."""
+    max_packs: Count | None = understood(None, "packing is off")
+    """Kept for old files."""
+    split_across_pack: bool = understood(False, "packing is off")
+    """Kept for old files."""
+    prepacked: bool = understood(False, "packing is off")
+    """Kept for old files."""
+    num_proc: Count | None = understood(None, "packing is off")
+    """Kept for old files."""
+    drop_long_samples: bool = understood(True, "packing is off")
+    """Kept for old files."""
+
+    @field_validator("packed_sequence_size")
+    @classmethod
+    def _must_be_off(cls, value: int) -> int:
+        if value:
+            raise ValueError(
+                "no dataset packs sequences yet; token files are read in full windows, "
+                "so leave it at 0 and set the dataset's seq_len instead"
+            )
+        return value
+
+
+def _signal_name(value: Any) -> str:
+    """``15``, ``TERM``, ``sigterm`` and ``SIGTERM`` are one signal: ``SIGTERM``."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        try:
+            return signal.Signals(value).name
+        except ValueError:
+            raise ValueError(f"there is no signal number {value}") from None
+    name = str(value).upper()
+    name = name if name.startswith("SIG") else f"SIG{name}"
+    if name not in signal.Signals.__members__:
+        raise ValueError(f"there is no signal {describe_value(value)}; usual ones are SIGTERM and SIGUSR1")
+    if name in ("SIGKILL", "SIGSTOP"):
+        raise ValueError(f"{name} cannot be caught by a process")
+    return name
