@@ -70,7 +70,9 @@ class DistributedConfig(Section):
     """Ranks that share experts (expert parallel)."""
     sequence_parallel: bool = False
     """With tensor parallel: share norms along the sequence as well."""
-    tp_plan: dict[str, Any] | None = Field(None, validation_alias=AliasChoices("tp_plan", "custom_tp_plan"))
+    tp_plan: dict[str, Any] | None = Field(
+        default=None, validation_alias=AliasChoices("tp_plan", "custom_tp_plan")
+    )
     """Tensor-parallel plan to use instead of the model's own."""
     mp_policy: MixedPrecisionConfig | None = None
     """Types to compute and reduce in; null: as `precision` says, gradients summed in fp32."""
@@ -165,7 +167,7 @@ class CheckpointConfig(Section):
     best_metric_key: str = "default"
     """Validation set whose loss decides which checkpoint is BEST."""
     keep_last: Count | None = Field(
-        None, validation_alias=AliasChoices("keep_last", "max_recent_checkpoints")
+        default=None, validation_alias=AliasChoices("keep_last", "max_recent_checkpoints")
     )
     """Keep so many of the newest, besides LATEST and BEST; null: all. Old name: `max_recent_checkpoints`."""
     keep_every: Count | None = None
@@ -213,7 +215,7 @@ class WandbConfig(Section):
     """Longer description of the run."""
     mode: Literal["online", "offline", "disabled", "shared"] | None = None
     """`offline` keeps everything in local files; null: as WANDB_MODE says."""
-    save_dir: str | None = Field(None, validation_alias=AliasChoices("save_dir", "dir"))
+    save_dir: str | None = Field(default=None, validation_alias=AliasChoices("save_dir", "dir"))
     """Folder for W&B's own files (its `dir`); null: the run folder."""
     id: str | None = None
     """Id of the W&B run to continue; null: the one stored with the run folder, or a new one."""

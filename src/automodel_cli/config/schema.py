@@ -62,7 +62,7 @@ class PretrainConfig(Section):
     device: Device = "auto"
     """Where to train: auto, cpu, cuda, mps."""
     init_from: str | None = None
-    """Start from these weights (checkpoint, Hugging Face folder, GPT-2 name); optimizer and step are fresh."""
+    """Start from these weights (checkpoint, Hugging Face folder, GPT-2 name), optimizer and step afresh."""
     model: OpenSection
     """What to train: `_target_` and the arguments of a model builder."""
     tokenizer: Annotated[InstanceOf[Target] | str | None, BeforeValidator(_name_or_target)] = None
@@ -224,7 +224,7 @@ class InspectConfig(Section):
     """Hash every file again and look for NaN and infinity."""
     diff: tuple[str, str] | None = None
     """Two checkpoints to compare."""
-    as_json: bool = Field(False, validation_alias="json")
+    as_json: bool = Field(default=False, validation_alias="json")
     """Print JSON instead of tables."""
 
     @field_validator("step", mode="before")

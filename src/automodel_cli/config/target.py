@@ -52,7 +52,7 @@ class Target:
             raise ValueError(f"_target_ must be a name, found {describe_value(name)}")
         arguments = {str(key): _parse_nested(item) for key, item in value.items() if key != TARGET_KEY}
         key_where = dict(getattr(value, "key_where", {}))
-        where = key_where.get(TARGET_KEY) or getattr(value, "where", "")
+        where = str(key_where.get(TARGET_KEY) or getattr(value, "where", ""))
         return Target(name.strip(), arguments, where, key_where)
 
     def to_mapping(self) -> dict[str, Any]:
