@@ -1,0 +1,265 @@
+"""Saving a run and taking it up again: what goes into a step folder, in which order, and what is checked.
+
+    step_00001000/
+      model/shard-00001-model-00001-of-00001.safetensors, config.json
+      optim/shard-00001-model-00001-of-00001.safetensors, optimizer.json
+      state.json        step, the training state, the fast-path choices (a resume reuses them)
+      loader.json       position in the data
+      config.yaml       the effective configuration
+      tokenizer/        a copy, so that the checkpoint can be used alone
+      hf/               when consolidated: a folder that transformers loads
+      manifest.json     last: size and xxh3 of every file above, facts, metrics, a hash of itself
+
+Order of a save: write all of it into ``step_00001000.tmp`` (each file hashed and made durable), manifest,
+rename, LATEST, BEST, retention. A process killed anywhere in between leaves the earlier checkpoint as it was.
+Where storage differs (many ranks, saving in the background), only the first of these steps does.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from automodel_cli.checkpoint import layout, optimizer_state, sharded
+from automodel_cli.checkpoint.step_files import StepReader, StepWriter
+from automodel_cli.errors import CheckpointError
+
+SAVE_FORMATS = ("safetensors", "torch_save")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a checkpoint said, besides the tensors it put into model and optimizer.
+
+    ``changes``: a line for each optimizer setting that differs from the stored one (the run's own wins).
+    """
+
+    step: int
+    path: Path
+    state: dict[str, Any]
+    loader_state: dict[str, Any]
+    facts: dict[str, Any]
+    metrics: dict[str, Any] = field(default_factory=dict)
+    changes: list[str] = field(default_factory=list)
+
+
+class Checkpointer:
+    """Writes and reads the step folders of one run.
+
+    Retention never touches a step that was there, and newer, when this run loaded its own: only what this
+    object wrote or passed by may go.
+    """
+
+    def __init__(
+        self,
+        run_folder: Path | str,
+        *,
+        keep_last: int | None = None,
+        keep_every: int | None = None,
+        save_format: str = "safetensors",
+        say: layout.Say | None = None,
+    ) -> None:
+        if save_format not in SAVE_FORMATS:
+            raise CheckpointError(f"unknown save format {save_format!r}", f"one of {', '.join(SAVE_FORMATS)}")
+        self.run_folder = Path(run_folder)
+        self.keep_last = keep_last
+        self.keep_every = keep_every
+        self.save_format = save_format
+        self._say = say or (lambda line: None)
+        self._protected = set(layout.list_steps(self.run_folder))
+
+    # ------------------------------------------------------------------------------------------ saving
+
+    def save(
+        self,
+        step: int,
+        *,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer | None,
+        state: Mapping[str, Any],
+        loader_state: Mapping[str, Any],
+        config_yaml: str,
+        facts: Mapping[str, Any],
+        tokenizer_folder: Path | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        is_best: bool = False,
+    ) -> Path:
+        """Write everything under ``step_XXXXXXXX`` and let LATEST (and BEST) name it.
+
+        A step of the same name (after a rewind) is replaced.
+
+        Raises:
+            CheckpointError: the disk is full or broken; the temporary folder is gone, earlier steps are
+            untouched.
+        """
+        target = layout.step_folder(self.run_folder, step)
+        temporary = target.with_name(target.name + layout.TEMPORARY)
+        with layout.saving(temporary):
+            layout.sweep(self.run_folder)
+            writer = StepWriter(temporary)
+            manifest: dict[str, Any] = {
+                "format": layout.FORMAT,
+                "step": step,
+                "save_format": self.save_format,
+            }
+            manifest["tied"] = self._write_model(writer, model)
+            manifest["roles"] = _roles(model)
+            if optimizer is not None:
+                self._write_optimizer(writer, model, optimizer)
+            writer.write_json(
+                "state.json", {"step": step, "state": state, "fast_path": facts.get("fast_path")}
+            )
+            writer.write_json("loader.json", loader_state)
+            writer.write_text("config.yaml", config_yaml)
+            if tokenizer_folder is not None:
+                writer.copy_folder(tokenizer_folder, "tokenizer")
+            writer.finish(_plain_json({**manifest, "facts": facts, "metrics": metrics or {}}))
+            layout.publish_step(temporary, target)
+            layout.write_pointer(self.run_folder, "LATEST", target.name)
+        self._point_best(target.name, is_best)
+        self._protected.discard(step)
+        layout.prune(
+            self.run_folder,
+            keep_last=self.keep_last,
+            keep_every=self.keep_every,
+            protected=self._protected,
+            say=self._say,
+        )
+        return target
+
+    def _write_model(self, writer: StepWriter, model: torch.nn.Module) -> dict[str, str]:
+        tensors, ties = sharded.split_ties(model_tensors(model))
+        sharded.save_tensors(tensors, writer, "model")
+        describe = getattr(model, "model_config", None)
+        if describe is not None:
+            writer.write_json("model/config.json", describe())
+        return ties
+
+    def _write_optimizer(
+        self, writer: StepWriter, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+    ) -> None:
+        flat = optimizer_state.flatten(optimizer, names_by_id(model))
+        sharded.save_tensors(flat.tensors, writer, "optim")
+        writer.write_json("optim/optimizer.json", flat.document)
+
+    def _point_best(self, name: str, is_best: bool) -> None:
+        """BEST names this step, or stays, or goes when what it named was replaced by something else."""
+        if is_best:
+            layout.write_pointer(self.run_folder, "BEST", name)
+            return
+        step = layout.step_of(name)
+        if step in self._protected and layout.read_pointer(self.run_folder, "BEST") == name:
+            (self.run_folder / "BEST").unlink()
+            self._say(
+                f"BEST named the former {name}, which has just been replaced; it is set anew by the next best"
+            )
+
+    # ------------------------------------------------------------------------------------------ loading
+
+    def load(
+        self, path: Path | str, *, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None = None
+    ) -> Loaded:
+        """Fill ``model`` (and ``optimizer``) from a step folder; every file that is read is checked.
+
+        Without an optimizer the optimizer's files and the consolidated copy are left unread, and weights may
+        be cast to the model's type. When this raises, model and optimizer may be half-filled: do not use
+        them.
+
+        Raises:
+            CheckpointError: a file is missing or damaged (its name is in the message, the newest older
+            checkpoint
+                in the hint), or the model or optimizer is not the one that was saved.
+        """
+        reader = StepReader(Path(path))
+        skipped = () if optimizer is not None else ("optim/", "hf/")
+        for name in reader.names():
+            if not name.startswith(("model/", "optim/", *skipped)):
+                reader.check(name)
+        state = reader.read_json("state.json")
+        self._read_model(reader, model, cast=optimizer is None)
+        changes = self._read_optimizer(reader, model, optimizer) if optimizer is not None else []
+        if Path(path).parent.resolve() == self.run_folder.resolve():
+            self._protected = {step for step in layout.list_steps(self.run_folder) if step > state["step"]}
+        return Loaded(
+            step=state["step"],
+            path=Path(path),
+            state=state["state"],
+            loader_state=reader.read_json("loader.json"),
+            facts=reader.manifest["facts"],
+            metrics=reader.manifest["metrics"],
+            changes=changes,
+        )
+
+    def _read_model(self, reader: StepReader, model: torch.nn.Module, *, cast: bool) -> None:
+        targets, own_ties = sharded.split_ties(model_tensors(model))
+        untied = {name: source for name, source in reader.manifest["tied"].items() if name in targets}
+        stored_apart = [name for name in own_ties if name not in reader.manifest["tied"]]
+        if stored_apart:
+            raise CheckpointError(
+                f"{reader.folder}: {stored_apart[0]!r} is tied to {own_ties[stored_apart[0]]!r} in this run, "
+                "but was stored on its own",
+                "set the model's weight tying as it was when the run was started",
+            )
+        sharded.load_tensors(
+            reader,
+            "model",
+            {name: tensor for name, tensor in targets.items() if name not in untied},
+            cast=cast,
+        )
+        for name, source in untied.items():
+            targets[name].copy_(targets[source])
+
+    def _read_optimizer(
+        self, reader: StepReader, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+    ) -> list[str]:
+        names = names_by_id(model)
+        document = reader.read_json("optim/optimizer.json")
+        optimizer_state.check_fits(document, optimizer, names)
+        tensors = optimizer_state.targets(document, sharded.scan(reader, "optim"), optimizer, names)
+        sharded.load_tensors(reader, "optim", tensors)
+        return optimizer_state.restore(document, tensors, optimizer, names)
+
+
+def model_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and saved buffers by name; the prefix that ``torch.compile`` adds to names is taken away."""
+    tensors = {}
+    for name, value in model.state_dict().items():
+        if not isinstance(value, torch.Tensor):
+            raise CheckpointError(
+                f"the model keeps a {type(value).__name__} in {name!r}, which is no tensor",
+                "such a module cannot be checkpointed without pickle",
+            )
+        tensors[name.replace("_orig_mod.", "")] = value.detach()
+    return tensors
+
+
+def names_by_id(model: torch.nn.Module) -> dict[int, str]:
+    """``id(parameter)`` to the name that :func:`model_tensors` gives it."""
+    return {id(parameter): name.replace("_orig_mod.", "") for name, parameter in model.named_parameters()}
+
+
+def _roles(model: torch.nn.Module) -> dict[str, str]:
+    """What each parameter is for ("embedding", "norm", ...), where the model says so."""
+    describe = getattr(model, "param_roles", None)
+    return dict(describe()) if describe is not None else {}
+
+
+def _plain_json(value: Any) -> Any:
+    """``value`` as it is after a round trip: string keys, lists, no NaN; only then does its hash hold."""
+
+    def finite(item: Any) -> Any:
+        if isinstance(item, float) and not math.isfinite(item):
+            return None
+        if isinstance(item, Mapping):
+            return {str(key): finite(inner) for key, inner in item.items()}
+        if isinstance(item, list | tuple):
+            return [finite(inner) for inner in item]
+        return item
+
+    return json.loads(json.dumps(finite(value)))

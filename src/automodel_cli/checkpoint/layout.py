@@ -1,0 +1,337 @@
+"""Where a run's checkpoints lie, which of them to believe, and which may go. No torch.
+
+    RUN/LATEST, RUN/BEST          text: "step_00001000 xxh3:<hash of that name>"; a bare name is accepted too
+    RUN/step_00001000/            complete: it holds a manifest.json, which is written last
+    RUN/step_00001000.tmp/        being written, or left by a killed save: never read
+    RUN/step_00001000.replaced/   the earlier step of the same name, while a new one takes its place
+    RUN/step_00001000.deleted/    on its way out
+
+Every change is one rename, so a process killed at any instant leaves each step either whole or not there.
+Readers never change anything; what a killed writer left is tidied by :func:`sweep`, which the next save
+calls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from automodel_cli import files
+from automodel_cli.errors import AutomodelError, CheckpointError
+
+MANIFEST = "manifest.json"
+FORMAT = "automodel-checkpoint/1"
+POINTERS = ("LATEST", "BEST")
+TEMPORARY, REPLACED, DELETED = ".tmp", ".replaced", ".deleted"
+_STEP_NAME = re.compile(r"step_(\d{8,})")
+_POINTER_LINE = re.compile(r"(step_\d{8,})(?: (xxh3:[0-9a-f]{16}))?\n?")
+
+Say = Callable[[str], None]
+
+
+def step_name(step: int) -> str:
+    """``step_00001000``: eight digits at least, so that names sort like numbers."""
+    return f"step_{step:08d}"
+
+
+def step_of(name: str) -> int | None:
+    """The step that a folder name means, or None when it is no step folder (a temporary one, say)."""
+    match = _STEP_NAME.fullmatch(name)
+    return int(match[1]) if match and step_name(int(match[1])) == name else None
+
+
+def step_folder(run: Path | str, step: int) -> Path:
+    """Where ``step`` of ``run`` lies, whether it is there or not."""
+    return Path(run) / step_name(step)
+
+
+def folder_of(path: Path) -> Path:
+    """The step folder that a file lies in (its parent when there is none)."""
+    return next((parent for parent in path.parents if step_of(parent.name) is not None), path.parent)
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a step folder was written to its end: the manifest, which comes last, is there."""
+    return (folder / MANIFEST).is_file()
+
+
+def list_steps(run: Path | str, *, complete: bool = True) -> list[int]:
+    """Steps found in ``run``, ascending; also the incomplete ones when ``complete`` is false."""
+    folder = Path(run)
+    if not folder.is_dir():
+        return []
+    steps = ((step_of(path.name), path) for path in folder.iterdir() if path.is_dir())
+    return sorted(step for step, path in steps if step is not None and (not complete or is_complete(path)))
+
+
+def read_step_manifest(folder: Path | str) -> dict[str, Any]:
+    """The manifest of a step folder, checked against its own hash.
+
+    Raises:
+        CheckpointError: missing, damaged, of another format, or naming files outside the folder.
+    """
+    manifest, trouble = _try_manifest(Path(folder))
+    if trouble is not None:
+        raise CheckpointError(trouble, way_back(Path(folder)))
+    return manifest
+
+
+def _try_manifest(folder: Path) -> tuple[dict[str, Any], str | None]:
+    """The manifest and None, or nothing and what is wrong with it."""
+    if not is_complete(folder):
+        return {}, f"{folder} is not a complete checkpoint: it has no {MANIFEST}"
+    path = folder / MANIFEST
+    try:
+        manifest = files.read_manifest(path, CheckpointError)
+    except CheckpointError as error:
+        return {}, error.message
+    if manifest.get("format") != FORMAT:
+        return {}, f"{path} has format {manifest.get('format')!r}, expected {FORMAT!r}"
+    for record in manifest["files"]:
+        name = PurePosixPath(record["name"])
+        if name.is_absolute() or ".." in name.parts:
+            return {}, f"{path} names a file outside its folder: {name}"
+    return manifest, None
+
+
+def problem(folder: Path) -> str | None:
+    """What is wrong with a step folder as far as a quick look tells (manifest and sizes), or None."""
+    manifest, trouble = _try_manifest(folder)
+    if trouble is not None:
+        return trouble
+    for record in manifest["files"]:
+        path = folder / record["name"]
+        size = path.stat().st_size if path.is_file() else None
+        if size != record["bytes"]:
+            found = (
+                "is missing" if size is None else f"has {size:,} bytes, the manifest says {record['bytes']:,}"
+            )
+            return f"{path} {found}"
+    return None
+
+
+def newest_good(run: Path, *, before: int | None = None) -> Path | None:
+    """The newest step folder (older than ``before``) that a quick look finds nothing wrong with."""
+    for step in reversed(list_steps(run)):
+        folder = step_folder(run, step)
+        if (before is None or step < before) and problem(folder) is None:
+            return folder
+    return None
+
+
+def way_back(folder: Path) -> str:
+    """What to do when ``folder`` cannot be used: the newest good step older than it, by name."""
+    previous = newest_good(folder.parent, before=step_of(folder.name)) if folder.parent.is_dir() else None
+    if previous is None or previous == folder:
+        return "restore the file from a copy; there is no older complete checkpoint beside it"
+    name = previous.name
+    return f"the newest older checkpoint is {name}: --checkpoint.restore_from {name} goes on from it"
+
+
+# ---------------------------------------------------------------------------------------------- pointers
+
+
+def _seal(name: str) -> str:
+    return files.hash_bytes(name.encode())
+
+
+def write_pointer(run: Path | str, pointer: str, name: str) -> None:
+    """Let LATEST or BEST name the step folder ``name``, atomically and durably."""
+    assert pointer in POINTERS and step_of(name) is not None, (pointer, name)
+    files.write_text(Path(run) / pointer, f"{name} {_seal(name)}\n")
+
+
+def read_pointer(run: Path | str, pointer: str) -> str | None:
+    """The folder name that LATEST or BEST holds, or None when there is no such file.
+
+    Raises:
+        CheckpointError: the file was changed since it was written.
+    """
+    path = Path(run) / pointer
+    try:
+        text = path.read_bytes().decode(errors="replace")
+    except FileNotFoundError:
+        return None
+    match = _POINTER_LINE.fullmatch(text)
+    if not match or match[2] not in (None, _seal(match[1])):
+        newest = newest_good(Path(run))
+        name = newest.name if newest else "(none)"
+        raise CheckpointError(
+            f"{path} is damaged: it holds {text[:60]!r}",
+            f"the newest complete checkpoint is {name}: write that name into {pointer}, or restore from it",
+        )
+    return match[1]
+
+
+def resolve(run: Path | str, which: str = "LATEST", *, say: Say | None = None) -> Path:
+    """The step folder that ``which`` means: LATEST, BEST, a step number, a folder name, or a path.
+
+    A path may also be another run's folder; its LATEST is meant then. A LATEST that names a step which is
+    missing or incomplete means the newest complete one; ``say`` gets a line about it.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or it is incomplete, or the pointer is damaged.
+    """
+    run = Path(run)
+    if which in POINTERS:
+        return _resolve_pointer(run, which, say)
+    name = step_name(int(which)) if which.isdigit() else which
+    for folder in (run / name, Path(which)):
+        if is_complete(folder):
+            return folder
+        if (
+            (aside := folder.with_name(folder.name + REPLACED))
+            and step_of(folder.name)
+            and is_complete(aside)
+        ):
+            return aside
+        if folder.is_dir() and (list_steps(folder) or (folder / "LATEST").is_file()):
+            return _resolve_pointer(folder, "LATEST", say)
+    present = [step_name(step) for step in list_steps(run)]
+    raise CheckpointError(
+        f"no complete checkpoint {which!r} in {run}",
+        f"there is: {', '.join(present[-8:])}" if present else "there is none yet",
+    )
+
+
+def _resolve_pointer(run: Path, pointer: str, say: Say | None) -> Path:
+    name = read_pointer(run, pointer)
+    if name is not None:
+        for folder in (run / name, run / (name + REPLACED)):
+            if is_complete(folder):
+                return folder
+    newest = newest_good(run) if pointer == "LATEST" else None
+    if newest is None:
+        found = f"{run / pointer} names {name}, which is not there" if name else f"{run} has no {pointer}"
+        present = [step_name(step) for step in list_steps(run)]
+        hint = (
+            f"there is: {', '.join(present[-8:])}"
+            if present
+            else "there is no complete checkpoint in this folder"
+        )
+        raise CheckpointError(found, hint)
+    if say is not None:
+        reason = f"{run / pointer} names {name}, which is not complete" if name else f"{run} has no {pointer}"
+        say(f"{reason}; taking {newest.name}, the newest complete checkpoint")
+    return newest
+
+
+def latest(run: Path | str, *, say: Say | None = None) -> Path | None:
+    """What an automatic resume starts from, or None where there is nothing to resume."""
+    run = Path(run)
+    if read_pointer(run, "LATEST") is None and not list_steps(run):
+        return None
+    return resolve(run, "LATEST", say=say)
+
+
+# ---------------------------------------------------------------------------------------------- changes
+
+
+@contextlib.contextmanager
+def run_lock(run: Path | str) -> Iterator[None]:
+    """Hold the run folder for one writer; a second one is refused at once. Killed processes leave no lock."""
+    Path(run).mkdir(parents=True, exist_ok=True)
+    with files.exclusive_lock(Path(run) / ".lock", busy=f"another process is writing to {run}"):
+        yield
+
+
+def publish_step(temporary: Path, target: Path) -> None:
+    """Give a finished temporary folder its name; a step already there is renamed away and goes after."""
+    aside = target.with_name(target.name + REPLACED)
+    if target.exists():
+        if aside.exists():
+            shutil.rmtree(aside)
+        target.replace(aside)
+    files.publish(temporary, target)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def sweep(run: Path | str) -> None:
+    """Tidy up after a killed writer: temporary folders go, a replaced step without successor returns."""
+    for path in sorted(Path(run).iterdir()) if Path(run).is_dir() else []:
+        stem, suffix = path.name.partition(".")[0], path.suffix
+        if step_of(stem) is None or path.name != stem + suffix or not path.is_dir():
+            continue
+        if suffix == REPLACED and not is_complete(path.with_name(stem)) and is_complete(path):
+            shutil.rmtree(path.with_name(stem), ignore_errors=True)
+            files.publish(path, path.with_name(stem))
+        elif suffix in (TEMPORARY, REPLACED, DELETED):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def to_keep(
+    steps: Collection[int],
+    *,
+    keep_last: int | None,
+    keep_every: int | None,
+    pointed: Collection[int] = (),
+    protected: Collection[int] = (),
+) -> set[int]:
+    """Which of ``steps`` retention leaves alone; all of them without ``keep_last``.
+
+    The newest ``keep_last``, every multiple of ``keep_every``, and those ``pointed`` at. The ``protected``
+    ones stay and do not count: they belong to another course of the run (newer than what was loaded).
+    """
+    if keep_last is None:
+        return set(steps)
+    own = sorted(set(steps) - set(protected))
+    milestones = {step for step in own if keep_every and step % keep_every == 0}
+    return set(own[-keep_last:]) | milestones | set(pointed) | set(protected)
+
+
+def prune(
+    run: Path | str,
+    *,
+    keep_last: int | None,
+    keep_every: int | None = None,
+    protected: Collection[int] = (),
+    say: Say | None = None,
+) -> list[int]:
+    """Delete the complete steps that :func:`to_keep` does not name; returns them.
+
+    Each goes by a rename first, so that a killed deletion leaves nothing that looks complete. Where LATEST or
+    BEST is damaged nothing is deleted: it might have named any of them.
+    """
+    try:
+        names = [read_pointer(run, pointer) for pointer in POINTERS]
+    except CheckpointError as error:
+        if say is not None:
+            say(f"no old checkpoint is deleted: {error.message}")
+        return []
+    pointed = {step for step in (step_of(name) for name in names if name) if step is not None}
+    steps = list_steps(run)
+    kept = to_keep(steps, keep_last=keep_last, keep_every=keep_every, pointed=pointed, protected=protected)
+    gone = [step for step in steps if step not in kept]
+    for step in gone:
+        folder = step_folder(run, step)
+        aside = folder.with_name(folder.name + DELETED)
+        shutil.rmtree(aside, ignore_errors=True)
+        files.publish(folder, aside)
+        shutil.rmtree(aside, ignore_errors=True)
+    return gone
+
+
+@contextlib.contextmanager
+def saving(temporary: Path) -> Iterator[None]:
+    """Around the writing of a step: on a failure the temporary folder goes; a disk error says what to do."""
+    try:
+        yield
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if not isinstance(error, OSError | AutomodelError) or isinstance(error, CheckpointError):
+            raise
+        previous = newest_good(temporary.parent)
+        intact = f"{previous.name} is intact" if previous else "there is no earlier checkpoint"
+        what = (
+            error.message
+            if isinstance(error, AutomodelError)
+            else f"{error.filename or temporary}: {error.strerror}"
+        )
+        raise CheckpointError(
+            f"could not save {temporary.stem}: {what}",
+            f"free some space or repair the disk, then start again; {intact}",
+        ) from error

@@ -1,0 +1,222 @@
+"""Any ``torch.optim.Optimizer`` as named tensors plus JSON, and back; keyed by parameter name, no pickle.
+
+    tensors       "exp_avg/<parameter name>", "momentum_buffer/<parameter name>", ...
+    optimizer.json
+      class       "torch.optim.adamw.AdamW"
+      parameters  the names of all parameters the optimizer holds
+      groups      one object a group: its hyper-parameters as they were, and "params": names
+      state       {parameter name: {key: value}}; a value is JSON, or one of
+                  {"$tensor": name of a tensor}            a tensor in the safetensors file
+                  {"$scalar": 1000.0, "$dtype": "F32"}     a tensor without dimensions (a step count)
+                  {"$tuple": [...]}, {"$float": "inf"}     what JSON has no word for
+
+Names, not positions: groups may be cut differently by another version or another mesh and the state still
+fits. Hyper-parameters that the optimizer's constructor takes (lr, betas, weight_decay) come from the run's
+own configuration on load, and what differs from the stored ones is reported; whatever else a group carries
+(the running estimates that some optimizers keep there) is state and comes from the file.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from automodel_cli.checkpoint import sharded
+from automodel_cli.errors import CheckpointError
+
+Resolve = Callable[[str], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class FlatState:
+    """An optimizer's state, flattened: what goes into the safetensors file and what goes into JSON."""
+
+    tensors: dict[str, torch.Tensor]
+    document: dict[str, Any]
+
+
+def parameter_names(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> list[list[str]]:
+    """The names of each group's parameters; ``names`` maps ``id(parameter)`` to its name in the model."""
+    return [
+        [names.get(id(parameter), f"param_groups.{g}.{i}") for i, parameter in enumerate(group["params"])]
+        for g, group in enumerate(optimizer.param_groups)
+    ]
+
+
+def flatten(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> FlatState:
+    """Take an optimizer's ``state_dict`` apart.
+
+    Raises:
+        CheckpointError: it holds something that is neither a tensor nor JSON.
+    """
+    grouped = parameter_names(optimizer, names)
+    flat = [name for group in grouped for name in group]
+    packed = optimizer.state_dict()
+    tensors: dict[str, torch.Tensor] = {}
+    state = {
+        flat[index]: {key: _encode(value, f"{key}/{flat[index]}", tensors) for key, value in values.items()}
+        for index, values in packed["state"].items()
+    }
+    groups = []
+    for g, group in enumerate(packed["param_groups"]):
+        settings = {
+            key: _encode(value, f"param_groups.{g}/{key}", tensors)
+            for key, value in group.items()
+            if key != "params"
+        }
+        groups.append({**settings, "params": grouped[g]})
+    document = {"class": _class_name(optimizer), "parameters": sorted(flat), "groups": groups, "state": state}
+    return FlatState(tensors, document)
+
+
+def _class_name(optimizer: torch.optim.Optimizer) -> str:
+    return f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
+
+
+def _encode(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
+    """JSON for ``value``; tensors in it go into ``tensors`` under ``name`` (a path below it when nested)."""
+    if isinstance(value, torch.Tensor):
+        if value.dim() == 0 and value.dtype != torch.complex64:
+            return {
+                "$scalar": _encode(value.item(), name, tensors),
+                "$dtype": sharded.dtype_name(value.dtype),
+            }
+        tensors[name] = value
+        return {"$tensor": name}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"$float": str(value)}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    key, _, parameter = name.partition("/")
+    if isinstance(value, dict) and all(isinstance(inner, str) for inner in value):
+        return {inner: _encode(item, f"{key}.{inner}/{parameter}", tensors) for inner, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [_encode(item, f"{key}.{i}/{parameter}", tensors) for i, item in enumerate(value)]
+        return items if isinstance(value, list) else {"$tuple": items}
+    raise CheckpointError(
+        f"the optimizer keeps a {type(value).__name__} in {name!r}, which is neither a tensor nor JSON",
+        "such an optimizer cannot be checkpointed without pickle",
+    )
+
+
+def _decode(value: Any, resolve: Resolve) -> Any:
+    if isinstance(value, list):
+        return [_decode(item, resolve) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "$tensor" in value:
+        return resolve(value["$tensor"])
+    if "$scalar" in value:
+        return torch.tensor(_decode(value["$scalar"], resolve), dtype=sharded.DTYPES[value["$dtype"]])
+    if "$float" in value:
+        return float(value["$float"])
+    if "$tuple" in value:
+        return tuple(_decode(item, resolve) for item in value["$tuple"])
+    return {key: _decode(item, resolve) for key, item in value.items()}
+
+
+def check_fits(
+    document: Mapping[str, Any], optimizer: torch.optim.Optimizer, names: Mapping[int, str]
+) -> None:
+    """Refuse the state of another optimizer or of other parameters, with the difference.
+
+    Raises:
+        CheckpointError: the class or the set of parameters differs.
+    """
+    if document["class"] != _class_name(optimizer):
+        raise CheckpointError(
+            f"the checkpoint holds the state of {document['class']}, this run has {_class_name(optimizer)}",
+            "resume with the same optimizer, or start from the weights alone: init_from",
+        )
+    own = {name for group in parameter_names(optimizer, names) for name in group}
+    stored = set(document["parameters"])
+    if own != stored:
+        raise CheckpointError(
+            f"the optimizer's parameters differ: {len(stored - own)} only in the checkpoint "
+            f"({_few(stored - own)}), {len(own - stored)} only in this run ({_few(own - stored)})",
+            "resume with the same model and the same trainable parameters, or use init_from",
+        )
+
+
+def _few(names: set[str]) -> str:
+    return ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "") or "none"
+
+
+def targets(
+    document: Mapping[str, Any],
+    stored: Mapping[str, sharded.WholeTensor],
+    optimizer: torch.optim.Optimizer,
+    names: Mapping[int, str],
+) -> dict[str, torch.Tensor]:
+    """Empty tensors for everything stored, on the device of the parameter that each belongs to."""
+    devices = {
+        name: parameter.device
+        for group, group_names in zip(optimizer.param_groups, parameter_names(optimizer, names), strict=True)
+        for parameter, name in zip(group["params"], group_names, strict=True)
+    }
+    return {
+        name: torch.empty(whole.shape, dtype=whole.dtype, device=devices.get(name.partition("/")[2], "cpu"))
+        for name, whole in stored.items()
+    }
+
+
+def restore(
+    document: Mapping[str, Any],
+    loaded: Mapping[str, torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    names: Mapping[int, str],
+) -> list[str]:
+    """Give ``optimizer`` the stored state; returns a line for each setting that the run now has otherwise."""
+    flat = [name for group in parameter_names(optimizer, names) for name in group]
+
+    def resolve(name: str) -> torch.Tensor:
+        if name not in loaded:
+            raise CheckpointError(
+                f"the optimizer's tensor {name!r} is not in the checkpoint", "the file is damaged"
+            )
+        return loaded[name]
+
+    state = {
+        index: _decode(document["state"][name], resolve)
+        for index, name in enumerate(flat)
+        if name in document["state"]
+    }
+    groups = [dict(group) for group in optimizer.state_dict()["param_groups"]]
+    changes = _merge_groups(groups, [_decode(group, resolve) for group in document["groups"]], optimizer)
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    _undo_casts(optimizer, state)
+    return changes
+
+
+def _merge_groups(
+    groups: list[dict[str, Any]], stored: list[dict[str, Any]], optimizer: torch.optim.Optimizer
+) -> list[str]:
+    """Put stored group state into ``groups`` in place; report settings that differ."""
+    if len(groups) != len(stored):
+        return [f"parameter groups: now {len(groups)}, were {len(stored)}; their settings are the run's own"]
+    settings = set(inspect.signature(type(optimizer).__init__).parameters)
+    changes = []
+    for g, (own, old) in enumerate(zip(groups, stored, strict=True)):
+        for key, value in old.items():
+            if key in ("params", "initial_lr"):
+                continue
+            if key not in settings:
+                own[key] = value
+            elif key != "lr" and own.get(key) != value:  # lr is the schedule's: it differs at every step
+                changes.append(f"optimizer group {g}: {key} is now {own.get(key)!r}, was {value!r}")
+    return changes
+
+
+def _undo_casts(optimizer: torch.optim.Optimizer, state: Mapping[int, dict[str, Any]]) -> None:
+    """``load_state_dict`` casts moments to the parameter's type; put back those stored otherwise."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, values in state.items():
+        own = optimizer.state[parameters[index]]
+        for key, value in values.items():
+            if key != "step" and isinstance(value, torch.Tensor) and own[key].dtype != value.dtype:
+                own[key] = value.to(own[key].device)

@@ -1,0 +1,226 @@
+"""The files of one step folder: hashed on their way to the disk, hashed again on their way back.
+
+Hashing what leaves the process, not what is read back afterwards, also catches a disk that stores something
+else; xxh3 runs at about 15 GB/s a core, far above any disk. No file is visible under its final name here: the
+folder is a temporary one until :mod:`automodel_cli.checkpoint.layout` renames it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from automodel_cli import files
+from automodel_cli.checkpoint import layout
+from automodel_cli.errors import CheckpointError
+
+_PIECE_BYTES = 8 << 20
+
+
+class HashedOutput:
+    """A binary file being written: counts and hashes what passes."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+        self._digest = xxhash.xxh3_64()
+        self.num_bytes = 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Write all of ``data`` (a flat buffer of bytes)."""
+        view = memoryview(data)
+        for begin in range(0, len(view), _PIECE_BYTES):  # hash each piece while it is still in the cache
+            piece = view[begin : begin + _PIECE_BYTES]
+            self._handle.write(piece)
+            self._digest.update(piece)
+        self.num_bytes += len(view)
+
+    @property
+    def hash(self) -> str:
+        return f"xxh3:{self._digest.hexdigest()}"
+
+
+class StepWriter:
+    """Writes files below ``folder`` (made empty) and remembers name, size and hash of each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._records: dict[str, dict[str, Any]] = {}
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+
+    @contextlib.contextmanager
+    def open(self, name: str) -> Iterator[HashedOutput]:
+        """Open ``name`` (with forward slashes, relative) for writing; durable when the block ends."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb", buffering=0) as handle:
+            output = HashedOutput(_FullWrites(handle))
+            yield output
+            os.fsync(handle.fileno())
+        self._records[name] = {"name": name, "bytes": output.num_bytes, "xxh3": output.hash}
+
+    def write_text(self, name: str, text: str) -> None:
+        with self.open(name) as output:
+            output.write(text.encode())
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Indented JSON with sorted keys: equal values give equal bytes."""
+        self.write_text(name, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+    def copy_folder(self, source: Path, name: str) -> None:
+        """Copy every file below ``source`` to below ``name``."""
+        for path in sorted(source.rglob("*")):
+            if path.is_file():
+                with (
+                    path.open("rb") as handle,
+                    self.open(f"{name}/{path.relative_to(source).as_posix()}") as output,
+                ):
+                    while piece := handle.read(_PIECE_BYTES):
+                        output.write(piece)
+
+    def adopt(self, name: str) -> None:
+        """Take in every file that another library wrote below ``name``: make it durable and hash it."""
+        for path in sorted((self.folder / name).rglob("*")):
+            if path.is_file():
+                with path.open("rb") as handle:
+                    os.fsync(handle.fileno())
+                relative = path.relative_to(self.folder).as_posix()
+                self._records[relative] = {
+                    "name": relative,
+                    "bytes": path.stat().st_size,
+                    "xxh3": files.hash_file(path),
+                }
+
+    def finish(self, manifest: dict[str, Any]) -> None:
+        """Make the folders durable, then write ``manifest`` with the list of files, last of all."""
+        for folder in sorted((path for path in self.folder.rglob("*") if path.is_dir()), reverse=True):
+            files.fsync_folder(folder)
+        listed = [self._records[name] for name in sorted(self._records)]
+        files.write_manifest(self.folder / layout.MANIFEST, {**manifest, "files": listed})
+
+
+class _FullWrites:
+    """An unbuffered file whose ``write`` never stops half-way (a raw write may, at 2 GiB or on a signal)."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+
+    def write(self, data: memoryview) -> int:
+        done = 0
+        while done < len(data):
+            done += self._raw.write(data[done:])
+        return done
+
+
+class HashedInput:
+    """A binary file being read in order, hashed as it passes; ``check`` compares with the manifest."""
+
+    def __init__(self, handle: Any, path: Path, record: dict[str, Any]) -> None:
+        self._handle = handle
+        self._digest = xxhash.xxh3_64()
+        self._record = record
+        self.path = path
+        self.num_bytes = int(record["bytes"])
+
+    def read(self, count: int) -> bytes:
+        """Exactly ``count`` bytes."""
+        data = bytearray(count)
+        self.read_into(memoryview(data))
+        return bytes(data)
+
+    def read_into(self, target: memoryview) -> None:
+        """Fill ``target`` (a flat buffer of bytes) with the next bytes of the file.
+
+        Raises:
+            CheckpointError: the file ends first.
+        """
+        for begin in range(0, len(target), _PIECE_BYTES):
+            piece = target[begin : begin + _PIECE_BYTES]
+            done = 0
+            while done < len(piece):
+                count = self._handle.readinto(piece[done:])
+                if not count:
+                    raise self._damaged("it ends too early")
+                done += count
+            self._digest.update(piece)
+
+    def check(self) -> None:
+        """Read what is left and compare the hash of the whole file.
+
+        Raises:
+            CheckpointError: the file is not what was written.
+        """
+        while piece := self._handle.read(_PIECE_BYTES):
+            self._digest.update(piece)
+        found = f"xxh3:{self._digest.hexdigest()}"
+        if found != self._record["xxh3"]:
+            raise self._damaged(f"its content has hash {found}, the manifest says {self._record['xxh3']}")
+
+    def _damaged(self, what: str) -> CheckpointError:
+        return CheckpointError(
+            f"{self.path} is damaged: {what}", layout.way_back(layout.folder_of(self.path))
+        )
+
+
+class StepReader:
+    """Reads the files that a step folder's manifest lists, and believes none of them unchecked."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest = layout.read_step_manifest(folder)
+        self._records = {record["name"]: record for record in self.manifest["files"]}
+
+    def names(self, below: str = "") -> list[str]:
+        """Names of the listed files, optionally only those below one folder (``"model"``)."""
+        return [name for name in self._records if not below or name.startswith(below + "/")]
+
+    @contextlib.contextmanager
+    def open(self, name: str) -> Iterator[HashedInput]:
+        """Open a listed file; when the block ends, however it ends, the whole file has been checked.
+
+        Raises:
+            CheckpointError: the file is missing or is not what was written.
+        """
+        record = self._records.get(name)
+        path = self.folder / name
+        if record is None:
+            raise CheckpointError(f"{self.folder} holds no {name}", "it was not written by this program")
+        try:
+            handle = path.open("rb", buffering=0)
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot read {path}: {error.strerror}", layout.way_back(self.folder)
+            ) from error
+        with handle:
+            if (size := os.fstat(handle.fileno()).st_size) != record["bytes"]:
+                raise CheckpointError(
+                    f"{path} is damaged: it has {size:,} bytes, the manifest says {record['bytes']:,}",
+                    layout.way_back(self.folder),
+                )
+            stream = HashedInput(handle, path, record)
+            try:
+                yield stream
+            except CheckpointError:
+                stream.check()  # a damaged file explains whatever went wrong while reading it
+                raise
+            stream.check()
+
+    def read_bytes(self, name: str) -> bytes:
+        with self.open(name) as stream:
+            return stream.read(stream.num_bytes)
+
+    def read_json(self, name: str) -> Any:
+        return json.loads(self.read_bytes(name))
+
+    def check(self, name: str) -> None:
+        """Compare one file with its hash."""
+        with self.open(name):
+            pass
