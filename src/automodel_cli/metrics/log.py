@@ -1,0 +1,329 @@
+"""The numbers of a run, as they happen: a console line, ``metrics.jsonl``, and W&B where wanted.
+
+``metrics.jsonl`` in the run folder, one JSON object a line, UTF-8, flushed as it is written::
+
+    {"kind": "train", "step": 1, "time": "2025-01-31T12:00:00.000Z", "loss": 10.9521, "lr": 6.08e-05, ...}
+    {"kind": "val", "step": 100, "time": "...", "name": "default", "loss": 3.2, "perplexity": 24.5, ...}
+
+JSON has no NaN or infinity: such a number is written as null and named under ``"nonfinite"``, so that
+``{"loss": null, "nonfinite": {"loss": "nan"}}`` reads back as it was. A kill can tear the last line; it is
+repaired when the file is opened again. A resume moves what lies past its checkpoint to
+``metrics.superseded.jsonl`` (``rewind``), so each step appears once and no line is lost.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from automodel_cli.errors import DataError
+from automodel_cli.files import atomic_file, disk_errors_named
+
+METRICS_NAME = "metrics.jsonl"
+SUPERSEDED_NAME = "metrics.superseded.jsonl"
+UNKNOWN = "n/a"
+Record = Mapping[str, Any]
+
+
+class RemoteLog(Protocol):
+    """Where records go besides the run folder (W&B). It must never raise into training."""
+
+    def log(self, prefix: str, record: Record) -> None: ...
+
+    def close(self, *, ok: bool) -> None: ...
+
+
+# ---------------------------------------------------------------------------------------- console
+
+
+def train_line(record: Record) -> str:
+    """The line of one update. Users scrape it: the fields, their order and their formats are fixed.
+
+    Keys read: step, epoch, loss, grad_norm, lr, mem_gib, tps, tps_per_gpu, num_label_tokens, mfu (a
+    fraction), eta_s, skipped. What is missing or None is printed as ``n/a``.
+    """
+    fields = [
+        f"step {_number(record, 'step', 'd')}",
+        f"epoch {_number(record, 'epoch', 'd')}",
+        f"loss {_number(record, 'loss', '.4f')}",
+        f"grad_norm {_number(record, 'grad_norm', '.4f')}",
+        f"lr {_number(record, 'lr', '.2e')}",
+        f"mem {_number(record, 'mem_gib', '.2f')} GiB",
+        f"tps {_number(record, 'tps', '.2f')}({_number(record, 'tps_per_gpu', '.2f')}/gpu)",
+        f"num_label_tokens {_number(record, 'num_label_tokens', 'd')}",
+        f"mfu {_number(record, 'mfu', '.1%')}",
+        f"eta {duration(record.get('eta_s'))}",
+    ]
+    if record.get("skipped"):
+        fields.append("skipped (not finite)")
+    return " | ".join(fields)
+
+
+def val_line(record: Record) -> str:
+    """The line of one validation pass.
+
+    Keys read: name, step, epoch, loss, perplexity, bits_per_byte, tokens, best.
+    """
+    fields = [
+        f'[val] name "{record.get("name", "default")}"',
+        f"step {_number(record, 'step', 'd')}",
+        f"epoch {_number(record, 'epoch', 'd')}",
+        f"loss {_number(record, 'loss', '.4f')}",
+        f"ppl {_number(record, 'perplexity', '.2f')}",
+        f"bpb {_number(record, 'bits_per_byte', '.4f')}",
+        f"num_label_tokens {_number(record, 'tokens', 'd')}",
+    ]
+    if record.get("best"):
+        fields.append("best so far")
+    return " | ".join(fields)
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as ``h:mm:ss``, with days in front from 24 hours on: ``1:23:45``, ``2d 3:04:05``."""
+    if seconds is None or not math.isfinite(seconds):
+        return UNKNOWN
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    clock = f"{hour}:{minute:02d}:{second:02d}"
+    return f"{days}d {clock}" if days else clock
+
+
+def _number(record: Record, key: str, spec: str) -> str:
+    value = record.get(key)
+    return UNKNOWN if value is None else format(value, spec)
+
+
+# ----------------------------------------------------------------------------- one line of the file
+
+
+def json_safe(record: Record) -> dict[str, Any]:
+    """``record`` with NaN and infinities as None, their names and kinds under ``"nonfinite"``."""
+    odd = {key: str(value) for key, value in record.items() if _is_odd(value)}
+    clean = {key: (None if key in odd else value) for key, value in record.items()}
+    return {**clean, "nonfinite": odd} if odd else clean
+
+
+def _is_odd(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def encode_record(record: Record) -> bytes:
+    """One line of ``metrics.jsonl``, newline included."""
+    return (json.dumps(json_safe(record), ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def decode_line(line: bytes) -> dict[str, Any] | None:
+    """The record of one line, NaN and infinities restored; None where the line is torn or not a record."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+        return None
+    odd = record.pop("nonfinite", None)
+    if isinstance(odd, dict):
+        record.update({key: float(kind) for key, kind in odd.items() if kind in ("nan", "inf", "-inf")})
+    return record
+
+
+# ------------------------------------------------------------------------------------ the file
+
+
+class AppendFile:
+    """Appends whole lines to ``path``; each one reaches the kernel before ``append`` returns.
+
+    A full disk must not end a training run over a log line: lines that could not be written wait in memory
+    and go out with the next one; the first failure warns, and ``close`` raises if any are still waiting.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with disk_errors_named(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            repair_tail(path)
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._path = path
+        self._waiting = b""
+        self._warned = False
+
+    def append(self, line: bytes) -> None:
+        self._waiting += line
+        try:
+            self._write_waiting()
+        except OSError as error:
+            if not self._warned:
+                warnings.warn(
+                    f"cannot write {self._path} ({error.strerror}); lines are kept until it works",
+                    stacklevel=2,
+                )
+            self._warned = True
+
+    def _write_waiting(self) -> None:
+        while self._waiting:  # a disk that fills up inside a line leaves the rest of that line waiting
+            written = os.write(self._descriptor, self._waiting)
+            self._waiting = self._waiting[written:]
+
+    def close(self) -> None:
+        """Write what waits, make it durable. Closing twice is harmless."""
+        if self._descriptor < 0:
+            return
+        try:
+            with disk_errors_named(self._path):
+                self._write_waiting()
+                os.fsync(self._descriptor)
+        finally:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def repair_tail(path: Path) -> None:
+    """Mend what a kill left at the end of ``path``: finish a whole record's line, cut a torn one off."""
+    if not path.exists():
+        return
+    with path.open("r+b") as handle:
+        start, tail = _unterminated_tail(handle)
+        if not tail:
+            return
+        if decode_line(tail) is not None:
+            handle.seek(0, os.SEEK_END)
+            handle.write(b"\n")
+        else:
+            handle.truncate(start)
+
+
+def _unterminated_tail(handle: Any, block_bytes: int = 1 << 16) -> tuple[int, bytes]:
+    """Offset and bytes of what follows the last newline (whole file where there is none)."""
+    start = handle.seek(0, os.SEEK_END)
+    tail = b""
+    while start > 0:
+        step = min(block_bytes, start)
+        start -= step
+        handle.seek(start)
+        tail = handle.read(step) + tail
+        newline = tail.rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1, tail[newline + 1 :]
+    return 0, tail
+
+
+def rewind(run_folder: Path | str, step: int) -> int:
+    """Move the records past ``step`` to ``metrics.superseded.jsonl``; return how many moved.
+
+    Both files are replaced by renames, the superseded one first, so a kill at any instant loses nothing.
+    A kill between the two leaves records in both; the next call does not append them a second time.
+    Lines that are no record (a torn write of a lost power supply) move too.
+    """
+    folder = Path(run_folder)
+    source = folder / METRICS_NAME
+    if not source.exists():
+        return 0
+    kept: list[bytes] = []
+    moved: list[bytes] = []
+    for line in _whole_lines(source):
+        record = decode_line(line)
+        (kept if record is not None and record["step"] <= step else moved).append(line)
+    if moved:
+        _add_superseded(folder / SUPERSEDED_NAME, moved)
+        _replace_lines(source, kept)
+    return len(moved)
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    """The lines of ``path`` without newlines; a torn last one counts as a line."""
+    return [line for line in path.read_bytes().split(b"\n") if line]
+
+
+def _add_superseded(path: Path, moved: list[bytes]) -> None:
+    earlier = _whole_lines(path) if path.exists() else []
+    known = set(earlier)  # every record carries its time: an equal line is the same record
+    _replace_lines(path, earlier + [line for line in moved if line not in known])
+
+
+def _replace_lines(path: Path, lines: list[bytes]) -> None:
+    with atomic_file(path) as handle:
+        handle.writelines(line + b"\n" for line in lines)
+
+
+# -------------------------------------------------------------------------------------- the log
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class MetricsLog:
+    """Sends each record to the console, to ``metrics.jsonl`` and to W&B. Rank 0 holds the real one.
+
+    Records are plain Python numbers; whoever calls has already fetched them from the device, at a moment of
+    its choice. With ``run_folder=None`` (the other ranks) nothing is written anywhere.
+    Call ``rewind`` before opening the log of a resumed run.
+    """
+
+    def __init__(
+        self,
+        run_folder: Path | str | None,
+        *,
+        wandb: RemoteLog | None = None,
+        console: Callable[[str], None] | None = None,
+        remote_every_steps: int = 1,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._file = AppendFile(Path(run_folder) / METRICS_NAME) if run_folder is not None else None
+        self._remote = wandb
+        self._console = console
+        self._remote_every_steps = remote_every_steps
+        self._now = now
+
+    def train(self, record: Record) -> None:
+        """Log one update; the keys are those of ``train_line`` and any others."""
+        due = record["step"] == 1 or record["step"] % self._remote_every_steps == 0
+        self._send("train", record, line=train_line, prefix="train", remote=due)
+
+    def validation(self, record: Record) -> None:
+        """Log one validation pass; the keys are those of ``val_line`` and any others."""
+        name = record.get("name", "default")
+        prefix = "val" if name == "default" else f"val_{name}"
+        self._send("val", record, line=val_line, prefix=prefix, remote=True)
+
+    def _send(
+        self, kind: str, record: Record, *, line: Callable[[Record], str], prefix: str, remote: bool
+    ) -> None:
+        if self._file is None:
+            return
+        time = self._now().astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        self._file.append(encode_record({"kind": kind, "step": record["step"], "time": time, **record}))
+        if self._console is not None:
+            self._console(line(record))
+        if self._remote is not None and remote:
+            self._remote.log(prefix, record)
+
+    def close(self, *, ok: bool = True) -> None:
+        """Finish the file and the W&B run; ``ok=False`` marks the latter as failed."""
+        try:
+            if self._file is not None:
+                self._file.close()
+        finally:
+            if self._remote is not None:
+                self._remote.close(ok=ok)
+
+
+def metrics_path(run: Path | str) -> Path:
+    """``metrics.jsonl`` of a run folder, or the file itself where that is what was named.
+
+    Raises:
+        DataError: there is none.
+    """
+    path = Path(run)
+    found = path / METRICS_NAME if path.is_dir() else path
+    if not found.is_file():
+        raise DataError(
+            f"{found} does not exist",
+            "name a run folder (the checkpoint_dir of a run) or a metrics.jsonl file",
+        )
+    return found
