@@ -1,0 +1,164 @@
+"""How well a model predicts tokens it was not trained on: loss, perplexity, bits per byte.
+
+Shapes: B rows, T tokens, V vocabulary.
+
+Everything is a sum over label tokens divided once by their number; a mean of batch means would weigh a short
+last batch like a full one. Bits per byte does not depend on the tokenizer, so models with different ones can
+be compared: the nats of all predicted tokens, in bits, over the bytes of text that these tokens stand for.
+Special tokens (end of text) stand for no bytes, but predicting them is part of the price of the text and counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from automodel_cli.batch import IGNORE_INDEX, Batch
+from automodel_cli.errors import DataError
+from automodel_cli.train.losses import ChunkedCrossEntropy
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """The score of a model on some tokens; ``loss`` in nats a token, ``bytes`` None where unknown."""
+
+    loss: float
+    perplexity: float
+    bits_per_byte: float | None
+    tokens: int
+    bytes: int | None
+    seconds: float
+    tokens_per_s: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values by name, as metrics records and result files have them."""
+        return asdict(self)
+
+
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    token_bytes: np.ndarray | None = None,
+    device: torch.device | str = "cpu",
+    autocast_dtype: torch.dtype | None = None,
+    head_loss: Callable[..., Tensor] | None = None,
+    sum_over_ranks: Callable[[Tensor], Tensor] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Likelihood:
+    """Score ``model`` on ``batches``, in eval mode and without gradients.
+
+    The model's modes and the random number generators are afterwards as they were, so validation in the
+    middle of a run does not change its course.
+
+    Args:
+        model: called as ``model(batch, head_loss=...)``, a ``CausalLM``.
+        batches: with labels ``[B, T]``; ``IGNORE_INDEX`` marks tokens that are not scored.
+        token_bytes: bytes each id stands for, ``[V]``; None: no bits per byte.
+        autocast_dtype: compute in this dtype; None: as the weights are.
+        head_loss: sum of the negative log-likelihoods; None: in chunks over the head, logits never stored.
+        sum_over_ranks: adds a float64 tensor ``[3]`` over the ranks that share the batches.
+        progress: called with the number of batches done.
+
+    Raises:
+        DataError: no label token in all of ``batches`` (of all ranks).
+    """
+    device = torch.device(device)
+    started = time.perf_counter()
+    table = None if token_bytes is None else torch.from_numpy(np.asarray(token_bytes, dtype=np.int64))
+    score = head_loss or ChunkedCrossEntropy()
+    sums = _Sums()
+    with _undisturbed(model, device), torch.no_grad():
+        for number, batch in enumerate(batches, start=1):
+            sums.count_labels(batch, table)
+            with torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
+                sums.nll.append(model(batch.to(device, non_blocking=True), head_loss=score))
+            if progress is not None:
+                progress(number)
+        totals = sums.totals()
+    if sum_over_ranks is not None:
+        totals = sum_over_ranks(totals)
+    nll, tokens, size = totals.tolist()  # here the device is waited for, once
+    seconds = time.perf_counter() - started
+    return summarise(nll, tokens, None if table is None else size, seconds)
+
+
+class _Sums:
+    """What is added up over batches; nothing here waits for the device."""
+
+    def __init__(self) -> None:
+        self.nll: list[Tensor] = []
+        self._tokens: list[Tensor] = []
+        self._bytes: list[Tensor] = []
+
+    def count_labels(self, batch: Batch, table: Tensor | None) -> None:
+        """Count the label tokens and their bytes, where the labels are."""
+        assert batch.labels is not None, "a batch without labels cannot be scored"
+        labels = batch.labels
+        scored = labels != IGNORE_INDEX
+        self._tokens.append(scored.sum())
+        if table is not None:
+            sizes = table.to(labels.device)[labels.where(scored, 0)]
+            self._bytes.append(sizes.where(scored, 0).sum())
+
+    def totals(self) -> Tensor:
+        """nll, tokens, bytes: float64 ``[3]`` on the CPU. Counts below 2^53 are exact."""
+        return torch.stack([_total(self.nll), _total(self._tokens), _total(self._bytes)])
+
+
+def _total(parts: list[Tensor]) -> Tensor:
+    if not parts:
+        return torch.zeros((), dtype=torch.float64)
+    return torch.stack([part.detach() for part in parts]).cpu().double().sum()
+
+
+def summarise(nll: float, tokens: float, size_bytes: float | None, seconds: float) -> Likelihood:
+    """The score from its sums.
+
+    Raises:
+        DataError: there are no tokens; a loss of 0.0 would look like the best ever.
+    """
+    if tokens <= 0:
+        raise DataError(
+            "nothing to score: the evaluation data holds no label token",
+            "check the data's path, its split and limit_val_batches / --limit-batches",
+        )
+    loss = nll / tokens
+    return Likelihood(
+        loss=loss,
+        perplexity=_exp(loss),
+        bits_per_byte=nll / math.log(2) / size_bytes if size_bytes else None,
+        tokens=int(tokens),
+        bytes=None if size_bytes is None else int(size_bytes),
+        seconds=seconds,
+        tokens_per_s=tokens / max(seconds, 1e-9),
+    )
+
+
+def _exp(loss: float) -> float:
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
+
+
+@contextlib.contextmanager
+def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Eval mode inside; afterwards each module's own mode and the random generators are as before."""
+    modes = {module: module.training for module in model.modules()}
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices, enabled=True):
+        model.eval()
+        try:
+            yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
