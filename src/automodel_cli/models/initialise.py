@@ -1,0 +1,58 @@
+"""Initial weights that depend on (seed, name) alone.
+
+Each tensor gets its own generator, seeded by a hash of the run's seed and the parameter's (or module's) name.
+So the numbers do not depend on the order of construction, on the device, on how many ranks hold a piece of
+the tensor, or on whether another layer was added before it. Numbers are always drawn on the CPU, one tensor
+at a
+time, and copied: peak memory is one tensor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def derive_seed(seed: int, *keys: object) -> int:
+    """A 63-bit seed for the stream named by ``keys``; equal arguments give equal seeds in every process."""
+    text = "/".join([str(seed), *map(str, keys)])
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def keyed_generator(seed: int, name: str) -> torch.Generator:
+    """The CPU generator from which the weights called ``name`` are drawn."""
+    return torch.Generator(device="cpu").manual_seed(derive_seed(seed, "init", name))
+
+
+@torch.no_grad()
+def copy_whole(target: Tensor, whole: Tensor) -> None:
+    """Copy a full CPU tensor into ``target``; of a sharded target each rank keeps its own piece."""
+    if isinstance(target, DTensor):
+        # Every rank has drawn the same numbers, so no rank needs to send any (src_data_rank=None).
+        whole = distribute_tensor(
+            whole.to(target.device), target.device_mesh, target.placements, src_data_rank=None
+        )
+    target.copy_(whole)
+
+
+def fill_normal(target: Tensor, *, std: float, seed: int, name: str, rows: int | None = None) -> None:
+    """Fill ``target`` with N(0, std); rows from ``rows`` on (vocabulary padding) are zero."""
+    whole = torch.zeros(target.shape, dtype=torch.float32)
+    logical = whole if rows is None else whole[:rows]
+    logical.normal_(0.0, std, generator=keyed_generator(seed, name))
+    copy_whole(target, whole)
+
+
+def fill_constant(target: Tensor, value: float) -> None:
+    """Fill ``target`` with one number."""
+    with torch.no_grad():
+        target.fill_(value)
+
+
+def is_on_meta(module: nn.Module) -> bool:
+    """Whether any parameter of ``module`` has a shape but no storage yet."""
+    return any(parameter.is_meta for parameter in module.parameters())

@@ -1,0 +1,93 @@
+"""What the training loop, the checkpoints and the evaluations know of a causal language model.
+
+Shapes: B rows, T tokens, D model width, V logical vocabulary, P padded vocabulary (P >= V).
+
+A model is layers and their initial values. It declares roles, names and a sharding plan; it performs none of
+them. The loss of the language-model head runs inside ``forward`` (``head_loss``), because a sharded head
+weight is whole only there, and because logits that are never stored cost no memory.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from automodel_cli.batch import Batch
+from automodel_cli.models.kv_cache import KVCache
+
+Role = Literal["embedding", "head", "matrix", "norm", "bias", "position"]
+
+# (hidden [B, T, D], head_weight [P, D], labels [B, T], vocab_size=V) -> sum of nll over label tokens, fp32
+# scalar
+HeadLoss = Callable[..., Tensor]
+
+
+class CausalLM(nn.Module, ABC):
+    """A causal language model as the rest of the toolkit sees it.
+
+    Attributes:
+        vocab_size: logical vocabulary V; logits, counts and exports have this size.
+        padded_vocab_size: rows P stored in the embedding and head weights.
+        max_seq_len: longest sequence the model accepts, or None where it has no limit of its own.
+        notes: what a user should be told once about this model (for example a non-zero dropout).
+        pretrained: whether the builder loaded weights, which ``init_weights`` would throw away.
+    """
+
+    vocab_size: int
+    padded_vocab_size: int
+    max_seq_len: int | None
+    notes: list[str]
+    pretrained: bool = False
+
+    @abstractmethod
+    def forward(
+        self, batch: Batch, *, head_loss: HeadLoss | None = None, cache: KVCache | None = None
+    ) -> Tensor:
+        """Logits ``[B, T, V]``, or the scalar ``head_loss(hidden, head_weight, labels, vocab_size=V)``."""
+
+    @abstractmethod
+    def param_roles(self) -> dict[str, Role]:
+        """The role of every parameter, by its name in ``named_parameters()``."""
+
+    @abstractmethod
+    def init_weights(self, seed: int) -> None:
+        """Give every parameter and buffer its initial value, a function of (seed, name) alone."""
+
+    @abstractmethod
+    def model_config(self) -> dict[str, Any]:
+        """JSON from which ``models.build`` makes the same architecture; its first key is ``family``."""
+
+    def hf_names(self) -> dict[str, str]:
+        """Parameter name -> name in a Hugging Face folder; empty where there is no such format."""
+        return {}
+
+    def tp_plan(self) -> dict[str, str]:
+        """Module name pattern -> tensor-parallel style; empty where none is known."""
+        return {}
+
+    def has_dropout(self) -> bool:
+        """Whether training draws random numbers, so that each micro-batch needs a seed of its own."""
+        return any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.modules())
+
+    def materialise(self, device: torch.device | str, seed: int) -> None:
+        """Give a model built on the meta device its storage on ``device`` and its initial weights."""
+        self.to_empty(device=device)
+        self.init_weights(seed)
+
+
+def count_parameters(model: CausalLM) -> dict[str, int]:
+    """Logical number of parameters by role, tied weights once, padding rows left out."""
+    counts: dict[str, int] = {}
+    roles = model.param_roles()
+    for name, parameter in model.named_parameters():
+        role = roles[name]
+        number = parameter.numel()
+        padded = role in ("embedding", "head") and parameter.shape[0] == model.padded_vocab_size
+        if padded:
+            number = number // model.padded_vocab_size * model.vocab_size
+        counts[role] = counts.get(role, 0) + number
+    return counts

@@ -1,0 +1,30 @@
+"""Keys and values of the tokens already seen, so that decoding one more token costs one token.
+
+Shapes: B rows, H key/value heads, S positions seen so far, T new tokens, K head dim.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class KVCache:
+    """One growing ``[B, H, S, K]`` pair per layer; ``length`` is S, equal in all layers between forwards."""
+
+    def __init__(self) -> None:
+        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self.length = 0
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Append ``[B, H, T, K]`` to a layer and return all of it, ``[B, H, S + T, K]``."""
+        if layer in self._layers:
+            old_keys, old_values = self._layers[layer]
+            keys = torch.cat([old_keys, keys], dim=2)
+            values = torch.cat([old_values, values], dim=2)
+        self._layers[layer] = (keys, values)
+        return keys, values
+
+    def advance(self, tokens: int) -> None:
+        """Count ``tokens`` new positions; the model calls this once at the end of a forward."""
+        self.length += tokens

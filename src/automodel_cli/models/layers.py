@@ -1,0 +1,137 @@
+"""Layers that models share: causal self-attention, MLP, and the ways to attend.
+
+Shapes: B rows, T query tokens, S key tokens, D model width, H heads, K head dim (D = H x K).
+
+Attention takes an ``attend`` callable. Which kernel runs, how a mask looks and whether keys come from other
+ranks is decided outside; a layer only projects, attends and projects back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from automodel_cli.errors import ConfigError
+from automodel_cli.models.kv_cache import KVCache
+
+# (queries [B, H, T, K], keys [B, H, S, K], values [B, H, S, K], mask=[B or 1, 1, T, S] bool or None,
+# dropout=p) -> [B, H, T, K]. mask None means causal with T == S; in a mask True means "may look".
+Attend = Callable[..., Tensor]
+
+
+def attend_sdpa(
+    queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tensor | None, dropout: float
+) -> Tensor:
+    """PyTorch's fused attention; it picks the flash kernel where the device and dtypes allow."""
+    return F.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=mask, dropout_p=dropout, is_causal=mask is None
+    )
+
+
+def attend_cudnn(
+    queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tensor | None, dropout: float
+) -> Tensor:
+    """cuDNN's attention first, then flash, then the rest (about 10% faster than flash on Hopper)."""
+    order = [
+        SDPBackend.CUDNN_ATTENTION,
+        SDPBackend.FLASH_ATTENTION,
+        SDPBackend.EFFICIENT_ATTENTION,
+        SDPBackend.MATH,
+    ]
+    with sdpa_kernel(order, set_priority=True):
+        return attend_sdpa(queries, keys, values, mask=mask, dropout=dropout)
+
+
+def attend_eager(
+    queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tensor | None, dropout: float
+) -> Tensor:
+    """Attention written out: O(T x S) memory, for reference and for looking at the numbers."""
+    if mask is None:
+        shape = (queries.shape[-2], keys.shape[-2])
+        mask = torch.ones(shape, dtype=torch.bool, device=queries.device).tril()
+    scores = queries @ keys.transpose(-2, -1) * queries.shape[-1] ** -0.5
+    weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
+    return F.dropout(weights, p=dropout, training=dropout > 0) @ values
+
+
+ATTENDS: dict[str, Attend] = {
+    "auto": attend_sdpa,
+    "sdpa": attend_sdpa,
+    # The names that Hugging Face configurations carry; SDPA runs the flash kernel wherever that is possible.
+    "flash_attention_2": attend_sdpa,
+    "flash_attention_3": attend_sdpa,
+    "cudnn": attend_cudnn,
+    "eager": attend_eager,
+}
+
+
+def attend_by_name(name: str) -> Attend:
+    """The ``attend`` callable that ``attn_implementation: NAME`` means."""
+    if name not in ATTENDS:
+        raise ConfigError(
+            f"attn_implementation: {name!r} is not known", f"choose one of {', '.join(sorted(ATTENDS))}"
+        )
+    return ATTENDS[name]
+
+
+def attention_mask(
+    *, tokens: int, cached: int, segment_ids: Tensor | None, device: torch.device
+) -> Tensor | None:
+    """The mask of ``tokens`` queries after ``cached`` earlier positions, or None for plain causal.
+
+    With ``segment_ids [B, T]`` a token looks only at earlier tokens of its own segment (block-diagonal).
+    """
+    if segment_ids is None and (cached == 0 or tokens == 1):
+        return None if cached == 0 else torch.ones(1, 1, 1, cached + 1, dtype=torch.bool, device=device)
+    causal = torch.ones(tokens, cached + tokens, dtype=torch.bool, device=device).tril(cached)[None, None]
+    if segment_ids is None:
+        return causal
+    assert cached == 0, "segments and a cache do not go together"
+    return causal & (segment_ids[:, None, :, None] == segment_ids[:, None, None, :])
+
+
+class CausalSelfAttention(nn.Module):
+    """Multi-head self-attention: one fused projection to queries, keys, values; one back."""
+
+    def __init__(
+        self, width: int, heads: int, *, layer: int, bias: bool, dropout: float, attend: Attend
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise ConfigError(
+                f"n_embd {width} is not divisible by n_head {heads}",
+                "choose a width that is a multiple of the heads",
+            )
+        self.heads, self.layer, self.dropout, self.attend = heads, layer, dropout, attend
+        self.c_attn = nn.Linear(width, 3 * width, bias=bias)
+        self.c_proj = nn.Linear(width, width, bias=bias)
+        self.resid_dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, *, mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        rows, tokens, width = x.shape
+        split = self.c_attn(x).view(rows, tokens, 3, self.heads, width // self.heads)
+        queries, keys, values = split.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, H, T, K]
+        if cache is not None:
+            keys, values = cache.extend(self.layer, keys, values)
+        # SDPA does not look at the module's mode: dropout must be zeroed here, or evaluation would be noisy.
+        dropout = self.dropout if self.training else 0.0
+        mixed = self.attend(queries, keys, values, mask=mask, dropout=dropout)
+        return self.resid_dropout(self.c_proj(mixed.transpose(1, 2).reshape(rows, tokens, width)))
+
+
+class MLP(nn.Module):
+    """Width -> 4 x width -> width with a GELU between."""
+
+    def __init__(self, width: int, *, bias: bool, dropout: float, approximate: str) -> None:
+        super().__init__()
+        self.approximate = approximate
+        self.c_fc = nn.Linear(width, 4 * width, bias=bias)
+        self.c_proj = nn.Linear(4 * width, width, bias=bias)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.c_proj(F.gelu(self.c_fc(x), approximate=self.approximate)))

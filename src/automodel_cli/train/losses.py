@@ -1,0 +1,223 @@
+"""Next-token cross-entropy: the sum over label tokens, plain or in chunks over the language-model head.
+
+Shapes: B rows, T tokens, N = B x T, C tokens of a chunk, D model width, V logical vocabulary, P padded
+vocabulary.
+
+Every loss here returns the *sum* of the negative log-likelihoods of tokens whose label is not
+``ignore_index``, in fp32. The training step divides once by the number of label tokens in the global batch,
+so the gradient does not depend on how the batch was cut into micro-batches and ranks. Padding rows V..P of
+the head weight get no probability and no gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from automodel_cli.batch import IGNORE_INDEX
+from automodel_cli.errors import ConfigError
+
+# 2^26 logits: 256 MiB in fp32. Measured: smaller chunks lose to the traffic of the weight gradient.
+_CHUNK_LOGITS = {"cpu": 1 << 24, "cuda": 1 << 28}
+
+
+def _check_reduction(reduction: str) -> None:
+    if reduction != "sum":
+        raise ConfigError(
+            f"loss_fn reduction is {reduction!r}, expected 'sum'",
+            "the training step divides the sum once by the label tokens of the global batch",
+        )
+
+
+def compute_dtype(hidden: Tensor) -> torch.dtype:
+    """The dtype in which the head multiplies: autocast's where it is on, else that of ``hidden``."""
+    kind = hidden.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+
+
+class MaskedCrossEntropy:
+    """Cross-entropy over whole logits: simple, and what every other variant is compared with.
+
+    Costs N x P logits in the compute dtype plus, without ``torch.compile``, two fp32 copies.
+    """
+
+    def __init__(
+        self, fp32_upcast: bool = True, ignore_index: int = IGNORE_INDEX, reduction: str = "sum"
+    ) -> None:
+        _check_reduction(reduction)
+        self.fp32_upcast, self.ignore_index = fp32_upcast, ignore_index
+
+    def __call__(self, hidden: Tensor, weight: Tensor, labels: Tensor, *, vocab_size: int) -> Tensor:
+        """Sum of nll for ``hidden [B, T, D]`` against ``labels [B, T]`` under the head ``weight [P, D]``."""
+        # A bias of -inf removes the padding columns inside the matmul; slicing would copy all logits twice.
+        logits = F.linear(hidden, weight, padding_bias(weight, vocab_size))
+        return self.from_logits(logits, labels)
+
+    def from_logits(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Sum of nll for ``logits [B, T, V]``."""
+        flat = logits.flatten(0, -2)
+        flat = flat.float() if self.fp32_upcast else flat
+        nll = F.cross_entropy(flat, labels.flatten(), ignore_index=self.ignore_index, reduction="sum")
+        return nll.float()
+
+
+def padding_bias(weight: Tensor, vocab_size: int) -> Tensor | None:
+    """``[P]`` with 0 for real tokens and -inf for padding rows, or None where there is no padding."""
+    if weight.shape[0] == vocab_size:
+        return None
+    bias = weight.new_zeros(weight.shape[0])
+    bias[vocab_size:] = float("-inf")
+    return bias
+
+
+class ChunkedCrossEntropy:
+    """The same number without ever holding more than ``chunk_tokens x P`` logits.
+
+    Loss and gradient of a chunk are computed together while its logits are at hand, so nothing is computed
+    twice; the weight gradient is accumulated in fp32. Costs one fp32 ``[P, D]`` and one ``[N, D]`` tensor
+    between forward and backward.
+    """
+
+    def __init__(
+        self,
+        chunk_tokens: int | None = None,
+        ignore_index: int = IGNORE_INDEX,
+        reduction: str = "sum",
+    ) -> None:
+        _check_reduction(reduction)
+        if chunk_tokens is not None and chunk_tokens < 1:
+            raise ConfigError(
+                f"chunk_tokens is {chunk_tokens}, expected at least 1", "leave it out to let it be chosen"
+            )
+        self.chunk_tokens, self.ignore_index = chunk_tokens, ignore_index
+
+    def __call__(self, hidden: Tensor, weight: Tensor, labels: Tensor, *, vocab_size: int) -> Tensor:
+        """Sum of nll for ``hidden [B, T, D]`` against ``labels [B, T]`` under the head ``weight [P, D]``."""
+        chunk = self.chunk_tokens or default_chunk_tokens(weight.shape[0], hidden.device.type)
+        dtype = compute_dtype(hidden)
+        needs_grad = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+        nll, _, _ = _chunked_nll(
+            hidden.flatten(0, -2).to(dtype),
+            weight,
+            labels.flatten(),
+            vocab_size,
+            chunk,
+            self.ignore_index,
+            needs_grad,
+        )
+        return nll
+
+    def from_logits(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Sum of nll for ``logits [B, T, V]``, for models that give no hidden states."""
+        return MaskedCrossEntropy(ignore_index=self.ignore_index).from_logits(logits, labels)
+
+
+def default_chunk_tokens(padded_vocab_size: int, device_type: str) -> int:
+    """Tokens in a chunk so that its logits stay within a fixed number, a power of two of at least 64."""
+    budget = _CHUNK_LOGITS.get(device_type, _CHUNK_LOGITS["cuda"])
+    return 1 << max(6, (budget // padded_vocab_size).bit_length() - 1)
+
+
+@torch.library.custom_op("automodel::chunked_nll", mutates_args=())
+def _chunked_nll(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    vocab_size: int,
+    chunk_tokens: int,
+    ignore_index: int,
+    needs_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(sum of nll, d/d hidden [N, D], d/d weight [P, D] fp32); the gradients are empty without
+    ``needs_grad``.
+
+    An operator of its own, because torch.compile would otherwise move the gradient of each chunk to the
+    backward pass and keep all logits for it.
+    """
+    with torch.autocast(hidden.device.type, enabled=False):
+        head = weight.to(hidden.dtype)
+        nll = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        grad_hidden = torch.empty_like(hidden) if needs_grad else hidden.new_empty(0)
+        grad_weight = weight.new_zeros(weight.shape if needs_grad else 0, dtype=torch.float32)
+        for start in range(0, hidden.shape[0], chunk_tokens):
+            rows = slice(start, start + chunk_tokens)
+            chunk = hidden[rows]
+            log_probs = torch.log_softmax(_logits(chunk, head, vocab_size), dim=-1, dtype=torch.float32)
+            target, counted = _targets(labels[rows], ignore_index)
+            picked = log_probs.gather(1, target)
+            nll -= (picked * counted).sum()
+            if needs_grad:
+                grad_logits = _grad_logits(log_probs, target, counted).to(head.dtype)
+                torch.mm(grad_logits, head, out=grad_hidden[rows])
+                _accumulate(grad_weight, grad_logits, chunk)
+    return nll, grad_hidden, grad_weight
+
+
+def _logits(chunk: Tensor, head: Tensor, vocab_size: int) -> Tensor:
+    logits = chunk @ head.t()
+    logits[:, vocab_size:] = float("-inf")
+    return logits
+
+
+def _targets(labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Labels ``[C, 1]`` made safe to gather with, and 1.0 where they count."""
+    counted = (labels != ignore_index).unsqueeze(1)
+    return labels.unsqueeze(1).where(counted, 0), counted.float()
+
+
+def _grad_logits(log_probs: Tensor, target: Tensor, counted: Tensor) -> Tensor:
+    """Softmax minus one-hot, zero in rows that do not count. Overwrites ``log_probs``."""
+    grad = log_probs.exp_()
+    grad.scatter_add_(1, target, torch.full_like(counted, -1.0))
+    return grad.mul_(counted)
+
+
+def _accumulate(total: Tensor, grad_logits: Tensor, chunk: Tensor) -> None:
+    """total [P, D] fp32 += grad_logits^T [P, C] x chunk [C, D]."""
+    if chunk.dtype == torch.float32:
+        total.addmm_(grad_logits.t(), chunk)
+    else:
+        total.add_(grad_logits.t() @ chunk)
+
+
+@_chunked_nll.register_fake
+def _(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    vocab_size: int,
+    chunk_tokens: int,
+    ignore_index: int,
+    needs_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    nll = hidden.new_empty((), dtype=torch.float32)
+    if not needs_grad:
+        return nll, hidden.new_empty(0), weight.new_empty(0, dtype=torch.float32)
+    return nll, torch.empty_like(hidden), torch.empty_like(weight, dtype=torch.float32)
+
+
+def _keep_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    _, grad_hidden, grad_weight = output
+    ctx.save_for_backward(grad_hidden, grad_weight)
+    ctx.weight_dtype = inputs[1].dtype
+    ctx.set_materialize_grads(False)
+
+
+def _scale_gradients(ctx: Any, grad_nll: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    grad_hidden, grad_weight = ctx.saved_tensors
+    scaled_weight = (grad_weight * grad_nll).to(ctx.weight_dtype)
+    return (grad_hidden * grad_nll).to(grad_hidden.dtype), scaled_weight, None, None, None, None, None
+
+
+_chunked_nll.register_autograd(_scale_gradients, setup_context=_keep_gradients)
+
+
+def pick_loss(*, vocab_size: int, tokens: int, device: str) -> tuple[str, str]:
+    """("plain" | "chunked", why) for a micro-batch of ``tokens`` and a (padded) vocabulary."""
+    logits_gib = tokens * vocab_size * 4 / 2**30
+    if logits_gib > 0.25:
+        return "chunked", f"the logits would take {logits_gib:.1f} GiB in fp32"
+    return "plain", f"the logits take only {logits_gib:.2f} GiB in fp32"

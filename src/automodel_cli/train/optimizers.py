@@ -1,0 +1,36 @@
+"""Optimizers by name, with the fastest kernel that the device has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from automodel_cli.train.schedules import remember_ratios
+
+# Devices with a fused AdamW kernel: one pass over weights, gradients and moments instead of about ten.
+_FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
+
+
+def build_adamw(
+    groups: Iterable[dict[str, Any]] | Iterable[Tensor],
+    lr: float = 2e-4,
+    betas: Sequence[float] = (0.9, 0.95),
+    eps: float = 1e-8,
+    weight_decay: float = 0.1,
+    device: torch.device | str = "cpu",
+) -> torch.optim.AdamW:
+    """``torch.optim.AdamW``, fused where it exists. Groups keep their own ``weight_decay`` and ``lr``."""
+    fused = torch.device(device).type in _FUSED_DEVICES
+    own = [_with_lr(group, lr) if isinstance(group, dict) else group for group in groups]
+    optimizer = torch.optim.AdamW(
+        own, lr=lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay, fused=fused
+    )
+    remember_ratios(optimizer)
+    return optimizer
+
+
+def _with_lr(group: dict[str, Any], lr: float) -> dict[str, Any]:
+    return {"lr": lr * group.get("lr_mult", 1.0), **group}

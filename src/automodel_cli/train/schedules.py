@@ -1,0 +1,236 @@
+"""Learning rate and weight decay as pure functions of the number of updates already done.
+
+Update number n (counted from 1) uses ``lr(n - 1)``. With warm-up W, end of decay E, and i updates done:
+
+    i < W             init_lr + (max_lr - init_lr) * i / W
+    constant          max_lr from then on
+    i > E             min_lr for ever
+    otherwise         min_lr + coefficient * (max_lr - min_lr), with r = (i - W) / (E - W) and coefficient
+                      cosine (1 + cos(pi r)) / 2; linear 1 - r
+    WSD               1 until E - D, then with q = (i - E + D) / D: linear 1 - q; cosine (1 + cos(pi q)) / 2;
+                      exponential 2 * 0.5^q - 1; minus_sqrt 1 - sqrt(q)
+    inverse-square-root   max(min_lr, max_lr * sqrt(max(W, 1)) / sqrt(max(i, 1)))
+
+The keys and their defaults are NeMo's. nanoGPT's ``get_lr`` is ``init_lr=0, lr_warmup_steps=warmup_iters,
+lr_decay_steps=lr_decay_iters, lr_decay_style=cosine``, to the last bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from automodel_cli.errors import ConfigError
+
+STYLES = ("constant", "cosine", "linear", "WSD", "inverse-square-root")
+WSD_STYLES = ("linear", "cosine", "exponential", "minus_sqrt")
+WD_STYLES = ("constant", "linear", "cosine")
+
+
+def _cosine(ratio: float) -> float:
+    return 0.5 * (1.0 + math.cos(math.pi * ratio))
+
+
+# Falls from 1 at ratio 0 to 0 at ratio 1.
+_FALL: dict[str, Callable[[float], float]] = {
+    "linear": lambda ratio: 1.0 - ratio,
+    "cosine": _cosine,
+    "exponential": lambda ratio: 2.0 * 0.5**ratio - 1.0,
+    "minus_sqrt": lambda ratio: 1.0 - math.sqrt(ratio),
+}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What the learning rate and the weight decay are after a number of updates; see the table above.
+
+    ``start_wd`` and ``end_wd`` None leave each group's weight decay as it was built.
+    """
+
+    max_lr: float
+    init_lr: float = 0.0
+    min_lr: float = 0.0
+    warmup_steps: int = 0
+    decay_steps: int = 0
+    style: str = "constant"
+    wsd_decay_steps: int = 0
+    wsd_style: str = "exponential"
+    start_wd: float | None = None
+    end_wd: float | None = None
+    wd_incr_steps: int = 0
+    wd_incr_style: str = "constant"
+
+    @classmethod
+    def constant(cls, *, lr: float, weight_decay: float | None = None, total_steps: int = 0) -> Schedule:
+        """What a run without an ``lr_scheduler`` section has; the other arguments do not matter to it."""
+        return cls(max_lr=lr)
+
+    @classmethod
+    def from_keys(
+        cls,
+        *,
+        lr: float,
+        total_steps: int,
+        weight_decay: float | None = None,
+        lr_decay_style: str = "cosine",
+        lr_warmup_steps: int | None = None,
+        lr_decay_steps: int | None = None,
+        init_lr: float | None = None,
+        max_lr: float | None = None,
+        min_lr: float | None = None,
+        wsd_decay_steps: int | None = None,
+        lr_wsd_decay_style: str | None = None,
+        start_wd: float | None = None,
+        end_wd: float | None = None,
+        wd_incr_steps: int | None = None,
+        wd_incr_style: str | None = None,
+    ) -> Schedule:
+        """The schedule that an ``lr_scheduler`` section means for a run of ``total_steps`` updates.
+
+        Defaults: warm-up min(1000, total // 10) from 0.1 x lr; cosine to 0.01 x lr at the last step. ``lr``
+        and ``weight_decay`` are the optimizer's own.
+
+        Raises:
+            ConfigError: a value is out of range, or a style is not known.
+        """
+        peak = lr if max_lr is None else max_lr
+        moves_wd = start_wd is not None or end_wd is not None
+        schedule = cls(
+            max_lr=peak,
+            init_lr=0.1 * peak if init_lr is None else init_lr,
+            min_lr=0.01 * peak if min_lr is None else min_lr,
+            warmup_steps=min(1000, total_steps // 10) if lr_warmup_steps is None else lr_warmup_steps,
+            decay_steps=total_steps if lr_decay_steps is None else lr_decay_steps,
+            style=style_name(lr_decay_style),
+            wsd_decay_steps=wsd_decay_steps or 0,
+            wsd_style=lr_wsd_decay_style or "exponential",
+            start_wd=weight_decay if moves_wd and start_wd is None else start_wd,
+            end_wd=weight_decay if moves_wd and end_wd is None else end_wd,
+            wd_incr_steps=total_steps if wd_incr_steps is None else wd_incr_steps,
+            wd_incr_style=wd_incr_style or "constant",
+        )
+        check_schedule(schedule)
+        return schedule
+
+    def lr(self, updates_done: int) -> float:
+        """The learning rate that update number ``updates_done + 1`` uses."""
+        if updates_done < self.warmup_steps:
+            return self.init_lr + (self.max_lr - self.init_lr) * updates_done / self.warmup_steps
+        if self.style == "constant":
+            return self.max_lr
+        if updates_done > self.decay_steps:
+            return self.min_lr
+        if self.style == "inverse-square-root":
+            rise = math.sqrt(max(self.warmup_steps, 1)) / math.sqrt(max(updates_done, 1))
+            return max(self.min_lr, self.max_lr * rise)
+        return self.min_lr + self._coefficient(updates_done) * (self.max_lr - self.min_lr)
+
+    def _coefficient(self, updates_done: int) -> float:
+        if self.style == "WSD":
+            start, length, fall = (
+                self.decay_steps - self.wsd_decay_steps,
+                self.wsd_decay_steps,
+                self.wsd_style,
+            )
+        else:
+            start, length, fall = self.warmup_steps, self.decay_steps - self.warmup_steps, self.style
+        if updates_done <= start:
+            return 1.0
+        return _FALL[fall]((updates_done - start) / length)
+
+    def wd(self, updates_done: int) -> float | None:
+        """The weight decay of update number ``updates_done + 1``, or None to leave it alone."""
+        if self.start_wd is None or self.end_wd is None:
+            return None
+        if self.wd_incr_style == "constant" or updates_done >= self.wd_incr_steps:
+            return self.end_wd
+        ratio = updates_done / self.wd_incr_steps
+        rise = ratio if self.wd_incr_style == "linear" else 1.0 - _cosine(ratio)
+        return self.start_wd + rise * (self.end_wd - self.start_wd)
+
+    def apply(self, optimizer: torch.optim.Optimizer, step: int) -> float:
+        """Set every group's ``lr`` (and ``weight_decay``) for update ``step + 1``; returns the base lr."""
+        lr, wd = self.lr(step), self.wd(step)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * group.get("lr_mult", 1.0)
+            if wd is not None:
+                group["weight_decay"] = wd * group.get("wd_mult", 1.0)
+        return lr
+
+    def settings(self) -> dict[str, Any]:
+        """All of it as JSON, for the checkpoint to show what changed."""
+        return asdict(self)
+
+    def describe(self) -> str:
+        """``cosine 0.0006 -> 6e-05, warm-up 715 updates from 6e-05, decay ends at 19073``."""
+        if self.style == "constant" and not self.warmup_steps:
+            return f"constant {self.max_lr:g}"
+        warmup = f"warm-up {self.warmup_steps} updates from {self.init_lr:g}"
+        if self.style == "constant":
+            return f"constant {self.max_lr:g}, {warmup}"
+        wsd = f" (last {self.wsd_decay_steps} updates, {self.wsd_style})" if self.style == "WSD" else ""
+        fall = f"{self.style} {self.max_lr:g} -> {self.min_lr:g}{wsd}"
+        return f"{fall}, {warmup}, decay ends at {self.decay_steps}"
+
+
+def remember_ratios(optimizer: torch.optim.Optimizer) -> None:
+    """Store each group's learning rate and weight decay as multiples of the optimizer's own.
+
+    Call it once, on a newly built optimizer: afterwards the schedule moves all groups and keeps their ratios.
+    Groups that already say ``lr_mult`` or ``wd_mult`` keep them.
+    """
+    base_lr = optimizer.defaults.get("lr") or 0.0
+    base_wd = optimizer.defaults.get("weight_decay") or 0.0
+    for group in optimizer.param_groups:
+        group.setdefault("lr_mult", float(group["lr"]) / base_lr if base_lr else 1.0)
+        group.setdefault("wd_mult", group.get("weight_decay", 0.0) / base_wd if base_wd else 1.0)
+
+
+def style_name(name: str) -> str:
+    """The one spelling of a decay style: case and the choice of - or _ do not matter."""
+    found = {style.lower(): style for style in STYLES}.get(name.lower().replace("_", "-"))
+    if found is None:
+        raise ConfigError(
+            f"lr_scheduler.lr_decay_style {name!r} is not known", f"choose one of {', '.join(STYLES)}"
+        )
+    return found
+
+
+def check_schedule(schedule: Schedule) -> None:
+    """Raise one ConfigError that names everything wrong with ``schedule``."""
+    problems = []
+    for key in ("warmup_steps", "decay_steps", "wsd_decay_steps", "wd_incr_steps"):
+        value = getattr(schedule, key)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            problems.append(f"{key} is {value!r}, expected a whole number of updates")
+    if not problems:
+        problems = _problems_of_lengths(schedule)
+    for key in ("max_lr", "init_lr", "min_lr"):
+        if not getattr(schedule, key) >= 0:
+            problems.append(f"{key} is {getattr(schedule, key)!r}, expected a number of at least 0")
+    if schedule.wsd_style not in WSD_STYLES:
+        problems.append(f"lr_wsd_decay_style {schedule.wsd_style!r} is not one of {', '.join(WSD_STYLES)}")
+    if schedule.wd_incr_style not in WD_STYLES:
+        problems.append(f"wd_incr_style {schedule.wd_incr_style!r} is not one of {', '.join(WD_STYLES)}")
+    if problems:
+        raise ConfigError("lr_scheduler: " + "; ".join(problems), "correct the lr_scheduler section")
+
+
+def _problems_of_lengths(schedule: Schedule) -> list[str]:
+    problems = []
+    decays = schedule.style not in ("constant",)
+    if decays and schedule.warmup_steps >= max(schedule.decay_steps, 1):
+        problems.append(
+            f"lr_warmup_steps {schedule.warmup_steps} leaves nothing of lr_decay_steps {schedule.decay_steps}"
+        )
+    if schedule.style == "WSD":
+        room = schedule.decay_steps - schedule.warmup_steps
+        if not 0 < schedule.wsd_decay_steps <= room:
+            problems.append(
+                f"wsd_decay_steps is {schedule.wsd_decay_steps}, expected 1 to {room} for style WSD"
+            )
+    return problems

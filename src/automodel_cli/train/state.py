@@ -1,0 +1,67 @@
+"""Where a training run is: everything a resume needs that is not a tensor or a position in the data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from automodel_cli.errors import CheckpointError
+
+
+@dataclass
+class TrainState:
+    """Counters of a run, JSON in and out.
+
+    Attributes:
+        step: optimizer updates completed, skipped ones included.
+        epoch: passes over the data begun, from 0.
+        tokens_seen: tokens trained on, over all ranks.
+        skipped_steps: updates left out because loss or gradient was not finite.
+        skipped_in_a_row: how many of the latest updates were skipped without one in between that was not.
+        best_val_loss: lowest validation loss so far, infinity before the first (null in JSON).
+    """
+
+    step: int = 0
+    epoch: int = 0
+    tokens_seen: int = 0
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
+    best_val_loss: float = math.inf
+
+    def advance(self, epoch: int, tokens: int) -> None:
+        """Count one update, done or skipped, on ``tokens`` tokens of all ranks."""
+        self.step += 1
+        self.epoch = epoch
+        self.tokens_seen += tokens
+
+    def count_skip(self, skipped: bool) -> None:
+        """Note whether the latest update was skipped."""
+        self.skipped_steps += skipped
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; JSON has no infinity, so no validation yet is null."""
+        values = asdict(self)
+        return values if math.isfinite(self.best_val_loss) else {**values, "best_val_loss": None}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainState:
+        """The state that ``to_dict`` wrote.
+
+        Raises:
+            CheckpointError: a field is unknown or missing.
+        """
+        known = {item.name for item in fields(cls)}
+        if unknown := sorted(values.keys() - known):
+            raise CheckpointError(
+                f"the training state has unknown fields {', '.join(unknown)}",
+                "it was written by another version of automodel; resume with that one",
+            )
+        if "step" not in values:
+            raise CheckpointError(
+                "the training state has no step", "the checkpoint is damaged; use an older one"
+            )
+        if values.get("best_val_loss") is None:
+            values = {**values, "best_val_loss": math.inf}
+        return cls(**values)

@@ -1,0 +1,135 @@
+"""One update of the weights: accumulate gradients over micro-batches, clip, and step unless something is not
+finite.
+
+Order of events: count label tokens -> forward and backward of each micro-batch, loss divided by the *global*
+count -> gradient norm -> clip -> optimizer step, or none if loss or norm is NaN or infinite.
+
+Nothing here waits for the device, except the step of an optimizer without ``found_inf`` (one ``.item()``):
+the results are device tensors, and whoever logs them decides when to wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from automodel_cli.batch import IGNORE_INDEX, Batch
+from automodel_cli.models.initialise import derive_seed
+from automodel_cli.models.interface import HeadLoss
+
+Reduce = Callable[[Tensor], Tensor]  # sum over data-parallel ranks
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Scalars of one update, on the device and over all ranks.
+
+    Attributes:
+        nll_sum: sum of nll over label tokens, fp32.
+        num_label_tokens: label tokens of the global batch, int64.
+        grad_norm: L2 norm of the whole gradient before clipping, fp32.
+        skipped: true where loss or gradient was not finite and the weights were left alone.
+    """
+
+    nll_sum: Tensor
+    num_label_tokens: Tensor
+    grad_norm: Tensor
+    skipped: Tensor
+
+    @property
+    def loss(self) -> Tensor:
+        """Mean nll per label token, in nats."""
+        return self.nll_sum / self.num_label_tokens.clamp(min=1)
+
+
+def train_step(
+    model: nn.Module,
+    head_loss: HeadLoss,
+    optimizer: torch.optim.Optimizer,
+    microbatches: Sequence[Batch],
+    *,
+    max_norm: float | None = 1.0,
+    autocast_dtype: torch.dtype | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+    reduce: Reduce | None = None,
+    averaged_over: int = 1,
+    dropout_seed: int | None = None,
+) -> StepResult:
+    """Do one update from this rank's micro-batches.
+
+    Args:
+        max_norm: clip the gradient's L2 norm to this; None measures it and clips nothing.
+        autocast_dtype: compute dtype of matrix products (bf16, fp16), or None for the weights' own.
+        scaler: loss scaler for fp16.
+        reduce: sums a tensor over data-parallel ranks; None on one rank.
+        averaged_over: number of ranks over which the gradient hooks take a *mean*; undone here.
+        dropout_seed: names the random numbers of this update's dropout (see ``dropout_seed``); None where the
+            model draws none.
+    """
+    reduce = reduce or _identity
+    device = microbatches[0].input_ids.device
+    num_label_tokens = reduce(count_label_tokens(microbatches))
+    scale = averaged_over / num_label_tokens.clamp(min=1).float()
+    optimizer.zero_grad(set_to_none=True)
+    nll_sum = torch.zeros((), dtype=torch.float32, device=device)
+    for index, batch in enumerate(microbatches):
+        if dropout_seed is not None:
+            torch.manual_seed(derive_seed(dropout_seed, index))
+        with torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
+            nll = model(batch, head_loss=head_loss)
+        loss = nll * scale
+        (loss if scaler is None else scaler.scale(loss)).backward()
+        nll_sum += nll.detach()
+    nll_sum = reduce(nll_sum)
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+    grad_norm = clip_gradients(gradients_of(optimizer), max_norm)
+    skipped = ~(torch.isfinite(nll_sum) & torch.isfinite(grad_norm))
+    step_unless(optimizer, skipped)
+    if scaler is not None:
+        scaler.update()
+    return StepResult(nll_sum, num_label_tokens, grad_norm, skipped)
+
+
+def _identity(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def count_label_tokens(microbatches: Iterable[Batch]) -> Tensor:
+    """Number of labels that are not ``IGNORE_INDEX``, int64 scalar."""
+    labels = [batch.labels for batch in microbatches if batch.labels is not None]
+    return torch.stack([(one != IGNORE_INDEX).sum() for one in labels]).sum()
+
+
+def gradients_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """The gradients that the optimizer is about to use."""
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
+def clip_gradients(gradients: list[Tensor], max_norm: float | None) -> Tensor:
+    """Scale ``gradients`` in place to an L2 norm of at most ``max_norm``; returns the norm before, fp32."""
+    norm = nn.utils.get_total_norm(gradients)
+    full = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    if max_norm is not None:
+        coefficient = (max_norm / (full + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(gradients, coefficient)
+    return full.float()
+
+
+def step_unless(optimizer: torch.optim.Optimizer, skipped: Tensor) -> None:
+    """Step the optimizer unless ``skipped``; then weights and moments stay as they are."""
+    if not getattr(optimizer, "_step_supports_amp_scaling", False):
+        if not skipped.item():
+            optimizer.step()
+        return
+    # The fused kernels read the flag on the device: no wait, and a skipped step costs a launch.
+    optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
+    optimizer.grad_scale = None  # type: ignore[attr-defined]
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.found_inf, optimizer.grad_scale  # type: ignore[attr-defined]

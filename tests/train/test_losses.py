@@ -1,0 +1,137 @@
+"""Losses against torch's cross-entropy, values and gradients, fp32 and bf16."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from automodel_cli.batch import IGNORE_INDEX
+from automodel_cli.errors import ConfigError
+from automodel_cli.train.losses import (
+    ChunkedCrossEntropy,
+    MaskedCrossEntropy,
+    default_chunk_tokens,
+    pick_loss,
+)
+
+ROWS, TOKENS, WIDTH, VOCAB, PADDED = 3, 50, 24, 200, 256
+
+
+@pytest.fixture
+def tensors():
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(ROWS, TOKENS, WIDTH, generator=generator)
+    weight = torch.randn(PADDED, WIDTH, generator=generator) * 0.3
+    labels = torch.randint(0, VOCAB, (ROWS, TOKENS), generator=generator)
+    labels[0, :20] = IGNORE_INDEX
+    labels[2, -1] = IGNORE_INDEX
+    return hidden, weight, labels
+
+
+def reference(hidden, weight, labels):
+    """nll sum and gradients in float64, over logical logits only."""
+    hidden = hidden.double().requires_grad_()
+    weight = weight.double().requires_grad_()
+    logits = hidden @ weight[:VOCAB].T
+    nll = F.cross_entropy(logits.view(-1, VOCAB), labels.view(-1), ignore_index=IGNORE_INDEX, reduction="sum")
+    return nll.detach(), *torch.autograd.grad(nll, (hidden, weight))
+
+
+LOSSES = [
+    MaskedCrossEntropy(),
+    ChunkedCrossEntropy(chunk_tokens=1000),
+    ChunkedCrossEntropy(chunk_tokens=64),
+    ChunkedCrossEntropy(chunk_tokens=1),
+    ChunkedCrossEntropy(),
+]
+
+
+def run(loss, hidden, weight, labels, scale=1.0):
+    hidden, weight = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+    nll = loss(hidden, weight, labels, vocab_size=VOCAB)
+    assert nll.dtype == torch.float32
+    assert nll.shape == ()
+    return nll.detach(), *torch.autograd.grad(nll * scale, (hidden, weight))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_value_and_gradients_in_fp32(loss, tensors):
+    expected = reference(*tensors)
+    for found, wanted in zip(run(loss, *tensors), expected, strict=True):
+        assert (found - wanted).norm() / wanted.norm() < 1e-5
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_value_and_gradients_under_bf16_autocast(loss, tensors):
+    """Products in bf16 have 8 bits: the sum agrees to 1e-3, gradients to 1e-2 of their norm."""
+    expected = reference(*tensors)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = run(loss, *tensors)
+    assert abs(found[0] - expected[0]) / expected[0] < 1e-3
+    for gradient, wanted in zip(found[1:], expected[1:], strict=True):
+        assert gradient.dtype == torch.float32
+        assert (gradient - wanted).norm() / wanted.norm() < 1e-2
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_upstream_factor_scales_the_gradients(loss, tensors):
+    plain, scaled = run(loss, *tensors), run(loss, *tensors, scale=0.125)
+    for one, eighth in zip(plain[1:], scaled[1:], strict=True):
+        torch.testing.assert_close(eighth, one / 8)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_padding_rows_get_no_probability_and_no_gradient(loss, tensors):
+    hidden, weight, labels = tensors
+    huge = weight.clone()
+    huge[VOCAB:] = 1e4
+    nll, _, grad_weight = run(loss, hidden, huge, labels)
+    assert nll == run(loss, hidden, weight, labels)[0]
+    assert grad_weight[VOCAB:].abs().max() == 0
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_nothing_to_predict_is_zero_not_nan(loss, tensors):
+    hidden, weight, labels = tensors
+    nll, grad_hidden, grad_weight = run(loss, hidden, weight, torch.full_like(labels, IGNORE_INDEX))
+    assert nll == 0
+    assert grad_hidden.abs().max() == 0
+    assert grad_weight.abs().max() == 0
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_evaluation_gives_the_same_number(loss, tensors):
+    expected = run(loss, *tensors)[0]
+    with torch.no_grad():
+        assert loss(*tensors, vocab_size=VOCAB) == expected
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_from_logits(loss, tensors):
+    hidden, weight, labels = tensors
+    logits = hidden @ weight[:VOCAB].T
+    assert loss.from_logits(logits, labels) == pytest.approx(reference(*tensors)[0].item(), rel=1e-5)
+
+
+def test_a_confident_model_does_not_overflow():
+    hidden, weight = torch.full((1, 1, 1), 1e4), torch.tensor([[1.0], [-1.0]])
+    for loss in (MaskedCrossEntropy(), ChunkedCrossEntropy()):
+        assert loss(hidden, weight, torch.tensor([[1]]), vocab_size=2) == 2e4
+
+
+def test_unused_settings_are_refused():
+    with pytest.raises(ConfigError, match="mean"):
+        MaskedCrossEntropy(reduction="mean")
+    with pytest.raises(ConfigError, match="chunk_tokens"):
+        ChunkedCrossEntropy(chunk_tokens=0)
+
+
+def test_chunks_are_a_bounded_power_of_two():
+    for vocab in (128, 50304, 262144, 10**9):
+        chunk = default_chunk_tokens(vocab, "cpu")
+        assert chunk >= 64
+        assert chunk & (chunk - 1) == 0
+
+
+def test_pick_loss_chunks_where_logits_dominate():
+    assert pick_loss(vocab_size=50304, tokens=32 * 1024, device="cuda")[0] == "chunked"
+    assert pick_loss(vocab_size=128, tokens=1024, device="cuda")[0] == "plain"
