@@ -5,7 +5,7 @@ Shapes: B rows, T tokens, V vocabulary.
 Everything is a sum over label tokens divided once by their number; a mean of batch means would weigh a short
 last batch like a full one. Bits per byte does not depend on the tokenizer, so models with different ones can
 be compared: the nats of all predicted tokens, in bits, over the bytes of text that these tokens stand for.
-Special tokens (end of text) stand for no bytes, but predicting them is part of the price of the text and counts.
+Special tokens (end of text) stand for no bytes, but predicting them is part of the text's price and counts.
 """
 
 from __future__ import annotations

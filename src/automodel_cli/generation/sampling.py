@@ -2,8 +2,8 @@
 
 Shapes: B rows, V vocabulary. Logits are ``[B, V]``; a filtered token has logit ``-inf``.
 
-The order is the usual one: temperature, then top-k, then top-p (Holtzman et al. 2020, "The Curious Case of Neural
-Text Degeneration") on what is left. At least one token always stays.
+The order is the usual one: temperature, then top-k, then top-p (Holtzman et al. 2020, "The Curious Case of
+Neural Text Degeneration") on what is left. At least one token always stays.
 """
 
 from __future__ import annotations
@@ -53,19 +53,18 @@ def sample(
     top_p: float | None = None,
     generators: Sequence[torch.Generator] | None = None,
 ) -> Tensor:
-    """The next token of each row, int64 ``[B]``; ``temperature`` 0 takes the likeliest (the lowest id of equals).
+    """The next token of each row, int64 ``[B]``; ``temperature`` 0 takes the likeliest.
 
     Args:
-        generators: one for each row, on the device of ``logits``, so that what a row draws does not depend on how
-            many rows there are; None: torch's default generator.
+        generators: one for each row, on the device of ``logits``, so that what a row draws does not depend on
+            how many rows there are; None: torch's default generator.
 
     Raises:
         ConfigError: a setting outside its range, or logits that are not finite.
     """
     check_settings(temperature=temperature, top_k=top_k, top_p=top_p)
-    if not bool(
-        logits.amax(dim=-1).isfinite().all()
-    ):  # the largest is NaN if any is, and +-inf where none can be
+    largest = logits.amax(dim=-1)  # NaN where any logit is, -inf where no token is allowed
+    if not bool(largest.isfinite().all()):
         raise ConfigError(
             "the model's logits are not finite: there is no next token to choose",
             "check the weights with: automodel inspect-ckpt CKPT --verify",
@@ -86,7 +85,7 @@ def row_generators(seed: int, rows: int, device: torch.device | str = "cpu") -> 
 
 
 def _mix(seed: int, row: int) -> int:
-    """Neighbouring seeds and rows far apart: one round of SplitMix64 over a combination that keeps them distinct."""
+    """Neighbouring seeds and rows far apart: one round of SplitMix64."""
     value = (seed * 0x9E3779B97F4A7C15 + row * 0xD1B54A32D192ED03 + 0x632BE59BD9B4E019) & (2**64 - 1)
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
