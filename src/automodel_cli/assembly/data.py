@@ -1,0 +1,124 @@
+"""The data sections: datasets, and the loaders around them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from automodel_cli.assembly.tokenizer import RunTokenizer
+from automodel_cli.config.instantiate import instantiate, resolve_function
+from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.config.target import Target
+from automodel_cli.data.loader import EvalLoader, TokenLoader, TorchLoader, is_token_windows
+from automodel_cli.data.sampler import steps_for_samples
+from automodel_cli.errors import ConfigError, DataError
+from automodel_cli.models.interface import CausalLM
+
+TrainLoader = TokenLoader | TorchLoader
+
+
+def build_dataset(target: Target, *, seed: int, trust: Sequence[str] = ()) -> Any:
+    """Build what a ``dataset:`` section names; our own data sets take the run's seed unless they have one."""
+    return instantiate(target, "dataset", inject={"seed": seed}, trust=trust)
+
+
+def build_train_loader(
+    cfg: PretrainConfig, dataset: Any, *, pin_memory: bool, trust: Sequence[str] = ()
+) -> TrainLoader:
+    """Batches of one update at a time, from token files or from a data set of the user's own."""
+    scheduler = cfg.step_scheduler
+    sizes = {
+        "global_batch_size": scheduler.global_batch_size,
+        "local_batch_size": scheduler.local_batch_size,
+        "num_epochs": scheduler.num_epochs,
+    }
+    if is_token_windows(dataset):
+        return TokenLoader(dataset, pin_memory=pin_memory, **sizes)
+    arguments = loader_arguments(cfg.dataloader, trust=trust)
+    return TorchLoader(dataset, seed=cfg.run_seed, **{"pin_memory": pin_memory, **arguments}, **sizes)
+
+
+def build_eval_sets(cfg: PretrainConfig, *, trust: Sequence[str] = ()) -> dict[str, tuple[Any, EvalLoader]]:
+    """``name -> (data set, loader)`` of every validation set, each a finite pass in file order."""
+    loaders = {}
+    arguments = loader_arguments(cfg.validation_dataloader, trust=trust)
+    for name, target in cfg.validation_datasets.items():
+        dataset = build_dataset(target, seed=cfg.run_seed, trust=trust)
+        loaders[name] = (
+            dataset,
+            EvalLoader(
+                dataset,
+                local_batch_size=cfg.step_scheduler.local_batch_size,
+                limit_batches=cfg.step_scheduler.limit_val_batches,
+                collate_fn=arguments.get("collate_fn"),
+            ),
+        )
+    return loaders
+
+
+def loader_arguments(target: Target | None, *, trust: Sequence[str] = ()) -> dict[str, Any]:
+    """Arguments of a ``dataloader:`` section, with a named ``collate_fn`` made into the function."""
+    if target is None:
+        return {}
+    arguments = dict(target.arguments)
+    if isinstance(arguments.get("collate_fn"), str):
+        arguments["collate_fn"] = resolve_function(arguments["collate_fn"], "collate_fn", trust=trust)
+    return arguments
+
+
+def check_fits(dataset: Any, model: CausalLM, *, what: str) -> None:
+    """Check token ids against the vocabulary and rows against the context before anything is trained.
+
+    Raises:
+        DataError: an id the model has no row for.
+        ConfigError: sequences longer than the model takes.
+    """
+    if hasattr(dataset, "check_vocab"):
+        dataset.check_vocab(model.vocab_size)
+    seq_len = getattr(dataset, "seq_len", None)
+    if seq_len and model.max_seq_len and seq_len > model.max_seq_len:
+        raise ConfigError(
+            f"{what}.seq_len {seq_len} is longer than the model's context of {model.max_seq_len}",
+            f"lower {what}.seq_len or raise the model's n_positions",
+        )
+
+
+def check_tokenizer(tokenizer: RunTokenizer | None, model: CausalLM) -> None:
+    """Check that every id of the tokenizer has a row in the model.
+
+    Raises:
+        DataError: the vocabulary of the data is larger than the model's.
+    """
+    if tokenizer is not None and tokenizer.tokenizer.vocab_size > model.vocab_size:
+        found = tokenizer.tokenizer
+        raise DataError(
+            f"the data's tokenizer {found.name} has {found.vocab_size:,} ids, the model only {model.vocab_size:,}",
+            f"set model.vocab_size to {found.vocab_size} or more",
+        )
+
+
+def sequence_length(dataset: Any, model: CausalLM) -> int:
+    """Tokens of a row: the data set's, else of its first item, else the model's context."""
+    for name in ("seq_len", "seq_length"):
+        if isinstance(getattr(dataset, name, None), int):
+            return getattr(dataset, name)
+    if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") and len(dataset):
+        item = dataset[0]
+        if isinstance(item, Mapping) and "input_ids" in item:
+            return len(item["input_ids"])
+    return model.max_seq_len or 1
+
+
+def steps_in_epochs(loader: TrainLoader, num_epochs: int) -> int | None:
+    """Whole updates in so many epochs; None for a data set without a length."""
+    if loader.steps_per_epoch is None:
+        return None
+    return steps_for_samples(
+        round(loader.steps_per_epoch * loader.shape.global_batch_size) * num_epochs,
+        loader.shape.global_batch_size,
+    )[0]
+
+
+def notes(*sources: Any) -> list[str]:
+    """What data sets and loaders want said once."""
+    return [note for source in sources for note in getattr(source, "notes", ())]

@@ -1,0 +1,130 @@
+"""What a checkpoint says of the run that wrote it, and whether another run may continue from it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import torch
+import transformers
+import yaml
+
+from automodel_cli import __version__
+from automodel_cli.assembly.fast_path import FastPath
+from automodel_cli.assembly.tokenizer import RunTokenizer
+from automodel_cli.config.load import to_yaml
+from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.errors import CheckpointError
+from automodel_cli.models.interface import CausalLM, count_parameters
+from automodel_cli.train.schedules import Schedule
+
+_MUST_AGREE = {
+    "model": "the model section",
+    "data": "the training data",
+    "tokenizer": "the tokenizer",
+    "optimizer": "the optimizer",
+}
+# Keys inside those sections that may change without making it another run.
+_MAY_DIFFER = {"name", "path", "folder", "dropout", "attn_implementation"}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computed the numbers."""
+    return {
+        "automodel": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "safetensors": safetensors.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def collect(
+    *,
+    model: CausalLM,
+    dataset: Any,
+    tokenizer: RunTokenizer | None,
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    fast_path: FastPath,
+    batch: tuple[int, int],
+) -> dict[str, Any]:
+    """The ``facts`` of a checkpoint's manifest; plain JSON."""
+    return {
+        "model": model.model_config(),
+        "param_counts": count_parameters(model),
+        "param_roles": model.param_roles(),
+        "data": data_facts(dataset),
+        "tokenizer": tokenizer.facts() if tokenizer is not None else None,
+        "optimizer": {"class": type(optimizer).__name__},
+        "schedule": asdict(schedule),
+        "fast_path": fast_path.stored(),
+        "precision": {
+            "stored": "float32",
+            "compute": fast_path.precision,
+            "reduce": "float32",
+        },
+        "batch": {"global": batch[0], "local": batch[1]},
+        "versions": versions(),
+    }
+
+
+def plain_config(cfg: PretrainConfig) -> dict[str, Any]:
+    """The effective configuration as plain values, the way it is written to ``config.yaml``."""
+    return yaml.safe_load(to_yaml(cfg))
+
+
+def data_facts(dataset: Any) -> dict[str, Any]:
+    """Identity of the data and of the order it is read in, as far as the data set can say."""
+    return {
+        "class": type(dataset).__name__,
+        "fingerprint": getattr(dataset, "fingerprint", None),
+        "plan_hash": getattr(dataset, "plan_hash", None),
+    }
+
+
+def refuse_other_run(stored: Mapping[str, Any], now: Mapping[str, Any], checkpoint: Path) -> None:
+    """Check that the run described by ``now`` is the one that wrote ``checkpoint``.
+
+    Raises:
+        CheckpointError: model, data, tokenizer or optimizer differ; the message shows each difference.
+    """
+    found = [
+        f"{title}: {line}"
+        for section, title in _MUST_AGREE.items()
+        for line in differences(stored.get(section), now.get(section))
+    ]
+    if found:
+        raise CheckpointError(
+            f"{checkpoint} is of another run: {'; '.join(found)}",
+            "use another checkpoint_dir, --fresh to start over, or init_from to take only its weights",
+        )
+
+
+def changed_settings(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Lines for what the configuration now says otherwise than the checkpoint; the configuration wins."""
+    lines = []
+    for section in ("schedule", "batch", "fast_path"):
+        for line in differences(stored.get(section), now.get(section)):
+            lines.append(f"changed since the checkpoint: {section}.{line} (the configuration wins)")
+    return lines
+
+
+def differences(stored: Any, now: Any, where: str = "") -> list[str]:
+    """``key: old -> new`` for each leaf that differs; what one side does not know is not a difference."""
+    if isinstance(stored, Mapping) and isinstance(now, Mapping):
+        lines = []
+        for key in [*stored, *(key for key in now if key not in stored)]:
+            if key not in _MAY_DIFFER:
+                inner = f"{where}.{key}" if where else str(key)
+                lines += differences(stored.get(key), now.get(key), inner)
+        return lines
+    if stored is None or now is None or stored == now:
+        return []
+    return [f"{where}: {stored} -> {now}" if where else f"{stored} -> {now}"]

@@ -1,0 +1,67 @@
+"""The model section: from a target to a built model with weights in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from automodel_cli.checkpoint import hf_format, layout
+from automodel_cli.checkpoint.checkpointer import Checkpointer
+from automodel_cli.config.instantiate import instantiate
+from automodel_cli.config.target import Target
+from automodel_cli.errors import CheckpointError, ConfigError
+from automodel_cli.models.hf import wrap
+from automodel_cli.models.interface import CausalLM
+
+
+def build_model(target: Target, *, trust: Sequence[str] = ()) -> CausalLM:
+    """Build what ``model:`` names and give it the ``CausalLM`` interface.
+
+    Raises:
+        ConfigError: the target is not one that the section admits, or it does not return a module.
+    """
+    built = instantiate(target, "model", trust=trust)
+    if not isinstance(built, nn.Module):
+        raise ConfigError(
+            f"model._target_ {target.name} returned {type(built).__name__}, not a torch.nn.Module",
+            "name a callable that returns the model",
+        )
+    return wrap(built)
+
+
+def give_weights(model: CausalLM, *, init_from: str | None, seed: int, device: torch.device) -> str:
+    """Fill the model with random, pretrained or earlier weights; returns where they are from, in words.
+
+    A model whose own target loaded weights (``from_pretrained``) keeps them. ``init_from`` is a checkpoint, a run
+    folder, a Hugging Face folder or a hub name; only weights are taken.
+    """
+    if getattr(model, "pretrained", False) and init_from is None:
+        model.to(device)
+        return "pretrained, from its own target"
+    model.materialise(device, seed)
+    if init_from is None:
+        return f"random, seed {seed}"
+    found = checkpoint_at(init_from)
+    if found is not None:
+        Checkpointer(found.parent).load(found, model=model)
+        return f"{found}, weights only"
+    try:
+        hf_format.load_into(model, hf_format.find_folder(init_from))
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"init_from: the weights of {init_from} do not fit the model: {error}",
+            "give model: the shape of those weights (vocab_size, n_positions, n_layer, n_embd, ...)",
+        ) from error
+    return f"{init_from}, weights only"
+
+
+def checkpoint_at(path: str | Path) -> Path | None:
+    """The step folder that ``path`` is, or the LATEST of the run folder that it is; None where it is neither."""
+    folder = Path(path)
+    if layout.is_complete(folder) and layout.step_of(folder.name) is not None:
+        return folder
+    is_run = folder.is_dir() and ((folder / "LATEST").is_file() or layout.list_steps(folder))
+    return layout.resolve(folder, "LATEST") if is_run else None

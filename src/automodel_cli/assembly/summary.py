@@ -1,0 +1,115 @@
+"""The start-up table and the plan of ``--dry-run``: every number a user checks before a long run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from automodel_cli import sizing
+from automodel_cli.assembly.fast_path import FastPath
+from automodel_cli.assembly.horizon import Horizon
+from automodel_cli.assembly.voice import Rows
+from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.models.interface import CausalLM, count_parameters
+from automodel_cli.train.schedules import Schedule
+
+
+def human(number: float) -> str:
+    """``124.4M``: three or four digits and a unit."""
+    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if abs(number) >= limit:
+            return f"{number / limit:.1f}{unit}"
+    return f"{number:,.0f}"
+
+
+def model_rows(model: CausalLM, *, weights_from: str | None) -> Rows:
+    """Size by group of parameters, and where the weights are from."""
+    counts = count_parameters(model)
+    groups = ", ".join(f"{role} {human(number)}" for role, number in counts.items())
+    rows = [
+        (
+            "model",
+            f"{model.model_config().get('family', type(model).__name__)}, {sum(counts.values()):,} parameters",
+        ),
+        ("", groups),
+        ("vocabulary", f"{model.vocab_size:,} (stored as {model.padded_vocab_size:,})"),
+    ]
+    return rows if weights_from is None else [*rows, ("weights", weights_from)]
+
+
+def data_row(name: str, dataset: Any) -> tuple[str, str]:
+    """Tokens, windows and documents of a data set, as far as it can say."""
+    parts = []
+    if (tokens := getattr(dataset, "num_tokens", None)) is not None:
+        parts.append(f"{tokens:,} tokens")
+    if (shards := getattr(dataset, "token_files", None)) is not None:
+        parts.append(f"{len(shards)} file{'s' if len(shards) != 1 else ''}")
+    if hasattr(dataset, "__len__"):
+        parts.append(f"{len(dataset):,} sequences of {getattr(dataset, 'seq_len', '?')}")
+    return name, ", ".join(parts) or type(dataset).__name__
+
+
+def schedule_rows(cfg: PretrainConfig, horizon: Horizon, schedule: Schedule) -> Rows:
+    """Batch arithmetic, length and learning rate."""
+    scheduler = cfg.step_scheduler
+    accumulation = scheduler.global_batch_size // scheduler.local_batch_size
+    return [
+        (
+            "batch",
+            f"{scheduler.global_batch_size} sequences = {horizon.tokens_per_step:,} tokens an update"
+            f" ({scheduler.local_batch_size} at a time, {accumulation} micro-batches)",
+        ),
+        (
+            "length",
+            f"{horizon.total_steps:,} updates ({horizon.reason}), {human(horizon.total_tokens)} tokens",
+        ),
+        ("learning rate", describe_schedule(schedule)),
+    ]
+
+
+def describe_schedule(schedule: Schedule) -> str:
+    """``cosine: 6e-05 up to 6e-04 in 700 updates, down to 6e-06 at 18,500``."""
+    if schedule.style == "constant":
+        rise = (
+            f" after {schedule.warmup_steps:,} updates from {schedule.init_lr:.3g}"
+            if schedule.warmup_steps
+            else ""
+        )
+        return f"constant {schedule.max_lr:.3g}{rise}"
+    return (
+        f"{schedule.style}: {schedule.init_lr:.3g} up to {schedule.max_lr:.3g} in {schedule.warmup_steps:,} updates, "
+        f"down to {schedule.min_lr:.3g} at {schedule.decay_steps:,}"
+    )
+
+
+def fast_path_rows(path: FastPath, device: torch.device) -> Rows:
+    """What was chosen for speed, and why."""
+    why = path.reasons
+    return [
+        ("device", f"{device} ({path.threads} threads)" if device.type == "cpu" else str(device)),
+        ("precision", f"stored fp32, computed {path.precision}, reduced fp32 ({why['precision']})"),
+        ("compile", f"{'on' if path.compile else 'off'} ({why['compile']})"),
+        ("loss", f"{path.head_loss} cross-entropy ({why['head_loss']})"),
+    ]
+
+
+def cost_rows(cfg: PretrainConfig, model: CausalLM, path: FastPath, horizon: Horizon, seq_len: int) -> Rows:
+    """FLOPs and memory, computed and not measured."""
+    config: Mapping[str, Any] = model.model_config()
+    flops = sizing.flops_per_token(config, seq_len)
+    memory = sizing.memory_estimate(
+        config,
+        seq_len=seq_len,
+        local_batch_size=cfg.step_scheduler.local_batch_size,
+        precision=path.precision,
+        chunked_loss=path.head_loss == "chunked",
+    )
+    if flops is None or memory is None:
+        return [("cost", "n/a: the shape of this model is not known")]
+    parts = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in memory.items())
+    return [
+        ("FLOPs", f"{flops / 1e9:.3f} GFLOP a token, {flops * horizon.total_tokens:.3g} in all"),
+        ("memory", f"about {sum(memory.values()) / 2**30:.2f} GiB ({parts})"),
+    ]

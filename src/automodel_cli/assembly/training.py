@@ -1,0 +1,137 @@
+"""Loss, optimizer, schedule and stopwatch as the configuration describes them."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from automodel_cli import device as this_machine
+from automodel_cli import sizing
+from automodel_cli.assembly.fast_path import FastPath
+from automodel_cli.config.instantiate import instantiate
+from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.config.target import Target
+from automodel_cli.metrics.throughput import Throughput
+from automodel_cli.models.initialise import derive_seed
+from automodel_cli.models.interface import CausalLM
+from automodel_cli.train.losses import ChunkedCrossEntropy, MaskedCrossEntropy
+from automodel_cli.train.optimizers import build_adamw
+from automodel_cli.train.param_groups import build_param_groups
+from automodel_cli.train.schedules import Schedule, constant_schedule, remember_ratios
+from automodel_cli.train.schedules import build_schedule as build_schedule_from_keys
+
+DEFAULT_LR = 2e-4
+DEFAULT_BETAS = (0.9, 0.95)
+DEFAULT_WEIGHT_DECAY = 0.1
+_ADAMW = ("torch.optim.AdamW", "torch.optim.adamw.AdamW")
+
+
+def build_head_loss(cfg: PretrainConfig, fast_path: FastPath, *, trust: Sequence[str] = ()) -> Any:
+    """The loss over hidden states and head weight: the section's, else the one the fast path chose."""
+    if cfg.loss_fn is not None:
+        built = instantiate(cfg.loss_fn, "loss_fn", trust=trust)
+        if not isinstance(built, MaskedCrossEntropy) or type(built) is not MaskedCrossEntropy:
+            return built
+        if fast_path.head_loss == "plain":
+            return built
+    return ChunkedCrossEntropy() if fast_path.head_loss == "chunked" else MaskedCrossEntropy()
+
+
+def build_optimizer(
+    cfg: PretrainConfig, model: CausalLM, device: torch.device, *, trust: Sequence[str] = ()
+) -> torch.optim.Optimizer:
+    """AdamW with its no-decay groups, or whatever ``optimizer._target_`` names, given the same groups."""
+    target = cfg.optimizer or Target(_ADAMW[0])
+    arguments = dict(target.arguments)
+    weight_decay = float(arguments.pop("weight_decay", DEFAULT_WEIGHT_DECAY if _is_adamw(target) else 0.0))
+    groups = build_param_groups(
+        model,
+        weight_decay=weight_decay,
+        decay_embeddings=bool(arguments.pop("decay_embeddings", False)),
+        overrides=[override.model_dump() for override in cfg.param_group_overrides],
+    )
+    if _is_adamw(target):
+        return build_adamw(
+            groups,
+            lr=float(arguments.pop("lr", DEFAULT_LR)),
+            betas=tuple(arguments.pop("betas", DEFAULT_BETAS)),
+            device=device,
+            **arguments,
+        )
+    stripped = Target(target.name, arguments, target.where, target.key_where)
+    return instantiate(stripped, "optimizer", inject={"params": groups}, trust=trust)
+
+
+def _is_adamw(target: Target) -> bool:
+    return target.name in _ADAMW
+
+
+def build_schedule(cfg: PretrainConfig, optimizer: torch.optim.Optimizer, total_steps: int) -> Schedule:
+    """The learning-rate schedule; constant where the section is absent."""
+    base = optimizer.defaults["lr"]
+    remember_ratios(optimizer)
+    if cfg.lr_scheduler is None:
+        return constant_schedule(base)
+    keys = cfg.lr_scheduler.model_dump(
+        exclude={"use_checkpoint_opt_param_scheduler", "override_opt_param_scheduler"}
+    )
+    return build_schedule_from_keys(
+        lr=base, weight_decay=optimizer.defaults.get("weight_decay"), total_steps=total_steps, **keys
+    )
+
+
+def build_scaler(fast_path: FastPath, device: torch.device) -> torch.amp.GradScaler | None:
+    """A gradient scaler for fp16; bf16 and fp32 need none."""
+    return torch.amp.GradScaler(device.type) if fast_path.precision == "fp16" else None
+
+
+def build_throughput(
+    model: CausalLM, *, seq_len: int, total_steps: int, precision: str, device: torch.device
+) -> Throughput:
+    """The stopwatch of the loop, with what it needs to say MFU and time left."""
+    return Throughput(
+        total_steps=total_steps,
+        flops_per_token=sizing.flops_per_token(model.model_config(), seq_len),
+        peak_flops_per_s=this_machine.peak_flops(device, precision),
+        device=device,
+    )
+
+
+def compile_arguments(cfg: PretrainConfig) -> dict[str, Any]:
+    """Arguments of ``torch.compile`` as the ``compile:`` section gives them."""
+    section = cfg.compile
+    if section.dynamo_cache_size_limit is not None:
+        torch._dynamo.config.recompile_limit = section.dynamo_cache_size_limit
+    given = {"mode": section.mode, "backend": section.backend, "options": section.options}
+    return {
+        "fullgraph": section.fullgraph,
+        "dynamic": section.dynamic,
+        **{key: value for key, value in given.items() if value is not None},
+    }
+
+
+def dropout_seed(model: CausalLM, seed: int, step: int, dp_rank: int = 0) -> int | None:
+    """Seed of the dropout of the update after ``step``; None for a model that draws no random numbers."""
+    return derive_seed(seed, "dropout", step, dp_rank) if model.has_dropout() else None
+
+
+@contextlib.contextmanager
+def collector(every: int | None) -> Iterator[Callable[[int], None]]:
+    """Garbage collection by us every so many updates instead of whenever Python likes; None leaves it to Python."""
+    if every is None or not gc.isenabled():
+        yield lambda step: None
+        return
+    gc.disable()
+    try:
+        yield lambda step: _collect(step, every)
+    finally:
+        gc.enable()
+
+
+def _collect(step: int, every: int) -> None:
+    if step % every == 0:
+        gc.collect(1)

@@ -1,0 +1,21 @@
+"""How a recipe speaks: three callables that the command line (or a notebook) hands in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+Rows = Sequence[tuple[str, str]]
+
+
+def _silent(*_: object) -> None:
+    """Says nothing: what a script gets that asks for no output."""
+
+
+@dataclass(frozen=True)
+class Voice:
+    """``say`` one line; ``table`` a title and (name, value) rows; ``progress`` (done, total, what)."""
+
+    say: Callable[[str], None] = _silent
+    table: Callable[[str, Rows], None] = _silent
+    progress: Callable[[int, int, str], None] = _silent

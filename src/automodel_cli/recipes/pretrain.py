@@ -1,0 +1,462 @@
+"""Pretraining, in order: data, model, optimizer, resume, the loop, the last save.
+
+The loop is ``run_train_validation_loop``; everything above it builds what it uses, everything below it is one thing
+the loop does. Nothing here prints: lines, tables and the bar go through the ``Voice`` that was handed in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from automodel_cli import device as this_machine
+from automodel_cli.assembly import data as data_assembly
+from automodel_cli.assembly import facts as run_facts
+from automodel_cli.assembly import model as model_assembly
+from automodel_cli.assembly import summary, training
+from automodel_cli.assembly.fast_path import FastPath, choose_fast_path
+from automodel_cli.assembly.horizon import due, plan_horizon
+from automodel_cli.assembly.run_folder import move_aside
+from automodel_cli.assembly.tokenizer import run_tokenizer
+from automodel_cli.assembly.voice import Voice
+from automodel_cli.batch import Batch
+from automodel_cli.checkpoint import layout
+from automodel_cli.checkpoint.checkpointer import Checkpointer
+from automodel_cli.config.load import to_yaml
+from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.errors import AutomodelError
+from automodel_cli.evaluation.likelihood import Likelihood
+from automodel_cli.evaluation.likelihood import evaluate as evaluate_likelihood
+from automodel_cli.files import write_text
+from automodel_cli.metrics.log import MetricsLog, rewind
+from automodel_cli.metrics.wandb_log import open_wandb
+from automodel_cli.train.state import TrainState
+from automodel_cli.train.step import StepResult, train_step
+from automodel_cli.train.stop import EXIT_PREEMPTED, StopRequest
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended; ``checkpoint`` is the newest one written or loaded, None where checkpoints are off."""
+
+    step: int
+    checkpoint: Path | None
+    exit_code: int
+    last_loss: float | None
+    val_losses: Mapping[str, float]
+
+
+def run(
+    cfg: PretrainConfig,
+    *,
+    fresh: bool = False,
+    dry_run: bool = False,
+    trust: Sequence[str] = (),
+    voice: Voice | None = None,
+) -> int:
+    """Train as ``cfg`` says; the exit code is 0, or 75 when a signal stopped the run after a checkpoint."""
+    recipe = PretrainRecipe(cfg, fresh=fresh, trust=trust, voice=voice)
+    if dry_run:
+        recipe.plan()
+        return 0
+    with recipe.run_folder_claimed():
+        recipe.setup()
+        return recipe.run_train_validation_loop().exit_code
+
+
+class PretrainRecipe:
+    """A pretraining run as an object, for notebooks and scripts: ``setup()``, ``run_train_validation_loop()``."""
+
+    def __init__(
+        self,
+        cfg: PretrainConfig,
+        *,
+        fresh: bool = False,
+        trust: Sequence[str] = (),
+        voice: Voice | None = None,
+    ) -> None:
+        self.cfg = cfg
+        self.fresh = fresh
+        self.trust = tuple(trust)
+        self.voice = voice or Voice()
+        self.run_folder = Path(cfg.checkpoint.checkpoint_dir)
+        self.stop = StopRequest(cfg.step_scheduler.preemption_signal)
+        self.state = TrainState()
+        self._pending: list[StepResult] = []  # updates whose numbers are still on the device
+        self._last_loss: float | None = None
+        self._val_losses: dict[str, float] = {}
+        self._val_step: int | None = None
+        self._saved_step: int | None = None
+
+    # ------------------------------------------------------------------------------------------ building
+
+    @contextlib.contextmanager
+    def run_folder_claimed(self) -> Iterator[None]:
+        """Hold the run folder: a second run in it is refused, ``fresh`` moves what was there aside."""
+        if not self.cfg.checkpoint.enabled:
+            yield
+            return
+        with layout.run_lock(self.run_folder):
+            if self.fresh and (moved := move_aside(self.run_folder)):
+                self.voice.say(f"moved the earlier run to {moved}")
+            yield
+
+    def setup(self) -> None:
+        """Build everything the loop needs and take up an earlier checkpoint of the run folder, if there is one."""
+        self._build()
+        checkpoint = self._find_checkpoint()
+        self._choose_fast_path(checkpoint)
+        weights_from = model_assembly.give_weights(
+            self.model,
+            init_from=self.cfg.init_from if checkpoint is None else None,
+            seed=self.cfg.run_seed,
+            device=self.device,
+        )
+        self.optimizer = training.build_optimizer(self.cfg, self.model, self.device, trust=self.trust)
+        self.schedule = training.build_schedule(self.cfg, self.optimizer, self.horizon.total_steps)
+        if checkpoint is not None:
+            self._resume(checkpoint)
+            weights_from = f"{checkpoint}, step {self.state.step}"
+        self._show_summary(weights_from)
+        self._open_logs()
+        if self.fast_path.compile:
+            self.model.compile(**training.compile_arguments(self.cfg))
+
+    def _build(self) -> None:
+        """Data first: it is the cheapest thing that can be wrong. Weights come later."""
+        cfg, scheduler = self.cfg, self.cfg.step_scheduler
+        self.device = this_machine.pick_device(cfg.device)
+        self.dataset = data_assembly.build_dataset(cfg.dataset, seed=cfg.run_seed, trust=self.trust)
+        self.tokenizer = run_tokenizer(cfg, self.dataset)
+        self.model = model_assembly.build_model(cfg.model, trust=self.trust)
+        data_assembly.check_fits(self.dataset, self.model, what="dataset")
+        data_assembly.check_tokenizer(self.tokenizer, self.model)
+        self.loader = data_assembly.build_train_loader(
+            cfg, self.dataset, pin_memory=self.device.type == "cuda", trust=self.trust
+        )
+        self.val_sets = data_assembly.build_eval_sets(cfg, trust=self.trust)
+        for name, (dataset, _) in self.val_sets.items():
+            data_assembly.check_fits(dataset, self.model, what=f"validation set {name}")
+        self.seq_len = data_assembly.sequence_length(self.dataset, self.model)
+        self.horizon = plan_horizon(
+            max_steps=scheduler.max_steps,
+            num_epochs=scheduler.num_epochs,
+            steps_in_epochs=data_assembly.steps_in_epochs(self.loader, scheduler.num_epochs or 1),
+            tokens_per_step=scheduler.global_batch_size * self.seq_len,
+        )
+        self.checkpointer = Checkpointer(
+            self.run_folder,
+            keep_last=cfg.checkpoint.keep_last,
+            keep_every=cfg.checkpoint.keep_every,
+            save_format=cfg.checkpoint.model_save_format,
+            say=self.voice.say,
+        )
+
+    def _find_checkpoint(self) -> Path | None:
+        settings = self.cfg.checkpoint
+        if not settings.enabled:
+            return None
+        if settings.restore_from is not None:
+            return layout.resolve(self.run_folder, settings.restore_from, say=self.voice.say)
+        return layout.latest(self.run_folder, say=self.voice.say)
+
+    def _choose_fast_path(self, checkpoint: Path | None) -> None:
+        stored = layout.read_step_manifest(checkpoint)["facts"] if checkpoint is not None else {}
+        self.fast_path: FastPath = choose_fast_path(
+            self.cfg,
+            device=self.device,
+            horizon=self.horizon,
+            model=self.model,
+            tokens_per_micro_batch=self.cfg.step_scheduler.local_batch_size * self.seq_len,
+            stored=stored.get("fast_path"),
+        )
+        torch.set_num_threads(self.fast_path.threads)
+        self.head_loss = training.build_head_loss(self.cfg, self.fast_path, trust=self.trust)
+        self.scaler = training.build_scaler(self.fast_path, self.device)
+
+    def _resume(self, checkpoint: Path) -> None:
+        facts = layout.read_step_manifest(checkpoint)["facts"]
+        run_facts.refuse_other_run(facts, self._facts(), checkpoint)
+        loaded = self.checkpointer.load(checkpoint, model=self.model, optimizer=self.optimizer)
+        self.state = TrainState.from_dict(loaded.state["train"])
+        self.loader.load_state_dict(loaded.loader_state)
+        if self.scaler is not None and loaded.state.get("scaler"):
+            self.scaler.load_state_dict(loaded.state["scaler"])
+        for line in [*loaded.changes, *run_facts.changed_settings(facts, self._facts())]:
+            self.voice.say(line)
+        if checkpoint.parent.resolve() == self.run_folder.resolve():
+            rewind(self.run_folder, self.state.step)
+            self._saved_step = self.state.step
+
+    def load_checkpoint(self, restore_from: str = "LATEST") -> None:
+        """After ``setup()``, take up another checkpoint: LATEST, BEST, a step's folder name or a path."""
+        self._resume(layout.resolve(self.run_folder, restore_from, say=self.voice.say))
+
+    def _open_logs(self) -> None:
+        cfg, enabled = self.cfg, self.cfg.checkpoint.enabled
+        remote = None
+        if (settings := cfg.wandb_active) is not None:
+            remote = open_wandb(
+                settings.model_dump(), self.run_folder, config=run_facts.plain_config(cfg), say=self.voice.say
+            )
+        if enabled:
+            write_text(self.run_folder / "config.yaml", to_yaml(cfg))
+        self.metrics = MetricsLog(
+            self.run_folder if enabled else None,
+            wandb=remote,
+            console=self.voice.say,
+            remote_every_steps=cfg.step_scheduler.log_remote_every_steps,
+        )
+        self.throughput = training.build_throughput(
+            self.model,
+            seq_len=self.seq_len,
+            total_steps=self.horizon.total_steps,
+            precision=self.fast_path.precision,
+            device=self.device,
+        )
+
+    # ------------------------------------------------------------------------------------------ the loop
+
+    def run_train_validation_loop(self) -> RunResult:
+        """Train to the last step or to a signal, logging, validating and saving on the way."""
+        every, last = self.cfg.step_scheduler, self.horizon.total_steps
+        with self.stop.listening(), self._logs_closed(), training.collector(every.gc_every_steps) as collect:
+            for microbatches in self._updates(last):
+                lr = self.schedule.apply(self.optimizer, self.state.step)
+                self._pending.append(self._train_step(microbatches))
+                self.state.advance(self.loader.epoch, self.horizon.tokens_per_step)
+                self.throughput.step(self.horizon.tokens_per_step)
+                step = self.state.step
+
+                if due(step, every=every.log_every_steps, last=last):
+                    self._log(lr)
+                save = self._save_due()
+                if due(step, every=every.val_every_steps, last=last) or (
+                    save and every.validate_on_checkpoint
+                ):
+                    self._validate()
+                if save or self.stop.requested:
+                    self._save()
+                if self.stop.requested:
+                    break
+                collect(step)
+        return self._result()
+
+    def _updates(self, last: int) -> Iterator[list[Batch]]:
+        """The micro-batches of each update that is still to do."""
+        if self.state.step >= last:
+            self.voice.say(f"nothing to do: step {self.state.step} of {last} is already trained")
+            return
+        for microbatches in self.loader:
+            yield [batch.to(self.device, non_blocking=True) for batch in microbatches]
+            if self.state.step >= last:
+                return
+
+    def _train_step(self, microbatches: Sequence[Batch]) -> StepResult:
+        return train_step(
+            self.model,
+            self.head_loss,
+            self.optimizer,
+            microbatches,
+            max_norm=self.cfg.max_norm,
+            autocast_dtype=self.fast_path.autocast_dtype,
+            scaler=self.scaler,
+            dropout_seed=training.dropout_seed(self.model, self.cfg.run_seed, self.state.step),
+        )
+
+    def _save_due(self) -> bool:
+        every = self.cfg.step_scheduler
+        if not self.cfg.checkpoint.enabled:
+            return False
+        epoch_ends = every.save_checkpoint_every_epoch and self._epoch_ends()
+        return epoch_ends or due(self.state.step, every=every.ckpt_every_steps, last=self.horizon.total_steps)
+
+    def _epoch_ends(self) -> bool:
+        """Whether this update is the first to reach (or pass) the end of an epoch."""
+        steps = self.loader.steps_per_epoch
+        return steps is not None and self.state.step // steps > (self.state.step - 1) // steps
+
+    # ------------------------------------------------------------------------------------- what it does
+
+    def _settle(self) -> StepResult | None:
+        """Read the pending updates' numbers; waits for the device, so only log points and saves come here."""
+        if not self._pending:
+            return None
+        for result in self._pending:
+            self.state.count_skip(bool(result.skipped))
+        last, self._pending = self._pending[-1], []
+        return last
+
+    def _log(self, lr: float) -> None:
+        result = self._settle()
+        assert result is not None
+        self._last_loss = float(result.loss)
+        self.metrics.train(
+            {
+                "step": self.state.step,
+                "epoch": self.state.epoch,
+                "loss": self._last_loss,
+                "grad_norm": float(result.grad_norm),
+                "lr": lr,
+                "num_label_tokens": int(result.num_label_tokens),
+                "tokens_seen": self.state.tokens_seen,
+                "skipped": bool(result.skipped),
+                **self.throughput.read(self.state.step),
+            }
+        )
+        self.voice.progress(self.state.step, self.horizon.total_steps, f"loss {self._last_loss:.4f}")
+        self._end_hopeless_run()
+
+    def _end_hopeless_run(self) -> None:
+        limit = self.cfg.step_scheduler.max_skipped_steps
+        if limit is None or self.state.skipped_in_a_row < limit:
+            return
+        good = layout.newest_good(self.run_folder)
+        raise AutomodelError(
+            f"stopped at step {self.state.step}: loss or gradient of the last {limit} updates was not finite",
+            f"{f'the last good checkpoint is {good}' if good else 'there is no checkpoint yet'}; "
+            "a lower learning rate or a look at the data may help",
+        )
+
+    def _validate(self) -> None:
+        """Score every validation set on the weights as they are now; a signal ends it without a score."""
+        if self._val_step == self.state.step or not self.val_sets:
+            return
+        losses = {}
+        with self.throughput.pause():
+            for name, (_, loader) in self.val_sets.items():
+                scores = evaluate_likelihood(
+                    self.model,
+                    self.stop.until(loader),
+                    head_loss=self.head_loss,
+                    token_bytes=self.tokenizer.token_bytes() if self.tokenizer else None,
+                    device=self.device,
+                    autocast_dtype=self.fast_path.autocast_dtype,
+                )
+                if self.stop.requested:  # a score over part of a set would be no score
+                    return
+                losses[name] = scores.loss
+                self._log_validation(name, scores)
+        self._val_losses, self._val_step = losses, self.state.step
+
+    def _log_validation(self, name: str, scores: Likelihood) -> None:
+        best = name == self._best_key and scores.loss < self.state.best_val_loss
+        where = {"step": self.state.step, "epoch": self.state.epoch, "name": name, "best": best}
+        self.metrics.validation({**where, **scores.as_dict()})
+
+    @property
+    def _best_key(self) -> str | None:
+        """The validation set that decides which checkpoint is best."""
+        wanted = self.cfg.checkpoint.best_metric_key
+        return wanted if wanted in self.val_sets else next(iter(self.val_sets), None)
+
+    def _save(self) -> None:
+        """Write the checkpoint of this step; it is BEST if its validation loss is the lowest of those saved."""
+        if not self.cfg.checkpoint.enabled or self._saved_step == self.state.step:
+            return
+        self._settle()
+        losses = self._val_losses if self._val_step == self.state.step else {}
+        best_key = self._best_key
+        is_best = best_key in losses and losses[best_key] < self.state.best_val_loss
+        if is_best:
+            self.state.best_val_loss = losses[best_key]
+        started = time.perf_counter()
+        with self.throughput.pause():
+            folder = self.checkpointer.save(
+                self.state.step,
+                model=self.model,
+                optimizer=self.optimizer,
+                state={
+                    "train": self.state.to_dict(),
+                    "scaler": self.scaler.state_dict() if self.scaler is not None else None,
+                },
+                loader_state=self.loader.state_dict(),
+                config_yaml=to_yaml(self.cfg),
+                facts=self._facts(),
+                tokenizer_folder=self.tokenizer.folder if self.tokenizer else None,
+                metrics={"loss": self._last_loss, "val_loss": losses},
+                is_best=is_best,
+                consolidate=self._consolidate_due(),
+            )
+        self._saved_step = self.state.step
+        why = f" ({self.stop.name} received)" if self.stop.requested else ""
+        self.voice.say(f"saved {folder} in {time.perf_counter() - started:.1f} s{why}")
+
+    def _consolidate_due(self) -> bool:
+        wanted = self.cfg.checkpoint.save_consolidated
+        return wanted == "every" or (wanted == "final" and self.state.step >= self.horizon.total_steps)
+
+    @contextlib.contextmanager
+    def _logs_closed(self) -> Iterator[None]:
+        """The metrics file and W&B are finished however the loop ends."""
+        try:
+            yield
+        except BaseException:
+            self.metrics.close(ok=False)
+            raise
+        self.metrics.close(ok=True)
+
+    def _result(self) -> RunResult:
+        saved = self._saved_step
+        return RunResult(
+            step=self.state.step,
+            checkpoint=None if saved is None else layout.step_folder(self.run_folder, saved),
+            exit_code=EXIT_PREEMPTED if self.stop.requested else 0,
+            last_loss=self._last_loss,
+            val_losses=dict(self._val_losses),
+        )
+
+    # ------------------------------------------------------------------------------------- what it says
+
+    def _facts(self) -> dict[str, Any]:
+        """What a checkpoint of this run says of itself, beyond tensors and counters."""
+        scheduler = self.cfg.step_scheduler
+        return run_facts.collect(
+            model=self.model,
+            dataset=self.dataset,
+            tokenizer=self.tokenizer,
+            optimizer=self.optimizer,
+            schedule=self.schedule,
+            fast_path=self.fast_path,
+            batch=(scheduler.global_batch_size, scheduler.local_batch_size),
+        )
+
+    def _show_summary(self, weights_from: str) -> None:
+        for note in [*self.cfg.notes, *data_assembly.notes(self.dataset, self.loader), *self.model.notes]:
+            self.voice.say(f"note: {note}")
+        rows = [
+            *summary.model_rows(self.model, weights_from=weights_from),
+            summary.data_row("training data", self.dataset),
+            *(
+                row
+                for name, (held_out, _) in self.val_sets.items()
+                for row in summary.data_rows(name, held_out)
+            ),
+            *summary.schedule_rows(self.cfg, self.horizon, self.schedule),
+            *summary.fast_path_rows(self.fast_path, self.device),
+            *summary.cost_rows(self.cfg, self.model, self.fast_path, self.horizon, self.seq_len),
+            (
+                "run folder",
+                str(self.run_folder) if self.cfg.checkpoint.enabled else "none: checkpoints are off",
+            ),
+        ]
+        self.voice.table("pretrain llm", rows)
+
+    def plan(self) -> None:
+        """``--dry-run``: build what is cheap, check the data against the model, and show the plan."""
+        self._build()
+        checkpoint = self._find_checkpoint()
+        self._choose_fast_path(checkpoint)
+        self.optimizer = training.build_optimizer(self.cfg, self.model, self.device, trust=self.trust)
+        self.schedule = training.build_schedule(self.cfg, self.optimizer, self.horizon.total_steps)
+        self._show_summary(f"would resume {checkpoint}" if checkpoint else "not made in a dry run")
+
+
+TrainFinetuneRecipeForNextTokenPrediction = PretrainRecipe
+"""The name the guides use."""

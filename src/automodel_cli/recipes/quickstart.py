@@ -1,0 +1,182 @@
+"""The main job on text that every machine has: the Python standard library's own source files.
+
+Each step is the command a user would type, run as a process of its own and shown before it runs:
+
+1. ``preprocess tokenizer``   a byte-level BPE of 4,096 entries
+2. ``preprocess nanogpt``     train and validation token files
+3. ``pretrain llm``           a small GPT, about three minutes on two cores
+4. ``eval``                   its validation loss beside a bigram model's
+5. ``inspect-ckpt``, ``plot``, ``generate``
+6. ``report.md``              where everything is
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from automodel_cli.errors import AutomodelError
+from automodel_cli.files import write_text
+
+VOCAB_SIZE = 4096
+PROMPT = "def read_lines(path):\n"
+_LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_NTASKS")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of the tour: its arguments after ``automodel``, and why it is run."""
+
+    why: str
+    arguments: tuple[str, ...]
+
+    @property
+    def command(self) -> str:
+        """The line a user would type."""
+        return shlex.join(["automodel", *self.arguments])
+
+
+def steps(config: Path, output: Path, *, source: str, extra: Sequence[str] = ()) -> list[Step]:
+    """The commands of the tour; ``extra`` are further arguments of ``pretrain llm``."""
+    tokenizer, data, run = output / "tokenizer", output / "data", output / "run"
+    overrides = (
+        f"--dataset.file_pattern={data}/dataset.bin",
+        f"--validation_dataset.file_pattern={data}/val.bin",
+        f"--checkpoint.checkpoint_dir={run}",
+    )
+    return [
+        Step(
+            f"Train a tokenizer of {VOCAB_SIZE:,} entries",
+            (
+                "preprocess",
+                "tokenizer",
+                "--dataset",
+                source,
+                "--vocab-size",
+                str(VOCAB_SIZE),
+                "--output-dir",
+                str(tokenizer),
+            ),
+        ),
+        Step(
+            "Turn the text into token files, a twentieth of it for validation",
+            (
+                "preprocess",
+                "nanogpt",
+                "--dataset",
+                source,
+                "--tokenizer",
+                str(tokenizer),
+                "--val-fraction",
+                "0.05",
+                "--output-dir",
+                str(data),
+            ),
+        ),
+        Step("Train a small GPT on them", ("pretrain", "llm", "-c", str(config), *overrides, *extra)),
+        Step(
+            "Score it on the validation tokens, beside a bigram model",
+            (
+                "eval",
+                str(run),
+                "--data",
+                str(data / "val.bin"),
+                "--bigram",
+                str(data / "dataset.bin"),
+                "--output",
+                str(output / "results.json"),
+            ),
+        ),
+        Step("Look at the checkpoints", ("inspect-ckpt", str(run))),
+        Step("Draw the loss curve", ("plot", str(run), "--output", str(output / "loss.png"))),
+        Step(
+            "Let it continue a line of code",
+            (
+                "generate",
+                str(run),
+                "--prompt",
+                PROMPT,
+                "--max-new-tokens",
+                "80",
+                "--temperature",
+                "0.8",
+                "--top-k",
+                "50",
+                "--seed",
+                "1",
+            ),
+        ),
+    ]
+
+
+def run(
+    config: Path,
+    output: Path,
+    *,
+    source: str | None = None,
+    extra: Sequence[str] = (),
+    say: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Run the tour; returns the report's path. A tour that was interrupted goes on where it stopped.
+
+    Raises:
+        AutomodelError: a step failed (its own message is above), or the configuration is not there.
+    """
+    if not config.is_file():
+        raise AutomodelError(f"{config} does not exist", "run it in the repository, or give --config")
+    source = source or f"{sysconfig.get_path('stdlib')}/*.py"
+    tour = steps(config, output, source=source, extra=extra)
+    for number, step in enumerate(tour, 1):
+        say(f"\n[{number}/{len(tour)}] {step.why}\n$ {step.command}")
+        _run_step(step)
+    report = output / "report.md"
+    write_text(report, report_text(tour, output))
+    say(f"\nEverything is in {output}; {report} says where.")
+    return report
+
+
+def _run_step(step: Step) -> None:
+    environment = {key: value for key, value in os.environ.items() if key not in _LAUNCHER_VARIABLES}
+    # -P: what is trained on is Python's own source; nothing in the current folder may be imported by it.
+    command = [sys.executable, "-P", "-m", "automodel_cli", *step.arguments]
+    code = subprocess.run(command, env=environment, check=False).returncode
+    if code != 0:
+        raise AutomodelError(f"{step.command} ended with exit code {code}", "its own message is above")
+
+
+def report_text(tour: Sequence[Step], output: Path) -> str:
+    """The report as Markdown: scores, where things are, and the commands that made them."""
+    scores: dict[str, Any] = json.loads((output / "results.json").read_text())
+    bigram = scores.get("bigram", {})
+    lines = [
+        "# Quickstart report",
+        "",
+        "| validation loss (nats a token) | |",
+        "|---|---|",
+        f"| this GPT | {scores['loss']:.4f} |",
+        f"| add-alpha bigram model, same tokens | {bigram.get('loss', float('nan')):.4f} |",
+        "",
+        f"Perplexity {scores['perplexity']:.2f}, bits per byte {scores['bits_per_byte']:.4f}.",
+        "",
+        "| what | where |",
+        "|---|---|",
+        "| tokenizer (loads with `transformers.AutoTokenizer`) | tokenizer/ |",
+        "| token files and their manifest | data/ |",
+        "| run folder: config, metrics, checkpoints | run/ |",
+        "| loss curve | loss.png |",
+        "| scores | results.json |",
+        "",
+        "Made by:",
+        "",
+        *(f"    {step.command}" for step in tour),
+        "",
+    ]
+    return "\n".join(lines)
