@@ -26,7 +26,6 @@ from typing import Any
 from automodel_cli.errors import AutomodelError
 from automodel_cli.files import write_text
 
-VOCAB_SIZE = 4096
 PROMPT = "def read_lines(path):\n"
 _LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_NTASKS")
 
@@ -44,77 +43,44 @@ class Step:
         return shlex.join(["automodel", *self.arguments])
 
 
+# Words are split first and filled in after, so that a path with a space stays one argument.
+_TOUR = (
+    (
+        "Train a tokenizer of 4,096 entries",
+        "preprocess tokenizer --dataset {source} --vocab-size 4096 --output-dir {output}/tokenizer",
+    ),
+    (
+        "Turn the text into token files, a twentieth of it for validation",
+        "preprocess nanogpt --dataset {source} --tokenizer {output}/tokenizer --val-fraction 0.05"
+        " --output-dir {output}/data",
+    ),
+    (
+        "Train a small GPT on them",
+        "pretrain llm -c {config} --dataset.file_pattern={output}/data/dataset.bin"
+        " --validation_dataset.file_pattern={output}/data/val.bin --checkpoint.checkpoint_dir={output}/run",
+    ),
+    (
+        "Score it on the validation tokens, beside a bigram model",
+        "eval {output}/run --data {output}/data/val.bin --bigram {output}/data/dataset.bin"
+        " --output {output}/results.json",
+    ),
+    ("Look at the checkpoints", "inspect-ckpt {output}/run"),
+    ("Draw the loss curve", "plot {output}/run --output {output}/loss.png"),
+    (
+        "Let it continue a line of code",
+        "generate {output}/run --prompt {prompt} --max-new-tokens 80 --temperature 0.8 --top-k 50 --seed 1",
+    ),
+)
+
+
 def steps(config: Path, output: Path, *, source: str, extra: Sequence[str] = ()) -> list[Step]:
     """The commands of the tour; ``extra`` are further arguments of ``pretrain llm``."""
-    tokenizer, data, run = output / "tokenizer", output / "data", output / "run"
-    overrides = (
-        f"--dataset.file_pattern={data}/dataset.bin",
-        f"--validation_dataset.file_pattern={data}/val.bin",
-        f"--checkpoint.checkpoint_dir={run}",
-    )
-    return [
-        Step(
-            f"Train a tokenizer of {VOCAB_SIZE:,} entries",
-            (
-                "preprocess",
-                "tokenizer",
-                "--dataset",
-                source,
-                "--vocab-size",
-                str(VOCAB_SIZE),
-                "--output-dir",
-                str(tokenizer),
-            ),
-        ),
-        Step(
-            "Turn the text into token files, a twentieth of it for validation",
-            (
-                "preprocess",
-                "nanogpt",
-                "--dataset",
-                source,
-                "--tokenizer",
-                str(tokenizer),
-                "--val-fraction",
-                "0.05",
-                "--output-dir",
-                str(data),
-            ),
-        ),
-        Step("Train a small GPT on them", ("pretrain", "llm", "-c", str(config), *overrides, *extra)),
-        Step(
-            "Score it on the validation tokens, beside a bigram model",
-            (
-                "eval",
-                str(run),
-                "--data",
-                str(data / "val.bin"),
-                "--bigram",
-                str(data / "dataset.bin"),
-                "--output",
-                str(output / "results.json"),
-            ),
-        ),
-        Step("Look at the checkpoints", ("inspect-ckpt", str(run))),
-        Step("Draw the loss curve", ("plot", str(run), "--output", str(output / "loss.png"))),
-        Step(
-            "Let it continue a line of code",
-            (
-                "generate",
-                str(run),
-                "--prompt",
-                PROMPT,
-                "--max-new-tokens",
-                "80",
-                "--temperature",
-                "0.8",
-                "--top-k",
-                "50",
-                "--seed",
-                "1",
-            ),
-        ),
-    ]
+    values = {"config": config, "output": output, "source": source, "prompt": PROMPT}
+    tour = []
+    for why, template in _TOUR:
+        words = [word.format(**values) for word in template.split()]
+        tour.append(Step(why, (*words, *extra) if words[0] == "pretrain" else tuple(words)))
+    return tour
 
 
 def run(
