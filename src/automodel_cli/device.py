@@ -55,13 +55,24 @@ def cpu_features(cpuinfo: Path | str = "/proc/cpuinfo") -> frozenset[str]:
     return frozenset()
 
 
-def pick_device() -> torch.device:
-    """The first CUDA device of this process (``LOCAL_RANK``), else the CPU."""
+def pick_device(setting: str = "auto") -> torch.device:
+    """``auto``: the first CUDA device of this process (``LOCAL_RANK``), else the CPU; otherwise as set.
+
+    Raises:
+        ConfigError: the device that was asked for is not here.
+    """
     import torch
 
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")
+    if setting in ("auto", "cuda"):
+        if torch.cuda.is_available():
+            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if setting == "auto":
+            return torch.device("cpu")
+    device = torch.device(setting)
+    here = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (device.index or 0) >= here.get(device.type, 0):
+        raise ConfigError(f"device {setting} is not here", "choose auto, or cpu")
+    return device
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:

@@ -104,10 +104,16 @@ def _number(record: Record, key: str, spec: str) -> str:
 
 
 def json_safe(record: Record) -> dict[str, Any]:
-    """``record`` with NaN and infinities as None, their names and kinds under ``"nonfinite"``."""
+    """``record`` with NaN and infinities as None, their names and kinds under ``"nonfinite"``; nested ones too."""
     odd = {key: str(value) for key, value in record.items() if _is_odd(value)}
-    clean = {key: (None if key in odd else value) for key, value in record.items()}
+    clean = {key: (None if key in odd else _inner_safe(value)) for key, value in record.items()}
     return {**clean, "nonfinite": odd} if odd else clean
+
+
+def _inner_safe(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return json_safe(value)
+    return [_inner_safe(item) for item in value] if isinstance(value, list) else value
 
 
 def _is_odd(value: Any) -> bool:

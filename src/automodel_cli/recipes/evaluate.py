@@ -1,0 +1,317 @@
+"""Scoring a checkpoint, in order: model, data, checks, likelihood of each set, ``results.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from automodel_cli import device as this_machine
+from automodel_cli.assembly.checkpoint import LoadedModel, load_model
+from automodel_cli.assembly.facts import versions
+from automodel_cli.assembly.voice import Voice
+from automodel_cli.checkpoint import layout
+from automodel_cli.config.schema import EvaluateConfig
+from automodel_cli.corpus.manifest import MANIFEST_NAME, find_manifest, read_corpus_manifest
+from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
+from automodel_cli.data.loader import EvalLoader
+from automodel_cli.data.nanogpt_dataset import NanogptDataset
+from automodel_cli.errors import ConfigError, DataError
+from automodel_cli.evaluation.bigram import bigram_loss
+from automodel_cli.evaluation.likelihood import Likelihood, evaluate, summarise
+from automodel_cli.files import hash_bytes, hash_file, write_json
+from automodel_cli.metrics.log import json_safe
+
+FORMAT = "automodel-results/1"
+RESULTS_NAME = "results.json"
+_DEFAULT_SEQ_LEN = 1024
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
+_RUN_WINDOWS = 4096  # windows that are turned into one array at a time for the bigram model
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What was found (the content of ``results.json``) and where it was written."""
+
+    results: dict[str, Any]
+    output: Path
+
+
+def run(cfg: EvaluateConfig, *, voice: Voice | None = None) -> EvaluationResult:
+    """Score ``cfg.checkpoint`` on each entry of ``cfg.data``.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be loaded.
+        ConfigError: no data is named or known, or windows longer than the model's context.
+        DataError: the data does not fit the model's vocabulary or tokenizer.
+    """
+    voice = voice or Voice()
+    device = this_machine.pick_device(cfg.device)
+    loaded = load_model(cfg.checkpoint, device=device)
+    trained_as = _training_config(loaded.path)
+    seq_len = _seq_len(cfg, loaded, trained_as)
+    names = cfg.data or _validation_data(trained_as)
+    sets = {name: NanogptDataset(held_out_files(name), seq_len) for name in names}
+    precision = _precision(cfg, loaded, device)
+    scores = {
+        name: _score(name, dataset, cfg, loaded, device, precision, voice) for name, dataset in sets.items()
+    }
+    results = {
+        "format": FORMAT,
+        "checkpoint": _describe_checkpoint(loaded),
+        **total(list(scores.values())).as_dict(),
+        "sets": [_describe_set(name, sets[name], score) for name, score in scores.items()],
+        "settings": {
+            "seq_len": seq_len,
+            "batch_size": cfg.batch_size,
+            "limit_batches": cfg.limit_batches,
+            "precision": precision,
+            "device": device.type,
+        },
+        "versions": versions(),
+    }
+    if cfg.bigram is not None:
+        results["bigram"] = _bigram(cfg, sets, loaded, seq_len)
+    output = Path(cfg.output) if cfg.output is not None else _results_folder(loaded.path) / RESULTS_NAME
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_json(output, json_safe(results))
+    return EvaluationResult(results, output)
+
+
+# -------------------------------------------------------------------------------------- one data set
+
+
+def _score(
+    name: str,
+    dataset: NanogptDataset,
+    cfg: EvaluateConfig,
+    loaded: LoadedModel,
+    device: torch.device,
+    precision: str,
+    voice: Voice,
+) -> Likelihood:
+    for note in dataset.notes:
+        voice.say(note)
+    _check_fits(name, dataset, loaded)
+    loader = EvalLoader(dataset, cfg.batch_size, limit_batches=cfg.limit_batches)
+    batches = loader.num_batches or 0
+    return evaluate(
+        loaded.model,
+        loader,
+        token_bytes=_token_bytes(cfg, dataset, loaded),
+        device=device,
+        autocast_dtype=_AUTOCAST[precision],
+        progress=lambda done: voice.progress(done, batches, name),
+    )
+
+
+def _check_fits(name: str, dataset: NanogptDataset, loaded: LoadedModel) -> None:
+    """Check that data and model mean the same text by the same id.
+
+    Raises:
+        DataError: another vocabulary, or another tokenizer with as many ids.
+    """
+    dataset.check_vocab(loaded.model.vocab_size)
+    stored = loaded.facts.get("tokenizer") or _tokenizer_facts(loaded.tokenizer)
+    own = dataset.manifest.tokenizer if dataset.manifest is not None else None
+    if stored and own and stored["fingerprint"] != own["fingerprint"]:
+        raise DataError(
+            f"{name} was tokenised with {own['name']} ({own['fingerprint']}), "
+            f"the model was trained with {stored['name']} ({stored['fingerprint']})",
+            "make the token files with the checkpoint's tokenizer: preprocess nanogpt --tokenizer "
+            f"{loaded.path / 'tokenizer'}",
+        )
+
+
+def _tokenizer_facts(tokenizer: Tokenizer | None) -> dict[str, Any] | None:
+    return None if tokenizer is None else {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint()}
+
+
+def _token_bytes(cfg: EvaluateConfig, dataset: NanogptDataset, loaded: LoadedModel) -> np.ndarray | None:
+    """Bytes each id stands for: by the tokenizer asked for, the checkpoint's, or the corpus' own."""
+    if cfg.tokenizer is not None:
+        tokenizer: Tokenizer | None = open_tokenizer(cfg.tokenizer)
+    else:
+        tokenizer = loaded.tokenizer
+        folder = dataset.manifest.tokenizer_folder if dataset.manifest is not None else None
+        if tokenizer is None and folder is not None and folder.is_dir():
+            tokenizer = load_tokenizer(folder)
+    if tokenizer is None:
+        return None
+    table = tokenizer.token_bytes()
+    if dataset.max_token_id() >= len(table):
+        raise DataError(
+            f"the data holds token id {dataset.max_token_id():,}, {tokenizer.name} has {len(table):,} ids",
+            "name the tokenizer that made the data with --tokenizer",
+        )
+    return table
+
+
+def total(scores: list[Likelihood]) -> Likelihood:
+    """All sets as one: sums over sums, so that a small set does not weigh like a large one."""
+    sizes = [score.bytes for score in scores]
+    known = [size for size in sizes if size is not None]
+    return summarise(
+        sum(score.loss * score.tokens for score in scores),
+        sum(score.tokens for score in scores),
+        sum(known) if len(known) == len(sizes) else None,
+        sum(score.seconds for score in scores),
+    )
+
+
+# ---------------------------------------------------------------------------------- what to score how
+
+
+def _training_config(checkpoint: Path) -> dict[str, Any]:
+    """The configuration stored with the checkpoint, as plain values; {} where there is none that can be read."""
+    try:
+        stored = yaml.safe_load((checkpoint / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
+
+
+def _seq_len(cfg: EvaluateConfig, loaded: LoadedModel, trained_as: Mapping[str, Any]) -> int:
+    """The window: as asked, else as trained, else the model's context."""
+    context = loaded.model.max_seq_len
+    trained = _section(trained_as, "dataset").get("seq_len")
+    seq_len = cfg.seq_len or (trained if isinstance(trained, int) else None) or context or _DEFAULT_SEQ_LEN
+    if context is not None and seq_len > context:
+        raise ConfigError(
+            f"seq_len {seq_len} is longer than the model's context of {context}",
+            f"give --seq-len {context} or less",
+        )
+    return seq_len
+
+
+def _section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = config.get(key)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _validation_data(trained_as: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the run validated on, else the validation split of the corpus it was trained on.
+
+    Raises:
+        ConfigError: neither is known or still there.
+    """
+    names = [
+        key for key in trained_as if key == "validation_dataset" or key.startswith("validation_dataset_")
+    ]
+    given = [_section(trained_as, name).get("file_pattern") for name in names]
+    patterns = [pattern for item in given for pattern in (item if isinstance(item, list) else [item])]
+    found = [pattern for pattern in patterns if isinstance(pattern, str) and _is_there(pattern)]
+    found = found or _validation_split(_section(trained_as, "dataset").get("file_pattern"))
+    if not found:
+        raise ConfigError(
+            "there is no --data, and the checkpoint names no validation data that is here",
+            "name token files: --data path/to/val.bin",
+        )
+    return tuple(found)
+
+
+def _is_there(pattern: str) -> bool:
+    path = Path(pattern)
+    return path.exists() or any(path.parent.glob(path.name))
+
+
+def _validation_split(pattern: Any) -> list[str]:
+    """The first validation shard beside training files, by their manifest: a first shard stands for its split."""
+    if not isinstance(pattern, str):
+        return []
+    path = Path(pattern)
+    token_file = path if path.exists() else min(path.parent.glob(path.name), default=None)
+    if token_file is None:
+        return []
+    is_corpus = (token_file / MANIFEST_NAME).is_file()
+    manifest = read_corpus_manifest(token_file) if is_corpus else find_manifest(token_file)
+    files = manifest.token_files("val") if manifest is not None else ()
+    return [str(manifest.path(file)) for file in files[:1]] if manifest is not None else []
+
+
+def held_out_files(name: str) -> str:
+    """What an entry of ``data`` means: a corpus folder is its validation split where it has one."""
+    folder = Path(name)
+    if (folder / MANIFEST_NAME).is_file():
+        manifest = read_corpus_manifest(folder)
+        files = manifest.token_files("val")
+        return str(manifest.path(files[0])) if files else name
+    return name
+
+
+def _precision(cfg: EvaluateConfig, loaded: LoadedModel, device: torch.device) -> str:
+    """As asked; else fp32 for what was trained in fp32, and what the hardware does best for the rest."""
+    best, _ = this_machine.choose_precision(cfg.precision, device)
+    trained = (loaded.facts.get("precision") or {}).get("compute")
+    return "fp32" if cfg.precision == "auto" and trained in ("fp32", "float32") else best
+
+
+# ------------------------------------------------------------------------------------------ the report
+
+
+def _describe_checkpoint(loaded: LoadedModel) -> dict[str, Any]:
+    return {
+        "path": str(loaded.path),
+        "step": layout.step_of(loaded.path.name),
+        "fingerprint": _fingerprint(loaded.path),
+    }
+
+
+def _fingerprint(checkpoint: Path) -> str:
+    """Identity of the weights: the manifest's own hash, or a hash over the hashes of a Hugging Face folder."""
+    if (checkpoint / layout.MANIFEST).is_file():
+        return str(layout.read_step_manifest(checkpoint)["self"])
+    names = sorted(path for path in checkpoint.iterdir() if path.suffix in (".safetensors", ".json"))
+    return hash_bytes("\n".join(f"{path.name} {hash_file(path)}" for path in names).encode())
+
+
+def _describe_set(name: str, dataset: NanogptDataset, score: Likelihood) -> dict[str, Any]:
+    return {
+        "data": name,
+        "files": [path.name for path in dataset.token_files],
+        "fingerprint": dataset.fingerprint,
+        "split": dataset.split,
+        **score.as_dict(),
+    }
+
+
+def _results_folder(checkpoint: Path) -> Path:
+    """The run folder of a step, or the Hugging Face folder itself: a step folder is sealed by its manifest."""
+    return checkpoint.parent if layout.step_of(checkpoint.name) is not None else checkpoint
+
+
+# ------------------------------------------------------------------------------- the bigram baseline
+
+
+def _bigram(
+    cfg: EvaluateConfig, sets: Mapping[str, NanogptDataset], loaded: LoadedModel, seq_len: int
+) -> dict[str, Any]:
+    """A bigram model of the training tokens, scored on the very tokens that the model was scored on."""
+    assert cfg.bigram is not None
+    training = NanogptDataset(cfg.bigram, seq_len)
+    training.check_vocab(loaded.model.vocab_size)
+    limit = None if cfg.limit_batches is None else cfg.limit_batches * cfg.batch_size
+    held_out = [run for dataset in sets.values() for run in token_runs(dataset, limit)]
+    found = bigram_loss(token_runs(training), held_out, vocab_size=loaded.model.vocab_size)
+    return {"loss": found.loss, "alpha": found.alpha, "tokens": found.tokens, "data": cfg.bigram}
+
+
+def token_runs(dataset: NanogptDataset, limit: int | None = None) -> Iterator[np.ndarray]:
+    """The tokens of the first ``limit`` windows (all: None) in file order, as few 1-D arrays as they allow.
+
+    Windows that follow each other share one token; joined, each predicted token is there once. A run never
+    crosses shards, whose border no window crosses either.
+    """
+    count = len(dataset) if limit is None else min(limit, len(dataset))
+    for first in range(0, count, _RUN_WINDOWS):
+        places = dataset.locate_windows(np.arange(first, min(first + _RUN_WINDOWS, count)))
+        windows = np.empty((len(places), dataset.seq_len + 1), dtype=np.int64)
+        dataset.gather(places, windows)
+        follows = (np.diff(places[:, 0]) == 0) & (np.diff(places[:, 1]) == dataset.seq_len)
+        for run in np.split(windows, np.flatnonzero(~follows) + 1):
+            yield np.concatenate([run[0, :1], run[:, 1:].ravel()])
