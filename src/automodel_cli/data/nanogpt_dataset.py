@@ -1,0 +1,386 @@
+"""``NanogptDataset``: token files as numbered windows of ``seq_len + 1`` tokens.
+
+- A window is ``seq_len + 1`` tokens of one shard; the next starts ``seq_len`` later, so every token but a
+  shard's first is a label once. The tail of a shard, shorter than a window, is left out.
+- Sample ``k`` is epoch ``k // W``, slot ``k % W``. Slots are windows in file order, or permuted anew in each
+  epoch (``shuffle_files``).
+- Who reads what is not decided here: the data set knows no ranks and no workers (``sampler`` does).
+- Cost: file headers at start; a shard is mapped when it is first read; a batch is copied once, from the
+  mapping into the caller's buffer.
+
+Shapes: B rows, T = ``seq_len`` tokens.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from automodel_cli.corpus.manifest import CorpusManifest
+from automodel_cli.corpus.nanogpt_bin import TokenReader
+from automodel_cli.data.document_starts import Eot, aligned_starts, document_starts
+from automodel_cli.data.permutation import ALGORITHM, Permutation
+from automodel_cli.data.position import plan_hash
+from automodel_cli.data.token_files import TokenFiles, open_token_files
+from automodel_cli.errors import ConfigError, DataError
+
+_log = logging.getLogger(__name__)
+_VOCAB_SAMPLES = 256  # pieces looked at for the largest id ...
+_VOCAB_SAMPLE_TOKENS = 8192  # ... of this many tokens: 2M tokens, a few milliseconds
+_RESERVED_FILES = 128  # descriptors left to everything else in the process
+
+
+class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
+    """Windows over nanoGPT-style token files: both header kinds and headerless, uint16 or uint32.
+
+    Args:
+        file_pattern: a glob (sorted), a file, a corpus folder, or a list of them. A corpus' first shard means
+            all of its shards.
+        seq_len: tokens a window is trained on, T.
+        shuffle_files: permute all windows, anew each epoch. (The name is the one that configurations have.)
+        align_to_bos: windows begin where documents begin.
+        bos_token: the id between documents; from the manifest where there is one.
+        seed: of the shuffle.
+        mmap: false for file systems that cannot map files; auto finds out.
+        raw_dtype: uint16 or uint32 for files without a header and without a manifest.
+        drop_last, infinite: keys of old configurations. Tails are always dropped and
+            ``step_scheduler.num_epochs`` says how often the data is read; other wishes are answered in
+            ``notes``.
+
+    Raises:
+        ConfigError: arguments that contradict each other.
+        DataError: files that are missing, damaged, empty, too short or of two splits.
+    """
+
+    def __init__(
+        self,
+        file_pattern: str | Path | Sequence[str | Path],
+        seq_len: int,
+        *,
+        shuffle_files: bool = False,
+        align_to_bos: bool = False,
+        bos_token: int | None = None,
+        seed: int = 0,
+        mmap: bool | Literal["auto"] = "auto",
+        raw_dtype: str | None = None,
+        drop_last: bool | None = None,
+        infinite: bool | None = None,
+    ) -> None:
+        if seq_len < 1:
+            raise ConfigError(f"dataset.seq_len is {seq_len}", "it counts tokens: give 1 or more")
+        self._source: TokenFiles = open_token_files(file_pattern, raw_dtype=raw_dtype)
+        self._shards = _Shards(self._source, mmap)
+        self.seq_len = seq_len
+        self.shuffle = shuffle_files
+        self.align_to_bos = align_to_bos
+        self.seed = seed
+        self.notes: list[str] = [*self._source.notes, *_notes_on_old_keys(drop_last, infinite)]
+        self.bos_token = bos_token
+        self._starts: np.ndarray | None = None  # of all windows, when they are not a plain stride
+        counts = self._aligned_windows() if align_to_bos else self._plain_windows()
+        self._first_window = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        self._note_short_shards(counts)
+        self._permutation = Permutation(len(self), seed=seed, purpose="windows") if shuffle_files else None
+
+    # -------------------------------------------------------------------------------------- what it is
+
+    @property
+    def token_files(self) -> list[Path]:
+        """The shards in reading order."""
+        return [file.path for file in self._source.files]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in all shards, tails included."""
+        return self._source.num_tokens
+
+    @property
+    def documents(self) -> int | None:
+        """Documents in all shards, where a manifest counts them."""
+        return self._source.documents
+
+    @property
+    def manifest(self) -> CorpusManifest | None:
+        """The manifest that lists all the shards, if there is one."""
+        return self._source.manifest
+
+    @property
+    def split(self) -> str | None:
+        """ "train" or "val", where a manifest says so."""
+        return self._source.split
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the data; the same wherever the files lie."""
+        return self._source.fingerprint
+
+    def plan(self) -> dict[str, Any]:
+        """All that decides which tokens sample ``k`` holds, as JSON values."""
+        return {
+            "kind": "nanogpt",
+            "data": self.fingerprint,
+            "tokens": self.num_tokens,
+            "windows": len(self),
+            "seq_len": self.seq_len,
+            "bos_token": self.bos_token if self.align_to_bos else None,
+            "align_to_bos": self.align_to_bos,
+            "order": ALGORITHM if self.shuffle else "file",
+            "seed": self.seed if self.shuffle else None,
+        }
+
+    @property
+    def plan_hash(self) -> str:
+        """Hash of ``plan()``."""
+        return plan_hash(self.plan())
+
+    def __len__(self) -> int:
+        """Windows in one epoch, W."""
+        return int(self._first_window[-1])
+
+    # ---------------------------------------------------------------------------------------- reading
+
+    def locate(self, sample_numbers: np.ndarray) -> np.ndarray:
+        """Where samples lie: int64 ``[N, 2]`` of (shard, first token), for ``gather``.
+
+        Ask for thousands at a time: a call costs some 100 us, an element 0.1 us.
+        """
+        numbers = np.asarray(sample_numbers, dtype=np.int64).ravel()
+        epochs, slots = np.divmod(numbers, len(self))
+        return self.locate_windows(slots if self._permutation is None else self._permutation(slots, epochs))
+
+    def locate_windows(self, windows: np.ndarray) -> np.ndarray:
+        """Where the windows numbered in file order lie: int64 ``[N, 2]`` of (shard, first token)."""
+        shards = np.searchsorted(self._first_window, windows, side="right") - 1
+        if self._starts is not None:
+            starts = self._starts[windows]
+        else:
+            starts = (windows - self._first_window[shards]) * self.seq_len
+        return np.stack([shards, starts], axis=1)
+
+    def gather(self, places: np.ndarray, out: np.ndarray) -> None:
+        """Copy the windows at ``places`` (int64 ``[B, 2]``) into ``out`` (int64 ``[B, T + 1]``).
+
+        Rows that follow each other in one shard, as in file order, are one strided copy.
+        """
+        shards, starts = places[:, 0].tolist(), places[:, 1].tolist()
+        rows, stride = len(starts), self.seq_len
+        if rows > 1 and shards[0] == shards[-1] and starts[-1] - starts[0] == (rows - 1) * stride:
+            tokens = self._shards.tokens(shards[0])
+            if tokens is not None and bool((np.diff(places[:, 1]) == stride).all()):
+                out[:] = _rows_of(tokens, starts[0], rows, stride)
+                return
+        for shard, start, row in zip(shards, starts, out, strict=True):
+            tokens = self._shards.tokens(shard)
+            if tokens is not None:
+                row[:] = tokens[start : start + stride + 1]
+            else:
+                self._shards.reader(shard).read_into(start, row)
+
+    def fill(self, sample_numbers: np.ndarray, out: np.ndarray) -> None:
+        """Copy samples into ``out``, int64 ``[B, T + 1]``: inputs ``out[:, :-1]``, labels ``out[:, 1:]``."""
+        self.gather(self.locate(sample_numbers), out)
+
+    def __getitem__(self, sample_number: int) -> dict[str, torch.Tensor]:
+        """``input_ids`` and ``labels``, int64 ``[T]``, of one sample; numbers from W on are later epochs."""
+        if sample_number < 0:
+            raise IndexError(f"sample number {sample_number}: they count from 0")
+        out = np.empty((1, self.seq_len + 1), dtype=np.int64)
+        self.fill(np.array([sample_number]), out)
+        window = torch.from_numpy(out[0])
+        return {"input_ids": window[:-1], "labels": window[1:]}
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        """The first epoch."""
+        return (self[number] for number in range(len(self)))
+
+    # ----------------------------------------------------------------------------------------- checks
+
+    def max_token_id(self) -> int:
+        """The largest id in a sample of the tokens, spread over all shards (all of a small file)."""
+        return max(self._sampled_maxima().values())
+
+    def check_vocab(self, vocab_size: int) -> None:
+        """Check that a model of ``vocab_size`` ids can embed this data.
+
+        Raises:
+            DataError: the manifest's tokenizer has more ids, or a sampled token is beyond.
+        """
+        hint = f"set model.vocab_size to at least {{}}, or use data tokenised for {vocab_size:,} ids"
+        if self.manifest is not None:
+            tokenizer = self.manifest.tokenizer
+            if tokenizer["vocab_size"] > vocab_size:
+                raise DataError(
+                    f"the data was tokenised with {tokenizer['name']} ({tokenizer['vocab_size']:,} ids), "
+                    f"the model has {vocab_size:,}",
+                    hint.format(tokenizer["vocab_size"]),
+                )
+        for shard, largest in self._sampled_maxima().items():
+            if largest >= vocab_size:
+                path = self._source.files[shard].path
+                raise DataError(
+                    f"{path} holds token id {largest:,}, the model has {vocab_size:,} ids",
+                    hint.format(largest + 1) + " (a raw uint32 file needs raw_dtype: uint32)",
+                )
+
+    def _sampled_maxima(self) -> dict[int, int]:
+        """Largest sampled id by shard: pieces spread evenly over shards and tokens, all of them if few."""
+        count = len(self._source.files)
+        shards = np.unique(np.linspace(0, count - 1, min(count, _VOCAB_SAMPLES)).astype(np.int64)).tolist()
+        return {shard: self._sampled_maximum(shard, _VOCAB_SAMPLES // len(shards)) for shard in shards}
+
+    def _sampled_maximum(self, shard: int, pieces: int) -> int:
+        reader = self._shards.reader(shard)
+        length = min(_VOCAB_SAMPLE_TOKENS, reader.num_tokens)
+        needed = -(-reader.num_tokens // length)  # pieces that would cover the whole shard
+        starts = np.linspace(0, reader.num_tokens - length, min(pieces, needed)).astype(np.int64)
+        return max(int(reader.read(start, length).max()) for start in starts.tolist())
+
+    # ------------------------------------------------------------------------------------------ start
+
+    def _plain_windows(self) -> list[int]:
+        """Windows in each shard: ``n`` windows need ``n * seq_len + 1`` tokens."""
+        return [(file.num_tokens - 1) // self.seq_len for file in self._source.files]
+
+    def _aligned_windows(self) -> list[int]:
+        """Windows in each shard when they begin at documents; fills ``_starts``."""
+        eot = self._eot()
+        separator = self._separator(eot)
+        starts = []
+        for number, file in enumerate(self._source.files):
+            documents = document_starts(self._shards.reader(number), separator, eot)
+            starts.append(aligned_starts(documents, self.seq_len, file.num_tokens))
+        self._starts = np.concatenate(starts)
+        if not len(self._starts) and all(file.num_tokens > self.seq_len for file in self._source.files):
+            raise DataError(
+                f"align_to_bos finds no window that starts at token {separator}",
+                "check dataset.bos_token, or train with align_to_bos: false",
+            )
+        return [len(found) for found in starts]
+
+    def _eot(self) -> Eot:
+        """On which side of a document its separator stands: as the manifest says, else as its tools do."""
+        if self.manifest is not None:
+            wanted = self.manifest.eot == "none" and self.bos_token is not None
+            return "prepend" if wanted else self.manifest.eot
+        return "append" if self._source.files[0].layout == "raw" else "prepend"
+
+    def _separator(self, eot: Eot) -> int:
+        """The id between documents; sets ``bos_token`` from the manifest when none was given."""
+        if eot == "none":
+            return -1
+        if self.bos_token is None and self.manifest is not None:
+            ids = [self.manifest.tokenizer.get(key) for key in ("eot_id", "bos_id")]
+            self.bos_token = self._standing_first([i for i in ids if i is not None], eot)
+        if self.bos_token is None:
+            raise ConfigError(
+                "align_to_bos needs dataset.bos_token: no manifest.json says which token separates documents",
+                "give the id, for example bos_token: 50256 for GPT-2",
+            )
+        return self.bos_token
+
+    def _standing_first(self, candidates: list[int], eot: Eot) -> int | None:
+        """The candidate that the data begins with; the first where that decides nothing."""
+        if eot == "prepend" and len(candidates) > 1:
+            first = int(self._shards.reader(0).read(0, 1)[0])
+            return first if first in candidates else candidates[0]
+        return candidates[0] if candidates else None
+
+    def _note_short_shards(self, counts: list[int]) -> None:
+        """One window at least in all of the data; a note on shards that give none."""
+        short = [file for file, count in zip(self._source.files, counts, strict=True) if count == 0]
+        if len(short) == len(counts):
+            longest = max(self._source.files, key=lambda file: file.num_tokens)
+            raise DataError(
+                f"no window of {self.seq_len} + 1 tokens fits: "
+                f"{longest.path} holds {longest.num_tokens:,} tokens",
+                f"lower dataset.seq_len below {longest.num_tokens}, or make a larger token file",
+            )
+        if short:
+            tokens = sum(file.num_tokens for file in short)
+            self.notes.append(
+                f"{len(short)} shard(s) without a window of {self.seq_len} + 1 tokens are left out: "
+                f"{tokens:,} tokens in all (first: {short[0].path.name})"
+            )
+
+
+class _Shards:
+    """The shards' readers, opened when first needed, no more of them than the process may hold open.
+
+    A mapping keeps a file descriptor, so they are bounded. Two threads may read: opening takes a lock.
+    """
+
+    def __init__(self, source: TokenFiles, mmap: bool | Literal["auto"]) -> None:
+        self._files = source.files
+        self._mmap = mmap
+        self._open: dict[int, tuple[np.ndarray | None, TokenReader]] = {}
+        self._limit = _open_files_allowed(len(source.files))
+        self._lock = threading.Lock()
+
+    def tokens(self, shard: int) -> np.ndarray | None:
+        """All tokens of a shard as a plain array over its mapping, or None when it must be read."""
+        return (self._open.get(shard) or self._opened(shard))[0]
+
+    def reader(self, shard: int) -> TokenReader:
+        """The reader of a shard."""
+        return (self._open.get(shard) or self._opened(shard))[1]
+
+    def _opened(self, shard: int) -> tuple[np.ndarray | None, TokenReader]:
+        with self._lock:
+            if shard in self._open:
+                return self._open[shard]
+            if len(self._open) >= self._limit:
+                self._open.pop(next(iter(self._open)))  # the oldest; it closes when its last reader lets go
+            reader = TokenReader(self._files[shard], mmap=self._mmap)
+            if reader.tokens is None:
+                self._mmap = False  # the file system cannot map: said once, then not tried again
+            # A memmap's own slicing costs microseconds; the plain array over it does not.
+            tokens = None if reader.tokens is None else reader.tokens.view(np.ndarray)
+            self._open[shard] = tokens, reader
+            return self._open[shard]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": {}, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+
+def _open_files_allowed(wanted: int) -> int:
+    """How many shards may stay open; raises this process's soft limit on descriptors towards the hard one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + _RESERVED_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        raised = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+            soft = raised
+        except (OSError, ValueError) as error:
+            _log.debug("the limit on open files stays at %d: %s", soft, error)
+    return wanted if soft == resource.RLIM_INFINITY else max(8, min(wanted, soft - _RESERVED_FILES))
+
+
+def _rows_of(tokens: np.ndarray, start: int, rows: int, stride: int) -> np.ndarray:
+    """``[rows, stride + 1]`` windows from ``start`` on as one view; neighbours share a token."""
+    step = tokens.itemsize
+    return np.ndarray(
+        (rows, stride + 1), tokens.dtype, buffer=tokens, offset=start * step, strides=(stride * step, step)
+    )
+
+
+def _notes_on_old_keys(drop_last: bool | None, infinite: bool | None) -> list[str]:
+    notes = []
+    if drop_last is False:
+        notes.append("dataset.drop_last: false has no effect: the tail of a shard is shorter than a window")
+    if infinite:
+        notes.append(
+            "dataset.infinite has no effect: step_scheduler.num_epochs and max_steps say how long to train"
+        )
+    return notes

@@ -1,0 +1,123 @@
+"""A position in the data that can be saved: which order it is (the *plan*) and how far it was read.
+
+The saved state is global: it knows no ranks, workers or batch sizes, so a run may resume with other ones. The
+plan is a small JSON dict of everything that decides which sample is which; its hash decides whether a state
+fits, and the plan itself travels along so that a refusal can say what differs.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from automodel_cli.data.sampler import BatchShape, steps_for_samples, total_steps
+from automodel_cli.errors import ConfigError, DataError
+from automodel_cli.files import hash_bytes
+
+
+def plan_hash(plan: dict[str, Any]) -> str:
+    """``xxh3:...`` of a plan; equal plans give equal hashes whatever the order of their keys."""
+    return hash_bytes(json.dumps(plan, sort_keys=True, ensure_ascii=False).encode())
+
+
+def check_plan(state: dict[str, Any], plan: dict[str, Any]) -> None:
+    """Refuse a saved ``state`` that belongs to another plan.
+
+    Raises:
+        DataError: it does; the message lists each key that differs, with both values.
+    """
+    if "plan_hash" not in state or "samples_consumed" not in state:
+        raise DataError(
+            f"the saved position of the data has keys {sorted(state)}, "
+            "expected plan_hash and samples_consumed",
+            "the checkpoint is damaged or was written by another tool; start over with --fresh",
+        )
+    if state["plan_hash"] == plan_hash(plan):
+        return
+    raise DataError(
+        "the checkpoint was trained on other data or in another order: " + _differences(state, plan),
+        "restore those settings to continue the run, or start a new one with --fresh "
+        "(init_from takes the weights along)",
+    )
+
+
+def _differences(state: dict[str, Any], plan: dict[str, Any]) -> str:
+    stored = state.get("plan")
+    if not isinstance(stored, dict):
+        return f"plan {state['plan_hash']} in the checkpoint, {plan_hash(plan)} now"
+    keys = [key for key in sorted({*stored, *plan}) if stored.get(key) != plan.get(key)]
+    return "; ".join(f"{key} {stored.get(key)!r} in the checkpoint, {plan.get(key)!r} now" for key in keys)
+
+
+class PlannedLoader:
+    """A position in a plan, and the arithmetic of steps and epochs that follows from it."""
+
+    def __init__(
+        self, plan: dict[str, Any], windows: int | None, shape: BatchShape, num_epochs: int | None
+    ) -> None:
+        self.plan = plan
+        self.shape = shape
+        self.num_epochs = num_epochs
+        self.samples_consumed = 0
+        self._windows = windows
+
+    @property
+    def steps_per_epoch(self) -> float | None:
+        """Updates in one epoch (batches straddle epochs), or None where the data set has no length."""
+        return None if self._windows is None else self._windows / self.shape.global_batch_size
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the last sample handed out (0 before the first)."""
+        return max(self.samples_consumed - 1, 0) // self._windows if self._windows else 0
+
+    @property
+    def dropped_samples(self) -> int:
+        """Samples at the very end that make no whole global batch; 0 when there is no end."""
+        if self._windows is None or self.num_epochs is None:
+            return 0
+        left = self._windows * self.num_epochs - self.samples_consumed
+        return steps_for_samples(left, self.shape.global_batch_size)[1]
+
+    @property
+    def remaining_steps(self) -> int | None:
+        """Updates from the present position to the end of the last epoch, or None when there is no end."""
+        if self._windows is None or self.num_epochs is None:
+            return None
+        left = self._windows * self.num_epochs - self.samples_consumed
+        return steps_for_samples(left, self.shape.global_batch_size)[0]
+
+    def total_steps(self, num_epochs: int | None = None, max_steps: int | None = None) -> int:
+        """Updates in a run from the beginning: ``num_epochs`` (default: the loader's), at most ``max_steps``.
+
+        Raises:
+            ConfigError: there is no end, or no whole update.
+        """
+        epochs = self.num_epochs if num_epochs is None else num_epochs
+        if self._windows is None:
+            if max_steps is None:
+                raise ConfigError(
+                    "the data set has no length, so epochs cannot be counted in steps",
+                    "give step_scheduler.max_steps, or the data set a __len__",
+                )
+            return max_steps
+        return total_steps(
+            self._windows, self.shape.global_batch_size, num_epochs=epochs, max_steps=max_steps
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position as JSON: global, independent of ranks, workers and batch sizes."""
+        return {
+            "plan_hash": plan_hash(self.plan),
+            "samples_consumed": self.samples_consumed,
+            "plan": self.plan,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``; call it before iterating. Batch sizes and ranks may have changed.
+
+        Raises:
+            DataError: it belongs to another plan.
+        """
+        check_plan(state, self.plan)
+        self.samples_consumed = int(state["samples_consumed"])

@@ -1,0 +1,96 @@
+"""Token windows into batches: what a data set of windows offers, and the buffers its tokens are copied into.
+
+Shapes: M micro-batches, B rows, T tokens.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, Protocol, TypeVar
+
+import numpy as np
+import torch
+
+from automodel_cli.batch import Batch
+from automodel_cli.data.sampler import BatchShape
+
+_Item = TypeVar("_Item")
+_SLOW_READ_S = 2e-3  # an update that took longer to read is worth a thread (a hand-over costs about 50 us)
+
+
+class TokenWindows(Protocol):
+    """What ``TokenLoader`` and ``EvalLoader`` need of a data set of equal windows."""
+
+    seq_len: int
+
+    def __len__(self) -> int: ...
+    def plan(self) -> dict[str, Any]: ...
+    def locate(self, sample_numbers: np.ndarray) -> np.ndarray: ...
+    def locate_windows(self, windows: np.ndarray) -> np.ndarray: ...
+    def gather(self, places: np.ndarray, out: np.ndarray) -> None: ...
+
+
+def is_token_windows(dataset: Any) -> bool:
+    """Whether ``dataset`` hands out windows by position, so that ``TokenLoader`` serves it."""
+    return all(
+        callable(getattr(dataset, name, None)) for name in ("plan", "locate", "locate_windows", "gather")
+    )
+
+
+class Buffer:
+    """One update's tokens, int64 ``[M, B, T + 1]``; inputs and labels are views that differ by one token."""
+
+    def __init__(self, shape: BatchShape, seq_len: int) -> None:
+        self._tokens = np.empty((shape.grad_accum, shape.local_batch_size, seq_len + 1), dtype=np.int64)
+        tensor = torch.from_numpy(self._tokens)
+        self._views = [(rows[:, :-1], rows[:, 1:]) for rows in tensor]
+
+    def fill(self, dataset: TokenWindows, places: np.ndarray) -> list[Batch]:
+        for rows, where in zip(self._tokens, places, strict=True):
+            dataset.gather(where, rows)
+        return [Batch(inputs, labels) for inputs, labels in self._views]
+
+
+class PinnedBuffer:
+    """Page-locked inputs and labels, int64 ``[M, 2, B, T]``, contiguous: one asynchronous copy takes each.
+
+    They are new for each update: torch's host allocator keeps a block until the copies from it are done,
+    which a buffer reused by us would have to wait for.
+    """
+
+    def __init__(self, shape: BatchShape, seq_len: int) -> None:
+        self._size = (shape.grad_accum, 2, shape.local_batch_size, seq_len)
+        self._rows = np.empty((shape.local_batch_size, seq_len + 1), dtype=np.int64)
+
+    def fill(self, dataset: TokenWindows, places: np.ndarray) -> list[Batch]:
+        tokens = torch.empty(self._size, dtype=torch.int64, pin_memory=True)
+        for pair, where in zip(tokens.numpy(), places, strict=True):
+            dataset.gather(where, self._rows)
+            pair[0], pair[1] = self._rows[:, :-1], self._rows[:, 1:]
+        return [Batch(pair[0], pair[1]) for pair in tokens]
+
+
+def read_ahead(items: Iterator[_Item], when: bool | Literal["auto"]) -> Iterator[_Item]:
+    """``items``, the next one being made in a thread while one is in use.
+
+    "auto" makes them in the calling thread until one takes longer than ``_SLOW_READ_S``.
+    """
+    item, slow = _timed_next(items)
+    while item is not None and (when is False or (when == "auto" and not slow)):
+        yield item
+        item, slow = _timed_next(items)
+    if item is None:
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as thread:
+        while item is not None:
+            following = thread.submit(next, items, None)
+            yield item
+            item = following.result()
+
+
+def _timed_next(items: Iterator[_Item]) -> tuple[_Item | None, bool]:
+    started = time.perf_counter()
+    item = next(items, None)
+    return item, time.perf_counter() - started > _SLOW_READ_S
