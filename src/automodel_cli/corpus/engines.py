@@ -1,0 +1,159 @@
+"""What turns one text into ids: the reference engine of a tokenizer and, where it can be had, a faster one.
+
+The reference (tiktoken, or Hugging Face ``tokenizers``) defines the right answer and is always there. The
+fast engine (gigatoken: MIT, wheels for Linux and macOS, the extra ``fast``) is used only where it gives the
+same ids: ``first_difference`` asks both about a fixed list of nasty strings before work starts, and
+``Sampled`` compares a thousandth of the text while work goes on. Engines take clean text (no lone
+surrogates) and read nothing in it as a special token: ``<|endoftext|>`` inside a web page stays text.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import random
+import tempfile
+from importlib.metadata import version
+from typing import Any, Protocol
+
+import numpy as np
+import tiktoken
+import tokenizers
+
+SAMPLE_ONE_IN = 1000  # of the text, so the check costs about 1 % where the fast engine is 10x faster
+_SAMPLE_FROM_CHARS = 8 << 20  # allowance at the start, so that the first document is compared
+
+
+class Engine(Protocol):
+    """Encodes one text to ids; ``name`` is for people."""
+
+    name: str
+
+    def encode(self, text: str) -> np.ndarray:
+        """Ids of ``text``, any unsigned dtype, one-dimensional."""
+        ...
+
+
+class EngineMismatch(Exception):
+    """The fast engine disagreed with the reference; what it wrote so far cannot be trusted."""
+
+
+class TiktokenEngine:
+    """tiktoken's own BPE, without building Python lists."""
+
+    def __init__(self, encoding: tiktoken.Encoding) -> None:
+        self.name = f"tiktoken {version('tiktoken')}"
+        self._encode = encoding.encode_to_numpy
+
+    def encode(self, text: str) -> np.ndarray:
+        return self._encode(text, disallowed_special=())
+
+
+class HuggingFaceEngine:
+    """A ``tokenizers`` pipeline with special tokens neither added nor looked for."""
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+        self.name = f"tokenizers {version('tokenizers')}"
+        tokenizer.encode_special_tokens = True  # spells "encode special tokens as ordinary text"
+        self._tokenizer = tokenizer
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.uint32)
+
+
+class GigatokenEngine:
+    """gigatoken, called one document at a time on the calling thread (workers are processes already)."""
+
+    def __init__(self, backend: Any) -> None:
+        self.name = f"gigatoken {version('gigatoken')}"
+        self.encode = backend.encode
+
+
+def gigatoken_from_ranks(ranks_text: bytes, pretokenizer: str) -> GigatokenEngine | None:
+    """The fast engine for a tiktoken vocabulary, or None where gigatoken is absent or cannot serve it."""
+    try:
+        import gigatoken
+    except ImportError:
+        return None
+    with tempfile.NamedTemporaryFile(suffix=".tiktoken") as file:
+        file.write(ranks_text)
+        file.flush()
+        try:  # no special tokens: it would parse them inside documents
+            tokenizer = gigatoken.Tokenizer.from_tiktoken(file.name, pretokenizer, {})
+        except Exception:  # whatever a young library throws, the reference engine serves
+            return None
+    return GigatokenEngine(tokenizer.backend)
+
+
+def gigatoken_from_hf(tokenizer_json: str) -> GigatokenEngine | None:
+    """The fast engine for a ``tokenizer.json``, or None where gigatoken is absent or cannot serve it."""
+    try:
+        import gigatoken
+    except ImportError:
+        return None
+    body = json.loads(tokenizer_json)
+    body["added_tokens"] = [token for token in body.get("added_tokens") or [] if not token.get("special")]
+    try:
+        tokenizer = gigatoken.Tokenizer.from_json(json.dumps(body))
+    except Exception:  # as above
+        return None
+    return GigatokenEngine(tokenizer.backend)
+
+
+def first_difference(fast: Engine, reference: Engine, texts: tuple[str, ...]) -> str | None:
+    """The first of ``texts`` on which ``fast`` fails or differs from ``reference``, else None."""
+    for text in texts:
+        expected = reference.encode(text)
+        try:
+            same = np.array_equal(fast.encode(text), expected)
+        except Exception:
+            same = False
+        if not same:
+            return text
+    return None
+
+
+class Sampled:
+    """A fast engine that lets the reference repeat one part in a thousand of the text.
+
+    Raises:
+        EngineMismatch: from ``encode``, naming the text.
+    """
+
+    def __init__(self, fast: Engine, reference: Engine) -> None:
+        self.name = f"{fast.name}, checked against {reference.name}"
+        self._encode, self._reference = fast.encode, reference
+        self._allowance = _SAMPLE_FROM_CHARS
+
+    def encode(self, text: str) -> np.ndarray:
+        ids = self._encode(text)
+        self._allowance += len(text)
+        if len(text) * SAMPLE_ONE_IN <= self._allowance:
+            self._allowance = 0
+            if not np.array_equal(ids, self._reference.encode(text)):
+                raise EngineMismatch(f"{self.name}: different ids for {text[:60]!r}")
+        return ids
+
+
+@functools.cache
+def probe_texts(count: int = 1000) -> tuple[str, ...]:
+    """Fixed strings that tell tokenizers apart: contractions, runs, scripts, spaces, controls, planes."""
+    rng = random.Random(0)
+    spaces = " \t\n\r\x0b\x0c\x1c\x85\xa0\u1680\u2000\u2003\u2028\u2029\u202f\u205f\u3000\u200b\ufeff"
+    digits = "0123456789٠١٢३४৫৬ⅧⅫ½²③𝟘𝟙"
+    letters = "abzABZßéİıſΩςжЖאبअกあア漢한ǅʼˀªº\u0301\u0345"
+    marks = ".,;:!?'\"’`´()[]{}<>|/\\@#$%^&*_+-=~…—–«»€£¤§¶\u200d\ufe0f👍🏽🇩🇪"
+    pieces = ["'s", "'t", "'re", "'ve", "'m", "'ll", "'d", "'S", "'LL", "<|endoftext|>", "<|fim_prefix|>"]
+    pieces += ["http://a.b/c?d=e&f", "1234567"]
+    pieces += ["aaaaaaaa", "======", "\n\n", "  ", " \n ", "\r\n", "\x00\x7f"]
+    pools = [spaces, digits, letters, marks, spaces + letters, digits + letters + marks]
+    texts = ["", " ", "\n", "Hello, world! It's 1999's best; we'll see.", "def f(x):\n    return x\n" * 3]
+    texts += ["é" * 99, "x" * 500, " " * 200, "漢字" * 50, "\U0010ffff\ue000\ufffd", *pieces]
+    while len(texts) < count:
+        pool = rng.choice(pools)
+        parts = [rng.choice(pool if rng.random() < 0.8 else pieces) for _ in range(rng.randint(1, 30))]
+        code = rng.randrange(0x110000)  # one in eight at random from all planes
+        if code % 8 == 0 and not 0xD800 <= code < 0xE000:
+            parts.append(chr(code))
+        texts.append("".join(parts))
+    return tuple(texts)

@@ -1,0 +1,267 @@
+"""Text to ids and back: one small interface over tiktoken, Hugging Face, bytes and characters.
+
+A tokenizer travels with its data: ``save`` writes a ``tokenizer/`` folder that ``load_tokenizer`` opens
+offline, and every such folder has ``automodel_tokenizer.json``:
+
+| key                               | value                                                                |
+|-----------------------------------|----------------------------------------------------------------------|
+| format                            | "automodel-tokenizer/1"                                              |
+| kind                              | "tiktoken", "hf", "byte" or "char"                                   |
+| name, vocab_size, eot_id, bos_id  | as the attributes of ``Tokenizer``                                   |
+| fingerprint                       | hash of everything that decides the ids                              |
+| pattern, special_tokens           | tiktoken only; the ranks are in ``ranks.tiktoken``                   |
+
+``hf`` folders also hold ``tokenizer.json`` and ``tokenizer_config.json`` (AutoTokenizer loads them), ``char``
+folders ``vocab.json``, a list of characters. Text is never searched for special tokens.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tiktoken
+
+from automodel_cli.corpus.engines import Engine, TiktokenEngine, gigatoken_from_ranks
+from automodel_cli.corpus.tokenizer_base import (
+    TOKENIZER_FILE,
+    WHERE_FROM,
+    Tokenizer,
+    unreachable,
+    write_bytes,
+)
+from automodel_cli.corpus.tokenizer_hf import HFTokenizer
+from automodel_cli.errors import ConfigError, DataError
+from automodel_cli.files import hash_bytes, write_json
+
+# Which of gigatoken's pre-tokenizers is which tiktoken pattern. Their patterns also never match across the
+# border between a letter and a following space or newline, so a huge text may be cut there.
+_GIGATOKEN_SCHEME = {"gpt2": "gpt2", "r50k_base": "gpt2", "cl100k_base": "cl100k", "o200k_base": "o200k"}
+
+
+# ------------------------------------------------------------------------------------------- tiktoken
+
+
+class TiktokenTokenizer(Tokenizer):
+    """An OpenAI encoding: byte-level BPE given by ranks and a split pattern."""
+
+    kind = "tiktoken"
+
+    def __init__(self, encoding: tiktoken.Encoding, ranks_text: bytes | None = None) -> None:
+        self.name = encoding.name
+        self._encoding = encoding
+        self._ranks_text = ranks_text or _format_ranks(encoding._mergeable_ranks)
+        self.vocab_size = encoding.max_token_value + 1
+        self.eot_id = self.bos_id = encoding._special_tokens.get("<|endoftext|>")
+        self.cuts_at_spaces = self.name in _GIGATOKEN_SCHEME
+        self.reference = self.engine = TiktokenEngine(encoding)
+
+    def _fast_engine(self) -> Engine | None:
+        scheme = _GIGATOKEN_SCHEME.get(self.name)
+        return None if scheme is None else gigatoken_from_ranks(self._ranks_text, scheme)
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        return self._encoding.decode_bytes([int(i) for i in ids])
+
+    def token_bytes(self) -> np.ndarray:
+        sizes = np.zeros(self.vocab_size, dtype=np.int32)
+        for token, rank in self._encoding._mergeable_ranks.items():
+            sizes[rank] = len(token)
+        return sizes
+
+    def fingerprint(self) -> str:
+        rest = [self._encoding._pat_str, self._encoding._special_tokens]
+        return hash_bytes(self._ranks_text + json.dumps(rest, sort_keys=True).encode())
+
+    def _save_parts(self, folder: Path) -> dict[str, Any]:
+        write_bytes(folder / "ranks.tiktoken", self._ranks_text)
+        return {"pattern": self._encoding._pat_str, "special_tokens": self._encoding._special_tokens}
+
+    @classmethod
+    def named(cls, name: str) -> TiktokenTokenizer:
+        """A published encoding, from tiktoken's cache or the network.
+
+        Raises:
+            DataError: the vocabulary is neither cached nor to be had.
+        """
+        try:
+            return cls(tiktoken.get_encoding(name))
+        except (OSError, ValueError) as error:  # requests' errors are OSErrors
+            raise unreachable(f"vocabulary of tokenizer {name!r}", error) from error
+
+    @classmethod
+    def load(cls, folder: Path, body: dict[str, Any]) -> TiktokenTokenizer:
+        """From a ``tokenizer/`` folder."""
+        ranks_text = (folder / "ranks.tiktoken").read_bytes()
+        encoding = tiktoken.Encoding(
+            body["name"],
+            pat_str=body["pattern"],
+            mergeable_ranks=_parse_ranks(ranks_text),
+            special_tokens=body["special_tokens"],
+        )
+        return cls(encoding, ranks_text)
+
+
+def _format_ranks(ranks: dict[bytes, int]) -> bytes:
+    """The text of a ``.tiktoken`` file: base64 token, space, rank, a line each, by rank."""
+    ordered = sorted(ranks.items(), key=lambda item: item[1])
+    return b"".join(b"%s %d\n" % (base64.b64encode(token), rank) for token, rank in ordered)
+
+
+def _parse_ranks(text: bytes) -> dict[bytes, int]:
+    fields = text.split()
+    return {base64.b64decode(token): int(rank) for token, rank in zip(fields[::2], fields[1::2], strict=True)}
+
+
+# ------------------------------------------------------------------------------------ bytes, characters
+
+
+class _ByteEngine:
+    name = "bytes"
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.frombuffer(text.encode(), dtype=np.uint8)
+
+
+class ByteTokenizer(Tokenizer):
+    """UTF-8 bytes are ids 0..255; 256 is end of text."""
+
+    kind = name = "byte"
+    vocab_size = 257
+    eot_id = bos_id = 256
+    cuts_at_spaces = True
+
+    def __init__(self) -> None:
+        self.reference = self.engine = _ByteEngine()
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        return bytes(int(i) for i in ids if int(i) < 256)
+
+    def token_bytes(self) -> np.ndarray:
+        return np.array([1] * 256 + [0], dtype=np.int32)
+
+    def fingerprint(self) -> str:
+        return hash_bytes(b"byte 257")
+
+
+class _CharEngine:
+    name = "characters"
+
+    def __init__(self, characters: list[str]) -> None:
+        points = [ord(character) for character in characters]
+        self._table = np.full(max(points, default=0) + 1, len(points), dtype=np.uint32)
+        self._table[points] = np.arange(len(points), dtype=np.uint32)
+        self._unknown = len(points)
+
+    def encode(self, text: str) -> np.ndarray:
+        points = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+        known = points < len(self._table)
+        ids = self._table[np.where(known, points, 0)]
+        wrong = ~known | (ids == self._unknown)
+        if wrong.any():
+            raise DataError(
+                f"character {chr(points[wrong.argmax()])!r} is not in this vocabulary of {self._unknown}",
+                "use the text the vocabulary was made from, or another tokenizer",
+            )
+        return ids
+
+
+class CharTokenizer(Tokenizer):
+    """One id a character, in code point order, as nanoGPT's Shakespeare example; no special tokens."""
+
+    kind = name = "char"
+    cuts_at_spaces = True
+
+    def __init__(self, characters: Iterable[str]) -> None:
+        self.characters = sorted(set(characters))
+        self.vocab_size = len(self.characters)
+        self.reference = self.engine = _CharEngine(self.characters)
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        return "".join(self.characters[int(i)] for i in ids).encode()
+
+    def token_bytes(self) -> np.ndarray:
+        return np.array([len(character.encode()) for character in self.characters], dtype=np.int32)
+
+    def fingerprint(self) -> str:
+        return hash_bytes(json.dumps(self.characters).encode())
+
+    def _save_parts(self, folder: Path) -> dict[str, Any]:
+        write_json(folder / "vocab.json", self.characters)
+        return {}
+
+
+# ------------------------------------------------------------------------------------------- opening
+
+
+def open_tokenizer(name_or_folder: str | Path) -> Tokenizer:
+    """The tokenizer a user means: a tiktoken name, ``byte``, a folder, a ``tokenizer.json``, a Hub id.
+
+    Raises:
+        ConfigError: ``char`` (it is made from data) or nothing by that name.
+        DataError: it exists but cannot be had or read.
+    """
+    name = str(name_or_folder)
+    if name == "byte":
+        return ByteTokenizer()
+    if name == "char":
+        raise ConfigError(
+            "a char vocabulary is made from the data", "give the tokenizer/ folder of a corpus made with it"
+        )
+    if name in tiktoken.list_encoding_names():
+        return TiktokenTokenizer.named(name)
+    path = Path(name)
+    if path.is_dir():
+        return load_tokenizer(path)
+    if path.is_file():
+        return HFTokenizer(path.stem, tokenizer_json=path.read_text("utf-8"))
+    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not name.startswith("."):
+        return HFTokenizer.from_hub(name)
+    raise ConfigError(f"there is no tokenizer {name!r}", WHERE_FROM)
+
+
+def load_tokenizer(folder: Path | str) -> Tokenizer:
+    """A tokenizer from its folder: ours, a Hugging Face one, or a corpus or checkpoint that holds one.
+
+    Raises:
+        DataError: the folder holds no tokenizer, or one that is damaged.
+    """
+    folder = Path(folder)
+    marker = folder / TOKENIZER_FILE
+    if not marker.exists():
+        if (folder / "tokenizer.json").exists():
+            return HFTokenizer.load(folder)
+        if (folder / "tokenizer").is_dir():
+            return load_tokenizer(folder / "tokenizer")
+        raise DataError(f"{folder} holds no tokenizer", f"expected {TOKENIZER_FILE} or tokenizer.json in it")
+    try:
+        body = json.loads(marker.read_bytes())
+        tokenizer = _from_parts(folder, body)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"the tokenizer in {folder} is damaged: {error}", "restore or make it again"
+        ) from error
+    if tokenizer.fingerprint() != body.get("fingerprint"):
+        raise DataError(
+            f"the tokenizer in {folder} does not match its fingerprint",
+            "its files were changed; restore them or make them again",
+        )
+    return tokenizer
+
+
+def _from_parts(folder: Path, body: dict[str, Any]) -> Tokenizer:
+    kind = body["kind"]
+    if kind == "tiktoken":
+        return TiktokenTokenizer.load(folder, body)
+    if kind == "hf":
+        return HFTokenizer.load(folder, body)
+    if kind == "char":
+        return CharTokenizer(json.loads((folder / "vocab.json").read_bytes()))
+    if kind == "byte":
+        return ByteTokenizer()
+    raise ValueError(f"unknown kind {kind!r}")

@@ -1,0 +1,141 @@
+"""What every tokenizer is: ids for text, text for ids, an identity, and a folder it can be saved to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from automodel_cli.corpus.engines import Engine, Sampled, first_difference, probe_texts
+from automodel_cli.corpus.nanogpt_bin import token_dtype
+from automodel_cli.errors import ConfigError, DataError
+from automodel_cli.files import atomic_file, write_json
+
+TOKENIZER_FILE = "automodel_tokenizer.json"
+TOKENIZER_FORMAT = "automodel-tokenizer/1"
+EngineChoice = Literal["auto", "reference", "fast"]
+
+
+class Tokenizer:
+    """Base of the four kinds.
+
+    Attributes:
+        name: what the user asked for, without folders.
+        vocab_size: number of ids; every id is below it.
+        eot_id, bos_id: end-of-text and beginning-of-text ids, or None.
+        cuts_at_spaces: whether encoding is unchanged when a text is cut between a letter and a space.
+        reference, engine: what defines the ids; what encodes (the same until ``use_engine`` is called).
+    """
+
+    kind: str
+    name: str
+    vocab_size: int
+    eot_id: int | None = None
+    bos_id: int | None = None
+    cuts_at_spaces: bool = False
+    reference: Engine
+    engine: Engine
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The smallest dtype of a token file that holds every id."""
+        return token_dtype(self.vocab_size)
+
+    def use_engine(self, choice: EngineChoice = "auto") -> str:
+        """Choose what encodes and say which: "reference", or the fast engine if it passes the probe.
+
+        Raises:
+            ConfigError: "fast" was asked for and cannot be had.
+        """
+        reference = self.reference
+        fast = self._fast_engine() if choice != "reference" else None
+        if fast is None and choice == "fast":
+            raise ConfigError(
+                f"there is no fast engine for tokenizer {self.name!r} here",
+                "pip install 'automodel-cli[fast]', or use --engine auto",
+            )
+        odd = None if fast is None else first_difference(fast, reference, probe_texts())
+        if fast is not None and odd is not None:
+            if choice == "fast":
+                raise ConfigError(
+                    f"{fast.name} disagrees with {reference.name} on {odd[:40]!r}", "--engine auto"
+                )
+            self.engine = reference
+            return f"{reference.name} ({fast.name} disagreed with it on {odd[:40]!r})"
+        self.engine = reference if fast is None else Sampled(fast, reference)
+        return self.engine.name
+
+    def _fast_engine(self) -> Engine | None:
+        return None
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of ``text``, with nothing added and no special token recognised in it."""
+        return self.engine.encode(text).tolist()
+
+    def encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """All ids one after another (``dtype``) and the number of ids of each text (int64)."""
+        return flatten([self.engine.encode(text) for text in texts], self.dtype)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ``ids``; bytes that are not UTF-8 become U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of ``ids``."""
+        raise NotImplementedError
+
+    def token_bytes(self) -> np.ndarray:
+        """UTF-8 bytes of each token, int32 ``[vocab_size]``, 0 for special ones: for bits per byte."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """Hash of everything that decides the ids."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """What a manifest records of this tokenizer."""
+        return {
+            "name": self.name,
+            "fingerprint": self.fingerprint(),
+            "vocab_size": self.vocab_size,
+            "eot_id": self.eot_id,
+            "bos_id": self.bos_id,
+        }
+
+    def save(self, folder: Path | str) -> None:
+        """Write all that ``load_tokenizer`` needs into ``folder``; equal tokenizers give equal bytes."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        extra = self._save_parts(folder)
+        body = {"format": TOKENIZER_FORMAT, "kind": self.kind, **self.describe(), **extra}
+        write_json(folder / TOKENIZER_FILE, body)
+
+    def _save_parts(self, folder: Path) -> dict[str, Any]:
+        """Write the files of this kind; further keys for ``automodel_tokenizer.json``."""
+        return {}
+
+
+def flatten(pieces: list[np.ndarray], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Concatenate into one buffer of ``dtype``; also the length of each piece (int64)."""
+    lengths = np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces))
+    flat = np.empty(int(lengths.sum()), dtype=dtype)
+    if pieces:
+        np.concatenate(pieces, out=flat, casting="unsafe")  # ids are below vocab_size, so they fit
+    return flat, lengths
+
+
+WHERE_FROM = (
+    "without a network: set TIKTOKEN_CACHE_DIR to a folder with the cached vocabulary, name a folder that "
+    "holds tokenizer.json, use --tokenizer byte, or train one with `automodel preprocess tokenizer`"
+)
+
+
+def unreachable(what: str, error: Exception) -> DataError:
+    return DataError(f"the {what} cannot be had: {type(error).__name__}: {str(error)[:200]}", WHERE_FROM)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    with atomic_file(path) as handle:
+        handle.write(data)

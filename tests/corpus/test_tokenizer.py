@@ -1,0 +1,131 @@
+"""Tokenizers: round trips, special text, folders, fingerprints, byte counts, clear errors."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from automodel_cli.corpus.tokenizer import (
+    ByteTokenizer,
+    CharTokenizer,
+    Tokenizer,
+    load_tokenizer,
+    open_tokenizer,
+)
+from automodel_cli.corpus.tokenizer_hf import HFTokenizer
+from automodel_cli.corpus.train_bpe import train_bpe
+from automodel_cli.errors import ConfigError, DataError
+
+TEXT = "First Citizen:\nBefore we proceed any further, hear me speak. <|endoftext|> naïve café 漢字 👍🏽 \x00"
+SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
+
+
+def trained() -> HFTokenizer:
+    return train_bpe([TEXT * 3, "hear me speak " * 50], 300, name="tiny")
+
+
+@pytest.mark.parametrize("make", [ByteTokenizer, trained, lambda: CharTokenizer(TEXT)])
+def test_round_trip_save_load(make, tmp_path: Path) -> None:
+    tokenizer: Tokenizer = make()
+    ids = tokenizer.encode(TEXT)
+    assert tokenizer.decode(ids) == TEXT and tokenizer.decode_bytes(ids) == TEXT.encode()
+    assert max(ids) < tokenizer.vocab_size and tokenizer.eot_id not in ids
+    tokenizer.save(tmp_path / "a")
+    again = load_tokenizer(tmp_path / "a")
+    assert again.encode(TEXT) == ids and again.describe() == tokenizer.describe()
+    again.save(tmp_path / "b")
+    for file in (tmp_path / "a").iterdir():
+        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes(), file.name
+    assert open_tokenizer(tmp_path / "a").fingerprint() == tokenizer.fingerprint()
+
+
+@pytest.mark.parametrize("make", [ByteTokenizer, trained, lambda: CharTokenizer(TEXT)])
+def test_token_bytes_sum_to_the_text(make) -> None:
+    tokenizer: Tokenizer = make()
+    sizes = tokenizer.token_bytes()
+    assert sizes.dtype == np.int32 and len(sizes) == tokenizer.vocab_size
+    assert sizes[tokenizer.encode(TEXT)].sum() == len(TEXT.encode())
+    if tokenizer.eot_id is not None:
+        assert sizes[tokenizer.eot_id] == 0
+
+
+def test_byte_ids() -> None:
+    tokenizer = ByteTokenizer()
+    assert tokenizer.encode("aé") == [97, 195, 169]
+    assert (tokenizer.vocab_size, tokenizer.eot_id, tokenizer.dtype.name) == (257, 256, "uint16")
+    assert tokenizer.decode([72, 105, 256]) == "Hi"
+
+
+def test_char_ids_are_nanogpts() -> None:
+    tokenizer = CharTokenizer("hello world")
+    chars = sorted(set("hello world"))
+    assert tokenizer.encode("world") == [chars.index(c) for c in "world"]
+    assert (tokenizer.eot_id, tokenizer.vocab_size) == (None, len(chars))
+    for text in ("Hello", "wörld", "\U0001f44d"):
+        with pytest.raises(DataError, match="not in this vocabulary"):
+            tokenizer.encode(text)
+
+
+def test_changed_folders_are_refused(tmp_path: Path) -> None:
+    trained().save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(path.read_text().replace('"Ġme"', '"Ġmf"'))
+    with pytest.raises(DataError, match=r"fingerprint|damaged"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "automodel_tokenizer.json").write_text("{")
+    with pytest.raises(DataError, match="damaged"):
+        load_tokenizer(tmp_path)
+    with pytest.raises(DataError, match="holds no tokenizer"):
+        load_tokenizer(tmp_path / "nowhere")
+
+
+def test_names_that_mean_nothing() -> None:
+    with pytest.raises(ConfigError, match="made from the data"):
+        open_tokenizer("char")
+    with pytest.raises(ConfigError, match="no tokenizer"):
+        open_tokenizer("./not/there")
+
+
+def test_no_network_and_no_cache_is_a_clear_error(tmp_path: Path) -> None:
+    """In a process of its own: caches are read from the environment at import."""
+    code = (
+        "from automodel_cli.corpus.tokenizer import open_tokenizer\n"
+        "from automodel_cli.errors import DataError\n"
+        "for name in ('gpt2', 'someone/some-tokenizer'):\n"
+        "    try:\n        open_tokenizer(name)\n"
+        "    except DataError as error:\n        print(error)\n"
+    )
+    nowhere = {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9", "ALL_PROXY": ""}
+    env = {**os.environ, **nowhere, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    env |= {"TIKTOKEN_CACHE_DIR": str(tmp_path), "no_proxy": "", "NO_PROXY": ""}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.count("cannot be had") == 2
+    for way in ("TIKTOKEN_CACHE_DIR", "tokenizer.json", "--tokenizer byte", "preprocess tokenizer"):
+        assert way in done.stdout
+
+
+def test_special_tokens_of_a_hugging_face_folder(tmp_path: Path) -> None:
+    tokenizer = trained()
+    tokenizer.save(tmp_path)
+    (tmp_path / "automodel_tokenizer.json").unlink()  # now it is any Hugging Face folder
+    plain = open_tokenizer(tmp_path)
+    assert plain.eot_id == 0 and plain.encode(TEXT) == tokenizer.encode(TEXT)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    config["eos_token"] = {"content": "!", "special": True}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    assert open_tokenizer(tmp_path).eot_id == tokenizer.encode("!")[0]
+    assert open_tokenizer(tmp_path / "tokenizer.json").encode(TEXT) == tokenizer.encode(TEXT)
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared (GPT-2's vocabulary)")
+def test_gpt2_from_hugging_face_and_from_tiktoken_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(SHARED / "tokenizers/tiktoken_cache"))
+    ours, theirs = open_tokenizer("gpt2"), open_tokenizer(SHARED / "tokenizers/gpt2")
+    assert ours.encode(TEXT) == theirs.encode(TEXT)
+    assert (ours.eot_id, ours.vocab_size) == (theirs.eot_id, theirs.vocab_size) == (50256, 50257)
+    np.testing.assert_array_equal(ours.token_bytes(), theirs.token_bytes())
+    assert ours.cuts_at_spaces and theirs.cuts_at_spaces
