@@ -26,11 +26,12 @@ from typing import Any
 
 import torch
 
-from automodel_cli.checkpoint import layout, optimizer_state, sharded
+from automodel_cli.checkpoint import layout, optimizer_state, sharded, torch_save
 from automodel_cli.checkpoint.step_files import StepReader, StepWriter
 from automodel_cli.errors import CheckpointError
 
-SAVE_FORMATS = ("safetensors", "torch_save")
+# The modules that write and read named tensors: save_tensors, scan, load_tensors.
+STORAGE: dict[str, Any] = {"safetensors": sharded, "torch_save": torch_save}
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,13 @@ class Checkpointer:
         save_format: str = "safetensors",
         say: layout.Say | None = None,
     ) -> None:
-        if save_format not in SAVE_FORMATS:
-            raise CheckpointError(f"unknown save format {save_format!r}", f"one of {', '.join(SAVE_FORMATS)}")
+        if save_format not in STORAGE:
+            raise CheckpointError(f"unknown save format {save_format!r}", f"one of {', '.join(STORAGE)}")
         self.run_folder = Path(run_folder)
         self.keep_last = keep_last
         self.keep_every = keep_every
         self.save_format = save_format
+        self._storage = STORAGE[save_format]
         self._say = say or (lambda line: None)
         self._protected = set(layout.list_steps(self.run_folder))
 
@@ -135,7 +137,7 @@ class Checkpointer:
 
     def _write_model(self, writer: StepWriter, model: torch.nn.Module) -> dict[str, str]:
         tensors, ties = sharded.split_ties(model_tensors(model))
-        sharded.save_tensors(tensors, writer, "model")
+        self._storage.save_tensors(tensors, writer, "model")
         describe = getattr(model, "model_config", None)
         if describe is not None:
             writer.write_json("model/config.json", describe())
@@ -145,7 +147,7 @@ class Checkpointer:
         self, writer: StepWriter, model: torch.nn.Module, optimizer: torch.optim.Optimizer
     ) -> None:
         flat = optimizer_state.flatten(optimizer, names_by_id(model))
-        sharded.save_tensors(flat.tensors, writer, "optim")
+        self._storage.save_tensors(flat.tensors, writer, "optim")
         writer.write_json("optim/optimizer.json", flat.document)
 
     def _point_best(self, name: str, is_best: bool) -> None:
@@ -197,33 +199,40 @@ class Checkpointer:
         )
 
     def _read_model(self, reader: StepReader, model: torch.nn.Module, *, cast: bool) -> None:
-        targets, own_ties = sharded.split_ties(model_tensors(model))
-        untied = {name: source for name, source in reader.manifest["tied"].items() if name in targets}
-        stored_apart = [name for name in own_ties if name not in reader.manifest["tied"]]
-        if stored_apart:
+        tensors, tied = model_tensors(model), reader.manifest["tied"]
+        _, own_ties = sharded.split_ties(tensors)
+        apart = [name for name, source in own_ties.items() if name not in tied and source not in tied]
+        if apart:
             raise CheckpointError(
-                f"{reader.folder}: {stored_apart[0]!r} is tied to {own_ties[stored_apart[0]]!r} in this run, "
-                "but was stored on its own",
+                f"{reader.folder}: {apart[0]!r} and {own_ties[apart[0]]!r} are one tensor in this run, "
+                "but were stored as two",
                 "set the model's weight tying as it was when the run was started",
             )
-        sharded.load_tensors(
-            reader,
-            "model",
-            {name: tensor for name, tensor in targets.items() if name not in untied},
-            cast=cast,
-        )
-        for name, source in untied.items():
-            targets[name].copy_(targets[source])
+        wanted = {name: tensor for name, tensor in tensors.items() if name not in tied}
+        _storage_of(reader).load_tensors(reader, "model", wanted, cast=cast)
+        for name, source in tied.items():
+            if name in tensors and source in wanted and name not in own_ties and source not in own_ties:
+                tensors[name].copy_(tensors[source])
 
     def _read_optimizer(
         self, reader: StepReader, model: torch.nn.Module, optimizer: torch.optim.Optimizer
     ) -> list[str]:
-        names = names_by_id(model)
+        names, storage = names_by_id(model), _storage_of(reader)
         document = reader.read_json("optim/optimizer.json")
         optimizer_state.check_fits(document, optimizer, names)
-        tensors = optimizer_state.targets(document, sharded.scan(reader, "optim"), optimizer, names)
-        sharded.load_tensors(reader, "optim", tensors)
+        tensors = optimizer_state.targets(storage.scan(reader, "optim"), optimizer, names)
+        storage.load_tensors(reader, "optim", tensors)
         return optimizer_state.restore(document, tensors, optimizer, names)
+
+
+def _storage_of(reader: StepReader) -> Any:
+    name = reader.manifest.get("save_format")
+    if name not in STORAGE:
+        raise CheckpointError(
+            f"{reader.folder} was saved as {name!r}, expected one of {', '.join(STORAGE)}",
+            "it was written by a newer version of this program",
+        )
+    return STORAGE[name]
 
 
 def model_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -311,7 +311,7 @@ def prune(
         aside = folder.with_name(folder.name + DELETED)
         shutil.rmtree(aside, ignore_errors=True)
         files.publish(folder, aside)
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)  # what cannot go now goes at the next save
     return gone
 
 

@@ -148,7 +148,6 @@ def _few(names: set[str]) -> str:
 
 
 def targets(
-    document: Mapping[str, Any],
     stored: Mapping[str, sharded.WholeTensor],
     optimizer: torch.optim.Optimizer,
     names: Mapping[int, str],

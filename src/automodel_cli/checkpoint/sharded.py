@@ -17,8 +17,9 @@ Many ranks need no new format: each writes its own file, with the position of it
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,22 +147,20 @@ def scan(reader: StepReader, folder: str) -> dict[str, WholeTensor]:
     """
     whole: dict[str, WholeTensor] = {}
     elements: dict[str, int] = {}
-    for name in reader.names(folder):
-        if not name.endswith(SUFFIX):
-            continue
-        for tensor, info in tensor_file.read_header(reader.folder / name).tensors.items():
-            end = tuple(offset + size for offset, size in zip(info.offsets, info.shape, strict=True))
-            known = whole.get(tensor)
-            shape = end if known is None else tuple(map(max, known.shape, end))
-            whole[tensor] = WholeTensor(DTYPES[info.dtype], shape)
-            elements[tensor] = elements.get(tensor, 0) + math.prod(info.shape)
-    for tensor, found in whole.items():
-        if elements[tensor] != math.prod(found.shape):
-            raise CheckpointError(
-                f"{reader.folder / folder} holds {elements[tensor]:,} of {math.prod(found.shape):,} elements "
-                f"of {tensor!r}",
-                "a shard file is missing or damaged",
-            )
+    with _damage_explains(reader, folder):
+        for name in _shards(reader, folder):
+            for tensor, info in tensor_file.read_header(reader.folder / name).tensors.items():
+                end = tuple(offset + size for offset, size in zip(info.offsets, info.shape, strict=True))
+                shape = tuple(map(max, whole[tensor].shape, end)) if tensor in whole else end
+                whole[tensor] = WholeTensor(DTYPES[info.dtype], shape)
+                elements[tensor] = elements.get(tensor, 0) + math.prod(info.shape)
+        for tensor, found in whole.items():
+            if elements[tensor] != math.prod(found.shape):
+                raise CheckpointError(
+                    f"{reader.folder / folder} holds {elements[tensor]:,} of {math.prod(found.shape):,} elements "
+                    f"of {tensor!r}",
+                    "a shard file is missing or damaged",
+                )
     return whole
 
 
@@ -170,67 +169,79 @@ def load_tensors(
 ) -> None:
     """Read the tensors below ``folder`` into ``targets`` (which must be the same set), checking every hash.
 
-    One pass over each file; no second copy of a tensor that is contiguous and on the CPU. When this raises,
-    some targets may already hold what was read: throw them away.
+    One pass over each file; no second copy of a tensor that is contiguous and on the CPU. When this raises, some
+    targets may already hold what was read: throw them away.
 
     Raises:
         CheckpointError: names or shapes differ, types differ (unless ``cast``), or a file is damaged.
     """
-    left = {name: tensor.numel() for name, tensor in targets.items()}
+    stored = scan(reader, folder)
+    with _damage_explains(reader, folder):
+        compare_names(reader.folder / folder, stored, targets)
+        for name, whole in stored.items():
+            compare_tensor(reader.folder / folder, name, whole, targets[name], cast=cast)
+    shards = _shards(reader, folder)
     for name in reader.names(folder):
-        if not name.endswith(SUFFIX):
-            reader.check(name)
-            continue
         with reader.open(name) as stream:
-            _load_file(stream, targets, left, cast)
-    missing = [name for name, count in left.items() if count]
-    if missing:
+            if name in shards:
+                _load_file(stream, targets)
+
+
+def _shards(reader: StepReader, folder: str) -> list[str]:
+    return [name for name in reader.names(folder) if name.endswith(SUFFIX)]
+
+
+@contextlib.contextmanager
+def _damage_explains(reader: StepReader, folder: str) -> Iterator[None]:
+    """Headers are read before their file's hash is known: when they do not fit, damage is the first reason."""
+    try:
+        yield
+    except CheckpointError:
+        for name in _shards(reader, folder):
+            reader.check(name)
+        raise
+
+
+def compare_names(path: Path, stored: Mapping[str, Any], targets: Mapping[str, Any]) -> None:
+    """Refuse a stored set of tensors that is not the wanted one, with the difference.
+
+    Raises:
+        CheckpointError: names are missing or left over.
+    """
+    missing, unknown = targets.keys() - stored.keys(), stored.keys() - targets.keys()
+    if missing or unknown:
+        parts = [f"lacks {len(missing)} of {len(targets)} tensors: {_some(missing)}"] if missing else []
+        parts += [f"holds {len(unknown)} that this run has not: {_some(unknown)}"] if unknown else []
         raise CheckpointError(
-            f"{reader.folder / folder} lacks {len(missing)} of {len(left)} tensors: {_some(missing)}",
-            "the model or optimizer of this run is not the one that was saved",
+            f"{path} {'; '.join(parts)}", "the model or optimizer is not the one that was saved"
         )
 
 
-def _load_file(
-    stream: HashedInput, targets: Mapping[str, torch.Tensor], left: dict[str, int], cast: bool
-) -> None:
-    header = tensor_file.read_header_from(stream, str(stream.path), stream.num_bytes)
-    unknown = [name for name in header.tensors if name not in targets]
-    if unknown:
-        raise CheckpointError(
-            f"{stream.path} holds {len(unknown)} tensors that this run has not: {_some(unknown)}",
-            "the model or optimizer of this run is not the one that was saved",
-        )
-    for name, info in header.tensors.items():
-        part = _part_of(targets[name], name, info, stream.path, cast)
-        _read_tensor(stream, part, DTYPES[info.dtype])
-        left[name] -= math.prod(info.shape)
+def compare_tensor(path: Path, name: str, stored: WholeTensor, target: torch.Tensor, *, cast: bool) -> None:
+    """Refuse a tensor of another shape, or (unless ``cast``) of another type.
 
-
-def _part_of(
-    target: torch.Tensor, name: str, info: tensor_file.TensorInfo, path: Path, cast: bool
-) -> torch.Tensor:
-    """The region of ``target`` that a stored part fills."""
-    fits = len(info.shape) == target.dim() and all(
-        offset + size <= whole
-        for offset, size, whole in zip(info.offsets, info.shape, target.shape, strict=True)
-    )
-    whole = any(info.offsets) or info.shape == tuple(target.shape) or math.prod(info.shape) < target.numel()
-    if not fits or not whole:
+    Raises:
+        CheckpointError: they differ.
+    """
+    if stored.shape != tuple(target.shape):
         raise CheckpointError(
-            f"{path}: {name!r} is stored as {list(info.shape)} at {list(info.offsets)}, "
-            f"this run has {list(target.shape)}",
-            "the model of this run is not the one that was saved",
+            f"{path}: {name!r} is stored as {list(stored.shape)}, this run has {list(target.shape)}",
+            "the model is not the one that was saved",
         )
-    if not cast and target.dtype != DTYPES[info.dtype]:
+    if not cast and target.dtype != stored.dtype:
         raise CheckpointError(
-            f"{path}: {name!r} is stored as {DTYPES[info.dtype]}, this run has {target.dtype}",
+            f"{path}: {name!r} is stored as {stored.dtype}, this run has {target.dtype}",
             "use the precision that the run was started with",
         )
-    region = target.detach()
-    for dim, (offset, size) in enumerate(zip(info.offsets, info.shape, strict=True)):
-        region = region.narrow(dim, offset, size)
-    return region
+
+
+def _load_file(stream: HashedInput, targets: Mapping[str, torch.Tensor]) -> None:
+    header = tensor_file.read_header_from(stream, str(stream.path), stream.num_bytes)
+    for name, info in header.tensors.items():
+        region = targets[name].detach()
+        for dim, (offset, size) in enumerate(zip(info.offsets, info.shape, strict=True)):
+            region = region.narrow(dim, offset, size)
+        _read_tensor(stream, region, DTYPES[info.dtype])
 
 
 def _read_tensor(stream: HashedInput, region: torch.Tensor, dtype: torch.dtype) -> None:

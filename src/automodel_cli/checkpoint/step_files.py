@@ -61,10 +61,14 @@ class StepWriter:
         """Open ``name`` (with forward slashes, relative) for writing; durable when the block ends."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb", buffering=0) as handle:
-            output = HashedOutput(_FullWrites(handle))
-            yield output
-            os.fsync(handle.fileno())
+        try:
+            with path.open("wb", buffering=0) as handle:
+                output = HashedOutput(_FullWrites(handle))
+                yield output
+                os.fsync(handle.fileno())
+        except OSError as error:
+            error.filename = error.filename or str(path)  # a failed write does not say where
+            raise
         self._records[name] = {"name": name, "bytes": output.num_bytes, "xxh3": output.hash}
 
     def write_text(self, name: str, text: str) -> None:
@@ -208,6 +212,10 @@ class StepReader:
             stream = HashedInput(handle, path, record)
             try:
                 yield stream
+            except OSError as error:
+                raise CheckpointError(
+                    f"cannot read {path}: {error.strerror}", layout.way_back(self.folder)
+                ) from error
             except CheckpointError:
                 stream.check()  # a damaged file explains whatever went wrong while reading it
                 raise

@@ -129,10 +129,13 @@ def read_header(path: Path | str) -> Header:
     """Read and check the header of ``path``.
 
     Raises:
-        CheckpointError: not a safetensors file, or one that was cut off.
+        CheckpointError: the file cannot be read, is no safetensors file, or was cut off.
     """
-    with Path(path).open("rb") as handle:
-        return read_header_from(handle, str(path), os.fstat(handle.fileno()).st_size)
+    try:
+        with Path(path).open("rb") as handle:
+            return read_header_from(handle, str(path), os.fstat(handle.fileno()).st_size)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}", "is the path right?") from error
 
 
 def read_header_from(handle: IO[bytes] | Any, name: str, file_bytes: int) -> Header:

@@ -1,0 +1,248 @@
+"""The ``torch_save`` format: torch's own distributed checkpoints (``.distcp`` and a pickled ``.metadata``).
+
+An option, for exchange with other trainers; ``safetensors`` is the default. Its dangers stay outside:
+
+- ``.metadata`` is a pickle. It is read by an unpickler that knows the names such a file needs and makes inert
+  records of them; torch's objects are then built from checked values. Any other name is an error.
+- Entries that are not tensors would be unpickled without limits by torch's planner. They are left out, and a
+  planner that is asked for one anyway refuses.
+- The tensors are read by ``torch.load(weights_only=True)``, which is how torch's reader does it.
+
+Paths and random ids, which torch puts into the metadata, are left out: equal states give equal bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import pickle
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint import (
+    DefaultLoadPlanner,
+    FileSystemReader,
+    FileSystemWriter,
+    load,
+    save,
+)
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+
+from automodel_cli.checkpoint.sharded import WholeTensor, compare_names, compare_tensor
+from automodel_cli.checkpoint.step_files import StepReader, StepWriter
+from automodel_cli.errors import CheckpointError
+
+METADATA = ".metadata"
+
+
+class _Writer(FileSystemWriter):
+    def storage_meta(self) -> StorageMeta | None:
+        return None  # it would hold the absolute path and a random id
+
+
+def save_tensors(tensors: Mapping[str, torch.Tensor], writer: StepWriter, folder: str) -> None:
+    """Write ``folder/__0_0.distcp`` and ``folder/.metadata``; nothing when there are no tensors."""
+    if not tensors:
+        return
+    with _one_process():
+        save(dict(tensors), storage_writer=_Writer(writer.folder / folder, sync_files=True), no_dist=True)
+    writer.adopt(folder)
+
+
+def scan(reader: StepReader, folder: str) -> dict[str, WholeTensor]:
+    """Names, types and shapes of the stored tensors.
+
+    Raises:
+        CheckpointError: the metadata is damaged or refused.
+    """
+    return {
+        name: WholeTensor(entry.properties.dtype, tuple(entry.size))
+        for name, entry in _metadata(reader, folder).state_dict_metadata.items()
+        if isinstance(entry, TensorStorageMetadata)
+    }
+
+
+def load_tensors(
+    reader: StepReader, folder: str, targets: Mapping[str, torch.Tensor], *, cast: bool = False
+) -> None:
+    """Read the tensors below ``folder`` into ``targets`` (the same set of names), after checking every hash.
+
+    Raises:
+        CheckpointError: names, shapes or types differ, a file is damaged, or it holds anything but tensors.
+    """
+    for name in reader.names(folder):
+        reader.check(name)
+    stored, path = scan(reader, folder), reader.folder / folder
+    compare_names(path, stored, targets)
+    for name, whole in stored.items():
+        compare_tensor(path, name, whole, targets[name], cast=cast)
+    if not stored:
+        return
+    try:
+        with _one_process():
+            source = _Reader(path, _metadata(reader, folder))
+            load(dict(targets), storage_reader=source, planner=_TensorsOnly(), no_dist=True)
+    except CheckpointException as error:  # derives from BaseException
+        reason = next(iter(error.failures.values()))[0]
+        raise CheckpointError(f"cannot read {path}: {reason}", "do not use this checkpoint") from error
+
+
+def _metadata(reader: StepReader, folder: str) -> Metadata:
+    name = f"{folder}/{METADATA}"
+    if name not in reader.names(folder):  # an optimizer without any tensors
+        return Metadata(state_dict_metadata={}, storage_data={})
+    return parse_metadata(reader.read_bytes(name), reader.folder / name)
+
+
+@contextlib.contextmanager
+def _one_process() -> Iterator[None]:
+    """Without torch's warning that there is only one process."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+class _Reader(FileSystemReader):
+    """torch's reader, with metadata that has been read already."""
+
+    def __init__(self, path: Path, metadata: Metadata) -> None:
+        super().__init__(path)
+        self._metadata = metadata
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        self._metadata.storage_meta = StorageMeta(load_id=self.load_id)
+        return self._metadata
+
+
+class _TensorsOnly(DefaultLoadPlanner):
+    def load_bytes(self, read_item: Any, value: io.BytesIO) -> None:
+        raise CheckpointError(f"{read_item.dest_index.fqn} is not a tensor", "do not use this checkpoint")
+
+
+# ---------------------------------------------------------------------------------------------- metadata
+
+
+class _Record:
+    """What every admitted name becomes: arguments and state are kept, nothing is called."""
+
+    def __init__(self, *args: Any) -> None:
+        self.args = args
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict):
+            self.__dict__.update(state)
+        else:
+            self.args = state
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"{name} is missing in a record")
+
+
+class _Index(_Record): ...
+
+
+class _Storage(_Record): ...
+
+
+class _Tensor(_Record): ...
+
+
+class _Bytes(_Record): ...
+
+
+_DCP = "torch.distributed.checkpoint.metadata"
+_ADMITTED: dict[tuple[str, str], type] = {
+    (_DCP, "Metadata"): _Record,
+    (_DCP, "TensorStorageMetadata"): _Tensor,
+    (_DCP, "BytesStorageMetadata"): _Bytes,
+    (_DCP, "TensorProperties"): _Record,
+    (_DCP, "ChunkStorageMetadata"): _Record,
+    (_DCP, "MetadataIndex"): _Index,
+    (_DCP, "StorageMeta"): _Record,
+    (_DCP, "_MEM_FORMAT_ENCODING"): _Record,
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"): _Storage,
+    ("torch.serialization", "_get_layout"): _Record,
+    ("torch", "Size"): tuple,
+    ("pathlib", "PosixPath"): _Record,
+    ("pathlib._local", "PosixPath"): _Record,
+    ("collections", "OrderedDict"): dict,
+}
+_DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in vars(torch).values()
+    if isinstance(dtype, torch.dtype)
+}
+
+
+class _MetadataUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch" and name in _DTYPES:
+            return _DTYPES[name]
+        if (module, name) not in _ADMITTED:
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return _ADMITTED[module, name]
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise pickle.UnpicklingError("it refers to an object outside itself")
+
+
+def parse_metadata(content: bytes, path: Path) -> Metadata:
+    """The tensors that a ``.metadata`` file lists; whatever else it lists is left out.
+
+    Raises:
+        CheckpointError: it is no such file, or names anything that such a file does not need.
+    """
+    try:
+        record = _MetadataUnpickler(io.BytesIO(content)).load()
+        tensors = {
+            str(name): entry
+            for name, entry in record.state_dict_metadata.items()
+            if isinstance(entry, _Tensor)
+        }
+        return Metadata(
+            state_dict_metadata={name: _tensor_metadata(entry) for name, entry in tensors.items()},
+            storage_data=dict(
+                _storage_entry(index, info)
+                for index, info in record.storage_data.items()
+                if isinstance(index, _Index) and index.fqn in tensors
+            ),
+        )
+    except Exception as error:  # a hostile pickle may fail in any way
+        raise CheckpointError(
+            f"{path} is refused: {error}",
+            "only a description of tensors is read from it: do not use this checkpoint unless you made it",
+        ) from error
+
+
+def _tensor_metadata(entry: Any) -> TensorStorageMetadata:
+    dtype = entry.properties.args[0]
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"{dtype!r} is no type of tensor")
+    chunks = [ChunkStorageMetadata(_size(chunk.offsets), _size(chunk.sizes)) for chunk in entry.chunks]
+    return TensorStorageMetadata(TensorProperties(dtype=dtype), _size(entry.size), chunks)
+
+
+def _storage_entry(index: Any, info: Any) -> tuple[MetadataIndex, _StorageInfo]:
+    if not isinstance(info, _Storage) or getattr(info, "transform_descriptors", None):
+        raise ValueError("a tensor is stored in a way that is not known here")
+    name = str(info.relative_path)
+    if Path(name).name != name:
+        raise ValueError(f"a tensor lies outside the folder: {name}")
+    place = MetadataIndex(str(index.fqn), _size(index.offset) if index.offset is not None else None)
+    return place, _StorageInfo(name, int(info.offset), int(info.length))
+
+
+def _size(numbers: Any) -> torch.Size:
+    return torch.Size(int(number) for number in numbers)
