@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from automodel_cli.errors import CheckpointError
+from automodel_cli.models import hf
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.models.interface import CausalLM
 
@@ -20,6 +21,8 @@ def build_from_config(config: Mapping[str, Any], *, is_meta_device: bool = False
     family = arguments.pop("family", None)
     if family == "gpt2":
         return build_gpt2_model(**arguments, is_meta_device=is_meta_device)
+    if family == "hf":
+        return hf.rebuild(arguments, is_meta_device=is_meta_device)
     raise CheckpointError(
         f"the model family {family!r} of this checkpoint is not known",
         "it is a model of your own, or another version of automodel wrote it: name its builder",

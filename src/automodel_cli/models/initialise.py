@@ -10,10 +10,15 @@ time, and copied: peak memory is one tensor.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.overrides import TorchFunctionMode
+
+_RANDOM_FILLS = (Tensor.normal_, Tensor.uniform_)
 
 
 def derive_seed(seed: int, *keys: object) -> int:
@@ -51,6 +56,36 @@ def fill_constant(target: Tensor, value: float) -> None:
     """Fill ``target`` with one number."""
     with torch.no_grad():
         target.fill_(value)
+
+
+class DrawOnCPU(TorchFunctionMode):
+    """Inside this mode random fills of any tensor are drawn on the CPU from its global generator and copied.
+
+    Initial values then do not depend on the device, and a sharded tensor gets its piece of the whole.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func not in _RANDOM_FILLS or (args[0].is_cpu and not isinstance(args[0], DTensor)):
+            return func(*args, **(kwargs or {}))
+        target, *rest = args
+        whole = torch.empty(target.shape, dtype=torch.float32)
+        func(whole, *rest, **(kwargs or {}))
+        copy_whole(target, whole)
+        return target
+
+
+def children_first(root: nn.Module, owners: type[nn.Module]) -> Iterator[tuple[str, nn.Module, Any]]:
+    """(name, module, innermost enclosing module of kind ``owners``), every module after its children."""
+
+    def walk(name: str, module: nn.Module, owner: nn.Module) -> Iterator[tuple[str, nn.Module, Any]]:
+        owner = module if isinstance(module, owners) else owner
+        for child_name, child in module.named_children():
+            yield from walk(f"{name}.{child_name}" if name else child_name, child, owner)
+        yield name, module, owner
+
+    yield from walk("", root, root)
 
 
 def is_on_meta(module: nn.Module) -> bool:

@@ -5,16 +5,22 @@ Shapes: B rows, H key/value heads, S positions seen so far, T new tokens, K head
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 
 class KVCache:
-    """One growing ``[B, H, S, K]`` pair per layer; ``length`` is S, equal in all layers between forwards."""
+    """One growing ``[B, H, S, K]`` pair per layer; ``length`` is S, equal in all layers between forwards.
+
+    ``foreign`` is for models that keep keys and values in a format of their own.
+    """
 
     def __init__(self) -> None:
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
         self.length = 0
+        self.foreign: Any = None
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Append ``[B, H, T, K]`` to a layer and return all of it, ``[B, H, S + T, K]``."""

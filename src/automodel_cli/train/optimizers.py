@@ -24,7 +24,7 @@ def build_adamw(
 ) -> torch.optim.AdamW:
     """``torch.optim.AdamW``, fused where it exists. Groups keep their own ``weight_decay`` and ``lr``."""
     fused = torch.device(device).type in _FUSED_DEVICES
-    own = [_with_lr(group, lr) if isinstance(group, dict) else group for group in groups]
+    own: list[Any] = [_with_lr(group, lr) if isinstance(group, dict) else group for group in groups]
     optimizer = torch.optim.AdamW(
         own, lr=lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay, fused=fused
     )

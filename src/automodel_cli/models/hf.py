@@ -1,0 +1,343 @@
+"""Hugging Face causal language models behind the ``CausalLM`` interface.
+
+Shapes: B rows, T tokens, D model width, V vocabulary.
+
+Weights are stored in fp32 unless a dtype is asked for by name; the training step computes in bf16 through
+autocast. Weights keep the vocabulary size that the configuration says (no padding rows). Initial values
+follow the model's own ``_init_weights``, with a generator per module, so that they depend on (seed, module
+name) alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from automodel_cli.batch import Batch
+from automodel_cli.errors import CheckpointError, ConfigError
+from automodel_cli.models.foreign import ForeignCausalLM, loss_from_logits, role_of
+from automodel_cli.models.initialise import DrawOnCPU, children_first, derive_seed
+from automodel_cli.models.interface import CausalLM, HeadLoss, Role
+from automodel_cli.models.kv_cache import KVCache
+
+# Families whose logits are exactly hidden @ W^T: a test compares each at a tiny size. Others (soft caps,
+# scaled logits, a bias on the head) compute whole logits and hand those to the loss.
+DIRECT_HEADS = frozenset(
+    {"gemma", "gpt2", "gpt_neox", "llama", "mistral", "olmo", "olmo2", "phi3", "qwen2", "qwen3", "smollm3"}
+)
+
+# Dropouts of a configuration that act during language modelling (not those of classification heads).
+_DROPOUTS = (
+    "attn_pdrop",
+    "attention_dropout",
+    "dropout",
+    "embd_pdrop",
+    "embedding_dropout",
+    "hidden_dropout",
+    "layerdrop",
+    "resid_pdrop",
+    "residual_dropout",
+)
+
+
+class HFCausalLM(CausalLM):
+    """A ``transformers`` causal language model; its own module is ``.hf``."""
+
+    def __init__(self, hf: transformers.PreTrainedModel, *, pretrained: bool = False) -> None:
+        super().__init__()
+        self.hf = hf
+        self.pretrained = pretrained
+        text = hf.config.get_text_config()
+        self.vocab_size = text.vocab_size
+        self.padded_vocab_size = text.vocab_size
+        self.max_seq_len = getattr(text, "max_position_embeddings", None)
+        self.direct_head = _has_direct_head(hf)
+        self.notes = _notes(hf, self.direct_head)
+
+    def forward(
+        self, batch: Batch, *, head_loss: HeadLoss | None = None, cache: KVCache | None = None
+    ) -> Tensor:
+        inputs = self._inputs(batch, cache)
+        if head_loss is None or not self.direct_head:
+            outputs = self.hf(**inputs)
+            if cache is not None:
+                cache.foreign, cache.length = outputs.past_key_values, cache.length + batch.input_ids.shape[1]
+            return outputs.logits if head_loss is None else loss_from_logits(head_loss, outputs.logits, batch)
+        hidden = self.hf.base_model(**inputs).last_hidden_state  # [B, T, D]
+        weight = self.hf.get_output_embeddings().weight
+        return head_loss(hidden, weight, batch.labels, vocab_size=self.vocab_size)
+
+    def _inputs(self, batch: Batch, cache: KVCache | None) -> dict[str, Any]:
+        inputs: dict[str, Any] = {"input_ids": batch.input_ids, "use_cache": cache is not None}
+        if cache is not None and cache.foreign is not None:
+            inputs["past_key_values"] = cache.foreign
+        if batch.position_ids is not None:
+            inputs["position_ids"] = batch.position_ids
+        if batch.segment_ids is not None:
+            inputs["attention_mask"] = self._segment_mask(batch.segment_ids)
+        return inputs
+
+    def _segment_mask(self, segment_ids: Tensor) -> Tensor:
+        """``[B, 1, T, T]``: 0 where a token may look, the lowest number elsewhere (what HF adds to the scores)."""
+        implementation = self.hf.config._attn_implementation
+        if implementation not in ("sdpa", "eager"):
+            raise ConfigError(
+                f"documents in one row cannot be kept apart with attn_implementation {implementation!r}",
+                "use attn_implementation: sdpa",
+            )
+        tokens = segment_ids.shape[1]
+        causal = torch.ones(tokens, tokens, dtype=torch.bool, device=segment_ids.device).tril()
+        allowed = causal & (segment_ids[:, None, :, None] == segment_ids[:, None, None, :])
+        mask = torch.zeros(allowed.shape, dtype=self.hf.dtype, device=allowed.device)
+        return mask.masked_fill(~allowed, torch.finfo(mask.dtype).min)
+
+    def param_roles(self) -> dict[str, Role]:
+        head = self.hf.get_output_embeddings()
+        return {name: role_of(self, name, head=head) for name, _ in self.named_parameters()}
+
+    def to_empty(self, *, device: Any, recurse: bool = True) -> HFCausalLM:
+        """As in torch; and what no file holds is right again: tied weights are one tensor, buffers have values."""
+        super().to_empty(device=device, recurse=recurse)
+        self.hf.tie_weights()
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            for _, module, owner in children_first(self.hf, transformers.PreTrainedModel):
+                if any(buffer is not None for buffer in module.buffers(recurse=False)):
+                    owner._init_weights(module)
+        return self
+
+    def init_weights(self, seed: int) -> None:
+        for parameter in self.hf.parameters():
+            # transformers leaves tensors that carry this mark alone: they came from a file.
+            parameter.__dict__.pop("_is_hf_initialized", None)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), DrawOnCPU():
+            for name, module, owner in children_first(self.hf, transformers.PreTrainedModel):
+                torch.manual_seed(derive_seed(seed, "init", name))
+                owner._init_weights(module)
+
+    def model_config(self) -> dict[str, Any]:
+        config = self.hf.config.to_dict()
+        config.pop("transformers_version", None)
+        return {
+            "family": "hf",
+            "class": type(self.hf).__name__,
+            "model_type": config["model_type"],
+            "attn_implementation": self.hf.config._attn_implementation,
+            "config": config,
+            "shape": self._shape(),
+        }
+
+    def _shape(self) -> dict[str, Any]:
+        """The fields of ``sizing.Shape``."""
+        text = self.hf.config.get_text_config()
+        heads = getattr(text, "num_attention_heads", None)
+        width = getattr(text, "head_dim", None) or (text.hidden_size // heads if heads else None)
+        stored = sum(parameter.numel() for parameter in self.parameters())
+        roles = self.param_roles()
+        tied = self.hf.get_output_embeddings() is not None and "head" not in roles.values()
+        looked_up = ("position",) if tied else ("position", "embedding")
+        return {
+            "stored_params": stored,
+            "matmul_params": stored
+            - sum(
+                parameter.numel() for name, parameter in self.named_parameters() if roles[name] in looked_up
+            ),
+            "layers": getattr(text, "num_hidden_layers", None),
+            "width": heads * width if heads and width else None,
+            "padded_vocab_size": self.padded_vocab_size,
+        }
+
+    def hf_names(self) -> dict[str, str]:
+        return {name: name.removeprefix("hf.") for name, _ in self.named_parameters()}
+
+    def has_dropout(self) -> bool:
+        return bool(_dropouts(self.hf.config))
+
+
+def from_config(
+    config: Any,
+    *,
+    torch_dtype: str | torch.dtype | None = None,
+    attn_implementation: str | None = None,
+    is_meta_device: bool = False,
+    use_liger_kernel: bool = False,
+    use_sdpa_patching: bool = True,
+    trust_remote_code: bool = False,
+) -> HFCausalLM:
+    """A causal language model of this configuration, without meaningful weights: ``init_weights`` follows.
+
+    Args:
+        config: a ``PretrainedConfig``, or a hub name or folder to read one from.
+        torch_dtype: storage dtype; None and "auto" are fp32, the only one with a sound Adam.
+        attn_implementation: as in transformers (sdpa, eager, flash_attention_2, ...); None lets it choose.
+        is_meta_device: allocate nothing; ``materialise(device, seed)`` does it later.
+        use_liger_kernel: patch the model family with Liger's kernels (needs the package liger-kernel).
+        use_sdpa_patching: accepted for older configurations; SDPA picks its kernel by itself.
+        trust_remote_code: run code that comes with the model.
+
+    Raises:
+        ConfigError: the configuration cannot be read, or is not one of a causal language model.
+    """
+    options = _options(torch_dtype, attn_implementation, trust_remote_code)
+    with _load_errors_named(config):
+        if isinstance(config, str):
+            config = transformers.AutoConfig.from_pretrained(config, trust_remote_code=trust_remote_code)
+        _apply_liger(config, use_liger_kernel)
+        with torch.device("meta"):
+            hf = transformers.AutoModelForCausalLM.from_config(config, **options)
+    model = HFCausalLM(hf)
+    if not is_meta_device:
+        model.to_empty(device="cpu")
+    return model
+
+
+def from_pretrained(
+    pretrained_model_name_or_path: str,
+    *,
+    torch_dtype: str | torch.dtype | None = None,
+    attn_implementation: str | None = None,
+    use_liger_kernel: bool = False,
+    use_sdpa_patching: bool = True,
+    trust_remote_code: bool = False,
+    **overrides: Any,
+) -> HFCausalLM:
+    """A causal language model with the weights of a local folder or of the hub.
+
+    Args:
+        pretrained_model_name_or_path: a folder with ``config.json`` and safetensors, or a hub name.
+        overrides: fields of the configuration to change (for example ``attn_pdrop: 0.2``); the rest as in
+            ``from_config``.
+
+    Raises:
+        ConfigError: the folder or name cannot be read.
+    """
+    options = _options(torch_dtype, attn_implementation, trust_remote_code)
+    with _load_errors_named(pretrained_model_name_or_path):
+        config = transformers.AutoConfig.from_pretrained(
+            pretrained_model_name_or_path, trust_remote_code=trust_remote_code
+        )
+        if unknown := [key for key in overrides if not hasattr(config, key)]:
+            raise ConfigError(
+                f"{type(config).__name__} has no field {', '.join(unknown)}", "correct the model section"
+            )
+        config.update(overrides)
+        _apply_liger(config, use_liger_kernel)
+        hf = transformers.AutoModelForCausalLM.from_pretrained(
+            pretrained_model_name_or_path, config=config, **options
+        )
+    return HFCausalLM(hf, pretrained=True)
+
+
+def wrap(module: nn.Module, *, pretrained: bool = False) -> CausalLM:
+    """Any module as a ``CausalLM``: one already, a transformers model, or one that maps input_ids to logits.
+
+    A transformers model that was built in half precision is brought to fp32, which the optimizer needs.
+    """
+    if isinstance(module, CausalLM):
+        return module
+    if isinstance(module, transformers.PreTrainedModel):
+        model = HFCausalLM(module, pretrained=pretrained)
+        if module.dtype != torch.float32:
+            model.notes.append(f"weights came as {module.dtype}, are stored in torch.float32")
+            module.float()
+        return model
+    return ForeignCausalLM(module, pretrained=pretrained)
+
+
+def rebuild(config: Mapping[str, Any], *, is_meta_device: bool = False) -> HFCausalLM:
+    """The architecture of a ``model_config()`` with family ``hf``.
+
+    Raises:
+        CheckpointError: this version of transformers does not know the model type.
+    """
+    try:
+        hf_config = transformers.AutoConfig.for_model(config["model_type"], **_without_type(config["config"]))
+        return from_config(
+            hf_config, attn_implementation=config.get("attn_implementation"), is_meta_device=is_meta_device
+        )
+    except (ValueError, KeyError, ConfigError) as error:
+        raise CheckpointError(
+            f"transformers {transformers.__version__} cannot build {config.get('class')}: {error}",
+            "use the version of transformers that the checkpoint names, or --trust its code",
+        ) from error
+
+
+def _without_type(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != "model_type"}
+
+
+def storage_dtype(setting: str | torch.dtype | None) -> torch.dtype:
+    """The dtype that weights are stored in: fp32 for None and "auto", else the one named."""
+    if setting is None or setting == "auto":
+        return torch.float32
+    dtype = setting if isinstance(setting, torch.dtype) else None
+    if isinstance(setting, str):
+        names = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+        name = setting.removeprefix("torch.")
+        dtype = getattr(torch, names.get(name, name), None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ConfigError(f"torch_dtype {setting!r} is not known", "choose float32 or bfloat16")
+    return dtype
+
+
+def _options(torch_dtype: Any, attn_implementation: str | None, trust_remote_code: bool) -> dict[str, Any]:
+    options: dict[str, Any] = {"dtype": storage_dtype(torch_dtype), "trust_remote_code": trust_remote_code}
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    return options
+
+
+@contextlib.contextmanager
+def _load_errors_named(source: Any) -> Iterator[None]:
+    """Turn transformers' many ways of not finding something into one ConfigError."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        name = source if isinstance(source, str) else type(source).__name__
+        raise ConfigError(
+            f"cannot build a causal language model from {name}: {first}",
+            "name a folder with config.json (and safetensors), or a hub name that this machine can reach",
+        ) from error
+
+
+def _apply_liger(config: Any, wanted: bool) -> None:
+    """Patch the classes of this model family with Liger's kernels."""
+    if not wanted:
+        return
+    if importlib.util.find_spec("liger_kernel") is None:
+        raise ConfigError(
+            "use_liger_kernel: the package liger-kernel is not installed", "install it, or leave it out"
+        )
+    from liger_kernel.transformers.monkey_patch import _apply_liger_kernel
+
+    _apply_liger_kernel(config.model_type)
+
+
+def _has_direct_head(hf: transformers.PreTrainedModel) -> bool:
+    """Whether logits are hidden @ W^T and nothing else: a listed family, run by transformers' own code."""
+    head = hf.get_output_embeddings()
+    listed = hf.config.model_type in DIRECT_HEADS and type(hf).__module__.startswith("transformers.")
+    return listed and isinstance(head, nn.Linear) and head.bias is None and hf.base_model is not hf
+
+
+def _dropouts(config: Any) -> dict[str, float]:
+    values = {name: getattr(config, name, None) for name in _DROPOUTS}
+    return {name: value for name, value in values.items() if isinstance(value, int | float) and value > 0}
+
+
+def _notes(hf: transformers.PreTrainedModel, direct_head: bool) -> list[str]:
+    notes = []
+    if dropouts := _dropouts(hf.config):
+        shown = ", ".join(f"{name} {value:g}" for name, value in dropouts.items())
+        notes.append(f"the model trains with dropout ({shown}); pretraining usually sets it to 0")
+    if hf.dtype in (torch.bfloat16, torch.float16):
+        notes.append(f"weights and Adam's moments are stored in {hf.dtype}: there is no fp32 master copy")
+    if not direct_head:
+        notes.append(f"{type(hf).__name__} has a head of its own kind: the loss uses whole logits")
+    return notes
