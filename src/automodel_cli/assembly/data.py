@@ -35,7 +35,7 @@ def build_train_loader(
     if is_token_windows(dataset):
         return TokenLoader(dataset, pin_memory=pin_memory, **sizes)
     arguments = loader_arguments(cfg.dataloader, trust=trust)
-    return TorchLoader(dataset, seed=cfg.run_seed, **{"pin_memory": pin_memory, **arguments}, **sizes)
+    return TorchLoader(dataset, seed=cfg.rng_seed, **{"pin_memory": pin_memory, **arguments}, **sizes)
 
 
 def build_eval_sets(cfg: PretrainConfig, *, trust: Sequence[str] = ()) -> dict[str, tuple[Any, EvalLoader]]:
@@ -43,7 +43,7 @@ def build_eval_sets(cfg: PretrainConfig, *, trust: Sequence[str] = ()) -> dict[s
     loaders = {}
     arguments = loader_arguments(cfg.validation_dataloader, trust=trust)
     for name, target in cfg.validation_datasets.items():
-        dataset = build_dataset(target, seed=cfg.run_seed, trust=trust)
+        dataset = build_dataset(target, seed=cfg.rng_seed, trust=trust)
         loaders[name] = (
             dataset,
             EvalLoader(

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import safetensors
 import torch
-import transformers
 import yaml
 
 from automodel_cli import __version__
@@ -34,15 +31,10 @@ _MAY_DIFFER = {"name", "path", "folder", "dropout", "attn_implementation"}
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computed the numbers."""
-    return {
-        "automodel": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "safetensors": safetensors.__version__,
-        "numpy": np.__version__,
-    }
+    """Versions of what computed the numbers; read from package metadata, nothing is imported for it."""
+    packages = ("torch", "transformers", "safetensors", "numpy")
+    found = {name: metadata.version(name) for name in packages}
+    return {"automodel": __version__, "python": platform.python_version(), **found}
 
 
 def collect(
@@ -63,7 +55,7 @@ def collect(
         "data": data_facts(dataset),
         "tokenizer": tokenizer.facts() if tokenizer is not None else None,
         "optimizer": {"class": type(optimizer).__name__},
-        "schedule": asdict(schedule),
+        "schedule": schedule.settings(),
         "fast_path": fast_path.stored(),
         "precision": {
             "stored": "float32",

@@ -65,23 +65,8 @@ def schedule_rows(cfg: PretrainConfig, horizon: Horizon, schedule: Schedule) -> 
             "length",
             f"{horizon.total_steps:,} updates ({horizon.reason}), {human(horizon.total_tokens)} tokens",
         ),
-        ("learning rate", describe_schedule(schedule)),
+        ("learning rate", schedule.describe()),
     ]
-
-
-def describe_schedule(schedule: Schedule) -> str:
-    """``cosine: 6e-05 up to 6e-04 in 700 updates, down to 6e-06 at 18,500``."""
-    if schedule.style == "constant":
-        rise = (
-            f" after {schedule.warmup_steps:,} updates from {schedule.init_lr:.3g}"
-            if schedule.warmup_steps
-            else ""
-        )
-        return f"constant {schedule.max_lr:.3g}{rise}"
-    return (
-        f"{schedule.style}: {schedule.init_lr:.3g} up to {schedule.max_lr:.3g} in {schedule.warmup_steps:,} updates, "
-        f"down to {schedule.min_lr:.3g} at {schedule.decay_steps:,}"
-    )
 
 
 def fast_path_rows(path: FastPath, device: torch.device) -> Rows:

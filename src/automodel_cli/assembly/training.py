@@ -21,8 +21,7 @@ from automodel_cli.models.interface import CausalLM
 from automodel_cli.train.losses import ChunkedCrossEntropy, MaskedCrossEntropy
 from automodel_cli.train.optimizers import build_adamw
 from automodel_cli.train.param_groups import build_param_groups
-from automodel_cli.train.schedules import Schedule, constant_schedule, remember_ratios
-from automodel_cli.train.schedules import build_schedule as build_schedule_from_keys
+from automodel_cli.train.schedules import Schedule, remember_ratios
 
 DEFAULT_LR = 2e-4
 DEFAULT_BETAS = (0.9, 0.95)
@@ -75,11 +74,11 @@ def build_schedule(cfg: PretrainConfig, optimizer: torch.optim.Optimizer, total_
     base = optimizer.defaults["lr"]
     remember_ratios(optimizer)
     if cfg.lr_scheduler is None:
-        return constant_schedule(base)
+        return Schedule.constant(lr=base)
     keys = cfg.lr_scheduler.model_dump(
         exclude={"use_checkpoint_opt_param_scheduler", "override_opt_param_scheduler"}
     )
-    return build_schedule_from_keys(
+    return Schedule.from_keys(
         lr=base, weight_decay=optimizer.defaults.get("weight_decay"), total_steps=total_steps, **keys
     )
 

@@ -115,7 +115,7 @@ class PretrainRecipe:
         weights_from = model_assembly.give_weights(
             self.model,
             init_from=self.cfg.init_from if checkpoint is None else None,
-            seed=self.cfg.run_seed,
+            seed=self.cfg.rng_seed,
             device=self.device,
         )
         self.optimizer = training.build_optimizer(self.cfg, self.model, self.device, trust=self.trust)
@@ -132,7 +132,7 @@ class PretrainRecipe:
         """Data first: it is the cheapest thing that can be wrong. Weights come later."""
         cfg, scheduler = self.cfg, self.cfg.step_scheduler
         self.device = this_machine.pick_device(cfg.device)
-        self.dataset = data_assembly.build_dataset(cfg.dataset, seed=cfg.run_seed, trust=self.trust)
+        self.dataset = data_assembly.build_dataset(cfg.dataset, seed=cfg.rng_seed, trust=self.trust)
         self.tokenizer = run_tokenizer(cfg, self.dataset)
         self.model = model_assembly.build_model(cfg.model, trust=self.trust)
         data_assembly.check_fits(self.dataset, self.model, what="dataset")
@@ -267,7 +267,7 @@ class PretrainRecipe:
             max_norm=self.cfg.max_norm,
             autocast_dtype=self.fast_path.autocast_dtype,
             scaler=self.scaler,
-            dropout_seed=training.dropout_seed(self.model, self.cfg.run_seed, self.state.step),
+            dropout_seed=training.dropout_seed(self.model, self.cfg.rng_seed, self.state.step),
         )
 
     def _save_due(self) -> bool:
@@ -434,9 +434,8 @@ class PretrainRecipe:
             *summary.model_rows(self.model, weights_from=weights_from),
             summary.data_row("training data", self.dataset),
             *(
-                row
+                summary.data_row(f"validation: {name}", held_out)
                 for name, (held_out, _) in self.val_sets.items()
-                for row in summary.data_rows(name, held_out)
             ),
             *summary.schedule_rows(self.cfg, self.horizon, self.schedule),
             *summary.fast_path_rows(self.fast_path, self.device),
