@@ -6,11 +6,14 @@ Section and key names are those that users' files already have. Off is ``null``,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, InstanceOf, field_validator, model_validator
 
+from automodel_cli.config.admission import translate
+from automodel_cli.config.roles import ROLES, role_of_section
 from automodel_cli.config.run_sections import (
     CheckpointConfig,
     DistEnvConfig,
@@ -30,19 +33,18 @@ from automodel_cli.config.training_sections import (
     StepSchedulerConfig,
 )
 
-DEFAULT_OPTIMIZER = "torch.optim.AdamW"
-DEFAULT_DATALOADER = "torch.utils.data.DataLoader"
 NAMED_VALIDATION_KEY = "validation_dataset_*"  # nobody writes this key: it gathers validation_dataset_<name>
 _NAMED_VALIDATION_PREFIX = "validation_dataset_"
 _RECIPES = ("TrainFinetuneRecipeForNextTokenPrediction", "PretrainRecipe", "pretrain")
 
+
+def _with_default(role: str, value: Any) -> Target:
+    return Target.parse(value, default_name=ROLES[role].default_target)
+
+
 OpenSection = Annotated[InstanceOf[Target], BeforeValidator(Target.parse)]
-OptimizerSection = Annotated[
-    InstanceOf[Target], BeforeValidator(lambda value: Target.parse(value, default_name=DEFAULT_OPTIMIZER))
-]
-DataloaderSection = Annotated[
-    InstanceOf[Target], BeforeValidator(lambda value: Target.parse(value, default_name=DEFAULT_DATALOADER))
-]
+OptimizerSection = Annotated[InstanceOf[Target], BeforeValidator(partial(_with_default, "optimizer"))]
+DataloaderSection = Annotated[InstanceOf[Target], BeforeValidator(partial(_with_default, "dataloader"))]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 
 
@@ -145,11 +147,17 @@ class PretrainConfig(Section):
             raise ValueError(f"found {describe_value(name)}; this command runs {_RECIPES[0]}")
         return name
 
-    @model_validator(mode="after")
-    def _one_seed(self) -> PretrainConfig:
-        if self.seed is not None and "seed" in self.rng.model_fields_set and self.rng.seed != self.seed:
-            raise ValueError(f"seed is {self.seed} and rng.seed is {self.rng.seed}; keep one of them")
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _seed_is_rng_seed(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or data.get("seed") is None:
+            return data
+        rng = data.get("rng") or {}
+        if isinstance(rng, Mapping):
+            if rng.get("seed", data["seed"]) != data["seed"]:
+                raise ValueError(f"seed is {data['seed']} and rng.seed is {rng['seed']}; keep one of them")
+            return {**data, "seed": None, "rng": {**rng, "seed": data["seed"]}}
+        return data
 
     @property
     def validation_datasets(self) -> dict[str, Target]:
@@ -163,9 +171,9 @@ class PretrainConfig(Section):
         return self.clip_grad_norm.max_norm
 
     @property
-    def run_seed(self) -> int:
+    def rng_seed(self) -> int:
         """`rng.seed`, or the top-level `seed` that is short for it."""
-        return self.rng.seed if self.seed is None else self.seed
+        return self.rng.seed
 
     @property
     def compute_precision(self) -> str:
@@ -184,10 +192,28 @@ class PretrainConfig(Section):
         """The `wandb` section where it is there and enabled."""
         return self.wandb if self.wandb is not None and self.wandb.enable else None
 
+    def open_sections(self) -> Iterator[tuple[str, str, Target]]:
+        """``(key, role, target)`` of each open section that was given."""
+        given = {name: getattr(self, name) for name in type(self).model_fields}
+        given |= {
+            _NAMED_VALIDATION_PREFIX + name: target for name, target in self.named_validation_datasets.items()
+        }
+        for key, target in given.items():
+            role = role_of_section(key)
+            if role is not None and isinstance(target, Target):
+                yield key, role.name, target
+
     @property
     def notes(self) -> list[str]:
-        """One line for each accepted key that has no effect, saying why."""
+        """One line for each accepted key that has no effect, saying why, old targets and their arguments included."""
         return self.collect_notes()
+
+    def collect_notes(self, prefix: str = "") -> list[str]:
+        """The notes of closed sections, then those of targets."""
+        notes = super().collect_notes(prefix)
+        for key, role, target in self.open_sections():
+            notes += [f"{key}.{note}" for note in translate(target, ROLES[role])[1]]
+        return notes
 
 
 class EvaluateConfig(Section):
@@ -195,8 +221,8 @@ class EvaluateConfig(Section):
 
     checkpoint: str
     """Checkpoint, run folder (its LATEST is taken) or Hugging Face folder."""
-    data: tuple[str, ...] = Field(min_length=1)
-    """Token files or patterns; each is scored on its own."""
+    data: tuple[str, ...] = ()
+    """Token files, patterns or corpus folders; each is scored on its own. Empty: what the run validated on."""
     batch_size: Count = 8
     """Sequences scored at once."""
     seq_len: Count | None = None
@@ -205,6 +231,8 @@ class EvaluateConfig(Section):
     """Batches to score at most, for each entry of `data`; null: all."""
     output: str | None = None
     """Where to write the results; null: `results.json` in the checkpoint's run folder."""
+    bigram: str | None = None
+    """Training token files: a bigram model of these, scored on the same data, is shown beside."""
     tokenizer: str | None = None
     """Tokenizer for bits per byte; null: the checkpoint's own."""
     device: Device = "auto"
@@ -239,11 +267,15 @@ class PlotConfig(Section):
     runs: tuple[str, ...] = Field(min_length=1)
     """Run folders to draw, one line each."""
     output: str | None = None
-    """File to write; null: `curves` in the first run folder."""
-    metrics: tuple[str, ...] = ("loss", "lr", "tps")
-    """Which quantities to draw, one panel each."""
-    format: Literal["png", "svg"] | None = None
-    """File format; null: as the output's name says, else png."""
+    """File to write, .png, .svg or .pdf; null: `curves.png` in the first run folder."""
+    log_x: bool = False
+    """Logarithmic axis of steps."""
+    log_loss: bool = False
+    """Logarithmic axis of losses."""
+    smooth: Count | None = None
+    """Log records that a point of the bold curve averages over; null: a fortieth of the run; 1: none."""
+    title: str | None = None
+    """Title of the figure; null: the run's name."""
 
 
 class GenerateConfig(Section):
@@ -265,3 +297,7 @@ class GenerateConfig(Section):
     """Seed of the choice."""
     num_samples: Count = 1
     """Continuations to make."""
+    tokenizer: str | None = None
+    """Tokenizer: a name or folder; null: the checkpoint's own."""
+    device: Device = "auto"
+    """Where to compute: auto, cpu, cuda, mps."""

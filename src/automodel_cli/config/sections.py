@@ -7,36 +7,46 @@ accepted, type-checked and, where somebody set it, explained once through ``Sect
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from automodel_cli.config.target import TARGET_KEY, describe_value
 
 NOTE_KEY = "note"
 
 
-def _not_a_bool(value: Any) -> Any:
+@dataclass(frozen=True)
+class Meaning:
+    """What a type admits, in words for error messages and the documentation."""
+
+    text: str
+
+
+def _refuse_bool(value: Any) -> Any:
     # Python's True is an int; in a config file `max_steps: true` is a slip, not the number one.
     if isinstance(value, bool):
-        raise ValueError(f"expected a number, found {describe_value(value)}")
+        raise PydanticCustomError("not_a_number", "expected a number")
     return value
 
 
-Count = Annotated[int, BeforeValidator(_not_a_bool), Field(gt=0)]
-"""A whole number from 1 up."""
+not_a_bool = BeforeValidator(_refuse_bool)
+"""Part of a number's type: true and false are no numbers."""
 
-Whole = Annotated[int, BeforeValidator(_not_a_bool), Field(ge=0)]
-"""A whole number from 0 up."""
-
-Number = Annotated[float, BeforeValidator(_not_a_bool), Field(allow_inf_nan=False)]
-"""A finite number."""
-
-Positive = Annotated[float, BeforeValidator(_not_a_bool), Field(gt=0, allow_inf_nan=False)]
-"""A finite number above 0."""
-
-NotNegative = Annotated[float, BeforeValidator(_not_a_bool), Field(ge=0, allow_inf_nan=False)]
-"""A finite number from 0 up."""
+Count = Annotated[int, not_a_bool, Field(gt=0), Meaning("a whole number from 1 up")]
+Whole = Annotated[int, not_a_bool, Field(ge=0), Meaning("a whole number from 0 up")]
+Positive = Annotated[float, not_a_bool, Field(gt=0, allow_inf_nan=False), Meaning("a number above 0")]
+NotNegative = Annotated[float, not_a_bool, Field(ge=0, allow_inf_nan=False), Meaning("a number from 0 up")]
 
 Cadence = Count | Literal["final"] | None
 """Every so many updates (and at the end); ``final``: only at the end; null: never."""
@@ -76,8 +86,16 @@ class Section(BaseModel):
         validate_default=False,
     )
 
+    _placeholders: dict[tuple[str | int, ...], Any] = PrivateAttr(default_factory=dict)
+    """``path -> text`` of values that came from the environment: printed and saved as they were written."""
+
     known_targets: ClassVar[tuple[str, ...]] = ()
     """Class names that old files give as ``_target_`` of this section; they mean the section itself."""
+
+    @classmethod
+    def keys(cls) -> list[str]:
+        """The keys a file may give, old names included."""
+        return [key for name in cls.model_fields for key in keys_of(cls, name)]
 
     @model_validator(mode="before")
     @classmethod
@@ -119,6 +137,14 @@ class Section(BaseModel):
             if isinstance(value, Section):
                 notes += value.collect_notes(f"{prefix}{name}.")
         return notes
+
+
+def keys_of(section: type[Section], field: str) -> list[str]:
+    """The keys that set ``field``; the first is the one to write."""
+    alias = section.model_fields[field].validation_alias
+    if isinstance(alias, AliasChoices):
+        return [str(choice) for choice in alias.choices]
+    return [alias] if isinstance(alias, str) else [field]
 
 
 def _is_old_name(name: str) -> bool:

@@ -10,6 +10,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 TARGET_KEY = "_target_"
+REDACTED = "***"
+_SECRET_KEYS = frozenset(  # whole names only: bos_token and tokenizer are no secrets
+    (
+        *(
+            "token",
+            "hf_token",
+            "use_auth_token",
+            "auth_token",
+            "access_token",
+            "api_key",
+            "apikey",
+            "wandb_api_key",
+        ),
+        *("password", "passwd", "secret", "secret_key", "authorization"),
+    )
+)
+
+
+def is_secret(key: object) -> bool:
+    """True where the value of ``key`` must not be printed or saved."""
+    return str(key).lower() in _SECRET_KEYS
 
 
 class LocatedDict(dict[str, Any]):

@@ -67,8 +67,8 @@ class StepSchedulerConfig(Section):
     """Signals that mean: save a checkpoint and leave with exit code 75. A name, a number, a list, or null."""
     loss_average_window_steps: Count | None = understood(None, "every line shows the loss of its own updates")
     """Kept for old files."""
-    validate_on_checkpoint: bool = understood(True, "validation follows val_every_steps")
-    """Kept for old files."""
+    validate_on_checkpoint: bool = True
+    """Also validate before a checkpoint is saved, so that the best one can be told."""
     start_step: Whole = understood(0, "a resumed run knows its step from the checkpoint")
     """Kept for old files."""
     start_epoch: Whole = understood(0, "a resumed run knows its epoch from the checkpoint")

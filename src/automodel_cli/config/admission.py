@@ -1,0 +1,210 @@
+"""May this name be used in this place? Decided from the name alone: nothing is imported here.
+
+In order: old names are translated; our own names are a closed list; a foreign name has to match its role's pattern;
+anything else, files included, runs only if the user trusted it by name or file (``--trust``). Arguments that make a
+library fetch and run code count as code too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from automodel_cli.config import aliases
+from automodel_cli.config.problems import did_you_mean
+from automodel_cli.config.roles import ROLES, Role
+from automodel_cli.config.target import Target
+
+_FILE_TARGET = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\Z")
+
+
+class Refused(ValueError):
+    """The name may not be used there; the text says why and what would help."""
+
+
+class Trust:
+    """What the user admits by name: modules or callables (``my_models``), files, hub repositories."""
+
+    def __init__(self, entries: Sequence[str] = ()) -> None:
+        self._names = frozenset(entry.removesuffix(".") for entry in entries)
+        self._files = frozenset(
+            Path(entry.rpartition(".py:")[0] + ".py" if ".py:" in entry else entry).resolve()
+            for entry in entries
+        )
+
+    def admits_name(self, name: str) -> bool:
+        """True where ``name`` or a module it is in was trusted."""
+        parts = name.split(".")
+        return any(".".join(parts[:length]) in self._names for length in range(1, len(parts) + 1))
+
+    def admits_file(self, path: str | Path) -> bool:
+        """True where this very file was trusted, however its path was written."""
+        return Path(path).resolve() in self._files
+
+    def admits_source(self, source: str) -> bool:
+        """True where a hub repository or a folder was trusted."""
+        return source in self._names or Path(source).resolve() in self._files
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A name that may be used: whose it is, and what it is called there (``PATH.py:NAME`` for files)."""
+
+    origin: Literal["ours", "foreign", "user"]
+    name: str
+
+
+def admit(written: str, role: Role, trust: Trust) -> Admitted:
+    """Decide whether a name may stand in a place of this role.
+
+    Raises:
+        Refused: with what to do about it.
+    """
+    alias = aliases.find_alias(written)
+    if alias is None and aliases.is_old_name(written) and not trust.admits_name(written):
+        raise Refused(aliases.explain_unknown(written))
+    name = alias.name if alias else written
+    if file_parts := split_file_target(name):
+        return _admit_file(name, file_parts[0], trust)
+    if name in role.ours:
+        return Admitted("ours", name)
+    if name in role.functions:
+        return Admitted("foreign", name)
+    _check_spelling(name)
+    if role.matches(name):
+        return Admitted("foreign", name)
+    if trust.admits_name(name):
+        return Admitted("user", name)
+    raise Refused(_why_not(name, role))
+
+
+def split_file_target(name: str) -> tuple[str, str] | None:
+    """``path/file.py:Object`` as (path, object), None where the name is no such form."""
+    match = _FILE_TARGET.match(name)
+    return (match["file"], match["name"]) if match else None
+
+
+def _admit_file(name: str, path: str, trust: Trust) -> Admitted:
+    if not Path(path).is_file():
+        raise Refused(f"there is no file {path}")
+    if not trust.admits_file(path):
+        raise Refused(f"{path} is code that would run; if you trust it, add --trust {path}")
+    _check_spelling(name.rpartition(":")[2])
+    return Admitted("user", name)
+
+
+def _check_spelling(name: str) -> None:
+    for part in name.split("."):
+        if not part.isidentifier() or part.startswith("_"):
+            raise Refused(
+                f"{name!r} is not a name that can be used; write package.module.Name or path/file.py:Name"
+            )
+
+
+def _why_not(name: str, role: Role) -> str:
+    other = next((other for other in ROLES.values() if name in other.ours or other.matches(name)), None)
+    if other is not None:
+        return f"{name} is {other.kind}, expected {role.kind}"
+    if name.startswith("automodel_cli."):
+        return f"{name} is not {role.kind}{did_you_mean(name, role.ours)}"
+    if "." not in name:
+        return f"{name} is not {role.kind}{did_you_mean(name, role.ours)}; a _target_ is package.module.Name"
+    package = name.split(".")[0]
+    if package in ("torch", "transformers"):
+        return f"{name} is not {role.kind} that a configuration file may name; if you mean it, add --trust {name}"
+    return (
+        f"{name} is not {role.kind} known here; if it is your own code or you trust it, add --trust {package}"
+    )
+
+
+# ------------------------------------------------------------------------------------ old argument names
+
+
+def translate(target: Target, role: Role) -> tuple[dict[str, Any], list[str]]:
+    """The target's arguments under their present names, and a note for each that has no effect."""
+    alias = aliases.find_alias(target.name)
+    dropped = dict(alias.dropped) if alias else {}
+    if alias is None:
+        dropped |= role.ignored if role.matches(target.name) else {}
+    renamed = alias.renamed if alias else {}
+    arguments: dict[str, Any] = {}
+    notes = [alias.note] if alias and alias.note else []
+    for key, value in target.arguments.items():
+        if key in dropped:
+            notes.append(f"{key} is understood and has no effect: {dropped[key]}")
+        else:
+            arguments[renamed.get(key, key)] = value
+    return arguments, notes
+
+
+# ----------------------------------------------------------------------------- arguments that are code
+
+_OFF = frozenset({"false", "0", "no", "off", "none", ""})
+
+
+def _is_on(value: Any) -> bool:
+    return str(value).strip().lower() not in _OFF
+
+
+def _names_a_repository(value: Any) -> bool:
+    # transformers fetches and runs a kernel where an attention implementation is "owner/repository"
+    if isinstance(value, Mapping):
+        return any(_names_a_repository(item) for item in value.values())
+    return isinstance(value, str) and any(mark in value for mark in "/:|@\\")
+
+
+_GUARDED = {
+    "trust_remote_code": _is_on,
+    "allow_all_kernels": _is_on,
+    "use_kernels": _is_on,
+    "kernel_config": lambda value: value is not None,
+    "auto_map": lambda value: value is not None,
+    "custom_pipelines": lambda value: value is not None,
+    "code_revision": lambda value: value is not None,
+    "weights_only": lambda value: not _is_on(value) and value is not None,
+    "attn_implementation": _names_a_repository,
+    "_attn_implementation": _names_a_repository,
+    "_attn_implementation_internal": _names_a_repository,
+    "experts_implementation": _names_a_repository,
+    "_experts_implementation": _names_a_repository,
+}
+
+
+def untrusted_code(target: Target, trust: Trust) -> Iterator[tuple[tuple[str, ...], str]]:
+    """``(path, text)`` of each argument, at any depth, that would run code nobody trusted by name."""
+    source = _source_of(target)
+    trusted = trust.admits_source(source) if source else trust.admits_name(target.name)
+    for path, value in _walk(target.arguments):
+        if isinstance(value, Target):
+            yield from ((path + deeper, text) for deeper, text in untrusted_code(value, trust))
+        elif not trusted and _GUARDED.get(path[-1], _never)(value):
+            name = source or target.name
+            yield path, f"would run code that comes with {name}; if you trust it, add --trust {name}"
+
+
+def _never(_: Any) -> bool:
+    return False
+
+
+def _source_of(target: Target) -> str | None:
+    """The repository or folder that a target loads from, itself or through its ``config``."""
+    config = target.arguments.get("config")
+    if isinstance(config, Target):
+        config = _source_of(config)
+    found = target.arguments.get("pretrained_model_name_or_path", config)
+    return found if isinstance(found, str) else None
+
+
+def _walk(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every value below ``value`` with its path; nested targets are yielded whole."""
+    if path:
+        yield path, value
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _walk(item, (*path, str(key)))
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _walk(item, (*path, str(index)))

@@ -1,0 +1,113 @@
+"""Names that users' existing files carry, and what they mean here.
+
+NeMo AutoModel moved its modules between versions, and one edition of its guide spells the package with capitals, so an
+old name is known by its last component(s): ``nemo_automodel.<anything>.NanogptDataset`` and
+``nemo_AutoModel.<anything>.NanogptDataset`` are one. torch's and torchdata's loaders mean our loader.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from automodel_cli.config.problems import nearest
+
+_OLD_PACKAGE = re.compile(r"nemo_automodel(?=\.)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Alias:
+    """What an old name means: our name, arguments that are called otherwise, arguments without effect (and why)."""
+
+    name: str
+    note: str = ""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    dropped: Mapping[str, str] = field(default_factory=dict)
+
+
+_HF_DROPPED = {
+    "use_sdpa_patching": "attention follows attn_implementation",
+    "sdpa_method": "attention follows attn_implementation",
+    "force_hf": "models of transformers are always transformers' own",
+    "backend": "models of transformers are always transformers' own",
+    "freeze_config": "all parameters are trained",
+    "output_hidden_states": "the loss takes hidden states where it needs them",
+}
+_LOADER = Alias(
+    "automodel_cli.data.loader.TorchLoader",
+    dropped={
+        "batch_size": "step_scheduler.local_batch_size decides",
+        "dataloader_type": "the order of samples is the dataset's",
+        "group_by_length": "the order of samples is the dataset's",
+        "shuffle_buffer_size": "the order of samples is the dataset's",
+        "snapshot_every_n_steps": "the position is known after every update",
+    },
+)
+_CHUNKED = "automodel_cli.train.losses.ChunkedCrossEntropy"
+
+_BY_TAIL: dict[str, Alias] = {
+    "build_gpt2_model": Alias("automodel_cli.models.gpt2.build_gpt2_model"),
+    "NeMoAutoModelForCausalLM.from_config": Alias("automodel_cli.models.hf.from_config", dropped=_HF_DROPPED),
+    "NeMoAutoModelForCausalLM.from_pretrained": Alias(
+        "automodel_cli.models.hf.from_pretrained", dropped=_HF_DROPPED
+    ),
+    "NeMoAutoTokenizer.from_pretrained": Alias("transformers.AutoTokenizer.from_pretrained"),
+    "NanogptDataset": Alias("automodel_cli.data.nanogpt_dataset.NanogptDataset"),
+    "NanogptDatasetConfig": Alias("automodel_cli.data.nanogpt_dataset.NanogptDataset"),
+    "MegatronPretraining": Alias("automodel_cli.data.megatron_dataset.MegatronPretraining"),
+    "MegatronPretrainingConfig": Alias("automodel_cli.data.megatron_dataset.MegatronPretraining"),
+    "MaskedCrossEntropy": Alias("automodel_cli.train.losses.MaskedCrossEntropy"),
+    "ChunkedCrossEntropy": Alias(_CHUNKED, renamed={"chunk_len": "chunk_tokens"}),
+    "FusedLinearCrossEntropy": Alias(
+        _CHUNKED,
+        note="FusedLinearCrossEntropy runs as ChunkedCrossEntropy, which saves the same memory",
+        dropped={"logit_softcapping": "logits are not capped", "filter_eps": "no gradient is left out"},
+    ),
+    "TEParallelCrossEntropy": Alias(
+        "automodel_cli.train.losses.MaskedCrossEntropy",
+        note="TEParallelCrossEntropy runs as MaskedCrossEntropy",
+        dropped={"tp_group": "the mesh decides"},
+    ),
+    "default_collater": Alias("automodel_cli.data.collate.default_collate"),
+    "StatefulDataLoader": _LOADER,
+    "ParallelAwareDataloader": _LOADER,
+}
+
+_EXACT: dict[str, Alias] = {
+    "automodel_cli.data.loader.default_collate": Alias("automodel_cli.data.collate.default_collate"),
+    "torch.utils.data.DataLoader": _LOADER,
+    "torch.utils.data.dataloader.DataLoader": _LOADER,
+    "torchdata.stateful_dataloader.StatefulDataLoader": _LOADER,
+    "torchdata.stateful_dataloader.stateful_dataloader.StatefulDataLoader": _LOADER,
+}
+
+_SECTION_CLASSES = {
+    "FSDP2Manager": "distributed", "DDPManager": "distributed", "MegatronFSDPManager": "distributed",
+    "StatefulRNG": "rng", "StepScheduler": "step_scheduler", "CheckpointingConfig": "checkpoint",
+    "OptimizerParamScheduler": "lr_scheduler",
+}  # fmt: skip
+
+
+def find_alias(name: str) -> Alias | None:
+    """What an old name means, None where it is no name we know."""
+    if name in _EXACT:
+        return _EXACT[name]
+    if not _OLD_PACKAGE.match(name):
+        return None
+    parts = name.split(".")
+    return _BY_TAIL.get(".".join(parts[-2:])) or _BY_TAIL.get(parts[-1])
+
+
+def is_old_name(name: str) -> bool:
+    """True for names of NeMo AutoModel's package, known or not."""
+    return _OLD_PACKAGE.match(name) is not None
+
+
+def explain_unknown(name: str) -> str:
+    """What to say of a name of NeMo AutoModel's package that has no meaning here."""
+    tail = name.rpartition(".")[2]
+    if tail in _SECTION_CLASSES:
+        return f"{tail} belongs in the section {_SECTION_CLASSES[tail]}"
+    match = nearest(tail, _BY_TAIL)
+    return f"{name} has no counterpart here" + (f", did you mean {match}?" if match else "")

@@ -1,0 +1,206 @@
+"""What pydantic found wrong, in the words of the file: place, key, found, expected, nearest key."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from automodel_cli.config.problems import Problem, did_you_mean, nearest
+from automodel_cli.config.sections import Meaning, Section, keys_of
+from automodel_cli.config.target import Target, describe_value, is_secret
+from automodel_cli.config.yaml_tree import KeyPath, ListNode, MapNode, Node, Scalar, place_of
+
+_PLAIN_NAMES = {
+    bool: "true or false",
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    type(None): "null",
+    Target: "a mapping with _target_",
+    Any: "any value",
+}
+
+UNSUPPORTED_SECTIONS = {
+    "mlflow": "MLflow is not supported; metrics.jsonl in the run folder and wandb are",
+    "comet": "Comet is not supported; metrics.jsonl in the run folder and wandb are",
+    "slurm": "jobs are not submitted from here; call automodel in your own sbatch script",
+    "skypilot": "jobs are not submitted from here; call automodel in your own task",
+    "nemo_run": "jobs are not submitted from here; call automodel in your own script",
+    "peft": "parameter-efficient fine-tuning is not part of this toolkit",
+    "quantization": "quantised training is not part of this toolkit",
+    "fp8": "fp8 training is not supported yet; precision takes bf16, fp16 or fp32",
+}
+
+
+def explain(model: type[Section], error: ValidationError, root: MapNode) -> list[Problem]:
+    """One problem for each key that is wrong, in the order of the file's tree."""
+    by_path: dict[KeyPath, list[ErrorDetails]] = {}
+    for details in error.errors(include_url=False):
+        by_path.setdefault(_path_in_tree(details, root), []).append(details)
+    return [_explain_one(model, path, errors, root) for path, errors in by_path.items()]
+
+
+def _path_in_tree(details: ErrorDetails, root: MapNode) -> KeyPath:
+    """The error's location without the labels that unions and shorthands put into it."""
+    path: list[str | int] = []
+    node: Node = root
+    for part in _joined_validation_names(details["loc"]):
+        if isinstance(node, MapNode) and part in node.items:
+            node = node.items[str(part)]
+        elif isinstance(node, ListNode) and isinstance(part, int) and part < len(node.items):
+            node = node.items[part]
+        elif not (details["type"] == "missing" and isinstance(node, MapNode)):
+            break
+        path.append(part)
+    return tuple(path)
+
+
+def _joined_validation_names(location: Sequence[str | int]) -> Iterable[str | int]:
+    parts = list(location)
+    if len(parts) > 1 and str(parts[0]).endswith("_*"):
+        return [str(parts[0])[:-1] + str(parts[1]), *parts[2:]]
+    return parts
+
+
+def _explain_one(
+    model: type[Section], path: KeyPath, errors: Sequence[ErrorDetails], root: MapNode
+) -> Problem:
+    where, key = place_of(root, path), ".".join(map(str, path))
+    kind = errors[0]["type"]
+    own_words = [str(e["ctx"]["error"]) for e in errors if e["type"] == "value_error" and "ctx" in e]
+    if kind == "extra_forbidden":
+        return Problem(where, key, unknown_key(model, path))
+    if kind == "missing":
+        return Problem(where, key, f"is missing: {_help(model, path)}".rstrip(": "))
+    if own_words:
+        return Problem(where, key, own_words[0])
+    field = _deepest_field(model, errors[0]["loc"])
+    expected = describe_type(field.annotation, field.metadata) if field else errors[0]["msg"]
+    return Problem(where, key, f"expected {expected}, found {_found(root, path)}")
+
+
+def _deepest_field(model: type[Section], location: Sequence[str | int]) -> FieldInfo | None:
+    """The field an error is about: ``clip_grad_norm: -1`` is about ``clip_grad_norm.max_norm``."""
+    parts = tuple(_joined_validation_names(location))
+    fields = (field_at(model, parts[:length]) for length in range(len(parts), 0, -1))
+    return next((field for field in fields if field is not None), None)
+
+
+def _found(root: MapNode, path: KeyPath) -> str:
+    node: Node = root
+    for part in path:
+        node = node.items[part]  # type: ignore[union-attr, index, call-overload]
+    if isinstance(node, Scalar):
+        if is_secret(path[-1]):
+            return "a secret"
+        return node.written if node.written is not None else describe_value(node.value)
+    return "a mapping" if isinstance(node, MapNode) else "a list"
+
+
+def _help(model: type[Section], path: KeyPath) -> str:
+    field = field_at(model, path)
+    return (field.description or "") if field else ""
+
+
+def unknown_key(model: type[Section], path: KeyPath) -> str:
+    """``unknown key`` and what was probably meant: a near key here, or the same key in another section."""
+    name = str(path[-1])
+    if len(path) == 1 and name in UNSUPPORTED_SECTIONS:
+        return UNSUPPORTED_SECTIONS[name]
+    section = _section_at(model, path[:-1])
+    siblings = section.keys() if section else []
+    if match := nearest(name, siblings):
+        return f"unknown key, did you mean {'.'.join(map(str, (*path[:-1], match)))}?"
+    elsewhere = [other for other in all_keys(model) if other.rpartition(".")[2] == name]
+    if elsewhere:
+        return f"unknown key here, did you mean {elsewhere[0]}?"
+    return f"unknown key{did_you_mean(name, [other.rpartition('.')[2] for other in all_keys(model)])}"
+
+
+def all_keys(model: type[Section], prefix: str = "") -> list[str]:
+    """Dotted names of all keys of a configuration, depth first."""
+    found = []
+    for name, field in model.model_fields.items():
+        for key in keys_of(model, name):
+            found.append(prefix + key)
+        if section := section_of(field.annotation):
+            found += all_keys(section, f"{prefix}{keys_of(model, name)[0]}.")
+    return found
+
+
+def keep_text(model: type[Section], node: MapNode) -> None:
+    """Give text fields the text that was written: ``name: 123`` and ``id: 0042`` need no quotes there."""
+    for name, field in model.model_fields.items():
+        for key in keys_of(model, name):
+            child = node.items.get(key)
+            section = section_of(field.annotation)
+            if isinstance(child, MapNode) and section is not None:
+                keep_text(section, child)
+            elif (
+                isinstance(child, Scalar)
+                and _takes_only_text(field)
+                and isinstance(child.value, (int, float))
+            ):
+                child.value = child.text if child.text is not None else child.value
+
+
+def _takes_only_text(field: FieldInfo) -> bool:
+    return set(_alternatives(field.annotation, field.metadata)) in ({"text"}, {"text", "null"})
+
+
+def field_at(model: type[Section], path: KeyPath) -> FieldInfo | None:
+    """The field that the last component of ``path`` sets, None below open sections and lists."""
+    section = _section_at(model, path[:-1])
+    if section is None or not path:
+        return None
+    matches = [field for name, field in section.model_fields.items() if path[-1] in keys_of(section, name)]
+    return matches[0] if matches else None
+
+
+def _section_at(model: type[Section], path: KeyPath) -> type[Section] | None:
+    section: type[Section] | None = model
+    for part in path:
+        if section is None or isinstance(part, int):
+            continue
+        fields = [f for name, f in section.model_fields.items() if part in keys_of(section, name)]
+        section = section_of(fields[0].annotation) if fields else None
+    return section
+
+
+def section_of(annotation: Any) -> type[Section] | None:
+    """The closed section inside an annotation such as ``WandbConfig | None`` or ``tuple[Override, ...]``."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    if get_origin(annotation) is dict:
+        return None
+    found = [section_of(argument) for argument in get_args(annotation)]
+    return next((section for section in found if section), None)
+
+
+def describe_type(annotation: Any, metadata: Iterable[Any] = ()) -> str:
+    """What a key takes, in words: ``a whole number from 1 up, final or null``."""
+    words = list(dict.fromkeys(_alternatives(annotation, metadata)))
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def _alternatives(annotation: Any, metadata: Iterable[Any] = ()) -> list[str]:
+    for item in metadata:
+        if isinstance(item, Meaning):
+            return [item.text]
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _alternatives(arguments[0], arguments[1:])
+    if origin in (Union, types.UnionType):
+        return [word for argument in arguments for word in _alternatives(argument)]
+    if origin is Literal:
+        return [value if isinstance(value, str) else describe_value(value) for value in arguments]
+    if origin in (tuple, list):
+        return [f"a list of {describe_type(arguments[0])}" if arguments else "a list"]
+    if origin is dict or section_of(annotation):
+        return ["a mapping"]
+    return [_PLAIN_NAMES.get(annotation, getattr(annotation, "__name__", "a value"))]

@@ -1,0 +1,393 @@
+"""Open sections: checking targets in two phases, and building what they name.
+
+Phase 1 (`check_named`) imports nothing that a file names: spelling, admission, trust, arguments of our own targets and
+of trusted files. Phase 2 (`check_foreign`) imports torch and transformers and looks at the objects themselves. Only
+`instantiate` calls anything. Nested targets are built first, depth first.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import automodel_cli
+from automodel_cli.config import signatures
+from automodel_cli.config.admission import (
+    Admitted,
+    Refused,
+    Trust,
+    admit,
+    split_file_target,
+    translate,
+    untrusted_code,
+)
+from automodel_cli.config.problems import Problem, did_you_mean, raise_problems
+from automodel_cli.config.resolution import resolve
+from automodel_cli.config.roles import ROLES, Role, is_function_key, role_of_argument
+from automodel_cli.config.signatures import CallSignature, Parameter
+from automodel_cli.config.target import REDACTED, Target, describe_value, is_secret
+from automodel_cli.errors import AutomodelError, ConfigError
+
+if TYPE_CHECKING:
+    from automodel_cli.config.schema import PretrainConfig
+
+# What transformers' class methods take beyond a signature of (**kwargs); a from_pretrained takes any key of the
+# model's configuration as well and is left open.
+_FROM_CONFIG = CallSignature(
+    {
+        name: Parameter(name, required=name == "config")
+        for name in (
+            "config", "dtype", "torch_dtype", "attn_implementation", "experts_implementation", "trust_remote_code",
+            "use_kernels", "allow_all_kernels", "code_revision",
+        )
+    }
+)  # fmt: skip
+_FROM_PRETRAINED = CallSignature(
+    {"pretrained_model_name_or_path": Parameter("pretrained_model_name_or_path", str, required=True)},
+    open=True,
+)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a target stands: its role, the dotted key, and what the user trusts."""
+
+    role: Role
+    key: str
+    trust: Trust
+
+    def below(self, argument: str) -> _Place:
+        """The place of a target that is (in) an argument of this one."""
+        return _Place(role_of_argument(argument), f"{self.key}.{argument}", self.trust)
+
+
+def check_named(
+    target: Target, role: str, *, key: str | None = None, trust: Sequence[str] = ()
+) -> list[Problem]:
+    """Phase 1: everything that can be said of a target and its nested ones without importing what they name."""
+    return _check(target, _Place(ROLES[role], key or role, Trust(trust)), imports=False)
+
+
+def check_target(
+    target: Target, role: str, *, key: str | None = None, trust: Sequence[str] = ()
+) -> list[Problem]:
+    """Both phases for one target: what it names is imported, nothing is called."""
+    return _check(target, _Place(ROLES[role], key or role, Trust(trust)), imports=True)
+
+
+def check_foreign(config: PretrainConfig, *, trust: Sequence[str] = ()) -> None:
+    """Phase 2 for a whole configuration: import what it names and check that it exists, is admitted, and fits.
+
+    Raises:
+        ConfigError: all problems together.
+    """
+    problems: list[Problem] = []
+    for key, role, target in config.open_sections():
+        problems += check_target(target, role, key=key, trust=trust)
+    raise_problems(problems)
+
+
+def _check(target: Target, place: _Place, *, imports: bool) -> list[Problem]:
+    try:
+        admitted = admit(target.name, place.role, place.trust)
+    except Refused as error:
+        return [Problem(target.where, f"{place.key}._target_", str(error))]
+    problems = [
+        Problem(_where(target, path[0]), ".".join((place.key, *path)), text)
+        for path, text in untrusted_code(target, place.trust)
+    ]
+    try:
+        called = _open_callable(admitted, place, imports=imports)
+    except Refused as error:
+        return [*problems, Problem(target.where, f"{place.key}._target_", str(error))]
+    arguments, _ = translate(target, place.role)
+    if place.role.name != "collate_fn":  # functions are named, not called
+        _, found = _checked(arguments, called, place.role)
+        problems += [Problem(_where(target, p.name), f"{place.key}.{p.name}", p.text) for p in found]
+    for name, nested in _nested(arguments):
+        problems += _check(nested, place.below(name), imports=imports)
+    return list(dict.fromkeys(problems))
+
+
+def _where(target: Target, argument: str) -> str:
+    return target.key_where.get(argument, target.where)
+
+
+def _nested(arguments: Mapping[str, Any]) -> Iterator[tuple[str, Target]]:
+    """``(argument, target)`` of each target in the arguments, in lists and mappings too; names of functions as well."""
+    for name, value in arguments.items():
+        if is_function_key(name) and isinstance(value, str):
+            yield name, Target(value)
+        else:
+            yield from ((name, target) for target in _targets_in(value))
+
+
+def _targets_in(value: Any) -> Iterator[Target]:
+    if isinstance(value, Target):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from (
+                (Target(item),) if is_function_key(str(key)) and isinstance(item, str) else _targets_in(item)
+            )
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _targets_in(item)
+
+
+# ------------------------------------------------------------------------------------------- signatures
+
+
+@dataclass(frozen=True)
+class _Called:
+    """A callable as far as it is known: its arguments, and the object itself once it was imported."""
+
+    name: str
+    signature: CallSignature | None
+    function: Callable[..., Any] | None = None
+
+
+def _open_callable(admitted: Admitted, place: _Place, *, imports: bool) -> _Called:
+    """What is known of an admitted callable, importing it only where that is allowed or needed to know more."""
+    short = admitted.name.rpartition(":")[2].split(".")[-1]
+    name = admitted.name.rpartition(":")[2] if ":" in admitted.name else admitted.name
+    fixed = _fixed_signature(admitted)
+    if admitted.origin == "ours":
+        function = resolve(admitted, place.role, place.trust) if imports else None
+        return _Called(short, _own_signature(admitted.name), function)
+    if not imports:
+        file_parts = split_file_target(admitted.name)
+        signature = _file_signature(*file_parts) if file_parts else fixed
+        return _Called(short if file_parts else name, signature)
+    function = resolve(admitted, place.role, place.trust)
+    signature = fixed or signatures.from_callable(function)
+    if place.role.name == "hf_config" and isinstance(function, type):
+        signature = _with_config_names(signature, function)
+    return _Called(name, signature, function)
+
+
+def _fixed_signature(admitted: Admitted) -> CallSignature | None:
+    if admitted.origin != "foreign":
+        return None
+    method = admitted.name.rpartition(".")[2]
+    return {"from_config": _FROM_CONFIG, "from_pretrained": _FROM_PRETRAINED}.get(method)
+
+
+def _own_signature(name: str) -> CallSignature | None:
+    """Arguments of one of our own targets, read from its source file.
+
+    Raises:
+        Refused: this version does not have it.
+    """
+    module, _, attribute = name.rpartition(".")
+    root = Path(automodel_cli.__file__).parent
+    path = root.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    if not path.is_file():
+        raise Refused(f"{attribute} is not part of this version yet")
+    return signatures.from_source(path, attribute)
+
+
+def _file_signature(path: str, name: str) -> CallSignature | None:
+    try:
+        return signatures.from_source(Path(path), name)
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise Refused(f"{path} cannot be read as Python: {error}") from None
+
+
+def _with_config_names(signature: CallSignature | None, owner: type) -> CallSignature | None:
+    """transformers' configurations take any name and keep it; here a name must be one the class knows."""
+    if signature is None:
+        return None
+    known = dict(signature.parameters)
+    for name in (*getattr(owner, "attribute_map", {}), "attn_implementation", "torch_dtype", "name_or_path"):
+        known.setdefault(name, Parameter(name))
+    return CallSignature(known, open=False)
+
+
+def _checked(
+    arguments: Mapping[str, Any], called: _Called, role: Role
+) -> tuple[dict[str, Any], list[signatures.ArgumentProblem]]:
+    # without a signature only what the run supplies itself can be judged
+    signature = called.signature or CallSignature({}, open=True)
+    own = {name: value for name, value in arguments.items() if name not in role.extra}
+    converted, problems = signatures.check_arguments(
+        signature,
+        own,
+        callee=called.name,
+        supplied=role.injected,
+        opaque=lambda value: any(True for _ in _targets_in(value)),
+    )
+    for name, kind in role.extra.items():
+        if name in arguments and not isinstance(arguments[name], kind):
+            text = f"expected {kind.__name__}, found {describe_value(arguments[name])}"
+            problems.append(signatures.ArgumentProblem(name, text))
+    return converted, problems
+
+
+# --------------------------------------------------------------------------------------------- building
+
+
+def instantiate(
+    target: Target,
+    role: str,
+    *,
+    inject: Mapping[str, Any] | None = None,
+    trust: Sequence[str] = (),
+    key: str | None = None,
+) -> Any:
+    """Build what a target names, nested targets first.
+
+    Args:
+        role: the section's role, which decides what may be called (`roles`).
+        inject: arguments from the run. Those of the role's ``injected`` are always passed; others fill in where the
+            file says nothing and the callable takes such an argument.
+        trust: names and files whose code the user admits.
+
+    Raises:
+        ConfigError: the target is not admitted, does not exist, does not fit, or failed when it was called.
+    """
+    return _build(target, _Place(ROLES[role], key or role, Trust(trust)), dict(inject or {}))
+
+
+def resolve_function(name: str, role: str, *, trust: Sequence[str] = ()) -> Callable[..., Any]:
+    """The function that a plain name such as ``collate_fn: my_module.collate`` stands for.
+
+    Raises:
+        ConfigError: the name is not admitted or does not exist.
+    """
+    place = _Place(ROLES[role], role, Trust(trust))
+    try:
+        return resolve(admit(name, place.role, place.trust), place.role, place.trust)
+    except Refused as error:
+        raise ConfigError(f"{role}: {error}") from error
+
+
+def built_arguments(
+    target: Target, role: str, *, trust: Sequence[str] = (), key: str | None = None
+) -> dict[str, Any]:
+    """A target's arguments, checked, under their present names and with nested targets built, without the call.
+
+    Raises:
+        ConfigError: as `instantiate`, short of the call.
+    """
+    return _prepare(target, _Place(ROLES[role], key or role, Trust(trust)), {})[1]
+
+
+def _build(target: Target, place: _Place, inject: dict[str, Any]) -> Any:
+    called, arguments = _prepare(target, place, inject)
+    assert called.function is not None
+    try:
+        return _call(called.function, arguments, target, place)
+    except AutomodelError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"{target.where or place.key}: {target.name} failed: {type(error).__name__}: {error}",
+            f"it was called with {_shown(arguments)}",
+        ) from error
+
+
+def _prepare(target: Target, place: _Place, inject: dict[str, Any]) -> tuple[_Called, dict[str, Any]]:
+    raise_problems(_check(target, place, imports=True))
+    called = _open_callable(admit(target.name, place.role, place.trust), place, imports=True)
+    arguments = _checked(translate(target, place.role)[0], called, place.role)[0]
+    for name, value in inject.items():
+        takes = called.signature is None or name in called.signature.parameters
+        if name in place.role.injected or (takes and name not in arguments):
+            arguments[name] = value
+    return called, {name: _build_nested(name, value, place) for name, value in arguments.items()}
+
+
+def _build_nested(name: str, value: Any, place: _Place) -> Any:
+    if is_function_key(name) and isinstance(value, (str, Target)):
+        return _function(value, place.below(name))
+    if isinstance(value, Target):
+        return _build(value, place.below(name), {})
+    if isinstance(value, Mapping):
+        return {
+            key: _build_nested(key if is_function_key(str(key)) else name, item, place)
+            for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return type(value)(_build_nested(name, item, place) for item in value)
+    return value
+
+
+def _function(value: str | Target, place: _Place) -> Callable[..., Any]:
+    """A function by name; as a target with arguments, the function with these filled in."""
+    target = value if isinstance(value, Target) else Target(value)
+    function = resolve(admit(target.name, place.role, place.trust), place.role, place.trust)
+    arguments = {name: _build_nested(name, item, place) for name, item in target.arguments.items()}
+    return functools.partial(function, **arguments) if arguments else function
+
+
+def _call(function: Callable[..., Any], arguments: dict[str, Any], target: Target, place: _Place) -> Any:
+    owner = getattr(function, "__self__", None)
+    home = str(getattr(owner if isinstance(owner, type) else function, "__module__", ""))
+    if home.startswith("transformers."):
+        asks = home.startswith("transformers.models.auto.") and function.__name__ != "for_model"
+        arguments = _for_transformers(arguments, may_ask=asks)
+        if (
+            place.role.name == "hf_config"
+            and isinstance(owner, type)
+            and function.__name__ == "from_pretrained"
+        ):
+            return _config_from_pretrained(function, arguments, target, place)
+    return function(**arguments)
+
+
+def _for_transformers(arguments: dict[str, Any], *, may_ask: bool) -> dict[str, Any]:
+    """Types by the names torch has for them; and a plain no to remote code, else transformers asks on the terminal."""
+    prepared = {
+        name: _torch_dtype(value) if name in ("dtype", "torch_dtype") else value
+        for name, value in arguments.items()
+    }
+    if "torch_dtype" in prepared:
+        prepared["dtype"] = prepared.pop("torch_dtype")
+    if may_ask:
+        prepared.setdefault("trust_remote_code", False)
+    return prepared
+
+
+def _torch_dtype(value: Any) -> Any:
+    if not isinstance(value, str) or value == "auto":
+        return value
+    short = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+    name = value.removeprefix("torch.")
+    found = getattr(importlib.import_module("torch"), short.get(name, name), None)
+    if found is None or type(found).__name__ != "dtype":
+        raise ConfigError(f"{value!r} is not a type of numbers", "use bfloat16, float16 or float32")
+    return found
+
+
+def _config_from_pretrained(
+    function: Callable[..., Any], arguments: dict[str, Any], target: Target, place: _Place
+) -> Any:
+    """Load a configuration; transformers drops overrides it does not know, here they are errors."""
+    config, unused = function(**arguments, return_unused_kwargs=True)
+    own = {name for name in unused if name in target.arguments}
+    known = list(config.to_dict())
+    raise_problems(
+        [
+            Problem(
+                _where(target, name),
+                f"{place.key}.{name}",
+                f"{type(config).__name__} has no such key{did_you_mean(name, known)}",
+            )
+            for name in sorted(own)
+        ]
+    )
+    return config
+
+
+def _shown(arguments: Mapping[str, Any]) -> str:
+    """Arguments on one line for an error message, secrets blanked and long values cut."""
+    parts = []
+    for name, value in arguments.items():
+        text = REDACTED if is_secret(name) else repr(value)
+        parts.append(f"{name}={text if len(text) <= 60 else text[:57] + '...'}")
+    return ", ".join(parts) or "no arguments"

@@ -1,0 +1,181 @@
+"""From a file, overrides and flags to one validated configuration, and back to YAML.
+
+Precedence: schema default < file < overrides < flags. All problems are reported together. This is phase 1 of the
+checks and imports nothing heavy: closed sections, names of targets, arguments of our own targets. Phase 2, which
+imports foreign targets, is `instantiate.check_foreign`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from automodel_cli.config import yaml_tree
+from automodel_cli.config.explain import explain, keep_text
+from automodel_cli.config.instantiate import check_named
+from automodel_cli.config.overrides import COMMAND_LINE, apply_override, parse_overrides
+from automodel_cli.config.problems import Problem, raise_problems
+from automodel_cli.config.roles import role_of_section
+from automodel_cli.config.sections import NOTE_KEY, Section, keys_of
+from automodel_cli.config.target import REDACTED, TARGET_KEY, Target, is_secret
+from automodel_cli.config.yaml_tree import KeyPath, MapNode, Written, from_plain, placeholders, to_plain
+
+_TEXT = "tag:yaml.org,2002:str"
+
+Model = TypeVar("Model", bound=Section)
+
+
+def load_config(
+    model: type[Model],
+    path: Path | str | None = None,
+    overrides: Sequence[str] = (),
+    flags: Mapping[str, Any] | None = None,
+    *,
+    trust: Sequence[str] = (),
+) -> Model:
+    """Read, merge and check a configuration.
+
+    Args:
+        model: what to read, e.g. ``PretrainConfig``.
+        path: YAML file, or None for flags and overrides alone.
+        overrides: tokens left over on the command line, in order.
+        flags: dotted key to value, from options that mirror fields; None means "not given".
+        trust: names and files whose code the user admits (``--trust``).
+
+    Raises:
+        ConfigError: everything that is wrong, each with its place, key and what was expected.
+    """
+    root, problems = (MapNode(where=COMMAND_LINE), []) if path is None else yaml_tree.read_file(path)
+    problems = [*problems, *_merge_overrides(root, overrides)]
+    for key, value in (flags or {}).items():
+        if value is not None:
+            _put(root, key.split("."), from_plain(value, COMMAND_LINE))
+    keep_text(model, root)
+    data = to_plain(root)
+    try:
+        config = model.model_validate(data)
+    except ValidationError as error:
+        problems += explain(model, error, root)
+    problems += _check_target_names(data, trust)
+    raise_problems(problems)
+    config._placeholders.update(placeholders(root))
+    return config
+
+
+def _merge_overrides(root: MapNode, tokens: Sequence[str]) -> list[Problem]:
+    overrides, problems = parse_overrides(tokens)
+    for override in overrides:
+        if problem := apply_override(root, override):
+            problems.append(problem)
+    return problems
+
+
+def _put(root: MapNode, parts: Sequence[str], value: yaml_tree.Node) -> None:
+    node = root
+    for part in parts[:-1]:
+        child = node.items.get(part)
+        if not isinstance(child, MapNode):
+            child = node.items[part] = MapNode(where=COMMAND_LINE)
+        node = child
+    node.items[parts[-1]] = value
+    node.key_where[parts[-1]] = COMMAND_LINE
+
+
+def _check_target_names(data: Mapping[str, Any], trust: Sequence[str]) -> list[Problem]:
+    """Phase 1 for open sections, also where closed ones are wrong: the user sees everything at once."""
+    problems: list[Problem] = []
+    for key, value in data.items():
+        role = role_of_section(key)
+        if role is None or not isinstance(value, Mapping):
+            continue
+        try:
+            target = Target.parse(value, default_name=role.default_target)
+        except ValueError:
+            continue  # the schema has reported it
+        problems += check_named(target, role.name, key=key, trust=trust)
+    return problems
+
+
+# ------------------------------------------------------------------------------------------- back to YAML
+
+
+def to_dict(config: Section) -> dict[str, Any]:
+    """Plain values of the effective configuration, as a file would give them.
+
+    What came from the environment is shown as the placeholder that was written; secrets are blanked; keys kept for
+    old files are left out unless somebody set them.
+    """
+    return _section_to_dict(config, (), config._placeholders)
+
+
+def _section_to_dict(section: Section, path: KeyPath, written: Mapping[KeyPath, Written]) -> dict[str, Any]:
+    shown: dict[str, Any] = {}
+    for name, field in type(section).model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and NOTE_KEY in extra and name not in section.model_fields_set:
+            continue
+        keys = keys_of(type(section), name)
+        value = getattr(section, name)
+        if keys[0].endswith("_*"):
+            for suffix, target in value.items():
+                shown[keys[0][:-1] + suffix] = _shown(target, (*path, keys[0][:-1] + suffix), written)
+        else:
+            used = next((key for key in keys if (*path, key) in written), keys[0])
+            shown[keys[0]] = _shown(value, (*path, used), written)
+    return shown
+
+
+def _shown(value: Any, path: KeyPath, written: Mapping[KeyPath, Written]) -> Any:
+    if path in written:
+        return written[path]
+    if isinstance(value, Section):
+        return _section_to_dict(value, path, written)
+    if isinstance(value, Target):
+        value = {TARGET_KEY: value.name, **value.arguments}
+    if isinstance(value, Mapping):
+        return {key: _shown(item, (*path, key), written) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_shown(item, (*path, index), written) for index, item in enumerate(value)]
+    return REDACTED if value is not None and path and is_secret(path[-1]) else value
+
+
+def to_yaml(config: Section) -> str:
+    """The effective configuration as YAML that `load_config` reads back to an equal one."""
+    return yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that YAML 1.1 or 1.2 would take for something else; short lists go on one line."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write equal values out twice: anchors would puzzle a reader of the file."""
+        return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    if isinstance(value, Written):
+        return dumper.represent_scalar(_TEXT, str(value), style='"' if value.quoted else None)
+    text = value.replace("$", "$$") if _would_expand(value) else value
+    needs_quotes = not isinstance(yaml_tree.resolve_scalar(text), str)
+    return dumper.represent_scalar(_TEXT, text, style="'" if needs_quotes else None)
+
+
+def _would_expand(text: str) -> bool:
+    try:
+        return yaml_tree.expand_environment(text) != text
+    except ValueError:
+        return True
+
+
+def _represent_list(dumper: yaml.SafeDumper, value: list[Any]) -> yaml.SequenceNode:
+    flat = all(not isinstance(item, (Mapping, list, Written)) for item in value)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=flat)
+
+
+_Dumper.add_representer(str, _represent_text)
+_Dumper.add_representer(Written, _represent_text)
+_Dumper.add_representer(list, _represent_list)

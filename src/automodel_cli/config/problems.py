@@ -1,0 +1,47 @@
+"""Problems with a configuration: collected first, then reported all together."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from automodel_cli.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: where it was written, the key, and what was found and expected."""
+
+    where: str
+    key: str
+    text: str
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.where, self.key, self.text) if part)
+
+
+def raise_problems(problems: Sequence[Problem], *, hint: str = "") -> None:
+    """Raise one ConfigError that names every problem once; do nothing if there is none."""
+    lines = list(dict.fromkeys(str(problem) for problem in problems))
+    if not lines:
+        return
+    message = lines[0] if len(lines) == 1 else f"{len(lines)} problems:\n  " + "\n  ".join(lines)
+    raise ConfigError(message, hint)
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that ``name`` was probably meant to be, if one is near enough."""
+    candidates = list(dict.fromkeys(known))
+    folded = {candidate.lower().replace("-", "_"): candidate for candidate in candidates}
+    wanted = name.lower().replace("-", "_")
+    if wanted in folded:
+        return folded[wanted]
+    matches = difflib.get_close_matches(wanted, folded, n=1, cutoff=0.6)
+    return folded[matches[0]] if matches else None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``", did you mean X?"``, or nothing where no known name is near."""
+    match = nearest(name, known)
+    return f", did you mean {match}?" if match else ""

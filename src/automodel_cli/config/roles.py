@@ -1,0 +1,202 @@
+"""What each open section admits: closed lists, by role.
+
+A list of packages would not do: torch and transformers hold callables that run shell commands, download code or
+evaluate text. So a name must match one of a role's patterns before anything is imported, and the object it resolves
+to must be defined where the role expects it and be of the role's kind. All else is code that the user has to trust by
+name (`admission`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+_CLASS = r"transformers\.(?:models\.[a-z]\w*\.[a-z]\w*\.)?[A-Z]\w*"
+
+
+@dataclass(frozen=True)
+class ClassRule:
+    """A kind of foreign class: subclasses of ``base`` defined in ``module``, and what of them may be called.
+
+    Attributes:
+        module: prefix of the module that really defines the class.
+        base: dotted name of the class it must derive from; empty: any class of that module.
+        constructor: whether the class itself may be called.
+        methods: class methods that may be called.
+    """
+
+    module: str
+    base: str = ""
+    constructor: bool = False
+    methods: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Role:
+    """What may stand as ``_target_`` in one kind of place, and how it is called."""
+
+    name: str
+    kind: str
+    ours: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
+    rules: tuple[ClassRule, ...] = ()
+    functions: tuple[str, ...] = ()
+    """Foreign functions, by the names they may be given."""
+    injected: tuple[str, ...] = ()
+    """Arguments that the run itself supplies; a file may not give them."""
+    extra: Mapping[str, type] = field(default_factory=dict)
+    """Keys of the section that the assembly takes out before the call."""
+    ignored: Mapping[str, str] = field(default_factory=dict)
+    """Arguments of old files that foreign targets do not take, and why nothing is lost."""
+    default_target: str | None = None
+
+    def matches(self, name: str) -> bool:
+        """True where a foreign name could be of this role; the object still has to prove it."""
+        return name in self.functions or any(re.fullmatch(pattern, name) for pattern in self.patterns)
+
+
+_HF_MODEL_RULES = (
+    ClassRule("transformers.models.auto.modeling_auto", methods=("from_config", "from_pretrained")),
+    ClassRule(
+        "transformers.models.",
+        base="transformers.modeling_utils.PreTrainedModel",
+        constructor=True,
+        methods=("from_config", "from_pretrained"),
+    ),
+)
+_HF_CONFIG_RULES = (
+    ClassRule("transformers.models.auto.configuration_auto", methods=("from_pretrained", "for_model")),
+    ClassRule(
+        "transformers.models.",
+        base="transformers.configuration_utils.PreTrainedConfig",
+        constructor=True,
+        methods=("from_pretrained",),
+    ),
+)
+_HF_TOKENIZER_RULES = (
+    ClassRule("transformers.models.auto.tokenization_auto", methods=("from_pretrained",)),
+    ClassRule(
+        "transformers.",
+        base="transformers.tokenization_utils_base.PreTrainedTokenizerBase",
+        methods=("from_pretrained",),
+    ),
+)
+_OPTIMIZER = "torch.optim.optimizer.Optimizer"
+
+ROLES: dict[str, Role] = {
+    role.name: role
+    for role in (
+        Role(
+            "model",
+            "a model builder",
+            ours=(
+                "automodel_cli.models.gpt2.build_gpt2_model",
+                "automodel_cli.models.hf.from_config",
+                "automodel_cli.models.hf.from_pretrained",
+            ),
+            patterns=(_CLASS + r"(?:\.from_config|\.from_pretrained)?",),
+            rules=_HF_MODEL_RULES,
+            ignored={"is_meta_device": "models are built on the meta device wherever that is possible"},
+        ),
+        Role(
+            "hf_config",
+            "a model configuration of transformers",
+            patterns=(_CLASS + r"(?:\.from_pretrained|\.for_model)?",),
+            rules=_HF_CONFIG_RULES,
+        ),
+        Role(
+            "tokenizer",
+            "a tokenizer",
+            ours=(
+                "automodel_cli.corpus.tokenizer.open_tokenizer",
+                "automodel_cli.corpus.tokenizer.load_tokenizer",
+            ),
+            patterns=(_CLASS + r"\.from_pretrained",),
+            rules=_HF_TOKENIZER_RULES,
+        ),
+        Role(
+            "dataset",
+            "a dataset",
+            ours=(
+                "automodel_cli.data.nanogpt_dataset.NanogptDataset",
+                "automodel_cli.data.megatron_dataset.MegatronPretraining",
+            ),
+        ),
+        Role(
+            "optimizer",
+            "an optimizer",
+            patterns=(
+                r"torch\.optim\.(?:[a-z]\w*\.)?[A-Z]\w*",
+                r"transformers\.(?:optimization\.)?Adafactor",
+            ),
+            rules=(
+                ClassRule("torch.optim", base=_OPTIMIZER, constructor=True),
+                ClassRule("transformers.optimization", base=_OPTIMIZER, constructor=True),
+            ),
+            injected=("params",),
+            extra={"decay_embeddings": bool},
+            default_target="torch.optim.AdamW",
+        ),
+        Role(
+            "loss_fn",
+            "a loss",
+            ours=(
+                "automodel_cli.train.losses.MaskedCrossEntropy",
+                "automodel_cli.train.losses.ChunkedCrossEntropy",
+            ),
+            patterns=(r"torch\.nn\.(?:modules\.(?:loss\.)?)?[A-Z]\w*",),
+            rules=(ClassRule("torch.nn.modules.loss", constructor=True),),
+        ),
+        Role(
+            "dataloader",
+            "a data loader",
+            ours=("automodel_cli.data.loader.TorchLoader",),
+            injected=(
+                "dataset", "global_batch_size", "local_batch_size", "dp_rank", "dp_world", "num_epochs",
+            ),
+            default_target="torch.utils.data.DataLoader",
+        ),
+        Role(
+            "collate_fn",
+            "a collate function",
+            ours=("automodel_cli.data.collate.default_collate",),
+            functions=(
+                "torch.utils.data.default_collate",
+                "torch.utils.data.dataloader.default_collate",
+                "torch.utils.data._utils.collate.default_collate",
+            ),
+        ),
+        Role("nested", "something that a configuration file may build there"),
+    )
+}  # fmt: skip
+
+_SECTION_ROLES = {
+    "model": "model",
+    "tokenizer": "tokenizer",
+    "dataset": "dataset",
+    "validation_dataset": "dataset",
+    "dataloader": "dataloader",
+    "validation_dataloader": "dataloader",
+    "loss_fn": "loss_fn",
+    "optimizer": "optimizer",
+}
+_ARGUMENT_ROLES = {"config": "hf_config", "tokenizer": "tokenizer"}
+
+
+def role_of_section(key: str) -> Role | None:
+    """The role of an open section of a file, None for closed sections."""
+    name = "dataset" if key.startswith("validation_dataset_") else _SECTION_ROLES.get(key)
+    return ROLES[name] if name else None
+
+
+def role_of_argument(key: str) -> Role:
+    """The role of a ``_target_`` that is an argument of another target."""
+    if is_function_key(key):
+        return ROLES["collate_fn"]
+    return ROLES[_ARGUMENT_ROLES.get(key, "nested")]
+
+
+def is_function_key(key: str) -> bool:
+    """``collate_fn`` and its like: a plain name there stands for the function of that name."""
+    return key.endswith("_fn")

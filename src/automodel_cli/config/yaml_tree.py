@@ -1,0 +1,324 @@
+"""YAML text to a tree that remembers where each value was written, and the tree back to plain values.
+
+Steps: PyYAML composes nodes with line numbers; scalars are read by YAML 1.2's rules (so ``3e-4`` is a number and
+``yes`` is text); ``${NAME}`` and ``${NAME,default}`` take environment variables, and what was written is kept so
+that a saved configuration shows the placeholder, not the secret. ``none`` and ``None`` are null, also in quotes,
+because users' files say ``dp_size: none``. Tags that would build objects are refused.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from automodel_cli.config.problems import Problem, raise_problems
+from automodel_cli.config.target import LocatedDict
+from automodel_cli.errors import ConfigError
+
+_NULL = frozenset({"", "~", "null", "Null", "NULL", "none", "None"})
+_QUOTED_NULL = frozenset({"none", "None"})
+_TRUE = frozenset({"true", "True", "TRUE"})
+_FALSE = frozenset({"false", "False", "FALSE"})
+_INT = re.compile(r"[-+]?[0-9][0-9_]*\Z")
+_OCTAL = re.compile(r"0o[0-7]+\Z")
+_HEX = re.compile(r"0x[0-9a-fA-F]+\Z")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
+_SPECIAL_FLOATS = {".inf": math.inf, "+.inf": math.inf, "-.inf": -math.inf, ".nan": math.nan}
+_ENVIRONMENT = re.compile(r"\$(\$)|\$\{([^{}]*)\}|\$([A-Z_][A-Z0-9_]*)")
+_PLACEHOLDER = re.compile(r"(?:oc\.env:)?([A-Za-z_][A-Za-z0-9_]*)(?:,(.*))?\Z", re.DOTALL)
+_UNTAGGED = "?"
+_TAG_PREFIX = "tag:yaml.org,2002:"
+_MAX_NODES = 100_000  # aliases multiply: a file of a few lines can describe more values than memory holds
+
+KeyPath = tuple[str | int, ...]
+
+
+@dataclass
+class Scalar:
+    """One value; ``text`` is its spelling without quotes, ``written`` what stood there if it was a placeholder."""
+
+    value: Any
+    where: str = ""
+    text: str | None = None
+    written: Written | None = None
+
+
+class Written(str):
+    """The text of a value that comes from the environment, as it was written; ``quoted`` if it stood in quotes."""
+
+    quoted = False
+
+
+@dataclass
+class MapNode:
+    """A mapping; ``key_where`` says where each key was written."""
+
+    items: dict[str, Node] = field(default_factory=dict)
+    where: str = ""
+    key_where: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class ListNode:
+    """A list."""
+
+    items: list[Node] = field(default_factory=list)
+    where: str = ""
+
+
+Node = Scalar | MapNode | ListNode
+
+
+def resolve_scalar(text: str) -> Any:
+    """What an unquoted YAML 1.2 scalar means: null, a truth value, a number or the text itself."""
+    if text in _NULL:
+        return None
+    if text in _TRUE or text in _FALSE:
+        return text in _TRUE
+    if _INT.match(text):
+        return int(text.replace("_", ""))
+    if _OCTAL.match(text) or _HEX.match(text):
+        return int(text, 0)
+    if _FLOAT.match(text):
+        return float(text)
+    return _SPECIAL_FLOATS.get(text.lower(), text)
+
+
+def read_file(path: Path | str) -> tuple[MapNode, list[Problem]]:
+    """The tree of a YAML file and what is wrong with it beyond its keys.
+
+    Raises:
+        ConfigError: the file cannot be read or is not YAML, or is no mapping.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"there is no file {path}", "give the path of a YAML file after -c") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder", "give the path of a YAML file after -c") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {error}", "is it a YAML file?") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    return parse_document(text, str(path))
+
+
+def parse_document(text: str, source: str) -> tuple[MapNode, list[Problem]]:
+    """The tree of a YAML document whose top level is a mapping (an empty document is an empty mapping)."""
+    reader = _Reader(source)
+    root = reader.read(text)
+    if isinstance(root, Scalar) and root.value is None:
+        root = MapNode(where=source)
+    if not isinstance(root, MapNode):
+        raise ConfigError(f"{source}: expected keys and values, found a list or a single value")
+    return root, reader.problems
+
+
+def parse_value(text: str, where: str) -> tuple[Node, list[Problem]]:
+    """The tree of one value as given on the command line.
+
+    Text that opens with a bracket, a brace or a quote is YAML; anything else is one unquoted scalar, so that
+    globs, colons and hashes need no second quoting.
+    """
+    reader = _Reader(where)
+    if text[:1] in ("[", "{", '"', "'"):
+        return reader.read(text, where_is_final=True), reader.problems
+    return reader.scalar(text, where, plain=True), reader.problems
+
+
+class _Loader(yaml.SafeLoader):
+    """Composes nodes without YAML 1.1's guesses: an untagged node keeps the tag ``?``."""
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> str:
+        """Leave the meaning of untagged scalars to ``resolve_scalar``."""
+        return _UNTAGGED
+
+
+class _Reader:
+    """Turns composed PyYAML nodes into our tree; collects problems instead of stopping at the first."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.problems: list[Problem] = []
+        self._count = 0
+        self._final_where: str | None = None
+
+    def read(self, text: str, *, where_is_final: bool = False) -> Node:
+        self._final_where = self.source if where_is_final else None
+        try:
+            composed = yaml.compose(text, Loader=_Loader)
+        except yaml.YAMLError as error:
+            raise_problems([self._syntax_problem(error)])
+        if composed is None:
+            return Scalar(None, self.source)
+        return self._node(composed, ())
+
+    def _syntax_problem(self, error: yaml.YAMLError) -> Problem:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{self.source}:{mark.line + 1}" if mark and not self._final_where else self.source
+        text = getattr(error, "problem", None) or str(error).splitlines()[0]
+        return Problem(where, "", f"not valid YAML: {text}")
+
+    def _where(self, node: yaml.Node) -> str:
+        return self._final_where or f"{self.source}:{node.start_mark.line + 1}"
+
+    def _node(self, node: yaml.Node, open_nodes: tuple[int, ...]) -> Node:
+        self._count += 1
+        if self._count > _MAX_NODES or id(node) in open_nodes:
+            raise ConfigError(f"{self.source}: aliases unfold into too many values", "write them out")
+        open_nodes = (*open_nodes, id(node))
+        if isinstance(node, yaml.MappingNode):
+            self._check_tag(node, "map")
+            return self._mapping(node, open_nodes)
+        if isinstance(node, yaml.SequenceNode):
+            self._check_tag(node, "seq")
+            return ListNode([self._node(item, open_nodes) for item in node.value], self._where(node))
+        assert isinstance(node, yaml.ScalarNode)
+        return self._tagged_scalar(node)
+
+    def _check_tag(self, node: yaml.Node, *admitted: str) -> str | None:
+        """The short name of a tag somebody wrote; a tag that is not plain data is a problem."""
+        if node.tag == _UNTAGGED:
+            return None
+        tag = str(node.tag).removeprefix(_TAG_PREFIX)
+        if tag not in admitted:
+            self.problems.append(
+                Problem(self._where(node), "", f"the tag {tag} is not admitted: values are plain data")
+            )
+        return tag
+
+    def _mapping(self, node: yaml.MappingNode, open_nodes: tuple[int, ...]) -> MapNode:
+        result = MapNode(where=self._where(node))
+        merged: dict[str, Node] = {}
+        for key_node, value_node in node.value:
+            where = self._where(key_node)
+            if not isinstance(key_node, yaml.ScalarNode):
+                self.problems.append(Problem(where, "", "a key must be a single value"))
+                continue
+            key = str(key_node.value)
+            if key == "<<" and key_node.style is None:
+                merged |= self._merge(value_node, open_nodes)
+                continue
+            if key in result.items:
+                first = result.key_where[key]
+                self.problems.append(Problem(where, key, f"given twice, first at {first}"))
+            result.items[key] = self._node(value_node, open_nodes)
+            result.key_where[key] = where
+        for key, value in merged.items():
+            if key not in result.items:
+                result.items[key], result.key_where[key] = value, value.where
+        return result
+
+    def _merge(self, node: yaml.Node, open_nodes: tuple[int, ...]) -> dict[str, Node]:
+        value = self._node(node, open_nodes)
+        parts = value.items if isinstance(value, ListNode) else [value]
+        merged: dict[str, Node] = {}
+        for part in parts:
+            if isinstance(part, MapNode):
+                merged = {**part.items, **merged}
+            else:
+                self.problems.append(Problem(self._where(node), "<<", "expected a mapping to merge"))
+        return merged
+
+    def _tagged_scalar(self, node: yaml.ScalarNode) -> Scalar:
+        where = self._where(node)
+        tag = self._check_tag(node, "str", "int", "float", "bool", "null")
+        if tag == "str":
+            return Scalar(str(node.value), where)
+        return self.scalar(str(node.value), where, plain=node.style is None or tag is not None)
+
+    def scalar(self, text: str, where: str, *, plain: bool) -> Scalar:
+        """Read a scalar; ``plain`` (unquoted) ones may be numbers, truth values or null."""
+        try:
+            expanded = expand_environment(text)
+        except ValueError as error:
+            self.problems.append(Problem(where, "", str(error)))
+            return Scalar(None, where)
+        value = resolve_scalar(expanded) if plain else None if expanded in _QUOTED_NULL else expanded
+        written = Written(text) if expanded != text else None
+        if written is not None:
+            written.quoted = not plain
+        return Scalar(value, where, expanded, written)
+
+
+def expand_environment(text: str) -> str:
+    """Replace ``${NAME}``, ``${NAME,default}`` and ``$NAME``; ``$$`` is a dollar sign, ``$5`` stays.
+
+    Raises:
+        ValueError: a variable is not set and has no default, or a placeholder names no variable.
+    """
+
+    def replace(match: re.Match[str]) -> str:
+        dollar, braced, bare = match.groups()
+        if dollar:
+            return "$"
+        parsed = _PLACEHOLDER.match(braced if braced is not None else bare)
+        if parsed is None:
+            raise ValueError(
+                f"${{{braced}}} names no environment variable; references to keys are not supported"
+            )
+        name, default = parsed.groups()
+        value = os.environ.get(name, default)
+        if value is None:
+            raise ValueError(
+                f"the environment variable {name} is not set; set it, or write ${{{name},default}}"
+            )
+        return value
+
+    return _ENVIRONMENT.sub(replace, text)
+
+
+def to_plain(node: Node) -> Any:
+    """Plain values; mappings are LocatedDicts that know where their keys were written."""
+    if isinstance(node, MapNode):
+        return LocatedDict(
+            {key: to_plain(item) for key, item in node.items.items()},
+            where=node.where,
+            key_where=node.key_where,
+        )
+    if isinstance(node, ListNode):
+        return [to_plain(item) for item in node.items]
+    return node.value
+
+
+def placeholders(node: Node, prefix: KeyPath = ()) -> dict[KeyPath, Written]:
+    """``path -> what was written`` for each value that came from the environment."""
+    if isinstance(node, Scalar):
+        return {} if node.written is None else {prefix: node.written}
+    found: dict[KeyPath, Written] = {}
+    children = node.items.items() if isinstance(node, MapNode) else enumerate(node.items)
+    for key, child in children:
+        found |= placeholders(child, (*prefix, key))
+    return found
+
+
+def place_of(node: Node, path: KeyPath) -> str:
+    """Where the value at ``path`` was written; where it is missing, its nearest ancestor's place."""
+    where = node.where
+    for part in path:
+        if isinstance(node, MapNode) and part in node.items:
+            where = node.key_where.get(str(part)) or node.items[str(part)].where
+            node = node.items[str(part)]
+        elif isinstance(node, ListNode) and isinstance(part, int) and part < len(node.items):
+            node = node.items[part]
+            where = node.where
+        else:
+            break
+    return where
+
+
+def from_plain(value: Any, where: str) -> Node:
+    """A tree of plain values that all come from one place (flags, a script)."""
+    if isinstance(value, Mapping):
+        items = {str(key): from_plain(item, where) for key, item in value.items()}
+        return MapNode(items, where, dict.fromkeys(items, where))
+    if isinstance(value, (list, tuple)):
+        return ListNode([from_plain(item, where) for item in value], where)
+    return Scalar(value, where)
