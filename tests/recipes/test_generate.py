@@ -1,0 +1,89 @@
+"""Continuing a prompt with a checkpoint from disk."""
+
+from __future__ import annotations
+
+import pytest
+
+from automodel_cli.config.schema import GenerateConfig
+from automodel_cli.corpus.tokenizer import CharTokenizer
+from automodel_cli.errors import ConfigError, DataError
+from automodel_cli.generation.engine import SamplingSettings
+from automodel_cli.generation.engine import generate as engine_generate
+from automodel_cli.recipes import generate
+
+
+def config(tiny_run, **settings) -> GenerateConfig:
+    given = {"checkpoint": str(tiny_run.run), "max_new_tokens": 12, "device": "cpu"}
+    return GenerateConfig(**{**given, "prompt": "line 4", **settings})
+
+
+def test_text_streams_and_adds_up(tiny_run):
+    pieces: dict[int, str] = {0: "", 1: ""}
+
+    def on_text(sample, piece):
+        pieces[sample] += piece
+
+    result = generate.run(config(tiny_run, num_samples=2, seed=3), on_text=on_text)
+    assert [sample.text for sample in result.samples] == [pieces[0], pieces[1]]
+    assert result.samples[0].ids != result.samples[1].ids
+    assert result.tokens_per_s > 0 and result.checkpoint.name == "step_00000007"
+    again = generate.run(config(tiny_run, num_samples=2, seed=3))
+    assert again.samples == result.samples
+
+
+def test_greedy_is_the_engine_on_the_prompts_bytes(tiny_run):
+    (sample,) = generate.run(config(tiny_run, temperature=0)).samples
+    settings = SamplingSettings(12, temperature=0, stop_ids=frozenset({256}))
+    (expected,) = engine_generate(tiny_run.model, list(b"line 4"), settings)
+    assert (sample.ids, sample.stopped) == (expected.ids, expected.stopped)
+    assert sample.text == bytes(sample.ids).decode("utf-8", errors="replace")
+
+
+def test_empty_prompt_starts_a_document(tiny_run, monkeypatch):
+    seen = {}
+
+    def spy(model, prompt_ids, settings, **rest):
+        seen["ids"], seen["stop"] = list(prompt_ids), settings.stop_ids
+        return engine_generate(model, prompt_ids, settings, **rest)
+
+    monkeypatch.setattr(generate, "generate", spy)
+    generate.run(config(tiny_run, prompt="", max_new_tokens=1))
+    assert seen == {"ids": [256], "stop": frozenset({256})}
+
+
+def test_special_text_in_the_prompt_stays_text(tiny_run, monkeypatch):
+    seen = []
+
+    def spy(model, prompt_ids, settings, **rest):
+        seen.extend(prompt_ids)
+        return engine_generate(model, prompt_ids, settings, **rest)
+
+    monkeypatch.setattr(generate, "generate", spy)
+    generate.run(config(tiny_run, prompt="<|endoftext|>", max_new_tokens=1))
+    assert seen == list(b"<|endoftext|>")
+
+
+class TestTokenizer:
+    def test_missing(self, tiny_run, monkeypatch):
+        loaded = generate.load_model(str(tiny_run.run))
+        bare = generate.LoadedModel(loaded.model, None, loaded.path, loaded.facts)
+        monkeypatch.setattr(generate, "load_model", lambda *_, **__: bare)
+        with pytest.raises(ConfigError, match="no tokenizer"):
+            generate.run(config(tiny_run))
+
+    def test_without_a_document_token_an_empty_prompt_is_refused(self, tiny_run, tmp_path):
+        CharTokenizer("abc").save(tmp_path)
+        with pytest.raises(ConfigError, match="prompt is empty"):
+            generate.run(config(tiny_run, prompt="", tokenizer=str(tmp_path)))
+
+    def test_smaller_than_the_model_limits_the_choice(self, tiny_run, tmp_path):
+        CharTokenizer("abc").save(tmp_path)
+        (sample,) = generate.run(
+            config(tiny_run, prompt="abc", tokenizer=str(tmp_path), temperature=50.0, top_k=None)
+        ).samples
+        assert set(sample.text) <= set("abc") and len(sample.ids) == 12
+
+    def test_larger_than_the_model(self, tiny_run, tmp_path):
+        CharTokenizer([chr(0x4E00 + n) for n in range(300)]).save(tmp_path)
+        with pytest.raises(DataError, match="token id 299"):
+            generate.run(config(tiny_run, prompt=chr(0x4E00 + 299), tokenizer=str(tmp_path)))
