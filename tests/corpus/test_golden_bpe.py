@@ -5,6 +5,7 @@ reference written from the definition of BPE checks the file itself.
 """
 
 import base64
+import itertools
 import json
 import os
 from pathlib import Path
@@ -30,9 +31,7 @@ def definition(text: str, ranks: dict[bytes, int]) -> list[int]:
     for piece in regex.findall(GOLDEN["pattern"], text):
         parts = [bytes([byte]) for byte in piece.encode()]
         while len(parts) > 1:
-            pairs = [
-                (ranks.get(a + b, 1 << 30), k) for k, (a, b) in enumerate(zip(parts, parts[1:], strict=False))
-            ]
+            pairs = [(ranks.get(a + b, 1 << 30), k) for k, (a, b) in enumerate(itertools.pairwise(parts))]
             rank, k = min(pairs)
             if rank == 1 << 30:
                 break
