@@ -226,6 +226,13 @@ class TorchLoader(PlannedLoader):
         """Epoch of the last sample handed out, as far as it is known (0 with workers and no length)."""
         return self._stream.epoch if self._stream is not None and self._windows is None else super().epoch
 
+    @property
+    def dropped_samples(self) -> int:
+        """Samples at the very end that made no whole update; known of a stream once it has ended."""
+        if self._stream is None:
+            return super().dropped_samples
+        return self._stream.leftover_items
+
     def __iter__(self) -> Iterator[list[Batch]]:
         """The updates from the present position on."""
         batches = self._batches()

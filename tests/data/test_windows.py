@@ -1,0 +1,88 @@
+"""Buffers and reading ahead."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from automodel_cli.corpus.nanogpt_bin import write_token_file
+from automodel_cli.data.nanogpt_dataset import NanogptDataset
+from automodel_cli.data.sampler import batch_shape
+from automodel_cli.data.windows import Buffer, is_token_windows, read_ahead
+
+
+def _slow_from(number: int, threads: list[str]) -> Iterator[int]:
+    for value in range(10):
+        threads.append(threading.current_thread().name.split("_")[0])
+        if value == number:
+            time.sleep(0.01)
+        yield value
+
+
+@pytest.mark.parametrize("when", [True, False, "auto"])
+def test_items_come_in_order_and_all_of_them(when: bool | str) -> None:
+    assert list(read_ahead(iter(range(100)), when)) == list(range(100))  # type: ignore[arg-type]
+    assert list(read_ahead(iter(()), when)) == []  # type: ignore[arg-type]
+
+
+def test_auto_takes_a_thread_at_the_first_slow_read() -> None:
+    threads: list[str] = []
+    assert list(read_ahead(_slow_from(4, threads), "auto")) == list(range(10))
+    assert threads[:5] == ["MainThread"] * 5
+    assert threads[5:] == ["read-ahead"] * 5
+    threads.clear()
+    list(read_ahead(_slow_from(4, threads), False))
+    assert set(threads) == {"MainThread"}
+
+
+def test_no_more_than_one_item_is_made_ahead() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for value in range(6):
+            made.append(value)
+            yield value
+
+    for value in read_ahead(items(), True):
+        time.sleep(0.01)
+        assert made[-1] <= value + 1
+
+
+def test_errors_arrive_and_an_early_end_leaves_no_thread() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise OSError("gone")
+
+    ahead = read_ahead(items(), True)
+    assert next(ahead) == 1
+    assert next(ahead) == 2
+    with pytest.raises(OSError, match="gone"):
+        next(ahead)
+    left = read_ahead(iter(range(100)), True)
+    next(left)
+    left.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
+
+
+def test_a_buffer_is_filled_in_place(tmp_path: Path) -> None:
+    write_token_file(tmp_path / "x.bin", np.arange(100))
+    dataset = NanogptDataset(str(tmp_path / "x.bin"), 4)
+    assert is_token_windows(dataset)
+    assert not is_token_windows([1, 2])
+    shape = batch_shape(global_batch_size=6, local_batch_size=3)
+    buffer = Buffer(shape, 4)
+    first = buffer.fill(dataset, dataset.locate(np.arange(6)).reshape(2, 3, 2))
+    assert [batch.input_ids[:, 0].tolist() for batch in first] == [[0, 4, 8], [12, 16, 20]]
+    again = buffer.fill(dataset, dataset.locate(np.arange(6, 12)).reshape(2, 3, 2))
+    assert first[0].input_ids[:, 0].tolist() == [24, 28, 32]  # the same memory
+    labels = again[1].labels
+    assert labels is not None
+    assert torch.equal(labels[:, :-1], again[1].input_ids[:, 1:])
+    assert labels.data_ptr() == again[1].input_ids.data_ptr() + 8
