@@ -23,11 +23,17 @@ class Problem:
 
 def raise_problems(problems: Sequence[Problem], *, hint: str = "") -> None:
     """Raise one ConfigError that names every problem once; do nothing if there is none."""
-    lines = list(dict.fromkeys(str(problem) for problem in problems))
+    lines = list(dict.fromkeys(str(problem) for problem in sorted(problems, key=_place)))
     if not lines:
         return
     message = lines[0] if len(lines) == 1 else f"{len(lines)} problems:\n  " + "\n  ".join(lines)
     raise ConfigError(message, hint)
+
+
+def _place(problem: Problem) -> tuple[bool, str, int]:
+    """Files before the command line, and each file from top to bottom."""
+    file, _, line = problem.where.rpartition(":")
+    return (not line.isdigit(), file, int(line)) if line.isdigit() else (True, "", 0)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -1,0 +1,132 @@
+"""The command line before the commands see it: one pure function, from tokens to a normal form.
+
+Forms that mean the same:
+    automodel pretrain llm -c cfg.yaml --nproc-per-node 8 --model.n_layer 4
+    automodel --nproc-per-node 8 $(which automodel) pretrain llm -c cfg.yaml model.n_layer=4
+    automodel cfg.yaml --nproc-per-node=8 --model.n_layer=4
+
+Launch flags may stand anywhere (before a ``--``) and go by torchrun's names, with dashes or underscores. Tokens are
+taken or passed on; none is dropped.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePath
+
+from automodel_cli.errors import ConfigError
+
+LAUNCH_FLAGS = (
+    "nproc-per-node", "nnodes", "node-rank", "rdzv-backend", "rdzv-endpoint", "rdzv-id", "rdzv-conf",
+    "master-addr", "master-port", "max-restarts", "monitor-interval", "local-addr",
+)  # fmt: skip
+_SWITCHES = ("standalone",)
+_WHOLE_NUMBERS = ("node-rank", "master-port", "max-restarts")
+_YAML = (".yaml", ".yml")
+_DOMAIN = "llm"
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """A command line in normal form.
+
+    Attributes:
+        arguments: command words first, then everything else in the order it was given.
+        launch: torchrun's options by their dashed names, values as text (``standalone`` is ``"true"``).
+        debug: whether errors show their traceback.
+    """
+
+    arguments: tuple[str, ...]
+    launch: dict[str, str] = field(default_factory=dict)
+    debug: bool = False
+
+    @property
+    def wants_processes(self) -> bool:
+        """True where the launch flags ask for more than the present process."""
+        return any(self.launch.get(flag, "1") != "1" for flag in ("nproc-per-node", "nnodes"))
+
+
+def parse_argv(argv: Sequence[str]) -> Invocation:
+    """Sort a command line's tokens.
+
+    Raises:
+        ConfigError: a launch flag without a value, or with one that is no number.
+    """
+    rest, launch, debug = _take_flags(list(argv))
+    if rest and _is_this_program(rest[0]):
+        rest = rest[1:]  # automodel --nproc-per-node 8 $(which automodel) pretrain llm ...
+    return Invocation(tuple(_with_command(rest)), launch, debug)
+
+
+def _take_flags(tokens: list[str]) -> tuple[list[str], dict[str, str], bool]:
+    rest: list[str] = []
+    launch: dict[str, str] = {}
+    debug = False
+    position = 0
+    while position < len(tokens):
+        token = tokens[position]
+        position += 1
+        if token == "--":
+            rest += tokens[position - 1 :]
+            break
+        name, equals, value = token.removeprefix("--").partition("=")
+        flag = name.replace("_", "-") if token.startswith("--") else ""
+        if token == "--debug":
+            debug = True
+        elif flag in _SWITCHES and not equals:
+            launch[flag] = "true"
+        elif flag in LAUNCH_FLAGS:
+            if not equals:
+                value = tokens[position] if position < len(tokens) else ""
+                position += 1
+            launch[flag] = _checked(flag, value)
+        elif near := _near_launch_flag(flag):
+            raise ConfigError(f"unknown option {token}", f"did you mean --{near}?")
+        else:
+            rest.append(token)
+    return rest, launch, debug
+
+
+def _checked(flag: str, value: str) -> str:
+    if not value or value.startswith("--"):
+        raise ConfigError(f"--{flag} needs a value", f"for example --{flag} 8" if "n" in flag[:2] else "")
+    number_expected = flag in _WHOLE_NUMBERS or flag == "nproc-per-node"
+    words = ("auto", "gpu", "cpu", "xpu") if flag == "nproc-per-node" else ()
+    if number_expected and not value.isdigit() and value not in words:
+        choices = f" or one of {', '.join(words)}" if words else ""
+        raise ConfigError(f"--{flag}: expected a whole number{choices}, found {value!r}")
+    if flag == "nproc-per-node" and value == "0":
+        raise ConfigError("--nproc-per-node: expected at least 1, found 0")
+    return value
+
+
+def _near_launch_flag(flag: str) -> str | None:
+    """A misspelt launch flag: those have dashes inside and no dots, as no config key does."""
+    if "-" not in flag or "." in flag:
+        return None
+    matches = difflib.get_close_matches(flag, LAUNCH_FLAGS, n=1, cutoff=0.85)
+    return matches[0] if matches else None
+
+
+def _is_this_program(token: str) -> bool:
+    return PurePath(token).name == "automodel" and ("/" in token or token == "automodel")
+
+
+def is_config_file(token: str) -> bool:
+    """True for the path of a YAML file, which may stand where a command would."""
+    return token.lower().endswith(_YAML) and not token.startswith("-") and "=" not in token
+
+
+def _with_command(tokens: list[str]) -> list[str]:
+    """Put the command that is meant in front: a configuration alone means ``pretrain llm``."""
+    if not tokens:
+        return tokens
+    if tokens[0] == _DOMAIN and len(tokens) > 1 and tokens[1] == "pretrain":  # the oldest guides' order
+        return ["pretrain", _DOMAIN, *tokens[2:]]
+    if is_config_file(tokens[0]):
+        return ["pretrain", _DOMAIN, "--config", *tokens]
+    if tokens[0] in ("-c", "--config") or tokens[0].startswith("--config="):
+        return ["pretrain", _DOMAIN, *tokens]
+    return tokens

@@ -1,0 +1,234 @@
+"""What the user sees: lines and tables on stdout, errors and warnings on stderr, progress where it does no harm.
+
+On a terminal progress is a bar that lines scroll above; elsewhere it is a plain line now and then, and every line is
+flushed, so that logs and pipes show it at once. rich is imported by the first table or bar, not before.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING
+
+from automodel_cli.assembly.voice import Voice
+from automodel_cli.errors import AutomodelError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+PLAIN_INTERVAL_S = 10.0
+
+
+@cache
+def stdout() -> Console:
+    """rich's console for results."""
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+@cache
+def stderr() -> Console:
+    """rich's console for errors and warnings."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def is_terminal() -> bool:
+    """True where a bar can be drawn: stdout is a terminal that understands cursor movement."""
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def say(line: str = "") -> None:
+    """One line on stdout, exactly as given, at once."""
+    if is_terminal():
+        stdout().print(line, markup=False, soft_wrap=True)
+    else:
+        print(line, flush=True)
+
+
+def warn(line: str) -> None:
+    """One line of warning on stderr."""
+    print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
+# ------------------------------------------------------------------------------------------------ errors
+
+
+def show_error(error: BaseException, *, debug: bool = False) -> int:
+    """Print an error for people on stderr and return the exit code; a bug shows its traceback."""
+    is_for_people = isinstance(error, (AutomodelError, OSError, MemoryError))
+    if debug or not is_for_people:
+        traceback.print_exception(error, file=sys.stderr)
+    message, hint = _message_and_hint(error)
+    if not is_for_people:
+        hint = "this is a bug in automodel: please report it with the lines above"
+    print(f"{_rank_prefix()}error: {message}", file=sys.stderr)
+    if hint:
+        print(f"  {hint}", file=sys.stderr)
+    sys.stderr.flush()
+    return error.exit_code if isinstance(error, AutomodelError) else 1
+
+
+def _message_and_hint(error: BaseException) -> tuple[str, str]:
+    if isinstance(error, AutomodelError):
+        return error.message, error.hint
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror, ""
+    if isinstance(error, MemoryError):
+        return "out of memory", "lower step_scheduler.local_batch_size or the model's size"
+    return f"{type(error).__name__}: {error}", ""
+
+
+def _rank_prefix() -> str:
+    """Which of several processes speaks; nothing where there is one."""
+    if int(os.environ.get("WORLD_SIZE", "1") or 1) > 1:
+        return f"[rank {os.environ.get('RANK', '?')}] "
+    return ""
+
+
+# ------------------------------------------------------------------------------------------------ tables
+
+
+def facts(title: str, rows: Iterable[tuple[str, str]]) -> None:
+    """A table of names and values."""
+    rows = [(str(name), str(value)) for name, value in rows]
+    if not is_terminal():
+        width = max((len(name) for name, _ in rows), default=0)
+        say(title)
+        for name, value in rows:
+            say(f"  {name.ljust(width)}  {value}")
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(
+        title=Text(title, style="bold"), show_header=False, box=None, title_justify="left", pad_edge=False
+    )
+    grid.add_column(style="cyan", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in rows:
+        grid.add_row(Text(f"  {name}"), Text(value))
+    stdout().print(grid)
+
+
+def table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()
+) -> None:
+    """A table with headings; the columns named in ``right`` are aligned on their last character."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    if not is_terminal():
+        _plain_table(title, columns, cells, right)
+        return
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(
+        title=Text(title, style="bold") if title else None, box=box.SIMPLE_HEAD, title_justify="left"
+    )
+    for column in columns:
+        grid.add_column(Text(column), justify="right" if column in right else "left", overflow="fold")
+    for row in cells:
+        grid.add_row(*(Text(cell) for cell in row))
+    stdout().print(grid)
+
+
+def _plain_table(
+    title: str, columns: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[str]
+) -> None:
+    widths = [max(len(row[index]) for row in [columns, *cells]) for index in range(len(columns))]
+    if title:
+        say(title)
+    for row in [columns, *cells]:
+        aligned = [
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for cell, width, column in zip(row, widths, columns, strict=True)
+        ]
+        say("  ".join(aligned).rstrip())
+
+
+# ---------------------------------------------------------------------------------------------- progress
+
+
+class Progress:
+    """Progress of one long job, as a callable ``(done, total, what)``; ``total`` 0 means not known.
+
+    On a terminal a bar with the time left; otherwise a line at most every ten seconds, and one at the end.
+    Use it as a context manager, so that the bar is gone before the next output.
+    """
+
+    def __init__(self, title: str, *, unit: str = "", interval_s: float = PLAIN_INTERVAL_S) -> None:
+        self.title, self.unit, self.interval_s = title, unit, interval_s
+        self._bar: RichProgress | None = None
+        self._task: TaskID | None = None
+        self._last_line_s = time.monotonic()
+        self._last_done = -1
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def __call__(self, done: int, total: int = 0, what: str = "") -> None:
+        """Report that ``done`` of ``total`` is finished."""
+        if is_terminal():
+            self._draw(done, total, what)
+        elif self._line_is_due(done, total):
+            self._last_line_s, self._last_done = time.monotonic(), done
+            say(self._line(done, total, what))
+
+    def _line_is_due(self, done: int, total: int) -> bool:
+        finished = bool(total) and done >= total
+        waited = time.monotonic() - self._last_line_s >= self.interval_s
+        return done != self._last_done and (finished or waited)
+
+    def _line(self, done: int, total: int, what: str) -> str:
+        amount = f"{done:,}/{total:,} ({done / total:.0%})" if total else f"{done:,}"
+        unit = f" {self.unit}" if self.unit else ""
+        return f"{self.title}: {amount}{unit}{'  ' + what if what else ''}"
+
+    def _draw(self, done: int, total: int, what: str) -> None:
+        if self._bar is None:
+            self._bar = self._new_bar()
+            self._task = self._bar.add_task(self.title, total=total or None, what=what)
+            self._bar.start()
+        assert self._task is not None
+        self._bar.update(self._task, completed=done, total=total or None, what=what)
+
+    def _new_bar(self) -> RichProgress:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        return Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[what]}", markup=False),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=stdout(),
+            transient=True,
+        )
+
+
+@contextmanager
+def voice(title: str, *, lines_tell_progress: bool = False) -> Iterator[Voice]:
+    """A recipe's voice: lines, tables of facts, and a bar while the block runs.
+
+    Args:
+        lines_tell_progress: the recipe's own lines show how far it is (a training log), so where no bar can be
+            drawn progress adds nothing.
+    """
+    with Progress(title) as progress:
+        draw = is_terminal() or not lines_tell_progress
+        yield Voice(say=say, table=facts, progress=progress if draw else Voice().progress)

@@ -1,0 +1,95 @@
+"""``automodel pretrain llm``: parse, check, then hand over to the recipe or the launcher.
+
+Everything that can be wrong with a configuration is said here, in the parent, before any process is started: phase 1
+without torch, phase 2 after the import of what the file names.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from automodel_cli.cli import console
+from automodel_cli.cli.argv import Invocation, is_config_file
+from automodel_cli.config.instantiate import check_foreign
+from automodel_cli.config.load import load_config, to_yaml
+from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.errors import ConfigError
+
+COMMAND_OPTIONS = {
+    "context_settings": {
+        "help_option_names": ["-h", "--help"],
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+    },
+    "options_metavar": "llm -c FILE [OPTIONS] [--section.key VALUE | section.key=VALUE]...",
+    "epilog": "Any key of the file can be set with --section.key VALUE or section.key=VALUE; a bare --section.key is "
+    "true. torchrun's flags (--nproc-per-node, --nnodes, --node-rank, --rdzv-..., --master-..., --max-restarts) may "
+    "stand anywhere. docs/config.md lists all keys.",
+}
+
+
+def pretrain(
+    context: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="YAML file of the run.", show_default=False)
+    ] = None,
+    trust: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="Admit code of your own (my_module, path/file.py) or of a hub repository. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Move an earlier run in the run folder aside and start over.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan (sizes, steps, memory, data) and stop.")
+    ] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the effective configuration as YAML and stop.")
+    ] = False,
+) -> int:
+    """Train a language model as a configuration file says; a run found in the run folder is resumed."""
+    file, overrides = _file_and_overrides(config, list(context.args))
+    if file is None and not overrides:
+        raise ConfigError("no configuration given", "automodel pretrain llm -c cfg.yaml")
+    cfg = load_config(PretrainConfig, file, overrides, trust=trust or ())
+    if print_config:
+        console.say(to_yaml(cfg).rstrip())
+        return 0
+    check_foreign(cfg, trust=trust or ())
+    invocation = context.obj if isinstance(context.obj, Invocation) else Invocation(())
+    if invocation.wants_processes and not dry_run:
+        return _launch(invocation)
+    return _run(cfg, fresh=fresh, dry_run=dry_run, trust=tuple(trust or ()))
+
+
+def _file_and_overrides(config: Path | None, tokens: list[str]) -> tuple[Path | None, list[str]]:
+    """Take the domain and a positional file from the tokens; what is left over are overrides."""
+    if tokens and tokens[0] == "llm":
+        tokens = tokens[1:]
+    elif tokens and not tokens[0].startswith("-") and "=" not in tokens[0] and not is_config_file(tokens[0]):
+        raise ConfigError(
+            f"cannot pretrain {tokens[0]!r}", "the command is automodel pretrain llm -c cfg.yaml"
+        )
+    if config is None and tokens and is_config_file(tokens[0]):
+        return Path(tokens[0]), tokens[1:]
+    return config, tokens
+
+
+def _run(cfg: PretrainConfig, *, fresh: bool, dry_run: bool, trust: tuple[str, ...]) -> int:
+    from automodel_cli.recipes import pretrain as recipe
+
+    with console.voice("training", lines_tell_progress=True) as voice:
+        return recipe.run(cfg, fresh=fresh, dry_run=dry_run, trust=trust, voice=voice)
+
+
+def _launch(invocation: Invocation) -> int:
+    from automodel_cli.recipes import launch  # type: ignore[attr-defined,unused-ignore]
+
+    return launch.run(invocation.arguments, invocation.launch)
