@@ -41,6 +41,14 @@ def test_auto_takes_a_thread_at_the_first_slow_read() -> None:
     assert set(threads) == {"MainThread"}
 
 
+def test_auto_is_not_moved_by_work_that_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine makes reads slow too; a thread would not help, and handing over costs more than reading."""
+    monkeypatch.setattr("automodel_cli.data.windows._voluntary_waits", lambda: 0)
+    threads: list[str] = []
+    assert list(read_ahead(_slow_from(4, threads), "auto")) == list(range(10))
+    assert set(threads) == {"MainThread"}
+
+
 def test_no_more_than_one_item_is_made_ahead() -> None:
     made: list[int] = []
 

@@ -5,6 +5,7 @@ Shapes: M micro-batches, B rows, T tokens.
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -75,12 +76,12 @@ class PinnedBuffer:
 def read_ahead(items: Iterator[_Item], when: bool | Literal["auto"]) -> Iterator[_Item]:
     """``items``, the next one being made in a thread while one is in use.
 
-    "auto" makes them in the calling thread until one takes longer than ``_SLOW_READ_S``.
+    "auto" makes them in the calling thread until one keeps it waiting for the disk (see ``_stalled_next``).
     """
-    item, slow = _timed_next(items)
-    while item is not None and (when is False or (when == "auto" and not slow)):
+    item, stalled = _stalled_next(items)
+    while item is not None and (when is False or (when == "auto" and not stalled)):
         yield item
-        item, slow = _timed_next(items)
+        item, stalled = _stalled_next(items)
     if item is None:
         return
     with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as thread:
@@ -90,7 +91,18 @@ def read_ahead(items: Iterator[_Item], when: bool | Literal["auto"]) -> Iterator
             item = following.result()
 
 
-def _timed_next(items: Iterator[_Item]) -> tuple[_Item | None, bool]:
-    started = time.perf_counter()
+def _stalled_next(items: Iterator[_Item]) -> tuple[_Item | None, bool]:
+    """The next item, and whether it kept this thread waiting: long, and off the processor by its own will.
+
+    A page or a read that comes from the disk is a voluntary context switch; being pushed aside by other
+    processes is not, and a second thread would not help against it.
+    """
+    started, waits = time.perf_counter(), _voluntary_waits()
     item = next(items, None)
-    return item, time.perf_counter() - started > _SLOW_READ_S
+    return item, time.perf_counter() - started > _SLOW_READ_S and _voluntary_waits() > waits
+
+
+def _voluntary_waits() -> float:
+    """Voluntary context switches of this thread so far; NaN where the system does not count them by thread."""
+    who = getattr(resource, "RUSAGE_THREAD", None)
+    return float("nan") if who is None else resource.getrusage(who).ru_nvcsw
