@@ -26,12 +26,11 @@ from typing import Any
 
 import torch
 
-from automodel_cli.checkpoint import layout, optimizer_state, sharded, torch_save
+from automodel_cli.checkpoint import hf_format, layout, optimizer_state, sharded
 from automodel_cli.checkpoint.step_files import StepReader, StepWriter
 from automodel_cli.errors import CheckpointError
 
-# The modules that write and read named tensors: save_tensors, scan, load_tensors.
-STORAGE: dict[str, Any] = {"safetensors": sharded, "torch_save": torch_save}
+SAVE_FORMATS = ("safetensors", "torch_save")
 
 
 @dataclass(frozen=True)
@@ -66,13 +65,11 @@ class Checkpointer:
         save_format: str = "safetensors",
         say: layout.Say | None = None,
     ) -> None:
-        if save_format not in STORAGE:
-            raise CheckpointError(f"unknown save format {save_format!r}", f"one of {', '.join(STORAGE)}")
         self.run_folder = Path(run_folder)
         self.keep_last = keep_last
         self.keep_every = keep_every
         self.save_format = save_format
-        self._storage = STORAGE[save_format]
+        self._storage = _storage(save_format)
         self._say = say or (lambda line: None)
         self._protected = set(layout.list_steps(self.run_folder))
 
@@ -91,10 +88,12 @@ class Checkpointer:
         tokenizer_folder: Path | None = None,
         metrics: Mapping[str, Any] | None = None,
         is_best: bool = False,
+        consolidate: bool = False,
     ) -> Path:
         """Write everything under ``step_XXXXXXXX`` and let LATEST (and BEST) name it.
 
-        A step of the same name (after a rewind) is replaced.
+        A step of the same name (after a rewind) is replaced. ``consolidate`` adds ``hf/``, a folder that
+        transformers loads; a model that has no such format is saved without, and says so.
 
         Raises:
             CheckpointError: the disk is full or broken; the temporary folder is gone, earlier steps are
@@ -111,7 +110,6 @@ class Checkpointer:
                 "save_format": self.save_format,
             }
             manifest["tied"] = self._write_model(writer, model)
-            manifest["roles"] = _roles(model)
             if optimizer is not None:
                 self._write_optimizer(writer, model, optimizer)
             writer.write_json(
@@ -121,6 +119,8 @@ class Checkpointer:
             writer.write_text("config.yaml", config_yaml)
             if tokenizer_folder is not None:
                 writer.copy_folder(tokenizer_folder, "tokenizer")
+            if consolidate:
+                self._write_hf(writer, model, tokenizer_folder)
             writer.finish(_plain_json({**manifest, "facts": facts, "metrics": metrics or {}}))
             layout.publish_step(temporary, target)
             layout.write_pointer(self.run_folder, "LATEST", target.name)
@@ -149,6 +149,14 @@ class Checkpointer:
         flat = optimizer_state.flatten(optimizer, names_by_id(model))
         self._storage.save_tensors(flat.tensors, writer, "optim")
         writer.write_json("optim/optimizer.json", flat.document)
+
+    def _write_hf(self, writer: StepWriter, model: torch.nn.Module, tokenizer_folder: Path | None) -> None:
+        if hf_format.has_format(model):
+            hf_format.write_hf(model, writer, "hf", tokenizer_folder, say=self._say)
+        else:
+            self._say(
+                f"{type(model).__name__} has no Hugging Face format: the checkpoint is saved without hf/"
+            )
 
     def _point_best(self, name: str, is_best: bool) -> None:
         """BEST names this step, or stays, or goes when what it named was replaced by something else."""
@@ -227,12 +235,23 @@ class Checkpointer:
 
 def _storage_of(reader: StepReader) -> Any:
     name = reader.manifest.get("save_format")
-    if name not in STORAGE:
+    if name not in SAVE_FORMATS:
         raise CheckpointError(
-            f"{reader.folder} was saved as {name!r}, expected one of {', '.join(STORAGE)}",
+            f"{reader.folder} was saved as {name!r}, expected one of {', '.join(SAVE_FORMATS)}",
             "it was written by a newer version of this program",
         )
-    return STORAGE[name]
+    return _storage(name)
+
+
+def _storage(save_format: str) -> Any:
+    """The module that writes and reads named tensors: ``save_tensors``, ``scan``, ``load_tensors``."""
+    if save_format == "safetensors":
+        return sharded
+    if save_format == "torch_save":
+        from automodel_cli.checkpoint import torch_save  # torch.distributed.checkpoint: a second to import
+
+        return torch_save
+    raise CheckpointError(f"unknown save format {save_format!r}", f"one of {', '.join(SAVE_FORMATS)}")
 
 
 def model_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -251,12 +270,6 @@ def model_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def names_by_id(model: torch.nn.Module) -> dict[int, str]:
     """``id(parameter)`` to the name that :func:`model_tensors` gives it."""
     return {id(parameter): name.replace("_orig_mod.", "") for name, parameter in model.named_parameters()}
-
-
-def _roles(model: torch.nn.Module) -> dict[str, str]:
-    """What each parameter is for ("embedding", "norm", ...), where the model says so."""
-    describe = getattr(model, "param_roles", None)
-    return dict(describe()) if describe is not None else {}
 
 
 def _plain_json(value: Any) -> Any:

@@ -71,9 +71,12 @@ class StepWriter:
             raise
         self._records[name] = {"name": name, "bytes": output.num_bytes, "xxh3": output.hash}
 
-    def write_text(self, name: str, text: str) -> None:
+    def write_bytes(self, name: str, content: bytes) -> None:
         with self.open(name) as output:
-            output.write(text.encode())
+            output.write(content)
+
+    def write_text(self, name: str, text: str) -> None:
+        self.write_bytes(name, text.encode())
 
     def write_json(self, name: str, value: Any) -> None:
         """Indented JSON with sorted keys: equal values give equal bytes."""

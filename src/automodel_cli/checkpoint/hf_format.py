@@ -1,0 +1,276 @@
+"""Hugging Face folders: ours out to one, one into our models. safetensors only; pickles are refused.
+
+    config.json                        model_type, sizes
+    model.safetensors                  or model-00001-of-0000N.safetensors with model.safetensors.index.json
+    tokenizer.json, tokenizer_config.json, automodel_tokenizer.json, ...
+
+GPT-2 goes through the name and layout mapping of :mod:`automodel_cli.models.gpt2` (logical vocabulary,
+transposed matrices). Other transformers models are written and read by transformers itself, whose names on
+disk need not be those in memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import torch
+from safetensors import safe_open
+
+from automodel_cli import files
+from automodel_cli.checkpoint import hf_tokenizer, layout, sharded
+from automodel_cli.checkpoint.step_files import StepWriter
+from automodel_cli.errors import CheckpointError
+from automodel_cli.models import gpt2, hf
+from automodel_cli.models.interface import CausalLM
+
+MAX_FILE_BYTES = 5_000_000_000
+INDEX = "model.safetensors.index.json"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def has_format(model: torch.nn.Module) -> bool:
+    """Whether ``model`` can be written as a Hugging Face folder."""
+    return isinstance(model, gpt2.GPT2 | hf.HFCausalLM)
+
+
+# ---------------------------------------------------------------------------------------------- out
+
+
+def save_hf(model: CausalLM, folder: Path | str, tokenizer_folder: Path | None = None) -> Path:
+    """Write ``model`` as a folder that ``transformers`` loads; ``folder`` appears when it is whole.
+
+    Raises:
+        CheckpointError: the model has no such format, the folder exists, or the disk is full.
+    """
+    target = Path(folder)
+    if target.exists():
+        raise CheckpointError(f"{target} exists already", "name a new folder, or move that one away")
+    temporary = target.with_name(target.name + layout.TEMPORARY)
+    with layout.saving(temporary):
+        writer = StepWriter(temporary)
+        write_hf(model, writer, "", tokenizer_folder)
+        files.fsync_folder(temporary)
+        files.publish(temporary, target)
+    return target
+
+
+def write_hf(
+    model: torch.nn.Module,
+    writer: StepWriter,
+    below: str,
+    tokenizer_folder: Path | None = None,
+    *,
+    say: layout.Say | None = None,
+) -> None:
+    """Write the files of such a folder below ``below`` of a folder that is being written.
+
+    Raises:
+        CheckpointError: the model has no such format.
+    """
+    if isinstance(model, gpt2.GPT2):
+        writer.write_json(_join(below, "config.json"), model.hf_config())
+        _write_tensors(gpt2.to_hf_state(model), writer, below)
+    elif isinstance(model, hf.HFCausalLM):
+        model.hf.save_pretrained(writer.folder / below, max_shard_size=MAX_FILE_BYTES)
+        writer.adopt(below)
+    else:
+        raise CheckpointError(
+            f"{type(model).__name__} has no Hugging Face format",
+            "GPT-2 and the causal language models of transformers have one",
+        )
+    if tokenizer_folder is not None:
+        for name, content in hf_tokenizer.files_of(tokenizer_folder, say=say):
+            writer.write_bytes(_join(below, name), content)
+
+
+def _join(below: str, name: str) -> str:
+    return f"{below}/{name}" if below else name
+
+
+def _write_tensors(tensors: Mapping[str, torch.Tensor], writer: StepWriter, below: str) -> None:
+    parts = list(_split(tensors, MAX_FILE_BYTES))
+    names = ["model.safetensors"]
+    if len(parts) > 1:
+        names = [f"model-{i + 1:05d}-of-{len(parts):05d}.safetensors" for i in range(len(parts))]
+    for name, part in zip(names, parts, strict=True):
+        with writer.open(_join(below, name)) as output:
+            sharded.write_stream(part, output, metadata={"format": "pt"})
+    if len(parts) > 1:
+        places = {tensor: name for name, part in zip(names, parts, strict=True) for tensor in part}
+        total = sum(tensor.nbytes for tensor in tensors.values())
+        writer.write_json(_join(below, INDEX), {"metadata": {"total_size": total}, "weight_map": places})
+
+
+def _split(tensors: Mapping[str, torch.Tensor], limit: int) -> Iterator[dict[str, torch.Tensor]]:
+    """Cut into files of at most ``limit`` bytes, in order; a larger tensor has a file of its own."""
+    part: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        if part and sum(other.nbytes for other in part.values()) + tensor.nbytes > limit:
+            yield part
+            part = {}
+        part[name] = tensor
+    yield part
+
+
+# ---------------------------------------------------------------------------------------------- in
+
+
+def find_folder(name_or_folder: str | Path) -> Path:
+    """A local Hugging Face folder, or the cached or downloaded copy of a hub repository (safetensors and JSON only).
+
+    Raises:
+        CheckpointError: there is neither.
+    """
+    folder = Path(name_or_folder)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise CheckpointError(
+                f"{folder} is neither a checkpoint nor a Hugging Face folder: it has no config.json",
+                "name a run folder, one of its steps, or a folder with config.json and *.safetensors",
+            )
+        return folder
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(str(name_or_folder), allow_patterns=["*.safetensors", "*.json"])
+        )
+    except (OSError, ValueError, RuntimeError) as error:  # offline, no such repository, not a name at all
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{name_or_folder} is no folder here and cannot be had from the hub: {reason}",
+            "without a network, name a folder with config.json and *.safetensors",
+        ) from error
+
+
+def load_hf(folder: Path | str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """``config.json`` and all tensors of a Hugging Face folder, by their names in it.
+
+    Raises:
+        CheckpointError: files are missing or unreadable, or the weights are only there as pickles.
+    """
+    folder = Path(folder)
+    tensors: dict[str, torch.Tensor] = {}
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="pt") as handle:
+                tensors.update({name: handle.get_tensor(name) for name in handle.keys()})  # noqa: SIM118
+        except Exception as error:  # the Rust side has an exception class of its own
+            raise CheckpointError(f"{path} cannot be read: {error}", "download or make it again") from error
+    return read_config(folder), tensors
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json``.
+
+    Raises:
+        CheckpointError: missing, damaged, or of quantised weights.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_bytes())
+        model_type = config["model_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error!r}", "download or make it again") from error
+    if config.get("quantization_config"):
+        raise CheckpointError(f"{folder} holds quantised weights ({model_type})", "use the original weights")
+    return config
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that hold the weights: those the index names, or all there are.
+
+    Raises:
+        CheckpointError: there are none, or one is missing.
+    """
+    index = folder / INDEX
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise CheckpointError(f"{index} is damaged: {error!r}", "download or make it again") from error
+        if outside := [name for name in names if Path(name).name != name]:
+            raise CheckpointError(f"{index} names a file outside its folder: {outside[0]}", "do not use it")
+        paths = [folder / name for name in names]
+    else:
+        paths = sorted(folder.glob("*.safetensors"))
+    if missing := [path for path in paths if not path.is_file()]:
+        raise CheckpointError(f"{missing[0]} is missing ({index.name} names it)", "download it again")
+    if not paths:
+        pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+        found = f"only pickles ({', '.join(pickles[:3])})" if pickles else "no *.safetensors"
+        raise CheckpointError(
+            f"{folder} has {found}",
+            "pickles can run code and are not read: convert them with transformers' save_pretrained"
+            if pickles
+            else "name a folder with config.json and *.safetensors",
+        )
+    return paths
+
+
+def load_model(folder: Path | str) -> CausalLM:
+    """The model of a Hugging Face folder with its weights; code in the folder is not run.
+
+    Raises:
+        CheckpointError: it cannot be read, or its model type is not known to transformers.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    weight_files(folder)  # refuses pickles before transformers sees the folder
+    if config["model_type"] == "gpt2" and (arguments := _gpt2_arguments(config)) is not None:
+        model = gpt2.build_gpt2_model(**arguments)
+        gpt2.from_hf_state(model, load_hf(folder)[1])
+        return model
+    return hf.from_pretrained(str(folder))
+
+
+def _gpt2_arguments(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Keywords of our GPT-2, or None for a variant that only transformers has."""
+    try:
+        return gpt2.config_from_hf(config)
+    except CheckpointError:
+        return None
+
+
+def load_into(model: CausalLM, folder: Path | str) -> None:
+    """Fill ``model`` with the weights of a Hugging Face folder.
+
+    Raises:
+        CheckpointError: the folder holds another kind of model, or other sizes.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    weight_files(folder)
+    if isinstance(model, gpt2.GPT2):
+        if config["model_type"] != "gpt2":
+            raise CheckpointError(
+                f"{folder} holds a {config['model_type']} model, this run has GPT-2",
+                "use transformers.AutoModelForCausalLM.from_pretrained as the model's _target_",
+            )
+        gpt2.config_from_hf(config)  # refuses variants whose weights would mean something else
+        gpt2.from_hf_state(model, _without_zero_biases(model, load_hf(folder)[1]))
+    elif isinstance(model, hf.HFCausalLM):
+        _copy_state(hf.from_pretrained(str(folder)), model, folder)
+    else:
+        raise CheckpointError(
+            f"{type(model).__name__} cannot take weights from a Hugging Face folder",
+            "load them in the model's own builder",
+        )
+
+
+def _without_zero_biases(model: gpt2.GPT2, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A GPT-2 without biases is exported with zeros for them, and comes back without."""
+    if model.config["bias"]:
+        return tensors
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith(".bias") or tensor.any()}
+
+
+def _copy_state(source: hf.HFCausalLM, model: hf.HFCausalLM, folder: Path) -> None:
+    stored, own = source.hf.state_dict(), model.hf.state_dict()
+    sharded.compare_names(folder, stored, own)
+    for name, tensor in stored.items():
+        whole = sharded.WholeTensor(tensor.dtype, tuple(tensor.shape))
+        sharded.compare_tensor(folder, name, whole, own[name], cast=True)
+        own[name].copy_(tensor)
