@@ -424,6 +424,10 @@ def test_settings_that_cannot_work() -> None:
         _torch(Stream(), shuffle=True)
     with pytest.raises(ConfigError, match=r"dataloader\.batch_size is 8"):
         _torch(Rows(), batch_size=8)
+    with pytest.raises(ConfigError, match="cannot be resumed"):
+        _torch(Rows(), sampler=[3, 2, 1])
+    with pytest.raises(ConfigError, match="cannot be resumed"):
+        _torch(Rows(), in_order=False)
     assert len(_stream(_torch(Rows(), batch_size=3, persistent_workers=True, drop_last=True))) == 5
 
 

@@ -121,8 +121,10 @@ class TorchLoader(PlannedLoader):
         shuffle: a stateless permutation of the indices, anew each epoch; map-style only.
         collate_fn: list of items -> mapping or Batch; default ``default_collate``.
         num_workers, prefetch_factor, timeout, multiprocessing_context, worker_init_fn, pin_memory: torch's.
-        batch_size, persistent_workers, drop_last: what configurations carry. The first must be
-            ``local_batch_size``; one iterator serves the whole run and the last incomplete update is dropped.
+        batch_size, persistent_workers, drop_last, in_order, sampler, ...: what configurations for torch's
+            loaders carry. ``batch_size`` must be ``local_batch_size``; one iterator serves the whole run, in
+            order, and drops the last incomplete update; a sampler of one's own would have no position and is
+            refused.
 
     Raises:
         ConfigError: sizes that do not fit, or shuffle on an iterable.
@@ -150,12 +152,13 @@ class TorchLoader(PlannedLoader):
         batch_size: int | None = None,
         persistent_workers: bool = False,
         drop_last: bool | None = None,
+        in_order: bool = True,
+        sampler: Any = None,
+        batch_sampler: Any = None,
+        pin_memory_device: str = "",
+        snapshot_every_n_steps: int | None = None,
     ) -> None:
-        if batch_size not in (None, local_batch_size):
-            raise ConfigError(
-                f"dataloader.batch_size is {batch_size}, step_scheduler.local_batch_size {local_batch_size}",
-                "leave batch_size out: local_batch_size says it",
-            )
+        _refuse_other_orders(batch_size, local_batch_size, in_order, sampler, batch_sampler)
         shape = batch_shape(
             global_batch_size=global_batch_size,
             local_batch_size=local_batch_size,
@@ -337,6 +340,21 @@ class TorchLoader(PlannedLoader):
                 "resume with the same number of data-parallel ranks",
             )
         self._stream_state = {"epoch": stream["epoch"], "dataset": stream["dataset"]}
+
+
+def _refuse_other_orders(
+    batch_size: int | None, local_batch_size: int, in_order: bool, sampler: Any, batch_sampler: Any
+) -> None:
+    if batch_size not in (None, local_batch_size):
+        raise ConfigError(
+            f"dataloader.batch_size is {batch_size}, step_scheduler.local_batch_size {local_batch_size}",
+            "leave batch_size out: local_batch_size says it",
+        )
+    if sampler is not None or batch_sampler is not None or not in_order:
+        raise ConfigError(
+            "dataloader.sampler, batch_sampler and in_order: false give an order that cannot be resumed",
+            "use dataloader.shuffle, or order the items inside the data set",
+        )
 
 
 class _Collate:
