@@ -1,0 +1,99 @@
+"""``automodel generate``: a checkpoint continues a prompt, shown as it is made.
+
+What a model writes may hold anything, terminal commands included: control characters are shown as escapes.
+"""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from automodel_cli.config.load import load_config
+from automodel_cli.config.schema import GenerateConfig
+
+_SHOWN_AS_THEY_ARE = ("\n", "\t")
+# Control characters, and format characters that turn or hide the text around them (U+202E and its like).
+# Joiners (U+200C, U+200D) belong to ordinary text and to emoji.
+_ESCAPED_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")
+_JOINERS = ("\u200c", "\u200d")
+
+
+def generate(
+    checkpoint: Annotated[
+        str | None, typer.Argument(metavar="CKPT", help="Checkpoint, run folder or Hugging Face folder.")
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", "-p", help="Text to continue.  [default: a new document]")
+    ] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Tokens to add at most.  [default: 100]")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="0: the likeliest token each time.  [default: 0.8]")
+    ] = None,
+    top_k: Annotated[
+        str | None, typer.Option(metavar="N|null", help="Choose among the N likeliest.  [default: 200]")
+    ] = None,
+    top_p: Annotated[float | None, typer.Option(help="Choose among this share of the probability.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the choice.  [default: 42]")] = None,
+    num_samples: Annotated[int | None, typer.Option(help="Continuations to make.  [default: 1]")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Name or folder.  [default: the checkpoint's]")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="YAML file with these settings.")
+    ] = None,
+) -> None:
+    """Let a checkpoint continue a text."""
+    flags = {
+        "checkpoint": checkpoint,
+        "prompt": prompt,
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "seed": seed,
+        "num_samples": num_samples,
+        "tokenizer": tokenizer,
+        "device": device,
+    }
+    # null is a value here (all tokens), where for the other flags None means "not given"
+    overrides = [] if top_k is None else [f"--top_k={top_k}"]
+    cfg = load_config(GenerateConfig, config, overrides, flags)
+
+    from automodel_cli.recipes import generate as recipe
+
+    streams = cfg.num_samples == 1
+    if streams:
+        write(cfg.prompt)
+    result = recipe.run(cfg, on_text=(lambda _, piece: write(piece)) if streams else None)
+    for number, sample in enumerate(() if streams else result.samples, start=1):
+        write(f"--- sample {number} of {cfg.num_samples} ---\n")
+        write(f"{cfg.prompt}{sample.text}\n")
+    if streams:
+        write("\n")
+    tokens = sum(len(sample.ids) for sample in result.samples)
+    typer.echo(f"{tokens} tokens at {result.tokens_per_s:.1f} tokens/s from {result.checkpoint}", err=True)
+
+
+def write(text: str) -> None:
+    """Show a piece of text at once, safe for a terminal and for its encoding."""
+    encoding = sys.stdout.encoding or "utf-8"
+    shown = printable(text).encode(encoding, errors="backslashreplace").decode(encoding)
+    typer.echo(shown, nl=False)
+    sys.stdout.flush()
+
+
+def printable(text: str) -> str:
+    """``text`` with control characters shown as ``\\x1b``, ``\\u202e``; line ends and tabs stay."""
+    return "".join(_shown(character) for character in text)
+
+
+def _shown(character: str) -> str:
+    if character in _SHOWN_AS_THEY_ARE or character in _JOINERS:
+        return character
+    if unicodedata.category(character) in _ESCAPED_CATEGORIES:
+        return character.encode("unicode_escape").decode("ascii")
+    return character
