@@ -40,6 +40,10 @@ class Trust:
         parts = name.split(".")
         return any(".".join(parts[:length]) in self._names for length in range(1, len(parts) + 1))
 
+    def lists(self, name: str) -> bool:
+        """True where this very name was given, so that no doubt is left about what was meant."""
+        return name in self._names
+
     def admits_file(self, path: str | Path) -> bool:
         """True where this very file was trusted, however its path was written."""
         return Path(path).resolve() in self._files

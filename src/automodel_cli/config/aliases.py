@@ -27,7 +27,6 @@ class Alias:
 
 
 _HF_DROPPED = {
-    "use_sdpa_patching": "attention follows attn_implementation",
     "sdpa_method": "attention follows attn_implementation",
     "force_hf": "models of transformers are always transformers' own",
     "backend": "models of transformers are always transformers' own",
@@ -37,11 +36,9 @@ _HF_DROPPED = {
 _LOADER = Alias(
     "automodel_cli.data.loader.TorchLoader",
     dropped={
-        "batch_size": "step_scheduler.local_batch_size decides",
         "dataloader_type": "the order of samples is the dataset's",
         "group_by_length": "the order of samples is the dataset's",
         "shuffle_buffer_size": "the order of samples is the dataset's",
-        "snapshot_every_n_steps": "the position is known after every update",
     },
 )
 _CHUNKED = "automodel_cli.train.losses.ChunkedCrossEntropy"
@@ -97,6 +94,16 @@ def find_alias(name: str) -> Alias | None:
         return None
     parts = name.split(".")
     return _BY_TAIL.get(".".join(parts[-2:])) or _BY_TAIL.get(parts[-1])
+
+
+def known() -> dict[str, Alias]:
+    """Old names, by their last component(s), and what they mean."""
+    return dict(_BY_TAIL)
+
+
+def section_classes() -> dict[str, str]:
+    """Old classes that are sections here, and which."""
+    return dict(_SECTION_CLASSES)
 
 
 def is_old_name(name: str) -> bool:

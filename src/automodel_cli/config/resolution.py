@@ -126,7 +126,7 @@ def _check_user_object(found: Any, name: str, module_name: str, trust: Trust) ->
     owner = getattr(found, "__self__", None) if isinstance(getattr(found, "__self__", None), type) else found
     home = getattr(owner, "__module__", None) or type(owner).__module__
     real_name = f"{home}.{getattr(owner, '__qualname__', type(owner).__qualname__)}"
-    if home == module_name or trust.admits_name(real_name):
+    if home == module_name or trust.lists(name) or trust.admits_name(real_name):
         return _callable(found, name)
     raise Refused(f"{name} is really {real_name}; if you trust that, add --trust {real_name}")
 

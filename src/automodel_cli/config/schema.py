@@ -20,7 +20,7 @@ from automodel_cli.config.run_sections import (
     DistributedConfig,
     WandbConfig,
 )
-from automodel_cli.config.sections import Count, NotNegative, Precision, Section, Whole
+from automodel_cli.config.sections import Count, Meaning, NotNegative, Precision, Section, Whole
 from automodel_cli.config.target import TARGET_KEY, Target, describe_value
 from automodel_cli.config.training_sections import (
     DEFAULT_SEED,
@@ -45,7 +45,9 @@ def _with_default(role: str, value: Any) -> Target:
 OpenSection = Annotated[InstanceOf[Target], BeforeValidator(Target.parse)]
 OptimizerSection = Annotated[InstanceOf[Target], BeforeValidator(partial(_with_default, "optimizer"))]
 DataloaderSection = Annotated[InstanceOf[Target], BeforeValidator(partial(_with_default, "dataloader"))]
-Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+Device = Annotated[
+    str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$"), Meaning("auto, cpu, mps, cuda or cuda:N")
+]
 
 
 def _name_or_target(value: Any) -> Any:

@@ -1,0 +1,226 @@
+"""The reference of all keys, made from the schema: ``python -m automodel_cli.config.docs > docs/config.md``.
+
+A test compares the file with what this makes, so the two cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import automodel_cli
+from automodel_cli.config import aliases
+from automodel_cli.config.explain import describe_type, section_of
+from automodel_cli.config.roles import Role, role_of_section
+from automodel_cli.config.schema import (
+    EvaluateConfig,
+    GenerateConfig,
+    InspectConfig,
+    PlotConfig,
+    PretrainConfig,
+)
+from automodel_cli.config.schema_preprocess import (
+    PreprocessNanogptConfig,
+    TokenizerTrainConfig,
+    VerifyConfig,
+)
+from automodel_cli.config.sections import NOTE_KEY, Section, keys_of
+from automodel_cli.config.signatures import from_source
+from automodel_cli.config.target import describe_value
+
+COMMAND = "python -m automodel_cli.config.docs > docs/config.md"
+
+_COMMANDS: tuple[tuple[str, type[Section]], ...] = (
+    ("automodel preprocess nanogpt", PreprocessNanogptConfig),
+    ("automodel preprocess tokenizer", TokenizerTrainConfig),
+    ("automodel preprocess verify", VerifyConfig),
+    ("automodel eval", EvaluateConfig),
+    ("automodel inspect-ckpt", InspectConfig),
+    ("automodel plot", PlotConfig),
+    ("automodel generate", GenerateConfig),
+)
+
+_INTRODUCTION = f"""# Configuration
+
+<!-- Made from the schema, do not edit. Regenerate with `make docs`, or:
+     {COMMAND} -->
+
+Every command reads a YAML file (`-c FILE`) and the command line. A value is looked for in this order: flags,
+overrides, file, default. Whatever does not fit is reported at once, all of it, with file, line and the nearest valid
+key; exit code 2. `automodel pretrain llm -c FILE --print-config` prints the effective configuration, which can be
+used as a file again; the same text is saved with every run.
+
+## Rules
+
+- **Overrides**: `--section.key VALUE`, `--section.key=VALUE` or `section.key=VALUE`; a bare `--section.key` is true.
+  Values are read as in the file: `null`, `true`, `3e-4`, `[0.9, 0.95]`. Lists by index: `--dataset.file_pattern.0 x`.
+- **Numbers** follow YAML 1.2: `3e-4` is a number, `1_000` too; `yes` and `on` are text. `none` means `null`.
+- **Off** is `null`, "only at the end" is `final`. There is no -1, 0 or 999999 that means something else.
+- **Environment**: `${{NAME}}` and `${{NAME,default}}` anywhere in a value. What is printed and saved is the
+  placeholder, never the secret. `$$` is a dollar sign.
+- **`_target_`** names a callable; the other keys of its section are its arguments, checked against its signature
+  before anything is built. Sections below a target may have targets of their own.
+- **Trust**: a file may only name what its section admits (the lists below). Your own code, as `my_module.Name` or
+  `path/file.py:Name`, needs `--trust my_module` or `--trust path/file.py`; so does `trust_remote_code: true`, with the
+  repository's name. Nothing that is not trusted is imported, let alone called.
+- **Old names**: targets of NeMo AutoModel (`nemo_automodel...`) mean their counterparts here.
+
+## `automodel pretrain llm`
+
+Only `model` and `dataset` are needed.
+"""
+
+
+def render() -> str:
+    """The whole page."""
+    parts = [_INTRODUCTION, *_pretrain_parts()]
+    for command, model in _COMMANDS:
+        parts += [f"## `{command}`\n", f"{_summary(model)}\n", _table(_rows(model))]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _pretrain_parts() -> Iterator[str]:
+    fields = PretrainConfig.model_fields
+    single = [name for name, field in fields.items() if not _is_section(name, field.annotation)]
+    yield "### Single keys\n"
+    yield _table(_rows(PretrainConfig, only=single))
+    for name, field in fields.items():
+        role, section = role_of_section(name), section_of(field.annotation)
+        if name == "named_validation_datasets":
+            continue
+        if role is not None:
+            yield from _open_section(name, role, field.description or "")
+        elif section is not None and name not in single:
+            yield from _closed_section(name, section)
+    yield from _old_keys(PretrainConfig)
+    yield from _old_names()
+
+
+def _is_section(name: str, annotation: Any) -> bool:
+    return (
+        role_of_section(name) is not None
+        or section_of(annotation) is not None
+        or name == "named_validation_datasets"
+    )
+
+
+def _closed_section(name: str, section: type[Section]) -> Iterator[str]:
+    yield f"### `{name}`\n"
+    yield f"{_summary(section)}\n"
+    yield _table(_rows(section))
+    for field_name, field in section.model_fields.items():
+        inner = section_of(field.annotation)
+        if inner is not None:
+            yield f"`{name}.{field_name}`: {_summary(inner)}\n"
+            yield _table(_rows(inner))
+
+
+def _open_section(name: str, role: Role, description: str) -> Iterator[str]:
+    yield f"### `{name}`\n"
+    yield f"{description}\n"
+    if name.startswith("validation_"):
+        yield f"It takes what `{name.removeprefix('validation_')}` takes.\n"
+        return
+    yield "Admitted without `--trust`:\n"
+    yield "\n".join(f"- {line}" for line in _admitted(role)) + "\n"
+    for target in role.ours:
+        yield from _arguments(target, role)
+
+
+def _admitted(role: Role) -> Iterator[str]:
+    for target in role.ours:
+        yield f"`{target}`" + ("" if _source(target).is_file() else " (not in this version yet)")
+    for name in role.functions:
+        yield f"`{name}`"
+    for rule in role.rules:
+        what = f"subclasses of `{rule.base}`" if rule.base else "classes"
+        calls = [f"`.{method}`" for method in rule.methods]
+        ways = " and ".join([*(["the class itself"] if rule.constructor else []), *calls])
+        yield f"{what} defined in `{rule.module.rstrip('.')}`: {ways}"
+
+
+def _arguments(target: str, role: Role) -> Iterator[str]:
+    path = _source(target)
+    signature = from_source(path, target.rpartition(".")[2]) if path.is_file() else None
+    if signature is None:
+        return
+    names = [
+        f"`{name}`" + (" (needed)" if parameter.required else "")
+        for name, parameter in signature.parameters.items()
+        if name not in role.injected
+    ]
+    yield f"Arguments of `{target.rpartition('.')[2]}`: {', '.join(names) or 'none'}.\n"
+
+
+def _source(target: str) -> Path:
+    module = target.rpartition(".")[0]
+    return Path(automodel_cli.__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py")
+
+
+def _old_keys(model: type[Section]) -> Iterator[str]:
+    yield "### Keys of older files\n"
+    yield "Accepted and checked, without effect; a run says so once.\n"
+    yield _table(_old_rows(model, ""), heading=("key", "why nothing is lost"))
+
+
+def _old_rows(model: type[Section], prefix: str) -> Iterator[tuple[str, str]]:
+    for name, field in model.model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and NOTE_KEY in extra:
+            yield f"`{prefix}{name}`", str(extra[NOTE_KEY])
+        elif (inner := section_of(field.annotation)) is not None:
+            yield from _old_rows(inner, f"{prefix}{name}.")
+
+
+def _old_names() -> Iterator[str]:
+    yield "### Names of older files\n"
+    yield "`nemo_automodel.<any module>.NAME`, also spelled `nemo_AutoModel`:\n"
+    rows = [
+        (f"`{name}`", f"`{alias.name}`" + (f" ({alias.note})" if alias.note else ""))
+        for name, alias in aliases.known().items()
+    ]
+    yield _table(rows, heading=("name", "means"))
+    sections = [f"`{name}` in `{section}`" for name, section in aliases.section_classes().items()]
+    yield f"As `_target_` of a section without targets: {', '.join(sections)}.\n"
+
+
+def _rows(model: type[Section], only: Iterable[str] | None = None) -> Iterator[tuple[str, str, str, str]]:
+    for name, field in model.model_fields.items():
+        extra = field.json_schema_extra
+        if (only is not None and name not in only) or (isinstance(extra, dict) and NOTE_KEY in extra):
+            continue
+        keys = [f"`{key}`" for key in keys_of(model, name)]
+        takes = describe_type(field.annotation, field.metadata)
+        yield " or ".join(keys), takes, _default(field), field.description or ""
+
+
+def _default(field: Any) -> str:
+    if field.is_required():
+        return "needed"
+    if field.default_factory is not None:
+        return "its defaults"
+    value = field.default
+    if isinstance(value, (list, tuple)):
+        return f"`[{', '.join(map(str, value))}]`"
+    return f"`{value}`" if isinstance(value, str) and value else f"`{describe_value(value)}`"
+
+
+def _summary(model: type[Section]) -> str:
+    return " ".join((model.__doc__ or "").split())
+
+
+def _table(
+    rows: Iterable[tuple[str, ...]], heading: tuple[str, ...] = ("key", "takes", "default", "meaning")
+) -> str:
+    lines = [heading, tuple("---" for _ in heading), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render())

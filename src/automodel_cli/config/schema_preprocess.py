@@ -1,0 +1,137 @@
+"""What `automodel preprocess nanogpt`, `preprocess tokenizer` and `preprocess verify` read."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from automodel_cli.config.sections import Count, Meaning, Section, Whole
+
+DEFAULT_DATASET = "HuggingFaceFW/fineweb"
+DEFAULT_SET_NAME = "sample-10BT"
+MAX_SHARD_TOKENS = 2**31 - 1
+_SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
+
+
+def parse_amount(value: Any) -> Any:
+    """``"500M"``, ``"1.5B"``, ``"10_000"`` -> int; other values pass unchanged and fail as what they are."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"([\d_]+(?:\.\d+)?)\s*([KMBGT]?)", value.strip().upper())
+    if match is None:
+        return value
+    amount = float(match[1]) * _SUFFIXES[match[2]] if "." in match[1] else int(match[1]) * _SUFFIXES[match[2]]
+    return int(amount) if amount == int(amount) else value
+
+
+def format_amount(amount: int) -> str:
+    """The shortest exact spelling: 500_000_000 -> ``500M``, 1_500_000_000 -> ``1.5B``, 1_234_567 -> ``1234567``."""
+    for suffix, size in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("K", 10**3)):
+        if amount >= size and amount % (size // 1000) == 0:
+            return f"{amount / size:g}{suffix}"
+    return str(amount)
+
+
+Amount = Annotated[
+    Count, BeforeValidator(parse_amount), Meaning("a number like 10000, 500K, 500M, 1.5B or 2T")
+]
+Fraction = Annotated[float, Field(gt=0, lt=1), Meaning("a number between 0 and 1")]
+
+
+class PreprocessNanogptConfig(Section):
+    """Text to nanoGPT-style token files."""
+
+    dataset: str = DEFAULT_DATASET
+    """Hub dataset, or a local file, folder or glob (.jsonl .json .parquet .txt .md .py ..., also .gz and .zst)."""
+    set_name: str | None = None
+    """Configuration of a Hub dataset; null: `sample-10BT` for the default dataset, else the dataset's own default."""
+    split: str = "train"
+    """Split of a Hub dataset."""
+    text_key: str = "text"
+    """Field or column that holds the text in .jsonl, .json, .parquet and Hub datasets."""
+    document: str = Field(default="file", min_length=1)
+    r"""What a document is in text files: `file`, `line`, or the delimiter between documents (`\n\n`)."""
+    max_tokens: Amount | None = None
+    """Tokens to write, exactly, validation included; K, M, B, T are understood; null: all."""
+    tokenizer: str = "gpt2"
+    """tiktoken name, Hugging Face id, folder with tokenizer.json, `byte`, or `char` (vocabulary from the data)."""
+    engine: Literal["auto", "reference", "fast"] = "auto"
+    """What encodes: `auto` takes the fast engine where it is installed and agrees with the reference."""
+    eot: Literal["prepend", "append", "none"] | None = None
+    """Where the end-of-text token stands; null: before each document in bin, after it in raw, none for char."""
+    val_fraction: Fraction | None = None
+    """Part of the documents that goes to val.bin (of a single document, and with char: the tail)."""
+    val_tokens: Amount | None = None
+    """Tokens that go to val.bin, instead of a fraction."""
+    shuffle: bool = False
+    """Write the documents in a random order (needs disk space for the tokens once more while it works)."""
+    seed: Whole = 42
+    """Decides the order with `shuffle` and which documents are for validation."""
+    format: Literal["bin", "raw"] = "bin"
+    """`bin`: header and dataset.bin; `raw`: nanoGPT's headerless train.bin."""
+    shard_tokens: Annotated[Amount, Field(le=MAX_SHARD_TOKENS)] = 1_000_000_000
+    """Tokens a file holds before the next one is begun."""
+    output_dir: str | None = None
+    """Folder to write; null: `{dataset}_max_tokens_{N}` in the current one."""
+    overwrite: bool = False
+    """Delete the token files of an earlier run in the folder first."""
+    strict: bool = False
+    """Stop at the first bad row instead of counting it."""
+    num_workers: Whole | None = None
+    """Processes that tokenise; 0 or 1: none besides this one; null: one a core."""
+    chunk_size: Count = 256
+    """Documents a worker gets at a time (16 KiB each where a file is cut by bytes)."""
+    prefetch: Count = 4
+    """Chunks under way for each worker; bounds the memory."""
+    dry_run: bool = False
+    """Say what would be done, and stop."""
+
+    @model_validator(mode="after")
+    def _one_validation_size(self) -> PreprocessNanogptConfig:
+        if self.val_fraction is not None and self.val_tokens is not None:
+            raise ValueError("val_fraction and val_tokens exclude each other; give one")
+        if self.val_tokens and self.max_tokens and self.val_tokens >= self.max_tokens:
+            raise ValueError(
+                f"val_tokens ({self.val_tokens:,}) must be less than max_tokens ({self.max_tokens:,}), their total"
+            )
+        return self
+
+
+class TokenizerTrainConfig(Section):
+    """A byte-level BPE trained on one's own text."""
+
+    dataset: str
+    """Hub dataset, or a local file, folder or glob, as for `preprocess nanogpt`."""
+    output_dir: str
+    """Folder for tokenizer.json and its configuration; AutoTokenizer opens it."""
+    vocab_size: Annotated[Count, BeforeValidator(parse_amount)] = 32_768
+    """Entries, end-of-text and the 256 bytes included."""
+    set_name: str | None = None
+    """Configuration of a Hub dataset."""
+    split: str = "train"
+    """Split of a Hub dataset."""
+    text_key: str = "text"
+    """Field or column that holds the text."""
+    document: str = Field(default="file", min_length=1)
+    """What a document is in text files, as for `preprocess nanogpt`."""
+    max_bytes: Amount | None = 1_000_000_000
+    """Text to learn from; of more, documents are drawn at random (by `seed`); null: all."""
+    seed: Whole = 42
+    """Decides which documents are drawn."""
+    overwrite: bool = False
+    """Replace the tokenizer in the folder."""
+
+
+class VerifyConfig(Section):
+    """A corpus folder or token files to check."""
+
+    path: str
+    """Corpus folder, its manifest.json, or a token file (NeMo's, nanoGPT's or ours)."""
+    tokenizer: str | None = None
+    """Tokenizer to check and decode with where there is no manifest."""
+    raw_dtype: Literal["uint16", "uint32"] | None = None
+    """Type of the tokens of a file without header; null: uint16."""
+    documents: Whole = 2
+    """Documents to show, decoded, from the start of each split."""
