@@ -22,11 +22,11 @@ def evaluate(
         list[str] | None,
         typer.Option(help="Token file, pattern or corpus folder; may be repeated. Default: the run's own."),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Sequences scored at once.  [default: 8]")] = None,
-    seq_len: Annotated[int | None, typer.Option(help="Window length.  [default: as trained]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Sequences scored at once (default: 8).")] = None,
+    seq_len: Annotated[int | None, typer.Option(help="Window length (default: as trained).")] = None,
     limit_batches: Annotated[int | None, typer.Option(help="Batches to score at most.")] = None,
     output: Annotated[
-        str | None, typer.Option("--output", "-o", help="Results file.  [default: RUN/results.json]")
+        str | None, typer.Option("--output", "-o", help="Results file (default: RUN/results.json).")
     ] = None,
     bigram: Annotated[
         str | None, typer.Option(help="Training token files of a bigram model to compare with.")

@@ -27,21 +27,19 @@ def generate(
         str | None, typer.Argument(metavar="CKPT", help="Checkpoint, run folder or Hugging Face folder.")
     ] = None,
     prompt: Annotated[
-        str | None, typer.Option("--prompt", "-p", help="Text to continue.  [default: a new document]")
+        str | None, typer.Option("--prompt", "-p", help="Text to continue (default: a new document).")
     ] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Tokens to add at most.  [default: 100]")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Tokens to add at most (default: 100).")] = None,
     temperature: Annotated[
-        float | None, typer.Option(help="0: the likeliest token each time.  [default: 0.8]")
+        float | None, typer.Option(help="0: the likeliest token each time (default: 0.8).")
     ] = None,
     top_k: Annotated[
-        str | None, typer.Option(metavar="N|null", help="Choose among the N likeliest.  [default: 200]")
+        str | None, typer.Option(metavar="N|null", help="Choose among the N likeliest (default: 200).")
     ] = None,
     top_p: Annotated[float | None, typer.Option(help="Choose among this share of the probability.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the choice.  [default: 42]")] = None,
-    num_samples: Annotated[int | None, typer.Option(help="Continuations to make.  [default: 1]")] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="Name or folder.  [default: the checkpoint's]")
-    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the choice (default: 42).")] = None,
+    num_samples: Annotated[int | None, typer.Option(help="Continuations to make (default: 1).")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Name or folder (default: the checkpoint's).")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="YAML file with these settings.")

@@ -17,7 +17,7 @@ def plot(
         list[str] | None, typer.Argument(metavar="RUN...", help="Run folders or metrics.jsonl files.")
     ] = None,
     output: Annotated[
-        str | None, typer.Option("--output", "-o", help="Picture, .png .svg .pdf.  [default: RUN/curves.png]")
+        str | None, typer.Option("--output", "-o", help="Picture, .png .svg .pdf (default: RUN/curves.png).")
     ] = None,
     log_x: Annotated[bool | None, typer.Option("--log-x", help="Logarithmic axis of steps.")] = None,
     log_loss: Annotated[bool | None, typer.Option("--log-loss", help="Logarithmic axis of losses.")] = None,
