@@ -133,12 +133,17 @@ class TestMetricsLog:
         assert (val["kind"], val["name"], val["loss"]) == ("val", "default", 2.5)
         assert said[0] == train_line(SEED_RECORD) and said[1].startswith("[val] ")
 
-    def test_other_ranks_write_nothing(self, tmp_path, monkeypatch):
+    def test_other_ranks_write_nothing(self, tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
-        log = MetricsLog(None, console=lambda line: pytest.fail("printed"))
+        log = MetricsLog(None)
         log.train(SEED_RECORD)
         log.close()
-        assert list(tmp_path.iterdir()) == []
+        assert list(tmp_path.iterdir()) == [] and capsys.readouterr().out == ""
+
+    def test_without_a_run_folder_the_console_still_hears(self):
+        said: list[str] = []
+        MetricsLog(None, console=said.append).train(SEED_RECORD)
+        assert said == [train_line(SEED_RECORD)]
 
     def test_remote_gets_every_nth_step_and_each_validation(self, tmp_path):
         sent: list[tuple[str, int]] = []

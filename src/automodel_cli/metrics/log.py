@@ -264,10 +264,10 @@ def utc_now() -> datetime:
 
 
 class MetricsLog:
-    """Sends each record to the console, to ``metrics.jsonl`` and to W&B. Rank 0 holds the real one.
+    """Sends each record to the console, to ``metrics.jsonl`` and to W&B, as far as these are given.
 
     Records are plain Python numbers; whoever calls has already fetched them from the device, at a moment of
-    its choice. With ``run_folder=None`` (the other ranks) nothing is written anywhere.
+    its choice. ``run_folder=None`` writes no file; ``MetricsLog(None)`` is what all ranks but the first hold.
     Call ``rewind`` before opening the log of a resumed run.
     """
 
@@ -300,10 +300,9 @@ class MetricsLog:
     def _send(
         self, kind: str, record: Record, *, line: Callable[[Record], str], prefix: str, remote: bool
     ) -> None:
-        if self._file is None:
-            return
-        time = self._now().astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        self._file.append(encode_record({"kind": kind, "step": record["step"], "time": time, **record}))
+        if self._file is not None:
+            time = self._now().astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+            self._file.append(encode_record({"kind": kind, "step": record["step"], "time": time, **record}))
         if self._console is not None:
             self._console(line(record))
         if self._remote is not None and remote:

@@ -170,6 +170,7 @@ def open_wandb(
     if settings is None or settings.get("enable") is False:
         return None
     folder = Path(run_folder)
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         import wandb  # slow (a second) and optional: only when asked for
 

@@ -17,7 +17,7 @@ from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.generation.engine import SamplingSettings, TextStream, generate
 
 # (sample number, piece of text): called as text becomes whole
-OnText = Callable[[int, str], None]
+TextSink = Callable[[int, str], None]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class GenerationResult:
     tokens_per_s: float
 
 
-def run(cfg: GenerateConfig, *, on_text: OnText | None = None) -> GenerationResult:
+def run(cfg: GenerateConfig, *, on_text: TextSink | None = None) -> GenerationResult:
     """Continue ``cfg.prompt``. The prompt is data: no special token is read out of it.
 
     Raises:
@@ -125,7 +125,7 @@ class _Texts:
     """The text of each sample, grown token by token and handed on in whole characters."""
 
     def __init__(
-        self, tokenizer: Tokenizer, prompt_ids: list[int], samples: int, on_text: OnText | None
+        self, tokenizer: Tokenizer, prompt_ids: list[int], samples: int, on_text: TextSink | None
     ) -> None:
         self.whole = [""] * samples
         self._streams = [TextStream(tokenizer.decode_bytes, context=prompt_ids) for _ in range(samples)]
