@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from automodel_cli.assembly.tokenizer import RunTokenizer
-from automodel_cli.config.instantiate import instantiate, resolve_function
+from automodel_cli.config.instantiate import built_arguments, instantiate
 from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.config.target import Target
 from automodel_cli.data.loader import EvalLoader, TokenLoader, TorchLoader, is_token_windows
@@ -27,7 +27,7 @@ def build_train_loader(
 ) -> TrainLoader:
     """Batches of one update at a time, from token files or from a data set of the user's own."""
     scheduler = cfg.step_scheduler
-    sizes = {
+    sizes: dict[str, Any] = {
         "global_batch_size": scheduler.global_batch_size,
         "local_batch_size": scheduler.local_batch_size,
         "num_epochs": scheduler.num_epochs,
@@ -58,12 +58,7 @@ def build_eval_sets(cfg: PretrainConfig, *, trust: Sequence[str] = ()) -> dict[s
 
 def loader_arguments(target: Target | None, *, trust: Sequence[str] = ()) -> dict[str, Any]:
     """Arguments of a ``dataloader:`` section, with a named ``collate_fn`` made into the function."""
-    if target is None:
-        return {}
-    arguments = dict(target.arguments)
-    if isinstance(arguments.get("collate_fn"), str):
-        arguments["collate_fn"] = resolve_function(arguments["collate_fn"], "collate_fn", trust=trust)
-    return arguments
+    return {} if target is None else built_arguments(target, "dataloader", trust=trust)
 
 
 def check_fits(dataset: Any, model: CausalLM, *, what: str) -> None:

@@ -74,10 +74,11 @@ def plain_config(cfg: PretrainConfig) -> dict[str, Any]:
 
 def data_facts(dataset: Any) -> dict[str, Any]:
     """Identity of the data and of the order it is read in, as far as the data set can say."""
+    plan = getattr(dataset, "plan", None)
     return {
         "class": type(dataset).__name__,
         "fingerprint": getattr(dataset, "fingerprint", None),
-        "plan_hash": getattr(dataset, "plan_hash", None),
+        "plan": plan() if callable(plan) else None,
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -25,9 +25,9 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
 class FastPath:
     """What was chosen. ``reasons`` explains each in a few words and is not compared on resume."""
 
-    precision: Literal["bf16", "fp16", "fp32"]
+    precision: str  # bf16, fp16 or fp32
     compile: bool
-    head_loss: Literal["plain", "chunked"]
+    head_loss: str  # plain or chunked
     threads: int
     reasons: Mapping[str, str]
 

@@ -7,6 +7,7 @@ the loop does. Nothing here prints: lines, tables and the bar go through the ``V
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -351,10 +352,10 @@ class PretrainRecipe:
         self.metrics.validation({**where, **scores.as_dict()})
 
     @property
-    def _best_key(self) -> str | None:
+    def _best_key(self) -> str:
         """The validation set that decides which checkpoint is best."""
         wanted = self.cfg.checkpoint.best_metric_key
-        return wanted if wanted in self.val_sets else next(iter(self.val_sets), None)
+        return wanted if wanted in self.val_sets else next(iter(self.val_sets), wanted)
 
     def _save(self) -> None:
         """Write the checkpoint of this step; it is BEST if its validation loss is the lowest of those saved."""
@@ -362,10 +363,10 @@ class PretrainRecipe:
             return
         self._settle()
         losses = self._val_losses if self._val_step == self.state.step else {}
-        best_key = self._best_key
-        is_best = best_key in losses and losses[best_key] < self.state.best_val_loss
+        loss = losses.get(self._best_key, math.inf)
+        is_best = loss < self.state.best_val_loss
         if is_best:
-            self.state.best_val_loss = losses[best_key]
+            self.state.best_val_loss = loss
         started = time.perf_counter()
         with self.throughput.pause():
             folder = self.checkpointer.save(

@@ -1,0 +1,109 @@
+"""A tiny corpus and a tiny training run, in this process or as the command a user types."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from automodel_cli.corpus.nanogpt_bin import ShardWriter
+
+KILL_AT = Path(__file__).parent / "kill_at.py"
+
+
+def write_tokens(path: Path, *, tokens: int, seed: int, vocab_size: int = 64) -> None:
+    """A learnable stream: each token is the last one plus 0, 1 or 2."""
+    steps = np.random.default_rng(seed).integers(0, 3, tokens)
+    writer = ShardWriter(path, dtype=np.dtype("uint16"))
+    writer.write((np.cumsum(steps) % vocab_size).astype("<u2"), np.arange(0, tokens, 50))
+    writer.close()
+
+
+@dataclass
+class TinyRun:
+    """One run folder with its configuration; ``train`` is the command a user types."""
+
+    folder: Path
+    data: Path
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "run"
+
+    def config(self, **sections) -> Path:
+        model = {"vocab_size": 64, "n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 2}
+        dataset = {"_target_": "automodel_cli.data.nanogpt_dataset.NanogptDataset", "seq_len": 32}
+        config = {
+            "model": {"_target_": "automodel_cli.models.gpt2.build_gpt2_model", "dropout": 0.1, **model},
+            "dataset": {**dataset, "file_pattern": str(self.data / "train.bin"), "shuffle_files": True},
+            "validation_dataset": {**dataset, "file_pattern": str(self.data / "val.bin")},
+            "optimizer": {"_target_": "torch.optim.AdamW", "lr": 0.01},
+            "lr_scheduler": {"lr_decay_style": "cosine", "lr_warmup_steps": 2},
+            "step_scheduler": {
+                "global_batch_size": 8,
+                "local_batch_size": 4,
+                "max_steps": 12,
+                "ckpt_every_steps": 4,
+                "val_every_steps": 6,
+                **sections.pop("step_scheduler", {}),
+            },
+            "checkpoint": {"checkpoint_dir": str(self.run), **sections.pop("checkpoint", {})},
+            **sections,
+        }
+        path = self.folder / "config.yaml"
+        path.write_text(yaml.safe_dump(config))
+        return path
+
+    def train(
+        self, *arguments: str, kill: tuple[str, int] | None = None, config: Path | None = None, **sections
+    ):
+        """Run the command; with ``kill`` the process gets SIGKILL at the n-th call of that point."""
+        config = config or self.config(**sections)
+        words = ["pretrain", "llm", "-c", str(config), *arguments]
+        front = ["-m", "automodel_cli"] if kill is None else [str(KILL_AT), kill[0], str(kill[1])]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "COLUMNS": "200"}
+        return subprocess.run(
+            [sys.executable, *front, *words], capture_output=True, text=True, env=environment, timeout=300
+        )
+
+    def records(self, kind: str = "train") -> list[dict]:
+        lines = (self.run / "metrics.jsonl").read_text().splitlines()
+        return [record for record in map(json.loads, lines) if record["kind"] == kind]
+
+    def losses(self) -> dict[int, float]:
+        records = self.records()
+        assert len({record["step"] for record in records}) == len(records), "a step was logged twice"
+        return {record["step"]: record["loss"] for record in records}
+
+    def weights(self, step: int) -> bytes:
+        (path,) = (self.run / f"step_{step:08d}" / "model").glob("*.safetensors")
+        return path.read_bytes()
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tokens")
+    write_tokens(folder / "train.bin", tokens=20_000, seed=0)
+    write_tokens(folder / "val.bin", tokens=2_000, seed=1)
+    return folder
+
+
+@pytest.fixture
+def tiny_run(tmp_path, tiny_data) -> TinyRun:
+    return TinyRun(tmp_path, tiny_data)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory, tiny_data) -> TinyRun:
+    """The run that all interrupted ones must equal."""
+    run = TinyRun(tmp_path_factory.mktemp("undisturbed"), tiny_data)
+    done = run.train()
+    assert done.returncode == 0, done.stderr
+    return run
