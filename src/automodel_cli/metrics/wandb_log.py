@@ -170,8 +170,8 @@ def open_wandb(
     if settings is None or settings.get("enable") is False:
         return None
     folder = Path(run_folder)
-    folder.mkdir(parents=True, exist_ok=True)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         import wandb  # slow (a second) and optional: only when asked for
 
         run_id = choose_run_id(settings, folder)
