@@ -144,7 +144,7 @@ def keep_text(model: type[Section], node: MapNode) -> None:
             elif (
                 isinstance(child, Scalar)
                 and _takes_only_text(field)
-                and isinstance(child.value, (int, float))
+                and type(child.value) in (int, float)
             ):
                 child.value = child.text if child.text is not None else child.value
 

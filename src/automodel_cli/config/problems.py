@@ -43,8 +43,10 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     wanted = name.lower().replace("-", "_")
     if wanted in folded:
         return folded[wanted]
-    matches = difflib.get_close_matches(wanted, folded, n=1, cutoff=0.6)
-    return folded[matches[0]] if matches else None
+    if matches := difflib.get_close_matches(wanted, folded, n=1, cutoff=0.6):
+        return folded[matches[0]]
+    holding = [candidate for candidate in folded if wanted in candidate.split("_")]  # max -> max_norm
+    return folded[holding[0]] if len(holding) == 1 else None
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ class DistEnvConfig(Section):
 
     backend: Literal["nccl", "gloo"] | None = None
     """Collectives; null: nccl with GPUs, gloo without. nccl without a GPU becomes gloo, with a warning."""
-    timeout_minutes: Positive = 30
+    timeout_minutes: Positive = 30.0
     """How long a rank waits for the others before it gives up."""
 
 
