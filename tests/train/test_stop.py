@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from automodel_cli.errors import ConfigError
-from automodel_cli.train.stop import StopRequest
+from automodel_cli.train.stop import Stopped, StopRequest
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
@@ -36,7 +36,7 @@ def test_second_interrupt_is_ctrl_c():
 def test_until_ends_early():
     stop = StopRequest()
     seen = []
-    with stop.listening():
+    with stop.listening(), pytest.raises(Stopped):
         for item in stop.until(range(10)):
             seen.append(item)
             if item == 3:

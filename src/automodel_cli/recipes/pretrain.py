@@ -39,7 +39,7 @@ from automodel_cli.metrics.log import MetricsLog, rewind
 from automodel_cli.metrics.wandb_log import open_wandb
 from automodel_cli.train.state import TrainState
 from automodel_cli.train.step import StepResult, train_step
-from automodel_cli.train.stop import EXIT_PREEMPTED, StopRequest
+from automodel_cli.train.stop import EXIT_PREEMPTED, Stopped, StopRequest
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,6 @@ class PretrainRecipe:
         for line in [*loaded.changes, *run_facts.changed_settings(facts, self._facts())]:
             self.voice.say(line)
         if checkpoint.parent.resolve() == self.run_folder.resolve():
-            rewind(self.run_folder, self.state.step)
             self._saved_step = self.state.step
 
     def load_checkpoint(self, restore_from: str = "LATEST") -> None:
@@ -208,6 +207,7 @@ class PretrainRecipe:
             )
         if enabled:
             write_text(self.run_folder / "config.yaml", to_yaml(cfg))
+            rewind(self.run_folder, self.state.step)  # what a killed run logged past its checkpoint
         self.metrics = MetricsLog(
             self.run_folder if enabled else None,
             wandb=remote,
@@ -327,10 +327,10 @@ class PretrainRecipe:
 
     def _validate(self) -> None:
         """Score every validation set on the weights as they are now; a signal ends it without a score."""
-        if self._val_step == self.state.step or not self.val_sets:
+        if self._val_step == self.state.step:
             return
         losses = {}
-        with self.throughput.pause():
+        with self.throughput.pause(), contextlib.suppress(Stopped):
             for name, (_, loader) in self.val_sets.items():
                 scores = evaluate_likelihood(
                     self.model,
@@ -340,11 +340,9 @@ class PretrainRecipe:
                     device=self.device,
                     autocast_dtype=self.fast_path.autocast_dtype,
                 )
-                if self.stop.requested:  # a score over part of a set would be no score
-                    return
                 losses[name] = scores.loss
                 self._log_validation(name, scores)
-        self._val_losses, self._val_step = losses, self.state.step
+            self._val_losses, self._val_step = losses, self.state.step
 
     def _log_validation(self, name: str, scores: Likelihood) -> None:
         best = name == self._best_key and scores.loss < self.state.best_val_loss

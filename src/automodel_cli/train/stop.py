@@ -20,6 +20,10 @@ DEFAULT_SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: saved, run the same command again
 
 
+class Stopped(Exception):
+    """A side job was given up because a stop was requested."""
+
+
 class StopRequest:
     """Says whether a signal has asked the run to stop, and which one."""
 
@@ -49,10 +53,10 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def until(self, items: Iterable[Item]) -> Iterator[Item]:
-        """The items, ending early once a stop is requested."""
+        """The items; once a stop is requested the next one raises ``Stopped``, so that no half result is used."""
         for item in items:
             if self.requested:
-                return
+                raise Stopped
             yield item
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

@@ -15,7 +15,7 @@ import yaml
 
 from automodel_cli.corpus.nanogpt_bin import ShardWriter
 
-KILL_AT = Path(__file__).parent / "kill_at.py"
+KILL_AT = Path(__file__).parent / "promises" / "kill_at.py"
 
 
 def write_tokens(path: Path, *, tokens: int, seed: int, vocab_size: int = 64) -> None:
