@@ -104,24 +104,17 @@ class Checkpointer:
         with layout.saving(temporary):
             layout.sweep(self.run_folder)
             writer = StepWriter(temporary)
-            manifest: dict[str, Any] = {
-                "format": layout.FORMAT,
-                "step": step,
-                "save_format": self.save_format,
-            }
-            manifest["tied"] = self._write_model(writer, model)
-            if optimizer is not None:
-                self._write_optimizer(writer, model, optimizer)
-            writer.write_json(
-                "state.json", {"step": step, "state": state, "fast_path": facts.get("fast_path")}
-            )
+            stored = self._write_tensors(writer, model, optimizer)
+            progress = {"step": step, "state": state, "fast_path": facts.get("fast_path")}
+            writer.write_json("state.json", progress)
             writer.write_json("loader.json", loader_state)
             writer.write_text("config.yaml", config_yaml)
             if tokenizer_folder is not None:
                 writer.copy_folder(tokenizer_folder, "tokenizer")
             if consolidate:
                 self._write_hf(writer, model, tokenizer_folder)
-            writer.finish(_plain_json({**manifest, "facts": facts, "metrics": metrics or {}}))
+            manifest = {"format": layout.FORMAT, "step": step, "facts": facts, "metrics": metrics or {}}
+            writer.finish(_plain_json({**manifest, **stored}))
             layout.publish_step(temporary, target)
             layout.write_pointer(self.run_folder, "LATEST", target.name)
         self._point_best(target.name, is_best)
@@ -135,20 +128,24 @@ class Checkpointer:
         )
         return target
 
-    def _write_model(self, writer: StepWriter, model: torch.nn.Module) -> dict[str, str]:
+    def _write_tensors(
+        self, writer: StepWriter, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None
+    ) -> dict[str, Any]:
+        """Write ``model/`` and ``optim/``; what the manifest says of them."""
         tensors, ties = sharded.split_ties(model_tensors(model))
         self._storage.save_tensors(tensors, writer, "model")
-        describe = getattr(model, "model_config", None)
-        if describe is not None:
-            writer.write_json("model/config.json", describe())
-        return ties
-
-    def _write_optimizer(
-        self, writer: StepWriter, model: torch.nn.Module, optimizer: torch.optim.Optimizer
-    ) -> None:
-        flat = optimizer_state.flatten(optimizer, names_by_id(model))
-        self._storage.save_tensors(flat.tensors, writer, "optim")
-        writer.write_json("optim/optimizer.json", flat.document)
+        if (model_config := getattr(model, "model_config", None)) is not None:
+            writer.write_json("model/config.json", model_config())
+        stored = {"model": tensors}
+        if optimizer is not None:
+            flat = optimizer_state.flatten(optimizer, names_by_id(model))
+            self._storage.save_tensors(flat.tensors, writer, "optim")
+            writer.write_json("optim/optimizer.json", flat.document)
+            stored["optim"] = flat.tensors
+        facts: dict[str, Any] = {"save_format": self.save_format, "tied": ties}
+        if self._storage is not sharded:  # only torch could read names and shapes from those files
+            facts["tensors"] = {name: _shapes(tensors) for name, tensors in stored.items()}
+        return facts
 
     def _write_hf(self, writer: StepWriter, model: torch.nn.Module, tokenizer_folder: Path | None) -> None:
         if hf_format.has_format(model):
@@ -265,6 +262,10 @@ def model_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
             )
         tensors[name.replace("_orig_mod.", "")] = value.detach()
     return tensors
+
+
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    return {name: [sharded.dtype_name(tensor.dtype), list(tensor.shape)] for name, tensor in tensors.items()}
 
 
 def names_by_id(model: torch.nn.Module) -> dict[int, str]:

@@ -1,0 +1,87 @@
+"""Is a checkpoint what was written, and are its values numbers? Every hash again, every tensor looked at; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from automodel_cli import files
+from automodel_cli.checkpoint import layout
+from automodel_cli.checkpoint.describe import SUFFIX, gather, kind_of
+from automodel_cli.checkpoint.tensor_values import nonfinite
+from automodel_cli.errors import CheckpointError
+
+# (files done, files in all, the file being read)
+Progress = Callable[[int, int, str], None]
+
+
+def verify(path: Path | str, *, progress: Progress | None = None) -> dict[str, Any]:
+    """Hash every file of a checkpoint again and look for NaN and infinity in every tensor.
+
+    A Hugging Face folder or a single file has no hashes; its headers and values are checked.
+    """
+    path = Path(path)
+    kind = kind_of(path)
+    if kind == "run":
+        raise CheckpointError(f"{path} is a run folder", "name one of its steps")
+    problems: list[str] = []
+    records = []
+    if kind == "checkpoint":
+        try:
+            records = layout.read_step_manifest(path)["files"]
+        except CheckpointError as error:
+            problems.append(error.message)
+        names = [record["name"] for record in records]
+    else:
+        names = [item.name for item in ([path] if path.is_file() else sorted(path.glob(f"*{SUFFIX}")))]
+    root = path if path.is_dir() else path.parent
+    hashed = 0
+    for number, record in enumerate(records):
+        if progress is not None:
+            progress(number, len(names), record["name"])
+        trouble = _hash_problem(root / record["name"], record)
+        problems += [trouble] if trouble else []
+        hashed += record["bytes"]
+    weights = [root / name for name in names if name.endswith(SUFFIX)]
+    odd, scanned = _odd_values([weight for weight in weights if weight.is_file()], problems)
+    return {
+        "path": str(path),
+        "ok": not problems and not odd,
+        "files": len(names),
+        "bytes_hashed": hashed,
+        "tensors_scanned": scanned,
+        "problems": problems,
+        "nonfinite": odd,
+    }
+
+
+def _hash_problem(path: Path, record: Mapping[str, Any]) -> str | None:
+    try:
+        size = path.stat().st_size
+        if size != record["bytes"]:
+            return f"{path} has {size:,} bytes, the manifest says {record['bytes']:,}"
+        found = files.hash_file(path)
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
+    return (
+        None
+        if found == record["xxh3"]
+        else f"{path} is damaged: hash {found}, the manifest says {record['xxh3']}"
+    )
+
+
+def _odd_values(paths: list[Path], problems: list[str]) -> tuple[list[dict[str, Any]], int]:
+    odd, scanned = [], 0
+    for path in paths:
+        try:
+            tensors = gather([path])
+        except CheckpointError as error:
+            problems.append(error.message)
+            continue
+        for tensor in tensors:
+            nan, infinite = nonfinite(tensor)
+            scanned += 1
+            if nan or infinite:
+                odd.append({"file": str(path), "tensor": tensor.name, "nan": nan, "inf": infinite})
+    return odd, scanned

@@ -1,0 +1,45 @@
+"""``automodel inspect-ckpt``: facts about a run, a checkpoint or anybody's safetensors, checked and compared.
+
+Works without torch: nothing here, and nothing that it calls, imports it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from automodel_cli.checkpoint import compare, describe, layout, verify
+from automodel_cli.config.schema import InspectConfig
+
+
+def run(cfg: InspectConfig, *, progress: verify.Progress | None = None) -> dict[str, Any]:
+    """What was asked for, as plain JSON; ``kind`` is ``run``, ``checkpoint``, ``hf``, ``safetensors`` or ``diff``.
+
+    With ``verify`` the key of that name holds one result for each checkpoint or file that was read.
+
+    Raises:
+        CheckpointError: there is no such thing, or its manifest or a header is damaged.
+    """
+    path = Path(cfg.path)
+    if cfg.diff is not None:
+        a, b = (find(path, which) for which in cfg.diff)
+        return {"kind": "diff", **compare.diff(a, b)}
+    if cfg.step is not None:
+        path = layout.resolve(path, cfg.step)
+    found = describe.describe(path)
+    if cfg.verify:
+        complete = [path / row["name"] for row in found["steps"]] if found["kind"] == "run" else [path]
+        found["verify"] = [verify.verify(folder, progress=progress) for folder in complete]
+    return found
+
+
+def find(run_folder: Path, which: str) -> Path:
+    """One side of a comparison: a step of the run folder by name, number or pointer, or any path.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = Path(which)
+    if which in layout.POINTERS or which.isdigit() or layout.is_complete(run_folder / which):
+        return layout.resolve(run_folder, which)
+    return layout.resolve(path) if describe.kind_of(path) == "run" else path
