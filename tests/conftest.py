@@ -13,7 +13,11 @@ import numpy as np
 import pytest
 import yaml
 
+from automodel_cli.assembly.voice import Voice
+from automodel_cli.config.load import load_config
+from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.corpus.nanogpt_bin import ShardWriter
+from automodel_cli.recipes.pretrain import PretrainRecipe
 
 KILL_AT = Path(__file__).parent / "promises" / "kill_at.py"
 
@@ -27,7 +31,7 @@ def write_tokens(path: Path, *, tokens: int, seed: int, vocab_size: int = 64) ->
 
 
 @dataclass
-class TinyRun:
+class TinyTraining:
     """One run folder with its configuration; ``train`` is the command a user types."""
 
     folder: Path
@@ -73,6 +77,16 @@ class TinyRun:
             [sys.executable, *front, *words], capture_output=True, text=True, env=environment, timeout=300
         )
 
+    def recipe(self, *overrides: str, fresh: bool = False, trust: tuple[str, ...] = (), **sections):
+        """The recipe object in this process, set up; what it says is in ``.said``."""
+        cfg = load_config(PretrainConfig, self.config(**sections), list(overrides), trust=trust)
+        said: list[str] = []
+        voice = Voice(say=said.append, table=lambda title, rows: said.extend(f"{a}: {b}" for a, b in rows))
+        recipe = PretrainRecipe(cfg, fresh=fresh, trust=trust, voice=voice)
+        recipe.said = said
+        recipe.setup()
+        return recipe
+
     def records(self, kind: str = "train") -> list[dict]:
         lines = (self.run / "metrics.jsonl").read_text().splitlines()
         return [record for record in map(json.loads, lines) if record["kind"] == kind]
@@ -88,7 +102,7 @@ class TinyRun:
 
 
 @pytest.fixture(scope="session")
-def tiny_data(tmp_path_factory) -> Path:
+def tiny_tokens(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tokens")
     write_tokens(folder / "train.bin", tokens=20_000, seed=0)
     write_tokens(folder / "val.bin", tokens=2_000, seed=1)
@@ -96,14 +110,14 @@ def tiny_data(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def tiny_run(tmp_path, tiny_data) -> TinyRun:
-    return TinyRun(tmp_path, tiny_data)
+def tiny_training(tmp_path, tiny_tokens) -> TinyTraining:
+    return TinyTraining(tmp_path, tiny_tokens)
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory, tiny_data) -> TinyRun:
+def undisturbed(tmp_path_factory, tiny_tokens) -> TinyTraining:
     """The run that all interrupted ones must equal."""
-    run = TinyRun(tmp_path_factory.mktemp("undisturbed"), tiny_data)
+    run = TinyTraining(tmp_path_factory.mktemp("undisturbed"), tiny_tokens)
     done = run.train()
     assert done.returncode == 0, done.stderr
     return run

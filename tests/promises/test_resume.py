@@ -13,32 +13,32 @@ import pytest
 @pytest.mark.parametrize(
     "kill", [("step", 7), ("fsync", 20), ("rename", 9)], ids=lambda kill: f"{kill[0]}-{kill[1]}"
 )
-def test_killed_and_resumed_equals_undisturbed(tiny_run, undisturbed, kill):
-    first = tiny_run.train(kill=kill)
+def test_killed_and_resumed_equals_undisturbed(tiny_training, undisturbed, kill):
+    first = tiny_training.train(kill=kill)
     assert first.returncode == -signal.SIGKILL, first.stderr
-    second = tiny_run.train()
+    second = tiny_training.train()
     assert second.returncode == 0, second.stderr
-    assert tiny_run.losses() == undisturbed.losses()
-    assert tiny_run.records("val")[-1]["loss"] == undisturbed.records("val")[-1]["loss"]
-    assert tiny_run.weights(12) == undisturbed.weights(12)
+    assert tiny_training.losses() == undisturbed.losses()
+    assert tiny_training.records("val")[-1]["loss"] == undisturbed.records("val")[-1]["loss"]
+    assert tiny_training.weights(12) == undisturbed.weights(12)
 
 
-def test_extending_a_run_continues_its_course(tiny_run, undisturbed):
+def test_extending_a_run_continues_its_course(tiny_training, undisturbed):
     """Constant learning rate: 8 updates, then 4 more, are 12."""
     constant = {"lr_scheduler": None}
-    assert tiny_run.train("--step_scheduler.max_steps", "8", **constant).returncode == 0
-    extended = tiny_run.train(**constant)
+    assert tiny_training.train("--step_scheduler.max_steps", "8", **constant).returncode == 0
+    extended = tiny_training.train(**constant)
     assert extended.returncode == 0, extended.stderr
-    losses = tiny_run.losses()
-    again = tiny_run.train("--fresh", **constant)
+    losses = tiny_training.losses()
+    again = tiny_training.train("--fresh", **constant)
     assert again.returncode == 0, again.stderr
-    assert tiny_run.losses() == losses
-    assert (tiny_run.folder / "run.old-1" / "metrics.jsonl").is_file()  # --fresh moved, and deleted nothing
+    assert tiny_training.losses() == losses
+    assert (tiny_training.folder / "run.old-1" / "metrics.jsonl").is_file()  # --fresh moved, and deleted nothing
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
-def test_signal_saves_and_exits_75(tiny_run, name):
-    config = tiny_run.config(
+def test_signal_saves_and_exits_75(tiny_training, name):
+    config = tiny_training.config(
         step_scheduler={"max_steps": 100_000, "ckpt_every_steps": None, "val_every_steps": None}
     )
     command = [sys.executable, "-m", "automodel_cli", "pretrain", "llm", "-c", str(config)]
@@ -52,22 +52,22 @@ def test_signal_saves_and_exits_75(tiny_run, name):
             break
     rest = process.stdout.read()
     assert process.wait(timeout=60) == 75, rest
-    latest = (tiny_run.run / "LATEST").read_text().split()[0]
-    state = json.loads((tiny_run.run / latest / "state.json").read_text())
-    last_logged = tiny_run.records()[-1]["step"]
+    latest = (tiny_training.run / "LATEST").read_text().split()[0]
+    state = json.loads((tiny_training.run / latest / "state.json").read_text())
+    last_logged = tiny_training.records()[-1]["step"]
     assert state["step"] == last_logged >= 5
     assert name in rest
 
 
-def test_another_run_in_the_same_folder_is_refused(tiny_run):
-    config = tiny_run.config(step_scheduler={"max_steps": 100_000})
+def test_another_run_in_the_same_folder_is_refused(tiny_training):
+    config = tiny_training.config(step_scheduler={"max_steps": 100_000})
     command = [sys.executable, "-m", "automodel_cli", "pretrain", "llm", "-c", str(config)]
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 60
-        while not (tiny_run.run / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        while not (tiny_training.run / "metrics.jsonl").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
-        second = tiny_run.train()
+        second = tiny_training.train()
     finally:
         first.kill()
         first.wait()

@@ -32,19 +32,19 @@ INSTANTS = [
 ]
 
 
-def test_sigkill_at_20_instants(tiny_run, undisturbed):
+def test_sigkill_at_20_instants(tiny_training, undisturbed):
     done, missed = Counter(), []
     for point, number in INSTANTS:
-        shutil.rmtree(tiny_run.run, ignore_errors=True)
-        first = tiny_run.train(kill=(point, number))
+        shutil.rmtree(tiny_training.run, ignore_errors=True)
+        first = tiny_training.train(kill=(point, number))
         if first.returncode != -signal.SIGKILL:
             missed.append((point, number))
             continue
-        second = tiny_run.train()
+        second = tiny_training.train()
         assert second.returncode == 0, (point, number, second.stderr)
-        assert tiny_run.losses() == undisturbed.losses(), (point, number)
-        assert tiny_run.weights(12) == undisturbed.weights(12), (point, number)
-        assert not list(tiny_run.run.glob("*.tmp")), (point, number)
+        assert tiny_training.losses() == undisturbed.losses(), (point, number)
+        assert tiny_training.weights(12) == undisturbed.weights(12), (point, number)
+        assert not list(tiny_training.run.glob("*.tmp")), (point, number)
         done[point] += 1
     print(
         f"\nSIGKILL during training, then the same command: {sum(done.values())} of {len(INSTANTS)} bitwise equal"

@@ -141,7 +141,7 @@ def test_ratios_of_a_foreign_optimizer_are_remembered_once():
     [
         ({"lr_decay_style": "polynomial"}, "polynomial"),
         ({"lr_warmup_steps": 0.1}, "warmup_steps"),
-        ({"lr_warmup_steps": 100}, "lr_warmup_steps"),
+        ({"lr_warmup_steps": 100, "lr_decay_steps": 100}, "lr_warmup_steps"),
         ({"lr_decay_style": "WSD"}, "wsd_decay_steps"),
         ({"lr_decay_style": "WSD", "wsd_decay_steps": 99}, "wsd_decay_steps"),
         ({"min_lr": -1.0}, "min_lr"),
@@ -169,3 +169,8 @@ def test_settings_and_description_say_what_it_is():
     assert Schedule(**schedule.settings()) == schedule
     assert schedule.describe() == "cosine 0.0006 -> 6e-06, warm-up 10 updates from 6e-05, decay ends at 100"
     assert Schedule.constant(lr=2e-4).describe() == "constant 0.0002"
+
+
+def test_a_short_trial_may_end_within_its_warm_up():
+    schedule = Schedule.from_keys(lr=1.0, total_steps=20, lr_warmup_steps=700, init_lr=0.0)
+    assert [schedule.lr(done) for done in (0, 7, 19)] == pytest.approx([0.0, 0.01, 19 / 700])

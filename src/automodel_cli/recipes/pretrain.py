@@ -66,9 +66,8 @@ def run(
     if dry_run:
         recipe.plan()
         return 0
-    with recipe.run_folder_claimed():
-        recipe.setup()
-        return recipe.run_train_validation_loop().exit_code
+    recipe.setup()
+    return recipe.run_train_validation_loop().exit_code
 
 
 class PretrainRecipe:
@@ -97,19 +96,20 @@ class PretrainRecipe:
 
     # ------------------------------------------------------------------------------------------ building
 
-    @contextlib.contextmanager
-    def run_folder_claimed(self) -> Iterator[None]:
-        """Hold the run folder: a second run in it is refused, ``fresh`` moves what was there aside."""
-        if not self.cfg.checkpoint.enabled:
-            yield
-            return
-        with layout.run_lock(self.run_folder):
-            if self.fresh and (moved := move_aside(self.run_folder)):
-                self.voice.say(f"moved the earlier run to {moved}")
-            yield
-
     def setup(self) -> None:
-        """Build everything the loop needs and take up an earlier checkpoint of the run folder, if there is one."""
+        """Build everything the loop needs and take up an earlier checkpoint, if the run folder has one.
+
+        The run folder is held from here to the end of the loop: a second run in it is refused.
+        """
+        with contextlib.ExitStack() as claim:
+            if self.cfg.checkpoint.enabled:
+                claim.enter_context(layout.run_lock(self.run_folder))
+                if self.fresh and (moved := move_aside(self.run_folder)):
+                    self.voice.say(f"moved the earlier run to {moved}")
+            self._set_up_in_order()
+            self._claim = claim.pop_all()
+
+    def _set_up_in_order(self) -> None:
         self._build()
         checkpoint = self._find_checkpoint()
         self._choose_fast_path(checkpoint)
@@ -227,7 +227,12 @@ class PretrainRecipe:
     def run_train_validation_loop(self) -> RunResult:
         """Train to the last step or to a signal, logging, validating and saving on the way."""
         every, last = self.cfg.step_scheduler, self.horizon.total_steps
-        with self.stop.listening(), self._logs_closed(), training.collector(every.gc_every_steps) as collect:
+        with (
+            self._claim,
+            self.stop.listening(),
+            self._logs_closed(),
+            training.collector(every.gc_every_steps) as collect,
+        ):
             for microbatches in self._updates(last):
                 lr = self.schedule.apply(self.optimizer, self.state.step)
                 self._pending.append(self._train_step(microbatches))

@@ -99,12 +99,15 @@ class Schedule:
         """
         peak = lr if max_lr is None else max_lr
         moves_wd = start_wd is not None or end_wd is not None
+        warmup = min(1000, total_steps // 10) if lr_warmup_steps is None else lr_warmup_steps
+        # A run may end within its warm-up (a trial with few steps): the decay is then still to come.
+        decay = max(total_steps, warmup + 1) if lr_decay_steps is None else lr_decay_steps
         schedule = cls(
             max_lr=peak,
             init_lr=0.1 * peak if init_lr is None else init_lr,
             min_lr=0.01 * peak if min_lr is None else min_lr,
-            warmup_steps=min(1000, total_steps // 10) if lr_warmup_steps is None else lr_warmup_steps,
-            decay_steps=total_steps if lr_decay_steps is None else lr_decay_steps,
+            warmup_steps=warmup,
+            decay_steps=decay,
             style=style_name(lr_decay_style),
             wsd_decay_steps=wsd_decay_steps or 0,
             wsd_style=lr_wsd_decay_style or "exponential",

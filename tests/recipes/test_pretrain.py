@@ -1,0 +1,303 @@
+"""The pretraining recipe as an object: what it logs, saves, skips, refuses, and takes from elsewhere."""
+
+import json
+import math
+import re
+
+import pytest
+import torch
+import transformers
+
+from automodel_cli.checkpoint import layout
+from automodel_cli.errors import AutomodelError, CheckpointError, ConfigError, DataError
+from automodel_cli.recipes import pretrain
+from automodel_cli.recipes.pretrain import TrainFinetuneRecipeForNextTokenPrediction
+
+LINE = re.compile(
+    r"step \d+ \| epoch \d+ \| loss \d+\.\d{4} \| grad_norm \d+\.\d{4} \| lr \d\.\d\de[+-]\d\d \| mem \d+\.\d\d GiB "
+    r"\| tps \d+\.\d\d\(\d+\.\d\d/gpu\) \| num_label_tokens \d+ \| mfu n/a \| eta (n/a|\d+:\d\d:\d\d)"
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_loss_goes_down_and_every_step_has_its_line(tiny_training):
+    recipe = tiny_training.recipe()
+    result = recipe.run_train_validation_loop()
+    lines = [line for line in recipe.said if line.startswith("step ")]
+    assert len(lines) == 12
+    assert all(LINE.fullmatch(line) for line in lines), lines[0]
+    losses = tiny_training.losses()
+    assert list(losses) == list(range(1, 13))
+    assert losses[12] < losses[1] - 0.5
+    assert result.exit_code == 0
+    assert result.checkpoint.name == "step_00000012"
+
+
+def test_schedule_and_logged_rate_agree(tiny_training):
+    recipe = tiny_training.recipe()
+    recipe.run_train_validation_loop()
+    assert [record["lr"] for record in tiny_training.records()] == [
+        recipe.schedule.lr(done) for done in range(12)
+    ]
+
+
+def test_run_folder_layout(tiny_training):
+    tiny_training.recipe().run_train_validation_loop()
+    run = tiny_training.run
+    assert {"config.yaml", "metrics.jsonl", "LATEST", "BEST"} <= {path.name for path in run.iterdir()}
+    step = run / "step_00000012"
+    assert {"model", "optim", "state.json", "loader.json", "config.yaml", "manifest.json"} <= {
+        path.name for path in step.iterdir()
+    }
+    facts = json.loads((step / "manifest.json").read_text())["facts"]
+    assert facts["precision"]["stored"] == "float32"
+    assert facts["fast_path"]["precision"] in ("bf16", "fp32")
+
+
+def test_final_export_loads_in_transformers_with_the_same_logits(tiny_training):
+    recipe = tiny_training.recipe("--precision", "fp32")
+    recipe.run_train_validation_loop()
+    exported = transformers.GPT2LMHeadModel.from_pretrained(tiny_training.run / "step_00000012" / "hf").eval()
+    ids = torch.arange(32)[None] % 64
+    from automodel_cli.batch import Batch
+
+    with torch.no_grad():
+        ours = recipe.model.eval()(Batch(ids))
+        torch.testing.assert_close(ours, exported(ids).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_best_is_the_lowest_validation_loss_of_those_saved(tiny_training):
+    recipe = tiny_training.recipe("--optimizer.lr", "0.5", "--step_scheduler.ckpt_every_steps", "3")
+    recipe.run_train_validation_loop()
+    scores = {}
+    for step in layout.list_steps(tiny_training.run):
+        manifest = layout.read_step_manifest(layout.step_folder(tiny_training.run, step))
+        scores[step] = manifest["metrics"]["val_loss"]["default"]
+    assert layout.resolve(tiny_training.run, "BEST").name == layout.step_name(min(scores, key=scores.get))
+
+
+def test_keep_last_and_best_survive(tiny_training):
+    recipe = tiny_training.recipe("--checkpoint.keep_last", "1", "--step_scheduler.ckpt_every_steps", "2")
+    recipe.run_train_validation_loop()
+    kept = {layout.resolve(tiny_training.run, name).name for name in ("LATEST", "BEST")}
+    assert {layout.step_name(step) for step in layout.list_steps(tiny_training.run)} == kept
+
+
+def test_several_validation_sets_are_named(tiny_training):
+    other = {
+        "_target_": "automodel_cli.data.nanogpt_dataset.NanogptDataset",
+        "file_pattern": str(tiny_training.data / "train.bin"),
+        "seq_len": 32,
+    }
+    recipe = tiny_training.recipe("--step_scheduler.limit_val_batches", "2", validation_dataset_other=other)
+    recipe.run_train_validation_loop()
+    records = tiny_training.records("val")
+    assert {record["name"] for record in records} == {"default", "other"}
+    assert all(record["tokens"] == 2 * 4 * 32 for record in records)
+
+
+def test_validation_leaves_training_alone(tiny_training):
+    tiny_training.recipe("--step_scheduler.val_every_steps", "1").run_train_validation_loop()
+    often = tiny_training.losses()
+    tiny_training.recipe(
+        "--step_scheduler.val_every_steps",
+        "null",
+        "--step_scheduler.validate_on_checkpoint",
+        "false",
+        fresh=True,
+    )
+    recipe = tiny_training.recipe(
+        "--checkpoint.checkpoint_dir",
+        str(tiny_training.folder / "other"),
+        "--step_scheduler.val_every_steps",
+        "null",
+    )
+    recipe.run_train_validation_loop()
+    lines = (tiny_training.folder / "other" / "metrics.jsonl").read_text().splitlines()
+    never = {r["step"]: r["loss"] for r in map(json.loads, lines) if r["kind"] == "train"}
+    assert never == often
+
+
+def test_not_finite_updates_are_skipped_counted_and_end_the_run(tiny_training, monkeypatch):
+    recipe = tiny_training.recipe("--step_scheduler.max_skipped_steps", "3")
+    before = {name: tensor.clone() for name, tensor in recipe.model.state_dict().items()}
+    honest = recipe.head_loss
+
+    def poisoned(*args, **kwargs):
+        return honest(*args, **kwargs) * math.nan
+
+    recipe.head_loss = poisoned
+    with pytest.raises(AutomodelError, match="last 3 updates was not finite") as caught:
+        recipe.run_train_validation_loop()
+    assert "there is no checkpoint yet" in caught.value.hint
+    assert recipe.state.skipped_steps == 3
+    assert all(torch.equal(before[name], tensor) for name, tensor in recipe.model.state_dict().items())
+
+
+def test_the_last_good_checkpoint_is_named(tiny_training):
+    recipe = tiny_training.recipe("--step_scheduler.max_skipped_steps", "2")
+    honest, seen = recipe.head_loss, []
+
+    def poisoned_later(*args, **kwargs):
+        seen.append(1)
+        return honest(*args, **kwargs) * (math.nan if recipe.state.step >= 5 else 1.0)
+
+    recipe.head_loss = poisoned_later
+    with pytest.raises(AutomodelError) as caught:
+        recipe.run_train_validation_loop()
+    assert "step_00000004" in caught.value.hint
+
+
+def test_resume_prints_what_the_configuration_changed(tiny_training):
+    tiny_training.recipe("--step_scheduler.max_steps", "4").run_train_validation_loop()
+    recipe = tiny_training.recipe("--optimizer.lr", "0.002")
+    assert any("max_lr: 0.01 -> 0.002" in line for line in recipe.said), recipe.said
+    recipe.run_train_validation_loop()
+    assert tiny_training.records()[-1]["step"] == 12
+
+
+def test_restore_from_an_earlier_step_and_from_nowhere(tiny_training):
+    tiny_training.recipe().run_train_validation_loop()
+    whole = tiny_training.losses()
+    recipe = tiny_training.recipe("--checkpoint.restore_from", "step_00000004")
+    assert recipe.state.step == 4
+    recipe.run_train_validation_loop()
+    assert tiny_training.losses() == whole
+    with pytest.raises(CheckpointError, match="step_00000099"):
+        tiny_training.recipe("--checkpoint.restore_from", "step_00000099")
+
+
+def test_the_guides_recipe_object(tiny_training):
+    assert TrainFinetuneRecipeForNextTokenPrediction is pretrain.PretrainRecipe
+    recipe = tiny_training.recipe()
+    recipe.run_train_validation_loop()
+    recipe.load_checkpoint("step_00000008")
+    assert recipe.state.step == 8
+
+
+def test_init_from_takes_weights_only(tiny_training):
+    first = tiny_training.recipe()
+    first.run_train_validation_loop()
+    for source in (tiny_training.run, tiny_training.run / "step_00000012" / "hf"):
+        target = str(tiny_training.folder / f"tuned-{source.name}")
+        recipe = tiny_training.recipe("--init_from", str(source), "--checkpoint.checkpoint_dir", target)
+        assert recipe.state.step == 0
+        for name, tensor in first.model.state_dict().items():
+            logical = tensor[:64] if "wte" in name or "lm_head" in name else tensor
+            assert torch.equal(recipe.model.state_dict()[name][: len(logical)], logical), name
+
+
+def test_init_from_another_shape_says_so(tiny_training):
+    tiny_training.recipe("--step_scheduler.max_steps", "1").run_train_validation_loop()
+    with pytest.raises(CheckpointError, match=r"shape|fit"):
+        tiny_training.recipe(
+            "--init_from",
+            str(tiny_training.run),
+            "--model.n_layer",
+            "3",
+            "--checkpoint.checkpoint_dir",
+            str(tiny_training.folder / "b"),
+        )
+
+
+def test_a_vocabulary_that_is_too_small_is_refused_before_training(tiny_training):
+    with pytest.raises(DataError, match="vocab"):
+        tiny_training.recipe("--model.vocab_size", "32")
+
+
+def test_windows_longer_than_the_context_are_refused(tiny_training):
+    with pytest.raises(ConfigError, match="n_positions"):
+        tiny_training.recipe("--dataset.seq_len", "64")
+
+
+USER_CODE = """
+import torch
+class Counting(torch.utils.data.Dataset):
+    def __init__(self, rows=64):
+        self.rows = rows
+    def __len__(self):
+        return self.rows
+    def __getitem__(self, index):
+        ids = (torch.arange(17) + index) % 64
+        return {"input_ids": ids[:-1], "labels": ids[1:]}
+
+class Tiny(torch.nn.Module):
+    def __init__(self, width=16):
+        super().__init__()
+        self.embed = torch.nn.Embedding(64, width)
+        self.head = torch.nn.Linear(width, 64)
+    def forward(self, input_ids):
+        return self.head(self.embed(input_ids))
+"""
+
+
+def test_a_users_own_dataset_and_model(tiny_training):
+    code = tiny_training.folder / "mine.py"
+    code.write_text(USER_CODE)
+    mine = {"model": {"_target_": f"{code}:Tiny"}, "dataset": {"_target_": f"{code}:Counting", "rows": 128}}
+    sections = {**mine, "validation_dataset": {"_target_": f"{code}:Counting", "rows": 8}}
+    with pytest.raises(ConfigError, match="--trust"):
+        tiny_training.recipe(**sections)
+    recipe = tiny_training.recipe("--lr_scheduler", "null", trust=(str(code),), **sections)
+    recipe.run_train_validation_loop()
+    losses = tiny_training.losses()
+    assert losses[12] < losses[1]
+    again = tiny_training.recipe(
+        "--lr_scheduler", "null", "--step_scheduler.max_steps", "14", trust=(str(code),), **sections
+    )
+    assert again.state.step == 12
+    again.run_train_validation_loop()
+
+
+@pytest.mark.parametrize("family", ["GPT2", "Llama", "Qwen2"])
+def test_hugging_face_models_from_nested_configs(tiny_training, family):
+    common = {"vocab_size": 64, "_target_": f"transformers.{family}Config"}
+    if family == "GPT2":
+        config = {**common, "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 32}
+        target = "transformers.GPT2LMHeadModel.from_config"
+    else:
+        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+        config = {**common, **sizes, "num_key_value_heads": 1, "max_position_embeddings": 32}
+        target = "nemo_AutoModel.NeMoAutoModelForCausalLM.from_config"
+    recipe = tiny_training.recipe(
+        "--step_scheduler.max_steps", "6", model={"_target_": target, "config": config}
+    )
+    recipe.run_train_validation_loop()
+    losses = tiny_training.losses()
+    assert losses[6] < losses[1]
+    exported = transformers.AutoModelForCausalLM.from_pretrained(tiny_training.run / "step_00000006" / "hf")
+    assert exported.config.vocab_size == 64
+    resumed = tiny_training.recipe(
+        "--step_scheduler.max_steps", "7", model={"_target_": target, "config": config}
+    )
+    assert resumed.state.step == 6
+
+
+def test_wandb_offline(tiny_training, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    folder = tiny_training.folder / "wandb-files"
+    section = {"project": "p", "name": "n", "save_dir": str(folder)}
+    recipe = tiny_training.recipe("--step_scheduler.max_steps", "2", wandb=section)
+    recipe.run_train_validation_loop()
+    assert list(folder.rglob("*.wandb")), recipe.said
+
+
+def test_dry_run_plans_and_writes_nothing(tiny_training):
+    from automodel_cli.assembly.voice import Voice
+    from automodel_cli.config.load import load_config
+    from automodel_cli.config.schema import PretrainConfig
+
+    rows = {}
+    voice = Voice(table=lambda title, found: rows.update(found))
+    code = pretrain.run(load_config(PretrainConfig, tiny_training.config(), []), dry_run=True, voice=voice)
+    assert code == 0
+    assert "12 updates" in rows["length"]
+    assert "28,544 parameters" in rows["model"]
+    assert not tiny_training.run.exists()
