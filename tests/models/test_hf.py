@@ -216,7 +216,7 @@ def test_names_are_those_of_a_saved_folder():
 
 @pytest.mark.parametrize("name", ["/nowhere/at/all", "no-such-org/no-such-model-name"])
 def test_a_model_that_cannot_be_found_is_one_clear_error(name, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match="cannot build a causal language model") as caught:
         from_pretrained(name)
     assert "hub name that this machine can reach" in caught.value.hint

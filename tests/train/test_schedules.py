@@ -174,3 +174,8 @@ def test_settings_and_description_say_what_it_is():
 def test_a_short_trial_may_end_within_its_warm_up():
     schedule = Schedule.from_keys(lr=1.0, total_steps=20, lr_warmup_steps=700, init_lr=0.0)
     assert [schedule.lr(done) for done in (0, 7, 19)] == pytest.approx([0.0, 0.01, 19 / 700])
+
+
+def test_a_trial_shorter_than_its_warmup_is_allowed():
+    schedule = Schedule.from_keys(lr=1.0, total_steps=5, lr_warmup_steps=100, init_lr=0.0)
+    assert [schedule.lr(step) for step in (0, 4)] == [0.0, 0.04]

@@ -11,17 +11,17 @@ the head weight get no probability and no gradient.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from automodel_cli.batch import IGNORE_INDEX
 from automodel_cli.errors import ConfigError
+from automodel_cli.train.chunked_nll import chunked_nll
 
-# 2^26 logits: 256 MiB in fp32. Measured: smaller chunks lose to the traffic of the weight gradient.
-_CHUNK_LOGITS = {"cpu": 1 << 24, "cuda": 1 << 28}
+# Logits of a chunk. 2^25 are 128 MiB in fp32 and 512 tokens of GPT-2's vocabulary: with fewer, the passes over the
+# weight gradient cost more than the logits; with more, nothing gets faster. GPUs need larger pieces to fill up.
+_CHUNK_LOGITS = {"cpu": 1 << 25, "cuda": 1 << 28}
 
 
 def _check_reduction(reduction: str) -> None:
@@ -99,7 +99,7 @@ class ChunkedCrossEntropy:
         chunk = self.chunk_tokens or default_chunk_tokens(weight.shape[0], hidden.device.type)
         dtype = compute_dtype(hidden)
         needs_grad = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
-        nll, _, _ = _chunked_nll(
+        nll, _, _ = chunked_nll(
             hidden.flatten(0, -2).to(dtype),
             weight,
             labels.flatten(),
@@ -107,6 +107,7 @@ class ChunkedCrossEntropy:
             chunk,
             self.ignore_index,
             needs_grad,
+            torch.compiler.is_compiling(),
         )
         return nll
 
@@ -119,100 +120,6 @@ def default_chunk_tokens(padded_vocab_size: int, device_type: str) -> int:
     """Tokens in a chunk so that its logits stay within a fixed number, a power of two of at least 64."""
     budget = _CHUNK_LOGITS.get(device_type, _CHUNK_LOGITS["cuda"])
     return 1 << max(6, (budget // padded_vocab_size).bit_length() - 1)
-
-
-@torch.library.custom_op("automodel::chunked_nll", mutates_args=())
-def _chunked_nll(
-    hidden: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    vocab_size: int,
-    chunk_tokens: int,
-    ignore_index: int,
-    needs_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(sum of nll, d/d hidden [N, D], d/d weight [P, D] fp32); the gradients are empty without
-    ``needs_grad``.
-
-    An operator of its own, because torch.compile would otherwise move the gradient of each chunk to the
-    backward pass and keep all logits for it.
-    """
-    with torch.autocast(hidden.device.type, enabled=False):
-        head = weight.to(hidden.dtype)
-        nll = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        grad_hidden = torch.empty_like(hidden) if needs_grad else hidden.new_empty(0)
-        grad_weight = weight.new_zeros(weight.shape if needs_grad else 0, dtype=torch.float32)
-        for start in range(0, hidden.shape[0], chunk_tokens):
-            rows = slice(start, start + chunk_tokens)
-            chunk = hidden[rows]
-            log_probs = torch.log_softmax(_logits(chunk, head, vocab_size), dim=-1, dtype=torch.float32)
-            target, counted = _targets(labels[rows], ignore_index)
-            picked = log_probs.gather(1, target)
-            nll -= (picked * counted).sum()
-            if needs_grad:
-                grad_logits = _grad_logits(log_probs, target, counted).to(head.dtype)
-                torch.mm(grad_logits, head, out=grad_hidden[rows])
-                _accumulate(grad_weight, grad_logits, chunk)
-    return nll, grad_hidden, grad_weight
-
-
-def _logits(chunk: Tensor, head: Tensor, vocab_size: int) -> Tensor:
-    logits = chunk @ head.t()
-    logits[:, vocab_size:] = float("-inf")
-    return logits
-
-
-def _targets(labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """Labels ``[C, 1]`` made safe to gather with, and 1.0 where they count."""
-    counted = (labels != ignore_index).unsqueeze(1)
-    return labels.unsqueeze(1).where(counted, 0), counted.float()
-
-
-def _grad_logits(log_probs: Tensor, target: Tensor, counted: Tensor) -> Tensor:
-    """Softmax minus one-hot, zero in rows that do not count. Overwrites ``log_probs``."""
-    grad = log_probs.exp_()
-    grad.scatter_add_(1, target, torch.full_like(counted, -1.0))
-    return grad.mul_(counted)
-
-
-def _accumulate(total: Tensor, grad_logits: Tensor, chunk: Tensor) -> None:
-    """total [P, D] fp32 += grad_logits^T [P, C] x chunk [C, D]."""
-    if chunk.dtype == torch.float32:
-        total.addmm_(grad_logits.t(), chunk)
-    else:
-        total.add_(grad_logits.t() @ chunk)
-
-
-@_chunked_nll.register_fake
-def _(
-    hidden: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    vocab_size: int,
-    chunk_tokens: int,
-    ignore_index: int,
-    needs_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    nll = hidden.new_empty((), dtype=torch.float32)
-    if not needs_grad:
-        return nll, hidden.new_empty(0), weight.new_empty(0, dtype=torch.float32)
-    return nll, torch.empty_like(hidden), torch.empty_like(weight, dtype=torch.float32)
-
-
-def _keep_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    _, grad_hidden, grad_weight = output
-    ctx.save_for_backward(grad_hidden, grad_weight)
-    ctx.weight_dtype = inputs[1].dtype
-    ctx.set_materialize_grads(False)
-
-
-def _scale_gradients(ctx: Any, grad_nll: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    grad_hidden, grad_weight = ctx.saved_tensors
-    scaled_weight = (grad_weight * grad_nll).to(ctx.weight_dtype)
-    return (grad_hidden * grad_nll).to(grad_hidden.dtype), scaled_weight, None, None, None, None, None
-
-
-_chunked_nll.register_autograd(_scale_gradients, setup_context=_keep_gradients)
 
 
 def pick_loss(*, vocab_size: int, tokens: int, device: str) -> tuple[str, str]:

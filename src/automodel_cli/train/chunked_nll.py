@@ -1,0 +1,150 @@
+"""The operator behind ``ChunkedCrossEntropy``: loss and gradients over the head, a chunk of tokens at a time.
+
+Shapes: N tokens, C tokens of a chunk, D model width, V logical vocabulary, P padded vocabulary.
+
+    for each chunk:  logits = hidden @ W^T                       [C, P]  compute dtype, one buffer for all chunks
+                     nll += logsumexp(logits) - logits[label]            fp32
+                     logits := softmax(logits) - onehot(label)   [C, P]  in place
+                     d hidden = logits @ W                       [C, D]
+                     d W += logits^T @ hidden                    [P, D]  fp32
+
+Gradients are computed while the logits are at hand, so nothing is computed twice (three matrix products, like the
+plain loss; recomputation would need four). It is an operator of its own because torch.compile would otherwise
+move the gradients to the backward pass and keep all logits for them. Inside a compiled model the two elementwise
+steps are compiled too: one pass instead of six. Measured on two cores (4 x 256 GPT, N 2048, P 50304, bf16, one
+thread): matrix products 500 ms, whole operator 700 ms compiled, 1,070 ms eager; the plain loss 2,100 ms.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@torch.library.custom_op("automodel::chunked_nll", mutates_args=())
+def chunked_nll(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    vocab_size: int,
+    chunk_tokens: int,
+    ignore_index: int,
+    needs_grad: bool,
+    fused: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum of nll and its gradients; the gradients are empty without ``needs_grad``.
+
+    Args:
+        hidden: ``[N, D]`` in the compute dtype.
+        weight: ``[P, D]`` in its storage dtype.
+        labels: ``[N]`` int64.
+        fused: compile the elementwise steps.
+
+    Returns:
+        nll (fp32 scalar), d nll / d hidden ``[N, D]`` (compute dtype), d nll / d weight ``[P, D]`` (fp32).
+    """
+    score = _compiled(nll_and_gradient) if fused else nll_and_gradient
+    add = _compiled(add_into) if fused else add_into
+    with torch.autocast(hidden.device.type, enabled=False):
+        head = weight.to(hidden.dtype)
+        rows = min(chunk_tokens, hidden.shape[0])
+        logits = hidden.new_empty(rows, head.shape[0])
+        nll = hidden.new_zeros((), dtype=torch.float32)
+        if not needs_grad:
+            for chunk, chunk_labels in _chunks(rows, hidden, labels):
+                part = torch.mm(chunk, head.t(), out=logits[: len(chunk)])
+                nll += score(part, chunk_labels, vocab_size, ignore_index)
+            return nll, hidden.new_empty(0), weight.new_empty(0, dtype=torch.float32)
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        product = torch.empty_like(head)
+        for chunk, chunk_labels, grad_chunk in _chunks(rows, hidden, labels, grad_hidden):
+            part = torch.mm(chunk, head.t(), out=logits[: len(chunk)])
+            nll += score(part, chunk_labels, vocab_size, ignore_index)
+            torch.mm(part, head, out=grad_chunk)
+            add(grad_weight, torch.mm(part.t(), chunk, out=product))
+    return nll, grad_hidden, grad_weight
+
+
+def _chunks(rows: int, *tensors: Tensor) -> Any:
+    """The given tensors in step, ``rows`` of the first dimension at a time; views, not copies."""
+    return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
+
+
+def nll_and_gradient(logits: Tensor, labels: Tensor, vocab_size: int, ignore_index: int) -> Tensor:
+    """Sum of nll of ``logits [C, P]``, which become its gradient: softmax minus one-hot, 0 in ignored rows."""
+    if torch.compiler.is_compiling():
+        return _nll_and_gradient_traced(logits, labels, vocab_size, ignore_index)
+    scores = logits.float()  # logits itself where that is fp32 already
+    scores[:, vocab_size:] = float("-inf")
+    counted = (labels != ignore_index).unsqueeze(1)
+    target = labels.unsqueeze(1).where(counted, 0)
+    highest = scores.amax(1, keepdim=True)
+    picked = scores.gather(1, target)
+    probs = torch.softmax(scores, 1, out=scores)
+    # logsumexp = highest - log(its probability), which is at least 1 / P and cannot underflow.
+    logsumexp = highest - probs.amax(1, keepdim=True).log()
+    probs.scatter_add_(1, target, torch.full_like(picked, -1.0))
+    logits.copy_(probs.mul_(counted))
+    return (logsumexp - picked).where(counted, 0.0).sum()
+
+
+def _nll_and_gradient_traced(logits: Tensor, labels: Tensor, vocab_size: int, ignore_index: int) -> Tensor:
+    """The same, in operations that a compiler fuses into one pass over each row."""
+    columns = torch.arange(logits.shape[1], device=logits.device)
+    scores = torch.where(columns < vocab_size, logits.float(), float("-inf"))
+    counted = (labels != ignore_index).unsqueeze(1)
+    target = labels.unsqueeze(1).where(counted, 0)
+    logsumexp = torch.logsumexp(scores, 1, keepdim=True)
+    picked = logits.gather(1, target).float()
+    grad = (scores - logsumexp).exp() - (columns == target).float()
+    logits.copy_(grad.where(counted, 0.0))
+    return (logsumexp - picked).where(counted, 0.0).sum()
+
+
+def add_into(total: Tensor, part: Tensor) -> None:
+    """total += part; in one pass where compiled, although the dtypes differ."""
+    total.add_(part)
+
+
+@functools.cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function, dynamic=False)
+
+
+@chunked_nll.register_fake
+def _(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    vocab_size: int,
+    chunk_tokens: int,
+    ignore_index: int,
+    needs_grad: bool,
+    fused: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    nll = hidden.new_empty((), dtype=torch.float32)
+    if not needs_grad:
+        return nll, hidden.new_empty(0), weight.new_empty(0, dtype=torch.float32)
+    return nll, torch.empty_like(hidden), torch.empty_like(weight, dtype=torch.float32)
+
+
+def _keep_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    _, grad_hidden, grad_weight = output
+    ctx.save_for_backward(grad_hidden, grad_weight)
+    ctx.weight_dtype = inputs[1].dtype
+    ctx.set_materialize_grads(False)
+
+
+def _scale_gradients(ctx: Any, grad_nll: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    grad_hidden, grad_weight = ctx.saved_tensors
+    scaled_hidden = (grad_hidden * grad_nll).to(grad_hidden.dtype)
+    scaled_weight = (grad_weight * grad_nll).to(ctx.weight_dtype)
+    return scaled_hidden, scaled_weight, None, None, None, None, None, None
+
+
+chunked_nll.register_autograd(_scale_gradients, setup_context=_keep_gradients)
