@@ -1,0 +1,365 @@
+"""``automodel preprocess``: nanogpt (text to token files), tokenizer (train a BPE), verify."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from automodel_cli.cli import console
+from automodel_cli.config.load import load_config
+from automodel_cli.config.schema_preprocess import (
+    PreprocessNanogptConfig,
+    TokenizerTrainConfig,
+    VerifyConfig,
+)
+
+if TYPE_CHECKING:
+    from automodel_cli.corpus.pipeline import Progress
+    from automodel_cli.recipes.preprocess import PreprocessResult
+    from automodel_cli.recipes.verify import VerifyReport
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Text to token files: nanogpt, tokenizer, verify.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_INPUT, _OUTPUT, _SPEED = "Input", "Output", "Speed"
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file with these settings.")]
+Dataset = Annotated[
+    str | None,
+    typer.Option(help="Hub dataset, or a local file, folder or glob.", rich_help_panel=_INPUT),
+]
+SetName = Annotated[str | None, typer.Option(help="Configuration of a Hub dataset.", rich_help_panel=_INPUT)]
+Split = Annotated[
+    str | None, typer.Option(help="Split of a Hub dataset (default: train).", rich_help_panel=_INPUT)
+]
+TextKey = Annotated[
+    str | None, typer.Option(help="Field or column with the text (default: text).", rich_help_panel=_INPUT)
+]
+Document = Annotated[
+    str | None,
+    typer.Option(
+        help="What a document is in text files: file (default), line, or a delimiter such as '\\n\\n'.",
+        rich_help_panel=_INPUT,
+    ),
+]
+OutputDir = Annotated[
+    str | None, typer.Option("--output-dir", "-o", help="Folder to write.", rich_help_panel=_OUTPUT)
+]
+Overwrite = Annotated[
+    bool | None,
+    typer.Option("--overwrite", help="Replace what is in the folder.", rich_help_panel=_OUTPUT),
+]
+
+
+@app.command()
+def nanogpt(
+    dataset: Dataset = None,
+    set_name: SetName = None,
+    split: Split = None,
+    text_key: TextKey = None,
+    document: Document = None,
+    max_tokens: Annotated[
+        str | None,
+        typer.Option(
+            "--max-tokens",
+            "-m",
+            help="Tokens to write, exactly: 500K, 500M, 10B (default: all).",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            help="gpt2 (default), another tiktoken name, a Hugging Face id or folder, byte, or char.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = None,
+    output_dir: OutputDir = None,
+    output_format: Annotated[
+        str | None,
+        typer.Option(
+            "--format", help="bin (with header, default) or raw (nanoGPT's).", rich_help_panel=_OUTPUT
+        ),
+    ] = None,
+    eot: Annotated[
+        str | None,
+        typer.Option(
+            help="End-of-text: prepend (default in bin), append (in raw) or none.", rich_help_panel=_OUTPUT
+        ),
+    ] = None,
+    val_fraction: Annotated[
+        float | None, typer.Option(help="Part of the documents for val.bin.", rich_help_panel=_OUTPUT)
+    ] = None,
+    val_tokens: Annotated[
+        str | None, typer.Option(help="Tokens for val.bin, instead of a fraction.", rich_help_panel=_OUTPUT)
+    ] = None,
+    shard_tokens: Annotated[
+        str | None, typer.Option(help="Tokens a file holds (default: 1B).", rich_help_panel=_OUTPUT)
+    ] = None,
+    shuffle: Annotated[
+        bool | None, typer.Option("--shuffle", help="Documents in random order.", rich_help_panel=_OUTPUT)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of --shuffle and of the validation split.", rich_help_panel=_OUTPUT)
+    ] = None,
+    overwrite: Overwrite = None,
+    strict: Annotated[
+        bool | None, typer.Option("--strict", help="Stop at the first bad row.", rich_help_panel=_INPUT)
+    ] = None,
+    dry_run: Annotated[
+        bool | None,
+        typer.Option("--dry-run", help="Say what would be done, and stop.", rich_help_panel=_OUTPUT),
+    ] = None,
+    num_workers: Annotated[
+        int | None,
+        typer.Option(help="Processes that tokenise (default: one a core).", rich_help_panel=_SPEED),
+    ] = None,
+    chunk_size: Annotated[
+        int | None, typer.Option(help="Documents a task (default: 256).", rich_help_panel=_SPEED)
+    ] = None,
+    prefetch: Annotated[
+        int | None, typer.Option(help="Tasks under way a worker (default: 4).", rich_help_panel=_SPEED)
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(help="What encodes: auto (default), reference or fast.", rich_help_panel=_SPEED),
+    ] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Text to nanoGPT-style token files.
+
+    Without options: FineWeb (sample-10BT) from the Hugging Face Hub with GPT-2's tokenizer.
+    """
+    flags = {
+        "dataset": dataset,
+        "set_name": set_name,
+        "split": split,
+        "text_key": text_key,
+        "document": document,
+        "max_tokens": max_tokens,
+        "tokenizer": tokenizer,
+        "output_dir": output_dir,
+        "format": output_format,
+        "eot": eot,
+        "val_fraction": val_fraction,
+        "val_tokens": val_tokens,
+        "shard_tokens": shard_tokens,
+        "shuffle": shuffle,
+        "seed": seed,
+        "overwrite": overwrite,
+        "strict": strict,
+        "dry_run": dry_run,
+        "num_workers": num_workers,
+        "chunk_size": chunk_size,
+        "prefetch": prefetch,
+        "engine": engine,
+    }
+    cfg = load_config(PreprocessNanogptConfig, config, flags=flags)
+
+    from automodel_cli.recipes import preprocess as recipe
+
+    started_s = time.monotonic()
+    with _Bars() as bars:
+        result = recipe.run(cfg, progress=bars, say=console.say)
+    if result.manifest is not None:
+        _show_corpus(result, time.monotonic() - started_s)
+
+
+@app.command()
+def tokenizer(
+    dataset: Dataset = None,
+    vocab_size: Annotated[
+        str | None, typer.Option(help="Entries (default: 32768).", rich_help_panel=_OUTPUT)
+    ] = None,
+    output_dir: OutputDir = None,
+    set_name: SetName = None,
+    split: Split = None,
+    text_key: TextKey = None,
+    document: Document = None,
+    max_bytes: Annotated[
+        str | None,
+        typer.Option(
+            help="Text to learn from, drawn at random of more (default: 1B).", rich_help_panel=_INPUT
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides what is drawn.", rich_help_panel=_INPUT)] = None,
+    overwrite: Overwrite = None,
+    config: ConfigFile = None,
+) -> None:
+    """Train a byte-level BPE on your own text; AutoTokenizer opens the result."""
+    flags = {
+        "dataset": dataset,
+        "vocab_size": vocab_size,
+        "output_dir": output_dir,
+        "set_name": set_name,
+        "split": split,
+        "text_key": text_key,
+        "document": document,
+        "max_bytes": max_bytes,
+        "seed": seed,
+        "overwrite": overwrite,
+    }
+    cfg = load_config(TokenizerTrainConfig, config, flags=flags)
+
+    from automodel_cli.recipes import train_tokenizer as recipe
+
+    with _Bars() as bars:
+        result = recipe.run(cfg, progress=bars, say=console.say)
+    rows = [
+        ("entries", f"{result.tokenizer.vocab_size:,}"),
+        ("learned from", f"{result.documents:,} documents, {result.text_bytes / 1e6:,.1f} MB"),
+        ("bytes per token", f"{result.bytes_per_token:.2f}"),
+        ("fingerprint", result.tokenizer.fingerprint()),
+        ("use it with", f"automodel preprocess nanogpt --tokenizer {result.folder}"),
+    ]
+    _show_bad_rows(len(result.bad_rows), result.bad_rows)
+    console.facts(f"Tokenizer in {result.folder}", rows)
+
+
+@app.command()
+def verify(
+    path: Annotated[
+        str | None, typer.Argument(help="Corpus folder, or a token file (ours, NeMo's, nanoGPT's).")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Tokenizer to check and decode with where there is no manifest.")
+    ] = None,
+    raw_dtype: Annotated[
+        str | None, typer.Option(help="Type of a file without header: uint16 (default) or uint32.")
+    ] = None,
+    documents: Annotated[int | None, typer.Option(help="Documents to show (default: 2).")] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Check headers, sizes, hashes, ids and document index of token files; show the first documents."""
+    flags = {"path": path, "tokenizer": tokenizer, "raw_dtype": raw_dtype, "documents": documents}
+    cfg = load_config(VerifyConfig, config, flags=flags)
+
+    from automodel_cli.recipes import verify as recipe
+
+    with console.Progress("hashing", unit="bytes") as progress:
+        report = recipe.run(cfg, progress=progress)
+    _show_report(report)
+    if report.problems:
+        raise typer.Exit(1)
+
+
+# ------------------------------------------------------------------------------------------- showing
+
+
+_TITLES = {
+    "characters": "finding characters",
+    "counting": "counting tokens",
+    "gathering": "tokenising",
+    "writing": "writing tokens",
+    "reading": "reading text",
+}
+
+
+class _Bars:
+    """A bar for each phase of a run, from the recipe's ``Progress`` events."""
+
+    def __init__(self) -> None:
+        self._phase = ""
+        self._bar: console.Progress | None = None
+        self._started_s = 0.0
+
+    def __enter__(self) -> _Bars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.__exit__()
+
+    def __call__(self, event: Progress) -> None:
+        if event.phase != self._phase:
+            self.__exit__()
+            self._phase, self._started_s = event.phase, time.monotonic()
+            unit = "tokens" if event.tokens_wanted else "bytes"
+            self._bar = console.Progress(_TITLES[event.phase], unit=unit)
+        assert self._bar is not None
+        elapsed_s = max(time.monotonic() - self._started_s, 1e-6)
+        if event.tokens_wanted:
+            done, wanted = event.tokens, event.tokens_wanted
+        else:
+            done, wanted = event.text_bytes, event.bytes_wanted or 0
+        parts = [f"{event.documents:,} documents", f"{event.tokens:,} tokens" if event.tokens else ""]
+        parts += [f"{event.text_bytes / elapsed_s / 1e6:,.1f} MB/s"]
+        if wanted and done and not console.is_terminal():
+            parts.append(f"ETA {_duration(elapsed_s * (wanted - done) / done)}")
+        if event.bad_rows:
+            parts.append(f"{event.bad_rows:,} bad rows")
+        self._bar(min(done, wanted) if wanted else done, wanted, ", ".join(part for part in parts if part))
+
+
+def _duration(seconds: float) -> str:
+    seconds = max(0, round(seconds))
+    hours, minutes = seconds // 3600, seconds % 3600 // 60
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds % 60:02d}s"
+
+
+def _show_corpus(result: PreprocessResult, elapsed_s: float) -> None:
+    manifest = result.manifest
+    assert manifest is not None
+    rows = []
+    for split, name in (("train", "train"), ("val", "validation")):
+        files = manifest.token_files(split)  # type: ignore[arg-type]
+        if files:
+            tokens, documents = sum(f.tokens for f in files), sum(f.documents for f in files)
+            shards = files[0].name if len(files) == 1 else f"{files[0].name} ... {files[-1].name}"
+            rows.append((name, f"{tokens:,} tokens, {documents:,} documents in {shards}"))
+    name = manifest.tokenizer["name"]
+    rows += [
+        (
+            "tokenizer",
+            f"{name}, {manifest.tokenizer['vocab_size']:,} ids, {manifest.tokenizer['fingerprint']}",
+        ),
+        ("layout", f"{manifest.layout}, {manifest.dtype}, end-of-text {manifest.eot}"),
+        ("bad rows", f"{manifest.bad_rows:,}"),
+        ("size", f"{sum(f.bytes for f in manifest.files) / 1e6:,.1f} MB"),
+    ]
+    if not result.already_complete:
+        rows.append(("time", f"{_duration(elapsed_s)}{' (continued)' if result.continued else ''}"))
+    _show_bad_rows(manifest.bad_rows, result.bad_rows)
+    console.facts(f"Corpus in {result.folder}", rows)
+
+
+def _show_bad_rows(count: int, first: list[str]) -> None:
+    for line in first:
+        console.warn(f"bad row {line}")
+    if count > len(first) > 0:
+        console.warn(f"and {count - len(first):,} more bad rows")
+
+
+def _show_report(report: VerifyReport) -> None:
+    columns = ("file", "layout", "dtype", "tokens", "documents", "largest id")
+    rows = [
+        (
+            file.name,
+            file.layout,
+            file.dtype,
+            f"{file.tokens:,}",
+            "" if file.documents is None else f"{file.documents:,}",
+            f"{file.largest_id:,}",
+        )
+        for file in report.files
+    ]
+    if rows:
+        console.table(str(report.path), columns, rows, right=columns[3:])
+    for name, text in report.documents:
+        console.say(f"{name}: {text!r}")
+    for line in report.warnings:
+        console.warn(line)
+    for line in report.problems:
+        console.warn(f"PROBLEM {line}")
+    if report.problems:
+        console.say(f"{len(report.problems)} problems found")
+    elif report.hashed:
+        console.say(f"sound: {report.hashed} files match the manifest")
+    else:
+        console.say("sound, as far as files without a manifest can tell")

@@ -1,0 +1,152 @@
+"""The road from a source to a sink: units out, token chunks back in order, a journal on the way.
+
+1. the source cuts itself into units (``documents``, ``cutting``, ``hub``)
+2. workers turn units into token buffers (``tokenise``, ``pool``), in this process if there is only one
+3. chunks reach the sink in source order (``corpus_writer`` or ``shuffle``), until the source ends or the sink is full
+4. between two chunks, when a shard was finished, the position is written down
+
+Nothing here knows what the sink writes; ``preprocess megatron`` hands in another one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from automodel_cli.corpus.journal import EVERY_TOKENS
+from automodel_cli.corpus.pool import OrderedPool
+from automodel_cli.corpus.tokenise import Tokeniser, Work
+from automodel_cli.corpus.tokenizer_base import Tokenizer
+from automodel_cli.corpus.units import BadRow, TokenChunk, Unit
+from automodel_cli.errors import DataError
+
+FIRST_BAD_ROWS = 10  # named; the rest are counted
+
+
+class Sink(Protocol):
+    """Where token chunks go, in order."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens taken so far."""
+        ...
+
+    @property
+    def documents(self) -> int:
+        """Documents taken so far."""
+        ...
+
+    @property
+    def full(self) -> bool:
+        """Whether it wants no more."""
+        ...
+
+    def feed(self, chunk: TokenChunk) -> bool:
+        """Take a chunk; True if something was published, so that the position is worth writing down."""
+        ...
+
+    def sync(self) -> dict[str, Any]:
+        """Make all durable and say (in JSON) how to go on from here."""
+        ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What has been done so far, for bars and lines; ``*_wanted`` are None where nobody knows."""
+
+    phase: str
+    documents: int
+    tokens: int
+    text_bytes: int
+    bad_rows: int
+    tokens_wanted: int | None = None
+    bytes_wanted: int | None = None
+
+
+@dataclass
+class BadRows:
+    """Rows without usable text: how many, and the first ones by file and line."""
+
+    strict: bool = False
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, unit: Unit, rows_before: int, bad: list[BadRow]) -> None:
+        """Count; ``rows_before`` is the number of rows of this file in earlier units.
+
+        Raises:
+            DataError: in strict mode, at the first one.
+        """
+        for row in bad:
+            place = row.name or f"{unit.name}:{rows_before + row.row + 1}"
+            if self.strict:
+                raise DataError(f"bad row {place}: {row.reason}", "repair it, or go on without --strict")
+            self.count += 1
+            if len(self.first) < FIRST_BAD_ROWS:
+                self.first.append(f"{place}: {row.reason}")
+
+
+def drive(
+    chunks: Iterator[tuple[Unit, TokenChunk]],
+    sink: Sink,
+    bad_rows: BadRows,
+    *,
+    rows: int = 0,
+    note: Callable[[dict[str, Any], int], None],
+    tell: Callable[[int], None],
+) -> None:
+    """Feed ``sink`` until it is full or there is no more.
+
+    Args:
+        rows: rows of the first unit's file before that unit (after an interruption).
+        note: called with the cursor and rows to go on from, when that is worth writing down.
+        tell: called after each chunk with the bytes of text it stood for.
+    """
+    file = None
+    noted_at = sink.tokens
+    worth_noting = False
+    for unit, chunk in chunks:
+        rows = rows if file in (None, unit.file) else 0
+        file = unit.file
+        if worth_noting or sink.tokens - noted_at >= EVERY_TOKENS:
+            note(unit.cursor, rows)
+            noted_at, worth_noting = sink.tokens, False
+        bad_rows.add(unit, rows, chunk.bad)
+        rows += chunk.rows
+        worth_noting |= sink.feed(chunk)
+        tell(chunk.text_bytes)
+        if sink.full:
+            return
+
+
+@contextlib.contextmanager
+def tokenising(
+    work: Work, tokenizer: Tokenizer, *, num_workers: int, prefetch: int
+) -> Generator[Callable[[Iterator[Unit]], Iterator[tuple[Unit, TokenChunk]]]]:
+    """What maps units to ``(unit, chunk)`` in order: a pool, or this process when one worker is asked for."""
+    if num_workers <= 1:
+        tokeniser = Tokeniser(tokenizer, work.read, work.eot)
+        yield lambda units: ((unit, tokeniser(unit)) for unit in units)
+        return
+    window = num_workers * prefetch
+    with OrderedPool(work, num_workers=num_workers, window=window, dtype=tokenizer.dtype) as pool:
+        yield pool.run
+
+
+class Count:
+    """A sink that only counts."""
+
+    full = False
+
+    def __init__(self) -> None:
+        self.tokens = self.documents = 0
+
+    def feed(self, chunk: TokenChunk) -> bool:
+        self.tokens += len(chunk.tokens)
+        self.documents += len(chunk.lengths) - chunk.continues
+        return False
+
+    def sync(self) -> dict[str, Any]:
+        return {}

@@ -1,0 +1,205 @@
+"""From a unit to its texts, in whichever process runs it. A bad row is reported, never fatal; a file that cannot
+be read is an error.
+
+Bad: a line that is not JSON, a row that is not an object, lacks the text key, or holds null or something that is
+no string, bytes that are not UTF-8, and lone surrogates (``"\\ud800"``), which no tokenizer can take.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from automodel_cli.corpus.units import BadRow, ReadOptions, Texts, Unit
+from automodel_cli.errors import DataError
+
+BOM = b"\xef\xbb\xbf"
+MISSING = object()
+NOT_UTF8 = "not UTF-8"
+_decode_json = json.JSONDecoder().decode
+
+
+def read_unit(unit: Unit, options: ReadOptions) -> Texts:
+    """The documents of ``unit``, in order.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        return _READERS[unit.kind](unit, options)
+    except OSError as error:
+        raise DataError(f"cannot read {unit.name}: {error.strerror or error}", "check the file") from error
+
+
+def _content(unit: Unit) -> bytes:
+    """The bytes of a unit: handed over, or ``start`` to ``stop`` of its file."""
+    if unit.payload is not None:
+        return unit.payload
+    with Path(unit.path).open("rb") as handle:
+        handle.seek(unit.start)
+        data = handle.read(unit.stop - unit.start)
+    if len(data) != unit.stop - unit.start:
+        raise DataError(f"{unit.name} became shorter while it was read", "run the command again")
+    return data
+
+
+def _without_bom(unit: Unit) -> bytes:
+    data = _content(unit)
+    return data[3:] if unit.start == 0 and data.startswith(BOM) else data
+
+
+# ---------------------------------------------------------------------------------------------- rows
+
+
+def text_of(value: Any) -> str | BadRow:
+    """A text that can be encoded, or what is wrong with it (row 0; the caller knows the number)."""
+    if isinstance(value, BadRow):
+        return value
+    if isinstance(value, str):
+        if not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                return BadRow(0, "lone surrogate")
+        return value
+    if value is MISSING:
+        return BadRow(0, "no text key")
+    return BadRow(0, "text is null" if value is None else f"text is {_kind_of(value)}, not a string")
+
+
+def _kind_of(value: Any) -> str:
+    names = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    return names.get(type(value), type(value).__name__)
+
+
+def pick_text(row: Any, key: str) -> Any:
+    """``row[key]``, MISSING, or a BadRow if the row is no object."""
+    return (
+        row.get(key, MISSING)
+        if isinstance(row, dict)
+        else BadRow(0, f"row is {_kind_of(row)}, not an object")
+    )
+
+
+def _read_jsonl(unit: Unit, options: ReadOptions) -> Texts:
+    data = _without_bom(unit)
+    surrogates_possible = b"\\u" in data  # the only way to write one in valid UTF-8
+    found = Texts([])
+    key = options.text_key
+    for row, line in enumerate(_lines(data)):
+        if not line or line.isspace():
+            continue
+        try:
+            value = _decode_json(line.decode())[key]
+        except UnicodeDecodeError:
+            value = BadRow(row, NOT_UTF8)
+        except (ValueError, RecursionError):
+            value = BadRow(row, "malformed JSON")
+        except (KeyError, TypeError, IndexError):
+            value = pick_text(json.loads(line), key)
+        if type(value) is not str or surrogates_possible:
+            value = text_of(value)
+        if isinstance(value, BadRow):
+            found.bad.append(BadRow(row, value.reason))
+        else:
+            found.texts.append(value)
+    found.rows = _count_lines(data)
+    return found
+
+
+def _lines(data: bytes) -> list[bytes]:
+    lines = data.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def _count_lines(data: bytes) -> int:
+    return data.count(b"\n") + (not data.endswith(b"\n") and bool(data))
+
+
+def _read_values(unit: Unit, options: ReadOptions) -> Texts:
+    """Texts and bad rows that the parent picked from a JSON array or a run of objects."""
+    found = Texts([], rows=len(unit.payload))
+    for row, value in enumerate(unit.payload):
+        if isinstance(value, BadRow):
+            found.bad.append(BadRow(row, value.reason))
+        else:
+            found.texts.append(value)
+    return found
+
+
+def _read_parquet(unit: Unit, options: ReadOptions) -> Texts:
+    from automodel_cli.corpus import columns  # pyarrow costs a quarter second; JSONL does not pay it
+
+    return columns.texts_of(columns.read_row_groups(unit, options.text_key))
+
+
+def _read_rows(unit: Unit, options: ReadOptions) -> Texts:
+    from automodel_cli.corpus import columns  # as above
+
+    return columns.texts_of(columns.unpack(unit.payload))
+
+
+# ---------------------------------------------------------------------------------------------- text
+
+
+def _read_lines(unit: Unit, options: ReadOptions) -> Texts:
+    """One document a line, without its line end; blank lines separate and are no documents."""
+    data = _without_bom(unit)
+    found = Texts([], rows=_count_lines(data))
+    for row, line in enumerate(_lines(data)):
+        if line and not line.isspace():
+            _add_text(found, row, line.removesuffix(b"\r"))
+    return found
+
+
+def _read_delimited(unit: Unit, options: ReadOptions) -> Texts:
+    """The text between delimiters, untouched; nothing between two of them is no document."""
+    parts = _without_bom(unit).split(options.document.encode())
+    found = Texts([], rows=len(parts) - (not parts[-1]))
+    for row, part in enumerate(parts):
+        if part and not part.isspace():
+            _add_text(found, row, part)
+    return found
+
+
+def _read_files(unit: Unit, options: ReadOptions) -> Texts:
+    """Small files, each one document as it is; an empty one is no document."""
+    found = Texts([])
+    for path, name in unit.payload:
+        data = Path(path).read_bytes().removeprefix(BOM)
+        if data:
+            _add_text(found, 0, data, name)
+    return found
+
+
+def _read_piece(unit: Unit, options: ReadOptions) -> Texts:
+    """Part of a large text that is one document; the parent made sure that it is UTF-8."""
+    return Texts([_without_bom(unit).decode()])
+
+
+def _read_bad(unit: Unit, options: ReadOptions) -> Texts:
+    return Texts([], bad=[BadRow(0, unit.payload, unit.name)])
+
+
+def _add_text(found: Texts, row: int, data: bytes, name: str | None = None) -> None:
+    try:
+        found.texts.append(data.decode())
+    except UnicodeDecodeError:
+        found.bad.append(BadRow(row, NOT_UTF8, name))
+
+
+_READERS: dict[str, Callable[[Unit, ReadOptions], Texts]] = {
+    "jsonl": _read_jsonl,
+    "line": _read_lines,
+    "delimited": _read_delimited,
+    "files": _read_files,
+    "piece": _read_piece,
+    "parquet": _read_parquet,
+    "rows": _read_rows,
+    "values": _read_values,
+    "bad": _read_bad,
+}

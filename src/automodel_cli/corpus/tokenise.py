@@ -1,0 +1,76 @@
+"""One unit of text to one buffer of token ids: what a worker does all day."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from automodel_cli.corpus.readers import read_unit
+from automodel_cli.corpus.tokenizer import load_tokenizer
+from automodel_cli.corpus.tokenizer_base import EngineChoice, Tokenizer, flatten
+from automodel_cli.corpus.units import ReadOptions, TokenChunk, Unit
+
+Eot = Literal["prepend", "append", "none"]
+_CHARACTERS_AT_ONCE = 1 << 18  # ids of so much text are narrowed together, while they are still in the cache
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that a worker process needs to know."""
+
+    tokenizer_folder: Path
+    engine: EngineChoice
+    read: ReadOptions
+    eot: Eot
+
+    def tokeniser(self) -> Tokeniser:
+        """The worker's own tokenizer, from the folder."""
+        tokenizer = load_tokenizer(self.tokenizer_folder)
+        tokenizer.use_engine(self.engine)
+        return Tokeniser(tokenizer, self.read, self.eot)
+
+
+class Tokeniser:
+    """Reads a unit and encodes its documents, end-of-text included, into one buffer."""
+
+    def __init__(self, tokenizer: Tokenizer, read: ReadOptions, eot: Eot) -> None:
+        self._encode = tokenizer.engine.encode
+        self._dtype = tokenizer.dtype
+        self._read = read
+        assert eot == "none" or tokenizer.eot_id is not None, "the recipe refuses such a tokenizer"
+        separator = np.array([] if eot == "none" else [tokenizer.eot_id], dtype=np.uint32)
+        nothing = separator[:0]
+        self._before = separator if eot == "prepend" else nothing
+        self._after = separator if eot == "append" else nothing
+
+    def __call__(self, unit: Unit) -> TokenChunk:
+        found = read_unit(unit, self._read)
+        chunk = self.encode(found.texts, continues=unit.continues, unfinished=unit.unfinished)
+        chunk.split = unit.split
+        chunk.rows, chunk.bad, chunk.text_bytes = found.rows, found.bad, unit.size
+        return chunk
+
+    def encode(self, texts: list[str], *, continues: bool = False, unfinished: bool = False) -> TokenChunk:
+        """Ids of ``texts``. A document that began in an earlier unit gets no end-of-text before it, one that goes
+        on in a later unit none after it."""
+        buffers: list[np.ndarray] = []
+        lengths: list[np.ndarray] = []
+        pieces: list[np.ndarray] = []
+        characters = 0
+        for number, text in enumerate(texts):
+            first, last = number == 0, number == len(texts) - 1
+            pieces.append(self._before[:0] if continues and first else self._before)
+            pieces.append(self._encode(text))
+            pieces.append(self._after[:0] if unfinished and last else self._after)
+            characters += len(text)
+            if characters >= _CHARACTERS_AT_ONCE or last:
+                flat, sizes = flatten(pieces, self._dtype)
+                buffers.append(flat)
+                lengths.append(sizes.reshape(-1, 3).sum(axis=1))
+                pieces, characters = [], 0
+        if not buffers:
+            return TokenChunk(np.zeros(0, self._dtype), np.zeros(0, np.int64), continues, unfinished)
+        return TokenChunk(np.concatenate(buffers), np.concatenate(lengths), continues, unfinished)

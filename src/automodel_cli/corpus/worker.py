@@ -1,0 +1,68 @@
+"""A worker process of the pipeline: ``python -m automodel_cli.corpus.worker IN OUT`` with two inherited pipes.
+
+It reads pickled units from IN and writes answers to OUT until IN ends, which also happens when the parent dies.
+A thread drains IN, so that the parent never waits to hand out work while this process waits to hand in results.
+An answer is a pickled ``(kind, value)`` and, for ``"chunk"``, the token buffer after it, as raw bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any
+
+from automodel_cli.corpus.engines import EngineMismatch
+from automodel_cli.corpus.tokenise import Tokeniser, Work
+from automodel_cli.errors import AutomodelError
+
+
+def _drain(connection: Connection, tasks: queue.SimpleQueue[Any]) -> None:
+    """Move everything that arrives into ``tasks``; leave at once when the parent is gone or has enough."""
+    try:
+        while True:
+            tasks.put(connection.recv())
+    except (EOFError, OSError):
+        os._exit(0)
+
+
+def _answer(tokeniser: Tokeniser, unit: Any, out: Connection) -> None:
+    try:
+        chunk = tokeniser(unit)
+    except EngineMismatch as error:
+        out.send(("mismatch", str(error)))
+    except AutomodelError as error:
+        out.send(("error", error))
+    except Exception:
+        out.send(("bug", traceback.format_exc()))
+    else:
+        tokens, chunk.tokens = chunk.tokens, chunk.tokens[:0]
+        out.send(("chunk", chunk))
+        out.send_bytes(tokens.data)
+
+
+def main(argv: list[str]) -> None:
+    """Serve until the parent closes the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    incoming, out = Connection(int(argv[0]), writable=False), Connection(int(argv[1]), readable=False)
+    work: Work = incoming.recv()
+    tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=_drain, args=(incoming, tasks), daemon=True).start()
+    try:
+        tokeniser = work.tokeniser()
+    except AutomodelError as error:
+        out.send(("error", error))
+        return
+    while True:
+        _answer(tokeniser, tasks.get(), out)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except BrokenPipeError:
+        sys.exit(0)  # the parent has enough

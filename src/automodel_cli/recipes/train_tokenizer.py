@@ -1,0 +1,117 @@
+"""A byte-level BPE from one's own text: read documents (a random part of much text), train, save."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from automodel_cli.config.schema_preprocess import TokenizerTrainConfig
+from automodel_cli.corpus.documents import Source, open_source
+from automodel_cli.corpus.pipeline import BadRows, Progress
+from automodel_cli.corpus.readers import read_unit
+from automodel_cli.corpus.splitting import document_hash
+from automodel_cli.corpus.tokenizer_base import TOKENIZER_FILE
+from automodel_cli.corpus.tokenizer_hf import HFTokenizer
+from automodel_cli.corpus.train_bpe import train_bpe
+from automodel_cli.errors import ConfigError
+from automodel_cli.files import exclusive_lock
+
+_CHUNK_DOCUMENTS = 256
+
+
+@dataclass(frozen=True)
+class TokenizerTrainResult:
+    """The tokenizer, where it is, and what it learned from."""
+
+    folder: Path
+    tokenizer: HFTokenizer
+    documents: int
+    text_bytes: int
+    bytes_per_token: float
+    bad_rows: list[str]
+
+
+def run(
+    cfg: TokenizerTrainConfig, *, progress: Callable[[Progress], None], say: Callable[[str], None]
+) -> TokenizerTrainResult:
+    """Train and save.
+
+    Raises:
+        ConfigError: the folder holds another tokenizer, or the size cannot be.
+        DataError: the source cannot be read or holds too little text.
+    """
+    folder = Path(cfg.output_dir)
+    source = open_source(
+        cfg.dataset, set_name=cfg.set_name, split=cfg.split, text_key=cfg.text_key, document=cfg.document
+    )
+    if source.note:
+        say(source.note)
+    reading = _Reading(source, cfg, progress)
+    folder.mkdir(parents=True, exist_ok=True)
+    with exclusive_lock(folder / ".lock", busy=f"another process is writing to {folder}"):
+        if not cfg.overwrite and (folder / "tokenizer.json").exists():
+            raise ConfigError(f"{folder} holds a tokenizer", "use another --output-dir, or --overwrite")
+        tokenizer = train_bpe(reading.texts(), cfg.vocab_size, name=folder.resolve().name)
+        (folder / TOKENIZER_FILE).unlink(missing_ok=True)  # it names the fingerprint of what is replaced
+        tokenizer.save(folder)
+    sample = reading.sample
+    ids = len(tokenizer.encode(sample))
+    return TokenizerTrainResult(
+        folder,
+        tokenizer,
+        reading.documents,
+        reading.text_bytes,
+        bytes_per_token=len(sample.encode()) / max(ids, 1),
+        bad_rows=reading.bad_rows.first,
+    )
+
+
+class _Reading:
+    """The documents to learn from; counts them on the way and keeps a little text to measure with."""
+
+    def __init__(
+        self, source: Source, cfg: TokenizerTrainConfig, progress: Callable[[Progress], None]
+    ) -> None:
+        self._source, self._cfg, self._progress = source, cfg, progress
+        self.documents = self.text_bytes = self._ordinal = 0
+        self.sample = ""
+        self.bad_rows = BadRows()
+
+    def _share(self) -> float:
+        """The part of the documents to draw: all of a source that is small enough or of unknown size."""
+        total, wanted = self._source.total_bytes, self._cfg.max_bytes
+        return 1.0 if total is None or wanted is None or total <= wanted else wanted / total
+
+    def texts(self) -> Iterator[str]:
+        share = self._share()
+        file, rows = None, 0
+        for unit in self._source.units(None, _CHUNK_DOCUMENTS):
+            found = read_unit(unit, self._source.options)
+            rows = 0 if unit.file != file else rows
+            file = unit.file
+            self.bad_rows.add(unit, rows, found.bad)
+            rows += found.rows
+            numbers = self._ordinal + np.arange(len(found.texts))
+            self._ordinal += len(found.texts)
+            drawn = document_hash(self._cfg.seed, "tokenizer", numbers) / 2**64 < share
+            for text, chosen in zip(found.texts, drawn.tolist(), strict=True):
+                if chosen:
+                    self._count(text)
+                    yield text
+            counts = (self.documents, 0, self.text_bytes, self.bad_rows.count)
+            self._progress(Progress("reading", *counts, None, self._wanted()))
+            if self._cfg.max_bytes is not None and self.text_bytes >= self._cfg.max_bytes:
+                return
+
+    def _wanted(self) -> int | None:
+        known = [size for size in (self._source.total_bytes, self._cfg.max_bytes) if size is not None]
+        return min(known) if self._source.total_bytes is not None else None
+
+    def _count(self, text: str) -> None:
+        self.documents += 1
+        self.text_bytes += len(text.encode())
+        if len(self.sample) < 1 << 20:
+            self.sample += text[: 1 << 16]

@@ -1,0 +1,255 @@
+"""Check token files: headers, sizes, hashes, the largest id, document index, and the first documents as text.
+
+With a manifest every file that it lists is hashed, so one changed byte anywhere is found and its file named. Without
+one (NeMo's and nanoGPT's files) the checks are those that the files themselves allow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from automodel_cli.config.schema_preprocess import VerifyConfig
+from automodel_cli.corpus.manifest import (
+    MANIFEST_NAME,
+    CorpusFile,
+    CorpusManifest,
+    find_manifest,
+    read_corpus_manifest,
+)
+from automodel_cli.corpus.nanogpt_bin import (
+    TokenReader,
+    bos_index_fits,
+    bos_index_path,
+    inspect_token_file,
+    iter_chunks,
+    read_bos_index,
+)
+from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
+from automodel_cli.errors import AutomodelError, DataError
+from automodel_cli.files import hash_file
+
+_SHOWN_TOKENS = 48
+ProgressCallback = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """One token file as it was found."""
+
+    name: str
+    layout: str
+    dtype: str
+    tokens: int
+    documents: int | None
+    largest_id: int
+
+
+@dataclass
+class VerifyReport:
+    """What was found; the corpus is sound if ``problems`` is empty. Each problem names its file."""
+
+    path: Path
+    manifest: CorpusManifest | None = None
+    files: list[FileReport] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    documents: list[tuple[str, str]] = field(default_factory=list)  # (file, text)
+    hashed: int = 0
+
+
+def run(cfg: VerifyConfig, *, progress: ProgressCallback) -> VerifyReport:
+    """Check what ``cfg.path`` names; ``progress(bytes done, bytes in all, file)``.
+
+    Raises:
+        DataError: there is nothing to check.
+    """
+    path = Path(cfg.path)
+    folder = path.parent if path.name == MANIFEST_NAME else path
+    if folder.is_dir():
+        return _verify_folder(cfg, folder, progress)
+    if not path.is_file():
+        raise DataError(f"there is no file or folder {path}", "name a corpus folder or a token file")
+    return _verify_file(cfg, path, progress)
+
+
+def _verify_folder(cfg: VerifyConfig, folder: Path, progress: ProgressCallback) -> VerifyReport:
+    report = VerifyReport(folder)
+    if not (folder / MANIFEST_NAME).exists():
+        found = sorted(folder.glob("*.bin"))
+        if not found:
+            raise DataError(
+                f"{folder} holds no manifest.json and no .bin file", "name a folder of token files"
+            )
+        report.warnings.append(f"{folder} has no manifest.json: nothing to compare hashes with")
+        tokenizer = _tokenizer(cfg, None, report)
+        for token_file in found:
+            _check_tokens(report, token_file, token_file.name, None, tokenizer, cfg)
+        return report
+    try:
+        report.manifest = read_corpus_manifest(folder)
+    except DataError as error:
+        report.problems.append(error.message)
+        return report
+    _check_listed(report, report.manifest.files, progress)
+    tokenizer = _tokenizer(cfg, report.manifest, report)
+    for file in report.manifest.token_files():
+        if (folder / file.name).is_file():
+            _check_tokens(report, folder / file.name, file.name, file, tokenizer, cfg)
+    _check_totals(report, report.manifest)
+    return report
+
+
+def _verify_file(cfg: VerifyConfig, path: Path, progress: ProgressCallback) -> VerifyReport:
+    report = VerifyReport(path)
+    try:
+        report.manifest = find_manifest(path)
+    except DataError as error:
+        report.problems.append(error.message)
+    listed = None
+    if report.manifest is not None:
+        names = (path.name, bos_index_path(path).name)
+        files = [file for file in report.manifest.files if file.name in names]
+        _check_listed(report, files, progress)
+        listed = next(file for file in files if file.name == path.name)
+    _check_tokens(report, path, path.name, listed, _tokenizer(cfg, report.manifest, report), cfg)
+    return report
+
+
+def _check_listed(
+    report: VerifyReport, files: list[CorpusFile] | tuple[CorpusFile, ...], progress: ProgressCallback
+) -> None:
+    """Size and hash of every file against the manifest."""
+    assert report.manifest is not None
+    total = sum(file.bytes for file in files)
+    done = 0
+    for file in files:
+        path = report.manifest.path(file)
+        if not path.is_file():
+            report.problems.append(f"{path} is missing")
+        elif path.stat().st_size != file.bytes:
+            report.problems.append(
+                f"{path} is {path.stat().st_size:,} bytes long, the manifest says {file.bytes:,}"
+            )
+        elif hash_file(path) != file.xxh3:
+            report.problems.append(f"{path} was changed: its hash is not the one in the manifest")
+        report.hashed += 1
+        done += file.bytes
+        progress(done, total, file.name)
+
+
+def _tokenizer(cfg: VerifyConfig, manifest: CorpusManifest | None, report: VerifyReport) -> Tokenizer | None:
+    try:
+        if cfg.tokenizer is not None:
+            return open_tokenizer(cfg.tokenizer)
+        if manifest is not None and manifest.tokenizer_folder is not None:
+            tokenizer = load_tokenizer(manifest.tokenizer_folder)
+            if tokenizer.fingerprint() != manifest.tokenizer["fingerprint"]:
+                report.problems.append(
+                    f"{manifest.tokenizer_folder} is not the tokenizer that the manifest names"
+                )
+            return tokenizer
+    except AutomodelError as error:
+        if cfg.tokenizer is not None:
+            raise
+        report.problems.append(error.message)
+    return None
+
+
+def _check_tokens(
+    report: VerifyReport,
+    path: Path,
+    name: str,
+    listed: CorpusFile | None,
+    tokenizer: Tokenizer | None,
+    cfg: VerifyConfig,
+) -> None:
+    """Header, length, ids and index of one token file."""
+    manifest = report.manifest
+    raw_dtype = manifest.dtype if manifest is not None else cfg.raw_dtype
+    try:
+        file = inspect_token_file(path, raw_dtype=raw_dtype)
+    except DataError as error:
+        report.problems.append(error.message)
+        return
+    if listed is not None and file.num_tokens != listed.tokens:
+        report.problems.append(
+            f"{path} holds {file.num_tokens:,} tokens, the manifest says {listed.tokens:,}"
+        )
+    with TokenReader(file, mmap=False) as reader:
+        largest = max((int(chunk.max(initial=0)) for chunk in iter_chunks(reader)), default=0)
+        vocab_size = manifest.tokenizer["vocab_size"] if manifest else getattr(tokenizer, "vocab_size", None)
+        if vocab_size is not None and file.num_tokens and largest >= vocab_size:
+            report.problems.append(
+                f"{path} holds token id {largest}, but the vocabulary ends at {vocab_size - 1}"
+            )
+        positions = _check_index(report, reader, listed)
+        if tokenizer is not None and cfg.documents:
+            _show_documents(report, reader, name, positions, tokenizer, cfg.documents)
+    documents = None if positions is None else len(positions)
+    report.files.append(FileReport(name, file.layout, file.dtype.name, file.num_tokens, documents, largest))
+
+
+def _check_index(report: VerifyReport, reader: TokenReader, listed: CorpusFile | None) -> np.ndarray | None:
+    """The document positions, if there is an index and it is right."""
+    path = reader.file.path
+    ours = report.manifest is not None and listed is not None
+    complaints = report.problems if ours else report.warnings
+    try:
+        positions = read_bos_index(path, reader.num_tokens)
+    except DataError as error:
+        complaints.append(error.message)
+        return None
+    if positions is None or len(positions) == 0:
+        return positions
+    if ours:
+        assert report.manifest is not None and listed is not None
+        if len(positions) != listed.documents:
+            complaints.append(
+                f"{bos_index_path(path)} lists {len(positions):,} documents, the manifest says {listed.documents:,}"
+            )
+        eot_id, eot = report.manifest.tokenizer["eot_id"], report.manifest.eot
+        at = positions if eot == "prepend" else positions[positions > 0] - 1
+        fits = eot == "none" or bos_index_fits(reader, at, eot_id)
+    else:
+        fits = bos_index_fits(reader, positions, int(reader.read(int(positions[0]), 1)[0]))
+    if not fits:
+        complaints.append(f"{bos_index_path(path)} does not point at the beginnings of documents")
+        return None
+    return positions
+
+
+def _check_totals(report: VerifyReport, manifest: CorpusManifest) -> None:
+    tokens = sum(file.tokens for file in manifest.token_files())
+    documents = sum(file.documents for file in manifest.token_files())
+    if (tokens, documents) != (manifest.tokens, manifest.documents):
+        report.problems.append(
+            f"{manifest.folder / MANIFEST_NAME} says {manifest.tokens:,} tokens in {manifest.documents:,} documents, "
+            f"its files sum to {tokens:,} in {documents:,}"
+        )
+    known = {file.name for file in manifest.token_files()}
+    for path in sorted(manifest.folder.glob("*.bin")):
+        if path.name not in known:
+            report.warnings.append(f"{path} is not part of the corpus: the manifest does not list it")
+
+
+def _show_documents(
+    report: VerifyReport,
+    reader: TokenReader,
+    name: str,
+    positions: np.ndarray | None,
+    tokenizer: Tokenizer,
+    count: int,
+) -> None:
+    """The beginnings of the first documents, decoded; of a file without index, of the file."""
+    starts = [0] if positions is None or len(positions) == 0 else positions[:count].tolist()
+    stops = [*starts[1:], reader.num_tokens]
+    for start, stop in zip(starts, stops, strict=True):
+        ids = reader.read(start, min(stop - start, _SHOWN_TOKENS)).tolist()
+        try:
+            report.documents.append((name, tokenizer.decode(ids)))
+        except Exception as error:  # ids beyond the vocabulary; the problem is named already
+            report.documents.append((name, f"cannot be decoded: {type(error).__name__}"))
