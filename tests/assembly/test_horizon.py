@@ -43,7 +43,14 @@ def test_less_than_one_batch():
 
 @pytest.mark.parametrize(
     ("step", "every", "expected"),
-    [(10, 5, True), (11, 5, False), (12, 5, True), (12, "final", True), (10, "final", False), (12, None, False)],
+    [
+        (10, 5, True),
+        (11, 5, False),
+        (12, 5, True),
+        (12, "final", True),
+        (10, "final", False),
+        (12, None, False),
+    ],
 )
 def test_due(step, every, expected):
     assert due(step, every=every, last=12) is expected

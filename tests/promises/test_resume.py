@@ -33,7 +33,9 @@ def test_extending_a_run_continues_its_course(tiny_training, undisturbed):
     again = tiny_training.train("--fresh", **constant)
     assert again.returncode == 0, again.stderr
     assert tiny_training.losses() == losses
-    assert (tiny_training.folder / "run.old-1" / "metrics.jsonl").is_file()  # --fresh moved, and deleted nothing
+    assert (
+        tiny_training.folder / "run.old-1" / "metrics.jsonl"
+    ).is_file()  # --fresh moved, and deleted nothing
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])

@@ -65,7 +65,7 @@ def pretrain(
     check_foreign(cfg, trust=trust or ())
     invocation = context.obj if isinstance(context.obj, Invocation) else Invocation(())
     if invocation.wants_processes and not dry_run:
-        return _launch(invocation)
+        _refuse_launch(invocation)
     return _run(cfg, fresh=fresh, dry_run=dry_run, trust=tuple(trust or ()))
 
 
@@ -89,7 +89,8 @@ def _run(cfg: PretrainConfig, *, fresh: bool, dry_run: bool, trust: tuple[str, .
         return recipe.run(cfg, fresh=fresh, dry_run=dry_run, trust=trust, voice=voice)
 
 
-def _launch(invocation: Invocation) -> int:
-    from automodel_cli.recipes import launch  # type: ignore[attr-defined,unused-ignore]
-
-    return launch.run(invocation.arguments, invocation.launch)
+def _refuse_launch(invocation: Invocation) -> None:
+    flags = " ".join(f"--{flag} {value}" for flag, value in invocation.launch.items())
+    raise ConfigError(
+        f"{flags}: this version trains in one process", "leave the launch flags out, or ask for one process"
+    )

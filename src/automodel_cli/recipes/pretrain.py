@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from automodel_cli.assembly.horizon import due, plan_horizon
 from automodel_cli.assembly.run_folder import move_aside
 from automodel_cli.assembly.tokenizer import run_tokenizer
 from automodel_cli.assembly.voice import Voice
+from automodel_cli.assembly.world import backend_note, refuse_several_processes
 from automodel_cli.batch import Batch
 from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.checkpointer import Checkpointer
@@ -62,6 +64,7 @@ def run(
     voice: Voice | None = None,
 ) -> int:
     """Train as ``cfg`` says; the exit code is 0, or 75 when a signal stopped the run after a checkpoint."""
+    refuse_several_processes(os.environ)
     recipe = PretrainRecipe(cfg, fresh=fresh, trust=trust, voice=voice)
     if dry_run:
         recipe.plan()
@@ -432,7 +435,9 @@ class PretrainRecipe:
         )
 
     def _show_summary(self, weights_from: str) -> None:
-        for note in [*self.cfg.notes, *data_assembly.notes(self.dataset, self.loader), *self.model.notes]:
+        backend = backend_note(self.cfg, self.device.type)
+        sources = [self.cfg.notes, data_assembly.notes(self.dataset, self.loader), self.model.notes]
+        for note in [*(line for lines in sources for line in lines), *([backend] if backend else [])]:
             self.voice.say(f"note: {note}")
         rows = [
             *summary.model_rows(self.model, weights_from=weights_from),
