@@ -1,6 +1,7 @@
 import pytest
 
 from automodel_cli.config.admission import Refused, Trust, admit, split_file_target, untrusted_code
+from automodel_cli.config.instantiate import check_named
 from automodel_cli.config.roles import ROLES, role_of_argument, role_of_section
 from automodel_cli.config.target import Target
 
@@ -153,9 +154,7 @@ def test_a_no_needs_none(value):
 def test_other_arguments_that_make_libraries_run_code(key, value):
     assert guarded(**NAME, **{key: value}) == [key]
     assert guarded(**NAME, config={key: value}) == [f"config.{key}"]
-    assert guarded(**NAME, config=Target("transformers.GPT2Config", {"deep": [{key: value}]})) == [
-        f"config.deep.0.{key}"
-    ]
+    assert guarded(**NAME, deep=[{"deeper": {key: value}}]) == [f"deep.0.deeper.{key}"]
 
 
 @pytest.mark.parametrize(
@@ -171,9 +170,23 @@ def test_trust_in_one_repository_is_none_in_another():
         "transformers.AutoConfig.from_pretrained",
         {"pretrained_model_name_or_path": "owner/other", "trust_remote_code": True},
     )
-    assert guarded(["owner/model"], **NAME, trust_remote_code=True, config=nested) == [
-        "config.trust_remote_code"
+    outer = Target(
+        "transformers.AutoModelForCausalLM.from_pretrained",
+        {**NAME, "trust_remote_code": True, "config": nested},
+    )
+    assert [problem.key for problem in check_named(outer, "model", trust=["owner/model"])] == [
+        "model.config.trust_remote_code"
     ]
+    assert check_named(outer, "model", trust=["owner/model", "owner/other"]) == []
+
+
+def test_remote_code_of_a_nested_source():
+    nested = Target("transformers.AutoConfig.from_pretrained", NAME)
+    outer = Target(
+        "transformers.AutoModelForCausalLM.from_config", {"trust_remote_code": True, "config": nested}
+    )
+    assert [problem.key for problem in check_named(outer, "model")] == ["model.trust_remote_code"]
+    assert check_named(outer, "model", trust=["owner/model"]) == []
 
 
 def test_roles_of_places():

@@ -61,8 +61,8 @@ optimizer: {lr: 1, params: []}
         "found the text 'never'",
         "cfg.yaml:12: lr_schedular: unknown key, did you mean lr_scheduler?",
         "cfg.yaml:13: checkpoint.keep_last: expected a whole number from 1 up or null, found 0",
-        "cfg.yaml:14: loss_fn._target_: os.system is not a loss known here; if it is your own code or you trust it, "
-        "add --trust os",
+        "cfg.yaml:14: loss_fn._target_: os.system is not a loss that a file may name; if you mean it, "
+        "add --trust os.system",
         "cfg.yaml:15: optimizer.params: is supplied by the run; leave it out",
         "command line: unexpected argument 'stray'; a config key is given as section.key=value",
         "command line: rng.sed: unknown key, did you mean rng.seed?",

@@ -8,6 +8,7 @@ library fetch and run code count as code too.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from automodel_cli.config.problems import did_you_mean
 from automodel_cli.config.roles import ROLES, Role
 from automodel_cli.config.target import Target
 
+_LIBRARIES = ("torch", "transformers", "datasets", "numpy", "torchdata")
 _FILE_TARGET = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\Z")
 
 
@@ -116,12 +118,13 @@ def _why_not(name: str, role: Role) -> str:
         return f"{name} is not {role.kind}{did_you_mean(name, role.ours)}"
     if "." not in name:
         return f"{name} is not {role.kind}{did_you_mean(name, role.ours)}; a _target_ is package.module.Name"
-    package = name.split(".")[0]
-    if package in ("torch", "transformers"):
-        return f"{name} is not {role.kind} that a configuration file may name; if you mean it, add --trust {name}"
-    return (
-        f"{name} is not {role.kind} known here; if it is your own code or you trust it, add --trust {package}"
+    refused = (
+        "may not be built there" if role.name == "nested" else f"is not {role.kind} that a file may name"
     )
+    package = name.split(".")[0]
+    if package in _LIBRARIES or package in sys.stdlib_module_names:
+        return f"{name} {refused}; if you mean it, add --trust {name}"
+    return f"{name} {refused}; if it is your own code or you trust it, add --trust {package}"
 
 
 # ------------------------------------------------------------------------------------ old argument names
@@ -178,13 +181,12 @@ _GUARDED = {
 
 
 def untrusted_code(target: Target, trust: Trust) -> Iterator[tuple[tuple[str, ...], str]]:
-    """``(path, text)`` of each argument, at any depth, that would run code nobody trusted by name."""
+    """``(path, text)`` of each argument that would run code nobody trusted by name; nested targets are left out."""
     source = _source_of(target)
-    trusted = trust.admits_source(source) if source else trust.admits_name(target.name)
+    if trust.admits_source(source) if source else trust.admits_name(target.name):
+        return
     for path, value in _walk(target.arguments):
-        if isinstance(value, Target):
-            yield from ((path + deeper, text) for deeper, text in untrusted_code(value, trust))
-        elif not trusted and _GUARDED.get(path[-1], _never)(value):
+        if _GUARDED.get(path[-1], _never)(value):
             name = source or target.name
             yield path, f"would run code that comes with {name}; if you trust it, add --trust {name}"
 

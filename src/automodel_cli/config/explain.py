@@ -141,11 +141,7 @@ def keep_text(model: type[Section], node: MapNode) -> None:
             section = section_of(field.annotation)
             if isinstance(child, MapNode) and section is not None:
                 keep_text(section, child)
-            elif (
-                isinstance(child, Scalar)
-                and _takes_only_text(field)
-                and type(child.value) in (int, float)
-            ):
+            elif isinstance(child, Scalar) and _takes_only_text(field) and type(child.value) in (int, float):
                 child.value = child.text if child.text is not None else child.value
 
 

@@ -108,7 +108,7 @@ def _check(target: Target, place: _Place, *, imports: bool) -> list[Problem]:
     if place.role.name != "collate_fn":  # functions are named, not called
         _, found = _checked(arguments, called, place.role)
         problems += [Problem(_where(target, p.name), f"{place.key}.{p.name}", p.text) for p in found]
-    for name, nested in _nested(arguments):
+    for name, nested in _nested(target, arguments):
         problems += _check(nested, place.below(name), imports=imports)
     return list(dict.fromkeys(problems))
 
@@ -117,13 +117,13 @@ def _where(target: Target, argument: str) -> str:
     return target.key_where.get(argument, target.where)
 
 
-def _nested(arguments: Mapping[str, Any]) -> Iterator[tuple[str, Target]]:
+def _nested(target: Target, arguments: Mapping[str, Any]) -> Iterator[tuple[str, Target]]:
     """``(argument, target)`` of each target in the arguments, in lists and mappings too; names of functions as well."""
     for name, value in arguments.items():
         if is_function_key(name) and isinstance(value, str):
-            yield name, Target(value)
+            yield name, Target(value, where=_where(target, name))
         else:
-            yield from ((name, target) for target in _targets_in(value))
+            yield from ((name, nested) for nested in _targets_in(value))
 
 
 def _targets_in(value: Any) -> Iterator[Target]:
@@ -286,7 +286,7 @@ def _build(target: Target, place: _Place, inject: dict[str, Any]) -> Any:
         raise
     except Exception as error:
         raise ConfigError(
-            f"{target.where or place.key}: {target.name} failed: {type(error).__name__}: {error}",
+            f"{target.where or place.key}: {target.name} failed: {type(error).__name__}: {_first_line(error)}",
             f"it was called with {_shown(arguments)}",
         ) from error
 
@@ -382,6 +382,11 @@ def _config_from_pretrained(
         ]
     )
     return config
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines() or [""]
+    return text[0] if len(text[0]) <= 400 else text[0][:397] + "..."
 
 
 def _shown(arguments: Mapping[str, Any]) -> str:

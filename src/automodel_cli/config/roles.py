@@ -167,7 +167,7 @@ ROLES: dict[str, Role] = {
                 "torch.utils.data._utils.collate.default_collate",
             ),
         ),
-        Role("nested", "something that a configuration file may build there"),
+        Role("nested", "anything"),
     )
 }  # fmt: skip
 
