@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
+import pickle
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from automodel_cli.checkpoint import layout
+from automodel_cli import files
+from automodel_cli.checkpoint import hf_format, layout
 from automodel_cli.checkpoint.checkpointer import SAVE_FORMATS, Checkpointer
 from automodel_cli.checkpoint.step_files import StepReader
 from automodel_cli.errors import CheckpointError
@@ -249,6 +253,39 @@ def test_weights_alone_leave_the_optimizer_files_unread(tmp_path):
     assert same_state(dict(model.state_dict()), dict(other.state_dict()))
 
 
+class Attack:
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.canary}",)
+
+
+@pytest.mark.parametrize("save_format", SAVE_FORMATS)
+@pytest.mark.parametrize("kind", ["pickle", "torch.save"])
+def test_a_crafted_pickle_in_any_file_does_not_run(tmp_path, save_format, kind):
+    """With hashes that fit: an attacker writes the manifest too."""
+    model = make_model()
+    optimizer = OPTIMIZERS["adamw"](model)
+    train(model, optimizer, 1)
+    canary = tmp_path / "canary"
+    payload = io.BytesIO()
+    (pickle.dump if kind == "pickle" else torch.save)(Attack(canary), payload)
+    path = save(Checkpointer(tmp_path / "run", save_format=save_format), 1, model, optimizer)
+    manifest = layout.read_step_manifest(path)
+    for record in manifest["files"]:
+        good = (path / record["name"]).read_bytes()
+        (path / record["name"]).write_bytes(payload.getvalue())
+        changed = {"bytes": len(payload.getvalue()), "xxh3": files.hash_bytes(payload.getvalue())}
+        forged = [{**other, **changed} if other is record else other for other in manifest["files"]]
+        files.write_manifest(path / layout.MANIFEST, {**manifest, "files": forged})
+        with contextlib.suppress(CheckpointError):
+            Checkpointer(tmp_path / "run").load(path, model=model, optimizer=optimizer)
+            assert record["name"] in ("config.yaml", "model/config.json"), "nothing else may be ignored"
+        assert not canary.exists(), record["name"]
+        (path / record["name"]).write_bytes(good)
+
+
 # ------------------------------------------------------------------------------------------ what does not fit
 
 
@@ -439,7 +476,25 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_no_rest(tmp_path, monkeyp
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_a_consolidation_that_fails_does_not_cost_the_checkpoint(tmp_path, monkeypatch):
+    def fail(model, writer, below, *rest, **options):
+        writer.write_bytes(f"{below}/half", b"1")
+        raise ValueError("no such converter")
+
+    monkeypatch.setattr(hf_format, "has_format", lambda model: True)
+    monkeypatch.setattr(hf_format, "write_hf", fail)
+    lines: list[str] = []
+    path = save(Checkpointer(tmp_path, say=lines.append), 1, make_model(), consolidate=True)
+    assert layout.problem(path) is None and not (path / "hf").exists()
+    assert "no such converter" in lines[0]
+
+
 # ------------------------------------------------------------------------------------------ retention
+
+
+def test_keeping_none_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="keep_last is 0"):
+        Checkpointer(tmp_path, keep_last=0)
 
 
 def test_retention_keeps_the_newest_the_milestones_and_the_best(tmp_path):

@@ -105,6 +105,13 @@ def test_what_cannot_be_resolved_says_what_there_is(tmp_path):
         layout.resolve(tmp_path / "empty")
 
 
+def test_a_pointer_of_another_program_is_an_error(tmp_path):
+    (tmp_path / "epoch_0_step_9").mkdir()
+    (tmp_path / "LATEST").symlink_to("epoch_0_step_9")
+    with pytest.raises(CheckpointError, match="LATEST cannot be read"):
+        layout.latest(tmp_path)
+
+
 def test_every_flipped_bit_of_a_pointer_is_found(tmp_path):
     for step in (1, 2, 3):
         make_step(tmp_path, step)

@@ -65,6 +65,8 @@ class Checkpointer:
         save_format: str = "safetensors",
         say: layout.Say | None = None,
     ) -> None:
+        if keep_last is not None and keep_last < 1:
+            raise CheckpointError(f"keep_last is {keep_last}, expected at least 1", "null keeps all")
         self.run_folder = Path(run_folder)
         self.keep_last = keep_last
         self.keep_every = keep_every
@@ -148,12 +150,17 @@ class Checkpointer:
         return facts
 
     def _write_hf(self, writer: StepWriter, model: torch.nn.Module, tokenizer_folder: Path | None) -> None:
-        if hf_format.has_format(model):
+        """The consolidated copy is an extra: if anything but the disk fails, there is a checkpoint without it."""
+        if not hf_format.has_format(model):
+            self._say(f"{type(model).__name__} has no Hugging Face format: there will be no hf/")
+            return
+        try:
             hf_format.write_hf(model, writer, "hf", tokenizer_folder, say=self._say)
-        else:
-            self._say(
-                f"{type(model).__name__} has no Hugging Face format: the checkpoint is saved without hf/"
-            )
+        except OSError:
+            raise
+        except Exception as error:  # transformers and tokenizers have no common class of errors
+            writer.discard("hf")
+            self._say(f"saved without hf/, which failed: {type(error).__name__}: {error}")
 
     def _point_best(self, name: str, is_best: bool) -> None:
         """BEST names this step, or stays, or goes when what it named was replaced by something else."""

@@ -156,6 +156,11 @@ def read_pointer(run: Path | str, pointer: str) -> str | None:
         text = path.read_bytes().decode(errors="replace")
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {error.strerror}",
+            "it should be a text file with the name of a step folder; another program may have made it",
+        ) from error
     match = _POINTER_LINE.fullmatch(text)
     if not match or match[2] not in (None, _seal(match[1])):
         newest = newest_good(Path(run))

@@ -106,6 +106,11 @@ class StepWriter:
                     "xxh3": files.hash_file(path),
                 }
 
+    def discard(self, name: str) -> None:
+        """Take back every file below ``name``."""
+        shutil.rmtree(self.folder / name, ignore_errors=True)
+        self._records = {key: value for key, value in self._records.items() if not key.startswith(name + "/")}
+
     def finish(self, manifest: dict[str, Any]) -> None:
         """Make the folders durable, then write ``manifest`` with the list of files, last of all."""
         for folder in sorted((path for path in self.folder.rglob("*") if path.is_dir()), reverse=True):
@@ -228,8 +233,20 @@ class StepReader:
         with self.open(name) as stream:
             return stream.read(stream.num_bytes)
 
-    def read_json(self, name: str) -> Any:
-        return json.loads(self.read_bytes(name))
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A checked file that holds a JSON object.
+
+        Raises:
+            CheckpointError: it is damaged, or no JSON object.
+        """
+        content = self.read_bytes(name)
+        try:
+            value = json.loads(content)
+        except ValueError as error:
+            raise CheckpointError(f"{self.folder / name} is not JSON: {error}", "do not use it") from error
+        if not isinstance(value, dict):
+            raise CheckpointError(f"{self.folder / name} is not a JSON object", "do not use it")
+        return value
 
     def check(self, name: str) -> None:
         """Compare one file with its hash."""

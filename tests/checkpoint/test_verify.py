@@ -1,0 +1,59 @@
+"""verify: every flipped byte found and named, NaN and infinity found by tensor."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from automodel_cli.checkpoint import describe, hf_format, verify
+
+
+def test_a_sound_checkpoint_verifies(run, tiny):
+    seen: list[tuple[int, int, str]] = []
+    result = verify.verify(run / "step_00000010", progress=lambda *call: seen.append(call))
+    assert result["ok"] and result["problems"] == [] and result["nonfinite"] == []
+    assert result["tensors_scanned"] == 2 * len(list(tiny().parameters())) and len(seen) == result["files"]
+    assert result["bytes_hashed"] == describe.describe(run / "step_00000010")["bytes"]
+
+
+def test_a_flipped_byte_in_any_file_is_found_and_named(run, flip):
+    folder = run / "step_00000010"
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            good = path.read_bytes()
+            for index in (0, len(good) // 2, len(good) - 1):
+                flip(path, index)
+                result = verify.verify(folder)
+                assert not result["ok"] and any(path.name in line for line in result["problems"]), path
+                path.write_bytes(good)
+    assert verify.verify(folder)["ok"]
+
+
+@pytest.mark.parametrize("change", ["missing", "cut"])
+def test_missing_and_cut_files_are_named(run, change):
+    path = run / "step_00000010" / "optim" / "optimizer.json"
+    path.unlink() if change == "missing" else path.write_bytes(b"{")
+    assert any("optimizer.json" in line for line in verify.verify(run / "step_00000010")["problems"])
+
+
+def test_nan_and_infinity_are_found_by_name(tmp_path, tiny, save):
+    model = tiny()
+    with torch.no_grad():
+        model.ln_f.weight[3] = math.nan
+        model.wpe.weight[1, 2] = math.inf
+    result = verify.verify(save(tmp_path, 1, model))
+    assert not result["ok"] and result["problems"] == []
+    assert [(row["tensor"], row["nan"], row["inf"]) for row in result["nonfinite"]] == [
+        ("ln_f.weight", 1, 0),
+        ("wpe.weight", 0, 1),
+    ]
+
+
+def test_other_peoples_files_are_scanned(tmp_path, tiny):
+    save_file({"w": torch.tensor([1.0, math.nan])}, tmp_path / "x.safetensors")
+    assert verify.verify(tmp_path / "x.safetensors")["nonfinite"][0]["tensor"] == "w"
+    folder = hf_format.save_hf(tiny(), tmp_path / "hf")
+    assert verify.verify(folder)["ok"]
