@@ -194,6 +194,22 @@ def test_a_damaged_pointer_stops_deletion(tmp_path):
     assert "BEST" in lines[0]
 
 
+def test_a_step_that_cannot_be_deleted_does_not_end_the_run(tmp_path, monkeypatch):
+    for step in (1, 2, 3):
+        make_step(tmp_path, step)
+    real = files.publish
+
+    def refuse(temporary: Path, target: Path) -> None:
+        if temporary.name == "step_00000001":
+            raise OSError(errno.EACCES, "Permission denied")
+        real(temporary, target)
+
+    monkeypatch.setattr(files, "publish", refuse)
+    lines: list[str] = []
+    assert layout.prune(tmp_path, keep_last=1, say=lines.append) == [2]
+    assert lines == ["step_00000001 could not be deleted: Permission denied"]
+
+
 def test_a_deletion_killed_after_its_rename_leaves_nothing_that_looks_complete(tmp_path, monkeypatch):
     for step in (1, 2):
         make_step(tmp_path, step)

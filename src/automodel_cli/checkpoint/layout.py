@@ -315,9 +315,14 @@ def prune(
         folder = step_folder(run, step)
         aside = folder.with_name(folder.name + DELETED)
         shutil.rmtree(aside, ignore_errors=True)
-        files.publish(folder, aside)
+        try:
+            files.publish(folder, aside)
+        except OSError as error:  # a run does not end because an old checkpoint could not go
+            if say is not None:
+                say(f"{folder.name} could not be deleted: {error.strerror}")
+            continue
         shutil.rmtree(aside, ignore_errors=True)  # what cannot go now goes at the next save
-    return gone
+    return [step for step in gone if not is_complete(step_folder(run, step))]
 
 
 @contextlib.contextmanager
