@@ -267,7 +267,7 @@ def test_a_trusted_file_is_executed_once(here):
 
 def test_arguments_of_a_trusted_file_are_checked_without_running_it(here):
     (here / "net.py").write_text("raise SystemExit('ran')\ndef build(width: int): ...\n")
-    problems = check_named(target({"_target_": "net.py:build", "widht": 3}), "model", trust=["net.py"])
+    problems = check_named(target({"_target_": "net.py:build", "widthh": 3}), "model", trust=["net.py"])
     assert [problem.text for problem in problems] == [
         "build takes no such argument, did you mean width?",
         "is missing: build needs it",

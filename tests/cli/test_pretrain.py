@@ -1,0 +1,121 @@
+"""The command up to the recipe: what is read, what is refused, what is handed over."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from automodel_cli.cli import app
+from automodel_cli.config.load import load_config
+from automodel_cli.config.schema import PretrainConfig
+
+YAML = """\
+model: {_target_: automodel_cli.models.gpt2.build_gpt2_model, n_layer: 1, n_head: 1, n_embd: 8}
+dataset: {_target_: automodel_cli.data.nanogpt_dataset.NanogptDataset, file_pattern: x.bin, seq_len: 8}
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("cfg.yaml").write_text(YAML)
+    return tmp_path
+
+
+@pytest.fixture
+def recipe(monkeypatch):
+    """What the recipe was called with, instead of training."""
+    from automodel_cli.recipes import pretrain
+
+    calls = []
+
+    def run(cfg, **more):
+        calls.append(SimpleNamespace(cfg=cfg, **more))
+        return 75
+
+    monkeypatch.setattr(pretrain, "run", run)
+    return calls
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["pretrain", "llm", "-c", "cfg.yaml"],
+        ["pretrain", "llm", "--config", "cfg.yaml"],
+        ["pretrain", "llm", "cfg.yaml"],
+        ["pretrain", "-c", "cfg.yaml", "llm"],
+        ["pretrain", "cfg.yaml"],
+        ["llm", "pretrain", "-c", "cfg.yaml"],
+        ["cfg.yaml"],
+        ["-c", "cfg.yaml"],
+        ["--nproc-per-node", "1", "/somewhere/bin/automodel", "pretrain", "llm", "-c", "cfg.yaml"],
+    ],
+)
+def test_every_form_of_the_guides_reaches_the_recipe(argv, recipe):
+    assert app.run([*argv, "--model.n_layer", "3", "seed=5"]) == 75
+    assert recipe[0].cfg.model.arguments["n_layer"] == 3
+    assert recipe[0].cfg.rng_seed == 5
+    assert (recipe[0].fresh, recipe[0].dry_run, recipe[0].trust) == (False, False, ())
+
+
+def test_options_are_handed_over(recipe):
+    Path("mine.py").write_text("def build(): ...\n")
+    argv = [
+        "cfg.yaml",
+        "--fresh",
+        "--model={_target_: 'mine.py:build'}",
+        "--trust",
+        "mine.py",
+        "--trust",
+        "other",
+    ]
+    assert app.run(argv) == 75
+    assert recipe[0].fresh is True
+    assert recipe[0].trust == ("mine.py", "other")
+    assert app.run(["cfg.yaml", "--dry-run"]) == 75
+    assert recipe[1].dry_run is True
+
+
+def test_the_printed_configuration_can_be_pasted_back(capsys, recipe):
+    assert app.run(["cfg.yaml", "--print-config", "--model.n_layer=4"]) == 0
+    Path("again.yaml").write_text(capsys.readouterr().out)
+    assert load_config(PretrainConfig, "again.yaml").model.arguments["n_layer"] == 4
+    assert recipe == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["pretrain", "llm"], "no configuration given"),
+        (["pretrain", "vlm", "-c", "cfg.yaml"], "cannot pretrain 'vlm'"),
+        (["pretrain", "llm", "-c", "absent.yaml"], "there is no file absent.yaml"),
+        (["cfg.yaml", "stray"], "unexpected argument 'stray'"),
+        (["cfg.yaml", "-x", "7"], "unknown option -x"),
+        (["cfg.yaml", "--step_scheduler.max_stepz", "3"], "did you mean step_scheduler.max_steps?"),
+        (["cfg.yaml", "--optimizer.lrr", "3"], "AdamW takes no such argument, did you mean lr?"),
+        (["cfg.yaml", "--model._target_", "os.system"], "os.system is not a model builder"),
+        (["cfg.yaml", "--freshh"], "unknown key"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_starts(argv, message, capsys, recipe):
+    assert app.run(argv) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert message in captured.err
+    assert recipe == []
+
+
+def test_several_processes_are_refused_after_the_configuration_was_checked(capsys, recipe):
+    assert app.run(["cfg.yaml", "--nproc-per-node", "2", "--model.n_layrs", "2"]) == 2
+    assert "n_layrs" in capsys.readouterr().err
+    assert app.run(["cfg.yaml", "--nproc-per-node", "2"]) == 2
+    assert "--nproc-per-node 2" in capsys.readouterr().err
+    assert recipe == []
+    assert app.run(["cfg.yaml", "--nproc-per-node", "2", "--dry-run"]) == 75
+    assert recipe[0].dry_run
+
+
+def test_debug_shows_where_an_error_came_from(capsys):
+    assert app.run(["cfg.yaml", "--debug", "stray"]) == 2
+    assert "Traceback" in capsys.readouterr().err
