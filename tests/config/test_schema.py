@@ -2,6 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from automodel_cli.config.explain import all_keys, describe_type, section_of
+from automodel_cli.config.field_help import help_of
 from automodel_cli.config.schema import (
     EvaluateConfig,
     GenerateConfig,
@@ -45,7 +46,7 @@ def test_every_section_is_closed_frozen_and_documented(model):
         assert section.model_config["frozen"] is True
         assert section.__doc__
         for name, field in section.model_fields.items():
-            assert field.description, f"{section.__name__}.{name} has no docstring"
+            assert help_of(section, name), f"{section.__name__}.{name} has no docstring"
             assert describe_type(field.annotation, field.metadata) != "a value", f"{section.__name__}.{name}"
 
 

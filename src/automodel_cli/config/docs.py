@@ -13,6 +13,7 @@ from typing import Any
 import automodel_cli
 from automodel_cli.config import aliases
 from automodel_cli.config.explain import describe_type, section_of
+from automodel_cli.config.field_help import help_of
 from automodel_cli.config.roles import Role, role_of_section
 from automodel_cli.config.schema import (
     EvaluateConfig,
@@ -91,7 +92,7 @@ def _pretrain_parts() -> Iterator[str]:
         if name == "named_validation_datasets":
             continue
         if role is not None:
-            yield from _open_section(name, role, field.description or "")
+            yield from _open_section(name, role, help_of(PretrainConfig, name))
         elif section is not None and name not in single:
             yield from _closed_section(name, section)
     yield from _old_keys(PretrainConfig)
@@ -193,7 +194,7 @@ def _rows(model: type[Section], only: Iterable[str] | None = None) -> Iterator[t
             continue
         keys = [f"`{key}`" for key in keys_of(model, name)]
         takes = describe_type(field.annotation, field.metadata)
-        yield " or ".join(keys), takes, _default(field), field.description or ""
+        yield " or ".join(keys), takes, _default(field), help_of(model, name)
 
 
 def _default(field: Any) -> str:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from automodel_cli.config.field_help import help_of
 from automodel_cli.config.problems import Problem, did_you_mean, nearest
 from automodel_cli.config.sections import Meaning, Section, keys_of
 from automodel_cli.config.target import Target, describe_value, is_secret
@@ -103,8 +104,9 @@ def _found(root: MapNode, path: KeyPath) -> str:
 
 
 def _help(model: type[Section], path: KeyPath) -> str:
-    field = field_at(model, path)
-    return (field.description or "") if field else ""
+    section = _section_at(model, path[:-1])
+    fields = [name for name in section.model_fields if path[-1] in keys_of(section, name)] if section else []
+    return help_of(section, fields[0]) if section and fields else ""
 
 
 def unknown_key(model: type[Section], path: KeyPath) -> str:

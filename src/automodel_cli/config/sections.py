@@ -81,7 +81,7 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
-        use_attribute_docstrings=True,
+        defer_build=True,  # half of a command's start-up: only the models it validates are built
         arbitrary_types_allowed=True,
         validate_default=False,
     )
