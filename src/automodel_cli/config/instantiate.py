@@ -287,7 +287,7 @@ def _build(target: Target, place: _Place, inject: dict[str, Any]) -> Any:
     except Exception as error:
         raise ConfigError(
             f"{target.where or place.key}: {target.name} failed: {type(error).__name__}: {_first_line(error)}",
-            f"it was called with {_shown(arguments)}",
+            _what_helps(error, arguments, place),
         ) from error
 
 
@@ -382,6 +382,12 @@ def _config_from_pretrained(
         ]
     )
     return config
+
+
+def _what_helps(error: Exception, arguments: Mapping[str, Any], place: _Place) -> str:
+    if isinstance(error, OSError) and "pretrained_model_name_or_path" in arguments:
+        return f"without a way to the Hub give a folder: --{place.key}.pretrained_model_name_or_path FOLDER"
+    return f"it was called with {_shown(arguments)}"
 
 
 def _first_line(error: Exception) -> str:

@@ -242,7 +242,7 @@ class _Reader:
             self.problems.append(Problem(where, "", str(error)))
             return Scalar(None, where)
         value = resolve_scalar(expanded) if plain else None if expanded in _QUOTED_NULL else expanded
-        written = Written(text) if expanded != text else None
+        written = Written(text) if _names_a_variable(text) else None
         if written is not None:
             written.quoted = not plain
         return Scalar(value, where, expanded, written)
@@ -273,6 +273,10 @@ def expand_environment(text: str) -> str:
         return value
 
     return _ENVIRONMENT.sub(replace, text)
+
+
+def _names_a_variable(text: str) -> bool:
+    return any(dollar is None for dollar, *_ in (match.groups() for match in _ENVIRONMENT.finditer(text)))
 
 
 def to_plain(node: Node) -> Any:

@@ -1,0 +1,74 @@
+from typing import Annotated, Any, Literal
+
+import pytest
+
+from automodel_cli.config.explain import all_keys, describe_type, field_at, section_of, unknown_key
+from automodel_cli.config.run_sections import DistributedConfig, MixedPrecisionConfig
+from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.config.sections import Cadence, Count, Meaning
+from automodel_cli.config.target import Target, describe_value, is_secret
+
+
+@pytest.mark.parametrize(
+    ("annotation", "words"),
+    [
+        (int, "a whole number"),
+        (float | None, "a number or null"),
+        (bool | Literal["auto"], "true or false or auto"),
+        (Literal[False, "final", "every"], "false, final or every"),
+        (Cadence, "a whole number from 1 up, final or null"),
+        (tuple[str, ...], "a list of text"),
+        (list[Count], "a list of a whole number from 1 up"),
+        (dict[str, Any] | None, "a mapping or null"),
+        (Annotated[str, Meaning("a colour")] | None, "a colour or null"),
+        (Target | str | None, "a mapping with _target_, text or null"),
+        (MixedPrecisionConfig | None, "a mapping or null"),
+        (Any, "any value"),
+    ],
+)
+def test_types_in_words(annotation, words):
+    assert describe_type(annotation) == words
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, "null"),
+        (True, "true"),
+        (3, "3"),
+        (3e-4, "0.0003"),
+        ("x", "the text 'x'"),
+        ({"a": 1}, "a mapping"),
+        ([1], "a list"),
+    ],
+)
+def test_values_in_words(value, words):
+    assert describe_value(value) == words
+    assert len(describe_value("x" * 1000)) < 100
+
+
+def test_fields_are_found_by_key_and_by_old_key():
+    assert field_at(PretrainConfig, ("checkpoint", "max_recent_checkpoints")).annotation == Count | None
+    assert field_at(PretrainConfig, ("distributed", "mp_policy", "param_dtype")) is not None
+    assert field_at(PretrainConfig, ("model", "n_layer")) is None
+    assert field_at(PretrainConfig, ()) is None
+
+
+def test_sections_inside_types():
+    assert section_of(MixedPrecisionConfig | None) is MixedPrecisionConfig
+    assert section_of(tuple[MixedPrecisionConfig, ...]) is MixedPrecisionConfig
+    assert section_of(dict[str, MixedPrecisionConfig]) is None
+    assert section_of(int | None) is None
+
+
+def test_unknown_keys_find_their_section():
+    assert unknown_key(PretrainConfig, ("lr_decay_style",)).endswith(
+        "did you mean lr_scheduler.lr_decay_style?"
+    )
+    assert unknown_key(DistributedConfig, ("tpsize",)).endswith("did you mean tp_size?")
+    assert len(set(all_keys(PretrainConfig))) == len(all_keys(PretrainConfig))
+
+
+def test_secrets_are_known_by_their_whole_name():
+    assert all(is_secret(key) for key in ("token", "HF_TOKEN", "api_key", "password"))
+    assert not any(is_secret(key) for key in ("bos_token", "tokenizer", "max_tokens", "pad_token_id", 3))
