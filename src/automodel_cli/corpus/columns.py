@@ -108,11 +108,7 @@ def texts_of(column: pa.ChunkedArray) -> Texts:
     row = 0
     for chunk in column.chunks:
         for value in _values(chunk):
-            text = _decoded(value) if isinstance(value, bytes) else text_of(value)
-            if isinstance(text, BadRow):
-                found.bad.append(BadRow(row, text.reason))
-            else:
-                found.texts.append(text)
+            found.add(row, _decoded(value) if isinstance(value, bytes) else text_of(value))
             row += 1
     return found
 

@@ -111,9 +111,8 @@ class CorpusWriter:
         saved = state["splits"] if state else {}
         self.splits = {split: RollingWriter(layout, split, saved.get(split)) for split in _SPLITS}
         self.ordinal = state["ordinal"] if state else 0  # number of the next new document
-        self._current = (
-            state["current"] if state else TRAIN
-        )  # split of a document that goes on in the next chunk
+        self._current = state["current"] if state else TRAIN  # of a document that goes on in the next chunk
+        self.reached = 0  # documents of the last chunk up to the last one of which something was written
 
     @property
     def tokens(self) -> int:
@@ -132,20 +131,24 @@ class CorpusWriter:
 
     def feed(self, chunk: TokenChunk) -> bool:
         """Write a chunk. True if a shard was finished on the way."""
+        self.reached = 0
         if len(chunk.lengths) == 0:
             return False
-        begins = np.concatenate(([0], np.cumsum(chunk.lengths)[:-1]))
+        begins = np.cumsum(chunk.lengths) - chunk.lengths
         is_new = np.ones(len(begins), dtype=bool)
         is_new[0] = not chunk.continues
+        has_start = is_new & (chunk.lengths > 0)  # an empty document without end-of-text is nothing at all
         if self.rule.rule == "tail":
-            self.ordinal += int(is_new.sum())
-            return self._write_around_border(chunk.tokens, begins[is_new])
+            return self._feed_around_border(chunk.tokens, begins, begins[has_start])
         chosen = self._choose(chunk, is_new)
         rolled = False
         for first, stop in _runs(chosen):
             end = begins[stop] if stop < len(begins) else len(chunk.tokens)
-            starts = begins[first:stop][is_new[first:stop]] - begins[first]
+            starts = begins[first:stop][has_start[first:stop]] - begins[first]
+            written = self.tokens
             rolled |= self._write(int(chosen[first]), chunk.tokens[begins[first] : end], starts)
+            if written := self.tokens - written:
+                self.reached = first + int(np.searchsorted(begins[first:stop] - begins[first], written))
         self._current = int(chosen[-1])
         return rolled
 
@@ -183,15 +186,18 @@ class CorpusWriter:
         budgets = zip(self.rule.budgets, self.splits.values(), strict=True)
         return [None if budget is None else budget - writer.tokens for budget, writer in budgets]
 
-    def _write_around_border(self, tokens: np.ndarray, starts: np.ndarray) -> bool:
+    def _feed_around_border(self, tokens: np.ndarray, begins: np.ndarray, starts: np.ndarray) -> bool:
         """All tokens before ``tail_start`` train, the others validate; that part begins a document by itself."""
-        before = min(max(self.rule.tail_start - self.tokens, 0), len(tokens))
+        written = self.tokens
+        before = min(max(self.rule.tail_start - written, 0), len(tokens))
         cut = int(np.searchsorted(starts, before))
         rolled = self._write(TRAIN, tokens[:before], starts[:cut])
         rest = starts[cut:] - before
         if self.splits["val"].tokens == 0 and before < len(tokens) and (len(rest) == 0 or rest[0] > 0):
             rest = np.concatenate(([0], rest))
-        return self._write(VAL, tokens[before:], rest) or rolled
+        rolled |= self._write(VAL, tokens[before:], rest)
+        self.reached = int(np.searchsorted(begins, self.tokens - written))
+        return rolled
 
     def sync(self) -> dict[str, Any]:
         """Make all durable; JSON from which ``CorpusWriter(..., state)`` continues."""

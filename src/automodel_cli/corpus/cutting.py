@@ -213,7 +213,7 @@ def _cut_document(
     while start < end:
         stop = end
         if cut_huge_texts and end - start > 2 * cut.chunk_bytes:
-            stop = _letter_before_space(window, start + cut.chunk_bytes, end)
+            stop = _letter_before_space(window, start, start + cut.chunk_bytes, end)
         yield cut.unit(
             "piece",
             start,
@@ -229,15 +229,16 @@ def _cut_document(
         window.forget_before(start)
 
 
-def _letter_before_space(window: _Window, position: int, end: int) -> int:
-    """The first place after ``position`` between a letter and a space (or, if ASCII, a newline), or ``end``."""
+def _letter_before_space(window: _Window, start: int, position: int, end: int) -> int:
+    """The first place from ``position`` on between a letter and a space (or, if ASCII, a newline), or ``end``."""
     while position < end:
-        block = window.read(position - 4, min(_PROBE_BYTES, end - position) + 4)
-        for match in re.finditer(rb"[ \n]", block[4:]):
-            k = match.start() + 4
-            before = block[k - 4 : k].decode(errors="ignore")[-1:]
+        lead = min(4, position - start)  # bytes of the character before
+        block = window.read(position - lead, min(_PROBE_BYTES, end - position) + lead)
+        for match in re.finditer(rb"[ \n]", block[lead:]):
+            k = match.start() + lead
+            before = block[max(0, k - 4) : k].decode(errors="ignore")[-1:]
             if before.isalpha() and (block[k] == 0x20 or before.isascii()):
-                return position - 4 + k
+                return position - lead + k
         position += _PROBE_BYTES
     return end
 
@@ -395,7 +396,7 @@ def _cut_parquet(cut: _Cut, at: int, row: int) -> Iterator[Unit]:
 
     groups = columns.inspect_parquet(cut.file.path, cut.file.name, cut.options.text_key)
     while at < len(groups):
-        if groups[at].text_bytes > _BIG_ROW_GROUP * cut.chunk_bytes:
+        if row or groups[at].text_bytes > _BIG_ROW_GROUP * cut.chunk_bytes:
             yield from _slice_row_group(cut, at, row, groups[at])
             at, row = at + 1, 0
             continue

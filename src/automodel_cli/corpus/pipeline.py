@@ -43,6 +43,11 @@ class Sink(Protocol):
         """Whether it wants no more."""
         ...
 
+    @property
+    def reached(self) -> int:
+        """Documents of the last chunk up to the last one of which something was taken."""
+        ...
+
     def feed(self, chunk: TokenChunk) -> bool:
         """Take a chunk; True if something was published, so that the position is worth writing down."""
         ...
@@ -113,9 +118,10 @@ def drive(
         if worth_noting or sink.tokens - noted_at >= EVERY_TOKENS:
             note(unit.cursor, rows)
             noted_at, worth_noting = sink.tokens, False
-        bad_rows.add(unit, rows, chunk.bad)
-        rows += chunk.rows
         worth_noting |= sink.feed(chunk)
+        # Rows after the last document that was wanted do not count: how many are read of them is chance.
+        bad_rows.add(unit, rows, [row for row in chunk.bad if not sink.full or row.after < sink.reached])
+        rows += chunk.rows
         tell(chunk.text_bytes)
         if sink.full:
             return
@@ -139,6 +145,7 @@ class Count:
     """A sink that only counts."""
 
     full = False
+    reached = 0
 
     def __init__(self) -> None:
         self.tokens = self.documents = 0

@@ -18,7 +18,7 @@ from automodel_cli.errors import DataError
 BOM = b"\xef\xbb\xbf"
 MISSING = object()
 NOT_UTF8 = "not UTF-8"
-_decode_json = json.JSONDecoder().decode
+_scan_once = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 
 
 def read_unit(unit: Unit, options: ReadOptions) -> Texts:
@@ -70,7 +70,14 @@ def text_of(value: Any) -> str | BadRow:
 
 
 def _kind_of(value: Any) -> str:
-    names = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    names = {
+        str: "a string",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        list: "a list",
+        dict: "an object",
+    }
     return names.get(type(value), type(value).__name__)
 
 
@@ -85,28 +92,36 @@ def pick_text(row: Any, key: str) -> Any:
 
 def _read_jsonl(unit: Unit, options: ReadOptions) -> Texts:
     data = _without_bom(unit)
-    surrogates_possible = b"\\u" in data  # the only way to write one in valid UTF-8
-    found = Texts([])
+    # In valid UTF-8 an escape is the only way to write a lone surrogate, so most units need no look at each text.
+    check_texts = b"\\ud" in data or b"\\uD" in data
+    lines = _lines(data)
+    found = Texts([], rows=len(lines))
     key = options.text_key
-    for row, line in enumerate(_lines(data)):
+    for row, line in enumerate(lines):
         if not line or line.isspace():
             continue
         try:
-            value = _decode_json(line.decode())[key]
+            value = _parse(line.decode())
+            value = value[key] if key in value else pick_text(value, key)
         except UnicodeDecodeError:
             value = BadRow(row, NOT_UTF8)
+        except TypeError:  # a number, true, null
+            value = pick_text(value, key)
         except (ValueError, RecursionError):
             value = BadRow(row, "malformed JSON")
-        except (KeyError, TypeError, IndexError):
-            value = pick_text(json.loads(line), key)
-        if type(value) is not str or surrogates_possible:
+        if type(value) is not str or check_texts:
             value = text_of(value)
-        if isinstance(value, BadRow):
-            found.bad.append(BadRow(row, value.reason))
-        else:
-            found.texts.append(value)
-    found.rows = _count_lines(data)
+        found.add(row, value)
     return found
+
+
+def _parse(line: str) -> Any:
+    """``json.loads`` without its look at the white space around, which lines as programs write them do not have."""
+    try:
+        value, end = _scan_once(line, 0)
+    except StopIteration:
+        return json.loads(line)
+    return value if end == len(line) else json.loads(line)
 
 
 def _lines(data: bytes) -> list[bytes]:
@@ -116,18 +131,11 @@ def _lines(data: bytes) -> list[bytes]:
     return lines
 
 
-def _count_lines(data: bytes) -> int:
-    return data.count(b"\n") + (not data.endswith(b"\n") and bool(data))
-
-
 def _read_values(unit: Unit, options: ReadOptions) -> Texts:
     """Texts and bad rows that the parent picked from a JSON array or a run of objects."""
     found = Texts([], rows=len(unit.payload))
     for row, value in enumerate(unit.payload):
-        if isinstance(value, BadRow):
-            found.bad.append(BadRow(row, value.reason))
-        else:
-            found.texts.append(value)
+        found.add(row, value)
     return found
 
 
@@ -148,9 +156,9 @@ def _read_rows(unit: Unit, options: ReadOptions) -> Texts:
 
 def _read_lines(unit: Unit, options: ReadOptions) -> Texts:
     """One document a line, without its line end; blank lines separate and are no documents."""
-    data = _without_bom(unit)
-    found = Texts([], rows=_count_lines(data))
-    for row, line in enumerate(_lines(data)):
+    lines = _lines(_without_bom(unit))
+    found = Texts([], rows=len(lines))
+    for row, line in enumerate(lines):
         if line and not line.isspace():
             _add_text(found, row, line.removesuffix(b"\r"))
     return found
@@ -187,9 +195,9 @@ def _read_bad(unit: Unit, options: ReadOptions) -> Texts:
 
 def _add_text(found: Texts, row: int, data: bytes, name: str | None = None) -> None:
     try:
-        found.texts.append(data.decode())
+        found.add(row, data.decode(), name)
     except UnicodeDecodeError:
-        found.bad.append(BadRow(row, NOT_UTF8, name))
+        found.add(row, BadRow(row, NOT_UTF8), name)
 
 
 _READERS: dict[str, Callable[[Unit, ReadOptions], Texts]] = {

@@ -40,7 +40,7 @@ class ShuffleStore:
     ) -> None:
         self.folder = parent / FOLDER_NAME
         self._dtype, self._seed, self._bits, self._max_tokens = dtype, seed, bits, max_tokens
-        self.tokens = self.documents = 0
+        self.tokens = self.documents = self.reached = 0
         self._held: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
         self._held_bytes = 0
         self._unfinished: list[np.ndarray] = []  # pieces of a document that goes on in the next chunk
@@ -61,6 +61,7 @@ class ShuffleStore:
             lengths = np.minimum(lengths, np.maximum(room - begins, 0))
             lengths = lengths[: int(np.searchsorted(begins, room))]
             tokens = tokens[:room]
+        self.reached = len(lengths)
         if len(lengths) == 0:
             return False
         self.tokens += len(tokens)

@@ -30,8 +30,9 @@ class SplitRule:
 
     Attributes:
         rule: ``fraction``: each document is for validation with that probability. ``tokens``: the same until
-            ``val_tokens`` are there; with ``max_tokens`` both splits get their exact amount. ``tail``: all
-            tokens from position ``tail_start`` on. ``given``: as the units say. ``none``: all for training.
+            ``val_tokens`` are there; where ``total_tokens`` are known both splits get their exact amount.
+            ``tail``: all tokens from position ``tail_start`` on. ``given``: as the units say. ``none``: all for
+            training.
         max_tokens: of both splits together, or None.
     """
 
@@ -39,6 +40,7 @@ class SplitRule:
     seed: int = 0
     fraction: float = 0.0
     val_tokens: int = 0
+    total_tokens: int | None = None
     tail_start: int = 0
     max_tokens: int | None = None
 
@@ -47,7 +49,7 @@ class SplitRule:
         """Most tokens for training and for validation, where they are settled beforehand."""
         if self.rule != "tokens":
             return None, None
-        return None if self.max_tokens is None else self.max_tokens - self.val_tokens, self.val_tokens
+        return None if self.total_tokens is None else self.total_tokens - self.val_tokens, self.val_tokens
 
     def choose(
         self, ordinals: np.ndarray, lengths: np.ndarray, *, train_left: int | None, val_left: int | None

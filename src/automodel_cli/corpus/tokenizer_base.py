@@ -133,7 +133,7 @@ WHERE_FROM = (
 
 
 def unreachable(what: str, error: Exception) -> DataError:
-    return DataError(f"the {what} cannot be had: {type(error).__name__}: {str(error)[:200]}", WHERE_FROM)
+    return DataError(f"the {what} cannot be had: {type(error).__name__}: {str(error)[:100]}", WHERE_FROM)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

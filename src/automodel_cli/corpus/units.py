@@ -54,11 +54,15 @@ class Unit:
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row without usable text: where (counted from 0 in its unit, or a file's name) and why."""
+    """A row without usable text: where (counted from 0 in its unit, or a file's name) and why.
+
+    ``after`` is the number of documents before it in its unit: a run that stops earlier has not met it.
+    """
 
     row: int
     reason: str
     name: str | None = None
+    after: int = 0
 
 
 @dataclass
@@ -68,6 +72,13 @@ class Texts:
     texts: list[str]
     rows: int = 0
     bad: list[BadRow] = field(default_factory=list)
+
+    def add(self, row: int, text: str | BadRow, name: str | None = None) -> None:
+        """Take in a document, or note that row number ``row`` has none."""
+        if isinstance(text, BadRow):
+            self.bad.append(BadRow(row, text.reason, name, after=len(self.texts)))
+        else:
+            self.texts.append(text)
 
 
 @dataclass

@@ -39,6 +39,8 @@ from automodel_cli.corpus.units import TokenChunk, Unit
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.files import exclusive_lock
 
+# A source so small is tokenised once more to count it, so that --val-tokens is exact even with few documents.
+_COUNTED_BYTES = 32 << 20
 ProgressCallback = Callable[[Progress], None]
 Say = Callable[[str], None]
 
@@ -201,18 +203,27 @@ def _split_rule(job: _Job, characters: int, progress: ProgressCallback) -> Split
         source.cut_tail(cfg.val_fraction)
         return replace(base, rule="given")
     if single or characters:
-        total = characters or _count_tokens(job, progress)
-        total = min(total, cfg.max_tokens or total)
-        start = int(total * (1 - cfg.val_fraction)) if cfg.val_fraction else total - (cfg.val_tokens or 0)
-        if start <= 0:
-            raise ConfigError(f"val_tokens asks for all of the {total:,} tokens", "ask for fewer")
+        total = _settled_total(job, characters or _count_tokens(job, progress))
+        start = int(total * (1 - cfg.val_fraction)) if cfg.val_fraction else total - base.val_tokens
         return replace(base, rule="tail", tail_start=start)
     if cfg.val_fraction is not None:
         return replace(base, rule="fraction", fraction=cfg.val_fraction)
-    known = [t for t in (cfg.max_tokens, _likely_tokens(job)) if t is not None]
-    return replace(
-        base, rule="tokens", fraction=likely_fraction(base.val_tokens, min(known) if known else None)
-    )
+    settled = cfg.max_tokens
+    if source.total_bytes is not None and source.total_bytes <= _COUNTED_BYTES:
+        settled = _settled_total(job, _count_tokens(job, progress))
+    likely = likely_fraction(base.val_tokens, settled or _likely_tokens(job))
+    return replace(base, rule="tokens", fraction=likely, total_tokens=settled)
+
+
+def _settled_total(job: _Job, available: int) -> int:
+    """Tokens that there will be: what the source has, up to ``max_tokens``."""
+    total = min(available, job.cfg.max_tokens or available)
+    if job.cfg.val_tokens and job.cfg.val_tokens >= total:
+        raise ConfigError(
+            f"val_tokens asks for {job.cfg.val_tokens:,} of {total:,} tokens",
+            "ask for fewer, or give more text",
+        )
+    return total
 
 
 def _likely_tokens(job: _Job) -> int | None:

@@ -1,0 +1,401 @@
+"""preprocess nanogpt, whole: exact lengths, equal bytes for any workers and chunks, splits, refusals, bad rows."""
+
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from automodel_cli.config.schema_preprocess import PreprocessNanogptConfig
+from automodel_cli.corpus.manifest import read_corpus_manifest
+from automodel_cli.corpus.nanogpt_bin import TokenReader, inspect_token_file, read_bos_index
+from automodel_cli.corpus.tokenizer import load_tokenizer
+from automodel_cli.errors import AutomodelError, ConfigError, DataError
+from automodel_cli.files import exclusive_lock
+from automodel_cli.recipes import preprocess
+from automodel_cli.recipes.preprocess import PreprocessResult
+
+TEXTS = [f"document {k}: " + "words é漢 " * (k * 7 % 23) for k in range(60)]
+BAD = [b"{broken", b'{"other": 1}', b'{"text": null}', b'{"text": "\xff"}', b'{"text": "\\ud800"}']
+
+
+def run(tmp_path: Path, name: str = "out", **options: object) -> PreprocessResult:
+    settings = {"tokenizer": "byte", "num_workers": 1, "output_dir": str(tmp_path / name), **options}
+    cfg = PreprocessNanogptConfig(**settings)  # type: ignore[arg-type]
+    lines: list[str] = []
+    return preprocess.run(cfg, progress=lambda event: None, say=lines.append)
+
+
+def tokens_of(path: Path) -> np.ndarray:
+    file = inspect_token_file(path)
+    return TokenReader(file).read(0, file.num_tokens)
+
+
+def byte_stream(texts: list[str]) -> list[int]:
+    return [i for text in texts for i in (256, *text.encode())]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> str:
+    """A .jsonl of TEXTS with a bad row after every tenth."""
+    lines = []
+    for k, text in enumerate(TEXTS):
+        lines.append(json.dumps({"id": k, "text": text}).encode())
+        if k % 10 == 9:
+            lines.append(BAD[k // 10 % len(BAD)])
+    (tmp_path / "rows.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    return str(tmp_path / "rows.jsonl")
+
+
+def test_tokens_index_manifest_and_bad_rows(tmp_path: Path, rows: str) -> None:
+    result = run(tmp_path, dataset=rows)
+    folder = tmp_path / "out"
+    assert tokens_of(folder / "dataset.bin").tolist() == byte_stream(TEXTS)
+    positions = read_bos_index(folder / "dataset.bin", len(byte_stream(TEXTS)))
+    assert positions is not None
+    assert positions.tolist() == [k for k, i in enumerate(byte_stream(TEXTS)) if i == 256]
+    manifest = read_corpus_manifest(folder)
+    assert manifest == result.manifest
+    assert (manifest.documents, manifest.tokens, manifest.bad_rows) == (60, len(byte_stream(TEXTS)), 6)
+    assert manifest.tokenizer == load_tokenizer(folder / "tokenizer").describe()
+    assert (manifest.eot, manifest.dtype, manifest.layout) == ("prepend", "uint16", "bin")
+    assert result.bad_rows[0] == "rows.jsonl:11: malformed JSON"
+    assert result.bad_rows[1] == "rows.jsonl:22: no text key"
+    assert result.bad_rows[4] == "rows.jsonl:55: lone surrogate"
+    assert sorted(p.name for p in folder.iterdir()) == [
+        ".lock",
+        "dataset.bin",
+        "dataset.bos.idx",
+        "manifest.json",
+        "tokenizer",
+    ]
+    text = (folder / "manifest.json").read_text()
+    assert str(tmp_path) not in text and "rows.jsonl" in text
+
+
+def test_strict_stops_at_the_first_bad_row(tmp_path: Path, rows: str) -> None:
+    for workers in (1, 2):
+        with pytest.raises(DataError, match=r"bad row rows\.jsonl:11: malformed JSON"):
+            run(tmp_path, dataset=rows, strict=True, num_workers=workers, chunk_size=1)
+    assert not (tmp_path / "out/manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"max_tokens": 1234, "shard_tokens": 100, "val_fraction": 0.3},
+        {"max_tokens": 1500, "val_tokens": 300, "eot": "append", "format": "raw"},
+        {"shuffle": True, "val_fraction": 0.2, "max_tokens": 2000, "shard_tokens": 300},
+        {"tokenizer": "char", "val_fraction": 0.1},
+    ],
+    ids=["plain", "sharded-val", "raw-val-tokens", "shuffled", "char"],
+)
+def test_bytes_are_the_same_for_any_workers_and_chunk_size(
+    tmp_path: Path, rows: str, options: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path, dataset=rows, **options)
+    expected = content(tmp_path / "out")
+    # a smaller unit than the chunk of one document, so that many ranges are cut from this small file
+    monkeypatch.setattr("automodel_cli.corpus.documents.BYTES_PER_DOCUMENT", 37)
+    for workers, chunk_size, prefetch in ((1, 1, 1), (2, 1, 3), (3, 7, 1)):
+        run(
+            tmp_path,
+            "again",
+            dataset=rows,
+            num_workers=workers,
+            chunk_size=chunk_size,
+            prefetch=prefetch,
+            **options,
+        )
+        assert content(tmp_path / "again") == expected, (workers, chunk_size)
+        shutil.rmtree(tmp_path / "again")
+
+
+@pytest.mark.parametrize("wanted", [1, 2, 100, 101, 999, 1000])
+def test_max_tokens_is_exact(tmp_path: Path, rows: str, wanted: int) -> None:
+    manifest = run(tmp_path, dataset=rows, max_tokens=wanted, shard_tokens=100).manifest
+    assert manifest is not None and manifest.tokens == wanted
+    stream = np.concatenate([tokens_of(tmp_path / "out" / f.name) for f in manifest.token_files("train")])
+    assert stream.tolist() == byte_stream(TEXTS)[:wanted]
+    names = [file.name for file in manifest.token_files("train")]
+    assert names == ["dataset.bin", *(f"dataset_{k:05d}.bin" for k in range(1, -(-wanted // 100)))]
+
+
+def test_shards_and_their_indexes(tmp_path: Path, rows: str) -> None:
+    manifest = run(tmp_path, dataset=rows, shard_tokens=97).manifest
+    assert manifest is not None
+    positions, base = [], 0
+    for file in manifest.token_files("train"):
+        found = read_bos_index(tmp_path / "out" / file.name, file.tokens)
+        assert found is not None and len(found) == file.documents
+        positions += [base + int(p) for p in found]
+        base += file.tokens
+    assert positions == [k for k, i in enumerate(byte_stream(TEXTS)) if i == 256]
+    assert sum(file.documents for file in manifest.token_files()) == manifest.documents == 60
+
+
+def split_texts(folder: Path, split: str, eot: str = "prepend") -> list[str]:
+    manifest = read_corpus_manifest(folder)
+    ids = np.concatenate([tokens_of(folder / f.name) for f in manifest.token_files(split)])  # type: ignore[arg-type]
+    parts: list[list[int]] = [[]]
+    for token in ids.tolist():
+        if token == 256:
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    texts = [bytes(part).decode(errors="ignore") for part in parts]
+    return texts[1:] if eot == "prepend" else texts[:-1]
+
+
+def test_validation_fraction_divides_documents(tmp_path: Path, rows: str) -> None:
+    run(tmp_path, dataset=rows, val_fraction=0.3)
+    train, val = split_texts(tmp_path / "out", "train"), split_texts(tmp_path / "out", "val")
+    assert sorted(train + val) == sorted(TEXTS) and 6 <= len(val) <= 30
+    assert train == [text for text in TEXTS if text in train]  # order kept
+    run(tmp_path, "other", dataset=rows, val_fraction=0.3, seed=7)
+    assert split_texts(tmp_path / "other", "val") != val
+
+
+def test_val_tokens_are_exact_and_no_text_is_in_both(tmp_path: Path, rows: str) -> None:
+    for total, wanted in ((3000, 500), (2000, 1999), (600, 100)):
+        name = f"out{total}"
+        manifest = run(tmp_path, name, dataset=rows, max_tokens=total, val_tokens=wanted).manifest
+        assert manifest is not None
+        assert sum(f.tokens for f in manifest.token_files("val")) == wanted
+        assert sum(f.tokens for f in manifest.token_files("train")) == total - wanted
+        train, val = split_texts(tmp_path / name, "train"), split_texts(tmp_path / name, "val")
+        assert not set(train) & set(val)
+        assert all(any(text.startswith(part) for text in TEXTS) for part in train + val)
+    manifest = run(tmp_path, "all", dataset=rows, val_tokens=700).manifest
+    assert manifest is not None and sum(f.tokens for f in manifest.token_files("val")) == 700
+
+
+def test_raw_format_is_headerless_with_eot_after(tmp_path: Path, rows: str) -> None:
+    manifest = run(tmp_path, dataset=rows, format="raw", val_fraction=0.3).manifest
+    assert manifest is not None and (manifest.layout, manifest.eot) == ("raw", "append")
+    train = np.fromfile(tmp_path / "out/train.bin", dtype=np.uint16)
+    val = np.fromfile(tmp_path / "out/val.bin", dtype=np.uint16)
+    assert len(train) + len(val) == len(byte_stream(TEXTS)) and train[-1] == val[-1] == 256
+    assert split_texts(tmp_path / "out", "val", "append")[0] in TEXTS
+    positions = read_bos_index(tmp_path / "out/train.bin", len(train))
+    assert positions is not None and positions[0] == 0
+    assert (train[positions[1:] - 1] == 256).all()
+
+
+def test_shuffle_is_a_permutation_that_only_the_seed_decides(tmp_path: Path, rows: str) -> None:
+    run(tmp_path, "a", dataset=rows, shuffle=True)
+    run(tmp_path, "b", dataset=rows, shuffle=True, seed=1)
+    a, b = split_texts(tmp_path / "a", "train"), split_texts(tmp_path / "b", "train")
+    assert sorted(a) == sorted(b) == sorted(TEXTS) and a != b and a != TEXTS
+    run(tmp_path, "c", dataset=rows, shuffle=True, max_tokens=1000)
+    c = split_texts(tmp_path / "c", "train")
+    assert len(tokens_of(tmp_path / "c/dataset.bin")) == 1000
+    assert sum(text in TEXTS for text in c) >= len(c) - 1  # one document is cut, and stands anywhere
+
+
+def test_single_text_gives_its_tail_as_nanogpt_does(tmp_path: Path) -> None:
+    """nanoGPT's shakespeare and shakespeare_char: 90 % of the characters, then the rest."""
+    text = "".join(TEXTS)
+    (tmp_path / "input.txt").write_text(text)
+    border = int(len(text) * 0.9)
+    dataset = str(tmp_path / "input.txt")
+    run(tmp_path, "bytes", dataset=dataset, val_fraction=0.1, eot="none", format="raw")
+    assert (tmp_path / "bytes/train.bin").read_bytes() == np.frombuffer(
+        text[:border].encode(), np.uint8
+    ).astype("<u2").tobytes()
+    assert np.fromfile(tmp_path / "bytes/val.bin", "<u2").tolist() == list(text[border:].encode())
+    run(tmp_path, "chars", dataset=dataset, val_fraction=0.1, format="raw", tokenizer="char")
+    stoi = {c: k for k, c in enumerate(sorted(set(text)))}
+    for name, part in (("train", text[:border]), ("val", text[border:])):
+        expected = np.array([stoi[c] for c in part], dtype="<u2").tobytes()
+        assert (tmp_path / f"chars/{name}.bin").read_bytes() == expected
+    meta = pickle.loads((tmp_path / "chars/meta.pkl").read_bytes())
+    assert meta["stoi"] == stoi and meta["vocab_size"] == len(stoi) and meta["itos"][0] == min(stoi)
+    assert any(f.name == "meta.pkl" for f in read_corpus_manifest(tmp_path / "chars").files)
+
+
+def test_single_text_with_exact_amounts(tmp_path: Path) -> None:
+    text = "".join(TEXTS)
+    (tmp_path / "input.txt").write_text(text)
+    stream = byte_stream([text])
+    dataset = str(tmp_path / "input.txt")
+    for options, total, in_val in (
+        ({"val_tokens": 200}, len(stream), 200),
+        ({"val_tokens": 200, "max_tokens": 1000}, 1000, 200),
+        ({"val_fraction": 0.25, "max_tokens": 1000}, 1000, 250),
+    ):
+        run(tmp_path, "out", dataset=dataset, overwrite=True, **options)
+        assert tokens_of(tmp_path / "out/dataset.bin").tolist() == stream[: total - in_val]
+        assert tokens_of(tmp_path / "out/val.bin").tolist() == stream[total - in_val : total]
+        assert read_bos_index(tmp_path / "out/val.bin", in_val).tolist() == [0]  # type: ignore[union-attr]
+
+
+def test_one_huge_text_uses_all_workers_and_keeps_its_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "The quick brown fox jumps over the lazy dog, isn't it? " * 400
+    (tmp_path / "input.txt").write_text(text)
+    run(tmp_path, "whole", dataset=str(tmp_path / "input.txt"))
+    monkeypatch.setattr("automodel_cli.corpus.documents.BYTES_PER_DOCUMENT", 512)
+    run(tmp_path, "pieces", dataset=str(tmp_path / "input.txt"), chunk_size=1, num_workers=2)
+    assert content(tmp_path / "pieces") == content(tmp_path / "whole")
+    run(tmp_path, "raw", dataset=str(tmp_path / "input.txt"), chunk_size=1, eot="append", format="raw")
+    ids = np.fromfile(tmp_path / "raw/train.bin", "<u2").tolist()
+    assert ids == [*text.encode(), 256]
+    run(tmp_path, "shuffled", dataset=str(tmp_path / "input.txt"), chunk_size=1, shuffle=True)
+    assert tokens_of(tmp_path / "shuffled/dataset.bin").tolist() == byte_stream([text])
+
+
+def test_a_finished_corpus_is_left_alone_and_another_plan_refused(tmp_path: Path, rows: str) -> None:
+    run(tmp_path, dataset=rows, max_tokens=500)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*")}
+    again = run(tmp_path, dataset=rows, max_tokens=500, num_workers=2)
+    assert again.already_complete and again.manifest is not None and again.manifest.tokens == 500
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*")} == before
+    with pytest.raises(ConfigError, match="max_tokens 500 -> 600"):
+        run(tmp_path, dataset=rows, max_tokens=600)
+    run(tmp_path, dataset=rows, max_tokens=600, overwrite=True)
+    assert len(tokens_of(tmp_path / "out/dataset.bin")) == 600
+    (tmp_path / "out/dataset.bin").unlink()
+    with pytest.raises(DataError, match=r"dataset\.bin is missing"):
+        run(tmp_path, dataset=rows, max_tokens=600)
+
+
+def test_files_that_are_not_ours_are_not_touched(tmp_path: Path, rows: str) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/dataset.bin").write_bytes(b"precious")
+    with pytest.raises(ConfigError, match=r"dataset\.bin but no manifest"):
+        run(tmp_path, dataset=rows)
+    assert (tmp_path / "out/dataset.bin").read_bytes() == b"precious"
+    (tmp_path / "out/notes.txt").write_text("keep")
+    run(tmp_path, dataset=rows, overwrite=True)
+    assert (tmp_path / "out/notes.txt").read_text() == "keep"
+
+
+def test_second_writer_is_refused(tmp_path: Path, rows: str) -> None:
+    (tmp_path / "out").mkdir()
+    with (
+        exclusive_lock(tmp_path / "out/.lock", busy="busy"),
+        pytest.raises(AutomodelError, match="another process is writing"),
+    ):
+        run(tmp_path, dataset=rows)
+    run(tmp_path, dataset=rows)
+
+
+def test_dry_run_writes_nothing(tmp_path: Path, rows: str) -> None:
+    lines: list[str] = []
+    cfg = PreprocessNanogptConfig(
+        dataset=rows,
+        tokenizer="byte",
+        output_dir=str(tmp_path / "out"),
+        dry_run=True,
+        max_tokens=1000,
+        val_tokens=10,
+    )
+    result = preprocess.run(cfg, progress=lambda event: None, say=lines.append)
+    assert result.manifest is None and not (tmp_path / "out").exists()
+    assert any("exactly 1,000 tokens" in line for line in lines) and any("val.bin" in line for line in lines)
+
+
+def test_default_folder_is_named_as_the_guide_names_it(
+    tmp_path: Path, rows: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(tmp_path, dataset=rows, output_dir=None, max_tokens="1K")
+    assert (tmp_path / "rows_max_tokens_1K/dataset.bin").exists()
+    run(tmp_path, dataset=rows, output_dir=None)
+    assert (tmp_path / "rows_all_tokens/dataset.bin").exists()
+
+
+def test_nothing_to_read_is_an_error(tmp_path: Path, rows: str) -> None:
+    (tmp_path / "bad.jsonl").write_bytes(b"\n".join(BAD) + b"\n")
+    with pytest.raises(DataError, match=r"holds no text \(5 bad rows; first: bad\.jsonl:1: malformed JSON\)"):
+        run(tmp_path, dataset=str(tmp_path / "bad.jsonl"))
+    assert not (tmp_path / "out/manifest.json").exists()
+    with pytest.raises(DataError, match="fell into the validation split"):
+        run(tmp_path, "other", dataset=rows, val_fraction=1e-9)
+
+
+def test_a_reader_error_is_an_error_not_a_short_file(tmp_path: Path, rows: str) -> None:
+    import gzip
+
+    whole = gzip.compress(Path(rows).read_bytes())
+    (tmp_path / "cut.jsonl.gz").write_bytes(whole[:-20])
+    for workers in (1, 2):
+        with pytest.raises(DataError, match="damaged or cut off"):
+            run(tmp_path, dataset=str(tmp_path / "cut.jsonl.gz"), num_workers=workers)
+    assert not list((tmp_path / "out").glob("*.bin")) and not (tmp_path / "out/manifest.json").exists()
+
+
+def test_tokenizers_without_end_of_text(tmp_path: Path, rows: str) -> None:
+    with pytest.raises(ConfigError, match="no end-of-text token to prepend"):
+        run(tmp_path, dataset=rows, tokenizer="char", eot="prepend")
+
+
+def test_hugging_face_and_trained_tokenizers(tmp_path: Path, rows: str) -> None:
+    from automodel_cli.corpus.train_bpe import train_bpe
+
+    tokenizer = train_bpe(TEXTS, 300, name="tiny")
+    tokenizer.save(tmp_path / "tiny")
+    for name, engine in (("a", "auto"), ("b", "reference")):
+        run(tmp_path, name, dataset=rows, tokenizer=str(tmp_path / "tiny"), num_workers=2, engine=engine)
+    expected = [i for text in TEXTS for i in (0, *tokenizer.encode(text))]
+    assert tokens_of(tmp_path / "a/dataset.bin").tolist() == expected
+    assert content(tmp_path / "a") == content(tmp_path / "b")
+    assert read_corpus_manifest(tmp_path / "a").tokenizer["name"] == "tiny"
+
+
+def test_special_text_stays_text(tmp_path: Path) -> None:
+    from automodel_cli.corpus.train_bpe import train_bpe
+
+    train_bpe(TEXTS, 300).save(tmp_path / "tiny")
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "a<|endoftext|>b"}))
+    run(tmp_path, dataset=str(tmp_path / "a.jsonl"), tokenizer=str(tmp_path / "tiny"))
+    ids = tokens_of(tmp_path / "out/dataset.bin").tolist()
+    assert ids.count(0) == 1 and load_tokenizer(tmp_path / "tiny").decode(ids[1:]) == "a<|endoftext|>b"
+
+
+def test_a_wrong_fast_engine_is_found_and_the_run_starts_over(
+    tmp_path: Path, rows: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from automodel_cli.corpus.tokenizer import ByteTokenizer
+
+    class Wrong:
+        name = "wrong"
+
+        def encode(self, text: str) -> np.ndarray:
+            found = np.frombuffer(text.encode(), np.uint8)
+            return found[:-1] if "document 41" in text else found
+
+    run(tmp_path, "right", dataset=rows, shard_tokens=100)
+    monkeypatch.setattr(ByteTokenizer, "_fast_engine", lambda self: Wrong())
+    monkeypatch.setattr("automodel_cli.corpus.engines.SAMPLE_ONE_IN", 1)
+    lines: list[str] = []
+    cfg = PreprocessNanogptConfig(
+        dataset=rows, tokenizer="byte", output_dir=str(tmp_path / "out"), num_workers=1, shard_tokens=100
+    )
+    preprocess.run(cfg, progress=lambda event: None, say=lines.append)
+    assert any("starting over with the reference engine" in line for line in lines)
+    assert content(tmp_path / "out") == content(tmp_path / "right")
+
+
+def test_the_whole_run_leaves_torch_and_transformers_out(tmp_path: Path, rows: str) -> None:
+    code = (
+        "import sys\n"
+        "from automodel_cli.config.schema_preprocess import PreprocessNanogptConfig as C\n"
+        "from automodel_cli.recipes import preprocess\n"
+        f"cfg = C(dataset={rows!r}, tokenizer='byte', output_dir={str(tmp_path / 'out')!r}, num_workers=2)\n"
+        "preprocess.run(cfg, progress=lambda event: None, say=print)\n"
+        "print('heavy', sorted(set(sys.modules) & {'torch', 'transformers', 'datasets', 'pandas'}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "heavy []" in done.stdout
