@@ -157,6 +157,17 @@ def test_a_configuration_from_a_local_folder_with_overrides(here, folder_of):
     assert (model.config.n_layer, model.config.n_embd, model.config.resid_pdrop) == (1, 8, 0.0)
 
 
+def test_what_cannot_be_loaded_says_how_to_do_without_the_hub(here):
+    named = {
+        "_target_": "transformers.AutoConfig.from_pretrained",
+        "pretrained_model_name_or_path": "./no/such/folder",
+    }
+    with pytest.raises(ConfigError) as caught:
+        instantiate(target(named), "hf_config", key="model.config")
+    assert len(caught.value.message.splitlines()) == 1
+    assert "--model.config.pretrained_model_name_or_path FOLDER" in caught.value.hint
+
+
 def test_an_override_the_configuration_does_not_know_is_an_error(here):
     """transformers drops it and trains another model than the one that was asked for."""
     transformers.GPT2Config(**TINY_GPT2).save_pretrained(here / "hf")
