@@ -41,7 +41,7 @@ def fsync_file(handle: IO[Any]) -> None:
 
 def publish(temporary: Path, target: Path) -> None:
     """Rename a closed, already fsynced ``temporary`` to ``target`` and make the rename durable."""
-    os.replace(temporary, target)
+    temporary.replace(target)
     fsync_folder(target.parent)
 
 
@@ -56,7 +56,7 @@ def atomic_file(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
     temporary = target.with_name(target.name + TEMP_SUFFIX)
     try:
         with disk_errors_named(target):
-            with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as handle:
+            with temporary.open(mode, encoding=None if "b" in mode else "utf-8") as handle:
                 yield handle
                 fsync_file(handle)
             publish(temporary, target)
@@ -102,7 +102,7 @@ def hash_bytes(data: bytes | memoryview) -> str:
 def hash_file(path: Path | str) -> str:
     """``xxh3:<16 hex digits>`` of a file's content, read in 8 MiB pieces."""
     digest = xxhash.xxh3_64()
-    with open(path, "rb") as handle:
+    with Path(path).open("rb") as handle:
         while piece := handle.read(_HASH_CHUNK_BYTES):
             digest.update(piece)
     return f"xxh3:{digest.hexdigest()}"
@@ -143,8 +143,8 @@ def read_manifest(path: Path | str, error: type[AutomodelError] = DataError) -> 
 
 
 @contextlib.contextmanager
-def exclusive_lock(path: Path | str, *, busy: str) -> Iterator[None]:
-    """Hold an exclusive ``flock`` on ``path`` (created if missing), or fail at once saying ``busy``.
+def exclusive_lock(path: Path | str, *, busy: str, wait: bool = False) -> Iterator[None]:
+    """Hold an exclusive ``flock`` on ``path`` (created if missing); if another has it, ``wait`` or say ``busy``.
 
     Raises:
         AutomodelError: another process holds the lock.
@@ -153,7 +153,7 @@ def exclusive_lock(path: Path | str, *, busy: str) -> Iterator[None]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise AutomodelError(busy, "wait for it, or use another folder") from None
         yield

@@ -1,5 +1,6 @@
 """The bigram baseline against a dense count table written out in the plainest way."""
 
+import itertools
 import math
 
 import numpy as np
@@ -11,10 +12,10 @@ from automodel_cli.evaluation.bigram import ALPHAS, bigram_loss
 
 def dense_loss(train, held_out, vocab_size, alpha):
     counts = np.zeros((vocab_size, vocab_size))
-    for a, b in zip(train[:-1], train[1:], strict=True):
+    for a, b in itertools.pairwise(train):
         counts[a, b] += 1
     losses = []
-    for a, b in zip(held_out[:-1], held_out[1:], strict=True):
+    for a, b in itertools.pairwise(held_out):
         losses.append(-math.log((counts[a, b] + alpha) / (counts[a].sum() + alpha * vocab_size)))
     return sum(losses) / len(losses)
 
