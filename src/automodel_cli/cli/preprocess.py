@@ -267,7 +267,7 @@ class _Bars:
     def __init__(self) -> None:
         self._phase = ""
         self._bar: console.Progress | None = None
-        self._started_s = 0.0
+        self._started_s = self._last_event_s = time.monotonic()
 
     def __enter__(self) -> _Bars:
         return self
@@ -279,18 +279,20 @@ class _Bars:
     def __call__(self, event: Progress) -> None:
         if event.phase != self._phase:
             self.__exit__()
-            self._phase, self._started_s = event.phase, time.monotonic()
+            # The first event of a phase comes after its first piece of work, so it began when the last one ended.
+            self._phase, self._started_s = event.phase, self._last_event_s
             unit = "tokens" if event.tokens_wanted else "bytes"
             self._bar = console.Progress(_TITLES[event.phase], unit=unit)
         assert self._bar is not None
-        elapsed_s = max(time.monotonic() - self._started_s, 1e-6)
+        self._last_event_s = time.monotonic()
+        elapsed_s = max(self._last_event_s - self._started_s, 1e-6)
         if event.tokens_wanted:
             done, wanted = event.tokens, event.tokens_wanted
         else:
             done, wanted = event.text_bytes, event.bytes_wanted or 0
         parts = [f"{event.documents:,} documents", f"{event.tokens:,} tokens" if event.tokens else ""]
         parts += [f"{event.text_bytes / elapsed_s / 1e6:,.1f} MB/s"]
-        if wanted and done and not console.is_terminal():
+        if 0 < done < wanted and not console.is_terminal():
             parts.append(f"ETA {_duration(elapsed_s * (wanted - done) / done)}")
         if event.bad_rows:
             parts.append(f"{event.bad_rows:,} bad rows")
