@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from automodel_cli.cli import app, generate
+from automodel_cli.errors import ConfigError
 from automodel_cli.recipes import generate as recipe
 
 
@@ -91,3 +92,14 @@ def test_a_terminal_that_knows_only_ascii(monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(buffer, encoding="ascii"))
     generate.write("漢 ok")
     assert buffer.getvalue() == b"\\u6f22 ok"
+
+
+def test_an_error_stands_alone(monkeypatch, capsys):
+    """The prompt is shown with the first piece of text, not in front of an error."""
+
+    def fails(cfg, *, on_text=None):
+        raise ConfigError("no tokenizer")
+
+    monkeypatch.setattr(recipe, "run", fails)
+    assert app.run(["generate", "run", "--prompt", "yes"]) == 2
+    assert capsys.readouterr().out == ""

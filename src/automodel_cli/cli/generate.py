@@ -64,14 +64,20 @@ def generate(
     from automodel_cli.recipes import generate as recipe
 
     streams = cfg.num_samples == 1
-    if streams:
-        write(cfg.prompt)
-    result = recipe.run(cfg, on_text=(lambda _, piece: write(piece)) if streams else None)
+    unseen = (
+        [cfg.prompt] if streams else []
+    )  # shown with the first piece, so that an error before it stands alone
+
+    def show(_: int, piece: str) -> None:
+        write("".join(unseen) + piece)
+        unseen.clear()
+
+    result = recipe.run(cfg, on_text=show if streams else None)
     for number, sample in enumerate(() if streams else result.samples, start=1):
         write(f"--- sample {number} of {cfg.num_samples} ---\n")
         write(f"{cfg.prompt}{sample.text}\n")
     if streams:
-        write("\n")
+        write("".join(unseen) + "\n")
     tokens = sum(len(sample.ids) for sample in result.samples)
     typer.echo(f"{tokens} tokens at {result.tokens_per_s:.1f} tokens/s from {result.checkpoint}", err=True)
 
