@@ -64,9 +64,8 @@ def generate(
     from automodel_cli.recipes import generate as recipe
 
     streams = cfg.num_samples == 1
-    unseen = (
-        [cfg.prompt] if streams else []
-    )  # shown with the first piece, so that an error before it stands alone
+    # The prompt is shown with the first piece of text, so that an error before it stands alone.
+    unseen = [cfg.prompt] if streams else []
 
     def show(_: int, piece: str) -> None:
         write("".join(unseen) + piece)
