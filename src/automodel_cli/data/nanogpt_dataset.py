@@ -13,9 +13,6 @@ Shapes: B rows, T = ``seq_len`` tokens.
 
 from __future__ import annotations
 
-import logging
-import resource
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -25,17 +22,13 @@ import torch
 from torch.utils.data import Dataset
 
 from automodel_cli.corpus.manifest import CorpusManifest
-from automodel_cli.corpus.nanogpt_bin import TokenReader
 from automodel_cli.data.document_starts import Eot, aligned_starts, document_starts
+from automodel_cli.data.open_files import TokenShards
 from automodel_cli.data.permutation import ALGORITHM, Permutation
 from automodel_cli.data.position import plan_hash
 from automodel_cli.data.token_files import TokenFiles, open_token_files
+from automodel_cli.data.vocabulary import sampled_maxima
 from automodel_cli.errors import ConfigError, DataError
-
-_log = logging.getLogger(__name__)
-_VOCAB_SAMPLES = 256  # pieces looked at for the largest id ...
-_VOCAB_SAMPLE_TOKENS = 8192  # ... of this many tokens: 2M tokens, a few milliseconds
-_RESERVED_FILES = 128  # descriptors left to everything else in the process
 
 
 class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
@@ -77,7 +70,7 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
         if seq_len < 1:
             raise ConfigError(f"dataset.seq_len is {seq_len}", "it counts tokens: give 1 or more")
         self._source: TokenFiles = open_token_files(file_pattern, raw_dtype=raw_dtype)
-        self._shards = _Shards(self._source, mmap)
+        self._shards = TokenShards(self._source.files, mmap)
         self.seq_len = seq_len
         self.shuffle = shuffle_files
         self.align_to_bos = align_to_bos
@@ -231,17 +224,7 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
                 )
 
     def _sampled_maxima(self) -> dict[int, int]:
-        """Largest sampled id by shard: pieces spread evenly over shards and tokens, all of them if few."""
-        count = len(self._source.files)
-        shards = np.unique(np.linspace(0, count - 1, min(count, _VOCAB_SAMPLES)).astype(np.int64)).tolist()
-        return {shard: self._sampled_maximum(shard, _VOCAB_SAMPLES // len(shards)) for shard in shards}
-
-    def _sampled_maximum(self, shard: int, pieces: int) -> int:
-        reader = self._shards.reader(shard)
-        length = min(_VOCAB_SAMPLE_TOKENS, reader.num_tokens)
-        needed = -(-reader.num_tokens // length)  # pieces that would cover the whole shard
-        starts = np.linspace(0, reader.num_tokens - length, min(pieces, needed)).astype(np.int64)
-        return max(int(reader.read(start, length).max()) for start in starts.tolist())
+        return sampled_maxima([(0, file.num_tokens) for file in self._source.files], self._shards.reader)
 
     # ------------------------------------------------------------------------------------------ start
 
@@ -309,62 +292,6 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
                 f"{len(short)} shard(s) without a window of {self.seq_len} + 1 tokens are left out: "
                 f"{tokens:,} tokens in all (first: {short[0].path.name})"
             )
-
-
-class _Shards:
-    """The shards' readers, opened when first needed, no more of them than the process may hold open.
-
-    A mapping keeps a file descriptor, so they are bounded. Two threads may read: opening takes a lock.
-    """
-
-    def __init__(self, source: TokenFiles, mmap: bool | Literal["auto"]) -> None:
-        self._files = source.files
-        self._mmap = mmap
-        self._open: dict[int, tuple[np.ndarray | None, TokenReader]] = {}
-        self._limit = _open_files_allowed(len(source.files))
-        self._lock = threading.Lock()
-
-    def tokens(self, shard: int) -> np.ndarray | None:
-        """All tokens of a shard as a plain array over its mapping, or None when it must be read."""
-        return (self._open.get(shard) or self._opened(shard))[0]
-
-    def reader(self, shard: int) -> TokenReader:
-        """The reader of a shard."""
-        return (self._open.get(shard) or self._opened(shard))[1]
-
-    def _opened(self, shard: int) -> tuple[np.ndarray | None, TokenReader]:
-        with self._lock:
-            if shard in self._open:
-                return self._open[shard]
-            if len(self._open) >= self._limit:
-                self._open.pop(next(iter(self._open)))  # the oldest; it closes when its last reader lets go
-            reader = TokenReader(self._files[shard], mmap=self._mmap)
-            if reader.tokens is None:
-                self._mmap = False  # the file system cannot map: said once, then not tried again
-            # A memmap's own slicing costs microseconds; the plain array over it does not.
-            tokens = None if reader.tokens is None else reader.tokens.view(np.ndarray)
-            self._open[shard] = tokens, reader
-            return self._open[shard]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}, "_lock": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock())
-
-
-def _open_files_allowed(wanted: int) -> int:
-    """How many shards may stay open; raises this process's soft limit on descriptors towards the hard one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + _RESERVED_FILES
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        raised = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
-            soft = raised
-        except (OSError, ValueError) as error:
-            _log.debug("the limit on open files stays at %d: %s", soft, error)
-    return wanted if soft == resource.RLIM_INFINITY else max(8, min(wanted, soft - _RESERVED_FILES))
 
 
 def _rows_of(tokens: np.ndarray, start: int, rows: int, stride: int) -> np.ndarray:

@@ -1,0 +1,503 @@
+"""Megatron-Core's indexed token files, ``PREFIX.bin`` and ``PREFIX.idx``: layout, reader and writer, all here.
+
+``.bin`` is the tokens of all sequences one after another in the index's dtype, no header. ``.idx``, with N
+sequences and D - 1 documents, packed (so its numbers are not aligned):
+
+| bytes            | what                                                                                  |
+|------------------|---------------------------------------------------------------------------------------|
+| 0-8              | magic ``MMIDIDX\\0\\0``                                                                  |
+| 9-16             | u64 version 1                                                                         |
+| 17               | u8 dtype: 1 uint8, 2 int8, 3 int16, 4 int32, 5 int64, 6 float64, 7 float32, 8 uint16   |
+| 18-25            | u64 N                                                                                 |
+| 26-33            | u64 D, entries of the document index (documents + 1)                                  |
+| 34-              | i32 x N: length of each sequence, in tokens                                           |
+| 34 + 4N -        | i64 x N: where each sequence begins in ``.bin``, in BYTES: the running sum of lengths  |
+| 34 + 12N -       | i64 x D: 0, then after each document the number of sequences so far                    |
+| 34 + 12N + 8D -  | i8 x N: modes, in multimodal files only (told by the size); read past here             |
+
+All numbers are little-endian. A document is usually one sequence; it may be several (sentences) or none: an
+empty document repeats a value of the document index. The index carries no checksum: what can be checked
+against the sizes of both files is checked when a file is opened, the rest by ``MegatronIndex.check``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from automodel_cli.corpus.nanogpt_bin import TokenFile, TokenReader
+from automodel_cli.errors import DataError
+from automodel_cli.files import TEMP_SUFFIX, disk_errors_named, fsync_file, fsync_folder, publish
+
+MAGIC = b"MMIDIDX\x00\x00"
+VERSION = 1
+HEADER_BYTES = 34
+MAX_SEQUENCE_TOKENS = 2**31 - 1  # lengths are int32
+_DTYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 6: "<f8", 7: "<f4", 8: "<u2"}
+_CODES = {np.dtype(name): code for code, name in _DTYPES.items()}
+_SMALL_VOCABULARY = 65_500  # Megatron's limit, not 65,536: some room for added tokens
+_BUFFER_BYTES = 4 << 20
+_CHUNK = 1 << 20  # sequences looked at or written at a time
+_SMALL_INDEX_BYTES = 1 << 20  # smaller indices are read, larger ones mapped
+_REMAKE = "make it again with `automodel preprocess megatron`, or copy both files again"
+
+
+def token_dtype(vocab_size: int | None) -> np.dtype:
+    """Megatron's choice: uint16 for vocabularies below 65,500 ids, int32 for others and where it is unknown."""
+    small = vocab_size is not None and vocab_size < _SMALL_VOCABULARY
+    return np.dtype("<u2") if small else np.dtype("<i4")
+
+
+def bin_path(prefix: Path | str) -> Path:
+    """``a/b_text_document`` -> ``a/b_text_document.bin``; dots in the name stay."""
+    return Path(f"{prefix}.bin")
+
+
+def idx_path(prefix: Path | str) -> Path:
+    """``a/b_text_document`` -> ``a/b_text_document.idx``."""
+    return Path(f"{prefix}.idx")
+
+
+# ------------------------------------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True)
+class MegatronFile:
+    """What the header and the sizes of one pair of files say."""
+
+    prefix: Path
+    dtype: np.dtype
+    num_sequences: int
+    num_documents: int
+    num_tokens: int
+
+    @property
+    def lengths_offset(self) -> int:
+        """Byte of the first length in ``.idx``."""
+        return HEADER_BYTES
+
+    @property
+    def pointers_offset(self) -> int:
+        """Byte of the first pointer in ``.idx``."""
+        return HEADER_BYTES + 4 * self.num_sequences
+
+    @property
+    def documents_offset(self) -> int:
+        """Byte of the document index in ``.idx``."""
+        return HEADER_BYTES + 12 * self.num_sequences
+
+    @property
+    def tokens(self) -> TokenFile:
+        """The ``.bin`` as a token file, for ``TokenReader``."""
+        return TokenFile(bin_path(self.prefix), "raw", self.dtype, self.num_tokens, 0)
+
+
+def inspect_prefix(prefix: Path | str) -> MegatronFile:
+    """Read the header of ``PREFIX.idx`` and hold what it says against the sizes of both files.
+
+    Costs a few small reads, however large the files are.
+
+    Raises:
+        DataError: a file is missing, is no such index, is cut off, or the two do not belong together.
+    """
+    index, data = idx_path(prefix), bin_path(prefix)
+    for path in (index, data):
+        if not path.is_file():
+            raise DataError(f"{path} does not exist", _why_missing(path, index, data))
+    with index.open("rb") as handle:
+        head = handle.read(HEADER_BYTES)
+        size = os.fstat(handle.fileno()).st_size
+        dtype, sequences, entries = _parse_header(index, head)
+        _check_index_size(index, size, sequences, entries)
+        file = MegatronFile(Path(prefix), dtype, sequences, entries - 1, 0)
+        edges = _edges(handle, file)
+    _check_edges(file, edges, data.stat().st_size)
+    return MegatronFile(Path(prefix), dtype, sequences, entries - 1, edges.end_bytes // dtype.itemsize)
+
+
+def _why_missing(path: Path, index: Path, data: Path) -> str:
+    if path == index and data.is_file():
+        return f"{data.name} is there without its index: its writer was stopped; {_REMAKE}"
+    return "check the prefix: it is the path without .bin or .idx"
+
+
+def _parse_header(index: Path, head: bytes) -> tuple[np.dtype, int, int]:
+    if head[:9] != MAGIC:
+        raise DataError(
+            f"{index} does not begin with Megatron's magic {MAGIC!r}, found {head[:9]!r}",
+            "it is no Megatron-Core index (the oldest Megatron and fairseq formats are not read)",
+        )
+    if len(head) < HEADER_BYTES:
+        raise DataError(f"{index} ends inside its header ({len(head)} bytes)", _REMAKE)
+    version = int.from_bytes(head[9:17], "little")
+    if version != VERSION:
+        raise DataError(f"{index} has version {version}, expected {VERSION}", _REMAKE)
+    code = head[17]
+    if code not in _DTYPES:
+        raise DataError(f"{index} has dtype code {code}, expected one of 1-8", "the header is damaged")
+    dtype = np.dtype(_DTYPES[code])
+    if dtype.kind == "f":
+        raise DataError(f"{index} holds {dtype} values, not token ids", "name files of token ids")
+    return dtype, int.from_bytes(head[18:26], "little"), int.from_bytes(head[26:34], "little")
+
+
+def _check_index_size(index: Path, size: int, sequences: int, entries: int) -> None:
+    if entries < 1:
+        raise DataError(f"{index} has an empty document index; it has one entry at least, 0", _REMAKE)
+    expected = HEADER_BYTES + 12 * sequences + 8 * entries
+    if size not in (expected, expected + sequences):  # with modes
+        raise DataError(
+            f"{index} says it lists {sequences:,} sequences and {entries - 1:,} documents ({expected:,} bytes) "
+            f"but is {size:,} bytes long",
+            f"its writer was stopped or the copy is incomplete; {_REMAKE}",
+        )
+
+
+@dataclass(frozen=True)
+class _Edges:
+    """First and last values of an index's sections; ``end_bytes`` is where the last sequence ends."""
+
+    first_pointer: int
+    end_bytes: int
+    first_document: int
+    last_document: int
+
+
+def _edges(handle: IO[bytes], file: MegatronFile) -> _Edges:
+    def number(offset: int, bytes_: int) -> int:
+        return int.from_bytes(os.pread(handle.fileno(), bytes_, offset), "little", signed=True)
+
+    last = file.num_sequences - 1
+    first_pointer = end = 0
+    if file.num_sequences:
+        first_pointer = number(file.pointers_offset, 8)
+        last_length = number(file.lengths_offset + 4 * last, 4)
+        end = number(file.pointers_offset + 8 * last, 8) + last_length * file.dtype.itemsize
+    documents = [number(file.documents_offset + 8 * entry, 8) for entry in (0, file.num_documents)]
+    return _Edges(first_pointer, end, *documents)
+
+
+def _check_edges(file: MegatronFile, edges: _Edges, bin_bytes: int) -> None:
+    index = idx_path(file.prefix)
+    if (edges.first_document, edges.last_document) != (0, file.num_sequences):
+        raise DataError(
+            f"{index}: documents run from sequence {edges.first_document:,} to {edges.last_document:,}, "
+            f"sequences from 0 to {file.num_sequences:,}",
+            f"the index is damaged; {_REMAKE}",
+        )
+    if edges.first_pointer != 0 or edges.end_bytes % file.dtype.itemsize or edges.end_bytes < 0:
+        raise DataError(
+            f"{index}: sequences lie in bytes {edges.first_pointer:,} to {edges.end_bytes:,}, "
+            f"not in whole {file.dtype} tokens from 0 on",
+            f"the index is damaged; {_REMAKE}",
+        )
+    if edges.end_bytes != bin_bytes:
+        raise DataError(
+            f"{index} lists {edges.end_bytes // file.dtype.itemsize:,} tokens ({edges.end_bytes:,} bytes), "
+            f"{bin_path(file.prefix)} is {bin_bytes:,} bytes long",
+            f"the files are of different runs, or a copy is incomplete; {_REMAKE}",
+        )
+
+
+def tokens_before(file: MegatronFile, sequences: Sequence[int]) -> list[int]:
+    """Tokens that lie before each of ``sequences`` (0..N): pointers lie in order, so a read each tells."""
+    found = []
+    with idx_path(file.prefix).open("rb") as handle:
+        for sequence in sequences:
+            if sequence == file.num_sequences:
+                found.append(file.num_tokens)
+            else:
+                raw = os.pread(handle.fileno(), 8, file.pointers_offset + 8 * sequence)
+                found.append(int.from_bytes(raw, "little") // file.dtype.itemsize)
+    return found
+
+
+class MegatronIndex:
+    """The sections of one ``.idx``. Random access to sequences; whole sections as arrays of their own.
+
+    A large index is mapped (which keeps a file descriptor), a small one read.
+    """
+
+    def __init__(self, file: MegatronFile) -> None:
+        self.file = file
+        path = idx_path(file.prefix)
+        whole = file.documents_offset + 8 * (file.num_documents + 1)
+        if whole <= _SMALL_INDEX_BYTES:
+            raw = np.fromfile(path, dtype=np.uint8, count=whole)
+        else:
+            raw = np.memmap(path, np.uint8, "r", shape=(whole,)).view(np.ndarray)
+        # Rows of bytes: the numbers are not aligned, and numpy copies a whole unaligned array to take from it.
+        self._lengths = self._rows(raw, file.lengths_offset, file.num_sequences, 4)
+        self._pointers = self._rows(raw, file.pointers_offset, file.num_sequences, 8)
+        self._documents = self._rows(raw, file.documents_offset, file.num_documents + 1, 8)
+
+    @staticmethod
+    def _rows(raw: np.ndarray, offset: int, count: int, width: int) -> np.ndarray:
+        return raw[offset : offset + count * width].reshape(count, width)
+
+    def lengths(self, begin: int = 0, end: int | None = None) -> np.ndarray:
+        """Lengths of sequences ``begin`` to ``end`` in tokens, int32, a copy."""
+        return self._lengths[begin:end].copy().view("<i4").ravel()
+
+    def document_bounds(self) -> np.ndarray:
+        """The document index, int64 ``[documents + 1]``, a copy."""
+        return self._documents.copy().view("<i8").ravel()
+
+    def locate(self, sequences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(first token in ``.bin``, length), int64 and int32, of each of ``sequences``."""
+        pointers = self._pointers.take(sequences, axis=0).view("<i8").ravel()
+        lengths = self._lengths.take(sequences, axis=0).view("<i4").ravel()
+        return pointers // self.file.dtype.itemsize, lengths
+
+    def check(self) -> None:
+        """Check every length, pointer and document boundary; a second for some 100M sequences.
+
+        Raises:
+            DataError: naming the first that is wrong.
+        """
+        name, expected = idx_path(self.file.prefix), 0
+        for first, lengths, pointers in self._chunks():
+            begins = np.cumsum(lengths, dtype=np.int64)
+            begins *= self.file.dtype.itemsize
+            ends, begins = begins + expected, np.concatenate(([0], begins[:-1])) + expected
+            wrong = np.flatnonzero((lengths < 0) | (pointers != begins))
+            if len(wrong):
+                at = int(wrong[0])
+                raise DataError(
+                    f"{name}: sequence {first + at:,} has length {lengths[at]:,} and begins at byte "
+                    f"{pointers[at]:,}, expected {begins[at]:,}",
+                    f"the index is damaged; {_REMAKE}",
+                )
+            expected = int(ends[-1])
+        self._check_documents()
+
+    def _chunks(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        for first in range(0, self.file.num_sequences, _CHUNK):
+            pointers = self._pointers[first : first + _CHUNK].copy().view("<i8").ravel()
+            yield first, self.lengths(first, first + _CHUNK), pointers
+
+    def _check_documents(self) -> None:
+        bounds = self.document_bounds()
+        back = np.flatnonzero(np.diff(bounds) < 0)
+        if len(back):
+            at = int(back[0])
+            raise DataError(
+                f"{idx_path(self.file.prefix)}: document {at:,} ends at sequence {bounds[at + 1]:,}, "
+                f"before its beginning at {bounds[at]:,}",
+                f"the index is damaged; {_REMAKE}",
+            )
+
+
+class MegatronReader:
+    """Sequences and documents of one pair of files, by number."""
+
+    def __init__(self, prefix: Path | str) -> None:
+        self.file = inspect_prefix(prefix)
+        self.index = MegatronIndex(self.file)
+        self.tokens = TokenReader(self.file.tokens)
+
+    def sequence(self, number: int) -> np.ndarray:
+        """The token ids of one sequence, in the file's dtype."""
+        starts, lengths = self.index.locate(np.array([number]))
+        return self.tokens.read(int(starts[0]), int(lengths[0]))
+
+    def document(self, number: int) -> list[np.ndarray]:
+        """The sequences of one document."""
+        begin, end = self.index.document_bounds()[number : number + 2].tolist()
+        return [self.sequence(sequence) for sequence in range(begin, end)]
+
+
+# ------------------------------------------------------------------------------------------- writing
+
+Kept = tuple[int, int, int]  # tokens, sequences, documents
+
+
+class MegatronWriter:
+    """Writes one pair of files; both appear under their names only when whole, the index last.
+
+    Tokens go to ``PREFIX.bin.tmp``, lengths and document sizes to two more temporaries, so memory does not grow
+    with the data. ``close`` makes the index of them and publishes both; an index that was there before is
+    removed first, so that no index ever stands beside tokens of another run. ``sync`` makes what was written so
+    far durable, and ``keep`` of a later writer continues from there, dropping whatever came after.
+    """
+
+    def __init__(self, prefix: Path | str, *, dtype: np.dtype, keep: Kept = (0, 0, 0)) -> None:
+        self.prefix = Path(prefix)
+        self.dtype = np.dtype(dtype).newbyteorder("<")
+        assert self.dtype in _CODES and self.dtype.kind in "ui", f"{dtype} is no dtype of token ids"
+        self.num_tokens, self.num_sequences, self.num_documents = keep
+        with disk_errors_named(bin_path(prefix)):
+            self._bin, self._lengths, self._sizes = (
+                _open_kept(path, size) for path, size in _pieces(self.prefix, self.dtype, keep)
+            )
+
+    def write(self, tokens: np.ndarray, lengths: np.ndarray, sizes: np.ndarray | None = None) -> None:
+        """Append whole sequences.
+
+        Args:
+            tokens: their ids one after another, in the writer's dtype.
+            lengths: of each sequence; their sum is ``len(tokens)``.
+            sizes: sequences of each document (0 for an empty one); left out, each sequence is a document.
+
+        Raises:
+            DataError: a sequence is longer than the format can say.
+        """
+        assert tokens.dtype == self.dtype, f"tokens are {tokens.dtype}, the file holds {self.dtype}"
+        assert int(np.sum(lengths, dtype=np.int64)) == len(tokens), "lengths do not add up to the tokens"
+        assert sizes is None or int(np.sum(sizes)) == len(lengths), "sizes do not add up to the sequences"
+        longest = int(np.max(lengths, initial=0))
+        if longest > MAX_SEQUENCE_TOKENS:
+            raise DataError(
+                f"a sequence of {longest:,} tokens does not fit the index of {self.prefix}",
+                f"cut the text into documents of at most {MAX_SEQUENCE_TOKENS:,} tokens",
+            )
+        sizes = np.ones(len(lengths), dtype="<i4") if sizes is None else np.asarray(sizes).astype("<i4")
+        with disk_errors_named(bin_path(self.prefix)):
+            self._bin.write(np.ascontiguousarray(tokens).data)
+            self._lengths.write(np.asarray(lengths).astype("<i4").data)
+            self._sizes.write(sizes.data)
+        self.num_tokens += len(tokens)
+        self.num_sequences += len(lengths)
+        self.num_documents += len(sizes)
+
+    def extend(self, tokens: np.ndarray) -> None:
+        """Append ``tokens`` to the last sequence, of a document that arrives in pieces.
+
+        Raises:
+            DataError: it becomes longer than the format can say.
+        """
+        assert self.num_sequences and tokens.dtype == self.dtype
+        at = 4 * (self.num_sequences - 1)
+        with disk_errors_named(bin_path(self.prefix)):
+            self._lengths.seek(at)
+            length = int.from_bytes(self._lengths.read(4), "little") + len(tokens)
+            if length > MAX_SEQUENCE_TOKENS:
+                raise DataError(
+                    f"a sequence of {length:,} tokens does not fit the index of {self.prefix}",
+                    f"cut the text into documents of at most {MAX_SEQUENCE_TOKENS:,} tokens",
+                )
+            self._lengths.seek(at)
+            self._lengths.write(length.to_bytes(4, "little"))
+            self._bin.write(np.ascontiguousarray(tokens).data)
+        self.num_tokens += len(tokens)
+
+    def sync(self) -> Kept:
+        """Make everything written so far durable; what to give as ``keep`` later."""
+        with disk_errors_named(bin_path(self.prefix)):
+            for handle in (self._bin, self._lengths, self._sizes):
+                fsync_file(handle)
+        return self.num_tokens, self.num_sequences, self.num_documents
+
+    def close(self) -> MegatronFile:
+        """Publish both files, the index last."""
+        index, data = idx_path(self.prefix), bin_path(self.prefix)
+        with disk_errors_named(index):
+            for handle in (self._bin, self._lengths, self._sizes):
+                fsync_file(handle)
+            with _temporary(index).open("wb", buffering=_BUFFER_BYTES) as handle:
+                self._write_index(handle)
+                fsync_file(handle)
+            if index.exists():
+                index.unlink()
+                fsync_folder(index.parent)
+            self._bin.close()
+            publish(_temporary(data), data)
+            publish(_temporary(index), index)
+            self._drop_pieces()
+        return inspect_prefix(self.prefix)
+
+    def _write_index(self, out: IO[bytes]) -> None:
+        out.write(header_bytes(self.dtype, self.num_sequences, self.num_documents + 1))
+        for lengths in _read_back(self._lengths, self.num_sequences):
+            out.write(lengths.data)
+        end = 0
+        for lengths in _read_back(self._lengths, self.num_sequences):
+            ends = end + np.cumsum(lengths, dtype=np.int64) * self.dtype.itemsize
+            out.write(np.concatenate(([end], ends[:-1])).astype("<i8").data)
+            end = int(ends[-1])
+        out.write((0).to_bytes(8, "little"))
+        done = 0
+        for sizes in _read_back(self._sizes, self.num_documents):
+            bounds = done + np.cumsum(sizes, dtype="<i8")
+            out.write(bounds.data)
+            done = int(bounds[-1])
+
+    def _drop_pieces(self) -> None:
+        for handle in (self._lengths, self._sizes):
+            handle.close()
+        for path, _ in _pieces(self.prefix, self.dtype, (0, 0, 0))[1:]:
+            path.unlink(missing_ok=True)
+
+    def abandon(self, keep: Kept = (0, 0, 0)) -> None:
+        """Close without publishing, after an error: cut the temporaries back to ``keep`` or remove them."""
+        handles = (self._bin, self._lengths, self._sizes)
+        for handle, (path, size) in zip(handles, _pieces(self.prefix, self.dtype, keep), strict=True):
+            with contextlib.suppress(OSError):  # buffered bytes without room on the disk are not wanted
+                handle.close()
+            if any(keep) and path.exists():
+                os.truncate(path, size)
+            else:
+                path.unlink(missing_ok=True)
+        _temporary(idx_path(self.prefix)).unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(path.name + TEMP_SUFFIX)
+
+
+def _pieces(prefix: Path, dtype: np.dtype, keep: Kept) -> list[tuple[Path, int]]:
+    """The temporaries of a writer (tokens, lengths, document sizes) and their bytes at ``keep``."""
+    tokens, sequences, documents = keep
+    return [
+        (_temporary(bin_path(prefix)), tokens * dtype.itemsize),
+        (_temporary(Path(f"{prefix}.idx.lengths")), 4 * sequences),
+        (_temporary(Path(f"{prefix}.idx.documents")), 4 * documents),
+    ]
+
+
+def can_continue(prefix: Path | str, dtype: np.dtype, keep: Kept) -> bool:
+    """Whether a writer's temporaries are there with at least what ``keep`` speaks of."""
+    pieces = _pieces(Path(prefix), np.dtype(dtype), keep)
+    return all(path.is_file() and path.stat().st_size >= size for path, size in pieces)
+
+
+def _open_kept(path: Path, keep_bytes: int) -> IO[bytes]:
+    """Open a temporary for appending after its first ``keep_bytes``; what is beyond is cut."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    handle = os.fdopen(descriptor, "r+b", buffering=_BUFFER_BYTES)
+    handle.truncate(keep_bytes)
+    handle.seek(keep_bytes)
+    return handle
+
+
+def _read_back(handle: IO[bytes], count: int) -> Iterator[np.ndarray]:
+    """The ``count`` int32 numbers of a temporary from its beginning, some at a time."""
+    handle.seek(0)
+    for first in range(0, count, _CHUNK):
+        yield np.frombuffer(handle.read(4 * min(_CHUNK, count - first)), dtype="<i4")
+
+
+def header_bytes(dtype: np.dtype, num_sequences: int, document_entries: int) -> bytes:
+    """The first 34 bytes of an ``.idx``."""
+    counts = (VERSION.to_bytes(8, "little"), bytes([_CODES[np.dtype(dtype)]]))
+    return b"".join(
+        (MAGIC, *counts, num_sequences.to_bytes(8, "little"), document_entries.to_bytes(8, "little"))
+    )
+
+
+def write_megatron_file(
+    prefix: Path | str, documents: Sequence[Sequence[Sequence[int]]], *, dtype: np.dtype | str
+) -> MegatronFile:
+    """Publish documents, each a list of sequences of ids, as one pair of files."""
+    writer = MegatronWriter(prefix, dtype=np.dtype(dtype))
+    sequences = [np.asarray(sequence, dtype=np.int64) for document in documents for sequence in document]
+    lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
+    tokens = np.concatenate([*sequences, np.empty(0, np.int64)]).astype(writer.dtype)
+    writer.write(tokens, lengths, np.array([len(document) for document in documents], dtype=np.int64))
+    return writer.close()
