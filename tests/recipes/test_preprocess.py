@@ -304,6 +304,7 @@ def test_dry_run_writes_nothing(tmp_path: Path, rows: str) -> None:
     result = preprocess.run(cfg, progress=lambda event: None, say=lines.append)
     assert result.manifest is None and not (tmp_path / "out").exists()
     assert any("exactly 1,000 tokens" in line for line in lines) and any("val.bin" in line for line in lines)
+    assert any(line.startswith("would read 1 file, ") and line.endswith("rows.jsonl") for line in lines)
 
 
 def test_default_folder_is_named_as_the_guide_names_it(

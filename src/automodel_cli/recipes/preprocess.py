@@ -249,10 +249,7 @@ def _count_tokens(job: _Job, progress: ProgressCallback) -> int:
 
 
 def _say_plan(job: _Job, say: Say) -> None:
-    described = ", ".join(
-        f"{key} {value}" for key, value in job.source.describe().items() if value is not None
-    )
-    say(f"would read {described}")
+    say(f"would read {_source_in_words(job.source.describe())}")
     amount = f"exactly {job.cfg.max_tokens:,} tokens" if job.cfg.max_tokens else "all tokens"
     if not job.cfg.max_tokens and (likely := _likely_tokens(job)):
         amount += f" (about {likely:,})"
@@ -261,6 +258,17 @@ def _say_plan(job: _Job, say: Say) -> None:
     if job.rule.rule != "none":
         say(f"would write validation tokens to {job.layout.shard_path('val', 0).name} (by {job.rule.rule})")
     say(f"would use {max(1, job.num_workers)} processes to tokenise")
+
+
+def _source_in_words(described: dict[str, Any]) -> str:
+    if described["kind"] == "hub":
+        parts = [f"split {described['split']}"]
+        if described["set_name"] is not None:
+            parts.insert(0, described["set_name"])
+        return f"{described['name']} ({', '.join(parts)}) from the Hugging Face Hub"
+    count, names = described["files"], described["first_files"]
+    shown = ", ".join([*names[:3], *(["..."] if count > 3 else [])])
+    return f"{count:,} file{'s' if count != 1 else ''}, {described['bytes'] / 1e6:,.1f} MB: {shown}"
 
 
 # -------------------------------------------------------------------------------------------- writing
