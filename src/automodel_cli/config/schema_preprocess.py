@@ -29,7 +29,7 @@ def parse_amount(value: Any) -> Any:
 def format_amount(amount: int) -> str:
     """The shortest exact spelling: 500_000_000 -> ``500M``, 1_500_000_000 -> ``1.5B``, 1_234_567 -> ``1234567``."""
     for suffix, size in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("K", 10**3)):
-        if amount >= size and amount % (size // 1000) == 0:
+        if amount >= size and amount % (size // 10) == 0:
             return f"{amount / size:g}{suffix}"
     return str(amount)
 

@@ -9,11 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from automodel_cli.corpus.nanogpt_bin import Layout, ShardFacts, ShardWriter, inspect_token_file
+from automodel_cli.corpus.nanogpt_bin import (
+    Layout,
+    ShardFacts,
+    ShardWriter,
+    inspect_token_file,
+    kept_is_there,
+)
 from automodel_cli.corpus.splitting import TRAIN, VAL, SplitRule
 from automodel_cli.corpus.units import Split, TokenChunk
 from automodel_cli.errors import DataError
-from automodel_cli.files import TEMP_SUFFIX
 
 _SPLITS: tuple[Split, Split] = ("train", "val")
 
@@ -222,7 +227,7 @@ def _runs(values: np.ndarray) -> list[tuple[int, int]]:
 
 
 def state_is_on_disk(layout: CorpusLayout, state: dict[str, Any]) -> bool:
-    """Whether the shards and temporaries that ``state`` speaks of are there with (at least) their sizes."""
+    """Whether the shards and temporaries that ``state`` speaks of are there their sizes."""
     for split in _SPLITS:
         saved = state["splits"][split]
         for number, (tokens, _) in enumerate(saved["shards"]):
@@ -232,14 +237,8 @@ def state_is_on_disk(layout: CorpusLayout, state: dict[str, Any]) -> bool:
                 return False
             if file.num_tokens != tokens:
                 return False
-        kept_tokens, kept_documents = saved["open"]
+        keep = (saved["open"][0], saved["open"][1])
         path = layout.shard_path(split, len(saved["shards"]))
-        header = 0 if layout.layout == "raw" else 1024
-        for target, size in (
-            (path, header + kept_tokens * layout.dtype.itemsize),
-            (path.with_suffix(".bos.idx"), 4 * kept_documents),
-        ):
-            temporary = target.with_name(target.name + TEMP_SUFFIX)
-            if kept_tokens and (not temporary.exists() or temporary.stat().st_size < size):
-                return False
+        if keep[0] and not kept_is_there(path, keep, layout.dtype, layout.layout):
+            return False
     return True

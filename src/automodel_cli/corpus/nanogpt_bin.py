@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -295,15 +296,17 @@ class ShardWriter:
         self.dtype = np.dtype(dtype).newbyteorder("<")
         self.layout = layout
         self.num_tokens, self.num_documents = keep
-        self._offset_bytes = 0 if layout == "raw" else HEADER_BYTES
+        tokens_bytes, index_bytes = kept_bytes(keep, self.dtype, layout)
         with disk_errors_named(path):
-            self._tokens = self._open(path, self._offset_bytes + self.num_tokens * self.dtype.itemsize)
-            self._index = self._open(self.index_path, 4 * self.num_documents)
+            self._tokens = self._open(path, tokens_bytes)
+            self._index = self._open(self.index_path, index_bytes)
 
     @staticmethod
     def _open(target: Path, keep_bytes: int) -> IO[bytes]:
         """Open the temporary of ``target`` for appending after its first ``keep_bytes``."""
         temporary = target.with_name(target.name + TEMP_SUFFIX)
+        if keep_bytes and file_size(temporary) < keep_bytes <= file_size(target):
+            shutil.copyfile(target, temporary)  # published after the sync that keep speaks of
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         handle = os.fdopen(descriptor, "r+b", buffering=_BUFFER_BYTES)
         handle.truncate(keep_bytes)  # cuts what is beyond; a fresh file gets zeros where the header goes
@@ -347,9 +350,10 @@ class ShardWriter:
 
     def abandon(self, keep: tuple[int, int] = (0, 0)) -> None:
         """Close without publishing, after an error: cut both temporaries back to ``keep`` or remove them."""
+        tokens_bytes, index_bytes = kept_bytes(keep, self.dtype, self.layout)
         for handle, target, keep_bytes in (
-            (self._tokens, self.path, self._offset_bytes + keep[0] * self.dtype.itemsize),
-            (self._index, self.index_path, 4 * keep[1]),
+            (self._tokens, self.path, tokens_bytes),
+            (self._index, self.index_path, index_bytes),
         ):
             temporary = target.with_name(target.name + TEMP_SUFFIX)
             _close_quietly(handle)
@@ -357,6 +361,25 @@ class ShardWriter:
                 os.truncate(temporary, keep_bytes)
             else:
                 temporary.unlink(missing_ok=True)
+
+
+def kept_bytes(keep: tuple[int, int], dtype: np.dtype, layout: Layout) -> tuple[int, int]:
+    """Sizes of a token file and its index that hold ``keep`` = (tokens, documents)."""
+    offset_bytes = 0 if layout == "raw" else HEADER_BYTES
+    return offset_bytes + keep[0] * dtype.itemsize, 4 * keep[1]
+
+
+def kept_is_there(path: Path, keep: tuple[int, int], dtype: np.dtype, layout: Layout) -> bool:
+    """Whether a ``ShardWriter`` for ``path`` can continue from ``keep``: in the temporaries, or published since."""
+    for target, size in zip((path, bos_index_path(path)), kept_bytes(keep, dtype, layout), strict=True):
+        if max(file_size(target.with_name(target.name + TEMP_SUFFIX)), file_size(target)) < size:
+            return False
+    return True
+
+
+def file_size(path: Path) -> int:
+    """Bytes of ``path``, 0 if it does not exist."""
+    return path.stat().st_size if path.exists() else 0
 
 
 def _close_quietly(handle: IO[bytes]) -> None:

@@ -6,6 +6,7 @@ one (NeMo's and nanoGPT's files) the checks are those that the files themselves 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -245,9 +246,9 @@ def _show_documents(
     count: int,
 ) -> None:
     """The beginnings of the first documents, decoded; of a file without index, of the file."""
-    starts = [0] if positions is None or len(positions) == 0 else positions[:count].tolist()
-    stops = [*starts[1:], reader.num_tokens]
-    for start, stop in zip(starts, stops, strict=True):
+    known = [0] if positions is None or len(positions) == 0 else positions[: count + 1].tolist()
+    edges = [*known, reader.num_tokens]
+    for start, stop in list(itertools.pairwise(edges))[:count]:
         ids = reader.read(start, min(stop - start, _SHOWN_TOKENS)).tolist()
         try:
             report.documents.append((name, tokenizer.decode(ids)))

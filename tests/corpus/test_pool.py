@@ -1,0 +1,81 @@
+"""The pool: order, bounds, errors at their place, no process left behind. (A killed worker: tests/promises.)"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from automodel_cli.corpus.pool import OrderedPool
+from automodel_cli.corpus.tokenise import Work
+from automodel_cli.corpus.tokenizer import ByteTokenizer
+from automodel_cli.corpus.units import ReadOptions, Unit
+from automodel_cli.errors import DataError
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Work:
+    ByteTokenizer().save(tmp_path / "tokenizer")
+    return Work(tmp_path / "tokenizer", "auto", ReadOptions(), "prepend")
+
+
+def pool(work: Work, workers: int = 2, window: int = 4) -> OrderedPool:
+    return OrderedPool(work, num_workers=workers, window=window, dtype=np.dtype("<u2"))
+
+
+def line_units(count: int) -> Iterator[Unit]:
+    """Units of very different sizes, so that answers come out of order."""
+    for k in range(count):
+        yield Unit("line", "a.txt", 0, {"at": k}, payload=b"%d " % k * (1 if k % 3 else 20000))
+
+
+def test_answers_come_in_order_within_the_window(work: Work) -> None:
+    taken: list[int] = []
+
+    def watched() -> Iterator[Unit]:
+        for unit in line_units(30):
+            taken.append(unit.cursor["at"])
+            yield unit
+
+    with pool(work) as workers:
+        for number, (unit, chunk) in enumerate(workers.run(watched())):
+            assert unit.cursor["at"] == number
+            assert bytes(chunk.tokens[1:4].astype(np.uint8).tolist()).startswith(b"%d " % number)
+            assert len(taken) <= number + 1 + 4
+    assert number == 29
+
+
+def test_an_error_comes_at_its_place(work: Work) -> None:
+    def units() -> Iterator[Unit]:
+        yield from line_units(5)
+        yield Unit("line", "gone.txt", 0, {}, path="/nowhere/gone.txt", stop=5)
+        yield from line_units(5)
+
+    seen = 0
+    with pool(work) as workers, pytest.raises(DataError, match=r"cannot read gone\.txt"):
+        for _ in workers.run(units()):
+            seen += 1
+    assert seen == 5
+
+
+def test_a_tokenizer_that_cannot_be_opened_is_an_error(work: Work, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer/automodel_tokenizer.json").write_text("{")
+    with pool(work) as workers, pytest.raises(DataError, match="damaged"):
+        next(workers.run(line_units(3)))
+
+
+def test_no_process_is_left_when_it_closes_early(work: Work) -> None:
+    with pool(work, workers=3) as workers:
+        next(workers.run(line_units(100)))
+        processes = [worker.process for worker in workers._workers]
+    assert all(process.poll() is not None for process in processes)
+
+
+def test_workers_do_not_think_that_they_are_ranks(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID"):
+        monkeypatch.setenv(name, "1")
+    with pool(work, workers=1) as workers:
+        next(workers.run(line_units(1)))
+        pid = workers._workers[0].process.pid
+        environment = Path(f"/proc/{pid}/environ").read_bytes() if Path("/proc").is_dir() else b""
+    assert b"RANK=" not in environment and b"SLURM_PROCID=" not in environment

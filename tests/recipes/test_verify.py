@@ -1,0 +1,148 @@
+"""preprocess verify: finds what is wrong and names the file; reads NeMo's and nanoGPT's files; shows documents."""
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import regex
+
+from automodel_cli.config.schema_preprocess import PreprocessNanogptConfig, VerifyConfig
+from automodel_cli.corpus.manifest import read_corpus_manifest, write_corpus_manifest
+from automodel_cli.corpus.nanogpt_bin import write_token_file
+from automodel_cli.errors import DataError
+from automodel_cli.recipes import preprocess, verify
+from automodel_cli.recipes.verify import VerifyReport
+
+
+def check(path: Path, **options: object) -> VerifyReport:
+    return verify.run(VerifyConfig(path=str(path), **options), progress=lambda *_: None)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    rows = [json.dumps({"text": f"Document number {k}, é."}) for k in range(40)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    cfg = PreprocessNanogptConfig(
+        dataset=str(tmp_path / "rows.jsonl"),
+        tokenizer="byte",
+        output_dir=str(tmp_path / "corpus"),
+        val_fraction=0.2,
+        shard_tokens=200,
+        num_workers=1,
+    )
+    preprocess.run(cfg, progress=lambda event: None, say=lambda line: None)
+    return tmp_path / "corpus"
+
+
+def test_a_sound_corpus(corpus: Path) -> None:
+    report = check(corpus)
+    assert report.problems == [] and report.warnings == []
+    manifest = read_corpus_manifest(corpus)
+    assert report.hashed == len(manifest.files)
+    assert [file.name for file in report.files] == [file.name for file in manifest.token_files()]
+    text = "<|end|>".join(text for name, text in report.documents if name == "dataset.bin")
+    assert regex.fullmatch(r"Document number \d+, é\.<\|end\|>Document number \d+, é\.", text)
+    assert check(corpus / "manifest.json").problems == []
+
+
+def test_one_file_of_a_corpus(corpus: Path) -> None:
+    report = check(corpus / "dataset_00001.bin")
+    assert report.problems == [] and report.hashed == 2
+    path = corpus / "dataset_00001.bin"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    assert "was changed" in check(path).problems[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "dataset.bin", "val.bos.idx", "tokenizer/automodel_tokenizer.json"]
+)
+def test_a_flipped_byte_is_found_and_named(corpus: Path, name: str) -> None:
+    path = corpus / name
+    data = bytearray(path.read_bytes())
+    for position in (0, len(data) // 2, len(data) - 1):
+        flipped = bytearray(data)
+        flipped[position] ^= 0x10
+        path.write_bytes(flipped)
+        assert any(str(path) in problem for problem in check(corpus).problems), position
+
+
+def test_missing_short_and_surplus_files(corpus: Path) -> None:
+    (corpus / "val.bin").unlink()
+    path = corpus / "dataset.bin"
+    path.write_bytes(path.read_bytes()[:-2])
+    write_token_file(corpus / "dataset_00099.bin", np.arange(5))
+    report = check(corpus)
+    assert any("val.bin is missing" in problem for problem in report.problems)
+    assert any("dataset.bin is" in problem and "bytes long" in problem for problem in report.problems)
+    assert any("dataset_00099.bin is not part of the corpus" in warning for warning in report.warnings)
+
+
+def test_ids_beyond_the_vocabulary_and_wrong_counts(corpus: Path) -> None:
+    """A manifest that was written anew over wrong files still gives itself away."""
+    from dataclasses import replace
+
+    manifest = read_corpus_manifest(corpus)
+    tokenizer = {**manifest.tokenizer, "vocab_size": 100}
+    write_corpus_manifest(replace(manifest, tokenizer=tokenizer, tokens=manifest.tokens + 1))
+    problems = check(corpus).problems
+    assert any("token id 256, but the vocabulary ends at 99" in problem for problem in problems)
+    assert any("its files sum to" in problem for problem in problems)
+
+
+def test_an_index_that_points_beside_documents(corpus: Path) -> None:
+    from dataclasses import replace
+
+    from automodel_cli.corpus.manifest import describe_file
+
+    manifest = read_corpus_manifest(corpus)
+    positions = np.fromfile(corpus / "dataset.bos.idx", "<i4")
+    (positions + 1).astype("<i4").tofile(corpus / "dataset.bos.idx")
+    files = tuple(
+        describe_file(corpus, f.name, f.role, f.split, tokens=f.tokens, documents=f.documents)
+        for f in manifest.files
+    )
+    write_corpus_manifest(replace(manifest, files=files))
+    assert any("does not point at the beginnings" in problem for problem in check(corpus).problems)
+
+
+def test_files_of_other_tools(tmp_path: Path) -> None:
+    """NeMo's (with its index in bytes instead of tokens), llm.c's legacy header, nanoGPT's headerless files."""
+    tokens = [50256, 1, 2, 50256, 3, 4, 5]
+    header = struct.pack("<4i", 278895051, 1, 7, 2).ljust(1024, b"\0")
+    (tmp_path / "nemo.bin").write_bytes(header + struct.pack("<7H", *tokens))
+    (tmp_path / "nemo.bos.idx").write_bytes(struct.pack("<2i", 1024, 1027))
+    header = struct.pack("<4i", 20240520, 1, 7, 0).ljust(1024, b"\0")
+    (tmp_path / "legacy.bin").write_bytes(header + struct.pack("<7H", *tokens))
+    (tmp_path / "train.bin").write_bytes(struct.pack("<7H", *tokens))
+    report = check(tmp_path)
+    assert report.problems == []
+    assert {(f.name, f.layout, f.tokens, f.largest_id) for f in report.files} == {
+        ("nemo.bin", "nemo", 7, 50256),
+        ("legacy.bin", "legacy", 7, 50256),
+        ("train.bin", "raw", 7, 50256),
+    }
+    assert any("nemo.bos.idx" in warning for warning in report.warnings)
+    (tmp_path / "nemo.bos.idx").write_bytes(struct.pack("<2i", 1, 3))  # in range, and wrong
+    assert any("nemo.bos.idx" in warning for warning in check(tmp_path / "nemo.bin").warnings)
+    assert (
+        check(tmp_path / "train.bin", raw_dtype="uint32").problems[0].startswith(str(tmp_path / "train.bin"))
+    )
+    with_tokenizer = check(tmp_path / "train.bin", tokenizer="byte")
+    assert "token id 50256, but the vocabulary ends at 256" in with_tokenizer.problems[0]
+
+
+def test_a_killed_writer_of_nemo(tmp_path: Path) -> None:
+    header = struct.pack("<4i", 278895051, 1, 0, 2).ljust(1024, b"\0")
+    (tmp_path / "dataset.bin").write_bytes(header + b"\0" * 100)
+    assert "says it holds 0 tokens" in check(tmp_path / "dataset.bin").problems[0]
+
+
+def test_nothing_to_check(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no manifest"):
+        check(tmp_path)
+    with pytest.raises(DataError, match="no file or folder"):
+        check(tmp_path / "x.bin")
