@@ -105,7 +105,6 @@ optimizer: {lr: 1, params: []}
         ("rng: {_target_: os.system}", "rng: this section is not built from a _target_"),
         ("distributed: {_target_: a.DDPManager}", "distributed: this section is not built from a _target_"),
         ("recipe: KnowledgeDistillation", "recipe: found the text 'KnowledgeDistillation'"),
-        ("step_scheduler: {num_epochs: null}", "step_scheduler: num_epochs and max_steps are both null"),
         (
             "step_scheduler: {preemption_signal: SIGNONE}",
             "step_scheduler.preemption_signal: there is no signal",

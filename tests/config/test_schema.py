@@ -54,7 +54,7 @@ def test_defaults_of_the_guides():
     """The numbers that section 3 of the design promises to a YAML with only a model and a dataset."""
     cfg = make()
     assert (cfg.step_scheduler.global_batch_size, cfg.step_scheduler.local_batch_size) == (32, 1)
-    assert (cfg.step_scheduler.num_epochs, cfg.step_scheduler.max_steps) == (1, None)
+    assert (cfg.step_scheduler.num_epochs, cfg.step_scheduler.max_steps) == (None, None)
     assert cfg.step_scheduler.val_every_steps == "final"
     assert cfg.max_norm == 1.0
     assert cfg.lr_scheduler is None

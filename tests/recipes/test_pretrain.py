@@ -245,7 +245,10 @@ def test_a_users_own_dataset_and_model(tiny_training):
     sections = {**mine, "validation_dataset": {"_target_": f"{code}:Counting", "rows": 8}}
     with pytest.raises(ConfigError, match="--trust"):
         tiny_training.recipe(**sections)
-    recipe = tiny_training.recipe("--lr_scheduler", "null", trust=(str(code),), **sections)
+    constant = ("--lr_scheduler", "null", "--checkpoint.checkpoint_dir")
+    twin = tiny_training.recipe(*constant, str(tiny_training.folder / "twin"), trust=(str(code),), **sections)
+    recipe = tiny_training.recipe(*constant, str(tiny_training.run), trust=(str(code),), **sections)
+    assert torch.equal(twin.model.module.head.weight, recipe.model.module.head.weight)  # the seed decides
     recipe.run_train_validation_loop()
     losses = tiny_training.losses()
     assert losses[12] < losses[1]
@@ -301,3 +304,15 @@ def test_dry_run_plans_and_writes_nothing(tiny_training):
     assert "12 updates" in rows["length"]
     assert "28,544 parameters" in rows["model"]
     assert not tiny_training.run.exists()
+
+
+def test_a_loss_of_torch_trains_like_ours(tiny_training):
+    other = ("--checkpoint.checkpoint_dir", str(tiny_training.folder / "other"), "--precision", "fp32")
+    steps = ("--step_scheduler.max_steps", "3")
+    ours = tiny_training.recipe(*steps, "--precision", "fp32")
+    ours.run_train_validation_loop()
+    theirs = tiny_training.recipe(*steps, *other, loss_fn={"_target_": "torch.nn.CrossEntropyLoss"})
+    theirs.run_train_validation_loop()
+    lines = (tiny_training.folder / "other" / "metrics.jsonl").read_text().splitlines()
+    found = [r["loss"] for r in map(json.loads, lines) if r["kind"] == "train"]
+    assert found == pytest.approx(list(tiny_training.losses().values()), abs=1e-5)

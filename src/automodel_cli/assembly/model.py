@@ -14,15 +14,19 @@ from automodel_cli.config.instantiate import instantiate
 from automodel_cli.config.target import Target
 from automodel_cli.errors import CheckpointError, ConfigError
 from automodel_cli.models.hf import wrap
+from automodel_cli.models.initialise import derive_seed
 from automodel_cli.models.interface import CausalLM
 
 
-def build_model(target: Target, *, trust: Sequence[str] = ()) -> CausalLM:
+def build_model(target: Target, *, seed: int, trust: Sequence[str] = ()) -> CausalLM:
     """Build what ``model:`` names and give it the ``CausalLM`` interface.
+
+    A user's own module draws its initial values in its constructor, so the generator is seeded before it is called.
 
     Raises:
         ConfigError: the target is not one that the section admits, or it does not return a module.
     """
+    torch.manual_seed(derive_seed(seed, "init"))
     built = instantiate(target, "model", trust=trust)
     if not isinstance(built, nn.Module):
         raise ConfigError(

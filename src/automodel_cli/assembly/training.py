@@ -18,7 +18,7 @@ from automodel_cli.config.target import Target
 from automodel_cli.metrics.throughput import Throughput
 from automodel_cli.models.initialise import derive_seed
 from automodel_cli.models.interface import CausalLM
-from automodel_cli.train.losses import ChunkedCrossEntropy, MaskedCrossEntropy
+from automodel_cli.train.losses import ChunkedCrossEntropy, LogitsLoss, MaskedCrossEntropy
 from automodel_cli.train.optimizers import build_adamw
 from automodel_cli.train.param_groups import build_param_groups
 from automodel_cli.train.schedules import Schedule, remember_ratios
@@ -33,6 +33,8 @@ def build_head_loss(cfg: PretrainConfig, fast_path: FastPath, *, trust: Sequence
     """The loss over hidden states and head weight: the section's, else the one the fast path chose."""
     if cfg.loss_fn is not None:
         built = instantiate(cfg.loss_fn, "loss_fn", trust=trust)
+        if isinstance(built, torch.nn.Module):
+            return LogitsLoss(built)
         if not isinstance(built, MaskedCrossEntropy) or type(built) is not MaskedCrossEntropy:
             return built
         if fast_path.head_loss == "plain":

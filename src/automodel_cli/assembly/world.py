@@ -30,8 +30,35 @@ def refuse_several_processes(environ: Mapping[str, str]) -> None:
         )
 
 
-def backend_note(cfg: PretrainConfig, device_type: str) -> str | None:
-    """A line where the configuration asks for NCCL and there is no GPU to use it with."""
+def check_sizes(cfg: PretrainConfig, world: int = 1) -> None:
+    """Check that the mesh of the ``distributed:`` section has as many places as there are processes.
+
+    Raises:
+        ConfigError: it has more.
+    """
+    section = cfg.distributed
+    sizes = {
+        "dp_size": section.dp_size or 1,
+        "tp_size": section.tp_size,
+        "cp_size": section.cp_size,
+        "pp_size": section.pp_size,
+        "ep_size": section.ep_size,
+    }
+    large = ", ".join(f"distributed.{name} {size}" for name, size in sizes.items() if size > world)
+    if large:
+        raise ConfigError(
+            f"{large} is more than the {world} process{'es' if world > 1 else ''} of this run",
+            "set it to 1, or leave it out",
+        )
+
+
+def notes(cfg: PretrainConfig, device_type: str) -> list[str]:
+    """Lines on what the configuration asks for and one process (or a machine without GPUs) does otherwise."""
+    found = []
     if cfg.dist_backend == "nccl" and device_type != "cuda":
-        return "dist_env.backend nccl needs GPUs; there are none here, so gloo stands in for it"
-    return None
+        found.append("dist_env.backend nccl needs GPUs; there are none here, so gloo stands in for it")
+    if cfg.checkpoint.is_async:
+        found.append(
+            "checkpoint.is_async: one process saves while training waits; the line of a save says how long"
+        )
+    return found

@@ -43,8 +43,8 @@ class StepSchedulerConfig(Section):
     """Sequences an update learns from, over all ranks."""
     local_batch_size: Count = 1
     """Sequences a rank puts through the model at once; gradients accumulate up to the global batch."""
-    num_epochs: Count | None = 1
-    """Passes over the data. null: as many as `max_steps` takes."""
+    num_epochs: Count | None = None
+    """Passes over the data at most; null: as many as `max_steps` takes, and one without `max_steps`."""
     max_steps: Count | None = None
     """Stop after so many updates; null: after `num_epochs`."""
     ckpt_every_steps: Cadence = 1000
@@ -79,12 +79,6 @@ class StepSchedulerConfig(Section):
     def _signal_names(cls, value: Any) -> Any:
         items = [] if value is None else value if isinstance(value, (list, tuple)) else [value]
         return tuple(_signal_name(item) for item in items)
-
-    @model_validator(mode="after")
-    def _must_end(self) -> StepSchedulerConfig:
-        if self.num_epochs is None and self.max_steps is None:
-            raise ValueError("num_epochs and max_steps are both null: the run would never end")
-        return self
 
 
 class LrSchedulerConfig(Section):

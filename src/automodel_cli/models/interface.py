@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from automodel_cli.batch import Batch
+from automodel_cli.models.initialise import is_on_meta
 from automodel_cli.models.kv_cache import KVCache
 
 Role = Literal["embedding", "head", "matrix", "norm", "bias", "position"]
@@ -74,8 +75,11 @@ class CausalLM(nn.Module, ABC):
         return any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.modules())
 
     def materialise(self, device: torch.device | str, seed: int) -> None:
-        """Give a model built on the meta device its storage on ``device`` and its initial weights."""
-        self.to_empty(device=device)
+        """Bring the model to ``device`` with its initial weights; a model on the meta device gets storage there."""
+        if is_on_meta(self):
+            self.to_empty(device=device)
+        else:
+            self.to(device)
         self.init_weights(seed)
 
 

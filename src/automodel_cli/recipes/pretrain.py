@@ -21,13 +21,12 @@ from automodel_cli import device as this_machine
 from automodel_cli.assembly import data as data_assembly
 from automodel_cli.assembly import facts as run_facts
 from automodel_cli.assembly import model as model_assembly
-from automodel_cli.assembly import summary, training
+from automodel_cli.assembly import summary, training, world
 from automodel_cli.assembly.fast_path import FastPath, choose_fast_path
 from automodel_cli.assembly.horizon import due, plan_horizon
 from automodel_cli.assembly.run_folder import move_aside
 from automodel_cli.assembly.tokenizer import run_tokenizer
 from automodel_cli.assembly.voice import Voice
-from automodel_cli.assembly.world import backend_note, refuse_several_processes
 from automodel_cli.batch import Batch
 from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.checkpointer import Checkpointer
@@ -64,7 +63,7 @@ def run(
     voice: Voice | None = None,
 ) -> int:
     """Train as ``cfg`` says; the exit code is 0, or 75 when a signal stopped the run after a checkpoint."""
-    refuse_several_processes(os.environ)
+    world.refuse_several_processes(os.environ)
     recipe = PretrainRecipe(cfg, fresh=fresh, trust=trust, voice=voice)
     if dry_run:
         recipe.plan()
@@ -135,10 +134,11 @@ class PretrainRecipe:
     def _build(self) -> None:
         """Data first: it is the cheapest thing that can be wrong. Weights come later."""
         cfg, scheduler = self.cfg, self.cfg.step_scheduler
+        world.check_sizes(cfg)
         self.device = this_machine.pick_device(cfg.device)
         self.dataset = data_assembly.build_dataset(cfg.dataset, seed=cfg.rng_seed, trust=self.trust)
         self.tokenizer = run_tokenizer(cfg, self.dataset)
-        self.model = model_assembly.build_model(cfg.model, trust=self.trust)
+        self.model = model_assembly.build_model(cfg.model, seed=cfg.rng_seed, trust=self.trust)
         data_assembly.check_fits(self.dataset, self.model, what="dataset")
         data_assembly.check_tokenizer(self.tokenizer, self.model)
         self.loader = data_assembly.build_train_loader(
@@ -435,9 +435,8 @@ class PretrainRecipe:
         )
 
     def _show_summary(self, weights_from: str) -> None:
-        backend = backend_note(self.cfg, self.device.type)
-        sources = [self.cfg.notes, data_assembly.notes(self.dataset, self.loader), self.model.notes]
-        for note in [*(line for lines in sources for line in lines), *([backend] if backend else [])]:
+        notes = [*self.cfg.notes, *world.notes(self.cfg, self.device.type), *self.model.notes]
+        for note in [*notes, *data_assembly.notes(self.dataset, self.loader)]:
             self.voice.say(f"note: {note}")
         rows = [
             *summary.model_rows(self.model, weights_from=weights_from),

@@ -11,6 +11,8 @@ the head weight get no probability and no gradient.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -62,6 +64,30 @@ class MaskedCrossEntropy:
         flat = flat.float() if self.fp32_upcast else flat
         nll = F.cross_entropy(flat, labels.flatten(), ignore_index=self.ignore_index, reduction="sum")
         return nll.float()
+
+
+class LogitsLoss:
+    """A ``torch.nn`` loss over whole logits, as our losses are called; its reduction is made a sum.
+
+    Raises:
+        ConfigError: the module takes no ``reduction``, so its sum cannot be had.
+    """
+
+    def __init__(self, module: Any) -> None:
+        if not hasattr(module, "reduction"):
+            raise ConfigError(
+                f"loss_fn {type(module).__name__} has no reduction", "use a loss over class indices with one"
+            )
+        self.module = module
+        self.module.reduction = "sum"
+
+    def __call__(self, hidden: Tensor, weight: Tensor, labels: Tensor, *, vocab_size: int) -> Tensor:
+        """Sum of the losses for ``hidden [B, T, D]`` against ``labels [B, T]`` under ``weight [P, D]``."""
+        return self.from_logits(F.linear(hidden, weight[:vocab_size]), labels)
+
+    def from_logits(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Sum of the losses for ``logits [B, T, V]``."""
+        return self.module(logits.flatten(0, -2).float(), labels.flatten()).float()
 
 
 def padding_bias(weight: Tensor, vocab_size: int) -> Tensor | None:
