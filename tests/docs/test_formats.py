@@ -1,0 +1,329 @@
+"""docs/formats.md against real files, read with nothing but numpy, json and safetensors.
+
+For each JSON file the keys in the page's table must be the keys in the file: a key that is added, dropped or renamed
+fails here until the page says so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xxhash
+import yaml
+from safetensors import safe_open
+
+PAGE = (Path(__file__).parents[2] / "docs/formats.md").read_text(encoding="utf-8")
+SEQ_LEN = 16
+SENTENCES = [f"line {number} of a small text, {number * number} squared" for number in range(300)]
+
+
+def automodel(folder: Path, *arguments: str) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "automodel_cli", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the commands wrote."""
+
+    folder: Path
+
+    @property
+    def corpus(self) -> Path:
+        return self.folder / "corpus"
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "run"
+
+    @property
+    def step(self) -> Path:
+        return self.run / "step_00000004"
+
+    def json(self, path: Path) -> dict:
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Made:
+    """A corpus of three shards and a validation file, a run of four updates, its scores; and a char corpus."""
+    folder = tmp_path_factory.mktemp("formats")
+    (folder / "text.txt").write_text("\n".join(SENTENCES), encoding="utf-8")
+    source = ("--dataset", "text.txt", "--document", "line")
+    automodel(
+        folder, "preprocess", "nanogpt", *source, "--tokenizer", "byte", "--shard-tokens", "5000",
+        "--val-tokens", "1000", "--output-dir", "corpus",
+    )  # fmt: skip
+    automodel(
+        folder, "preprocess", "nanogpt", *source, "--tokenizer", "char", "--format", "raw", "-o", "char"
+    )
+    model = {"vocab_size": 257, "n_positions": SEQ_LEN, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    dataset = {"_target_": "automodel_cli.data.nanogpt_dataset.NanogptDataset", "seq_len": SEQ_LEN}
+    config = {
+        "model": {"_target_": "automodel_cli.models.gpt2.build_gpt2_model", **model},
+        "dataset": {**dataset, "file_pattern": "corpus/dataset.bin"},
+        "validation_dataset": {**dataset, "file_pattern": "corpus/val.bin"},
+        "step_scheduler": {"global_batch_size": 4, "local_batch_size": 4, "max_steps": 4},
+        "checkpoint": {"checkpoint_dir": "run"},
+        "compile": False,
+    }
+    (folder / "cfg.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    automodel(folder, "cfg.yaml")
+    automodel(folder, "eval", "run", "--bigram", "corpus/dataset.bin")
+    return Made(folder)
+
+
+# ----------------------------------------------------------------------------------- what the page says
+
+
+def section(heading: str) -> str:
+    """The text below a heading, up to the next one."""
+    found = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#+ |\Z)", PAGE, re.MULTILINE | re.DOTALL)
+    assert found, f"docs/formats.md has no section {heading!r}"
+    return found[1]
+
+
+def table_keys(heading: str, *, first: str = "key") -> set[str]:
+    """The backticked names in the first column of the table whose heading row begins with ``first``."""
+    _, _, after = section(heading).partition(f"| {first} | ")
+    assert after, f"{heading}: no table that begins with {first!r}"
+    rows = after.split("\n\n")[0].splitlines()[2:]
+    return {re.match(r"\| `([^`]+)`", row)[1] for row in rows}
+
+
+def test_no_section_is_empty():
+    for heading in re.findall(r"^#+ (.+)$", PAGE, re.MULTILINE):
+        assert section(heading).strip() or heading == "Token files", heading
+
+
+# ------------------------------------------------------------------------------------------ token files
+
+
+def read_shard(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Header and tokens by the page's byte table, nothing else."""
+    raw = path.read_bytes()
+    header = np.frombuffer(raw[:1024], "<i4")
+    tokens = np.frombuffer(raw[1024:], {2: "<u2", 4: "<u4"}[int(header[3])])
+    return header, tokens
+
+
+def test_shards_hold_the_text(made):
+    text = b""
+    names = ["dataset.bin", "dataset_00001.bin", "dataset_00002.bin", "val.bin"]
+    for name in names:
+        header, tokens = read_shard(made.corpus / name)
+        assert header[:4].tolist() == [278895051, 1, len(tokens), 2] and not header[4:].any()
+        if name != "val.bin":
+            text += b"".join(b"\n" if token == 256 else bytes([token]) for token in tokens.tolist())
+    assert set(text.decode().strip("\n").split("\n")) <= set(SENTENCES)
+
+
+def test_the_index_counts_tokens_and_points_at_the_separator(made):
+    for path in sorted(made.corpus.glob("*.bin")):
+        _, tokens = read_shard(path)
+        positions = np.fromfile(path.with_suffix(".bos.idx"), "<i4")
+        assert (np.diff(positions) > 0).all()
+        assert positions.tolist() == np.flatnonzero(tokens == 256).tolist()
+
+
+def test_raw_files_are_tokens_only(made):
+    corpus = made.folder / "char"
+    characters = json.loads((corpus / "tokenizer/vocab.json").read_text(encoding="utf-8"))
+    ids = np.fromfile(corpus / "train.bin", "<u2")
+    assert "".join(characters[number] for number in ids) == "".join(SENTENCES)
+
+
+def test_meta_pkl_is_what_nanogpt_expects(made):
+    meta = pickle.loads((made.folder / "char/meta.pkl").read_bytes())
+    assert set(meta) == set(re.findall(r'"(\w+)":', section("`meta.pkl`")))
+    assert meta["itos"] == {number: character for character, number in meta["stoi"].items()}
+    assert sorted(meta["stoi"]) == json.loads((made.folder / "char/tokenizer/vocab.json").read_text())
+
+
+# ------------------------------------------------------------------------------- manifests and JSON files
+
+
+def xxh3(data: bytes) -> str:
+    return f"xxh3:{xxhash.xxh3_64(data).hexdigest()}"
+
+
+def check_manifest(folder: Path) -> dict:
+    """Hashes and sizes of every file named, and the manifest's hash of itself, as the page describes it."""
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    body = {key: value for key, value in manifest.items() if key != "self"}
+    assert manifest["self"] == xxh3(json.dumps(body, sort_keys=True, ensure_ascii=False).encode())
+    for file in manifest["files"]:
+        content = (folder / file["name"]).read_bytes()
+        assert (file["bytes"], file["xxh3"]) == (len(content), xxh3(content)), file["name"]
+    named = {file["name"] for file in manifest["files"]} | {"manifest.json", ".lock"}
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert found <= named
+    return manifest
+
+
+def inner_keys(heading: str, key: str) -> set[str]:
+    """The names that a table's row lists for an object inside."""
+    row = re.search(rf"^\| `{key}` \| (.*) \|$", section(heading), re.MULTILINE)[1]
+    return set(re.findall(r"`(\w+)`", row))
+
+
+def test_corpus_manifest(made):
+    heading = "corpus `manifest.json`"
+    manifest = check_manifest(made.corpus)
+    assert set(manifest) == table_keys(heading)
+    for key in ("tokenizer", "options", "versions"):
+        assert set(manifest[key]) == inner_keys(heading, key)
+    assert set(manifest["source"]) <= inner_keys(heading, "source")
+    assert {key for file in manifest["files"] for key in file} == inner_keys(heading, "files")
+    assert {file["role"] for file in manifest["files"]} == {"tokens", "bos_index", "tokenizer"}
+    assert manifest["tokens"] == sum(file["tokens"] for file in manifest["files"])
+    raw = check_manifest(made.folder / "char")
+    assert (raw["layout"], raw["eot"], raw["tokenizer"]["eot_id"]) == ("raw", "none", None)
+    assert "meta" in {file["role"] for file in raw["files"]}
+
+
+def test_tokenizer_folder(made):
+    keys = table_keys("`tokenizer/`")
+    body = made.json(made.corpus / "tokenizer/automodel_tokenizer.json")
+    assert set(body) == keys - {"pattern", "special_tokens"}
+    assert (body["kind"], body["eot_id"], body["vocab_size"]) == ("byte", 256, 257)
+
+
+def test_fingerprint_of_the_training_data(made):
+    """Stored with every checkpoint: hashes of the shards in order, then the tokenizer's."""
+    manifest = made.json(made.corpus / "manifest.json")
+    parts = [
+        file["xxh3"] for file in manifest["files"] if (file["role"], file["split"]) == ("tokens", "train")
+    ]
+    parts.append(manifest["tokenizer"]["fingerprint"])
+    facts = made.json(made.step / "manifest.json")["facts"]
+    assert len(parts) == 4 and facts["data"]["fingerprint"] == xxh3("\n".join(parts).encode())
+
+
+def test_step_manifest(made):
+    manifest = check_manifest(made.step)
+    assert set(manifest) == table_keys("step `manifest.json`")
+    assert set(manifest["facts"]) == table_keys("step `manifest.json`", first="key of `facts`")
+    assert set(manifest["metrics"]) == inner_keys("step `manifest.json`", "metrics")
+    assert set(manifest["facts"]["fast_path"]) == inner_keys("step `manifest.json`", "fast_path")
+
+
+@pytest.mark.parametrize(
+    ("heading", "path"),
+    [
+        ("`state.json`", "state.json"),
+        ("`loader.json`", "loader.json"),
+        ("`optim/optimizer.json`", "optim/optimizer.json"),
+    ],
+)
+def test_json_of_a_step(made, heading, path):
+    assert set(made.json(made.step / path)) == table_keys(heading)
+
+
+def test_state_and_position(made):
+    state, loader = made.json(made.step / "state.json"), made.json(made.step / "loader.json")
+    train = state["state"]["train"]
+    assert set(train) | {"scaler", "train"} == inner_keys("`state.json`", "state")
+    assert (state["step"], train["tokens_seen"], loader["samples_consumed"]) == (4, 4 * 4 * SEQ_LEN, 16)
+    assert loader["plan_hash"] == xxh3(
+        json.dumps(loader["plan"], sort_keys=True, ensure_ascii=False).encode()
+    )
+
+
+def test_pointers(made):
+    for name in ("LATEST", "BEST"):
+        step, digest = (made.run / name).read_text().split()
+        assert (step, digest) == ("step_00000004", xxh3(step.encode()))
+
+
+def test_run_folder_holds_what_the_page_lists(made):
+    listed = set(re.findall(r"^    (\S+?)/?(?:  (\S+))? ", section("A run folder"), re.MULTILINE))
+    names = {name for pair in listed for name in pair if name} - {"one"}
+    found = {path.name for path in made.run.iterdir()}
+    assert {re.sub(r"\d{8}", "00001000", name) for name in found} <= names
+
+
+# ------------------------------------------------------------------------------------------- tensors
+
+
+def test_safetensors_by_the_byte_table(made):
+    for folder in ("model", "optim"):
+        (path,) = (made.step / folder).glob("*.safetensors")
+        raw = path.read_bytes()
+        length = int.from_bytes(raw[:8], "little")
+        header = json.loads(raw[8 : 8 + length])
+        assert (8 + length) % 8 == 0
+        metadata = header.pop("__metadata__")
+        assert (metadata["format"], metadata["DCP_VERSION"]) == ("pt", "1.0")
+        assert set(json.loads(metadata["DCP_SHARDING_INFO"])) == set(header)
+        with safe_open(path, "numpy") as tensors:
+            for name, entry in header.items():
+                begin, end = (8 + length + offset for offset in entry["data_offsets"])
+                ours = np.frombuffer(raw[begin:end], "<f4").reshape(entry["shape"])
+                assert np.array_equal(ours, tensors.get_tensor(name))
+        assert max(8 + length + entry["data_offsets"][1] for entry in header.values()) == len(raw)
+
+
+def test_names_padding_and_ties(made):
+    (path,) = (made.step / "model").glob("*.safetensors")
+    with safe_open(path, "numpy") as tensors:
+        names = set(tensors.keys())
+        assert tensors.get_tensor("wte.weight").shape == (384, 16)  # 257 ids, padded to 3 x 128
+    assert "h.0.attn.c_attn.weight" in names and not any("head" in name for name in names)
+    (path,) = (made.step / "optim").glob("*.safetensors")
+    with safe_open(path, "numpy") as tensors:
+        assert "exp_avg/wte.weight" in set(tensors.keys())
+    with safe_open(made.step / "hf/model.safetensors", "numpy") as tensors:
+        shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
+    assert [257, 16] in shapes.values()
+    assert next(v for k, v in shapes.items() if k.endswith("h.0.attn.c_attn.weight")) == [16, 48]
+
+
+def test_optimizer_document(made):
+    document = made.json(made.step / "optim/optimizer.json")
+    (name,) = (name for name in document["parameters"] if name == "wte.weight")
+    assert document["state"][name]["exp_avg"] == {"$tensor": "exp_avg/wte.weight"}
+    assert set(document["state"][name]["step"]) == {"$scalar", "$dtype"}
+    assert {name for group in document["groups"] for name in group["params"]} == set(document["parameters"])
+
+
+# ------------------------------------------------------------------------------------------- numbers
+
+
+@pytest.mark.parametrize("kind", ["train", "val"])
+def test_metrics(made, kind):
+    lines = (made.run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [record for record in map(json.loads, lines) if record["kind"] == kind]
+    assert records
+    for record in records:
+        assert set(record) == table_keys("`metrics.jsonl`", first=f'key of `"kind": "{kind}"`')
+
+
+def test_results(made):
+    results = made.json(made.run / "results.json")
+    assert set(results) - {"bigram"} == table_keys("`results.json`")
+    for key in ("checkpoint", "settings"):
+        assert set(results[key]) == inner_keys("`results.json`", key) - {"self"}
+    assert set(results["sets"][0]) == inner_keys("`results.json`", "sets")
+    beside = section("`results.json`").rpartition("With `--bigram` also")[2]
+    assert set(results["bigram"]) == set(re.findall(r"`(\w+)`", beside)) - {"bigram"}
+    assert results["perplexity"] == pytest.approx(np.exp(results["loss"]))
+    bits = results["loss"] * results["tokens"] / np.log(2) / results["bytes"]
+    assert results["bits_per_byte"] == pytest.approx(bits)
