@@ -16,9 +16,15 @@ from automodel_cli.models.interface import CausalLM, count_parameters
 from automodel_cli.train.schedules import Schedule
 
 
+def binary(size_bytes: float) -> str:
+    """``1.5 GiB``, ``230 MiB``."""
+    gib = size_bytes / 2**30
+    return f"{gib:.1f} GiB" if gib >= 1 else f"{size_bytes / 2**20:.0f} MiB"
+
+
 def human(number: float) -> str:
     """``124.4M``: three or four digits and a unit."""
-    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
+    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "K")):
         if abs(number) >= limit:
             return f"{number / limit:.1f}{unit}"
     return f"{number:,.0f}"
@@ -93,8 +99,8 @@ def cost_rows(cfg: PretrainConfig, model: CausalLM, path: FastPath, horizon: Hor
     )
     if flops is None or memory is None:
         return [("cost", "n/a: the shape of this model is not known")]
-    parts = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in memory.items())
+    parts = ", ".join(f"{name} {binary(size)}" for name, size in memory.items())
     return [
-        ("FLOPs", f"{flops / 1e9:.3f} GFLOP a token, {flops * horizon.total_tokens:.3g} in all"),
-        ("memory", f"about {sum(memory.values()) / 2**30:.2f} GiB ({parts})"),
+        ("FLOPs", f"{human(flops)}FLOP a token, {flops * horizon.total_tokens:.3g} in all"),
+        ("memory", f"about {binary(sum(memory.values()))} ({parts})"),
     ]
