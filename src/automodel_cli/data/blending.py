@@ -26,6 +26,7 @@ from automodel_cli.errors import ConfigError
 MAX_DATASETS = 32_766  # numbers of data sets are int16, as Megatron's
 _LANE_ELEMENTS = 1 << 15  # L * N: a step's working set stays in the cache
 _ONE_LANE = 1 << 13  # samples not worth dividing
+_BLOCK = 1 << 16  # samples of a stateless blend worked out at a time
 
 
 @dataclass(frozen=True)
@@ -193,3 +194,59 @@ def _redraw(
             ahead[largest] -= 1.0
         lane[step] = largest
         drawn[largest] += 1.0
+
+
+# ------------------------------------------------------------------------------------------- without a table
+
+
+class StatelessBlend:
+    """Which data set each sample is from, as a function of its number: nothing to build, and no end.
+
+    Data set ``i`` gives its sample ``j`` at time ``(j + 0.5) / w[i]``; the samples of all in the order of these times
+    (of equals, the lower data set first) are the blend. So any stretch of it holds each data set's share to within
+    about one sample. Computed a block at a time, a few milliseconds for 65,536 samples.
+    """
+
+    ALGORITHM = "stride/1"
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        self._weights = np.asarray(weights, dtype=np.float64)
+        self._block: tuple[int, np.ndarray, np.ndarray] = (-1, np.empty(0), np.empty(0))
+
+    def __call__(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(data set, its sample), both int64 [K], of the samples ``numbers`` (int64 [K])."""
+        datasets, samples = np.empty_like(numbers), np.empty_like(numbers)
+        blocks = numbers // _BLOCK
+        for block in np.unique(blocks).tolist():
+            if self._block[0] != block:
+                self._block = (block, *self._draw(block * _BLOCK))
+            mine = blocks == block
+            at = numbers[mine] - block * _BLOCK
+            datasets[mine], samples[mine] = self._block[1][at], self._block[2][at]
+        return datasets, samples
+
+    def _draw(self, first: int) -> tuple[np.ndarray, np.ndarray]:
+        """Data set and sample of blend samples ``first`` to ``first + _BLOCK``."""
+        count = len(self._weights)
+        before = self._given_before(
+            max(first - count, 0)
+        )  # at most ``first``: half a sample each is uncertain
+        until = self._given_before(first + _BLOCK + 2 * count)
+        given = until - before
+        datasets = np.repeat(np.arange(count), given)
+        samples = np.arange(len(datasets)) + np.repeat(until - np.cumsum(given), given)
+        order = np.lexsort((datasets, self._times(datasets, samples)))
+        skip = first - int(before.sum())
+        order = order[skip : skip + _BLOCK]
+        return datasets[order], samples[order]
+
+    def _times(self, datasets: np.ndarray, samples: np.ndarray) -> np.ndarray:
+        return (samples + 0.5) / self._weights[datasets]
+
+    def _given_before(self, time: int) -> np.ndarray:
+        """How many samples each data set has given before ``time``, int64 [N]; in the very arithmetic of the times."""
+        everyone = np.arange(len(self._weights))
+        given = np.maximum(np.ceil(time * self._weights - 0.5), 0).astype(np.int64)
+        given -= (given > 0) & (self._times(everyone, given - 1) >= time)
+        given += self._times(everyone, given) < time
+        return given

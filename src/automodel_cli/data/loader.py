@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -36,7 +37,7 @@ from automodel_cli.data.user_dataset import (
     own_sharding,
     shard_of_rank,
 )
-from automodel_cli.data.windows import Buffer, PinnedBuffer, TokenWindows, is_token_windows, read_ahead
+from automodel_cli.data.windows import TokenWindows, batch_of, buffers, is_token_windows, read_ahead
 from automodel_cli.errors import ConfigError, DataError
 
 _log = logging.getLogger(__name__)
@@ -89,8 +90,7 @@ class TokenLoader(PlannedLoader):
             yield batches
 
     def _filled(self) -> Iterator[list[Batch]]:
-        buffer = PinnedBuffer if self.pin_memory else Buffer
-        ring = [buffer(self.shape, self.dataset.seq_len) for _ in range(_RING)]
+        ring = buffers(self.dataset, self.shape, count=_RING, pin_memory=self.pin_memory)
         for places, slot in zip(self._places(), itertools.cycle(ring), strict=False):
             yield slot.fill(self.dataset, places)
 
@@ -445,8 +445,7 @@ class EvalLoader:
         for (rows, count), buffer in zip(self._rows(), itertools.cycle(out), strict=False):
             tokens = buffer[: len(rows)]
             self.dataset.gather(self.dataset.locate_windows(np.array(rows)), tokens)
-            tensor = torch.from_numpy(tokens)
-            yield _counted(Batch(tensor[:, :-1], tensor[:, 1:]), count)
+            yield _counted(batch_of(self.dataset, tokens), count)
 
     def _indexed_batches(self) -> Iterator[Batch]:
         indices: Sequence[list[int]] = [rows for rows, _ in self._rows()]
@@ -480,7 +479,7 @@ class EvalLoader:
 def _counted(batch: Batch, count: bool) -> Batch:
     """``batch``, or one whose labels are all ignored."""
     assert batch.labels is not None
-    return batch if count else Batch(batch.input_ids, torch.full_like(batch.labels, IGNORE_INDEX))
+    return batch if count else replace(batch, labels=torch.full_like(batch.labels, IGNORE_INDEX))
 
 
 def _nothing_to_evaluate(dataset: Any) -> DataError:

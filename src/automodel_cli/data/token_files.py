@@ -209,12 +209,12 @@ def _fingerprint(
         assert entries[0] is not None
         if entries == manifest.token_files(entries[0].split):
             return manifest.fingerprint(entries[0].split)
-    parts = [_sample_hash(f) if e is None else e.xxh3 for f, e in zip(files, entries, strict=True)]
+    parts = [sample_hash(f) if e is None else e.xxh3 for f, e in zip(files, entries, strict=True)]
     tokenizer = None if manifest is None else manifest.tokenizer["fingerprint"]
     return hash_bytes(json.dumps([*parts, tokenizer]).encode())
 
 
-def _sample_hash(file: TokenFile) -> str:
+def sample_hash(file: TokenFile) -> str:
     """Stands in for the hash of a file that no manifest describes: its size, its head, middle and tail."""
     count = min(_SAMPLE_TOKENS, file.num_tokens)
     starts = (0, (file.num_tokens - count) // 2, file.num_tokens - count)

@@ -9,7 +9,7 @@ import resource
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -33,11 +33,37 @@ class TokenWindows(Protocol):
     def gather(self, places: np.ndarray, out: np.ndarray) -> None: ...
 
 
+class LabelledWindows(TokenWindows, Protocol):
+    """Windows whose batches need more than the next tokens as labels: padding, masks, positions, segments."""
+
+    labelled: bool
+
+    def make_batch(self, rows: np.ndarray) -> Batch: ...
+
+
 def is_token_windows(dataset: Any) -> bool:
     """Whether ``dataset`` hands out windows by position, so that ``TokenLoader`` serves it."""
     return all(
         callable(getattr(dataset, name, None)) for name in ("plan", "locate", "locate_windows", "gather")
     )
+
+
+def batch_of(dataset: TokenWindows | LabelledWindows, rows: np.ndarray) -> Batch:
+    """Gathered ``rows`` (int64 ``[B, T + 1]``) as a batch; of plain windows it is two views of them."""
+    if getattr(dataset, "labelled", False):
+        return cast(LabelledWindows, dataset).make_batch(rows)
+    tensor = torch.from_numpy(rows)
+    return Batch(tensor[:, :-1], tensor[:, 1:])
+
+
+def buffers(
+    dataset: TokenWindows, shape: BatchShape, *, count: int, pin_memory: bool
+) -> list[Buffer | PinnedBuffer | LabelledBuffer]:
+    """Buffers of the kind that ``dataset`` and the device need."""
+    if getattr(dataset, "labelled", False):
+        return [LabelledBuffer(shape, dataset.seq_len, pin_memory=pin_memory) for _ in range(count)]
+    kind = PinnedBuffer if pin_memory else Buffer
+    return [kind(shape, dataset.seq_len) for _ in range(count)]
 
 
 class Buffer:
@@ -71,6 +97,27 @@ class PinnedBuffer:
             dataset.gather(where, self._rows)
             pair[0], pair[1] = self._rows[:, :-1], self._rows[:, 1:]
         return [Batch(pair[0], pair[1]) for pair in tokens]
+
+
+class LabelledBuffer:
+    """One micro-batch's tokens, int64 ``[B, T + 1]``, of which the data set makes new batches."""
+
+    def __init__(self, shape: BatchShape, seq_len: int, *, pin_memory: bool) -> None:
+        self._rows = np.empty((shape.local_batch_size, seq_len + 1), dtype=np.int64)
+        self._pin_memory = pin_memory
+
+    def fill(self, dataset: TokenWindows, places: np.ndarray) -> list[Batch]:
+        batches = []
+        for where in places:
+            dataset.gather(where, self._rows)
+            batch = batch_of(dataset, self._rows)
+            batches.append(_pinned(batch) if self._pin_memory else batch)
+        return batches
+
+
+def _pinned(batch: Batch) -> Batch:
+    fields = {name: tensor for name, tensor in vars(batch).items() if tensor is not None}
+    return Batch(**{name: tensor.pin_memory() for name, tensor in fields.items()})
 
 
 def read_ahead(items: Iterator[_Item], when: bool | Literal["auto"]) -> Iterator[_Item]:

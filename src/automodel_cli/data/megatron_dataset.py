@@ -1,0 +1,356 @@
+"""``MegatronPretraining``: Megatron-Core's indexed files as numbered samples of ``seq_length`` tokens.
+
+Steps: ``paths`` to prefixes and weights (``megatron_paths``); of each file the sequences of this split
+(``megatron_parts``); an order over them (``megatron_order``, megatron-core's own, or ``stateless_order``); tokens to
+labels (``megatron_labels``). The data set knows no ranks: sample ``k`` is the same tokens everywhere, and a position
+is one integer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from automodel_cli.batch import Batch
+from automodel_cli.corpus.tokenizer import open_tokenizer
+from automodel_cli.data.gpt_index import SplitBounds, parse_split
+from automodel_cli.data.index_cache import IndexCache
+from automodel_cli.data.megatron_labels import LabelRules, special_ids
+from automodel_cli.data.megatron_names import MegatronNames
+from automodel_cli.data.megatron_order import MegatronOrder, OrderSettings
+from automodel_cli.data.megatron_parts import Part, fingerprint, open_parts
+from automodel_cli.data.megatron_paths import Blend, read_paths, split_name
+from automodel_cli.data.position import plan_hash
+from automodel_cli.data.stateless_order import StatelessOrder
+from automodel_cli.data.vocabulary import sampled_maxima
+from automodel_cli.errors import ConfigError, DataError
+
+CACHE_FOLDER = "index_mapping"  # beside the first prefix, where index_mapping_dir does not say otherwise
+_SPLIT_NUMBER = {"train": 0, "valid": 1, "test": 2}
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """What the run says of its length, from which follows how many samples are needed."""
+
+    global_batch_size: int | None = None
+    max_steps: int | None = None
+    val_interval: int | None = None  # updates between two validations; None: one in all
+    val_batches: int | None = 1
+
+    def samples(self, split: str) -> int | None:
+        """Samples a run needs of a split, as NeMo counts them; None: one epoch, or unknown.
+
+        Validation: those of all validations of the whole run.
+        """
+        if self.max_steps is None or self.global_batch_size is None or split == "test":
+            return None
+        if split == "train":
+            return self.max_steps * self.global_batch_size
+        if self.val_batches is None:
+            return None
+        times = self.max_steps // self.val_interval if self.val_interval else 1
+        return max(times, 1) * self.val_batches * self.global_batch_size
+
+
+class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
+    """Samples over Megatron-Core ``.bin``/``.idx`` files, one split of them.
+
+    Args:
+        paths: a glob, a prefix, a folder, a list of them, weights and prefixes in turn, a mapping by split, or a
+            .json file with one of these.
+        seq_length: tokens a sample is trained on, T.
+        tokenizer: an opened one, or the name or folder of one: for the end-of-document and padding ids.
+        split: shares of training, validation and test in each file's sequences; not used where ``paths`` names
+            files for each split.
+        splits_to_build: which of train, validation and test this is; default train.
+        index_mapping_dir: where indices are kept between runs; default: a folder beside the first prefix.
+        num_train_samples, num_val_samples, num_test_samples: samples wanted; default: what the run needs, else one
+            epoch.
+        seed: of Megatron's shuffles; it is not the run's seed.
+        create_attention_mask: items carry the mask as a matrix. Batches never do: models make their own.
+        reset_position_ids, reset_attention_mask, eod_mask_loss: positions, attention and loss end with a document.
+        order: "megatron", sample for sample that of megatron-core; or "stateless", which needs no index.
+        index_names: "megatron" names cached indices as megatron-core does.
+        add_extra_token_to_sequence: false: the last token of a sample has no label.
+        drop_last_partial_validation_sequence: false: the last validation sample may be padded.
+        float32_tail: then count samples in float32 as megatron-core does.
+        mid_level_dataset_surplus: how many more samples are built of each part of a weighted blend.
+        mmap_bin_files: false for file systems that cannot map files.
+        num_dataset_builder_threads: indices built at a time.
+        trainer_limit_val_batches, trainer_val_check_interval, trainer_max_steps, global_batch_size: from which the
+            number of samples follows; the run supplies the last three.
+        trainer_limit_test_batches, object_storage_config: understood; the test split is one epoch, and remote
+            files are not read.
+
+    Raises:
+        ConfigError: arguments that contradict each other.
+        DataError: files that are missing, damaged, or too short.
+    """
+
+    def __init__(
+        self,
+        paths: str | Path | Sequence[Any] | Mapping[str, Any],
+        seq_length: int = 2048,
+        tokenizer: Any = None,
+        *,
+        split: str | Sequence[float] = "900,50,50",
+        splits_to_build: str | Sequence[str] | None = None,
+        index_mapping_dir: str | Path | None = None,
+        num_train_samples: int | None = None,
+        num_val_samples: int | None = None,
+        num_test_samples: int | None = None,
+        seed: int = 1234,
+        create_attention_mask: bool = False,
+        reset_position_ids: bool = False,
+        reset_attention_mask: bool = False,
+        eod_mask_loss: bool = False,
+        order: Literal["megatron", "stateless"] = "megatron",
+        index_names: Literal["readable", "megatron"] = "readable",
+        add_extra_token_to_sequence: bool = True,
+        drop_last_partial_validation_sequence: bool = True,
+        float32_tail: bool = False,
+        mid_level_dataset_surplus: float = 0.005,
+        mmap_bin_files: bool = True,
+        num_dataset_builder_threads: int = 1,
+        trainer_limit_val_batches: int | None = 1,
+        trainer_limit_test_batches: int | None = None,
+        trainer_max_steps: int | None = None,
+        trainer_val_check_interval: int | None = None,
+        global_batch_size: int | None = None,
+        object_storage_config: Any = None,
+    ) -> None:
+        _check_plain(seq_length, order, index_names, object_storage_config)
+        self.split = _one_split(splits_to_build)
+        self.seq_len = seq_length
+        self.tokenizer = open_tokenizer(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
+        self.create_attention_mask = create_attention_mask
+        self.notes: list[str] = []
+        keep_partial = self.split == "valid" and not drop_last_partial_validation_sequence
+        self.labels = LabelRules(
+            special_ids(self.tokenizer),
+            reset_position_ids=reset_position_ids,
+            reset_attention_mask=reset_attention_mask,
+            eod_mask_loss=eod_mask_loss,
+            padded=keep_partial or not add_extra_token_to_sequence,
+        )
+        self._blend: Blend = read_paths(paths, self.split)
+        self.bounds = self._bounds(split)
+        self.parts: list[Part] = open_parts(self._blend.prefixes, self.bounds)
+        given = {"train": num_train_samples, "valid": num_val_samples, "test": num_test_samples}[self.split]
+        horizon = Horizon(
+            global_batch_size, trainer_max_steps, trainer_val_check_interval, trainer_limit_val_batches
+        )
+        self._given_samples, self._wanted = given, self._samples_wanted(given, horizon)
+        settings = OrderSettings(
+            split=self.split,
+            seq_len=seq_length,
+            seed=seed,
+            extra_token=add_extra_token_to_sequence,
+            keep_partial=keep_partial,
+            float32=float32_tail,
+            surplus=mid_level_dataset_surplus,
+            mmap="auto" if mmap_bin_files else False,
+            pad_id=self.labels.ids.pad,
+        )
+        names = self._megatron_names(split) if index_names == "megatron" else None
+        self.order = self._order(order, settings, index_mapping_dir, names, num_dataset_builder_threads)
+        self.fingerprint = fingerprint(self.parts)
+
+    # ------------------------------------------------------------------------------------------ building
+
+    def _bounds(self, split: str | Sequence[float]) -> SplitBounds:
+        if self._blend.own_files:
+            return 0.0, 1.0
+        bounds = parse_split(split)[_SPLIT_NUMBER[self.split]]
+        if bounds is None:
+            raise ConfigError(
+                f"split {split!r} leaves nothing to the {self.split} split",
+                "give it a share, for example split: '0.99, 0.01, 0.00', or other splits_to_build",
+            )
+        return bounds
+
+    def _samples_wanted(self, given: int | None, horizon: Horizon) -> int | None:
+        if given is not None and given < 1:
+            raise ConfigError(
+                f"{given} samples are wanted of the {self.split} split", "give 1 or more, or null"
+            )
+        needed = horizon.samples(self.split)
+        if given is None and self.split == "valid" and needed is not None:
+            self.notes.append(
+                f"each validation reads up to {needed:,} samples (those of all validations of the run, as NeMo counts "
+                "them): num_val_samples or step_scheduler.limit_val_batches make it fewer"
+            )
+        return needed if given is None else given
+
+    def _order(
+        self,
+        order: str,
+        settings: OrderSettings,
+        folder: str | Path | None,
+        names: MegatronNames | None,
+        threads: int,
+    ) -> MegatronOrder | StatelessOrder:
+        weights = self._blend.weights if len(self.parts) > 1 else None  # of a single one it says nothing
+        if order == "stateless":
+            found = StatelessOrder(self.parts, settings, weights=weights, size=self._wanted)
+            self.notes += found.notes
+            return found
+        cache = IndexCache(Path(self._blend.prefixes[0]).parent / CACHE_FOLDER if folder is None else folder)
+        built = MegatronOrder(
+            self.parts,
+            settings,
+            weights=weights,
+            size=self._wanted,
+            cache=cache,
+            names=names,
+            threads=threads,
+        )
+        self.notes += cache.notes
+        return built
+
+    def _megatron_names(self, split: str | Sequence[float]) -> MegatronNames:
+        text = split if isinstance(split, str) else ",".join(str(share) for share in split)
+        tokenizer = getattr(self.tokenizer, "unique_identifiers", getattr(self.tokenizer, "name", None))
+        if self._blend.own_files:
+            return MegatronNames(None, None, tokenizer)
+        return MegatronNames(text, parse_split(split), tokenizer)
+
+    # ---------------------------------------------------------------------------------------- what it is
+
+    @property
+    def seq_length(self) -> int:
+        """Tokens of a sample, T; the name configurations have for it."""
+        return self.seq_len
+
+    @property
+    def token_files(self) -> list[Path]:
+        """The ``.bin`` files, in the order of ``paths``."""
+        return [part.file.tokens.path for part in self.parts]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of this split in all files."""
+        return sum(part.tokens for part in self.parts)
+
+    @property
+    def documents(self) -> int:
+        """Sequences of this split in all files; a document is one, unless it was cut into sentences."""
+        return sum(part.end - part.begin for part in self.parts)
+
+    def plan(self) -> dict[str, Any]:
+        """All that decides which tokens sample ``k`` holds, as JSON values."""
+        return {
+            "kind": "megatron",
+            **self.order.plan(),
+            "data": self.fingerprint,
+            "split": self.split,
+            "bounds": list(self.bounds),
+            "seq_len": self.seq_len,
+            "extra_token": self.order.settings.extra_token,
+            "samples": self._given_samples if isinstance(self.order, MegatronOrder) else None,
+        }
+
+    @property
+    def plan_hash(self) -> str:
+        """Hash of ``plan()``."""
+        return plan_hash(self.plan())
+
+    def __len__(self) -> int:
+        """Samples wanted, or as many as there are."""
+        return len(self.order) if self._wanted is None else min(self._wanted, len(self.order))
+
+    # ------------------------------------------------------------------------------------------- reading
+
+    def locate(self, sample_numbers: np.ndarray) -> np.ndarray:
+        """Where samples lie, for ``gather``. In Megatron's order those from ``len(self)`` on begin anew."""
+        numbers = np.asarray(sample_numbers, dtype=np.int64)
+        return self.order.locate(numbers % len(self) if isinstance(self.order, MegatronOrder) else numbers)
+
+    def locate_windows(self, windows: np.ndarray) -> np.ndarray:
+        """The same: a set to evaluate on is read in the order of its samples, as Megatron does."""
+        return self.order.locate(windows)
+
+    def gather(self, places: np.ndarray, out: np.ndarray) -> None:
+        """Copy the samples at ``places`` into ``out`` (int64 ``[B, T + 1]``), padding id where there is no token."""
+        self.order.gather(places, out)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether batches have to be made by ``make_batch``: labels are more than the next tokens."""
+        return not self.labels.plain
+
+    def make_batch(self, rows: np.ndarray) -> Batch:
+        """A batch of gathered ``rows``, with labels to ignore, positions and segments as asked for."""
+        return self.labels.batch(rows)
+
+    def __getitem__(self, sample_number: int) -> dict[str, Any]:
+        """Megatron's dict: tokens, labels, loss_mask, position_ids, each ``[T]``; attention_mask ``[1, T, T]``.
+
+        Of a blend also ``dataset_id``.
+        """
+        if sample_number < 0:
+            raise IndexError(f"sample number {sample_number}: they count from 0")
+        places = self.locate(np.array([sample_number]))
+        row = np.empty((1, self.seq_len + 1), dtype=np.int64)
+        self.gather(places, row)
+        item: dict[str, Any] = {}
+        if len(self.parts) > 1:
+            item["dataset_id"] = np.int16(places[0, 0])
+        return {**item, **self.labels.item(row[0], attention_mask=self.create_attention_mask)}
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """The samples, once."""
+        return (self[number] for number in range(len(self)))
+
+    # -------------------------------------------------------------------------------------------- checks
+
+    def max_token_id(self) -> int:
+        """The largest id in a sample of the tokens, spread over all files (all of a small one)."""
+        return max(self._sampled_maxima().values())
+
+    def check_vocab(self, vocab_size: int) -> None:
+        """Check that a model of ``vocab_size`` ids can embed this data.
+
+        Raises:
+            DataError: a sampled token is beyond.
+        """
+        for number, largest in self._sampled_maxima().items():
+            if largest >= vocab_size:
+                raise DataError(
+                    f"{self.token_files[number]} holds token id {largest:,}, the model has {vocab_size:,} ids",
+                    f"set model.vocab_size to at least {largest + 1}, or use the data's own tokenizer",
+                )
+
+    def _sampled_maxima(self) -> dict[int, int]:
+        ranges = [(part.first_token, part.tokens) for part in self.parts]
+        return sampled_maxima(ranges, self.order.reader)
+
+
+def _check_plain(seq_length: int, order: str, index_names: str, object_storage_config: Any) -> None:
+    if seq_length < 1:
+        raise ConfigError(f"dataset.seq_length is {seq_length}", "it counts tokens: give 1 or more")
+    for name, value, known in (
+        ("order", order, ("megatron", "stateless")),
+        ("index_names", index_names, ("readable", "megatron")),
+    ):
+        if value not in known:
+            raise ConfigError(f"dataset.{name} is {value!r}", f"use {' or '.join(known)}")
+    if object_storage_config is not None:
+        raise ConfigError("dataset.object_storage_config: remote files are not read", "copy or mount them")
+
+
+def _one_split(wanted: str | Sequence[str] | None) -> str:
+    names = [wanted] if isinstance(wanted, str) else list(wanted or ["train"])
+    if len(names) != 1:
+        raise ConfigError(
+            f"dataset.splits_to_build names {len(names)} splits: {', '.join(names)}",
+            "one section is one split: use dataset for train, validation_dataset for validation",
+        )
+    return split_name(names[0])
