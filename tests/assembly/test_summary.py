@@ -7,7 +7,7 @@ from automodel_cli.assembly.summary import binary, human
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [(999, "999"), (1500, "1.5K"), (124_439_808, "124.4M"), (2.5e9, "2.5G"), (3e12, "3.0T")],
+    [(999, "999"), (1500, "1.5K"), (124_439_808, "124.4M"), (2.5e9, "2.5B"), (3e12, "3.0T")],
 )
 def test_human(number, text):
     assert human(number) == text

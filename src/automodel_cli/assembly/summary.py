@@ -22,9 +22,9 @@ def binary(size_bytes: float) -> str:
     return f"{gib:.1f} GiB" if gib >= 1 else f"{size_bytes / 2**20:.0f} MiB"
 
 
-def human(number: float) -> str:
+def human(number: float, *, billions: str = "B") -> str:
     """``124.4M``: three or four digits and a unit."""
-    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "K")):
+    for limit, unit in ((1e12, "T"), (1e9, billions), (1e6, "M"), (1e3, "K")):
         if abs(number) >= limit:
             return f"{number / limit:.1f}{unit}"
     return f"{number:,.0f}"
@@ -101,6 +101,6 @@ def cost_rows(cfg: PretrainConfig, model: CausalLM, path: FastPath, horizon: Hor
         return [("cost", "n/a: the shape of this model is not known")]
     parts = ", ".join(f"{name} {binary(size)}" for name, size in memory.items())
     return [
-        ("FLOPs", f"{human(flops)}FLOP a token, {flops * horizon.total_tokens:.3g} in all"),
+        ("FLOPs", f"{human(flops, billions='G')}FLOP a token, {flops * horizon.total_tokens:.3g} in all"),
         ("memory", f"about {binary(sum(memory.values()))} ({parts})"),
     ]
