@@ -83,3 +83,21 @@ def test_a_vocabulary_that_gigatoken_refuses_has_no_fast_engine() -> None:
     pytest.importorskip("gigatoken", reason="the extra [fast] is not installed")
     assert engines.gigatoken_from_ranks(b"not a rank file", "gpt2") is None
     assert engines.gigatoken_from_hf('{"version": "1.0"}') is None
+
+
+def test_memory_of_the_fast_engine_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is built anew when the process has grown, and gives the same ids."""
+    built, grown = [], [0]
+
+    def build() -> Bytes:
+        built.append(1)
+        return Bytes()
+
+    monkeypatch.setattr(engines, "_resident_bytes", lambda: grown[0])
+    monkeypatch.setattr(engines, "version", lambda name: "0")
+    fast = engines.GigatokenEngine(build)
+    sampled = Sampled(fast, Bytes())
+    for grown[0] in (0, engines.CACHE_BYTES, engines.CACHE_BYTES + 1, 2 * engines.CACHE_BYTES):
+        sampled.bound_memory()
+        assert sampled.encode("abc").tolist() == [97, 98, 99]
+    assert len(built) == 2

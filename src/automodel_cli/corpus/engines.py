@@ -12,15 +12,20 @@ from __future__ import annotations
 import functools
 import json
 import random
+import resource
 import tempfile
+from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import tiktoken
 import tokenizers
 
+CACHE_BYTES = 48 << 20
 SAMPLE_ONE_IN = 1000  # of the text, so the check costs about 1 % where the fast engine is 10x faster
+_STATM = Path("/proc/self/statm")
 _SAMPLE_FROM_CHARS = 8 << 20  # allowance at the start, so that the first document is compared
 
 
@@ -62,42 +67,67 @@ class HuggingFaceEngine:
 
 
 class GigatokenEngine:
-    """gigatoken, called one document at a time on the calling thread (workers are processes already)."""
+    """gigatoken, called one document at a time on the calling thread (workers are processes already).
 
-    def __init__(self, backend: Any) -> None:
+    It remembers every word it has seen, without end (release 0.10), so ``bound_memory`` builds it anew when the
+    process has grown by ``CACHE_BYTES`` since the last time; that takes a tenth of a second.
+    """
+
+    def __init__(self, build: Callable[[], Any]) -> None:
         self.name = f"gigatoken {version('gigatoken')}"
-        self.encode = backend.encode
+        self._build = build
+        self.encode = build().encode
+        self._built_bytes = _resident_bytes()
+
+    def bound_memory(self) -> None:
+        """Forget what was remembered, if it has become much. Costs a microsecond otherwise."""
+        if _resident_bytes() > self._built_bytes + CACHE_BYTES:
+            del self.encode  # before the new one is there, so that they never stand side by side
+            self.encode = self._build().encode
+            self._built_bytes = _resident_bytes()
+
+
+def _resident_bytes() -> int:
+    """Memory of this process; 0 where the system has no /proc (then nothing is ever forgotten)."""
+    try:
+        return int(_STATM.read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return 0
 
 
 def gigatoken_from_ranks(ranks_text: bytes, pretokenizer: str) -> GigatokenEngine | None:
     """The fast engine for a tiktoken vocabulary, or None where gigatoken is absent or cannot serve it."""
-    try:
-        import gigatoken
-    except ImportError:
-        return None
-    with tempfile.NamedTemporaryFile(suffix=".tiktoken") as file:
-        file.write(ranks_text)
-        file.flush()
-        try:  # no special tokens: it would parse them inside documents
-            tokenizer = gigatoken.Tokenizer.from_tiktoken(file.name, pretokenizer, {})
-        except Exception:  # whatever a young library throws, the reference engine serves
-            return None
-    return GigatokenEngine(tokenizer.backend)
+
+    def build() -> Any:
+        import gigatoken  # an extra: may be absent
+
+        with tempfile.NamedTemporaryFile(suffix=".tiktoken") as file:
+            file.write(ranks_text)
+            file.flush()  # no special tokens: it would parse them inside documents
+            return gigatoken.Tokenizer.from_tiktoken(file.name, pretokenizer, {}).backend
+
+    return _engine_or_none(build)
 
 
 def gigatoken_from_hf(tokenizer_json: str) -> GigatokenEngine | None:
     """The fast engine for a ``tokenizer.json``, or None where gigatoken is absent or cannot serve it."""
-    try:
-        import gigatoken
-    except ImportError:
-        return None
     body = json.loads(tokenizer_json)
     body["added_tokens"] = [token for token in body.get("added_tokens") or [] if not token.get("special")]
+    without_special = json.dumps(body)
+
+    def build() -> Any:
+        import gigatoken  # as above
+
+        return gigatoken.Tokenizer.from_json(without_special).backend
+
+    return _engine_or_none(build)
+
+
+def _engine_or_none(build: Callable[[], Any]) -> GigatokenEngine | None:
     try:
-        tokenizer = gigatoken.Tokenizer.from_json(json.dumps(body))
-    except Exception:  # as above
+        return GigatokenEngine(build)
+    except Exception:  # not installed, or whatever a young library throws: the reference engine serves
         return None
-    return GigatokenEngine(tokenizer.backend)
 
 
 def first_difference(fast: Engine, reference: Engine, texts: tuple[str, ...]) -> str | None:
@@ -122,17 +152,22 @@ class Sampled:
 
     def __init__(self, fast: Engine, reference: Engine) -> None:
         self.name = f"{fast.name}, checked against {reference.name}"
-        self._encode, self._reference = fast.encode, reference
+        self._fast, self._reference = fast, reference
         self._allowance = _SAMPLE_FROM_CHARS
 
     def encode(self, text: str) -> np.ndarray:
-        ids = self._encode(text)
+        ids = self._fast.encode(text)
         self._allowance += len(text)
         if len(text) * SAMPLE_ONE_IN <= self._allowance:
             self._allowance = 0
             if not np.array_equal(ids, self._reference.encode(text)):
                 raise EngineMismatch(f"{self.name}: different ids for {text[:60]!r}")
         return ids
+
+    def bound_memory(self) -> None:
+        """See ``GigatokenEngine.bound_memory``."""
+        if isinstance(self._fast, GigatokenEngine):
+            self._fast.bound_memory()
 
 
 @functools.cache

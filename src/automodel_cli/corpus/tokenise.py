@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from automodel_cli.corpus.engines import Sampled
 from automodel_cli.corpus.readers import read_unit
 from automodel_cli.corpus.tokenizer import load_tokenizer
 from automodel_cli.corpus.tokenizer_base import EngineChoice, Tokenizer, flatten
@@ -37,7 +38,7 @@ class Tokeniser:
     """Reads a unit and encodes its documents, end-of-text included, into one buffer."""
 
     def __init__(self, tokenizer: Tokenizer, read: ReadOptions, eot: Eot) -> None:
-        self._encode = tokenizer.engine.encode
+        self._engine = tokenizer.engine
         self._dtype = tokenizer.dtype
         self._read = read
         assert eot == "none" or tokenizer.eot_id is not None, "the recipe refuses such a tokenizer"
@@ -47,6 +48,8 @@ class Tokeniser:
         self._after = separator if eot == "append" else nothing
 
     def __call__(self, unit: Unit) -> TokenChunk:
+        if isinstance(self._engine, Sampled):
+            self._engine.bound_memory()
         found = read_unit(unit, self._read)
         chunk = self.encode(found.texts, continues=unit.continues, unfinished=unit.unfinished)
         chunk.split = unit.split
@@ -60,10 +63,11 @@ class Tokeniser:
         lengths: list[np.ndarray] = []
         pieces: list[np.ndarray] = []
         characters = 0
+        encode = self._engine.encode
         for number, text in enumerate(texts):
             first, last = number == 0, number == len(texts) - 1
             pieces.append(self._before[:0] if continues and first else self._before)
-            pieces.append(self._encode(text))
+            pieces.append(encode(text))
             pieces.append(self._after[:0] if unfinished and last else self._after)
             characters += len(text)
             if characters >= _CHARACTERS_AT_ONCE or last:
