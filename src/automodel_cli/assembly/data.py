@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from automodel_cli.assembly.tokenizer import RunTokenizer
+from automodel_cli.assembly.tokenizer import RunTokenizer, plain_tokenizer_name
 from automodel_cli.config.instantiate import built_arguments, instantiate
 from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.config.target import Target
@@ -17,9 +18,32 @@ from automodel_cli.models.interface import CausalLM
 TrainLoader = TokenLoader | TorchLoader
 
 
-def build_dataset(target: Target, *, seed: int, trust: Sequence[str] = ()) -> Any:
-    """Build what a ``dataset:`` section names; our own data sets take the run's seed unless they have one."""
-    return instantiate(target, "dataset", inject={"seed": seed}, trust=trust)
+def build_dataset(
+    cfg: PretrainConfig, target: Target, *, split: str = "train", trust: Sequence[str] = ()
+) -> Any:
+    """Build what a ``dataset:`` section names, with what the run knows where the section leaves it open.
+
+    Token files take the run's seed. Megatron's keep Megatron's own; how many samples to index follows from the
+    length of the run, and their tokenizer is opened without transformers where its name says all.
+    """
+    if not _is_megatron(target):
+        return instantiate(target, "dataset", inject={"seed": cfg.rng_seed}, trust=trust)
+    scheduler = cfg.step_scheduler
+    every = scheduler.val_every_steps
+    known = {
+        "splits_to_build": split,
+        "global_batch_size": scheduler.global_batch_size,
+        "trainer_max_steps": scheduler.max_steps,
+        "trainer_val_check_interval": every if isinstance(every, int) else None,
+    }
+    named = plain_tokenizer_name(target.arguments.get("tokenizer"))
+    if named is not None:
+        target = replace(target, arguments={**target.arguments, "tokenizer": named})
+    return instantiate(target, "dataset", inject=known, trust=trust)
+
+
+def _is_megatron(target: Target) -> bool:
+    return target.name.rpartition(".")[2] in ("MegatronPretraining", "MegatronPretrainingConfig")
 
 
 def build_train_loader(
@@ -43,7 +67,7 @@ def build_eval_sets(cfg: PretrainConfig, *, trust: Sequence[str] = ()) -> dict[s
     loaders = {}
     arguments = loader_arguments(cfg.validation_dataloader, trust=trust)
     for name, target in cfg.validation_datasets.items():
-        dataset = build_dataset(target, seed=cfg.rng_seed, trust=trust)
+        dataset = build_dataset(cfg, target, split="validation", trust=trust)
         loaders[name] = (
             dataset,
             EvalLoader(

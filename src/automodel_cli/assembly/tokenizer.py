@@ -42,11 +42,22 @@ def run_tokenizer(cfg: PretrainConfig, dataset: Any) -> RunTokenizer | None:
         name = _tokenizer_name(cfg.tokenizer)
         folder = Path(name) if Path(name).is_dir() else None
         return RunTokenizer(open_tokenizer(name), folder)
+    held = getattr(dataset, "tokenizer", None)
+    if isinstance(held, Tokenizer):  # one that the dataset section names
+        named = plain_tokenizer_name(cfg.dataset.arguments.get("tokenizer"))
+        return RunTokenizer(held, Path(named) if named and Path(named).is_dir() else None)
     manifest = getattr(dataset, "manifest", None)
     folder = manifest.tokenizer_folder if manifest is not None else None
     if folder is None or not folder.is_dir():
         return None
     return RunTokenizer(load_tokenizer(folder), folder)
+
+
+def plain_tokenizer_name(value: Any) -> str | None:
+    """The name or folder that ``tokenizer:`` consists of, None where it is more than that."""
+    if isinstance(value, Target) and list(value.arguments) == ["pretrained_model_name_or_path"]:
+        value = value.arguments["pretrained_model_name_or_path"]
+    return value if isinstance(value, str) else None
 
 
 def _tokenizer_name(value: Target | str) -> str:

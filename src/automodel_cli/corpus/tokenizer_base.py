@@ -24,7 +24,7 @@ class Tokenizer:
     Attributes:
         name: what the user asked for, without folders.
         vocab_size: number of ids; every id is below it.
-        eot_id, bos_id: end-of-text and beginning-of-text ids, or None.
+        eot_id, bos_id, pad_id: end-of-text, beginning-of-text and padding ids, or None.
         cuts_at_spaces: whether encoding is unchanged when a text is cut between a letter and a space.
         reference, engine: what defines the ids; what encodes (the same until ``use_engine`` is called).
     """
@@ -34,6 +34,7 @@ class Tokenizer:
     vocab_size: int
     eot_id: int | None = None
     bos_id: int | None = None
+    pad_id: int | None = None
     cuts_at_spaces: bool = False
     reference: Engine
     engine: Engine

@@ -41,6 +41,7 @@ class HFTokenizer(Tokenizer):
         self.vocab_size = max(vocab.values(), default=-1) + 1
         self.eot_id = _special_id(config.get("eos_token"), _EOT_NAMES, vocab)
         self.bos_id = _special_id(config.get("bos_token"), _BOS_NAMES, vocab)
+        self.pad_id = _special_id(config.get("pad_token"), (), vocab)
         self.cuts_at_spaces = _is_gpt2_style(json.loads(tokenizer_json))
         self.reference = self.engine = HuggingFaceEngine(self._tokenizer)
 

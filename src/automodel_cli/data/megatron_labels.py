@@ -111,19 +111,22 @@ class LabelRules:
         """One row (int64 ``[T + 1]``) as megatron-core's dict; its mask is True where attention is forbidden."""
         inputs, labels, keep = self._taken_apart(row[None])
         ends = self._ends(row[None])
-        positions = _positions(ends if self.reset_position_ids else np.zeros_like(ends))
+        positions = _positions(ends)[0] if self.reset_position_ids else np.arange(len(row) - 1)
         found = {
             "tokens": torch.from_numpy(inputs[0]),
             "labels": torch.from_numpy(labels[0]),
-            "attention_mask": torch.from_numpy(self._forbidden(ends[0])) if attention_mask else None,
             "loss_mask": torch.from_numpy(keep[0].astype(np.float32)),
-            "position_ids": torch.from_numpy(positions[0]),
+            "position_ids": torch.from_numpy(positions),
         }
-        return {name: value for name, value in found.items() if value is not None}
+        if attention_mask:
+            found["attention_mask"] = torch.from_numpy(self._forbidden(ends[0]))
+        return found
 
     def _taken_apart(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Inputs, labels and where there is a loss, each ``[B, T]`` and new."""
         inputs, labels = rows[:, :-1].copy(), rows[:, 1:].copy()
+        if self.plain:
+            return inputs, labels, np.ones(labels.shape, dtype=bool)
         keep = labels != self.ids.pad
         if self.eod_mask_loss:
             keep &= inputs != self.ids.eod
@@ -134,8 +137,8 @@ class LabelRules:
     def _ends(self, rows: np.ndarray) -> np.ndarray:
         """Whether the input before this one ended a document, bool ``[B, T]``."""
         ends = np.zeros((len(rows), rows.shape[1] - 1), dtype=bool)
-        if self.ids.eod is not None:
-            np.equal(rows[:, :-2], self.ids.eod, out=ends[:, 1:])
+        if self.reset_position_ids or self.reset_attention_mask:
+            ends[:, 1:] = rows[:, :-2] == self.ids.eod
         return ends
 
     def _forbidden(self, ends: np.ndarray) -> np.ndarray:

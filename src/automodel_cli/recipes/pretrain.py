@@ -136,7 +136,7 @@ class PretrainRecipe:
         cfg, scheduler = self.cfg, self.cfg.step_scheduler
         world.check_sizes(cfg)
         self.device = this_machine.pick_device(cfg.device)
-        self.dataset = data_assembly.build_dataset(cfg.dataset, seed=cfg.rng_seed, trust=self.trust)
+        self.dataset = data_assembly.build_dataset(cfg, cfg.dataset, trust=self.trust)
         self.tokenizer = run_tokenizer(cfg, self.dataset)
         self.model = model_assembly.build_model(cfg.model, seed=cfg.rng_seed, trust=self.trust)
         data_assembly.check_fits(self.dataset, self.model, what="dataset")
