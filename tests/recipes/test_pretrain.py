@@ -9,8 +9,10 @@ import torch
 import transformers
 
 from automodel_cli.checkpoint import layout
+from automodel_cli.config.load import load_config
+from automodel_cli.config.schema_preprocess import PreprocessNanogptConfig
 from automodel_cli.errors import AutomodelError, CheckpointError, ConfigError, DataError
-from automodel_cli.recipes import pretrain
+from automodel_cli.recipes import preprocess, pretrain
 from automodel_cli.recipes.pretrain import TrainFinetuneRecipeForNextTokenPrediction
 
 LINE = re.compile(
@@ -316,3 +318,25 @@ def test_a_loss_of_torch_trains_like_ours(tiny_training):
     lines = (tiny_training.folder / "other" / "metrics.jsonl").read_text().splitlines()
     found = [r["loss"] for r in map(json.loads, lines) if r["kind"] == "train"]
     assert found == pytest.approx(list(tiny_training.losses().values()), abs=1e-5)
+
+
+def test_ids_of_another_vocabulary_are_refused_for_given_weights(tiny_training, tmp_path):
+    """nanoGPT's guide feeds character ids to GPT-2's embedding."""
+    folder = tmp_path / "gpt2"
+    shape = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 32}
+    transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=50257, **shape)).save_pretrained(folder)
+    text = tmp_path / "text.txt"
+    text.write_text("to be or not to be, that is the question\n" * 200)
+    corpus = tmp_path / "chars"
+    cfg = load_config(
+        PreprocessNanogptConfig,
+        None,
+        [],
+        {"dataset": str(text), "tokenizer": "char", "output_dir": str(corpus)},
+    )
+    preprocess.run(cfg, progress=lambda _: None, say=lambda _: None)
+    with pytest.raises(DataError, match="50,257"):
+        tiny_training.recipe(
+            *("--init_from", str(folder), "--model.vocab_size", "50257"),
+            *("--dataset.file_pattern", str(corpus / "dataset.bin")),
+        )

@@ -8,14 +8,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from automodel_cli.assembly.tokenizer import RunTokenizer
 from automodel_cli.checkpoint import hf_format, layout
 from automodel_cli.checkpoint.checkpointer import Checkpointer
 from automodel_cli.config.instantiate import instantiate
 from automodel_cli.config.target import Target
-from automodel_cli.errors import CheckpointError, ConfigError
+from automodel_cli.errors import CheckpointError, ConfigError, DataError
 from automodel_cli.models.hf import wrap
 from automodel_cli.models.initialise import derive_seed
 from automodel_cli.models.interface import CausalLM
+from automodel_cli.sizing import VOCAB_MULTIPLE
 
 
 def build_model(target: Target, *, seed: int, trust: Sequence[str] = ()) -> CausalLM:
@@ -60,6 +62,33 @@ def give_weights(model: CausalLM, *, init_from: str | None, seed: int, device: t
             "give model: the shape of those weights (vocab_size, n_positions, n_layer, n_embd, ...)",
         ) from error
     return f"{init_from}, weights only"
+
+
+def check_same_ids(init_from: str, model: CausalLM, tokenizer: RunTokenizer | None) -> None:
+    """Check that an id of the data means to the weights what it means to the data, as far as can be told.
+
+    A checkpoint of ours names its tokenizer. Foreign weights do not: there the vocabulary sizes must agree, up to
+    padding. Data without a tokenizer is trusted.
+
+    Raises:
+        DataError: characters for GPT-2, say: each id would pick a row that stands for something else.
+    """
+    if tokenizer is None:
+        return
+    own = tokenizer.facts()
+    found = checkpoint_at(init_from)
+    stored = layout.read_step_manifest(found)["facts"].get("tokenizer") if found is not None else None
+    if stored is not None:
+        same, other = stored["fingerprint"] == own["fingerprint"], stored["name"]
+    else:
+        same = 0 <= model.vocab_size - own["vocab_size"] <= VOCAB_MULTIPLE
+        other = f"a vocabulary of {model.vocab_size:,}"
+    if not same:
+        raise DataError(
+            f"init_from {init_from} was trained with {other}, the data is in ids of {own['name']} "
+            f"({own['vocab_size']:,} of them)",
+            "make the token files with the tokenizer of those weights: preprocess nanogpt --tokenizer ...",
+        )
 
 
 def checkpoint_at(path: str | Path) -> Path | None:

@@ -12,6 +12,8 @@ from automodel_cli.assembly.fast_path import FastPath
 from automodel_cli.assembly.horizon import Horizon
 from automodel_cli.assembly.voice import Rows
 from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.data.megatron_dataset import MegatronPretraining
+from automodel_cli.data.megatron_parts import Drawn
 from automodel_cli.models.interface import CausalLM, count_parameters
 from automodel_cli.train.schedules import Schedule
 
@@ -20,6 +22,9 @@ def binary(size_bytes: float) -> str:
     """``1.5 GiB``, ``230 MiB``."""
     gib = size_bytes / 2**30
     return f"{gib:.1f} GiB" if gib >= 1 else f"{size_bytes / 2**20:.0f} MiB"
+
+
+_SHOWN_PARTS = 16  # files of a blend in the table; of more, the first and the last
 
 
 def human(number: float, *, billions: str = "B") -> str:
@@ -55,6 +60,26 @@ def data_row(name: str, dataset: Any) -> tuple[str, str]:
     if hasattr(dataset, "__len__"):
         parts.append(f"{len(dataset):,} sequences of {getattr(dataset, 'seq_len', '?')}")
     return name, ", ".join(parts) or type(dataset).__name__
+
+
+def data_rows(name: str, dataset: Any) -> Rows:
+    """A data set, and of a blend also what each of its files gives."""
+    drawn = dataset.order.drawn if isinstance(dataset, MegatronPretraining) else []
+    rows = [data_row(name, dataset), *(_drawn_row(part) for part in drawn)]
+    if len(drawn) <= _SHOWN_PARTS:
+        return rows
+    left_out = len(drawn) - _SHOWN_PARTS
+    middle = _SHOWN_PARTS // 2 + 1
+    return [*rows[:middle], ("", f"... {left_out:,} more files"), *rows[middle + left_out :]]
+
+
+def _drawn_row(drawn: Drawn) -> tuple[str, str]:
+    part = drawn.part
+    return (
+        f"  {part.file.prefix.name}",
+        f"documents {part.begin:,} to {part.end:,} of {part.file.num_sequences:,}, {human(part.tokens)} tokens; "
+        f"weight {drawn.weight:.4g}, {drawn.samples:,} samples, {drawn.epochs:.3g} epochs",
+    )
 
 
 def schedule_rows(cfg: PretrainConfig, horizon: Horizon, schedule: Schedule) -> Rows:

@@ -115,11 +115,11 @@ class PretrainRecipe:
         self._build()
         checkpoint = self._find_checkpoint()
         self._choose_fast_path(checkpoint)
+        init_from = self.cfg.init_from if checkpoint is None else None
+        if init_from is not None:
+            model_assembly.check_same_ids(init_from, self.model, self.tokenizer)
         weights_from = model_assembly.give_weights(
-            self.model,
-            init_from=self.cfg.init_from if checkpoint is None else None,
-            seed=self.cfg.rng_seed,
-            device=self.device,
+            self.model, init_from=init_from, seed=self.cfg.rng_seed, device=self.device
         )
         self.optimizer = training.build_optimizer(self.cfg, self.model, self.device, trust=self.trust)
         self.schedule = training.build_schedule(self.cfg, self.optimizer, self.horizon.total_steps)
@@ -440,10 +440,11 @@ class PretrainRecipe:
             self.voice.say(f"note: {note}")
         rows = [
             *summary.model_rows(self.model, weights_from=weights_from),
-            summary.data_row("training data", self.dataset),
+            *summary.data_rows("training data", self.dataset),
             *(
-                summary.data_row(f"validation: {name}", held_out)
+                row
                 for name, (held_out, _) in self.val_sets.items()
+                for row in summary.data_rows(f"validation: {name}", held_out)
             ),
             *summary.schedule_rows(self.cfg, self.horizon, self.schedule),
             *summary.fast_path_rows(self.fast_path, self.device),
