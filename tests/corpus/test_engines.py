@@ -86,7 +86,7 @@ def test_a_vocabulary_that_gigatoken_refuses_has_no_fast_engine() -> None:
 
 
 def test_memory_of_the_fast_engine_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is built anew when the process has grown, and gives the same ids."""
+    """It is built anew when the process has grown or much was encoded, and gives the same ids."""
     built, grown = [], [0]
 
     def build() -> Bytes:
@@ -95,9 +95,16 @@ def test_memory_of_the_fast_engine_is_bounded(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(engines, "_resident_bytes", lambda: grown[0])
     monkeypatch.setattr(engines, "version", lambda name: "0")
-    fast = engines.GigatokenEngine(build)
-    sampled = Sampled(fast, Bytes())
-    for grown[0] in (0, engines.CACHE_BYTES, engines.CACHE_BYTES + 1, 2 * engines.CACHE_BYTES):
+    sampled = Sampled(engines.GigatokenEngine(build), Bytes())
+
+    def use() -> int:
         sampled.bound_memory()
         assert sampled.encode("abc").tolist() == [97, 98, 99]
-    assert len(built) == 2
+        return len(built)
+
+    counts = []
+    for grown[0] in (0, engines.CACHE_BYTES, engines.CACHE_BYTES + 1, 2 * engines.CACHE_BYTES):
+        counts.append(use())
+    assert counts == [1, 1, 2, 2]
+    monkeypatch.setattr(engines, "FORGET_AFTER", 6)
+    assert [use() for _ in range(6)] == [3, 3, 4, 4, 5, 5]

@@ -23,7 +23,8 @@ import numpy as np
 import tiktoken
 import tokenizers
 
-CACHE_BYTES = 48 << 20
+FORGET_AFTER = 256 << 20
+CACHE_BYTES = 64 << 20
 SAMPLE_ONE_IN = 1000  # of the text, so the check costs about 1 % where the fast engine is 10x faster
 _STATM = Path("/proc/self/statm")
 _SAMPLE_FROM_CHARS = 8 << 20  # allowance at the start, so that the first document is compared
@@ -69,8 +70,8 @@ class HuggingFaceEngine:
 class GigatokenEngine:
     """gigatoken, called one document at a time on the calling thread (workers are processes already).
 
-    It remembers every word it has seen, without end (release 0.10), so ``bound_memory`` builds it anew when the
-    process has grown by ``CACHE_BYTES`` since the last time; that takes a tenth of a second.
+    It remembers every word it has seen, without end (release 0.10), so ``bound_memory`` builds it anew after
+    ``FORGET_AFTER`` characters, or sooner if the process has grown by ``CACHE_BYTES``. That takes a tenth of a second.
     """
 
     def __init__(self, build: Callable[[], Any]) -> None:
@@ -79,12 +80,14 @@ class GigatokenEngine:
         self.encode = build().encode
         self._built_bytes = _resident_bytes()
 
-    def bound_memory(self) -> None:
-        """Forget what was remembered, if it has become much. Costs a microsecond otherwise."""
-        if _resident_bytes() > self._built_bytes + CACHE_BYTES:
-            del self.encode  # before the new one is there, so that they never stand side by side
-            self.encode = self._build().encode
-            self._built_bytes = _resident_bytes()
+    def bound_memory(self, characters: int) -> bool:
+        """Forget what was remembered if it may be much; ``characters`` were encoded since the last time."""
+        if characters < FORGET_AFTER and _resident_bytes() <= self._built_bytes + CACHE_BYTES:
+            return False
+        del self.encode  # before the new one is there, so that they never stand side by side
+        self.encode = self._build().encode
+        self._built_bytes = _resident_bytes()
+        return True
 
 
 def _resident_bytes() -> int:
@@ -154,9 +157,11 @@ class Sampled:
         self.name = f"{fast.name}, checked against {reference.name}"
         self._fast, self._reference = fast, reference
         self._allowance = _SAMPLE_FROM_CHARS
+        self._characters = 0  # since the fast engine last forgot
 
     def encode(self, text: str) -> np.ndarray:
         ids = self._fast.encode(text)
+        self._characters += len(text)
         self._allowance += len(text)
         if len(text) * SAMPLE_ONE_IN <= self._allowance:
             self._allowance = 0
@@ -166,8 +171,8 @@ class Sampled:
 
     def bound_memory(self) -> None:
         """See ``GigatokenEngine.bound_memory``."""
-        if isinstance(self._fast, GigatokenEngine):
-            self._fast.bound_memory()
+        if isinstance(self._fast, GigatokenEngine) and self._fast.bound_memory(self._characters):
+            self._characters = 0
 
 
 @functools.cache

@@ -1,0 +1,88 @@
+"""The folder while a corpus is made: whose files they are, what may be continued, what an old plan lacks."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from automodel_cli.corpus import output_folder
+from automodel_cli.corpus.corpus_writer import CorpusLayout, CorpusWriter
+from automodel_cli.corpus.journal import PROGRESS_NAME, Position, read_progress, write_progress
+from automodel_cli.corpus.splitting import SplitRule
+from automodel_cli.corpus.units import TokenChunk
+from automodel_cli.errors import ConfigError
+
+PLAN = {"options": {"max_tokens": 5}, "source": {"name": "a"}, "tokenizer": {"name": "byte"}}
+
+
+def layout(folder: Path) -> CorpusLayout:
+    return CorpusLayout(folder, "nemo", np.dtype("<u2"), 4)
+
+
+def ask(folder: Path, plan: dict = PLAN) -> tuple[Position | None, list[str]]:
+    lines: list[str] = []
+    return output_folder.interrupted_position(folder, plan, layout(folder), lines.append), lines
+
+
+def interrupted(folder: Path) -> Position:
+    writer = CorpusWriter(layout(folder), SplitRule())
+    writer.feed(TokenChunk(np.arange(6, dtype=np.uint16), np.array([6]), unfinished=True))
+    here = Position(
+        "write", {"file": 0, "at": 12}, rows=3, bad={"count": 1, "first": ["x"]}, writer=writer.sync()
+    )
+    write_progress(folder, PLAN, here)
+    return here
+
+
+def test_a_position_survives_and_continues(tmp_path: Path) -> None:
+    here = interrupted(tmp_path)
+    assert read_progress(tmp_path) == (PLAN, here)
+    found, lines = ask(tmp_path)
+    assert found == here and "continuing" in lines[0]
+
+
+def test_another_plan_is_refused_with_the_difference(tmp_path: Path) -> None:
+    interrupted(tmp_path)
+    other = {**PLAN, "options": {"max_tokens": 9}}
+    with pytest.raises(ConfigError, match=r"max_tokens 5 -> 9"):
+        ask(tmp_path, other)
+
+
+@pytest.mark.parametrize("damage", ["journal", "temporary", "shard"])
+def test_what_cannot_be_continued_starts_over(tmp_path: Path, damage: str) -> None:
+    interrupted(tmp_path)
+    path = (
+        tmp_path
+        / {"journal": PROGRESS_NAME, "temporary": "dataset_00001.bin.tmp", "shard": "dataset.bin"}[damage]
+    )
+    path.write_bytes(path.read_bytes()[:-1])
+    found, lines = ask(tmp_path)
+    assert found is None and "starting over" in lines[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_there_or_only_begun(tmp_path: Path) -> None:
+    assert ask(tmp_path) == (None, [])
+    write_progress(tmp_path, PLAN, Position())
+    assert ask(tmp_path) == (None, [])
+    (tmp_path / PROGRESS_NAME).unlink()
+    (tmp_path / "val_00003.bin").touch()
+    with pytest.raises(ConfigError, match=r"val_00003\.bin but no manifest"):
+        ask(tmp_path)
+
+
+def test_clear_takes_ours_and_leaves_the_rest(tmp_path: Path) -> None:
+    interrupted(tmp_path)
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer/x").touch()
+    others = ["mine.bin", "dataset_1.bin", "notes.txt", "dataset.bin.bak"]
+    for name in others:
+        (tmp_path / name).touch()
+    output_folder.clear(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
+
+
+def test_difference_in_words() -> None:
+    assert output_folder.difference(PLAN, PLAN) == "in no option"
+    other = {"options": {}, "source": {"name": "b"}, "tokenizer": PLAN["tokenizer"]}
+    assert output_folder.difference(PLAN, other) == "max_tokens 5 -> None, name a -> b"
