@@ -62,6 +62,8 @@ def test_resolve_finds_by_pointer_number_name_path_and_run(tmp_path):
     layout.write_pointer(run, "BEST", one.name)
     assert layout.resolve(run) == layout.latest(run) == two
     assert layout.resolve(run, "BEST") == one
+    assert layout.resolve(tmp_path, str(run / "BEST")) == layout.followed(run / "BEST") == one
+    assert layout.followed(run) == run
     assert layout.resolve(run, "1") == layout.resolve(run, one.name) == one
     assert layout.resolve(tmp_path / "other", str(one)) == one
     assert layout.resolve(tmp_path / "other", str(run)) == two

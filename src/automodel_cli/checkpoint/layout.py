@@ -175,8 +175,8 @@ def read_pointer(run: Path | str, pointer: str) -> str | None:
 def resolve(run: Path | str, which: str = "LATEST", *, say: Say | None = None) -> Path:
     """The step folder that ``which`` means: LATEST, BEST, a step number, a folder name, or a path.
 
-    A path may also be another run's folder; its LATEST is meant then. A LATEST that names a step which is
-    missing or incomplete means the newest complete one; ``say`` gets a line about it.
+    A path may also be another run's folder (its LATEST is meant then) or its pointer, RUN/BEST. A LATEST that
+    names a step which is missing or incomplete means the newest complete one; ``say`` gets a line about it.
 
     Raises:
         CheckpointError: there is no such checkpoint, or it is incomplete, or the pointer is damaged.
@@ -185,7 +185,7 @@ def resolve(run: Path | str, which: str = "LATEST", *, say: Say | None = None) -
     if which in POINTERS:
         return _resolve_pointer(run, which, say)
     name = step_name(int(which)) if which.isdigit() else which
-    for folder in (run / name, Path(which)):
+    for folder in (run / name, followed(which)):
         if is_complete(folder):
             return folder
         if (
@@ -223,6 +223,12 @@ def _resolve_pointer(run: Path, pointer: str, say: Say | None) -> Path:
         reason = f"{run / pointer} names {name}, which is not complete" if name else f"{run} has no {pointer}"
         say(f"{reason}; taking {newest.name}, the newest complete checkpoint")
     return newest
+
+
+def followed(path: Path | str) -> Path:
+    """The step folder that a pointer file (RUN/LATEST, RUN/BEST) names; any other path as it is."""
+    path = Path(path)
+    return resolve(path.parent, path.name) if path.name in POINTERS and path.is_file() else path
 
 
 def latest(run: Path | str, *, say: Say | None = None) -> Path | None:

@@ -20,7 +20,7 @@ def run(cfg: InspectConfig, *, progress: verify.Progress | None = None) -> dict[
     Raises:
         CheckpointError: there is no such thing, or its manifest or a header is damaged.
     """
-    path = Path(cfg.path)
+    path = layout.followed(cfg.path)
     if cfg.diff is not None:
         a, b = (find(path, which) for which in cfg.diff)
         return {"kind": "diff", **compare.diff(a, b)}
@@ -39,7 +39,7 @@ def find(run_folder: Path, which: str) -> Path:
     Raises:
         CheckpointError: there is none.
     """
-    path = Path(which)
+    path = layout.followed(which)
     if which in layout.POINTERS or which.isdigit() or layout.is_complete(run_folder / which):
         return layout.resolve(run_folder, which)
     return layout.resolve(path) if describe.kind_of(path) == "run" else path
