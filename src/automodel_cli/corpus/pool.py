@@ -7,6 +7,8 @@ units are between reader and writer. A worker that dies is an error, never a han
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -24,6 +26,7 @@ from automodel_cli.corpus.tokenise import Work
 from automodel_cli.corpus.units import TokenChunk, Unit
 from automodel_cli.errors import AutomodelError
 
+_PIPE_BYTES = 1 << 20  # so that a token buffer goes through in two or three turns instead of thirty
 _AT_HAND = 2  # units a worker holds: the one it works on and the next
 # What makes a process think that it is one of several training workers.
 _RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS")
@@ -97,9 +100,9 @@ class OrderedPool:
         for connection in wait(list(by_connection)):
             worker = by_connection[connection]  # type: ignore[index]
             try:
-                kind, value = worker.answers.recv()
+                kind, value, size = worker.answers.recv()
                 if kind == "chunk":
-                    value.tokens = np.frombuffer(worker.answers.recv_bytes(), dtype=self._dtype)
+                    value.tokens = _read_array(worker.answers.fileno(), size, self._dtype)
             except (EOFError, ConnectionResetError):
                 raise _died(worker) from None
             ready[worker.asked.popleft()] = _as_answer(kind, value)
@@ -120,6 +123,18 @@ class OrderedPool:
         self.close()
 
 
+def _read_array(descriptor: int, size: int, dtype: np.dtype) -> np.ndarray:
+    """``size`` bytes from a pipe, straight into an array."""
+    array = np.empty(size // dtype.itemsize, dtype)
+    view = array.view(np.uint8).data
+    while view:
+        done = os.readv(descriptor, [view])
+        if done == 0:
+            raise EOFError
+        view = view[done:]
+    return array
+
+
 def _as_answer(kind: str, value: Any) -> TokenChunk | BaseException:
     if kind == "mismatch":
         return EngineMismatch(value)
@@ -130,8 +145,10 @@ def _as_answer(kind: str, value: Any) -> TokenChunk | BaseException:
 
 def _start(work: Work) -> _Worker:
     question_end, ours = os.pipe()
-    theirs, answer_end = os.pipe()
-    answers_in, answers_out = theirs, answer_end
+    answers_in, answers_out = os.pipe()
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        with contextlib.suppress(OSError):  # a limit of the system; then it takes more turns
+            fcntl.fcntl(answers_out, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     command = [sys.executable, "-P", "-m", "automodel_cli.corpus.worker", str(question_end), str(answers_out)]
     process = subprocess.Popen(
         command, pass_fds=(question_end, answers_out), stdin=subprocess.DEVNULL, env=_environment()

@@ -2,7 +2,7 @@
 
 It reads pickled units from IN and writes answers to OUT until IN ends, which also happens when the parent dies.
 A thread drains IN, so that the parent never waits to hand out work while this process waits to hand in results.
-An answer is a pickled ``(kind, value)`` and, for ``"chunk"``, the token buffer after it, as raw bytes.
+An answer is a pickled ``(kind, value, size)`` and after it ``size`` raw bytes: the token buffer of a ``"chunk"``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import threading
 import traceback
 from multiprocessing.connection import Connection
 from typing import Any
+
+import numpy as np
 
 from automodel_cli.corpus.engines import EngineMismatch
 from automodel_cli.corpus.tokenise import Tokeniser, Work
@@ -34,15 +36,17 @@ def _answer(tokeniser: Tokeniser, unit: Any, out: Connection) -> None:
     try:
         chunk = tokeniser(unit)
     except EngineMismatch as error:
-        out.send(("mismatch", str(error)))
+        out.send(("mismatch", str(error), 0))
     except AutomodelError as error:
-        out.send(("error", error))
+        out.send(("error", error, 0))
     except Exception:
-        out.send(("bug", traceback.format_exc()))
+        out.send(("bug", traceback.format_exc(), 0))
     else:
         tokens, chunk.tokens = chunk.tokens, chunk.tokens[:0]
-        out.send(("chunk", chunk))
-        out.send_bytes(tokens.data)
+        out.send(("chunk", chunk, tokens.nbytes))
+        view = tokens.view(np.uint8).data
+        while view:
+            view = view[os.write(out.fileno(), view) :]
 
 
 def main(argv: list[str]) -> None:
@@ -55,7 +59,7 @@ def main(argv: list[str]) -> None:
     try:
         tokeniser = work.tokeniser()
     except AutomodelError as error:
-        out.send(("error", error))
+        out.send(("error", error, 0))
         return
     while True:
         _answer(tokeniser, tasks.get(), out)
