@@ -4,68 +4,84 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from automodel_cli.corpus.readers import NOT_UTF8, text_of
-from automodel_cli.corpus.units import BadRow, Texts, Unit
+from automodel_cli.corpus.readers import NOT_UTF8, text_of, usable_fields
+from automodel_cli.corpus.units import BadRow, ReadOptions, Texts, Unit
 from automodel_cli.errors import DataError
+
+_CHOOSE = "choose one with --text-key (nanogpt) or --json-keys (megatron)"
 
 
 @dataclass(frozen=True)
 class RowGroup:
-    """A parquet row group: its rows and the uncompressed bytes of the text column."""
+    """A parquet row group: its rows and the uncompressed bytes of the text columns."""
 
     rows: int
     text_bytes: int
 
 
-def inspect_parquet(path: str, name: str, text_key: str) -> list[RowGroup]:
-    """The row groups of a file that has a text column ``text_key``.
+def inspect_parquet(path: str, name: str, options: ReadOptions) -> list[RowGroup]:
+    """The row groups of a file that has the text columns ``options.keys``.
 
     Raises:
-        DataError: it is no parquet file, or has no such column.
+        DataError: it is no parquet file, or lacks such a column.
     """
     with _readable(name), pq.ParquetFile(path) as file:
-        check_column(file.schema_arrow, text_key, name)
-        column = file.schema_arrow.get_field_index(text_key)
-        column = _leaf_index(file.metadata, text_key, column)
+        check_columns(file.schema_arrow, options, name)
+        leaves = [leaf for key in options.keys for leaf in _leaves(file, key)]
         groups = [file.metadata.row_group(k) for k in range(file.metadata.num_row_groups)]
-        return [RowGroup(g.num_rows, g.column(column).total_uncompressed_size) for g in groups]
+        return [
+            RowGroup(group.num_rows, sum(group.column(leaf).total_uncompressed_size for leaf in leaves))
+            for group in groups
+        ]
 
 
-def _leaf_index(metadata: pq.FileMetaData, text_key: str, fallback: int) -> int:
-    """Parquet numbers leaf columns, so a struct before the text column shifts the count."""
-    names = [metadata.schema.column(k).path for k in range(metadata.num_columns)]
-    return names.index(text_key) if text_key in names else fallback
+def _leaves(file: pq.ParquetFile, key: str) -> list[int]:
+    """Parquet numbers leaf columns, so a struct before a text column shifts the count, and a list's leaf is inside."""
+    paths = [file.metadata.schema.column(k).path for k in range(file.metadata.num_columns)]
+    found = [k for k, path in enumerate(paths) if path == key or path.startswith(f"{key}.")]
+    return found or [file.schema_arrow.get_field_index(key)]
 
 
-def check_column(schema: pa.Schema, text_key: str, name: str) -> None:
-    """Refuse a table without a text column ``text_key``, naming the columns it has."""
-    if text_key not in schema.names:
-        raise DataError(
-            f"{name} has no column {text_key!r}; it has {schema.names}", "choose one with --text-key"
-        )
-    kind = schema.field(text_key).type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind)):
-        raise DataError(f"column {text_key!r} of {name} holds {kind}, not text", "choose one with --text-key")
+def check_columns(schema: pa.Schema, options: ReadOptions, name: str) -> None:
+    """Refuse a table that lacks a text column of ``options``, naming the columns it has."""
+    for key in options.keys:
+        if key not in schema.names:
+            raise DataError(f"{name} has no column {key!r}; it has {schema.names}", _CHOOSE)
+        kind = schema.field(key).type
+        inner = kind.value_type if options.lists and _is_list(kind) else kind
+        if not _is_text(inner):
+            raise DataError(f"column {key!r} of {name} holds {kind}, not text", _CHOOSE)
 
 
-def read_row_groups(unit: Unit, text_key: str) -> pa.ChunkedArray:
-    """The text column of row groups ``start`` to ``stop`` of a unit's file, whole."""
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind)
+
+
+def read_row_groups(unit: Unit, options: ReadOptions) -> pa.Table:
+    """The text columns of row groups ``start`` to ``stop`` of a unit's file, whole."""
     with _readable(unit.name), pq.ParquetFile(unit.path) as file:
         groups = list(range(unit.start, unit.stop))
-        return file.read_row_groups(groups, columns=[text_key], use_threads=False).column(text_key)
+        return file.read_row_groups(groups, columns=list(options.keys), use_threads=False).select(
+            options.keys
+        )
 
 
-def iter_row_group(path: str, name: str, text_key: str, group: int, rows: int) -> Iterator[pa.ChunkedArray]:
-    """The text column of one large row group, ``rows`` at a time."""
+def iter_row_group(path: str, name: str, options: ReadOptions, group: int, rows: int) -> Iterator[pa.Table]:
+    """The text columns of one large row group, ``rows`` at a time."""
+    keys = list(options.keys)
     with _readable(name), pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(rows, row_groups=[group], columns=[text_key], use_threads=False):
-            yield pa.chunked_array([batch.column(0)])
+        for batch in file.iter_batches(rows, row_groups=[group], columns=keys, use_threads=False):
+            yield pa.Table.from_batches([batch]).select(keys)
 
 
 class _readable:
@@ -82,28 +98,51 @@ class _readable:
             raise DataError(message, "the file is damaged or no parquet file; copy it again") from error
 
 
-def pack(column: pa.ChunkedArray | pa.Array) -> bytes:
-    """A column as bytes, for the way to a worker."""
-    chunked = column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([column])
-    table = pa.table({"text": chunked})
+def pack(table: pa.Table) -> bytes:
+    """Columns as bytes, for the way to a worker."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return sink.getvalue().to_pybytes()
 
 
-def join(columns: list[pa.ChunkedArray]) -> pa.ChunkedArray:
-    """Columns one after another."""
-    return pa.chunked_array([chunk for column in columns for chunk in column.chunks])
+def join(tables: list[pa.Table]) -> pa.Table:
+    """Tables one after another."""
+    return pa.concat_tables(tables)
 
 
-def unpack(data: bytes) -> pa.ChunkedArray:
+def unpack(data: bytes) -> pa.Table:
     """The inverse of ``pack``."""
-    return pa.ipc.open_stream(data).read_all().column(0)
+    return pa.ipc.open_stream(data).read_all()
+
+
+def documents_of(table: pa.Table, options: ReadOptions) -> Texts:
+    """The usable documents of a table and its bad rows; Arrow does not check that strings are UTF-8, we do."""
+    if not options.lists:
+        return texts_of(table.column(options.text_key))
+    found = Texts([], rows=len(table))
+    fields = [
+        [value for chunk in table.column(key).chunks for value in _values(chunk)] for key in options.keys
+    ]
+    for row, values in enumerate(zip(*fields, strict=True)):
+        decoded = tuple([_decoded_field(value) for value in values])
+        bad = next((value for value in decoded if isinstance(value, BadRow)), None)
+        found.add(row, bad or usable_fields(decoded, options.keys))
+    return found
+
+
+def _decoded_field(value: Any) -> Any:
+    """Bytes as text, also inside a list; a BadRow where they are none."""
+    if isinstance(value, bytes):
+        return _decoded(value)
+    if isinstance(value, list):
+        texts = [_decoded_field(text) for text in value]
+        return next((text for text in texts if isinstance(text, BadRow)), texts)
+    return value
 
 
 def texts_of(column: pa.ChunkedArray) -> Texts:
-    """The usable texts of a column and its bad rows; Arrow does not check that strings are UTF-8, we do."""
+    """The usable texts of one column and its bad rows."""
     found = Texts([], rows=len(column))
     row = 0
     for chunk in column.chunks:
@@ -113,14 +152,21 @@ def texts_of(column: pa.ChunkedArray) -> Texts:
     return found
 
 
-def _values(chunk: pa.Array) -> list[str | bytes | None]:
+def _values(chunk: pa.Array) -> list[Any]:
     if pa.types.is_dictionary(chunk.type):
         chunk = chunk.dictionary_decode()
     try:
         return chunk.to_pylist()
     except UnicodeDecodeError:
-        large = pa.types.is_large_string(chunk.type)
-        return chunk.view(pa.large_binary() if large else pa.binary()).to_pylist()
+        return chunk.cast(_as_bytes(chunk.type)).to_pylist()
+
+
+def _as_bytes(kind: pa.DataType) -> pa.DataType:
+    """The type of the same values as bytes."""
+    if _is_list(kind):
+        inner = _as_bytes(kind.value_type)
+        return pa.large_list(inner) if pa.types.is_large_list(kind) else pa.list_(inner)
+    return pa.large_binary() if pa.types.is_large_string(kind) else pa.binary()
 
 
 def _decoded(value: bytes) -> str | BadRow:

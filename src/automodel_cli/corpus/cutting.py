@@ -27,7 +27,7 @@ import numpy as np
 
 from automodel_cli.corpus.compressed import open_stream, stream_errors
 from automodel_cli.corpus.listing import SourceFile
-from automodel_cli.corpus.readers import BOM, NOT_UTF8, pick_text, text_of
+from automodel_cli.corpus.readers import BOM, NOT_UTF8, document_of
 from automodel_cli.corpus.units import ReadOptions, Split, Unit
 from automodel_cli.errors import DataError
 
@@ -342,7 +342,7 @@ def _cut_json_values(cut: _Cut, at: int) -> Iterator[Unit]:
         for number, (value, length) in enumerate(_iter_json(stream, cut.file.name)):
             if number < at:
                 continue
-            held.append(text_of(pick_text(value, cut.options.text_key)))
+            held.append(document_of(value, cut.options))
             size += length
             if size >= cut.chunk_bytes:
                 yield cut.unit("values", at, payload=held, size=size)
@@ -394,7 +394,7 @@ def _skip_between(text: str, position: int) -> int:
 def _cut_parquet(cut: _Cut, at: int, row: int) -> Iterator[Unit]:
     from automodel_cli.corpus import columns  # pyarrow costs a quarter second; other kinds do not pay it
 
-    groups = columns.inspect_parquet(cut.file.path, cut.file.name, cut.options.text_key)
+    groups = columns.inspect_parquet(cut.file.path, cut.file.name, cut.options)
     while at < len(groups):
         if row or groups[at].text_bytes > _BIG_ROW_GROUP * cut.chunk_bytes:
             yield from _slice_row_group(cut, at, row, groups[at])
@@ -414,11 +414,11 @@ def _slice_row_group(cut: _Cut, at: int, row: int, group: RowGroup) -> Iterator[
     file = cut.file
     rows = max(1, group.rows * cut.chunk_bytes // group.text_bytes)
     first = 0
-    for column in columns.iter_row_group(file.path, file.name, cut.options.text_key, at, rows):
-        stop = first + len(column)
+    for table in columns.iter_row_group(file.path, file.name, cut.options, at, rows):
+        stop = first + len(table)
         if stop > row:
             begin = max(row, first)
             size = group.text_bytes * (stop - begin) // group.rows
-            payload = columns.pack(column.slice(begin - first))
+            payload = columns.pack(table.slice(begin - first))
             yield cut.unit("rows", at, cursor={"row": begin}, payload=payload, size=size)
         first = stop

@@ -61,8 +61,8 @@ class HubSource:
                 "check --dataset, --set-name and --split and the network, or give local files with --dataset PATH",
             ) from error
         if stream.features is not None:
-            columns.check_column(stream.features.arrow_schema, self.options.text_key, self.dataset)
-            stream = stream.select_columns([self.options.text_key])
+            columns.check_columns(stream.features.arrow_schema, self.options, self.dataset)
+            stream = stream.select_columns(list(self.options.keys))
         return stream.with_format("arrow")
 
     def units(self, cursor: dict[str, Any] | None, chunk_documents: int) -> Iterator[Unit]:
@@ -76,13 +76,13 @@ class HubSource:
         batches = stream.iter(batch_size=_READ_ROWS)
         while True:
             state = stream.state_dict()
-            columns_read = list(self._some(batches, row, chunk_documents))
-            if not columns_read:
+            tables = list(self._some(batches, row, chunk_documents))
+            if not tables:
                 return
-            column = columns.join(columns_read)
+            table = columns.join(tables)
             position = {"file": 0, "at": row, "state": state}
-            yield Unit("rows", self.dataset, 0, position, payload=columns.pack(column), size=column.nbytes)
-            row += len(column)
+            yield Unit("rows", self.dataset, 0, position, payload=columns.pack(table), size=table.nbytes)
+            row += len(table)
 
     def _some(self, batches: Iterator[Any], row: int, wanted: int) -> Iterator[Any]:
         """The text columns of the next whole batches, ``wanted`` rows or a little more."""
@@ -90,8 +90,8 @@ class HubSource:
 
         read = 0
         while read < wanted and (table := self._next(batches, row + read)) is not None:
-            columns.check_column(table.schema, self.options.text_key, self.dataset)
-            yield table.column(self.options.text_key)
+            columns.check_columns(table.schema, self.options, self.dataset)
+            yield table.select(list(self.options.keys))
             read += len(table)
 
     def _next(self, batches: Iterator[Any], row: int) -> Any:

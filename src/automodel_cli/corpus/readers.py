@@ -1,6 +1,9 @@
 """From a unit to its texts, in whichever process runs it. A bad row is reported, never fatal; a file that cannot
 be read is an error.
 
+Rows may hold several texts (``ReadOptions.keys``) or lists of them; a row that lacks one is bad as a whole, so that
+documents of different keys stay side by side.
+
 Bad: a line that is not JSON, a row that is not an object, lacks the text key, or holds null or something that is
 no string, bytes that are not UTF-8, and lone surrogates (``"\\ud800"``), which no tokenizer can take.
 """
@@ -28,9 +31,12 @@ def read_unit(unit: Unit, options: ReadOptions) -> Texts:
         DataError: the file cannot be read.
     """
     try:
-        return _READERS[unit.kind](unit, options)
+        found = _READERS[unit.kind](unit, options)
     except OSError as error:
         raise DataError(f"cannot read {unit.name}: {error.strerror or error}", "check the file") from error
+    if options.lists and unit.kind in _TEXT_KINDS:
+        found.texts = [(text,) for text in found.texts]
+    return found
 
 
 def _content(unit: Unit) -> bytes:
@@ -90,7 +96,35 @@ def pick_text(row: Any, key: str) -> Any:
     )
 
 
+def fields_of(row: Any, keys: tuple[str, ...]) -> tuple[Any, ...] | BadRow:
+    """What ``row`` has for each of ``keys``, a text or a list of texts; a BadRow unless all are usable."""
+    if not isinstance(row, dict):
+        return BadRow(0, f"row is {_kind_of(row)}, not an object")
+    return usable_fields(tuple([row.get(key, MISSING) for key in keys]), keys)
+
+
+def usable_fields(values: tuple[Any, ...], keys: tuple[str, ...]) -> tuple[Any, ...] | BadRow:
+    """``values`` if each is a text, or a list of texts, that can be encoded; else what is wrong with one."""
+    for key, value in zip(keys, values, strict=True):
+        for text in value if type(value) is list else (value,):
+            found = text_of(text)
+            if isinstance(found, BadRow):
+                where = f" in {key!r}" if len(keys) > 1 else ""
+                inside = " in a list" if type(value) is list else ""
+                return BadRow(0, f"{found.reason}{inside}{where}")
+    return values
+
+
+def document_of(row: Any, options: ReadOptions) -> Any:
+    """The document that a decoded row holds, as ``options`` has it, or a BadRow."""
+    if options.lists:
+        return fields_of(row, options.keys)
+    return text_of(pick_text(row, options.text_key))
+
+
 def _read_jsonl(unit: Unit, options: ReadOptions) -> Texts:
+    if options.lists:
+        return _read_jsonl_fields(unit, options)
     data = _without_bom(unit)
     # In valid UTF-8 an escape is the only way to write a lone surrogate, so most units need no look at each text.
     check_texts = b"\\ud" in data or b"\\uD" in data
@@ -112,6 +146,22 @@ def _read_jsonl(unit: Unit, options: ReadOptions) -> Texts:
         if type(value) is not str or check_texts:
             value = text_of(value)
         found.add(row, value)
+    return found
+
+
+def _read_jsonl_fields(unit: Unit, options: ReadOptions) -> Texts:
+    lines = _lines(_without_bom(unit))
+    found = Texts([], rows=len(lines))
+    for row, line in enumerate(lines):
+        if not line or line.isspace():
+            continue
+        try:
+            document = fields_of(_parse(line.decode()), options.keys)
+        except UnicodeDecodeError:
+            document = BadRow(row, NOT_UTF8)
+        except (ValueError, RecursionError):
+            document = BadRow(row, "malformed JSON")
+        found.add(row, document)
     return found
 
 
@@ -142,13 +192,13 @@ def _read_values(unit: Unit, options: ReadOptions) -> Texts:
 def _read_parquet(unit: Unit, options: ReadOptions) -> Texts:
     from automodel_cli.corpus import columns  # pyarrow costs a quarter second; JSONL does not pay it
 
-    return columns.texts_of(columns.read_row_groups(unit, options.text_key))
+    return columns.documents_of(columns.read_row_groups(unit, options), options)
 
 
 def _read_rows(unit: Unit, options: ReadOptions) -> Texts:
     from automodel_cli.corpus import columns  # as above
 
-    return columns.texts_of(columns.unpack(unit.payload))
+    return columns.documents_of(columns.unpack(unit.payload), options)
 
 
 # ---------------------------------------------------------------------------------------------- text
@@ -177,16 +227,16 @@ def _read_delimited(unit: Unit, options: ReadOptions) -> Texts:
 def _read_files(unit: Unit, options: ReadOptions) -> Texts:
     """Small files, each one document as it is; an empty one is no document."""
     found = Texts([])
-    for path, name in unit.payload:
+    for number, (path, name) in enumerate(unit.payload):
         data = Path(path).read_bytes().removeprefix(BOM)
         if data:
-            _add_text(found, 0, data, name)
+            _add_text(found, number, data, name)
     return found
 
 
 def _read_piece(unit: Unit, options: ReadOptions) -> Texts:
     """Part of a large text that is one document; the parent made sure that it is UTF-8."""
-    return Texts([_without_bom(unit).decode()])
+    return Texts([_without_bom(unit).decode()], numbers=[0])
 
 
 def _read_bad(unit: Unit, options: ReadOptions) -> Texts:
@@ -200,6 +250,7 @@ def _add_text(found: Texts, row: int, data: bytes, name: str | None = None) -> N
         found.add(row, BadRow(row, NOT_UTF8), name)
 
 
+_TEXT_KINDS = ("line", "delimited", "files", "piece")
 _READERS: dict[str, Callable[[Unit, ReadOptions], Texts]] = {
     "jsonl": _read_jsonl,
     "line": _read_lines,

@@ -17,10 +17,24 @@ Split = Literal["train", "val"]
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How text is found in rows and files."""
+    """How text is found in rows and files.
+
+    Attributes:
+        text_key: the field of a row that holds its text.
+        document: what a document is in text files: "file", "line" or a delimiter.
+        more_keys: further fields; a row then must have all of them.
+        lists: a field may also hold a list of texts; a document then is a tuple with a value for each key.
+    """
 
     text_key: str = "text"
-    document: str = "file"  # "file", "line" or a delimiter
+    document: str = "file"
+    more_keys: tuple[str, ...] = ()
+    lists: bool = False
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """All fields that are read, in order."""
+        return (self.text_key, *self.more_keys)
 
 
 @dataclass(frozen=True)
@@ -67,37 +81,89 @@ class BadRow:
 
 @dataclass
 class Texts:
-    """Documents of one unit; ``rows`` counts every row that was looked at, bad ones too."""
+    """Documents of one unit; ``rows`` counts every row that was looked at, bad ones too.
 
-    texts: list[str]
+    A document is a text; with ``ReadOptions.lists`` it is a tuple, for each key a text or a list of texts.
+    ``numbers`` has the row of each document, counted from 0 in the unit (in a run of small files: the file).
+    """
+
+    texts: list[Any]
     rows: int = 0
     bad: list[BadRow] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
 
-    def add(self, row: int, text: str | BadRow, name: str | None = None) -> None:
+    def add(self, row: int, text: Any, name: str | None = None) -> None:
         """Take in a document, or note that row number ``row`` has none."""
         if isinstance(text, BadRow):
             self.bad.append(BadRow(row, text.reason, name, after=len(self.texts)))
         else:
             self.texts.append(text)
+            self.numbers.append(row)
 
 
 @dataclass
-class TokenChunk:
-    """Token ids of one unit, end-of-text included.
+class Chunk:
+    """What became of one unit: its ids, and what the pipeline counts.
 
     Attributes:
         tokens: all ids, one document after another.
-        lengths: ids of each document, int64; the first one is the rest of an earlier one if ``continues``.
-        ordinals: document numbers, if they are not simply the next ones (after a shuffle).
+        rows, bad: rows that were looked at, and those among them without usable text.
         text_bytes: UTF-8 bytes of input.
+        numbers: ``Texts.numbers`` as int64, where somebody wants to know where each document stands in its file.
+        places: file and row of each document (``splitting.place_of``), once the rows before the unit are known.
     """
 
     tokens: np.ndarray
+    rows: int = field(default=0, kw_only=True)
+    bad: list[BadRow] = field(default_factory=list, kw_only=True)
+    text_bytes: int = field(default=0, kw_only=True)
+    numbers: np.ndarray | None = field(default=None, kw_only=True)
+    places: np.ndarray | None = field(default=None, kw_only=True)
+
+
+@dataclass
+class TokenChunk(Chunk):
+    """Token ids of one unit, end-of-text included.
+
+    Attributes:
+        lengths: ids of each document, int64; the first one is the rest of an earlier one if ``continues``.
+        ordinals: document numbers, if they are not simply the next ones (after a shuffle).
+    """
+
     lengths: np.ndarray
     continues: bool = False
     unfinished: bool = False
     split: Split | None = None
     ordinals: np.ndarray | None = None
-    rows: int = 0
-    bad: list[BadRow] = field(default_factory=list)
-    text_bytes: int = 0
+
+
+@dataclass
+class FieldSequences:
+    """The sequences of one field of a unit's rows. Every row is a document, of one, several or no sequences.
+
+    Attributes:
+        num_tokens: how many of the chunk's ids are this field's.
+        lengths: ids of each sequence, int64; none is 0.
+        sizes: sequences of each document, int64.
+    """
+
+    num_tokens: int
+    lengths: np.ndarray
+    sizes: np.ndarray
+
+
+@dataclass
+class SequenceChunk(Chunk):
+    """Token ids of one unit, field after field (all documents of the first, then of the second, ...).
+
+    Attributes:
+        fields: one for each key, all with the same number of documents.
+        file: number of the file in its source.
+        continues: the first document is the rest of an earlier one.
+        unfinished: the last one goes on in the next chunk.
+    """
+
+    fields: list[FieldSequences]
+    file: int = 0
+    continues: bool = False
+    unfinished: bool = False
