@@ -1,50 +1,81 @@
-"""The shuffle: a permutation by key, the same for any number of buckets and any chunking."""
+"""The shuffle of tokens: a permutation by key, the same for any memory and any chunking."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from automodel_cli.corpus.shuffle import ShuffleStore, bucket_bits, iter_shuffled, remove_buckets
-from automodel_cli.corpus.splitting import document_hash
+from automodel_cli.corpus import shuffle
+from automodel_cli.corpus.shuffle import ShuffleStore, iter_shuffled, remove_buckets
+from automodel_cli.corpus.splitting import place_of, shuffle_keys
 from automodel_cli.corpus.units import TokenChunk
 from automodel_cli.errors import DataError
 
 DOCUMENTS = [np.full(n % 7 + 1, n, dtype=np.uint16) for n in range(300)]
+PLACES = place_of(np.arange(300) // 100, np.arange(300) * 2)
 DTYPE = np.dtype("<u2")
 
 
 def gather(
-    folder: Path, bits: int, chunk: int, max_tokens: int | None = None, seed: int = 0
+    folder: Path, memory: int, chunk: int, max_tokens: int | None = None, seed: int = 0, places: bool = True
 ) -> list[list[int]]:
-    store = ShuffleStore(folder, dtype=DTYPE, seed=seed, bits=bits, max_tokens=max_tokens)
+    store = ShuffleStore(folder, dtype=DTYPE, seed=seed, max_tokens=max_tokens, memory_bytes=memory)
     for k in range(0, len(DOCUMENTS), chunk):
         part = DOCUMENTS[k : k + chunk]
+        lengths = np.array([len(d) for d in part])
         if not store.full:
-            store.feed(TokenChunk(np.concatenate(part), np.array([len(d) for d in part])))
+            given = PLACES[k : k + chunk] if places else None
+            store.feed(TokenChunk(np.concatenate(part), lengths, places=given))
     store.close()
-    found = []
-    for _, shuffled in iter_shuffled(folder, DTYPE, bits):
-        stops = np.cumsum(shuffled.lengths)
-        found += [shuffled.tokens[s - n : s].tolist() for s, n in zip(stops, shuffled.lengths, strict=True)]
-        assert shuffled.ordinals is not None and len(shuffled.ordinals) == len(stops)
-    return found
+    return [
+        document for _, some in iter_shuffled(folder, DTYPE, memory_bytes=memory) for document in cut(some)
+    ]
 
 
-def test_order_is_by_key_for_any_buckets_and_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    order = np.argsort(document_hash(0, "shuffle", np.arange(300)))
-    expected = [DOCUMENTS[k].tolist() for k in order]
-    monkeypatch.setattr("automodel_cli.corpus.shuffle._HELD_BYTES", 200)  # flush often
-    for bits, chunk in ((0, 300), (1, 7), (5, 1), (8, 64)):
-        assert gather(tmp_path, bits, chunk) == expected
-    assert gather(tmp_path, 3, 9, seed=1) != expected
+def cut(chunk: TokenChunk) -> list[list[int]]:
+    assert chunk.ordinals is not None and len(chunk.ordinals) == len(chunk.lengths)
+    stops = np.cumsum(chunk.lengths)
+    return [chunk.tokens[s - n : s].tolist() for s, n in zip(stops, chunk.lengths, strict=True)]
+
+
+def in_order_of(places: np.ndarray, seed: int = 0) -> list[list[int]]:
+    return [DOCUMENTS[k].tolist() for k in np.argsort(shuffle_keys(seed, places))]
+
+
+def test_order_is_by_key_for_any_memory_and_chunks(tmp_path: Path) -> None:
+    for memory, chunk in ((10**8, 300), (10**5, 7), (4000, 1), (2000, 64)):
+        assert gather(tmp_path, memory, chunk) == in_order_of(PLACES)
+    assert gather(tmp_path, 10**6, 9, seed=1) == in_order_of(PLACES, 1) != in_order_of(PLACES)
     remove_buckets(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_without_places_by_number(tmp_path: Path) -> None:
+    assert gather(tmp_path, 10**6, 9, places=False) == in_order_of(np.arange(300))
+
+
+def test_ordinals_are_those_of_the_source(tmp_path: Path) -> None:
+    gather(tmp_path, 10**6, 9)
+    for _, chunk in iter_shuffled(tmp_path, DTYPE):
+        assert chunk.ordinals is not None
+        assert [document[0] for document in cut(chunk)] == chunk.ordinals.tolist()
+
+
+def test_going_on_from_a_key_with_another_memory(tmp_path: Path) -> None:
+    whole = gather(tmp_path, 2000, 9)
+    chunks = list(iter_shuffled(tmp_path, DTYPE, memory_bytes=2000))
+    assert len(chunks) > 3
+    key = chunks[2][0]
+    before = sum(len(chunk.lengths) for _, chunk in chunks[:2])
+    rest = [
+        d for _, chunk in iter_shuffled(tmp_path, DTYPE, first=key, memory_bytes=10**7) for d in cut(chunk)
+    ]
+    assert rest == whole[before:]
+
+
 def test_length_is_exact_and_the_last_document_is_cut(tmp_path: Path) -> None:
     for chunk in (1, 13, 300):
-        found = gather(tmp_path, 4, chunk, max_tokens=100)
+        found = gather(tmp_path, 10**6, chunk, max_tokens=100)
         assert sum(map(len, found)) == 100
         ordered = sorted(found, key=lambda d: d[0])
         assert [token for document in ordered for token in document] == np.concatenate(DOCUMENTS)[
@@ -52,30 +83,33 @@ def test_length_is_exact_and_the_last_document_is_cut(tmp_path: Path) -> None:
         ].tolist()
 
 
-def test_documents_in_pieces_are_put_together(tmp_path: Path) -> None:
-    store = ShuffleStore(tmp_path, dtype=DTYPE, seed=0, bits=2, max_tokens=None)
-    one = np.array([1, 1], dtype=np.uint16)
-    store.feed(TokenChunk(np.array([5, 1, 1], dtype=np.uint16), np.array([1, 2]), unfinished=True))
-    store.feed(TokenChunk(one, np.array([2]), continues=True, unfinished=True))
-    store.feed(TokenChunk(np.array([1, 9], dtype=np.uint16), np.array([1, 1]), continues=True))
+@pytest.mark.parametrize("places", [True, False])
+def test_documents_in_pieces_are_put_together(tmp_path: Path, places: bool) -> None:
+    pieces = [([5, 1, 1], [1, 2], False, True), ([1, 1], [2], True, True), ([1, 9], [1, 1], True, False)]
+    given = [[0, 1], [1], [1, 2]]
+    store = ShuffleStore(tmp_path, dtype=DTYPE, seed=0)
+    for (tokens, lengths, continues, unfinished), numbers in zip(pieces, given, strict=True):
+        chunk = TokenChunk(np.array(tokens, DTYPE), np.array(lengths), continues, unfinished)
+        chunk.places = np.array(numbers, np.uint64) if places else None
+        store.feed(chunk)
     store.close()
-    found = [chunk for _, chunk in iter_shuffled(tmp_path, DTYPE, 2)]
-    documents = [
-        part.tolist() for chunk in found for part in np.split(chunk.tokens, np.cumsum(chunk.lengths)[:-1])
-    ]
-    assert sorted(documents) == [[1, 1, 1, 1, 1], [5], [9]]
+    documents = [document for _, chunk in iter_shuffled(tmp_path, DTYPE) for document in cut(chunk)]
+    expected = [[5], [1, 1, 1, 1, 1], [9]]
+    assert documents == [expected[k] for k in np.argsort(shuffle_keys(0, np.arange(3)))]
+
+
+def test_a_piece_cut_by_max_tokens(tmp_path: Path) -> None:
+    store = ShuffleStore(tmp_path, dtype=DTYPE, seed=0, max_tokens=3)
+    store.feed(TokenChunk(np.array([1, 1], DTYPE), np.array([2]), unfinished=True))
+    store.feed(TokenChunk(np.array([1, 1], DTYPE), np.array([2]), continues=True, unfinished=True))
+    assert store.full
+    store.close()
+    assert [d for _, chunk in iter_shuffled(tmp_path, DTYPE) for d in cut(chunk)] == [[1, 1, 1]]
 
 
 def test_a_bucket_that_is_not_whole_is_refused(tmp_path: Path) -> None:
-    gather(tmp_path, 0, 300)
-    path = tmp_path / ".shuffle/000.tokens"
+    gather(tmp_path, 10**8, 300)
+    path = next((tmp_path / shuffle.FOLDER_NAME).glob("*.rows"))
     path.write_bytes(path.read_bytes()[:-2])
     with pytest.raises(DataError, match="not whole"):
-        list(iter_shuffled(tmp_path, DTYPE, 0))
-
-
-def test_bucket_bits() -> None:
-    assert bucket_bits(None, DTYPE) == 8
-    assert bucket_bits(1000, DTYPE) == 0
-    assert bucket_bits(10**9, DTYPE) == 4  # 2 GB in 16 buckets of 128 MiB
-    assert bucket_bits(10**13, DTYPE) == 12
+        list(iter_shuffled(tmp_path, DTYPE))

@@ -105,6 +105,10 @@ def nanogpt(
     shuffle: Annotated[
         bool | None, typer.Option("--shuffle", help="Documents in random order.", rich_help_panel=_OUTPUT)
     ] = None,
+    shuffle_memory: Annotated[
+        str | None,
+        typer.Option(help="Memory --shuffle may take (default: 500M).", rich_help_panel=_SPEED),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Of --shuffle and of the validation split.", rich_help_panel=_OUTPUT)
     ] = None,
@@ -151,6 +155,7 @@ def nanogpt(
         "val_tokens": val_tokens,
         "shard_tokens": shard_tokens,
         "shuffle": shuffle,
+        "shuffle_memory": shuffle_memory,
         "seed": seed,
         "overwrite": overwrite,
         "strict": strict,

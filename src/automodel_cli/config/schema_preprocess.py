@@ -67,6 +67,8 @@ class PreprocessNanogptConfig(Section):
     """Tokens that go to val.bin, instead of a fraction."""
     shuffle: bool = False
     """Write the documents in a random order (needs disk space for the tokens once more while it works)."""
+    shuffle_memory: Amount = 500_000_000
+    """Bytes that `shuffle` may hold in memory; more makes fewer and larger temporary files, and the same result."""
     seed: Whole = 42
     """Decides the order with `shuffle` and which documents are for validation."""
     format: Literal["bin", "raw"] = "bin"

@@ -1,51 +1,61 @@
-"""Documents in random order with bounded memory: gather into buckets by key, then sort bucket by bucket.
+"""Token documents in random order: the second half of `--shuffle`, after the tokeniser.
 
-A document's key is 64 bits of hash(seed, number); the order is by key. The high bits of the key choose the bucket, so
-the number of buckets changes memory and nothing else. A bucket is two files in ``.shuffle``: ``NNN.tokens`` (ids) and
-``NNN.docs`` (uint64 key, ordinal, length for each document).
+1. a ``ShuffleStore`` takes token chunks in source order, as any sink of the pipeline, and scatters their documents
+   to buckets on disk (``buckets``), in the folder ``.shuffle`` of the output
+2. ``iter_shuffled`` gives them back as chunks in the order of their keys, from any key on
+3. ``remove_buckets`` when the output is complete
+
+A document's key follows from seed, file and row (``splitting``), so `preprocess shuffle` puts the same documents in
+the same order. Tokens take half the disk space of their text, and are made once. What has to be shuffled as text
+(several fields a row, another tool's input) is served by ``shuffled_source``.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from automodel_cli.corpus.splitting import document_hash
+from automodel_cli.corpus.buckets import BucketReader, Buckets, bucket_count
+from automodel_cli.corpus.splitting import place_of
 from automodel_cli.corpus.units import TokenChunk
-from automodel_cli.errors import DataError
-from automodel_cli.files import disk_errors_named
 
 FOLDER_NAME = ".shuffle"
-_BUCKET_BYTES = 128 << 20  # sorted in memory at once
-_HELD_BYTES = 64 << 20  # gathered in memory before files are appended to
-_RECORD = np.dtype([("key", "<u8"), ("ordinal", "<u8"), ("length", "<u8")])
-
-
-def bucket_bits(total_tokens: int | None, dtype: np.dtype) -> int:
-    """Bits of the key that choose the bucket, so that one has about 128 MiB; 256 buckets if nobody knows."""
-    if total_tokens is None:
-        return 8
-    return min(12, max(0, int(np.ceil(np.log2(max(1, total_tokens * dtype.itemsize / _BUCKET_BYTES))))))
+DEFAULT_MEMORY_BYTES = 500_000_000
+_UNKNOWN_TOKENS = 10**10  # where nobody knows: too many buckets cost little, too large ones are divided
+_TOKENS_A_DOCUMENT = 500  # a guess, for the memory that records take
 
 
 class ShuffleStore:
-    """First half: takes chunks in source order and keeps them in buckets; stops at ``max_tokens``."""
+    """First half: takes chunks in source order and keeps them in buckets; stops at ``max_tokens``.
+
+    A document is in the order of its chunk's ``places``; without those in that of its number in the whole source.
+    """
 
     def __init__(
-        self, parent: Path, *, dtype: np.dtype, seed: int, bits: int, max_tokens: int | None
+        self,
+        parent: Path,
+        *,
+        dtype: np.dtype,
+        seed: int,
+        max_tokens: int | None = None,
+        likely_tokens: int | None = None,
+        memory_bytes: int = DEFAULT_MEMORY_BYTES,
     ) -> None:
-        self.folder = parent / FOLDER_NAME
-        self._dtype, self._seed, self._bits, self._max_tokens = dtype, seed, bits, max_tokens
+        self._dtype, self._max_tokens = dtype, max_tokens
         self.tokens = self.documents = self.reached = 0
-        self._held: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
+        self._held: list[tuple[np.ndarray, np.ndarray]] = []  # tokens and records
         self._held_bytes = 0
+        self._most_held_bytes = memory_bytes // 4  # they are copied twice on their way to the buckets
         self._unfinished: list[np.ndarray] = []  # pieces of a document that goes on in the next chunk
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir()
+        self._unfinished_place = np.zeros(0, dtype=np.uint64)
+        known = [count for count in (max_tokens, likely_tokens) if count is not None]
+        tokens = min(known) if known else _UNKNOWN_TOKENS
+        count = bucket_count(tokens * dtype.itemsize, tokens // _TOKENS_A_DOCUMENT, memory_bytes)
+        self._buckets = Buckets(parent / FOLDER_NAME, seed, count, (("ordinal", "<u8"),))
+        self._buckets.create()
 
     @property
     def full(self) -> bool:
@@ -54,72 +64,74 @@ class ShuffleStore:
 
     def feed(self, chunk: TokenChunk) -> bool:
         """Keep a chunk's documents. Never a shard finished."""
-        tokens, lengths = chunk.tokens, chunk.lengths
+        tokens, lengths, places = chunk.tokens, chunk.lengths, self._places(chunk)
         if self._max_tokens is not None:
             room = self._max_tokens - self.tokens
             begins = np.cumsum(lengths) - lengths
             lengths = np.minimum(lengths, np.maximum(room - begins, 0))
             lengths = lengths[: int(np.searchsorted(begins, room))]
-            tokens = tokens[:room]
+            tokens, places = tokens[:room], places[: len(lengths)]
         self.reached = len(lengths)
         if len(lengths) == 0:
             return False
         self.tokens += len(tokens)
         if chunk.continues or chunk.unfinished or self._unfinished:
-            tokens, lengths = self._join(tokens, lengths, chunk)
-        self._store(tokens, lengths)
+            tokens, lengths, places = self._join(tokens, lengths, places, chunk)
+        self._store(tokens, lengths, places)
         return False
 
+    def _places(self, chunk: TokenChunk) -> np.ndarray:
+        if chunk.places is not None:
+            return chunk.places
+        pending = bool(self._unfinished)  # its place is known already
+        first = self.documents + pending - (pending and chunk.continues)
+        return place_of(0, first + np.arange(len(chunk.lengths)))
+
     def _join(
-        self, tokens: np.ndarray, lengths: np.ndarray, chunk: TokenChunk
-    ) -> tuple[np.ndarray, np.ndarray]:
+        self, tokens: np.ndarray, lengths: np.ndarray, places: np.ndarray, chunk: TokenChunk
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Put together documents that came in pieces; a last one that goes on is held back."""
         tokens = np.concatenate([*self._unfinished, tokens])
-        lengths = lengths.copy()
         held = sum(len(piece) for piece in self._unfinished)
-        if held and chunk.continues:
-            lengths[0] += held
-        elif held:
+        if self._unfinished and chunk.continues:
+            lengths = np.concatenate(([held + lengths[0]], lengths[1:]))
+            places = np.concatenate((self._unfinished_place, places[1:]))
+        elif self._unfinished:
             lengths = np.concatenate(([held], lengths))
+            places = np.concatenate((self._unfinished_place, places))
         self._unfinished = []
         if chunk.unfinished:
             border = int(lengths[:-1].sum())
-            self._unfinished = [tokens[border:]]
-            tokens, lengths = tokens[:border], lengths[:-1]
-        return tokens, lengths
+            self._unfinished, self._unfinished_place = [tokens[border:]], places[-1:]
+            tokens, lengths, places = tokens[:border], lengths[:-1], places[:-1]
+        return tokens, lengths, places
 
-    def _store(self, tokens: np.ndarray, lengths: np.ndarray) -> None:
-        records = np.zeros(len(lengths), dtype=_RECORD)
-        records["ordinal"] = self.documents + np.arange(len(lengths), dtype=np.uint64)
-        records["key"] = document_hash(self._seed, "shuffle", records["ordinal"])
-        records["length"] = lengths
+    def _store(self, tokens: np.ndarray, lengths: np.ndarray, places: np.ndarray) -> None:
+        records = np.zeros(len(lengths), dtype=self._buckets.record)
+        records["ordinal"] = self.documents + np.arange(len(lengths))
+        records["place"] = places
+        records["length"] = lengths * self._dtype.itemsize
         self.documents += len(lengths)
-        buckets = (
-            records["key"] >> np.uint64(64 - self._bits) if self._bits else np.zeros(len(records), np.uint64)
-        )
-        stops = np.cumsum(lengths)
-        for bucket in np.unique(buckets).tolist():
-            chosen = np.flatnonzero(buckets == bucket)
-            parts = [tokens[stops[k] - lengths[k] : stops[k]] for k in chosen]
-            self._held.setdefault(bucket, []).append((np.concatenate(parts), records[chosen]))
-        self._held_bytes += tokens.nbytes
-        if self._held_bytes >= _HELD_BYTES:
+        self._held.append((tokens, records))
+        self._held_bytes += tokens.nbytes + records.nbytes
+        if self._held_bytes >= self._most_held_bytes:
             self._flush()
 
     def _flush(self) -> None:
-        for bucket, parts in self._held.items():
-            with disk_errors_named(self.folder):
-                for kind, column in (("tokens", 0), ("docs", 1)):
-                    with (self.folder / f"{bucket:03x}.{kind}").open("ab") as handle:
-                        handle.writelines(part[column].tobytes() for part in parts)
-        self._held, self._held_bytes = {}, 0
+        if not self._held:
+            return
+        tokens = np.concatenate([tokens for tokens, _ in self._held])
+        records = np.concatenate([records for _, records in self._held])
+        self._held, self._held_bytes = [], 0
+        self._buckets.scatter(tokens.view(np.uint8), records)
 
     def close(self) -> None:
-        """All documents are in their buckets."""
+        """All documents are in their buckets, durably: an interrupted run goes on from here."""
         if self._unfinished:  # the source ended inside a document; only max_tokens can do that
             piece, self._unfinished = np.concatenate(self._unfinished), []
-            self._store(piece, np.array([len(piece)]))
+            self._store(piece, np.array([len(piece)]), self._unfinished_place)
         self._flush()
+        self._buckets.sync()
 
     def sync(self) -> dict[str, Any]:
         """Gathering starts anew after an interruption; there is nothing to continue from."""
@@ -127,38 +139,33 @@ class ShuffleStore:
 
     def abandon(self) -> None:
         """After an error: give the disk space back."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._buckets.remove()
 
 
 def iter_shuffled(
-    parent: Path, dtype: np.dtype, bits: int, *, first: int = 0
+    parent: Path, dtype: np.dtype, *, first: int = 0, memory_bytes: int = DEFAULT_MEMORY_BYTES
 ) -> Iterator[tuple[int, TokenChunk]]:
-    """Second half: the documents of bucket ``first`` and later ones in the order of their keys.
+    """Second half: the documents from key ``first`` on in the order of their keys, each chunk with its first key.
+
+    The memory may be another than that of the first half, also after an interruption.
 
     Raises:
-        DataError: a bucket is not whole.
+        DataError: a bucket is missing or not whole.
     """
-    for bucket in range(first, 1 << bits):
-        base = parent / FOLDER_NAME / f"{bucket:03x}"
-        if not base.with_suffix(".docs").exists():
-            continue
-        records = np.fromfile(base.with_suffix(".docs"), dtype=_RECORD)
-        tokens = np.fromfile(base.with_suffix(".tokens"), dtype=dtype)
-        if int(records["length"].sum()) != len(tokens):
-            raise DataError(f"{base}.tokens is not whole", "run again with --overwrite")
-        stops = np.cumsum(records["length"].astype(np.int64))
-        order = np.lexsort((records["ordinal"], records["key"]))
-        parts = [tokens[stops[k] - int(records["length"][k]) : stops[k]] for k in order]
+    reader = BucketReader(Buckets.open(parent / FOLDER_NAME), memory_bytes, keep=True)
+    for rows in reader.read(first):
+        lengths = rows.records["length"].astype(np.int64) // dtype.itemsize
         yield (
-            bucket,
+            rows.key,
             TokenChunk(
-                np.concatenate(parts),
-                records["length"][order].astype(np.int64),
-                ordinals=records["ordinal"][order],
+                rows.data.view(dtype),
+                lengths,
+                ordinals=rows.records["ordinal"].astype(np.int64),
+                places=rows.records["place"],
             ),
         )
 
 
 def remove_buckets(parent: Path) -> None:
     """The shuffled corpus is written."""
-    shutil.rmtree(parent / FOLDER_NAME, ignore_errors=True)
+    Buckets(parent / FOLDER_NAME, 0, 1).remove()

@@ -1,6 +1,8 @@
-"""Which documents are for validation, and in which order a shuffled corpus has them: by hash of their number.
+"""Which documents are for validation, and in which order a shuffled corpus has them: by hash of their place.
 
-So the choice depends on the seed and the document's place in the source alone, never on workers or chunks.
+So the choice depends on the seed and the document's place in the source alone, never on workers, chunks or memory.
+A place is ``file << 40 | row``: the file's number in the order of names and the row's number in it, bad and blank
+rows counted. The shuffled order is that of ``shuffle_keys``; as the hash is a bijection, no two keys are equal.
 """
 
 from __future__ import annotations
@@ -11,8 +13,11 @@ from typing import Literal
 import numpy as np
 import xxhash
 
+from automodel_cli.corpus.units import Unit
+
 Rule = Literal["none", "fraction", "tokens", "tail", "given"]
 TRAIN, VAL = 0, 1
+_ROW_BITS = 40  # 2^24 files of 2^40 rows
 
 
 def document_hash(seed: int, purpose: str, ordinals: np.ndarray) -> np.ndarray:
@@ -22,6 +27,25 @@ def document_hash(seed: int, purpose: str, ordinals: np.ndarray) -> np.ndarray:
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return mixed ^ (mixed >> np.uint64(31))
+
+
+def place_of(file: int | np.ndarray, rows: np.ndarray | int) -> np.ndarray:
+    """File and row numbers as one uint64."""
+    return (np.asarray(file, dtype=np.uint64) << np.uint64(_ROW_BITS)) | np.asarray(rows, dtype=np.uint64)
+
+
+def document_places(unit: Unit, rows_before: int, numbers: np.ndarray | None) -> np.ndarray | None:
+    """Places of a unit's documents from their numbers in it; ``rows_before`` of its file came in earlier units."""
+    if numbers is None:
+        return None
+    if unit.kind == "files":  # a run of small files, each one document
+        return place_of(unit.file + numbers, 0)
+    return place_of(unit.file, rows_before + numbers)
+
+
+def shuffle_keys(seed: int, places: np.ndarray) -> np.ndarray:
+    """What documents are sorted by, uint64; different places have different keys."""
+    return document_hash(seed, "shuffle", places)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from automodel_cli.corpus.journal import Position, write_progress
 from automodel_cli.corpus.manifest import CorpusManifest
 from automodel_cli.corpus.pipeline import BadRows, Count, Progress, Sink, drive, tokenising
 from automodel_cli.corpus.readers import read_unit
-from automodel_cli.corpus.shuffle import ShuffleStore, bucket_bits, iter_shuffled, remove_buckets
+from automodel_cli.corpus.shuffle import ShuffleStore, iter_shuffled, remove_buckets
 from automodel_cli.corpus.splitting import SplitRule, likely_fraction
 from automodel_cli.corpus.tokenise import Eot, Tokeniser, Work
 from automodel_cli.corpus.tokenizer import CharTokenizer, Tokenizer, open_tokenizer
@@ -311,7 +311,7 @@ def _run_phases(job: _Job, position: Position, progress: ProgressCallback, say: 
         write_progress(job.folder, job.plan(), position)
     if position.phase == "gather":
         _gather(job, bad_rows, progress)
-        position = Position(phase="write", cursor={"bucket": 0}, bad=_saved(bad_rows))
+        position = Position(phase="write", cursor={"key": 0}, bad=_saved(bad_rows))
         write_progress(job.folder, job.plan(), position)
     writer = CorpusWriter(job.layout, job.rule, position.writer)
     try:
@@ -341,8 +341,9 @@ def _gather(job: _Job, bad_rows: BadRows, progress: ProgressCallback) -> None:
         job.folder,
         dtype=job.layout.dtype,
         seed=job.cfg.seed,
-        bits=_bits(job),
         max_tokens=job.cfg.max_tokens,
+        likely_tokens=_likely_tokens(job),
+        memory_bytes=job.cfg.shuffle_memory,
     )
     try:
         with _chunks(job, job.source.units(None, job.cfg.chunk_size)) as chunks:
@@ -352,11 +353,6 @@ def _gather(job: _Job, bad_rows: BadRows, progress: ProgressCallback) -> None:
     except BaseException:
         store.abandon()
         raise
-
-
-def _bits(job: _Job) -> int:
-    known = [t for t in (job.cfg.max_tokens, _likely_tokens(job)) if t is not None]
-    return bucket_bits(min(known) if known else None, job.layout.dtype)
 
 
 @contextlib.contextmanager
@@ -373,9 +369,10 @@ def _source_chunks(job: _Job, position: Position) -> Iterator[Iterator[tuple[Uni
         with _chunks(job, job.source.units(position.cursor, job.cfg.chunk_size)) as chunks:
             yield chunks
         return
-    first = (position.cursor or {"bucket": 0})["bucket"]
-    shuffled = iter_shuffled(job.folder, job.layout.dtype, _bits(job), first=first)
-    yield ((Unit("rows", "buckets", 0, {"bucket": bucket}), chunk) for bucket, chunk in shuffled)
+    first = (position.cursor or {"key": 0})["key"]
+    memory_bytes = job.cfg.shuffle_memory
+    shuffled = iter_shuffled(job.folder, job.layout.dtype, first=first, memory_bytes=memory_bytes)
+    yield ((Unit("rows", "buckets", 0, {"key": key}), chunk) for key, chunk in shuffled)
 
 
 def _drive(
