@@ -20,7 +20,7 @@ def work(tmp_path: Path) -> Work:
 
 
 def pool(work: Work, workers: int = 2, window: int = 4) -> OrderedPool:
-    return OrderedPool(work, num_workers=workers, window=window, dtype=np.dtype("<u2"))
+    return OrderedPool(work, num_workers=workers, window=window)
 
 
 def line_units(count: int) -> Iterator[Unit]:

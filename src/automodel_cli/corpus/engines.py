@@ -55,12 +55,23 @@ class TiktokenEngine:
         return self._encode(text, disallowed_special=())
 
 
-class HuggingFaceEngine:
-    """A ``tokenizers`` pipeline with special tokens neither added nor looked for."""
+class TiktokenParsingEngine:
+    """tiktoken with the special tokens that a text spells out recognised."""
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+    def __init__(self, encoding: tiktoken.Encoding) -> None:
+        self.name = f"tiktoken {version('tiktoken')}"
+        self._encode = encoding.encode_to_numpy
+
+    def encode(self, text: str) -> np.ndarray:
+        return self._encode(text, allowed_special="all")
+
+
+class HuggingFaceEngine:
+    """A ``tokenizers`` pipeline with special tokens not added and, unless ``parse``, not looked for."""
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, *, parse: bool = False) -> None:
         self.name = f"tokenizers {version('tokenizers')}"
-        tokenizer.encode_special_tokens = True  # spells "encode special tokens as ordinary text"
+        tokenizer.encode_special_tokens = not parse  # spells "encode special tokens as ordinary text"
         self._tokenizer = tokenizer
 
     def encode(self, text: str) -> np.ndarray:

@@ -13,19 +13,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from automodel_cli.corpus.journal import EVERY_TOKENS
-from automodel_cli.corpus.pool import OrderedPool
-from automodel_cli.corpus.tokenise import Tokeniser, Work
+from automodel_cli.corpus.pool import ChunkT, OrderedPool, Work
+from automodel_cli.corpus.splitting import document_places
 from automodel_cli.corpus.tokenizer_base import Tokenizer
-from automodel_cli.corpus.units import BadRow, TokenChunk, Unit
+from automodel_cli.corpus.units import BadRow, Chunk, TokenChunk, Unit
 from automodel_cli.errors import DataError
 
+ChunkT_contra = TypeVar("ChunkT_contra", bound=Chunk, contravariant=True)
 FIRST_BAD_ROWS = 10  # named; the rest are counted
 
 
-class Sink(Protocol):
+class Sink(Protocol[ChunkT_contra]):
     """Where token chunks go, in order."""
 
     @property
@@ -48,7 +49,7 @@ class Sink(Protocol):
         """Documents of the last chunk up to the last one of which something was taken."""
         ...
 
-    def feed(self, chunk: TokenChunk) -> bool:
+    def feed(self, chunk: ChunkT_contra) -> bool:
         """Take a chunk; True if something was published, so that the position is worth writing down."""
         ...
 
@@ -94,8 +95,8 @@ class BadRows:
 
 
 def drive(
-    chunks: Iterator[tuple[Unit, TokenChunk]],
-    sink: Sink,
+    chunks: Iterator[tuple[Unit, ChunkT]],
+    sink: Sink[ChunkT],
     bad_rows: BadRows,
     *,
     rows: int = 0,
@@ -118,6 +119,7 @@ def drive(
         if worth_noting or sink.tokens - noted_at >= EVERY_TOKENS:
             note(unit.cursor, rows)
             noted_at, worth_noting = sink.tokens, False
+        chunk.places = document_places(unit, rows, chunk.numbers)
         worth_noting |= sink.feed(chunk)
         # Rows after the last document that was wanted do not count: how many are read of them is chance.
         bad_rows.add(unit, rows, [row for row in chunk.bad if not sink.full or row.after < sink.reached])
@@ -129,15 +131,15 @@ def drive(
 
 @contextlib.contextmanager
 def tokenising(
-    work: Work, tokenizer: Tokenizer, *, num_workers: int, prefetch: int
-) -> Generator[Callable[[Iterator[Unit]], Iterator[tuple[Unit, TokenChunk]]]]:
+    work: Work[ChunkT], tokenizer: Tokenizer, *, num_workers: int, prefetch: int
+) -> Generator[Callable[[Iterator[Unit]], Iterator[tuple[Unit, ChunkT]]]]:
     """What maps units to ``(unit, chunk)`` in order: a pool, or this process when one worker is asked for."""
     if num_workers <= 1:
-        tokeniser = Tokeniser(tokenizer, work.read, work.eot)
+        tokeniser = work.tokeniser(tokenizer)
         yield lambda units: ((unit, tokeniser(unit)) for unit in units)
         return
     window = num_workers * prefetch
-    with OrderedPool(work, num_workers=num_workers, window=window, dtype=tokenizer.dtype) as pool:
+    with OrderedPool(work, num_workers=num_workers, window=window) as pool:
         yield pool.run
 
 

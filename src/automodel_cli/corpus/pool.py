@@ -14,22 +14,34 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from automodel_cli.corpus.engines import EngineMismatch
-from automodel_cli.corpus.tokenise import Work
-from automodel_cli.corpus.units import TokenChunk, Unit
+from automodel_cli.corpus.tokenizer_base import Tokenizer
+from automodel_cli.corpus.units import Chunk, Unit
 from automodel_cli.errors import AutomodelError
 
 _PIPE_BYTES = 1 << 20  # so that a token buffer goes through in two or three turns instead of thirty
 _AT_HAND = 2  # units a worker holds: the one it works on and the next
 # What makes a process think that it is one of several training workers.
 _RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS")
+
+
+ChunkT = TypeVar("ChunkT", bound=Chunk)
+ChunkT_co = TypeVar("ChunkT_co", bound=Chunk, covariant=True)
+
+
+class Work(Protocol[ChunkT_co]):
+    """What a worker process is told at its start; it can be pickled."""
+
+    def tokeniser(self, tokenizer: Tokenizer | None = None) -> Callable[[Unit], ChunkT_co]:
+        """What turns units into chunks: with ``tokenizer``, or with one that the process opens itself."""
+        ...
 
 
 @dataclass
@@ -40,12 +52,11 @@ class _Worker:
     asked: deque[int] = field(default_factory=deque)
 
 
-class OrderedPool:
+class OrderedPool(Generic[ChunkT]):
     """``num_workers`` processes that tokenise units; ``run`` yields their chunks in order."""
 
-    def __init__(self, work: Work, *, num_workers: int, window: int, dtype: np.dtype) -> None:
+    def __init__(self, work: Work[ChunkT], *, num_workers: int, window: int) -> None:
         self._window = max(window, num_workers)
-        self._dtype = dtype
         self._workers: list[_Worker] = []
         try:
             for _ in range(num_workers):
@@ -54,7 +65,7 @@ class OrderedPool:
             self.close()
             raise
 
-    def run(self, units: Iterator[Unit]) -> Iterator[tuple[Unit, TokenChunk]]:
+    def run(self, units: Iterator[Unit]) -> Iterator[tuple[Unit, ChunkT]]:
         """Each unit with its chunk, in order.
 
         Raises:
@@ -62,7 +73,7 @@ class OrderedPool:
             EngineMismatch: the fast engine is wrong about some text.
         """
         under_way: deque[Unit] = deque()
-        ready: dict[int, TokenChunk | BaseException] = {}
+        ready: dict[int, ChunkT | BaseException] = {}
         handed_out = handed_back = 0
         exhausted = False
         while True:
@@ -94,7 +105,7 @@ class OrderedPool:
         except BrokenPipeError:
             raise _died(worker) from None
 
-    def _collect(self, ready: dict[int, TokenChunk | BaseException]) -> None:
+    def _collect(self, ready: dict[int, ChunkT | BaseException]) -> None:
         """Take in at least one answer from those who have one."""
         by_connection = {worker.answers: worker for worker in self._workers if worker.asked}
         for connection in wait(list(by_connection)):
@@ -102,7 +113,7 @@ class OrderedPool:
             try:
                 kind, value, size = worker.answers.recv()
                 if kind == "chunk":
-                    value.tokens = _read_array(worker.answers.fileno(), size, self._dtype)
+                    value.tokens = _read_array(worker.answers.fileno(), size, value.tokens.dtype)
             except (EOFError, ConnectionResetError):
                 raise _died(worker) from None
             ready[worker.asked.popleft()] = _as_answer(kind, value)
@@ -116,7 +127,7 @@ class OrderedPool:
         for worker in self._workers:
             worker.process.wait()
 
-    def __enter__(self) -> OrderedPool:
+    def __enter__(self) -> OrderedPool[ChunkT]:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -135,7 +146,7 @@ def _read_array(descriptor: int, size: int, dtype: np.dtype) -> np.ndarray:
     return array
 
 
-def _as_answer(kind: str, value: Any) -> TokenChunk | BaseException:
+def _as_answer(kind: str, value: Any) -> Any:
     if kind == "mismatch":
         return EngineMismatch(value)
     if kind == "bug":
@@ -143,7 +154,7 @@ def _as_answer(kind: str, value: Any) -> TokenChunk | BaseException:
     return value
 
 
-def _start(work: Work) -> _Worker:
+def _start(work: Work[Any]) -> _Worker:
     question_end, ours = os.pipe()
     answers_in, answers_out = os.pipe()
     if hasattr(fcntl, "F_SETPIPE_SZ"):

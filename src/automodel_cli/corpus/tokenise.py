@@ -27,10 +27,11 @@ class Work:
     read: ReadOptions
     eot: Eot
 
-    def tokeniser(self) -> Tokeniser:
-        """The worker's own tokenizer, from the folder."""
-        tokenizer = load_tokenizer(self.tokenizer_folder)
-        tokenizer.use_engine(self.engine)
+    def tokeniser(self, tokenizer: Tokenizer | None = None) -> Tokeniser:
+        """With ``tokenizer``, or with the worker's own from the folder."""
+        if tokenizer is None:
+            tokenizer = load_tokenizer(self.tokenizer_folder)
+            tokenizer.use_engine(self.engine)
         return Tokeniser(tokenizer, self.read, self.eot)
 
 
@@ -52,7 +53,7 @@ class Tokeniser:
             self._engine.bound_memory()
         found = read_unit(unit, self._read)
         chunk = self.encode(found.texts, continues=unit.continues, unfinished=unit.unfinished)
-        chunk.split = unit.split
+        chunk.split, chunk.numbers = unit.split, np.array(found.numbers, dtype=np.int64)
         chunk.rows, chunk.bad, chunk.text_bytes = found.rows, found.bad, unit.size
         return chunk
 

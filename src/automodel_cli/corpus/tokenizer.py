@@ -27,7 +27,12 @@ from typing import Any
 import numpy as np
 import tiktoken
 
-from automodel_cli.corpus.engines import Engine, TiktokenEngine, gigatoken_from_ranks
+from automodel_cli.corpus.engines import (
+    Engine,
+    TiktokenEngine,
+    TiktokenParsingEngine,
+    gigatoken_from_ranks,
+)
 from automodel_cli.corpus.tokenizer_base import (
     TOKENIZER_FILE,
     WHERE_FROM,
@@ -64,6 +69,12 @@ class TiktokenTokenizer(Tokenizer):
     def _fast_engine(self) -> Engine | None:
         scheme = _GIGATOKEN_SCHEME.get(self.name)
         return None if scheme is None else gigatoken_from_ranks(self._ranks_text, scheme)
+
+    def parsing_engine(self) -> Engine:
+        return TiktokenParsingEngine(self._encoding)
+
+    def special_texts(self) -> tuple[str, ...] | None:
+        return tuple(sorted(self._encoding._special_tokens))
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         return self._encoding.decode_bytes([int(i) for i in ids])

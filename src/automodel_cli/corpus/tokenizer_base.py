@@ -71,6 +71,18 @@ class Tokenizer:
     def _fast_engine(self) -> Engine | None:
         return None
 
+    def parsing_engine(self) -> Engine:
+        """A reference engine that reads special tokens in text as such; the plain one where there are none."""
+        return self.reference
+
+    def special_texts(self) -> tuple[str, ...] | None:
+        """How special tokens are spelled: a text without any of these has none. None: that cannot be told."""
+        return ()
+
+    def added_ids(self) -> tuple[list[int], list[int]]:
+        """Special ids that the tokenizer by itself puts before and after each text."""
+        return [], []
+
     def encode(self, text: str) -> list[int]:
         """Ids of ``text``, with nothing added and no special token recognised in it."""
         return self.engine.encode(text).tolist()

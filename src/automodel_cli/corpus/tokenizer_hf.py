@@ -30,13 +30,11 @@ class HFTokenizer(Tokenizer):
         self._json = tokenizer_json
         self._config_json = config_json
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
+            self._tokenizer = self._build()
             config = json.loads(config_json)
         except Exception as error:  # the Rust side raises a bare Exception
             message = f"tokenizer {name!r} has a damaged tokenizer.json or tokenizer_config.json: {error}"
             raise DataError(message, "restore the file or train the tokenizer again") from error
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
         vocab = self._tokenizer.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocab.values(), default=-1) + 1
         self.eot_id = _special_id(config.get("eos_token"), _EOT_NAMES, vocab)
@@ -45,8 +43,36 @@ class HFTokenizer(Tokenizer):
         self.cuts_at_spaces = _is_gpt2_style(json.loads(tokenizer_json))
         self.reference = self.engine = HuggingFaceEngine(self._tokenizer)
 
+    def _build(self) -> tokenizers.Tokenizer:
+        tokenizer = tokenizers.Tokenizer.from_str(self._json)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
+
     def _fast_engine(self) -> Engine | None:
         return gigatoken_from_hf(self._json)
+
+    def parsing_engine(self) -> Engine:
+        return HuggingFaceEngine(self._build(), parse=True)
+
+    def special_texts(self) -> tuple[str, ...] | None:
+        special = [token for token in self._tokenizer.get_added_tokens_decoder().values() if token.special]
+        if self._tokenizer.normalizer is not None and any(token.normalized for token in special):
+            return None  # they are looked for in text that is changed first
+        return tuple(sorted(token.content for token in special))
+
+    def added_ids(self) -> tuple[list[int], list[int]]:
+        """As transformers does it: by ``add_bos_token`` and ``add_eos_token`` where the configuration names them,
+        else by the post-processor of ``tokenizer.json``."""
+        config = json.loads(self._config_json)
+        if "add_bos_token" in config or "add_eos_token" in config:
+            before = [self.bos_id] if config.get("add_bos_token") and config.get("bos_token") else []
+            after = [self.eot_id] if config.get("add_eos_token") and config.get("eos_token") else []
+            return [i for i in before if i is not None], [i for i in after if i is not None]
+        whole = self._tokenizer.encode("a", add_special_tokens=True)
+        text = [k for k, added in enumerate(whole.special_tokens_mask) if not added]
+        first, last = (text[0], text[-1]) if text else (len(whole.ids), len(whole.ids))
+        return whole.ids[:first], whole.ids[last + 1 :]
 
     def decode(self, ids: Iterable[int]) -> str:
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)

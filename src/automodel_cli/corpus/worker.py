@@ -13,13 +13,15 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 
 from automodel_cli.corpus.engines import EngineMismatch
-from automodel_cli.corpus.tokenise import Tokeniser, Work
+from automodel_cli.corpus.pool import Work
+from automodel_cli.corpus.units import Chunk
 from automodel_cli.errors import AutomodelError
 
 
@@ -32,7 +34,7 @@ def _drain(connection: Connection, tasks: queue.SimpleQueue[Any]) -> None:
         os._exit(0)
 
 
-def _answer(tokeniser: Tokeniser, unit: Any, out: Connection) -> None:
+def _answer(tokeniser: Callable[[Any], Chunk], unit: Any, out: Connection) -> None:
     try:
         chunk = tokeniser(unit)
     except EngineMismatch as error:
@@ -53,7 +55,7 @@ def main(argv: list[str]) -> None:
     """Serve until the parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     incoming, out = Connection(int(argv[0]), writable=False), Connection(int(argv[1]), readable=False)
-    work: Work = incoming.recv()
+    work: Work[Chunk] = incoming.recv()
     tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_drain, args=(incoming, tasks), daemon=True).start()
     try:
