@@ -146,7 +146,7 @@ def test_a_later_token_does_not_change_an_earlier_logit():
     assert not torch.allclose(one[:, 12:], other[:, 12:])
 
 
-@pytest.mark.parametrize("implementation", ["sdpa", "eager", "flash_attention_2"])
+@pytest.mark.parametrize("implementation", ["sdpa", "eager", "matmul", "flash_attention_2"])
 def test_segments_do_not_see_each_other(implementation):
     model = tiny(attn_implementation=implementation).eval()
     first, second = tokens(1, 8), tokens(1, 12).flip(1)
@@ -163,7 +163,9 @@ def test_segments_do_not_see_each_other(implementation):
 def test_implementations_agree():
     ids = tokens()
     with torch.no_grad():
-        outputs = [tiny(attn_implementation=name).eval()(Batch(ids)) for name in ("auto", "eager", "cudnn")]
+        outputs = [
+            tiny(attn_implementation=name).eval()(Batch(ids)) for name in ("auto", "eager", "cudnn", "matmul")
+        ]
     for output in outputs[1:]:
         torch.testing.assert_close(output, outputs[0], atol=1e-5, rtol=1e-5)
 
