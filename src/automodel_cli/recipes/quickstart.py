@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from automodel_cli.corpus.tokenizer_base import TOKENIZER_FILE
 from automodel_cli.errors import AutomodelError
 from automodel_cli.files import write_text
 
@@ -102,11 +103,22 @@ def run(
     tour = steps(config, output, source=source, extra=extra)
     for number, step in enumerate(tour, 1):
         say(f"\n[{number}/{len(tour)}] {step.why}\n$ {step.command}")
-        _run_step(step)
+        if _is_done(step, output):
+            say("already done")
+        else:
+            _run_step(step)
     report = output / "report.md"
     write_text(report, report_text(tour, output))
     say(f"\nEverything is in {output}; {report} says where.")
     return report
+
+
+def _is_done(step: Step, output: Path) -> bool:
+    """The commands find out themselves what is left to do, but one: a tokenizer is never trained over another."""
+    return (
+        step.arguments[:2] == ("preprocess", "tokenizer")
+        and (output / "tokenizer" / TOKENIZER_FILE).is_file()  # the last of its files
+    )
 
 
 def _run_step(step: Step) -> None:

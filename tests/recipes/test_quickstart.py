@@ -1,0 +1,44 @@
+"""The tour: its commands are accepted, run in order, and a second tour does not fail on the first one's files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from automodel_cli.recipes import quickstart
+
+CONFIG = Path(__file__).parents[2] / "configs/quickstart.yaml"
+
+
+@pytest.fixture
+def ran(monkeypatch, tmp_path) -> list[str]:
+    """The commands that were run; the first leaves a tokenizer, eval leaves scores."""
+    commands: list[str] = []
+
+    def run_step(step: quickstart.Step) -> None:
+        commands.append(step.arguments[0] + " " + step.arguments[1].split("/")[-1])
+        (tmp_path / "tokenizer").mkdir(exist_ok=True)
+        (tmp_path / "tokenizer/automodel_tokenizer.json").write_text("{}")
+        scores = {"loss": 3.0, "perplexity": 20.1, "bits_per_byte": 1.2, "bigram": {"loss": 4.0}}
+        (tmp_path / "results.json").write_text(json.dumps(scores))
+
+    monkeypatch.setattr(quickstart, "_run_step", run_step)
+    return commands
+
+
+def test_a_second_tour_keeps_the_tokenizer(ran, tmp_path):
+    report = quickstart.run(CONFIG, tmp_path)
+    first = list(ran)
+    assert first[:3] == ["preprocess tokenizer", "preprocess nanogpt", "pretrain llm"] and len(first) == 7
+    assert "| this GPT | 3.0000 |" in report.read_text()
+    quickstart.run(CONFIG, tmp_path)
+    assert ran == [*first, *first[1:]]
+
+
+def test_words_stay_whole(tmp_path):
+    tour = quickstart.steps(CONFIG, tmp_path / "a b", source="c d/*.py", extra=["--model.n_layer", "1"])
+    assert f"{tmp_path}/a b/tokenizer" in tour[0].arguments and "c d/*.py" in tour[0].arguments
+    assert tour[2].arguments[-2:] == ("--model.n_layer", "1")
+    assert "'" in tour[0].command
