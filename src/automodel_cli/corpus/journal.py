@@ -1,10 +1,12 @@
 """``progress.json``: how far an interrupted run came, so that the same command goes on from there.
 
+For Megatron's files, of which several runs may share a folder, it is ``PREFIX.progress.json``.
+
 | key      | value                                                                                     |
 |----------|-------------------------------------------------------------------------------------------|
 | format   | "automodel-progress/1"                                                                    |
 | plan     | everything that decides the bytes: options, tokenizer fingerprint, input identity         |
-| phase    | "write", or with shuffle "gather" then "write"                                            |
+| phase    | "write"; with shuffle "gather" then "write"; with ``--shards`` "write" then "divide"      |
 | cursor   | where in the source (or the shuffled buckets) to go on                                    |
 | rows     | rows of the current file before the cursor, for the line numbers of bad rows              |
 | bad      | {count, first: [text]} so far                                                             |
@@ -27,7 +29,7 @@ from automodel_cli.files import read_manifest, write_manifest
 PROGRESS_NAME = "progress.json"
 FORMAT = "automodel-progress/1"
 EVERY_TOKENS = 1 << 28  # half a gigabyte of uint16: a few seconds of work, and one fsync
-Phase = Literal["gather", "write"]
+Phase = Literal["gather", "write", "divide"]
 
 
 @dataclass
@@ -41,15 +43,15 @@ class Position:
     writer: dict[str, Any] | None = None
 
 
-def write_progress(folder: Path, plan: dict[str, Any], position: Position) -> None:
+def write_progress(folder: Path, plan: dict[str, Any], position: Position, name: str = PROGRESS_NAME) -> None:
     """Publish where a later run would go on."""
-    write_manifest(folder / PROGRESS_NAME, {"format": FORMAT, "plan": plan, **position.__dict__})
+    write_manifest(folder / name, {"format": FORMAT, "plan": plan, **position.__dict__})
 
 
-def read_progress(folder: Path) -> tuple[dict[str, Any], Position] | None:
+def read_progress(folder: Path, name: str = PROGRESS_NAME) -> tuple[dict[str, Any], Position] | None:
     """The plan and position of an interrupted run; None without one, or if its file is not what we wrote."""
     try:
-        body = read_manifest(folder / PROGRESS_NAME)
+        body = read_manifest(folder / name)
     except AutomodelError:
         return None
     if body.pop("format", None) != FORMAT:
@@ -59,6 +61,6 @@ def read_progress(folder: Path) -> tuple[dict[str, Any], Position] | None:
     return plan, Position(**body)
 
 
-def remove_progress(folder: Path) -> None:
+def remove_progress(folder: Path, name: str = PROGRESS_NAME) -> None:
     """The run is complete."""
-    (folder / PROGRESS_NAME).unlink(missing_ok=True)
+    (folder / name).unlink(missing_ok=True)

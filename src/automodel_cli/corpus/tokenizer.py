@@ -18,8 +18,11 @@ folders ``vocab.json``, a list of characters. Text is never searched for special
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import os
 import re
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -47,6 +50,16 @@ from automodel_cli.files import hash_bytes, write_json
 # Which of gigatoken's pre-tokenizers is which tiktoken pattern. Their patterns also never match across the
 # border between a letter and a following space or newline, so a huge text may be cut there.
 _GIGATOKEN_SCHEME = {"gpt2": "gpt2", "r50k_base": "gpt2", "cl100k_base": "cl100k", "o200k_base": "o200k"}
+# Names under which the Hugging Face Hub has GPT-2's vocabulary; one file for all sizes.
+GPT2_NAMES = frozenset(
+    prefix + name
+    for prefix in ("", "openai-community/")
+    for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+)
+_GPT2_FILES = [
+    f"https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/{name}"
+    for name in ("vocab.bpe", "encoder.json")
+]
 
 
 # ------------------------------------------------------------------------------------------- tiktoken
@@ -229,11 +242,47 @@ def open_tokenizer(name_or_folder: str | Path) -> Tokenizer:
     path = Path(name)
     if path.is_dir():
         return load_tokenizer(path)
+    if name in GPT2_NAMES:
+        return _open_gpt2(name)
     if path.is_file():
         return HFTokenizer(path.stem, tokenizer_json=path.read_text("utf-8"))
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not name.startswith("."):
         return HFTokenizer.from_hub(name)
     raise ConfigError(f"there is no tokenizer {name!r}", WHERE_FROM)
+
+
+def _open_gpt2(name: str) -> Tokenizer:
+    """GPT-2's tokenizer by one of its Hub names: from where it is had without a network, else from the Hub.
+
+    tiktoken's vocabulary is made of the same two files (it checks their SHA-256), and both packages split text in the
+    same way: the ids are equal, which a test holds against every code point.
+    """
+    if _gpt2_is_cached():
+        return _gpt2_of_tiktoken(name)
+    try:
+        return HFTokenizer.from_hub(name, cached_only=True)
+    except DataError:
+        pass
+    try:
+        return HFTokenizer.from_hub(name)
+    except DataError as error:
+        try:
+            return _gpt2_of_tiktoken(name)
+        except DataError:
+            raise error from None
+
+
+def _gpt2_of_tiktoken(name: str) -> Tokenizer:
+    tokenizer = TiktokenTokenizer.named("gpt2")
+    tokenizer.note = f"{name}: GPT-2's vocabulary as tiktoken has it, which gives the same ids"
+    return tokenizer
+
+
+def _gpt2_is_cached() -> bool:
+    """Whether tiktoken has GPT-2's two files on this disk."""
+    folder = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
+    cache = Path(tempfile.gettempdir(), "data-gym-cache") if folder is None else Path(folder)
+    return all((cache / hashlib.sha1(url.encode()).hexdigest()).is_file() for url in _GPT2_FILES)
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer:

@@ -25,6 +25,7 @@ class Tokenizer:
         name: what the user asked for, without folders.
         vocab_size: number of ids; every id is below it.
         eot_id, bos_id, pad_id: end-of-text, beginning-of-text and padding ids, or None.
+        note: a line on which vocabulary serves, where it is not the one that was named.
         cuts_at_spaces: whether encoding is unchanged when a text is cut between a letter and a space.
         reference, engine: what defines the ids; what encodes (the same until ``use_engine`` is called).
     """
@@ -35,6 +36,7 @@ class Tokenizer:
     eot_id: int | None = None
     bos_id: int | None = None
     pad_id: int | None = None
+    note: str = ""
     cuts_at_spaces: bool = False
     reference: Engine
     engine: Engine

@@ -111,20 +111,21 @@ class HFTokenizer(Tokenizer):
         )
 
     @classmethod
-    def from_hub(cls, repo_id: str) -> HFTokenizer:
+    def from_hub(cls, repo_id: str, *, cached_only: bool = False) -> HFTokenizer:
         """``tokenizer.json`` and ``tokenizer_config.json`` of a Hub repository, cached by huggingface_hub.
 
         Raises:
-            DataError: no such repository or file, or no network and nothing cached.
+            DataError: no such repository or file, or no network (or ``cached_only``) and nothing cached.
         """
         from huggingface_hub import hf_hub_download  # only those who name the Hub wait for it
 
         try:
-            main = Path(hf_hub_download(repo_id, "tokenizer.json"))
+            main = Path(hf_hub_download(repo_id, "tokenizer.json", local_files_only=cached_only))
         except (OSError, ValueError) as error:
             raise unreachable(f"tokenizer {repo_id!r}", error) from error
         try:
-            config_json = Path(hf_hub_download(repo_id, "tokenizer_config.json")).read_text("utf-8")
+            config = hf_hub_download(repo_id, "tokenizer_config.json", local_files_only=cached_only)
+            config_json = Path(config).read_text("utf-8")
         except (OSError, ValueError):
             config_json = "{}"  # some repositories have none
         return cls(repo_id, tokenizer_json=main.read_text("utf-8"), config_json=config_json)

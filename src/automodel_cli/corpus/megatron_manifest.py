@@ -1,0 +1,167 @@
+"""What ``preprocess megatron`` says of the files it made: ``PREFIX.manifest.json``, written last.
+
+``PREFIX`` is the output prefix, so the name does not match a pattern for its pairs (``PREFIX_*_text_document*``), which
+other readers expect to match ``.bin`` and ``.idx`` files alone. Deterministic: no times, workers or absolute paths.
+
+| key        | value                                                                                          |
+|------------|------------------------------------------------------------------------------------------------|
+| format     | "automodel-megatron/1"                                                                         |
+| keys       | fields of the rows, a pair of files each                                                       |
+| level      | "document", or "sentence" where texts were cut into sentences                                  |
+| dtype      | "uint16" or "int32"                                                                            |
+| eod_id     | the id after each document, or null                                                            |
+| tokenizer  | {name, fingerprint, vocab_size, eot_id, bos_id}                                                |
+| documents, sequences, tokens | sums over all pairs                                                          |
+| bad_rows   | rows that were left out                                                                        |
+| pairs      | [{name, part, key, source, tokens, sequences, documents, bin_bytes, bin_xxh3, idx_bytes, idx_xxh3}] |
+| tokenizer_files | [{name, bytes, xxh3}] of the folder ``PREFIX.tokenizer``                                  |
+| source, options, versions | where the text came from and what was asked                                     |
+| self       | xxh3 of all the above                                                                          |
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from automodel_cli.corpus.megatron_bin import bin_path, idx_path
+from automodel_cli.corpus.megatron_sink import MegatronLayout, Pair
+from automodel_cli.errors import DataError
+from automodel_cli.files import hash_file, read_manifest, write_manifest
+
+FORMAT = "automodel-megatron/1"
+SUFFIX = ".manifest.json"
+
+
+@dataclass(frozen=True)
+class PairEntry:
+    """One pair of files; ``name`` is its prefix in the folder, ``source`` the input file it was made from, if one."""
+
+    name: str
+    part: int
+    key: str
+    source: str | None
+    tokens: int
+    sequences: int
+    documents: int
+    bin_bytes: int
+    bin_xxh3: str
+    idx_bytes: int
+    idx_xxh3: str
+
+
+@dataclass(frozen=True)
+class TokenizerFile:
+    """A file of the tokenizer's folder."""
+
+    name: str
+    bytes: int
+    xxh3: str
+
+
+@dataclass(frozen=True)
+class MegatronManifest:
+    """The content of a ``PREFIX.manifest.json``."""
+
+    folder: Path
+    name: str
+    keys: tuple[str, ...]
+    level: str
+    dtype: str
+    eod_id: int | None
+    tokenizer: dict[str, Any]
+    documents: int
+    sequences: int
+    tokens: int
+    bad_rows: int
+    pairs: tuple[PairEntry, ...]
+    tokenizer_files: tuple[TokenizerFile, ...]
+    source: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        return self.folder / f"{self.name}{SUFFIX}"
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """The tokenizer that made the ids."""
+        return self.folder / f"{self.name}.tokenizer"
+
+    def prefix(self, pair: PairEntry) -> Path:
+        """Path of a pair without ``.bin`` and ``.idx``."""
+        return self.folder / pair.name
+
+
+def describe_pair(layout: MegatronLayout, pair: Pair, source: str | None) -> PairEntry:
+    """Sizes and hashes of a published pair."""
+    prefix = layout.prefix(pair.part, pair.key)
+    data, index = bin_path(prefix), idx_path(prefix)
+    return PairEntry(
+        name=prefix.name,
+        source=source,
+        bin_bytes=data.stat().st_size,
+        bin_xxh3=hash_file(data),
+        idx_bytes=index.stat().st_size,
+        idx_xxh3=hash_file(index),
+        **asdict(pair),
+    )
+
+
+def describe_tokenizer(folder: Path) -> tuple[TokenizerFile, ...]:
+    """Sizes and hashes of a tokenizer's files."""
+    found = sorted(path for path in folder.iterdir() if path.suffix != ".tmp")
+    return tuple(TokenizerFile(path.name, path.stat().st_size, hash_file(path)) for path in found)
+
+
+def write_megatron_manifest(manifest: MegatronManifest) -> None:
+    """Publish: the files are complete from this moment on."""
+    body = asdict(manifest)
+    del body["folder"], body["name"]
+    write_manifest(manifest.path, {"format": FORMAT, **body})
+
+
+def read_megatron_manifest(path: Path) -> MegatronManifest:
+    """Read one.
+
+    Raises:
+        DataError: it is missing, damaged, or of another format.
+    """
+    body = read_manifest(path)
+    found = body.pop("format", None)
+    if found != FORMAT:
+        raise DataError(f"{path} has format {found!r}, expected {FORMAT!r}", "make the files again")
+    body.pop("self")
+    try:
+        pairs = tuple(PairEntry(**entry) for entry in body.pop("pairs"))
+        files = tuple(TokenizerFile(**entry) for entry in body.pop("tokenizer_files"))
+        keys = tuple(body.pop("keys"))
+        name = path.name.removesuffix(SUFFIX)
+        return MegatronManifest(
+            folder=path.parent, name=name, keys=keys, pairs=pairs, tokenizer_files=files, **body
+        )
+    except (TypeError, KeyError) as error:
+        raise DataError(f"{path} lacks expected keys: {error}", "make the files again") from error
+
+
+def is_megatron_manifest(path: Path) -> bool:
+    """Whether ``path`` is one of these, sound or not."""
+    return path.name.endswith(SUFFIX) and path.is_file() and FORMAT.encode() in path.read_bytes()
+
+
+def find_megatron_manifest(prefix: Path) -> MegatronManifest | None:
+    """The manifest beside the pair ``prefix`` that lists it, or None.
+
+    Raises:
+        DataError: the manifest whose name fits is damaged.
+    """
+    for path in sorted(prefix.parent.glob(f"*{SUFFIX}")):
+        named = prefix.name.startswith(f"{path.name.removesuffix(SUFFIX)}_")
+        if named and is_megatron_manifest(path):
+            manifest = read_megatron_manifest(path)
+            if any(pair.name == prefix.name for pair in manifest.pairs):
+                return manifest
+    return None
