@@ -18,7 +18,7 @@ _CHOOSE = "choose one with --text-key (nanogpt) or --json-keys (megatron)"
 
 @dataclass(frozen=True)
 class RowGroup:
-    """A parquet row group: its rows and the uncompressed bytes of the text columns."""
+    """A parquet row group: its rows and the uncompressed bytes of the columns that are read."""
 
     rows: int
     text_bytes: int
@@ -32,7 +32,7 @@ def inspect_parquet(path: str, name: str, options: ReadOptions) -> list[RowGroup
     """
     with _readable(name), pq.ParquetFile(path) as file:
         check_columns(file.schema_arrow, options, name)
-        leaves = [leaf for key in options.keys for leaf in _leaves(file, key)]
+        leaves = [leaf for key in options.columns for leaf in _leaves(file, key)]
         groups = [file.metadata.row_group(k) for k in range(file.metadata.num_row_groups)]
         return [
             RowGroup(group.num_rows, sum(group.column(leaf).total_uncompressed_size for leaf in leaves))
@@ -56,6 +56,9 @@ def check_columns(schema: pa.Schema, options: ReadOptions, name: str) -> None:
         inner = kind.value_type if options.lists and _is_list(kind) else kind
         if not _is_text(inner):
             raise DataError(f"column {key!r} of {name} holds {kind}, not text", _CHOOSE)
+    for key in options.carried:
+        if key not in schema.names:
+            raise DataError(f"{name} has no column {key!r}; it has {schema.names}", "leave it out")
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -68,17 +71,16 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def read_row_groups(unit: Unit, options: ReadOptions) -> pa.Table:
-    """The text columns of row groups ``start`` to ``stop`` of a unit's file, whole."""
+    """The columns of row groups ``start`` to ``stop`` of a unit's file, whole."""
+    keys = list(options.columns)
     with _readable(unit.name), pq.ParquetFile(unit.path) as file:
         groups = list(range(unit.start, unit.stop))
-        return file.read_row_groups(groups, columns=list(options.keys), use_threads=False).select(
-            options.keys
-        )
+        return file.read_row_groups(groups, columns=keys, use_threads=False).select(keys)
 
 
 def iter_row_group(path: str, name: str, options: ReadOptions, group: int, rows: int) -> Iterator[pa.Table]:
-    """The text columns of one large row group, ``rows`` at a time."""
-    keys = list(options.keys)
+    """The columns of one large row group, ``rows`` at a time."""
+    keys = list(options.columns)
     with _readable(name), pq.ParquetFile(path) as file:
         for batch in file.iter_batches(rows, row_groups=[group], columns=keys, use_threads=False):
             yield pa.Table.from_batches([batch]).select(keys)
@@ -174,3 +176,15 @@ def _decoded(value: bytes) -> str | BadRow:
         return value.decode()
     except UnicodeDecodeError:
         return BadRow(0, NOT_UTF8)
+
+
+def carried_values(table: pa.Table, names: tuple[str, ...]) -> list[tuple[Any, ...]]:
+    """What each row has in the columns ``names``; strings that are not UTF-8 come as bytes."""
+    columns = [[value for chunk in table.column(name).chunks for value in _values(chunk)] for name in names]
+    return list(zip(*columns, strict=True))
+
+
+def column_names(path: str, name: str) -> list[str]:
+    """The columns of a parquet file."""
+    with _readable(name), pq.ParquetFile(path) as file:
+        return list(file.schema_arrow.names)

@@ -345,10 +345,10 @@ def _cut_json_values(cut: _Cut, at: int) -> Iterator[Unit]:
             held.append(document_of(value, cut.options))
             size += length
             if size >= cut.chunk_bytes:
-                yield cut.unit("values", at, payload=held, size=size)
+                yield cut.unit("values", at, payload=held, size=size, rows=len(held))
                 at, held, size = number + 1, [], 0
     if held:
-        yield cut.unit("values", at, payload=held, size=size)
+        yield cut.unit("values", at, payload=held, size=size, rows=len(held))
 
 
 def _iter_json(stream: IO[bytes], name: str) -> Iterator[tuple[Any, int]]:
@@ -404,7 +404,8 @@ def _cut_parquet(cut: _Cut, at: int, row: int) -> Iterator[Unit]:
         while stop < len(groups) and (stop == at or size + groups[stop].text_bytes <= cut.chunk_bytes):
             size += groups[stop].text_bytes
             stop += 1
-        yield cut.unit("parquet", at, start=at, stop=stop, size=size)
+        rows = sum(group.rows for group in groups[at:stop])
+        yield cut.unit("parquet", at, start=at, stop=stop, size=size, rows=rows)
         at = stop
 
 
@@ -420,5 +421,6 @@ def _slice_row_group(cut: _Cut, at: int, row: int, group: RowGroup) -> Iterator[
             begin = max(row, first)
             size = group.text_bytes * (stop - begin) // group.rows
             payload = columns.pack(table.slice(begin - first))
-            yield cut.unit("rows", at, cursor={"row": begin}, payload=payload, size=size)
+            cursor = {"row": begin}
+            yield cut.unit("rows", at, cursor=cursor, payload=payload, size=size, rows=stop - begin)
         first = stop

@@ -39,7 +39,7 @@ def read_unit(unit: Unit, options: ReadOptions) -> Texts:
     return found
 
 
-def _content(unit: Unit) -> bytes:
+def content_of(unit: Unit) -> bytes:
     """The bytes of a unit: handed over, or ``start`` to ``stop`` of its file."""
     if unit.payload is not None:
         return unit.payload
@@ -52,7 +52,7 @@ def _content(unit: Unit) -> bytes:
 
 
 def _without_bom(unit: Unit) -> bytes:
-    data = _content(unit)
+    data = content_of(unit)
     return data[3:] if unit.start == 0 and data.startswith(BOM) else data
 
 

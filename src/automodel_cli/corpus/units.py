@@ -24,17 +24,24 @@ class ReadOptions:
         document: what a document is in text files: "file", "line" or a delimiter.
         more_keys: further fields; a row then must have all of them.
         lists: a field may also hold a list of texts; a document then is a tuple with a value for each key.
+        carried: columns of parquet files that are read besides, whatever they hold.
     """
 
     text_key: str = "text"
     document: str = "file"
     more_keys: tuple[str, ...] = ()
     lists: bool = False
+    carried: tuple[str, ...] = ()
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """All fields that are read, in order."""
+        """All fields that hold text, in order."""
         return (self.text_key, *self.more_keys)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns of a parquet file that are read, in order."""
+        return (*self.keys, *(name for name in self.carried if name not in self.keys))
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,8 @@ class Unit:
         cursor: JSON; ``source.units(cursor)`` begins with this unit.
         path, start, stop: bytes (``parquet``: rows) to read, unless ``payload`` already holds the data.
         size: bytes of input this stands for.
+        rows: how many rows it holds, where the cutter knows that without reading them.
+        first_row: rows of its file in earlier units, where somebody counted them (``scatter``).
         continues, unfinished: the first document began in the unit before; the last goes on in the next.
         split: the split that a tail cut chose, else None.
     """
@@ -61,6 +70,8 @@ class Unit:
     stop: int = 0
     payload: Any = None
     size: int = 0
+    rows: int | None = None
+    first_row: int = 0
     continues: bool = False
     unfinished: bool = False
     split: Split | None = None

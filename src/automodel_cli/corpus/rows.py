@@ -1,0 +1,226 @@
+"""From a unit to the rows that a shuffle moves: lines of JSON as bytes, not parsed where that is not asked for.
+
+Lines of .jsonl files are taken as they are, other columns, spacing and line ends included; the newline that the last
+one may lack is added. Texts and rows of other files become ``{"text": ...}`` (the key is the text key), with the
+columns that are carried. Blank lines are no rows.
+
+Unless ``check`` is asked for, a line is only looked at from both ends: what does not begin with ``{`` and end with
+``}`` is no JSON object, hence a bad row for every reader. With it, each row must have a usable text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from json.encoder import encode_basestring
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from automodel_cli.corpus.gather import Rows
+from automodel_cli.corpus.readers import BOM, content_of, read_unit
+from automodel_cli.corpus.units import BadRow, ReadOptions, Texts, Unit
+
+_NEWLINE, _RETURN, _OPEN, _CLOSE = b"\n\r{}"
+_DIGEST = np.dtype([("low", "<u8"), ("high", "<u8")])
+
+
+@dataclass(frozen=True)
+class RowOptions:
+    """What is done with rows besides moving them.
+
+    Attributes:
+        read: how text is found; ``read.carried`` names columns of parquet files to keep.
+        check: parse lines of JSON and leave out those without usable text.
+        digest: also hash each text, to find equal ones.
+    """
+
+    read: ReadOptions
+    check: bool = False
+    digest: bool = False
+
+    @property
+    def parses(self) -> bool:
+        """Whether lines of JSON have to be parsed."""
+        return self.check or self.digest
+
+
+@dataclass
+class RowBlock:
+    """The rows of one unit.
+
+    Attributes:
+        data: uint8, one row after another, each with its newline.
+        lengths: bytes of each row, int64.
+        numbers: the number of each row in the unit (in a run of small files: the file), int64.
+        digests: 128 bits of each text, if asked for.
+        rows, bad: how many rows were looked at, and which of them were left out.
+    """
+
+    data: np.ndarray
+    lengths: np.ndarray
+    numbers: np.ndarray
+    digests: np.ndarray | None = None
+    rows: int = 0
+    bad: list[BadRow] = field(default_factory=list)
+
+
+def read_rows(unit: Unit, options: RowOptions) -> RowBlock:
+    """The rows of ``unit``, in order.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    if unit.kind == "jsonl":
+        return _read_lines(unit, options)
+    found = read_unit(unit, options.read)
+    rows = _rendered(unit, found, options.read)
+    lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    data = np.frombuffer(b"".join(rows), dtype=np.uint8)
+    return _block(data, lengths, found, options)
+
+
+def _block(data: np.ndarray, lengths: np.ndarray, found: Texts, options: RowOptions) -> RowBlock:
+    digests = digests_of(found.texts) if options.digest else None
+    numbers = np.array(found.numbers, dtype=np.int64)
+    return RowBlock(data, lengths, numbers, digests, found.rows, found.bad)
+
+
+def digests_of(texts: list[str]) -> np.ndarray:
+    """XXH3 (128 bits) of the UTF-8 of each text, as two uint64."""
+    digest = xxhash.xxh3_128_digest
+    return np.frombuffer(b"".join([digest(text.encode()) for text in texts]), dtype=_DIGEST)
+
+
+# ---------------------------------------------------------------------------------------------- lines
+
+
+def _read_lines(unit: Unit, options: RowOptions) -> RowBlock:
+    data = content_of(unit)
+    content = data
+    if data and not data.endswith(b"\n"):
+        data += b"\n"
+    values = np.frombuffer(data, dtype=np.uint8)
+    if unit.start == 0 and data.startswith(BOM):
+        values = values[len(BOM) :]
+    ends = np.flatnonzero(values == _NEWLINE) + 1
+    lengths = np.diff(ends, prepend=0)
+    if options.parses:
+        found = read_unit(replace(unit, payload=content), options.read)
+        found.rows = len(ends)
+        block = _block(values, lengths, found, options)
+    else:
+        good, bad = _look_at_ends(values, ends, lengths)
+        block = RowBlock(values, lengths, good, None, len(ends), bad)
+    if len(block.numbers) < len(ends):
+        block.data, block.lengths = Rows(values, lengths).take(block.numbers), lengths[block.numbers]
+    return block
+
+
+def _look_at_ends(
+    values: np.ndarray, ends: np.ndarray, lengths: np.ndarray
+) -> tuple[np.ndarray, list[BadRow]]:
+    """The numbers of the lines that look like JSON objects; those that are neither that nor blank."""
+    if not len(ends):
+        return np.zeros(0, dtype=np.int64), []
+    last = values[ends - 2]
+    last = np.where(last == _RETURN, values[np.maximum(ends - 3, 0)], last)
+    usual = (values[ends - lengths] == _OPEN) & (last == _CLOSE)
+    bad: list[BadRow] = []
+    for number in np.flatnonzero(~usual).tolist():
+        line = values[ends[number] - lengths[number] : ends[number]].tobytes().strip()
+        usual[number] = line.startswith(b"{") and line.endswith(b"}")
+        if line and not usual[number]:
+            bad.append(BadRow(number, "not a JSON object"))
+    return np.flatnonzero(usual), bad
+
+
+# ------------------------------------------------------------------------------------------- rendering
+
+
+def _rendered(unit: Unit, found: Texts, read: ReadOptions) -> list[bytes]:
+    """Each document as a line of JSON."""
+    if read.carried and unit.kind in ("parquet", "rows"):
+        return _with_columns(unit, found, read)
+    if read.lists:
+        return [_as_json(dict(zip(read.keys, values, strict=True))) for values in found.texts]
+    start = f"{{{encode_basestring(read.text_key)}: "
+    return [f"{start}{encode_basestring(text)}}}\n".encode() for text in found.texts]
+
+
+def _with_columns(unit: Unit, found: Texts, read: ReadOptions) -> list[bytes]:
+    from automodel_cli.corpus import columns  # pyarrow.parquet, which lines of JSON do not need
+
+    table = columns.unpack(unit.payload) if unit.kind == "rows" else columns.read_row_groups(unit, read)
+    names = read.columns[len(read.keys) :]
+    carried = columns.carried_values(table, names)
+    lines = []
+    for number, document in zip(found.numbers, found.texts, strict=True):
+        texts = document if read.lists else (document,)
+        row = dict(zip(read.keys, texts, strict=True)) | dict(zip(names, carried[number], strict=True))
+        lines.append(_as_json(row))
+    return lines
+
+
+def _as_json(row: dict[str, Any]) -> bytes:
+    try:
+        line = json.dumps(row, ensure_ascii=False, allow_nan=False, default=_plain)
+    except ValueError:  # JSON has no word for NaN and infinity
+        line = json.dumps(_without_nan(row), ensure_ascii=False, default=_plain)
+    return f"{line}\n".encode()
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know: bytes as text, dates in ISO form, everything else as it prints."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+# -------------------------------------------------------------------------------------------- counting
+
+
+def count_rows(unit: Unit, read: ReadOptions) -> int:
+    """How many rows ``read_rows`` would look at; as quick as memory where it must read at all."""
+    if unit.rows is not None:
+        return unit.rows
+    counter = _COUNTERS.get(unit.kind)
+    return 0 if counter is None else counter(unit, read)
+
+
+def _count_lines(unit: Unit, read: ReadOptions) -> int:
+    data = _peek(unit)
+    values = np.frombuffer(data, dtype=np.uint8)
+    return int(np.count_nonzero(values == _NEWLINE)) + bool(data and not data.endswith(b"\n"))
+
+
+def _count_delimited(unit: Unit, read: ReadOptions) -> int:
+    parts = _peek(unit).split(read.document.encode())
+    return len(parts) - (not parts[-1])
+
+
+def _peek(unit: Unit) -> bytes:
+    """The content as far as it is there; whoever reads it in earnest says what is wrong with it."""
+    if unit.payload is not None:
+        return unit.payload
+    with Path(unit.path).open("rb") as handle:
+        handle.seek(unit.start)
+        return handle.read(unit.stop - unit.start)
+
+
+_COUNTERS: dict[str, Callable[[Unit, ReadOptions], int]] = {
+    "jsonl": _count_lines,
+    "line": _count_lines,
+    "delimited": _count_delimited,
+}

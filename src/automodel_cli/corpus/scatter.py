@@ -1,0 +1,94 @@
+"""First half of a shuffle of documents: every row of the source into its bucket, in this process or in several.
+
+1. units come from the source, with the number of the first row of each (counted ahead of the workers)
+2. each worker reads a unit, finds its rows and appends them to bucket files of its own
+3. what comes back is only what was counted; the rows never pass between processes, unless they were compressed
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from automodel_cli.corpus.buckets import Buckets
+from automodel_cli.corpus.pool import OrderedPool
+from automodel_cli.corpus.rows import RowOptions, count_rows, read_rows
+from automodel_cli.corpus.splitting import document_places
+from automodel_cli.corpus.tokenizer_base import Tokenizer
+from automodel_cli.corpus.units import Chunk, Unit
+
+DIGEST_FIELDS = (("low", "<u8"), ("high", "<u8"))
+_NOTHING = np.zeros(0, dtype=np.uint8)
+
+
+@dataclass
+class Scattered(Chunk):
+    """What a unit held; its rows are in the buckets."""
+
+    tokens: np.ndarray = field(default_factory=lambda: _NOTHING)
+    documents: int = 0
+
+
+@dataclass(frozen=True)
+class ScatterWork:
+    """All that a worker needs to know; can be pickled. The pool calls what it makes a tokeniser."""
+
+    buckets: Buckets
+    options: RowOptions
+
+    def tokeniser(self, tokenizer: Tokenizer | None = None) -> Scatterer:
+        """What takes units to the buckets."""
+        return Scatterer(self)
+
+
+class Scatterer:
+    """Appends the rows of units to bucket files that no other process writes to."""
+
+    def __init__(self, work: ScatterWork) -> None:
+        self._buckets, self._options = work.buckets, work.options
+        self._writer = str(os.getpid())
+        self.last_rows = 0  # of the last unit
+
+    def __call__(self, unit: Unit) -> Scattered:
+        block = read_rows(unit, self._options)
+        self.last_rows = block.rows
+        records = np.zeros(len(block.lengths), dtype=self._buckets.record)
+        records["place"] = document_places(unit, unit.first_row, block.numbers)
+        records["length"] = block.lengths
+        if block.digests is not None:
+            records["low"], records["high"] = block.digests["low"], block.digests["high"]
+        if len(records):
+            self._buckets.scatter(block.data, records, writer=self._writer)
+        return Scattered(rows=block.rows, bad=block.bad, text_bytes=unit.size, documents=len(records))
+
+
+def numbered(units: Iterator[Unit], rows_of: Callable[[Unit], int]) -> Iterator[Unit]:
+    """The units with ``first_row``; ``rows_of`` is asked about a unit when the next one is wanted."""
+    file, first_row = None, 0
+    for unit in units:
+        first_row = first_row if unit.file == file else 0
+        file = unit.file
+        yield replace(unit, first_row=first_row)
+        first_row += rows_of(unit)
+
+
+@contextlib.contextmanager
+def scattering(
+    work: ScatterWork, units: Iterator[Unit], *, num_workers: int
+) -> Generator[Iterator[tuple[Unit, Scattered]]]:
+    """Each unit with what came of it, in order; all of it is in the buckets when the iterator ends.
+
+    Raises (from the iterator):
+        DataError: a file cannot be read.
+        AutomodelError: the disk is full, or a worker died.
+    """
+    if num_workers <= 1:
+        scatterer = work.tokeniser()
+        yield ((unit, scatterer(unit)) for unit in numbered(units, lambda unit: scatterer.last_rows))
+        return
+    with OrderedPool(work, num_workers=num_workers, window=2 * num_workers) as pool:
+        yield pool.run(numbered(units, lambda unit: count_rows(unit, work.options.read)))
