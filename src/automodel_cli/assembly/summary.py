@@ -126,6 +126,6 @@ def cost_rows(cfg: PretrainConfig, model: CausalLM, path: FastPath, horizon: Hor
         return [("cost", "n/a: the shape of this model is not known")]
     parts = ", ".join(f"{name} {binary(size)}" for name, size in memory.items())
     return [
-        ("FLOPs", f"{human(flops, billions='G')}FLOP a token, {flops * horizon.total_tokens:.3g} in all"),
+        ("FLOPs", f"{human(flops, billions='G')} a token, {flops * horizon.total_tokens:.3g} in all"),
         ("memory", f"about {binary(sum(memory.values()))} ({parts})"),
     ]
