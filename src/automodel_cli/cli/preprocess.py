@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from automodel_cli.cli import console
+from automodel_cli.cli.preprocess_bars import Bars, duration, show_bad_rows
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema_preprocess import (
     PreprocessNanogptConfig,
@@ -17,7 +18,6 @@ from automodel_cli.config.schema_preprocess import (
 )
 
 if TYPE_CHECKING:
-    from automodel_cli.corpus.pipeline import Progress
     from automodel_cli.recipes.preprocess import PreprocessResult
     from automodel_cli.recipes.verify import VerifyReport
 
@@ -170,7 +170,7 @@ def nanogpt(
     from automodel_cli.recipes import preprocess as recipe
 
     started_s = time.monotonic()
-    with _Bars() as bars:
+    with Bars() as bars:
         result = recipe.run(cfg, progress=bars, say=console.say)
     if result.manifest is not None:
         _show_corpus(result, time.monotonic() - started_s)
@@ -214,7 +214,7 @@ def tokenizer(
 
     from automodel_cli.recipes import train_tokenizer as recipe
 
-    with _Bars() as bars:
+    with Bars() as bars:
         result = recipe.run(cfg, progress=bars, say=console.say)
     rows = [
         ("entries", f"{result.tokenizer.vocab_size:,}"),
@@ -223,7 +223,7 @@ def tokenizer(
         ("fingerprint", result.tokenizer.fingerprint()),
         ("use it with", f"automodel preprocess nanogpt --tokenizer {result.folder}"),
     ]
-    _show_bad_rows(len(result.bad_rows), result.bad_rows)
+    show_bad_rows(len(result.bad_rows), result.bad_rows)
     console.facts(f"Tokenizer in {result.folder}", rows)
 
 
@@ -257,59 +257,6 @@ def verify(
 # ------------------------------------------------------------------------------------------- showing
 
 
-_TITLES = {
-    "characters": "finding characters",
-    "counting": "counting tokens",
-    "gathering": "tokenising",
-    "writing": "writing tokens",
-    "reading": "reading text",
-}
-
-
-class _Bars:
-    """A bar for each phase of a run, from the recipe's ``Progress`` events."""
-
-    def __init__(self) -> None:
-        self._phase = ""
-        self._bar: console.Progress | None = None
-        self._started_s = self._last_event_s = time.monotonic()
-
-    def __enter__(self) -> _Bars:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.__exit__()
-
-    def __call__(self, event: Progress) -> None:
-        if event.phase != self._phase:
-            self.__exit__()
-            # The first event of a phase comes after its first piece of work, so it began when the last one ended.
-            self._phase, self._started_s = event.phase, self._last_event_s
-            unit = "tokens" if event.tokens_wanted else "bytes"
-            self._bar = console.Progress(_TITLES[event.phase], unit=unit)
-        assert self._bar is not None
-        self._last_event_s = time.monotonic()
-        elapsed_s = max(self._last_event_s - self._started_s, 1e-6)
-        if event.tokens_wanted:
-            done, wanted = event.tokens, event.tokens_wanted
-        else:
-            done, wanted = event.text_bytes, event.bytes_wanted or 0
-        parts = [f"{event.documents:,} documents", f"{event.tokens:,} tokens" if event.tokens else ""]
-        parts += [f"{event.text_bytes / elapsed_s / 1e6:,.1f} MB/s"]
-        if 0 < done < wanted and not console.is_terminal():
-            parts.append(f"ETA {_duration(elapsed_s * (wanted - done) / done)}")
-        if event.bad_rows:
-            parts.append(f"{event.bad_rows:,} bad rows")
-        self._bar(min(done, wanted) if wanted else done, wanted, ", ".join(part for part in parts if part))
-
-
-def _duration(seconds: float) -> str:
-    seconds = max(0, round(seconds))
-    hours, minutes = seconds // 3600, seconds % 3600 // 60
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds % 60:02d}s"
-
-
 def _show_corpus(result: PreprocessResult, elapsed_s: float) -> None:
     manifest = result.manifest
     assert manifest is not None
@@ -331,16 +278,9 @@ def _show_corpus(result: PreprocessResult, elapsed_s: float) -> None:
         ("size", f"{sum(f.bytes for f in manifest.files) / 1e6:,.1f} MB"),
     ]
     if not result.already_complete:
-        rows.append(("time", f"{_duration(elapsed_s)}{' (continued)' if result.continued else ''}"))
-    _show_bad_rows(manifest.bad_rows, result.bad_rows)
+        rows.append(("time", f"{duration(elapsed_s)}{' (continued)' if result.continued else ''}"))
+    show_bad_rows(manifest.bad_rows, result.bad_rows)
     console.facts(f"Corpus in {result.folder}", rows)
-
-
-def _show_bad_rows(count: int, first: list[str]) -> None:
-    for line in first:
-        console.warn(f"bad row {line}")
-    if count > len(first) > 0:
-        console.warn(f"and {count - len(first):,} more bad rows")
 
 
 def _show_report(report: VerifyReport) -> None:
