@@ -19,8 +19,8 @@ def ran(monkeypatch, tmp_path) -> list[str]:
 
     def run_step(step: quickstart.Step) -> None:
         commands.append(step.arguments[0] + " " + step.arguments[1].split("/")[-1])
-        (tmp_path / "tokenizer").mkdir(exist_ok=True)
-        (tmp_path / "tokenizer/automodel_tokenizer.json").write_text("{}")
+        (tmp_path / "bpe").mkdir(exist_ok=True)
+        (tmp_path / "bpe/automodel_tokenizer.json").write_text("{}")
         scores = {"loss": 3.0, "perplexity": 20.1, "bits_per_byte": 1.2, "bigram": {"loss": 4.0}}
         (tmp_path / "results.json").write_text(json.dumps(scores))
 
@@ -39,6 +39,6 @@ def test_a_second_tour_keeps_the_tokenizer(ran, tmp_path):
 
 def test_words_stay_whole(tmp_path):
     tour = quickstart.steps(CONFIG, tmp_path / "a b", source="c d/*.py", extra=["--model.n_layer", "1"])
-    assert f"{tmp_path}/a b/tokenizer" in tour[0].arguments and "c d/*.py" in tour[0].arguments
+    assert f"{tmp_path}/a b/bpe" in tour[0].arguments and "c d/*.py" in tour[0].arguments
     assert tour[2].arguments[-2:] == ("--model.n_layer", "1")
     assert "'" in tour[0].command

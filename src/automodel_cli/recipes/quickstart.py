@@ -48,11 +48,11 @@ class Step:
 _TOUR = (
     (
         "Train a tokenizer of 4,096 entries",
-        "preprocess tokenizer --dataset {source} --vocab-size 4096 --output-dir {output}/tokenizer",
+        "preprocess tokenizer --dataset {source} --vocab-size 4096 --output-dir {output}/bpe",
     ),
     (
         "Turn the text into token files, a twentieth of it for validation",
-        "preprocess nanogpt --dataset {source} --tokenizer {output}/tokenizer --val-fraction 0.05"
+        "preprocess nanogpt --dataset {source} --tokenizer {output}/bpe --val-fraction 0.05"
         " --output-dir {output}/data",
     ),
     (
@@ -117,7 +117,7 @@ def _is_done(step: Step, output: Path) -> bool:
     """The commands find out themselves what is left to do, but one: a tokenizer is never trained over another."""
     return (
         step.arguments[:2] == ("preprocess", "tokenizer")
-        and (output / "tokenizer" / TOKENIZER_FILE).is_file()  # the last of its files
+        and (output / "bpe" / TOKENIZER_FILE).is_file()  # the last of its files
     )
 
 
@@ -146,7 +146,7 @@ def report_text(tour: Sequence[Step], output: Path) -> str:
         "",
         "| what | where |",
         "|---|---|",
-        "| tokenizer (loads with `transformers.AutoTokenizer`) | tokenizer/ |",
+        "| tokenizer (loads with `transformers.AutoTokenizer`) | bpe/ |",
         "| token files and their manifest | data/ |",
         "| run folder: config, metrics, checkpoints | run/ |",
         "| loss curve | loss.png |",
