@@ -31,7 +31,7 @@ class Work:
         """With ``tokenizer``, or with the worker's own from the folder."""
         if tokenizer is None:
             tokenizer = load_tokenizer(self.tokenizer_folder)
-            tokenizer.use_engine(self.engine)
+            tokenizer.use_engine(self.engine, probe=False)
         return Tokeniser(tokenizer, self.read, self.eot)
 
 

@@ -46,8 +46,10 @@ class Tokenizer:
         """The smallest dtype of a token file that holds every id."""
         return token_dtype(self.vocab_size)
 
-    def use_engine(self, choice: EngineChoice = "auto") -> str:
+    def use_engine(self, choice: EngineChoice = "auto", *, probe: bool = True) -> str:
         """Choose what encodes and say which: "reference", or the fast engine if it passes the probe.
+
+        ``probe=False`` is for a worker whose parent has asked the same question already.
 
         Raises:
             ConfigError: "fast" was asked for and cannot be had.
@@ -59,7 +61,7 @@ class Tokenizer:
                 f"there is no fast engine for tokenizer {self.name!r} here",
                 "pip install 'automodel-cli[fast]', or use --engine auto",
             )
-        odd = None if fast is None else first_difference(fast, reference, probe_texts())
+        odd = first_difference(fast, reference, probe_texts()) if fast is not None and probe else None
         if fast is not None and odd is not None:
             if choice == "fast":
                 raise ConfigError(

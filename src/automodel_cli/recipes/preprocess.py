@@ -11,7 +11,6 @@ Interrupted at any point, the same command goes on and ends with the same bytes.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,24 +25,23 @@ from automodel_cli.config.schema_preprocess import (
 from automodel_cli.corpus import output_folder
 from automodel_cli.corpus.corpus_writer import CorpusLayout, CorpusWriter
 from automodel_cli.corpus.documents import FileSource, Source, open_source
-from automodel_cli.corpus.engines import EngineMismatch
+from automodel_cli.corpus.engines import EngineMismatch, Sampled
 from automodel_cli.corpus.journal import Position, write_progress
 from automodel_cli.corpus.manifest import CorpusManifest
-from automodel_cli.corpus.pipeline import BadRows, Count, Progress, Sink, drive, tokenising
+from automodel_cli.corpus.pipeline import BadRows, Count, Progress, Sink, drive, teller, tokenising
+from automodel_cli.corpus.pool import likely_workers
 from automodel_cli.corpus.readers import read_unit
 from automodel_cli.corpus.shuffle import ShuffleStore, iter_shuffled, remove_buckets
 from automodel_cli.corpus.splitting import SplitRule, likely_fraction
 from automodel_cli.corpus.tokenise import Eot, Tokeniser, Work
 from automodel_cli.corpus.tokenizer import CharTokenizer, Tokenizer, open_tokenizer
+from automodel_cli.corpus.tokenizer_base import EngineChoice
 from automodel_cli.corpus.units import TokenChunk, Unit
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.files import exclusive_lock
 
 # A source so small is tokenised once more to count it, so that --val-tokens is exact even with few documents.
 _COUNTED_BYTES = 32 << 20
-_WORKER_BYTES = (
-    16 << 20
-)  # half a second of work where nothing is faster than tiktoken, a tenth with the fast engine
 ProgressCallback = Callable[[Progress], None]
 Say = Callable[[str], None]
 
@@ -155,13 +153,9 @@ def _default_folder(cfg: PreprocessNanogptConfig, name: str) -> str:
 
 
 def _workers(cfg: PreprocessNanogptConfig, source: Source) -> int:
-    """As asked; else one a core, but no more than the text keeps busy for longer than they take to start."""
     if cfg.num_workers is not None:
         return cfg.num_workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    text_bytes = [source.total_bytes, cfg.max_tokens and 4 * cfg.max_tokens]
-    known = [size for size in text_bytes if size is not None]
-    return min(cores, 1 + min(known) // _WORKER_BYTES) if known else cores
+    return likely_workers([source.total_bytes, cfg.max_tokens and 4 * cfg.max_tokens])
 
 
 def _eot(cfg: PreprocessNanogptConfig, tokenizer: Tokenizer) -> Eot:
@@ -357,7 +351,8 @@ def _gather(job: _Job, bad_rows: BadRows, progress: ProgressCallback) -> None:
 
 @contextlib.contextmanager
 def _chunks(job: _Job, units: Iterator[Unit]) -> Iterator[Iterator[tuple[Unit, TokenChunk]]]:
-    work = Work(job.folder / "tokenizer", job.cfg.engine, job.source.options, job.eot)
+    engine: EngineChoice = "fast" if isinstance(job.tokenizer.engine, Sampled) else "reference"
+    work = Work(job.folder / "tokenizer", engine, job.source.options, job.eot)
     with tokenising(work, job.tokenizer, num_workers=job.num_workers, prefetch=job.cfg.prefetch) as tokenise:
         yield tokenise(units)
 
@@ -401,16 +396,8 @@ def _saved(bad_rows: BadRows) -> dict[str, Any]:
 def _teller(
     job: _Job, phase: str, sink: Sink, bad_rows: BadRows, progress: ProgressCallback
 ) -> Callable[[int], None]:
-    """Adds up the bytes and reports; the counts come from the sink."""
-    read_bytes = 0
-
-    def tell(text_bytes: int) -> None:
-        nonlocal read_bytes
-        read_bytes += text_bytes
-        counts = (sink.documents, sink.tokens, read_bytes, bad_rows.count)
-        progress(Progress(phase, *counts, job.cfg.max_tokens, job.source.total_bytes))
-
-    return tell
+    wanted = {"tokens_wanted": job.cfg.max_tokens, "bytes_wanted": job.source.total_bytes}
+    return teller(phase, sink, bad_rows, progress, **wanted)
 
 
 def _check_amounts(job: _Job, writer: CorpusWriter, bad_rows: BadRows, say: Say) -> None:
