@@ -9,11 +9,11 @@ and handed over in pieces. So one huge file keeps every worker busy and memory d
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from automodel_cli.corpus.cutting import count_characters, cut_files
-from automodel_cli.corpus.listing import dataset_name, is_local, list_files
+from automodel_cli.corpus.listing import dataset_name, is_local, list_several
 from automodel_cli.corpus.units import ReadOptions, Unit
 from automodel_cli.files import hash_bytes
 
@@ -69,9 +69,10 @@ class FileSource:
     character at which a single text document is cut into a training and a validation document.
     """
 
-    def __init__(self, dataset: str, options: ReadOptions) -> None:
-        listing = list_files(dataset)
-        self.name = dataset_name(dataset)
+    def __init__(self, dataset: str | Sequence[str], options: ReadOptions) -> None:
+        datasets = [dataset] if isinstance(dataset, str) else list(dataset)
+        listing = list_several(datasets)
+        self.name = dataset_name(datasets[0])
         self.files = listing.files
         self.note = listing.note
         self.options = options

@@ -5,7 +5,8 @@ from __future__ import annotations
 import glob
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -85,6 +86,22 @@ def list_files(dataset: str) -> Listing:
     root = os.path.commonpath([str(Path(p).parent) for p in found])
     files = [_source_file(Path(p), Path(p).relative_to(root).as_posix()) for p in found]
     return Listing(sorted(files, key=lambda file: file.name))
+
+
+def list_several(datasets: Sequence[str]) -> Listing:
+    """The files of several arguments as one list, sorted by name; a file named twice counts once.
+
+    Raises:
+        DataError: one of them stands for no file.
+    """
+    if len(datasets) == 1:
+        return list_files(datasets[0])
+    listings = [list_files(dataset) for dataset in datasets]
+    by_path = {str(Path(file.path).resolve()): file for listing in listings for file in listing.files}
+    root = os.path.commonpath([str(Path(path).parent) for path in by_path])
+    files = [replace(file, name=Path(path).relative_to(root).as_posix()) for path, file in by_path.items()]
+    notes = "; ".join(listing.note for listing in listings if listing.note)
+    return Listing(sorted(files, key=lambda file: file.name), notes)
 
 
 def _list_folder(folder: Path) -> Listing:

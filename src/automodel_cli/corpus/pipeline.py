@@ -143,6 +143,27 @@ def tokenising(
         yield pool.run
 
 
+def teller(
+    phase: str,
+    sink: Sink[Any],
+    bad_rows: BadRows,
+    progress: Callable[[Progress], None],
+    *,
+    tokens_wanted: int | None,
+    bytes_wanted: int | None,
+) -> Callable[[int], None]:
+    """What ``drive`` tells: adds up the bytes and reports; the counts come from the sink."""
+    read_bytes = 0
+
+    def tell(text_bytes: int) -> None:
+        nonlocal read_bytes
+        read_bytes += text_bytes
+        counts = (sink.documents, sink.tokens, read_bytes, bad_rows.count)
+        progress(Progress(phase, *counts, tokens_wanted, bytes_wanted))
+
+    return tell
+
+
 class Count:
     """A sink that only counts."""
 

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, Protocol, TypeVar
@@ -27,6 +27,9 @@ from automodel_cli.corpus.units import Chunk, Unit
 from automodel_cli.errors import AutomodelError
 
 _PIPE_BYTES = 1 << 20  # so that a token buffer goes through in two or three turns instead of thirty
+_WORKER_BYTES = (
+    16 << 20
+)  # half a second of tiktoken's work, or a tenth of the fast engine's: a worker's start
 _AT_HAND = 2  # units a worker holds: the one it works on and the next
 # What makes a process think that it is one of several training workers.
 _RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS")
@@ -50,6 +53,17 @@ class _Worker:
     questions: Connection
     answers: Connection
     asked: deque[int] = field(default_factory=deque)
+
+
+def likely_workers(text_bytes: Iterable[int | None]) -> int:
+    """Processes to tokenise where nobody says: one a core, but no more than the text keeps busy.
+
+    Args:
+        text_bytes: limits on how much text there will be, None where not known.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    known = [size for size in text_bytes if size is not None]
+    return min(cores, 1 + min(known) // _WORKER_BYTES) if known else cores
 
 
 class OrderedPool(Generic[ChunkT]):
