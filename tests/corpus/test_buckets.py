@@ -138,7 +138,7 @@ def test_ranges_of_keys_agree_with_parts() -> None:
 
 def test_bucket_count() -> None:
     assert bucket_count(0, 0, 10**6) == 1
-    assert bucket_count(400_000_000, 0, 50_000_000) == 11
+    assert bucket_count(400_000_000, 0, 50_000_000) == 16
     assert bucket_count(10**15, 0, 10**6) == module.MAX_BUCKETS
 
 

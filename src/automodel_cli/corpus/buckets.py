@@ -143,6 +143,20 @@ class Buckets:
                 sizes[path.suffix] += path.stat().st_size
         return sizes[".docs"] // self.record.itemsize, sizes[".rows"]
 
+    def count_below(self, key: int) -> int:
+        """How many rows have a key below ``key``."""
+        below = 0
+        ranges = KeyRange().parts(self.count)
+        for path in self.folder.glob("*.docs"):
+            keys = ranges[int(path.name.partition(".")[0])]
+            if keys.low + keys.width <= key:
+                below += path.stat().st_size // self.record.itemsize
+            elif keys.low < key:
+                for records in iter_array(path, self.record, 1 << 18):
+                    found = shuffle_keys(self.seed, records["place"])
+                    below += int(np.count_nonzero(found < np.uint64(key)))
+        return below
+
     def iter_records(self, rows: int) -> Iterator[np.ndarray]:
         """All records, at most ``rows`` at a time, in no order."""
         for path in sorted(self.folder.glob("*.docs")):
@@ -226,9 +240,9 @@ class BucketReader:
         keep: bool = False,
         dropped: Callable[[int], np.ndarray] | None = None,
     ) -> None:
-        self._buckets, self._memory_bytes, self._keep = buckets, memory_bytes, keep
-        self._dropped = dropped
-        self._group_bytes = max(1, min(_GROUP_BYTES, memory_bytes // 8))
+        self._buckets, self._keep, self._dropped = buckets, keep, dropped
+        self._memory_bytes = memory_bytes * 3 // 4  # for a bucket; the rest is for sorted rows on their way
+        self._group_bytes = max(1, min(_GROUP_BYTES, memory_bytes // 16))
         self._files: dict[str, list[Path]] = defaultdict(list)  # bucket -> its .docs files
         for path in sorted(buckets.folder.iterdir()):
             name = path.name.partition(".")[0]
@@ -360,6 +374,6 @@ def _not_whole(path: Path) -> DataError:
 
 
 def bucket_count(expected_bytes: int, expected_rows: int, memory_bytes: int) -> int:
-    """Buckets so that each, sorted, takes three quarters of the memory: keys scatter, and none should be divided."""
+    """Buckets so that one takes half of the memory: a reader takes up to three quarters, and keys scatter."""
     needed = expected_bytes + BYTES_A_ROW * expected_rows
-    return max(1, min(MAX_BUCKETS, -(-needed * 4 // (memory_bytes * 3))))
+    return max(1, min(MAX_BUCKETS, -(-needed * 2 // memory_bytes)))
