@@ -373,7 +373,7 @@ def test_a_single_weight_says_nothing(files: Path) -> None:
         ({"eod_mask_loss": True}, ConfigError, "which token ends a document"),
         ({"object_storage_config": {}}, ConfigError, "remote files"),
         ({"seq_length": 5000}, DataError, "the train split of a holds (no sample: )?3,.* tokens"),
-        ({"paths": ["a", "nothing"]}, DataError, "nothing.idx does not exist"),
+        ({"paths": ["a", "nothing"]}, DataError, "cannot read nothing.bin"),
     ],
 )
 @pytest.mark.parametrize("order", ["megatron", "stateless"])

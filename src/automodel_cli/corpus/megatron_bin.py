@@ -23,7 +23,9 @@ against the sizes of both files is checked when a file is opened, the rest by ``
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +47,8 @@ _SMALL_VOCABULARY = 65_500  # Megatron's limit, not 65,536: some room for added 
 _BUFFER_BYTES = 4 << 20
 _CHUNK = 1 << 20  # sequences looked at or written at a time
 _SMALL_INDEX_BYTES = 1 << 20  # smaller indices are read, larger ones mapped
+_FEW = 6  # sequences that are looked up one by one
+_POINTER, _LENGTH = struct.Struct("<q"), struct.Struct("<i")
 _REMAKE = "make it again with `automodel preprocess megatron`, or copy both files again"
 
 
@@ -92,7 +96,12 @@ class MegatronFile:
         """Byte of the document index in ``.idx``."""
         return HEADER_BYTES + 12 * self.num_sequences
 
-    @property
+    @functools.cached_property
+    def idx(self) -> Path:
+        """Where the index is."""
+        return idx_path(self.prefix)
+
+    @functools.cached_property
     def tokens(self) -> TokenFile:
         """The ``.bin`` as a token file, for ``TokenReader``."""
         return TokenFile(bin_path(self.prefix), "raw", self.dtype, self.num_tokens, 0)
@@ -107,22 +116,24 @@ def inspect_prefix(prefix: Path | str) -> MegatronFile:
         DataError: a file is missing, is no such index, is cut off, or the two do not belong together.
     """
     index, data = idx_path(prefix), bin_path(prefix)
-    for path in (index, data):
-        if not path.is_file():
-            raise DataError(f"{path} does not exist", _why_missing(path, index, data))
-    with index.open("rb") as handle:
-        head = handle.read(HEADER_BYTES)
-        size = os.fstat(handle.fileno()).st_size
-        dtype, sequences, entries = _parse_header(index, head)
-        _check_index_size(index, size, sequences, entries)
-        file = MegatronFile(Path(prefix), dtype, sequences, entries - 1, 0)
-        edges = _edges(handle, file)
-    _check_edges(file, edges, data.stat().st_size)
-    return MegatronFile(Path(prefix), dtype, sequences, entries - 1, edges.end_bytes // dtype.itemsize)
+    try:
+        bin_bytes = data.stat().st_size
+        with index.open("rb") as handle:
+            head = handle.read(HEADER_BYTES)
+            dtype, sequences, entries = _parse_header(index, head)
+            _check_index_size(index, os.fstat(handle.fileno()).st_size, sequences, entries)
+            file = MegatronFile(Path(prefix), dtype, sequences, entries - 1, bin_bytes // dtype.itemsize)
+            edges = _edges(handle, file)
+    except OSError as error:
+        raise DataError(
+            f"cannot read {error.filename}: {error.strerror}", _why_missing(index, data)
+        ) from error
+    _check_edges(index, data, file, edges, bin_bytes)
+    return file
 
 
-def _why_missing(path: Path, index: Path, data: Path) -> str:
-    if path == index and data.is_file():
+def _why_missing(index: Path, data: Path) -> str:
+    if data.is_file() and not index.exists():
         return f"{data.name} is there without its index: its writer was stopped; {_REMAKE}"
     return "check the prefix: it is the path without .bin or .idx"
 
@@ -183,8 +194,7 @@ def _edges(handle: IO[bytes], file: MegatronFile) -> _Edges:
     return _Edges(first_pointer, end, *documents)
 
 
-def _check_edges(file: MegatronFile, edges: _Edges, bin_bytes: int) -> None:
-    index = idx_path(file.prefix)
+def _check_edges(index: Path, data: Path, file: MegatronFile, edges: _Edges, bin_bytes: int) -> None:
     if (edges.first_document, edges.last_document) != (0, file.num_sequences):
         raise DataError(
             f"{index}: documents run from sequence {edges.first_document:,} to {edges.last_document:,}, "
@@ -200,7 +210,7 @@ def _check_edges(file: MegatronFile, edges: _Edges, bin_bytes: int) -> None:
     if edges.end_bytes != bin_bytes:
         raise DataError(
             f"{index} lists {edges.end_bytes // file.dtype.itemsize:,} tokens ({edges.end_bytes:,} bytes), "
-            f"{bin_path(file.prefix)} is {bin_bytes:,} bytes long",
+            f"{data} is {bin_bytes:,} bytes long",
             f"the files are of different runs, or a copy is incomplete; {_REMAKE}",
         )
 
@@ -208,7 +218,7 @@ def _check_edges(file: MegatronFile, edges: _Edges, bin_bytes: int) -> None:
 def tokens_before(file: MegatronFile, sequences: Sequence[int]) -> list[int]:
     """Tokens that lie before each of ``sequences`` (0..N): pointers lie in order, so a read each tells."""
     found = []
-    with idx_path(file.prefix).open("rb") as handle:
+    with file.idx.open("rb") as handle:
         for sequence in sequences:
             if sequence == file.num_sequences:
                 found.append(file.num_tokens)
@@ -236,6 +246,7 @@ class MegatronIndex:
         self._lengths = self._rows(raw, file.lengths_offset, file.num_sequences, 4)
         self._pointers = self._rows(raw, file.pointers_offset, file.num_sequences, 8)
         self._documents = self._rows(raw, file.documents_offset, file.num_documents + 1, 8)
+        self._raw = raw.data
 
     @staticmethod
     def _rows(raw: np.ndarray, offset: int, count: int, width: int) -> np.ndarray:
@@ -249,11 +260,16 @@ class MegatronIndex:
         """The document index, int64 ``[documents + 1]``, a copy."""
         return self._documents.copy().view("<i8").ravel()
 
-    def locate(self, sequences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(first token in ``.bin``, length), int64 and int32, of each of ``sequences``."""
+    def locate(self, sequences: np.ndarray) -> tuple[list[int], list[int]]:
+        """(first tokens in ``.bin``, lengths) of ``sequences``."""
+        itemsize = self.file.dtype.itemsize
+        if len(sequences) <= _FEW:  # whole arrays cost more to set up
+            numbers, first = sequences.tolist(), self.file.pointers_offset
+            starts = [_POINTER.unpack_from(self._raw, first + 8 * n)[0] // itemsize for n in numbers]
+            return starts, [_LENGTH.unpack_from(self._raw, HEADER_BYTES + 4 * n)[0] for n in numbers]
         pointers = self._pointers.take(sequences, axis=0).view("<i8").ravel()
         lengths = self._lengths.take(sequences, axis=0).view("<i4").ravel()
-        return pointers // self.file.dtype.itemsize, lengths
+        return (pointers // itemsize).tolist(), lengths.tolist()
 
     def check(self) -> None:
         """Check every length, pointer and document boundary; a second for some 100M sequences.
@@ -305,7 +321,7 @@ class MegatronReader:
     def sequence(self, number: int) -> np.ndarray:
         """The token ids of one sequence, in the file's dtype."""
         starts, lengths = self.index.locate(np.array([number]))
-        return self.tokens.read(int(starts[0]), int(lengths[0]))
+        return self.tokens.read(starts[0], lengths[0])
 
     def document(self, number: int) -> list[np.ndarray]:
         """The sequences of one document."""
@@ -334,7 +350,7 @@ class MegatronWriter:
         self.num_tokens, self.num_sequences, self.num_documents = keep
         with disk_errors_named(bin_path(prefix)):
             self._bin, self._lengths, self._sizes = (
-                _open_kept(path, size) for path, size in _pieces(self.prefix, self.dtype, keep)
+                _open_kept(path, size) for path, size in pieces(self.prefix, self.dtype, keep)
             )
 
     def write(self, tokens: np.ndarray, lengths: np.ndarray, sizes: np.ndarray | None = None) -> None:
@@ -431,13 +447,13 @@ class MegatronWriter:
     def _drop_pieces(self) -> None:
         for handle in (self._lengths, self._sizes):
             handle.close()
-        for path, _ in _pieces(self.prefix, self.dtype, (0, 0, 0))[1:]:
+        for path, _ in pieces(self.prefix, self.dtype, (0, 0, 0))[1:]:
             path.unlink(missing_ok=True)
 
     def abandon(self, keep: Kept = (0, 0, 0)) -> None:
         """Close without publishing, after an error: cut the temporaries back to ``keep`` or remove them."""
         handles = (self._bin, self._lengths, self._sizes)
-        for handle, (path, size) in zip(handles, _pieces(self.prefix, self.dtype, keep), strict=True):
+        for handle, (path, size) in zip(handles, pieces(self.prefix, self.dtype, keep), strict=True):
             with contextlib.suppress(OSError):  # buffered bytes without room on the disk are not wanted
                 handle.close()
             if any(keep) and path.exists():
@@ -451,7 +467,7 @@ def _temporary(path: Path) -> Path:
     return path.with_name(path.name + TEMP_SUFFIX)
 
 
-def _pieces(prefix: Path, dtype: np.dtype, keep: Kept) -> list[tuple[Path, int]]:
+def pieces(prefix: Path, dtype: np.dtype, keep: Kept) -> list[tuple[Path, int]]:
     """The temporaries of a writer (tokens, lengths, document sizes) and their bytes at ``keep``."""
     tokens, sequences, documents = keep
     return [
@@ -463,8 +479,8 @@ def _pieces(prefix: Path, dtype: np.dtype, keep: Kept) -> list[tuple[Path, int]]
 
 def can_continue(prefix: Path | str, dtype: np.dtype, keep: Kept) -> bool:
     """Whether a writer's temporaries are there with at least what ``keep`` speaks of."""
-    pieces = _pieces(Path(prefix), np.dtype(dtype), keep)
-    return all(path.is_file() and path.stat().st_size >= size for path, size in pieces)
+    found = pieces(Path(prefix), np.dtype(dtype), keep)
+    return all(path.is_file() and path.stat().st_size >= size for path, size in found)
 
 
 def _open_kept(path: Path, keep_bytes: int) -> IO[bytes]:

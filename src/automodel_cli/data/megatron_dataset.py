@@ -297,13 +297,12 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
         """
         if sample_number < 0:
             raise IndexError(f"sample number {sample_number}: they count from 0")
-        places = self.locate(np.array([sample_number]))
-        row = np.empty((1, self.seq_len + 1), dtype=np.int64)
-        self.gather(places, row)
-        item: dict[str, Any] = {}
-        if len(self.parts) > 1:
-            item["dataset_id"] = np.int16(places[0, 0])
-        return {**item, **self.labels.item(row[0], attention_mask=self.create_attention_mask)}
+        if isinstance(self.order, MegatronOrder):
+            sample_number %= len(self)
+        row = np.empty(self.seq_len + 1, dtype=np.int64)
+        part = self.order.read(sample_number, row)
+        item = self.labels.item(row, attention_mask=self.create_attention_mask)
+        return item if len(self.parts) == 1 else {"dataset_id": np.int16(part), **item}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """The samples, once."""

@@ -14,6 +14,7 @@ Shapes: B rows, T tokens.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,7 +90,7 @@ class LabelRules:
                 "give dataset.tokenizer a tokenizer with an end-of-text token",
             )
 
-    @property
+    @functools.cached_property
     def plain(self) -> bool:
         """Whether labels are just the next tokens, and nothing else is needed."""
         special = self.reset_position_ids or self.reset_attention_mask or self.eod_mask_loss
@@ -108,16 +109,24 @@ class LabelRules:
         )
 
     def item(self, row: np.ndarray, *, attention_mask: bool) -> dict[str, torch.Tensor]:
-        """One row (int64 ``[T + 1]``) as megatron-core's dict; its mask is True where attention is forbidden."""
-        inputs, labels, keep = self._taken_apart(row[None])
-        ends = self._ends(row[None])
-        positions = _positions(ends)[0] if self.reset_position_ids else np.arange(len(row) - 1)
+        """One row (int64 ``[T + 1]``) as megatron-core's dict; its mask is True where attention is forbidden.
+
+        Tokens and labels are views of ``row`` where nothing in them is replaced.
+        """
+        tokens = torch.from_numpy(row)
         found = {
-            "tokens": torch.from_numpy(inputs[0]),
-            "labels": torch.from_numpy(labels[0]),
-            "loss_mask": torch.from_numpy(keep[0].astype(np.float32)),
-            "position_ids": torch.from_numpy(positions),
+            "tokens": tokens[:-1],
+            "labels": tokens[1:],
+            "loss_mask": torch.ones(len(row) - 1),
+            "position_ids": torch.arange(len(row) - 1),
         }
+        if not self.plain:
+            inputs, labels, keep = self._taken_apart(row[None])
+            found["tokens"], found["labels"] = torch.from_numpy(inputs[0]), torch.from_numpy(labels[0])
+            found["loss_mask"] = torch.from_numpy(keep[0].astype(np.float32))
+        ends = self._ends(row[None]) if attention_mask or self.reset_position_ids else row[None]
+        if self.reset_position_ids:
+            found["position_ids"] = torch.from_numpy(_positions(ends)[0])
         if attention_mask:
             found["attention_mask"] = torch.from_numpy(self._forbidden(ends[0]))
         return found
@@ -125,8 +134,6 @@ class LabelRules:
     def _taken_apart(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Inputs, labels and where there is a loss, each ``[B, T]`` and new."""
         inputs, labels = rows[:, :-1].copy(), rows[:, 1:].copy()
-        if self.plain:
-            return inputs, labels, np.ones(labels.shape, dtype=bool)
         keep = labels != self.ids.pad
         if self.eod_mask_loss:
             keep &= inputs != self.ids.eod

@@ -170,7 +170,7 @@ class MegatronOrder:
                 "GPTDataset", f"{part.file.prefix.name}-{settings.split}", fixed, description, settings
             ),
             plan={**fixed, "sequences": [part.begin, part.end], "before_last": plan.before_last},
-            data=state_of_index(part.prefix),
+            data=state_of_index(part.file),
             names=_GPT_NAMES,
             build=lambda: self._build(part, plan),
             description=description,
@@ -289,26 +289,38 @@ class MegatronOrder:
 
     def gather(self, places: np.ndarray, out: np.ndarray) -> None:
         """Copy the samples at ``places`` (int64 ``[B, 5]``) into ``out`` (int64 ``[B, T + 1]``)."""
-        for (part, first, offset, last, end), row in zip(places.tolist(), out, strict=True):
-            sequences = self.indices[part].document_index[first : last + 1]
-            starts, lengths = self._index(part).locate(sequences)
-            self._copy(part, starts.tolist(), lengths.tolist(), offset, end + self.settings.extra_token, row)
+        for place, row in zip(places.tolist(), out, strict=True):
+            self._copy(row, *place)
 
-    def _copy(
-        self, part: int, starts: list[int], lengths: list[int], offset: int, end: int, row: np.ndarray
-    ) -> None:
-        """One sample: from token ``offset`` of the first of some sequences up to ``end`` of the last."""
-        lengths[-1] = end
+    def read(self, sample_number: int, row: np.ndarray) -> int:
+        """Copy one sample into ``row`` (int64 ``[T + 1]``); the part it is from. Quicker than by ``locate``."""
+        part, sample = 0, sample_number % len(self)
+        if self.blend is not None:
+            part = int(self.blend.dataset_index[sample])
+            sample = int(self.blend.dataset_sample_index[sample])
+        indices = self.indices[part]
+        at = int(indices.shuffle_index[sample])
+        self._copy(row, part, *indices.sample_index[at : at + 2].ravel().tolist())
+        return part
+
+    def _copy(self, row: np.ndarray, part: int, first: int, offset: int, last: int, end: int) -> None:
+        """One sample: from token ``offset`` of entry ``first`` to ``end`` of entry ``last``, into ``row``."""
+        sequences = self.indices[part].document_index[first : last + 1]
+        starts, lengths = self._index(part).locate(sequences)
+        lengths[-1] = end + self.settings.extra_token
         starts[0] += offset
         lengths[0] -= offset
-        tokens, at = self._tokens.tokens(part), 0
-        for start, length in zip(starts, lengths, strict=True):
-            if tokens is not None:
-                row[at : at + length] = tokens[start : start + length]
-            elif length:
-                self._tokens.reader(part).read_into(start, row[at : at + length])
-            at += length
-        row[at:] = self.settings.pad_id
+        stretches, total = zip(starts, lengths, strict=True), sum(lengths)
+        tokens = self._tokens.tokens(part)
+        if tokens is None:
+            reader = self._tokens.reader(part)
+            np.concatenate([reader.read(start, length) for start, length in stretches], out=row[:total])
+        elif len(starts) == 1:
+            row[:total] = tokens[starts[0] : starts[0] + total]
+        else:
+            np.concatenate([tokens[start : start + length] for start, length in stretches], out=row[:total])
+        if total < len(row):
+            row[total:] = self.settings.pad_id
 
     def _open_index(self, part: int) -> MegatronIndex:
         return MegatronIndex(self.parts[part].file)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from automodel_cli.corpus.megatron_bin import (
     HEADER_BYTES,
     MegatronFile,
-    idx_path,
     inspect_prefix,
     tokens_before,
 )
@@ -68,10 +67,9 @@ def fingerprint(parts: Sequence[Part]) -> str:
     return hash_bytes(json.dumps(found).encode())
 
 
-def state_of_index(prefix: str | Path) -> dict[str, int | str]:
+def state_of_index(file: MegatronFile) -> dict[str, int | str]:
     """What shows that an ``.idx`` was replaced: its size, time and header."""
-    path = idx_path(prefix)
-    with path.open("rb") as handle:
+    with file.idx.open("rb") as handle:
         header = handle.read(HEADER_BYTES)
-    status = path.stat()
+        status = os.fstat(handle.fileno())
     return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "header": hash_bytes(header)}

@@ -145,3 +145,9 @@ class StatelessOrder:
             else:
                 self._tokens.reader(part).read_into(start, row[:length])
             row[length:] = self.settings.pad_id
+
+    def read(self, sample_number: int, row: np.ndarray) -> int:
+        """Copy one sample into ``row`` (int64 ``[T + 1]``); the part it is from."""
+        places = self.locate(np.array([sample_number]))
+        self.gather(places, row[None])
+        return int(places[0, 0])
