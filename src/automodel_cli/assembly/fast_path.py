@@ -63,6 +63,7 @@ def choose_fast_path(
         device=device,
         total_tokens=horizon.total_tokens,
         total_steps=horizon.total_steps,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
     )
     if cfg.compile.enabled == "auto" and "compile" in stored:
         compiled, reasons["compile"] = stored["compile"], "as stored with the run"

@@ -7,6 +7,7 @@ the loop does. Nothing here prints: lines, tables and the bar go through the ``V
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import os
 import time
@@ -14,8 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from automodel_cli import device as this_machine
 from automodel_cli.assembly import data as data_assembly
@@ -38,6 +37,7 @@ from automodel_cli.evaluation.likelihood import evaluate as evaluate_likelihood
 from automodel_cli.files import write_text
 from automodel_cli.metrics.log import MetricsLog, rewind
 from automodel_cli.metrics.wandb_log import open_wandb
+from automodel_cli.train.compiling import compile_model
 from automodel_cli.train.state import TrainState
 from automodel_cli.train.step import StepResult, train_step
 from automodel_cli.train.stop import EXIT_PREEMPTED, Stopped, StopRequest
@@ -129,7 +129,14 @@ class PretrainRecipe:
         self._show_summary(weights_from)
         self._open_logs()
         if self.fast_path.compile:
-            self.model.compile(**training.compile_arguments(self.cfg))
+            compile_model(
+                self.model, on_failure=self._without_compile, **training.compile_arguments(self.cfg)
+            )
+
+    def _without_compile(self, line: str) -> None:
+        """Say that compilation failed, and remember it: a resume takes the path that this run took."""
+        self.voice.say(line)
+        self.fast_path = dataclasses.replace(self.fast_path, compile=False)
 
     def _build(self) -> None:
         """Data first: it is the cheapest thing that can be wrong. Weights come later."""
@@ -180,7 +187,7 @@ class PretrainRecipe:
             tokens_per_micro_batch=self.cfg.step_scheduler.local_batch_size * self.seq_len,
             stored=stored.get("fast_path"),
         )
-        torch.set_num_threads(self.fast_path.threads)
+        this_machine.settle_process(self.device, threads=self.fast_path.threads)
         self.head_loss = training.build_head_loss(self.cfg, self.fast_path, trust=self.trust)
         self.scaler = training.build_scaler(self.fast_path, self.device)
 
@@ -436,7 +443,12 @@ class PretrainRecipe:
 
     def _show_summary(self, weights_from: str) -> None:
         notes = [*self.cfg.notes, *world.notes(self.cfg, self.device.type), *self.model.notes]
-        for note in [*notes, *data_assembly.notes(self.dataset, self.loader)]:
+        for note in [
+            *notes,
+            *data_assembly.notes(
+                self.dataset, self.loader, *(held_out for held_out, _ in self.val_sets.values())
+            ),
+        ]:
             self.voice.say(f"note: {note}")
         rows = [
             *summary.model_rows(self.model, weights_from=weights_from),

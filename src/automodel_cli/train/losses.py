@@ -21,9 +21,11 @@ from automodel_cli.batch import IGNORE_INDEX
 from automodel_cli.errors import ConfigError
 from automodel_cli.train.chunked_nll import chunked_nll
 
-# Logits of a chunk. 2^25 are 128 MiB in fp32 and 512 tokens of GPT-2's vocabulary: with fewer, the passes over the
-# weight gradient cost more than the logits; with more, nothing gets faster. GPUs need larger pieces to fill up.
+# Logits of a chunk. 2^25 are 128 MiB in fp32 and 512 tokens of GPT-2's vocabulary: with fewer, the passes over
+# the weight gradient cost more than the logits; with more, nothing gets faster. GPUs need larger pieces to fill up.
 _CHUNK_LOGITS = {"cpu": 1 << 25, "cuda": 1 << 28}
+_PLAIN_BYTES_PER_LOGIT = 10  # compute dtype, fp32 log-probabilities, fp32 gradient
+_CPU_LOGITS_GIB = 0.25
 
 
 def _check_reduction(reduction: str) -> None:
@@ -149,8 +151,14 @@ def default_chunk_tokens(padded_vocab_size: int, device_type: str) -> int:
 
 
 def pick_loss(*, vocab_size: int, tokens: int, device: str) -> tuple[str, str]:
-    """("plain" | "chunked", why) for a micro-batch of ``tokens`` and a (padded) vocabulary."""
-    logits_gib = tokens * vocab_size * 4 / 2**30
-    if logits_gib > 0.25:
-        return "chunked", f"the logits would take {logits_gib:.1f} GiB in fp32"
-    return "plain", f"the logits take only {logits_gib:.2f} GiB in fp32"
+    """("plain" | "chunked", why) for a micro-batch of ``tokens`` and a (padded) vocabulary.
+
+    Chunked costs no time on a CPU and some on a GPU, so there it starts at a tenth of the memory.
+    """
+    gib = tokens * vocab_size * _PLAIN_BYTES_PER_LOGIT / 2**30
+    limit = _CPU_LOGITS_GIB
+    if device == "cuda" and torch.cuda.is_available():
+        limit = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 2**30 / 10
+    if gib > limit:
+        return "chunked", f"whole logits and their gradient would take {gib:.1f} GiB"
+    return "plain", f"whole logits and their gradient take {gib:.2f} GiB"

@@ -1,0 +1,40 @@
+"""torch.compile on a model, with a way back.
+
+A model that cannot be compiled still trains: the first failing call says why, once, and runs without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch._dynamo.exc import TorchDynamoException
+from torch._inductor.exc import InductorError
+
+
+def compile_model(model: nn.Module, *, on_failure: Callable[[str], None], **arguments: Any) -> None:
+    """Compile ``model`` in place (names of its parameters stay); ``arguments`` are those of ``torch.compile``.
+
+    ``on_failure`` gets one line when compilation fails, and from then on the model runs without it; the caller
+    should remember that choice with the run.
+    """
+    model.compile(**arguments)
+    compiled = model._compiled_call_impl
+    assert compiled is not None
+
+    def call(*inputs: Any, **keywords: Any) -> Any:
+        try:
+            return compiled(*inputs, **keywords)
+        except (TorchDynamoException, InductorError) as error:
+            model._compiled_call_impl = None
+            on_failure(f"torch.compile failed, going on without it: {in_one_line(error)}")
+            return model(*inputs, **keywords)
+
+    model._compiled_call_impl = call
+
+
+def in_one_line(error: BaseException) -> str:
+    """The first two lines of an exception's text (dynamo's first only names the backend), cut to a terminal line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (" ".join(lines[:2]) or type(error).__name__)[:160]

@@ -1,0 +1,43 @@
+"""AdamW as built here against torch's own loop."""
+
+import torch
+
+from automodel_cli.train.optimizers import build_adamw
+
+
+def run(optimizer, weights):
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        for weight in weights:
+            weight.grad = torch.randn(weight.shape, generator=generator)
+        optimizer.step()
+    return torch.cat([weight.detach().flatten() for weight in weights])
+
+
+def parameters():
+    generator = torch.Generator().manual_seed(1)
+    return [torch.nn.Parameter(torch.randn(7, 5, generator=generator)) for _ in range(3)]
+
+
+def test_the_fused_kernel_is_used_and_is_adamw():
+    ours, theirs = parameters(), parameters()
+    optimizer = build_adamw(ours, lr=0.01, betas=[0.9, 0.95], weight_decay=0.1, device="cpu")
+    assert optimizer.defaults["fused"]
+    reference = torch.optim.AdamW(
+        theirs, lr=0.01, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, foreach=False
+    )
+    torch.testing.assert_close(run(optimizer, ours), run(reference, theirs), rtol=1e-5, atol=1e-6)
+
+
+def test_groups_keep_what_they_say():
+    weights = parameters()
+    groups = [
+        {"params": weights[:1], "weight_decay": 0.0, "lr_mult": 0.5, "wd_mult": 0.0},
+        {"params": weights[1:], "weight_decay": 0.1, "lr_mult": 1.0, "wd_mult": 1.0},
+    ]
+    optimizer = build_adamw(groups, lr=0.02, weight_decay=0.1)
+    assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [
+        (0.01, 0.0),
+        (0.02, 0.1),
+    ]
+    assert "lr" not in groups[0]  # the caller's dictionaries are not changed
