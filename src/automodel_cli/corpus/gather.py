@@ -6,8 +6,6 @@ For 200-byte rows that is ten times as fast as slicing and joining bytes, for 3 
 from __future__ import annotations
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 _INT32_BYTES = 2**31 - 1  # offsets up to here are int32, which are quicker
 
@@ -16,6 +14,8 @@ class Rows:
     """Rows that lie one after another in ``data`` (uint8), each ``lengths`` bytes long."""
 
     def __init__(self, data: np.ndarray, lengths: np.ndarray) -> None:
+        import pyarrow as pa  # a quarter of a second that runs without a shuffle do not pay
+
         offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
         np.cumsum(lengths, out=offsets[1:])
         assert offsets[-1] <= len(data), "the rows are longer than their bytes"
@@ -27,6 +27,9 @@ class Rows:
 
     def take(self, order: np.ndarray) -> np.ndarray:
         """The bytes (uint8) of the rows numbered in ``order``, one after another."""
+        import pyarrow as pa  # as above
+        import pyarrow.compute as pc
+
         taken = pc.take(self._array, pa.array(order.astype(self._dtype, copy=False)), boundscheck=False)
         _, offsets, data = taken.buffers()
         if data is None:  # no row, or only empty ones
