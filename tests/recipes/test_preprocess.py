@@ -396,7 +396,7 @@ def test_the_whole_run_leaves_torch_and_transformers_out(tmp_path: Path, rows: s
         "from automodel_cli.recipes import preprocess\n"
         f"cfg = C(dataset={rows!r}, tokenizer='byte', output_dir={str(tmp_path / 'out')!r}, num_workers=2)\n"
         "preprocess.run(cfg, progress=lambda event: None, say=print)\n"
-        "print('heavy', sorted(set(sys.modules) & {'torch', 'transformers', 'datasets', 'pandas'}))\n"
+        "print('heavy', sorted(set(sys.modules) & {'torch', 'transformers', 'datasets', 'pyarrow'}))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "heavy []" in done.stdout
