@@ -17,6 +17,9 @@ _TITLES = {
     "writing": "writing tokens",
     "reading": "reading text",
     "dividing": "dividing into shards",
+    "scattering": "reading documents",
+    "comparing": "finding duplicates",
+    "joining": "writing documents",
 }
 
 

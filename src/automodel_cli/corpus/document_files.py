@@ -153,7 +153,8 @@ class DocumentWriter:
         if self._open is not None:
             self._open.abandon()
         for file in self._files:
-            (self._folder / (file.name + TEMP_SUFFIX)).unlink(missing_ok=True)
+            for name in (file.name, file.name + TEMP_SUFFIX):
+                (self._folder / name).unlink(missing_ok=True)
 
 
 class _OpenFile:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from automodel_cli.corpus.buckets import Buckets
+from automodel_cli.corpus.listing import SourceFile
 from automodel_cli.corpus.pool import OrderedPool
 from automodel_cli.corpus.rows import RowOptions, count_rows, read_rows
 from automodel_cli.corpus.splitting import document_places
@@ -22,6 +23,7 @@ from automodel_cli.corpus.tokenizer_base import Tokenizer
 from automodel_cli.corpus.units import Chunk, Unit
 
 DIGEST_FIELDS = (("low", "<u8"), ("high", "<u8"))
+_LEAST_BLOCK_BYTES, _MOST_BLOCK_BYTES = 64 << 10, 32 << 20
 _NOTHING = np.zeros(0, dtype=np.uint8)
 
 
@@ -64,6 +66,18 @@ class Scatterer:
         if len(records):
             self._buckets.scatter(block.data, records, writer=self._writer)
         return Scattered(rows=block.rows, bad=block.bad, text_bytes=unit.size, documents=len(records))
+
+
+def block_bytes(memory_bytes: int, num_workers: int, options: RowOptions, files: Sequence[SourceFile]) -> int:
+    """Bytes of input to take at a time, so that all workers together stay within the memory.
+
+    A block is in memory about four times while its rows are moved, twice as often while they are parsed; a row group
+    of a parquet file is read whole even if it is eight blocks long (``cutting``).
+    """
+    copies = 8 if options.parses or any(file.kind != "jsonl" for file in files) else 4
+    if any(file.kind == "parquet" for file in files):
+        copies *= 2
+    return min(_MOST_BLOCK_BYTES, max(_LEAST_BLOCK_BYTES, memory_bytes // (copies * max(1, num_workers))))
 
 
 def numbered(units: Iterator[Unit], rows_of: Callable[[Unit], int]) -> Iterator[Unit]:

@@ -1,0 +1,72 @@
+"""What `automodel preprocess shuffle` reads."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from automodel_cli.config.schema_preprocess import Amount, Fraction
+from automodel_cli.config.sections import Count, Meaning, Section, Whole
+
+
+def _split_names(value: Any) -> Any:
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
+Names = Annotated[
+    list[str], BeforeValidator(_split_names), Meaning("names, in a list or with commas between them")
+]
+
+
+class ShuffleConfig(Section):
+    """Documents in random order, with bounded memory; the order depends on the seed and the input alone."""
+
+    dataset: str
+    """File, folder or glob (.jsonl .parquet .txt ..., also .gz and .zst), read in the order of the file names."""
+    output_dir: str | None = None
+    """Folder to write; null: `{dataset}_shuffled` in the current one."""
+    name: str | None = None
+    """Beginning of the file names, `NAME.chunk.00000.jsonl` and `NAME.val.jsonl`; null: the dataset's."""
+    text_key: str = "text"
+    """Field or column that holds the text; also its key in what is written."""
+    document: str = Field(default="file", min_length=1)
+    r"""What a document is in text files: `file`, `line`, or the delimiter between documents (`\n\n`)."""
+    keep_columns: Names | None = None
+    """Columns of parquet files to keep besides the text, or `all`; rows of .jsonl files always stay as they are."""
+    seed: Whole = 42
+    """Decides the order, and with it which documents are for validation."""
+    chunks: Count = 1
+    """Files to divide the training documents into, with equally many each."""
+    chunk_size: Amount | None = None
+    """Bytes of a file at most, instead of a number of files."""
+    val_fraction: Fraction | None = None
+    """Part of the documents for `NAME.val.jsonl`."""
+    val_documents: Count | None = None
+    """Documents for `NAME.val.jsonl`, exactly, instead of a fraction."""
+    dedup: bool = False
+    """Leave out documents whose text came before, so that no two are equal, within and across splits."""
+    check: bool = False
+    """Parse every row and leave out those without usable text (always done with `dedup`)."""
+    strict: bool = False
+    """Stop at the first bad row instead of leaving it out."""
+    memory: Amount = 500_000_000
+    """Bytes to hold in memory; more makes fewer and larger temporary files, and the same result."""
+    temp_dir: str | None = None
+    """Folder for temporary files, about as large as the text; null: in the output folder."""
+    overwrite: bool = False
+    """Replace the documents of an earlier run in the folder."""
+    num_workers: Whole | None = None
+    """Processes that read; 0 or 1: none besides this one; null: as many as pay, at most one a core."""
+    dry_run: bool = False
+    """Say what would be done, and stop."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> ShuffleConfig:
+        if self.val_fraction is not None and self.val_documents is not None:
+            raise ValueError("val_fraction and val_documents exclude each other; give one")
+        if self.chunks != 1 and self.chunk_size is not None:
+            raise ValueError("chunks and chunk_size exclude each other; give one")
+        if self.name is not None and ("/" in self.name or not self.name.strip(".")):
+            raise ValueError("name is the beginning of a file name, without folders")
+        return self
