@@ -90,6 +90,7 @@ class PretrainRecipe:
         self.run_folder = Path(cfg.checkpoint.checkpoint_dir)
         self.stop = StopRequest(cfg.step_scheduler.preemption_signal)
         self.state = TrainState()
+        self.fast_path: FastPath
         self._pending: list[StepResult] = []  # updates whose numbers are still on the device
         self._last_loss: float | None = None
         self._val_losses: dict[str, float] = {}
@@ -179,7 +180,7 @@ class PretrainRecipe:
 
     def _choose_fast_path(self, checkpoint: Path | None) -> None:
         stored = layout.read_step_manifest(checkpoint)["facts"] if checkpoint is not None else {}
-        self.fast_path: FastPath = choose_fast_path(
+        self.fast_path = choose_fast_path(
             self.cfg,
             device=self.device,
             horizon=self.horizon,
