@@ -11,6 +11,7 @@ import torch
 
 from automodel_cli.assembly.voice import Voice
 from automodel_cli.batch import Batch
+from automodel_cli.checkpoint.hf_format import save_hf
 from automodel_cli.config.schema import EvaluateConfig
 from automodel_cli.corpus.nanogpt_bin import inspect_token_file, write_token_file
 from automodel_cli.corpus.tokenizer import CharTokenizer
@@ -36,6 +37,14 @@ def plain_loss(model, tokens, seq_len) -> tuple[float, int]:
         logits = model(Batch(ids[None, :-1]))[0].double()
         nll += float(torch.nn.functional.cross_entropy(logits, ids[1:], reduction="sum"))
     return nll / (windows * seq_len), windows * seq_len
+
+
+def swap_two_ids(tokenizer_json: str) -> str:
+    """Another vocabulary of the same size."""
+    body = json.loads(tokenizer_json)
+    vocab = body["model"]["vocab"]
+    vocab["a"], vocab["b"] = vocab["b"], vocab["a"]
+    return json.dumps(body)
 
 
 def score(tiny_run, tmp_path, **settings):
@@ -164,6 +173,17 @@ class TestChecks:
         monkeypatch.setattr(evaluate, "load_model", lambda *_, **__: changed)
         with pytest.raises(DataError, match="tokenised with byte"):
             score(tiny_run, tmp_path)
+
+    def test_a_foreign_folder_with_the_same_ids_in_other_files(self, tiny_run, tmp_path):
+        """As GPT-2's vocabulary, which tiktoken and Hugging Face store in different files."""
+        folder = save_hf(tiny_run.model, tmp_path / "hf", tiny_run.corpus / "tokenizer")
+        (folder / "automodel_tokenizer.json").unlink()
+        result = score(tiny_run, tmp_path, checkpoint=str(folder), seq_len=16)
+        assert result.results["loss"] == pytest.approx(score(tiny_run, tmp_path).results["loss"], rel=1e-5)
+        text = (folder / "tokenizer.json").read_text(encoding="utf-8")
+        (folder / "tokenizer.json").write_text(swap_two_ids(text), encoding="utf-8")
+        with pytest.raises(DataError, match="was tokenised with byte"):
+            score(tiny_run, tmp_path, checkpoint=str(folder), seq_len=16)
 
     def test_windows_longer_than_the_context(self, tiny_run, tmp_path):
         with pytest.raises(ConfigError, match="context of 32"):

@@ -17,7 +17,13 @@ from automodel_cli.assembly.facts import versions
 from automodel_cli.assembly.voice import Voice
 from automodel_cli.checkpoint import layout
 from automodel_cli.config.schema import EvaluateConfig
-from automodel_cli.corpus.manifest import MANIFEST_NAME, find_manifest, read_corpus_manifest
+from automodel_cli.corpus.engines import probe_texts
+from automodel_cli.corpus.manifest import (
+    MANIFEST_NAME,
+    CorpusManifest,
+    find_manifest,
+    read_corpus_manifest,
+)
 from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
 from automodel_cli.data.loader import EvalLoader
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
@@ -119,13 +125,30 @@ def _check_fits(name: str, dataset: NanogptDataset, loaded: LoadedModel) -> None
     dataset.check_vocab(loaded.model.vocab_size)
     stored = loaded.facts.get("tokenizer") or _tokenizer_facts(loaded.tokenizer)
     own = dataset.manifest.tokenizer if dataset.manifest is not None else None
-    if stored and own and stored["fingerprint"] != own["fingerprint"]:
+    if not stored or not own or stored["fingerprint"] == own["fingerprint"]:
+        return
+    if loaded.facts or not _same_ids(loaded.tokenizer, dataset.manifest):
         raise DataError(
             f"{name} was tokenised with {own['name']} ({own['fingerprint']}), "
             f"the model was trained with {stored['name']} ({stored['fingerprint']})",
             "make the token files with the checkpoint's tokenizer: preprocess nanogpt --tokenizer "
             f"{loaded.path / 'tokenizer'}",
         )
+
+
+def _same_ids(tokenizer: Tokenizer | None, manifest: CorpusManifest | None) -> bool:
+    """Whether a foreign folder's tokenizer and the corpus' own are one vocabulary in two kinds of files.
+
+    GPT-2's is: tiktoken's ranks and Hugging Face's ``tokenizer.json`` have different fingerprints and the same ids.
+    Texts that spell a special token are left out: corpora hold them as text, a foreign file may not.
+    """
+    folder = manifest.tokenizer_folder if manifest is not None else None
+    if tokenizer is None or folder is None:
+        return False
+    other = load_tokenizer(folder)
+    return tokenizer.vocab_size == other.vocab_size and all(
+        tokenizer.encode(text) == other.encode(text) for text in probe_texts() if "<|" not in text
+    )
 
 
 def _tokenizer_facts(tokenizer: Tokenizer | None) -> dict[str, Any] | None:
