@@ -48,7 +48,7 @@ COMMANDS: dict[str, Entry] = {
     "preprocess": Entry(
         "automodel_cli.cli.preprocess",
         "app",
-        "Text to token files: nanogpt, tokenizer, verify.",
+        "Text to token files: nanogpt, megatron, tokenizer, verify.",
         _DATA,
     ),
     "pretrain": Entry(

@@ -1,4 +1,4 @@
-"""``automodel preprocess``: nanogpt (text to token files), tokenizer (train a BPE), verify."""
+"""``automodel preprocess``: nanogpt (text to token files), tokenizer (train a BPE), verify; megatron is beside this."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from automodel_cli.cli import console
+from automodel_cli.cli import console, preprocess_shuffle
 from automodel_cli.cli.preprocess_bars import Bars, duration, show_bad_rows
+from automodel_cli.cli.preprocess_megatron import ListsOfWords, megatron
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema_preprocess import (
     PreprocessNanogptConfig,
@@ -24,9 +25,13 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    help="Text to token files: nanogpt, tokenizer, verify.",
+    help="Text to token files: nanogpt, megatron, tokenizer, verify.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.command("megatron", cls=ListsOfWords)(megatron)
+
+app.command("shuffle")(preprocess_shuffle.shuffle)
 
 _INPUT, _OUTPUT, _SPEED = "Input", "Output", "Speed"
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file with these settings.")]

@@ -22,11 +22,13 @@ from automodel_cli.config.schema import (
     PlotConfig,
     PretrainConfig,
 )
+from automodel_cli.config.schema_megatron import PreprocessMegatronConfig
 from automodel_cli.config.schema_preprocess import (
     PreprocessNanogptConfig,
     TokenizerTrainConfig,
     VerifyConfig,
 )
+from automodel_cli.config.schema_shuffle import ShuffleConfig
 from automodel_cli.config.sections import NOTE_KEY, Section, keys_of
 from automodel_cli.config.signatures import from_source
 from automodel_cli.config.target import describe_value
@@ -35,6 +37,8 @@ COMMAND = "python -m automodel_cli.config.docs > docs/config.md"
 
 _COMMANDS: tuple[tuple[str, type[Section]], ...] = (
     ("automodel preprocess nanogpt", PreprocessNanogptConfig),
+    ("automodel preprocess megatron", PreprocessMegatronConfig),
+    ("automodel preprocess shuffle", ShuffleConfig),
     ("automodel preprocess tokenizer", TokenizerTrainConfig),
     ("automodel preprocess verify", VerifyConfig),
     ("automodel eval", EvaluateConfig),

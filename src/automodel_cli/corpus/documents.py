@@ -48,18 +48,31 @@ def open_source(
     split: str = "train",
     text_key: str = "text",
     document: str = "file",
+    options: ReadOptions | None = None,
 ) -> Source:
-    """The source that ``dataset`` names: local files, or a dataset of the Hub.
+    """The source that ``dataset`` names: local files, or a dataset of the Hub. ``options`` go before single ones.
 
     Raises:
         DataError: there is no such file or folder.
     """
-    options = ReadOptions(text_key=text_key, document=unescape(document))
+    options = options or ReadOptions(text_key=text_key, document=unescape(document))
     if is_local(dataset):
         return FileSource(dataset, options)
     from automodel_cli.corpus.hub import HubSource  # leads to `datasets`, which local files do not need
 
     return HubSource(dataset, set_name, split, options)
+
+
+def source_in_words(described: dict[str, Any]) -> str:
+    """What ``Source.describe`` says, for people."""
+    if described["kind"] == "hub":
+        parts = [f"split {described['split']}"]
+        if described["set_name"] is not None:
+            parts.insert(0, described["set_name"])
+        return f"{described['name']} ({', '.join(parts)}) from the Hugging Face Hub"
+    count, names = described["files"], described["first_files"]
+    shown = ", ".join([*names[:3], *(["..."] if count > 3 else [])])
+    return f"{count:,} file{'s' if count != 1 else ''}, {described['bytes'] / 1e6:,.1f} MB: {shown}"
 
 
 class FileSource:
@@ -81,6 +94,11 @@ class FileSource:
         self.total_bytes: int | None = sum(file.bytes for file in self.files)
         if any(file.compression for file in self.files):
             self.total_bytes = None  # progress counts text; the size of a compressed file is another thing
+
+    @property
+    def documents_are_files(self) -> bool:
+        """Whether every file is one document."""
+        return self.options.document == "file" and all(file.kind == "text" for file in self.files)
 
     @property
     def single_document(self) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from automodel_cli.corpus.megatron_bin import MegatronIndex, MegatronWriter, inspect_prefix
+from automodel_cli.corpus.megatron_bin import MegatronIndex, MegatronWriter, idx_path, inspect_prefix
 from automodel_cli.corpus.megatron_sink import MegatronLayout, Pair
 from automodel_cli.corpus.nanogpt_bin import TokenReader
 from automodel_cli.errors import DataError
@@ -38,7 +38,7 @@ def divide(
     Raises:
         DataError: there are fewer documents with text than shards.
     """
-    opened = [_open(spool, key) for key in spool.keys]
+    opened = [_open(spool, key) for key in spool.keys if idx_path(spool.prefix(0, key)).exists()]
     borders = _borders(opened[0].begins, shards)
     pairs, copied = [], 0
     for part in range(shards):

@@ -61,9 +61,13 @@ def likely_workers(text_bytes: Iterable[int | None]) -> int:
     Args:
         text_bytes: limits on how much text there will be, None where not known.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     known = [size for size in text_bytes if size is not None]
-    return min(cores, 1 + min(known) // _WORKER_BYTES) if known else cores
+    return min(cores(), 1 + min(known) // _WORKER_BYTES) if known else cores()
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class OrderedPool(Generic[ChunkT]):

@@ -24,7 +24,7 @@ from automodel_cli.config.schema_preprocess import (
 )
 from automodel_cli.corpus import output_folder
 from automodel_cli.corpus.corpus_writer import CorpusLayout, CorpusWriter
-from automodel_cli.corpus.documents import FileSource, Source, open_source
+from automodel_cli.corpus.documents import FileSource, Source, open_source, source_in_words
 from automodel_cli.corpus.engines import EngineMismatch, Sampled
 from automodel_cli.corpus.journal import Position, write_progress
 from automodel_cli.corpus.manifest import CorpusManifest
@@ -254,7 +254,7 @@ def _count_tokens(job: _Job, progress: ProgressCallback) -> int:
 
 
 def _say_plan(job: _Job, say: Say) -> None:
-    say(f"would read {_source_in_words(job.source.describe())}")
+    say(f"would read {source_in_words(job.source.describe())}")
     amount = f"exactly {job.cfg.max_tokens:,} tokens" if job.cfg.max_tokens else "all tokens"
     if not job.cfg.max_tokens and (likely := _likely_tokens(job)):
         amount += f" (about {likely:,})"
@@ -263,17 +263,6 @@ def _say_plan(job: _Job, say: Say) -> None:
     if job.rule.rule != "none":
         say(f"would write validation tokens to {job.layout.shard_path('val', 0).name} (by {job.rule.rule})")
     say(f"would use {max(1, job.num_workers)} processes to tokenise")
-
-
-def _source_in_words(described: dict[str, Any]) -> str:
-    if described["kind"] == "hub":
-        parts = [f"split {described['split']}"]
-        if described["set_name"] is not None:
-            parts.insert(0, described["set_name"])
-        return f"{described['name']} ({', '.join(parts)}) from the Hugging Face Hub"
-    count, names = described["files"], described["first_files"]
-    shown = ", ".join([*names[:3], *(["..."] if count > 3 else [])])
-    return f"{count:,} file{'s' if count != 1 else ''}, {described['bytes'] / 1e6:,.1f} MB: {shown}"
 
 
 # -------------------------------------------------------------------------------------------- writing

@@ -1,0 +1,95 @@
+"""How much disk a run of ``preprocess megatron`` will need, before it begins; and whether there is so much."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from automodel_cli.corpus.documents import FileSource, Source
+from automodel_cli.corpus.listing import SourceFile
+from automodel_cli.corpus.tokenise_sequences import SequenceTokeniser
+from automodel_cli.errors import AutomodelError
+
+_SAMPLE_DOCUMENTS = 16
+_SAMPLE_BYTES = 1 << 20  # units beyond that are not tokenised for an estimate
+_BYTES_A_TOKEN = 4  # of text, where there is no sample
+_BYTES_A_SEQUENCE = 20  # length, pointer and document of the index
+_DOCUMENT_BYTES = 4000  # of text, likewise
+_TEXT_IN_COMPRESSED = 3  # bytes of text in a byte of .parquet, .gz, .zst
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes that all files will have, and the tokens in them."""
+
+    bytes: int
+    tokens: int
+
+
+def estimate(
+    source: Source, tokeniser: SequenceTokeniser, *, itemsize: int, max_tokens: int | None, copies: int
+) -> Estimate | None:
+    """From a small sample of the text; None where nobody knows how much there is (a Hub stream without limit).
+
+    Args:
+        max_tokens: the most that will be written.
+        copies: how many times everything is on the disk at once.
+    """
+    text_bytes = _text_bytes(source)
+    if text_bytes is None and max_tokens is None:
+        return None
+    tokens_a_byte, sequences_a_token = _sample(source, tokeniser)
+    known = [max_tokens, None if text_bytes is None else int(text_bytes * tokens_a_byte)]
+    tokens = min(amount for amount in known if amount is not None)
+    return Estimate(int(copies * tokens * (itemsize + _BYTES_A_SEQUENCE * sequences_a_token)), tokens)
+
+
+def _text_bytes(source: Source) -> int | None:
+    if not isinstance(source, FileSource):
+        return None
+    return sum(file.bytes * (_TEXT_IN_COMPRESSED if _is_compressed(file) else 1) for file in source.files)
+
+
+def _is_compressed(file: SourceFile) -> bool:
+    return bool(file.compression) or file.kind == "parquet"
+
+
+def _sample(source: Source, tokeniser: SequenceTokeniser) -> tuple[float, float]:
+    """Tokens a byte of input and sequences a token, of the first little unit of a local source."""
+    usual = 1 / _BYTES_A_TOKEN, _BYTES_A_TOKEN / _DOCUMENT_BYTES
+    if not isinstance(source, FileSource):
+        return usual
+    unit = next(source.units(None, _SAMPLE_DOCUMENTS), None)
+    if unit is None or not 0 < unit.size <= _SAMPLE_BYTES:
+        return usual
+    chunk = tokeniser(unit)
+    if len(chunk.tokens) == 0:
+        return usual
+    return len(chunk.tokens) / unit.size, sum(len(f.lengths) for f in chunk.fields) / len(chunk.tokens)
+
+
+def free_bytes(folder: Path) -> int:
+    """What is free on the disk that ``folder`` is, or will be, on."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def check_room(folder: Path, needed: Estimate | None) -> str | None:
+    """A warning if the disk may become full.
+
+    Raises:
+        AutomodelError: it certainly will: not even half of the estimate is free.
+    """
+    if needed is None:
+        return None
+    free = free_bytes(folder)
+    if free >= needed.bytes:
+        return None
+    line = f"{folder} has {free / 1e9:,.2f} GB free, about {needed.bytes / 1e9:,.2f} GB will be written"
+    if free < needed.bytes // 2:
+        raise AutomodelError(
+            line, "free some space, use another --output-path, or write less with --max-tokens"
+        )
+    return f"{line}: the disk may become full (the same command goes on from there)"
