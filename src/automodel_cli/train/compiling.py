@@ -9,8 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import nn
-from torch._dynamo.exc import TorchDynamoException
-from torch._inductor.exc import InductorError
 
 
 def compile_model(model: nn.Module, *, on_failure: Callable[[str], None], **arguments: Any) -> None:
@@ -19,6 +17,10 @@ def compile_model(model: nn.Module, *, on_failure: Callable[[str], None], **argu
     ``on_failure`` gets one line when compilation fails, and from then on the model runs without it; the caller
     should remember that choice with the run.
     """
+    # The compiler takes seconds to import, and most short runs do without it.
+    from torch._dynamo.exc import TorchDynamoException
+    from torch._inductor.exc import InductorError
+
     model.compile(**arguments)
     compiled = model._compiled_call_impl
     assert compiled is not None
