@@ -1,0 +1,132 @@
+"""Choices for this machine, with the machine's answers put in."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from automodel_cli import device
+from automodel_cli.errors import ConfigError
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "bf16"),
+    [
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA GeForce RTX 4090", 165.2e12),
+        ("Tesla T4", None),
+        ("NVIDIA Imaginary 9000", None),
+    ],
+)
+def test_peaks_by_name(name, bf16):
+    assert device.peak_flops_by_name(name, "bf16") == bf16
+
+
+def test_other_precisions_have_other_peaks():
+    assert device.peak_flops_by_name("Tesla V100-SXM2-16GB", "fp16") == 125e12
+    assert device.peak_flops_by_name("NVIDIA H200", "fp32") == 494e12
+    assert device.peak_flops(CPU, "bf16") is None
+
+
+def test_cpu_features_are_read_from_the_first_flags_line(tmp_path):
+    path = tmp_path / "cpuinfo"
+    path.write_text("processor : 0\nflags\t\t: fpu avx512_bf16 amx_bf16\n\nprocessor : 1\nflags : fpu\n")
+    assert device.cpu_features(path) == {"fpu", "avx512_bf16", "amx_bf16"}
+    assert device.cpu_features(tmp_path / "absent") == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("features", "expected"),
+    [({"amx_bf16", "avx512_bf16"}, "bf16"), ({"avx512_bf16"}, "bf16"), ({"avx2", "avx512f"}, "fp32")],
+)
+def test_precision_of_a_cpu_follows_its_instructions(monkeypatch, features, expected):
+    monkeypatch.setattr(device, "cpu_features", lambda: frozenset(features))
+    chosen, reason = device.choose_precision("auto", CPU)
+    assert chosen == expected
+    assert reason
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((9, 0), "bf16"), ((8, 0), "bf16"), ((7, 5), "fp16")])
+def test_precision_of_a_gpu_follows_its_capability(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert device.choose_precision("auto", torch.device("cuda"))[0] == expected
+
+
+def test_a_precision_asked_for_is_taken_or_refused():
+    assert device.choose_precision("fp32", CPU) == ("fp32", "as configured")
+    with pytest.raises(ConfigError, match="fp8"):
+        device.choose_precision("fp8", CPU)
+
+
+LONG = {"total_tokens": 10**11, "total_steps": 200_000, "parameters": 124_000_000}
+SHORT = {"total_tokens": 2_000_000, "total_steps": 500, "parameters": 3_000_000}
+
+
+def test_compile_auto_follows_the_length_of_the_run(monkeypatch):
+    monkeypatch.setattr(device, "_compile_problem", lambda _: None)
+    for where in (CPU, torch.device("cuda")):
+        assert device.choose_compile("auto", device=where, **LONG)[0]
+        chosen, reason = device.choose_compile("auto", device=where, **SHORT)
+        assert not chosen
+        assert "shorter than" in reason
+    assert not device.choose_compile("auto", device=torch.device("mps"), **LONG)[0]
+
+
+def test_compile_as_configured_unless_it_cannot_work(monkeypatch):
+    monkeypatch.setattr(device, "_compile_problem", lambda _: None)
+    assert device.choose_compile(True, device=CPU, **SHORT) == (True, "as configured")
+    assert device.choose_compile(False, device=CPU, **LONG) == (False, "as configured")
+    monkeypatch.setattr(device, "_compile_problem", lambda _: "no compiler")
+    for setting in (True, "auto"):
+        chosen, reason = device.choose_compile(setting, device=CPU, **LONG)
+        assert not chosen
+        assert "no compiler" in reason
+
+
+def test_a_missing_compiler_is_found_before_training(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert device._compile_problem.__wrapped__(CPU) == "there is no C++ compiler"
+
+
+def test_a_device_that_is_not_here_is_refused():
+    assert device.pick_device("cpu") == CPU
+    if not torch.cuda.is_available():
+        assert device.pick_device() == CPU
+        with pytest.raises(ConfigError, match="cuda"):
+            device.pick_device("cuda")
+
+
+def test_threads_are_at_least_one():
+    assert device.default_threads() >= 1
+
+
+def test_importing_needs_no_torch():
+    code = "import sys; import automodel_cli.device, automodel_cli.sizing; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+SETTLE = """
+import torch
+from automodel_cli.device import keep_freed_memory, settle_process
+settle_process(torch.device("cpu"), threads=1)
+assert torch.get_num_threads() == 1
+assert torch.are_deterministic_algorithms_enabled()
+import resource, platform
+if platform.libc_ver()[0] == "glibc":
+    assert keep_freed_memory()
+    torch.ones(16 << 20), torch.ones(16 << 20)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(16 << 20)  # 64 MiB: without reuse 16,384 page faults each
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 16384
+"""
+
+
+def test_a_settled_process_reuses_its_memory():
+    subprocess.run([sys.executable, "-c", SETTLE], check=True)

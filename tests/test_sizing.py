@@ -1,0 +1,75 @@
+"""Sizes from arithmetic against sizes of real modules."""
+
+import pytest
+
+from automodel_cli.models.gpt2 import build_gpt2_model
+from automodel_cli.models.interface import count_parameters
+from automodel_cli.sizing import (
+    flops_per_token,
+    gpt2_parameters,
+    memory_estimate,
+    padded_vocab,
+    padding_parameters,
+    shape_of,
+)
+
+GPT2_FAMILY = {  # published sizes
+    (12, 12, 768): 124_439_808,
+    (24, 16, 1024): 354_823_168,
+    (36, 20, 1280): 774_030_080,
+    (48, 25, 1600): 1_557_611_200,
+}
+
+
+@pytest.mark.parametrize(("sizes", "published"), GPT2_FAMILY.items())
+def test_the_gpt2_family_has_its_published_sizes(sizes, published):
+    layers, heads, width = sizes
+    model = build_gpt2_model(n_layer=layers, n_head=heads, n_embd=width, is_meta_device=True)
+    assert sum(gpt2_parameters(model.model_config()).values()) == published
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("vocab_size", [65, 128, 50257])
+def test_parts_sum_to_what_is_stored(vocab_size, bias):
+    model = build_gpt2_model(
+        vocab_size=vocab_size, n_layer=3, n_head=2, n_embd=64, bias=bias, is_meta_device=True
+    )
+    config = model.model_config()
+    stored = sum(parameter.numel() for parameter in model.parameters())
+    by_role = {role: number for role, number in gpt2_parameters(config).items() if number}
+    assert sum(by_role.values()) + padding_parameters(config) == stored
+    assert shape_of(config).stored_params == stored
+    assert by_role == count_parameters(model)
+
+
+def test_padding_is_to_128():
+    assert [padded_vocab(size) for size in (1, 128, 129, 50257)] == [128, 128, 256, 50304]
+
+
+def test_flops_of_gpt2_small_are_nanogpts_figure():
+    """6 x 123,653,376 (all but positions) + 12 x 12 layers x 1024 x 768 = about 0.855 GFLOP a token."""
+    config = build_gpt2_model(is_meta_device=True).model_config()
+    assert flops_per_token(config, 1024) == 6 * 123_653_376 + 12 * 12 * 1024 * 768 == 855_166_464
+
+
+def test_an_unknown_family_has_no_figures():
+    config = {"family": "foreign"}
+    assert flops_per_token(config, 128) is None
+    assert memory_estimate(config, seq_len=128, local_batch_size=1) is None
+
+
+def test_memory_by_purpose():
+    config = build_gpt2_model(is_meta_device=True).model_config()
+    stored = shape_of(config).stored_params
+    plain = memory_estimate(config, seq_len=1024, local_batch_size=32)
+    chunked = memory_estimate(config, seq_len=1024, local_batch_size=32, chunked_loss=True)
+    assert plain["weights"] == plain["gradients"] == 4 * stored
+    assert plain["moments"] == 8 * stored
+    assert plain["logits"] == 32 * 1024 * 50304 * 10
+    assert chunked["logits"] < plain["logits"] / 10
+    half = memory_estimate(config, seq_len=1024, local_batch_size=16)
+    assert half["activations"] * 2 == plain["activations"]
+    assert (
+        memory_estimate(config, seq_len=1024, local_batch_size=32, precision="fp32")["activations"]
+        > plain["activations"]
+    )
