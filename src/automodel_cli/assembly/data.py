@@ -140,4 +140,4 @@ def steps_in_epochs(loader: TrainLoader, num_epochs: int) -> int | None:
 
 def notes(*sources: Any) -> list[str]:
     """What data sets and loaders want said once."""
-    return [note for source in sources for note in getattr(source, "notes", ())]
+    return list(dict.fromkeys(note for source in sources for note in getattr(source, "notes", ())))
