@@ -235,7 +235,8 @@ def tokenizer(
 @app.command()
 def verify(
     path: Annotated[
-        str | None, typer.Argument(help="Corpus folder, or a token file (ours, NeMo's, nanoGPT's).")
+        str | None,
+        typer.Argument(help="Corpus folder, token file, or prefix of a .bin and .idx; ours or others'."),
     ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="Tokenizer to check and decode with where there is no manifest.")
@@ -246,7 +247,10 @@ def verify(
     documents: Annotated[int | None, typer.Option(help="Documents to show (default: 2).")] = None,
     config: ConfigFile = None,
 ) -> None:
-    """Check headers, sizes, hashes, ids and document index of token files; show the first documents."""
+    """Check headers, sizes, hashes, ids and document index of token files; show the first documents.
+
+    Understands dataset.bin (ours, NeMo's, nanoGPT's) and .bin with .idx (ours, Megatron's, NeMo's, datatrove's).
+    """
     flags = {"path": path, "tokenizer": tokenizer, "raw_dtype": raw_dtype, "documents": documents}
     cfg = load_config(VerifyConfig, config, flags=flags)
 

@@ -1,14 +1,14 @@
 """Check token files: headers, sizes, hashes, the largest id, document index, and the first documents as text.
 
 With a manifest every file that it lists is hashed, so one changed byte anywhere is found and its file named. Without
-one (NeMo's and nanoGPT's files) the checks are those that the files themselves allow.
+one (NeMo's and nanoGPT's files) the checks are those that the files themselves allow. Pairs of .bin and .idx are
+``megatron_check``'s.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from automodel_cli.corpus.manifest import (
     find_manifest,
     read_corpus_manifest,
 )
+from automodel_cli.corpus.megatron_check import check_megatron, holds_megatron_files
 from automodel_cli.corpus.nanogpt_bin import (
     TokenReader,
     bos_index_fits,
@@ -30,36 +31,12 @@ from automodel_cli.corpus.nanogpt_bin import (
     read_bos_index,
 )
 from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
+from automodel_cli.corpus.verify_report import FileReport, VerifyReport
 from automodel_cli.errors import AutomodelError, DataError
 from automodel_cli.files import hash_file
 
 _SHOWN_TOKENS = 48
 ProgressCallback = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True)
-class FileReport:
-    """One token file as it was found."""
-
-    name: str
-    layout: str
-    dtype: str
-    tokens: int
-    documents: int | None
-    largest_id: int
-
-
-@dataclass
-class VerifyReport:
-    """What was found; the corpus is sound if ``problems`` is empty. Each problem names its file."""
-
-    path: Path
-    manifest: CorpusManifest | None = None
-    files: list[FileReport] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    documents: list[tuple[str, str]] = field(default_factory=list)  # (file, text)
-    hashed: int = 0
 
 
 def run(cfg: VerifyConfig, *, progress: ProgressCallback) -> VerifyReport:
@@ -70,6 +47,8 @@ def run(cfg: VerifyConfig, *, progress: ProgressCallback) -> VerifyReport:
     """
     path = Path(cfg.path)
     folder = path.parent if path.name == MANIFEST_NAME else path
+    if not (folder / MANIFEST_NAME).exists() and holds_megatron_files(path):
+        return check_megatron(path, tokenizer=cfg.tokenizer, documents=cfg.documents, progress=progress)
     if folder.is_dir():
         return _verify_folder(cfg, folder, progress)
     if not path.is_file():
