@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import pkgutil
 import re
 import shlex
 import tomllib
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from automodel_cli import recipes
 from automodel_cli.cli import app, argv
 from automodel_cli.config import schema
 from automodel_cli.config.load import load_config
@@ -118,8 +120,10 @@ def stand_ins(monkeypatch, workplace):
     def reached(*_, **__):
         raise Reached
 
-    for name in (*RECIPES, "quickstart"):
-        monkeypatch.setattr(importlib.import_module(f"automodel_cli.recipes.{name}"), "run", reached)
+    for found in pkgutil.iter_modules(recipes.__path__):
+        recipe = importlib.import_module(f"automodel_cli.recipes.{found.name}")
+        if hasattr(recipe, "run"):
+            monkeypatch.setattr(recipe, "run", reached)
     monkeypatch.chdir(workplace)
     monkeypatch.setenv("WANDB_ENTITY", "someone")
 
