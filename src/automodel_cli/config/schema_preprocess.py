@@ -84,7 +84,7 @@ class PreprocessNanogptConfig(Section):
     num_workers: Whole | None = None
     """Processes that tokenise; 0 or 1: none besides this one; null: one a core."""
     chunk_size: Count = 256
-    """Documents a worker gets at a time (16 KiB each where a file is cut by bytes)."""
+    """Documents a worker gets at a time (8 KiB each where a file is cut by bytes)."""
     prefetch: Count = 4
     """Chunks under way for each worker; bounds the memory."""
     dry_run: bool = False

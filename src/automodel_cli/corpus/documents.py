@@ -17,7 +17,7 @@ from automodel_cli.corpus.listing import dataset_name, is_local, list_several
 from automodel_cli.corpus.units import ReadOptions, Unit
 from automodel_cli.files import hash_bytes
 
-BYTES_PER_DOCUMENT = 16 << 10  # a chunk of n documents is n times this where a file is cut by bytes
+BYTES_PER_DOCUMENT = 8 << 10  # a chunk of n documents is n times this where a file is cut by bytes
 
 
 class Source(Protocol):
