@@ -54,9 +54,13 @@ def run_tokenizer(cfg: PretrainConfig, dataset: Any) -> RunTokenizer | None:
 
 
 def plain_tokenizer_name(value: Any) -> str | None:
-    """The name or folder that ``tokenizer:`` consists of, None where it is more than that."""
+    """The name or folder that ``tokenizer:`` consists of, None where it is more than that.
+
+    For ``from_pretrained`` a folder of that name comes first, as for transformers, even if it is called gpt2.
+    """
     if isinstance(value, Target) and list(value.arguments) == ["pretrained_model_name_or_path"]:
-        value = value.arguments["pretrained_model_name_or_path"]
+        name = value.arguments["pretrained_model_name_or_path"]
+        return str(Path(name).absolute()) if isinstance(name, str) and Path(name).is_dir() else name
     return value if isinstance(value, str) else None
 
 
