@@ -124,7 +124,8 @@ class Buckets:
         Raises:
             AutomodelError: the disk is full.
         """
-        scatter(self.folder, data, records, self.bucket_of(records["place"]), self.names(), writer)
+        if len(records):
+            scatter(self.folder, data, records, self.bucket_of(records["place"]), self.names(), writer)
 
     def sync(self) -> None:
         """Make all rows durable."""

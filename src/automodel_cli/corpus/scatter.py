@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -48,11 +49,16 @@ class ScatterWork:
 
 
 class Scatterer:
-    """Appends the rows of units to bucket files that no other process writes to."""
+    """Appends the rows of units to bucket files that no other process writes to.
 
-    def __init__(self, work: ScatterWork) -> None:
+    With a ``thread`` that is done there, one unit behind; ``drain`` waits for it.
+    """
+
+    def __init__(self, work: ScatterWork, thread: Executor | None = None) -> None:
         self._buckets, self._options = work.buckets, work.options
         self._writer = str(os.getpid())
+        self._thread = thread
+        self._pending: Future[None] | None = None
         self.last_rows = 0  # of the last unit
 
     def __call__(self, unit: Unit) -> Scattered:
@@ -63,18 +69,30 @@ class Scatterer:
         records["length"] = block.lengths
         if block.digests is not None:
             records["low"], records["high"] = block.digests["low"], block.digests["high"]
-        if len(records):
-            self._buckets.scatter(block.data, records, writer=self._writer)
+        self._scatter(block.data, records)
         return Scattered(rows=block.rows, bad=block.bad, text_bytes=unit.size, documents=len(records))
+
+    def _scatter(self, data: np.ndarray, records: np.ndarray) -> None:
+        if self._thread is None:
+            self._buckets.scatter(data, records, writer=self._writer)
+        else:
+            self.drain()
+            self._pending = self._thread.submit(self._buckets.scatter, data, records, writer=self._writer)
+
+    def drain(self) -> None:
+        """Wait until all rows are in their buckets."""
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
 
 
 def block_bytes(memory_bytes: int, num_workers: int, options: RowOptions, files: Sequence[SourceFile]) -> int:
     """Bytes of input to take at a time, so that all workers together stay within the memory.
 
-    A block is in memory about four times while its rows are moved, twice as often while they are parsed; a row group
+    A block is in memory about six times while its rows are moved, and more often while they are parsed; a row group
     of a parquet file is read whole even if it is eight blocks long (``cutting``).
     """
-    copies = 8 if options.parses or any(file.kind != "jsonl" for file in files) else 4
+    copies = 10 if options.parses or any(file.kind != "jsonl" for file in files) else 6
     if any(file.kind == "parquet" for file in files):
         copies *= 2
     return min(_MOST_BLOCK_BYTES, max(_LEAST_BLOCK_BYTES, memory_bytes // (copies * max(1, num_workers))))
@@ -101,8 +119,14 @@ def scattering(
         AutomodelError: the disk is full, or a worker died.
     """
     if num_workers <= 1:
-        scatterer = work.tokeniser()
-        yield ((unit, scatterer(unit)) for unit in numbered(units, lambda unit: scatterer.last_rows))
+        with ThreadPoolExecutor(1) as thread:
+            yield _in_this_process(Scatterer(work, thread), units)
         return
     with OrderedPool(work, num_workers=num_workers, window=2 * num_workers) as pool:
         yield pool.run(numbered(units, lambda unit: count_rows(unit, work.options.read)))
+
+
+def _in_this_process(scatterer: Scatterer, units: Iterator[Unit]) -> Iterator[tuple[Unit, Scattered]]:
+    for unit in numbered(units, lambda unit: scatterer.last_rows):
+        yield unit, scatterer(unit)
+    scatterer.drain()
