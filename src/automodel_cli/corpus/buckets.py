@@ -231,6 +231,7 @@ class BucketReader:
         keep: leave the files, so that reading can begin again; otherwise each bucket goes when it was read, and the
             disk never holds the rows twice.
         dropped: places to leave out, for a bucket by its number.
+        group_bytes: hand on at most so much at a time (or one row).
     """
 
     def __init__(
@@ -240,10 +241,11 @@ class BucketReader:
         *,
         keep: bool = False,
         dropped: Callable[[int], np.ndarray] | None = None,
+        group_bytes: int = _GROUP_BYTES,
     ) -> None:
         self._buckets, self._keep, self._dropped = buckets, keep, dropped
         self._memory_bytes = memory_bytes * 3 // 4  # for a bucket; the rest is for sorted rows on their way
-        self._group_bytes = max(1, min(_GROUP_BYTES, memory_bytes // 16))
+        self._group_bytes = max(1, min(group_bytes, memory_bytes // 16))
         self._files: dict[str, list[Path]] = defaultdict(list)  # bucket -> its .docs files
         for path in sorted(buckets.folder.iterdir()):
             name = path.name.partition(".")[0]

@@ -57,7 +57,7 @@ def open_source(
     """
     options = options or ReadOptions(text_key=text_key, document=unescape(document))
     if is_local(dataset):
-        return FileSource(dataset, options)
+        return FileSource(dataset, options, split)
     from automodel_cli.corpus.hub import HubSource  # leads to `datasets`, which local files do not need
 
     return HubSource(dataset, set_name, split, options)
@@ -82,9 +82,9 @@ class FileSource:
     character at which a single text document is cut into a training and a validation document.
     """
 
-    def __init__(self, dataset: str | Sequence[str], options: ReadOptions) -> None:
+    def __init__(self, dataset: str | Sequence[str], options: ReadOptions, split: str = "train") -> None:
         datasets = [dataset] if isinstance(dataset, str) else list(dataset)
-        listing = list_several(datasets)
+        listing = list_several(datasets, split)
         self.name = dataset_name(datasets[0])
         self.files = listing.files
         self.note = listing.note

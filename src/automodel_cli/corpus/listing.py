@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from automodel_cli.corpus.document_folder import WORK_NAME, read_documents_manifest
 from automodel_cli.errors import DataError
 
 _COMPRESSIONS = {".gz": "gz", ".zst": "zst"}
@@ -67,15 +68,17 @@ class Listing:
     note: str = ""
 
 
-def list_files(dataset: str) -> Listing:
+def list_files(dataset: str, split: str = "train") -> Listing:
     """The input files that ``dataset`` (a file, folder or glob) stands for, sorted by name.
 
+    A folder that `preprocess shuffle` made stands for the documents of ``split``.
+
     Raises:
-        DataError: there is none.
+        DataError: there is none, or a pattern mixes training and validation documents.
     """
     path = Path(dataset)
     if path.is_dir():
-        return _list_folder(path)
+        return _list_shuffled(path, split) or _list_folder(path)
     if path.exists():
         return Listing([_source_file(path, path.name)])
     found = [p for p in glob.glob(dataset, recursive=True) if Path(p).is_file()]  # noqa: PTH207 (absolute patterns)
@@ -83,20 +86,51 @@ def list_files(dataset: str) -> Listing:
         raise DataError(
             f"no file matches {dataset}", "check --dataset; quote a pattern that the shell should leave"
         )
+    _refuse_mixed_splits(found)
     root = os.path.commonpath([str(Path(p).parent) for p in found])
     files = [_source_file(Path(p), Path(p).relative_to(root).as_posix()) for p in found]
     return Listing(sorted(files, key=lambda file: file.name))
 
 
-def list_several(datasets: Sequence[str]) -> Listing:
+def _list_shuffled(folder: Path, split: str) -> Listing | None:
+    """The files of one split, if ``folder`` holds shuffled documents."""
+    manifest = read_documents_manifest(folder)
+    if manifest is None:
+        if (folder / WORK_NAME).is_dir():
+            raise DataError(f"{folder} holds an interrupted shuffle", "run its command again")
+        return None
+    chosen = [file.name for file in manifest.files if file.split == split]
+    if not chosen:
+        raise DataError(f"{folder} holds no documents of split {split!r}", "choose train or val")
+    left_out = len(manifest.files) - len(chosen)
+    note = f"{folder}: shuffled documents, split {split}" + (
+        f"; {left_out:,} files left out" * bool(left_out)
+    )
+    return Listing([_source_file(folder / name, name) for name in chosen], note)
+
+
+def _refuse_mixed_splits(found: Sequence[str]) -> None:
+    """Validation documents must not be trained on by accident."""
+    for folder in {Path(p).parent for p in found}:
+        manifest = read_documents_manifest(folder)
+        here = {Path(p).name for p in found if Path(p).parent == folder}
+        splits = {file.split for file in manifest.files if file.name in here} if manifest else set()
+        if len(splits) > 1:
+            raise DataError(
+                f"the pattern mixes training and validation documents in {folder}",
+                "name *.chunk.*.jsonl or *.val.jsonl",
+            )
+
+
+def list_several(datasets: Sequence[str], split: str = "train") -> Listing:
     """The files of several arguments as one list, sorted by name; a file named twice counts once.
 
     Raises:
         DataError: one of them stands for no file.
     """
     if len(datasets) == 1:
-        return list_files(datasets[0])
-    listings = [list_files(dataset) for dataset in datasets]
+        return list_files(datasets[0], split)
+    listings = [list_files(dataset, split) for dataset in datasets]
     by_path = {str(Path(file.path).resolve()): file for listing in listings for file in listing.files}
     root = os.path.commonpath([str(Path(path).parent) for path in by_path])
     files = [replace(file, name=Path(path).relative_to(root).as_posix()) for path, file in by_path.items()]

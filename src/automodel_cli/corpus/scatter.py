@@ -24,6 +24,7 @@ from automodel_cli.corpus.tokenizer_base import Tokenizer
 from automodel_cli.corpus.units import Chunk, Unit
 
 DIGEST_FIELDS = (("low", "<u8"), ("high", "<u8"))
+LIKELY_ROW_BYTES = 1000  # a guess, only for how many buckets to make
 _LEAST_BLOCK_BYTES, _MOST_BLOCK_BYTES = 64 << 10, 32 << 20
 _NOTHING = np.zeros(0, dtype=np.uint8)
 

@@ -39,12 +39,11 @@ from automodel_cli.corpus.expected_size import ExpectedSize, expected_size
 from automodel_cli.corpus.listing import is_local
 from automodel_cli.corpus.pipeline import BadRows, Progress
 from automodel_cli.corpus.rows import RowOptions
-from automodel_cli.corpus.scatter import DIGEST_FIELDS, ScatterWork, block_bytes, scattering
+from automodel_cli.corpus.scatter import DIGEST_FIELDS, LIKELY_ROW_BYTES, ScatterWork, block_bytes, scattering
 from automodel_cli.corpus.units import ReadOptions
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
 from automodel_cli.files import disk_errors_named, exclusive_lock
 
-_LIKELY_ROW_BYTES = 1000  # only for how many buckets to make
 _WORTH_WORKERS_BYTES = {
     False: 4 << 30,
     True: 128 << 20,
@@ -229,7 +228,7 @@ def _work_folder(job: _Job) -> Iterator[None]:
 
 
 def _bucket_count(job: _Job) -> int:
-    return bucket_count(job.size.bytes, job.size.bytes // _LIKELY_ROW_BYTES, job.cfg.memory)
+    return bucket_count(job.size.bytes, job.size.bytes // LIKELY_ROW_BYTES, job.cfg.memory)
 
 
 def _shuffle(job: _Job, progress: ProgressCallback, say: Say) -> ShuffleResult:
