@@ -21,6 +21,9 @@ import xxhash
 import yaml
 from safetensors import safe_open
 
+from automodel_cli.corpus.megatron_bin import write_megatron_file
+from automodel_cli.data.megatron_dataset import MegatronPretraining
+
 PAGE = (Path(__file__).parents[2] / "docs/formats.md").read_text(encoding="utf-8")
 SEQ_LEN = 16
 SENTENCES = [f"line {number} of a small text, {number * number} squared" for number in range(300)]
@@ -141,6 +144,37 @@ def test_the_index_counts_tokens_and_points_at_the_separator(made):
         positions = np.fromfile(path.with_suffix(".bos.idx"), "<i4")
         assert (np.diff(positions) > 0).all()
         assert positions.tolist() == np.flatnonzero(tokens == 256).tolist()
+
+
+def test_megatron_files_by_the_byte_table(tmp_path):
+    """Two sentences, an empty document, a sentence: the fields lie where the page says, and fill the file."""
+    write_megatron_file(tmp_path / "x", [[[5, 6, 7], [8]], [], [[9, 10]]], dtype="uint16")
+    raw = (tmp_path / "x.idx").read_bytes()
+    n, d = (int.from_bytes(raw[at : at + 8], "little") for at in (18, 26))
+    assert (raw[:9], raw[9], raw[17], n, d) == (b"MMIDIDX\0\0", 1, 8, 3, 4)
+    assert np.frombuffer(raw[34 : 34 + 4 * n], "<i4").tolist() == [3, 1, 2]
+    assert np.frombuffer(raw[34 + 4 * n : 34 + 12 * n], "<i8").tolist() == [0, 6, 8]
+    assert np.frombuffer(raw[34 + 12 * n :], "<i8").tolist() == [0, 2, 2, 3]
+    assert np.fromfile(tmp_path / "x.bin", "<u2").tolist() == [5, 6, 7, 8, 9, 10]
+    page = section("`PREFIX.bin` and `PREFIX.idx`")
+    assert all(offset in page for offset in ("34 + 4N", "34 + 12N", "34 + 12N + 8D", "8 uint16", "65,500"))
+
+
+def test_sample_indices(tmp_path):
+    for name in ("a", "b"):
+        write_megatron_file(tmp_path / name, [[[1, 2, 3, 4, 5, 6, 7, 8]]] * 20, dtype="uint16")
+    MegatronPretraining(str(tmp_path), 4, split="1,0,0")
+    page = section("sample indices")
+    folder = tmp_path / "index_mapping"
+    for path in folder.iterdir():
+        general = re.sub("-[0-9a-f]{8}-", lambda found: "-1a2b3c4d-", path.name)
+        general = re.sub("^[ab]-", "PREFIX-", general).replace("blend-train-1a2b3c4d", "blend-train-5e6f7a8b")
+        assert general in page, path.name
+        if path.suffix == ".npy":
+            np.load(path, allow_pickle=False)
+        if path.suffix == ".json":
+            assert set(json.loads(path.read_text())) == table_keys("sample indices")
+    assert len(list(folder.iterdir())) == 2 * 4 + 3 + 1
 
 
 def test_raw_files_are_tokens_only(made):
