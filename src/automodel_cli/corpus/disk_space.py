@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from automodel_cli.corpus.documents import FileSource, Source
+from automodel_cli.corpus.engines import EngineMismatch
 from automodel_cli.corpus.listing import SourceFile
 from automodel_cli.corpus.tokenise_sequences import SequenceTokeniser
 from automodel_cli.errors import AutomodelError
@@ -63,7 +64,10 @@ def _sample(source: Source, tokeniser: SequenceTokeniser) -> tuple[float, float]
     unit = next(source.units(None, _SAMPLE_DOCUMENTS), None)
     if unit is None or not 0 < unit.size <= _SAMPLE_BYTES:
         return usual
-    chunk = tokeniser(unit)
+    try:
+        chunk = tokeniser(unit)
+    except EngineMismatch:  # the run finds it too, and knows what to do
+        return usual
     if len(chunk.tokens) == 0:
         return usual
     return len(chunk.tokens) / unit.size, sum(len(f.lengths) for f in chunk.fields) / len(chunk.tokens)

@@ -414,8 +414,7 @@ class MegatronWriter:
         """Publish both files, the index last."""
         index, data = idx_path(self.prefix), bin_path(self.prefix)
         with disk_errors_named(index):
-            for handle in (self._bin, self._lengths, self._sizes):
-                fsync_file(handle)
+            fsync_file(self._bin)  # the other temporaries are not needed once the index is there
             with _temporary(index).open("wb", buffering=_BUFFER_BYTES) as handle:
                 self._write_index(handle)
                 fsync_file(handle)

@@ -26,7 +26,7 @@ from automodel_cli.files import atomic_file, fsync_folder, publish
 
 def can_reopen(prefix: Path, dtype: np.dtype, keep: Kept) -> bool:
     """Whether ``keep`` of this pair is there, as temporaries or published."""
-    if can_continue(prefix, dtype, keep):
+    if can_continue(prefix, dtype, keep) or keep[:2] == (0, 0):
         return True
     if idx_path(prefix).exists():
         try:
@@ -49,6 +49,9 @@ def reopen(prefix: Path, dtype: np.dtype, keep: Kept) -> None:
     Only where ``can_reopen`` says so. May itself be interrupted and repeated.
     """
     if not can_continue(prefix, dtype, keep):
+        if keep[:2] == (0, 0):  # empty documents alone: nothing but their number is needed
+            _restore_empty(prefix, dtype, keep)
+            return
         _take_back(prefix, dtype)
     _restore_last_length(pieces(prefix, dtype, keep)[1][0], keep)
 
@@ -65,6 +68,12 @@ def _take_back(prefix: Path, dtype: np.dtype) -> None:
         fsync_folder(prefix.parent)
     if bin_path(prefix).exists():
         publish(bin_path(prefix), tokens)
+
+
+def _restore_empty(prefix: Path, dtype: np.dtype, keep: Kept) -> None:
+    for path, size in pieces(prefix, dtype, keep):
+        with atomic_file(path) as handle:
+            handle.write(bytes(size))
 
 
 def _restore_last_length(path: Path, keep: Kept) -> None:

@@ -62,13 +62,8 @@ class HFTokenizer(Tokenizer):
         return tuple(sorted(token.content for token in special))
 
     def added_ids(self) -> tuple[list[int], list[int]]:
-        """As transformers does it: by ``add_bos_token`` and ``add_eos_token`` where the configuration names them,
-        else by the post-processor of ``tokenizer.json``."""
-        config = json.loads(self._config_json)
-        if "add_bos_token" in config or "add_eos_token" in config:
-            before = [self.bos_id] if config.get("add_bos_token") and config.get("bos_token") else []
-            after = [self.eot_id] if config.get("add_eos_token") and config.get("eos_token") else []
-            return [i for i in before if i is not None], [i for i in after if i is not None]
+        """By the post-processor of ``tokenizer.json``; like transformers, which passes ``add_bos_token`` and
+        ``add_eos_token`` of ``tokenizer_config.json`` over where there is a ``tokenizer.json``."""
         whole = self._tokenizer.encode("a", add_special_tokens=True)
         text = [k for k, added in enumerate(whole.special_tokens_mask) if not added]
         first, last = (text[0], text[-1]) if text else (len(whole.ids), len(whole.ids))
