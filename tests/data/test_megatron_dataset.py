@@ -18,7 +18,7 @@ from automodel_cli.batch import IGNORE_INDEX
 from automodel_cli.corpus.megatron_bin import MegatronReader, write_megatron_file
 from automodel_cli.corpus.tokenizer import ByteTokenizer
 from automodel_cli.data.loader import EvalLoader, TokenLoader
-from automodel_cli.data.megatron_dataset import CACHE_FOLDER, Horizon, MegatronPretraining
+from automodel_cli.data.megatron_dataset import CACHE_FOLDER, MegatronPretraining, RunLength
 from automodel_cli.errors import ConfigError, DataError
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "megatron"
@@ -314,21 +314,27 @@ def test_a_cache_of_other_data_is_not_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("horizon", "expected"),
+    ("length", "expected"),
     [
         (
-            Horizon(512, 18500, 250),
+            RunLength(512, 18500, 250),
             {"train": 9_472_000, "valid": 37_888, "test": None},
         ),  # the guide's own log
-        (Horizon(512, None, 250), {"train": None, "valid": None, "test": None}),
-        (Horizon(8, 10, 250), {"train": 80, "valid": 8, "test": None}),  # NeMo: no sample to consume
-        (Horizon(8, 10, None), {"train": 80, "valid": 8, "test": None}),
-        (Horizon(8, 10, 5, None), {"train": 80, "valid": None, "test": None}),
-        (Horizon(), {"train": None, "valid": None, "test": None}),
+        (RunLength(512, None, 250), {"train": None, "valid": None, "test": None}),
+        (RunLength(8, 10, 250), {"train": 80, "valid": 8, "test": None}),  # NeMo: no sample to consume
+        (RunLength(8, 10, None), {"train": 80, "valid": 8, "test": None}),
+        (RunLength(8, 10, 5, None), {"train": 80, "valid": None, "test": None}),
+        (RunLength(), {"train": None, "valid": None, "test": None}),
     ],
 )
-def test_samples_a_run_needs(horizon: Horizon, expected: dict[str, int | None]) -> None:
-    assert {split: horizon.samples(split) for split in SPLITS} == expected
+def test_samples_a_run_needs(length: RunLength, expected: dict[str, int | None]) -> None:
+    assert {split: length.samples(split) for split in SPLITS} == expected
+
+
+@pytest.mark.parametrize("batches", [0, -1, 0.5])
+def test_a_share_of_validation_batches_is_not_understood(batches: float) -> None:
+    with pytest.raises(ConfigError, match="trainer_limit_val_batches"):
+        RunLength(8, 10, 5, batches).samples("valid")
 
 
 def test_given_numbers_win(files: Path) -> None:

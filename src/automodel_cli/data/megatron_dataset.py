@@ -36,13 +36,13 @@ _SPLIT_NUMBER = {"train": 0, "valid": 1, "test": 2}
 
 
 @dataclass(frozen=True)
-class Horizon:
+class RunLength:
     """What the run says of its length, from which follows how many samples are needed."""
 
     global_batch_size: int | None = None
     max_steps: int | None = None
     val_interval: int | None = None  # updates between two validations; None: one in all
-    val_batches: int | None = 1
+    val_batches: int | float | None = 1
 
     def samples(self, split: str) -> int | None:
         """Samples a run needs of a split, as NeMo counts them; None: one epoch, or unknown.
@@ -55,8 +55,13 @@ class Horizon:
             return self.max_steps * self.global_batch_size
         if self.val_batches is None:
             return None
+        if self.val_batches < 1 or self.val_batches != int(self.val_batches):
+            raise ConfigError(
+                f"dataset.trainer_limit_val_batches is {self.val_batches}",
+                "it counts batches: give 1 or more, or null for the whole split",
+            )
         times = self.max_steps // self.val_interval if self.val_interval else 1
-        return max(times, 1) * self.val_batches * self.global_batch_size
+        return max(times, 1) * int(self.val_batches) * self.global_batch_size
 
 
 class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
@@ -119,8 +124,8 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
         mid_level_dataset_surplus: float = 0.005,
         mmap_bin_files: bool = True,
         num_dataset_builder_threads: int = 1,
-        trainer_limit_val_batches: int | None = 1,
-        trainer_limit_test_batches: int | None = None,
+        trainer_limit_val_batches: int | float | None = 1,
+        trainer_limit_test_batches: int | float | None = None,
         trainer_max_steps: int | None = None,
         trainer_val_check_interval: int | None = None,
         global_batch_size: int | None = None,
@@ -144,10 +149,10 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
         self.bounds = self._bounds(split)
         self.parts: list[Part] = open_parts(self._blend.prefixes, self.bounds)
         given = {"train": num_train_samples, "valid": num_val_samples, "test": num_test_samples}[self.split]
-        horizon = Horizon(
+        length = RunLength(
             global_batch_size, trainer_max_steps, trainer_val_check_interval, trainer_limit_val_batches
         )
-        self._given_samples, self._wanted = given, self._samples_wanted(given, horizon)
+        self._given_samples, self._wanted = given, self._samples_wanted(given, length)
         settings = OrderSettings(
             split=self.split,
             seq_len=seq_length,
@@ -176,12 +181,12 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
             )
         return bounds
 
-    def _samples_wanted(self, given: int | None, horizon: Horizon) -> int | None:
+    def _samples_wanted(self, given: int | None, length: RunLength) -> int | None:
         if given is not None and given < 1:
             raise ConfigError(
                 f"{given} samples are wanted of the {self.split} split", "give 1 or more, or null"
             )
-        needed = horizon.samples(self.split)
+        needed = length.samples(self.split)
         if given is None and self.split == "valid" and needed is not None:
             self.notes.append(
                 f"each validation reads up to {needed:,} samples (those of all validations of the run, as NeMo counts "
