@@ -9,8 +9,8 @@
 | journal  | progress.json is about to be written                                             |
 | manifest | a file is being hashed for the manifest (the last instants before it is there)   |
 
-``POINT`` ``none`` runs undisturbed, ``count`` too, and prints how often each point was passed. Units are made tiny,
-so that a small input passes each point often. Nothing in the product knows of this.
+``POINT`` ``none`` runs undisturbed, ``count`` too, and prints how often each point was passed. Units and the
+distance between notes of the position are made tiny, so that a small input passes each point often. Nothing in the product knows of this.
 """
 
 import atexit
@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from automodel_cli.corpus import cutting, documents, output_folder
+from automodel_cli.corpus import cutting, documents, output_folder, pipeline
 from automodel_cli.corpus.nanogpt_bin import ShardWriter
 from automodel_cli.recipes import preprocess
 
@@ -82,6 +82,7 @@ def count_all() -> None:
 
 if __name__ == "__main__":
     documents.BYTES_PER_DOCUMENT = 64
+    pipeline.EVERY_TOKENS = 500  # positions inside a shard, too
     if sys.argv[1] == "count":
         count_all()
     elif sys.argv[1] != "none":

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from automodel_cli.config.schema_preprocess import PreprocessNanogptConfig
+from automodel_cli.config.schema_preprocess import PreprocessNanogptConfig, TokenizerTrainConfig
 from automodel_cli.corpus.manifest import read_corpus_manifest
 from automodel_cli.corpus.nanogpt_bin import TokenReader, inspect_token_file, read_bos_index
 from automodel_cli.corpus.tokenizer import load_tokenizer
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
 from automodel_cli.files import exclusive_lock
-from automodel_cli.recipes import preprocess
+from automodel_cli.recipes import preprocess, train_tokenizer
 from automodel_cli.recipes.preprocess import PreprocessResult
 
 TEXTS = [f"document {k}: " + "words é漢 " * (k * 7 % 23) for k in range(60)]
@@ -353,6 +353,17 @@ def test_hugging_face_and_trained_tokenizers(tmp_path: Path, rows: str) -> None:
     assert tokens_of(tmp_path / "a/dataset.bin").tolist() == expected
     assert content(tmp_path / "a") == content(tmp_path / "b")
     assert read_corpus_manifest(tmp_path / "a").tokenizer["name"] == "tiny"
+
+
+def test_a_tokenizer_that_lies_in_the_output_folder_already(tmp_path: Path, rows: str) -> None:
+    folder = tmp_path / "out/tokenizer"
+    cfg = TokenizerTrainConfig(dataset=rows, output_dir=str(folder), vocab_size=290)
+    train_tokenizer.run(cfg, progress=lambda event: None, say=lambda line: None)
+    before = content(folder)
+    manifest = run(tmp_path, dataset=rows, tokenizer=str(folder)).manifest
+    assert manifest is not None and content(folder) == before
+    names = [file.name for file in manifest.files if file.role == "tokenizer"]
+    assert names == [f"tokenizer/{name}" for name in sorted(before) if name != ".lock"]
 
 
 def test_special_text_stays_text(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from automodel_cli.files import read_manifest, write_manifest
 
 PROGRESS_NAME = "progress.json"
 FORMAT = "automodel-progress/1"
-EVERY_TOKENS = 1 << 28  # half a gigabyte of uint16: a few seconds of work, and one fsync
+EVERY_TOKENS = 1 << 26  # 128 MiB of uint16: seconds of work (of a download: half a minute), and one fsync
 Phase = Literal["gather", "write", "divide"]
 
 

@@ -170,7 +170,7 @@ def _corpus_files(folder: Path, shards: dict[Split, list[ShardFacts]]) -> list[C
             index = bos_index_path(facts.path).name
             files.append(describe_file(folder, index, "bos_index", split, documents=facts.num_documents))
     for path in sorted((folder / TOKENIZER_FOLDER).iterdir()):
-        if path.suffix != ".tmp":
+        if path.suffix != ".tmp" and not path.name.startswith("."):
             files.append(describe_file(folder, f"{TOKENIZER_FOLDER}/{path.name}", "tokenizer"))
     if (folder / META_NAME).exists():
         files.append(describe_file(folder, META_NAME, "meta"))
