@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from automodel_cli.config.schema_megatron import PreprocessMegatronConfig
 from automodel_cli.config.schema_preprocess import PreprocessNanogptConfig
 from automodel_cli.corpus import hub
 from automodel_cli.corpus.documents import open_source
@@ -16,7 +17,7 @@ from automodel_cli.corpus.hub import HubSource
 from automodel_cli.corpus.readers import read_unit
 from automodel_cli.corpus.units import ReadOptions
 from automodel_cli.errors import DataError
-from automodel_cli.recipes import preprocess
+from automodel_cli.recipes import preprocess, preprocess_megatron
 
 TEXTS = [f"row {k}" for k in range(90)]
 
@@ -120,3 +121,34 @@ def test_a_run_of_the_recipe(folder: str, tmp_path: Path, monkeypatch: pytest.Mo
     result = preprocess.run(cfg, progress=lambda event: None, say=lambda line: None)
     assert result.manifest is not None
     assert (result.manifest.documents, result.manifest.tokens) == (90, sum(len(t) + 1 for t in TEXTS))
+
+
+def test_several_columns_and_lists(tmp_path: Path) -> None:
+    records = [{"n": k, "text": [f"row {k}", ""], "title": f"title {k}"} for k in range(30)]
+    pq.write_table(pa.Table.from_pylist(records), tmp_path / "a.parquet")
+    options = ReadOptions("text", more_keys=("title",), lists=True)
+    source = HubSource(str(tmp_path), None, "train", options)
+    expected = [(record["text"], record["title"]) for record in records]
+    found = [text for _, texts in rows(source, None, 7) for text in texts]
+    assert found == expected
+    with pytest.raises(DataError, match=r"column 'text' of .* holds list<.*>, not text"):
+        list(HubSource(str(tmp_path), None, "train", ReadOptions()).units(None, 10))
+
+
+def test_megatron_files_from_a_stream(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    def open_it(name: str, **rest: object) -> HubSource:
+        opened.append((name, rest["set_name"], rest["split"]))
+        return HubSource(folder, None, "train", rest["options"])  # type: ignore[arg-type]
+
+    monkeypatch.setattr(preprocess_megatron, "open_source", open_it)
+    options = {"dataset": "some/dataset", "set_name": "part", "tokenizer": "byte", "append_eod": True}
+    cfg = PreprocessMegatronConfig(**options, output_path=str(tmp_path / "out"), workers=1, max_tokens=400)
+    result = preprocess_megatron.run(cfg, progress=lambda event: None, say=lambda line: None)
+    assert opened == [("some/dataset", "part", "train")]
+    assert result.manifest is not None and result.manifest.tokens == 400
+    assert [pair.name for pair in result.manifest.pairs] == ["processed_data_0_text_document"]
+    ids = b"".join(text.encode() + b"\0" for text in TEXTS)[:400]
+    stored = (tmp_path / "out/processed_data_0_text_document.bin").read_bytes()
+    assert bytes(stored[::2]) == ids  # 256 is a zero byte and a one

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from automodel_cli.corpus.listing import dataset_name, is_local, list_files
+from automodel_cli.corpus.listing import dataset_name, is_local, list_files, list_several
 from automodel_cli.errors import DataError
 
 
@@ -78,3 +78,12 @@ def test_hub_names_and_missing_paths(tmp_path: Path) -> None:
 )
 def test_names_for_folders(dataset: str, name: str) -> None:
     assert dataset_name(dataset) == name
+
+
+def test_several_arguments_are_one_sorted_list(tmp_path: Path) -> None:
+    touch(tmp_path, "x/2.txt", "x/1.txt", "y/1.txt")
+    several = [f"{tmp_path}/y/*.txt", f"{tmp_path}/x", f"{tmp_path}/x/2.txt"]
+    assert [file.name for file in list_several(several).files] == ["x/1.txt", "x/2.txt", "y/1.txt"]
+    assert [file.name for file in list_several([f"{tmp_path}/x"]).files] == ["1.txt", "2.txt"]
+    with pytest.raises(DataError, match="no file matches"):
+        list_several([f"{tmp_path}/x", f"{tmp_path}/*.nothing"])

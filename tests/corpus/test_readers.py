@@ -110,3 +110,47 @@ def test_unreadable_and_shrinking_files_are_errors(tmp_path: Path) -> None:
         read_unit(
             Unit("jsonl", "gone.jsonl", 0, {}, path=str(tmp_path / "gone.jsonl"), stop=1), ReadOptions()
         )
+
+
+def test_fields_of_a_row_are_usable_together_or_not_at_all() -> None:
+    options = ReadOptions("a", more_keys=("b",), lists=True)
+    lines = [
+        b'{"a": "one", "b": ["two", "three"], "c": null}',
+        b'{"a": "one"}',
+        b'{"b": "two"}',
+        b'{"a": "one", "b": [1]}',
+        b'{"a": ["x", null], "b": ""}',
+        b'{"a": "", "b": []}',
+        b'{"a": "one", "b": {"c": 1}}',
+        b'{"a": "\\ud800", "b": ""}',
+        b'{"a": [["x"]], "b": ""}',
+        b"[]",
+        b"3",
+        b"{",
+        b'{"a": "\xff"}',
+        b"  ",
+        b'{"b": "last", "a": "\\u00e9"}',
+    ]
+    found = read_unit(Unit("jsonl", "a", 0, {}, payload=b"\n".join(lines)), options)
+    assert found.texts == [("one", ["two", "three"]), ("", []), ("é", "last")]
+    assert found.numbers == [0, 5, 14] and found.rows == 15
+    assert bad(found) == [
+        (1, "no text key in 'b'"),
+        (2, "no text key in 'a'"),
+        (3, "text is a number, not a string in a list in 'b'"),
+        (4, "text is null in a list in 'a'"),
+        (6, "text is an object, not a string in 'b'"),
+        (7, "lone surrogate in 'a'"),
+        (8, "text is a list, not a string in a list in 'a'"),
+        (9, "row is a list, not an object"),
+        (10, "row is a number, not an object"),
+        (11, "malformed JSON"),
+        (12, "not UTF-8"),
+    ]
+    assert [row.after for row in found.bad] == [1, 1, 1, 1, *[2] * 7]
+
+
+def test_text_files_have_one_field(tmp_path: Path) -> None:
+    options = ReadOptions(document="line", lists=True)
+    found = read_unit(Unit("line", "a.txt", 0, {}, payload=b"x\n\ny"), options)
+    assert found.texts == [("x",), ("y",)]
