@@ -41,3 +41,9 @@ def test_groups_keep_what_they_say():
         (0.02, 0.1),
     ]
     assert "lr" not in groups[0]  # the caller's dictionaries are not changed
+
+
+def test_the_kernel_can_be_chosen():
+    assert not build_adamw(parameters(), fused=False).defaults["fused"]
+    assert not build_adamw(parameters(), foreach=True).defaults["fused"]
+    assert build_adamw(parameters(), amsgrad=True).defaults["fused"]

@@ -60,6 +60,7 @@ def build_optimizer(
             groups,
             lr=float(arguments.pop("lr", DEFAULT_LR)),
             betas=tuple(arguments.pop("betas", DEFAULT_BETAS)),
+            weight_decay=weight_decay,
             device=device,
             **arguments,
         )

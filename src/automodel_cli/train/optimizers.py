@@ -21,12 +21,18 @@ def build_adamw(
     eps: float = 1e-8,
     weight_decay: float = 0.1,
     device: torch.device | str = "cpu",
+    **options: Any,
 ) -> torch.optim.AdamW:
-    """``torch.optim.AdamW``, fused where it exists. Groups keep their own ``weight_decay`` and ``lr``."""
-    fused = torch.device(device).type in _FUSED_DEVICES
+    """``torch.optim.AdamW``, fused where it exists. Groups keep their own ``weight_decay`` and ``lr``.
+
+    ``options`` are AdamW's other arguments; ``fused`` or ``foreach`` among them decide about the kernel.
+    """
+    if options.get("fused") is None:
+        other_kernel = options.get("foreach") or options.get("differentiable")
+        options["fused"] = not other_kernel and torch.device(device).type in _FUSED_DEVICES
     own: list[Any] = [_with_lr(group, lr) if isinstance(group, dict) else group for group in groups]
     optimizer = torch.optim.AdamW(
-        own, lr=lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay, fused=fused
+        own, lr=lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay, **options
     )
     remember_ratios(optimizer)
     return optimizer

@@ -1,0 +1,37 @@
+"""Rebuilding from a checkpoint's JSON; each family's own test compares outputs."""
+
+import json
+
+import pytest
+import transformers
+
+from automodel_cli.errors import CheckpointError
+from automodel_cli.models.build import build_from_config
+from automodel_cli.models.gpt2 import GPT2, build_gpt2_model
+from automodel_cli.models.hf import HFCausalLM, from_config
+
+SIZES = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 8, "vocab_size": 50}
+
+
+@pytest.mark.parametrize("kind", [GPT2, HFCausalLM])
+def test_the_json_in_a_checkpoint_is_enough(kind):
+    model = build_gpt2_model(**SIZES) if kind is GPT2 else from_config(transformers.GPT2Config(**SIZES))
+    again = build_from_config(json.loads(json.dumps(model.model_config())), is_meta_device=True)
+    assert type(again) is kind
+    assert all(parameter.is_meta for parameter in again.parameters())
+    assert {n: p.shape for n, p in again.named_parameters()} == {
+        n: p.shape for n, p in model.named_parameters()
+    }
+
+
+@pytest.mark.parametrize("family", ["foreign", "martian", None])
+def test_what_cannot_be_rebuilt_says_so(family):
+    with pytest.raises(CheckpointError, match=str(family)):
+        build_from_config({"family": family})
+
+
+def test_a_model_type_that_transformers_does_not_know():
+    with pytest.raises(CheckpointError, match="cannot build MartianForCausalLM"):
+        build_from_config(
+            {"family": "hf", "class": "MartianForCausalLM", "model_type": "martian", "config": {}}
+        )
