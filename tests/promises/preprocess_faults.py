@@ -10,7 +10,8 @@
 | manifest | a file is being hashed for the manifest (the last instants before it is there)   |
 
 ``POINT`` ``none`` runs undisturbed, ``count`` too, and prints how often each point was passed. Units and the
-distance between notes of the position are made tiny, so that a small input passes each point often. Nothing in the product knows of this.
+distance between notes of the position are made tiny, so that a small input passes each point often. Nothing in the
+product knows of this.
 """
 
 import atexit
