@@ -113,12 +113,12 @@ class LabelRules:
 
         Tokens and labels are views of ``row`` where nothing in them is replaced.
         """
-        tokens = torch.from_numpy(row)
-        found = {
-            "tokens": tokens[:-1],
-            "labels": tokens[1:],
-            "loss_mask": torch.ones(len(row) - 1),
-            "position_ids": torch.arange(len(row) - 1),
+        tokens = len(row) - 1
+        found = {  # made by numpy, which has less to do before it begins
+            "tokens": torch.from_numpy(row[:-1]),
+            "labels": torch.from_numpy(row[1:]),
+            "loss_mask": torch.from_numpy(np.ones(tokens, dtype=np.float32)),
+            "position_ids": torch.from_numpy(np.arange(tokens)),
         }
         if not self.plain:
             inputs, labels, keep = self._taken_apart(row[None])
