@@ -40,6 +40,7 @@ SHELL = ("bash", "console", "sh")
 MISTAKES = {
     "--model.n_layr 4": "did you mean n_layer?",
     "--model.n_layers 24": "did you mean n_layer?",
+    "--model.n_layers 4": "did you mean n_layer?",
     "--nproc-per-node 8 pretrain": "one process",
 }
 
