@@ -27,7 +27,7 @@ import numpy as np
 from automodel_cli.corpus.gather import Rows
 from automodel_cli.corpus.splitting import shuffle_keys
 from automodel_cli.errors import DataError
-from automodel_cli.files import disk_errors_named, write_json
+from automodel_cli.files import disk_errors_named, fsync_folder, write_json
 
 MAX_BUCKETS = 4096  # more would make tiny writes; a bucket that is too large is divided when its turn comes
 BYTES_A_ROW = 64  # memory that a row costs besides its bytes while its bucket is sorted
@@ -135,6 +135,7 @@ class Buckets:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+        fsync_folder(self.folder)
 
     def stored(self) -> tuple[int, int]:
         """How many rows there are, and their bytes."""

@@ -15,6 +15,8 @@ finds the buckets of an earlier one (its journal says so) calls ``units`` straig
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from automodel_cli.corpus.pipeline import BadRows
 from automodel_cli.corpus.rows import RowOptions
 from automodel_cli.corpus.scatter import LIKELY_ROW_BYTES, ScatterWork, block_bytes, scattering
 from automodel_cli.corpus.units import Unit
+from automodel_cli.files import disk_errors_named, publish
 
 
 class ShuffledSource:
@@ -35,6 +38,7 @@ class ShuffledSource:
         self, source: FileSource, folder: Path, *, seed: int, memory_bytes: int, num_workers: int
     ) -> None:
         self._source, self._folder, self._seed = source, folder, seed
+        self._gathered = folder / "gathered"  # is there when all rows are
         self._memory_bytes, self._num_workers = memory_bytes, num_workers
         self.name, self.note, self.options = source.name, source.note, source.options
         self.total_bytes: int | None = expected_size(source.files, source.options).bytes
@@ -48,7 +52,12 @@ class ShuffledSource:
         """
         size = self.total_bytes or 0
         count = bucket_count(size, size // LIKELY_ROW_BYTES, self._memory_bytes)
-        buckets = Buckets(self._folder, self._seed, count)
+        self.remove()
+        with disk_errors_named(self._folder):
+            self._folder.mkdir(parents=True)
+            # A new one each time: a worker that outlives its killed parent by a moment finds no place to write to.
+            folder = Path(tempfile.mkdtemp(prefix="buckets-", dir=self._folder))
+        buckets = Buckets(folder, self._seed, count)
         buckets.create()
         work = ScatterWork(buckets, RowOptions(self.options, check=True))
         block = block_bytes(self._memory_bytes, self._num_workers, work.options, self._source.files)
@@ -58,6 +67,7 @@ class ShuffledSource:
                 bad_rows.add(unit, unit.first_row, found.bad)
                 tell(found.documents, unit.size)
         buckets.sync()
+        publish(folder, self._gathered)
 
     def units(self, cursor: dict[str, Any] | None, chunk_documents: int) -> Iterator[Unit]:
         """The rows from ``cursor`` on. Where a unit ends depends on the memory, what it begins with does not.
@@ -66,7 +76,7 @@ class ShuffledSource:
             DataError: the buckets are gone or not whole.
         """
         most_bytes = chunk_documents * BYTES_PER_DOCUMENT
-        buckets = Buckets.open(self._folder)
+        buckets = Buckets.open(self._gathered)
         reader = BucketReader(buckets, self._memory_bytes, keep=True, group_bytes=most_bytes)
         for rows in reader.read(cursor["key"] if cursor else 0):
             payload = rows.data.tobytes()
@@ -75,7 +85,7 @@ class ShuffledSource:
 
     def remove(self) -> None:
         """Give the disk space back."""
-        Buckets(self._folder, 0, 1).remove()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def describe(self) -> dict[str, Any]:
         """As the source itself; that its order is another is for the options to say."""

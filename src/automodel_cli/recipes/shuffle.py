@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -76,9 +77,9 @@ class _Job:
 
     @property
     def work_folder(self) -> Path:
-        """Where the buckets are; always the same for an output folder, so that a later run finds what was left."""
+        """For temporary files; always the same for an output folder, so that a later run finds what was left."""
         if self.cfg.temp_dir is None:
-            return self.folder / WORK_NAME / "buckets"
+            return self.folder / WORK_NAME
         mark = xxhash.xxh3_64_hexdigest(str(self.folder.resolve()).encode())
         return Path(self.cfg.temp_dir) / f".automodel-shuffle-{mark}"
 
@@ -112,8 +113,8 @@ def run(cfg: ShuffleConfig, *, progress: ProgressCallback, say: Say) -> ShuffleR
                 say(f"{job.folder} is already complete: nothing to do")
                 return ShuffleResult(job.folder, finished, already_complete=True)
         prepare(job.folder, job.name, overwrite=cfg.overwrite)
-        with _work_folder(job):
-            return _shuffle(job, progress, say)
+        with _work_folder(job) as folder:
+            return _shuffle(job, folder, progress)
 
 
 # ------------------------------------------------------------------------------------------ preparing
@@ -199,7 +200,7 @@ def _check_space(job: _Job, say: Say) -> None:
 def _say_plan(job: _Job, say: Say) -> None:
     about = "" if job.size.exact else "about "
     say(f"would read {source_in_words(job.source.describe())}: {about}{job.size.bytes / 1e6:,.1f} MB of rows")
-    say(f"would use {_bucket_count(job):,} temporary buckets in {job.work_folder.parent}")
+    say(f"would use {_bucket_count(job):,} temporary buckets in {job.work_folder}")
     target = f"{job.folder}/{chunk_name(job.name, 0)}"
     if job.cfg.chunk_size:
         target += f" and more of {job.cfg.chunk_size / 1e6:,.1f} MB each"
@@ -218,10 +219,17 @@ def _say_plan(job: _Job, say: Say) -> None:
 
 
 @contextmanager
-def _work_folder(job: _Job) -> Iterator[None]:
-    """Temporary files are gone afterwards, whatever happened."""
+def _work_folder(job: _Job) -> Iterator[Path]:
+    """A folder for the buckets; temporary files are gone afterwards, whatever happened.
+
+    It is a new one each time: a worker that outlives its killed parent by a moment finds no place to write to.
+    """
     try:
-        yield
+        with disk_errors_named(job.work_folder):
+            shutil.rmtree(job.work_folder, ignore_errors=True)
+            job.work_folder.mkdir(parents=True)
+            folder = Path(tempfile.mkdtemp(prefix="buckets-", dir=job.work_folder))
+        yield folder
     finally:
         shutil.rmtree(job.work_folder, ignore_errors=True)
         shutil.rmtree(job.folder / WORK_NAME, ignore_errors=True)
@@ -231,9 +239,9 @@ def _bucket_count(job: _Job) -> int:
     return bucket_count(job.size.bytes, job.size.bytes // LIKELY_ROW_BYTES, job.cfg.memory)
 
 
-def _shuffle(job: _Job, progress: ProgressCallback, say: Say) -> ShuffleResult:
+def _shuffle(job: _Job, folder: Path, progress: ProgressCallback) -> ShuffleResult:
     fields = DIGEST_FIELDS if job.rows.digest else ()
-    buckets = Buckets(job.work_folder, job.cfg.seed, _bucket_count(job), fields)
+    buckets = Buckets(folder, job.cfg.seed, _bucket_count(job), fields)
     buckets.create()
     bad_rows = _scatter(job, buckets, progress)
     documents, _ = buckets.stored()
