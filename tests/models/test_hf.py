@@ -1,5 +1,7 @@
 """Hugging Face models: built from configuration objects, never downloaded."""
 
+import importlib.util
+
 import pytest
 import torch
 import transformers
@@ -238,3 +240,9 @@ def test_compiled_training_matches_eager():
         loss.backward()
         losses.append((loss.detach(), model.hf.lm_head.weight.grad))
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("liger_kernel") is not None, reason="liger-kernel is installed")
+def test_liger_where_it_is_not_installed_is_a_note():
+    model = from_config(config_of("llama"), use_liger_kernel=True)
+    assert any("liger-kernel is not installed" in note for note in model.notes)

@@ -35,7 +35,7 @@ def build_model(target: Target, *, seed: int, trust: Sequence[str] = ()) -> Caus
             f"model._target_ {target.name} returned {type(built).__name__}, not a torch.nn.Module",
             "name a callable that returns the model",
         )
-    return wrap(built)
+    return wrap(built, pretrained=target.name.endswith(".from_pretrained"))
 
 
 def give_weights(model: CausalLM, *, init_from: str | None, seed: int, device: torch.device) -> str:

@@ -187,10 +187,11 @@ def from_config(
     with _load_errors_named(config):
         if isinstance(config, str):
             config = transformers.AutoConfig.from_pretrained(config, trust_remote_code=trust_remote_code)
-        _apply_liger(config, use_liger_kernel)
+        liger_notes = _apply_liger(config, use_liger_kernel)
         with torch.device("meta"):
             hf = transformers.AutoModelForCausalLM.from_config(config, **options)
     model = HFCausalLM(hf)
+    model.notes += liger_notes
     if not is_meta_device:
         model.to_empty(device="cpu")
     return model
@@ -226,11 +227,13 @@ def from_pretrained(
                 f"{type(config).__name__} has no field {', '.join(unknown)}", "correct the model section"
             )
         config.update(overrides)
-        _apply_liger(config, use_liger_kernel)
+        liger_notes = _apply_liger(config, use_liger_kernel)
         hf = transformers.AutoModelForCausalLM.from_pretrained(
             pretrained_model_name_or_path, config=config, **options
         )
-    return HFCausalLM(hf, pretrained=True)
+    model = HFCausalLM(hf, pretrained=True)
+    model.notes += liger_notes
+    return model
 
 
 def wrap(module: nn.Module, *, pretrained: bool = False) -> CausalLM:
@@ -306,17 +309,16 @@ def _load_errors_named(source: Any) -> Iterator[None]:
         ) from error
 
 
-def _apply_liger(config: Any, wanted: bool) -> None:
-    """Patch the classes of this model family with Liger's kernels."""
+def _apply_liger(config: Any, wanted: bool) -> list[str]:
+    """Patch the classes of this model family with Liger's kernels; returns what to tell the user."""
     if not wanted:
-        return
+        return []
     if importlib.util.find_spec("liger_kernel") is None:
-        raise ConfigError(
-            "use_liger_kernel: the package liger-kernel is not installed", "install it, or leave it out"
-        )
+        return ["use_liger_kernel: the package liger-kernel is not installed, the model runs without"]
     from liger_kernel.transformers.monkey_patch import _apply_liger_kernel
 
     _apply_liger_kernel(config.model_type)
+    return []
 
 
 def _has_direct_head(hf: transformers.PreTrainedModel) -> bool:

@@ -1,0 +1,40 @@
+"""From a model section to a model with weights: whose weights stay, whose are drawn."""
+
+import torch
+import transformers
+
+from automodel_cli.assembly.model import build_model, give_weights
+from automodel_cli.config.target import Target
+
+SIZES = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 8, "vocab_size": 50}
+CPU = torch.device("cpu")
+
+
+def saved_gpt2(folder):
+    tokens = {"bos_token_id": 0, "eos_token_id": 0}
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**SIZES, **tokens))
+    model.save_pretrained(folder)
+    return model
+
+
+def test_weights_that_a_target_loaded_are_kept(tmp_path):
+    """Drawing them anew would turn fine-tuning into training from scratch without a word."""
+    original = saved_gpt2(tmp_path)
+    for name in (
+        "transformers.AutoModelForCausalLM.from_pretrained",
+        "automodel_cli.models.hf.from_pretrained",
+    ):
+        model = build_model(Target(name, {"pretrained_model_name_or_path": str(tmp_path)}), seed=0)
+        assert give_weights(model, init_from=None, seed=0, device=CPU) == "pretrained, from its own target"
+        assert torch.equal(model.hf.transformer.wte.weight, original.transformer.wte.weight)
+
+
+def test_weights_of_a_configuration_are_drawn_from_the_seed():
+    target = Target("automodel_cli.models.gpt2.build_gpt2_model", SIZES)
+    drawn = []
+    for seed in (1, 1, 2):
+        model = build_model(target, seed=seed)
+        assert give_weights(model, init_from=None, seed=seed, device=CPU) == f"random, seed {seed}"
+        drawn.append(model.wte.weight)
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
