@@ -101,8 +101,9 @@ def test_nothing_to_predict_is_zero_not_nan(loss, tensors):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_evaluation_gives_the_same_number(loss, tensors):
     expected = run(loss, *tensors)[0]
-    with torch.no_grad():
-        assert loss(*tensors, vocab_size=VOCAB) == expected
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            assert loss(*tensors, vocab_size=VOCAB) == expected
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -189,14 +189,13 @@ def test_bf16_compute_follows_fp32():
     assert (fp32 - bf16).abs().max() < 2e-2
 
 
-def test_fp16_with_a_scaler_backs_off_and_learns():
+@pytest.mark.parametrize("loss", [MaskedCrossEntropy(), ChunkedCrossEntropy(chunk_tokens=48)])
+def test_fp16_with_a_scaler_backs_off_and_learns(loss):
     model = tiny()
     optimizer = adamw(model, lr=3e-3)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, growth_interval=1000)
     results = [
-        train_step(
-            model, MaskedCrossEntropy(), optimizer, [batch(0)], autocast_dtype=torch.float16, scaler=scaler
-        )
+        train_step(model, loss, optimizer, [batch(0)], autocast_dtype=torch.float16, scaler=scaler)
         for _ in range(40)
     ]
     skips = [result.skipped.item() for result in results]
