@@ -55,6 +55,7 @@ def test_defaults_and_amounts(tmp_path: Path) -> None:
         ("{input: a, dataset: b}", "give input (files) or dataset (of the Hub)"),
         ("{input: a, shards: 2, shard_tokens: 5}", "shards and shard_tokens exclude each other"),
         ("{input: a, shards: 0}", "shards"),
+        ("{dataset: a, shuffle: true}", "shuffle needs input (files)"),
         ("{input: a, keep_newlines: true}", "keep_newlines needs split_sentences"),
         ("{input: a, json_keys: [x, x]}", "json_keys names a key twice"),
         ("{input: a, json_keys: [x/y]}", "become file names"),

@@ -19,6 +19,7 @@ VARIANTS = {
     "two workers, two keys": ("--workers", "2", "--json-keys", "text", "title"),
     "shard tokens": ("--workers", "1", "--shard-tokens", "2500", "--skip-empty"),
     "shards, exact": ("--workers", "2", "--shards", "3", "--max-tokens", "9000"),
+    "shuffled": ("--workers", "1", "--shuffle", "--shard-tokens", "4000"),
 }
 
 
@@ -49,7 +50,8 @@ def preprocess(
 def check_interrupted(folder: Path, whole: dict[str, bytes]) -> None:
     """Whatever stands under its final name is what the undisturbed run has there; an index has its tokens."""
     for name, data in content(folder).items():
-        if ".tmp" in name or name.startswith(".processed_data.spool") or name.endswith("progress.json"):
+        hidden = (".processed_data.spool", ".processed_data.shuffle")
+        if ".tmp" in name or name.startswith(hidden) or name.endswith("progress.json"):
             continue
         assert data == whole[name], name
         if name.endswith(".idx"):

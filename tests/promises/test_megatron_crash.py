@@ -1,6 +1,6 @@
 """preprocess megatron killed or out of disk: whole pairs or none, and the same command ends with the same bytes.
 
-Three points; ``make torture`` has the full counts.
+Some points; ``make torture`` has the full counts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,12 @@ from tests.promises.megatron_runs import (
 
 @pytest.mark.parametrize(
     ("point", "number", "variant"),
-    [("write", 25, "two workers, two keys"), ("rename", 11, "shard tokens"), ("divide", 5, "shards, exact")],
+    [
+        ("write", 25, "two workers, two keys"),
+        ("rename", 11, "shard tokens"),
+        ("divide", 5, "shards, exact"),
+        ("journal", 5, "shuffled"),
+    ],
 )
 def test_sigkill_then_the_same_command(tmp_path: Path, point: str, number: int, variant: str) -> None:
     data = write_input(tmp_path)

@@ -544,3 +544,59 @@ def test_too_little_room_is_said_before(tmp_path: Path, rows: str, monkeypatch: 
 def test_output_prefix_may_name_the_folder(tmp_path: Path, rows: str) -> None:
     run(tmp_path, input=rows, output_path=None, output_prefix=str(tmp_path / "a/b/mine"))
     assert (tmp_path / "a/b/mine_0_text_document.idx").exists()
+
+
+# --------------------------------------------------------------------------------------------- shuffle
+
+
+def documents_in(folder: Path) -> list[bytes]:
+    manifest = read_megatron_manifest(folder / "processed_data.manifest.json")
+    data = b"".join(pair(folder, part)[0] for part in range(len(manifest.pairs)))
+    documents, first = [], 0
+    tokens = np.frombuffer(data, "<u2")
+    for end in np.flatnonzero(tokens == EOD) + 1:
+        documents.append(bytes(tokens[first : end - 1].astype(np.uint8)))
+        first = end
+    return documents
+
+
+def test_shuffle_is_the_order_of_preprocess_shuffle(tmp_path: Path, rows: str) -> None:
+    from automodel_cli.config.schema_shuffle import ShuffleConfig
+    from automodel_cli.recipes import shuffle
+
+    data = tmp_path / "in"
+    data.mkdir()
+    shutil.copy(rows, data / "a.jsonl")
+    write_rows(data / "b.jsonl", ["", *(f"other {k}" for k in range(50))])
+    run(tmp_path, input=str(data), shuffle=True, seed=7)
+    cfg = ShuffleConfig(dataset=str(data), output_dir=str(tmp_path / "text"), seed=7, check=True, name="x")
+    shuffle.run(cfg, progress=lambda event: None, say=lambda line: None)
+    lines = (tmp_path / "text/x.chunk.00000.jsonl").read_text().splitlines()
+    texts = [json.loads(line)["text"] for line in lines]
+    assert sorted(texts) == sorted([*TEXTS, "", *(f"other {k}" for k in range(50))])
+    assert pair(tmp_path / "out") == reference_files(documents_of(texts))
+    assert not list((tmp_path / "out").glob(".*shuffle"))
+    manifest = read_megatron_manifest(tmp_path / "out/processed_data.manifest.json")
+    assert manifest.bad_rows == 6 and manifest.options["seed"] == 7
+
+
+def test_shuffled_bytes_depend_on_seed_and_input_alone(
+    tmp_path: Path, rows: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"input": rows, "shuffle": True, "shard_tokens": 700, "max_tokens": 3000}
+    run(tmp_path, **options)
+    expected = content(tmp_path / "out")
+    assert set(documents_in(tmp_path / "out")) < {text.encode() for text in TEXTS}
+    monkeypatch.setattr("automodel_cli.corpus.documents.BYTES_PER_DOCUMENT", 37)
+    for workers, memory in ((1, 2000), (2, 10**6)):
+        run(tmp_path, "again", workers=workers, chunk_size=1, shuffle_memory=memory, **options)
+        assert content(tmp_path / "again") == expected
+        shutil.rmtree(tmp_path / "again")
+    run(tmp_path, "other", seed=1, **options)
+    assert documents_in(tmp_path / "other") != documents_in(tmp_path / "out")
+    said: list[str] = []
+    run(tmp_path, "dry", say=said, dry_run=True, **options)
+    assert any("in random order (seed 42)" in line for line in said)
+    with pytest.raises(DataError, match=r"bad row rows\.jsonl:11"):
+        run(tmp_path, "strict", strict=True, **options)
+    assert not list((tmp_path / "strict").glob(".*shuffle"))

@@ -147,6 +147,12 @@ def megatron(
     shard_tokens: Annotated[
         str | None, typer.Option(help="Tokens a file holds at most, instead.", rich_help_panel=_OUTPUT)
     ] = None,
+    shuffle: Annotated[
+        bool | None, typer.Option("--shuffle", help="Documents in random order.", rich_help_panel=_OUTPUT)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of --shuffle (default: 42).", rich_help_panel=_OUTPUT)
+    ] = None,
     overwrite: Annotated[
         bool | None,
         typer.Option("--overwrite", help="Replace files with this prefix.", rich_help_panel=_OUTPUT),
@@ -169,6 +175,10 @@ def megatron(
     ] = None,
     prefetch: Annotated[
         int | None, typer.Option(help="Tasks under way a worker (default: 4).", rich_help_panel=_SPEED)
+    ] = None,
+    shuffle_memory: Annotated[
+        str | None,
+        typer.Option(help="Bytes to hold while shuffling: 200M, 2G (default: 500M).", rich_help_panel=_SPEED),
     ] = None,
     engine: Annotated[
         str | None,

@@ -63,6 +63,12 @@ class PreprocessMegatronConfig(Section):
     """What names of files begin with: `{output_prefix}_{number}_{key}_document.bin`."""
     output_path: str | None = None
     """Folder to write; null: that of `output_prefix`."""
+    shuffle: bool = False
+    """Write the documents in random order, into one file a key unless `shards` or `shard_tokens` say otherwise."""
+    seed: Whole = 42
+    """Decides the order with `shuffle`, which is that of `preprocess shuffle` with the same seed."""
+    shuffle_memory: Amount = 500_000_000
+    """Bytes to hold in memory with `shuffle`; the result does not depend on it."""
     overwrite: bool = False
     """Delete the files of an earlier run with this prefix first."""
     strict: bool = False
@@ -86,6 +92,8 @@ class PreprocessMegatronConfig(Section):
             raise ValueError("give input (files) or dataset (of the Hub), one of the two")
         if self.shards and self.shard_tokens:
             raise ValueError("shards and shard_tokens exclude each other; give one")
+        if self.shuffle and self.input is None:
+            raise ValueError("shuffle needs input (files): download the dataset first")
         if self.keep_newlines and not self.split_sentences:
             raise ValueError("keep_newlines needs split_sentences")
         if len(set(self.json_keys)) < len(self.json_keys):

@@ -130,7 +130,7 @@ class VerifyConfig(Section):
     """A corpus folder or token files to check."""
 
     path: str
-    """Corpus folder, its manifest, a token file (ours, NeMo's, nanoGPT's), or the prefix of Megatron's .bin and .idx."""
+    """Corpus folder, its manifest, a token file (ours, NeMo's, nanoGPT's), or the prefix of a .bin and .idx."""
     tokenizer: str | None = None
     """Tokenizer to check and decode with where there is no manifest."""
     raw_dtype: Literal["uint16", "uint32"] | None = None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from automodel_cli.corpus.documents import FileSource, Source
 from automodel_cli.corpus.engines import EngineMismatch
-from automodel_cli.corpus.listing import SourceFile
+from automodel_cli.corpus.expected_size import expected_size
 from automodel_cli.corpus.tokenise_sequences import SequenceTokeniser
 from automodel_cli.errors import AutomodelError
 
@@ -17,7 +17,6 @@ _SAMPLE_BYTES = 1 << 20  # units beyond that are not tokenised for an estimate
 _BYTES_A_TOKEN = 4  # of text, where there is no sample
 _BYTES_A_SEQUENCE = 20  # length, pointer and document of the index
 _DOCUMENT_BYTES = 4000  # of text, likewise
-_TEXT_IN_COMPRESSED = 3  # bytes of text in a byte of .parquet, .gz, .zst
 
 
 @dataclass(frozen=True)
@@ -29,31 +28,31 @@ class Estimate:
 
 
 def estimate(
-    source: Source, tokeniser: SequenceTokeniser, *, itemsize: int, max_tokens: int | None, copies: int
+    source: Source,
+    tokeniser: SequenceTokeniser,
+    *,
+    itemsize: int,
+    max_tokens: int | None,
+    copies: int = 1,
+    keeps_text: bool = False,
 ) -> Estimate | None:
     """From a small sample of the text; None where nobody knows how much there is (a Hub stream without limit).
 
     Args:
         max_tokens: the most that will be written.
-        copies: how many times everything is on the disk at once.
+        copies: how many times all tokens are on the disk at once.
+        keeps_text: whether the text is there once more, too (for a shuffle).
     """
-    text_bytes = _text_bytes(source)
+    text_bytes = None
+    if isinstance(source, FileSource):
+        text_bytes = expected_size(source.files, source.options).bytes
     if text_bytes is None and max_tokens is None:
         return None
     tokens_a_byte, sequences_a_token = _sample(source, tokeniser)
     known = [max_tokens, None if text_bytes is None else int(text_bytes * tokens_a_byte)]
     tokens = min(amount for amount in known if amount is not None)
-    return Estimate(int(copies * tokens * (itemsize + _BYTES_A_SEQUENCE * sequences_a_token)), tokens)
-
-
-def _text_bytes(source: Source) -> int | None:
-    if not isinstance(source, FileSource):
-        return None
-    return sum(file.bytes * (_TEXT_IN_COMPRESSED if _is_compressed(file) else 1) for file in source.files)
-
-
-def _is_compressed(file: SourceFile) -> bool:
-    return bool(file.compression) or file.kind == "parquet"
+    token_bytes = copies * tokens * (itemsize + _BYTES_A_SEQUENCE * sequences_a_token)
+    return Estimate(int(token_bytes) + (text_bytes if keeps_text and text_bytes else 0), tokens)
 
 
 def _sample(source: Source, tokeniser: SequenceTokeniser) -> tuple[float, float]:

@@ -6,7 +6,8 @@ and the last step that makes it whole. Everything of a run begins with its prefi
     PREFIX.manifest.json  written last
     .PREFIX.lock          empty; held while a command writes
 
-and while it runs ``PREFIX.progress.json``, temporaries (``*.tmp``) and, with ``--shards``, ``.PREFIX.spool/``.
+and while it runs ``PREFIX.progress.json``, temporaries (``*.tmp``) and, with ``--shuffle`` and ``--shards``,
+``.PREFIX.shuffle/`` and ``.PREFIX.spool/``.
 """
 
 from __future__ import annotations
@@ -65,6 +66,11 @@ class MegatronOutput:
         return self.folder / f"{self.layout.name}.tokenizer"
 
     @property
+    def shuffle_folder(self) -> Path:
+        """Where documents wait for their turn with ``--shuffle``."""
+        return self.folder / f".{self.layout.name}.shuffle"
+
+    @property
     def spool(self) -> MegatronLayout:
         """Where everything is written first with ``--shards``."""
         folder = self.folder / f".{self.layout.name}.spool"
@@ -108,12 +114,13 @@ class MegatronOutput:
         for path in (self.manifest_path, self.folder / self._progress_name):
             path.unlink(missing_ok=True)
             path.with_name(path.name + ".tmp").unlink(missing_ok=True)
-        self.remove_spool()
+        self._remove_hidden()
         shutil.rmtree(self.tokenizer_folder, ignore_errors=True)
 
-    def remove_spool(self) -> None:
-        """The long pairs are divided."""
-        shutil.rmtree(self.spool.folder, ignore_errors=True)
+    def _remove_hidden(self) -> None:
+        """The long pairs are divided, the shuffled documents written."""
+        for folder in (self.spool.folder, self.shuffle_folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def finished(
         self, options: dict[str, Any], source: dict[str, Any], tokenizer: Tokenizer
@@ -142,7 +149,7 @@ class MegatronOutput:
                         f"{path} is missing or has another size than the manifest says", "use --overwrite"
                     )
         remove_progress(self.folder, self._progress_name)  # killed between the two
-        self.remove_spool()
+        self._remove_hidden()
         return manifest
 
     def interrupted_position(self, plan: dict[str, Any], say: Callable[[str], None]) -> Position | None:
@@ -225,7 +232,7 @@ class MegatronOutput:
 
     def _remove_leftovers(self) -> None:
         """Temporaries of a run that was killed while it published."""
-        self.remove_spool()
+        self._remove_hidden()
         pattern = self._pairs_pattern()
         for path in self.folder.glob("*.tmp"):
             if pattern.fullmatch(path.name) or path.name == f"{self._progress_name}.tmp":

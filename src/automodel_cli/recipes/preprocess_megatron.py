@@ -2,9 +2,10 @@
 
 1. the sources and the tokenizer are opened; the disk space is estimated
 2. the prefix is locked; finished files are left alone, an interrupted run is continued
-3. tokens stream through the pipeline into pairs of files, one for each input file and key
-4. with ``--shards`` everything is in one long pair a key by then, which is divided
-5. the manifest is written last, and the journal goes
+3. with ``--shuffle`` all documents are scattered to disk, to be read back in random order
+4. tokens stream through the pipeline into pairs of files, one for each input file and key
+5. with ``--shards`` everything is in one long pair a key by then, which is divided
+6. the manifest is written last, and the journal goes
 
 Interrupted at any point, the same command goes on and ends with the same bytes.
 """
@@ -29,6 +30,7 @@ from automodel_cli.corpus.megatron_sink import MegatronLayout, MegatronSink, Pai
 from automodel_cli.corpus.pipeline import BadRows, Progress, drive, teller, tokenising
 from automodel_cli.corpus.pool import cores, likely_workers
 from automodel_cli.corpus.sentences import SentenceRule
+from automodel_cli.corpus.shuffled_source import ShuffledSource
 from automodel_cli.corpus.tokenise_sequences import SequenceWork
 from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
 from automodel_cli.corpus.units import ReadOptions
@@ -62,6 +64,12 @@ class _Job:
     work: SequenceWork
     num_workers: int
     engine: str
+    shuffled: ShuffledSource | None = None
+
+    @property
+    def documents(self) -> Source:
+        """The source in the order in which it is written."""
+        return self.source if self.shuffled is None else self.shuffled
 
     @property
     def layout(self) -> MegatronLayout:
@@ -86,6 +94,8 @@ class _Job:
             "level": layout.level,
             "parts": layout.parts,
             "added_ids": list(self.tokenizer.added_ids()) if cfg.add_special_tokens else [[], []],
+            "seed": cfg.seed if cfg.shuffle else None,
+            "shuffle": cfg.shuffle,
             "lang": sentences and sentences.language,
             "keep_newlines": sentences and sentences.keep_newlines,
         }
@@ -140,7 +150,7 @@ def _prepare(cfg: PreprocessMegatronConfig, say: Say) -> _Job:
     output = MegatronOutput(_layout(cfg, source, tokenizer))
     if isinstance(source, FileSource):
         # A document in pieces must not be placed, or parsed, by its first piece.
-        whole = cfg.shard_tokens or cfg.special_tokens == "parse" or cfg.split_sentences
+        whole = cfg.shard_tokens or cfg.special_tokens == "parse" or cfg.split_sentences or cfg.shuffle
         source.cut_huge_texts = tokenizer.cuts_at_spaces and not whole
     work = SequenceWork(
         output.tokenizer_folder,
@@ -154,7 +164,12 @@ def _prepare(cfg: PreprocessMegatronConfig, say: Say) -> _Job:
     )
     if work.sentences is not None:
         work.sentences.splitter()  # what is missing is said now, by one process
-    return _Job(cfg, source, tokenizer, output, work, _workers(cfg, source), engine)
+    job = _Job(cfg, source, tokenizer, output, work, _workers(cfg, source), engine)
+    if cfg.shuffle:
+        assert isinstance(source, FileSource)
+        amounts = {"memory_bytes": cfg.shuffle_memory, "num_workers": job.num_workers}
+        job.shuffled = ShuffledSource(source, output.shuffle_folder, seed=cfg.seed, **amounts)
+    return job
 
 
 def _open_source(cfg: PreprocessMegatronConfig) -> Source:
@@ -177,14 +192,14 @@ def _open_source(cfg: PreprocessMegatronConfig) -> Source:
 
 def _layout(cfg: PreprocessMegatronConfig, source: Source, tokenizer: Tokenizer) -> MegatronLayout:
     prefix = Path(cfg.output_prefix)
-    one = not isinstance(source, FileSource) or source.documents_are_files
+    one = not isinstance(source, FileSource) or source.documents_are_files or cfg.shuffle or cfg.shards
     return MegatronLayout(
         folder=prefix.parent if cfg.output_path is None else Path(cfg.output_path),
         name=prefix.name,
         keys=tuple(cfg.json_keys),
         level="sentence" if cfg.split_sentences else "document",
         dtype=token_dtype(tokenizer.vocab_size),
-        parts="tokens" if cfg.shard_tokens else ("one" if one or cfg.shards else "file"),
+        parts="tokens" if cfg.shard_tokens else ("one" if one else "file"),
         part_tokens=cfg.shard_tokens,
         skip_empty=cfg.skip_empty,
     )
@@ -206,6 +221,7 @@ def _estimate(job: _Job) -> Any:
         itemsize=layout.dtype.itemsize,
         max_tokens=max_tokens,
         copies=2 if cfg.shards else 1,
+        keeps_text=cfg.shuffle,
     )
 
 
@@ -219,7 +235,8 @@ def _say_plan(job: _Job, say: Say) -> None:
         amount += f"; {free_bytes(layout.folder) / 1e9:,.2f} GB free)"
     first = layout.prefix(0, layout.keys[0])
     eod = f"end-of-document {job.tokenizer.eot_id}" if cfg.append_eod else "no end-of-document"
-    say(f"would write {amount} as {layout.dtype.name}, {eod}")
+    order = f", in random order (seed {cfg.seed})" if cfg.shuffle else ""
+    say(f"would write {amount} as {layout.dtype.name}, {eod}{order}")
     files = _sources_of_parts(job)
     for part, name in enumerate((files or [])[:3]):
         prefixes = ", ".join(layout.prefix(part, key).name for key in layout.keys)
@@ -263,6 +280,11 @@ def _write(job: _Job, progress: ProgressCallback, say: Say) -> MegatronResult:
 def _run_phases(job: _Job, position: Position, progress: ProgressCallback, say: Say) -> BadRows:
     bad_rows = BadRows(job.cfg.strict, position.bad["count"], list(position.bad["first"]))
     if position.cursor is None:
+        position = Position("gather" if job.cfg.shuffle else "write")
+        job.output.write_progress(job.plan(), position)
+    if position.phase == "gather":
+        _gather(job, bad_rows, progress)
+        position = Position("write", {"key": 0}, bad=_saved(bad_rows))
         job.output.write_progress(job.plan(), position)
     job.layout.folder.mkdir(exist_ok=True)
     if position.phase == "write":
@@ -285,6 +307,24 @@ def _run_phases(job: _Job, position: Position, progress: ProgressCallback, say: 
     return bad_rows
 
 
+def _gather(job: _Job, bad_rows: BadRows, progress: ProgressCallback) -> None:
+    """All documents to disk, for a shuffle."""
+    assert job.shuffled is not None
+    documents = read_bytes = 0
+
+    def tell(more_documents: int, more_bytes: int) -> None:
+        nonlocal documents, read_bytes
+        documents, read_bytes = documents + more_documents, read_bytes + more_bytes
+        counts = (documents, 0, read_bytes, bad_rows.count)
+        progress(Progress("scattering", *counts, bytes_wanted=job.source.total_bytes))
+
+    try:
+        job.shuffled.gather(bad_rows, tell)
+    except BaseException:
+        job.shuffled.remove()
+        raise
+
+
 def _write_pairs(
     job: _Job, position: Position, bad_rows: BadRows, progress: ProgressCallback, say: Say
 ) -> MegatronSink:
@@ -294,10 +334,10 @@ def _write_pairs(
     def note(cursor: dict[str, Any], rows: int) -> None:
         job.output.write_progress(plan, Position("write", cursor, rows, _saved(bad_rows), sink.sync()))
 
-    wanted = {"tokens_wanted": job.cfg.max_tokens, "bytes_wanted": job.source.total_bytes}
+    wanted = {"tokens_wanted": job.cfg.max_tokens, "bytes_wanted": job.documents.total_bytes}
     tell = teller("writing", sink, bad_rows, progress, **wanted)
     try:
-        units = job.source.units(position.cursor, job.cfg.chunk_size)
+        units = job.documents.units(position.cursor, job.cfg.chunk_size)
         workers = {"num_workers": job.num_workers, "prefetch": job.cfg.prefetch}
         if not sink.full:
             with tokenising(job.work, job.tokenizer, **workers) as tokenise:
