@@ -19,6 +19,12 @@ RULES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of small files: what a power cut would leave is not the question here."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+
 def layout(folder: Path, kind: str = "nemo") -> CorpusLayout:
     folder.mkdir(exist_ok=True)
     return CorpusLayout(folder, kind, np.dtype("<u2"), 128)  # type: ignore[arg-type]

@@ -23,6 +23,12 @@ TEXTS = [f"document {k}: " + "words é漢 " * (k * 7 % 23) for k in range(60)]
 BAD = [b"{broken", b'{"other": 1}', b'{"text": null}', b'{"text": "\xff"}', b'{"text": "\\ud800"}']
 
 
+@pytest.fixture(autouse=True)
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of small files: what a power cut would leave is not the question here."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+
 def run(tmp_path: Path, name: str = "out", **options: object) -> PreprocessResult:
     settings = {"tokenizer": "byte", "num_workers": 1, "output_dir": str(tmp_path / name), **options}
     cfg = PreprocessNanogptConfig(**settings)  # type: ignore[arg-type]

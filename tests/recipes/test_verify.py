@@ -16,6 +16,12 @@ from automodel_cli.recipes import preprocess, verify
 from automodel_cli.recipes.verify import VerifyReport
 
 
+@pytest.fixture(autouse=True)
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of small files: what a power cut would leave is not the question here."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+
 def check(path: Path, **options: object) -> VerifyReport:
     return verify.run(VerifyConfig(path=str(path), **options), progress=lambda *_: None)  # type: ignore[arg-type]
 
