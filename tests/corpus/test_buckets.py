@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from automodel_cli.corpus import buckets as module
-from automodel_cli.corpus.buckets import BucketReader, Buckets, KeyRange, bucket_count
+from automodel_cli.corpus.buckets import BucketReader, Buckets, BucketWriter, KeyRange, bucket_count
 from automodel_cli.corpus.splitting import place_of, shuffle_keys
 from automodel_cli.errors import AutomodelError, DataError
 
@@ -18,11 +18,12 @@ PLACES = place_of(np.arange(400) % 3, np.arange(400))
 def fill(folder: Path, count: int, *, block: int = 64, writers: int = 1, rows: list[bytes] = ROWS) -> Buckets:
     buckets = Buckets(folder, seed=7, count=count)
     buckets.create()
+    files = [BucketWriter(buckets, str(k)) for k in range(writers)]
     for k in range(0, len(rows), block):
         some = rows[k : k + block]
         records = np.zeros(len(some), dtype=buckets.record)
         records["place"], records["length"] = PLACES[k : k + block], [len(row) for row in some]
-        buckets.scatter(np.frombuffer(b"".join(some), np.uint8), records, writer=str(k // block % writers))
+        files[k // block % writers].scatter(np.frombuffer(b"".join(some), np.uint8), records)
     return buckets
 
 
@@ -58,7 +59,7 @@ def test_equal_places_keep_their_order_and_end(tmp_path: Path) -> None:
     records = np.zeros(50, dtype=buckets.record)
     records["length"] = 100
     data = np.repeat(np.arange(50, dtype=np.uint8), 100)
-    buckets.scatter(data, records)
+    BucketWriter(buckets).scatter(data, records)
     assert read(buckets, memory=500) == data.tobytes()
 
 
@@ -149,4 +150,4 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     buckets = fill(tmp_path / "b", 1)
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(AutomodelError, match=r"no room left while writing .*b"):
-        buckets.scatter(np.ones(3, np.uint8), np.array([(1, 3)], dtype=buckets.record))
+        BucketWriter(buckets).scatter(np.ones(3, np.uint8), np.array([(1, 3)], dtype=buckets.record))

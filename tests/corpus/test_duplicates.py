@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from automodel_cli.corpus.buckets import BucketReader, Buckets
+from automodel_cli.corpus.buckets import BucketReader, Buckets, BucketWriter
 from automodel_cli.corpus.duplicates import Duplicates, first_of_each
 from automodel_cli.corpus.rows import digests_of
 from automodel_cli.corpus.scatter import DIGEST_FIELDS
@@ -33,7 +33,7 @@ def fill(folder: Path, count: int) -> Buckets:
         records = np.zeros(len(some), dtype=buckets.record)
         records["place"], records["length"] = PLACES[some], [len(row) for row in rows]
         records["low"], records["high"] = digests["low"], digests["high"]
-        buckets.scatter(np.frombuffer(b"".join(rows), np.uint8), records, writer=str(k % 2))
+        BucketWriter(buckets, str(k % 2)).scatter(np.frombuffer(b"".join(rows), np.uint8), records)
     return buckets
 
 

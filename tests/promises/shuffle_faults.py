@@ -30,8 +30,8 @@ from automodel_cli.recipes import shuffle
 
 POINTS: dict[str, tuple[Any, str]] = {
     "read": (cutting._Cut, "unit"),
-    "scatter": (buckets, "append"),
-    "compare": (duplicates, "append"),
+    "scatter": (buckets.AppendedFiles, "append"),
+    "compare": (duplicates.Duplicates, "_append"),
     "sort": (buckets.BucketReader, "_load"),
     "file": (document_files._OpenFile, "write"),
     "fsync": (os, "fsync"),

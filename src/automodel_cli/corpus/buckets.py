@@ -31,7 +31,8 @@ from automodel_cli.files import disk_errors_named, fsync_folder, write_json
 
 MAX_BUCKETS = 4096  # more would make tiny writes; a bucket that is too large is divided when its turn comes
 BYTES_A_ROW = 64  # memory that a row costs besides its bytes while its bucket is sorted
-_GROUP_BYTES = 8 << 20  # handed on at once
+_GROUP_BYTES = 1 << 20  # handed on at once: little enough for the caches of a core
+_MOST_OPEN = 256  # files of one process
 _PLAN_NAME = "plan.json"
 _BASE_FIELDS = [("place", "<u8"), ("length", "<u8")]
 
@@ -118,15 +119,6 @@ class Buckets:
         """The number of the bucket of each place."""
         return KeyRange().part_of(shuffle_keys(self.seed, places), self.count)
 
-    def scatter(self, data: np.ndarray, records: np.ndarray, *, writer: str = "0") -> None:
-        """Add rows: ``data`` (uint8) holds them one after another, as long as their ``records`` say.
-
-        Raises:
-            AutomodelError: the disk is full.
-        """
-        if len(records):
-            scatter(self.folder, data, records, self.bucket_of(records["place"]), self.names(), writer)
-
     def sync(self) -> None:
         """Make all rows durable."""
         for path in self.folder.iterdir():
@@ -165,35 +157,73 @@ class Buckets:
             yield from iter_array(path, self.record, rows)
 
 
-def scatter(
-    folder: Path, data: np.ndarray, records: np.ndarray, parts: np.ndarray, names: list[str], writer: str
+class BucketWriter:
+    """Adds rows to buckets, in files that no other writer has."""
+
+    def __init__(self, buckets: Buckets, writer: str = "0") -> None:
+        self._buckets, self._names = buckets, [f"{name}.{writer}" for name in buckets.names()]
+        self._files = AppendedFiles(buckets.folder)
+
+    def scatter(self, data: np.ndarray, records: np.ndarray) -> None:
+        """Add rows: ``data`` (uint8) holds them one after another, as long as their ``records`` say.
+
+        Raises:
+            AutomodelError: the disk is full.
+        """
+        _scatter(data, records, self._buckets.bucket_of(records["place"]), self._names, self._files)
+
+    def close(self) -> None:
+        """No more rows."""
+        self._files.close()
+
+
+class AppendedFiles:
+    """Files of one folder that are appended to; they stay open where they are few."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._open: dict[str, int] = {}
+
+    def append(self, name: str, array: np.ndarray) -> None:
+        """Add an array's bytes to the file ``name``.
+
+        Raises:
+            AutomodelError: the disk is full.
+        """
+        with disk_errors_named(self._folder / name):
+            descriptor = self._open.get(name)
+            if descriptor is None:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+                descriptor = os.open(self._folder / name, flags, 0o644)
+            try:
+                write_all(descriptor, array)
+            finally:
+                if name in self._open or len(self._open) < _MOST_OPEN:
+                    self._open[name] = descriptor
+                else:
+                    os.close(descriptor)
+
+    def close(self) -> None:
+        """Close what is open."""
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _scatter(
+    data: np.ndarray, records: np.ndarray, parts: np.ndarray, names: list[str], files: AppendedFiles
 ) -> None:
     """Append each row to the files of ``names[part]``."""
+    rows = Rows(data, records["length"].astype(np.int64))
     order = np.argsort(parts, kind="stable")  # uint16: a radix sort
-    lengths = records["length"].astype(np.int64)
-    moved = Rows(data, lengths).take(order) if len(names) > 1 else data
-    records = records[order]
-    byte_ends = np.concatenate(([0], np.cumsum(lengths[order])))
     counts = np.bincount(parts, minlength=len(names))
-    row_stops = np.cumsum(counts)
+    stops = np.cumsum(counts)
     for part in np.flatnonzero(counts).tolist():
-        first, stop = int(row_stops[part] - counts[part]), int(row_stops[part])
-        append(folder / f"{names[part]}.{writer}.rows", moved[byte_ends[first] : byte_ends[stop]])
-        append(folder / f"{names[part]}.{writer}.docs", records[first:stop])
-
-
-def append(path: Path, array: np.ndarray) -> None:
-    """Add an array's bytes to a file.
-
-    Raises:
-        AutomodelError: the disk is full.
-    """
-    with disk_errors_named(path):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        try:
-            write_all(descriptor, array)
-        finally:
-            os.close(descriptor)
+        chosen = order[stops[part] - counts[part] : stops[part]]
+        files.append(f"{names[part]}.rows", rows.take(chosen))
+        files.append(f"{names[part]}.docs", records[chosen])
 
 
 def write_all(descriptor: int, array: np.ndarray) -> None:
@@ -303,13 +333,16 @@ class BucketReader:
     def _divide(self, name: str, keys: KeyRange, names: list[str]) -> None:
         """Move the rows of a bucket to parts of it, some at a time."""
         seed, most_bytes = self._buckets.seed, max(1, self._memory_bytes // 4)
+        files = AppendedFiles(self._buckets.folder)
+        writers = [f"{part}.0" for part in names]
         for path in self._files[name]:
             with path.with_suffix(".rows").open("rb") as rows:
                 for records in iter_array(path, self._buckets.record, max(1, most_bytes // BYTES_A_ROW)):
                     for some in _runs_of(records, most_bytes):
                         data = _read_rows(rows, int(some["length"].sum()), path)
                         parts = keys.part_of(shuffle_keys(seed, some["place"]), len(names))
-                        scatter(self._buckets.folder, data, some, parts, names, "0")
+                        _scatter(data, some, parts, writers, files)
+        files.close()
         for part in names:
             path = self._buckets.folder / f"{part}.0.docs"
             if path.exists():

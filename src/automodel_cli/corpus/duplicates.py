@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from automodel_cli.corpus.buckets import Buckets, KeyRange, append, iter_array
+from automodel_cli.corpus.buckets import AppendedFiles, Buckets, KeyRange, iter_array
 from automodel_cli.corpus.splitting import shuffle_keys
 from automodel_cli.errors import DataError
 from automodel_cli.files import disk_errors_named
@@ -31,6 +31,7 @@ class Duplicates:
     def __init__(self, buckets: Buckets, memory_bytes: int) -> None:
         self._buckets = buckets
         self._folder = buckets.folder / "digests"
+        self._files = AppendedFiles(self._folder)
         self._rows_at_once = max(1, memory_bytes // 4 // _SORT_BYTES)
         self.count = 0
 
@@ -53,6 +54,7 @@ class Duplicates:
                 looked_at += self._search(path)
                 path.unlink()
                 tell(looked_at)
+        self._files.close()
         if looked_at != rows:
             raise DataError(f"{self._folder} holds {looked_at:,} of {rows:,} records", "run again")
         return self.count
@@ -82,7 +84,7 @@ class Duplicates:
         array, numbers = array[order], numbers[order]
         borders = np.flatnonzero(np.diff(numbers.astype(np.int64), prepend=-1, append=-1))
         for first, stop in zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True):
-            append(self._folder / f"{int(numbers[first]):04d}.{suffix}", array[first:stop])
+            self._files.append(f"{int(numbers[first]):04d}.{suffix}", array[first:stop])
 
     def dropped(self, number: int) -> np.ndarray:
         """The places to leave out of bucket ``number``."""

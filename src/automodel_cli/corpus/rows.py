@@ -20,9 +20,11 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from automodel_cli.corpus.compressed import stream_errors
 from automodel_cli.corpus.gather import Rows
 from automodel_cli.corpus.readers import BOM, content_of, read_unit
 from automodel_cli.corpus.units import BadRow, ReadOptions, Texts, Unit
+from automodel_cli.errors import DataError
 
 _NEWLINE, _RETURN, _OPEN, _CLOSE = b"\n\r{}"
 _DIGEST = np.dtype([("low", "<u8"), ("high", "<u8")])
@@ -68,19 +70,93 @@ class RowBlock:
     bad: list[BadRow] = field(default_factory=list)
 
 
-def read_rows(unit: Unit, options: RowOptions) -> RowBlock:
-    """The rows of ``unit``, in order.
+class RowReader:
+    """Finds the rows of units.
 
-    Raises:
-        DataError: the file cannot be read.
+    The memory for lines that are only moved is used again: a block's ``data`` is good until the next but one call.
     """
-    if unit.kind == "jsonl":
-        return _read_lines(unit, options)
+
+    def __init__(self, options: RowOptions) -> None:
+        self._options = options
+        self._buffers = [np.empty(0, dtype=np.uint8), np.empty(0, dtype=np.uint8)]
+        self._mask = np.empty(0, dtype=bool)
+
+    def __call__(self, unit: Unit) -> RowBlock:
+        """The rows of ``unit``, in order.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        if unit.kind != "jsonl":
+            return _rendered_rows(unit, self._options)
+        if self._options.parses:
+            return _parsed_lines(unit, self._options)
+        return self._lines(unit)
+
+    def _lines(self, unit: Unit) -> RowBlock:
+        values = self._content(unit)
+        if unit.start == 0 and values[: len(BOM)].tobytes() == BOM:
+            values = values[len(BOM) :]
+        if len(self._mask) < len(values):
+            self._mask = np.empty(len(values), dtype=bool)
+        ends = np.flatnonzero(np.equal(values, _NEWLINE, out=self._mask[: len(values)])) + 1
+        lengths = np.diff(ends, prepend=0)
+        good, bad = _look_at_ends(values, ends, lengths)
+        block = RowBlock(values, lengths, good, None, len(ends), bad)
+        return block if len(good) == len(ends) else _only(block)
+
+    def _content(self, unit: Unit) -> np.ndarray:
+        """The bytes of a unit, with a newline at the end."""
+        if unit.payload is not None:
+            return np.frombuffer(_ended(unit.payload), dtype=np.uint8)
+        size = unit.stop - unit.start
+        self._buffers.reverse()
+        if len(self._buffers[0]) <= size:
+            self._buffers[0] = np.empty(size + 1, dtype=np.uint8)
+        buffer = self._buffers[0]
+        with stream_errors(unit.name), Path(unit.path).open("rb", buffering=0) as handle:
+            handle.seek(unit.start)
+            done = 0
+            while done < size and (count := handle.readinto(buffer[done:size].data)):
+                done += count
+        if done < size:
+            raise DataError(f"{unit.name} became shorter while it was read", "run the command again")
+        buffer[size] = _NEWLINE
+        return buffer[: size + (size > 0 and buffer[size - 1] != _NEWLINE)]
+
+
+def read_rows(unit: Unit, options: RowOptions) -> RowBlock:
+    """The rows of one unit, as ``RowReader`` finds them."""
+    return RowReader(options)(unit)
+
+
+def _ended(data: bytes) -> bytes:
+    return data if not data or data.endswith(b"\n") else data + b"\n"
+
+
+def _only(block: RowBlock) -> RowBlock:
+    """``block`` with the rows of its ``numbers`` alone."""
+    block.data = Rows(block.data, block.lengths).take(block.numbers)
+    block.lengths = block.lengths[block.numbers]
+    return block
+
+
+def _rendered_rows(unit: Unit, options: RowOptions) -> RowBlock:
     found = read_unit(unit, options.read)
     rows = _rendered(unit, found, options.read)
     lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
-    data = np.frombuffer(b"".join(rows), dtype=np.uint8)
-    return _block(data, lengths, found, options)
+    return _block(np.frombuffer(b"".join(rows), dtype=np.uint8), lengths, found, options)
+
+
+def _parsed_lines(unit: Unit, options: RowOptions) -> RowBlock:
+    content = content_of(unit)
+    found = read_unit(replace(unit, payload=content), options.read)
+    values = np.frombuffer(_ended(content), dtype=np.uint8)
+    if unit.start == 0 and content.startswith(BOM):
+        values = values[len(BOM) :]
+    lengths = np.diff(np.flatnonzero(values == _NEWLINE) + 1, prepend=0)
+    block = _block(values, lengths, found, options)
+    return block if len(block.numbers) == len(lengths) else _only(block)
 
 
 def _block(data: np.ndarray, lengths: np.ndarray, found: Texts, options: RowOptions) -> RowBlock:
@@ -93,31 +169,6 @@ def digests_of(texts: list[str]) -> np.ndarray:
     """XXH3 (128 bits) of the UTF-8 of each text, as two uint64."""
     digest = xxhash.xxh3_128_digest
     return np.frombuffer(b"".join([digest(text.encode()) for text in texts]), dtype=_DIGEST)
-
-
-# ---------------------------------------------------------------------------------------------- lines
-
-
-def _read_lines(unit: Unit, options: RowOptions) -> RowBlock:
-    data = content_of(unit)
-    content = data
-    if data and not data.endswith(b"\n"):
-        data += b"\n"
-    values = np.frombuffer(data, dtype=np.uint8)
-    if unit.start == 0 and data.startswith(BOM):
-        values = values[len(BOM) :]
-    ends = np.flatnonzero(values == _NEWLINE) + 1
-    lengths = np.diff(ends, prepend=0)
-    if options.parses:
-        found = read_unit(replace(unit, payload=content), options.read)
-        found.rows = len(ends)
-        block = _block(values, lengths, found, options)
-    else:
-        good, bad = _look_at_ends(values, ends, lengths)
-        block = RowBlock(values, lengths, good, None, len(ends), bad)
-    if len(block.numbers) < len(ends):
-        block.data, block.lengths = Rows(values, lengths).take(block.numbers), lengths[block.numbers]
-    return block
 
 
 def _look_at_ends(

@@ -15,17 +15,18 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from automodel_cli.corpus.buckets import Buckets
+from automodel_cli.corpus.buckets import Buckets, BucketWriter
 from automodel_cli.corpus.listing import SourceFile
 from automodel_cli.corpus.pool import OrderedPool
-from automodel_cli.corpus.rows import RowOptions, count_rows, read_rows
+from automodel_cli.corpus.rows import RowOptions, RowReader, count_rows
 from automodel_cli.corpus.splitting import document_places
 from automodel_cli.corpus.tokenizer_base import Tokenizer
 from automodel_cli.corpus.units import Chunk, Unit
 
 DIGEST_FIELDS = (("low", "<u8"), ("high", "<u8"))
 LIKELY_ROW_BYTES = 1000  # a guess, only for how many buckets to make
-_LEAST_BLOCK_BYTES, _MOST_BLOCK_BYTES = 64 << 10, 32 << 20
+_BUCKET_PIECE_BYTES = 64 << 10
+_LEAST_BLOCK_BYTES, _USUAL_BLOCK_BYTES, _MOST_BLOCK_BYTES = 64 << 10, 2 << 20, 64 << 20
 _NOTHING = np.zeros(0, dtype=np.uint8)
 
 
@@ -56,16 +57,16 @@ class Scatterer:
     """
 
     def __init__(self, work: ScatterWork, thread: Executor | None = None) -> None:
-        self._buckets, self._options = work.buckets, work.options
-        self._writer = str(os.getpid())
+        self._record, self._read = work.buckets.record, RowReader(work.options)
+        self._writer = BucketWriter(work.buckets, str(os.getpid()))
         self._thread = thread
         self._pending: Future[None] | None = None
         self.last_rows = 0  # of the last unit
 
     def __call__(self, unit: Unit) -> Scattered:
-        block = read_rows(unit, self._options)
+        block = self._read(unit)
         self.last_rows = block.rows
-        records = np.zeros(len(block.lengths), dtype=self._buckets.record)
+        records = np.zeros(len(block.lengths), dtype=self._record)
         records["place"] = document_places(unit, unit.first_row, block.numbers)
         records["length"] = block.lengths
         if block.digests is not None:
@@ -75,10 +76,10 @@ class Scatterer:
 
     def _scatter(self, data: np.ndarray, records: np.ndarray) -> None:
         if self._thread is None:
-            self._buckets.scatter(data, records, writer=self._writer)
+            self._writer.scatter(data, records)
         else:
             self.drain()
-            self._pending = self._thread.submit(self._buckets.scatter, data, records, writer=self._writer)
+            self._pending = self._thread.submit(self._writer.scatter, data, records)
 
     def drain(self) -> None:
         """Wait until all rows are in their buckets."""
@@ -87,16 +88,20 @@ class Scatterer:
             self._pending = None
 
 
-def block_bytes(memory_bytes: int, num_workers: int, options: RowOptions, files: Sequence[SourceFile]) -> int:
-    """Bytes of input to take at a time, so that all workers together stay within the memory.
+def block_bytes(
+    buckets: int, memory_bytes: int, num_workers: int, options: RowOptions, files: Sequence[SourceFile]
+) -> int:
+    """Bytes of input to take at a time: a decent piece for each bucket, if all workers stay within the memory.
 
-    A block is in memory about six times while its rows are moved, and more often while they are parsed; a row group
+    A block is in memory about four times while its rows are moved, and more often while they are parsed; a row group
     of a parquet file is read whole even if it is eight blocks long (``cutting``).
     """
-    copies = 10 if options.parses or any(file.kind != "jsonl" for file in files) else 6
+    copies = 8 if options.parses or any(file.kind != "jsonl" for file in files) else 4
     if any(file.kind == "parquet" for file in files):
         copies *= 2
-    return min(_MOST_BLOCK_BYTES, max(_LEAST_BLOCK_BYTES, memory_bytes // (copies * max(1, num_workers))))
+    wanted = max(_USUAL_BLOCK_BYTES, buckets * _BUCKET_PIECE_BYTES)
+    most = max(_LEAST_BLOCK_BYTES, memory_bytes // (copies * max(1, num_workers)))
+    return min(wanted, most, _MOST_BLOCK_BYTES)
 
 
 def numbered(units: Iterator[Unit], rows_of: Callable[[Unit], int]) -> Iterator[Unit]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from automodel_cli.corpus.buckets import BucketReader, Buckets, bucket_count
+from automodel_cli.corpus.buckets import BucketReader, Buckets, BucketWriter, bucket_count
 from automodel_cli.corpus.splitting import place_of
 from automodel_cli.corpus.units import TokenChunk
 
@@ -56,6 +56,7 @@ class ShuffleStore:
         count = bucket_count(tokens * dtype.itemsize, tokens // _TOKENS_A_DOCUMENT, memory_bytes)
         self._buckets = Buckets(parent / FOLDER_NAME, seed, count, (("ordinal", "<u8"),))
         self._buckets.create()
+        self._writer = BucketWriter(self._buckets)
 
     @property
     def full(self) -> bool:
@@ -123,7 +124,7 @@ class ShuffleStore:
         tokens = np.concatenate([tokens for tokens, _ in self._held])
         records = np.concatenate([records for _, records in self._held])
         self._held, self._held_bytes = [], 0
-        self._buckets.scatter(tokens.view(np.uint8), records)
+        self._writer.scatter(tokens.view(np.uint8), records)
 
     def close(self) -> None:
         """All documents are in their buckets, durably: an interrupted run goes on from here."""
@@ -131,6 +132,7 @@ class ShuffleStore:
             piece, self._unfinished = np.concatenate(self._unfinished), []
             self._store(piece, np.array([len(piece)]), self._unfinished_place)
         self._flush()
+        self._writer.close()
         self._buckets.sync()
 
     def sync(self) -> dict[str, Any]:
@@ -139,6 +141,7 @@ class ShuffleStore:
 
     def abandon(self) -> None:
         """After an error: give the disk space back."""
+        self._writer.close()
         self._buckets.remove()
 
 

@@ -60,7 +60,7 @@ class ShuffledSource:
         buckets = Buckets(folder, self._seed, count)
         buckets.create()
         work = ScatterWork(buckets, RowOptions(self.options, check=True))
-        block = block_bytes(self._memory_bytes, self._num_workers, work.options, self._source.files)
+        block = block_bytes(count, self._memory_bytes, self._num_workers, work.options, self._source.files)
         units = self._source.units(None, block // BYTES_PER_DOCUMENT)
         with scattering(work, units, num_workers=self._num_workers) as scattered:
             for unit, found in scattered:

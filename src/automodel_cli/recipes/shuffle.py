@@ -280,7 +280,7 @@ def _scatter(job: _Job, buckets: Buckets, progress: ProgressCallback) -> BadRows
     bad_rows = BadRows(job.cfg.strict)
     work = ScatterWork(buckets, job.rows)
     done = documents = 0
-    block = block_bytes(job.cfg.memory, job.num_workers, job.rows, job.source.files)
+    block = block_bytes(buckets.count, job.cfg.memory, job.num_workers, job.rows, job.source.files)
     units = job.source.units(None, block // BYTES_PER_DOCUMENT)
     with scattering(work, units, num_workers=job.num_workers) as scattered:
         for unit, found in scattered:
