@@ -125,3 +125,11 @@ if platform.libc_ver()[0] == "glibc":
 
 def test_a_settled_process_is_told_to_reuse_memory():
     subprocess.run([sys.executable, "-c", SETTLE], check=True)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(40, "40 s"), (240, "4 minutes"), (4 * 3600, "4 hours"), (37_000_000, "428 days")],
+)
+def test_durations_in_words(seconds, text):
+    assert device._in_words(seconds) == text

@@ -150,6 +150,14 @@ def choose_compile(
     return (True, reason) if problem is None else (False, f"torch.compile does not work here: {problem}")
 
 
+def _in_words(seconds: float) -> str:
+    """``40 s``, ``4 minutes``, ``3 hours``, ``12 days``: an estimate, so no finer than that."""
+    for unit_s, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 1.5 * unit_s:
+            return f"{seconds / unit_s:,.0f} {name}"
+    return f"{seconds:.0f} s"
+
+
 def _worth_compiling(
     device: torch.device, total_tokens: int, total_steps: int, parameters: int | None
 ) -> tuple[bool, str]:
@@ -157,9 +165,7 @@ def _worth_compiling(
         return False, f"torch.compile is not used on {device.type}"
     limit_s = _COMPILE_PAYS_AFTER_S[device.type]
     seconds = eager_seconds(device, total_tokens, total_steps, parameters)
-    length = (
-        f"about {seconds / 60:.0f} minutes without" if seconds >= 90 else f"about {seconds:.0f} s without"
-    )
+    length = f"about {_in_words(seconds)} without"
     if seconds < limit_s:
         return False, f"{length}: shorter than compiling would win back"
     return True, length
