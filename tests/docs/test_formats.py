@@ -177,6 +177,40 @@ def test_sample_indices(tmp_path):
     assert len(list(folder.iterdir())) == 2 * 4 + 3 + 1
 
 
+def test_shuffled_documents_by_the_formula(tmp_path):
+    """Rows, order, split and manifest, as the page has them."""
+    rows = [f'{{"text": "row {number}", "more": {number}}}' for number in range(200)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows) + "\n")
+    automodel(
+        tmp_path, "preprocess", "shuffle", "--dataset", "rows.jsonl", "--val-fraction", "0.25", "-o", "out"
+    )
+    page, mask = section("A folder of shuffled documents"), 2**64 - 1
+    assert all(
+        number in page for number in ("0x9E3779B97F4A7C15", "0xBF58476D1CE4E5B9", "0x94D049BB133111EB")
+    )
+    keys = {}
+    for number, row in enumerate(rows):
+        x = number * 0x9E3779B97F4A7C15 + xxhash.xxh3_64_intdigest(b"shuffle:42") & mask
+        x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & mask
+        x = (x ^ x >> 27) * 0x94D049BB133111EB & mask
+        keys[x ^ x >> 31] = row
+    ordered = [(key, keys[key]) for key in sorted(keys)]
+    expected = {"rows.val.jsonl": [row for key, row in ordered if key < 2**62]}
+    expected["rows.chunk.00000.jsonl"] = [row for key, row in ordered if key >= 2**62]
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert set(manifest) == table_keys("documents `manifest.json`")
+    listed = section("documents `manifest.json`")
+    assert set(manifest["options"]) == set(
+        re.findall(r"`(\w+)`", listed.split("what was asked: ")[1].split("|")[0])
+    )
+    assert [file["name"] for file in manifest["files"]] == list(expected)
+    for file in manifest["files"]:
+        data = (tmp_path / "out" / file["name"]).read_bytes()
+        assert data.decode().splitlines() == expected[file["name"]]
+        assert (file["bytes"], file["xxh3"]) == (len(data), xxh3(data))
+        assert all(f"`{key}`" in listed for key in file)
+
+
 def test_raw_files_are_tokens_only(made):
     corpus = made.folder / "char"
     characters = json.loads((corpus / "tokenizer/vocab.json").read_text(encoding="utf-8"))
