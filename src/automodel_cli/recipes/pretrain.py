@@ -107,13 +107,12 @@ class PretrainRecipe:
         with contextlib.ExitStack() as claim:
             if self.cfg.checkpoint.enabled:
                 claim.enter_context(layout.run_lock(self.run_folder))
-                if self.fresh and (moved := move_aside(self.run_folder)):
-                    self.voice.say(f"moved the earlier run to {moved}")
             self._set_up_in_order()
             self._claim = claim.pop_all()
 
     def _set_up_in_order(self) -> None:
         self._build()
+        self._open_run_folder()
         checkpoint = self._find_checkpoint()
         self._choose_fast_path(checkpoint)
         init_from = self.cfg.init_from if checkpoint is None else None
@@ -162,11 +161,17 @@ class PretrainRecipe:
             steps_in_epochs=data_assembly.steps_in_epochs(self.loader, scheduler.num_epochs or 1),
             tokens_per_step=scheduler.global_batch_size * self.seq_len,
         )
+
+    def _open_run_folder(self) -> None:
+        """Only now, when data and model are known to be good, does ``--fresh`` touch the earlier run."""
+        settings = self.cfg.checkpoint
+        if settings.enabled and self.fresh and (moved := move_aside(self.run_folder)):
+            self.voice.say(f"moved the earlier run to {moved}")
         self.checkpointer = Checkpointer(
             self.run_folder,
-            keep_last=cfg.checkpoint.keep_last,
-            keep_every=cfg.checkpoint.keep_every,
-            save_format=cfg.checkpoint.model_save_format,
+            keep_last=settings.keep_last,
+            keep_every=settings.keep_every,
+            save_format=settings.model_save_format,
             say=self.voice.say,
         )
 
@@ -472,7 +477,7 @@ class PretrainRecipe:
     def plan(self) -> None:
         """``--dry-run``: build what is cheap, check the data against the model, and show the plan."""
         self._build()
-        checkpoint = self._find_checkpoint()
+        checkpoint = None if self.fresh else self._find_checkpoint()
         self._choose_fast_path(checkpoint)
         self.optimizer = training.build_optimizer(self.cfg, self.model, self.device, trust=self.trust)
         self.schedule = training.build_schedule(self.cfg, self.optimizer, self.horizon.total_steps)
