@@ -150,13 +150,22 @@ def _read_jsonl(unit: Unit, options: ReadOptions) -> Texts:
 
 
 def _read_jsonl_fields(unit: Unit, options: ReadOptions) -> Texts:
-    lines = _lines(_without_bom(unit))
+    data = _without_bom(unit)
+    check_texts = b"\\ud" in data or b"\\uD" in data  # as above
+    lines = _lines(data)
     found = Texts([], rows=len(lines))
+    keys, key = options.keys, options.text_key
+    usual = not options.more_keys and not check_texts
     for row, line in enumerate(lines):
         if not line or line.isspace():
             continue
         try:
-            document = fields_of(_parse(line.decode()), options.keys)
+            value = _parse(line.decode())
+            if usual and type(value) is dict and type(text := value.get(key)) is str:
+                found.texts.append((text,))
+                found.numbers.append(row)
+                continue
+            document = fields_of(value, keys)
         except UnicodeDecodeError:
             document = BadRow(row, NOT_UTF8)
         except (ValueError, RecursionError):

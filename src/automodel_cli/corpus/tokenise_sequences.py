@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ class SequenceTokeniser:
         self._read = work.read
         self._dtype = np.dtype(work.dtype)
         self._split = None if work.sentences is None else work.sentences.splitter()
+        self._plain = self._split is None and not len(self._encoder.before) and not len(self._encoder.after)
         self._eod = np.array([tokenizer.eot_id] if work.append_eod else [], dtype=np.uint32)
 
     def __call__(self, unit: Unit) -> SequenceChunk:
@@ -84,7 +86,14 @@ class SequenceTokeniser:
         """Ids of one key's documents; the first may have begun before, the last may go on later."""
         buffer = _Buffer(self._dtype)
         sizes = np.zeros(len(documents), dtype=np.int64)
+        encode, eod, plain = self._encoder.encode, self._eod, self._plain and not (continues or unfinished)
         for number, document in enumerate(documents):
+            if plain and type(document) is str:  # nearly always; the rest does the same, slower
+                ids = encode(document)
+                if length := len(ids):
+                    sizes[number] = 1
+                    buffer.add((ids, eod), length + len(eod))
+                continue
             begins, ends = number > 0 or not continues, number < len(documents) - 1 or not unfinished
             sequences = self._sequences(document, begins=begins, ends=ends)
             if ends and (sequences or not begins) and len(self._eod):
@@ -94,7 +103,7 @@ class SequenceTokeniser:
                     sequences = [[self._eod]]
             sizes[number] = len(sequences)
             for pieces in sequences:
-                buffer.add(pieces)
+                buffer.add(pieces, sum(map(len, pieces)))
         tokens, lengths = buffer.close()
         return tokens, FieldSequences(len(tokens), lengths, sizes)
 
@@ -125,9 +134,8 @@ class _Buffer:
         self._pieces: list[np.ndarray] = []
         self._held = 0
 
-    def add(self, pieces: list[np.ndarray]) -> None:
-        """One sequence."""
-        length = sum(map(len, pieces))
+    def add(self, pieces: Sequence[np.ndarray], length: int) -> None:
+        """One sequence of ``length`` ids in all."""
         self._lengths.append(length)
         self._pieces += pieces
         self._held += length
