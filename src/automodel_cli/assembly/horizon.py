@@ -52,7 +52,7 @@ def plan_horizon(
         return Horizon(max_steps, tokens_per_step, "max_steps")
     if steps_in_epochs < 1:
         raise DataError(
-            f"{epochs} of the training data hold less than one global batch of {tokens_per_step:,} tokens",
+            f"the training data ({epochs}) holds less than one global batch of {tokens_per_step:,} tokens",
             "lower step_scheduler.global_batch_size, shorten seq_len, raise num_epochs, or add data",
         )
     return Horizon(steps_in_epochs, tokens_per_step, epochs)

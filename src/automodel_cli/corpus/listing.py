@@ -161,7 +161,7 @@ def _list_folder(folder: Path) -> Listing:
     if not kept:
         raise DataError(f"{folder} holds no text file that is understood", "name the files with a glob")
     left_out = len(files) - len(kept) + others
-    note = f"{len(kept):,} files of {chosen} in {folder}; {left_out:,} of other kinds are left out"
+    note = f"{len(kept):,} files of {chosen} in {folder}; left out: {left_out:,} of other kinds"
     return Listing(sorted(kept, key=lambda file: file.name), note if left_out else "")
 
 
