@@ -1,0 +1,113 @@
+"""How a process becomes one of several: who it is by its environment, the process group, the mesh, the time limits."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+
+from automodel_cli.distributed.mesh import MeshSizes, fill_mesh
+from automodel_cli.distributed.world import MESH_AXES, World
+
+SETUP_TIMEOUT = timedelta(minutes=60)
+"""Building, loading and compiling may take one rank much longer than another; afterwards the configured one holds."""
+
+_FIRST_PORT, _PORTS = 20_000, 10_000  # of jobs whose launcher names none
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which of how many processes this is, as a launcher said it."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+
+def place(environ: Mapping[str, str] | None = None) -> Place:
+    """torchrun's RANK and WORLD_SIZE, else srun's SLURM_PROCID and a SLURM_NTASKS above one, else one process."""
+    env = os.environ if environ is None else environ
+    if "RANK" in env and "WORLD_SIZE" in env:
+        return Place(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", "0")))
+    if "SLURM_PROCID" in env and int(env.get("SLURM_NTASKS", "1")) > 1:
+        return Place(int(env["SLURM_PROCID"]), int(env["SLURM_NTASKS"]), int(env.get("SLURM_LOCALID", "0")))
+    return Place()
+
+
+def rendezvous(environ: Mapping[str, str]) -> str:
+    """``tcp://host:port`` of rank 0 under srun, which names the machines and not the port."""
+    host = environ.get("MASTER_ADDR") or first_host(environ.get("SLURM_STEP_NODELIST", "127.0.0.1"))
+    port = environ.get("MASTER_PORT") or str(_FIRST_PORT + int(environ.get("SLURM_JOB_ID", "0")) % _PORTS)
+    return f"tcp://{host}:{port}"
+
+
+def first_host(node_list: str) -> str:
+    """The first machine of Slurm's short form: ``gpu[003-007,9],login1`` is gpu003."""
+    match = re.match(r"([^,\[]+)(?:\[(\w+)[^\]]*\])?([^,\[]*)", node_list)
+    assert match, f"{node_list!r} is no list of machines"
+    return match.group(1) + (match.group(2) or "") + match.group(3)
+
+
+def join(
+    device_type: str,
+    *,
+    sizes: MeshSizes | Mapping[str, int] | None = None,
+    backend: str | None = None,
+    timeout: timedelta = SETUP_TIMEOUT,
+) -> World:
+    """Meet the other processes and form the mesh; one process is ``World.single``.
+
+    Args:
+        device_type: ``cuda`` or ``cpu``; each process takes the device of its local rank.
+        sizes: of the mesh; what is missing goes to ``dp_shard``.
+        backend: nccl or gloo for tensors on the device; None: nccl with GPUs. Tensors on the CPU take gloo.
+        timeout: how long a rank waits for another; see ``settle_timeouts``.
+    """
+    here = place()
+    device = (
+        torch.device(device_type, here.local_rank) if device_type == "cuda" else torch.device(device_type)
+    )
+    if here.size == 1:
+        return World.single(device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    torchrun = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    dist.init_process_group(
+        f"cpu:gloo,cuda:{backend or 'nccl'}" if device.type == "cuda" else "gloo",
+        init_method="env://" if torchrun else rendezvous(os.environ),
+        rank=here.rank,
+        world_size=here.size,
+        timeout=timeout,
+        device_id=device if device.type == "cuda" else None,
+    )
+    full = sizes if isinstance(sizes, MeshSizes) else fill_mesh(here.size, sizes or {})
+    return World(
+        rank=here.rank,
+        size=here.size,
+        local_rank=here.local_rank,
+        device=device,
+        mesh=init_device_mesh(device.type, astuple(full), mesh_dim_names=MESH_AXES),
+        cpu_group=dist.new_group(backend="gloo", timeout=timeout),
+    )
+
+
+def settle_timeouts(world: World, timeout: timedelta) -> None:
+    """From here on a rank waits this long for another, in every group there is."""
+    if world.cpu_group is None:
+        return
+    world.barrier()
+    for group in list(dist.distributed_c10d._world.pg_map):
+        dist.distributed_c10d._set_pg_timeout(timeout, group)
+
+
+def leave(world: World) -> None:
+    """End the process group, once every rank is here."""
+    if world.cpu_group is not None:
+        world.barrier()
+        dist.destroy_process_group()
