@@ -81,9 +81,14 @@ class TinyTraining:
         """The recipe object in this process, set up; what it says is in ``.said``."""
         cfg = load_config(PretrainConfig, self.config(**sections), list(overrides), trust=trust)
         said: list[str] = []
-        voice = Voice(say=said.append, table=lambda title, rows: said.extend(f"{a}: {b}" for a, b in rows))
+        tables: list[list[tuple[str, ...]]] = []
+        voice = Voice(
+            say=said.append,
+            table=lambda title, rows: said.extend(f"{a}: {b}" for a, b in rows),
+            columns=lambda title, headings, rows: tables.append([tuple(row) for row in (headings, *rows)]),
+        )
         recipe = PretrainRecipe(cfg, fresh=fresh, trust=trust, voice=voice)
-        recipe.said = said
+        recipe.said, recipe.tables = said, tables
         recipe.setup()
         return recipe
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from automodel_cli.assembly.summary import binary, data_rows, human
+from automodel_cli.assembly.summary import binary, blend_table, human
 from automodel_cli.corpus.megatron_bin import write_megatron_file
 from automodel_cli.data.megatron_dataset import MegatronPretraining
 
@@ -23,12 +23,18 @@ def test_binary(size, text):
 def test_files_of_a_blend_are_listed_the_first_and_last_of_many(tmp_path):
     for number in range(40):
         write_megatron_file(tmp_path / f"data_{number:02d}", [[[1] * 50]] * 10, dtype="uint16")
-    few = data_rows("train", MegatronPretraining(str(tmp_path / "data_0?"), 8, order="stateless"))
-    assert len(few) == 11
-    assert few[1][0] == "  data_00"
-    assert few[1][1] == "documents 0 to 9 of 10, 450 tokens; weight 0.1, 56 samples, 1 epochs"
-    many = data_rows("train", MegatronPretraining(str(tmp_path), 8, order="stateless"))
-    names = [name.strip() for name, _ in many]
-    assert names[1:9] == [f"data_{number:02d}" for number in range(8)]
-    assert many[9] == ("", "... 24 more files")
-    assert names[10:] == [f"data_{number}" for number in range(32, 40)]
+    few = MegatronPretraining(str(tmp_path / "data_0?"), 8, order="stateless")
+    _, headings, rows = blend_table({"train": few, "other": object()})
+    assert len(headings) == len(rows[0]) == 9
+    assert len(rows) == 11
+    assert rows[0] == ("train", "data_00", "9", "0", "8", "450", "0.1", "56", "0.996")
+    assert rows[-1] == ("train", "all 10", "90", "", "", "4,500", "1", "560", "0.996")
+    many = MegatronPretraining(str(tmp_path), 8, order="stateless")
+    names = [row[1] for row in blend_table({"train": many})[2]]
+    assert names[:8] == [f"data_{number:02d}" for number in range(8)]
+    assert names[8] == "... 24 more"
+    assert names[9:] == [*(f"data_{number}" for number in range(32, 40)), "all 40"]
+
+
+def test_without_megatron_files_there_is_no_such_table():
+    assert blend_table({"train": object()}) is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ import torch
 from automodel_cli import sizing
 from automodel_cli.assembly.fast_path import FastPath
 from automodel_cli.assembly.horizon import Horizon
-from automodel_cli.assembly.voice import Rows
+from automodel_cli.assembly.voice import Columns, Rows
 from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.data.megatron_dataset import MegatronPretraining
 from automodel_cli.data.megatron_parts import Drawn
@@ -62,23 +62,50 @@ def data_row(name: str, dataset: Any) -> tuple[str, str]:
     return name, ", ".join(parts) or type(dataset).__name__
 
 
-def data_rows(name: str, dataset: Any) -> Rows:
-    """A data set, and of a blend also what each of its files gives."""
-    drawn = dataset.order.drawn if isinstance(dataset, MegatronPretraining) else []
-    rows = [data_row(name, dataset), *(_drawn_row(part) for part in drawn)]
-    if len(drawn) <= _SHOWN_PARTS:
-        return rows
-    left_out = len(drawn) - _SHOWN_PARTS
-    middle = _SHOWN_PARTS // 2 + 1
-    return [*rows[:middle], ("", f"... {left_out:,} more files"), *rows[middle + left_out :]]
+BLEND_HEADINGS = ("data", "prefix", "documents", "first", "last", "tokens", "weight", "samples", "epochs")
 
 
-def _drawn_row(drawn: Drawn) -> tuple[str, str]:
+def blend_table(datasets: Mapping[str, Any]) -> tuple[str, Sequence[str], Columns] | None:
+    """What each Megatron file gives to each data set: title, headings and rows; None where there are no such files.
+
+    ``documents`` of the split, of which ``first`` and ``last`` are the numbers in the file; how many ``samples`` are
+    drawn of them (``weight`` is their share), and how often their tokens are read for those (``epochs``).
+    """
+    rows: list[Sequence[str]] = []
+    for name, dataset in datasets.items():
+        if isinstance(dataset, MegatronPretraining):
+            rows += _blend_rows(name, dataset)
+    return ("Megatron files", BLEND_HEADINGS, rows) if rows else None
+
+
+def _blend_rows(name: str, dataset: MegatronPretraining) -> list[Sequence[str]]:
+    drawn = dataset.order.drawn
+    rows: list[Sequence[str]] = [_drawn_row(name, part) for part in drawn]
+    if len(drawn) > _SHOWN_PARTS:
+        half = _SHOWN_PARTS // 2
+        left_out = (name, f"... {len(drawn) - _SHOWN_PARTS:,} more", *[""] * (len(BLEND_HEADINGS) - 2))
+        rows = [*rows[:half], left_out, *rows[-half:]]
+    if len(drawn) > 1:
+        tokens, samples = dataset.num_tokens, len(dataset)
+        counts = (f"{dataset.documents:,}", "", "", f"{tokens:,}", "1", f"{samples:,}")
+        rows.append(
+            (name, f"all {len(drawn):,}", *counts, f"{samples * dataset.seq_len / max(tokens, 1):.3g}")
+        )
+    return rows
+
+
+def _drawn_row(name: str, drawn: Drawn) -> Sequence[str]:
     part = drawn.part
+    bounds = (f"{part.begin:,}", f"{part.end - 1:,}") if part.end > part.begin else ("", "")
     return (
-        f"  {part.file.prefix.name}",
-        f"documents {part.begin:,} to {part.end:,} of {part.file.num_sequences:,}, {human(part.tokens)} tokens; "
-        f"weight {drawn.weight:.4g}, {drawn.samples:,} samples, {drawn.epochs:.3g} epochs",
+        name,
+        part.file.prefix.name,
+        f"{part.end - part.begin:,}",
+        *bounds,
+        f"{part.tokens:,}",
+        f"{drawn.weight:.4g}",
+        f"{drawn.samples:,}",
+        f"{drawn.epochs:.3g}",
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,18 @@ import numpy as np
 
 from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.config.target import Target
+from automodel_cli.corpus.same_tokenizer import MadeBy, refuse_other_tokenizer
 from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
 from automodel_cli.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class RunTokenizer:
-    """A tokenizer and the folder to copy into each checkpoint (None where it has none on disk)."""
+    """A tokenizer and the folder to copy into each checkpoint; ``temporary`` is that folder if it is this run's own."""
 
     tokenizer: Tokenizer
-    folder: Path | None
+    folder: Path
+    temporary: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
 
     def token_bytes(self) -> np.ndarray:
         """Bytes of text each id stands for, int32 ``[vocab_size]``."""
@@ -37,20 +40,45 @@ class RunTokenizer:
 
 
 def run_tokenizer(cfg: PretrainConfig, dataset: Any) -> RunTokenizer | None:
-    """The tokenizer of the configuration, else of the corpus, else None (token files say nothing of theirs)."""
-    if cfg.tokenizer is not None:
-        name = _tokenizer_name(cfg.tokenizer)
-        folder = Path(name) if Path(name).is_dir() else None
-        return RunTokenizer(open_tokenizer(name), folder)
-    held = getattr(dataset, "tokenizer", None)
-    if isinstance(held, Tokenizer):  # one that the dataset section names
-        named = plain_tokenizer_name(cfg.dataset.arguments.get("tokenizer"))
-        return RunTokenizer(held, Path(named) if named and Path(named).is_dir() else None)
+    """The tokenizer of the configuration, else of the corpus, else None (token files say nothing of theirs).
+
+    Raises:
+        DataError: the configuration names another than the one that made the data.
+    """
     manifest = getattr(dataset, "manifest", None)
-    folder = manifest.tokenizer_folder if manifest is not None else None
-    if folder is None or not folder.is_dir():
-        return None
-    return RunTokenizer(load_tokenizer(folder), folder)
+    if cfg.tokenizer is not None:
+        tokenizer = open_tokenizer(_tokenizer_name(cfg.tokenizer))
+        if manifest is not None:
+            refuse_other_tokenizer(tokenizer, manifest, data="the training data")
+        return _with_folder(tokenizer, manifest)
+    held = getattr(dataset, "tokenizer", None)
+    if isinstance(held, Tokenizer):  # one that the dataset section names, or that came with its files
+        return _with_folder(held, manifest)
+    folder = _brought(manifest)
+    return None if folder is None else RunTokenizer(load_tokenizer(folder), folder)
+
+
+def _brought(manifest: MadeBy | None) -> Path | None:
+    """The tokenizer's folder beside the data."""
+    folder = None if manifest is None else manifest.tokenizer_folder
+    return folder if folder is not None and folder.is_dir() else None
+
+
+def _with_folder(tokenizer: Tokenizer, manifest: MadeBy | None) -> RunTokenizer:
+    """A tokenizer and a folder of nothing else: the data's copy, or one made for this run.
+
+    Not the folder that it was named by, which may hold a model too.
+    """
+    folder = _brought(manifest)
+    if (
+        manifest is not None
+        and folder is not None
+        and manifest.tokenizer["fingerprint"] == tokenizer.fingerprint()
+    ):
+        return RunTokenizer(tokenizer, folder)
+    temporary = tempfile.TemporaryDirectory(prefix="automodel-tokenizer-")
+    tokenizer.save(temporary.name)
+    return RunTokenizer(tokenizer, Path(temporary.name), temporary)
 
 
 def plain_tokenizer_name(value: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""How a recipe speaks: three callables that the command line (or a notebook) hands in."""
+"""How a recipe speaks: four callables that the command line (or a notebook) hands in."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 Rows = Sequence[tuple[str, str]]
+Columns = Sequence[Sequence[str]]
 
 
 def _silent(*_: object) -> None:
@@ -14,8 +15,12 @@ def _silent(*_: object) -> None:
 
 @dataclass(frozen=True)
 class Voice:
-    """``say`` one line; ``table`` a title and (name, value) rows; ``progress`` (done, total, what)."""
+    """``say`` one line; ``table`` a title and (name, value) rows; ``progress`` (done, total, what).
+
+    ``columns``: a title, headings, and rows of as many cells.
+    """
 
     say: Callable[[str], None] = _silent
     table: Callable[[str, Rows], None] = _silent
     progress: Callable[[int, int, str], None] = _silent
+    columns: Callable[[str, Sequence[str], Columns], None] = _silent

@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from automodel_cli import __version__
-from automodel_cli.cli import console
+from automodel_cli.cli import console, worker
 from automodel_cli.cli.argv import Invocation, parse_argv
 from automodel_cli.errors import AutomodelError, ConfigError
 
@@ -48,7 +48,7 @@ COMMANDS: dict[str, Entry] = {
     "preprocess": Entry(
         "automodel_cli.cli.preprocess",
         "app",
-        "Text to token files: nanogpt, megatron, tokenizer, verify.",
+        "Text to token files: nanogpt, megatron, shuffle, index, tokenizer, verify.",
         _DATA,
     ),
     "pretrain": Entry(
@@ -166,6 +166,7 @@ def _automodel(
 def run(argv: Sequence[str]) -> int:
     """Run one command line and return the exit code; errors are printed, never raised."""
     debug = "--debug" in argv
+    worker.enter()
     try:
         invocation = parse_argv(argv)
         code = _call(invocation)
@@ -180,11 +181,11 @@ def run(argv: Sequence[str]) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":  # a group without a command: its help is the answer
             console.say(str(error).rstrip())
             return WRONG_USAGE
-        return console.show_error(_usage_error(error), debug=debug)
+        return worker.show_error(_usage_error(error), debug=debug)
     except typer.Abort:
         return 1
     except Exception as error:
-        return console.show_error(error, debug=debug)
+        return worker.show_error(error, debug=debug)
     return code
 
 

@@ -68,17 +68,23 @@ def show_error(error: BaseException, *, debug: bool = False) -> int:
     is_for_people = isinstance(error, (AutomodelError, OSError, MemoryError))
     if debug or not is_for_people:
         traceback.print_exception(error, file=sys.stderr)
-    message, hint = _message_and_hint(error)
+    message, hint = message_and_hint(error)
     if not is_for_people:
         hint = "this is a bug in automodel: please report it with the lines above"
     print(f"{_rank_prefix()}error: {message}", file=sys.stderr)
     if hint:
         print(f"  {hint}", file=sys.stderr)
     sys.stderr.flush()
+    return exit_code(error)
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code of a program that this error ends."""
     return error.exit_code if isinstance(error, AutomodelError) else 1
 
 
-def _message_and_hint(error: BaseException) -> tuple[str, str]:
+def message_and_hint(error: BaseException) -> tuple[str, str]:
+    """An error for people: what is wrong, and what to do about it (or nothing)."""
     if isinstance(error, AutomodelError):
         return error.message, error.hint
     if isinstance(error, OSError) and error.strerror:
@@ -140,6 +146,16 @@ def table(
     for row in cells:
         grid.add_row(*(Text(cell) for cell in row))
     stdout().print(grid)
+
+
+def columns(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table whose columns of numbers are aligned on their last digit."""
+    numbers = [
+        heading
+        for number, heading in enumerate(headings)
+        if all(row[number][:1].isdigit() for row in rows if row[number])
+    ]
+    table(title, headings, rows, right=numbers)
 
 
 def _plain_table(
@@ -231,4 +247,4 @@ def voice(title: str, *, lines_tell_progress: bool = False) -> Iterator[Voice]:
     """
     with Progress(title) as progress:
         draw = is_terminal() or not lines_tell_progress
-        yield Voice(say=say, table=facts, progress=progress if draw else Voice().progress)
+        yield Voice(say=say, table=facts, columns=columns, progress=progress if draw else Voice().progress)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from automodel_cli.cli import console, preprocess_shuffle
+from automodel_cli.cli import console, preprocess_index, preprocess_shuffle
 from automodel_cli.cli.preprocess_bars import Bars, duration, show_bad_rows
 from automodel_cli.cli.preprocess_megatron import ListsOfWords, megatron
 from automodel_cli.config.load import load_config
@@ -25,13 +25,20 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    help="Text to token files: nanogpt, megatron, tokenizer, verify.",
+    help="Text to token files: nanogpt, megatron, shuffle, index, tokenizer, verify.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 app.command("megatron", cls=ListsOfWords)(megatron)
 
 app.command("shuffle")(preprocess_shuffle.shuffle)
+
+app.command(
+    "index",
+    context_settings=preprocess_index.TAKES_OVERRIDES,
+    options_metavar=preprocess_index.USAGE,
+    epilog=preprocess_index.EPILOG,
+)(preprocess_index.index)
 
 _INPUT, _OUTPUT, _SPEED = "Input", "Output", "Speed"
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file with these settings.")]

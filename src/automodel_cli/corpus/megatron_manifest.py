@@ -21,6 +21,7 @@ other readers expect to match ``.bin`` and ``.idx`` files alone. Deterministic: 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -152,16 +153,39 @@ def is_megatron_manifest(path: Path) -> bool:
     return path.name.endswith(SUFFIX) and path.is_file() and FORMAT.encode() in path.read_bytes()
 
 
+@dataclass(frozen=True)
+class Listed:
+    """A pair, and the manifest that lists it."""
+
+    manifest: MegatronManifest
+    pair: PairEntry
+
+
+def find_megatron_manifests(prefixes: Sequence[Path]) -> list[Listed | None]:
+    """What manifests beside the pairs ``prefixes`` say of each; each manifest is read once.
+
+    Raises:
+        DataError: a manifest whose name fits is damaged.
+    """
+    names: dict[Path, list[str]] = {}
+    for prefix in prefixes:
+        names.setdefault(prefix.parent, []).append(prefix.name)
+    known: dict[Path, Listed] = {}
+    for folder, wanted in names.items():
+        for path in sorted(folder.glob(f"*{SUFFIX}")):
+            beginning = f"{path.name.removesuffix(SUFFIX)}_"
+            if any(name.startswith(beginning) for name in wanted) and is_megatron_manifest(path):
+                manifest = read_megatron_manifest(path)
+                for pair in manifest.pairs:
+                    known.setdefault(folder / pair.name, Listed(manifest, pair))
+    return [known.get(prefix) for prefix in prefixes]
+
+
 def find_megatron_manifest(prefix: Path) -> MegatronManifest | None:
     """The manifest beside the pair ``prefix`` that lists it, or None.
 
     Raises:
         DataError: the manifest whose name fits is damaged.
     """
-    for path in sorted(prefix.parent.glob(f"*{SUFFIX}")):
-        named = prefix.name.startswith(f"{path.name.removesuffix(SUFFIX)}_")
-        if named and is_megatron_manifest(path):
-            manifest = read_megatron_manifest(path)
-            if any(pair.name == prefix.name for pair in manifest.pairs):
-                return manifest
-    return None
+    (listed,) = find_megatron_manifests([prefix])
+    return None if listed is None else listed.manifest

@@ -70,15 +70,23 @@ def stem_of(label: str, plan: Mapping[str, Any]) -> str:
 
 
 class IndexCache:
-    """Entries in one folder (None: in memory only). ``notes`` collects what should be said once."""
+    """Entries in one folder (None: in memory only). ``notes`` collects what should be said once.
+
+    ``asked`` names the entries that were wanted so far, ``built`` those that had to be made, ``stored`` those of them
+    that a later start will find.
+    """
 
     def __init__(self, folder: Path | str | None) -> None:
         self.folder = None if folder is None else Path(folder).expanduser()
         self.notes: list[str] = []
+        self.asked: list[str] = []
+        self.built: list[str] = []
+        self.stored: list[str] = []
 
     def arrays(self, entries: Sequence[IndexEntry], *, threads: int = 1) -> list[Arrays]:
         """The arrays of each entry, read where that is possible, else built and kept."""
         found = [self._load(entry, []) for entry in entries]
+        self.asked += [entry.stem for entry in entries]
         if None in found:
             reasons: list[str] = []
             with self._building() as folder:
@@ -86,6 +94,7 @@ class IndexCache:
                     found = [have or self._load(e, reasons) for have, e in zip(found, entries, strict=True)]
                 self.notes += _shortened(reasons)
                 missing = [number for number, arrays in enumerate(found) if arrays is None]
+                self.built += [entries[number].stem for number in missing]
                 for number, arrays in zip(
                     missing, _map(lambda n: self._make(entries[n], folder), missing, threads), strict=True
                 ):
@@ -153,6 +162,7 @@ class IndexCache:
         except (AutomodelError, OSError) as error:
             self.notes.append(f"the index of {entry.stem} is kept in memory: {error}")
             return arrays
+        self.stored.append(entry.stem)
         return self._load(entry, []) or arrays  # mapped, shared with the other ranks of this machine
 
     def _store(self, entry: IndexEntry, arrays: Arrays) -> None:

@@ -18,12 +18,13 @@ import torch
 from torch.utils.data import Dataset
 
 from automodel_cli.batch import Batch
-from automodel_cli.corpus.tokenizer import open_tokenizer
+from automodel_cli.corpus.megatron_manifest import MegatronManifest
 from automodel_cli.data.gpt_index import SplitBounds, parse_split
 from automodel_cli.data.index_cache import IndexCache
-from automodel_cli.data.megatron_labels import LabelRules, special_ids
+from automodel_cli.data.megatron_labels import LabelRules
 from automodel_cli.data.megatron_names import MegatronNames
 from automodel_cli.data.megatron_order import MegatronOrder, OrderSettings
+from automodel_cli.data.megatron_origin import Origin
 from automodel_cli.data.megatron_parts import Part, fingerprint, open_parts
 from automodel_cli.data.megatron_paths import Blend, read_paths, split_name
 from automodel_cli.data.position import plan_hash
@@ -71,7 +72,8 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
         paths: a glob, a prefix, a folder, a list of them, weights and prefixes in turn, a mapping by split, or a
             .json file with one of these.
         seq_length: tokens a sample is trained on, T.
-        tokenizer: an opened one, or the name or folder of one: for the end-of-document and padding ids.
+        tokenizer: an opened one, or the name or folder of one: for the end-of-document and padding ids. Default: the
+            one that ``preprocess megatron`` left beside the files; another than that is refused.
         split: shares of training, validation and test in each file's sequences; not used where ``paths`` names
             files for each split.
         splits_to_build: which of train, validation and test this is; default train.
@@ -134,20 +136,20 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
         _check_plain(seq_length, order, index_names, object_storage_config)
         self.split = _one_split(splits_to_build)
         self.seq_len = seq_length
-        self.tokenizer = open_tokenizer(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
         self.create_attention_mask = create_attention_mask
-        self.notes: list[str] = []
         keep_partial = self.split == "valid" and not drop_last_partial_validation_sequence
+        self._blend: Blend = read_paths(paths, self.split)
+        self.bounds = self._bounds(split)
+        self.parts: list[Part] = open_parts(self._blend.prefixes, self.bounds)
+        self.origin = Origin(self.parts, tokenizer)
+        self.notes: list[str] = list(self.origin.notes)
         self.labels = LabelRules(
-            special_ids(self.tokenizer),
+            self.origin.special_ids(),
             reset_position_ids=reset_position_ids,
             reset_attention_mask=reset_attention_mask,
             eod_mask_loss=eod_mask_loss,
             padded=keep_partial or not add_extra_token_to_sequence,
         )
-        self._blend: Blend = read_paths(paths, self.split)
-        self.bounds = self._bounds(split)
-        self.parts: list[Part] = open_parts(self._blend.prefixes, self.bounds)
         given = {"train": num_train_samples, "valid": num_val_samples, "test": num_test_samples}[self.split]
         length = RunLength(
             global_batch_size, trainer_max_steps, trainer_val_check_interval, trainer_limit_val_batches
@@ -165,6 +167,7 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
             pad_id=self.labels.ids.pad,
         )
         names = self._megatron_names(split) if index_names == "megatron" else None
+        self.index_cache: IndexCache | None = None  # of an order that has indices
         self.order = self._order(order, settings, index_mapping_dir, names, num_dataset_builder_threads)
         self.fingerprint = fingerprint(self.parts)
 
@@ -217,7 +220,7 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
             names=names,
             threads=threads,
         )
-        self.notes += cache.notes
+        self.index_cache, self.notes = cache, [*self.notes, *cache.notes]
         return built
 
     def _megatron_names(self, split: str | Sequence[float]) -> MegatronNames:
@@ -233,6 +236,16 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
     def seq_length(self) -> int:
         """Tokens of a sample, T; the name configurations have for it."""
         return self.seq_len
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the configuration, else the one that the files' manifest keeps, else None."""
+        return self.origin.tokenizer
+
+    @property
+    def manifest(self) -> MegatronManifest | None:
+        """The manifest of the files, if all have one; of several, the first: they name one tokenizer."""
+        return self.origin.manifest
 
     @property
     def token_files(self) -> list[Path]:
@@ -323,8 +336,9 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
         """Check that a model of ``vocab_size`` ids can embed this data.
 
         Raises:
-            DataError: a sampled token is beyond.
+            DataError: the tokenizer that made the files has more ids, or a sampled token is beyond.
         """
+        self.origin.check_vocab(vocab_size)
         for number, largest in self._sampled_maxima().items():
             if largest >= vocab_size:
                 raise DataError(

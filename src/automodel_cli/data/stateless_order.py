@@ -98,11 +98,12 @@ class StatelessOrder:
 
     @property
     def drawn(self) -> list[Drawn]:
-        """How many samples each part gives, and how often its windows are read for them."""
+        """How many samples each part gives, and how often its tokens are read for them."""
+        seq_len = self.settings.seq_len
         shares = self._weights or [count / self._total for count in self.windows]
         return [
-            Drawn(part, share, round(share * len(self)), share * len(self) / max(count, 1))
-            for part, share, count in zip(self.parts, shares, self.windows, strict=True)
+            Drawn(part, share, round(share * len(self)), share * len(self) * seq_len / max(part.tokens, 1))
+            for part, share in zip(self.parts, shares, strict=True)
         ]
 
     def plan(self) -> dict[str, Any]:

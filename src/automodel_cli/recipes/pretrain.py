@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from automodel_cli import device as this_machine
 from automodel_cli.assembly import data as data_assembly
 from automodel_cli.assembly import facts as run_facts
 from automodel_cli.assembly import model as model_assembly
-from automodel_cli.assembly import summary, training, world
+from automodel_cli.assembly import summary, training
+from automodel_cli.assembly import world as world_assembly
 from automodel_cli.assembly.fast_path import FastPath, choose_fast_path
 from automodel_cli.assembly.horizon import due, plan_horizon
 from automodel_cli.assembly.run_folder import move_aside
@@ -31,6 +31,8 @@ from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.checkpointer import Checkpointer
 from automodel_cli.config.load import to_yaml
 from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.distributed.start import leave
+from automodel_cli.distributed.world import World
 from automodel_cli.errors import AutomodelError
 from automodel_cli.evaluation.likelihood import Likelihood
 from automodel_cli.evaluation.likelihood import evaluate as evaluate_likelihood
@@ -63,17 +65,21 @@ def run(
     voice: Voice | None = None,
 ) -> int:
     """Train as ``cfg`` says; the exit code is 0, or 75 when a signal stopped the run after a checkpoint."""
-    world.refuse_several_processes(os.environ)
     recipe = PretrainRecipe(cfg, fresh=fresh, trust=trust, voice=voice)
     if dry_run:
         recipe.plan()
         return 0
     recipe.setup()
-    return recipe.run_train_validation_loop().exit_code
+    result = recipe.run_train_validation_loop()
+    leave(recipe.world)
+    return result.exit_code
 
 
 class PretrainRecipe:
-    """A pretraining run as an object, for notebooks and scripts: ``setup()``, ``run_train_validation_loop()``."""
+    """A pretraining run as an object, for notebooks and scripts: ``setup()``, ``run_train_validation_loop()``.
+
+    ``world``: the processes it runs in, where they have met already; None: as the environment says.
+    """
 
     def __init__(
         self,
@@ -82,11 +88,14 @@ class PretrainRecipe:
         fresh: bool = False,
         trust: Sequence[str] = (),
         voice: Voice | None = None,
+        world: World | None = None,
     ) -> None:
         self.cfg = cfg
         self.fresh = fresh
         self.trust = tuple(trust)
         self.voice = voice or Voice()
+        self.world = world or World.single()
+        self._joined = world is not None
         self.run_folder = Path(cfg.checkpoint.checkpoint_dir)
         self.stop = StopRequest(cfg.step_scheduler.preemption_signal)
         self.state = TrainState()
@@ -102,10 +111,15 @@ class PretrainRecipe:
     def setup(self) -> None:
         """Build everything the loop needs and take up an earlier checkpoint, if the run folder has one.
 
-        The run folder is held from here to the end of the loop: a second run in it is refused.
+        The run folder is held from here to the end of the loop: a second run in it is refused. Started by torchrun
+        or srun, this process first meets the others; only rank 0 speaks, logs, and holds the folder.
         """
+        if not self._joined:
+            self.world, self._joined = world_assembly.join(self.cfg), True
+        if not self.world.is_main:
+            self.voice = Voice()
         with contextlib.ExitStack() as claim:
-            if self.cfg.checkpoint.enabled:
+            if self.cfg.checkpoint.enabled and self.world.is_main:
                 claim.enter_context(layout.run_lock(self.run_folder))
             self._set_up_in_order()
             self._claim = claim.pop_all()
@@ -115,12 +129,14 @@ class PretrainRecipe:
         self._open_run_folder()
         checkpoint = self._find_checkpoint()
         self._choose_fast_path(checkpoint)
+        self.parallel = world_assembly.lay_out(self.cfg, self.model, self.world, self.fast_path)
         init_from = self.cfg.init_from if checkpoint is None else None
         if init_from is not None:
             model_assembly.check_same_ids(init_from, self.model, self.tokenizer)
         weights_from = model_assembly.give_weights(
             self.model, init_from=init_from, seed=self.cfg.rng_seed, device=self.device
         )
+        self.parallel.connect()
         self.optimizer = training.build_optimizer(self.cfg, self.model, self.device, trust=self.trust)
         self.schedule = training.build_schedule(self.cfg, self.optimizer, self.horizon.total_steps)
         if checkpoint is not None:
@@ -128,7 +144,7 @@ class PretrainRecipe:
             weights_from = f"{checkpoint}, step {self.state.step}"
         self._show_summary(weights_from)
         self._open_logs()
-        if self.fast_path.compile:
+        if self.fast_path.compile and self.world.size == 1:
             compile_model(
                 self.model, on_failure=self._without_compile, **training.compile_arguments(self.cfg)
             )
@@ -141,17 +157,18 @@ class PretrainRecipe:
     def _build(self) -> None:
         """Data first: it is the cheapest thing that can be wrong. Weights come later."""
         cfg, scheduler = self.cfg, self.cfg.step_scheduler
-        world.check_sizes(cfg)
-        self.device = this_machine.pick_device(cfg.device)
+        self.device = self.world.device
         self.dataset = data_assembly.build_dataset(cfg, cfg.dataset, trust=self.trust)
         self.tokenizer = run_tokenizer(cfg, self.dataset)
-        self.model = model_assembly.build_model(cfg.model, seed=cfg.rng_seed, trust=self.trust)
+        self.model = model_assembly.build_model(
+            cfg.model, seed=cfg.rng_seed, trust=self.trust, on_meta=self.world.size > 1
+        )
         data_assembly.check_fits(self.dataset, self.model, what="dataset")
         data_assembly.check_tokenizer(self.tokenizer, self.model)
         self.loader = data_assembly.build_train_loader(
-            cfg, self.dataset, pin_memory=self.device.type == "cuda", trust=self.trust
+            cfg, self.dataset, self.world, pin_memory=self.device.type == "cuda", trust=self.trust
         )
-        self.val_sets = data_assembly.build_eval_sets(cfg, trust=self.trust)
+        self.val_sets = data_assembly.build_eval_sets(cfg, self.world, trust=self.trust)
         for name, (dataset, _) in self.val_sets.items():
             data_assembly.check_fits(dataset, self.model, what=f"validation set {name}")
         self.seq_len = data_assembly.sequence_length(self.dataset, self.model)
@@ -165,8 +182,9 @@ class PretrainRecipe:
     def _open_run_folder(self) -> None:
         """Only now, when data and model are known to be good, does ``--fresh`` touch the earlier run."""
         settings = self.cfg.checkpoint
-        if settings.enabled and self.fresh and (moved := move_aside(self.run_folder)):
+        if settings.enabled and self.fresh and self.world.is_main and (moved := move_aside(self.run_folder)):
             self.voice.say(f"moved the earlier run to {moved}")
+        self.world.barrier()
         self.checkpointer = Checkpointer(
             self.run_folder,
             keep_last=settings.keep_last,
@@ -177,15 +195,18 @@ class PretrainRecipe:
 
     def _find_checkpoint(self) -> Path | None:
         settings = self.cfg.checkpoint
-        if not settings.enabled:
-            return None
-        if settings.restore_from is not None:
-            return layout.resolve(self.run_folder, settings.restore_from, say=self.voice.say)
-        return layout.latest(self.run_folder, say=self.voice.say)
+        found = None
+        if settings.enabled and self.world.is_main:
+            if settings.restore_from is not None:
+                found = layout.resolve(self.run_folder, settings.restore_from, say=self.voice.say)
+            else:
+                found = layout.latest(self.run_folder, say=self.voice.say)
+        name = self.world.broadcast(found and str(found))
+        return name and Path(name)
 
     def _choose_fast_path(self, checkpoint: Path | None) -> None:
         stored = layout.read_step_manifest(checkpoint)["facts"] if checkpoint is not None else {}
-        self.fast_path = choose_fast_path(
+        chosen = choose_fast_path(
             self.cfg,
             device=self.device,
             horizon=self.horizon,
@@ -193,6 +214,7 @@ class PretrainRecipe:
             tokens_per_micro_batch=self.cfg.step_scheduler.local_batch_size * self.seq_len,
             stored=stored.get("fast_path"),
         )
+        self.fast_path = FastPath(**self.world.broadcast(dataclasses.asdict(chosen)))
         this_machine.settle_process(self.device, threads=self.fast_path.threads)
         self.head_loss = training.build_head_loss(self.cfg, self.fast_path, trust=self.trust)
         self.scaler = training.build_scaler(self.fast_path, self.device)
@@ -215,9 +237,9 @@ class PretrainRecipe:
         self._resume(layout.resolve(self.run_folder, restore_from, say=self.voice.say))
 
     def _open_logs(self) -> None:
-        cfg, enabled = self.cfg, self.cfg.checkpoint.enabled
+        cfg, enabled = self.cfg, self.cfg.checkpoint.enabled and self.world.is_main
         remote = None
-        if (settings := cfg.wandb_active) is not None:
+        if (settings := cfg.wandb_active) is not None and self.world.is_main:
             remote = open_wandb(
                 settings.model_dump(), self.run_folder, config=run_facts.plain_config(cfg), say=self.voice.say
             )
@@ -236,6 +258,7 @@ class PretrainRecipe:
             total_steps=self.horizon.total_steps,
             precision=self.fast_path.precision,
             device=self.device,
+            world_size=self.world.size,
         )
 
     # ------------------------------------------------------------------------------------------ the loop
@@ -263,9 +286,10 @@ class PretrainRecipe:
                     save and every.validate_on_checkpoint
                 ):
                     self._validate()
-                if save or self.stop.requested:
+                stopping = self.stop.agreed(self.world.any)
+                if save or stopping:
                     self._save()
-                if self.stop.requested:
+                if stopping:
                     break
                 collect(step)
         return self._result()
@@ -275,21 +299,30 @@ class PretrainRecipe:
         if self.state.step >= last:
             self.voice.say(f"nothing to do: step {self.state.step} of {last} is already trained")
             return
-        for microbatches in self.loader:
-            yield [batch.to(self.device, non_blocking=True) for batch in microbatches]
+        for number, microbatches in enumerate(self.loader):
+            yield [self._batch_here(batch) for batch in microbatches]
+            if (
+                number == 0
+            ):  # compiled, everything allocated: from now on a rank that is late is a rank that hangs
+                world_assembly.settle_timeouts(self.cfg, self.world)
             if self.state.step >= last:
                 return
 
+    def _batch_here(self, batch: Batch) -> Batch:
+        """What of a batch is this rank's, on its device."""
+        return self.parallel.part(batch.to(self.device, non_blocking=True))
+
     def _train_step(self, microbatches: Sequence[Batch]) -> StepResult:
         return train_step(
-            self.model,
+            self.parallel.call,
             self.head_loss,
             self.optimizer,
             microbatches,
             max_norm=self.cfg.max_norm,
             autocast_dtype=self.fast_path.autocast_dtype,
             scaler=self.scaler,
-            dropout_seed=training.dropout_seed(self.model, self.cfg.rng_seed, self.state.step),
+            ranks=self.parallel.ranks,
+            dropout_seed=training.dropout_seed(self.cfg, self.model, self.state.step, self.world),
         )
 
     def _save_due(self) -> bool:
@@ -355,11 +388,12 @@ class PretrainRecipe:
             for name, (_, loader) in self.val_sets.items():
                 scores = evaluate_likelihood(
                     self.model,
-                    self.stop.until(loader),
+                    map(self.parallel.part, self.stop.until(loader, self.world.any)),
                     head_loss=self.head_loss,
                     token_bytes=self.tokenizer.token_bytes() if self.tokenizer else None,
                     device=self.device,
                     autocast_dtype=self.fast_path.autocast_dtype,
+                    sum_over_ranks=self.world.sum,
                 )
                 losses[name] = scores.loss
                 self._log_validation(name, scores)
@@ -448,22 +482,16 @@ class PretrainRecipe:
         )
 
     def _show_summary(self, weights_from: str) -> None:
-        notes = [*self.cfg.notes, *world.notes(self.cfg, self.device.type), *self.model.notes]
-        for note in [
-            *notes,
-            *data_assembly.notes(
-                self.dataset, self.loader, *(held_out for held_out, _ in self.val_sets.values())
-            ),
-        ]:
+        notes = [*self.cfg.notes, *world_assembly.notes(self.cfg, self.device.type), *self.model.notes]
+        held_out = {f"validation: {name}": dataset for name, (dataset, _) in self.val_sets.items()}
+        datasets = {"training data": self.dataset, **held_out}
+        for note in [*notes, *data_assembly.notes(self.loader, *datasets.values())]:
             self.voice.say(f"note: {note}")
+        if (blend := summary.blend_table(datasets)) is not None:
+            self.voice.columns(*blend)
         rows = [
             *summary.model_rows(self.model, weights_from=weights_from),
-            *summary.data_rows("training data", self.dataset),
-            *(
-                row
-                for name, (held_out, _) in self.val_sets.items()
-                for row in summary.data_rows(f"validation: {name}", held_out)
-            ),
+            *(summary.data_row(name, dataset) for name, dataset in datasets.items()),
             *summary.schedule_rows(self.cfg, self.horizon, self.schedule),
             *summary.fast_path_rows(self.fast_path, self.device),
             *summary.cost_rows(self.cfg, self.model, self.fast_path, self.horizon, self.seq_len),
@@ -476,6 +504,7 @@ class PretrainRecipe:
 
     def plan(self) -> None:
         """``--dry-run``: build what is cheap, check the data against the model, and show the plan."""
+        self.world = World.single(this_machine.pick_device(self.cfg.device))
         self._build()
         checkpoint = None if self.fresh else self._find_checkpoint()
         self._choose_fast_path(checkpoint)
