@@ -1,9 +1,10 @@
-"""Which environments mean several processes."""
+"""Which environments mean several processes, and which meshes they can form."""
 
 import pytest
 
-from automodel_cli.assembly.world import check_sizes, notes, refuse_several_processes, world_size
+from automodel_cli.assembly.world import mesh_sizes, notes, world_size
 from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.distributed.mesh import MeshSizes
 from automodel_cli.errors import ConfigError
 
 
@@ -21,12 +22,6 @@ def test_world_size(environ, expected):
     assert world_size(environ) == expected
 
 
-def test_one_of_several_is_refused():
-    refuse_several_processes({"RANK": "0", "WORLD_SIZE": "1"})
-    with pytest.raises(ConfigError, match="one of 2 processes"):
-        refuse_several_processes({"RANK": "1", "WORLD_SIZE": "2"})
-
-
 def config(**distributed):
     text = {"_target_": "automodel_cli.models.gpt2.build_gpt2_model"}
     return PretrainConfig.model_validate(
@@ -40,10 +35,35 @@ def config(**distributed):
     )
 
 
-def test_sizes_beyond_one_process_are_refused():
-    check_sizes(config(dp_size=None, tp_size=1))
-    with pytest.raises(ConfigError, match=r"distributed\.tp_size 2"):
-        check_sizes(config(tp_size=2))
+def test_mesh_of_the_section():
+    assert mesh_sizes(config(), 1) == MeshSizes()
+    assert mesh_sizes(config(), 4) == MeshSizes(dp_shard=4)
+    assert mesh_sizes(config(tp_size=2, dp_replicate_size=2), 8) == MeshSizes(2, 2, 1, 2)
+    assert mesh_sizes(config(strategy="ddp", cp_size=2), 4) == MeshSizes(dp_replicate=2, cp=2)
+
+
+@pytest.mark.parametrize(
+    ("distributed", "world", "message"),
+    [
+        ({"tp_size": 2}, 1, r"distributed\.tp_size 2 .* 1 process"),
+        ({"dp_size": 3}, 4, r"distributed\.dp_size 3 is 3; this run has 4 processes"),
+        ({"pp_size": 2}, 2, "pp_size is 2"),
+        ({"ep_size": 2}, 2, "ep_size is 2"),
+        ({"strategy": "none"}, 2, "strategy none trains in one process"),
+        ({"strategy": "ddp", "tp_size": 2}, 4, "DDP copies whole weights"),
+        ({"dp_replicate_size": 3}, 4, "does not divide the 4 data-parallel ranks"),
+    ],
+)
+def test_what_does_not_fit_is_refused(distributed, world, message):
+    with pytest.raises(ConfigError, match=message):
+        mesh_sizes(config(**distributed), world)
+
+
+def test_sizes_that_would_fit_are_listed():
+    with pytest.raises(ConfigError) as raised:
+        mesh_sizes(config(dp_size=4, tp_size=2), 4)
+    assert "dp_size 2 tp_size 2 cp_size 1" in raised.value.hint
+    assert "start 8 processes" in raised.value.hint
 
 
 def test_notes():

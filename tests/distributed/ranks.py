@@ -50,7 +50,7 @@ def run_ranks(
         processes = [
             subprocess.Popen(
                 [sys.executable, __file__, str(request)],
-                stdout=Path(folder, f"{rank}.txt").open("w"),
+                stdout=Path(folder, f"{rank}.txt").open("w"),  # noqa: SIM115
                 stderr=subprocess.STDOUT,
                 cwd=ROOT,
                 env=_environment(rank, ranks, store.port, environment or {}),
@@ -76,8 +76,8 @@ def _environment(rank: int, ranks: int, port: int, extra: dict[str, str]) -> dic
         "MASTER_PORT": str(port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
         **extra,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [(extra or os.environ).get("PYTHONPATH")])]),
     }
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
 from automodel_cli.device import settle_process
+from automodel_cli.distributed.gradients import Ranks
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.train.losses import ChunkedCrossEntropy, MaskedCrossEntropy
 from automodel_cli.train.optimizers import build_adamw
@@ -77,6 +78,18 @@ def test_any_accumulation_is_the_written_out_loop(loss, rows):
     assert results[2].num_label_tokens.item() == 8 * TOKENS - 5
 
 
+class _TwoThatAverage(Ranks):
+    """The sums of two ranks, of which the other one is not here."""
+
+    averaged_over = 2
+
+    def __init__(self, num_label_tokens):
+        self.num_label_tokens = num_label_tokens
+
+    def sum(self, tensor):
+        return self.num_label_tokens if tensor.dtype == torch.int64 else tensor
+
+
 def test_two_ranks_that_average_their_gradients_are_one():
     """Rank 0 has 2 rows, rank 1 has 6: the sums are reduced, the gradients averaged, as DDP does."""
     whole, one = batch(0), tiny()
@@ -93,8 +106,7 @@ def test_two_ranks_that_average_their_gradients_are_one():
             optimizer,
             [part],
             max_norm=None,
-            reduce=lambda tensor: total if tensor.dtype == torch.int64 else tensor,
-            averaged_over=2,
+            ranks=_TwoThatAverage(total),
         )
         assert result.num_label_tokens == alone.num_label_tokens
         gradients.append(model.wte.weight.grad)

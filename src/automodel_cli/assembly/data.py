@@ -12,6 +12,7 @@ from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.config.target import Target
 from automodel_cli.data.loader import EvalLoader, TokenLoader, TorchLoader, is_token_windows
 from automodel_cli.data.sampler import steps_for_samples
+from automodel_cli.distributed.world import World
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.models.interface import CausalLM
 
@@ -47,7 +48,7 @@ def _is_megatron(target: Target) -> bool:
 
 
 def build_train_loader(
-    cfg: PretrainConfig, dataset: Any, *, pin_memory: bool, trust: Sequence[str] = ()
+    cfg: PretrainConfig, dataset: Any, world: World, *, pin_memory: bool, trust: Sequence[str] = ()
 ) -> TrainLoader:
     """Batches of one update at a time, from token files or from a data set of the user's own."""
     scheduler = cfg.step_scheduler
@@ -55,6 +56,8 @@ def build_train_loader(
         "global_batch_size": scheduler.global_batch_size,
         "local_batch_size": scheduler.local_batch_size,
         "num_epochs": scheduler.num_epochs,
+        "dp_rank": world.dp_rank,
+        "dp_world": world.dp_world,
     }
     if is_token_windows(dataset):
         return TokenLoader(dataset, pin_memory=pin_memory, **sizes)
@@ -62,8 +65,10 @@ def build_train_loader(
     return TorchLoader(dataset, seed=cfg.rng_seed, **{"pin_memory": pin_memory, **arguments}, **sizes)
 
 
-def build_eval_sets(cfg: PretrainConfig, *, trust: Sequence[str] = ()) -> dict[str, tuple[Any, EvalLoader]]:
-    """``name -> (data set, loader)`` of every validation set, each a finite pass in file order."""
+def build_eval_sets(
+    cfg: PretrainConfig, world: World, *, trust: Sequence[str] = ()
+) -> dict[str, tuple[Any, EvalLoader]]:
+    """``name -> (data set, loader)`` of every validation set, each a finite pass in file order over all ranks."""
     loaders = {}
     arguments = loader_arguments(cfg.validation_dataloader, trust=trust)
     for name, target in cfg.validation_datasets.items():
@@ -74,6 +79,8 @@ def build_eval_sets(cfg: PretrainConfig, *, trust: Sequence[str] = ()) -> dict[s
                 dataset,
                 local_batch_size=cfg.step_scheduler.local_batch_size,
                 limit_batches=cfg.step_scheduler.limit_val_batches,
+                dp_rank=world.dp_rank,
+                dp_world=world.dp_world,
                 collate_fn=arguments.get("collate_fn"),
             ),
         )

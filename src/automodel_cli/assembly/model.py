@@ -20,16 +20,17 @@ from automodel_cli.models.interface import CausalLM
 from automodel_cli.sizing import VOCAB_MULTIPLE
 
 
-def build_model(target: Target, *, seed: int, trust: Sequence[str] = ()) -> CausalLM:
+def build_model(target: Target, *, seed: int, trust: Sequence[str] = (), on_meta: bool = False) -> CausalLM:
     """Build what ``model:`` names and give it the ``CausalLM`` interface.
 
     A user's own module draws its initial values in its constructor, so the generator is seeded before it is called.
+    ``on_meta``: builders that can are asked to allocate nothing.
 
     Raises:
         ConfigError: the target is not one that the section admits, or it does not return a module.
     """
     torch.manual_seed(derive_seed(seed, "init"))
-    built = instantiate(target, "model", trust=trust)
+    built = instantiate(target, "model", inject={"is_meta_device": True} if on_meta else None, trust=trust)
     if not isinstance(built, nn.Module):
         raise ConfigError(
             f"model._target_ {target.name} returned {type(built).__name__}, not a torch.nn.Module",

@@ -15,6 +15,7 @@ from automodel_cli.assembly.fast_path import FastPath
 from automodel_cli.config.instantiate import instantiate
 from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.config.target import Target
+from automodel_cli.distributed.world import World
 from automodel_cli.metrics.throughput import Throughput
 from automodel_cli.models.initialise import derive_seed
 from automodel_cli.models.interface import CausalLM
@@ -92,7 +93,13 @@ def build_scaler(fast_path: FastPath, device: torch.device) -> torch.amp.GradSca
 
 
 def build_throughput(
-    model: CausalLM, *, seq_len: int, total_steps: int, precision: str, device: torch.device
+    model: CausalLM,
+    *,
+    seq_len: int,
+    total_steps: int,
+    precision: str,
+    device: torch.device,
+    world_size: int = 1,
 ) -> Throughput:
     """The stopwatch of the loop, with what it needs to say MFU and time left."""
     return Throughput(
@@ -100,6 +107,7 @@ def build_throughput(
         flops_per_token=sizing.flops_per_token(model.model_config(), seq_len),
         peak_flops_per_s=this_machine.peak_flops(device, precision),
         device=device,
+        world_size=world_size,
     )
 
 
@@ -116,9 +124,17 @@ def compile_arguments(cfg: PretrainConfig) -> dict[str, Any]:
     }
 
 
-def dropout_seed(model: CausalLM, seed: int, step: int, dp_rank: int = 0) -> int | None:
-    """Seed of the dropout of the update after ``step``; None for a model that draws no random numbers."""
-    return derive_seed(seed, "dropout", step, dp_rank) if model.has_dropout() else None
+def dropout_seed(cfg: PretrainConfig, model: CausalLM, step: int, world: World) -> int | None:
+    """Seed of the dropout of the update after ``step``; None for a model that draws no random numbers.
+
+    Another one on each data-parallel rank and, where a sequence or a matrix is shared, for each part of it; with
+    ``rng.ranked: false`` the same on all.
+    """
+    if not model.has_dropout():
+        return None
+    part = world.axis_rank("cp") * world.axis_size("tp") + world.axis_rank("tp")
+    keys = [world.dp_rank, *([part] if part else [])] if cfg.rng.ranked else [0]
+    return derive_seed(cfg.rng_seed, "dropout", step, *keys)
 
 
 @contextlib.contextmanager

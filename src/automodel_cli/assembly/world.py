@@ -1,59 +1,111 @@
-"""How many processes a run is: one, in this version. What the environment and the configuration say of it."""
+"""The ``distributed:`` and ``dist_env:`` sections: the processes of a run, their mesh, the model over them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 
+import torch
+
+from automodel_cli import device as this_machine
+from automodel_cli.assembly.fast_path import FastPath
 from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.distributed import start
+from automodel_cli.distributed.mesh import MeshSizes, plan_mesh
+from automodel_cli.distributed.parallelize import Parallel, Spread
+from automodel_cli.distributed.world import World
 from automodel_cli.errors import ConfigError
+from automodel_cli.models.interface import CausalLM
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None, None: None}
 
 
 def world_size(environ: Mapping[str, str]) -> int:
     """Processes that a launcher started together: torchrun's WORLD_SIZE, or srun's task count; 1 without one."""
-    if "RANK" in environ and "WORLD_SIZE" in environ:
-        return int(environ["WORLD_SIZE"])
-    if "SLURM_PROCID" in environ and int(environ.get("SLURM_NTASKS", "1")) > 1:
-        return int(environ["SLURM_NTASKS"])
-    return 1
+    return start.place(environ).size
 
 
-def refuse_several_processes(environ: Mapping[str, str]) -> None:
-    """Check that no launcher started this process as one of several.
+def mesh_sizes(cfg: PretrainConfig, world: int) -> MeshSizes:
+    """The mesh that the ``distributed:`` section asks for, with one place for each of ``world`` processes.
 
     Raises:
-        ConfigError: it did; each of them would train the same model on the same data.
-    """
-    if (found := world_size(environ)) > 1:
-        raise ConfigError(
-            f"this is one of {found} processes, and this version trains in one process",
-            "start it without a launcher, or give the launcher one process",
-        )
-
-
-def check_sizes(cfg: PretrainConfig, world: int = 1) -> None:
-    """Check that the mesh of the ``distributed:`` section has as many places as there are processes.
-
-    Raises:
-        ConfigError: it has more.
+        ConfigError: the sizes do not multiply to ``world``, or ask for what there is not.
     """
     section = cfg.distributed
-    sizes = {
-        "dp_size": section.dp_size or 1,
-        "tp_size": section.tp_size,
-        "cp_size": section.cp_size,
-        "pp_size": section.pp_size,
-        "ep_size": section.ep_size,
-    }
-    large = ", ".join(f"distributed.{name} {size}" for name, size in sizes.items() if size > world)
-    if large:
+    for name, size in (("pp_size", section.pp_size), ("ep_size", section.ep_size)):
+        if size > 1:
+            raise ConfigError(
+                f"distributed.{name} is {size}, and this version has no such parallelism",
+                "set it to 1; dp, cp and tp can be combined",
+            )
+    if section.strategy == "none" and world > 1:
         raise ConfigError(
-            f"{large} is more than the {world} process{'es' if world > 1 else ''} of this run",
-            "set it to 1, or leave it out",
+            f"distributed.strategy none trains in one process, and there are {world}",
+            "take strategy fsdp2 or ddp, or start one process",
         )
+    if section.strategy == "ddp" and section.tp_size > 1:
+        raise ConfigError(
+            f"distributed.strategy ddp with tp_size {section.tp_size}: DDP copies whole weights",
+            "take strategy fsdp2; with dp_replicate_size it keeps copies as well",
+        )
+    return plan_mesh(
+        world,
+        strategy=section.strategy,
+        dp_size=section.dp_size,
+        dp_replicate_size=section.dp_replicate_size,
+        tp_size=section.tp_size,
+        cp_size=section.cp_size,
+    )
+
+
+def join(cfg: PretrainConfig) -> World:
+    """Meet the other processes of this run, if a launcher started some.
+
+    Raises:
+        ConfigError: the mesh does not fit their number.
+    """
+    sizes = mesh_sizes(cfg, start.place().size)
+    device = this_machine.pick_device(cfg.device)
+    if start.place().size == 1:
+        return World.single(device)
+    backend = cfg.dist_backend if device.type == "cuda" else None
+    return start.join(device.type, sizes=sizes, backend=backend)
+
+
+def settle_timeouts(cfg: PretrainConfig, world: World) -> None:
+    """Everything is built: from here on a rank waits ``dist_env.timeout_minutes`` for the others."""
+    start.settle_timeouts(world, timedelta(minutes=cfg.dist_env.timeout_minutes))
+
+
+def spread(cfg: PretrainConfig, fast_path: FastPath) -> Spread:
+    """How the model is spread over the ranks, as ``distributed:`` says."""
+    section = cfg.distributed
+    policy, offload = section.mp_policy, section.offload_policy
+    return Spread(
+        strategy="ddp" if section.strategy == "ddp" else "fsdp2",
+        param_dtype=_DTYPES[fast_path.precision],
+        reduce_dtype=_DTYPES[policy.reduce_dtype] or torch.float32 if policy else torch.float32,
+        reshard_after_forward=section.reshard_after_forward,
+        offload=offload is not None,
+        pin_memory=offload.pin_memory if offload else True,
+        ddp={
+            "broadcast_buffers": section.broadcast_buffers,
+            "find_unused_parameters": section.find_unused_parameters,
+            "static_graph": section.static_graph,
+            "gradient_as_bucket_view": section.gradient_as_bucket_view,
+            **({"bucket_cap_mb": section.bucket_cap_mb} if section.bucket_cap_mb else {}),
+        },
+    )
+
+
+def lay_out(cfg: PretrainConfig, model: CausalLM, world: World, fast_path: FastPath) -> Parallel:
+    """Spread ``model`` over the ranks; its weights come afterwards."""
+    norms = {name for name, role in model.param_roles().items() if role == "norm"}
+    return Parallel(model, world, spread(cfg, fast_path), blocks=model.blocks(), norms=norms)
 
 
 def notes(cfg: PretrainConfig, device_type: str) -> list[str]:
-    """Lines on what the configuration asks for and one process (or a machine without GPUs) does otherwise."""
+    """Lines on what the configuration asks for and a machine without GPUs does otherwise."""
     found = []
     if cfg.dist_backend == "nccl" and device_type != "cuda":
         found.append("dist_env.backend nccl needs GPUs; there are none here, so gloo stands in for it")

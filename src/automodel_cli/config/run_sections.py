@@ -54,8 +54,8 @@ class DistributedConfig(Section):
 
     known_targets = tuple(_STRATEGIES)
 
-    strategy: Literal["fsdp2", "ddp", "megatron_fsdp"] = "fsdp2"
-    """`fsdp2` shards weights, gradients and optimizer state; `ddp` copies them; megatron_fsdp: as fsdp2."""
+    strategy: Literal["fsdp2", "ddp", "none", "megatron_fsdp"] = "fsdp2"
+    """`fsdp2` shards weights, gradients and optimizer state; `ddp` copies them; `none`: one process."""
     dp_size: Count | None = None
     """Ranks that see different data; null: all that the other sizes leave."""
     dp_replicate_size: Count | None = None

@@ -28,10 +28,8 @@ class RngConfig(Section):
 
     seed: Whole = DEFAULT_SEED
     """Seed of initial weights, data order and dropout. A top-level `seed:` means the same."""
-    ranked: bool = understood(
-        True, "initial weights are the same on all ranks, data and dropout always differ by rank"
-    )
-    """Kept for old files."""
+    ranked: bool = True
+    """Dropout differs from rank to rank; false: it is the same on all. Initial weights never depend on ranks."""
 
 
 class StepSchedulerConfig(Section):

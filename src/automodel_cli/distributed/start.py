@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from automodel_cli.distributed.mesh import MeshSizes, fill_mesh
 from automodel_cli.distributed.world import MESH_AXES, World
@@ -86,15 +86,20 @@ def join(
         timeout=timeout,
         device_id=device if device.type == "cuda" else None,
     )
-    full = sizes if isinstance(sizes, MeshSizes) else fill_mesh(here.size, sizes or {})
     return World(
         rank=here.rank,
         size=here.size,
         local_rank=here.local_rank,
         device=device,
-        mesh=init_device_mesh(device.type, astuple(full), mesh_dim_names=MESH_AXES),
+        mesh=build_mesh(device.type, sizes or {}),
         cpu_group=dist.new_group(backend="gloo", timeout=timeout),
     )
+
+
+def build_mesh(device_type: str, sizes: MeshSizes | Mapping[str, int]) -> DeviceMesh:
+    """All ranks over ``MESH_AXES``; a missing ``dp_shard`` takes what the other sizes leave."""
+    full = sizes if isinstance(sizes, MeshSizes) else fill_mesh(dist.get_world_size(), sizes)
+    return init_device_mesh(device_type, astuple(full), mesh_dim_names=MESH_AXES)
 
 
 def settle_timeouts(world: World, timeout: timedelta) -> None:

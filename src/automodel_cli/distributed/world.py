@@ -73,6 +73,12 @@ class World:
         dist.all_reduce(raised, op=dist.ReduceOp.MAX, group=self.cpu_group)
         return bool(raised.item())
 
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """``tensor`` (on the CPU) summed over all ranks, in place."""
+        if self.cpu_group is not None:
+            dist.all_reduce(tensor, group=self.cpu_group)
+        return tensor
+
     def gather(self, value: Any) -> list[Any]:
         """Every rank's ``value`` (JSON), in rank order, on every rank. JSON, so that nothing is unpickled."""
         if self.cpu_group is None:

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.overrides import TorchFunctionMode
 
 _RANDOM_FILLS = (Tensor.normal_, Tensor.uniform_)
@@ -37,11 +38,14 @@ def keyed_generator(seed: int, name: str) -> torch.Generator:
 def copy_whole(target: Tensor, whole: Tensor) -> None:
     """Copy a full CPU tensor into ``target``; of a sharded target each rank keeps its own piece."""
     if isinstance(target, DTensor):
-        # Every rank has drawn the same numbers, so no rank needs to send any (src_data_rank=None).
-        whole = distribute_tensor(
-            whole.to(target.device), target.device_mesh, target.placements, src_data_rank=None
+        # Every rank has drawn the same numbers, so no rank needs to send any.
+        shape, offset = compute_local_shape_and_global_offset(
+            target.shape, target.device_mesh, target.placements
         )
-    target.copy_(whole)
+        piece = whole[tuple(slice(start, start + size) for start, size in zip(offset, shape, strict=True))]
+        target.to_local().copy_(piece)
+    else:
+        target.copy_(whole)
 
 
 def fill_normal(target: Tensor, *, std: float, seed: int, name: str, rows: int | None = None) -> None:

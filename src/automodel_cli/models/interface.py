@@ -70,6 +70,20 @@ class CausalLM(nn.Module, ABC):
         """Module name pattern -> tensor-parallel style; empty where none is known."""
         return {}
 
+    def blocks(self) -> list[nn.Module]:
+        """The layers that are stacked, in order: what is sharded, checkpointed and compiled one by one."""
+        found: list[nn.Module] = []
+
+        def walk(module: nn.Module) -> None:
+            for child in module.children():
+                if isinstance(child, nn.ModuleList):
+                    found.extend(child)
+                else:
+                    walk(child)
+
+        walk(self)
+        return found
+
     def has_dropout(self) -> bool:
         """Whether training draws random numbers, so that each micro-batch needs a seed of its own."""
         return any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.modules())

@@ -10,17 +10,16 @@ the results are device tensors, and whoever logs them decides when to wait.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
+from automodel_cli.distributed.gradients import Ranks, local
 from automodel_cli.models.initialise import derive_seed
 from automodel_cli.models.interface import HeadLoss
-
-Reduce = Callable[[Tensor], Tensor]  # sum over data-parallel ranks
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,7 @@ def train_step(
     max_norm: float | None = 1.0,
     autocast_dtype: torch.dtype | None = None,
     scaler: torch.amp.GradScaler | None = None,
-    reduce: Reduce | None = None,
-    averaged_over: int = 1,
+    ranks: Ranks | None = None,
     dropout_seed: int | None = None,
 ) -> StepResult:
     """Do one update from this rank's micro-batches.
@@ -64,38 +62,36 @@ def train_step(
         max_norm: clip the gradient's L2 norm to this; None measures it and clips nothing.
         autocast_dtype: compute dtype of matrix products (bf16, fp16), or None for the weights' own.
         scaler: loss scaler for fp16.
-        reduce: sums a tensor over data-parallel ranks; None on one rank.
-        averaged_over: number of ranks over which the gradient hooks take a *mean*; undone here.
+        ranks: what several processes agree on in an update; None for one process.
         dropout_seed: names the random numbers of this update's dropout (see ``dropout_seed``); None where the
             model draws none.
     """
-    reduce = reduce or _identity
+    ranks = ranks or Ranks()
     device = microbatches[0].input_ids.device
-    num_label_tokens = reduce(count_label_tokens(microbatches))
-    scale = averaged_over / num_label_tokens.clamp(min=1).float()
+    num_label_tokens = ranks.sum(count_label_tokens(microbatches))
+    scale = ranks.averaged_over / num_label_tokens.clamp(min=1).float()
     optimizer.zero_grad(set_to_none=True)
     nll_sum = torch.zeros((), dtype=torch.float32, device=device)
     for index, batch in enumerate(microbatches):
         if dropout_seed is not None:
             torch.manual_seed(derive_seed(dropout_seed, index))
-        with torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
-            nll = model(batch, head_loss=head_loss)
-        loss = nll * scale
-        (loss if scaler is None else scaler.scale(loss)).backward()
+        with ranks.exchanging(last=index == len(microbatches) - 1):
+            with torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
+                nll = model(batch, head_loss=head_loss)
+            loss = nll * scale
+            (loss if scaler is None else scaler.scale(loss)).backward()
         nll_sum += nll.detach()
-    nll_sum = reduce(nll_sum)
+    nll_sum = ranks.sum(nll_sum)
     if scaler is not None:
         scaler.unscale_(optimizer)
-    grad_norm = clip_gradients(gradients_of(optimizer), max_norm)
+    gradients = gradients_of(optimizer)
+    ranks.finish(gradients)
+    grad_norm = clip_gradients(gradients, max_norm, ranks)
     skipped = ~(torch.isfinite(nll_sum) & torch.isfinite(grad_norm))
     step_unless(optimizer, skipped)
     if scaler is not None:
         scaler.update()
     return StepResult(nll_sum, num_label_tokens, grad_norm, skipped)
-
-
-def _identity(tensor: Tensor) -> Tensor:
-    return tensor
 
 
 def count_label_tokens(microbatches: Iterable[Batch]) -> Tensor:
@@ -110,14 +106,13 @@ def gradients_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
-def clip_gradients(gradients: list[Tensor], max_norm: float | None) -> Tensor:
+def clip_gradients(gradients: list[Tensor], max_norm: float | None, ranks: Ranks | None = None) -> Tensor:
     """Scale ``gradients`` in place to an L2 norm of at most ``max_norm``; returns the norm before, fp32."""
-    norm = nn.utils.get_total_norm(gradients)
-    full = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    norm = (ranks or Ranks()).norm(gradients)
     if max_norm is not None:
-        coefficient = (max_norm / (full + 1e-6)).clamp(max=1.0)
-        torch._foreach_mul_(gradients, coefficient)
-    return full.float()
+        coefficient = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_([local(gradient) for gradient in gradients], coefficient)
+    return norm.float()
 
 
 def step_unless(optimizer: torch.optim.Optimizer, skipped: Tensor) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import TypeVar
 
 from automodel_cli.errors import ConfigError
 
 Item = TypeVar("Item")
+AnyRank = Callable[[bool], bool]  # whether a flag is set on any rank
 DEFAULT_SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: saved, run the same command again
 
@@ -52,10 +53,17 @@ class StopRequest:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def until(self, items: Iterable[Item]) -> Iterator[Item]:
+    def agreed(self, any_rank: AnyRank) -> bool:
+        """Whether any rank was asked to stop; all of them get the same answer, and then all are."""
+        stopping = any_rank(self.requested)
+        if stopping and not self.requested:
+            self.name = "a signal on another rank"
+        return stopping
+
+    def until(self, items: Iterable[Item], any_rank: AnyRank = bool) -> Iterator[Item]:
         """The items; once a stop is requested the next one raises ``Stopped``, so that no half result is used."""
         for item in items:
-            if self.requested:
+            if self.agreed(any_rank):
                 raise Stopped
             yield item
 

@@ -1,0 +1,139 @@
+"""A model and a mesh -> the same model spread over it.
+
+Order: tensor and context parallel (each rank its tokens and its part of the matrices), activation checkpointing of
+each block, then FSDP of each block and of what is left, on the meta device; or DDP, once the weights are there.
+Weights come after this (``CausalLM.materialise``): no rank ever holds a whole model that is sharded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
+from torch.nn.parallel import DistributedDataParallel
+
+from automodel_cli.batch import Batch
+from automodel_cli.distributed.gradients import ManyRanks, Ranks
+from automodel_cli.distributed.stand_in import stand_in
+from automodel_cli.distributed.world import World
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How to spread a model.
+
+    Attributes:
+        strategy: fsdp2 or ddp.
+        param_dtype: compute dtype of the blocks' weights; None: as stored.
+        reduce_dtype: gradients are summed over ranks in this.
+        reshard_after_forward: free a block's gathered weights after its forward pass; None: all but the last block's.
+        offload: keep weights and optimizer state in CPU memory; ``pin_memory`` or None for no.
+        ddp: keywords of ``DistributedDataParallel``.
+    """
+
+    strategy: str = "fsdp2"
+    param_dtype: torch.dtype | None = None
+    reduce_dtype: torch.dtype | None = torch.float32
+    reshard_after_forward: bool | None = None
+    offload: bool = False
+    pin_memory: bool = True
+    ddp: dict[str, Any] = field(default_factory=dict)
+
+
+class Parallel:
+    """A model over the ranks of a world; in one process, the model.
+
+    Args:
+        blocks: the stacked layers, in order.
+        norms: names of the parameters of norms.
+
+    Attributes:
+        call: what is called in training; names, saving and evaluation stay with ``model``.
+        ranks: what an update agrees on with other ranks.
+    """
+
+    def __init__(
+        self, model: nn.Module, world: World, spread: Spread, *, blocks: list[nn.Module], norms: set[str]
+    ) -> None:
+        self.model, self.world, self.spread = model, world, spread
+        self.call: nn.Module = model
+        self.ranks = Ranks()
+        if world.size > 1 and spread.strategy != "ddp":
+            if spread.param_dtype is not None and world.device.type == "cpu":
+                _keep_norms_whole(model, blocks, norms)
+            shard_model(model, blocks, world, spread)
+
+    def connect(self) -> None:
+        """Once the weights are there: what is left to do before the first update."""
+        if self.world.size > 1:
+            if self.spread.strategy == "ddp":
+                self.call = replicate_model(self.model, self.world, self.spread)
+            self.ranks = ManyRanks(self.world, self.call)
+
+    def part(self, batch: Batch) -> Batch:
+        """What of a batch that several ranks share is this one's."""
+        return batch
+
+
+def data_mesh(world: World) -> DeviceMesh:
+    """The mesh over which weights are sharded: all ranks with tokens of their own, replicas in front.
+
+    One axis, or two (replicas, shards) for hybrid sharding.
+    """
+    assert world.mesh is not None
+    shard = world.mesh["dp_shard", "cp"]._flatten("dp_shard_cp")
+    if world.axis_size("dp_replicate") == 1:
+        return shard
+    return DeviceMesh._concatenate([world.mesh["dp_replicate"], shard])
+
+
+def shard_model(model: nn.Module, blocks: list[nn.Module], world: World, spread: Spread) -> None:
+    """Apply FSDP to each block and to what is left; in place, names of parameters stay.
+
+    What is left (embeddings, last norm, head) computes in its stored dtype: it is the residual stream's beginning
+    and end, and with autocast the numbers are then those of one process.
+    """
+    mesh = data_mesh(world)
+    options: dict[str, Any] = {"mesh": mesh, "offload_policy": _offload(spread)}
+    inner = MixedPrecisionPolicy(
+        param_dtype=spread.param_dtype, reduce_dtype=spread.reduce_dtype, cast_forward_inputs=False
+    )
+    outer = MixedPrecisionPolicy(reduce_dtype=spread.reduce_dtype, cast_forward_inputs=False)
+    for block in blocks:
+        wanted = spread.reshard_after_forward
+        reshard = block is not blocks[-1] if wanted is None else wanted
+        fully_shard(block, mp_policy=inner, reshard_after_forward=reshard, **options)
+    fully_shard(model, mp_policy=outer, reshard_after_forward=False, **options)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)  # sums: the loss is divided by the global count already
+            module.set_force_sum_reduction_for_comms(True)
+
+
+def _keep_norms_whole(model: nn.Module, blocks: list[nn.Module], norms: set[str]) -> None:
+    """Show norms their weights in fp32, the dtype of what they normalise; a CPU kernel refuses to mix."""
+    names = {id(module): name for name, module in model.named_modules()}
+    for block in blocks:
+        prefix = f"{names[id(block)]}."
+        own = [name.removeprefix(prefix) for name in norms if name.startswith(prefix)]
+        stand_in(block, dict.fromkeys(own, torch.Tensor.float))
+
+
+def _offload(spread: Spread) -> OffloadPolicy:
+    return CPUOffloadPolicy(pin_memory=spread.pin_memory) if spread.offload else OffloadPolicy()
+
+
+def replicate_model(model: nn.Module, world: World, spread: Spread) -> DistributedDataParallel:
+    """``model`` in DDP; call the result, keep everything else with ``model``, whose names stay."""
+    device_ids = [world.device.index] if world.device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=device_ids, **spread.ddp)
