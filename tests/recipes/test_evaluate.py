@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from automodel_cli.assembly.scored_data import validation_data
 from automodel_cli.assembly.voice import Voice
 from automodel_cli.batch import Batch
 from automodel_cli.checkpoint.hf_format import save_hf
@@ -143,7 +144,7 @@ class TestWhatToScore:
     def test_no_validation_set_means_the_split_of_the_corpus(self, tiny_run):
         pattern = str(tiny_run.corpus / "dataset.bin")
         for name in (pattern, str(tiny_run.corpus), str(tiny_run.corpus / "data*.bin")):
-            assert evaluate._validation_data({"dataset": {"file_pattern": name}}) == (str(tiny_run.val),)
+            assert validation_data({"dataset": {"file_pattern": name}}) == (str(tiny_run.val),)
 
     def test_a_corpus_folder_means_its_validation_split(self, tiny_run, tmp_path):
         found = score(tiny_run, tmp_path, data=(str(tiny_run.corpus),)).results
@@ -152,11 +153,11 @@ class TestWhatToScore:
     @pytest.mark.parametrize("config", [{}, {"dataset": {"file_pattern": "gone/*.bin"}}, {"dataset": 3}])
     def test_nothing_known(self, config):
         with pytest.raises(ConfigError, match="no --data"):
-            evaluate._validation_data(config)
+            validation_data(config)
 
     def test_named_validation_sets(self, tiny_run):
         sets = {"validation_dataset_a": {"file_pattern": [str(tiny_run.val)]}, "validation_datasets": 1}
-        assert evaluate._validation_data(sets) == (str(tiny_run.val),)
+        assert validation_data(sets) == (str(tiny_run.val),)
 
 
 class TestChecks:

@@ -20,7 +20,9 @@ def evaluate(
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(help="Token file, pattern or corpus folder; may be repeated. Default: the run's own."),
+        typer.Option(
+            help="Token file, prefix of a .bin and .idx, pattern or folder; may be repeated. Default: the run's own."
+        ),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Sequences scored at once (default: 8).")] = None,
     seq_len: Annotated[int | None, typer.Option(help="Window length (default: as trained).")] = None,

@@ -83,7 +83,8 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
         seed: of Megatron's shuffles; it is not the run's seed.
         create_attention_mask: items carry the mask as a matrix. Batches never do: models make their own.
         reset_position_ids, reset_attention_mask, eod_mask_loss: positions, attention and loss end with a document.
-        order: "megatron", sample for sample that of megatron-core; or "stateless", which needs no index.
+        order: "megatron", sample for sample that of megatron-core; "stateless", which needs no index; or "file",
+            windows as they lie in the files.
         index_names: "megatron" names cached indices as megatron-core does.
         add_extra_token_to_sequence: false: the last token of a sample has no label.
         drop_last_partial_validation_sequence: false: the last validation sample may be padded.
@@ -118,7 +119,7 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
         reset_position_ids: bool = False,
         reset_attention_mask: bool = False,
         eod_mask_loss: bool = False,
-        order: Literal["megatron", "stateless"] = "megatron",
+        order: Literal["megatron", "stateless", "file"] = "megatron",
         index_names: Literal["readable", "megatron"] = "readable",
         add_extra_token_to_sequence: bool = True,
         drop_last_partial_validation_sequence: bool = True,
@@ -206,8 +207,11 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
         threads: int,
     ) -> MegatronOrder | StatelessOrder:
         weights = self._blend.weights if len(self.parts) > 1 else None  # of a single one it says nothing
-        if order == "stateless":
-            found = StatelessOrder(self.parts, settings, weights=weights, size=self._wanted)
+        if order != "megatron":
+            shuffled = order == "stateless"
+            found = StatelessOrder(
+                self.parts, settings, weights=weights, size=self._wanted, shuffled=shuffled
+            )
             self.notes += found.notes
             return found
         cache = IndexCache(Path(self._blend.prefixes[0]).parent / CACHE_FOLDER if folder is None else folder)
@@ -246,6 +250,11 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
     def manifest(self) -> MegatronManifest | None:
         """The manifest of the files, if all have one; of several, the first: they name one tokenizer."""
         return self.origin.manifest
+
+    @property
+    def whole_files(self) -> bool:
+        """Whether the files belong to this split alone, so that it is all of each."""
+        return self._blend.own_files
 
     @property
     def token_files(self) -> list[Path]:
@@ -355,7 +364,7 @@ def _check_plain(seq_length: int, order: str, index_names: str, object_storage_c
     if seq_length < 1:
         raise ConfigError(f"dataset.seq_length is {seq_length}", "it counts tokens: give 1 or more")
     for name, value, known in (
-        ("order", order, ("megatron", "stateless")),
+        ("order", order, ("megatron", "stateless", "file")),
         ("index_names", index_names, ("readable", "megatron")),
     ):
         if value not in known:

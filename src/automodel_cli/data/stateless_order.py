@@ -4,6 +4,8 @@ Each part's tokens, as they lie in its file, are cut into windows of S + x token
 ``k`` is window ``permutation(k)`` of all of them, anew in each epoch. With weights a fixed pattern says from which
 part it is (``StatelessBlend``), and each part's windows are permuted by themselves. Neither depends on how many
 samples are wanted: a longer run sees what a shorter one saw, in the same order.
+
+Unshuffled, sample ``k`` is window ``k`` of the files as they lie: for scoring all of some files.
 """
 
 from __future__ import annotations
@@ -32,9 +34,10 @@ class StatelessOrder:
         weights: of the parts; None: in proportion to their windows.
         size: samples wanted, any number; needed with weights, without them one epoch is the default. A set to
             evaluate on is not read more than once.
+        shuffled: whether windows are permuted; weights need that.
 
     Raises:
-        ConfigError: weights without a size, or a weight that is not above 0.
+        ConfigError: weights without a size or a shuffle, or a weight that is not above 0.
         DataError: nothing, or a part with a weight, holds a whole window.
     """
 
@@ -45,8 +48,9 @@ class StatelessOrder:
         *,
         weights: Sequence[float] | None = None,
         size: int | None = None,
+        shuffled: bool = True,
     ) -> None:
-        self.parts, self.settings = parts, settings
+        self.parts, self.settings, self.shuffled = parts, settings, shuffled
         self.notes: list[str] = []
         self.windows = [max(part.tokens - settings.extra_token, 0) // settings.seq_len for part in parts]
         self._refuse_empty(weights is not None)
@@ -59,6 +63,11 @@ class StatelessOrder:
             if settings.split != "train":
                 self._length = min(self._length, self._total)
             self._permutations = [Permutation(self._total, seed=settings.seed, purpose=_PURPOSE)]
+        elif not shuffled:
+            raise ConfigError(
+                "weights in dataset.paths have no meaning with order: file",
+                "leave them out, or use order: stateless",
+            )
         elif size is None:
             raise ConfigError(
                 "weights in dataset.paths need a number of samples to be shares of",
@@ -108,6 +117,8 @@ class StatelessOrder:
 
     def plan(self) -> dict[str, Any]:
         """What decides the order beside the data, as JSON values."""
+        if not self.shuffled:
+            return {"order": "file", "seed": None, "weights": None}
         return {
             "order": f"stateless, {ALGORITHM}" + (f", {StatelessBlend.ALGORITHM}" if self._blend else ""),
             "seed": self.settings.seed,
@@ -121,7 +132,7 @@ class StatelessOrder:
         numbers = np.asarray(sample_numbers, dtype=np.int64).ravel()
         if self._blend is None:
             epochs, slots = np.divmod(numbers, self._total)
-            windows = self._permutations[0](slots, epochs)
+            windows = self._permutations[0](slots, epochs) if self.shuffled else slots
             parts = np.searchsorted(self._first_window, windows, side="right") - 1
             within = windows - self._first_window[parts]
         else:

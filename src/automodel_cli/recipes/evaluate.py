@@ -9,24 +9,24 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from automodel_cli import device as this_machine
 from automodel_cli.assembly.checkpoint import LoadedModel, load_model
 from automodel_cli.assembly.facts import versions
+from automodel_cli.assembly.scored_data import (
+    ScoredData,
+    open_named,
+    trained_seq_len,
+    training_config,
+    validation_sets,
+)
 from automodel_cli.assembly.voice import Voice
 from automodel_cli.checkpoint import layout
 from automodel_cli.config.schema import EvaluateConfig
-from automodel_cli.corpus.engines import probe_texts
-from automodel_cli.corpus.manifest import (
-    MANIFEST_NAME,
-    CorpusManifest,
-    find_manifest,
-    read_corpus_manifest,
-)
+from automodel_cli.corpus.same_tokenizer import MadeBy, same_ids
 from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
 from automodel_cli.data.loader import EvalLoader
-from automodel_cli.data.nanogpt_dataset import NanogptDataset
+from automodel_cli.data.megatron_dataset import MegatronPretraining
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.evaluation.bigram import bigram_loss
 from automodel_cli.evaluation.likelihood import Likelihood, evaluate, summarise
@@ -59,10 +59,11 @@ def run(cfg: EvaluateConfig, *, voice: Voice | None = None) -> EvaluationResult:
     voice = voice or Voice()
     device = this_machine.pick_device(cfg.device)
     loaded = load_model(cfg.checkpoint, device=device)
-    trained_as = _training_config(loaded.path)
-    seq_len = _seq_len(cfg, loaded, trained_as)
-    names = cfg.data or _validation_data(trained_as)
-    sets = {name: NanogptDataset(held_out_files(name), seq_len) for name in names}
+    trained_as = training_config(loaded.path)
+    seq_len = _seq_len(cfg, loaded, trained_seq_len(trained_as))
+    sets = {name: open_named(name, seq_len) for name in cfg.data} or validation_sets(
+        loaded.path, trained_as, seq_len
+    )
     precision = _precision(cfg, loaded, device)
     scores = {
         name: _score(name, dataset, cfg, loaded, device, precision, voice) for name, dataset in sets.items()
@@ -94,7 +95,7 @@ def run(cfg: EvaluateConfig, *, voice: Voice | None = None) -> EvaluationResult:
 
 def _score(
     name: str,
-    dataset: NanogptDataset,
+    dataset: ScoredData,
     cfg: EvaluateConfig,
     loaded: LoadedModel,
     device: torch.device,
@@ -116,7 +117,7 @@ def _score(
     )
 
 
-def _check_fits(name: str, dataset: NanogptDataset, loaded: LoadedModel) -> None:
+def _check_fits(name: str, dataset: ScoredData, loaded: LoadedModel) -> None:
     """Check that data and model mean the same text by the same id.
 
     Raises:
@@ -127,35 +128,27 @@ def _check_fits(name: str, dataset: NanogptDataset, loaded: LoadedModel) -> None
     own = dataset.manifest.tokenizer if dataset.manifest is not None else None
     if not stored or not own or stored["fingerprint"] == own["fingerprint"]:
         return
-    if loaded.facts or not _same_ids(loaded.tokenizer, dataset.manifest):
+    travelled = _tokenizer_facts(loaded.tokenizer) or {}
+    known = travelled.get("fingerprint") == stored["fingerprint"]
+    if not (known and _same_ids(loaded.tokenizer, dataset.manifest)):
         raise DataError(
             f"{name} was tokenised with {own['name']} ({own['fingerprint']}), "
             f"the model was trained with {stored['name']} ({stored['fingerprint']})",
-            "make the token files with the checkpoint's tokenizer: preprocess nanogpt --tokenizer "
-            f"{loaded.path / 'tokenizer'}",
+            f"make the token files with the checkpoint's tokenizer: --tokenizer {loaded.path / 'tokenizer'}",
         )
 
 
-def _same_ids(tokenizer: Tokenizer | None, manifest: CorpusManifest | None) -> bool:
-    """Whether a foreign folder's tokenizer and the corpus' own are one vocabulary in two kinds of files.
-
-    GPT-2's is: tiktoken's ranks and Hugging Face's ``tokenizer.json`` have different fingerprints and the same ids.
-    Texts that spell a special token are left out: corpora hold them as text, a foreign file may not.
-    """
+def _same_ids(tokenizer: Tokenizer | None, manifest: MadeBy | None) -> bool:
+    """Whether a foreign folder's tokenizer and the data's own are one vocabulary in two kinds of files."""
     folder = manifest.tokenizer_folder if manifest is not None else None
-    if tokenizer is None or folder is None:
-        return False
-    other = load_tokenizer(folder)
-    return tokenizer.vocab_size == other.vocab_size and all(
-        tokenizer.encode(text) == other.encode(text) for text in probe_texts() if "<|" not in text
-    )
+    return tokenizer is not None and folder is not None and same_ids(tokenizer, load_tokenizer(folder))
 
 
 def _tokenizer_facts(tokenizer: Tokenizer | None) -> dict[str, Any] | None:
     return None if tokenizer is None else {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint()}
 
 
-def _token_bytes(cfg: EvaluateConfig, dataset: NanogptDataset, loaded: LoadedModel) -> np.ndarray | None:
+def _token_bytes(cfg: EvaluateConfig, dataset: ScoredData, loaded: LoadedModel) -> np.ndarray | None:
     """Bytes each id stands for: by the tokenizer asked for, the checkpoint's, or the corpus' own."""
     if cfg.tokenizer is not None:
         tokenizer: Tokenizer | None = open_tokenizer(cfg.tokenizer)
@@ -190,81 +183,16 @@ def total(scores: list[Likelihood]) -> Likelihood:
 # ---------------------------------------------------------------------------------- what to score how
 
 
-def _training_config(checkpoint: Path) -> dict[str, Any]:
-    """The configuration stored with the checkpoint, as plain values; {} where there is none that can be read."""
-    try:
-        stored = yaml.safe_load((checkpoint / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return {}
-    return stored if isinstance(stored, dict) else {}
-
-
-def _seq_len(cfg: EvaluateConfig, loaded: LoadedModel, trained_as: Mapping[str, Any]) -> int:
+def _seq_len(cfg: EvaluateConfig, loaded: LoadedModel, trained: int | None) -> int:
     """The window: as asked, else as trained, else the model's context."""
     context = loaded.model.max_seq_len
-    trained = _section(trained_as, "dataset").get("seq_len")
-    seq_len = cfg.seq_len or (trained if isinstance(trained, int) else None) or context or _DEFAULT_SEQ_LEN
+    seq_len = cfg.seq_len or trained or context or _DEFAULT_SEQ_LEN
     if context is not None and seq_len > context:
         raise ConfigError(
             f"seq_len {seq_len} is longer than the model's context of {context}",
             f"give --seq-len {context} or less",
         )
     return seq_len
-
-
-def _section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    found = config.get(key)
-    return found if isinstance(found, Mapping) else {}
-
-
-def _validation_data(trained_as: Mapping[str, Any]) -> tuple[str, ...]:
-    """What the run validated on, else the validation split of the corpus it was trained on.
-
-    Raises:
-        ConfigError: neither is known or still there.
-    """
-    names = [
-        key for key in trained_as if key == "validation_dataset" or key.startswith("validation_dataset_")
-    ]
-    given = [_section(trained_as, name).get("file_pattern") for name in names]
-    patterns = [pattern for item in given for pattern in (item if isinstance(item, list) else [item])]
-    found = [pattern for pattern in patterns if isinstance(pattern, str) and _is_there(pattern)]
-    found = found or _validation_split(_section(trained_as, "dataset").get("file_pattern"))
-    if not found:
-        raise ConfigError(
-            "there is no --data, and the checkpoint names no validation data that is here",
-            "name token files: --data path/to/val.bin",
-        )
-    return tuple(found)
-
-
-def _is_there(pattern: str) -> bool:
-    path = Path(pattern)
-    return path.exists() or any(path.parent.glob(path.name))
-
-
-def _validation_split(pattern: Any) -> list[str]:
-    """The first validation shard beside training files, by their manifest: a first shard stands for its split."""
-    if not isinstance(pattern, str):
-        return []
-    path = Path(pattern)
-    token_file = path if path.exists() else min(path.parent.glob(path.name), default=None)
-    if token_file is None:
-        return []
-    is_corpus = (token_file / MANIFEST_NAME).is_file()
-    manifest = read_corpus_manifest(token_file) if is_corpus else find_manifest(token_file)
-    files = manifest.token_files("val") if manifest is not None else ()
-    return [str(manifest.path(file)) for file in files[:1]] if manifest is not None else []
-
-
-def held_out_files(name: str) -> str:
-    """What an entry of ``data`` means: a corpus folder is its validation split where it has one."""
-    folder = Path(name)
-    if (folder / MANIFEST_NAME).is_file():
-        manifest = read_corpus_manifest(folder)
-        files = manifest.token_files("val")
-        return str(manifest.path(files[0])) if files else name
-    return name
 
 
 def _precision(cfg: EvaluateConfig, loaded: LoadedModel, device: torch.device) -> str:
@@ -293,14 +221,20 @@ def _fingerprint(checkpoint: Path) -> str:
     return hash_bytes("\n".join(f"{path.name} {hash_file(path)}" for path in names).encode())
 
 
-def _describe_set(name: str, dataset: NanogptDataset, score: Likelihood) -> dict[str, Any]:
+def _describe_set(name: str, dataset: ScoredData, score: Likelihood) -> dict[str, Any]:
     return {
         "data": name,
         "files": [path.name for path in dataset.token_files],
         "fingerprint": dataset.fingerprint,
-        "split": dataset.split,
+        "split": _split_of(dataset),
         **score.as_dict(),
     }
+
+
+def _split_of(dataset: ScoredData) -> str | None:
+    """Which split was scored; None where files were named that belong to none."""
+    whole = isinstance(dataset, MegatronPretraining) and dataset.whole_files
+    return None if whole else dataset.split
 
 
 def _results_folder(checkpoint: Path) -> Path:
@@ -312,11 +246,11 @@ def _results_folder(checkpoint: Path) -> Path:
 
 
 def _bigram(
-    cfg: EvaluateConfig, sets: Mapping[str, NanogptDataset], loaded: LoadedModel, seq_len: int
+    cfg: EvaluateConfig, sets: Mapping[str, ScoredData], loaded: LoadedModel, seq_len: int
 ) -> dict[str, Any]:
     """A bigram model of the training tokens, scored on the very tokens that the model was scored on."""
     assert cfg.bigram is not None
-    training = NanogptDataset(cfg.bigram, seq_len)
+    training = open_named(cfg.bigram, seq_len, held_out=False)
     training.check_vocab(loaded.model.vocab_size)
     limit = None if cfg.limit_batches is None else cfg.limit_batches * cfg.batch_size
     held_out = [run for dataset in sets.values() for run in token_runs(dataset, limit)]
@@ -324,7 +258,7 @@ def _bigram(
     return {"loss": found.loss, "alpha": found.alpha, "tokens": found.tokens, "data": cfg.bigram}
 
 
-def token_runs(dataset: NanogptDataset, limit: int | None = None) -> Iterator[np.ndarray]:
+def token_runs(dataset: ScoredData, limit: int | None = None) -> Iterator[np.ndarray]:
     """The tokens of the first ``limit`` windows (all: None) in file order, as few 1-D arrays as they allow.
 
     Windows that follow each other share one token; joined, each predicted token is there once. A run never
@@ -335,6 +269,8 @@ def token_runs(dataset: NanogptDataset, limit: int | None = None) -> Iterator[np
         places = dataset.locate_windows(np.arange(first, min(first + _RUN_WINDOWS, count)))
         windows = np.empty((len(places), dataset.seq_len + 1), dtype=np.int64)
         dataset.gather(places, windows)
-        follows = (np.diff(places[:, 0]) == 0) & (np.diff(places[:, 1]) == dataset.seq_len)
+        follows = np.zeros(len(places) - 1, dtype=bool)
+        if places.shape[1] == 2:  # (file, token); samples of Megatron's order are pieces of documents
+            follows = (np.diff(places[:, 0]) == 0) & (np.diff(places[:, 1]) == dataset.seq_len)
         for run in np.split(windows, np.flatnonzero(~follows) + 1):
             yield np.concatenate([run[0, :1], run[:, 1:].ravel()])

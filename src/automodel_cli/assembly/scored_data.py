@@ -1,0 +1,166 @@
+"""What ``eval`` scores: token files of either kind that were named, or what the run itself validated on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from automodel_cli.assembly.data import build_dataset
+from automodel_cli.config.load import load_config
+from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.corpus.manifest import MANIFEST_NAME, find_manifest, read_corpus_manifest
+from automodel_cli.corpus.megatron_bin import idx_path
+from automodel_cli.corpus.megatron_check import holds_megatron_files
+from automodel_cli.corpus.megatron_manifest import SUFFIX, read_megatron_manifest
+from automodel_cli.data.megatron_dataset import MegatronPretraining
+from automodel_cli.data.nanogpt_dataset import NanogptDataset
+from automodel_cli.errors import ConfigError
+
+ScoredData = NanogptDataset | MegatronPretraining
+
+
+def training_config(checkpoint: Path) -> dict[str, Any]:
+    """The configuration stored with the checkpoint, as plain values; {} where there is none that can be read."""
+    try:
+        stored = yaml.safe_load((checkpoint / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
+
+
+def trained_seq_len(trained_as: Mapping[str, Any]) -> int | None:
+    """The window length of the training data."""
+    section = _section(trained_as, "dataset")
+    found = section.get("seq_len", section.get("seq_length"))
+    return found if isinstance(found, int) else None
+
+
+def open_named(name: str, seq_len: int, *, held_out: bool = True) -> ScoredData:
+    """All tokens of what a name means, in the order of the files; of a corpus folder with ``held_out`` its validation.
+
+    Raises:
+        DataError: nothing there, or files that are damaged.
+    """
+    if _names_megatron_files(name):
+        return MegatronPretraining(
+            {"validation": _prefixes(name)}, seq_len, splits_to_build="validation", order="file"
+        )
+    return NanogptDataset(held_out_files(name) if held_out else name, seq_len)
+
+
+def _names_megatron_files(name: str) -> bool:
+    """A prefix, one of its files, a folder of them, a manifest of pairs, or a pattern for any of these."""
+    path = Path(name)
+    if (path / MANIFEST_NAME).is_file():
+        return False
+    if path.exists() or idx_path(path).exists():
+        return holds_megatron_files(path)
+    folder = path.parent
+    return folder.is_dir() and any(
+        found.suffix in (".bin", ".idx")
+        and idx_path(found.with_suffix("")).exists()
+        and holds_megatron_files(found)
+        for pattern in (path.name, f"{path.name}.idx")
+        for found in sorted(folder.glob(pattern))[:2]
+    )
+
+
+def _prefixes(name: str) -> list[str]:
+    """``PREFIX.manifest.json`` stands for the pairs that it lists; anything else is the data set's to find."""
+    if not name.endswith(SUFFIX):
+        return [name]
+    manifest = read_megatron_manifest(Path(name))
+    return [str(manifest.prefix(pair)) for pair in manifest.pairs]
+
+
+def held_out_files(name: str) -> str:
+    """What an entry of ``data`` means: a corpus folder is its validation split where it has one."""
+    folder = Path(name)
+    if (folder / MANIFEST_NAME).is_file():
+        manifest = read_corpus_manifest(folder)
+        files = manifest.token_files("val")
+        return str(manifest.path(files[0])) if files else name
+    return name
+
+
+# ------------------------------------------------------------------------- what the run validated on
+
+
+def validation_sets(checkpoint: Path, trained_as: Mapping[str, Any], seq_len: int) -> dict[str, ScoredData]:
+    """What the run validated on, else the validation split of the corpus it was trained on.
+
+    Raises:
+        ConfigError: neither is known or still there.
+    """
+    megatron = _megatron_sets(checkpoint, trained_as, seq_len)
+    if megatron:
+        return megatron
+    return {name: open_named(name, seq_len) for name in validation_data(trained_as)}
+
+
+def _megatron_sets(checkpoint: Path, trained_as: Mapping[str, Any], seq_len: int) -> dict[str, ScoredData]:
+    """Sets of Megatron files as the run itself had them: the same split, the same samples."""
+    sections = {
+        name: _section(trained_as, name) for name in trained_as if name.startswith("validation_dataset")
+    }
+    if not any("paths" in section for section in sections.values()):
+        return {}
+    cfg = load_config(PretrainConfig, checkpoint / "config.yaml")
+    targets = {name: target for name, target in cfg.validation_datasets.items() if "paths" in target.arguments}
+    return {
+        name: build_dataset(
+            cfg,
+            replace(target, arguments={**target.arguments, "seq_length": seq_len}),
+            split="validation",
+        )
+        for name, target in targets.items()
+    }
+
+
+def validation_data(trained_as: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the token files that the run validated on, else of the validation split beside its training files.
+
+    Raises:
+        ConfigError: neither is known or still there.
+    """
+    names = [
+        key for key in trained_as if key == "validation_dataset" or key.startswith("validation_dataset_")
+    ]
+    given = [_section(trained_as, name).get("file_pattern") for name in names]
+    patterns = [pattern for item in given for pattern in (item if isinstance(item, list) else [item])]
+    found = [pattern for pattern in patterns if isinstance(pattern, str) and _is_there(pattern)]
+    found = found or _validation_split(_section(trained_as, "dataset").get("file_pattern"))
+    if not found:
+        raise ConfigError(
+            "there is no --data, and the checkpoint names no validation data that is here",
+            "name token files: --data path/to/val.bin, or --data PREFIX of a .bin and .idx",
+        )
+    return tuple(found)
+
+
+def _section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = config.get(key)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _is_there(pattern: str) -> bool:
+    path = Path(pattern)
+    return path.exists() or any(path.parent.glob(path.name))
+
+
+def _validation_split(pattern: Any) -> list[str]:
+    """The first validation shard beside training files, by their manifest: a first shard stands for its split."""
+    if not isinstance(pattern, str):
+        return []
+    path = Path(pattern)
+    token_file = path if path.exists() else min(path.parent.glob(path.name), default=None)
+    if token_file is None:
+        return []
+    is_corpus = (token_file / MANIFEST_NAME).is_file()
+    manifest = read_corpus_manifest(token_file) if is_corpus else find_manifest(token_file)
+    files = manifest.token_files("val") if manifest is not None else ()
+    return [str(manifest.path(file)) for file in files[:1]] if manifest is not None else []
