@@ -228,7 +228,8 @@ class EvaluateConfig(Section):
     checkpoint: str
     """Checkpoint, run folder (its LATEST is taken) or Hugging Face folder."""
     data: tuple[str, ...] = ()
-    """Token files, patterns or corpus folders; each is scored on its own. Empty: what the run validated on."""
+    """Token files, prefixes of a .bin and .idx, patterns or folders; each is scored on its own. Empty: what the run
+    validated on."""
     batch_size: Count = 8
     """Sequences scored at once."""
     seq_len: Count | None = None
