@@ -106,14 +106,78 @@ def test_what_is_wrong_is_said_before_anything_starts(argv, message, capsys, rec
     assert recipe == []
 
 
-def test_several_processes_are_refused_after_the_configuration_was_checked(capsys, recipe):
+@pytest.fixture
+def launcher(monkeypatch):
+    """What the launcher was asked to start, instead of starting it."""
+    from automodel_cli.recipes import launch
+
+    calls = []
+
+    def run(cfg, flags, arguments, *, voice):
+        calls.append(SimpleNamespace(cfg=cfg, flags=flags, arguments=arguments))
+        return None if flags.get("nproc-per-node") == "auto" else 75
+
+    monkeypatch.setattr(launch, "run", run)
+    return calls
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        "--nproc-per-node 8 /somewhere/bin/automodel pretrain llm -c cfg.yaml --seed 3",
+        "pretrain llm -c cfg.yaml --nproc_per_node=8 --seed 3",
+        "pretrain llm -c cfg.yaml --seed 3 --nproc-per-node gpu --debug",
+        "cfg.yaml --seed 3 --nnodes 1:4 --rdzv-endpoint host:1",
+    ],
+)
+def test_launch_flags_start_the_same_command_without_them(argv, recipe, launcher):
+    assert app.run(argv.split()) == 75
+    (call,) = launcher
+    form = ["pretrain", "llm", "--config" if argv.startswith("cfg") else "-c", "cfg.yaml", "--seed", "3"]
+    assert call.arguments == form + ["--debug"] * ("--debug" in argv)
+    assert call.cfg.rng_seed == 3
+    assert recipe == []
+
+
+def test_one_process_is_this_one(recipe, launcher):
+    assert app.run(["cfg.yaml", "--nproc-per-node", "1"]) == 75
+    assert (len(recipe), launcher) == (1, [])
+    assert app.run(["cfg.yaml", "--nproc-per-node", "auto"]) == 75  # one, where there is one core and no GPU
+    assert (len(recipe), len(launcher)) == (2, 1)
+    assert app.run(["cfg.yaml", "--nproc-per-node", "2", "--dry-run"]) == 75
+    assert recipe[2].dry_run and len(launcher) == 1
+
+
+def test_a_wrong_configuration_starts_nothing(capsys, recipe, launcher):
     assert app.run(["cfg.yaml", "--nproc-per-node", "2", "--model.n_layrs", "2"]) == 2
     assert "n_layrs" in capsys.readouterr().err
-    assert app.run(["cfg.yaml", "--nproc-per-node", "2"]) == 2
-    assert "--nproc-per-node 2" in capsys.readouterr().err
-    assert recipe == []
-    assert app.run(["cfg.yaml", "--nproc-per-node", "2", "--dry-run"]) == 75
-    assert recipe[0].dry_run
+    assert (recipe, launcher) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "environment", [{"RANK": "1", "WORLD_SIZE": "2"}, {"SLURM_PROCID": "1", "SLURM_NTASKS": "2"}]
+)
+def test_a_process_of_another_launcher_joins_in_and_is_quiet(environment, recipe, launcher, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert app.run(["cfg.yaml"]) == 75
+    assert not hasattr(recipe[0], "voice")
+    monkeypatch.setenv(next(iter(environment)), "0")
+    assert app.run(["cfg.yaml"]) == 75
+    assert recipe[1].voice is not None
+    assert launcher == []
+
+
+def test_workers_of_torchrun_start_no_others_but_tasks_of_srun_may(recipe, launcher, monkeypatch, capsys):
+    """srun starts one launcher a machine; under torchrun each of 8 workers would start 8."""
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    assert app.run(["cfg.yaml", "--nproc-per-node", "8", "--nnodes", "2", "--rdzv-endpoint", "h:1"]) == 75
+    assert len(launcher) == 1
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert app.run(["cfg.yaml", "--nproc-per-node", "8"]) == 2
+    assert "already one of 8 processes" in capsys.readouterr().err
 
 
 def test_debug_shows_where_an_error_came_from(capsys):

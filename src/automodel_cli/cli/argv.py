@@ -20,7 +20,7 @@ from automodel_cli.errors import ConfigError
 
 LAUNCH_FLAGS = (
     "nproc-per-node", "nnodes", "node-rank", "rdzv-backend", "rdzv-endpoint", "rdzv-id", "rdzv-conf",
-    "master-addr", "master-port", "max-restarts", "monitor-interval", "local-addr",
+    "master-addr", "master-port", "max-restarts", "monitor-interval", "shutdown-timeout", "local-addr", "log-dir",
 )  # fmt: skip
 _SWITCHES = ("standalone",)
 _WHOLE_NUMBERS = ("node-rank", "master-port", "max-restarts")

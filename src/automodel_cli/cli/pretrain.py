@@ -6,12 +6,14 @@ without torch, phase 2 after the import of what the file names.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from automodel_cli.cli import console
+from automodel_cli.assembly.voice import Voice
+from automodel_cli.cli import console, worker
 from automodel_cli.cli.argv import Invocation, is_config_file
 from automodel_cli.config.instantiate import check_foreign
 from automodel_cli.config.load import load_config, to_yaml
@@ -64,8 +66,8 @@ def pretrain(
         return 0
     check_foreign(cfg, trust=trust or ())
     invocation = context.obj if isinstance(context.obj, Invocation) else Invocation(())
-    if invocation.wants_processes and not dry_run:
-        _refuse_launch(invocation)
+    if invocation.wants_processes and not dry_run and (code := _launch(cfg, invocation)) is not None:
+        return code
     return _run(cfg, fresh=fresh, dry_run=dry_run, trust=tuple(trust or ()))
 
 
@@ -85,12 +87,25 @@ def _file_and_overrides(config: Path | None, tokens: list[str]) -> tuple[Path | 
 def _run(cfg: PretrainConfig, *, fresh: bool, dry_run: bool, trust: tuple[str, ...]) -> int:
     from automodel_cli.recipes import pretrain as recipe
 
+    if worker.rank() > 0:
+        return recipe.run(cfg, fresh=fresh, dry_run=dry_run, trust=trust)
     with console.voice("training", lines_tell_progress=True) as voice:
         return recipe.run(cfg, fresh=fresh, dry_run=dry_run, trust=trust, voice=voice)
 
 
-def _refuse_launch(invocation: Invocation) -> None:
-    flags = " ".join(f"--{flag} {value}" for flag, value in invocation.launch.items())
-    raise ConfigError(
-        f"{flags}: this version trains in one process", "leave the launch flags out, or ask for one process"
-    )
+def _launch(cfg: PretrainConfig, invocation: Invocation) -> int | None:
+    """Start the processes that the launch flags ask for; None where that is this one.
+
+    Raises:
+        ConfigError: a launcher has already started several, and each would start more.
+    """
+    if worker.launched_by() == "torchrun":
+        flags = " ".join(f"--{flag} {value}" for flag, value in invocation.launch.items())
+        raise ConfigError(
+            f"{flags}: this is already one of {os.environ['WORLD_SIZE']} processes of another launcher",
+            "leave the launch flags out, or start automodel without the other launcher",
+        )
+    from automodel_cli.recipes import launch
+
+    debug = ["--debug"] if invocation.debug else []
+    return launch.run(cfg, invocation.launch, [*invocation.arguments, *debug], voice=Voice(say=console.say))

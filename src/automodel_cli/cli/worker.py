@@ -1,0 +1,74 @@
+"""Being one of several processes: who speaks, where an error goes, and not to outlive the launcher.
+
+A worker of our own launcher leaves its error in the file it was given; the launcher shows the first one, once. Under
+another launcher (torchrun, srun) every rank has to speak for itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import json
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+import warnings
+from pathlib import Path
+
+from automodel_cli.cli import console
+from automodel_cli.distributed.workers import ERROR_FILE_VARIABLE, LAUNCHER_VARIABLE
+
+_PR_SET_PDEATHSIG = 1
+
+
+def rank() -> int:
+    """This process among those that a launcher started together; 0 without one."""
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        return int(os.environ["RANK"])
+    if "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+        return int(os.environ["SLURM_PROCID"])
+    return 0
+
+
+def launched_by() -> str | None:
+    """The launcher that started this process as one of several, or None."""
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        return "torchrun"
+    if "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+        return "srun"
+    return None
+
+
+def enter() -> None:
+    """First thing in a process that may be a worker."""
+    launcher = os.environ.pop(LAUNCHER_VARIABLE, None)
+    if launcher is not None:
+        die_with(int(launcher))
+        faulthandler.enable()
+    if rank() > 0 and ERROR_FILE_VARIABLE not in os.environ:
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+
+
+def die_with(launcher: int) -> None:
+    """End when the launcher does: an orphan would hold its GPU and the run folder's lock. Linux only."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != launcher:  # it was gone before the line above
+        os._exit(1)
+
+
+def show_error(error: BaseException, *, debug: bool = False) -> int:
+    """Say what went wrong in the way that fits this process; the exit code."""
+    file = os.environ.get(ERROR_FILE_VARIABLE)
+    if file is None:
+        return console.show_error(error, debug=debug)
+    message, hint = console.message_and_hint(error)
+    said = {"rank": rank(), "time": time.time(), "message": message, "hint": hint}
+    details = "".join(traceback.format_exception(error))
+    Path(file).write_text(f"{json.dumps(said)}\n\n{details}", encoding="utf-8")
+    return console.exit_code(error)

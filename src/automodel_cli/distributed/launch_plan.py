@@ -1,0 +1,167 @@
+"""From launch flags to a plan: how many processes here, where the machines meet, what happens when a process dies.
+
+Pure: no torch, no network. Flags are torchrun's, by their dashed names, values as text.
+
+    what is given                                     how machines find each other
+    nothing but --nproc-per-node                      not at all: a store on localhost, at a free port
+    --rdzv-endpoint HOST:PORT                         c10d: HOST keeps the store, any order, elastic
+    --node-rank R --master-addr HOST [--master-port]  static: fixed places, as with torchrun
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from automodel_cli.errors import ConfigError
+
+SHUTDOWN_TIMEOUT_S = 600.0
+"""How long processes that were asked to stop may take to save. The stock launcher allows 30 s."""
+ELASTIC_RESTARTS = 3  # with --nnodes MIN:MAX, where a lost machine is expected
+MASTER_PORT = 29500
+_MONITOR_INTERVAL_S = 0.1
+
+
+@dataclass(frozen=True)
+class LaunchPlan:
+    """One agent's part of a launch.
+
+    Attributes:
+        processes: to start on this machine.
+        min_nodes, max_nodes: machines that the run needs, and takes.
+        backend: c10d or static; ``endpoint`` is where it is found, ``run_id`` tells runs apart there.
+        options: of the rendezvous (``--rdzv-conf``).
+        node_rank: this machine's place, static only.
+        max_restarts: how often all processes are started again after one of them crashed.
+        shutdown_timeout_s: how long processes that were asked to stop may take.
+        local_addr: this machine's address for the others; None: found by torch.
+        log_dir: where other ranks' output goes; None: a temporary folder.
+    """
+
+    processes: int
+    min_nodes: int = 1
+    max_nodes: int = 1
+    backend: str = "c10d"
+    endpoint: str = "localhost:0"
+    run_id: str = "automodel"
+    options: Mapping[str, str] = field(default_factory=dict)
+    node_rank: int = 0
+    max_restarts: int = 0
+    monitor_interval_s: float = _MONITOR_INTERVAL_S
+    shutdown_timeout_s: float = SHUTDOWN_TIMEOUT_S
+    local_addr: str | None = None
+    log_dir: Path | None = None
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether the number of machines may change."""
+        return self.min_nodes != self.max_nodes
+
+
+def plan_launch(flags: Mapping[str, str], *, processes: int) -> LaunchPlan:
+    """The plan that launch flags describe.
+
+    Raises:
+        ConfigError: a value is wrong, or it is not said where several machines meet.
+    """
+    min_nodes, max_nodes = node_range(flags.get("nnodes", "1"))
+    backend, endpoint, local_addr = _meeting_place(flags, max_nodes)
+    restarts = ELASTIC_RESTARTS if min_nodes != max_nodes else 0
+    return LaunchPlan(
+        processes=processes,
+        min_nodes=min_nodes,
+        max_nodes=max_nodes,
+        backend=backend,
+        endpoint=endpoint,
+        run_id=flags.get("rdzv-id", LaunchPlan.run_id),
+        options=_options(flags.get("rdzv-conf", "")),
+        node_rank=int(flags.get("node-rank", "0")),
+        max_restarts=int(flags.get("max-restarts", restarts)),
+        monitor_interval_s=_seconds(flags, "monitor-interval", _MONITOR_INTERVAL_S, least=0.01),
+        shutdown_timeout_s=_seconds(flags, "shutdown-timeout", SHUTDOWN_TIMEOUT_S),
+        local_addr=flags.get("local-addr", local_addr),
+        log_dir=Path(flags["log-dir"]) if "log-dir" in flags else None,
+    )
+
+
+def node_range(text: str) -> tuple[int, int]:
+    """``"4"`` is (4, 4), ``"1:4"`` is (1, 4).
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    first, colon, second = text.partition(":")
+    parts = (first, second if colon else first)
+    if not all(part.isdigit() for part in parts) or not 1 <= int(parts[0]) <= int(parts[1]):
+        raise ConfigError(
+            f"--nnodes: expected N or MIN:MAX, found {text!r}", "for example --nnodes 2, --nnodes 1:4"
+        )
+    return int(parts[0]), int(parts[1])
+
+
+def _meeting_place(flags: Mapping[str, str], max_nodes: int) -> tuple[str, str, str | None]:
+    """Backend, endpoint, and this machine's address where that is known."""
+    wanted = flags.get("rdzv-backend")
+    if wanted not in (None, "c10d", "static"):
+        raise ConfigError(f"--rdzv-backend: expected c10d or static, found {wanted!r}")
+    if flags.get("standalone") or (max_nodes == 1 and "rdzv-endpoint" not in flags and wanted != "static"):
+        if max_nodes > 1:
+            raise ConfigError(
+                "--standalone is for one machine, --nnodes asks for more", "leave one of them out"
+            )
+        return "c10d", "localhost:0", "localhost"
+    endpoint = flags.get("rdzv-endpoint", "")
+    by_place = "node-rank" in flags and wanted is None and not endpoint
+    if wanted == "static" or by_place or (not endpoint and "master-addr" in flags):
+        return "static", _master(flags, endpoint, max_nodes), None
+    if not endpoint:
+        raise ConfigError(
+            "--nnodes asks for several machines, and nothing says where they meet",
+            "add --rdzv-endpoint HOST:PORT (HOST is one of them) to the command on each",
+        )
+    return "c10d", _with_port(endpoint, "29400"), None
+
+
+def _master(flags: Mapping[str, str], endpoint: str, max_nodes: int) -> str:
+    address = flags.get("master-addr", "" if max_nodes > 1 else "localhost")
+    if not endpoint and not address:
+        raise ConfigError(
+            "several machines need --master-addr", "name the machine of --node-rank 0 on each of them"
+        )
+    if max_nodes > 1 and "node-rank" not in flags:
+        raise ConfigError(
+            "several machines with fixed places need --node-rank",
+            "0 on the first, 1 on the next; or use --rdzv-endpoint",
+        )
+    return _with_port(endpoint or address, flags.get("master-port", str(MASTER_PORT)))
+
+
+def _with_port(endpoint: str, default_port: str) -> str:
+    host, colon, port = endpoint.rpartition(":")
+    if not colon or "]" in port:
+        return f"{endpoint}:{default_port}"
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"expected HOST:PORT, found {endpoint!r}")
+    return endpoint
+
+
+def _options(text: str) -> dict[str, str]:
+    """``key=value,key=value`` of ``--rdzv-conf``."""
+    found = {}
+    for item in filter(None, text.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--rdzv-conf: expected key=value,key=value, found {item!r}")
+        found[key.strip()] = value.strip()
+    return found
+
+
+def _seconds(flags: Mapping[str, str], flag: str, default: float, *, least: float = 0.0) -> float:
+    try:
+        value = float(flags.get(flag, default))
+    except ValueError:
+        value = -1.0
+    if not least <= value < 1e9:
+        raise ConfigError(f"--{flag}: expected seconds, found {flags[flag]!r}")
+    return value

@@ -1,0 +1,86 @@
+"""Launching, in order: how many processes, where they meet, what each executes; then watch them to the end.
+
+The worker is ``python -m automodel_cli`` with the command line of this process, launch flags taken out, so a flag has
+one meaning however many processes there are. The caller has validated the configuration: what is wrong with it is
+said once.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from automodel_cli.assembly import world
+from automodel_cli.assembly.voice import Voice
+from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.device import default_threads
+from automodel_cli.distributed.elastic import launch
+from automodel_cli.distributed.launch_plan import LaunchPlan, plan_launch
+from automodel_cli.errors import ConfigError
+
+THREADS_VARIABLE = "OMP_NUM_THREADS"
+
+
+def run(
+    cfg: PretrainConfig,
+    flags: Mapping[str, str],
+    arguments: Sequence[str],
+    *,
+    voice: Voice | None = None,
+) -> int | None:
+    """Start ``automodel arguments`` in as many processes as the flags say; the exit code of them all.
+
+    None: the flags come down to one process, so the caller may as well do the work itself.
+
+    Raises:
+        ConfigError: the flags are wrong, ask for GPUs that are not here, or do not fit the mesh of the configuration.
+        LaunchFailed: a worker failed; its exit code is the error's.
+    """
+    say = (voice or Voice()).say
+    plan = plan_launch(flags, processes=local_processes(flags.get("nproc-per-node", "1")))
+    if plan.processes == 1 and plan.max_nodes == 1:
+        return None
+    if not plan.is_elastic:
+        world.mesh_sizes(cfg, plan.processes * plan.max_nodes)
+    os.environ.setdefault(THREADS_VARIABLE, str(max(1, default_threads() // plan.processes)))
+    folder = _log_folder(plan)
+    signals = cfg.step_scheduler.preemption_signal
+    code = launch(plan, worker_command(arguments), log_folder=folder, say=say, signals=signals)
+    if plan.log_dir is None:  # all ended as they should: nothing to look up
+        shutil.rmtree(folder, ignore_errors=True)
+    return code
+
+
+def local_processes(word: str) -> int:
+    """Processes for one machine: a number, ``gpu`` (one each), ``cpu`` (one a core), ``auto`` (GPUs, else cores).
+
+    Raises:
+        ConfigError: ``gpu`` where there is none.
+    """
+    if word.isdigit():
+        return int(word)
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if word == "gpu" and not gpus:
+        raise ConfigError(
+            "--nproc-per-node gpu: there is no GPU here", "automodel doctor says why; or give a number"
+        )
+    return gpus if word == "gpu" or (word == "auto" and gpus) else default_threads()
+
+
+def worker_command(arguments: Sequence[str]) -> list[str]:
+    """What each worker executes. ``-P`` keeps the current folder off the import path, as the console script does."""
+    unsafe = bool(sys.path) and sys.path[0] in ("", str(Path.cwd()))
+    return [sys.executable, *([] if unsafe else ["-P"]), "-m", "automodel_cli", *arguments]
+
+
+def _log_folder(plan: LaunchPlan) -> Path:
+    if plan.log_dir is None:
+        return Path(tempfile.mkdtemp(prefix="automodel_"))
+    folder = plan.log_dir.absolute()
+    return folder / f"node_{plan.node_rank}" if plan.max_nodes > 1 and plan.backend == "static" else folder

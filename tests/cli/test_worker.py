@@ -1,0 +1,101 @@
+"""One of several processes: its rank, where its error goes, and that it does not outlive its launcher."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from automodel_cli.cli import app, worker
+from automodel_cli.distributed.workers import ERROR_FILE_VARIABLE, LAUNCHER_VARIABLE
+from automodel_cli.errors import ConfigError, DataError
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch):
+    for name in (
+        "RANK",
+        "WORLD_SIZE",
+        "SLURM_PROCID",
+        "SLURM_NTASKS",
+        ERROR_FILE_VARIABLE,
+        LAUNCHER_VARIABLE,
+    ):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("environment", "rank", "launcher"),
+    [
+        ({}, 0, None),
+        ({"RANK": "3", "WORLD_SIZE": "4"}, 3, "torchrun"),
+        ({"RANK": "3"}, 0, None),
+        ({"SLURM_PROCID": "2", "SLURM_NTASKS": "4"}, 2, "srun"),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, 0, None),
+        ({"SLURM_PROCID": "2", "SLURM_NTASKS": "4", "RANK": "9", "WORLD_SIZE": "16"}, 9, "torchrun"),
+    ],
+)
+def test_contract_15(environment, rank, launcher, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert (worker.rank(), worker.launched_by()) == (rank, launcher)
+
+
+def test_an_error_goes_to_the_file_of_the_launcher_and_nowhere_else(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv(ERROR_FILE_VARIABLE, str(tmp_path / "error.txt"))
+    try:
+        raise DataError("x.bin is damaged", "make it anew")
+    except DataError as error:
+        assert worker.show_error(error) == 1
+    first, empty, *traceback = (tmp_path / "error.txt").read_text().splitlines()
+    said = json.loads(first)
+    assert (said["rank"], said["message"], said["hint"]) == (2, "x.bin is damaged", "make it anew")
+    assert abs(said["time"] - time.time()) < 60
+    assert empty == "" and traceback[0].startswith("Traceback") and "test_worker.py" in "".join(traceback)
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
+def test_under_another_launcher_the_rank_is_in_front(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert worker.show_error(ConfigError("wrong", "mend it")) == 2
+    assert capsys.readouterr().err == "[rank 2] error: wrong\n  mend it\n"
+
+
+def test_every_command_reports_its_error_that_way(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(ERROR_FILE_VARIABLE, str(tmp_path / "error.txt"))
+    assert app.run(["pretrain", "llm", "-c", str(tmp_path / "absent.yaml")]) == 2
+    assert "absent.yaml" in json.loads((tmp_path / "error.txt").read_text().splitlines()[0])["message"]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's own mechanism")
+def test_a_worker_does_not_outlive_its_launcher(tmp_path):
+    """Even one that is killed, and so cannot end its workers."""
+    inner = "import time; from automodel_cli.cli import worker; worker.enter(); print('up', flush=True); time.sleep(60)"
+    outer = (
+        "import os, subprocess, sys\n"
+        f"env = {{**os.environ, '{LAUNCHER_VARIABLE}': str(os.getpid())}}\n"
+        "worker = subprocess.Popen([sys.executable, '-c', sys.argv[1]], env=env, start_new_session=True)\n"
+        "print(worker.pid, flush=True); worker.wait()\n"
+    )
+    launcher = subprocess.Popen([sys.executable, "-c", outer, inner], stdout=subprocess.PIPE, text=True)
+    assert launcher.stdout is not None
+    lines = [launcher.stdout.readline().strip() for _ in range(2)]
+    pid = int(next(line for line in lines if line.isdigit()))
+    assert "up" in lines
+    launcher.kill()
+    launcher.wait()
+    for _ in range(200):
+        if not Path(f"/proc/{pid}").exists() or " Z " in Path(f"/proc/{pid}/stat").read_text():
+            return
+        time.sleep(0.05)
+    os.kill(pid, signal.SIGKILL)
+    pytest.fail("the worker lives on")
