@@ -15,8 +15,9 @@ from torch import nn
 
 from automodel_cli import files
 from automodel_cli.checkpoint import hf_format, layout
-from automodel_cli.checkpoint.checkpointer import SAVE_FORMATS, Checkpointer
+from automodel_cli.checkpoint.checkpointer import Checkpointer
 from automodel_cli.checkpoint.step_files import StepReader
+from automodel_cli.checkpoint.storage import SAVE_FORMATS
 from automodel_cli.errors import CheckpointError
 
 

@@ -10,27 +10,36 @@
       hf/               when consolidated: a folder that transformers loads
       manifest.json     last: size and xxh3 of every file above, facts, metrics, a hash of itself
 
-Order of a save: write all of it into ``step_00001000.tmp`` (each file hashed and made durable), manifest,
-rename, LATEST, BEST, retention. A process killed anywhere in between leaves the earlier checkpoint as it was.
-Where storage differs (many ranks, saving in the background), only the first of these steps does.
+Order of a save: every rank writes its files into ``step_00001000.tmp`` (each hashed and made durable); when all
+have, rank 0 adds the manifest, renames the folder, and sets LATEST and BEST; then retention. A process killed
+anywhere in between leaves the earlier checkpoint as it was, and a failure on one rank is a failure on all.
+In the background the same happens in a thread, from copies, over a process group of its own.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import math
+import platform
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
-from automodel_cli.checkpoint import hf_format, layout, optimizer_state, sharded
+from automodel_cli.checkpoint import hf_export, hf_format, layout, optimizer_state, sharded
+from automodel_cli.checkpoint.background import Background
+from automodel_cli.checkpoint.snapshot import Snapshot, Staging, model_tensors, names_by_id, take, untied
 from automodel_cli.checkpoint.step_files import StepReader, StepWriter
+from automodel_cli.checkpoint.storage import storage, storage_of
+from automodel_cli.checkpoint.together import on_main, together
+from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError
-
-SAVE_FORMATS = ("safetensors", "torch_save")
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,8 @@ class Checkpointer:
         keep_last: int | None = None,
         keep_every: int | None = None,
         save_format: str = "safetensors",
+        is_async: bool = False,
+        world: World | None = None,
         say: layout.Say | None = None,
     ) -> None:
         if keep_last is not None and keep_last < 1:
@@ -71,9 +82,13 @@ class Checkpointer:
         self.keep_last = keep_last
         self.keep_every = keep_every
         self.save_format = save_format
-        self._storage = _storage(save_format)
-        self._say = say or (lambda line: None)
+        self.is_async = is_async
+        self.world = world or World.single()
+        self._storage = storage(save_format)
+        self._say = (say if self.world.is_main else None) or (lambda line: None)
         self._protected = set(layout.list_steps(self.run_folder))
+        self._background, self._staging = Background(), Staging()
+        self._saving_world = _with_own_group(self.world) if is_async else self.world
 
     # ------------------------------------------------------------------------------------------ saving
 
@@ -92,34 +107,151 @@ class Checkpointer:
         is_best: bool = False,
         consolidate: bool = False,
     ) -> Path:
-        """Write everything under ``step_XXXXXXXX`` and let LATEST (and BEST) name it.
+        """Write everything under ``step_XXXXXXXX`` and let LATEST (and BEST) name it; all ranks call this.
 
         A step of the same name (after a rewind) is replaced. ``consolidate`` adds ``hf/``, a folder that
-        transformers loads; a model that has no such format is saved without, and says so.
+        transformers loads; a model that has no such format is saved without, and says so. With ``is_async``
+        this returns when the values are copied (and the save before this one is done); see :meth:`wait`.
 
         Raises:
-            CheckpointError: the disk is full or broken; the temporary folder is gone, earlier steps are
-            untouched.
+            CheckpointError: the disk is full or broken, or another rank failed; earlier steps are untouched. Of a
+                save in the background: that one's.
         """
+        started = time.perf_counter()
+        self.wait()
         target = layout.step_folder(self.run_folder, step)
-        temporary = target.with_name(target.name + layout.TEMPORARY)
-        with layout.saving(temporary):
-            layout.sweep(self.run_folder)
-            writer = StepWriter(temporary)
-            stored = self._write_tensors(writer, model, optimizer)
-            progress = {"step": step, "state": state, "fast_path": facts.get("fast_path")}
-            writer.write_json("state.json", progress)
-            writer.write_json("loader.json", loader_state)
-            writer.write_text("config.yaml", config_yaml)
-            if tokenizer_folder is not None:
-                writer.copy_folder(tokenizer_folder, "tokenizer")
-            if consolidate:
-                self._write_hf(writer, model, tokenizer_folder)
-            manifest = {"format": layout.FORMAT, "step": step, "facts": facts, "metrics": metrics or {}}
-            writer.finish(_plain_json({**manifest, **stored}))
-            layout.publish_step(temporary, target)
-            layout.write_pointer(self.run_folder, "LATEST", target.name)
-        self._point_best(target.name, is_best)
+        snapshot = take(model, optimizer, self.world, what=f"saving {target.name}")
+        texts = {
+            "state.json": {"step": step, "state": state, "fast_path": facts.get("fast_path")},
+            "loader.json": loader_state,
+            "config.yaml": config_yaml,
+        }
+        manifest = {"format": layout.FORMAT, "step": step, "facts": facts, "metrics": metrics or {}}
+        job = _Job(
+            target=target,
+            snapshot=snapshot,
+            texts=texts,
+            manifest=_plain_json({**manifest, **self._stored(snapshot)}),
+            tokenizer_folder=tokenizer_folder,
+            is_best=is_best,
+            consolidate=consolidate and self._has_hf_format(model),
+            model=model if self.world.size == 1 and not self.is_async else None,
+        )
+        if not self.is_async:
+            self._write(job)
+            return target
+        job = replace(job, snapshot=snapshot.staged(self._staging), texts=copy.deepcopy(texts))
+        waited = time.perf_counter() - started
+        self._background.start(lambda: self._write_behind(job, started, waited))
+        return target
+
+    def _stored(self, snapshot: Snapshot) -> dict[str, Any]:
+        """What the manifest says of the tensors."""
+        facts: dict[str, Any] = {"save_format": self.save_format, "tied": snapshot.tied}
+        if self._storage is not sharded:  # only torch could read names and shapes from those files
+            facts["tensors"] = snapshot.shapes
+        return facts
+
+    def wait(self) -> None:
+        """Return when no save is under way any more. All ranks call this at the same point of the run.
+
+        Raises:
+            CheckpointError: the save in the background failed.
+        """
+        self._background.wait()
+
+    @property
+    def failed(self) -> bool:
+        """Whether a save in the background has failed; :meth:`wait` raises the reason. Ranks may differ by moments."""
+        return self._background.failed
+
+    def _write_behind(self, job: _Job, started: float, waited: float) -> None:
+        try:
+            self._write(job)
+        except CheckpointError as error:
+            self._say(error.message)
+            raise
+        took = time.perf_counter() - started
+        self._say(f"saved {job.target} in {took:.1f} s in the background; training waited {waited:.2f} s")
+
+    def _write(self, job: _Job) -> None:
+        """The whole of a save, on every rank."""
+        world, what = self._saving_world, f"saving {job.target.name}"
+        temporary = job.target.with_name(job.target.name + layout.TEMPORARY)
+        writers: list[StepWriter] = []
+
+        def begin() -> None:
+            with layout.explained(temporary):
+                layout.sweep(self.run_folder)
+                writers.append(StepWriter(temporary))
+
+        def write() -> dict[str, Any]:
+            with layout.explained(temporary):
+                if not world.is_main:
+                    writers.append(_joined(temporary))
+                notes = self._write_files(writers[0], job, world)
+                return {"records": writers[0].records, "notes": notes}
+
+        def publish() -> None:
+            with layout.explained(temporary):
+                self._finish(writers[0], job, written)
+                layout.publish_step(temporary, job.target)
+                layout.write_pointer(self.run_folder, "LATEST", job.target.name)
+            self._point_best(job.target.name, job.is_best)
+            self._retain(job.manifest["step"])
+
+        with layout.discarding(temporary) if world.is_main else contextlib.nullcontext():
+            on_main(world, begin, what=what)
+            written = together(world, write, what=what)
+            on_main(world, publish, what=what)
+
+    def _write_files(self, writer: StepWriter, job: _Job, world: World) -> dict[str, Any]:
+        """One rank's tensors; of rank 0 also the documents. What the storage wants to know of every rank."""
+        notes: dict[str, Any] = {}
+        for folder, parts in job.snapshot.parts.items():
+            notes[folder] = self._storage.save_parts(parts, writer, folder, world=world)
+            for name, document in job.snapshot.documents.items():
+                if world.is_main and name.startswith(folder + "/"):
+                    writer.write_json(name, document)
+        if world.is_main:
+            for name, content in job.texts.items():
+                write = writer.write_text if isinstance(content, str) else writer.write_json
+                write(name, content)
+            if job.tokenizer_folder is not None:
+                writer.copy_folder(job.tokenizer_folder, "tokenizer")
+        return notes
+
+    def _finish(self, writer: StepWriter, job: _Job, written: list[dict[str, Any]]) -> None:
+        """Rank 0, when all have written: what is made of everybody's files, and the manifest."""
+        for of_rank in written[1:]:
+            writer.take_records(of_rank["records"])
+        for folder in job.snapshot.parts:
+            self._storage.finish([of_rank["notes"][folder] for of_rank in written], writer, folder)
+        if job.consolidate:
+            self._write_hf(writer, job)
+        writer.finish(job.manifest)
+
+    def _has_hf_format(self, model: torch.nn.Module) -> bool:
+        if not hf_format.has_format(model):
+            self._say(f"{type(model).__name__} has no Hugging Face format: there will be no hf/")
+            return False
+        return True
+
+    def _write_hf(self, writer: StepWriter, job: _Job) -> None:
+        """The consolidated copy is an extra: if anything but the disk fails, there is a checkpoint without it."""
+        try:
+            if job.model is not None:
+                hf_format.write_hf(job.model, writer, "hf", job.tokenizer_folder, say=self._say)
+            else:
+                reader = StepReader(writer.folder, manifest={**job.manifest, "files": writer.records})
+                hf_export.write(reader, writer, "hf", job.tokenizer_folder, say=self._say)
+        except OSError:
+            raise
+        except Exception as error:  # transformers and tokenizers have no common class of errors
+            writer.discard("hf")
+            self._say(f"saved without hf/, which failed: {type(error).__name__}: {error}")
+
+    def _retain(self, step: int) -> None:
         self._protected.discard(step)
         layout.prune(
             self.run_folder,
@@ -128,39 +260,6 @@ class Checkpointer:
             protected=self._protected,
             say=self._say,
         )
-        return target
-
-    def _write_tensors(
-        self, writer: StepWriter, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None
-    ) -> dict[str, Any]:
-        """Write ``model/`` and ``optim/``; what the manifest says of them."""
-        tensors, ties = sharded.split_ties(model_tensors(model))
-        self._storage.save_tensors(tensors, writer, "model")
-        if (model_config := getattr(model, "model_config", None)) is not None:
-            writer.write_json("model/config.json", model_config())
-        stored = {"model": tensors}
-        if optimizer is not None:
-            flat = optimizer_state.flatten(optimizer, names_by_id(model))
-            self._storage.save_tensors(flat.tensors, writer, "optim")
-            writer.write_json("optim/optimizer.json", flat.document)
-            stored["optim"] = flat.tensors
-        facts: dict[str, Any] = {"save_format": self.save_format, "tied": ties}
-        if self._storage is not sharded:  # only torch could read names and shapes from those files
-            facts["tensors"] = {name: _shapes(tensors) for name, tensors in stored.items()}
-        return facts
-
-    def _write_hf(self, writer: StepWriter, model: torch.nn.Module, tokenizer_folder: Path | None) -> None:
-        """The consolidated copy is an extra: if anything but the disk fails, there is a checkpoint without it."""
-        if not hf_format.has_format(model):
-            self._say(f"{type(model).__name__} has no Hugging Face format: there will be no hf/")
-            return
-        try:
-            hf_format.write_hf(model, writer, "hf", tokenizer_folder, say=self._say)
-        except OSError:
-            raise
-        except Exception as error:  # transformers and tokenizers have no common class of errors
-            writer.discard("hf")
-            self._say(f"saved without hf/, which failed: {type(error).__name__}: {error}")
 
     def _point_best(self, name: str, is_best: bool) -> None:
         """BEST names this step, or stays, or goes when what it named was replaced by something else."""
@@ -190,21 +289,32 @@ class Checkpointer:
             checkpoint
                 in the hint), or the model or optimizer is not the one that was saved.
         """
-        reader = StepReader(Path(path))
-        skipped = () if optimizer is not None else ("optim/", "hf/")
-        for name in reader.names():
-            if not name.startswith(("model/", "optim/", *skipped)):
+        self.wait()
+        path, world = Path(path), self.world
+        found: dict[str, Any] = {}
+
+        def open_and_check() -> None:
+            reader = found["reader"] = StepReader(path)
+            skipped = () if optimizer is not None else ("optim/", "hf/")
+            others = [name for name in reader.names() if not name.startswith(("model/", "optim/", *skipped))]
+            for name in others[world.rank :: world.size]:
                 reader.check(name)
-        state = reader.read_json("state.json")
+            found["state"] = reader.read_json("state.json")
+            found["loader"] = reader.read_json("loader.json")
+            if world.is_main and path.parent.resolve() == self.run_folder.resolve():
+                newer = {step for step in layout.list_steps(self.run_folder) if step > found["state"]["step"]}
+                found["newer"] = newer
+
+        together(world, open_and_check, what=f"loading {path}")
+        reader, state = found["reader"], found["state"]
         self._read_model(reader, model, cast=optimizer is None)
         changes = self._read_optimizer(reader, model, optimizer) if optimizer is not None else []
-        if Path(path).parent.resolve() == self.run_folder.resolve():
-            self._protected = {step for step in layout.list_steps(self.run_folder) if step > state["step"]}
+        self._protected = found.get("newer", self._protected)
         return Loaded(
             step=state["step"],
-            path=Path(path),
+            path=path,
             state=state["state"],
-            loader_state=reader.read_json("loader.json"),
+            loader_state=found["loader"],
             facts=reader.manifest["facts"],
             metrics=reader.manifest["metrics"],
             changes=changes,
@@ -212,7 +322,7 @@ class Checkpointer:
 
     def _read_model(self, reader: StepReader, model: torch.nn.Module, *, cast: bool) -> None:
         tensors, tied = model_tensors(model), reader.manifest["tied"]
-        _, own_ties = sharded.split_ties(tensors)
+        _, own_ties = untied(tensors, self.world)
         apart = [name for name, source in own_ties.items() if name not in tied and source not in tied]
         if apart:
             raise CheckpointError(
@@ -221,7 +331,7 @@ class Checkpointer:
                 "set the model's weight tying as it was when the run was started",
             )
         wanted = {name: tensor for name, tensor in tensors.items() if name not in tied}
-        _storage_of(reader).load_tensors(reader, "model", wanted, cast=cast)
+        storage_of(reader).load_tensors(reader, "model", wanted, cast=cast, world=self.world)
         for name, source in tied.items():
             if name in tensors and source in wanted and name not in own_ties and source not in own_ties:
                 tensors[name].copy_(tensors[source])
@@ -229,55 +339,53 @@ class Checkpointer:
     def _read_optimizer(
         self, reader: StepReader, model: torch.nn.Module, optimizer: torch.optim.Optimizer
     ) -> list[str]:
-        names, storage = names_by_id(model), _storage_of(reader)
-        document = reader.read_json("optim/optimizer.json")
-        optimizer_state.check_fits(document, optimizer, names)
-        tensors = optimizer_state.targets(storage.scan(reader, "optim"), optimizer, names)
-        storage.load_tensors(reader, "optim", tensors)
+        names, stored = names_by_id(model), storage_of(reader)
+        document: dict[str, Any] = {}
+        tensors: dict[str, torch.Tensor] = {}
+
+        def prepare() -> None:
+            document.update(reader.read_json("optim/optimizer.json"))
+            optimizer_state.check_fits(document, optimizer, names)
+            tensors.update(optimizer_state.targets(stored.scan(reader, "optim"), optimizer, names))
+
+        together(self.world, prepare, what=f"loading {reader.folder}")
+        stored.load_tensors(reader, "optim", tensors, world=self.world)
         return optimizer_state.restore(document, tensors, optimizer, names)
 
 
-def _storage_of(reader: StepReader) -> Any:
-    name = reader.manifest.get("save_format")
-    if name not in SAVE_FORMATS:
+@dataclass(frozen=True)
+class _Job:
+    """Everything that a save writes, gathered before it is written."""
+
+    target: Path
+    snapshot: Snapshot
+    texts: dict[str, Any]
+    manifest: dict[str, Any]
+    tokenizer_folder: Path | None
+    is_best: bool
+    consolidate: bool
+    model: (
+        torch.nn.Module | None
+    )  # whole and unchanging until the save is done; else hf/ is made from the files
+
+
+def _with_own_group(world: World) -> World:
+    """The same ranks over a group that only the background uses: two threads may not share one."""
+    return world if world.size == 1 else replace(world, cpu_group=dist.new_group(backend="gloo"))
+
+
+def _joined(temporary: Path) -> StepWriter:
+    """A writer into the folder that rank 0 has made.
+
+    Raises:
+        CheckpointError: it is not to be seen from here.
+    """
+    if not temporary.is_dir():
         raise CheckpointError(
-            f"{reader.folder} was saved as {name!r}, expected one of {', '.join(SAVE_FORMATS)}",
-            "it was written by a newer version of this program",
+            f"rank 0 made {temporary}, which is not there on {platform.node()}",
+            "the run folder must be on a file system that all machines share",
         )
-    return _storage(name)
-
-
-def _storage(save_format: str) -> Any:
-    """The module that writes and reads named tensors: ``save_tensors``, ``scan``, ``load_tensors``."""
-    if save_format == "safetensors":
-        return sharded
-    if save_format == "torch_save":
-        from automodel_cli.checkpoint import torch_save  # torch.distributed.checkpoint: a second to import
-
-        return torch_save
-    raise CheckpointError(f"unknown save format {save_format!r}", f"one of {', '.join(SAVE_FORMATS)}")
-
-
-def model_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and saved buffers by name; the prefix that ``torch.compile`` adds to names is taken away."""
-    tensors = {}
-    for name, value in model.state_dict().items():
-        if not isinstance(value, torch.Tensor):
-            raise CheckpointError(
-                f"the model keeps a {type(value).__name__} in {name!r}, which is no tensor",
-                "such a module cannot be checkpointed without pickle",
-            )
-        tensors[name.replace("_orig_mod.", "")] = value.detach()
-    return tensors
-
-
-def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    return {name: [sharded.dtype_name(tensor.dtype), list(tensor.shape)] for name, tensor in tensors.items()}
-
-
-def names_by_id(model: torch.nn.Module) -> dict[int, str]:
-    """``id(parameter)`` to the name that :func:`model_tensors` gives it."""
-    return {id(parameter): name.replace("_orig_mod.", "") for name, parameter in model.named_parameters()}
+    return StepWriter(temporary, join=True)
 
 
 def _plain_json(value: Any) -> Any:

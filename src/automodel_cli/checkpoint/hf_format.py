@@ -12,7 +12,9 @@ disk need not be those in memory.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +74,9 @@ def write_hf(
         CheckpointError: the model has no such format.
     """
     if isinstance(model, gpt2.GPT2):
-        writer.write_json(_join(below, "config.json"), model.hf_config())
-        _write_tensors(gpt2.to_hf_state(model), writer, below)
+        writer.write_json(join(below, "config.json"), model.hf_config())
+        tensors = gpt2.to_hf_state(model)
+        write_entries({name: Entry.of(tensor) for name, tensor in tensors.items()}, writer, below)
     elif isinstance(model, hf.HFCausalLM):
         model.hf.save_pretrained(writer.folder / below, max_shard_size=MAX_FILE_BYTES)
         writer.adopt(below)
@@ -82,37 +85,69 @@ def write_hf(
             f"{type(model).__name__} has no Hugging Face format",
             "GPT-2 and the causal language models of transformers have one",
         )
-    if tokenizer_folder is not None:
-        for name, content in hf_tokenizer.files_of(tokenizer_folder, say=say):
-            writer.write_bytes(_join(below, name), content)
+    write_tokenizer(tokenizer_folder, writer, below, say=say)
 
 
-def _join(below: str, name: str) -> str:
+def write_tokenizer(
+    folder: Path | None, writer: StepWriter, below: str, *, say: layout.Say | None = None
+) -> None:
+    """Put the files of a tokenizer beside the weights."""
+    if folder is not None:
+        for name, content in hf_tokenizer.files_of(folder, say=say):
+            writer.write_bytes(join(below, name), content)
+
+
+def join(below: str, name: str) -> str:
+    """``name`` below a folder, or as it is."""
     return f"{below}/{name}" if below else name
 
 
-def _write_tensors(tensors: Mapping[str, torch.Tensor], writer: StepWriter, below: str) -> None:
-    parts = list(_split(tensors, MAX_FILE_BYTES))
+@dataclass(frozen=True)
+class Entry:
+    """A tensor to be written: its type and shape, and how to get its values when their turn comes."""
+
+    dtype: torch.dtype
+    shape: Sequence[int]
+    values: Callable[[], torch.Tensor]
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> Entry:
+        """A tensor that is there already."""
+        return cls(tensor.dtype, tensor.shape, lambda: tensor)
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def write_entries(entries: Mapping[str, Entry], writer: StepWriter, below: str) -> None:
+    """Write ``model.safetensors``, or several files with their index; one tensor in memory at a time."""
+    parts = list(_split(entries, MAX_FILE_BYTES))
     names = ["model.safetensors"]
     if len(parts) > 1:
         names = [f"model-{i + 1:05d}-of-{len(parts):05d}.safetensors" for i in range(len(parts))]
     for name, part in zip(names, parts, strict=True):
-        with writer.open(_join(below, name)) as output:
-            sharded.write_stream(part, output, metadata={"format": "pt"})
+        shapes = {tensor: (entry.dtype, tuple(entry.shape)) for tensor, entry in part.items()}
+        with writer.open(join(below, name)) as output:
+            sharded.write_stream(shapes, _values_of(part), output, metadata={"format": "pt"})
     if len(parts) > 1:
         places = {tensor: name for name, part in zip(names, parts, strict=True) for tensor in part}
-        total = sum(tensor.nbytes for tensor in tensors.values())
-        writer.write_json(_join(below, INDEX), {"metadata": {"total_size": total}, "weight_map": places})
+        total = sum(entry.num_bytes for entry in entries.values())
+        writer.write_json(join(below, INDEX), {"metadata": {"total_size": total}, "weight_map": places})
 
 
-def _split(tensors: Mapping[str, torch.Tensor], limit: int) -> Iterator[dict[str, torch.Tensor]]:
+def _values_of(part: Mapping[str, Entry]) -> Callable[[str], torch.Tensor]:
+    return lambda name: part[name].values()
+
+
+def _split(entries: Mapping[str, Entry], limit: int) -> Iterator[dict[str, Entry]]:
     """Cut into files of at most ``limit`` bytes, in order; a larger tensor has a file of its own."""
-    part: dict[str, torch.Tensor] = {}
-    for name, tensor in tensors.items():
-        if part and sum(other.nbytes for other in part.values()) + tensor.nbytes > limit:
+    part: dict[str, Entry] = {}
+    for name, entry in entries.items():
+        if part and sum(other.num_bytes for other in part.values()) + entry.num_bytes > limit:
             yield part
             part = {}
-        part[name] = tensor
+        part[name] = entry
     yield part
 
 

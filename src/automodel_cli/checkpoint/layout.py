@@ -334,11 +334,27 @@ def prune(
 @contextlib.contextmanager
 def saving(temporary: Path) -> Iterator[None]:
     """Around the writing of a step: on a failure the temporary folder goes; a disk error says what to do."""
+    with discarding(temporary), explained(temporary):
+        yield
+
+
+@contextlib.contextmanager
+def discarding(temporary: Path) -> Iterator[None]:
+    """On a failure the temporary folder goes."""
     try:
         yield
-    except BaseException as error:
+    except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
-        if not isinstance(error, OSError | AutomodelError) or isinstance(error, CheckpointError):
+        raise
+
+
+@contextlib.contextmanager
+def explained(temporary: Path) -> Iterator[None]:
+    """A disk error while a step is written says which file, what to do, and what is intact."""
+    try:
+        yield
+    except (OSError, AutomodelError) as error:
+        if isinstance(error, CheckpointError):
             raise
         previous = newest_good(temporary.parent)
         intact = f"{previous.name} is intact" if previous else "there is no earlier checkpoint"

@@ -25,8 +25,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from automodel_cli.checkpoint import sharded
+from automodel_cli.checkpoint.parts import empty_beside
 from automodel_cli.errors import CheckpointError
 
 Resolve = Callable[[str], torch.Tensor]
@@ -81,6 +83,8 @@ def _class_name(optimizer: torch.optim.Optimizer) -> str:
 def _encode(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
     """JSON for ``value``; tensors in it go into ``tensors`` under ``name`` (a path below it when nested)."""
     if isinstance(value, torch.Tensor):
+        if isinstance(value, DTensor) and value.dim() == 0:
+            value = value.full_tensor()
         if value.dim() == 0 and value.dtype != torch.complex64:
             return {
                 "$scalar": _encode(value.item(), name, tensors),
@@ -152,14 +156,14 @@ def targets(
     optimizer: torch.optim.Optimizer,
     names: Mapping[int, str],
 ) -> dict[str, torch.Tensor]:
-    """Empty tensors for everything stored, on the device of the parameter that each belongs to."""
-    devices = {
-        name: parameter.device
+    """Empty tensors for everything stored, lying as the parameter does that each belongs to."""
+    parameters = {
+        name: parameter
         for group, group_names in zip(optimizer.param_groups, parameter_names(optimizer, names), strict=True)
         for parameter, name in zip(group["params"], group_names, strict=True)
     }
     return {
-        name: torch.empty(whole.shape, dtype=whole.dtype, device=devices.get(name.partition("/")[2], "cpu"))
+        name: empty_beside(parameters.get(name.partition("/")[2]), whole.shape, whole.dtype)
         for name, whole in stored.items()
     }
 

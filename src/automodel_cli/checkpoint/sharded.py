@@ -19,17 +19,22 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from automodel_cli.checkpoint import tensor_file
-from automodel_cli.checkpoint.step_files import HashedInput, StepReader, StepWriter
+from automodel_cli.checkpoint.parts import Box, Part, intersection, narrowed, part_of
+from automodel_cli.checkpoint.step_files import HashedInput, OpenFile, StepReader, StepWriter
+from automodel_cli.checkpoint.together import together
+from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError
 
+_SLAB_BYTES = 64 << 20  # what is read at a time where it cannot go straight to its place
 SUFFIX = ".safetensors"
 DTYPES = {
     "BOOL": torch.bool,
@@ -86,23 +91,37 @@ def save_tensors(
     """
     if not tensors:
         return
+    positions = {name: (offsets or {}).get(name, (0,) * tensor.dim()) for name, tensor in tensors.items()}
+    shapes = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
     with writer.open(f"{folder}/{shard_name(rank)}") as output:
-        write_stream(
-            tensors,
-            output,
-            metadata=tensor_file.sharding_metadata(
-                {name: (offsets or {}).get(name, (0,) * tensor.dim()) for name, tensor in tensors.items()}
-            ),
-        )
+        metadata = tensor_file.sharding_metadata(positions)
+        write_stream(shapes, tensors.__getitem__, output, metadata=metadata)
 
 
-def write_stream(tensors: Mapping[str, torch.Tensor], output: Any, *, metadata: Mapping[str, str]) -> None:
-    """Write a whole safetensors file into ``output`` (anything with ``write``)."""
-    shapes = {name: (dtype_name(tensor.dtype), tuple(tensor.shape)) for name, tensor in tensors.items()}
-    header, order = tensor_file.encode_header(shapes, metadata)
+def save_parts(parts: Mapping[str, Part], writer: StepWriter, folder: str, *, world: World) -> None:
+    """Write what this rank has to write, in a file of its own."""
+    values = {name: part.values for name, part in parts.items()}
+    offsets = {name: part.offsets for name, part in parts.items()}
+    save_tensors(values, writer, folder, rank=world.rank, offsets=offsets)
+
+
+def finish(notes: Any, writer: StepWriter, folder: str) -> None:
+    """Nothing is left to do once every rank has written: each file says itself what it holds."""
+
+
+def write_stream(
+    shapes: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
+    values: Callable[[str], torch.Tensor],
+    output: Any,
+    *,
+    metadata: Mapping[str, str],
+) -> None:
+    """Write a whole safetensors file into ``output`` (anything with ``write``); ``values`` is called once a tensor."""
+    named = {name: (dtype_name(dtype), shape) for name, (dtype, shape) in shapes.items()}
+    header, order = tensor_file.encode_header(named, metadata)
     output.write(header)
     for name in order:
-        output.write(byte_view(tensors[name].detach().to("cpu").contiguous()))
+        output.write(byte_view(values(name).detach().to("cpu").contiguous()))
 
 
 def byte_view(tensor: torch.Tensor) -> memoryview:
@@ -119,8 +138,9 @@ def split_ties(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Ten
     ties: dict[str, str] = {}
     seen: dict[tuple[Any, ...], str] = {}
     for name, tensor in tensors.items():
-        key = (tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
-        if tensor.numel() and not tensor.is_meta and key in seen:
+        held = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        key = (held.device, held.data_ptr(), held.dtype, tuple(held.shape), held.stride())
+        if held.numel() and not held.is_meta and key in seen:
             ties[name] = seen[key]
         else:
             seen[key] = name
@@ -165,26 +185,94 @@ def scan(reader: StepReader, folder: str) -> dict[str, WholeTensor]:
 
 
 def load_tensors(
-    reader: StepReader, folder: str, targets: Mapping[str, torch.Tensor], *, cast: bool = False
+    reader: StepReader,
+    folder: str,
+    targets: Mapping[str, torch.Tensor],
+    *,
+    cast: bool = False,
+    world: World | None = None,
 ) -> None:
     """Read the tensors below ``folder`` into ``targets`` (which must be the same set), checking every hash.
 
-    One pass over each file; no second copy of a tensor that is contiguous and on the CPU. When this raises, some
+    Of a sharded target each rank reads its own box, wherever the boxes of the ranks that wrote lay. Each file is
+    hashed by one rank: the one that wants most of it, which reads it in one pass and fills its targets from that;
+    the others read the rows they need. No second copy of what is contiguous and on the CPU. When this raises, some
     targets may already hold what was read: throw them away.
 
     Raises:
-        CheckpointError: names or shapes differ, types differ (unless ``cast``), or a file is damaged.
+        CheckpointError: names or shapes differ, types differ (unless ``cast``), or a file is damaged; only of the
+            ranks that met it (see ``together``).
     """
-    stored = scan(reader, folder)
-    with _damage_explains(reader, folder):
-        compare_names(reader.folder / folder, stored, targets)
-        for name, whole in stored.items():
-            compare_tensor(reader.folder / folder, name, whole, targets[name], cast=cast)
+    world, what = world or World.single(), f"loading {reader.folder}"
     shards = _shards(reader, folder)
-    for name in reader.names(folder):
-        with reader.open(name) as stream:
-            if name in shards:
-                _load_file(stream, targets)
+    regions: dict[str, Part] = {}
+
+    def prepare() -> list[int]:
+        stored = scan(reader, folder)
+        with _damage_explains(reader, folder):
+            compare_names(reader.folder / folder, stored, targets)
+            for name, whole in stored.items():
+                compare_tensor(reader.folder / folder, name, whole, targets[name], cast=cast)
+        regions.update({name: part_of(name, target) for name, target in targets.items()})
+        return [_wanted_bytes(reader.folder / name, regions) for name in shards]
+
+    wanted = together(world, prepare, what=what)
+    together(world, lambda: _read_shards(reader, folder, regions, wanted, world.rank), what=what)
+
+
+def _read_shards(
+    reader: StepReader, folder: str, regions: Mapping[str, Part], wanted: Sequence[list[int]], rank: int
+) -> None:
+    """One rank's share: its own boxes, and the hashes of the files that fall to it."""
+    shards = _shards(reader, folder)
+    with torch.no_grad():
+        for number, name in enumerate(shards):
+            wants = [of_rank[number] for of_rank in wanted]
+            if _checker(wants, number) == rank:
+                with reader.open(name) as stream:
+                    _load_file(stream, regions)
+            elif wants[rank]:
+                with reader.open_unchecked(name) as opened:
+                    _load_file(opened, regions)
+    others = [name for name in reader.names(folder) if name not in shards]
+    for name in others[rank :: len(wanted)]:
+        reader.check(name)
+
+
+def _checker(wants: Sequence[int], number: int) -> int:
+    """The rank that hashes a file: one of those that want most of it, in turn where several do."""
+    eager = [rank for rank, want in enumerate(wants) if want == max(wants)]
+    return eager[number % len(eager)]
+
+
+def _wanted_bytes(path: Path, regions: Mapping[str, Part]) -> int:
+    """How much of a file this rank needs."""
+    total = 0
+    for name, info in tensor_file.read_header(path).tensors.items():
+        common = intersection(info.box, regions[name].box)
+        total += math.prod(common[1]) * tensor_file.ITEM_BYTES[info.dtype] if common else 0
+    return total
+
+
+class StoredTensors:
+    """The tensors below a folder, one at a time: for who cannot hold them all. Hashes are not looked at."""
+
+    def __init__(self, reader: StepReader, folder: str) -> None:
+        self._reader = reader
+        self._headers = {
+            name: tensor_file.read_header(reader.folder / name) for name in _shards(reader, folder)
+        }
+        self.whole = scan(reader, folder)
+
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor, put together from wherever its parts lie, on the CPU."""
+        tensor = torch.empty(self.whole[name].shape, dtype=self.whole[name].dtype)
+        region = {name: part_of(name, tensor)}
+        for shard, header in self._headers.items():
+            if name in header.tensors:
+                with self._reader.open_unchecked(shard) as stream:
+                    _load_file(stream, region, header=header)
+        return tensor
 
 
 def _shards(reader: StepReader, folder: str) -> list[str]:
@@ -235,23 +323,46 @@ def compare_tensor(path: Path, name: str, stored: WholeTensor, target: torch.Ten
         )
 
 
-def _load_file(stream: HashedInput, targets: Mapping[str, torch.Tensor]) -> None:
-    header = tensor_file.read_header_from(stream, str(stream.path), stream.num_bytes)
+def _load_file(
+    stream: HashedInput | OpenFile, regions: Mapping[str, Part], *, header: tensor_file.Header | None = None
+) -> None:
+    header = header or tensor_file.read_header_from(stream, str(stream.path), stream.num_bytes)
     for name, info in header.tensors.items():
-        region = targets[name].detach()
-        for dim, (offset, size) in enumerate(zip(info.offsets, info.shape, strict=True)):
-            region = region.narrow(dim, offset, size)
-        _read_tensor(stream, region, DTYPES[info.dtype])
+        if name in regions and (common := intersection(info.box, regions[name].box)) is not None:
+            _read_box(stream, info, regions[name], common)
 
 
-def _read_tensor(stream: HashedInput, region: torch.Tensor, dtype: torch.dtype) -> None:
-    if region.device.type == "cpu" and region.is_contiguous() and region.dtype == dtype:
-        stream.read_into(byte_view(region))
+def _read_box(
+    stream: HashedInput | OpenFile, info: tensor_file.TensorInfo, region: Part, common: Box
+) -> None:
+    """Read what ``common`` has of a stored part into ``region``: whole rows of it, some megabytes at a time."""
+    dtype, target = DTYPES[info.dtype], narrowed(region.values, region.offsets, common)
+    if (
+        common == info.box
+        and target.device.type == "cpu"
+        and target.is_contiguous()
+        and target.dtype == dtype
+    ):
+        stream.skip_to(info.begin)
+        stream.read_into(byte_view(target))
         return
-    pinned = region.device.type == "cuda"  # a pinned source is copied at full bus speed
-    buffer = torch.empty(region.shape, dtype=dtype, pin_memory=pinned)
-    stream.read_into(byte_view(buffer))
-    region.copy_(buffer)
+    rows = info.shape[0] if info.shape else 1
+    row_bytes = info.num_bytes // rows
+    first = common[0][0] - info.offsets[0] if info.shape else 0
+    last = first + (common[1][0] if info.shape else 1)
+    step = max(1, _SLAB_BYTES // row_bytes)
+    pinned = target.device.type == "cuda"  # a pinned source is copied at full bus speed
+    for row in range(first, last, step):
+        count = min(step, last - row)
+        slab = torch.empty((count, *info.shape[1:]) if info.shape else (), dtype=dtype, pin_memory=pinned)
+        stream.skip_to(info.begin + row * row_bytes)
+        stream.read_into(byte_view(slab))
+        if not info.shape:
+            target.copy_(slab)
+            continue
+        box = ((info.offsets[0] + row, *common[0][1:]), (count, *common[1][1:]))
+        begin = (info.offsets[0] + row, *info.offsets[1:])
+        narrowed(region.values, region.offsets, box).copy_(narrowed(slab, begin, box))
 
 
 def _some(names: Iterable[str], limit: int = 5) -> str:

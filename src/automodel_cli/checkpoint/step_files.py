@@ -47,14 +47,41 @@ class HashedOutput:
 
 
 class StepWriter:
-    """Writes files below ``folder`` (made empty) and remembers name, size and hash of each."""
+    """Writes files below ``folder`` and remembers name, size and hash of each.
 
-    def __init__(self, folder: Path) -> None:
+    The folder is made empty first; with ``join`` another rank has done that, and this one adds its files.
+    """
+
+    def __init__(self, folder: Path, *, join: bool = False) -> None:
         self.folder = folder
         self._records: dict[str, dict[str, Any]] = {}
+        if join:
+            return
         if folder.exists():
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """Name, bytes and hash of each file written so far, by name."""
+        return [self._records[name] for name in sorted(self._records)]
+
+    def take_records(self, records: list[dict[str, Any]]) -> None:
+        """Add what another rank wrote into the same folder.
+
+        Raises:
+            CheckpointError: its file is not to be seen here, in its full size.
+        """
+        for record in records:
+            path = self.folder / record["name"]
+            size = path.stat().st_size if path.is_file() else None
+            if size != record["bytes"]:
+                found = "is not there" if size is None else f"has {size:,} bytes"
+                raise CheckpointError(
+                    f"another rank wrote {path} with {record['bytes']:,} bytes; seen from here it {found}",
+                    "the run folder must be on a file system that all machines share",
+                )
+            self._records[record["name"]] = record
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[HashedOutput]:
@@ -115,8 +142,7 @@ class StepWriter:
         """Make the folders durable, then write ``manifest`` with the list of files, last of all."""
         for folder in sorted((path for path in self.folder.rglob("*") if path.is_dir()), reverse=True):
             files.fsync_folder(folder)
-        listed = [self._records[name] for name in sorted(self._records)]
-        files.write_manifest(self.folder / layout.MANIFEST, {**manifest, "files": listed})
+        files.write_manifest(self.folder / layout.MANIFEST, {**manifest, "files": self.records})
 
 
 class _FullWrites:
@@ -139,6 +165,7 @@ class HashedInput:
         self._handle = handle
         self._digest = xxhash.xxh3_64()
         self._record = record
+        self._position = 0
         self.path = path
         self.num_bytes = int(record["bytes"])
 
@@ -163,6 +190,14 @@ class HashedInput:
                     raise self._damaged("it ends too early")
                 done += count
             self._digest.update(piece)
+        self._position += len(target)
+
+    def skip_to(self, position: int) -> None:
+        """Go forward to ``position``, hashing what is passed over."""
+        assert position >= self._position, "a file is read in order"
+        scratch = memoryview(bytearray(min(_PIECE_BYTES, position - self._position)))
+        while self._position < position:
+            self.read_into(scratch[: position - self._position])
 
     def check(self) -> None:
         """Read what is left and compare the hash of the whole file.
@@ -182,12 +217,49 @@ class HashedInput:
         )
 
 
-class StepReader:
-    """Reads the files that a step folder's manifest lists, and believes none of them unchecked."""
+class OpenFile:
+    """A binary file from which some pieces are read, unhashed: another rank, or an earlier pass, checks it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, handle: Any, path: Path, num_bytes: int) -> None:
+        self._handle = handle
+        self.path = path
+        self.num_bytes = num_bytes
+
+    def read(self, count: int) -> bytes:
+        """Exactly ``count`` bytes from here."""
+        data = bytearray(count)
+        self.read_into(memoryview(data))
+        return bytes(data)
+
+    def read_into(self, target: memoryview) -> None:
+        """Fill ``target`` from here.
+
+        Raises:
+            CheckpointError: the file ends first.
+        """
+        done = 0
+        while done < len(target):
+            count = self._handle.readinto(target[done : done + _PIECE_BYTES])
+            if not count:
+                raise CheckpointError(
+                    f"{self.path} is damaged: it ends too early", layout.way_back(layout.folder_of(self.path))
+                )
+            done += count
+
+    def skip_to(self, position: int) -> None:
+        """Go to ``position``."""
+        self._handle.seek(position)
+
+
+class StepReader:
+    """Reads the files that a step folder's manifest lists, and believes none of them unchecked.
+
+    ``manifest``: that of a folder which is still being written, by this process and its peers.
+    """
+
+    def __init__(self, folder: Path, *, manifest: dict[str, Any] | None = None) -> None:
         self.folder = folder
-        self.manifest = layout.read_step_manifest(folder)
+        self.manifest = layout.read_step_manifest(folder) if manifest is None else manifest
         self._records = {record["name"]: record for record in self.manifest["files"]}
 
     def names(self, below: str = "") -> list[str]:
@@ -201,33 +273,42 @@ class StepReader:
         Raises:
             CheckpointError: the file is missing or is not what was written.
         """
-        record = self._records.get(name)
-        path = self.folder / name
-        if record is None:
-            raise CheckpointError(f"{self.folder} holds no {name}", "it was not written by this program")
-        try:
-            handle = path.open("rb", buffering=0)
-        except OSError as error:
-            raise CheckpointError(
-                f"cannot read {path}: {error.strerror}", layout.way_back(self.folder)
-            ) from error
-        with handle:
-            if (size := os.fstat(handle.fileno()).st_size) != record["bytes"]:
-                raise CheckpointError(
-                    f"{path} is damaged: it has {size:,} bytes, the manifest says {record['bytes']:,}",
-                    layout.way_back(self.folder),
-                )
+        with self._opened(name) as (handle, path, record):
             stream = HashedInput(handle, path, record)
             try:
                 yield stream
-            except OSError as error:
-                raise CheckpointError(
-                    f"cannot read {path}: {error.strerror}", layout.way_back(self.folder)
-                ) from error
             except CheckpointError:
                 stream.check()  # a damaged file explains whatever went wrong while reading it
                 raise
             stream.check()
+
+    @contextlib.contextmanager
+    def open_unchecked(self, name: str) -> Iterator[OpenFile]:
+        """Open a listed file to read pieces of it; only its size is compared.
+
+        Raises:
+            CheckpointError: the file is missing, of another size, or cannot be read.
+        """
+        with self._opened(name) as (handle, path, record):
+            yield OpenFile(handle, path, int(record["bytes"]))
+
+    @contextlib.contextmanager
+    def _opened(self, name: str) -> Iterator[tuple[Any, Path, dict[str, Any]]]:
+        record, path = self._records.get(name), self.folder / name
+        if record is None:
+            raise CheckpointError(f"{self.folder} holds no {name}", "it was not written by this program")
+        try:
+            with path.open("rb", buffering=0) as handle:
+                if (size := os.fstat(handle.fileno()).st_size) != record["bytes"]:
+                    raise CheckpointError(
+                        f"{path} is damaged: it has {size:,} bytes, the manifest says {record['bytes']:,}",
+                        layout.way_back(self.folder),
+                    )
+                yield handle, path, record
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot read {path}: {error.strerror}", layout.way_back(self.folder)
+            ) from error
 
     def read_bytes(self, name: str) -> bytes:
         with self.open(name) as stream:

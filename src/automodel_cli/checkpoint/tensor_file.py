@@ -92,6 +92,16 @@ class TensorInfo:
     def num_bytes(self) -> int:
         return self.end - self.begin
 
+    @property
+    def box(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Where this part begins in the whole tensor, and its sizes."""
+        return self.offsets, self.shape
+
+    @property
+    def end_offsets(self) -> tuple[int, ...]:
+        """Where this part ends in the whole tensor."""
+        return tuple(offset + size for offset, size in zip(self.offsets, self.shape, strict=True))
+
 
 @dataclass(frozen=True)
 class Header:

@@ -39,9 +39,14 @@ from torch.distributed.checkpoint.metadata import (
     TensorProperties,
     TensorStorageMetadata,
 )
+from torch.distributed.checkpoint.planner import LoadPlan
+from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
+from automodel_cli.checkpoint.parts import Part, part_of
 from automodel_cli.checkpoint.sharded import WholeTensor, compare_names, compare_tensor
 from automodel_cli.checkpoint.step_files import StepReader, StepWriter
+from automodel_cli.checkpoint.together import together
+from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError
 
 METADATA = ".metadata"
@@ -74,29 +79,122 @@ def scan(reader: StepReader, folder: str) -> dict[str, WholeTensor]:
     }
 
 
+def save_parts(
+    parts: Mapping[str, Part], writer: StepWriter, folder: str, *, world: World
+) -> list[dict[str, Any]]:
+    """Write what this rank has to write into ``folder/__RANK_0.distcp``; where each part went, as JSON.
+
+    All ranks' lists together are what :func:`finish` makes the metadata of. One process needs none: it writes as
+    :func:`save_tensors` does.
+    """
+    if world.size == 1:
+        save_tensors({name: part.values for name, part in parts.items()}, writer, folder)
+        return []
+    if not parts:
+        return []
+    name = f"__{world.rank}_0.distcp"
+    places = []
+    with writer.open(f"{folder}/{name}") as output:
+        for tensor, part in parts.items():
+            content = io.BytesIO()
+            torch.save(_compact(part.values), content)
+            place = {"file": name, "offset": output.num_bytes, "length": len(content.getbuffer())}
+            output.write(content.getbuffer())
+            box = {"offsets": part.offsets, "sizes": list(part.values.shape), "whole": part.whole}
+            places.append({"name": tensor, "dtype": _dtype_name(part.values.dtype), **box, **place})
+    return places
+
+
+def _compact(tensor: torch.Tensor) -> torch.Tensor:
+    """On the CPU, and a view without the rest of its storage, which ``torch.save`` would write too."""
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def finish(places: list[list[dict[str, Any]]], writer: StepWriter, folder: str) -> None:
+    """Write ``folder/.metadata`` from what every rank's :func:`save_parts` returned."""
+    tensors: dict[str, Any] = {}
+    storage = {}
+    for place in (place for of_rank in places for place in of_rank):
+        name, offsets = place["name"], _size(place["offsets"])
+        properties = TensorProperties(dtype=_DTYPES[place["dtype"]])
+        whole = TensorStorageMetadata(properties, _size(place["whole"]), [])
+        chunks = tensors.setdefault(name, whole).chunks
+        storage[MetadataIndex(name, offsets, len(chunks))] = _StorageInfo(
+            place["file"], place["offset"], place["length"]
+        )
+        chunks.append(ChunkStorageMetadata(offsets, _size(place["sizes"])))
+    if storage:
+        made = Metadata(state_dict_metadata=tensors, storage_data=storage)
+        writer.write_bytes(f"{folder}/{METADATA}", pickle.dumps(made))
+
+
 def load_tensors(
-    reader: StepReader, folder: str, targets: Mapping[str, torch.Tensor], *, cast: bool = False
+    reader: StepReader,
+    folder: str,
+    targets: Mapping[str, torch.Tensor],
+    *,
+    cast: bool = False,
+    world: World | None = None,
 ) -> None:
     """Read the tensors below ``folder`` into ``targets`` (the same set of names), after checking every hash.
+
+    Every rank reads its own boxes; the ranks share the hashing of the files.
 
     Raises:
         CheckpointError: names, shapes or types differ, a file is damaged, or it holds anything but tensors.
     """
-    for name in reader.names(folder):
-        reader.check(name)
-    stored, path = scan(reader, folder), reader.folder / folder
-    compare_names(path, stored, targets)
-    for name, whole in stored.items():
-        compare_tensor(path, name, whole, targets[name], cast=cast)
-    if not stored:
+    world, what = world or World.single(), f"loading {reader.folder}"
+
+    def check() -> None:
+        for name in reader.names(folder)[world.rank :: world.size]:
+            reader.check(name)
+
+    def read() -> None:
+        stored, path = scan(reader, folder), reader.folder / folder
+        compare_names(path, stored, targets)
+        for name, whole in stored.items():
+            compare_tensor(path, name, whole, targets[name], cast=cast)
+        _read(reader, folder, {name: part_of(name, target) for name, target in targets.items()})
+
+    together(world, check, what=what)  # before anything is unpickled
+    together(world, read, what=what)
+
+
+def _read(reader: StepReader, folder: str, regions: Mapping[str, Part]) -> None:
+    regions = {name: part for name, part in regions.items() if part.values.numel()}
+    if not regions:
         return
+    path = reader.folder / folder
     try:
-        with _one_process():
-            source = _Reader(path, _metadata(reader, folder))
-            load(dict(targets), storage_reader=source, planner=_TensorsOnly(), no_dist=True)
+        with _one_process(), torch.no_grad():
+            load(
+                {name: part.values for name, part in regions.items()},
+                storage_reader=_Reader(path, _metadata(reader, folder)),
+                planner=_Boxes(regions),
+                no_dist=True,
+            )
     except CheckpointException as error:  # derives from BaseException
         reason = next(iter(error.failures.values()))[0]
         raise CheckpointError(f"cannot read {path}: {reason}", "do not use this checkpoint") from error
+
+
+class StoredTensors:
+    """The tensors below a folder, one at a time: for who cannot hold them all. Hashes are not looked at."""
+
+    def __init__(self, reader: StepReader, folder: str) -> None:
+        self._reader, self._folder = reader, folder
+        self.whole = scan(reader, folder)
+
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor, put together from wherever its parts lie, on the CPU."""
+        tensor = torch.empty(self.whole[name].shape, dtype=self.whole[name].dtype)
+        _read(self._reader, self._folder, {name: part_of(name, tensor)})
+        return tensor
 
 
 def _metadata(reader: StepReader, folder: str) -> Metadata:
@@ -126,7 +224,26 @@ class _Reader(FileSystemReader):
         return self._metadata
 
 
-class _TensorsOnly(DefaultLoadPlanner):
+class _Boxes(DefaultLoadPlanner):
+    """Asks for the boxes of tensors that this rank holds, and for nothing else."""
+
+    def __init__(self, regions: Mapping[str, Part]) -> None:
+        super().__init__()
+        self._regions = regions
+
+    def create_local_plan(self) -> LoadPlan:
+        assert self.metadata is not None
+        items = []
+        for name, part in self._regions.items():
+            box = ChunkStorageMetadata(_size(part.offsets), _size(part.values.shape))
+            stored = self.metadata.state_dict_metadata[name]
+            assert isinstance(stored, TensorStorageMetadata)
+            items += create_read_items_for_chunk_list(name, stored, [box])
+        return LoadPlan(items)
+
+    def lookup_tensor(self, index: MetadataIndex) -> torch.Tensor:
+        return self._regions[index.fqn].values
+
     def load_bytes(self, read_item: Any, value: io.BytesIO) -> None:
         raise CheckpointError(f"{read_item.dest_index.fqn} is not a tensor", "do not use this checkpoint")
 

@@ -320,17 +320,20 @@ def from_hf_state(model: GPT2, tensors: Mapping[str, Tensor]) -> None:
 
 def to_hf_state(model: GPT2) -> dict[str, Tensor]:
     """The model's weights under Hugging Face names and in its layouts; padding rows left out."""
-    state: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
-        tensor = parameter.detach()
-        if name == "wte.weight":
-            tensor = tensor[: model.vocab_size]
-        if name.endswith(_TRANSPOSED_IN_HF):
-            tensor = tensor.t()
-        state[f"transformer.{name}"] = tensor.contiguous()
+    state = {
+        f"transformer.{name}": to_hf_tensor(model, name, parameter.detach())
+        for name, parameter in model.named_parameters()
+    }
     if not model.config["bias"]:
         state.update(_zero_biases(model))
     return state
+
+
+def to_hf_tensor(model: GPT2, name: str, tensor: Tensor) -> Tensor:
+    """One weight, under our name ``name``, in the layout of the Hugging Face format."""
+    if name == "wte.weight":
+        tensor = tensor[: model.vocab_size]
+    return (tensor.t() if name.endswith(_TRANSPOSED_IN_HF) else tensor).contiguous()
 
 
 def _zero_biases(model: GPT2) -> dict[str, Tensor]:

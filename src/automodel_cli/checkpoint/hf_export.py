@@ -1,0 +1,165 @@
+"""A step folder, by however many ranks it was written, to a Hugging Face folder: one tensor in memory at a time.
+
+The model is built on the meta device, for its names and shapes; each tensor is then read from the shard files,
+brought into the form that it has in such a folder, written, and forgotten. No process group, no device.
+
+Some transformers models are stored otherwise than they are computed (experts in one tensor here, in many there).
+Where that is more than other names, transformers has to do it, with the whole model in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.core_model_loading import revert_weight_conversion
+from transformers.modeling_utils import remove_tied_weights_from_state_dict
+
+from automodel_cli.checkpoint import hf_format, layout
+from automodel_cli.checkpoint.hf_format import Entry
+from automodel_cli.checkpoint.step_files import StepReader, StepWriter
+from automodel_cli.checkpoint.storage import storage_of
+from automodel_cli.errors import CheckpointError
+from automodel_cli.files import fsync_folder, publish
+from automodel_cli.models import gpt2, hf
+from automodel_cli.models.build import build_from_config
+
+# (files checked, files in all, the file that is read)
+Progress = Callable[[int, int, str], None]
+
+
+def has_format(model_config: Mapping[str, Any]) -> bool:
+    """Whether a model of this configuration can be written as a Hugging Face folder."""
+    return model_config.get("family") in ("gpt2", "hf")
+
+
+def export(
+    checkpoint: Path, folder: Path, *, progress: Progress | None = None, say: layout.Say | None = None
+) -> Path:
+    """Write the model of a step as a folder that transformers loads; it appears when it is whole.
+
+    Every file that is used is compared with its hash first.
+
+    Raises:
+        CheckpointError: the folder exists, the checkpoint is damaged, or its model has no such format.
+    """
+    if folder.exists():
+        raise CheckpointError(f"{folder} exists already", "name a new folder, or move that one away")
+    reader = StepReader(checkpoint)
+    used = [*reader.names("model"), *reader.names("tokenizer")]
+    for number, name in enumerate(used):
+        if progress is not None:
+            progress(number, len(used), name)
+        reader.check(name)
+    temporary = folder.with_name(folder.name + layout.TEMPORARY)
+    with layout.saving(temporary):
+        writer = StepWriter(temporary)
+        tokenizer = checkpoint / "tokenizer"
+        write(reader, writer, "", tokenizer if tokenizer.is_dir() else None, say=say)
+        fsync_folder(temporary)
+        publish(temporary, folder)
+    return folder
+
+
+def write(
+    reader: StepReader,
+    writer: StepWriter,
+    below: str,
+    tokenizer_folder: Path | None = None,
+    *,
+    say: layout.Say | None = None,
+) -> None:
+    """Write the files of such a folder below ``below``.
+
+    Raises:
+        CheckpointError: the model has no such format.
+    """
+    config = reader.read_json("model/config.json") if "model/config.json" in reader.names() else {}
+    if not has_format(config):
+        raise CheckpointError(
+            f"{reader.folder}: a model of family {config.get('family')} has no Hugging Face format",
+            "GPT-2 and the causal language models of transformers have one",
+        )
+    source = _Source(reader)
+    model = build_from_config(config, is_meta_device=True)
+    if isinstance(model, gpt2.GPT2):
+        writer.write_json(hf_format.join(below, "config.json"), model.hf_config())
+        hf_format.write_entries(_gpt2_entries(model, source), writer, below)
+    else:
+        assert isinstance(model, hf.HFCausalLM)
+        _write_transformers(model, source, writer, below)
+    hf_format.write_tokenizer(tokenizer_folder, writer, below, say=say)
+
+
+class _Source:
+    """The stored tensors of a model, tied ones under each of their names."""
+
+    def __init__(self, reader: StepReader) -> None:
+        self._stored = storage_of(reader).StoredTensors(reader, "model")
+        self._tied = reader.manifest["tied"]
+        self._folder = reader.folder
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._stored.whole[self._name(name)].dtype
+
+    def read(self, name: str) -> torch.Tensor:
+        return self._stored.read(self._name(name))
+
+    def _name(self, name: str) -> str:
+        stored = self._tied.get(name, name)
+        if stored not in self._stored.whole:
+            raise CheckpointError(
+                f"{self._folder} holds no {name!r}", "its model/config.json describes another model"
+            )
+        return stored
+
+
+def _gpt2_entries(model: gpt2.GPT2, source: _Source) -> dict[str, Entry]:
+    names = {theirs: ours for ours, theirs in model.hf_names().items()}
+
+    def entry(name: str, shape: torch.Tensor) -> Entry:
+        if not shape.is_meta:  # the zeros that stand for biases a model was built without
+            return Entry.of(shape)
+        ours = names[name]
+        return Entry(
+            source.dtype(ours), shape.shape, lambda: gpt2.to_hf_tensor(model, ours, source.read(ours))
+        )
+
+    return {name: entry(name, shape) for name, shape in gpt2.to_hf_state(model).items()}
+
+
+def _write_transformers(model: hf.HFCausalLM, source: _Source, writer: StepWriter, below: str) -> None:
+    state = model.hf.state_dict()
+    for name in model.hf._keys_to_ignore_on_save or ():
+        state.pop(name, None)
+    state = remove_tied_weights_from_state_dict(state, model.hf)
+    ours = {id(tensor): f"hf.{name}" for name, tensor in state.items()}
+    converted = revert_weight_conversion(model.hf, dict(state))
+    if any(id(tensor) not in ours for tensor in converted.values()):
+        _write_whole(model, source, writer, below)
+        return
+    entries = {name: _plain_entry(ours[id(tensor)], tensor, source) for name, tensor in converted.items()}
+    dtype = next((entry.dtype for entry in entries.values() if entry.dtype.is_floating_point), torch.float32)
+    model.hf.config.dtype = str(dtype).removeprefix("torch.")
+    model.hf.config.architectures = [type(model.hf).__name__]
+    model.hf.config.save_pretrained(writer.folder / below)
+    if model.hf.can_generate():
+        model.hf.generation_config.save_pretrained(writer.folder / below)
+    writer.adopt(below)
+    hf_format.write_entries(entries, writer, below)
+
+
+def _plain_entry(name: str, shape: torch.Tensor, source: _Source) -> Entry:
+    return Entry(source.dtype(name), shape.shape, lambda: source.read(name))
+
+
+def _write_whole(model: hf.HFCausalLM, source: _Source, writer: StepWriter, below: str) -> None:
+    """With the whole model in memory: transformers puts its tensors into another form."""
+    model.to_empty(device="cpu")
+    with torch.no_grad():
+        for name, parameter in model.state_dict().items():
+            parameter.copy_(source.read(name))
+    model.hf.save_pretrained(writer.folder / below, max_shard_size=hf_format.MAX_FILE_BYTES)
+    writer.adopt(below)

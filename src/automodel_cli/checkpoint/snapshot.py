@@ -1,0 +1,153 @@
+"""What one rank has to write for a step: its parts of the tensors, and (rank 0) the documents beside them.
+
+Taken in the main thread, as the ranks agree here who writes what. Writing then needs no model and no optimizer;
+``staged`` copies the values to the CPU, so that training may go on while they are written. The copies lie in
+buffers that the next save uses again: one copy of what this rank writes is held, pinned where there is a GPU.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+
+from automodel_cli.checkpoint import optimizer_state, sharded
+from automodel_cli.checkpoint.parts import Part, own_parts, without_partial
+from automodel_cli.distributed.world import World
+from automodel_cli.errors import CheckpointError
+
+# What wrappers add to the names of the modules in them.
+_WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One rank's share of a step.
+
+    Attributes:
+        parts: by folder (``model``, ``optim``), what this rank writes.
+        documents: by name, JSON that rank 0 writes into those folders.
+        tied: names that are another tensor, and that tensor's name.
+        shapes: by folder, type and shape of every tensor of the step.
+    """
+
+    parts: dict[str, dict[str, Part]]
+    documents: dict[str, Any]
+    tied: dict[str, str]
+    shapes: dict[str, dict[str, Any]]
+
+    def staged(self, staging: Staging) -> Snapshot:
+        """The same with values of its own, on the CPU."""
+        parts = {
+            folder: {
+                name: replace(part, values=staging.copy(f"{folder}/{name}", part.values))
+                for name, part in of_folder.items()
+            }
+            for folder, of_folder in self.parts.items()
+        }
+        staging.finish()
+        return replace(self, parts=parts, documents=copy.deepcopy(self.documents))
+
+
+class Staging:
+    """Buffers on the CPU, kept from one save to the next: pinning and first touches are paid once."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, torch.Tensor] = {}
+        self._devices: set[torch.device] = set()
+
+    def copy(self, name: str, values: torch.Tensor) -> torch.Tensor:
+        """Values on their way into a buffer; they are there after :meth:`finish`."""
+        buffer, pinned = self._buffers.get(name), values.device.type == "cuda"
+        if buffer is None or buffer.shape != values.shape or buffer.dtype != values.dtype:
+            buffer = torch.empty(values.shape, dtype=values.dtype, pin_memory=pinned)
+            self._buffers[name] = buffer
+        buffer.copy_(values, non_blocking=pinned)
+        if pinned:
+            self._devices.add(values.device)
+        return buffer
+
+    def finish(self) -> None:
+        """Wait until every copy has arrived."""
+        for device in self._devices:
+            torch.cuda.synchronize(device)
+
+
+def take(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer | None, world: World, *, what: str
+) -> Snapshot:
+    """Share out the tensors of ``model`` and ``optimizer``; all ranks call this, values stay where they are.
+
+    Raises:
+        CheckpointError: something in them is neither tensor nor JSON, or is sharded in an unknown way.
+    """
+    tensors, tied = untied(model_tensors(model), world)
+    documents: dict[str, Any] = {}
+    stored = {"model": without_partial(tensors)}
+    if (model_config := getattr(model, "model_config", None)) is not None:
+        documents["model/config.json"] = model_config()
+    if optimizer is not None:
+        flat = optimizer_state.flatten(optimizer, names_by_id(model))
+        documents["optim/optimizer.json"] = flat.document
+        stored["optim"] = without_partial(flat.tensors)
+    return Snapshot(
+        parts={folder: own_parts(tensors, world, what=what) for folder, tensors in stored.items()},
+        documents=documents,
+        tied=tied,
+        shapes={folder: _shapes(tensors) for folder, tensors in stored.items()},
+    )
+
+
+def untied(
+    tensors: Mapping[str, torch.Tensor], world: World
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors that are one and the same only once, and ``{other name: name it is stored under}``; all ranks agree.
+
+    Rank 0 decides: where a rank's own piece is empty, it cannot tell.
+    """
+    _, ties = sharded.split_ties(tensors)
+    if world.size > 1:
+        ties = world.broadcast(ties)
+    return {name: tensor for name, tensor in tensors.items() if name not in ties}, ties
+
+
+def model_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and saved buffers by name, without the prefixes that wrapping a module adds to names.
+
+    Raises:
+        CheckpointError: the model keeps something else in its state.
+    """
+    tensors = {}
+    for name, value in model.state_dict().items():
+        if not isinstance(value, torch.Tensor):
+            raise CheckpointError(
+                f"the model keeps a {type(value).__name__} in {name!r}, which is no tensor",
+                "such a module cannot be checkpointed without pickle",
+            )
+        tensors[plain_name(name)] = value.detach()
+    return tensors
+
+
+def names_by_id(model: torch.nn.Module) -> dict[int, str]:
+    """``id(parameter)`` to the name that :func:`model_tensors` gives it."""
+    return {id(parameter): plain_name(name) for name, parameter in model.named_parameters()}
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name without what wrappers added."""
+    for wrapper in _WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name
+
+
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    return {name: [sharded.dtype_name(tensor.dtype), list(tensor.shape)] for name, tensor in tensors.items()}
+
+
+def is_sharded(model: torch.nn.Module) -> bool:
+    """Whether ranks hold pieces of the model's tensors."""
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
