@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from automodel_cli.batch import Batch
 from automodel_cli.errors import CheckpointError, ConfigError
 from automodel_cli.models.foreign import ForeignCausalLM, loss_from_logits, role_of
+from automodel_cli.models.hf_attention import SpreadAttention
 from automodel_cli.models.initialise import DrawOnCPU, children_first, derive_seed
-from automodel_cli.models.interface import CausalLM, HeadLoss, Role
+from automodel_cli.models.interface import Attend, CausalLM, HeadLoss, Role
 from automodel_cli.models.kv_cache import KVCache
 
 # Families whose logits are exactly hidden @ W^T: a test compares each at a tiny size. Others (soft caps,
@@ -31,6 +32,10 @@ from automodel_cli.models.kv_cache import KVCache
 DIRECT_HEADS = frozenset(
     {"gemma", "gpt2", "gpt_neox", "llama", "mistral", "olmo", "olmo2", "phi3", "qwen2", "qwen3", "smollm3"}
 )
+
+# Matrices of a Llama-like block that tensor-parallel ranks divide by output and by input.
+_COLUMN = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")
+_ROW = ("self_attn.o_proj", "mlp.down_proj")
 
 # Dropouts of a configuration that act during language modelling (not those of classification heads).
 _DROPOUTS = (
@@ -58,19 +63,24 @@ class HFCausalLM(CausalLM):
         self.padded_vocab_size = text.vocab_size
         self.max_seq_len = getattr(text, "max_position_embeddings", None)
         self.direct_head = _has_direct_head(hf)
+        self.attn_implementation = hf.config._attn_implementation
+        self.attention: SpreadAttention | None = None
         self.notes = _notes(hf, self.direct_head)
 
     def forward(
         self, batch: Batch, *, head_loss: HeadLoss | None = None, cache: KVCache | None = None
     ) -> Tensor:
         inputs = self._inputs(batch, cache)
+        if self.attention is not None:
+            self.attention.check_used(self.hf)
         if head_loss is None or not self.direct_head:
             outputs = self.hf(**inputs)
-            if cache is not None:
-                cache.foreign, cache.length = outputs.past_key_values, cache.length + batch.input_ids.shape[1]
+            _remember(cache, outputs, batch)
             return outputs.logits if head_loss is None else loss_from_logits(head_loss, outputs.logits, batch)
-        hidden = self.hf.base_model(**inputs).last_hidden_state  # [B, T, D]
+        outputs = self.hf.base_model(**inputs)
+        _remember(cache, outputs, batch)
         weight = self.hf.get_output_embeddings().weight
+        hidden = outputs.last_hidden_state  # [B, T, D]
         return head_loss(hidden, weight, batch.labels, vocab_size=self.vocab_size)
 
     def _inputs(self, batch: Batch, cache: KVCache | None) -> dict[str, Any]:
@@ -79,13 +89,13 @@ class HFCausalLM(CausalLM):
             inputs["past_key_values"] = cache.foreign
         if batch.position_ids is not None:
             inputs["position_ids"] = batch.position_ids
-        if batch.segment_ids is not None:
+        if batch.segment_ids is not None and self.attention is None:
             inputs["attention_mask"] = self._segment_mask(batch.segment_ids)
         return inputs
 
     def _segment_mask(self, segment_ids: Tensor) -> Tensor:
         """``[B, 1, T, T]``: 0 where a token may look, the lowest number elsewhere (what HF adds to the scores)."""
-        implementation = self.hf.config._attn_implementation
+        implementation = self.attn_implementation
         if implementation not in ("sdpa", "eager"):
             raise ConfigError(
                 f"documents in one row cannot be kept apart with attn_implementation {implementation!r}",
@@ -127,7 +137,7 @@ class HFCausalLM(CausalLM):
             "family": "hf",
             "class": type(self.hf).__name__,
             "model_type": config["model_type"],
-            "attn_implementation": self.hf.config._attn_implementation,
+            "attn_implementation": self.attn_implementation,
             "config": config,
             "shape": self._shape(),
         }
@@ -157,6 +167,28 @@ class HFCausalLM(CausalLM):
 
     def has_dropout(self) -> bool:
         return bool(_dropouts(self.hf.config))
+
+    def tp_plan(self) -> dict[str, str]:
+        """The Llama-like layout, where every block has it."""
+        blocks = self.blocks()
+        names = [*_COLUMN, *_ROW]
+        if not blocks or not all(_is_linear(block, name) for block in blocks for name in names):
+            return {}
+        styles = dict.fromkeys(_COLUMN, "column") | dict.fromkeys(_ROW, "row")
+        return {f"*.layers.*.{name}": style for name, style in styles.items()}
+
+    def head_counts(self) -> dict[str, int]:
+        text = self.hf.config.get_text_config()
+        heads = text.num_attention_heads
+        return {
+            "attention heads (num_attention_heads)": heads,
+            "key-value heads (num_key_value_heads)": getattr(text, "num_key_value_heads", None) or heads,
+        }
+
+    def change_attention(self, change: Callable[[Attend], Attend]) -> None:
+        if self.hf.config.model_type not in DIRECT_HEADS:
+            super().change_attention(change)
+        self.attention = SpreadAttention(self.hf, change)
 
 
 def from_config(
@@ -321,11 +353,24 @@ def _apply_liger(config: Any, wanted: bool) -> list[str]:
     return []
 
 
+def _remember(cache: KVCache | None, outputs: Any, batch: Batch) -> None:
+    """Keep the keys and values that this forward has added."""
+    if cache is not None:
+        cache.foreign, cache.length = outputs.past_key_values, cache.length + batch.input_ids.shape[1]
+
+
 def _has_direct_head(hf: transformers.PreTrainedModel) -> bool:
     """Whether logits are hidden @ W^T and nothing else: a listed family, run by transformers' own code."""
     head = hf.get_output_embeddings()
     listed = hf.config.model_type in DIRECT_HEADS and type(hf).__module__.startswith("transformers.")
     return listed and isinstance(head, nn.Linear) and head.bias is None and hf.base_model is not hf
+
+
+def _is_linear(block: nn.Module, name: str) -> bool:
+    try:
+        return isinstance(block.get_submodule(name), nn.Linear)
+    except AttributeError:
+        return False
 
 
 def _dropouts(config: Any) -> dict[str, float]:

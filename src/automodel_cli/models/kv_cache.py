@@ -34,3 +34,9 @@ class KVCache:
     def advance(self, tokens: int) -> None:
         """Count ``tokens`` new positions; the model calls this once at the end of a forward."""
         self.length += tokens
+
+    def select_rows(self, index: Tensor) -> None:
+        """Row i becomes what row ``index[i]`` was (int64 ``[rows from now on]``): one beginning, several endings."""
+        self._layers = {layer: (keys[index], values[index]) for layer, (keys, values) in self._layers.items()}
+        if self.foreign is not None:
+            self.foreign.batch_select_indices(index)

@@ -1,0 +1,32 @@
+"""Whether what a model wrote is the answer: cut it out, normalise it, compare it with all accepted spellings.
+
+TriviaQA's normalisation (Joshi et al. 2017), as the Gauntlet applies it to every generation task: lower case, no
+punctuation, no articles, single spaces. A written answer counts if it *starts* with an accepted one, because a base
+model does not know where to stop.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Iterable, Sequence
+
+_PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + "‘’´`", " "))
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+def normalise(text: str) -> str:
+    """Lower case, without punctuation, articles and superfluous spaces."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def extract_answer(written: str, *, answer_mark: str = "", stops: Sequence[str] = ()) -> str:
+    """The part of ``written`` before the first stop, and after the last ``answer_mark`` if there is one."""
+    end = min((found for stop in stops if (found := written.find(stop)) >= 0), default=len(written))
+    return written[:end].split(answer_mark)[-1] if answer_mark else written[:end]
+
+
+def is_answer(answer: str, accepted: Iterable[str]) -> bool:
+    """Whether the normalised ``answer`` starts with one of the normalised ``accepted`` ones."""
+    given = normalise(answer)
+    return any(given.startswith(normalise(text)) for text in accepted)

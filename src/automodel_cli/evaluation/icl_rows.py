@@ -1,0 +1,118 @@
+"""Prompts to token ids with the span that is scored, cut to the model's context.
+
+A row is one sequence: ids with the beginning-of-text token in front, and ``[start, end)``, the ids whose
+probabilities count:
+
+    multiple_choice     from the end of the prefix that all choices share, to the end
+    schema              the suffix that all options share
+    language_modeling   what the prompt with the answer has after the one without
+
+A row longer than the context keeps its tail. The first id of a row is never scored: nothing comes before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from automodel_cli.corpus.tokenizer import Tokenizer
+from automodel_cli.errors import ConfigError
+from automodel_cli.evaluation.icl_prompts import Pieces
+from automodel_cli.evaluation.icl_tasks import Kind
+
+_CACHED_IDS = 1 << 25  # about 1 GiB of Python integers at the worst, mostly shared
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sequence of ids; ``ids[start:end]`` is scored."""
+
+    ids: tuple[int, ...]
+    start: int
+    end: int
+
+
+class Encoder:
+    """Ids of prompts, with the beginning-of-text token in front; a piece that was seen before costs nothing.
+
+    Where the tokenizer never joins letters or digits with white space that follows, a prompt is encoded piece by
+    piece, and worked examples, which return in many prompts, once. Elsewhere whole prompts are remembered.
+
+    Raises:
+        ConfigError: the tokenizer has no token that a text could begin with.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        first = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eot_id
+        if first is None:
+            raise ConfigError(
+                f"tokenizer {tokenizer.name} has neither a beginning-of-text nor an end-of-text token",
+                "in-context tasks need one to begin with",
+            )
+        self._tokenizer = tokenizer
+        self._first = first
+        self._known: dict[str, tuple[int, ...]] = {}
+        self._size = 0
+
+    def encode(self, prompt: Pieces) -> tuple[int, ...]:
+        """The ids of a prompt."""
+        ids = [self._first]
+        for text in self._parts(prompt):
+            ids.extend(self._encode(text))
+        return tuple(ids)
+
+    def _parts(self, prompt: Pieces) -> list[str]:
+        if not self._tokenizer.cuts_at_spaces:
+            return ["".join(prompt)]
+        parts = [prompt[0]]
+        for piece in prompt[1:]:
+            if parts[-1][-1:].isalnum() and piece[:1].isspace():
+                parts.append(piece)
+            else:
+                parts[-1] += piece
+        return parts
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        if text not in self._known:
+            ids = tuple(self._tokenizer.encode(text))
+            if self._size > _CACHED_IDS:
+                self._known.clear()
+                self._size = 0
+            self._known[text] = ids
+            self._size += len(ids)
+        return self._known[text]
+
+
+def rows_of(kind: Kind, prompts: Sequence[tuple[int, ...]], context: int | None) -> list[Row]:
+    """The rows of one question from the ids of its prompts, cut to ``context`` ids."""
+    if kind == "language_modeling":
+        without, with_answer = prompts
+        # Mostly all of the shorter prompt; a tokenizer that joins its end with the answer moves the start back.
+        start = min(common_prefix(prompts), len(without))
+        return [cropped(Row(with_answer, start, len(with_answer)), context)]
+    if kind == "schema":
+        length = common_suffix(prompts)
+        return [cropped(Row(ids, len(ids) - length, len(ids)), context) for ids in prompts]
+    start = common_prefix(prompts)
+    return [cropped(Row(ids, start, len(ids)), context) for ids in prompts]
+
+
+def cropped(row: Row, context: int | None) -> Row:
+    """The last ``context`` ids of a row; its span moves along and never begins at the first id."""
+    excess = 0 if context is None else max(0, len(row.ids) - context)
+    start = max(1, row.start - excess)
+    return Row(row.ids[excess:], start, max(start, row.end - excess))
+
+
+def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
+    """How many ids all sequences begin with."""
+    shortest, longest = min(sequences), max(sequences)  # what these two share, those between them share too
+    for place, (one, other) in enumerate(zip(shortest, longest, strict=False)):
+        if one != other:
+            return place
+    return min(len(shortest), len(longest))
+
+
+def common_suffix(sequences: Sequence[Sequence[int]]) -> int:
+    """How many ids all sequences end with."""
+    return common_prefix([tuple(reversed(sequence)) for sequence in sequences])
