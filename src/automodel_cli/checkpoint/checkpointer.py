@@ -106,12 +106,14 @@ class Checkpointer:
         metrics: Mapping[str, Any] | None = None,
         is_best: bool = False,
         consolidate: bool = False,
+        remark: str = "",
     ) -> Path:
         """Write everything under ``step_XXXXXXXX`` and let LATEST (and BEST) name it; all ranks call this.
 
         A step of the same name (after a rewind) is replaced. ``consolidate`` adds ``hf/``, a folder that
         transformers loads; a model that has no such format is saved without, and says so. With ``is_async``
-        this returns when the values are copied (and the save before this one is done); see :meth:`wait`.
+        this returns when the values are copied (and the save before this one is done); see :meth:`wait`. The line
+        that then says it is saved ends with ``remark``.
 
         Raises:
             CheckpointError: the disk is full or broken, or another rank failed; earlier steps are untouched. Of a
@@ -142,7 +144,9 @@ class Checkpointer:
             return target
         job = replace(job, snapshot=snapshot.staged(self._staging), texts=copy.deepcopy(texts))
         waited = time.perf_counter() - started
-        self._background.start(lambda: self._write_behind(job, started, waited))
+        self._background.start(
+            lambda: self._write_behind(job, started, f"training waited {waited:.2f} s{remark}")
+        )
         return target
 
     def _stored(self, snapshot: Snapshot) -> dict[str, Any]:
@@ -160,19 +164,19 @@ class Checkpointer:
         """
         self._background.wait()
 
-    @property
-    def failed(self) -> bool:
-        """Whether a save in the background has failed; :meth:`wait` raises the reason. Ranks may differ by moments."""
-        return self._background.failed
+    def raise_failure(self) -> None:
+        """Raise what a save in the background has met, on every rank at once. All ranks call this.
 
-    def _write_behind(self, job: _Job, started: float, waited: float) -> None:
-        try:
-            self._write(job)
-        except CheckpointError as error:
-            self._say(error.message)
-            raise
+        Raises:
+            CheckpointError: it failed.
+        """
+        if self.is_async and self.world.any(self._background.failed):
+            self.wait()
+
+    def _write_behind(self, job: _Job, started: float, remark: str) -> None:
+        self._write(job)
         took = time.perf_counter() - started
-        self._say(f"saved {job.target} in {took:.1f} s in the background; training waited {waited:.2f} s")
+        self._say(f"saved {job.target} in {took:.1f} s in the background; {remark}")
 
     def _write(self, job: _Job) -> None:
         """The whole of a save, on every rank."""

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from automodel_cli.assembly.voice import Voice
 from automodel_cli.batch import Batch
 from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.checkpointer import Checkpointer
+from automodel_cli.checkpoint.together import on_main
 from automodel_cli.config.load import to_yaml
 from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.distributed.start import leave
@@ -119,10 +120,14 @@ class PretrainRecipe:
         if not self.world.is_main:
             self.voice = Voice()
         with contextlib.ExitStack() as claim:
-            if self.cfg.checkpoint.enabled and self.world.is_main:
-                claim.enter_context(layout.run_lock(self.run_folder))
+            if self.cfg.checkpoint.enabled:
+                self._on_main(lambda: claim.enter_context(layout.run_lock(self.run_folder)))
             self._set_up_in_order()
             self._claim = claim.pop_all()
+
+    def _on_main(self, work: Callable[[], Any]) -> Any:
+        """Let rank 0 look at the run folder; what it finds wrong ends every rank."""
+        return on_main(self.world, work, what="opening the run folder")
 
     def _set_up_in_order(self) -> None:
         self._build()
@@ -182,27 +187,33 @@ class PretrainRecipe:
     def _open_run_folder(self) -> None:
         """Only now, when data and model are known to be good, does ``--fresh`` touch the earlier run."""
         settings = self.cfg.checkpoint
-        if settings.enabled and self.fresh and self.world.is_main and (moved := move_aside(self.run_folder)):
-            self.voice.say(f"moved the earlier run to {moved}")
-        self.world.barrier()
+        if settings.enabled and self.fresh:
+            self._on_main(self._move_aside)
         self.checkpointer = Checkpointer(
             self.run_folder,
             keep_last=settings.keep_last,
             keep_every=settings.keep_every,
             save_format=settings.model_save_format,
+            is_async=settings.is_async and settings.enabled,
+            world=self.world,
             say=self.voice.say,
         )
 
+    def _move_aside(self) -> None:
+        if moved := move_aside(self.run_folder):
+            self.voice.say(f"moved the earlier run to {moved}")
+
     def _find_checkpoint(self) -> Path | None:
         settings = self.cfg.checkpoint
-        found = None
-        if settings.enabled and self.world.is_main:
+
+        def find() -> str | None:
             if settings.restore_from is not None:
-                found = layout.resolve(self.run_folder, settings.restore_from, say=self.voice.say)
-            else:
-                found = layout.latest(self.run_folder, say=self.voice.say)
-        name = self.world.broadcast(found and str(found))
-        return name and Path(name)
+                return str(layout.resolve(self.run_folder, settings.restore_from, say=self.voice.say))
+            found = layout.latest(self.run_folder, say=self.voice.say)
+            return None if found is None else str(found)
+
+        name = self._on_main(find) if settings.enabled else None
+        return None if name is None else Path(name)
 
     def _choose_fast_path(self, checkpoint: Path | None) -> None:
         stored = layout.read_step_manifest(checkpoint)["facts"] if checkpoint is not None else {}
@@ -270,6 +281,7 @@ class PretrainRecipe:
             self._claim,
             self.stop.listening(),
             self._logs_closed(),
+            self._saves_finished(),
             training.collector(every.gc_every_steps) as collect,
         ):
             for microbatches in self._updates(last):
@@ -291,6 +303,7 @@ class PretrainRecipe:
                     self._save()
                 if stopping:
                     break
+                self.checkpointer.raise_failure()
                 collect(step)
         return self._result()
 
@@ -420,6 +433,7 @@ class PretrainRecipe:
         is_best = loss < self.state.best_val_loss
         if is_best:
             self.state.best_val_loss = loss
+        why = f" ({self.stop.name} received)" if self.stop.requested else ""
         started = time.perf_counter()
         with self.throughput.pause():
             folder = self.checkpointer.save(
@@ -437,14 +451,26 @@ class PretrainRecipe:
                 metrics={"loss": self._last_loss, "val_loss": losses},
                 is_best=is_best,
                 consolidate=self._consolidate_due(),
+                remark=why,
             )
         self._saved_step = self.state.step
-        why = f" ({self.stop.name} received)" if self.stop.requested else ""
-        self.voice.say(f"saved {folder} in {time.perf_counter() - started:.1f} s{why}")
+        if not self.checkpointer.is_async:
+            self.voice.say(f"saved {folder} in {time.perf_counter() - started:.1f} s{why}")
 
     def _consolidate_due(self) -> bool:
         wanted = self.cfg.checkpoint.save_consolidated
         return wanted == "every" or (wanted == "final" and self.state.step >= self.horizon.total_steps)
+
+    @contextlib.contextmanager
+    def _saves_finished(self) -> Iterator[None]:
+        """What is still being written in the background is finished however the loop ends."""
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(Exception):  # the loop's own error is the one to tell
+                self.checkpointer.wait()
+            raise
+        self.checkpointer.wait()
 
     @contextlib.contextmanager
     def _logs_closed(self) -> Iterator[None]:
