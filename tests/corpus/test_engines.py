@@ -102,7 +102,7 @@ def test_memory_of_the_fast_engine_is_bounded(monkeypatch: pytest.MonkeyPatch) -
         assert sampled.encode("abc").tolist() == [97, 98, 99]
         return len(built)
 
-    sizes = (0, 5, engines.CACHE_BYTES + 5, engines.CACHE_BYTES + 6, 50 << 20, 55 << 20)
+    sizes = (0, 5, engines.CACHE_BYTES + 5, engines.CACHE_BYTES + 6, 50 << 20, 60 << 20)
     counts = []
     for grown[0] in sizes:
         counts.append(use())
