@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from automodel_cli.distributed import elastic
 from automodel_cli.distributed.elastic import Agent, LaunchFailed, launch
 from automodel_cli.distributed.launch_plan import plan_launch
 
@@ -44,6 +45,8 @@ def until_asked():
 def run(tmp_path, monkeypatch):
     """``run(script, processes=2, flags...)``: the exit code, or the LaunchFailed itself; ``run.said`` its lines."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(elastic, "_SETTLE_S", 0.7)
+    monkeypatch.setattr(elastic, "_CRASH_TIMEOUT_S", 1.0)
 
     def run(script: str, *, processes: int = 2, signals=(), **flags):
         Path("worker.py").write_text(WORKER + script)

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from torch.distributed import DistError
 from torch.distributed.elastic.agent.server.api import (
@@ -47,6 +47,7 @@ from automodel_cli.distributed.launch_plan import LaunchPlan
 from automodel_cli.distributed.workers import End, Workers, first_cause
 from automodel_cli.errors import AutomodelError
 
+Answer = TypeVar("Answer")
 EXIT_PREEMPTED = 75
 NOT_STARTED_AGAIN = (EXIT_PREEMPTED, 2)
 FORWARDED = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
@@ -328,20 +329,22 @@ class _Patient(RendezvousHandler):
 
     def __init__(self, inner: RendezvousHandler) -> None:
         self._inner = inner
+        self._is_gone = False  # asked once: each question waits for the read timeout
 
     def num_nodes_waiting(self) -> int:
         """Machines that want to join; 0 where nobody can be asked."""
-        try:
-            return self._inner.num_nodes_waiting()
-        except (RendezvousError, RuntimeError):
-            return 0
+        return 0 if self._is_gone else self._ask(self._inner.num_nodes_waiting, 0)
 
     def shutdown(self) -> bool:
         """Close it for everybody, if anybody is left."""
+        return False if self._is_gone else self._ask(self._inner.shutdown, False)
+
+    def _ask(self, question: Callable[[], Answer], otherwise: Answer) -> Answer:
         try:
-            return self._inner.shutdown()
+            return question()
         except (RendezvousError, RuntimeError):
-            return False
+            self._is_gone = True
+            return otherwise
 
     def get_backend(self) -> str:
         """Its kind."""
