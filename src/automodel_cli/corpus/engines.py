@@ -26,7 +26,7 @@ import tiktoken
 import tokenizers
 
 CACHE_BYTES = 12 << 20
-FORGET_AFTER = 75_000_000  # characters; the tables of English prose double after 12 million and after 110 to 130
+FORGET_AFTER = 75_000_000  # characters; in English prose the tables double after 12 and about 110 million
 SAMPLE_ONE_IN = 1000  # of the text, so the check costs about 1 % where the fast engine is 10x faster
 _STATM = Path("/proc/self/statm")
 _SAMPLE_FROM_CHARS = 8 << 20  # allowance at the start, so that the first document is compared
@@ -84,7 +84,8 @@ class GigatokenEngine:
     """gigatoken, called one document at a time on the calling thread (workers are processes already).
 
     It remembers every word it has seen, without end (release 0.10), so ``bound_memory`` builds it anew after
-    ``FORGET_AFTER`` characters, or sooner where the process has grown by ``CACHE_BYTES``: a tenth of a second each time.
+    ``FORGET_AFTER`` characters, or sooner where the process has grown by ``CACHE_BYTES``: a tenth of a second
+    each time.
     """
 
     def __init__(self, build: Callable[[], Any]) -> None:
