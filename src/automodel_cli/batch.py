@@ -6,7 +6,7 @@ Shapes: B rows, T tokens. Labels are already shifted: ``labels[b, t]`` is the to
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ class Batch:
         def move(tensor: torch.Tensor | None) -> torch.Tensor | None:
             return None if tensor is None else tensor.to(device, non_blocking=non_blocking)
 
-        return Batch(
+        return replace(
+            self,
             input_ids=self.input_ids.to(device, non_blocking=non_blocking),
             labels=move(self.labels),
             position_ids=move(self.position_ids),

@@ -18,6 +18,7 @@ from automodel_cli.errors import ConfigError
 from automodel_cli.models.interface import CausalLM
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None, None: None}
+_RECOMPUTE = {False: None, True: "full", "full": "full", "selective": "selective"}
 
 
 def world_size(environ: Mapping[str, str]) -> int:
@@ -77,7 +78,7 @@ def settle_timeouts(cfg: PretrainConfig, world: World) -> None:
     start.settle_timeouts(world, timedelta(minutes=cfg.dist_env.timeout_minutes))
 
 
-def spread(cfg: PretrainConfig, fast_path: FastPath) -> Spread:
+def spread(cfg: PretrainConfig, model: CausalLM, fast_path: FastPath) -> Spread:
     """How the model is spread over the ranks, as ``distributed:`` says."""
     section = cfg.distributed
     policy, offload = section.mp_policy, section.offload_policy
@@ -85,6 +86,9 @@ def spread(cfg: PretrainConfig, fast_path: FastPath) -> Spread:
         strategy="ddp" if section.strategy == "ddp" else "fsdp2",
         param_dtype=_DTYPES[fast_path.precision],
         reduce_dtype=_DTYPES[policy.reduce_dtype] or torch.float32 if policy else torch.float32,
+        recompute=_RECOMPUTE[section.activation_checkpointing],
+        prefetch=section.enable_fsdp2_prefetch,
+        tp_plan=section.tp_plan or model.tp_plan(),
         reshard_after_forward=section.reshard_after_forward,
         offload=offload is not None,
         pin_memory=offload.pin_memory if offload else True,
@@ -100,8 +104,7 @@ def spread(cfg: PretrainConfig, fast_path: FastPath) -> Spread:
 
 def lay_out(cfg: PretrainConfig, model: CausalLM, world: World, fast_path: FastPath) -> Parallel:
     """Spread ``model`` over the ranks; its weights come afterwards."""
-    norms = {name for name, role in model.param_roles().items() if role == "norm"}
-    return Parallel(model, world, spread(cfg, fast_path), blocks=model.blocks(), norms=norms)
+    return Parallel(model, world, spread(cfg, model, fast_path))
 
 
 def notes(cfg: PretrainConfig, device_type: str) -> list[str]:
@@ -109,8 +112,4 @@ def notes(cfg: PretrainConfig, device_type: str) -> list[str]:
     found = []
     if cfg.dist_backend == "nccl" and device_type != "cuda":
         found.append("dist_env.backend nccl needs GPUs; there are none here, so gloo stands in for it")
-    if cfg.checkpoint.is_async:
-        found.append(
-            "checkpoint.is_async: one process saves while training waits; the line of a save says how long"
-        )
     return found

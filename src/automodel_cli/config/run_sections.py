@@ -68,8 +68,10 @@ class DistributedConfig(Section):
     """Ranks that share the layers (pipeline parallel)."""
     ep_size: Count = 1
     """Ranks that share experts (expert parallel)."""
-    sequence_parallel: bool = False
-    """With tensor parallel: share norms along the sequence as well."""
+    sequence_parallel: bool = understood(
+        False, "with tp_size above one, everything between the shared matrices is divided along the sequence"
+    )
+    """Kept for old files."""
     tp_plan: dict[str, Any] | None = Field(
         default=None, validation_alias=AliasChoices("tp_plan", "custom_tp_plan")
     )
@@ -106,8 +108,8 @@ class DistributedConfig(Section):
     """Kept for old files."""
     enable_async_tensor_parallel: bool = understood(False, "communication follows torch's defaults")
     """Kept for old files."""
-    enable_fsdp2_prefetch: bool = understood(False, "prefetching follows torch's defaults")
-    """Kept for old files."""
+    enable_fsdp2_prefetch: bool = False
+    """fsdp2: gather more blocks ahead than torch does by itself, at the price of their memory."""
     autocast_dtype: Dtype | None = understood(None, "precision decides the compute type")
     """Kept for old files."""
     zero_dp_strategy: Any = understood(None, _MEGATRON_FSDP)

@@ -7,8 +7,9 @@ Weights come after this (``CausalLM.materialise``): no rank ever holds a whole m
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -23,8 +24,11 @@ from torch.distributed.fsdp import (
 from torch.nn.parallel import DistributedDataParallel
 
 from automodel_cli.batch import Batch
+from automodel_cli.distributed.context_parallel import Tokens
 from automodel_cli.distributed.gradients import ManyRanks, Ranks
+from automodel_cli.distributed.recomputing import recompute
 from automodel_cli.distributed.stand_in import stand_in
+from automodel_cli.distributed.tensor_parallel import TensorParallel, rotary_positions
 from automodel_cli.distributed.world import World
 
 
@@ -36,6 +40,9 @@ class Spread:
         strategy: fsdp2 or ddp.
         param_dtype: compute dtype of the blocks' weights; None: as stored.
         reduce_dtype: gradients are summed over ranks in this.
+        recompute: full or selective: compute activations again in the backward pass; None: keep them.
+        prefetch: gather the weights of more blocks ahead than torch does by itself.
+        tp_plan: module name pattern -> style, where ranks share matrices.
         reshard_after_forward: free a block's gathered weights after its forward pass; None: all but the last block's.
         offload: keep weights and optimizer state in CPU memory; ``pin_memory`` or None for no.
         ddp: keywords of ``DistributedDataParallel``.
@@ -44,6 +51,9 @@ class Spread:
     strategy: str = "fsdp2"
     param_dtype: torch.dtype | None = None
     reduce_dtype: torch.dtype | None = torch.float32
+    recompute: str | None = None
+    prefetch: bool = False
+    tp_plan: Mapping[str, str] = field(default_factory=dict)
     reshard_after_forward: bool | None = None
     offload: bool = False
     pin_memory: bool = True
@@ -51,27 +61,40 @@ class Spread:
 
 
 class Parallel:
-    """A model over the ranks of a world; in one process, the model.
+    """A model (a ``CausalLM``, which says what its blocks, roles, heads and attention are) over the ranks of a world.
 
-    Args:
-        blocks: the stacked layers, in order.
-        norms: names of the parameters of norms.
+    In one process it is the model.
 
     Attributes:
         call: what is called in training; names, saving and evaluation stay with ``model``.
         ranks: what an update agrees on with other ranks.
     """
 
-    def __init__(
-        self, model: nn.Module, world: World, spread: Spread, *, blocks: list[nn.Module], norms: set[str]
-    ) -> None:
+    def __init__(self, model: nn.Module, world: World, spread: Spread) -> None:
         self.model, self.world, self.spread = model, world, spread
         self.call: nn.Module = model
         self.ranks = Ranks()
-        if world.size > 1 and spread.strategy != "ddp":
-            if spread.param_dtype is not None and world.device.type == "cpu":
-                _keep_norms_whole(model, blocks, norms)
-            shard_model(model, blocks, world, spread)
+        self.tokens = Tokens(world)
+        self.divides_tokens = self.tokens.cp * self.tokens.tp > 1
+        self._lay_out(cast(Any, model))
+
+    def _lay_out(self, model: Any) -> None:
+        """Everything that comes before the weights."""
+        blocks = model.blocks()
+        if self.divides_tokens:
+            model.change_attention(self.tokens.attending)
+            self.tokens.follow(model)
+            rotary_positions(model, self.tokens)
+        if self.tokens.tp > 1:
+            TensorParallel(self.world, self.spread.tp_plan, model.head_counts()).apply(model, blocks)
+        sharded = self.world.size > 1 and self.spread.strategy != "ddp"
+        if sharded and self.spread.param_dtype is not None and self.world.device.type == "cpu":
+            _keep_norms_whole(model, blocks)
+        if self.spread.recompute is not None:
+            for block in blocks:
+                recompute(block, self.spread.recompute, random=model.has_dropout())
+        if sharded:
+            shard_model(model, blocks, self.world, self.spread)
 
     def connect(self) -> None:
         """Once the weights are there: what is left to do before the first update."""
@@ -82,7 +105,7 @@ class Parallel:
 
     def part(self, batch: Batch) -> Batch:
         """What of a batch that several ranks share is this one's."""
-        return batch
+        return self.tokens.part(batch) if self.divides_tokens else batch
 
 
 def data_mesh(world: World) -> DeviceMesh:
@@ -114,19 +137,29 @@ def shard_model(model: nn.Module, blocks: list[nn.Module], world: World, spread:
         reshard = block is not blocks[-1] if wanted is None else wanted
         fully_shard(block, mp_policy=inner, reshard_after_forward=reshard, **options)
     fully_shard(model, mp_policy=outer, reshard_after_forward=False, **options)
+    if spread.prefetch:
+        _prefetch(cast(list[FSDPModule], blocks))
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)  # sums: the loss is divided by the global count already
             module.set_force_sum_reduction_for_comms(True)
 
 
-def _keep_norms_whole(model: nn.Module, blocks: list[nn.Module], norms: set[str]) -> None:
+def _keep_norms_whole(model: Any, blocks: list[nn.Module]) -> None:
     """Show norms their weights in fp32, the dtype of what they normalise; a CPU kernel refuses to mix."""
+    norms = [name for name, role in model.param_roles().items() if role == "norm"]
     names = {id(module): name for name, module in model.named_modules()}
     for block in blocks:
         prefix = f"{names[id(block)]}."
         own = [name.removeprefix(prefix) for name in norms if name.startswith(prefix)]
         stand_in(block, dict.fromkeys(own, torch.Tensor.float))
+
+
+def _prefetch(blocks: list[FSDPModule]) -> None:
+    """Gather one block ahead in the forward pass, two in the backward pass."""
+    for index, block in enumerate(blocks):
+        block.set_modules_to_forward_prefetch(blocks[index + 1 : index + 2])
+        block.set_modules_to_backward_prefetch(blocks[max(index - 2, 0) : index][::-1])
 
 
 def _offload(spread: Spread) -> OffloadPolicy:

@@ -39,7 +39,9 @@ def _standing_in(places: list[tuple[nn.Module, str, View]]) -> Iterator[None]:
         for owner, leaf, view in places:
             parameter = owner._parameters[leaf]
             assert parameter is not None
-            owner._parameters[leaf] = views.setdefault(id(parameter), view(parameter))  # type: ignore[assignment]
+            if id(parameter) not in views:
+                views[id(parameter)] = view(parameter)
+            owner._parameters[leaf] = views[id(parameter)]  # type: ignore[assignment]
         yield
     finally:
         for owner, leaf, parameter in kept:

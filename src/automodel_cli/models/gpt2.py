@@ -17,7 +17,7 @@ transposed (its ``Conv1D`` is ``[in, out]``, ``nn.Linear`` is ``[out, in]``).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from automodel_cli.batch import Batch
 from automodel_cli.errors import CheckpointError, ConfigError
 from automodel_cli.models.initialise import copy_whole, fill_constant, fill_normal
-from automodel_cli.models.interface import CausalLM, HeadLoss, Role
+from automodel_cli.models.interface import Attend, CausalLM, HeadLoss, Role
 from automodel_cli.models.kv_cache import KVCache
 from automodel_cli.models.layers import MLP, CausalSelfAttention, attend_by_name, attention_mask
 from automodel_cli.sizing import padded_vocab
@@ -113,6 +113,22 @@ class GPT2(CausalLM):
         if cache is not None:
             cache.advance(tokens)
         return self.ln_f(x)
+
+    def tp_plan(self) -> dict[str, str]:
+        return {
+            "h.*.attn.c_attn": "column:3",
+            "h.*.attn.c_proj": "row",
+            "h.*.mlp.c_fc": "column",
+            "h.*.mlp.c_proj": "row",
+        }
+
+    def head_counts(self) -> dict[str, int]:
+        return {"attention heads (n_head)": self.config["n_head"]}
+
+    def change_attention(self, change: Callable[[Attend], Attend]) -> None:
+        for module in self.modules():
+            if isinstance(module, CausalSelfAttention):
+                module.attend = change(module.attend)
 
     def param_roles(self) -> dict[str, Role]:
         return {name: _role(name) for name, _ in self.named_parameters()}

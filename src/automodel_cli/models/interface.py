@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from automodel_cli.batch import Batch
+from automodel_cli.errors import ConfigError
 from automodel_cli.models.initialise import is_on_meta
 from automodel_cli.models.kv_cache import KVCache
 
@@ -25,6 +26,10 @@ Role = Literal["embedding", "head", "matrix", "norm", "bias", "position"]
 # (hidden [B, T, D], head_weight [P, D], labels [B, T], vocab_size=V) -> sum of nll over label tokens, fp32
 # scalar
 HeadLoss = Callable[..., Tensor]
+
+
+# (queries [B, H, T, K], keys [B, H, S, K], values [B, H, S, K], mask=, dropout=) -> [B, H, T, K]
+Attend = Callable[..., Tensor]
 
 
 class CausalLM(nn.Module, ABC):
@@ -67,8 +72,23 @@ class CausalLM(nn.Module, ABC):
         return {}
 
     def tp_plan(self) -> dict[str, str]:
-        """Module name pattern -> tensor-parallel style; empty where none is known."""
+        """Module name pattern -> tensor-parallel style (``distributed.tensor_parallel``); empty where none is known."""
         return {}
+
+    def head_counts(self) -> dict[str, int]:
+        """What tensor-parallel ranks divide among them: attention heads, key-value heads."""
+        return {}
+
+    def change_attention(self, change: Callable[[Attend], Attend]) -> None:
+        """Let attention go through ``change`` of what it is now; in place.
+
+        Raises:
+            ConfigError: this model's attention cannot be reached.
+        """
+        raise ConfigError(
+            f"the attention of {type(self).__name__} cannot be spread over ranks",
+            "set tp_size and cp_size to 1, or use build_gpt2_model or a Llama-like transformers model",
+        )
 
     def blocks(self) -> list[nn.Module]:
         """The layers that are stacked, in order: what is sharded, checkpointed and compiled one by one."""

@@ -153,21 +153,22 @@ class CausalSelfAttention(nn.Module):
                 f"n_embd {width} is not divisible by n_head {heads}",
                 "choose a width that is a multiple of the heads",
             )
-        self.heads, self.layer, self.dropout, self.attend = heads, layer, dropout, attend
+        self.head_width, self.layer, self.dropout, self.attend = width // heads, layer, dropout, attend
         self.c_attn = nn.Linear(width, 3 * width, bias=bias)
         self.c_proj = nn.Linear(width, width, bias=bias)
         self.resid_dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, *, mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
-        rows, tokens, width = x.shape
-        split = self.c_attn(x).view(rows, tokens, 3, self.heads, width // self.heads)
+        rows, tokens, _ = x.shape
+        # As many heads as c_attn gives: a tensor-parallel rank has some of them.
+        split = self.c_attn(x).view(rows, tokens, 3, -1, self.head_width)
         queries, keys, values = split.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, H, T, K]
         if cache is not None:
             keys, values = cache.extend(self.layer, keys, values)
         # SDPA does not look at the module's mode: dropout must be zeroed here, or evaluation would be noisy.
         dropout = self.dropout if self.training else 0.0
         mixed = self.attend(queries, keys, values, mask=mask, dropout=dropout)
-        return self.resid_dropout(self.c_proj(mixed.transpose(1, 2).reshape(rows, tokens, width)))
+        return self.resid_dropout(self.c_proj(mixed.transpose(1, 2).reshape(rows, tokens, -1)))
 
 
 class MLP(nn.Module):

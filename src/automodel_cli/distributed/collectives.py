@@ -1,0 +1,96 @@
+"""Exchanges between ranks that gradients flow back through.
+
+Each is its partner's gradient: gathering pieces and summing them out again; moving rows and moving them back. One
+implementation for CPU (gloo) and GPU (nccl). Shapes: n ranks of the group, d the dimension that is divided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd import Function
+
+Group = dist.ProcessGroup
+
+
+def gather(piece: Tensor, dim: int, group: Group) -> Tensor:
+    """All ranks' pieces one after another along ``dim``; the gradient is summed over ranks and divided again."""
+    return _Gather.apply(piece, dim, group)
+
+
+def sum_and_divide(whole: Tensor, dim: int, group: Group) -> Tensor:
+    """The sum over ranks, of which each keeps its piece along ``dim``; the gradient is gathered."""
+    return _SumAndDivide.apply(whole, dim, group)
+
+
+def move_rows(rows: Tensor, send: Sequence[Sequence[int]], counts: Sequence[int], group: Group) -> Tensor:
+    """Rows to the ranks that compute with them.
+
+    Args:
+        rows: ``[R, ...]``, this rank's.
+        send: for each rank, which of these rows go there, ascending; each row goes to one rank.
+        counts: for each rank, how many rows come from there.
+
+    Returns:
+        the rows that came, in order of ranks. The gradient takes the way back.
+    """
+    return _MoveRows.apply(rows, [list(part) for part in send], list(counts), group)
+
+
+def _gathered(piece: Tensor, dim: int, group: Group) -> Tensor:
+    ranks = dist.get_world_size(group)
+    parts = piece.new_empty(ranks * piece.shape[0], *piece.shape[1:])
+    dist.all_gather_into_tensor(parts, piece.contiguous(), group=group)
+    return parts if dim == 0 else torch.cat(parts.chunk(ranks), dim=dim)
+
+
+def _summed_piece(whole: Tensor, dim: int, group: Group) -> Tensor:
+    ranks = dist.get_world_size(group)
+    parts = torch.cat(whole.chunk(ranks, dim=dim)) if dim else whole.contiguous()
+    piece = whole.new_empty([*whole.shape[:dim], whole.shape[dim] // ranks, *whole.shape[dim + 1 :]])
+    dist.reduce_scatter_tensor(piece, parts, group=group)
+    return piece
+
+
+class _Gather(Function):
+    @staticmethod
+    def forward(ctx: Any, piece: Tensor, dim: int, group: Group) -> Tensor:
+        ctx.dim, ctx.group = dim, group
+        return _gathered(piece, dim, group)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return _summed_piece(grads[0], ctx.dim, ctx.group), None, None
+
+
+class _SumAndDivide(Function):
+    @staticmethod
+    def forward(ctx: Any, whole: Tensor, dim: int, group: Group) -> Tensor:
+        ctx.dim, ctx.group = dim, group
+        return _summed_piece(whole, dim, group)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return _gathered(grads[0], ctx.dim, ctx.group), None, None
+
+
+class _MoveRows(Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, send: list[list[int]], counts: list[int], group: Group) -> Tensor:
+        ctx.order = torch.tensor([row for part in send for row in part], device=rows.device)
+        ctx.sent, ctx.counts, ctx.group = [len(part) for part in send], counts, group
+        arrived = rows.new_empty(sum(counts), *rows.shape[1:])
+        dist.all_to_all_single(arrived, rows[ctx.order], counts, ctx.sent, group=group)
+        return arrived
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        back = grads[0].new_empty(sum(ctx.sent), *grads[0].shape[1:])
+        dist.all_to_all_single(back, grads[0].contiguous(), ctx.sent, ctx.counts, group=ctx.group)
+        rows = torch.empty_like(back)
+        rows[ctx.order] = back
+        return rows, None, None, None

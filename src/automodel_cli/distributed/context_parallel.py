@@ -1,0 +1,151 @@
+"""Which tokens of a batch are this rank's, and attention over tokens that lie on several ranks.
+
+Shapes: B rows, T tokens of a row, c = T / (2 cp) tokens of a chunk, H heads, K head dim.
+
+Context parallel divides each row into 2 cp chunks; rank r has chunks r and 2 cp - 1 - r. A causal token looks at all
+before it, so an early and a late chunk together are the same work on every rank. Queries stay, keys and values are
+gathered. Tensor parallel divides what a cp rank has once more, contiguously, wherever layers work on each token alone;
+before shared matrices the tokens are gathered (``tensor_parallel``), so attention sees all tokens of its cp rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention.bias import causal_lower_right
+
+from automodel_cli.batch import IGNORE_INDEX, Batch
+from automodel_cli.distributed.collectives import gather
+from automodel_cli.distributed.world import World
+
+Attend = Callable[..., Tensor]
+
+
+@dataclass
+class PartOfBatch(Batch):
+    """This rank's tokens; ``whole`` is the batch they are from, padded so that it divides evenly."""
+
+    whole: Batch | None = None
+
+
+class Tokens:
+    """How the tokens of a batch lie over the cp and tp ranks of a world."""
+
+    def __init__(self, world: World) -> None:
+        self.cp, self.cp_rank = world.axis_size("cp"), world.axis_rank("cp")
+        self.tp, self.tp_rank = world.axis_size("tp"), world.axis_rank("tp")
+        self.cp_group = world.mesh.get_group("cp") if world.mesh is not None else None
+        self.whole: Batch | None = None
+
+    def follow(self, model: nn.Module) -> None:
+        """Know, while ``model`` runs, which batch it runs on."""
+
+        def look(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            batch = inputs[0]
+            assert isinstance(batch, PartOfBatch), (
+                "the model is spread over tokens: pass Parallel.part(batch)"
+            )
+            self.whole = batch.whole
+
+        model.register_forward_pre_hook(look, prepend=True)
+
+    # ------------------------------------------------------------------------------------------- tokens
+
+    def part(self, batch: Batch) -> Batch:
+        """This rank's tokens, with the positions they have in their rows."""
+        whole = self._padded(batch)
+        own = {
+            name: self.own(self.of_cp_rank(tensor))
+            for name, tensor in vars(whole).items()
+            if tensor is not None
+        }
+        return PartOfBatch(whole=whole, **own)
+
+    def _padded(self, batch: Batch) -> Batch:
+        rows, tokens = batch.input_ids.shape
+        missing = -tokens % ((2 * self.cp if self.cp > 1 else 1) * self.tp)
+        positions = batch.position_ids
+        if positions is None:
+            positions = torch.arange(tokens, device=batch.input_ids.device).expand(rows, tokens)
+        return Batch(
+            input_ids=F.pad(batch.input_ids, (0, missing)),
+            labels=None if batch.labels is None else F.pad(batch.labels, (0, missing), value=IGNORE_INDEX),
+            position_ids=F.pad(positions, (0, missing)),
+            segment_ids=None
+            if batch.segment_ids is None
+            else F.pad(batch.segment_ids, (0, missing), value=-1),
+        )
+
+    def of_cp_rank(self, row: Tensor) -> Tensor:
+        """``[B, T, ...] -> [B, T / cp, ...]``: an early and a late chunk."""
+        if self.cp == 1:
+            return row
+        chunks = row.chunk(2 * self.cp, dim=1)
+        return torch.cat([chunks[number] for number in self.chunk_numbers()], dim=1)
+
+    def own(self, row: Tensor) -> Tensor:
+        """``[B, T / cp, ...] -> [B, T / (cp tp), ...]``: a contiguous stretch."""
+        return row.chunk(self.tp, dim=1)[self.tp_rank]
+
+    def chunk_numbers(self) -> tuple[int, int]:
+        """The chunks of this cp rank."""
+        return self.cp_rank, 2 * self.cp - 1 - self.cp_rank
+
+    def positions(self) -> Tensor:
+        """Positions of all tokens of this cp rank ``[B, T / cp]``, as attention sees them."""
+        assert self.whole is not None and self.whole.position_ids is not None
+        return self.of_cp_rank(self.whole.position_ids)
+
+    # ---------------------------------------------------------------------------------------- attention
+
+    def attending(self, attend: Attend) -> Attend:
+        """``attend`` over the tokens of all cp ranks; masks come from the batch."""
+
+        def attend_over_ranks(
+            queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tensor | None, dropout: float
+        ) -> Tensor:
+            if self.cp == 1:
+                return attend(queries, keys, values, mask=self._row_mask(queries.device), dropout=dropout)
+            keys, values = self._all_chunks(keys), self._all_chunks(values)
+            chunk = queries.shape[2] // 2
+            mixed = []
+            for number, mine in zip(self.chunk_numbers(), queries.split(chunk, dim=2), strict=True):
+                seen = (number + 1) * chunk
+                bias = self._chunk_mask(number, chunk, queries.device)
+                mixed.append(attend(mine, keys[:, :, :seen], values[:, :, :seen], mask=bias, dropout=dropout))
+            return torch.cat(mixed, dim=2)
+
+        return attend_over_ranks
+
+    def _all_chunks(self, own: Tensor) -> Tensor:
+        """``[B, H, T / cp, K]`` of every cp rank as ``[B, H, T, K]``, in the order of the row."""
+        assert self.cp_group is not None
+        chunks = gather(own, 2, self.cp_group).chunk(2 * self.cp, dim=2)  # 0, 2cp-1, 1, 2cp-2, ...
+        return torch.cat([*chunks[0::2], *reversed(chunks[1::2])], dim=2)
+
+    def _row_mask(self, device: torch.device) -> Tensor | None:
+        """Whole rows: causal (None), within each segment where the batch has those."""
+        assert self.whole is not None
+        if self.whole.segment_ids is None:
+            return None
+        segments = self.whole.segment_ids.to(device)
+        tokens = segments.shape[1]
+        causal = torch.ones(tokens, tokens, dtype=torch.bool, device=device).tril()
+        return causal & (segments[:, None, :, None] == segments[:, None, None, :])
+
+    def _chunk_mask(self, number: int, chunk: int, device: torch.device) -> Any:
+        """What the queries of one chunk may see of the keys up to its end: ``[1 or B, 1, c, (number + 1) c]``."""
+        assert self.whole is not None
+        first, seen = number * chunk, (number + 1) * chunk
+        if self.whole.segment_ids is None and device.type == "cuda":
+            return causal_lower_right(chunk, seen)  # a mask that the flash kernel knows, and nobody stores
+        causal = torch.ones(chunk, seen, dtype=torch.bool, device=device).tril(first)[None, None]
+        if self.whole.segment_ids is None:
+            return causal
+        segments = self.whole.segment_ids.to(device)
+        return causal & (segments[:, None, first:seen, None] == segments[:, None, None, :seen])
