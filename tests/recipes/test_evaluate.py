@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from automodel_cli.assembly.scored_data import validation_data
+from automodel_cli.assembly.scored_model import results_folder
 from automodel_cli.assembly.voice import Voice
 from automodel_cli.batch import Batch
 from automodel_cli.checkpoint.hf_format import save_hf
@@ -122,8 +123,8 @@ class TestReport:
 
     def test_default_output_is_beside_the_steps(self, tiny_run, tmp_path):
         folder = tmp_path / "step_00000003"
-        assert evaluate._results_folder(folder) == tmp_path
-        assert evaluate._results_folder(tmp_path / "hf") == tmp_path / "hf"
+        assert results_folder(folder) == tmp_path
+        assert results_folder(tmp_path / "hf") == tmp_path / "hf"
 
     def test_a_broken_model_leaves_valid_json(self, tiny_run, tmp_path, monkeypatch):
         loaded = evaluate.load_model(str(tiny_run.run))

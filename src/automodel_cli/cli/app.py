@@ -60,7 +60,7 @@ COMMANDS: dict[str, Entry] = {
     "eval": Entry(
         "automodel_cli.cli.evaluate",
         "evaluate",
-        "Score a checkpoint on token files: loss, perplexity, bits per byte.",
+        "Score a checkpoint: loss and bits per byte on token files, CORE, the Eval Gauntlet, harness tasks.",
         _LOOK,
     ),
     "inspect-ckpt": Entry(
@@ -195,9 +195,9 @@ def _call(invocation: Invocation) -> int:
     if not arguments:
         command.main(args=["--help"], prog_name="automodel", standalone_mode=False)
         return WRONG_USAGE
-    if invocation.launch and arguments[:1] != ["pretrain"]:
+    if invocation.launch and arguments[0] not in ("pretrain", "eval"):
         given = ", ".join(f"--{flag}" for flag in invocation.launch)
-        raise ConfigError(f"{given}: only pretrain starts several processes", "leave it out")
+        raise ConfigError(f"{given}: only pretrain and eval start several processes", "leave it out")
     result = command.main(args=arguments, prog_name="automodel", standalone_mode=False, obj=invocation)
     return result if isinstance(result, int) else 0
 

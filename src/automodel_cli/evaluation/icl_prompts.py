@@ -39,7 +39,7 @@ def ordered(items: Sequence[Item], limit: int | None = None) -> list[Item]:
 
 
 def example_numbers(count: int, number: int, shots: int) -> list[int]:
-    """Which of ``count`` items are the worked examples of item ``number``; fewer than asked if there are not so many."""
+    """Which of ``count`` items are the worked examples of item ``number``; at most all the others."""
     draws = random.Random(_FEW_SHOT_SEED + number).sample(range(count - 1), min(shots, count - 1))
     return [draw + (draw >= number) for draw in draws]  # as if drawn from a list without the item
 

@@ -104,7 +104,7 @@ def cropped(row: Row, context: int | None) -> Row:
     return Row(row.ids[excess:], start, max(start, row.end - excess))
 
 
-def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
+def common_prefix(sequences: Sequence[tuple[int, ...]]) -> int:
     """How many ids all sequences begin with."""
     shortest, longest = min(sequences), max(sequences)  # what these two share, those between them share too
     for place, (one, other) in enumerate(zip(shortest, longest, strict=False)):
@@ -113,6 +113,6 @@ def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
     return min(len(shortest), len(longest))
 
 
-def common_suffix(sequences: Sequence[Sequence[int]]) -> int:
+def common_suffix(sequences: Sequence[tuple[int, ...]]) -> int:
     """How many ids all sequences end with."""
     return common_prefix([tuple(reversed(sequence)) for sequence in sequences])

@@ -1,4 +1,4 @@
-"""The in-context tasks of CORE and of the Eval Gauntlet: shots, random baselines, categories, files, how a prompt looks.
+"""The in-context tasks of CORE and of the Eval Gauntlet: shots, baselines, categories, files, how a prompt looks.
 
 Facts only; the questions themselves are data that a user brings (see ``icl_data``). Sources of the numbers:
 
@@ -103,7 +103,8 @@ _WORLD, _COMMON, _LANGUAGE = "world knowledge", "commonsense reasoning", "langua
 _SYMBOLS, _READING, _SAFETY = "symbolic problem solving", "reading comprehension", "safety"
 CATEGORIES = (_WORLD, _COMMON, _LANGUAGE, _SYMBOLS, _READING, _SAFETY)
 
-_COT = {"question_prefix": "Q: ", "answer_mark": " #### ", "stops": _STOPS}
+_COT: dict[str, Any] = {"question_prefix": "Q: ", "answer_mark": " #### ", "stops": _STOPS}
+_UNCOUNTED: dict[str, Any] = {"in_gauntlet": False, "source": _FOUNDRY}
 
 _TABLE: tuple[Task, ...] = (
     _mc("mmlu_zeroshot", 0, 25, _WORLD, "mmlu", delimiter="Answer: "),
@@ -160,11 +161,11 @@ _TABLE: tuple[Task, ...] = (
     _mc("gpqa_main", 5, 25, _WORLD, "gpqa_main", delimiter=_ANSWER),
     _mc("gpqa_diamond", 5, 25, _WORLD, "gpqa_diamond", delimiter=_ANSWER),
     # Around in the published folders, counted by no aggregate.
-    _mc("bigbench_movie_recommendation", 10, 25, _WORLD, "bigbench_movie_recommendation", in_gauntlet=False, source=_FOUNDRY),
-    _lm("bigbench_simple_arithmetic", 10, _SYMBOLS, "bigbench_simple_arithmetic", in_gauntlet=False, source=_FOUNDRY),
-    _lm("jeopardy_small", 10, _WORLD, "jeopardy_small", delimiter=_ANSWER, in_gauntlet=False, source=_FOUNDRY),
-    _lm("lambada_openai_small", 0, _LANGUAGE, "lambada_openai_small", in_gauntlet=False, source=_FOUNDRY),
-    _qa("triviaqa_small", _WORLD, "triviaqa_small", in_gauntlet=False, source=_FOUNDRY),
+    _mc("bigbench_movie_recommendation", 10, 25, _WORLD, "bigbench_movie_recommendation", **_UNCOUNTED),
+    _lm("bigbench_simple_arithmetic", 10, _SYMBOLS, "bigbench_simple_arithmetic", **_UNCOUNTED),
+    _lm("jeopardy_small", 10, _WORLD, "jeopardy_small", delimiter=_ANSWER, **_UNCOUNTED),
+    _lm("lambada_openai_small", 0, _LANGUAGE, "lambada_openai_small", **_UNCOUNTED),
+    _qa("triviaqa_small", _WORLD, "triviaqa_small", **_UNCOUNTED),
 )  # fmt: skip
 
 TASKS: dict[str, Task] = {task.name: task for task in _TABLE}

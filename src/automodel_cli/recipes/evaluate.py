@@ -20,8 +20,13 @@ from automodel_cli.assembly.scored_data import (
     training_config,
     validation_sets,
 )
+from automodel_cli.assembly.scored_model import (
+    AUTOCAST,
+    compute_precision,
+    describe_checkpoint,
+    results_folder,
+)
 from automodel_cli.assembly.voice import Voice
-from automodel_cli.checkpoint import layout
 from automodel_cli.config.schema import EvaluateConfig
 from automodel_cli.corpus.same_tokenizer import MadeBy, same_ids
 from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
@@ -30,13 +35,12 @@ from automodel_cli.data.megatron_dataset import MegatronPretraining
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.evaluation.bigram import bigram_loss
 from automodel_cli.evaluation.likelihood import Likelihood, evaluate, summarise
-from automodel_cli.files import hash_bytes, hash_file, write_json
+from automodel_cli.files import write_json
 from automodel_cli.metrics.log import json_safe
 
 FORMAT = "automodel-results/1"
 RESULTS_NAME = "results.json"
 _DEFAULT_SEQ_LEN = 1024
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
 _RUN_WINDOWS = 4096  # windows that are turned into one array at a time for the bigram model
 
 
@@ -64,13 +68,13 @@ def run(cfg: EvaluateConfig, *, voice: Voice | None = None) -> EvaluationResult:
     sets = {name: open_named(name, seq_len) for name in cfg.data} or validation_sets(
         loaded.path, trained_as, seq_len
     )
-    precision = _precision(cfg, loaded, device)
+    precision = compute_precision(cfg.precision, loaded, device)
     scores = {
         name: _score(name, dataset, cfg, loaded, device, precision, voice) for name, dataset in sets.items()
     }
     results = {
         "format": FORMAT,
-        "checkpoint": _describe_checkpoint(loaded),
+        "checkpoint": describe_checkpoint(loaded),
         **total(list(scores.values())).as_dict(),
         "sets": [_describe_set(name, sets[name], score) for name, score in scores.items()],
         "settings": {
@@ -84,7 +88,7 @@ def run(cfg: EvaluateConfig, *, voice: Voice | None = None) -> EvaluationResult:
     }
     if cfg.bigram is not None:
         results["bigram"] = _bigram(cfg, sets, loaded, seq_len)
-    output = Path(cfg.output) if cfg.output is not None else _results_folder(loaded.path) / RESULTS_NAME
+    output = Path(cfg.output) if cfg.output is not None else results_folder(loaded.path) / RESULTS_NAME
     output.parent.mkdir(parents=True, exist_ok=True)
     write_json(output, json_safe(results))
     return EvaluationResult(results, output)
@@ -112,7 +116,7 @@ def _score(
         loader,
         token_bytes=_token_bytes(cfg, dataset, loaded),
         device=device,
-        autocast_dtype=_AUTOCAST[precision],
+        autocast_dtype=AUTOCAST[precision],
         progress=lambda done: voice.progress(done, batches, name),
     )
 
@@ -195,30 +199,7 @@ def _seq_len(cfg: EvaluateConfig, loaded: LoadedModel, trained: int | None) -> i
     return seq_len
 
 
-def _precision(cfg: EvaluateConfig, loaded: LoadedModel, device: torch.device) -> str:
-    """As asked; else fp32 for what was trained in fp32, and what the hardware does best for the rest."""
-    best, _ = this_machine.choose_precision(cfg.precision, device)
-    trained = (loaded.facts.get("precision") or {}).get("compute")
-    return "fp32" if cfg.precision == "auto" and trained in ("fp32", "float32") else best
-
-
 # ------------------------------------------------------------------------------------------ the report
-
-
-def _describe_checkpoint(loaded: LoadedModel) -> dict[str, Any]:
-    return {
-        "path": str(loaded.path),
-        "step": layout.step_of(loaded.path.name),
-        "fingerprint": _fingerprint(loaded.path),
-    }
-
-
-def _fingerprint(checkpoint: Path) -> str:
-    """Identity of the weights: the manifest's own hash, or a hash over the hashes of a Hugging Face folder."""
-    if (checkpoint / layout.MANIFEST).is_file():
-        return str(layout.read_step_manifest(checkpoint)["self"])
-    names = sorted(path for path in checkpoint.iterdir() if path.suffix in (".safetensors", ".json"))
-    return hash_bytes("\n".join(f"{path.name} {hash_file(path)}" for path in names).encode())
 
 
 def _describe_set(name: str, dataset: ScoredData, score: Likelihood) -> dict[str, Any]:
@@ -235,11 +216,6 @@ def _split_of(dataset: ScoredData) -> str | None:
     """Which split was scored; None where files were named that belong to none."""
     whole = isinstance(dataset, MegatronPretraining) and dataset.whole_files
     return None if whole else dataset.split
-
-
-def _results_folder(checkpoint: Path) -> Path:
-    """The run folder of a step, or the Hugging Face folder itself: a step folder is sealed by its manifest."""
-    return checkpoint.parent if layout.step_of(checkpoint.name) is not None else checkpoint
 
 
 # ------------------------------------------------------------------------------- the bigram baseline

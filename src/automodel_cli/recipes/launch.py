@@ -26,7 +26,7 @@ THREADS_VARIABLE = "OMP_NUM_THREADS"
 
 
 def run(
-    cfg: PretrainConfig,
+    cfg: PretrainConfig | None,
     flags: Mapping[str, str],
     arguments: Sequence[str],
     *,
@@ -36,6 +36,9 @@ def run(
 
     None: the flags come down to one process, so the caller may as well do the work itself.
 
+    Args:
+        cfg: of the training run; None for work that any number of processes can share.
+
     Raises:
         ConfigError: the flags are wrong, ask for GPUs that are not here, or do not fit the mesh of the configuration.
         LaunchFailed: a worker failed; its exit code is the error's.
@@ -44,11 +47,11 @@ def run(
     plan = plan_launch(flags, processes=local_processes(flags.get("nproc-per-node", "1")))
     if plan.processes == 1 and plan.max_nodes == 1:
         return None
-    if not plan.is_elastic:
+    if cfg is not None and not plan.is_elastic:
         world.mesh_sizes(cfg, plan.processes * plan.max_nodes)
     os.environ.setdefault(THREADS_VARIABLE, str(max(1, default_threads() // plan.processes)))
     folder = _log_folder(plan)
-    signals = cfg.step_scheduler.preemption_signal
+    signals = cfg.step_scheduler.preemption_signal if cfg is not None else ()
     code = launch(plan, worker_command(arguments), log_folder=folder, say=say, signals=signals)
     if plan.log_dir is None:  # all ended as they should: nothing to look up
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,151 @@
+"""What ``automodel eval`` does with tasks: put them to a checkpoint, fetch their data, compare two results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from automodel_cli.assembly.voice import Voice
+from automodel_cli.cli import console, worker
+from automodel_cli.cli.argv import Invocation
+from automodel_cli.config.load import load_config
+from automodel_cli.config.schema_tasks import BundleConfig, TasksConfig
+from automodel_cli.errors import ConfigError
+
+COLUMNS = ("task", "shots", "items", "accuracy", "+/-", "chance", "centred", "items/s")
+
+
+def names_tasks(config: Path | None) -> bool:
+    """Whether a YAML file asks for tasks; a file that cannot be read is complained about later."""
+    if config is None:
+        return False
+    try:
+        given = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return False
+    return isinstance(given, Mapping) and not {"tasks", "harness"}.isdisjoint(given)
+
+
+def run(config: Path | None, flags: Mapping[str, Any], invocation: Invocation) -> int:
+    """Put tasks to a checkpoint, in as many processes as the launch flags say."""
+    cfg = load_config(TasksConfig, config, flags=flags)
+    if invocation.wants_processes and (code := _launch(invocation)) is not None:
+        return code
+    from automodel_cli.recipes import evaluate_tasks as recipe
+
+    if worker.rank() > 0:
+        recipe.run(cfg)
+        return 0
+    with console.voice("evaluating") as voice:
+        result = recipe.run(cfg, voice=voice)
+    show(result.results)
+    console.say(f"wrote {result.output}")
+    return 0
+
+
+def _launch(invocation: Invocation) -> int | None:
+    from automodel_cli.recipes import launch
+
+    debug = ["--debug"] if invocation.debug else []
+    voice = Voice(say=console.say)
+    return launch.run(None, invocation.launch, [*invocation.arguments, *debug], voice=voice)
+
+
+def show(results: Mapping[str, Any]) -> None:
+    """The tables of a results file."""
+    title = results["checkpoint"]["path"]
+    if results.get("tasks"):
+        rows = [_task_row(name, entry) for name, entry in results["tasks"].items()]
+        console.table(title, COLUMNS, [*rows, *_mean_rows(results["means"])], right=COLUMNS[1:])
+    if results.get("missing"):
+        console.say(f"no data for {len(results['missing'])}: {', '.join(results['missing'])}")
+    if results.get("harness"):
+        headings = ("harness task", "metric", "value", "+/-")
+        console.table(title, headings, _harness_rows(results["harness"]), right=headings[2:])
+
+
+def _task_row(name: str, entry: Mapping[str, Any]) -> list[str]:
+    return [
+        name,
+        str(entry["shots"]),
+        f"{entry['count']:,}",
+        f"{entry['accuracy']:.4f}",
+        _number(entry["stderr"]),
+        f"{entry['baseline']:.3f}",
+        f"{entry['centred']:.4f}",
+        f"{entry['items_per_s']:,.1f}",
+    ]
+
+
+def _mean_rows(means: Mapping[str, Any]) -> list[list[str]]:
+    rows = []
+    if "core" in means:
+        rows.append(_mean_row("CORE", means["core"]))
+    if "gauntlet" in means:
+        gauntlet = means["gauntlet"]
+        rows += [_mean_row(f"gauntlet: {name}", part) for name, part in gauntlet["categories"].items()]
+        rows.append(_mean_row("gauntlet: mean of categories", gauntlet))
+    return rows
+
+
+def _mean_row(name: str, mean: Mapping[str, Any]) -> list[str]:
+    over = f"over {mean['tasks']} of {mean['of']} tasks"
+    return [f"{name}, {over}", "", "", "", _number(mean.get("stderr")), "", _number(mean["score"]), ""]
+
+
+def _harness_rows(entries: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    return [
+        [name, metric, _number(found["value"]), _number(found["stderr"])]
+        for name, entry in entries.items()
+        for metric, found in entry["metrics"].items()
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def download(folder: str | None, url: str | None, sha256: str | None) -> int:
+    """Fetch the data of the in-context tasks."""
+    cfg = load_config(BundleConfig, flags={"folder": folder, "url": url, "sha256": sha256})
+    from automodel_cli.recipes import download_bundle as recipe
+
+    with console.voice("downloading") as voice:
+        found = recipe.run(cfg, voice=voice)
+    console.say(f"{found.files} files of task data in {found.folder}")
+    return 0
+
+
+def compare(files: Sequence[str]) -> int:
+    """What differs between two results files."""
+    if len(files) != 2:
+        raise ConfigError(
+            f"compare takes two results files, found {len(files)}", "automodel eval compare A.json B.json"
+        )
+    from automodel_cli.recipes import compare_results as recipe
+
+    found = recipe.run(Path(files[0]), Path(files[1]))
+    headings = ("score", "A", "B", "B - A", "+/-", "p", "")
+    console.say(f"A: {found.a}")
+    console.say(f"B: {found.b}")
+    console.table("", headings, [_difference_row(row) for row in found.rows], right=headings[1:6])
+    for note in found.notes:
+        console.say(note)
+    return 0
+
+
+def _difference_row(row: Any) -> list[str]:
+    p = "" if row.p is None else "<0.0001" if row.p < 1e-4 else f"{row.p:.4f}"
+    verdict = "" if row.p is None or row.p >= 0.05 else ("B better" if row.better else "A better")
+    return [
+        row.name,
+        f"{row.a:.4f}",
+        f"{row.b:.4f}",
+        f"{row.b - row.a:+.4f}",
+        _number(row.stderr),
+        p,
+        verdict,
+    ]

@@ -1,0 +1,71 @@
+"""What `automodel eval --tasks` reads, and the subcommands around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from automodel_cli.config.schema import Device
+from automodel_cli.config.sections import Count, Meaning, Precision, Section, Whole
+
+
+def split_words(value: Any) -> Any:
+    """``"a,b"`` or a list of such as a flat tuple of names."""
+    given = [value] if isinstance(value, str) else value
+    if not isinstance(given, Sequence):
+        return given
+    return tuple(word.strip() for text in given for word in str(text).split(",") if word.strip())
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(split_words), Meaning("names, separated by commas")]
+BatchSize = Annotated[Count | Literal["auto"], Meaning("a whole number from 1 up, or auto")]
+
+
+class TasksConfig(Section):
+    """What `automodel eval --tasks` and `--harness` read: a checkpoint and the tasks to put to it."""
+
+    checkpoint: str
+    """Checkpoint, run folder (its LATEST is taken) or Hugging Face folder."""
+    tasks: Words = ()
+    """In-context tasks: `core` (22), `gauntlet` (53) or names."""
+    harness: Words = ()
+    """Tasks of lm-evaluation-harness (`pip install 'automodel-cli[eval]'`)."""
+    harness_path: str | None = None
+    """Folder with task files of your own for lm-evaluation-harness."""
+    chat_template: bool = False
+    """Put the harness' prompts into the tokenizer's chat template."""
+    bundle: str = "eval_bundle"
+    """Folder with the data of the in-context tasks."""
+    max_per_task: Count | None = None
+    """Questions of a task at most; null: all."""
+    num_fewshot: Whole | None = None
+    """Worked examples before each question; null: as published."""
+    batch_size: BatchSize = "auto"
+    """Sequences computed at once; auto: as many as fit a number of tokens."""
+    output: str | None = None
+    """Where to write the results; null: `results_tasks.json` in the checkpoint's run folder."""
+    tokenizer: str | None = None
+    """Tokenizer of the prompts; null: the checkpoint's own."""
+    device: Device = "auto"
+    """Where to compute: auto, cpu, cuda, mps."""
+    precision: Precision = "auto"
+    """Compute in bf16, fp16 or fp32; auto: as the checkpoint was trained, where the hardware has it."""
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> TasksConfig:
+        if not self.tasks and not self.harness:
+            raise ValueError("neither tasks nor harness names anything to evaluate")
+        return self
+
+
+class BundleConfig(Section):
+    """What `automodel eval --download-bundle` reads."""
+
+    folder: str = "eval_bundle"
+    """Where the data of the in-context tasks goes."""
+    url: str | None = None
+    """Address of the archive; null: the published one."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
+    """What the archive's SHA-256 has to be; null: what is noted beside the published address."""

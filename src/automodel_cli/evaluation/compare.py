@@ -1,0 +1,163 @@
+"""Whether two models differ, from their results files.
+
+Two runs over the same questions are compared question by question: those that only one of them got right decide
+(McNemar's exact test), which sees differences that two error bars side by side do not. Where the questions differ
+(other data, another number, other worked examples), the two accuracies are compared as independent samples. p is
+the probability of a difference at least this large if the models were equally good.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from automodel_cli.errors import DataError
+
+_SAME = ("version", "data", "shots", "count")
+_EXACT_UP_TO = 2000  # questions that only one got right; beyond, the normal distribution is as good
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One score of both; ``stderr`` and ``p`` of B - A where they can be told; ``better`` whether B is."""
+
+    name: str
+    a: float
+    b: float
+    stderr: float | None = None
+    p: float | None = None
+    better: bool = False
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All scores that both files have, whose they are, and what to know when reading them."""
+
+    a: str
+    b: str
+    rows: tuple[Difference, ...]
+    notes: tuple[str, ...]
+
+
+def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> Comparison:
+    """Compare the content of two results files of ``automodel eval``.
+
+    Raises:
+        DataError: one of them is none, or they have no score in common.
+    """
+    for results in (a, b):
+        if not str(results.get("format", "")).startswith(("automodel-results/", "automodel-task-results/")):
+            raise DataError(
+                "not a results file of automodel eval", "name the files that automodel eval wrote"
+            )
+    notes: list[str] = []
+    rows = [*_sets(a, b), *_tasks(a, b, notes), *_means(a, b, notes), *_harness(a, b)]
+    if not rows:
+        raise DataError(
+            "the two files have no score in common", "evaluate both on the same tasks or token files"
+        )
+    for key, what in (("precision", "precision"), ("context", "context")):
+        first, second = a.get("settings", {}).get(key), b.get("settings", {}).get(key)
+        if first != second:
+            notes.append(f"{what}: A {first}, B {second}")
+    if a["checkpoint"]["fingerprint"] == b["checkpoint"]["fingerprint"]:
+        notes.append("both are results of the same weights")
+    return Comparison(_name(a), _name(b), tuple(rows), tuple(notes))
+
+
+def _name(results: Mapping[str, Any]) -> str:
+    checkpoint = results["checkpoint"]
+    return f"{checkpoint['path']} ({checkpoint['fingerprint']})"
+
+
+def _common(a: Mapping[str, Any], b: Mapping[str, Any], key: str) -> Iterator[tuple[str, Any, Any]]:
+    first, second = a.get(key) or {}, b.get(key) or {}
+    return ((name, first[name], second[name]) for name in first if name in second)
+
+
+def _sets(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
+    """Losses on token files; lower is better, and how they vary is not in the file."""
+    others = {entry["data"]: entry for entry in b.get("sets", [])}
+    return [
+        Difference(f"loss {entry['data']}", entry["loss"], others[entry["data"]]["loss"])
+        for entry in a.get("sets", [])
+        if entry["data"] in others
+    ]
+
+
+def _tasks(a: Mapping[str, Any], b: Mapping[str, Any], notes: list[str]) -> list[Difference]:
+    rows = []
+    for name, first, second in _common(a, b, "tasks"):
+        other = [key for key in _SAME if first[key] != second[key]]
+        if other:
+            notes.append(f"{name}: not the same questions ({', '.join(other)} differ)")
+            rows.append(
+                _independent(name, first["accuracy"], first["stderr"], second["accuracy"], second["stderr"])
+            )
+        else:
+            rows.append(_paired(name, first, second))
+    return rows
+
+
+def _paired(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Difference:
+    """McNemar's exact test, and the standard error of the difference of paired answers."""
+    only_a, only_b = discordant(a["correct"], b["correct"])
+    count = len(a["correct"])
+    mean = (only_b - only_a) / count
+    variance = (only_a + only_b) / count - mean**2
+    stderr = math.sqrt(variance / (count - 1)) if count > 1 else None
+    return Difference(name, a["accuracy"], b["accuracy"], stderr, mcnemar(only_a, only_b), only_b > only_a)
+
+
+def discordant(a: str, b: str) -> tuple[int, int]:
+    """How many questions only A, and only B, got right; ``a`` and ``b`` are strings of 0 and 1."""
+    pairs = list(zip(a, b, strict=True))
+    return pairs.count(("1", "0")), pairs.count(("0", "1"))
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """Two-sided p: were both equally good, each of these questions would be a toss of a fair coin."""
+    total, smaller = only_a + only_b, min(only_a, only_b)
+    if total == 0:
+        return 1.0
+    if total > _EXACT_UP_TO:
+        return two_sided((abs(only_a - only_b) - 1) / math.sqrt(total))
+    return min(1.0, 2 * sum(math.comb(total, k) for k in range(smaller + 1)) / 2**total)
+
+
+def two_sided(z: float) -> float:
+    """The probability that a standard normal variable is at least ``z`` away from 0."""
+    return math.erfc(abs(z) / math.sqrt(2))
+
+
+def _independent(name: str, a: float, error_a: float | None, b: float, error_b: float | None) -> Difference:
+    if error_a is None or error_b is None:
+        return Difference(name, a, b)
+    stderr = math.hypot(error_a, error_b)
+    p = two_sided((b - a) / stderr) if stderr else None
+    return Difference(name, a, b, stderr, p, b > a)
+
+
+def _means(a: Mapping[str, Any], b: Mapping[str, Any], notes: list[str]) -> list[Difference]:
+    """CORE and the Gauntlet, as independent samples: cautious, because the same questions vary together."""
+    rows = []
+    for name, first, second in _common(a, b, "means"):
+        if (first["tasks"], first["of"]) != (second["tasks"], second["of"]):
+            notes.append(
+                f"{name}: A is over {first['tasks']} tasks, B over {second['tasks']}: not comparable"
+            )
+        elif first["score"] is not None and second["score"] is not None:
+            errors = first.get("stderr"), second.get("stderr")
+            rows.append(_independent(name, first["score"], errors[0], second["score"], errors[1]))
+    return rows
+
+
+def _harness(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
+    rows = []
+    for name, first, second in _common(a, b, "harness"):
+        for metric, one, other in _common(first, second, "metrics"):
+            errors = one["stderr"], other["stderr"]
+            rows.append(_independent(f"{name} {metric}", one["value"], errors[0], other["value"], errors[1]))
+    return rows

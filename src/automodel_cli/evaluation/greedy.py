@@ -1,0 +1,124 @@
+"""The likeliest continuation of many prompts of different length, in batches, through keys and values.
+
+Rows march in step: the batch starts with as many tokens as the shortest prompt has; from there a row takes the next
+token of its own prompt while it has one, and the likeliest one afterwards. No row needs padding on its left, so
+positions and masks are the model's ordinary ones. Prompts are sorted by length, so few steps go to prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from automodel_cli.batch import Batch
+from automodel_cli.evaluation.likelihood import undisturbed
+from automodel_cli.evaluation.span_scores import Progress, SpanScorer
+from automodel_cli.models.kv_cache import KVCache
+
+_AUTO_ROWS = 32
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What to continue, by how many tokens at most, and whether what was written so far is enough."""
+
+    ids: tuple[int, ...]
+    max_new_tokens: int
+    enough: Callable[[Sequence[int]], bool] = lambda written: False
+
+
+def continue_greedily(
+    engine: SpanScorer,
+    prompts: Sequence[Prompt],
+    *,
+    stop_ids: frozenset[int] = frozenset(),
+    usable_ids: int | None = None,
+    progress: Progress | None = None,
+) -> list[list[int]]:
+    """The ids written after each prompt, on every rank; a stop id is not among them.
+
+    A prompt that leaves no room for its answer in the model's context keeps its tail.
+
+    Args:
+        engine: the model, its device and the processes that take turns.
+        usable_ids: choose among the ids below this (a tokenizer may know fewer than the model).
+    """
+    context, world = engine.model.max_seq_len, engine.world
+    rows = engine.batch_size if engine.batch_size != "auto" else _AUTO_ROWS
+    order = sorted(range(len(prompts)), key=lambda number: (-len(prompts[number].ids), number))
+    batches = [order[start : start + rows] for start in range(0, len(order), rows)]
+    found: dict[int, list[int]] = {}
+    with undisturbed(engine.model, engine.device), torch.no_grad(), engine.autocast():
+        for done in range(0, len(batches), world.dp_world):
+            numbers = batches[min(done + world.dp_rank, len(batches) - 1)]
+            march = _March(
+                engine, [_fitted(prompts[number], context) for number in numbers], stop_ids, usable_ids
+            )
+            found |= zip(numbers, march.to_the_end(), strict=True)
+            if progress is not None:
+                progress(min(done + world.dp_world, len(batches)), len(batches))
+    merged = {number: ids for part in world.gather(list(found.items())) for number, ids in part}
+    return [list(merged[number]) for number in range(len(prompts))]
+
+
+def _fitted(prompt: Prompt, context: int | None) -> Prompt:
+    if context is None:
+        return prompt
+    new = min(prompt.max_new_tokens, context - 1)
+    return Prompt(prompt.ids[-(context - new) :], new, prompt.enough)
+
+
+class _March:
+    """One batch of rows on its way."""
+
+    def __init__(
+        self, engine: SpanScorer, prompts: Sequence[Prompt], stop_ids: frozenset[int], usable_ids: int | None
+    ) -> None:
+        self._engine, self._prompts = engine, prompts
+        self._stop_ids, self._usable_ids = stop_ids, usable_ids
+        self._written: list[list[int]] = [[] for _ in prompts]
+        self._done = [prompt.max_new_tokens == 0 for prompt in prompts]
+        self._cache = KVCache() if engine.share else None
+        self._ids = torch.tensor(
+            [prompt.ids[: min(len(p.ids) for p in prompts)] for prompt in prompts], device=engine.device
+        )
+
+    def to_the_end(self) -> list[list[int]]:
+        """March until every row of every rank is done; a rank that is done keeps the others company."""
+        logits = self._forward(self._ids)
+        while True:
+            if not all(self._done):
+                self._take(logits)
+            if not self._engine.world.any(not all(self._done)):
+                return self._written
+            if all(self._done):
+                self._engine.model(Batch(self._ids[:1, :1]))
+            else:
+                logits = self._forward(self._ids[:, -1:] if self._cache is not None else self._ids)
+
+    def _forward(self, ids: Tensor) -> Tensor:
+        return self._engine.model(Batch(ids), cache=self._cache)[:, -1, : self._usable_ids]
+
+    def _take(self, logits: Tensor) -> None:
+        """Append one id a row: the prompt's own next one, or the likeliest."""
+        place = self._ids.shape[1]
+        likeliest = logits.argmax(dim=-1).tolist()
+        column = [
+            prompt.ids[place] if place < len(prompt.ids) else likeliest[row]
+            for row, prompt in enumerate(self._prompts)
+        ]
+        for row, (prompt, token) in enumerate(zip(self._prompts, column, strict=True)):
+            if place >= len(prompt.ids) and not self._done[row]:
+                self._write(row, prompt, token)
+        self._ids = torch.cat([self._ids, torch.tensor(column, device=self._ids.device)[:, None]], dim=1)
+
+    def _write(self, row: int, prompt: Prompt, token: int) -> None:
+        written = self._written[row]
+        if token in self._stop_ids:
+            self._done[row] = True
+            return
+        written.append(token)
+        self._done[row] = len(written) >= prompt.max_new_tokens or prompt.enough(written)

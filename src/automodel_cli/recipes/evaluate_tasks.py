@@ -1,0 +1,171 @@
+"""In-context tasks and harness tasks, in order: processes, model, data, each task, means, ``results_tasks.json``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from automodel_cli import device as this_machine
+from automodel_cli.assembly.checkpoint import LoadedModel, load_model
+from automodel_cli.assembly.facts import versions
+from automodel_cli.assembly.scored_model import (
+    AUTOCAST,
+    compute_precision,
+    describe_checkpoint,
+    results_folder,
+)
+from automodel_cli.assembly.voice import Voice
+from automodel_cli.config.schema_tasks import TasksConfig
+from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
+from automodel_cli.distributed import start
+from automodel_cli.distributed.world import World
+from automodel_cli.errors import ConfigError, DataError
+from automodel_cli.evaluation.aggregate import aggregates
+from automodel_cli.evaluation.icl import TaskScore, ask, prepare
+from automodel_cli.evaluation.icl_data import Bundle
+from automodel_cli.evaluation.icl_rows import Encoder
+from automodel_cli.evaluation.icl_tasks import Task, select_tasks
+from automodel_cli.evaluation.span_scores import SpanScorer
+from automodel_cli.files import write_json
+from automodel_cli.metrics.log import json_safe
+
+FORMAT = "automodel-task-results/1"
+RESULTS_NAME = "results_tasks.json"
+
+
+@dataclass(frozen=True)
+class TasksResult:
+    """What was found (the content of the results file) and where it was written."""
+
+    results: dict[str, Any]
+    output: Path
+
+
+def run(cfg: TasksConfig, *, voice: Voice | None = None) -> TasksResult:
+    """Put ``cfg.tasks`` and ``cfg.harness`` to ``cfg.checkpoint``.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be loaded.
+        ConfigError: an unknown task, no data, no tokenizer, or the harness is not installed.
+        DataError: damaged task data, or a tokenizer that is not the model's.
+    """
+    voice = voice or Voice()
+    bundle = Bundle(cfg.bundle) if cfg.tasks else None
+    tasks = select_tasks(cfg.tasks, bundle.others) if bundle is not None else []
+    device = this_machine.pick_device(cfg.device)
+    world = start.join(device.type)
+    try:
+        loaded = load_model(cfg.checkpoint, device=world.device if world.size > 1 else device)
+        return _run(cfg, loaded, bundle, tasks, world, voice if world.is_main else Voice())
+    finally:
+        start.leave(world)
+
+
+def _run(
+    cfg: TasksConfig,
+    loaded: LoadedModel,
+    bundle: Bundle | None,
+    tasks: list[Task],
+    world: World,
+    voice: Voice,
+) -> TasksResult:
+    tokenizer = _tokenizer(cfg, loaded)
+    precision = compute_precision(cfg.precision, loaded, world.device)
+    engine = SpanScorer(
+        loaded.model,
+        device=world.device,
+        autocast_dtype=AUTOCAST[precision],
+        batch_size=cfg.batch_size,
+        world=world,
+    )
+    results: dict[str, Any] = {
+        "format": FORMAT,
+        "checkpoint": describe_checkpoint(loaded),
+        "settings": {
+            "max_per_task": cfg.max_per_task,
+            "num_fewshot": cfg.num_fewshot,
+            "batch_size": cfg.batch_size,
+            "context": loaded.model.max_seq_len,
+            "tokenizer": tokenizer.name,
+            "precision": precision,
+            "device": world.device.type,
+            "processes": world.size,
+        },
+        "versions": versions(),
+    }
+    if bundle is not None:
+        results |= _in_context(cfg, bundle, tasks, engine, tokenizer, voice)
+    output = Path(cfg.output) if cfg.output is not None else results_folder(loaded.path) / RESULTS_NAME
+    if world.is_main:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_json(output, json_safe(results))
+    return TasksResult(results, output)
+
+
+def _tokenizer(cfg: TasksConfig, loaded: LoadedModel) -> Tokenizer:
+    tokenizer = loaded.tokenizer if cfg.tokenizer is None else open_tokenizer(cfg.tokenizer)
+    if tokenizer is None:
+        raise ConfigError(
+            f"{loaded.path} has no tokenizer, so no prompt can be read", "name one with --tokenizer"
+        )
+    if tokenizer.vocab_size > loaded.model.vocab_size:
+        raise DataError(
+            f"tokenizer {tokenizer.name} has {tokenizer.vocab_size:,} ids, the model {loaded.model.vocab_size:,}",
+            "name the tokenizer that the model was trained with: --tokenizer",
+        )
+    return tokenizer
+
+
+# -------------------------------------------------------------------------------------- in-context tasks
+
+
+def _in_context(
+    cfg: TasksConfig,
+    bundle: Bundle,
+    tasks: list[Task],
+    engine: SpanScorer,
+    tokenizer: Tokenizer,
+    voice: Voice,
+) -> dict[str, Any]:
+    """``tasks``, ``missing``, ``means`` and ``seconds`` of the results."""
+    started = time.perf_counter()
+    encoder = Encoder(tokenizer)
+    found: dict[str, dict[str, Any]] = {}
+    missing = [task.name for task in tasks if bundle.find(task) is None]
+    if len(missing) == len(tasks):
+        raise ConfigError(
+            f"{bundle.folder} has no data of {', '.join(missing[:5])}",
+            "name another folder with --bundle, or other tasks",
+        )
+    for task in tasks:
+        data = bundle.load(task)
+        if data is None:
+            continue
+        context = engine.model.max_seq_len
+        questions = prepare(
+            task, data, encoder, context=context, limit=cfg.max_per_task, shots=cfg.num_fewshot
+        )
+        score = ask(questions, engine, tokenizer, progress=_shown(voice, task.name))
+        found[task.name] = _entry(score, bundle)
+    return {
+        "tasks": found,
+        "missing": missing,
+        "means": aggregates(found, cfg.tasks),
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def _shown(voice: Voice, name: str) -> Callable[[int, int], None]:
+    return lambda done, total: voice.progress(done, total, name)
+
+
+def _entry(score: TaskScore, bundle: Bundle) -> dict[str, Any]:
+    """A task's results; with the bundle's own baseline where it is another than ours."""
+    entry = score.as_dict()
+    own = bundle.baselines.get(score.questions.task.name)
+    if own is not None and abs(own / 100 - entry["baseline"]) > 1e-9:
+        entry["baseline_in_bundle"] = own / 100
+    return entry
