@@ -3,8 +3,7 @@
 Each tensor gets its own generator, seeded by a hash of the run's seed and the parameter's (or module's) name.
 So the numbers do not depend on the order of construction, on the device, on how many ranks hold a piece of
 the tensor, or on whether another layer was added before it. Numbers are always drawn on the CPU, one tensor
-at a
-time, and copied: peak memory is one tensor.
+at a time, and copied: peak memory is one tensor.
 """
 
 from __future__ import annotations
@@ -71,11 +70,16 @@ class DrawOnCPU(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func not in _RANDOM_FILLS or (args[0].is_cpu and not isinstance(args[0], DTensor)):
-            return func(*args, **(kwargs or {}))
-        target, *rest = args
+        kwargs = dict(kwargs or {})
+        # torch.nn.init's functions come here before the fills inside them, and under the name "tensor".
+        initialises = getattr(func, "__module__", "") == "torch.nn.init"
+        if not initialises and func not in _RANDOM_FILLS:
+            return func(*args, **kwargs)
+        target, *rest = [kwargs.pop("tensor")] if "tensor" in kwargs else args
+        if target.is_cpu and not isinstance(target, DTensor):
+            return func(target, *rest, **kwargs)
         whole = torch.empty(target.shape, dtype=torch.float32)
-        func(whole, *rest, **(kwargs or {}))
+        func(whole, *rest, **kwargs)
         copy_whole(target, whole)
         return target
 
