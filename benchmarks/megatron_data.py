@@ -28,7 +28,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from automodel_cli.corpus.megatron_bin import MegatronReader, MegatronWriter, bin_path
+from automodel_cli.corpus.megatron_bin import MegatronWriter, bin_path
+from automodel_cli.corpus.megatron_documents import MegatronReader
 from automodel_cli.data.blending import blend
 from automodel_cli.data.gpt_index import (
     EpochPlan,

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from automodel_cli.cli import app
-from automodel_cli.corpus.megatron_bin import write_megatron_file
+from automodel_cli.corpus.megatron_documents import write_megatron_file
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import pytest
 
 from automodel_cli.corpus.megatron_bin import (
     MegatronIndex,
-    MegatronReader,
     MegatronWriter,
     bin_path,
     can_continue,
@@ -18,8 +17,8 @@ from automodel_cli.corpus.megatron_bin import (
     inspect_prefix,
     token_dtype,
     tokens_before,
-    write_megatron_file,
 )
+from automodel_cli.corpus.megatron_documents import MegatronReader, write_megatron_file
 from automodel_cli.errors import DataError
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "megatron"

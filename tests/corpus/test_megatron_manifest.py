@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from automodel_cli.corpus.megatron_bin import write_megatron_file
+from automodel_cli.corpus.megatron_documents import write_megatron_file
 from automodel_cli.corpus.megatron_manifest import (
     MegatronManifest,
     describe_pair,

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from automodel_cli.batch import IGNORE_INDEX
-from automodel_cli.corpus.megatron_bin import MegatronReader, write_megatron_file
+from automodel_cli.corpus.megatron_documents import MegatronReader, write_megatron_file
 from automodel_cli.corpus.tokenizer import ByteTokenizer
 from automodel_cli.data.loader import EvalLoader, TokenLoader
 from automodel_cli.data.megatron_dataset import CACHE_FOLDER, MegatronPretraining, RunLength

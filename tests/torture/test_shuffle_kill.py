@@ -26,15 +26,15 @@ pytestmark = pytest.mark.torture
 
 # Point -> how many instants it gets; workers' deeds happen in other processes, which the random times hit.
 INSTANTS = {
-    "read": 1,
-    "scatter": 2,
-    "compare": 2,
-    "sort": 1,
-    "file": 2,
-    "fsync": 1,
-    "rename": 2,
-    "manifest": 1,
-    "remove": 1,
+    "read": 3,
+    "scatter": 4,
+    "compare": 3,
+    "sort": 3,
+    "file": 4,
+    "fsync": 4,
+    "rename": 5,
+    "manifest": 2,
+    "remove": 2,
 }
 RANDOM_TIMES = 8
 

@@ -23,6 +23,9 @@ _TITLES = {
 }
 
 
+_UNITS = {"comparing": "documents"}  # of phases that do not read text
+
+
 class Bars:
     """A bar for each phase of a run, from the recipe's ``Progress`` events."""
 
@@ -43,7 +46,7 @@ class Bars:
             self.__exit__()
             # The first event of a phase comes after its first piece of work, so it began when the last one ended.
             self._phase, self._started_s = event.phase, self._last_event_s
-            unit = "tokens" if event.tokens_wanted else "bytes"
+            unit = "tokens" if event.tokens_wanted else _UNITS.get(event.phase, "bytes")
             self._bar = console.Progress(_TITLES[event.phase], unit=unit)
         assert self._bar is not None
         self._last_event_s = time.monotonic()
@@ -52,8 +55,10 @@ class Bars:
             done, wanted = event.tokens, event.tokens_wanted
         else:
             done, wanted = event.text_bytes, event.bytes_wanted or 0
-        parts = [f"{event.documents:,} documents", f"{event.tokens:,} tokens" if event.tokens else ""]
-        parts += [f"{event.text_bytes / elapsed_s / 1e6:,.1f} MB/s"]
+        parts = []
+        if event.phase not in _UNITS:
+            parts += [f"{event.documents:,} documents", f"{event.tokens:,} tokens" if event.tokens else ""]
+            parts += [f"{event.text_bytes / elapsed_s / 1e6:,.1f} MB/s"]
         if 0 < done < wanted and not console.is_terminal():
             parts.append(f"ETA {duration(elapsed_s * (wanted - done) / done)}")
         if event.bad_rows:

@@ -33,7 +33,7 @@ from typing import IO
 
 import numpy as np
 
-from automodel_cli.corpus.nanogpt_bin import TokenFile, TokenReader
+from automodel_cli.corpus.nanogpt_bin import TokenFile
 from automodel_cli.errors import DataError
 from automodel_cli.files import TEMP_SUFFIX, disk_errors_named, fsync_file, fsync_folder, publish
 
@@ -310,25 +310,6 @@ class MegatronIndex:
             )
 
 
-class MegatronReader:
-    """Sequences and documents of one pair of files, by number."""
-
-    def __init__(self, prefix: Path | str) -> None:
-        self.file = inspect_prefix(prefix)
-        self.index = MegatronIndex(self.file)
-        self.tokens = TokenReader(self.file.tokens)
-
-    def sequence(self, number: int) -> np.ndarray:
-        """The token ids of one sequence, in the file's dtype."""
-        starts, lengths = self.index.locate(np.array([number]))
-        return self.tokens.read(starts[0], lengths[0])
-
-    def document(self, number: int) -> list[np.ndarray]:
-        """The sequences of one document."""
-        begin, end = self.index.document_bounds()[number : number + 2].tolist()
-        return [self.sequence(sequence) for sequence in range(begin, end)]
-
-
 # ------------------------------------------------------------------------------------------- writing
 
 Kept = tuple[int, int, int]  # tokens, sequences, documents
@@ -504,15 +485,3 @@ def header_bytes(dtype: np.dtype, num_sequences: int, document_entries: int) -> 
     return b"".join(
         (MAGIC, *counts, num_sequences.to_bytes(8, "little"), document_entries.to_bytes(8, "little"))
     )
-
-
-def write_megatron_file(
-    prefix: Path | str, documents: Sequence[Sequence[Sequence[int]]], *, dtype: np.dtype | str
-) -> MegatronFile:
-    """Publish documents, each a list of sequences of ids, as one pair of files."""
-    writer = MegatronWriter(prefix, dtype=np.dtype(dtype))
-    sequences = [np.asarray(sequence, dtype=np.int64) for document in documents for sequence in document]
-    lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
-    tokens = np.concatenate([*sequences, np.empty(0, np.int64)]).astype(writer.dtype)
-    writer.write(tokens, lengths, np.array([len(document) for document in documents], dtype=np.int64))
-    return writer.close()
