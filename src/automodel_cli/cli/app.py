@@ -81,6 +81,12 @@ COMMANDS: dict[str, Entry] = {
         "Continue a prompt with a checkpoint.",
         _LOOK,
     ),
+    "export": Entry(
+        "automodel_cli.cli.export",
+        "app",
+        "A checkpoint as a folder that transformers loads: automodel export hf CKPT OUT.",
+        _LOOK,
+    ),
     "quickstart": Entry(
         "automodel_cli.cli.quickstart",
         "quickstart",

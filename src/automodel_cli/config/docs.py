@@ -22,6 +22,7 @@ from automodel_cli.config.schema import (
     PlotConfig,
     PretrainConfig,
 )
+from automodel_cli.config.schema_export import ExportConfig
 from automodel_cli.config.schema_megatron import PreprocessMegatronConfig
 from automodel_cli.config.schema_preprocess import (
     PreprocessNanogptConfig,
@@ -45,6 +46,7 @@ _COMMANDS: tuple[tuple[str, type[Section]], ...] = (
     ("automodel inspect-ckpt", InspectConfig),
     ("automodel plot", PlotConfig),
     ("automodel generate", GenerateConfig),
+    ("automodel export hf", ExportConfig),
 )
 
 _INTRODUCTION = f"""# Configuration

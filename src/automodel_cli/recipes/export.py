@@ -1,0 +1,44 @@
+"""``automodel export hf``: a checkpoint as a folder that transformers loads.
+
+One process on one machine, without a device: shards are read and written one tensor at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from automodel_cli.assembly.model import checkpoint_at
+from automodel_cli.checkpoint import hf_export
+from automodel_cli.checkpoint.describe import folder_bytes
+from automodel_cli.checkpoint.layout import Say
+from automodel_cli.config.schema_export import ExportConfig
+from automodel_cli.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What was made of which checkpoint."""
+
+    checkpoint: Path
+    folder: Path
+    num_bytes: int
+
+
+def run(
+    cfg: ExportConfig, *, progress: hf_export.Progress | None = None, say: Say | None = None
+) -> ExportResult:
+    """Write the model of a checkpoint, and its tokenizer, as a Hugging Face folder.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, it is damaged, its model has no such format, or the folder
+            exists.
+    """
+    step = checkpoint_at(cfg.checkpoint)
+    if step is None:
+        raise CheckpointError(
+            f"{cfg.checkpoint} is neither a checkpoint nor a run folder",
+            "name a run folder, or one of its steps; automodel inspect-ckpt shows what there is",
+        )
+    folder = hf_export.export(step, Path(cfg.output), progress=progress, say=say)
+    return ExportResult(step, folder, folder_bytes(folder))

@@ -1,0 +1,194 @@
+"""Checkpoints to Hugging Face folders: transformers computes the same logits, whoever wrote the shards."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+from tests.checkpoint import many_ranks
+
+from automodel_cli.batch import Batch
+from automodel_cli.checkpoint import hf_export, hf_format, sharded
+from automodel_cli.checkpoint.checkpointer import Checkpointer
+from automodel_cli.checkpoint.step_files import StepReader, StepWriter
+from automodel_cli.cli import app
+from automodel_cli.config.schema_export import ExportConfig
+from automodel_cli.corpus.tokenizer import open_tokenizer
+from automodel_cli.distributed.world import World
+from automodel_cli.errors import CheckpointError
+from automodel_cli.models import hf
+from automodel_cli.models.gpt2 import build_gpt2_model
+from automodel_cli.recipes import export
+
+
+def tiny(kind: str):
+    if kind.startswith("gpt2"):
+        model = build_gpt2_model(
+            vocab_size=300, n_positions=16, n_embd=24, n_layer=2, n_head=4, bias=kind != "gpt2 without biases"
+        )
+    else:
+        sizes = {
+            "hidden_size": 24,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+        }
+        if kind == "mixtral":  # its experts are one tensor here, many on disk
+            config = transformers.MixtralConfig(
+                vocab_size=300, intermediate_size=16, num_local_experts=3, **sizes
+            )
+        else:
+            tied = kind == "llama tied"
+            config = transformers.LlamaConfig(
+                vocab_size=300, intermediate_size=40, tie_word_embeddings=tied, **sizes
+            )
+        model = hf.from_config(config)
+    model.init_weights(0)
+    return model.eval()
+
+
+def save(run, model, *, save_format="safetensors", **changes):
+    tokenizer = run.parent / "tokenizer"
+    open_tokenizer("byte").save(tokenizer)
+    arguments = {"state": {}, "loader_state": {}, "config_yaml": "", "facts": {"model": model.model_config()}}
+    checkpointer = Checkpointer(run, save_format=save_format)
+    return checkpointer.save(
+        3, model=model, optimizer=None, tokenizer_folder=tokenizer, **{**arguments, **changes}
+    )
+
+
+def contents(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize("save_format", ["safetensors", "torch_save"])
+@pytest.mark.parametrize("kind", ["gpt2", "gpt2 without biases", "llama", "llama tied", "mixtral"])
+def test_transformers_computes_the_same_logits(tmp_path, kind, save_format):
+    model = tiny(kind)
+    save(tmp_path / "run", model, save_format=save_format)
+    cfg = ExportConfig(checkpoint=str(tmp_path / "run"), output=str(tmp_path / "out"))
+    result = export.run(cfg)
+    assert result.folder == tmp_path / "out" and result.checkpoint.name == "step_00000003"
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(result.folder).eval()
+    ids = torch.arange(10)[None] * 7 % 300
+    with torch.no_grad():
+        assert torch.equal(loaded(ids).logits, model(Batch(ids, None)))
+    text = "caf\u00e9 and more"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(result.folder)
+    assert tokenizer.encode(text, add_special_tokens=False) == list(text.encode())
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "llama tied"])
+def test_the_same_tensors_as_the_copy_that_a_run_makes(tmp_path, kind):
+    model = tiny(kind)
+    step = save(tmp_path / "run", model, consolidate=True)
+    hf_export.export(step, tmp_path / "out")
+    made, kept = contents(tmp_path / "out"), contents(step / "hf")
+    weights = [load_file(folder / "model.safetensors") for folder in (tmp_path / "out", step / "hf")]
+    assert many_ranks.differing(*weights) == []
+    for contents_of in (made, kept):
+        contents_of.pop("model.safetensors")
+    assert made == kept
+
+
+def parts_in_two_files(step, model):
+    """The same step as two ranks would have written it: rows in halves."""
+    state = {name: value.detach() for name, value in model.state_dict().items()}
+    writer = StepWriter(step.with_name("step_00000004"))
+    for rank in (0, 1):
+        halves = {name: value.chunk(2)[rank] for name, value in state.items()}
+        offsets = {
+            name: (rank * -(-value.shape[0] // 2), *[0] * (value.dim() - 1)) for name, value in state.items()
+        }
+        sharded.save_tensors(halves, writer, "model", rank=rank, offsets=offsets)
+    writer.write_json("model/config.json", model.model_config())
+    manifest = StepReader(step).manifest
+    writer.finish({**manifest, "step": 4})
+    return writer.folder
+
+
+def test_shards_of_several_ranks_and_several_files_out(tmp_path, monkeypatch):
+    model = tiny("gpt2")
+    one = save(tmp_path / "run", model)
+    two = parts_in_two_files(one, model)
+    hf_export.export(two, tmp_path / "whole")
+    monkeypatch.setattr(hf_format, "MAX_FILE_BYTES", 20_000)
+    hf_export.export(two, tmp_path / "cut")
+    index = json.loads((tmp_path / "cut" / hf_format.INDEX).read_text())
+    assert len(set(index["weight_map"].values())) > 2
+    expected = {
+        f"transformer.{name}": value for name, value in model.state_dict().items() if value.dim() == 1
+    }
+    for folder in ("whole", "cut"):
+        found = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / folder).state_dict()
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_memory_is_bounded_by_the_largest_tensor(tmp_path):
+    model = build_gpt2_model(vocab_size=1000, n_positions=8, n_embd=128, n_layer=24, n_head=2)
+    model.init_weights(0)
+    step = save(tmp_path / "run", model)
+    largest = max(value.nbytes for value in model.state_dict().values())
+    total = sum(value.nbytes for value in model.state_dict().values())
+    hf_export.export(step, tmp_path / "first")  # imports and tables are there now
+    read: list[int] = []
+    held, original = [0], sharded.StoredTensors.read
+
+    def counted(self, name):
+        tensor = original(self, name)
+        read.append(tensor.nbytes)
+        held[0] = max(held[0], tensor.nbytes)
+        return tensor
+
+    tracemalloc.start()
+    try:
+        sharded.StoredTensors.read = counted
+        hf_export.export(step, tmp_path / "second")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        sharded.StoredTensors.read = original
+        tracemalloc.stop()
+    assert sum(read) == total and held[0] == largest < total / 20
+    assert peak < 20 << 20  # Python's own memory: headers and pieces of files, no tensors
+
+
+@pytest.mark.parametrize("trouble", ["exists", "damaged", "foreign", "nothing"])
+def test_what_cannot_be_exported_is_refused_and_leaves_nothing(tmp_path, trouble, capsys):
+    step = save(tmp_path / "run", tiny("gpt2"))
+    shard = step / "model" / sharded.shard_name()
+    words = {"exists": "exists already", "damaged": shard.name, "foreign": "no Hugging Face format"}
+    if trouble == "exists":
+        (tmp_path / "out").mkdir()
+    elif trouble == "damaged":
+        shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    elif trouble == "foreign":
+        model = torch.nn.Linear(2, 2)
+        model.model_config = lambda: {"family": "foreign"}
+        save(tmp_path / "run", model)
+    source = tmp_path if trouble == "nothing" else tmp_path / "run"
+    code = app.run(["export", "hf", str(source), str(tmp_path / "out")])
+    assert (
+        code == 1 and words.get(trouble, "neither a checkpoint nor a run folder") in capsys.readouterr().err
+    )
+    assert not (tmp_path / "out.tmp").exists()
+    assert (tmp_path / "out").exists() == (trouble == "exists")
+
+
+def test_the_command(tmp_path, capsys):
+    save(tmp_path / "run", tiny("gpt2"))
+    assert app.run(["export", "hf", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
+    assert f"MiB from {tmp_path / 'run' / 'step_00000003'}" in capsys.readouterr().out.replace("\n", "")
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(contents(tmp_path / "out"))
+
+
+def test_a_world_of_one_is_enough(tmp_path):
+    """No process group is made."""
+    save(tmp_path / "run", tiny("gpt2"))
+    hf_export.export(tmp_path / "run" / "step_00000003", tmp_path / "out")
+    assert World.single().size == 1 and not torch.distributed.is_initialized()
+    with pytest.raises(CheckpointError, match="exists already"):
+        hf_export.export(tmp_path / "run" / "step_00000003", tmp_path / "out")
