@@ -160,6 +160,31 @@ def test_megatron_files_by_the_byte_table(tmp_path):
     assert all(offset in page for offset in ("34 + 4N", "34 + 12N", "34 + 12N + 8D", "8 uint16", "65,500"))
 
 
+def test_what_preprocess_megatron_writes(tmp_path):
+    rows = "".join(f'{{"text": "{line}"}}\n' for line in SENTENCES)
+    (tmp_path / "rows.jsonl").write_text(rows)
+    words = ["--input", "rows.jsonl", "--output-path", "out", "--tokenizer", "byte", "--append-eod"]
+    automodel(tmp_path, "preprocess", "megatron", *words, "--output-prefix", "NAME")
+    page, listed = section("`PREFIX.bin` and `PREFIX.idx`"), section("Megatron `NAME.manifest.json`")
+    for path in (tmp_path / "out").iterdir():
+        assert path.name in page, path.name
+    manifest = json.loads((tmp_path / "out/NAME.manifest.json").read_text())
+    assert set(manifest) == table_keys("Megatron `NAME.manifest.json`")
+    asked = listed.split("what was asked: ")[1].split("|")[0]
+    assert set(manifest["options"]) == set(re.findall(r"`(\w+)`", asked))
+    body = {key: value for key, value in manifest.items() if key != "self"}
+    assert manifest["self"] == xxh3(json.dumps(body, sort_keys=True, ensure_ascii=False).encode())
+    (pair,) = manifest["pairs"]
+    assert all(f"`{key}`" in listed for key in pair)
+    for suffix in ("bin", "idx"):
+        data = (tmp_path / f"out/{pair['name']}.{suffix}").read_bytes()
+        assert (pair[f"{suffix}_bytes"], pair[f"{suffix}_xxh3"]) == (len(data), xxh3(data))
+    for file in manifest["tokenizer_files"]:
+        data = (tmp_path / "out/NAME.tokenizer" / file["name"]).read_bytes()
+        assert (file["bytes"], file["xxh3"]) == (len(data), xxh3(data))
+    assert manifest["eod_id"] == 256 and manifest["documents"] == len(SENTENCES)
+
+
 def test_sample_indices(tmp_path):
     for name in ("a", "b"):
         write_megatron_file(tmp_path / name, [[[1, 2, 3, 4, 5, 6, 7, 8]]] * 20, dtype="uint16")
