@@ -39,6 +39,9 @@ class Ranks:
     def finish(self, gradients: Sequence[Tensor]) -> None:
         """Complete what the backward pass left partial."""
 
+    def agree_on_overflow(self, scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> None:
+        """After ``scaler.unscale_``: what overflowed on one rank has overflowed."""
+
     def norm(self, gradients: Sequence[Tensor]) -> Tensor:
         """L2 norm of the whole gradient."""
         return nn.utils.get_total_norm(list(gradients))
@@ -84,6 +87,10 @@ class ManyRanks(Ranks):
                 partial, flat.split([tensor.numel() for tensor in partial]), strict=True
             ):
                 tensor.copy_(summed.view_as(tensor))
+
+    def agree_on_overflow(self, scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> None:
+        for found in scaler._per_optimizer_states[id(optimizer)]["found_inf_per_device"].values():
+            dist.all_reduce(local(found), op=dist.ReduceOp.MAX)
 
     def norm(self, gradients: Sequence[Tensor]) -> Tensor:
         """Each rank adds up its pieces, a piece that several ranks hold divided by their number; then one sum."""

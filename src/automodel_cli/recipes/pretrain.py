@@ -23,6 +23,7 @@ from automodel_cli.assembly import summary, training
 from automodel_cli.assembly import world as world_assembly
 from automodel_cli.assembly.fast_path import FastPath, choose_fast_path
 from automodel_cli.assembly.horizon import due, plan_horizon
+from automodel_cli.assembly.logs import open_logs
 from automodel_cli.assembly.run_folder import move_aside
 from automodel_cli.assembly.tokenizer import run_tokenizer
 from automodel_cli.assembly.voice import Voice
@@ -32,14 +33,12 @@ from automodel_cli.checkpoint.checkpointer import Checkpointer
 from automodel_cli.checkpoint.together import on_main
 from automodel_cli.config.load import to_yaml
 from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.distributed.presence import Presence
 from automodel_cli.distributed.start import leave
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import AutomodelError
 from automodel_cli.evaluation.likelihood import Likelihood
 from automodel_cli.evaluation.likelihood import evaluate as evaluate_likelihood
-from automodel_cli.files import write_text
-from automodel_cli.metrics.log import MetricsLog, rewind
-from automodel_cli.metrics.wandb_log import open_wandb
 from automodel_cli.train.compiling import compile_model
 from automodel_cli.train.state import TrainState
 from automodel_cli.train.step import StepResult, train_step
@@ -119,6 +118,7 @@ class PretrainRecipe:
             self.world, self._joined = world_assembly.join(self.cfg), True
         if not self.world.is_main:
             self.voice = Voice()
+        self.presence = Presence(self.world)
         with contextlib.ExitStack() as claim:
             if self.cfg.checkpoint.enabled:
                 self._on_main(lambda: claim.enter_context(layout.run_lock(self.run_folder)))
@@ -248,20 +248,12 @@ class PretrainRecipe:
         self._resume(layout.resolve(self.run_folder, restore_from, say=self.voice.say))
 
     def _open_logs(self) -> None:
-        cfg, enabled = self.cfg, self.cfg.checkpoint.enabled and self.world.is_main
-        remote = None
-        if (settings := cfg.wandb_active) is not None and self.world.is_main:
-            remote = open_wandb(
-                settings.model_dump(), self.run_folder, config=run_facts.plain_config(cfg), say=self.voice.say
-            )
-        if enabled:
-            write_text(self.run_folder / "config.yaml", to_yaml(cfg))
-            rewind(self.run_folder, self.state.step)  # what a killed run logged past its checkpoint
-        self.metrics = MetricsLog(
-            self.run_folder if enabled else None,
-            wandb=remote,
-            console=self.voice.say,
-            remote_every_steps=cfg.step_scheduler.log_remote_every_steps,
+        self.metrics = open_logs(
+            self.cfg,
+            self.run_folder,
+            step=self.state.step,
+            is_main=self.world.is_main,
+            say=self.voice.say,
         )
         self.throughput = training.build_throughput(
             self.model,
@@ -279,6 +271,7 @@ class PretrainRecipe:
         every, last = self.cfg.step_scheduler, self.horizon.total_steps
         with (
             self._claim,
+            self.presence.explaining(lambda: f"after step {self.state.step}"),
             self.stop.listening(),
             self._logs_closed(),
             self._saves_finished(),
@@ -290,6 +283,7 @@ class PretrainRecipe:
                 self.state.advance(self.loader.epoch, self.horizon.tokens_per_step)
                 self.throughput.step(self.horizon.tokens_per_step)
                 step = self.state.step
+                self.presence.sign(step)
 
                 if due(step, every=every.log_every_steps, last=last):
                     self._log(lr)
@@ -487,7 +481,7 @@ class PretrainRecipe:
         return RunResult(
             step=self.state.step,
             checkpoint=None if saved is None else layout.step_folder(self.run_folder, saved),
-            exit_code=EXIT_PREEMPTED if self.stop.requested else 0,
+            exit_code=EXIT_PREEMPTED if self.stop.agreed(self.world.any) else 0,  # also during the last save
             last_loss=self._last_loss,
             val_losses=dict(self._val_losses),
         )

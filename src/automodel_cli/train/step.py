@@ -84,6 +84,7 @@ def train_step(
     nll_sum = ranks.sum(nll_sum)
     if scaler is not None:
         scaler.unscale_(optimizer)
+        ranks.agree_on_overflow(scaler, optimizer)
     gradients = gradients_of(optimizer)
     ranks.finish(gradients)
     grad_norm = clip_gradients(gradients, max_norm, ranks)

@@ -1,0 +1,35 @@
+"""Where a run's numbers go: its metrics file, the console, Weights & Biases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from automodel_cli.assembly import facts
+from automodel_cli.config.load import to_yaml
+from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.files import write_text
+from automodel_cli.metrics.log import MetricsLog, rewind
+from automodel_cli.metrics.wandb_log import open_wandb
+
+
+def open_logs(
+    cfg: PretrainConfig, run_folder: Path, *, step: int, is_main: bool, say: Callable[[str], None]
+) -> MetricsLog:
+    """The log of a run that goes on from ``step``; what a killed run logged past that is set aside.
+
+    Only the main process writes; the others get a log that goes nowhere.
+    """
+    remote = None
+    if (settings := cfg.wandb_active) is not None and is_main:
+        remote = open_wandb(settings.model_dump(), run_folder, config=facts.plain_config(cfg), say=say)
+    keeps_files = cfg.checkpoint.enabled and is_main
+    if keeps_files:
+        write_text(run_folder / "config.yaml", to_yaml(cfg))
+        rewind(run_folder, step)
+    return MetricsLog(
+        run_folder if keeps_files else None,
+        wandb=remote,
+        console=say,
+        remote_every_steps=cfg.step_scheduler.log_remote_every_steps,
+    )

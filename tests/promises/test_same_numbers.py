@@ -1,0 +1,82 @@
+"""One process = DDP = FSDP2 = HSDP = tensor parallel = context parallel = accumulation: the same rows at each step, the
+same initial weights, and losses and gradient norms within 1e-5 over 20 updates in fp32."""
+
+import pytest
+from tests.conftest import write_tokens
+from tests.distributed.ranks import run_ranks
+from tests.promises.spread_runs import QWEN2, train
+
+TOLERANCE = 1e-5
+ALONE = {"gpt2": {}, "qwen2": {"model": QWEN2}}
+TWO_RANKS = {
+    "fsdp2": {},
+    "ddp": {"distributed": {"strategy": "ddp"}},
+    "tp": {"distributed": {"tp_size": 2, "activation_checkpointing": "selective"}},
+    "cp": {"distributed": {"cp_size": 2, "activation_checkpointing": True}},
+    "ddp, cp": {"distributed": {"strategy": "ddp", "cp_size": 2}},
+    "fsdp2, options": {
+        "distributed": {
+            "reshard_after_forward": True,
+            "enable_fsdp2_prefetch": True,
+            "activation_checkpointing": True,
+            "offload_policy": {"pin_memory": False},
+        }
+    },
+    "no accumulation": {"step_scheduler": {"local_batch_size": 4}},
+    "qwen2, fsdp2": {"model": QWEN2},
+    "qwen2, tp": {"model": QWEN2, "distributed": {"tp_size": 2}},
+    "qwen2, cp": {"model": QWEN2, "distributed": {"cp_size": 2}},
+}
+FOUR_RANKS = {
+    "hsdp": {"distributed": {"dp_replicate_size": 2}},
+    "dp, tp": {"distributed": {"tp_size": 2}},
+    "dp, cp": {"distributed": {"cp_size": 2, "activation_checkpointing": True}},
+    "hsdp, tp": {"distributed": {"tp_size": 2, "dp_replicate_size": 2, "activation_checkpointing": True}},
+    "qwen2, dp, tp": {"model": QWEN2, "distributed": {"tp_size": 2}},
+    "qwen2, cp, tp": {"model": QWEN2, "distributed": {"tp_size": 2, "cp_size": 2}},
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("spread")
+    write_tokens(folder / "train.bin", tokens=5_000, seed=0, vocab_size=61)
+    write_tokens(folder / "val.bin", tokens=300, seed=1, vocab_size=61)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def alone(data):
+    (numbers,) = run_ranks(1, train, data, ALONE)
+    return numbers
+
+
+def check_same(numbers, alone, name):
+    reference = alone["qwen2" if name.startswith("qwen2") else "gpt2"]
+    assert numbers["rows"] == reference["rows"], name
+    assert numbers["initial"] == reference["initial"], name
+    assert numbers["tokens"] == reference["tokens"], name
+    assert numbers["losses"] == pytest.approx(reference["losses"], abs=TOLERANCE), name
+    assert numbers["norms"] == pytest.approx(reference["norms"], rel=TOLERANCE), name
+    assert numbers["validation"] == pytest.approx(reference["validation"], abs=TOLERANCE), name
+
+
+def check_all(results, alone):
+    for name in results[0]:
+        for rank in results:
+            check_same(rank[name], alone, name)
+
+
+def test_accumulation(data, alone):
+    """Eight micro-batches of one row, four of two."""
+    (numbers,) = run_ranks(1, train, data, {"gpt2": {"step_scheduler": {"local_batch_size": 1}}})
+    check_same(numbers["gpt2"], alone, "gpt2")
+    assert alone["gpt2"]["losses"][-1] < alone["gpt2"]["losses"][0] - 0.5  # it learns something
+
+
+def test_two_ranks(data, alone):
+    check_all(run_ranks(2, train, data, TWO_RANKS, timeout_s=400), alone)
+
+
+def test_four_ranks(data, alone):
+    check_all(run_ranks(4, train, data, FOUR_RANKS, timeout_s=500), alone)
