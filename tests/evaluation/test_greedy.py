@@ -1,0 +1,47 @@
+"""Greedy continuation of prompts of different length, against transformers one prompt at a time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from automodel_cli.assembly.checkpoint import load_model
+from automodel_cli.evaluation.greedy import Prompt, continue_greedily
+from automodel_cli.evaluation.span_scores import SpanScorer
+
+TEXTS = ("Ann", "Ann saw Eve because", "It rained, therefore the street was", "2 + 2 =", "no no no")
+
+
+def prompts_of(tokenizer, new: int) -> list[Prompt]:
+    return [Prompt(tuple(tokenizer(text)["input_ids"]), new) for text in TEXTS]
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_against_transformers(tiny_hf, share):
+    loaded = load_model(tiny_hf.folder)
+    prompts = prompts_of(tiny_hf.tokenizer, 12)
+    stop = tiny_hf.tokenizer.eos_token_id
+    engine = SpanScorer(loaded.model, batch_size=3, share=share)
+    found = continue_greedily(engine, prompts, stop_ids=frozenset({stop}))
+    for prompt, ids in zip(prompts, found, strict=True):
+        made = tiny_hf.model.generate(
+            torch.tensor([prompt.ids]), max_new_tokens=12, do_sample=False, pad_token_id=0, eos_token_id=stop
+        )[0].tolist()[len(prompt.ids) :]
+        assert ids == [token for token in made if token != stop]
+
+
+def test_enough_is_enough_and_long_prompts_keep_their_tail(tiny_hf):
+    loaded = load_model(tiny_hf.folder)
+    engine = SpanScorer(loaded.model)
+    long = tuple(range(1, 300))
+    found = continue_greedily(
+        engine,
+        [
+            Prompt((1, 2, 3), 9, lambda written: len(written) == 4),
+            Prompt(long, 7),
+            Prompt(long[-(192 - 7) :], 7),
+            Prompt((1, 2), 0),
+        ],
+    )
+    assert [len(ids) for ids in found] == [4, 7, 7, 0]
+    assert found[1] == found[2]
