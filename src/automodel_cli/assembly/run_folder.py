@@ -1,12 +1,60 @@
-"""Moving an earlier run out of the run folder, for a fresh start."""
+"""The run folder: an earlier run moved aside, the checkpoint to continue from, and who writes the next ones.
+
+Rank 0 looks at the folder for all; what it finds wrong ends every rank.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+from automodel_cli.checkpoint import layout
+from automodel_cli.checkpoint.checkpointer import Checkpointer
+from automodel_cli.checkpoint.together import on_main
+from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.distributed.world import World
 from automodel_cli.files import fsync_folder
 
 LOCK_NAME = ".lock"
+WHAT = "opening the run folder"
+Say = Callable[[str], None]
+
+
+def open_run_folder(cfg: PretrainConfig, world: World, *, fresh: bool, say: Say) -> Checkpointer:
+    """The checkpointer of this run; with ``fresh`` an earlier run is first moved out of its way."""
+    settings = cfg.checkpoint
+    folder = Path(settings.checkpoint_dir)
+
+    def make_room() -> None:
+        if moved := move_aside(folder):
+            say(f"moved the earlier run to {moved}")
+
+    if settings.enabled and fresh:
+        on_main(world, make_room, what=WHAT)
+    return Checkpointer(
+        folder,
+        keep_last=settings.keep_last,
+        keep_every=settings.keep_every,
+        save_format=settings.model_save_format,
+        is_async=settings.is_async and settings.enabled,
+        world=world,
+        say=say,
+    )
+
+
+def find_checkpoint(cfg: PretrainConfig, world: World, *, say: Say) -> Path | None:
+    """The step folder that this run continues from, or None for a run that begins."""
+    settings = cfg.checkpoint
+    folder = Path(settings.checkpoint_dir)
+
+    def find() -> str | None:
+        if settings.restore_from is not None:
+            return str(layout.resolve(folder, settings.restore_from, say=say))
+        found = layout.latest(folder, say=say)
+        return None if found is None else str(found)
+
+    name = on_main(world, find, what=WHAT) if settings.enabled else None
+    return None if name is None else Path(name)
 
 
 def move_aside(folder: Path) -> Path | None:

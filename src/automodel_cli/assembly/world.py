@@ -13,7 +13,7 @@ from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.distributed import start
 from automodel_cli.distributed.mesh import MeshSizes, plan_mesh
 from automodel_cli.distributed.parallelize import Parallel, Spread
-from automodel_cli.distributed.world import World
+from automodel_cli.distributed.world import MESH_AXES, World
 from automodel_cli.errors import ConfigError
 from automodel_cli.models.interface import CausalLM
 
@@ -105,6 +105,21 @@ def spread(cfg: PretrainConfig, model: CausalLM, fast_path: FastPath) -> Spread:
 def lay_out(cfg: PretrainConfig, model: CausalLM, world: World, fast_path: FastPath) -> Parallel:
     """Spread ``model`` over the ranks; its weights come afterwards."""
     return Parallel(model, world, spread(cfg, model, fast_path))
+
+
+def rows(cfg: PretrainConfig, world: World) -> list[tuple[str, str]]:
+    """How the model lies over the processes, in a line; none for one process."""
+    if world.size == 1:
+        return []
+    section = cfg.distributed
+    sizes = " x ".join(f"{axis} {world.axis_size(axis)}" for axis in MESH_AXES if world.axis_size(axis) > 1)
+    recompute = _RECOMPUTE[section.activation_checkpointing]
+    details = [
+        f"activations computed again ({recompute})" if recompute else "",
+        "weights kept in CPU memory" if section.offload_policy is not None else "",
+    ]
+    strategy = "ddp" if section.strategy == "ddp" else "fsdp2"
+    return [("processes", ", ".join(filter(None, [f"{world.size}: {strategy}, {sizes}", *details])))]
 
 
 def notes(cfg: PretrainConfig, device_type: str) -> list[str]:

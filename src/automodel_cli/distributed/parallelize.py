@@ -75,6 +75,7 @@ class Parallel:
         self.call: nn.Module = model
         self.ranks = Ranks()
         self.tokens = Tokens(world)
+        self.shows_views = world.axis_size("tp") > 1
         self.divides_tokens = self.tokens.cp * self.tokens.tp > 1
         self._lay_out(cast(Any, model))
 
@@ -90,6 +91,7 @@ class Parallel:
         sharded = self.world.size > 1 and self.spread.strategy != "ddp"
         if sharded and self.spread.param_dtype is not None and self.world.device.type == "cpu":
             _keep_norms_whole(model, blocks)
+            self.shows_views = True
         if self.spread.recompute is not None:
             for block in blocks:
                 recompute(block, self.spread.recompute, random=model.has_dropout())
@@ -102,6 +104,16 @@ class Parallel:
             if self.spread.strategy == "ddp":
                 self.call = replicate_model(self.model, self.world, self.spread)
             self.ranks = ManyRanks(self.world, self.call)
+
+    @property
+    def to_compile(self) -> list[nn.Module]:
+        """What ``torch.compile`` is applied to: the model, or its blocks where hooks between them talk to other ranks.
+
+        Nothing where parameters are shown to layers as something else: the compiler cannot follow that.
+        """
+        if self.world.size == 1:
+            return [self.model]
+        return [] if self.shows_views else cast(Any, self.model).blocks()
 
     def part(self, batch: Batch) -> Batch:
         """What of a batch that several ranks share is this one's."""

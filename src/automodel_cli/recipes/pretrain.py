@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,11 @@ from automodel_cli.assembly import world as world_assembly
 from automodel_cli.assembly.fast_path import FastPath, choose_fast_path
 from automodel_cli.assembly.horizon import due, plan_horizon
 from automodel_cli.assembly.logs import open_logs
-from automodel_cli.assembly.run_folder import move_aside
+from automodel_cli.assembly.run_folder import WHAT, find_checkpoint, open_run_folder
 from automodel_cli.assembly.tokenizer import run_tokenizer
 from automodel_cli.assembly.voice import Voice
 from automodel_cli.batch import Batch
 from automodel_cli.checkpoint import layout
-from automodel_cli.checkpoint.checkpointer import Checkpointer
 from automodel_cli.checkpoint.together import on_main
 from automodel_cli.config.load import to_yaml
 from automodel_cli.config.schema import PretrainConfig
@@ -99,6 +98,7 @@ class PretrainRecipe:
         self.run_folder = Path(cfg.checkpoint.checkpoint_dir)
         self.stop = StopRequest(cfg.step_scheduler.preemption_signal)
         self.state = TrainState()
+        self._saves = cfg.checkpoint.enabled
         self.fast_path: FastPath
         self._pending: list[StepResult] = []  # updates whose numbers are still on the device
         self._last_loss: float | None = None
@@ -120,19 +120,16 @@ class PretrainRecipe:
             self.voice = Voice()
         self.presence = Presence(self.world)
         with contextlib.ExitStack() as claim:
-            if self.cfg.checkpoint.enabled:
-                self._on_main(lambda: claim.enter_context(layout.run_lock(self.run_folder)))
+            if self._saves:
+                on_main(self.world, lambda: claim.enter_context(layout.run_lock(self.run_folder)), what=WHAT)
             self._set_up_in_order()
             self._claim = claim.pop_all()
 
-    def _on_main(self, work: Callable[[], Any]) -> Any:
-        """Let rank 0 look at the run folder; what it finds wrong ends every rank."""
-        return on_main(self.world, work, what="opening the run folder")
-
     def _set_up_in_order(self) -> None:
         self._build()
-        self._open_run_folder()
-        checkpoint = self._find_checkpoint()
+        # Only now, when data and model are known to be good, does --fresh touch the earlier run.
+        self.checkpointer = open_run_folder(self.cfg, self.world, fresh=self.fresh, say=self.voice.say)
+        checkpoint = find_checkpoint(self.cfg, self.world, say=self.voice.say)
         self._choose_fast_path(checkpoint)
         self.parallel = world_assembly.lay_out(self.cfg, self.model, self.world, self.fast_path)
         init_from = self.cfg.init_from if checkpoint is None else None
@@ -149,10 +146,9 @@ class PretrainRecipe:
             weights_from = f"{checkpoint}, step {self.state.step}"
         self._show_summary(weights_from)
         self._open_logs()
-        if self.fast_path.compile and self.world.size == 1:
-            compile_model(
-                self.model, on_failure=self._without_compile, **training.compile_arguments(self.cfg)
-            )
+        if self.fast_path.compile:
+            for part in self.parallel.to_compile:
+                compile_model(part, on_failure=self._without_compile, **training.compile_arguments(self.cfg))
 
     def _without_compile(self, line: str) -> None:
         """Say that compilation failed, and remember it: a resume takes the path that this run took."""
@@ -183,37 +179,6 @@ class PretrainRecipe:
             steps_in_epochs=data_assembly.steps_in_epochs(self.loader, scheduler.num_epochs or 1),
             tokens_per_step=scheduler.global_batch_size * self.seq_len,
         )
-
-    def _open_run_folder(self) -> None:
-        """Only now, when data and model are known to be good, does ``--fresh`` touch the earlier run."""
-        settings = self.cfg.checkpoint
-        if settings.enabled and self.fresh:
-            self._on_main(self._move_aside)
-        self.checkpointer = Checkpointer(
-            self.run_folder,
-            keep_last=settings.keep_last,
-            keep_every=settings.keep_every,
-            save_format=settings.model_save_format,
-            is_async=settings.is_async and settings.enabled,
-            world=self.world,
-            say=self.voice.say,
-        )
-
-    def _move_aside(self) -> None:
-        if moved := move_aside(self.run_folder):
-            self.voice.say(f"moved the earlier run to {moved}")
-
-    def _find_checkpoint(self) -> Path | None:
-        settings = self.cfg.checkpoint
-
-        def find() -> str | None:
-            if settings.restore_from is not None:
-                return str(layout.resolve(self.run_folder, settings.restore_from, say=self.voice.say))
-            found = layout.latest(self.run_folder, say=self.voice.say)
-            return None if found is None else str(found)
-
-        name = self._on_main(find) if settings.enabled else None
-        return None if name is None else Path(name)
 
     def _choose_fast_path(self, checkpoint: Path | None) -> None:
         stored = layout.read_step_manifest(checkpoint)["facts"] if checkpoint is not None else {}
@@ -334,7 +299,7 @@ class PretrainRecipe:
 
     def _save_due(self) -> bool:
         every = self.cfg.step_scheduler
-        if not self.cfg.checkpoint.enabled:
+        if not self._saves:
             return False
         epoch_ends = every.save_checkpoint_every_epoch and self._epoch_ends()
         return epoch_ends or due(self.state.step, every=every.ckpt_every_steps, last=self.horizon.total_steps)
@@ -419,7 +384,7 @@ class PretrainRecipe:
 
     def _save(self) -> None:
         """Write the checkpoint of this step; it is BEST if its validation loss is the lowest of those saved."""
-        if not self.cfg.checkpoint.enabled or self._saved_step == self.state.step:
+        if not self._saves or self._saved_step == self.state.step:
             return
         self._settle()
         losses = self._val_losses if self._val_step == self.state.step else {}
@@ -502,9 +467,9 @@ class PretrainRecipe:
         )
 
     def _show_summary(self, weights_from: str) -> None:
-        notes = [*self.cfg.notes, *world_assembly.notes(self.cfg, self.device.type), *self.model.notes]
         held_out = {f"validation: {name}": dataset for name, (dataset, _) in self.val_sets.items()}
         datasets = {"training data": self.dataset, **held_out}
+        notes = [*self.cfg.notes, *world_assembly.notes(self.cfg, self.device.type), *self.model.notes]
         for note in [*notes, *data_assembly.notes(self.loader, *datasets.values())]:
             self.voice.say(f"note: {note}")
         if (blend := summary.blend_table(datasets)) is not None:
@@ -513,12 +478,10 @@ class PretrainRecipe:
             *summary.model_rows(self.model, weights_from=weights_from),
             *(summary.data_row(name, dataset) for name, dataset in datasets.items()),
             *summary.schedule_rows(self.cfg, self.horizon, self.schedule),
+            *world_assembly.rows(self.cfg, self.world),
             *summary.fast_path_rows(self.fast_path, self.device),
             *summary.cost_rows(self.cfg, self.model, self.fast_path, self.horizon, self.seq_len),
-            (
-                "run folder",
-                str(self.run_folder) if self.cfg.checkpoint.enabled else "none: checkpoints are off",
-            ),
+            ("run folder", f"{self.run_folder}" if self._saves else "none: checkpoints are off"),
         ]
         self.voice.table("pretrain llm", rows)
 
@@ -526,7 +489,7 @@ class PretrainRecipe:
         """``--dry-run``: build what is cheap, check the data against the model, and show the plan."""
         self.world = World.single(this_machine.pick_device(self.cfg.device))
         self._build()
-        checkpoint = None if self.fresh else self._find_checkpoint()
+        checkpoint = None if self.fresh else find_checkpoint(self.cfg, self.world, say=self.voice.say)
         self._choose_fast_path(checkpoint)
         self.optimizer = training.build_optimizer(self.cfg, self.model, self.device, trust=self.trust)
         self.schedule = training.build_schedule(self.cfg, self.optimizer, self.horizon.total_steps)
