@@ -2,10 +2,14 @@
 
 import pytest
 
+from automodel_cli.assembly.training import dropout_seed
 from automodel_cli.assembly.world import mesh_sizes, notes, world_size
 from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.config.training_sections import RngConfig
 from automodel_cli.distributed.mesh import MeshSizes
+from automodel_cli.distributed.world import World
 from automodel_cli.errors import ConfigError
+from automodel_cli.models.gpt2 import build_gpt2_model
 
 
 @pytest.mark.parametrize(
@@ -30,7 +34,6 @@ def config(**distributed):
             "dataset": text,
             "distributed": distributed,
             "dist_env": {"backend": "nccl"},
-            "checkpoint": {"is_async": True},
         }
     )
 
@@ -67,7 +70,29 @@ def test_sizes_that_would_fit_are_listed():
 
 
 def test_notes():
-    on_cpu = notes(config(), "cpu")
-    assert len(on_cpu) == 2
-    assert "gloo" in on_cpu[0]
-    assert len(notes(config(), "cuda")) == 1
+    (on_cpu,) = notes(config(), "cpu")
+    assert "gloo" in on_cpu
+    assert notes(config(), "cuda") == []
+
+
+def test_dropout_differs_by_rank_unless_it_must_not():
+    model = build_gpt2_model(vocab_size=8, n_positions=4, n_embd=8, n_layer=1, n_head=1, dropout=0.1)
+    ranked, same = config(), config().model_copy(update={"rng": RngConfig(ranked=False)})
+    worlds = [World.single(), Placed(dp_rank=1), Placed(dp_rank=0, part=1), Placed(dp_rank=0, part=2)]
+    assert len({dropout_seed(ranked, model, 3, world) for world in worlds}) == 4
+    assert len({dropout_seed(same, model, 3, world) for world in worlds}) == 1
+    assert dropout_seed(same, model, 3, worlds[0]) == dropout_seed(ranked, model, 3, worlds[0])
+    assert dropout_seed(ranked, model, 4, worlds[0]) != dropout_seed(ranked, model, 3, worlds[0])
+
+
+class Placed:
+    """A rank of a mesh that is not there."""
+
+    def __init__(self, dp_rank, part=0):
+        self.dp_rank, self._ranks = dp_rank, {"cp": part // 2, "tp": part % 2}
+
+    def axis_rank(self, axis):
+        return self._ranks[axis]
+
+    def axis_size(self, axis):
+        return 2
