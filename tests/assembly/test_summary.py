@@ -38,3 +38,15 @@ def test_files_of_a_blend_are_listed_the_first_and_last_of_many(tmp_path):
 
 def test_without_megatron_files_there_is_no_such_table():
     assert blend_table({"train": object()}) is None
+
+
+def test_samples_are_those_that_are_read_not_all_that_were_indexed(tmp_path):
+    for number in range(2):
+        write_megatron_file(tmp_path / f"data_{number}", [[[1] * 50]] * 20, dtype="uint16")
+    one = MegatronPretraining(str(tmp_path / "data_0"), 8, split="1,0,0", num_train_samples=10)
+    assert len(one.order) > 10
+    (row,) = blend_table({"train": one})[2]
+    assert row[6:] == ("1", "10", "0.08")
+    both = ["1", str(tmp_path / "data_0"), "1", str(tmp_path / "data_1")]
+    two = MegatronPretraining(both, 8, split="1,0,0", num_train_samples=10)
+    assert [row[7] for row in blend_table({"train": two})[2]] == ["5", "5", "10"]

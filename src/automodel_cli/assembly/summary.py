@@ -79,7 +79,7 @@ def blend_table(datasets: Mapping[str, Any]) -> tuple[str, Sequence[str], Column
 
 
 def _blend_rows(name: str, dataset: MegatronPretraining) -> list[Sequence[str]]:
-    drawn = dataset.order.drawn
+    drawn = dataset.order.drawn(len(dataset))
     rows: list[Sequence[str]] = [_drawn_row(name, part) for part in drawn]
     if len(drawn) > _SHOWN_PARTS:
         half = _SHOWN_PARTS // 2

@@ -12,7 +12,6 @@ are errors that name it.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import math
 from collections.abc import Sequence
@@ -229,21 +228,21 @@ class MegatronOrder:
 
     def _check_blend(self) -> None:
         """No part may be drawn from more often than it has samples."""
-        for drawn, length in zip(self.drawn, self.lengths, strict=True):
+        for drawn, length in zip(self.drawn(), self.lengths, strict=True):
             if self.blend is not None and drawn.samples > length:
                 raise DataError(
                     f"the blend draws {drawn.samples:,} samples of {drawn.part.prefix}, which gives {length:,}",
                     f"raise dataset.mid_level_dataset_surplus, now {self.settings.surplus:g}",
                 )
 
-    @functools.cached_property
-    def drawn(self) -> list[Drawn]:
-        """How many samples each part gives, and how often its tokens are read for them."""
-        counts = [len(self)]
+    def drawn(self, samples: int | None = None) -> list[Drawn]:
+        """How many of the first ``samples`` (all) each part gives, and how often its tokens are read for them."""
+        used = len(self) if samples is None else min(samples, len(self))
+        counts = [used]
         if self.blend is not None:
-            counts = np.bincount(self.blend.dataset_index, minlength=len(self.parts)).tolist()
+            counts = np.bincount(self.blend.dataset_index[:used], minlength=len(self.parts)).tolist()
         return [
-            Drawn(part, count / len(self), count, count * self.settings.seq_len / part.tokens)
+            Drawn(part, count / used, count, count * self.settings.seq_len / part.tokens)
             for part, count in zip(self.parts, counts, strict=True)
         ]
 

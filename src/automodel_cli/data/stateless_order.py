@@ -105,13 +105,12 @@ class StatelessOrder:
         """The samples wanted, or the windows of one epoch."""
         return self._length
 
-    @property
-    def drawn(self) -> list[Drawn]:
-        """How many samples each part gives, and how often its tokens are read for them."""
-        seq_len = self.settings.seq_len
+    def drawn(self, samples: int | None = None) -> list[Drawn]:
+        """How many of ``samples`` (all) each part gives, and how often its tokens are read for them."""
+        used, seq_len = len(self) if samples is None else samples, self.settings.seq_len
         shares = self._weights or [count / self._total for count in self.windows]
         return [
-            Drawn(part, share, round(share * len(self)), share * len(self) * seq_len / max(part.tokens, 1))
+            Drawn(part, share, round(share * used), share * used * seq_len / max(part.tokens, 1))
             for part, share in zip(self.parts, shares, strict=True)
         ]
 
