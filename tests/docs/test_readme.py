@@ -41,7 +41,6 @@ MISTAKES = {
     "--model.n_layr 4": "did you mean n_layer?",
     "--model.n_layers 24": "did you mean n_layer?",
     "--model.n_layers 4": "did you mean n_layer?",
-    "--nproc-per-node 8 pretrain": "one process",
 }
 
 
@@ -78,7 +77,9 @@ def command_lines(block: str) -> list[str]:
 
 def automodel_words(line: str) -> list[tuple[str, ...]]:
     """The arguments of each ``automodel`` call in a line; what other programs do there is not our business."""
+    line = line.replace("$(which automodel)", "/usr/bin/automodel")
     lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>()")
+    lexer.wordchars += ":"
     lexer.commenters = "#"
     calls: list[list[str]] = [[]]
     for word in lexer:

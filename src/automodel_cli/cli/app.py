@@ -81,6 +81,18 @@ COMMANDS: dict[str, Entry] = {
         "Continue a prompt with a checkpoint.",
         _LOOK,
     ),
+    "slurm": Entry(
+        "automodel_cli.cli.slurm",
+        "slurm",
+        "Write a batch file for Slurm: saves before its time is over, goes on in the next job.",
+        _TRAIN,
+    ),
+    "doctor": Entry(
+        "automodel_cli.cli.doctor",
+        "doctor",
+        "Why does it not run here? Versions, devices, collectives, limits, disk, hub.",
+        _LOOK,
+    ),
     "export": Entry(
         "automodel_cli.cli.export",
         "app",
@@ -201,7 +213,7 @@ def _call(invocation: Invocation) -> int:
     if not arguments:
         command.main(args=["--help"], prog_name="automodel", standalone_mode=False)
         return WRONG_USAGE
-    if invocation.launch and arguments[0] not in ("pretrain", "eval"):
+    if invocation.launch and arguments[0] not in ("pretrain", "eval", "slurm"):
         given = ", ".join(f"--{flag}" for flag in invocation.launch)
         raise ConfigError(f"{given}: only pretrain and eval start several processes", "leave it out")
     result = command.main(args=arguments, prog_name="automodel", standalone_mode=False, obj=invocation)

@@ -57,7 +57,7 @@ def pretrain(
     ] = False,
 ) -> int:
     """Train a language model as a configuration file says; a run found in the run folder is resumed."""
-    file, overrides = _file_and_overrides(config, list(context.args))
+    file, overrides = file_and_overrides(config, list(context.args))
     if file is None and not overrides:
         raise ConfigError("no configuration given", "automodel pretrain llm -c cfg.yaml")
     cfg = load_config(PretrainConfig, file, overrides, trust=trust or ())
@@ -71,7 +71,7 @@ def pretrain(
     return _run(cfg, fresh=fresh, dry_run=dry_run, trust=tuple(trust or ()))
 
 
-def _file_and_overrides(config: Path | None, tokens: list[str]) -> tuple[Path | None, list[str]]:
+def file_and_overrides(config: Path | None, tokens: list[str]) -> tuple[Path | None, list[str]]:
     """Take the domain and a positional file from the tokens; what is left over are overrides."""
     if tokens and tokens[0] == "llm":
         tokens = tokens[1:]

@@ -1,0 +1,167 @@
+"""A batch file for Slurm: one launcher a machine, a signal that the run listens to, and back into the queue on 75.
+
+#SBATCH --signal=USR1@300    Slurm tells every launcher 300 s before the time is over; they save and leave with 75
+srun automodel --nnodes ...  one task a machine; the first machine is where they meet
+75 -> scontrol requeue       the same job again, which resumes
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from automodel_cli.distributed.launch_plan import node_range
+from automodel_cli.errors import AutomodelError, ConfigError
+from automodel_cli.files import write_text
+
+EXIT_PREEMPTED = 75
+_OWN_FLAGS = ("nnodes", "nproc-per-node", "rdzv-endpoint", "rdzv-backend", "rdzv-id", "shutdown-timeout")
+
+
+@dataclass(frozen=True)
+class BatchJob:
+    """What a batch file says.
+
+    Attributes:
+        command: what is launched, without launch flags: the program, then ``pretrain llm -c ...``.
+        flags: launch flags by their dashed names; nodes and processes come from here.
+        signal: name of the signal that Slurm sends, ``lead_s`` seconds before the time is over.
+        gpus: a machine's; None: as many as it has processes.
+        options: further sbatch options by their long names (partition, account, ...), in order.
+        setup: lines of shell before the launch.
+    """
+
+    command: Sequence[str]
+    flags: Mapping[str, str]
+    name: str
+    time: str
+    signal: str = "SIGUSR1"
+    lead_s: int = 300
+    gpus: int | None = None
+    logs: Path = Path("logs")
+    options: Mapping[str, str] = field(default_factory=dict)
+    setup: Sequence[str] = ()
+
+    @property
+    def nodes(self) -> int:
+        """Machines; of a range the most, because Slurm gives a job a fixed number."""
+        return node_range(self.flags.get("nnodes", "1"))[1]
+
+    @property
+    def processes(self) -> str:
+        """Processes a machine, as the launcher is told."""
+        return self.flags.get("nproc-per-node", "gpu")
+
+
+def choose_signal(listened: Sequence[str]) -> str:
+    """The signal for Slurm to send, of those that the run listens to; SIGUSR1 where it may be, SIGTERM next.
+
+    Raises:
+        ConfigError: it listens to none that a scheduler could send.
+    """
+    for wanted in ("SIGUSR1", "SIGTERM", *listened):
+        if wanted in listened and wanted != "SIGINT":
+            return wanted
+    raise ConfigError(
+        "step_scheduler.preemption_signal names no signal that Slurm could send",
+        "leave it out (SIGTERM, SIGINT and SIGUSR1 are listened to then), or name SIGUSR1",
+    )
+
+
+def run(job: BatchJob, *, output: Path | None, hand_in: bool, say: Callable[[str], None]) -> None:
+    """Show the batch file, or write it to ``output``; with ``hand_in`` give it to sbatch."""
+    if output is None and not hand_in:
+        say(batch_file(job).rstrip())
+        return
+    path = output or Path(f"{job.name}.sbatch")
+    write(job, path)
+    say(submit(path) if hand_in else f"wrote {path}; sbatch {path} hands it in")
+
+
+def batch_file(job: BatchJob) -> str:
+    """The text of the batch file."""
+    return "\n".join(["#!/bin/bash", *_directives(job), "", *_body(job), ""])
+
+
+def write(job: BatchJob, path: Path) -> None:
+    """Publish the batch file, and make the folder of its logs: Slurm does not, and such a job ends without a word."""
+    job.logs.mkdir(parents=True, exist_ok=True)
+    write_text(path, batch_file(job))
+
+
+def submit(path: Path) -> str:
+    """Hand the file to ``sbatch``; its answer.
+
+    Raises:
+        AutomodelError: there is no sbatch, or it refused.
+    """
+    try:
+        done = subprocess.run(["sbatch", str(path)], capture_output=True, text=True)
+    except FileNotFoundError:
+        raise AutomodelError(
+            "there is no sbatch on this machine", f"run sbatch {path} on a login node"
+        ) from None
+    if done.returncode:
+        raise AutomodelError(
+            f"sbatch refused {path}: {done.stderr.strip()}", "the options above the first command"
+        )
+    return done.stdout.strip()
+
+
+def _directives(job: BatchJob) -> list[str]:
+    gpus = job.gpus if job.gpus is not None else int(job.processes) if job.processes.isdigit() else None
+    if gpus is None and job.processes in ("gpu", "auto"):
+        raise ConfigError("how many GPUs a machine?", "add --nproc-per-node N, or --gpus-per-node N")
+    values = {
+        "job-name": job.name,
+        "nodes": str(job.nodes),
+        "ntasks-per-node": "1",
+        **({"gpus-per-node": str(gpus)} if gpus else {}),
+        "time": job.time,
+        "signal": f"{job.signal.removeprefix('SIG')}@{job.lead_s}",
+        "requeue": "",
+        "open-mode": "append",
+        "output": f"{job.logs}/%x-%j.out",
+        **job.options,
+    }
+    return [f"#SBATCH --{name}={value}" if value else f"#SBATCH --{name}" for name, value in values.items()]
+
+
+def _body(job: BatchJob) -> list[str]:
+    return [
+        "trap : TERM   # this shell outlives a preemption's signal; it is the launchers that act on it",
+        *job.setup,
+        *(_meeting_point() if job.nodes > 1 else []),
+        f"srun --kill-on-bad-exit=0 {' '.join(_launch(job))}",
+        "code=$?",
+        f'if [ "$code" -eq {EXIT_PREEMPTED} ]; then',
+        '    case $(squeue --noheader --job "$SLURM_JOB_ID" --format %T) in',
+        '        CANCELLED* | COMPLETING*) echo "cancelled after a checkpoint" ;;   # scancel: stay out of the queue',
+        '        *) echo "preempted after a checkpoint: back into the queue"; scontrol requeue "$SLURM_JOB_ID" ;;',
+        "    esac",
+        "fi",
+        'exit "$code"',
+    ]
+
+
+def _meeting_point() -> list[str]:
+    return [
+        'first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+        "port=$((20000 + SLURM_JOB_ID % 10000))   # two jobs on one machine do not meet",
+    ]
+
+
+def _launch(job: BatchJob) -> list[str]:
+    """The launcher's command line; shell variables stay unquoted by ``shlex``, everything else does not."""
+    several = ['--nnodes "$SLURM_NNODES"', '--rdzv-endpoint "$first:$port"', '--rdzv-id "$SLURM_JOB_ID"']
+    rest = [f"--{flag} {shlex.quote(value)}" for flag, value in job.flags.items() if flag not in _OWN_FLAGS]
+    return [
+        shlex.join(job.command),
+        f"--nproc-per-node {shlex.quote(job.processes)}",
+        *(several if job.nodes > 1 else []),
+        f"--shutdown-timeout {job.lead_s}",
+        *rest,
+    ]
