@@ -24,9 +24,10 @@ def seen(monkeypatch):
             if on_text is not None:
                 on_text(0, piece)
         sample = recipe.Continuation(" and\x1b[2J\nmore\u202e", [1, 2], stopped=False)
-        return recipe.GenerationResult(
-            cfg.prompt, [sample] * cfg.num_samples, Path("run/step_00000007"), 12.34
-        )
+        prompts = [
+            recipe.PromptSamples(prompt, [sample] * cfg.num_samples) for prompt in recipe.read_prompts(cfg)
+        ]
+        return recipe.GenerationResult(prompts, Path("run/step_00000007"), 12.34)
 
     monkeypatch.setattr(recipe, "run", fake)
     return configs

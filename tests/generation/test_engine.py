@@ -1,4 +1,4 @@
-"""The decoding loop and the text stream."""
+"""The decoding loop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from automodel_cli.errors import ConfigError
-from automodel_cli.generation.engine import SamplingSettings, TextStream, generate
+from automodel_cli.generation.engine import SamplingSettings, generate
 from automodel_cli.models.gpt2 import build_gpt2_model
 
 VOCAB = 40
@@ -34,20 +34,20 @@ def greedy(**settings) -> SamplingSettings:
 class TestGenerate:
     def test_counts_on_and_crops_on_the_left(self):
         model = CountingModel()
-        (found,) = generate(model, [3, 4], greedy())
+        ((found,),) = generate(model, [[3, 4]], greedy())
         assert found.ids == [5, 6, 7, 8, 9] and not found.stopped
         assert model.seen == [[3, 4], [3, 4, 5], [3, 4, 5, 6], [4, 5, 6, 7], [5, 6, 7, 8]]
 
     def test_long_prompt_is_cropped(self):
         model = CountingModel()
-        generate(model, list(range(10)), greedy(max_new_tokens=1))
+        generate(model, [list(range(10))], greedy(max_new_tokens=1))
         assert model.seen == [[6, 7, 8, 9]]
 
     def test_stop_token_ends_a_sample_and_is_left_out(self):
         seen = []
-        found = generate(
+        (found,) = generate(
             CountingModel(),
-            [3],
+            [[3]],
             greedy(stop_ids=frozenset({6}), num_samples=2),
             on_token=lambda row, token: seen.append((row, token)),
         )
@@ -65,7 +65,7 @@ class TestGenerate:
             def forward(self, batch, *, head_loss=None, cache=None):
                 return torch.zeros(*batch.input_ids.shape, VOCAB)
 
-        found = generate(Flat(), [1], settings)
+        (found,) = generate(Flat(), [[1]], settings)
         assert len({len(s.ids) for s in found}) > 1
         assert all(s.stopped == (len(s.ids) < 30) for s in found)
 
@@ -85,7 +85,7 @@ class TestGenerate:
         expected = reference.generate(
             torch.tensor([prompt]), max_new_tokens=12, do_sample=False, pad_token_id=0, eos_token_id=None
         )
-        (found,) = generate(Wrapped(), prompt, greedy(max_new_tokens=12))
+        ((found,),) = generate(Wrapped(), [prompt], greedy(max_new_tokens=12))
         assert found.ids == expected[0, 5:].tolist()
 
     def test_seeded_samples_of_a_real_model(self):
@@ -97,64 +97,49 @@ class TestGenerate:
         settings = SamplingSettings(
             max_new_tokens=20, temperature=1.0, top_k=20, top_p=0.9, seed=4, num_samples=3
         )
-        first, again = generate(model, [1, 2], settings), generate(model, [1, 2], settings)
+        (first,), (again,) = generate(model, [[1, 2]], settings), generate(model, [[1, 2]], settings)
         assert first == again  # dropout is off
         assert model.training
         assert len({tuple(s.ids) for s in first}) == 3
-        alone = generate(model, [1, 2], SamplingSettings(**{**vars(settings), "num_samples": 1}))
-        assert alone[0].ids == first[0].ids
+        one = SamplingSettings(**{**vars(settings), "num_samples": 1})
+        ((alone,),) = generate(model, [[1, 2]], one)
+        assert alone.ids == first[0].ids
+        several = generate(model, [[1, 2], [5, 6, 7, 8], [1, 2]], one)  # what a prompt draws is its own
+        assert several[0] == [alone] and several[2] != [alone]
 
     def test_ids_the_tokenizer_does_not_know_are_not_chosen(self):
-        (found,) = generate(CountingModel(), [3], greedy(), usable_ids=5)
+        ((found,),) = generate(CountingModel(), [[3]], greedy(), usable_ids=5)
         assert found.ids == [4, 0, 1, 2, 3]
 
     def test_a_decoder_of_its_own(self):
-        """The seam for a key-value cache: start with the prompt, then one token a row."""
+        """The seam between choosing and computing: start with the prompts, then one token a row."""
 
         class Recording:
             def __init__(self) -> None:
                 self.calls: list[tuple[str, list]] = []
 
-            def start(self, ids):
-                self.calls.append(("start", ids.tolist()))
-                return nn.functional.one_hot(ids[:, -1] + 1, VOCAB).float()
+            def start(self, prompts, *, samples, device):
+                self.calls.append(("start", prompts))
+                return nn.functional.one_hot(torch.tensor([prompts[0][-1]]) + 1, VOCAB).float()
 
             def advance(self, ids):
                 self.calls.append(("advance", ids.tolist()))
                 return nn.functional.one_hot(ids + 1, VOCAB).float()
 
         decoder = Recording()
-        generate(CountingModel(), [1, 2], greedy(max_new_tokens=3), decoder=decoder)
+        generate(CountingModel(), [[1, 2]], greedy(max_new_tokens=3), decoder=decoder)
         assert decoder.calls == [("start", [[1, 2]]), ("advance", [3]), ("advance", [4])]
 
     def test_refuses(self):
         with pytest.raises(ConfigError, match="no token"):
-            generate(CountingModel(), [], greedy())
+            generate(CountingModel(), [[1], []], greedy())
         with pytest.raises(ConfigError, match="top_k"):
-            generate(CountingModel(), [1], greedy(top_k=0))
+            generate(CountingModel(), [[1]], greedy(top_k=0))
+        with pytest.raises(ConfigError, match="repetition_penalty"):
+            generate(CountingModel(), [[1]], greedy(repetition_penalty=0))
 
-
-class TestTextStream:
-    def test_incomplete_characters_wait(self):
-        text = "aé漢🎉"
-        stream = TextStream(bytes)
-        pieces = [stream.feed(byte) for byte in text.encode()]
-        assert pieces == ["a", "", "é", "", "", "漢", "", "", "", "🎉"]
-        assert stream.finish() == ""
-
-    def test_broken_bytes_become_replacement_characters(self):
-        stream = TextStream(bytes)
-        pieces = [stream.feed(byte) for byte in b"a\xffb\xe6\xbc"]
-        assert "".join(pieces) == "a\ufffdb"
-        assert stream.finish() == "\ufffd"
-
-    def test_a_tokenizer_that_drops_the_first_space(self):
-        words = ["▁Hello", "▁world", "▁again"]
-
-        def decode(ids):
-            return "".join(words[i] for i in ids).replace("▁", " ").removeprefix(" ").encode()
-
-        stream = TextStream(decode, context=[0])
-        assert stream.feed(1) + stream.feed(2) + stream.finish() == " world again"
-        fresh = TextStream(decode)
-        assert fresh.feed(0) + fresh.feed(1) == "Hello world"
+    def test_the_callback_ends_a_row(self):
+        (found,) = generate(
+            CountingModel(), [[3]], greedy(num_samples=2), on_token=lambda row, token: row == 0 and token == 5
+        )
+        assert [(s.ids, s.stopped) for s in found] == [([4, 5], True), ([4, 5, 6, 7, 8], False)]

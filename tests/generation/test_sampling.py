@@ -9,6 +9,7 @@ import torch
 
 from automodel_cli.errors import ConfigError
 from automodel_cli.generation.sampling import (
+    SeenTokens,
     filter_top_k,
     filter_top_p,
     next_token_probabilities,
@@ -71,18 +72,18 @@ class TestSample:
         assert torch.equal(torch.rand(1), expected)
 
     def test_frequencies(self):
-        generators = row_generators(0, 1)
+        generators = row_generators(0, prompts=1, samples=1)
         draws = [int(sample(LOGITS, top_p=0.8, generators=generators)) for _ in range(4000)]
         share = torch.bincount(torch.tensor(draws), minlength=4) / 4000
         torch.testing.assert_close(share, torch.tensor([0.0, 0.5, 0.15, 0.25]) / 0.9, atol=0.03, rtol=0)
 
     def test_a_row_draws_the_same_whatever_the_others(self):
         logits = torch.zeros(8, 1000)
-        many = sample(logits, generators=row_generators(7, 8))
-        few = sample(logits[:3], generators=row_generators(7, 3))
+        many = sample(logits, generators=row_generators(7, prompts=1, samples=8))
+        few = sample(logits[:3], generators=row_generators(7, prompts=1, samples=3))
         assert many[:3].tolist() == few.tolist()
         assert len(set(many.tolist())) > 5
-        assert sample(logits, generators=row_generators(8, 8)).tolist() != many.tolist()
+        assert sample(logits, generators=row_generators(8, prompts=1, samples=8)).tolist() != many.tolist()
 
     @pytest.mark.parametrize("bad", [[math.nan, 1.0], [math.inf, 1.0], [-math.inf, -math.inf]])
     def test_logits_that_are_not_finite(self, bad):
@@ -99,3 +100,14 @@ class TestSample:
     def test_settings_out_of_range(self, setting):
         with pytest.raises(ConfigError, match=next(iter(setting))):
             sample(LOGITS, **setting)
+
+
+def test_repetition_penalty_as_in_transformers():
+    processor = pytest.importorskip("transformers").RepetitionPenaltyLogitsProcessor(1.7)
+    torch.manual_seed(0)
+    prompts, logits = [[3, 3, 8], [1, 2, 9]], torch.randn(2, 12)
+    seen = SeenTokens(prompts, samples=1)
+    torch.testing.assert_close(seen.penalise(logits, 1.7), processor(torch.tensor(prompts), logits.clone()))
+    seen.add(torch.tensor([5, 2]))
+    grown = torch.tensor([[3, 3, 8, 5], [1, 2, 9, 2]])
+    torch.testing.assert_close(seen.penalise(logits, 1.7), processor(grown, logits.clone()))

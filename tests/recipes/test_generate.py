@@ -17,6 +17,10 @@ def config(tiny_run, **settings) -> GenerateConfig:
     return GenerateConfig(**{**given, "prompt": "line 4", **settings})
 
 
+def samples_of(cfg: GenerateConfig) -> list[list[generate.Continuation]]:
+    return [prompt.samples for prompt in generate.run(cfg).prompts]
+
+
 def test_text_streams_and_adds_up(tiny_run):
     pieces: dict[int, str] = {0: "", 1: ""}
 
@@ -24,17 +28,18 @@ def test_text_streams_and_adds_up(tiny_run):
         pieces[sample] += piece
 
     result = generate.run(config(tiny_run, num_samples=2, seed=3), on_text=on_text)
-    assert [sample.text for sample in result.samples] == [pieces[0], pieces[1]]
-    assert result.samples[0].ids != result.samples[1].ids
+    (first,) = result.prompts
+    assert [sample.text for sample in first.samples] == [pieces[0], pieces[1]]
+    assert first.samples[0].ids != first.samples[1].ids
     assert result.tokens_per_s > 0 and result.checkpoint.name == "step_00000007"
     again = generate.run(config(tiny_run, num_samples=2, seed=3))
-    assert again.samples == result.samples
+    assert again.prompts == result.prompts
 
 
 def test_greedy_is_the_engine_on_the_prompts_bytes(tiny_run):
-    (sample,) = generate.run(config(tiny_run, temperature=0)).samples
+    ((sample,),) = samples_of(config(tiny_run, temperature=0))
     settings = SamplingSettings(12, temperature=0, stop_ids=frozenset({256}))
-    (expected,) = engine_generate(tiny_run.model, list(b"line 4"), settings)
+    ((expected,),) = engine_generate(tiny_run.model, [list(b"line 4")], settings)
     assert (sample.ids, sample.stopped) == (expected.ids, expected.stopped)
     assert sample.text == bytes(sample.ids).decode("utf-8", errors="replace")
 
@@ -42,9 +47,9 @@ def test_greedy_is_the_engine_on_the_prompts_bytes(tiny_run):
 def test_empty_prompt_starts_a_document(tiny_run, monkeypatch):
     seen = {}
 
-    def spy(model, prompt_ids, settings, **rest):
-        seen["ids"], seen["stop"] = list(prompt_ids), settings.stop_ids
-        return engine_generate(model, prompt_ids, settings, **rest)
+    def spy(model, prompts, settings, **rest):
+        (seen["ids"],), seen["stop"] = prompts, settings.stop_ids
+        return engine_generate(model, prompts, settings, **rest)
 
     monkeypatch.setattr(generate, "generate", spy)
     generate.run(config(tiny_run, prompt="", max_new_tokens=1))
@@ -54,13 +59,13 @@ def test_empty_prompt_starts_a_document(tiny_run, monkeypatch):
 def test_special_text_in_the_prompt_stays_text(tiny_run, monkeypatch):
     seen = []
 
-    def spy(model, prompt_ids, settings, **rest):
-        seen.extend(prompt_ids)
-        return engine_generate(model, prompt_ids, settings, **rest)
+    def spy(model, prompts, settings, **rest):
+        seen.extend(prompts)
+        return engine_generate(model, prompts, settings, **rest)
 
     monkeypatch.setattr(generate, "generate", spy)
     generate.run(config(tiny_run, prompt="<|endoftext|>", max_new_tokens=1))
-    assert seen == list(b"<|endoftext|>")
+    assert seen == [list(b"<|endoftext|>")]
 
 
 class TestTokenizer:
@@ -78,9 +83,9 @@ class TestTokenizer:
 
     def test_smaller_than_the_model_limits_the_choice(self, tiny_run, tmp_path):
         CharTokenizer("abc").save(tmp_path)
-        (sample,) = generate.run(
+        ((sample,),) = samples_of(
             config(tiny_run, prompt="abc", tokenizer=str(tmp_path), temperature=50.0, top_k=None)
-        ).samples
+        )
         assert set(sample.text) <= set("abc") and len(sample.ids) == 12
 
     def test_larger_than_the_model(self, tiny_run, tmp_path):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import unicodedata
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,7 +27,11 @@ def generate(
         str | None, typer.Argument(metavar="CKPT", help="Checkpoint, run folder or Hugging Face folder.")
     ] = None,
     prompt: Annotated[
-        str | None, typer.Option("--prompt", "-p", help="Text to continue (default: a new document).")
+        str | None,
+        typer.Option("--prompt", "-p", help="Text to continue, or FILE:path (default: a new document)."),
+    ] = None,
+    prompt_file: Annotated[
+        str | None, typer.Option(help="File with a prompt on each line; all are continued side by side.")
     ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Tokens to add at most (default: 100).")] = None,
     temperature: Annotated[
@@ -37,8 +41,23 @@ def generate(
         str | None, typer.Option(metavar="N|null", help="Choose among the N likeliest (default: 200).")
     ] = None,
     top_p: Annotated[float | None, typer.Option(help="Choose among this share of the probability.")] = None,
+    repetition_penalty: Annotated[
+        float | None, typer.Option(help="Above 1: what was there before becomes less likely (default: 1).")
+    ] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="Text that ends a continuation. May be repeated.")
+    ] = None,
+    overflow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="slide|stop",
+            help="At the end of the context go on from its newest half, or end (default: slide).",
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the choice (default: 42).")] = None,
-    num_samples: Annotated[int | None, typer.Option(help="Continuations to make (default: 1).")] = None,
+    num_samples: Annotated[
+        int | None, typer.Option(help="Continuations of each prompt (default: 1).")
+    ] = None,
     tokenizer: Annotated[str | None, typer.Option(help="Name or folder (default: the checkpoint's).")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     config: Annotated[
@@ -49,9 +68,13 @@ def generate(
     flags = {
         "checkpoint": checkpoint,
         "prompt": prompt,
+        "prompt_file": prompt_file,
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
         "top_p": top_p,
+        "repetition_penalty": repetition_penalty,
+        "stop": stop or None,
+        "overflow": overflow,
         "seed": seed,
         "num_samples": num_samples,
         "tokenizer": tokenizer,
@@ -63,22 +86,35 @@ def generate(
 
     from automodel_cli.recipes import generate as recipe
 
-    streams = cfg.num_samples == 1
+    if cfg.num_samples == 1 and cfg.prompt_file is None:
+        result = _streamed(cfg, recipe)
+    else:
+        result = recipe.run(cfg)
+        _show_all(result)
+    tokens = sum(len(sample.ids) for prompt in result.prompts for sample in prompt.samples)
+    typer.echo(f"{tokens} tokens at {result.tokens_per_s:.1f} tokens/s from {result.checkpoint}", err=True)
+
+
+def _streamed(cfg: GenerateConfig, recipe: Any) -> Any:
+    """Show the one continuation as it is made, behind its prompt."""
     # The prompt is shown with the first piece of text, so that an error before it stands alone.
-    unseen = [cfg.prompt] if streams else []
+    unseen = recipe.read_prompts(cfg)
 
     def show(_: int, piece: str) -> None:
         write("".join(unseen) + piece)
         unseen.clear()
 
-    result = recipe.run(cfg, on_text=show if streams else None)
-    for number, sample in enumerate(() if streams else result.samples, start=1):
-        write(f"--- sample {number} of {cfg.num_samples} ---\n")
-        write(f"{cfg.prompt}{sample.text}\n")
-    if streams:
-        write("".join(unseen) + "\n")
-    tokens = sum(len(sample.ids) for sample in result.samples)
-    typer.echo(f"{tokens} tokens at {result.tokens_per_s:.1f} tokens/s from {result.checkpoint}", err=True)
+    result = recipe.run(cfg, on_text=show)
+    write("".join(unseen) + "\n")
+    return result
+
+
+def _show_all(result: Any) -> None:
+    several = len(result.prompts) > 1
+    for number, prompt in enumerate(result.prompts, start=1):
+        for place, sample in enumerate(prompt.samples, start=1):
+            which = f"prompt {number} of {len(result.prompts)}, " if several else ""
+            write(f"--- {which}sample {place} of {len(prompt.samples)} ---\n{prompt.prompt}{sample.text}\n")
 
 
 def write(text: str) -> None:

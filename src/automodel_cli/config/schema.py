@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, InstanceOf, field_validator, model_validator
 
@@ -286,12 +286,14 @@ class PlotConfig(Section):
 
 
 class GenerateConfig(Section):
-    """What `automodel generate` reads."""
+    """What `automodel generate` reads. (nanoGPT's sample.py has num_samples 10, max_new_tokens 500, seed 1337.)"""
 
     checkpoint: str
     """Checkpoint, run folder (its LATEST is taken) or Hugging Face folder."""
     prompt: str = ""
-    """Text to continue; empty: start from the end-of-text token."""
+    """Text to continue, or FILE:path for the text of a file; empty: start from the end-of-text token."""
+    prompt_file: str | None = None
+    """File with a prompt on each line (empty lines are left out): all are continued side by side."""
     max_new_tokens: Count = 100
     """Tokens to add at most."""
     temperature: NotNegative = 0.8
@@ -300,10 +302,16 @@ class GenerateConfig(Section):
     """Choose among so many of the likeliest tokens; null: all."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     """Choose among the likeliest tokens that hold this share of the probability; null: all."""
+    repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
+    """Above 1, tokens that were there before become less likely (as in CTRL and transformers)."""
+    stop: list[str] = []
+    """Texts that end a continuation; they are left out of it. The tokenizer's end-of-text token always ends one."""
+    overflow: Literal["slide", "stop"] = "slide"
+    """At the end of the model's context: go on from the newest half of it, or end."""
     seed: Whole = DEFAULT_SEED
     """Seed of the choice."""
     num_samples: Count = 1
-    """Continuations to make."""
+    """Continuations of each prompt."""
     tokenizer: str | None = None
     """Tokenizer: a name or folder; null: the checkpoint's own."""
     device: Device = "auto"

@@ -1,9 +1,10 @@
-"""From logits to the next token: temperature, top-k, top-p, greedy. Pure functions of their arguments.
+"""From logits to the next token: repetition penalty, temperature, top-k, top-p, greedy.
 
 Shapes: B rows, V vocabulary. Logits are ``[B, V]``; a filtered token has logit ``-inf``.
 
-The order is the usual one: temperature, then top-k, then top-p (Holtzman et al. 2020, "The Curious Case of
-Neural Text Degeneration") on what is left. At least one token always stays.
+The order is the usual one: repetition penalty (Keskar et al. 2019, "CTRL"), temperature, then top-k, then top-p
+(Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration") on what is left. At least one token always
+stays.
 """
 
 from __future__ import annotations
@@ -79,9 +80,37 @@ def sample(
     return torch.cat(rows)
 
 
-def row_generators(seed: int, rows: int, device: torch.device | str = "cpu") -> list[torch.Generator]:
-    """A generator for each row, a function of (seed, row) alone."""
-    return [torch.Generator(device).manual_seed(_mix(seed, row)) for row in range(rows)]
+class SeenTokens:
+    """Which ids each row has had so far, prompt included: those that a repetition penalty makes less likely."""
+
+    def __init__(self, prompts: Sequence[Sequence[int]], samples: int) -> None:
+        self._seen = [torch.tensor(sorted(set(prompt))) for prompt in prompts for _ in range(samples)]
+
+    def add(self, chosen: Tensor) -> None:
+        """Take one more id a row, int64 ``[B]``."""
+        self._seen = [
+            torch.cat([seen, one]).unique() for seen, one in zip(self._seen, chosen[:, None], strict=True)
+        ]
+
+    def penalise(self, logits: Tensor, penalty: float) -> Tensor:
+        """Logits with those of seen ids divided by ``penalty`` where positive and multiplied where negative."""
+        logits = logits.clone()
+        for row, seen in zip(logits, self._seen, strict=True):
+            usable = seen[seen < len(row)]
+            values = row[usable]
+            row[usable] = torch.where(values > 0, values / penalty, values * penalty)
+        return logits
+
+
+def row_generators(
+    seed: int, *, prompts: int, samples: int, device: torch.device | str = "cpu"
+) -> list[torch.Generator]:
+    """A generator for each sample of each prompt, a function of (seed, prompt, sample) alone."""
+    return [
+        torch.Generator(device).manual_seed(_mix(seed if prompt == 0 else _mix(seed, -prompt), number))
+        for prompt in range(prompts)
+        for number in range(samples)
+    ]
 
 
 def _mix(seed: int, row: int) -> int:
@@ -92,7 +121,9 @@ def _mix(seed: int, row: int) -> int:
     return (value ^ (value >> 31)) >> 1  # manual_seed takes 63 bits
 
 
-def check_settings(*, temperature: float, top_k: int | None, top_p: float | None) -> None:
+def check_settings(
+    *, temperature: float, top_k: int | None, top_p: float | None, repetition_penalty: float = 1.0
+) -> None:
     """Check the ranges.
 
     Raises:
@@ -104,3 +135,5 @@ def check_settings(*, temperature: float, top_k: int | None, top_p: float | None
         raise ConfigError(f"top_k is {top_k}", "give 1 or more, or leave it out to allow all tokens")
     if top_p is not None and not 0 < top_p <= 1:
         raise ConfigError(f"top_p is {top_p}", "give more than 0 and at most 1, or leave it out")
+    if not 0 < repetition_penalty < float("inf"):
+        raise ConfigError(f"repetition_penalty is {repetition_penalty}", "give more than 0; 1 is no penalty")

@@ -28,6 +28,8 @@ _POSITION_MARKS = ("wpe", "pos_", "position")
 class ForeignCausalLM(CausalLM):
     """A user's own module, kept as ``.module``; its constructor's initial values stay."""
 
+    takes_cache = False
+
     def __init__(self, module: nn.Module, *, pretrained: bool = False) -> None:
         super().__init__()
         self.module = module

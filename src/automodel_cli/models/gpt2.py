@@ -105,9 +105,18 @@ class GPT2(CausalLM):
             )
         positions = batch.position_ids
         if positions is None:
-            positions = torch.arange(cached, cached + tokens, device=batch.input_ids.device)
+            device = batch.input_ids.device
+            positions = (
+                torch.arange(tokens, device=device) if cache is None else cache.positions(tokens, device)
+            )
         x = self.drop(self.wte(batch.input_ids) + self.wpe(positions))
-        mask = attention_mask(tokens=tokens, cached=cached, segment_ids=batch.segment_ids, device=x.device)
+        mask = attention_mask(
+            tokens=tokens,
+            cached=cached,
+            segment_ids=batch.segment_ids,
+            left_padding=None if cache is None else cache.left_padding,
+            device=x.device,
+        )
         for block in self.h:
             x = block(x, mask=mask, cache=cache)
         if cache is not None:

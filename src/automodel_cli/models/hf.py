@@ -23,6 +23,7 @@ from automodel_cli.batch import Batch
 from automodel_cli.errors import CheckpointError, ConfigError
 from automodel_cli.models.foreign import ForeignCausalLM, loss_from_logits, role_of
 from automodel_cli.models.hf_attention import SpreadAttention
+from automodel_cli.models.hf_cache import roomy_cache
 from automodel_cli.models.initialise import DrawOnCPU, children_first, derive_seed
 from automodel_cli.models.interface import Attend, CausalLM, HeadLoss, Role
 from automodel_cli.models.kv_cache import KVCache
@@ -85,13 +86,25 @@ class HFCausalLM(CausalLM):
 
     def _inputs(self, batch: Batch, cache: KVCache | None) -> dict[str, Any]:
         inputs: dict[str, Any] = {"input_ids": batch.input_ids, "use_cache": cache is not None}
-        if cache is not None and cache.foreign is not None:
-            inputs["past_key_values"] = cache.foreign
+        if cache is not None:
+            self._add_cache(inputs, batch, cache)
         if batch.position_ids is not None:
             inputs["position_ids"] = batch.position_ids
         if batch.segment_ids is not None and self.attention is None:
             inputs["attention_mask"] = self._segment_mask(batch.segment_ids)
         return inputs
+
+    def _add_cache(self, inputs: dict[str, Any], batch: Batch, cache: KVCache) -> None:
+        """What was seen before; for rows with padding on the left also where they begin."""
+        if cache.foreign is None and cache.capacity:
+            cache.foreign = roomy_cache(self.hf, cache.capacity)
+        if cache.foreign is not None:
+            inputs["past_key_values"] = cache.foreign
+        if cache.left_padding is not None:
+            tokens, device = batch.input_ids.shape[1], batch.input_ids.device
+            places = torch.arange(cache.length + tokens, device=device)
+            inputs["attention_mask"] = (places >= cache.left_padding[:, None]).long()  # [B, S]
+            inputs["position_ids"] = cache.positions(tokens, device)
 
     def _segment_mask(self, segment_ids: Tensor) -> Tensor:
         """``[B, 1, T, T]``: 0 where a token may look, the lowest number elsewhere (what HF adds to the scores)."""

@@ -41,6 +41,7 @@ class CausalLM(nn.Module, ABC):
         max_seq_len: longest sequence the model accepts, or None where it has no limit of its own.
         notes: what a user should be told once about this model (for example a non-zero dropout).
         pretrained: whether the builder loaded weights, which ``init_weights`` would throw away.
+        takes_cache: whether ``forward`` can go on from a ``KVCache``.
     """
 
     vocab_size: int
@@ -48,6 +49,7 @@ class CausalLM(nn.Module, ABC):
     max_seq_len: int | None
     notes: list[str]
     pretrained: bool = False
+    takes_cache: bool = True
 
     @abstractmethod
     def forward(

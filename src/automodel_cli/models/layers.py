@@ -126,15 +126,28 @@ def attend_by_name(name: str) -> Attend:
 
 
 def attention_mask(
-    *, tokens: int, cached: int, segment_ids: Tensor | None, device: torch.device
+    *,
+    tokens: int,
+    cached: int,
+    segment_ids: Tensor | None,
+    device: torch.device,
+    left_padding: Tensor | None = None,
 ) -> Tensor | None:
     """The mask of ``tokens`` queries after ``cached`` earlier positions, or None for plain causal.
 
-    With ``segment_ids [B, T]`` a token looks only at earlier tokens of its own segment (block-diagonal).
+    With ``segment_ids [B, T]`` a token looks only at earlier tokens of its own segment (block-diagonal). With
+    ``left_padding [B]`` nobody looks at the first so many positions of a row, but for those positions themselves:
+    a softmax over nothing would be NaN.
     """
-    if segment_ids is None and (cached == 0 or tokens == 1):
-        return None if cached == 0 else torch.ones(1, 1, 1, cached + 1, dtype=torch.bool, device=device)
+    if segment_ids is None and left_padding is None and cached == 0:
+        return None
     causal = torch.ones(tokens, cached + tokens, dtype=torch.bool, device=device).tril(cached)[None, None]
+    if left_padding is not None:
+        assert segment_ids is None, "segments and padding on the left do not go together"
+        keys = torch.arange(cached + tokens, device=device)
+        is_token = keys >= left_padding[:, None]  # [B, S]
+        itself = keys == (keys[cached:, None])  # [T, S]
+        return causal & (is_token[:, None, None, :] | itself)
     if segment_ids is None:
         return causal
     assert cached == 0, "segments and a cache do not go together"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +14,19 @@ from automodel_cli.assembly.checkpoint import LoadedModel, load_model
 from automodel_cli.config.schema import GenerateConfig
 from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
 from automodel_cli.errors import ConfigError, DataError
-from automodel_cli.generation.engine import SamplingSettings, TextStream, generate
+from automodel_cli.generation.engine import SamplingSettings, generate
+from automodel_cli.generation.text_stream import StopTexts, TextStream
 
-# (sample number, piece of text): called as text becomes whole
+PROMPT_IS_A_FILE = "FILE:"
+"""Before a path: the prompt is the text of that file (nanoGPT's spelling)."""
+
+# (row, piece of text): called as text becomes whole; row = prompt number x num_samples + sample number
 TextSink = Callable[[int, str], None]
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """One continuation: its text, its ids, and whether the model ended it with its end-of-text token."""
+    """One continuation: its text, its ids, and whether it ended itself (end-of-text token, or a stop text)."""
 
     text: str
     ids: list[int]
@@ -30,40 +34,77 @@ class Continuation:
 
 
 @dataclass(frozen=True)
-class GenerationResult:
-    """All continuations of the prompt, and how fast they were made (tokens of all samples together)."""
+class PromptSamples:
+    """A prompt and its continuations."""
 
     prompt: str
     samples: list[Continuation]
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """All continuations, and how fast they were made (tokens of all of them together)."""
+
+    prompts: list[PromptSamples]
     checkpoint: Path
     tokens_per_s: float
 
 
+def read_prompts(cfg: GenerateConfig) -> list[str]:
+    """The texts to continue: ``prompt``, the file that it names, or the lines of ``prompt_file``.
+
+    Raises:
+        ConfigError: both are given, or the file cannot be read as UTF-8 text.
+    """
+    if cfg.prompt_file is not None:
+        if cfg.prompt:
+            raise ConfigError("there is a prompt and a prompt_file", "give one of them")
+        lines = [line for line in _read_text(cfg.prompt_file).splitlines() if line.strip()]
+        if not lines:
+            raise ConfigError(f"{cfg.prompt_file} holds no prompt", "write one on each line")
+        return lines
+    if cfg.prompt.startswith(PROMPT_IS_A_FILE):
+        return [_read_text(cfg.prompt.removeprefix(PROMPT_IS_A_FILE))]
+    return [cfg.prompt]
+
+
+def _read_text(path: str) -> str:
+    try:
+        return Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(f"the prompt file {path} cannot be read: {reason}", "name a text file") from None
+
+
 def run(cfg: GenerateConfig, *, on_text: TextSink | None = None) -> GenerationResult:
-    """Continue ``cfg.prompt``. The prompt is data: no special token is read out of it.
+    """Continue the prompts. They are data: no special token is read out of them.
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
         ConfigError: there is no tokenizer, or nothing to start from.
         DataError: the tokenizer is not the model's.
     """
+    prompts = read_prompts(cfg)
     device = this_machine.pick_device(cfg.device)
     loaded = load_model(cfg.checkpoint, device=device)
     tokenizer = _tokenizer(cfg, loaded)
-    prompt_ids = _prompt_ids(cfg, tokenizer, loaded)
-    texts = _Texts(tokenizer, prompt_ids, cfg.num_samples, on_text)
+    ids = [_prompt_ids(prompt, tokenizer, loaded) for prompt in prompts]
+    rows = [row for row in ids for _ in range(cfg.num_samples)]
+    texts = _Texts(tokenizer, rows, cfg.stop, on_text)
     started = time.perf_counter()
-    samples = generate(
+    found = generate(
         loaded.model,
-        prompt_ids,
+        ids,
         SamplingSettings(
             max_new_tokens=cfg.max_new_tokens,
             temperature=cfg.temperature,
             top_k=cfg.top_k,
             top_p=cfg.top_p,
+            repetition_penalty=cfg.repetition_penalty,
             seed=cfg.seed,
             num_samples=cfg.num_samples,
             stop_ids=frozenset() if tokenizer.eot_id is None else frozenset({tokenizer.eot_id}),
+            overflow=cfg.overflow,
         ),
         device=device,
         autocast_dtype=torch.bfloat16 if _fast_bf16(device) else None,
@@ -72,14 +113,14 @@ def run(cfg: GenerateConfig, *, on_text: TextSink | None = None) -> GenerationRe
     )
     seconds = time.perf_counter() - started
     texts.finish()
+    whole = iter(texts.whole)
     return GenerationResult(
-        prompt=cfg.prompt,
-        samples=[
-            Continuation(text, sample.ids, sample.stopped)
-            for text, sample in zip(texts.whole, samples, strict=True)
+        prompts=[
+            PromptSamples(prompt, [Continuation(next(whole), one.ids, one.stopped) for one in samples])
+            for prompt, samples in zip(prompts, found, strict=True)
         ],
         checkpoint=loaded.path,
-        tokens_per_s=sum(len(sample.ids) for sample in samples) / max(seconds, 1e-9),
+        tokens_per_s=sum(len(one.ids) for samples in found for one in samples) / max(seconds, 1e-9),
     )
 
 
@@ -92,14 +133,14 @@ def _tokenizer(cfg: GenerateConfig, loaded: LoadedModel) -> Tokenizer:
     return tokenizer
 
 
-def _prompt_ids(cfg: GenerateConfig, tokenizer: Tokenizer, loaded: LoadedModel) -> list[int]:
+def _prompt_ids(prompt: str, tokenizer: Tokenizer, loaded: LoadedModel) -> list[int]:
     """The prompt as ids; an empty one starts a new document.
 
     Raises:
         ConfigError: an empty prompt, and no token that starts a document.
         DataError: ids that the model has no row for.
     """
-    ids = list(tokenizer.encode(cfg.prompt))
+    ids = list(tokenizer.encode(prompt))
     if not ids:
         start = tokenizer.eot_id if tokenizer.eot_id is not None else tokenizer.bos_id
         if start is None:
@@ -122,23 +163,29 @@ def _fast_bf16(device: torch.device) -> bool:
 
 
 class _Texts:
-    """The text of each sample, grown token by token and handed on in whole characters."""
+    """The text of each row, grown token by token and handed on in whole characters, up to a stop text."""
 
     def __init__(
-        self, tokenizer: Tokenizer, prompt_ids: list[int], samples: int, on_text: TextSink | None
+        self,
+        tokenizer: Tokenizer,
+        rows: Sequence[Sequence[int]],
+        stops: Sequence[str],
+        on_text: TextSink | None,
     ) -> None:
-        self.whole = [""] * samples
-        self._streams = [TextStream(tokenizer.decode_bytes, context=prompt_ids) for _ in range(samples)]
+        self.whole = [""] * len(rows)
+        self._streams = [TextStream(tokenizer.decode_bytes, context=row) for row in rows]
+        self._stops = [StopTexts(stops) for _ in rows]
         self._on_text = on_text
 
-    def take(self, sample: int, token: int) -> None:
-        self._add(sample, self._streams[sample].feed(token))
+    def take(self, row: int, token: int) -> bool:
+        self._add(row, self._stops[row].feed(self._streams[row].feed(token)))
+        return self._stops[row].met
 
     def finish(self) -> None:
-        for sample, stream in enumerate(self._streams):
-            self._add(sample, stream.finish())
+        for row, (stream, stop) in enumerate(zip(self._streams, self._stops, strict=True)):
+            self._add(row, stop.feed(stream.finish()) + stop.finish())
 
-    def _add(self, sample: int, piece: str) -> None:
-        self.whole[sample] += piece
+    def _add(self, row: int, piece: str) -> None:
+        self.whole[row] += piece
         if piece and self._on_text is not None:
-            self._on_text(sample, piece)
+            self._on_text(row, piece)
