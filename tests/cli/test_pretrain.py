@@ -148,6 +148,14 @@ def test_one_process_is_this_one(recipe, launcher):
     assert recipe[2].dry_run and len(launcher) == 1
 
 
+def test_a_run_that_is_started_again_does_not_start_over(recipe, launcher, monkeypatch, capsys):
+    monkeypatch.setenv("AUTOMODEL_ATTEMPT", "1")
+    assert app.run(["cfg.yaml", "--fresh"]) == 75
+    assert recipe[0].fresh is False
+    assert app.run(["cfg.yaml", "--fresh", "--nnodes", "1:2", "--rdzv-endpoint", "h:1"]) == 2
+    assert "each machine that joins would start over" in capsys.readouterr().err
+
+
 def test_a_wrong_configuration_starts_nothing(capsys, recipe, launcher):
     assert app.run(["cfg.yaml", "--nproc-per-node", "2", "--model.n_layrs", "2"]) == 2
     assert "n_layrs" in capsys.readouterr().err

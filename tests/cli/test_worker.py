@@ -45,6 +45,15 @@ def test_contract_15(environment, rank, launcher, monkeypatch):
     assert (worker.rank(), worker.launched_by()) == (rank, launcher)
 
 
+def test_who_is_started_again(monkeypatch):
+    assert not worker.is_started_again()
+    for name in ("TORCHELASTIC_RESTART_COUNT", "AUTOMODEL_ATTEMPT"):
+        for count, again in (("0", False), ("2", True)):
+            monkeypatch.setenv(name, count)
+            assert worker.is_started_again() is again
+        monkeypatch.delenv(name)
+
+
 def test_an_error_goes_to_the_file_of_the_launcher_and_nowhere_else(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "4")

@@ -117,6 +117,18 @@ def test_who_does_not_save_in_time_is_killed(run):
     assert time.monotonic() - started < 30
 
 
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGUSR1, 75), (signal.SIGTERM, 75), (signal.SIGINT, 130)]
+)
+def test_a_signal_before_training_listens_is_no_error(run, number, code):
+    """During imports and set-up a worker dies of the signal, or of Ctrl-C's exception; there is nothing to save."""
+    send(number, when="ready_*")
+    undo = "for name in ('SIGTERM', 'SIGUSR1'):\n    signal.signal(getattr(signal, name), signal.SIG_DFL)\n"
+    undo += "signal.signal(signal.SIGINT, lambda *_: sys.exit(130))\n"
+    assert run(undo + "ready(); time.sleep(60)", max_restarts=1) == code
+    assert len(run.said) == (code == 75)
+
+
 def test_three_times_ctrl_c_is_enough(run):
     send(signal.SIGINT, when="ready_*", times=3)
     failed = run("ready(); time.sleep(60); time.sleep(60); time.sleep(60)")

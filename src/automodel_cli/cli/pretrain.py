@@ -66,7 +66,7 @@ def pretrain(
         return 0
     check_foreign(cfg, trust=trust or ())
     invocation = context.obj if isinstance(context.obj, Invocation) else Invocation(())
-    if invocation.wants_processes and not dry_run and (code := _launch(cfg, invocation)) is not None:
+    if invocation.wants_processes and not dry_run and (code := _launch(cfg, invocation, fresh)) is not None:
         return code
     return _run(cfg, fresh=fresh, dry_run=dry_run, trust=tuple(trust or ()))
 
@@ -87,13 +87,14 @@ def file_and_overrides(config: Path | None, tokens: list[str]) -> tuple[Path | N
 def _run(cfg: PretrainConfig, *, fresh: bool, dry_run: bool, trust: tuple[str, ...]) -> int:
     from automodel_cli.recipes import pretrain as recipe
 
+    fresh = fresh and not worker.is_started_again()
     if worker.rank() > 0:
         return recipe.run(cfg, fresh=fresh, dry_run=dry_run, trust=trust)
     with console.voice("training", lines_tell_progress=True) as voice:
         return recipe.run(cfg, fresh=fresh, dry_run=dry_run, trust=trust, voice=voice)
 
 
-def _launch(cfg: PretrainConfig, invocation: Invocation) -> int | None:
+def _launch(cfg: PretrainConfig, invocation: Invocation, fresh: bool) -> int | None:
     """Start the processes that the launch flags ask for; None where that is this one.
 
     Raises:
@@ -104,6 +105,11 @@ def _launch(cfg: PretrainConfig, invocation: Invocation) -> int | None:
         raise ConfigError(
             f"{flags}: this is already one of {os.environ['WORLD_SIZE']} processes of another launcher",
             "leave the launch flags out, or start automodel without the other launcher",
+        )
+    if fresh and ":" in invocation.launch.get("nnodes", ""):
+        raise ConfigError(
+            "--fresh with --nnodes MIN:MAX: each machine that joins would start over",
+            "move the run folder aside yourself, or start without --fresh in another one",
         )
     from automodel_cli.recipes import launch
 

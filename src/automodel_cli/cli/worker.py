@@ -19,7 +19,7 @@ import warnings
 from pathlib import Path
 
 from automodel_cli.cli import console
-from automodel_cli.distributed.workers import ERROR_FILE_VARIABLE, LAUNCHER_VARIABLE
+from automodel_cli.distributed.workers import ATTEMPT_VARIABLE, ERROR_FILE_VARIABLE, LAUNCHER_VARIABLE
 
 _PR_SET_PDEATHSIG = 1
 
@@ -40,6 +40,11 @@ def launched_by() -> str | None:
     if "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
         return "srun"
     return None
+
+
+def is_started_again() -> bool:
+    """Whether the launcher starts the same run once more, after a crash or with other machines."""
+    return int(os.environ.get(ATTEMPT_VARIABLE) or os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0) > 0
 
 
 def enter() -> None:

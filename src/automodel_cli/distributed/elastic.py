@@ -44,7 +44,7 @@ from torch.distributed.elastic.rendezvous import (
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from automodel_cli.distributed.launch_plan import LaunchPlan
-from automodel_cli.distributed.workers import End, Workers, first_cause
+from automodel_cli.distributed.workers import ATTEMPT_VARIABLE, End, Workers, first_cause
 from automodel_cli.errors import AutomodelError
 
 Answer = TypeVar("Answer")
@@ -107,6 +107,8 @@ def launch(
     assert agent.cause is not None
     if agent.cause.code == EXIT_PREEMPTED:
         return EXIT_PREEMPTED
+    if (code := agent.stopped_early()) is not None:
+        return code
     raise agent.failure()
 
 
@@ -173,6 +175,18 @@ class Agent(SimpleElasticAgent):
             self._workers.kill()
         else:
             self._workers.send(_passed_on(number))
+
+    def stopped_early(self) -> int | None:
+        """The exit code of workers that were asked to stop while they were not training: 130 for Ctrl-C, else 75."""
+        assert self.cause is not None
+        if self.stop_signal == signal.SIGINT and self.cause.exit_code == 128 + signal.SIGINT:
+            return self.cause.exit_code
+        if self.stop_signal is None or self.cause.code != -_passed_on(self.stop_signal):
+            return None
+        self.say(
+            f"stopped by {signal.Signals(self.stop_signal).name} outside of training: run the same command again"
+        )
+        return EXIT_PREEMPTED
 
     # ------------------------------------------------------------------ what torch's agent asks of a subclass
 
@@ -285,6 +299,7 @@ class Agent(SimpleElasticAgent):
             "ROLE_NAME": spec.role,
             "MASTER_ADDR": str(group.master_addr),
             "MASTER_PORT": str(group.master_port),
+            ATTEMPT_VARIABLE: str(self._attempt),
             "TORCHELASTIC_RESTART_COUNT": str(spec.max_restarts - self._remaining_restarts),
             "TORCHELASTIC_MAX_RESTARTS": str(spec.max_restarts),
             "TORCHELASTIC_RUN_ID": spec.rdzv_handler.get_run_id(),

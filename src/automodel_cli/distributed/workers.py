@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 ERROR_FILE_VARIABLE = "AUTOMODEL_ERROR_FILE"
+ATTEMPT_VARIABLE = "AUTOMODEL_ATTEMPT"  # how often the workers had been started before
 LAUNCHER_VARIABLE = "AUTOMODEL_LAUNCHER_PID"
 KILL_TIMEOUT_S = 10.0  # how long a killed process may take to disappear
 _POLL_S = 0.05
