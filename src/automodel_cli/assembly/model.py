@@ -11,13 +11,20 @@ from torch import nn
 from automodel_cli.assembly.tokenizer import RunTokenizer
 from automodel_cli.checkpoint import hf_format, layout
 from automodel_cli.checkpoint.checkpointer import Checkpointer
-from automodel_cli.config.instantiate import instantiate
+from automodel_cli.config.instantiate import built_arguments, instantiate
 from automodel_cli.config.target import Target
 from automodel_cli.errors import CheckpointError, ConfigError, DataError
-from automodel_cli.models.hf import wrap
-from automodel_cli.models.initialise import derive_seed
+from automodel_cli.models.hf import HFCausalLM, wrap
+from automodel_cli.models.hf_pretrained import pretrained_on_meta
+from automodel_cli.models.initialise import derive_seed, is_on_meta
 from automodel_cli.models.interface import CausalLM
 from automodel_cli.sizing import VOCAB_MULTIPLE
+
+# Targets whose weights are read by each rank for itself.
+_PRETRAINED = (
+    "transformers.AutoModelForCausalLM.from_pretrained",
+    "automodel_cli.models.hf.from_pretrained",
+)
 
 
 def build_model(target: Target, *, seed: int, trust: Sequence[str] = (), on_meta: bool = False) -> CausalLM:
@@ -30,6 +37,8 @@ def build_model(target: Target, *, seed: int, trust: Sequence[str] = (), on_meta
         ConfigError: the target is not one that the section admits, or it does not return a module.
     """
     torch.manual_seed(derive_seed(seed, "init"))
+    if on_meta and (model := _on_meta(target, trust)) is not None:
+        return model
     built = instantiate(target, "model", inject={"is_meta_device": True} if on_meta else None, trust=trust)
     if not isinstance(built, nn.Module):
         raise ConfigError(
@@ -39,13 +48,27 @@ def build_model(target: Target, *, seed: int, trust: Sequence[str] = (), on_meta
     return wrap(built, pretrained=target.name.endswith(".from_pretrained"))
 
 
+def _on_meta(target: Target, trust: Sequence[str]) -> CausalLM | None:
+    """A transformers model without storage, where its target would allocate some; None for other targets."""
+    if target.name in _PRETRAINED:
+        arguments = built_arguments(target, "model", trust=trust)
+        return pretrained_on_meta(**arguments)
+    if target.name.startswith("transformers.") and target.name.endswith(".from_config"):
+        with torch.device("meta"):
+            built = instantiate(target, "model", trust=trust)
+        return wrap(built)
+    return None
+
+
 def give_weights(model: CausalLM, *, init_from: str | None, seed: int, device: torch.device) -> str:
     """Fill the model with random, pretrained or earlier weights; returns where they are from, in words.
 
     A model whose own target loaded weights (``from_pretrained``) keeps them. ``init_from`` is a checkpoint, a run
     folder, a Hugging Face folder or a hub name; only weights are taken.
     """
-    if getattr(model, "pretrained", False) and init_from is None:
+    if model.pretrained and init_from is None:
+        if is_on_meta(model):
+            return _read_pretrained(model, device)
         model.to(device)
         return "pretrained, from its own target"
     model.materialise(device, seed)
@@ -63,6 +86,15 @@ def give_weights(model: CausalLM, *, init_from: str | None, seed: int, device: t
             "give model: the shape of those weights (vocab_size, n_positions, n_layer, n_embd, ...)",
         ) from error
     return f"{init_from}, weights only"
+
+
+def _read_pretrained(model: CausalLM, device: torch.device) -> str:
+    """The weights that the model's target names, each rank its own pieces."""
+    assert isinstance(model, HFCausalLM)
+    folder = hf_format.find_folder(str(model.hf.config.name_or_path))
+    model.to_empty(device=device)
+    hf_format.load_into(model, folder)
+    return f"pretrained, {folder}"
 
 
 def check_same_ids(init_from: str, model: CausalLM, tokenizer: RunTokenizer | None) -> None:

@@ -23,10 +23,11 @@ import torch
 from safetensors import safe_open
 
 from automodel_cli import files
-from automodel_cli.checkpoint import hf_tokenizer, layout, sharded
+from automodel_cli.checkpoint import hf_shards, hf_tokenizer, layout, sharded
 from automodel_cli.checkpoint.step_files import StepWriter
 from automodel_cli.errors import CheckpointError
 from automodel_cli.models import gpt2, hf
+from automodel_cli.models.initialise import copy_whole
 from automodel_cli.models.interface import CausalLM
 
 MAX_FILE_BYTES = 5_000_000_000
@@ -287,7 +288,8 @@ def load_into(model: CausalLM, folder: Path | str) -> None:
         gpt2.config_from_hf(config)  # refuses variants whose weights would mean something else
         gpt2.from_hf_state(model, _without_zero_biases(model, load_hf(folder)[1]))
     elif isinstance(model, hf.HFCausalLM):
-        _copy_state(hf.from_pretrained(str(folder)), model, folder)
+        if not hf_shards.load_pieces(_weights_and_buffers(model), weight_files(folder)):
+            _copy_state(hf.from_pretrained(str(folder)), model, folder)
     else:
         raise CheckpointError(
             f"{type(model).__name__} cannot take weights from a Hugging Face folder",
@@ -308,4 +310,12 @@ def _copy_state(source: hf.HFCausalLM, model: hf.HFCausalLM, folder: Path) -> No
     for name, tensor in stored.items():
         whole = sharded.WholeTensor(tensor.dtype, tuple(tensor.shape))
         sharded.compare_tensor(folder, name, whole, own[name], cast=True)
-        own[name].copy_(tensor)
+        copy_whole(own[name], tensor)
+
+
+def _weights_and_buffers(model: hf.HFCausalLM) -> dict[str, torch.Tensor]:
+    """What a file of this model holds, by transformers' names; of tied weights the first name."""
+    ties = {name for name, _ in model.hf.named_parameters(remove_duplicate=False)}
+    parameters = dict(model.hf.named_parameters())
+    buffers = {name: tensor for name, tensor in model.hf.state_dict().items() if name not in ties}
+    return {**parameters, **buffers}

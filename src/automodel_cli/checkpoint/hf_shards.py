@@ -1,0 +1,66 @@
+"""Weights of a Hugging Face folder into a model that lies over several ranks: each rank reads its pieces only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+from automodel_cli.errors import CheckpointError
+
+
+def load_pieces(targets: Mapping[str, torch.Tensor], files: Sequence[Path]) -> bool:
+    """Fill ``targets`` (by their names in the files) from safetensors; False, and nothing done, if names differ.
+
+    Of a distributed tensor this rank's rows and columns are read, the rest of the file is not. Values are cast.
+
+    Raises:
+        CheckpointError: a tensor has another shape, or a file cannot be read.
+    """
+    places = _places(files)
+    if not targets.keys() <= places.keys():
+        return False
+    for path in files:
+        with _opened(path) as handle:
+            for name, target in targets.items():
+                if places[name] == path:
+                    _fill(target, handle.get_slice(name), name, path)
+    return True
+
+
+def _places(files: Sequence[Path]) -> dict[str, Path]:
+    """Which file holds each tensor."""
+    places: dict[str, Path] = {}
+    for path in files:
+        with _opened(path) as handle:
+            places.update(dict.fromkeys(handle.keys(), path))
+    return places
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except Exception as error:  # the Rust side has an exception class of its own
+        raise CheckpointError(f"{path} cannot be read: {error}", "download or make it again") from error
+
+
+@torch.no_grad()
+def _fill(target: torch.Tensor, stored: Any, name: str, path: Path) -> None:
+    if tuple(stored.get_shape()) != tuple(target.shape):
+        raise CheckpointError(
+            f"{path}: {name} has shape {tuple(stored.get_shape())}, expected {tuple(target.shape)}",
+            "build the model with the sizes in the folder's config.json",
+        )
+    if not isinstance(target, DTensor):
+        target.copy_(stored[:] if target.dim() else stored[()])
+        return
+    shape, offset = compute_local_shape_and_global_offset(target.shape, target.device_mesh, target.placements)
+    if 0 in shape:  # fewer rows than ranks: this one has none
+        return
+    piece = tuple(slice(start, start + size) for start, size in zip(offset, shape, strict=True))
+    target.to_local().copy_(stored[piece])
