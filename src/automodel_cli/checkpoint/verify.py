@@ -72,7 +72,8 @@ def _hash_problem(path: Path, record: Mapping[str, Any]) -> str | None:
 
 
 def _odd_values(paths: list[Path], problems: list[str]) -> tuple[list[dict[str, Any]], int]:
-    odd, scanned = [], 0
+    """Parts with NaN or infinity, and how many tensors there are (parts of one are one)."""
+    odd, scanned = [], set()
     for path in paths:
         try:
             tensors = gather([path])
@@ -81,7 +82,7 @@ def _odd_values(paths: list[Path], problems: list[str]) -> tuple[list[dict[str, 
             continue
         for tensor in tensors:
             nan, infinite = nonfinite(tensor)
-            scanned += 1
+            scanned.add((path.parent, tensor.name))
             if nan or infinite:
                 odd.append({"file": str(path), "tensor": tensor.name, "nan": nan, "inf": infinite})
-    return odd, scanned
+    return odd, len(scanned)
