@@ -1,6 +1,5 @@
 """``automodel eval`` around tasks: flags reach the recipe, tables show what was found, wrong mixtures are refused."""
 
-# ruff: noqa: E501
 from __future__ import annotations
 
 import json

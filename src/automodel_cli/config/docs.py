@@ -30,6 +30,7 @@ from automodel_cli.config.schema_preprocess import (
     VerifyConfig,
 )
 from automodel_cli.config.schema_shuffle import ShuffleConfig
+from automodel_cli.config.schema_tasks import TasksConfig
 from automodel_cli.config.sections import NOTE_KEY, Section, keys_of
 from automodel_cli.config.signatures import from_source
 from automodel_cli.config.target import describe_value
@@ -43,6 +44,7 @@ _COMMANDS: tuple[tuple[str, type[Section]], ...] = (
     ("automodel preprocess tokenizer", TokenizerTrainConfig),
     ("automodel preprocess verify", VerifyConfig),
     ("automodel eval", EvaluateConfig),
+    ("automodel eval --tasks and --harness", TasksConfig),
     ("automodel inspect-ckpt", InspectConfig),
     ("automodel plot", PlotConfig),
     ("automodel generate", GenerateConfig),

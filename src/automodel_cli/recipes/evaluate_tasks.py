@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import transformers
 
 from automodel_cli import device as this_machine
 from automodel_cli.assembly.checkpoint import LoadedModel, load_model
@@ -53,6 +56,8 @@ def run(cfg: TasksConfig, *, voice: Voice | None = None) -> TasksResult:
         DataError: damaged task data, or a tokenizer that is not the model's.
     """
     voice = voice or Voice()
+    if cfg.harness and importlib.util.find_spec("lm_eval") is None:
+        raise ConfigError("--harness needs the package lm-eval", "pip install 'automodel-cli[eval]'")
     bundle = Bundle(cfg.bundle) if cfg.tasks else None
     tasks = select_tasks(cfg.tasks, bundle.others) if bundle is not None else []
     device = this_machine.pick_device(cfg.device)
@@ -98,6 +103,8 @@ def _run(
     }
     if bundle is not None:
         results |= _in_context(cfg, bundle, tasks, engine, tokenizer, voice)
+    if cfg.harness:
+        results["harness"] = _harness(cfg, loaded, engine, tokenizer, voice)
     output = Path(cfg.output) if cfg.output is not None else results_folder(loaded.path) / RESULTS_NAME
     if world.is_main:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -169,3 +176,36 @@ def _entry(score: TaskScore, bundle: Bundle) -> dict[str, Any]:
     if own is not None and abs(own / 100 - entry["baseline"]) > 1e-9:
         entry["baseline_in_bundle"] = own / 100
     return entry
+
+
+# --------------------------------------------------------------------------------- lm-evaluation-harness
+
+
+def _harness(
+    cfg: TasksConfig, loaded: LoadedModel, engine: SpanScorer, tokenizer: Tokenizer, voice: Voice
+) -> dict[str, Any]:
+    """The harness' entries by task; the package is an extra, so it is imported where it is wanted."""
+    from automodel_cli.evaluation import harness
+
+    request = harness.HarnessRequest(
+        tasks=cfg.harness,
+        folder=cfg.harness_path,
+        shots=cfg.num_fewshot,
+        limit=cfg.max_per_task,
+        chat_template=cfg.chat_template,
+    )
+    return harness.evaluate(
+        request,
+        engine,
+        tokenizer,
+        chat_tokenizer=_chat_tokenizer(loaded.path) if cfg.chat_template else None,
+        progress=_shown(voice, "harness"),
+    )
+
+
+def _chat_tokenizer(checkpoint: Path) -> Any:
+    """transformers' tokenizer of a checkpoint, which knows its chat template; None where there is none."""
+    folder = checkpoint / "tokenizer" if (checkpoint / "tokenizer").is_dir() else checkpoint
+    if not (folder / "tokenizer_config.json").is_file():
+        return None
+    return transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
