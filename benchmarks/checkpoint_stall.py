@@ -52,10 +52,11 @@ def build(layers: int, width: int) -> tuple[torch.nn.Module, torch.optim.Optimiz
 
 
 def ours(run: Path, model: Any, optimizer: torch.optim.Optimizer, *, is_async: bool) -> Save:
-    checkpointer = Checkpointer(run, keep_last=1, is_async=is_async)
+    checkpointer = Checkpointer(run, is_async=is_async)
     arguments = {"state": {}, "loader_state": {}, "config_yaml": "", "facts": {"model": model.model_config()}}
 
     def save(step: int) -> tuple[float, float]:
+        shutil.rmtree(run, ignore_errors=True)
         started = time.perf_counter()
         checkpointer.save(step, model=model, optimizer=optimizer, **arguments)
         waited = time.perf_counter() - started
