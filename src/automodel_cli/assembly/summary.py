@@ -109,15 +109,16 @@ def _drawn_row(name: str, drawn: Drawn) -> Sequence[str]:
     )
 
 
-def schedule_rows(cfg: PretrainConfig, horizon: Horizon, schedule: Schedule) -> Rows:
-    """Batch arithmetic, length and learning rate."""
+def schedule_rows(cfg: PretrainConfig, horizon: Horizon, schedule: Schedule, *, dp_world: int = 1) -> Rows:
+    """Batch arithmetic, length and learning rate; ``dp_world`` ranks have different parts of a batch."""
     scheduler = cfg.step_scheduler
-    accumulation = scheduler.global_batch_size // scheduler.local_batch_size
+    accumulation = scheduler.global_batch_size // (scheduler.local_batch_size * dp_world)
+    places = f" on each of {dp_world} ranks" if dp_world > 1 else ""
     return [
         (
             "batch",
             f"{scheduler.global_batch_size} sequences = {horizon.tokens_per_step:,} tokens an update"
-            f" ({scheduler.local_batch_size} at a time, {accumulation} micro-batches)",
+            f" ({scheduler.local_batch_size} at a time{places}, {accumulation} micro-batch{'es' if accumulation > 1 else ''})",
         ),
         (
             "length",
