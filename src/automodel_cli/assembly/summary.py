@@ -114,11 +114,12 @@ def schedule_rows(cfg: PretrainConfig, horizon: Horizon, schedule: Schedule, *, 
     scheduler = cfg.step_scheduler
     accumulation = scheduler.global_batch_size // (scheduler.local_batch_size * dp_world)
     places = f" on each of {dp_world} ranks" if dp_world > 1 else ""
+    batches = "1 micro-batch" if accumulation == 1 else f"{accumulation} micro-batches"
     return [
         (
             "batch",
             f"{scheduler.global_batch_size} sequences = {horizon.tokens_per_step:,} tokens an update"
-            f" ({scheduler.local_batch_size} at a time{places}, {accumulation} micro-batch{'es' if accumulation > 1 else ''})",
+            f" ({scheduler.local_batch_size} at a time{places}, {batches})",
         ),
         (
             "length",
