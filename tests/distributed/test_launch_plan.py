@@ -13,28 +13,29 @@ from automodel_cli.errors import ConfigError
 
 def test_one_machine_needs_no_place_to_meet():
     plan = plan_launch({"nproc-per-node": "8"}, processes=8)
-    assert (plan.backend, plan.endpoint, plan.local_addr) == ("c10d", "localhost:0", "localhost")
+    assert (plan.is_host, plan.endpoint, plan.local_addr) == (True, "localhost:0", "localhost")
     assert (plan.processes, plan.min_nodes, plan.max_nodes, plan.max_restarts) == (8, 1, 1, 0)
     assert plan.shutdown_timeout_s == SHUTDOWN_TIMEOUT_S > 300
     assert plan_launch({"standalone": "true"}, processes=2) == plan_launch({}, processes=2)
 
 
 @pytest.mark.parametrize(
-    ("flags", "backend", "endpoint"),
+    ("flags", "is_host", "endpoint"),
     [
-        ({"nnodes": "2", "rdzv-endpoint": "host:29500"}, "c10d", "host:29500"),
-        ({"nnodes": "1:4", "rdzv-endpoint": "host"}, "c10d", "host:29400"),
-        ({"nnodes": "2", "rdzv-endpoint": "[fe80::1]:7"}, "c10d", "[fe80::1]:7"),
-        ({"nnodes": "2", "rdzv-backend": "c10d", "rdzv-endpoint": "h:1", "node-rank": "1"}, "c10d", "h:1"),
-        ({"nnodes": "2", "node-rank": "1", "master-addr": "h"}, "static", "h:29500"),
-        ({"nnodes": "2", "node-rank": "1", "master-addr": "h", "master-port": "7"}, "static", "h:7"),
-        ({"rdzv-backend": "static"}, "static", "localhost:29500"),
-        ({"rdzv-endpoint": "h:5"}, "c10d", "h:5"),
+        ({"nnodes": "2", "rdzv-endpoint": "host:29500"}, None, "host:29500"),
+        ({"nnodes": "1:4", "rdzv-endpoint": "host"}, None, "host:29400"),
+        ({"nnodes": "2", "rdzv-endpoint": "[fe80::1]:7"}, None, "[fe80::1]:7"),
+        ({"nnodes": "2", "rdzv-backend": "c10d", "rdzv-endpoint": "h:1", "node-rank": "1"}, None, "h:1"),
+        ({"nnodes": "2", "node-rank": "1", "master-addr": "h"}, False, "h:29500"),
+        ({"nnodes": "2", "node-rank": "1", "master-addr": "h", "master-port": "7"}, False, "h:7"),
+        ({"nnodes": "2", "node-rank": "0", "master-addr": "h"}, True, "h:29500"),
+        ({"rdzv-backend": "static"}, True, "localhost:29500"),
+        ({"rdzv-endpoint": "h:5"}, None, "h:5"),
     ],
 )
-def test_where_several_machines_meet(flags, backend, endpoint):
+def test_where_several_machines_meet(flags, is_host, endpoint):
     plan = plan_launch(flags, processes=1)
-    assert (plan.backend, plan.endpoint) == (backend, endpoint)
+    assert (plan.is_host, plan.endpoint) == (is_host, endpoint)
 
 
 def test_all_of_the_rest():

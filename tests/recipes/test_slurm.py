@@ -111,7 +111,7 @@ def test_the_launchers_get_a_command_line_that_they_understand(slurm):
     invocation = parse_argv(words[2:])
     assert invocation.arguments == ("pretrain", "llm", "-c", "my cfg.yaml")
     plan = plan_launch(invocation.launch, processes=4)
-    assert (plan.backend, plan.endpoint, plan.run_id) == ("c10d", "node7:24567", "1234567")
+    assert (plan.endpoint, plan.run_id) == ("node7:24567", "1234567")
     assert (plan.max_nodes, plan.max_restarts, plan.shutdown_timeout_s, str(plan.log_dir)) == (
         2,
         2,

@@ -85,10 +85,10 @@ def launch(
         LaunchFailed: a worker failed (with its exit code), or the machines did not meet.
     """
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    if plan.max_nodes > 1:
-        # The agents' shared store keeps its first address when machines come and go (torch 2.13), so that a newcomer
-        # waits for ever: let the workers of each round meet at a store of their own.
-        os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    # A store that the agents share with the workers keeps what earlier workers wrote, and its first address though
+    # machines come and go (torch 2.13): restarted workers call processes that are gone, a newcomer waits for ever.
+    # So the workers of each round meet at a store of their own.
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     with _rendezvous_errors(plan):
         rendezvous = _Patient(get_rendezvous_handler(_parameters(plan)))
         agent = Agent(plan, command, rendezvous, log_folder=log_folder, say=say)
@@ -124,8 +124,6 @@ class Agent(SimpleElasticAgent):
         log_folder: Path,
         say: Callable[[str], None],
     ) -> None:
-        host, _, port = plan.endpoint.rpartition(":")
-        is_static = plan.backend == "static"
         spec = WorkerSpec(
             role="worker",
             local_world_size=plan.processes,
@@ -134,8 +132,6 @@ class Agent(SimpleElasticAgent):
             args=tuple(command[1:]),
             max_restarts=plan.max_restarts,
             monitor_interval=plan.monitor_interval_s,
-            master_addr=host if is_static else None,
-            master_port=int(port) if is_static else None,
             local_addr=plan.local_addr,
         )
         super().__init__(spec)
@@ -393,10 +389,10 @@ def _first_line(error: BaseException) -> str:
 
 def _parameters(plan: LaunchPlan) -> RendezvousParameters:
     options: dict[str, Any] = {"timeout": 900, **plan.options}
-    if plan.backend == "static":
-        options["rank"] = plan.node_rank
+    if plan.is_host is not None:
+        options["is_host"] = str(plan.is_host).lower()
     return RendezvousParameters(
-        backend=plan.backend,
+        backend="c10d",
         endpoint=plan.endpoint,
         run_id=plan.run_id,
         min_nodes=plan.min_nodes,

@@ -4,8 +4,11 @@ Pure: no torch, no network. Flags are torchrun's, by their dashed names, values 
 
     what is given                                     how machines find each other
     nothing but --nproc-per-node                      not at all: a store on localhost, at a free port
-    --rdzv-endpoint HOST:PORT                         c10d: HOST keeps the store, any order, elastic
-    --node-rank R --master-addr HOST [--master-port]  static: fixed places, as with torchrun
+    --rdzv-endpoint HOST:PORT                         HOST, which knows its own name, keeps the store
+    --node-rank R --master-addr HOST [--master-port]  the machine of rank 0 keeps the store, at HOST
+
+The last is torchrun's static rendezvous by name only: there the workers of a restart meet in the store of those before
+them, and read addresses of processes that are gone.
 """
 
 from __future__ import annotations
@@ -30,9 +33,10 @@ class LaunchPlan:
     Attributes:
         processes: to start on this machine.
         min_nodes, max_nodes: machines that the run needs, and takes.
-        backend: c10d or static; ``endpoint`` is where it is found, ``run_id`` tells runs apart there.
+        endpoint: where they meet; ``run_id`` tells runs apart there.
+        is_host: whether the store is kept here; None: if the endpoint names this machine.
         options: of the rendezvous (``--rdzv-conf``).
-        node_rank: this machine's place, static only.
+        node_rank: this machine's number, where it was given one.
         max_restarts: how often all processes are started again after one of them crashed.
         shutdown_timeout_s: how long processes that were asked to stop may take.
         local_addr: this machine's address for the others; None: found by torch.
@@ -42,11 +46,11 @@ class LaunchPlan:
     processes: int
     min_nodes: int = 1
     max_nodes: int = 1
-    backend: str = "c10d"
     endpoint: str = "localhost:0"
     run_id: str = "automodel"
     options: Mapping[str, str] = field(default_factory=dict)
-    node_rank: int = 0
+    is_host: bool | None = None
+    node_rank: int | None = None
     max_restarts: int = 0
     monitor_interval_s: float = _MONITOR_INTERVAL_S
     shutdown_timeout_s: float = SHUTDOWN_TIMEOUT_S
@@ -66,17 +70,17 @@ def plan_launch(flags: Mapping[str, str], *, processes: int) -> LaunchPlan:
         ConfigError: a value is wrong, or it is not said where several machines meet.
     """
     min_nodes, max_nodes = node_range(flags.get("nnodes", "1"))
-    backend, endpoint, local_addr = _meeting_place(flags, max_nodes)
+    endpoint, is_host, local_addr = _meeting_place(flags, max_nodes)
     restarts = ELASTIC_RESTARTS if min_nodes != max_nodes else 0
     return LaunchPlan(
         processes=processes,
         min_nodes=min_nodes,
         max_nodes=max_nodes,
-        backend=backend,
         endpoint=endpoint,
+        is_host=is_host,
         run_id=flags.get("rdzv-id", LaunchPlan.run_id),
         options=_options(flags.get("rdzv-conf", "")),
-        node_rank=int(flags.get("node-rank", "0")),
+        node_rank=int(flags["node-rank"]) if "node-rank" in flags else None,
         max_restarts=int(flags.get("max-restarts", restarts)),
         monitor_interval_s=_seconds(flags, "monitor-interval", _MONITOR_INTERVAL_S, least=0.01),
         shutdown_timeout_s=_seconds(flags, "shutdown-timeout", SHUTDOWN_TIMEOUT_S),
@@ -100,8 +104,8 @@ def node_range(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
-def _meeting_place(flags: Mapping[str, str], max_nodes: int) -> tuple[str, str, str | None]:
-    """Backend, endpoint, and this machine's address where that is known."""
+def _meeting_place(flags: Mapping[str, str], max_nodes: int) -> tuple[str, bool | None, str | None]:
+    """Endpoint, whether it is here, and this machine's address, where those are known."""
     wanted = flags.get("rdzv-backend")
     if wanted not in (None, "c10d", "static"):
         raise ConfigError(f"--rdzv-backend: expected c10d or static, found {wanted!r}")
@@ -110,17 +114,17 @@ def _meeting_place(flags: Mapping[str, str], max_nodes: int) -> tuple[str, str, 
             raise ConfigError(
                 "--standalone is for one machine, --nnodes asks for more", "leave one of them out"
             )
-        return "c10d", "localhost:0", "localhost"
+        return "localhost:0", True, "localhost"
     endpoint = flags.get("rdzv-endpoint", "")
     by_place = "node-rank" in flags and wanted is None and not endpoint
     if wanted == "static" or by_place or (not endpoint and "master-addr" in flags):
-        return "static", _master(flags, endpoint, max_nodes), None
+        return _master(flags, endpoint, max_nodes), flags.get("node-rank", "0") == "0", None
     if not endpoint:
         raise ConfigError(
             "--nnodes asks for several machines, and nothing says where they meet",
             "add --rdzv-endpoint HOST:PORT (HOST is one of them) to the command on each",
         )
-    return "c10d", _with_port(endpoint, "29400"), None
+    return _with_port(endpoint, "29400"), None, None
 
 
 def _master(flags: Mapping[str, str], endpoint: str, max_nodes: int) -> str:

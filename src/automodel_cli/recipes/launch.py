@@ -86,4 +86,4 @@ def _log_folder(plan: LaunchPlan) -> Path:
     if plan.log_dir is None:
         return Path(tempfile.mkdtemp(prefix="automodel_"))
     folder = plan.log_dir.absolute()
-    return folder / f"node_{plan.node_rank}" if plan.max_nodes > 1 and plan.backend == "static" else folder
+    return folder if plan.node_rank is None else folder / f"node_{plan.node_rank}"
