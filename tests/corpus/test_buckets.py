@@ -38,7 +38,14 @@ def expected(rows: list[bytes] = ROWS) -> bytes:
 
 @pytest.mark.parametrize(
     ("count", "block", "writers", "memory"),
-    [(1, 400, 1, 10**6), (5, 7, 3, 10**6), (64, 50, 2, 10**6), (2, 33, 2, 3000), (1, 400, 1, 900)],
+    [
+        (1, 400, 1, 10**6),
+        (5, 7, 3, 10**6),
+        (64, 50, 2, 10**6),
+        (2, 33, 2, 3000),
+        (1, 400, 1, 900),
+        (3, 90, 1, 1),
+    ],
 )
 def test_order_is_by_key_for_any_buckets_writers_and_memory(
     tmp_path: Path, count: int, block: int, writers: int, memory: int

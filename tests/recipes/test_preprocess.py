@@ -417,3 +417,12 @@ def test_the_whole_run_leaves_torch_and_transformers_out(tmp_path: Path, rows: s
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "heavy []" in done.stdout
+
+
+def test_a_source_without_text_leaves_nothing_to_continue(tmp_path: Path, rows: str) -> None:
+    (tmp_path / "nothing.jsonl").write_text("")
+    with pytest.raises(DataError, match="holds no text"):
+        run(tmp_path, dataset=str(tmp_path / "nothing.jsonl"))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+    run(tmp_path, dataset=rows)
+    assert tokens_of(tmp_path / "out/dataset.bin").tolist() == byte_stream(TEXTS)

@@ -600,3 +600,13 @@ def test_shuffled_bytes_depend_on_seed_and_input_alone(
     with pytest.raises(DataError, match=r"bad row rows\.jsonl:11"):
         run(tmp_path, "strict", strict=True, **options)
     assert not list((tmp_path / "strict").glob(".*shuffle"))
+
+
+def test_a_source_without_text_leaves_nothing_to_continue(tmp_path: Path) -> None:
+    """The next command in that folder is not taken for another run of this one."""
+    (tmp_path / "nothing.jsonl").write_text("")
+    with pytest.raises(DataError, match="holds no text"):
+        run(tmp_path, input=str(tmp_path / "nothing.jsonl"))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".processed_data.lock"]
+    run(tmp_path, input=write_rows(tmp_path / "some.jsonl", TEXTS))
+    assert pair(tmp_path / "out") == reference_files(documents_of(TEXTS))

@@ -275,7 +275,9 @@ class BucketReader:
         group_bytes: int = _GROUP_BYTES,
     ) -> None:
         self._buckets, self._keep, self._dropped = buckets, keep, dropped
-        self._memory_bytes = memory_bytes * 3 // 4  # for a bucket; the rest is for sorted rows on their way
+        self._memory_bytes = max(
+            1, memory_bytes * 3 // 4
+        )  # for a bucket; the rest is for sorted rows on their way
         self._group_bytes = max(1, min(group_bytes, memory_bytes // 16))
         self._files: dict[str, list[Path]] = defaultdict(list)  # bucket -> its .docs files
         for path in sorted(buckets.folder.iterdir()):

@@ -71,6 +71,10 @@ class Progress:
     bytes_wanted: int | None = None
 
 
+class NoText(DataError):
+    """The source holds nothing to write, so there is nothing to go on from either."""
+
+
 @dataclass
 class BadRows:
     """Rows without usable text: how many, and the first ones by file and line."""

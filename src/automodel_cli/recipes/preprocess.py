@@ -28,7 +28,7 @@ from automodel_cli.corpus.documents import FileSource, Source, open_source, sour
 from automodel_cli.corpus.engines import EngineMismatch, Sampled
 from automodel_cli.corpus.journal import Position, write_progress
 from automodel_cli.corpus.manifest import CorpusManifest
-from automodel_cli.corpus.pipeline import BadRows, Count, Progress, Sink, drive, teller, tokenising
+from automodel_cli.corpus.pipeline import BadRows, Count, NoText, Progress, Sink, drive, teller, tokenising
 from automodel_cli.corpus.pool import likely_workers
 from automodel_cli.corpus.readers import read_unit
 from automodel_cli.corpus.shuffle import ShuffleStore, iter_shuffled, remove_buckets
@@ -282,6 +282,9 @@ def _write(job: _Job, progress: ProgressCallback, say: Say) -> PreprocessResult:
         job.engine = job.tokenizer.use_engine("reference")
         continued = False
         bad_rows = _run_phases(job, Position(), progress, say)
+    except NoText:
+        output_folder.clear(job.folder)
+        raise
     manifest = output_folder.finished_corpus(job.folder, job.options(), job.source.describe(), job.tokenizer)
     assert manifest is not None
     return PreprocessResult(job.folder, manifest, job.engine, continued=continued, bad_rows=bad_rows.first)
@@ -394,7 +397,7 @@ def _check_amounts(job: _Job, writer: CorpusWriter, bad_rows: BadRows, say: Say)
     train, val = writer.splits["train"], writer.splits["val"]
     if writer.tokens == 0:
         first = f"; first: {bad_rows.first[0]}" if bad_rows.first else ""
-        raise DataError(
+        raise NoText(
             f"{job.source.name} holds no text ({bad_rows.count:,} bad rows{first})",
             "check --dataset, --text-key and --document",
         )

@@ -27,14 +27,14 @@ from automodel_cli.corpus.megatron_divide import divide
 from automodel_cli.corpus.megatron_manifest import MegatronManifest
 from automodel_cli.corpus.megatron_output import MegatronOutput
 from automodel_cli.corpus.megatron_sink import MegatronLayout, MegatronSink, Pair
-from automodel_cli.corpus.pipeline import BadRows, Progress, drive, teller, tokenising
+from automodel_cli.corpus.pipeline import BadRows, NoText, Progress, drive, teller, tokenising
 from automodel_cli.corpus.pool import cores, likely_workers
 from automodel_cli.corpus.sentences import SentenceRule
 from automodel_cli.corpus.shuffled_source import ShuffledSource
 from automodel_cli.corpus.tokenise_sequences import SequenceWork
 from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
 from automodel_cli.corpus.units import ReadOptions
-from automodel_cli.errors import ConfigError, DataError
+from automodel_cli.errors import ConfigError
 from automodel_cli.files import exclusive_lock
 
 ProgressCallback = Callable[[Progress], None]
@@ -270,6 +270,9 @@ def _write(job: _Job, progress: ProgressCallback, say: Say) -> MegatronResult:
         job.work = replace(job.work, engine="reference")
         continued = False
         bad_rows = _run_phases(job, Position(), progress, say)
+    except NoText:
+        job.output.clear()
+        raise
     manifest = job.output.finished(job.options(), job.source.describe(), job.tokenizer)
     assert manifest is not None
     return MegatronResult(
@@ -374,7 +377,7 @@ def _check_amounts(job: _Job, sink: MegatronSink, pairs: list[Pair], bad_rows: B
     """No files without tokens, and a word where there is less than was asked for."""
     if not pairs:
         first = f"; first: {bad_rows.first[0]}" if bad_rows.first else ""
-        raise DataError(
+        raise NoText(
             f"{job.source.name} holds no text ({bad_rows.count:,} bad rows{first})",
             "check --input or --dataset, and --json-keys",
         )
