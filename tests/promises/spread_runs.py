@@ -43,6 +43,11 @@ QWEN2 = {
 }
 
 
+OWN_FILE = Path(__file__).with_name("own_model.py")
+OWN = {"_target_": f"{OWN_FILE}:OwnModel", "vocab_size": 61, "width": 16}
+TRUST = (str(OWN_FILE),)
+
+
 def configuration(folder: Path, *, model: dict[str, Any] = GPT2, **sections: Any) -> PretrainConfig:
     """A run of 20 updates of 8 rows, 15 tokens each (which no mesh divides evenly), in fp32 without dropout."""
     dataset = {"_target_": "automodel_cli.data.nanogpt_dataset.NanogptDataset", "seq_len": 15}
@@ -66,7 +71,7 @@ def configuration(folder: Path, *, model: dict[str, Any] = GPT2, **sections: Any
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         file.write(yaml.safe_dump(config))
         file.flush()
-        return load_config(PretrainConfig, Path(file.name), [])
+        return load_config(PretrainConfig, Path(file.name), [], trust=TRUST)
 
 
 def on_mesh(world: World, cfg: PretrainConfig) -> World:
@@ -82,7 +87,7 @@ def train(world: World, folder: str, runs: dict[str, dict[str, Any]]) -> dict[st
 
 
 def _train(world: World, cfg: PretrainConfig) -> dict[str, Any]:
-    recipe = PretrainRecipe(cfg, world=on_mesh(world, cfg))
+    recipe = PretrainRecipe(cfg, world=on_mesh(world, cfg), trust=TRUST)
     recipe.setup()
     initial = weights_hash(recipe.model)
     records: list[dict[str, Any]] = []

@@ -4,10 +4,10 @@ same initial weights, and losses and gradient norms within 1e-5 over 20 updates 
 import pytest
 from tests.conftest import write_tokens
 from tests.distributed.ranks import run_ranks
-from tests.promises.spread_runs import QWEN2, train
+from tests.promises.spread_runs import OWN, QWEN2, train
 
 TOLERANCE = 1e-5
-ALONE = {"gpt2": {}, "qwen2": {"model": QWEN2}}
+ALONE = {"gpt2": {}, "qwen2": {"model": QWEN2}, "own": {"model": OWN}}
 TWO_RANKS = {
     "fsdp2": {},
     "ddp": {"distributed": {"strategy": "ddp"}},
@@ -25,6 +25,8 @@ TWO_RANKS = {
     "no accumulation": {"step_scheduler": {"local_batch_size": 4}},
     "qwen2, fsdp2": {"model": QWEN2},
     "qwen2, tp": {"model": QWEN2, "distributed": {"tp_size": 2}},
+    "own, fsdp2": {"model": OWN, "distributed": {"activation_checkpointing": True}},
+    "own, ddp": {"model": OWN, "distributed": {"strategy": "ddp"}},
     "qwen2, cp": {"model": QWEN2, "distributed": {"cp_size": 2}},
 }
 FOUR_RANKS = {
@@ -52,7 +54,8 @@ def alone(data):
 
 
 def check_same(numbers, alone, name):
-    reference = alone["qwen2" if name.startswith("qwen2") else "gpt2"]
+    model = name.partition(",")[0]
+    reference = alone[model if model in alone else "gpt2"]
     assert numbers["rows"] == reference["rows"], name
     assert numbers["initial"] == reference["initial"], name
     assert numbers["tokens"] == reference["tokens"], name

@@ -53,6 +53,7 @@ class ManyRanks(Ranks):
     def __init__(self, world: World, model: nn.Module) -> None:
         self.world = world
         self.model = model
+        self._shares: tuple[tuple[float, ...], Tensor] = ((), torch.empty(0))
         if isinstance(model, DistributedDataParallel):
             self.averaged_over = dist.get_world_size(model.process_group)
 
@@ -95,9 +96,13 @@ class ManyRanks(Ranks):
     def norm(self, gradients: Sequence[Tensor]) -> Tensor:
         """Each rank adds up its pieces, a piece that several ranks hold divided by their number; then one sum."""
         pieces = [local(gradient) for gradient in gradients]
-        shares = [1 / (self.world.size // distinct_pieces(gradient)) for gradient in gradients]
+        shares = tuple(distinct_pieces(gradient) / self.world.size for gradient in gradients)
         norms = torch.stack(torch._foreach_norm(pieces)).float()
-        square = (norms.square() * torch.tensor(shares, device=norms.device)).sum()
+        if (
+            self._shares[0] != shares
+        ):  # the same in every update: copying them to the device would wait for it
+            self._shares = (shares, torch.tensor(shares, device=norms.device))
+        square = (norms.square() * self._shares[1]).sum()
         dist.all_reduce(square)
         return square.sqrt()
 

@@ -132,6 +132,8 @@ class PretrainRecipe:
         checkpoint = find_checkpoint(self.cfg, self.world, say=self.voice.say)
         self._choose_fast_path(checkpoint)
         self.parallel = world_assembly.lay_out(self.cfg, self.model, self.world, self.fast_path)
+        if self.fast_path.compile and not self.parallel.to_compile:
+            self._without_compile("note: torch.compile stays off, it cannot follow tensor parallel")
         init_from = self.cfg.init_from if checkpoint is None else None
         if init_from is not None:
             model_assembly.check_same_ids(init_from, self.model, self.tokenizer)
@@ -272,17 +274,11 @@ class PretrainRecipe:
             self.voice.say(f"nothing to do: step {self.state.step} of {last} is already trained")
             return
         for number, microbatches in enumerate(self.loader):
-            yield [self._batch_here(batch) for batch in microbatches]
-            if (
-                number == 0
-            ):  # compiled, everything allocated: from now on a rank that is late is a rank that hangs
+            yield [self.parallel.part(one.to(self.device, non_blocking=True)) for one in microbatches]
+            if number == 0:  # all is compiled: from now on who is late hangs
                 world_assembly.settle_timeouts(self.cfg, self.world)
             if self.state.step >= last:
                 return
-
-    def _batch_here(self, batch: Batch) -> Batch:
-        """What of a batch is this rank's, on its device."""
-        return self.parallel.part(batch.to(self.device, non_blocking=True))
 
     def _train_step(self, microbatches: Sequence[Batch]) -> StepResult:
         return train_step(
@@ -477,7 +473,9 @@ class PretrainRecipe:
         rows = [
             *summary.model_rows(self.model, weights_from=weights_from),
             *(summary.data_row(name, dataset) for name, dataset in datasets.items()),
-            *summary.schedule_rows(self.cfg, self.horizon, self.schedule),
+            *summary.schedule_rows(
+                self.cfg, self.horizon, self.schedule, dp_world=self.world.dp_world
+            ),
             *world_assembly.rows(self.cfg, self.world),
             *summary.fast_path_rows(self.fast_path, self.device),
             *summary.cost_rows(self.cfg, self.model, self.fast_path, self.horizon, self.seq_len),
