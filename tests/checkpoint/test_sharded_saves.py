@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
+import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,11 +16,13 @@ from tests.distributed.ranks import run_ranks
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 
+from automodel_cli import files
 from automodel_cli.checkpoint import layout, torch_save, verify
 from automodel_cli.checkpoint.describe import describe_checkpoint
 from automodel_cli.checkpoint.step_files import StepReader, StepWriter
 from automodel_cli.checkpoint.tensor_file import read_header
 from automodel_cli.distributed.world import World
+from automodel_cli.errors import CheckpointError
 
 WRITERS = ["ddp", "fsdp2", "fsdp3", "fsdp4", "hsdp", "dp2_tp2", "tp2", "hsdp_tp"]
 READERS = {
@@ -142,6 +149,37 @@ def test_dcp_files_are_one_a_rank(written):
         "model/config.json",
     ]
     assert manifest["tensors"]["model"]["wpe.weight"] == ["F32", [17, 24]]
+
+
+class Attack:
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.canary}",)
+
+
+@pytest.mark.parametrize("kind", ["pickle", "torch.save"])
+def test_a_crafted_pickle_in_any_file_of_many_ranks_does_not_run(written, tmp_path, kind):
+    """With hashes that fit: an attacker writes the manifest too."""
+    payload = io.BytesIO()
+    (pickle.dump if kind == "pickle" else torch.save)(Attack(tmp_path / "canary"), payload)
+    step = tmp_path / STEP
+    shutil.copytree(written[0] / "dcp_dp2_tp2" / STEP, step)
+    model = many_ranks.make(World.single())
+    optimizer = many_ranks.optimizer_of(model)
+    manifest = layout.read_step_manifest(step)
+    for record in manifest["files"]:
+        good = (step / record["name"]).read_bytes()
+        (step / record["name"]).write_bytes(payload.getvalue())
+        changed = {"bytes": len(payload.getvalue()), "xxh3": files.hash_bytes(payload.getvalue())}
+        forged = [{**other, **changed} if other is record else other for other in manifest["files"]]
+        files.write_manifest(step / layout.MANIFEST, {**manifest, "files": forged})
+        with contextlib.suppress(CheckpointError):
+            many_ranks.load(step, World.single(), model, optimizer)
+            assert record["name"] in ("config.yaml", "model/config.json"), "nothing else may be ignored"
+        assert not (tmp_path / "canary").exists(), record["name"]
+        (step / record["name"]).write_bytes(good)
 
 
 def exchange_with_torch(world: World, folder: str) -> dict[str, list[str]]:

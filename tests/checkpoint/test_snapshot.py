@@ -1,0 +1,57 @@
+"""What a save writes: names without wrappers, ties once, copies that training cannot reach."""
+
+from __future__ import annotations
+
+import torch
+from tests.checkpoint import many_ranks
+from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+from automodel_cli.checkpoint import snapshot
+from automodel_cli.distributed.world import World
+
+ONE = World.single()
+
+
+def test_wrappers_leave_no_trace_in_names():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    plain = set(model.state_dict())
+    model[0] = checkpoint_wrapper(model[0])
+    model[1] = torch.compile(model[1])
+    assert set(snapshot.model_tensors(model)) == plain
+    assert set(snapshot.names_by_id(model).values()) == plain
+
+
+def test_parts_documents_and_shapes_of_a_model_and_its_optimizer():
+    model = many_ranks.make(ONE)
+    optimizer = many_ranks.optimizer_of(model)
+    many_ranks.update(model, optimizer)
+    taken = snapshot.take(model, optimizer, ONE, what="testing")
+    names = dict(model.named_parameters())
+    assert taken.parts["model"].keys() == names.keys()
+    assert taken.parts["optim"].keys() == {
+        f"{key}/{name}" for key in ("exp_avg", "exp_avg_sq") for name in names
+    }
+    assert taken.shapes["model"]["wpe.weight"] == ["F32", [17, 24]]
+    assert taken.documents["model/config.json"] == model.model_config()
+    assert taken.documents["optim/optimizer.json"]["class"] == "torch.optim.adamw.AdamW"
+    assert taken.parts["model"]["wpe.weight"].values.data_ptr() == model.wpe.weight.data_ptr()
+
+
+def test_staged_values_are_copies_and_documents_too():
+    model = many_ranks.make(ONE)
+    taken = snapshot.take(model, None, ONE, what="testing")
+    staged = taken.staged(snapshot.Staging())
+    before = model.wte.weight.detach().clone()
+    with torch.no_grad():
+        model.wte.weight.zero_()
+    model.config["n_layer"] = 99
+    assert torch.equal(staged.parts["model"]["wte.weight"].values, before)
+    assert staged.documents["model/config.json"]["n_layer"] == 2
+
+
+def test_a_tie_is_stored_under_the_first_name():
+    model = nn.ModuleDict({"embed": nn.Embedding(4, 3), "head": nn.Linear(3, 4, bias=False)})
+    model["head"].weight = model["embed"].weight
+    tensors, ties = snapshot.untied(snapshot.model_tensors(model), ONE)
+    assert list(tensors) == ["embed.weight"] and ties == {"head.weight": "embed.weight"}
