@@ -82,13 +82,13 @@ def _environment(rank: int, ranks: int, port: int, extra: dict[str, str]) -> dic
 
 
 def _wait(processes: list[subprocess.Popen], timeout_s: float) -> str | None:
-    """Wait for all; the first bad end, or None. The others get five seconds to say what they saw."""
+    """Wait for all; the first bad end, or None. The others get twenty seconds to say what they saw."""
     deadline, problem = time.monotonic() + timeout_s, None
     while any(process.poll() is None for process in processes):
         failed = [rank for rank, process in enumerate(processes) if process.poll() not in (None, 0)]
         if failed and problem is None:
             problem = f"rank {failed[0]} ended with {processes[failed[0]].returncode}"
-            deadline = min(deadline, time.monotonic() + 5)
+            deadline = min(deadline, time.monotonic() + 20)
         if time.monotonic() > deadline:
             problem = problem or f"not done within {timeout_s:g} s"
             for process in processes:
