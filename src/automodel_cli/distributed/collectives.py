@@ -16,6 +16,10 @@ from torch.autograd import Function
 
 Group = dist.ProcessGroup
 
+# torch 2.13 has new names for these two, and warns of the old ones.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
 
 def gather(piece: Tensor, dim: int, group: Group) -> Tensor:
     """All ranks' pieces one after another along ``dim``; the gradient is summed over ranks and divided again."""
@@ -44,7 +48,7 @@ def move_rows(rows: Tensor, send: Sequence[Sequence[int]], counts: Sequence[int]
 def _gathered(piece: Tensor, dim: int, group: Group) -> Tensor:
     ranks = dist.get_world_size(group)
     parts = piece.new_empty(ranks * piece.shape[0], *piece.shape[1:])
-    dist.all_gather_into_tensor(parts, piece.contiguous(), group=group)
+    _all_gather(parts, piece.contiguous(), group=group)
     return parts if dim == 0 else torch.cat(parts.chunk(ranks), dim=dim)
 
 
@@ -52,7 +56,7 @@ def _summed_piece(whole: Tensor, dim: int, group: Group) -> Tensor:
     ranks = dist.get_world_size(group)
     parts = torch.cat(whole.chunk(ranks, dim=dim)) if dim else whole.contiguous()
     piece = whole.new_empty([*whole.shape[:dim], whole.shape[dim] // ranks, *whole.shape[dim + 1 :]])
-    dist.reduce_scatter_tensor(piece, parts, group=group)
+    _reduce_scatter(piece, parts, group=group)
     return piece
 
 

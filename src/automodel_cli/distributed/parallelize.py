@@ -7,6 +7,7 @@ Weights come after this (``CausalLM.materialise``): no rank ever holds a whole m
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -181,4 +182,7 @@ def _offload(spread: Spread) -> OffloadPolicy:
 def replicate_model(model: nn.Module, world: World, spread: Spread) -> DistributedDataParallel:
     """``model`` in DDP; call the result, keep everything else with ``model``, whose names stay."""
     device_ids = [world.device.index] if world.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=device_ids, **spread.ddp)
+    options = dict(spread.ddp)
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters:  # torch 2.13's name
+        options["forward_sync_buffers"] = options.pop("broadcast_buffers", False)
+    return DistributedDataParallel(model, device_ids=device_ids, **options)

@@ -17,9 +17,9 @@ from typing import Any
 
 from automodel_cli import device as this_machine
 from automodel_cli.assembly import data as data_assembly
+from automodel_cli.assembly import evaluation, summary, training
 from automodel_cli.assembly import facts as run_facts
 from automodel_cli.assembly import model as model_assembly
-from automodel_cli.assembly import summary, training
 from automodel_cli.assembly import world as world_assembly
 from automodel_cli.assembly.fast_path import FastPath, choose_fast_path
 from automodel_cli.assembly.horizon import due, plan_horizon
@@ -133,7 +133,9 @@ class PretrainRecipe:
         self._choose_fast_path(checkpoint)
         self.parallel = world_assembly.lay_out(self.cfg, self.model, self.world, self.fast_path)
         if self.fast_path.compile and not self.parallel.to_compile:
-            self._without_compile("note: torch.compile stays off, it cannot follow tensor parallel")
+            self._without_compile(
+                "note: torch.compile stays off: it cannot follow tensor parallel, or bf16 over ranks on a CPU"
+            )
         init_from = self.cfg.init_from if checkpoint is None else None
         if init_from is not None:
             model_assembly.check_same_ids(init_from, self.model, self.tokenizer)
@@ -174,6 +176,7 @@ class PretrainRecipe:
         self.val_sets = data_assembly.build_eval_sets(cfg, self.world, trust=self.trust)
         for name, (dataset, _) in self.val_sets.items():
             data_assembly.check_fits(dataset, self.model, what=f"validation set {name}")
+        self.evaluation = evaluation.build_evaluation(cfg, self.model, self.tokenizer, self.voice.say)
         self.seq_len = data_assembly.sequence_length(self.dataset, self.model)
         self.horizon = plan_horizon(
             max_steps=scheduler.max_steps,
@@ -254,11 +257,12 @@ class PretrainRecipe:
 
                 if due(step, every=every.log_every_steps, last=last):
                     self._log(lr)
-                save = self._save_due()
-                if due(step, every=every.val_every_steps, last=last) or (
-                    save and every.validate_on_checkpoint
-                ):
+                save, evaluate = self._save_due(), self.evaluation.due(step, last)
+                validate = evaluate or (save and every.validate_on_checkpoint)
+                if validate or due(step, every=every.val_every_steps, last=last):
                     self._validate()
+                if evaluate:
+                    self.evaluation.run(self)
                 stopping = self.stop.agreed(self.world.any)
                 if save or stopping:
                     self._save()
@@ -473,9 +477,7 @@ class PretrainRecipe:
         rows = [
             *summary.model_rows(self.model, weights_from=weights_from),
             *(summary.data_row(name, dataset) for name, dataset in datasets.items()),
-            *summary.schedule_rows(
-                self.cfg, self.horizon, self.schedule, dp_world=self.world.dp_world
-            ),
+            *summary.schedule_rows(self.cfg, self.horizon, self.schedule, dp_world=self.world.dp_world),
             *world_assembly.rows(self.cfg, self.world),
             *summary.fast_path_rows(self.fast_path, self.device),
             *summary.cost_rows(self.cfg, self.model, self.fast_path, self.horizon, self.seq_len),
