@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, InstanceOf, field_validator, model_validator
 
 from automodel_cli.config.admission import translate
+from automodel_cli.config.evaluation_section import EvaluationConfig
 from automodel_cli.config.roles import ROLES, role_of_section
 from automodel_cli.config.run_sections import (
     CheckpointConfig,
@@ -111,6 +112,8 @@ class PretrainConfig(Section):
     """torch.compile; true, false or auto is short for `enabled`."""
     packed_sequence: PackedSequenceConfig = Field(default_factory=PackedSequenceConfig)
     """Packing of short sequences."""
+    evaluation: EvaluationConfig | None = None
+    """Tasks and samples during training; null: none."""
     wandb: WandbConfig | None = None
     """Weights & Biases; null: not used."""
 

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
+from automodel_cli.config.evaluation_section import BatchSize, Words
 from automodel_cli.config.schema import Device
-from automodel_cli.config.sections import Count, Meaning, Precision, Section, Whole
-
-
-def split_words(value: Any) -> Any:
-    """``"a,b"`` or a list of such as a flat tuple of names."""
-    given = [value] if isinstance(value, str) else value
-    if not isinstance(given, Sequence):
-        return given
-    return tuple(word.strip() for text in given for word in str(text).split(",") if word.strip())
-
-
-Words = Annotated[tuple[str, ...], BeforeValidator(split_words), Meaning("names, separated by commas")]
-BatchSize = Annotated[Count | Literal["auto"], Meaning("a whole number from 1 up, or auto")]
+from automodel_cli.config.sections import Count, Precision, Section, Whole
 
 
 class TasksConfig(Section):

@@ -84,6 +84,21 @@ def val_line(record: Record) -> str:
     return " | ".join(fields)
 
 
+def eval_line(record: Record) -> str:
+    """The line of one evaluation on tasks.
+
+    Keys read: step, epoch, core, core_tasks, evaluated_tasks, seconds.
+    """
+    fields = [
+        f"[eval] step {_number(record, 'step', 'd')}",
+        f"epoch {_number(record, 'epoch', 'd')}",
+        f"tasks {_number(record, 'evaluated_tasks', 'd')}",
+    ]
+    if record.get("core") is not None:
+        fields.append(f"core {_number(record, 'core', '.4f')} over {_number(record, 'core_tasks', 'd')} tasks")
+    return " | ".join([*fields, f"{_number(record, 'seconds', '.1f')} s"])
+
+
 def duration(seconds: float | None) -> str:
     """Seconds as ``h:mm:ss``, with days in front from 24 hours on: ``1:23:45``, ``2d 3:04:05``."""
     if seconds is None or not math.isfinite(seconds):
@@ -296,6 +311,10 @@ class MetricsLog:
         name = record.get("name", "default")
         prefix = "val" if name == "default" else f"val_{name}"
         self._send("val", record, line=val_line, prefix=prefix, remote=True)
+
+    def evaluation(self, record: Record) -> None:
+        """Log one evaluation on tasks; the keys are those of ``eval_line`` and any others."""
+        self._send("eval", record, line=eval_line, prefix="eval", remote=True)
 
     def _send(
         self, kind: str, record: Record, *, line: Callable[[Record], str], prefix: str, remote: bool
