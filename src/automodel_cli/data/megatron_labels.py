@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
+from automodel_cli.data.row_documents import positions, segments
 from automodel_cli.errors import ConfigError
 
 NO_PAD = -1
@@ -104,8 +105,8 @@ class LabelRules:
         return Batch(
             torch.from_numpy(inputs),
             torch.from_numpy(labels),
-            position_ids=torch.from_numpy(_positions(ends)) if self.reset_position_ids else None,
-            segment_ids=torch.from_numpy(_segments(ends)) if self.reset_attention_mask else None,
+            position_ids=torch.from_numpy(positions(ends)) if self.reset_position_ids else None,
+            segment_ids=torch.from_numpy(segments(ends)) if self.reset_attention_mask else None,
         )
 
     def item(self, row: np.ndarray, *, attention_mask: bool) -> dict[str, torch.Tensor]:
@@ -126,7 +127,7 @@ class LabelRules:
             found["loss_mask"] = torch.from_numpy(keep[0].astype(np.float32))
         ends = self._ends(row[None]) if attention_mask or self.reset_position_ids else row[None]
         if self.reset_position_ids:
-            found["position_ids"] = torch.from_numpy(_positions(ends)[0])
+            found["position_ids"] = torch.from_numpy(positions(ends)[0])
         if attention_mask:
             found["attention_mask"] = torch.from_numpy(self._forbidden(ends[0]))
         return found
@@ -153,17 +154,6 @@ class LabelRules:
         tokens = len(ends)
         forbidden = ~np.tri(tokens, dtype=bool)
         if self.reset_attention_mask:
-            segments = _segments(ends[None])[0]
-            forbidden |= segments[:, None] != segments[None, :]
+            document = segments(ends[None])[0]
+            forbidden |= document[:, None] != document[None, :]
         return forbidden[None]
-
-
-def _positions(begins: np.ndarray) -> np.ndarray:
-    """Positions that count from each beginning (and from the row's), int64 ``[B, T]``."""
-    count = np.arange(begins.shape[1], dtype=np.int64)
-    return count - np.maximum.accumulate(np.where(begins, count, 0), axis=1)
-
-
-def _segments(begins: np.ndarray) -> np.ndarray:
-    """Number of the document within the row, int64 ``[B, T]``."""
-    return np.cumsum(begins, axis=1, dtype=np.int64)

@@ -21,11 +21,13 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from automodel_cli.batch import Batch
 from automodel_cli.corpus.manifest import CorpusManifest
 from automodel_cli.data.document_starts import Eot, aligned_starts, document_starts
 from automodel_cli.data.open_files import TokenShards
 from automodel_cli.data.permutation import ALGORITHM, Permutation
 from automodel_cli.data.position import plan_hash
+from automodel_cli.data.row_documents import positions, segments
 from automodel_cli.data.token_files import TokenFiles, open_token_files
 from automodel_cli.data.vocabulary import sampled_maxima
 from automodel_cli.errors import ConfigError, DataError
@@ -40,6 +42,7 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
         seq_len: tokens a window is trained on, T.
         shuffle_files: permute all windows, anew each epoch. (The name is the one that configurations have.)
         align_to_bos: windows begin where documents begin.
+        intra_document: attention does not leave a token's own document, and positions count from its beginning.
         bos_token: the id between documents; from the manifest where there is one.
         seed: of the shuffle.
         mmap: false for file systems that cannot map files; auto finds out.
@@ -60,6 +63,7 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
         *,
         shuffle_files: bool = False,
         align_to_bos: bool = False,
+        intra_document: bool = False,
         bos_token: int | None = None,
         seed: int = 0,
         mmap: bool | Literal["auto"] = "auto",
@@ -77,6 +81,8 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
         self.seed = seed
         self.notes: list[str] = [*self._source.notes, *_notes_on_old_keys(drop_last, infinite)]
         self.bos_token = bos_token
+        self.labelled = intra_document  # see ``windows.LabelledWindows``
+        self._separated = self._separation() if intra_document else None
         self._starts: np.ndarray | None = None  # of all windows, when they are not a plain stride
         counts = self._aligned_windows() if align_to_bos else self._plain_windows()
         self._first_window = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
@@ -123,8 +129,9 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
             "tokens": self.num_tokens,
             "windows": len(self),
             "seq_len": self.seq_len,
-            "bos_token": self.bos_token if self.align_to_bos else None,
+            "bos_token": self.bos_token if self.align_to_bos or self.labelled else None,
             "align_to_bos": self.align_to_bos,
+            **({"intra_document": True} if self.labelled else {}),
             "order": ALGORITHM if self.shuffle else "file",
             "seed": self.seed if self.shuffle else None,
         }
@@ -176,6 +183,22 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
                 row[:] = tokens[start : start + stride + 1]
             else:
                 self._shards.reader(shard).read_into(start, row)
+
+    def make_batch(self, rows: np.ndarray) -> Batch:
+        """A batch of gathered rows (int64 ``[B, T + 1]``, copied) in which documents are kept apart."""
+        assert self._separated is not None
+        separator, eot = self._separated
+        begins = rows[:, :-1] == separator
+        if eot == "append":  # a document begins behind the separator
+            begins = np.roll(begins, 1, axis=1)
+            begins[:, 0] = False
+        tokens = torch.from_numpy(rows.copy())
+        return Batch(
+            tokens[:, :-1],
+            tokens[:, 1:],
+            position_ids=torch.from_numpy(positions(begins)),
+            segment_ids=torch.from_numpy(segments(begins)),
+        )
 
     def fill(self, sample_numbers: np.ndarray, out: np.ndarray) -> None:
         """Copy samples into ``out``, int64 ``[B, T + 1]``: inputs ``out[:, :-1]``, labels ``out[:, 1:]``."""
@@ -248,6 +271,20 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
             )
         return [len(found) for found in starts]
 
+    def _separation(self) -> tuple[int, Eot]:
+        """The id between documents, and on which side of one it stands.
+
+        Raises:
+            ConfigError: the data has none.
+        """
+        eot = self._eot()
+        if eot == "none":
+            raise ConfigError(
+                "intra_document: these token files have no token between documents",
+                "tokenise with --eot prepend, or name the token: bos_token",
+            )
+        return self._separator(eot, "intra_document"), eot
+
     def _eot(self) -> Eot:
         """On which side of a document its separator stands: as the manifest says, else as its tools do."""
         if self.manifest is not None:
@@ -255,8 +292,8 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
             return "prepend" if wanted else self.manifest.eot
         return "append" if self._source.files[0].layout == "raw" else "prepend"
 
-    def _separator(self, eot: Eot) -> int:
-        """The id between documents; sets ``bos_token`` from the manifest when none was given."""
+    def _separator(self, eot: Eot, what: str = "align_to_bos") -> int:
+        """The id between documents, which ``what`` needs; sets ``bos_token`` from the manifest when none was given."""
         if eot == "none":
             return -1
         if self.bos_token is None and self.manifest is not None:
@@ -264,7 +301,7 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
             self.bos_token = self._standing_first([i for i in ids if i is not None], eot)
         if self.bos_token is None:
             raise ConfigError(
-                "align_to_bos needs dataset.bos_token: no manifest.json says which token separates documents",
+                f"{what} needs dataset.bos_token: no manifest.json says which token separates documents",
                 "give the id, for example bos_token: 50256 for GPT-2",
             )
         return self.bos_token
