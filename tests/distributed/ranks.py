@@ -2,8 +2,8 @@
 processes joined over gloo, and returns what each of them returned.
 
 ``check`` is a function at the top of a test module (or "module:name"); arguments and results are JSON. A rank that
-raises or dies fails the test with its traceback. Starting a rank costs about three seconds (importing torch), so one
-call should check several things.
+raises or dies fails the test with its traceback. One process imports everything (torch: four seconds) and forks the
+ranks, before there is any thread; still, one call should check several things.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -47,56 +48,87 @@ def run_ranks(
     with tempfile.TemporaryDirectory() as folder:
         request = Path(folder, "request.json")
         request.write_text(json.dumps({"name": name, "arguments": arguments, "mesh": mesh or {}}))
-        processes = [
-            subprocess.Popen(
-                [sys.executable, __file__, str(request)],
-                stdout=Path(folder, f"{rank}.txt").open("w"),  # noqa: SIM115
+        with Path(folder, "start.txt").open("w") as said_first:
+            nursery = subprocess.Popen(
+                [sys.executable, __file__, str(request), str(ranks)],
+                stdout=said_first,
                 stderr=subprocess.STDOUT,
                 cwd=ROOT,
-                env=_environment(rank, ranks, store.port, environment or {}),
+                env=_environment(ranks, store.port, environment or {}),
+                start_new_session=True,  # a group of its own, to be ended as one
             )
-            for rank in range(ranks)
-        ]
-        problem = _wait(processes, timeout_s)
-        said = [Path(folder, f"{rank}.txt").read_text() for rank in range(ranks)]
+        problem = _wait(nursery, Path(folder), ranks, timeout_s)
+        said = [_text(Path(folder, f"{rank}.txt")) for rank in range(ranks)]
         if problem:
             shown = "\n".join(f"--- rank {rank} ---\n{text[-6000:]}" for rank, text in enumerate(said))
-            raise AssertionError(f"{problem}\n{shown}")
+            raise AssertionError(f"{problem}\n{_text(Path(folder, 'start.txt'))}{shown}")
         return [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(ranks)]
 
 
-def _environment(rank: int, ranks: int, port: int, extra: dict[str, str]) -> dict[str, str]:
+def _environment(ranks: int, port: int, extra: dict[str, str]) -> dict[str, str]:
     return {
         **os.environ,
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(ranks),
         "LOCAL_WORLD_SIZE": str(ranks),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
         **extra,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [(extra or os.environ).get("PYTHONPATH")])]),
     }
 
 
-def _wait(processes: list[subprocess.Popen], timeout_s: float) -> str | None:
+def _wait(nursery: subprocess.Popen, folder: Path, ranks: int, timeout_s: float) -> str | None:
     """Wait for all; the first bad end, or None. The others get twenty seconds to say what they saw."""
     deadline, problem = time.monotonic() + timeout_s, None
-    while any(process.poll() is None for process in processes):
-        failed = [rank for rank, process in enumerate(processes) if process.poll() not in (None, 0)]
-        if failed and problem is None:
-            problem = f"rank {failed[0]} ended with {processes[failed[0]].returncode}"
+    while nursery.poll() is None:
+        problem = problem or _first_failure(folder)
+        if problem:
             deadline = min(deadline, time.monotonic() + 20)
         if time.monotonic() > deadline:
+            os.killpg(nursery.pid, signal.SIGKILL)
+            nursery.wait()
             problem = problem or f"not done within {timeout_s:g} s"
-            for process in processes:
-                process.kill()
-                process.wait()
         time.sleep(0.05)
-    failed = [rank for rank, process in enumerate(processes) if process.returncode != 0]
-    return problem or (f"rank {failed[0]} ended with {processes[failed[0]].returncode}" if failed else None)
+    problem = problem or _first_failure(folder)
+    if problem is None and len(list(folder.glob("*.code"))) < ranks:
+        problem = f"the ranks were not started (exit code {nursery.returncode})"
+    return problem
+
+
+def _first_failure(folder: Path) -> str | None:
+    """The first rank, in time, that ended badly."""
+    ends = sorted(folder.glob("*.code"), key=lambda path: path.stat().st_mtime_ns)
+    return next((f"rank {path.stem} ended with {_text(path)}" for path in ends if _text(path) != "0"), None)
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def _start(request: Path, ranks: int) -> None:
+    """Import what the ranks need, fork them, and write down how each one ends. Returns in each rank when it is done."""
+    import torch
+
+    torch.set_num_threads(1)
+    importlib.import_module(json.loads(request.read_text())["name"].partition(":")[0])
+    sys.stdout.flush()
+    children = {}
+    for rank in range(ranks):
+        if (child := os.fork()) == 0:
+            output = os.open(request.with_name(f"{rank}.txt"), os.O_WRONLY | os.O_CREAT)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
+            _main(request)
+            return
+        children[child] = rank
+    while children:
+        child, status = os.wait()
+        code = request.with_name(f"{children.pop(child)}.code")
+        code.with_suffix(".new").write_text(str(os.waitstatus_to_exitcode(status)))
+        code.with_suffix(".new").rename(code)
 
 
 def _main(request: Path) -> None:
@@ -116,4 +148,4 @@ def _main(request: Path) -> None:
 
 
 if __name__ == "__main__":
-    _main(Path(sys.argv[1]))
+    _start(Path(sys.argv[1]), int(sys.argv[2]))
