@@ -71,11 +71,20 @@ def test_an_error_goes_to_the_file_of_the_launcher_and_nowhere_else(tmp_path, mo
     assert (captured.out, captured.err) == ("", "")
 
 
-def test_under_another_launcher_the_rank_is_in_front(monkeypatch, capsys):
+def test_under_another_launcher_each_rank_says_two_lines(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(worker.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "4")
+    assert worker.show_error(ValueError("odd")) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "[rank 2] error: ValueError: odd"
+    assert second.startswith("  full traceback in ")
+    assert "ValueError: odd" in Path(second.rpartition(" ")[2]).read_text().splitlines()[-1]
     assert worker.show_error(ConfigError("wrong", "mend it")) == 2
-    assert capsys.readouterr().err == "[rank 2] error: wrong\n  mend it\n"
+    assert capsys.readouterr().err.startswith("[rank 2] error: wrong\n  mend it; full traceback in ")
+    monkeypatch.setenv("RANK", "0")
+    assert worker.show_error(ConfigError("wrong", "mend it")) == 2
+    assert capsys.readouterr().err == "[rank 0] error: wrong\n  mend it\n"
 
 
 def test_every_command_reports_its_error_that_way(tmp_path, monkeypatch, capsys):

@@ -111,6 +111,7 @@ def _launch(cfg: PretrainConfig, invocation: Invocation, fresh: bool) -> int | N
             "--fresh with --nnodes MIN:MAX: each machine that joins would start over",
             "move the run folder aside yourself, or start without --fresh in another one",
         )
+    worker.quiet_launcher()
     from automodel_cli.recipes import launch
 
     debug = ["--debug"] if invocation.debug else []

@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import time
 import traceback
 import warnings
@@ -67,13 +68,22 @@ def die_with(launcher: int) -> None:
         os._exit(1)
 
 
+def quiet_launcher() -> None:
+    """Before torch is imported: its C++ warnings of sockets that close say nothing that the launcher does not say."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
 def show_error(error: BaseException, *, debug: bool = False) -> int:
     """Say what went wrong in the way that fits this process; the exit code."""
     file = os.environ.get(ERROR_FILE_VARIABLE)
-    if file is None:
+    if file is None and (debug or rank() == 0):
         return console.show_error(error, debug=debug)
     message, hint = console.message_and_hint(error)
     said = {"rank": rank(), "time": time.time(), "message": message, "hint": hint}
     details = "".join(traceback.format_exception(error))
-    Path(file).write_text(f"{json.dumps(said)}\n\n{details}", encoding="utf-8")
+    path = Path(file or Path(tempfile.gettempdir(), f"automodel_rank_{rank()}_{os.getpid()}_error.txt"))
+    path.write_text(f"{json.dumps(said)}\n\n{details}", encoding="utf-8")
+    if file is None:
+        where = "; ".join(filter(None, [hint, f"full traceback in {path}"]))
+        print(f"[rank {rank()}] error: {message}\n  {where}", file=sys.stderr, flush=True)
     return console.exit_code(error)
