@@ -1,10 +1,12 @@
 """One process = DDP = FSDP2 = HSDP = tensor parallel = context parallel = accumulation: the same rows at each step, the
 same initial weights, and losses and gradient norms within 1e-5 over 20 updates in fp32."""
 
+from operator import sub
+
 import pytest
 from tests.conftest import write_tokens
 from tests.distributed.ranks import run_ranks
-from tests.promises.spread_runs import OWN, QWEN2, train
+from tests.promises.spread_runs import GPT2, OWN, QWEN2, train
 
 TOLERANCE = 1e-5
 ALONE = {"gpt2": {}, "qwen2": {"model": QWEN2}, "own": {"model": OWN}}
@@ -28,6 +30,24 @@ TWO_RANKS = {
     "own, fsdp2": {"model": OWN, "distributed": {"activation_checkpointing": True}},
     "own, ddp": {"model": OWN, "distributed": {"strategy": "ddp"}},
     "qwen2, cp": {"model": QWEN2, "distributed": {"cp_size": 2}},
+}
+EAGER = {"compile": {"enabled": True, "backend": "eager"}}  # what dynamo makes of hooks and exchanges
+ROUGHLY = {
+    "bf16, fsdp2": {"precision": "bf16"},
+    "bf16, tp": {"precision": "bf16", "distributed": {"tp_size": 2}},
+    "fp16, fsdp2": {"precision": "fp16"},
+    "fp16, cp": {"precision": "fp16", "distributed": {"cp_size": 2}},
+    "bf16, ddp": {"precision": "bf16", "distributed": {"strategy": "ddp"}},
+    "compiled, fsdp2": EAGER,
+    "compiled, ddp": {**EAGER, "distributed": {"strategy": "ddp"}},
+    "compiled, cp": {**EAGER, "distributed": {"cp_size": 2, "activation_checkpointing": True}},
+    "compiled, tp": {**EAGER, "distributed": {"tp_size": 2}},
+}
+DROPOUT = {"model": {**GPT2, "dropout": 0.2}}
+WITH_DROPOUT = {
+    "dropout, fsdp2": DROPOUT,
+    "dropout, tp": {**DROPOUT, "distributed": {"tp_size": 2, "activation_checkpointing": True}},
+    "dropout, cp": {**DROPOUT, "distributed": {"cp_size": 2}, "rng": {"ranked": False}},
 }
 FOUR_RANKS = {
     "hsdp": {"distributed": {"dp_replicate_size": 2}},
@@ -79,6 +99,19 @@ def test_accumulation(data, alone):
 
 def test_two_ranks(data, alone):
     check_all(run_ranks(2, train, data, TWO_RANKS, timeout_s=400), alone)
+
+
+def test_half_precision_and_compiled_blocks_are_near(data, alone):
+    results = run_ranks(2, train, data, {**ROUGHLY, **WITH_DROPOUT}, timeout_s=400)
+    for rank in results:
+        for name in ROUGHLY:
+            assert rank[name]["rows"] == alone["gpt2"]["rows"], name
+            assert rank[name]["losses"] == pytest.approx(alone["gpt2"]["losses"], abs=0.02), name
+        for name in WITH_DROPOUT:
+            assert rank[name]["initial"] == alone["gpt2"]["initial"]
+            assert rank[name]["losses"] == pytest.approx(alone["gpt2"]["losses"], abs=0.5), name
+            assert rank[name]["losses"] == results[0][name]["losses"]
+            assert max(map(abs, map(sub, rank[name]["losses"], alone["gpt2"]["losses"]))) > 1e-3, name
 
 
 def test_four_ranks(data, alone):

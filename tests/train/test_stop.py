@@ -47,3 +47,13 @@ def test_until_ends_early():
 def test_unknown_signal():
     with pytest.raises(ConfigError, match="SIGNOPE"):
         StopRequest(["SIGNOPE"])
+
+
+def test_all_ranks_stop_when_one_is_asked_to():
+    asked, other = StopRequest(), StopRequest()
+    asked.name = "SIGTERM"
+    assert other.agreed(lambda flag: flag or asked.requested)
+    assert other.requested and "another rank" in other.name
+    assert not StopRequest().agreed(lambda flag: flag)
+    with pytest.raises(Stopped):
+        list(StopRequest().until([1, 2], lambda flag: True))

@@ -20,7 +20,7 @@ ANSWER_S = 10.0
 """How long the others may take to notice the same failure; with one time limit they do so together."""
 
 _EVERY_S = 2.0
-_MARKS = ("gloo", "NCCL", "ProcessGroup", "c10d", "Connection closed", "Connection reset", "store")
+_MARKS = ("gloo", "NCCL", "ProcessGroup", "c10d", "Connection closed", "Connection reset", "TCPStore")
 
 
 class Presence:

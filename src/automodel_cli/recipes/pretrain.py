@@ -119,7 +119,7 @@ class PretrainRecipe:
         if not self.world.is_main:
             self.voice = Voice()
         self.presence = Presence(self.world)
-        with contextlib.ExitStack() as claim:
+        with contextlib.ExitStack() as claim, self.presence.explaining(lambda: "during set-up"):
             if self._saves:
                 on_main(self.world, lambda: claim.enter_context(layout.run_lock(self.run_folder)), what=WHAT)
             self._set_up_in_order()
