@@ -73,7 +73,7 @@ def generate(
         "temperature": temperature,
         "top_p": top_p,
         "repetition_penalty": repetition_penalty,
-        "stop": stop or None,
+        "stop": tuple(stop) if stop else None,
         "overflow": overflow,
         "seed": seed,
         "num_samples": num_samples,

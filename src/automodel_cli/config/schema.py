@@ -307,7 +307,7 @@ class GenerateConfig(Section):
     """Choose among the likeliest tokens that hold this share of the probability; null: all."""
     repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
     """Above 1, tokens that were there before become less likely (as in CTRL and transformers)."""
-    stop: list[str] = []
+    stop: tuple[str, ...] = ()
     """Texts that end a continuation; they are left out of it. The tokenizer's end-of-text token always ends one."""
     overflow: Literal["slide", "stop"] = "slide"
     """At the end of the model's context: go on from the newest half of it, or end."""
