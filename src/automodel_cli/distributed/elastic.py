@@ -86,7 +86,7 @@ def launch(
     """
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     # A store that the agents share with the workers keeps what earlier workers wrote, and its first address though
-    # machines come and go (torch 2.13): restarted workers call processes that are gone, a newcomer waits for ever.
+    # machines come and go (torch 2.13): restarted workers may call processes that are gone, a newcomer waits for ever.
     # So the workers of each round meet at a store of their own.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     with _rendezvous_errors(plan):

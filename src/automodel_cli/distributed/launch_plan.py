@@ -8,7 +8,7 @@ Pure: no torch, no network. Flags are torchrun's, by their dashed names, values 
     --node-rank R --master-addr HOST [--master-port]  the machine of rank 0 keeps the store, at HOST
 
 The last is torchrun's static rendezvous by name only: there the workers of a restart meet in the store of those before
-them, and read addresses of processes that are gone.
+them, and may read addresses of processes that are gone.
 """
 
 from __future__ import annotations
