@@ -95,7 +95,9 @@ def eval_line(record: Record) -> str:
         f"tasks {_number(record, 'evaluated_tasks', 'd')}",
     ]
     if record.get("core") is not None:
-        fields.append(f"core {_number(record, 'core', '.4f')} over {_number(record, 'core_tasks', 'd')} tasks")
+        fields.append(
+            f"core {_number(record, 'core', '.4f')} over {_number(record, 'core_tasks', 'd')} tasks"
+        )
     return " | ".join([*fields, f"{_number(record, 'seconds', '.1f')} s"])
 
 
