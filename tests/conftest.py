@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -126,3 +127,11 @@ def undisturbed(tmp_path_factory, tiny_tokens) -> TinyTraining:
     done = run.train()
     assert done.returncode == 0, done.stderr
     return run
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was():
+    """A command that runs as one of several ranks silences this process' warnings for good."""
+    before = logging.root.manager.disable
+    yield
+    logging.disable(before)
