@@ -24,6 +24,7 @@ from automodel_cli.metrics.log import (
     decode_line,
     duration,
     encode_record,
+    eval_line,
     metrics_path,
     repair_tail,
     rewind,
@@ -75,6 +76,18 @@ class TestTrainLine:
     def test_a_skipped_step_says_so(self):
         line = train_line({**SEED_RECORD, "loss": math.nan, "skipped": True})
         assert "| loss nan |" in line and line.endswith("| skipped (not finite)")
+
+
+def test_eval_line_and_record(tmp_path):
+    record = {"step": 8, "epoch": 0, "evaluated_tasks": 3, "core": 0.125, "core_tasks": 2, "seconds": 1.25}
+    assert eval_line(record) == "[eval] step 8 | epoch 0 | tasks 3 | core 0.1250 over 2 tasks | 1.2 s"
+    assert "core" not in eval_line({**record, "core": None})
+    with_file = MetricsLog(tmp_path)
+    with_file.evaluation({**record, "samples": [{"prompt": "a", "text": "b"}]})
+    with_file.close()
+    (line,) = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    stored = json.loads(line)
+    assert stored["kind"] == "eval" and stored["samples"] == [{"prompt": "a", "text": "b"}]
 
 
 def test_val_line():

@@ -89,15 +89,19 @@ def _sets(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
 
 def _tasks(a: Mapping[str, Any], b: Mapping[str, Any], notes: list[str]) -> list[Difference]:
     rows = []
+    unequal: dict[str, list[str]] = {}
     for name, first, second in _common(a, b, "tasks"):
         other = [key for key in _SAME if first[key] != second[key]]
         if other:
-            notes.append(f"{name}: not the same questions ({', '.join(other)} differ)")
+            unequal.setdefault(", ".join(other), []).append(name)
             rows.append(
                 _independent(name, first["accuracy"], first["stderr"], second["accuracy"], second["stderr"])
             )
         else:
             rows.append(_paired(name, first, second))
+    notes += [
+        f"not the same questions ({what} differ): {', '.join(names)}" for what, names in unequal.items()
+    ]
     return rows
 
 
