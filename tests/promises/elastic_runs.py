@@ -92,7 +92,33 @@ def four_ranks(world: World, folder: str, options: dict[str, Any]) -> dict[str, 
         "resumed": leg(world, folder, "same", None, {**options, "checkpoint": {"is_async": True}}),
         "first": leg(world, folder, "elastic", 5, options),
     }
-    return {**found, "two runs": two_runs(world, folder, options)}
+    return {
+        **found,
+        "two runs": two_runs(world, folder, options),
+        "meshes": {name: on_that_mesh(world, folder, name, sizes) for name, sizes in MESHES.items()},
+    }
+
+
+MESHES = {
+    "dp, tp": {"tp_size": 2},
+    "dp, cp": {"cp_size": 2},
+    "hsdp, tp": {"tp_size": 2, "dp_replicate_size": 2},
+}
+
+
+def on_that_mesh(world: World, folder: str, name: str, sizes: dict[str, int]) -> list[Any]:
+    """Two updates, saved in the background, with activation checkpointing; weights then, and as they come back."""
+    options = {
+        "step_scheduler": {"max_steps": 2, "val_every_steps": None},
+        "distributed": {**sizes, "activation_checkpointing": True},
+        "checkpoint": {"is_async": True},
+    }
+    run = name.replace(", ", "_")
+    done = leg(world, folder, run, None, options)
+    again = start(world, folder, run, **options)
+    found = [done["exit_codes"], again.state.step, done["weights"] == weights_hash(again.model)]
+    again.run_train_validation_loop()  # nothing to do; it lets go of the folder
+    return found
 
 
 def two_runs(world: World, folder: str, options: dict[str, Any]) -> list[str]:

@@ -57,6 +57,11 @@ def test_other_numbers_of_ranks_go_on_with_the_same_data_and_losses(legs):
     assert losses == pytest.approx(whole["losses"], abs=TOLERANCE)
 
 
+@pytest.mark.parametrize("mesh", elastic_runs.MESHES)
+def test_every_mesh_with_activation_checkpointing_and_saves_in_the_background(legs, mesh):
+    assert legs["meshes"][mesh] == [[0] * 4, 2, True]
+
+
 def test_what_each_number_of_ranks_left_is_sound(legs, folder):
     for step, shards in ((5, 4), (10, 2), (15, 1)):
         path = layout.step_folder(folder / "elastic", step)
