@@ -29,7 +29,8 @@ _ANSWER_MARGIN = 10  # tokens a chain of thought may be longer than the longest 
 class Questions:
     """A task made ready for one tokenizer and one context: it can be asked again at no cost.
 
-    ``rows`` for the three kinds that are scored by likelihood, ``prompts`` for generation.
+    ``rows`` for the three kinds that are scored by likelihood; for generation ``prompts``, and how many tokens an
+    answer may have: as many as the longest of the data.
     """
 
     task: Task
@@ -38,6 +39,7 @@ class Questions:
     fingerprint: str
     rows: Sequence[Sequence[Row]] = ()
     prompts: Sequence[tuple[int, ...]] = ()
+    answer_tokens: int = 0
     cut: int = 0
 
     def __len__(self) -> int:
@@ -110,7 +112,9 @@ def prepare(
     cut = sum(context is not None and any(len(ids) > context for ids in of_one) for of_one in prompts)
     questions = Questions(task, items, wanted, data.fingerprint, cut=cut)
     if task.kind == "generation":
-        return replace(questions, prompts=[ids for (ids,) in prompts])
+        room = _longest_answer(task, data.items, encoder.tokenizer)
+        room = room if context is None else min(room, context // 2)  # a short context keeps some question
+        return replace(questions, prompts=[ids for (ids,) in prompts], answer_tokens=room)
     return replace(questions, rows=[rows_of(task.kind, of_one, context) for of_one in prompts])
 
 
@@ -147,14 +151,13 @@ def _written(
     questions: Questions, engine: SpanScorer, tokenizer: Tokenizer, progress: Progress | None
 ) -> list[str]:
     task = questions.task
-    room = _longest_answer(task, questions.items, tokenizer)
 
     def enough(ids: Sequence[int]) -> bool:
         text = tokenizer.decode(ids[-16:])
         return any(stop in text for stop in task.stops)
 
     stop_ids = frozenset() if tokenizer.eot_id is None else frozenset({tokenizer.eot_id})
-    prompts = [Prompt(ids, room, enough) for ids in questions.prompts]
+    prompts = [Prompt(ids, questions.answer_tokens, enough) for ids in questions.prompts]
     ids = continue_greedily(
         engine, prompts, stop_ids=stop_ids, usable_ids=tokenizer.vocab_size, progress=progress
     )

@@ -49,7 +49,7 @@ class Encoder:
                 f"tokenizer {tokenizer.name} has neither a beginning-of-text nor an end-of-text token",
                 "in-context tasks need one to begin with",
             )
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._first = first
         self._known: dict[str, tuple[int, ...]] = {}
         self._size = 0
@@ -62,7 +62,7 @@ class Encoder:
         return tuple(ids)
 
     def _parts(self, prompt: Pieces) -> list[str]:
-        if not self._tokenizer.cuts_at_spaces:
+        if not self.tokenizer.cuts_at_spaces:
             return ["".join(prompt)]
         parts = [prompt[0]]
         for piece in prompt[1:]:
@@ -74,7 +74,7 @@ class Encoder:
 
     def _encode(self, text: str) -> tuple[int, ...]:
         if text not in self._known:
-            ids = tuple(self._tokenizer.encode(text))
+            ids = tuple(self.tokenizer.encode(text))
             if self._size > _CACHED_IDS:
                 self._known.clear()
                 self._size = 0
