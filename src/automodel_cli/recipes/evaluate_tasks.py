@@ -61,9 +61,9 @@ def run(cfg: TasksConfig, *, voice: Voice | None = None) -> TasksResult:
     bundle = Bundle(cfg.bundle) if cfg.tasks else None
     tasks = select_tasks(cfg.tasks, bundle.others) if bundle is not None else []
     device = this_machine.pick_device(cfg.device)
-    world = start.join(device.type)
+    world = start.join(device.type) if start.place().size > 1 else World.single(device)
     try:
-        loaded = load_model(cfg.checkpoint, device=world.device if world.size > 1 else device)
+        loaded = load_model(cfg.checkpoint, device=world.device)
         return _run(cfg, loaded, bundle, tasks, world, voice if world.is_main else Voice())
     finally:
         start.leave(world)
