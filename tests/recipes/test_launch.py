@@ -15,6 +15,7 @@ from automodel_cli.recipes import launch
 YAML = """\
 model: {_target_: automodel_cli.models.gpt2.build_gpt2_model, n_layer: 1}
 dataset: {_target_: automodel_cli.data.nanogpt_dataset.NanogptDataset, file_pattern: x.bin, seq_len: 8}
+step_scheduler: {global_batch_size: 192, local_batch_size: 1}
 """
 
 
@@ -111,3 +112,9 @@ def test_the_current_folder_is_importable_only_where_it_was(monkeypatch):
     assert "-P" in launch.worker_command([])
     monkeypatch.setattr(sys, "path", ["", "/lib"])
     assert "-P" not in launch.worker_command([])
+
+
+def test_a_batch_that_the_ranks_cannot_share_is_refused_before_any_starts(launched):
+    with pytest.raises(ConfigError, match="5 data-parallel ranks"):
+        run(nproc_per_node=5)
+    assert not launched

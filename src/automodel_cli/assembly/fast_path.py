@@ -29,6 +29,7 @@ class FastPath:
     compile: bool
     head_loss: str  # plain or chunked
     threads: int
+    processes: int
     reasons: Mapping[str, str]
 
     @property
@@ -49,8 +50,12 @@ def choose_fast_path(
     model: CausalLM,
     tokens_per_micro_batch: int,
     stored: Mapping[str, Any] | None,
+    processes: int = 1,
 ) -> FastPath:
-    """Precision, compilation, head loss and threads: from the configuration, else as stored, else by what is here."""
+    """Precision, compilation, head loss and threads: from the configuration, else as stored, else by what is here.
+
+    Stored threads are those of a process beside so many others: with another number of ``processes`` they do not hold.
+    """
     stored = stored or {}
     reasons: dict[str, str] = {}
 
@@ -73,7 +78,13 @@ def choose_fast_path(
     )
     if "head_loss" in stored:
         head_loss, reasons["head_loss"] = stored["head_loss"], "as stored with the run"
-    threads = int(stored.get("threads", torch.get_num_threads()))
+    same = stored.get("processes", processes) == processes
+    threads = int(stored["threads"]) if same and "threads" in stored else torch.get_num_threads()
     return FastPath(
-        precision=precision, compile=compiled, head_loss=head_loss, threads=threads, reasons=reasons
+        precision=precision,
+        compile=compiled,
+        head_loss=head_loss,
+        threads=threads,
+        processes=processes,
+        reasons=reasons,
     )

@@ -17,6 +17,7 @@ from pathlib import Path
 from automodel_cli.assembly import world
 from automodel_cli.assembly.voice import Voice
 from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.data.sampler import grad_accum_steps
 from automodel_cli.device import default_threads
 from automodel_cli.distributed.elastic import launch
 from automodel_cli.distributed.launch_plan import LaunchPlan, plan_launch
@@ -48,7 +49,9 @@ def run(
     if plan.processes == 1 and plan.max_nodes == 1:
         return None
     if cfg is not None and not plan.is_elastic:
-        world.mesh_sizes(cfg, plan.processes * plan.max_nodes)
+        sizes = world.mesh_sizes(cfg, plan.processes * plan.max_nodes)
+        batch = cfg.step_scheduler
+        grad_accum_steps(batch.global_batch_size, batch.local_batch_size, sizes.dp_replicate * sizes.dp_shard)
     os.environ.setdefault(THREADS_VARIABLE, str(max(1, default_threads() // plan.processes)))
     folder = _log_folder(plan)
     signals = cfg.step_scheduler.preemption_signal if cfg is not None else ()

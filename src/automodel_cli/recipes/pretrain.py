@@ -194,6 +194,7 @@ class PretrainRecipe:
             model=self.model,
             tokens_per_micro_batch=self.cfg.step_scheduler.local_batch_size * self.seq_len,
             stored=stored.get("fast_path"),
+            processes=self.world.size,
         )
         self.fast_path = FastPath(**self.world.broadcast(dataclasses.asdict(chosen)))
         this_machine.settle_process(self.device, threads=self.fast_path.threads)

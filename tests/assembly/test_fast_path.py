@@ -1,0 +1,36 @@
+"""What a resume takes over of the path that a run took."""
+
+from __future__ import annotations
+
+import torch
+
+from automodel_cli.assembly.fast_path import choose_fast_path
+from automodel_cli.assembly.horizon import Horizon
+from automodel_cli.config.load import load_config
+from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.models.gpt2 import build_gpt2_model
+
+
+def chosen(tiny_training, stored, processes=1):
+    model = build_gpt2_model(vocab_size=64, n_positions=32, n_embd=32, n_layer=1, n_head=2)
+    return choose_fast_path(
+        load_config(PretrainConfig, tiny_training.config(), []),
+        device=torch.device("cpu"),
+        horizon=Horizon(10, 256, "max_steps"),
+        model=model,
+        tokens_per_micro_batch=128,
+        stored=stored,
+        processes=processes,
+    )
+
+
+def test_stored_choices_hold(tiny_training):
+    path = {"precision": "fp16", "compile": True, "head_loss": "chunked", "threads": 77, "processes": 1}
+    assert chosen(tiny_training, path).stored() == path
+
+
+def test_stored_threads_hold_for_as_many_processes_only(tiny_training):
+    path = {"threads": 77, "processes": 4}
+    assert chosen(tiny_training, path, processes=4).threads == 77
+    assert chosen(tiny_training, path, processes=2).threads == torch.get_num_threads()
+    assert chosen(tiny_training, {"threads": 77}, processes=2).threads == 77  # an older checkpoint
