@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from automodel_cli.batch import Batch
+from automodel_cli.errors import AutomodelError
 from automodel_cli.evaluation.icl_rows import Row
 from automodel_cli.evaluation.span_scores import SpanScorer, cache_works
 from automodel_cli.models import hf
@@ -104,6 +105,33 @@ def test_batches_change_nothing(batch_size):
         assert [score.nll for score in one] == pytest.approx([score.nll for score in other], rel=1e-5)
         assert [score.greedy for score in one] == [score.greedy for score in other]
     assert progress[-1][0] == progress[-1][1] > 0
+
+
+class Small(torch.nn.Module):
+    """A model whose device has memory for so many rows."""
+
+    def __init__(self, model, rows) -> None:
+        super().__init__()
+        self.model, self.rows = model, rows
+        self.vocab_size, self.max_seq_len = model.vocab_size, model.max_seq_len
+
+    def forward(self, batch, **options):
+        if len(batch.input_ids) > self.rows:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.model(batch, **options)
+
+
+def test_what_does_not_fit_into_memory_is_halved():
+    rows = questions()
+    plain = SpanScorer(gpt2(), batch_size=1, share=False).score(rows)
+    found = SpanScorer(Small(gpt2(), 3), share=True).score(rows)
+    for one, other in zip(plain, found, strict=True):
+        assert [score.nll for score in one] == pytest.approx([score.nll for score in other], rel=1e-5)
+    with pytest.raises(AutomodelError, match="out of memory with 8 sequences") as error:
+        SpanScorer(Small(gpt2(), 3), share=False, batch_size=8).score(rows)
+    assert "--batch-size" in error.value.hint
+    with pytest.raises(AutomodelError, match="out of memory with 1 "):
+        SpanScorer(Small(gpt2(), 0), share=False).score(rows)
 
 
 class Counter(torch.nn.Module):

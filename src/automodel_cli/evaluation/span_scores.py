@@ -27,6 +27,7 @@ from torch import Tensor
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
 from automodel_cli.distributed.world import World
+from automodel_cli.errors import AutomodelError
 from automodel_cli.evaluation.icl_rows import Row, common_prefix
 from automodel_cli.evaluation.likelihood import undisturbed
 from automodel_cli.models.interface import CausalLM
@@ -153,7 +154,7 @@ class SpanScorer:
         with undisturbed(self.model, self.device), torch.no_grad(), self.autocast():
             for jobs in (shared, plain):
                 for job in self._turns(jobs):
-                    found |= zip(job.rows, self._run(job, rows), strict=True)
+                    found |= zip(job.rows, self._run_or_halve(job, rows), strict=True)
                     done += self.world.dp_world
                     if progress is not None:
                         progress(min(done, len(shared) + len(plain)), len(shared) + len(plain))
@@ -222,6 +223,28 @@ class SpanScorer:
         return self.batch_size if self.batch_size != "auto" else max(1, self.tokens // max(1, length))
 
     # --------------------------------------------------------------------------------------- computing
+
+    def _run_or_halve(self, job: _Job, rows: Sequence[Row]) -> list[RowScore]:
+        """A job that does not fit the device's memory is done in two halves; with several processes it cannot be.
+
+        Raises:
+            AutomodelError: not enough memory for one row, or for the number of rows that was asked for.
+        """
+        try:
+            return self._run(job, rows)
+        except torch.OutOfMemoryError as error:
+            if self.batch_size != "auto" or self.world.size > 1 or len(job.rows) < 2:
+                raise AutomodelError(
+                    f"out of memory with {len(job.rows)} sequences of {max(rows[n].end for n in job.rows)} tokens",
+                    "a smaller --batch-size, or --precision bf16, needs less",
+                ) from error
+        middle = len(job.rows) // 2
+        second = tuple(place - job.questions[middle] for place in job.questions[middle:])
+        halves = (
+            _Job(job.shared, job.rows[:middle], job.questions[:middle]),
+            _Job(job.shared, job.rows[middle:], second),
+        )
+        return [score for half in halves for score in self._run_or_halve(half, rows)]
 
     def _run(self, job: _Job, rows: Sequence[Row]) -> list[RowScore]:
         cache = None
