@@ -110,7 +110,9 @@ def _megatron_sets(checkpoint: Path, trained_as: Mapping[str, Any], seq_len: int
     if not any("paths" in section for section in sections.values()):
         return {}
     cfg = load_config(PretrainConfig, checkpoint / "config.yaml")
-    targets = {name: target for name, target in cfg.validation_datasets.items() if "paths" in target.arguments}
+    targets = {
+        name: target for name, target in cfg.validation_datasets.items() if "paths" in target.arguments
+    }
     return {
         name: build_dataset(
             cfg,
