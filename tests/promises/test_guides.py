@@ -143,10 +143,18 @@ def test_a_hugging_face_model_by_its_config(tmp_path, tiny_tokens):
     assert "dropout" in done.stdout  # Hugging Face's default of 0.1 is said, once
 
 
-def test_started_by_torchrun_with_two_processes_says_what_is_missing(tmp_path, tiny_tokens):
+def test_two_processes_as_the_guide_starts_them(tmp_path, tiny_tokens):
+    """The same file as in one process, and the same losses."""
     small = [f"--model.{key}={value}" for key, value in SMALL.items()]
     text = NANOGPT.format(package="nemo_automodel") + REST
-    done = train(tmp_path, text, "--nproc-per-node", "2", *small, *common(tiny_tokens))
-    assert done.returncode == 2
-    assert "one process" in done.stderr
-    assert len(done.stderr.strip().splitlines()) <= 2
+    losses = []
+    for name, launch in (("one", []), ("two", ["--nproc-per-node", "2"])):
+        (tmp_path / name).mkdir()
+        fp32 = ["--precision=fp32", "--model.dropout=0.0"]
+        done = train(tmp_path / name, text, *launch, *small, *fp32, *common(tiny_tokens))
+        assert done.returncode == 0, done.stderr
+        records = map(
+            json.loads, (tmp_path / name / "checkpoints" / "metrics.jsonl").read_text().splitlines()
+        )
+        losses.append([record["loss"] for record in records if record["kind"] == "train"])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
