@@ -3,6 +3,7 @@
 Only sizes and paths are overridden, on the command line. The files hold every section of the guides' examples.
 """
 
+import json
 import os
 import subprocess
 import sys
