@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from automodel_cli.corpus.readers import read_unit
 from automodel_cli.corpus.units import ReadOptions, Texts, Unit
@@ -154,3 +156,45 @@ def test_text_files_have_one_field(tmp_path: Path) -> None:
     options = ReadOptions(document="line", lists=True)
     found = read_unit(Unit("line", "a.txt", 0, {}, payload=b"x\n\ny"), options)
     assert found.texts == [("x",), ("y",)]
+
+
+def _by_the_standard_library(lines: list[bytes]) -> tuple[list[str], list[int]]:
+    """Texts and the numbers of bad rows, as ``json`` and ``str.encode`` decide."""
+    texts, bad = [], []
+    for row, line in enumerate(lines):
+        if not line or line.isspace():
+            continue
+        try:
+            value = json.loads(line.decode())
+            text = value["text"] if isinstance(value, dict) else None
+            text.encode()
+        except (ValueError, TypeError, KeyError, AttributeError):
+            bad.append(row)
+        else:
+            texts.append(text)
+    return texts, bad
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_what_counts_as_a_row_is_what_json_says(data: st.DataObject) -> None:
+    """Valid rows, and rows with bytes cut out, put in or exchanged."""
+    value = st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+        max_leaves=6,
+    )
+    row = st.fixed_dictionaries({"text": st.text(st.characters()) | value}) | value
+    lines = []
+    for one in data.draw(st.lists(row, min_size=1, max_size=4)):
+        line = bytearray(
+            json.dumps(one, ensure_ascii=data.draw(st.booleans())).encode("utf-8", "surrogatepass")
+        )
+        for _ in range(data.draw(st.integers(0, 2))):
+            place = data.draw(st.integers(0, len(line)))
+            line[place : place + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=2))
+        lines.append(bytes(line).replace(b"\n", b" "))
+    found = read("jsonl", b"\n".join(lines))
+    texts, bad = _by_the_standard_library(lines)
+    assert found.texts == texts
+    assert [row.row for row in found.bad] == bad

@@ -26,7 +26,7 @@ import tiktoken
 import tokenizers
 
 CACHE_BYTES = 12 << 20
-FORGET_AFTER = 75_000_000  # characters; in English prose the tables double after 12 and about 110 million
+FORGET_AFTER = 90_000_000  # characters; in English prose the tables double after 12 and about 110 million
 SAMPLE_ONE_IN = 1000  # of the text, so the check costs about 1 % where the fast engine is 10x faster
 _STATM = Path("/proc/self/statm")
 _SAMPLE_FROM_CHARS = 8 << 20  # allowance at the start, so that the first document is compared
