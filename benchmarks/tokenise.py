@@ -1,6 +1,6 @@
 """Text to token files: how fast against the usual loop, how well two workers do, how flat memory is.
 
-    python benchmarks/tokenise.py [core] [workers] [memory] [--mb 240] [--rounds 5] [--data FILE.parquet]
+    python benchmarks/tokenise.py [core] [workers] [memory] [--mb 480] [--rounds 5] [--data FILE.parquet]
 
 Every figure is a ratio of medians measured side by side in one run, whole processes, start-up included:
 
@@ -227,7 +227,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("parts", nargs="*", metavar="core|workers|memory", help="what to measure (all)")
-    parser.add_argument("--mb", type=int, default=240, help="size of the input")
+    parser.add_argument("--mb", type=int, default=480, help="size of the input")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--data", type=Path, help="parquet file with a text column")
     arguments = parser.parse_args()
