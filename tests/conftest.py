@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -19,6 +20,11 @@ from automodel_cli.config.load import load_config
 from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.corpus.nanogpt_bin import ShardWriter
 from automodel_cli.recipes.pretrain import PretrainRecipe
+
+# A shell starts background jobs with SIGINT ignored, nohup with SIGHUP; launchers and runs honour that, so that tests
+# which send these signals would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 KILL_AT = Path(__file__).parent / "promises" / "kill_at.py"
 
