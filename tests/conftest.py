@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,11 @@ from automodel_cli.recipes.pretrain import PretrainRecipe
 # which send these signals would wait for ever.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# Not in the user's cache of compiled code; commands that tests start inherit it.
+os.environ.setdefault(
+    "TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir(), f"automodel-tests-{os.getuid()}"))
+)
 
 KILL_AT = Path(__file__).parent / "promises" / "kill_at.py"
 
