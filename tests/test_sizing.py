@@ -86,7 +86,9 @@ def test_what_a_llama_layer_keeps_is_what_autograd_keeps():
 
         def keep(tensor, seen=seen, found=found):
             if tensor.untyped_storage().data_ptr() not in seen:
-                found[tensor.untyped_storage().data_ptr()] = tensor  # alive, so that no other comes to lie there
+                found[tensor.untyped_storage().data_ptr()] = (
+                    tensor  # alive, so that no other comes to lie there
+                )
             return tensor
 
         with (

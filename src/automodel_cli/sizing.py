@@ -63,8 +63,8 @@ class Shape:
             out, a tied head is in.
         layers, width: depth, and heads x head dim of the attention; None where not known.
         padded_vocab_size: logits of one token.
-        kept: elements in the compute dtype that a layer keeps of one token for its backward pass; None: not known, taken
-            for GPT-2's.
+        kept: elements in the compute dtype that a layer keeps of one token for its backward pass; None: not known,
+            taken for GPT-2's.
     """
 
     stored_params: int

@@ -123,6 +123,8 @@ def reads_pieces(world, folder, name, mesh):
 
 def reads_own_pieces(world, folder, mesh):
     """Whether our Llama over a mesh got a folder's weights, tables filled up with zeros."""
+    from automodel_cli.assembly.model import give_weights
+
     world = copy.copy(world)
     object.__setattr__(world, "mesh", build_mesh("cpu", mesh))
     model = build_llama_model(**SHAPE, is_meta_device=True)

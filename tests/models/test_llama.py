@@ -108,7 +108,9 @@ def test_in_bf16_values_are_rounded_where_transformers_rounds_them(autocast):
             ours.get_parameter(name)[: len(hf[theirs_name])] = hf[theirs_name]
     if not autocast:
         theirs, ours = theirs.bfloat16(), ours.bfloat16()
-        theirs.model.rotary_emb = modeling_llama.LlamaRotaryEmbedding(theirs.config)  # that one was rounded too
+        theirs.model.rotary_emb = modeling_llama.LlamaRotaryEmbedding(
+            theirs.config
+        )  # that one was rounded too
         assert ours.rotary_emb.inv_freq.dtype == torch.float32
     x = torch.randn(2, 20, 48, generator=torch.Generator().manual_seed(2))
     x = x if autocast else x.bfloat16()

@@ -5,8 +5,8 @@
     tokenizer.json, tokenizer_config.json, automodel_tokenizer.json, ...
 
 GPT-2 and Llama go through the name and layout mappings of :mod:`automodel_cli.models.gpt2` and ``.llama`` (logical
-vocabulary; GPT-2 also transposed matrices). Other transformers models are written and read by transformers itself, whose
-names on disk need not be those in memory.
+vocabulary; GPT-2 also transposed matrices). Other transformers models are written and read by transformers itself,
+whose names on disk need not be those in memory.
 """
 
 from __future__ import annotations

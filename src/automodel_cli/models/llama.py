@@ -3,15 +3,15 @@
 Shapes: B rows, T tokens, D model width, L layers, V logical vocabulary, P padded vocabulary.
 
 The same function as transformers' ``LlamaForCausalLM`` (Llama 1 to 3, TinyLlama and their like), with the names of its
-configuration for arguments and of its modules for weights. Initial values (standard deviations, checked by a test against
-the real tensors):
+configuration for arguments and of its modules for weights. Initial values (standard deviations, checked by a test
+against the real tensors):
 
     embed_tokens, lm_head, all projections    N(0, initializer_range), 0.02 by default, as in transformers
     o_proj, down_proj                         the same / sqrt(2 L) with scale_residual_init, as in our GPT-2
     norms                                     1
     rows V..P of embed_tokens and lm_head     0 (padding)
 
-The Hugging Face format has these names below ``model.`` (``lm_head`` without it), in the same layout; padding is left out.
+The Hugging Face format has these names below ``model.`` (``lm_head`` without it) in the same layout, without padding.
 """
 
 from __future__ import annotations

@@ -98,8 +98,8 @@ def in_compute_dtype(x: Tensor) -> Tensor:
 class GroupedQueryAttention(nn.Module):
     """Causal self-attention in which n query heads share a key-value head (Ainslie et al. 2023).
 
-    Three projections rather than a fused one: they are the tensors of every Llama checkpoint, tensor parallelism
-    divides each by heads without moving rows, and of the matrix products of a block the two small ones are a few percent.
+    Three projections rather than a fused one: they are the tensors of every Llama checkpoint, and tensor parallelism
+    divides each by heads without moving rows. The two small ones are 3 to 4% of a block's multiplications at 1B.
     """
 
     def __init__(
