@@ -238,6 +238,33 @@ def test_it_compiles_as_one_graph(autocast):
         torch.testing.assert_close(gradient, parameter.grad, **tolerance)
 
 
+def test_the_residual_stream_in_bf16_is_near_the_one_in_fp32():
+    batch = Batch(tokens(), tokens())
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        exact = tiny()(batch, head_loss=MaskedCrossEntropy())
+        model = tiny()
+        seen: list[torch.dtype] = []
+        for block in model.blocks():
+            block.register_forward_hook(lambda block, inputs, output: seen.append(output.dtype))
+        assert model.keep_residual_in(torch.bfloat16)
+        near = model(batch, head_loss=MaskedCrossEntropy())
+    assert seen == [torch.bfloat16] * 3
+    assert near != exact and near == pytest.approx(exact.item(), rel=1e-3)
+
+
+def test_a_preferred_kernel_gives_the_same_logits():
+    model, ids = tiny().eval(), tokens()
+    assert model.attention_shape() == (4, 12)
+    assert tiny(attn_implementation="eager").attention_shape() is None
+    with torch.no_grad():
+        expected = model(Batch(ids))
+        model.prefer_attention("math")
+        torch.testing.assert_close(model(Batch(ids)), expected, atol=1e-5, rtol=1e-5)
+        cache = KVCache()
+        pieces = [model(Batch(piece), cache=cache) for piece in ids.split([18, 1, 1], dim=1)]
+        torch.testing.assert_close(torch.cat(pieces, 1), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_counts_are_those_of_llama_2():
     """Touvron et al. 2023: 6.7 and 13.0 billion; the exact figures are those of the released tensors."""
     small = build_llama_model(is_meta_device=True)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from automodel_cli.batch import Batch
 from automodel_cli.errors import CheckpointError, ConfigError
+from automodel_cli.models.attention_kernels import AttendWith
 from automodel_cli.models.initialise import fill_constant, fill_normal
 from automodel_cli.models.interface import Attend, CausalLM, HeadLoss, Role
 from automodel_cli.models.kv_cache import KVCache
@@ -90,6 +91,7 @@ class Llama(CausalLM):
         self.padded_vocab_size = padded_vocab(self.vocab_size)
         self.max_seq_len = config["max_position_embeddings"]
         self.notes: list[str] = []
+        self.residual_dtype: torch.dtype | None = None  # None: that of the embeddings
         width = config["hidden_size"]
         attend = attend_by_name(config["attn_implementation"])
         self.embed_tokens = nn.Embedding(self.padded_vocab_size, width)
@@ -128,6 +130,7 @@ class Llama(CausalLM):
             )
         x = self.embed_tokens(batch.input_ids)
         rotary = self.rotary_emb(position_ids=positions, dtype=x.dtype)
+        x = x if self.residual_dtype is None else x.to(self.residual_dtype)
         mask = attention_mask(
             tokens=tokens,
             cached=cached,
@@ -157,6 +160,18 @@ class Llama(CausalLM):
         for module in self.modules():
             if isinstance(module, GroupedQueryAttention):
                 module.attend = change(module.attend)
+
+    def attention_shape(self) -> tuple[int, int] | None:
+        config = self.config
+        decided = config["attn_implementation"] != "auto"
+        return None if decided else (config["num_attention_heads"], config["head_dim"])
+
+    def prefer_attention(self, kernel: str) -> None:
+        self.change_attention(lambda _: AttendWith(kernel))
+
+    def keep_residual_in(self, dtype: torch.dtype) -> bool:
+        self.residual_dtype = dtype
+        return True
 
     def param_roles(self) -> dict[str, Role]:
         return {name: _role(name) for name, _ in self.named_parameters()}
@@ -253,7 +268,8 @@ def build_llama_model(
         bos_token_id, eos_token_id: written into exports.
         initializer_range: standard deviation of the initial weights.
         scale_residual_init: draw o_proj and down_proj with initializer_range / sqrt(2 x num_hidden_layers).
-        attn_implementation: auto, sdpa, flash_attention_2, cudnn, eager.
+        attn_implementation: auto (the run times its kernels and takes the fastest), or one of ``layers.ATTENDS`` and
+            ``attention_kernels.KERNELS``, as for ``build_gpt2_model``.
         is_meta_device: allocate nothing; ``materialise(device, seed)`` does it later.
 
     Raises:
