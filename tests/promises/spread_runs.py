@@ -41,7 +41,14 @@ QWEN2 = {
         "tie_word_embeddings": True,
     },
 }
-
+LLAMA = {
+    "_target_": "automodel_cli.models.llama.build_llama_model",
+    **{
+        name: value
+        for name, value in QWEN2["config"].items()
+        if name not in ("_target_", "tie_word_embeddings")
+    },
+}
 
 OWN_FILE = Path(__file__).with_name("own_model.py")
 OWN = {"_target_": f"{OWN_FILE}:OwnModel", "vocab_size": 61, "width": 16}

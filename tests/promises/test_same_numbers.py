@@ -6,10 +6,10 @@ from operator import sub
 import pytest
 from tests.conftest import write_tokens
 from tests.distributed.ranks import run_ranks
-from tests.promises.spread_runs import GPT2, OWN, QWEN2, train
+from tests.promises.spread_runs import GPT2, LLAMA, OWN, QWEN2, train
 
 TOLERANCE = 1e-5
-ALONE = {"gpt2": {}, "qwen2": {"model": QWEN2}, "own": {"model": OWN}}
+ALONE = {"gpt2": {}, "llama": {"model": LLAMA}, "qwen2": {"model": QWEN2}, "own": {"model": OWN}}
 TWO_RANKS = {
     "fsdp2": {},
     "ddp": {"distributed": {"strategy": "ddp"}},
@@ -25,6 +25,9 @@ TWO_RANKS = {
         }
     },
     "no accumulation": {"step_scheduler": {"local_batch_size": 4}},
+    "llama, fsdp2": {"model": LLAMA},
+    "llama, tp": {"model": LLAMA, "distributed": {"tp_size": 2, "activation_checkpointing": "selective"}},
+    "llama, cp": {"model": LLAMA, "distributed": {"cp_size": 2, "activation_checkpointing": True}},
     "qwen2, fsdp2": {"model": QWEN2},
     "qwen2, tp": {"model": QWEN2, "distributed": {"tp_size": 2}},
     "own, fsdp2": {"model": OWN, "distributed": {"activation_checkpointing": True}},
@@ -54,6 +57,7 @@ FOUR_RANKS = {
     "dp, tp": {"distributed": {"tp_size": 2}},
     "dp, cp": {"distributed": {"cp_size": 2, "activation_checkpointing": True}},
     "hsdp, tp": {"distributed": {"tp_size": 2, "dp_replicate_size": 2, "activation_checkpointing": True}},
+    "llama, cp, tp": {"model": LLAMA, "distributed": {"tp_size": 2, "cp_size": 2}},
     "qwen2, dp, tp": {"model": QWEN2, "distributed": {"tp_size": 2}},
     "qwen2, cp, tp": {"model": QWEN2, "distributed": {"tp_size": 2, "cp_size": 2}},
 }
