@@ -122,6 +122,18 @@ def choose_precision(setting: str, device: torch.device) -> tuple[str, str]:
     return "fp32", "the device has no fast bf16"
 
 
+def lacks_fp8(device: torch.device) -> str | None:
+    """Why matrix units of this device take no fp8; None where they do (NVIDIA's since Ada and Hopper)."""
+    import torch
+
+    if device.type != "cuda":
+        return f"{device.type} has no fp8 matrix units"
+    major, minor = torch.cuda.get_device_capability(device)
+    if (major, minor) >= (8, 9):
+        return None
+    return f"compute capability {major}.{minor} has no fp8 matrix units, 8.9 is the first that does"
+
+
 def choose_compile(
     setting: bool | str,
     *,

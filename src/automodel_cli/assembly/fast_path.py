@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from automodel_cli import device as this_machine
+from automodel_cli.assembly.fp8 import choose_fp8
 from automodel_cli.assembly.horizon import Horizon
 from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.models.interface import CausalLM
@@ -30,6 +31,7 @@ class FastPath:
     head_loss: str  # plain or chunked
     threads: int
     processes: int
+    fp8: Mapping[str, Any]  # recipe (off or tensorwise) and keywords of models.fp8.convert
     reasons: Mapping[str, str]
 
     @property
@@ -73,6 +75,15 @@ def choose_fast_path(
     if cfg.compile.enabled == "auto" and "compile" in stored:
         compiled, reasons["compile"] = stored["compile"], "as stored with the run"
 
+    fp8, reasons["fp8"] = choose_fp8(
+        cfg,
+        stored=stored.get("fp8"),
+        model=model,
+        device=device,
+        precision=precision,
+        tokens_per_micro_batch=tokens_per_micro_batch,
+    )
+
     head_loss, reasons["head_loss"] = pick_loss(
         vocab_size=model.padded_vocab_size, tokens=tokens_per_micro_batch, device=device.type
     )
@@ -86,5 +97,6 @@ def choose_fast_path(
         head_loss=head_loss,
         threads=threads,
         processes=processes,
+        fp8=fp8,
         reasons=reasons,
     )

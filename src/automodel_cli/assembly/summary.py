@@ -136,6 +136,7 @@ def fast_path_rows(path: FastPath, device: torch.device) -> Rows:
         ("device", f"{device} ({path.threads} threads)" if device.type == "cpu" else str(device)),
         ("precision", f"stored fp32, computed {path.precision}, reduced fp32 ({why['precision']})"),
         ("compile", f"{'on' if path.compile else 'off'} ({why['compile']})"),
+        *([("fp8", f"on ({why['fp8']})")] if path.fp8["recipe"] != "off" else []),
         ("loss", f"{path.head_loss} cross-entropy ({why['head_loss']})"),
     ]
 
