@@ -1,4 +1,4 @@
-"""Linear layers in fp8: against torch's own fp8 product, against bf16, whole or compiled; what is converted, what not."""
+"""Linear layers in fp8: against torch's own fp8 product, against bf16, compiled; what is converted and what is not."""
 
 import math
 

@@ -14,7 +14,7 @@ BF16 = {"precision": "bf16"}
 FP8 = {**BF16, "fp8": {"enabled": True, "force": True, "emulate": True}}
 # Measured with three seeds over 100 updates from loss 4.2 to 1.2: losses of an update differ by at most 0.0072 from
 # those of bf16 (bf16 from fp32: 0.0019), validation losses by at most 0.0006.
-LOSS_GAP, VALIDATION_GAP = 0.02, 0.003
+LOSS_GAP, VALIDATION_GAP = 0.015, 0.003
 
 
 def trained(tiny_training, **sections):

@@ -13,8 +13,8 @@ from automodel_cli.errors import ConfigError
 from automodel_cli.models import fp8
 from automodel_cli.models.interface import CausalLM, count_parameters
 
-# 1.17 times as fast with 1.1B parameters (26 layers of width 1664), slower with 12 layers of width 768: nanochat's log,
-# 2026-02, on eight H100.
+# nanochat's log of 2026-02, eight H100: 1.17 times the tokens a second at depth 26 (about a billion parameters), fewer
+# than in bf16 at depth 12.
 PAYS_FROM = 1_000_000_000
 
 
