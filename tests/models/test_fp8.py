@@ -107,16 +107,29 @@ def round_to(value: float, mantissa_bits: int, smallest_exponent: int) -> float:
     return round(value / unit) * unit
 
 
-def test_a_product_is_that_of_operands_rounded_by_hand():
+def by_hand(tensor, *, largest: float, mantissa_bits: int, smallest_exponent: int):
+    """What fp8 leaves of a tensor, each value by itself."""
+    scale = 2.0 ** math.floor(math.log2(largest / tensor.abs().max().item()))
+    rows = tensor.tolist()
+    return torch.tensor(
+        [[round_to(value * scale, mantissa_bits, smallest_exponent) / scale for value in row] for row in rows]
+    )
+
+
+def test_products_are_those_of_operands_rounded_by_hand():
     linear = layer(bias=False, inputs=16, outputs=16)
-    x = torch.randn(16, 16, generator=torch.Generator().manual_seed(1))
-    rounded = []
-    for tensor in (x, linear.weight.detach()):
-        scale = 2.0 ** math.floor(math.log2(448 / tensor.abs().max().item()))
-        rows = [[round_to(value * scale, 3, -6) / scale for value in row] for row in tensor.tolist()]
-        rounded.append(torch.tensor(rows))
-    expected = (rounded[0] @ rounded[1].T).bfloat16()
-    torch.testing.assert_close(linear(x), expected, rtol=2**-8, atol=0.0)
+    x = torch.randn(16, 16, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    gradient = torch.randn(16, 16, generator=torch.Generator().manual_seed(2)).bfloat16()
+    gradient[3] *= 2.0**-26  # small beside the others, and yet in the range of e5m2
+    y = linear(x)
+    y.backward(gradient)
+    e4m3 = {"largest": 448, "mantissa_bits": 3, "smallest_exponent": -6}
+    x8, w8 = by_hand(x.detach(), **e4m3), by_hand(linear.weight.detach(), **e4m3)
+    g8 = by_hand(gradient.float(), largest=57344, mantissa_bits=2, smallest_exponent=-14)
+    assert g8[3].any()
+    for found, expected in ((y, x8 @ w8.T), (x.grad, g8 @ w8)):
+        torch.testing.assert_close(found, expected.bfloat16(), rtol=2**-8, atol=0.0, check_dtype=False)
+    torch.testing.assert_close(linear.weight.grad, g8.T @ x8, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [E4M3, E5M2])

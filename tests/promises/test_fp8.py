@@ -6,7 +6,7 @@ from operator import sub
 import pytest
 from tests.conftest import write_tokens
 from tests.distributed.ranks import run_ranks
-from tests.promises.spread_runs import train
+from tests.promises.spread_runs import QWEN2, train
 
 from automodel_cli.checkpoint import layout
 
@@ -75,9 +75,14 @@ def test_over_ranks(tmp_path):
         },
         "compiled": {**FP8, **batches, "compile": {"enabled": True, "backend": "eager", "fullgraph": True}},
     }
-    (alone,) = run_ranks(1, train, str(tmp_path), {"bf16": {**BF16, **batches}, "fp8": {**FP8, **batches}})
+    single = {"bf16": {**BF16, **batches}, "fp8": {**FP8, **batches}}
+    single |= {f"qwen2 {name}": {**sections, "model": QWEN2} for name, sections in single.items()}
+    (alone,) = run_ranks(1, train, str(tmp_path), single)
     ranks = run_ranks(2, train, str(tmp_path), runs)
-    assert alone["fp8"]["losses"] != alone["bf16"]["losses"]
+    for fp8, bf16 in (("fp8", "bf16"), ("qwen2 fp8", "qwen2 bf16")):
+        assert alone[fp8]["initial"] == alone[bf16]["initial"]
+        assert alone[fp8]["losses"] != alone[bf16]["losses"]
+        assert alone[fp8]["losses"] == pytest.approx(alone[bf16]["losses"], abs=LOSS_GAP)
     for name in runs:
         for rank in ranks:
             assert rank[name]["rows"] == alone["fp8"]["rows"], name
