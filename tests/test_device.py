@@ -52,6 +52,16 @@ def test_precision_of_a_cpu_follows_its_instructions(monkeypatch, features, expe
     assert reason
 
 
+@pytest.mark.parametrize(
+    ("capability", "lack"),
+    [((9, 0), None), ((8, 9), None), ((8, 6), "compute capability 8.6 has no fp8 matrix units")],
+)
+def test_fp8_of_a_gpu_follows_its_capability(monkeypatch, capability, lack):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    found = device.lacks_fp8(torch.device("cuda", 0))
+    assert found == lack or found.startswith(lack)
+
+
 @pytest.mark.parametrize(("capability", "expected"), [((9, 0), "bf16"), ((8, 0), "bf16"), ((7, 5), "fp16")])
 def test_precision_of_a_gpu_follows_its_capability(monkeypatch, capability, expected):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)

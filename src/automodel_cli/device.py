@@ -150,6 +150,18 @@ def choose_compile_scope(setting: str, *, blocks: int, processes: int) -> tuple[
     return "model", f"{blocks} blocks, the steps between them fused"
 
 
+def lacks_fp8(device: torch.device) -> str | None:
+    """Why matrix units of this device take no fp8; None where they do (NVIDIA's since Ada and Hopper)."""
+    import torch
+
+    if device.type != "cuda":
+        return f"{device.type} has no fp8 matrix units"
+    major, minor = torch.cuda.get_device_capability(device)
+    if (major, minor) >= (8, 9):
+        return None
+    return f"compute capability {major}.{minor} has no fp8 matrix units, 8.9 is the first that does"
+
+
 def choose_compile(
     setting: bool | str,
     *,

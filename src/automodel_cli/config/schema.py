@@ -35,6 +35,7 @@ from automodel_cli.config.training_sections import (
     DEFAULT_SEED,
     ClipGradNormConfig,
     CompileConfig,
+    Fp8Config,
     LrSchedulerConfig,
     PackedSequenceConfig,
     ParamGroupOverride,
@@ -120,6 +121,8 @@ class PretrainConfig(Section):
     """How ranks communicate."""
     compile: CompileConfig = Field(default_factory=CompileConfig)
     """torch.compile; true, false or auto is short for `enabled`."""
+    fp8: Fp8Config = Field(default_factory=Fp8Config)
+    """Matrix products in 8-bit floating point, for large models; true or false is short for `enabled`."""
     packed_sequence: PackedSequenceConfig = Field(default_factory=PackedSequenceConfig)
     """Packing of short sequences."""
     evaluation: EvaluationConfig | None = None
@@ -151,10 +154,10 @@ class PretrainConfig(Section):
     def _number_is_max_norm(cls, value: Any) -> Any:
         return value if isinstance(value, (Mapping, ClipGradNormConfig)) else {"max_norm": value}
 
-    @field_validator("compile", mode="before")
+    @field_validator("compile", "fp8", mode="before")
     @classmethod
     def _scalar_is_enabled(cls, value: Any) -> Any:
-        if isinstance(value, (Mapping, CompileConfig)):
+        if isinstance(value, (Mapping, CompileConfig, Fp8Config)):
             return value
         return {"enabled": False if value is None else value}
 

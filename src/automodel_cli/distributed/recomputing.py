@@ -13,7 +13,12 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
-_MATMULS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.linear.default)
+_MATMULS = (
+    torch.ops.aten.mm.default,
+    torch.ops.aten.addmm.default,
+    torch.ops.aten.linear.default,
+    torch.ops.aten._scaled_mm.default,
+)
 _ATTENTION = ("scaled_dot_product", "_flash_attention", "_efficient_attention", "cudnn_attention")
 
 
