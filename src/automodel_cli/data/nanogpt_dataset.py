@@ -205,11 +205,16 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
         self.gather(self.locate(sample_numbers), out)
 
     def __getitem__(self, sample_number: int) -> dict[str, torch.Tensor]:
-        """``input_ids`` and ``labels``, int64 ``[T]``, of one sample; numbers from W on are later epochs."""
+        """One sample's ``input_ids`` and ``labels``, int64 ``[T]``; numbers from W on are later epochs.
+
+        With ``intra_document`` also ``position_ids`` and ``segment_ids``.
+        """
         if sample_number < 0:
             raise IndexError(f"sample number {sample_number}: they count from 0")
         out = np.empty((1, self.seq_len + 1), dtype=np.int64)
         self.fill(np.array([sample_number]), out)
+        if self.labelled:
+            return {name: rows[0] for name, rows in vars(self.make_batch(out)).items()}
         window = torch.from_numpy(out[0])
         return {"input_ids": window[:-1], "labels": window[1:]}
 
