@@ -42,7 +42,8 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
         seq_len: tokens a window is trained on, T.
         shuffle_files: permute all windows, anew each epoch. (The name is the one that configurations have.)
         align_to_bos: windows begin where documents begin.
-        intra_document: attention does not leave a token's own document, and positions count from its beginning.
+        intra_document: attention does not leave a token's own document, and positions count from its beginning
+            (from the row's, where the document began before).
         bos_token: the id between documents; from the manifest where there is one.
         seed: of the shuffle.
         mmap: false for file systems that cannot map files; auto finds out.

@@ -81,7 +81,7 @@ def run(cfg: EvaluateConfig, *, voice: Voice | None = None) -> EvaluationResult:
         "sets": [_describe_set(name, sets[name], score) for name, score in scores.items()],
         "settings": {
             "seq_len": seq_len,
-            **({"intra_document": True} if documents else {}),
+            "intra_document": bool(documents),
             "batch_size": cfg.batch_size,
             "limit_batches": cfg.limit_batches,
             "precision": precision,
