@@ -250,6 +250,8 @@ class EvaluateConfig(Section):
     """Sequences scored at once."""
     seq_len: Count | None = None
     """Length of a window; null: the length the model was trained on."""
+    intra_document: bool | None = None
+    """Attention stays within documents of token files; null: as `dataset.intra_document` was in training."""
     limit_batches: Count | None = None
     """Batches to score at most, for each entry of `data`; null: all."""
     output: str | None = None
