@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from automodel_cli.models.document_attention import attend_for
 from automodel_cli.models.kv_cache import KVCache
 from automodel_cli.models.layers import Attend
 
@@ -135,7 +136,7 @@ class GroupedQueryAttention(nn.Module):
             grouped = queries.reshape(rows, kv_heads, -1, width)
             return self.attend(grouped, keys, values, mask=mask, dropout=0.0).reshape(queries.shape)
         keys, values = (_repeat_heads(tensor, heads // kv_heads) for tensor in (keys, values))
-        return self.attend(queries, keys, values, mask=mask, dropout=0.0)
+        return attend_for(mask, self.attend)(queries, keys, values, mask=mask, dropout=0.0)
 
 
 def _repeat_heads(tensor: Tensor, times: int) -> Tensor:
