@@ -36,10 +36,15 @@ def relative(found, expected):
 
 
 @pytest.mark.parametrize(
-    ("heads", "groups", "width", "tokens"),
-    [(4, 4, 64, 1024), (8, 2, 64, 1024), (4, 4, 128, 2048), (2, 2, 64, 300), (2, 1, 8, 129), (3, 3, 48, 513)],
+    ("heads", "groups", "width", "tokens", "dtype", "tolerance"),
+    [
+        (4, 4, 64, 1024, torch.bfloat16, BF16),
+        (8, 2, 128, 2048, torch.bfloat16, BF16),
+        (3, 3, 48, 513, torch.bfloat16, BF16),
+        (2, 1, 8, 129, torch.bfloat16, BF16),
+        (4, 4, 64, 300, torch.float32, 5e-3),
+    ],
 )
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, BF16), (torch.float32, 5e-3)])
 def test_kernels_are_the_dense_mask(heads, groups, width, tokens, dtype, tolerance):
     """Outputs and gradients of queries, keys and values, as relative distances; in fp32 products may be TF32."""
     documents = segments(3, tokens).cuda()
@@ -90,8 +95,16 @@ def compiled_by(model, what):
         part.compile(dynamic=False)
 
 
-@pytest.mark.parametrize("compiled", ["model", "blocks", "attention"])
-@pytest.mark.parametrize("how", [None, "full", "selective"])
+@pytest.mark.parametrize(
+    ("compiled", "how"),
+    [
+        ("model", None),
+        ("model", "selective"),
+        ("blocks", "full"),
+        ("attention", None),
+        ("attention", "selective"),
+    ],
+)
 def test_training_follows_the_cpu_and_compiles_once(compiled, how):
     torch._dynamo.reset()
     counters.clear()
@@ -148,9 +161,14 @@ def test_memory_does_not_grow_with_the_square_of_the_row():
     assert torch.cuda.max_memory_allocated() - before < 64 << 20
 
 
-@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(
-    ("family", "attention"), [("gpt2", "sdpa"), ("llama", "sdpa"), ("llama", "flex_attention")]
+    ("family", "attention", "compiled"),
+    [
+        ("gpt2", "sdpa", False),
+        ("llama", "sdpa", False),
+        ("llama", "sdpa", True),
+        ("llama", "flex_attention", False),
+    ],
 )
 def test_transformers_models(family, attention, compiled):
     sizes = {
