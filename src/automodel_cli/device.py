@@ -134,6 +134,8 @@ def choose_residual(setting: str, *, precision: str, device: torch.device) -> tu
         )
     if setting != "auto":
         return setting, "as configured"
+    if device.type == "cuda" and precision == "bf16":
+        return "bf16", "less traffic and memory"
     return "fp32", "what blocks add up keeps its last bits"
 
 
@@ -146,6 +148,18 @@ def choose_compile_scope(setting: str, *, blocks: int, processes: int) -> tuple[
     if blocks > _BLOCKS_COMPILED_WHOLE:
         return "blocks", f"{blocks} equal blocks are compiled as one"
     return "model", f"{blocks} blocks, the steps between them fused"
+
+
+def lacks_fp8(device: torch.device) -> str | None:
+    """Why matrix units of this device take no fp8; None where they do (NVIDIA's since Ada and Hopper)."""
+    import torch
+
+    if device.type != "cuda":
+        return f"{device.type} has no fp8 matrix units"
+    major, minor = torch.cuda.get_device_capability(device)
+    if (major, minor) >= (8, 9):
+        return None
+    return f"compute capability {major}.{minor} has no fp8 matrix units, 8.9 is the first that does"
 
 
 def choose_compile(

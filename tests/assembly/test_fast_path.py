@@ -36,8 +36,22 @@ def test_stored_choices_hold(tiny_training):
         "optimizer": "foreach",
         "threads": 77,
         "processes": 1,
+        "fp8": {"recipe": "off"},
     }
     assert chosen(tiny_training, path).stored() == path
+
+
+def test_stored_fp8_holds_without_force(tiny_training):
+    fp8 = {"recipe": "tensorwise", "filter_fqns": ["attn"], "emulate": True}
+    path = chosen(tiny_training, {"precision": "bf16", "fp8": fp8})
+    assert path.fp8 == fp8
+    assert path.reasons["fp8"] == (
+        "tensorwise, emulated, 2 of 4 linear layers of the blocks, as stored with the run"
+    )
+
+
+def test_a_checkpoint_from_before_fp8_has_none(tiny_training):
+    assert chosen(tiny_training, {"precision": "bf16"}).fp8 == {"recipe": "off"}
 
 
 def test_stored_threads_hold_for_as_many_processes_only(tiny_training):

@@ -87,6 +87,12 @@ optimizer: {lr: 1, params: []}
             "compile: {enabled: maybe}",
             "compile.enabled: expected true or false or auto, found the text 'maybe'",
         ),
+        ("fp8: {enabled: 8}", "fp8.enabled: expected true or false or auto, found 8"),
+        (
+            "fp8: {recipe_name: rowwise}",
+            "fp8.recipe_name: found the text 'rowwise'; the recipe here is tensorwise",
+        ),
+        ("fp8: {filter_fqn: [head]}", "fp8.filter_fqn: unknown key, did you mean fp8.filter_fqns?"),
         ("rng: 3", "rng: expected a mapping, found 3"),
         (
             "packed_sequence: {packed_sequence_size: 8}",

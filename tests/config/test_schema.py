@@ -95,6 +95,9 @@ def test_shorthands():
     assert make(compile=True).compile.enabled is True
     assert make(compile=None).compile.enabled is False
     assert make(compile="auto").compile.enabled == "auto"
+    assert make(fp8=True).fp8.enabled is True
+    assert make(fp8=None).fp8.enabled is False
+    assert make(fp8={}).fp8.enabled == "auto"
     assert make(seed=5).rng.seed == 5
     assert make(rng={"seed": 6}).rng_seed == 6
     assert make(seed=6, rng={"seed": 6}).rng_seed == 6

@@ -68,7 +68,7 @@ def attention(world, segments):
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, 9, (2, 12), generator=generator)
     segment_ids = torch.tensor([[0] * 5 + [1] * 7, [0] * 8 + [1] * 4]) if segments else None
-    tokens.whole = tokens._padded(Batch(ids, ids, segment_ids=segment_ids))
+    tokens.see(tokens._padded(Batch(ids, ids, segment_ids=segment_ids)))
     whole = [torch.randn(2, 2, 12, 4, generator=generator) for _ in range(4)]  # q, k, v, gradient
     parts = [tokens.of_cp_rank(one.transpose(1, 2)).transpose(1, 2).clone() for one in whole]
     for tensor in [*whole[:3], *parts[:3]]:

@@ -57,7 +57,11 @@ TRUST = (str(OWN_FILE),)
 
 def configuration(folder: Path, *, model: dict[str, Any] = GPT2, **sections: Any) -> PretrainConfig:
     """A run of 20 updates of 8 rows, 15 tokens each (which no mesh divides evenly), in fp32 without dropout."""
-    dataset = {"_target_": "automodel_cli.data.nanogpt_dataset.NanogptDataset", "seq_len": 15}
+    dataset = {
+        "_target_": "automodel_cli.data.nanogpt_dataset.NanogptDataset",
+        "seq_len": 15,
+        **sections.pop("windows", {}),
+    }
     config = {
         "model": model,
         "precision": "fp32",

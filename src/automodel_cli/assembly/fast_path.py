@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from automodel_cli import device as this_machine
+from automodel_cli.assembly.fp8 import choose_fp8
 from automodel_cli.assembly.horizon import Horizon
 from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.models import attention_kernels
@@ -37,6 +38,7 @@ class FastPath:
     optimizer: str  # fused, foreach or single
     threads: int
     processes: int
+    fp8: Mapping[str, Any]  # recipe (off or tensorwise) and keywords of models.fp8.convert
     reasons: Mapping[str, str]
 
     @property
@@ -124,6 +126,14 @@ def choose_fast_path(
         pick_loss(vocab_size=model.padded_vocab_size, tokens=rows * seq_len, device=device.type),
     )
     choices.take("optimizer", pick_kernel(device.type))
+    choices.values["fp8"], choices.reasons["fp8"] = choose_fp8(
+        cfg,
+        stored=choices.stored.get("fp8"),
+        model=model,
+        device=device,
+        precision=precision,
+        tokens_per_micro_batch=rows * seq_len,
+    )
     dtype = _AUTOCAST[precision] or torch.float32
     if "attention" in choices.stored:
         choices.take("attention", ("", ""))

@@ -138,6 +138,7 @@ def fast_path_rows(path: FastPath, device: torch.device) -> Rows:
         ("residual", f"{path.residual} between blocks ({why['residual']})"),
         ("attention", f"{path.attention} ({why['attention']})"),
         ("compile", _compile_words(path)),
+        *([("fp8", f"on ({why['fp8']})")] if path.fp8["recipe"] != "off" else []),
         ("loss", f"{path.head_loss} cross-entropy ({why['head_loss']})"),
     ]
 

@@ -34,7 +34,6 @@ UNSUPPORTED_SECTIONS = {
     "nemo_run": "jobs are not submitted from here; call automodel in your own script",
     "peft": "parameter-efficient fine-tuning is not part of this toolkit",
     "quantization": "quantised training is not part of this toolkit",
-    "fp8": "fp8 training is not supported yet; precision takes bf16, fp16 or fp32",
 }
 
 

@@ -35,6 +35,7 @@ from automodel_cli.config.training_sections import (
     DEFAULT_SEED,
     ClipGradNormConfig,
     CompileConfig,
+    Fp8Config,
     LrSchedulerConfig,
     PackedSequenceConfig,
     ParamGroupOverride,
@@ -77,7 +78,7 @@ class PretrainConfig(Section):
     precision: Precision = "auto"
     """Compute in bf16, fp16 or fp32; auto: bf16 where the hardware has it. Weights are stored in fp32."""
     residual_precision: Annotated[Literal["auto", "bf16", "fp32"], BeforeValidator(short_dtype)] = "auto"
-    """The stream between blocks in bf16 or fp32, where products are in bf16; auto: fp32."""
+    """The stream between blocks, where products are in bf16: bf16 or fp32; auto: bf16 on CUDA, fp32 on a CPU."""
     device: Device = "auto"
     """Where to train: auto, cpu, cuda, mps."""
     init_from: str | None = None
@@ -120,6 +121,8 @@ class PretrainConfig(Section):
     """How ranks communicate."""
     compile: CompileConfig = Field(default_factory=CompileConfig)
     """torch.compile; true, false or auto is short for `enabled`."""
+    fp8: Fp8Config = Field(default_factory=Fp8Config)
+    """Matrix products in 8-bit floating point, for large models; true or false is short for `enabled`."""
     packed_sequence: PackedSequenceConfig = Field(default_factory=PackedSequenceConfig)
     """Packing of short sequences."""
     evaluation: EvaluationConfig | None = None
@@ -151,10 +154,10 @@ class PretrainConfig(Section):
     def _number_is_max_norm(cls, value: Any) -> Any:
         return value if isinstance(value, (Mapping, ClipGradNormConfig)) else {"max_norm": value}
 
-    @field_validator("compile", mode="before")
+    @field_validator("compile", "fp8", mode="before")
     @classmethod
     def _scalar_is_enabled(cls, value: Any) -> Any:
-        if isinstance(value, (Mapping, CompileConfig)):
+        if isinstance(value, (Mapping, CompileConfig, Fp8Config)):
             return value
         return {"enabled": False if value is None else value}
 
@@ -247,6 +250,8 @@ class EvaluateConfig(Section):
     """Sequences scored at once."""
     seq_len: Count | None = None
     """Length of a window; null: the length the model was trained on."""
+    intra_document: bool | None = None
+    """Attention stays within documents of token files; null: as `dataset.intra_document` was in training."""
     limit_batches: Count | None = None
     """Batches to score at most, for each entry of `data`; null: all."""
     output: str | None = None

@@ -175,6 +175,47 @@ class CompileConfig(Section):
     """How many versions of one function may be compiled; null: torch's default."""
 
 
+class Fp8Config(Section):
+    """Matrix products of the blocks in 8-bit floating point. A scalar (`fp8: true`) is short for `enabled`."""
+
+    known_targets = ("FP8Config",)
+
+    enabled: bool | Literal["auto"] = "auto"
+    """true, false, or `auto`: as the run that is resumed, else false. Needs `precision` bf16."""
+    force: bool = False
+    """Also below a billion parameters, where casting costs more than the faster products save."""
+    recipe_name: str | None = None
+    """`tensorwise`, which null means too: one scale for each tensor. There is no other."""
+    filter_fqns: tuple[str, ...] = ()
+    """Leave out linear layers whose name contains one of these, or matches it where it has a `*`."""
+    emulate: bool = False
+    """Round as fp8 does and multiply as usual: to see the numbers on a device without fp8. Not faster."""
+    enable_fsdp_float8_all_gather: bool = understood(False, "weights are gathered in bf16")
+    """Kept for old files."""
+    precompute_float8_dynamic_scale_for_fsdp: bool = understood(
+        False, "each rank computes the scale of a gathered weight"
+    )
+    """Kept for old files."""
+    force_recompute_fp8_weight_in_bwd: bool = understood(
+        True, "weights are always cast again in the backward pass"
+    )
+    """Kept for old files."""
+
+    @field_validator("recipe_name")
+    @classmethod
+    def _only_tensorwise(cls, value: str | None) -> str | None:
+        if value not in (None, "tensorwise"):
+            raise ValueError(
+                f"found {describe_value(value)}; the recipe here is tensorwise, so leave the key out"
+            )
+        return value
+
+    @field_validator("filter_fqns", mode="before")
+    @classmethod
+    def _null_is_none(cls, value: Any) -> Any:
+        return () if value is None else value
+
+
 class PackedSequenceConfig(Section):
     """Packing of short sequences. The token-file datasets are always full, so there is nothing to pack."""
 

@@ -13,8 +13,16 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
-_MATMULS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.linear.default)
-_ATTENTION = ("scaled_dot_product", "_flash_attention", "_efficient_attention", "cudnn_attention")
+_MATMULS = (
+    torch.ops.aten.mm.default,
+    torch.ops.aten.addmm.default,
+    torch.ops.aten.linear.default,
+    torch.ops.aten._scaled_mm.default,
+)
+_ATTENTION = (
+    *("scaled_dot_product", "_flash_attention", "_efficient_attention", "cudnn_attention"),
+    "flex_attention",  # only where a block is compiled as a whole; compiled alone, it is computed again
+)
 
 
 def recompute(block: nn.Module, how: str, *, random: bool) -> None:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from automodel_cli.models.document_attention import attend_for
 from automodel_cli.models.kv_cache import KVCache
 from automodel_cli.models.layers import Attend
 
@@ -125,7 +126,7 @@ class GroupedQueryAttention(nn.Module):
         values = self.v_proj(x).view(split).transpose(1, 2)
         if cache is not None:
             keys, values = cache.extend(self.layer, keys, values)
-        mixed = self.attend(queries, keys, values, mask=mask, dropout=0.0)
+        mixed = attend_for(mask, self.attend)(queries, keys, values, mask=mask, dropout=0.0)
         return self.o_proj(mixed.transpose(1, 2).reshape(rows, tokens, -1))
 
 
