@@ -75,9 +75,7 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(width, eps)
         self.mlp = SwiGLU(width, config["intermediate_size"])
 
-    def forward(
-        self, x: Tensor, *, rotary: Rotary, mask: Tensor | None = None, cache: KVCache | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, *, rotary: Rotary, mask: Any = None, cache: KVCache | None = None) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), rotary=rotary, mask=mask, cache=cache)
         return x + self.mlp(self.post_attention_layernorm(x))
 

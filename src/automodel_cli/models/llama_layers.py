@@ -114,9 +114,7 @@ class GroupedQueryAttention(nn.Module):
         self.v_proj = nn.Linear(width, kv_heads * head_dim, bias=False)
         self.o_proj = nn.Linear(heads * head_dim, width, bias=False)
 
-    def forward(
-        self, x: Tensor, *, rotary: Rotary, mask: Tensor | None = None, cache: KVCache | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, *, rotary: Rotary, mask: Any = None, cache: KVCache | None = None) -> Tensor:
         rows, tokens, _ = x.shape
         x = in_compute_dtype(x)
         # As many heads as the projections give: a tensor-parallel rank has some of them.
