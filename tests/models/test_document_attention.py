@@ -20,6 +20,7 @@ from automodel_cli.models.document_attention import attend_blocks, block_mask, d
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.models.hf import DIRECT_HEADS, from_config
 from automodel_cli.models.layers import attend_sdpa
+from automodel_cli.models.llama import build_llama_model
 from automodel_cli.train.losses import MaskedCrossEntropy
 
 VOCAB, TOKENS = 61, 300
@@ -28,7 +29,7 @@ LLAMA = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
 LLAMA |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": TOKENS}
 HF_GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": TOKENS}
 HF_GPT2 |= {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
-MODELS = ["gpt2", "hf gpt2", "hf llama", "hf llama, eager"]
+MODELS = ["gpt2", "llama", "hf gpt2", "hf llama", "hf llama, eager"]
 
 
 def build(name, **changes):
@@ -36,6 +37,8 @@ def build(name, **changes):
         model = build_gpt2_model(
             vocab_size=VOCAB, n_positions=TOKENS, n_embd=32, n_layer=2, n_head=2, **changes
         )
+    elif name == "llama":
+        model = build_llama_model(vocab_size=VOCAB, **LLAMA, **changes)
     else:
         kind, _, attention = name.removeprefix("hf ").partition(", ")
         sizes = {**(HF_GPT2 if kind == "gpt2" else LLAMA), **changes}
@@ -244,6 +247,7 @@ def test_dropout_in_training_takes_the_dense_mask(name, flex):
         ("gpt2", "model", "selective"),
         ("gpt2", "blocks", None),
         ("gpt2", "attention", "full"),
+        ("llama", "model", None),
         ("hf llama", "model", None),
     ],
 )

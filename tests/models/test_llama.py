@@ -252,6 +252,24 @@ def test_the_residual_stream_in_bf16_is_near_the_one_in_fp32():
     assert near != exact and near == pytest.approx(exact.item(), rel=1e-3)
 
 
+def test_attention_is_changed_where_key_value_heads_are_few():
+    """What context parallel gathers is not yet repeated for the query heads."""
+    model, seen = tiny().eval(), []
+
+    def change(attend):
+        def watched(queries, keys, values, **options):
+            seen.append((queries.shape[1], keys.shape[1], values.shape[1]))
+            return attend(queries, keys, values, **options)
+
+        return watched
+
+    with torch.no_grad():
+        expected = model(Batch(tokens()))
+        model.change_attention(change)
+        assert torch.equal(model(Batch(tokens())), expected)
+    assert seen == [(4, 2, 2)] * 3
+
+
 def test_a_preferred_kernel_gives_the_same_logits():
     model, ids = tiny().eval(), tokens()
     assert model.attention_shape() == (4, 12)

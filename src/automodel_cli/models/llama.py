@@ -37,6 +37,7 @@ from automodel_cli.models.llama_layers import (
     Rotary,
     RotaryEmbedding,
     SwiGLU,
+    grouped,
 )
 from automodel_cli.sizing import padded_vocab
 
@@ -74,9 +75,7 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(width, eps)
         self.mlp = SwiGLU(width, config["intermediate_size"])
 
-    def forward(
-        self, x: Tensor, *, rotary: Rotary, mask: Tensor | None = None, cache: KVCache | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, *, rotary: Rotary, mask: Any = None, cache: KVCache | None = None) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), rotary=rotary, mask=mask, cache=cache)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -93,7 +92,7 @@ class Llama(CausalLM):
         self.notes: list[str] = []
         self.residual_dtype: torch.dtype | None = None  # None: that of the embeddings
         width = config["hidden_size"]
-        attend = attend_by_name(config["attn_implementation"])
+        attend = grouped(attend_by_name(config["attn_implementation"]))
         self.embed_tokens = nn.Embedding(self.padded_vocab_size, width)
         self.rotary_emb = RotaryEmbedding(
             config["head_dim"], theta=config["rope_theta"], scaling=config["rope_scaling"]
@@ -167,7 +166,7 @@ class Llama(CausalLM):
         return None if decided else (config["num_attention_heads"], config["head_dim"])
 
     def prefer_attention(self, kernel: str) -> None:
-        self.change_attention(lambda _: AttendWith(kernel))
+        self.change_attention(lambda _: grouped(AttendWith(kernel)))
 
     def keep_residual_in(self, dtype: torch.dtype) -> bool:
         self.residual_dtype = dtype

@@ -101,6 +101,7 @@ class GroupedQueryAttention(nn.Module):
 
     Three projections rather than a fused one: they are the tensors of every Llama checkpoint, and tensor parallelism
     divides each by heads without moving rows. The two small ones are 3 to 4% of a block's multiplications at 1B.
+    ``attend`` takes H query heads and G key-value heads (``grouped``).
     """
 
     def __init__(
@@ -113,9 +114,7 @@ class GroupedQueryAttention(nn.Module):
         self.v_proj = nn.Linear(width, kv_heads * head_dim, bias=False)
         self.o_proj = nn.Linear(heads * head_dim, width, bias=False)
 
-    def forward(
-        self, x: Tensor, *, rotary: Rotary, mask: Tensor | None = None, cache: KVCache | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, *, rotary: Rotary, mask: Any = None, cache: KVCache | None = None) -> Tensor:
         rows, tokens, _ = x.shape
         x = in_compute_dtype(x)
         # As many heads as the projections give: a tensor-parallel rank has some of them.
@@ -125,18 +124,28 @@ class GroupedQueryAttention(nn.Module):
         values = self.v_proj(x).view(split).transpose(1, 2)
         if cache is not None:
             keys, values = cache.extend(self.layer, keys, values)
-        mixed = self._attend(queries, keys, values, mask)
+        mixed = attend_for(mask, self.attend)(queries, keys, values, mask=mask, dropout=0.0)
         return self.o_proj(mixed.transpose(1, 2).reshape(rows, tokens, -1))
 
-    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """``attend`` takes as many key-value heads as query heads: each is repeated for its group."""
+
+def grouped(attend: Attend) -> Attend:
+    """``attend``, which wants a key-value head for each query head, for G of them: each is repeated for its group.
+
+    Fused kernels could take G heads themselves, but not each of them, and the fallback needs T x T memory.
+    """
+
+    def attend_in_groups(
+        queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tensor | None, dropout: float
+    ) -> Tensor:
         (rows, heads, tokens, width), kv_heads = queries.shape, keys.shape[1]
         if tokens == 1 and mask is not None:
             # One new token: to a kernel, the queries of a group are as well n tokens that may see the same keys.
-            grouped = queries.reshape(rows, kv_heads, -1, width)
-            return self.attend(grouped, keys, values, mask=mask, dropout=0.0).reshape(queries.shape)
+            as_tokens = queries.reshape(rows, kv_heads, -1, width)
+            return attend(as_tokens, keys, values, mask=mask, dropout=dropout).reshape(queries.shape)
         keys, values = (_repeat_heads(tensor, heads // kv_heads) for tensor in (keys, values))
-        return attend_for(mask, self.attend)(queries, keys, values, mask=mask, dropout=0.0)
+        return attend(queries, keys, values, mask=mask, dropout=dropout)
+
+    return attend_in_groups
 
 
 def _repeat_heads(tensor: Tensor, times: int) -> Tensor:
