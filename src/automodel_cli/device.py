@@ -46,6 +46,9 @@ _PEAKS: dict[str, tuple[float | None, float, float]] = {
 # Compiling costs 20-70 s on a CPU and wins about 7% there (plain matrix products dominate); on CUDA it costs about
 # 60 s and wins a third or more.
 _COMPILE_PAYS_AFTER_S = {"cpu": 1800.0, "cuda": 120.0}
+_BLOCKS_COMPILED_WHOLE = (
+    24  # the compile time of a whole model grows with its depth, that of one block does not
+)
 
 
 def cpu_features(cpuinfo: Path | str = "/proc/cpuinfo") -> frozenset[str]:
@@ -120,6 +123,29 @@ def choose_precision(setting: str, device: torch.device) -> tuple[str, str]:
         if feature in cpu_features():
             return "bf16", f"the CPU has {feature}"
     return "fp32", "the device has no fast bf16"
+
+
+def choose_residual(setting: str, *, precision: str, device: torch.device) -> tuple[str, str]:
+    """(bf16 | fp32, why): what the stream between blocks is kept in while its products run in ``precision``."""
+    if setting == "bf16" and precision != "bf16":
+        raise ConfigError(
+            f"residual_precision is bf16, and products are computed in {precision}",
+            "set precision: bf16 as well, or leave residual_precision out",
+        )
+    if setting != "auto":
+        return setting, "as configured"
+    return "fp32", "what blocks add up keeps its last bits"
+
+
+def choose_compile_scope(setting: str, *, blocks: int, processes: int) -> tuple[str, str]:
+    """(model | blocks, why). Equal blocks are compiled once, the whole model once for each of them."""
+    if processes > 1:
+        return "blocks", "between blocks ranks exchange weights"
+    if setting != "auto":
+        return setting, "as configured"
+    if blocks > _BLOCKS_COMPILED_WHOLE:
+        return "blocks", f"{blocks} equal blocks are compiled as one"
+    return "model", f"{blocks} blocks, the steps between them fused"
 
 
 def lacks_fp8(device: torch.device) -> str | None:

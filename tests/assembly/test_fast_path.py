@@ -18,15 +18,26 @@ def chosen(tiny_training, stored, processes=1):
         device=torch.device("cpu"),
         horizon=Horizon(10, 256, "max_steps"),
         model=model,
-        tokens_per_micro_batch=128,
+        rows=4,
+        seq_len=32,
         stored=stored,
         processes=processes,
     )
 
 
 def test_stored_choices_hold(tiny_training):
-    path = {"precision": "fp16", "compile": True, "head_loss": "chunked", "threads": 77, "processes": 1}
-    path["fp8"] = {"recipe": "off"}
+    path = {
+        "precision": "fp16",
+        "residual": "bf16",
+        "compile": True,
+        "compile_scope": "blocks",
+        "head_loss": "chunked",
+        "attention": "cudnn",
+        "optimizer": "foreach",
+        "fp8": {"recipe": "off"},
+        "threads": 77,
+        "processes": 1,
+    }
     assert chosen(tiny_training, path).stored() == path
 
 

@@ -48,7 +48,7 @@ def _is_megatron(target: Target) -> bool:
 
 
 def build_train_loader(
-    cfg: PretrainConfig, dataset: Any, world: World, *, pin_memory: bool, trust: Sequence[str] = ()
+    cfg: PretrainConfig, dataset: Any, world: World, *, trust: Sequence[str] = ()
 ) -> TrainLoader:
     """Batches of one update at a time, from token files or from a data set of the user's own."""
     scheduler = cfg.step_scheduler
@@ -60,8 +60,9 @@ def build_train_loader(
         "dp_world": world.dp_world,
     }
     if is_token_windows(dataset):
-        return TokenLoader(dataset, pin_memory=pin_memory, **sizes)
+        return TokenLoader(dataset, device=world.device, **sizes)
     arguments = loader_arguments(cfg.dataloader, trust=trust)
+    pin_memory = world.device.type == "cuda"
     return TorchLoader(dataset, seed=cfg.rng_seed, **{"pin_memory": pin_memory, **arguments}, **sizes)
 
 

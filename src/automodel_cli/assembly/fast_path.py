@@ -7,7 +7,7 @@ configuration says outright wins over what was stored, and is reported as a chan
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -16,19 +16,26 @@ from automodel_cli import device as this_machine
 from automodel_cli.assembly.fp8 import choose_fp8
 from automodel_cli.assembly.horizon import Horizon
 from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.models import attention_kernels, fp8
 from automodel_cli.models.interface import CausalLM
 from automodel_cli.train.losses import pick_loss
+from automodel_cli.train.optimizers import pick_kernel
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
+_AS_STORED = "as stored with the run"
 
 
 @dataclass(frozen=True)
 class FastPath:
     """What was chosen. ``reasons`` explains each in a few words and is not compared on resume."""
 
-    precision: str  # bf16, fp16 or fp32
+    precision: str  # bf16, fp16 or fp32: matrix products
+    residual: str  # the stream between blocks, in the same names
     compile: bool
+    compile_scope: str  # model or blocks
     head_loss: str  # plain or chunked
+    attention: str  # a name of ``attention_kernels``, or "model": as the model was built
+    optimizer: str  # fused, foreach or single
     threads: int
     processes: int
     fp8: Mapping[str, Any]  # recipe (off or tensorwise) and keywords of models.fp8.convert
@@ -43,6 +50,32 @@ class FastPath:
         """The part that a checkpoint keeps."""
         return {key: value for key, value in asdict(self).items() if key != "reasons"}
 
+    def apply(self, model: CausalLM) -> None:
+        """Bring to ``model`` what concerns its layers; before it is spread over ranks and compiled."""
+        if self.attention != "model":
+            attention_kernels.activate(self.attention)
+            model.prefer_attention(self.attention)
+        if self.residual != "fp32":
+            model.keep_residual_in(getattr(torch, {"bf16": "bfloat16"}[self.residual]))
+        if self.fp8["recipe"] != "off":
+            fp8.convert(model, filter_fqns=self.fp8["filter_fqns"], emulate=self.fp8["emulate"])
+
+
+@dataclass
+class _Choices:
+    """One value and one reason a choice; what the run has stored comes before what would be chosen now."""
+
+    stored: Mapping[str, Any]
+    values: dict[str, Any] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def take(self, name: str, chosen: tuple[Any, str], *, configured: bool = False) -> Any:
+        value, reason = chosen
+        if name in self.stored and not configured:
+            value, reason = self.stored[name], _AS_STORED
+        self.values[name], self.reasons[name] = value, reason
+        return value
+
 
 def choose_fast_path(
     cfg: PretrainConfig,
@@ -50,53 +83,87 @@ def choose_fast_path(
     device: torch.device,
     horizon: Horizon,
     model: CausalLM,
-    tokens_per_micro_batch: int,
+    rows: int,
+    seq_len: int,
     stored: Mapping[str, Any] | None,
     processes: int = 1,
 ) -> FastPath:
-    """Precision, compilation, head loss and threads: from the configuration, else as stored, else by what is here.
+    """Every choice: from the configuration, else as stored, else by what is here.
 
-    Stored threads are those of a process beside so many others: with another number of ``processes`` they do not hold.
+    Args:
+        rows, seq_len: of a micro-batch; attention is timed on such.
+        stored: the choices of the run that goes on; ones that an older checkpoint lacks are made anew.
+        processes: stored threads are those of a process beside so many others and hold for as many only.
     """
-    stored = stored or {}
-    reasons: dict[str, str] = {}
-
-    precision, reasons["precision"] = this_machine.choose_precision(cfg.compute_precision, device)
-    if cfg.compute_precision == "auto" and "precision" in stored:
-        precision, reasons["precision"] = stored["precision"], "as stored with the run"
-
-    compiled, reasons["compile"] = this_machine.choose_compile(
-        cfg.compile.enabled,
-        device=device,
-        total_tokens=horizon.total_tokens,
-        total_steps=horizon.total_steps,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+    choices = _Choices(stored or {})
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    precision = choices.take(
+        "precision",
+        this_machine.choose_precision(cfg.compute_precision, device),
+        configured=cfg.compute_precision != "auto",
     )
-    if cfg.compile.enabled == "auto" and "compile" in stored:
-        compiled, reasons["compile"] = stored["compile"], "as stored with the run"
-
-    fp8, reasons["fp8"] = choose_fp8(
-        cfg,
-        stored=stored.get("fp8"),
-        model=model,
-        device=device,
-        precision=precision,
-        tokens_per_micro_batch=tokens_per_micro_batch,
+    choices.take(
+        "residual",
+        this_machine.choose_residual(cfg.residual_precision, precision=precision, device=device),
+        configured=cfg.residual_precision != "auto",
     )
-
-    head_loss, reasons["head_loss"] = pick_loss(
-        vocab_size=model.padded_vocab_size, tokens=tokens_per_micro_batch, device=device.type
+    choices.take(
+        "compile",
+        this_machine.choose_compile(
+            cfg.compile.enabled,
+            device=device,
+            total_tokens=horizon.total_tokens,
+            total_steps=horizon.total_steps,
+            parameters=parameters,
+        ),
+        configured=cfg.compile.enabled != "auto",
     )
-    if "head_loss" in stored:
-        head_loss, reasons["head_loss"] = stored["head_loss"], "as stored with the run"
-    same = stored.get("processes", processes) == processes
-    threads = int(stored["threads"]) if same and "threads" in stored else torch.get_num_threads()
-    return FastPath(
-        precision=precision,
-        compile=compiled,
-        head_loss=head_loss,
-        threads=threads,
-        processes=processes,
-        fp8=fp8,
-        reasons=reasons,
+    choices.take(
+        "compile_scope",
+        this_machine.choose_compile_scope(cfg.compile.scope, blocks=len(model.blocks()), processes=processes),
+        configured=cfg.compile.scope != "auto",
+    )
+    choices.take(
+        "head_loss",
+        pick_loss(vocab_size=model.padded_vocab_size, tokens=rows * seq_len, device=device.type),
+    )
+    choices.take("optimizer", pick_kernel(device.type))
+    choices.take(
+        "fp8",
+        choose_fp8(
+            cfg,
+            stored=choices.stored.get("fp8"),
+            model=model,
+            device=device,
+            precision=precision,
+            tokens=rows * seq_len,
+        ),
+        configured=True,  # or stored: it refuses either where it cannot be
+    )
+    dtype = _AUTOCAST[precision] or torch.float32
+    if "attention" in choices.stored:
+        choices.take("attention", ("", ""))
+    else:
+        choices.take("attention", _choose_attention(model, device, rows, seq_len, dtype))
+    same = choices.stored.get("processes", processes) == processes
+    threads = (
+        int(choices.stored["threads"]) if same and "threads" in choices.stored else torch.get_num_threads()
+    )
+    return FastPath(**choices.values, threads=threads, processes=processes, reasons=choices.reasons)
+
+
+def _choose_attention(
+    model: CausalLM, device: torch.device, rows: int, seq_len: int, dtype: torch.dtype
+) -> tuple[str, str]:
+    """(kernel, why); timed on a CUDA device, on a CPU the model's own rule by shape and dtype holds."""
+    shape = model.attention_shape()
+    if shape is None:
+        return "model", "as the model section says"
+    if device.type != "cuda" or dtype == torch.float32:
+        return "model", "by shape and dtype" if device.type == "cpu" else "fp32 has one fused kernel"
+    probed = attention_kernels.probe(
+        device, rows=rows, heads=shape[0], tokens=seq_len, head_width=shape[1], dtype=dtype
+    )
+    return (
+        ("model", "no fused kernel takes these shapes") if probed is None else (probed.kernel, probed.reason)
     )

@@ -135,10 +135,18 @@ def fast_path_rows(path: FastPath, device: torch.device) -> Rows:
     return [
         ("device", f"{device} ({path.threads} threads)" if device.type == "cpu" else str(device)),
         ("precision", f"stored fp32, computed {path.precision}, reduced fp32 ({why['precision']})"),
-        ("compile", f"{'on' if path.compile else 'off'} ({why['compile']})"),
+        ("residual", f"{path.residual} between blocks ({why['residual']})"),
+        ("attention", f"{path.attention} ({why['attention']})"),
+        ("compile", _compile_words(path)),
         *([("fp8", f"on ({why['fp8']})")] if path.fp8["recipe"] != "off" else []),
         ("loss", f"{path.head_loss} cross-entropy ({why['head_loss']})"),
     ]
+
+
+def _compile_words(path: FastPath) -> str:
+    if not path.compile:
+        return f"off ({path.reasons['compile']})"
+    return f"on, {path.compile_scope} ({path.reasons['compile']}; {path.reasons['compile_scope']})"
 
 
 def cost_rows(cfg: PretrainConfig, model: CausalLM, path: FastPath, horizon: Horizon, seq_len: int) -> Rows:

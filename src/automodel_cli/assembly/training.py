@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from automodel_cli.distributed.world import World
 from automodel_cli.metrics.throughput import Throughput
 from automodel_cli.models.initialise import derive_seed
 from automodel_cli.models.interface import CausalLM
+from automodel_cli.train.compiling import shared_cache, use_cache
 from automodel_cli.train.losses import ChunkedCrossEntropy, LogitsLoss, MaskedCrossEntropy
 from automodel_cli.train.optimizers import build_adamw
 from automodel_cli.train.param_groups import build_param_groups
@@ -32,6 +34,13 @@ _ADAMW = ("torch.optim.AdamW", "torch.optim.adamw.AdamW")
 
 def build_head_loss(cfg: PretrainConfig, fast_path: FastPath, *, trust: Sequence[str] = ()) -> Any:
     """The loss over hidden states and head weight: the section's, else the one the fast path chose."""
+    loss = _head_loss(cfg, fast_path, trust)
+    if isinstance(loss, ChunkedCrossEntropy):
+        loss.fused = fast_path.compile
+    return loss
+
+
+def _head_loss(cfg: PretrainConfig, fast_path: FastPath, trust: Sequence[str]) -> Any:
     if cfg.loss_fn is not None:
         built = instantiate(cfg.loss_fn, "loss_fn", trust=trust)
         if isinstance(built, torch.nn.Module):
@@ -109,6 +118,18 @@ def build_throughput(
         device=device,
         world_size=world_size,
     )
+
+
+def keep_compiled_code(cfg: PretrainConfig) -> None:
+    """Let the compiler keep its code where ``compile.cache_dir`` says; before anything is compiled."""
+    where = cfg.compile.cache_dir
+    if where == "run":
+        where = (
+            str(Path(cfg.checkpoint.checkpoint_dir).absolute() / "compiled")
+            if cfg.checkpoint.enabled
+            else None
+        )
+    use_cache(shared_cache() if where == "auto" else where)
 
 
 def compile_arguments(cfg: PretrainConfig) -> dict[str, Any]:

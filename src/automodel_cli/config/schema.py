@@ -21,7 +21,15 @@ from automodel_cli.config.run_sections import (
     DistributedConfig,
     WandbConfig,
 )
-from automodel_cli.config.sections import Count, Meaning, NotNegative, Precision, Section, Whole
+from automodel_cli.config.sections import (
+    Count,
+    Meaning,
+    NotNegative,
+    Precision,
+    Section,
+    Whole,
+    short_dtype,
+)
 from automodel_cli.config.target import TARGET_KEY, Target, describe_value
 from automodel_cli.config.training_sections import (
     DEFAULT_SEED,
@@ -69,6 +77,8 @@ class PretrainConfig(Section):
     """Short for `rng.seed`."""
     precision: Precision = "auto"
     """Compute in bf16, fp16 or fp32; auto: bf16 where the hardware has it. Weights are stored in fp32."""
+    residual_precision: Annotated[Literal["auto", "bf16", "fp32"], BeforeValidator(short_dtype)] = "auto"
+    """The stream between blocks in bf16 or fp32, where products are in bf16; auto: fp32."""
     device: Device = "auto"
     """Where to train: auto, cpu, cuda, mps."""
     init_from: str | None = None

@@ -157,6 +157,10 @@ class CompileConfig(Section):
 
     enabled: bool | Literal["auto"] = "auto"
     """true, false, or `auto`: where the planned length of the run pays for the compilation."""
+    scope: Literal["auto", "model", "blocks"] = "auto"
+    """Compile the whole `model`, or its `blocks` one by one: equal ones once; auto: blocks where there are many."""
+    cache_dir: str | None = "auto"
+    """Folder that keeps compiled code: `auto`: one for all runs of a user; `run`: the run folder; null: torch's."""
     mode: str | None = None
     """torch.compile's mode: default, reduce-overhead, max-autotune; null: default."""
     fullgraph: bool = False

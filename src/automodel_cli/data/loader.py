@@ -23,6 +23,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
+from automodel_cli.data.ahead import on_device_ahead
 from automodel_cli.data.collate import as_batch, default_collate, refuse_unshifted
 from automodel_cli.data.permutation import ALGORITHM, Permutation
 from automodel_cli.data.position import PlannedLoader
@@ -54,8 +55,8 @@ class TokenLoader(PlannedLoader):
 
     Args:
         num_epochs: None never ends.
-        pin_memory: batches in fresh page-locked memory (where CUDA is), contiguous, safe for asynchronous
-            copies.
+        device: on a CUDA device batches arrive there, copied one update ahead from page-locked memory; elsewhere
+            they stay on the CPU.
         prefetch: read one update ahead in a thread. "auto" starts to do so at the first read that stalls, on
             data that is not in memory; the order of samples is not affected.
     """
@@ -69,7 +70,7 @@ class TokenLoader(PlannedLoader):
         dp_rank: int = 0,
         dp_world: int = 1,
         num_epochs: int | None = 1,
-        pin_memory: bool = False,
+        device: torch.device | str = "cpu",
         prefetch: bool | Literal["auto"] = "auto",
     ) -> None:
         shape = batch_shape(
@@ -80,17 +81,18 @@ class TokenLoader(PlannedLoader):
         )
         super().__init__(dataset.plan(), len(dataset), shape, num_epochs)
         self.dataset = dataset
-        self.pin_memory = pin_memory and torch.cuda.is_available()
+        self.device = torch.device(device)
         self.prefetch = prefetch
 
     def __iter__(self) -> Iterator[list[Batch]]:
         """The updates from the present position on."""
-        for batches in read_ahead(self._filled(), self.prefetch):
+        for batches in on_device_ahead(read_ahead(self._filled(), self.prefetch), self.device):
             self.samples_consumed += self.shape.global_batch_size
             yield batches
 
     def _filled(self) -> Iterator[list[Batch]]:
-        ring = buffers(self.dataset, self.shape, count=_RING, pin_memory=self.pin_memory)
+        pinned = self.device.type == "cuda"
+        ring = buffers(self.dataset, self.shape, count=_RING, pin_memory=pinned)
         for places, slot in zip(self._places(), itertools.cycle(ring), strict=False):
             yield slot.fill(self.dataset, places)
 

@@ -92,6 +92,11 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
     # -------------------------------------------------------------------------------------- what it is
 
     @property
+    def token_dtype(self) -> np.dtype:
+        """The widest type that tokens are stored in."""
+        return max((file.dtype for file in self._source.files), key=lambda dtype: dtype.itemsize)
+
+    @property
     def token_files(self) -> list[Path]:
         """The shards in reading order."""
         return [file.path for file in self._source.files]

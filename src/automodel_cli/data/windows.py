@@ -62,8 +62,15 @@ def buffers(
     """Buffers of the kind that ``dataset`` and the device need."""
     if getattr(dataset, "labelled", False):
         return [LabelledBuffer(shape, dataset.seq_len, pin_memory=pin_memory) for _ in range(count)]
-    kind = PinnedBuffer if pin_memory else Buffer
-    return [kind(shape, dataset.seq_len) for _ in range(count)]
+    if pin_memory:
+        return [PinnedBuffer(shape, dataset.seq_len, narrow_dtype(dataset)) for _ in range(count)]
+    return [Buffer(shape, dataset.seq_len) for _ in range(count)]
+
+
+def narrow_dtype(dataset: Any) -> torch.dtype:
+    """The smallest type that holds the ids of ``dataset``: uint16 where its files are, else int32."""
+    stored = getattr(dataset, "token_dtype", None)
+    return torch.uint16 if stored == np.dtype("uint16") else torch.int32
 
 
 class Buffer:
@@ -81,18 +88,19 @@ class Buffer:
 
 
 class PinnedBuffer:
-    """Page-locked inputs and labels, int64 ``[M, 2, B, T]``, contiguous: one asynchronous copy takes each.
+    """Page-locked inputs and labels ``[M, 2, B, T]`` in a narrow type, contiguous: one asynchronous copy takes each.
 
-    They are new for each update: torch's host allocator keeps a block until the copies from it are done,
-    which a buffer reused by us would have to wait for.
+    They are widened on the device (``ahead``). They are new for each update: torch's host allocator keeps a block
+    until the copies from it are done, which a buffer reused by us would have to wait for.
     """
 
-    def __init__(self, shape: BatchShape, seq_len: int) -> None:
+    def __init__(self, shape: BatchShape, seq_len: int, dtype: torch.dtype) -> None:
+        self._dtype = dtype
         self._size = (shape.grad_accum, 2, shape.local_batch_size, seq_len)
         self._rows = np.empty((shape.local_batch_size, seq_len + 1), dtype=np.int64)
 
     def fill(self, dataset: TokenWindows, places: np.ndarray) -> list[Batch]:
-        tokens = torch.empty(self._size, dtype=torch.int64, pin_memory=True)
+        tokens = torch.empty(self._size, dtype=self._dtype, pin_memory=torch.cuda.is_available())
         for pair, where in zip(tokens.numpy(), places, strict=True):
             dataset.gather(where, self._rows)
             pair[0], pair[1] = self._rows[:, :-1], self._rows[:, 1:]

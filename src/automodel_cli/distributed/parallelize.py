@@ -106,13 +106,13 @@ class Parallel:
                 self.call = replicate_model(self.model, self.world, self.spread)
             self.ranks = ManyRanks(self.world, self.call)
 
-    @property
-    def to_compile(self) -> list[nn.Module]:
-        """What ``torch.compile`` is applied to: the model, or its blocks where hooks between them talk to other ranks.
+    def to_compile(self, scope: str) -> list[nn.Module]:
+        """What ``torch.compile`` is applied to: the ``model``, or its ``blocks``.
 
-        Nothing where parameters are shown to layers as something else: the compiler cannot follow that.
+        Blocks in any case where hooks between them talk to other ranks; nothing where parameters are shown to layers
+        as something else: the compiler cannot follow that.
         """
-        if self.world.size == 1:
+        if self.world.size == 1 and scope == "model":
             return [self.model]
         return [] if self.shows_views else cast(Any, self.model).blocks()
 

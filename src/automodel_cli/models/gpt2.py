@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from automodel_cli.batch import Batch
 from automodel_cli.errors import CheckpointError, ConfigError
+from automodel_cli.models.attention_kernels import AttendWith
 from automodel_cli.models.initialise import copy_whole, fill_constant, fill_normal
 from automodel_cli.models.interface import Attend, CausalLM, HeadLoss, Role
 from automodel_cli.models.kv_cache import KVCache
@@ -68,6 +69,7 @@ class GPT2(CausalLM):
         self.padded_vocab_size = padded_vocab(self.vocab_size)
         self.max_seq_len = config["n_positions"]
         self.notes: list[str] = []
+        self.residual_dtype: torch.dtype | None = None  # None: that of the embeddings
         width, dropout, bias = config["n_embd"], config["dropout"], config["bias"]
         attend = attend_by_name(config["attn_implementation"])
         self.wte = nn.Embedding(self.padded_vocab_size, width)
@@ -110,6 +112,7 @@ class GPT2(CausalLM):
                 torch.arange(tokens, device=device) if cache is None else cache.positions(tokens, device)
             )
         x = self.drop(self.wte(batch.input_ids) + self.wpe(positions))
+        x = x if self.residual_dtype is None else x.to(self.residual_dtype)
         mask = attention_mask(
             tokens=tokens,
             cached=cached,
@@ -138,6 +141,19 @@ class GPT2(CausalLM):
         for module in self.modules():
             if isinstance(module, CausalSelfAttention):
                 module.attend = change(module.attend)
+
+    def attention_shape(self) -> tuple[int, int] | None:
+        heads = self.config["n_head"]
+        return (
+            (heads, self.config["n_embd"] // heads) if self.config["attn_implementation"] == "auto" else None
+        )
+
+    def prefer_attention(self, kernel: str) -> None:
+        self.change_attention(lambda _: AttendWith(kernel))
+
+    def keep_residual_in(self, dtype: torch.dtype) -> bool:
+        self.residual_dtype = dtype
+        return True
 
     def param_roles(self) -> dict[str, Role]:
         return {name: _role(name) for name, _ in self.named_parameters()}
@@ -225,7 +241,8 @@ def build_gpt2_model(
         activation: ``gelu_tanh`` (OpenAI's and Hugging Face's) or ``gelu`` (erf).
         bias: biases in linear layers and norms.
         bos_token_id, eos_token_id: written into exports; generation stops at ``eos_token_id``.
-        attn_implementation: auto, sdpa, flash_attention_2, cudnn, eager.
+        attn_implementation: auto (the run times its kernels and takes the fastest), or one of ``layers.ATTENDS`` and
+            ``attention_kernels.KERNELS``: sdpa, matmul, eager, cudnn, flash, efficient, math, fa3, fa4.
         is_meta_device: allocate nothing; ``materialise(device, seed)`` does it later.
 
     Raises:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from automodel_cli.batch import Batch
 from automodel_cli.errors import CheckpointError, ConfigError
+from automodel_cli.models.attention_kernels import kernel_preferred
 from automodel_cli.models.foreign import ForeignCausalLM, loss_from_logits, role_of
 from automodel_cli.models.hf_attention import SpreadAttention
 from automodel_cli.models.hf_cache import roomy_cache
@@ -66,6 +68,7 @@ class HFCausalLM(CausalLM):
         self.direct_head = _has_direct_head(hf)
         self.attn_implementation = hf.config._attn_implementation
         self.attention: SpreadAttention | None = None
+        self.kernel: str | None = None
         self.notes = _notes(hf, self.direct_head)
 
     def forward(
@@ -75,14 +78,19 @@ class HFCausalLM(CausalLM):
         if self.attention is not None:
             self.attention.check_used(self.hf)
         if head_loss is None or not self.direct_head:
-            outputs = self.hf(**inputs)
+            with self._preferring():
+                outputs = self.hf(**inputs)
             _remember(cache, outputs, batch)
             return outputs.logits if head_loss is None else loss_from_logits(head_loss, outputs.logits, batch)
-        outputs = self.hf.base_model(**inputs)
+        with self._preferring():
+            outputs = self.hf.base_model(**inputs)
         _remember(cache, outputs, batch)
         weight = self.hf.get_output_embeddings().weight
         hidden = outputs.last_hidden_state  # [B, T, D]
         return head_loss(hidden, weight, batch.labels, vocab_size=self.vocab_size)
+
+    def _preferring(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext() if self.kernel is None else kernel_preferred(self.kernel)
 
     def _inputs(self, batch: Batch, cache: KVCache | None) -> dict[str, Any]:
         inputs: dict[str, Any] = {"input_ids": batch.input_ids, "use_cache": cache is not None}
@@ -119,6 +127,14 @@ class HFCausalLM(CausalLM):
         allowed = causal & (segment_ids[:, None, :, None] == segment_ids[:, None, None, :])
         mask = torch.zeros(allowed.shape, dtype=self.hf.dtype, device=allowed.device)
         return mask.masked_fill(~allowed, torch.finfo(mask.dtype).min)
+
+    def attention_shape(self) -> tuple[int, int] | None:
+        text = self.hf.config.get_text_config()
+        heads, width = getattr(text, "num_attention_heads", None), self._head_width()
+        return (heads, width) if heads and width and self.attn_implementation == "sdpa" else None
+
+    def prefer_attention(self, kernel: str) -> None:
+        self.kernel = kernel
 
     def param_roles(self) -> dict[str, Role]:
         head = self.hf.get_output_embeddings()
@@ -158,8 +174,7 @@ class HFCausalLM(CausalLM):
     def _shape(self) -> dict[str, Any]:
         """The fields of ``sizing.Shape``."""
         text = self.hf.config.get_text_config()
-        heads = getattr(text, "num_attention_heads", None)
-        width = getattr(text, "head_dim", None) or (text.hidden_size // heads if heads else None)
+        heads, width = getattr(text, "num_attention_heads", None), self._head_width()
         stored = sum(parameter.numel() for parameter in self.parameters())
         roles = self.param_roles()
         tied = self.hf.get_output_embeddings() is not None and "head" not in roles.values()
@@ -174,6 +189,11 @@ class HFCausalLM(CausalLM):
             "width": heads * width if heads and width else None,
             "padded_vocab_size": self.padded_vocab_size,
         }
+
+    def _head_width(self) -> int | None:
+        text = self.hf.config.get_text_config()
+        heads = getattr(text, "num_attention_heads", None)
+        return getattr(text, "head_dim", None) or (text.hidden_size // heads if heads else None)
 
     def hf_names(self) -> dict[str, str]:
         return {name: name.removeprefix("hf.") for name, _ in self.named_parameters()}

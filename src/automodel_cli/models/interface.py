@@ -92,6 +92,17 @@ class CausalLM(nn.Module, ABC):
             "set tp_size and cp_size to 1, or use build_gpt2_model or a Llama-like transformers model",
         )
 
+    def attention_shape(self) -> tuple[int, int] | None:
+        """(heads, width of a head) where the run may choose attention's kernel; None where it is decided or unknown."""
+        return None
+
+    def prefer_attention(self, kernel: str) -> None:
+        """Let attention run this kernel (``attention_kernels``) where it can; in place."""
+
+    def keep_residual_in(self, dtype: torch.dtype) -> bool:
+        """Keep the residual stream between blocks in ``dtype``; whether this model can. In place."""
+        return False
+
     def blocks(self) -> list[nn.Module]:
         """The layers that are stacked, in order: what is sharded, checkpointed and compiled one by one."""
         found: list[nn.Module] = []

@@ -13,9 +13,9 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from automodel_cli.errors import ConfigError
+from automodel_cli.models.attention_kernels import KERNELS, AttendWith, activate
 from automodel_cli.models.kv_cache import KVCache
 
 # (queries [B, H, T, K], keys [B, H, S, K], values [B, H, S, K], mask=[B or 1, 1, T, S] bool or None,
@@ -78,20 +78,6 @@ def attend_auto(
     return attend_sdpa(queries, keys, values, mask=mask, dropout=dropout)
 
 
-def attend_cudnn(
-    queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tensor | None, dropout: float
-) -> Tensor:
-    """cuDNN's attention first, then flash, then the rest (about 10% faster than flash on Hopper)."""
-    order = [
-        SDPBackend.CUDNN_ATTENTION,
-        SDPBackend.FLASH_ATTENTION,
-        SDPBackend.EFFICIENT_ATTENTION,
-        SDPBackend.MATH,
-    ]
-    with sdpa_kernel(order, set_priority=True):
-        return attend_sdpa(queries, keys, values, mask=mask, dropout=dropout)
-
-
 def attend_eager(
     queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tensor | None, dropout: float
 ) -> Tensor:
@@ -111,17 +97,18 @@ ATTENDS: dict[str, Attend] = {
     # The names that Hugging Face configurations carry; SDPA runs the flash kernel wherever that is possible.
     "flash_attention_2": attend_sdpa,
     "flash_attention_3": attend_sdpa,
-    "cudnn": attend_cudnn,
     "eager": attend_eager,
 }
 
 
 def attend_by_name(name: str) -> Attend:
     """The ``attend`` callable that ``attn_implementation: NAME`` means."""
+    if name in KERNELS:
+        activate(name)
+        return AttendWith(name)
     if name not in ATTENDS:
-        raise ConfigError(
-            f"attn_implementation: {name!r} is not known", f"choose one of {', '.join(sorted(ATTENDS))}"
-        )
+        known = sorted([*ATTENDS, *KERNELS])
+        raise ConfigError(f"attn_implementation: {name!r} is not known", f"choose one of {', '.join(known)}")
     return ATTENDS[name]
 
 

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from automodel_cli.assembly import facts as run_facts
 from automodel_cli.assembly import model as model_assembly
 from automodel_cli.assembly import world as world_assembly
 from automodel_cli.assembly.fast_path import FastPath, choose_fast_path
-from automodel_cli.assembly.fp8 import train_in_fp8
 from automodel_cli.assembly.horizon import due, plan_horizon
 from automodel_cli.assembly.logs import open_logs
 from automodel_cli.assembly.run_folder import WHAT, find_checkpoint, open_run_folder
@@ -40,6 +39,7 @@ from automodel_cli.errors import AutomodelError
 from automodel_cli.evaluation.likelihood import Likelihood
 from automodel_cli.evaluation.likelihood import evaluate as evaluate_likelihood
 from automodel_cli.train.compiling import compile_model
+from automodel_cli.train.results import Results, StepNumbers
 from automodel_cli.train.state import TrainState
 from automodel_cli.train.step import StepResult, train_step
 from automodel_cli.train.stop import EXIT_PREEMPTED, Stopped, StopRequest
@@ -54,6 +54,17 @@ class RunResult:
     exit_code: int
     last_loss: float | None
     val_losses: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class _Update:
+    """What the log wants to know of an update besides its numbers: where the run was then."""
+
+    step: int
+    epoch: int
+    tokens_seen: int
+    lr: float
+    log: bool
 
 
 def run(
@@ -101,7 +112,6 @@ class PretrainRecipe:
         self.state = TrainState()
         self._saves = cfg.checkpoint.enabled
         self.fast_path: FastPath
-        self._pending: list[StepResult] = []  # updates whose numbers are still on the device
         self._last_loss: float | None = None
         self._val_losses: dict[str, float] = {}
         self._val_step: int | None = None
@@ -133,7 +143,7 @@ class PretrainRecipe:
         checkpoint = find_checkpoint(self.cfg, self.world, say=self.voice.say)
         self._choose_fast_path(checkpoint)
         self.parallel = world_assembly.lay_out(self.cfg, self.model, self.world, self.fast_path)
-        if self.fast_path.compile and not self.parallel.to_compile:
+        if self.fast_path.compile and not self.parallel.to_compile(self.fast_path.compile_scope):
             self._without_compile(
                 "note: torch.compile stays off: it cannot follow tensor parallel, or bf16 over ranks on a CPU"
             )
@@ -151,14 +161,16 @@ class PretrainRecipe:
             weights_from = f"{checkpoint}, step {self.state.step}"
         self._show_summary(weights_from)
         self._open_logs()
+        self.results: Results[_Update] = Results(self.device)
         if self.fast_path.compile:
-            for part in self.parallel.to_compile:
+            for part in self.parallel.to_compile(self.fast_path.compile_scope):
                 compile_model(part, on_failure=self._without_compile, **training.compile_arguments(self.cfg))
 
     def _without_compile(self, line: str) -> None:
         """Say that compilation failed, and remember it: a resume takes the path that this run took."""
         self.voice.say(line)
         self.fast_path = dataclasses.replace(self.fast_path, compile=False)
+        self.head_loss = training.build_head_loss(self.cfg, self.fast_path, trust=self.trust)
 
     def _build(self) -> None:
         """Data first: it is the cheapest thing that can be wrong. Weights come later."""
@@ -171,9 +183,7 @@ class PretrainRecipe:
         )
         data_assembly.check_fits(self.dataset, self.model, what="dataset")
         data_assembly.check_tokenizer(self.tokenizer, self.model)
-        self.loader = data_assembly.build_train_loader(
-            cfg, self.dataset, self.world, pin_memory=self.device.type == "cuda", trust=self.trust
-        )
+        self.loader = data_assembly.build_train_loader(cfg, self.dataset, self.world, trust=self.trust)
         self.val_sets = data_assembly.build_eval_sets(cfg, self.world, trust=self.trust)
         for name, (dataset, _) in self.val_sets.items():
             data_assembly.check_fits(dataset, self.model, what=f"validation set {name}")
@@ -187,19 +197,21 @@ class PretrainRecipe:
         )
 
     def _choose_fast_path(self, checkpoint: Path | None) -> None:
+        training.keep_compiled_code(self.cfg)
         stored = layout.read_step_manifest(checkpoint)["facts"] if checkpoint is not None else {}
         chosen = choose_fast_path(
             self.cfg,
             device=self.device,
             horizon=self.horizon,
             model=self.model,
-            tokens_per_micro_batch=self.cfg.step_scheduler.local_batch_size * self.seq_len,
+            rows=self.cfg.step_scheduler.local_batch_size,
+            seq_len=self.seq_len,
             stored=stored.get("fast_path"),
             processes=self.world.size,
         )
         self.fast_path = FastPath(**self.world.broadcast(dataclasses.asdict(chosen)))
+        self.fast_path.apply(self.model)
         this_machine.settle_process(self.device, threads=self.fast_path.threads)
-        train_in_fp8(self.model, self.fast_path.fp8)
         self.head_loss = training.build_head_loss(self.cfg, self.fast_path, trust=self.trust)
         self.scaler = training.build_scaler(self.fast_path, self.device)
 
@@ -252,17 +264,18 @@ class PretrainRecipe:
         ):
             for microbatches in self._updates(last):
                 lr = self.schedule.apply(self.optimizer, self.state.step)
-                self._pending.append(self._train_step(microbatches))
+                result = self._train_step(microbatches)
                 self.state.advance(self.loader.epoch, self.horizon.tokens_per_step)
-                self.throughput.step(self.horizon.tokens_per_step)
                 step = self.state.step
                 self.presence.sign(step)
 
-                if due(step, every=every.log_every_steps, last=last):
-                    self._log(lr)
+                log = due(step, every=every.log_every_steps, last=last)
+                self.results.add(_Update(step, self.state.epoch, self.state.tokens_seen, lr, log), result)
+                self._report(self.results.arrived())
                 save, evaluate = self._save_due(), self.evaluation.due(step, last)
                 validate = evaluate or (save and every.validate_on_checkpoint)
                 if validate or due(step, every=every.val_every_steps, last=last):
+                    self._report(self.results.all())
                     self._validate()
                 if evaluate:
                     self.evaluation.run(self)
@@ -273,6 +286,7 @@ class PretrainRecipe:
                     break
                 self.checkpointer.raise_failure()
                 collect(step)
+            self._report(self.results.all())
         return self._result()
 
     def _updates(self, last: int) -> Iterator[list[Batch]]:
@@ -314,33 +328,30 @@ class PretrainRecipe:
 
     # ------------------------------------------------------------------------------------- what it does
 
-    def _settle(self) -> StepResult | None:
-        """Read the pending updates' numbers; waits for the device, so only log points and saves come here."""
-        if not self._pending:
-            return None
-        for result in self._pending:
-            self.state.count_skip(bool(result.skipped))
-        last, self._pending = self._pending[-1], []
-        return last
+    def _report(self, updates: Iterable[tuple[_Update, StepNumbers]]) -> None:
+        """Count and log updates whose numbers have come from the device; on a GPU that is one update late."""
+        for update, numbers in updates:
+            self.state.count_skip(numbers.skipped)
+            self.throughput.step(self.horizon.tokens_per_step)
+            if update.log:
+                self._log(update, numbers)
 
-    def _log(self, lr: float) -> None:
-        result = self._settle()
-        assert result is not None
-        self._last_loss = float(result.loss)
+    def _log(self, update: _Update, numbers: StepNumbers) -> None:
+        self._last_loss = numbers.loss
         self.metrics.train(
             {
-                "step": self.state.step,
-                "epoch": self.state.epoch,
-                "loss": self._last_loss,
-                "grad_norm": float(result.grad_norm),
-                "lr": lr,
-                "num_label_tokens": int(result.num_label_tokens),
-                "tokens_seen": self.state.tokens_seen,
-                "skipped": bool(result.skipped),
-                **self.throughput.read(self.state.step),
+                "step": update.step,
+                "epoch": update.epoch,
+                "loss": numbers.loss,
+                "grad_norm": numbers.grad_norm,
+                "lr": update.lr,
+                "num_label_tokens": numbers.num_label_tokens,
+                "tokens_seen": update.tokens_seen,
+                "skipped": numbers.skipped,
+                **self.throughput.read(update.step),
             }
         )
-        self.voice.progress(self.state.step, self.horizon.total_steps, f"loss {self._last_loss:.4f}")
+        self.voice.progress(update.step, self.horizon.total_steps, f"loss {numbers.loss:.4f}")
         self._end_hopeless_run()
 
     def _end_hopeless_run(self) -> None:
@@ -389,7 +400,7 @@ class PretrainRecipe:
         """Write the checkpoint of this step; it is BEST if its validation loss is the lowest of those saved."""
         if not self._saves or self._saved_step == self.state.step:
             return
-        self._settle()
+        self._report(self.results.all())
         losses = self._val_losses if self._val_step == self.state.step else {}
         loss = losses.get(self._best_key, math.inf)
         is_best = loss < self.state.best_val_loss

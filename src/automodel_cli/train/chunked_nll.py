@@ -6,7 +6,7 @@ Shapes: N tokens, C tokens of a chunk, D model width, V logical vocabulary, P pa
                      nll += logsumexp(logits) - logits[label]            fp32
                      logits := softmax(logits) - onehot(label)   [C, P]  in place
                      d hidden = logits @ W                       [C, D]
-                     d W += logits^T @ hidden                    [P, D]  fp32
+                     d W += logits^T @ hidden                    [P, D]  fp32, inside the product on CUDA
 
 Gradients are computed while the logits are at hand, so nothing is computed twice (three matrix products, like the
 plain loss; recomputation would need four). It is an operator of its own because torch.compile would otherwise
@@ -23,6 +23,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+_ALIGNED_ROWS = 64
 
 
 @torch.library.custom_op("automodel::chunked_nll", mutates_args=())
@@ -50,7 +52,7 @@ def chunked_nll(
     score = _compiled(nll_and_gradient) if fused else nll_and_gradient
     add = _compiled(add_into) if fused else add_into
     with torch.autocast(hidden.device.type, enabled=False):
-        head = weight.to(hidden.dtype)
+        head = _compute_copy(weight, hidden.dtype)
         rows = min(chunk_tokens, hidden.shape[0])
         logits = hidden.new_empty(rows, head.shape[0])
         nll = hidden.new_zeros((), dtype=torch.float32)
@@ -60,14 +62,51 @@ def chunked_nll(
                 nll += score(part, chunk_labels, vocab_size, ignore_index)
             return nll, hidden.new_empty(0), weight.new_empty(0, dtype=torch.float32)
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
-        product = torch.empty_like(head)
+        grad_weight = torch.zeros_like(head, dtype=torch.float32)
+        in_product = head.dtype != torch.float32 and _accumulates_in_fp32(head.device, head.dtype)
+        product = None if in_product else torch.empty_like(head)
         for chunk, chunk_labels, grad_chunk in _chunks(rows, hidden, labels, grad_hidden):
             part = torch.mm(chunk, head.t(), out=logits[: len(chunk)])
             nll += score(part, chunk_labels, vocab_size, ignore_index)
             torch.mm(part, head, out=grad_chunk)
-            add(grad_weight, torch.mm(part.t(), chunk, out=product))
-    return nll, grad_hidden, grad_weight
+            if product is None:
+                _add_product(grad_weight, part.t(), chunk)
+            else:
+                add(grad_weight, torch.mm(part.t(), chunk, out=product))
+    return nll, grad_hidden, grad_weight[: weight.shape[0]]
+
+
+def _compute_copy(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """``weight`` in the compute dtype; on CUDA with zero rows up to a multiple that its matrix units like.
+
+    Weights of our own models are stored padded. Those of transformers are not: GPT-2's 50,257 rows would take the
+    slow path of every product here.
+    """
+    missing = -weight.shape[0] % _ALIGNED_ROWS
+    if weight.device.type != "cuda" or missing == 0:
+        return weight.to(dtype)
+    head = weight.new_zeros(weight.shape[0] + missing, weight.shape[1], dtype=dtype)
+    head[: weight.shape[0]] = weight
+    return head
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total (fp32) += left @ right, rounded nowhere in between; CUDA only."""
+    torch.ops.aten.addmm.dtype_out(total, left, right, torch.float32, out=total)
+
+
+@functools.cache
+def _accumulates_in_fp32(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a product of ``dtype`` can be added to an fp32 matrix in one kernel here, found out by trying."""
+    if device.type != "cuda":
+        return False
+    left = torch.ones(16, 16, device=device, dtype=dtype)
+    total = torch.full((16, 16), 0.5, device=device)
+    try:
+        _add_product(total, left, left)
+    except (RuntimeError, AttributeError, NotImplementedError):
+        return False
+    return bool((total == 16.5).all())
 
 
 def _chunks(rows: int, *tensors: Tensor) -> Any:

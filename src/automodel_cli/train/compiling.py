@@ -5,10 +5,32 @@ A model that cannot be compiled still trains: the first failing call says why, o
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from torch import nn
+
+_CACHE_VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+
+
+def shared_cache() -> str | None:
+    """The user's folder for compiled code; None where a variable of the compiler's own says where.
+
+    Not the temporary folder that torch takes by itself: code is loaded from there, and others can write to it.
+    """
+    if any(os.environ.get(name) for name in _CACHE_VARIABLES):
+        return None
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return str(Path(home) / "automodel" / "compiled")
+
+
+def use_cache(folder: str | None) -> None:
+    """Keep compiled code in ``folder`` and take it from there; None leaves it to torch and its variables."""
+    if folder is not None:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+        os.environ["TRITON_CACHE_DIR"] = str(Path(folder) / "triton")
 
 
 def compile_model(model: nn.Module, *, on_failure: Callable[[str], None], **arguments: Any) -> None:

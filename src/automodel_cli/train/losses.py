@@ -107,6 +107,9 @@ class ChunkedCrossEntropy:
     Loss and gradient of a chunk are computed together while its logits are at hand, so nothing is computed
     twice; the weight gradient is accumulated in fp32. Costs one fp32 ``[P, D]`` and one ``[N, D]`` tensor
     between forward and backward.
+
+    Attributes:
+        fused: compile the elementwise steps also where the model around them is not compiled as a whole.
     """
 
     def __init__(
@@ -121,6 +124,7 @@ class ChunkedCrossEntropy:
                 f"chunk_tokens is {chunk_tokens}, expected at least 1", "leave it out to let it be chosen"
             )
         self.chunk_tokens, self.ignore_index = chunk_tokens, ignore_index
+        self.fused = False
 
     def __call__(self, hidden: Tensor, weight: Tensor, labels: Tensor, *, vocab_size: int) -> Tensor:
         """Sum of nll for ``hidden [B, T, D]`` against ``labels [B, T]`` under the head ``weight [P, D]``."""
@@ -135,7 +139,7 @@ class ChunkedCrossEntropy:
             chunk,
             self.ignore_index,
             needs_grad,
-            torch.compiler.is_compiling(),
+            self.fused or torch.compiler.is_compiling(),
         )
         return nll
 

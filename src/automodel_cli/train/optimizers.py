@@ -14,6 +14,13 @@ from automodel_cli.train.schedules import remember_ratios
 _FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
+def pick_kernel(device_type: str) -> tuple[str, str]:
+    """(fused | foreach, why): how AdamW updates its tensors."""
+    if device_type in _FUSED_DEVICES:
+        return "fused", "one pass over weights, gradients and moments"
+    return "foreach", f"{device_type} has no fused kernel"
+
+
 def build_adamw(
     groups: Iterable[dict[str, Any]] | Iterable[Tensor],
     lr: float = 2e-4,
@@ -29,7 +36,7 @@ def build_adamw(
     """
     if options.get("fused") is None:
         other_kernel = options.get("foreach") or options.get("differentiable")
-        options["fused"] = not other_kernel and torch.device(device).type in _FUSED_DEVICES
+        options["fused"] = not other_kernel and pick_kernel(torch.device(device).type)[0] == "fused"
     own: list[Any] = [_with_lr(group, lr) if isinstance(group, dict) else group for group in groups]
     optimizer = torch.optim.AdamW(
         own, lr=lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay, **options
