@@ -34,6 +34,7 @@ def test_stored_choices_hold(tiny_training):
         "head_loss": "chunked",
         "attention": "cudnn",
         "optimizer": "foreach",
+        "fp8": {"recipe": "off"},
         "threads": 77,
         "processes": 1,
         "fp8": {"recipe": "off"},

@@ -27,7 +27,7 @@ def choose(tiny_training, fp8, *, model=None, stored=None, precision="bf16", tok
         model=model or gpt2(2, 32),
         device=torch.device("cpu"),
         precision=precision,
-        tokens_per_micro_batch=tokens,
+        tokens=tokens,
     )
 
 

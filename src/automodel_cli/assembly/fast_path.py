@@ -16,7 +16,7 @@ from automodel_cli import device as this_machine
 from automodel_cli.assembly.fp8 import choose_fp8
 from automodel_cli.assembly.horizon import Horizon
 from automodel_cli.config.schema import PretrainConfig
-from automodel_cli.models import attention_kernels
+from automodel_cli.models import attention_kernels, fp8
 from automodel_cli.models.interface import CausalLM
 from automodel_cli.train.losses import pick_loss
 from automodel_cli.train.optimizers import pick_kernel
@@ -57,6 +57,8 @@ class FastPath:
             model.prefer_attention(self.attention)
         if self.residual != "fp32":
             model.keep_residual_in(getattr(torch, {"bf16": "bfloat16"}[self.residual]))
+        if self.fp8["recipe"] != "off":
+            fp8.convert(model, filter_fqns=self.fp8["filter_fqns"], emulate=self.fp8["emulate"])
 
 
 @dataclass
@@ -126,13 +128,17 @@ def choose_fast_path(
         pick_loss(vocab_size=model.padded_vocab_size, tokens=rows * seq_len, device=device.type),
     )
     choices.take("optimizer", pick_kernel(device.type))
-    choices.values["fp8"], choices.reasons["fp8"] = choose_fp8(
-        cfg,
-        stored=choices.stored.get("fp8"),
-        model=model,
-        device=device,
-        precision=precision,
-        tokens_per_micro_batch=rows * seq_len,
+    choices.take(
+        "fp8",
+        choose_fp8(
+            cfg,
+            stored=choices.stored.get("fp8"),
+            model=model,
+            device=device,
+            precision=precision,
+            tokens=rows * seq_len,
+        ),
+        configured=True,  # or stored: it refuses either where it cannot be
     )
     dtype = _AUTOCAST[precision] or torch.float32
     if "attention" in choices.stored:

@@ -25,9 +25,11 @@ def choose_fp8(
     model: CausalLM,
     device: torch.device,
     precision: str,
-    tokens_per_micro_batch: int,
+    tokens: int,
 ) -> tuple[dict[str, Any], str]:
     """What a run keeps of its choice, and the choice in words: as configured, else as stored, else off.
+
+    ``tokens``: of a micro-batch.
 
     Raises:
         ConfigError: fp8 is wanted and does not work or does not pay here; all reasons at once.
@@ -39,7 +41,7 @@ def choose_fp8(
     converted = fp8.suitable(model, choice["filter_fqns"])
     problems = [
         *_machine_problems(cfg, device, precision, emulate=choice["emulate"]),
-        *_model_problems(cfg, model, converted, tokens_per_micro_batch, force=cfg.fp8.force or kept),
+        *_model_problems(cfg, model, converted, tokens, force=cfg.fp8.force or kept),
     ]
     if problems:
         found, hints = zip(*problems, strict=True)
@@ -59,12 +61,6 @@ def _configured(cfg: PretrainConfig) -> dict[str, Any]:
     }
 
 
-def train_in_fp8(model: CausalLM, choice: Mapping[str, Any]) -> None:
-    """Carry out what was chosen; in place, before the model is spread over ranks or compiled."""
-    if choice["recipe"] != "off":
-        fp8.convert(model, filter_fqns=choice["filter_fqns"], emulate=choice["emulate"])
-
-
 def _machine_problems(
     cfg: PretrainConfig, device: torch.device, precision: str, *, emulate: bool
 ) -> Iterator[tuple[str, str]]:
@@ -81,7 +77,7 @@ def _machine_problems(
 
 
 def _model_problems(
-    cfg: PretrainConfig, model: CausalLM, converted: list[str], tokens_per_micro_batch: int, *, force: bool
+    cfg: PretrainConfig, model: CausalLM, converted: list[str], tokens: int, *, force: bool
 ) -> Iterator[tuple[str, str]]:
     """(found, what to do)"""
     parameters = sum(count_parameters(model).values())
@@ -91,7 +87,7 @@ def _model_problems(
             "in smaller matrices casting costs more than the products save",
             "fp8.force: true trains in fp8 all the same",
         )
-    tokens = tokens_per_micro_batch // cfg.distributed.cp_size
+    tokens //= cfg.distributed.cp_size
     if tokens % fp8.MULTIPLE:
         yield (
             f"a rank's micro-batch of {tokens} tokens does not divide by {fp8.MULTIPLE}",

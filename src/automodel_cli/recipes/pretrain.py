@@ -22,7 +22,6 @@ from automodel_cli.assembly import facts as run_facts
 from automodel_cli.assembly import model as model_assembly
 from automodel_cli.assembly import world as world_assembly
 from automodel_cli.assembly.fast_path import FastPath, choose_fast_path
-from automodel_cli.assembly.fp8 import train_in_fp8
 from automodel_cli.assembly.horizon import due, plan_horizon
 from automodel_cli.assembly.logs import open_logs, open_profile
 from automodel_cli.assembly.run_folder import WHAT, find_checkpoint, open_run_folder
@@ -217,7 +216,6 @@ class PretrainRecipe:
         self.fast_path = FastPath(**self.world.broadcast(dataclasses.asdict(chosen)))
         self.fast_path.apply(self.model)
         this_machine.settle_process(self.device, threads=self.fast_path.threads)
-        train_in_fp8(self.model, self.fast_path.fp8)
         self.head_loss = training.build_head_loss(self.cfg, self.fast_path, trust=self.trust)
         self.scaler = training.build_scaler(self.fast_path, self.device)
 
