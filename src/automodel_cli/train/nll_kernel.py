@@ -18,8 +18,8 @@ import triton.language as tl
 from torch import Tensor
 
 # A thread loads 8 neighbours at once (16 bytes in bf16) and keeps a maximum and a sum of its own, so that threads wait
-# for each other once a row. Three programs of 16 warps on a multiprocessor: 396 rows of 100 KB under way fit into L2.
-_LANES, _NEIGHBOURS, _WARPS = 512, 8, 16
+# for each other once a row. Two programs of 32 warps on a multiprocessor: 264 rows of 100 KB under way fit into L2.
+_LANES, _NEIGHBOURS, _WARPS = 1024, 8, 32
 _LOWEST = tl.constexpr(-1e30)  # in place of -inf, whose difference with itself is not a number
 
 
