@@ -51,7 +51,7 @@ from automodel_cli.train.optimizers import build_adamw
 from automodel_cli.train.param_groups import build_param_groups
 from automodel_cli.train.step import train_step
 
-VOCAB, LR, WEIGHT_DECAY, CLIP, BETAS = 50304, 6e-4, 0.1, 1.0, (0.9, 0.95)
+VOCAB, LR, WEIGHT_DECAY, CLIP, BETAS = 50304, 1e-4, 0.1, 1.0, (0.9, 0.95)
 STREAM_TOKENS = 24_000_000
 PEAK_BF16 = "bf16"
 
@@ -74,7 +74,8 @@ class Variant:
     Attributes:
         style: ours, ours-hf, ours-llama, nanogpt, hf-trainer, recipe, bare.
         accum: micro-batches of an update when speed is measured.
-        residual, loss, scope, attention, compile: choices of ours; None: what the toolkit picks.
+        residual, loss, scope, attention, compile: choices of ours; None: what the toolkit picks. ``loss`` may carry a
+            number of tokens: ``chunked:8192``.
         data: real, or fixed: one batch that stays on the device.
     """
 
@@ -109,7 +110,9 @@ def write_stream(path: Path, tokens: int) -> None:
     drawn.astype("<u2").tofile(path)
 
 
-def reference_batches(path: Path, rows: int, seq_len: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+def reference_batches(
+    path: Path, rows: int, seq_len: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Windows as nanoGPT fetches them (slices of a mapping, stacked, pinned, copied), here in the order of the file."""
     data = np.memmap(path, dtype=np.uint16, mode="r")
     starts = 0
@@ -147,7 +150,7 @@ def our_model(variant: Variant, device: torch.device) -> CausalLM:
         layers, heads, width = (SMOKE_SIZES if variant.smoke else GPT2_SIZES)[variant.size]
         model = build_gpt2_model(
             vocab_size=VOCAB, n_positions=variant.seq_len, n_embd=width, n_layer=layers, n_head=heads,
-            bias=False, activation="gelu", is_meta_device=True,
+            bias=False, is_meta_device=True,
         )  # fmt: skip
     model.materialise(device, 1337)
     return model
@@ -188,17 +191,23 @@ class Ours:
             kernel, why = (probed.kernel, probed.reason) if probed else (None, "no fused kernel")
         if kernel is not None:
             model.prefer_attention(kernel)
-        residual = variant.residual or this_machine.choose_residual("auto", precision=precision, device=device)[0]
+        residual = (
+            variant.residual or this_machine.choose_residual("auto", precision=precision, device=device)[0]
+        )
         if residual == "bf16":
             model.keep_residual_in(torch.bfloat16)
-        scope = variant.scope or this_machine.choose_compile_scope(
-            "auto", blocks=len(model.blocks()), processes=1
-        )[0]
+        scope = (
+            variant.scope
+            or this_machine.choose_compile_scope("auto", blocks=len(model.blocks()), processes=1)[0]
+        )
         tokens = variant.rows * variant.seq_len
-        loss = variant.loss or pick_loss(vocab_size=model.padded_vocab_size, tokens=tokens, device=device.type)[0]
+        loss = (
+            variant.loss
+            or pick_loss(vocab_size=model.padded_vocab_size, tokens=tokens, device=device.type)[0]
+        )
         self.loss: Any = MaskedCrossEntropy()
-        if loss == "chunked":
-            self.loss = ChunkedCrossEntropy()
+        if loss.startswith("chunked"):
+            self.loss = ChunkedCrossEntropy(chunk_tokens=int(loss[8:]) if loss[8:] else None)
             self.loss.fused = variant.compile
         self.chosen = {"attention": f"{kernel} ({why})", "residual": residual, "scope": scope, "loss": loss}
         if variant.fp8:
@@ -207,7 +216,9 @@ class Ours:
             self.chosen["fp8"] = f"{len(fp8.convert(model))} linear layers"
 
     def _batches(self) -> Iterator[Batch]:
-        dataset = NanogptDataset(Path(self.variant.folder) / "stream.bin", self.variant.seq_len, raw_dtype="uint16")
+        dataset = NanogptDataset(
+            Path(self.variant.folder) / "stream.bin", self.variant.seq_len, raw_dtype="uint16"
+        )
         rows = self.variant.rows
         loader = TokenLoader(
             dataset, global_batch_size=rows, local_batch_size=rows, num_epochs=None, device=self.device
@@ -348,7 +359,11 @@ class HFTrainer:
         self.model.train()
         self.flops = None
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=LR, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=device.type == "cuda"
+            self.model.parameters(),
+            lr=LR,
+            betas=BETAS,
+            weight_decay=WEIGHT_DECAY,
+            fused=device.type == "cuda",
         )
         self.device = device
         path = Path(variant.folder) / "stream.bin"
@@ -385,7 +400,7 @@ class Recipe:
         settings = {
             "model._target_": "automodel_cli.models.gpt2.build_gpt2_model",
             "model.vocab_size": VOCAB, "model.n_positions": variant.seq_len, "model.n_embd": width,
-            "model.n_layer": layers, "model.n_head": heads, "model.bias": "false", "model.activation": "gelu",
+            "model.n_layer": layers, "model.n_head": heads, "model.bias": "false",
             "dataset._target_": "automodel_cli.data.nanogpt_dataset.NanogptDataset",
             "dataset.file_pattern": str(Path(variant.folder) / "stream.bin"),
             "dataset.raw_dtype": "uint16", "dataset.seq_len": variant.seq_len,
@@ -406,33 +421,31 @@ class Recipe:
         self.flops = sizing.flops_per_token(self.recipe.model.model_config(), variant.seq_len)
         self.variant, self.device = variant, device
 
-    def work(self, answer: Callable[[int], Iterator[None]]) -> None:
-        """Train; ``answer(updates)`` gives a generator that yields once for each update it wants."""
-        self.recipe.loader = PausingLoader(self.recipe.loader, answer, fixed=self.variant.data == "fixed")
+    def work(self, wanted: Callable[[], Iterator[None]]) -> None:
+        """Train; ``wanted`` yields once for each update there is to be."""
+        self.loader = PausingLoader(self.recipe.loader, wanted, fixed=self.variant.data == "fixed")
+        self.recipe.loader = self.loader
         self.recipe.run_train_validation_loop()
-
-    def gaps_s(self) -> list[float]:
-        """Seconds between the log records of successive updates."""
-        from datetime import datetime
-
-        path = self.run_folder / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        times = [datetime.fromisoformat(json.loads(line)["time"]).timestamp() for line in lines]
-        return [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
 
 
 class PausingLoader:
-    """A loader that asks before each update whether there is to be one; everything else is the loader's own."""
+    """A loader that asks before each update whether there is to be one; everything else is the loader's own.
 
-    def __init__(self, loader: Any, answer: Callable[[int], Iterator[None]], *, fixed: bool) -> None:
-        self.loader, self.answer, self.fixed = loader, answer, fixed
+    ``bodies_s``: how long the loop was busy with each update, whatever it did besides (logging, saving).
+    """
+
+    def __init__(self, loader: Any, wanted: Callable[[], Iterator[None]], *, fixed: bool) -> None:
+        self.loader, self.wanted, self.fixed = loader, wanted, fixed
+        self.bodies_s: list[float] = []
 
     def __iter__(self) -> Iterator[list[Batch]]:
         updates, first = iter(self.loader), None
-        for _ in self.answer(0):
+        for _ in self.wanted():
             if first is None or not self.fixed:
                 first = next(updates)
+            begin = time.perf_counter()
             yield first
+            self.bodies_s.append(time.perf_counter() - begin)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.loader, name)
@@ -469,7 +482,7 @@ def work(variant: Variant, started: float) -> None:
     built_from = time.perf_counter()
     trainer = BUILDERS[variant.style](variant, device)
     if isinstance(trainer, Recipe):
-        trainer.work(lambda _: recipe_rounds(trainer, device, started, built_from))
+        trainer.work(lambda: recipe_rounds(trainer, device, started, built_from))
         return
     built_s = time.perf_counter() - built_from
     losses = [float(trainer.update(1))]
@@ -500,7 +513,10 @@ def recipe_rounds(trainer: Recipe, device: torch.device, started: float, built_f
             yield
         settle(device)
         say(
-            wall_s=time.perf_counter() - begin, losses=[], peak_gib=peak_gib(device), gaps_s=trainer.gaps_s()
+            wall_s=time.perf_counter() - begin,
+            losses=[],
+            peak_gib=peak_gib(device),
+            bodies_s=trainer.loader.bodies_s,
         )
 
 
@@ -532,7 +548,10 @@ def profile(trainer: Any, accum: int) -> None:
             trainer.update(accum)
         torch.cuda.synchronize()
     rows = sorted(
-        ((event.self_device_time_total / 3e3, event.count // 3, event.key) for event in profiler.key_averages()),
+        (
+            (event.self_device_time_total / 3e3, event.count // 3, event.key)
+            for event in profiler.key_averages()
+        ),
         reverse=True,
     )
     say(kernels=[(round(ms, 3), count, name[:110]) for ms, count, name in rows[:40]])
@@ -548,7 +567,14 @@ class Worker:
         self.error: str | None = None
         self._log = log / f"{variant.name.replace(' ', '_').replace('/', '_')}.log"
         self.process = subprocess.Popen(
-            [sys.executable, __file__, "--worker", json.dumps(asdict(variant)), "--started", str(time.time())],
+            [
+                sys.executable,
+                __file__,
+                "--worker",
+                json.dumps(asdict(variant)),
+                "--started",
+                str(time.time()),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log.open("w"),
@@ -615,7 +641,8 @@ class Worker:
 def ratio(ours: Worker, reference: Worker) -> tuple[float, float, float]:
     """Median, lowest and highest ratio of tokens a second, round by round."""
     ratios = [
-        (one["updates"] * ours.tokens / one["wall_s"]) / (other["updates"] * reference.tokens / other["wall_s"])
+        (one["updates"] * ours.tokens / one["wall_s"])
+        / (other["updates"] * reference.tokens / other["wall_s"])
         for one, other in zip(ours.rounds, reference.rounds, strict=True)
     ]
     return statistics.median(ratios), min(ratios), max(ratios)
@@ -644,15 +671,21 @@ class Bench:
         """Start all, wait until all are warm; those that failed are left out."""
         begin = time.perf_counter()
         if self.smoke:
-            variants = tuple(replace(one, smoke=True, rows=2, seq_len=64, accum=1, compile=False) for one in variants)
+            variants = tuple(
+                replace(one, smoke=True, rows=2, seq_len=64, accum=1, compile=False) for one in variants
+            )
         workers = [
-            Worker(replace(variant, folder=str(self.folder)), self.folder, environment) for variant in variants
+            Worker(replace(variant, folder=str(self.folder)), self.folder, environment)
+            for variant in variants
         ]
         good = [worker for worker in workers if worker.wait_ready()]
         self.notes += [f"{worker.variant.name}: {worker.error}" for worker in workers if worker.error]
         for worker in good:
             chosen = ", ".join(f"{key} {value}" for key, value in worker.first["chosen"].items())
-            print(f"  {worker.variant.name}: {worker.first['since_start_s']:.0f} s to warm; {chosen}", flush=True)
+            print(
+                f"  {worker.variant.name}: {worker.first['since_start_s']:.0f} s to warm; {chosen}",
+                flush=True,
+            )
         print(f"  {len(good)} of {len(workers)} ready after {time.perf_counter() - begin:.0f} s", flush=True)
         return good
 
@@ -725,7 +758,13 @@ def gpt2(bench: Bench) -> None:
             "GPT-2 124M, T 1024, 32 rows, tokens/s", f"{ours.tps():,.0f}", f"{reference.tps():,.0f} (nanoGPT style)",
             with_spread(ratio(ours, reference)), "1.10",
         )  # fmt: skip
-    bench.row("the same, absolute", f"{ours.tps():,.0f} (MFU {bench.mfu(ours)})", "462k (published, H100)", "", "463k")
+    bench.row(
+        "the same, absolute",
+        f"{ours.tps():,.0f} (MFU {bench.mfu(ours)})",
+        "462k (published, H100)",
+        "",
+        "463k",
+    )
     best = max((one for one in workers.values() if one.variant.style == "ours"), key=lambda one: one.tps())
     bench.row(
         "the same, peak memory", f"{ours.peak_gib():.1f} GiB at {ours.tps() / best.tps():.3f} of best speed",
@@ -803,19 +842,27 @@ def recipe(bench: Bench) -> None:
         "recipe with log, norm, checkpoint every 100 / bare loop", f"{on.tps():,.0f}", f"{bare.tps():,.0f}",
         with_spread(ratio(on, bare)), "0.98",
     )  # fmt: skip
-    gaps = [gap for one in on.rounds[-1:] for gap in one["gaps_s"]]
-    if gaps:
-        typical = statistics.median(gaps)
-        saves = [gaps[index] - typical for index in range(99, len(gaps), 100)]
-        shown = ", ".join(f"{gap:.2f}" for gap in saves)
-        bench.row("stall of a background checkpoint", f"{max(saves, default=0):.2f} s", f"each: {shown}", "", "0.3 s")
+    bodies = on.rounds[-1]["bodies_s"]
+    typical = statistics.median(bodies)
+    stalls = [bodies[index] - typical for index in range(99, len(bodies), 100)]  # update 100 and so on
+    shown = ", ".join(f"{stall:.2f}" for stall in stalls)
+    bench.row(
+        "stall of a background checkpoint",
+        f"{max(stalls, default=0):.2f} s",
+        f"each: {shown}",
+        "",
+        "0.3 s",
+    )
     on.close()
     bare.close()
 
 
 def start(bench: Bench) -> None:
     """Seconds to the first update, with an empty and a filled compile cache."""
-    cache = {"TORCHINDUCTOR_CACHE_DIR": str(bench.folder / "cache"), "TRITON_CACHE_DIR": str(bench.folder / "cache/t")}
+    cache = {
+        "TORCHINDUCTOR_CACHE_DIR": str(bench.folder / "cache"),
+        "TRITON_CACHE_DIR": str(bench.folder / "cache/t"),
+    }
     for name, asked in (("empty", "60 s"), ("filled", "15 s")):
         (worker,) = bench.start(Variant(f"start, {name} cache", "ours"), environment=cache)
         first = worker.first
@@ -843,7 +890,9 @@ def machine(smoke: bool) -> str:
 
 def main() -> None:
     """Parse the command line, run the groups, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--groups", default=",".join(GROUPS))
     parser.add_argument("--rounds", type=int, default=5)
@@ -870,7 +919,9 @@ def main() -> None:
     for note in bench.notes:
         print(f"note: {note}")
     if arguments.json:
-        arguments.json.write_text(json.dumps({"rows": bench.rows, "notes": bench.notes, **bench.figures}, indent=1))
+        arguments.json.write_text(
+            json.dumps({"rows": bench.rows, "notes": bench.notes, **bench.figures}, indent=1)
+        )
 
 
 if __name__ == "__main__":

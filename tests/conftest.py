@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,11 @@ from automodel_cli.recipes.pretrain import PretrainRecipe
 # which send these signals would wait for ever.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# Not in the user's cache of compiled code; commands that tests start inherit it.
+os.environ.setdefault(
+    "TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir(), f"automodel-tests-{os.getuid()}"))
+)
 
 KILL_AT = Path(__file__).parent / "promises" / "kill_at.py"
 
@@ -84,7 +90,9 @@ class TinyTraining:
             [sys.executable, *front, *words], capture_output=True, text=True, env=environment, timeout=300
         )
 
-    def recipe(self, *overrides: str, fresh: bool = False, trust: tuple[str, ...] = (), **sections):
+    def recipe(
+        self, *overrides: str, fresh: bool = False, trust: tuple[str, ...] = (), profile=None, **sections
+    ):
         """The recipe object in this process, set up; what it says is in ``.said``."""
         cfg = load_config(PretrainConfig, self.config(**sections), list(overrides), trust=trust)
         said: list[str] = []
@@ -94,7 +102,7 @@ class TinyTraining:
             table=lambda title, rows: said.extend(f"{a}: {b}" for a, b in rows),
             columns=lambda title, headings, rows: tables.append([tuple(row) for row in (headings, *rows)]),
         )
-        recipe = PretrainRecipe(cfg, fresh=fresh, trust=trust, voice=voice)
+        recipe = PretrainRecipe(cfg, fresh=fresh, trust=trust, profile=profile, voice=voice)
         recipe.said, recipe.tables = said, tables
         recipe.setup()
         return recipe

@@ -143,3 +143,27 @@ def test_a_settled_process_is_told_to_reuse_memory():
 )
 def test_durations_in_words(seconds, text):
     assert device._in_words(seconds) == text
+
+
+def test_the_residual_stream_follows_the_products():
+    cuda = torch.device("cuda")
+    assert device.choose_residual("fp32", precision="bf16", device=cuda)[0] == "fp32"
+    assert device.choose_residual("auto", precision="bf16", device=CPU)[0] == "fp32"
+    assert device.choose_residual("auto", precision="bf16", device=cuda)[0] == "bf16"
+    assert device.choose_residual("auto", precision="fp16", device=cuda)[0] == "fp32"
+    with pytest.raises(ConfigError, match="computed in fp16"):
+        device.choose_residual("bf16", precision="fp16", device=cuda)
+
+
+@pytest.mark.parametrize(
+    ("setting", "blocks", "processes", "expected"),
+    [
+        ("auto", 12, 1, "model"),
+        ("auto", 48, 1, "blocks"),
+        ("model", 48, 1, "model"),
+        ("blocks", 12, 1, "blocks"),
+        ("model", 12, 8, "blocks"),
+    ],
+)
+def test_what_is_compiled_at_once(setting, blocks, processes, expected):
+    assert device.choose_compile_scope(setting, blocks=blocks, processes=processes)[0] == expected

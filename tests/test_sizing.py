@@ -1,12 +1,19 @@
 """Sizes from arithmetic against sizes of real modules."""
 
 import pytest
+import torch
+import transformers
 
+from automodel_cli.batch import Batch
 from automodel_cli.models.gpt2 import build_gpt2_model
+from automodel_cli.models.hf import from_config
 from automodel_cli.models.interface import count_parameters
+from automodel_cli.models.llama import build_llama_model
 from automodel_cli.sizing import (
+    activation_bytes,
     flops_per_token,
     gpt2_parameters,
+    llama_parameters,
     memory_estimate,
     padded_vocab,
     padding_parameters,
@@ -40,6 +47,60 @@ def test_parts_sum_to_what_is_stored(vocab_size, bias):
     assert sum(by_role.values()) + padding_parameters(config) == stored
     assert shape_of(config).stored_params == stored
     assert by_role == count_parameters(model)
+
+
+LLAMA = {
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("vocab_size", [65, 128])
+@pytest.mark.parametrize("head_dim", [None, 32])
+def test_parts_of_a_llama_sum_to_what_is_stored(vocab_size, tied, head_dim):
+    sizes = {**LLAMA, "vocab_size": vocab_size, "tie_word_embeddings": tied, "head_dim": head_dim}
+    model = build_llama_model(**sizes, is_meta_device=True)
+    config = model.model_config()
+    stored = sum(parameter.numel() for parameter in model.parameters())
+    by_role = {role: number for role, number in llama_parameters(config).items() if number}
+    assert sum(by_role.values()) + padding_parameters(config) == stored
+    assert shape_of(config).stored_params == stored
+    assert by_role == count_parameters(model)
+    theirs = from_config(transformers.LlamaConfig(**sizes), is_meta_device=True).model_config()
+    assert flops_per_token(config, 256) == flops_per_token(theirs, 256)
+
+
+def test_what_a_llama_layer_keeps_is_what_autograd_keeps():
+    """bf16 on a CPU; there each of the two norms keeps its fp32 output too, which a fused kernel does not."""
+    tokens, kept = 64, {}
+    for layers in (1, 2):
+        sizes = {**LLAMA, "vocab_size": 128, "num_hidden_layers": layers, "attn_implementation": "sdpa"}
+        model = build_llama_model(**sizes)
+        model.init_weights(0)
+        seen = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        found: dict[int, torch.Tensor] = {}
+
+        def keep(tensor, seen=seen, found=found):
+            if tensor.untyped_storage().data_ptr() not in seen:
+                found[tensor.untyped_storage().data_ptr()] = (
+                    tensor  # alive, so that no other comes to lie there
+                )
+            return tensor
+
+        with (
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            torch.autocast("cpu", torch.bfloat16),
+        ):
+            model(Batch(torch.zeros(1, tokens, dtype=torch.int64)))
+        kept[layers] = sum(tensor.untyped_storage().nbytes() for tensor in found.values())
+    shape = shape_of(model.model_config())
+    weights_in_bf16 = 2 * llama_parameters(model.model_config())["matrix"] // 2
+    measured = (kept[2] - kept[1] - weights_in_bf16) / tokens - 2 * 4 * 64
+    assert activation_bytes(shape.width, "bf16", shape.kept) == pytest.approx(measured, rel=0.02)
 
 
 def test_padding_is_to_128():

@@ -33,9 +33,24 @@ def gpt2_parameters(config: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
+def llama_parameters(config: Mapping[str, Any]) -> dict[str, int]:
+    """Logical parameters of a Llama by role; they sum to 6,738,415,616 for Llama 2 7B."""
+    width, layers, table = config["hidden_size"], config["num_hidden_layers"], config["vocab_size"]
+    heads = 2 * config["num_attention_heads"] + 2 * config["num_key_value_heads"]  # of q and o, of k and v
+    return {
+        "embedding": table * width,
+        "head": 0 if config["tie_word_embeddings"] else table * width,
+        "matrix": layers * width * (heads * config["head_dim"] + 3 * config["intermediate_size"]),
+        "norm": (2 * layers + 1) * width,
+    }
+
+
 def padding_parameters(config: Mapping[str, Any]) -> int:
     """Weights stored in padding rows: in memory and in checkpoints, but in no count."""
-    return (padded_vocab(config["vocab_size"]) - config["vocab_size"]) * config["n_embd"]
+    rows = padded_vocab(config["vocab_size"]) - config["vocab_size"]
+    if config.get("family") == "llama":
+        return rows * config["hidden_size"] * (1 if config["tie_word_embeddings"] else 2)
+    return rows * config["n_embd"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +63,8 @@ class Shape:
             out, a tied head is in.
         layers, width: depth, and heads x head dim of the attention; None where not known.
         padded_vocab_size: logits of one token.
+        kept: elements in the compute dtype that a layer keeps of one token for its backward pass; None: not known,
+            taken for GPT-2's.
     """
 
     stored_params: int
@@ -55,10 +72,11 @@ class Shape:
     layers: int | None
     width: int | None
     padded_vocab_size: int
+    kept: int | None = None
 
 
 def shape_of(config: Mapping[str, Any]) -> Shape | None:
-    """The shape of a ``model_config``; families other than GPT-2 carry theirs under ``shape``."""
+    """The shape of a ``model_config``; families other than GPT-2 and Llama carry theirs under ``shape``."""
     if config.get("family") == "gpt2":
         counts = gpt2_parameters(config)
         total = sum(counts.values())
@@ -69,7 +87,24 @@ def shape_of(config: Mapping[str, Any]) -> Shape | None:
             width=config["n_embd"],
             padded_vocab_size=padded_vocab(config["vocab_size"]),
         )
+    if config.get("family") == "llama":
+        return _llama_shape(config)
     return Shape(**config["shape"]) if "shape" in config else None
+
+
+def _llama_shape(config: Mapping[str, Any]) -> Shape:
+    counts = llama_parameters(config)
+    total = sum(counts.values())
+    heads = config["num_attention_heads"] * config["head_dim"]
+    return Shape(
+        stored_params=total + padding_parameters(config),
+        matmul_params=total if config["tie_word_embeddings"] else total - counts["embedding"],
+        layers=config["num_hidden_layers"],
+        width=heads,
+        padded_vocab_size=padded_vocab(config["vocab_size"]),
+        # norms 2 D; queries, keys and values (repeated for their groups), attention 4 H K; gate, its silu, up, product
+        kept=2 * config["hidden_size"] + 4 * heads + 4 * config["intermediate_size"],
+    )
 
 
 def flops_per_token(config: Mapping[str, Any], seq_len: int) -> int | None:
@@ -105,18 +140,19 @@ def memory_estimate(
         "weights": FP32_BYTES * shape.stored_params,
         "gradients": FP32_BYTES * shape.stored_params,
         "moments": 2 * FP32_BYTES * shape.stored_params,
-        "activations": tokens * shape.layers * activation_bytes(shape.width, precision),
+        "activations": tokens * shape.layers * activation_bytes(shape.width, precision, shape.kept),
         "logits": _logits_bytes(tokens, shape, precision, chunked_loss),
     }
 
 
-def activation_bytes(width: int, precision: str) -> int:
+def activation_bytes(width: int, precision: str, kept: int | None = None) -> int:
     """Bytes that one layer keeps of one token for its backward pass.
 
-    In the compute dtype: norm 1, queries, keys and values 3, attention 2, norm 1, MLP 4 + 4 widths; in fp32
-    the two inputs of the norms. 38 x width in bf16.
+    In the compute dtype ``kept`` elements, by default GPT-2's: norm 1, queries, keys and values 3, attention 2, norm 1,
+    MLP 4 + 4 widths; in fp32 the two inputs of the norms. 38 x width in bf16.
     """
-    return width * (15 * _COMPUTE_BYTES[precision] + 2 * FP32_BYTES)
+    kept = 15 * width if kept is None else kept
+    return kept * _COMPUTE_BYTES[precision] + 2 * width * FP32_BYTES
 
 
 def _logits_bytes(tokens: int, shape: Shape, precision: str, chunked: bool) -> int:

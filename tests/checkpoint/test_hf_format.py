@@ -20,6 +20,7 @@ from automodel_cli.errors import CheckpointError
 from automodel_cli.models import hf
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.models.interface import CausalLM
+from automodel_cli.models.llama import build_llama_model
 
 IDS = torch.arange(24).reshape(2, 12) % 61
 
@@ -28,6 +29,13 @@ def tiny_gpt2(seed: int = 0, **changes) -> CausalLM:
     model = build_gpt2_model(
         **{"vocab_size": 61, "n_positions": 16, "n_embd": 24, "n_layer": 2, "n_head": 3, **changes}
     )
+    model.init_weights(seed)
+    return model.eval()
+
+
+def tiny_llama(seed: int = 0, **changes) -> CausalLM:
+    sizes = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = build_llama_model(**{"vocab_size": 61, "num_key_value_heads": 2, **sizes, **changes})
     model.init_weights(seed)
     return model.eval()
 
@@ -52,6 +60,8 @@ MODELS = {
     "ours": tiny_gpt2,
     "ours without biases": lambda seed=0: tiny_gpt2(seed, bias=False),
     "ours with erf": lambda seed=0: tiny_gpt2(seed, activation="gelu"),
+    "our llama": tiny_llama,
+    "our llama tied": lambda seed=0: tiny_llama(seed, tie_word_embeddings=True),
     "llama": lambda seed=0: tiny_hf("llama", seed),
     "qwen2 tied": lambda seed=0: tiny_hf("qwen2 tied", seed),
     "gpt2": lambda seed=0: tiny_hf("gpt2", seed),
@@ -81,7 +91,7 @@ def test_we_load_what_transformers_writes(tmp_path, kind):
     model.hf.save_pretrained(tmp_path, max_shard_size=10_000)
     assert (tmp_path / hf_format.INDEX).exists(), "sharded"
     loaded = hf_format.load_model(tmp_path).eval()
-    assert (type(loaded).__name__ == "GPT2") == (kind == "gpt2")
+    assert type(loaded).__name__ == {"gpt2": "GPT2", "llama": "Llama"}.get(kind, "HFCausalLM")
     torch.testing.assert_close(logits(loaded), logits(model), atol=1e-5, rtol=0)
 
 
@@ -225,6 +235,22 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
         hf_format.load_into(tiny_gpt2(n_positions=8), ours)
     with pytest.raises(CheckpointError, match=r"lacks|holds"):
         hf_format.load_into(tiny_hf("llama"), ours)
+    with pytest.raises(CheckpointError, match="holds a gpt2 model, this run has Llama"):
+        hf_format.load_into(tiny_llama(), ours)
+    with pytest.raises(CheckpointError, match="num_attention_heads is 4 here and 3 there"):
+        hf_format.load_into(tiny_llama(), llama)
+
+
+def test_a_llama_without_its_head_or_with_other_rows_is_refused(tmp_path):
+    model = tiny_llama()
+    folder = hf_format.save_hf(model, tmp_path / "hf")
+    tensors = load_file(folder / "model.safetensors")
+    save_file({**tensors, "lm_head.weight": torch.zeros(100, 24)}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"lm_head.weight has shape \(100, 24\), expected \(61, 24\)"):
+        hf_format.load_model(folder)
+    save_file({name: t for name, t in tensors.items() if "lm_head" not in name}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match="lacks weights of a Llama"):
+        hf_format.load_into(model, folder)
 
 
 def test_a_folder_that_is_there_is_not_overwritten(tmp_path):

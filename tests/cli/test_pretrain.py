@@ -72,8 +72,10 @@ def test_options_are_handed_over(recipe):
     assert app.run(argv) == 75
     assert recipe[0].fresh is True
     assert recipe[0].trust == ("mine.py", "other")
-    assert app.run(["cfg.yaml", "--dry-run"]) == 75
+    assert recipe[0].profile is None
+    assert app.run(["cfg.yaml", "--dry-run", "--profile", "20"]) == 75
     assert recipe[1].dry_run is True
+    assert recipe[1].profile == 20
 
 
 def test_the_printed_configuration_can_be_pasted_back(capsys, recipe):
@@ -95,6 +97,9 @@ def test_the_printed_configuration_can_be_pasted_back(capsys, recipe):
         (["cfg.yaml", "--optimizer.lrr", "3"], "AdamW takes no such argument, did you mean lr?"),
         (["cfg.yaml", "--model._target_", "os.system"], "os.system is not a model builder"),
         (["cfg.yaml", "--freshh"], "unknown key"),
+        (["cfg.yaml", "--profile", "0"], "'--profile': Input should be greater than or equal to 1"),
+        (["cfg.yaml", "--profile", "many"], "'--profile': Input should be a valid integer"),
+        (["cfg.yaml", "--profile"], "'--profile' requires an argument"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_starts(argv, message, capsys, recipe):
@@ -128,13 +133,15 @@ def launcher(monkeypatch):
         "pretrain llm -c cfg.yaml --nproc_per_node=8 --seed 3",
         "pretrain llm -c cfg.yaml --seed 3 --nproc-per-node gpu --debug",
         "cfg.yaml --seed 3 --nnodes 1:4 --rdzv-endpoint host:1",
+        "pretrain llm -c cfg.yaml --seed 3 --nproc-per-node 2 --profile 5",
     ],
 )
 def test_launch_flags_start_the_same_command_without_them(argv, recipe, launcher):
     assert app.run(argv.split()) == 75
     (call,) = launcher
     form = ["pretrain", "llm", "--config" if argv.startswith("cfg") else "-c", "cfg.yaml", "--seed", "3"]
-    assert call.arguments == form + ["--debug"] * ("--debug" in argv)
+    more = ["--debug"] * ("--debug" in argv) + ["--profile", "5"] * ("--profile" in argv)
+    assert call.arguments == form + more
     assert call.cfg.rng_seed == 3
     assert recipe == []
 

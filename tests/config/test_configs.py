@@ -9,6 +9,7 @@ from automodel_cli.config.instantiate import check_foreign, instantiate
 from automodel_cli.config.load import load_config, to_yaml
 from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.config.target import Target
+from automodel_cli.models.interface import count_parameters
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
@@ -26,6 +27,7 @@ def test_the_configurations_we_promise_are_there():
         "quickstart",
         "gpt2_124m",
         "finetune_gpt2",
+        "llama_1b",
     }
 
 
@@ -52,7 +54,7 @@ def test_batches_and_windows_fit(path):
     cfg = yaml.safe_load(path.read_text(encoding="utf-8"))
     sizes = cfg["step_scheduler"]
     assert sizes["global_batch_size"] % sizes["local_batch_size"] == 0
-    context = cfg["model"].get("n_positions", 1024)
+    context = cfg["model"].get("n_positions", cfg["model"].get("max_position_embeddings", 1024))
     for section in ("dataset", "validation_dataset"):
         if section in cfg:
             assert cfg[section].get("seq_len", cfg[section].get("seq_length")) <= context
@@ -98,3 +100,14 @@ def test_gpt2_of_the_configurations_has_124_million_parameters():
     model = instantiate(Target(load("gpt2_124m").model.name, arguments), "model")
     padding = (model.padded_vocab_size - model.vocab_size) * 768
     assert sum(parameter.numel() for parameter in model.parameters()) - padding == 124_439_808
+
+
+def test_llama_1b_has_the_parameters_and_the_batch_it_says():
+    cfg = load("llama_1b")
+    arguments = {**cfg.model.arguments, "is_meta_device": True}
+    model = instantiate(Target(cfg.model.name, arguments), "model")
+    counts = count_parameters(model)
+    assert (sum(counts.values()), counts["head"]) == (1_178_998_784, 102_926_336)
+    assert cfg.step_scheduler.global_batch_size * cfg.dataset.arguments["seq_len"] == 524_288
+    stored = 4 * sum(parameter.numel() for parameter in model.parameters()) / 2**30  # GiB of fp32
+    assert (round(4 * stored), round(3 * stored)) == (18, 13)

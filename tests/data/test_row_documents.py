@@ -8,6 +8,7 @@ import torch
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
 from automodel_cli.corpus.nanogpt_bin import write_token_file
+from automodel_cli.data.loader import TokenLoader
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
 from automodel_cli.data.row_documents import positions, segments
 from automodel_cli.errors import ConfigError
@@ -68,6 +69,42 @@ def test_a_row_is_its_documents(tmp_path, eot):
     plain = Batch(packed.input_ids, packed.labels)
     with torch.no_grad():
         assert abs(float(model(plain, head_loss=loss) - expected)) > 1e-3  # it does make a difference
+
+
+@pytest.mark.parametrize("eot", ["prepend", "append"])
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_windows_that_begin_in_the_middle_of_documents(tmp_path, eot, shuffled):
+    """Positions and segments of every batch, against a walk over the tokens of its rows one by one."""
+    rng = np.random.default_rng(0)
+    tokens = np.where(rng.random(500) < 0.15, EOT, rng.integers(0, EOT, 500)).astype("<u2")
+    tokens[:3] = EOT, EOT, 5  # an empty document
+    path = tmp_path / "train.bin"
+    if eot == "prepend":
+        write_token_file(path, tokens, dtype="uint16")
+    else:
+        tokens.tofile(path)
+    dataset = NanogptDataset(
+        path, 17, intra_document=True, bos_token=EOT, shuffle_files=shuffled,
+        raw_dtype="uint16" if eot == "append" else None,
+    )  # fmt: skip
+    seen = 0
+    for (batch,) in TokenLoader(dataset, global_batch_size=4, local_batch_size=4):
+        for ids, places, documents in zip(
+            batch.input_ids.tolist(), batch.position_ids.tolist(), batch.segment_ids.tolist(), strict=True
+        ):
+            place = document = 0
+            for number, token in enumerate(ids):
+                before = ids[number - 1] if number else None
+                if (token if eot == "prepend" else before) == EOT:
+                    document, place = document + 1, 0
+                assert (places[number], documents[number]) == (place, document)
+                place += 1
+            seen += 1
+    assert seen == len(dataset) // 4 * 4
+    item, row = dataset[3], np.empty((1, 18), dtype=np.int64)
+    dataset.fill(np.array([3]), row)
+    for name, rows in vars(dataset.make_batch(row)).items():
+        assert torch.equal(item[name], rows[0]), name
 
 
 def test_the_plan_says_so_and_a_corpus_without_separator_is_refused(tmp_path):

@@ -19,6 +19,7 @@ from automodel_cli.distributed.start import build_mesh
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.models.hf import from_config
 from automodel_cli.models.layers import attend_sdpa
+from automodel_cli.models.llama import build_llama_model
 
 SHAPE = {
     "vocab_size": 62,
@@ -67,7 +68,7 @@ def attention(world, segments):
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, 9, (2, 12), generator=generator)
     segment_ids = torch.tensor([[0] * 5 + [1] * 7, [0] * 8 + [1] * 4]) if segments else None
-    tokens.whole = tokens._padded(Batch(ids, ids, segment_ids=segment_ids))
+    tokens.see(tokens._padded(Batch(ids, ids, segment_ids=segment_ids)))
     whole = [torch.randn(2, 2, 12, 4, generator=generator) for _ in range(4)]  # q, k, v, gradient
     parts = [tokens.of_cp_rank(one.transpose(1, 2)).transpose(1, 2).clone() for one in whole]
     for tensor in [*whole[:3], *parts[:3]]:
@@ -120,6 +121,23 @@ def reads_pieces(world, folder, name, mesh):
     }
 
 
+def reads_own_pieces(world, folder, mesh):
+    """Whether our Llama over a mesh got a folder's weights, tables filled up with zeros."""
+    from automodel_cli.assembly.model import give_weights
+
+    world = copy.copy(world)
+    object.__setattr__(world, "mesh", build_mesh("cpu", mesh))
+    model = build_llama_model(**SHAPE, is_meta_device=True)
+    Parallel(model, world, Spread(tp_plan=model.tp_plan()))
+    give_weights(model, init_from=folder, seed=0, device=torch.device("cpu"))
+    expected = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
+    equal = []
+    for name, parameter in model.named_parameters():
+        whole, theirs = parameter.full_tensor(), expected[model.hf_names()[name]]
+        equal.append(torch.equal(whole[: len(theirs)], theirs) and not whole[len(theirs) :].any())
+    return all(equal)
+
+
 def everything(world, folders):
     return {
         "exchanges": exchanges(world),
@@ -130,6 +148,7 @@ def everything(world, folders):
             for name, folder in folders.items()
             for mesh in ({"tp": 2}, {})
         },
+        "own": [reads_own_pieces(world, folders["llama"], mesh) for mesh in ({"tp": 2}, {})],
     }
 
 
@@ -158,6 +177,10 @@ def test_pretrained_weights_are_read_in_pieces(results):
             assert found["on meta"] and found["equal"] and found["buffers"], name
             assert found["share"] < 0.56, name  # norms are copies on tensor-parallel ranks
             assert found["said"].startswith("pretrained, ")
+
+
+def test_our_llama_reads_its_pieces_and_pads_its_tables(results):
+    assert [result["own"] for result in results] == [[True, True]] * 2
 
 
 def test_a_part_of_a_batch_has_its_positions():

@@ -11,6 +11,7 @@ from automodel_cli.generation.decoders import Cached, FullForward, left_padded
 from automodel_cli.generation.engine import SamplingSettings, generate
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.models.hf import from_config
+from automodel_cli.models.llama import build_llama_model
 
 VOCAB, CONTEXT = 96, 24
 CPU = torch.device("cpu")
@@ -33,6 +34,10 @@ def gpt2():
     return build_gpt2_model(vocab_size=VOCAB, n_positions=CONTEXT, n_embd=32, n_layer=2, n_head=4)
 
 
+def llama():
+    return build_llama_model(**{key: value for key, value in TINY.items() if key != "pad_token_id"})
+
+
 def hf(kind):
     if kind == "hf gpt2":
         return from_config(
@@ -41,9 +46,10 @@ def hf(kind):
     return from_config(transformers.AutoConfig.for_model(kind, **TINY))
 
 
-@pytest.fixture(scope="module", params=["gpt2", "hf gpt2", "llama", "qwen2", "qwen3", "mistral"])
+@pytest.fixture(scope="module", params=["gpt2", "our llama", "hf gpt2", "llama", "qwen2", "qwen3", "mistral"])
 def model(request):
-    built = gpt2() if request.param == "gpt2" else hf(request.param)
+    own = {"gpt2": gpt2, "our llama": llama}
+    built = own[request.param]() if request.param in own else hf(request.param)
     built.materialise("cpu", seed=3)
     with torch.no_grad():  # fresh weights give nearly flat logits, among which nothing would be compared
         for parameter in built.parameters():

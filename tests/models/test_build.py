@@ -9,13 +9,18 @@ from automodel_cli.errors import CheckpointError
 from automodel_cli.models.build import build_from_config
 from automodel_cli.models.gpt2 import GPT2, build_gpt2_model
 from automodel_cli.models.hf import HFCausalLM, from_config
+from automodel_cli.models.llama import Llama, build_llama_model
 
 SIZES = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 8, "vocab_size": 50}
 
 
-@pytest.mark.parametrize("kind", [GPT2, HFCausalLM])
+@pytest.mark.parametrize("kind", [GPT2, Llama, HFCausalLM])
 def test_the_json_in_a_checkpoint_is_enough(kind):
-    model = build_gpt2_model(**SIZES) if kind is GPT2 else from_config(transformers.GPT2Config(**SIZES))
+    model = {
+        GPT2: lambda: build_gpt2_model(**SIZES),
+        Llama: lambda: build_llama_model(hidden_size=32, num_hidden_layers=1, num_attention_heads=2),
+        HFCausalLM: lambda: from_config(transformers.GPT2Config(**SIZES)),
+    }[kind]()
     again = build_from_config(json.loads(json.dumps(model.model_config())), is_meta_device=True)
     assert type(again) is kind
     assert all(parameter.is_meta for parameter in again.parameters())

@@ -80,5 +80,5 @@ def test_dropout_of_attention_follows_the_mode():
 
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(ConfigError) as caught:
-        attend_by_name("flash")
-    assert "flash_attention_2" in caught.value.hint
+        attend_by_name("flush")
+    assert "flash_attention_2" in caught.value.hint and "cudnn" in caught.value.hint

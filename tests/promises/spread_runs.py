@@ -41,7 +41,14 @@ QWEN2 = {
         "tie_word_embeddings": True,
     },
 }
-
+LLAMA = {
+    "_target_": "automodel_cli.models.llama.build_llama_model",
+    **{
+        name: value
+        for name, value in QWEN2["config"].items()
+        if name not in ("_target_", "tie_word_embeddings")
+    },
+}
 
 OWN_FILE = Path(__file__).with_name("own_model.py")
 OWN = {"_target_": f"{OWN_FILE}:OwnModel", "vocab_size": 61, "width": 16}
@@ -50,7 +57,11 @@ TRUST = (str(OWN_FILE),)
 
 def configuration(folder: Path, *, model: dict[str, Any] = GPT2, **sections: Any) -> PretrainConfig:
     """A run of 20 updates of 8 rows, 15 tokens each (which no mesh divides evenly), in fp32 without dropout."""
-    dataset = {"_target_": "automodel_cli.data.nanogpt_dataset.NanogptDataset", "seq_len": 15}
+    dataset = {
+        "_target_": "automodel_cli.data.nanogpt_dataset.NanogptDataset",
+        "seq_len": 15,
+        **sections.pop("windows", {}),
+    }
     config = {
         "model": model,
         "precision": "fp32",

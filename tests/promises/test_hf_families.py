@@ -30,19 +30,20 @@ SHAPE = {
 }
 
 
-@pytest.mark.parametrize("family", CONFIGS)
-def test_train_export_score_continue(family, tiny_training):
+def model_section(family):
+    tokens = {"vocab_size": 64, "bos_token_id": 0, "eos_token_id": 0}
+    if family == "our llama":
+        return {"_target_": "automodel_cli.models.llama.build_llama_model", **tokens, **SHAPE}
     name, own = CONFIGS[family]
     shape = own if family == "gpt2" else {**SHAPE, **own}
-    config = {
-        "_target_": f"transformers.{name}",
-        "vocab_size": 64,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-        **shape,
-    }
+    config = {"_target_": f"transformers.{name}", **tokens, **shape}
+    return {"_target_": "nemo_automodel.NeMoAutoModelForCausalLM.from_config", "config": config}
+
+
+@pytest.mark.parametrize("family", [*CONFIGS, "our llama"])
+def test_train_export_score_continue(family, tiny_training):
     run = tiny_training.recipe(
-        model={"_target_": "nemo_automodel.NeMoAutoModelForCausalLM.from_config", "config": config},
+        model=model_section(family),
         step_scheduler={"max_steps": 6, "val_every_steps": "final", "ckpt_every_steps": "final"},
         precision="fp32",
     )
@@ -52,7 +53,7 @@ def test_train_export_score_continue(family, tiny_training):
 
     folder = result.checkpoint / "hf"
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
-    assert theirs.config.model_type == family
+    assert theirs.config.model_type == family.removeprefix("our ")
     ids = torch.arange(40).view(2, 20)
     with torch.no_grad():
         ours = load_model(str(result.checkpoint)).model.eval()(Batch(ids))

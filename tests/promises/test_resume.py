@@ -23,6 +23,24 @@ def test_killed_and_resumed_equals_undisturbed(tiny_training, undisturbed, kill)
     assert tiny_training.weights(12) == undisturbed.weights(12)
 
 
+def test_a_llama_resumes_as_well(tiny_training):
+    llama = {
+        "_target_": "automodel_cli.models.llama.build_llama_model",
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 32,
+    }
+    assert tiny_training.train(model=llama, kill=("step", 7)).returncode == -signal.SIGKILL
+    assert tiny_training.train(model=llama).returncode == 0
+    losses, weights = tiny_training.losses(), tiny_training.weights(12)
+    assert tiny_training.train("--fresh", model=llama).returncode == 0
+    assert (tiny_training.losses(), tiny_training.weights(12)) == (losses, weights)
+
+
 def test_extending_a_run_continues_its_course(tiny_training, undisturbed):
     """Constant learning rate: 8 updates, then 4 more, are 12."""
     constant = {"lr_scheduler": None}

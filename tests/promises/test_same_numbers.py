@@ -6,10 +6,18 @@ from operator import sub
 import pytest
 from tests.conftest import write_tokens
 from tests.distributed.ranks import run_ranks
-from tests.promises.spread_runs import GPT2, OWN, QWEN2, train
+from tests.promises.spread_runs import GPT2, LLAMA, OWN, QWEN2, train
 
 TOLERANCE = 1e-5
-ALONE = {"gpt2": {}, "qwen2": {"model": QWEN2}, "own": {"model": OWN}}
+APART = {"windows": {"intra_document": True, "bos_token": 7}}  # one token in 61 is a 7
+ALONE = {
+    "gpt2": {},
+    "llama": {"model": LLAMA},
+    "qwen2": {"model": QWEN2},
+    "own": {"model": OWN},
+    "apart": APART,
+    "qwen2 apart": {"model": QWEN2, **APART},
+}
 TWO_RANKS = {
     "fsdp2": {},
     "ddp": {"distributed": {"strategy": "ddp"}},
@@ -25,6 +33,9 @@ TWO_RANKS = {
         }
     },
     "no accumulation": {"step_scheduler": {"local_batch_size": 4}},
+    "llama, fsdp2": {"model": LLAMA},
+    "llama, tp": {"model": LLAMA, "distributed": {"tp_size": 2, "activation_checkpointing": "selective"}},
+    "llama, cp": {"model": LLAMA, "distributed": {"cp_size": 2, "activation_checkpointing": True}},
     "qwen2, fsdp2": {"model": QWEN2},
     "qwen2, tp": {"model": QWEN2, "distributed": {"tp_size": 2}},
     "own, fsdp2": {"model": OWN, "distributed": {"activation_checkpointing": True}},
@@ -43,6 +54,16 @@ ROUGHLY = {
     "compiled, cp": {**EAGER, "distributed": {"cp_size": 2, "activation_checkpointing": True}},
     "compiled, tp": {**EAGER, "distributed": {"tp_size": 2}},
 }
+APART_ON_TWO_RANKS = {
+    "apart, fsdp2": {**APART, "distributed": {"activation_checkpointing": True}},
+    "apart, ddp": {**APART, "distributed": {"strategy": "ddp"}},
+    "apart, tp": {**APART, "distributed": {"tp_size": 2, "activation_checkpointing": "selective"}},
+    "apart, cp": {**APART, "distributed": {"cp_size": 2, "activation_checkpointing": True}},
+    "qwen2 apart, tp": {"model": QWEN2, **APART, "distributed": {"tp_size": 2}},
+    "qwen2 apart, cp": {"model": QWEN2, **APART, "distributed": {"cp_size": 2}},
+    "apart, compiled fsdp2": {**APART, **EAGER},
+    "apart, compiled cp": {**APART, **EAGER, "distributed": {"cp_size": 2, "activation_checkpointing": True}},
+}
 DROPOUT = {"model": {**GPT2, "dropout": 0.2}}
 WITH_DROPOUT = {
     "dropout, fsdp2": DROPOUT,
@@ -54,6 +75,7 @@ FOUR_RANKS = {
     "dp, tp": {"distributed": {"tp_size": 2}},
     "dp, cp": {"distributed": {"cp_size": 2, "activation_checkpointing": True}},
     "hsdp, tp": {"distributed": {"tp_size": 2, "dp_replicate_size": 2, "activation_checkpointing": True}},
+    "llama, cp, tp": {"model": LLAMA, "distributed": {"tp_size": 2, "cp_size": 2}},
     "qwen2, dp, tp": {"model": QWEN2, "distributed": {"tp_size": 2}},
     "qwen2, cp, tp": {"model": QWEN2, "distributed": {"tp_size": 2, "cp_size": 2}},
 }
@@ -99,6 +121,11 @@ def test_accumulation(data, alone):
 
 def test_two_ranks(data, alone):
     check_all(run_ranks(2, train, data, TWO_RANKS, timeout_s=400), alone)
+
+
+def test_documents_apart_on_two_ranks(data, alone):
+    check_all(run_ranks(2, train, data, APART_ON_TWO_RANKS, timeout_s=400), alone)
+    assert max(map(abs, map(sub, alone["apart"]["losses"], alone["gpt2"]["losses"]))) > 1e-3
 
 
 def test_half_precision_and_compiled_blocks_are_near(data, alone):

@@ -97,6 +97,34 @@ class TestNumbers:
         assert [run.tolist() for run in evaluate.token_runs(dataset, 1)] == [list(range(100, 109))]
 
 
+class TestDocumentsApart:
+    def test_a_run_is_scored_as_it_was_trained(self, tiny_training, tmp_path):
+        """The loss of ``eval`` is the run's own validation loss, and not that of attention across documents."""
+        apart = {"seq_len": 32, "intra_document": True, "bos_token": 7}
+        apart["_target_"] = "automodel_cli.data.nanogpt_dataset.NanogptDataset"
+        run = tiny_training.recipe(
+            dataset={**apart, "file_pattern": str(tiny_training.data / "train.bin"), "shuffle_files": True},
+            validation_dataset={**apart, "file_pattern": str(tiny_training.data / "val.bin")},
+            step_scheduler={"max_steps": 30},
+            precision="fp32",
+        )
+        result = run.run_train_validation_loop()
+
+        def scored(**settings):
+            output = str(tmp_path / "results.json")
+            settings |= {"checkpoint": str(result.checkpoint), "device": "cpu", "output": output}
+            return evaluate.run(EvaluateConfig(precision="fp32", **settings)).results
+
+        as_trained = scored()
+        assert as_trained["loss"] == pytest.approx(result.val_losses["default"], abs=1e-6)
+        assert as_trained["settings"]["intra_document"] is True
+        named = scored(data=(str(tiny_training.data / "val.bin"),))
+        assert named["loss"] == as_trained["loss"]
+        across = scored(intra_document=False)
+        assert abs(across["loss"] - as_trained["loss"]) > 1e-4
+        assert across["settings"]["intra_document"] is False
+
+
 class TestReport:
     def test_file_says_what_was_scored_how(self, tiny_run, tmp_path):
         progress = []

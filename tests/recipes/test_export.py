@@ -22,7 +22,10 @@ from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError
 from automodel_cli.models import hf
 from automodel_cli.models.gpt2 import build_gpt2_model
+from automodel_cli.models.llama import build_llama_model
 from automodel_cli.recipes import export
+
+KINDS = ["gpt2", "our llama", "our llama tied", "llama", "llama tied"]
 
 
 def tiny(kind: str):
@@ -42,11 +45,10 @@ def tiny(kind: str):
                 vocab_size=300, intermediate_size=16, num_local_experts=3, **sizes
             )
         else:
-            tied = kind == "llama tied"
-            config = transformers.LlamaConfig(
-                vocab_size=300, intermediate_size=40, tie_word_embeddings=tied, **sizes
-            )
-        model = hf.from_config(config)
+            tied = kind.endswith("tied")
+            sizes.update(vocab_size=300, intermediate_size=40, tie_word_embeddings=tied)
+            config = transformers.LlamaConfig(**sizes)
+        model = build_llama_model(**sizes) if kind.startswith("our") else hf.from_config(config)
     model.init_weights(0)
     return model.eval()
 
@@ -66,7 +68,7 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("save_format", ["safetensors", "torch_save"])
-@pytest.mark.parametrize("kind", ["gpt2", "gpt2 without biases", "llama", "llama tied", "mixtral"])
+@pytest.mark.parametrize("kind", [*KINDS, "gpt2 without biases", "mixtral"])
 def test_transformers_computes_the_same_logits(tmp_path, kind, save_format):
     model = tiny(kind)
     save(tmp_path / "run", model, save_format=save_format)
@@ -82,7 +84,7 @@ def test_transformers_computes_the_same_logits(tmp_path, kind, save_format):
     assert tokenizer.encode(text, add_special_tokens=False) == list(text.encode())
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "llama tied"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_same_tensors_as_the_copy_that_a_run_makes(tmp_path, kind):
     model = tiny(kind)
     step = save(tmp_path / "run", model, consolidate=True)

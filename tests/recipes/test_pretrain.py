@@ -1,5 +1,6 @@
 """The pretraining recipe as an object: what it logs, saves, skips, refuses, and takes from elsewhere."""
 
+import gzip
 import json
 import math
 import re
@@ -340,3 +341,54 @@ def test_ids_of_another_vocabulary_are_refused_for_given_weights(tiny_training, 
             *("--init_from", str(folder), "--model.vocab_size", "50257"),
             *("--dataset.file_pattern", str(corpus / "dataset.bin")),
         )
+
+
+def test_a_profile_changes_no_number(tiny_training):
+    """Losses, gradient norms and weights bit for bit; the trace lies in the run folder."""
+    tiny_training.recipe().run_train_validation_loop()
+    plain = {r["step"]: (r["loss"], r["grad_norm"]) for r in tiny_training.records()}
+    weights = tiny_training.weights(12)
+    recipe = tiny_training.recipe(fresh=True, profile=4)
+    recipe.run_train_validation_loop()
+    assert {r["step"]: (r["loss"], r["grad_norm"]) for r in tiny_training.records()} == plain
+    assert tiny_training.weights(12) == weights
+    (trace,) = (tiny_training.run / "profile").iterdir()
+    assert trace.name == "step_00000008_rank0.json.gz"
+    headings, *rows = recipe.tables[0]
+    assert headings[0] == "phase"
+    means = {row[0]: float(row[2]) for row in rows}
+    busy = (
+        "data wait",
+        "forward",
+        "backward",
+        "gradient norm, clip",
+        "optimizer",
+        "logging",
+        "validation",
+        "saving",
+    )
+    assert all(means[name] > 0 for name in busy), means
+    assert sum(means.values()) == pytest.approx(2 * means["an update"], abs=1)
+    assert means["the rest"] < means["an update"] / 5
+
+
+def test_a_profile_without_a_run_folder_is_written_here(tiny_training, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = tiny_training.recipe("--checkpoint.enabled", "false", profile=100)
+    recipe.run_train_validation_loop()
+    assert [path.name for path in (tmp_path / "profile").iterdir()] == ["step_00000012_rank0.json.gz"]
+    assert "the run ended after 8 of the 100 updates to profile" in recipe.said
+
+
+def test_each_of_two_processes_writes_its_trace(tiny_training):
+    """The option goes through the launcher; rank 0 tells, once, and training goes on."""
+    done = tiny_training.train("--nproc-per-node", "2", "--profile", "3")
+    assert done.returncode == 0, done.stderr
+    traces = sorted((tiny_training.run / "profile").iterdir())
+    assert [path.name for path in traces] == [f"step_00000007_rank{rank}.json.gz" for rank in (0, 1)]
+    for path in traces:
+        names = [event.get("name") for event in json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]]
+        assert names.count("automodel: optimizer") == 3
+        assert names.count("automodel: backward") == 3  # one micro-batch of four rows on each
+    assert done.stdout.count("profile of 3 updates, 5 to 7") == 1
+    assert max(tiny_training.losses()) == 12

@@ -1,10 +1,12 @@
 """Compiled models: the same numbers, and a way back where compilation fails."""
 
+import os
+
 import pytest
 import torch
 from torch import nn
 
-from automodel_cli.train.compiling import compile_model
+from automodel_cli.train.compiling import compile_model, shared_cache, use_cache
 
 
 class Double(nn.Module):
@@ -62,3 +64,15 @@ def test_a_working_backend_is_used():
     compile_model(model, on_failure=pytest.fail, backend=count)
     model(torch.ones(1, 3))
     assert len(seen) == 1
+
+
+def test_the_cache_is_the_users_unless_a_variable_says_where(monkeypatch, tmp_path):
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        monkeypatch.setenv(name, "")  # put back afterwards
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert shared_cache() == str(tmp_path / "automodel" / "compiled")
+    use_cache(str(tmp_path / "here"))
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "here")
+    assert shared_cache() is None
+    use_cache(None)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "here")

@@ -106,7 +106,7 @@ def check_fits(dataset: Any, model: CausalLM, *, what: str) -> None:
     if seq_len and model.max_seq_len and seq_len > model.max_seq_len:
         raise ConfigError(
             f"{what}.seq_len {seq_len} is longer than the model's context of {model.max_seq_len}",
-            f"lower {what}.seq_len or raise the model's n_positions",
+            f"lower {what}.seq_len or raise the model's n_positions (max_position_embeddings)",
         )
 
 

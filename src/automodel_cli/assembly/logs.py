@@ -1,15 +1,19 @@
-"""Where a run's numbers go: its metrics file, the console, Weights & Biases."""
+"""Where a run's numbers go: its metrics file, the console, Weights & Biases; and its profile."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from automodel_cli.assembly import facts
+from automodel_cli.assembly.voice import Voice
 from automodel_cli.config.load import to_yaml
 from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.distributed.world import World
 from automodel_cli.files import write_text
 from automodel_cli.metrics.log import MetricsLog, rewind
+from automodel_cli.metrics.profile import NoProfile, StepProfiler
 from automodel_cli.metrics.wandb_log import open_wandb
 
 
@@ -32,4 +36,27 @@ def open_logs(
         wandb=remote,
         console=say,
         remote_every_steps=cfg.step_scheduler.log_remote_every_steps,
+    )
+
+
+def open_profile(
+    updates: int | None,
+    run_folder: Path | None,
+    *,
+    world: World,
+    voice: Voice,
+    aside: Callable[[], AbstractContextManager[None]],
+) -> NoProfile:
+    """The profiler of ``updates`` updates; without a run folder its traces go to ``./profile``."""
+    if updates is None:
+        return NoProfile()
+    return StepProfiler(
+        updates,
+        folder=(run_folder or Path()) / "profile",
+        rank=world.rank,
+        device=world.device,
+        summarise=world.is_main,
+        say=voice.say,
+        columns=voice.columns,
+        aside=aside,
     )

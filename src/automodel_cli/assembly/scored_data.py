@@ -39,8 +39,21 @@ def trained_seq_len(trained_as: Mapping[str, Any]) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def open_named(name: str, seq_len: int, *, held_out: bool = True) -> ScoredData:
+def trained_documents(trained_as: Mapping[str, Any], wanted: bool | None = None) -> dict[str, Any]:
+    """Keywords of ``NanogptDataset`` that keep documents apart as in training, or as ``wanted``; {} for not at all."""
+    section = _section(trained_as, "dataset")
+    apart = section.get("intra_document") is True if wanted is None else wanted
+    bos_token = section.get("bos_token")
+    known = {} if bos_token is None else {"bos_token": bos_token}
+    return {"intra_document": True, **known} if apart else {}
+
+
+def open_named(
+    name: str, seq_len: int, *, held_out: bool = True, documents: Mapping[str, Any] | None = None
+) -> ScoredData:
     """All tokens of what a name means, in the order of the files; of a corpus folder with ``held_out`` its validation.
+
+    ``documents``, of ``trained_documents``, is for token files; Megatron's are read as one text.
 
     Raises:
         DataError: nothing there, or files that are damaged.
@@ -49,7 +62,7 @@ def open_named(name: str, seq_len: int, *, held_out: bool = True) -> ScoredData:
         return MegatronPretraining(
             {"validation": _prefixes(name)}, seq_len, splits_to_build="validation", order="file"
         )
-    return NanogptDataset(held_out_files(name) if held_out else name, seq_len)
+    return NanogptDataset(held_out_files(name) if held_out else name, seq_len, **(documents or {}))
 
 
 def _names_megatron_files(name: str) -> bool:
@@ -90,7 +103,13 @@ def held_out_files(name: str) -> str:
 # ------------------------------------------------------------------------- what the run validated on
 
 
-def validation_sets(checkpoint: Path, trained_as: Mapping[str, Any], seq_len: int) -> dict[str, ScoredData]:
+def validation_sets(
+    checkpoint: Path,
+    trained_as: Mapping[str, Any],
+    seq_len: int,
+    *,
+    documents: Mapping[str, Any] | None = None,
+) -> dict[str, ScoredData]:
     """What the run validated on, else the validation split of the corpus it was trained on.
 
     Raises:
@@ -99,7 +118,7 @@ def validation_sets(checkpoint: Path, trained_as: Mapping[str, Any], seq_len: in
     megatron = _megatron_sets(checkpoint, trained_as, seq_len)
     if megatron:
         return megatron
-    return {name: open_named(name, seq_len) for name in validation_data(trained_as)}
+    return {name: open_named(name, seq_len, documents=documents) for name in validation_data(trained_as)}
 
 
 def _megatron_sets(checkpoint: Path, trained_as: Mapping[str, Any], seq_len: int) -> dict[str, ScoredData]:

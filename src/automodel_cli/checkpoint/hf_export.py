@@ -23,8 +23,9 @@ from automodel_cli.checkpoint.step_files import StepReader, StepWriter
 from automodel_cli.checkpoint.storage import storage_of
 from automodel_cli.errors import CheckpointError
 from automodel_cli.files import fsync_folder, publish
-from automodel_cli.models import gpt2, hf
+from automodel_cli.models import hf
 from automodel_cli.models.build import build_from_config
+from automodel_cli.models.families import FAMILIES, Family, family_of
 
 # (files checked, files in all, the file that is read)
 Progress = Callable[[int, int, str], None]
@@ -32,7 +33,7 @@ Progress = Callable[[int, int, str], None]
 
 def has_format(model_config: Mapping[str, Any]) -> bool:
     """Whether a model of this configuration can be written as a Hugging Face folder."""
-    return model_config.get("family") in ("gpt2", "hf")
+    return model_config.get("family") in (*FAMILIES, "hf")
 
 
 def export(
@@ -80,13 +81,13 @@ def write(
     if not has_format(config):
         raise CheckpointError(
             f"{reader.folder}: a model of family {config.get('family')} has no Hugging Face format",
-            "GPT-2 and the causal language models of transformers have one",
+            "GPT-2, Llama and the causal language models of transformers have one",
         )
     source = _Source(reader)
-    model = build_from_config(config, is_meta_device=True)
-    if isinstance(model, gpt2.GPT2):
+    model: Any = build_from_config(config, is_meta_device=True)
+    if (family := family_of(model)) is not None:
         writer.write_json(hf_format.join(below, "config.json"), model.hf_config())
-        hf_format.write_entries(_gpt2_entries(model, source), writer, below)
+        hf_format.write_entries(_own_entries(model, FAMILIES[family], source), writer, below)
     else:
         assert isinstance(model, hf.HFCausalLM)
         _write_transformers(model, source, writer, below)
@@ -116,7 +117,7 @@ class _Source:
         return stored
 
 
-def _gpt2_entries(model: gpt2.GPT2, source: _Source) -> dict[str, Entry]:
+def _own_entries(model: Any, family: Family, source: _Source) -> dict[str, Entry]:
     names = {theirs: ours for ours, theirs in model.hf_names().items()}
 
     def entry(name: str, shape: torch.Tensor) -> Entry:
@@ -124,10 +125,10 @@ def _gpt2_entries(model: gpt2.GPT2, source: _Source) -> dict[str, Entry]:
             return Entry.of(shape)
         ours = names[name]
         return Entry(
-            source.dtype(ours), shape.shape, lambda: gpt2.to_hf_tensor(model, ours, source.read(ours))
+            source.dtype(ours), shape.shape, lambda: family.to_hf_tensor(model, ours, source.read(ours))
         )
 
-    return {name: entry(name, shape) for name, shape in gpt2.to_hf_state(model).items()}
+    return {name: entry(name, shape) for name, shape in family.to_hf_state(model).items()}
 
 
 def _write_transformers(model: hf.HFCausalLM, source: _Source, writer: StepWriter, below: str) -> None:

@@ -4,9 +4,9 @@
     model.safetensors                  or model-00001-of-0000N.safetensors with model.safetensors.index.json
     tokenizer.json, tokenizer_config.json, automodel_tokenizer.json, ...
 
-GPT-2 goes through the name and layout mapping of :mod:`automodel_cli.models.gpt2` (logical vocabulary,
-transposed matrices). Other transformers models are written and read by transformers itself, whose names on
-disk need not be those in memory.
+GPT-2 and Llama go through the name and layout mappings of :mod:`automodel_cli.models.gpt2` and ``.llama`` (logical
+vocabulary; GPT-2 also transposed matrices). Other transformers models are written and read by transformers itself,
+whose names on disk need not be those in memory.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from automodel_cli import files
 from automodel_cli.checkpoint import hf_shards, hf_tokenizer, layout, sharded
 from automodel_cli.checkpoint.step_files import StepWriter
 from automodel_cli.errors import CheckpointError
-from automodel_cli.models import gpt2, hf
+from automodel_cli.models import gpt2, hf, llama
+from automodel_cli.models.families import FAMILIES, Family, family_of
 from automodel_cli.models.initialise import copy_whole
 from automodel_cli.models.interface import CausalLM
 
@@ -37,7 +38,7 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 def has_format(model: torch.nn.Module) -> bool:
     """Whether ``model`` can be written as a Hugging Face folder."""
-    return isinstance(model, gpt2.GPT2 | hf.HFCausalLM)
+    return family_of(model) is not None or isinstance(model, hf.HFCausalLM)
 
 
 # ---------------------------------------------------------------------------------------------- out
@@ -62,7 +63,7 @@ def save_hf(model: CausalLM, folder: Path | str, tokenizer_folder: Path | None =
 
 
 def write_hf(
-    model: torch.nn.Module,
+    model: Any,
     writer: StepWriter,
     below: str,
     tokenizer_folder: Path | None = None,
@@ -74,9 +75,9 @@ def write_hf(
     Raises:
         CheckpointError: the model has no such format.
     """
-    if isinstance(model, gpt2.GPT2):
+    if (family := family_of(model)) is not None:
         writer.write_json(join(below, "config.json"), model.hf_config())
-        tensors = gpt2.to_hf_state(model)
+        tensors = FAMILIES[family].to_hf_state(model)
         write_entries({name: Entry.of(tensor) for name, tensor in tensors.items()}, writer, below)
     elif isinstance(model, hf.HFCausalLM):
         model.hf.save_pretrained(writer.folder / below, max_shard_size=MAX_FILE_BYTES)
@@ -84,7 +85,7 @@ def write_hf(
     else:
         raise CheckpointError(
             f"{type(model).__name__} has no Hugging Face format",
-            "GPT-2 and the causal language models of transformers have one",
+            "GPT-2, Llama and the causal language models of transformers have one",
         )
     write_tokenizer(tokenizer_folder, writer, below, say=say)
 
@@ -255,17 +256,18 @@ def load_model(folder: Path | str) -> CausalLM:
     folder = Path(folder)
     config = read_config(folder)
     weight_files(folder)  # refuses pickles before transformers sees the folder
-    if config["model_type"] == "gpt2" and (arguments := _gpt2_arguments(config)) is not None:
-        model = gpt2.build_gpt2_model(**arguments)
-        gpt2.from_hf_state(model, load_hf(folder)[1])
+    family = FAMILIES.get(config["model_type"])
+    if family is not None and (arguments := _own_arguments(family, config)) is not None:
+        model = family.build(**arguments)
+        _fill(model, folder, config)
         return model
     return hf.from_pretrained(str(folder))
 
 
-def _gpt2_arguments(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Keywords of our GPT-2, or None for a variant that only transformers has."""
+def _own_arguments(family: Family, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Keywords of a builder of ours, or None for a variant that only transformers has."""
     try:
-        return gpt2.config_from_hf(config)
+        return family.config_from_hf(config)
     except CheckpointError:
         return None
 
@@ -279,14 +281,13 @@ def load_into(model: CausalLM, folder: Path | str) -> None:
     folder = Path(folder)
     config = read_config(folder)
     weight_files(folder)
-    if isinstance(model, gpt2.GPT2):
-        if config["model_type"] != "gpt2":
+    if (family := family_of(model)) is not None:
+        if config["model_type"] != family:
             raise CheckpointError(
-                f"{folder} holds a {config['model_type']} model, this run has GPT-2",
+                f"{folder} holds a {config['model_type']} model, this run has {FAMILIES[family].title}",
                 "use transformers.AutoModelForCausalLM.from_pretrained as the model's _target_",
             )
-        gpt2.config_from_hf(config)  # refuses variants whose weights would mean something else
-        gpt2.from_hf_state(model, _without_zero_biases(model, load_hf(folder)[1]))
+        _fill(model, folder, config)
     elif isinstance(model, hf.HFCausalLM):
         if not hf_shards.load_pieces(_weights_and_buffers(model), weight_files(folder)):
             _copy_state(hf.from_pretrained(str(folder)), model, folder)
@@ -294,6 +295,23 @@ def load_into(model: CausalLM, folder: Path | str) -> None:
         raise CheckpointError(
             f"{type(model).__name__} cannot take weights from a Hugging Face folder",
             "load them in the model's own builder",
+        )
+
+
+def _fill(model: CausalLM, folder: Path, config: Mapping[str, Any]) -> None:
+    """Fill a model of ours with the weights of a folder of its own kind."""
+    if isinstance(model, gpt2.GPT2):
+        gpt2.config_from_hf(config)  # refuses variants whose weights would mean something else
+        gpt2.from_hf_state(model, _without_zero_biases(model, load_hf(folder)[1]))
+        return
+    assert isinstance(model, llama.Llama)
+    llama.check_same_function(model, config)
+    names = model.hf_names()
+    targets = {names[name]: parameter for name, parameter in model.named_parameters()}
+    if not hf_shards.load_pieces(targets, weight_files(folder), rows=llama.logical_rows(model)):
+        raise CheckpointError(
+            f"{folder} lacks weights of a Llama with a head, such as {min(targets)}",
+            "save it with transformers' LlamaForCausalLM",
         )
 
 

@@ -14,10 +14,13 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from automodel_cli.errors import CheckpointError
 
 
-def load_pieces(targets: Mapping[str, torch.Tensor], files: Sequence[Path]) -> bool:
+def load_pieces(
+    targets: Mapping[str, torch.Tensor], files: Sequence[Path], *, rows: Mapping[str, int] | None = None
+) -> bool:
     """Fill ``targets`` (by their names in the files) from safetensors; False, and nothing done, if names differ.
 
     Of a distributed tensor this rank's rows and columns are read, the rest of the file is not. Values are cast.
+    ``rows``: how many rows a file has of those tensors that go on with rows of zeros here (vocabulary padding).
 
     Raises:
         CheckpointError: a tensor has another shape, or a file cannot be read.
@@ -29,7 +32,7 @@ def load_pieces(targets: Mapping[str, torch.Tensor], files: Sequence[Path]) -> b
         with _opened(path) as handle:
             for name, target in targets.items():
                 if places[name] == path:
-                    _fill(target, handle.get_slice(name), name, path)
+                    _fill(target, handle.get_slice(name), name, path, (rows or {}).get(name))
     return True
 
 
@@ -50,17 +53,27 @@ def _opened(path: Path) -> Any:
 
 
 @torch.no_grad()
-def _fill(target: torch.Tensor, stored: Any, name: str, path: Path) -> None:
-    if tuple(stored.get_shape()) != tuple(target.shape):
+def _fill(target: torch.Tensor, stored: Any, name: str, path: Path, rows: int | None) -> None:
+    expected = tuple(target.shape) if rows is None else (rows, *target.shape[1:])
+    if tuple(stored.get_shape()) != expected:
         raise CheckpointError(
-            f"{path}: {name} has shape {tuple(stored.get_shape())}, expected {tuple(target.shape)}",
+            f"{path}: {name} has shape {tuple(stored.get_shape())}, expected {expected}",
             "build the model with the sizes in the folder's config.json",
         )
     if not isinstance(target, DTensor):
-        target.copy_(stored[:] if target.dim() else stored[()])
+        if rows is not None:
+            target[rows:].zero_()
+        target[:rows].copy_(stored[:]) if target.dim() else target.copy_(stored[()])
         return
     shape, offset = compute_local_shape_and_global_offset(target.shape, target.device_mesh, target.placements)
     if 0 in shape:  # fewer rows than ranks: this one has none
         return
-    piece = tuple(slice(start, start + size) for start, size in zip(offset, shape, strict=True))
-    target.to_local().copy_(stored[piece])
+    piece = [slice(start, start + size) for start, size in zip(offset, shape, strict=True)]
+    local = target.to_local()
+    if rows is not None:
+        there = min(piece[0].stop, rows) - piece[0].start  # rows of this piece that are in the file
+        local[max(there, 0) :].zero_()
+        if there <= 0:
+            return
+        piece[0], local = slice(piece[0].start, piece[0].start + there), local[:there]
+    local.copy_(stored[tuple(piece)])

@@ -43,6 +43,10 @@ def evaluate(
     seq_len: Annotated[
         int | None, typer.Option(help="Window length (default: as trained).", rich_help_panel=_FILES)
     ] = None,
+    intra_document: Annotated[
+        bool | None,
+        typer.Option(help="Attention within documents only (default: as trained).", rich_help_panel=_FILES),
+    ] = None,
     limit_batches: Annotated[
         int | None, typer.Option(help="Batches to score at most.", rich_help_panel=_FILES)
     ] = None,
@@ -119,7 +123,13 @@ def evaluate(
         "precision": precision,
         "device": device,
     }
-    of_files = {"data": data or None, "seq_len": seq_len, "limit_batches": limit_batches, "bigram": bigram}
+    of_files = {
+        "data": data or None,
+        "seq_len": seq_len,
+        "intra_document": intra_document,
+        "limit_batches": limit_batches,
+        "bigram": bigram,
+    }
     of_tasks = {
         "tasks": tasks or None,
         "harness": harness or None,

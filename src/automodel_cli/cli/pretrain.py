@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -49,6 +49,15 @@ def pretrain(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Move an earlier run in the run folder aside and start over.")
     ] = False,
+    profile: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Profile N updates after the first four: where their time goes, and a trace.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan (sizes, steps, memory, data) and stop.")
     ] = False,
@@ -68,7 +77,7 @@ def pretrain(
     invocation = context.obj if isinstance(context.obj, Invocation) else Invocation(())
     if invocation.wants_processes and not dry_run and (code := _launch(cfg, invocation, fresh)) is not None:
         return code
-    return _run(cfg, fresh=fresh, dry_run=dry_run, trust=tuple(trust or ()))
+    return _run(cfg, fresh=fresh, dry_run=dry_run, trust=tuple(trust or ()), profile=profile)
 
 
 def file_and_overrides(config: Path | None, tokens: list[str]) -> tuple[Path | None, list[str]]:
@@ -84,14 +93,14 @@ def file_and_overrides(config: Path | None, tokens: list[str]) -> tuple[Path | N
     return config, tokens
 
 
-def _run(cfg: PretrainConfig, *, fresh: bool, dry_run: bool, trust: tuple[str, ...]) -> int:
+def _run(cfg: PretrainConfig, *, fresh: bool, **more: Any) -> int:
     from automodel_cli.recipes import pretrain as recipe
 
     fresh = fresh and not worker.is_started_again()
     if worker.rank() > 0:
-        return recipe.run(cfg, fresh=fresh, dry_run=dry_run, trust=trust)
+        return recipe.run(cfg, fresh=fresh, **more)
     with console.voice("training", lines_tell_progress=True) as voice:
-        return recipe.run(cfg, fresh=fresh, dry_run=dry_run, trust=trust, voice=voice)
+        return recipe.run(cfg, fresh=fresh, voice=voice, **more)
 
 
 def _launch(cfg: PretrainConfig, invocation: Invocation, fresh: bool) -> int | None:

@@ -92,6 +92,7 @@ ROLES: dict[str, Role] = {
             "a model builder",
             ours=(
                 "automodel_cli.models.gpt2.build_gpt2_model",
+                "automodel_cli.models.llama.build_llama_model",
                 "automodel_cli.models.hf.from_config",
                 "automodel_cli.models.hf.from_pretrained",
             ),

@@ -78,7 +78,7 @@ class PretrainConfig(Section):
     precision: Precision = "auto"
     """Compute in bf16, fp16 or fp32; auto: bf16 where the hardware has it. Weights are stored in fp32."""
     residual_precision: Annotated[Literal["auto", "bf16", "fp32"], BeforeValidator(short_dtype)] = "auto"
-    """The stream between blocks in bf16 or fp32, where products are in bf16; auto: fp32."""
+    """The stream between blocks, where products are in bf16: bf16 or fp32; auto: bf16 on CUDA, fp32 on a CPU."""
     device: Device = "auto"
     """Where to train: auto, cpu, cuda, mps."""
     init_from: str | None = None
@@ -250,6 +250,8 @@ class EvaluateConfig(Section):
     """Sequences scored at once."""
     seq_len: Count | None = None
     """Length of a window; null: the length the model was trained on."""
+    intra_document: bool | None = None
+    """Attention stays within documents of token files; null: as `dataset.intra_document` was in training."""
     limit_batches: Count | None = None
     """Batches to score at most, for each entry of `data`; null: all."""
     output: str | None = None

@@ -42,7 +42,8 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
         seq_len: tokens a window is trained on, T.
         shuffle_files: permute all windows, anew each epoch. (The name is the one that configurations have.)
         align_to_bos: windows begin where documents begin.
-        intra_document: attention does not leave a token's own document, and positions count from its beginning.
+        intra_document: attention does not leave a token's own document, and positions count from its beginning
+            (from the row's, where the document began before).
         bos_token: the id between documents; from the manifest where there is one.
         seed: of the shuffle.
         mmap: false for file systems that cannot map files; auto finds out.
@@ -210,11 +211,16 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
         self.gather(self.locate(sample_numbers), out)
 
     def __getitem__(self, sample_number: int) -> dict[str, torch.Tensor]:
-        """``input_ids`` and ``labels``, int64 ``[T]``, of one sample; numbers from W on are later epochs."""
+        """One sample's ``input_ids`` and ``labels``, int64 ``[T]``; numbers from W on are later epochs.
+
+        With ``intra_document`` also ``position_ids`` and ``segment_ids``.
+        """
         if sample_number < 0:
             raise IndexError(f"sample number {sample_number}: they count from 0")
         out = np.empty((1, self.seq_len + 1), dtype=np.int64)
         self.fill(np.array([sample_number]), out)
+        if self.labelled:
+            return {name: rows[0] for name, rows in vars(self.make_batch(out)).items()}
         window = torch.from_numpy(out[0])
         return {"input_ids": window[:-1], "labels": window[1:]}
 

@@ -41,6 +41,9 @@ class Tokens:
         self.tp, self.tp_rank = world.axis_size("tp"), world.axis_rank("tp")
         self.cp_group = world.mesh.get_group("cp") if world.mesh is not None else None
         self.whole: Batch | None = None
+        self._apart: dict[
+            int, Tensor
+        ] = {}  # the masks of a batch with segments, by chunk; of whole rows at 0
 
     def follow(self, model: nn.Module) -> None:
         """Know, while ``model`` runs, which batch it runs on."""
@@ -50,19 +53,30 @@ class Tokens:
             assert isinstance(batch, PartOfBatch), (
                 "the model is spread over tokens: pass Parallel.part(batch)"
             )
-            self.whole = batch.whole
+            assert batch.whole is not None
+            self.see(batch.whole)
 
         model.register_forward_pre_hook(look, prepend=True)
+
+    def see(self, whole: Batch) -> None:
+        """The batch that attention is about to work on. Masks within segments are made here, once for all layers."""
+        self.whole, self._apart = whole, {}
+        if whole.segment_ids is not None:
+            numbers = (0,) if self.cp == 1 else self.chunk_numbers()
+            self._apart = {number: self._mask_within(whole.segment_ids, number) for number in numbers}
 
     # ------------------------------------------------------------------------------------------- tokens
 
     def part(self, batch: Batch) -> Batch:
-        """This rank's tokens, with the positions they have in their rows."""
+        """This rank's tokens, with the positions they have in their rows.
+
+        Segments stay with the whole batch: masks come from ``attending``, and the model should make none.
+        """
         whole = self._padded(batch)
         own = {
             name: self.own(self.of_cp_rank(tensor))
             for name, tensor in vars(whole).items()
-            if tensor is not None
+            if tensor is not None and name != "segment_ids"
         }
         return PartOfBatch(whole=whole, **own)
 
@@ -110,13 +124,13 @@ class Tokens:
             queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tensor | None, dropout: float
         ) -> Tensor:
             if self.cp == 1:
-                return attend(queries, keys, values, mask=self._row_mask(queries.device), dropout=dropout)
+                return attend(queries, keys, values, mask=self._apart.get(0), dropout=dropout)
             keys, values = self._all_chunks(keys), self._all_chunks(values)
             chunk = queries.shape[2] // 2
             mixed = []
             for number, mine in zip(self.chunk_numbers(), queries.split(chunk, dim=2), strict=True):
                 seen = (number + 1) * chunk
-                bias = self._chunk_mask(number, chunk, queries.device)
+                bias = self._apart[number] if self._apart else _causal(number, chunk, queries.device)
                 mixed.append(attend(mine, keys[:, :, :seen], values[:, :, :seen], mask=bias, dropout=dropout))
             return torch.cat(mixed, dim=2)
 
@@ -128,24 +142,20 @@ class Tokens:
         chunks = gather(own, 2, self.cp_group).chunk(2 * self.cp, dim=2)  # 0, 2cp-1, 1, 2cp-2, ...
         return torch.cat([*chunks[0::2], *reversed(chunks[1::2])], dim=2)
 
-    def _row_mask(self, device: torch.device) -> Tensor | None:
-        """Whole rows: causal (None), within each segment where the batch has those."""
-        assert self.whole is not None
-        if self.whole.segment_ids is None:
-            return None
-        segments = self.whole.segment_ids.to(device)
-        tokens = segments.shape[1]
-        causal = torch.ones(tokens, tokens, dtype=torch.bool, device=device).tril()
-        return causal & (segments[:, None, :, None] == segments[:, None, None, :])
+    def _mask_within(self, segment_ids: Tensor, number: int) -> Tensor:
+        """What the queries of one chunk may see of the keys up to its end: bool ``[B, 1, c, (number + 1) c]``.
 
-    def _chunk_mask(self, number: int, chunk: int, device: torch.device) -> Any:
-        """What the queries of one chunk may see of the keys up to its end: ``[1 or B, 1, c, (number + 1) c]``."""
-        assert self.whole is not None
+        With one cp rank the chunk is the row. A dense mask: T^2 / (2 cp) bytes a row at most, and no flash kernel.
+        """
+        chunk = segment_ids.shape[1] // (1 if self.cp == 1 else 2 * self.cp)
         first, seen = number * chunk, (number + 1) * chunk
-        if self.whole.segment_ids is None and device.type == "cuda":
-            return causal_lower_right(chunk, seen)  # a mask that the flash kernel knows, and nobody stores
-        causal = torch.ones(chunk, seen, dtype=torch.bool, device=device).tril(first)[None, None]
-        if self.whole.segment_ids is None:
-            return causal
-        segments = self.whole.segment_ids.to(device)
-        return causal & (segments[:, None, first:seen, None] == segments[:, None, None, :seen])
+        causal = torch.ones(chunk, seen, dtype=torch.bool, device=segment_ids.device).tril(first)
+        return causal & (segment_ids[:, None, first:seen, None] == segment_ids[:, None, None, :seen])
+
+
+def _causal(number: int, chunk: int, device: torch.device) -> Any:
+    """What the queries of chunk ``number`` may see of the keys up to its end: ``[1, 1, c, (number + 1) c]``."""
+    first, seen = number * chunk, (number + 1) * chunk
+    if device.type == "cuda":
+        return causal_lower_right(chunk, seen)  # a mask that the flash kernel knows, and nobody stores
+    return torch.ones(chunk, seen, dtype=torch.bool, device=device).tril(first)[None, None]

@@ -19,7 +19,10 @@ _MATMULS = (
     torch.ops.aten.linear.default,
     torch.ops.aten._scaled_mm.default,
 )
-_ATTENTION = ("scaled_dot_product", "_flash_attention", "_efficient_attention", "cudnn_attention")
+_ATTENTION = (
+    *("scaled_dot_product", "_flash_attention", "_efficient_attention", "cudnn_attention"),
+    "flex_attention",  # only where a block is compiled as a whole; compiled alone, it is computed again
+)
 
 
 def recompute(block: nn.Module, how: str, *, random: bool) -> None:

@@ -11,7 +11,6 @@ Shapes: B rows, T tokens, H heads, K head dim.
 from __future__ import annotations
 
 import contextlib
-import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -31,8 +30,8 @@ _BACKENDS = {
 _PACKAGED = {"fa3": "FA3", "fa4": "FA4"}  # our name -> the name in torch.nn.attention's registry
 KERNELS = (*_BACKENDS, *_PACKAGED)
 
-_PROBE_ROWS = 8  # enough to fill a GPU, and a probe of all kernels stays below a second
-_WARM_UP, _TIMED = 3, 7
+_PROBE_TOKENS = 65_536  # enough to fill a GPU; with fewer, launching is what would be timed
+_WARM_UP, _TIMED, _IN_A_ROW = 2, 6, 3
 _WORTH = 0.97  # a kernel other than flash must be this much faster
 
 
@@ -102,7 +101,8 @@ def probe(
 
     ``math`` is not timed: it would need T x T memory, and nothing is left when even that is the fastest.
     """
-    queries = _like_a_layers(device, min(rows, _PROBE_ROWS), heads, tokens, head_width, dtype)
+    rows = max(1, min(rows, _PROBE_TOKENS // tokens))
+    queries = _like_a_layers(device, rows, heads, tokens, head_width, dtype)
     times: dict[str, float | None] = {}
     for name in ("cudnn", "flash", "efficient"):
         times[name] = _time_ms(name, *queries)
@@ -141,7 +141,10 @@ def _like_a_layers(
 
 
 def _time_ms(kernel: str, queries: Tensor, keys: Tensor, values: Tensor) -> float | None:
-    """Median time of forward and backward in this kernel alone; None where it has none for these shapes."""
+    """Time of forward and backward in this kernel alone, the shortest seen; None where it has none for these shapes.
+
+    The shortest, because whatever else the device does can only add to it.
+    """
     backend = _BACKENDS["flash" if kernel in _PACKAGED else kernel]
     times = []
     try:
@@ -149,11 +152,12 @@ def _time_ms(kernel: str, queries: Tensor, keys: Tensor, values: Tensor) -> floa
             for _ in range(_WARM_UP + _TIMED):
                 start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
                 start.record()
-                mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
-                torch.autograd.grad(mixed, (queries, keys, values), mixed)
+                for _ in range(_IN_A_ROW):
+                    mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+                    torch.autograd.grad(mixed, (queries, keys, values), mixed)
                 end.record()
                 end.synchronize()
-                times.append(start.elapsed_time(end))
+                times.append(start.elapsed_time(end) / _IN_A_ROW)
     except RuntimeError:  # "no available kernel", or cuDNN has no plan
         return None
-    return statistics.median(times[_WARM_UP:])
+    return min(times[_WARM_UP:])

@@ -7,7 +7,7 @@ from typing import Any
 
 from automodel_cli.errors import CheckpointError
 from automodel_cli.models import hf
-from automodel_cli.models.gpt2 import build_gpt2_model
+from automodel_cli.models.families import FAMILIES
 from automodel_cli.models.interface import CausalLM
 
 
@@ -19,8 +19,8 @@ def build_from_config(config: Mapping[str, Any], *, is_meta_device: bool = False
     """
     arguments = dict(config)
     family = arguments.pop("family", None)
-    if family == "gpt2":
-        return build_gpt2_model(**arguments, is_meta_device=is_meta_device)
+    if family in FAMILIES:
+        return FAMILIES[family].build(**arguments, is_meta_device=is_meta_device)
     if family == "hf":
         return hf.rebuild(arguments, is_meta_device=is_meta_device)
     raise CheckpointError(

@@ -54,7 +54,7 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(width, eps=NORM_EPS, bias=bias)
         self.mlp = MLP(width, bias=bias, dropout=dropout, approximate=_GELU_APPROXIMATION[activation])
 
-    def forward(self, x: Tensor, *, mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, *, mask: Any = None, cache: KVCache | None = None) -> Tensor:
         x = x + self.attn(self.ln_1(x), mask=mask, cache=cache)
         return x + self.mlp(self.ln_2(x))
 
@@ -119,6 +119,7 @@ class GPT2(CausalLM):
             segment_ids=batch.segment_ids,
             left_padding=None if cache is None else cache.left_padding,
             device=x.device,
+            dropout=self.config["dropout"] if self.training else 0.0,
         )
         for block in self.h:
             x = block(x, mask=mask, cache=cache)

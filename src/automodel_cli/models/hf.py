@@ -19,12 +19,14 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from automodel_cli.batch import Batch
 from automodel_cli.errors import CheckpointError, ConfigError
 from automodel_cli.models.attention_kernels import kernel_preferred
+from automodel_cli.models.document_attention import dense_mask, document_mask
 from automodel_cli.models.foreign import ForeignCausalLM, loss_from_logits, role_of
-from automodel_cli.models.hf_attention import SpreadAttention
+from automodel_cli.models.hf_attention import ANSWERED, SpreadAttention, attend_blocks_ourselves
 from automodel_cli.models.hf_cache import roomy_cache
 from automodel_cli.models.initialise import DrawOnCPU, children_first, derive_seed
 from automodel_cli.models.interface import Attend, CausalLM, HeadLoss, Role
@@ -69,7 +71,10 @@ class HFCausalLM(CausalLM):
         self.attn_implementation = hf.config._attn_implementation
         self.attention: SpreadAttention | None = None
         self.kernel: str | None = None
+        self.dropout = max(_dropouts(hf.config).values(), default=0.0)  # the largest of all kinds
+        self.takes_blocks = _is_listed(hf) and self.attn_implementation in ANSWERED
         self.notes = _notes(hf, self.direct_head)
+        attend_blocks_ourselves()
 
     def forward(
         self, batch: Batch, *, head_loss: HeadLoss | None = None, cache: KVCache | None = None
@@ -98,6 +103,9 @@ class HFCausalLM(CausalLM):
             self._add_cache(inputs, batch, cache)
         if batch.position_ids is not None:
             inputs["position_ids"] = batch.position_ids
+            if batch.segment_ids is None and cache is None:
+                # Without any mask transformers would take positions that begin anew for documents to keep apart.
+                inputs["attention_mask"] = torch.ones_like(batch.input_ids)
         if batch.segment_ids is not None and self.attention is None:
             inputs["attention_mask"] = self._segment_mask(batch.segment_ids)
         return inputs
@@ -114,19 +122,42 @@ class HFCausalLM(CausalLM):
             inputs["attention_mask"] = (places >= cache.left_padding[:, None]).long()  # [B, S]
             inputs["position_ids"] = cache.positions(tokens, device)
 
-    def _segment_mask(self, segment_ids: Tensor) -> Tensor:
-        """``[B, 1, T, T]``: 0 where a token may look, the lowest number elsewhere (what HF adds to the scores)."""
-        implementation = self.attn_implementation
-        if implementation not in ("sdpa", "eager"):
+    def _segment_mask(self, segment_ids: Tensor) -> Any:
+        """Attention within segments, as this model takes it: blocks, or bool ``[B, 1, T, T]``; for eager the same as
+        numbers that are added to the scores (0, or the lowest one).
+
+        Raises:
+            ConfigError: this implementation takes no such mask, or the model has a mask of its own kind.
+        """
+        self._refuse_windows(segment_ids.shape[1])
+        if self.attn_implementation == "eager":
+            allowed = dense_mask(segment_ids)
+            added = torch.zeros(allowed.shape, dtype=self.hf.dtype, device=allowed.device)
+            return added.masked_fill(~allowed, torch.finfo(added.dtype).min)
+        if self.takes_blocks:
+            mask = document_mask(segment_ids, dropout=self.dropout if self.training else 0.0)
+        else:
+            mask = dense_mask(segment_ids)
+        if isinstance(mask, BlockMask):
+            mask.ndim = 4  # type: ignore[attr-defined]  # transformers' GPT-2 asks before it looks what it is
+        elif self.attn_implementation != "sdpa":
             raise ConfigError(
-                f"documents in one row cannot be kept apart with attn_implementation {implementation!r}",
+                f"documents in one row cannot be kept apart with attn_implementation {self.attn_implementation!r}",
                 "use attn_implementation: sdpa",
             )
-        tokens = segment_ids.shape[1]
-        causal = torch.ones(tokens, tokens, dtype=torch.bool, device=segment_ids.device).tril()
-        allowed = causal & (segment_ids[:, None, :, None] == segment_ids[:, None, None, :])
-        mask = torch.zeros(allowed.shape, dtype=self.hf.dtype, device=allowed.device)
-        return mask.masked_fill(~allowed, torch.finfo(mask.dtype).min)
+        return mask
+
+    def _refuse_windows(self, tokens: int) -> None:
+        """A mask given from outside replaces the one that limits how far back a layer looks."""
+        text = self.hf.config.get_text_config()
+        for name in ("sliding_window", "attention_chunk_size"):
+            width = getattr(text, name, None)
+            if width is not None and width < tokens:
+                raise ConfigError(
+                    f"{type(self.hf).__name__} looks back {width} tokens ({name}), which cannot be combined with "
+                    f"documents kept apart in rows of {tokens}",
+                    f"set seq_len to at most {width}, or train with intra_document: false",
+                )
 
     def attention_shape(self) -> tuple[int, int] | None:
         text = self.hf.config.get_text_config()
@@ -392,11 +423,15 @@ def _remember(cache: KVCache | None, outputs: Any, batch: Batch) -> None:
         cache.foreign, cache.length = outputs.past_key_values, cache.length + batch.input_ids.shape[1]
 
 
+def _is_listed(hf: transformers.PreTrainedModel) -> bool:
+    """A family whose head and masks a test has seen to be handled as we think, run by transformers' own code."""
+    return hf.config.model_type in DIRECT_HEADS and type(hf).__module__.startswith("transformers.")
+
+
 def _has_direct_head(hf: transformers.PreTrainedModel) -> bool:
     """Whether logits are hidden @ W^T and nothing else: a listed family, run by transformers' own code."""
     head = hf.get_output_embeddings()
-    listed = hf.config.model_type in DIRECT_HEADS and type(hf).__module__.startswith("transformers.")
-    return listed and isinstance(head, nn.Linear) and head.bias is None and hf.base_model is not hf
+    return _is_listed(hf) and isinstance(head, nn.Linear) and head.bias is None and hf.base_model is not hf
 
 
 def _is_linear(block: nn.Module, name: str) -> bool:

@@ -3,22 +3,61 @@
 Shapes: B rows, T tokens, H query heads, G key-value heads, K head dim.
 
 transformers looks its attention up by name, so a function of ours needs a name and a model that asks for it. Masks are
-then ours too: a name that transformers does not know gets none.
+then ours too: a name that transformers does not know gets none. Masks in blocks (``document_attention``) are answered
+by ours under transformers' own names.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from automodel_cli.errors import ConfigError
+from automodel_cli.models.document_attention import attend_blocks
 from automodel_cli.models.interface import Attend
 
 _NAME = "automodel_spread"
+ANSWERED = ("sdpa", "flex_attention")  # names under which a BlockMask is answered by us
+
+
+def attend_blocks_ourselves() -> None:
+    """Answer a ``BlockMask`` under the names in ``ANSWERED``; all else is as it was.
+
+    For every model of this process: transformers has one function a name.
+    """
+    for name in ANSWERED:
+        theirs = transformers.AttentionInterface._global_mapping[name]
+        if not hasattr(theirs, "answers_blocks"):
+            transformers.AttentionInterface.register(name, _answering_blocks(theirs))
+
+
+def _answering_blocks(theirs: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(theirs)
+    def attention(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | BlockMask | None,
+        dropout: float = 0.0,
+        scaling: float | None = None,
+        **options: Any,
+    ) -> Any:
+        if not isinstance(attention_mask, BlockMask):
+            return theirs(
+                module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
+            )
+        mixed = attend_blocks(query, key, value, mask=attention_mask, dropout=dropout, scale=scaling)
+        return mixed.transpose(1, 2).contiguous(), None
+
+    attention.answers_blocks = True  # type: ignore[attr-defined]
+    return attention
 
 
 class SpreadAttention:

@@ -8,21 +8,26 @@ ranks is decided outside; a layer only projects, attends and projects back.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from automodel_cli.errors import ConfigError
 from automodel_cli.models.attention_kernels import KERNELS, AttendWith, activate
+from automodel_cli.models.document_attention import attend_for, document_mask
 from automodel_cli.models.kv_cache import KVCache
 
 # (queries [B, H, T, K], keys [B, H, S, K], values [B, H, S, K], mask=[B or 1, 1, T, S] bool or None,
-# dropout=p) -> [B, H, T, K]. mask None means causal with T == S; in a mask True means "may look".
+# dropout=p) -> [B, H, T, K]. mask None means causal with T == S; in a mask True means "may look". A BlockMask goes to
+# FlexAttention instead (``document_attention``), whichever ``attend`` was chosen.
 Attend = Callable[..., Tensor]
 
 _MATMUL_TOKENS = 1024
+_TWICE_ROOT = 2 * (2 / math.pi) ** 0.5
 
 
 def attend_sdpa(
@@ -119,26 +124,28 @@ def attention_mask(
     segment_ids: Tensor | None,
     device: torch.device,
     left_padding: Tensor | None = None,
-) -> Tensor | None:
+    dropout: float = 0.0,
+) -> Tensor | BlockMask | None:
     """The mask of ``tokens`` queries after ``cached`` earlier positions, or None for plain causal.
 
-    With ``segment_ids [B, T]`` a token looks only at earlier tokens of its own segment (block-diagonal). With
+    With ``segment_ids [B, T]`` a token looks only at earlier tokens of its own segment (block-diagonal): see
+    ``document_attention``, which needs to know whether attention weights are dropped (``dropout``). With
     ``left_padding [B]`` nobody looks at the first so many positions of a row, but for those positions themselves:
     a softmax over nothing would be NaN.
     """
     if segment_ids is None and left_padding is None and cached == 0:
         return None
+    if segment_ids is not None:
+        assert cached == 0, "segments and a cache do not go together"
+        assert left_padding is None, "segments and padding on the left do not go together"
+        return document_mask(segment_ids, dropout=dropout)
     causal = torch.ones(tokens, cached + tokens, dtype=torch.bool, device=device).tril(cached)[None, None]
     if left_padding is not None:
-        assert segment_ids is None, "segments and padding on the left do not go together"
         keys = torch.arange(cached + tokens, device=device)
         is_token = keys >= left_padding[:, None]  # [B, S]
         itself = keys == (keys[cached:, None])  # [T, S]
         return causal & (is_token[:, None, None, :] | itself)
-    if segment_ids is None:
-        return causal
-    assert cached == 0, "segments and a cache do not go together"
-    return causal & (segment_ids[:, None, :, None] == segment_ids[:, None, None, :])
+    return causal
 
 
 class CausalSelfAttention(nn.Module):
@@ -158,7 +165,9 @@ class CausalSelfAttention(nn.Module):
         self.c_proj = nn.Linear(width, width, bias=bias)
         self.resid_dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, *, mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, *, mask: Tensor | BlockMask | None = None, cache: KVCache | None = None
+    ) -> Tensor:
         rows, tokens, _ = x.shape
         # As many heads as c_attn gives: a tensor-parallel rank has some of them.
         split = self.c_attn(x).view(rows, tokens, 3, -1, self.head_width)
@@ -167,7 +176,7 @@ class CausalSelfAttention(nn.Module):
             keys, values = cache.extend(self.layer, keys, values)
         # SDPA does not look at the module's mode: dropout must be zeroed here, or evaluation would be noisy.
         dropout = self.dropout if self.training else 0.0
-        mixed = self.attend(queries, keys, values, mask=mask, dropout=dropout)
+        mixed = attend_for(mask, self.attend)(queries, keys, values, mask=mask, dropout=dropout)
         return self.resid_dropout(self.c_proj(mixed.transpose(1, 2).reshape(rows, tokens, -1)))
 
 
@@ -182,4 +191,16 @@ class MLP(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.c_proj(F.gelu(self.c_fc(x), approximate=self.approximate)))
+        return self.dropout(self.c_proj(gelu(self.c_fc(x), approximate=self.approximate)))
+
+
+def gelu(x: Tensor, *, approximate: str) -> Tensor:
+    """``F.gelu``; what a compiler makes of the tanh form on a GPU is bound by tanh, so there it is sigmoid's.
+
+    0.5 (1 + tanh u) = sigmoid(2 u), with u = sqrt(2 / pi) (x + 0.044715 x^3). In fp32 within the fused kernel, as in
+    PyTorch's own.
+    """
+    if approximate != "tanh" or not x.is_cuda or not torch.compiler.is_compiling():
+        return F.gelu(x, approximate=approximate)
+    wide = x.float()
+    return (wide * torch.sigmoid(_TWICE_ROOT * (wide + 0.044715 * wide * wide * wide))).to(x.dtype)

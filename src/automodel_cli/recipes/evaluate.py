@@ -16,6 +16,7 @@ from automodel_cli.assembly.facts import versions
 from automodel_cli.assembly.scored_data import (
     ScoredData,
     open_named,
+    trained_documents,
     trained_seq_len,
     training_config,
     validation_sets,
@@ -65,8 +66,9 @@ def run(cfg: EvaluateConfig, *, voice: Voice | None = None) -> EvaluationResult:
     loaded = load_model(cfg.checkpoint, device=device)
     trained_as = training_config(loaded.path)
     seq_len = _seq_len(cfg, loaded, trained_seq_len(trained_as))
-    sets = {name: open_named(name, seq_len) for name in cfg.data} or validation_sets(
-        loaded.path, trained_as, seq_len
+    documents = trained_documents(trained_as, cfg.intra_document)
+    sets = {name: open_named(name, seq_len, documents=documents) for name in cfg.data} or validation_sets(
+        loaded.path, trained_as, seq_len, documents=documents
     )
     precision = compute_precision(cfg.precision, loaded, device)
     scores = {
@@ -79,6 +81,7 @@ def run(cfg: EvaluateConfig, *, voice: Voice | None = None) -> EvaluationResult:
         "sets": [_describe_set(name, sets[name], score) for name, score in scores.items()],
         "settings": {
             "seq_len": seq_len,
+            "intra_document": bool(documents),
             "batch_size": cfg.batch_size,
             "limit_batches": cfg.limit_batches,
             "precision": precision,

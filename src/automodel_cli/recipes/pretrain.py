@@ -23,7 +23,7 @@ from automodel_cli.assembly import model as model_assembly
 from automodel_cli.assembly import world as world_assembly
 from automodel_cli.assembly.fast_path import FastPath, choose_fast_path
 from automodel_cli.assembly.horizon import due, plan_horizon
-from automodel_cli.assembly.logs import open_logs
+from automodel_cli.assembly.logs import open_logs, open_profile
 from automodel_cli.assembly.run_folder import WHAT, find_checkpoint, open_run_folder
 from automodel_cli.assembly.tokenizer import run_tokenizer
 from automodel_cli.assembly.voice import Voice
@@ -73,10 +73,11 @@ def run(
     fresh: bool = False,
     dry_run: bool = False,
     trust: Sequence[str] = (),
+    profile: int | None = None,
     voice: Voice | None = None,
 ) -> int:
     """Train as ``cfg`` says; the exit code is 0, or 75 when a signal stopped the run after a checkpoint."""
-    recipe = PretrainRecipe(cfg, fresh=fresh, trust=trust, voice=voice)
+    recipe = PretrainRecipe(cfg, fresh=fresh, trust=trust, profile=profile, voice=voice)
     if dry_run:
         recipe.plan()
         return 0
@@ -90,6 +91,7 @@ class PretrainRecipe:
     """A pretraining run as an object, for notebooks and scripts: ``setup()``, ``run_train_validation_loop()``.
 
     ``world``: the processes it runs in, where they have met already; None: as the environment says.
+    ``profile``: updates to record with torch's profiler, once the run is warm; None: none.
     """
 
     def __init__(
@@ -98,12 +100,14 @@ class PretrainRecipe:
         *,
         fresh: bool = False,
         trust: Sequence[str] = (),
+        profile: int | None = None,
         voice: Voice | None = None,
         world: World | None = None,
     ) -> None:
         self.cfg = cfg
         self.fresh = fresh
         self.trust = tuple(trust)
+        self.profile_updates = profile
         self.voice = voice or Voice()
         self.world = world or World.single()
         self._joined = world is not None
@@ -248,6 +252,13 @@ class PretrainRecipe:
             device=self.device,
             world_size=self.world.size,
         )
+        self.profile = open_profile(
+            self.profile_updates,
+            self.run_folder if self._saves else None,
+            world=self.world,
+            voice=self.voice,
+            aside=self.throughput.pause,
+        )
 
     # ------------------------------------------------------------------------------------------ the loop
 
@@ -261,6 +272,7 @@ class PretrainRecipe:
             self._logs_closed(),
             self._saves_finished(),
             training.collector(every.gc_every_steps) as collect,
+            self.profile as profile,
         ):
             for microbatches in self._updates(last):
                 lr = self.schedule.apply(self.optimizer, self.state.step)
@@ -270,22 +282,27 @@ class PretrainRecipe:
                 self.presence.sign(step)
 
                 log = due(step, every=every.log_every_steps, last=last)
-                self.results.add(_Update(step, self.state.epoch, self.state.tokens_seen, lr, log), result)
-                self._report(self.results.arrived())
+                with profile.phase("logging"):
+                    self.results.add(_Update(step, self.state.epoch, self.state.tokens_seen, lr, log), result)
+                    self._report(self.results.arrived())
                 save, evaluate = self._save_due(), self.evaluation.due(step, last)
                 validate = evaluate or (save and every.validate_on_checkpoint)
                 if validate or due(step, every=every.val_every_steps, last=last):
-                    self._report(self.results.all())
-                    self._validate()
+                    with profile.phase("validation"):
+                        self._report(self.results.all())
+                        self._validate()
                 if evaluate:
-                    self.evaluation.run(self)
+                    with profile.phase("validation"):
+                        self.evaluation.run(self)
                 stopping = self.stop.agreed(self.world.any)
                 if save or stopping:
-                    self._save()
+                    with profile.phase("saving"):
+                        self._save()
                 if stopping:
                     break
                 self.checkpointer.raise_failure()
                 collect(step)
+                profile.step(step)
             self._report(self.results.all())
         return self._result()
 
@@ -294,8 +311,10 @@ class PretrainRecipe:
         if self.state.step >= last:
             self.voice.say(f"nothing to do: step {self.state.step} of {last} is already trained")
             return
-        for number, microbatches in enumerate(self.loader):
-            yield [self.parallel.part(one.to(self.device, non_blocking=True)) for one in microbatches]
+        for number, microbatches in enumerate(self.profile.each("data wait", self.loader)):
+            with self.profile.phase("copy to device"):
+                here = [self.parallel.part(one.to(self.device, non_blocking=True)) for one in microbatches]
+            yield here
             if number == 0:  # all is compiled: from now on who is late hangs
                 world_assembly.settle_timeouts(self.cfg, self.world)
             if self.state.step >= last:
@@ -312,6 +331,7 @@ class PretrainRecipe:
             scaler=self.scaler,
             ranks=self.parallel.ranks,
             dropout_seed=training.dropout_seed(self.cfg, self.model, self.state.step, self.world),
+            phase=self.profile.phase,
         )
 
     def _save_due(self) -> bool:

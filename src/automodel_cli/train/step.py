@@ -10,7 +10,9 @@ the results are device tensors, and whoever logs them decides when to wait.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +46,14 @@ class StepResult:
         return self.nll_sum / self.num_label_tokens.clamp(min=1)
 
 
+def unmeasured(name: str) -> AbstractContextManager[object]:
+    """Around a phase of an update that nobody measures."""
+    return _NOTHING
+
+
+_NOTHING = contextlib.nullcontext()
+
+
 def train_step(
     model: nn.Module,
     head_loss: HeadLoss,
@@ -55,6 +65,7 @@ def train_step(
     scaler: torch.amp.GradScaler | None = None,
     ranks: Ranks | None = None,
     dropout_seed: int | None = None,
+    phase: Callable[[str], AbstractContextManager[object]] = unmeasured,
 ) -> StepResult:
     """Do one update from this rank's micro-batches.
 
@@ -65,6 +76,8 @@ def train_step(
         ranks: what several processes agree on in an update; None for one process.
         dropout_seed: names the random numbers of this update's dropout (see ``dropout_seed``); None where the
             model draws none.
+        phase: entered by name around each part: "forward" and "backward" (with the exchange of gradients that
+            overlaps with it) once a micro-batch, "gradient norm, clip" and "optimizer" once.
     """
     ranks = ranks or Ranks()
     device = microbatches[0].input_ids.device
@@ -76,22 +89,26 @@ def train_step(
         if dropout_seed is not None:
             torch.manual_seed(derive_seed(dropout_seed, index))
         with ranks.exchanging(last=index == len(microbatches) - 1):
-            with torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
+            autocast = torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None)
+            with phase("forward"), autocast:
                 nll = model(batch, head_loss=head_loss)
             loss = nll * scale
-            (loss if scaler is None else scaler.scale(loss)).backward()
+            with phase("backward"):
+                (loss if scaler is None else scaler.scale(loss)).backward()
         nll_sum += nll.detach()
-    nll_sum = ranks.sum(nll_sum)
-    if scaler is not None:
-        scaler.unscale_(optimizer)
-        ranks.agree_on_overflow(scaler, optimizer)
-    gradients = gradients_of(optimizer)
-    ranks.finish(gradients)
-    grad_norm = clip_gradients(gradients, max_norm, ranks)
-    skipped = ~(torch.isfinite(nll_sum) & torch.isfinite(grad_norm))
-    step_unless(optimizer, skipped)
-    if scaler is not None:
-        scaler.update()
+    with phase("gradient norm, clip"):
+        nll_sum = ranks.sum(nll_sum)
+        if scaler is not None:
+            scaler.unscale_(optimizer)
+            ranks.agree_on_overflow(scaler, optimizer)
+        gradients = gradients_of(optimizer)
+        ranks.finish(gradients)
+        grad_norm = clip_gradients(gradients, max_norm, ranks)
+    with phase("optimizer"):
+        skipped = ~(torch.isfinite(nll_sum) & torch.isfinite(grad_norm))
+        step_unless(optimizer, skipped)
+        if scaler is not None:
+            scaler.update()
     return StepResult(nll_sum, num_label_tokens, grad_norm, skipped)
 
 

@@ -1,0 +1,417 @@
+"""Where the time of an update goes: phases on a stopwatch, operators and kernels in torch's profiler.
+
+Order of events: four updates to warm up (compilation, caches, the profiler itself) -> N updates with phases timed and
+operators recorded -> the trace is written, a summary is said, all is let go, training goes on.
+
+Two clocks, kept apart. *Host time* is what the training thread spends in a phase. On CUDA it ends when the work is
+enqueued, so the wait for the GPU turns up wherever the host first asks for a number (logging, mostly). *GPU time* is
+how long kernels and copies ran, booked to the phase whose host interval they were launched in, on whatever thread:
+autograd launches the backward pass from another one.
+
+The trace is Chrome's trace format as torch writes it: complete events (``ph`` X) with ``ts`` and ``dur`` in us; their
+``cat`` is cpu_op, user_annotation (phases), cuda_runtime or cuda_driver (launches), kernel, gpu_memcpy, gpu_memset; a
+launch and what it started share ``args.correlation``.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import gzip
+import json
+import os
+import shutil
+import statistics
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import torch
+
+from automodel_cli.errors import AutomodelError
+from automodel_cli.files import atomic_file
+
+Item = TypeVar("Item")
+Event = Mapping[str, Any]
+Cells = Sequence[Sequence[str]]
+
+PHASES = (
+    "data wait", "copy to device", "forward", "backward", "gradient norm, clip", "optimizer",
+    "logging", "validation", "saving",
+)  # fmt: skip
+REST = "the rest"
+PREFIX = (
+    "automodel: "  # of the phases' names in the trace, so that no range of a user's model is taken for one
+)
+UNTOUCHED_UPDATES = 3  # compilation and first-time allocations; then one more in which the profiler warms up
+SHOWN_OPERATORS = 10
+_GPU_WORK = ("kernel", "gpu_memcpy", "gpu_memset")
+_LAUNCHES = ("cuda_runtime", "cuda_driver")
+_END = object()
+_NOTHING = contextlib.nullcontext()
+
+
+class NoProfile:
+    """What the loop holds when nothing is profiled: three calls that do nothing."""
+
+    def __enter__(self) -> NoProfile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        pass
+
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        """Around a part of an update."""
+        return _NOTHING
+
+    def each(self, name: str, items: Iterable[Item]) -> Iterable[Item]:
+        """The items; waiting for each one is a phase."""
+        return items
+
+    def step(self, step: int) -> None:
+        """Update ``step`` is over."""
+
+
+class StepProfiler(NoProfile):
+    """Profiles ``updates`` updates of this process, once it is warm. Used as a context manager around the loop.
+
+    Args:
+        folder: where ``step_XXXXXXXX_rankR.json.gz`` is written, named after the last update in it.
+        summarise: whether this process says the summary; every one writes its trace.
+        say, columns: a line; a title, headings and rows.
+        aside: entered around the profiler's own work, which is not training.
+    """
+
+    def __init__(
+        self,
+        updates: int,
+        *,
+        folder: Path,
+        rank: int = 0,
+        device: torch.device | str = "cpu",
+        summarise: bool = True,
+        say: Callable[[str], None],
+        columns: Callable[[str, Sequence[str], Cells], None],
+        aside: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
+        self.updates = updates
+        self.folder, self.rank, self.device = folder, rank, torch.device(device)
+        self._summarise, self._say, self._columns, self._aside = summarise, say, columns, aside
+        self._profiler: torch.profiler.profile | None = None
+        self._done = False
+        self._timing = False
+        self._untouched_s: list[float] = []
+        self._now: defaultdict[str, float] = defaultdict(float)  # seconds of the update under way, by phase
+        self._timed: list[dict[str, float]] = []  # of those that are over, with "wall"
+        self._last_step = 0
+
+    def __enter__(self) -> StepProfiler:
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._done:
+            return
+        if kind is not None:
+            self._stop()
+            return
+        if self._now:  # the loop ended in the middle of this one, after its work was done
+            self._close_update(self._last_step + 1)
+        with self._aside():
+            self._finish()
+
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        assert name in PHASES, name
+        return self._measured(name) if self._timing else _NOTHING
+
+    @contextlib.contextmanager
+    def _measured(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            with torch.profiler.record_function(PREFIX + name):
+                yield
+        finally:
+            self._now[name] += time.perf_counter() - started
+
+    def each(self, name: str, items: Iterable[Item]) -> Iterable[Item]:
+        iterator = iter(items)
+        while True:
+            with self.phase(name):
+                item = next(iterator, _END)
+            if item is _END:
+                self._now.pop(name, None)  # no update begins
+                return
+            yield item  # type: ignore[misc]
+
+    def step(self, step: int) -> None:
+        if self._done:
+            return
+        if self._timing:
+            if len(self._timed) + 1 >= self.updates:
+                self._wait_for_device()
+            self._close_update(step)
+            if len(self._timed) >= self.updates:
+                with self._aside():
+                    self._finish()
+            return
+        self._last_step = step
+        self._wait_for_device()
+        if self._profiler is not None:
+            with self._aside():
+                self._record()
+        else:
+            self._untouched_s.append(time.perf_counter() - self._started)
+            if len(self._untouched_s) == UNTOUCHED_UPDATES:
+                with self._aside():
+                    self._profiler = _new_profiler(self.device)
+                    self._profiler.start()
+        self._started = time.perf_counter()
+
+    def _record(self) -> None:
+        assert self._profiler is not None
+        self._profiler.step()
+        self._timing = True
+
+    def _close_update(self, step: int) -> None:
+        now = time.perf_counter()
+        self._timed.append({**self._now, "wall": now - self._started})
+        self._now.clear()
+        self._started, self._last_step = now, step
+        if self._profiler is not None and len(self._timed) < self.updates:
+            self._profiler.step()
+
+    def _wait_for_device(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _stop(self) -> torch.profiler.profile | None:
+        """End the recording; the profiler is returned to be read, and not kept."""
+        profiler, self._profiler = self._profiler, None
+        self._done, self._timing = True, False
+        if profiler is not None:
+            profiler.stop()
+        return profiler
+
+    def _finish(self) -> None:
+        self._wait_for_device()
+        profiler = self._stop()
+        if not self._timed or profiler is None:
+            self._say(
+                f"profile: nothing to show, the run ended within the {UNTOUCHED_UPDATES + 1} updates of warm-up"
+            )
+            return
+        try:
+            path, events = self._write_trace(profiler)
+        except (
+            OSError,
+            AutomodelError,
+        ) as error:  # training does not end because a trace could not be written
+            self._say(f"profile: no trace was written: {error}")
+            return
+        if self._summarise:
+            self._show(events, path)
+
+    def _write_trace(self, profiler: torch.profiler.profile) -> tuple[Path, list[Event]]:
+        """The trace's path, and its events where a summary is wanted."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"step_{self._last_step:08d}_rank{self.rank}.json.gz"
+        raw = path.with_name(f"{path.name}.raw.tmp")
+        try:
+            profiler.export_chrome_trace(str(raw))
+            with atomic_file(path) as target, raw.open("rb") as source, _packing(target) as packed:
+                shutil.copyfileobj(source, packed)
+            events = []
+            if self._summarise:
+                events = json.loads(raw.read_text(encoding="utf-8", errors="replace"))["traceEvents"]
+        finally:
+            raw.unlink(missing_ok=True)
+        return path, events
+
+    def _show(self, events: list[Event], path: Path) -> None:
+        done, wall_ms = len(self._timed), self._mean_ms("wall")
+        first = self._last_step - done + 1
+        on_gpu = gpu_times(events) if self.device.type == "cuda" else None
+        self._columns(
+            f"profile of {done} update{'s' * (done > 1)}, {first} to {self._last_step}"
+            + "; time of the host" * (on_gpu is not None),
+            ("phase", "median ms", "mean ms", "share", *(("GPU ms",) if on_gpu else ())),
+            phase_rows(self._timed, on_gpu),
+        )
+        if on_gpu:
+            busy_ms = on_gpu.busy_ms / done
+            self._say(
+                f"GPU busy {busy_ms:.1f} of {wall_ms:.1f} ms an update, idle {1 - busy_ms / wall_ms:.1%}"
+            )
+            self._say("GPU ms: work that a phase launched, also where it ran after the phase was over")
+        if on_gpu and not on_gpu.kernels:
+            self._say("no work of the GPU was recorded: its driver may let only administrators profile")
+        self._columns(
+            f"most expensive {'kernels' if on_gpu else 'operators, time of their own'}",
+            ("name", "ms an update", "share", "calls an update"),
+            operator_rows(on_gpu.kernels if on_gpu else self_times(events), updates=done, wall_ms=wall_ms),
+        )
+        untouched_ms = min(self._untouched_s[1:]) * 1e3
+        self._say(f"an update without the profiler: {untouched_ms:.1f} ms (the faster of two before it)")
+        if done < self.updates:
+            self._say(f"the run ended after {done} of the {self.updates} updates to profile")
+        self._say(f"trace: {path} (for https://ui.perfetto.dev or chrome://tracing)")
+
+    def _mean_ms(self, name: str) -> float:
+        return statistics.fmean(update.get(name, 0.0) for update in self._timed) * 1e3
+
+
+def _packing(target: IO[bytes]) -> gzip.GzipFile:
+    return gzip.GzipFile(
+        fileobj=target, mode="wb", compresslevel=3
+    )  # a large trace is quick to pack, others wait
+
+
+def _new_profiler(device: torch.device) -> torch.profiler.profile:
+    from torch.profiler import ProfilerAction, ProfilerActivity
+
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else it writes to stderr whenever it starts and stops
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+    return torch.profiler.profile(
+        activities=activities,
+        schedule=lambda step: ProfilerAction.RECORD if step else ProfilerAction.WARMUP,
+        acc_events=True,  # there is one cycle; without it torch 2.11 warns that others would be forgotten
+    )
+
+
+# ------------------------------------------------------------------------------------------- the summary
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Milliseconds and calls of one operator or kernel, all updates together."""
+
+    name: str
+    ms: float
+    calls: int
+
+
+@dataclass(frozen=True)
+class GpuTimes:
+    """What the GPU did, all updates together.
+
+    Attributes:
+        busy_ms: time in which at least one kernel or copy ran.
+        by_phase_ms: run time of what each phase launched; REST: launched outside of any.
+        kernels: by name.
+    """
+
+    busy_ms: float
+    by_phase_ms: dict[str, float]
+    kernels: list[Spent]
+
+
+def phase_rows(updates: Sequence[Mapping[str, float]], on_gpu: GpuTimes | None = None) -> Cells:
+    """Rows of name, median, mean, share of the whole, GPU time; seconds of each phase and "wall" go in.
+
+    The means add up to the last row's. Medians do not: what happens in every tenth update has a median of zero.
+    """
+    spent = {name: [update.get(name, 0.0) for update in updates] for name in PHASES}
+    spent[REST] = [update["wall"] - sum(update.get(name, 0.0) for name in PHASES) for update in updates]
+    spent["an update"] = [update["wall"] for update in updates]
+    whole = sum(spent["an update"])
+    gpu: dict[str, float] = {}
+    if on_gpu:
+        gpu = {**on_gpu.by_phase_ms, "an update": sum(on_gpu.by_phase_ms.values())}
+    return [
+        (
+            name,
+            f"{statistics.median(seconds) * 1e3:.1f}",
+            f"{statistics.fmean(seconds) * 1e3:.1f}",
+            f"{sum(seconds) / whole:.1%}",
+            *((f"{gpu.get(name, 0.0) / len(updates):.1f}",) if on_gpu else ()),
+        )
+        for name, seconds in spent.items()
+    ]
+
+
+def operator_rows(spent: Sequence[Spent], *, updates: int, wall_ms: float) -> Cells:
+    """The most expensive ones: name, milliseconds an update, share of an update, calls an update."""
+    return [
+        (
+            one.name if len(one.name) <= 60 else f"{one.name[:57]}...",
+            f"{one.ms / updates:.2f}",
+            f"{one.ms / updates / wall_ms:.1%}",
+            f"{one.calls / updates:.3g}",
+        )
+        for one in spent[:SHOWN_OPERATORS]
+    ]
+
+
+# --------------------------------------------------------------------------------- reading the trace
+
+
+def self_times(events: Iterable[Event]) -> list[Spent]:
+    """Time of each operator on its thread less that of what it called, longest first; phases left out."""
+    threads: dict[Any, list[Event]] = defaultdict(list)
+    for event in events:
+        if event.get("ph") == "X" and event.get("cat") in ("cpu_op", "user_annotation"):
+            threads[event["pid"], event["tid"]].append(event)
+    spent_us: Counter[str] = Counter()
+    calls: Counter[str] = Counter()
+    for thread in threads.values():
+        around: list[tuple[float, str]] = []  # end and name of what is open
+        for event in sorted(thread, key=lambda event: (event["ts"], -event["dur"])):
+            while around and around[-1][0] <= event["ts"]:
+                around.pop()
+            caller = around[-1][1] if around else ""
+            spent_us[caller] -= event["dur"]
+            spent_us[event["name"]] += event["dur"]
+            calls[event["name"]] += event["name"] != caller  # one that passes the call on to its like
+            around.append((event["ts"] + event["dur"], event["name"]))
+    del spent_us[""]
+    return [
+        Spent(name, us / 1e3, calls[name])
+        for name, us in spent_us.most_common()
+        if not name.startswith((PREFIX, "ProfilerStep#"))
+    ]
+
+
+def gpu_times(events: Sequence[Event]) -> GpuTimes:
+    """What the GPU did and which phase had asked for it."""
+    phases = sorted(
+        (event["ts"], event["ts"] + event["dur"], event["name"].removeprefix(PREFIX))
+        for event in events
+        if event.get("cat") == "user_annotation" and event["name"].startswith(PREFIX)
+    )
+    starts = [start for start, _, _ in phases]
+    launched_at = {
+        event["args"]["correlation"]: event["ts"]
+        for event in events
+        if event.get("cat") in _LAUNCHES and "correlation" in event.get("args", {})
+    }
+
+    def phase_of(event: Event) -> str:
+        at = launched_at.get(event.get("args", {}).get("correlation"))
+        index = bisect.bisect_right(starts, at) - 1 if at is not None else -1
+        return phases[index][2] if index >= 0 and at is not None and at < phases[index][1] else REST
+
+    work = [event for event in events if event.get("ph") == "X" and event.get("cat") in _GPU_WORK]
+    by_phase: Counter[str] = Counter()
+    kernels: Counter[str] = Counter()
+    for event in work:
+        by_phase[phase_of(event)] += event["dur"]
+        kernels[event["name"]] += event["dur"]
+    calls = Counter(event["name"] for event in work)
+    return GpuTimes(
+        busy_ms=covered((event["ts"], event["ts"] + event["dur"]) for event in work) / 1e3,
+        by_phase_ms={name: us / 1e3 for name, us in by_phase.items()},
+        kernels=[Spent(name, us / 1e3, calls[name]) for name, us in kernels.most_common()],
+    )
+
+
+def covered(intervals: Iterable[tuple[float, float]]) -> float:
+    """Length of the union of (start, end)."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(intervals):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
