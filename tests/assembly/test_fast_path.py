@@ -37,7 +37,6 @@ def test_stored_choices_hold(tiny_training):
         "fp8": {"recipe": "off"},
         "threads": 77,
         "processes": 1,
-        "fp8": {"recipe": "off"},
     }
     assert chosen(tiny_training, path).stored() == path
 
