@@ -46,9 +46,9 @@ _PEAKS: dict[str, tuple[float | None, float, float]] = {
 # Compiling costs 20-70 s on a CPU and wins about 7% there (plain matrix products dominate); on CUDA it costs about
 # 60 s and wins a third or more.
 _COMPILE_PAYS_AFTER_S = {"cpu": 1800.0, "cuda": 120.0}
-_BLOCKS_COMPILED_WHOLE = (
-    24  # the compile time of a whole model grows with its depth, that of one block does not
-)
+# The compile time of a whole model grows with its depth, that of one block does not.
+_BLOCKS_COMPILED_WHOLE = 24
+_CUDA_GRAPHS_UP_TO = 50_000_000  # parameters; larger models keep a GPU busy, and graphs cost memory
 
 
 def cpu_features(cpuinfo: Path | str = "/proc/cpuinfo") -> frozenset[str]:
@@ -137,6 +137,14 @@ def choose_residual(setting: str, *, precision: str, device: torch.device) -> tu
     if device.type == "cuda" and precision == "bf16":
         return "bf16", "less traffic and memory"
     return "fp32", "what blocks add up keeps its last bits"
+
+
+def choose_compile_mode(setting: str | None, *, parameters: int, device: torch.device) -> tuple[str, str]:
+    """(torch.compile's mode, why). CUDA graphs (``reduce-overhead``) only where launching kernels takes the time."""
+    if setting == "reduce-overhead" and device.type == "cuda" and parameters > _CUDA_GRAPHS_UP_TO:
+        limit = f"{_CUDA_GRAPHS_UP_TO / 1e6:.0f}M"
+        return "default", f"CUDA graphs gain nothing above {limit} parameters: reduce-overhead is not used"
+    return (setting, "as configured") if setting else ("default", "")
 
 
 def choose_compile_scope(setting: str, *, blocks: int, processes: int) -> tuple[str, str]:

@@ -30,6 +30,7 @@ def test_stored_choices_hold(tiny_training):
         "precision": "fp16",
         "residual": "bf16",
         "compile": True,
+        "compile_mode": "default",
         "compile_scope": "blocks",
         "head_loss": "chunked",
         "attention": "cudnn",

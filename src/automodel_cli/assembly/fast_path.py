@@ -32,6 +32,7 @@ class FastPath:
     precision: str  # bf16, fp16 or fp32: matrix products
     residual: str  # the stream between blocks, in the same names
     compile: bool
+    compile_mode: str  # torch.compile's
     compile_scope: str  # model or blocks
     head_loss: str  # plain or chunked
     attention: str  # a name of ``attention_kernels``, or "model": as the model was built
@@ -55,8 +56,8 @@ class FastPath:
         if self.attention != "model":
             attention_kernels.activate(self.attention)
             model.prefer_attention(self.attention)
-        if self.residual != "fp32":
-            model.keep_residual_in(getattr(torch, {"bf16": "bfloat16"}[self.residual]))
+        if self.residual == "bf16":
+            model.keep_residual_in(torch.bfloat16)
         if self.fp8["recipe"] != "off":
             fp8.convert(model, filter_fqns=self.fp8["filter_fqns"], emulate=self.fp8["emulate"])
 
@@ -104,8 +105,8 @@ def choose_fast_path(
     )
     choices.take(
         "residual",
-        this_machine.choose_residual(cfg.residual_precision, precision=precision, device=device),
-        configured=cfg.residual_precision != "auto",
+        _choose_residual(cfg, model, precision, device),
+        configured=cfg.residual_precision != "auto" or not model.takes_residual_dtype,
     )
     choices.take(
         "compile",
@@ -117,6 +118,11 @@ def choose_fast_path(
             parameters=parameters,
         ),
         configured=cfg.compile.enabled != "auto",
+    )
+    choices.take(
+        "compile_mode",
+        this_machine.choose_compile_mode(cfg.compile.mode, parameters=parameters, device=device),
+        configured=cfg.compile.mode is not None,
     )
     choices.take(
         "compile_scope",
@@ -150,6 +156,14 @@ def choose_fast_path(
         int(choices.stored["threads"]) if same and "threads" in choices.stored else torch.get_num_threads()
     )
     return FastPath(**choices.values, threads=threads, processes=processes, reasons=choices.reasons)
+
+
+def _choose_residual(
+    cfg: PretrainConfig, model: CausalLM, precision: str, device: torch.device
+) -> tuple[str, str]:
+    if not model.takes_residual_dtype:
+        return "fp32", f"{type(model).__name__} decides by itself"
+    return this_machine.choose_residual(cfg.residual_precision, precision=precision, device=device)
 
 
 def _choose_attention(

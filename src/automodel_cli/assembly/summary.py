@@ -146,7 +146,8 @@ def fast_path_rows(path: FastPath, device: torch.device) -> Rows:
 def _compile_words(path: FastPath) -> str:
     if not path.compile:
         return f"off ({path.reasons['compile']})"
-    return f"on, {path.compile_scope} ({path.reasons['compile']}; {path.reasons['compile_scope']})"
+    reasons = [path.reasons[name] for name in ("compile", "compile_scope", "compile_mode")]
+    return f"on, {path.compile_scope} ({'; '.join(filter(None, reasons))})"
 
 
 def cost_rows(cfg: PretrainConfig, model: CausalLM, path: FastPath, horizon: Horizon, seq_len: int) -> Rows:

@@ -132,12 +132,13 @@ def keep_compiled_code(cfg: PretrainConfig) -> None:
     use_cache(shared_cache() if where == "auto" else where)
 
 
-def compile_arguments(cfg: PretrainConfig) -> dict[str, Any]:
-    """Arguments of ``torch.compile`` as the ``compile:`` section gives them."""
+def compile_arguments(cfg: PretrainConfig, fast_path: FastPath) -> dict[str, Any]:
+    """Arguments of ``torch.compile`` as the ``compile:`` section gives them, in the mode that was chosen."""
     section = cfg.compile
     if section.dynamo_cache_size_limit is not None:
         torch._dynamo.config.recompile_limit = section.dynamo_cache_size_limit
-    given = {"mode": section.mode, "backend": section.backend, "options": section.options}
+    mode = None if fast_path.compile_mode == "default" else fast_path.compile_mode
+    given = {"mode": mode, "backend": section.backend, "options": section.options}
     return {
         "fullgraph": section.fullgraph,
         "dynamic": section.dynamic,
@@ -164,11 +165,14 @@ def collector(every: int | None) -> Iterator[Callable[[int], None]]:
     if every is None or not gc.isenabled():
         yield lambda step: None
         return
+    gc.collect()
+    gc.freeze()  # what set-up has built stays: no collection needs to look at it again
     gc.disable()
     try:
         yield lambda step: _collect(step, every)
     finally:
         gc.enable()
+        gc.unfreeze()
 
 
 def _collect(step: int, every: int) -> None:

@@ -145,6 +145,8 @@ ROLES: dict[str, Role] = {
             ours=(
                 "automodel_cli.train.losses.MaskedCrossEntropy",
                 "automodel_cli.train.losses.ChunkedCrossEntropy",
+                "automodel_cli.train.packaged_losses.CutCrossEntropy",
+                "automodel_cli.train.packaged_losses.LigerCrossEntropy",
             ),
             patterns=(r"torch\.nn\.(?:modules\.(?:loss\.)?)?[A-Z]\w*",),
             rules=(ClassRule("torch.nn.modules.loss", constructor=True),),

@@ -57,8 +57,8 @@ class StepSchedulerConfig(Section):
     """Print and record a line every so many updates."""
     log_remote_every_steps: Count = 1
     """Send a record to W&B every so many updates."""
-    gc_every_steps: Count | None = None
-    """Switch Python's automatic garbage collection off and collect every so many updates."""
+    gc_every_steps: Count | None = 100
+    """Collect Python's garbage every so many updates instead of whenever it likes; null: leave it to Python."""
     max_skipped_steps: Count | None = 10
     """Stop when so many updates in a row were skipped for a loss that is not finite; null: never."""
     preemption_signal: tuple[str, ...] = ("SIGTERM", "SIGINT", "SIGUSR1")

@@ -62,6 +62,8 @@ class Block(nn.Module):
 class GPT2(CausalLM):
     """The GPT-2 architecture; make one with ``build_gpt2_model``."""
 
+    takes_residual_dtype = True
+
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         self.config = config
@@ -152,9 +154,8 @@ class GPT2(CausalLM):
     def prefer_attention(self, kernel: str) -> None:
         self.change_attention(lambda _: AttendWith(kernel))
 
-    def keep_residual_in(self, dtype: torch.dtype) -> bool:
+    def keep_residual_in(self, dtype: torch.dtype) -> None:
         self.residual_dtype = dtype
-        return True
 
     def param_roles(self) -> dict[str, Role]:
         return {name: _role(name) for name, _ in self.named_parameters()}

@@ -73,6 +73,7 @@ class HFCausalLM(CausalLM):
         self.kernel: str | None = None
         self.dropout = max(_dropouts(hf.config).values(), default=0.0)  # the largest of all kinds
         self.takes_blocks = _is_listed(hf) and self.attn_implementation in ANSWERED
+        self.takes_residual_dtype = _is_listed(hf)
         self.notes = _notes(hf, self.direct_head)
         attend_blocks_ourselves()
 
@@ -166,6 +167,12 @@ class HFCausalLM(CausalLM):
 
     def prefer_attention(self, kernel: str) -> None:
         self.kernel = kernel
+
+    def keep_residual_in(self, dtype: torch.dtype) -> None:
+        """Embeddings begin the stream; what blocks add to it comes out of matrix products, in the compute dtype."""
+        for module in self.hf.modules():
+            if isinstance(module, nn.Embedding):
+                module.register_forward_hook(lambda module, inputs, output: output.to(dtype))
 
     def param_roles(self) -> dict[str, Role]:
         head = self.hf.get_output_embeddings()

@@ -42,6 +42,7 @@ class CausalLM(nn.Module, ABC):
         notes: what a user should be told once about this model (for example a non-zero dropout).
         pretrained: whether the builder loaded weights, which ``init_weights`` would throw away.
         takes_cache: whether ``forward`` can go on from a ``KVCache``.
+        takes_residual_dtype: whether the dtype of the residual stream can be chosen.
     """
 
     vocab_size: int
@@ -50,6 +51,7 @@ class CausalLM(nn.Module, ABC):
     notes: list[str]
     pretrained: bool = False
     takes_cache: bool = True
+    takes_residual_dtype: bool = False
 
     @abstractmethod
     def forward(
@@ -99,9 +101,9 @@ class CausalLM(nn.Module, ABC):
     def prefer_attention(self, kernel: str) -> None:
         """Let attention run this kernel (``attention_kernels``) where it can; in place."""
 
-    def keep_residual_in(self, dtype: torch.dtype) -> bool:
-        """Keep the residual stream between blocks in ``dtype``; whether this model can. In place."""
-        return False
+    def keep_residual_in(self, dtype: torch.dtype) -> None:
+        """Keep the residual stream between blocks in ``dtype``, where ``takes_residual_dtype``; in place."""
+        raise NotImplementedError
 
     def blocks(self) -> list[nn.Module]:
         """The layers that are stacked, in order: what is sharded, checkpointed and compiled one by one."""

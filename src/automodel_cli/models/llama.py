@@ -83,6 +83,8 @@ class Block(nn.Module):
 class Llama(CausalLM):
     """The Llama architecture; make one with ``build_llama_model``."""
 
+    takes_residual_dtype = True
+
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         self.config = config
@@ -168,9 +170,8 @@ class Llama(CausalLM):
     def prefer_attention(self, kernel: str) -> None:
         self.change_attention(lambda _: grouped(AttendWith(kernel)))
 
-    def keep_residual_in(self, dtype: torch.dtype) -> bool:
+    def keep_residual_in(self, dtype: torch.dtype) -> None:
         self.residual_dtype = dtype
-        return True
 
     def param_roles(self) -> dict[str, Role]:
         return {name: _role(name) for name, _ in self.named_parameters()}

@@ -167,8 +167,9 @@ class PretrainRecipe:
         self._open_logs()
         self.results: Results[_Update] = Results(self.device)
         if self.fast_path.compile:
+            arguments = training.compile_arguments(self.cfg, self.fast_path)
             for part in self.parallel.to_compile(self.fast_path.compile_scope):
-                compile_model(part, on_failure=self._without_compile, **training.compile_arguments(self.cfg))
+                compile_model(part, on_failure=self._without_compile, **arguments)
 
     def _without_compile(self, line: str) -> None:
         """Say that compilation failed, and remember it: a resume takes the path that this run took."""

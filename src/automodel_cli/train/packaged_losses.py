@@ -1,0 +1,86 @@
+"""Cross-entropy over the language-model head from packages that users may have: Liger's and Apple's kernels for GPUs.
+
+Shapes: B rows, T tokens, D model width, V logical vocabulary, P padded vocabulary.
+
+``ChunkedCrossEntropy`` saves the same memory without a package. These are for comparisons, and for who trusts them:
+
+    loss_fn: {_target_: automodel_cli.train.packaged_losses.LigerCrossEntropy}      # pip install liger-kernel
+    loss_fn: {_target_: automodel_cli.train.packaged_losses.CutCrossEntropy}        # pip install cut-cross-entropy
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from automodel_cli.batch import IGNORE_INDEX
+from automodel_cli.errors import ConfigError
+from automodel_cli.train.losses import MaskedCrossEntropy, compute_dtype
+
+
+class _Packaged:
+    """What both have in common: the package is looked for when the loss is built, and padding rows are left out."""
+
+    def __init__(self, ignore_index: int = IGNORE_INDEX) -> None:
+        self.ignore_index = ignore_index
+        self._setup()
+
+    def _setup(self) -> None:
+        raise NotImplementedError
+
+    def _nll(self, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def __call__(self, hidden: Tensor, weight: Tensor, labels: Tensor, *, vocab_size: int) -> Tensor:
+        """Sum of nll for ``hidden [B, T, D]`` against ``labels [B, T]`` under the head ``weight [P, D]``."""
+        dtype = compute_dtype(hidden)
+        flat = hidden.flatten(0, -2).to(dtype)  # [B T, D]
+        return self._nll(flat, weight[:vocab_size].to(dtype), labels.flatten()).float()
+
+    def from_logits(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Sum of nll for ``logits [B, T, V]``, for models that give no hidden states."""
+        return MaskedCrossEntropy(ignore_index=self.ignore_index).from_logits(logits, labels)
+
+
+class LigerCrossEntropy(_Packaged):
+    """Liger's fused linear cross-entropy (Hsu et al. 2024), gradients of the weight accumulated in fp32.
+
+    Raises:
+        ConfigError: the package liger-kernel is not here.
+    """
+
+    def _setup(self) -> None:
+        module = _package("liger_kernel.transformers.fused_linear_cross_entropy", "liger-kernel")
+        self._loss = module.LigerFusedLinearCrossEntropyLoss(
+            ignore_index=self.ignore_index, reduction="sum", accum_dtype=torch.float32
+        )
+
+    def _nll(self, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+        return self._loss(weight, hidden, labels)
+
+
+class CutCrossEntropy(_Packaged):
+    """Cut cross-entropy (Wijmans et al. 2024): logits never leave the chip. Half precision only.
+
+    Raises:
+        ConfigError: the package cut-cross-entropy is not here.
+    """
+
+    def _setup(self) -> None:
+        self._loss = _package("cut_cross_entropy", "cut-cross-entropy").linear_cross_entropy
+
+    def _nll(self, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+        return self._loss(hidden, weight, labels, ignore_index=self.ignore_index, reduction="sum")
+
+
+def _package(module: str, package: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(
+            f"loss_fn needs the package {package}, which cannot be imported: {error}",
+            f"pip install {package}, or leave loss_fn out: the chunked loss saves the same memory",
+        ) from error
