@@ -2,7 +2,8 @@
 
 import pytest
 
-from automodel_cli.assembly.summary import binary, blend_table, human
+from automodel_cli.assembly.memory import binary
+from automodel_cli.assembly.summary import blend_table, human
 from automodel_cli.corpus.megatron_documents import write_megatron_file
 from automodel_cli.data.megatron_dataset import MegatronPretraining
 

@@ -173,6 +173,29 @@ class HFCausalLM(CausalLM):
             "layers": getattr(text, "num_hidden_layers", None),
             "width": heads * width if heads and width else None,
             "padded_vocab_size": self.padded_vocab_size,
+            **self._memory_shape(text, heads=heads, head_width=width, roles=roles),
+        }
+
+    def _memory_shape(
+        self, text: Any, *, heads: int | None, head_width: int | None, roles: Mapping[str, Role]
+    ) -> dict[str, Any]:
+        """The fields of ``sizing.Shape`` that only memory depends on; without a width of the MLP none are known."""
+        inner = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None)
+        key_heads = getattr(text, "num_key_value_heads", None) or heads
+        blocks = self.blocks()
+        held = dict.fromkeys(("embedding", "head"), 0)
+        for name, parameter in self.named_parameters():
+            if roles[name] in held:
+                held[roles[name]] += parameter.numel()
+        return {
+            "hidden": text.hidden_size,
+            "heads": heads,
+            "key_width": key_heads * head_width if key_heads and head_width else None,
+            "mlp_width": inner or 4 * text.hidden_size,
+            "table_params": held["embedding"],
+            "head_params": held["head"],
+            "block_params": sum(parameter.numel() for block in blocks for parameter in block.parameters()),
+            "llama_like": any(_is_linear(block, "mlp.gate_proj") for block in blocks),
         }
 
     def hf_names(self) -> dict[str, str]:
