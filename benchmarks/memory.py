@@ -60,6 +60,7 @@ def cpu_cases() -> list[Case]:
         Case(*middle, 16, "bf16", "chunked", "selective"),
         Case(*middle, 16, "fp32", "chunked", "full"),
         Case(*middle, 16, "fp32", "chunked", "selective"),
+        Case(*small, 16, "bf16", "chunked", compiled=True),
         Case("llama", 4, 256, 4, 256, 4, "fp32"),
         Case("llama", 4, 256, 4, 256, 16, "bf16", "chunked"),
     ]

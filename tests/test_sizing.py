@@ -7,7 +7,6 @@ from automodel_cli.models.interface import count_parameters
 from automodel_cli.sizing import (
     flops_per_token,
     gpt2_parameters,
-    memory_estimate,
     padded_vocab,
     padding_parameters,
     shape_of,
@@ -55,21 +54,3 @@ def test_flops_of_gpt2_small_are_nanogpts_figure():
 def test_an_unknown_family_has_no_figures():
     config = {"family": "foreign"}
     assert flops_per_token(config, 128) is None
-    assert memory_estimate(config, seq_len=128, local_batch_size=1) is None
-
-
-def test_memory_by_purpose():
-    config = build_gpt2_model(is_meta_device=True).model_config()
-    stored = shape_of(config).stored_params
-    plain = memory_estimate(config, seq_len=1024, local_batch_size=32)
-    chunked = memory_estimate(config, seq_len=1024, local_batch_size=32, chunked_loss=True)
-    assert plain["weights"] == plain["gradients"] == 4 * stored
-    assert plain["moments"] == 8 * stored
-    assert plain["logits"] == 32 * 1024 * 50304 * 10
-    assert chunked["logits"] < plain["logits"] / 10
-    half = memory_estimate(config, seq_len=1024, local_batch_size=16)
-    assert half["activations"] * 2 == plain["activations"]
-    assert (
-        memory_estimate(config, seq_len=1024, local_batch_size=32, precision="fp32")["activations"]
-        > plain["activations"]
-    )

@@ -44,7 +44,7 @@ class StepPlan:
         head_loss: plain or chunked; ``chunk_tokens`` of the latter.
         recompute: None, full or selective: activation checkpointing.
         attention: ``linear`` where the kernel keeps one number a row of scores, ``matmul`` where it keeps the weights
-            ``[B, H, T, T]`` in the compute dtype, ``eager`` where softmax keeps them in fp32 as well.
+            ``[B, H, T, T]`` in the compute dtype, ``eager`` where softmax may keep them in fp32 as well.
         dropout: whether masks are kept.
         moments: numbers that the optimizer keeps of each weight (AdamW 2).
         accumulates: an update has several micro-batches: gradients are there during the forward pass.
@@ -187,7 +187,8 @@ class _Step:
         if self.plan.head_loss == "chunked":
             gaps = 1.5 * table
         else:
-            gaps = 3.5 * table + (0.2 if self.plan.half else 1.45) * FP32_BYTES * self.logits
+            gaps = 3.5 * table + (0.85 if self.plan.half else 1.45) * FP32_BYTES * self.logits
+        gaps += 2 * self.computed_again()
         return self.plan.resident_bytes + _CPU_LIBRARIES + round(gaps)
 
     # ---------------------------------------------------------------------------------- weights and gradients
@@ -286,7 +287,10 @@ class _Step:
         kept = {
             "linear": FP32_BYTES * heads,
             "matmul": self.c * heads * row,
-            "eager": (FP32_BYTES + (self.c if self.plan.half else 0)) * heads * row,
+            # Autocast computes softmax in fp32 on CUDA, and in the compute dtype on a CPU.
+            "eager": (FP32_BYTES + self.c if self.plan.half and self.plan.device == "cuda" else self.c)
+            * heads
+            * row,
         }
         return kept[self.plan.attention]
 

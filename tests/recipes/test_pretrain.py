@@ -340,3 +340,21 @@ def test_ids_of_another_vocabulary_are_refused_for_given_weights(tiny_training, 
             *("--init_from", str(folder), "--model.vocab_size", "50257"),
             *("--dataset.file_pattern", str(corpus / "dataset.bin")),
         )
+
+
+def test_the_local_batch_size_is_chosen_and_shown(tiny_training):
+    auto = {"step_scheduler": {"local_batch_size": "auto", "max_steps": 4}}
+    recipe = tiny_training.recipe(**auto)
+    assert recipe.cfg.step_scheduler.local_rows == 8
+    assert any(
+        line.startswith("batch: 8 sequences") and "all that a rank has" in line for line in recipe.said
+    )
+    assert any(line.startswith("memory: about ") and " free" in line for line in recipe.said)
+
+
+def test_auto_resumes_with_the_stored_size(tiny_training):
+    tiny_training.recipe(step_scheduler={"local_batch_size": 2, "max_steps": 4}).run_train_validation_loop()
+    again = tiny_training.recipe(step_scheduler={"local_batch_size": "auto", "max_steps": 8})
+    assert again.cfg.step_scheduler.local_rows == 2
+    assert any("as stored with the run" in line for line in again.said)
+    assert not any(line.startswith("changed since the checkpoint: batch") for line in again.said)
