@@ -185,7 +185,7 @@ class _Step:
             return 0
         table = FP32_BYTES * self.head_size
         if self.plan.head_loss == "chunked":
-            gaps = 1.5 * table
+            gaps = (3.5 if self.plan.accumulates else 1.5) * table
         else:
             gaps = 3.5 * table + (0.85 if self.plan.half else 1.45) * FP32_BYTES * self.logits
         gaps += 2 * self.computed_again()
@@ -369,7 +369,7 @@ class _Step:
         if self.plan.head_loss == "chunked":
             return self.head_kept() + FP32_BYTES * self.head_size + self.c * self.tokens * self.hidden
         if self.plan.compiled:
-            return self.head_kept() + 2 * self.c * self.logits
+            return self.head_kept() + self.c * self.logits  # the gradient takes the place of the logits
         # Log-probabilities, their gradient, and the gradient of the logits; all fp32.
         return self.head_kept() + 3 * FP32_BYTES * self.logits
 
