@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from automodel_cli import device
+from automodel_cli.device import machine_memory
 from automodel_cli.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -167,3 +168,32 @@ def test_the_residual_stream_follows_the_products():
 )
 def test_what_is_compiled_at_once(setting, blocks, processes, expected):
     assert device.choose_compile_scope(setting, blocks=blocks, processes=processes)[0] == expected
+
+
+def test_free_memory_is_the_smaller_of_machine_and_control_groups(tmp_path):
+    proc, groups = tmp_path / "proc", tmp_path / "cgroup"
+    (proc / "self").mkdir(parents=True)
+    (proc / "meminfo").write_text("MemTotal: 1000 kB\nMemFree: 100 kB\nMemAvailable: 900 kB\n")
+    assert machine_memory(proc, groups) == (1000 << 10, 900 << 10)
+    (proc / "self" / "cgroup").write_text("0::/job/step\n")
+    (groups / "job" / "step").mkdir(parents=True)
+    (groups / "job" / "step" / "memory.max").write_text("max\n")
+    assert machine_memory(proc, groups) == (1000 << 10, 900 << 10)
+    (groups / "job" / "memory.max").write_text(f"{500 << 10}\n")
+    (groups / "job" / "memory.current").write_text(f"{300 << 10}\n")
+    (groups / "job" / "memory.stat").write_text(f"anon {200 << 10}\ninactive_file {100 << 10}\n")
+    assert machine_memory(proc, groups) == (500 << 10, 300 << 10)
+    assert machine_memory(tmp_path / "nowhere", groups) is None
+
+
+def test_free_memory_in_a_control_group_of_version_1(tmp_path):
+    proc, groups = tmp_path / "proc", tmp_path / "cgroup"
+    (proc / "self").mkdir(parents=True)
+    (proc / "meminfo").write_text("MemTotal: 1000 kB\nMemAvailable: 900 kB\n")
+    (proc / "self" / "cgroup").write_text("3:cpu:/other\n2:memory:/slurm/job_1\n")
+    folder = groups / "memory" / "slurm" / "job_1"
+    folder.mkdir(parents=True)
+    (folder / "memory.limit_in_bytes").write_text(f"{400 << 10}\n")
+    (folder / "memory.usage_in_bytes").write_text(f"{150 << 10}\n")
+    (folder / "memory.stat").write_text(f"total_inactive_file {50 << 10}\n")
+    assert machine_memory(proc, groups) == (400 << 10, 300 << 10)

@@ -1,20 +1,16 @@
 """Sizes from arithmetic against sizes of real modules."""
 
 import pytest
-import torch
 import transformers
 
-from automodel_cli.batch import Batch
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.models.hf import from_config
 from automodel_cli.models.interface import count_parameters
 from automodel_cli.models.llama import build_llama_model
 from automodel_cli.sizing import (
-    activation_bytes,
     flops_per_token,
     gpt2_parameters,
     llama_parameters,
-    memory_estimate,
     padded_vocab,
     padding_parameters,
     shape_of,
@@ -74,35 +70,6 @@ def test_parts_of_a_llama_sum_to_what_is_stored(vocab_size, tied, head_dim):
     assert flops_per_token(config, 256) == flops_per_token(theirs, 256)
 
 
-def test_what_a_llama_layer_keeps_is_what_autograd_keeps():
-    """bf16 on a CPU; there each of the two norms keeps its fp32 output too, which a fused kernel does not."""
-    tokens, kept = 64, {}
-    for layers in (1, 2):
-        sizes = {**LLAMA, "vocab_size": 128, "num_hidden_layers": layers, "attn_implementation": "sdpa"}
-        model = build_llama_model(**sizes)
-        model.init_weights(0)
-        seen = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-        found: dict[int, torch.Tensor] = {}
-
-        def keep(tensor, seen=seen, found=found):
-            if tensor.untyped_storage().data_ptr() not in seen:
-                found[tensor.untyped_storage().data_ptr()] = (
-                    tensor  # alive, so that no other comes to lie there
-                )
-            return tensor
-
-        with (
-            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-            torch.autocast("cpu", torch.bfloat16),
-        ):
-            model(Batch(torch.zeros(1, tokens, dtype=torch.int64)))
-        kept[layers] = sum(tensor.untyped_storage().nbytes() for tensor in found.values())
-    shape = shape_of(model.model_config())
-    weights_in_bf16 = 2 * llama_parameters(model.model_config())["matrix"] // 2
-    measured = (kept[2] - kept[1] - weights_in_bf16) / tokens - 2 * 4 * 64
-    assert activation_bytes(shape.width, "bf16", shape.kept) == pytest.approx(measured, rel=0.02)
-
-
 def test_padding_is_to_128():
     assert [padded_vocab(size) for size in (1, 128, 129, 50257)] == [128, 128, 256, 50304]
 
@@ -116,21 +83,3 @@ def test_flops_of_gpt2_small_are_nanogpts_figure():
 def test_an_unknown_family_has_no_figures():
     config = {"family": "foreign"}
     assert flops_per_token(config, 128) is None
-    assert memory_estimate(config, seq_len=128, local_batch_size=1) is None
-
-
-def test_memory_by_purpose():
-    config = build_gpt2_model(is_meta_device=True).model_config()
-    stored = shape_of(config).stored_params
-    plain = memory_estimate(config, seq_len=1024, local_batch_size=32)
-    chunked = memory_estimate(config, seq_len=1024, local_batch_size=32, chunked_loss=True)
-    assert plain["weights"] == plain["gradients"] == 4 * stored
-    assert plain["moments"] == 8 * stored
-    assert plain["logits"] == 32 * 1024 * 50304 * 10
-    assert chunked["logits"] < plain["logits"] / 10
-    half = memory_estimate(config, seq_len=1024, local_batch_size=16)
-    assert half["activations"] * 2 == plain["activations"]
-    assert (
-        memory_estimate(config, seq_len=1024, local_batch_size=32, precision="fp32")["activations"]
-        > plain["activations"]
-    )

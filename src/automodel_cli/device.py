@@ -10,7 +10,7 @@ import ctypes
 import functools
 import os
 import shutil
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from automodel_cli.errors import ConfigError
@@ -240,6 +240,74 @@ def _compile_problem(device: torch.device) -> str | None:
     except Exception as error:  # any failure of a toolchain is a reason not to use it
         return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
     return None
+
+
+def resident_bytes() -> int | None:
+    """Memory that this process has now (VmRSS); None where /proc does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def device_memory(device: torch.device) -> tuple[int, int] | None:
+    """(all, free) bytes of a CUDA device, or of what this process may use of the machine's; None: not known."""
+    import torch
+
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return total, free
+    return machine_memory() if device.type == "cpu" else None
+
+
+def machine_memory(
+    proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")
+) -> tuple[int, int] | None:
+    """(all, free) bytes of this machine, or of the control group (container, Slurm job) where that has less."""
+    try:
+        lines = (proc / "meminfo").read_text(encoding="ascii").splitlines()
+        kib = {key: int(rest.split()[0]) for key, _, rest in (line.partition(":") for line in lines)}
+        total, free = kib["MemTotal"] << 10, kib["MemAvailable"] << 10
+    except (OSError, ValueError, KeyError, IndexError):
+        return None
+    for limit, used in _group_limits(proc, cgroups):
+        total, free = min(total, limit), min(free, max(0, limit - used))
+    return total, free
+
+
+def _group_limits(proc: Path, cgroups: Path) -> list[tuple[int, int]]:
+    """(limit, used) bytes of each control group above this process that has a limit; file cache is not counted."""
+    try:
+        lines = (proc / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        _, controllers, name = line.split(":", 2)
+        if controllers == "":  # version 2
+            root, names = cgroups, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            root = cgroups / "memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        place = PurePosixPath(name.strip("/"))
+        for folder in (root / place, *(root / parent for parent in place.parents), root):
+            if (one := _group_limit(folder, *names)) is not None:
+                found.append(one)
+    return found
+
+
+def _group_limit(folder: Path, limit: str, used: str, cache: str) -> tuple[int, int] | None:
+    try:
+        most = int((folder / limit).read_text(encoding="ascii"))  # "max" is no number: no limit
+        now = int((folder / used).read_text(encoding="ascii"))
+        rows = [line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines()]
+        cached = next((int(row[1]) for row in rows if row[0] == cache), 0)
+    except (OSError, ValueError):
+        return None
+    return most, max(0, now - cached)
 
 
 def default_threads() -> int:

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 VOCAB_MULTIPLE = 128  # weights are stored with the vocabulary rounded up to this
-FP32_BYTES = 4
-_COMPUTE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
 def padded_vocab(vocab_size: int, multiple: int = VOCAB_MULTIPLE) -> int:
@@ -55,7 +53,7 @@ def padding_parameters(config: Mapping[str, Any]) -> int:
 
 @dataclass(frozen=True)
 class Shape:
-    """What cost formulas need of a model.
+    """What cost formulas need of a model. Checkpoints keep these fields, so that new ones have a default.
 
     Attributes:
         stored_params: parameters in memory, padding included.
@@ -63,8 +61,16 @@ class Shape:
             out, a tied head is in.
         layers, width: depth, and heads x head dim of the attention; None where not known.
         padded_vocab_size: logits of one token.
-        kept: elements in the compute dtype that a layer keeps of one token for its backward pass; None: not known,
-            taken for GPT-2's.
+        hidden: width of the residual stream.
+        heads: of queries.
+        key_width: key-value heads x head dim.
+        mlp_width: inner width of the MLP.
+        table_params, head_params, block_params: of ``stored_params``, what is in the token embedding, in the head
+            (0: it is tied to the embedding), and in the blocks.
+        llama_like: blocks have RMS norms, separate projections and a gated MLP, as transformers writes them; false:
+            layer norms, one projection to queries, keys and values, and an MLP with an activation.
+        shares_inputs: matrices with one input share its copy in the compute dtype, and keys are repeated for all
+            query heads before attention, as in our Llama.
     """
 
     stored_params: int
@@ -72,20 +78,35 @@ class Shape:
     layers: int | None
     width: int | None
     padded_vocab_size: int
-    kept: int | None = None
+    hidden: int | None = None
+    heads: int | None = None
+    key_width: int | None = None
+    mlp_width: int | None = None
+    table_params: int = 0
+    head_params: int = 0
+    block_params: int = 0
+    llama_like: bool = False
+    shares_inputs: bool = False
 
 
 def shape_of(config: Mapping[str, Any]) -> Shape | None:
     """The shape of a ``model_config``; families other than GPT-2 and Llama carry theirs under ``shape``."""
     if config.get("family") == "gpt2":
         counts = gpt2_parameters(config)
-        total = sum(counts.values())
+        total, width, layers = sum(counts.values()), config["n_embd"], config["n_layer"]
+        last_norm = counts["norm"] // (2 * layers + 1)
         return Shape(
             stored_params=total + padding_parameters(config),
             matmul_params=total - counts["position"],
-            layers=config["n_layer"],
-            width=config["n_embd"],
+            layers=layers,
+            width=width,
             padded_vocab_size=padded_vocab(config["vocab_size"]),
+            hidden=width,
+            heads=config["n_head"],
+            key_width=width,
+            mlp_width=4 * width,
+            table_params=padded_vocab(config["vocab_size"]) * width,
+            block_params=counts["matrix"] + counts["bias"] + counts["norm"] - last_norm,
         )
     if config.get("family") == "llama":
         return _llama_shape(config)
@@ -94,7 +115,7 @@ def shape_of(config: Mapping[str, Any]) -> Shape | None:
 
 def _llama_shape(config: Mapping[str, Any]) -> Shape:
     counts = llama_parameters(config)
-    total = sum(counts.values())
+    total, table = sum(counts.values()), padded_vocab(config["vocab_size"]) * config["hidden_size"]
     heads = config["num_attention_heads"] * config["head_dim"]
     return Shape(
         stored_params=total + padding_parameters(config),
@@ -102,8 +123,15 @@ def _llama_shape(config: Mapping[str, Any]) -> Shape:
         layers=config["num_hidden_layers"],
         width=heads,
         padded_vocab_size=padded_vocab(config["vocab_size"]),
-        # norms 2 D; queries, keys and values (repeated for their groups), attention 4 H K; gate, its silu, up, product
-        kept=2 * config["hidden_size"] + 4 * heads + 4 * config["intermediate_size"],
+        hidden=config["hidden_size"],
+        heads=config["num_attention_heads"],
+        key_width=config["num_key_value_heads"] * config["head_dim"],
+        mlp_width=config["intermediate_size"],
+        table_params=table,
+        head_params=0 if config["tie_word_embeddings"] else table,
+        block_params=counts["matrix"] + counts["norm"] - config["hidden_size"],
+        llama_like=True,
+        shares_inputs=True,
     )
 
 
@@ -117,47 +145,3 @@ def flops_per_token(config: Mapping[str, Any], seq_len: int) -> int | None:
     if shape is None or shape.layers is None or shape.width is None:
         return None
     return 6 * shape.matmul_params + 12 * shape.layers * seq_len * shape.width
-
-
-def memory_estimate(
-    config: Mapping[str, Any],
-    *,
-    seq_len: int,
-    local_batch_size: int,
-    precision: str = "bf16",
-    chunked_loss: bool = False,
-) -> dict[str, int] | None:
-    """Bytes of a training step on one device, by purpose; AdamW, fp32 master weights, no checkpointing.
-
-    An estimate of what autograd keeps without ``torch.compile``, which saves somewhat more than the fused
-    graph.
-    """
-    shape = shape_of(config)
-    if shape is None or shape.layers is None or shape.width is None:
-        return None
-    tokens = local_batch_size * seq_len
-    return {
-        "weights": FP32_BYTES * shape.stored_params,
-        "gradients": FP32_BYTES * shape.stored_params,
-        "moments": 2 * FP32_BYTES * shape.stored_params,
-        "activations": tokens * shape.layers * activation_bytes(shape.width, precision, shape.kept),
-        "logits": _logits_bytes(tokens, shape, precision, chunked_loss),
-    }
-
-
-def activation_bytes(width: int, precision: str, kept: int | None = None) -> int:
-    """Bytes that one layer keeps of one token for its backward pass.
-
-    In the compute dtype ``kept`` elements, by default GPT-2's: norm 1, queries, keys and values 3, attention 2, norm 1,
-    MLP 4 + 4 widths; in fp32 the two inputs of the norms. 38 x width in bf16.
-    """
-    kept = 15 * width if kept is None else kept
-    return kept * _COMPUTE_BYTES[precision] + 2 * width * FP32_BYTES
-
-
-def _logits_bytes(tokens: int, shape: Shape, precision: str, chunked: bool) -> int:
-    compute = _COMPUTE_BYTES[precision]
-    if chunked:
-        tokens = min(tokens, 1024)
-        return tokens * shape.padded_vocab_size * (2 * compute + FP32_BYTES)
-    return tokens * shape.padded_vocab_size * (compute + 2 * FP32_BYTES)

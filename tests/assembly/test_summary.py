@@ -2,7 +2,7 @@
 
 import pytest
 
-from automodel_cli.assembly.summary import binary, blend_table, human
+from automodel_cli.assembly.summary import blend_table, human
 from automodel_cli.corpus.megatron_documents import write_megatron_file
 from automodel_cli.data.megatron_dataset import MegatronPretraining
 
@@ -13,11 +13,6 @@ from automodel_cli.data.megatron_dataset import MegatronPretraining
 )
 def test_human(number, text):
     assert human(number) == text
-
-
-@pytest.mark.parametrize(("size", "text"), [(3 << 20, "3 MiB"), (3 << 29, "1.5 GiB"), (0, "0 MiB")])
-def test_binary(size, text):
-    assert binary(size) == text
 
 
 def test_files_of_a_blend_are_listed_the_first_and_last_of_many(tmp_path):

@@ -246,3 +246,48 @@ def test_compiled_training_matches_eager():
 def test_liger_where_it_is_not_installed_is_a_note():
     model = from_config(config_of("llama"), use_liger_kernel=True)
     assert any("liger-kernel is not installed" in note for note in model.notes)
+
+
+def masks_when_compiled(model, batch):
+    """What attention gets as a mask in the compiled model, and the logits."""
+    masks = []
+
+    def look(graph, inputs):
+        masks.extend(
+            node.kwargs.get("attn_mask") for node in graph.graph.nodes if "scaled_dot" in str(node.target)
+        )
+        return graph
+
+    torch._dynamo.reset()
+    return masks, torch.compile(model, backend=look, fullgraph=True, dynamic=False)(batch)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "qwen2"])
+def test_compiled_attention_gets_no_mask_that_a_flash_kernel_would_refuse(model_type):
+    model = tiny(model_type).eval()
+    rows = batch()
+    masks, logits = masks_when_compiled(model, rows)
+    assert masks and all(mask is None for mask in masks)
+    torch.testing.assert_close(logits, model.hf(input_ids=rows.input_ids).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_a_window_narrower_than_the_rows_keeps_its_mask():
+    model = tiny("mistral", sliding_window=8).eval()
+    rows = batch()
+    masks, logits = masks_when_compiled(model, rows)
+    assert all(mask is not None for mask in masks)
+    torch.testing.assert_close(logits, model.hf(input_ids=rows.input_ids).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_the_residual_stream_of_a_listed_family_can_be_kept_in_bf16():
+    model = tiny("llama").eval()
+    assert model.takes_residual_dtype
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = model(batch()).float()
+        model.keep_residual_in(torch.bfloat16)
+        seen = []
+        model.blocks()[0].register_forward_hook(lambda module, inputs, output: seen.append(output))
+        found = model(batch()).float()
+    block = seen[0][0] if isinstance(seen[0], tuple) else seen[0]
+    assert block.dtype == torch.bfloat16
+    assert (found - expected).norm() <= 3e-2 * expected.norm()

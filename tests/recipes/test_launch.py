@@ -55,6 +55,12 @@ def test_what_is_launched(launched):
     assert not folder.exists()  # all ended well: nothing to look up
 
 
+def test_a_local_batch_size_that_is_chosen_later_is_no_obstacle(launched):
+    assert run(nproc_per_node=3, overrides=["step_scheduler.local_batch_size=auto"]) == 75
+    with pytest.raises(ConfigError, match="192 is not a multiple of local_batch_size 1 x 5"):
+        run(nproc_per_node=5, overrides=["step_scheduler.local_batch_size=auto"])
+
+
 def test_logs_are_kept_where_they_were_asked_for(launched):
     run(nproc_per_node=2, log_dir="logs")
     assert launched[0][2] == Path("logs").absolute()

@@ -392,3 +392,21 @@ def test_each_of_two_processes_writes_its_trace(tiny_training):
         assert names.count("automodel: backward") == 3  # one micro-batch of four rows on each
     assert done.stdout.count("profile of 3 updates, 5 to 7") == 1
     assert max(tiny_training.losses()) == 12
+
+
+def test_the_local_batch_size_is_chosen_and_shown(tiny_training):
+    auto = {"step_scheduler": {"local_batch_size": "auto", "max_steps": 4}}
+    recipe = tiny_training.recipe(**auto)
+    assert recipe.cfg.step_scheduler.local_rows == 8
+    assert any(
+        line.startswith("batch: 8 sequences") and "all that a rank has" in line for line in recipe.said
+    )
+    assert any(line.startswith("memory: about ") and " free" in line for line in recipe.said)
+
+
+def test_auto_resumes_with_the_stored_size(tiny_training):
+    tiny_training.recipe(step_scheduler={"local_batch_size": 2, "max_steps": 4}).run_train_validation_loop()
+    again = tiny_training.recipe(step_scheduler={"local_batch_size": "auto", "max_steps": 8})
+    assert again.cfg.step_scheduler.local_rows == 2
+    assert any("as stored with the run" in line for line in again.said)
+    assert not any(line.startswith("changed since the checkpoint: batch") for line in again.said)

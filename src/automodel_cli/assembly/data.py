@@ -54,7 +54,7 @@ def build_train_loader(
     scheduler = cfg.step_scheduler
     sizes: dict[str, Any] = {
         "global_batch_size": scheduler.global_batch_size,
-        "local_batch_size": scheduler.local_batch_size,
+        "local_batch_size": scheduler.local_rows,
         "num_epochs": scheduler.num_epochs,
         "dp_rank": world.dp_rank,
         "dp_world": world.dp_world,
@@ -78,7 +78,7 @@ def build_eval_sets(
             dataset,
             EvalLoader(
                 dataset,
-                local_batch_size=cfg.step_scheduler.local_batch_size,
+                local_batch_size=cfg.step_scheduler.local_rows,
                 limit_batches=cfg.step_scheduler.limit_val_batches,
                 dp_rank=world.dp_rank,
                 dp_world=world.dp_world,

@@ -105,7 +105,7 @@ def choose_fast_path(
     )
     choices.take(
         "residual",
-        _choose_residual(cfg, model, precision, device),
+        choose_residual(cfg, model, precision, device),
         configured=cfg.residual_precision != "auto" or not model.takes_residual_dtype,
     )
     choices.take(
@@ -158,9 +158,10 @@ def choose_fast_path(
     return FastPath(**choices.values, threads=threads, processes=processes, reasons=choices.reasons)
 
 
-def _choose_residual(
+def choose_residual(
     cfg: PretrainConfig, model: CausalLM, precision: str, device: torch.device
 ) -> tuple[str, str]:
+    """(bf16 | fp32, why): the stream between blocks, where the model lets it be chosen."""
     if not model.takes_residual_dtype:
         return "fp32", f"{type(model).__name__} decides by itself"
     return this_machine.choose_residual(cfg.residual_precision, precision=precision, device=device)

@@ -8,21 +8,17 @@ from typing import Any
 import torch
 
 from automodel_cli import sizing
+from automodel_cli.assembly import memory as memory_assembly
 from automodel_cli.assembly.fast_path import FastPath
 from automodel_cli.assembly.horizon import Horizon
+from automodel_cli.assembly.memory import DeviceMemory
 from automodel_cli.assembly.voice import Columns, Rows
 from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.data.megatron_dataset import MegatronPretraining
 from automodel_cli.data.megatron_parts import Drawn
 from automodel_cli.models.interface import CausalLM, count_parameters
+from automodel_cli.step_memory import PeakMemory
 from automodel_cli.train.schedules import Schedule
-
-
-def binary(size_bytes: float) -> str:
-    """``1.5 GiB``, ``230 MiB``."""
-    gib = size_bytes / 2**30
-    return f"{gib:.1f} GiB" if gib >= 1 else f"{size_bytes / 2**20:.0f} MiB"
-
 
 _SHOWN_PARTS = 16  # files of a blend in the table; of more, the first and the last
 
@@ -109,17 +105,23 @@ def _drawn_row(name: str, drawn: Drawn) -> Sequence[str]:
     )
 
 
-def schedule_rows(cfg: PretrainConfig, horizon: Horizon, schedule: Schedule, *, dp_world: int = 1) -> Rows:
-    """Batch arithmetic, length and learning rate; ``dp_world`` ranks have different parts of a batch."""
+def schedule_rows(
+    cfg: PretrainConfig, horizon: Horizon, schedule: Schedule, *, dp_world: int = 1, why: str = ""
+) -> Rows:
+    """Batch arithmetic, length and learning rate; ``dp_world`` ranks have different parts of a batch.
+
+    ``why`` the local batch size was chosen, where it was.
+    """
     scheduler = cfg.step_scheduler
-    accumulation = scheduler.global_batch_size // (scheduler.local_batch_size * dp_world)
+    accumulation = scheduler.global_batch_size // (scheduler.local_rows * dp_world)
     places = f" on each of {dp_world} ranks" if dp_world > 1 else ""
+    why = f"; {why}" if why else ""
     batches = "1 micro-batch" if accumulation == 1 else f"{accumulation} micro-batches"
     return [
         (
             "batch",
             f"{scheduler.global_batch_size} sequences = {horizon.tokens_per_step:,} tokens an update"
-            f" ({scheduler.local_batch_size} at a time{places}, {batches})",
+            f" ({scheduler.local_rows} at a time{places}, {batches}{why})",
         ),
         (
             "length",
@@ -150,21 +152,14 @@ def _compile_words(path: FastPath) -> str:
     return f"on, {path.compile_scope} ({'; '.join(filter(None, reasons))})"
 
 
-def cost_rows(cfg: PretrainConfig, model: CausalLM, path: FastPath, horizon: Horizon, seq_len: int) -> Rows:
+def cost_rows(
+    model: CausalLM, horizon: Horizon, seq_len: int, peak: PeakMemory | None, memory: DeviceMemory | None
+) -> Rows:
     """FLOPs and memory, computed and not measured."""
-    config: Mapping[str, Any] = model.model_config()
-    flops = sizing.flops_per_token(config, seq_len)
-    memory = sizing.memory_estimate(
-        config,
-        seq_len=seq_len,
-        local_batch_size=cfg.step_scheduler.local_batch_size,
-        precision=path.precision,
-        chunked_loss=path.head_loss == "chunked",
-    )
-    if flops is None or memory is None:
+    flops = sizing.flops_per_token(model.model_config(), seq_len)
+    if flops is None:
         return [("cost", "n/a: the shape of this model is not known")]
-    parts = ", ".join(f"{name} {binary(size)}" for name, size in memory.items())
     return [
         ("FLOPs", f"{human(flops, billions='G')} a token, {flops * horizon.total_tokens:.3g} in all"),
-        ("memory", f"about {binary(sum(memory.values()))} ({parts})"),
+        memory_assembly.row(peak, memory),
     ]

@@ -86,7 +86,7 @@ def spread(cfg: PretrainConfig, model: CausalLM, fast_path: FastPath) -> Spread:
         strategy="ddp" if section.strategy == "ddp" else "fsdp2",
         param_dtype=_DTYPES[fast_path.precision],
         reduce_dtype=_DTYPES[policy.reduce_dtype] or torch.float32 if policy else torch.float32,
-        recompute=_RECOMPUTE[section.activation_checkpointing],
+        recompute=recomputing(cfg),
         prefetch=section.enable_fsdp2_prefetch,
         tp_plan=section.tp_plan or model.tp_plan(),
         reshard_after_forward=section.reshard_after_forward,
@@ -102,6 +102,11 @@ def spread(cfg: PretrainConfig, model: CausalLM, fast_path: FastPath) -> Spread:
     )
 
 
+def recomputing(cfg: PretrainConfig) -> str | None:
+    """Activation checkpointing: full, selective, or None."""
+    return _RECOMPUTE[cfg.distributed.activation_checkpointing]
+
+
 def lay_out(cfg: PretrainConfig, model: CausalLM, world: World, fast_path: FastPath) -> Parallel:
     """Spread ``model`` over the ranks; its weights come afterwards."""
     return Parallel(model, world, spread(cfg, model, fast_path))
@@ -113,7 +118,7 @@ def rows(cfg: PretrainConfig, world: World) -> list[tuple[str, str]]:
         return []
     section = cfg.distributed
     sizes = " x ".join(f"{axis} {world.axis_size(axis)}" for axis in MESH_AXES if world.axis_size(axis) > 1)
-    recompute = _RECOMPUTE[section.activation_checkpointing]
+    recompute = recomputing(cfg)
     details = [
         f"activations computed again ({recompute})" if recompute else "",
         "weights kept in CPU memory" if section.offload_policy is not None else "",

@@ -39,8 +39,9 @@ class StepSchedulerConfig(Section):
 
     global_batch_size: Count = 32
     """Sequences an update learns from, over all ranks."""
-    local_batch_size: Count = 1
-    """Sequences a rank puts through the model at once; gradients accumulate up to the global batch."""
+    local_batch_size: Count | Literal["auto"] = 1
+    """Sequences a rank puts through the model at once; gradients accumulate up to the global batch. `auto`: as many as
+    fit into the device's memory, predicted before anything is trained."""
     num_epochs: Count | None = None
     """Passes over the data at most; null: as many as `max_steps` takes, and one without `max_steps`."""
     max_steps: Count | None = None
@@ -71,6 +72,12 @@ class StepSchedulerConfig(Section):
     """Kept for old files."""
     start_epoch: Whole = understood(0, "a resumed run knows its epoch from the checkpoint")
     """Kept for old files."""
+
+    @property
+    def local_rows(self) -> int:
+        """``local_batch_size`` as a number; `auto` has been settled by then."""
+        assert self.local_batch_size != "auto", "local_batch_size is settled before anybody asks for it"
+        return self.local_batch_size
 
     @field_validator("preemption_signal", mode="before")
     @classmethod

@@ -26,7 +26,12 @@ from automodel_cli.errors import CheckpointError, ConfigError
 from automodel_cli.models.attention_kernels import kernel_preferred
 from automodel_cli.models.document_attention import dense_mask, document_mask
 from automodel_cli.models.foreign import ForeignCausalLM, loss_from_logits, role_of
-from automodel_cli.models.hf_attention import ANSWERED, SpreadAttention, attend_blocks_ourselves
+from automodel_cli.models.hf_attention import (
+    ANSWERED,
+    PLAIN_CAUSAL,
+    SpreadAttention,
+    attend_blocks_ourselves,
+)
 from automodel_cli.models.hf_cache import roomy_cache
 from automodel_cli.models.initialise import DrawOnCPU, children_first, derive_seed
 from automodel_cli.models.interface import Attend, CausalLM, HeadLoss, Role
@@ -104,12 +109,18 @@ class HFCausalLM(CausalLM):
             self._add_cache(inputs, batch, cache)
         if batch.position_ids is not None:
             inputs["position_ids"] = batch.position_ids
-            if batch.segment_ids is None and cache is None:
-                # Without any mask transformers would take positions that begin anew for documents to keep apart.
-                inputs["attention_mask"] = torch.ones_like(batch.input_ids)
-        if batch.segment_ids is not None and self.attention is None:
-            inputs["attention_mask"] = self._segment_mask(batch.segment_ids)
+        if self.attention is None and cache is None:
+            inputs["attention_mask"] = self._mask(batch)
         return inputs
+
+    def _mask(self, batch: Batch) -> Any:
+        """What this model is told of who may look where; None leaves it to transformers."""
+        if batch.segment_ids is not None:
+            return self._segment_mask(batch.segment_ids)
+        if self.takes_blocks and self._narrow_window(batch.input_ids.shape[1]) is None:
+            return PLAIN_CAUSAL
+        # Without any mask transformers would take positions that begin anew for documents to keep apart.
+        return None if batch.position_ids is None else torch.ones_like(batch.input_ids)
 
     def _add_cache(self, inputs: dict[str, Any], batch: Batch, cache: KVCache) -> None:
         """What was seen before; for rows with padding on the left also where they begin."""
@@ -150,15 +161,19 @@ class HFCausalLM(CausalLM):
 
     def _refuse_windows(self, tokens: int) -> None:
         """A mask given from outside replaces the one that limits how far back a layer looks."""
+        if (found := self._narrow_window(tokens)) is not None:
+            name, width = found
+            raise ConfigError(
+                f"{type(self.hf).__name__} looks back {width} tokens ({name}), which cannot be combined with "
+                f"documents kept apart in rows of {tokens}",
+                f"set seq_len to at most {width}, or train with intra_document: false",
+            )
+
+    def _narrow_window(self, tokens: int) -> tuple[str, int] | None:
+        """(setting, width) where a layer may look back less far than a row of ``tokens`` is long."""
         text = self.hf.config.get_text_config()
-        for name in ("sliding_window", "attention_chunk_size"):
-            width = getattr(text, name, None)
-            if width is not None and width < tokens:
-                raise ConfigError(
-                    f"{type(self.hf).__name__} looks back {width} tokens ({name}), which cannot be combined with "
-                    f"documents kept apart in rows of {tokens}",
-                    f"set seq_len to at most {width}, or train with intra_document: false",
-                )
+        widths = ((name, getattr(text, name, None)) for name in ("sliding_window", "attention_chunk_size"))
+        return next(((name, width) for name, width in widths if width is not None and width < tokens), None)
 
     def attention_shape(self) -> tuple[int, int] | None:
         text = self.hf.config.get_text_config()
@@ -226,6 +241,29 @@ class HFCausalLM(CausalLM):
             "layers": getattr(text, "num_hidden_layers", None),
             "width": heads * width if heads and width else None,
             "padded_vocab_size": self.padded_vocab_size,
+            **self._memory_shape(text, heads=heads, head_width=width, roles=roles),
+        }
+
+    def _memory_shape(
+        self, text: Any, *, heads: int | None, head_width: int | None, roles: Mapping[str, Role]
+    ) -> dict[str, Any]:
+        """The fields of ``sizing.Shape`` that only memory depends on; without a width of the MLP none are known."""
+        inner = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None)
+        key_heads = getattr(text, "num_key_value_heads", None) or heads
+        blocks = self.blocks()
+        held = dict.fromkeys(("embedding", "head"), 0)
+        for name, parameter in self.named_parameters():
+            if roles[name] in held:
+                held[roles[name]] += parameter.numel()
+        return {
+            "hidden": text.hidden_size,
+            "heads": heads,
+            "key_width": key_heads * head_width if key_heads and head_width else None,
+            "mlp_width": inner or 4 * text.hidden_size,
+            "table_params": held["embedding"],
+            "head_params": held["head"],
+            "block_params": sum(parameter.numel() for block in blocks for parameter in block.parameters()),
+            "llama_like": any(_is_linear(block, "mlp.gate_proj") for block in blocks),
         }
 
     def _head_width(self) -> int | None:

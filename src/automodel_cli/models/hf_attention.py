@@ -13,6 +13,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
@@ -23,11 +24,15 @@ from automodel_cli.models.document_attention import attend_blocks
 from automodel_cli.models.interface import Attend
 
 _NAME = "automodel_spread"
+
+# Attention to all earlier tokens and nothing else. Before torch 2.14 transformers makes a mask of T x T for that when
+# it is compiled, with which no flash kernel runs; a mask of four dimensions it hands on as it is.
+PLAIN_CAUSAL = torch.empty(0, 0, 0, 0)
 ANSWERED = ("sdpa", "flex_attention")  # names under which a BlockMask is answered by us
 
 
 def attend_blocks_ourselves() -> None:
-    """Answer a ``BlockMask`` under the names in ``ANSWERED``; all else is as it was.
+    """Answer a ``BlockMask`` and ``PLAIN_CAUSAL`` under the names in ``ANSWERED``; all else is as it was.
 
     For every model of this process: transformers has one function a name.
     """
@@ -49,6 +54,8 @@ def _answering_blocks(theirs: Callable[..., Any]) -> Callable[..., Any]:
         scaling: float | None = None,
         **options: Any,
     ) -> Any:
+        if isinstance(attention_mask, Tensor) and attention_mask.numel() == 0:
+            attention_mask = None
         if not isinstance(attention_mask, BlockMask):
             return theirs(
                 module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options

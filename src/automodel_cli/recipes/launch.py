@@ -51,7 +51,8 @@ def run(
     if cfg is not None and not plan.is_elastic:
         sizes = world.mesh_sizes(cfg, plan.processes * plan.max_nodes)
         batch = cfg.step_scheduler
-        grad_accum_steps(batch.global_batch_size, batch.local_batch_size, sizes.dp_replicate * sizes.dp_shard)
+        local = 1 if batch.local_batch_size == "auto" else batch.local_batch_size
+        grad_accum_steps(batch.global_batch_size, local, sizes.dp_replicate * sizes.dp_shard)
     os.environ.setdefault(THREADS_VARIABLE, str(max(1, default_threads() // plan.processes)))
     folder = _log_folder(plan)
     signals = cfg.step_scheduler.preemption_signal if cfg is not None else ()

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from automodel_cli import device as this_machine
+from automodel_cli.assembly import batch_size, evaluation, summary, training
 from automodel_cli.assembly import data as data_assembly
-from automodel_cli.assembly import evaluation, summary, training
 from automodel_cli.assembly import facts as run_facts
+from automodel_cli.assembly import memory as memory_assembly
 from automodel_cli.assembly import model as model_assembly
 from automodel_cli.assembly import world as world_assembly
 from automodel_cli.assembly.fast_path import FastPath, choose_fast_path
@@ -183,23 +184,37 @@ class PretrainRecipe:
         self.device = self.world.device
         self.dataset = data_assembly.build_dataset(cfg, cfg.dataset, trust=self.trust)
         self.tokenizer = run_tokenizer(cfg, self.dataset)
+        self.memory = memory_assembly.look_at(self.world)
         self.model = model_assembly.build_model(
             cfg.model, seed=cfg.rng_seed, trust=self.trust, on_meta=self.world.size > 1
         )
         data_assembly.check_fits(self.dataset, self.model, what="dataset")
         data_assembly.check_tokenizer(self.tokenizer, self.model)
+        self.seq_len = data_assembly.sequence_length(self.dataset, self.model)
+        cfg = self._settle_batch_size()
         self.loader = data_assembly.build_train_loader(cfg, self.dataset, self.world, trust=self.trust)
         self.val_sets = data_assembly.build_eval_sets(cfg, self.world, trust=self.trust)
         for name, (dataset, _) in self.val_sets.items():
             data_assembly.check_fits(dataset, self.model, what=f"validation set {name}")
         self.evaluation = evaluation.build_evaluation(cfg, self.model, self.tokenizer, self.voice.say)
-        self.seq_len = data_assembly.sequence_length(self.dataset, self.model)
         self.horizon = plan_horizon(
             max_steps=scheduler.max_steps,
             num_epochs=scheduler.num_epochs,
             steps_in_epochs=data_assembly.steps_in_epochs(self.loader, scheduler.num_epochs or 1),
             tokens_per_step=scheduler.global_batch_size * self.seq_len,
         )
+
+    def _settle_batch_size(self) -> PretrainConfig:
+        """Put a number in the place of ``local_batch_size: auto``."""
+        stored: Mapping[str, Any] = {}
+        if self.cfg.step_scheduler.local_batch_size == "auto" and not self.fresh:
+            checkpoint = find_checkpoint(self.cfg, self.world, say=lambda line: None)
+            stored = layout.read_step_manifest(checkpoint)["facts"] if checkpoint is not None else {}
+        self.local_batch = batch_size.choose(
+            self.cfg, self.model, self.world, self.memory, seq_len=self.seq_len, stored=stored
+        )
+        self.cfg = batch_size.settled(self.cfg, self.local_batch)
+        return self.cfg
 
     def _choose_fast_path(self, checkpoint: Path | None) -> None:
         training.keep_compiled_code(self.cfg)
@@ -209,7 +224,7 @@ class PretrainRecipe:
             device=self.device,
             horizon=self.horizon,
             model=self.model,
-            rows=self.cfg.step_scheduler.local_batch_size,
+            rows=self.cfg.step_scheduler.local_rows,
             seq_len=self.seq_len,
             stored=stored.get("fast_path"),
             processes=self.world.size,
@@ -498,13 +513,26 @@ class PretrainRecipe:
             optimizer=self.optimizer,
             schedule=self.schedule,
             fast_path=self.fast_path,
-            batch=(scheduler.global_batch_size, scheduler.local_batch_size),
+            batch=(scheduler.global_batch_size, scheduler.local_rows),
         )
 
     def _show_summary(self, weights_from: str) -> None:
         held_out = {f"validation: {name}": dataset for name, (dataset, _) in self.val_sets.items()}
         datasets = {"training data": self.dataset, **held_out}
+        peak = memory_assembly.predict(
+            self.cfg,
+            self.model,
+            self.world,
+            seq_len=self.seq_len,
+            local_batch_size=self.local_batch.rows,
+            precision=self.fast_path.precision,
+            residual=self.fast_path.residual,
+            compiled=self.fast_path.compile,
+            head_loss=self.fast_path.head_loss,
+            resident=self.memory.resident if self.memory else 0,
+        )
         notes = [*self.cfg.notes, *world_assembly.notes(self.cfg, self.device.type), *self.model.notes]
+        notes += memory_assembly.notes(peak, self.memory)
         for note in [*notes, *data_assembly.notes(self.loader, *datasets.values())]:
             self.voice.say(f"note: {note}")
         if (blend := summary.blend_table(datasets)) is not None:
@@ -512,10 +540,16 @@ class PretrainRecipe:
         rows = [
             *summary.model_rows(self.model, weights_from=weights_from),
             *(summary.data_row(name, dataset) for name, dataset in datasets.items()),
-            *summary.schedule_rows(self.cfg, self.horizon, self.schedule, dp_world=self.world.dp_world),
+            *summary.schedule_rows(
+                self.cfg,
+                self.horizon,
+                self.schedule,
+                dp_world=self.world.dp_world,
+                why=self.local_batch.reason,
+            ),
             *world_assembly.rows(self.cfg, self.world),
             *summary.fast_path_rows(self.fast_path, self.device),
-            *summary.cost_rows(self.cfg, self.model, self.fast_path, self.horizon, self.seq_len),
+            *summary.cost_rows(self.model, self.horizon, self.seq_len, peak, self.memory),
             ("run folder", f"{self.run_folder}" if self._saves else "none: checkpoints are off"),
         ]
         self.voice.table("pretrain llm", rows)

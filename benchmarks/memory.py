@@ -1,0 +1,254 @@
+"""Predicted over measured peak memory of a training step, for a handful of models and settings.
+
+Each row is a process of its own: the peak of a CPU process (VmHWM) cannot be reset, and compiled code stays. On a CPU
+the prediction includes what the process had before the model was built; on CUDA it is compared with
+``torch.cuda.max_memory_allocated``.
+
+    python benchmarks/memory.py [--quick] [--only WORD] [--device cpu|cuda] [--steps 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+VOCAB = 50304
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training step to be measured."""
+
+    model: str
+    layers: int
+    width: int
+    heads: int
+    seq_len: int
+    rows: int
+    precision: str = "bf16"
+    head_loss: str = "plain"
+    recompute: str | None = None
+    compiled: bool = False
+    accumulation: int = 1
+
+    def __str__(self) -> str:
+        size = f"{self.model} {self.layers}x{self.width} T{self.seq_len} B{self.rows}"
+        how = [self.precision, self.head_loss, "compiled" if self.compiled else "eager"]
+        how += [self.recompute] if self.recompute else []
+        how += [f"x{self.accumulation}"] if self.accumulation > 1 else []
+        return f"{size} {' '.join(how)}"
+
+
+def cpu_cases() -> list[Case]:
+    """Small models, every choice once."""
+    small, middle = ("gpt2", 4, 256, 4, 256), ("gpt2", 6, 384, 6, 256)
+    return [
+        Case(*small, 4, "fp32"),
+        Case(*small, 4, "bf16"),
+        Case(*small, 16, "fp32", "chunked"),
+        Case(*small, 16, "bf16", "chunked"),
+        Case(*small, 4, "bf16", "chunked", accumulation=2),
+        Case(*middle, 4, "fp32"),
+        Case(*middle, 4, "bf16", "chunked"),
+        Case(*middle, 16, "bf16", "chunked"),
+        Case(*middle, 16, "bf16", "chunked", "full"),
+        Case(*middle, 16, "bf16", "chunked", "selective"),
+        Case(*middle, 16, "fp32", "chunked", "full"),
+        Case(*middle, 16, "fp32", "chunked", "selective"),
+        Case(*small, 16, "bf16", "chunked", compiled=True),
+        Case("llama", 4, 256, 4, 256, 4, "fp32"),
+        Case("llama", 4, 256, 4, 256, 16, "bf16", "chunked"),
+    ]
+
+
+def cuda_cases() -> list[Case]:
+    """GPT-2 small and medium, and a Llama of 12 layers; compiled as a long run is."""
+    small, medium, llama = (
+        ("gpt2", 12, 768, 12, 1024),
+        ("gpt2", 24, 1024, 16, 1024),
+        ("llama", 12, 768, 12, 1024),
+    )
+    return [
+        Case(*small, 16, compiled=True),
+        Case(*small, 16, head_loss="chunked", compiled=True),
+        Case(*small, 16),
+        Case(*medium, 8, head_loss="chunked", recompute="full"),
+        Case(*llama, 16, head_loss="chunked", compiled=True),
+        Case(*small, 16, head_loss="chunked"),
+        Case(*small, 8, "fp32"),
+        Case(*small, 16, compiled=True, recompute="full"),
+        Case(*small, 16, compiled=True, recompute="selective"),
+        Case(*medium, 16, head_loss="chunked", compiled=True),
+        Case(*medium, 8, head_loss="chunked", recompute="selective", accumulation=2),
+        Case(*llama, 16),
+        Case(*llama, 16, compiled=True, recompute="full"),
+        Case(*small, 64, compiled=True),
+    ]
+
+
+QUICK_CUDA_CASES = 4
+QUICK_CPU_CASES = 4
+
+
+def measure(case: Case, device_name: str, steps: int) -> dict[str, Any]:
+    """Predict, train ``steps`` updates, and look at the peak."""
+    import torch
+
+    from automodel_cli import device as this_machine
+    from automodel_cli.batch import Batch
+    from automodel_cli.distributed.recomputing import recompute
+    from automodel_cli.sizing import shape_of
+    from automodel_cli.step_memory import StepPlan, peak_memory
+    from automodel_cli.train.losses import ChunkedCrossEntropy, MaskedCrossEntropy, default_chunk_tokens
+    from automodel_cli.train.optimizers import build_adamw
+    from automodel_cli.train.step import train_step
+
+    device = torch.device(device_name)
+    if case.model == "llama":
+        import transformers  # noqa: F401  before the process is measured
+    this_machine.settle_process(device)
+    resident = this_machine.resident_bytes() if device.type == "cpu" else 0
+    model = build(case)
+    plan = StepPlan(
+        seq_len=case.seq_len,
+        local_batch_size=case.rows,
+        precision=case.precision,
+        compiled=case.compiled,
+        head_loss=case.head_loss,
+        chunk_tokens=default_chunk_tokens(VOCAB, device.type),
+        recompute=case.recompute,
+        attention=attention_of(case, device.type),
+        accumulates=case.accumulation > 1,
+        device=device.type,
+        resident_bytes=resident or 0,
+    )
+    shape = shape_of(model.model_config())
+    assert shape is not None
+    predicted = peak_memory(shape, plan)
+    assert predicted is not None
+
+    model.materialise(device, 0)
+    for block in model.blocks() if case.recompute else []:
+        recompute(block, case.recompute, random=False)
+    optimizer = build_adamw(model.parameters(), device=device)
+    loss = ChunkedCrossEntropy() if case.head_loss == "chunked" else MaskedCrossEntropy()
+    if case.compiled:
+        model.compile(dynamic=False)
+    dtype = torch.bfloat16 if case.precision == "bf16" else None
+    for _ in range(steps):
+        batches = []
+        for _ in range(case.accumulation):
+            ids = torch.randint(0, VOCAB, (case.rows, case.seq_len + 1))
+            batches.append(Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous()).to(device))
+        train_step(model, loss, optimizer, batches, autocast_dtype=dtype).loss.item()
+    measured = torch.cuda.max_memory_allocated() if device.type == "cuda" else highest_resident_bytes()
+    return {
+        "predicted": predicted.total,
+        "measured": measured,
+        "resident": resident,
+        "moment": predicted.moment,
+        "parts": predicted.parts(),
+    }
+
+
+def build(case: Case) -> Any:
+    """The model of a case, on the meta device."""
+    if case.model == "gpt2":
+        from automodel_cli.models.gpt2 import build_gpt2_model
+
+        return build_gpt2_model(
+            vocab_size=VOCAB,
+            n_positions=case.seq_len,
+            n_embd=case.width,
+            n_layer=case.layers,
+            n_head=case.heads,
+            is_meta_device=True,
+        )
+    import transformers
+
+    from automodel_cli.models.hf import from_config
+
+    config = transformers.LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=case.width,
+        intermediate_size=8 * case.width // 3,
+        num_hidden_layers=case.layers,
+        num_attention_heads=case.heads,
+        num_key_value_heads=case.heads // 2,
+        max_position_embeddings=case.seq_len,
+    )
+    return from_config(config, is_meta_device=True)
+
+
+def attention_of(case: Case, device_type: str) -> str:
+    """``attend_auto`` multiplies matrices on a CPU in bf16; everything else here is SDPA."""
+    plain = (
+        case.model == "gpt2" and device_type == "cpu" and case.precision == "bf16" and case.seq_len <= 1024
+    )
+    return "matmul" if plain else "linear"
+
+
+def highest_resident_bytes() -> int:
+    """VmHWM of this process. Not ``ru_maxrss``, which starts with the parent's."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) << 10
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="a few rows only")
+    parser.add_argument("--only", default="", help="rows whose line contains this")
+    parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.case:
+        case = Case(**json.loads(arguments.case))
+        print(json.dumps(measure(case, arguments.device, arguments.steps)))
+        return
+    device = arguments.device or default_device()
+    cases, quick = (cuda_cases(), QUICK_CUDA_CASES) if device == "cuda" else (cpu_cases(), QUICK_CPU_CASES)
+    cases = cases[:quick] if arguments.quick else cases
+    ratios = [
+        ratio
+        for case in cases
+        if arguments.only in str(case) and (ratio := row(case, device, arguments.steps)) is not None
+    ]
+    print(f"{len(ratios)} rows, predicted/measured from {min(ratios):.3f} to {max(ratios):.3f}")
+
+
+def row(case: Case, device: str, steps: int) -> float | None:
+    """Measure in a process of its own, print a line, return the ratio; None where it failed."""
+    command = [sys.executable, __file__, "--case", json.dumps(asdict(case)), "--device", device]
+    done = subprocess.run([*command, "--steps", str(steps)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"{case}: failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}", flush=True)
+        return None
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    ratio = found["predicted"] / found["measured"]
+    parts = ", ".join(f"{name} {size >> 20}" for name, size in found["parts"].items())
+    print(
+        f"{ratio:5.3f} = {found['predicted'] >> 20:6d} / {found['measured'] >> 20:6d} MiB  {case}"
+        f"  ({found['moment']}: {parts})",
+        flush=True,
+    )
+    return ratio
+
+
+def default_device() -> str:
+    """cuda where there is one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+if __name__ == "__main__":
+    main()
