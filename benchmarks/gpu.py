@@ -46,7 +46,13 @@ from automodel_cli.data.nanogpt_dataset import NanogptDataset
 from automodel_cli.models import attention_kernels
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.models.interface import CausalLM
-from automodel_cli.train.losses import ChunkedCrossEntropy, MaskedCrossEntropy, pick_loss
+from automodel_cli.step_memory import StepPlan, peak_memory
+from automodel_cli.train.losses import (
+    ChunkedCrossEntropy,
+    MaskedCrossEntropy,
+    default_chunk_tokens,
+    pick_loss,
+)
 from automodel_cli.train.optimizers import build_adamw
 from automodel_cli.train.param_groups import build_param_groups
 from automodel_cli.train.step import train_step
@@ -214,6 +220,23 @@ class Ours:
             from automodel_cli.models import fp8
 
             self.chosen["fp8"] = f"{len(fp8.convert(model))} linear layers"
+
+    def predicted_gib(self) -> float | None:
+        """What ``--dry-run`` would say of the peak."""
+        shape, variant = sizing.shape_of(self.model.model_config()), self.variant
+        assert shape is not None
+        plan = StepPlan(
+            seq_len=variant.seq_len,
+            local_batch_size=variant.rows,
+            residual_bytes=2 if self.chosen["residual"] == "bf16" else 4,
+            compiled=variant.compile,
+            head_loss="chunked" if isinstance(self.loss, ChunkedCrossEntropy) else "plain",
+            chunk_tokens=default_chunk_tokens(shape.padded_vocab_size, self.device.type),
+            accumulates=variant.accum > 1,
+            device=self.device.type,
+        )
+        peak = peak_memory(shape, plan)
+        return None if peak is None else peak.total / 2**30
 
     def _batches(self) -> Iterator[Batch]:
         dataset = NanogptDataset(
@@ -529,6 +552,7 @@ def ready(trainer: Any, device: torch.device, started: float, built_s: float, fi
         since_start_s=time.time() - started,
         flops=trainer.flops,
         chosen=trainer.chosen,
+        predicted_gib=trainer.predicted_gib() if isinstance(trainer, Ours) else None,
         peak_gib=peak_gib(device),
     )
 
@@ -662,7 +686,7 @@ class Bench:
     started: float = field(default_factory=time.perf_counter)
     rows: list[list[str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    figures: dict[str, Any] = field(default_factory=dict)
+    memory_gib: dict[str, tuple[float, float]] = field(default_factory=dict)  # predicted, measured
 
     def left_s(self) -> float:
         return self.minutes * 60 - (time.perf_counter() - self.started)
@@ -692,9 +716,13 @@ class Bench:
         return good
 
     def close(self, workers: dict[str, Worker], *, keep: Sequence[str] = ()) -> None:
-        """End all but those to keep."""
+        """End all but those to keep; what they took of memory is remembered beside what was predicted."""
         for name in [name for name in workers if name not in keep]:
-            workers.pop(name).close()
+            worker = workers.pop(name)
+            predicted = worker.first.get("predicted_gib")
+            if predicted and worker.rounds and worker.error is None:
+                self.memory_gib[name] = (predicted, worker.peak_gib())
+            worker.close()
 
     def losses(self, workers: dict[str, Worker], *names: str) -> dict[str, list[float]]:
         """The losses of the first updates of each, one micro-batch an update."""
@@ -920,11 +948,14 @@ def main() -> None:
     print("| what | ours | reference | ratio | asked |\n|---|---|---|---|---|")
     for row in bench.rows:
         print(f"| {' | '.join(row)} |")
+    for name, (predicted, measured) in bench.memory_gib.items():
+        apart = f"{predicted / measured:.3f}" if measured else "n/a"
+        print(f"peak memory, {name}: predicted {predicted:.2f} GiB, measured {measured:.2f}, ratio {apart}")
     for note in bench.notes:
         print(f"note: {note}")
     if arguments.json:
         arguments.json.write_text(
-            json.dumps({"rows": bench.rows, "notes": bench.notes, **bench.figures}, indent=1)
+            json.dumps({"rows": bench.rows, "notes": bench.notes, "memory_gib": bench.memory_gib}, indent=1)
         )
 
 
