@@ -207,10 +207,7 @@ class Ours:
             or this_machine.choose_compile_scope("auto", blocks=len(model.blocks()), processes=1)[0]
         )
         tokens = variant.rows * variant.seq_len
-        loss = (
-            variant.loss
-            or pick_loss(vocab_size=model.padded_vocab_size, tokens=tokens, device=device.type)[0]
-        )
+        loss = variant.loss or pick_loss(vocab_size=model.padded_vocab_size, tokens=tokens)[0]
         self.loss: Any = MaskedCrossEntropy()
         if loss.startswith("chunked"):
             self.loss = ChunkedCrossEntropy(chunk_tokens=int(loss[8:]) if loss[8:] else None)
@@ -230,6 +227,7 @@ class Ours:
             local_batch_size=variant.rows,
             residual_bytes=2 if self.chosen["residual"] == "bf16" else 4,
             compiled=variant.compile,
+            whole=self.chosen["scope"] == "model",
             head_loss="chunked" if isinstance(self.loss, ChunkedCrossEntropy) else "plain",
             chunk_tokens=default_chunk_tokens(shape.padded_vocab_size, self.device.type),
             accumulates=variant.accum > 1,

@@ -216,7 +216,7 @@ def chosen(updates: int) -> tuple[str, bool, bool]:
     cpu = torch.device("cpu")
     tokens = ROWS * TOKENS
     precision, _ = this_machine.choose_precision("auto", cpu)
-    loss, _ = pick_loss(vocab_size=VOCAB, tokens=tokens, device="cpu")
+    loss, _ = pick_loss(vocab_size=VOCAB, tokens=tokens)
     size = sum(parameter.numel() for parameter in our_model().parameters())
     compiled, _ = this_machine.choose_compile(
         "auto", device=cpu, total_tokens=updates * tokens, total_steps=updates, parameters=size

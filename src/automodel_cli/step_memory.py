@@ -42,6 +42,7 @@ class StepPlan:
         local_batch_size: rows of a micro-batch.
         precision: bf16, fp16 or fp32 products; weights, gradients and moments are fp32.
         residual_bytes: of a number in the stream between blocks.
+        whole: what is compiled is the whole model with its loss; false: each block.
         head_loss: plain or chunked; ``chunk_tokens`` of the latter.
         recompute: None, full or selective: activation checkpointing.
         attention: ``linear`` where the kernel keeps one number a row of scores, ``matmul`` where it keeps the weights
@@ -63,6 +64,7 @@ class StepPlan:
     precision: str = "bf16"
     residual_bytes: int = FP32_BYTES
     compiled: bool = False
+    whole: bool = True
     head_loss: str = "plain"
     chunk_tokens: int = 1024
     recompute: str | None = None
@@ -325,9 +327,16 @@ class _Step:
 
     # ---------------------------------------------------------------------------------------- head and loss
 
+    @property
+    def compiled_ends(self) -> bool:
+        """Whether last norm, head and loss are compiled."""
+        return self.plan.compiled and self.plan.whole
+
     def kept_outside_blocks(self) -> int:
         """Input of the last norm (RMS: also normalised), and of the head."""
-        norm = (2 if self.shape.llama_like and not self.plan.compiled else 1) * self.norm_bytes
+        if self.compiled_ends:
+            return self.tokens * self.hidden * (self.plan.residual_bytes + self.c)
+        norm = (2 if self.shape.llama_like else 1) * FP32_BYTES
         return self.tokens * self.hidden * (norm + self.c)
 
     @property
@@ -356,10 +365,10 @@ class _Step:
                 self.plan.device == "cuda"
             ):  # one kernel does it in place, and products are added in fp32 at once
                 return buffer + head + (0 if self.plan.half else self.c * self.head_size)
-            if self.plan.half and not self.plan.compiled:
+            if self.plan.half and not self.compiled_ends:
                 buffer += FP32_BYTES * rows * self.shape.padded_vocab_size  # scores in fp32
             return buffer + head + self.c * self.head_size  # product of a chunk
-        if self.plan.compiled:
+        if self.compiled_ends:
             return self.c * self.logits
         # Logits in the compute dtype (a name in the loss function holds them), in fp32, and log-probabilities.
         return (self.c + (FP32_BYTES if self.plan.half else 0) + FP32_BYTES) * self.logits
@@ -368,7 +377,7 @@ class _Step:
         """Buffers of the loss, and what the head keeps, when its gradient is computed."""
         if self.plan.head_loss == "chunked":
             return self.head_kept() + FP32_BYTES * self.head_size + self.c * self.tokens * self.hidden
-        if self.plan.compiled:
+        if self.compiled_ends:
             return self.head_kept() + self.c * self.logits  # the gradient takes the place of the logits
         # Log-probabilities, their gradient, and the gradient of the logits; all fp32.
         return self.head_kept() + 3 * FP32_BYTES * self.logits

@@ -50,6 +50,19 @@ def test_staged_values_are_copies_and_documents_too():
     assert staged.documents["model/config.json"]["n_layer"] == 2
 
 
+def test_reserved_buffers_are_those_that_are_copied_into():
+    model = many_ranks.make(ONE)
+    taken = snapshot.take(model, None, ONE, what="testing")
+    staging = snapshot.Staging()
+    taken.reserve(staging)
+    reserved = {name: buffer.data_ptr() for name, buffer in staging._buffers.items()}
+    staged = taken.staged(staging)
+    assert reserved == {
+        f"model/{name}": part.values.data_ptr() for name, part in staged.parts["model"].items()
+    }
+    assert torch.equal(staged.parts["model"]["wte.weight"].values, model.wte.weight)
+
+
 def test_a_tie_is_stored_under_the_first_name():
     model = nn.ModuleDict({"embed": nn.Embedding(4, 3), "head": nn.Linear(3, 4, bias=False)})
     model["head"].weight = model["embed"].weight

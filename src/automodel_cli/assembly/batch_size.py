@@ -11,7 +11,7 @@ from typing import Any
 
 from automodel_cli import device as this_machine
 from automodel_cli.assembly import memory as memory_assembly
-from automodel_cli.assembly.fast_path import choose_residual
+from automodel_cli.assembly.fast_path import choose_compile_scope, choose_residual
 from automodel_cli.assembly.memory import DeviceMemory, binary
 from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.distributed.world import World
@@ -134,9 +134,9 @@ def _predicted(
     precision = stored_precision or this_machine.choose_precision(cfg.compute_precision, world.device)[0]
     residual = path.get("residual") or choose_residual(cfg, model, precision, world.device)[0]
     head_loss = (
-        path.get("head_loss")
-        or pick_loss(vocab_size=model.padded_vocab_size, tokens=rows * seq_len, device=world.device.type)[0]
+        path.get("head_loss") or pick_loss(vocab_size=model.padded_vocab_size, tokens=rows * seq_len)[0]
     )
+    scope = path.get("compile_scope") or choose_compile_scope(cfg, model, world.size)[0]
     compiled = path.get("compile", "auto") if cfg.compile.enabled == "auto" else cfg.compile.enabled
     found = [
         memory_assembly.predict(
@@ -148,6 +148,7 @@ def _predicted(
             precision=precision,
             residual=residual,
             compiled=is_compiled,
+            scope=scope,
             head_loss=head_loss,
             resident=resident,
         )

@@ -126,12 +126,12 @@ def choose_fast_path(
     )
     choices.take(
         "compile_scope",
-        this_machine.choose_compile_scope(cfg.compile.scope, blocks=len(model.blocks()), processes=processes),
+        choose_compile_scope(cfg, model, processes),
         configured=cfg.compile.scope != "auto",
     )
     choices.take(
         "head_loss",
-        pick_loss(vocab_size=model.padded_vocab_size, tokens=rows * seq_len, device=device.type),
+        pick_loss(vocab_size=model.padded_vocab_size, tokens=rows * seq_len),
     )
     choices.take("optimizer", pick_kernel(device.type))
     choices.take(
@@ -156,6 +156,13 @@ def choose_fast_path(
         int(choices.stored["threads"]) if same and "threads" in choices.stored else torch.get_num_threads()
     )
     return FastPath(**choices.values, threads=threads, processes=processes, reasons=choices.reasons)
+
+
+def choose_compile_scope(cfg: PretrainConfig, model: CausalLM, processes: int) -> tuple[str, str]:
+    """(model | blocks, why): what is compiled as one."""
+    return this_machine.choose_compile_scope(
+        cfg.compile.scope, blocks=len(model.blocks()), processes=processes
+    )
 
 
 def choose_residual(

@@ -61,6 +61,7 @@ def predict(
     residual: str,
     compiled: bool,
     head_loss: str,
+    scope: str = "model",
     resident: int = 0,
 ) -> PeakMemory | None:
     """The peak of a training step on this rank; None where the shape of the model is not known."""
@@ -76,6 +77,7 @@ def predict(
         precision=precision,
         residual_bytes=2 if residual == "bf16" else 4,
         compiled=compiled,
+        whole=scope == "model" and not many,
         head_loss=head_loss if direct else "plain",
         chunk_tokens=chunk_tokens(cfg.loss_fn) or default_chunk_tokens(shape.padded_vocab_size, device),
         recompute=world_assembly.recomputing(cfg),

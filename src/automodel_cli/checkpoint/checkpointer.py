@@ -149,6 +149,14 @@ class Checkpointer:
         )
         return target
 
+    def prepare(self, *, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+        """Make the page-locked buffers of saves in the background before the first of them: 1.5 GB take 2 s.
+
+        All ranks call this, once the optimizer has its state.
+        """
+        if self.is_async and self.world.device.type == "cuda":
+            take(model, optimizer, self.world, what="preparing saves").reserve(self._staging)
+
     def _stored(self, snapshot: Snapshot) -> dict[str, Any]:
         """What the manifest says of the tensors."""
         facts: dict[str, Any] = {"save_format": self.save_format, "tied": snapshot.tied}

@@ -52,6 +52,12 @@ class Snapshot:
         staging.finish()
         return replace(self, parts=parts, documents=copy.deepcopy(self.documents))
 
+    def reserve(self, staging: Staging) -> None:
+        """Make the buffers that ``staged`` will copy into."""
+        for folder, of_folder in self.parts.items():
+            for name, part in of_folder.items():
+                staging.buffer(f"{folder}/{name}", part.values)
+
 
 class Staging:
     """Buffers on the CPU, kept from one save to the next: pinning and first touches are paid once."""
@@ -60,12 +66,18 @@ class Staging:
         self._buffers: dict[str, torch.Tensor] = {}
         self._devices: set[torch.device] = set()
 
-    def copy(self, name: str, values: torch.Tensor) -> torch.Tensor:
-        """Values on their way into a buffer; they are there after :meth:`finish`."""
-        buffer, pinned = self._buffers.get(name), values.device.type == "cuda"
+    def buffer(self, name: str, values: torch.Tensor) -> torch.Tensor:
+        """The buffer for values of this name and shape, made when it is first asked for."""
+        buffer = self._buffers.get(name)
         if buffer is None or buffer.shape != values.shape or buffer.dtype != values.dtype:
+            pinned = values.device.type == "cuda"
             buffer = torch.empty(values.shape, dtype=values.dtype, pin_memory=pinned)
             self._buffers[name] = buffer
+        return buffer
+
+    def copy(self, name: str, values: torch.Tensor) -> torch.Tensor:
+        """Values on their way into a buffer; they are there after :meth:`finish`."""
+        buffer, pinned = self.buffer(name, values), values.device.type == "cuda"
         buffer.copy_(values, non_blocking=pinned)
         if pinned:
             self._devices.add(values.device)

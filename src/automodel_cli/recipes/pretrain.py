@@ -332,6 +332,8 @@ class PretrainRecipe:
                 here = [self.parallel.part(one.to(self.device, non_blocking=True)) for one in microbatches]
             yield here
             if number == 0:  # all is compiled: from now on who is late hangs
+                if self._saves:
+                    self.checkpointer.prepare(model=self.model, optimizer=self.optimizer)
                 world_assembly.settle_timeouts(self.cfg, self.world)
             if self.state.step >= last:
                 return
@@ -528,6 +530,7 @@ class PretrainRecipe:
             precision=self.fast_path.precision,
             residual=self.fast_path.residual,
             compiled=self.fast_path.compile,
+            scope=self.fast_path.compile_scope,
             head_loss=self.fast_path.head_loss,
             resident=self.memory.resident if self.memory else 0,
         )

@@ -25,7 +25,7 @@ from automodel_cli.train.chunked_nll import chunked_nll
 # the weight gradient cost more than the logits; with more, nothing gets faster. GPUs need larger pieces to fill up.
 _CHUNK_LOGITS = {"cpu": 1 << 25, "cuda": 1 << 28}
 _PLAIN_BYTES_PER_LOGIT = 10  # compute dtype, fp32 log-probabilities, fp32 gradient
-_CPU_LOGITS_GIB = 0.25
+_PLAIN_UP_TO_GIB = 0.25
 
 
 def _check_reduction(reduction: str) -> None:
@@ -154,15 +154,12 @@ def default_chunk_tokens(padded_vocab_size: int, device_type: str) -> int:
     return 1 << max(6, (budget // padded_vocab_size).bit_length() - 1)
 
 
-def pick_loss(*, vocab_size: int, tokens: int, device: str) -> tuple[str, str]:
+def pick_loss(*, vocab_size: int, tokens: int) -> tuple[str, str]:
     """("plain" | "chunked", why) for a micro-batch of ``tokens`` and a (padded) vocabulary.
 
-    Chunked costs no time on a CPU and some on a GPU, so there it starts at a tenth of the memory.
+    Chunked costs no time: on a CPU its pieces stay in the caches, on a GPU one kernel does what is not a product.
     """
     gib = tokens * vocab_size * _PLAIN_BYTES_PER_LOGIT / 2**30
-    limit = _CPU_LOGITS_GIB
-    if device == "cuda" and torch.cuda.is_available():
-        limit = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 2**30 / 10
-    if gib > limit:
+    if gib > _PLAIN_UP_TO_GIB:
         return "chunked", f"whole logits and their gradient would take {gib:.1f} GiB"
     return "plain", f"whole logits and their gradient take {gib:.2f} GiB"
