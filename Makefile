@@ -4,8 +4,10 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
+NEEDS_GPU := benchmarks/gpu.py benchmarks/document_attention.py
+
 .DEFAULT_GOAL := help
-.PHONY: help quickstart install dev check format test torture bench docs clean
+.PHONY: help quickstart install dev check format test torture bench bench-gpu docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -47,7 +49,10 @@ torture: $(VENV)/.dev ## the full fault-injection counts (long)
 	$(BIN)/python -m pytest -m torture -s
 
 bench: $(VENV)/.dev ## every CPU benchmark, ratios against reference loops (long)
-	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+	for file in $(filter-out $(NEEDS_GPU) benchmarks/reference_loops.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$file || exit 1; done
+
+bench-gpu: $(VENV)/.dev ## the same on one GPU, under ten minutes
+	$(BIN)/python benchmarks/gpu.py --minutes 8
 
 docs: $(VENV)/.dev ## regenerate docs/config.md from the schema
 	$(BIN)/python -m automodel_cli.config.docs > docs/config.md

@@ -35,7 +35,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from automodel_cli import device as this_machine
@@ -56,6 +55,7 @@ from automodel_cli.train.losses import (
 from automodel_cli.train.optimizers import build_adamw
 from automodel_cli.train.param_groups import build_param_groups
 from automodel_cli.train.step import train_step
+from reference_loops import ReferenceGPT
 
 VOCAB, LR, WEIGHT_DECAY, CLIP, BETAS = 50304, 1e-4, 0.1, 1.0, (0.9, 0.95)
 STREAM_TOKENS = 24_000_000
@@ -272,58 +272,6 @@ class Bare(Ours):
 # ------------------------------------------------------------------------------------------------ references
 
 
-class ReferenceBlock(nn.Module):
-    """A pre-norm block as nanoGPT has it: no biases, erf GELU, fused attention."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.ln_1 = nn.LayerNorm(width, bias=False)
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.proj = nn.Linear(width, width, bias=False)
-        self.ln_2 = nn.LayerNorm(width, bias=False)
-        self.up = nn.Linear(width, 4 * width, bias=False)
-        self.gelu = nn.GELU()
-        self.down = nn.Linear(4 * width, width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows, tokens, width = x.shape
-        q, k, v = self.qkv(self.ln_1(x)).split(width, dim=2)
-        q, k, v = (t.view(rows, tokens, self.heads, width // self.heads).transpose(1, 2) for t in (q, k, v))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.proj(y.transpose(1, 2).contiguous().view(rows, tokens, width))
-        return x + self.down(self.gelu(self.up(self.ln_2(x))))
-
-
-class ReferenceGPT(nn.Module):
-    """A GPT in nanoGPT's style; returns logits and the mean loss."""
-
-    def __init__(self, layers: int, heads: int, width: int, seq_len: int) -> None:
-        super().__init__()
-        self.wte = nn.Embedding(VOCAB, width)
-        self.wpe = nn.Embedding(seq_len, width)
-        self.blocks = nn.ModuleList(ReferenceBlock(width, heads) for _ in range(layers))
-        self.ln_f = nn.LayerNorm(width, bias=False)
-        self.lm_head = nn.Linear(width, VOCAB, bias=False)
-        self.wte.weight = self.lm_head.weight
-
-    def forward(self, idx: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.wte(idx) + self.wpe(torch.arange(idx.shape[1], device=idx.device))
-        for block in self.blocks:
-            x = block(x)
-        logits = self.lm_head(self.ln_f(x))
-        return logits, F.cross_entropy(logits.view(-1, VOCAB), targets.view(-1), ignore_index=-1)
-
-    def copy_weights(self, ours: nn.Module) -> None:
-        """Start from the same numbers."""
-        theirs = {"attn.c_attn": "qkv", "attn.c_proj": "proj", "mlp.c_fc": "up", "mlp.c_proj": "down"}
-        for name, parameter in ours.named_parameters():
-            for long, short in theirs.items():
-                name = name.replace(long, short)
-            target = self.get_parameter(name.replace("h.", "blocks.", 1) if name.startswith("h.") else name)
-            target.data.copy_(parameter.data)
-
-
 class NanoGPT:
     """nanoGPT's train.py: bf16 autocast, torch.compile, fused AdamW, clip 1.0, the loss read after every update."""
 
@@ -336,13 +284,14 @@ class NanoGPT:
         ours = our_model(replace(variant, style="ours"), device)
         self.flops = sizing.flops_per_token(ours.model_config(), variant.seq_len)
         with device:
-            self.raw = ReferenceGPT(layers, heads, width, variant.seq_len)
+            self.raw = ReferenceGPT(
+                layers=layers, heads=heads, width=width, tokens=variant.seq_len, vocab=VOCAB
+            )
         self.raw.copy_weights(ours)
         del ours
-        decayed = [p for p in self.raw.parameters() if p.dim() >= 2]
-        others = [p for p in self.raw.parameters() if p.dim() < 2]
-        groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=LR, betas=BETAS, fused=device.type == "cuda")
+        self.optimizer = torch.optim.AdamW(
+            self.raw.groups(WEIGHT_DECAY), lr=LR, betas=BETAS, fused=device.type == "cuda"
+        )
         self.model = torch.compile(self.raw) if variant.compile else self.raw
         self.device = device
         path = Path(variant.folder) / "stream.bin"

@@ -36,7 +36,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from automodel_cli import device as this_machine
@@ -51,6 +50,7 @@ from automodel_cli.train.losses import ChunkedCrossEntropy, MaskedCrossEntropy, 
 from automodel_cli.train.optimizers import build_adamw
 from automodel_cli.train.param_groups import build_param_groups
 from automodel_cli.train.step import train_step
+from reference_loops import ReferenceGPT
 
 VOCAB, TOKENS, ROWS, WIDTH, LAYERS, HEADS = 50304, 256, 8, 256, 4, 4
 LR, WEIGHT_DECAY, CLIP = 1e-3, 0.1, 1.0
@@ -112,70 +112,11 @@ def our_model() -> GPT2:
     return model
 
 
-class ReferenceBlock(nn.Module):
-    """One pre-norm block, everything eager."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ln_1 = nn.LayerNorm(WIDTH, bias=False)
-        self.qkv = nn.Linear(WIDTH, 3 * WIDTH, bias=False)
-        self.proj = nn.Linear(WIDTH, WIDTH, bias=False)
-        self.ln_2 = nn.LayerNorm(WIDTH, bias=False)
-        self.up = nn.Linear(WIDTH, 4 * WIDTH, bias=False)
-        self.gelu = nn.GELU()
-        self.down = nn.Linear(4 * WIDTH, WIDTH, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows, tokens, width = x.shape
-        q, k, v = self.qkv(self.ln_1(x)).split(WIDTH, dim=2)
-        q, k, v = (t.view(rows, tokens, HEADS, width // HEADS).transpose(1, 2) for t in (q, k, v))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.proj(y.transpose(1, 2).contiguous().view(rows, tokens, width))
-        return x + self.down(self.gelu(self.up(self.ln_2(x))))
-
-
-class Reference(nn.Module):
-    """A GPT in nanoGPT's style; returns logits and the mean loss."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.wte = nn.Embedding(VOCAB, WIDTH)
-        self.wpe = nn.Embedding(TOKENS, WIDTH)
-        self.blocks = nn.ModuleList(ReferenceBlock() for _ in range(LAYERS))
-        self.ln_f = nn.LayerNorm(WIDTH, bias=False)
-        self.lm_head = nn.Linear(WIDTH, VOCAB, bias=False)
-        self.wte.weight = self.lm_head.weight
-
-    def forward(self, idx: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.wte(idx) + self.wpe(torch.arange(idx.shape[1]))
-        for block in self.blocks:
-            x = block(x)
-        logits = self.lm_head(self.ln_f(x))
-        return logits, F.cross_entropy(logits.view(-1, VOCAB), targets.view(-1), ignore_index=-1)
-
-    def copy_weights(self, ours: GPT2) -> None:
-        """Start from the same numbers."""
-        theirs = {"attn.c_attn": "qkv", "attn.c_proj": "proj", "mlp.c_fc": "up", "mlp.c_proj": "down"}
-        for name, parameter in ours.named_parameters():
-            for long, short in theirs.items():
-                name = name.replace(long, short)
-            target = self.get_parameter(name.replace("h.", "blocks.", 1) if name.startswith("h.") else name)
-            target.data.copy_(parameter.data)
-
-
 def reference_step(*, compiled_bf16: bool) -> Step:
     """nanoGPT's loop: plain AdamW, mean loss, clip 1.0; fp32 and eager, or torch.compile and bf16 autocast."""
-    model = Reference()
+    model = ReferenceGPT(layers=LAYERS, heads=HEADS, width=WIDTH, tokens=TOKENS, vocab=VOCAB)
     model.copy_weights(our_model())
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": WEIGHT_DECAY},
-            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-        ],
-        lr=LR,
-        betas=(0.9, 0.95),
-    )
+    optimizer = torch.optim.AdamW(model.groups(WEIGHT_DECAY), lr=LR, betas=(0.9, 0.95))
     if compiled_bf16:
         model.compile()
 

@@ -33,7 +33,7 @@ def test_stored_choices_hold(tiny_training):
         "compile_mode": "default",
         "compile_scope": "blocks",
         "head_loss": "chunked",
-        "attention": "cudnn",
+        "attention": "model",
         "optimizer": "foreach",
         "fp8": {"recipe": "off"},
         "threads": 77,
@@ -60,3 +60,8 @@ def test_stored_threads_hold_for_as_many_processes_only(tiny_training):
     assert chosen(tiny_training, path, processes=4).threads == 77
     assert chosen(tiny_training, path, processes=2).threads == torch.get_num_threads()
     assert chosen(tiny_training, {"threads": 77}, processes=2).threads == 77  # an older checkpoint
+
+
+def test_a_kernel_that_this_machine_lacks_is_chosen_anew(tiny_training):
+    assert chosen(tiny_training, {"attention": "cudnn"}).attention == "model"  # the run began on a GPU
+    assert chosen(tiny_training, {"attention": "fa3"}).attention == "model"

@@ -147,10 +147,11 @@ def choose_fast_path(
         configured=True,  # or stored: it refuses either where it cannot be
     )
     dtype = _AUTOCAST[precision] or torch.float32
-    if "attention" in choices.stored:
-        choices.take("attention", ("", ""))
-    else:
-        choices.take("attention", _choose_attention(model, device, rows, seq_len, dtype))
+    kept = choices.stored.get("attention")
+    if kept == "model" or (kept is not None and attention_kernels.is_here(kept, device)):
+        choices.take("attention", (kept, ""))
+    else:  # none stored, or the run went on elsewhere
+        choices.take("attention", _choose_attention(model, device, rows, seq_len, dtype), configured=True)
     same = choices.stored.get("processes", processes) == processes
     threads = (
         int(choices.stored["threads"]) if same and "threads" in choices.stored else torch.get_num_threads()

@@ -78,6 +78,17 @@ def activate(kernel: str) -> None:
         ) from error
 
 
+def is_here(kernel: str, device: torch.device) -> bool:
+    """Whether this device and what is installed have ``kernel``; a run may go on on another machine than it began on."""
+    if device.type != "cuda":
+        return False
+    try:
+        activate(kernel)
+    except ConfigError:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class Probed:
     """The fastest kernel and what every kernel took, forward and backward, in ms; None where it failed."""
