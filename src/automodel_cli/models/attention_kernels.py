@@ -60,15 +60,17 @@ class AttendWith:
 
 
 def activate(kernel: str) -> None:
-    """Make ``kernel`` callable in this process: fa3 and fa4 are put in the place of PyTorch's flash kernel.
+    """Make ``kernel`` callable in this process: fa3 and fa4 replace PyTorch's flash kernel, others bring it back.
 
     Raises:
         ConfigError: its package is not installed here.
     """
-    if kernel not in _PACKAGED:
-        return
     from torch.nn import attention
 
+    if getattr(attention, "current_flash_attention_impl", lambda: None)() is not None:
+        attention.restore_flash_attention_impl()
+    if kernel not in _PACKAGED:
+        return
     try:
         attention.activate_flash_attention_impl(_PACKAGED[kernel])
     except (AttributeError, ImportError, RuntimeError, ValueError) as error:
@@ -79,7 +81,7 @@ def activate(kernel: str) -> None:
 
 
 def is_here(kernel: str, device: torch.device) -> bool:
-    """Whether this device and what is installed have ``kernel``; a run may go on on another machine than it began on."""
+    """Whether this device and what is installed have ``kernel``: a run may go on where it did not begin."""
     if device.type != "cuda":
         return False
     try:
@@ -127,17 +129,8 @@ def probe(
     best = min(timed, key=timed.__getitem__)
     if "flash" in timed and timed[best] > _WORTH * timed["flash"]:
         best = "flash"
-    _restore_flash()
     activate(best)
     return Probed(best, times)
-
-
-def _restore_flash() -> None:
-    from torch.nn import attention
-
-    restore = getattr(attention, "restore_flash_attention_impl", None)
-    if restore is not None:
-        restore()
 
 
 def _like_a_layers(
