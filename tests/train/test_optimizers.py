@@ -2,7 +2,7 @@
 
 import torch
 
-from automodel_cli.train.optimizers import build_adamw
+from automodel_cli.train.optimizers import build_adamw, pick_kernel
 
 
 def run(optimizer, weights):
@@ -47,3 +47,9 @@ def test_the_kernel_can_be_chosen():
     assert not build_adamw(parameters(), fused=False).defaults["fused"]
     assert not build_adamw(parameters(), foreach=True).defaults["fused"]
     assert build_adamw(parameters(), amsgrad=True).defaults["fused"]
+
+
+def test_the_kernel_follows_the_device_and_the_optimizer():
+    assert pick_kernel("cpu")[0] == "fused"
+    assert pick_kernel("hpu")[0] == "foreach"
+    assert pick_kernel("cuda", "torch.optim.SGD") == ("own", "SGD as it is written")

@@ -36,7 +36,7 @@ class FastPath:
     compile_scope: str  # model or blocks
     head_loss: str  # plain or chunked
     attention: str  # a name of ``attention_kernels``, or "model": as the model was built
-    optimizer: str  # fused, foreach or single
+    optimizer: str  # AdamW's kernel: fused or foreach; own: another optimizer
     threads: int
     processes: int
     fp8: Mapping[str, Any]  # recipe (off or tensorwise) and keywords of models.fp8.convert
@@ -133,7 +133,8 @@ def choose_fast_path(
         "head_loss",
         pick_loss(vocab_size=model.padded_vocab_size, tokens=rows * seq_len),
     )
-    choices.take("optimizer", pick_kernel(device.type))
+    optimizer = pick_kernel(device.type, cfg.optimizer.name) if cfg.optimizer else pick_kernel(device.type)
+    choices.take("optimizer", optimizer, configured=optimizer[0] == "own")
     choices.take(
         "fp8",
         choose_fp8(

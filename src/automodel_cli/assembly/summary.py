@@ -141,6 +141,7 @@ def fast_path_rows(path: FastPath, device: torch.device) -> Rows:
         ("attention", f"{path.attention} ({why['attention']})"),
         ("compile", _compile_words(path)),
         *([("fp8", f"on ({why['fp8']})")] if path.fp8["recipe"] != "off" else []),
+        ("optimizer", f"{path.optimizer} kernel ({why['optimizer']})"),
         ("loss", f"{path.head_loss} cross-entropy ({why['head_loss']})"),
     ]
 

@@ -22,14 +22,13 @@ from automodel_cli.models.initialise import derive_seed
 from automodel_cli.models.interface import CausalLM
 from automodel_cli.train.compiling import shared_cache, use_cache
 from automodel_cli.train.losses import ChunkedCrossEntropy, LogitsLoss, MaskedCrossEntropy
-from automodel_cli.train.optimizers import build_adamw
+from automodel_cli.train.optimizers import ADAMW, build_adamw
 from automodel_cli.train.param_groups import build_param_groups
 from automodel_cli.train.schedules import Schedule, remember_ratios
 
 DEFAULT_LR = 2e-4
 DEFAULT_BETAS = (0.9, 0.95)
 DEFAULT_WEIGHT_DECAY = 0.1
-_ADAMW = ("torch.optim.AdamW", "torch.optim.adamw.AdamW")
 
 
 def build_head_loss(cfg: PretrainConfig, fast_path: FastPath, *, trust: Sequence[str] = ()) -> Any:
@@ -53,10 +52,15 @@ def _head_loss(cfg: PretrainConfig, fast_path: FastPath, trust: Sequence[str]) -
 
 
 def build_optimizer(
-    cfg: PretrainConfig, model: CausalLM, device: torch.device, *, trust: Sequence[str] = ()
+    cfg: PretrainConfig,
+    model: CausalLM,
+    device: torch.device,
+    fast_path: FastPath,
+    *,
+    trust: Sequence[str] = (),
 ) -> torch.optim.Optimizer:
     """AdamW with its no-decay groups, or whatever ``optimizer._target_`` names, given the same groups."""
-    target = cfg.optimizer or Target(_ADAMW[0])
+    target = cfg.optimizer or Target(ADAMW[0])
     arguments = dict(target.arguments)
     weight_decay = float(arguments.pop("weight_decay", DEFAULT_WEIGHT_DECAY if _is_adamw(target) else 0.0))
     groups = build_param_groups(
@@ -66,6 +70,12 @@ def build_optimizer(
         overrides=[override.model_dump() for override in cfg.param_group_overrides],
     )
     if _is_adamw(target):
+        if (
+            arguments.get("fused") is None
+            and not arguments.get("foreach")
+            and not arguments.get("differentiable")
+        ):
+            arguments["fused"] = fast_path.optimizer == "fused"
         return build_adamw(
             groups,
             lr=float(arguments.pop("lr", DEFAULT_LR)),
@@ -79,7 +89,7 @@ def build_optimizer(
 
 
 def _is_adamw(target: Target) -> bool:
-    return target.name in _ADAMW
+    return target.name in ADAMW
 
 
 def build_schedule(cfg: PretrainConfig, optimizer: torch.optim.Optimizer, total_steps: int) -> Schedule:

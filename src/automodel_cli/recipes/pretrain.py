@@ -159,7 +159,9 @@ class PretrainRecipe:
             self.model, init_from=init_from, seed=self.cfg.rng_seed, device=self.device
         )
         self.parallel.connect()
-        self.optimizer = training.build_optimizer(self.cfg, self.model, self.device, trust=self.trust)
+        self.optimizer = training.build_optimizer(
+            self.cfg, self.model, self.device, self.fast_path, trust=self.trust
+        )
         self.schedule = training.build_schedule(self.cfg, self.optimizer, self.horizon.total_steps)
         if checkpoint is not None:
             self._resume(checkpoint)
@@ -563,7 +565,9 @@ class PretrainRecipe:
         self._build()
         checkpoint = None if self.fresh else find_checkpoint(self.cfg, self.world, say=self.voice.say)
         self._choose_fast_path(checkpoint)
-        self.optimizer = training.build_optimizer(self.cfg, self.model, self.device, trust=self.trust)
+        self.optimizer = training.build_optimizer(
+            self.cfg, self.model, self.device, self.fast_path, trust=self.trust
+        )
         self.schedule = training.build_schedule(self.cfg, self.optimizer, self.horizon.total_steps)
         self._show_summary(f"would resume {checkpoint}" if checkpoint else "not made in a dry run")
 

@@ -10,12 +10,16 @@ from torch import Tensor
 
 from automodel_cli.train.schedules import remember_ratios
 
+ADAMW = ("torch.optim.AdamW", "torch.optim.adamw.AdamW")
+
 # Devices with a fused AdamW kernel: one pass over weights, gradients and moments instead of about ten.
 _FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
-def pick_kernel(device_type: str) -> tuple[str, str]:
-    """(fused | foreach, why): how AdamW updates its tensors."""
+def pick_kernel(device_type: str, name: str = ADAMW[0]) -> tuple[str, str]:
+    """(fused | foreach, why): how AdamW updates its tensors; ("own", why) for an optimizer of another ``name``."""
+    if name not in ADAMW:
+        return "own", f"{name.rpartition('.')[2]} as it is written"
     if device_type in _FUSED_DEVICES:
         return "fused", "one pass over weights, gradients and moments"
     return "foreach", f"{device_type} has no fused kernel"
