@@ -33,7 +33,6 @@ TWO_RANKS = {
         }
     },
     "no accumulation": {"step_scheduler": {"local_batch_size": 4}},
-    "llama, fsdp2": {"model": LLAMA},
     "llama, tp": {"model": LLAMA, "distributed": {"tp_size": 2, "activation_checkpointing": "selective"}},
     "llama, cp": {"model": LLAMA, "distributed": {"cp_size": 2, "activation_checkpointing": True}},
     "qwen2, fsdp2": {"model": QWEN2},
@@ -56,12 +55,9 @@ ROUGHLY = {
 }
 APART_ON_TWO_RANKS = {
     "apart, fsdp2": {**APART, "distributed": {"activation_checkpointing": True}},
-    "apart, ddp": {**APART, "distributed": {"strategy": "ddp"}},
     "apart, tp": {**APART, "distributed": {"tp_size": 2, "activation_checkpointing": "selective"}},
     "apart, cp": {**APART, "distributed": {"cp_size": 2, "activation_checkpointing": True}},
     "qwen2 apart, tp": {"model": QWEN2, **APART, "distributed": {"tp_size": 2}},
-    "qwen2 apart, cp": {"model": QWEN2, **APART, "distributed": {"cp_size": 2}},
-    "apart, compiled fsdp2": {**APART, **EAGER},
     "apart, compiled cp": {**APART, **EAGER, "distributed": {"cp_size": 2, "activation_checkpointing": True}},
 }
 DROPOUT = {"model": {**GPT2, "dropout": 0.2}}
