@@ -8,11 +8,12 @@ from automodel_cli.assembly.fast_path import choose_fast_path
 from automodel_cli.assembly.horizon import Horizon
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.models import attention_kernels
 from automodel_cli.models.gpt2 import build_gpt2_model
 
 
-def chosen(tiny_training, stored, processes=1):
-    model = build_gpt2_model(vocab_size=64, n_positions=32, n_embd=32, n_layer=1, n_head=2)
+def chosen(tiny_training, stored, processes=1, **model):
+    model = build_gpt2_model(vocab_size=64, n_positions=32, n_embd=32, n_layer=1, n_head=2, **model)
     return choose_fast_path(
         load_config(PretrainConfig, tiny_training.config(), []),
         device=torch.device("cpu"),
@@ -27,7 +28,7 @@ def chosen(tiny_training, stored, processes=1):
 
 def test_stored_choices_hold(tiny_training):
     path = {
-        "precision": "fp16",
+        "precision": "bf16",
         "residual": "bf16",
         "compile": True,
         "compile_mode": "default",
@@ -65,3 +66,15 @@ def test_stored_threads_hold_for_as_many_processes_only(tiny_training):
 def test_a_kernel_that_this_machine_lacks_is_chosen_anew(tiny_training):
     assert chosen(tiny_training, {"attention": "cudnn"}).attention == "model"  # the run began on a GPU
     assert chosen(tiny_training, {"attention": "fa3"}).attention == "model"
+
+
+def test_a_stored_stream_holds_with_its_precision_only(tiny_training):
+    stored = {"precision": "bf16", "residual": "bf16"}
+    assert chosen(tiny_training, stored).residual == "bf16"
+    assert chosen(tiny_training, {**stored, "precision": "fp32"}).residual == "fp32"
+
+
+def test_the_model_section_wins_over_a_stored_kernel(tiny_training, monkeypatch):
+    monkeypatch.setattr(attention_kernels, "is_here", lambda kernel, device: True)
+    assert chosen(tiny_training, {"attention": "flash"}).attention == "flash"
+    assert chosen(tiny_training, {"attention": "flash"}, attn_implementation="sdpa").attention == "model"

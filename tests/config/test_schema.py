@@ -261,3 +261,9 @@ def test_all_keys_are_dotted_names():
     assert "step_scheduler.max_steps" in keys
     assert "distributed.mp_policy.param_dtype" in keys
     assert "checkpoint.max_recent_checkpoints" in keys
+
+
+@pytest.mark.parametrize("key", ["cache_dir", "cache"])
+def test_no_file_can_say_where_compiled_code_is_loaded_from(key):
+    with pytest.raises(ValidationError, match=key):
+        make(compile={key: "/tmp/somewhere"})

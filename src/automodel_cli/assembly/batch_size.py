@@ -132,7 +132,7 @@ def _predicted(
     """The peak with ``rows`` on the path the run will take; where compiling is still open, whichever needs more."""
     stored_precision = path.get("precision") if cfg.compute_precision == "auto" else None
     precision = stored_precision or this_machine.choose_precision(cfg.compute_precision, world.device)[0]
-    residual = path.get("residual") or choose_residual(cfg, model, precision, world.device)[0]
+    residual = choose_residual(cfg, model, precision, world.device)[0]
     head_loss = (
         path.get("head_loss") or pick_loss(vocab_size=model.padded_vocab_size, tokens=rows * seq_len)[0]
     )

@@ -106,7 +106,7 @@ def choose_fast_path(
     choices.take(
         "residual",
         choose_residual(cfg, model, precision, device),
-        configured=cfg.residual_precision != "auto" or not model.takes_residual_dtype,
+        configured=cfg.residual_precision != "auto" or not _residual_is_open(model, precision),
     )
     choices.take(
         "compile",
@@ -148,10 +148,10 @@ def choose_fast_path(
         configured=True,  # or stored: it refuses either where it cannot be
     )
     dtype = _AUTOCAST[precision] or torch.float32
-    kept = choices.stored.get("attention")
-    if kept == "model" or (kept is not None and attention_kernels.is_here(kept, device)):
+    kept, is_open = choices.stored.get("attention"), model.attention_shape() is not None
+    if kept == "model" or (kept is not None and is_open and attention_kernels.is_here(kept, device)):
         choices.take("attention", (kept, ""))
-    else:  # none stored, or the run went on elsewhere
+    else:  # none stored, the model section decides now, or the run went on elsewhere
         choices.take("attention", _choose_attention(model, device, rows, seq_len, dtype), configured=True)
     same = choices.stored.get("processes", processes) == processes
     threads = (
@@ -165,6 +165,11 @@ def choose_compile_scope(cfg: PretrainConfig, model: CausalLM, processes: int) -
     return this_machine.choose_compile_scope(
         cfg.compile.scope, blocks=len(model.blocks()), processes=processes
     )
+
+
+def _residual_is_open(model: CausalLM, precision: str) -> bool:
+    """Whether there is a choice: a stream in bf16 makes no sense between products in another type."""
+    return model.takes_residual_dtype and precision == "bf16"
 
 
 def choose_residual(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -131,15 +130,9 @@ def build_throughput(
 
 
 def keep_compiled_code(cfg: PretrainConfig) -> None:
-    """Let the compiler keep its code where ``compile.cache_dir`` says; before anything is compiled."""
-    where = cfg.compile.cache_dir
-    if where == "run":
-        where = (
-            str(Path(cfg.checkpoint.checkpoint_dir).absolute() / "compiled")
-            if cfg.checkpoint.enabled
-            else None
-        )
-    use_cache(shared_cache() if where == "auto" else where)
+    """Let the compiler keep its code for later runs, as ``compile.shared_cache`` says; before anything is compiled."""
+    if cfg.compile.shared_cache:
+        use_cache(shared_cache())
 
 
 def compile_arguments(cfg: PretrainConfig, fast_path: FastPath) -> dict[str, Any]:

@@ -166,8 +166,9 @@ class CompileConfig(Section):
     """true, false, or `auto`: where the planned length of the run pays for the compilation."""
     scope: Literal["auto", "model", "blocks"] = "auto"
     """Compile the whole `model`, or its `blocks` one by one: equal ones once; auto: blocks where there are many."""
-    cache_dir: str | None = "auto"
-    """Folder that keeps compiled code: `auto`: one for all runs of a user; `run`: the run folder; null: torch's."""
+    shared_cache: bool = True
+    """Keep compiled code for all runs of this user, in ~/.cache/automodel; false: where torch does. The variable
+    TORCHINDUCTOR_CACHE_DIR names another place; a file cannot: code is loaded from there."""
     mode: str | None = None
     """torch.compile's mode: default, reduce-overhead, max-autotune; null: default."""
     fullgraph: bool = False

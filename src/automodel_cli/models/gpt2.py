@@ -71,7 +71,6 @@ class GPT2(CausalLM):
         self.padded_vocab_size = padded_vocab(self.vocab_size)
         self.max_seq_len = config["n_positions"]
         self.notes: list[str] = []
-        self.residual_dtype: torch.dtype | None = None  # None: that of the embeddings
         width, dropout, bias = config["n_embd"], config["dropout"], config["bias"]
         attend = attend_by_name(config["attn_implementation"])
         self.wte = nn.Embedding(self.padded_vocab_size, width)
@@ -153,9 +152,6 @@ class GPT2(CausalLM):
 
     def prefer_attention(self, kernel: str) -> None:
         self.change_attention(lambda _: AttendWith(kernel))
-
-    def keep_residual_in(self, dtype: torch.dtype) -> None:
-        self.residual_dtype = dtype
 
     def param_roles(self) -> dict[str, Role]:
         return {name: _role(name) for name, _ in self.named_parameters()}

@@ -43,6 +43,7 @@ class CausalLM(nn.Module, ABC):
         pretrained: whether the builder loaded weights, which ``init_weights`` would throw away.
         takes_cache: whether ``forward`` can go on from a ``KVCache``.
         takes_residual_dtype: whether the dtype of the residual stream can be chosen.
+        residual_dtype: what was chosen; None: that of the embeddings.
     """
 
     vocab_size: int
@@ -52,6 +53,7 @@ class CausalLM(nn.Module, ABC):
     pretrained: bool = False
     takes_cache: bool = True
     takes_residual_dtype: bool = False
+    residual_dtype: torch.dtype | None = None
 
     @abstractmethod
     def forward(
@@ -103,7 +105,7 @@ class CausalLM(nn.Module, ABC):
 
     def keep_residual_in(self, dtype: torch.dtype) -> None:
         """Keep the residual stream between blocks in ``dtype``, where ``takes_residual_dtype``; in place."""
-        raise NotImplementedError
+        self.residual_dtype = dtype
 
     def blocks(self) -> list[nn.Module]:
         """The layers that are stacked, in order: what is sharded, checkpointed and compiled one by one."""

@@ -92,7 +92,6 @@ class Llama(CausalLM):
         self.padded_vocab_size = padded_vocab(self.vocab_size)
         self.max_seq_len = config["max_position_embeddings"]
         self.notes: list[str] = []
-        self.residual_dtype: torch.dtype | None = None  # None: that of the embeddings
         width = config["hidden_size"]
         attend = grouped(attend_by_name(config["attn_implementation"]))
         self.embed_tokens = nn.Embedding(self.padded_vocab_size, width)
@@ -169,9 +168,6 @@ class Llama(CausalLM):
 
     def prefer_attention(self, kernel: str) -> None:
         self.change_attention(lambda _: grouped(AttendWith(kernel)))
-
-    def keep_residual_in(self, dtype: torch.dtype) -> None:
-        self.residual_dtype = dtype
 
     def param_roles(self) -> dict[str, Role]:
         return {name: _role(name) for name, _ in self.named_parameters()}

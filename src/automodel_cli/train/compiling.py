@@ -18,7 +18,8 @@ _CACHE_VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 def shared_cache() -> str | None:
     """The user's folder for compiled code; None where a variable of the compiler's own says where.
 
-    Not the temporary folder that torch takes by itself: code is loaded from there, and others can write to it.
+    Code is loaded from there. So it is not the temporary folder that torch takes by itself, to which others can write,
+    and nothing that a configuration or a run folder from elsewhere could name or bring along.
     """
     if any(os.environ.get(name) for name in _CACHE_VARIABLES):
         return None

@@ -10,7 +10,10 @@ Shapes: B rows, T tokens, D model width, V logical vocabulary, P padded vocabula
 
 from __future__ import annotations
 
+import functools
 import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,18 +24,16 @@ from automodel_cli.errors import ConfigError
 from automodel_cli.train.losses import MaskedCrossEntropy, compute_dtype
 
 
-class _Packaged:
+class _Packaged(ABC):
     """What both have in common: the package is looked for when the loss is built, and padding rows are left out."""
 
     def __init__(self, ignore_index: int = IGNORE_INDEX) -> None:
         self.ignore_index = ignore_index
-        self._setup()
+        self._nll = self._load()
 
-    def _setup(self) -> None:
-        raise NotImplementedError
-
-    def _nll(self, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def _load(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """The package's sum of nll, of hidden ``[N, D]``, weight ``[V, D]`` and labels ``[N]``."""
 
     def __call__(self, hidden: Tensor, weight: Tensor, labels: Tensor, *, vocab_size: int) -> Tensor:
         """Sum of nll for ``hidden [B, T, D]`` against ``labels [B, T]`` under the head ``weight [P, D]``."""
@@ -52,14 +53,12 @@ class LigerCrossEntropy(_Packaged):
         ConfigError: the package liger-kernel is not here.
     """
 
-    def _setup(self) -> None:
+    def _load(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         module = _package("liger_kernel.transformers.fused_linear_cross_entropy", "liger-kernel")
-        self._loss = module.LigerFusedLinearCrossEntropyLoss(
+        loss = module.LigerFusedLinearCrossEntropyLoss(
             ignore_index=self.ignore_index, reduction="sum", accum_dtype=torch.float32
         )
-
-    def _nll(self, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-        return self._loss(weight, hidden, labels)
+        return lambda hidden, weight, labels: loss(weight, hidden, labels)
 
 
 class CutCrossEntropy(_Packaged):
@@ -69,11 +68,9 @@ class CutCrossEntropy(_Packaged):
         ConfigError: the package cut-cross-entropy is not here.
     """
 
-    def _setup(self) -> None:
-        self._loss = _package("cut_cross_entropy", "cut-cross-entropy").linear_cross_entropy
-
-    def _nll(self, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-        return self._loss(hidden, weight, labels, ignore_index=self.ignore_index, reduction="sum")
+    def _load(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        loss = _package("cut_cross_entropy", "cut-cross-entropy").linear_cross_entropy
+        return functools.partial(loss, ignore_index=self.ignore_index, reduction="sum")
 
 
 def _package(module: str, package: str) -> Any:
