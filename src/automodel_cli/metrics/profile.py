@@ -148,6 +148,7 @@ class StepProfiler(NoProfile):
             yield item  # type: ignore[misc]
 
     def step(self, step: int) -> None:
+        """Update ``step`` is over: warm up, record, or finish, whichever is due."""
         if self._done:
             return
         if self._timing:

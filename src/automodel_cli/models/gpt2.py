@@ -30,7 +30,7 @@ from automodel_cli.models.attention_kernels import AttendWith
 from automodel_cli.models.initialise import copy_whole, fill_constant, fill_normal
 from automodel_cli.models.interface import Attend, CausalLM, HeadLoss, Role
 from automodel_cli.models.kv_cache import KVCache
-from automodel_cli.models.layers import MLP, CausalSelfAttention, attend_by_name, attention_mask
+from automodel_cli.models.layers import MLP, CausalSelfAttention, attend_by_name, attention_mask, positions_of
 from automodel_cli.sizing import padded_vocab
 
 INIT_STD = 0.02
@@ -106,12 +106,7 @@ class GPT2(CausalLM):
                 f"a sequence of {cached + tokens} tokens does not fit n_positions {self.wpe.num_embeddings}",
                 "shorten seq_len or build the model with more positions",
             )
-        positions = batch.position_ids
-        if positions is None:
-            device = batch.input_ids.device
-            positions = (
-                torch.arange(tokens, device=device) if cache is None else cache.positions(tokens, device)
-            )
+        positions = positions_of(batch, cache)
         x = self.drop(self.wte(batch.input_ids) + self.wpe(positions))
         x = x if self.residual_dtype is None else x.to(self.residual_dtype)
         mask = attention_mask(

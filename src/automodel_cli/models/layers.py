@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
+from automodel_cli.batch import Batch
 from automodel_cli.errors import ConfigError
 from automodel_cli.models.attention_kernels import KERNELS, AttendWith, activate
 from automodel_cli.models.document_attention import attend_for, document_mask
@@ -146,6 +147,14 @@ def attention_mask(
         itself = keys == (keys[cached:, None])  # [T, S]
         return causal & (is_token[:, None, None, :] | itself)
     return causal
+
+
+def positions_of(batch: Batch, cache: KVCache | None) -> Tensor:
+    """Positions of a batch's tokens, ``[T]`` or ``[B, T]``: its own, else counted on from what the cache has seen."""
+    if batch.position_ids is not None:
+        return batch.position_ids
+    tokens, device = batch.input_ids.shape[1], batch.input_ids.device
+    return torch.arange(tokens, device=device) if cache is None else cache.positions(tokens, device)
 
 
 class CausalSelfAttention(nn.Module):

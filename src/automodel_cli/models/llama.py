@@ -30,7 +30,7 @@ from automodel_cli.models.attention_kernels import AttendWith
 from automodel_cli.models.initialise import fill_constant, fill_normal
 from automodel_cli.models.interface import Attend, CausalLM, HeadLoss, Role
 from automodel_cli.models.kv_cache import KVCache
-from automodel_cli.models.layers import attend_by_name, attention_mask
+from automodel_cli.models.layers import attend_by_name, attention_mask, positions_of
 from automodel_cli.models.llama_layers import (
     GroupedQueryAttention,
     RMSNorm,
@@ -122,12 +122,7 @@ class Llama(CausalLM):
                 f"a sequence of {cached + tokens} tokens does not fit max_position_embeddings {self.max_seq_len}",
                 "shorten seq_len or build the model with more positions",
             )
-        positions = batch.position_ids
-        if positions is None:
-            device = batch.input_ids.device
-            positions = (
-                torch.arange(tokens, device=device) if cache is None else cache.positions(tokens, device)
-            )
+        positions = positions_of(batch, cache)
         x = self.embed_tokens(batch.input_ids)
         rotary = self.rotary_emb(position_ids=positions, dtype=x.dtype)
         x = x if self.residual_dtype is None else x.to(self.residual_dtype)
