@@ -1,0 +1,90 @@
+"""JSON from a disk: whatever a file holds, the answer is a value of the model or one error of two lines."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from automodel_cli import json_files
+from automodel_cli.errors import CheckpointError, DataError
+from automodel_cli.json_files import Count, FileModel, FiniteFloat, Items, PlainName, Xxh3
+
+
+class _Entry(FileModel):
+    name: PlainName
+    bytes: Count
+    xxh3: Xxh3
+    share: FiniteFloat = 0.0
+
+
+class _Listing(FileModel):
+    files: Items[_Entry]
+
+
+def _listing(**changed: Any) -> dict[str, Any]:
+    return {"files": [{"name": "a/b.bin", "bytes": 3, "xxh3": "xxh3:0123456789abcdef", **changed}]}
+
+
+def test_a_good_file_is_read(tmp_path):
+    path = tmp_path / "m.json"
+    path.write_text(
+        '{"files": [{"name": "a/b.bin", "bytes": 3, "xxh3": "xxh3:0123456789abcdef"}], "more": 1}'
+    )
+    assert json_files.read_model(path, _Listing).files[0].name == "a/b.bin"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "not valid JSON"),
+        (b"{", "not valid JSON"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b'{"files": NaN}', "not valid JSON"),
+        (b"[" * 100_000, "nested deeper than 200"),
+        (b'{"files": ' + b"9" * 5000 + b"}", "not valid JSON"),
+        (b"[]", "the whole file"),
+        (b"{}", "'files' is missing"),
+        (b'{"files": {}}', "files: "),
+        (b'{"files": [1]}', "files[0]: "),
+    ],
+)
+def test_a_bad_file_is_one_error_that_names_it(tmp_path, content, words):
+    path = tmp_path / "m.json"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"m\.json") as caught:
+        json_files.read_model(path, _Listing, CheckpointError)
+    assert words in caught.value.message and "\n" not in caught.value.message and caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("bytes", value) for value in (-1, "3", 1.5, True, None, 2**63, 10**400)),
+        *(
+            ("name", value)
+            for value in ("", "/etc/passwd", "../x", "a/../../x", "a//b", ".", "a\\b", "a\x1b[2J", 3)
+        ),
+        *(("share", value) for value in (float("nan"), float("inf"), "x", True)),
+        ("xxh3", "xxh3:0"),
+    ],
+)
+def test_a_bad_value_is_found_by_place(key, value):
+    with pytest.raises(DataError) as caught:
+        json_files.validated(_listing(**{key: value}), _Listing, "m.json")
+    assert f"files[0].{key}" in caught.value.message and "\x1b" not in caught.value.message
+    assert len(caught.value.message) < 300
+
+
+def test_pipes_folders_and_large_files_are_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "large").write_bytes(b"1" * 100)
+    with pytest.raises(DataError, match="a pipe or device"):
+        json_files.read_bytes(tmp_path / "pipe")
+    with pytest.raises(DataError, match="a folder"):
+        json_files.read_bytes(tmp_path)
+    with pytest.raises(DataError, match="100 bytes, expected at most 99"):
+        json_files.read_bytes(tmp_path / "large", max_bytes=99)
+    with pytest.raises(DataError, match="does not exist"):
+        json_files.read_bytes(tmp_path / "none")
