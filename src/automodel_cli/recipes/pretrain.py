@@ -269,6 +269,7 @@ class PretrainRecipe:
             precision=self.fast_path.precision,
             device=self.device,
             world_size=self.world.size,
+            mfu=self.cfg.mfu,
         )
         self.profile = open_profile(
             self.profile_updates,
