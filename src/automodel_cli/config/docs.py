@@ -118,11 +118,10 @@ def _is_section(name: str, annotation: Any) -> bool:
 
 
 def _closed_section(name: str, section: type[Section]) -> Iterator[str]:
-    if not (rows := list(_rows(section))):
-        return  # all of it is kept for old files
+    rows = list(_rows(section))
     yield f"### `{name}`\n"
     yield f"{_summary(section)}\n"
-    yield _table(rows)
+    yield _table(rows) if rows else "Accepted without effect: see the keys of older files.\n"
     for field_name, field in section.model_fields.items():
         inner = section_of(field.annotation)
         if inner is not None:
