@@ -6,7 +6,7 @@ negative, enormous, infinite, nested a hundred thousand deep, not UTF-8. Hashes 
 the change reaches whoever reads the file. :class:`Commands` runs a command on it in a process forked from one
 that has everything imported, and says how it ended, how long it took and what memory it used.
 
-Also a script, which prints the counts by kind: ``python -m tests.promises.crafted_files --every 1``.
+Also a script, which prints the counts by kind: ``python -m tests.promises.crafted_files --number 30``.
 """
 
 from __future__ import annotations
@@ -414,14 +414,19 @@ def _sign(manifest: Path) -> None:
 # ------------------------------------------------------------------------------------------ all of them
 
 
-def cases(place: Path) -> list[tuple[Crafted, str]]:
-    """Every change with every command that reads the file, in a fixed order."""
+def cases(place: Path, pattern: str) -> list[tuple[Crafted, str]]:
+    """Every change of the files of one pattern with every command that reads them, in a fixed order."""
     found = []
-    for pattern, lines in READERS.items():
-        for path in sorted(place.glob(pattern))[:2]:
-            file = path.relative_to(place).as_posix()
-            found += [(change, line) for change in crafted(place, file) for line in lines]
+    for path in sorted(place.glob(pattern))[:2]:
+        file = path.relative_to(place).as_posix()
+        found += [(change, line) for change in crafted(place, file) for line in READERS[pattern]]
     return found
+
+
+def drawn(place: Path, pattern: str, number: int) -> list[tuple[Crafted, str]]:
+    """So many of the cases of a pattern, the same ones each time; all of them where there are fewer."""
+    found = cases(place, pattern)
+    return random.Random(pattern).sample(found, min(number, len(found)))
 
 
 @dataclass(frozen=True)
@@ -432,6 +437,11 @@ class Verdict:
     line: str
     outcome: Outcome
     fault: str | None
+
+    def __str__(self) -> str:
+        last = " / ".join(self.outcome.output.strip().splitlines()[-3:])
+        change = self.change
+        return f"{self.fault}: {self.line} | {change.file} {change.place} {change.kind}: {last[:400]}"
 
 
 def verdicts(place: Path, commands: Commands, chosen: list[tuple[Crafted, str]]) -> Iterator[Verdict]:
@@ -449,25 +459,23 @@ def verdicts(place: Path, commands: Commands, chosen: list[tuple[Crafted, str]])
 
 
 def main() -> None:
-    """Run every n-th case and print the counts of faults by file and kind."""
+    """Run cases of every file and print the counts of faults by file and kind."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--every", type=int, default=1)
-    parser.add_argument("--files", default="")
-    parser.add_argument("--show", type=int, default=0, help="print so many faults whole")
+    parser.add_argument("--number", type=int, default=10**9, help="cases of each file")
+    parser.add_argument("--files", default="", help="only files whose name holds this")
     given = parser.parse_args()
     commands = Commands()
     faults: collections.Counter[tuple[str, str]] = collections.Counter()
     ran: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as folder:
         place = make_place(Path(folder) / "place", commands)
-        chosen = [case for case in cases(place) if given.files in case[0].file][:: given.every]
+        patterns = [pattern for pattern in READERS if given.files in pattern]
+        chosen = [case for pattern in patterns for case in drawn(place, pattern, given.number)]
         for verdict in verdicts(place, commands, chosen):
             ran[verdict.change.file] += 1
             if verdict.fault:
                 faults[verdict.change.file, verdict.fault] += 1
-                last = verdict.outcome.output.strip().splitlines()[-3:]
-                print(f"{verdict.fault}: {verdict.line} | {verdict.change.file} {verdict.change.place} "
-                      f"{verdict.change.kind}: {' / '.join(last)[:400]}", flush=True)  # fmt: skip
+                print(verdict, flush=True)
     commands.close()
     for file, count in ran.items():
         found = {kind: n for (name, kind), n in faults.items() if name == file}
