@@ -48,7 +48,7 @@ def test_the_manifest_is_the_last_file_to_appear(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", watched)
     write(tmp_path / "s", {"a/x": b"1", "b": b"2"})
     names = [path.removeprefix(str(tmp_path / "s")) for path in order]
-    assert names == ["/a/x", "/b", "/a", "/manifest.json.tmp", ""]
+    assert names == ["/a/x", "/b", "/a", "/manifest.json.automodel.tmp", ""]
 
 
 def test_a_stale_folder_is_emptied_first(tmp_path):

@@ -15,7 +15,7 @@ from automodel_cli.corpus.manifest import read_corpus_manifest
 from automodel_cli.corpus.nanogpt_bin import TokenReader, inspect_token_file, read_bos_index
 from automodel_cli.corpus.tokenizer import load_tokenizer
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
-from automodel_cli.files import exclusive_lock
+from automodel_cli.files import exclusive_lock, write_manifest
 from automodel_cli.recipes import preprocess, train_tokenizer
 from automodel_cli.recipes.preprocess import PreprocessResult
 
@@ -276,15 +276,85 @@ def test_a_finished_corpus_is_left_alone_and_another_plan_refused(tmp_path: Path
         run(tmp_path, dataset=rows, max_tokens=600)
 
 
-def test_files_that_are_not_ours_are_not_touched(tmp_path: Path, rows: str) -> None:
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dataset.bin",
+        "val.bos.idx",
+        "dataset_00007.bin.tmp",
+        "manifest.json",
+        "progress.json",
+        "tokenizer/tokenizer.json",
+        ".shuffle/notes",
+        "meta.pkl",
+    ],
+)
+def test_what_others_made_is_neither_replaced_nor_removed(
+    tmp_path: Path, rows: str, name: str, overwrite: bool
+) -> None:
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"precious")
+    tokenizer = "char" if name == "meta.pkl" else "byte"
+    with pytest.raises(ConfigError, match=r"but no manifest of ours"):
+        run(tmp_path, dataset=rows, overwrite=overwrite, tokenizer=tokenizer, eot="none")
+    assert content(tmp_path / "out").items() <= {name: b"precious", ".lock": b""}.items()
+
+
+def test_overwrite_replaces_what_was_made_here_and_nothing_else(tmp_path: Path, rows: str) -> None:
+    """Whatever is added to a corpus of ours, under names that this run does not write, stays."""
+    run(tmp_path, dataset=rows, max_tokens=500)
+    others = ["notes.txt", "train.bin", "meta.pkl", "dataset.bin.bak", "tokenizer/notes"]
+    for name in others:
+        (tmp_path / "out" / name).write_bytes(b"precious")
+    run(tmp_path, dataset=rows, max_tokens=600, overwrite=True)
+    assert all((tmp_path / "out" / name).read_bytes() == b"precious" for name in others)
+    assert not {"train.bin", "tokenizer/notes"} & {
+        f.name for f in read_corpus_manifest(tmp_path / "out").files
+    }
+    with pytest.raises(ConfigError, match=r"train\.bin but no manifest"):
+        run(tmp_path, dataset=rows, format="raw", overwrite=True)
+    assert read_corpus_manifest(tmp_path / "out").tokens == 600
+
+
+@pytest.mark.parametrize("name", ["dataset.bin", "dataset.bin.automodel.tmp", "tokenizer", ".shuffle"])
+def test_links_are_not_written_through(tmp_path: Path, rows: str, name: str) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "0000.0.docs").write_bytes(b"precious")
+    target = elsewhere if name in ("tokenizer", ".shuffle") else elsewhere / "0000.0.docs"
     (tmp_path / "out").mkdir()
-    (tmp_path / "out/dataset.bin").write_bytes(b"precious")
-    with pytest.raises(ConfigError, match=r"dataset\.bin but no manifest"):
-        run(tmp_path, dataset=rows)
-    assert (tmp_path / "out/dataset.bin").read_bytes() == b"precious"
-    (tmp_path / "out/notes.txt").write_text("keep")
-    run(tmp_path, dataset=rows, overwrite=True)
-    assert (tmp_path / "out/notes.txt").read_text() == "keep"
+    (tmp_path / "out" / name).symlink_to(target)
+    for overwrite in (False, True):
+        with pytest.raises(ConfigError, match="but no manifest of ours"):
+            run(tmp_path, dataset=rows, overwrite=overwrite, shuffle=True)
+    assert content(elsewhere) == {"0000.0.docs": b"precious"}
+
+
+def test_a_manifest_that_names_files_elsewhere_removes_none(tmp_path: Path, rows: str) -> None:
+    run(tmp_path, dataset=rows)
+    out = tmp_path / "out"
+    (tmp_path / "canary").write_bytes(b"precious")
+    (out / "canary").write_bytes(b"precious")
+    body = json.loads((out / "manifest.json").read_text())
+    del body["self"]
+    for name in ("../canary", str(tmp_path / "canary"), "canary"):
+        entry = {**body["files"][0], "name": name}
+        write_manifest(out / "manifest.json", {**body, "files": [*body["files"], entry]})
+        run(tmp_path, dataset=rows, overwrite=True)
+        assert (tmp_path / "canary").read_bytes() == (out / "canary").read_bytes() == b"precious"
+
+
+def test_a_source_without_text_leaves_a_tokenizer_that_was_there(tmp_path: Path, rows: str) -> None:
+    cfg = TokenizerTrainConfig(dataset=rows, output_dir=str(tmp_path / "out/tokenizer"), vocab_size=290)
+    train_tokenizer.run(cfg, progress=lambda event: None, say=lambda line: None)
+    before = content(tmp_path / "out/tokenizer")
+    (tmp_path / "nothing.jsonl").write_text("")
+    options = {"dataset": str(tmp_path / "nothing.jsonl"), "tokenizer": str(tmp_path / "out/tokenizer")}
+    with pytest.raises(DataError, match="holds no text"):
+        run(tmp_path, **options)
+    assert content(tmp_path / "out/tokenizer") == before
 
 
 def test_second_writer_is_refused(tmp_path: Path, rows: str) -> None:

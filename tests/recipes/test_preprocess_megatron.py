@@ -496,9 +496,39 @@ def test_files_that_are_not_ours_are_not_touched(tmp_path: Path, rows: str) -> N
     precious.write_bytes(b"precious")
     with pytest.raises(ConfigError, match=r"processed_data_3_text_document\.bin but no"):
         run(tmp_path, input=rows)
+    with pytest.raises(ConfigError, match=r"processed_data_3_text_document\.bin but no"):
+        run(tmp_path, input=rows, overwrite=True)
     assert precious.read_bytes() == b"precious"
-    run(tmp_path, input=rows, overwrite=True)
-    assert not precious.exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "processed_data_0_text_document.idx.tmp",
+        "processed_data.manifest.json",
+        "processed_data.progress.json",
+        "processed_data.tokenizer/tokenizer.json",
+        ".processed_data.shuffle/notes",
+        ".processed_data.spool/notes",
+    ],
+)
+def test_what_others_made_is_neither_replaced_nor_removed(tmp_path: Path, rows: str, name: str) -> None:
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"precious")
+    for overwrite in (False, True):
+        with pytest.raises(ConfigError, match="but no manifest of ours"):
+            run(tmp_path, input=rows, overwrite=overwrite, shards=2, shuffle=True)
+        assert content(tmp_path / "out").items() <= {name: b"precious", ".processed_data.lock": b""}.items()
+
+
+def test_overwrite_keeps_what_was_added(tmp_path: Path, rows: str) -> None:
+    run(tmp_path, input=rows)
+    others = ["processed_data.tokenizer/notes", "processed_data_text_document.bin", "notes"]
+    for name in others:
+        (tmp_path / "out" / name).write_bytes(b"precious")
+    run(tmp_path, input=rows, overwrite=True, append_eod=False)
+    assert all((tmp_path / "out" / name).read_bytes() == b"precious" for name in others)
 
 
 def test_overwrite_with_fewer_parts_leaves_none_of_the_old(tmp_path: Path, rows: str) -> None:
