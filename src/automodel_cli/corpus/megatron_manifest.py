@@ -99,6 +99,11 @@ class MegatronManifest:
         return self.folder / f"{self.name}{SUFFIX}"
 
     @property
+    def separator_id(self) -> int | None:
+        """The id after each document, if there is one."""
+        return self.eod_id
+
+    @property
     def tokenizer_folder(self) -> Path:
         """The tokenizer that made the ids."""
         return self.folder / f"{self.name}.tokenizer"

@@ -1,9 +1,9 @@
 """Fetching the published archive of task data: download, check, unpack, publish; nothing is there until all is.
 
-1. ``NAME.zip.tmp`` beside the folder, hashed while it arrives; a connection that breaks is taken up again.
+1. ``NAME.zip.automodel.tmp`` beside the folder, hashed while it arrives; a connection that breaks is taken up again.
 2. The SHA-256 has to be the expected one.
-3. Unpacked into ``NAME.tmp``: plain files below that folder only, within a size that task data never has.
-4. ``NAME.tmp`` (or the only folder in it) becomes ``NAME``.
+3. Unpacked into ``NAME.automodel.tmp``: plain files below that folder only, within a size that task data never has.
+4. That folder (or the only folder in it) becomes ``NAME``.
 """
 
 from __future__ import annotations
