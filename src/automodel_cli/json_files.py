@@ -193,7 +193,7 @@ def _sentence(problem: ErrorDetails) -> str:
     expected = expected[:1].lower() + expected[1:]
     if problem["type"] == "missing":
         return f"{place!r} is missing"
-    if problem["type"] == "extra_forbidden":
+    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"{place!r} is not a key of this format"
     return f"{place or 'the whole file'}: {expected}, found {_shown(problem['input'])}"
 

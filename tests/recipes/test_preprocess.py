@@ -1,5 +1,6 @@
 """preprocess nanogpt, whole: exact lengths, equal bytes for any workers and chunks, splits, refusals, bad rows."""
 
+import itertools
 import json
 import pickle
 import shutil
@@ -10,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from automodel_cli.config.schema_preprocess import PreprocessNanogptConfig, TokenizerTrainConfig
+from automodel_cli.config.schema_preprocess import PreprocessNanogptConfig, TokenizerTrainConfig, VerifyConfig
 from automodel_cli.corpus.manifest import read_corpus_manifest
 from automodel_cli.corpus.nanogpt_bin import TokenReader, inspect_token_file, read_bos_index
 from automodel_cli.corpus.tokenizer import load_tokenizer
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
 from automodel_cli.files import exclusive_lock, write_manifest
-from automodel_cli.recipes import preprocess, train_tokenizer
+from automodel_cli.recipes import preprocess, train_tokenizer, verify
 from automodel_cli.recipes.preprocess import PreprocessResult
 
 TEXTS = [f"document {k}: " + "words é漢 " * (k * 7 % 23) for k in range(60)]
@@ -496,3 +497,107 @@ def test_a_source_without_text_leaves_nothing_to_continue(tmp_path: Path, rows: 
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
     run(tmp_path, dataset=rows)
     assert tokens_of(tmp_path / "out/dataset.bin").tolist() == byte_stream(TEXTS)
+
+
+class Killed(BaseException):
+    """Stands for a signal that nobody can catch."""
+
+
+@pytest.mark.parametrize("options", [{"shuffle": True}, {"overwrite": True, "shuffle": True}])
+def test_killed_while_it_cleans_up(
+    tmp_path: Path, rows: str, options: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At whatever file it stops, the same command ends with the same folder, and nothing of ours stays behind."""
+    run(tmp_path, "whole", dataset=rows, **options)
+    whole, out = content(tmp_path / "whole"), tmp_path / "out"
+    unlink, stops = Path.unlink, 0
+    for number in itertools.count(1):
+        shutil.rmtree(out, ignore_errors=True)
+        if options.get("overwrite"):
+            run(tmp_path, dataset=rows, val_fraction=0.5)
+        calls = itertools.count(1)
+
+        def counted(path: Path, missing_ok: bool = False, calls=calls, number=number) -> None:
+            if next(calls) == number:
+                raise Killed
+            unlink(path, missing_ok=missing_ok)
+
+        monkeypatch.setattr(Path, "unlink", counted)
+        try:
+            run(tmp_path, dataset=rows, **options)
+            break
+        except Killed:
+            stops += 1
+        finally:
+            monkeypatch.setattr(Path, "unlink", unlink)
+        run(tmp_path, dataset=rows, **options)
+        assert content(out) == whole and not (out / ".shuffle").exists(), number
+    assert stops > 5
+
+
+# ------------------------------------------------------------------------------------------ the separator
+
+
+@pytest.fixture
+def two_ends(tmp_path: Path) -> str:
+    """A tokenizer whose beginning-of-text is not its end-of-text, as Llama's."""
+    from automodel_cli.corpus.train_bpe import train_bpe
+
+    folder = tmp_path / "two"
+    train_bpe(TEXTS, 300, name="two").save(folder)
+    body = json.loads((folder / "tokenizer.json").read_text())
+    token = {"id": 300, "content": "<s>", "special": True, "normalized": False}
+    token |= {"single_word": False, "lstrip": False, "rstrip": False}
+    body["added_tokens"].append(token)
+    (folder / "tokenizer.json").write_text(json.dumps(body))
+    config = {"bos_token": "<s>", "eos_token": "<|endoftext|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "automodel_tokenizer.json").unlink()
+    return str(folder)
+
+
+def test_beginning_of_text_where_the_tokenizer_has_its_own(tmp_path: Path, rows: str, two_ends: str) -> None:
+    """As NeMo's tool: the tokenizer's own ``bos_token`` before each document, here told by transformers."""
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(two_ends)
+    assert (theirs.bos_token_id, theirs.eos_token_id) == (300, 0)
+    first = {
+        (None, "bin"): theirs.bos_token_id,
+        ("bos", "bin"): theirs.bos_token_id,
+        ("eos", "bin"): theirs.eos_token_id,
+    }
+    for (separator, form), expected in first.items():
+        made = run(
+            tmp_path, f"{separator}", dataset=rows, tokenizer=two_ends, separator=separator, format=form
+        )
+        assert made.manifest is not None and made.manifest.separator_id == expected
+        assert made.manifest.separator == ("eos" if expected == 0 else "bos")
+        tokens = tokens_of(tmp_path / f"{separator}/dataset.bin")
+        stream = [
+            i for text in TEXTS for i in (expected, *theirs(text, add_special_tokens=False)["input_ids"])
+        ]
+        assert tokens.tolist() == stream
+        report = verify.run(VerifyConfig(path=str(tmp_path / f"{separator}")), progress=lambda *_: None)
+        assert report.problems == []
+    run(tmp_path, "raw", dataset=rows, tokenizer=two_ends, format="raw")  # nanoGPT's: end-of-text after
+    assert np.fromfile(tmp_path / "raw/train.bin", "<u2")[-1] == 0
+    with pytest.raises(ConfigError, match="separator bos -> None"):
+        run(tmp_path, "bos", dataset=rows, tokenizer=two_ends, separator="eos")
+
+
+def test_corpora_from_before_there_was_a_choice(tmp_path: Path, rows: str, two_ends: str) -> None:
+    """Theirs is end-of-text; the same command still knows them, finished or not."""
+    made = run(tmp_path, dataset=rows, tokenizer=two_ends, separator="eos")
+    body = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert "separator" not in body and "separator" not in body["options"]
+    again = run(tmp_path, dataset=rows, tokenizer=two_ends)
+    assert again.already_complete and again.manifest == made.manifest
+    replaced = run(tmp_path, dataset=rows, tokenizer=two_ends, overwrite=True)
+    assert replaced.manifest is not None and replaced.manifest.separator == "bos"
+
+
+def test_one_token_for_both_ends_is_end_of_text(tmp_path: Path, rows: str) -> None:
+    for separator in ("bos", "eos", None):
+        run(tmp_path, str(separator), dataset=rows, separator=separator)
+    assert content(tmp_path / "bos") == content(tmp_path / "eos") == content(tmp_path / "None")

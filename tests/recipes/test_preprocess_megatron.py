@@ -5,6 +5,7 @@ in plain Python.
 """
 
 import gzip
+import itertools
 import json
 import shutil
 import struct
@@ -640,3 +641,36 @@ def test_a_source_without_text_leaves_nothing_to_continue(tmp_path: Path) -> Non
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".processed_data.lock"]
     run(tmp_path, input=write_rows(tmp_path / "some.jsonl", TEXTS))
     assert pair(tmp_path / "out") == reference_files(documents_of(TEXTS))
+
+
+def test_killed_while_it_cleans_up(tmp_path: Path, rows: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At whatever file it stops, the same command ends with the same folder, and nothing of ours stays behind."""
+
+    class Killed(BaseException):
+        """Stands for a signal that nobody can catch."""
+
+    options = {"input": rows, "shards": 2, "shuffle": True, "overwrite": True}
+    run(tmp_path, "whole", **options)
+    whole, out = content(tmp_path / "whole"), tmp_path / "out"
+    unlink, stops = Path.unlink, 0
+    for number in itertools.count(1):
+        shutil.rmtree(out, ignore_errors=True)
+        run(tmp_path, input=rows)
+        calls = itertools.count(1)
+
+        def counted(path: Path, missing_ok: bool = False, calls=calls, number=number) -> None:
+            if next(calls) == number:
+                raise Killed
+            unlink(path, missing_ok=missing_ok)
+
+        monkeypatch.setattr(Path, "unlink", counted)
+        try:
+            run(tmp_path, **options)
+            break
+        except Killed:
+            stops += 1
+        finally:
+            monkeypatch.setattr(Path, "unlink", unlink)
+        run(tmp_path, **options)
+        assert content(out) == whole and not list(out.glob(".*.s[hp]*")), number
+    assert stops > 10
