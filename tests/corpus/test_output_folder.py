@@ -1,17 +1,19 @@
 """The folder while a corpus is made: whose files they are, what may be continued, what an old plan lacks."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from automodel_cli.corpus import output_folder
-from automodel_cli.corpus.corpus_writer import CorpusLayout, CorpusWriter
+from automodel_cli.corpus.corpus_writer import CorpusLayout, CorpusWriter, state_is_on_disk
 from automodel_cli.corpus.journal import PROGRESS_NAME, Position, read_progress, write_progress
 from automodel_cli.corpus.splitting import SplitRule
 from automodel_cli.corpus.tokenizer import ByteTokenizer
 from automodel_cli.corpus.units import TokenChunk
 from automodel_cli.errors import ConfigError
+from automodel_cli.files import write_manifest
 
 PLAN = {"options": {"max_tokens": 5, "format": "bin"}, "source": {"name": "a"}, "tokenizer": {"name": "byte"}}
 
@@ -90,3 +92,55 @@ def test_difference_in_words() -> None:
     assert output_folder.difference(PLAN, PLAN) == "in no option"
     other = {"options": {"format": "bin"}, "source": {"name": "b"}, "tokenizer": PLAN["tokenizer"]}
     assert output_folder.difference(PLAN, other) == "max_tokens 5 -> None, name a -> b"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rows": -1},
+        {"rows": "3"},
+        {"phase": "other"},
+        {"cursor": {"file": -1, "at": 0}},
+        {"cursor": {"file": 0}},
+        {"cursor": {"key": 3}},  # of a shuffle, which this plan is not
+        {"cursor": [1]},
+        {"bad": {}},
+        {"plan": []},
+        {"plan": {"options": 3}},
+        {"writer": 3},
+        {"writer": {}},
+        {"writer": {"splits": {}, "ordinal": 0, "current": 0}},
+        {"surprise": 1},
+    ],
+)
+def test_a_journal_that_lies_starts_over(tmp_path: Path, change: dict) -> None:
+    interrupted(tmp_path)
+    body = json.loads((tmp_path / PROGRESS_NAME).read_text())
+    del body["self"]
+    write_manifest(tmp_path / PROGRESS_NAME, {**body, **change})
+    found, lines = ask(tmp_path)
+    assert found is None and "starting over" in lines[0] and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"open": [10**15, 1]},
+        {"open": [-1, 1]},
+        {"open": [1]},
+        {"shards": [[4, 1]] * 3},
+        {"shards": [["4", 1]]},
+    ],
+)
+def test_a_state_is_believed_only_after_the_files(tmp_path: Path, state: dict) -> None:
+    here = interrupted(tmp_path)
+    assert here.writer is not None
+    here.writer["splits"]["train"] |= state
+    assert not state_is_on_disk(layout(tmp_path), here.writer)
+
+
+def test_temporaries_of_versions_before_are_taken_up(tmp_path: Path) -> None:
+    here = interrupted(tmp_path)
+    for path in tmp_path.glob("*.automodel.tmp"):
+        path.rename(str(path).replace(".automodel.tmp", ".tmp"))
+    assert ask(tmp_path)[0] == here

@@ -157,8 +157,8 @@ def read_megatron_manifest(path: Path) -> MegatronManifest:
 
 
 def is_megatron_manifest(path: Path) -> bool:
-    """Whether ``path`` is one of these, sound or not."""
-    return path.name.endswith(SUFFIX) and names_format(path, FORMAT)
+    """Whether ``path`` is one of these, sound or not, also where it is the format's name that is damaged."""
+    return path.name.endswith(SUFFIX) and (names_format(path, FORMAT) or names_format(path, '"idx_xxh3"'))
 
 
 @dataclass(frozen=True)

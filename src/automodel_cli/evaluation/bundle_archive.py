@@ -35,8 +35,10 @@ SHA256 = "90a7c19e28ee7a52b4f6e1f87658deb9fde7f63deba2379045bdb1fe9ea5d200"
 MAX_BYTES = 4 << 30
 _CHUNK_BYTES = 1 << 20
 # A damaged archive, or one with two members of one name, a file below a file, or a name that no file can have.
-_DAMAGE = (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError, ValueError)
-_DAMAGE += (zlib.error, lzma.LZMAError, struct.error, FileExistsError, NotADirectoryError, IsADirectoryError)
+_DAMAGE = (
+    *(zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError, ValueError),
+    *(zlib.error, lzma.LZMAError, struct.error, FileExistsError, NotADirectoryError, IsADirectoryError),
+)
 _TRIES = 5
 _TIMEOUT_S = 60
 
