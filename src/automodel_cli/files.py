@@ -1,6 +1,7 @@
 """Publication of files: everything that must never be half-written goes through here.
 
-Rules: write to ``NAME.tmp`` beside the target, flush, fsync, rename over the target, fsync the folder.
+Rules: write to ``NAME.automodel.tmp`` beside the target (a name that is nobody else's: what carries it may be
+replaced and removed), flush, fsync, rename over the target, fsync the folder.
 Manifests carry the xxh3 of every file they name and a hash of themselves, and are written last.
 Locks are ``flock``: the kernel drops them when a process dies, so a killed run leaves none.
 """
@@ -12,6 +13,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -19,8 +21,11 @@ from typing import IO, Any
 import xxhash
 
 from automodel_cli.errors import AutomodelError, DataError
+from automodel_cli.json_files import parse_json, read_bytes
 
-TEMP_SUFFIX = ".tmp"
+TEMP_SUFFIX = ".automodel.tmp"
+ANY_TEMPORARY = r"((\.automodel)?\.tmp)?"
+"""For patterns of names: nothing, the suffix above, or that of versions before it, which may be anybody's."""
 _HASH_CHUNK_BYTES = 8 << 20
 
 
@@ -56,6 +61,7 @@ def atomic_file(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
     temporary = target.with_name(target.name + TEMP_SUFFIX)
     try:
         with disk_errors_named(target):
+            temporary.unlink(missing_ok=True)  # a link there would lead elsewhere
             with temporary.open(mode, encoding=None if "b" in mode else "utf-8") as handle:
                 yield handle
                 fsync_file(handle)
@@ -124,22 +130,59 @@ def read_manifest(path: Path | str, error: type[AutomodelError] = DataError) -> 
     Raises:
         error: the file is missing, is not JSON, or was changed after it was written.
     """
-    try:
-        raw = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise error(f"{path} does not exist", "the writer was interrupted; run it again") from None
-    try:
-        manifest = json.loads(raw)
-        stored = manifest["self"]
-    except (ValueError, KeyError, TypeError):
-        raise error(f"{path} is damaged: not a manifest", "restore the file or make it anew") from None
+    raw = read_bytes(path, error, hint="the writer was interrupted; run it again")
+    manifest = parse_json(raw, f"{path} is damaged: it", error, allow_nan=True)
+    if not isinstance(manifest, dict) or "self" not in manifest:
+        raise error(f"{path} is damaged: not a manifest", "restore the file or make it anew")
     canonical = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    if stored != _self_hash(manifest) or raw != canonical.encode():
+    if manifest["self"] != _self_hash(manifest) or raw != canonical.encode():
         raise error(
             f"{path} is damaged: its content does not match the hash it carries",
             "restore the file or make it anew",
         )
     return manifest
+
+
+def names_format(path: Path, format_name: str) -> bool:
+    """Whether ``path`` is a file in which ``format_name`` is written: one of ours, sound or damaged."""
+    return path.is_file() and format_name.encode() in read_bytes(path)
+
+
+def leads_away(path: Path, manifest: Path) -> bool:
+    """Whether ``path`` is a link out of its folder. To where ``manifest`` lies itself is none (a cache of downloads
+    links all files of a folder to its store)."""
+    real = path.resolve()
+    return not real.is_relative_to(path.parent.resolve()) and real.parent != manifest.resolve().parent
+
+
+def remove_known(folder: Path, known: re.Pattern[str]) -> None:
+    """Remove the files below ``folder`` whose path in it (with forward slashes) is ``known``, then empty folders.
+
+    Everything else stays: what others put there, and links, which are not followed.
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder before the folder
+        if path.is_symlink():
+            continue
+        if path.is_dir():
+            _remove_empty(path)
+        elif known.fullmatch(path.relative_to(folder).as_posix()):
+            path.unlink(missing_ok=True)
+    _remove_empty(folder)
+
+
+def _remove_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # not empty
+        folder.rmdir()
+
+
+def strangers_below(folder: Path, known: re.Pattern[str]) -> list[Path]:
+    """What :func:`remove_known` would leave: files of others and links; ``folder`` itself where it is no folder."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        return [folder]
+    found = [path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir()]
+    return [p for p in found if p.is_symlink() or not known.fullmatch(p.relative_to(folder).as_posix())]
 
 
 @contextlib.contextmanager

@@ -4,7 +4,8 @@ A file may be missing, a pipe, huge, cut off, not UTF-8, nested a million deep, 
 belongs; whoever reads it describes what it must hold as a pydantic model, and gets that or an error that names
 the file, the place in it, what was found and what was expected. Rules for models of files:
 
-- derive from :class:`FileModel` (frozen, no coercion of texts to numbers, unknown keys kept out or refused);
+- derive from :class:`FileModel` (frozen, no coercion of texts to numbers, unknown keys kept out or refused), or
+  write a dataclass of the types below, which are strict of themselves;
 - counts and sizes are :data:`Count`, numbers :data:`FiniteFloat`, hashes :data:`Xxh3`, names of files
   :data:`PlainName`: relative, below the folder of the file that names them; arrays are :data:`Items`;
 - a size is believed only after it agrees with the bytes that are there.
@@ -35,7 +36,7 @@ MAX_JSON_BYTES = 256 << 20
 _SHOWN_CHARACTERS = 60
 _RESTORE = "restore the file from a copy or make it anew"
 
-Model = TypeVar("Model", bound=BaseModel)
+Model = TypeVar("Model")  # a BaseModel, or a dataclass whose numbers are strict of themselves
 
 
 class FileModel(BaseModel):
@@ -57,8 +58,8 @@ def _plain_name(name: str) -> str:
     return name
 
 
-Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
-PlainName = Annotated[str, Field(max_length=1024), AfterValidator(_plain_name)]
+Count = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
+PlainName = Annotated[str, Field(strict=True, max_length=1024), AfterValidator(_plain_name)]
 Item = TypeVar("Item")
 Items = Annotated[tuple[Item, ...], Field(strict=False)]
 """An array of JSON as a tuple (strict models take no list for a tuple otherwise)."""
@@ -192,7 +193,7 @@ def _sentence(problem: ErrorDetails) -> str:
     expected = expected[:1].lower() + expected[1:]
     if problem["type"] == "missing":
         return f"{place!r} is missing"
-    if problem["type"] == "extra_forbidden":
+    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"{place!r} is not a key of this format"
     return f"{place or 'the whole file'}: {expected}, found {_shown(problem['input'])}"
 

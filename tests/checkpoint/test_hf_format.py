@@ -170,7 +170,7 @@ def test_a_model_without_such_a_format_is_saved_without_and_says_so(tmp_path):
     assert not (path / "hf").exists() and "Linear has no Hugging Face format" in lines[0]
     with pytest.raises(CheckpointError, match="Linear has no Hugging Face format"):
         hf_format.save_hf(torch.nn.Linear(2, 2), tmp_path / "hf")
-    assert not (tmp_path / "hf").exists() and not (tmp_path / "hf.tmp").exists()
+    assert not (tmp_path / "hf").exists() and not (tmp_path / "hf.automodel.tmp").exists()
 
 
 # ------------------------------------------------------------------------------------------ refusals

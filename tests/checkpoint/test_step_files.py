@@ -48,7 +48,7 @@ def test_the_manifest_is_the_last_file_to_appear(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", watched)
     write(tmp_path / "s", {"a/x": b"1", "b": b"2"})
     names = [path.removeprefix(str(tmp_path / "s")) for path in order]
-    assert names == ["/a/x", "/b", "/a", "/manifest.json.tmp", ""]
+    assert names == ["/a/x", "/b", "/a", "/manifest.json.automodel.tmp", ""]
 
 
 def test_a_stale_folder_is_emptied_first(tmp_path):
@@ -68,15 +68,18 @@ def test_what_is_discarded_is_not_listed(tmp_path):
 
 def test_folders_and_files_of_others_are_taken_in(tmp_path):
     (tmp_path / "source" / "sub").mkdir(parents=True)
-    (tmp_path / "source" / "sub" / "x").write_bytes(b"123")
+    for name in ("x", "sub/x", "secret"):
+        (tmp_path / "source" / name).write_bytes(b"123")
+    (tmp_path / "source" / "link").symlink_to(tmp_path / "source" / "secret")
     writer = StepWriter(tmp_path / "s")
-    writer.copy_folder(tmp_path / "source", "tokenizer")
+    writer.copy_files(tmp_path / "source", {"x", "link", "gone", "sub"}, "tokenizer")
     (tmp_path / "s" / "model").mkdir()
     (tmp_path / "s" / "model" / "y").write_bytes(b"45")
     writer.adopt("model")
     writer.finish(MANIFEST)
     reader = StepReader(tmp_path / "s")
-    assert reader.read_bytes("tokenizer/sub/x") == b"123" and reader.read_bytes("model/y") == b"45"
+    assert reader.names("tokenizer") == ["tokenizer/x"] and reader.read_bytes("tokenizer/x") == b"123"
+    assert reader.read_bytes("model/y") == b"45"
 
 
 def test_a_file_that_was_changed_while_nobody_looked(tmp_path):

@@ -158,3 +158,47 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(AutomodelError, match=r"no room left while writing .*b"):
         BucketWriter(buckets).scatter(np.ones(3, np.uint8), np.array([(1, 3)], dtype=buckets.record))
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        b"",
+        b"[]",
+        b'{"seed": 1, "count": 0, "more_fields": []}',
+        b'{"seed": 1, "count": 1000000000, "more_fields": []}',
+        b'{"seed": 1, "count": "3", "more_fields": []}',
+        b'{"seed": 1, "count": 3, "more_fields": [["ordinal", "O"]]}',
+        b'{"seed": 1, "count": 3, "more_fields": 7}',
+        b"[" * 100_000,
+        b"\xff",
+    ],
+)
+def test_a_plan_that_lies_is_answered_in_two_lines(tmp_path: Path, plan: bytes) -> None:
+    (tmp_path / "plan.json").write_bytes(plan)
+    with pytest.raises(DataError, match=r"plan\.json") as raised:
+        Buckets.open(tmp_path)
+    assert "\n" not in raised.value.message
+
+
+@pytest.mark.parametrize("length", [2**63, 10**12])
+def test_lengths_are_believed_only_after_the_rows(tmp_path: Path, length: int) -> None:
+    for memory in (10**6, 2000):
+        buckets = fill(tmp_path / "b", 1)
+        path = buckets.folder / "0000.0.docs"
+        records = np.fromfile(path, dtype=buckets.record)
+        records["length"][3] = length
+        records.tofile(path)
+        with pytest.raises(DataError, match="not whole"):
+            read(buckets, memory)
+
+
+def test_only_files_of_buckets_are_removed(tmp_path: Path) -> None:
+    buckets = fill(tmp_path / "b", 2)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/0000.0.rows").write_text("precious")
+    (buckets.folder / "notes").write_text("mine")
+    (buckets.folder / "digests").symlink_to(tmp_path / "elsewhere")
+    buckets.remove()
+    assert sorted(path.name for path in buckets.folder.iterdir()) == ["digests", "notes"]
+    assert (tmp_path / "elsewhere/0000.0.rows").read_text() == "precious"

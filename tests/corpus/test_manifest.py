@@ -84,5 +84,5 @@ def test_other_formats_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="automodel-corpus/9"):
         read_corpus_manifest(tmp_path)
     write_manifest(tmp_path / "manifest.json", {"format": "automodel-corpus/1", "files": [], "x": 1})
-    with pytest.raises(DataError, match="expected keys"):
+    with pytest.raises(DataError, match="'layout' is missing"):
         read_corpus_manifest(tmp_path)

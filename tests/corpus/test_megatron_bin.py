@@ -271,7 +271,7 @@ def test_giving_up_leaves_nothing_or_what_was_synced(tmp_path: Path) -> None:
     writer.write(np.arange(5, dtype="u2"), np.array([5]))
     writer.abandon(kept)
     assert can_continue(tmp_path / "x", np.dtype("u2"), kept)
-    assert (tmp_path / "x.bin.tmp").stat().st_size == 10
+    assert (tmp_path / "x.bin.automodel.tmp").stat().st_size == 10
     MegatronWriter(tmp_path / "x", dtype=np.dtype("u2"), keep=kept).abandon()
     assert not list(tmp_path.iterdir())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +10,14 @@ import pytest
 
 from automodel_cli.config.schema_megatron import PreprocessMegatronConfig
 from automodel_cli.corpus import megatron_check
+from automodel_cli.corpus.journal import Position, write_progress
 from automodel_cli.corpus.megatron_bin import bin_path, idx_path
 from automodel_cli.corpus.megatron_check import check_megatron, holds_megatron_files
 from automodel_cli.corpus.megatron_documents import write_megatron_file
+from automodel_cli.corpus.megatron_manifest import read_megatron_manifest
 from automodel_cli.corpus.tokenizer import ByteTokenizer
 from automodel_cli.corpus.verify_report import VerifyReport
+from automodel_cli.files import write_manifest
 from automodel_cli.recipes import preprocess_megatron
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data/megatron_golden"
@@ -59,19 +62,6 @@ def test_sound_files(made: Path) -> None:
     for suffix in ("", ".bin", ".idx"):
         report = check(made / f"x_1_title_document{suffix}")
         assert report.problems == [] and [file.documents for file in report.files] == [6]
-
-
-def test_every_flipped_byte_is_found_and_its_file_named(made: Path) -> None:
-    rng = random.Random(3)
-    for path in sorted(p for p in made.rglob("*") if p.is_file() and p.name != ".x.lock"):
-        whole = path.read_bytes()
-        for offset in sorted({0, len(whole) - 1, *(rng.randrange(len(whole)) for _ in range(6))}):
-            damaged = bytearray(whole)
-            damaged[offset] ^= 1 << rng.randrange(8)
-            path.write_bytes(damaged)
-            assert any(str(path) in problem for problem in check(made).problems), (path, offset)
-        path.write_bytes(whole)
-    assert check(made).problems == []
 
 
 def test_missing_short_and_surplus_files(made: Path) -> None:
@@ -144,3 +134,54 @@ def test_what_is_not_megatrons(tmp_path: Path) -> None:
     assert not holds_megatron_files(tmp_path) and not holds_megatron_files(tmp_path / "x.bin")
     assert not holds_megatron_files(tmp_path / "gone")
     assert ByteTokenizer().eot_id == 256
+
+
+def test_flipped_bytes_200_of_200(made: Path) -> None:
+    """Spread evenly over all bytes of the folder, whichever file they fall into; and each of the format's name."""
+    paths = sorted(path for path in made.rglob("*") if path.is_file() and path.stat().st_size)
+    ends = np.cumsum([path.stat().st_size for path in paths])
+    places = [int(ends[-1]) * k // 200 for k in range(200)]
+    manifest = paths.index(made / "x.manifest.json")
+    name_at = paths[manifest].read_bytes().index(b"automodel-megatron/1")
+    places += [int(ends[manifest]) - paths[manifest].stat().st_size + name_at + k for k in range(20)]
+    for k, at in enumerate(places):
+        number = int(np.searchsorted(ends, at, side="right"))
+        path, offset = paths[number], at - (int(ends[number - 1]) if number else 0)
+        whole = path.read_bytes()
+        path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 1 << k % 8]) + whole[offset + 1 :])
+        assert any(str(path) in problem for problem in check(made).problems), (path, offset)
+        path.write_bytes(whole)
+    assert check(made).problems == []
+
+
+def test_an_interrupted_run_is_not_called_sound(made: Path) -> None:
+    manifest = read_megatron_manifest(made / "x.manifest.json")
+    plan = {"options": manifest.options, "source": manifest.source, "tokenizer": manifest.tokenizer}
+    write_progress(made, plan, Position(), "x.progress.json")
+    assert check(made).problems == []
+    (made / "x.manifest.json").unlink()
+    for path in (made, made / "x_0_text_document"):
+        assert any("of an interrupted run" in problem for problem in check(path).problems)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"tokens": -1}, "tokens: "),
+        ({"sequences": 10**40}, "sequences: "),
+        ({"pairs": [{"name": "../x"}]}, "pairs[0].name: expected a plain name"),
+        (
+            {"tokenizer_files": [{"name": "/etc/passwd", "bytes": 1, "xxh3": "xxh3:0123456789abcdef"}]},
+            "plain name",
+        ),
+        ({"eod_id": "256"}, "eod_id: "),
+        ({"keys": "text"}, "keys: "),
+        ({"pairs": []}, "nothing was checked"),
+    ],
+)
+def test_a_manifest_that_lies_is_answered_in_two_lines(made: Path, change: dict, said: str) -> None:
+    body = json.loads((made / "x.manifest.json").read_text())
+    del body["self"]
+    write_manifest(made / "x.manifest.json", {**body, **change})
+    problems = check(made).problems
+    assert any(said in problem for problem in problems) and not any("\n" in problem for problem in problems)

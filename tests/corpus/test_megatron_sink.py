@@ -168,8 +168,8 @@ def test_after_an_error_what_was_noted_stays(tmp_path: Path) -> None:
     sink.feed(chunk_of([[[[4, 5, 6]]]], 1, 0))
     sink.abandon()
     assert state_is_on_disk(layout, state)
-    assert (tmp_path / "x_0_a_document.bin.tmp").stat().st_size == 6
-    (tmp_path / "x_0_a_document.bin.tmp").unlink()
+    assert (tmp_path / "x_0_a_document.bin.automodel.tmp").stat().st_size == 6
+    (tmp_path / "x_0_a_document.bin.automodel.tmp").unlink()
     assert not state_is_on_disk(layout, state)
     fresh = MegatronSink(layout)
     fresh.feed(chunk_of([[[[4]]]], 1, 1))

@@ -175,7 +175,7 @@ def test_abandoned_writer_leaves_only_what_was_asked(tmp_path: Path) -> None:
     writer = ShardWriter(path, dtype=np.dtype("uint16"))
     writer.write(np.arange(10, dtype=np.uint16), np.array([0, 5]))
     writer.abandon(keep=(4, 1))
-    assert (tmp_path / "a.bin.tmp").stat().st_size == 1024 + 8
-    assert (tmp_path / "a.bos.idx.tmp").stat().st_size == 4
+    assert (tmp_path / "a.bin.automodel.tmp").stat().st_size == 1024 + 8
+    assert (tmp_path / "a.bos.idx.automodel.tmp").stat().st_size == 4
     ShardWriter(path, dtype=np.dtype("uint16")).abandon()
     assert list(tmp_path.iterdir()) == []

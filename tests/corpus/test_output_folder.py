@@ -1,18 +1,21 @@
 """The folder while a corpus is made: whose files they are, what may be continued, what an old plan lacks."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from automodel_cli.corpus import output_folder
-from automodel_cli.corpus.corpus_writer import CorpusLayout, CorpusWriter
+from automodel_cli.corpus.corpus_writer import CorpusLayout, CorpusWriter, state_is_on_disk
 from automodel_cli.corpus.journal import PROGRESS_NAME, Position, read_progress, write_progress
 from automodel_cli.corpus.splitting import SplitRule
+from automodel_cli.corpus.tokenizer import ByteTokenizer
 from automodel_cli.corpus.units import TokenChunk
 from automodel_cli.errors import ConfigError
+from automodel_cli.files import write_manifest
 
-PLAN = {"options": {"max_tokens": 5}, "source": {"name": "a"}, "tokenizer": {"name": "byte"}}
+PLAN = {"options": {"max_tokens": 5, "format": "bin"}, "source": {"name": "a"}, "tokenizer": {"name": "byte"}}
 
 
 def layout(folder: Path) -> CorpusLayout:
@@ -43,7 +46,7 @@ def test_a_position_survives_and_continues(tmp_path: Path) -> None:
 
 def test_another_plan_is_refused_with_the_difference(tmp_path: Path) -> None:
     interrupted(tmp_path)
-    other = {**PLAN, "options": {"max_tokens": 9}}
+    other = {**PLAN, "options": {"max_tokens": 9, "format": "bin"}}
     with pytest.raises(ConfigError, match=r"max_tokens 5 -> 9"):
         ask(tmp_path, other)
 
@@ -53,7 +56,9 @@ def test_what_cannot_be_continued_starts_over(tmp_path: Path, damage: str) -> No
     interrupted(tmp_path)
     path = (
         tmp_path
-        / {"journal": PROGRESS_NAME, "temporary": "dataset_00001.bin.tmp", "shard": "dataset.bin"}[damage]
+        / {"journal": PROGRESS_NAME, "temporary": "dataset_00001.bin.automodel.tmp", "shard": "dataset.bin"}[
+            damage
+        ]
     )
     path.write_bytes(path.read_bytes()[:-1])
     found, lines = ask(tmp_path)
@@ -68,21 +73,74 @@ def test_nothing_there_or_only_begun(tmp_path: Path) -> None:
     (tmp_path / PROGRESS_NAME).unlink()
     (tmp_path / "val_00003.bin").touch()
     with pytest.raises(ConfigError, match=r"val_00003\.bin but no manifest"):
-        ask(tmp_path)
+        output_folder.refuse_strangers(layout(tmp_path), ByteTokenizer())
 
 
 def test_clear_takes_ours_and_leaves_the_rest(tmp_path: Path) -> None:
     interrupted(tmp_path)
-    (tmp_path / "tokenizer").mkdir()
+    ByteTokenizer().save(tmp_path / "tokenizer")
     (tmp_path / "tokenizer/x").touch()
-    others = ["mine.bin", "dataset_1.bin", "notes.txt", "dataset.bin.bak"]
+    others = ["mine.bin", "dataset_1.bin", "notes.txt", "dataset.bin.bak", "train.bin", "meta.pkl"]
     for name in others:
         (tmp_path / name).touch()
     output_folder.clear(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "tokenizer"])
+    assert [path.name for path in (tmp_path / "tokenizer").iterdir()] == ["x"]
 
 
 def test_difference_in_words() -> None:
     assert output_folder.difference(PLAN, PLAN) == "in no option"
-    other = {"options": {}, "source": {"name": "b"}, "tokenizer": PLAN["tokenizer"]}
+    other = {"options": {"format": "bin"}, "source": {"name": "b"}, "tokenizer": PLAN["tokenizer"]}
     assert output_folder.difference(PLAN, other) == "max_tokens 5 -> None, name a -> b"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rows": -1},
+        {"rows": "3"},
+        {"phase": "other"},
+        {"cursor": {"file": -1, "at": 0}},
+        {"cursor": {"file": 0}},
+        {"cursor": {"key": 3}},  # of a shuffle, which this plan is not
+        {"cursor": [1]},
+        {"bad": {}},
+        {"plan": []},
+        {"plan": {"options": 3}},
+        {"writer": 3},
+        {"writer": {}},
+        {"writer": {"splits": {}, "ordinal": 0, "current": 0}},
+        {"surprise": 1},
+    ],
+)
+def test_a_journal_that_lies_starts_over(tmp_path: Path, change: dict) -> None:
+    interrupted(tmp_path)
+    body = json.loads((tmp_path / PROGRESS_NAME).read_text())
+    del body["self"]
+    write_manifest(tmp_path / PROGRESS_NAME, {**body, **change})
+    found, lines = ask(tmp_path)
+    assert found is None and "starting over" in lines[0] and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"open": [10**15, 1]},
+        {"open": [-1, 1]},
+        {"open": [1]},
+        {"shards": [[4, 1]] * 3},
+        {"shards": [["4", 1]]},
+    ],
+)
+def test_a_state_is_believed_only_after_the_files(tmp_path: Path, state: dict) -> None:
+    here = interrupted(tmp_path)
+    assert here.writer is not None
+    here.writer["splits"]["train"] |= state
+    assert not state_is_on_disk(layout(tmp_path), here.writer)
+
+
+def test_temporaries_of_versions_before_are_taken_up(tmp_path: Path) -> None:
+    here = interrupted(tmp_path)
+    for path in tmp_path.glob("*.automodel.tmp"):
+        path.rename(str(path).replace(".automodel.tmp", ".tmp"))
+    assert ask(tmp_path)[0] == here

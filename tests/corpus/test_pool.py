@@ -1,5 +1,10 @@
 """The pool: order, bounds, errors at their place, no process left behind. (A killed worker: tests/promises.)"""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,3 +84,46 @@ def test_workers_do_not_think_that_they_are_ranks(work: Work, monkeypatch: pytes
         pid = workers._workers[0].process.pid
         environment = Path(f"/proc/{pid}/environ").read_bytes() if Path("/proc").is_dir() else b""
     assert b"RANK=" not in environment and b"SLURM_PROCID=" not in environment
+
+
+STUBBORN = """
+import ctypes
+class Work:
+    def tokeniser(self, tokenizer=None):
+        return lambda unit: ctypes.PyDLL(None).sleep(60)  # holds the interpreter: no thread of it runs meanwhile
+"""
+PARENT = """
+import os, signal, sys, threading
+from stubborn import Work
+from automodel_cli.corpus.pool import OrderedPool
+from automodel_cli.corpus.units import Unit
+pool = OrderedPool(Work(), num_workers=2, window=2)
+print(*(worker.process.pid for worker in pool._workers), flush=True)
+if sys.argv[1] == "working":
+    threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    next(pool.run(Unit("rows", "x", 0, {}) for _ in range(4)))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a worker only looks at its pipe")
+@pytest.mark.parametrize("when", ["starting", "working"])
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path, when: str) -> None:
+    (tmp_path / "stubborn.py").write_text(STUBBORN)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-c", PARENT, when]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    pids = done.stdout.split()
+    assert len(pids) == 2
+    deadline_s = time.monotonic() + 10
+    while (alive := [pid for pid in pids if _is_alive(pid)]) and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    assert alive == []
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -123,10 +123,10 @@ def test_a_build_that_fails_leaves_nothing_that_is_believed(tmp_path: Path) -> N
 
 def test_a_killed_build_leaves_temporaries_that_the_next_one_sweeps(tmp_path: Path) -> None:
     stem = stem_of("label", PLAN)
-    (tmp_path / f"{stem}-first.npy.0123456789ab.tmp").write_bytes(b"half")
-    (tmp_path / "other-first.npy.0123456789ab.tmp").write_bytes(b"somebody else's")
+    (tmp_path / f"{stem}-first.npy.0123456789ab.automodel.tmp").write_bytes(b"half")
+    (tmp_path / "other-first.npy.0123456789ab.automodel.tmp").write_bytes(b"somebody else's")
     load(tmp_path, entry(Builder()))
-    assert [path.name for path in tmp_path.glob("*.tmp")] == ["other-first.npy.0123456789ab.tmp"]
+    assert [path.name for path in tmp_path.glob("*.tmp")] == ["other-first.npy.0123456789ab.automodel.tmp"]
 
 
 def test_a_folder_that_cannot_be_written_costs_only_the_cache(tmp_path: Path) -> None:

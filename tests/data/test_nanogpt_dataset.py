@@ -6,6 +6,7 @@ import logging
 import pickle
 import resource
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from automodel_cli.corpus.manifest import CorpusManifest
+from automodel_cli.corpus.manifest import CorpusManifest, describe_file, write_corpus_manifest
 from automodel_cli.corpus.nanogpt_bin import TokenReader, bos_index_path, header_bytes, write_token_file
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
 from automodel_cli.errors import ConfigError, DataError
@@ -320,3 +321,23 @@ def test_legacy_header_is_always_two_bytes(tmp_path: Path) -> None:
     body = np.arange(41, dtype="<u2")
     path.write_bytes(header_bytes(41, np.dtype("<u2"), "legacy") + body.tobytes())
     assert len(NanogptDataset(str(path), 8)) == 5
+
+
+def test_the_manifest_knows_the_separator(corpus: Corpus) -> None:
+    """A corpus with beginning-of-text before its documents; another ``bos_token`` would find nothing."""
+    made = corpus({"dataset.bin": np.tile(np.r_[EOT, np.arange(30)], 20)}, bos_id=5)
+    path = str(made.folder / "dataset.bin")
+    assert NanogptDataset(path, 16, align_to_bos=True).bos_token == EOT
+    for options in ({"align_to_bos": True}, {"intra_document": True}):
+        with pytest.raises(
+            ConfigError, match=r"bos_token is 5, but the manifest says that token 50256 \(eos\)"
+        ):
+            NanogptDataset(path, 16, bos_token=5, **options)
+    tokens = np.tile(np.r_[5, np.arange(10, 40)], 20)
+    write_token_file(
+        made.folder / "dataset.bin", tokens, starts=np.arange(0, len(tokens), 31), dtype="uint16"
+    )
+    entry = describe_file(made.folder, "dataset.bin", "tokens", "train", tokens=len(tokens), documents=20)
+    write_corpus_manifest(replace(made, files=(entry,), separator="bos"))
+    dataset = NanogptDataset(path, 16, align_to_bos=True)
+    assert dataset.bos_token == 5 and (_filled(dataset, np.arange(len(dataset)))[:, 0] == 5).all()

@@ -6,6 +6,7 @@ import hashlib
 import io
 import stat
 import threading
+import warnings
 import zipfile
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -122,12 +123,37 @@ def test_nothing_is_left_of_a_failure(tmp_path, serve, content, change, said):
 
 
 def one_member(name: str, mode: int = 0) -> bytes:
+    return members(name, mode=mode)
+
+
+def members(*names: str, mode: int = 0) -> bytes:
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as files:
-        member = zipfile.ZipInfo(name)
-        member.external_attr = mode << 16
-        files.writestr(member, "{}")
+    with warnings.catch_warnings(), zipfile.ZipFile(stream, "w") as files:
+        warnings.simplefilter("ignore")  # of one name twice
+        for name in names:
+            member = zipfile.ZipInfo(name)
+            member.external_attr = mode << 16
+            files.writestr(member, "{}")
     return stream.getvalue()
+
+
+def broken_member() -> bytes:
+    """Compressed data that is none, with a directory that is sound."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as files:
+        files.writestr("a.jsonl", "text " * 1000)
+    data = bytearray(stream.getvalue())
+    data[40:50] = b"\xff" * 10
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::", "http://127.0.0.1:99999/x.zip", "http://a b/x.zip", "http:///x"]
+)
+def test_addresses_that_are_none(tmp_path, url):
+    with pytest.raises(DataError, match="cannot be fetched"):
+        fetch(tmp_path / "tasks", url=url)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -141,6 +167,10 @@ def one_member(name: str, mode: int = 0) -> bytes:
         one_member("pipe", stat.S_IFIFO | 0o777),
         one_member("eval_data/readme.txt"),
         b"no zip at all",
+        members("a.jsonl", "a.jsonl"),
+        members("a.jsonl", "a.jsonl/b.jsonl"),
+        one_member("x" * 300 + ".jsonl"),
+        broken_member(),
     ],
 )
 def test_what_no_archive_of_task_data_holds(tmp_path, serve, archive):
@@ -169,3 +199,14 @@ def test_a_folder_that_is_there_stays(tmp_path):
     with pytest.raises(AutomodelError, match="exists already"):
         fetch(folder, url="http://127.0.0.1:1/bundle.zip")
     assert Bundle(folder).find(TASKS["copa"])
+
+
+def test_what_lies_beside_the_folder_is_not_touched(tmp_path, serve, content):
+    (tmp_path / "b.tmp").mkdir()
+    for name in ("b.tmp/canary", "b.zip.tmp"):
+        (tmp_path / name).write_text("precious")
+    server = serve(content)
+    fetch(tmp_path / "b", url=server.url, sha256=digest(content))
+    assert all((tmp_path / name).read_text() == "precious" for name in ("b.tmp/canary", "b.zip.tmp"))
+    assert {path.name for path in tmp_path.glob("b*")} >= {"b", "b.tmp", "b.zip.tmp"}
+    assert not list(tmp_path.glob("*.automodel.tmp"))

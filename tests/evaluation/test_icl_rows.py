@@ -109,3 +109,11 @@ def test_odd_text_of_our_own():
     for item in ITEMS["commonsense_reasoning/copa"]:
         for prompt in render(TASKS["copa"], item, []):
             assert tokenizer.decode(encoder.encode(prompt)[1:]) == "".join(prompt)
+
+
+def test_prompts_begin_with_the_token_that_the_corpus_holds() -> None:
+    """Where documents are separated by end-of-text, the tokenizer's own beginning-of-text was never seen."""
+    tokenizer = ByteTokenizer()
+    tokenizer.bos_id = 7  # type: ignore[misc]
+    assert Encoder(tokenizer).encode(("a",)) == (7, 97)
+    assert Encoder(tokenizer, 256).encode(("a",)) == (256, 97)

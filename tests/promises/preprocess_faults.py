@@ -7,6 +7,7 @@
 | fsync    | something is about to be made durable                                            |
 | rename   | something is about to be published                                               |
 | journal  | progress.json is about to be written                                             |
+| unlink   | something is about to be removed: temporaries, buckets, the journal              |
 | manifest | a file is being hashed for the manifest (the last instants before it is there)   |
 
 ``POINT`` ``none`` runs undisturbed, ``count`` too, and prints how often each point was passed. Units and the
@@ -20,6 +21,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from automodel_cli.corpus import cutting, documents, output_folder, pipeline
@@ -32,6 +34,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "fsync": (os, "fsync"),
     "rename": (os, "replace"),
     "journal": (preprocess, "write_progress"),
+    "unlink": (Path, "unlink"),
     "manifest": (output_folder, "describe_file"),
 }
 

@@ -8,7 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from automodel_cli.config.schema_preprocess import VerifyConfig
 from automodel_cli.corpus.nanogpt_bin import inspect_token_file
+from automodel_cli.errors import DataError
+from automodel_cli.recipes import verify
 
 FAULTS = Path(__file__).with_name("preprocess_faults.py")
 OPTIONS = ("--tokenizer", "byte", "--shard-tokens", "900", "--val-fraction", "0.2", "--chunk-size", "1")
@@ -53,3 +56,14 @@ def check_interrupted(folder: Path, whole: dict[str, bytes]) -> None:
         assert path.read_bytes() == whole[name], name
         if path.suffix == ".bin":
             inspect_token_file(path)
+
+
+def check_not_sound(folder: Path) -> None:
+    """``verify`` says so where a run did not come to its end."""
+    if not folder.is_dir() or any(folder.glob("*manifest.json")):
+        return
+    try:
+        report = verify.run(VerifyConfig(path=str(folder), documents=0), progress=lambda *_: None)
+    except DataError:  # nothing there yet
+        return
+    assert any("of an interrupted run" in problem for problem in report.problems)

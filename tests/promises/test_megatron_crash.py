@@ -21,6 +21,7 @@ from tests.promises.megatron_runs import (
     preprocess,
     write_input,
 )
+from tests.promises.preprocess_runs import check_not_sound
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,7 @@ def test_sigkill_then_the_same_command(tmp_path: Path, point: str, number: int, 
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (tmp_path / "out/processed_data.manifest.json").exists()
     check_interrupted(tmp_path / "out", content(tmp_path / "whole"))
+    check_not_sound(tmp_path / "out")
     again = preprocess(data, tmp_path / "out", "--workers", "1", "--chunk-size", "3", *options[2:])
     assert again.returncode == 0, again.stderr
     assert "continuing the interrupted processed_data" in again.stdout

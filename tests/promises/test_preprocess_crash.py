@@ -17,6 +17,7 @@ from tests.promises.preprocess_runs import (
     OPTIONS,
     VARIANTS,
     check_interrupted,
+    check_not_sound,
     content,
     preprocess,
     write_input,
@@ -41,6 +42,7 @@ def test_sigkill_then_the_same_command(tmp_path: Path, point: str, number: int, 
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (tmp_path / "out/manifest.json").exists()
     check_interrupted(tmp_path / "out", content(tmp_path / "whole"))
+    check_not_sound(tmp_path / "out")
     again = preprocess(data, tmp_path / "out", "--num-workers", "1", "--chunk-size", "3", *options[2:])
     assert again.returncode == 0, again.stderr
     assert content(tmp_path / "out") == content(tmp_path / "whole")

@@ -176,7 +176,7 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(tmp_path, trouble
     assert (
         code == 1 and words.get(trouble, "neither a checkpoint nor a run folder") in capsys.readouterr().err
     )
-    assert not (tmp_path / "out.tmp").exists()
+    assert not (tmp_path / "out.automodel.tmp").exists()
     assert (tmp_path / "out").exists() == (trouble == "exists")
 
 
@@ -194,3 +194,28 @@ def test_a_world_of_one_is_enough(tmp_path):
     assert World.single().size == 1 and not torch.distributed.is_initialized()
     with pytest.raises(CheckpointError, match="exists already"):
         hf_export.export(tmp_path / "run" / "step_00000003", tmp_path / "out")
+
+
+def test_what_lies_beside_the_output_is_not_touched(tmp_path):
+    """A temporary has a name that is nobody else's."""
+    save(tmp_path / "run", tiny("gpt2"))
+    (tmp_path / "mine.tmp").mkdir()
+    (tmp_path / "mine.tmp/canary").write_text("precious")
+    assert app.run(["export", "hf", str(tmp_path / "run"), str(tmp_path / "mine")]) == 0
+    assert (tmp_path / "mine.tmp/canary").read_text() == "precious"
+    assert sorted(path.name for path in tmp_path.glob("mine*")) == ["mine", "mine.tmp"]
+
+
+def test_links_and_files_of_others_in_a_tokenizer_go_nowhere(tmp_path):
+    (tmp_path / "secret").write_text("{}")
+    folder = tmp_path / "tokenizer"
+    open_tokenizer("byte").save(folder)
+    (folder / "notes").write_text("mine")
+    (folder / "special_tokens_map.json").symlink_to(tmp_path / "secret")
+    (folder / "vocab.json").symlink_to(tmp_path / "gone")
+    step = save(tmp_path / "run", tiny("gpt2"))
+    assert [path.name for path in (step / "tokenizer").iterdir()] == ["automodel_tokenizer.json"]
+    for name in ("notes", "special_tokens_map.json"):
+        (step / "tokenizer" / name).write_bytes((folder / name).read_bytes())
+    hf_export.export(step, tmp_path / "out")
+    assert "notes" not in contents(tmp_path / "out")

@@ -1,5 +1,6 @@
 """preprocess nanogpt, whole: exact lengths, equal bytes for any workers and chunks, splits, refusals, bad rows."""
 
+import itertools
 import json
 import pickle
 import shutil
@@ -10,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from automodel_cli.config.schema_preprocess import PreprocessNanogptConfig, TokenizerTrainConfig
+from automodel_cli.config.schema_preprocess import PreprocessNanogptConfig, TokenizerTrainConfig, VerifyConfig
 from automodel_cli.corpus.manifest import read_corpus_manifest
 from automodel_cli.corpus.nanogpt_bin import TokenReader, inspect_token_file, read_bos_index
 from automodel_cli.corpus.tokenizer import load_tokenizer
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
-from automodel_cli.files import exclusive_lock
-from automodel_cli.recipes import preprocess, train_tokenizer
+from automodel_cli.files import exclusive_lock, write_manifest
+from automodel_cli.recipes import preprocess, train_tokenizer, verify
 from automodel_cli.recipes.preprocess import PreprocessResult
 
 TEXTS = [f"document {k}: " + "words é漢 " * (k * 7 % 23) for k in range(60)]
@@ -276,15 +277,85 @@ def test_a_finished_corpus_is_left_alone_and_another_plan_refused(tmp_path: Path
         run(tmp_path, dataset=rows, max_tokens=600)
 
 
-def test_files_that_are_not_ours_are_not_touched(tmp_path: Path, rows: str) -> None:
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dataset.bin",
+        "val.bos.idx",
+        "dataset_00007.bin.tmp",
+        "manifest.json",
+        "progress.json",
+        "tokenizer/tokenizer.json",
+        ".shuffle/notes",
+        "meta.pkl",
+    ],
+)
+def test_what_others_made_is_neither_replaced_nor_removed(
+    tmp_path: Path, rows: str, name: str, overwrite: bool
+) -> None:
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"precious")
+    tokenizer = "char" if name == "meta.pkl" else "byte"
+    with pytest.raises(ConfigError, match=r"but no manifest of ours"):
+        run(tmp_path, dataset=rows, overwrite=overwrite, tokenizer=tokenizer, eot="none")
+    assert content(tmp_path / "out").items() <= {name: b"precious", ".lock": b""}.items()
+
+
+def test_overwrite_replaces_what_was_made_here_and_nothing_else(tmp_path: Path, rows: str) -> None:
+    """Whatever is added to a corpus of ours, under names that this run does not write, stays."""
+    run(tmp_path, dataset=rows, max_tokens=500)
+    others = ["notes.txt", "train.bin", "meta.pkl", "dataset.bin.bak", "tokenizer/notes"]
+    for name in others:
+        (tmp_path / "out" / name).write_bytes(b"precious")
+    run(tmp_path, dataset=rows, max_tokens=600, overwrite=True)
+    assert all((tmp_path / "out" / name).read_bytes() == b"precious" for name in others)
+    assert not {"train.bin", "tokenizer/notes"} & {
+        f.name for f in read_corpus_manifest(tmp_path / "out").files
+    }
+    with pytest.raises(ConfigError, match=r"train\.bin but no manifest"):
+        run(tmp_path, dataset=rows, format="raw", overwrite=True)
+    assert read_corpus_manifest(tmp_path / "out").tokens == 600
+
+
+@pytest.mark.parametrize("name", ["dataset.bin", "dataset.bin.automodel.tmp", "tokenizer", ".shuffle"])
+def test_links_are_not_written_through(tmp_path: Path, rows: str, name: str) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "0000.0.docs").write_bytes(b"precious")
+    target = elsewhere if name in ("tokenizer", ".shuffle") else elsewhere / "0000.0.docs"
     (tmp_path / "out").mkdir()
-    (tmp_path / "out/dataset.bin").write_bytes(b"precious")
-    with pytest.raises(ConfigError, match=r"dataset\.bin but no manifest"):
-        run(tmp_path, dataset=rows)
-    assert (tmp_path / "out/dataset.bin").read_bytes() == b"precious"
-    (tmp_path / "out/notes.txt").write_text("keep")
-    run(tmp_path, dataset=rows, overwrite=True)
-    assert (tmp_path / "out/notes.txt").read_text() == "keep"
+    (tmp_path / "out" / name).symlink_to(target)
+    for overwrite in (False, True):
+        with pytest.raises(ConfigError, match="but no manifest of ours"):
+            run(tmp_path, dataset=rows, overwrite=overwrite, shuffle=True)
+    assert content(elsewhere) == {"0000.0.docs": b"precious"}
+
+
+def test_a_manifest_that_names_files_elsewhere_removes_none(tmp_path: Path, rows: str) -> None:
+    run(tmp_path, dataset=rows)
+    out = tmp_path / "out"
+    (tmp_path / "canary").write_bytes(b"precious")
+    (out / "canary").write_bytes(b"precious")
+    body = json.loads((out / "manifest.json").read_text())
+    del body["self"]
+    for name in ("../canary", str(tmp_path / "canary"), "canary"):
+        entry = {**body["files"][0], "name": name}
+        write_manifest(out / "manifest.json", {**body, "files": [*body["files"], entry]})
+        run(tmp_path, dataset=rows, overwrite=True)
+        assert (tmp_path / "canary").read_bytes() == (out / "canary").read_bytes() == b"precious"
+
+
+def test_a_source_without_text_leaves_a_tokenizer_that_was_there(tmp_path: Path, rows: str) -> None:
+    cfg = TokenizerTrainConfig(dataset=rows, output_dir=str(tmp_path / "out/tokenizer"), vocab_size=290)
+    train_tokenizer.run(cfg, progress=lambda event: None, say=lambda line: None)
+    before = content(tmp_path / "out/tokenizer")
+    (tmp_path / "nothing.jsonl").write_text("")
+    options = {"dataset": str(tmp_path / "nothing.jsonl"), "tokenizer": str(tmp_path / "out/tokenizer")}
+    with pytest.raises(DataError, match="holds no text"):
+        run(tmp_path, **options)
+    assert content(tmp_path / "out/tokenizer") == before
 
 
 def test_second_writer_is_refused(tmp_path: Path, rows: str) -> None:
@@ -426,3 +497,107 @@ def test_a_source_without_text_leaves_nothing_to_continue(tmp_path: Path, rows: 
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
     run(tmp_path, dataset=rows)
     assert tokens_of(tmp_path / "out/dataset.bin").tolist() == byte_stream(TEXTS)
+
+
+class Killed(BaseException):
+    """Stands for a signal that nobody can catch."""
+
+
+@pytest.mark.parametrize("options", [{"shuffle": True}, {"overwrite": True, "shuffle": True}])
+def test_killed_while_it_cleans_up(
+    tmp_path: Path, rows: str, options: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At whatever file it stops, the same command ends with the same folder, and nothing of ours stays behind."""
+    run(tmp_path, "whole", dataset=rows, **options)
+    whole, out = content(tmp_path / "whole"), tmp_path / "out"
+    unlink, stops = Path.unlink, 0
+    for number in itertools.count(1):
+        shutil.rmtree(out, ignore_errors=True)
+        if options.get("overwrite"):
+            run(tmp_path, dataset=rows, val_fraction=0.5)
+        calls = itertools.count(1)
+
+        def counted(path: Path, missing_ok: bool = False, calls=calls, number=number) -> None:
+            if next(calls) == number:
+                raise Killed
+            unlink(path, missing_ok=missing_ok)
+
+        monkeypatch.setattr(Path, "unlink", counted)
+        try:
+            run(tmp_path, dataset=rows, **options)
+            break
+        except Killed:
+            stops += 1
+        finally:
+            monkeypatch.setattr(Path, "unlink", unlink)
+        run(tmp_path, dataset=rows, **options)
+        assert content(out) == whole and not (out / ".shuffle").exists(), number
+    assert stops > 5
+
+
+# ------------------------------------------------------------------------------------------ the separator
+
+
+@pytest.fixture
+def two_ends(tmp_path: Path) -> str:
+    """A tokenizer whose beginning-of-text is not its end-of-text, as Llama's."""
+    from automodel_cli.corpus.train_bpe import train_bpe
+
+    folder = tmp_path / "two"
+    train_bpe(TEXTS, 300, name="two").save(folder)
+    body = json.loads((folder / "tokenizer.json").read_text())
+    token = {"id": 300, "content": "<s>", "special": True, "normalized": False}
+    token |= {"single_word": False, "lstrip": False, "rstrip": False}
+    body["added_tokens"].append(token)
+    (folder / "tokenizer.json").write_text(json.dumps(body))
+    config = {"bos_token": "<s>", "eos_token": "<|endoftext|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "automodel_tokenizer.json").unlink()
+    return str(folder)
+
+
+def test_beginning_of_text_where_the_tokenizer_has_its_own(tmp_path: Path, rows: str, two_ends: str) -> None:
+    """As NeMo's tool: the tokenizer's own ``bos_token`` before each document, here told by transformers."""
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(two_ends)
+    assert (theirs.bos_token_id, theirs.eos_token_id) == (300, 0)
+    first = {
+        (None, "bin"): theirs.bos_token_id,
+        ("bos", "bin"): theirs.bos_token_id,
+        ("eos", "bin"): theirs.eos_token_id,
+    }
+    for (separator, form), expected in first.items():
+        made = run(
+            tmp_path, f"{separator}", dataset=rows, tokenizer=two_ends, separator=separator, format=form
+        )
+        assert made.manifest is not None and made.manifest.separator_id == expected
+        assert made.manifest.separator == ("eos" if expected == 0 else "bos")
+        tokens = tokens_of(tmp_path / f"{separator}/dataset.bin")
+        stream = [
+            i for text in TEXTS for i in (expected, *theirs(text, add_special_tokens=False)["input_ids"])
+        ]
+        assert tokens.tolist() == stream
+        report = verify.run(VerifyConfig(path=str(tmp_path / f"{separator}")), progress=lambda *_: None)
+        assert report.problems == []
+    run(tmp_path, "raw", dataset=rows, tokenizer=two_ends, format="raw")  # nanoGPT's: end-of-text after
+    assert np.fromfile(tmp_path / "raw/train.bin", "<u2")[-1] == 0
+    with pytest.raises(ConfigError, match="separator bos -> None"):
+        run(tmp_path, "bos", dataset=rows, tokenizer=two_ends, separator="eos")
+
+
+def test_corpora_from_before_there_was_a_choice(tmp_path: Path, rows: str, two_ends: str) -> None:
+    """Theirs is end-of-text; the same command still knows them, finished or not."""
+    made = run(tmp_path, dataset=rows, tokenizer=two_ends, separator="eos")
+    body = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert "separator" not in body and "separator" not in body["options"]
+    again = run(tmp_path, dataset=rows, tokenizer=two_ends)
+    assert again.already_complete and again.manifest == made.manifest
+    replaced = run(tmp_path, dataset=rows, tokenizer=two_ends, overwrite=True)
+    assert replaced.manifest is not None and replaced.manifest.separator == "bos"
+
+
+def test_one_token_for_both_ends_is_end_of_text(tmp_path: Path, rows: str) -> None:
+    for separator in ("bos", "eos", None):
+        run(tmp_path, str(separator), dataset=rows, separator=separator)
+    assert content(tmp_path / "bos") == content(tmp_path / "eos") == content(tmp_path / "None")

@@ -5,6 +5,7 @@ in plain Python.
 """
 
 import gzip
+import itertools
 import json
 import shutil
 import struct
@@ -496,9 +497,39 @@ def test_files_that_are_not_ours_are_not_touched(tmp_path: Path, rows: str) -> N
     precious.write_bytes(b"precious")
     with pytest.raises(ConfigError, match=r"processed_data_3_text_document\.bin but no"):
         run(tmp_path, input=rows)
+    with pytest.raises(ConfigError, match=r"processed_data_3_text_document\.bin but no"):
+        run(tmp_path, input=rows, overwrite=True)
     assert precious.read_bytes() == b"precious"
-    run(tmp_path, input=rows, overwrite=True)
-    assert not precious.exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "processed_data_0_text_document.idx.tmp",
+        "processed_data.manifest.json",
+        "processed_data.progress.json",
+        "processed_data.tokenizer/tokenizer.json",
+        ".processed_data.shuffle/notes",
+        ".processed_data.spool/notes",
+    ],
+)
+def test_what_others_made_is_neither_replaced_nor_removed(tmp_path: Path, rows: str, name: str) -> None:
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"precious")
+    for overwrite in (False, True):
+        with pytest.raises(ConfigError, match="but no manifest of ours"):
+            run(tmp_path, input=rows, overwrite=overwrite, shards=2, shuffle=True)
+        assert content(tmp_path / "out").items() <= {name: b"precious", ".processed_data.lock": b""}.items()
+
+
+def test_overwrite_keeps_what_was_added(tmp_path: Path, rows: str) -> None:
+    run(tmp_path, input=rows)
+    others = ["processed_data.tokenizer/notes", "processed_data_text_document.bin", "notes"]
+    for name in others:
+        (tmp_path / "out" / name).write_bytes(b"precious")
+    run(tmp_path, input=rows, overwrite=True, append_eod=False)
+    assert all((tmp_path / "out" / name).read_bytes() == b"precious" for name in others)
 
 
 def test_overwrite_with_fewer_parts_leaves_none_of_the_old(tmp_path: Path, rows: str) -> None:
@@ -610,3 +641,36 @@ def test_a_source_without_text_leaves_nothing_to_continue(tmp_path: Path) -> Non
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".processed_data.lock"]
     run(tmp_path, input=write_rows(tmp_path / "some.jsonl", TEXTS))
     assert pair(tmp_path / "out") == reference_files(documents_of(TEXTS))
+
+
+def test_killed_while_it_cleans_up(tmp_path: Path, rows: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At whatever file it stops, the same command ends with the same folder, and nothing of ours stays behind."""
+
+    class Killed(BaseException):
+        """Stands for a signal that nobody can catch."""
+
+    options = {"input": rows, "shards": 2, "shuffle": True, "overwrite": True}
+    run(tmp_path, "whole", **options)
+    whole, out = content(tmp_path / "whole"), tmp_path / "out"
+    unlink, stops = Path.unlink, 0
+    for number in itertools.count(1):
+        shutil.rmtree(out, ignore_errors=True)
+        run(tmp_path, input=rows)
+        calls = itertools.count(1)
+
+        def counted(path: Path, missing_ok: bool = False, calls=calls, number=number) -> None:
+            if next(calls) == number:
+                raise Killed
+            unlink(path, missing_ok=missing_ok)
+
+        monkeypatch.setattr(Path, "unlink", counted)
+        try:
+            run(tmp_path, **options)
+            break
+        except Killed:
+            stops += 1
+        finally:
+            monkeypatch.setattr(Path, "unlink", unlink)
+        run(tmp_path, **options)
+        assert content(out) == whole and not list(out.glob(".*.s[hp]*")), number
+    assert stops > 10

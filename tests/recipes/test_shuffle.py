@@ -20,7 +20,7 @@ from automodel_cli.config.schema_shuffle import ShuffleConfig
 from automodel_cli.corpus.document_folder import read_documents_manifest
 from automodel_cli.corpus.listing import list_files
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
-from automodel_cli.files import exclusive_lock, hash_file
+from automodel_cli.files import exclusive_lock, hash_file, write_manifest
 from automodel_cli.recipes import preprocess, shuffle
 from automodel_cli.recipes.shuffle import ShuffleResult
 
@@ -275,9 +275,9 @@ def test_what_others_left_is_not_touched(tmp_path: Path, folder: Path) -> None:
     (out / "in.chunk.00007.jsonl").write_text("mine\n")
     with pytest.raises(ConfigError, match="no manifest of ours"):
         run(folder, out)
+    with pytest.raises(ConfigError, match="no manifest of ours"):
+        run(folder, out, overwrite=True)
     assert (out / "in.chunk.00007.jsonl").read_text() == "mine\n"
-    run(folder, out, overwrite=True)
-    assert not (out / "in.chunk.00007.jsonl").exists()
     corpus = tmp_path / "corpus"
     preprocess.run(
         PreprocessNanogptConfig(dataset=str(folder), output_dir=str(corpus), tokenizer="byte", num_workers=1),
@@ -289,6 +289,48 @@ def test_what_others_left_is_not_touched(tmp_path: Path, folder: Path) -> None:
         with pytest.raises(ConfigError, match="holds something else"):
             run(folder, corpus, overwrite=overwrite)
     assert content_of_files(corpus) == before
+
+
+@pytest.mark.parametrize("name", ["../canary.chunk.00000.jsonl", "/canary", "canary"])
+def test_a_manifest_that_names_files_elsewhere_neither_reads_nor_removes_them(
+    tmp_path: Path, folder: Path, name: str
+) -> None:
+    out = tmp_path / "out"
+    run(folder, out)
+    name = str(tmp_path / "canary") if name == "/canary" else name
+    canary = out / name
+    canary.write_text('{"text": "precious"}\n')
+    body = json.loads((out / "manifest.json").read_text())
+    del body["self"]
+    body["files"].append({**body["files"][0], "name": name})
+    write_manifest(out / "manifest.json", body)
+    with pytest.raises(DataError, match=r"manifest\.json"):
+        list_files(str(out))
+    run(folder, out, overwrite=True)
+    assert canary.read_text() == '{"text": "precious"}\n'
+
+
+def test_links_of_a_shuffled_folder_lead_nowhere(tmp_path: Path, folder: Path) -> None:
+    out = tmp_path / "out"
+    run(folder, out)
+    chunk = out / "in.chunk.00000.jsonl"
+    secret = chunk.rename(tmp_path / "secret")
+    chunk.symlink_to(secret)
+    with pytest.raises(DataError, match="no file of documents in this folder"):
+        list_files(str(out))
+    with pytest.raises(ConfigError, match="no manifest of ours"):
+        run(folder, out, overwrite=True)
+    assert secret.exists()
+
+
+def test_a_folder_that_is_called_as_ours_is_not_touched(tmp_path: Path, folder: Path) -> None:
+    work = tmp_path / "out/.shuffle"
+    work.mkdir(parents=True)
+    (work / "notes").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(ConfigError, match="no manifest of ours"):
+            run(folder, tmp_path / "out", overwrite=overwrite)
+    assert [path.name for path in work.iterdir()] == ["notes"]
 
 
 def content_of_files(folder: Path) -> dict[str, bytes]:

@@ -50,3 +50,13 @@ def test_a_tokenizer_is_not_replaced_unasked(sources: Path, tmp_path: Path) -> N
     with pytest.raises(ConfigError, match="holds a tokenizer"):
         train(sources, tmp_path / "tok")
     train(sources, tmp_path / "tok", overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_tokenizer_of_others_is_never_replaced(sources: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "tok").mkdir()
+    (tmp_path / "tok" / name).write_text("precious")
+    for overwrite in (False, True):
+        with pytest.raises(ConfigError, match="did not make"):
+            train(sources, tmp_path / "tok", overwrite=overwrite)
+    assert (tmp_path / "tok" / name).read_text() == "precious"

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 import regex
 
 from automodel_cli.config.schema_preprocess import PreprocessNanogptConfig, VerifyConfig
+from automodel_cli.corpus.journal import Position, write_progress
 from automodel_cli.corpus.manifest import read_corpus_manifest, write_corpus_manifest
 from automodel_cli.corpus.nanogpt_bin import write_token_file
 from automodel_cli.errors import DataError
+from automodel_cli.files import write_manifest
 from automodel_cli.recipes import preprocess, verify
 from automodel_cli.recipes.verify import VerifyReport
 
@@ -89,7 +92,6 @@ def test_missing_short_and_surplus_files(corpus: Path) -> None:
 
 def test_ids_beyond_the_vocabulary_and_wrong_counts(corpus: Path) -> None:
     """A manifest that was written anew over wrong files still gives itself away."""
-    from dataclasses import replace
 
     manifest = read_corpus_manifest(corpus)
     tokenizer = {**manifest.tokenizer, "vocab_size": 100}
@@ -100,7 +102,6 @@ def test_ids_beyond_the_vocabulary_and_wrong_counts(corpus: Path) -> None:
 
 
 def test_an_index_that_points_beside_documents(corpus: Path) -> None:
-    from dataclasses import replace
 
     from automodel_cli.corpus.manifest import describe_file
 
@@ -152,3 +153,72 @@ def test_nothing_to_check(tmp_path: Path) -> None:
         check(tmp_path)
     with pytest.raises(DataError, match="no file or folder"):
         check(tmp_path / "x.bin")
+
+
+def test_an_interrupted_corpus_is_not_called_sound(corpus: Path) -> None:
+    """Its finished shards are whole, and still there is no corpus."""
+    manifest = read_corpus_manifest(corpus)
+    plan = {"options": manifest.options, "source": manifest.source, "tokenizer": manifest.tokenizer}
+    write_progress(corpus, plan, Position())
+    assert check(corpus).problems == []  # killed between the manifest and the end: all is here
+    (corpus / "manifest.json").unlink()
+    for path in (corpus, corpus / "dataset.bin"):
+        assert any("of an interrupted run" in problem for problem in check(path).problems)
+    for path in corpus.glob("*.bin"):
+        path.unlink()
+    assert any("of an interrupted run" in problem for problem in check(corpus).problems)
+
+
+def test_a_manifest_that_lists_nothing_checks_nothing(corpus: Path) -> None:
+    write_corpus_manifest(replace(read_corpus_manifest(corpus), files=(), tokens=0, documents=0))
+    assert any("nothing was checked" in problem for problem in check(corpus).problems)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"tokens": -1}, "tokens: input should be greater than or equal to 0"),
+        ({"documents": 10**30}, "documents: "),
+        ({"bad_rows": "3"}, "bad_rows: input should be a valid integer"),
+        ({"tokens": True}, "tokens: input should be a valid integer"),
+        ({"dtype": "float64"}, "dtype: "),
+        ({"files": [{"name": "x"}]}, "files"),
+        ({"files": {}}, "files: "),
+        ({"tokenizer": {}}, "tokenizer: name: Field required"),
+        ({"tokenizer": {"name": "x", "fingerprint": "y", "vocab_size": -5}}, "tokenizer: vocab_size"),
+        (
+            {"eot": "prepend", "tokenizer": {"name": "x", "fingerprint": "y", "vocab_size": 5}},
+            "has no token for",
+        ),
+        ({"surprise": 1}, "'surprise' is not a key of this format"),
+    ],
+)
+def test_a_manifest_that_lies_is_answered_in_two_lines(corpus: Path, change: dict, said: str) -> None:
+    body = json.loads((corpus / "manifest.json").read_text())
+    del body["self"]
+    write_manifest(corpus / "manifest.json", {**body, **change})
+    (problem,) = check(corpus).problems
+    assert said in problem and str(corpus / "manifest.json") in problem and "\n" not in problem
+
+
+@pytest.mark.parametrize("size", [10**15, 0])
+def test_sizes_are_compared_with_the_bytes(corpus: Path, size: int) -> None:
+    manifest = read_corpus_manifest(corpus)
+    files = tuple(replace(file, bytes=size, tokens=size) for file in manifest.files)
+    write_corpus_manifest(replace(manifest, files=files))
+    assert any("bytes long, the manifest says" in problem for problem in check(corpus).problems)
+
+
+def test_flipped_bytes_200_of_200(corpus: Path) -> None:
+    """Spread evenly over all bytes of a corpus, whichever file they fall into."""
+    paths = sorted(path for path in corpus.rglob("*") if path.is_file() and path.stat().st_size)
+    ends = np.cumsum([path.stat().st_size for path in paths])
+    for k in range(200):
+        at = int(ends[-1]) * k // 200
+        number = int(np.searchsorted(ends, at, side="right"))
+        path, offset = paths[number], at - (int(ends[number - 1]) if number else 0)
+        whole = path.read_bytes()
+        path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 1 << k % 8]) + whole[offset + 1 :])
+        assert any(str(path) in problem for problem in check(corpus).problems), (path, offset)
+        path.write_bytes(whole)
+    assert check(corpus).problems == []

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.promises.megatron_runs import VARIANTS, check_interrupted, content, preprocess, write_input
+from tests.promises.preprocess_runs import check_not_sound
 
 from automodel_cli.config.schema_preprocess import VerifyConfig
 from automodel_cli.recipes import verify
@@ -68,6 +69,7 @@ def test_sigkill_at_30_instants(undisturbed: tuple[Path, dict, dict], tmp_path: 
         killed = preprocess(data, out, *options, point=point, number=number)
         assert killed.returncode == -signal.SIGKILL, (variant, point, number, killed.stderr)
         check_interrupted(out, whole[variant])
+        check_not_sound(out)
         again = preprocess(data, out, *options)
         assert again.returncode == 0, (variant, point, number, again.stderr)
         assert content(out) == whole[variant], (variant, point, number)

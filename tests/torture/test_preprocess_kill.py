@@ -14,7 +14,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from tests.promises.preprocess_runs import VARIANTS, check_interrupted, content, preprocess, write_input
+from tests.promises.preprocess_runs import (
+    VARIANTS,
+    check_interrupted,
+    check_not_sound,
+    content,
+    preprocess,
+    write_input,
+)
 
 from automodel_cli.config.schema_preprocess import VerifyConfig
 from automodel_cli.recipes import verify
@@ -26,7 +33,7 @@ STRATA = {
     "read": {"read": 12},
     "write": {"write": 14},
     "rename": {"rename": 6, "fsync": 3, "journal": 3},
-    "manifest": {"manifest": 12},
+    "manifest": {"manifest": 6, "unlink": 6},
 }
 
 
@@ -68,6 +75,7 @@ def test_sigkill_at_50_instants(undisturbed: tuple[Path, dict, dict], tmp_path: 
         killed = preprocess(data, out, *options, point=point, number=number)
         assert killed.returncode == -signal.SIGKILL, (variant, point, number, killed.stderr)
         check_interrupted(out, whole[variant])
+        check_not_sound(out)
         again = preprocess(data, out, *options)
         assert again.returncode == 0, (variant, point, number, again.stderr)
         assert content(out) == whole[variant], (variant, point, number)

@@ -58,6 +58,7 @@ class RunEvaluation:
 
     settings: EvaluationConfig | None = None
     tokenizer: Tokenizer | None = None
+    separator_id: int | None = None
     questions: tuple[Questions, ...] = ()
     missing: tuple[str, ...] = ()
 
@@ -90,7 +91,7 @@ class RunEvaluation:
                 raise Stopped
 
         scores = [ask(one, engine, self.tokenizer, progress=listen).as_dict() for one in self.questions]
-        samples = _samples(self.settings, engine, self.tokenizer, listen)
+        samples = _samples(self.settings, engine, Encoder(self.tokenizer, self.separator_id), listen)
         found = _record(scores, self.settings, samples)
         where = {"step": run.state.step, "epoch": run.state.epoch}
         run.metrics.evaluation({**where, **found, "seconds": time.perf_counter() - started})
@@ -111,13 +112,13 @@ def _record(
 
 
 def _samples(
-    settings: EvaluationConfig, engine: SpanScorer, tokenizer: Tokenizer, listen: Callable[[int, int], None]
+    settings: EvaluationConfig, engine: SpanScorer, encoder: Encoder, listen: Callable[[int, int], None]
 ) -> list[dict[str, str]]:
     if not settings.prompts:
         return []
-    encoder = Encoder(tokenizer)
+    tokenizer = encoder.tokenizer
     prompts = [Prompt(encoder.encode((text,)), settings.max_new_tokens) for text in settings.prompts]
-    stop_ids = frozenset() if tokenizer.eot_id is None else frozenset({tokenizer.eot_id})
+    stop_ids = frozenset(i for i in (encoder.first_id, tokenizer.eot_id) if i is not None)
     written = continue_greedily(
         engine, prompts, stop_ids=stop_ids, usable_ids=tokenizer.vocab_size, progress=listen
     )
@@ -167,7 +168,7 @@ def build_evaluation(
         )
     if tokenizer is None:
         raise ConfigError("evaluation: the training data came without a tokenizer", "name it: tokenizer: ...")
-    asked = RunEvaluation(settings, tokenizer.tokenizer)
+    asked = RunEvaluation(settings, tokenizer.tokenizer, tokenizer.separator_id)
     return _with_questions(asked, model, say) if settings.tasks else asked
 
 
@@ -175,7 +176,7 @@ def _with_questions(evaluation: RunEvaluation, model: CausalLM, say: Callable[[s
     settings, tokenizer = evaluation.settings, evaluation.tokenizer
     assert settings is not None and tokenizer is not None
     bundle = Bundle(settings.bundle)
-    encoder, questions, missing = Encoder(tokenizer), [], []
+    encoder, questions, missing = Encoder(tokenizer, evaluation.separator_id), [], []
     for task in select_tasks(settings.tasks, bundle.others):
         data = bundle.load(task)
         if data is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,21 @@ from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.config.target import Target
 from automodel_cli.corpus.same_tokenizer import MadeBy, refuse_other_tokenizer
 from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
-from automodel_cli.errors import ConfigError
+from automodel_cli.corpus.tokenizer_base import CARRIED_FILES
+from automodel_cli.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
 class RunTokenizer:
-    """A tokenizer and the folder to copy into each checkpoint; ``temporary`` is that folder if it is this run's own."""
+    """A tokenizer and the folder to copy into each checkpoint; ``temporary`` is that folder if it is this run's own.
+
+    ``separator_id`` stands between the documents of the corpus, where its manifest says so.
+    """
 
     tokenizer: Tokenizer
     folder: Path
     temporary: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
+    separator_id: int | None = None
 
     def token_bytes(self) -> np.ndarray:
         """Bytes of text each id stands for, int32 ``[vocab_size]``."""
@@ -36,6 +41,7 @@ class RunTokenizer:
             "vocab_size": self.tokenizer.vocab_size,
             "eot_id": self.tokenizer.eot_id,
             "bos_id": self.tokenizer.bos_id,
+            "separator_id": self.separator_id,
         }
 
 
@@ -46,6 +52,11 @@ def run_tokenizer(cfg: PretrainConfig, dataset: Any) -> RunTokenizer | None:
         DataError: the configuration names another than the one that made the data.
     """
     manifest = getattr(dataset, "manifest", None)
+    found = _find(cfg, dataset, manifest)
+    return found and replace(found, separator_id=getattr(manifest, "separator_id", None))
+
+
+def _find(cfg: PretrainConfig, dataset: Any, manifest: Any) -> RunTokenizer | None:
     if cfg.tokenizer is not None:
         tokenizer = open_tokenizer(_tokenizer_name(cfg.tokenizer))
         if manifest is not None:
@@ -59,9 +70,21 @@ def run_tokenizer(cfg: PretrainConfig, dataset: Any) -> RunTokenizer | None:
 
 
 def _brought(manifest: MadeBy | None) -> Path | None:
-    """The tokenizer's folder beside the data."""
+    """The tokenizer's folder beside the data.
+
+    Raises:
+        DataError: a file of it is a link, and what it leads to would go into every checkpoint.
+    """
     folder = None if manifest is None else manifest.tokenizer_folder
-    return folder if folder is not None and folder.is_dir() else None
+    if folder is None or not folder.is_dir():
+        return None
+    for path in [folder, *(folder / name for name in sorted(CARRIED_FILES))]:
+        if path.is_symlink():
+            raise DataError(
+                f"{path} is a link, expected a tokenizer that can be copied into checkpoints",
+                "copy the data with its links followed (cp -rL), then train on the copy",
+            )
+    return folder
 
 
 def _with_folder(tokenizer: Tokenizer, manifest: MadeBy | None) -> RunTokenizer:

@@ -38,6 +38,7 @@ from automodel_cli.checkpoint.snapshot import Snapshot, Staging, model_tensors, 
 from automodel_cli.checkpoint.step_files import StepReader, StepWriter
 from automodel_cli.checkpoint.storage import storage, storage_of
 from automodel_cli.checkpoint.together import on_main, together
+from automodel_cli.corpus.tokenizer_base import CARRIED_FILES
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError
 
@@ -230,7 +231,7 @@ class Checkpointer:
                 write = writer.write_text if isinstance(content, str) else writer.write_json
                 write(name, content)
             if job.tokenizer_folder is not None:
-                writer.copy_folder(job.tokenizer_folder, "tokenizer")
+                writer.copy_files(job.tokenizer_folder, CARRIED_FILES, "tokenizer")
         return notes
 
     def _finish(self, writer: StepWriter, job: _Job, written: list[dict[str, Any]]) -> None:

@@ -22,7 +22,7 @@ from automodel_cli.checkpoint.hf_format import Entry
 from automodel_cli.checkpoint.step_files import StepReader, StepWriter
 from automodel_cli.checkpoint.storage import storage_of
 from automodel_cli.errors import CheckpointError
-from automodel_cli.files import fsync_folder, publish
+from automodel_cli.files import TEMP_SUFFIX, fsync_folder, publish
 from automodel_cli.models import hf
 from automodel_cli.models.build import build_from_config
 from automodel_cli.models.families import FAMILIES, Family, family_of
@@ -54,7 +54,7 @@ def export(
         if progress is not None:
             progress(number, len(used), name)
         reader.check(name)
-    temporary = folder.with_name(folder.name + layout.TEMPORARY)
+    temporary = folder.with_name(folder.name + TEMP_SUFFIX)
     with layout.saving(temporary):
         writer = StepWriter(temporary)
         tokenizer = checkpoint / "tokenizer"

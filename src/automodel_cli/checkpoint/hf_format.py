@@ -53,7 +53,7 @@ def save_hf(model: CausalLM, folder: Path | str, tokenizer_folder: Path | None =
     target = Path(folder)
     if target.exists():
         raise CheckpointError(f"{target} exists already", "name a new folder, or move that one away")
-    temporary = target.with_name(target.name + layout.TEMPORARY)
+    temporary = target.with_name(target.name + files.TEMP_SUFFIX)
     with layout.saving(temporary):
         writer = StepWriter(temporary)
         write_hf(model, writer, "", tokenizer_folder)

@@ -1,6 +1,7 @@
 """The tokenizer files of a Hugging Face folder, from the ``tokenizer/`` folder of a corpus or checkpoint.
 
-What is there is copied. A tokenizer that has no ``tokenizer.json`` of its own (tiktoken ranks, bytes,
+What is there under a name that belongs to a tokenizer is copied; links are not. A tokenizer that has no
+``tokenizer.json`` of its own (tiktoken ranks, bytes,
 characters) gets one, so that ``AutoTokenizer.from_pretrained`` gives the same ids; it is compared with the
 original on probe texts before it is written.
 
@@ -23,9 +24,10 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from automodel_cli.checkpoint.layout import Say
+from automodel_cli.checkpoint.step_files import regular_files
 from automodel_cli.corpus.engines import probe_texts
 from automodel_cli.corpus.tokenizer import load_tokenizer
-from automodel_cli.corpus.tokenizer_base import TOKENIZER_FILE, Tokenizer
+from automodel_cli.corpus.tokenizer_base import CARRIED_FILES, TOKENIZER_FILE, Tokenizer
 from automodel_cli.errors import DataError
 
 _GPT2_NAMES = ("gpt2", "r50k_base")
@@ -33,9 +35,8 @@ _GPT2_NAMES = ("gpt2", "r50k_base")
 
 def files_of(folder: Path, *, say: Say | None = None) -> Iterator[tuple[str, bytes]]:
     """Names and contents of the files to put beside the weights."""
-    for path in sorted(folder.iterdir()):
-        if path.is_file():
-            yield path.name, path.read_bytes()
+    for path in regular_files(folder, CARRIED_FILES):
+        yield path.name, path.read_bytes()
     if (folder / "tokenizer.json").exists() or not (folder / TOKENIZER_FILE).exists():
         return
     tokenizer = load_tokenizer(folder)

@@ -364,6 +364,6 @@ def explained(temporary: Path) -> Iterator[None]:
             else f"{error.filename or temporary}: {error.strerror}"
         )
         raise CheckpointError(
-            f"could not save {temporary.stem}: {what}",
+            f"could not save {temporary.name.removesuffix(files.TEMP_SUFFIX).removesuffix(TEMPORARY)}: {what}",
             f"free some space or repair the disk, then start again; {intact}",
         ) from error

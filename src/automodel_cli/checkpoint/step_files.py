@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,12 @@ from automodel_cli.checkpoint import layout
 from automodel_cli.errors import CheckpointError
 
 _PIECE_BYTES = 8 << 20
+
+
+def regular_files(folder: Path, names: Collection[str]) -> list[Path]:
+    """Those of ``names`` that are files in ``folder``, no links, in order."""
+    found = [folder / name for name in sorted(names)]
+    return [path for path in found if path.is_file() and not path.is_symlink()]
 
 
 class HashedOutput:
@@ -109,16 +115,12 @@ class StepWriter:
         """Indented JSON with sorted keys: equal values give equal bytes."""
         self.write_text(name, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
-    def copy_folder(self, source: Path, name: str) -> None:
-        """Copy every file below ``source`` to below ``name``."""
-        for path in sorted(source.rglob("*")):
-            if path.is_file():
-                with (
-                    path.open("rb") as handle,
-                    self.open(f"{name}/{path.relative_to(source).as_posix()}") as output,
-                ):
-                    while piece := handle.read(_PIECE_BYTES):
-                        output.write(piece)
+    def copy_files(self, source: Path, names: Collection[str], name: str) -> None:
+        """Copy those of the files ``names`` that are in ``source`` to below ``name``; no links, and nothing else."""
+        for path in regular_files(source, names):
+            with path.open("rb") as handle, self.open(f"{name}/{path.name}") as output:
+                while piece := handle.read(_PIECE_BYTES):
+                    output.write(piece)
 
     def adopt(self, name: str) -> None:
         """Take in every file that another library wrote below ``name``: make it durable and hash it."""

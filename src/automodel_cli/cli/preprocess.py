@@ -19,6 +19,7 @@ from automodel_cli.config.schema_preprocess import (
 )
 
 if TYPE_CHECKING:
+    from automodel_cli.corpus.manifest import CorpusManifest
     from automodel_cli.recipes.preprocess import PreprocessResult
     from automodel_cli.recipes.verify import VerifyReport
 
@@ -102,7 +103,15 @@ def nanogpt(
     eot: Annotated[
         str | None,
         typer.Option(
-            help="End-of-text: prepend (default in bin), append (in raw) or none.", rich_help_panel=_OUTPUT
+            help="Token between documents: prepend (default in bin), append (in raw) or none.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    separator: Annotated[
+        str | None,
+        typer.Option(
+            help="Which token: eos, or bos (default before documents where the tokenizer has its own).",
+            rich_help_panel=_OUTPUT,
         ),
     ] = None,
     val_fraction: Annotated[
@@ -163,6 +172,7 @@ def nanogpt(
         "output_dir": output_dir,
         "format": output_format,
         "eot": eot,
+        "separator": separator,
         "val_fraction": val_fraction,
         "val_tokens": val_tokens,
         "shard_tokens": shard_tokens,
@@ -289,7 +299,7 @@ def _show_corpus(result: PreprocessResult, elapsed_s: float) -> None:
             "tokenizer",
             f"{name}, {manifest.tokenizer['vocab_size']:,} ids, {manifest.tokenizer['fingerprint']}",
         ),
-        ("layout", f"{manifest.layout}, {manifest.dtype}, end-of-text {manifest.eot}"),
+        ("layout", f"{manifest.layout}, {manifest.dtype}, {_between(manifest)}"),
         ("bad rows", f"{manifest.bad_rows:,}"),
         ("size", f"{sum(f.bytes for f in manifest.files) / 1e6:,.1f} MB"),
     ]
@@ -297,6 +307,11 @@ def _show_corpus(result: PreprocessResult, elapsed_s: float) -> None:
         rows.append(("time", f"{duration(elapsed_s)}{' (continued)' if result.continued else ''}"))
     show_bad_rows(manifest.bad_rows, result.bad_rows)
     console.facts(f"Corpus in {result.folder}", rows)
+
+
+def _between(manifest: CorpusManifest) -> str:
+    """``end-of-text prepend``: the token between documents and where it stands."""
+    return f"{'beginning' if manifest.separator == 'bos' else 'end'}-of-text {manifest.eot}"
 
 
 def _show_report(report: VerifyReport) -> None:

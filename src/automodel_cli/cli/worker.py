@@ -6,12 +6,10 @@ another launcher (torchrun, srun) every rank has to speak for itself.
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import json
 import logging
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -21,8 +19,7 @@ from pathlib import Path
 
 from automodel_cli.cli import console
 from automodel_cli.distributed.workers import ATTEMPT_VARIABLE, ERROR_FILE_VARIABLE, LAUNCHER_VARIABLE
-
-_PR_SET_PDEATHSIG = 1
+from automodel_cli.processes import die_with
 
 
 def rank() -> int:
@@ -57,15 +54,6 @@ def enter() -> None:
     if rank() > 0 and ERROR_FILE_VARIABLE not in os.environ:
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
-
-
-def die_with(launcher: int) -> None:
-    """End when the launcher does: an orphan would hold its GPU and the run folder's lock. Linux only."""
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != launcher:  # it was gone before the line above
-        os._exit(1)
 
 
 def quiet_launcher() -> None:

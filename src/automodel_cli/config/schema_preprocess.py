@@ -60,7 +60,10 @@ class PreprocessNanogptConfig(Section):
     engine: Literal["auto", "reference", "fast"] = "auto"
     """What encodes: `auto` takes the fast engine where it is installed and agrees with the reference."""
     eot: Literal["prepend", "append", "none"] | None = None
-    """Where the end-of-text token stands; null: before each document in bin, after it in raw, none for char."""
+    """Where the token between documents stands; null: before each document in bin, after it in raw, none for char."""
+    separator: Literal["eos", "bos"] | None = None
+    """Which token that is, end- or beginning-of-text; null: before a document `bos`, as NeMo's tool, where the
+    tokenizer has one of its own (GPT-2's two are one token), else `eos`."""
     val_fraction: Fraction | None = None
     """Part of the documents that goes to val.bin (of a single document, and with char: the tail)."""
     val_tokens: Amount | None = None
@@ -78,7 +81,7 @@ class PreprocessNanogptConfig(Section):
     output_dir: str | None = None
     """Folder to write; null: `{dataset}_max_tokens_{N}` in the current one."""
     overwrite: bool = False
-    """Delete the token files of an earlier run in the folder first."""
+    """Delete what an earlier run made in the folder first; what others made there is never touched."""
     strict: bool = False
     """Stop at the first bad row instead of counting it."""
     num_workers: Whole | None = None

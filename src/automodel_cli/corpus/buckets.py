@@ -14,27 +14,34 @@ all rows in the order of their keys. How many buckets there are, and which proce
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
 from automodel_cli.corpus.gather import Rows
 from automodel_cli.corpus.splitting import shuffle_keys
 from automodel_cli.errors import DataError
-from automodel_cli.files import disk_errors_named, fsync_folder, write_json
+from automodel_cli.files import ANY_TEMPORARY, disk_errors_named, fsync_folder, remove_known, write_json
+from automodel_cli.json_files import FileModel, Items, read_model
 
 MAX_BUCKETS = 4096  # more would make tiny writes; a bucket that is too large is divided when its turn comes
 BYTES_A_ROW = 64  # memory that a row costs besides its bytes while its bucket is sorted
 _GROUP_BYTES = 1 << 20  # handed on at once: little enough for the caches of a core
 _MOST_OPEN = 256  # files of one process
 _PLAN_NAME = "plan.json"
+_NO_BUCKETS = "there are no buckets of a shuffle: start over with --overwrite"
 _BASE_FIELDS = [("place", "<u8"), ("length", "<u8")]
+_FILES = rf"(plan\.json{ANY_TEMPORARY}|\d{{4}}(_\d{{4}})*\.\w+\.(docs|rows)|digests/\d{{4}}\.(bin|dropped))"
+BUCKET_FILES = re.compile(_FILES)
+WORK_FILES = re.compile(rf"begun|((buckets[^/]*|gathered)/)?{_FILES}")
+"""What is ours in a folder that buckets are made in, as paths in it."""
 
 
 # ----------------------------------------------------------------------------------------------- keys
@@ -69,6 +76,14 @@ class KeyRange:
 # -------------------------------------------------------------------------------------------- scatter
 
 
+class _Plan(FileModel):
+    """``plan.json``."""
+
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)]
+    count: Annotated[int, Field(ge=1, le=MAX_BUCKETS)]
+    more_fields: Items[Items[Literal["ordinal", "low", "high", "<u8"]]]
+
+
 @dataclass(frozen=True)
 class Buckets:
     """What all who write to and read from a folder of buckets agree on; can be pickled."""
@@ -85,9 +100,9 @@ class Buckets:
 
     def create(self) -> None:
         """Begin with no rows; what was there is gone."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.remove()
         with disk_errors_named(self.folder):
-            self.folder.mkdir(parents=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
         fields = [list(field) for field in self.more_fields]
         write_json(self.folder / _PLAN_NAME, {"seed": self.seed, "count": self.count, "more_fields": fields})
 
@@ -98,18 +113,13 @@ class Buckets:
         Raises:
             DataError: there are none.
         """
-        try:
-            plan = json.loads((folder / _PLAN_NAME).read_text())
-        except (OSError, ValueError):
-            raise DataError(
-                f"{folder} holds no buckets of a shuffle", "start over with --overwrite"
-            ) from None
-        more = tuple((name, kind) for name, kind in plan["more_fields"])
-        return Buckets(folder, plan["seed"], plan["count"], more)
+        plan = read_model(folder / _PLAN_NAME, _Plan, hint=_NO_BUCKETS)
+        more = tuple((name, "<u8") for name, *_ in plan.more_fields)
+        return Buckets(folder, plan.seed, plan.count, more)
 
     def remove(self) -> None:
         """Give the disk space back."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_known(self.folder, BUCKET_FILES)
 
     def names(self) -> list[str]:
         """All buckets, in the order of their keys."""
@@ -341,7 +351,7 @@ class BucketReader:
             with path.with_suffix(".rows").open("rb") as rows:
                 for records in iter_array(path, self._buckets.record, max(1, most_bytes // BYTES_A_ROW)):
                     for some in _runs_of(records, most_bytes):
-                        data = _read_rows(rows, int(some["length"].sum()), path)
+                        data = _read_rows(rows, some["length"], path)
                         parts = keys.part_of(shuffle_keys(seed, some["place"]), len(names))
                         _scatter(data, some, parts, writers, files)
         files.close()
@@ -376,7 +386,8 @@ class BucketReader:
             with path.with_suffix(".rows").open("rb", buffering=0) as handle:
                 while count := handle.readinto(data[position:].data):
                     position += count
-        if position != len(data) or int(records["length"].sum()) != len(data):
+        longest = int(records["length"].max(initial=0))  # a sum of larger ones could wrap around
+        if position != len(data) or longest > len(data) or int(records["length"].sum()) != len(data):
             raise _not_whole(self._buckets.folder / name)
         return records, data
 
@@ -401,11 +412,12 @@ def _runs_of(records: np.ndarray, most_bytes: int, order: np.ndarray | None = No
         first = stop
 
 
-def _read_rows(handle: object, count: int, docs: Path) -> np.ndarray:
-    data = np.fromfile(handle, dtype=np.uint8, count=count)  # type: ignore[call-overload]
-    if len(data) != count:
+def _read_rows(handle: IO[bytes], lengths: np.ndarray, docs: Path) -> np.ndarray:
+    """The next rows of a file, as long as ``lengths`` say; nothing is allocated on their word."""
+    left = os.fstat(handle.fileno()).st_size - handle.tell()
+    if int(lengths.max(initial=0)) > left or int(lengths.sum()) > left:
         raise _not_whole(docs)
-    return data
+    return np.fromfile(handle, dtype=np.uint8, count=int(lengths.sum()))
 
 
 def _not_whole(path: Path) -> DataError:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from automodel_cli.corpus.nanogpt_bin import (
     Layout,
@@ -19,6 +20,7 @@ from automodel_cli.corpus.nanogpt_bin import (
 from automodel_cli.corpus.splitting import TRAIN, VAL, SplitRule
 from automodel_cli.corpus.units import Split, TokenChunk
 from automodel_cli.errors import DataError
+from automodel_cli.json_files import Count, FileModel, Items, validated
 
 _SPLITS: tuple[Split, Split] = ("train", "val")
 
@@ -226,8 +228,32 @@ def _runs(values: np.ndarray) -> list[tuple[int, int]]:
     return list(itertools.pairwise(edges))
 
 
+_Pair = Annotated[tuple[Count, Count], Field(strict=False)]
+
+
+class _SplitState(FileModel):
+    """Of a ``RollingWriter``: (tokens, documents) of each finished shard, and of the open one what counts."""
+
+    shards: Items[_Pair]
+    open: _Pair
+
+
+class _State(FileModel):
+    """Of a ``CorpusWriter``, as it stands in a journal."""
+
+    splits: dict[Split, _SplitState]
+    ordinal: Count
+    current: Literal[0, 1]
+
+
 def state_is_on_disk(layout: CorpusLayout, state: dict[str, Any]) -> bool:
-    """Whether the shards and temporaries that ``state`` speaks of are there their sizes."""
+    """Whether ``state`` is one, and the shards and temporaries that it speaks of are there with their sizes."""
+    try:
+        known = validated(state, _State, "state")
+    except DataError:
+        return False
+    if set(known.splits) != set(_SPLITS):
+        return False
     for split in _SPLITS:
         saved = state["splits"][split]
         for number, (tokens, _) in enumerate(saved["shards"]):

@@ -15,12 +15,15 @@ from pathlib import Path
 
 import numpy as np
 import xxhash
+from pydantic import ConfigDict
 
 from automodel_cli.corpus.buckets import write_all
 from automodel_cli.corpus.units import Split
-from automodel_cli.files import TEMP_SUFFIX, disk_errors_named, fsync_folder
+from automodel_cli.files import ANY_TEMPORARY, TEMP_SUFFIX, disk_errors_named, fsync_folder
+from automodel_cli.json_files import Count, PlainName, Xxh3
 
 _SYNC_BYTES = 64 << 20  # written between two flushes to the disk
+_NAME_ENDS = r"\.(chunk\.\d{5,}|val)\.jsonl"
 _AHEAD = 2  # pieces that wait to be written while the next ones are sorted
 
 
@@ -42,11 +45,13 @@ class Division:
 class DocumentFile:
     """A finished file of documents."""
 
-    name: str
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    name: PlainName
     split: Split
-    documents: int
-    bytes: int
-    xxh3: str
+    documents: Count
+    bytes: Count
+    xxh3: Xxh3
 
 
 def chunk_name(name: str, chunk: int) -> str:
@@ -60,8 +65,13 @@ def val_name(name: str) -> str:
 
 
 def names_of(name: str) -> re.Pattern[str]:
-    """All names that a run may write, temporary ones too."""
-    return re.compile(rf"{re.escape(name)}\.(chunk\.\d{{5,}}|val)\.jsonl({re.escape(TEMP_SUFFIX)})?")
+    """All names that a run may write, temporary ones too (also those of versions that wrote ``.tmp``)."""
+    return re.compile(rf"{re.escape(name)}{_NAME_ENDS}{ANY_TEMPORARY}")
+
+
+def is_document_file(name: str) -> bool:
+    """Whether ``name`` is one that a run gives its files, whatever its ``--name`` was."""
+    return re.fullmatch(rf"[^/]+{_NAME_ENDS}", name) is not None
 
 
 class DocumentWriter:

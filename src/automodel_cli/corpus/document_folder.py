@@ -15,37 +15,59 @@
 | versions   | automodel                                                                                    |
 | self       | hash of all this                                                                             |
 
-While a run is under way, or after it was killed, the folder holds ``.shuffle``; it begins anew from there.
+While a run is under way, or after it was killed, the folder holds ``.shuffle``; it begins anew from there. Only
+what the manifest lists, or a run that left ``.shuffle`` began, is ever removed.
 """
 
 from __future__ import annotations
 
-import shutil
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict
+
 from automodel_cli import __version__
-from automodel_cli.corpus.document_files import DocumentFile, names_of
+from automodel_cli.corpus.buckets import WORK_FILES
+from automodel_cli.corpus.document_files import DocumentFile, is_document_file, names_of
+from automodel_cli.corpus.ownership import is_ours, refuse
 from automodel_cli.corpus.units import Split
 from automodel_cli.errors import ConfigError, DataError
-from automodel_cli.files import TEMP_SUFFIX, fsync_folder, read_manifest, write_manifest
+from automodel_cli.files import (
+    ANY_TEMPORARY,
+    TEMP_SUFFIX,
+    fsync_folder,
+    leads_away,
+    names_format,
+    read_manifest,
+    remove_known,
+    strangers_below,
+    write_manifest,
+)
+from automodel_cli.json_files import Count, Items, validated
 
 FORMAT = "automodel-documents/1"
 MANIFEST_NAME = "manifest.json"
 LOCK_NAME = ".lock"
 WORK_NAME = ".shuffle"
+_BEGUN = "begun"  # in the work folder: the documents here are those of a run under way
+
+
+_ANEW = "shuffle the documents again, into another folder; or name the files with a glob"
 
 
 @dataclass(frozen=True)
 class DocumentsManifest:
     """What a folder of documents says of itself."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     text_key: str
-    documents: int
-    duplicates: int | None
-    bad_rows: int
-    files: tuple[DocumentFile, ...]
+    documents: Count
+    duplicates: Count | None
+    bad_rows: Count
+    files: Items[DocumentFile]
     source: dict[str, Any]
     options: dict[str, Any]
 
@@ -64,21 +86,26 @@ def read_documents_manifest(folder: Path) -> DocumentsManifest | None:
     """The manifest of a complete folder of documents; None if there is none, or one of something else.
 
     Raises:
-        DataError: it is damaged.
+        DataError: it is damaged, or names a file that is not one of its folder.
     """
-    if not (folder / MANIFEST_NAME).is_file():
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
         return None
     try:
-        body = read_manifest(folder / MANIFEST_NAME)
+        body = read_manifest(path)
     except DataError:
-        if FORMAT.encode() in (folder / MANIFEST_NAME).read_bytes():
+        if names_format(path, FORMAT):
             raise
         return None  # another program's
-    if body.get("format") != FORMAT:
+    if body.pop("format", None) != FORMAT:
         return None
-    names = DocumentsManifest.__dataclass_fields__
-    fields = {name: body[name] for name in names} | {"files": tuple(DocumentFile(**f) for f in body["files"])}
-    return DocumentsManifest(**fields)
+    del body["self"]
+    body.pop("versions", None)
+    manifest = validated(body, DocumentsManifest, path, hint=_ANEW)
+    for file in manifest.files:
+        if not is_document_file(file.name) or leads_away(folder / file.name, path):
+            raise DataError(f"{path} names {file.name}, which is no file of documents in this folder", _ANEW)
+    return manifest
 
 
 def finished_documents(
@@ -118,38 +145,45 @@ def prepare(folder: Path, name: str, *, overwrite: bool) -> None:
     Raises:
         ConfigError: there are files of the names to be written that no run of ours began.
     """
-    work = folder / WORK_NAME
-    ours = [path for path in folder.iterdir() if names_of(name).fullmatch(path.name)]
-    if ours and not work.exists() and not overwrite:
-        raise ConfigError(
-            f"{folder} holds {min(path.name for path in ours)} but no manifest of ours",
-            "use another --output-dir, or --overwrite to replace it",
-        )
-    if overwrite:
-        _forget(folder)
     _refuse_foreign(folder)
-    for path in ours:
+    work = folder / WORK_NAME
+    listed = _listed(folder, name) if overwrite else set()
+    names = re.compile(rf"{names_of(name).pattern}|{MANIFEST_NAME}{ANY_TEMPORARY}")
+    there = [path for path in sorted(folder.iterdir()) if names.fullmatch(path.name)]
+    begun = work.is_dir() and any(work.iterdir())
+    strangers = [p for p in there if p.is_symlink() or not (begun or _is_mine(p, listed))]
+    refuse([*strangers_below(work, WORK_FILES), *strangers])
+    work.mkdir(exist_ok=True)
+    (work / _BEGUN).touch()
+    fsync_folder(folder)
+    # The manifest first, so that it never speaks of files that are gone.
+    for path in (folder / MANIFEST_NAME, *there, *(folder / listed_name for listed_name in sorted(listed))):
         path.unlink(missing_ok=True)
-    (folder / (MANIFEST_NAME + TEMP_SUFFIX)).unlink(missing_ok=True)
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
     fsync_folder(folder)
 
 
+def remove_work(folder: Path) -> None:
+    """Nothing is under way any more."""
+    remove_known(folder / WORK_NAME, WORK_FILES)
+
+
+def _is_mine(path: Path, listed: set[str]) -> bool:
+    return path.name in {*listed, MANIFEST_NAME} or path.name.endswith(TEMP_SUFFIX)
+
+
 def _refuse_foreign(folder: Path) -> None:
-    if (folder / MANIFEST_NAME).exists():
+    path = folder / MANIFEST_NAME
+    if path.is_symlink() or (path.exists() and not is_ours(path, FORMAT)):
         raise ConfigError(
             f"{folder} holds something else: its {MANIFEST_NAME} is not of shuffled documents",
             "use another --output-dir",
         )
 
 
-def _forget(folder: Path) -> None:
-    """Remove a finished run, the manifest first, so that it never speaks of files that are gone."""
-    manifest = read_documents_manifest(folder)
-    if manifest is None:
-        return
-    (folder / MANIFEST_NAME).unlink()
-    fsync_folder(folder)
-    for file in manifest.files:
-        (folder / file.name).unlink(missing_ok=True)
+def _listed(folder: Path, name: str) -> set[str]:
+    """The documents of a finished run; where its manifest is damaged, what stands under the names to be written."""
+    try:
+        manifest = read_documents_manifest(folder)
+    except DataError:
+        return {path.name for path in folder.iterdir() if names_of(name).fullmatch(path.name)}
+    return {file.name for file in manifest.files} if manifest else set()

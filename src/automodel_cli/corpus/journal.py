@@ -21,10 +21,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
 
 from automodel_cli.errors import AutomodelError
-from automodel_cli.files import read_manifest, write_manifest
+from automodel_cli.files import names_format, read_manifest, write_manifest
+from automodel_cli.json_files import Count, FileModel, Items, validated
 
 PROGRESS_NAME = "progress.json"
 FORMAT = "automodel-progress/1"
@@ -43,6 +46,49 @@ class Position:
     writer: dict[str, Any] | None = None
 
 
+class _Part(FileModel):
+    """Base of what stands below: keys that are not known would not be kept."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class _InFiles(_Part):
+    file: Count
+    at: Count
+    row: Count = 0
+
+
+class _InHub(_Part):
+    at: Count
+    state: dict[str, Any]
+
+
+class _InBuckets(_Part):
+    key: Annotated[int, Field(ge=0, lt=2**64)]
+
+
+class _Bad(_Part):
+    count: Count
+    first: Items[str]
+
+
+class _Plan(_Part):
+    options: dict[str, Any]
+    source: dict[str, Any]
+    tokenizer: dict[str, Any]
+
+
+class _Body(_Part):
+    """The file without format and hash; the writers check their states themselves."""
+
+    plan: _Plan
+    phase: Phase
+    cursor: _InFiles | _InHub | _InBuckets | Annotated[dict[str, Any], Field(max_length=0)] | None
+    rows: Count
+    bad: _Bad
+    writer: dict[str, Any] | None
+
+
 def write_progress(folder: Path, plan: dict[str, Any], position: Position, name: str = PROGRESS_NAME) -> None:
     """Publish where a later run would go on."""
     write_manifest(folder / name, {"format": FORMAT, "plan": plan, **position.__dict__})
@@ -52,13 +98,33 @@ def read_progress(folder: Path, name: str = PROGRESS_NAME) -> tuple[dict[str, An
     """The plan and position of an interrupted run; None without one, or if its file is not what we wrote."""
     try:
         body = read_manifest(folder / name)
+        if body.pop("format", None) != FORMAT:
+            return None
+        del body["self"]
+        known = validated(body, _Body, folder / name)
     except AutomodelError:
         return None
-    if body.pop("format", None) != FORMAT:
-        return None
-    del body["self"]
     plan = body.pop("plan")
+    in_buckets = isinstance(known.cursor, _InBuckets)
+    if (
+        known.phase == "write"
+        and known.cursor is not None
+        and in_buckets != bool(plan["options"].get("shuffle"))
+    ):
+        return None
     return plan, Position(**body)
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """Journals of runs in ``folder`` that were interrupted, or are under way: those without the manifest."""
+    found = sorted(folder.glob(f"*{PROGRESS_NAME}")) if folder.is_dir() else []
+    manifests = {path: path.name.removesuffix(PROGRESS_NAME) + "manifest.json" for path in found}
+    return [path for path in found if names_format(path, FORMAT) and not (folder / manifests[path]).exists()]
+
+
+def interrupted_in_words(journal: Path) -> str:
+    """What is wrong where :func:`unfinished` finds something."""
+    return f"{journal} is of an interrupted run, whose files are not all here: run its command again"
 
 
 def remove_progress(folder: Path, name: str = PROGRESS_NAME) -> None:

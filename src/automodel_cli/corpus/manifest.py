@@ -9,6 +9,7 @@ no absolute path; a corpus may be moved or copied and stays the same corpus.
 | layout     | "bin" (with header) or "raw"                                                                 |
 | dtype      | "uint16" or "uint32"                                                                         |
 | eot        | "prepend", "append" or "none"                                                                |
+| separator  | which token that is: "eos" or "bos" (absent: "eos")                                          |
 | tokenizer  | {name, fingerprint, vocab_size, eot_id, bos_id}                                              |
 | documents, tokens, bad_rows | counts over all splits                                                      |
 | files      | [{name, role, split, tokens, documents, bytes, xxh3}], tokens in reading order               |
@@ -18,48 +19,87 @@ no absolute path; a corpus may be moved or copied and stays the same corpus.
 
 from __future__ import annotations
 
+import stat
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 
 from automodel_cli.errors import DataError
 from automodel_cli.files import hash_bytes, hash_file, read_manifest, write_manifest
+from automodel_cli.json_files import Count, FileModel, Items, PlainName, Xxh3, read_bytes, validated
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = "automodel-corpus/1"
 Role = Literal["tokens", "bos_index", "tokenizer", "meta"]
 Split = Literal["train", "val"]
+Separator = Literal["eos", "bos"]
+_Id = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class _TokenizerFacts(FileModel):
+    """What the manifests say of a tokenizer; see ``Tokenizer.describe``."""
+
+    name: str
+    fingerprint: str
+    vocab_size: Annotated[int, Field(ge=0, le=2**32)]
+    eot_id: _Id | None = None
+    bos_id: _Id | None = None
+
+
+def _tokenizer_facts(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        _TokenizerFacts.model_validate(value)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise ValueError(f"{problem['loc'][0]}: {problem['msg']}") from None
+    return value
+
+
+TokenizerFacts = Annotated[dict[str, Any], AfterValidator(_tokenizer_facts)]
 
 
 @dataclass(frozen=True)
 class CorpusFile:
     """One file of a corpus; ``name`` is relative to the folder, with forward slashes."""
 
-    name: str
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    name: PlainName
     role: Role
     split: Split | None
-    tokens: int
-    documents: int
-    bytes: int
-    xxh3: str
+    tokens: Count
+    documents: Count
+    bytes: Count
+    xxh3: Xxh3
 
 
 @dataclass(frozen=True)
 class CorpusManifest:
     """The content of a corpus folder's ``manifest.json``."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     folder: Path
     layout: Literal["bin", "raw"]
     dtype: Literal["uint16", "uint32"]
     eot: Literal["prepend", "append", "none"]
-    tokenizer: dict[str, Any]
-    documents: int
-    tokens: int
-    bad_rows: int
-    files: tuple[CorpusFile, ...]
+    tokenizer: TokenizerFacts
+    documents: Count
+    tokens: Count
+    bad_rows: Count
+    files: Items[CorpusFile]
     source: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    separator: Separator = "eos"
+
+    @property
+    def separator_id(self) -> int | None:
+        """The id that stands before (or after) each document; None where there is none."""
+        key = "bos_id" if self.separator == "bos" else "eot_id"
+        return None if self.eot == "none" else self.tokenizer.get(key)
 
     def token_files(self, split: Split | None = None) -> tuple[CorpusFile, ...]:
         """The token files of ``split`` (or all) in reading order."""
@@ -92,6 +132,8 @@ def write_corpus_manifest(manifest: CorpusManifest) -> Path:
     """Publish ``manifest`` in its folder; the corpus is complete from this moment on."""
     body = asdict(manifest)
     del body["folder"]
+    if manifest.separator == "eos":
+        del body["separator"]  # as in corpora from before there was a choice
     path = manifest.folder / MANIFEST_NAME
     write_manifest(path, {"format": FORMAT, **body})
     return path
@@ -110,13 +152,11 @@ def read_corpus_manifest(folder: Path | str) -> CorpusManifest:
     if found != FORMAT:
         raise DataError(f"{path} has format {found!r}, expected {FORMAT!r}", "make the corpus again")
     body.pop("self")
-    try:
-        files = tuple(CorpusFile(**entry) for entry in body.pop("files"))
-        return CorpusManifest(folder=folder, files=files, **body)
-    except (TypeError, KeyError) as error:
-        raise DataError(
-            f"{path} does not have the expected keys: {error}", "make the corpus again"
-        ) from error
+    hint = "make the corpus again"
+    manifest = validated({**body, "folder": folder}, CorpusManifest, path, hint=hint)
+    if manifest.eot != "none" and manifest.separator_id is None:
+        raise DataError(f"{path}: its tokenizer has no token for separator {manifest.separator!r}", hint)
+    return manifest
 
 
 def find_manifest(token_file: Path | str) -> CorpusManifest | None:
@@ -127,10 +167,9 @@ def find_manifest(token_file: Path | str) -> CorpusManifest | None:
     """
     token_file = Path(token_file)
     path = token_file.parent / MANIFEST_NAME
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
+    if not path.exists() or not stat.S_ISREG(path.stat().st_mode):
         return None
+    text = read_bytes(path)
     if b'"self"' not in text and FORMAT.encode() not in text:
         return None  # somebody else's manifest.json
     manifest = read_corpus_manifest(token_file.parent)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
+from automodel_cli.corpus.journal import interrupted_in_words, unfinished
 from automodel_cli.corpus.megatron_bin import (
     MAGIC,
     MegatronFile,
@@ -79,7 +80,9 @@ def check_megatron(
         tokenizer: to check and decode with, instead of the manifest's.
         documents: how many to decode from the start of each key's first pair.
     """
-    report = VerifyReport(path)
+    folder = path if path.is_dir() else path.parent
+    journals = [journal for journal in unfinished(folder) if path.is_dir() or _may_be_of(path, journal)]
+    report = VerifyReport(path, problems=[interrupted_in_words(journal) for journal in journals])
     check = _Check(report, tokenizer, documents, progress)
     if path.is_dir():
         for manifest_path in sorted(path.glob(f"*{SUFFIX}")):
@@ -91,6 +94,11 @@ def check_megatron(
     else:
         check.one(_prefix_of(path))
     return report
+
+
+def _may_be_of(path: Path, journal: Path) -> bool:
+    """Whether a pair could be one that the run of ``journal`` writes."""
+    return path.name.startswith(f"{journal.name.removesuffix('.progress.json')}_")
 
 
 @dataclass(frozen=True)
@@ -129,6 +137,8 @@ class _Check:
         for pair in manifest.pairs:
             self.known.add(pair.name)
             self.pair(manifest.prefix(pair), manifest, pair, tokenizer)
+        if not manifest.pairs:
+            self.report.problems.append(f"{path} lists no pair of files: nothing was checked")
         sums = [
             sum(getattr(p, name) for p in manifest.pairs) for name in ("tokens", "sequences", "documents")
         ]

@@ -24,12 +24,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import ConfigDict
+
+from automodel_cli.corpus.manifest import TokenizerFacts
 from automodel_cli.corpus.megatron_bin import bin_path, idx_path
 from automodel_cli.corpus.megatron_sink import MegatronLayout, Pair
+from automodel_cli.corpus.tokenizer_base import SAVED_FILES
 from automodel_cli.errors import DataError
-from automodel_cli.files import hash_file, read_manifest, write_manifest
+from automodel_cli.files import hash_file, names_format, read_manifest, write_manifest
+from automodel_cli.json_files import Count, Items, PlainName, Xxh3, validated
 
 FORMAT = "automodel-megatron/1"
 SUFFIX = ".manifest.json"
@@ -39,45 +44,51 @@ SUFFIX = ".manifest.json"
 class PairEntry:
     """One pair of files; ``name`` is its prefix in the folder, ``source`` the input file it was made from, if one."""
 
-    name: str
-    part: int
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    name: PlainName
+    part: Count
     key: str
     source: str | None
-    tokens: int
-    sequences: int
-    documents: int
-    bin_bytes: int
-    bin_xxh3: str
-    idx_bytes: int
-    idx_xxh3: str
+    tokens: Count
+    sequences: Count
+    documents: Count
+    bin_bytes: Count
+    bin_xxh3: Xxh3
+    idx_bytes: Count
+    idx_xxh3: Xxh3
 
 
 @dataclass(frozen=True)
 class TokenizerFile:
     """A file of the tokenizer's folder."""
 
-    name: str
-    bytes: int
-    xxh3: str
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    name: PlainName
+    bytes: Count
+    xxh3: Xxh3
 
 
 @dataclass(frozen=True)
 class MegatronManifest:
     """The content of a ``PREFIX.manifest.json``."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     folder: Path
     name: str
-    keys: tuple[str, ...]
-    level: str
-    dtype: str
-    eod_id: int | None
-    tokenizer: dict[str, Any]
-    documents: int
-    sequences: int
-    tokens: int
-    bad_rows: int
-    pairs: tuple[PairEntry, ...]
-    tokenizer_files: tuple[TokenizerFile, ...]
+    keys: Items[str]
+    level: Literal["document", "sentence"]
+    dtype: Literal["uint16", "int32"]
+    eod_id: Count | None
+    tokenizer: TokenizerFacts
+    documents: Count
+    sequences: Count
+    tokens: Count
+    bad_rows: Count
+    pairs: Items[PairEntry]
+    tokenizer_files: Items[TokenizerFile]
     source: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -86,6 +97,11 @@ class MegatronManifest:
     def path(self) -> Path:
         """Where it is."""
         return self.folder / f"{self.name}{SUFFIX}"
+
+    @property
+    def separator_id(self) -> int | None:
+        """The id after each document, if there is one."""
+        return self.eod_id
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -114,7 +130,7 @@ def describe_pair(layout: MegatronLayout, pair: Pair, source: str | None) -> Pai
 
 def describe_tokenizer(folder: Path) -> tuple[TokenizerFile, ...]:
     """Sizes and hashes of a tokenizer's files."""
-    found = sorted(path for path in folder.iterdir() if path.suffix != ".tmp")
+    found = sorted(folder / name for name in SAVED_FILES if (folder / name).is_file())
     return tuple(TokenizerFile(path.name, path.stat().st_size, hash_file(path)) for path in found)
 
 
@@ -136,21 +152,13 @@ def read_megatron_manifest(path: Path) -> MegatronManifest:
     if found != FORMAT:
         raise DataError(f"{path} has format {found!r}, expected {FORMAT!r}", "make the files again")
     body.pop("self")
-    try:
-        pairs = tuple(PairEntry(**entry) for entry in body.pop("pairs"))
-        files = tuple(TokenizerFile(**entry) for entry in body.pop("tokenizer_files"))
-        keys = tuple(body.pop("keys"))
-        name = path.name.removesuffix(SUFFIX)
-        return MegatronManifest(
-            folder=path.parent, name=name, keys=keys, pairs=pairs, tokenizer_files=files, **body
-        )
-    except (TypeError, KeyError) as error:
-        raise DataError(f"{path} lacks expected keys: {error}", "make the files again") from error
+    place = {"folder": path.parent, "name": path.name.removesuffix(SUFFIX)}
+    return validated({**body, **place}, MegatronManifest, path, hint="make the files again")
 
 
 def is_megatron_manifest(path: Path) -> bool:
-    """Whether ``path`` is one of these, sound or not."""
-    return path.name.endswith(SUFFIX) and path.is_file() and FORMAT.encode() in path.read_bytes()
+    """Whether ``path`` is one of these, sound or not, also where it is the format's name that is damaged."""
+    return path.name.endswith(SUFFIX) and (names_format(path, FORMAT) or names_format(path, '"idx_xxh3"'))
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def _take_back(prefix: Path, dtype: np.dtype) -> None:
 def _restore_empty(prefix: Path, dtype: np.dtype, keep: Kept) -> None:
     for path, size in pieces(prefix, dtype, keep):
         with atomic_file(path) as handle:
-            handle.write(bytes(size))
+            handle.truncate(size)  # zeros that take no room, whatever a journal says
 
 
 def _restore_last_length(path: Path, keep: Kept) -> None:

@@ -14,14 +14,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from automodel_cli.corpus.megatron_bin import Kept, MegatronWriter, inspect_prefix
 from automodel_cli.corpus.megatron_resume import can_reopen, reopen
 from automodel_cli.corpus.units import FieldSequences, SequenceChunk
 from automodel_cli.errors import DataError
+from automodel_cli.json_files import Count, FileModel, Items, validated
 
 Level = Literal["document", "sentence"]
 Parts = Literal["file", "tokens", "one"]
@@ -248,8 +250,27 @@ class MegatronSink:
             self._part = None
 
 
+class _State(FileModel):
+    """Of a ``MegatronSink``, as it stands in a journal."""
+
+    tokens: Count
+    documents: Count
+    pairs: Items[Annotated[tuple[Count, str, Count, Count, Count], Field(strict=False)]]
+    part_tokens: Count
+    open: Count | None
+    kept: Items[Annotated[tuple[Count, Count, Count], Field(strict=False)]]
+
+
 def state_is_on_disk(layout: MegatronLayout, state: dict[str, Any]) -> bool:
-    """Whether the pairs and temporaries that ``state`` speaks of are there."""
+    """Whether ``state`` is one, and the pairs and temporaries that it speaks of are there."""
+    try:
+        known = validated(state, _State, "state")
+    except DataError:
+        return False
+    if len(known.kept) != (0 if known.open is None else len(layout.keys)):
+        return False
+    if not {pair[1] for pair in known.pairs} <= set(layout.keys):
+        return False
     for pair in (Pair(*pair) for pair in state["pairs"]):
         try:
             file = inspect_prefix(layout.prefix(pair.part, pair.key))

@@ -178,7 +178,8 @@ def _start(work: Work[Any]) -> _Worker:
     if hasattr(fcntl, "F_SETPIPE_SZ"):
         with contextlib.suppress(OSError):  # a limit of the system; then it takes more turns
             fcntl.fcntl(answers_out, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-    command = [sys.executable, "-P", "-m", "automodel_cli.corpus.worker", str(question_end), str(answers_out)]
+    numbers = map(str, (question_end, answers_out, os.getpid()))
+    command = [sys.executable, "-P", "-m", "automodel_cli.corpus.worker_start", *numbers]
     process = subprocess.Popen(
         command, pass_fds=(question_end, answers_out), stdin=subprocess.DEVNULL, env=_environment()
     )

@@ -15,20 +15,19 @@ finds the buckets of an earlier one (its journal says so) calls ``units`` straig
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from automodel_cli.corpus.buckets import BucketReader, Buckets, bucket_count
+from automodel_cli.corpus.buckets import WORK_FILES, BucketReader, Buckets, bucket_count
 from automodel_cli.corpus.documents import BYTES_PER_DOCUMENT, FileSource
 from automodel_cli.corpus.expected_size import expected_size
 from automodel_cli.corpus.pipeline import BadRows
 from automodel_cli.corpus.rows import RowOptions
 from automodel_cli.corpus.scatter import LIKELY_ROW_BYTES, ScatterWork, block_bytes, scattering
 from automodel_cli.corpus.units import Unit
-from automodel_cli.files import disk_errors_named, publish
+from automodel_cli.files import disk_errors_named, publish, remove_known
 
 
 class ShuffledSource:
@@ -54,7 +53,7 @@ class ShuffledSource:
         count = bucket_count(size, size // LIKELY_ROW_BYTES, self._memory_bytes)
         self.remove()
         with disk_errors_named(self._folder):
-            self._folder.mkdir(parents=True)
+            self._folder.mkdir(parents=True, exist_ok=True)
             # A new one each time: a worker that outlives its killed parent by a moment finds no place to write to.
             folder = Path(tempfile.mkdtemp(prefix="buckets-", dir=self._folder))
         buckets = Buckets(folder, self._seed, count)
@@ -85,7 +84,7 @@ class ShuffledSource:
 
     def remove(self) -> None:
         """Give the disk space back."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        remove_known(self._folder, WORK_FILES)
 
     def describe(self) -> dict[str, Any]:
         """As the source itself; that its order is another is for the options to say."""

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from automodel_cli.corpus.engines import Sampled
+from automodel_cli.corpus.manifest import Separator
 from automodel_cli.corpus.readers import read_unit
 from automodel_cli.corpus.tokenizer import load_tokenizer
 from automodel_cli.corpus.tokenizer_base import EngineChoice, Tokenizer, flatten
@@ -26,27 +27,30 @@ class Work:
     engine: EngineChoice
     read: ReadOptions
     eot: Eot
+    separator: Separator = "eos"
 
     def tokeniser(self, tokenizer: Tokenizer | None = None) -> Tokeniser:
         """With ``tokenizer``, or with the worker's own from the folder."""
         if tokenizer is None:
             tokenizer = load_tokenizer(self.tokenizer_folder)
             tokenizer.use_engine(self.engine, probe=False)
-        return Tokeniser(tokenizer, self.read, self.eot)
+        return Tokeniser(tokenizer, self.read, self.eot, self.separator)
 
 
 class Tokeniser:
-    """Reads a unit and encodes its documents, end-of-text included, into one buffer."""
+    """Reads a unit and encodes its documents, the token between them included, into one buffer."""
 
-    def __init__(self, tokenizer: Tokenizer, read: ReadOptions, eot: Eot) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, read: ReadOptions, eot: Eot, separator: Separator = "eos"
+    ) -> None:
         self._engine = tokenizer.engine
         self._dtype = tokenizer.dtype
         self._read = read
-        assert eot == "none" or tokenizer.eot_id is not None, "the recipe refuses such a tokenizer"
-        separator = np.array([] if eot == "none" else [tokenizer.eot_id], dtype=np.uint32)
-        nothing = separator[:0]
-        self._before = separator if eot == "prepend" else nothing
-        self._after = separator if eot == "append" else nothing
+        between = tokenizer.bos_id if separator == "bos" else tokenizer.eot_id
+        assert eot == "none" or between is not None, "the recipe refuses such a tokenizer"
+        ids = np.array([] if eot == "none" else [between], dtype=np.uint32)
+        self._before = ids if eot == "prepend" else ids[:0]
+        self._after = ids if eot == "append" else ids[:0]
 
     def __call__(self, unit: Unit) -> TokenChunk:
         if isinstance(self._engine, Sampled):

@@ -15,6 +15,13 @@ from automodel_cli.files import atomic_file, write_json
 
 TOKENIZER_FILE = "automodel_tokenizer.json"
 TOKENIZER_FORMAT = "automodel-tokenizer/1"
+SAVED_FILES = (TOKENIZER_FILE, "tokenizer.json", "tokenizer_config.json", "ranks.tiktoken", "vocab.json")
+"""All that ``Tokenizer.save`` writes, whatever its kind."""
+CARRIED_FILES = frozenset({
+    *SAVED_FILES, "special_tokens_map.json", "added_tokens.json", "merges.txt", "vocab.txt", "tokenizer.model",
+    "chat_template.jinja",
+})  # fmt: skip
+"""What of a tokenizer's folder goes along into checkpoints and exports: nothing else, and no links."""
 EngineChoice = Literal["auto", "reference", "fast"]
 
 

@@ -1,4 +1,4 @@
-"""A worker process of the pipeline: ``python -m automodel_cli.corpus.worker IN OUT`` with two inherited pipes.
+"""A worker process of the pipeline, with two inherited pipes, IN and OUT; it begins in ``worker_start``.
 
 It reads pickled units from IN and writes answers to OUT until IN ends, which also happens when the parent dies.
 A thread drains IN, so that the parent never waits to hand out work while this process waits to hand in results.
@@ -67,8 +67,9 @@ def main(argv: list[str]) -> None:
         _answer(tokeniser, tasks.get(), out)
 
 
-if __name__ == "__main__":
+def run(argv: list[str]) -> None:
+    """``main``, which ends quietly when the parent has enough."""
     try:
-        main(sys.argv[1:])
+        main(argv)
     except BrokenPipeError:
-        sys.exit(0)  # the parent has enough
+        sys.exit(0)

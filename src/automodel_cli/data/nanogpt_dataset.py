@@ -307,22 +307,20 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
         """The id between documents, which ``what`` needs; sets ``bos_token`` from the manifest when none was given."""
         if eot == "none":
             return -1
-        if self.bos_token is None and self.manifest is not None:
-            ids = [self.manifest.tokenizer.get(key) for key in ("eot_id", "bos_id")]
-            self.bos_token = self._standing_first([i for i in ids if i is not None], eot)
+        separator = None if self.manifest is None else self.manifest.separator_id
+        self.bos_token = separator if self.bos_token is None else self.bos_token
+        if separator is not None and self.bos_token != separator:
+            raise ConfigError(
+                f"dataset.bos_token is {self.bos_token}, but the manifest says that token {separator} "
+                f"({self.manifest.separator if self.manifest else ''}) separates documents",
+                f"leave bos_token out or give {separator}; preprocess nanogpt --separator bos|eos chooses the token",
+            )
         if self.bos_token is None:
             raise ConfigError(
                 f"{what} needs dataset.bos_token: no manifest.json says which token separates documents",
                 "give the id, for example bos_token: 50256 for GPT-2",
             )
         return self.bos_token
-
-    def _standing_first(self, candidates: list[int], eot: Eot) -> int | None:
-        """The candidate that the data begins with; the first where that decides nothing."""
-        if eot == "prepend" and len(candidates) > 1:
-            first = int(self._shards.reader(0).read(0, 1)[0])
-            return first if first in candidates else candidates[0]
-        return candidates[0] if candidates else None
 
     def _note_short_shards(self, counts: list[int]) -> None:
         """One window at least in all of the data; a note on shards that give none."""

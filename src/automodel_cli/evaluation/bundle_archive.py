@@ -1,9 +1,9 @@
 """Fetching the published archive of task data: download, check, unpack, publish; nothing is there until all is.
 
-1. ``NAME.zip.tmp`` beside the folder, hashed while it arrives; a connection that breaks is taken up again.
+1. ``NAME.zip.automodel.tmp`` beside the folder, hashed while it arrives; a connection that breaks is taken up again.
 2. The SHA-256 has to be the expected one.
-3. Unpacked into ``NAME.tmp``: plain files below that folder only, within a size that task data never has.
-4. ``NAME.tmp`` (or the only folder in it) becomes ``NAME``.
+3. Unpacked into ``NAME.automodel.tmp``: plain files below that folder only, within a size that task data never has.
+4. That folder (or the only folder in it) becomes ``NAME``.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.client
+import lzma
 import shutil
 import stat
+import struct
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -23,6 +26,7 @@ from typing import IO
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.evaluation.icl_data import Bundle
 from automodel_cli.files import TEMP_SUFFIX, disk_errors_named, fsync_file, publish
+from automodel_cli.json_files import without_controls
 
 URL = "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip"
 SHA256 = "90a7c19e28ee7a52b4f6e1f87658deb9fde7f63deba2379045bdb1fe9ea5d200"
@@ -30,6 +34,11 @@ SHA256 = "90a7c19e28ee7a52b4f6e1f87658deb9fde7f63deba2379045bdb1fe9ea5d200"
 
 MAX_BYTES = 4 << 30
 _CHUNK_BYTES = 1 << 20
+# A damaged archive, or one with two members of one name, a file below a file, or a name that no file can have.
+_DAMAGE = (
+    *(zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError, ValueError),
+    *(zlib.error, lzma.LZMAError, struct.error, FileExistsError, NotADirectoryError, IsADirectoryError),
+)
 _TRIES = 5
 _TIMEOUT_S = 60
 
@@ -91,6 +100,9 @@ def _download(url: str, target: Path, progress: Progress) -> str:
                 break  # an answer, not an accident
             except (OSError, http.client.HTTPException) as error:
                 problem = error
+            except ValueError as error:  # an address, or a header, that is none
+                problem = error
+                break
             else:
                 fsync_file(handle)
                 return digest.hexdigest()
@@ -140,8 +152,9 @@ def unpack(archive: Path, folder: Path) -> None:
                 )
             for member in members:
                 _unpack_one(files, member, folder)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-        raise DataError(f"the archive cannot be unpacked: {error}", "fetch it again") from error
+    except _DAMAGE as error:
+        reason = without_controls(f"{type(error).__name__}: {error}")
+        raise DataError(f"the archive cannot be unpacked: {reason[:300]}", "fetch it again") from error
 
 
 def _unpack_one(files: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> None:
@@ -150,9 +163,11 @@ def _unpack_one(files: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -
     leads_elsewhere = (
         name.is_absolute() or ".." in name.parts or "\\" in member.filename or ":" in member.filename
     )
-    if leads_elsewhere or kind not in (0, stat.S_IFREG):
+    too_long = any(len(part.encode(errors="replace")) > 255 for part in name.parts)
+    if leads_elsewhere or too_long or kind not in (0, stat.S_IFREG):
         raise DataError(
-            f"the archive holds {member.filename!r}, which is no plain file below its folder", "do not use it"
+            f"the archive holds {member.filename[:60]!r}, which is no plain file below its folder",
+            "do not use it",
         )
     target = folder.joinpath(*name.parts)
     target.parent.mkdir(parents=True, exist_ok=True)

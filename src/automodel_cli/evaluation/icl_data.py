@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.evaluation.icl_tasks import KINDS, TASKS, Kind, Task
 from automodel_cli.files import hash_file
+from automodel_cli.json_files import PlainName, without_controls
 
 DEFAULT_FOLDER = "eval_bundle"
 CORE_LIST = "core.yaml"
@@ -141,6 +143,13 @@ def _described(entry: Mapping[str, Any], baselines: Mapping[str, float], path: P
             f"{path}: {entry['label']} is of type {entry['icl_task_type']!r}", f"known are {', '.join(KINDS)}"
         )
     file = str(entry["dataset_uri"])
+    try:
+        TypeAdapter(PlainName).validate_python(file)
+    except ValidationError:
+        raise DataError(
+            f"{path}: {entry['label']} reads {without_controls(file[:60])!r}, which is no plain name below its folder",
+            "remove it, or fetch it again",
+        ) from None
     return Task(
         name=entry["label"],
         kind=entry["icl_task_type"],

@@ -33,7 +33,9 @@ class Row:
 
 
 class Encoder:
-    """Ids of prompts, with the beginning-of-text token in front; a piece that was seen before costs nothing.
+    """Ids of prompts, with the token in front that documents begin with; a piece that was seen before costs nothing.
+
+    ``first_id`` is that token in the corpus; without it, it is the beginning-of-text token, else the end-of-text token.
 
     Where the tokenizer never joins letters or digits with white space that follows, a prompt is encoded piece by
     piece, and worked examples, which return in many prompts, once. Elsewhere whole prompts are remembered.
@@ -42,21 +44,22 @@ class Encoder:
         ConfigError: the tokenizer has no token that a text could begin with.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        first = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eot_id
+    def __init__(self, tokenizer: Tokenizer, first_id: int | None = None) -> None:
+        usual = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eot_id
+        first = usual if first_id is None else first_id
         if first is None:
             raise ConfigError(
                 f"tokenizer {tokenizer.name} has neither a beginning-of-text nor an end-of-text token",
                 "in-context tasks need one to begin with",
             )
         self.tokenizer = tokenizer
-        self._first = first
+        self.first_id = first
         self._known: dict[str, tuple[int, ...]] = {}
         self._size = 0
 
     def encode(self, prompt: Pieces) -> tuple[int, ...]:
         """The ids of a prompt."""
-        ids = [self._first]
+        ids = [self.first_id]
         for text in self._parts(prompt):
             ids.extend(self._encode(text))
         return tuple(ids)

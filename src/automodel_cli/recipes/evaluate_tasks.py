@@ -102,7 +102,9 @@ def _run(
         "versions": versions(),
     }
     if bundle is not None:
-        results |= _in_context(cfg, bundle, tasks, engine, tokenizer, voice)
+        results |= _in_context(
+            cfg, bundle, tasks, engine, Encoder(tokenizer, _separator_id(cfg, loaded)), voice
+        )
     if cfg.harness:
         results["harness"] = _harness(cfg, loaded, engine, tokenizer, voice)
     output = Path(cfg.output) if cfg.output is not None else results_folder(loaded.path) / RESULTS_NAME
@@ -126,6 +128,12 @@ def _tokenizer(cfg: TasksConfig, loaded: LoadedModel) -> Tokenizer:
     return tokenizer
 
 
+def _separator_id(cfg: TasksConfig, loaded: LoadedModel) -> int | None:
+    """What the documents began with that the model was trained on, where its checkpoint knows."""
+    described = loaded.facts.get("tokenizer") if cfg.tokenizer is None else None
+    return described.get("separator_id") if described else None
+
+
 # -------------------------------------------------------------------------------------- in-context tasks
 
 
@@ -134,12 +142,12 @@ def _in_context(
     bundle: Bundle,
     tasks: list[Task],
     engine: SpanScorer,
-    tokenizer: Tokenizer,
+    encoder: Encoder,
     voice: Voice,
 ) -> dict[str, Any]:
     """``tasks``, ``missing``, ``means`` and ``seconds`` of the results."""
     started = time.perf_counter()
-    encoder = Encoder(tokenizer)
+    tokenizer = encoder.tokenizer
     found: dict[str, dict[str, Any]] = {}
     missing = [task.name for task in tasks if bundle.find(task) is None]
     if len(missing) == len(tasks):

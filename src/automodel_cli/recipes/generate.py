@@ -88,7 +88,8 @@ def run(cfg: GenerateConfig, *, on_text: TextSink | None = None) -> GenerationRe
     device = this_machine.pick_device(cfg.device)
     loaded = load_model(cfg.checkpoint, device=device)
     tokenizer = _tokenizer(cfg, loaded)
-    ids = [_prompt_ids(prompt, tokenizer, loaded) for prompt in prompts]
+    separator = (loaded.facts.get("tokenizer") or {}).get("separator_id") if cfg.tokenizer is None else None
+    ids = [_prompt_ids(prompt, tokenizer, loaded, separator) for prompt in prompts]
     rows = [row for row in ids for _ in range(cfg.num_samples)]
     texts = _Texts(tokenizer, rows, cfg.stop, on_text)
     started = time.perf_counter()
@@ -103,7 +104,7 @@ def run(cfg: GenerateConfig, *, on_text: TextSink | None = None) -> GenerationRe
             repetition_penalty=cfg.repetition_penalty,
             seed=cfg.seed,
             num_samples=cfg.num_samples,
-            stop_ids=frozenset() if tokenizer.eot_id is None else frozenset({tokenizer.eot_id}),
+            stop_ids=frozenset(i for i in (tokenizer.eot_id, separator) if i is not None),
             overflow=cfg.overflow,
         ),
         device=device,
@@ -133,8 +134,10 @@ def _tokenizer(cfg: GenerateConfig, loaded: LoadedModel) -> Tokenizer:
     return tokenizer
 
 
-def _prompt_ids(prompt: str, tokenizer: Tokenizer, loaded: LoadedModel) -> list[int]:
-    """The prompt as ids; an empty one starts a new document.
+def _prompt_ids(
+    prompt: str, tokenizer: Tokenizer, loaded: LoadedModel, separator: int | None = None
+) -> list[int]:
+    """The prompt as ids; an empty one starts a new document, with the ``separator`` that the corpus had.
 
     Raises:
         ConfigError: an empty prompt, and no token that starts a document.
@@ -142,7 +145,7 @@ def _prompt_ids(prompt: str, tokenizer: Tokenizer, loaded: LoadedModel) -> list[
     """
     ids = list(tokenizer.encode(prompt))
     if not ids:
-        start = tokenizer.eot_id if tokenizer.eot_id is not None else tokenizer.bos_id
+        start = next((i for i in (separator, tokenizer.eot_id, tokenizer.bos_id) if i is not None), None)
         if start is None:
             raise ConfigError(
                 f"the prompt is empty, and {tokenizer.name} has no token that starts a document",

@@ -27,11 +27,11 @@ from automodel_cli.corpus.corpus_writer import CorpusLayout, CorpusWriter
 from automodel_cli.corpus.documents import FileSource, Source, open_source, source_in_words
 from automodel_cli.corpus.engines import EngineMismatch, Sampled
 from automodel_cli.corpus.journal import Position, write_progress
-from automodel_cli.corpus.manifest import CorpusManifest
+from automodel_cli.corpus.manifest import CorpusManifest, Separator
 from automodel_cli.corpus.pipeline import BadRows, Count, NoText, Progress, Sink, drive, teller, tokenising
 from automodel_cli.corpus.pool import likely_workers
 from automodel_cli.corpus.readers import read_unit
-from automodel_cli.corpus.shuffle import ShuffleStore, iter_shuffled, remove_buckets
+from automodel_cli.corpus.shuffle import ShuffleStore, iter_shuffled
 from automodel_cli.corpus.splitting import SplitRule, likely_fraction
 from automodel_cli.corpus.tokenise import Eot, Tokeniser, Work
 from automodel_cli.corpus.tokenizer import CharTokenizer, Tokenizer, open_tokenizer
@@ -66,6 +66,7 @@ class _Job:
     source: Source
     tokenizer: Tokenizer
     eot: Eot
+    separator: Separator
     layout: CorpusLayout
     rule: SplitRule
     num_workers: int
@@ -84,6 +85,8 @@ class _Job:
             "eot": self.eot,
             "shard_tokens": self.layout.shard_tokens,
             "seed": cfg.seed if decides_by_hash else None,
+            # Left out where it is "eos", as in corpora from before there was a choice.
+            **({"separator": "bos"} if self.separator == "bos" else {}),
         }
 
     def plan(self) -> dict[str, Any]:
@@ -107,14 +110,15 @@ def run(cfg: PreprocessNanogptConfig, *, progress: ProgressCallback, say: Say) -
     job.folder.mkdir(parents=True, exist_ok=True)
     busy = f"another process is writing to {job.folder}"
     with exclusive_lock(job.folder / output_folder.LOCK_NAME, busy=busy):
+        if not cfg.overwrite:
+            described = job.source.describe()
+            finished = output_folder.finished_corpus(job.folder, job.options(), described, job.tokenizer)
+            if finished is not None:
+                say(f"{job.folder} is already complete: nothing to do")
+                return PreprocessResult(job.folder, finished, job.engine, already_complete=True)
+        output_folder.refuse_strangers(job.layout, job.tokenizer)
         if cfg.overwrite:
             output_folder.clear(job.folder)
-        finished = output_folder.finished_corpus(
-            job.folder, job.options(), job.source.describe(), job.tokenizer
-        )
-        if finished is not None:
-            say(f"{job.folder} is already complete: nothing to do")
-            return PreprocessResult(job.folder, finished, job.engine, already_complete=True)
         return _write(job, progress, say)
 
 
@@ -141,9 +145,9 @@ def _prepare(cfg: PreprocessNanogptConfig, progress: ProgressCallback, say: Say)
         dtype=tokenizer.dtype,
         shard_tokens=cfg.shard_tokens,
     )
-    job = _Job(
-        cfg, source, tokenizer, _eot(cfg, tokenizer), layout, SplitRule(), _workers(cfg, source), engine
-    )
+    eot, separator = _separation(cfg, tokenizer, layout.folder)
+    workers = _workers(cfg, source)
+    job = _Job(cfg, source, tokenizer, eot, separator, layout, SplitRule(), workers, engine)
     job.rule = _split_rule(job, count, progress)
     return job
 
@@ -158,20 +162,29 @@ def _workers(cfg: PreprocessNanogptConfig, source: Source) -> int:
     return likely_workers([source.total_bytes, cfg.max_tokens and 4 * cfg.max_tokens])
 
 
-def _eot(cfg: PreprocessNanogptConfig, tokenizer: Tokenizer) -> Eot:
-    """In .bin files before each document, in raw files after it; character data has none."""
-    if tokenizer.eot_id is None:
-        if cfg.eot in ("prepend", "append"):
-            raise ConfigError(
-                f"tokenizer {tokenizer.name!r} has no end-of-text token to {cfg.eot}", "use --eot none"
-            )
-        if not isinstance(tokenizer, CharTokenizer) and cfg.eot is None:
-            raise ConfigError(
-                f"tokenizer {tokenizer.name!r} names no end-of-text token",
-                "name one as eos_token in its tokenizer_config.json, or use --eot none",
-            )
-        return "none"
-    return cfg.eot or ("append" if cfg.format == "raw" else "prepend")
+def _separation(cfg: PreprocessNanogptConfig, tokenizer: Tokenizer, folder: Path) -> tuple[Eot, Separator]:
+    """Where the token between documents stands, and which one it is.
+
+    In .bin files it is before each document, as NeMo's tool puts it: beginning-of-text where the tokenizer has one of
+    its own. In raw files it is end-of-text after each document, as in nanoGPT's. Character data has none.
+    """
+    if cfg.eot == "none" or (cfg.eot is None and isinstance(tokenizer, CharTokenizer)):
+        return "none", "eos"
+    eot: Eot = cfg.eot or ("append" if cfg.format == "raw" else "prepend")
+    separator = cfg.separator or _usual_separator(cfg, tokenizer, eot, folder)
+    word, token_id = ("beginning", tokenizer.bos_id) if separator == "bos" else ("end", tokenizer.eot_id)
+    if token_id is None:
+        raise ConfigError(
+            f"tokenizer {tokenizer.name!r} has no {word}-of-text token to {eot}",
+            f"name one as {separator}_token in its tokenizer_config.json, or use --eot none",
+        )
+    return eot, "eos" if token_id == tokenizer.eot_id else separator
+
+
+def _usual_separator(cfg: PreprocessNanogptConfig, tokenizer: Tokenizer, eot: Eot, folder: Path) -> Separator:
+    if eot == "append" or tokenizer.bos_id is None:
+        return "eos"
+    return "eos" if not cfg.overwrite and output_folder.was_made_with_eos(folder) else "bos"
 
 
 def _read_characters(
@@ -241,7 +254,7 @@ def _likely_tokens(job: _Job) -> int | None:
 def _count_tokens(job: _Job, progress: ProgressCallback) -> int:
     """Tokenise once without writing: the tail of a text is only known from its end."""
     count = Count()
-    tokenise = Tokeniser(job.tokenizer, job.source.options, job.eot)
+    tokenise = Tokeniser(job.tokenizer, job.source.options, job.eot, job.separator)
     chunks = ((unit, tokenise(unit)) for unit in job.source.units(None, job.cfg.chunk_size))
     tell = _teller(job, "counting", count, BadRows(), progress)
     try:
@@ -253,13 +266,18 @@ def _count_tokens(job: _Job, progress: ProgressCallback) -> int:
     return count.tokens
 
 
+def _separator_in_words(job: _Job) -> str:
+    """``end-of-text: prepend``, or with the other token."""
+    return f"{'beginning' if job.separator == 'bos' else 'end'}-of-text: {job.eot}"
+
+
 def _say_plan(job: _Job, say: Say) -> None:
     say(f"would read {source_in_words(job.source.describe())}")
     amount = f"exactly {job.cfg.max_tokens:,} tokens" if job.cfg.max_tokens else "all tokens"
     if not job.cfg.max_tokens and (likely := _likely_tokens(job)):
         amount += f" (about {likely:,})"
     first = job.layout.shard_path("train", 0).name
-    say(f"would write {amount} as {job.layout.dtype} to {job.folder}/{first}, end-of-text: {job.eot}")
+    say(f"would write {amount} as {job.layout.dtype} to {job.folder}/{first}, {_separator_in_words(job)}")
     if job.rule.rule != "none":
         say(f"would write validation tokens to {job.layout.shard_path('val', 0).name} (by {job.rule.rule})")
     say(f"would use {max(1, job.num_workers)} processes to tokenise")
@@ -271,19 +289,18 @@ def _say_plan(job: _Job, say: Say) -> None:
 def _write(job: _Job, progress: ProgressCallback, say: Say) -> PreprocessResult:
     position = output_folder.interrupted_position(job.folder, job.plan(), job.layout, say)
     continued = position is not None
-    job.tokenizer.save(job.folder / "tokenizer")
+    brought = not continued and (job.folder / output_folder.TOKENIZER_FOLDER).is_dir()
     try:
         bad_rows = _run_phases(job, position or Position(), progress, say)
     except EngineMismatch as error:
         say(f"{error}: starting over with the reference engine, which is slower and right")
-        output_folder.clear(job.folder)
-        job.tokenizer.save(job.folder / "tokenizer")
+        output_folder.clear(job.folder, keep_tokenizer=brought)
         job.cfg = job.cfg.model_copy(update={"engine": "reference"})
         job.engine = job.tokenizer.use_engine("reference")
         continued = False
         bad_rows = _run_phases(job, Position(), progress, say)
     except NoText:
-        output_folder.clear(job.folder)
+        output_folder.clear(job.folder, keep_tokenizer=brought)
         raise
     manifest = output_folder.finished_corpus(job.folder, job.options(), job.source.describe(), job.tokenizer)
     assert manifest is not None
@@ -295,6 +312,7 @@ def _run_phases(job: _Job, position: Position, progress: ProgressCallback, say: 
     if position.cursor is None and position.phase == "write":
         position = Position(phase="gather" if job.cfg.shuffle else "write")
         write_progress(job.folder, job.plan(), position)
+    job.tokenizer.save(job.folder / output_folder.TOKENIZER_FOLDER)
     if position.phase == "gather":
         _gather(job, bad_rows, progress)
         position = Position(phase="write", cursor={"key": 0}, bad=_saved(bad_rows))
@@ -313,11 +331,11 @@ def _run_phases(job: _Job, position: Position, progress: ProgressCallback, say: 
         shards,
         tokenizer=job.tokenizer,
         eot=job.eot,
+        separator=job.separator,
         bad_rows=bad_rows.count,
         source=job.source.describe(),
         options=job.options(),
     )
-    remove_buckets(job.folder)
     return bad_rows
 
 
@@ -344,7 +362,7 @@ def _gather(job: _Job, bad_rows: BadRows, progress: ProgressCallback) -> None:
 @contextlib.contextmanager
 def _chunks(job: _Job, units: Iterator[Unit]) -> Iterator[Iterator[tuple[Unit, TokenChunk]]]:
     engine: EngineChoice = "fast" if isinstance(job.tokenizer.engine, Sampled) else "reference"
-    work = Work(job.folder / "tokenizer", engine, job.source.options, job.eot)
+    work = Work(job.folder / "tokenizer", engine, job.source.options, job.eot, job.separator)
     with tokenising(work, job.tokenizer, num_workers=job.num_workers, prefetch=job.cfg.prefetch) as tokenise:
         yield tokenise(units)
 

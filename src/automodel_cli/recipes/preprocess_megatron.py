@@ -121,12 +121,14 @@ def run(cfg: PreprocessMegatronConfig, *, progress: ProgressCallback, say: Say) 
     job.output.folder.mkdir(parents=True, exist_ok=True)
     busy = f"another process is writing {job.output.layout.name} to {job.output.folder}"
     with exclusive_lock(job.output.lock_path, busy=busy):
+        if not cfg.overwrite:
+            finished = job.output.finished(job.options(), job.source.describe(), job.tokenizer)
+            if finished is not None:
+                say(f"{job.output.manifest_path} is already there: nothing to do")
+                return MegatronResult(job.output.folder, finished, job.engine, already_complete=True)
+        job.output.refuse_strangers(job.tokenizer)
         if cfg.overwrite:
             job.output.clear()
-        finished = job.output.finished(job.options(), job.source.describe(), job.tokenizer)
-        if finished is not None:
-            say(f"{job.output.manifest_path} is already there: nothing to do")
-            return MegatronResult(job.output.folder, finished, job.engine, already_complete=True)
         return _write(job, progress, say)
 
 
@@ -259,19 +261,18 @@ def _write(job: _Job, progress: ProgressCallback, say: Say) -> MegatronResult:
     continued = position is not None
     if not continued and (warning := check_room(job.output.folder, _estimate(job))):
         say(warning)
-    job.tokenizer.save(job.output.tokenizer_folder)
+    brought = not continued and job.output.tokenizer_folder.is_dir()
     try:
         bad_rows = _run_phases(job, position or Position(), progress, say)
     except EngineMismatch as error:
         say(f"{error}: starting over with the reference engine, which is slower and right")
-        job.output.clear()
-        job.tokenizer.save(job.output.tokenizer_folder)
+        job.output.clear(keep_tokenizer=brought)
         job.engine = job.tokenizer.use_engine("reference")
         job.work = replace(job.work, engine="reference")
         continued = False
         bad_rows = _run_phases(job, Position(), progress, say)
     except NoText:
-        job.output.clear()
+        job.output.clear(keep_tokenizer=brought)
         raise
     manifest = job.output.finished(job.options(), job.source.describe(), job.tokenizer)
     assert manifest is not None
@@ -285,6 +286,7 @@ def _run_phases(job: _Job, position: Position, progress: ProgressCallback, say: 
     if position.cursor is None:
         position = Position("gather" if job.cfg.shuffle else "write")
         job.output.write_progress(job.plan(), position)
+    job.tokenizer.save(job.output.tokenizer_folder)
     if position.phase == "gather":
         _gather(job, bad_rows, progress)
         position = Position("write", {"key": 0}, bad=_saved(bad_rows))

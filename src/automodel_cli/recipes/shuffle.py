@@ -24,7 +24,7 @@ from typing import Any
 import xxhash
 
 from automodel_cli.config.schema_shuffle import ShuffleConfig
-from automodel_cli.corpus.buckets import BucketReader, Buckets, bucket_count
+from automodel_cli.corpus.buckets import BUCKET_FILES, WORK_FILES, BucketReader, Buckets, bucket_count
 from automodel_cli.corpus.document_files import Division, DocumentWriter, chunk_name, val_name
 from automodel_cli.corpus.document_folder import (
     LOCK_NAME,
@@ -32,6 +32,7 @@ from automodel_cli.corpus.document_folder import (
     DocumentsManifest,
     finished_documents,
     prepare,
+    remove_work,
     write_documents_manifest,
 )
 from automodel_cli.corpus.documents import BYTES_PER_DOCUMENT, FileSource, source_in_words, unescape
@@ -43,7 +44,7 @@ from automodel_cli.corpus.rows import RowOptions
 from automodel_cli.corpus.scatter import DIGEST_FIELDS, LIKELY_ROW_BYTES, ScatterWork, block_bytes, scattering
 from automodel_cli.corpus.units import ReadOptions
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
-from automodel_cli.files import disk_errors_named, exclusive_lock
+from automodel_cli.files import disk_errors_named, exclusive_lock, remove_known
 
 _WORTH_WORKERS_BYTES = {
     False: 4 << 30,
@@ -109,7 +110,7 @@ def run(cfg: ShuffleConfig, *, progress: ProgressCallback, say: Say) -> ShuffleR
         if not cfg.overwrite:
             finished = finished_documents(job.folder, job.options(), job.source.describe())
             if finished is not None:
-                shutil.rmtree(job.folder / WORK_NAME, ignore_errors=True)  # killed after the manifest
+                remove_work(job.folder)  # killed after the manifest
                 say(f"{job.folder} is already complete: nothing to do")
                 return ShuffleResult(job.folder, finished, already_complete=True)
         prepare(job.folder, job.name, overwrite=cfg.overwrite)
@@ -226,13 +227,14 @@ def _work_folder(job: _Job) -> Iterator[Path]:
     """
     try:
         with disk_errors_named(job.work_folder):
-            shutil.rmtree(job.work_folder, ignore_errors=True)
-            job.work_folder.mkdir(parents=True)
+            job.work_folder.mkdir(parents=True, exist_ok=True)
+            for left in job.work_folder.glob("buckets*"):
+                remove_known(left, BUCKET_FILES)
             folder = Path(tempfile.mkdtemp(prefix="buckets-", dir=job.work_folder))
         yield folder
     finally:
-        shutil.rmtree(job.work_folder, ignore_errors=True)
-        shutil.rmtree(job.folder / WORK_NAME, ignore_errors=True)
+        remove_known(job.work_folder, WORK_FILES)
+        remove_work(job.folder)
 
 
 def _bucket_count(job: _Job) -> int:

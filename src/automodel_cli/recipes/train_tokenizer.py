@@ -13,11 +13,11 @@ from automodel_cli.corpus.documents import Source, open_source
 from automodel_cli.corpus.pipeline import BadRows, Progress
 from automodel_cli.corpus.readers import read_unit
 from automodel_cli.corpus.splitting import document_hash
-from automodel_cli.corpus.tokenizer_base import TOKENIZER_FILE
+from automodel_cli.corpus.tokenizer_base import SAVED_FILES, TOKENIZER_FILE, TOKENIZER_FORMAT
 from automodel_cli.corpus.tokenizer_hf import HFTokenizer
 from automodel_cli.corpus.train_bpe import train_bpe
 from automodel_cli.errors import ConfigError
-from automodel_cli.files import exclusive_lock
+from automodel_cli.files import exclusive_lock, names_format
 
 _CHUNK_DOCUMENTS = 256
 
@@ -52,10 +52,8 @@ def run(
     reading = _Reading(source, cfg, progress)
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(folder / ".lock", busy=f"another process is writing to {folder}"):
-        if not cfg.overwrite and (folder / "tokenizer.json").exists():
-            raise ConfigError(f"{folder} holds a tokenizer", "use another --output-dir, or --overwrite")
+        _refuse_others(folder, overwrite=cfg.overwrite)
         tokenizer = train_bpe(reading.texts(), cfg.vocab_size, name=folder.resolve().name)
-        (folder / TOKENIZER_FILE).unlink(missing_ok=True)  # it names the fingerprint of what is replaced
         tokenizer.save(folder)
     sample = reading.sample
     ids = len(tokenizer.encode(sample))
@@ -67,6 +65,20 @@ def run(
         bytes_per_token=len(sample.encode()) / max(ids, 1),
         bad_rows=reading.bad_rows.first,
     )
+
+
+def _refuse_others(folder: Path, *, overwrite: bool) -> None:
+    """A tokenizer is replaced on request, and only one that this tool wrote."""
+    there = [name for name in SAVED_FILES if (folder / name).exists() or (folder / name).is_symlink()]
+    if not there:
+        return
+    marker = folder / TOKENIZER_FILE
+    if marker.is_symlink() or not names_format(marker, TOKENIZER_FORMAT):
+        raise ConfigError(
+            f"{folder} holds {there[0]}, which this command did not make", "use another --output-dir"
+        )
+    if not overwrite:
+        raise ConfigError(f"{folder} holds a tokenizer", "use another --output-dir, or --overwrite")
 
 
 class _Reading:

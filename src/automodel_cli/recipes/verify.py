@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from automodel_cli.config.schema_preprocess import VerifyConfig
+from automodel_cli.corpus.journal import interrupted_in_words, unfinished
 from automodel_cli.corpus.manifest import (
     MANIFEST_NAME,
     CorpusFile,
@@ -57,10 +58,10 @@ def run(cfg: VerifyConfig, *, progress: ProgressCallback) -> VerifyReport:
 
 
 def _verify_folder(cfg: VerifyConfig, folder: Path, progress: ProgressCallback) -> VerifyReport:
-    report = VerifyReport(folder)
+    report = VerifyReport(folder, problems=[interrupted_in_words(path) for path in unfinished(folder)])
     if not (folder / MANIFEST_NAME).exists():
         found = sorted(folder.glob("*.bin"))
-        if not found:
+        if not found and not report.problems:
             raise DataError(
                 f"{folder} holds no manifest.json and no .bin file", "name a folder of token files"
             )
@@ -84,7 +85,7 @@ def _verify_folder(cfg: VerifyConfig, folder: Path, progress: ProgressCallback) 
 
 
 def _verify_file(cfg: VerifyConfig, path: Path, progress: ProgressCallback) -> VerifyReport:
-    report = VerifyReport(path)
+    report = VerifyReport(path, problems=[interrupted_in_words(found) for found in unfinished(path.parent)])
     try:
         report.manifest = find_manifest(path)
     except DataError as error:
@@ -191,9 +192,9 @@ def _check_index(report: VerifyReport, reader: TokenReader, listed: CorpusFile |
             complaints.append(
                 f"{bos_index_path(path)} lists {len(positions):,} documents, the manifest says {listed.documents:,}"
             )
-        eot_id, eot = report.manifest.tokenizer["eot_id"], report.manifest.eot
+        separator_id, eot = report.manifest.separator_id, report.manifest.eot
         at = positions if eot == "prepend" else positions[positions > 0] - 1
-        fits = eot == "none" or bos_index_fits(reader, at, eot_id)
+        fits = eot == "none" or bos_index_fits(reader, at, separator_id)
     else:
         fits = bos_index_fits(reader, positions, int(reader.read(int(positions[0]), 1)[0]))
     if not fits:
@@ -210,6 +211,8 @@ def _check_totals(report: VerifyReport, manifest: CorpusManifest) -> None:
             f"{manifest.folder / MANIFEST_NAME} says {manifest.tokens:,} tokens in {manifest.documents:,} documents, "
             f"its files sum to {tokens:,} in {documents:,}"
         )
+    if not manifest.token_files():
+        report.problems.append(f"{manifest.folder / MANIFEST_NAME} lists no token file: nothing was checked")
     known = {file.name for file in manifest.token_files()}
     for path in sorted(manifest.folder.glob("*.bin")):
         if path.name not in known:
