@@ -24,7 +24,7 @@ class PreprocessMegatronConfig(Section):
     """Text to Megatron-Core's indexed token files (.bin and .idx)."""
 
     input: Texts | None = None
-    """Files, folders or globs (.jsonl .json .parquet .txt ..., also .gz .bz2 .xz .zst), read in order of their names."""
+    """Files, folders or globs (.jsonl .json .parquet .txt ..., also .gz .bz2 .xz .zst), read in order of names."""
     dataset: str | None = None
     """Hub dataset to stream, instead of `input`."""
     set_name: str | None = None

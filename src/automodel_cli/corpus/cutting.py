@@ -33,7 +33,7 @@ from automodel_cli.corpus.compressed import stream_errors
 from automodel_cli.corpus.json_values import iter_json
 from automodel_cli.corpus.listing import SourceFile
 from automodel_cli.corpus.readers import BOM, NOT_UTF8, document_of, too_long
-from automodel_cli.corpus.units import ReadOptions, Split, Unit
+from automodel_cli.corpus.units import BadRow, ReadOptions, Split, Unit
 from automodel_cli.errors import DataError
 
 if TYPE_CHECKING:
@@ -77,12 +77,12 @@ class _Cut:
     def open(self) -> IO[bytes]:
         return open_stream(self.file, self.options)
 
-    def lone(self, kind: str, at: int, size: int, length: int, **rest: Any) -> Unit:
+    def lone(self, kind: str, at: int, size: int, length: int, payload: bytes | None = None) -> Unit:
         """The unit of one row at ``at``: ``size`` bytes with its end, ``length`` without it."""
         if length > self.max_bytes:
             return self.unit("bad", at, payload=too_long(self.max_bytes).reason, size=size, rows=1)
-        whole = {"start": at, "stop": at + size, "size": size, "rows": 1}
-        return self.unit(kind, at, alone=True, measured=True, **whole, **rest)
+        place = {"start": at, "stop": at + size, "size": size, "rows": 1}
+        return self.unit(kind, at, alone=True, measured=True, payload=payload, **place)
 
 
 def open_stream(file: SourceFile, options: ReadOptions) -> IO[bytes]:
@@ -204,7 +204,7 @@ def _hand_over_lines(cut: _Cut, at: int, kind: str) -> Iterator[Unit]:
             if begin < len(block):
                 line, size, length = _long_line(stream, block[begin:] + rest, cut.max_bytes)
                 del block, rest
-                yield cut.lone(kind, at, size, length, payload=line)
+                yield cut.lone(kind, at, size, length, line)
                 line, at = None, at + size
 
 
@@ -239,35 +239,35 @@ def _cut_delimited(cut: _Cut, at: int, delimiter: bytes) -> Iterator[Unit]:
     """
     with stream_errors(cut.file.name), cut.open() as stream:
         _skip(stream, at)
-        held = bytearray()  # from a border on
-        searched = 0  # no delimiter begins before
-        while block := stream.read(cut.chunk_bytes):
+        held, searched = bytearray(), 0  # from a border on; no delimiter begins before ``searched``
+        while True:
+            block = stream.read(cut.chunk_bytes)
             held += block
-            first = held.find(delimiter, searched)
-            searched = max(0, len(held) - len(delimiter) + 1)
-            if first < 0:
-                if len(held) > cut.max_bytes:
-                    size, length, held = _past_document(stream, held, delimiter)
-                    yield cut.lone("delimited", at, size, length)
-                    at, searched = at + size, 0
-                continue
-            whole = first + len(delimiter)
-            if cut.is_long(whole):
-                payload = bytes(memoryview(held)[:whole]) if cut.file.compression else None
-                del held[:whole]
-                yield cut.lone("delimited", at, whole, first, payload=payload)
-                payload, at = None, at + whole
-            if stop := _last_border(held, delimiter):
-                yield _delimited(cut, at, bytes(held[:stop]))
+            while (first := held.find(delimiter, searched)) >= 0 and cut.is_long(first + len(delimiter)):
+                yield _lone_delimited(cut, at, held, first + len(delimiter), first)
+                at, searched = at + first + len(delimiter), 0
+            if first >= 0 and (stop := _last_border(held, delimiter)):
+                yield _delimited(cut, at, bytes(memoryview(held)[:stop]))
                 at += stop
                 del held[:stop]
             searched = max(0, len(held) - len(delimiter) + 1)
+            if not block:
+                break
+            if len(held) > cut.max_bytes:
+                size, length, held = _past_document(stream, held, delimiter)
+                yield cut.lone("delimited", at, size, length)
+                at, searched = at + size, 0
         if cut.is_long(len(held)):
-            size, payload = len(held), bytes(held) if cut.file.compression else None
-            held.clear()
-            yield cut.lone("delimited", at, size, size, payload=payload)
+            yield _lone_delimited(cut, at, held, len(held), len(held))
         elif held:
             yield _delimited(cut, at, bytes(held))
+
+
+def _lone_delimited(cut: _Cut, at: int, held: bytearray, size: int, length: int) -> Unit:
+    """The unit of the first ``size`` bytes of ``held``, which go."""
+    payload = bytes(memoryview(held)[:size]) if cut.file.compression and length <= cut.max_bytes else None
+    del held[:size]
+    return cut.lone("delimited", at, size, length, payload)
 
 
 def _delimited(cut: _Cut, at: int, data: bytes) -> Unit:
@@ -407,9 +407,9 @@ class _Window:
         return data
 
     def character_start(self, position: int) -> int:
-        """``position``, or the start of the character that it is in."""
-        while self.read(position, 1)[0] & 0xC0 == 0x80:
-            position -= 1
+        """``position``, or the end of the character that it is in."""
+        while (byte := self.read(position, 1)) and byte[0] & 0xC0 == 0x80:
+            position += 1
         return position
 
 
@@ -486,7 +486,7 @@ def _cut_json_values(cut: _Cut, at: int) -> Iterator[Unit]:
             if held and cut.is_long(length):
                 yield cut.unit("values", at, payload=held, size=size, rows=len(held))
                 at, held, size = number, [], 0
-            held.append(document_of(value, cut.options))
+            held.append(value if isinstance(value, BadRow) else document_of(value, cut.options))
             size += length
             del value
             if size >= cut.chunk_bytes:

@@ -27,6 +27,7 @@ from automodel_cli.corpus.units import BadRow, ReadOptions, Texts, Unit
 from automodel_cli.errors import DataError
 
 _NEWLINE, _RETURN, _OPEN, _CLOSE = b"\n\r{}"
+_PIECE_CHARACTERS = 4 << 20
 _DIGEST = np.dtype([("low", "<u8"), ("high", "<u8")])
 
 
@@ -183,8 +184,16 @@ def _block(data: np.ndarray, lengths: np.ndarray, found: Texts, options: RowOpti
 
 def digests_of(texts: list[str]) -> np.ndarray:
     """XXH3 (128 bits) of the UTF-8 of each text, as two uint64."""
-    digest = xxhash.xxh3_128_digest
-    return np.frombuffer(b"".join([digest(text) for text in texts]), dtype=_DIGEST)
+    return np.frombuffer(b"".join([_digest(text) for text in texts]), dtype=_DIGEST)
+
+
+def _digest(text: str) -> bytes:
+    if len(text) <= _PIECE_CHARACTERS:
+        return xxhash.xxh3_128_digest(text.encode())
+    pieces = xxhash.xxh3_128()  # a long text is not encoded as a whole
+    for first in range(0, len(text), _PIECE_CHARACTERS):
+        pieces.update(text[first : first + _PIECE_CHARACTERS].encode())
+    return pieces.digest()
 
 
 def _look_at_ends(
