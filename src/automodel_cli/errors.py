@@ -31,3 +31,16 @@ class DataError(AutomodelError):
 
 class CheckpointError(AutomodelError):
     """A checkpoint is missing, incomplete, damaged or does not fit the run."""
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether a library written in Rust gave up: its exception is no ``Exception``, so ``except`` lets it pass."""
+    return type(error).__name__ == "PanicException"
+
+
+def panic_message(error: BaseException) -> AutomodelError:
+    """A panic that nobody expected, as an error that says what it was."""
+    return AutomodelError(
+        f"a library stopped with an internal error: {str(error)[:200]}",
+        "--debug shows where; if one file or document does it, leave that out and report it to the library",
+    )

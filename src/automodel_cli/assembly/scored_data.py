@@ -12,6 +12,7 @@ import yaml
 from automodel_cli.assembly.data import build_dataset
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.corpus.globbing import expand
 from automodel_cli.corpus.manifest import MANIFEST_NAME, find_manifest, read_corpus_manifest
 from automodel_cli.corpus.megatron_bin import idx_path
 from automodel_cli.corpus.megatron_check import holds_megatron_files
@@ -72,13 +73,12 @@ def _names_megatron_files(name: str) -> bool:
         return False
     if path.exists() or idx_path(path).exists():
         return holds_megatron_files(path)
-    folder = path.parent
-    return folder.is_dir() and any(
+    return any(
         found.suffix in (".bin", ".idx")
         and idx_path(found.with_suffix("")).exists()
         and holds_megatron_files(found)
-        for pattern in (path.name, f"{path.name}.idx")
-        for found in sorted(folder.glob(pattern))[:2]
+        for pattern in (name, f"{name}.idx")
+        for found in expand(pattern)[:2]
     )
 
 
@@ -169,16 +169,14 @@ def _section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _is_there(pattern: str) -> bool:
-    path = Path(pattern)
-    return path.exists() or any(path.parent.glob(path.name))
+    return bool(expand(pattern))
 
 
 def _validation_split(pattern: Any) -> list[str]:
     """The first validation shard beside training files, by their manifest: a first shard stands for its split."""
     if not isinstance(pattern, str):
         return []
-    path = Path(pattern)
-    token_file = path if path.exists() else min(path.parent.glob(path.name), default=None)
+    token_file = min(expand(pattern), default=None)
     if token_file is None:
         return []
     is_corpus = (token_file / MANIFEST_NAME).is_file()

@@ -20,7 +20,7 @@ from typer.core import TyperCommand, TyperGroup
 from automodel_cli import __version__
 from automodel_cli.cli import console, worker
 from automodel_cli.cli.argv import Invocation, parse_argv
-from automodel_cli.errors import AutomodelError, ConfigError
+from automodel_cli.errors import AutomodelError, ConfigError, is_panic, panic_message
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 WRONG_USAGE = 2
@@ -204,6 +204,10 @@ def run(argv: Sequence[str]) -> int:
         return 1
     except Exception as error:
         return worker.show_error(error, debug=debug)
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        return worker.show_error(error if debug else panic_message(error), debug=debug)
     return code
 
 

@@ -61,6 +61,8 @@ Document = Annotated[
         rich_help_panel=_INPUT,
     ),
 ]
+InputFormat = preprocess_shuffle.InputFormat
+MaxDocumentBytes = preprocess_shuffle.MaxDocumentBytes
 OutputDir = Annotated[
     str | None, typer.Option("--output-dir", "-o", help="Folder to write.", rich_help_panel=_OUTPUT)
 ]
@@ -77,6 +79,8 @@ def nanogpt(
     split: Split = None,
     text_key: TextKey = None,
     document: Document = None,
+    input_format: InputFormat = None,
+    max_document_bytes: MaxDocumentBytes = None,
     max_tokens: Annotated[
         str | None,
         typer.Option(
@@ -167,6 +171,8 @@ def nanogpt(
         "split": split,
         "text_key": text_key,
         "document": document,
+        "input_format": input_format,
+        "max_document_bytes": max_document_bytes,
         "max_tokens": max_tokens,
         "tokenizer": tokenizer,
         "output_dir": output_dir,
@@ -209,6 +215,8 @@ def tokenizer(
     split: Split = None,
     text_key: TextKey = None,
     document: Document = None,
+    input_format: InputFormat = None,
+    max_document_bytes: MaxDocumentBytes = None,
     max_bytes: Annotated[
         str | None,
         typer.Option(
@@ -228,6 +236,8 @@ def tokenizer(
         "split": split,
         "text_key": text_key,
         "document": document,
+        "input_format": input_format,
+        "max_document_bytes": max_document_bytes,
         "max_bytes": max_bytes,
         "seed": seed,
         "overwrite": overwrite,

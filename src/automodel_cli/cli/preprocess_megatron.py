@@ -11,6 +11,7 @@ from typer.core import TyperCommand
 
 from automodel_cli.cli import console
 from automodel_cli.cli.preprocess_bars import Bars, duration, show_bad_rows
+from automodel_cli.cli.preprocess_shuffle import InputFormat, MaxDocumentBytes
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema_megatron import PreprocessMegatronConfig
 
@@ -73,6 +74,8 @@ def megatron(
             rich_help_panel=_INPUT,
         ),
     ] = None,
+    input_format: InputFormat = None,
+    max_document_bytes: MaxDocumentBytes = None,
     strict: Annotated[
         bool | None, typer.Option("--strict", help="Stop at the first bad row.", rich_help_panel=_INPUT)
     ] = None,

@@ -17,6 +17,20 @@ if TYPE_CHECKING:
     from automodel_cli.recipes.shuffle import ShuffleResult
 
 _INPUT, _OUTPUT, _SPEED = "Input", "Output", "Speed"
+InputFormat = Annotated[
+    str | None,
+    typer.Option(
+        help="What local files are: auto (by suffix, default), text, jsonl, json or parquet.",
+        rich_help_panel=_INPUT,
+    ),
+]
+MaxDocumentBytes = Annotated[
+    str | None,
+    typer.Option(
+        help="Longer documents are cut where that is defined, else bad rows (default: 256 MiB).",
+        rich_help_panel=_INPUT,
+    ),
+]
 
 
 def shuffle(
@@ -35,6 +49,8 @@ def shuffle(
             rich_help_panel=_INPUT,
         ),
     ] = None,
+    input_format: InputFormat = None,
+    max_document_bytes: MaxDocumentBytes = None,
     keep_columns: Annotated[
         str | None,
         typer.Option(help="Columns of parquet files to keep: id,url,... or all.", rich_help_panel=_INPUT),
@@ -109,6 +125,8 @@ def shuffle(
         "dataset": dataset,
         "text_key": text_key,
         "document": document,
+        "input_format": input_format,
+        "max_document_bytes": max_document_bytes,
         "keep_columns": keep_columns,
         "dedup": dedup,
         "check": check,

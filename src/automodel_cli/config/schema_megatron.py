@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
-from automodel_cli.config.schema_preprocess import Amount
+from automodel_cli.config.schema_preprocess import MAX_DOCUMENT_BYTES, Amount, InputFormat
 from automodel_cli.config.sections import Count, Meaning, Section, Whole, understood
 
 
@@ -24,7 +24,7 @@ class PreprocessMegatronConfig(Section):
     """Text to Megatron-Core's indexed token files (.bin and .idx)."""
 
     input: Texts | None = None
-    """Files, folders or globs (.jsonl .json .parquet .txt ..., also .gz and .zst), read in the order of their names."""
+    """Files, folders or globs (.jsonl .json .parquet .txt ..., also .gz .bz2 .xz .zst), read in order of names."""
     dataset: str | None = None
     """Hub dataset to stream, instead of `input`."""
     set_name: str | None = None
@@ -35,6 +35,11 @@ class PreprocessMegatronConfig(Section):
     """Fields or columns with text, or with lists of texts (sentences); each gets its own .bin and .idx."""
     document: str = Field(default="file", min_length=1)
     r"""What a document is in text files: `file`, `line`, or the delimiter between documents (`\n\n`)."""
+    input_format: InputFormat = "auto"
+    """What local files are, whatever their names say; `auto`: by suffix. Compression is always seen by content."""
+    max_document_bytes: Amount = MAX_DOCUMENT_BYTES
+    """Longer documents (as they stand in the file) are cut where that changes no token, else left out as bad rows;
+    reading takes at most about twice as much memory."""
     tokenizer: str = Field(
         default="gpt2", validation_alias=AliasChoices("tokenizer", "pretrained_model_name_or_path")
     )

@@ -37,14 +37,22 @@ def format_amount(amount: int) -> str:
 Amount = Annotated[
     Count, BeforeValidator(parse_amount), Meaning("a number like 10000, 500K, 500M, 1.5B or 2T")
 ]
+InputFormat = Literal["auto", "text", "jsonl", "json", "parquet"]
+MAX_DOCUMENT_BYTES = 256 << 20
 Fraction = Annotated[float, Field(gt=0, lt=1), Meaning("a number between 0 and 1")]
+
+
+def unusual_reading(cfg: Section) -> dict[str, Any]:
+    """How text is read, where that is not the default: a manifest made before there was a choice stays equal."""
+    usual = {"input_format": "auto", "max_document_bytes": MAX_DOCUMENT_BYTES}
+    return {name: getattr(cfg, name) for name in usual if getattr(cfg, name) != usual[name]}
 
 
 class PreprocessNanogptConfig(Section):
     """Text to nanoGPT-style token files."""
 
     dataset: str = DEFAULT_DATASET
-    """Hub dataset, or a local file, folder or glob (.jsonl .json .parquet .txt .md .py ..., also .gz and .zst)."""
+    """Hub dataset, or a local file, folder or glob (.jsonl .json .parquet .txt .md .py ..., also .gz .bz2 .xz .zst)."""
     set_name: str | None = None
     """Configuration of a Hub dataset; null: `sample-10BT` for the default dataset, else the dataset's own default."""
     split: str = "train"
@@ -53,6 +61,11 @@ class PreprocessNanogptConfig(Section):
     """Field or column that holds the text in .jsonl, .json, .parquet and Hub datasets."""
     document: str = Field(default="file", min_length=1)
     r"""What a document is in text files: `file`, `line`, or the delimiter between documents (`\n\n`)."""
+    input_format: InputFormat = "auto"
+    """What local files are, whatever their names say; `auto`: by suffix. Compression is always seen by content."""
+    max_document_bytes: Amount = MAX_DOCUMENT_BYTES
+    """Longer documents (as they stand in the file) are cut where that changes no token, else left out as bad rows;
+    reading takes at most about twice as much memory."""
     max_tokens: Amount | None = None
     """Tokens to write, exactly, validation included; K, M, B, T are understood; null: all."""
     tokenizer: str = "gpt2"
@@ -121,6 +134,10 @@ class TokenizerTrainConfig(Section):
     """Field or column that holds the text."""
     document: str = Field(default="file", min_length=1)
     """What a document is in text files, as for `preprocess nanogpt`."""
+    input_format: InputFormat = "auto"
+    """What local files are, as for `preprocess nanogpt`."""
+    max_document_bytes: Amount = MAX_DOCUMENT_BYTES
+    """Longer documents are cut or left out, as for `preprocess nanogpt`."""
     max_bytes: Amount | None = 1_000_000_000
     """Text to learn from; of more, documents are drawn at random (by `seed`); null: all."""
     seed: Whole = 42

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from automodel_cli.config.schema_preprocess import Amount, Fraction
+from automodel_cli.config.schema_preprocess import MAX_DOCUMENT_BYTES, Amount, Fraction, InputFormat
 from automodel_cli.config.sections import Count, Meaning, Section, Whole
 
 
@@ -23,7 +23,7 @@ class ShuffleConfig(Section):
     """Documents in random order, with bounded memory; the order depends on the seed and the input alone."""
 
     dataset: str
-    """File, folder or glob (.jsonl .parquet .txt ..., also .gz and .zst), read in the order of the file names."""
+    """File, folder or glob (.jsonl .parquet .txt ..., also .gz .bz2 .xz .zst), read in the order of the file names."""
     output_dir: str | None = None
     """Folder to write; null: `{dataset}_shuffled` in the current one."""
     name: str | None = None
@@ -32,6 +32,11 @@ class ShuffleConfig(Section):
     """Field or column that holds the text; also its key in what is written."""
     document: str = Field(default="file", min_length=1)
     r"""What a document is in text files: `file`, `line`, or the delimiter between documents (`\n\n`)."""
+    input_format: InputFormat = "auto"
+    """What local files are, whatever their names say; `auto`: by suffix. Compression is always seen by content."""
+    max_document_bytes: Amount = MAX_DOCUMENT_BYTES
+    """Longer documents (as they stand in the file) are left out as bad rows; reading takes at most about twice as
+    much memory."""
     keep_columns: Names | None = None
     """Columns of parquet files to keep besides the text, or `all`; rows of .jsonl files always stay as they are."""
     seed: Whole = 42

@@ -1,4 +1,8 @@
-"""Text columns of parquet files and Arrow tables: the one place that imports pyarrow."""
+"""Text columns of parquet files and Arrow tables: the one place that imports pyarrow.
+
+A dictionary page holds a value once that any number of rows may repeat, so a few MB may stand for any amount of text.
+Where that can be, columns are read as dictionaries and unfolded some rows at a time.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from automodel_cli.corpus.readers import NOT_UTF8, text_of, usable_fields
+from automodel_cli.corpus.readers import NOT_UTF8, text_of, too_long, usable_fields
 from automodel_cli.corpus.units import BadRow, ReadOptions, Texts, Unit
 from automodel_cli.errors import DataError
 
@@ -22,6 +28,7 @@ class RowGroup:
 
     rows: int
     text_bytes: int
+    has_dictionary: bool = False
 
 
 def inspect_parquet(path: str, name: str, options: ReadOptions) -> list[RowGroup]:
@@ -33,11 +40,86 @@ def inspect_parquet(path: str, name: str, options: ReadOptions) -> list[RowGroup
     with _readable(name), pq.ParquetFile(path) as file:
         check_columns(file.schema_arrow, options, name)
         leaves = [leaf for key in options.columns for leaf in _leaves(file, key)]
-        groups = [file.metadata.row_group(k) for k in range(file.metadata.num_row_groups)]
-        return [
-            RowGroup(group.num_rows, sum(group.column(leaf).total_uncompressed_size for leaf in leaves))
-            for group in groups
+        found = []
+        for k in range(file.metadata.num_row_groups):
+            group = file.metadata.row_group(k)
+            chunks = [group.column(leaf) for leaf in leaves]
+            size = sum(chunk.total_uncompressed_size for chunk in chunks)
+            found.append(RowGroup(group.num_rows, size, any(chunk.has_dictionary_page for chunk in chunks)))
+        return found
+
+
+class DictionaryProbe:
+    """Looks at the dictionaries of a file's row groups; the file is opened when the first one has to be."""
+
+    def __init__(self, path: str, name: str, options: ReadOptions) -> None:
+        self._path, self._name, self._options = path, name, options
+        self._file: pq.ParquetFile | None = None
+
+    def may_unfold(self, number: int, group: RowGroup) -> bool:
+        """Whether a group may hold more text than a document may: every row might be the longest value."""
+        most = self._options.max_document_bytes
+        if not group.has_dictionary or group.rows * group.text_bytes <= most:
+            return False
+        keys = list(self._options.columns)
+        with _readable(self._name):
+            if self._file is None:
+                self._file = _open_folded(self._path, keys)
+            first = next(self._file.iter_batches(1, row_groups=[number], columns=keys, use_threads=False))
+            return group.rows * sum(_longest(column) for column in first.columns) > most
+
+    def __enter__(self) -> DictionaryProbe:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _open_folded(path: str, keys: list[str]) -> pq.ParquetFile:
+    """A file whose text columns come as dictionaries, read page by page."""
+    with pq.ParquetFile(path) as file:
+        names = [file.metadata.schema.column(k) for k in range(file.metadata.num_columns)]
+        leaves = [
+            leaf.path
+            for leaf in names
+            if leaf.physical_type == "BYTE_ARRAY"
+            and (leaf.path in keys or leaf.path.partition(".")[0] in keys)
         ]
+    return pq.ParquetFile(path, read_dictionary=leaves, pre_buffer=False)
+
+
+def _longest(column: pa.Array) -> int:
+    """Bytes of the longest value that a column of dictionaries can take."""
+    if _is_list(column.type):
+        column = column.values
+    lengths = _lengths(column.dictionary if pa.types.is_dictionary(column.type) else column)
+    return int(lengths.max(initial=0))
+
+
+def row_bytes(table: pa.Table, keys: tuple[str, ...]) -> np.ndarray:
+    """Bytes of text that each row has in the columns ``keys``, unfolded; int64."""
+    sizes = np.zeros(len(table), dtype=np.int64)
+    for key in keys:
+        sizes += np.concatenate([_lengths(chunk) for chunk in table.column(key).chunks] or [sizes])
+    return sizes
+
+
+def _lengths(array: pa.Array) -> np.ndarray:
+    kind = array.type
+    if _is_list(kind):
+        inner, parents = (
+            _lengths(array.flatten()),
+            pc.list_parent_indices(array).to_numpy(zero_copy_only=False),
+        )
+        return np.bincount(parents, weights=inner, minlength=len(array)).astype(np.int64)
+    if pa.types.is_dictionary(kind):
+        known = np.append(_lengths(array.dictionary), 0)  # the last is for null
+        return known[pc.fill_null(array.indices.cast(pa.int64()), len(known) - 1).to_numpy()]
+    if not _is_text(kind) or pa.types.is_null(kind):
+        return np.zeros(len(array), dtype=np.int64)
+    lengths = pc.binary_length(array.cast(pa.large_binary()) if _is_view(kind) else array)
+    return pc.fill_null(lengths, 0).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def _leaves(file: pq.ParquetFile, key: str) -> list[int]:
@@ -49,6 +131,12 @@ def _leaves(file: pq.ParquetFile, key: str) -> list[int]:
 
 def check_columns(schema: pa.Schema, options: ReadOptions, name: str) -> None:
     """Refuse a table that lacks a text column of ``options``, naming the columns it has."""
+    for key in (*options.keys, *options.carried):
+        if (times := schema.names.count(key)) > 1:
+            raise DataError(
+                f"{name} has {times} columns named {key!r}: which one is meant cannot be told",
+                "write it again with different names",
+            )
     for key in options.keys:
         if key not in schema.names:
             raise DataError(f"{name} has no column {key!r}; it has {schema.names}", _CHOOSE)
@@ -66,8 +154,15 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _is_text(kind: pa.DataType) -> bool:
+    """Strings and bytes of any width; also a column that holds nothing but null, which has no text to be wrong."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind)
+    strings = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    return strings or binary or pa.types.is_null(kind)
+
+
+def _is_view(kind: pa.DataType) -> bool:
+    return pa.types.is_string_view(kind) or pa.types.is_binary_view(kind)
 
 
 def read_row_groups(unit: Unit, options: ReadOptions) -> pa.Table:
@@ -78,12 +173,35 @@ def read_row_groups(unit: Unit, options: ReadOptions) -> pa.Table:
         return file.read_row_groups(groups, columns=keys, use_threads=False).select(keys)
 
 
-def iter_row_group(path: str, name: str, options: ReadOptions, group: int, rows: int) -> Iterator[pa.Table]:
-    """The columns of one large row group, ``rows`` at a time."""
+def iter_row_group(
+    path: str, name: str, options: ReadOptions, group: int, rows: int, *, folded: bool = False
+) -> Iterator[pa.Table]:
+    """The columns of one large row group, ``rows`` at a time; ``folded``: as dictionaries."""
     keys = list(options.columns)
-    with _readable(name), pq.ParquetFile(path) as file:
+    with (
+        _readable(name),
+        _open_folded(path, keys) if folded else pq.ParquetFile(path, pre_buffer=False) as file,
+    ):
         for batch in file.iter_batches(rows, row_groups=[group], columns=keys, use_threads=False):
             yield pa.Table.from_batches([batch]).select(keys)
+
+
+def unfolded(table: pa.Table) -> pa.Table:
+    """``table`` with values where it has dictionaries."""
+    columns = [pa.chunked_array([_unfolded(chunk) for chunk in column.chunks]) for column in table.columns]
+    return pa.table(columns, names=table.column_names)
+
+
+def _unfolded(array: pa.Array) -> pa.Array:
+    if pa.types.is_dictionary(array.type):
+        return array.dictionary_decode()
+    if _is_list(array.type) and pa.types.is_dictionary(array.type.value_type):
+        kind = pa.LargeListArray if pa.types.is_large_list(array.type) else pa.ListArray
+        start, stop = array.offsets[0].as_py(), array.offsets[-1].as_py()
+        values = array.values.slice(start, stop - start).dictionary_decode()
+        mask = array.is_null() if array.null_count else None
+        return kind.from_arrays(pc.subtract(array.offsets, array.offsets[0]), values, mask=mask)
+    return array
 
 
 class _readable:
@@ -120,16 +238,22 @@ def unpack(data: bytes) -> pa.Table:
 
 def documents_of(table: pa.Table, options: ReadOptions) -> Texts:
     """The usable documents of a table and its bad rows; Arrow does not check that strings are UTF-8, we do."""
-    if not options.lists:
-        return texts_of(table.column(options.text_key))
+    most = options.max_document_bytes
+    long = row_bytes(table, options.keys) > most if table.nbytes > most else np.zeros(len(table), dtype=bool)
     found = Texts([], rows=len(table))
+    if not options.lists:
+        chunks = table.column(options.text_key).chunks
+        for row, value in enumerate(value for chunk in chunks for value in _values(chunk)):
+            text = _decoded(value) if isinstance(value, bytes) else text_of(value)
+            found.add(row, too_long(most) if long[row] else text)
+        return found
     fields = [
         [value for chunk in table.column(key).chunks for value in _values(chunk)] for key in options.keys
     ]
     for row, values in enumerate(zip(*fields, strict=True)):
         decoded = tuple([_decoded_field(value) for value in values])
         bad = next((value for value in decoded if isinstance(value, BadRow)), None)
-        found.add(row, bad or usable_fields(decoded, options.keys))
+        found.add(row, too_long(most) if long[row] else bad or usable_fields(decoded, options.keys))
     return found
 
 
@@ -143,20 +267,10 @@ def _decoded_field(value: Any) -> Any:
     return value
 
 
-def texts_of(column: pa.ChunkedArray) -> Texts:
-    """The usable texts of one column and its bad rows."""
-    found = Texts([], rows=len(column))
-    row = 0
-    for chunk in column.chunks:
-        for value in _values(chunk):
-            found.add(row, _decoded(value) if isinstance(value, bytes) else text_of(value))
-            row += 1
-    return found
-
-
 def _values(chunk: pa.Array) -> list[Any]:
-    if pa.types.is_dictionary(chunk.type):
-        chunk = chunk.dictionary_decode()
+    if pa.types.is_dictionary(chunk.type):  # each value once, however often it comes
+        known = [*_values(chunk.dictionary), None]
+        return [known[-1 if index is None else index] for index in chunk.indices.to_pylist()]
     try:
         return chunk.to_pylist()
     except UnicodeDecodeError:
@@ -168,6 +282,8 @@ def _as_bytes(kind: pa.DataType) -> pa.DataType:
     if _is_list(kind):
         inner = _as_bytes(kind.value_type)
         return pa.large_list(inner) if pa.types.is_large_list(kind) else pa.list_(inner)
+    if _is_view(kind):
+        return pa.binary_view()
     return pa.large_binary() if pa.types.is_large_string(kind) else pa.binary()
 
 

@@ -8,35 +8,47 @@
 | .parquet                      | between row groups                                | worker                       |
 | .parquet, huge row groups     | every so many rows                                | parent, hands over           |
 | .json (array or objects)      | between values                                    | parent, hands over           |
-| anything .gz or .zst          | as above                                          | parent, hands over           |
+| anything compressed           | as above                                          | parent, hands over           |
+
+A document much longer than a unit is a unit of its own (``Unit.alone``); one longer than ``max_document_bytes`` is
+found by its borders, passed over without being held, and stands as a bad row in its place.
 """
 
 from __future__ import annotations
 
 import codecs
 import contextlib
+import io
 import json
 import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from automodel_cli.corpus.compressed import open_stream, stream_errors
+from automodel_cli.corpus import compressed
+from automodel_cli.corpus.compressed import stream_errors
+from automodel_cli.corpus.json_values import iter_json
 from automodel_cli.corpus.listing import SourceFile
-from automodel_cli.corpus.readers import BOM, NOT_UTF8, document_of
-from automodel_cli.corpus.units import ReadOptions, Split, Unit
+from automodel_cli.corpus.readers import BOM, NOT_UTF8, document_of, too_long
+from automodel_cli.corpus.units import BadRow, ReadOptions, Split, Unit
 from automodel_cli.errors import DataError
 
 if TYPE_CHECKING:
     from automodel_cli.corpus.columns import RowGroup
 
 _PROBE_BYTES = 64 << 10  # read at a time while looking for a border
+_BLOCK_BYTES = 1 << 20
 _MAX_FILES_A_UNIT = 4096
 _BIG_ROW_GROUP = 8  # times the chunk: larger ones are read here and handed over in slices
+_ALONE_BYTES = 16 << 20  # a document that is longer than this and than some chunks is a unit of its own
+_ALONE_CHUNKS = 8
+_BATCH_BYTES = (
+    1 << 20
+)  # of a row group that is sliced, on average; a few rows may be much longer than the others
+_BATCH_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -53,6 +65,29 @@ class _Cut:
         return Unit(
             kind=kind, name=self.file.name, file=self.index, cursor=cursor, path=self.file.path, **rest
         )
+
+    @property
+    def max_bytes(self) -> int:
+        return self.options.max_document_bytes
+
+    def is_long(self, size: int) -> bool:
+        """Whether a document of ``size`` bytes has a unit of its own."""
+        return size > self.max_bytes or size > max(_ALONE_BYTES, _ALONE_CHUNKS * self.chunk_bytes)
+
+    def open(self) -> IO[bytes]:
+        return open_stream(self.file, self.options)
+
+    def lone(self, kind: str, at: int, size: int, length: int, payload: bytes | None = None) -> Unit:
+        """The unit of one row at ``at``: ``size`` bytes with its end, ``length`` without it."""
+        if length > self.max_bytes:
+            return self.unit("bad", at, payload=too_long(self.max_bytes).reason, size=size, rows=1)
+        place = {"start": at, "stop": at + size, "size": size, "rows": 1}
+        return self.unit(kind, at, alone=True, measured=True, payload=payload, **place)
+
+
+def open_stream(file: SourceFile, options: ReadOptions) -> IO[bytes]:
+    """The uncompressed bytes of a file; windows take at most half of what a document may."""
+    return compressed.open_stream(file.path, file.compression, window_bytes=options.max_document_bytes // 2)
 
 
 def cut_files(
@@ -74,7 +109,8 @@ def cut_files(
 
     def is_small(file: SourceFile) -> bool:
         whole = file.kind == "text" and options.document == "file" and not file.compression
-        return whole and tail_from is None and (file.bytes <= huge or not cut_huge_texts)
+        shared = file.bytes <= huge and file.bytes <= options.max_document_bytes and not file.not_text
+        return whole and tail_from is None and shared
 
     while index < len(files):
         cut = _Cut(files[index], index, options, chunk_bytes)
@@ -101,9 +137,11 @@ def _small_group(files: Sequence[SourceFile], is_small: Any, chunk_bytes: int) -
 
 def _cut_one(cut: _Cut, at: int, row: int, cut_huge_texts: bool, tail_from: int | None) -> Iterator[Unit]:
     file, document = cut.file, cut.options.document
+    if file.not_text:
+        return iter([cut.unit("bad", 0, payload=file.not_text, size=file.bytes)])
     if file.kind == "parquet":
         return _cut_parquet(cut, at, row)
-    if file.kind == "jsonl" or (file.kind == "json" and _is_json_lines(file)):
+    if file.kind == "jsonl" or (file.kind == "json" and _is_json_lines(cut)):
         return _cut_lines(cut, at, "jsonl")
     if file.kind == "json":
         return _cut_json_values(cut, at)
@@ -121,9 +159,19 @@ def _cut_lines(cut: _Cut, at: int, kind: str) -> Iterator[Unit]:
     if cut.file.compression:
         yield from _hand_over_lines(cut, at, kind)
         return
-    with stream_errors(cut.file.name), Path(cut.file.path).open("rb") as handle:
+    with stream_errors(cut.file.name), compressed.open_stream(cut.file.path, "") as handle:
         while at < cut.file.bytes:
             stop = _after_line_end(handle, at + cut.chunk_bytes - 1, cut.file.bytes)
+            if cut.is_long(stop - at):  # the last line may be
+                begin = at + os.pread(handle.fileno(), cut.chunk_bytes - 1, at).rfind(b"\n") + 1
+                if begin > at:
+                    yield cut.unit(kind, at, start=at, stop=begin, size=begin - at)
+                    at = begin
+                if cut.is_long(stop - at):
+                    ended = os.pread(handle.fileno(), 1, stop - 1) == b"\n"
+                    yield cut.lone(kind, at, stop - at, stop - at - ended)
+                    at = stop
+                    continue
             yield cut.unit(kind, at, start=at, stop=stop, size=stop - at)
             at = stop
 
@@ -142,13 +190,36 @@ def _after_line_end(handle: IO[bytes], position: int, size: int) -> int:
 
 
 def _hand_over_lines(cut: _Cut, at: int, kind: str) -> Iterator[Unit]:
-    with stream_errors(cut.file.name), open_stream(cut.file) as stream:
+    with stream_errors(cut.file.name), cut.open() as stream:
         _skip(stream, at)
         while block := stream.read(cut.chunk_bytes):
-            if not block.endswith(b"\n"):
-                block += stream.readline()
-            yield cut.unit(kind, at, start=at, payload=block, size=len(block))
-            at += len(block)
+            begin = len(block)
+            rest = b"" if block.endswith(b"\n") else stream.readline(_ALONE_BYTES)
+            if (rest and not rest.endswith(b"\n")) or cut.is_long(len(block) + len(rest)):
+                begin = block.rfind(b"\n") + 1
+            if begin:
+                payload = block[:begin] if begin < len(block) else block + rest
+                yield cut.unit(kind, at, start=at, payload=payload, size=len(payload))
+                at += len(payload)
+            if begin < len(block):
+                line, size, length = _long_line(stream, block[begin:] + rest, cut.max_bytes)
+                del block, rest
+                yield cut.lone(kind, at, size, length, line)
+                line, at = None, at + size
+
+
+def _long_line(stream: IO[bytes], line: bytes, most: int) -> tuple[bytes | None, int, int]:
+    """The line that begins with ``line``, None if it is longer than ``most``; its size, and without its end."""
+    held, size, ended = io.BytesIO(), len(line), line.endswith(b"\n")
+    held.write(line)
+    while not ended and (line := stream.readline(_PROBE_BYTES)):
+        size, ended = size + len(line), line.endswith(b"\n")
+        if size - ended <= most:
+            held.write(line)
+        else:
+            held = io.BytesIO()
+    length = size - ended
+    return (held.getvalue() if length <= most else None), size, length
 
 
 def _skip(stream: IO[bytes], count: int) -> None:
@@ -166,22 +237,60 @@ def _cut_delimited(cut: _Cut, at: int, delimiter: bytes) -> Iterator[Unit]:
     A delimiter that overlaps itself (three newlines where two are meant) can only be placed by looking at
     all that comes before; so the file is scanned here once, at memory speed, and still read by the workers.
     """
-    with stream_errors(cut.file.name), open_stream(cut.file) as stream:
+    with stream_errors(cut.file.name), cut.open() as stream:
         _skip(stream, at)
-        held = b""
+        held, searched = bytearray(), 0  # from a border on; no delimiter begins before ``searched``
         while True:
-            block = stream.read(max(cut.chunk_bytes, len(held)))
+            block = stream.read(cut.chunk_bytes)
             held += block
-            stop = _last_border(held, delimiter) if block else len(held)
-            if stop:
-                payload = held[:stop] if cut.file.compression else None
-                yield cut.unit("delimited", at, start=at, stop=at + stop, payload=payload, size=stop)
-                at, held = at + stop, held[stop:]
+            while (first := held.find(delimiter, searched)) >= 0 and cut.is_long(first + len(delimiter)):
+                yield _lone_delimited(cut, at, held, first + len(delimiter), first)
+                at, searched = at + first + len(delimiter), 0
+            if first >= 0 and (stop := _last_border(held, delimiter)):
+                yield _delimited(cut, at, bytes(memoryview(held)[:stop]))
+                at += stop
+                del held[:stop]
+            searched = max(0, len(held) - len(delimiter) + 1)
             if not block:
-                return
+                break
+            if len(held) > cut.max_bytes:
+                size, length, held = _past_document(stream, held, delimiter)
+                yield cut.lone("delimited", at, size, length)
+                at, searched = at + size, 0
+        if cut.is_long(len(held)):
+            yield _lone_delimited(cut, at, held, len(held), len(held))
+        elif held:
+            yield _delimited(cut, at, bytes(held))
 
 
-def _last_border(data: bytes, delimiter: bytes) -> int:
+def _lone_delimited(cut: _Cut, at: int, held: bytearray, size: int, length: int) -> Unit:
+    """The unit of the first ``size`` bytes of ``held``, which go."""
+    payload = bytes(memoryview(held)[:size]) if cut.file.compression and length <= cut.max_bytes else None
+    del held[:size]
+    return cut.lone("delimited", at, size, length, payload)
+
+
+def _delimited(cut: _Cut, at: int, data: bytes) -> Unit:
+    payload = data if cut.file.compression else None
+    return cut.unit("delimited", at, start=at, stop=at + len(data), payload=payload, size=len(data))
+
+
+def _past_document(stream: IO[bytes], held: bytearray, delimiter: bytes) -> tuple[int, int, bytearray]:
+    """Read on to the end of a document that is too long: its size, its length without delimiter, what comes after."""
+    before = 0
+    while (found := held.find(delimiter)) < 0:
+        drop = max(0, len(held) - len(delimiter) + 1)
+        before += drop
+        del held[:drop]
+        block = stream.read(_BLOCK_BYTES)
+        if not block:
+            return before + len(held), before + len(held), bytearray()
+        held += block
+    whole = found + len(delimiter)
+    return before + whole, before + found, held[whole:]
+
+
+def _last_border(data: bytes | bytearray, delimiter: bytes) -> int:
     """The byte after the last delimiter, taking them from the left; 0 without one."""
     return len(data) - len(data.split(delimiter)[-1])
 
@@ -192,17 +301,20 @@ def _last_border(data: bytes, delimiter: bytes) -> int:
 def _cut_text(cut: _Cut, at: int, cut_huge_texts: bool, tail_from: int | None) -> Iterator[Unit]:
     """One text that is one document, or two if its tail is for validation."""
     with stream_errors(cut.file.name):
-        with open_stream(cut.file) as stream:
+        with cut.open() as stream:
             size, characters = _measure(stream)
         if characters is None:
             yield cut.unit("bad", 0, payload=NOT_UTF8, size=size)
             return
         documents: list[tuple[int, int, Split | None]] = [(0, size, None)]
         if tail_from is not None:
-            with open_stream(cut.file) as stream:
+            with cut.open() as stream:
                 border = _byte_of_character(stream, tail_from)
             documents = [(0, border, "train"), (border, size, "val")]
-        with _Window(cut.file, at) as window:
+        if not cut_huge_texts and any(end - begin > cut.max_bytes for begin, end, _ in documents):
+            yield cut.unit("bad", 0, payload=too_long(cut.max_bytes).reason, size=size)
+            return
+        with _Window(cut.file, cut.options, at) as window:
             for begin, end, split in documents:
                 yield from _cut_document(cut, window, max(at, begin), begin, end, split, cut_huge_texts)
 
@@ -213,24 +325,40 @@ def _cut_document(
     while start < end:
         stop = end
         if cut_huge_texts and end - start > 2 * cut.chunk_bytes:
-            stop = _letter_before_space(window, start, start + cut.chunk_bytes, end)
+            stop = _end_of_piece(window, start, start + cut.chunk_bytes, end, max(1, cut.max_bytes // 2))
+        payload = window.take(start, stop - start) if cut.file.compression else None
         yield cut.unit(
             "piece",
             start,
             start=start,
             stop=stop,
-            payload=window.read(start, stop - start) if cut.file.compression else None,
+            payload=payload,
             size=stop - start,
+            alone=cut.is_long(stop - start),
             continues=start > begin,
             unfinished=stop < end,
             split=split,
         )
-        start = stop
-        window.forget_before(start)
+        payload, start = None, stop
 
 
-def _letter_before_space(window: _Window, start: int, position: int, end: int) -> int:
-    """The first place from ``position`` on between a letter and a space (or, if ASCII, a newline), or ``end``."""
+def _end_of_piece(window: _Window, start: int, position: int, end: int, grid: int) -> int:
+    """Where the piece from ``start`` ends: the first place from ``position`` on where a cut changes nothing.
+
+    Text without such places is cut at multiples of ``grid`` from which there is none up to the next multiple: places
+    that do not depend on how large pieces are. The ids at such a cut may be others than those of the uncut text.
+    """
+    for forced in range((start // grid + 1) * grid, position + 1, grid):
+        if end - forced >= grid and not _border(window, start, forced, forced + grid):
+            return window.character_start(forced)
+    forced = -(-position // grid) * grid
+    if end - forced < grid:
+        return _border(window, start, position, end) or end
+    return _border(window, start, position, forced + grid) or window.character_start(forced)
+
+
+def _border(window: _Window, start: int, position: int, end: int) -> int | None:
+    """The first place before ``end`` between a letter and a space (or, if ASCII, a newline), from ``position`` on."""
     while position < end:
         lead = min(4, position - start)  # bytes of the character before
         block = window.read(position - lead, min(_PROBE_BYTES, end - position) + lead)
@@ -240,16 +368,16 @@ def _letter_before_space(window: _Window, start: int, position: int, end: int) -
             if before.isalpha() and (block[k] == 0x20 or before.isascii()):
                 return position - lead + k
         position += _PROBE_BYTES
-    return end
+    return None
 
 
 class _Window:
     """Bytes of a file by position: anywhere in a plain one, forwards only in a compressed one."""
 
-    def __init__(self, file: SourceFile, start: int) -> None:
+    def __init__(self, file: SourceFile, options: ReadOptions, start: int) -> None:
         self._sequential = bool(file.compression)
-        self._stream = open_stream(file)
-        self._base, self._held = start, b""
+        self._stream = open_stream(file, options)
+        self._base, self._held = start, bytearray()
         if self._sequential:
             _skip(self._stream, start)
 
@@ -260,16 +388,29 @@ class _Window:
         self._stream.close()
 
     def read(self, start: int, count: int) -> bytes:
+        """The bytes from ``start`` on, which stay there."""
         if not self._sequential:
             return os.pread(self._stream.fileno(), count, start)
         missing = start + count - self._base - len(self._held)
         if missing > 0:
             self._held += self._stream.read(missing)
-        return self._held[start - self._base : start - self._base + count]
+        return bytes(memoryview(self._held)[start - self._base : start - self._base + count])
 
-    def forget_before(self, position: int) -> None:
-        drop = position - self._base
-        self._base, self._held = position, self._held[drop:]
+    def take(self, start: int, count: int) -> bytes:
+        """The bytes from ``start`` on; they and what is before are forgotten."""
+        if start - self._base == len(self._held) and self._sequential:  # nothing is held: no copy
+            self._base, self._held = start + count, bytearray()
+            return self._stream.read(count)
+        data = self.read(start, count)
+        del self._held[: start + count - self._base]
+        self._base = start + count
+        return data
+
+    def character_start(self, position: int) -> int:
+        """``position``, or the end of the character that it is in."""
+        while (byte := self.read(position, 1)) and byte[0] & 0xC0 == 0x80:
+            position += 1
+        return position
 
 
 def _measure(stream: IO[bytes]) -> tuple[int, int | None]:
@@ -290,15 +431,15 @@ def _measure(stream: IO[bytes]) -> tuple[int, int | None]:
     return size, None
 
 
-def count_characters(file: SourceFile) -> int:
+def count_characters(file: SourceFile, options: ReadOptions) -> int:
     """Characters of a text file, without a byte order mark.
 
     Raises:
         DataError: it is not UTF-8.
     """
-    with stream_errors(file.name), open_stream(file) as stream:
+    with stream_errors(file.name), open_stream(file, options) as stream:
         marked = stream.read(len(BOM)) == BOM
-    with stream_errors(file.name), open_stream(file) as stream:
+    with stream_errors(file.name), open_stream(file, options) as stream:
         characters = _measure(stream)[1]
     if characters is None:
         raise DataError(f"{file.name} is not UTF-8", "convert it, or leave it out")
@@ -324,68 +465,36 @@ def _byte_of_character(stream: IO[bytes], index: int) -> int:
 # ---------------------------------------------------------------------------------------- JSON values
 
 
-def _is_json_lines(file: SourceFile) -> bool:
+def _is_json_lines(cut: _Cut) -> bool:
     """Whether a .json file holds an object a line, as many do."""
-    with stream_errors(file.name), open_stream(file) as stream:
+    with stream_errors(cut.file.name), cut.open() as stream:
         first = stream.readline(16 << 20)
     try:
         return isinstance(json.loads(first), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
 def _cut_json_values(cut: _Cut, at: int) -> Iterator[Unit]:
-    """A JSON array, or objects one after another, decoded here and handed over as texts."""
+    """JSON arrays, or objects one after another, decoded here and handed over as texts."""
     held: list[Any] = []
     size = 0
-    with stream_errors(cut.file.name), open_stream(cut.file) as stream:
-        for number, (value, length) in enumerate(_iter_json(stream, cut.file.name)):
+    with stream_errors(cut.file.name), cut.open() as stream:
+        for number, (value, length) in enumerate(iter_json(stream, cut.file.name, cut.max_bytes)):
             if number < at:
                 continue
-            held.append(document_of(value, cut.options))
-            size += length
-            if size >= cut.chunk_bytes:
+            if held and cut.is_long(length):
                 yield cut.unit("values", at, payload=held, size=size, rows=len(held))
+                at, held, size = number, [], 0
+            held.append(value if isinstance(value, BadRow) else document_of(value, cut.options))
+            size += length
+            del value
+            if size >= cut.chunk_bytes:
+                alone = cut.is_long(size)
+                yield cut.unit("values", at, payload=held, size=size, rows=len(held), alone=alone)
                 at, held, size = number + 1, [], 0
     if held:
         yield cut.unit("values", at, payload=held, size=size, rows=len(held))
-
-
-def _iter_json(stream: IO[bytes], name: str) -> Iterator[tuple[Any, int]]:
-    """Values and their lengths in characters, holding one value and one block in memory."""
-    decode = json.JSONDecoder().raw_decode
-    characters = codecs.getreader("utf-8")(stream)
-    text = characters.read(_PROBE_BYTES).removeprefix("\ufeff").lstrip()
-    in_array = text.startswith("[")
-    position, number, ended = int(in_array), 0, not text
-    while True:
-        position = _skip_between(text, position)
-        if in_array and text[position : position + 1] == "]":
-            return
-        value, end = _decode_or_none(decode, text, position)
-        if end is not None and (end < len(text) or ended):
-            yield value, end - position
-            position, number = end, number + 1
-        elif not ended:  # the value may go on beyond what was read
-            more = characters.read(max(_PROBE_BYTES, len(text) - position))
-            text, position, ended = text[position:] + more, 0, not more
-        elif position == len(text) and not in_array:
-            return
-        else:
-            raise DataError(f"{name} is malformed or cut off after value {number}", "repair the file")
-
-
-def _decode_or_none(decode: Any, text: str, position: int) -> tuple[Any, int | None]:
-    try:
-        return decode(text, position)
-    except (ValueError, RecursionError):
-        return None, None
-
-
-def _skip_between(text: str, position: int) -> int:
-    while position < len(text) and text[position] in " \t\r\n,":
-        position += 1
-    return position
 
 
 # -------------------------------------------------------------------------------------------- parquet
@@ -394,33 +503,53 @@ def _skip_between(text: str, position: int) -> int:
 def _cut_parquet(cut: _Cut, at: int, row: int) -> Iterator[Unit]:
     from automodel_cli.corpus import columns  # pyarrow costs a quarter second; other kinds do not pay it
 
-    groups = columns.inspect_parquet(cut.file.path, cut.file.name, cut.options)
-    while at < len(groups):
-        if row or groups[at].text_bytes > _BIG_ROW_GROUP * cut.chunk_bytes:
-            yield from _slice_row_group(cut, at, row, groups[at])
-            at, row = at + 1, 0
-            continue
-        stop, size = at, 0
-        while stop < len(groups) and (stop == at or size + groups[stop].text_bytes <= cut.chunk_bytes):
-            size += groups[stop].text_bytes
-            stop += 1
-        rows = sum(group.rows for group in groups[at:stop])
-        yield cut.unit("parquet", at, start=at, stop=stop, size=size, rows=rows)
-        at = stop
+    file, options = cut.file, cut.options
+    groups = columns.inspect_parquet(file.path, file.name, options)
+    with columns.DictionaryProbe(file.path, file.name, options) as probe:
+        while at < len(groups):
+            folded = probe.may_unfold(at, groups[at])
+            if row or folded or groups[at].text_bytes > _BIG_ROW_GROUP * cut.chunk_bytes:
+                yield from _slice_row_group(cut, at, row, groups[at], folded=folded)
+                at, row = at + 1, 0
+                continue
+            stop, size = at, 0
+            while stop < len(groups) and (stop == at or size + groups[stop].text_bytes <= cut.chunk_bytes):
+                if stop > at and probe.may_unfold(stop, groups[stop]):
+                    break
+                size += groups[stop].text_bytes
+                stop += 1
+            rows = sum(group.rows for group in groups[at:stop])
+            yield cut.unit("parquet", at, start=at, stop=stop, size=size, rows=rows)
+            at = stop
 
 
-def _slice_row_group(cut: _Cut, at: int, row: int, group: RowGroup) -> Iterator[Unit]:
+def _slice_row_group(cut: _Cut, at: int, row: int, group: RowGroup, *, folded: bool) -> Iterator[Unit]:
+    """Some rows at a time, about a chunk of text; a long document is a unit of its own."""
     from automodel_cli.corpus import columns  # as above
 
-    file = cut.file
-    rows = max(1, group.rows * cut.chunk_bytes // group.text_bytes)
+    file, options = cut.file, cut.options
+    rows = max(
+        1, min(_BATCH_ROWS, group.rows * min(cut.chunk_bytes, _BATCH_BYTES) // max(1, group.text_bytes))
+    )
     first = 0
-    for table in columns.iter_row_group(file.path, file.name, cut.options, at, rows):
-        stop = first + len(table)
-        if stop > row:
-            begin = max(row, first)
-            size = group.text_bytes * (stop - begin) // group.rows
-            payload = columns.pack(table.slice(begin - first))
-            cursor = {"row": begin}
-            yield cut.unit("rows", at, cursor=cursor, payload=payload, size=size, rows=stop - begin)
-        first = stop
+    for table in columns.iter_row_group(file.path, file.name, options, at, rows, folded=folded):
+        sizes = columns.row_bytes(table, options.keys)
+        begin = max(0, row - first)
+        while begin < len(table):
+            ends = np.cumsum(sizes[begin:])
+            stop = begin + max(1, int(np.searchsorted(ends, cut.chunk_bytes, side="right")))
+            yield _rows_unit(
+                cut, at, first + begin, table.slice(begin, stop - begin), int(ends[stop - begin - 1])
+            )
+            begin = stop
+        first += len(table)
+
+
+def _rows_unit(cut: _Cut, at: int, row: int, table: Any, size: int) -> Unit:
+    from automodel_cli.corpus import columns  # as above
+
+    cursor, rows = {"row": row}, len(table)
+    if rows == 1 and size > cut.max_bytes:
+        return cut.unit("bad", at, cursor=cursor, payload=too_long(cut.max_bytes).reason, size=size, rows=1)
+    payload = columns.pack(columns.unfolded(table))
+    return cut.unit("rows", at, cursor=cursor, payload=payload, size=size, rows=rows, alone=cut.is_long(size))

@@ -2,7 +2,7 @@
 
 Files are read in the order of their names, so the same folder gives the same documents anywhere. Plain
 files are cut into byte ranges at document borders, found with small reads, and the workers read their ranges
-themselves; what cannot be cut (.gz, .zst, JSON arrays, huge parquet row groups, Hub streams) is read here
+themselves; what cannot be cut (compressed files, JSON arrays, huge parquet row groups, Hub streams) is read here
 and handed over in pieces. So one huge file keeps every worker busy and memory does not grow with the input.
 """
 
@@ -84,7 +84,7 @@ class FileSource:
 
     def __init__(self, dataset: str | Sequence[str], options: ReadOptions, split: str = "train") -> None:
         datasets = [dataset] if isinstance(dataset, str) else list(dataset)
-        listing = list_several(datasets, split)
+        listing = list_several(datasets, split, options.input_format)
         self.name = dataset_name(datasets[0])
         self.files = listing.files
         self.note = listing.note
@@ -108,7 +108,7 @@ class FileSource:
     def cut_tail(self, fraction: float) -> None:
         """Make two documents of the single one: at character ``int(n * (1 - fraction))``, as nanoGPT does."""
         assert self.single_document
-        self.tail_from = int(count_characters(self.files[0]) * (1 - fraction))
+        self.tail_from = int(count_characters(self.files[0], self.options) * (1 - fraction))
 
     def units(self, cursor: dict[str, Any] | None, chunk_documents: int) -> Iterator[Unit]:
         return cut_files(

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import zstandard
-
-from automodel_cli.corpus.compressed import stream_errors
+from automodel_cli.corpus.compressed import expansion
 from automodel_cli.corpus.listing import SourceFile
 from automodel_cli.corpus.units import ReadOptions
 
@@ -53,12 +49,4 @@ def _parquet_bytes(file: SourceFile, options: ReadOptions) -> int:
 
 def _ratio(file: SourceFile) -> float:
     """Bytes that a compressed byte stands for, from the beginning of the file."""
-    with stream_errors(file.name), Path(file.path).open("rb") as handle:
-        sample = handle.read(_SAMPLE_BYTES)
-        if file.compression == "gz":
-            gz = zlib.decompressobj(wbits=31)
-            plain, unused = len(gz.decompress(sample)), len(gz.unused_data)
-        else:
-            zst = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-            plain, unused = len(zst.decompress(sample)), len(zst.unused_data)
-    return plain / (len(sample) - unused) if len(sample) > unused and plain else _UNKNOWN_RATIO
+    return expansion(file.path, file.name, file.compression, _SAMPLE_BYTES) or _UNKNOWN_RATIO

@@ -24,8 +24,10 @@ class Rows:
         self._arrow = _ArrowRows(data, self._stops) if _joined_rows > _JOIN_ROWS else None
 
     def take(self, order: np.ndarray) -> np.ndarray:
-        """The bytes (uint8) of the rows numbered in ``order``, one after another."""
+        """The bytes (uint8) of the rows numbered in ``order``, one after another; of a single one without a copy."""
         global _joined_rows
+        if len(order) == 1:
+            return self._data[self._starts[order[0]] : self._stops[order[0]]]
         if self._arrow is not None:
             return self._arrow.take(order)
         _joined_rows += len(order)

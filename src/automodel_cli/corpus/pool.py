@@ -2,7 +2,8 @@
 
 Workers are processes of their own (no fork: the parent may have threads), told apart from training workers by
 the environment they do not get. Each has two units at hand, so it never waits for the parent; at most ``window``
-units are between reader and writer. A worker that dies is an error, never a hang.
+units are between reader and writer, and while one of them is a long document nothing more is read. A worker that dies
+is an error, never a hang.
 """
 
 from __future__ import annotations
@@ -95,7 +96,12 @@ class OrderedPool(Generic[ChunkT]):
         handed_out = handed_back = 0
         exhausted = False
         while True:
-            while not exhausted and len(under_way) < self._window and (worker := self._idlest()):
+            while (
+                not exhausted
+                and len(under_way) < self._window
+                and not any(unit.alone for unit in under_way)
+                and (worker := self._idlest())
+            ):
                 unit = next(units, None)
                 exhausted = unit is None
                 if unit is not None:

@@ -5,12 +5,16 @@ Rows may hold several texts (``ReadOptions.keys``) or lists of them; a row that 
 documents of different keys stay side by side.
 
 Bad: a line that is not JSON, a row that is not an object, lacks the text key, or holds null or something that is
-no string, bytes that are not UTF-8, and lone surrogates (``"\\ud800"``), which no tokenizer can take.
+no string, bytes that are not UTF-8, and lone surrogates (``"\\ud800"``), which no tokenizer can take; and what is
+longer than ``ReadOptions.max_document_bytes``, as it stands in the file.
+
+A document that is ``alone`` in its unit is never copied: its bytes and its text are all the memory it takes.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,21 +44,39 @@ def read_unit(unit: Unit, options: ReadOptions) -> Texts:
     return found
 
 
+def too_long(max_bytes: int) -> BadRow:
+    """The reason for a document that is longer than ``max_bytes``."""
+    return BadRow(0, f"longer than {max_bytes:,} bytes (--max-document-bytes)")
+
+
+def most_bytes(unit: Unit, options: ReadOptions) -> int:
+    """How long a document of ``unit`` may be."""
+    return sys.maxsize if unit.measured else options.max_document_bytes
+
+
 def content_of(unit: Unit) -> bytes:
     """The bytes of a unit: handed over, or ``start`` to ``stop`` of its file."""
     if unit.payload is not None:
         return unit.payload
+    return _read_range(unit, unit.start)
+
+
+def _read_range(unit: Unit, start: int) -> bytes:
     with Path(unit.path).open("rb") as handle:
-        handle.seek(unit.start)
-        data = handle.read(unit.stop - unit.start)
-    if len(data) != unit.stop - unit.start:
+        handle.seek(start)
+        data = handle.read(unit.stop - start)
+    if len(data) != unit.stop - start:
         raise DataError(f"{unit.name} became shorter while it was read", "run the command again")
     return data
 
 
 def _without_bom(unit: Unit) -> bytes:
-    data = content_of(unit)
-    return data[3:] if unit.start == 0 and data.startswith(BOM) else data
+    if unit.start or unit.payload is not None:
+        data = content_of(unit)
+        return data[3:] if unit.start == 0 and data.startswith(BOM) else data
+    with Path(unit.path).open("rb") as handle:
+        marked = unit.stop >= 3 and handle.read(3) == BOM
+    return _read_range(unit, 3 * marked)
 
 
 # ---------------------------------------------------------------------------------------------- rows
@@ -126,10 +148,13 @@ def document_of(row: Any, options: ReadOptions) -> Any:
 def _read_jsonl(unit: Unit, options: ReadOptions) -> Texts:
     if options.lists:
         return _read_jsonl_fields(unit, options)
-    lines = _lines(_without_bom(unit))
+    lines, most = _lines(unit), most_bytes(unit, options)
     found = Texts([], rows=len(lines))
     key = options.text_key
     for row, line in enumerate(lines):
+        if len(line) > most:
+            found.add(row, too_long(most))
+            continue
         if not line or line.isspace():
             continue
         try:
@@ -142,10 +167,13 @@ def _read_jsonl(unit: Unit, options: ReadOptions) -> Texts:
 
 
 def _read_jsonl_fields(unit: Unit, options: ReadOptions) -> Texts:
-    lines = _lines(_without_bom(unit))
+    lines, most = _lines(unit), most_bytes(unit, options)
     found = Texts([], rows=len(lines))
     key, usual = options.text_key, not options.more_keys
     for row, line in enumerate(lines):
+        if len(line) > most:
+            found.add(row, too_long(most))
+            continue
         if not line or line.isspace():
             continue
         try:
@@ -173,7 +201,11 @@ def _document_or_reason(line: bytes, row: int, options: ReadOptions) -> Any:
         return BadRow(row, "malformed JSON")
 
 
-def _lines(data: bytes) -> list[bytes]:
+def _lines(unit: Unit) -> list[bytes]:
+    """The lines of a unit without their ends; one that is alone keeps its end, which JSON does not mind."""
+    data = _without_bom(unit)
+    if unit.alone:
+        return [data]
     lines = data.split(b"\n")
     if not lines[-1]:
         lines.pop()
@@ -205,21 +237,33 @@ def _read_rows(unit: Unit, options: ReadOptions) -> Texts:
 
 def _read_lines(unit: Unit, options: ReadOptions) -> Texts:
     """One document a line, without its line end; blank lines separate and are no documents."""
-    lines = _lines(_without_bom(unit))
+    lines, most = _lines(unit), most_bytes(unit, options)
     found = Texts([], rows=len(lines))
     for row, line in enumerate(lines):
-        if line and not line.isspace():
-            _add_text(found, row, line.removesuffix(b"\r"))
+        end = _length_without(line, b"\r", b"\n") if unit.alone else len(line) - line.endswith(b"\r")
+        _add_text(found, row, line, end, most)
     return found
+
+
+def _length_without(data: bytes, *ends: bytes) -> int:
+    """The length of ``data`` without the last of ``ends``, and without those before it."""
+    length = len(data)
+    for end in reversed(ends):
+        length -= len(end) * data.endswith(end, 0, length)
+    return length
 
 
 def _read_delimited(unit: Unit, options: ReadOptions) -> Texts:
     """The text between delimiters, untouched; nothing between two of them is no document."""
-    parts = _without_bom(unit).split(options.document.encode())
+    data, delimiter, most = _without_bom(unit), options.document.encode(), most_bytes(unit, options)
+    if unit.alone:
+        found = Texts([], rows=1)
+        _add_text(found, 0, data, _length_without(data, delimiter), most)
+        return found
+    parts = data.split(delimiter)
     found = Texts([], rows=len(parts) - (not parts[-1]))
     for row, part in enumerate(parts):
-        if part and not part.isspace():
-            _add_text(found, row, part)
+        _add_text(found, row, part, len(part), most)
     return found
 
 
@@ -227,9 +271,10 @@ def _read_files(unit: Unit, options: ReadOptions) -> Texts:
     """Small files, each one document as it is; an empty one is no document."""
     found = Texts([])
     for number, (path, name) in enumerate(unit.payload):
-        data = Path(path).read_bytes().removeprefix(BOM)
-        if data:
-            _add_text(found, number, data, name)
+        data = Path(path).read_bytes()
+        begin = 3 * data.startswith(BOM)
+        if len(data) > begin:
+            _add_text(found, number, data, len(data), options.max_document_bytes, begin=begin, name=name)
     return found
 
 
@@ -239,12 +284,23 @@ def _read_piece(unit: Unit, options: ReadOptions) -> Texts:
 
 
 def _read_bad(unit: Unit, options: ReadOptions) -> Texts:
-    return Texts([], bad=[BadRow(0, unit.payload, unit.name)])
+    """A row, or a file (then ``rows`` is 0), of which the parent knows that it is of no use."""
+    rows = unit.rows or 0
+    return Texts([], rows=rows, bad=[BadRow(0, unit.payload, None if rows else unit.name)])
 
 
-def _add_text(found: Texts, row: int, data: bytes, name: str | None = None) -> None:
+def _add_text(
+    found: Texts, row: int, data: bytes, end: int, most: int, *, begin: int = 0, name: str | None = None
+) -> None:
+    """``data`` from ``begin`` to ``end`` as a document, without a copy; blank is none, except for a file."""
+    if len(data) - begin > most:
+        found.add(row, too_long(most), name)
+        return
+    if name is None and (not data or data.isspace()):
+        return
     try:
-        found.add(row, data.decode(), name)
+        whole = begin == 0 and end == len(data)
+        found.add(row, data.decode() if whole else str(memoryview(data)[begin:end], "utf-8"), name)
     except UnicodeDecodeError:
         found.add(row, BadRow(row, NOT_UTF8), name)
 

@@ -22,11 +22,12 @@ import xxhash
 
 from automodel_cli.corpus.compressed import stream_errors
 from automodel_cli.corpus.gather import Rows
-from automodel_cli.corpus.readers import BOM, content_of, read_unit
+from automodel_cli.corpus.readers import BOM, content_of, most_bytes, read_unit, too_long
 from automodel_cli.corpus.units import BadRow, ReadOptions, Texts, Unit
 from automodel_cli.errors import DataError
 
 _NEWLINE, _RETURN, _OPEN, _CLOSE = b"\n\r{}"
+_PIECE_CHARACTERS = 4 << 20
 _DIGEST = np.dtype([("low", "<u8"), ("high", "<u8")])
 
 
@@ -94,6 +95,8 @@ class RowReader:
         return self._lines(unit)
 
     def _lines(self, unit: Unit) -> RowBlock:
+        if unit.alone:
+            return self._line_alone(unit)
         values = self._content(unit)
         if unit.start == 0 and values[: len(BOM)].tobytes() == BOM:
             values = values[len(BOM) :]
@@ -101,9 +104,16 @@ class RowReader:
             self._mask = np.empty(len(values), dtype=bool)
         ends = np.flatnonzero(np.equal(values, _NEWLINE, out=self._mask[: len(values)])) + 1
         lengths = np.diff(ends, prepend=0)
-        good, bad = _look_at_ends(values, ends, lengths)
+        good, bad = _look_at_ends(values, ends, lengths, most_bytes(unit, self._options.read))
         block = RowBlock(values, lengths, good, None, len(ends), bad)
         return block if len(good) == len(ends) else _only(block)
+
+    def _line_alone(self, unit: Unit) -> RowBlock:
+        """A long line, in memory of its own that is given back."""
+        values = _with_newline(unit, content_of(unit))
+        lengths = np.array([len(values)])
+        good, bad = _look_at_ends(values, lengths, lengths, len(values))
+        return RowBlock(values, lengths[good], good, None, 1, bad)
 
     def _content(self, unit: Unit) -> np.ndarray:
         """The bytes of a unit, with a newline at the end."""
@@ -134,6 +144,12 @@ def _ended(data: bytes) -> bytes:
     return data if not data or data.endswith(b"\n") else data + b"\n"
 
 
+def _with_newline(unit: Unit, content: bytes) -> np.ndarray:
+    """The bytes of a unit without a byte order mark, with a newline at the end; no copy where they have one."""
+    values = np.frombuffer(_ended(content), dtype=np.uint8)
+    return values[len(BOM) :] if unit.start == 0 and content.startswith(BOM) else values
+
+
 def _only(block: RowBlock) -> RowBlock:
     """``block`` with the rows of its ``numbers`` alone."""
     block.data = Rows(block.data, block.lengths).take(block.numbers)
@@ -151,10 +167,11 @@ def _rendered_rows(unit: Unit, options: RowOptions) -> RowBlock:
 def _parsed_lines(unit: Unit, options: RowOptions) -> RowBlock:
     content = content_of(unit)
     found = read_unit(replace(unit, payload=content), options.read)
-    values = np.frombuffer(_ended(content), dtype=np.uint8)
-    if unit.start == 0 and content.startswith(BOM):
-        values = values[len(BOM) :]
-    lengths = np.diff(np.flatnonzero(values == _NEWLINE) + 1, prepend=0)
+    values = _with_newline(unit, content)
+    if unit.alone:
+        lengths = np.array([len(values)])
+    else:
+        lengths = np.diff(np.flatnonzero(values == _NEWLINE) + 1, prepend=0)
     block = _block(values, lengths, found, options)
     return block if len(block.numbers) == len(lengths) else _only(block)
 
@@ -167,21 +184,32 @@ def _block(data: np.ndarray, lengths: np.ndarray, found: Texts, options: RowOpti
 
 def digests_of(texts: list[str]) -> np.ndarray:
     """XXH3 (128 bits) of the UTF-8 of each text, as two uint64."""
-    digest = xxhash.xxh3_128_digest
-    return np.frombuffer(b"".join([digest(text.encode()) for text in texts]), dtype=_DIGEST)
+    return np.frombuffer(b"".join([_digest(text) for text in texts]), dtype=_DIGEST)
+
+
+def _digest(text: str) -> bytes:
+    if len(text) <= _PIECE_CHARACTERS:
+        return xxhash.xxh3_128_digest(text.encode())
+    pieces = xxhash.xxh3_128()  # a long text is not encoded as a whole
+    for first in range(0, len(text), _PIECE_CHARACTERS):
+        pieces.update(text[first : first + _PIECE_CHARACTERS].encode())
+    return pieces.digest()
 
 
 def _look_at_ends(
-    values: np.ndarray, ends: np.ndarray, lengths: np.ndarray
+    values: np.ndarray, ends: np.ndarray, lengths: np.ndarray, most: int
 ) -> tuple[np.ndarray, list[BadRow]]:
-    """The numbers of the lines that look like JSON objects; those that are neither that nor blank."""
+    """The numbers of the lines that look like JSON objects; those that are neither that nor blank, or too long."""
     if not len(ends):
         return np.zeros(0, dtype=np.int64), []
     last = values[ends - 2]
     last = np.where(last == _RETURN, values[np.maximum(ends - 3, 0)], last)
-    usual = (values[ends - lengths] == _OPEN) & (last == _CLOSE)
+    usual = (values[ends - lengths] == _OPEN) & (last == _CLOSE) & (lengths <= most + 1)
     bad: list[BadRow] = []
     for number in np.flatnonzero(~usual).tolist():
+        if lengths[number] > most + 1:
+            bad.append(replace(too_long(most), row=number))
+            continue
         line = values[ends[number] - lengths[number] : ends[number]].tobytes().strip()
         usual[number] = line.startswith(b"{") and line.endswith(b"}")
         if line and not usual[number]:

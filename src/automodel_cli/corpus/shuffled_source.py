@@ -29,6 +29,8 @@ from automodel_cli.corpus.scatter import LIKELY_ROW_BYTES, ScatterWork, block_by
 from automodel_cli.corpus.units import Unit
 from automodel_cli.files import disk_errors_named, publish, remove_known
 
+_LONG_BYTES = 16 << 20  # a row that is longer is handed on alone
+
 
 class ShuffledSource:
     """``source`` in the order of its documents' keys; temporary files are in ``folder``, which is ours alone."""
@@ -80,7 +82,19 @@ class ShuffledSource:
         for rows in reader.read(cursor["key"] if cursor else 0):
             payload = rows.data.tobytes()
             position = {"key": rows.key}
-            yield Unit("jsonl", self.name, 0, position, start=1, payload=payload, size=len(payload))
+            alone = len(rows.records) == 1 and len(payload) > _LONG_BYTES
+            yield Unit(
+                "jsonl",
+                self.name,
+                0,
+                position,
+                start=1,
+                payload=payload,
+                size=len(payload),
+                alone=alone,
+                measured=True,
+            )
+            del payload
 
     def remove(self) -> None:
         """Give the disk space back."""

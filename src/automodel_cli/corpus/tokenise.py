@@ -11,6 +11,7 @@ import numpy as np
 from automodel_cli.corpus.engines import Sampled
 from automodel_cli.corpus.manifest import Separator
 from automodel_cli.corpus.readers import read_unit
+from automodel_cli.corpus.refusals import naming_refusals
 from automodel_cli.corpus.tokenizer import load_tokenizer
 from automodel_cli.corpus.tokenizer_base import EngineChoice, Tokenizer, flatten
 from automodel_cli.corpus.units import ReadOptions, TokenChunk, Unit
@@ -51,12 +52,19 @@ class Tokeniser:
         ids = np.array([] if eot == "none" else [between], dtype=np.uint32)
         self._before = ids if eot == "prepend" else ids[:0]
         self._after = ids if eot == "append" else ids[:0]
+        self._number = 0  # of the document that is being encoded
 
     def __call__(self, unit: Unit) -> TokenChunk:
         if isinstance(self._engine, Sampled):
             self._engine.bound_memory()
         found = read_unit(unit, self._read)
-        chunk = self.encode(found.texts, continues=unit.continues, unfinished=unit.unfinished)
+        chunk = naming_refusals(
+            lambda: self.encode(found.texts, continues=unit.continues, unfinished=unit.unfinished),
+            unit,
+            found,
+            lambda: self._number,
+            self._engine.name,
+        )
         chunk.split, chunk.numbers = unit.split, np.array(found.numbers, dtype=np.int64)
         chunk.rows, chunk.bad, chunk.text_bytes = found.rows, found.bad, unit.size
         return chunk
@@ -70,6 +78,7 @@ class Tokeniser:
         characters = 0
         encode = self._engine.encode
         for number, text in enumerate(texts):
+            self._number = number
             first, last = number == 0, number == len(texts) - 1
             pieces.append(self._before[:0] if continues and first else self._before)
             pieces.append(encode(text))

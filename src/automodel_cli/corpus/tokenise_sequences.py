@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from automodel_cli.corpus.readers import read_unit
+from automodel_cli.corpus.refusals import naming_refusals
 from automodel_cli.corpus.sentences import SentenceRule
 from automodel_cli.corpus.special_tokens import SpecialTokens, TextEncoder
 from automodel_cli.corpus.tokenizer import load_tokenizer
@@ -54,6 +56,8 @@ class SequenceTokeniser:
         self._encoder = TextEncoder(
             tokenizer, special_tokens=work.special_tokens, add_special_tokens=work.add_special_tokens
         )
+        self._engine_name = tokenizer.engine.name
+        self._number = 0  # of the document that is being encoded
         self._read = work.read
         self._dtype = np.dtype(work.dtype)
         self._split = None if work.sentences is None else work.sentences.splitter()
@@ -66,7 +70,13 @@ class SequenceTokeniser:
         tokens, fields = [], []
         for key in range(len(self._read.keys)):
             documents = [row[key] for row in found.texts]
-            ids, field = self._encode(documents, continues=unit.continues, unfinished=unit.unfinished)
+            ids, field = naming_refusals(
+                partial(self._encode, documents, continues=unit.continues, unfinished=unit.unfinished),
+                unit,
+                found,
+                lambda: self._number,
+                self._engine_name,
+            )
             tokens.append(ids)
             fields.append(field)
         return SequenceChunk(
@@ -88,6 +98,7 @@ class SequenceTokeniser:
         sizes = np.zeros(len(documents), dtype=np.int64)
         encode, eod, plain = self._encoder.encode, self._eod, self._plain and not (continues or unfinished)
         for number, document in enumerate(documents):
+            self._number = number
             if plain and type(document) is str:  # nearly always; the rest does the same, slower
                 ids = encode(document)
                 if length := len(ids):

@@ -13,6 +13,8 @@ import numpy as np
 
 Kind = Literal["jsonl", "line", "delimited", "files", "piece", "parquet", "rows", "values", "bad"]
 Split = Literal["train", "val"]
+InputFormat = Literal["auto", "text", "jsonl", "json", "parquet"]
+MAX_DOCUMENT_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class ReadOptions:
         more_keys: further fields; a row then must have all of them.
         lists: a field may also hold a list of texts; a document then is a tuple with a value for each key.
         carried: columns of parquet files that are read besides, whatever they hold.
+        input_format: what files are; "auto": what their names say.
+        max_document_bytes: longer documents, as they stand in the file, are cut or left out as bad rows.
     """
 
     text_key: str = "text"
@@ -32,6 +36,8 @@ class ReadOptions:
     more_keys: tuple[str, ...] = ()
     lists: bool = False
     carried: tuple[str, ...] = ()
+    input_format: InputFormat = "auto"
+    max_document_bytes: int = MAX_DOCUMENT_BYTES
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -57,6 +63,9 @@ class Unit:
         size: bytes of input this stands for.
         rows: how many rows it holds, where the cutter knows that without reading them.
         first_row: rows of its file in earlier units, where somebody counted them (``scatter``).
+        alone: it is one document (with its line end or delimiter), longer than units usually are; no two of these
+            are worked on at a time.
+        measured: its documents were found to be short enough before.
         continues, unfinished: the first document began in the unit before; the last goes on in the next.
         split: the split that a tail cut chose, else None.
     """
@@ -72,6 +81,8 @@ class Unit:
     size: int = 0
     rows: int | None = None
     first_row: int = 0
+    alone: bool = False
+    measured: bool = False
     continues: bool = False
     unfinished: bool = False
     split: Split | None = None

@@ -22,7 +22,7 @@ import numpy as np
 from automodel_cli.corpus.engines import EngineMismatch
 from automodel_cli.corpus.pool import Work
 from automodel_cli.corpus.units import Chunk
-from automodel_cli.errors import AutomodelError
+from automodel_cli.errors import AutomodelError, is_panic, panic_message
 
 
 def _drain(connection: Connection, tasks: queue.SimpleQueue[Any]) -> None:
@@ -43,6 +43,10 @@ def _answer(tokeniser: Callable[[Any], Chunk], unit: Any, out: Connection) -> No
         out.send(("error", error, 0))
     except Exception:
         out.send(("bug", traceback.format_exc(), 0))
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        out.send(("error", panic_message(error), 0))
     else:
         tokens, chunk.tokens = chunk.tokens, chunk.tokens[:0]
         out.send(("chunk", chunk, tokens.nbytes))

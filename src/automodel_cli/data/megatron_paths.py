@@ -13,13 +13,13 @@
 
 from __future__ import annotations
 
-import glob
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from automodel_cli.corpus.globbing import expand, is_pattern
 from automodel_cli.errors import ConfigError, DataError
 
 _SPLIT_NAMES = {
@@ -135,10 +135,10 @@ def _prefixes(item: Any) -> list[str]:
             'weights and prefixes alternate: ["30", A, "70", B]',
         )
     text = str(item).strip()
-    if glob.has_magic(text) and not any(Path(f"{_without_suffix(text)}{s}").exists() for s in _SUFFIXES):
-        return _matching(text)
     if Path(text).is_dir():
-        return _matching(f"{glob.escape(text.rstrip('/'))}/*")
+        return _matching(f"{text.rstrip('/')}/*")
+    if is_pattern(text) and not any(Path(f"{_without_suffix(text)}{s}").exists() for s in _SUFFIXES):
+        return _matching(text)
     return [_without_suffix(text)]
 
 
@@ -150,7 +150,7 @@ def _matching(pattern: str) -> list[str]:
     """Prefixes of the Megatron files that a glob matches, with or without their suffix."""
     expanded = str(Path(pattern).expanduser())
     for candidate in (expanded, f"{expanded}.idx"):
-        names = glob.glob(candidate, recursive=True)  # noqa: PTH207
+        names = [str(path) for path in expand(candidate)]
         found = sorted({_without_suffix(name) for name in names if name.endswith(_SUFFIXES)})
         if found:
             return found

@@ -14,7 +14,6 @@ Nothing stays open; with 1,000 shards this takes some tens of milliseconds.
 
 from __future__ import annotations
 
-import glob
 import json
 import re
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from automodel_cli.corpus.globbing import expand, is_pattern
 from automodel_cli.corpus.manifest import CorpusFile, CorpusManifest, find_manifest, read_corpus_manifest
 from automodel_cli.corpus.nanogpt_bin import TokenFile, TokenReader, inspect_token_file
 from automodel_cli.errors import DataError
@@ -70,20 +70,16 @@ def open_token_files(
     paths = _without_doubles([path for paths in found for path in paths], notes)
     manifests = _manifests(paths)
     known = {m.path(file): file for m in manifests.values() for file in m.token_files()}
-    if named and len(paths) == 1 and not _is_glob(str(file_pattern)) and paths[0] in known:
+    if named and len(paths) == 1 and not is_pattern(str(file_pattern)) and paths[0] in known:
         paths = _whole_split(paths[0], known[paths[0]], manifests[paths[0].parent], notes)
     entries = tuple(known.get(path) for path in paths)
-    _refuse_mixed_splits(paths, entries, explicit=not named and not any(_is_glob(str(i)) for i in items))
+    _refuse_mixed_splits(paths, entries, explicit=not named and not any(is_pattern(str(i)) for i in items))
     files = tuple(
         _inspect(path, entry, _raw_dtype(path, manifests, raw_dtype))
         for path, entry in zip(paths, entries, strict=True)
     )
     manifest, split = _only_manifest(paths, entries, manifests)
     return TokenFiles(files, entries, manifest, split, _fingerprint(files, entries, manifest), tuple(notes))
-
-
-def _is_glob(text: str) -> bool:
-    return glob.has_magic(text) and not Path(text).exists()
 
 
 def _resolve(item: str) -> list[Path]:
@@ -93,8 +89,7 @@ def _resolve(item: str) -> list[Path]:
         return _folder(path)
     if path.is_file():
         return [path]
-    matches = sorted(Path(name) for name in glob.glob(str(path), recursive=True))  # noqa: PTH207
-    files = [match for match in matches if match.is_file()]
+    files = [match for match in expand(str(path)) if match.is_file()]
     token_files = [match for match in files if match.suffix == ".bin"] or files
     if not token_files:
         raise DataError(f"no file matches {item}", _nearest(path))

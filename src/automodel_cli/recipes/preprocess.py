@@ -21,10 +21,11 @@ from automodel_cli.config.schema_preprocess import (
     DEFAULT_SET_NAME,
     PreprocessNanogptConfig,
     format_amount,
+    unusual_reading,
 )
 from automodel_cli.corpus import output_folder
 from automodel_cli.corpus.corpus_writer import CorpusLayout, CorpusWriter
-from automodel_cli.corpus.documents import FileSource, Source, open_source, source_in_words
+from automodel_cli.corpus.documents import FileSource, Source, open_source, source_in_words, unescape
 from automodel_cli.corpus.engines import EngineMismatch, Sampled
 from automodel_cli.corpus.journal import Position, write_progress
 from automodel_cli.corpus.manifest import CorpusManifest, Separator
@@ -36,7 +37,7 @@ from automodel_cli.corpus.splitting import SplitRule, likely_fraction
 from automodel_cli.corpus.tokenise import Eot, Tokeniser, Work
 from automodel_cli.corpus.tokenizer import CharTokenizer, Tokenizer, open_tokenizer
 from automodel_cli.corpus.tokenizer_base import EngineChoice
-from automodel_cli.corpus.units import TokenChunk, Unit
+from automodel_cli.corpus.units import ReadOptions, TokenChunk, Unit
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.files import exclusive_lock
 
@@ -81,7 +82,9 @@ class _Job:
         cfg = self.cfg
         names = ("document", "text_key", "max_tokens", "val_fraction", "val_tokens", "shuffle", "format")
         decides_by_hash = cfg.shuffle or self.rule.rule in ("fraction", "tokens")
-        return {name: getattr(cfg, name) for name in names} | {
+        return {
+            **{name: getattr(cfg, name) for name in names},
+            **unusual_reading(cfg),
             "eot": self.eot,
             "shard_tokens": self.layout.shard_tokens,
             "seed": cfg.seed if decides_by_hash else None,
@@ -127,9 +130,13 @@ def run(cfg: PreprocessNanogptConfig, *, progress: ProgressCallback, say: Say) -
 
 def _prepare(cfg: PreprocessNanogptConfig, progress: ProgressCallback, say: Say) -> _Job:
     set_name = cfg.set_name or (DEFAULT_SET_NAME if cfg.dataset == DEFAULT_DATASET else None)
-    source = open_source(
-        cfg.dataset, set_name=set_name, split=cfg.split, text_key=cfg.text_key, document=cfg.document
+    options = ReadOptions(
+        cfg.text_key,
+        unescape(cfg.document),
+        input_format=cfg.input_format,
+        max_document_bytes=cfg.max_document_bytes,
     )
+    source = open_source(cfg.dataset, set_name=set_name, split=cfg.split, options=options)
     if source.note:
         say(source.note)
     is_char = cfg.tokenizer == "char"

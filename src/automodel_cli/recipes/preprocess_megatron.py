@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from automodel_cli.config.schema_megatron import PreprocessMegatronConfig
+from automodel_cli.config.schema_preprocess import unusual_reading
 from automodel_cli.corpus.disk_space import check_room, estimate, free_bytes
 from automodel_cli.corpus.documents import FileSource, Source, open_source, source_in_words, unescape
 from automodel_cli.corpus.engines import EngineMismatch
@@ -89,16 +90,20 @@ class _Job:
             "special_tokens",
         )
         sentences = self.work.sentences
-        return {name: getattr(cfg, name) for name in names} | {
-            "keys": list(layout.keys),
-            "level": layout.level,
-            "parts": layout.parts,
-            "added_ids": list(self.tokenizer.added_ids()) if cfg.add_special_tokens else [[], []],
-            "seed": cfg.seed if cfg.shuffle else None,
-            "shuffle": cfg.shuffle,
-            "lang": sentences and sentences.language,
-            "keep_newlines": sentences and sentences.keep_newlines,
-        }
+        return (
+            {name: getattr(cfg, name) for name in names}
+            | unusual_reading(cfg)
+            | {
+                "keys": list(layout.keys),
+                "level": layout.level,
+                "parts": layout.parts,
+                "added_ids": list(self.tokenizer.added_ids()) if cfg.add_special_tokens else [[], []],
+                "seed": cfg.seed if cfg.shuffle else None,
+                "shuffle": cfg.shuffle,
+                "lang": sentences and sentences.language,
+                "keep_newlines": sentences and sentences.keep_newlines,
+            }
+        )
 
     def plan(self) -> dict[str, Any]:
         """What an interrupted run must have in common with this one."""
@@ -176,7 +181,14 @@ def _prepare(cfg: PreprocessMegatronConfig, say: Say) -> _Job:
 
 def _open_source(cfg: PreprocessMegatronConfig) -> Source:
     keys = cfg.json_keys
-    options = ReadOptions(keys[0], unescape(cfg.document), more_keys=tuple(keys[1:]), lists=True)
+    options = ReadOptions(
+        keys[0],
+        unescape(cfg.document),
+        more_keys=tuple(keys[1:]),
+        lists=True,
+        input_format=cfg.input_format,
+        max_document_bytes=cfg.max_document_bytes,
+    )
     source: Source
     if cfg.input is None:
         assert cfg.dataset is not None

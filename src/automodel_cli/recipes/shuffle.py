@@ -23,6 +23,7 @@ from typing import Any
 
 import xxhash
 
+from automodel_cli.config.schema_preprocess import unusual_reading
 from automodel_cli.config.schema_shuffle import ShuffleConfig
 from automodel_cli.corpus.buckets import BUCKET_FILES, WORK_FILES, BucketReader, Buckets, bucket_count
 from automodel_cli.corpus.document_files import Division, DocumentWriter, chunk_name, val_name
@@ -88,7 +89,8 @@ class _Job:
         """What decides the bytes, besides the source."""
         names = ("document", "keep_columns", "seed", "chunks", "chunk_size", "val_fraction", "val_documents")
         checked = {"dedup": self.cfg.dedup, "check": self.rows.parses, "text_key": self.cfg.text_key}
-        return {name: getattr(self.cfg, name) for name in names} | checked | {"name": self.name}
+        asked = {name: getattr(self.cfg, name) for name in names}
+        return asked | unusual_reading(self.cfg) | checked | {"name": self.name}
 
 
 def run(cfg: ShuffleConfig, *, progress: ProgressCallback, say: Say) -> ShuffleResult:
@@ -128,7 +130,12 @@ def _prepare(cfg: ShuffleConfig, say: Say) -> _Job:
             f"to shuffle a dataset of the Hub, download it first: "
             f"hf download {cfg.dataset} --repo-type dataset --local-dir FOLDER",
         )
-    read = ReadOptions(text_key=cfg.text_key, document=unescape(cfg.document))
+    read = ReadOptions(
+        cfg.text_key,
+        unescape(cfg.document),
+        input_format=cfg.input_format,
+        max_document_bytes=cfg.max_document_bytes,
+    )
     source = FileSource(cfg.dataset, read)
     if source.note:
         say(source.note)

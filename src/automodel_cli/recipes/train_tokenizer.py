@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from automodel_cli.config.schema_preprocess import TokenizerTrainConfig
-from automodel_cli.corpus.documents import Source, open_source
+from automodel_cli.corpus.documents import Source, open_source, unescape
 from automodel_cli.corpus.pipeline import BadRows, Progress
 from automodel_cli.corpus.readers import read_unit
 from automodel_cli.corpus.splitting import document_hash
 from automodel_cli.corpus.tokenizer_base import SAVED_FILES, TOKENIZER_FILE, TOKENIZER_FORMAT
 from automodel_cli.corpus.tokenizer_hf import HFTokenizer
 from automodel_cli.corpus.train_bpe import train_bpe
+from automodel_cli.corpus.units import ReadOptions
 from automodel_cli.errors import ConfigError
 from automodel_cli.files import exclusive_lock, names_format
 
@@ -44,9 +45,13 @@ def run(
         DataError: the source cannot be read or holds too little text.
     """
     folder = Path(cfg.output_dir)
-    source = open_source(
-        cfg.dataset, set_name=cfg.set_name, split=cfg.split, text_key=cfg.text_key, document=cfg.document
+    options = ReadOptions(
+        cfg.text_key,
+        unescape(cfg.document),
+        input_format=cfg.input_format,
+        max_document_bytes=cfg.max_document_bytes,
     )
+    source = open_source(cfg.dataset, set_name=cfg.set_name, split=cfg.split, options=options)
     if source.note:
         say(source.note)
     reading = _Reading(source, cfg, progress)
