@@ -34,6 +34,7 @@ from typing import IO
 import numpy as np
 
 from automodel_cli.corpus.nanogpt_bin import TokenFile
+from automodel_cli.corpus.watched_file import WatchedFile
 from automodel_cli.errors import DataError
 from automodel_cli.files import TEMP_SUFFIX, disk_errors_named, fsync_file, fsync_folder, publish
 
@@ -238,10 +239,8 @@ class MegatronIndex:
         self.file = file
         path = idx_path(file.prefix)
         whole = file.documents_offset + 8 * (file.num_documents + 1)
-        if whole <= _SMALL_INDEX_BYTES:
-            raw = np.fromfile(path, dtype=np.uint8, count=whole)
-        else:
-            raw = np.memmap(path, np.uint8, "r", shape=(whole,)).view(np.ndarray)
+        self.watched = WatchedFile(path, whole)  # ask it before a large index is looked at
+        raw = self.watched.map() if whole > _SMALL_INDEX_BYTES else self.watched.read()
         # Rows of bytes: the numbers are not aligned, and numpy copies a whole unaligned array to take from it.
         self._lengths = self._rows(raw, file.lengths_offset, file.num_sequences, 4)
         self._pointers = self._rows(raw, file.pointers_offset, file.num_sequences, 8)

@@ -29,7 +29,7 @@ from automodel_cli.data.megatron_parts import Part, fingerprint, open_parts
 from automodel_cli.data.megatron_paths import Blend, read_paths, split_name
 from automodel_cli.data.position import plan_hash
 from automodel_cli.data.stateless_order import StatelessOrder
-from automodel_cli.data.vocabulary import sampled_maxima
+from automodel_cli.data.vocabulary import refuse_beyond, sampled_maxima
 from automodel_cli.errors import ConfigError, DataError
 
 CACHE_FOLDER = "index_mapping"  # beside the first prefix, where index_mapping_dir does not say otherwise
@@ -171,6 +171,7 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
         self.index_cache: IndexCache | None = None  # of an order that has indices
         self.order = self._order(order, settings, index_mapping_dir, names, num_dataset_builder_threads)
         self.fingerprint = fingerprint(self.parts)
+        self._vocab_size: int | None = None  # of the model, where an id in the files could be beyond it
 
     # ------------------------------------------------------------------------------------------ building
 
@@ -305,8 +306,21 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
         return self.order.locate(windows)
 
     def gather(self, places: np.ndarray, out: np.ndarray) -> None:
-        """Copy the samples at ``places`` into ``out`` (int64 ``[B, T + 1]``), padding id where there is no token."""
+        """Copy the samples at ``places`` into ``out`` (int64 ``[B, T + 1]``), padding id where there is no token.
+
+        Raises:
+            DataError: a file was changed meanwhile, or (after ``check_vocab``) an id without a row in the model.
+        """
         self.order.gather(places, out)
+        limit = self._vocab_size
+        if limit is not None and int(np.maximum.reduce(out.view(np.uint64), axis=None)) >= limit:
+            refuse_beyond(
+                out, limit, lambda row, at: self._place(places[row].tolist(), at), self.labels.ids.pad
+            )
+
+    def _place(self, place: list[int], column: int) -> tuple[str, int]:
+        part, position = self.order.position(place, column)
+        return str(self.token_files[part]), position
 
     @property
     def labelled(self) -> bool:
@@ -342,7 +356,7 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
         return max(self._sampled_maxima().values())
 
     def check_vocab(self, vocab_size: int) -> None:
-        """Check that a model of ``vocab_size`` ids can embed this data.
+        """Check that a model of ``vocab_size`` ids can embed this data; from here on ``gather`` checks each batch.
 
         Raises:
             DataError: the tokenizer that made the files has more ids, or a sampled token is beyond.
@@ -354,6 +368,9 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
                     f"{self.token_files[number]} holds token id {largest:,}, the model has {vocab_size:,} ids",
                     f"set model.vocab_size to at least {largest + 1}, or use the data's own tokenizer",
                 )
+        dtypes = [part.file.dtype for part in self.parts]
+        safe = all(dtype.kind == "u" and np.iinfo(dtype).max < vocab_size for dtype in dtypes)
+        self._vocab_size = None if safe else vocab_size
 
     def _sampled_maxima(self) -> dict[int, int]:
         ranges = [(part.first_token, part.tokens) for part in self.parts]
