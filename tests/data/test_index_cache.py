@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from automodel_cli.data.index_cache import Arrays, IndexCache, IndexEntry, check_folder, stem_of
+from automodel_cli.data.index_cache import Arrays, IndexCache, IndexEntry, stem_of
 from automodel_cli.files import hash_file, write_manifest
 
 PLAN = {"seed": 1234, "seq_len": 16}

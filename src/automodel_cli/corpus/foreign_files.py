@@ -157,4 +157,5 @@ def dtype_beside(path: Path) -> np.dtype | None:
         return None
     if len(head) < 18 or not head.startswith(b"MMIDIDX\x00\x00"):
         return None
-    return {4: np.dtype("<u4"), 8: np.dtype("<u2")}.get(head[17])
+    known: dict[int, np.dtype] = {4: np.dtype("<u4"), 8: np.dtype("<u2")}
+    return known.get(head[17])

@@ -266,17 +266,20 @@ class TokenReader:
             self.check()
             out[:] = self.tokens[start : start + len(out)]
         elif out.dtype == self.file.dtype and out.flags.c_contiguous:
-            self._pread(start, out)
+            self.read_bytes(start, out.view(np.uint8).data)
         else:
             raw = np.empty(len(out), self.file.dtype)
-            self._pread(start, raw)
+            self.read_bytes(start, raw.view(np.uint8).data)
             out[:] = raw
 
-    def _pread(self, start: int, out: np.ndarray) -> None:
-        view = out.view(np.uint8).data
+    def read_bytes(self, start: int, view: memoryview) -> None:
+        """Fill ``view``, of bytes, with the tokens from position ``start`` on, by a positional read.
+
+        Raises:
+            DataError: the file became shorter.
+        """
         offset = self.file.offset_bytes + start * self.file.dtype.itemsize
-        while view:
-            done = os.preadv(self._watched.descriptor, [view], offset)
+        while (done := os.preadv(self._watched.descriptor, (view,), offset)) < len(view):
             if done == 0:
                 raise DataError(f"{self.file.path} ended while it was read", "it was changed; check it")
             view, offset = view[done:], offset + done

@@ -60,7 +60,7 @@ class WatchedFile:
         return np.frombuffer(self._mapping, np.uint8)
 
     def read(self) -> np.ndarray:
-        """The first ``num_bytes`` bytes as an array of their own; the file is then closed, and ``check`` says nothing."""
+        """The first ``num_bytes`` bytes as an array of its own; the file is closed, and ``check`` says nothing more."""
         with os.fdopen(self.descriptor, "rb", closefd=False) as handle:
             found = np.frombuffer(handle.read(self.num_bytes), np.uint8)
         self.close()

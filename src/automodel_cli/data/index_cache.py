@@ -252,7 +252,7 @@ def read_stamp(path: Path) -> _Stamp | None:
     found = stamp.get("format") if isinstance(stamp, dict) else None
     if found == _WITHOUT_HASHES:
         raise DataError(f"it has no checksums ({found})", "it is built again by the next run")
-    if not isinstance(found, str) or found.startswith("automodel-index/") and found != FORMAT:
+    if not isinstance(found, str) or (found.startswith("automodel-index/") and found != FORMAT):
         raise DataError(f"{path.name} is of format {found!r:.60}, expected {FORMAT!r}", "delete it")
     return validated(read_manifest(path), _Stamp, path)
 

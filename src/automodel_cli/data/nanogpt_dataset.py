@@ -84,6 +84,8 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
         self.bos_token = bos_token
         self.labelled = intra_document  # see ``windows.LabelledWindows``
         self._separated = self._separation() if intra_document else None
+        dtypes = {file.dtype for file in self._source.files}
+        self._stored_dtype = dtypes.pop() if len(dtypes) == 1 else None  # None: the shards differ
         self._vocab_size: int | None = None  # of the model, where an id in the files could be beyond it
         self._starts: np.ndarray | None = None  # of all windows, when they are not a plain stride
         counts = self._aligned_windows() if align_to_bos else self._plain_windows()
@@ -183,16 +185,11 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
         shards, starts = places[:, 0].tolist(), places[:, 1].tolist()
         tokens = self._shards.checked(shards[0]).tokens
         if tokens is None or shards.count(shards[0]) < len(shards):
-            for shard in set(shards[1:]):
-                self._shards.checked(shard)
-            self._gather_each(shards, starts, out)
-            largest = self._largest(out)
+            largest = self._gather_each(shards, starts, out)
         else:
             largest = self._gather_from(tokens, starts, places[:, 1], out)
         if self._vocab_size is not None and largest >= self._vocab_size:
-            refuse_beyond(
-                out, self._vocab_size, lambda row, column: self._place(*places[row].tolist(), column)
-            )
+            refuse_beyond(out, self._vocab_size, lambda row, column: self._place(places[row], column))
 
     def _gather_from(self, tokens: np.ndarray, starts: list[int], places: np.ndarray, out: np.ndarray) -> int:
         """Rows of one mapped shard; the largest id in them, 0 where it does not matter."""
@@ -204,18 +201,28 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
         out[:] = found
         return self._largest(found)
 
-    def _gather_each(self, shards: list[int], starts: list[int], out: np.ndarray) -> None:
-        for shard, start, row in zip(shards, starts, out, strict=True):
-            reader = self._shards.reader(shard)
-            if reader.tokens is not None:
-                row[:] = reader.tokens[start : start + self.seq_len + 1]
-            else:
-                reader.read_into(start, row)
+    def _gather_each(self, shards: list[int], starts: list[int], out: np.ndarray) -> int:
+        """Rows of several shards, or of one that is not mapped, by a positional read each; the largest id as above.
+
+        Such a read costs what asking a mapped file for its size does.
+        """
+        if self._stored_dtype is None:
+            for shard, start, row in zip(shards, starts, out, strict=True):
+                self._shards.reader(shard).read_into(start, row)
+            return self._largest(out)
+        found = np.empty(out.shape, self._stored_dtype)
+        view, size, at = found.data.cast("B"), found.strides[0], 0
+        for shard, start in zip(shards, starts, strict=True):
+            self._shards.reader(shard).read_bytes(start, view[at : at + size])
+            at += size
+        out[:] = found
+        return self._largest(found)
 
     def _largest(self, tokens: np.ndarray) -> int:
         return 0 if self._vocab_size is None else int(np.maximum.reduce(tokens, axis=None))
 
-    def _place(self, shard: int, start: int, column: int) -> tuple[str, int]:
+    def _place(self, place: np.ndarray, column: int) -> tuple[str, int]:
+        shard, start = place.tolist()
         return str(self._source.files[shard].path), start + column
 
     def make_batch(self, rows: np.ndarray) -> Batch:
