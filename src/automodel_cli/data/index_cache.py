@@ -51,7 +51,9 @@ from automodel_cli.json_files import Count, FileModel, PlainName, Xxh3, read_jso
 FORMAT = "automodel-index/2"
 _WITHOUT_HASHES = "automodel-index/1"
 LOCK_NAME = "index.lock"
-_STAMP = "stamp.json"
+CACHE_FOLDER = "index_mapping"  # beside the first prefix, where index_mapping_dir does not say otherwise
+STAMP_SUFFIX = "-stamp.json"
+_STAMP = STAMP_SUFFIX[1:]
 _DESCRIPTION = "description.txt"
 _NPY_HEADER_BYTES = 1 << 12
 _MAPPED_BYTES = 1 << 20  # smaller arrays are read: a mapping keeps a file descriptor

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -231,6 +232,7 @@ class MegatronOrder:
 
     def _build(self, part: Part, plan: EpochPlan) -> dict[str, np.ndarray]:
         settings = self.settings
+        _refuse_larger_than_memory(part, plan, self._count(part, plan))
         index = MegatronIndex(part.file)
         index.check()
         indices = build_indices(
@@ -366,7 +368,10 @@ class MegatronOrder:
         raise AssertionError("padding has no place")
 
     def _open_index(self, part: int) -> MegatronIndex:
-        return MegatronIndex(self.parts[part].file)
+        """Opened and checked: a cached order says nothing of an index that was damaged since."""
+        index = MegatronIndex(self.parts[part].file)
+        index.check()
+        return index
 
 
 def above_zero(weights: Sequence[float]) -> Sequence[float]:
@@ -377,6 +382,18 @@ def above_zero(weights: Sequence[float]) -> Sequence[float]:
                 "leave that prefix out, or give it a weight",
             )
     return weights
+
+
+def _refuse_larger_than_memory(part: Part, plan: EpochPlan, samples: int) -> None:
+    """``build_indices`` takes 8 bytes a document and epoch, 32 a sample."""
+    needed = 8 * plan.epochs * (part.end - part.begin) + 32 * samples
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise DataError(
+            f"an index of {samples:,} samples of {part.prefix} takes {needed / 2**30:,.0f} GiB to build, this machine "
+            f"has {there / 2**30:,.0f}",
+            "ask for fewer samples, or use order: stateless, which needs no index",
+        )
 
 
 def _build_blend(weights: Sequence[float], size: int | None) -> dict[str, np.ndarray]:

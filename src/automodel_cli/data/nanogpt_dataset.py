@@ -25,6 +25,7 @@ from automodel_cli.batch import Batch
 from automodel_cli.corpus.manifest import CorpusManifest
 from automodel_cli.data.document_starts import Eot, aligned_starts, document_starts
 from automodel_cli.data.open_files import TokenShards
+from automodel_cli.data.overlap import TokenRange
 from automodel_cli.data.permutation import ALGORITHM, Permutation
 from automodel_cli.data.position import plan_hash
 from automodel_cli.data.row_documents import positions, segments
@@ -104,6 +105,10 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
     def token_files(self) -> list[Path]:
         """The shards in reading order."""
         return [file.path for file in self._source.files]
+
+    def token_ranges(self) -> list[TokenRange]:
+        """What is read of which file."""
+        return [(file.path, 0, file.num_tokens) for file in self._source.files]
 
     @property
     def num_tokens(self) -> int:
