@@ -7,7 +7,7 @@ and refused, whatever its suffix; text, and numbers wider than 16 bits, show in 
 |----------------------------|------------------------------------------------------------------------------------|
 | archives, arrays, weights  | the first bytes (``_MAGICS``); safetensors by the length of its JSON                 |
 | llm.c's other files        | the first int32 (``_LLM_C``), then a version below 100                               |
-| text                       | UTF-8 without control characters, or nine bytes of ten printable ASCII, in all blocks |
+| text                       | UTF-8 without control characters, or four bytes of five printable ASCII, in all blocks |
 | uint32 (or wider) ids      | every second 16-bit number is below 32 while the others vary, in all blocks          |
 """
 
@@ -71,7 +71,8 @@ _BLOCKS = 16
 _LEAST_BYTES = 16  # of text: eight ids could be text by chance once in ten million files, fewer more often
 _PRINTABLE = np.zeros(256, dtype=bool)
 _PRINTABLE[[*range(32, 127), 9, 10, 13]] = True
-_PRINTABLE_SHARE = 0.9  # of GPT-2's ids as bytes about 0.4 are printable
+_PRINTABLE_SHARE = 0.8  # of GPT-2's ids as bytes about 0.4 are printable ...
+_PRINTABLE_LEAST_BYTES = 256  # ... so that so many are not printable by chance
 _CONTROLS = frozenset((*range(9), 11, *range(14, 27), *range(28, 32), 127))
 _LEAST_WIDE = 64  # 32-bit numbers without which nothing is said of them
 _HIGH_HALF = 32  # ids below 2**21: the largest vocabularies in use have 2**18
@@ -126,7 +127,8 @@ def _blocks(descriptor: int, size: int) -> list[bytes]:
 
 def _is_text(block: bytes) -> bool:
     """Whether a piece of a file is text; a character may be cut at either end."""
-    if _PRINTABLE[np.frombuffer(block, np.uint8)].mean() >= _PRINTABLE_SHARE:
+    printable = _PRINTABLE[np.frombuffer(block, np.uint8)].mean()
+    if len(block) >= _PRINTABLE_LEAST_BYTES and printable >= _PRINTABLE_SHARE:
         return True
     begin = next((at for at, byte in enumerate(block[:4]) if byte & 0xC0 != 0x80), 4)
     try:
