@@ -119,9 +119,15 @@ def _self_hash(manifest: dict[str, Any]) -> str:
     return hash_bytes(json.dumps(body, sort_keys=True, ensure_ascii=False).encode())
 
 
+def manifest_text(manifest: dict[str, Any]) -> str:
+    """``manifest`` with a hash of itself under ``"self"``, as ``read_manifest`` wants it byte by byte."""
+    sealed = {**manifest, "self": _self_hash(manifest)}
+    return json.dumps(sealed, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
 def write_manifest(path: Path | str, manifest: dict[str, Any]) -> None:
     """Publish ``manifest`` with a hash of itself under ``"self"``; call this last of all."""
-    write_json(path, {**manifest, "self": _self_hash(manifest)})
+    write_text(path, manifest_text(manifest))
 
 
 def read_manifest(path: Path | str, error: type[AutomodelError] = DataError) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from automodel_cli.corpus import nanogpt_bin
+from automodel_cli.corpus import watched_file
 from automodel_cli.corpus.nanogpt_bin import (
     ShardWriter,
     TokenReader,
@@ -80,7 +80,7 @@ def test_failing_mmap_falls_back_with_one_warning(
     def refuse(*_args: object, **_kwargs: object) -> None:
         raise OSError(19, "No such device")
 
-    monkeypatch.setattr(nanogpt_bin.np, "memmap", refuse)
+    monkeypatch.setattr(watched_file.mmap, "mmap", refuse)
     reader = TokenReader(inspect_token_file(tmp_path / "a.bin"))
     assert reader.read(0, 3).tolist() == [0, 1, 2]
     assert [r.levelname for r in caplog.records] == ["WARNING"]

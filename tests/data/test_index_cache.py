@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from automodel_cli.data.index_cache import Arrays, IndexCache, IndexEntry, stem_of
+from automodel_cli.files import hash_file, write_manifest
 
 PLAN = {"seed": 1234, "seq_len": 16}
 
@@ -56,7 +57,8 @@ def test_files_have_readable_names_and_a_stamp(tmp_path: Path) -> None:
     )
     stamp = json.loads((tmp_path / f"{stem}-stamp.json").read_text())
     assert stamp["plan"] == PLAN
-    assert stamp["arrays"]["first"] == (tmp_path / f"{stem}-first.npy").stat().st_size
+    first = tmp_path / f"{stem}-first.npy"
+    assert stamp["files"]["first.npy"] == {"bytes": first.stat().st_size, "xxh3": hash_file(first)}
 
 
 def test_other_data_under_the_same_name_is_built_again_with_a_line(tmp_path: Path) -> None:
@@ -78,10 +80,12 @@ def _cut(path: Path) -> None:
     [
         ("first.npy", _cut, "was cut off"),
         ("second.npy", Path.unlink, "is missing"),
-        ("stamp.json", _cut, "was not finished"),
+        ("stamp.json", _cut, "is damaged"),
         ("stamp.json", Path.unlink, "was not finished"),
-        ("stamp.json", lambda path: path.write_text("[]"), "was not finished"),
-        ("first.npy", lambda path: path.write_bytes(b"x" * path.stat().st_size), "label-"),
+        ("stamp.json", lambda path: path.write_text("[]"), "is of format None"),
+        ("stamp.json", lambda path: path.write_text('{"format": "automodel-index/1"}'), "has no checksums"),
+        ("stamp.json", lambda path: path.write_text("[" * 100_000), "is not valid JSON"),
+        ("first.npy", lambda path: path.write_bytes(b"x" * path.stat().st_size), "its hash is not the one"),
     ],
 )
 def test_damage_is_noticed_and_healed(tmp_path: Path, name: str, damage: Any, line: str) -> None:
@@ -103,11 +107,11 @@ def test_no_pickle_is_ever_read(tmp_path: Path) -> None:
     np.save(path, np.array([{}], dtype=object), allow_pickle=True)
     stamp_path = tmp_path / f"{stem_of('label', PLAN)}-stamp.json"
     stamp = json.loads(stamp_path.read_text())
-    stamp["arrays"]["first"] = path.stat().st_size
-    stamp_path.write_text(json.dumps(stamp))
+    stamp["files"]["first.npy"] = {"bytes": path.stat().st_size, "xxh3": hash_file(path)}
+    write_manifest(stamp_path, {key: value for key, value in stamp.items() if key != "self"})
     _, notes = load(tmp_path, entry(build))
     assert build.calls == 2
-    assert "allow_pickle" in notes[0]
+    assert "holds Python objects" in notes[0]
 
 
 def test_a_build_that_fails_leaves_nothing_that_is_believed(tmp_path: Path) -> None:

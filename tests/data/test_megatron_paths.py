@@ -90,7 +90,7 @@ def test_nothing_matches(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(DataError, match=r"no \.bin and \.idx files match") as caught:
         read_paths(f"{folder}/processed_*", "train")
     assert "data_0_text_document.idx" in str(caught.value.hint)
-    with pytest.raises(DataError, match="is not JSON"):
+    with pytest.raises(DataError, match="is not valid JSON"):
         bad = tmp_path / "bad.json"
         bad.write_text("[")
         read_paths(bad, "train")

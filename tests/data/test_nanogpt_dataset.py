@@ -247,7 +247,7 @@ def test_no_mmap_is_said_once(
     def refuse(*_: object, **__: object) -> None:
         raise OSError("No such device")
 
-    monkeypatch.setattr(np, "memmap", refuse)
+    monkeypatch.setattr("automodel_cli.corpus.watched_file.mmap.mmap", refuse)
     dataset = NanogptDataset(f"{tmp_path}/*.bin", 8)
     with caplog.at_level(logging.WARNING):
         rows = _filled(dataset, np.arange(len(dataset)))

@@ -70,8 +70,8 @@ def test_shards_are_read_alike_mapped_or_not_and_after_a_copy(tmp_path: Path) ->
     write_token_file(tmp_path / "x.bin", np.arange(50))
     files = [inspect_token_file(tmp_path / "x.bin")]
     mapped, read = TokenShards(files, "auto"), TokenShards(files, False)
-    tokens = mapped.tokens(0)
-    assert tokens is not None and read.tokens(0) is None
+    tokens = mapped.checked(0).tokens
+    assert tokens is not None and read.checked(0).tokens is None
     np.testing.assert_array_equal(tokens, np.arange(50))
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(read)).reader(0).read(7, 5), np.arange(7, 12))
 

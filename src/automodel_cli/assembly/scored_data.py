@@ -49,8 +49,19 @@ def trained_documents(trained_as: Mapping[str, Any], wanted: bool | None = None)
     return {"intra_document": True, **known} if apart else {}
 
 
+def trained_raw_dtype(trained_as: Mapping[str, Any], wanted: str | None = None) -> str | None:
+    """How files without a header are read: as ``wanted``, else as in training."""
+    found = _section(trained_as, "dataset").get("raw_dtype")
+    return wanted or (found if isinstance(found, str) else None)
+
+
 def open_named(
-    name: str, seq_len: int, *, held_out: bool = True, documents: Mapping[str, Any] | None = None
+    name: str,
+    seq_len: int,
+    *,
+    held_out: bool = True,
+    documents: Mapping[str, Any] | None = None,
+    raw_dtype: str | None = None,
 ) -> ScoredData:
     """All tokens of what a name means, in the order of the files; of a corpus folder with ``held_out`` its validation.
 
@@ -63,7 +74,8 @@ def open_named(
         return MegatronPretraining(
             {"validation": _prefixes(name)}, seq_len, splits_to_build="validation", order="file"
         )
-    return NanogptDataset(held_out_files(name) if held_out else name, seq_len, **(documents or {}))
+    files = held_out_files(name) if held_out else name
+    return NanogptDataset(files, seq_len, raw_dtype=raw_dtype, **(documents or {}))
 
 
 def _names_megatron_files(name: str) -> bool:
@@ -109,6 +121,7 @@ def validation_sets(
     seq_len: int,
     *,
     documents: Mapping[str, Any] | None = None,
+    raw_dtype: str | None = None,
 ) -> dict[str, ScoredData]:
     """What the run validated on, else the validation split of the corpus it was trained on.
 
@@ -118,7 +131,12 @@ def validation_sets(
     megatron = _megatron_sets(checkpoint, trained_as, seq_len)
     if megatron:
         return megatron
-    return {name: open_named(name, seq_len, documents=documents) for name in validation_data(trained_as)}
+    own = [_section(trained_as, key).get("raw_dtype") for key in _validation_sections(trained_as)]
+    stored = next((found for found in own if isinstance(found, str)), raw_dtype)
+    return {
+        name: open_named(name, seq_len, documents=documents, raw_dtype=stored)
+        for name in validation_data(trained_as)
+    }
 
 
 def _megatron_sets(checkpoint: Path, trained_as: Mapping[str, Any], seq_len: int) -> dict[str, ScoredData]:
@@ -148,10 +166,7 @@ def validation_data(trained_as: Mapping[str, Any]) -> tuple[str, ...]:
     Raises:
         ConfigError: neither is known or still there.
     """
-    names = [
-        key for key in trained_as if key == "validation_dataset" or key.startswith("validation_dataset_")
-    ]
-    given = [_section(trained_as, name).get("file_pattern") for name in names]
+    given = [_section(trained_as, name).get("file_pattern") for name in _validation_sections(trained_as)]
     patterns = [pattern for item in given for pattern in (item if isinstance(item, list) else [item])]
     found = [pattern for pattern in patterns if isinstance(pattern, str) and _is_there(pattern)]
     found = found or _validation_split(_section(trained_as, "dataset").get("file_pattern"))
@@ -161,6 +176,10 @@ def validation_data(trained_as: Mapping[str, Any]) -> tuple[str, ...]:
             "name token files: --data path/to/val.bin, or --data PREFIX of a .bin and .idx",
         )
     return tuple(found)
+
+
+def _validation_sections(trained_as: Mapping[str, Any]) -> list[str]:
+    return [key for key in trained_as if key == "validation_dataset" or key.startswith("validation_dataset_")]
 
 
 def _section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:

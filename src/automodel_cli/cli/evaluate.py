@@ -47,6 +47,13 @@ def evaluate(
         bool | None,
         typer.Option(help="Attention within documents only (default: as trained).", rich_help_panel=_FILES),
     ] = None,
+    raw_dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="Files without a header: uint16, uint32 or npy (default: as trained).",
+            rich_help_panel=_FILES,
+        ),
+    ] = None,
     limit_batches: Annotated[
         int | None, typer.Option(help="Batches to score at most.", rich_help_panel=_FILES)
     ] = None,
@@ -127,6 +134,7 @@ def evaluate(
         "data": data or None,
         "seq_len": seq_len,
         "intra_document": intra_document,
+        "raw_dtype": raw_dtype,
         "limit_batches": limit_batches,
         "bigram": bigram,
     }

@@ -269,7 +269,7 @@ def verify(
         str | None, typer.Option(help="Tokenizer to check and decode with where there is no manifest.")
     ] = None,
     raw_dtype: Annotated[
-        str | None, typer.Option(help="Type of a file without header: uint16 (default) or uint32.")
+        str | None, typer.Option(help="Type of a file without header: uint16 (default), uint32 or npy.")
     ] = None,
     documents: Annotated[int | None, typer.Option(help="Documents to show (default: 2).")] = None,
     config: ConfigFile = None,

@@ -272,6 +272,8 @@ class EvaluateConfig(Section):
     """Length of a window; null: the length the model was trained on."""
     intra_document: bool | None = None
     """Attention stays within documents of token files; null: as `dataset.intra_document` was in training."""
+    raw_dtype: Literal["uint16", "uint32", "npy"] | None = None
+    """Type of token files without a header (npy: NumPy's files of ids); null: as in training, else uint16."""
     limit_batches: Count | None = None
     """Batches to score at most, for each entry of `data`; null: all."""
     output: str | None = None

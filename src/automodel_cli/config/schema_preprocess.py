@@ -153,7 +153,7 @@ class VerifyConfig(Section):
     """Corpus folder, its manifest, a token file (ours, NeMo's, nanoGPT's), or the prefix of a .bin and .idx."""
     tokenizer: str | None = None
     """Tokenizer to check and decode with where there is no manifest."""
-    raw_dtype: Literal["uint16", "uint32"] | None = None
-    """Type of the tokens of a file without header; null: uint16."""
+    raw_dtype: Literal["uint16", "uint32", "npy"] | None = None
+    """Type of the tokens of a file without header (npy: NumPy's file of ids); null: uint16."""
     documents: Whole = 2
     """Documents to show, decoded, from the start of each split."""

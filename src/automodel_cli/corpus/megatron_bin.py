@@ -25,6 +25,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import stat
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from typing import IO
 import numpy as np
 
 from automodel_cli.corpus.nanogpt_bin import TokenFile
+from automodel_cli.corpus.watched_file import WatchedFile
 from automodel_cli.errors import DataError
 from automodel_cli.files import TEMP_SUFFIX, disk_errors_named, fsync_file, fsync_folder, publish
 
@@ -117,7 +119,8 @@ def inspect_prefix(prefix: Path | str) -> MegatronFile:
     """
     index, data = idx_path(prefix), bin_path(prefix)
     try:
-        bin_bytes = data.stat().st_size
+        bin_bytes = _regular(data)
+        _regular(index)
         with index.open("rb") as handle:
             head = handle.read(HEADER_BYTES)
             dtype, sequences, entries = _parse_header(index, head)
@@ -130,6 +133,14 @@ def inspect_prefix(prefix: Path | str) -> MegatronFile:
         ) from error
     _check_edges(index, data, file, edges, bin_bytes)
     return file
+
+
+def _regular(path: Path) -> int:
+    """The size of a regular file; opening a pipe would wait for its other end."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise DataError(f"{path} is a folder, pipe or device, expected a file", "check the prefix")
+    return found.st_size
 
 
 def _why_missing(index: Path, data: Path) -> str:
@@ -216,15 +227,32 @@ def _check_edges(index: Path, data: Path, file: MegatronFile, edges: _Edges, bin
 
 
 def tokens_before(file: MegatronFile, sequences: Sequence[int]) -> list[int]:
-    """Tokens that lie before each of ``sequences`` (0..N): pointers lie in order, so a read each tells."""
-    found = []
+    """Tokens that lie before each of ``sequences`` (0..N, ascending): pointers lie in order, so a read each tells.
+
+    Raises:
+        DataError: a pointer that is not in order, or no whole number of tokens inside ``.bin``.
+    """
+    found: list[int] = []
+    end_bytes = file.tokens.end_bytes
     with file.idx.open("rb") as handle:
         for sequence in sequences:
             if sequence == file.num_sequences:
                 found.append(file.num_tokens)
             else:
                 raw = os.pread(handle.fileno(), 8, file.pointers_offset + 8 * sequence)
-                found.append(int.from_bytes(raw, "little") // file.dtype.itemsize)
+                pointer = int.from_bytes(raw, "little")
+                if pointer > end_bytes or pointer % file.dtype.itemsize:
+                    raise DataError(
+                        f"{file.idx}: sequence {sequence:,} begins at byte {pointer:,}, expected a whole token of the "
+                        f"{end_bytes:,} bytes of {bin_path(file.prefix).name}",
+                        f"the index is damaged; {_REMAKE}",
+                    )
+                found.append(pointer // file.dtype.itemsize)
+    if found != sorted(found):
+        raise DataError(
+            f"{file.idx}: the sequences {', '.join(f'{n:,}' for n in sequences)} do not lie in order",
+            f"the index is damaged; {_REMAKE}",
+        )
     return found
 
 
@@ -238,10 +266,8 @@ class MegatronIndex:
         self.file = file
         path = idx_path(file.prefix)
         whole = file.documents_offset + 8 * (file.num_documents + 1)
-        if whole <= _SMALL_INDEX_BYTES:
-            raw = np.fromfile(path, dtype=np.uint8, count=whole)
-        else:
-            raw = np.memmap(path, np.uint8, "r", shape=(whole,)).view(np.ndarray)
+        self.watched = WatchedFile(path, whole)  # ask it before a large index is looked at
+        raw = self.watched.map() if whole > _SMALL_INDEX_BYTES else self.watched.read()
         # Rows of bytes: the numbers are not aligned, and numpy copies a whole unaligned array to take from it.
         self._lengths = self._rows(raw, file.lengths_offset, file.num_sequences, 4)
         self._pointers = self._rows(raw, file.pointers_offset, file.num_sequences, 8)

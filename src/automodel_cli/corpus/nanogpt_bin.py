@@ -9,7 +9,9 @@
 |         | 16-1023      | zeros                                                                    |
 |         | 1024-end     | tokens                                                                   |
 | legacy  | 0-3          | int32 magic 20240520; then version and count as above; always uint16     |
+| llama3  | 0-3          | int32 magic 20240801 (llm.c's for Llama 3), version 7, count; uint32     |
 | raw     | 0-end        | tokens only (nanoGPT's train.bin and val.bin); uint16 unless said        |
+| npy     | 0-           | NumPy's format: one row of integers; read where raw_dtype allows it      |
 
 ``NAME.bos.idx`` beside ``NAME.bin``: int32 positions, counted in tokens, of the first token of each
 document that starts in that file; strictly increasing. All numbers are little-endian.
@@ -17,9 +19,11 @@ document that starts in that file; strictly increasing. All numbers are little-e
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,17 +31,24 @@ from typing import IO, Any, Literal
 
 import numpy as np
 
+from automodel_cli.corpus.foreign_files import NPY_MAGIC, dtype_beside, refuse_foreign, refuse_implausible
+from automodel_cli.corpus.watched_file import WatchedFile
 from automodel_cli.errors import DataError
-from automodel_cli.files import TEMP_SUFFIX, disk_errors_named, fsync_file, publish
+from automodel_cli.files import TEMP_SUFFIX, disk_errors_named, fsync_file, hash_bytes, publish
 
 MAGIC = 278895051
 LEGACY_MAGIC = 20240520
+LLAMA3_MAGIC = 20240801
 VERSION = 1
+LLAMA3_VERSION = 7
 HEADER_BYTES = 1024
 MAX_SHARD_TOKENS = 2**31 - 1  # the header's count and the index's positions are int32
-Layout = Literal["nemo", "legacy", "raw"]
+Layout = Literal["nemo", "legacy", "llama3", "raw", "npy"]
+RAW_DTYPES = ("uint16", "uint32", "npy")  # what ``raw_dtype`` may be
 
 _BUFFER_BYTES = 4 << 20
+_SAMPLE_BYTES = 4096
+_NPY_HEADER_BYTES = 1 << 16  # NumPy's own limit for headers that it evaluates is 10,000 characters
 _log = logging.getLogger(__name__)
 
 
@@ -51,48 +62,81 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 @dataclass(frozen=True)
 class TokenFile:
-    """Where the tokens of one file are: ``num_tokens`` of ``dtype`` from byte ``offset_bytes`` on."""
+    """Where the tokens of one file are: ``num_tokens`` of ``dtype`` from byte ``offset_bytes`` on.
+
+    ``assumed``: nothing says that they are of this type; a headerless file is uint16 unless told otherwise.
+    """
 
     path: Path
     layout: Layout
     dtype: np.dtype
     num_tokens: int
     offset_bytes: int
+    assumed: bool = False
+
+    @property
+    def end_bytes(self) -> int:
+        """Where the last token ends: the size that the file must have at least."""
+        return self.offset_bytes + self.num_tokens * self.dtype.itemsize
 
 
 def inspect_token_file(path: Path | str, *, raw_dtype: str | None = None) -> TokenFile:
-    """Read the header of ``path`` and check it against the file's size.
+    """Read the header of ``path`` and check it against the file's size; look at the bytes of one without a header.
 
-    ``raw_dtype`` (``"uint16"`` or ``"uint32"``) is used for a file without a header only.
+    ``raw_dtype`` (one of ``RAW_DTYPES``) is used for a file without a token file's header only, and believed. A
+    ``.npy`` file is read where it is "npy" or the type of its numbers.
 
     Raises:
-        DataError: no such file, an unknown version, or a size that is not what the header says.
+        DataError: no such file, an unknown version, a size that is not what the header says, or a file that holds
+            something else than ids.
     """
     path = Path(path)
+    if raw_dtype not in (None, *RAW_DTYPES):
+        raise DataError(f"tokens of type {raw_dtype!r} are not supported", f"use {', '.join(RAW_DTYPES)}")
     try:
-        with path.open("rb") as handle:
-            head = handle.read(HEADER_BYTES)
-            size = os.fstat(handle.fileno()).st_size
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}", "check the path") from error
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"cannot read {path}: {reason}", "check the path") from error
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise DataError(f"{path} is a folder, pipe or device, expected a token file", "check the path")
+        return _inspect(path, descriptor, found.st_size, raw_dtype)
+    finally:
+        os.close(descriptor)
+
+
+def _inspect(path: Path, descriptor: int, size: int, raw_dtype: str | None) -> TokenFile:
+    head = os.pread(descriptor, HEADER_BYTES, 0)
     fields = np.frombuffer(head[: len(head) // 4 * 4], dtype="<i4")
-    if len(fields) and fields[0] in (MAGIC, LEGACY_MAGIC):
+    if len(fields) and int(fields[0]) in _HEADERS:
         return _with_header(path, fields, size)
+    if head.startswith(NPY_MAGIC):
+        return _numpy_array(path, os.pread(descriptor, _NPY_HEADER_BYTES, 0), size, raw_dtype)
+    refuse_foreign(path, head, size)
     _refuse_damaged_header(path, head)
-    return _without_header(path, size, raw_dtype)
+    return _without_header(path, descriptor, size, raw_dtype)
+
+
+_HEADERS: dict[int, tuple[Layout, int]] = {
+    MAGIC: ("nemo", VERSION),
+    LEGACY_MAGIC: ("legacy", VERSION),
+    LLAMA3_MAGIC: ("llama3", LLAMA3_VERSION),
+}
 
 
 def _with_header(path: Path, fields: np.ndarray, size: int) -> TokenFile:
-    layout: Layout = "nemo" if fields[0] == MAGIC else "legacy"
+    layout, version = _HEADERS[int(fields[0])]
     if len(fields) < HEADER_BYTES // 4:
         raise DataError(
             f"{path} ends inside its header ({size} bytes)", "the writer was stopped; make it again"
         )
-    if fields[1] != VERSION:
+    if fields[1] != version:
         raise DataError(
-            f"{path} has header version {fields[1]}, expected {VERSION}", "make the file again with this tool"
+            f"{path} has header version {fields[1]}, expected {version}", "make the file again with this tool"
         )
-    bytes_per_token = int(fields[3]) if layout == "nemo" else 2
+    bytes_per_token = {"nemo": int(fields[3]), "llama3": 4}.get(layout, 2)
     if bytes_per_token not in (2, 4):
         raise DataError(
             f"{path} says {bytes_per_token} bytes per token, expected 2 or 4", "the header is damaged"
@@ -110,32 +154,74 @@ def _with_header(path: Path, fields: np.ndarray, size: int) -> TokenFile:
 
 
 def _refuse_damaged_header(path: Path, head: bytes) -> None:
-    """A header whose magic was hit still has its shape: version 1 and a thousand zero bytes."""
-    if len(head) == HEADER_BYTES and not any(head[16:]) and head[4:8] == VERSION.to_bytes(4, "little"):
+    """A header whose magic was hit still has its shape: a version and a thousand zero bytes."""
+    version = int.from_bytes(head[4:8], "little")
+    if len(head) == HEADER_BYTES and not any(head[16:]) and version in (VERSION, LLAMA3_VERSION):
         raise DataError(
             f"{path} has a header with an unknown magic number {int.from_bytes(head[:4], 'little')}, "
-            f"expected {MAGIC} or {LEGACY_MAGIC}",
+            f"expected {MAGIC}, {LEGACY_MAGIC} or {LLAMA3_MAGIC}",
             "the file is damaged or of another kind",
         )
 
 
-def _without_header(path: Path, size: int, raw_dtype: str | None) -> TokenFile:
-    dtype = np.dtype(raw_dtype or "uint16").newbyteorder("<")
-    if dtype.kind != "u" or dtype.itemsize not in (2, 4):
-        raise DataError(f"tokens of type {raw_dtype!r} are not supported", "use uint16 or uint32")
+def _without_header(path: Path, descriptor: int, size: int, raw_dtype: str | None) -> TokenFile:
+    if raw_dtype == "npy":
+        raise DataError(f"{path} is no .npy file", "leave raw_dtype out, or say uint16 or uint32")
+    told = np.dtype(raw_dtype).newbyteorder("<") if raw_dtype is not None else dtype_beside(path)
+    if told is None:
+        refuse_implausible(path, descriptor, size)
+    dtype = np.dtype("<u2") if told is None else told
     if size % dtype.itemsize:
         raise DataError(
             f"{path} is {size:,} bytes long, not a whole number of {dtype} tokens",
             "it is no headerless token file, or its copy is incomplete",
         )
-    return TokenFile(path, "raw", dtype, size // dtype.itemsize, 0)
+    return TokenFile(path, "raw", dtype, size // dtype.itemsize, 0, assumed=told is None)
+
+
+def _numpy_array(path: Path, head: bytes, size: int, raw_dtype: str | None) -> TokenFile:
+    """A ``.npy`` file of ids. Any array could be meant by its numbers, so that someone has to say that they are ids."""
+    stream = io.BytesIO(head)
+    try:
+        version = np.lib.format.read_magic(stream)
+        reader = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, _, dtype = reader(stream)
+    except (ValueError, KeyError, TypeError, SyntaxError) as error:
+        raise DataError(f"{path} is a damaged .npy file: {error}", "save the array again") from None
+    if dtype.kind not in "ui" or not dtype.isnative or len(shape) != 1:
+        raise DataError(
+            f"{path} is a .npy file of {dtype} {list(shape)}, expected one row of integers", "save such a row"
+        )
+    ids = np.dtype(f"<u{dtype.itemsize}")  # a negative one is then beyond every vocabulary
+    found = TokenFile(path, "npy", ids, shape[0], stream.tell())
+    if size != found.end_bytes:
+        raise DataError(
+            f"{path} says it holds {shape[0]:,} {dtype} numbers ({found.end_bytes:,} bytes) but is {size:,} bytes long",
+            "its copy is incomplete; save the array again",
+        )
+    if raw_dtype not in ("npy", dtype.name):
+        raise DataError(
+            f"{path} is a .npy file of {shape[0]:,} {dtype} numbers, expected a token file",
+            "if they are token ids, say so: raw_dtype: npy",
+        )
+    return found
+
+
+def _sample_hash(watched: WatchedFile) -> str:
+    """Of the head, the middle and the tail."""
+    count = min(_SAMPLE_BYTES, watched.num_bytes)
+    starts = (0, (watched.num_bytes - count) // 2, watched.num_bytes - count)
+    return hash_bytes(b"".join(os.pread(watched.descriptor, count, start) for start in starts))
 
 
 class TokenReader:
     """Random access to the tokens of one file, by mmap where possible, else by positional reads.
 
-    ``tokens`` is a read-only array over the mapping, or None when positional reads are used. Can be
-    pickled (the file is opened anew), so a loader may carry it into worker processes.
+    ``tokens`` is a read-only array over the mapping, or None when positional reads are used; call ``check`` before
+    using it. Can be pickled (the file is opened anew), so a loader may carry it into worker processes.
     """
 
     def __init__(self, file: TokenFile, *, mmap: bool | Literal["auto"] = "auto") -> None:
@@ -143,27 +229,22 @@ class TokenReader:
         self.num_tokens = file.num_tokens
         self.mmap = mmap
         self.tokens: np.ndarray | None = None
-        self._descriptor: int | None = None
-        if mmap is False or not self._map():
-            self._descriptor = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
+        self._watched = WatchedFile(file.path, file.end_bytes, fingerprint=_sample_hash)
+        self.check = self._watched.check
+        if mmap is not False:
+            self.tokens = self._map()
 
-    def _map(self) -> bool:
+    def _map(self) -> np.ndarray | None:
         file = self.file
-        if file.num_tokens == 0:  # an empty range cannot be mapped
-            self.tokens = np.empty(0, file.dtype)
-            return True
         try:
-            self.tokens = np.memmap(
-                file.path, file.dtype, "r", offset=file.offset_bytes, shape=(file.num_tokens,)
-            )
+            return self._watched.map()[file.offset_bytes :].view(file.dtype)
         except (OSError, ValueError) as error:
             if self.mmap is True:
                 raise DataError(
                     f"cannot memory-map {file.path}: {error}", "set mmap: auto or false"
                 ) from error
             _log.warning("cannot memory-map %s (%s); reading it with positional reads", file.path, error)
-            return False
-        return True
+            return None
 
     def read(self, start: int, count: int) -> np.ndarray:
         """A copy of ``count`` tokens from position ``start``, in the file's dtype."""
@@ -182,20 +263,23 @@ class TokenReader:
                 f"tokens {start}..{start + len(out)} asked of {self.file.path}, which has {self.num_tokens}"
             )
         if self.tokens is not None:
+            self.check()
             out[:] = self.tokens[start : start + len(out)]
         elif out.dtype == self.file.dtype and out.flags.c_contiguous:
-            self._pread(start, out)
+            self.read_bytes(start, out.view(np.uint8).data)
         else:
             raw = np.empty(len(out), self.file.dtype)
-            self._pread(start, raw)
+            self.read_bytes(start, raw.view(np.uint8).data)
             out[:] = raw
 
-    def _pread(self, start: int, out: np.ndarray) -> None:
-        assert self._descriptor is not None
-        view = out.view(np.uint8).data
+    def read_bytes(self, start: int, view: memoryview) -> None:
+        """Fill ``view``, of bytes, with the tokens from position ``start`` on, by a positional read.
+
+        Raises:
+            DataError: the file became shorter.
+        """
         offset = self.file.offset_bytes + start * self.file.dtype.itemsize
-        while view:
-            done = os.preadv(self._descriptor, [view], offset)
+        while (done := os.preadv(self._watched.descriptor, (view,), offset)) < len(view):
             if done == 0:
                 raise DataError(f"{self.file.path} ended while it was read", "it was changed; check it")
             view, offset = view[done:], offset + done
@@ -203,9 +287,7 @@ class TokenReader:
     def close(self) -> None:
         """Let go of the file; reading afterwards is an error."""
         self.tokens = None
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        self._watched.close()
 
     def __enter__(self) -> TokenReader:
         return self
@@ -215,10 +297,6 @@ class TokenReader:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.file, self.mmap)
-
-    def __del__(self) -> None:
-        if getattr(self, "_descriptor", None) is not None:
-            self.close()
 
 
 def _reopen(file: TokenFile, mmap: bool | Literal["auto"]) -> TokenReader:

@@ -26,7 +26,7 @@ from automodel_cli.batch import IGNORE_INDEX, Batch
 from automodel_cli.data.ahead import on_device_ahead
 from automodel_cli.data.collate import as_batch, default_collate, refuse_unshifted
 from automodel_cli.data.permutation import ALGORITHM, Permutation
-from automodel_cli.data.position import PlannedLoader
+from automodel_cli.data.position import PlannedLoader, checked_position
 from automodel_cli.data.sampler import BatchShape, batch_shape
 from automodel_cli.data.user_dataset import (
     IndexBatches,
@@ -331,17 +331,17 @@ class TorchLoader(PlannedLoader):
                 ranks.
         """
         super().load_state_dict(state)
-        stream = state.get("stream")
+        stream = checked_position(state).stream
         self._stream, self._stream_state = None, None
         if stream is None or not self.per_rank_state:
             return
-        if (stream["dp_rank"], stream["dp_world"]) != (self.shape.dp_rank, self.shape.dp_world):
+        if (stream.dp_rank, stream.dp_world) != (self.shape.dp_rank, self.shape.dp_world):
             raise DataError(
-                f"the data set's state is that of rank {stream['dp_rank']} of {stream['dp_world']}, "
+                f"the data set's state is that of rank {stream.dp_rank} of {stream.dp_world}, "
                 f"this is rank {self.shape.dp_rank} of {self.shape.dp_world}",
                 "resume with the same number of data-parallel ranks",
             )
-        self._stream_state = {"epoch": stream["epoch"], "dataset": stream["dataset"]}
+        self._stream_state = {"epoch": stream.epoch, "dataset": stream.dataset}
 
 
 def _refuse_other_orders(

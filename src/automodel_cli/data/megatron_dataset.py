@@ -8,6 +8,7 @@ is one integer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,19 +21,20 @@ from torch.utils.data import Dataset
 from automodel_cli.batch import Batch
 from automodel_cli.corpus.megatron_manifest import MegatronManifest
 from automodel_cli.data.gpt_index import SplitBounds, parse_split
-from automodel_cli.data.index_cache import IndexCache
+from automodel_cli.data.index_cache import CACHE_FOLDER, IndexCache
 from automodel_cli.data.megatron_labels import LabelRules
 from automodel_cli.data.megatron_names import MegatronNames
 from automodel_cli.data.megatron_order import MegatronOrder, OrderSettings
 from automodel_cli.data.megatron_origin import Origin
 from automodel_cli.data.megatron_parts import Part, fingerprint, open_parts
 from automodel_cli.data.megatron_paths import Blend, read_paths, split_name
+from automodel_cli.data.overlap import TokenRange
 from automodel_cli.data.position import plan_hash
 from automodel_cli.data.stateless_order import StatelessOrder
-from automodel_cli.data.vocabulary import sampled_maxima
+from automodel_cli.data.vocabulary import refuse_beyond, sampled_maxima
 from automodel_cli.errors import ConfigError, DataError
 
-CACHE_FOLDER = "index_mapping"  # beside the first prefix, where index_mapping_dir does not say otherwise
+_LARGEST_SEED = 2**32 - 1
 _SPLIT_NUMBER = {"train": 0, "valid": 1, "test": 2}
 
 
@@ -56,7 +58,7 @@ class RunLength:
             return self.max_steps * self.global_batch_size
         if self.val_batches is None:
             return None
-        if self.val_batches < 1 or self.val_batches != int(self.val_batches):
+        if not (math.isfinite(self.val_batches) and 1 <= self.val_batches == int(self.val_batches)):
             raise ConfigError(
                 f"dataset.trainer_limit_val_batches is {self.val_batches}",
                 "it counts batches: give 1 or more, or null for the whole split",
@@ -135,6 +137,7 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
         object_storage_config: Any = None,
     ) -> None:
         _check_plain(seq_length, order, index_names, object_storage_config)
+        _check_numbers(seed, mid_level_dataset_surplus)
         self.split = _one_split(splits_to_build)
         self.seq_len = seq_length
         self.create_attention_mask = create_attention_mask
@@ -171,6 +174,7 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
         self.index_cache: IndexCache | None = None  # of an order that has indices
         self.order = self._order(order, settings, index_mapping_dir, names, num_dataset_builder_threads)
         self.fingerprint = fingerprint(self.parts)
+        self._vocab_size: int | None = None  # of the model, where an id in the files could be beyond it
 
     # ------------------------------------------------------------------------------------------ building
 
@@ -261,6 +265,12 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
         """The ``.bin`` files, in the order of ``paths``."""
         return [part.file.tokens.path for part in self.parts]
 
+    def token_ranges(self) -> list[TokenRange]:
+        """What is read of which file."""
+        return [
+            (part.file.tokens.path, part.first_token, part.first_token + part.tokens) for part in self.parts
+        ]
+
     @property
     def num_tokens(self) -> int:
         """Tokens of this split in all files."""
@@ -305,8 +315,21 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
         return self.order.locate(windows)
 
     def gather(self, places: np.ndarray, out: np.ndarray) -> None:
-        """Copy the samples at ``places`` into ``out`` (int64 ``[B, T + 1]``), padding id where there is no token."""
+        """Copy the samples at ``places`` into ``out`` (int64 ``[B, T + 1]``), padding id where there is no token.
+
+        Raises:
+            DataError: a file was changed meanwhile, or (after ``check_vocab``) an id without a row in the model.
+        """
         self.order.gather(places, out)
+        limit = self._vocab_size
+        if limit is not None and int(np.maximum.reduce(out.view(np.uint64), axis=None)) >= limit:
+            refuse_beyond(
+                out, limit, lambda row, at: self._place(places[row].tolist(), at), self.labels.ids.pad
+            )
+
+    def _place(self, place: list[int], column: int) -> tuple[str, int]:
+        part, position = self.order.position(place, column)
+        return str(self.token_files[part]), position
 
     @property
     def labelled(self) -> bool:
@@ -342,7 +365,7 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
         return max(self._sampled_maxima().values())
 
     def check_vocab(self, vocab_size: int) -> None:
-        """Check that a model of ``vocab_size`` ids can embed this data.
+        """Check that a model of ``vocab_size`` ids can embed this data; from here on ``gather`` checks each batch.
 
         Raises:
             DataError: the tokenizer that made the files has more ids, or a sampled token is beyond.
@@ -354,6 +377,9 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
                     f"{self.token_files[number]} holds token id {largest:,}, the model has {vocab_size:,} ids",
                     f"set model.vocab_size to at least {largest + 1}, or use the data's own tokenizer",
                 )
+        dtypes = [part.file.dtype for part in self.parts]
+        safe = all(dtype.kind == "u" and np.iinfo(dtype).max < vocab_size for dtype in dtypes)
+        self._vocab_size = None if safe else vocab_size
 
     def _sampled_maxima(self) -> dict[int, int]:
         ranges = [(part.first_token, part.tokens) for part in self.parts]
@@ -371,6 +397,17 @@ def _check_plain(seq_length: int, order: str, index_names: str, object_storage_c
             raise ConfigError(f"dataset.{name} is {value!r}", f"use {' or '.join(known)}")
     if object_storage_config is not None:
         raise ConfigError("dataset.object_storage_config: remote files are not read", "copy or mount them")
+
+
+def _check_numbers(seed: int, surplus: float) -> None:
+    if not 0 <= seed <= _LARGEST_SEED:
+        raise ConfigError(
+            f"dataset.seed is {seed}", f"give a number from 0 to {_LARGEST_SEED:,}, as NumPy takes them"
+        )
+    if not 0 <= surplus <= 1:
+        raise ConfigError(
+            f"dataset.mid_level_dataset_surplus is {surplus:g}", "it is a share: give a number from 0 to 1"
+        )
 
 
 def _one_split(wanted: str | Sequence[str] | None) -> str:

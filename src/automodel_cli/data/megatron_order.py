@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,8 +31,10 @@ from automodel_cli.data.gpt_index import (
     count_samples,
     normalize,
     plan_epochs,
+    wrong_array,
+    wrong_indices,
 )
-from automodel_cli.data.index_cache import IndexCache, IndexEntry, stem_of
+from automodel_cli.data.index_cache import Arrays, IndexCache, IndexEntry, stem_of
 from automodel_cli.data.megatron_names import MegatronNames
 from automodel_cli.data.megatron_parts import Drawn, Part, state_of_index
 from automodel_cli.data.open_files import OpenFiles, TokenShards
@@ -105,9 +108,10 @@ class MegatronOrder:
         arrays = cache.arrays(entries, threads=threads)
         self.blend = BlendIndices(**arrays.pop()) if blended else None
         self.indices = [GptIndices(**found) for found in arrays]
+        self._mapped = [cache.watched.get(entry.stem, []) for entry in entries]  # the blend's last
         self._check_blend()
         self._tokens = TokenShards([part.file.tokens for part in parts], settings.mmap)
-        self._index = OpenFiles(len(parts), self._open_index)
+        self._index = OpenFiles(len(parts), self._open_index, descriptors_each=2)
 
     def __len__(self) -> int:
         """Samples in all, which may be more than were asked for."""
@@ -173,6 +177,9 @@ class MegatronOrder:
             names=_GPT_NAMES,
             build=lambda: self._build(part, plan),
             description=description,
+            wrong=lambda arrays: wrong_indices(
+                arrays, (part.begin, part.end), plan.epochs, self._count(part, plan)
+            ),
         )
 
     def _blend_entry(
@@ -197,7 +204,20 @@ class MegatronOrder:
             names=_BLEND_NAMES,
             build=lambda: _build_blend(weights, total),
             description=description,
+            wrong=self._wrong_blend(sum(self.lengths) if total is None else total),
         )
+
+    def _wrong_blend(self, size: int) -> Callable[[Arrays], str | None]:
+        parts, longest = len(self.parts), max(self.lengths)
+
+        def wrong(arrays: Arrays) -> str | None:
+            return wrong_array(
+                "dataset_index", arrays["dataset_index"], ("int16",), (size,), (0, parts)
+            ) or wrong_array(
+                "dataset_sample_index", arrays["dataset_sample_index"], ("int64",), (size,), (0, longest)
+            )
+
+        return wrong
 
     def _blend_weights(self, size: int | None) -> tuple[list[float] | list[int], int | None]:
         """Weights that add up to 1 and the blend's length; or each part's samples and None for all of them."""
@@ -212,6 +232,7 @@ class MegatronOrder:
 
     def _build(self, part: Part, plan: EpochPlan) -> dict[str, np.ndarray]:
         settings = self.settings
+        _refuse_larger_than_memory(part, plan, self._count(part, plan))
         index = MegatronIndex(part.file)
         index.check()
         indices = build_indices(
@@ -262,6 +283,8 @@ class MegatronOrder:
         """Where samples lie: int64 ``[N, 5]`` of (part, entry and token of the beginning, the same of the end)."""
         numbers = np.asarray(sample_numbers, dtype=np.int64).ravel() % len(self)
         places = np.empty((len(numbers), 5), dtype=np.int64)
+        for watched in self._mapped[-1]:
+            watched.check()
         if self.blend is None:
             self._locate_in(0, numbers, places, slice(None))
             return places
@@ -276,6 +299,8 @@ class MegatronOrder:
     def _locate_in(
         self, part: int, samples: np.ndarray, places: np.ndarray, rows: np.ndarray | slice
     ) -> None:
+        for watched in self._mapped[part]:
+            watched.check()
         indices = self.indices[part]
         at = indices.shuffle_index[samples].astype(np.int64)
         places[rows, 0] = part
@@ -288,6 +313,8 @@ class MegatronOrder:
 
     def gather(self, places: np.ndarray, out: np.ndarray) -> None:
         """Copy the samples at ``places`` (int64 ``[B, 5]``) into ``out`` (int64 ``[B, T + 1]``)."""
+        for part in set(places[:, 0].tolist()):
+            self._check_files(part)
         for place, row in zip(places.tolist(), out, strict=True):
             self._copy(row, *place)
 
@@ -299,6 +326,7 @@ class MegatronOrder:
             sample = int(self.blend.dataset_sample_index[sample])
         indices = self.indices[part]
         at = int(indices.shuffle_index[sample])
+        self._check_files(part)
         self._copy(row, part, *indices.sample_index[at : at + 2].ravel().tolist())
         return part
 
@@ -310,9 +338,9 @@ class MegatronOrder:
         starts[0] += offset
         lengths[0] -= offset
         stretches, total = zip(starts, lengths, strict=True), sum(lengths)
-        tokens = self._tokens.tokens(part)
+        reader = self._tokens.reader(part)
+        tokens = reader.tokens
         if tokens is None:
-            reader = self._tokens.reader(part)
             np.concatenate([reader.read(start, length) for start, length in stretches], out=row[:total])
         elif len(starts) == 1:
             row[:total] = tokens[starts[0] : starts[0] + total]
@@ -321,8 +349,29 @@ class MegatronOrder:
         if total < len(row):
             row[total:] = self.settings.pad_id
 
+    def _check_files(self, part: int) -> None:
+        """Refuse files that were cut off since they were opened: what is mapped must not be read then."""
+        self._tokens.checked(part)
+        self._index(part).watched.check()
+        for watched in self._mapped[part]:
+            watched.check()
+
+    def position(self, place: Sequence[int], column: int) -> tuple[int, int]:
+        """The part, and the token in its ``.bin``, of a column of the row at ``place``."""
+        part, first, offset, last, _ = place
+        starts, lengths = self._index(part).locate(self.indices[part].document_index[first : last + 1])
+        column += offset
+        for start, length in zip(starts, lengths, strict=True):
+            if column < length:
+                return part, start + column
+            column -= length
+        raise AssertionError("padding has no place")
+
     def _open_index(self, part: int) -> MegatronIndex:
-        return MegatronIndex(self.parts[part].file)
+        """Opened and checked: a cached order says nothing of an index that was damaged since."""
+        index = MegatronIndex(self.parts[part].file)
+        index.check()
+        return index
 
 
 def above_zero(weights: Sequence[float]) -> Sequence[float]:
@@ -333,6 +382,18 @@ def above_zero(weights: Sequence[float]) -> Sequence[float]:
                 "leave that prefix out, or give it a weight",
             )
     return weights
+
+
+def _refuse_larger_than_memory(part: Part, plan: EpochPlan, samples: int) -> None:
+    """``build_indices`` takes 8 bytes a document and epoch, 32 a sample."""
+    needed = 8 * plan.epochs * (part.end - part.begin) + 32 * samples
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise DataError(
+            f"an index of {samples:,} samples of {part.prefix} takes {needed / 2**30:,.0f} GiB to build, this machine "
+            f"has {there / 2**30:,.0f}",
+            "ask for fewer samples, or use order: stateless, which needs no index",
+        )
 
 
 def _build_blend(weights: Sequence[float], size: int | None) -> dict[str, np.ndarray]:

@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 from automodel_cli.corpus.globbing import expand, is_pattern
 from automodel_cli.errors import ConfigError, DataError
+from automodel_cli.json_files import read_json
 
 _SPLIT_NAMES = {
     "train": "train",
@@ -87,14 +87,8 @@ def read_paths(paths: Any, split: str) -> Blend:
 
 
 def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}", "check dataset.paths") from error
-    except ValueError as error:
-        raise DataError(
-            f"{path} is not JSON: {error}", "it holds a list of prefixes, or one a split"
-        ) from error
+    hint = "check dataset.paths: the file holds a list of prefixes, or one a split"
+    return read_json(path, DataError, hint=hint)
 
 
 def _weighted(items: Sequence[Any]) -> tuple[tuple[str, ...], tuple[float, ...] | None]:
@@ -123,7 +117,7 @@ def _weighted(items: Sequence[Any]) -> tuple[tuple[str, ...], tuple[float, ...] 
 def _number(item: Any) -> float | None:
     try:
         return None if isinstance(item, bool) else float(item)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 

@@ -25,16 +25,17 @@ from automodel_cli.batch import Batch
 from automodel_cli.corpus.manifest import CorpusManifest
 from automodel_cli.data.document_starts import Eot, aligned_starts, document_starts
 from automodel_cli.data.open_files import TokenShards
+from automodel_cli.data.overlap import TokenRange
 from automodel_cli.data.permutation import ALGORITHM, Permutation
 from automodel_cli.data.position import plan_hash
 from automodel_cli.data.row_documents import positions, segments
 from automodel_cli.data.token_files import TokenFiles, open_token_files
-from automodel_cli.data.vocabulary import sampled_maxima
+from automodel_cli.data.vocabulary import refuse_beyond, sampled_maxima
 from automodel_cli.errors import ConfigError, DataError
 
 
 class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
-    """Windows over nanoGPT-style token files: both header kinds and headerless, uint16 or uint32.
+    """Windows over nanoGPT-style token files: all header kinds and headerless, uint16 or uint32.
 
     Args:
         file_pattern: a glob (sorted), a file, a corpus folder, or a list of them. A corpus' first shard means
@@ -47,7 +48,7 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
         bos_token: the id between documents; from the manifest where there is one.
         seed: of the shuffle.
         mmap: false for file systems that cannot map files; auto finds out.
-        raw_dtype: uint16 or uint32 for files without a header and without a manifest.
+        raw_dtype: uint16 or uint32 for files without a header and without a manifest, npy to read NumPy's ``.npy``.
         drop_last, infinite: keys of old configurations. Tails are always dropped and
             ``step_scheduler.num_epochs`` says how often the data is read; other wishes are answered in
             ``notes``.
@@ -84,6 +85,9 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
         self.bos_token = bos_token
         self.labelled = intra_document  # see ``windows.LabelledWindows``
         self._separated = self._separation() if intra_document else None
+        dtypes = {file.dtype for file in self._source.files}
+        self._stored_dtype = dtypes.pop() if len(dtypes) == 1 else None  # None: the shards differ
+        self._vocab_size: int | None = None  # of the model, where an id in the files could be beyond it
         self._starts: np.ndarray | None = None  # of all windows, when they are not a plain stride
         counts = self._aligned_windows() if align_to_bos else self._plain_windows()
         self._first_window = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
@@ -101,6 +105,10 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
     def token_files(self) -> list[Path]:
         """The shards in reading order."""
         return [file.path for file in self._source.files]
+
+    def token_ranges(self) -> list[TokenRange]:
+        """What is read of which file."""
+        return [(file.path, 0, file.num_tokens) for file in self._source.files]
 
     @property
     def num_tokens(self) -> int:
@@ -174,21 +182,53 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
     def gather(self, places: np.ndarray, out: np.ndarray) -> None:
         """Copy the windows at ``places`` (int64 ``[B, 2]``) into ``out`` (int64 ``[B, T + 1]``).
 
-        Rows that follow each other in one shard, as in file order, are one strided copy.
+        Rows of one shard are one copy: a strided one where they follow each other, as in file order.
+
+        Raises:
+            DataError: a file was changed meanwhile, or (after ``check_vocab``) an id without a row in the model.
         """
         shards, starts = places[:, 0].tolist(), places[:, 1].tolist()
-        rows, stride = len(starts), self.seq_len
-        if rows > 1 and shards[0] == shards[-1] and starts[-1] - starts[0] == (rows - 1) * stride:
-            tokens = self._shards.tokens(shards[0])
-            if tokens is not None and bool((np.diff(places[:, 1]) == stride).all()):
-                out[:] = _rows_of(tokens, starts[0], rows, stride)
-                return
-        for shard, start, row in zip(shards, starts, out, strict=True):
-            tokens = self._shards.tokens(shard)
-            if tokens is not None:
-                row[:] = tokens[start : start + stride + 1]
-            else:
+        tokens = self._shards.checked(shards[0]).tokens
+        if tokens is None or shards.count(shards[0]) < len(shards):
+            largest = self._gather_each(shards, starts, out)
+        else:
+            largest = self._gather_from(tokens, starts, places[:, 1], out)
+        if self._vocab_size is not None and largest >= self._vocab_size:
+            refuse_beyond(out, self._vocab_size, lambda row, column: self._place(places[row], column))
+
+    def _gather_from(self, tokens: np.ndarray, starts: list[int], places: np.ndarray, out: np.ndarray) -> int:
+        """Rows of one mapped shard; the largest id in them, 0 where it does not matter."""
+        rows, stride, start = len(starts), self.seq_len, starts[0]
+        if starts == list(range(start, start + rows * stride, stride)):
+            out[:] = _rows_of(tokens, start, rows, stride, stride)
+            return self._largest(tokens[start : start + rows * stride + 1])
+        found = _rows_of(tokens, 0, len(tokens) - stride, 1, stride)[places]
+        out[:] = found
+        return self._largest(found)
+
+    def _gather_each(self, shards: list[int], starts: list[int], out: np.ndarray) -> int:
+        """Rows of several shards, or of one that is not mapped, by a positional read each; the largest id as above.
+
+        Such a read costs what asking a mapped file for its size does.
+        """
+        if self._stored_dtype is None:
+            for shard, start, row in zip(shards, starts, out, strict=True):
                 self._shards.reader(shard).read_into(start, row)
+            return self._largest(out)
+        found = np.empty(out.shape, self._stored_dtype)
+        view, size, at = found.data.cast("B"), found.strides[0], 0
+        for shard, start in zip(shards, starts, strict=True):
+            self._shards.reader(shard).read_bytes(start, view[at : at + size])
+            at += size
+        out[:] = found
+        return self._largest(found)
+
+    def _largest(self, tokens: np.ndarray) -> int:
+        return 0 if self._vocab_size is None else int(np.maximum.reduce(tokens, axis=None))
+
+    def _place(self, place: np.ndarray, column: int) -> tuple[str, int]:
+        shard, start = place.tolist()
+        return str(self._source.files[shard].path), start + column
 
     def make_batch(self, rows: np.ndarray) -> Batch:
         """A batch of gathered rows (int64 ``[B, T + 1]``, copied) in which documents are kept apart."""
@@ -235,10 +275,11 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
         return max(self._sampled_maxima().values())
 
     def check_vocab(self, vocab_size: int) -> None:
-        """Check that a model of ``vocab_size`` ids can embed this data.
+        """Check that a model of ``vocab_size`` ids can embed this data; from here on ``gather`` checks each batch.
 
         Raises:
-            DataError: the manifest's tokenizer has more ids, or a sampled token is beyond.
+            DataError: the manifest's tokenizer has more ids, a sampled token is beyond, or nothing says how wide the
+                ids of a headerless file are.
         """
         hint = f"set model.vocab_size to at least {{}}, or use data tokenised for {vocab_size:,} ids"
         if self.manifest is not None:
@@ -249,6 +290,7 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
                     f"the model has {vocab_size:,}",
                     hint.format(tokenizer["vocab_size"]),
                 )
+        self._refuse_narrow(vocab_size)
         for shard, largest in self._sampled_maxima().items():
             if largest >= vocab_size:
                 path = self._source.files[shard].path
@@ -256,6 +298,16 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
                     f"{path} holds token id {largest:,}, the model has {vocab_size:,} ids",
                     hint.format(largest + 1) + " (a raw uint32 file needs raw_dtype: uint32)",
                 )
+        self._vocab_size = vocab_size if vocab_size <= np.iinfo(self.token_dtype).max else None
+
+    def _refuse_narrow(self, vocab_size: int) -> None:
+        """Nothing tells a headerless file of uint16 ids from one of uint32 where a model has ids for either."""
+        assumed = [file.path for file in self._source.files if file.assumed]
+        if assumed and vocab_size > 1 << 16:
+            raise DataError(
+                f"{assumed[0]} has no header, and a model of {vocab_size:,} ids may need uint16 or uint32",
+                "say which it holds: dataset.raw_dtype: uint32 (or uint16)",
+            )
 
     def _sampled_maxima(self) -> dict[int, int]:
         return sampled_maxima([(0, file.num_tokens) for file in self._source.files], self._shards.reader)
@@ -301,7 +353,7 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
         if self.manifest is not None:
             wanted = self.manifest.eot == "none" and self.bos_token is not None
             return "prepend" if wanted else self.manifest.eot
-        return "append" if self._source.files[0].layout == "raw" else "prepend"
+        return "append" if self._source.files[0].layout in ("raw", "npy") else "prepend"
 
     def _separator(self, eot: Eot, what: str = "align_to_bos") -> int:
         """The id between documents, which ``what`` needs; sets ``bos_token`` from the manifest when none was given."""
@@ -340,11 +392,11 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
             )
 
 
-def _rows_of(tokens: np.ndarray, start: int, rows: int, stride: int) -> np.ndarray:
-    """``[rows, stride + 1]`` windows from ``start`` on as one view; neighbours share a token."""
+def _rows_of(tokens: np.ndarray, start: int, rows: int, stride: int, seq_len: int) -> np.ndarray:
+    """``[rows, seq_len + 1]`` windows from ``start`` on, ``stride`` apart, as one view."""
     step = tokens.itemsize
     return np.ndarray(
-        (rows, stride + 1), tokens.dtype, buffer=tokens, offset=start * step, strides=(stride * step, step)
+        (rows, seq_len + 1), tokens.dtype, buffer=tokens, offset=start * step, strides=(stride * step, step)
     )
 
 

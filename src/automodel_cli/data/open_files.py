@@ -8,8 +8,6 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, Literal, TypeVar
 
-import numpy as np
-
 from automodel_cli.corpus.nanogpt_bin import TokenFile, TokenReader
 
 _RESERVED_FILES = 128  # descriptors left to everything else in the process
@@ -58,22 +56,20 @@ class TokenShards:
     def __init__(self, files: Sequence[TokenFile], mmap: bool | Literal["auto"]) -> None:
         self._files = files
         self._mmap = mmap
-        self._opened = OpenFiles(len(files), self._open)
+        # A mapping has a descriptor of its own, beside the one by which the file is watched.
+        self.reader: Callable[[int], TokenReader] = OpenFiles(len(files), self._open, descriptors_each=2)
 
-    def tokens(self, shard: int) -> np.ndarray | None:
-        """All tokens of a shard as a plain array over its mapping, or None when it must be read."""
-        return self._opened(shard)[0]
+    def checked(self, shard: int) -> TokenReader:
+        """The reader of a shard, which was not cut off since it was opened: ask before its ``tokens`` are used."""
+        reader = self.reader(shard)
+        reader.check()
+        return reader
 
-    def reader(self, shard: int) -> TokenReader:
-        """The reader of a shard."""
-        return self._opened(shard)[1]
-
-    def _open(self, shard: int) -> tuple[np.ndarray | None, TokenReader]:
+    def _open(self, shard: int) -> TokenReader:
         reader = TokenReader(self._files[shard], mmap=self._mmap)
         if reader.tokens is None:
             self._mmap = False  # the file system cannot map: said once, then not tried again
-        # A memmap's own slicing costs microseconds; the plain array over it does not.
-        return None if reader.tokens is None else reader.tokens.view(np.ndarray), reader
+        return reader
 
 
 def open_files_allowed(wanted: int) -> int:

@@ -8,16 +8,54 @@ fits, and the plan itself travels along so that a refusal can say what differs.
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from automodel_cli.data.sampler import BatchShape, steps_for_samples, total_steps
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.files import hash_bytes
+from automodel_cli.json_files import Count, FileModel, validated
 
 
 def plan_hash(plan: dict[str, Any]) -> str:
     """``xxh3:...`` of a plan; equal plans give equal hashes whatever the order of their keys."""
     return hash_bytes(json.dumps(plan, sort_keys=True, ensure_ascii=False).encode())
+
+
+_MOST_SAMPLES = 2**53  # a position leaves room for the arithmetic of int64
+
+
+class StreamState(FileModel):
+    """Where an iterable data set of a user's was, on one rank."""
+
+    epoch: Annotated[int, Field(ge=0, le=_MOST_SAMPLES)]
+    dataset: Any
+    dp_rank: Count
+    dp_world: Count
+
+
+class Position(FileModel):
+    """A saved position, ``loader.json``."""
+
+    plan_hash: str
+    samples_consumed: Annotated[int, Field(ge=0, le=_MOST_SAMPLES)]
+    plan: Any = None
+    stream: StreamState | None = None
+
+
+def checked_position(state: Any) -> Position:
+    """A saved ``state`` as what it has to be.
+
+    Raises:
+        DataError: a key is missing, or a value of another type or out of range.
+    """
+    return validated(
+        state,
+        Position,
+        "the saved position of the data",
+        hint="the checkpoint is damaged or was written by another tool; start over with --fresh",
+    )
 
 
 def check_plan(state: dict[str, Any], plan: dict[str, Any]) -> None:
@@ -26,13 +64,7 @@ def check_plan(state: dict[str, Any], plan: dict[str, Any]) -> None:
     Raises:
         DataError: it does; the message lists each key that differs, with both values.
     """
-    if "plan_hash" not in state or "samples_consumed" not in state:
-        raise DataError(
-            f"the saved position of the data has keys {sorted(state)}, "
-            "expected plan_hash and samples_consumed",
-            "the checkpoint is damaged or was written by another tool; start over with --fresh",
-        )
-    if state["plan_hash"] == plan_hash(plan):
+    if checked_position(state).plan_hash == plan_hash(plan):
         return
     raise DataError(
         "the checkpoint was trained on other data or in another order: " + _differences(state, plan),
@@ -120,4 +152,4 @@ class PlannedLoader:
             DataError: it belongs to another plan.
         """
         check_plan(state, self.plan)
-        self.samples_consumed = int(state["samples_consumed"])
+        self.samples_consumed = checked_position(state).samples_consumed

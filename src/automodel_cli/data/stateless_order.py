@@ -149,13 +149,19 @@ class StatelessOrder:
     def gather(self, places: np.ndarray, out: np.ndarray) -> None:
         """Copy the samples at ``places`` (int64 ``[B, 2]``) into ``out`` (int64 ``[B, T + 1]``)."""
         length = self.settings.seq_len + self.settings.extra_token
+        for part in set(places[:, 0].tolist()):
+            self._tokens.checked(part)
         for (part, start), row in zip(places.tolist(), out, strict=True):
-            tokens = self._tokens.tokens(part)
-            if tokens is not None:
-                row[:length] = tokens[start : start + length]
+            reader = self._tokens.reader(part)
+            if reader.tokens is not None:
+                row[:length] = reader.tokens[start : start + length]
             else:
-                self._tokens.reader(part).read_into(start, row[:length])
+                reader.read_into(start, row[:length])
             row[length:] = self.settings.pad_id
+
+    def position(self, place: Sequence[int], column: int) -> tuple[int, int]:
+        """The part, and the token in its ``.bin``, of a column of the row at ``place``."""
+        return place[0], place[1] + column
 
     def read(self, sample_number: int, row: np.ndarray) -> int:
         """Copy one sample into ``row`` (int64 ``[T + 1]``); the part it is from."""

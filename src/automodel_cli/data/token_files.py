@@ -78,6 +78,7 @@ def open_token_files(
         _inspect(path, entry, _raw_dtype(path, manifests, raw_dtype))
         for path, entry in zip(paths, entries, strict=True)
     )
+    notes += _notes_on_assumed(files)
     manifest, split = _only_manifest(paths, entries, manifests)
     return TokenFiles(files, entries, manifest, split, _fingerprint(files, entries, manifest), tuple(notes))
 
@@ -184,6 +185,18 @@ def _inspect(path: Path, entry: CorpusFile | None, raw_dtype: str | None) -> Tok
             "the file was replaced or its copy is incomplete: `automodel preprocess verify` tells more",
         )
     return file
+
+
+def _notes_on_assumed(files: Sequence[TokenFile]) -> list[str]:
+    assumed = [file.path.name for file in files if file.assumed]
+    if not assumed:
+        return []
+    what = (
+        f"{assumed[0]} has no header and is"
+        if len(assumed) == 1
+        else f"{len(assumed)} files have no header and are"
+    )
+    return [f"{what} read as uint16 ids (raw_dtype: says otherwise)"]
 
 
 def _only_manifest(

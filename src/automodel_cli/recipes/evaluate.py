@@ -17,6 +17,7 @@ from automodel_cli.assembly.scored_data import (
     ScoredData,
     open_named,
     trained_documents,
+    trained_raw_dtype,
     trained_seq_len,
     training_config,
     validation_sets,
@@ -67,9 +68,10 @@ def run(cfg: EvaluateConfig, *, voice: Voice | None = None) -> EvaluationResult:
     trained_as = training_config(loaded.path)
     seq_len = _seq_len(cfg, loaded, trained_seq_len(trained_as))
     documents = trained_documents(trained_as, cfg.intra_document)
-    sets = {name: open_named(name, seq_len, documents=documents) for name in cfg.data} or validation_sets(
-        loaded.path, trained_as, seq_len, documents=documents
-    )
+    raw_dtype = trained_raw_dtype(trained_as, cfg.raw_dtype)
+    sets = {
+        name: open_named(name, seq_len, documents=documents, raw_dtype=raw_dtype) for name in cfg.data
+    } or validation_sets(loaded.path, trained_as, seq_len, documents=documents, raw_dtype=raw_dtype)
     precision = compute_precision(cfg.precision, loaded, device)
     scores = {
         name: _score(name, dataset, cfg, loaded, device, precision, voice) for name, dataset in sets.items()
@@ -90,7 +92,7 @@ def run(cfg: EvaluateConfig, *, voice: Voice | None = None) -> EvaluationResult:
         "versions": versions(),
     }
     if cfg.bigram is not None:
-        results["bigram"] = _bigram(cfg, sets, loaded, seq_len)
+        results["bigram"] = _bigram(cfg, sets, loaded, seq_len, raw_dtype)
     output = Path(cfg.output) if cfg.output is not None else results_folder(loaded.path) / RESULTS_NAME
     output.parent.mkdir(parents=True, exist_ok=True)
     write_json(output, json_safe(results))
@@ -225,11 +227,15 @@ def _split_of(dataset: ScoredData) -> str | None:
 
 
 def _bigram(
-    cfg: EvaluateConfig, sets: Mapping[str, ScoredData], loaded: LoadedModel, seq_len: int
+    cfg: EvaluateConfig,
+    sets: Mapping[str, ScoredData],
+    loaded: LoadedModel,
+    seq_len: int,
+    raw_dtype: str | None,
 ) -> dict[str, Any]:
     """A bigram model of the training tokens, scored on the very tokens that the model was scored on."""
     assert cfg.bigram is not None
-    training = open_named(cfg.bigram, seq_len, held_out=False)
+    training = open_named(cfg.bigram, seq_len, held_out=False, raw_dtype=raw_dtype)
     training.check_vocab(loaded.model.vocab_size)
     limit = None if cfg.limit_batches is None else cfg.limit_batches * cfg.batch_size
     held_out = [run for dataset in sets.values() for run in token_runs(dataset, limit)]

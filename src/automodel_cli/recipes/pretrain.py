@@ -33,6 +33,7 @@ from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.together import on_main
 from automodel_cli.config.load import to_yaml
 from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.data.overlap import notes_on_overlap
 from automodel_cli.distributed.presence import Presence
 from automodel_cli.distributed.start import leave
 from automodel_cli.distributed.world import World
@@ -541,6 +542,7 @@ class PretrainRecipe:
         )
         notes = [*self.cfg.notes, *world_assembly.notes(self.cfg, self.device.type), *self.model.notes]
         notes += memory_assembly.notes(peak, self.memory)
+        notes += notes_on_overlap(self.dataset, held_out)
         for note in [*notes, *data_assembly.notes(self.loader, *datasets.values())]:
             self.voice.say(f"note: {note}")
         if (blend := summary.blend_table(datasets)) is not None:

@@ -2,7 +2,7 @@
 
 With a manifest every file that it lists is hashed, so one changed byte anywhere is found and its file named. Without
 one (NeMo's and nanoGPT's files) the checks are those that the files themselves allow. Pairs of .bin and .idx are
-``megatron_check``'s.
+``megatron_check``'s; the sample indices beside them, or in a folder of their own, are hashed too.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from automodel_cli.corpus.nanogpt_bin import (
 )
 from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
 from automodel_cli.corpus.verify_report import FileReport, VerifyReport
+from automodel_cli.data.index_cache import CACHE_FOLDER, STAMP_SUFFIX, check_folder
 from automodel_cli.errors import AutomodelError, DataError
 from automodel_cli.files import hash_file
 
@@ -49,12 +50,24 @@ def run(cfg: VerifyConfig, *, progress: ProgressCallback) -> VerifyReport:
     path = Path(cfg.path)
     folder = path.parent if path.name == MANIFEST_NAME else path
     if not (folder / MANIFEST_NAME).exists() and holds_megatron_files(path):
-        return check_megatron(path, tokenizer=cfg.tokenizer, documents=cfg.documents, progress=progress)
+        report = check_megatron(path, tokenizer=cfg.tokenizer, documents=cfg.documents, progress=progress)
+        folder = path if path.is_dir() else path.parent
+        return _with_indices(report, folder / CACHE_FOLDER)
+    if not (folder / MANIFEST_NAME).exists() and next(folder.glob(f"*{STAMP_SUFFIX}"), None) is not None:
+        return _with_indices(VerifyReport(folder), folder)
     if folder.is_dir():
         return _verify_folder(cfg, folder, progress)
     if not path.is_file():
         raise DataError(f"there is no file or folder {path}", "name a corpus folder or a token file")
     return _verify_file(cfg, path, progress)
+
+
+def _with_indices(report: VerifyReport, folder: Path) -> VerifyReport:
+    """``report`` with what is wrong with the sample indices in ``folder``."""
+    hashed, problems = check_folder(folder)
+    report.hashed += hashed
+    report.problems += problems
+    return report
 
 
 def _verify_folder(cfg: VerifyConfig, folder: Path, progress: ProgressCallback) -> VerifyReport:
