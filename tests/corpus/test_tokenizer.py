@@ -220,7 +220,7 @@ def test_a_panic_while_encoding_or_decoding_is_a_clear_error() -> None:
     lacking = TiktokenTokenizer(
         tiktoken.Encoding("t", pat_str=".", mergeable_ranks={b"a": 0}, special_tokens={})
     )
-    with pytest.raises(DataError, match="tiktoken .* cannot encode 'b'"):
+    with pytest.raises(DataError, match=r"tiktoken .* cannot encode 'b'"):
         lacking.encode("b")
     with pytest.raises(DataError, match="cannot decode"):
         lacking.decode_bytes([9])
