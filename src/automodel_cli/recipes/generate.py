@@ -71,7 +71,7 @@ def _check_is_text(text: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ConfigError(
-            f"the prompt or stop text {ascii(text[:40])} is not UTF-8 text: character {error.start + 1}",
+            f"the prompt or stop text {text[:40]!a} is not UTF-8 text: character {error.start + 1}",
             "save it as UTF-8 in a file and give --prompt FILE:path",
         ) from None
 
