@@ -9,7 +9,7 @@ import pytest
 
 from automodel_cli import json_files
 from automodel_cli.errors import CheckpointError, DataError
-from automodel_cli.json_files import Count, FileModel, FiniteFloat, Items, PlainName, Xxh3
+from automodel_cli.json_files import Count, FileModel, FiniteFloat, Items, PlainName, Xxh3, read_yaml
 
 
 class _Entry(FileModel):
@@ -88,3 +88,28 @@ def test_pipes_folders_and_large_files_are_refused_at_once(tmp_path):
         json_files.read_bytes(tmp_path / "large", max_bytes=99)
     with pytest.raises(DataError, match="does not exist"):
         json_files.read_bytes(tmp_path / "none")
+
+
+class TestYaml:
+    def test_plain_values(self, tmp_path):
+        (tmp_path / "a.yaml").write_text("a: [1, two]\nb: {c: null}\n")
+        assert read_yaml(tmp_path / "a.yaml") == {"a": [1, "two"], "b": {"c": None}}
+
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            (b"a: [", "not valid YAML"),
+            (b"a: \xff", "not valid YAML"),
+            (b"[" * 5000, "nested deeper than 200 levels"),
+            (b"".join(b" " * n + b"a:\n" for n in range(300)), "nested deeper than 200 levels"),
+            (b"a: &x [1]\nb: *x\n", "the alias \\*x"),
+            (b"a: 2001-99-99", "not valid YAML"),
+            (b"a: " + b"9" * 5000, "not valid YAML"),
+            (b"!!python/object/apply:os.system [echo]", "not valid YAML"),
+        ],
+    )
+    def test_what_is_refused(self, tmp_path, content, said):
+        (tmp_path / "a.yaml").write_bytes(content)
+        with pytest.raises(DataError, match=said) as error:
+            read_yaml(tmp_path / "a.yaml")
+        assert "\n" not in error.value.message and "a.yaml" in error.value.message

@@ -1,6 +1,7 @@
 from typing import Annotated, Any, Literal
 
 import pytest
+from pydantic import Field
 
 from automodel_cli.config.explain import all_keys, describe_type, field_at, section_of, unknown_key
 from automodel_cli.config.run_sections import DistributedConfig, MixedPrecisionConfig
@@ -24,6 +25,9 @@ from automodel_cli.config.target import Target, describe_value, is_secret
         (Target | str | None, "a mapping with _target_, text or null"),
         (MixedPrecisionConfig | None, "a mapping or null"),
         (Any, "any value"),
+        (Annotated[float, Field(gt=0, le=1)] | None, "a number above 0 and up to 1 or null"),
+        (Annotated[int, Field(ge=2)], "a whole number from 2"),
+        (Annotated[float, Field(lt=1)], "a number below 1"),
     ],
 )
 def test_types_in_words(annotation, words):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiktoken
 
 from automodel_cli.corpus.tokenizer import (
     ByteTokenizer,
@@ -78,7 +79,7 @@ def test_changed_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"fingerprint|damaged"):
         load_tokenizer(tmp_path)
     (tmp_path / "automodel_tokenizer.json").write_text("{")
-    with pytest.raises(DataError, match="damaged"):
+    with pytest.raises(DataError, match="not valid JSON"):
         load_tokenizer(tmp_path)
     with pytest.raises(DataError, match="holds no tokenizer"):
         load_tokenizer(tmp_path / "nowhere")
@@ -159,3 +160,86 @@ def test_gpt2_by_hub_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     trained().save(folder)
     monkeypatch.chdir(tmp_path)
     assert open_tokenizer("openai-community/gpt2").kind == "hf"  # a folder of that name comes first
+
+
+def marker(folder: Path, **changes) -> None:
+    path = folder / "automodel_tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def small_tiktoken() -> TiktokenTokenizer:
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    return TiktokenTokenizer(
+        tiktoken.Encoding("t", pat_str=r"\w+|\W", mergeable_ranks=ranks, special_tokens={"<e>": 256})
+    )
+
+
+@pytest.mark.parametrize("text", ["[1]", "[" * 1000, '{"a": NaN}', '{"model": 3}', "\udcff", "{}", ""])
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "automodel_tokenizer.json"])
+def test_crafted_files_are_clear_errors(tmp_path: Path, name: str, text: str) -> None:
+    if (name, text) in (("tokenizer_config.json", "{}"), ("tokenizer_config.json", '{"model": 3}')):
+        return
+    trained().save(tmp_path)
+    (tmp_path / name).write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(DataError) as error:
+        open_tokenizer(tmp_path)
+    assert error.value.hint and "\n" not in error.value.message
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"special_tokens": {"x": 4_000_000_000}},
+        {"special_tokens": {"x": -1}},
+        {"special_tokens": [1]},
+        {"pattern": "("},
+        {"pattern": None},
+        {"kind": "other"},
+        {"kind": ["tiktoken"]},
+        {"name": 7},
+    ],
+)
+def test_crafted_parts_of_tiktokens(tmp_path: Path, change: dict) -> None:
+    small_tiktoken().save(tmp_path)
+    assert load_tokenizer(tmp_path).encode("ab") == [97, 98]
+    marker(tmp_path, **change)
+    with pytest.raises(DataError):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("ranks", [b"YQ== 0\nYg== 0\n", b"YQ==", b"\xff\xff 1", b"YQ== 99999999999999", b""])
+def test_ranks_that_contradict_themselves(tmp_path: Path, ranks: bytes) -> None:
+    """Some of these are panics of the Rust side."""
+    small_tiktoken().save(tmp_path)
+    (tmp_path / "ranks.tiktoken").write_bytes(ranks)
+    with pytest.raises(DataError):
+        load_tokenizer(tmp_path)
+
+
+def test_a_panic_while_encoding_or_decoding_is_a_clear_error() -> None:
+    lacking = TiktokenTokenizer(
+        tiktoken.Encoding("t", pat_str=".", mergeable_ranks={b"a": 0}, special_tokens={})
+    )
+    with pytest.raises(DataError, match=r"tiktoken .* cannot encode 'b'"):
+        lacking.encode("b")
+    with pytest.raises(DataError, match="cannot decode"):
+        lacking.decode_bytes([9])
+    body = {"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "added_tokens": []}
+    template = {"type": "TemplateProcessing", "pair": [], "special_tokens": {}}
+    template["single"] = [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}]
+    odd = HFTokenizer("odd", tokenizer_json=json.dumps({**body, "post_processor": template}))
+    with pytest.raises(DataError, match="cannot encode"):
+        odd.added_ids()
+    with pytest.raises(DataError, match="ids go up to 4,294,967,295"):
+        HFTokenizer("huge", tokenizer_json=json.dumps(body).replace('{"a": 0}', '{"a": 4294967295}'))
+
+
+def test_an_interrupt_while_encoding_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = small_tiktoken()
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tokenizer.reference, "_encode", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        tokenizer.encode("a")

@@ -59,7 +59,8 @@ def multiple_choice(model, tokenizer, items, index, shots, delimiter) -> tuple[i
     )
     item = items[index]
     rows = [encode(tokenizer, f"{prefix}{item['query']}{delimiter}{choice}") for choice in item["choices"]]
-    start = min(shared(rows[0], row) for row in rows)
+    # A choice that is the beginning of the others, or equal to them, is scored from its last token on, as the others.
+    start = min(min(shared(rows[0], row), len(row) - 1) for row in rows)
     return lowest(model, [cut(row, start, model.config.n_positions) for row in rows])
 
 
@@ -78,11 +79,7 @@ def schema(model, tokenizer, items, index, shots, delimiter) -> tuple[int, list[
 
 
 def lowest(model, rows) -> tuple[int, list[float]]:
-    # A choice that is the beginning of the others, or equal to them, has nothing that could be scored.
-    means = [
-        token_losses(model, ids, start)[0].mean().item() if ids[start:] else float("inf")
-        for ids, start in rows
-    ]
+    means = [token_losses(model, ids, start)[0].mean().item() for ids, start in rows]
     return means.index(min(means)), means
 
 

@@ -7,7 +7,13 @@ import math
 import pytest
 
 from automodel_cli.errors import DataError
-from automodel_cli.evaluation.compare import compare, discordant, mcnemar, two_sided
+from automodel_cli.evaluation import compare as module
+from automodel_cli.evaluation.compare import Results, discordant, mcnemar, two_sided
+from automodel_cli.json_files import validated
+
+
+def compare(a: dict, b: dict) -> module.Comparison:
+    return module.compare(*(validated(file, Results, "a file") for file in (a, b)))
 
 
 def results(correct: str, *, name="piqa", data="xxh3:1", fingerprint="a", **more):
@@ -104,3 +110,40 @@ def test_settings_that_differ_are_told():
 def test_nothing_to_compare(other):
     with pytest.raises(DataError):
         compare(results("10"), other)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("count", 3),
+        ("count", 0),
+        ("count", -1),
+        ("accuracy", math.nan),
+        ("accuracy", None),
+        ("accuracy", "0.5"),
+        ("stderr", math.inf),
+        ("correct", "12"),
+        ("correct", [1, 0]),
+        ("version", {}),
+    ],
+)
+def test_crafted_entries(key, value):
+    crafted = results("10", fingerprint="b")
+    crafted["tasks"]["piqa"][key] = value
+    with pytest.raises(DataError, match=r"a file: tasks\.piqa"):
+        compare(results("10"), crafted)
+
+
+@pytest.mark.parametrize("section", ["checkpoint", "settings", "tasks", "means", "harness"])
+@pytest.mark.parametrize("value", [3, [1], "text", {"x": 3}])
+def test_crafted_sections(section, value):
+    if section == "settings" and isinstance(value, dict):
+        return
+    with pytest.raises(DataError, match=f"a file: '?{section}"):
+        compare(results("10"), results("10", fingerprint="b") | {section: value})
+
+
+def test_scores_that_were_not_finite_are_left_out():
+    a = results("10") | {"sets": [{"data": "v", "loss": None}], "means": {}}
+    found = compare(a, a | {"sets": [{"data": "v", "loss": 2.0}]})
+    assert [row.name for row in found.rows] == ["piqa"]

@@ -37,3 +37,9 @@ def test_prefix_counts():
     assert is_answer("Paris, of course", ["the Paris"])
     assert not is_answer("In Paris", ["Paris"])
     assert is_answer("5 pens", ["4", "5"])
+
+
+def test_an_accepted_answer_of_which_normalising_leaves_nothing():
+    assert is_answer("a, because", ["$a$"]) and is_answer("The band", ["The"])
+    assert not is_answer("Paris", ["$a$", "the", "...", ""])
+    assert not is_answer("", ["", "the"])

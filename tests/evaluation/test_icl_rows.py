@@ -35,15 +35,26 @@ def test_cropping_keeps_the_tail(row, context, expected):
     assert cropped(row, context) == expected
 
 
+def spans(kind, prompts):
+    rows, moved = rows_of(kind, prompts)
+    return [(row.start, row.end) for row in rows], moved
+
+
 def test_spans_of_each_kind():
-    choices = [(0, 1, 2, 7), (0, 1, 2, 8, 9)]
-    assert [(row.start, row.end) for row in rows_of("multiple_choice", choices, None)] == [(3, 4), (3, 5)]
-    options = [(0, 5, 1, 2), (0, 6, 6, 1, 2)]
-    assert [(row.start, row.end) for row in rows_of("schema", options, None)] == [(2, 4), (3, 5)]
-    (row,) = rows_of("language_modeling", [(0, 1, 2), (0, 1, 2, 3, 4)], None)
-    assert (row.start, row.end) == (3, 5)
-    (row,) = rows_of("language_modeling", [(0, 1, 2), (0, 1, 9, 3)], None)  # joined across the border
-    assert (row.start, row.end) == (2, 4)
+    assert spans("multiple_choice", [(0, 1, 2, 7), (0, 1, 2, 8, 9)]) == ([(3, 4), (3, 5)], False)
+    assert spans("schema", [(0, 5, 1, 2), (0, 6, 6, 1, 2)]) == ([(2, 4), (3, 5)], False)
+    assert spans("language_modeling", [(0, 1, 2), (0, 1, 2, 3, 4)]) == ([(3, 5)], False)
+    joined_across_the_border = [(0, 1, 2), (0, 1, 9, 3)]
+    assert spans("language_modeling", joined_across_the_border) == ([(2, 4)], False)
+
+
+def test_no_span_is_empty():
+    """A span without ids has a loss of nothing, and every one of its no tokens is the likeliest."""
+    assert spans("multiple_choice", [(0, 1, 2), (0, 1, 2, 8, 9)]) == ([(2, 3), (2, 5)], True)
+    assert spans("multiple_choice", [(0, 1, 2), (0, 1, 2)]) == ([(2, 3), (2, 3)], True)
+    assert spans("schema", [(0, 5, 1), (0, 6, 6, 2)]) == ([(2, 3), (3, 4)], True)
+    assert spans("language_modeling", [(0, 1, 2), (0, 1, 2)]) == ([(2, 3)], True)
+    assert spans("language_modeling", [(0, 1, 2), (0, 1)]) == ([(1, 2)], True)
 
 
 def test_first_token():

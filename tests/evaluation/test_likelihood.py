@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
+from automodel_cli.corpus.token_bytes import UNKNOWN, TokenBytes
 from automodel_cli.errors import DataError
 from automodel_cli.evaluation.likelihood import evaluate, summarise
 from automodel_cli.models.gpt2 import build_gpt2_model
@@ -186,3 +187,34 @@ class TestEdges:
         assert set(json.loads(json.dumps(found))) == {
             *("loss", "perplexity", "bits_per_byte", "tokens", "bytes", "seconds", "tokens_per_s")
         }
+
+
+class TestBytesOfTexts:
+    """A token that begins a text, and one of which nobody knows."""
+
+    def score(self, sizes):
+        batches = make_batches()
+        return evaluate(tiny_gpt2(), batches, token_bytes=sizes), batches
+
+    def test_first_tokens_count_their_own_bytes(self):
+        begins = np.zeros(VOCAB, dtype=bool)
+        begins[[0, 3]] = True
+        sizes = TokenBytes(np.full(VOCAB, 5), np.full(VOCAB, 4), begins)
+        found, batches = self.score(sizes)
+        expected = sum(
+            (4 if before in (0, 3) else 5)
+            for batch in batches
+            for row, labels in zip(batch.input_ids.tolist(), batch.labels.tolist(), strict=True)
+            for before, label in zip(row, labels, strict=True)
+            if label != IGNORE_INDEX
+        )
+        assert found.bytes == expected and expected % 5
+
+    def test_one_unknown_token_makes_the_sum_unknown(self):
+        sizes = np.full(VOCAB, 2)
+        known, batches = self.score(sizes)
+        assert known.bytes == 2 * known.tokens
+        label = next(int(one) for one in batches[0].labels.flatten() if one != IGNORE_INDEX)
+        sizes[label] = UNKNOWN
+        found, _ = self.score(sizes)
+        assert found.bytes is None and found.bits_per_byte is None and found.loss == known.loss

@@ -63,8 +63,9 @@ def test_entry_of_a_task(tiny_run, bundle, tmp_path):
     share = entry["accuracy"]
     assert entry["stderr"] == pytest.approx(math.sqrt(share * (1 - share) / (len(items) - 1)))
     assert entry["centred"] == pytest.approx((share - 0.5) / 0.5)
-    assert len(entry["chosen"]) == len(items) and entry["version"].startswith("1.")
+    assert len(entry["chosen"]) == len(items) and entry["version"].startswith("2.")
     assert entry["data"].startswith("xxh3:") and entry["seconds"] > 0 and entry["cut_to_context"] > 0
+    assert (entry["answers_cut"], entry["spans_moved_back"]) == (0, 1)  # of one item all choices are equal
 
 
 def test_fewer_questions_and_other_examples(tiny_run, bundle, tmp_path):

@@ -68,6 +68,34 @@ def test_special_text_in_the_prompt_stays_text(tiny_run, monkeypatch):
     assert seen == [list(b"<|endoftext|>")]
 
 
+class TestPrompts:
+    def test_longer_than_the_context(self, tiny_run):
+        context = tiny_run.model.max_seq_len
+        longer = "x" * (context + 1)
+        with pytest.raises(
+            ConfigError, match=rf"prompt of {context + 1} tokens, the model's context has {context}"
+        ):
+            generate.run(config(tiny_run, prompt=longer, overflow="stop"))
+        slid = generate.run(config(tiny_run, prompt=longer))
+        assert len(slid.prompts[0].samples[0].ids) == 12 and "only its end is read" in slid.notes[0]
+        fitting = generate.run(config(tiny_run, prompt=longer[1:], overflow="stop"))
+        assert len(fitting.prompts[0].samples[0].ids) == 1 and not fitting.notes
+
+    @pytest.mark.parametrize("where", ["prompt", "stop"])
+    def test_not_utf8(self, where):
+        given = {"prompt": "a\udcff"} if where == "prompt" else {"stop": ("\udcff",)}
+        with pytest.raises(ConfigError, match=r"'a?\\udcff' is not UTF-8 text"):
+            generate.read_prompts(GenerateConfig(checkpoint="x", **given))
+
+    def test_files_that_are_no_text(self, tmp_path):
+        (tmp_path / "bad").write_bytes(b"a\xff")
+        for name in ("bad", "nowhere", ".", "null\0byte"):
+            for given in ({"prompt": f"FILE:{tmp_path / name}"}, {"prompt_file": str(tmp_path / name)}):
+                with pytest.raises(ConfigError) as error:
+                    generate.read_prompts(GenerateConfig(checkpoint="x", **given))
+                assert error.value.hint == "name a text file"
+
+
 class TestTokenizer:
     def test_missing(self, tiny_run, monkeypatch):
         loaded = generate.load_model(str(tiny_run.run))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from automodel_cli.errors import DataError
 from automodel_cli.recipes import quickstart
 
 CONFIG = Path(__file__).parents[2] / "configs/quickstart.yaml"
@@ -42,3 +43,13 @@ def test_words_stay_whole(tmp_path):
     assert f"{tmp_path}/a b/bpe" in tour[0].arguments and "c d/*.py" in tour[0].arguments
     assert tour[2].arguments[-2:] == ("--model.n_layer", "1")
     assert "'" in tour[0].command
+
+
+def test_scores_that_are_none(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text('{"loss": null, "perplexity": null, "bits_per_byte": null}')
+    assert "| this GPT | n/a |" in quickstart.report_text([], tmp_path)
+    for crafted in ("[1]", '{"loss": 1}', '{"loss": NaN, "perplexity": 1, "bits_per_byte": 1}', "\x00"):
+        path.write_text(crafted)
+        with pytest.raises(DataError, match=r"results\.json"):
+            quickstart.report_text([], tmp_path)

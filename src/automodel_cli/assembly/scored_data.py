@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from automodel_cli.assembly.data import build_dataset
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema import PretrainConfig
@@ -19,7 +17,8 @@ from automodel_cli.corpus.megatron_check import holds_megatron_files
 from automodel_cli.corpus.megatron_manifest import SUFFIX, read_megatron_manifest
 from automodel_cli.data.megatron_dataset import MegatronPretraining
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
-from automodel_cli.errors import ConfigError
+from automodel_cli.errors import AutomodelError, ConfigError
+from automodel_cli.json_files import read_yaml
 
 ScoredData = NanogptDataset | MegatronPretraining
 
@@ -27,8 +26,8 @@ ScoredData = NanogptDataset | MegatronPretraining
 def training_config(checkpoint: Path) -> dict[str, Any]:
     """The configuration stored with the checkpoint, as plain values; {} where there is none that can be read."""
     try:
-        stored = yaml.safe_load((checkpoint / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
+        stored = read_yaml(checkpoint / "config.yaml")
+    except AutomodelError:
         return {}
     return stored if isinstance(stored, dict) else {}
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.config.target import Target
 from automodel_cli.corpus.same_tokenizer import MadeBy, refuse_other_tokenizer
+from automodel_cli.corpus.token_bytes import TokenBytes
 from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
 from automodel_cli.corpus.tokenizer_base import CARRIED_FILES
 from automodel_cli.errors import ConfigError, DataError
@@ -29,9 +28,9 @@ class RunTokenizer:
     temporary: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
     separator_id: int | None = None
 
-    def token_bytes(self) -> np.ndarray:
-        """Bytes of text each id stands for, int32 ``[vocab_size]``."""
-        return self.tokenizer.token_bytes()
+    def token_bytes(self) -> TokenBytes | None:
+        """Bytes of text that each id stands for; None where that cannot be told."""
+        return self.tokenizer.text_bytes()
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint remembers of it."""

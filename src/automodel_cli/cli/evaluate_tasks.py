@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from automodel_cli.assembly.voice import Voice
 from automodel_cli.cli import console, worker
 from automodel_cli.cli.argv import Invocation
+from automodel_cli.config import yaml_tree
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema_tasks import BundleConfig, TasksConfig
-from automodel_cli.errors import ConfigError
+from automodel_cli.errors import AutomodelError, ConfigError
 
 COLUMNS = ("task", "shots", "items", "accuracy", "+/-", "chance", "centred", "items/s")
 
@@ -23,10 +22,10 @@ def names_tasks(config: Path | None) -> bool:
     if config is None:
         return False
     try:
-        given = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
+        given, _ = yaml_tree.read_file(config)
+    except AutomodelError:
         return False
-    return isinstance(given, Mapping) and not {"tasks", "harness"}.isdisjoint(given)
+    return not {"tasks", "harness"}.isdisjoint(given.items)
 
 
 def run(config: Path | None, flags: Mapping[str, Any], invocation: Invocation) -> int:

@@ -91,6 +91,8 @@ def generate(
     else:
         result = recipe.run(cfg)
         _show_all(result)
+    for note in result.notes:
+        typer.echo(note, err=True)
     tokens = sum(len(sample.ids) for prompt in result.prompts for sample in prompt.samples)
     typer.echo(f"{tokens} tokens at {result.tokens_per_s:.1f} tokens/s from {result.checkpoint}", err=True)
 

@@ -191,4 +191,17 @@ def _alternatives(annotation: Any, metadata: Iterable[Any] = ()) -> list[str]:
         return [f"a list of {describe_type(arguments[0])}" if arguments else "a list"]
     if origin is dict or section_of(annotation):
         return ["a mapping"]
-    return [_PLAIN_NAMES.get(annotation, getattr(annotation, "__name__", "a value"))]
+    name = _PLAIN_NAMES.get(annotation, getattr(annotation, "__name__", "a value"))
+    return [" ".join([name, *_range(metadata)])]
+
+
+def _range(metadata: Iterable[Any]) -> list[str]:
+    """The bounds of a number in words, for types without a ``Meaning``: ``above 0 and up to 1``."""
+    bounds = [bound for item in metadata for bound in getattr(item, "metadata", [item])]
+    words = [
+        f"{word} {getattr(bound, attribute)}"
+        for attribute, word in (("gt", "above"), ("ge", "from"), ("lt", "and below"), ("le", "and up to"))
+        for bound in bounds
+        if getattr(bound, attribute, None) is not None
+    ]
+    return [" ".join(words).removeprefix("and ")] if words else []

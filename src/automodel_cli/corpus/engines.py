@@ -25,6 +25,8 @@ import numpy as np
 import tiktoken
 import tokenizers
 
+from automodel_cli.corpus.rust_errors import is_failure, named, reason
+
 CACHE_BYTES = 12 << 20
 FORGET_AFTER = 90_000_000  # characters; in English prose the tables double after 12 and about 110 million
 SAMPLE_ONE_IN = 1000  # of the text, so the check costs about 1 % where the fast engine is 10x faster
@@ -54,7 +56,10 @@ class TiktokenEngine:
         self._encode = encoding.encode_to_numpy
 
     def encode(self, text: str) -> np.ndarray:
-        return self._encode(text, disallowed_special=())
+        try:
+            return self._encode(text, disallowed_special=())
+        except BaseException as error:  # a panic is no Exception
+            raise _failed(error, self, text) from error
 
 
 class TiktokenParsingEngine:
@@ -65,7 +70,10 @@ class TiktokenParsingEngine:
         self._encode = encoding.encode_to_numpy
 
     def encode(self, text: str) -> np.ndarray:
-        return self._encode(text, allowed_special="all")
+        try:
+            return self._encode(text, allowed_special="all")
+        except BaseException as error:
+            raise _failed(error, self, text) from error
 
 
 class HuggingFaceEngine:
@@ -77,7 +85,19 @@ class HuggingFaceEngine:
         self._tokenizer = tokenizer
 
     def encode(self, text: str) -> np.ndarray:
-        return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.uint32)
+        try:
+            return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.uint32)
+        except BaseException as error:
+            raise _failed(error, self, text) from error
+
+
+def _failed(error: BaseException, engine: Engine, text: str) -> BaseException:
+    """What to raise where an engine failed on a text; an interrupt stays one."""
+    return named(
+        error,
+        f"{engine.name} cannot encode {text[:40]!r}",
+        "is the tokenizer damaged, or does its vocabulary lack an unknown token? Try another one",
+    )
 
 
 class GigatokenEngine:
@@ -157,7 +177,11 @@ def gigatoken_from_hf(tokenizer_json: str) -> GigatokenEngine | None:
 def _engine_or_none(build: Callable[[], Any]) -> GigatokenEngine | None:
     try:
         return GigatokenEngine(build)
-    except Exception:  # not installed, or whatever a young library throws: the reference engine serves
+    except (
+        BaseException
+    ) as error:  # not installed, or whatever a young library throws: the reference engine serves
+        if not is_failure(error):
+            raise
         return None
 
 
@@ -167,7 +191,9 @@ def first_difference(fast: Engine, reference: Engine, texts: tuple[str, ...]) ->
         expected = reference.encode(text)
         try:
             same = np.array_equal(fast.encode(text), expected)
-        except Exception:
+        except BaseException as error:
+            if not is_failure(error):
+                raise
             same = False
         if not same:
             return text
@@ -188,7 +214,12 @@ class Sampled:
         self._characters = 0  # since the fast engine last forgot
 
     def encode(self, text: str) -> np.ndarray:
-        ids = self._fast.encode(text)
+        try:
+            ids = self._fast.encode(text)
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            raise EngineMismatch(f"{self.name}: {reason(error)} on {text[:60]!r}") from error
         self._characters += len(text)
         self._allowance += len(text)
         if len(text) * SAMPLE_ONE_IN <= self._allowance:

@@ -25,10 +25,11 @@ import re
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tiktoken
+from pydantic import Field
 
 from automodel_cli.corpus.engines import (
     Engine,
@@ -36,17 +37,24 @@ from automodel_cli.corpus.engines import (
     TiktokenParsingEngine,
     gigatoken_from_ranks,
 )
+from automodel_cli.corpus.rust_errors import failures_named
+from automodel_cli.corpus.token_bytes import TokenBytes
 from automodel_cli.corpus.tokenizer_base import (
+    MAX_VOCAB,
     TOKENIZER_FILE,
     WHERE_FROM,
     Tokenizer,
+    checked_size,
+    read_text,
     unreachable,
     write_bytes,
 )
 from automodel_cli.corpus.tokenizer_hf import HFTokenizer
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.files import hash_bytes, write_json
+from automodel_cli.json_files import FileModel, Items, read_bytes, read_json, validated
 
+_RESTORE = "restore or make it again"
 # Which of gigatoken's pre-tokenizers is which tiktoken pattern. Their patterns also never match across the
 # border between a letter and a following space or newline, so a huge text may be cut there.
 _GIGATOKEN_SCHEME = {"gpt2": "gpt2", "r50k_base": "gpt2", "cl100k_base": "cl100k", "o200k_base": "o200k"}
@@ -65,6 +73,14 @@ _GPT2_FILES = [
 # ------------------------------------------------------------------------------------------- tiktoken
 
 
+class _TiktokenParts(FileModel):
+    """What ``automodel_tokenizer.json`` of this kind has beside the ranks."""
+
+    name: str
+    pattern: str
+    special_tokens: dict[str, Annotated[int, Field(ge=0, lt=MAX_VOCAB)]]
+
+
 class TiktokenTokenizer(Tokenizer):
     """An OpenAI encoding: byte-level BPE given by ranks and a split pattern."""
 
@@ -74,7 +90,7 @@ class TiktokenTokenizer(Tokenizer):
         self.name = encoding.name
         self._encoding = encoding
         self._ranks_text = ranks_text or _format_ranks(encoding._mergeable_ranks)
-        self.vocab_size = encoding.max_token_value + 1
+        self.vocab_size = checked_size(encoding.max_token_value + 1, f"tokenizer {self.name!r}")
         self.eot_id = self.bos_id = encoding._special_tokens.get("<|endoftext|>")
         self.cuts_at_spaces = self.name in _GIGATOKEN_SCHEME
         self.reference = self.engine = TiktokenEngine(encoding)
@@ -90,13 +106,14 @@ class TiktokenTokenizer(Tokenizer):
         return tuple(sorted(self._encoding._special_tokens))
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        return self._encoding.decode_bytes([int(i) for i in ids])
+        with failures_named(f"tokenizer {self.name!r} cannot decode", "is it the one that made these ids?"):
+            return self._encoding.decode_bytes([int(i) for i in ids])
 
-    def token_bytes(self) -> np.ndarray:
+    def text_bytes(self) -> TokenBytes:
         sizes = np.zeros(self.vocab_size, dtype=np.int32)
         for token, rank in self._encoding._mergeable_ranks.items():
             sizes[rank] = len(token)
-        return sizes
+        return TokenBytes.everywhere(sizes)
 
     def fingerprint(self) -> str:
         rest = [self._encoding._pat_str, self._encoding._special_tokens]
@@ -121,14 +138,16 @@ class TiktokenTokenizer(Tokenizer):
     @classmethod
     def load(cls, folder: Path, body: dict[str, Any]) -> TiktokenTokenizer:
         """From a ``tokenizer/`` folder."""
-        ranks_text = (folder / "ranks.tiktoken").read_bytes()
-        encoding = tiktoken.Encoding(
-            body["name"],
-            pat_str=body["pattern"],
-            mergeable_ranks=_parse_ranks(ranks_text),
-            special_tokens=body["special_tokens"],
-        )
-        return cls(encoding, ranks_text)
+        ranks_text = read_bytes(folder / "ranks.tiktoken")
+        parts = validated(body, _TiktokenParts, folder / TOKENIZER_FILE)
+        with failures_named(f"the tokenizer in {folder} is damaged", _RESTORE):
+            encoding = tiktoken.Encoding(
+                parts.name,
+                pat_str=parts.pattern,
+                mergeable_ranks=_parse_ranks(ranks_text),
+                special_tokens=parts.special_tokens,
+            )
+            return cls(encoding, ranks_text)
 
 
 def _format_ranks(ranks: dict[bytes, int]) -> bytes:
@@ -166,8 +185,8 @@ class ByteTokenizer(Tokenizer):
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         return bytes(int(i) for i in ids if int(i) < 256)
 
-    def token_bytes(self) -> np.ndarray:
-        return np.array([1] * 256 + [0], dtype=np.int32)
+    def text_bytes(self) -> TokenBytes:
+        return TokenBytes.everywhere(np.array([1] * 256 + [0], dtype=np.int32))
 
     def fingerprint(self) -> str:
         return hash_bytes(b"byte 257")
@@ -209,8 +228,9 @@ class CharTokenizer(Tokenizer):
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         return "".join(self.characters[int(i)] for i in ids).encode()
 
-    def token_bytes(self) -> np.ndarray:
-        return np.array([len(character.encode()) for character in self.characters], dtype=np.int32)
+    def text_bytes(self) -> TokenBytes:
+        sizes = [len(character.encode()) for character in self.characters]
+        return TokenBytes.everywhere(np.array(sizes, dtype=np.int32))
 
     def fingerprint(self) -> str:
         return hash_bytes(json.dumps(self.characters).encode())
@@ -221,6 +241,20 @@ class CharTokenizer(Tokenizer):
 
 
 # ------------------------------------------------------------------------------------------- opening
+
+
+class _Marker(FileModel):
+    """What every ``automodel_tokenizer.json`` has and we look at; its other keys follow from the tokenizer."""
+
+    kind: Literal["tiktoken", "hf", "byte", "char"]
+    name: str
+    fingerprint: str | None = None
+
+
+class _Characters(FileModel):
+    """``vocab.json`` of a char tokenizer, a list of them."""
+
+    characters: Items[Annotated[str, Field(min_length=1, max_length=1)]]
 
 
 def open_tokenizer(name_or_folder: str | Path) -> Tokenizer:
@@ -245,7 +279,7 @@ def open_tokenizer(name_or_folder: str | Path) -> Tokenizer:
     if name in GPT2_NAMES:
         return _open_gpt2(name)
     if path.is_file():
-        return HFTokenizer(path.stem, tokenizer_json=path.read_text("utf-8"))
+        return HFTokenizer(path.stem, tokenizer_json=read_text(path))
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not name.startswith("."):
         return HFTokenizer.from_hub(name)
     raise ConfigError(f"there is no tokenizer {name!r}", WHERE_FROM)
@@ -299,14 +333,11 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
         if (folder / "tokenizer").is_dir():
             return load_tokenizer(folder / "tokenizer")
         raise DataError(f"{folder} holds no tokenizer", f"expected {TOKENIZER_FILE} or tokenizer.json in it")
-    try:
-        body = json.loads(marker.read_bytes())
-        tokenizer = _from_parts(folder, body)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"the tokenizer in {folder} is damaged: {error}", "restore or make it again"
-        ) from error
-    if tokenizer.fingerprint() != body.get("fingerprint"):
+    body = read_json(marker, hint=_RESTORE)
+    marked = validated(body, _Marker, marker, hint=_RESTORE)
+    with failures_named(f"the tokenizer in {folder} is damaged", _RESTORE):
+        tokenizer = _from_parts(folder, marked, body)
+    if tokenizer.fingerprint() != marked.fingerprint:
         raise DataError(
             f"the tokenizer in {folder} does not match its fingerprint",
             "its files were changed; restore them or make them again",
@@ -314,14 +345,12 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
     return tokenizer
 
 
-def _from_parts(folder: Path, body: dict[str, Any]) -> Tokenizer:
-    kind = body["kind"]
-    if kind == "tiktoken":
+def _from_parts(folder: Path, marked: _Marker, body: dict[str, Any]) -> Tokenizer:
+    if marked.kind == "tiktoken":
         return TiktokenTokenizer.load(folder, body)
-    if kind == "hf":
-        return HFTokenizer.load(folder, body)
-    if kind == "char":
-        return CharTokenizer(json.loads((folder / "vocab.json").read_bytes()))
-    if kind == "byte":
-        return ByteTokenizer()
-    raise ValueError(f"unknown kind {kind!r}")
+    if marked.kind == "hf":
+        return HFTokenizer.load(folder, name=marked.name)
+    if marked.kind == "char":
+        listed = read_json(folder / "vocab.json", hint=_RESTORE)
+        return CharTokenizer(validated({"characters": listed}, _Characters, folder / "vocab.json").characters)
+    return ByteTokenizer()

@@ -10,8 +10,10 @@ import numpy as np
 
 from automodel_cli.corpus.engines import Engine, Sampled, first_difference, probe_texts
 from automodel_cli.corpus.nanogpt_bin import token_dtype
+from automodel_cli.corpus.token_bytes import TokenBytes
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.files import atomic_file, write_json
+from automodel_cli.json_files import read_bytes
 
 TOKENIZER_FILE = "automodel_tokenizer.json"
 TOKENIZER_FORMAT = "automodel-tokenizer/1"
@@ -23,6 +25,8 @@ CARRIED_FILES = frozenset({
 })  # fmt: skip
 """What of a tokenizer's folder goes along into checkpoints and exports: nothing else, and no links."""
 EngineChoice = Literal["auto", "reference", "fast"]
+MAX_VOCAB = 1 << 24
+"""Ids that a tokenizer may have; the largest in use have a quarter of a million."""
 
 
 class Tokenizer:
@@ -110,9 +114,14 @@ class Tokenizer:
         """The bytes of ``ids``."""
         raise NotImplementedError
 
-    def token_bytes(self) -> np.ndarray:
-        """UTF-8 bytes of each token, int32 ``[vocab_size]``, 0 for special ones: for bits per byte."""
+    def text_bytes(self) -> TokenBytes | None:
+        """Bytes of text that each token stands for; None where that cannot be told: for bits per byte."""
         raise NotImplementedError
+
+    def token_bytes(self) -> np.ndarray | None:
+        """The same within a text, int32 ``[vocab_size]``, 0 for special tokens, -1 where one is unknown."""
+        known = self.text_bytes()
+        return None if known is None else known.inside
 
     def fingerprint(self) -> str:
         """Hash of everything that decides the ids."""
@@ -158,6 +167,33 @@ WHERE_FROM = (
 
 def unreachable(what: str, error: Exception) -> DataError:
     return DataError(f"the {what} cannot be had: {type(error).__name__}: {str(error)[:100]}", WHERE_FROM)
+
+
+def checked_size(vocab_size: int, where: str) -> int:
+    """``vocab_size`` where tables of so many ids are reasonable.
+
+    Raises:
+        DataError: an id that no table should be made for.
+    """
+    if not 0 < vocab_size <= MAX_VOCAB:
+        raise DataError(
+            f"{where}: its ids go up to {vocab_size - 1:,}, expected some below {MAX_VOCAB:,}",
+            "restore the tokenizer's files, or make it again",
+        )
+    return vocab_size
+
+
+def read_text(path: Path) -> str:
+    """A tokenizer's text file.
+
+    Raises:
+        DataError: missing, no regular file, too large, or not UTF-8 text.
+    """
+    data = read_bytes(path)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not UTF-8 text, expected a tokenizer's JSON", WHERE_FROM) from None
 
 
 def write_bytes(path: Path, data: bytes) -> None:

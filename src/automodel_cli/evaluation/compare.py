@@ -11,12 +11,75 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Self, TypeVar
+
+from pydantic import Field, model_validator
 
 from automodel_cli.errors import DataError
+from automodel_cli.json_files import Count, FileModel, FiniteFloat, Items
 
 _SAME = ("version", "data", "shots", "count")
 _EXACT_UP_TO = 2000  # questions that only one got right; beyond, the normal distribution is as good
+
+
+Entry = TypeVar("Entry")
+_Number = FiniteFloat | None  # null: it was not finite, or is not known
+
+
+class _Checkpoint(FileModel):
+    path: str
+    fingerprint: str
+
+
+class _Set(FileModel):
+    data: str
+    loss: _Number
+
+
+class _Task(FileModel):
+    """``correct`` has a 0 or 1 for each question."""
+
+    version: str
+    data: str
+    shots: Count
+    count: Annotated[Count, Field(gt=0)]
+    accuracy: FiniteFloat
+    stderr: _Number
+    correct: Annotated[str, Field(pattern="^[01]*$")]
+
+    @model_validator(mode="after")
+    def _one_answer_a_question(self) -> Self:
+        if len(self.correct) != self.count:
+            raise ValueError(f"expected {self.count} answers, one for each question")
+        return self
+
+
+class _Mean(FileModel):
+    tasks: Count
+    of: Count
+    score: _Number
+    stderr: _Number = None
+
+
+class _Metric(FileModel):
+    value: _Number
+    stderr: _Number
+
+
+class _Harness(FileModel):
+    metrics: dict[str, _Metric]
+
+
+class Results(FileModel):
+    """What is compared of ``results.json`` and ``results_tasks.json``."""
+
+    format: Annotated[str, Field(pattern="^automodel-(results|task-results)/")]
+    checkpoint: _Checkpoint
+    settings: dict[str, Any] = Field(default_factory=dict)
+    sets: Items[_Set] = ()
+    tasks: dict[str, _Task] = Field(default_factory=dict)
+    means: dict[str, _Mean] = Field(default_factory=dict)
+    harness: dict[str, _Harness] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -41,62 +104,53 @@ class Comparison:
     notes: tuple[str, ...]
 
 
-def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> Comparison:
+def compare(a: Results, b: Results) -> Comparison:
     """Compare the content of two results files of ``automodel eval``.
 
     Raises:
-        DataError: one of them is none, or they have no score in common.
+        DataError: they have no score in common.
     """
-    for results in (a, b):
-        if not str(results.get("format", "")).startswith(("automodel-results/", "automodel-task-results/")):
-            raise DataError(
-                "not a results file of automodel eval", "name the files that automodel eval wrote"
-            )
     notes: list[str] = []
     rows = [*_sets(a, b), *_tasks(a, b, notes), *_means(a, b, notes), *_harness(a, b)]
     if not rows:
         raise DataError(
             "the two files have no score in common", "evaluate both on the same tasks or token files"
         )
-    for key, what in (("precision", "precision"), ("context", "context")):
-        first, second = a.get("settings", {}).get(key), b.get("settings", {}).get(key)
+    for key in ("precision", "context"):
+        first, second = a.settings.get(key), b.settings.get(key)
         if first != second:
-            notes.append(f"{what}: A {first}, B {second}")
-    if a["checkpoint"]["fingerprint"] == b["checkpoint"]["fingerprint"]:
+            notes.append(f"{key}: A {first}, B {second}")
+    if a.checkpoint.fingerprint == b.checkpoint.fingerprint:
         notes.append("both are results of the same weights")
     return Comparison(_name(a), _name(b), tuple(rows), tuple(notes))
 
 
-def _name(results: Mapping[str, Any]) -> str:
-    checkpoint = results["checkpoint"]
-    return f"{checkpoint['path']} ({checkpoint['fingerprint']})"
+def _name(results: Results) -> str:
+    return f"{results.checkpoint.path} ({results.checkpoint.fingerprint})"
 
 
-def _common(a: Mapping[str, Any], b: Mapping[str, Any], key: str) -> Iterator[tuple[str, Any, Any]]:
-    first, second = a.get(key) or {}, b.get(key) or {}
+def _common(first: Mapping[str, Entry], second: Mapping[str, Entry]) -> Iterator[tuple[str, Entry, Entry]]:
     return ((name, first[name], second[name]) for name in first if name in second)
 
 
-def _sets(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
+def _sets(a: Results, b: Results) -> list[Difference]:
     """Losses on token files; lower is better, and how they vary is not in the file."""
-    others = {entry["data"]: entry for entry in b.get("sets", [])}
+    others = {entry.data: entry.loss for entry in b.sets}
     return [
-        Difference(f"loss {entry['data']}", entry["loss"], others[entry["data"]]["loss"])
-        for entry in a.get("sets", [])
-        if entry["data"] in others
+        Difference(f"loss {entry.data}", entry.loss, other)
+        for entry in a.sets
+        if entry.loss is not None and (other := others.get(entry.data)) is not None
     ]
 
 
-def _tasks(a: Mapping[str, Any], b: Mapping[str, Any], notes: list[str]) -> list[Difference]:
+def _tasks(a: Results, b: Results, notes: list[str]) -> list[Difference]:
     rows = []
     unequal: dict[str, list[str]] = {}
-    for name, first, second in _common(a, b, "tasks"):
-        other = [key for key in _SAME if first[key] != second[key]]
+    for name, first, second in _common(a.tasks, b.tasks):
+        other = [key for key in _SAME if getattr(first, key) != getattr(second, key)]
         if other:
             unequal.setdefault(", ".join(other), []).append(name)
-            rows.append(
-                _independent(name, first["accuracy"], first["stderr"], second["accuracy"], second["stderr"])
-            )
+            rows.append(_independent(name, first.accuracy, first.stderr, second.accuracy, second.stderr))
         else:
             rows.append(_paired(name, first, second))
     notes += [
@@ -105,14 +159,14 @@ def _tasks(a: Mapping[str, Any], b: Mapping[str, Any], notes: list[str]) -> list
     return rows
 
 
-def _paired(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Difference:
+def _paired(name: str, a: _Task, b: _Task) -> Difference:
     """McNemar's exact test, and the standard error of the difference of paired answers."""
-    only_a, only_b = discordant(a["correct"], b["correct"])
-    count = len(a["correct"])
+    only_a, only_b = discordant(a.correct, b.correct)
+    count = len(a.correct)
     mean = (only_b - only_a) / count
     variance = (only_a + only_b) / count - mean**2
     stderr = math.sqrt(variance / (count - 1)) if count > 1 else None
-    return Difference(name, a["accuracy"], b["accuracy"], stderr, mcnemar(only_a, only_b), only_b > only_a)
+    return Difference(name, a.accuracy, b.accuracy, stderr, mcnemar(only_a, only_b), only_b > only_a)
 
 
 def discordant(a: str, b: str) -> tuple[int, int]:
@@ -144,24 +198,21 @@ def _independent(name: str, a: float, error_a: float | None, b: float, error_b: 
     return Difference(name, a, b, stderr, p, b > a)
 
 
-def _means(a: Mapping[str, Any], b: Mapping[str, Any], notes: list[str]) -> list[Difference]:
+def _means(a: Results, b: Results, notes: list[str]) -> list[Difference]:
     """CORE and the Gauntlet, as independent samples: cautious, because the same questions vary together."""
     rows = []
-    for name, first, second in _common(a, b, "means"):
-        if (first["tasks"], first["of"]) != (second["tasks"], second["of"]):
-            notes.append(
-                f"{name}: A is over {first['tasks']} tasks, B over {second['tasks']}: not comparable"
-            )
-        elif first["score"] is not None and second["score"] is not None:
-            errors = first.get("stderr"), second.get("stderr")
-            rows.append(_independent(name, first["score"], errors[0], second["score"], errors[1]))
+    for name, first, second in _common(a.means, b.means):
+        if (first.tasks, first.of) != (second.tasks, second.of):
+            notes.append(f"{name}: A is over {first.tasks} tasks, B over {second.tasks}: not comparable")
+        elif first.score is not None and second.score is not None:
+            rows.append(_independent(name, first.score, first.stderr, second.score, second.stderr))
     return rows
 
 
-def _harness(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
-    rows = []
-    for name, first, second in _common(a, b, "harness"):
-        for metric, one, other in _common(first, second, "metrics"):
-            errors = one["stderr"], other["stderr"]
-            rows.append(_independent(f"{name} {metric}", one["value"], errors[0], other["value"], errors[1]))
-    return rows
+def _harness(a: Results, b: Results) -> list[Difference]:
+    return [
+        _independent(f"{name} {metric}", one.value, one.stderr, other.value, other.stderr)
+        for name, first, second in _common(a.harness, b.harness)
+        for metric, one, other in _common(first.metrics, second.metrics)
+        if one.value is not None and other.value is not None
+    ]

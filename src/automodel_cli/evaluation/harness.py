@@ -25,14 +25,13 @@ from lm_eval.tasks import TaskManager
 from automodel_cli.corpus.tokenizer import Tokenizer
 from automodel_cli.errors import ConfigError
 from automodel_cli.evaluation.greedy import Prompt, continue_greedily
+from automodel_cli.evaluation.harness_requests import Encoded, RequestEncoder
 from automodel_cli.evaluation.icl_rows import Row
 from automodel_cli.evaluation.span_scores import Progress, SpanScorer
 
 _DEFAULT_CONTEXT = 2048
 _DEFAULT_NEW_TOKENS = 256
 _BOOTSTRAP_ROUNDS = 1000  # for metrics whose error has no formula
-
-Encoded = tuple[tuple[str, str], list[int], list[int]]
 
 
 @dataclass(frozen=True)
@@ -73,8 +72,9 @@ def evaluate(
         raise ConfigError(
             f"tokenizer {tokenizer.name} has no chat template", "leave --chat-template out for a base model"
         )
+    model = HarnessModel(engine, tokenizer, chat_tokenizer, progress=progress)
     found = simple_evaluate(
-        model=HarnessModel(engine, tokenizer, chat_tokenizer, progress=progress),
+        model=model,
         tasks=list(request.tasks),
         num_fewshot=request.shots,
         limit=request.limit,
@@ -84,7 +84,7 @@ def evaluate(
         log_samples=False,
     )
     assert found is not None, "only ranks above 0 of the harness' own launcher get nothing"
-    return {name: _entry(name, found) for name in found["results"]}
+    return {name: _entry(name, found, model.requests.counts.get(name)) for name in found["results"]}
 
 
 def _manager(request: HarnessRequest) -> TaskManager:
@@ -100,7 +100,7 @@ def _unknown(manager: TaskManager, request: HarnessRequest) -> list[str]:
     return [name for name in request.tasks if not manager.match_tasks([name])]
 
 
-def _entry(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+def _entry(name: str, found: Mapping[str, Any], requests: Mapping[str, int] | None) -> dict[str, Any]:
     values = {key: value for key, value in found["results"][name].items() if isinstance(value, int | float)}
     metrics = {}
     for key, value in values.items():
@@ -114,6 +114,7 @@ def _entry(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
         "version": found["versions"].get(name),
         "shots": found["n-shot"].get(name),
         "count": (found["n-samples"].get(name) or {}).get("effective"),
+        "requests": None if requests is None else dict(requests),
     }
 
 
@@ -134,6 +135,7 @@ class HarnessModel(TemplateLM):
         self._before, self._after = tokenizer.added_ids()
         self.tokenizer = chat_tokenizer  # where the harness looks for a chat template
         self.max_length = engine.model.max_seq_len or _DEFAULT_CONTEXT
+        self.requests = RequestEncoder(self.tok_encode, lambda: self.prefix_token_id, self.max_length)
 
     @property
     def eot_token_id(self) -> int:
@@ -178,7 +180,9 @@ class HarnessModel(TemplateLM):
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """(log-likelihood, whether it is the greedy continuation) of each (context, continuation)."""
-        return super().loglikelihood(requests, disable_tqdm=True)
+        return self._loglikelihood_tokens(
+            [self.requests.pair(*request.args, task=request.task_name or "") for request in requests]
+        )
 
     def _loglikelihood_tokens(self, requests: list[Encoded], **_: Any) -> list[tuple[float, bool]]:
         groups: dict[tuple[int, ...], list[int]] = {}
@@ -225,12 +229,16 @@ class HarnessModel(TemplateLM):
         Raises:
             ConfigError: a task that wants samples.
         """
-        asked = [(context, self._settings(settings)) for context, settings in (r.args for r in requests)]
-        prompts = [self._prompt(context, settings) for context, settings in asked]
+        asked = [(request.args[0], self._settings(request.args[1])) for request in requests]
+        prompts = [
+            self._prompt(context, settings, request.task_name or "")
+            for request, (context, settings) in zip(requests, asked, strict=True)
+        ]
+        ends = frozenset() if self._ours.eot_id is None else frozenset({self._ours.eot_id})
         written = continue_greedily(
             self._engine,
             prompts,
-            stop_ids=frozenset({self.eot_token_id}),
+            stop_ids=ends,
             usable_ids=self._ours.vocab_size,
             progress=self._progress,
         )
@@ -248,7 +256,7 @@ class HarnessModel(TemplateLM):
             )
         return {**settings, "until": handle_stop_sequences(settings.get("until"), eos=None)}
 
-    def _prompt(self, context: str, settings: Mapping[str, Any]) -> Prompt:
+    def _prompt(self, context: str, settings: Mapping[str, Any], task: str) -> Prompt:
         new, stops = settings["max_gen_toks"], settings["until"]
         tail = 8 + max((len(stop) for stop in stops), default=0)
         room = self.max_length - new
@@ -262,4 +270,6 @@ class HarnessModel(TemplateLM):
             text = self._ours.decode(ids[-tail:])
             return any(stop in text for stop in stops)
 
-        return Prompt(tuple(self.tok_encode(context)[-room:]), new, enough)
+        ids = self.tok_encode(context) or [self.prefix_token_id]
+        self.requests.note(task, cut=len(ids) > room)
+        return Prompt(tuple(ids[-room:]), new, enough)

@@ -18,7 +18,7 @@ from automodel_cli.evaluation.greedy import Prompt, continue_greedily
 from automodel_cli.evaluation.icl_answers import extract_answer, is_answer
 from automodel_cli.evaluation.icl_data import TaskData
 from automodel_cli.evaluation.icl_prompts import Item, example_numbers, ordered, render
-from automodel_cli.evaluation.icl_rows import Encoder, Row, rows_of
+from automodel_cli.evaluation.icl_rows import Encoder, Row, cropped, rows_of
 from automodel_cli.evaluation.icl_tasks import Task
 from automodel_cli.evaluation.span_scores import Progress, SpanScorer
 
@@ -30,7 +30,8 @@ class Questions:
     """A task made ready for one tokenizer and one context: it can be asked again at no cost.
 
     ``rows`` for the three kinds that are scored by likelihood; for generation ``prompts``, and how many tokens an
-    answer may have: as many as the longest of the data.
+    answer may have: as many as the longest of the data. ``cut`` questions are longer than the context, of which
+    ``answers_cut`` have a scored span that is; ``moved_back`` had a span without ids (see ``icl_rows``).
     """
 
     task: Task
@@ -41,6 +42,8 @@ class Questions:
     prompts: Sequence[tuple[int, ...]] = ()
     answer_tokens: int = 0
     cut: int = 0
+    answers_cut: int = 0
+    moved_back: int = 0
 
     def __len__(self) -> int:
         return len(self.items)
@@ -73,6 +76,8 @@ class TaskScore:
             "source": task.source,
             "data": self.questions.fingerprint,
             "cut_to_context": self.questions.cut,
+            "answers_cut": self.questions.answers_cut,
+            "spans_moved_back": self.questions.moved_back,
             "seconds": self.seconds,
             "items_per_s": len(self.correct) / max(self.seconds, 1e-9),
             "correct": "".join("1" if right else "0" for right in self.correct),
@@ -115,7 +120,18 @@ def prepare(
         room = _longest_answer(task, data.items, encoder.tokenizer)
         room = room if context is None else min(room, context // 2)  # a short context keeps some question
         return replace(questions, prompts=[ids for (ids,) in prompts], answer_tokens=room)
-    return replace(questions, rows=[rows_of(task.kind, of_one, context) for of_one in prompts])
+    found = [rows_of(task.kind, of_one) for of_one in prompts]
+    return replace(
+        questions,
+        rows=[[cropped(row, context) for row in rows] for rows, _ in found],
+        answers_cut=sum(any(_is_cut(row, context) for row in rows) for rows, _ in found),
+        moved_back=sum(moved for _, moved in found),
+    )
+
+
+def _is_cut(row: Row, context: int | None) -> bool:
+    """Whether not even the scored span fits behind one id."""
+    return context is not None and row.end - max(1, row.start) > context - 1
 
 
 def _examples(items: Sequence[Item], number: int, shots: int) -> list[Item]:

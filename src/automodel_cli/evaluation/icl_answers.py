@@ -27,6 +27,20 @@ def extract_answer(written: str, *, answer_mark: str = "", stops: Sequence[str] 
 
 
 def is_answer(answer: str, accepted: Iterable[str]) -> bool:
-    """Whether the normalised ``answer`` starts with one of the normalised ``accepted`` ones."""
-    given = normalise(answer)
-    return any(given.startswith(normalise(text)) for text in accepted)
+    """Whether the normalised ``answer`` starts with one of the normalised ``accepted`` ones.
+
+    One of which nothing is left ("a", "$a$") has to be the answer's first words, articles included.
+    """
+    given, words = normalise(answer), _words(answer)
+    return any(
+        given.startswith(wanted) if (wanted := normalise(text)) else _begins(words, _words(text))
+        for text in accepted
+    )
+
+
+def _words(text: str) -> list[str]:
+    return text.lower().translate(_PUNCTUATION).split()
+
+
+def _begins(words: list[str], wanted: list[str]) -> bool:
+    return bool(wanted) and words[: len(wanted)] == wanted

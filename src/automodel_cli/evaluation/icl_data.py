@@ -13,32 +13,92 @@ One JSON object a line: ``query, choices, gold`` (multiple choice), ``context_op
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field
 
 from automodel_cli.errors import ConfigError, DataError
-from automodel_cli.evaluation.icl_tasks import KINDS, TASKS, Kind, Task
-from automodel_cli.files import hash_file
-from automodel_cli.json_files import PlainName, without_controls
+from automodel_cli.evaluation.icl_tasks import TASKS, Kind, Task
+from automodel_cli.files import hash_bytes
+from automodel_cli.json_files import (
+    FileModel,
+    FiniteFloat,
+    Items,
+    PlainName,
+    parse_json,
+    read_bytes,
+    read_yaml,
+    validated,
+)
 
 DEFAULT_FOLDER = "eval_bundle"
 CORE_LIST = "core.yaml"
 METADATA = "eval_meta_data.csv"
 _DATA_FOLDERS = ("eval_data", "", "local_data")
 
-_FIELDS: dict[Kind, tuple[str, ...]] = {
-    "multiple_choice": ("query", "choices", "gold"),
-    "schema": ("context_options", "continuation", "gold"),
-    "language_modeling": ("context", "continuation"),
-    "generation": ("context", "answer"),
+_FETCH_AGAIN = "fetch the data again"
+_REMOVE = "remove it, or fetch it again"
+_MAX_LINE_BYTES = 16 << 20  # of eval_meta_data.csv; a cell of Python's reader is bounded too
+_MAX_SHOTS = 1000
+
+# A number where a text belongs is what some published files have; it is spelled out.
+_Number = Annotated[int, Field(ge=-(2**63), lt=2**63)] | FiniteFloat | bool
+Text = str | _Number
+Filled = Annotated[str, Field(min_length=1)] | _Number
+
+
+class _MultipleChoice(FileModel):
+    """``gold`` is the place of the right one among ``choices``."""
+
+    query: Text
+    choices: Annotated[Items[Text], Field(min_length=1)]
+    gold: Annotated[int, Field(ge=0)]
+
+
+class _Schema(FileModel):
+    """``gold`` is the place of the right one among ``context_options``."""
+
+    context_options: Annotated[Items[Text], Field(min_length=1)]
+    continuation: Filled
+    gold: Annotated[int, Field(ge=0)]
+
+
+class _LanguageModeling(FileModel):
+    context: Text
+    continuation: Filled
+
+
+class _Generation(FileModel):
+    context: Text
+    answer: Text
+    aliases: Items[Text] = ()
+    chain_of_thought: Text = ""
+
+
+_MODELS: dict[Kind, type[FileModel]] = {
+    "multiple_choice": _MultipleChoice,
+    "schema": _Schema,
+    "language_modeling": _LanguageModeling,
+    "generation": _Generation,
 }
 _ALTERNATIVES = {"multiple_choice": "choices", "schema": "context_options"}
+
+
+class _ListedTask(FileModel):
+    """One entry of ``core.yaml``."""
+
+    label: Annotated[str, Field(min_length=1, max_length=200)]
+    dataset_uri: PlainName
+    icl_task_type: Kind
+    num_fewshot: Annotated[Items[Annotated[int, Field(ge=0, le=_MAX_SHOTS)]], Field(min_length=1)]
+    continuation_delimiter: str = " "
+
+
+class _CoreList(FileModel):
+    icl_tasks: Items[_ListedTask]
 
 
 @dataclass(frozen=True)
@@ -87,28 +147,26 @@ class Bundle:
         path = self.find(task)
         if path is None:
             return None
-        with path.open(encoding="utf-8") as lines:
-            items = [
-                _parse(line, task, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()
-            ]
+        data = read_bytes(path, hint=_FETCH_AGAIN)
+        items = [
+            _parse(line, task, f"{path}:{number}")
+            for number, line in enumerate(data.split(b"\n"), 1)
+            if line.strip()
+        ]
         if not items:
-            raise DataError(f"{path} is empty", "fetch the data again")
-        return TaskData(items, hash_file(path))
+            raise DataError(f"{path} is empty", _FETCH_AGAIN)
+        return TaskData(items, hash_bytes(data))
 
 
-def _parse(line: str, task: Task, where: str) -> dict[str, Any]:
-    try:
-        item = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: no JSON object: {error}", "fetch the data again") from None
-    missing = [name for name in _FIELDS[task.kind] if not isinstance(item, Mapping) or name not in item]
-    if missing:
-        raise DataError(
-            f"{where}: no {', '.join(missing)}", f"a {task.kind} task has {', '.join(_FIELDS[task.kind])}"
-        )
+def _parse(line: bytes, task: Task, where: str) -> dict[str, Any]:
+    item = parse_json(line, where, hint=_FETCH_AGAIN)
+    model = _MODELS[task.kind]
+    validated(item, model, where, hint=f"a {task.kind} task has {', '.join(model.model_fields)}")
     answers = _ALTERNATIVES.get(task.kind)
-    if answers is not None and not (isinstance(item["gold"], int) and 0 <= item["gold"] < len(item[answers])):
-        raise DataError(f"{where}: gold {item['gold']!r} is none of {len(item[answers])} {answers}")
+    if answers is not None and item["gold"] >= len(item[answers]):
+        raise DataError(
+            f"{where}: gold {item['gold']!r} is none of {len(item[answers])} {answers}", _FETCH_AGAIN
+        )
     return item
 
 
@@ -116,48 +174,41 @@ def _baselines(path: Path) -> dict[str, float]:
     """Random baselines in percent, by task, of a bundle's own metadata."""
     if not path.is_file():
         return {}
-    with path.open(encoding="utf-8", newline="") as lines:
-        rows = list(csv.DictReader(lines))
     try:
-        return {row["Eval Task"]: float(row["Random baseline"]) for row in rows}
-    except (KeyError, ValueError, TypeError) as error:
+        lines = (
+            read_bytes(path, hint=_REMOVE, max_bytes=_MAX_LINE_BYTES)
+            .decode("utf-8")
+            .splitlines(keepends=True)
+        )
+        found = {row["Eval Task"]: float(row["Random baseline"]) for row in csv.DictReader(lines)}
+    except (KeyError, ValueError, TypeError, csv.Error) as error:  # ValueError: not UTF-8 either
+        raise DataError(f"{path}: not the metadata of tasks ({error!r})", _REMOVE) from None
+    wrong = [name for name, percent in found.items() if not 0 <= percent < 100]
+    if wrong:
         raise DataError(
-            f"{path}: not the metadata of tasks ({error!r})", "remove it, or fetch it again"
-        ) from None
+            f"{path}: the random baseline of {wrong[0]} is {found[wrong[0]]}, expected 0 up to below 100",
+            _REMOVE,
+        )
+    return found
 
 
 def _other_tasks(path: Path, baselines: Mapping[str, float]) -> list[Task]:
     """Tasks of the bundle's own list that our table does not know."""
     if not path.is_file():
         return []
-    try:
-        listed = yaml.safe_load(path.read_text(encoding="utf-8"))["icl_tasks"]
-        return [_described(entry, baselines, path) for entry in listed if entry["label"] not in TASKS]
-    except (yaml.YAMLError, KeyError, TypeError, IndexError) as error:
-        raise DataError(f"{path}: not a list of tasks ({error!r})", "remove it, or fetch it again") from None
+    listed = validated(read_yaml(path, hint=_REMOVE), _CoreList, path, hint=_REMOVE)
+    return [_described(entry, baselines, path) for entry in listed.icl_tasks if entry.label not in TASKS]
 
 
-def _described(entry: Mapping[str, Any], baselines: Mapping[str, float], path: Path) -> Task:
-    if entry["icl_task_type"] not in KINDS:
-        raise DataError(
-            f"{path}: {entry['label']} is of type {entry['icl_task_type']!r}", f"known are {', '.join(KINDS)}"
-        )
-    file = str(entry["dataset_uri"])
-    try:
-        TypeAdapter(PlainName).validate_python(file)
-    except ValidationError:
-        raise DataError(
-            f"{path}: {entry['label']} reads {without_controls(file[:60])!r}, which is no plain name below its folder",
-            "remove it, or fetch it again",
-        ) from None
+def _described(entry: _ListedTask, baselines: Mapping[str, float], path: Path) -> Task:
     return Task(
-        name=entry["label"],
-        kind=entry["icl_task_type"],
-        shots=entry["num_fewshot"][0],
-        baseline=baselines.get(entry["label"], 0.0),
-        category=file.split("/")[0].replace("_", " "),
-        file=file,
-        delimiter=entry.get("continuation_delimiter", " "),
+        name=entry.label,
+        kind=entry.icl_task_type,
+        shots=entry.num_fewshot[0],
+        baseline=baselines.get(entry.label, 0.0),
+        category=entry.dataset_uri.split("/")[0].replace("_", " "),
+        file=entry.dataset_uri,
+        delimiter=entry.continuation_delimiter,
         in_gauntlet=False,
         source=path.name,
     )

@@ -7,7 +7,9 @@ probabilities count:
     schema              the suffix that all options share
     language_modeling   what the prompt with the answer has after the one without
 
-A row longer than the context keeps its tail. The first id of a row is never scored: nothing comes before it.
+A row longer than the context keeps its tail. The first id of a row is never scored: nothing comes before it. A span
+without ids would be certain: where one is left (a choice with which another begins, a tokenizer that joins the answer
+with what is before it) the span moves back by one id, for all rows of the question alike.
 """
 
 from __future__ import annotations
@@ -86,18 +88,17 @@ class Encoder:
         return self._known[text]
 
 
-def rows_of(kind: Kind, prompts: Sequence[tuple[int, ...]], context: int | None) -> list[Row]:
-    """The rows of one question from the ids of its prompts, cut to ``context`` ids."""
-    if kind == "language_modeling":
-        without, with_answer = prompts
-        # Mostly all of the shorter prompt; a tokenizer that joins its end with the answer moves the start back.
-        start = min(common_prefix(prompts), len(without))
-        return [cropped(Row(with_answer, start, len(with_answer)), context)]
+def rows_of(kind: Kind, prompts: Sequence[tuple[int, ...]]) -> tuple[list[Row], bool]:
+    """The rows of one question from the ids of its prompts, and whether its span had to move back."""
+    shared = common_suffix(prompts) if kind == "schema" else common_prefix(prompts)
     if kind == "schema":
-        length = common_suffix(prompts)
-        return [cropped(Row(ids, len(ids) - length, len(ids)), context) for ids in prompts]
-    start = common_prefix(prompts)
-    return [cropped(Row(ids, start, len(ids)), context) for ids in prompts]
+        length = max(1, shared)
+        return [Row(ids, len(ids) - length, len(ids)) for ids in prompts], shared < 1
+    # Of language_modeling's two prompts the shorter one mostly ends where the answer begins; a tokenizer that joins
+    # its end with the answer moves the start back.
+    scored = prompts[1:] if kind == "language_modeling" else prompts
+    last = min(len(ids) for ids in scored) - 1
+    return [Row(ids, min(shared, last), len(ids)) for ids in scored], shared > last
 
 
 def cropped(row: Row, context: int | None) -> Row:

@@ -5,7 +5,8 @@ Shapes: B rows, T tokens, V vocabulary.
 Everything is a sum over label tokens divided once by their number; a mean of batch means would weigh a short
 last batch like a full one. Bits per byte does not depend on the tokenizer, so models with different ones can
 be compared: the nats of all predicted tokens, in bits, over the bytes of text that these tokens stand for.
-Special tokens (end of text) stand for no bytes, but predicting them is part of the text's price and counts.
+Special tokens (end of text) stand for no bytes, but predicting them is part of the text's price and counts. How many
+bytes a token stands for is ``corpus.token_bytes``' matter; where one is scored of which nobody knows, there is no sum.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
+from automodel_cli.corpus.token_bytes import UNKNOWN, TokenBytes
 from automodel_cli.errors import DataError
 from automodel_cli.train.losses import ChunkedCrossEntropy
 
@@ -47,7 +49,7 @@ def evaluate(
     model: nn.Module,
     batches: Iterable[Batch],
     *,
-    token_bytes: np.ndarray | None = None,
+    token_bytes: TokenBytes | np.ndarray | None = None,
     device: torch.device | str = "cpu",
     autocast_dtype: torch.dtype | None = None,
     head_loss: Callable[..., Tensor] | None = None,
@@ -62,7 +64,7 @@ def evaluate(
     Args:
         model: called as ``model(batch, head_loss=...)``, a ``CausalLM``.
         batches: with labels ``[B, T]``; ``IGNORE_INDEX`` marks tokens that are not scored.
-        token_bytes: bytes each id stands for, ``[V]``; None: no bits per byte.
+        token_bytes: bytes each id stands for (an array ``[V]``: the same anywhere); None: no bits per byte.
         autocast_dtype: compute in this dtype; None: as the weights are.
         head_loss: sum of the negative log-likelihoods; None: in chunks over the head, logits never stored.
         sum_over_ranks: adds a float64 tensor ``[3]`` over the ranks that share the batches.
@@ -73,7 +75,7 @@ def evaluate(
     """
     device = torch.device(device)
     started = time.perf_counter()
-    table = None if token_bytes is None else torch.from_numpy(np.asarray(token_bytes, dtype=np.int64))
+    table = None if token_bytes is None else _SizeTable(token_bytes)
     score = head_loss or ChunkedCrossEntropy()
     sums = _Sums()
     with undisturbed(model, device), torch.no_grad():
@@ -91,6 +93,28 @@ def evaluate(
     return summarise(nll, tokens, None if table is None else size, seconds)
 
 
+class _SizeTable:
+    """Bytes of labels, float64 so that an unknown one makes an unknown sum (NaN)."""
+
+    def __init__(self, token_bytes: TokenBytes | np.ndarray) -> None:
+        if not isinstance(token_bytes, TokenBytes):
+            token_bytes = TokenBytes.everywhere(np.asarray(token_bytes))
+        self._inside, self._first = (
+            torch.from_numpy(np.where(sizes == UNKNOWN, np.nan, sizes).astype(np.float64))
+            for sizes in (token_bytes.inside, token_bytes.first)
+        )
+        self._begins = torch.from_numpy(token_bytes.begins)
+
+    def sizes(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Of ``labels [B, T]``, each behind the id of ``inputs [B, T]`` at its place."""
+        inside = self._inside.to(labels.device)[labels]
+        if not bool(self._begins.any()):
+            return inside
+        known = inputs.clamp(max=len(self._begins) - 1)
+        begins = self._begins.to(labels.device)[known] & (known == inputs)
+        return torch.where(begins, self._first.to(labels.device)[labels], inside)
+
+
 class _Sums:
     """What is added up over batches; nothing here waits for the device."""
 
@@ -99,18 +123,17 @@ class _Sums:
         self._tokens: list[Tensor] = []
         self._bytes: list[Tensor] = []
 
-    def count_labels(self, batch: Batch, table: Tensor | None) -> None:
+    def count_labels(self, batch: Batch, table: _SizeTable | None) -> None:
         """Count the label tokens and their bytes, where the labels are."""
         assert batch.labels is not None, "a batch without labels cannot be scored"
         labels = batch.labels
         scored = labels != IGNORE_INDEX
         self._tokens.append(scored.sum())
         if table is not None:
-            sizes = table.to(labels.device)[labels.where(scored, 0)]
-            self._bytes.append(sizes.where(scored, 0).sum())
+            self._bytes.append(table.sizes(batch.input_ids, labels.where(scored, 0)).where(scored, 0).sum())
 
     def totals(self) -> Tensor:
-        """nll, tokens, bytes: float64 ``[3]`` on the CPU. Counts below 2^53 are exact."""
+        """nll, tokens, bytes (NaN where unknown): float64 ``[3]`` on the CPU. Counts below 2^53 are exact."""
         return torch.stack([_total(self.nll), _total(self._tokens), _total(self._bytes)])
 
 
@@ -132,6 +155,8 @@ def summarise(nll: float, tokens: float, size_bytes: float | None, seconds: floa
             "check the data's path, its split and limit_val_batches / --limit-batches",
         )
     loss = nll / tokens
+    if size_bytes is not None and math.isnan(size_bytes):
+        size_bytes = None
     return Likelihood(
         loss=loss,
         perplexity=_exp(loss),

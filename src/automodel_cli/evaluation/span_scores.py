@@ -46,7 +46,10 @@ _HEAD_LOGITS = {"cpu": 1 << 24, "cuda": 1 << 27}  # logits at once
 
 @dataclass(frozen=True)
 class RowScore:
-    """Of a row's scored tokens: sum of negative log-likelihoods, their number, whether each was the likeliest."""
+    """Of a row's scored tokens: sum of negative log-likelihoods, their number, whether each was the likeliest.
+
+    A row without any is nobody's answer: infinite mean, not greedy.
+    """
 
     nll: float
     tokens: int
@@ -54,7 +57,7 @@ class RowScore:
 
     @property
     def mean(self) -> float:
-        """Nats a token; infinite for a row without any."""
+        """Nats a token."""
         return self.nll / self.tokens if self.tokens else float("inf")
 
 
@@ -276,7 +279,7 @@ def _numbered(questions: Sequence[Sequence[Row]]) -> tuple[list[Row], list[list[
 def _split(found: Tensor, counts: Sequence[int]) -> list[RowScore]:
     parts = found.split(list(counts), dim=1)
     return [
-        RowScore(float(part[0].sum()), count, bool(part[1].all()))
+        RowScore(float(part[0].sum()), count, count > 0 and bool(part[1].all()))
         for part, count in zip(parts, counts, strict=True)
     ]
 

@@ -106,12 +106,21 @@ def _budgets(model: nn.Module, prompts: Sequence[Sequence[int]], settings: Sampl
     """Tokens that each row may have: what was asked for or, where the context may not overflow, what still fits.
 
     The last token of a context is chosen from all of it, and not read any more: one more than there are places.
+
+    Raises:
+        ConfigError: a prompt does not fit, and would have to be cut.
     """
     context: int | None = getattr(model, "max_seq_len", None)
     room = settings.max_new_tokens
     if settings.overflow == "slide" or context is None:
         return [room] * (len(prompts) * settings.num_samples)
-    fits = [min(room, context - min(len(prompt), context) + 1) for prompt in prompts]
+    longest = max(map(len, prompts))
+    if longest > context:
+        raise ConfigError(
+            f"overflow is stop: a prompt of {longest:,} tokens, the model's context has {context:,}",
+            "shorten the prompt, or let the context slide (--overflow slide)",
+        )
+    fits = [min(room, context - len(prompt) + 1) for prompt in prompts]
     return [budget for budget in fits for _ in range(settings.num_samples)]
 
 

@@ -31,6 +31,7 @@ from automodel_cli.assembly.scored_model import (
 from automodel_cli.assembly.voice import Voice
 from automodel_cli.config.schema import EvaluateConfig
 from automodel_cli.corpus.same_tokenizer import MadeBy, same_ids
+from automodel_cli.corpus.token_bytes import TokenBytes
 from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
 from automodel_cli.data.loader import EvalLoader
 from automodel_cli.data.megatron_dataset import MegatronPretraining
@@ -119,7 +120,7 @@ def _score(
     return evaluate(
         loaded.model,
         loader,
-        token_bytes=_token_bytes(cfg, dataset, loaded),
+        token_bytes=_token_bytes(cfg, dataset, loaded, voice),
         device=device,
         autocast_dtype=AUTOCAST[precision],
         progress=lambda done: voice.progress(done, batches, name),
@@ -157,7 +158,9 @@ def _tokenizer_facts(tokenizer: Tokenizer | None) -> dict[str, Any] | None:
     return None if tokenizer is None else {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint()}
 
 
-def _token_bytes(cfg: EvaluateConfig, dataset: ScoredData, loaded: LoadedModel) -> np.ndarray | None:
+def _token_bytes(
+    cfg: EvaluateConfig, dataset: ScoredData, loaded: LoadedModel, voice: Voice
+) -> TokenBytes | None:
     """Bytes each id stands for: by the tokenizer asked for, the checkpoint's, or the corpus' own."""
     if cfg.tokenizer is not None:
         tokenizer: Tokenizer | None = open_tokenizer(cfg.tokenizer)
@@ -168,13 +171,17 @@ def _token_bytes(cfg: EvaluateConfig, dataset: ScoredData, loaded: LoadedModel) 
             tokenizer = load_tokenizer(folder)
     if tokenizer is None:
         return None
-    table = tokenizer.token_bytes()
-    if dataset.max_token_id() >= len(table):
+    if dataset.max_token_id() >= tokenizer.vocab_size:
         raise DataError(
-            f"the data holds token id {dataset.max_token_id():,}, {tokenizer.name} has {len(table):,} ids",
+            f"the data holds token id {dataset.max_token_id():,}, {tokenizer.name} has {tokenizer.vocab_size:,} ids",
             "name the tokenizer that made the data with --tokenizer",
         )
-    return table
+    known = tokenizer.text_bytes()
+    if known is None:
+        voice.say(
+            f"no bits per byte: {tokenizer.name} does not keep texts as they are (white space, letters)"
+        )
+    return known
 
 
 def total(scores: list[Likelihood]) -> Likelihood:

@@ -16,7 +16,9 @@ from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.generation.engine import SamplingSettings, generate
 from automodel_cli.generation.text_stream import StopTexts, TextStream
+from automodel_cli.json_files import read_bytes, without_controls
 
+_MAX_PROMPT_BYTES = 64 << 20
 PROMPT_IS_A_FILE = "FILE:"
 """Before a path: the prompt is the text of that file (nanoGPT's spelling)."""
 
@@ -48,14 +50,33 @@ class GenerationResult:
     prompts: list[PromptSamples]
     checkpoint: Path
     tokens_per_s: float
+    notes: tuple[str, ...] = ()
 
 
 def read_prompts(cfg: GenerateConfig) -> list[str]:
     """The texts to continue: ``prompt``, the file that it names, or the lines of ``prompt_file``.
 
     Raises:
-        ConfigError: both are given, or the file cannot be read as UTF-8 text.
+        ConfigError: both are given, or one is no UTF-8 text.
     """
+    prompts = _given_prompts(cfg)
+    for text in (*prompts, *cfg.stop):
+        _check_is_text(text)
+    return prompts
+
+
+def _check_is_text(text: str) -> None:
+    """Bytes of a command line that are not UTF-8 come as lone surrogates, which no tokenizer takes."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"the prompt or stop text {text[:40]!a} is not UTF-8 text: character {error.start + 1}",
+            "save it as UTF-8 in a file and give --prompt FILE:path",
+        ) from None
+
+
+def _given_prompts(cfg: GenerateConfig) -> list[str]:
     if cfg.prompt_file is not None:
         if cfg.prompt:
             raise ConfigError("there is a prompt and a prompt_file", "give one of them")
@@ -69,11 +90,14 @@ def read_prompts(cfg: GenerateConfig) -> list[str]:
 
 
 def _read_text(path: str) -> str:
+    data = read_bytes(path, ConfigError, max_bytes=_MAX_PROMPT_BYTES, hint="name a text file")
     try:
-        return Path(path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ConfigError(f"the prompt file {path} cannot be read: {reason}", "name a text file") from None
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        shown = without_controls(path)
+        raise ConfigError(
+            f"the prompt file {shown} cannot be read: not UTF-8 text", "name a text file"
+        ) from None
 
 
 def run(cfg: GenerateConfig, *, on_text: TextSink | None = None) -> GenerationResult:
@@ -81,7 +105,8 @@ def run(cfg: GenerateConfig, *, on_text: TextSink | None = None) -> GenerationRe
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
-        ConfigError: there is no tokenizer, or nothing to start from.
+        ConfigError: there is no tokenizer, nothing to start from, or a prompt is longer than a context that may
+            not overflow.
         DataError: the tokenizer is not the model's.
     """
     prompts = read_prompts(cfg)
@@ -122,7 +147,16 @@ def run(cfg: GenerateConfig, *, on_text: TextSink | None = None) -> GenerationRe
         ],
         checkpoint=loaded.path,
         tokens_per_s=sum(len(one.ids) for samples in found for one in samples) / max(seconds, 1e-9),
+        notes=_notes(ids, loaded.model.max_seq_len),
     )
+
+
+def _notes(prompts: Sequence[Sequence[int]], context: int | None) -> tuple[str, ...]:
+    """What is to be said about prompts that the model cannot read whole (``overflow: stop`` refuses them)."""
+    longest = max(map(len, prompts))
+    if context is None or longest <= context:
+        return ()
+    return (f"a prompt has {longest:,} tokens, the model's context {context:,}: only its end is read",)
 
 
 def _tokenizer(cfg: GenerateConfig, loaded: LoadedModel) -> Tokenizer:

@@ -12,7 +12,6 @@ Each step is the command a user would type, run as a process of its own and show
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import subprocess
@@ -21,11 +20,11 @@ import sysconfig
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from automodel_cli.corpus.tokenizer_base import TOKENIZER_FILE
 from automodel_cli.errors import AutomodelError
 from automodel_cli.files import write_text
+from automodel_cli.json_files import FileModel, FiniteFloat, read_model
 
 PROMPT = "def read_lines(path):\n"
 _LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_NTASKS")
@@ -42,6 +41,19 @@ class Step:
     def command(self) -> str:
         """The line a user would type."""
         return shlex.join(["automodel", *self.arguments])
+
+
+class _Bigram(FileModel):
+    loss: FiniteFloat | None
+
+
+class _Scores(FileModel):
+    """What the report shows of ``results.json``; null where a number was not finite."""
+
+    loss: FiniteFloat | None
+    perplexity: FiniteFloat | None
+    bits_per_byte: FiniteFloat | None
+    bigram: _Bigram = _Bigram(loss=None)
 
 
 # Words are split first and filled in after, so that a path with a space stays one argument.
@@ -132,17 +144,16 @@ def _run_step(step: Step) -> None:
 
 def report_text(tour: Sequence[Step], output: Path) -> str:
     """The report as Markdown: scores, where things are, and the commands that made them."""
-    scores: dict[str, Any] = json.loads((output / "results.json").read_text())
-    bigram = scores.get("bigram", {})
+    scores = read_model(output / "results.json", _Scores, hint="remove it and run the tour again")
     lines = [
         "# Quickstart report",
         "",
         "| validation loss (nats a token) | |",
         "|---|---|",
-        f"| this GPT | {scores['loss']:.4f} |",
-        f"| add-alpha bigram model, same tokens | {bigram.get('loss', float('nan')):.4f} |",
+        f"| this GPT | {_number(scores.loss)} |",
+        f"| add-alpha bigram model, same tokens | {_number(scores.bigram.loss)} |",
         "",
-        f"Perplexity {scores['perplexity']:.2f}, bits per byte {scores['bits_per_byte']:.4f}.",
+        f"Perplexity {_number(scores.perplexity, 2)}, bits per byte {_number(scores.bits_per_byte)}.",
         "",
         "| what | where |",
         "|---|---|",
@@ -158,3 +169,7 @@ def report_text(tour: Sequence[Step], output: Path) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    return "n/a" if value is None else f"{value:.{digits}f}"
