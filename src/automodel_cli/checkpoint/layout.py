@@ -300,9 +300,10 @@ def prune(
     keep_last: int | None,
     keep_every: int | None = None,
     protected: Collection[int] = (),
+    needed: int | None = None,
     say: Say | None = None,
 ) -> list[int]:
-    """Delete the complete steps that :func:`to_keep` does not name; returns them.
+    """Delete the complete steps that :func:`to_keep` does not name; returns them. ``needed`` stays like those pointed at.
 
     Each goes by a rename first, so that a killed deletion leaves nothing that looks complete. Where LATEST or
     BEST is damaged nothing is deleted: it might have named any of them.
@@ -313,7 +314,7 @@ def prune(
         if say is not None:
             say(f"no old checkpoint is deleted: {error.message}")
         return []
-    pointed = {step for step in (step_of(name) for name in names if name) if step is not None}
+    pointed = {step for step in (needed, *(step_of(name) for name in names if name)) if step is not None}
     steps = list_steps(run)
     kept = to_keep(steps, keep_last=keep_last, keep_every=keep_every, pointed=pointed, protected=protected)
     gone = [step for step in steps if step not in kept]
