@@ -94,7 +94,7 @@ def save(checkpointer: Checkpointer, step: int, model: nn.Module, optimizer=None
         "config_yaml": "seed: 1\n",
         "facts": {
             "model": {"vocab_size": 16},
-            "fast_path": {"compile": 0},
+            "fast_path": {"compile": False},
             "shape": (1, 2),
             "n": {10: 1, 9: 2},
         },

@@ -44,6 +44,14 @@ from automodel_cli.checkpoint.storage import storage, storage_of
 from automodel_cli.checkpoint.together import on_main, together
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError
+from automodel_cli.json_files import Count, FileModel
+
+
+class StoredState(FileModel):
+    """``state.json``."""
+
+    step: Count
+    state: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -357,11 +365,15 @@ class Checkpointer:
             others = [name for name in reader.names() if not name.startswith(("model/", "optim/", *skipped))]
             for name in others[world.rank :: world.size]:
                 reader.check(name)
-            found["state"] = reader.read_json("state.json")
+            state = found["state"] = reader.read_model("state.json", StoredState)
+            if state.step != reader.manifest["step"]:
+                raise CheckpointError(
+                    f"{path / 'state.json'} is of step {state.step:,}, the manifest of {reader.manifest['step']:,}",
+                    layout.way_back(path),
+                )
             found["loader"] = reader.read_json("loader.json")
             if world.is_main and is_own:
-                newer = {step for step in layout.list_steps(self.run_folder) if step > found["state"]["step"]}
-                found["newer"] = newer
+                found["newer"] = {step for step in layout.list_steps(self.run_folder) if step > state.step}
 
         together(world, open_and_check, what=f"loading {path}")
         reader, state = found["reader"], found["state"]
@@ -371,9 +383,9 @@ class Checkpointer:
         self._protected = found.get("newer", self._protected)
         self._newest, self._proven = (self.run_folder / path.name if is_own else path), None
         return Loaded(
-            step=state["step"],
+            step=state.step,
             path=path,
-            state=state["state"],
+            state=state.state,
             loader_state=found["loader"],
             facts=reader.manifest["facts"],
             metrics=reader.manifest["metrics"],
@@ -404,13 +416,14 @@ class Checkpointer:
         tensors: dict[str, torch.Tensor] = {}
 
         def prepare() -> None:
-            document.update(reader.read_json("optim/optimizer.json"))
+            document.update(optimizer_state.read_document(reader))
             optimizer_state.check_fits(document, optimizer, names)
             tensors.update(optimizer_state.targets(stored.scan(reader, "optim"), optimizer, names))
 
         together(self.world, prepare, what=f"loading {reader.folder}")
         stored.load_tensors(reader, "optim", tensors, world=self.world)
-        return optimizer_state.restore(document, tensors, optimizer, names)
+        where = reader.folder / optimizer_state.DOCUMENT
+        return optimizer_state.restore(document, tensors, optimizer, names, where=where)
 
 
 @dataclass(frozen=True)

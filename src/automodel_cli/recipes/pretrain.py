@@ -247,10 +247,9 @@ class PretrainRecipe:
         facts = layout.read_step_manifest(checkpoint)["facts"]
         run_facts.refuse_other_run(facts, self._facts(), checkpoint)
         loaded = self.checkpointer.load(checkpoint, model=self.model, optimizer=self.optimizer)
-        self.state = TrainState.from_dict(loaded.state["train"])
+        self.state = training.restored_state(loaded)
         self.loader.load_state_dict(loaded.loader_state)
-        if self.scaler is not None and loaded.state.get("scaler"):
-            self.scaler.load_state_dict(loaded.state["scaler"])
+        training.restore_scaler(self.scaler, loaded.state.get("scaler"), checkpoint)
         for line in [*loaded.changes, *run_facts.changed_settings(facts, self._facts())]:
             self.voice.say(line)
         if checkpoint.parent.resolve() == self.run_folder.resolve():

@@ -1,4 +1,4 @@
-"""Whether the weights may be saved now: a checkpoint of a run that has blown up is worth less than the one before it."""
+"""Whether weights may be saved now: a checkpoint of a run that has blown up is worth less than the one before it."""
 
 from __future__ import annotations
 
