@@ -20,7 +20,6 @@ from automodel_cli.errors import AutomodelError
 from automodel_cli.files import fsync_folder
 from automodel_cli.train.soundness import Soundness
 
-LOCK_NAME = ".lock"
 WHAT = "opening the run folder"
 Say = Callable[[str], None]
 
@@ -85,7 +84,7 @@ def diverged(checkpointer: Checkpointer, what: str) -> AutomodelError:
 
 def move_aside(folder: Path) -> Path | None:
     """Move all that is in ``folder`` (but the lock) to ``folder.old-N``; None where it was empty. Deletes nothing."""
-    content = [item for item in sorted(folder.iterdir()) if item.name != LOCK_NAME]
+    content = [item for item in sorted(folder.iterdir()) if item.name != layout.LOCK_NAME]
     if not content:
         return None
     target = _unused(folder)

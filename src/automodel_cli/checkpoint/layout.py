@@ -40,6 +40,7 @@ from automodel_cli.json_files import (
 MANIFEST = "manifest.json"
 FORMAT = "automodel-checkpoint/1"
 POINTERS = ("LATEST", "BEST")
+LOCK_NAME = ".lock"
 TEMPORARY, REPLACED, DELETED = ".tmp", ".replaced", ".deleted"
 _STEP_NAME = re.compile(r"step_(\d{8,})")
 _MAX_POINTER_BYTES = 4096
@@ -71,6 +72,20 @@ class TokenizerFacts(FileModel):
     fingerprint: str | None = None
 
 
+class Fp8Off(FileModel):
+    """A run without fp8."""
+
+    recipe: Literal["off"]
+
+
+class Fp8On(FileModel):
+    """The layers that compute in fp8, and how."""
+
+    recipe: Literal["tensorwise"]
+    filter_fqns: Items[str]
+    emulate: bool
+
+
 class FastPathFacts(FileModel):
     """The choices that a resume takes again; a step of an earlier version lacks some."""
 
@@ -84,7 +99,7 @@ class FastPathFacts(FileModel):
     optimizer: Literal["fused", "foreach", "own"] = "own"
     threads: int = Field(1, ge=1, le=_MAX_THREADS)
     processes: int = Field(1, ge=1, le=2**31)
-    fp8: dict[str, Any] = Field(default_factory=dict)
+    fp8: Fp8Off | Fp8On = Fp8Off(recipe="off")
 
 
 class StepFacts(FileModel):
@@ -334,7 +349,7 @@ def latest(run: Path | str, *, say: Say | None = None) -> Path | None:
 def run_lock(run: Path | str) -> Iterator[None]:
     """Hold the run folder for one writer; a second one is refused at once. Killed processes leave no lock."""
     Path(run).mkdir(parents=True, exist_ok=True)
-    with files.exclusive_lock(Path(run) / ".lock", busy=f"another process is writing to {run}"):
+    with files.exclusive_lock(Path(run) / LOCK_NAME, busy=f"another process is writing to {run}"):
         yield
 
 

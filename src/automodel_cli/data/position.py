@@ -16,12 +16,22 @@ from automodel_cli.files import hash_bytes
 from automodel_cli.json_files import Count, FileModel, validated
 
 
+class Stream(FileModel):
+    """The state that a user's data set keeps by itself, and of which rank it is."""
+
+    dp_rank: Count
+    dp_world: Count
+    epoch: Count
+    dataset: Any
+
+
 class Position(FileModel):
     """The frame of loader.json, whatever the plan is of."""
 
     plan_hash: str
     samples_consumed: Count
     plan: dict[str, Any] | None = None
+    stream: Stream | None = None
 
 
 def plan_hash(plan: dict[str, Any]) -> str:
