@@ -14,6 +14,7 @@ from automodel_cli.checkpoint.checkpointer import Checkpointer
 from automodel_cli.config.instantiate import built_arguments, instantiate
 from automodel_cli.config.target import Target
 from automodel_cli.errors import CheckpointError, ConfigError, DataError
+from automodel_cli.models import same_function
 from automodel_cli.models.hf import HFCausalLM, wrap
 from automodel_cli.models.hf_pretrained import pretrained_on_meta
 from automodel_cli.models.initialise import derive_seed, is_on_meta
@@ -60,7 +61,14 @@ def _on_meta(target: Target, trust: Sequence[str]) -> CausalLM | None:
     return None
 
 
-def give_weights(model: CausalLM, *, init_from: str | None, seed: int, device: torch.device) -> str:
+def give_weights(
+    model: CausalLM,
+    *,
+    init_from: str | None,
+    seed: int,
+    device: torch.device,
+    any_function: bool = False,
+) -> str:
     """Fill the model with random, pretrained or earlier weights; returns where they are from, in words.
 
     A model whose own target loaded weights (``from_pretrained``) keeps them. ``init_from`` is a checkpoint, a run
@@ -76,10 +84,12 @@ def give_weights(model: CausalLM, *, init_from: str | None, seed: int, device: t
         return f"random, seed {seed}"
     found = checkpoint_at(init_from)
     if found is not None:
+        if not any_function:
+            _refuse_other_function(found, model)
         Checkpointer(found.parent).load(found, model=model)
         return f"{found}, weights only"
     try:
-        hf_format.load_into(model, hf_format.find_folder(init_from))
+        hf_format.load_into(model, hf_format.find_folder(init_from), any_function=any_function)
     except (KeyError, ValueError) as error:
         raise CheckpointError(
             f"init_from: the weights of {init_from} do not fit the model: {error}",
@@ -88,12 +98,18 @@ def give_weights(model: CausalLM, *, init_from: str | None, seed: int, device: t
     return f"{init_from}, weights only"
 
 
+def _refuse_other_function(checkpoint: Path, model: CausalLM) -> None:
+    stored = layout.read_step_manifest(checkpoint)["facts"].get("model")
+    if stored is not None:
+        hf_format.refuse_other_function(str(checkpoint), same_function.differences(stored, model))
+
+
 def _read_pretrained(model: CausalLM, device: torch.device) -> str:
     """The weights that the model's target names, each rank its own pieces."""
     assert isinstance(model, HFCausalLM)
     folder = hf_format.find_folder(str(model.hf.config.name_or_path))
     model.to_empty(device=device)
-    hf_format.load_into(model, folder)
+    hf_format.load_into(model, folder, any_function=True)  # the target's own arguments change what it says
     return f"pretrained, {folder}"
 
 

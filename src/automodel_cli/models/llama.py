@@ -52,8 +52,6 @@ _SIZES = (
     "head_dim",
     "max_position_embeddings",
 )
-# What makes a function of weights; the rest of a configuration may differ from that of the folder they are from.
-_FUNCTION = (*_SIZES[:-1], "rms_norm_eps", "rope_theta", "rope_scaling", "tie_word_embeddings")
 _LLAMA3_SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
@@ -417,25 +415,6 @@ def config_from_hf(hf_config: Mapping[str, Any]) -> dict[str, Any]:
             for key, value in special.items()
         },
     }
-
-
-def check_same_function(model: Llama, hf_config: Mapping[str, Any]) -> None:
-    """Check that weights made for ``hf_config`` mean in ``model`` what they meant: sizes, heads, positions, norms.
-
-    Raises:
-        CheckpointError: they do not; every difference is named.
-    """
-    theirs = config_from_hf(hf_config)
-    differing = [
-        f"{key} is {model.config[key]} here and {theirs[key]} there"
-        for key in _FUNCTION
-        if model.config[key] != theirs[key]
-    ]
-    if differing:
-        raise CheckpointError(
-            f"these Llama weights do not fit the model: {'; '.join(differing)}",
-            "give the model section the values of the folder's config.json",
-        )
 
 
 def to_hf_state(model: Llama) -> dict[str, Tensor]:

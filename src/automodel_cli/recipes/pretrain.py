@@ -156,7 +156,11 @@ class PretrainRecipe:
         if init_from is not None:
             model_assembly.check_same_ids(init_from, self.model, self.tokenizer)
         weights_from = model_assembly.give_weights(
-            self.model, init_from=init_from, seed=self.cfg.rng_seed, device=self.device
+            self.model,
+            init_from=init_from,
+            seed=self.cfg.rng_seed,
+            device=self.device,
+            any_function=self.cfg.init_from_any_function,
         )
         self.parallel.connect()
         self.optimizer = training.build_optimizer(
