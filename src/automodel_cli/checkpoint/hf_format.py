@@ -23,7 +23,7 @@ import torch
 from safetensors import safe_open
 
 from automodel_cli import files
-from automodel_cli.checkpoint import hf_shards, hf_tokenizer, layout, sharded
+from automodel_cli.checkpoint import hf_config, hf_shards, hf_tokenizer, layout, sharded
 from automodel_cli.checkpoint.step_files import StepWriter
 from automodel_cli.errors import CheckpointError
 from automodel_cli.models import gpt2, hf, llama, same_function
@@ -75,13 +75,15 @@ def write_hf(
     Raises:
         CheckpointError: the model has no such format.
     """
+    ids, place = hf_config.special_ids(tokenizer_folder), join(below, "")
     if (family := family_of(model)) is not None:
-        writer.write_json(join(below, "config.json"), model.hf_config())
+        hf_config.write(model.hf_config(), ids, writer, place)
         tensors = FAMILIES[family].to_hf_state(model)
         write_entries({name: Entry.of(tensor) for name, tensor in tensors.items()}, writer, below)
     elif isinstance(model, hf.HFCausalLM):
         model.hf.save_pretrained(writer.folder / below, max_shard_size=MAX_FILE_BYTES)
         writer.adopt(below)
+        hf_config.amend(ids, writer, place)
     else:
         raise CheckpointError(
             f"{type(model).__name__} has no Hugging Face format",

@@ -34,7 +34,7 @@ _GPT2_NAMES = ("gpt2", "r50k_base")
 def files_of(folder: Path, *, say: Say | None = None) -> Iterator[tuple[str, bytes]]:
     """Names and contents of the files to put beside the weights."""
     for path in sorted(folder.iterdir()):
-        if path.is_file():
+        if path.is_file() and not path.is_symlink():
             yield path.name, path.read_bytes()
     if (folder / "tokenizer.json").exists() or not (folder / TOKENIZER_FILE).exists():
         return

@@ -197,9 +197,10 @@ class Llama(CausalLM):
             **{key: config[key] for key in _SIZES},
             "hidden_act": "silu",
             "rms_norm_eps": config["rms_norm_eps"],
-            # The names that transformers 4 knows and 5 still reads.
-            "rope_theta": config["rope_theta"],
-            "rope_scaling": config["rope_scaling"],
+            "rope_parameters": {
+                "rope_theta": config["rope_theta"],
+                **(config["rope_scaling"] or {"rope_type": "default"}),
+            },
             "attention_bias": False,
             "attention_dropout": 0.0,
             "mlp_bias": False,
@@ -254,7 +255,7 @@ def build_llama_model(
         rope_scaling: Llama 3.1's long context: ``rope_type: llama3, factor, low_freq_factor, high_freq_factor,
             original_max_position_embeddings``.
         tie_word_embeddings: the head is the token embedding.
-        bos_token_id, eos_token_id: written into exports.
+        bos_token_id, eos_token_id: written into exports where the data has no tokenizer that tells them.
         initializer_range: standard deviation of the initial weights.
         scale_residual_init: draw o_proj and down_proj with initializer_range / sqrt(2 x num_hidden_layers).
         attn_implementation: auto (the run times its kernels and takes the fastest), or one of ``layers.ATTENDS`` and
