@@ -4,7 +4,6 @@ another activation, another base of the rotary angles. Sizes are left to the ten
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +12,7 @@ from transformers import PreTrainedConfig
 
 from automodel_cli.json_files import without_controls
 from automodel_cli.models.families import FAMILIES
-from automodel_cli.models.hf import HFCausalLM
+from automodel_cli.models.hf import HFCausalLM, floats_again, plain_floats
 from automodel_cli.models.interface import CausalLM
 
 # What configurations hold besides the function that is computed on given weights: sizes that shapes tell, special
@@ -55,7 +54,8 @@ def differences_from_hf(stored: Mapping[str, Any], model: CausalLM) -> list[str]
 def completed(config: Mapping[str, Any], kind: type[PreTrainedConfig]) -> dict[str, Any]:
     """A ``config.json`` with what transformers fills in for absent keys, and under its present names."""
     fields = {key: value for key, value in config.items() if key != "model_type"}
-    return kind(**copy.deepcopy(fields)).to_dict()  # transformers adds to mappings that it is given
+    # A copy of all mappings: transformers adds to what it is given.
+    return dict(plain_floats(kind(**floats_again(fields)).to_dict()))
 
 
 def _compared(here: Mapping[str, Any], there: Mapping[str, Any], keys: list[str]) -> list[str]:
