@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -75,7 +76,7 @@ def _rule_for(owner: Any, role: Role) -> ClassRule | None:
         home = owner.__module__
         if home == rule.module or home.startswith(rule.module.rstrip(".") + "."):
             base = _class_named(rule.base) if rule.base else object
-            if issubclass(owner, base):
+            if issubclass(owner, base) and (not rule.named or re.fullmatch(rule.named, owner.__name__)):
                 return rule
     return None
 

@@ -22,12 +22,14 @@ class ClassRule:
     Attributes:
         module: prefix of the module that really defines the class.
         base: dotted name of the class it must derive from; empty: any class of that module.
+        named: pattern of the class's own name; empty: any.
         constructor: whether the class itself may be called.
         methods: class methods that may be called.
     """
 
     module: str
     base: str = ""
+    named: str = ""
     constructor: bool = False
     methods: tuple[str, ...] = ()
 
@@ -56,11 +58,18 @@ class Role:
         return name in self.functions or any(re.fullmatch(pattern, name) for pattern in self.patterns)
 
 
+# Other models are of no use here, and some load files of other libraries in ways of their own.
+_CAUSAL_LM = r"\w+(?:ForCausalLM|LMHead(?:Model)?)"
 _HF_MODEL_RULES = (
-    ClassRule("transformers.models.auto.modeling_auto", methods=("from_config", "from_pretrained")),
+    ClassRule(
+        "transformers.models.auto.modeling_auto",
+        named="AutoModelForCausalLM",
+        methods=("from_config", "from_pretrained"),
+    ),
     ClassRule(
         "transformers.models.",
         base="transformers.modeling_utils.PreTrainedModel",
+        named=_CAUSAL_LM,
         constructor=True,
         methods=("from_config", "from_pretrained"),
     ),
