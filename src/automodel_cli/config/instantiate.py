@@ -29,7 +29,7 @@ from automodel_cli.config.admission import (
 from automodel_cli.config.problems import Problem, did_you_mean, raise_problems
 from automodel_cli.config.resolution import resolve
 from automodel_cli.config.roles import ROLES, Role, is_function_key, role_of_argument
-from automodel_cli.config.signatures import CallSignature
+from automodel_cli.config.signatures import CallSignature, Parameter
 from automodel_cli.config.target import REDACTED, Target, describe_value, is_secret
 from automodel_cli.errors import AutomodelError, ConfigError
 
@@ -67,6 +67,9 @@ def check_target(
 def check_foreign(config: PretrainConfig, *, trust: Sequence[str] = ()) -> None:
     """Phase 2 for a whole configuration: import what it names and check that it exists, is admitted, and fits.
 
+    After it the arguments of each section have the types that the callable takes (``amsgrad: no`` is false), also for
+    those who only read the section.
+
     Raises:
         ConfigError: all problems together.
     """
@@ -74,6 +77,16 @@ def check_foreign(config: PretrainConfig, *, trust: Sequence[str] = ()) -> None:
     for key, role, target in config.open_sections():
         problems += check_target(target, role, key=key, trust=trust)
     raise_problems(problems)
+    for key, role, target in config.open_sections():
+        _take_types(target, _Place(ROLES[role], key, Trust(trust)))
+
+
+def _take_types(target: Target, place: _Place) -> None:
+    if place.role.name == "collate_fn":
+        return
+    called = _open_callable(admit(target.name, place.role, place.trust), target, place, imports=True)
+    converted, _ = _checked(translate(target, place.role)[0], called, place.role)
+    target.arguments.update({name: converted[name] for name in target.arguments if name in converted})
 
 
 def _check(target: Target, place: _Place, *, imports: bool) -> list[Problem]:
@@ -196,10 +209,17 @@ def _checked(
         supplied=role.injected,
         opaque=lambda value: any(True for _ in _targets_in(value)),
     )
-    for name, kind in role.extra.items():
-        if name in arguments and not isinstance(arguments[name], kind):
-            text = f"expected {kind.__name__}, found {describe_value(arguments[name])}"
-            problems.append(signatures.ArgumentProblem(name, text))
+    own_keys = CallSignature({name: Parameter(name, kind) for name, kind in role.extra.items()})
+    extra = {name: value for name, value in arguments.items() if name in role.extra}
+    of_role, wrong = signatures.check_arguments(own_keys, extra, callee=role.kind, opaque=lambda value: False)
+    converted |= of_role
+    problems += wrong
+    faulty = {problem.name for problem in problems}
+    problems += [
+        signatures.ArgumentProblem(name, f"expected {bounds}, found {describe_value(converted[name])}")
+        for name, bounds in role.bounds.items()
+        if name in converted and name not in faulty and not bounds.hold(converted[name])
+    ]
     return converted, problems
 
 

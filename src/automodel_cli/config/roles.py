@@ -8,9 +8,11 @@ name (`admission`).
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 _CLASS = r"transformers\.(?:models\.[a-z]\w*\.[a-z]\w*\.)?[A-Z]\w*"
 
@@ -35,6 +37,25 @@ class ClassRule:
 
 
 @dataclass(frozen=True)
+class Bounds:
+    """What a number, and each number of a list, may be: from ``low`` up, and below ``below``."""
+
+    low: float = 0.0
+    below: float = math.inf
+
+    def hold(self, value: Any) -> bool:
+        """True where ``value`` keeps them; what is no number is not judged here."""
+        if isinstance(value, (list, tuple)):
+            return all(self.hold(item) for item in value)
+        return (
+            not isinstance(value, (int, float)) or isinstance(value, bool) or self.low <= value < self.below
+        )
+
+    def __str__(self) -> str:
+        return f"a number from {self.low:g} up" + (f", below {self.below:g}" if self.below < math.inf else "")
+
+
+@dataclass(frozen=True)
 class Role:
     """What may stand as ``_target_`` in one kind of place, and how it is called."""
 
@@ -51,6 +72,8 @@ class Role:
     """Keys of the section that the assembly takes out before the call."""
     ignored: Mapping[str, str] = field(default_factory=dict)
     """Arguments of old files that foreign targets do not take, and why nothing is lost."""
+    bounds: Mapping[str, Bounds] = field(default_factory=dict)
+    """What numbers have to keep, whatever is called: NaN and infinity never do."""
     default_target: str | None = None
 
     def matches(self, name: str) -> bool:
@@ -146,6 +169,10 @@ ROLES: dict[str, Role] = {
             ),
             injected=("params",),
             extra={"decay_embeddings": bool},
+            bounds={
+                **dict.fromkeys(("lr", "eps", "weight_decay", "momentum", "lr_decay", "rho"), Bounds()),
+                **dict.fromkeys(("betas", "alpha"), Bounds(below=1)),
+            },
             default_target="torch.optim.AdamW",
         ),
         Role(
