@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from automodel_cli import transformers_calls
 from automodel_cli.assembly.tokenizer import RunTokenizer
 from automodel_cli.checkpoint import hf_format, layout
 from automodel_cli.checkpoint.checkpointer import Checkpointer
@@ -26,6 +27,8 @@ _PRETRAINED = (
     "transformers.AutoModelForCausalLM.from_pretrained",
     "automodel_cli.models.hf.from_pretrained",
 )
+# How to load that the architecture alone can follow; with others (a revision, ...) transformers loads it all.
+_KNOWN_ON_META = {"dtype", "torch_dtype", "attn_implementation", "trust_remote_code"}
 
 
 def build_model(target: Target, *, seed: int, trust: Sequence[str] = (), on_meta: bool = False) -> CausalLM:
@@ -53,7 +56,8 @@ def _on_meta(target: Target, trust: Sequence[str]) -> CausalLM | None:
     """A transformers model without storage, where its target would allocate some; None for other targets."""
     if target.name in _PRETRAINED:
         arguments = built_arguments(target, "model", trust=trust)
-        return pretrained_on_meta(**arguments)
+        loading = set(arguments) & set(transformers_calls.MODEL_ARGUMENTS)
+        return pretrained_on_meta(**arguments) if loading <= _KNOWN_ON_META else None
     if target.name.startswith("transformers.") and target.name.endswith(".from_config"):
         with torch.device("meta"):
             built = instantiate(target, "model", trust=trust)

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from automodel_cli.assembly.voice import Voice
 from automodel_cli.cli import console, worker
 from automodel_cli.cli.argv import Invocation
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema_tasks import BundleConfig, TasksConfig
+from automodel_cli.config.yaml_tree import read_file
 from automodel_cli.errors import ConfigError
 
 COLUMNS = ("task", "shots", "items", "accuracy", "+/-", "chance", "centred", "items/s")
@@ -23,10 +22,10 @@ def names_tasks(config: Path | None) -> bool:
     if config is None:
         return False
     try:
-        given = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
+        given, _ = read_file(config)
+    except ConfigError:
         return False
-    return isinstance(given, Mapping) and not {"tasks", "harness"}.isdisjoint(given)
+    return not {"tasks", "harness"}.isdisjoint(given.items)
 
 
 def run(config: Path | None, flags: Mapping[str, Any], invocation: Invocation) -> int:

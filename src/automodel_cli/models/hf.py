@@ -24,8 +24,9 @@ import transformers
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
+from automodel_cli import doors, transformers_calls
 from automodel_cli.batch import Batch
-from automodel_cli.errors import CheckpointError, ConfigError
+from automodel_cli.errors import AutomodelError, CheckpointError, ConfigError
 from automodel_cli.models.attention_kernels import kernel_preferred
 from automodel_cli.models.document_attention import dense_mask, document_mask
 from automodel_cli.models.foreign import ForeignCausalLM, loss_from_logits, role_of
@@ -341,9 +342,9 @@ def from_config(
         ConfigError: the configuration cannot be read, or is not one of a causal language model.
     """
     options = _options(torch_dtype, attn_implementation, trust_remote_code)
-    with _load_errors_named(config):
+    with load_errors_named(config):
         if isinstance(config, str):
-            config = transformers.AutoConfig.from_pretrained(config, trust_remote_code=trust_remote_code)
+            config = read_config(config, trust_remote_code=trust_remote_code)
         liger_notes = _apply_liger(config, use_liger_kernel)
         with torch.device("meta"):
             hf = transformers.AutoModelForCausalLM.from_config(config, **options)
@@ -368,29 +369,62 @@ def from_pretrained(
 
     Args:
         pretrained_model_name_or_path: a folder with ``config.json`` and safetensors, or a hub name.
-        overrides: fields of the configuration to change (for example ``attn_pdrop: 0.2``); the rest as in
-            ``from_config``.
+        overrides: fields of the configuration to change (for example ``attn_pdrop: 0.2``), and how to load
+            (``revision`` and the like); the rest as in ``from_config``.
 
     Raises:
         ConfigError: the folder or name cannot be read.
     """
     options = _options(torch_dtype, attn_implementation, trust_remote_code)
-    with _load_errors_named(pretrained_model_name_or_path):
-        config = transformers.AutoConfig.from_pretrained(
-            pretrained_model_name_or_path, trust_remote_code=trust_remote_code
+    with load_errors_named(pretrained_model_name_or_path):
+        loading = {
+            name: overrides.pop(name) for name in transformers_calls.MODEL_ARGUMENTS if name in overrides
+        }
+        config = read_config(
+            pretrained_model_name_or_path, trust_remote_code=trust_remote_code, overrides=overrides, **loading
         )
-        if unknown := [key for key in overrides if not hasattr(config, key)]:
-            raise ConfigError(
-                f"{type(config).__name__} has no field {', '.join(unknown)}", "correct the model section"
-            )
-        config.update(overrides)
         liger_notes = _apply_liger(config, use_liger_kernel)
-        hf = transformers.AutoModelForCausalLM.from_pretrained(
-            pretrained_model_name_or_path, config=config, **options
+        hf = transformers_calls.call(
+            transformers.AutoModelForCausalLM.from_pretrained,
+            {
+                transformers_calls.SOURCE: pretrained_model_name_or_path,
+                **loading,
+                "config": config,
+                **options,
+            },
+            role="model",
+            is_trusted=trust_remote_code,
         )
     model = HFCausalLM(hf, pretrained=True)
     model.notes += liger_notes
     return model
+
+
+def read_config(
+    source: str,
+    *,
+    trust_remote_code: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+    **loading: Any,
+) -> transformers.PreTrainedConfig:
+    """The configuration of a folder or of the hub, which cannot have code run that comes with it.
+
+    Args:
+        overrides: fields to change.
+        loading: which revision of it, and the like.
+
+    Raises:
+        ConfigError: it would run code, or has no such field.
+    """
+    hub = {name: value for name, value in loading.items() if name in transformers_calls.HUB_ARGUMENTS}
+    arguments = {**hub, transformers_calls.SOURCE: source, "trust_remote_code": trust_remote_code}
+    config: transformers.PreTrainedConfig = transformers_calls.call(
+        transformers.AutoConfig.from_pretrained,
+        {**arguments, **(overrides or {})},
+        role="hf_config",
+        is_trusted=trust_remote_code,
+    )
+    return config
 
 
 def wrap(module: nn.Module, *, pretrained: bool = False) -> CausalLM:
@@ -413,8 +447,12 @@ def rebuild(config: Mapping[str, Any], *, is_meta_device: bool = False) -> HFCau
     """The architecture of a ``model_config()`` with family ``hf``.
 
     Raises:
-        CheckpointError: this version of transformers does not know the model type.
+        CheckpointError: this version of transformers does not know the model type, or the file would run code.
     """
+    try:
+        doors.check_config(config, "the checkpoint's model")
+    except ConfigError as error:
+        raise CheckpointError(error.message, error.hint) from None
     try:
         hf_config = transformers.AutoConfig.for_model(
             config["model_type"], **_without_type(floats_again(config["config"]))
@@ -455,11 +493,13 @@ def _options(torch_dtype: Any, attn_implementation: str | None, trust_remote_cod
 
 
 @contextlib.contextmanager
-def _load_errors_named(source: Any) -> Iterator[None]:
+def load_errors_named(source: Any) -> Iterator[None]:
     """Turn transformers' many ways of not finding something into one ConfigError."""
     try:
         yield
-    except (OSError, ValueError, ImportError) as error:
+    except AutomodelError:
+        raise
+    except Exception as error:  # of many libraries, with classes of their own
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         name = source if isinstance(source, str) else type(source).__name__
         raise ConfigError(

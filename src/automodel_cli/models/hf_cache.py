@@ -37,7 +37,8 @@ class SelectableCache(DynamicCache):
     """A ``DynamicCache`` whose rows can be chosen in layers that keep a state instead of keys and values, too."""
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        for layer in self.layers:
+        layers: list[Any] = self.layers
+        for layer in layers:
             keeps_state = isinstance(layer, LinearAttentionCacheLayerMixin)
             (layer.reorder_cache if keeps_state else layer.batch_select_indices)(indices)
 

@@ -41,6 +41,7 @@ from automodel_cli.evaluation.likelihood import Likelihood
 from automodel_cli.evaluation.likelihood import evaluate as evaluate_likelihood
 from automodel_cli.train.compiling import compile_model
 from automodel_cli.train.results import Results, StepNumbers
+from automodel_cli.train.schedules import contradictions
 from automodel_cli.train.state import TrainState
 from automodel_cli.train.step import StepResult, train_step
 from automodel_cli.train.stop import EXIT_PREEMPTED, Stopped, StopRequest
@@ -541,6 +542,7 @@ class PretrainRecipe:
             resident=self.memory.resident if self.memory else 0,
         )
         notes = [*self.cfg.notes, *world_assembly.notes(self.cfg, self.device.type), *self.model.notes]
+        notes += contradictions(self.schedule, self.horizon.total_steps)
         notes += memory_assembly.notes(peak, self.memory)
         for note in [*notes, *data_assembly.notes(self.loader, *datasets.values())]:
             self.voice.say(f"note: {note}")
