@@ -131,7 +131,7 @@ def read_manifest(path: Path | str, error: type[AutomodelError] = DataError) -> 
     try:
         manifest = json.loads(raw)
         stored = manifest["self"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise error(f"{path} is damaged: not a manifest", "restore the file or make it anew") from None
     canonical = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     if stored != _self_hash(manifest) or raw != canonical.encode():

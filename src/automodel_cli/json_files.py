@@ -25,7 +25,7 @@ from automodel_cli.errors import AutomodelError, DataError
 
 __all__ = [
     "MAX_JSON_BYTES", "MAX_NESTING", "Count", "FileModel", "FiniteFloat", "Items", "PlainName", "Xxh3",
-    "parse_json", "read_bytes", "read_json", "read_model", "validated", "without_controls",
+    "open_without_waiting", "parse_json", "read_bytes", "read_json", "read_model", "validated", "without_controls",
 ]  # fmt: skip
 
 MAX_NESTING = 200
@@ -84,7 +84,7 @@ def read_bytes(
     """
     shown, hint = without_controls(str(path)), hint or _RESTORE
     try:
-        with _opened(path) as handle:
+        with open_without_waiting(path) as handle:
             found = os.fstat(handle.fileno())
             if not stat.S_ISREG(found.st_mode):
                 raise error(f"{shown} is a pipe or device, expected a regular file", hint)
@@ -100,9 +100,9 @@ def read_bytes(
         raise error(f"{shown} cannot be read: {reason}", hint) from None
 
 
-def _opened(path: Path | str) -> BinaryIO:
-    """``path`` opened without waiting for the other end of a pipe."""
-    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+def open_without_waiting(path: Path | str, *, buffering: int = -1) -> BinaryIO:
+    """``path`` opened for reading bytes, without waiting for the other end of a pipe."""
+    return open(path, "rb", buffering, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
 
 
 def parse_json(

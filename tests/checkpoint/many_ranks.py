@@ -39,6 +39,10 @@ TP_PLAN = {
     "mlp.c_proj": RowwiseParallel(),
 }
 
+MANIFEST = {
+    "format": "automodel-checkpoint/1", "step": 1, "save_format": "safetensors", "tied": {}, "metrics": {}, "facts": {}
+}  # fmt: skip
+
 
 def world_of(world: World, layout: str) -> World | None:
     """The world of a layout on the first of the ranks; None on a rank that has no part in it. All ranks call this."""

@@ -94,7 +94,7 @@ def save(checkpointer: Checkpointer, step: int, model: nn.Module, optimizer=None
         "config_yaml": "seed: 1\n",
         "facts": {
             "model": {"vocab_size": 16},
-            "fast_path": {"compile": 0},
+            "fast_path": {"compile": False},
             "shape": (1, 2),
             "n": {10: 1, 9: 2},
         },
@@ -512,10 +512,57 @@ def test_retention_never_touches_what_is_newer_than_what_was_loaded(tmp_path):
     again = Checkpointer(tmp_path, keep_last=1)
     again.load(layout.resolve(tmp_path, "2"), model=model)
     save(again, 3, model, state={"course": "new"})
-    assert layout.list_steps(tmp_path) == [3, 4, 5]
+    assert layout.list_steps(tmp_path) == [2, 3, 4, 5]  # 2 stays until 3 is proven
     assert layout.resolve(tmp_path).name == "step_00000003"
-    save(again, 6, model)
+    save(again, 6, model, proven=True)
     assert layout.list_steps(tmp_path) == [4, 5, 6]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_the_newest_proven_checkpoint_outlives_the_next_one(tmp_path, is_async):
+    checkpointer, model = Checkpointer(tmp_path, keep_last=1, is_async=is_async), make_model()
+    for step in (1, 2, 3):
+        save(checkpointer, step, model)
+        checkpointer.wait()
+        checkpointer.confirm(step)  # the loss of update `step` came before the checkpoint: it proves nothing
+    assert layout.list_steps(tmp_path) == [2, 3]
+    assert checkpointer.proven() == tmp_path / "step_00000002"
+    checkpointer.confirm(4)
+    assert checkpointer.proven() == tmp_path / "step_00000003"
+    save(checkpointer, 5, model, proven=True)
+    checkpointer.wait()
+    assert layout.list_steps(tmp_path) == [5] and checkpointer.proven() == tmp_path / "step_00000005"
+
+
+def test_stepping_back_lets_latest_name_the_proven_checkpoint(tmp_path):
+    first, model = Checkpointer(tmp_path), make_model()
+    save(first, 1, model)
+    save(first, 2, model)
+    assert first.step_back() == tmp_path / "step_00000001"
+    assert layout.resolve(tmp_path).name == "step_00000001"
+    layout.write_pointer(tmp_path, "LATEST", "step_00000002")
+    again = Checkpointer(tmp_path)
+    again.load(layout.resolve(tmp_path), model=model)
+    assert again.step_back() == tmp_path / "step_00000001"  # 2 was loaded, and no finite loss has followed
+    again.load(layout.resolve(tmp_path, "2"), model=model)
+    again.confirm(3)
+    assert again.step_back() == tmp_path / "step_00000002" == layout.resolve(tmp_path)
+    alone = Checkpointer(tmp_path / "other")
+    save(alone, 1, model)
+    assert alone.step_back() is None and layout.resolve(tmp_path / "other").name == "step_00000001"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("save_format", SAVE_FORMATS)
+def test_weights_that_are_no_numbers_are_not_loaded(tmp_path, value, save_format):
+    checkpointer, model = Checkpointer(tmp_path, save_format=save_format), make_model()
+    save(checkpointer, 1, model)
+    with torch.no_grad():
+        model.proj.weight[2, 3] = value
+    bad = save(checkpointer, 2, model)
+    with pytest.raises(CheckpointError, match=r"proj\.weight") as caught:
+        checkpointer.load(bad, model=make_model())
+    assert "restore_from step_00000001" in caught.value.hint and "--verify" in caught.value.hint
 
 
 def test_best_goes_when_the_step_it_names_is_replaced_by_a_worse_one(tmp_path):

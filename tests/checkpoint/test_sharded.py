@@ -30,12 +30,17 @@ TENSORS = {
 }
 
 
+MANIFEST = {
+    "format": layout.FORMAT, "step": 1, "save_format": "safetensors", "tied": {}, "metrics": {}, "facts": {}
+}  # fmt: skip
+
+
 def write(folder: Path, *parts: tuple[dict, dict]) -> StepReader:
     """A step folder whose ranks hold the given (tensors, offsets)."""
     writer = StepWriter(folder)
     for rank, (tensors, offsets) in enumerate(parts):
         sharded.save_tensors(tensors, writer, "model", rank=rank, offsets=offsets)
-    writer.finish({"format": layout.FORMAT, "step": 1})
+    writer.finish(dict(MANIFEST))
     return StepReader(folder)
 
 
@@ -85,7 +90,7 @@ def test_we_read_what_torch_writes(tmp_path):
     save(tensors, storage_writer=target, no_dist=True)
     assert [path.name for path in (tmp_path / "a" / "model").iterdir()] == [sharded.shard_name()]
     writer.adopt("model")
-    writer.finish({"format": layout.FORMAT, "step": 1})
+    writer.finish(dict(MANIFEST))
     found = empty_like(tensors)
     sharded.load_tensors(StepReader(tmp_path / "a"), "model", found)
     assert all(equal(found[name], tensor) for name, tensor in tensors.items())

@@ -196,7 +196,7 @@ def exchange_with_torch(world: World, folder: str) -> dict[str, list[str]]:
     if world.is_main:
         writer = StepWriter(Path(f"{folder}/theirs"), join=True)
         writer.adopt("model")
-        writer.finish({"format": layout.FORMAT, "step": 1})
+        writer.finish(dict(many_ranks.MANIFEST))
     world.barrier()
     targets = dict(many_ranks.make(part, seed=1).state_dict())
     torch_save.load_tensors(StepReader(Path(f"{folder}/theirs")), "model", targets, world=part)

@@ -13,7 +13,14 @@ from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.step_files import HashedOutput, StepReader, StepWriter, _FullWrites
 from automodel_cli.errors import CheckpointError
 
-MANIFEST = {"format": layout.FORMAT, "step": 1}
+MANIFEST = {
+    "format": layout.FORMAT,
+    "step": 1,
+    "save_format": "safetensors",
+    "tied": {},
+    "metrics": {},
+    "facts": {},
+}
 
 
 def write(folder, contents):

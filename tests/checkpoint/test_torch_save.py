@@ -26,8 +26,13 @@ TENSORS = {
 }
 
 
+MANIFEST = {
+    "format": layout.FORMAT, "step": 1, "save_format": "safetensors", "tied": {}, "metrics": {}, "facts": {}
+}  # fmt: skip
+
+
 def finish(writer: StepWriter) -> StepReader:
-    writer.finish({"format": layout.FORMAT, "step": 1})
+    writer.finish(dict(MANIFEST))
     return StepReader(writer.folder)
 
 

@@ -142,6 +142,7 @@ class TestMetricsLog:
         train, val = lines_of(tmp_path / "run" / METRICS_NAME)  # read before close: each line is flushed
         log.close()
         log.close()
+        assert len(train.pop("xxh3")) == 16
         assert train == {"kind": "train", "time": "2025-01-31T12:00:00.250Z", **SEED_RECORD}
         assert (val["kind"], val["name"], val["loss"]) == ("val", "default", 2.5)
         assert said[0] == train_line(SEED_RECORD) and said[1].startswith("[val] ")

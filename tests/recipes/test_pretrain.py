@@ -158,6 +158,77 @@ def test_the_last_good_checkpoint_is_named(tiny_training):
     assert "step_00000004" in caught.value.hint
 
 
+def _diverging(recipe, after, until=10**9):
+    """The loss of updates ``after`` + 1 to ``until`` is no number."""
+    honest = recipe.head_loss
+
+    def head_loss(*args, **kwargs):
+        odd = after <= recipe.state.step < until and recipe.model.training
+        return honest(*args, **kwargs) * (math.nan if odd else 1.0)
+
+    recipe.head_loss = head_loss
+    return recipe
+
+
+_SHORT = (
+    "--checkpoint.keep_last",
+    "1",
+    "--step_scheduler.ckpt_every_steps",
+    "2",
+    "--validation_dataset",
+    "null",
+)
+
+
+@pytest.mark.parametrize("is_async", ["false", "true"])
+def test_a_run_that_blows_up_keeps_the_checkpoint_to_go_back_to(tiny_training, is_async):
+    words = (*_SHORT, "--checkpoint.is_async", is_async, "--step_scheduler.max_skipped_steps", "4")
+    with pytest.raises(AutomodelError, match="stopped at step 8") as caught:
+        _diverging(tiny_training.recipe(*words), after=4).run_train_validation_loop()
+    assert "step_00000002" in caught.value.hint  # 4 was saved, and no finite loss came after it
+    assert layout.list_steps(tiny_training.run) == [2, 4]
+    assert layout.resolve(tiny_training.run).name == "step_00000002"
+    recipe = tiny_training.recipe(*words)
+    assert recipe.state.step == 2
+    recipe.run_train_validation_loop()
+    assert sorted(tiny_training.losses()) == list(range(1, 13))
+
+
+def test_a_save_that_could_not_be_made_is_made_up_for(tiny_training):
+    recipe = _diverging(tiny_training.recipe(*_SHORT), after=5, until=6)
+    recipe.run_train_validation_loop()
+    assert "step 6 is not saved: the loss is not finite" in recipe.said
+    assert [line.split()[1].rpartition("/")[2] for line in recipe.said if line.startswith("saved ")] == [
+        f"step_{step:08d}" for step in (2, 4, 7, 8, 10, 12)
+    ]
+
+
+def test_poisoned_weights_are_not_saved_whatever_the_loss_says(tiny_training):
+    recipe = tiny_training.recipe(*_SHORT, "--step_scheduler.max_steps", "4")
+    honest = recipe.optimizer.step
+
+    def step(*args, **kwargs):
+        honest(*args, **kwargs)
+        if recipe.state.step == 3:
+            with torch.no_grad():
+                recipe.model.wpe.weight[0, 0] = math.inf
+
+    recipe.optimizer.step = step
+    with pytest.raises(AutomodelError, match="ended at step 4 without a checkpoint"):
+        recipe.run_train_validation_loop()
+    assert "step 4 is not saved: the weights hold NaN or infinity" in recipe.said
+    assert layout.list_steps(tiny_training.run) == [2]
+
+
+def test_a_signal_while_the_loss_is_no_number_goes_back_too(tiny_training):
+    recipe = _diverging(tiny_training.recipe(*_SHORT), after=4)
+    recipe.stop.agreed = lambda any_rank: recipe.state.step >= 6  # as a signal would
+    recipe.stop.name = "SIGTERM"
+    result = recipe.run_train_validation_loop()
+    assert result.exit_code == 75 and result.step == 6
+    assert layout.resolve(tiny_training.run).name == "step_00000002"
+
+
 def test_resume_prints_what_the_configuration_changed(tiny_training):
     tiny_training.recipe("--step_scheduler.max_steps", "4").run_train_validation_loop()
     recipe = tiny_training.recipe("--optimizer.lr", "0.002")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from automodel_cli.assembly.model import checkpoint_at
-from automodel_cli.checkpoint import hf_format, layout
+from automodel_cli.checkpoint import claims, hf_format, layout
 from automodel_cli.checkpoint.checkpointer import Checkpointer
 from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
 from automodel_cli.errors import AutomodelError, CheckpointError
@@ -42,7 +42,8 @@ def load_model(
     folder = checkpoint_at(path)
     if folder is not None:
         facts = layout.read_step_manifest(folder)["facts"]
-        model = _build(facts["model"], folder)
+        claims.refuse_larger_than_stored(facts.get("model", {}), folder)
+        model = _build(facts.get("model", {}), folder)
         model.materialise(device, seed=0)
         Checkpointer(folder.parent).load(folder, model=model)
     else:
@@ -61,8 +62,19 @@ def load_model(
 
 def _build(config: Mapping[str, Any], folder: Path) -> CausalLM:
     try:
+        if config.get("family") == "hf":  # what its configuration amounts to, transformers knows alone
+            empty = build_from_config(dict(config), is_meta_device=True)
+            claims.refuse_larger_model(sum(one.numel() for one in empty.parameters()), folder)
         return build_from_config(dict(config))
-    except (KeyError, TypeError, ValueError) as error:
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+        OverflowError,
+        ZeroDivisionError,
+    ) as error:
         raise CheckpointError(
             f"{folder} describes a model that cannot be built here: {error}",
             "a model of your own class is loaded through the Python recipe object, not by this command",

@@ -17,9 +17,11 @@ from automodel_cli.assembly.tokenizer import RunTokenizer
 from automodel_cli.config.load import to_yaml
 from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.errors import CheckpointError
+from automodel_cli.json_files import without_controls
 from automodel_cli.models.interface import CausalLM, count_parameters
 from automodel_cli.train.schedules import Schedule
 
+_LONGEST_LINE = 400  # of what a difference shows
 _MUST_AGREE = {
     "model": "the model section",
     "data": "the training data",
@@ -120,4 +122,5 @@ def differences(stored: Any, now: Any, where: str = "") -> list[str]:
         return lines
     if stored is None or now is None or stored == now:
         return []
-    return [f"{where}: {stored} -> {now}" if where else f"{stored} -> {now}"]
+    line = f"{where}: {stored} -> {now}" if where else f"{stored} -> {now}"
+    return [without_controls(line if len(line) <= _LONGEST_LINE else line[:_LONGEST_LINE] + "...")]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from automodel_cli.assembly import facts
 from automodel_cli.assembly.voice import Voice
+from automodel_cli.checkpoint.run_files import CONFIG_NAME, seal_config
 from automodel_cli.config.load import to_yaml
 from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.distributed.world import World
@@ -29,7 +30,7 @@ def open_logs(
         remote = open_wandb(settings.model_dump(), run_folder, config=facts.plain_config(cfg), say=say)
     keeps_files = cfg.checkpoint.enabled and is_main
     if keeps_files:
-        write_text(run_folder / "config.yaml", to_yaml(cfg))
+        write_text(run_folder / CONFIG_NAME, seal_config(to_yaml(cfg)))
         rewind(run_folder, step)
     return MetricsLog(
         run_folder if keeps_files else None,

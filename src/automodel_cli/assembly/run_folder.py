@@ -8,14 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.checkpointer import Checkpointer
+from automodel_cli.checkpoint.finite import nonfinite_parameters
 from automodel_cli.checkpoint.together import on_main
 from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.distributed.world import World
+from automodel_cli.errors import AutomodelError
 from automodel_cli.files import fsync_folder
+from automodel_cli.train.soundness import Soundness
 
-LOCK_NAME = ".lock"
 WHAT = "opening the run folder"
 Say = Callable[[str], None]
 
@@ -57,9 +61,30 @@ def find_checkpoint(cfg: PretrainConfig, world: World, *, say: Say) -> Path | No
     return None if name is None else Path(name)
 
 
+def reason_not_to_save(
+    soundness: Soundness, model: torch.nn.Module, world: World, *, at_the_end: bool
+) -> str | None:
+    """Why no checkpoint is made of the run as it is now, or None; all ranks call this and get the same."""
+    if reason := soundness.reason_not_to_save(at_the_end=at_the_end):
+        return reason
+    odd = world.any(bool(nonfinite_parameters(model)))
+    return "the weights hold NaN or infinity" if odd else None
+
+
+def diverged(checkpointer: Checkpointer, what: str) -> AutomodelError:
+    """The end of a run that has left the numbers; LATEST now names what can be gone on from."""
+    good = checkpointer.step_back()
+    where = (
+        f"the last good checkpoint is {good}"
+        if good
+        else "there is no checkpoint yet that led to a finite loss"
+    )
+    return AutomodelError(what, f"{where}; a lower learning rate or a look at the data may help")
+
+
 def move_aside(folder: Path) -> Path | None:
     """Move all that is in ``folder`` (but the lock) to ``folder.old-N``; None where it was empty. Deletes nothing."""
-    content = [item for item in sorted(folder.iterdir()) if item.name != LOCK_NAME]
+    content = [item for item in sorted(folder.iterdir()) if item.name != layout.LOCK_NAME]
     if not content:
         return None
     target = _unused(folder)

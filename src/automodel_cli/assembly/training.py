@@ -5,19 +5,23 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ConfigDict, Field
 
 from automodel_cli import device as this_machine
 from automodel_cli import sizing
 from automodel_cli.assembly.fast_path import FastPath
+from automodel_cli.checkpoint.checkpointer import Loaded
 from automodel_cli.config import aliases
 from automodel_cli.config.instantiate import built_arguments, instantiate
 from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.config.target import Target
 from automodel_cli.distributed.world import World
-from automodel_cli.errors import ConfigError
+from automodel_cli.errors import CheckpointError, ConfigError
+from automodel_cli.json_files import Count, FileModel, FiniteFloat, validated
 from automodel_cli.metrics.throughput import Throughput
 from automodel_cli.models.initialise import derive_seed
 from automodel_cli.models.interface import CausalLM
@@ -26,6 +30,7 @@ from automodel_cli.train.losses import ChunkedCrossEntropy, LogitsLoss, MaskedCr
 from automodel_cli.train.optimizers import ADAMW, build_adamw
 from automodel_cli.train.param_groups import build_param_groups
 from automodel_cli.train.schedules import Schedule, remember_ratios
+from automodel_cli.train.state import TrainState
 
 DEFAULT_LR = 2e-4
 DEFAULT_BETAS = (0.9, 0.95)
@@ -119,6 +124,46 @@ def build_schedule(cfg: PretrainConfig, optimizer: torch.optim.Optimizer, total_
 def build_scaler(fast_path: FastPath, device: torch.device) -> torch.amp.GradScaler | None:
     """A gradient scaler for fp16; bf16 and fp32 need none."""
     return torch.amp.GradScaler(device.type) if fast_path.precision == "fp16" else None
+
+
+class _StoredScaler(FileModel):
+    """``scaler`` in state.json, as ``torch.amp.GradScaler`` gives it."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+    scale: FiniteFloat = Field(gt=0)
+    growth_factor: FiniteFloat = Field(gt=1)
+    backoff_factor: FiniteFloat = Field(gt=0, lt=1)
+    growth_interval: Count
+    growth_tracker: Count = Field(alias="_growth_tracker")
+
+
+def restore_scaler(scaler: torch.amp.GradScaler | None, stored: Any, checkpoint: Path) -> None:
+    """Give the scaler of fp16 what the checkpoint has of one.
+
+    Raises:
+        CheckpointError: that is no state of a scaler.
+    """
+    if scaler is not None and stored:
+        where = f"{checkpoint / 'state.json'}: scaler"
+        scaler.load_state_dict(
+            validated(stored, _StoredScaler, where, CheckpointError).model_dump(by_alias=True)
+        )
+
+
+def restored_state(loaded: Loaded) -> TrainState:
+    """The counters that a checkpoint holds.
+
+    Raises:
+        CheckpointError: there are none, or they are of another step.
+    """
+    stored = loaded.state.get("train")
+    where, hint = loaded.path / "state.json", "use an older checkpoint"
+    if not isinstance(stored, dict):
+        raise CheckpointError(f"{where} holds no training state", hint)
+    state = TrainState.from_dict(stored)
+    if state.step != loaded.step:
+        raise CheckpointError(f"{where} names two steps: {loaded.step:,} and {state.step:,}", hint)
+    return state
 
 
 def build_throughput(

@@ -13,6 +13,9 @@
 Order of a save: every rank writes its files into ``step_00001000.tmp`` (each hashed and made durable); when all
 have, rank 0 adds the manifest, renames the folder, and sets LATEST and BEST; then retention. A process killed
 anywhere in between leaves the earlier checkpoint as it was, and a failure on one rank is a failure on all.
+
+A checkpoint is *proven* when its weights have given a finite loss since. Only the newest one can be unproven, as no
+save follows a loss that is not finite (see ``PretrainRecipe``); until it is proven, the one before it stays.
 In the background the same happens in a thread, from copies, over a process group of its own.
 """
 
@@ -34,12 +37,21 @@ import torch.distributed as dist
 
 from automodel_cli.checkpoint import hf_export, hf_format, layout, optimizer_state, sharded
 from automodel_cli.checkpoint.background import Background
+from automodel_cli.checkpoint.finite import nonfinite_parameters
 from automodel_cli.checkpoint.snapshot import Snapshot, Staging, model_tensors, names_by_id, take, untied
 from automodel_cli.checkpoint.step_files import StepReader, StepWriter
 from automodel_cli.checkpoint.storage import storage, storage_of
 from automodel_cli.checkpoint.together import on_main, together
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError
+from automodel_cli.json_files import Count, FileModel
+
+
+class StoredState(FileModel):
+    """``state.json``."""
+
+    step: Count
+    state: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -62,7 +74,7 @@ class Checkpointer:
     """Writes and reads the step folders of one run.
 
     Retention never touches a step that was there, and newer, when this run loaded its own: only what this
-    object wrote or passed by may go.
+    object wrote or passed by may go. Nor does it touch the newest proven one.
     """
 
     def __init__(
@@ -87,6 +99,8 @@ class Checkpointer:
         self._storage = storage(save_format)
         self._say = (say if self.world.is_main else None) or (lambda line: None)
         self._protected = set(layout.list_steps(self.run_folder))
+        self._newest: Path | None = None  # saved or loaded last
+        self._proven: Path | None = None
         self._background, self._staging = Background(), Staging()
         self._saving_world = _with_own_group(self.world) if is_async else self.world
 
@@ -106,6 +120,7 @@ class Checkpointer:
         metrics: Mapping[str, Any] | None = None,
         is_best: bool = False,
         consolidate: bool = False,
+        proven: bool = False,
         remark: str = "",
     ) -> Path:
         """Write everything under ``step_XXXXXXXX`` and let LATEST (and BEST) name it; all ranks call this.
@@ -113,7 +128,8 @@ class Checkpointer:
         A step of the same name (after a rewind) is replaced. ``consolidate`` adds ``hf/``, a folder that
         transformers loads; a model that has no such format is saved without, and says so. With ``is_async``
         this returns when the values are copied (and the save before this one is done); see :meth:`wait`. The line
-        that then says it is saved ends with ``remark``.
+        that then says it is saved ends with ``remark``. ``proven``: these weights have given a finite loss already,
+        on a validation set.
 
         Raises:
             CheckpointError: the disk is full or broken, or another rank failed; earlier steps are untouched. Of a
@@ -137,6 +153,7 @@ class Checkpointer:
             tokenizer_folder=tokenizer_folder,
             is_best=is_best,
             consolidate=consolidate and self._has_hf_format(model),
+            before=self._course(target, proven),
             model=model if self.world.size == 1 and not self.is_async else None,
         )
         if not self.is_async:
@@ -156,6 +173,40 @@ class Checkpointer:
         """
         if self.is_async and self.world.device.type == "cuda":
             take(model, optimizer, self.world, what="preparing saves").reserve(self._staging)
+
+    # ------------------------------------------------------------------------------------------ proof
+
+    def _course(self, target: Path, proven: bool) -> Path | None:
+        """Note that ``target`` is saved after a finite loss; the checkpoint that must outlive it until it is proven."""
+        if self._newest is not None and self._newest != target:
+            self._proven = self._newest
+        self._newest, before = target, self._proven
+        if proven:
+            self._proven = target
+        return None if proven else before
+
+    def confirm(self, step: int) -> None:
+        """Update ``step`` has had a finite loss: the checkpoint it went on from is proven."""
+        if self._newest is not None and step > (layout.step_of(self._newest.name) or 0):
+            self._proven = self._newest
+
+    def proven(self) -> Path | None:
+        """The newest checkpoint of this course of the run that a finite loss has followed, or None."""
+        if self._proven is None and self._newest is not None and self._newest.parent == self.run_folder:
+            # Saves before the one that was loaded were followed by it, so by a finite loss.
+            return layout.newest_good(self.run_folder, before=layout.step_of(self._newest.name))
+        return self._proven
+
+    def step_back(self) -> Path | None:
+        """Let LATEST name the newest proven checkpoint, which is returned: what follows it led to no numbers.
+
+        All ranks call this.
+        """
+        self.wait()
+        good = self.proven()
+        if good is not None and good.parent == self.run_folder and self.world.is_main:
+            layout.write_pointer(self.run_folder, "LATEST", good.name)
+        return good
 
     def _stored(self, snapshot: Snapshot) -> dict[str, Any]:
         """What the manifest says of the tensors."""
@@ -195,6 +246,7 @@ class Checkpointer:
         def begin() -> None:
             with layout.explained(temporary):
                 layout.sweep(self.run_folder)
+                self._retain(job)  # what only waited for a proof goes before there is another to hold
                 writers.append(StepWriter(temporary))
 
         def write() -> dict[str, Any]:
@@ -210,7 +262,8 @@ class Checkpointer:
                 layout.publish_step(temporary, job.target)
                 layout.write_pointer(self.run_folder, "LATEST", job.target.name)
             self._point_best(job.target.name, job.is_best)
-            self._retain(job.manifest["step"])
+            self._protected.discard(job.manifest["step"])
+            self._retain(job)
 
         with layout.discarding(temporary) if world.is_main else contextlib.nullcontext():
             on_main(world, begin, what=what)
@@ -263,13 +316,13 @@ class Checkpointer:
             writer.discard("hf")
             self._say(f"saved without hf/, which failed: {type(error).__name__}: {error}")
 
-    def _retain(self, step: int) -> None:
-        self._protected.discard(step)
+    def _retain(self, job: _Job) -> None:
         layout.prune(
             self.run_folder,
             keep_last=self.keep_last,
             keep_every=self.keep_every,
             protected=self._protected,
+            needed=None if job.before is None else layout.step_of(job.before.name),
             say=self._say,
         )
 
@@ -298,11 +351,12 @@ class Checkpointer:
 
         Raises:
             CheckpointError: a file is missing or damaged (its name is in the message, the newest older
-            checkpoint
-                in the hint), or the model or optimizer is not the one that was saved.
+                checkpoint in the hint), its weights are not finite, or the model or optimizer is not the one that
+                was saved.
         """
         self.wait()
         path, world = Path(path), self.world
+        is_own = path.parent.resolve() == self.run_folder.resolve()
         found: dict[str, Any] = {}
 
         def open_and_check() -> None:
@@ -311,21 +365,27 @@ class Checkpointer:
             others = [name for name in reader.names() if not name.startswith(("model/", "optim/", *skipped))]
             for name in others[world.rank :: world.size]:
                 reader.check(name)
-            found["state"] = reader.read_json("state.json")
+            state = found["state"] = reader.read_model("state.json", StoredState)
+            if state.step != reader.manifest["step"]:
+                raise CheckpointError(
+                    f"{path / 'state.json'} is of step {state.step:,}, the manifest of {reader.manifest['step']:,}",
+                    layout.way_back(path),
+                )
             found["loader"] = reader.read_json("loader.json")
-            if world.is_main and path.parent.resolve() == self.run_folder.resolve():
-                newer = {step for step in layout.list_steps(self.run_folder) if step > found["state"]["step"]}
-                found["newer"] = newer
+            if world.is_main and is_own:
+                found["newer"] = {step for step in layout.list_steps(self.run_folder) if step > state.step}
 
         together(world, open_and_check, what=f"loading {path}")
         reader, state = found["reader"], found["state"]
         self._read_model(reader, model, cast=optimizer is None)
+        together(world, lambda: _refuse_nonfinite(path, model), what=f"loading {path}")
         changes = self._read_optimizer(reader, model, optimizer) if optimizer is not None else []
         self._protected = found.get("newer", self._protected)
+        self._newest, self._proven = (self.run_folder / path.name if is_own else path), None
         return Loaded(
-            step=state["step"],
+            step=state.step,
             path=path,
-            state=state["state"],
+            state=state.state,
             loader_state=found["loader"],
             facts=reader.manifest["facts"],
             metrics=reader.manifest["metrics"],
@@ -356,13 +416,14 @@ class Checkpointer:
         tensors: dict[str, torch.Tensor] = {}
 
         def prepare() -> None:
-            document.update(reader.read_json("optim/optimizer.json"))
+            document.update(optimizer_state.read_document(reader))
             optimizer_state.check_fits(document, optimizer, names)
             tensors.update(optimizer_state.targets(stored.scan(reader, "optim"), optimizer, names))
 
         together(self.world, prepare, what=f"loading {reader.folder}")
         stored.load_tensors(reader, "optim", tensors, world=self.world)
-        return optimizer_state.restore(document, tensors, optimizer, names)
+        where = reader.folder / optimizer_state.DOCUMENT
+        return optimizer_state.restore(document, tensors, optimizer, names, where=where)
 
 
 @dataclass(frozen=True)
@@ -376,9 +437,18 @@ class _Job:
     tokenizer_folder: Path | None
     is_best: bool
     consolidate: bool
+    before: Path | None  # the proven checkpoint that stays until this one is proven
     model: (
         torch.nn.Module | None
     )  # whole and unchanging until the save is done; else hf/ is made from the files
+
+
+def _refuse_nonfinite(path: Path, model: torch.nn.Module) -> None:
+    if odd := nonfinite_parameters(model):
+        raise CheckpointError(
+            f"{path} holds weights that are no numbers: {len(odd)} tensors with NaN or infinity, {odd[0]!r} first",
+            f"{layout.way_back(path)}; automodel inspect-ckpt {path.parent} --verify shows which are sound",
+        )
 
 
 def _with_own_group(world: World) -> World:

@@ -6,16 +6,16 @@ are plain dictionaries (JSON), so that a table and ``--json`` show the same fact
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from automodel_cli.checkpoint import layout
-from automodel_cli.checkpoint.tensor_file import read_header
+from automodel_cli.checkpoint.tensor_file import read_header, whole_shape
 from automodel_cli.checkpoint.tensor_values import StoredTensor
 from automodel_cli.errors import CheckpointError
+from automodel_cli.json_files import read_json
 
 SUFFIX = ".safetensors"
 # Facts that have a place of their own in a description.
@@ -60,8 +60,8 @@ _WHAT = "name a run folder, a step of one, a Hugging Face folder or a .safetenso
 def _is_checkpoint_manifest(path: Path) -> bool:
     """A corpus has a manifest.json too; a damaged one counts, so that the damage is named."""
     try:
-        content = json.loads((path / layout.MANIFEST).read_bytes())
-    except (OSError, ValueError):
+        content = read_json(path / layout.MANIFEST, CheckpointError)
+    except CheckpointError:
         return (path / "model").is_dir()
     return isinstance(content, dict) and str(content.get("format", "")).startswith("automodel-checkpoint/")
 
@@ -150,7 +150,7 @@ def validation_losses(metrics: Mapping[str, Any]) -> dict[str, float | None]:
 
 def folder_bytes(folder: Path) -> int:
     """Size of all files below ``folder``."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return sum(layout.size_of(path) or 0 for path in folder.rglob("*"))
 
 
 def _age(folder: Path, now: float | None) -> float:
@@ -224,8 +224,7 @@ def gather(paths: Iterable[Path]) -> list[StoredTensor]:
 
 
 def _stored(name: str, parts: list[tuple[Path, Any]]) -> StoredTensor:
-    ends = [tuple(map(sum, zip(info.offsets, info.shape, strict=True))) for _, info in parts]
-    shape = tuple(map(max, zip(*ends, strict=True))) if ends[0] else ()
+    shape = whole_shape(name, [info for _, info in parts])
     return StoredTensor(name, parts[0][1].dtype, shape, tuple(parts))
 
 
@@ -237,7 +236,7 @@ def _counted(tensors: list[StoredTensor], roles: Mapping[str, str], vocab_size: 
     for tensor in tensors:
         role = roles.get(tensor.name, "buffer") if roles else guess_role(tensor.name, len(tensor.shape))
         number = tensor.num_elements
-        if vocab_size and role in ("embedding", "head") and tensor.shape[0] > vocab_size:
+        if vocab_size and role in ("embedding", "head") and tensor.shape and tensor.shape[0] > vocab_size:
             number = number // tensor.shape[0] * vocab_size
             padding += tensor.num_elements - number
         by_role[role] = by_role.get(role, 0) + number
@@ -255,8 +254,9 @@ def _counted(tensors: list[StoredTensor], roles: Mapping[str, str], vocab_size: 
 
 
 def _vocab_size(model: Mapping[str, Any]) -> int | None:
-    found = model.get("vocab_size") or model.get("config", {}).get("vocab_size")
-    return found if isinstance(found, int) else None
+    inner = model.get("config")
+    found = model.get("vocab_size") or (inner.get("vocab_size") if isinstance(inner, Mapping) else None)
+    return found if isinstance(found, int) and found > 0 else None
 
 
 _ROLE_MARKS = {
@@ -314,7 +314,7 @@ def describe_hf(folder: Path | str) -> dict[str, Any]:
 
 def _json_or_none(path: Path) -> Any:
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        content = read_json(path, CheckpointError)
+    except CheckpointError:
         return None
     return content if isinstance(content, dict) else None

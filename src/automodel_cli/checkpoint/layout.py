@@ -17,20 +17,118 @@ import contextlib
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterator
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
 
 from automodel_cli import files
+from automodel_cli.checkpoint.tensor_file import Dtype, Shape
 from automodel_cli.errors import AutomodelError, CheckpointError
+from automodel_cli.json_files import (
+    Count,
+    FileModel,
+    FiniteFloat,
+    Items,
+    PlainName,
+    Xxh3,
+    read_bytes,
+    validated,
+    without_controls,
+)
 
 MANIFEST = "manifest.json"
 FORMAT = "automodel-checkpoint/1"
 POINTERS = ("LATEST", "BEST")
+LOCK_NAME = ".lock"
 TEMPORARY, REPLACED, DELETED = ".tmp", ".replaced", ".deleted"
 _STEP_NAME = re.compile(r"step_(\d{8,})")
+_MAX_POINTER_BYTES = 4096
+_MAX_THREADS = 4096  # no machine has more cores
 _POINTER_LINE = re.compile(r"(step_\d{8,})(?: (xxh3:[0-9a-f]{16}))?\n?")
 
 Say = Callable[[str], None]
+
+
+class FileRecord(FileModel):
+    """One file of a step folder."""
+
+    name: PlainName
+    bytes: Count
+    xxh3: Xxh3
+
+
+class StepMetrics(FileModel):
+    """Losses at the step; ``val_loss`` by the name of the validation set, or one number."""
+
+    loss: FiniteFloat | None = None
+    val_loss: FiniteFloat | dict[str, FiniteFloat | None] | None = None
+
+
+class TokenizerFacts(FileModel):
+    """Which tokenizer the ids are of."""
+
+    name: str
+    fingerprint: str | None = None
+
+
+class Fp8Off(FileModel):
+    """A run without fp8."""
+
+    recipe: Literal["off"]
+
+
+class Fp8On(FileModel):
+    """The layers that compute in fp8, and how."""
+
+    recipe: Literal["tensorwise"]
+    filter_fqns: Items[str]
+    emulate: bool
+
+
+class FastPathFacts(FileModel):
+    """The choices that a resume takes again; a step of an earlier version lacks some."""
+
+    precision: Literal["bf16", "fp16", "fp32"] = "fp32"
+    residual: Literal["bf16", "fp16", "fp32"] = "fp32"
+    compile: bool = False
+    compile_mode: str = ""
+    compile_scope: Literal["model", "blocks"] = "model"
+    head_loss: Literal["plain", "chunked"] = "plain"
+    attention: str = ""
+    optimizer: Literal["fused", "foreach", "own"] = "own"
+    threads: int = Field(1, ge=1, le=_MAX_THREADS)
+    processes: int = Field(1, ge=1, le=2**31)
+    fp8: Fp8Off | Fp8On = Fp8Off(recipe="off")
+
+
+class StepFacts(FileModel):
+    """What a step says of its run; sections that are ``Any`` inside are compared or shown, nothing else."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+    model: dict[str, Any] = Field(default_factory=dict)
+    param_roles: dict[str, str] = Field(default_factory=dict)
+    tokenizer: TokenizerFacts | None = None
+    data: dict[str, Any] | None = None
+    optimizer: dict[str, Any] | None = None
+    schedule: dict[str, Any] | None = None
+    batch: dict[str, Count | None] | None = None
+    precision: dict[str, str] | None = None
+    fast_path: FastPathFacts | None = None
+
+
+class StepManifest(FileModel):
+    """``manifest.json`` of a step folder; see docs/formats.md."""
+
+    format: Literal["automodel-checkpoint/1"]
+    step: Count
+    save_format: str
+    tied: dict[str, str]
+    files: Items[FileRecord]
+    metrics: StepMetrics
+    facts: StepFacts
+    tensors: dict[str, dict[str, Items[Dtype | Shape]]] = Field(default_factory=dict)
+    self: Xxh3
 
 
 def step_name(step: int) -> str:
@@ -91,10 +189,12 @@ def _try_manifest(folder: Path) -> tuple[dict[str, Any], str | None]:
         return {}, error.message
     if manifest.get("format") != FORMAT:
         return {}, f"{path} has format {manifest.get('format')!r}, expected {FORMAT!r}"
-    for record in manifest["files"]:
-        name = PurePosixPath(record["name"])
-        if name.is_absolute() or ".." in name.parts:
-            return {}, f"{path} names a file outside its folder: {name}"
+    try:
+        validated(manifest, StepManifest, path, CheckpointError)
+    except CheckpointError as error:
+        return {}, error.message
+    if step_of(folder.name) not in (None, manifest["step"]):
+        return {}, f"{path} is of step {manifest['step']:,}, the folder's name says otherwise"
     return manifest, None
 
 
@@ -105,13 +205,21 @@ def problem(folder: Path) -> str | None:
         return trouble
     for record in manifest["files"]:
         path = folder / record["name"]
-        size = path.stat().st_size if path.is_file() else None
+        size = size_of(path)
         if size != record["bytes"]:
             found = (
                 "is missing" if size is None else f"has {size:,} bytes, the manifest says {record['bytes']:,}"
             )
             return f"{path} {found}"
     return None
+
+
+def size_of(path: Path) -> int | None:
+    """Bytes of a regular file; None where there is none (any more)."""
+    try:
+        return path.stat().st_size if path.is_file() else None
+    except OSError:
+        return None
 
 
 def newest_good(run: Path, *, before: int | None = None) -> Path | None:
@@ -152,21 +260,16 @@ def read_pointer(run: Path | str, pointer: str) -> str | None:
         CheckpointError: the file was changed since it was written.
     """
     path = Path(run) / pointer
-    try:
-        text = path.read_bytes().decode(errors="replace")
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be read: {error.strerror}",
-            "it should be a text file with the name of a step folder; another program may have made it",
-        ) from error
+    hint = "it should be a text file with the name of a step folder; another program may have made it"
+    text = read_bytes(path, CheckpointError, max_bytes=_MAX_POINTER_BYTES, hint=hint).decode(errors="replace")
     match = _POINTER_LINE.fullmatch(text)
     if not match or match[2] not in (None, _seal(match[1])):
         newest = newest_good(Path(run))
         name = newest.name if newest else "(none)"
         raise CheckpointError(
-            f"{path} is damaged: it holds {text[:60]!r}",
+            f"{path} is damaged: it holds {without_controls(repr(text[:60]))}",
             f"the newest complete checkpoint is {name}: write that name into {pointer}, or restore from it",
         )
     return match[1]
@@ -246,7 +349,7 @@ def latest(run: Path | str, *, say: Say | None = None) -> Path | None:
 def run_lock(run: Path | str) -> Iterator[None]:
     """Hold the run folder for one writer; a second one is refused at once. Killed processes leave no lock."""
     Path(run).mkdir(parents=True, exist_ok=True)
-    with files.exclusive_lock(Path(run) / ".lock", busy=f"another process is writing to {run}"):
+    with files.exclusive_lock(Path(run) / LOCK_NAME, busy=f"another process is writing to {run}"):
         yield
 
 
@@ -300,9 +403,10 @@ def prune(
     keep_last: int | None,
     keep_every: int | None = None,
     protected: Collection[int] = (),
+    needed: int | None = None,
     say: Say | None = None,
 ) -> list[int]:
-    """Delete the complete steps that :func:`to_keep` does not name; returns them.
+    """Delete the complete steps that :func:`to_keep` does not name, nor ``needed``; returns them.
 
     Each goes by a rename first, so that a killed deletion leaves nothing that looks complete. Where LATEST or
     BEST is damaged nothing is deleted: it might have named any of them.
@@ -313,7 +417,7 @@ def prune(
         if say is not None:
             say(f"no old checkpoint is deleted: {error.message}")
         return []
-    pointed = {step for step in (step_of(name) for name in names if name) if step is not None}
+    pointed = {step for step in (needed, *(step_of(name) for name in names if name)) if step is not None}
     steps = list_steps(run)
     kept = to_keep(steps, keep_last=keep_last, keep_every=keep_every, pointed=pointed, protected=protected)
     gone = [step for step in steps if step not in kept]

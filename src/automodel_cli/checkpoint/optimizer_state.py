@@ -22,16 +22,41 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch.distributed.tensor import DTensor
 
 from automodel_cli.checkpoint import sharded
 from automodel_cli.checkpoint.parts import empty_beside
+from automodel_cli.checkpoint.step_files import StepReader
 from automodel_cli.errors import CheckpointError
+from automodel_cli.json_files import FileModel, Items
 
+DOCUMENT = "optim/optimizer.json"
 Resolve = Callable[[str], torch.Tensor]
+# Keys of groups that no optimizer takes, and that are still the configuration's: the schedule reads them.
+_OWN_SETTINGS = {"lr_mult", "wd_mult"}
+
+
+class Document(FileModel):
+    """The frame of ``optimizer.json``; what a value may be is in the table above."""
+
+    class_name: str = Field(alias="class")
+    parameters: Items[str]
+    groups: Items[dict[str, Any]]
+    state: dict[str, dict[str, Any]]
+
+
+def read_document(reader: StepReader) -> dict[str, Any]:
+    """The checked ``optimizer.json`` of a step.
+
+    Raises:
+        CheckpointError: it is damaged, or no such document.
+    """
+    return reader.read_model(DOCUMENT, Document).model_dump(by_alias=True)
 
 
 @dataclass(frozen=True)
@@ -173,8 +198,31 @@ def restore(
     loaded: Mapping[str, torch.Tensor],
     optimizer: torch.optim.Optimizer,
     names: Mapping[int, str],
+    *,
+    where: Path | str = DOCUMENT,
 ) -> list[str]:
-    """Give ``optimizer`` the stored state; returns a line for each setting that the run now has otherwise."""
+    """Give ``optimizer`` the stored state; returns a line for each setting that the run now has otherwise.
+
+    Raises:
+        CheckpointError: the state cannot be this optimizer's: something is missing in it, or is of another kind.
+    """
+    try:
+        return _restore(document, loaded, optimizer, names)
+    except CheckpointError:
+        raise
+    except Exception as error:  # values of any kind went into an optimizer of any kind
+        raise CheckpointError(
+            f"{where} cannot be given to {_class_name(optimizer)}: {type(error).__name__}: {error}",
+            "use an older checkpoint, or start from the weights alone: init_from",
+        ) from error
+
+
+def _restore(
+    document: Mapping[str, Any],
+    loaded: Mapping[str, torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    names: Mapping[int, str],
+) -> list[str]:
     flat = [name for group in parameter_names(optimizer, names) for name in group]
 
     def resolve(name: str) -> torch.Tensor:
@@ -193,7 +241,57 @@ def restore(
     changes = _merge_groups(groups, [_decode(group, resolve) for group in document["groups"]], optimizer)
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     _undo_casts(optimizer, state)
+    refuse_incomplete(optimizer, flat, changes)
     return changes
+
+
+def refuse_incomplete(optimizer: torch.optim.Optimizer, names: list[str], changes: list[str]) -> None:
+    """Check that each parameter's state holds what the optimizer's next update will look for.
+
+    What that is, a copy of it tells that updates parameters of a few elements; where it cannot be copied, nobody knows.
+    (``amsgrad`` switched on needs a maximum that was not kept, for one.)
+
+    Raises:
+        CheckpointError: a key is missing, or a tensor that lies beside the parameter has another shape.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    wanted = [_state_of_a_copy(optimizer, g) for g, group in enumerate(optimizer.param_groups)]
+    group_of = [g for g, group in enumerate(optimizer.param_groups) for _ in group["params"]]
+    for parameter, name, g in zip(parameters, names, group_of, strict=True):
+        held = optimizer.state.get(parameter)
+        for key, lies_beside in wanted[g].get(parameter.dim(), {}).items() if held else ():
+            found = held.get(key) if held else None
+            if found is None or (lies_beside and tuple(found.shape) != tuple(parameter.shape)):
+                was = f" ({'; '.join(changes)})" if changes else ""
+                what = "lacks" if found is None else f"has in another shape ({list(found.shape)})"
+                raise CheckpointError(
+                    f"the optimizer's state of {name!r} {what} {key!r}, which {_class_name(optimizer)} needs as it is "
+                    f"set up now{was}",
+                    "resume with the optimizer section of the checkpoint, or start from the weights alone: init_from",
+                )
+
+
+def _state_of_a_copy(optimizer: torch.optim.Optimizer, g: int) -> dict[int, dict[str, bool]]:
+    """By a parameter's dimensions, the keys that group ``g`` keeps, and whether each is a tensor of its shape."""
+    group = optimizer.param_groups[g]
+    settings = {
+        key: value for key, value in group.items() if key in inspect.signature(type(optimizer)).parameters
+    }
+    found = {}
+    for dims in {parameter.dim() for parameter in group["params"]}:
+        try:
+            tiny = torch.zeros((2,) * dims, requires_grad=True)
+            tiny.grad = torch.zeros_like(tiny)
+            copy = type(optimizer)([{**settings, "params": [tiny]}])  # type: ignore[call-arg]
+            copy.step()
+        except Exception:  # it takes other arguments, a closure, a device: then it is not known
+            return {}
+        found[dims] = {
+            key: dims > 0 and isinstance(value, torch.Tensor) and value.shape == tiny.shape
+            for key, value in copy.state[tiny].items()
+            if value is not None
+        }
+    return found
 
 
 def _merge_groups(
@@ -202,7 +300,7 @@ def _merge_groups(
     """Put stored group state into ``groups`` in place; report settings that differ."""
     if len(groups) != len(stored):
         return [f"parameter groups: now {len(groups)}, were {len(stored)}; their settings are the run's own"]
-    settings = set(inspect.signature(type(optimizer).__init__).parameters)
+    settings = set(inspect.signature(type(optimizer).__init__).parameters) | _OWN_SETTINGS
     changes = []
     for g, (own, old) in enumerate(zip(groups, stored, strict=True)):
         for key, value in old.items():

@@ -165,23 +165,17 @@ def scan(reader: StepReader, folder: str) -> dict[str, WholeTensor]:
     Raises:
         CheckpointError: a header cannot be read, or the parts of a tensor leave a gap.
     """
-    whole: dict[str, WholeTensor] = {}
-    elements: dict[str, int] = {}
+    parts: dict[str, list[tensor_file.TensorInfo]] = {}
     with _damage_explains(reader, folder):
         for name in _shards(reader, folder):
             for tensor, info in tensor_file.read_header(reader.folder / name).tensors.items():
-                end = tuple(offset + size for offset, size in zip(info.offsets, info.shape, strict=True))
-                shape = tuple(map(max, whole[tensor].shape, end)) if tensor in whole else end
-                whole[tensor] = WholeTensor(DTYPES[info.dtype], shape)
-                elements[tensor] = elements.get(tensor, 0) + math.prod(info.shape)
-        for tensor, found in whole.items():
-            if elements[tensor] != math.prod(found.shape):
-                raise CheckpointError(
-                    f"{reader.folder / folder} holds {elements[tensor]:,} of {math.prod(found.shape):,} elements "
-                    f"of {tensor!r}",
-                    "a shard file is missing or damaged",
-                )
-    return whole
+                parts.setdefault(tensor, []).append(info)
+        for tensor, found in parts.items():
+            tensor_file.check_cover(tensor, found, reader.folder / folder)
+    return {
+        tensor: WholeTensor(DTYPES[found[0].dtype], tensor_file.whole_shape(tensor, found))
+        for tensor, found in parts.items()
+    }
 
 
 def load_tensors(

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import xxhash
 from automodel_cli import files
 from automodel_cli.checkpoint import layout
 from automodel_cli.errors import CheckpointError
+from automodel_cli.json_files import MAX_JSON_BYTES, Model, open_without_waiting, parse_json, validated
 
 _PIECE_BYTES = 8 << 20
 
@@ -298,8 +300,11 @@ class StepReader:
         if record is None:
             raise CheckpointError(f"{self.folder} holds no {name}", "it was not written by this program")
         try:
-            with path.open("rb", buffering=0) as handle:
-                if (size := os.fstat(handle.fileno()).st_size) != record["bytes"]:
+            with open_without_waiting(path, buffering=0) as handle:
+                found = os.fstat(handle.fileno())
+                if not stat.S_ISREG(found.st_mode):
+                    raise CheckpointError(f"{path} is a pipe or device", layout.way_back(self.folder))
+                if (size := found.st_size) != record["bytes"]:
                     raise CheckpointError(
                         f"{path} is damaged: it has {size:,} bytes, the manifest says {record['bytes']:,}",
                         layout.way_back(self.folder),
@@ -320,14 +325,25 @@ class StepReader:
         Raises:
             CheckpointError: it is damaged, or no JSON object.
         """
-        content = self.read_bytes(name)
-        try:
-            value = json.loads(content)
-        except ValueError as error:
-            raise CheckpointError(f"{self.folder / name} is not JSON: {error}", "do not use it") from error
+        path = self.folder / name
+        if (size := int(self._records.get(name, {}).get("bytes", 0))) > MAX_JSON_BYTES:
+            raise CheckpointError(
+                f"{path} has {size:,} bytes, expected at most {MAX_JSON_BYTES:,}",
+                layout.way_back(self.folder),
+            )
+        value = parse_json(self.read_bytes(name), path, CheckpointError, hint=layout.way_back(self.folder))
         if not isinstance(value, dict):
-            raise CheckpointError(f"{self.folder / name} is not a JSON object", "do not use it")
+            raise CheckpointError(f"{path} is not a JSON object", layout.way_back(self.folder))
         return value
+
+    def read_model(self, name: str, model: type[Model]) -> Model:
+        """A checked file that holds what ``model`` describes.
+
+        Raises:
+            CheckpointError: it is damaged, or holds something else.
+        """
+        value = self.read_json(name)
+        return validated(value, model, self.folder / name, CheckpointError, hint=layout.way_back(self.folder))
 
     def check(self, name: str) -> None:
         """Compare one file with its hash."""

@@ -21,15 +21,18 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field, RootModel
 
 from automodel_cli.errors import CheckpointError
+from automodel_cli.json_files import Count, FileModel, Items, open_without_waiting, parse_json, validated
 
 MAX_HEADER_BYTES = 100_000_000
 SHARDING_KEY = "DCP_SHARDING_INFO"
@@ -73,6 +76,36 @@ _NUMPY = {
     "F64": "<f8",
     "C64": "<c8",
 }
+
+Dtype = Literal[
+    "BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "U16", "I16", "F16", "BF16", "U32", "I32", "F32", "U64", "I64", "F64",
+    "C64",
+]  # fmt: skip
+Shape = Annotated[Items[Count], Field(max_length=64)]
+_MOST_EMPTY = 2**48  # a tensor without elements may still have widths; torch and numpy multiply them
+
+
+class _Entry(FileModel):
+    """What a header says of one tensor."""
+
+    dtype: Dtype
+    shape: Shape
+    data_offsets: tuple[Count, Count] = Field(strict=False)
+
+
+class _Entries(RootModel[dict[str, _Entry]]): ...
+
+
+class _Metadata(RootModel[dict[str, str]]): ...
+
+
+class _Position(FileModel):
+    """Where a part begins in the whole tensor."""
+
+    saved_offsets: Shape
+
+
+class _Positions(RootModel[dict[str, _Position]]): ...
 
 
 @dataclass(frozen=True)
@@ -142,8 +175,11 @@ def read_header(path: Path | str) -> Header:
         CheckpointError: the file cannot be read, is no safetensors file, or was cut off.
     """
     try:
-        with Path(path).open("rb") as handle:
-            return read_header_from(handle, str(path), os.fstat(handle.fileno()).st_size)
+        with open_without_waiting(path) as handle:
+            found = os.fstat(handle.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise CheckpointError(f"{path} is a pipe or device, expected a regular file", _ANOTHER_KIND)
+            return read_header_from(handle, str(path), found.st_size)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}", "is the path right?") from error
 
@@ -155,39 +191,99 @@ def read_header_from(handle: IO[bytes] | Any, name: str, file_bytes: int) -> Hea
     if length > MAX_HEADER_BYTES or 8 + length > file_bytes:
         raise CheckpointError(
             f"{name} is not a safetensors file: its header would have {length:,} of {file_bytes:,} bytes",
-            "the file is damaged, cut off, or of another kind",
+            _ANOTHER_KIND,
         )
     try:
-        return _parse_header(json.loads(handle.read(length)), 8 + length, file_bytes)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{name} is not a readable safetensors file: {error}",
-            "the file is damaged, cut off, or of another kind",
-        ) from error
+        return _parse_header(handle.read(length), name, 8 + length, file_bytes)
+    except ValueError as error:
+        raise CheckpointError(f"{name} is not a readable safetensors file: {error}", _ANOTHER_KIND) from error
 
 
-def _parse_header(header: dict[str, Any], data_begin: int, file_bytes: int) -> Header:
-    metadata = {str(key): str(value) for key, value in header.pop("__metadata__", {}).items()}
-    positions = json.loads(metadata.get(SHARDING_KEY, "{}"))
+_ANOTHER_KIND = "the file is damaged, cut off, or of another kind"
+
+
+def _parse_header(content: bytes, where: str, data_begin: int, file_bytes: int) -> Header:
+    where = f"the header of {where}"
+    header = parse_json(content, where, CheckpointError, hint=_ANOTHER_KIND)
+    if not isinstance(header, dict):
+        raise ValueError("its header is no JSON object")
+    metadata = validated(
+        header.pop("__metadata__", {}), _Metadata, where, CheckpointError, hint=_ANOTHER_KIND
+    ).root
+    entries = validated(header, _Entries, where, CheckpointError, hint=_ANOTHER_KIND).root
+    written = parse_json(metadata.get(SHARDING_KEY, "{}"), where, CheckpointError, hint=_ANOTHER_KIND)
+    positions = validated(written, _Positions, where, CheckpointError, hint=_ANOTHER_KIND).root
     tensors = {}
-    for name, entry in header.items():
-        shape = tuple(int(size) for size in entry["shape"])
-        begin, end = (data_begin + int(offset) for offset in entry["data_offsets"])
-        offsets = tuple(positions[name]["saved_offsets"]) if positions else (0,) * len(shape)
-        if len(offsets) != len(shape) or any(number < 0 for number in (*shape, *offsets)):
-            raise ValueError(f"tensor {name!r} has shape {shape} at {offsets}")
-        if end - begin != math.prod(shape) * ITEM_BYTES[entry["dtype"]]:
-            raise ValueError(f"tensor {name!r} has {end - begin} bytes for shape {shape} of {entry['dtype']}")
-        tensors[name] = TensorInfo(entry["dtype"], shape, begin, end, offsets)
+    for name, entry in entries.items():
+        if positions and name not in positions:
+            raise ValueError(f"{SHARDING_KEY} does not say where tensor {name!r} begins")
+        offsets = positions[name].saved_offsets if positions else (0,) * len(entry.shape)
+        tensors[name] = _tensor_info(name, entry, offsets, data_begin)
     ordered = dict(sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)))
     position = data_begin
-    for name, info in ordered.items():
+    for name, info in ordered.items():  # back to back: no overlap, no gap
         if info.begin != position:
             raise ValueError(f"tensor {name!r} begins at byte {info.begin}, expected {position}")
         position = info.end
     if position != file_bytes:
         raise ValueError(f"the tensors end at byte {position:,}, the file at {file_bytes:,}")
     return Header(ordered, metadata, data_begin)
+
+
+def _tensor_info(name: str, entry: _Entry, offsets: tuple[int, ...], data_begin: int) -> TensorInfo:
+    begin, end = (data_begin + offset for offset in entry.data_offsets)
+    if len(offsets) != len(entry.shape):
+        raise ValueError(f"tensor {name!r} has shape {entry.shape} at {offsets}")
+    if end - begin != math.prod(entry.shape) * ITEM_BYTES[entry.dtype]:
+        raise ValueError(f"tensor {name!r} has {end - begin} bytes for shape {entry.shape} of {entry.dtype}")
+    if begin == end and math.prod(max(1, size) for size in entry.shape) > _MOST_EMPTY:
+        raise ValueError(f"tensor {name!r} has no elements and shape {entry.shape}")
+    return TensorInfo(entry.dtype, entry.shape, begin, end, offsets)
+
+
+def whole_shape(name: str, parts: Sequence[TensorInfo]) -> tuple[int, ...]:
+    """The shape that the parts of a tensor add up to; they need not be all of it.
+
+    Raises:
+        CheckpointError: they are of different types, or have different numbers of dimensions.
+    """
+    first = parts[0]
+    if any(part.dtype != first.dtype or len(part.shape) != len(first.shape) for part in parts):
+        raise CheckpointError(f"the parts of tensor {name!r} do not belong together", _ANOTHER_KIND)
+    return tuple(map(max, zip(*(part.end_offsets for part in parts), strict=True))) if first.shape else ()
+
+
+def check_cover(name: str, parts: Sequence[TensorInfo], where: Path | str) -> None:
+    """Check that the parts of a tensor hold every element of it once.
+
+    Raises:
+        CheckpointError: they leave a gap, or overlap.
+    """
+    shape, held = whole_shape(name, parts), sum(math.prod(part.shape) for part in parts)
+    if held != math.prod(shape):
+        raise CheckpointError(
+            f"{where} holds {held:,} of {math.prod(shape):,} elements of {name!r}",
+            "a shard file is missing or damaged",
+        )
+    ordered = sorted((part for part in parts if math.prod(part.shape)), key=lambda part: part.offsets)
+    for index, part in enumerate(ordered):
+        for other in ordered[index + 1 :]:
+            if shape and other.offsets[0] >= part.end_offsets[0]:
+                break  # as all after it
+            if _overlap(part, other):
+                raise CheckpointError(
+                    f"two parts of {name!r} in {where} overlap",
+                    "a shard file is damaged, or of another checkpoint",
+                )
+
+
+def _overlap(a: TensorInfo, b: TensorInfo) -> bool:
+    return all(
+        a_begin < b_end and b_begin < a_end
+        for a_begin, a_end, b_begin, b_end in zip(
+            a.offsets, a.end_offsets, b.offsets, b.end_offsets, strict=True
+        )
+    )
 
 
 def raw_array(path: Path | str, info: TensorInfo) -> np.ndarray:

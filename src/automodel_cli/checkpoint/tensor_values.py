@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from automodel_cli.checkpoint.tensor_file import ITEM_BYTES, TensorInfo, raw_array
+from automodel_cli.checkpoint.tensor_file import ITEM_BYTES, TensorInfo, check_cover, raw_array
 
 _PIECE = 1 << 22  # elements: 4 Mi x 8 bytes of float64 = 32 MiB
 
@@ -44,6 +44,7 @@ class StoredTensor:
         """The whole tensor as stored (bit patterns for bfloat16 and float8); a view of the file if in one part."""
         if len(self.parts) == 1:
             return raw_array(*self.parts[0])
+        check_cover(self.name, [info for _, info in self.parts], self.parts[0][0].parent)
         arrays = [raw_array(path, info) for path, info in self.parts]
         whole = np.zeros(self.shape, dtype=arrays[0].dtype)
         for array, (_, info) in zip(arrays, self.parts, strict=True):

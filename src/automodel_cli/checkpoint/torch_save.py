@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import pickle
+import pickletools
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,7 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.planner import LoadPlan
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
+from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.parts import Part, part_of
 from automodel_cli.checkpoint.sharded import WholeTensor, compare_names, compare_tensor
 from automodel_cli.checkpoint.step_files import StepReader, StepWriter
@@ -72,11 +75,19 @@ def scan(reader: StepReader, folder: str) -> dict[str, WholeTensor]:
     Raises:
         CheckpointError: the metadata is damaged or refused.
     """
-    return {
+    found = {
         name: WholeTensor(entry.properties.dtype, tuple(entry.size))
         for name, entry in _metadata(reader, folder).state_dict_metadata.items()
         if isinstance(entry, TensorStorageMetadata)
     }
+    claimed = sum(math.prod(whole.shape) * whole.dtype.itemsize for whole in found.values())
+    held = sum(layout.size_of(reader.folder / name) or 0 for name in reader.names(folder))
+    if claimed > held:
+        raise CheckpointError(
+            f"{reader.folder / folder / METADATA} describes {claimed:,} bytes of tensors, the files hold {held:,}",
+            layout.way_back(reader.folder),
+        )
+    return found
 
 
 def save_parts(
@@ -280,7 +291,22 @@ class _Bytes(_Record): ...
 
 
 _DCP = "torch.distributed.checkpoint.metadata"
-_ADMITTED: dict[tuple[str, str], type] = {
+_MAX_DIMENSIONS = 64
+
+
+def _few_numbers(numbers: Any = ()) -> tuple[int, ...]:
+    """``torch.Size``, of as many dimensions as a tensor may have: a pickle may call it as often as it likes."""
+    if len(numbers) > _MAX_DIMENSIONS:
+        raise pickle.UnpicklingError(f"a tensor of {len(numbers):,} dimensions")
+    return tuple(numbers)
+
+
+def _empty_dict() -> dict[Any, Any]:
+    """``OrderedDict``; its items follow as instructions of the pickle, never as a copy of another one."""
+    return {}
+
+
+_ADMITTED: dict[tuple[str, str], Callable[..., Any]] = {
     (_DCP, "Metadata"): _Record,
     (_DCP, "TensorStorageMetadata"): _Tensor,
     (_DCP, "BytesStorageMetadata"): _Bytes,
@@ -291,10 +317,10 @@ _ADMITTED: dict[tuple[str, str], type] = {
     (_DCP, "_MEM_FORMAT_ENCODING"): _Record,
     ("torch.distributed.checkpoint.filesystem", "_StorageInfo"): _Storage,
     ("torch.serialization", "_get_layout"): _Record,
-    ("torch", "Size"): tuple,
+    ("torch", "Size"): _few_numbers,
     ("pathlib", "PosixPath"): _Record,
     ("pathlib._local", "PosixPath"): _Record,
-    ("collections", "OrderedDict"): dict,
+    ("collections", "OrderedDict"): _empty_dict,
 }
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -315,6 +341,26 @@ class _MetadataUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError("it refers to an object outside itself")
 
 
+def _refuse_bombs(content: bytes) -> None:
+    """Read the instructions of a pickle without following them: none may ask for more than the file has.
+
+    Python's unpickler makes a memo as long as the largest number in it, and a byte array as long as it is told.
+
+    Raises:
+        pickle.UnpicklingError: one does.
+    """
+    for opcode, argument, _ in pickletools.genops(content):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(content):
+            raise pickle.UnpicklingError(f"{opcode.name} of {argument:,} in a file of {len(content):,} bytes")
+        if opcode.name in _NEVER_IN_METADATA:
+            raise pickle.UnpicklingError(f"{opcode.name} has no place in it")
+
+
+_NEVER_IN_METADATA = {
+    "BYTEARRAY8", "NEXT_BUFFER", "READONLY_BUFFER", "EXT1", "EXT2", "EXT4", "PERSID", "BINPERSID", "INST", "OBJ",
+}  # fmt: skip
+
+
 def parse_metadata(content: bytes, path: Path) -> Metadata:
     """The tensors that a ``.metadata`` file lists; whatever else it lists is left out.
 
@@ -322,6 +368,7 @@ def parse_metadata(content: bytes, path: Path) -> Metadata:
         CheckpointError: it is no such file, or names anything that such a file does not need.
     """
     try:
+        _refuse_bombs(content)
         record = _MetadataUnpickler(io.BytesIO(content)).load()
         tensors = {
             str(name): entry
@@ -333,7 +380,7 @@ def parse_metadata(content: bytes, path: Path) -> Metadata:
             storage_data=dict(
                 _storage_entry(index, info)
                 for index, info in record.storage_data.items()
-                if isinstance(index, _Index) and index.fqn in tensors
+                if isinstance(index, _Index) and str(index.fqn) in tensors
             ),
         )
     except Exception as error:  # a hostile pickle may fail in any way

@@ -26,10 +26,11 @@ def verify(path: Path | str, *, progress: Progress | None = None) -> dict[str, A
     if kind == "run":
         raise CheckpointError(f"{path} is a run folder", "name one of its steps")
     problems: list[str] = []
-    records = []
+    records, save_format = [], ""
     if kind == "checkpoint":
         try:
-            records = layout.read_step_manifest(path)["files"]
+            manifest = layout.read_step_manifest(path)
+            records, save_format = manifest["files"], manifest["save_format"]
         except CheckpointError as error:
             problems.append(error.message)
         names = [record["name"] for record in records]
@@ -45,6 +46,10 @@ def verify(path: Path | str, *, progress: Progress | None = None) -> dict[str, A
         hashed += record["bytes"]
     weights = [root / name for name in names if name.endswith(SUFFIX)]
     odd, scanned = _odd_values([weight for weight in weights if weight.is_file()], problems)
+    uncovered = _uncovered(path, kind, names)
+    if save_format == "torch_save" and not problems:
+        more, number, missing = _odd_in_torch_save(path)
+        odd, scanned, uncovered = odd + more, scanned + number, uncovered + missing
     return {
         "path": str(path),
         "ok": not problems and not odd,
@@ -53,14 +58,59 @@ def verify(path: Path | str, *, progress: Progress | None = None) -> dict[str, A
         "tensors_scanned": scanned,
         "problems": problems,
         "nonfinite": odd,
+        "not_covered": uncovered,
     }
 
 
-def _hash_problem(path: Path, record: Mapping[str, Any]) -> str | None:
+def _uncovered(path: Path, kind: str, names: list[str]) -> list[str]:
+    """What no hash is kept of."""
+    if kind != "checkpoint":
+        return [f"{len(names)} files: there are no hashes of them; headers and values were looked at"]
+    below = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()}
+    return sorted(below - {layout.MANIFEST, *names}) if names else []
+
+
+def _odd_in_torch_save(folder: Path) -> tuple[list[dict[str, Any]], int, list[str]]:
+    """As ``_odd_values`` for ``torch_save``, which torch alone can read; without it, what nobody has looked at."""
     try:
-        size = path.stat().st_size
-        if size != record["bytes"]:
-            return f"{path} has {size:,} bytes, the manifest says {record['bytes']:,}"
+        from automodel_cli.checkpoint.torch_values import odd_tensors  # torch: a second, and not everywhere
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        return [], 0, ["the values of the tensors: torch is needed to read this format"]
+    return *odd_tensors(folder), []
+
+
+def refuse_nonfinite(folder: Path) -> None:
+    """Check that the stored weights of a step are numbers.
+
+    Raises:
+        CheckpointError: they are not.
+    """
+    manifest = layout.read_step_manifest(folder)
+    names = [record["name"] for record in manifest["files"]]
+    shards = [folder / name for name in names if name.startswith("model/") and name.endswith(SUFFIX)]
+    odd = _odd_values(shards, [])[0]
+    if manifest["save_format"] == "torch_save":
+        odd = [row for row in _odd_in_torch_save(folder)[0] if row["file"].endswith("/model")]
+    odd = [
+        row for row in odd if row["tensor"] in manifest["facts"].get("param_roles", {})
+    ]  # not masks of -inf
+    if odd:
+        raise CheckpointError(
+            f"{folder} holds weights that are no numbers: {len(odd)} tensors with NaN or infinity, "
+            f"{odd[0]['tensor']!r} first",
+            f"{layout.way_back(folder)}; automodel inspect-ckpt {folder.parent} --verify shows which are sound",
+        )
+
+
+def _hash_problem(path: Path, record: Mapping[str, Any]) -> str | None:
+    size = layout.size_of(path)
+    if size is None:
+        return f"{path} is missing, or no regular file"
+    if size != record["bytes"]:
+        return f"{path} has {size:,} bytes, the manifest says {record['bytes']:,}"
+    try:
         found = files.hash_file(path)
     except OSError as error:
         return f"{path} cannot be read: {error.strerror}"

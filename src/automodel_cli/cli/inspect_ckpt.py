@@ -191,11 +191,14 @@ def show_verified(results: Iterable[Mapping[str, Any]]) -> None:
     """The outcome of ``--verify``."""
     for result in results:
         what = f"{result['files']} files, {size(result['bytes_hashed'])} hashed, {result['tensors_scanned']} tensors"
-        console.say(f"{'ok' if result['ok'] else 'FAILED'}: {result['path']}: {what}")
+        sound = "ok" if result["bytes_hashed"] else "nothing to compare with"
+        console.say(f"{sound if result['ok'] else 'FAILED'}: {result['path']}: {what}")
         for problem in result["problems"]:
             console.say(f"  {problem}")
         for row in result["nonfinite"]:
             console.say(f"  {row['tensor']}: {row['nan']:,} NaN, {row['inf']:,} infinite ({row['file']})")
+        for name in result.get("not_covered", []):
+            console.say(f"  not covered: {name}")
 
 
 _SHOW = {

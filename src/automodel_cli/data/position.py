@@ -13,6 +13,25 @@ from typing import Any
 from automodel_cli.data.sampler import BatchShape, steps_for_samples, total_steps
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.files import hash_bytes
+from automodel_cli.json_files import Count, FileModel, validated
+
+
+class Stream(FileModel):
+    """The state that a user's data set keeps by itself, and of which rank it is."""
+
+    dp_rank: Count
+    dp_world: Count
+    epoch: Count
+    dataset: Any
+
+
+class Position(FileModel):
+    """The frame of loader.json, whatever the plan is of."""
+
+    plan_hash: str
+    samples_consumed: Count
+    plan: dict[str, Any] | None = None
+    stream: Stream | None = None
 
 
 def plan_hash(plan: dict[str, Any]) -> str:
@@ -32,7 +51,11 @@ def check_plan(state: dict[str, Any], plan: dict[str, Any]) -> None:
             "expected plan_hash and samples_consumed",
             "the checkpoint is damaged or was written by another tool; start over with --fresh",
         )
-    if state["plan_hash"] == plan_hash(plan):
+    hint = "the checkpoint is damaged: use another one, or start over with --fresh"
+    stored = validated(
+        dict(state), Position, "the saved position of the data (loader.json)", DataError, hint=hint
+    )
+    if stored.plan_hash == plan_hash(plan):
         return
     raise DataError(
         "the checkpoint was trained on other data or in another order: " + _differences(state, plan),

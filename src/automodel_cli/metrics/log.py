@@ -9,6 +9,9 @@ JSON has no NaN or infinity: such a number is written as null and named under ``
 ``{"loss": null, "nonfinite": {"loss": "nan"}}`` reads back as it was. A kill can tear the last line; it is
 repaired when the file is opened again. A resume moves what lies past its checkpoint to
 ``metrics.superseded.jsonl`` (``rewind``), so each step appears once and no line is lost.
+
+The last key of a line, ``"xxh3"``, is the hash of the line without it; ``check_lines`` says which lines do not hold.
+Lines of earlier versions have none.
 """
 
 from __future__ import annotations
@@ -16,18 +19,26 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+import xxhash
+from pydantic import ConfigDict, Field
+
 from automodel_cli.errors import DataError
 from automodel_cli.files import atomic_file, disk_errors_named
+from automodel_cli.json_files import Count, FileModel, open_without_waiting, parse_json, validated
 
 METRICS_NAME = "metrics.jsonl"
 SUPERSEDED_NAME = "metrics.superseded.jsonl"
 UNKNOWN = "n/a"
+MAX_LINE_BYTES = 16 << 20
+"""A longer line is no record."""
 Record = Mapping[str, Any]
 
 
@@ -139,21 +150,118 @@ def _is_odd(value: Any) -> bool:
 
 def encode_record(record: Record) -> bytes:
     """One line of ``metrics.jsonl``, newline included."""
-    return (json.dumps(json_safe(record), ensure_ascii=False, allow_nan=False) + "\n").encode()
+    body = json.dumps(json_safe(record), ensure_ascii=False, allow_nan=False).encode()
+    return body[:-1] + _seal(body) + b"\n"
+
+
+def _seal(body: bytes) -> bytes:
+    """The end of a line: the hash of ``body`` (its closing brace included) as one more key."""
+    return b', "xxh3": "%s"}' % xxhash.xxh3_64(body).hexdigest().encode()
+
+
+_SEAL_LIKE = _seal(b"{}")
+_MOST_DAMAGED = 4  # bytes of a seal that may differ for it still to be taken for one
+
+
+def is_sound(line: bytes) -> bool | None:
+    """Whether a line is what was written; None where it carries no hash."""
+    end = line[-len(_SEAL_LIKE) :]
+    body = line[: -len(_SEAL_LIKE)] + b"}"
+    if end == _seal(body):
+        return True
+    fixed = [i for i in range(len(_SEAL_LIKE)) if not len(b', "xxh3": "') <= i < len(_SEAL_LIKE) - 2]
+    odd = sum(end[i : i + 1] != _SEAL_LIKE[i : i + 1] for i in fixed)
+    return False if odd <= _MOST_DAMAGED else None
+
+
+class _Line(FileModel):
+    """What a line holds in any case."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="allow")
+    step: Count
+    kind: str = "train"
+    nonfinite: dict[str, Any] = Field(default_factory=dict)
 
 
 def decode_line(line: bytes) -> dict[str, Any] | None:
     """The record of one line, NaN and infinities restored; None where the line is torn or not a record."""
+    if len(line) > MAX_LINE_BYTES:
+        return None
     try:
-        record = json.loads(line)
-    except ValueError:
+        record = parse_json(line, METRICS_NAME)
+        validated(record, _Line, METRICS_NAME)
+    except DataError:
         return None
-    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-        return None
-    odd = record.pop("nonfinite", None)
-    if isinstance(odd, dict):
-        record.update({key: float(kind) for key, kind in odd.items() if kind in ("nan", "inf", "-inf")})
+    odd = record.pop("nonfinite", {})
+    record.pop("xxh3", None)
+    record.update({key: float(kind) for key, kind in odd.items() if kind in ("nan", "inf", "-inf")})
     return record
+
+
+@dataclass(frozen=True)
+class LinesChecked:
+    """What the hashes of a file's lines say; lines are counted from 1.
+
+    Attributes:
+        lines: all there are, a torn last one not counted.
+        damaged: numbers of those that are not what was written.
+        without_hash: how many carry none: an earlier version wrote them.
+        torn: the last line was not finished, as a kill leaves it.
+    """
+
+    lines: int
+    damaged: list[int]
+    without_hash: int
+    torn: bool
+
+
+def check_lines(path: Path) -> LinesChecked:
+    """Compare each line with the hash it carries.
+
+    Raises:
+        DataError: there is no such file, or it cannot be read.
+    """
+    verdicts: list[bool | None] = []
+    torn = False
+    for line, ended in lines_of(path):
+        if ended:
+            verdicts.append(is_sound(line) if decode_line(line) is not None else False)
+        elif is_sound(line) or decode_line(line) is not None:
+            verdicts.append(is_sound(line))  # whole, only its newline was not written
+        elif is_sound(line[:-1]) or decode_line(line[:-1]) is not None:
+            verdicts.append(False)  # a kill cuts a line off; here something else stands for its newline
+        else:
+            torn = True
+    first = next((i for i, verdict in enumerate(verdicts) if verdict is not None), len(verdicts))
+    damaged = [
+        i for i, verdict in enumerate(verdicts, 1) if verdict is False or (verdict is None and i > first)
+    ]
+    return LinesChecked(len(verdicts), damaged, first, torn)
+
+
+def lines_of(path: Path, block_bytes: int = 1 << 20) -> Iterator[tuple[bytes, bool]]:
+    """The lines of a file without their newlines, empty ones left out, and whether each had one.
+
+    Of a line longer than ``MAX_LINE_BYTES`` the beginning is given: it is no record anyway.
+
+    Raises:
+        DataError: there is no such file, or it is no regular one.
+    """
+    try:
+        with open_without_waiting(path) as handle:
+            if not stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
+                raise DataError(f"{path} is a pipe or device, expected a regular file", "name a run folder")
+            rest = b""
+            while block := handle.read(block_bytes):
+                *whole, rest = (rest + block).split(b"\n")
+                yield from ((line, True) for line in whole if line)
+                rest = rest[: MAX_LINE_BYTES + 1]
+            if rest:
+                yield rest, False
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read: {error.strerror}", "name a run folder, or its metrics.jsonl"
+        ) from None
 
 
 # ------------------------------------------------------------------------------------ the file
@@ -169,6 +277,10 @@ class AppendFile:
     def __init__(self, path: Path) -> None:
         with disk_errors_named(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists() and not path.is_file():
+                raise DataError(
+                    f"{path} is a pipe, device or folder, expected a regular file", "move it away"
+                )
             repair_tail(path)
             self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         self._path = path
@@ -222,17 +334,18 @@ def repair_tail(path: Path) -> None:
 
 def _unterminated_tail(handle: Any, block_bytes: int = 1 << 16) -> tuple[int, bytes]:
     """Offset and bytes of what follows the last newline (whole file where there is none)."""
-    start = handle.seek(0, os.SEEK_END)
-    tail = b""
-    while start > 0:
-        step = min(block_bytes, start)
-        start -= step
-        handle.seek(start)
-        tail = handle.read(step) + tail
-        newline = tail.rfind(b"\n")
+    end = position = handle.seek(0, os.SEEK_END)
+    start = 0
+    while position > 0:
+        step = min(block_bytes, position)
+        position -= step
+        handle.seek(position)
+        newline = handle.read(step).rfind(b"\n")
         if newline >= 0:
-            return start + newline + 1, tail[newline + 1 :]
-    return 0, tail
+            start = position + newline + 1
+            break
+    handle.seek(start)
+    return start, handle.read(min(end - start, MAX_LINE_BYTES + 1))
 
 
 def rewind(run_folder: Path | str, step: int) -> int:
@@ -259,7 +372,7 @@ def rewind(run_folder: Path | str, step: int) -> int:
 
 def _whole_lines(path: Path) -> list[bytes]:
     """The lines of ``path`` without newlines; a torn last one counts as a line."""
-    return [line for line in path.read_bytes().split(b"\n") if line]
+    return [line for line, _ in lines_of(path)]
 
 
 def _add_superseded(path: Path, moved: list[bytes]) -> None:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import bisect
 import contextlib
 import gzip
-import json
 import os
 import shutil
 import statistics
@@ -34,6 +33,7 @@ import torch
 
 from automodel_cli.errors import AutomodelError
 from automodel_cli.files import atomic_file
+from automodel_cli.json_files import FileModel, parse_json, validated
 
 Item = TypeVar("Item")
 Event = Mapping[str, Any]
@@ -53,6 +53,12 @@ _GPU_WORK = ("kernel", "gpu_memcpy", "gpu_memset")
 _LAUNCHES = ("cuda_runtime", "cuda_driver")
 _END = object()
 _NOTHING = contextlib.nullcontext()
+
+
+class _Trace(FileModel):
+    """The frame of a trace."""
+
+    traceEvents: list[dict[str, Any]]
 
 
 class NoProfile:
@@ -225,9 +231,12 @@ class StepProfiler(NoProfile):
             profiler.export_chrome_trace(str(raw))
             with atomic_file(path) as target, raw.open("rb") as source, _packing(target) as packed:
                 shutil.copyfileobj(source, packed)
-            events = []
+            events: list[Event] = []
             if self._summarise:
-                events = json.loads(raw.read_text(encoding="utf-8", errors="replace"))["traceEvents"]
+                text = raw.read_text(
+                    encoding="utf-8", errors="replace"
+                )  # names of operators may be any bytes
+                events = [*validated(parse_json(text, raw, allow_nan=True), _Trace, raw).traceEvents]
         finally:
             raw.unlink(missing_ok=True)
         return path, events

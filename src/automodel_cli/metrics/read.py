@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from automodel_cli.errors import DataError
-from automodel_cli.metrics.log import METRICS_NAME, decode_line, metrics_path
+from automodel_cli.metrics.log import METRICS_NAME, decode_line, is_sound, lines_of, metrics_path
 
 Columns = dict[str, np.ndarray]
 
@@ -29,7 +29,7 @@ class RunMetrics:
         train: columns of the training records: ``step`` int64, every other numeric key float64, NaN where a
             record lacks it.
         validation: the same for each validation set, by name.
-        skipped_lines: lines that are no record.
+        skipped_lines: lines that are no record, or not the one that was written.
     """
 
     label: str
@@ -46,8 +46,10 @@ def read_metrics(run: Path | str, *, label: str | None = None) -> RunMetrics:
         DataError: there is no such file, or no record in it.
     """
     path = metrics_path(run)
-    lines = [line for line in path.read_bytes().split(b"\n") if line.strip()]
-    records = [record for line in lines if (record := decode_line(line)) is not None]
+    lines = [line for line, _ in lines_of(path) if line.strip()]
+    records = [
+        record for line in lines if is_sound(line) is not False and (record := decode_line(line)) is not None
+    ]
     if not records:
         raise DataError(f"{path} holds no record", "the run has logged nothing yet; wait for its first step")
     return RunMetrics(
@@ -107,4 +109,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _as_float(value: Any) -> float:
-    return float(value) if _is_number(value) else float("nan")
+    try:
+        return float(value) if _is_number(value) else float("nan")
+    except OverflowError:  # a whole number of hundreds of digits
+        return float("nan")

@@ -10,7 +10,6 @@ W&B's internal counter: that one only grows, and would drop what a run resumed f
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import secrets
 import sys
@@ -18,7 +17,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
+from automodel_cli.errors import DataError
 from automodel_cli.files import write_json
+from automodel_cli.json_files import FileModel, read_model
 
 RUN_NAME = "wandb_run.json"
 REDACTED = "<redacted>"
@@ -95,8 +98,8 @@ def choose_run_id(settings: Mapping[str, Any], run_folder: Path) -> str:
     if settings.get("id"):
         return str(settings["id"])
     stored = _read_stored(run_folder / RUN_NAME)
-    if stored.get("id") and _where(stored) == _where(settings):
-        return str(stored["id"])
+    if stored is not None and _where(stored.model_dump()) == _where(settings):
+        return stored.id
     return secrets.token_hex(4)
 
 
@@ -104,12 +107,19 @@ def _where(settings: Mapping[str, Any]) -> tuple[str | None, str]:
     return settings.get("entity"), settings.get("project") or DEFAULT_PROJECT
 
 
-def _read_stored(path: Path) -> dict[str, Any]:
+class _StoredRun(FileModel):
+    """``wandb_run.json``; the id becomes part of paths and addresses."""
+
+    id: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")
+    entity: str | None = None
+    project: str | None = None
+
+
+def _read_stored(path: Path) -> _StoredRun | None:
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return stored if isinstance(stored, dict) else {}
+        return read_model(path, _StoredRun)
+    except DataError:  # none yet, or damaged: a new run of W&B
+        return None
 
 
 class WandbLog:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from automodel_cli.assembly.model import checkpoint_at
-from automodel_cli.checkpoint import hf_export
+from automodel_cli.checkpoint import hf_export, verify
 from automodel_cli.checkpoint.describe import folder_bytes
 from automodel_cli.checkpoint.layout import Say
 from automodel_cli.config.schema_export import ExportConfig
@@ -31,8 +31,8 @@ def run(
     """Write the model of a checkpoint, and its tokenizer, as a Hugging Face folder.
 
     Raises:
-        CheckpointError: there is no such checkpoint, it is damaged, its model has no such format, or the folder
-            exists.
+        CheckpointError: there is no such checkpoint, it is damaged, its weights are no numbers, its model has no such
+            format, or the folder exists.
     """
     step = checkpoint_at(cfg.checkpoint)
     if step is None:
@@ -40,5 +40,6 @@ def run(
             f"{cfg.checkpoint} is neither a checkpoint nor a run folder",
             "name a run folder, or one of its steps; automodel inspect-ckpt shows what there is",
         )
+    verify.refuse_nonfinite(step)
     folder = hf_export.export(step, Path(cfg.output), progress=progress, say=say)
     return ExportResult(step, folder, folder_bytes(folder))

@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from automodel_cli.checkpoint import compare, describe, layout, verify
+from automodel_cli.checkpoint import compare, describe, layout, run_files, verify
 from automodel_cli.config.schema import InspectConfig
+from automodel_cli.errors import CheckpointError
 
 
 def run(cfg: InspectConfig, *, progress: verify.Progress | None = None) -> dict[str, Any]:
@@ -20,6 +21,16 @@ def run(cfg: InspectConfig, *, progress: verify.Progress | None = None) -> dict[
     Raises:
         CheckpointError: there is no such thing, or its manifest or a header is damaged.
     """
+    try:
+        return _look(cfg, progress)
+    except OSError as error:
+        raise CheckpointError(
+            f"{error.filename or cfg.path} cannot be read: {error.strerror}",
+            "it may have been removed meanwhile (a run deletes its old checkpoints): look again",
+        ) from error
+
+
+def _look(cfg: InspectConfig, progress: verify.Progress | None) -> dict[str, Any]:
     path = layout.followed(cfg.path)
     if cfg.diff is not None:
         a, b = (find(path, which) for which in cfg.diff)
@@ -28,8 +39,10 @@ def run(cfg: InspectConfig, *, progress: verify.Progress | None = None) -> dict[
         path = layout.resolve(path, cfg.step)
     found = describe.describe(path)
     if cfg.verify:
-        complete = [path / row["name"] for row in found["steps"]] if found["kind"] == "run" else [path]
+        is_run = found["kind"] == "run"
+        complete = [path / row["name"] for row in found["steps"]] if is_run else [path]
         found["verify"] = [verify.verify(folder, progress=progress) for folder in complete]
+        found["verify"] += [run_files.verify_run(path)] if is_run else []
     return found
 
 

@@ -25,7 +25,13 @@ from automodel_cli.assembly import world as world_assembly
 from automodel_cli.assembly.fast_path import FastPath, choose_fast_path
 from automodel_cli.assembly.horizon import due, plan_horizon
 from automodel_cli.assembly.logs import open_logs, open_profile
-from automodel_cli.assembly.run_folder import WHAT, find_checkpoint, open_run_folder
+from automodel_cli.assembly.run_folder import (
+    WHAT,
+    diverged,
+    find_checkpoint,
+    open_run_folder,
+    reason_not_to_save,
+)
 from automodel_cli.assembly.tokenizer import run_tokenizer
 from automodel_cli.assembly.voice import Voice
 from automodel_cli.batch import Batch
@@ -36,12 +42,12 @@ from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.distributed.presence import Presence
 from automodel_cli.distributed.start import leave
 from automodel_cli.distributed.world import World
-from automodel_cli.errors import AutomodelError
 from automodel_cli.evaluation.likelihood import Likelihood
 from automodel_cli.evaluation.likelihood import evaluate as evaluate_likelihood
 from automodel_cli.train.compiling import compile_model
 from automodel_cli.train.results import Results, StepNumbers
 from automodel_cli.train.schedules import contradictions
+from automodel_cli.train.soundness import Soundness
 from automodel_cli.train.state import TrainState
 from automodel_cli.train.step import StepResult, train_step
 from automodel_cli.train.stop import EXIT_PREEMPTED, Stopped, StopRequest
@@ -118,7 +124,7 @@ class PretrainRecipe:
         self.state = TrainState()
         self._saves = cfg.checkpoint.enabled
         self.fast_path: FastPath
-        self._last_loss: float | None = None
+        self.soundness = Soundness()
         self._val_losses: dict[str, float] = {}
         self._val_step: int | None = None
         self._saved_step: int | None = None
@@ -246,10 +252,9 @@ class PretrainRecipe:
         facts = layout.read_step_manifest(checkpoint)["facts"]
         run_facts.refuse_other_run(facts, self._facts(), checkpoint)
         loaded = self.checkpointer.load(checkpoint, model=self.model, optimizer=self.optimizer)
-        self.state = TrainState.from_dict(loaded.state["train"])
+        self.state = training.restored_state(loaded)
         self.loader.load_state_dict(loaded.loader_state)
-        if self.scaler is not None and loaded.state.get("scaler"):
-            self.scaler.load_state_dict(loaded.state["scaler"])
+        training.restore_scaler(self.scaler, loaded.state.get("scaler"), checkpoint)
         for line in [*loaded.changes, *run_facts.changed_settings(facts, self._facts())]:
             self.voice.say(line)
         if checkpoint.parent.resolve() == self.run_folder.resolve():
@@ -308,7 +313,7 @@ class PretrainRecipe:
                 with profile.phase("logging"):
                     self.results.add(_Update(step, self.state.epoch, self.state.tokens_seen, lr, log), result)
                     self._report(self.results.arrived())
-                save, evaluate = self._save_due(), self.evaluation.due(step, last)
+                save, evaluate = self._save_due() or self.soundness.owed, self.evaluation.due(step, last)
                 validate = evaluate or (save and every.validate_on_checkpoint)
                 if validate or due(step, every=every.val_every_steps, last=last):
                     with profile.phase("validation"):
@@ -327,6 +332,8 @@ class PretrainRecipe:
                 collect(step)
                 profile.step(step)
             self._report(self.results.all())
+            if self.soundness.owed and self.state.step >= last:
+                raise diverged(self.checkpointer, f"the run ended at step {last} without a checkpoint of it")
         return self._result()
 
     def _updates(self, last: int) -> Iterator[list[Batch]]:
@@ -378,11 +385,14 @@ class PretrainRecipe:
         for update, numbers in updates:
             self.state.count_skip(numbers.skipped)
             self.throughput.step(self.horizon.tokens_per_step)
+            self.soundness.latest = numbers
+            if not self.soundness.diverged:
+                self.checkpointer.confirm(update.step)
             if update.log:
                 self._log(update, numbers)
+            self._end_hopeless_run()
 
     def _log(self, update: _Update, numbers: StepNumbers) -> None:
-        self._last_loss = numbers.loss
         self.metrics.train(
             {
                 "step": update.step,
@@ -397,18 +407,15 @@ class PretrainRecipe:
             }
         )
         self.voice.progress(update.step, self.horizon.total_steps, f"loss {numbers.loss:.4f}")
-        self._end_hopeless_run()
 
     def _end_hopeless_run(self) -> None:
         limit = self.cfg.step_scheduler.max_skipped_steps
         if limit is None or self.state.skipped_in_a_row < limit:
             return
-        good = layout.newest_good(self.run_folder)
-        raise AutomodelError(
-            f"stopped at step {self.state.step}: loss or gradient of the last {limit} updates was not finite",
-            f"{f'the last good checkpoint is {good}' if good else 'there is no checkpoint yet'}; "
-            "a lower learning rate or a look at the data may help",
+        what = (
+            f"stopped at step {self.state.step}: loss or gradient of the last {limit} updates was not finite"
         )
+        raise diverged(self.checkpointer, what)
 
     def _validate(self) -> None:
         """Score every validation set on the weights as they are now; a signal ends it without a score."""
@@ -446,6 +453,8 @@ class PretrainRecipe:
         if not self._saves or self._saved_step == self.state.step:
             return
         self._report(self.results.all())
+        if not self._may_save():
+            return
         losses = self._val_losses if self._val_step == self.state.step else {}
         loss = losses.get(self._best_key, math.inf)
         is_best = loss < self.state.best_val_loss
@@ -466,14 +475,26 @@ class PretrainRecipe:
                 config_yaml=to_yaml(self.cfg),
                 facts=self._facts(),
                 tokenizer_folder=self.tokenizer.folder if self.tokenizer else None,
-                metrics={"loss": self._last_loss, "val_loss": losses},
+                metrics={"loss": self.soundness.last_loss, "val_loss": losses},
                 is_best=is_best,
+                proven=any(map(math.isfinite, losses.values())),
                 consolidate=self._consolidate_due(),
                 remark=why,
             )
         self._saved_step = self.state.step
         if not self.checkpointer.is_async:
             self.voice.say(f"saved {folder} in {time.perf_counter() - started:.1f} s{why}")
+
+    def _may_save(self) -> bool:
+        """Whether loss and weights are numbers; if not, the save is owed, or the earlier checkpoint is the newest."""
+        at_the_end = self.stop.requested or self.state.step >= self.horizon.total_steps
+        reason = reason_not_to_save(self.soundness, self.model, self.world, at_the_end=at_the_end)
+        if reason is not None and not self.soundness.owed:
+            self.voice.say(f"step {self.state.step} is not saved: {reason}")
+        self.soundness.owed = reason is not None
+        if reason is not None and self.stop.requested:
+            self.checkpointer.step_back()
+        return reason is None
 
     def _consolidate_due(self) -> bool:
         wanted = self.cfg.checkpoint.save_consolidated
@@ -506,7 +527,7 @@ class PretrainRecipe:
             step=self.state.step,
             checkpoint=None if saved is None else layout.step_folder(self.run_folder, saved),
             exit_code=EXIT_PREEMPTED if self.stop.agreed(self.world.any) else 0,  # also during the last save
-            last_loss=self._last_loss,
+            last_loss=self.soundness.last_loss,
             val_losses=dict(self._val_losses),
         )
 

@@ -7,6 +7,18 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from automodel_cli.errors import CheckpointError
+from automodel_cli.json_files import Count, FileModel, FiniteFloat, validated
+
+
+class _Stored(FileModel):
+    """``train`` in state.json; a step is there, the rest may be missing in an old one."""
+
+    step: Count
+    epoch: Count = 0
+    tokens_seen: Count = 0
+    skipped_steps: Count = 0
+    skipped_in_a_row: Count = 0
+    best_val_loss: FiniteFloat | None = None
 
 
 @dataclass
@@ -50,7 +62,7 @@ class TrainState:
         """The state that ``to_dict`` wrote.
 
         Raises:
-            CheckpointError: a field is unknown or missing.
+            CheckpointError: a field is unknown or missing, or no number that it could be.
         """
         known = {item.name for item in fields(cls)}
         if unknown := sorted(values.keys() - known):
@@ -62,6 +74,8 @@ class TrainState:
             raise CheckpointError(
                 "the training state has no step", "the checkpoint is damaged; use an older one"
             )
-        if values.get("best_val_loss") is None:
-            values = {**values, "best_val_loss": math.inf}
-        return cls(**values)
+        stored = validated(
+            values, _Stored, "the training state", CheckpointError, hint="use an older checkpoint"
+        )
+        best = math.inf if stored.best_val_loss is None else stored.best_val_loss
+        return cls(**{**stored.model_dump(), "best_val_loss": best})
