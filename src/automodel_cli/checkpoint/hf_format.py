@@ -23,7 +23,7 @@ import torch
 from safetensors import safe_open
 
 from automodel_cli import files
-from automodel_cli.checkpoint import hf_config, hf_shards, hf_tokenizer, layout, sharded
+from automodel_cli.checkpoint import hf_config, hf_hashes, hf_shards, hf_tokenizer, layout, sharded
 from automodel_cli.checkpoint.step_files import StepWriter
 from automodel_cli.errors import CheckpointError
 from automodel_cli.models import gpt2, hf, llama, same_function
@@ -90,6 +90,7 @@ def write_hf(
             "GPT-2, Llama and the causal language models of transformers have one",
         )
     write_tokenizer(tokenizer_folder, writer, below, say=say)
+    hf_hashes.write_hashes(writer, place)
 
 
 def write_tokenizer(
