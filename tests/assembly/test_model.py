@@ -1,10 +1,13 @@
 """From a model section to a model with weights: whose weights stay, whose are drawn."""
 
+import pytest
 import torch
 import transformers
 
 from automodel_cli.assembly.model import build_model, give_weights
+from automodel_cli.checkpoint.checkpointer import Checkpointer
 from automodel_cli.config.target import Target
+from automodel_cli.errors import CheckpointError
 
 SIZES = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 8, "vocab_size": 50}
 CPU = torch.device("cpu")
@@ -38,3 +41,30 @@ def test_weights_of_a_configuration_are_drawn_from_the_seed():
         drawn.append(model.wte.weight)
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_weights_of_another_function_are_taken_only_where_that_is_asked_for(tmp_path):
+    saved_gpt2(tmp_path / "hf")
+    ours = "automodel_cli.models.gpt2.build_gpt2_model"
+    stored = build_model(Target(ours, SIZES), seed=1)
+    stored.init_weights(1)
+    step = Checkpointer(tmp_path / "run").save(
+        1,
+        model=stored,
+        optimizer=None,
+        state={},
+        loader_state={},
+        config_yaml="",
+        facts={"model": stored.model_config()},
+    )
+    for source in (str(tmp_path / "hf"), str(step)):
+        for change, named in (
+            ({"n_head": 4}, "n_head is 4"),
+            ({"activation": "gelu"}, "activation is gelu "),
+        ):
+            model = build_model(Target(ours, {**SIZES, **change}), seed=0)
+            with pytest.raises(CheckpointError, match=named) as refused:
+                give_weights(model, init_from=source, seed=0, device=CPU)
+            assert "init_from_any_function: true" in refused.value.hint
+            give_weights(model, init_from=source, seed=0, device=CPU, any_function=True)
+        give_weights(build_model(Target(ours, SIZES), seed=0), init_from=source, seed=0, device=CPU)

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from automodel_cli.checkpoint import describe, hf_format, verify
+from automodel_cli.corpus.tokenizer import ByteTokenizer
 
 
 def test_a_sound_checkpoint_verifies(run, tiny):
@@ -57,3 +58,42 @@ def test_other_peoples_files_are_scanned(tmp_path, tiny):
     assert verify.verify(tmp_path / "x.safetensors")["nonfinite"][0]["tensor"] == "w"
     folder = hf_format.save_hf(tiny(), tmp_path / "hf")
     assert verify.verify(folder)["ok"]
+
+
+@pytest.fixture
+def exported(tmp_path, tiny):
+    tokenizer = ByteTokenizer()
+    tokenizer.save(tmp_path / "tokenizer")
+    return hf_format.save_hf(tiny(), tmp_path / "hf", tmp_path / "tokenizer")
+
+
+def test_flipped_bytes_in_an_exported_folder_are_found(exported):
+    """200 of 200, spread over all files by their sizes; and the folder as it was is sound."""
+    assert verify.verify(exported)["ok"] and verify.verify(exported)["not_covered"] == []
+    paths = sorted(path for path in exported.iterdir() if path.is_file())
+    assert verify.verify(exported)["bytes_hashed"] == sum(
+        path.stat().st_size for path in paths if path.name != "automodel_files.json"
+    )
+    found = 0
+    for number in range(200):
+        path = paths[number % len(paths)]
+        good = path.read_bytes()
+        bad = bytearray(good)
+        bad[number * 7919 % len(good)] ^= 1 << number % 8
+        path.write_bytes(bad)
+        found += not verify.verify(exported)["ok"]
+        path.write_bytes(good)
+    assert found == 200
+
+
+def test_exports_without_hashes_and_files_added_to_one_are_said_to_be_uncovered(exported):
+    (exported / "results.json").write_text("{}")
+    result = verify.verify(exported)
+    assert result["ok"] and result["not_covered"] == ["results.json"]
+    (exported / "automodel_files.json").unlink()  # as exports were before there was such a list
+    result = verify.verify(exported)
+    assert result["bytes_hashed"] == 0 and "no hashes" in result["not_covered"][0]
+    (exported / "automodel_files.json").write_text(
+        '{"format": "automodel-export/1", "files": [{"name": "../x"}]}'
+    )
+    assert not verify.verify(exported)["ok"]

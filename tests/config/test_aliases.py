@@ -1,7 +1,7 @@
 import pytest
 
 from automodel_cli.config.admission import Refused, Trust, admit, translate
-from automodel_cli.config.aliases import explain_unknown, find_alias, is_old_name, known
+from automodel_cli.config.aliases import explain_unknown, find_alias, is_old_name, known, present_name
 from automodel_cli.config.roles import ROLES
 from automodel_cli.config.target import Target
 
@@ -107,3 +107,14 @@ def test_short_names_of_optimizers_mean_adamw(name):
 def test_optimizers_that_are_not_here_say_what_is(name):
     with pytest.raises(Refused, match=r"not part of this version; torch\.optim\.AdamW is"):
         admit(name, ROLES["optimizer"], Trust())
+
+
+@pytest.mark.parametrize("below", ["fused_adam.", ""])
+def test_transformer_engines_adam_is_adamw(below):
+    """As NeMo AutoModel's own examples of pretraining spell it."""
+    name = f"transformer_engine.pytorch.optimizers.{below}FusedAdam"
+    target = Target(name, {"lr": 3e-4, "betas": [0.9, 0.95], "adam_w_mode": True, "master_weights": True})
+    assert admit(name, ROLES["optimizer"], Trust()).name == present_name(name) == "torch.optim.AdamW"
+    arguments, notes = translate(target, ROLES["optimizer"])
+    assert arguments == {"lr": 3e-4, "betas": [0.9, 0.95]}
+    assert "runs as torch's AdamW" in notes[0] and len(notes) == 3

@@ -1,6 +1,7 @@
 """Hugging Face models: built from configuration objects, never downloaded."""
 
 import importlib.util
+import json
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import transformers
 
 from automodel_cli.batch import Batch
 from automodel_cli.errors import ConfigError
+from automodel_cli.generation.engine import SamplingSettings, generate
 from automodel_cli.models.build import build_from_config
 from automodel_cli.models.hf import DIRECT_HEADS, from_config, from_pretrained, wrap
 from automodel_cli.models.interface import count_parameters
@@ -291,3 +293,39 @@ def test_the_residual_stream_of_a_listed_family_can_be_kept_in_bf16():
     block = seen[0][0] if isinstance(seen[0], tuple) else seen[0]
     assert block.dtype == torch.bfloat16
     assert (found - expected).norm() <= 3e-2 * expected.norm()
+
+
+STATES = {
+    "Mamba": {"state_size": 8},
+    "Mamba2": {"num_heads": 4, "head_dim": 16, "state_size": 8, "n_groups": 1, "chunk_size": 8},
+    "Jamba": {
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 48,
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "num_experts": 2,
+        "use_mamba_kernels": False,
+        "mamba_d_state": 8,
+    },
+    "Rwkv": {},
+}
+
+
+@pytest.mark.parametrize("kind", STATES)
+def test_models_that_keep_states_are_stored_and_speak(kind):
+    """Plain JSON (Mamba2 has an infinite limit), the same model from it, and transformers' own continuations."""
+    sizes = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "pad_token_id": 0}
+    config = getattr(transformers, f"{kind}Config")(**sizes, bos_token_id=0, eos_token_id=0, **STATES[kind])
+    model = from_config(config)
+    model.init_weights(0)
+    again = build_from_config(json.loads(json.dumps(model.model_config(), allow_nan=False)))
+    again.load_state_dict(model.state_dict())
+    assert again.model_config() == model.model_config()
+    prompts = [[9, 8, 7, 6, 5, 4, 3], [5, 6, 7]] if again.takes_cache else [[5, 6, 7]]
+    found = generate(again, prompts, SamplingSettings(8, temperature=0, num_samples=2))
+    for prompt, samples in zip(prompts, found, strict=True):
+        expected = model.hf.eval().generate(
+            torch.tensor([prompt]), max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=0
+        )
+        assert [sample.ids for sample in samples] == [expected[0, len(prompt) :].tolist()] * 2

@@ -19,6 +19,19 @@ CONFIGS = {
     "qwen2": ("Qwen2Config", {}),
     "qwen3": ("Qwen3Config", {"head_dim": 8}),
     "mistral": ("MistralConfig", {}),
+    "mamba2": (
+        "Mamba2Config",
+        {
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_heads": 4,
+            "head_dim": 16,
+            "state_size": 8,
+            "n_groups": 1,
+            "chunk_size": 8,
+            "pad_token_id": 0,
+        },
+    ),
 }
 SHAPE = {
     "hidden_size": 32,
@@ -35,7 +48,7 @@ def model_section(family):
     if family == "our llama":
         return {"_target_": "automodel_cli.models.llama.build_llama_model", **tokens, **SHAPE}
     name, own = CONFIGS[family]
-    shape = own if family == "gpt2" else {**SHAPE, **own}
+    shape = own if family in ("gpt2", "mamba2") else {**SHAPE, **own}
     config = {"_target_": f"transformers.{name}", **tokens, **shape}
     return {"_target_": "nemo_automodel.NeMoAutoModelForCausalLM.from_config", "config": config}
 

@@ -15,11 +15,13 @@ import torch
 from automodel_cli import device as this_machine
 from automodel_cli.assembly.fp8 import choose_fp8
 from automodel_cli.assembly.horizon import Horizon
+from automodel_cli.config.aliases import present_name
 from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.config.target import Target
 from automodel_cli.models import attention_kernels, fp8
 from automodel_cli.models.interface import CausalLM
 from automodel_cli.train.losses import pick_loss
-from automodel_cli.train.optimizers import pick_kernel
+from automodel_cli.train.optimizers import ADAMW, pick_kernel
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
 _AS_STORED = "as stored with the run"
@@ -36,7 +38,7 @@ class FastPath:
     compile_scope: str  # model or blocks
     head_loss: str  # plain or chunked
     attention: str  # a name of ``attention_kernels``, or "model": as the model was built
-    optimizer: str  # AdamW's kernel: fused or foreach; own: another optimizer
+    optimizer: str  # AdamW's kernel: fused, foreach or loop; own: another optimizer
     threads: int
     processes: int
     fp8: Mapping[str, Any]  # recipe (off or tensorwise) and keywords of models.fp8.convert
@@ -60,6 +62,9 @@ class FastPath:
             model.keep_residual_in(torch.bfloat16)
         if self.fp8["recipe"] != "off":
             fp8.convert(model, filter_fqns=self.fp8["filter_fqns"], emulate=self.fp8["emulate"])
+
+
+_KERNEL_KEYS = frozenset({"fused", "foreach", "differentiable"})
 
 
 @dataclass
@@ -133,8 +138,12 @@ def choose_fast_path(
         "head_loss",
         pick_loss(vocab_size=model.padded_vocab_size, tokens=rows * seq_len),
     )
-    optimizer = pick_kernel(device.type, cfg.optimizer.name) if cfg.optimizer else pick_kernel(device.type)
-    choices.take("optimizer", optimizer, configured=optimizer[0] == "own")
+    section = cfg.optimizer or Target(ADAMW[0])
+    choices.take(
+        "optimizer",
+        pick_kernel(device.type, present_name(section.name), section.arguments),
+        configured=present_name(section.name) not in ADAMW or not _KERNEL_KEYS.isdisjoint(section.arguments),
+    )
     choices.take(
         "fp8",
         choose_fp8(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from automodel_cli import device as this_machine
 from automodel_cli.assembly import world as world_assembly
+from automodel_cli.config.aliases import present_name
 from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.config.target import Target
 from automodel_cli.distributed.world import World
@@ -107,7 +108,7 @@ def moments(optimizer: Target | None) -> int:
     """Numbers that the optimizer keeps of each weight; two where it is not known."""
     if optimizer is None:
         return _DEFAULT_MOMENTS
-    name, arguments = optimizer.name.rpartition(".")[2], optimizer.arguments
+    name, arguments = present_name(optimizer.name).rpartition(".")[2], optimizer.arguments
     if name == "SGD":
         return int(bool(arguments.get("momentum")))
     return _MOMENTS.get(name, _DEFAULT_MOMENTS) + int(bool(arguments.get("amsgrad")))

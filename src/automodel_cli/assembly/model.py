@@ -8,12 +8,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from automodel_cli import transformers_calls
 from automodel_cli.assembly.tokenizer import RunTokenizer
 from automodel_cli.checkpoint import hf_format, layout
 from automodel_cli.checkpoint.checkpointer import Checkpointer
 from automodel_cli.config.instantiate import built_arguments, instantiate
 from automodel_cli.config.target import Target
 from automodel_cli.errors import CheckpointError, ConfigError, DataError
+from automodel_cli.models import same_function
 from automodel_cli.models.hf import HFCausalLM, wrap
 from automodel_cli.models.hf_pretrained import pretrained_on_meta
 from automodel_cli.models.initialise import derive_seed, is_on_meta
@@ -25,6 +27,8 @@ _PRETRAINED = (
     "transformers.AutoModelForCausalLM.from_pretrained",
     "automodel_cli.models.hf.from_pretrained",
 )
+# How to load that the architecture alone can follow; with others (a revision, ...) transformers loads it all.
+_KNOWN_ON_META = {"dtype", "torch_dtype", "attn_implementation", "trust_remote_code"}
 
 
 def build_model(target: Target, *, seed: int, trust: Sequence[str] = (), on_meta: bool = False) -> CausalLM:
@@ -52,7 +56,8 @@ def _on_meta(target: Target, trust: Sequence[str]) -> CausalLM | None:
     """A transformers model without storage, where its target would allocate some; None for other targets."""
     if target.name in _PRETRAINED:
         arguments = built_arguments(target, "model", trust=trust)
-        return pretrained_on_meta(**arguments)
+        loading = set(arguments) & set(transformers_calls.MODEL_ARGUMENTS)
+        return pretrained_on_meta(**arguments) if loading <= _KNOWN_ON_META else None
     if target.name.startswith("transformers.") and target.name.endswith(".from_config"):
         with torch.device("meta"):
             built = instantiate(target, "model", trust=trust)
@@ -60,7 +65,14 @@ def _on_meta(target: Target, trust: Sequence[str]) -> CausalLM | None:
     return None
 
 
-def give_weights(model: CausalLM, *, init_from: str | None, seed: int, device: torch.device) -> str:
+def give_weights(
+    model: CausalLM,
+    *,
+    init_from: str | None,
+    seed: int,
+    device: torch.device,
+    any_function: bool = False,
+) -> str:
     """Fill the model with random, pretrained or earlier weights; returns where they are from, in words.
 
     A model whose own target loaded weights (``from_pretrained``) keeps them. ``init_from`` is a checkpoint, a run
@@ -76,10 +88,12 @@ def give_weights(model: CausalLM, *, init_from: str | None, seed: int, device: t
         return f"random, seed {seed}"
     found = checkpoint_at(init_from)
     if found is not None:
+        if not any_function:
+            _refuse_other_function(found, model)
         Checkpointer(found.parent).load(found, model=model)
         return f"{found}, weights only"
     try:
-        hf_format.load_into(model, hf_format.find_folder(init_from))
+        hf_format.load_into(model, hf_format.find_folder(init_from), any_function=any_function)
     except (KeyError, ValueError) as error:
         raise CheckpointError(
             f"init_from: the weights of {init_from} do not fit the model: {error}",
@@ -88,12 +102,18 @@ def give_weights(model: CausalLM, *, init_from: str | None, seed: int, device: t
     return f"{init_from}, weights only"
 
 
+def _refuse_other_function(checkpoint: Path, model: CausalLM) -> None:
+    stored = layout.read_step_manifest(checkpoint)["facts"].get("model")
+    if stored is not None:
+        hf_format.refuse_other_function(str(checkpoint), same_function.differences(stored, model))
+
+
 def _read_pretrained(model: CausalLM, device: torch.device) -> str:
     """The weights that the model's target names, each rank its own pieces."""
     assert isinstance(model, HFCausalLM)
     folder = hf_format.find_folder(str(model.hf.config.name_or_path))
     model.to_empty(device=device)
-    hf_format.load_into(model, folder)
+    hf_format.load_into(model, folder, any_function=True)  # the target's own arguments change what it says
     return f"pretrained, {folder}"
 
 

@@ -15,12 +15,13 @@ from automodel_cli import device as this_machine
 from automodel_cli import sizing
 from automodel_cli.assembly.fast_path import FastPath
 from automodel_cli.checkpoint.checkpointer import Loaded
-from automodel_cli.config.instantiate import instantiate
+from automodel_cli.config import aliases
+from automodel_cli.config.instantiate import built_arguments, instantiate
 from automodel_cli.config.other_sections import MfuConfig
 from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.config.target import Target
 from automodel_cli.distributed.world import World
-from automodel_cli.errors import CheckpointError
+from automodel_cli.errors import CheckpointError, ConfigError
 from automodel_cli.json_files import Count, FileModel, FiniteFloat, validated
 from automodel_cli.metrics.throughput import Throughput
 from automodel_cli.models.initialise import derive_seed
@@ -65,37 +66,46 @@ def build_optimizer(
     *,
     trust: Sequence[str] = (),
 ) -> torch.optim.Optimizer:
-    """AdamW with its no-decay groups, or whatever ``optimizer._target_`` names, given the same groups."""
+    """AdamW with its no-decay groups, or whatever ``optimizer._target_`` names, given the same groups.
+
+    Raises:
+        ConfigError: an argument that the optimizer does not take, or a value that it refuses.
+    """
     target = cfg.optimizer or Target(ADAMW[0])
-    arguments = dict(target.arguments)
+    arguments = optimizer_arguments(cfg, trust=trust)
     weight_decay = float(arguments.pop("weight_decay", DEFAULT_WEIGHT_DECAY if _is_adamw(target) else 0.0))
     groups = build_param_groups(
         model,
         weight_decay=weight_decay,
-        decay_embeddings=bool(arguments.pop("decay_embeddings", False)),
+        decay_embeddings=arguments.pop("decay_embeddings", False),
         overrides=[override.model_dump() for override in cfg.param_group_overrides],
     )
     if _is_adamw(target):
-        if (
-            arguments.get("fused") is None
-            and not arguments.get("foreach")
-            and not arguments.get("differentiable")
-        ):
+        if arguments.get("fused") is None:
             arguments["fused"] = fast_path.optimizer == "fused"
-        return build_adamw(
-            groups,
-            lr=float(arguments.pop("lr", DEFAULT_LR)),
-            betas=tuple(arguments.pop("betas", DEFAULT_BETAS)),
-            weight_decay=weight_decay,
-            device=device,
-            **arguments,
-        )
+        arguments = {"lr": DEFAULT_LR, "betas": DEFAULT_BETAS, **arguments, "weight_decay": weight_decay}
+        try:
+            return build_adamw(groups, device=device, **arguments)
+        except (RuntimeError, ValueError) as error:
+            raise ConfigError(
+                f"{target.where or 'optimizer'}: AdamW refuses its arguments: {error}",
+                "correct the optimizer section",
+            ) from error
     stripped = Target(target.name, arguments, target.where, target.key_where)
     return instantiate(stripped, "optimizer", inject={"params": groups}, trust=trust)
 
 
+def optimizer_arguments(cfg: PretrainConfig, *, trust: Sequence[str] = ()) -> dict[str, Any]:
+    """The optimizer section's arguments with their values of the types that the optimizer takes.
+
+    Raises:
+        ConfigError: an argument that it does not take.
+    """
+    return {} if cfg.optimizer is None else built_arguments(cfg.optimizer, "optimizer", trust=trust)
+
+
 def _is_adamw(target: Target) -> bool:
-    return target.name in ADAMW
+    return aliases.present_name(target.name) in ADAMW
 
 
 def build_schedule(cfg: PretrainConfig, optimizer: torch.optim.Optimizer, total_steps: int) -> Schedule:

@@ -17,7 +17,7 @@ import torch
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
-from automodel_cli.checkpoint import hf_format, layout
+from automodel_cli.checkpoint import hf_config, hf_format, hf_hashes, layout
 from automodel_cli.checkpoint.hf_format import Entry
 from automodel_cli.checkpoint.step_files import StepReader, StepWriter
 from automodel_cli.checkpoint.storage import storage_of
@@ -85,13 +85,16 @@ def write(
         )
     source = _Source(reader)
     model: Any = build_from_config(config, is_meta_device=True)
+    ids, place = hf_config.special_ids(tokenizer_folder), hf_format.join(below, "")
     if (family := family_of(model)) is not None:
-        writer.write_json(hf_format.join(below, "config.json"), model.hf_config())
+        hf_config.write(model.hf_config(), ids, writer, place)
         hf_format.write_entries(_own_entries(model, FAMILIES[family], source), writer, below)
     else:
         assert isinstance(model, hf.HFCausalLM)
         _write_transformers(model, source, writer, below)
+        hf_config.amend(ids, writer, place)
     hf_format.write_tokenizer(tokenizer_folder, writer, below, say=say)
+    hf_hashes.write_hashes(writer, place)
 
 
 class _Source:

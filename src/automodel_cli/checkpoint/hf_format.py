@@ -23,10 +23,10 @@ import torch
 from safetensors import safe_open
 
 from automodel_cli import files
-from automodel_cli.checkpoint import hf_shards, hf_tokenizer, layout, sharded
+from automodel_cli.checkpoint import hf_config, hf_hashes, hf_shards, hf_tokenizer, layout, sharded
 from automodel_cli.checkpoint.step_files import StepWriter
 from automodel_cli.errors import CheckpointError
-from automodel_cli.models import gpt2, hf, llama
+from automodel_cli.models import gpt2, hf, llama, same_function
 from automodel_cli.models.families import FAMILIES, Family, family_of
 from automodel_cli.models.initialise import copy_whole
 from automodel_cli.models.interface import CausalLM
@@ -75,19 +75,22 @@ def write_hf(
     Raises:
         CheckpointError: the model has no such format.
     """
+    ids, place = hf_config.special_ids(tokenizer_folder), join(below, "")
     if (family := family_of(model)) is not None:
-        writer.write_json(join(below, "config.json"), model.hf_config())
+        hf_config.write(model.hf_config(), ids, writer, place)
         tensors = FAMILIES[family].to_hf_state(model)
         write_entries({name: Entry.of(tensor) for name, tensor in tensors.items()}, writer, below)
     elif isinstance(model, hf.HFCausalLM):
         model.hf.save_pretrained(writer.folder / below, max_shard_size=MAX_FILE_BYTES)
         writer.adopt(below)
+        hf_config.amend(ids, writer, place)
     else:
         raise CheckpointError(
             f"{type(model).__name__} has no Hugging Face format",
             "GPT-2, Llama and the causal language models of transformers have one",
         )
     write_tokenizer(tokenizer_folder, writer, below, say=say)
+    hf_hashes.write_hashes(writer, place)
 
 
 def write_tokenizer(
@@ -259,7 +262,7 @@ def load_model(folder: Path | str) -> CausalLM:
     family = FAMILIES.get(config["model_type"])
     if family is not None and (arguments := _own_arguments(family, config)) is not None:
         model = family.build(**arguments)
-        _fill(model, folder, config)
+        _fill(model, folder)
         return model
     return hf.from_pretrained(str(folder))
 
@@ -272,22 +275,21 @@ def _own_arguments(family: Family, config: Mapping[str, Any]) -> dict[str, Any] 
         return None
 
 
-def load_into(model: CausalLM, folder: Path | str) -> None:
+def load_into(model: CausalLM, folder: Path | str, *, any_function: bool = False) -> None:
     """Fill ``model`` with the weights of a Hugging Face folder.
 
+    ``any_function``: also where the folder's configuration makes another function of them than ``model`` does.
+
     Raises:
-        CheckpointError: the folder holds another kind of model, or other sizes.
+        CheckpointError: the folder holds another kind of model, another function, or other sizes.
     """
     folder = Path(folder)
     config = read_config(folder)
     weight_files(folder)
-    if (family := family_of(model)) is not None:
-        if config["model_type"] != family:
-            raise CheckpointError(
-                f"{folder} holds a {config['model_type']} model, this run has {FAMILIES[family].title}",
-                "use transformers.AutoModelForCausalLM.from_pretrained as the model's _target_",
-            )
-        _fill(model, folder, config)
+    if not any_function:
+        refuse_other_function(str(folder), same_function.differences_from_hf(config, model))
+    if family_of(model) is not None:
+        _fill(model, folder)
     elif isinstance(model, hf.HFCausalLM):
         if not hf_shards.load_pieces(_weights_and_buffers(model), weight_files(folder)):
             _copy_state(hf.from_pretrained(str(folder)), model, folder)
@@ -298,14 +300,26 @@ def load_into(model: CausalLM, folder: Path | str) -> None:
         )
 
 
-def _fill(model: CausalLM, folder: Path, config: Mapping[str, Any]) -> None:
+def refuse_other_function(source: str, differences: Sequence[str]) -> None:
+    """Say what makes another function of the weights in ``source`` than what they were trained as.
+
+    Raises:
+        CheckpointError: there is something.
+    """
+    if differences:
+        raise CheckpointError(
+            f"the weights in {source} are of another function: {'; '.join(differences)}",
+            "give the model section the values of the weights, or take them nevertheless with "
+            "init_from_any_function: true",
+        )
+
+
+def _fill(model: CausalLM, folder: Path) -> None:
     """Fill a model of ours with the weights of a folder of its own kind."""
     if isinstance(model, gpt2.GPT2):
-        gpt2.config_from_hf(config)  # refuses variants whose weights would mean something else
         gpt2.from_hf_state(model, _without_zero_biases(model, load_hf(folder)[1]))
         return
     assert isinstance(model, llama.Llama)
-    llama.check_same_function(model, config)
     names = model.hf_names()
     targets = {names[name]: parameter for name, parameter in model.named_parameters()}
     if not hf_shards.load_pieces(targets, weight_files(folder), rows=llama.logical_rows(model)):

@@ -128,14 +128,14 @@ class StepWriter:
         """Take in every file that another library wrote below ``name``: make it durable and hash it."""
         for path in sorted((self.folder / name).rglob("*")):
             if path.is_file():
-                with path.open("rb") as handle:
-                    os.fsync(handle.fileno())
-                relative = path.relative_to(self.folder).as_posix()
-                self._records[relative] = {
-                    "name": relative,
-                    "bytes": path.stat().st_size,
-                    "xxh3": files.hash_file(path),
-                }
+                self.adopt_file(path.relative_to(self.folder).as_posix())
+
+    def adopt_file(self, name: str) -> None:
+        """The same for one file."""
+        path = self.folder / name
+        with path.open("rb") as handle:
+            os.fsync(handle.fileno())
+        self._records[name] = {"name": name, "bytes": path.stat().st_size, "xxh3": files.hash_file(path)}
 
     def discard(self, name: str) -> None:
         """Take back every file below ``name``."""

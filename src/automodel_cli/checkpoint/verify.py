@@ -9,6 +9,7 @@ from typing import Any
 from automodel_cli import files
 from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.describe import SUFFIX, gather, kind_of
+from automodel_cli.checkpoint.hf_hashes import HASHES, read_hashes
 from automodel_cli.checkpoint.tensor_values import nonfinite
 from automodel_cli.errors import CheckpointError
 
@@ -19,7 +20,8 @@ Progress = Callable[[int, int, str], None]
 def verify(path: Path | str, *, progress: Progress | None = None) -> dict[str, Any]:
     """Hash every file of a checkpoint again and look for NaN and infinity in every tensor.
 
-    A Hugging Face folder or a single file has no hashes; its headers and values are checked.
+    An exported Hugging Face folder has a list of hashes; anybody's folder and a single file have none: of those headers
+    and values are checked, and that there is nothing to compare them with is said.
     """
     path = Path(path)
     kind = kind_of(path)
@@ -34,6 +36,8 @@ def verify(path: Path | str, *, progress: Progress | None = None) -> dict[str, A
         except CheckpointError as error:
             problems.append(error.message)
         names = [record["name"] for record in records]
+    elif kind == "hf" and (found := _exported(path, problems)) is not None:
+        records, names = found, [record["name"] for record in found]
     else:
         names = [item.name for item in ([path] if path.is_file() else sorted(path.glob(f"*{SUFFIX}")))]
     root = path if path.is_dir() else path.parent
@@ -46,7 +50,7 @@ def verify(path: Path | str, *, progress: Progress | None = None) -> dict[str, A
         hashed += record["bytes"]
     weights = [root / name for name in names if name.endswith(SUFFIX)]
     odd, scanned = _odd_values([weight for weight in weights if weight.is_file()], problems)
-    uncovered = _uncovered(path, kind, names)
+    uncovered = _uncovered(path, names, manifests=kind == "checkpoint" or bool(records))
     if save_format == "torch_save" and not problems:
         more, number, missing = _odd_in_torch_save(path)
         odd, scanned, uncovered = odd + more, scanned + number, uncovered + missing
@@ -62,12 +66,21 @@ def verify(path: Path | str, *, progress: Progress | None = None) -> dict[str, A
     }
 
 
-def _uncovered(path: Path, kind: str, names: list[str]) -> list[str]:
+def _exported(folder: Path, problems: list[str]) -> list[dict[str, Any]] | None:
+    """The files that an export lists; of a damaged list nothing is believed."""
+    try:
+        return read_hashes(folder)
+    except CheckpointError as error:
+        problems.append(error.message)
+        return None
+
+
+def _uncovered(path: Path, names: list[str], *, manifests: bool) -> list[str]:
     """What no hash is kept of."""
-    if kind != "checkpoint":
+    if not manifests:
         return [f"{len(names)} files: there are no hashes of them; headers and values were looked at"]
     below = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()}
-    return sorted(below - {layout.MANIFEST, *names}) if names else []
+    return sorted(below - {layout.MANIFEST, HASHES, *names}) if names else []
 
 
 def _odd_in_torch_save(folder: Path) -> tuple[list[dict[str, Any]], int, list[str]]:

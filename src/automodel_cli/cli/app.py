@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -239,4 +240,9 @@ def _silence_stdout() -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The console script."""
+    console.clean_what_libraries_say()
+    if sys.path[:1] not in ([""], [str(Path.cwd())]):  # else somebody runs the sources from their folder
+        os.environ.setdefault(
+            "PYTHONSAFEPATH", "1"
+        )  # no child, a library's neither, imports from the current folder
     sys.exit(run(sys.argv[1:] if argv is None else argv))

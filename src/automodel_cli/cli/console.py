@@ -2,21 +2,28 @@
 
 On a terminal progress is a bar that lines scroll above; elsewhere it is a plain line now and then, and every line is
 flushed, so that logs and pipes show it at once. rich is imported by the first table or bar, not before.
+
+Names of files, keys, and what checkpoints and libraries say may hold escape codes: here, and only here, all of it is
+made safe to show.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from automodel_cli.assembly.voice import Voice
 from automodel_cli.errors import AutomodelError
+from automodel_cli.json_files import without_controls
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,7 +55,8 @@ def is_terminal() -> bool:
 
 
 def say(line: str = "") -> None:
-    """One line on stdout, exactly as given, at once."""
+    """One line on stdout, as given but for control characters, at once."""
+    line = without_controls(line)
     if is_terminal():
         stdout().print(line, markup=False, soft_wrap=True)
     else:
@@ -57,7 +65,29 @@ def say(line: str = "") -> None:
 
 def warn(line: str) -> None:
     """One line of warning on stderr."""
-    print(f"warning: {line}", file=sys.stderr, flush=True)
+    print_error(f"warning: {line}")
+
+
+def print_error(line: str) -> None:
+    """One line on stderr, at once."""
+    print(without_controls(line), file=sys.stderr, flush=True)
+
+
+def clean_what_libraries_say() -> None:
+    """Control characters in warnings and log records, which quote what they have read, are spelled out too."""
+    make_record, format_warning = logging.getLogRecordFactory(), warnings.formatwarning
+
+    def record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        made = make_record(*args, **kwargs)
+        with contextlib.suppress(Exception):  # a library's own mistake in its format: logging reports it
+            made.msg, made.args = without_controls(made.getMessage()), ()
+        return made
+
+    def warning(*args: Any, **kwargs: Any) -> str:
+        return without_controls(format_warning(*args, **kwargs))
+
+    logging.setLogRecordFactory(record)
+    warnings.formatwarning = warning
 
 
 # ------------------------------------------------------------------------------------------------ errors
@@ -67,14 +97,13 @@ def show_error(error: BaseException, *, debug: bool = False) -> int:
     """Print an error for people on stderr and return the exit code; a bug shows its traceback."""
     is_for_people = isinstance(error, (AutomodelError, OSError, MemoryError))
     if debug or not is_for_people:
-        traceback.print_exception(error, file=sys.stderr)
+        print_error("".join(traceback.format_exception(error)).rstrip())
     message, hint = message_and_hint(error)
     if not is_for_people:
         hint = "this is a bug in automodel: please report it with the lines above"
-    print(f"{_rank_prefix()}error: {message}", file=sys.stderr)
+    print_error(f"{_rank_prefix()}error: {message}")
     if hint:
-        print(f"  {hint}", file=sys.stderr)
-    sys.stderr.flush()
+        print_error(f"  {hint}")
     return exit_code(error)
 
 
@@ -106,7 +135,7 @@ def _rank_prefix() -> str:
 
 def facts(title: str, rows: Iterable[tuple[str, str]]) -> None:
     """A table of names and values."""
-    rows = [(str(name), str(value)) for name, value in rows]
+    title, rows = without_controls(title), [(_cell(name), _cell(value)) for name, value in rows]
     if not is_terminal():
         width = max((len(name) for name, _ in rows), default=0)
         say(title)
@@ -126,11 +155,16 @@ def facts(title: str, rows: Iterable[tuple[str, str]]) -> None:
     stdout().print(grid)
 
 
+def _cell(value: object) -> str:
+    return without_controls(str(value))
+
+
 def table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()
 ) -> None:
     """A table with headings; the columns named in ``right`` are aligned on their last character."""
-    cells = [[str(cell) for cell in row] for row in rows]
+    title, columns = without_controls(title), [_cell(column) for column in columns]
+    cells = [[_cell(cell) for cell in row] for row in rows]
     if not is_terminal():
         _plain_table(title, columns, cells, right)
         return
@@ -183,7 +217,7 @@ class Progress:
     """
 
     def __init__(self, title: str, *, unit: str = "", interval_s: float = PLAIN_INTERVAL_S) -> None:
-        self.title, self.unit, self.interval_s = title, unit, interval_s
+        self.title, self.unit, self.interval_s = without_controls(title), unit, interval_s
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
         self._last_line_s = time.monotonic()
@@ -199,6 +233,7 @@ class Progress:
 
     def __call__(self, done: int, total: int = 0, what: str = "") -> None:
         """Report that ``done`` of ``total`` is finished."""
+        what = without_controls(what)
         if is_terminal():
             self._draw(done, total, what)
         elif self._line_is_due(done, total):

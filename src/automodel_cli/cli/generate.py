@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from automodel_cli.cli import console
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema import GenerateConfig
 
@@ -94,7 +95,7 @@ def generate(
     for note in result.notes:
         typer.echo(note, err=True)
     tokens = sum(len(sample.ids) for prompt in result.prompts for sample in prompt.samples)
-    typer.echo(f"{tokens} tokens at {result.tokens_per_s:.1f} tokens/s from {result.checkpoint}", err=True)
+    console.print_error(f"{tokens} tokens at {result.tokens_per_s:.1f} tokens/s from {result.checkpoint}")
 
 
 def _streamed(cfg: GenerateConfig, recipe: Any) -> Any:

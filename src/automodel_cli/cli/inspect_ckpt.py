@@ -49,7 +49,7 @@ def inspect_ckpt(
 
     if cfg.as_json:
         found = recipe.run(cfg)
-        console.say(json.dumps(_finite(found), indent=1, ensure_ascii=False))
+        console.say(json.dumps(_finite(found), indent=1))
     else:
         with console.Progress("verifying", unit="files") as progress:
             found = recipe.run(cfg, progress=progress)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from automodel_cli.cli import console
+
 
 def quickstart(
     config: Annotated[Path, typer.Option("--config", "-c", help="Configuration of the training run.")] = Path(
@@ -22,4 +24,4 @@ def quickstart(
     """Text -> tokenizer -> token files -> trained GPT -> score -> picture, in about five minutes on two cores."""
     from automodel_cli.recipes import quickstart as recipe
 
-    recipe.run(config, output_dir, source=source, say=typer.echo)
+    recipe.run(config, output_dir, source=source, say=console.say)

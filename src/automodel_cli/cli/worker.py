@@ -10,7 +10,6 @@ import faulthandler
 import json
 import logging
 import os
-import sys
 import tempfile
 import time
 import traceback
@@ -73,5 +72,5 @@ def show_error(error: BaseException, *, debug: bool = False) -> int:
     path.write_text(f"{json.dumps(said)}\n\n{details}", encoding="utf-8")
     if file is None:
         where = "; ".join(filter(None, [hint, f"full traceback in {path}"]))
-        print(f"[rank {rank()}] error: {message}\n  {where}", file=sys.stderr, flush=True)
+        console.print_error(f"[rank {rank()}] error: {message}\n  {where}")
     return console.exit_code(error)

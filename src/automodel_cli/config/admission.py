@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from automodel_cli import doors
 from automodel_cli.config import aliases
 from automodel_cli.config.problems import did_you_mean
 from automodel_cli.config.roles import ROLES, Role
-from automodel_cli.config.target import Target
+from automodel_cli.config.target import Target, describe_value
 
 _LIBRARIES = ("torch", "transformers", "datasets", "numpy", "torchdata")
 _FILE_TARGET = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\Z")
@@ -167,68 +168,24 @@ def _asks_for_something(value: Any) -> bool:
 
 # ----------------------------------------------------------------------------- arguments that are code
 
-_OFF = frozenset({"false", "0", "no", "off", "none", ""})
-
-
-def _is_on(value: Any) -> bool:
-    return str(value).strip().lower() not in _OFF
-
-
-def _names_a_repository(value: Any) -> bool:
-    # transformers fetches and runs a kernel where an attention implementation is "owner/repository"
-    if isinstance(value, Mapping):
-        return any(_names_a_repository(item) for item in value.values())
-    return isinstance(value, str) and any(mark in value for mark in "/:|@\\")
-
-
-_GUARDED = {
-    "trust_remote_code": _is_on,
-    "allow_all_kernels": _is_on,
-    "use_kernels": _is_on,
-    "kernel_config": lambda value: value is not None,
-    "auto_map": lambda value: value is not None,
-    "custom_pipelines": lambda value: value is not None,
-    "code_revision": lambda value: value is not None,
-    "weights_only": lambda value: not _is_on(value) and value is not None,
-    "attn_implementation": _names_a_repository,
-    "_attn_implementation": _names_a_repository,
-    "_attn_implementation_internal": _names_a_repository,
-    "experts_implementation": _names_a_repository,
-    "_experts_implementation": _names_a_repository,
-}
-
 
 def untrusted_code(target: Target, trust: Trust) -> Iterator[tuple[tuple[str, ...], str]]:
-    """``(path, text)`` of each argument that would run code nobody trusted by name; nested targets are left out."""
-    source = _source_of(target)
+    """``(path, text)`` of each argument by which code would run that nobody trusted by name, or that is not plainly
+    one thing or the other (`doors`); nested targets are left out."""
+    for path, value, door in doors.mistyped(target.arguments):
+        yield path, f"expected {door.takes}, found {describe_value(value)}"
+    source = source_of(target)
     if trust.admits_source(source) if source else trust.admits_name(target.name):
         return
-    for path, value in _walk(target.arguments):
-        if _GUARDED.get(path[-1], _never)(value):
-            name = source or target.name
-            yield path, f"would run code that comes with {name}; if you trust it, add --trust {name}"
+    name = source or target.name
+    for path in doors.opened(target.arguments):
+        yield path, f"would run code that comes with {name}; if you trust it, add --trust {name}"
 
 
-def _never(_: Any) -> bool:
-    return False
-
-
-def _source_of(target: Target) -> str | None:
+def source_of(target: Target) -> str | None:
     """The repository or folder that a target loads from, itself or through its ``config``."""
     config = target.arguments.get("config")
     if isinstance(config, Target):
-        config = _source_of(config)
+        config = source_of(config)
     found = target.arguments.get("pretrained_model_name_or_path", config)
     return found if isinstance(found, str) else None
-
-
-def _walk(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every value below ``value`` with its path; nested targets are yielded whole."""
-    if path:
-        yield path, value
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _walk(item, (*path, str(key)))
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            yield from _walk(item, (*path, str(index)))

@@ -94,6 +94,24 @@ _BY_TAIL: dict[str, Alias] = {
     "ParallelAwareDataloader": _LOADER,
 }
 
+_FUSED_ADAM = Alias(
+    "torch.optim.AdamW",
+    note="Transformer Engine's FusedAdam runs as torch's AdamW, whose kernel is fused too",
+    dropped={
+        "adam_w_mode": "weight decay acts on the weights, not through the gradient",
+        "bias_correction": "moments are always corrected",
+        "set_grad_none": "gradients are freed after each update",
+        "use_decoupled_grad": "gradients are those of the weights",
+        **dict.fromkeys(
+            (
+                "master_weights", "master_weight_dtype", "exp_avg_dtype", "exp_avg_sq_dtype",
+                "store_param_remainders",
+            ),
+            "weights and moments are stored in fp32",
+        ),
+    },
+)  # fmt: skip
+
 _EXACT: dict[str, Alias] = {
     "adamw": Alias(_ADAMW),
     "adam": Alias(
@@ -103,6 +121,8 @@ _EXACT: dict[str, Alias] = {
     "flash_adamw": Alias(
         _ADAMW, note="flash_adamw runs as torch's AdamW; weights are stored in fp32 already"
     ),
+    "transformer_engine.pytorch.optimizers.fused_adam.FusedAdam": _FUSED_ADAM,
+    "transformer_engine.pytorch.optimizers.FusedAdam": _FUSED_ADAM,
     "automodel_cli.data.loader.default_collate": Alias("automodel_cli.data.collate.default_collate"),
     "torch.utils.data.DataLoader": _LOADER,
     "torch.utils.data.dataloader.DataLoader": _LOADER,
@@ -125,6 +145,12 @@ def find_alias(name: str) -> Alias | None:
         return None
     parts = name.split(".")
     return _BY_TAIL.get(".".join(parts[-2:])) or _BY_TAIL.get(parts[-1])
+
+
+def present_name(name: str) -> str:
+    """The name that is called today."""
+    alias = find_alias(name)
+    return name if alias is None else alias.name
 
 
 def known() -> dict[str, Alias]:

@@ -8,19 +8,20 @@ of trusted files. Phase 2 (`check_foreign`) imports torch and transformers and l
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import automodel_cli
-from automodel_cli.config import signatures
+from automodel_cli import transformers_calls
+from automodel_cli.config import signatures, transformers_signatures
 from automodel_cli.config.admission import (
     Admitted,
     Refused,
     Trust,
     admit,
+    source_of,
     split_file_target,
     translate,
     unsupported_arguments,
@@ -35,22 +36,6 @@ from automodel_cli.errors import AutomodelError, ConfigError
 
 if TYPE_CHECKING:
     from automodel_cli.config.schema import PretrainConfig
-
-# What transformers' class methods take beyond a signature of (**kwargs); a from_pretrained takes any key of the
-# model's configuration as well and is left open.
-_FROM_CONFIG = CallSignature(
-    {
-        name: Parameter(name, required=name == "config")
-        for name in (
-            "config", "dtype", "torch_dtype", "attn_implementation", "experts_implementation", "trust_remote_code",
-            "use_kernels", "allow_all_kernels", "code_revision",
-        )
-    }
-)  # fmt: skip
-_FROM_PRETRAINED = CallSignature(
-    {"pretrained_model_name_or_path": Parameter("pretrained_model_name_or_path", str, required=True)},
-    open=True,
-)
 
 
 @dataclass(frozen=True)
@@ -83,6 +68,9 @@ def check_target(
 def check_foreign(config: PretrainConfig, *, trust: Sequence[str] = ()) -> None:
     """Phase 2 for a whole configuration: import what it names and check that it exists, is admitted, and fits.
 
+    After it the arguments of each section have the types that the callable takes (``amsgrad: no`` is false), also for
+    those who only read the section.
+
     Raises:
         ConfigError: all problems together.
     """
@@ -90,6 +78,16 @@ def check_foreign(config: PretrainConfig, *, trust: Sequence[str] = ()) -> None:
     for key, role, target in config.open_sections():
         problems += check_target(target, role, key=key, trust=trust)
     raise_problems(problems)
+    for key, role, target in config.open_sections():
+        _take_types(target, _Place(ROLES[role], key, Trust(trust)))
+
+
+def _take_types(target: Target, place: _Place) -> None:
+    if place.role.name == "collate_fn":
+        return
+    called = _open_callable(admit(target.name, place.role, place.trust), target, place, imports=True)
+    converted, _ = _checked(translate(target, place.role)[0], called, place.role)
+    target.arguments.update({name: converted[name] for name in target.arguments if name in converted})
 
 
 def _check(target: Target, place: _Place, *, imports: bool) -> list[Problem]:
@@ -99,10 +97,10 @@ def _check(target: Target, place: _Place, *, imports: bool) -> list[Problem]:
         return [Problem(target.where, f"{place.key}._target_", str(error))]
     problems = [
         Problem(_where(target, path[0]), ".".join((place.key, *path)), text)
-        for path, text in untrusted_code(target, place.trust)
+        for path, text in (untrusted_code(target, place.trust) if admitted.origin != "user" else ())
     ]
     try:
-        called = _open_callable(admitted, place, imports=imports)
+        called = _open_callable(admitted, target, place, imports=imports)
     except Refused as error:
         return [*problems, Problem(target.where, f"{place.key}._target_", str(error))]
     problems += [
@@ -156,11 +154,12 @@ class _Called:
     function: Callable[..., Any] | None = None
 
 
-def _open_callable(admitted: Admitted, place: _Place, *, imports: bool) -> _Called:
+def _open_callable(admitted: Admitted, target: Target, place: _Place, *, imports: bool) -> _Called:
     """What is known of an admitted callable, importing it only where that is allowed or needed to know more."""
     short = admitted.name.rpartition(":")[2].split(".")[-1]
     name = admitted.name.rpartition(":")[2] if ":" in admitted.name else admitted.name
-    fixed = _fixed_signature(admitted)
+    is_foreign = admitted.origin == "foreign"
+    fixed = transformers_signatures.fixed_signature(admitted.name, place.role.name) if is_foreign else None
     if admitted.origin == "ours":
         function = resolve(admitted, place.role, place.trust) if imports else None
         return _Called(short, _own_signature(admitted.name), function)
@@ -169,17 +168,16 @@ def _open_callable(admitted: Admitted, place: _Place, *, imports: bool) -> _Call
         signature = _file_signature(*file_parts) if file_parts else fixed
         return _Called(short if file_parts else name, signature)
     function = resolve(admitted, place.role, place.trust)
-    signature = fixed or signatures.from_callable(function)
-    if place.role.name == "hf_config" and isinstance(function, type):
-        signature = _with_config_names(signature, function)
+    signature = fixed or _signature_of(function, target, place.role)
     return _Called(name, signature, function)
 
 
-def _fixed_signature(admitted: Admitted) -> CallSignature | None:
-    if admitted.origin != "foreign":
-        return None
-    method = admitted.name.rpartition(".")[2]
-    return {"from_config": _FROM_CONFIG, "from_pretrained": _FROM_PRETRAINED}.get(method)
+def _signature_of(function: Callable[..., Any], target: Target, role: Role) -> CallSignature | None:
+    if role.name == "hf_config" and isinstance(function, type):
+        return transformers_signatures.config_signature(function)
+    if role.name == "hf_config" and target.name.endswith(".for_model"):
+        return transformers_signatures.model_type_signature(target.arguments.get("model_type"))
+    return signatures.from_callable(function)
 
 
 def _own_signature(name: str) -> CallSignature | None:
@@ -203,16 +201,6 @@ def _file_signature(path: str, name: str) -> CallSignature | None:
         raise Refused(f"{path} cannot be read as Python: {error}") from None
 
 
-def _with_config_names(signature: CallSignature | None, owner: type) -> CallSignature | None:
-    """transformers' configurations take any name and keep it; here a name must be one the class knows."""
-    if signature is None:
-        return None
-    known = dict(signature.parameters)
-    for name in (*getattr(owner, "attribute_map", {}), "attn_implementation", "torch_dtype", "name_or_path"):
-        known.setdefault(name, Parameter(name))
-    return CallSignature(known, open=False)
-
-
 def _checked(
     arguments: Mapping[str, Any], called: _Called, role: Role
 ) -> tuple[dict[str, Any], list[signatures.ArgumentProblem]]:
@@ -226,10 +214,17 @@ def _checked(
         supplied=role.injected,
         opaque=lambda value: any(True for _ in _targets_in(value)),
     )
-    for name, kind in role.extra.items():
-        if name in arguments and not isinstance(arguments[name], kind):
-            text = f"expected {kind.__name__}, found {describe_value(arguments[name])}"
-            problems.append(signatures.ArgumentProblem(name, text))
+    own_keys = CallSignature({name: Parameter(name, kind) for name, kind in role.extra.items()})
+    extra = {name: value for name, value in arguments.items() if name in role.extra}
+    of_role, wrong = signatures.check_arguments(own_keys, extra, callee=role.kind, opaque=lambda value: False)
+    converted |= of_role
+    problems += wrong
+    faulty = {problem.name for problem in problems}
+    problems += [
+        signatures.ArgumentProblem(name, f"expected {bounds}, found {describe_value(converted[name])}")
+        for name, bounds in role.bounds.items()
+        if name in converted and name not in faulty and not bounds.hold(converted[name])
+    ]
     return converted, problems
 
 
@@ -298,7 +293,7 @@ def _build(target: Target, place: _Place, inject: dict[str, Any]) -> Any:
 
 def _prepare(target: Target, place: _Place, inject: dict[str, Any]) -> tuple[_Called, dict[str, Any]]:
     raise_problems(_check(target, place, imports=True))
-    called = _open_callable(admit(target.name, place.role, place.trust), place, imports=True)
+    called = _open_callable(admit(target.name, place.role, place.trust), target, place, imports=True)
     arguments = _checked(translate(target, place.role)[0], called, place.role)[0]
     for name, value in inject.items():
         takes = called.signature is None or name in called.signature.parameters
@@ -333,60 +328,22 @@ def _function(value: str | Target, place: _Place) -> Callable[..., Any]:
 def _call(function: Callable[..., Any], arguments: dict[str, Any], target: Target, place: _Place) -> Any:
     owner = getattr(function, "__self__", None)
     home = str(getattr(owner if isinstance(owner, type) else function, "__module__", ""))
-    if home.startswith("transformers."):
-        asks = home.startswith("transformers.models.auto.") and function.__name__ != "for_model"
-        arguments = _for_transformers(arguments, may_ask=asks)
-        if (
-            place.role.name == "hf_config"
-            and isinstance(owner, type)
-            and function.__name__ == "from_pretrained"
-        ):
-            return _config_from_pretrained(function, arguments, target, place)
-    return function(**arguments)
-
-
-def _for_transformers(arguments: dict[str, Any], *, may_ask: bool) -> dict[str, Any]:
-    """Types by the names torch has for them; and a plain no to remote code, else transformers asks on the terminal."""
-    prepared = {
-        name: _torch_dtype(value) if name in ("dtype", "torch_dtype") else value
-        for name, value in arguments.items()
-    }
-    if "torch_dtype" in prepared:
-        prepared["dtype"] = prepared.pop("torch_dtype")
-    if may_ask:
-        prepared.setdefault("trust_remote_code", False)
-    return prepared
-
-
-def _torch_dtype(value: Any) -> Any:
-    if not isinstance(value, str) or value == "auto":
-        return value
-    short = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
-    name = value.removeprefix("torch.")
-    found = getattr(importlib.import_module("torch"), short.get(name, name), None)
-    if found is None or type(found).__name__ != "dtype":
-        raise ConfigError(f"{value!r} is not a type of numbers", "use bfloat16, float16 or float32")
-    return found
-
-
-def _config_from_pretrained(
-    function: Callable[..., Any], arguments: dict[str, Any], target: Target, place: _Place
-) -> Any:
-    """Load a configuration; transformers drops overrides it does not know, here they are errors."""
-    config, unused = function(**arguments, return_unused_kwargs=True)
-    own = {name for name in unused if name in target.arguments}
-    known = list(config.to_dict())
-    raise_problems(
-        [
-            Problem(
-                _where(target, name),
-                f"{place.key}.{name}",
-                f"{type(config).__name__} has no such key{did_you_mean(name, known)}",
-            )
-            for name in sorted(own)
-        ]
-    )
-    return config
+    source = source_of(target)
+    is_trusted = source is not None and place.trust.admits_source(source)
+    try:
+        if not home.startswith("transformers."):
+            return function(**arguments)
+        return transformers_calls.call(function, arguments, role=place.role.name, is_trusted=is_trusted)
+    except transformers_calls.FieldErrors as error:
+        raise_problems(
+            [
+                Problem(
+                    _where(target, name), f"{place.key}.{name}", f"{text}{did_you_mean(name, error.known)}"
+                )
+                for name, text in error.problems.items()
+            ]
+        )
+        raise
 
 
 def _what_helps(error: Exception, arguments: Mapping[str, Any], place: _Place) -> str:

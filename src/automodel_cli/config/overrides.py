@@ -22,6 +22,7 @@ from automodel_cli.config.yaml_tree import (
 
 COMMAND_LINE = "command line"
 _PATH = re.compile(r"[A-Za-z_][\w-]*(\.[\w*-]+)*\Z")
+_MAX_PARTS = 50
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,11 @@ def parse_overrides(tokens: Sequence[str]) -> tuple[list[Override], list[Problem
         if token == "--":
             continue
         name, equals, text = token.removeprefix("--").partition("=")
-        if not _PATH.match(name) or (not equals and not token.startswith("--")):
+        if (
+            not _PATH.match(name)
+            or name.count(".") > _MAX_PARTS
+            or (not equals and not token.startswith("--"))
+        ):
             problems.append(_not_an_override(token))
             continue
         if not equals and position < len(tokens) and not tokens[position].startswith("--"):

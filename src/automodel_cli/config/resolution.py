@@ -9,12 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
+import re
 import sys
 import traceback
 from collections.abc import Callable
+from importlib.machinery import (
+    EXTENSION_SUFFIXES,
+    SOURCE_SUFFIXES,
+    ExtensionFileLoader,
+    FileFinder,
+    SourceFileLoader,
+)
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from automodel_cli.config.admission import Admitted, Refused, Trust, split_file_target
@@ -22,6 +29,7 @@ from automodel_cli.config.problems import did_you_mean
 from automodel_cli.config.roles import ClassRule, Role
 
 _FILES: dict[Path, ModuleType] = {}
+_SOURCES: set[tuple[Path, str]] = set()
 
 
 def resolve(admitted: Admitted, role: Role, trust: Trust) -> Callable[..., Any]:
@@ -75,7 +83,7 @@ def _rule_for(owner: Any, role: Role) -> ClassRule | None:
         home = owner.__module__
         if home == rule.module or home.startswith(rule.module.rstrip(".") + "."):
             base = _class_named(rule.base) if rule.base else object
-            if issubclass(owner, base):
+            if issubclass(owner, base) and (not rule.named or re.fullmatch(rule.named, owner.__name__)):
                 return rule
     return None
 
@@ -108,12 +116,12 @@ def load_file(path: Path) -> ModuleType:
         return _FILES[real]
     digest = hashlib.blake2b(str(real).encode(), digest_size=4).hexdigest()
     name = f"automodel_user_{real.stem}_{digest}"
-    spec = importlib.util.spec_from_file_location(name, real)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = ModuleType(name)
+    module.__file__ = str(real)
     sys.modules[name] = module  # before it runs: pickling and dataclasses look a class's module up
     try:
-        spec.loader.exec_module(module)
+        # The text that was trusted, not what lies beside it in __pycache__.
+        exec(compile(real.read_bytes(), str(real), "exec"), module.__dict__)
     except Exception as error:
         del sys.modules[name]
         raise Refused(f"{path} failed while it was loaded: {_in_words(error, real)}") from error
@@ -160,13 +168,48 @@ def _is_prefix(missing: str, wanted: str) -> bool:
     return wanted == missing or wanted.startswith(missing + ".")
 
 
+class _SourceLoader(SourceFileLoader):
+    """Compiles a module's text each time: what lies in ``__pycache__`` may say something else."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        """The code of the source file as it is."""
+        path = self.get_filename(fullname)
+        code: CodeType = self.source_to_code(self.get_data(path), path)
+        return code
+
+
+def _finder(folder: Path, package: str) -> Callable[[str], FileFinder]:
+    """A path hook for ``folder`` and for the package in it."""
+    inside = folder / package
+    details = ((_SourceLoader, SOURCE_SUFFIXES), (ExtensionFileLoader, EXTENSION_SUFFIXES))
+
+    def hook(path: str) -> FileFinder:
+        found = Path(path or ".").absolute()
+        if found != folder and found != inside and inside not in found.parents:
+            raise ImportError(f"{path} is left to others")
+        return FileFinder(path, *details)
+
+    return hook
+
+
+def _take_sources_of(folder: Path, package: str) -> None:
+    if (folder, package) not in _SOURCES:
+        _SOURCES.add((folder, package))
+        sys.path_hooks.insert(0, _finder(folder, package))
+        sys.path_importer_cache.pop(str(folder), None)
+
+
 def _import(module_name: str, *, with_cwd: bool) -> ModuleType:
-    """Import a module; a trusted one may lie in the current folder, which stays importable, but last."""
+    """Import a module; a trusted one may lie in the current folder, which stays importable, but last.
+
+    From there the text is taken that was trusted, never compiled files.
+    """
     if not with_cwd:
         return importlib.import_module(module_name)
     here = str(Path.cwd())
     before = list(sys.path)
     sys.path.insert(0, here)
+    _take_sources_of(Path(here), module_name.partition(".")[0])
     try:
         importlib.invalidate_caches()
         return importlib.import_module(module_name)

@@ -8,9 +8,11 @@ name (`admission`).
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 _CLASS = r"transformers\.(?:models\.[a-z]\w*\.[a-z]\w*\.)?[A-Z]\w*"
 
@@ -22,14 +24,35 @@ class ClassRule:
     Attributes:
         module: prefix of the module that really defines the class.
         base: dotted name of the class it must derive from; empty: any class of that module.
+        named: pattern of the class's own name; empty: any.
         constructor: whether the class itself may be called.
         methods: class methods that may be called.
     """
 
     module: str
     base: str = ""
+    named: str = ""
     constructor: bool = False
     methods: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a number, and each number of a list, may be: from ``low`` up, and below ``below``."""
+
+    low: float = 0.0
+    below: float = math.inf
+
+    def hold(self, value: Any) -> bool:
+        """True where ``value`` keeps them; what is no number is not judged here."""
+        if isinstance(value, (list, tuple)):
+            return all(self.hold(item) for item in value)
+        return (
+            not isinstance(value, (int, float)) or isinstance(value, bool) or self.low <= value < self.below
+        )
+
+    def __str__(self) -> str:
+        return f"a number from {self.low:g} up" + (f", below {self.below:g}" if self.below < math.inf else "")
 
 
 @dataclass(frozen=True)
@@ -49,6 +72,8 @@ class Role:
     """Keys of the section that the assembly takes out before the call."""
     ignored: Mapping[str, str] = field(default_factory=dict)
     """Arguments of old files that foreign targets do not take, and why nothing is lost."""
+    bounds: Mapping[str, Bounds] = field(default_factory=dict)
+    """What numbers have to keep, whatever is called: NaN and infinity never do."""
     default_target: str | None = None
 
     def matches(self, name: str) -> bool:
@@ -56,11 +81,18 @@ class Role:
         return name in self.functions or any(re.fullmatch(pattern, name) for pattern in self.patterns)
 
 
+# Other models are of no use here, and some load files of other libraries in ways of their own.
+_CAUSAL_LM = r"\w+(?:ForCausalLM|LMHead(?:Model)?)"
 _HF_MODEL_RULES = (
-    ClassRule("transformers.models.auto.modeling_auto", methods=("from_config", "from_pretrained")),
+    ClassRule(
+        "transformers.models.auto.modeling_auto",
+        named="AutoModelForCausalLM",
+        methods=("from_config", "from_pretrained"),
+    ),
     ClassRule(
         "transformers.models.",
         base="transformers.modeling_utils.PreTrainedModel",
+        named=_CAUSAL_LM,
         constructor=True,
         methods=("from_config", "from_pretrained"),
     ),
@@ -137,6 +169,10 @@ ROLES: dict[str, Role] = {
             ),
             injected=("params",),
             extra={"decay_embeddings": bool},
+            bounds={
+                **dict.fromkeys(("lr", "eps", "weight_decay", "momentum", "lr_decay", "rho"), Bounds()),
+                **dict.fromkeys(("betas", "alpha"), Bounds(below=1)),
+            },
             default_target="torch.optim.AdamW",
         ),
         Role(

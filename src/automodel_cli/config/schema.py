@@ -90,6 +90,8 @@ class PretrainConfig(Section):
     """Where to train: auto, cpu, cuda, mps."""
     init_from: str | None = None
     """Start from these weights (checkpoint, Hugging Face folder, GPT-2 name), optimizer and step afresh."""
+    init_from_any_function: bool = False
+    """Take those weights even if they were trained as another function: other heads, activation, rotary base, norm."""
     model: OpenSection
     """What to train: `_target_` and the arguments of a model builder."""
     tokenizer: Annotated[InstanceOf[Target] | str | None, BeforeValidator(_name_or_target)] = None

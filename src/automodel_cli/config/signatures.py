@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from automodel_cli.config.explain import describe_type
 from automodel_cli.config.problems import did_you_mean
 from automodel_cli.config.sections import not_a_bool
 from automodel_cli.config.target import describe_value
 
-_Number = (Annotated[int, not_a_bool], Annotated[float, not_a_bool])
+_Number = (Annotated[int, not_a_bool], Annotated[float, not_a_bool, Field(allow_inf_nan=False)])
 _PLAIN: dict[str, Any] = {
     "int": _Number[0],
     "float": _Number[1],
@@ -244,7 +244,7 @@ def from_callable(function: Callable[..., Any]) -> CallSignature | None:
     parameters = {
         parameter.name: Parameter(
             parameter.name,
-            _object_annotation(hints.get(parameter.name, Any), parameter.default),
+            _object_annotation(hints.get(parameter.name, parameter.annotation), parameter.default),
             parameter.default is inspect.Parameter.empty,
         )
         for parameter in signature.parameters.values()
@@ -263,8 +263,19 @@ def _hints(function: Any) -> dict[str, Any]:
 
 
 def _object_annotation(hint: Any, default: Any) -> Any:
-    annotation = _from_type(hint)
+    """The plain type of one argument; where none is written, a default that is true or false says it."""
+    if hint is inspect.Parameter.empty:
+        return bool if isinstance(default, bool) else Any
+    annotation = _from_text(hint) if isinstance(hint, str) else _from_type(hint)
     return _union([annotation, None]) if default is None else annotation
+
+
+def _from_text(hint: str) -> Any:
+    """An annotation that Python could not resolve (another one beside it names what does not exist), from its text."""
+    try:
+        return _from_ast(ast.parse(hint, mode="eval").body, ast.Module([], []))
+    except SyntaxError:
+        return Any
 
 
 def _from_type(hint: Any) -> Any:

@@ -133,9 +133,11 @@ class LrSchedulerConfig(Section):
         return {"wsd": "WSD", "inverse-sqrt": "inverse-square-root"}.get(folded, folded)
 
     @model_validator(mode="after")
-    def _wsd_is_whole(self) -> LrSchedulerConfig:
+    def _agrees_with_itself(self) -> LrSchedulerConfig:
         if self.lr_decay_style == "WSD" and self.wsd_decay_steps is None:
             raise ValueError("lr_decay_style WSD needs wsd_decay_steps (and may have lr_wsd_decay_style)")
+        if self.min_lr is not None and self.max_lr is not None and self.min_lr > self.max_lr:
+            raise ValueError(f"min_lr {self.min_lr:g} is above max_lr {self.max_lr:g}")
         return self
 
 

@@ -21,6 +21,7 @@ import yaml
 from automodel_cli.config.problems import Problem, raise_problems
 from automodel_cli.config.target import LocatedDict
 from automodel_cli.errors import ConfigError
+from automodel_cli.json_files import MAX_NESTING, read_bytes
 
 _NULL = frozenset({"", "~", "null", "Null", "NULL", "none", "None"})
 _QUOTED_NULL = frozenset({"none", "None"})
@@ -35,6 +36,11 @@ _ENVIRONMENT = re.compile(r"\$(\$)|\$\{([^{}]*)\}|\$([A-Z_][A-Z0-9_]*)")
 _PLACEHOLDER = re.compile(r"(?:oc\.env:)?([A-Za-z_][A-Za-z0-9_]*)(?:,(.*))?\Z", re.DOTALL)
 _UNTAGGED = "?"
 _TAG_PREFIX = "tag:yaml.org,2002:"
+_MAX_BYTES = 8 << 20
+_MAX_WHOLE = (
+    2**64
+)  # seeds and sizes fit; a number of thousands of digits takes Python minutes, or an exception
+_MAX_DIGITS = 40
 _MAX_NODES = 100_000  # aliases multiply: a file of a few lines can describe more values than memory holds
 
 KeyPath = tuple[str | int, ...]
@@ -91,22 +97,31 @@ def resolve_scalar(text: str) -> Any:
     return _SPECIAL_FLOATS.get(text.lower(), text)
 
 
+def _too_long(text: str) -> str:
+    """What is wrong with a number that no setting could take; nothing for others."""
+    kinds = (_INT, _OCTAL, _HEX, _FLOAT)
+    if len(text) > _MAX_DIGITS and any(kind.match(text) for kind in kinds):
+        return f"a number of {len(text):,} characters, expected at most {_MAX_DIGITS}"
+    value = resolve_scalar(text)
+    if type(value) is int and abs(value) >= _MAX_WHOLE:
+        return "a whole number of more than 64 bits"
+    return ""
+
+
 def read_file(path: Path | str) -> tuple[MapNode, list[Problem]]:
     """The tree of a YAML file and what is wrong with it beyond its keys.
 
     Raises:
         ConfigError: the file cannot be read or is not YAML, or is no mapping.
     """
+    hint = "give the path of a YAML file after -c"
+    if not os.path.exists(path):  # noqa: PTH110  # false, not an exception, for a name that the system refuses
+        raise ConfigError(f"there is no file {path}", hint)
+    data = read_bytes(path, ConfigError, max_bytes=_MAX_BYTES, hint=hint)
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"there is no file {path}", "give the path of a YAML file after -c") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path} is a folder", "give the path of a YAML file after -c") from None
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text: {error}", "is it a YAML file?") from None
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     return parse_document(text, str(path))
 
 
@@ -153,6 +168,7 @@ class _Reader:
     def read(self, text: str, *, where_is_final: bool = False) -> Node:
         self._final_where = self.source if where_is_final else None
         try:
+            self._check_depth(text)
             composed = yaml.compose(text, Loader=_Loader)
         except yaml.YAMLError as error:
             raise_problems([self._syntax_problem(error)])
@@ -160,19 +176,36 @@ class _Reader:
             return Scalar(None, self.source)
         return self._node(composed, ())
 
+    def _check_depth(self, text: str) -> None:
+        """Look at the nesting before anything recurses into it."""
+        depth = 0
+        for event in yaml.parse(text, Loader=_Loader):
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+                if depth > MAX_NESTING:
+                    self._refuse_depth(self._where(event))
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+
+    def _refuse_depth(self, where: str) -> None:
+        raise_problems([Problem(where, "", f"nested deeper than {MAX_NESTING} levels")])
+
     def _syntax_problem(self, error: yaml.YAMLError) -> Problem:
         mark = getattr(error, "problem_mark", None)
         where = f"{self.source}:{mark.line + 1}" if mark and not self._final_where else self.source
         text = getattr(error, "problem", None) or str(error).splitlines()[0]
         return Problem(where, "", f"not valid YAML: {text}")
 
-    def _where(self, node: yaml.Node) -> str:
-        return self._final_where or f"{self.source}:{node.start_mark.line + 1}"
+    def _where(self, node: yaml.Node | yaml.Event) -> str:
+        mark: Any = node.start_mark
+        return self._final_where or f"{self.source}:{mark.line + 1}"
 
     def _node(self, node: yaml.Node, open_nodes: tuple[int, ...]) -> Node:
         self._count += 1
         if self._count > _MAX_NODES or id(node) in open_nodes:
             raise ConfigError(f"{self.source}: aliases unfold into too many values", "write them out")
+        if len(open_nodes) > MAX_NESTING:  # through aliases, which the text does not show
+            self._refuse_depth(self._where(node))
         open_nodes = (*open_nodes, id(node))
         if isinstance(node, yaml.MappingNode):
             self._check_tag(node, "map")
@@ -240,6 +273,9 @@ class _Reader:
             expanded = expand_environment(text)
         except ValueError as error:
             self.problems.append(Problem(where, "", str(error)))
+            return Scalar(None, where)
+        if plain and (too_long := _too_long(expanded)):
+            self.problems.append(Problem(where, "", too_long))
             return Scalar(None, where)
         value = resolve_scalar(expanded) if plain else None if expanded in _QUOTED_NULL else expanded
         written = Written(text) if _names_a_variable(text) else None

@@ -181,6 +181,7 @@ class GPT2(CausalLM):
             "model_type": "gpt2",
             "vocab_size": self.vocab_size,
             "n_positions": config["n_positions"],
+            "n_ctx": config["n_positions"],  # OpenAI's name, which llama.cpp's converter reads
             "n_embd": config["n_embd"],
             "n_layer": config["n_layer"],
             "n_head": config["n_head"],
@@ -233,7 +234,7 @@ def build_gpt2_model(
         dropout: on embeddings, attention weights and residual branches, in training mode only.
         activation: ``gelu_tanh`` (OpenAI's and Hugging Face's) or ``gelu`` (erf).
         bias: biases in linear layers and norms.
-        bos_token_id, eos_token_id: written into exports; generation stops at ``eos_token_id``.
+        bos_token_id, eos_token_id: written into exports where the data has no tokenizer that tells them.
         attn_implementation: auto (the run times its kernels and takes the fastest), or one of ``layers.ATTENDS`` and
             ``attention_kernels.KERNELS``: sdpa, matmul, eager, cudnn, flash, efficient, math, fa3, fa4.
         is_meta_device: allocate nothing; ``materialise(device, seed)`` does it later.

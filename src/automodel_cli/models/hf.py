@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import inspect
+import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -21,8 +24,9 @@ import transformers
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
+from automodel_cli import doors, transformers_calls
 from automodel_cli.batch import Batch
-from automodel_cli.errors import CheckpointError, ConfigError
+from automodel_cli.errors import AutomodelError, CheckpointError, ConfigError
 from automodel_cli.models.attention_kernels import kernel_preferred
 from automodel_cli.models.document_attention import dense_mask, document_mask
 from automodel_cli.models.foreign import ForeignCausalLM, loss_from_logits, role_of
@@ -46,6 +50,8 @@ DIRECT_HEADS = frozenset(
 # Matrices of a Llama-like block that tensor-parallel ranks divide by output and by input.
 _COLUMN = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")
 _ROW = ("self_attn.o_proj", "mlp.down_proj")
+
+_FLOAT = "__float__"
 
 # Dropouts of a configuration that act during language modelling (not those of classification heads).
 _DROPOUTS = (
@@ -79,6 +85,9 @@ class HFCausalLM(CausalLM):
         self.dropout = max(_dropouts(hf.config).values(), default=0.0)  # the largest of all kinds
         self.takes_blocks = _is_listed(hf) and self.attn_implementation in ANSWERED
         self.takes_residual_dtype = _is_listed(hf)
+        self.takes_positions = "position_ids" in inspect.signature(hf.forward).parameters
+        self.cache_argument = _cache_argument(hf)
+        self.takes_cache = self.cache_argument is not None
         self.notes = _notes(hf, self.direct_head)
         attend_blocks_ourselves()
 
@@ -91,11 +100,11 @@ class HFCausalLM(CausalLM):
         if head_loss is None or not self.direct_head:
             with self._preferring():
                 outputs = self.hf(**inputs)
-            _remember(cache, outputs, batch)
+            self._remember(cache, outputs, batch)
             return outputs.logits if head_loss is None else loss_from_logits(head_loss, outputs.logits, batch)
         with self._preferring():
             outputs = self.hf.base_model(**inputs)
-        _remember(cache, outputs, batch)
+        self._remember(cache, outputs, batch)
         weight = self.hf.get_output_embeddings().weight
         hidden = outputs.last_hidden_state  # [B, T, D]
         return head_loss(hidden, weight, batch.labels, vocab_size=self.vocab_size)
@@ -104,7 +113,9 @@ class HFCausalLM(CausalLM):
         return contextlib.nullcontext() if self.kernel is None else kernel_preferred(self.kernel)
 
     def _inputs(self, batch: Batch, cache: KVCache | None) -> dict[str, Any]:
-        inputs: dict[str, Any] = {"input_ids": batch.input_ids, "use_cache": cache is not None}
+        inputs: dict[str, Any] = {"input_ids": batch.input_ids}
+        if self.takes_cache:
+            inputs["use_cache"] = cache is not None
         if cache is not None:
             self._add_cache(inputs, batch, cache)
         if batch.position_ids is not None:
@@ -124,15 +135,21 @@ class HFCausalLM(CausalLM):
 
     def _add_cache(self, inputs: dict[str, Any], batch: Batch, cache: KVCache) -> None:
         """What was seen before; for rows with padding on the left also where they begin."""
-        if cache.foreign is None and cache.capacity:
+        if cache.foreign is None:
             cache.foreign = roomy_cache(self.hf, cache.capacity)
-        if cache.foreign is not None:
-            inputs["past_key_values"] = cache.foreign
+        inputs[str(self.cache_argument)] = cache.foreign
         if cache.left_padding is not None:
             tokens, device = batch.input_ids.shape[1], batch.input_ids.device
             places = torch.arange(cache.length + tokens, device=device)
             inputs["attention_mask"] = (places >= cache.left_padding[:, None]).long()  # [B, S]
-            inputs["position_ids"] = cache.positions(tokens, device)
+            if self.takes_positions:
+                inputs["position_ids"] = cache.positions(tokens, device)
+
+    def _remember(self, cache: KVCache | None, outputs: Any, batch: Batch) -> None:
+        """Keep what this forward has added."""
+        if cache is not None:
+            cache.foreign = outputs[self.cache_argument]
+            cache.length += batch.input_ids.shape[1]
 
     def _segment_mask(self, segment_ids: Tensor) -> Any:
         """Attention within segments, as this model takes it: blocks, or bool ``[B, 1, T, T]``; for eager the same as
@@ -220,7 +237,7 @@ class HFCausalLM(CausalLM):
             "class": type(self.hf).__name__,
             "model_type": config["model_type"],
             "attn_implementation": self.attn_implementation,
-            "config": config,
+            "config": plain_floats(config),
             "shape": self._shape(),
         }
 
@@ -325,9 +342,9 @@ def from_config(
         ConfigError: the configuration cannot be read, or is not one of a causal language model.
     """
     options = _options(torch_dtype, attn_implementation, trust_remote_code)
-    with _load_errors_named(config):
+    with load_errors_named(config):
         if isinstance(config, str):
-            config = transformers.AutoConfig.from_pretrained(config, trust_remote_code=trust_remote_code)
+            config = read_config(config, trust_remote_code=trust_remote_code)
         liger_notes = _apply_liger(config, use_liger_kernel)
         with torch.device("meta"):
             hf = transformers.AutoModelForCausalLM.from_config(config, **options)
@@ -352,29 +369,62 @@ def from_pretrained(
 
     Args:
         pretrained_model_name_or_path: a folder with ``config.json`` and safetensors, or a hub name.
-        overrides: fields of the configuration to change (for example ``attn_pdrop: 0.2``); the rest as in
-            ``from_config``.
+        overrides: fields of the configuration to change (for example ``attn_pdrop: 0.2``), and how to load
+            (``revision`` and the like); the rest as in ``from_config``.
 
     Raises:
         ConfigError: the folder or name cannot be read.
     """
     options = _options(torch_dtype, attn_implementation, trust_remote_code)
-    with _load_errors_named(pretrained_model_name_or_path):
-        config = transformers.AutoConfig.from_pretrained(
-            pretrained_model_name_or_path, trust_remote_code=trust_remote_code
+    with load_errors_named(pretrained_model_name_or_path):
+        loading = {
+            name: overrides.pop(name) for name in transformers_calls.MODEL_ARGUMENTS if name in overrides
+        }
+        config = read_config(
+            pretrained_model_name_or_path, trust_remote_code=trust_remote_code, overrides=overrides, **loading
         )
-        if unknown := [key for key in overrides if not hasattr(config, key)]:
-            raise ConfigError(
-                f"{type(config).__name__} has no field {', '.join(unknown)}", "correct the model section"
-            )
-        config.update(overrides)
         liger_notes = _apply_liger(config, use_liger_kernel)
-        hf = transformers.AutoModelForCausalLM.from_pretrained(
-            pretrained_model_name_or_path, config=config, **options
+        hf = transformers_calls.call(
+            transformers.AutoModelForCausalLM.from_pretrained,
+            {
+                transformers_calls.SOURCE: pretrained_model_name_or_path,
+                **loading,
+                "config": config,
+                **options,
+            },
+            role="model",
+            is_trusted=trust_remote_code,
         )
     model = HFCausalLM(hf, pretrained=True)
     model.notes += liger_notes
     return model
+
+
+def read_config(
+    source: str,
+    *,
+    trust_remote_code: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+    **loading: Any,
+) -> transformers.PreTrainedConfig:
+    """The configuration of a folder or of the hub, which cannot have code run that comes with it.
+
+    Args:
+        overrides: fields to change.
+        loading: which revision of it, and the like.
+
+    Raises:
+        ConfigError: it would run code, or has no such field.
+    """
+    hub = {name: value for name, value in loading.items() if name in transformers_calls.HUB_ARGUMENTS}
+    arguments = {**hub, transformers_calls.SOURCE: source, "trust_remote_code": trust_remote_code}
+    config: transformers.PreTrainedConfig = transformers_calls.call(
+        transformers.AutoConfig.from_pretrained,
+        {**arguments, **(overrides or {})},
+        role="hf_config",
+        is_trusted=trust_remote_code,
+    )
+    return config
 
 
 def wrap(module: nn.Module, *, pretrained: bool = False) -> CausalLM:
@@ -397,10 +447,16 @@ def rebuild(config: Mapping[str, Any], *, is_meta_device: bool = False) -> HFCau
     """The architecture of a ``model_config()`` with family ``hf``.
 
     Raises:
-        CheckpointError: this version of transformers does not know the model type.
+        CheckpointError: this version of transformers does not know the model type, or the file would run code.
     """
     try:
-        hf_config = transformers.AutoConfig.for_model(config["model_type"], **_without_type(config["config"]))
+        doors.check_config(config, "the checkpoint's model")
+    except ConfigError as error:
+        raise CheckpointError(error.message, error.hint) from None
+    try:
+        hf_config = transformers.AutoConfig.for_model(
+            config["model_type"], **_without_type(floats_again(config["config"]))
+        )
         return from_config(
             hf_config, attn_implementation=config.get("attn_implementation"), is_meta_device=is_meta_device
         )
@@ -437,11 +493,13 @@ def _options(torch_dtype: Any, attn_implementation: str | None, trust_remote_cod
 
 
 @contextlib.contextmanager
-def _load_errors_named(source: Any) -> Iterator[None]:
+def load_errors_named(source: Any) -> Iterator[None]:
     """Turn transformers' many ways of not finding something into one ConfigError."""
     try:
         yield
-    except (OSError, ValueError, ImportError) as error:
+    except AutomodelError:
+        raise
+    except Exception as error:  # of many libraries, with classes of their own
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         name = source if isinstance(source, str) else type(source).__name__
         raise ConfigError(
@@ -462,10 +520,36 @@ def _apply_liger(config: Any, wanted: bool) -> list[str]:
     return []
 
 
-def _remember(cache: KVCache | None, outputs: Any, batch: Batch) -> None:
-    """Keep the keys and values that this forward has added."""
-    if cache is not None:
-        cache.foreign, cache.length = outputs.past_key_values, cache.length + batch.input_ids.shape[1]
+def _cache_argument(hf: transformers.PreTrainedModel) -> str | None:
+    """What this model calls the cache that it takes and returns; None where it has one of its own kind, or none.
+
+    State-space models take transformers' common cache under another name; xLSTM and RWKV have kinds of their own.
+    """
+    parameters = inspect.signature(hf.forward).parameters
+    if "past_key_values" in parameters:
+        return "past_key_values"
+    states = parameters.get("cache_params")
+    common = states is not None and re.search(r"\bCache\b", str(states.annotation))
+    return "cache_params" if common else None
+
+
+def plain_floats(value: Any) -> Any:
+    """Infinity and NaN, which JSON lacks, as transformers writes them: ``{"__float__": "Infinity"}``."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {_FLOAT: "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"}
+    if isinstance(value, Mapping):
+        return {key: plain_floats(item) for key, item in value.items()}
+    return [plain_floats(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def floats_again(value: Any) -> Any:
+    """What ``plain_floats`` was given (tuples as lists)."""
+    if isinstance(value, Mapping):
+        named = value.get(_FLOAT) if len(value) == 1 else None
+        if named in ("Infinity", "-Infinity", "NaN"):
+            return float(named)
+        return {key: floats_again(item) for key, item in value.items()}
+    return [floats_again(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _is_listed(hf: transformers.PreTrainedModel) -> bool:

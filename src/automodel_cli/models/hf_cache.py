@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 from automodel_cli.models.kv_cache import Room
 
@@ -33,8 +33,18 @@ class RoomyLayer(DynamicLayer):
         super().batch_select_indices(indices)
 
 
+class SelectableCache(DynamicCache):
+    """A ``DynamicCache`` whose rows can be chosen in layers that keep a state instead of keys and values, too."""
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        layers: list[Any] = self.layers
+        for layer in layers:
+            keeps_state = isinstance(layer, LinearAttentionCacheLayerMixin)
+            (layer.reorder_cache if keeps_state else layer.batch_select_indices)(indices)
+
+
 def roomy_cache(hf: PreTrainedModel, capacity: int) -> DynamicCache:
     """An empty cache for ``hf``; layers that keep everything get room, others (sliding windows) stay as they are."""
-    cache = DynamicCache(config=hf.config.get_text_config(decoder=True))
+    cache = SelectableCache(config=hf.config.get_text_config(decoder=True))
     cache.layers = [RoomyLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import transformers
-
-from automodel_cli.errors import ConfigError
-from automodel_cli.models.hf import HFCausalLM, from_config
+from automodel_cli.models.hf import HFCausalLM, from_config, load_errors_named, read_config
 
 
 def pretrained_on_meta(
@@ -21,21 +18,11 @@ def pretrained_on_meta(
     builders = {"torch_dtype", "attn_implementation", "use_liger_kernel", "use_sdpa_patching"}
     if "dtype" in arguments:  # transformers' newer name
         arguments["torch_dtype"] = arguments.pop("dtype")
-    try:
-        config = transformers.AutoConfig.from_pretrained(
-            pretrained_model_name_or_path, trust_remote_code=trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"no model can be built from {pretrained_model_name_or_path}: {str(error).splitlines()[0]}",
-            "name a folder with config.json and safetensors, or a hub name that this machine can reach",
-        ) from error
     overrides = {name: value for name, value in arguments.items() if name not in builders}
-    if unknown := [name for name in overrides if not hasattr(config, name)]:
-        raise ConfigError(
-            f"{type(config).__name__} has no field {', '.join(unknown)}", "correct the model section"
+    with load_errors_named(pretrained_model_name_or_path):
+        config = read_config(
+            pretrained_model_name_or_path, trust_remote_code=trust_remote_code, overrides=overrides
         )
-    config.update(overrides)
     options = {name: value for name, value in arguments.items() if name in builders}
     model = from_config(config, is_meta_device=True, trust_remote_code=trust_remote_code, **options)
     model.pretrained = True

@@ -52,8 +52,6 @@ _SIZES = (
     "head_dim",
     "max_position_embeddings",
 )
-# What makes a function of weights; the rest of a configuration may differ from that of the folder they are from.
-_FUNCTION = (*_SIZES[:-1], "rms_norm_eps", "rope_theta", "rope_scaling", "tie_word_embeddings")
 _LLAMA3_SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
@@ -199,9 +197,10 @@ class Llama(CausalLM):
             **{key: config[key] for key in _SIZES},
             "hidden_act": "silu",
             "rms_norm_eps": config["rms_norm_eps"],
-            # The names that transformers 4 knows and 5 still reads.
-            "rope_theta": config["rope_theta"],
-            "rope_scaling": config["rope_scaling"],
+            "rope_parameters": {
+                "rope_theta": config["rope_theta"],
+                **(config["rope_scaling"] or {"rope_type": "default"}),
+            },
             "attention_bias": False,
             "attention_dropout": 0.0,
             "mlp_bias": False,
@@ -256,7 +255,7 @@ def build_llama_model(
         rope_scaling: Llama 3.1's long context: ``rope_type: llama3, factor, low_freq_factor, high_freq_factor,
             original_max_position_embeddings``.
         tie_word_embeddings: the head is the token embedding.
-        bos_token_id, eos_token_id: written into exports.
+        bos_token_id, eos_token_id: written into exports where the data has no tokenizer that tells them.
         initializer_range: standard deviation of the initial weights.
         scale_residual_init: draw o_proj and down_proj with initializer_range / sqrt(2 x num_hidden_layers).
         attn_implementation: auto (the run times its kernels and takes the fastest), or one of ``layers.ATTENDS`` and
@@ -417,25 +416,6 @@ def config_from_hf(hf_config: Mapping[str, Any]) -> dict[str, Any]:
             for key, value in special.items()
         },
     }
-
-
-def check_same_function(model: Llama, hf_config: Mapping[str, Any]) -> None:
-    """Check that weights made for ``hf_config`` mean in ``model`` what they meant: sizes, heads, positions, norms.
-
-    Raises:
-        CheckpointError: they do not; every difference is named.
-    """
-    theirs = config_from_hf(hf_config)
-    differing = [
-        f"{key} is {model.config[key]} here and {theirs[key]} there"
-        for key in _FUNCTION
-        if model.config[key] != theirs[key]
-    ]
-    if differing:
-        raise CheckpointError(
-            f"these Llama weights do not fit the model: {'; '.join(differing)}",
-            "give the model section the values of the folder's config.json",
-        )
 
 
 def to_hf_state(model: Llama) -> dict[str, Tensor]:

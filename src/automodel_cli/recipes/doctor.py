@@ -36,6 +36,7 @@ _FEW_FILES = 4096
 _LITTLE_DISK, _NO_DISK = 20 << 30, 1 << 30
 _CLOCK_SKEW_S = 2.0
 _MEBIBYTE = 1 << 20
+_PYTHON = (sys.executable, "-P")  # nothing is imported from the current folder
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ print(json.dumps({"cuda": torch.version.cuda, "hip": torch.version.hip, "nccl": 
 
 def _devices(request: Request) -> Iterator[Finding]:
     driver = _nvidia("--query-gpu=driver_version,name", request)
-    code, out, error = _in_a_process([sys.executable, "-c", _ASK_TORCH], request.timeout_s)
+    code, out, error = _in_a_process([*_PYTHON, "-c", _ASK_TORCH], request.timeout_s)
     if code != 0:
         advice = "import torch must work: reinstall it, or look at the driver"
         yield Finding("torch and devices", _last_line(error) or f"exit code {code}", "problem", advice)
@@ -235,7 +236,7 @@ def _all_reduce(request: Request) -> Iterator[Finding]:
     processes = request.processes or gpus or 2
     what = f"{processes} processes, {'NCCL' if gpus else 'gloo'}"
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-c", _ALL_REDUCE, f"file://{folder}/store", "gpu" if gpus else "cpu"]
+        command = [*_PYTHON, "-c", _ALL_REDUCE, f"file://{folder}/store", "gpu" if gpus else "cpu"]
         ranks = [_start_rank(command, rank, processes, Path(folder)) for rank in range(processes)]
         hung = _wait(ranks, request.timeout_s)
         said = [Path(folder, f"{rank}.txt").read_text(errors="replace") for rank in range(processes)]
@@ -258,7 +259,7 @@ _INTERFACE_ADVICE = (
 def _gpus(request: Request) -> int:
     """GPUs that torch sees (CUDA_VISIBLE_DEVICES counts)."""
     question = "import torch; print(torch.cuda.device_count())"
-    code, out, _ = _in_a_process([sys.executable, "-c", question], request.timeout_s)
+    code, out, _ = _in_a_process([*_PYTHON, "-c", question], request.timeout_s)
     return int(out) if code == 0 and out.strip().isdigit() else 0
 
 
@@ -413,7 +414,7 @@ def _hub(request: Request) -> Iterator[Finding]:
     if not request.hub:
         return
     question = "from automodel_cli.corpus.tokenizer import open_tokenizer; open_tokenizer('gpt2')"
-    code, _, error = _in_a_process([sys.executable, "-c", question], request.timeout_s)
+    code, _, error = _in_a_process([*_PYTHON, "-c", question], request.timeout_s)
     if code == 0:
         yield Finding("tokenizer", "gpt2 opens")
     else:

@@ -12,6 +12,7 @@ from typing import Any
 import transformers
 
 from automodel_cli import device as this_machine
+from automodel_cli import transformers_calls
 from automodel_cli.assembly.checkpoint import LoadedModel, load_model
 from automodel_cli.assembly.facts import versions
 from automodel_cli.assembly.scored_model import (
@@ -216,4 +217,9 @@ def _chat_tokenizer(checkpoint: Path) -> Any:
     folder = checkpoint / "tokenizer" if (checkpoint / "tokenizer").is_dir() else checkpoint
     if not (folder / "tokenizer_config.json").is_file():
         return None
-    return transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    return transformers_calls.call(
+        transformers.AutoTokenizer.from_pretrained,
+        {transformers_calls.SOURCE: str(folder)},
+        role="tokenizer",
+        is_trusted=False,
+    )

@@ -47,6 +47,7 @@ from automodel_cli.evaluation.likelihood import Likelihood
 from automodel_cli.evaluation.likelihood import evaluate as evaluate_likelihood
 from automodel_cli.train.compiling import compile_model
 from automodel_cli.train.results import Results, StepNumbers
+from automodel_cli.train.schedules import contradictions
 from automodel_cli.train.soundness import Soundness
 from automodel_cli.train.state import TrainState
 from automodel_cli.train.step import StepResult, train_step
@@ -163,7 +164,11 @@ class PretrainRecipe:
         if init_from is not None:
             model_assembly.check_same_ids(init_from, self.model, self.tokenizer)
         weights_from = model_assembly.give_weights(
-            self.model, init_from=init_from, seed=self.cfg.rng_seed, device=self.device
+            self.model,
+            init_from=init_from,
+            seed=self.cfg.rng_seed,
+            device=self.device,
+            any_function=self.cfg.init_from_any_function,
         )
         self.parallel.connect()
         self.optimizer = training.build_optimizer(
@@ -562,6 +567,7 @@ class PretrainRecipe:
             resident=self.memory.resident if self.memory else 0,
         )
         notes = [*self.cfg.notes, *world_assembly.notes(self.cfg, self.device.type), *self.model.notes]
+        notes += contradictions(self.schedule, self.horizon.total_steps)
         notes += memory_assembly.notes(peak, self.memory)
         notes += notes_on_overlap(self.dataset, held_out)
         for note in [*notes, *data_assembly.notes(self.loader, *datasets.values())]:

@@ -7,6 +7,7 @@ srun automodel --nnodes ...  one task a machine; the first machine is where they
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -111,6 +112,34 @@ def submit(path: Path) -> str:
     return done.stdout.strip()
 
 
+_PLAIN_OPTION = re.compile(r"[^\s\x00-\x1f\x7f\"'`$\\;|&<>(){}*?!~#]*")
+
+
+def _option(name: str, value: str) -> str:
+    """One line for sbatch, which reads it as words: what holds more than one, or shell text, is refused.
+
+    Raises:
+        ConfigError: the value could become other options, or lines of their own.
+    """
+    if not _PLAIN_OPTION.fullmatch(value):
+        raise ConfigError(
+            f"{name} {value!r} cannot stand in a batch file",
+            "use letters, digits and . _ - / : , = + @ % [ ]; --job-name NAME replaces the folder's name",
+        )
+    return f"#SBATCH --{name}={value}" if value else f"#SBATCH --{name}"
+
+
+def _one_line(line: str) -> str:
+    """A line of shell of the user's own, from the command line.
+
+    Raises:
+        ConfigError: it is more than one line.
+    """
+    if not line.isprintable():
+        raise ConfigError(f"{line!r} is not one line", "give --setup once for each line")
+    return line
+
+
 def _directives(job: BatchJob) -> list[str]:
     gpus = job.gpus if job.gpus is not None else int(job.processes) if job.processes.isdigit() else None
     if gpus is None and job.processes in ("gpu", "auto"):
@@ -127,15 +156,15 @@ def _directives(job: BatchJob) -> list[str]:
         "output": f"{job.logs}/%x-%j.out",
         **job.options,
     }
-    return [f"#SBATCH --{name}={value}" if value else f"#SBATCH --{name}" for name, value in values.items()]
+    return [_option(name, value) for name, value in values.items()]
 
 
 def _body(job: BatchJob) -> list[str]:
     return [
         "trap : TERM   # this shell outlives a preemption's signal; it is the launchers that act on it",
-        *job.setup,
+        *(_one_line(line) for line in job.setup),
         *(_meeting_point() if job.nodes > 1 else []),
-        f"srun --kill-on-bad-exit=0 {' '.join(_launch(job))}",
+        _one_line(f"srun --kill-on-bad-exit=0 {' '.join(_launch(job))}"),
         "code=$?",
         f'if [ "$code" -eq {EXIT_PREEMPTED} ]; then',
         '    case $(squeue --noheader --job "$SLURM_JOB_ID" --format %T) in',

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,13 +16,26 @@ ADAMW = ("torch.optim.AdamW", "torch.optim.adamw.AdamW")
 _FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
-def pick_kernel(device_type: str, name: str = ADAMW[0]) -> tuple[str, str]:
-    """(fused | foreach, why): how AdamW updates its tensors; ("own", why) for an optimizer of another ``name``."""
+def pick_kernel(
+    device_type: str, name: str = ADAMW[0], arguments: Mapping[str, Any] | None = None
+) -> tuple[str, str]:
+    """(fused | foreach | loop, why): how AdamW updates its tensors; ("own", why) for an optimizer of another ``name``.
+
+    ``arguments`` are AdamW's, with their types right; the rule is torch's (``_default_to_fused_or_foreach``), but that
+    fused comes first.
+    """
     if name not in ADAMW:
         return "own", f"{name.rpartition('.')[2]} as it is written"
-    if device_type in _FUSED_DEVICES:
+    given = arguments or {}
+    told = "as the optimizer section says"
+    if given.get("fused"):
+        return "fused", told
+    if given.get("foreach") or given.get("differentiable"):
+        return ("foreach" if given.get("foreach") else "loop"), told
+    if given.get("fused") is None and device_type in _FUSED_DEVICES:
         return "fused", "one pass over weights, gradients and moments"
-    return "foreach", f"{device_type} has no fused kernel"
+    why = f"{device_type} has no fused kernel" if given.get("fused") is None else told
+    return ("loop" if device_type == "cpu" or given.get("foreach") is False else "foreach"), why
 
 
 def build_adamw(
@@ -39,8 +52,7 @@ def build_adamw(
     ``options`` are AdamW's other arguments; ``fused`` or ``foreach`` among them decide about the kernel.
     """
     if options.get("fused") is None:
-        other_kernel = options.get("foreach") or options.get("differentiable")
-        options["fused"] = not other_kernel and pick_kernel(torch.device(device).type)[0] == "fused"
+        options["fused"] = pick_kernel(torch.device(device).type, arguments=options)[0] == "fused"
     own: list[Any] = [_with_lr(group, lr) if isinstance(group, dict) else group for group in groups]
     optimizer = torch.optim.AdamW(
         own, lr=lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay, **options

@@ -223,6 +223,32 @@ def check_schedule(schedule: Schedule) -> None:
         raise ConfigError("lr_scheduler: " + "; ".join(problems), "correct the lr_scheduler section")
 
 
+def contradictions(schedule: Schedule, total_steps: int) -> list[str]:
+    """A line for each setting that hardly means what it does in a run of ``total_steps`` updates."""
+    if schedule.style == "constant" and not schedule.warmup_steps:
+        return []
+    warmup, decay, peak = schedule.warmup_steps, schedule.decay_steps, schedule.max_lr
+    notes = []
+    if schedule.min_lr > peak and schedule.style != "constant":
+        notes.append(
+            f"lr_scheduler.min_lr {schedule.min_lr:g} is above the highest rate {peak:g}: the rate climbs"
+        )
+    if schedule.init_lr > peak and warmup:
+        notes.append(
+            f"lr_scheduler.init_lr {schedule.init_lr:g} is above the highest rate {peak:g}: it falls at first"
+        )
+    if warmup >= total_steps:
+        notes.append(
+            f"the warm-up takes {warmup} updates, the run has {total_steps}: the rate {peak:g} is not reached"
+        )
+    elif decay > total_steps and schedule.style != "constant":
+        last = schedule.lr(total_steps - 1)
+        notes.append(
+            f"lr_scheduler.lr_decay_steps {decay} is beyond the run's {total_steps} updates: the rate ends at {last:g}"
+        )
+    return notes
+
+
 def _problems_of_lengths(schedule: Schedule) -> list[str]:
     problems = []
     decays = schedule.style not in ("constant",)
