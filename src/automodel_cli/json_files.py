@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, TypeVar
 
+import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
@@ -25,13 +26,14 @@ from automodel_cli.errors import AutomodelError, DataError
 
 __all__ = [
     "MAX_JSON_BYTES", "MAX_NESTING", "Count", "FileModel", "FiniteFloat", "Items", "PlainName", "Xxh3",
-    "parse_json", "read_bytes", "read_json", "read_model", "validated", "without_controls",
+    "parse_json", "read_bytes", "read_json", "read_model", "read_yaml", "validated", "without_controls",
 ]  # fmt: skip
 
 MAX_NESTING = 200
 """Deepest nesting of JSON (the parser's own limit) and of YAML that is read."""
 MAX_JSON_BYTES = 256 << 20
 """Largest JSON file that is read whole; the largest tokenizers in use have 35 MB."""
+_MAX_YAML_BYTES = 8 << 20
 _SHOWN_CHARACTERS = 60
 _RESTORE = "restore the file from a copy or make it anew"
 
@@ -143,6 +145,40 @@ def read_json(
     """
     data = read_bytes(path, error, hint=hint, max_bytes=max_bytes)
     return parse_json(data, path, error, hint=hint, allow_nan=allow_nan)
+
+
+def read_yaml(path: Path | str, error: type[AutomodelError] = DataError, *, hint: str = "") -> Any:
+    """Read and parse a YAML file that is no configuration: plain values, no aliases (they unfold without bound).
+
+    Raises:
+        error: as :func:`read_bytes`; not YAML, not UTF-8, nested beyond :data:`MAX_NESTING`, or with an alias.
+    """
+    data = read_bytes(path, error, hint=hint, max_bytes=_MAX_YAML_BYTES)
+    try:
+        text = data.decode("utf-8")
+        _check_events(text)
+        return yaml.safe_load(text)
+    except (ValueError, OverflowError, yaml.YAMLError) as problem:  # ValueError: a date that is none, UTF-8
+        reason = " ".join(without_controls(str(problem)).split())
+        raise error(
+            f"{without_controls(str(path))} is not valid YAML: {reason[:200]}", hint or _RESTORE
+        ) from None
+
+
+def _check_events(text: str) -> None:
+    """Refuse, before anything is built, nesting that would exhaust the stack and aliases.
+
+    Raises:
+        ValueError: what is refused.
+        yaml.YAMLError: no YAML.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"the alias *{event.anchor}, expected plain values")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_NESTING:
+            raise ValueError(f"nested deeper than {MAX_NESTING} levels")
 
 
 def read_model(
