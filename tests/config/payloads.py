@@ -288,6 +288,99 @@ REMOTE_CODE = [
     ),
 ]
 
+# Texts of YAML 1.2 that libraries take for true, and empty values that they take for false.
+NO_BOOLEANS = (
+    "no",
+    "off",
+    "No",
+    "FALSE ",
+    "false",
+    "true",
+    "0",
+    "1",
+    " ",
+    "",
+    "n",
+    1,
+    0,
+    0.0,
+    -0.0,
+    1.0,
+    [],
+    {},
+    [0],
+)
+SWITCHES = (
+    "trust_remote_code",
+    "weights_only",
+    "use_safetensors",
+    "use_kernels",
+    "allow_all_kernels",
+    "from_tf",
+)
+_CODE = {"pretrained_model_name_or_path": "evil_hub"}
+_PICKLE = {"pretrained_model_name_or_path": "evil_pickle"}
+
+DOORS = [
+    *(
+        Payload(f"{_HF}.from_pretrained", "model", {**source, switch: value})
+        for source, switch in (
+            (_CODE, "trust_remote_code"),
+            (_PICKLE, "weights_only"),
+            (_PICKLE, "use_safetensors"),
+        )
+        for value in NO_BOOLEANS
+    ),
+    *(
+        Payload(
+            name,
+            "model",
+            {
+                "config": {
+                    "_target_": f"transformers.{config}.from_pretrained",
+                    **_CODE,
+                    "trust_remote_code": value,
+                }
+            },
+        )
+        for value in ("no", "off", "0", " ")
+        for name, config in (
+            (f"{_HF}.from_config", "AutoConfig"),
+            ("transformers.GPT2LMHeadModel", "AutoConfig"),
+            ("automodel_cli.models.hf.from_config", "AutoConfig"),
+        )
+    ),
+    *(Payload(f"{_HF}.from_pretrained", "model", {**_PICKLE, switch: "off"}) for switch in SWITCHES),
+    Payload("automodel_cli.models.hf.from_pretrained", "model", {**_CODE, "trust_remote_code": "no"}),
+    Payload("automodel_cli.models.hf.from_pretrained", "model", {**_PICKLE, "weights_only": []}),
+    Payload("automodel_cli.models.hf.from_pretrained", "model", _PICKLE),
+    Payload(
+        "automodel_cli.models.hf.from_config", "model", {"config": "evil_hub", "trust_remote_code": "off"}
+    ),
+    Payload("automodel_cli.models.hf.from_config", "model", {"config": "evil_hub"}),
+    Payload("transformers.AutoTokenizer.from_pretrained", "tokenizer", {**_CODE, "trust_remote_code": "no"}),
+    Payload("transformers.AutoTokenizer.from_pretrained", "tokenizer", {**_CODE, "a_new_door": True}),
+    Payload(f"{_HF}.from_pretrained", "model", {**_CODE, "a_new_door": True}),
+    Payload(f"{_HF}.from_pretrained", "model", {"pretrained_model_name_or_path": "evil_kernel"}),
+    Payload("automodel_cli.models.hf.from_config", "model", {"config": "evil_kernel"}),
+    Payload("transformers.AutoModelForImageClassification.from_pretrained", "model", _PICKLE),
+    Payload("transformers.TimmBackbone.from_pretrained", "model", _PICKLE),
+    Payload(
+        f"{_HF}.from_config",
+        "model",
+        {
+            "config": {
+                "_target_": "transformers.AutoConfig.for_model",
+                "model_type": "gemma3n",
+                "vision_config": {
+                    "model_type": "timm_wrapper",
+                    "model_args": {"checkpoint_path": "evil.pkl"},
+                },
+            }
+        },
+    ),
+]
+
 _DATA = "dataset: {_target_: automodel_cli.data.nanogpt_dataset.NanogptDataset, file_pattern: x.bin, seq_len: 8}\n"
 _MODEL = f"model: {{_target_: {_OK}, n_layer: 1}}\n"
 
@@ -306,9 +399,21 @@ BY_OVERRIDE = [
     Payload("", overrides=("--loss_fn._target_=evil_module.py:run",), yaml=_MODEL + _DATA),
     Payload("", overrides=("--validation_dataset_x._target_", "evil_module.run"), yaml=_MODEL + _DATA),
     Payload("", overrides=("--dataloader.collate_fn", "evil_module.run"), yaml=_MODEL + _DATA),
+    *(
+        Payload(
+            "",
+            overrides=(f"--model.trust_remote_code={written}",),
+            yaml=f"model: {{_target_: {_HF}.from_pretrained, pretrained_model_name_or_path: evil_hub}}\n"
+            + _DATA,
+        )
+        for written in ("no", "off", '"false"', '"0"', '" "', "[]", "{}", "0.0", "-0.0")
+    ),
 ]
 
 CLOSED_AND_YAML = [
+    Payload("", yaml=_MODEL + _DATA + "compile: {enabled: true, options: {cpp.cxx: [touch, CANARY]}}\n"),
+    Payload("", yaml=_MODEL + _DATA + "compile: {options: {cpp.cxx: evil_module.py}}\n"),
+    Payload("", yaml=_MODEL + _DATA + "compile: {options: {post_grad_custom_pre_pass: evil_module.run}}\n"),
     Payload("", yaml=_MODEL + _DATA + f"rng: {{_target_: os.system, command: '{TOUCH}'}}\n"),
     Payload("", yaml=_MODEL + _DATA + "distributed: {_target_: evil_module.FSDP2Manager}\n"),
     Payload("", yaml=_MODEL + _DATA + "distributed: {_target_: os.system, tp_size: 1}\n"),
@@ -340,6 +445,7 @@ PAYLOADS = [
     *FILES_AND_MODULES,
     *NESTED,
     *REMOTE_CODE,
+    *DOORS,
     *BY_OVERRIDE,
     *CLOSED_AND_YAML,
 ]

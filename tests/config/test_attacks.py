@@ -51,6 +51,8 @@ def canary(tmp_path, monkeypatch) -> Path:
     Path("evil_package/inner.py").write_text(EVIL.replace("CANARY", str(path)))
     make_hub_folder(Path("evil_hub"), path)
     make_pickle_folder(Path("evil_pickle"), path)
+    Path("evil_kernel").mkdir()
+    Path("evil_kernel/config.json").write_text(json.dumps({**GPT2, "attn_implementation": "evil/kernel"}))
     torch.save(Bomb(path), "evil.pkl")
     before = set(sys.modules)
     yield path

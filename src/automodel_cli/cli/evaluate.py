@@ -72,6 +72,15 @@ def evaluate(
     harness_path: Annotated[
         str | None, typer.Option(help="Folder of your own harness task files.", rich_help_panel=_TASKS)
     ] = None,
+    trust: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DIR",
+            help="Run the code of this --harness-path; without it only plain data is read. May be repeated.",
+            show_default=False,
+            rich_help_panel=_TASKS,
+        ),
+    ] = None,
     chat_template: Annotated[
         bool | None,
         typer.Option(
@@ -149,7 +158,7 @@ def evaluate(
     }
     if tasks or harness or evaluate_tasks.names_tasks(config):
         _refuse(of_files, "--tasks and --harness")
-        return evaluate_tasks.run(config, both | of_tasks, _invocation(context))
+        return evaluate_tasks.run(config, both | of_tasks, _invocation(context), trust=trust or ())
     _refuse(of_tasks, "the likelihood of token files")
     return _likelihood(config, both | of_files, _invocation(context))
 

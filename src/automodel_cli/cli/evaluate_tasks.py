@@ -28,7 +28,9 @@ def names_tasks(config: Path | None) -> bool:
     return not {"tasks", "harness"}.isdisjoint(given.items)
 
 
-def run(config: Path | None, flags: Mapping[str, Any], invocation: Invocation) -> int:
+def run(
+    config: Path | None, flags: Mapping[str, Any], invocation: Invocation, *, trust: Sequence[str] = ()
+) -> int:
     """Put tasks to a checkpoint, in as many processes as the launch flags say."""
     cfg = load_config(TasksConfig, config, flags=flags)
     if invocation.wants_processes and (code := _launch(invocation)) is not None:
@@ -36,10 +38,10 @@ def run(config: Path | None, flags: Mapping[str, Any], invocation: Invocation) -
     from automodel_cli.recipes import evaluate_tasks as recipe
 
     if worker.rank() > 0:
-        recipe.run(cfg)
+        recipe.run(cfg, trust=trust)
         return 0
     with console.voice("evaluating") as voice:
-        result = recipe.run(cfg, voice=voice)
+        result = recipe.run(cfg, voice=voice, trust=trust)
     show(result.results)
     console.say(f"wrote {result.output}")
     return 0

@@ -74,7 +74,7 @@ def slurm(
     job = recipe.BatchJob(
         command=[sys.executable, "-P", "-m", "automodel_cli", *words],
         flags=launch,
-        name=job_name or Path(cfg.checkpoint.checkpoint_dir).name or "automodel",
+        name=job_name or recipe.plain_name(Path(cfg.checkpoint.checkpoint_dir).name) or "automodel",
         time=time,
         signal=recipe.choose_signal(cfg.step_scheduler.preemption_signal),
         lead_s=lead,

@@ -20,6 +20,17 @@ from automodel_cli.config.target import describe_value
 
 DEFAULT_SEED = 42
 
+# Others of inductor name compilers to execute (cpp.cxx), functions to call and folders to load from.
+COMPILER_OPTIONS = frozenset(
+    {
+        *("max_autotune", "max_autotune_gemm", "max_autotune_pointwise", "coordinate_descent_tuning"),
+        *("epilogue_fusion", "aggressive_fusion", "group_fusion", "permute_fusion", "shape_padding"),
+        *("split_reductions", "fallback_random", "size_asserts", "nan_asserts", "keep_output_stride"),
+        *("triton.cudagraphs", "triton.cudagraph_trees", "triton.unique_kernel_names"),
+        *("cpp.threads", "cpp.simdlen"),
+    }
+)
+
 
 class RngConfig(Section):
     """Where randomness comes from. Nothing random is saved: it is derived from the seed and the position."""
@@ -171,7 +182,7 @@ class CompileConfig(Section):
     shared_cache: bool = True
     """Keep compiled code for all runs of this user, in ~/.cache/automodel; false: where torch does. The variable
     TORCHINDUCTOR_CACHE_DIR names another place; a file cannot: code is loaded from there."""
-    mode: str | None = None
+    mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None = None
     """torch.compile's mode: default, reduce-overhead, max-autotune; null: default."""
     fullgraph: bool = False
     """Fail instead of falling back where a part of the model cannot be compiled."""
@@ -179,10 +190,18 @@ class CompileConfig(Section):
     """Allow shapes to change without compiling again."""
     backend: str | None = None
     """Compiler to use; null: inductor."""
-    options: dict[str, Any] | None = None
-    """Options for the compiler."""
+    options: dict[str, bool | int] | None = None
+    """Options for the compiler: switches and numbers of inductor that name no program and no file."""
     dynamo_cache_size_limit: Count | None = None
     """How many versions of one function may be compiled; null: torch's default."""
+
+    @field_validator("options")
+    @classmethod
+    def _harmless(cls, value: dict[str, bool | int] | None) -> dict[str, bool | int] | None:
+        for name in value or {}:
+            if name not in COMPILER_OPTIONS:
+                raise ValueError(f"{name} is none of {', '.join(sorted(COMPILER_OPTIONS))}")
+        return value
 
 
 class Fp8Config(Section):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lm_eval import simple_evaluate, utils
@@ -24,6 +25,7 @@ from lm_eval.tasks import TaskManager
 
 from automodel_cli.corpus.tokenizer import Tokenizer
 from automodel_cli.errors import ConfigError
+from automodel_cli.evaluation import harness_files
 from automodel_cli.evaluation.greedy import Prompt, continue_greedily
 from automodel_cli.evaluation.harness_requests import Encoded, RequestEncoder
 from automodel_cli.evaluation.icl_rows import Row
@@ -43,6 +45,8 @@ class HarnessRequest:
     shots: int | None = None
     limit: int | None = None
     chat_template: bool = False
+    is_trusted: bool = False
+    """Whether code in ``folder`` may run."""
 
 
 def evaluate(
@@ -59,8 +63,23 @@ def evaluate(
         chat_tokenizer: transformers' tokenizer of the checkpoint, for its chat template; None: there is none.
 
     Raises:
-        ConfigError: an unknown task, or a chat template where the tokenizer has none.
+        ConfigError: an unknown task, a chat template where the tokenizer has none or that reaches for Python, or task
+            files that would run code which is not trusted.
     """
+    if request.folder is not None and not request.is_trusted:
+        harness_files.check_folder(Path(request.folder))
+        with harness_files.sandboxed_templates():
+            return _evaluate(request, engine, tokenizer, chat_tokenizer, progress)
+    return _evaluate(request, engine, tokenizer, chat_tokenizer, progress)
+
+
+def _evaluate(
+    request: HarnessRequest,
+    engine: SpanScorer,
+    tokenizer: Tokenizer,
+    chat_tokenizer: Any,
+    progress: Progress | None,
+) -> dict[str, Any]:
     manager = _manager(request)
     unknown = _unknown(manager, request)
     if unknown:
@@ -73,16 +92,17 @@ def evaluate(
             f"tokenizer {tokenizer.name} has no chat template", "leave --chat-template out for a base model"
         )
     model = HarnessModel(engine, tokenizer, chat_tokenizer, progress=progress)
-    found = simple_evaluate(
-        model=model,
-        tasks=list(request.tasks),
-        num_fewshot=request.shots,
-        limit=request.limit,
-        task_manager=manager,
-        apply_chat_template=request.chat_template,
-        bootstrap_iters=_BOOTSTRAP_ROUNDS,
-        log_samples=False,
-    )
+    with harness_files.template_errors_named("a template of the tasks"):
+        found = simple_evaluate(
+            model=model,
+            tasks=list(request.tasks),
+            num_fewshot=request.shots,
+            limit=request.limit,
+            task_manager=manager,
+            apply_chat_template=request.chat_template,
+            bootstrap_iters=_BOOTSTRAP_ROUNDS,
+            log_samples=False,
+        )
     assert found is not None, "only ranks above 0 of the harness' own launcher get nothing"
     return {name: _entry(name, found, model.requests.counts.get(name)) for name in found["results"]}
 
@@ -161,12 +181,13 @@ class HarnessModel(TemplateLM):
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
         """The conversation as one text, by the tokenizer's own template."""
-        return self.tokenizer.apply_chat_template(
-            chat_history,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-        )
+        with harness_files.template_errors_named("the checkpoint's chat template"):
+            return self.tokenizer.apply_chat_template(
+                chat_history,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+            )
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         """Ids of a text, special tokens in it recognised, with what the tokenizer adds unless told otherwise."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from automodel_cli.assembly.scored_model import (
     results_folder,
 )
 from automodel_cli.assembly.voice import Voice
+from automodel_cli.config.admission import Trust
 from automodel_cli.config.schema_tasks import TasksConfig
 from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
 from automodel_cli.distributed import start
@@ -48,8 +49,11 @@ class TasksResult:
     output: Path
 
 
-def run(cfg: TasksConfig, *, voice: Voice | None = None) -> TasksResult:
+def run(cfg: TasksConfig, *, voice: Voice | None = None, trust: Sequence[str] = ()) -> TasksResult:
     """Put ``cfg.tasks`` and ``cfg.harness`` to ``cfg.checkpoint``.
+
+    Args:
+        trust: folders whose code may run (``cfg.harness_path``).
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
@@ -65,7 +69,7 @@ def run(cfg: TasksConfig, *, voice: Voice | None = None) -> TasksResult:
     world = start.join(device.type) if start.place().size > 1 else World.single(device)
     try:
         loaded = load_model(cfg.checkpoint, device=world.device)
-        return _run(cfg, loaded, bundle, tasks, world, voice if world.is_main else Voice())
+        return _run(cfg, loaded, bundle, tasks, world, voice if world.is_main else Voice(), trust)
     finally:
         start.leave(world)
 
@@ -77,6 +81,7 @@ def _run(
     tasks: list[Task],
     world: World,
     voice: Voice,
+    trust: Sequence[str],
 ) -> TasksResult:
     tokenizer = _tokenizer(cfg, loaded)
     precision = compute_precision(cfg.precision, loaded, world.device)
@@ -107,7 +112,7 @@ def _run(
             cfg, bundle, tasks, engine, Encoder(tokenizer, _separator_id(cfg, loaded)), voice
         )
     if cfg.harness:
-        results["harness"] = _harness(cfg, loaded, engine, tokenizer, voice)
+        results["harness"] = _harness(cfg, loaded, engine, tokenizer, voice, trust)
     output = Path(cfg.output) if cfg.output is not None else results_folder(loaded.path) / RESULTS_NAME
     if world.is_main:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -191,7 +196,12 @@ def _entry(score: TaskScore, bundle: Bundle) -> dict[str, Any]:
 
 
 def _harness(
-    cfg: TasksConfig, loaded: LoadedModel, engine: SpanScorer, tokenizer: Tokenizer, voice: Voice
+    cfg: TasksConfig,
+    loaded: LoadedModel,
+    engine: SpanScorer,
+    tokenizer: Tokenizer,
+    voice: Voice,
+    trust: Sequence[str],
 ) -> dict[str, Any]:
     """The harness' entries by task; the package is an extra, so it is imported where it is wanted."""
     from automodel_cli.evaluation import harness
@@ -202,6 +212,7 @@ def _harness(
         shots=cfg.num_fewshot,
         limit=cfg.max_per_task,
         chat_template=cfg.chat_template,
+        is_trusted=cfg.harness_path is not None and Trust(trust).admits_source(cfg.harness_path),
     )
     return harness.evaluate(
         request,

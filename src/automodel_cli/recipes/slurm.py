@@ -112,7 +112,12 @@ def submit(path: Path) -> str:
     return done.stdout.strip()
 
 
-_PLAIN_OPTION = re.compile(r"[^\s\x00-\x1f\x7f\"'`$\\;|&<>(){}*?!~#]*")
+_NOT_IN_AN_OPTION = re.compile(r"[\s\x00-\x1f\x7f\"'`$\\]")
+
+
+def plain_name(name: str) -> str:
+    """A name of ours for a job, without what cannot stand in a batch file."""
+    return _NOT_IN_AN_OPTION.sub("_", name)
 
 
 def _option(name: str, value: str) -> str:
@@ -121,10 +126,9 @@ def _option(name: str, value: str) -> str:
     Raises:
         ConfigError: the value could become other options, or lines of their own.
     """
-    if not _PLAIN_OPTION.fullmatch(value):
+    if _NOT_IN_AN_OPTION.search(value):
         raise ConfigError(
-            f"{name} {value!r} cannot stand in a batch file",
-            "use letters, digits and . _ - / : , = + @ % [ ]; --job-name NAME replaces the folder's name",
+            f"{name} {value!r} cannot stand in a batch file", "leave out spaces, quotes, $, \\ and line ends"
         )
     return f"#SBATCH --{name}={value}" if value else f"#SBATCH --{name}"
 
