@@ -124,17 +124,17 @@ def test_importing_needs_no_torch():
 
 SETTLE = """
 import torch
-from automodel_cli.device import keep_freed_memory, settle_process
+from automodel_cli.device import bound_the_heap, settle_process
 settle_process(torch.device("cpu"), threads=1)
 assert torch.get_num_threads() == 1
 assert torch.are_deterministic_algorithms_enabled()
 import platform
 if platform.libc_ver()[0] == "glibc":
-    assert keep_freed_memory()
+    assert bound_the_heap()
 """
 
 
-def test_a_settled_process_is_told_to_reuse_memory():
+def test_a_settled_process_is_told_to_give_large_blocks_back():
     subprocess.run([sys.executable, "-c", SETTLE], check=True)
 
 

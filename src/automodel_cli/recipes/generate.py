@@ -86,6 +86,7 @@ def run(cfg: GenerateConfig, *, on_text: TextSink | None = None) -> GenerationRe
     """
     prompts = read_prompts(cfg)
     device = this_machine.pick_device(cfg.device)
+    this_machine.bound_the_heap()
     loaded = load_model(cfg.checkpoint, device=device)
     tokenizer = _tokenizer(cfg, loaded)
     ids = [_prompt_ids(prompt, tokenizer, loaded) for prompt in prompts]
