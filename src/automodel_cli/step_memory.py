@@ -185,7 +185,7 @@ class _Step:
         self, moment: str, gradients: int, tokens: int, row: int, head: int, *, cached: bool = False
     ) -> PeakMemory:
         """A forward without gradients, at its widest block or at the head; the last gradients are still there."""
-        stream = 2 * self.plan.residual_bytes * self.hidden * tokens
+        stream = 3 * self.plan.residual_bytes * self.hidden * tokens  # before, after attention, normalized
         width = max(2 * (self.shape.mlp_width or 0), 4 * (self.shape.width or 0))
         scores = 0 if self.plan.attention == "linear" else 2 * (self.shape.heads or 0) * row
         block = self.c * tokens * max(width, 3 * (self.shape.width or 0) + scores)

@@ -164,8 +164,10 @@ def choose_fast_path(
 
 def named_loss(cfg: PretrainConfig) -> tuple[str, str] | None:
     """(plain | chunked, why) where ``loss_fn`` names what cannot be anything else; MaskedCrossEntropy may be both."""
-    name = cfg.loss_fn.name.rpartition(".")[2] if cfg.loss_fn is not None else ""
-    return ("chunked", "as configured") if name == "ChunkedCrossEntropy" else None
+    name = cfg.loss_fn.name if cfg.loss_fn is not None else ""
+    if name.startswith("torch.nn."):
+        return "plain", "as configured"
+    return ("chunked", "as configured") if name.endswith(".ChunkedCrossEntropy") else None
 
 
 def choose_loss(model: CausalLM, precision: str, device: torch.device, *, tokens: int) -> tuple[str, str]:

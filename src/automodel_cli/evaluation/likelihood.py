@@ -25,7 +25,7 @@ from automodel_cli.batch import IGNORE_INDEX, Batch
 from automodel_cli.errors import DataError
 from automodel_cli.train.losses import ChunkedCrossEntropy
 
-_PIECE = 4096  # batches whose sums share a piece of memory
+_PIECE = 1024  # batches whose sums share a piece of memory
 
 
 @dataclass(frozen=True)
