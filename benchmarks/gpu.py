@@ -46,11 +46,11 @@ from automodel_cli.models import attention_kernels
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.models.interface import CausalLM
 from automodel_cli.step_memory import StepPlan, peak_memory
+from automodel_cli.train.loss_choice import pick_loss
 from automodel_cli.train.losses import (
     ChunkedCrossEntropy,
     MaskedCrossEntropy,
     default_chunk_tokens,
-    pick_loss,
 )
 from automodel_cli.train.optimizers import build_adamw
 from automodel_cli.train.param_groups import build_param_groups
@@ -207,7 +207,10 @@ class Ours:
             or this_machine.choose_compile_scope("auto", blocks=len(model.blocks()), processes=1)[0]
         )
         tokens = variant.rows * variant.seq_len
-        loss = variant.loss or pick_loss(vocab_size=model.padded_vocab_size, tokens=tokens)[0]
+        loss = (
+            variant.loss
+            or pick_loss(vocab_size=model.padded_vocab_size, tokens=tokens, width=1, device="cuda")[0]
+        )
         self.loss: Any = MaskedCrossEntropy()
         if loss.startswith("chunked"):
             self.loss = ChunkedCrossEntropy(chunk_tokens=int(loss[8:]) if loss[8:] else None)

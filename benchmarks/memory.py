@@ -1,16 +1,21 @@
-"""Predicted over measured peak memory of a training step, for a handful of models and settings.
+"""Predicted over measured peak memory of a training step, or with --runs of whole runs, for a handful of settings.
 
 Each row is a process of its own: the peak of a CPU process (VmHWM) cannot be reset, and compiled code stays. On a CPU
 the prediction includes what the process had before the model was built; on CUDA it is compared with
 ``torch.cuda.max_memory_allocated``.
 
-    python benchmarks/memory.py [--quick] [--only WORD] [--device cpu|cuda] [--steps 3]
+A run is all of ``pretrain`` on a CPU: updates, two validations, samples or in-context tasks where the row says so,
+and a checkpoint; the prediction is the number of its start-up table. ``plain`` and ``chunked`` are pinned, ``timed`` is
+the run's own choice. LD_PRELOAD another allocator to measure with that.
+
+    python benchmarks/memory.py [--quick] [--only WORD] [--device cpu|cuda] [--steps 3] [--runs [--bundle DIR]]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -93,6 +98,155 @@ def cuda_cases() -> list[Case]:
 
 QUICK_CUDA_CASES = 4
 QUICK_CPU_CASES = 4
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run to be measured; ``tasks``: none, samples, or names of in-context tasks."""
+
+    layers: int
+    width: int
+    seq_len: int
+    rows: int
+    threads: int = 1
+    precision: str = "bf16"
+    head_loss: str = "timed"
+    validates: bool = True
+    tasks: str = ""
+    is_async: bool = False
+    vocab: int = 50257
+    accumulation: int = 1
+
+    def __str__(self) -> str:
+        size = f"{self.layers}x{self.width} V{self.vocab} T{self.seq_len} B{self.rows} {self.threads} threads"
+        how = [self.precision, self.head_loss, "validation" if self.validates else "", self.tasks]
+        how += [
+            "background save" if self.is_async else "",
+            f"x{self.accumulation}" if self.accumulation > 1 else "",
+        ]
+        return f"{size} {' '.join(filter(None, how))}"
+
+
+def runs() -> list[Run]:
+    """Every path of a run, with one, two and four threads."""
+    tiny, small = (2, 64, 128, 4), (4, 256, 256, 4)
+    return [
+        Run(*tiny, 2),
+        Run(*tiny, 2, "fp32", "plain"),
+        Run(*tiny, 1, "bf16", "plain"),
+        Run(*small, 2, "fp32", "chunked", is_async=True),
+        Run(*small, 2, "bf16", tasks="samples"),
+        Run(4, 128, 64, 12, 2, "fp32", vocab=65),
+        Run(*tiny, 4, "fp32", "plain"),
+        Run(2, 64, 128, 1, 2, "fp32", "plain"),
+        Run(12, 768, 64, 1, 2, "fp32"),
+        Run(*small, 1, "bf16", "plain"),
+        Run(*small, 2, "bf16", "chunked", accumulation=2),
+        Run(*tiny, 2, "fp32", "plain", validates=False),
+        Run(*tiny, 1, "fp32", "chunked"),
+    ]
+
+
+def task_runs() -> list[Run]:
+    """With in-context tasks, for ``--bundle``."""
+    return [
+        Run(2, 64, 1024, 1, 2, "fp32", tasks="copa,lambada_openai,jeopardy"),
+        Run(4, 256, 1024, 1, 1, "bf16", tasks="copa,lambada_openai,jeopardy"),
+    ]
+
+
+def measure_run(run: Run, bundle: str | None, updates: int) -> dict[str, Any]:
+    """Predict and train, as ``automodel pretrain`` does, and look at the peak."""
+    from automodel_cli import device as this_machine
+
+    this_machine.prefer_huge_pages()
+    import tempfile
+
+    from automodel_cli.assembly.voice import Voice
+    from automodel_cli.config.load import load_config
+    from automodel_cli.config.schema import PretrainConfig
+    from automodel_cli.recipes.pretrain import PretrainRecipe
+
+    with tempfile.TemporaryDirectory() as folder:
+        train, held_out = write_tokens(Path(folder), run.vocab)
+        overrides = overrides_of(run, train, held_out, f"{folder}/run", bundle, updates)
+        recipe = PretrainRecipe(load_config(PretrainConfig, None, overrides, {}), voice=Voice())
+        recipe.setup()
+        recipe.run_train_validation_loop()
+    assert recipe.peak is not None
+    return {
+        "predicted": recipe.peak.total,
+        "measured": highest_resident_bytes(),
+        "resident": recipe.peak.process,
+        "moment": recipe.peak.moment,
+        "parts": recipe.peak.parts(),
+        "loss": recipe.fast_path.head_loss,
+    }
+
+
+def write_tokens(folder: Path, vocab: int) -> tuple[Path, Path]:
+    """Random tokens to train on and to validate with: a tenth of them."""
+    import numpy as np
+
+    from automodel_cli.corpus.nanogpt_bin import ShardWriter
+
+    paths = folder / "train.bin", folder / "val.bin"
+    for path, count in zip(paths, (300_000, 30_000), strict=True):
+        writer = ShardWriter(path, dtype=np.dtype("uint16"))
+        writer.write(
+            np.random.default_rng(0).integers(0, vocab, count).astype("<u2"), np.arange(0, count, 1000)
+        )
+        writer.close()
+    return paths
+
+
+def overrides_of(
+    run: Run, train: Path, held_out: Path, folder: str, bundle: str | None, updates: int
+) -> list[str]:
+    """The configuration of a run."""
+    shape = {
+        "vocab_size": run.vocab,
+        "n_positions": max(run.seq_len, 128),
+        "n_embd": run.width,
+        "n_layer": run.layers,
+    }
+    dataset = "automodel_cli.data.nanogpt_dataset.NanogptDataset"
+    loss = {"plain": "torch.nn.CrossEntropyLoss", "chunked": "automodel_cli.train.losses.ChunkedCrossEntropy"}
+    found = [
+        "model._target_=automodel_cli.models.gpt2.build_gpt2_model",
+        *(f"model.{key}={value}" for key, value in shape.items()),
+        "model.n_head=4",
+        f"dataset._target_={dataset}",
+        f"dataset.file_pattern={train}",
+        f"dataset.seq_len={run.seq_len}",
+        f"step_scheduler.global_batch_size={run.rows * run.accumulation}",
+        f"step_scheduler.local_batch_size={run.rows}",
+        f"step_scheduler.max_steps={updates}",
+        "step_scheduler.val_every_steps=2",
+        "step_scheduler.limit_val_batches=20",
+        f"precision={run.precision}",
+        "compile=false",
+        f"checkpoint.checkpoint_dir={folder}",
+        f"checkpoint.is_async={str(run.is_async).lower()}",
+    ]
+    if run.head_loss in loss:
+        found.append(f"loss_fn._target_={loss[run.head_loss]}")
+    if run.validates:
+        found += [
+            f"validation_dataset.{line.removeprefix('dataset.')}"
+            for line in found
+            if line.startswith("dataset.")
+        ]
+        found.append(f"validation_dataset.file_pattern={held_out}")
+    if run.tasks and run.tasks != "samples":
+        found += [
+            f"evaluation.tasks={run.tasks}",
+            f"evaluation.bundle={bundle}",
+            "evaluation.max_per_task=20",
+        ]
+    if run.tasks:
+        found += ["tokenizer=gpt2", "evaluation.every_steps=2", "evaluation.prompts=['To be, or not to be']"]
+    return found
 
 
 def measure(case: Case, device_name: str, steps: int) -> dict[str, Any]:
@@ -208,27 +362,44 @@ def main() -> None:
     parser.add_argument("--only", default="", help="rows whose line contains this")
     parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--runs", action="store_true", help="whole runs on a CPU instead of training steps")
+    parser.add_argument("--bundle", help="with --runs: folder of in-context tasks")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.case and arguments.runs:
+        print(json.dumps(measure_run(Run(**json.loads(arguments.case)), arguments.bundle, arguments.steps)))
+        return
     if arguments.case:
         case = Case(**json.loads(arguments.case))
         print(json.dumps(measure(case, arguments.device, arguments.steps)))
         return
-    device = arguments.device or default_device()
+    extra = ["--runs"] if arguments.runs else []
+    extra += ["--bundle", arguments.bundle] if arguments.bundle else []
+    device = "cpu" if arguments.runs else arguments.device or default_device()
+    cases: list[Any]
     cases, quick = (cuda_cases(), QUICK_CUDA_CASES) if device == "cuda" else (cpu_cases(), QUICK_CPU_CASES)
+    if arguments.runs:
+        cases = runs() + (task_runs() if arguments.bundle else [])
     cases = cases[:quick] if arguments.quick else cases
     ratios = [
         ratio
         for case in cases
-        if arguments.only in str(case) and (ratio := row(case, device, arguments.steps)) is not None
+        if arguments.only in str(case) and (ratio := row(case, device, arguments.steps, extra)) is not None
     ]
     print(f"{len(ratios)} rows, predicted/measured from {min(ratios):.3f} to {max(ratios):.3f}")
 
 
-def row(case: Case, device: str, steps: int) -> float | None:
+def row(case: Case | Run, device: str, steps: int, extra: list[str]) -> float | None:
     """Measure in a process of its own, print a line, return the ratio; None where it failed."""
-    command = [sys.executable, __file__, "--case", json.dumps(asdict(case)), "--device", device]
-    done = subprocess.run([*command, "--steps", str(steps)], capture_output=True, text=True, check=False)
+    command = [sys.executable, __file__, "--case", json.dumps(asdict(case)), "--device", device, *extra]
+    threads = {"OMP_NUM_THREADS": str(case.threads)} if isinstance(case, Run) else {}
+    done = subprocess.run(
+        [*command, "--steps", str(steps)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | threads,
+    )
     if done.returncode:
         print(f"{case}: failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}", flush=True)
         return None

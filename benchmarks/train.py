@@ -46,7 +46,8 @@ from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.corpus.nanogpt_bin import ShardWriter
 from automodel_cli.models.gpt2 import GPT2, build_gpt2_model
 from automodel_cli.recipes.pretrain import PretrainRecipe
-from automodel_cli.train.losses import ChunkedCrossEntropy, MaskedCrossEntropy, pick_loss
+from automodel_cli.train.loss_choice import pick_loss
+from automodel_cli.train.losses import ChunkedCrossEntropy, MaskedCrossEntropy
 from automodel_cli.train.optimizers import build_adamw
 from automodel_cli.train.param_groups import build_param_groups
 from automodel_cli.train.step import train_step
@@ -157,7 +158,8 @@ def chosen(updates: int) -> tuple[str, bool, bool]:
     cpu = torch.device("cpu")
     tokens = ROWS * TOKENS
     precision, _ = this_machine.choose_precision("auto", cpu)
-    loss, _ = pick_loss(vocab_size=VOCAB, tokens=tokens)
+    dtype = torch.bfloat16 if precision == "bf16" else None
+    loss, _ = pick_loss(vocab_size=VOCAB, tokens=tokens, width=WIDTH, dtype=dtype)
     size = sum(parameter.numel() for parameter in our_model().parameters())
     compiled, _ = this_machine.choose_compile(
         "auto", device=cpu, total_tokens=updates * tokens, total_steps=updates, parameters=size
@@ -285,8 +287,11 @@ class Worker:
         self.variant = variant
         self.rounds: list[dict[str, Any]] = []
         self.losses: list[float] = []
+        plain = variant in (REFERENCE, COMPILED_REFERENCE)  # as torch is by itself
+        own = {} if plain else {this_machine.HUGE_PAGES_VARIABLE: "1"}
         self.process = subprocess.Popen(
             [sys.executable, __file__, "--worker", variant],
+            env={**os.environ, **own},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

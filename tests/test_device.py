@@ -1,5 +1,7 @@
 """Choices for this machine, with the machine's answers put in."""
 
+import os
+import platform
 import subprocess
 import sys
 
@@ -124,18 +126,48 @@ def test_importing_needs_no_torch():
 
 SETTLE = """
 import torch
-from automodel_cli.device import keep_freed_memory, settle_process
+from automodel_cli.device import bound_the_heap, settle_process
 settle_process(torch.device("cpu"), threads=1)
 assert torch.get_num_threads() == 1
 assert torch.are_deterministic_algorithms_enabled()
 import platform
 if platform.libc_ver()[0] == "glibc":
-    assert keep_freed_memory()
+    assert bound_the_heap()
 """
 
 
-def test_a_settled_process_is_told_to_reuse_memory():
+def test_a_settled_process_is_told_to_give_large_blocks_back():
     subprocess.run([sys.executable, "-c", SETTLE], check=True)
+
+
+HEAP = """
+import torch
+from automodel_cli.device import resident_bytes, settle_process
+settle_process(torch.device("cpu"), threads=1)
+before, small = resident_bytes(), []
+for _ in range(40):
+    logits = torch.zeros(6 << 20)  # 24 MiB, and something small that stays beside it
+    small += [torch.zeros(9) for _ in range(3)]
+    scores = torch.zeros_like(logits)
+    small += [torch.zeros(9) for _ in range(3)]
+    del logits, scores
+grown = (resident_bytes() - before) >> 20
+assert grown < 24, grown
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+def test_large_blocks_are_gone_when_they_are_freed():
+    subprocess.run([sys.executable, "-c", HEAP], check=True)
+
+
+def test_huge_pages_are_asked_for_unless_the_user_says_otherwise(monkeypatch):
+    monkeypatch.delenv(device.HUGE_PAGES_VARIABLE, raising=False)
+    device.prefer_huge_pages()
+    assert os.environ[device.HUGE_PAGES_VARIABLE] == "1"
+    monkeypatch.setenv(device.HUGE_PAGES_VARIABLE, "0")
+    device.prefer_huge_pages()
+    assert os.environ[device.HUGE_PAGES_VARIABLE] == "0"
 
 
 @pytest.mark.parametrize(

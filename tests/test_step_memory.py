@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 
 import pytest
@@ -11,6 +12,7 @@ import transformers
 
 from automodel_cli.batch import Batch
 from automodel_cli.distributed.recomputing import recompute
+from automodel_cli.evaluation.likelihood import evaluate
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.models.hf import from_config
 from automodel_cli.models.llama import build_llama_model
@@ -128,18 +130,45 @@ def allocated_peak(model, *, dtype, loss, accumulation, folder):
     batches = [batch()] * accumulation
     train_step(model, loss, optimizer, batches, autocast_dtype=dtype)
     optimizer.zero_grad(set_to_none=True)
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profile:
-        train_step(model, loss, optimizer, batches, autocast_dtype=dtype)
+    highest = allocated(lambda: train_step(model, loss, optimizer, batches, autocast_dtype=dtype), folder)
+    return highest + 3 * 4 * sum(parameter.numel() for parameter in model.parameters())
+
+
+def allocated(work, folder):
+    """The most bytes at once that ``work`` asks the allocator for."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        work()
     profile.export_chrome_trace(str(folder / "trace.json"))
     events = json.loads((folder / "trace.json").read_text())["traceEvents"]
     changes = sorted((e["ts"], e["args"]["Bytes"]) for e in events if e.get("name") == "[memory]")
-    now = highest = 0
-    for _, change in changes:
-        now += change
-        highest = max(highest, now)
-    return highest + 3 * 4 * sum(parameter.numel() for parameter in model.parameters())
+    return max(itertools.accumulate((change for _, change in changes), initial=0))
+
+
+@pytest.mark.parametrize("head_loss", ["plain", "chunked"])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("name", ["gpt2", "our llama"])
+def test_the_peak_of_a_validation_is_within_a_tenth(name, dtype, head_loss, tmp_path):
+    build, attention = MODELS[name]
+    model = ready(build(), None)
+    loss = ChunkedCrossEntropy(CHUNK) if head_loss == "chunked" else MaskedCrossEntropy()
+    found = allocated(lambda: evaluate(model, [batch()] * 2, head_loss=loss, autocast_dtype=dtype), tmp_path)
+    settings = plan(attention, dtype=dtype, head_loss=head_loss, validates=True)
+    moments = {peak.moment: peak for peak in _Step(shape_of(model.model_config()), settings).moments()}
+    peak = moments["validation"]
+    assert peak.activations + peak.head + peak.workspace == pytest.approx(found, rel=0.1)
+
+
+def test_validation_and_tasks_are_the_peak_where_they_need_more():
+    tiny = {"seq_len": 8, "local_batch_size": 1, "device": "cpu"}
+    assert total(**tiny) < total(**tiny, validates=True)
+    assert total(**tiny, validates=True) < total(**tiny, validates=True, task_tokens=8192, task_row=512)
+
+
+def test_a_copy_that_is_written_in_the_background_counts():
+    weights = 4 * GPT2_SMALL.stored_params
+    assert total(device="cpu", staged=True) - total(device="cpu") == 3 * weights
+    assert total(staged=True) == total()  # of a GPU's memory it takes none
 
 
 CASES = [

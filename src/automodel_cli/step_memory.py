@@ -12,6 +12,8 @@ A step is followed through the moments at which memory can be at its highest, an
     first block     activations of one block, gradients of all others
     embedding       all gradients, and the embedding's beside the head's: a tied weight gets both, then their sum
     optimizer       weights, gradients and moments
+    validation      weights, moments and the last gradients, a block going forward or the loss over one batch
+    tasks           the same, with the sequences of in-context tasks or of texts that are continued
 
 What each operation keeps was read off ``torch.autograd.graph.saved_tensors_hooks`` (eager) and off the graphs that
 AOTAutograd's min-cut partitioner makes (compiled), for torch 2.13; tests compare with both.
@@ -27,6 +29,9 @@ from automodel_cli.sizing import Shape
 FP32_BYTES = 4
 _COMPUTE_BYTES = {"fp32": 4}  # everything else that matrix products are computed in is kept in two bytes
 _MIB = 1 << 20
+
+TASK_LOGITS = {"cpu": 1 << 24, "cuda": 1 << 27}
+"""Logits of scored positions at once, in in-context tasks."""
 
 _CPU_LIBRARIES = 40 * _MIB
 
@@ -57,6 +62,9 @@ class StepPlan:
         offload: weights and moments are in CPU memory, not on the device.
         bucket_view: with ddp, gradients are views of the buckets that are exchanged.
         resident_bytes: on a CPU, what the process had before the model was built.
+        validates: whether batches of this size are scored between updates.
+        task_tokens, task_row: tokens of a forward of in-context tasks or samples, and of its longest row; 0: none.
+        staged: on a CPU, checkpoints are written in the background, from a copy of weights and moments.
     """
 
     seq_len: int
@@ -80,6 +88,10 @@ class StepPlan:
     offload: bool = False
     bucket_view: bool = False
     resident_bytes: int = 0
+    validates: bool = False
+    task_tokens: int = 0
+    task_row: int = 0
+    staged: bool = False
 
     @property
     def compute_bytes(self) -> int:
@@ -162,6 +174,33 @@ class _Step:
             rest -= self.held(FP32_BYTES * self.shape.head_params)
             yield self.at("embedding", rest, 0, head_gradient + table_gradient)
         yield self.at("optimizer", all_gradients, 0, 0)
+        if self.plan.validates:
+            head = self.loss_forward() + (0 if self.plan.head_loss == "chunked" else self.head_kept())
+            yield self.scoring("validation", all_gradients, self.tokens, self.plan.seq_len, head)
+        if self.plan.task_tokens:
+            tokens, row = self.plan.task_tokens, self.plan.task_row
+            yield self.scoring("tasks", all_gradients, tokens, row, self.head_of_tasks(tokens), cached=True)
+
+    def scoring(
+        self, moment: str, gradients: int, tokens: int, row: int, head: int, *, cached: bool = False
+    ) -> PeakMemory:
+        """A forward without gradients, at its widest block or at the head; the last gradients are still there."""
+        stream = 3 * self.plan.residual_bytes * self.hidden * tokens  # before, after attention, normalized
+        width = max(2 * (self.shape.mlp_width or 0), 4 * (self.shape.width or 0))
+        scores = 0 if self.plan.attention == "linear" else 2 * (self.shape.heads or 0) * row
+        block = self.c * tokens * max(width, 3 * (self.shape.width or 0) + scores)
+        keys = 2 * self.c * self.layers * (self.shape.key_width or 0) * tokens if cached else 0
+        if block > head:
+            return self.at(moment, gradients, stream + self.casts() + keys, 0, block)
+        return self.at(moment, gradients, stream + self.casts() + keys, head)
+
+    def head_of_tasks(self, tokens: int) -> int:
+        """Logits of scored positions in pieces (``evaluation.span_scores``): compute dtype, fp32, log-probabilities."""
+        logits = min(
+            TASK_LOGITS.get(self.plan.device, TASK_LOGITS["cuda"]), tokens * self.shape.padded_vocab_size
+        )
+        each = FP32_BYTES + FP32_BYTES + (self.c if self.plan.half else 0)
+        return each * logits + (self.c * self.head_size if self.plan.half else 0)
 
     def at(self, moment: str, gradients: int, activations: int, head: int, workspace: int = 0) -> PeakMemory:
         """A moment, with what is there all the time."""
@@ -179,21 +218,11 @@ class _Step:
         )
 
     def process(self) -> int:
-        """On a CPU: what the process had, libraries that work brings in, and blocks of the heap that stay unused.
-
-        The last is fitted and not derived. ``device.keep_freed_memory`` keeps freed blocks, but glibc before 2.38 gives
-        a freed block to the next aligned request of the same size only if it has grown: with one tensor of 197 MiB
-        alive at a time, made six times, a process held 983 MiB. What remains so is a few copies of the largest blocks.
-        """
+        """On a CPU: what the process had, libraries that work brings in, and a copy that is being written."""
         if self.plan.device != "cpu":
             return 0
-        table = FP32_BYTES * self.head_size
-        if self.plan.head_loss == "chunked":
-            gaps = (3.5 if self.plan.accumulates else 1.5) * table
-        else:
-            gaps = 3.5 * table + (0.85 if self.plan.half else 1.45) * FP32_BYTES * self.logits
-        gaps += 2 * self.computed_again()
-        return self.plan.resident_bytes + _CPU_LIBRARIES + round(gaps)
+        copy = (1 + self.plan.moments) * self.held(FP32_BYTES * self.shape.stored_params)
+        return self.plan.resident_bytes + _CPU_LIBRARIES + (copy if self.plan.staged else 0)
 
     # ---------------------------------------------------------------------------------- weights and gradients
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from automodel_cli.assembly import fast_path
 from automodel_cli.assembly.fast_path import choose_fast_path
 from automodel_cli.assembly.horizon import Horizon
 from automodel_cli.config.load import load_config
@@ -12,10 +14,10 @@ from automodel_cli.models import attention_kernels
 from automodel_cli.models.gpt2 import build_gpt2_model
 
 
-def chosen(tiny_training, stored, processes=1, **model):
+def chosen(tiny_training, stored, processes=1, overrides=(), **model):
     model = build_gpt2_model(vocab_size=64, n_positions=32, n_embd=32, n_layer=1, n_head=2, **model)
     return choose_fast_path(
-        load_config(PretrainConfig, tiny_training.config(), []),
+        load_config(PretrainConfig, tiny_training.config(), list(overrides)),
         device=torch.device("cpu"),
         horizon=Horizon(10, 256, "max_steps"),
         model=model,
@@ -41,6 +43,31 @@ def test_stored_choices_hold(tiny_training):
         "processes": 1,
     }
     assert chosen(tiny_training, path).stored() == path
+
+
+@pytest.mark.parametrize("kept", ["plain", "chunked"])
+def test_a_stored_loss_is_not_timed_again(tiny_training, monkeypatch, kept):
+    monkeypatch.setattr(fast_path, "pick_loss", lambda **size: pytest.fail("the run has chosen"))
+    path = chosen(tiny_training, {"head_loss": kept})
+    assert (path.head_loss, path.reasons["head_loss"]) == (kept, "as stored with the run")
+
+
+def test_a_loss_is_chosen_for_the_head_of_the_model(tiny_training, monkeypatch):
+    monkeypatch.setattr(fast_path, "pick_loss", lambda **size: ("chunked", str(sorted(size.items()))))
+    path = chosen(tiny_training, None, overrides=["precision=fp32"])
+    size = {"device": torch.device("cpu"), "dtype": None, "tokens": 128, "vocab_size": 128, "width": 32}
+    assert path.reasons["head_loss"] == str(sorted(size.items()))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("automodel_cli.train.losses.ChunkedCrossEntropy", "chunked"), ("torch.nn.CrossEntropyLoss", "plain")],
+)
+def test_a_loss_that_is_named_wins(tiny_training, monkeypatch, name, expected):
+    monkeypatch.setattr(fast_path, "pick_loss", lambda **size: pytest.fail("the configuration has chosen"))
+    for stored in (None, {"head_loss": "plain"}, {"head_loss": "chunked"}):
+        path = chosen(tiny_training, stored, overrides=[f"loss_fn._target_={name}"])
+        assert (path.head_loss, path.reasons["head_loss"]) == (expected, "as configured")
 
 
 def test_stored_fp8_holds_without_force(tiny_training):

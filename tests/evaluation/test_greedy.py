@@ -45,3 +45,18 @@ def test_enough_is_enough_and_long_prompts_keep_their_tail(tiny_hf):
     )
     assert [len(ids) for ids in found] == [4, 7, 7, 0]
     assert found[1] == found[2]
+
+
+def test_logits_are_made_for_the_last_position_only(tiny_hf):
+    """Of 32 prompts of 1,000 tokens, whole logits of GPT-2's vocabulary would be 6 GB."""
+    loaded, widths = load_model(tiny_hf.folder), []
+
+    def forward(batch, *, head_loss=None, cache=None):
+        found = type(loaded.model).forward(loaded.model, batch, head_loss=head_loss, cache=cache)
+        widths.append(found.numel() // loaded.model.vocab_size)
+        return found
+
+    loaded.model.forward = forward
+    engine = SpanScorer(loaded.model, share=False)
+    continue_greedily(engine, [Prompt(tuple(range(1, 40)), 3), Prompt(tuple(range(1, 30)), 3)])
+    assert set(widths) == {2}

@@ -13,6 +13,7 @@ from torch import nn
 from automodel_cli.batch import IGNORE_INDEX, Batch
 from automodel_cli.corpus.token_bytes import UNKNOWN, TokenBytes
 from automodel_cli.errors import DataError
+from automodel_cli.evaluation import likelihood
 from automodel_cli.evaluation.likelihood import evaluate, summarise
 from automodel_cli.models.gpt2 import build_gpt2_model
 
@@ -117,6 +118,29 @@ class TestAgainstARecomputation:
         whole = evaluate(model, batches, token_bytes=self.token_bytes)
         assert (found.tokens, found.bytes) == (whole.tokens, whole.bytes)
         assert found.loss == pytest.approx(whole.loss, rel=1e-6)
+
+
+class TestColumns:
+    """What each batch gave lies in few pieces of memory, and adds up to the very number of one tensor for each."""
+
+    @pytest.mark.parametrize("count", [1, 4, 5, 11])
+    def test_the_sum_of_many(self, monkeypatch, count):
+        monkeypatch.setattr(likelihood, "_PIECE", 4)
+        values = torch.rand(count, generator=torch.Generator().manual_seed(2)) * 1e4
+        column = likelihood._Column()
+        for value in values:
+            column.append(value)
+        assert len(column._pieces) == -(-count // 4)
+        assert torch.equal(column.total(), torch.stack(list(values)).double().sum())
+
+    def test_whole_numbers_stay_whole(self):
+        column = likelihood._Column()
+        for value in (2**40 + 1, 2**40 + 3):
+            column.append(torch.tensor(value))
+        assert int(column.total()) == 2**41 + 4
+
+    def test_of_nothing(self):
+        assert likelihood._Column().total() == 0
 
 
 class TestLeavesAlone:

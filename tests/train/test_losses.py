@@ -10,7 +10,6 @@ from automodel_cli.train.losses import (
     ChunkedCrossEntropy,
     MaskedCrossEntropy,
     default_chunk_tokens,
-    pick_loss,
 )
 
 ROWS, TOKENS, WIDTH, VOCAB, PADDED = 3, 50, 24, 200, 256
@@ -131,8 +130,3 @@ def test_chunks_are_a_bounded_power_of_two():
         chunk = default_chunk_tokens(vocab, "cpu")
         assert chunk >= 64
         assert chunk & (chunk - 1) == 0
-
-
-def test_pick_loss_chunks_where_logits_dominate():
-    assert pick_loss(vocab_size=50304, tokens=8 * 1024)[0] == "chunked"
-    assert pick_loss(vocab_size=128, tokens=1024)[0] == "plain"

@@ -11,14 +11,13 @@ from typing import Any
 
 from automodel_cli import device as this_machine
 from automodel_cli.assembly import memory as memory_assembly
-from automodel_cli.assembly.fast_path import choose_compile_scope, choose_residual
+from automodel_cli.assembly.fast_path import choose_compile_scope, choose_loss, choose_residual, named_loss
 from automodel_cli.assembly.memory import DeviceMemory, binary
 from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import ConfigError
 from automodel_cli.models.interface import CausalLM
 from automodel_cli.step_memory import PeakMemory
-from automodel_cli.train.losses import pick_loss
 
 SHARE = 0.9
 """Part of the free memory that is planned with: the prediction may be off, and allocators leave gaps."""
@@ -133,9 +132,11 @@ def _predicted(
     stored_precision = path.get("precision") if cfg.compute_precision == "auto" else None
     precision = stored_precision or this_machine.choose_precision(cfg.compute_precision, world.device)[0]
     residual = choose_residual(cfg, model, precision, world.device)[0]
-    head_loss = (
-        path.get("head_loss") or pick_loss(vocab_size=model.padded_vocab_size, tokens=rows * seq_len)[0]
-    )
+    named, kept = named_loss(cfg), path.get("head_loss")
+    if named is not None:
+        head_loss = named[0]
+    else:
+        head_loss = kept or choose_loss(model, precision, world.device, tokens=rows * seq_len)[0]
     scope = path.get("compile_scope") or choose_compile_scope(cfg, model, world.size)[0]
     compiled = path.get("compile", "auto") if cfg.compile.enabled == "auto" else cfg.compile.enabled
     found = [

@@ -24,12 +24,12 @@ from automodel_cli.corpus.tokenizer import Tokenizer
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import ConfigError
 from automodel_cli.evaluation.aggregate import aggregates
-from automodel_cli.evaluation.greedy import Prompt, continue_greedily
+from automodel_cli.evaluation.greedy import AUTO_ROWS, Prompt, continue_greedily
 from automodel_cli.evaluation.icl import Questions, ask, prepare
 from automodel_cli.evaluation.icl_data import Bundle
 from automodel_cli.evaluation.icl_rows import Encoder
 from automodel_cli.evaluation.icl_tasks import select_tasks
-from automodel_cli.evaluation.span_scores import SpanScorer
+from automodel_cli.evaluation.span_scores import AUTO_TOKENS, SpanScorer
 from automodel_cli.metrics.log import MetricsLog
 from automodel_cli.metrics.throughput import Throughput
 from automodel_cli.models.interface import CausalLM
@@ -65,6 +65,21 @@ class RunEvaluation:
     def due(self, step: int, last: int) -> bool:
         """Whether an evaluation follows update ``step`` of ``last``."""
         return self.settings is not None and due(step, every=self.settings.every_steps, last=last)
+
+    def forward_size(self, device_type: str, context: int | None) -> tuple[int, int]:
+        """Tokens of the largest forward of tasks and samples, and of its longest row; 0, 0: there are none."""
+        if self.settings is None or self.tokenizer is None:
+            return 0, 0
+        encoder, more = Encoder(self.tokenizer), self.settings.max_new_tokens
+        written = [len(encoder.encode((text,))) + more for text in self.settings.prompts]
+        written += [len(ids) + one.answer_tokens for one in self.questions for ids in one.prompts]
+        scored = [row.end for one in self.questions for rows in one.rows for row in rows]
+        size, most = self.settings.batch_size, context or max(written + scored, default=0)
+        longest = min(max(scored, default=0), most)
+        room = max(AUTO_TOKENS[device_type], longest) if size == "auto" else size * longest
+        marching = min(max(written, default=0), most)
+        rows = min(len(written), AUTO_ROWS if size == "auto" else size)
+        return max(min(room, sum(scored)), rows * marching), max(longest, marching)
 
     def run(self, run: Run) -> None:
         """Put everything to the model of ``run`` and log it; a signal ends it without a record."""

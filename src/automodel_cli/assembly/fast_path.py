@@ -20,7 +20,7 @@ from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.config.target import Target
 from automodel_cli.models import attention_kernels, fp8
 from automodel_cli.models.interface import CausalLM
-from automodel_cli.train.losses import pick_loss
+from automodel_cli.train.loss_choice import pick_loss
 from automodel_cli.train.optimizers import ADAMW, pick_kernel
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
@@ -134,10 +134,12 @@ def choose_fast_path(
         choose_compile_scope(cfg, model, processes),
         configured=cfg.compile.scope != "auto",
     )
-    choices.take(
-        "head_loss",
-        pick_loss(vocab_size=model.padded_vocab_size, tokens=rows * seq_len),
-    )
+    if (named := named_loss(cfg)) is not None:
+        choices.take("head_loss", named, configured=True)
+    elif (kept_loss := choices.stored.get("head_loss")) is not None:
+        choices.take("head_loss", (kept_loss, ""))
+    else:
+        choices.take("head_loss", choose_loss(model, precision, device, tokens=rows * seq_len))
     section = cfg.optimizer or Target(ADAMW[0])
     choices.take(
         "optimizer",
@@ -167,6 +169,22 @@ def choose_fast_path(
         int(choices.stored["threads"]) if same and "threads" in choices.stored else torch.get_num_threads()
     )
     return FastPath(**choices.values, threads=threads, processes=processes, reasons=choices.reasons)
+
+
+def named_loss(cfg: PretrainConfig) -> tuple[str, str] | None:
+    """(plain | chunked, why) where ``loss_fn`` names what cannot be anything else; MaskedCrossEntropy may be both."""
+    name = cfg.loss_fn.name if cfg.loss_fn is not None else ""
+    if name.startswith("torch.nn."):
+        return "plain", "as configured"
+    return ("chunked", "as configured") if name.endswith(".ChunkedCrossEntropy") else None
+
+
+def choose_loss(model: CausalLM, precision: str, device: torch.device, *, tokens: int) -> tuple[str, str]:
+    """(plain | chunked, why) for micro-batches of ``tokens``; timed on a CPU, at the size of the model's own head."""
+    size = model.padded_vocab_size
+    heads = (one for one in model.parameters() if one.dim() == 2 and one.shape[0] == size)
+    width = next((one.shape[1] for one in heads), 1)
+    return pick_loss(vocab_size=size, tokens=tokens, width=width, dtype=_AUTOCAST[precision], device=device)
 
 
 def choose_compile_scope(cfg: PretrainConfig, model: CausalLM, processes: int) -> tuple[str, str]:

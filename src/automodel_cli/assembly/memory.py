@@ -64,8 +64,14 @@ def predict(
     head_loss: str,
     scope: str = "model",
     resident: int = 0,
+    tasks: tuple[int, int] = (0, 0),
 ) -> PeakMemory | None:
-    """The peak of a training step on this rank; None where the shape of the model is not known."""
+    """The peak of an update, a validation or an evaluation on this rank; None where the model's shape is not known.
+
+    Args:
+        resident: what the process had before the model was built.
+        tasks: tokens of a forward of in-context tasks and samples, and of its longest row.
+    """
     shape = shape_of(model.model_config())
     if shape is None:
         return None
@@ -94,6 +100,10 @@ def predict(
         offload=many and device != "cpu" and section.offload_policy is not None,
         bucket_view=section.gradient_as_bucket_view,
         resident_bytes=resident,
+        validates=bool(cfg.validation_datasets),
+        task_tokens=tasks[0],
+        task_row=tasks[1],
+        staged=cfg.checkpoint.is_async and cfg.checkpoint.enabled,
     )
     return peak_memory(shape, plan)
 
@@ -154,6 +164,6 @@ def notes(peak: PeakMemory | None, memory: DeviceMemory | None) -> list[str]:
     if peak is None or memory is None or memory.fits(peak):
         return []
     return [
-        f"a step needs about {binary(peak.total)} of memory and {binary(memory.free + memory.resident)} are free: "
+        f"a run needs about {binary(peak.total)} of memory and {binary(memory.free + memory.resident)} are free: "
         "lower step_scheduler.local_batch_size (or set it to auto), or set distributed.activation_checkpointing"
     ]

@@ -21,6 +21,7 @@ from typer.core import TyperCommand, TyperGroup
 from automodel_cli import __version__
 from automodel_cli.cli import console, worker
 from automodel_cli.cli.argv import Invocation, parse_argv
+from automodel_cli.device import prefer_huge_pages
 from automodel_cli.errors import AutomodelError, ConfigError, is_panic, panic_message
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
@@ -186,6 +187,7 @@ def run(argv: Sequence[str]) -> int:
     """Run one command line and return the exit code; errors are printed, never raised."""
     debug = "--debug" in argv
     worker.enter()
+    prefer_huge_pages()
     try:
         invocation = parse_argv(argv)
         code = _call(invocation)

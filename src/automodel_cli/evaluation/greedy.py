@@ -16,9 +16,11 @@ from torch import Tensor
 from automodel_cli.batch import Batch
 from automodel_cli.evaluation.likelihood import undisturbed
 from automodel_cli.evaluation.span_scores import Progress, SpanScorer
+from automodel_cli.generation.decoders import LastLogits
 from automodel_cli.models.kv_cache import KVCache
 
-_AUTO_ROWS = 32
+AUTO_ROWS = 32
+_LAST = LastLogits()  # of a batch of prompts, whole logits would be gigabytes
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def continue_greedily(
         usable_ids: choose among the ids below this (a tokenizer may know fewer than the model).
     """
     context, world = engine.model.max_seq_len, engine.world
-    rows = engine.batch_size if engine.batch_size != "auto" else _AUTO_ROWS
+    rows = engine.batch_size if engine.batch_size != "auto" else AUTO_ROWS
     order = sorted(range(len(prompts)), key=lambda number: (-len(prompts[number].ids), number))
     batches = [order[start : start + rows] for start in range(0, len(order), rows)]
     found: dict[int, list[int]] = {}
@@ -100,7 +102,8 @@ class _March:
                 logits = self._forward(self._ids[:, -1:] if self._cache is not None else self._ids)
 
     def _forward(self, ids: Tensor) -> Tensor:
-        return self._engine.model(Batch(ids), cache=self._cache)[:, -1, : self._usable_ids]
+        logits = self._engine.model(Batch(ids), head_loss=_LAST, cache=self._cache)
+        return logits[:, : self._usable_ids]
 
     def _take(self, logits: Tensor) -> None:
         """Append one id a row: the prompt's own next one, or the likeliest."""

@@ -27,6 +27,8 @@ from automodel_cli.corpus.token_bytes import UNKNOWN, TokenBytes
 from automodel_cli.errors import DataError
 from automodel_cli.train.losses import ChunkedCrossEntropy
 
+_PIECE = 1024  # batches whose sums share a piece of memory
+
 
 @dataclass(frozen=True)
 class Likelihood:
@@ -119,9 +121,7 @@ class _Sums:
     """What is added up over batches; nothing here waits for the device."""
 
     def __init__(self) -> None:
-        self.nll: list[Tensor] = []
-        self._tokens: list[Tensor] = []
-        self._bytes: list[Tensor] = []
+        self.nll, self._tokens, self._bytes = _Column(), _Column(), _Column()
 
     def count_labels(self, batch: Batch, table: _SizeTable | None) -> None:
         """Count the label tokens and their bytes, where the labels are."""
@@ -134,13 +134,31 @@ class _Sums:
 
     def totals(self) -> Tensor:
         """nll, tokens, bytes (NaN where unknown): float64 ``[3]`` on the CPU. Counts below 2^53 are exact."""
-        return torch.stack([_total(self.nll), _total(self._tokens), _total(self._bytes)])
+        return torch.stack([self.nll.total(), self._tokens.total(), self._bytes.total()])
 
 
-def _total(parts: list[Tensor]) -> Tensor:
-    if not parts:
-        return torch.zeros((), dtype=torch.float64)
-    return torch.stack([part.detach() for part in parts]).cpu().double().sum()
+class _Column:
+    """Scalars of many batches in a few pieces of memory.
+
+    A tensor for each would stay between the large blocks of its batch, which the heap could then not put together.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: list[Tensor] = []
+        self._count = 0
+
+    def append(self, value: Tensor) -> None:
+        place = self._count % _PIECE
+        if place == 0:
+            self._pieces.append(value.new_zeros(_PIECE))
+        self._pieces[-1][place] = value.detach()
+        self._count += 1
+
+    def total(self) -> Tensor:
+        """The sum in float64, on the CPU."""
+        if not self._pieces:
+            return torch.zeros((), dtype=torch.float64)
+        return torch.cat(self._pieces)[: self._count].cpu().double().sum()
 
 
 def summarise(nll: float, tokens: float, size_bytes: float | None, seconds: float) -> Likelihood:

@@ -32,16 +32,16 @@ from automodel_cli.evaluation.icl_rows import Row, common_prefix
 from automodel_cli.evaluation.likelihood import undisturbed
 from automodel_cli.models.interface import CausalLM
 from automodel_cli.models.kv_cache import KVCache
+from automodel_cli.step_memory import TASK_LOGITS
 from automodel_cli.train.losses import padding_bias
 
 BatchSize = int | Literal["auto"]
 Progress = Callable[[int, int], None]
 
 # Tokens in a forward with batch size "auto", the repeated keys and values counted. GPT-2 124M keeps 74 KB a token.
-_AUTO_TOKENS = {"cpu": 1 << 13, "cuda": 1 << 16}
+AUTO_TOKENS = {"cpu": 1 << 13, "cuda": 1 << 16}
 _MIN_SHARED = 16  # tokens; below, a forward of its own costs more than it saves
 _SPREAD = 0.15  # of the shared beginning: how much longer another question's may be in the same batch
-_HEAD_LOGITS = {"cpu": 1 << 24, "cuda": 1 << 27}  # logits at once
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class SpanHead:
         """From hidden states ``[B, T, D]``, the head weight ``[P, D]`` and labels ``[B, T]``."""
         scored = labels.flatten() != IGNORE_INDEX
         bias = padding_bias(weight, vocab_size)
-        size = max(1, _HEAD_LOGITS.get(hidden.device.type, _HEAD_LOGITS["cuda"]) // weight.shape[0])
+        size = max(1, TASK_LOGITS.get(hidden.device.type, TASK_LOGITS["cuda"]) // weight.shape[0])
         pieces = zip(
             hidden.flatten(0, 1)[scored].split(size), labels.flatten()[scored].split(size), strict=True
         )
@@ -130,7 +130,7 @@ class SpanScorer:
         self.model, self.device, self.autocast_dtype = model, torch.device(device), autocast_dtype
         self.world = world or World.single(device)
         self.batch_size = batch_size
-        self.tokens = _AUTO_TOKENS.get(self.device.type, _AUTO_TOKENS["cuda"])
+        self.tokens = AUTO_TOKENS.get(self.device.type, AUTO_TOKENS["cuda"])
         self._share = share
 
     @property

@@ -33,13 +33,15 @@ class Decoder(Protocol):
         ...
 
 
-class _LastLogits:
+class LastLogits:
     """A ``head_loss`` that is no loss: logits of the last position only, ``[B, V]``."""
 
     def __call__(self, hidden: Tensor, weight: Tensor, labels: Tensor | None, *, vocab_size: int) -> Tensor:
+        """From hidden states ``[B, T, D]`` and the head weight ``[P, D]``."""
         return nn.functional.linear(hidden[:, -1], weight)[:, :vocab_size]
 
     def from_logits(self, logits: Tensor, labels: Tensor | None) -> Tensor:
+        """From whole logits ``[B, T, V]``, for models that give no hidden states."""
         return logits[:, -1]
 
 
@@ -53,7 +55,7 @@ class Cached:
         self._model = model
         self._context: int | None = getattr(model, "max_seq_len", None)
         self._new_tokens = new_tokens
-        self._head = _LastLogits()
+        self._head = LastLogits()
         self._cache = KVCache()
         self._ids = self._padding = torch.empty(0)
 
@@ -103,6 +105,7 @@ class FullForward:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._context: int | None = getattr(model, "max_seq_len", None)
+        self._head = LastLogits()
 
     def start(self, prompts: Sequence[Sequence[int]], *, samples: int, device: torch.device) -> Tensor:
         self._ids = torch.tensor([list(prompt) for prompt in prompts for _ in range(samples)], device=device)
@@ -115,7 +118,7 @@ class FullForward:
     def _next_logits(self) -> Tensor:
         if self._context is not None:
             self._ids = self._ids[:, -self._context :]
-        return self._model(Batch(input_ids=self._ids))[:, -1]
+        return self._model(Batch(input_ids=self._ids), head_loss=self._head)
 
 
 def left_padded(prompts: Sequence[Sequence[int]], context: int | None) -> tuple[Tensor, Tensor]:

@@ -65,6 +65,7 @@ def run(cfg: EvaluateConfig, *, voice: Voice | None = None) -> EvaluationResult:
     """
     voice = voice or Voice()
     device = this_machine.pick_device(cfg.device)
+    this_machine.bound_the_heap()
     loaded = load_model(cfg.checkpoint, device=device)
     trained_as = training_config(loaded.path)
     seq_len = _seq_len(cfg, loaded, trained_seq_len(trained_as))

@@ -66,6 +66,7 @@ def run(cfg: TasksConfig, *, voice: Voice | None = None, trust: Sequence[str] = 
     bundle = Bundle(cfg.bundle) if cfg.tasks else None
     tasks = select_tasks(cfg.tasks, bundle.others) if bundle is not None else []
     device = this_machine.pick_device(cfg.device)
+    this_machine.bound_the_heap()
     world = start.join(device.type) if start.place().size > 1 else World.single(device)
     try:
         loaded = load_model(cfg.checkpoint, device=world.device)

@@ -111,6 +111,7 @@ def run(cfg: GenerateConfig, *, on_text: TextSink | None = None) -> GenerationRe
     """
     prompts = read_prompts(cfg)
     device = this_machine.pick_device(cfg.device)
+    this_machine.bound_the_heap()
     loaded = load_model(cfg.checkpoint, device=device)
     tokenizer = _tokenizer(cfg, loaded)
     separator = (loaded.facts.get("tokenizer") or {}).get("separator_id") if cfg.tokenizer is None else None

@@ -196,6 +196,7 @@ class PretrainRecipe:
         """Data first: it is the cheapest thing that can be wrong. Weights come later."""
         cfg, scheduler = self.cfg, self.cfg.step_scheduler
         self.device = self.world.device
+        this_machine.bound_the_heap()
         self.dataset = data_assembly.build_dataset(cfg, cfg.dataset, trust=self.trust)
         self.tokenizer = run_tokenizer(cfg, self.dataset)
         self.memory = memory_assembly.look_at(self.world)
@@ -553,7 +554,7 @@ class PretrainRecipe:
     def _show_summary(self, weights_from: str) -> None:
         held_out = {f"validation: {name}": dataset for name, (dataset, _) in self.val_sets.items()}
         datasets = {"training data": self.dataset, **held_out}
-        peak = memory_assembly.predict(
+        self.peak = memory_assembly.predict(
             self.cfg,
             self.model,
             self.world,
@@ -565,10 +566,11 @@ class PretrainRecipe:
             scope=self.fast_path.compile_scope,
             head_loss=self.fast_path.head_loss,
             resident=self.memory.resident if self.memory else 0,
+            tasks=self.evaluation.forward_size(self.device.type, self.model.max_seq_len),
         )
         notes = [*self.cfg.notes, *world_assembly.notes(self.cfg, self.device.type), *self.model.notes]
         notes += contradictions(self.schedule, self.horizon.total_steps)
-        notes += memory_assembly.notes(peak, self.memory)
+        notes += memory_assembly.notes(self.peak, self.memory)
         notes += notes_on_overlap(self.dataset, held_out)
         for note in [*notes, *data_assembly.notes(self.loader, *datasets.values())]:
             self.voice.say(f"note: {note}")
@@ -586,7 +588,7 @@ class PretrainRecipe:
             ),
             *world_assembly.rows(self.cfg, self.world),
             *summary.fast_path_rows(self.fast_path, self.device),
-            *summary.cost_rows(self.model, self.horizon, self.seq_len, peak, self.memory),
+            *summary.cost_rows(self.model, self.horizon, self.seq_len, self.peak, self.memory),
             ("run folder", f"{self.run_folder}" if self._saves else "none: checkpoints are off"),
         ]
         self.voice.table("pretrain llm", rows)

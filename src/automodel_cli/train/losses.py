@@ -24,8 +24,6 @@ from automodel_cli.train.chunked_nll import chunked_nll
 # Logits of a chunk. 2^25 are 128 MiB in fp32 and 512 tokens of GPT-2's vocabulary: with fewer, the passes over
 # the weight gradient cost more than the logits; with more, nothing gets faster. GPUs need larger pieces to fill up.
 _CHUNK_LOGITS = {"cpu": 1 << 25, "cuda": 1 << 28}
-_PLAIN_BYTES_PER_LOGIT = 10  # compute dtype, fp32 log-probabilities, fp32 gradient
-_PLAIN_UP_TO_GIB = 0.25
 
 
 def _check_reduction(reduction: str) -> None:
@@ -152,14 +150,3 @@ def default_chunk_tokens(padded_vocab_size: int, device_type: str) -> int:
     """Tokens in a chunk so that its logits stay within a fixed number, a power of two of at least 64."""
     budget = _CHUNK_LOGITS.get(device_type, _CHUNK_LOGITS["cuda"])
     return 1 << max(6, (budget // padded_vocab_size).bit_length() - 1)
-
-
-def pick_loss(*, vocab_size: int, tokens: int) -> tuple[str, str]:
-    """("plain" | "chunked", why) for a micro-batch of ``tokens`` and a (padded) vocabulary.
-
-    Chunked costs no time: on a CPU its pieces stay in the caches, on a GPU one kernel does what is not a product.
-    """
-    gib = tokens * vocab_size * _PLAIN_BYTES_PER_LOGIT / 2**30
-    if gib > _PLAIN_UP_TO_GIB:
-        return "chunked", f"whole logits and their gradient would take {gib:.1f} GiB"
-    return "plain", f"whole logits and their gradient take {gib:.2f} GiB"
