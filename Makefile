@@ -1,13 +1,15 @@
 # `make help` lists the targets. Everything runs in .venv, made on first use from constraints.txt.
 PYTHON ?= python3
 VENV   ?= .venv
+PYTHON312 ?= python3.12
+MEGATRON  := .venv-megatron
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 NEEDS_GPU := benchmarks/gpu.py benchmarks/document_attention.py
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart install dev check format test torture bench bench-gpu docs clean
+.PHONY: help quickstart install dev check format test conformance conformance-newest torture bench bench-gpu docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -44,6 +46,16 @@ format: $(VENV)/.dev ## rewrite the code in the house format
 
 test: $(VENV)/.dev ## the whole CPU suite
 	$(BIN)/python -m pytest
+
+conformance: $(VENV)/.dev ## compare with megatron-core 0.16.1, and with 0.19.2 where there is a Python 3.12
+	$(BIN)/python -m pytest tests/data/test_megatron_conformance.py
+	@if $(PYTHON312) -c pass 2>/dev/null; then $(MAKE) conformance-newest; \
+	else echo "not compared with megatron-core 0.19.2: it needs Python 3.12; try: make conformance PYTHON312=/path/to/python3.12"; fi
+
+conformance-newest: # its own environment: the newest megatron-core, and no more than its comparison needs
+	test -x $(MEGATRON)/bin/python || $(PYTHON312) -m venv $(MEGATRON)
+	$(MEGATRON)/bin/python -m pip --disable-pip-version-check install -q -e . megatron-core==0.19.2 pytest hypothesis
+	$(MEGATRON)/bin/python -m pytest tests/data/test_megatron_conformance.py
 
 torture: $(VENV)/.dev ## the full fault-injection counts (long)
 	$(BIN)/python -m pytest -m torture -s

@@ -101,6 +101,11 @@ def peak_flops_by_name(name: str, precision: str) -> float | None:
     return None
 
 
+def is_known_device(name: str) -> bool:
+    """Whether the table of peaks has a device of this name."""
+    return any(part.lower() in name.lower() for part in _PEAKS)
+
+
 def choose_precision(setting: str, device: torch.device) -> tuple[str, str]:
     """(bf16 | fp16 | fp32, why): what matrix products are computed in; weights are stored in fp32 either way.
 

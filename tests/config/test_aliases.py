@@ -96,3 +96,14 @@ def test_meta_device_of_foreign_models_is_dropped_with_a_note():
     arguments, notes = translate(target, ROLES["model"])
     assert arguments == {"config": {}}
     assert "is_meta_device" in notes[0]
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "fused_adam", "flash_adamw"])
+def test_short_names_of_optimizers_mean_adamw(name):
+    assert admit(name, ROLES["optimizer"], Trust()).name == "torch.optim.AdamW"
+
+
+@pytest.mark.parametrize("name", ["muon", "dion.Muon", "normuon", "dion.NorMuon", "dion2", "dion.Dion"])
+def test_optimizers_that_are_not_here_say_what_is(name):
+    with pytest.raises(Refused, match=r"not part of this version; torch\.optim\.AdamW is"):
+        admit(name, ROLES["optimizer"], Trust())

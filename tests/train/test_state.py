@@ -9,6 +9,14 @@ from automodel_cli.errors import CheckpointError
 from automodel_cli.train.state import TrainState
 
 
+def test_the_mean_of_the_latest_losses_survives_a_resume():
+    state = TrainState(step=3)
+    assert state.mean_loss(5.0, None) is None and "recent_losses" not in state.to_dict()
+    assert [state.mean_loss(loss, 2) for loss in (4.0, float("nan"), 2.0, 1.0)] == [4.0, 4.0, 3.0, 1.5]
+    again = TrainState.from_dict(json.loads(json.dumps(state.to_dict())))
+    assert again == state and again.mean_loss(3.0, 2) == 2.0
+
+
 def test_there_and_back_through_json():
     state = TrainState()
     for step in range(5):

@@ -13,6 +13,7 @@ from automodel_cli import device as this_machine
 from automodel_cli import sizing
 from automodel_cli.assembly.fast_path import FastPath
 from automodel_cli.config.instantiate import instantiate
+from automodel_cli.config.other_sections import MfuConfig
 from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.config.target import Target
 from automodel_cli.distributed.world import World
@@ -118,15 +119,25 @@ def build_throughput(
     precision: str,
     device: torch.device,
     world_size: int = 1,
+    mfu: MfuConfig | None = None,
 ) -> Throughput:
     """The stopwatch of the loop, with what it needs to say MFU and time left."""
     return Throughput(
         total_steps=total_steps,
         flops_per_token=sizing.flops_per_token(model.model_config(), seq_len),
-        peak_flops_per_s=this_machine.peak_flops(device, precision),
+        peak_flops_per_s=_peak_flops(mfu, device, precision),
         device=device,
         world_size=world_size,
     )
+
+
+def _peak_flops(mfu: MfuConfig | None, device: torch.device, precision: str) -> float | None:
+    """Peak FLOP/s of one device: as the ``mfu`` section says, else as the device is known."""
+    if mfu and mfu.peak_tflops:
+        return mfu.peak_tflops * 1e12
+    if mfu and mfu.device:
+        return this_machine.peak_flops_by_name(mfu.device, precision)
+    return this_machine.peak_flops(device, precision)
 
 
 def keep_compiled_code(cfg: PretrainConfig) -> None:

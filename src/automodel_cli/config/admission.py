@@ -111,6 +111,8 @@ def _check_spelling(name: str) -> None:
 
 
 def _why_not(name: str, role: Role) -> str:
+    if name in aliases.NOT_HERE:
+        return aliases.NOT_HERE[name]
     other = next((other for other in ROLES.values() if name in other.ours or other.matches(name)), None)
     if other is not None:
         return f"{name} is {other.kind}, expected {role.kind}"
@@ -133,7 +135,7 @@ def _why_not(name: str, role: Role) -> str:
 def translate(target: Target, role: Role) -> tuple[dict[str, Any], list[str]]:
     """The target's arguments under their present names, and a note for each that has no effect."""
     alias = aliases.find_alias(target.name)
-    dropped = dict(alias.dropped) if alias else {}
+    dropped = {**alias.dropped, **dict.fromkeys(alias.refused, "it asks for nothing")} if alias else {}
     if alias is None:
         dropped |= role.ignored if role.matches(target.name) else {}
     renamed = alias.renamed if alias else {}
@@ -145,6 +147,22 @@ def translate(target: Target, role: Role) -> tuple[dict[str, Any], list[str]]:
         else:
             arguments[renamed.get(key, key)] = value
     return arguments, notes
+
+
+def unsupported_arguments(target: Target) -> Iterator[tuple[str, str]]:
+    """``(argument, what to do)`` for each argument of an old name that asks for what this version does not have."""
+    alias = aliases.find_alias(target.name)
+    for key, reason in alias.refused.items() if alias else ():
+        if _asks_for_something(target.arguments.get(key)):
+            yield key, reason
+
+
+def _asks_for_something(value: Any) -> bool:
+    return (
+        any(_asks_for_something(item) for item in value.values())
+        if isinstance(value, Mapping)
+        else bool(value)
+    )
 
 
 # ----------------------------------------------------------------------------- arguments that are code

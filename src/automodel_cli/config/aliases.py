@@ -18,12 +18,14 @@ _OLD_PACKAGE = re.compile(r"nemo_automodel(?=\.)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Alias:
-    """What an old name means: our name, arguments that are called otherwise, arguments without effect (and why)."""
+    """What an old name means: our name, arguments that are called otherwise, without effect, or refused (and why)."""
 
     name: str
     note: str = ""
     renamed: Mapping[str, str] = field(default_factory=dict)
     dropped: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Arguments that ask for something this version does not have, and what to do instead."""
 
 
 _HF_DROPPED = {
@@ -38,9 +40,30 @@ _LOADER = Alias(
     dropped={
         "dataloader_type": "the order of samples is the dataset's",
         "group_by_length": "the order of samples is the dataset's",
+        "packing": "token files are read in full windows, so there is nothing to pack",
+        "emits_thd": "batches are rows of equal length",
         "shuffle_buffer_size": "the order of samples is the dataset's",
     },
 )
+_MEGATRON = Alias(
+    "automodel_cli.data.megatron_dataset.MegatronPretraining",
+    refused={
+        "object_storage_config": "object storage is not read in this version; copy the .bin and .idx files to a local "
+        "or shared folder and name that in paths"
+    },
+)
+_ADAMW = "torch.optim.AdamW"
+NOT_HERE: dict[str, str] = {
+    **dict.fromkeys(
+        ("muon", "normuon", "dion.Muon", "dion.NorMuon"),
+        "Muon and NorMuon are not part of this version; torch.optim.AdamW is",
+    ),
+    **dict.fromkeys(
+        ("dion", "dion2", "dion.Dion", "dion.Dion2"),
+        "Dion's optimizers are not part of this version; torch.optim.AdamW is",
+    ),
+}
+"""Optimizers that NeMo AutoModel 0.7.0 knows by these names, and what to do instead."""
 _CHUNKED = "automodel_cli.train.losses.ChunkedCrossEntropy"
 
 _BY_TAIL: dict[str, Alias] = {
@@ -52,8 +75,8 @@ _BY_TAIL: dict[str, Alias] = {
     "NeMoAutoTokenizer.from_pretrained": Alias("transformers.AutoTokenizer.from_pretrained"),
     "NanogptDataset": Alias("automodel_cli.data.nanogpt_dataset.NanogptDataset"),
     "NanogptDatasetConfig": Alias("automodel_cli.data.nanogpt_dataset.NanogptDataset"),
-    "MegatronPretraining": Alias("automodel_cli.data.megatron_dataset.MegatronPretraining"),
-    "MegatronPretrainingConfig": Alias("automodel_cli.data.megatron_dataset.MegatronPretraining"),
+    "MegatronPretraining": _MEGATRON,
+    "MegatronPretrainingConfig": _MEGATRON,
     "MaskedCrossEntropy": Alias("automodel_cli.train.losses.MaskedCrossEntropy"),
     "ChunkedCrossEntropy": Alias(_CHUNKED, renamed={"chunk_len": "chunk_tokens"}),
     "FusedLinearCrossEntropy": Alias(
@@ -72,6 +95,14 @@ _BY_TAIL: dict[str, Alias] = {
 }
 
 _EXACT: dict[str, Alias] = {
+    "adamw": Alias(_ADAMW),
+    "adam": Alias(
+        _ADAMW, note="adam runs as AdamW: weight decay acts on the weights, not through the gradient"
+    ),
+    "fused_adam": Alias(_ADAMW, note="fused_adam runs as torch's AdamW, whose kernel is fused too"),
+    "flash_adamw": Alias(
+        _ADAMW, note="flash_adamw runs as torch's AdamW; weights are stored in fp32 already"
+    ),
     "automodel_cli.data.loader.default_collate": Alias("automodel_cli.data.collate.default_collate"),
     "torch.utils.data.DataLoader": _LOADER,
     "torch.utils.data.dataloader.DataLoader": _LOADER,

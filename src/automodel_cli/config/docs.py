@@ -14,6 +14,7 @@ import automodel_cli
 from automodel_cli.config import aliases
 from automodel_cli.config.explain import describe_type, section_of
 from automodel_cli.config.field_help import help_of
+from automodel_cli.config.other_sections import UNSUPPORTED_SECTIONS
 from automodel_cli.config.roles import Role, role_of_section
 from automodel_cli.config.schema import (
     EvaluateConfig,
@@ -104,6 +105,7 @@ def _pretrain_parts() -> Iterator[str]:
         elif section is not None and name not in single:
             yield from _closed_section(name, section)
     yield from _old_keys(PretrainConfig)
+    yield from _refused_sections()
     yield from _old_names()
 
 
@@ -116,9 +118,10 @@ def _is_section(name: str, annotation: Any) -> bool:
 
 
 def _closed_section(name: str, section: type[Section]) -> Iterator[str]:
+    rows = list(_rows(section))
     yield f"### `{name}`\n"
     yield f"{_summary(section)}\n"
-    yield _table(_rows(section))
+    yield _table(rows) if rows else "Accepted without effect: see the keys of older files.\n"
     for field_name, field in section.model_fields.items():
         inner = section_of(field.annotation)
         if inner is not None:
@@ -181,6 +184,13 @@ def _old_rows(model: type[Section], prefix: str) -> Iterator[tuple[str, str]]:
             yield f"`{prefix}{name}`", str(extra[NOTE_KEY])
         elif (inner := section_of(field.annotation)) is not None:
             yield from _old_rows(inner, f"{prefix}{name}.")
+
+
+def _refused_sections() -> Iterator[str]:
+    yield "### Sections of other tools\n"
+    yield "Refused where they ask for something; null, empty or switched off they are dropped.\n"
+    rows = [(f"`{name}`", advice) for name, advice in UNSUPPORTED_SECTIONS.items()]
+    yield _table(rows, heading=("section", "what to do"))
 
 
 def _old_names() -> Iterator[str]:

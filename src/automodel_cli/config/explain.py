@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from automodel_cli.config.field_help import help_of
+from automodel_cli.config.other_sections import UNSUPPORTED_SECTIONS
 from automodel_cli.config.problems import Problem, did_you_mean, nearest
 from automodel_cli.config.sections import Meaning, Section, keys_of
 from automodel_cli.config.target import Target, describe_value, is_secret
@@ -24,16 +25,6 @@ _PLAIN_NAMES = {
     type(None): "null",
     Target: "a mapping with _target_",
     Any: "any value",
-}
-
-UNSUPPORTED_SECTIONS = {
-    "mlflow": "MLflow is not supported; metrics.jsonl in the run folder and wandb are",
-    "comet": "Comet is not supported; metrics.jsonl in the run folder and wandb are",
-    "slurm": "jobs are not submitted from here; call automodel in your own sbatch script",
-    "skypilot": "jobs are not submitted from here; call automodel in your own task",
-    "nemo_run": "jobs are not submitted from here; call automodel in your own script",
-    "peft": "parameter-efficient fine-tuning is not part of this toolkit",
-    "quantization": "quantised training is not part of this toolkit",
 }
 
 

@@ -23,6 +23,7 @@ from automodel_cli.config.admission import (
     admit,
     split_file_target,
     translate,
+    unsupported_arguments,
     untrusted_code,
 )
 from automodel_cli.config.problems import Problem, did_you_mean, raise_problems
@@ -104,6 +105,10 @@ def _check(target: Target, place: _Place, *, imports: bool) -> list[Problem]:
         called = _open_callable(admitted, place, imports=imports)
     except Refused as error:
         return [*problems, Problem(target.where, f"{place.key}._target_", str(error))]
+    problems += [
+        Problem(_where(target, name), f"{place.key}.{name}", text)
+        for name, text in unsupported_arguments(target)
+    ]
     arguments, _ = translate(target, place.role)
     if place.role.name != "collate_fn":  # functions are named, not called
         _, found = _checked(arguments, called, place.role)

@@ -14,6 +14,12 @@ from pydantic import BeforeValidator, Field, InstanceOf, field_validator, model_
 
 from automodel_cli.config.admission import translate
 from automodel_cli.config.evaluation_section import EvaluationConfig
+from automodel_cli.config.other_sections import (
+    MfuConfig,
+    MoeMetricsConfig,
+    PrewarmConfig,
+    without_switched_off,
+)
 from automodel_cli.config.roles import ROLES, role_of_section
 from automodel_cli.config.run_sections import (
     CheckpointConfig,
@@ -29,6 +35,7 @@ from automodel_cli.config.sections import (
     Section,
     Whole,
     short_dtype,
+    understood,
 )
 from automodel_cli.config.target import TARGET_KEY, Target, describe_value
 from automodel_cli.config.training_sections import (
@@ -129,6 +136,19 @@ class PretrainConfig(Section):
     """Tasks and samples during training; null: none."""
     wandb: WandbConfig | None = None
     """Weights & Biases; null: not used."""
+    mfu: MfuConfig | None = None
+    """What model FLOPs utilization is measured against; null: the device's own peak."""
+    prewarm: PrewarmConfig | None = None
+    """Kept for old files: what a first update warms up."""
+    moe_metrics: MoeMetricsConfig | None = None
+    """Kept for old files: load of experts in the log."""
+    nvtx: bool = understood(False, "--profile N shows where the time of a run goes")
+    """Kept for old files."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _switched_off_elsewhere(cls, data: Any) -> Any:
+        return without_switched_off(data) if isinstance(data, Mapping) else data
 
     @model_validator(mode="before")
     @classmethod

@@ -64,8 +64,8 @@ class StepSchedulerConfig(Section):
     """Stop when so many updates in a row were skipped for a loss that is not finite; null: never."""
     preemption_signal: tuple[str, ...] = ("SIGTERM", "SIGINT", "SIGUSR1")
     """Signals that mean: save a checkpoint and leave with exit code 75. A name, a number, a list, or null."""
-    loss_average_window_steps: Count | None = understood(None, "every line shows the loss of its own updates")
-    """Kept for old files."""
+    loss_average_window_steps: Count | None = None
+    """Also show the mean of the losses of so many updates, as `loss_avg`; null: each loss alone."""
     validate_on_checkpoint: bool = True
     """Also validate before a checkpoint is saved, so that the best one can be told."""
     start_step: Whole = understood(0, "a resumed run knows its step from the checkpoint")

@@ -269,6 +269,7 @@ class PretrainRecipe:
             precision=self.fast_path.precision,
             device=self.device,
             world_size=self.world.size,
+            mfu=self.cfg.mfu,
         )
         self.profile = open_profile(
             self.profile_updates,
@@ -372,11 +373,12 @@ class PretrainRecipe:
         """Count and log updates whose numbers have come from the device; on a GPU that is one update late."""
         for update, numbers in updates:
             self.state.count_skip(numbers.skipped)
+            mean = self.state.mean_loss(numbers.loss, self.cfg.step_scheduler.loss_average_window_steps)
             self.throughput.step(self.horizon.tokens_per_step)
             if update.log:
-                self._log(update, numbers)
+                self._log(update, numbers, {} if mean is None else {"loss_avg": mean})
 
-    def _log(self, update: _Update, numbers: StepNumbers) -> None:
+    def _log(self, update: _Update, numbers: StepNumbers, more: dict[str, float]) -> None:
         self._last_loss = numbers.loss
         self.metrics.train(
             {
@@ -388,6 +390,7 @@ class PretrainRecipe:
                 "num_label_tokens": numbers.num_label_tokens,
                 "tokens_seen": update.tokens_seen,
                 "skipped": numbers.skipped,
+                **more,
                 **self.throughput.read(update.step),
             }
         )

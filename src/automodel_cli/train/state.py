@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from automodel_cli.errors import CheckpointError
@@ -20,6 +20,7 @@ class TrainState:
         skipped_steps: updates left out because loss or gradient was not finite.
         skipped_in_a_row: how many of the latest updates were skipped without one in between that was not.
         best_val_loss: lowest validation loss so far, infinity before the first (null in JSON).
+        recent_losses: losses of the latest updates, where their mean is logged; not in JSON while empty.
     """
 
     step: int = 0
@@ -28,6 +29,7 @@ class TrainState:
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
     best_val_loss: float = math.inf
+    recent_losses: list[float] = field(default_factory=list)
 
     def advance(self, epoch: int, tokens: int) -> None:
         """Count one update, done or skipped, on ``tokens`` tokens of all ranks."""
@@ -40,9 +42,20 @@ class TrainState:
         self.skipped_steps += skipped
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
 
+    def mean_loss(self, loss: float, window: int | None) -> float | None:
+        """Note an update's loss and return the mean of the last ``window``; None: nobody asked for it."""
+        if window is None:
+            self.recent_losses.clear()
+            return None
+        if math.isfinite(loss):
+            self.recent_losses = [*self.recent_losses, loss][-window:]
+        return math.fsum(self.recent_losses) / len(self.recent_losses) if self.recent_losses else None
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; JSON has no infinity, so no validation yet is null."""
         values = asdict(self)
+        if not self.recent_losses:
+            del values["recent_losses"]
         return values if math.isfinite(self.best_val_loss) else {**values, "best_val_loss": None}
 
     @classmethod
