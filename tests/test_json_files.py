@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from typing import Any
 
 import pytest
 
 from automodel_cli import json_files
 from automodel_cli.errors import CheckpointError, DataError
-from automodel_cli.json_files import Count, FileModel, FiniteFloat, Items, PlainName, Xxh3
+from automodel_cli.json_files import Count, FileModel, FiniteFloat, Items, PlainName, Xxh3, read_bytes
 
 
 class _Entry(FileModel):
@@ -88,3 +89,13 @@ def test_pipes_folders_and_large_files_are_refused_at_once(tmp_path):
         json_files.read_bytes(tmp_path / "large", max_bytes=99)
     with pytest.raises(DataError, match="does not exist"):
         json_files.read_bytes(tmp_path / "none")
+
+
+def test_a_small_file_takes_little_memory(tmp_path):
+    (tmp_path / "x").write_bytes(b"{}")
+    tracemalloc.start()
+    try:
+        assert read_bytes(tmp_path / "x") == b"{}"
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
