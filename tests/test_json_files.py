@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from typing import Any
 
 import pytest
 
 from automodel_cli import json_files
 from automodel_cli.errors import CheckpointError, DataError
-from automodel_cli.json_files import Count, FileModel, FiniteFloat, Items, PlainName, Xxh3, read_yaml
+from automodel_cli.json_files import (
+    Count,
+    FileModel,
+    FiniteFloat,
+    Items,
+    PlainName,
+    Xxh3,
+    read_bytes,
+    read_yaml,
+)
 
 
 class _Entry(FileModel):
@@ -113,3 +123,13 @@ class TestYaml:
         with pytest.raises(DataError, match=said) as error:
             read_yaml(tmp_path / "a.yaml")
         assert "\n" not in error.value.message and "a.yaml" in error.value.message
+
+
+def test_a_small_file_takes_little_memory(tmp_path):
+    (tmp_path / "x").write_bytes(b"{}")
+    tracemalloc.start()
+    try:
+        assert read_bytes(tmp_path / "x") == b"{}"
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()

@@ -94,7 +94,7 @@ def read_bytes(
                 raise error(f"{shown} is a pipe or device, expected a regular file", hint)
             if found.st_size > max_bytes:
                 raise error(f"{shown} has {found.st_size:,} bytes, expected at most {max_bytes:,}", hint)
-            return handle.read(max_bytes)
+            return handle.read(found.st_size)  # not of the limit: so much would be allocated
     except FileNotFoundError:
         raise error(f"{shown} does not exist", hint) from None
     except IsADirectoryError:

@@ -15,13 +15,14 @@ import pytest
 import xxhash
 import zstandard
 
-from automodel_cli.config.schema_preprocess import PreprocessNanogptConfig
+from automodel_cli.config.schema_preprocess import PreprocessNanogptConfig, VerifyConfig
 from automodel_cli.config.schema_shuffle import ShuffleConfig
 from automodel_cli.corpus.document_folder import read_documents_manifest
 from automodel_cli.corpus.listing import list_files
+from automodel_cli.corpus.verify_report import VerifyReport
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
 from automodel_cli.files import exclusive_lock, hash_file, write_manifest
-from automodel_cli.recipes import preprocess, shuffle
+from automodel_cli.recipes import preprocess, shuffle, verify
 from automodel_cli.recipes.shuffle import ShuffleResult
 
 BAD = "not a row"
@@ -321,6 +322,24 @@ def test_links_of_a_shuffled_folder_lead_nowhere(tmp_path: Path, folder: Path) -
     with pytest.raises(ConfigError, match="no manifest of ours"):
         run(folder, out, overwrite=True)
     assert secret.exists()
+
+
+def test_verify_finds_what_was_changed(tmp_path: Path, folder: Path) -> None:
+    out = tmp_path / "out"
+    run(folder, out, chunks=2, val_documents=5)
+
+    def check() -> VerifyReport:
+        return verify.run(VerifyConfig(path=str(out)), progress=lambda *_: None)
+
+    assert check().problems == [] and check().hashed == 3
+    for path in sorted(path for path in out.iterdir() if path.stat().st_size):
+        whole = path.read_bytes()
+        for at in (0, 25, len(whole) // 2, len(whole) - 1):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+            assert any(str(path) in problem for problem in check().problems), (path, at)
+        path.write_bytes(whole)
+    (out / "in.val.jsonl").unlink()
+    assert any("in.val.jsonl is missing" in problem for problem in check().problems)
 
 
 def test_a_folder_that_is_called_as_ours_is_not_touched(tmp_path: Path, folder: Path) -> None:

@@ -187,7 +187,7 @@ def test_a_manifest_that_lists_nothing_checks_nothing(corpus: Path) -> None:
         ({"tokenizer": {}}, "tokenizer: name: Field required"),
         ({"tokenizer": {"name": "x", "fingerprint": "y", "vocab_size": -5}}, "tokenizer: vocab_size"),
         (
-            {"eot": "prepend", "tokenizer": {"name": "x", "fingerprint": "y", "vocab_size": 5}},
+            {"tokenizer": {"name": "x", "fingerprint": "y", "vocab_size": 5, "eot_id": None, "bos_id": None}},
             "has no token for",
         ),
         ({"surprise": 1}, "'surprise' is not a key of this format"),

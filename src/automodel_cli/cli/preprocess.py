@@ -276,7 +276,8 @@ def verify(
 ) -> None:
     """Check headers, sizes, hashes, ids and document index of token files; show the first documents.
 
-    Understands dataset.bin (ours, NeMo's, nanoGPT's) and .bin with .idx (ours, Megatron's, NeMo's, datatrove's).
+    Understands dataset.bin (ours, NeMo's, nanoGPT's), .bin with .idx (ours, Megatron's, NeMo's, datatrove's), and
+    folders of shuffled documents.
     """
     flags = {"path": path, "tokenizer": tokenizer, "raw_dtype": raw_dtype, "documents": documents}
     cfg = load_config(VerifyConfig, config, flags=flags)

@@ -44,8 +44,8 @@ class _TokenizerFacts(FileModel):
     name: str
     fingerprint: str
     vocab_size: Annotated[int, Field(ge=0, le=2**32)]
-    eot_id: _Id | None = None
-    bos_id: _Id | None = None
+    eot_id: _Id | None
+    bos_id: _Id | None
 
 
 def _tokenizer_facts(value: dict[str, Any]) -> dict[str, Any]:

@@ -1,19 +1,23 @@
 """Check token files: headers, sizes, hashes, the largest id, document index, and the first documents as text.
 
-With a manifest every file that it lists is hashed, so one changed byte anywhere is found and its file named. Without
-one (NeMo's and nanoGPT's files) the checks are those that the files themselves allow. Pairs of .bin and .idx are
-``megatron_check``'s; the sample indices beside them, or in a folder of their own, are hashed too.
+With a manifest every file that it lists is hashed (of shuffled documents that is all), so one changed byte anywhere is
+found and its file named. Without one (NeMo's and nanoGPT's files) the checks are those that the files themselves allow.
+Pairs of .bin and .idx are ``megatron_check``'s; the sample indices beside them, or in a folder of their own, are hashed
+too.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from automodel_cli.config.schema_preprocess import VerifyConfig
+from automodel_cli.corpus.document_files import DocumentFile
+from automodel_cli.corpus.document_folder import FORMAT as DOCUMENTS_FORMAT
+from automodel_cli.corpus.document_folder import read_documents_manifest
 from automodel_cli.corpus.journal import interrupted_in_words, unfinished
 from automodel_cli.corpus.manifest import (
     MANIFEST_NAME,
@@ -35,7 +39,7 @@ from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer, open_token
 from automodel_cli.corpus.verify_report import FileReport, VerifyReport
 from automodel_cli.data.index_cache import CACHE_FOLDER, STAMP_SUFFIX, check_folder
 from automodel_cli.errors import AutomodelError, DataError
-from automodel_cli.files import hash_file
+from automodel_cli.files import hash_file, names_format
 
 _SHOWN_TOKENS = 48
 ProgressCallback = Callable[[int, int, str], None]
@@ -55,6 +59,8 @@ def run(cfg: VerifyConfig, *, progress: ProgressCallback) -> VerifyReport:
         return _with_indices(report, folder / CACHE_FOLDER)
     if not (folder / MANIFEST_NAME).exists() and next(folder.glob(f"*{STAMP_SUFFIX}"), None) is not None:
         return _with_indices(VerifyReport(folder), folder)
+    if names_format(folder / MANIFEST_NAME, DOCUMENTS_FORMAT):
+        return _verify_documents(folder, progress)
     if folder.is_dir():
         return _verify_folder(cfg, folder, progress)
     if not path.is_file():
@@ -88,12 +94,35 @@ def _verify_folder(cfg: VerifyConfig, folder: Path, progress: ProgressCallback) 
     except DataError as error:
         report.problems.append(error.message)
         return report
-    _check_listed(report, report.manifest.files, progress)
+    _check_listed(report, folder, report.manifest.files, progress)
     tokenizer = _tokenizer(cfg, report.manifest, report)
     for file in report.manifest.token_files():
         if (folder / file.name).is_file():
             _check_tokens(report, folder / file.name, file.name, file, tokenizer, cfg)
     _check_totals(report, report.manifest)
+    return report
+
+
+def _verify_documents(folder: Path, progress: ProgressCallback) -> VerifyReport:
+    """A folder of shuffled documents: its files against sizes and hashes."""
+    report = VerifyReport(folder)
+    try:
+        manifest = report.manifest = read_documents_manifest(folder)
+    except DataError as error:
+        report.problems.append(error.message)
+        return report
+    if manifest is None:  # the format's name stands elsewhere than where it should
+        report.problems.append(
+            f"{folder / MANIFEST_NAME} is damaged: it does not begin as a manifest of documents"
+        )
+        return report
+    _check_listed(report, folder, manifest.files, progress)
+    documents = sum(file.documents for file in manifest.files)
+    if not manifest.files or documents != manifest.documents:
+        report.problems.append(
+            f"{folder / MANIFEST_NAME} says {manifest.documents:,} documents, its {len(manifest.files):,} files "
+            f"sum to {documents:,}"
+        )
     return report
 
 
@@ -107,21 +136,23 @@ def _verify_file(cfg: VerifyConfig, path: Path, progress: ProgressCallback) -> V
     if report.manifest is not None:
         names = (path.name, bos_index_path(path).name)
         files = [file for file in report.manifest.files if file.name in names]
-        _check_listed(report, files, progress)
+        _check_listed(report, path.parent, files, progress)
         listed = next(file for file in files if file.name == path.name)
     _check_tokens(report, path, path.name, listed, _tokenizer(cfg, report.manifest, report), cfg)
     return report
 
 
 def _check_listed(
-    report: VerifyReport, files: list[CorpusFile] | tuple[CorpusFile, ...], progress: ProgressCallback
+    report: VerifyReport,
+    folder: Path,
+    files: Sequence[CorpusFile | DocumentFile],
+    progress: ProgressCallback,
 ) -> None:
     """Size and hash of every file against the manifest."""
-    assert report.manifest is not None
     total = sum(file.bytes for file in files)
     done = 0
     for file in files:
-        path = report.manifest.path(file)
+        path = folder / file.name
         if not path.is_file():
             report.problems.append(f"{path} is missing")
         elif path.stat().st_size != file.bytes:
