@@ -33,7 +33,9 @@ PACK = {
 }
 
 
-def cut(path: Path, chunk: int, options: ReadOptions, cursor: dict | None = None, **how: object) -> list[Unit]:
+def cut(
+    path: Path, chunk: int, options: ReadOptions, cursor: dict | None = None, **how: object
+) -> list[Unit]:
     files = list_files(str(path)).files
     how = {"cut_huge_texts": False, "tail_from": None, **how}
     return list(cut_files(files, options, cursor or {"file": 0, "at": 0}, chunk_bytes=chunk, **how))

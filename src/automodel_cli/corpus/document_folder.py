@@ -30,6 +30,7 @@ from automodel_cli.corpus.document_files import DocumentFile, names_of
 from automodel_cli.corpus.units import Split
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.files import TEMP_SUFFIX, fsync_folder, read_manifest, write_manifest
+from automodel_cli.json_files import Count, FileModel, Items, PlainName, Xxh3, read_bytes, validated
 
 FORMAT = "automodel-documents/1"
 MANIFEST_NAME = "manifest.json"
@@ -60,25 +61,49 @@ def write_documents_manifest(folder: Path, manifest: DocumentsManifest) -> None:
     write_manifest(folder / MANIFEST_NAME, body)
 
 
+class _File(FileModel):
+    """An entry of ``files``; a name says where in this folder, never elsewhere."""
+
+    name: PlainName
+    split: Split
+    documents: Count
+    bytes: Count
+    xxh3: Xxh3
+
+
+class _Manifest(FileModel):
+    """What the table above says."""
+
+    text_key: str
+    documents: Count
+    duplicates: Count | None
+    bad_rows: Count
+    files: Items[_File]
+    source: dict[str, Any]
+    options: dict[str, Any]
+
+
 def read_documents_manifest(folder: Path) -> DocumentsManifest | None:
     """The manifest of a complete folder of documents; None if there is none, or one of something else.
 
     Raises:
-        DataError: it is damaged.
+        DataError: it is damaged, or names files outside of the folder.
     """
-    if not (folder / MANIFEST_NAME).is_file():
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
         return None
     try:
-        body = read_manifest(folder / MANIFEST_NAME)
+        body = read_manifest(path)
     except DataError:
-        if FORMAT.encode() in (folder / MANIFEST_NAME).read_bytes():
+        if FORMAT.encode() in read_bytes(path):
             raise
         return None  # another program's
     if body.get("format") != FORMAT:
         return None
-    names = DocumentsManifest.__dataclass_fields__
-    fields = {name: body[name] for name in names} | {"files": tuple(DocumentFile(**f) for f in body["files"])}
-    return DocumentsManifest(**fields)
+    found = validated(body, _Manifest, path)
+    files = tuple(DocumentFile(**file.model_dump()) for file in found.files)
+    fields = {name: getattr(found, name) for name in _Manifest.model_fields}
+    return DocumentsManifest(**fields | {"files": files})
 
 
 def finished_documents(
