@@ -114,5 +114,5 @@ def test_a_column_of_nothing_but_null(tmp_path: Path) -> None:
 
 def test_two_columns_of_one_name() -> None:
     schema = pa.schema([("text", pa.string()), ("text", pa.string())])
-    with pytest.raises(DataError, match="a.parquet has 2 columns named 'text'"):
+    with pytest.raises(DataError, match=r"a\.parquet has 2 columns named 'text'"):
         columns.check_columns(schema, ReadOptions(), "a.parquet")
