@@ -78,5 +78,5 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
 
 
 def test_names_that_are_no_utf8(tmp_path: Path) -> None:
-    (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("x")
-    assert [os.fsencode(path.name) for path in expand(f"{tmp_path}/*.txt")] == [b"caf\xe9.txt"]
+    (tmp_path / os.fsdecode(b"\xe9t\xe9.txt")).write_text("x")
+    assert [os.fsencode(path.name) for path in expand(f"{tmp_path}/*.txt")] == [b"\xe9t\xe9.txt"]
