@@ -81,3 +81,38 @@ def test_dictionaries_and_bytes() -> None:
 def test_columns_that_do_not_do(schema: dict, message: str) -> None:
     with pytest.raises(DataError, match=message):
         columns.check_columns(pa.schema(schema), BOTH, "a.parquet")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.large_binary(), pa.string_view(), pa.binary_view(), pa.dictionary(pa.int8(), pa.large_string())],
+)
+def test_all_types_of_text(tmp_path: Path, kind: pa.DataType) -> None:
+    texts = ["one", None, "zwei é", "one"]
+    pq.write_table(pa.table({"text": pa.array(texts).cast(kind)}), tmp_path / "a.parquet")
+    columns.inspect_parquet(str(tmp_path / "a.parquet"), "a.parquet", ReadOptions())
+    unit = Unit("parquet", "a.parquet", 0, {}, path=str(tmp_path / "a.parquet"), start=0, stop=1)
+    table = columns.read_row_groups(unit, ReadOptions())
+    found = columns.documents_of(columns.unpack(columns.pack(table)), ReadOptions())
+    assert found.texts == ["one", "zwei é", "one"] and found.bad[0].reason == "text is null"
+    assert columns.row_bytes(table, ("text",)).tolist() == [3, 0, 7, 3]
+
+
+def test_views_that_are_no_utf8() -> None:
+    values = pa.array([b"good", b"\xff"], pa.binary_view()).view(pa.string_view())
+    found = columns.documents_of(pa.table({"text": values}), ReadOptions())
+    assert found.texts == ["good"] and found.bad[0].reason == "not UTF-8"
+
+
+def test_a_column_of_nothing_but_null(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": pa.nulls(3)}), tmp_path / "a.parquet")
+    (group,) = columns.inspect_parquet(str(tmp_path / "a.parquet"), "a.parquet", ReadOptions())
+    assert group.rows == 3
+    found = columns.documents_of(pa.table({"text": pa.nulls(3)}), ReadOptions())
+    assert (found.texts, found.rows, [row.reason for row in found.bad]) == ([], 3, ["text is null"] * 3)
+
+
+def test_two_columns_of_one_name() -> None:
+    schema = pa.schema([("text", pa.string()), ("text", pa.string())])
+    with pytest.raises(DataError, match=r"a\.parquet has 2 columns named 'text'"):
+        columns.check_columns(schema, ReadOptions(), "a.parquet")

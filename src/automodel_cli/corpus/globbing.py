@@ -44,7 +44,8 @@ def _matches(folder: Path, parts: tuple[str, ...]) -> Iterator[Path]:
     literal = folder / part
     if part == "**":
         for inside in walk(folder).folders:
-            yield from _matches(inside, rest) if rest else _entries(inside)
+            shown = [path for path in _entries(inside) if not path.name.startswith(".")]
+            yield from _matches(inside, rest) if rest else shown
     elif os.path.lexists(literal) or not glob.has_magic(part):
         if os.path.lexists(literal) and (not rest or literal.is_dir()):
             yield from _matches(literal, rest)

@@ -15,6 +15,7 @@ from automodel_cli.corpus.units import ReadOptions, Unit
 from automodel_cli.errors import DataError
 from automodel_cli.files import hash_bytes
 
+_MOST_BYTES = 64 << 20  # of text in a unit, or one batch
 _READ_ROWS = 64  # always the same: a saved state is only good for the batch size it was made with
 
 
@@ -85,14 +86,15 @@ class HubSource:
             row += len(table)
 
     def _some(self, batches: Iterator[Any], row: int, wanted: int) -> Iterator[Any]:
-        """The text columns of the next whole batches, ``wanted`` rows or a little more."""
+        """The text columns of the next whole batches: ``wanted`` rows or a little more, fewer where they are long."""
         from automodel_cli.corpus import columns  # pyarrow is here anyway
 
-        read = 0
-        while read < wanted and (table := self._next(batches, row + read)) is not None:
+        read = size = 0
+        while read < wanted and size < _MOST_BYTES and (table := self._next(batches, row + read)) is not None:
             columns.check_columns(table.schema, self.options, self.dataset)
-            yield table.select(list(self.options.keys))
-            read += len(table)
+            chosen = table.select(list(self.options.keys))
+            yield chosen
+            read, size = read + len(table), size + chosen.nbytes
 
     def _next(self, batches: Iterator[Any], row: int) -> Any:
         try:

@@ -91,4 +91,5 @@ class Tokeniser:
                 pieces, characters = [], 0
         if not buffers:
             return TokenChunk(np.zeros(0, self._dtype), np.zeros(0, np.int64), continues, unfinished)
-        return TokenChunk(np.concatenate(buffers), np.concatenate(lengths), continues, unfinished)
+        tokens = buffers[0] if len(buffers) == 1 else np.concatenate(buffers)  # a long document is not copied
+        return TokenChunk(tokens, np.concatenate(lengths), continues, unfinished)

@@ -1,0 +1,110 @@
+"""What a file is by its first bytes, compared with what the libraries that define the formats write."""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import pickle
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from automodel_cli.corpus.content import look_inside
+from automodel_cli.corpus.nanogpt_bin import LEGACY_MAGIC, MAGIC
+
+PACK = {"": bytes, "gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zst": zstandard.compress}
+
+
+def look(tmp_path: Path, data: bytes):
+    (tmp_path / "f").write_bytes(data)
+    return look_inside(str(tmp_path / "f"), "f")
+
+
+def archive(format: int) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=format) as tar:
+        info = tarfile.TarInfo("a.txt")
+        info.size = 5
+        tar.addfile(info, io.BytesIO(b"hello"))
+    return out.getvalue()
+
+
+def zipped() -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as file:
+        file.writestr("a.txt", "hello")
+    return out.getvalue()
+
+
+def npy() -> bytes:
+    out = io.BytesIO()
+    np.save(out, np.arange(5, dtype=np.uint16))
+    return out.getvalue()
+
+
+def safetensors() -> bytes:
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(4)
+
+
+NOT_TEXT = {
+    "tar": (archive(tarfile.PAX_FORMAT), "a tar archive"),
+    "gnu tar": (archive(tarfile.GNU_FORMAT), "a tar archive"),
+    "old tar": (archive(tarfile.USTAR_FORMAT).replace(b"ustar", b"ustar"), "a tar archive"),
+    "zip": (zipped(), "a zip archive"),
+    "npy": (npy(), "a NumPy array, not text"),
+    "pickle": (pickle.dumps([1]), "a Python pickle"),
+    "safetensors": (safetensors(), "a safetensors file, not text"),
+    "nemo": (np.array([MAGIC, 1, 0, 2], "<i4").tobytes(), "a file of token ids, not text"),
+    "llm.c": (np.array([LEGACY_MAGIC, 1], "<i4").tobytes(), "a file of token ids, not text"),
+    "llm.c llama": (np.array([20240801, 7], "<i4").tobytes(), "a file of token ids, not text"),
+    "idx": (b"MMIDIDX\0\0" + bytes(30), "the .idx of Megatron's token files, not text"),
+    "utf-16": ("text".encode("utf-16"), "UTF-16 text, not UTF-8"),
+}
+
+
+@pytest.mark.parametrize("compression", PACK)
+@pytest.mark.parametrize("name", NOT_TEXT)
+def test_what_is_no_text_also_inside(tmp_path: Path, name: str, compression: str) -> None:
+    data, what = NOT_TEXT[name]
+    found = look(tmp_path, PACK[compression](data))
+    assert (found.compression, found.not_text) == (compression, what) and found.advice
+
+
+@pytest.mark.parametrize("compression", PACK)
+def test_compression_and_shape(tmp_path: Path, compression: str) -> None:
+    shapes = {
+        '{"text": "a"}\n{"text": "b"}\n': "jsonl",
+        '\ufeff\n  {"a": 1}': "jsonl",
+        '{\n  "text": "a"\n}\n': "json",
+        '[{"text": "a"}]': "json",
+        '{"text": "' + "x" * 100_000 + '"}\n': "jsonl",
+        "[1] a note": "",
+        "{not json}": "",
+        '{"quoted"} is not json': "",
+        "plain text": "",
+        "": "",
+    }
+    for text, shape in shapes.items():
+        found = look(tmp_path, PACK[compression](text.encode()))
+        assert (found.compression, found.shape, found.not_text, found.is_parquet) == (
+            compression,
+            shape,
+            "",
+            False,
+        )
+
+
+def test_parquet_and_text_that_only_begins_like_something(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "a.parquet")
+    assert look_inside(str(tmp_path / "a.parquet"), "a").is_parquet
+    for text in (b"PAR1 is a magic number", b"GGUF is a format", b"BZh9 too", b"ORC and troll", b"Obj"):
+        found = look(tmp_path, text)
+        assert (found.compression, found.not_text, found.is_parquet) == ("", "", False)
