@@ -54,7 +54,10 @@ def _llm_c(magic: int) -> bytes:
         (TEXT, "looks like text"),
         ("Ein süßer Text über Äpfel, 数学, и так далее.\n".encode() * 300, "looks like text"),
         (b"".join(json.dumps({"text": "a" * n}).encode() + b"\n" for n in range(400)), "looks like text"),
-        ("Der Fluß führt an größeren Städten vorbei nach Süden.\n".encode("latin-1") * 301, "looks like text"),
+        (
+            "Der Fluß führt an größeren Städten vorbei nach Süden.\n".encode("latin-1") * 301,
+            "looks like text",
+        ),
     ],
 )
 def test_other_kinds_are_named(tmp_path: Path, content: bytes, what: str) -> None:
