@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -284,3 +285,23 @@ def test_a_sequence_too_long_for_the_format(tmp_path: Path, monkeypatch: pytest.
     writer.write(np.zeros(9, "u2"), np.array([9]))
     with pytest.raises(DataError, match="a sequence of 11 tokens"):
         writer.extend(np.zeros(2, "u2"))
+
+
+@pytest.mark.parametrize("pointer", [3, 2**63, 10**6, 4])
+def test_a_pointer_inside_that_lies(tmp_path: Path, pointer: int) -> None:
+    """Of sequence 5, where a split begins: not whole, beyond the file, or before the sequence before it."""
+    write_megatron_file(tmp_path / "a", [[[n] * 10] for n in range(10)], dtype="uint16")
+    file = inspect_prefix(tmp_path / "a")
+    with (tmp_path / "a.idx").open("r+b") as handle:
+        handle.seek(file.pointers_offset + 8 * 5)
+        handle.write(pointer.to_bytes(8, "little"))
+    with pytest.raises(DataError, match=r"a\.idx: (sequence 5 begins at|the sequences 3, 5)"):
+        tokens_before(file, (3, 5))
+
+
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    write_megatron_file(tmp_path / "a", [[[1, 2]]], dtype="uint16")
+    (tmp_path / "a.idx").unlink()
+    os.mkfifo(tmp_path / "a.idx")
+    with pytest.raises(DataError, match="pipe"):
+        inspect_prefix(tmp_path / "a")

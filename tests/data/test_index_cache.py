@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from automodel_cli.data.index_cache import Arrays, IndexCache, IndexEntry, stem_of
+from automodel_cli.data.index_cache import Arrays, IndexCache, IndexEntry, check_folder, stem_of
+from automodel_cli.errors import DataError
 from automodel_cli.files import hash_file, write_manifest
 
 PLAN = {"seed": 1234, "seq_len": 16}
@@ -208,3 +209,42 @@ def test_of_many_processes_one_builds(tmp_path: Path) -> None:
         rank.join(30)
     assert [rank.exitcode for rank in ranks] == [0] * 4
     assert log.read_text() == "built\n"
+
+
+def test_every_flipped_bit_is_noticed_and_healed(tmp_path: Path) -> None:
+    """40 flips all over an entry, one at a time; the description is only checked by ``check_folder``."""
+    build = Builder()
+    load(tmp_path, entry(build, description="as Megatron writes it"))
+    files = sorted(path for path in tmp_path.iterdir() if path.name != "index.lock")
+    random = np.random.default_rng(0)
+    for number in range(40):
+        path = files[number % len(files)]
+        sound = path.read_bytes()
+        damaged = bytearray(sound)
+        damaged[random.integers(len(sound))] ^= 1 << random.integers(8)
+        path.write_bytes(damaged)
+        assert len(check_folder(tmp_path)[1]) == 1
+        calls = build.calls
+        (arrays,), notes = load(tmp_path, entry(build, description="as Megatron writes it"))
+        np.testing.assert_array_equal(arrays["first"], np.arange(100))
+        if path.suffix != ".txt":
+            assert build.calls == calls + 1 and len(notes) == 1
+        path.write_bytes(sound)
+    assert check_folder(tmp_path) == (3, [])
+
+
+def test_arrays_that_cannot_be_are_not_used(tmp_path: Path) -> None:
+    load(tmp_path, entry(Builder()))
+    build = Builder()
+    _, notes = load(tmp_path, entry(build, wrong=lambda arrays: "out of range" if not build.calls else None))
+    assert build.calls == 1
+    assert notes == [f"index built again, {stem_of('label', PLAN)}: out of range"]
+
+
+def test_a_large_array_that_is_cut_off_under_a_run_is_named(tmp_path: Path) -> None:
+    cache = IndexCache(tmp_path)
+    cache.arrays([entry(Builder(rows=200_000))])
+    (watched, *_) = cache.watched[stem_of("label", PLAN)]
+    os.truncate(watched.path, 1000)
+    with pytest.raises(DataError, match="1,000 bytes long"):
+        watched.check()

@@ -437,3 +437,31 @@ def test_every_window_of_the_stateless_order_is_a_stretch_of_its_file(files: Pat
     second = dataset.locate(np.arange(len(dataset), 2 * len(dataset)))
     assert {tuple(place) for place in second.tolist()} == seen
     assert not np.array_equal(second, dataset.locate(np.arange(len(dataset))))
+
+
+def test_an_index_damaged_under_a_cached_order_is_named(tmp_path: Path) -> None:
+    prefix = small(tmp_path, [30] * 20)
+    arguments = {"split": "1,0,0", "index_mapping_dir": tmp_path / "cache"}
+    MegatronPretraining(str(prefix), 16, **arguments)
+    index = Path(f"{prefix}.idx")
+    before, content = index.stat(), bytearray(index.read_bytes())
+    content[34 + 4 * 7] ^= 2  # the length of sequence 7
+    index.write_bytes(content)
+    os.utime(index, ns=(before.st_atime_ns, before.st_mtime_ns))
+    dataset = MegatronPretraining(str(prefix), 16, **arguments)
+    with pytest.raises(DataError, match=r"x\.idx: sequence 8 has length 30"):
+        dataset[0]
+
+
+@pytest.mark.parametrize(
+    "argument", [{"seed": -1}, {"seed": 2**32}, {"mid_level_dataset_surplus": float("nan")}]
+)
+def test_numbers_out_of_range_are_configuration_errors(tmp_path: Path, argument: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(argument))):
+        MegatronPretraining(str(small(tmp_path, [30])), 16, **argument)
+
+
+def test_an_index_larger_than_memory_is_refused_before_it_is_built(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="this machine") as caught:
+        MegatronPretraining(str(small(tmp_path, [30] * 20)), 16, split="1,0,0", num_train_samples=10**13)
+    assert "order: stateless" in caught.value.hint

@@ -35,5 +35,26 @@ def test_a_state_without_its_plan_is_judged_by_its_hash() -> None:
 
 
 def test_damaged_state() -> None:
-    with pytest.raises(DataError, match="expected plan_hash and samples_consumed"):
+    with pytest.raises(DataError, match="'plan_hash' is missing"):
         check_plan({"position": 3}, PLAN)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"samples_consumed": value}
+        for value in (-1, 2**60, 10**400, 1.5, "7", True, None, [], float("nan"), float("inf"))
+    ]
+    + [{"plan_hash": value} for value in (7, None, [])]
+    + [{"stream": value} for value in (7, [], {}, {"epoch": -1, "dataset": {}, "dp_rank": 0, "dp_world": 1})],
+)
+def test_values_that_cannot_be_are_named(change: dict[str, object]) -> None:
+    with pytest.raises(DataError, match=f"the saved position of the data: '?{next(iter(change))}") as caught:
+        check_plan({**_state(PLAN), **change}, PLAN)
+    assert "--fresh" in caught.value.hint
+
+
+@pytest.mark.parametrize("state", [[], None, 7, "x"])
+def test_a_state_that_is_no_mapping(state: object) -> None:
+    with pytest.raises(DataError, match="the saved position of the data"):
+        check_plan(state, PLAN)  # type: ignore[arg-type]

@@ -222,3 +222,54 @@ def test_flipped_bytes_200_of_200(corpus: Path) -> None:
         assert any(str(path) in problem for problem in check(corpus).problems), (path, offset)
         path.write_bytes(whole)
     assert check(corpus).problems == []
+
+
+def test_flipped_bits_in_sample_indices_and_megatron_pairs(tmp_path: Path) -> None:
+    """One at a time all over the pair that a manifest lists and the indices of a run over it: each is found."""
+    from automodel_cli.config.schema_megatron import PreprocessMegatronConfig
+    from automodel_cli.data.megatron_dataset import MegatronPretraining
+    from automodel_cli.recipes import preprocess_megatron
+
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({"text": f"Row {k}."}) for k in range(60)))
+    cfg = PreprocessMegatronConfig(
+        input=(str(tmp_path / "rows.jsonl"),),
+        tokenizer="byte",
+        output_prefix=str(tmp_path / "out" / "a"),
+        workers=1,
+    )
+    preprocess_megatron.run(cfg, progress=lambda event: None, say=lambda line: None)
+    MegatronPretraining(str(tmp_path / "out" / "a_0_text_document"), 16, index_names="megatron")
+    assert check(tmp_path / "out").problems == []
+    cache = tmp_path / "out" / "index_mapping"
+    assert check(cache).problems == [] and check(cache).hashed == 4
+    files = [*(tmp_path / "out").glob("a_0*"), *(p for p in cache.iterdir() if p.name != "index.lock")]
+    assert len(files) == 7
+    random = np.random.default_rng(0)
+    for number in range(42):
+        path = sorted(files)[number % len(files)]
+        sound = path.read_bytes()
+        damaged = bytearray(sound)
+        damaged[random.integers(len(sound))] ^= 1 << random.integers(8)
+        path.write_bytes(damaged)
+        assert check(tmp_path / "out").problems, path.name
+        path.write_bytes(sound)
+    assert check(tmp_path / "out").problems == []
+
+
+@pytest.mark.parametrize("kind", ["text", "npy", "uint32", "safetensors"])
+def test_files_that_hold_no_ids_are_not_sound(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "train.bin"
+    ids = np.random.default_rng(0).integers(0, 100_000, 3000)
+    if kind == "text":
+        path.write_text("Some words. " * 400)
+    elif kind == "npy":
+        with path.open("wb") as handle:
+            np.save(handle, ids)
+    elif kind == "uint32":
+        ids.astype("<u4").tofile(path)
+    else:
+        path.write_bytes(struct.pack("<Q", 64) + b'{"a": 1}'.ljust(64) + bytes(1000))
+    assert len(check(path).problems) == 1
+    assert len(check(tmp_path).problems) == 1
+    if kind in ("npy", "uint32"):
+        assert check(path, raw_dtype=kind).problems == []

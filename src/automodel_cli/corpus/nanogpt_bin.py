@@ -35,6 +35,7 @@ from automodel_cli.corpus.foreign_files import NPY_MAGIC, dtype_beside, refuse_f
 from automodel_cli.corpus.watched_file import WatchedFile
 from automodel_cli.errors import DataError
 from automodel_cli.files import TEMP_SUFFIX, disk_errors_named, fsync_file, hash_bytes, publish
+from automodel_cli.json_files import read_bytes
 
 MAGIC = 278895051
 LEGACY_MAGIC = 20240520
@@ -48,6 +49,7 @@ RAW_DTYPES = ("uint16", "uint32", "npy")  # what ``raw_dtype`` may be
 
 _BUFFER_BYTES = 4 << 20
 _SAMPLE_BYTES = 4096
+_MAX_INDEX_BYTES = 4 * MAX_SHARD_TOKENS  # a document has a token at least
 _NPY_HEADER_BYTES = 1 << 16  # NumPy's own limit for headers that it evaluates is 10,000 characters
 _log = logging.getLogger(__name__)
 
@@ -318,10 +320,9 @@ def read_bos_index(bin_path: Path | str, num_tokens: int) -> np.ndarray | None:
         DataError: the index is not int32, not strictly increasing, or points outside the file.
     """
     path = bos_index_path(bin_path)
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
+    if not path.exists():
         return None
+    raw = read_bytes(path, max_bytes=_MAX_INDEX_BYTES)
     hint = f"delete {path.name} (documents are then found by their BOS token) or make the corpus again"
     if len(raw) % 4:
         raise DataError(f"{path} is {len(raw)} bytes long, not a whole number of int32 positions", hint)

@@ -293,10 +293,11 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
         self._refuse_narrow(vocab_size)
         for shard, largest in self._sampled_maxima().items():
             if largest >= vocab_size:
-                path = self._source.files[shard].path
+                file = self._source.files[shard]
+                wider = " (a raw uint32 file needs raw_dtype: uint32)" if file.assumed else ""
                 raise DataError(
-                    f"{path} holds token id {largest:,}, the model has {vocab_size:,} ids",
-                    hint.format(largest + 1) + " (a raw uint32 file needs raw_dtype: uint32)",
+                    f"{file.path} holds token id {largest:,}, the model has {vocab_size:,} ids",
+                    hint.format(largest + 1) + wider,
                 )
         self._vocab_size = vocab_size if vocab_size <= np.iinfo(self.token_dtype).max else None
 

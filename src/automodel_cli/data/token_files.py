@@ -196,7 +196,7 @@ def _notes_on_assumed(files: Sequence[TokenFile]) -> list[str]:
         if len(assumed) == 1
         else f"{len(assumed)} files have no header and are"
     )
-    return [f"{what} read as uint16 ids (raw_dtype: says otherwise)"]
+    return [f"{what} read as uint16 ids (raw_dtype can say otherwise)"]
 
 
 def _only_manifest(
