@@ -31,19 +31,21 @@ VOCAB, MERGES, MODEL, CONFIG = "vocab.json", "merges.txt", "tokenizer.model", "t
 _GPT2_CLASSES = (None, "GPT2Tokenizer", "GPT2TokenizerFast")
 _TIMEOUT_S = 300
 _CONVERT = """
-import json, pathlib, sys, transformers
+import json, pathlib, sys
 folder, output = sys.argv[1:]
-found = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-found.backend_tokenizer.save(output)
 model = pathlib.Path(folder, "tokenizer.model")
+original = None
 if model.is_file() and model.read_bytes()[:1] == b"\\n":  # sentencepiece's first field, and not a list of ranks
     import sentencepiece
     original = sentencepiece.SentencePieceProcessor(model_file=str(model))
-    for text in json.load(sys.stdin):
-        wanted = original.encode(text, out_type=str)
-        known = original.unk_id() not in original.encode(text)
-        if known and found.backend_tokenizer.encode(text, add_special_tokens=False).tokens != wanted:
-            sys.exit(f"Error: {type(found).__name__} does not cut {text!r} as sentencepiece does")
+import transformers
+found = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+found.backend_tokenizer.save(output)
+for text in json.load(sys.stdin) if original is not None else ():
+    wanted = original.encode(text, out_type=str)
+    known = original.unk_id() not in original.encode(text)
+    if known and found.backend_tokenizer.encode(text, add_special_tokens=False).tokens != wanted:
+        sys.exit(f"Error: {type(found).__name__} does not cut {text!r} as sentencepiece does")
 """
 
 
