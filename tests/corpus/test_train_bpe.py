@@ -34,6 +34,8 @@ def test_saved_folder_opens_with_auto_tokenizer(tmp_path: Path) -> None:
 def test_sizes_that_cannot_be() -> None:
     with pytest.raises(ConfigError, match="256 bytes"):
         train_bpe(TEXTS, 256)
+    with pytest.raises(ConfigError, match="is beyond 16,777,216"):
+        train_bpe(TEXTS, 10**30)
     with pytest.raises(DataError, match="enough for"):
         train_bpe(["ab"], 400)
 

@@ -154,6 +154,24 @@ def test_a_list_of_sentences_is_one_document_of_several_sequences(tmp_path: Path
     assert pair(tmp_path / "out") == reference_files(documents_of(values))
 
 
+def test_the_version_that_cut_sentences_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nltk = pytest.importorskip("nltk", reason="nltk is not installed")
+    folder = tmp_path / "nltk_data/tokenizers/punkt_tab/english"
+    folder.mkdir(parents=True)
+    for name in ("abbrev_types.txt", "collocations.tab", "sent_starters.txt", "ortho_context.tab"):
+        (folder / name).write_text("")
+    monkeypatch.setattr("nltk.data.path", [str(tmp_path / "nltk_data")])
+    monkeypatch.setenv("NLTK_DATA", str(tmp_path / "nltk_data"))
+    data = write_rows(tmp_path / "a.jsonl", ["One. Two."])
+    run(tmp_path, input=data, split_sentences=True)
+    run(tmp_path, "whole", input=data)
+    versions = [
+        json.loads((tmp_path / name / "processed_data.manifest.json").read_text())["versions"]
+        for name in ("out", "whole")
+    ]
+    assert versions[0]["nltk"] == nltk.__version__ and "nltk" not in versions[1]
+
+
 def test_several_keys_in_one_pass(tmp_path: Path) -> None:
     rows = [{"text": text, "title": [f"title {k}", "x" * (k % 3)]} for k, text in enumerate(TEXTS)]
     lines = [json.dumps(row) for row in rows]

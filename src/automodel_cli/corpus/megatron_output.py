@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from automodel_cli import __version__
@@ -273,8 +274,12 @@ class MegatronOutput:
         sources: list[str] | None,
         source: dict[str, Any],
         options: dict[str, Any],
+        tools: Mapping[str, str] = MappingProxyType({}),
     ) -> MegatronManifest:
-        """Hash every file and write the manifest; ``sources`` names the input file of each part."""
+        """Hash every file and write the manifest.
+
+        ``sources`` names the input file of each part, ``tools`` versions of packages that decided sequences.
+        """
         entries = [describe_pair(self.layout, p, sources[p.part] if sources else None) for p in pairs]
         manifest = MegatronManifest(
             folder=self.folder,
@@ -292,7 +297,7 @@ class MegatronOutput:
             tokenizer_files=describe_tokenizer(self.tokenizer_folder),
             source=source,
             options=options,
-            versions={"automodel": __version__},
+            versions={"automodel": __version__, **tools},
         )
         write_megatron_manifest(manifest)
         self._tidy()

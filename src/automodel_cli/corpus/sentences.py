@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 from automodel_cli.errors import ConfigError, DataError
@@ -32,6 +33,10 @@ class SentenceRule:
 
     language: str = "english"
     keep_newlines: bool = False
+
+    def versions(self) -> dict[str, str]:
+        """Of what cuts: another version may cut elsewhere."""
+        return {"nltk": version("nltk")}
 
     def splitter(self) -> Callable[[str], list[str]]:
         """What cuts a text.

@@ -49,6 +49,7 @@ from automodel_cli.corpus.tokenizer_base import (
     unreachable,
     write_bytes,
 )
+from automodel_cli.corpus.tokenizer_convert import MODEL, can_convert, convert
 from automodel_cli.corpus.tokenizer_hf import HFTokenizer
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.files import hash_bytes, write_json
@@ -279,6 +280,8 @@ def open_tokenizer(name_or_folder: str | Path) -> Tokenizer:
     if name in GPT2_NAMES:
         return _open_gpt2(name)
     if path.is_file():
+        if path.name == MODEL:  # sentencepiece's, or a list of ranks: its folder says what it is
+            return load_tokenizer(path.parent)
         return HFTokenizer(path.stem, tokenizer_json=read_text(path))
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not name.startswith("."):
         return HFTokenizer.from_hub(name)
@@ -332,6 +335,8 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
             return HFTokenizer.load(folder)
         if (folder / "tokenizer").is_dir():
             return load_tokenizer(folder / "tokenizer")
+        if can_convert(folder):
+            return convert(folder)
         raise DataError(f"{folder} holds no tokenizer", f"expected {TOKENIZER_FILE} or tokenizer.json in it")
     body = read_json(marker, hint=_RESTORE)
     marked = validated(body, _Marker, marker, hint=_RESTORE)

@@ -13,6 +13,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
+from automodel_cli.corpus.tokenizer_base import MAX_VOCAB
 from automodel_cli.corpus.tokenizer_hf import HFTokenizer
 from automodel_cli.errors import ConfigError, DataError
 
@@ -32,13 +33,17 @@ def train_bpe(texts: Iterable[str], vocab_size: int, *, name: str = "bpe") -> HF
     """A tokenizer of ``vocab_size`` entries learned from ``texts``, which are read once.
 
     Raises:
-        ConfigError: ``vocab_size`` is below 257.
+        ConfigError: ``vocab_size`` is below 257, or beyond what a tokenizer may have.
         DataError: there is too little text for that many entries.
     """
     if vocab_size < SMALLEST_VOCAB:
         raise ConfigError(
             f"a byte-level vocabulary of {vocab_size} entries does not hold the 256 bytes and {EOT}",
             f"use --vocab-size {SMALLEST_VOCAB} or more",
+        )
+    if vocab_size > MAX_VOCAB:
+        raise ConfigError(
+            f"a vocabulary of {vocab_size:,} entries is beyond {MAX_VOCAB:,}", "use a smaller --vocab-size"
         )
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

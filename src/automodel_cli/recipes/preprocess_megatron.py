@@ -320,6 +320,7 @@ def _run_phases(job: _Job, position: Position, progress: ProgressCallback, say: 
         sources=_sources_of_parts(job),
         source=job.source.describe(),
         options=job.options(),
+        tools=job.work.sentences.versions() if job.work.sentences is not None else {},
     )
     return bad_rows
 
