@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from automodel_cli.checkpoint import describe, hf_format, verify
+from automodel_cli.errors import CheckpointError
 
 
 def test_a_sound_checkpoint_verifies(run, tiny):
@@ -57,3 +58,18 @@ def test_other_peoples_files_are_scanned(tmp_path, tiny):
     assert verify.verify(tmp_path / "x.safetensors")["nonfinite"][0]["tensor"] == "w"
     folder = hf_format.save_hf(tiny(), tmp_path / "hf")
     assert verify.verify(folder)["ok"]
+
+
+def test_nan_in_a_torch_save_checkpoint_is_found_too(tmp_path, tiny, save):
+    model = tiny()
+    assert verify.verify(save(tmp_path, 1, model, save_format="torch_save"))["ok"]
+    with torch.no_grad():
+        model.wpe.weight[1, 2] = math.nan
+    folder = save(tmp_path, 2, model, save_format="torch_save")
+    result = verify.verify(folder)
+    assert [(row["tensor"], row["nan"]) for row in result["nonfinite"]] == [("wpe.weight", 1)]
+    assert not result["ok"] and result["tensors_scanned"] == 2 * len(list(model.parameters()))
+    with pytest.raises(CheckpointError, match=r"wpe\.weight.*first") as caught:
+        verify.refuse_nonfinite(folder)
+    assert "restore_from step_00000001" in caught.value.hint
+    verify.refuse_nonfinite(tmp_path / "step_00000001")
