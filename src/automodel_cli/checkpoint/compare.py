@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.describe import SUFFIX, checkpoint_tensors, gather, kind_of
 from automodel_cli.checkpoint.tensor_values import StoredTensor, difference
-from automodel_cli.config import yaml_tree
 from automodel_cli.errors import AutomodelError, CheckpointError
 from automodel_cli.json_files import read_bytes, read_json, without_controls
 
 # What says nothing that the tensors and the model do not say.
+_MAX_ALIASES = 16  # in YAML each may double what it stands for
 _NOT_COMPARED = ("param_roles", "param_counts")
 
 
@@ -76,10 +78,12 @@ def _config(path: Path) -> Any:
     try:
         if (path / "config.yaml").is_file():
             text = read_bytes(path / "config.yaml", CheckpointError).decode()
-            return yaml_tree.to_plain(yaml_tree.parse_document(text, str(path / "config.yaml"))[0])
+            if sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)) > _MAX_ALIASES:
+                raise ValueError("it refers to itself too often")
+            return yaml.safe_load(text)
         if (path / "config.json").is_file():
             return read_json(path / "config.json", CheckpointError)
-    except (AutomodelError, ValueError, RecursionError) as error:
+    except (AutomodelError, ValueError, RecursionError, yaml.YAMLError) as error:
         return {"unreadable": without_controls(str(error))}
     return {}
 
