@@ -139,3 +139,43 @@ def test_a_tensor_that_the_document_names_must_be_there():
     flat = optimizer_state.flatten(optimizer, names_of(model))
     with pytest.raises(CheckpointError, match="is not in the checkpoint"):
         optimizer_state.restore(flat.document, {}, optimizer, names_of(model))
+
+
+def test_amsgrad_switched_on_is_refused_and_switched_off_is_said(tmp_path):
+    weight = torch.nn.Parameter(torch.ones(3, 2))
+    names = {id(weight): "w"}
+
+    def trained(amsgrad: bool) -> torch.optim.Optimizer:
+        optimizer = torch.optim.AdamW([weight], amsgrad=amsgrad)
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+        return optimizer
+
+    def taken_up(stored: bool, now: bool) -> list[str]:
+        flat = optimizer_state.flatten(trained(stored), names)
+        optimizer = torch.optim.AdamW([weight], amsgrad=now)
+        changes = optimizer_state.restore(flat.document, flat.tensors, optimizer, names)
+        optimizer.step()
+        return changes
+
+    assert taken_up(True, True) == taken_up(False, False) == []
+    assert taken_up(True, False) == ["optimizer group 0: amsgrad is now False, was True"]
+    with pytest.raises(CheckpointError, match=r"'w' lacks 'max_exp_avg_sq'.*amsgrad is now True, was False"):
+        taken_up(False, True)
+
+
+@pytest.mark.parametrize("change", ["missing", "shape", "text"])
+def test_a_state_that_is_not_this_optimizers_is_refused(change):
+    weight = torch.nn.Parameter(torch.ones(3, 2))
+    optimizer = torch.optim.AdamW([weight])
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    flat = optimizer_state.flatten(optimizer, {id(weight): "w"})
+    if change == "missing":
+        del flat.document["state"]["w"]["exp_avg"]
+    elif change == "shape":
+        flat.tensors["exp_avg/w"] = torch.zeros(2, 3)
+    else:
+        flat.document["state"]["w"]["step"] = {"$scalar": "many", "$dtype": "F32"}
+    with pytest.raises(CheckpointError, match=r"'exp_avg'|optim/optimizer\.json cannot be given to"):
+        optimizer_state.restore(flat.document, flat.tensors, torch.optim.AdamW([weight]), {id(weight): "w"})

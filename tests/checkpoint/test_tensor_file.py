@@ -104,3 +104,37 @@ def test_a_malformed_file_is_refused_by_name(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"bad\.safetensors"):
         tensor_file.read_header(path)
+
+
+def parts(*boxes):
+    """Parts of one F32 tensor, each as (offsets, shape)."""
+    return [tensor_file.TensorInfo("F32", shape, 0, 0, offsets) for offsets, shape in boxes]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "trouble"),
+    [
+        ([((0, 0), (2, 4)), ((2, 0), (2, 4))], None),
+        ([((0, 0), (4, 2)), ((0, 2), (4, 2))], None),
+        ([((0, 0), (2, 4)), ((3, 0), (1, 4))], "holds 12 of 16 elements"),
+        ([((0, 0), (2, 4)), ((0, 0), (2, 4)), ((3, 0), (1, 4)), ((3, 0), (1, 4))], "holds 24 of 16"),
+        (
+            [((2, 0), (2, 4)), ((2, 0), (2, 4))],
+            "overlap",
+        ),  # as many as there should be, the first rows twice missing
+        ([((0,), (4,)), ((0, 0), (4, 1))], "do not belong together"),
+    ],
+)
+def test_parts_hold_each_element_once(boxes, trouble):
+    if trouble is None:
+        tensor_file.check_cover("w", parts(*boxes), "here")
+        return
+    with pytest.raises(CheckpointError, match=trouble):
+        tensor_file.check_cover("w", parts(*boxes), "here")
+
+
+def test_an_empty_tensor_of_impossible_widths_is_refused(tmp_path):
+    header = json.dumps({"w": {"dtype": "F32", "shape": [0, 2**62], "data_offsets": [0, 0]}}).encode()
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(CheckpointError, match="has no elements and shape"):
+        tensor_file.read_header(tmp_path / "x.safetensors")

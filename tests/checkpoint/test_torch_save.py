@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import subprocess
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -188,3 +189,34 @@ def test_a_tensor_outside_the_folder_is_refused(tmp_path):
     info.relative_path = "../../elsewhere"
     with pytest.raises(CheckpointError, match="outside the folder"):
         torch_save.parse_metadata(pickle.dumps(metadata), tmp_path / ".metadata")
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        b"\x80\x02Nr\xff\xff\xff\x7f.",  # LONG_BINPUT: a memo of two thousand million places
+        b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b".",  # BYTEARRAY8 of a tebibyte
+        b"\x80\x02Np999999999\n.",  # PUT, in text
+        pickle.dumps([torch.Size([1] * 65)]),
+    ],
+    ids=["memo", "bytearray", "put", "dimensions"],
+)
+def test_a_pickle_that_asks_for_memory_is_refused_before_it_gets_any(bomb, tmp_path):
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError, match="is refused"):
+            torch_save.parse_metadata(bomb, tmp_path / ".metadata")
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_metadata_that_describes_more_than_the_files_hold_is_refused(tmp_path):
+    writer = StepWriter(tmp_path / "step_00000001")
+    torch_save.save_tensors({"w": torch.zeros(4)}, writer, "model")
+    metadata = pickle.loads((writer.folder / "model" / ".metadata").read_bytes())  # our own, just written
+    metadata.state_dict_metadata["w"].size = torch.Size([2**40])
+    writer.write_bytes("model/.metadata", pickle.dumps(metadata))
+    reader = finish(writer)
+    with pytest.raises(CheckpointError, match=r"describes 4,398,046,511,104 bytes of tensors"):
+        torch_save.scan(reader, "model")

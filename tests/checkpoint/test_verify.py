@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from automodel_cli.checkpoint import describe, hf_format, verify
 from automodel_cli.corpus.tokenizer import ByteTokenizer
+from automodel_cli.errors import CheckpointError
 
 
 def test_a_sound_checkpoint_verifies(run, tiny):
@@ -97,3 +98,18 @@ def test_exports_without_hashes_and_files_added_to_one_are_said_to_be_uncovered(
         '{"format": "automodel-export/1", "files": [{"name": "../x"}]}'
     )
     assert not verify.verify(exported)["ok"]
+
+
+def test_nan_in_a_torch_save_checkpoint_is_found_too(tmp_path, tiny, save):
+    model = tiny()
+    assert verify.verify(save(tmp_path, 1, model, save_format="torch_save"))["ok"]
+    with torch.no_grad():
+        model.wpe.weight[1, 2] = math.nan
+    folder = save(tmp_path, 2, model, save_format="torch_save")
+    result = verify.verify(folder)
+    assert [(row["tensor"], row["nan"]) for row in result["nonfinite"]] == [("wpe.weight", 1)]
+    assert not result["ok"] and result["tensors_scanned"] == 2 * len(list(model.parameters()))
+    with pytest.raises(CheckpointError, match=r"wpe\.weight.*first") as caught:
+        verify.refuse_nonfinite(folder)
+    assert "restore_from step_00000001" in caught.value.hint
+    verify.refuse_nonfinite(tmp_path / "step_00000001")

@@ -20,7 +20,9 @@ from automodel_cli.metrics.log import (
     METRICS_NAME,
     SUPERSEDED_NAME,
     AppendFile,
+    LinesChecked,
     MetricsLog,
+    check_lines,
     decode_line,
     duration,
     encode_record,
@@ -319,3 +321,55 @@ def test_metrics_path(tmp_path):
         metrics_path(tmp_path)
     write_steps(tmp_path, [1])
     assert metrics_path(tmp_path) == metrics_path(tmp_path / METRICS_NAME) == tmp_path / METRICS_NAME
+
+
+class TestLineHashes:
+    def write(self, path, count=4):
+        lines = [
+            encode_record({"kind": "train", "step": step, "loss": 1.0 / step}) for step in range(1, count + 1)
+        ]
+        path.write_bytes(b"".join(lines))
+        return lines
+
+    def test_every_flipped_bit_is_found_and_its_line_named(self, tmp_path):
+        path = tmp_path / METRICS_NAME
+        lines = self.write(path)
+        good = path.read_bytes()
+        assert check_lines(path) == LinesChecked(4, [], 0, torn=False)
+        for index in range(len(good)):
+            path.write_bytes(good[:index] + bytes([good[index] ^ 1 << index % 8]) + good[index + 1 :])
+            found = check_lines(path)
+            number = next(n for n in range(1, 5) if index < sum(map(len, lines[:n])))
+            assert found.damaged and found.damaged[0] in (number, number + 1), index
+
+    def test_lines_of_an_earlier_version_and_a_torn_last_one_are_no_damage(self, tmp_path):
+        path = tmp_path / METRICS_NAME
+        lines = self.write(path)
+        old = [json.dumps({"kind": "train", "step": step, "loss": 9.0}).encode() + b"\n" for step in (1, 2)]
+        for cut in (1, 10, len(lines[3]) - 2):
+            path.write_bytes(b"".join([*old, *lines[:3], lines[3][:cut]]))
+            assert check_lines(path) == LinesChecked(5, [], 2, torn=True)
+        path.write_bytes(b"".join([*old, *lines])[:-1])  # the kill came before the newline
+        assert check_lines(path) == LinesChecked(6, [], 2, torn=False)
+        path.write_bytes(b"".join([*lines, *old]))
+        assert check_lines(path).damaged == [5, 6]
+
+    def test_readers_of_json_lines_see_one_more_key(self):
+        line = encode_record({"kind": "train", "step": 3, "loss": math.nan})
+        assert set(json.loads(line)) == {"kind", "step", "loss", "nonfinite", "xxh3"}
+        assert "xxh3" not in decode_line(line)
+
+    def test_a_line_without_an_end_is_not_read_whole(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("automodel_cli.metrics.log.MAX_LINE_BYTES", 100)
+        path = tmp_path / METRICS_NAME
+        path.write_bytes(b'{"step": 1}\n' + b"x" * 5_000 + b'\n{"step": 2}\n' + b"y" * 5_000)
+        assert [len(line) for line, _ in metrics_log.lines_of(path, block_bytes=64)][::2] == [11, 11]
+        assert check_lines(path).torn
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b'{"step": 9' + b"9" * 400 + b"}", b'{"step": -1}', b'{"step": true}', b'{"step": 1.0}', b"[" * 10**5],
+)
+def test_a_step_that_is_no_step_is_no_record(line):
+    assert decode_line(line) is None

@@ -231,8 +231,18 @@ def test_a_signal_while_the_loss_is_no_number_goes_back_too(tiny_training):
 
 def test_resume_prints_what_the_configuration_changed(tiny_training):
     tiny_training.recipe("--step_scheduler.max_steps", "4").run_train_validation_loop()
-    recipe = tiny_training.recipe("--optimizer.lr", "0.002")
-    assert any("max_lr: 0.01 -> 0.002" in line for line in recipe.said), recipe.said
+    words = ("--optimizer.lr", "0.002", "--optimizer.betas", "[0.8, 0.99]", "--optimizer.weight_decay", "0.0")
+    words += ("--model.dropout", "0.0", "--clip_grad_norm", "null", "--validation_dataset", "null")
+    recipe = tiny_training.recipe(*words, loss_fn={"_target_": "torch.nn.CrossEntropyLoss"})
+    said = "\n".join(recipe.said)
+    for change in (
+        "schedule.max_lr: 0.01 -> 0.002", "optimizer.lr: 0.01 -> 0.002", "betas is now (0.8, 0.99), was (0.9, 0.95)",
+        "weight_decay is now 0.0, was 0.1", "model.dropout: 0.1 -> 0.0", "clip_grad_norm.max_norm: 1.0 -> not set",
+        "validation_dataset: NanogptDataset -> not set", "loss_fn: not set -> CrossEntropyLoss",
+        "step_scheduler.max_steps: 4 -> 12",
+    ):  # fmt: skip
+        assert change in said, (change, said)
+    assert "optimizer.betas" not in said and "checkpoint_dir" not in said
     recipe.run_train_validation_loop()
     assert tiny_training.records()[-1]["step"] == 12
 

@@ -14,13 +14,16 @@ import yaml
 from automodel_cli import __version__
 from automodel_cli.assembly.fast_path import FastPath
 from automodel_cli.assembly.tokenizer import RunTokenizer
+from automodel_cli.checkpoint.checkpointer import Loaded
+from automodel_cli.config import yaml_tree
 from automodel_cli.config.load import to_yaml
 from automodel_cli.config.schema import PretrainConfig
-from automodel_cli.errors import CheckpointError
+from automodel_cli.errors import AutomodelError, CheckpointError
 from automodel_cli.json_files import without_controls
 from automodel_cli.models.interface import CausalLM, count_parameters
 from automodel_cli.train.schedules import Schedule
 
+_LONGEST_VALUE = 120
 _LONGEST_LINE = 400  # of what a difference shows
 _MUST_AGREE = {
     "model": "the model section",
@@ -102,6 +105,19 @@ def refuse_other_run(stored: Mapping[str, Any], now: Mapping[str, Any], checkpoi
         )
 
 
+def changes(loaded: Loaded, now: Mapping[str, Any], cfg: PretrainConfig) -> list[str]:
+    """Lines for all that a resume does otherwise than the run that wrote the checkpoint, each once."""
+    told = {
+        line.partition(": ")[2].partition(" is now")[0] for line in loaded.changes
+    }  # with what a default was
+    lines = [
+        line
+        for line in changed_configuration(loaded.config_yaml, cfg, loaded.path)
+        if not any(f": optimizer.{key}: " in line for key in told)
+    ]
+    return [*loaded.changes, *changed_settings(loaded.facts, now), *lines]
+
+
 def changed_settings(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Lines for what the configuration now says otherwise than the checkpoint; the configuration wins."""
     lines = []
@@ -109,6 +125,66 @@ def changed_settings(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[
         for line in differences(stored.get(section), now.get(section)):
             lines.append(f"changed since the checkpoint: {section}.{line} (the configuration wins)")
     return lines
+
+
+def changed_configuration(written: bytes, cfg: PretrainConfig, where: Path) -> list[str]:
+    """Lines for each value of the configuration that is not the one the checkpoint was trained with.
+
+    ``written``: ``config.yaml`` of the checkpoint ``where``. What says only where things go and when they are shown is
+    left out; keys that the version which wrote it did not know are no changes.
+
+    Raises:
+        CheckpointError: it is no YAML of such a file.
+    """
+    try:
+        root, problems = yaml_tree.parse_document(written.decode(), str(where / "config.yaml"))
+    except (AutomodelError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{where / 'config.yaml'} is no configuration: {error}", "use an older checkpoint"
+        ) from None
+    stored = {} if problems else yaml_tree.to_plain(root)
+    lines = _changed_values(stored, plain_config(cfg))
+    return [
+        f"changed since the checkpoint: {without_controls(line)} (the configuration wins)" for line in lines
+    ]
+
+
+# Sections, and keys of step_scheduler, that change no number of the run.
+_NOT_OF_THE_RUN = {
+    "checkpoint",
+    "wandb",
+    "recipe",
+    "device",
+    "init_from",
+    "dist_env",
+    "distributed",
+    "compile",
+}
+_NOT_OF_THE_RUN |= {"log_every_steps", "log_remote_every_steps", "gc_every_steps", "preemption_signal"}
+
+
+def _changed_values(stored: Any, now: Any, where: str = "") -> list[str]:
+    if isinstance(stored, Mapping) and isinstance(now, Mapping):
+        # A target's arguments and free sections are as they were written; of closed ones every key is there.
+        keys = [*stored, *(key for key in now if key not in stored and (where or now[key] is not None))]
+        open_section = "_target_" in now or "_target_" in stored
+        lines = []
+        for key in keys:
+            known = key in stored and key in now
+            if key not in _NOT_OF_THE_RUN and (known or open_section or not where):
+                lines += _changed_values(
+                    stored.get(key), now.get(key), f"{where}.{key}" if where else str(key)
+                )
+        return lines
+    return [] if stored == now else [f"{where}: {_brief(stored)} -> {_brief(now)}"]
+
+
+def _brief(value: Any) -> str:
+    if value is None:
+        return "not set"
+    if isinstance(value, Mapping):
+        return str(value.get("_target_", "other settings")).rpartition(".")[2]
+    return str(value) if len(str(value)) <= _LONGEST_VALUE else str(value)[:_LONGEST_VALUE] + "..."
 
 
 def differences(stored: Any, now: Any, where: str = "") -> list[str]:

@@ -69,6 +69,7 @@ class Loaded:
     facts: dict[str, Any]
     metrics: dict[str, Any] = field(default_factory=dict)
     changes: list[str] = field(default_factory=list)
+    config_yaml: bytes = b""
 
 
 class Checkpointer:
@@ -391,6 +392,7 @@ class Checkpointer:
             facts=reader.manifest["facts"],
             metrics=reader.manifest["metrics"],
             changes=changes,
+            config_yaml=reader.read_bytes("config.yaml"),
         )
 
     def _read_model(self, reader: StepReader, model: torch.nn.Module, *, cast: bool) -> None:

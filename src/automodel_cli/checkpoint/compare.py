@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,11 @@ import yaml
 from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.describe import SUFFIX, checkpoint_tensors, gather, kind_of
 from automodel_cli.checkpoint.tensor_values import StoredTensor, difference
-from automodel_cli.errors import CheckpointError
+from automodel_cli.errors import AutomodelError, CheckpointError
+from automodel_cli.json_files import read_bytes, read_json, without_controls
 
 # What says nothing that the tensors and the model do not say.
+_MAX_ALIASES = 16  # in YAML each may double what it stands for
 _NOT_COMPARED = ("param_roles", "param_counts")
 
 
@@ -76,11 +77,14 @@ def _config(path: Path) -> Any:
     """config.yaml of a step, config.json of a Hugging Face folder."""
     try:
         if (path / "config.yaml").is_file():
-            return yaml.safe_load((path / "config.yaml").read_text())
+            text = read_bytes(path / "config.yaml", CheckpointError).decode()
+            if sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)) > _MAX_ALIASES:
+                raise ValueError("it refers to itself too often")
+            return yaml.safe_load(text)
         if (path / "config.json").is_file():
-            return json.loads((path / "config.json").read_bytes())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        return {"unreadable": str(error)}
+            return read_json(path / "config.json", CheckpointError)
+    except (AutomodelError, ValueError, RecursionError, yaml.YAMLError) as error:
+        return {"unreadable": without_controls(str(error))}
     return {}
 
 

@@ -257,7 +257,7 @@ class PretrainRecipe:
         self.state = training.restored_state(loaded)
         self.loader.load_state_dict(loaded.loader_state)
         training.restore_scaler(self.scaler, loaded.state.get("scaler"), checkpoint)
-        for line in [*loaded.changes, *run_facts.changed_settings(facts, self._facts())]:
+        for line in run_facts.changes(loaded, self._facts(), self.cfg):
             self.voice.say(line)
         if checkpoint.parent.resolve() == self.run_folder.resolve():
             self._saved_step = self.state.step
