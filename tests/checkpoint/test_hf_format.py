@@ -210,11 +210,11 @@ def test_code_that_comes_with_a_folder_does_not_run(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("config.json", b"{", "config.json cannot be read"),
-        ("config.json", b"{}", "config.json cannot be read"),
+        ("config.json", b"{", "config.json is not valid JSON"),
+        ("config.json", b"{}", "'model_type' is missing"),
         ("config.json", b'{"model_type": "gpt2", "quantization_config": {"bits": 4}}', "quantised"),
-        ("model.safetensors", b"PK\x03\x04nonsense", "model.safetensors cannot be read"),
-        (hf_format.INDEX, b"[]", "index.json is damaged"),
+        ("model.safetensors", b"PK\x03\x04nonsense", "model.safetensors is not a safetensors file"),
+        (hf_format.INDEX, b"[]", "index.json: the whole file"),
         (hf_format.INDEX, b'{"weight_map": {"w": "../../x.safetensors"}}', "outside its folder"),
         (hf_format.INDEX, b'{"weight_map": {"w": "model-2.safetensors"}}', "model-2.safetensors is missing"),
     ],

@@ -41,6 +41,7 @@ def build_model(target: Target, *, seed: int, trust: Sequence[str] = (), on_meta
         ConfigError: the target is not one that the section admits, or it does not return a module.
     """
     torch.manual_seed(derive_seed(seed, "init"))
+    _check_local_folder(target)
     if on_meta and (model := _on_meta(target, trust)) is not None:
         return model
     built = instantiate(target, "model", inject={"is_meta_device": True} if on_meta else None, trust=trust)
@@ -50,6 +51,13 @@ def build_model(target: Target, *, seed: int, trust: Sequence[str] = (), on_meta
             "name a callable that returns the model",
         )
     return wrap(built, pretrained=target.name.endswith(".from_pretrained"))
+
+
+def _check_local_folder(target: Target) -> None:
+    """Of a pretrained model in a folder here: its configuration in proportion to its weights, before it is believed."""
+    source = target.arguments.get("pretrained_model_name_or_path")
+    if target.name.endswith(".from_pretrained") and isinstance(source, str) and Path(source).is_dir():
+        hf_format.check_folder(hf_format.find_folder(source))
 
 
 def _on_meta(target: Target, trust: Sequence[str]) -> CausalLM | None:

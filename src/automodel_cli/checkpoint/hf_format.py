@@ -11,23 +11,27 @@ whose names on disk need not be those in memory.
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import huggingface_hub
 import torch
+from pydantic import Field
 from safetensors import safe_open
 
 from automodel_cli import files
-from automodel_cli.checkpoint import hf_config, hf_hashes, hf_shards, hf_tokenizer, layout, sharded
+from automodel_cli.checkpoint import hf_bounds, hf_config, hf_hashes, hf_shards, hf_tokenizer, layout, sharded
 from automodel_cli.checkpoint.step_files import StepWriter
-from automodel_cli.errors import CheckpointError
+from automodel_cli.checkpoint.tensor_file import read_header
+from automodel_cli.errors import AutomodelError, CheckpointError
+from automodel_cli.json_files import FileModel, read_json, read_model, validated, without_controls
 from automodel_cli.models import gpt2, hf, llama, same_function
 from automodel_cli.models.families import FAMILIES, Family, family_of
+from automodel_cli.models.hf_pretrained import pretrained_on_meta
 from automodel_cli.models.initialise import copy_whole
 from automodel_cli.models.interface import CausalLM
 
@@ -194,12 +198,30 @@ def load_hf(folder: Path | str) -> tuple[dict[str, Any], dict[str, torch.Tensor]
     folder = Path(folder)
     tensors: dict[str, torch.Tensor] = {}
     for path in weight_files(folder):
+        read_header(path)  # says what is wrong before the library does
         try:
             with safe_open(path, framework="pt") as handle:
                 tensors.update({name: handle.get_tensor(name) for name in handle.keys()})  # noqa: SIM118
         except Exception as error:  # the Rust side has an exception class of its own
-            raise CheckpointError(f"{path} cannot be read: {error}", "download or make it again") from error
+            raise CheckpointError(f"{path} cannot be read: {error}", _ANEW) from error
     return read_config(folder), tensors
+
+
+class _ConfigFile(FileModel):
+    """What every ``config.json`` holds; the rest is its family's."""
+
+    model_type: Annotated[str, Field(min_length=1, max_length=128)]
+    quantization_config: Any = None
+
+
+class _WeightIndex(FileModel):
+    """``model.safetensors.index.json``: which file holds each tensor."""
+
+    weight_map: dict[str, str]
+
+
+_ANEW = "download or make it again"
+_MAX_CONFIG_BYTES = 16 << 20
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -209,14 +231,15 @@ def read_config(folder: Path) -> dict[str, Any]:
         CheckpointError: missing, damaged, or of quantised weights.
     """
     path = folder / "config.json"
-    try:
-        config = json.loads(path.read_bytes())
-        model_type = config["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error!r}", "download or make it again") from error
-    if config.get("quantization_config"):
-        raise CheckpointError(f"{folder} holds quantised weights ({model_type})", "use the original weights")
-    return config
+    # transformers before 5 wrote Infinity as such
+    config = read_json(path, CheckpointError, hint=_ANEW, max_bytes=_MAX_CONFIG_BYTES, allow_nan=True)
+    known = validated(config, _ConfigFile, path, CheckpointError, hint=_ANEW)
+    if known.quantization_config:
+        raise CheckpointError(
+            f"{folder} holds quantised weights ({without_controls(known.model_type)})",
+            "use the original weights",
+        )
+    return dict(config)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -226,18 +249,18 @@ def weight_files(folder: Path) -> list[Path]:
         CheckpointError: there are none, or one is missing.
     """
     index = folder / INDEX
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise CheckpointError(f"{index} is damaged: {error!r}", "download or make it again") from error
+    if index.exists():
+        places = read_model(index, _WeightIndex, CheckpointError, hint=_ANEW).weight_map
+        names = sorted(set(places.values()))
         if outside := [name for name in names if Path(name).name != name]:
-            raise CheckpointError(f"{index} names a file outside its folder: {outside[0]}", "do not use it")
+            named = without_controls(outside[0][:80])
+            raise CheckpointError(f"{index} names a file outside its folder: {named}", "do not use it")
         paths = [folder / name for name in names]
     else:
         paths = sorted(folder.glob("*.safetensors"))
     if missing := [path for path in paths if not path.is_file()]:
-        raise CheckpointError(f"{missing[0]} is missing ({index.name} names it)", "download it again")
+        shown = without_controls(str(missing[0]))
+        raise CheckpointError(f"{shown} is missing ({index.name} names it)", "download it again")
     if not paths:
         pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
         found = f"only pickles ({', '.join(pickles[:3])})" if pickles else "no *.safetensors"
@@ -250,6 +273,32 @@ def weight_files(folder: Path) -> list[Path]:
     return paths
 
 
+def check_folder(folder: Path) -> tuple[dict[str, Any], hf_bounds.Shapes]:
+    """``config.json`` and the shapes of the tensors, once they are known to be in proportion to each other.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or the configuration asks for more than is there.
+    """
+    config, shapes = read_config(folder), hf_bounds.read_shapes(weight_files(folder))
+    hf_bounds.check_sizes(config, shapes, folder / "config.json")
+    return config, shapes
+
+
+@contextlib.contextmanager
+def _named(folder: Path) -> Iterator[None]:
+    """What transformers and torch make of an odd configuration, as one CheckpointError."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except AutomodelError as error:
+        raise CheckpointError(error.message, error.hint) from error
+    except Exception as error:  # of many libraries, with classes of their own
+        lines = str(error).strip().splitlines() or [""]
+        reason = without_controls(f"{type(error).__name__}: {lines[0][:200]}")
+        raise CheckpointError(f"{folder} holds no model that can be built: {reason}", _ANEW) from error
+
+
 def load_model(folder: Path | str) -> CausalLM:
     """The model of a Hugging Face folder with its weights; code in the folder is not run.
 
@@ -257,14 +306,20 @@ def load_model(folder: Path | str) -> CausalLM:
         CheckpointError: it cannot be read, or its model type is not known to transformers.
     """
     folder = Path(folder)
-    config = read_config(folder)
-    weight_files(folder)  # refuses pickles before transformers sees the folder
+    config, shapes = check_folder(folder)
     family = FAMILIES.get(config["model_type"])
-    if family is not None and (arguments := _own_arguments(family, config)) is not None:
-        model = family.build(**arguments)
-        _fill(model, folder)
-        return model
-    return hf.from_pretrained(str(folder))
+    with _named(folder):
+        if family is not None and (arguments := _own_arguments(family, config)) is not None:
+            model = family.build(**arguments, is_meta_device=True)
+            hf_bounds.check_total(model, shapes, folder)
+            model.to_empty(device="cpu")
+            _fill(model, folder)
+            return model
+        theirs = pretrained_on_meta(str(folder))
+        hf_bounds.check_total(theirs, shapes, folder)
+        theirs.to_empty(device="cpu")
+        _fill_transformers(theirs, folder)
+        return theirs
 
 
 def _own_arguments(family: Family, config: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -284,15 +339,15 @@ def load_into(model: CausalLM, folder: Path | str, *, any_function: bool = False
         CheckpointError: the folder holds another kind of model, another function, or other sizes.
     """
     folder = Path(folder)
-    config = read_config(folder)
-    weight_files(folder)
+    config, _ = check_folder(folder)
     if not any_function:
-        refuse_other_function(str(folder), same_function.differences_from_hf(config, model))
+        with _named(folder):
+            differences = same_function.differences_from_hf(config, model)
+        refuse_other_function(str(folder), differences)
     if family_of(model) is not None:
         _fill(model, folder)
     elif isinstance(model, hf.HFCausalLM):
-        if not hf_shards.load_pieces(_weights_and_buffers(model), weight_files(folder)):
-            _copy_state(hf.from_pretrained(str(folder)), model, folder)
+        _fill_transformers(model, folder)
     else:
         raise CheckpointError(
             f"{type(model).__name__} cannot take weights from a Hugging Face folder",
@@ -327,6 +382,19 @@ def _fill(model: CausalLM, folder: Path) -> None:
             f"{folder} lacks weights of a Llama with a head, such as {min(targets)}",
             "save it with transformers' LlamaForCausalLM",
         )
+
+
+def _fill_transformers(model: hf.HFCausalLM, folder: Path) -> None:
+    """Fill a model of transformers, through transformers where a file's names are not those in memory."""
+    files_of = weight_files(folder)
+    if not hf_shards.load_pieces(_weights_and_buffers(model), files_of):
+        with _named(folder):
+            source, missing = hf.from_pretrained_complete(str(folder))
+        if missing:
+            raise CheckpointError(
+                f"{folder} lacks {len(missing)} weights of its model, such as {min(missing)}", _ANEW
+            )
+        _copy_state(source, model, folder)
 
 
 def _without_zero_biases(model: gpt2.GPT2, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

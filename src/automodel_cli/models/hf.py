@@ -27,6 +27,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from automodel_cli import doors, transformers_calls
 from automodel_cli.batch import Batch
 from automodel_cli.errors import AutomodelError, CheckpointError, ConfigError
+from automodel_cli.json_files import without_controls
 from automodel_cli.models.attention_kernels import kernel_preferred
 from automodel_cli.models.document_attention import dense_mask, document_mask
 from automodel_cli.models.foreign import ForeignCausalLM, loss_from_logits, role_of
@@ -400,6 +401,20 @@ def from_pretrained(
     return model
 
 
+def from_pretrained_complete(folder: str) -> tuple[HFCausalLM, list[str]]:
+    """As ``from_pretrained`` of a folder, and the weights that it lacks: transformers draws those at random."""
+    loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        folder,
+        config=read_config(folder),
+        dtype=torch.float32,
+        output_loading_info=True,
+        use_safetensors=True,
+        trust_remote_code=False,
+    )
+    module, info = loaded
+    return HFCausalLM(module, pretrained=True), sorted(info["missing_keys"])
+
+
 def read_config(
     source: str,
     *,
@@ -503,7 +518,7 @@ def load_errors_named(source: Any) -> Iterator[None]:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         name = source if isinstance(source, str) else type(source).__name__
         raise ConfigError(
-            f"cannot build a causal language model from {name}: {first}",
+            without_controls(f"cannot build a causal language model from {name}: {first}"),
             "name a folder with config.json (and safetensors), or a hub name that this machine can reach",
         ) from error
 
