@@ -36,6 +36,16 @@ class Door:
     is_passed: bool = False
     shut: Any = None
 
+    @property
+    def shut_in_words(self) -> str:
+        """What needs no trust."""
+        if self.opens is _never:
+            return "any"
+        if isinstance(self.shut, bool):
+            return str(self.shut).lower()
+        words: dict[Any, str] = {_is_given: "null", _is_timm: "no model of timm"}
+        return words.get(self.opens, "no name of a repository")
+
 
 def _is_bool(value: Any) -> bool:
     return isinstance(value, bool)

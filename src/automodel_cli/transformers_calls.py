@@ -84,7 +84,7 @@ def call(function: Callable[..., Any], arguments: Mapping[str, Any], *, role: st
         look = doors.check_folder if role == "tokenizer" else doors.check_source
         look(source, weights=wants_weights, **_of(given, ("revision", "subfolder", "cache_dir", "token")))
     if role == "tokenizer":
-        return function(**_shut(function, source) | given)
+        return function(**shut(function, source) | given)
     if role == "hf_config":
         return _load_config(function, given)
     return _load_model(function, given)
@@ -96,7 +96,7 @@ def _build(function: Callable[..., Any], given: dict[str, Any]) -> Any:
         return function(**given)
     is_auto = "transformers.models.auto." in str(getattr(function.__self__, "__module__", ""))
     if is_auto:
-        return function(**_shut(function, None) | given)
+        return function(**shut(function, None) | given)
     # a class of its own runs no code of others, and is not told so
     return function(
         **{name: value for name, value in given.items() if name not in ("trust_remote_code", "code_revision")}
@@ -105,7 +105,7 @@ def _build(function: Callable[..., Any], given: dict[str, Any]) -> Any:
 
 def _load_config(function: Callable[..., Any], given: Mapping[str, Any]) -> Any:
     """Load a configuration; transformers drops overrides it does not know, here they are errors."""
-    options = _shut(function, given[SOURCE]) | _of(given, (SOURCE, *HUB_ARGUMENTS))
+    options = shut(function, given[SOURCE]) | _of(given, (SOURCE, *HUB_ARGUMENTS))
     own = {name: value for name, value in given.items() if name not in options}
     config = function(**options)
     return function(**options, **checked_fields(config, own)) if own else config
@@ -124,7 +124,7 @@ def _load_model(function: Callable[..., Any], given: Mapping[str, Any]) -> Any:
             loads.from_pretrained, _of(given, (SOURCE, *HUB_ARGUMENTS)) | named | own
         )
     base = importlib.import_module("transformers").PreTrainedModel.from_pretrained
-    return function(**_shut(function, given[SOURCE], base) | options)
+    return function(**shut(function, given[SOURCE], base) | options)
 
 
 def checked_fields(config: Any, own: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def _like(present: Any, value: Any) -> Any:
     )
 
 
-def _shut(function: Callable[..., Any], source: str | None, *further: Callable[..., Any]) -> dict[str, Any]:
+def shut(function: Callable[..., Any], source: str | None, *further: Callable[..., Any]) -> dict[str, Any]:
     """Values for the doors that these functions ask for."""
     names = frozenset().union(*(_looked_up(each) for each in (function, *further)))
     return doors.shut_values(source, names.__contains__)

@@ -1,5 +1,7 @@
 import contextlib
 import io
+import logging
+import warnings
 from pathlib import Path
 
 import pytest
@@ -142,3 +144,44 @@ def test_the_voice_of_a_recipe(capsys):
         voice.table("plan", [("steps", "1")])
         voice.progress(1, 1, "loss")
     assert capsys.readouterr().out.splitlines() == ["step 1", "plan", "  steps  1"]
+
+
+HOSTILE = "run\x1b[2J\x1b]0;title\x07\x9b31m\u202e[bold red]name"
+
+
+def everything_is_said(terminal: bool) -> None:
+    console.say(HOSTILE)
+    console.warn(HOSTILE)
+    console.facts(HOSTILE, [(HOSTILE, HOSTILE)])
+    console.table(HOSTILE, [HOSTILE], [[HOSTILE]])
+    console.columns(HOSTILE, [HOSTILE], [[HOSTILE]])
+    console.show_error(ConfigError(HOSTILE, HOSTILE))
+    console.show_error(FileNotFoundError(2, "No such file", HOSTILE))
+    console.show_error(ValueError(HOSTILE))
+    with console.Progress(HOSTILE, unit=HOSTILE, interval_s=0) as progress:
+        progress(1, 2, HOSTILE)
+        progress(2, 2, HOSTILE)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_no_escape_code_of_others_reaches_the_terminal(terminal, monkeypatch, capsys):
+    monkeypatch.setattr(console, "is_terminal", lambda: terminal)
+    console.stdout.cache_clear()
+    everything_is_said(terminal)
+    console.stdout.cache_clear()
+    said = "".join(capsys.readouterr())
+    assert said.count("[bold red]name") + said.count("[bold") >= 10
+    for code in ("\x1b]", "\x1b[2J", "\x07", "\x9b", "\u202e"):
+        assert code not in said
+
+
+def test_what_libraries_say_is_cleaned_too(capsys):
+    factory, form = logging.getLogRecordFactory(), warnings.formatwarning
+    try:
+        console.clean_what_libraries_say()
+        record = logging.getLogRecordFactory()("x", 30, "x.py", 1, "model %s", (HOSTILE,), None)
+        assert "\x1b" not in record.getMessage()
+        assert "\x1b" not in warnings.formatwarning(HOSTILE, UserWarning, "x.py", 1)
+    finally:
+        logging.setLogRecordFactory(factory)
+        warnings.formatwarning = form

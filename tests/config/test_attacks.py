@@ -4,7 +4,9 @@ Every payload goes the whole way a run would go: load (phase 1), the foreign che
 section. Controls show that the canary works: the same payloads do run where they are called directly or trusted.
 """
 
+import importlib.util
 import json
+import marshal
 import os
 import sys
 from dataclasses import replace
@@ -213,6 +215,43 @@ def test_the_same_payloads_run_where_they_are_trusted(payload, trust, canary):
     except ConfigError as error:
         assert "add --trust" not in error.message  # evil.Net is no model: it ran and was then found wanting
     assert canary.exists()
+
+
+def plant_pyc(source: Path, canary: Path) -> None:
+    """A compiled file in ``__pycache__`` that says it belongs to ``source``, of no hash that anybody checks."""
+    code = compile(
+        f"open({str(canary)!r}, 'w').close()\ndef run(*a, **k): ...\nclass Evil: ...\n", "x", "exec"
+    )
+    cached = Path(importlib.util.cache_from_source(str(source)))
+    cached.parent.mkdir(exist_ok=True)
+    flags = (1).to_bytes(4, "little")  # hash-based, unchecked
+    cached.write_bytes(importlib.util.MAGIC_NUMBER + flags + bytes(8) + marshal.dumps(code))
+
+
+@pytest.mark.parametrize(
+    ("name", "trust"),
+    [
+        ("innocent.py:Net", "innocent.py"),
+        ("innocent.Net", "innocent"),
+        ("innocent_package.inner.Net", "innocent_package"),
+    ],
+)
+def test_what_is_trusted_is_the_text_that_was_read(name, trust, canary):
+    """A compiled file beside it is not: it may hold anything."""
+    text = "import torch\nclass Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+    Path("innocent_package").mkdir()
+    Path("innocent_package/__init__.py").write_text("")
+    for source in (Path("innocent.py"), Path("innocent_package/inner.py")):
+        source.write_text(text)
+        plant_pyc(source.absolute(), canary)
+    plant_pyc(Path("innocent_package/__init__.py").absolute(), canary)
+    try:
+        built = instantiate(Target(name), "model", trust=[trust])
+    finally:
+        for module in [module for module in sys.modules if module.startswith("innocent")]:
+            del sys.modules[module]
+    assert type(built).__name__ == "Net"
+    assert not canary.exists()
 
 
 def test_a_target_built_in_python_gets_no_trust_either(canary):

@@ -1,9 +1,11 @@
 import json
+import math
 import sys
 
 import pytest
 import torch
 import transformers
+import yaml
 
 from automodel_cli.config.instantiate import (
     built_arguments,
@@ -13,6 +15,8 @@ from automodel_cli.config.instantiate import (
     instantiate,
     resolve_function,
 )
+from automodel_cli.config.load import load_config
+from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.config.target import Target
 from automodel_cli.errors import ConfigError, DataError
 
@@ -375,3 +379,49 @@ def test_a_folder_with_code_of_its_own_is_refused_without_asking(here):
     assert not (here / "canary").exists()
     instantiate(target({**named, "trust_remote_code": True}), "hf_config", trust=[str(folder)])
     assert (here / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"lr": -1}, "optimizer.lr: expected a number from 0 up, found -1"),
+        ({"lr": math.nan}, "optimizer.lr: expected a number"),
+        ({"lr": "nan"}, "optimizer.lr: expected a number"),
+        ({"lr": math.inf}, "optimizer.lr: expected a number"),
+        ({"betas": [0.9, 1.0]}, "optimizer.betas: expected a number from 0 up, below 1, found a list"),
+        ({"betas": [-0.1, 0.9]}, "optimizer.betas: expected a number from 0 up, below 1"),
+        ({"eps": -1e-8}, "optimizer.eps: expected a number from 0 up"),
+        ({"weight_decay": -0.1}, "optimizer.weight_decay: expected a number from 0 up"),
+        ({"amsgrad": "maybe"}, "optimizer.amsgrad: expected true or false"),
+        ({"decay_embeddings": 7}, "optimizer.decay_embeddings: expected true or false"),
+    ],
+)
+def test_what_no_optimizer_takes_is_an_error_with_its_place(arguments, says):
+    key = next(iter(arguments))
+    named = Target("torch.optim.AdamW", arguments, where="cfg.yaml:4", key_where={key: "cfg.yaml:5"})
+    [problem] = check_target(named, "optimizer")
+    assert str(problem).startswith(f"cfg.yaml:5: {says}")
+
+
+def test_words_for_no_are_false_to_every_callable(here):
+    sections = {
+        "optimizer": {"_target_": "torch.optim.AdamW", "amsgrad": "no", "maximize": "off", "fused": "off"},
+        "loss_fn": {"_target_": "torch.nn.CrossEntropyLoss", "label_smoothing": "0.1"},
+        "model": {"_target_": "automodel_cli.models.gpt2.build_gpt2_model", "n_layer": 1, "bias": "no"},
+        "dataset": {
+            "_target_": "automodel_cli.data.nanogpt_dataset.NanogptDataset",
+            "file_pattern": "x.bin",
+            "seq_len": 8,
+            "shuffle_files": "off",
+        },
+    }
+    (here / "cfg.yaml").write_text(yaml.safe_dump(sections))
+    cfg = load_config(PretrainConfig, here / "cfg.yaml")
+    check_foreign(cfg)
+    switches = ("amsgrad", "maximize", "fused")
+    assert [cfg.optimizer.arguments[name] for name in switches] == [False, False, False]
+    assert cfg.dataset.arguments["shuffle_files"] is False
+    config = instantiate(
+        target({"_target_": "transformers.GPT2Config", **TINY_GPT2, "use_cache": "no"}), "hf_config"
+    )
+    assert config.use_cache is False

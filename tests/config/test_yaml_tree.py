@@ -1,4 +1,5 @@
 import math
+import re
 
 import pytest
 import yaml
@@ -234,3 +235,37 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="UTF-8"):
         read_file(tmp_path / "binary.yaml")
+
+
+DEEP = 5_000
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a: 1\nb: " + "[" * DEEP + "]" * DEEP, "cfg.yaml:2: nested deeper than 200 levels"),
+        ("a: 1\nb: " + "{a: " * DEEP + "1" + "}" * DEEP, "cfg.yaml:2: nested deeper than 200 levels"),
+        ("".join(" " * n + f"k{n}:\n" for n in range(300)), "nested deeper than 200 levels"),
+        (
+            "a0: &a0 [1]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 400)),
+            "nested deeper than 200",
+        ),
+    ],
+)
+def test_nesting_is_limited_before_anything_recurses(text, says):
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        parse_document(text, "cfg.yaml")
+
+
+@pytest.mark.parametrize(
+    "number", ["9" * 5000, "-" + "1" * 5000, "0x" + "f" * 5000, "0." + "1" * 5000, str(2**64)]
+)
+def test_numbers_that_nothing_could_take(number):
+    _, problems = parse_document(f"a: 1\nb: {number}\n", "cfg.yaml")
+    assert [problem.where for problem in problems] == ["cfg.yaml:2"]
+    assert "number" in problems[0].text and len(problems[0].text) < 100
+    assert parse_value(number, "command line")[1]
+
+
+def test_a_seed_of_64_bits_is_no_such_number():
+    assert parse_document(f"seed: {2**64 - 1}", "cfg.yaml")[1] == []

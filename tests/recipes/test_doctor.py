@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -198,3 +199,25 @@ def test_other_processes_are_never_waited_for_long():
     assert doctor._in_a_process(["/no/such/program"], 1.0)[0] == 127
     assert doctor._in_a_process([sys.executable, "-c", "print(1)"], 60.0)[:2] == (0, "1\n")
     assert time.monotonic() - started < 60
+
+
+def test_no_child_imports_from_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    for name in ("torch", "json", "os", "automodel_cli", "runpy", "encodings", "time"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w').close()\n")
+    list(doctor._devices(Request(timeout_s=60)))
+    doctor._gpus(Request(timeout_s=60))
+    assert not (tmp_path / "canary").exists()
+
+
+def test_every_python_that_is_started_leaves_the_current_folder_out():
+    """Wherever this package starts another Python, it says so."""
+    root = Path(doctor.__file__).parents[1]
+    started = {
+        path.relative_to(root).as_posix(): line.strip()
+        for path in root.rglob("*.py")
+        for line in path.read_text().splitlines()
+        if "sys.executable" in line and '"-P"' not in line
+    }
+    assert started == {}

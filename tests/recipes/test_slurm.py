@@ -1,5 +1,6 @@
 """The batch file: what it tells Slurm, that bash reads it, what it does with each exit code (stand-ins for Slurm)."""
 
+import json
 import os
 import shlex
 import subprocess
@@ -176,3 +177,59 @@ def test_without_slurm(monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(AutomodelError, match="no sbatch on this machine"):
         submit(Path("x"))
+
+
+HOSTILE = [
+    "a\ntouch CANARY",
+    "a\r#SBATCH --wrap=touch",
+    "$(touch CANARY)",
+    "`touch CANARY`",
+    "a' ; touch CANARY '",
+    "a b",
+]
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_no_value_becomes_a_line_of_the_batch_file(value, here, capsys):
+    """In a value of the file, of the command line, of an option of sbatch: quoted, or refused; never run."""
+    Path("evil.yaml").write_text(YAML.replace("runs/mine", json.dumps(f"runs/{value}")))
+    for arguments in (
+        ["slurm", "--nproc-per-node", "8", "-o", "job.sbatch", "pretrain", "llm", "-c", "evil.yaml"],
+        [
+            "slurm",
+            "--nproc-per-node",
+            "8",
+            "-o",
+            "job.sbatch",
+            "cfg.yaml",
+            "--checkpoint.checkpoint_dir",
+            value,
+        ],
+        ["slurm", "--nproc-per-node", "8", "-o", "job.sbatch", "--partition", value, "cfg.yaml"],
+        ["slurm", "--nproc-per-node", "8", "-o", "job.sbatch", "--job-name", value, "cfg.yaml"],
+        ["slurm", "--nproc-per-node", "8", "-o", "job.sbatch", "--logs", value, "cfg.yaml"],
+        ["slurm", "--nproc-per-node", value, "-o", "job.sbatch", "cfg.yaml"],
+    ):
+        Path("job.sbatch").unlink(missing_ok=True)
+        code = app.run(arguments)
+        assert code in (0, 2), capsys.readouterr().err
+        if code == 0:
+            text = Path("job.sbatch").read_text()
+            known = (
+                "#!/bin/bash",
+                "#SBATCH --",
+                "trap ",
+                "srun ",
+                "code=$?",
+                "if [",
+                "    ",
+                "fi",
+                "exit ",
+                "",
+            )
+            assert all(line.startswith(known) for line in text.splitlines())
+            env = {"PATH": f"{here}:/usr/bin:/bin"}
+            Path("srun").write_text("#!/bin/sh\nexit 0\n")
+            Path("srun").chmod(0o755)
+            subprocess.run(["bash", "job.sbatch"], env=env, check=False)
+        assert not Path("CANARY").exists()

@@ -1,5 +1,8 @@
 """AdamW as built here against torch's own loop."""
 
+import importlib
+
+import pytest
 import torch
 
 from automodel_cli.train.optimizers import build_adamw, pick_kernel
@@ -53,3 +56,31 @@ def test_the_kernel_follows_the_device_and_the_optimizer():
     assert pick_kernel("cpu")[0] == "fused"
     assert pick_kernel("hpu")[0] == "foreach"
     assert pick_kernel("cuda", "torch.optim.SGD") == ("own", "SGD as it is written")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kernel"),
+    [
+        ({}, "fused"),
+        ({"fused": True}, "fused"),
+        ({"foreach": True}, "foreach"),
+        ({"fused": False, "foreach": True}, "foreach"),
+        ({"fused": False}, "loop"),
+        ({"foreach": False}, "fused"),
+    ],
+)
+def test_the_kernel_that_is_named_is_the_one_that_runs(arguments, kernel, monkeypatch):
+    """The plan prints `pick_kernel`; torch is watched while it takes a step."""
+    ran, module = [], importlib.import_module("torch.optim.adam")
+    for name in ("fused", "multi_tensor", "single_tensor"):
+        function = getattr(module, f"_{name}_adam")
+        watched = lambda *a, _f=function, _n=name, **k: (ran.append(_n), _f(*a, **k))  # noqa: E731
+        monkeypatch.setattr(module, f"_{name}_adam", watched)
+    weight = torch.nn.Parameter(torch.ones(4))
+    optimizer = build_adamw([weight], device="cpu", **arguments)
+    weight.grad = torch.ones(4)
+    with torch.no_grad():
+        optimizer.step()
+    names = {"fused": "fused", "foreach": "multi_tensor", "loop": "single_tensor"}
+    assert pick_kernel("cpu", arguments=arguments)[0] == kernel
+    assert ran == [names[kernel]]

@@ -7,7 +7,7 @@ import torch
 
 from automodel_cli.errors import ConfigError
 from automodel_cli.train.optimizers import build_adamw
-from automodel_cli.train.schedules import STYLES, Schedule, remember_ratios
+from automodel_cli.train.schedules import STYLES, Schedule, contradictions, remember_ratios
 
 LR = 6e-4
 
@@ -179,3 +179,25 @@ def test_a_short_trial_may_end_within_its_warm_up():
 def test_a_trial_shorter_than_its_warmup_is_allowed():
     schedule = Schedule.from_keys(lr=1.0, total_steps=5, lr_warmup_steps=100, init_lr=0.0)
     assert [schedule.lr(step) for step in (0, 4)] == [0.0, 0.04]
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"min_lr": 1e-3}, "min_lr 0.001 is above the highest rate 0.0003"),
+        ({"init_lr": 1e-3, "lr_warmup_steps": 5}, "init_lr 0.001 is above"),
+        ({"lr_warmup_steps": 100}, "the warm-up takes 100 updates, the run has 100"),
+        ({"lr_warmup_steps": 200, "lr_decay_steps": 300}, "the warm-up takes 200"),
+        ({"lr_decay_steps": 1000}, "lr_decay_steps 1000 is beyond the run's 100 updates"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_said(keys, says):
+    notes = contradictions(Schedule.from_keys(lr=3e-4, total_steps=100, **keys), 100)
+    assert len(notes) == 1
+    assert says in notes[0]
+
+
+@pytest.mark.parametrize("total", [1, 2, 9, 100])
+def test_plain_settings_contradict_nothing(total):
+    assert contradictions(Schedule.from_keys(lr=3e-4, total_steps=total), total) == []
+    assert contradictions(Schedule.constant(lr=3e-4), total) == []

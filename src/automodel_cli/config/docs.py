@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import automodel_cli
+from automodel_cli import doors, transformers_calls
 from automodel_cli.config import aliases
 from automodel_cli.config.explain import describe_type, section_of
 from automodel_cli.config.field_help import help_of
@@ -107,6 +108,7 @@ def _pretrain_parts() -> Iterator[str]:
     yield from _old_keys(PretrainConfig)
     yield from _refused_sections()
     yield from _old_names()
+    yield from _doors()
 
 
 def _is_section(name: str, annotation: Any) -> bool:
@@ -203,6 +205,27 @@ def _old_names() -> Iterator[str]:
     yield _table(rows, heading=("name", "means"))
     sections = [f"`{name}` in `{section}`" for name, section in aliases.section_classes().items()]
     yield f"As `_target_` of a section without targets: {', '.join(sections)}.\n"
+
+
+def _doors() -> Iterator[str]:
+    yield "### Arguments that decide whether code runs\n"
+    yield (
+        "Wherever one of these stands (in arguments of a `_target_`, below them, in an override, in a checkpoint's "
+        "`config.json`), it is of exactly this kind or an error: `no`, `off`, `0`, an empty text or list are neither "
+        "true nor false. Another value than the one that keeps the door shut needs `--trust` in its source. Where a "
+        "file says nothing, the value in the last column is passed all the same, whatever the library's default.\n"
+    )
+    rows = []
+    for name, door in doors.DOORS.items():
+        given = "true for a folder, else false" if callable(door.shut) else describe_value(door.shut)
+        rows.append((f"`{name}`", door.takes, door.shut_in_words, f"`{given}`" if door.is_passed else ""))
+    yield _table(rows, heading=("argument", "takes", "shut", "passed where absent"))
+    yield (
+        "Besides, `from_pretrained` of transformers gets only these arguments: "
+        + ", ".join(f"`{name}`" for name in transformers_calls.MODEL_ARGUMENTS)
+        + "; every other key has to be a field of the model's configuration. Folders with weights only as pickles are "
+        "refused before transformers sees them.\n"
+    )
 
 
 def _rows(model: type[Section], only: Iterable[str] | None = None) -> Iterator[tuple[str, str, str, str]]:

@@ -87,7 +87,8 @@ def _take_types(target: Target, place: _Place) -> None:
         return
     called = _open_callable(admit(target.name, place.role, place.trust), target, place, imports=True)
     converted, _ = _checked(translate(target, place.role)[0], called, place.role)
-    target.arguments.update({name: converted[name] for name in target.arguments if name in converted})
+    plain = {name: value for name, value in converted.items() if isinstance(value, (bool, int, float))}
+    target.arguments.update({name: plain[name] for name in target.arguments if name in plain})
 
 
 def _check(target: Target, place: _Place, *, imports: bool) -> list[Problem]:
