@@ -145,7 +145,7 @@ import torch
 from automodel_cli.device import resident_bytes, settle_process
 settle_process(torch.device("cpu"), threads=1)
 before, small = resident_bytes(), []
-for _ in range(40):
+for _ in range(15):
     logits = torch.zeros(6 << 20)  # 24 MiB, and something small that stays beside it
     small += [torch.zeros(9) for _ in range(3)]
     scores = torch.zeros_like(logits)

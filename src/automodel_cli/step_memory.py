@@ -185,14 +185,19 @@ class _Step:
         self, moment: str, gradients: int, tokens: int, row: int, head: int, *, cached: bool = False
     ) -> PeakMemory:
         """A forward without gradients, at its widest block or at the head; the last gradients are still there."""
-        stream = 3 * self.plan.residual_bytes * self.hidden * tokens  # before, after attention, normalized
-        width = max(2 * (self.shape.mlp_width or 0), 4 * (self.shape.width or 0))
+        inner = (3 if self.shape.llama_like else 2) * (
+            self.shape.mlp_width or 0
+        )  # of gate, up, product; in, out
+        width = max(inner, 4 * (self.shape.width or 0))
         scores = 0 if self.plan.attention == "linear" else 2 * (self.shape.heads or 0) * row
         block = self.c * tokens * max(width, 3 * (self.shape.width or 0) + scores)
         keys = 2 * self.c * self.layers * (self.shape.key_width or 0) * tokens if cached else 0
-        if block > head:
-            return self.at(moment, gradients, stream + self.casts() + keys, 0, block)
-        return self.at(moment, gradients, stream + self.casts() + keys, head)
+        kept = self.casts() + keys
+        in_block = 3 * self.plan.residual_bytes * self.hidden * tokens  # before, after attention, normalized
+        at_head = (self.plan.residual_bytes + self.c) * self.hidden * tokens
+        if in_block + block > at_head + head:
+            return self.at(moment, gradients, kept + in_block, 0, block)
+        return self.at(moment, gradients, kept + at_head, head)
 
     def head_of_tasks(self, tokens: int) -> int:
         """Logits of scored positions in pieces (``evaluation.span_scores``): compute dtype, fp32, log-probabilities."""

@@ -164,6 +164,6 @@ def notes(peak: PeakMemory | None, memory: DeviceMemory | None) -> list[str]:
     if peak is None or memory is None or memory.fits(peak):
         return []
     return [
-        f"a run needs about {binary(peak.total)} of memory and {binary(memory.free + memory.resident)} are free: "
+        f"a step needs about {binary(peak.total)} of memory and {binary(memory.free + memory.resident)} are free: "
         "lower step_scheduler.local_batch_size (or set it to auto), or set distributed.activation_checkpointing"
     ]
