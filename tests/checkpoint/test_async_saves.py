@@ -94,7 +94,7 @@ def test_one_save_is_under_way_at_most(tmp_path, trained, held):
     second = threading.Thread(
         target=checkpointer.save,
         args=(3,),
-        kwargs=dict(model=model, optimizer=optimizer, **arguments_of(model)),
+        kwargs=dict(model=model, optimizer=optimizer, proven=True, **arguments_of(model)),
     )
     second.start()
     second.join(0.3)
