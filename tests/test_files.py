@@ -9,7 +9,7 @@ import pytest
 import xxhash
 
 from automodel_cli import files
-from automodel_cli.errors import AutomodelError, CheckpointError, DataError
+from automodel_cli.errors import AutomodelError, CheckpointError, ConfigError, DataError
 
 
 def test_a_file_appears_whole(tmp_path):
@@ -116,3 +116,16 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
     finally:
         holder.kill()
         holder.join()
+
+
+@pytest.mark.parametrize("inside", ["", "/below/it"])
+def test_a_file_where_a_folder_is_needed_is_named(tmp_path, inside):
+    (tmp_path / "out").write_text("mine")
+    (tmp_path / "broken").symlink_to("nowhere")
+    for name in ("out", "broken"):
+        with pytest.raises(ConfigError, match=rf"{name} is no folder") as caught:
+            files.make_folder(f"{tmp_path / name}{inside}")
+        assert "use another --output-dir" in caught.value.hint
+    files.make_folder(tmp_path / "new" / "one")
+    files.make_folder(tmp_path / "new" / "one")
+    assert (tmp_path / "out").read_text() == "mine" and (tmp_path / "new" / "one").is_dir()

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import xxhash
 
-from automodel_cli.errors import AutomodelError, DataError
+from automodel_cli.errors import AutomodelError, ConfigError, DataError
 from automodel_cli.json_files import parse_json, read_bytes
 
 TEMP_SUFFIX = ".automodel.tmp"
@@ -48,6 +48,25 @@ def publish(temporary: Path, target: Path) -> None:
     """Rename a closed, already fsynced ``temporary`` to ``target`` and make the rename durable."""
     temporary.replace(target)
     fsync_folder(target.parent)
+
+
+def make_folder(folder: Path | str, option: str = "--output-dir") -> None:
+    """``folder`` and those above it, where they are missing; ``option`` is what named it.
+
+    Raises:
+        ConfigError: a file is in the way.
+        AutomodelError: the folder may not be made there, or the disk is full.
+    """
+    try:
+        with disk_errors_named(folder):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        there = next(
+            (path for path in (Path(folder), *Path(folder).parents) if os.path.lexists(path)), folder
+        )
+        raise ConfigError(
+            f"{there} is no folder, expected one for {option}", f"move it away, or use another {option}"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -55,6 +55,10 @@ def safetensors() -> bytes:
 
 
 NOT_TEXT = {
+    "pointer": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7\n",
+        "the pointer of a Git LFS file, not its content",
+    ),
     "tar": (archive(tarfile.PAX_FORMAT), "a tar archive"),
     "gnu tar": (archive(tarfile.GNU_FORMAT), "a tar archive"),
     "old tar": (archive(tarfile.USTAR_FORMAT).replace(b"ustar", b"ustar"), "a tar archive"),

@@ -98,6 +98,18 @@ def test_several_arguments_are_one_sorted_list(tmp_path: Path) -> None:
         list_several([f"{tmp_path}/x", f"{tmp_path}/*.nothing"])
 
 
+def test_several_links_keep_their_names_and_order(tmp_path: Path) -> None:
+    """As the Hub's cache has it: names are links to files that are called by their hashes."""
+    touch(tmp_path, "blobs/ff", "blobs/00")
+    (tmp_path / "snapshot").mkdir()
+    for name, blob in (("a.jsonl", "ff"), ("b.jsonl", "00"), ("c.jsonl", "00")):
+        (tmp_path / "snapshot" / name).symlink_to(f"../blobs/{blob}")
+    found = list_several([f"{tmp_path}/snapshot/{name}.jsonl" for name in "bac"])
+    assert [(file.name, Path(file.path).resolve().name) for file in found.files] == [
+        ("a.jsonl", "ff"), ("b.jsonl", "00"),
+    ]  # fmt: skip
+
+
 def test_content_counts_beside_the_name(tmp_path: Path) -> None:
     rows = b'{"text": "a"}\n{"text": "b"}\n'
     (tmp_path / "inside.jsonl").write_bytes(gzip.compress(rows))

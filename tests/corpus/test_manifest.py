@@ -61,8 +61,9 @@ def test_found_from_a_token_file(tmp_path: Path) -> None:
     assert found is not None and found.tokens == 23
     assert find_manifest(tmp_path / "a/other.bin") is None
     assert find_manifest(tmp_path / "x.bin") is None
-    (tmp_path / "manifest.json").write_text('{"name": "a web page", "icons": []}')
-    assert find_manifest(tmp_path / "x.bin") is None
+    for others in ('{"name": "a web page", "icons": []}', '{"links": [{"rel": "self"}]}', '{"self": "me"}'):
+        (tmp_path / "manifest.json").write_text(others)
+        assert find_manifest(tmp_path / "x.bin") is None
 
 
 def test_every_flipped_byte_is_refused(tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ import pytest
 
 from automodel_cli.cli import app
 from automodel_cli.corpus import worker
+from automodel_cli.corpus.engines import TiktokenEngine
 from automodel_cli.corpus.tokenise import Tokeniser
 from automodel_cli.corpus.tokenise_sequences import SequenceTokeniser, SequenceWork
-from automodel_cli.corpus.tokenizer import ByteTokenizer
+from automodel_cli.corpus.tokenizer import ByteTokenizer, CharTokenizer
 from automodel_cli.corpus.units import ReadOptions, Unit
 from automodel_cli.errors import AutomodelError, DataError
 
@@ -19,15 +20,13 @@ class PanicException(BaseException):
     """As pyo3's, which is no Exception."""
 
 
-class Engine:
-    """Gives up on texts with an x."""
-
-    name = "engine 1.0"
+class Encoding:
+    """tiktoken's, which gives up on texts with an x."""
 
     def __init__(self, error: BaseException) -> None:
         self._error = error
 
-    def encode(self, text: str) -> np.ndarray:
+    def encode_to_numpy(self, text: str, **_: object) -> np.ndarray:
         if "x" in text:
             raise self._error
         return np.zeros(1, dtype=np.uint32)
@@ -35,7 +34,7 @@ class Engine:
 
 def broken(error: BaseException) -> ByteTokenizer:
     tokenizer = ByteTokenizer()
-    tokenizer.engine = tokenizer.reference = Engine(error)
+    tokenizer.engine = tokenizer.reference = TiktokenEngine(Encoding(error))  # type: ignore[arg-type]
     return tokenizer
 
 
@@ -45,7 +44,8 @@ ERRORS = [PanicException("called unwrap"), Exception("bad regex"), ValueError("t
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_the_document_is_named(error: BaseException, tmp_path) -> None:
-    expected = r"engine 1.0 cannot encode row 3 of rows\.jsonl \('has x in it'\): "
+    what = "out of memory" if isinstance(error, MemoryError) else r"tiktoken [\d.]+ cannot encode '.*x.*': "
+    expected = rf"row 3 of rows\.jsonl: {what}"
     with pytest.raises(DataError, match=expected):
         Tokeniser(broken(error), ReadOptions(), "prepend")(UNIT)
     read = ReadOptions(lists=True)
@@ -54,14 +54,20 @@ def test_the_document_is_named(error: BaseException, tmp_path) -> None:
         SequenceTokeniser(broken(error), work)(UNIT)
     (tmp_path / "b.txt").write_text("x")
     files = Unit("files", "a.txt", 0, {}, payload=[(str(tmp_path / "b.txt"), "b.txt")])
-    with pytest.raises(DataError, match=r"cannot encode b\.txt \('x'\)"):
+    with pytest.raises(DataError, match=rf"b\.txt: {what}"):
         Tokeniser(broken(error), ReadOptions(), "prepend")(files)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), AssertionError("ours"), AutomodelError("known")])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), AutomodelError("known")])
 def test_other_errors_pass(error: BaseException) -> None:
     with pytest.raises(type(error)):
         Tokeniser(broken(error), ReadOptions(), "prepend")(UNIT)
+
+
+def test_a_character_outside_a_vocabulary_is_placed() -> None:
+    with pytest.raises(DataError, match=r"row 3 of rows\.jsonl: character 'x' is not in") as caught:
+        Tokeniser(CharTokenizer("ahs int"), ReadOptions(), "none")(UNIT)
+    assert "leave that document out; use the text" in caught.value.hint
 
 
 def test_a_worker_answers_a_panic(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,18 +19,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from automodel_cli.corpus.compressed import compression_of, first_bytes
-from automodel_cli.corpus.nanogpt_bin import LEGACY_MAGIC, MAGIC
+from automodel_cli.corpus.foreign_files import LFS_POINTER, LFS_PULL, NPY_MAGIC
+from automodel_cli.corpus.nanogpt_bin import LEGACY_MAGIC, LLAMA3_MAGIC, MAGIC
 
 Shape = Literal["", "jsonl", "json"]
 _HEAD_BYTES = 16 << 10
-_LLM_C_UINT32_MAGIC = 20240801  # llm.c's files of Llama 3's ids
 _TOKENS = "a file of token ids, not text"
+_LFS = "the pointer of a Git LFS file, not its content"
 _MAGICS = {
     MAGIC.to_bytes(4, "little"): _TOKENS,
     LEGACY_MAGIC.to_bytes(4, "little"): _TOKENS,
-    _LLM_C_UINT32_MAGIC.to_bytes(4, "little"): _TOKENS,
+    LLAMA3_MAGIC.to_bytes(4, "little"): _TOKENS,
     b"MMIDIDX\0\0": "the .idx of Megatron's token files, not text",
-    b"\x93NUMPY": "a NumPy array, not text",
+    NPY_MAGIC: "a NumPy array, not text",
     b"PK\x03\x04": "a zip archive",
     b"PK\x05\x06": "a zip archive",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive",
@@ -47,12 +48,14 @@ _MAGICS = {
     b"\x89PNG\r\n": "an image",
     b"\xff\xd8\xff": "an image",
     b"%PDF-": "a PDF document",
+    LFS_POINTER: _LFS,
     b"\xff\xfe": "UTF-16 text, not UTF-8",
     b"\xfe\xff": "UTF-16 text, not UTF-8",
     **{bytes([0x80, version]): "a Python pickle" for version in range(2, 6)},
     **{b"GGUF" + bytes([version, 0, 0, 0]): "a GGUF model" for version in range(1, 4)},
 }
 _WHAT_TO_DO = {
+    _LFS: LFS_PULL,
     _TOKENS: "train on it with dataset.file_pattern; preprocess reads text",
     "a NumPy array, not text": "train on ids with dataset.file_pattern; preprocess reads text",
     "UTF-16 text, not UTF-8": "convert it: iconv -f UTF-16 -t UTF-8",

@@ -96,7 +96,7 @@ def _failed(error: BaseException, engine: Engine, text: str) -> BaseException:
     return named(
         error,
         f"{engine.name} cannot encode {text[:40]!r}",
-        "is the tokenizer damaged, or does its vocabulary lack an unknown token? Try another one",
+        "is the tokenizer damaged, or does its vocabulary lack an unknown token? Try another --tokenizer",
     )
 
 

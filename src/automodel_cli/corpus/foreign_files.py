@@ -23,6 +23,8 @@ import numpy as np
 from automodel_cli.errors import DataError
 
 NPY_MAGIC = b"\x93NUMPY"
+LFS_POINTER = b"version https://git-lfs"
+LFS_PULL = "fetch the file itself: git lfs pull"
 _TOKENISE = "name token files; `automodel preprocess nanogpt` makes them of text"
 _UNPACK = "unpack it, then name the token files in it"
 _COLUMNS = "`automodel preprocess nanogpt` makes token files of its text column"
@@ -53,7 +55,7 @@ _MAGICS: tuple[tuple[bytes, str, str], ...] = (
     (b"\x7fELF", "a program", _TOKENISE),
     (b"\x80\x04\x95", "a Python pickle", _TOKENISE),
     (b"\x80\x05\x95", "a Python pickle", _TOKENISE),
-    (b"version https://git-lfs", "the pointer of a Git LFS file", "fetch the file itself: git lfs pull"),
+    (LFS_POINTER, "the pointer of a Git LFS file", LFS_PULL),
 )
 # The first int32 of the files that llm.c's train_gpt2.py, train_llama3.py, train_gpt2.cu and data_common.py write;
 # its token files, 20240520 and 20240801, are read by ``nanogpt_bin``.

@@ -188,7 +188,9 @@ def _refuse_mixed_splits(found: Sequence[Path]) -> None:
 def list_several(
     datasets: Sequence[str], split: str = "train", input_format: InputFormat = "auto"
 ) -> Listing:
-    """The files of several arguments as one list, sorted by name; a file named twice counts once.
+    """The files of several arguments as one list, sorted by name; a file named twice, or by a link too, counts once.
+
+    A link keeps its own name: in a cache of downloads the files behind links are named after their hashes.
 
     Raises:
         DataError: one of them stands for no file.
@@ -196,11 +198,13 @@ def list_several(
     if len(datasets) == 1:
         return list_files(datasets[0], split, input_format)
     listings = [list_files(dataset, split, input_format) for dataset in datasets]
-    by_path = {str(Path(file.path).resolve()): file for listing in listings for file in listing.files}
-    root = os.path.commonpath([str(Path(path).parent) for path in by_path])
+    once: dict[Path, SourceFile] = {}
+    for file in (file for listing in listings for file in listing.files):
+        once.setdefault(Path(file.path).resolve(), file)
+    named = {os.path.abspath(file.path): file for file in once.values()}  # noqa: PTH100 (links stay)
+    root = os.path.commonpath([str(Path(path).parent) for path in named])
     files = [
-        replace(file, name=printable(Path(path).relative_to(root).as_posix()))
-        for path, file in by_path.items()
+        replace(file, name=printable(Path(path).relative_to(root).as_posix())) for path, file in named.items()
     ]
     return _with_note(files, [listing.note for listing in listings if listing.note], said=True)
 

@@ -19,7 +19,6 @@ no absolute path; a corpus may be moved or copied and stays the same corpus.
 
 from __future__ import annotations
 
-import stat
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,8 +26,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 
 from automodel_cli.errors import DataError
-from automodel_cli.files import hash_bytes, hash_file, read_manifest, write_manifest
-from automodel_cli.json_files import Count, FileModel, Items, PlainName, Xxh3, read_bytes, validated
+from automodel_cli.files import hash_bytes, hash_file, names_format, read_manifest, write_manifest
+from automodel_cli.json_files import Count, FileModel, Items, PlainName, Xxh3, validated
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = "automodel-corpus/1"
@@ -167,10 +166,9 @@ def find_manifest(token_file: Path | str) -> CorpusManifest | None:
     """
     token_file = Path(token_file)
     path = token_file.parent / MANIFEST_NAME
-    if not path.exists() or not stat.S_ISREG(path.stat().st_mode):
-        return None
-    text = read_bytes(path)
-    if b'"self"' not in text and FORMAT.encode() not in text:
+    if not names_format(path, FORMAT) and not names_format(
+        path, '"bos_index"'
+    ):  # one of the two may be damaged
         return None  # somebody else's manifest.json
     manifest = read_corpus_manifest(token_file.parent)
     known = any(file.name == token_file.name for file in manifest.token_files())

@@ -1,7 +1,6 @@
 """What tokenizers, tiktoken and gigatoken throw: bare Exceptions, and panics, which no ``except Exception`` sees.
 
-A panic of a Rust library is pyo3's ``PanicException``, a ``BaseException`` of its own kind in each library. It comes
-from a vocabulary that contradicts itself; the library has already written its own lines to stderr.
+A panic comes from a vocabulary that contradicts itself; the library has already written its own lines to stderr.
 """
 
 from __future__ import annotations
@@ -9,16 +8,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from automodel_cli.errors import AutomodelError, DataError
+from automodel_cli.errors import AutomodelError, DataError, is_panic
 
 _RESTORE = "restore the tokenizer's files, or make it again"
 
 
 def is_failure(error: BaseException) -> bool:
     """Whether a library failed; interrupts, exits, lack of memory and our own errors are something else."""
-    if type(error).__name__ == "PanicException":
-        return True
-    return isinstance(error, Exception) and not isinstance(error, AutomodelError | MemoryError)
+    return is_panic(error) or (
+        isinstance(error, Exception) and not isinstance(error, AutomodelError | MemoryError)
+    )
 
 
 def reason(error: BaseException) -> str:

@@ -63,7 +63,6 @@ class Tokeniser:
             unit,
             found,
             lambda: self._number,
-            self._engine.name,
         )
         chunk.split, chunk.numbers = unit.split, np.array(found.numbers, dtype=np.int64)
         chunk.rows, chunk.bad, chunk.text_bytes = found.rows, found.bad, unit.size

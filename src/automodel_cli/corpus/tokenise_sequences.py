@@ -56,7 +56,6 @@ class SequenceTokeniser:
         self._encoder = TextEncoder(
             tokenizer, special_tokens=work.special_tokens, add_special_tokens=work.add_special_tokens
         )
-        self._engine_name = tokenizer.engine.name
         self._number = 0  # of the document that is being encoded
         self._read = work.read
         self._dtype = np.dtype(work.dtype)
@@ -75,7 +74,6 @@ class SequenceTokeniser:
                 unit,
                 found,
                 lambda: self._number,
-                self._engine_name,
             )
             tokens.append(ids)
             fields.append(field)

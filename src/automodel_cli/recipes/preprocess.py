@@ -39,7 +39,7 @@ from automodel_cli.corpus.tokenizer import CharTokenizer, Tokenizer, open_tokeni
 from automodel_cli.corpus.tokenizer_base import EngineChoice
 from automodel_cli.corpus.units import ReadOptions, TokenChunk, Unit
 from automodel_cli.errors import ConfigError, DataError
-from automodel_cli.files import exclusive_lock
+from automodel_cli.files import exclusive_lock, make_folder
 
 # A source so small is tokenised once more to count it, so that --val-tokens is exact even with few documents.
 _COUNTED_BYTES = 32 << 20
@@ -110,7 +110,7 @@ def run(cfg: PreprocessNanogptConfig, *, progress: ProgressCallback, say: Say) -
     if cfg.dry_run:
         _say_plan(job, say)
         return PreprocessResult(job.folder, None, job.engine)
-    job.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(job.folder)
     busy = f"another process is writing to {job.folder}"
     with exclusive_lock(job.folder / output_folder.LOCK_NAME, busy=busy):
         if not cfg.overwrite:
@@ -143,6 +143,8 @@ def _prepare(cfg: PreprocessNanogptConfig, progress: ProgressCallback, say: Say)
     characters, count = _read_characters(source, cfg, progress) if is_char else (set(), 0)
     tokenizer = CharTokenizer(characters) if is_char else open_tokenizer(cfg.tokenizer)
     engine = tokenizer.use_engine(cfg.engine)
+    if tokenizer.note:
+        say(tokenizer.note)
     say(f"tokenizer {tokenizer.name}: {tokenizer.vocab_size:,} ids, encoded by {engine}")
     if isinstance(source, FileSource):
         source.cut_huge_texts = tokenizer.cuts_at_spaces

@@ -36,7 +36,7 @@ from automodel_cli.corpus.tokenise_sequences import SequenceWork
 from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
 from automodel_cli.corpus.units import ReadOptions
 from automodel_cli.errors import ConfigError
-from automodel_cli.files import exclusive_lock
+from automodel_cli.files import exclusive_lock, make_folder
 
 ProgressCallback = Callable[[Progress], None]
 Say = Callable[[str], None]
@@ -123,7 +123,7 @@ def run(cfg: PreprocessMegatronConfig, *, progress: ProgressCallback, say: Say) 
     if cfg.dry_run:
         _say_plan(job, say)
         return MegatronResult(job.output.folder, None, job.engine)
-    job.output.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(job.output.folder, "--output-prefix or --output-path")
     busy = f"another process is writing {job.output.layout.name} to {job.output.folder}"
     with exclusive_lock(job.output.lock_path, busy=busy):
         if not cfg.overwrite:

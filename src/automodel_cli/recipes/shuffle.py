@@ -45,7 +45,7 @@ from automodel_cli.corpus.rows import RowOptions
 from automodel_cli.corpus.scatter import DIGEST_FIELDS, LIKELY_ROW_BYTES, ScatterWork, block_bytes, scattering
 from automodel_cli.corpus.units import ReadOptions
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
-from automodel_cli.files import disk_errors_named, exclusive_lock, remove_known
+from automodel_cli.files import disk_errors_named, exclusive_lock, make_folder, remove_known
 
 _WORTH_WORKERS_BYTES = {
     False: 4 << 30,
@@ -105,8 +105,7 @@ def run(cfg: ShuffleConfig, *, progress: ProgressCallback, say: Say) -> ShuffleR
     if cfg.dry_run:
         _say_plan(job, say)
         return ShuffleResult(job.folder, None)
-    with disk_errors_named(job.folder):
-        job.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(job.folder)
     busy = f"another process is writing to {job.folder}"
     with exclusive_lock(job.folder / LOCK_NAME, busy=busy):
         if not cfg.overwrite:
@@ -233,8 +232,8 @@ def _work_folder(job: _Job) -> Iterator[Path]:
     It is a new one each time: a worker that outlives its killed parent by a moment finds no place to write to.
     """
     try:
+        make_folder(job.work_folder, "--temp-dir")
         with disk_errors_named(job.work_folder):
-            job.work_folder.mkdir(parents=True, exist_ok=True)
             for left in job.work_folder.glob("buckets*"):
                 remove_known(left, BUCKET_FILES)
             folder = Path(tempfile.mkdtemp(prefix="buckets-", dir=job.work_folder))

@@ -18,7 +18,7 @@ from automodel_cli.corpus.tokenizer_hf import HFTokenizer
 from automodel_cli.corpus.train_bpe import train_bpe
 from automodel_cli.corpus.units import ReadOptions
 from automodel_cli.errors import ConfigError
-from automodel_cli.files import exclusive_lock, names_format
+from automodel_cli.files import exclusive_lock, make_folder, names_format
 
 _CHUNK_DOCUMENTS = 256
 
@@ -55,7 +55,7 @@ def run(
     if source.note:
         say(source.note)
     reading = _Reading(source, cfg, progress)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with exclusive_lock(folder / ".lock", busy=f"another process is writing to {folder}"):
         _refuse_others(folder, overwrite=cfg.overwrite)
         tokenizer = train_bpe(reading.texts(), cfg.vocab_size, name=folder.resolve().name)
