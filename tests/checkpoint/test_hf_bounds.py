@@ -192,6 +192,7 @@ def test_a_folder_that_lacks_weights_is_refused(folders, tmp_path):
         ({"num_experts": 10**5}, True),
         ({"layers": [{"width": 10**9}]}, True),
         ({"hidden_size": -5}, False),
+        ({"max_window_layers": 28, "gradient_clipping": 1e10}, False),  # Qwen2's and Gemma 3n's own
     ],
 )
 def test_which_numbers_are_sizes(config, is_refused):
