@@ -15,8 +15,8 @@ from automodel_cli.errors import AutomodelError, CheckpointError
 from automodel_cli.json_files import read_bytes, read_json, without_controls
 
 # What says nothing that the tensors and the model do not say.
-_MAX_ALIASES = 16  # in YAML each may double what it stands for
 _NOT_COMPARED = ("param_roles", "param_counts")
+_MAX_ALIASES = 16  # in YAML each may double what it stands for
 
 
 def diff(a: Path | str, b: Path | str) -> dict[str, Any]:

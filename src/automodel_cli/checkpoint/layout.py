@@ -72,6 +72,7 @@ class TokenizerFacts(FileModel):
 
     name: str
     fingerprint: str | None = None
+    separator_id: Count | None = None
 
 
 class Fp8Off(FileModel):

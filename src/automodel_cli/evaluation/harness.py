@@ -86,7 +86,8 @@ def _evaluate(request: HarnessRequest, model: HarnessModel) -> dict[str, Any]:
         )
     if request.chat_template and getattr(model.tokenizer, "chat_template", None) is None:
         raise ConfigError(
-            f"tokenizer {tokenizer_name} has no chat template", "leave --chat-template out for a base model"
+            f"tokenizer {model.tokenizer_name} has no chat template",
+            "leave --chat-template out for a base model",
         )
     with harness_files.template_errors_named("a template of the tasks"):
         found = simple_evaluate(
@@ -143,9 +144,11 @@ class HarnessModel(TemplateLM):
         tokenizer: Tokenizer,
         chat_tokenizer: Any = None,
         *,
+        separator_id: int | None = None,
         progress: Progress | None = None,
     ) -> None:
         super().__init__()
+        self._separator_id = separator_id
         self._engine, self._ours, self._progress = engine, tokenizer, progress
         self._parsing = tokenizer.parsing_engine()
         self._before, self._after = tokenizer.added_ids()
@@ -165,7 +168,9 @@ class HarnessModel(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a text that has no context."""
+        """What stands before a text that has no context: what began documents in training, where that is known."""
+        if self._separator_id is not None:
+            return self._separator_id
         return self._ours.bos_id if self._ours.bos_id is not None else self.eot_token_id
 
     @property
@@ -251,7 +256,7 @@ class HarnessModel(TemplateLM):
             self._prompt(context, settings, request.task_name or "")
             for request, (context, settings) in zip(requests, asked, strict=True)
         ]
-        ends = frozenset() if self._ours.eot_id is None else frozenset({self._ours.eot_id})
+        ends = frozenset(i for i in (self._separator_id, self._ours.eot_id) if i is not None)
         written = continue_greedily(
             self._engine,
             prompts,

@@ -29,9 +29,9 @@ _ANSWER_MARGIN = 10  # tokens a chain of thought may be longer than the longest 
 class Questions:
     """A task made ready for one tokenizer and one context: it can be asked again at no cost.
 
-    ``rows`` for the three kinds that are scored by likelihood; for generation ``prompts``, and how many tokens an
-    answer may have (as many as the longest of the data), and the ids that end one. ``cut`` questions are longer than the context, of which
-    ``answers_cut`` have a scored span that is; ``moved_back`` had a span without ids (see ``icl_rows``).
+    ``rows`` for the three kinds that are scored by likelihood; for generation ``prompts``, how many tokens an answer
+    may have (as many as the longest of the data), and the ids that end one. ``cut`` questions are longer than the context,
+    of which ``answers_cut`` have a scored span that is; ``moved_back`` had a span without ids (see ``icl_rows``).
     """
 
     task: Task
@@ -120,8 +120,8 @@ def prepare(
     if task.kind == "generation":
         room = _longest_answer(task, data.items, encoder.tokenizer)
         room = room if context is None else min(room, context // 2)  # a short context keeps some question
-        written = {"prompts": [ids for (ids,) in prompts], "answer_tokens": room, "stop_ids": encoder.stop_ids}
-        return replace(questions, **written)
+        asked = [ids for (ids,) in prompts]
+        return replace(questions, prompts=asked, answer_tokens=room, stop_ids=encoder.stop_ids)
     found = [rows_of(task.kind, of_one) for of_one in prompts]
     return replace(
         questions,

@@ -114,7 +114,7 @@ def run(cfg: GenerateConfig, *, on_text: TextSink | None = None) -> GenerationRe
     this_machine.bound_the_heap()
     loaded = load_model(cfg.checkpoint, device=device)
     tokenizer = _tokenizer(cfg, loaded)
-    separator = (loaded.facts.get("tokenizer") or {}).get("separator_id") if cfg.tokenizer is None else None
+    separator = loaded.separator_id if cfg.tokenizer is None else None
     ids = [_prompt_ids(prompt, tokenizer, loaded, separator) for prompt in prompts]
     rows = [row for row in ids for _ in range(cfg.num_samples)]
     texts = _Texts(tokenizer, rows, cfg.stop, on_text)
