@@ -30,8 +30,9 @@ class Questions:
     """A task made ready for one tokenizer and one context: it can be asked again at no cost.
 
     ``rows`` for the three kinds that are scored by likelihood; for generation ``prompts``, how many tokens an answer
-    may have (as many as the longest of the data), and the ids that end one. ``cut`` questions are longer than the context,
-    of which ``answers_cut`` have a scored span that is; ``moved_back`` had a span without ids (see ``icl_rows``).
+    may have (as many as the longest of the data), and the ids that end one. ``cut`` questions are longer than the
+    context, of which ``answers_cut`` have a scored span that is; ``moved_back`` had a span without ids (see
+    ``icl_rows``).
     """
 
     task: Task
