@@ -25,7 +25,9 @@ def refuse_larger_than_stored(config: Mapping[str, Any], folder: Path) -> None:
     held = sum(tensor.num_elements for tensor in tensors)
     where = f"{folder / layout.MANIFEST}: facts.model"
     if config.get("family") == "hf":
-        hf_bounds.check_sizes(config, {tensor.name: tensor.shape for tensor in tensors}, where)
+        # the model is built from this part alone; "shape" beside it holds counts
+        shapes = {tensor.name: tensor.shape for tensor in tensors}
+        hf_bounds.check_sizes({"config": config.get("config")}, shapes, where)
         return
     try:
         shape = sizing.shape_of(config)
