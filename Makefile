@@ -1,6 +1,7 @@
 # `make help` lists the targets. Everything runs in .venv, made on first use from constraints.txt.
 PYTHON ?= python3
 VENV   ?= .venv
+CORES  ?= $(shell getconf _NPROCESSORS_ONLN)
 PYTHON312 ?= python3.12
 MEGATRON  := .venv-megatron
 BIN    := $(VENV)/bin
@@ -44,8 +45,8 @@ format: $(VENV)/.dev ## rewrite the code in the house format
 	$(BIN)/ruff check --fix src tests benchmarks
 	$(BIN)/ruff format src tests benchmarks
 
-test: $(VENV)/.dev ## the whole CPU suite
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev ## the whole CPU suite, on all cores
+	$(BIN)/python -m pytest -n $(CORES) --dist loadfile --durations 10
 
 conformance: $(VENV)/.dev ## compare with megatron-core 0.16.1, and with 0.19.2 where there is a Python 3.12
 	$(BIN)/python -m pytest tests/data/test_megatron_conformance.py
