@@ -10,6 +10,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
+from automodel_cli.assembly.checkpoint import load_model
 from automodel_cli.assembly.model import build_model
 from automodel_cli.batch import Batch
 from automodel_cli.checkpoint import describe, hf_bounds, hf_format
@@ -192,6 +193,7 @@ def test_a_folder_that_lacks_weights_is_refused(folders, tmp_path):
         ({"num_experts": 10**5}, True),
         ({"layers": [{"width": 10**9}]}, True),
         ({"hidden_size": -5}, False),
+        ({"max_window_layers": 28, "gradient_clipping": 1e10}, False),  # Qwen2's and Gemma 3n's own
     ],
 )
 def test_which_numbers_are_sizes(config, is_refused):
@@ -201,3 +203,11 @@ def test_which_numbers_are_sizes(config, is_refused):
             hf_bounds.check_sizes(config, shapes, "config.json")
     else:
         hf_bounds.check_sizes(config, shapes, "config.json")
+
+
+def test_a_small_checkpoint_whose_configuration_has_large_defaults_is_loaded(tmp_path, save):
+    """Qwen2 says max_window_layers 28, of which nothing is built."""
+    model = hf.from_config(transformers.Qwen2Config(**{**SIZES, "num_hidden_layers": 1}))
+    model.init_weights(0)
+    loaded = load_model(save(tmp_path, 1, model))
+    assert all(map(torch.equal, loaded.model.state_dict().values(), model.state_dict().values()))

@@ -278,3 +278,13 @@ def test_a_second_writer_is_refused_and_the_lock_goes_with_its_holder(tmp_path):
         pass
     with layout.run_lock(tmp_path / "run"):
         pass
+
+
+def test_an_odd_loss_and_any_kernel_of_the_optimizer_are_read(tmp_path):
+    folder = make_step(tmp_path, 1)
+    record = {"name": "state.json", "bytes": 2, "xxh3": files.hash_bytes(b"{}")}
+    odd = {"metrics": {"loss": float("nan"), "val_loss": {"default": float("inf")}}}
+    for kernel in ("fused", "foreach", "loop", "own"):
+        facts = {"fast_path": {"optimizer": kernel}}
+        files.write_manifest(folder / layout.MANIFEST, {**manifest_of(1, record), **odd, "facts": facts})
+        assert layout.read_step_manifest(folder)["facts"] == facts

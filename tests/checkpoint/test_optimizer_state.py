@@ -179,3 +179,23 @@ def test_a_state_that_is_not_this_optimizers_is_refused(change):
         flat.document["state"]["w"]["step"] = {"$scalar": "many", "$dtype": "F32"}
     with pytest.raises(CheckpointError, match=r"'exp_avg'|optim/optimizer\.json cannot be given to"):
         optimizer_state.restore(flat.document, flat.tensors, torch.optim.AdamW([weight]), {id(weight): "w"})
+
+
+class OneSided(torch.optim.Optimizer):
+    """Keeps a square matrix of a parameter's first side, as Shampoo does."""
+
+    def __init__(self, params):
+        super().__init__(params, {})
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                side = parameter.shape[0]
+                self.state[parameter]["left"] = torch.eye(side)
+
+
+def test_a_state_that_only_one_side_sizes_is_taken_up():
+    weight = torch.nn.Parameter(torch.zeros(3, 8))
+    optimizer = OneSided([weight])
+    optimizer.step()
+    optimizer_state.refuse_incomplete(optimizer, ["w"], [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tests.evaluation.small_bundle import ITEMS
 from automodel_cli.assembly.checkpoint import load_model
 from automodel_cli.config.schema_tasks import TasksConfig
 from automodel_cli.errors import ConfigError
+from automodel_cli.evaluation.icl_rows import Encoder
 from automodel_cli.evaluation.span_scores import SpanScorer
 from automodel_cli.recipes import evaluate_tasks
 
@@ -193,6 +195,19 @@ def test_chat_template(tiny_hf):
     assert loaded.tokenizer.name in model.tokenizer_name
     # special tokens that a template spells out are single ids
     assert model.tok_encode("<|endoftext|>") == [tokenizer.eos_token_id]
+
+
+def test_a_text_begins_and_ends_with_the_separator_of_the_training_data(tiny_hf):
+    from automodel_cli.evaluation.harness import HarnessModel
+
+    loaded = load_model(tiny_hf.folder)
+    model = HarnessModel(SpanScorer(loaded.model), loaded.tokenizer, separator_id=7)
+    assert model.prefix_token_id == 7
+    known, beyond = ({"tokenizer": {"separator_id": at}} for at in (7, loaded.model.vocab_size))
+    assert replace(loaded, facts=known).separator_id == 7
+    assert replace(loaded, facts=beyond).separator_id is None
+    encoder = Encoder(loaded.tokenizer, 7)
+    assert encoder.first_id == 7 and encoder.stop_ids == {7, loaded.tokenizer.eot_id}
 
 
 def test_without_the_package(tiny_hf, monkeypatch):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import torch
+import transformers
 
 from automodel_cli.config.schema import GenerateConfig
 from automodel_cli.corpus.tokenizer import CharTokenizer
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.generation.engine import SamplingSettings
 from automodel_cli.generation.engine import generate as engine_generate
+from automodel_cli.models import hf
 from automodel_cli.recipes import generate
 
 
@@ -120,3 +123,14 @@ class TestTokenizer:
         CharTokenizer([chr(0x4E00 + n) for n in range(300)]).save(tmp_path)
         with pytest.raises(DataError, match="token id 299"):
             generate.run(config(tiny_run, prompt=chr(0x4E00 + 299), tokenizer=str(tmp_path)))
+
+
+def test_a_model_whose_forward_fails_inside_transformers_is_refused_with_its_reason():
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_blocks": 1, "num_heads": 2, "embedding_dim": 32}
+    model = hf.from_config(transformers.xLSTMConfig(vocab_size=61, **sizes))
+    model.init_weights(0)
+    named = generate._forward_errors_named
+    with pytest.raises(ConfigError, match=r"xLSTMForCausalLM of .* cannot continue this text"), named(model):
+        engine_generate(model, [[1, 2, 3]], SamplingSettings(2))
+    with pytest.raises(ValueError, match="ours"), named(torch.nn.Identity()):
+        raise ValueError("a fault of ours stays one")

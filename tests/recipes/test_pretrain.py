@@ -15,6 +15,7 @@ from automodel_cli.config.schema_preprocess import PreprocessNanogptConfig
 from automodel_cli.errors import AutomodelError, CheckpointError, ConfigError, DataError
 from automodel_cli.recipes import preprocess, pretrain
 from automodel_cli.recipes.pretrain import TrainFinetuneRecipeForNextTokenPrediction
+from automodel_cli.train.results import StepNumbers
 
 LINE = re.compile(
     r"step \d+ \| epoch \d+ \| loss \d+\.\d{4} \| grad_norm \d+\.\d{4} \| lr \d\.\d\de[+-]\d\d \| mem \d+\.\d\d GiB "
@@ -201,6 +202,23 @@ def test_a_save_that_could_not_be_made_is_made_up_for(tiny_training):
     assert [line.split()[1].rpartition("/")[2] for line in recipe.said if line.startswith("saved ")] == [
         f"step_{step:08d}" for step in (2, 4, 7, 8, 10, 12)
     ]
+
+
+def test_a_save_that_is_owed_does_not_have_every_update_validated(tiny_training):
+    words = ("--step_scheduler.ckpt_every_steps", "4", "--step_scheduler.val_every_steps", "null")
+    recipe = _diverging(tiny_training.recipe(*words), after=3, until=8)
+    validated, honest = [], recipe._validate
+    recipe._validate = lambda: (validated.append(recipe.state.step), honest())
+    recipe.run_train_validation_loop()
+    assert validated == [4, 8, 9, 12]
+
+
+def test_a_signal_to_one_rank_after_all_agreed_to_go_on_changes_nothing(tiny_training):
+    recipe = tiny_training.recipe(*_SHORT)
+    recipe.soundness.latest = StepNumbers(loss=1.0, num_label_tokens=1, grad_norm=math.inf, skipped=True)
+    recipe.stop.name = "SIGTERM"  # has come to this rank alone: the others wait for the next update
+    assert not recipe._may_save(stopping=False) and recipe.soundness.owed
+    assert recipe._may_save(stopping=True)
 
 
 def test_poisoned_weights_are_not_saved_whatever_the_loss_says(tiny_training):

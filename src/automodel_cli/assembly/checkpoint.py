@@ -27,6 +27,12 @@ class LoadedModel:
     path: Path
     facts: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def separator_id(self) -> int | None:
+        """What stood between the documents that the model was trained on; None where its checkpoint does not know."""
+        found = (self.facts.get("tokenizer") or {}).get("separator_id")
+        return found if found is not None and found < self.model.vocab_size else None
+
 
 def load_model(
     path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32

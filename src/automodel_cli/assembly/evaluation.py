@@ -133,9 +133,8 @@ def _samples(
         return []
     tokenizer = encoder.tokenizer
     prompts = [Prompt(encoder.encode((text,)), settings.max_new_tokens) for text in settings.prompts]
-    stop_ids = frozenset(i for i in (encoder.first_id, tokenizer.eot_id) if i is not None)
     written = continue_greedily(
-        engine, prompts, stop_ids=stop_ids, usable_ids=tokenizer.vocab_size, progress=listen
+        engine, prompts, stop_ids=encoder.stop_ids, usable_ids=tokenizer.vocab_size, progress=listen
     )
     return [
         {"prompt": text, "text": tokenizer.decode(ids)}

@@ -55,9 +55,9 @@ def build_model(target: Target, *, seed: int, trust: Sequence[str] = (), on_meta
 
 def _check_local_folder(target: Target) -> None:
     """Of a pretrained model in a folder here: its configuration in proportion to its weights, before it is believed."""
-    source = target.arguments.get("pretrained_model_name_or_path")
+    source, below = (target.arguments.get(key) for key in ("pretrained_model_name_or_path", "subfolder"))
     if target.name.endswith(".from_pretrained") and isinstance(source, str) and Path(source).is_dir():
-        hf_format.check_folder(hf_format.find_folder(source))
+        hf_format.check_folder(hf_format.find_folder(Path(source) / str(below or "")))
 
 
 def _on_meta(target: Target, trust: Sequence[str]) -> CausalLM | None:

@@ -5,17 +5,14 @@ Without this a small file could ask for a model of any size: layers are built on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from automodel_cli import sizing
-from automodel_cli.checkpoint import layout
+from automodel_cli.checkpoint import hf_bounds, layout
 from automodel_cli.checkpoint.describe import checkpoint_tensors
 from automodel_cli.errors import CheckpointError
-
-# What keys of a transformers configuration are called that are widths of tensors.
-_WIDTHS = ("size", "dim", "embd", "inner", "head", "expert", "hidden", "labels")
 
 
 def refuse_larger_than_stored(config: Mapping[str, Any], folder: Path) -> None:
@@ -28,7 +25,9 @@ def refuse_larger_than_stored(config: Mapping[str, Any], folder: Path) -> None:
     held = sum(tensor.num_elements for tensor in tensors)
     where = f"{folder / layout.MANIFEST}: facts.model"
     if config.get("family") == "hf":
-        _refuse_large_numbers(config, where, layers=len(tensors), elements=held)
+        # the model is built from this part alone; "shape" beside it holds counts
+        shapes = {tensor.name: tensor.shape for tensor in tensors}
+        hf_bounds.check_sizes({"config": config.get("config")}, shapes, where)
         return
     try:
         shape = sizing.shape_of(config)
@@ -56,25 +55,3 @@ def refuse_larger_model(num_elements: int, folder: Path) -> None:
             f"{folder / layout.MANIFEST} describes a model of {num_elements:,} parameters, the files hold {held:,}",
             layout.way_back(folder),
         )
-
-
-def _refuse_large_numbers(config: Mapping[str, Any], where: str, *, layers: int, elements: int) -> None:
-    """For families whose arithmetic is not known: each layer has a tensor at least, each width an element."""
-    for key, value in _numbers(config):
-        most = layers if "layer" in key else elements
-        if value > most and any(mark in key for mark in ("layer", *_WIDTHS)):
-            raise CheckpointError(
-                f"{where}: {key} is {value:,}, the stored weights are {layers:,} tensors of {elements:,} elements",
-                "the checkpoint is damaged, or was not written by this program",
-            )
-
-
-def _numbers(config: Any, key: str = "") -> Iterator[tuple[str, int]]:
-    if isinstance(config, Mapping):
-        for inner, value in config.items():
-            yield from _numbers(value, str(inner))
-    elif isinstance(config, list):
-        for value in config:
-            yield from _numbers(value, key)
-    elif isinstance(config, int) and not isinstance(config, bool):
-        yield key, config

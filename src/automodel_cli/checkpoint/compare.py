@@ -6,16 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.describe import SUFFIX, checkpoint_tensors, gather, kind_of
 from automodel_cli.checkpoint.tensor_values import StoredTensor, difference
-from automodel_cli.errors import AutomodelError, CheckpointError
-from automodel_cli.json_files import read_bytes, read_json, without_controls
+from automodel_cli.errors import CheckpointError
+from automodel_cli.json_files import read_json, read_yaml, without_controls
 
 # What says nothing that the tensors and the model do not say.
-_MAX_ALIASES = 16  # in YAML each may double what it stands for
 _NOT_COMPARED = ("param_roles", "param_counts")
 
 
@@ -77,13 +74,10 @@ def _config(path: Path) -> Any:
     """config.yaml of a step, config.json of a Hugging Face folder."""
     try:
         if (path / "config.yaml").is_file():
-            text = read_bytes(path / "config.yaml", CheckpointError).decode()
-            if sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)) > _MAX_ALIASES:
-                raise ValueError("it refers to itself too often")
-            return yaml.safe_load(text)
+            return read_yaml(path / "config.yaml", CheckpointError)
         if (path / "config.json").is_file():
             return read_json(path / "config.json", CheckpointError)
-    except (AutomodelError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except CheckpointError as error:
         return {"unreadable": without_controls(str(error))}
     return {}
 

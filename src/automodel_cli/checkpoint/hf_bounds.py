@@ -11,13 +11,14 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from automodel_cli.checkpoint.tensor_file import read_header
 from automodel_cli.errors import CheckpointError
 from automodel_cli.json_files import without_controls
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -79,17 +80,17 @@ def check_total(model: nn.Module, shapes: Shapes, where: Path | str) -> None:
         )
 
 
-def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, int | float]]:
-    """Every number of a configuration, and the key it is (in a list) below."""
+def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, int]]:
+    """Every whole number of a configuration, and the key it is (in a list) below; fractions count nothing."""
     if isinstance(value, Mapping):
         for name, item in value.items():
             yield from _numbers(item, str(name))
     elif isinstance(value, list):
         for item in value:
             yield from _numbers(item, key)
-    elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    elif isinstance(value, int) and not isinstance(value, bool):
         yield key, value
 
 
-def _short(value: float) -> str:
+def _short(value: int) -> str:
     return f"{value:,}" if abs(value) < 10**15 else "a number of many digits"

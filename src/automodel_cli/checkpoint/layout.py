@@ -28,7 +28,6 @@ from automodel_cli.errors import AutomodelError, CheckpointError
 from automodel_cli.json_files import (
     Count,
     FileModel,
-    FiniteFloat,
     Items,
     PlainName,
     Xxh3,
@@ -59,10 +58,13 @@ class FileRecord(FileModel):
 
 
 class StepMetrics(FileModel):
-    """Losses at the step; ``val_loss`` by the name of the validation set, or one number."""
+    """Losses at the step; ``val_loss`` by the name of the validation set, or one number.
 
-    loss: FiniteFloat | None = None
-    val_loss: FiniteFloat | dict[str, FiniteFloat | None] | None = None
+    An update that is left out may have a loss that is no number and leave the weights as they were.
+    """
+
+    loss: float | None = None
+    val_loss: float | dict[str, float | None] | None = None
 
 
 class TokenizerFacts(FileModel):
@@ -70,6 +72,7 @@ class TokenizerFacts(FileModel):
 
     name: str
     fingerprint: str | None = None
+    separator_id: Count | None = None
 
 
 class Fp8Off(FileModel):
@@ -96,7 +99,7 @@ class FastPathFacts(FileModel):
     compile_scope: Literal["model", "blocks"] = "model"
     head_loss: Literal["plain", "chunked"] = "plain"
     attention: str = ""
-    optimizer: Literal["fused", "foreach", "own"] = "own"
+    optimizer: Literal["fused", "foreach", "loop", "own"] = "own"
     threads: int = Field(1, ge=1, le=_MAX_THREADS)
     processes: int = Field(1, ge=1, le=2**31)
     fp8: Fp8Off | Fp8On = Fp8Off(recipe="off")

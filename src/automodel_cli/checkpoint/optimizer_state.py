@@ -271,6 +271,16 @@ def refuse_incomplete(optimizer: torch.optim.Optimizer, names: list[str], change
                 )
 
 
+_SIDES = (
+    3,
+    5,
+    7,
+    11,
+    13,
+    17,
+)  # all different: what only one side sizes (Shampoo's matrices) does not lie beside
+
+
 def _state_of_a_copy(optimizer: torch.optim.Optimizer, g: int) -> dict[int, dict[str, bool]]:
     """By a parameter's dimensions, the keys that group ``g`` keeps, and whether each is a tensor of its shape."""
     group = optimizer.param_groups[g]
@@ -280,7 +290,7 @@ def _state_of_a_copy(optimizer: torch.optim.Optimizer, g: int) -> dict[int, dict
     found = {}
     for dims in {parameter.dim() for parameter in group["params"]}:
         try:
-            tiny = torch.zeros((2,) * dims, requires_grad=True)
+            tiny = torch.zeros(_SIDES[:dims], requires_grad=True)
             tiny.grad = torch.zeros_like(tiny)
             copy = type(optimizer)([{**settings, "params": [tiny]}])  # type: ignore[call-arg]
             copy.step()

@@ -55,31 +55,28 @@ def evaluate(
     tokenizer: Tokenizer,
     *,
     chat_tokenizer: Any = None,
+    separator_id: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Entries by task: metrics with errors, version, shots, number of documents.
 
     Args:
+        separator_id: what stood between documents in training, where that is known.
         chat_tokenizer: transformers' tokenizer of the checkpoint, for its chat template; None: there is none.
 
     Raises:
         ConfigError: an unknown task, a chat template where the tokenizer has none or that reaches for Python, or task
             files that would run code which is not trusted.
     """
+    model = HarnessModel(engine, tokenizer, chat_tokenizer, separator_id=separator_id, progress=progress)
     if request.folder is not None and not request.is_trusted:
         harness_files.check_folder(Path(request.folder))
         with harness_files.sandboxed_templates():
-            return _evaluate(request, engine, tokenizer, chat_tokenizer, progress)
-    return _evaluate(request, engine, tokenizer, chat_tokenizer, progress)
+            return _evaluate(request, model)
+    return _evaluate(request, model)
 
 
-def _evaluate(
-    request: HarnessRequest,
-    engine: SpanScorer,
-    tokenizer: Tokenizer,
-    chat_tokenizer: Any,
-    progress: Progress | None,
-) -> dict[str, Any]:
+def _evaluate(request: HarnessRequest, model: HarnessModel) -> dict[str, Any]:
     manager = _manager(request)
     unknown = _unknown(manager, request)
     if unknown:
@@ -87,11 +84,11 @@ def _evaluate(
             f"lm-evaluation-harness has no task {', '.join(unknown)}",
             "lm_eval ls tasks lists what there is; task files of your own: --harness-path",
         )
-    if request.chat_template and getattr(chat_tokenizer, "chat_template", None) is None:
+    if request.chat_template and getattr(model.tokenizer, "chat_template", None) is None:
         raise ConfigError(
-            f"tokenizer {tokenizer.name} has no chat template", "leave --chat-template out for a base model"
+            f"tokenizer {model.tokenizer_name} has no chat template",
+            "leave --chat-template out for a base model",
         )
-    model = HarnessModel(engine, tokenizer, chat_tokenizer, progress=progress)
     with harness_files.template_errors_named("a template of the tasks"):
         found = simple_evaluate(
             model=model,
@@ -147,9 +144,11 @@ class HarnessModel(TemplateLM):
         tokenizer: Tokenizer,
         chat_tokenizer: Any = None,
         *,
+        separator_id: int | None = None,
         progress: Progress | None = None,
     ) -> None:
         super().__init__()
+        self._separator_id = separator_id
         self._engine, self._ours, self._progress = engine, tokenizer, progress
         self._parsing = tokenizer.parsing_engine()
         self._before, self._after = tokenizer.added_ids()
@@ -169,7 +168,9 @@ class HarnessModel(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a text that has no context."""
+        """What stands before a text that has no context: what began documents in training, where that is known."""
+        if self._separator_id is not None:
+            return self._separator_id
         return self._ours.bos_id if self._ours.bos_id is not None else self.eot_token_id
 
     @property
@@ -255,7 +256,7 @@ class HarnessModel(TemplateLM):
             self._prompt(context, settings, request.task_name or "")
             for request, (context, settings) in zip(requests, asked, strict=True)
         ]
-        ends = frozenset() if self._ours.eot_id is None else frozenset({self._ours.eot_id})
+        ends = frozenset(i for i in (self._separator_id, self._ours.eot_id) if i is not None)
         written = continue_greedily(
             self._engine,
             prompts,

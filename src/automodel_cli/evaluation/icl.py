@@ -29,9 +29,10 @@ _ANSWER_MARGIN = 10  # tokens a chain of thought may be longer than the longest 
 class Questions:
     """A task made ready for one tokenizer and one context: it can be asked again at no cost.
 
-    ``rows`` for the three kinds that are scored by likelihood; for generation ``prompts``, and how many tokens an
-    answer may have: as many as the longest of the data. ``cut`` questions are longer than the context, of which
-    ``answers_cut`` have a scored span that is; ``moved_back`` had a span without ids (see ``icl_rows``).
+    ``rows`` for the three kinds that are scored by likelihood; for generation ``prompts``, how many tokens an answer
+    may have (as many as the longest of the data), and the ids that end one. ``cut`` questions are longer than the
+    context, of which ``answers_cut`` have a scored span that is; ``moved_back`` had a span without ids (see
+    ``icl_rows``).
     """
 
     task: Task
@@ -41,6 +42,7 @@ class Questions:
     rows: Sequence[Sequence[Row]] = ()
     prompts: Sequence[tuple[int, ...]] = ()
     answer_tokens: int = 0
+    stop_ids: frozenset[int] = frozenset()
     cut: int = 0
     answers_cut: int = 0
     moved_back: int = 0
@@ -119,7 +121,8 @@ def prepare(
     if task.kind == "generation":
         room = _longest_answer(task, data.items, encoder.tokenizer)
         room = room if context is None else min(room, context // 2)  # a short context keeps some question
-        return replace(questions, prompts=[ids for (ids,) in prompts], answer_tokens=room)
+        asked = [ids for (ids,) in prompts]
+        return replace(questions, prompts=asked, answer_tokens=room, stop_ids=encoder.stop_ids)
     found = [rows_of(task.kind, of_one) for of_one in prompts]
     return replace(
         questions,
@@ -172,10 +175,9 @@ def _written(
         text = tokenizer.decode(ids[-16:])
         return any(stop in text for stop in task.stops)
 
-    stop_ids = frozenset() if tokenizer.eot_id is None else frozenset({tokenizer.eot_id})
     prompts = [Prompt(ids, questions.answer_tokens, enough) for ids in questions.prompts]
     ids = continue_greedily(
-        engine, prompts, stop_ids=stop_ids, usable_ids=tokenizer.vocab_size, progress=progress
+        engine, prompts, stop_ids=questions.stop_ids, usable_ids=tokenizer.vocab_size, progress=progress
     )
     return [tokenizer.decode(of_one) for of_one in ids]
 

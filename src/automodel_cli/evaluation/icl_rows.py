@@ -38,6 +38,7 @@ class Encoder:
     """Ids of prompts, with the token in front that documents begin with; a piece that was seen before costs nothing.
 
     ``first_id`` is that token in the corpus; without it, it is the beginning-of-text token, else the end-of-text token.
+    ``stop_ids``: what ends a text that is written, the corpus' token and the end-of-text token.
 
     Where the tokenizer never joins letters or digits with white space that follows, a prompt is encoded piece by
     piece, and worked examples, which return in many prompts, once. Elsewhere whole prompts are remembered.
@@ -56,6 +57,7 @@ class Encoder:
             )
         self.tokenizer = tokenizer
         self.first_id = first
+        self.stop_ids = frozenset(i for i in (first_id, tokenizer.eot_id) if i is not None)
         self._known: dict[str, tuple[int, ...]] = {}
         self._size = 0
 

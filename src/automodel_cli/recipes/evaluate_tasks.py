@@ -109,9 +109,8 @@ def _run(
         "versions": versions(),
     }
     if bundle is not None:
-        results |= _in_context(
-            cfg, bundle, tasks, engine, Encoder(tokenizer, _separator_id(cfg, loaded)), voice
-        )
+        encoder = Encoder(tokenizer, _separator_id(cfg, loaded))
+        results |= _in_context(cfg, bundle, tasks, engine, encoder, voice)
     if cfg.harness:
         results["harness"] = _harness(cfg, loaded, engine, tokenizer, voice, trust)
     output = Path(cfg.output) if cfg.output is not None else results_folder(loaded.path) / RESULTS_NAME
@@ -136,9 +135,8 @@ def _tokenizer(cfg: TasksConfig, loaded: LoadedModel) -> Tokenizer:
 
 
 def _separator_id(cfg: TasksConfig, loaded: LoadedModel) -> int | None:
-    """What the documents began with that the model was trained on, where its checkpoint knows."""
-    described = loaded.facts.get("tokenizer") if cfg.tokenizer is None else None
-    return described.get("separator_id") if described else None
+    """It is an id of the checkpoint's own tokenizer."""
+    return loaded.separator_id if cfg.tokenizer is None else None
 
 
 # -------------------------------------------------------------------------------------- in-context tasks
@@ -220,6 +218,7 @@ def _harness(
         engine,
         tokenizer,
         chat_tokenizer=_chat_tokenizer(loaded.path) if cfg.chat_template else None,
+        separator_id=_separator_id(cfg, loaded),
         progress=_shown(voice, "harness"),
     )
 

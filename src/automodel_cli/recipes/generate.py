@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import transformers
 
 from automodel_cli import device as this_machine
 from automodel_cli.assembly.checkpoint import LoadedModel, load_model
 from automodel_cli.config.schema import GenerateConfig
 from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
-from automodel_cli.errors import ConfigError, DataError
+from automodel_cli.errors import AutomodelError, ConfigError, DataError
 from automodel_cli.generation.engine import SamplingSettings, generate
 from automodel_cli.generation.text_stream import StopTexts, TextStream
 from automodel_cli.json_files import read_bytes, without_controls
+from automodel_cli.models.hf import HFCausalLM
+from automodel_cli.models.interface import CausalLM
 
 _MAX_PROMPT_BYTES = 64 << 20
 PROMPT_IS_A_FILE = "FILE:"
@@ -105,8 +109,8 @@ def run(cfg: GenerateConfig, *, on_text: TextSink | None = None) -> GenerationRe
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
-        ConfigError: there is no tokenizer, nothing to start from, or a prompt is longer than a context that may
-            not overflow.
+        ConfigError: there is no tokenizer, nothing to start from, a prompt is longer than a context that may not
+            overflow, or the model cannot continue a text.
         DataError: the tokenizer is not the model's.
     """
     prompts = read_prompts(cfg)
@@ -114,30 +118,31 @@ def run(cfg: GenerateConfig, *, on_text: TextSink | None = None) -> GenerationRe
     this_machine.bound_the_heap()
     loaded = load_model(cfg.checkpoint, device=device)
     tokenizer = _tokenizer(cfg, loaded)
-    separator = (loaded.facts.get("tokenizer") or {}).get("separator_id") if cfg.tokenizer is None else None
+    separator = loaded.separator_id if cfg.tokenizer is None else None
     ids = [_prompt_ids(prompt, tokenizer, loaded, separator) for prompt in prompts]
     rows = [row for row in ids for _ in range(cfg.num_samples)]
     texts = _Texts(tokenizer, rows, cfg.stop, on_text)
     started = time.perf_counter()
-    found = generate(
-        loaded.model,
-        ids,
-        SamplingSettings(
-            max_new_tokens=cfg.max_new_tokens,
-            temperature=cfg.temperature,
-            top_k=cfg.top_k,
-            top_p=cfg.top_p,
-            repetition_penalty=cfg.repetition_penalty,
-            seed=cfg.seed,
-            num_samples=cfg.num_samples,
-            stop_ids=frozenset(i for i in (tokenizer.eot_id, separator) if i is not None),
-            overflow=cfg.overflow,
-        ),
-        device=device,
-        autocast_dtype=torch.bfloat16 if _fast_bf16(device) else None,
-        usable_ids=min(tokenizer.vocab_size, loaded.model.vocab_size),
-        on_token=texts.take,
-    )
+    with _forward_errors_named(loaded.model):
+        found = generate(
+            loaded.model,
+            ids,
+            SamplingSettings(
+                max_new_tokens=cfg.max_new_tokens,
+                temperature=cfg.temperature,
+                top_k=cfg.top_k,
+                top_p=cfg.top_p,
+                repetition_penalty=cfg.repetition_penalty,
+                seed=cfg.seed,
+                num_samples=cfg.num_samples,
+                stop_ids=frozenset(i for i in (tokenizer.eot_id, separator) if i is not None),
+                overflow=cfg.overflow,
+            ),
+            device=device,
+            autocast_dtype=torch.bfloat16 if _fast_bf16(device) else None,
+            usable_ids=min(tokenizer.vocab_size, loaded.model.vocab_size),
+            on_token=texts.take,
+        )
     seconds = time.perf_counter() - started
     texts.finish()
     whole = iter(texts.whole)
@@ -150,6 +155,24 @@ def run(cfg: GenerateConfig, *, on_text: TextSink | None = None) -> GenerationRe
         tokens_per_s=sum(len(one.ids) for samples in found for one in samples) / max(seconds, 1e-9),
         notes=_notes(ids, loaded.model.max_seq_len),
     )
+
+
+@contextlib.contextmanager
+def _forward_errors_named(model: CausalLM) -> Iterator[None]:
+    """What transformers raises where a model of it can be trained and yet not continue a text (xLSTM), as our error."""
+    try:
+        yield
+    except (AutomodelError, torch.OutOfMemoryError):
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if not isinstance(model, HFCausalLM):
+            raise
+        reason = without_controls(str(error).strip().partition("\n")[0][:200])
+        raise ConfigError(
+            f"{type(model.hf).__name__} of transformers {transformers.__version__} cannot continue this text: "
+            f"{type(error).__name__}: {reason}",
+            "try another version of transformers, or export the model and use the library it is from",
+        ) from error
 
 
 def _notes(prompts: Sequence[Sequence[int]], context: int | None) -> tuple[str, ...]:

@@ -316,7 +316,7 @@ class PretrainRecipe:
                 with profile.phase("logging"):
                     self.results.add(_Update(step, self.state.epoch, self.state.tokens_seen, lr, log), result)
                     self._report(self.results.arrived())
-                save, evaluate = self._save_due() or self.soundness.owed, self.evaluation.due(step, last)
+                save, evaluate = self._save_due() or self._can_make_up(), self.evaluation.due(step, last)
                 validate = evaluate or (save and every.validate_on_checkpoint)
                 if validate or due(step, every=every.val_every_steps, last=last):
                     with profile.phase("validation"):
@@ -328,7 +328,7 @@ class PretrainRecipe:
                 stopping = self.stop.agreed(self.world.any)
                 if save or stopping:
                     with profile.phase("saving"):
-                        self._save()
+                        self._save(stopping=stopping)
                 if stopping:
                     break
                 self.checkpointer.raise_failure()
@@ -375,6 +375,13 @@ class PretrainRecipe:
             return False
         epoch_ends = every.save_checkpoint_every_epoch and self._epoch_ends()
         return epoch_ends or due(self.state.step, every=every.ckpt_every_steps, last=self.horizon.total_steps)
+
+    def _can_make_up(self) -> bool:
+        """Whether a save that could not be made when it fell due can be made now, by the numbers of this update."""
+        if not self.soundness.owed:
+            return False
+        self._report(self.results.all())
+        return self.soundness.reason_not_to_save(at_the_end=False) is None
 
     def _epoch_ends(self) -> bool:
         """Whether this update is the first to reach (or pass) the end of an epoch."""
@@ -453,19 +460,22 @@ class PretrainRecipe:
         wanted = self.cfg.checkpoint.best_metric_key
         return wanted if wanted in self.val_sets else next(iter(self.val_sets), wanted)
 
-    def _save(self) -> None:
-        """Write the checkpoint of this step; it is BEST if its validation loss is the lowest of those saved."""
+    def _save(self, *, stopping: bool = False) -> None:
+        """Write the checkpoint of this step; it is BEST if its validation loss is the lowest of those saved.
+
+        ``stopping``: all ranks have agreed that this is the last one; a signal may have come to one of them since.
+        """
         if not self._saves or self._saved_step == self.state.step:
             return
         self._report(self.results.all())
-        if not self._may_save():
+        if not self._may_save(stopping=stopping):
             return
         losses = self._val_losses if self._val_step == self.state.step else {}
         loss = losses.get(self._best_key, math.inf)
         is_best = loss < self.state.best_val_loss
         if is_best:
             self.state.best_val_loss = loss
-        why = f" ({self.stop.name} received)" if self.stop.requested else ""
+        why = f" ({self.stop.name} received)" if stopping else ""
         started = time.perf_counter()
         with self.throughput.pause():
             folder = self.checkpointer.save(
@@ -490,14 +500,14 @@ class PretrainRecipe:
         if not self.checkpointer.is_async:
             self.voice.say(f"saved {folder} in {time.perf_counter() - started:.1f} s{why}")
 
-    def _may_save(self) -> bool:
+    def _may_save(self, *, stopping: bool) -> bool:
         """Whether loss and weights are numbers; if not, the save is owed, or the earlier checkpoint is the newest."""
-        at_the_end = self.stop.requested or self.state.step >= self.horizon.total_steps
+        at_the_end = stopping or self.state.step >= self.horizon.total_steps
         reason = reason_not_to_save(self.soundness, self.model, self.world, at_the_end=at_the_end)
         if reason is not None and not self.soundness.owed:
             self.voice.say(f"step {self.state.step} is not saved: {reason}")
         self.soundness.owed = reason is not None
-        if reason is not None and self.stop.requested:
+        if reason is not None and stopping:
             self.checkpointer.step_back()
         return reason is None
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from automodel_cli.errors import CheckpointError
-from automodel_cli.json_files import Count, FileModel, FiniteFloat, validated
+from automodel_cli.json_files import Count, FileModel, FiniteFloat, Items, validated
 
 
 class _Stored(FileModel):
@@ -19,6 +19,7 @@ class _Stored(FileModel):
     skipped_steps: Count = 0
     skipped_in_a_row: Count = 0
     best_val_loss: FiniteFloat | None = None
+    recent_losses: Items[FiniteFloat] = ()
 
 
 @dataclass
@@ -91,4 +92,5 @@ class TrainState:
             values, _Stored, "the training state", CheckpointError, hint="use an older checkpoint"
         )
         best = math.inf if stored.best_val_loss is None else stored.best_val_loss
-        return cls(**{**stored.model_dump(), "best_val_loss": best})
+        recent = list(stored.recent_losses)
+        return cls(**{**stored.model_dump(), "best_val_loss": best, "recent_losses": recent})
