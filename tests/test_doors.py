@@ -11,6 +11,8 @@ import transformers
 
 from automodel_cli import doors, transformers_calls
 from automodel_cli.config import signatures
+from automodel_cli.config.instantiate import check_named, instantiate
+from automodel_cli.config.target import Target
 from automodel_cli.errors import ConfigError
 from automodel_cli.transformers_calls import (
     HUB_ARGUMENTS,
@@ -212,3 +214,33 @@ def test_pickles_and_adapters_are_refused(tmp_path):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(ConfigError, match=r"only pickles \(pytorch_model.bin\)"):
         doors.check_folder(str(folder), weights=True)
+
+
+AUTO = "transformers.AutoModelForCausalLM.from_pretrained"
+
+
+def test_a_config_of_another_source_is_checked_and_used(tmp_path):
+    weights, other = write_gpt2(tmp_path / "weights"), write_gpt2(tmp_path / "other", layer_norm_epsilon=0.5)
+    found = instantiate(Target(AUTO, {SOURCE: str(weights), "config": str(other)}), "model")
+    assert found.config.layer_norm_epsilon == 0.5
+
+    kernel = write_gpt2(tmp_path / "kernel", attn_implementation="evil/kernel")
+    with pytest.raises(ConfigError, match="evil/kernel"):
+        instantiate(Target(AUTO, {SOURCE: str(weights), "config": str(kernel)}), "model")
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_trust_in_the_weights_is_no_trust_in_the_config(tmp_path, nested):
+    other = str(tmp_path / "other")
+    config = Target("transformers.AutoConfig.from_pretrained", {SOURCE: other}) if nested else other
+    target = Target(AUTO, {SOURCE: str(tmp_path), "config": config, "trust_remote_code": True})
+    assert f"--trust {other}" in check_named(target, "model", trust=[str(tmp_path)])[0].text
+    assert not check_named(target, "model", trust=[str(tmp_path), other])
+
+
+def test_a_key_beside_a_built_config_is_not_dropped(tmp_path):
+    weights = write_gpt2(tmp_path / "weights")
+    config = Target("transformers.AutoConfig.from_pretrained", {SOURCE: str(weights)})
+    target = Target(AUTO, {SOURCE: str(weights), "config": config, "layer_norm_epsilon": 0.5})
+    with pytest.raises(ConfigError, match="layer_norm_epsilon: set it in the section config"):
+        instantiate(target, "model")

@@ -24,6 +24,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, 
 from pydantic_core import ErrorDetails, from_json
 
 from automodel_cli.errors import AutomodelError, DataError
+from automodel_cli.plain_text import without_controls
 
 __all__ = [
     "MAX_JSON_BYTES", "MAX_NESTING", "Count", "FileModel", "FiniteFloat", "Items", "PlainName", "Xxh3",
@@ -67,11 +68,6 @@ Item = TypeVar("Item")
 Items = Annotated[tuple[Item, ...], Field(strict=False)]
 """An array of JSON as a tuple (strict models take no list for a tuple otherwise)."""
 Xxh3 = Annotated[str, Field(pattern=r"^xxh3:[0-9a-f]{16}$")]
-
-
-def without_controls(text: str) -> str:
-    """``text`` with control characters (terminal escapes among them) spelled out: safe to print."""
-    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
 def read_bytes(

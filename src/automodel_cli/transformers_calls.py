@@ -82,7 +82,10 @@ def call(function: Callable[..., Any], arguments: Mapping[str, Any], *, role: st
     wants_weights = role == "model" and given.get("use_safetensors") is not False
     if not is_trusted:
         look = doors.check_folder if role == "tokenizer" else doors.check_source
-        look(source, weights=wants_weights, **_of(given, ("revision", "subfolder", "cache_dir", "token")))
+        hub = _of(given, ("revision", "subfolder", "cache_dir", "token"))
+        look(source, weights=wants_weights, **hub)
+        if isinstance(config := given.get("config"), str):
+            look(config, **hub)
     if role == "tokenizer":
         return function(**shut(function, source) | given)
     if role == "hf_config":
@@ -115,11 +118,14 @@ def _load_model(function: Callable[..., Any], given: Mapping[str, Any]) -> Any:
     owner: Any = getattr(function, "__self__", None)
     options = _of(given, (SOURCE, *MODEL_ARGUMENTS))
     own = {name: value for name, value in given.items() if name not in options}
-    if "config" not in options or own:
+    named = options.get("config")
+    if named is not None and not isinstance(named, str):
+        if own:
+            raise FieldErrors(dict.fromkeys(own, "set it in the section config, which is given"), [])
+    else:  # a name too: Auto classes would drop it silently
         is_auto = owner.__module__.startswith("transformers.models.auto.")
         loads = importlib.import_module("transformers").AutoConfig if is_auto else owner.config_class
-        named = options.get("config")
-        named = {SOURCE: named} if isinstance(named, str) else {}
+        named = {} if named is None else {SOURCE: named}
         options["config"] = _load_config(
             loads.from_pretrained, _of(given, (SOURCE, *HUB_ARGUMENTS)) | named | own
         )

@@ -144,3 +144,11 @@ def test_python_dash_m_is_the_same_program():
     found = automodel("--version")
     assert found.returncode == 0
     assert found.stdout.startswith("automodel ")
+
+
+def test_the_current_folder_may_be_gone(tmp_path):
+    gone = tmp_path / "gone"
+    code = f"import os; os.mkdir({str(gone)!r}); os.chdir({str(gone)!r}); os.rmdir({str(gone)!r})\n"
+    code += "from automodel_cli.cli.app import main; main(['--version'])"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("automodel"), done.stderr

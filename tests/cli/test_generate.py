@@ -74,20 +74,6 @@ def test_out_of_range(seen, flag, capsys):
     assert "error:" in capsys.readouterr().err and not seen
 
 
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("plain\ttext\n", "plain\ttext\n"),
-        ("é漢🎉 👩\u200d💻", "é漢🎉 👩\u200d💻"),
-        ("\x1b]0;title\x07", "\\x1b]0;title\\x07"),
-        ("a\rb\x08\x7f\x9b", "a\\rb\\x08\\x7f\\x9b"),
-        ("\u202eabc\u2066\ufeff", "\\u202eabc\\u2066\\ufeff"),
-    ],
-)
-def test_printable(text, shown):
-    assert generate.printable(text) == shown
-
-
 def test_a_terminal_that_knows_only_ascii(monkeypatch):
     buffer = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(buffer, encoding="ascii"))

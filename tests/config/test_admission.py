@@ -171,7 +171,8 @@ def test_trust_in_one_repository_is_none_in_another():
         {**NAME, "trust_remote_code": True, "config": nested},
     )
     assert [problem.key for problem in check_named(outer, "model", trust=["owner/model"])] == [
-        "model.config.trust_remote_code"
+        "model.trust_remote_code",
+        "model.config.trust_remote_code",
     ]
     assert check_named(outer, "model", trust=["owner/model", "owner/other"]) == []
 

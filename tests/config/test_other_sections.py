@@ -21,7 +21,7 @@ def load(tmp_path, **sections):
     return load_config(PretrainConfig, path)
 
 
-@pytest.mark.parametrize("off", [None, {}, {"enabled": False}, {"enable": False, "more": 1}])
+@pytest.mark.parametrize("off", [None, {}, [], {"enabled": False}, {"enable": False, "more": 1}])
 def test_what_is_switched_off_is_dropped(tmp_path, off):
     cfg = load(tmp_path, **dict.fromkeys(UNSUPPORTED_SECTIONS, off))
     assert cfg.notes == [] and not set(UNSUPPORTED_SECTIONS) & set(yaml.safe_load(to_yaml(cfg)))

@@ -1,4 +1,5 @@
 import math
+import os
 import re
 
 import pytest
@@ -269,3 +270,13 @@ def test_numbers_that_nothing_could_take(number):
 
 def test_a_seed_of_64_bits_is_no_such_number():
     assert parse_document(f"seed: {2**64 - 1}", "cfg.yaml")[1] == []
+
+
+def test_a_pipe_of_the_users_own_shell_is_read():
+    """``-c <(envsubst < run.yaml)``."""
+    reading, writing = os.pipe()
+    os.write(writing, b"model: 1\n")
+    os.close(writing)
+    root, problems = read_file(f"/dev/fd/{reading}")
+    os.close(reading)
+    assert not problems and to_plain(root) == {"model": 1}

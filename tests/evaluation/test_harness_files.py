@@ -58,6 +58,8 @@ HOSTILE = {
     "absolute include": "include: {folder}/../outside.yaml",
     "in a group": "task: [{{task: x, process_results: evil.run}}]",
     "sampler": "fewshot_config: {{sampler: default, process_docs: evil.run}}",
+    "metric that is a list": "metric_list: [{{metric: [acc]}}]",
+    "data set that is a list": "dataset_path: [json]",
     "deep": "metadata: " + "[" * 3000 + "]" * 3000,
     "no mapping": "- 1",
 }
@@ -96,6 +98,24 @@ def test_a_folder_that_nobody_trusted_runs_nothing(kind, tmp_path):
     assert f"--trust {folder}" in caught.value.hint
     assert "\n" not in caught.value.message
     assert not canary.exists()
+
+
+def test_what_a_link_includes_lies_beside_what_it_leads_to(tmp_path):
+    """The harness resolves a file before it looks for what that includes."""
+    folder = hostile_folder(tmp_path / "tasks", "description: plain", tmp_path / "canary")
+    (folder / "inner").mkdir()
+    (folder / "inner" / "base").write_text("doc_to_text: !function evil.run\n")
+    (folder / "inner" / "linked").write_text("task: linked\ninclude: base\n")
+    (folder / "base").write_text("description: plain\n")
+    (folder / "linked.yaml").symlink_to("inner/linked")
+    with pytest.raises(ConfigError, match="!function"):
+        harness.evaluate(HarnessRequest(["linked"], folder=str(folder)), None, None)
+
+
+def test_a_file_is_no_folder_of_tasks(tmp_path):
+    (tmp_path / "task.yaml").write_text("task: x\n")
+    with pytest.raises(ConfigError, match="is no folder"):
+        harness.evaluate(HarnessRequest(["x"], folder=str(tmp_path / "task.yaml")), None, None)
 
 
 def test_a_template_stays_in_its_sandbox(tiny_hf, tmp_path):

@@ -144,3 +144,15 @@ def test_download(tmp_path, monkeypatch):
     )
     assert "no SHA-256" in lines[0]
     assert asked == [(bundle_archive.URL, bundle_archive.SHA256), ("http://x/y.zip", None)]
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [{"tokenizer_class": "T", "auto_map": {"AutoTokenizer": ["evil.T", None]}}, {"tokenizer_class": 5}, [1]],
+)
+def test_a_chat_template_of_a_tokenizer_that_does_not_open(stored, tmp_path):
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(stored))
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')\n")
+    with pytest.raises(ConfigError, match="cannot be opened for its chat template"):
+        evaluate_tasks._chat_tokenizer(tmp_path)
+    assert not (tmp_path / "canary").exists()

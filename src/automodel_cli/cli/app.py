@@ -240,11 +240,18 @@ def _silence_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _keep_children_out_of_the_current_folder() -> None:
+    """No Python that we or a library start imports from there, unless the sources themselves are run from it."""
+    try:
+        runs_from_sources = sys.path[:1] in ([""], [str(Path.cwd())])
+    except FileNotFoundError:  # the folder was removed
+        runs_from_sources = False
+    if not runs_from_sources:
+        os.environ.setdefault("PYTHONSAFEPATH", "1")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """The console script."""
     console.clean_what_libraries_say()
-    if sys.path[:1] not in ([""], [str(Path.cwd())]):  # else somebody runs the sources from their folder
-        os.environ.setdefault(
-            "PYTHONSAFEPATH", "1"
-        )  # no child, a library's neither, imports from the current folder
+    _keep_children_out_of_the_current_folder()
     sys.exit(run(sys.argv[1:] if argv is None else argv))

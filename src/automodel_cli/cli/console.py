@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from automodel_cli.assembly.voice import Voice
 from automodel_cli.errors import AutomodelError
-from automodel_cli.json_files import without_controls
+from automodel_cli.plain_text import without_controls
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -6,7 +6,6 @@ What a model writes may hold anything, terminal commands included: control chara
 from __future__ import annotations
 
 import sys
-import unicodedata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,12 +14,7 @@ import typer
 from automodel_cli.cli import console
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema import GenerateConfig
-
-_SHOWN_AS_THEY_ARE = ("\n", "\t")
-# Control characters, and format characters that turn or hide the text around them (U+202E and its like).
-# Joiners (U+200C, U+200D) belong to ordinary text and to emoji.
-_ESCAPED_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")
-_JOINERS = ("\u200c", "\u200d")
+from automodel_cli.plain_text import without_controls
 
 
 def generate(
@@ -93,7 +87,7 @@ def generate(
         result = recipe.run(cfg)
         _show_all(result)
     for note in result.notes:
-        typer.echo(note, err=True)
+        console.print_error(note)
     tokens = sum(len(sample.ids) for prompt in result.prompts for sample in prompt.samples)
     console.print_error(f"{tokens} tokens at {result.tokens_per_s:.1f} tokens/s from {result.checkpoint}")
 
@@ -123,19 +117,6 @@ def _show_all(result: Any) -> None:
 def write(text: str) -> None:
     """Show a piece of text at once, safe for a terminal and for its encoding."""
     encoding = sys.stdout.encoding or "utf-8"
-    shown = printable(text).encode(encoding, errors="backslashreplace").decode(encoding)
+    shown = without_controls(text).encode(encoding, errors="backslashreplace").decode(encoding)
     typer.echo(shown, nl=False)
     sys.stdout.flush()
-
-
-def printable(text: str) -> str:
-    """``text`` with control characters shown as ``\\x1b``, ``\\u202e``; line ends and tabs stay."""
-    return "".join(_shown(character) for character in text)
-
-
-def _shown(character: str) -> str:
-    if character in _SHOWN_AS_THEY_ARE or character in _JOINERS:
-        return character
-    if unicodedata.category(character) in _ESCAPED_CATEGORIES:
-        return character.encode("unicode_escape").decode("ascii")
-    return character

@@ -174,18 +174,20 @@ def untrusted_code(target: Target, trust: Trust) -> Iterator[tuple[tuple[str, ..
     one thing or the other (`doors`); nested targets are left out."""
     for path, value, door in doors.mistyped(target.arguments):
         yield path, f"expected {door.takes}, found {describe_value(value)}"
-    source = source_of(target)
-    if trust.admits_source(source) if source else trust.admits_name(target.name):
+    sources = sources_of(target)
+    untrusted = [source for source in sources if not trust.admits_source(source)]
+    if not (untrusted if sources else not trust.admits_name(target.name)):
         return
-    name = source or target.name
+    name = untrusted[0] if untrusted else target.name
     for path in doors.opened(target.arguments):
         yield path, f"would run code that comes with {name}; if you trust it, add --trust {name}"
 
 
-def source_of(target: Target) -> str | None:
-    """The repository or folder that a target loads from, itself or through its ``config``."""
-    config = target.arguments.get("config")
-    if isinstance(config, Target):
-        config = source_of(config)
-    found = target.arguments.get("pretrained_model_name_or_path", config)
-    return found if isinstance(found, str) else None
+def sources_of(target: Target) -> list[str]:
+    """The repositories and folders that a target loads from, itself and through its ``config``."""
+    given = target.arguments
+    config = given.get("config")
+    nested = sources_of(config) if isinstance(config, Target) else []
+    return [
+        source for source in (given.get("pretrained_model_name_or_path"), config) if isinstance(source, str)
+    ] + nested

@@ -21,7 +21,7 @@ from automodel_cli.config.admission import (
     Refused,
     Trust,
     admit,
-    source_of,
+    sources_of,
     split_file_target,
     translate,
     unsupported_arguments,
@@ -329,8 +329,8 @@ def _function(value: str | Target, place: _Place) -> Callable[..., Any]:
 def _call(function: Callable[..., Any], arguments: dict[str, Any], target: Target, place: _Place) -> Any:
     owner = getattr(function, "__self__", None)
     home = str(getattr(owner if isinstance(owner, type) else function, "__module__", ""))
-    source = source_of(target)
-    is_trusted = source is not None and place.trust.admits_source(source)
+    sources = sources_of(target)
+    is_trusted = bool(sources) and all(map(place.trust.admits_source, sources))
     try:
         if not home.startswith("transformers."):
             return function(**arguments)

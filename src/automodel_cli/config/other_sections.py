@@ -51,9 +51,7 @@ def without_switched_off(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _asks_nothing(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return not value or any(value.get(key) is False for key in _OFF_KEYS)
-    return value is None or value is False
+    return not value or (isinstance(value, Mapping) and any(value.get(key) is False for key in _OFF_KEYS))
 
 
 class MfuConfig(Section):

@@ -37,10 +37,9 @@ _PLACEHOLDER = re.compile(r"(?:oc\.env:)?([A-Za-z_][A-Za-z0-9_]*)(?:,(.*))?\Z", 
 _UNTAGGED = "?"
 _TAG_PREFIX = "tag:yaml.org,2002:"
 _MAX_BYTES = 8 << 20
-_MAX_WHOLE = (
-    2**64
-)  # seeds and sizes fit; a number of thousands of digits takes Python minutes, or an exception
+_MAX_WHOLE = 2**64  # seeds and sizes fit; of thousands of digits Python makes an exception, or takes minutes
 _MAX_DIGITS = 40
+_INHERITED = re.compile(r"/dev/(?:fd/\d+|stdin)\Z")  # `-c <(envsubst < run.yaml)`, `-c /dev/stdin`
 _MAX_NODES = 100_000  # aliases multiply: a file of a few lines can describe more values than memory holds
 
 KeyPath = tuple[str | int, ...]
@@ -117,12 +116,27 @@ def read_file(path: Path | str) -> tuple[MapNode, list[Problem]]:
     hint = "give the path of a YAML file after -c"
     if not os.path.exists(path):  # noqa: PTH110  # false, not an exception, for a name that the system refuses
         raise ConfigError(f"there is no file {path}", hint)
-    data = read_bytes(path, ConfigError, max_bytes=_MAX_BYTES, hint=hint)
+    if _INHERITED.match(str(path)):
+        data = _read_inherited(path, hint)
+    else:
+        data = read_bytes(path, ConfigError, max_bytes=_MAX_BYTES, hint=hint)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text: {error}", "is it a YAML file?") from None
     return parse_document(text, str(path))
+
+
+def _read_inherited(path: Path | str, hint: str) -> bytes:
+    """A pipe that the user's own shell holds open: waited for, which no other pipe is."""
+    try:
+        with open(path, "rb") as handle:  # noqa: PTH123
+            data = handle.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}", hint) from None
+    if len(data) > _MAX_BYTES:
+        raise ConfigError(f"{path} has more than {_MAX_BYTES:,} bytes", hint)
+    return data
 
 
 def parse_document(text: str, source: str) -> tuple[MapNode, list[Problem]]:

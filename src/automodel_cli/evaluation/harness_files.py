@@ -62,17 +62,22 @@ def check_folder(folder: Path) -> None:
     """Check every task file below ``folder``.
 
     Raises:
-        ConfigError: one of them would run code, or is no plain YAML.
+        ConfigError: it is no folder; one of them would run code, or is no plain YAML.
     """
+    if not folder.is_dir():
+        raise ConfigError(
+            f"{without_controls(str(folder))} is no folder", "--harness-path takes a folder of task files"
+        )
     seen: set[Path] = set()
     for path in sorted((*folder.rglob("*.yaml"), *folder.rglob("*.yml"))):
         _check_file(path, folder, seen)
 
 
 def _check_file(path: Path, folder: Path, seen: set[Path]) -> None:
-    if path.resolve() in seen:
+    path = path.resolve()  # as the harness does: what a link includes lies beside the file that it leads to
+    if path in seen:
         return
-    seen.add(path.resolve())
+    seen.add(path)
     read = read_yaml(path, ConfigError, hint=_hint(folder))
     if not isinstance(read, Mapping):
         raise ConfigError(f"{without_controls(str(path))} is no task file: it has no keys", _hint(folder))
@@ -111,12 +116,11 @@ def _problems(read: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _of_data(read: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     name = read.get("dataset_path")
-    if name is None or name in _DATA_SETS:
+    if name is None:
         return
-    is_hub_name = (
-        isinstance(name, str) and _HUB_NAME.fullmatch(name) and name not in _PACKAGED_DATASETS_MODULES
-    )
-    if not is_hub_name or Path(str(name)).exists():
+    is_builder = isinstance(name, str) and name in _PACKAGED_DATASETS_MODULES
+    is_hub_name = isinstance(name, str) and bool(_HUB_NAME.fullmatch(name)) and not Path(name).exists()
+    if not (name in _DATA_SETS if is_builder else is_hub_name):
         yield f"dataset_path {name!r}", f"is none of {', '.join(sorted(_DATA_SETS))}, nor a name of the hub"
 
 
@@ -125,8 +129,8 @@ def _of_metric(metric: Any) -> Iterator[str]:
         yield "is no list of mappings"
     elif metric.get("hf_evaluate"):
         yield "has hf_evaluate, which fetches and runs code"
-    elif metric.get("metric") not in metric_registry:
-        yield f"names {metric.get('metric')!r}, a metric that the harness would fetch and run"
+    elif not isinstance(name := metric.get("metric"), str) or name not in metric_registry:
+        yield f"names {name!r}, a metric that the harness would fetch and run"
 
 
 def _listed(value: Any) -> list[Any]:

@@ -27,7 +27,7 @@ from automodel_cli.config.schema_tasks import TasksConfig
 from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
 from automodel_cli.distributed import start
 from automodel_cli.distributed.world import World
-from automodel_cli.errors import ConfigError, DataError
+from automodel_cli.errors import AutomodelError, ConfigError, DataError
 from automodel_cli.evaluation.aggregate import aggregates
 from automodel_cli.evaluation.icl import TaskScore, ask, prepare
 from automodel_cli.evaluation.icl_data import Bundle
@@ -224,13 +224,26 @@ def _harness(
 
 
 def _chat_tokenizer(checkpoint: Path) -> Any:
-    """transformers' tokenizer of a checkpoint, which knows its chat template; None where there is none."""
+    """transformers' tokenizer of a checkpoint, which knows its chat template; None where there is none.
+
+    Raises:
+        ConfigError: transformers cannot open it, or not without code that comes with it.
+    """
     folder = checkpoint / "tokenizer" if (checkpoint / "tokenizer").is_dir() else checkpoint
     if not (folder / "tokenizer_config.json").is_file():
         return None
-    return transformers_calls.call(
-        transformers.AutoTokenizer.from_pretrained,
-        {transformers_calls.SOURCE: str(folder)},
-        role="tokenizer",
-        is_trusted=False,
-    )
+    try:
+        return transformers_calls.call(
+            transformers.AutoTokenizer.from_pretrained,
+            {transformers_calls.SOURCE: str(folder)},
+            role="tokenizer",
+            is_trusted=False,
+        )
+    except AutomodelError:
+        raise
+    except Exception as error:  # transformers believes tokenizer_config.json, so whatever its content raises
+        first = (str(error).splitlines() or [""])[0]
+        raise ConfigError(
+            f"the tokenizer in {folder} cannot be opened for its chat template: {type(error).__name__}: {first[:200]}",
+            "leave --chat-template out, or correct tokenizer_config.json; code that comes with it is not run",
+        ) from error
