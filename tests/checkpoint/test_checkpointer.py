@@ -145,7 +145,8 @@ def test_the_folder_holds_what_the_design_says(tmp_path):
     model = make_model()
     tokenizer = tmp_path / "tokenizer_source"
     (tokenizer / "sub").mkdir(parents=True)
-    (tokenizer / "sub" / "vocab.json").write_text("{}")
+    (tokenizer / "sub" / "vocab.json").write_text("{}")  # no file of a tokenizer: it stays behind
+    (tokenizer / "tokenizer.json").write_text("{}")
     path = save(Checkpointer(tmp_path), 1000, model, OPTIMIZERS["adamw"](model), tokenizer_folder=tokenizer)
     assert path.name == "step_00001000"
     found = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
@@ -156,7 +157,7 @@ def test_the_folder_holds_what_the_design_says(tmp_path):
         "state.json",
         "loader.json",
         "config.yaml",
-        "tokenizer/sub/vocab.json",
+        "tokenizer/tokenizer.json",
         "manifest.json",
     }
     assert (tmp_path / "LATEST").read_text().startswith("step_00001000 ")

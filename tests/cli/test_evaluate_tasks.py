@@ -35,7 +35,7 @@ def seen(monkeypatch):
     """The configuration that the recipe was called with."""
     configs = []
 
-    def fake(cfg, *, voice=None):
+    def fake(cfg, *, voice=None, trust=()):
         configs.append(cfg)
         return recipe.TasksResult(RESULTS, Path("run/results_tasks.json"))
 

@@ -38,9 +38,10 @@ def test_names_that_lead_elsewhere(tmp_path: Path, name: str) -> None:
     body["files"][0]["name"] = name
     del body["self"]
     write_manifest(folder / "manifest.json", body)
-    for use in (lambda: prepare(folder, "x", overwrite=True), lambda: list_files(str(folder))):
-        with pytest.raises(DataError, match=r"manifest.json: files\[0\].name: expected a "):
-            use()
+    with pytest.raises(DataError, match=r"manifest\.json") as caught:
+        list_files(str(folder))
+    assert "\n" not in caught.value.message
+    prepare(folder, "x", overwrite=True)
     assert canary.exists()
 
 

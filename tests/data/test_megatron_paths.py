@@ -94,7 +94,7 @@ def test_nothing_matches(tmp_path: Path, folder: Path) -> None:
         bad = tmp_path / "bad.json"
         bad.write_text("[")
         read_paths(bad, "train")
-    with pytest.raises(DataError, match="cannot read"):
+    with pytest.raises(DataError, match="does not exist"):
         read_paths(tmp_path / "absent.json", "train")
     with pytest.raises(ConfigError, match="matches 12 prefixes"):
         read_paths(["1", f"{folder}/data_*", "2", "b"], "train")

@@ -24,7 +24,12 @@ class CountingModel(nn.Module):
 
     def forward(self, batch, *, head_loss=None, cache=None):
         self.seen.append(batch.input_ids[0].tolist())
-        return nn.functional.one_hot((batch.input_ids + 1) % VOCAB, VOCAB).float() * 50
+        return self.answer(
+            nn.functional.one_hot((batch.input_ids + 1) % VOCAB, VOCAB).float() * 50, head_loss
+        )
+
+    def answer(self, logits, head_loss):
+        return logits if head_loss is None else head_loss.from_logits(logits, None)
 
 
 def greedy(**settings) -> SamplingSettings:
@@ -63,7 +68,7 @@ class TestGenerate:
             max_seq_len = 64
 
             def forward(self, batch, *, head_loss=None, cache=None):
-                return torch.zeros(*batch.input_ids.shape, VOCAB)
+                return self.answer(torch.zeros(*batch.input_ids.shape, VOCAB), head_loss)
 
         (found,) = generate(Flat(), [[1]], settings)
         assert len({len(s.ids) for s in found}) > 1
@@ -79,7 +84,8 @@ class TestGenerate:
             max_seq_len = 64
 
             def forward(self, batch, *, head_loss=None, cache=None):
-                return reference(batch.input_ids).logits
+                logits = reference(batch.input_ids).logits
+                return logits if head_loss is None else head_loss.from_logits(logits, None)
 
         prompt = [3, 1, 4, 1, 5]
         expected = reference.generate(
