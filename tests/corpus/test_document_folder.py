@@ -27,7 +27,9 @@ def test_written_and_read(tmp_path: Path) -> None:
     assert read_documents_manifest(tmp_path) is None
 
 
-@pytest.mark.parametrize("name", ["../canary.jsonl", "/elsewhere/canary.jsonl", "a/../../canary.jsonl", "", "a\nb"])
+@pytest.mark.parametrize(
+    "name", ["../canary.jsonl", "/elsewhere/canary.jsonl", "a/../../canary.jsonl", "", "a\nb"]
+)
 def test_names_that_lead_elsewhere(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "docs"
     folder.mkdir()

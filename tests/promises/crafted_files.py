@@ -70,7 +70,7 @@ class Commands:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "HF_HUB_OFFLINE": "1"}
         environment |= {"COLUMNS": "200", "TOKENIZERS_PARALLELISM": "false"}
         self._server = subprocess.Popen(
-            [sys.executable, "-c", "from tests.promises.crafted_files import serve; serve()"],
+            [sys.executable, __file__, "--serve"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
             cwd=Path(__file__).parents[2],
         )  # fmt: skip
@@ -462,8 +462,14 @@ def main() -> None:
     """Run cases of every file and print the counts of faults by file and kind."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--number", type=int, default=10**9, help="cases of each file")
+    parser.add_argument(
+        "--serve", action="store_true", help="be the warm process that commands are forked from"
+    )
     parser.add_argument("--files", default="", help="only files whose name holds this")
     given = parser.parse_args()
+    if given.serve:
+        serve()
+        return
     commands = Commands()
     faults: collections.Counter[tuple[str, str]] = collections.Counter()
     ran: collections.Counter[str] = collections.Counter()

@@ -12,6 +12,7 @@ This module needs the package lm-eval (the extra ``eval``).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,12 +69,13 @@ def evaluate(
         ConfigError: an unknown task, a chat template where the tokenizer has none or that reaches for Python, or task
             files that would run code which is not trusted.
     """
-    model = HarnessModel(engine, tokenizer, chat_tokenizer, separator_id=separator_id, progress=progress)
+    templates: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if request.folder is not None and not request.is_trusted:
         harness_files.check_folder(Path(request.folder))
-        with harness_files.sandboxed_templates():
-            return _evaluate(request, model)
-    return _evaluate(request, model)
+        templates = harness_files.sandboxed_templates()
+    model = HarnessModel(engine, tokenizer, chat_tokenizer, separator_id=separator_id, progress=progress)
+    with templates:
+        return _evaluate(request, model)
 
 
 def _evaluate(request: HarnessRequest, model: HarnessModel) -> dict[str, Any]:
