@@ -1,7 +1,8 @@
 """Text columns of parquet files and Arrow tables: the one place that imports pyarrow.
 
 A dictionary page holds a value once that any number of rows may repeat, so a few MB may stand for any amount of text.
-Where that can be, columns are read as dictionaries and unfolded some rows at a time.
+Where that can be, only so many rows are read at a time that all of them may hold the longest value; lists, of which
+one row may repeat it any number of times, are read as dictionaries and unfolded afterwards.
 """
 
 from __future__ import annotations
@@ -19,16 +20,25 @@ from automodel_cli.corpus.readers import NOT_UTF8, text_of, too_long, usable_fie
 from automodel_cli.corpus.units import BadRow, ReadOptions, Texts, Unit
 from automodel_cli.errors import DataError
 
+_READ_BYTES = 1 << 20  # Arrow's default reads the column of a whole group before its first row
 _CHOOSE = "choose one with --text-key (nanogpt) or --json-keys (megatron)"
 
 
 @dataclass(frozen=True)
 class RowGroup:
-    """A parquet row group: its rows and the uncompressed bytes of the columns that are read."""
+    """A parquet row group.
+
+    Attributes:
+        rows: its rows.
+        text_bytes: uncompressed bytes of the columns that are read.
+        has_dictionary: one of them has a dictionary page.
+        values: the most values that one of them holds; more than ``rows`` in a column of lists.
+    """
 
     rows: int
     text_bytes: int
     has_dictionary: bool = False
+    values: int = 0
 
 
 def inspect_parquet(path: str, name: str, options: ReadOptions) -> list[RowGroup]:
@@ -45,7 +55,9 @@ def inspect_parquet(path: str, name: str, options: ReadOptions) -> list[RowGroup
             group = file.metadata.row_group(k)
             chunks = [group.column(leaf) for leaf in leaves]
             size = sum(chunk.total_uncompressed_size for chunk in chunks)
-            found.append(RowGroup(group.num_rows, size, any(chunk.has_dictionary_page for chunk in chunks)))
+            has_dictionary = any(chunk.has_dictionary_page for chunk in chunks)
+            values = max(chunk.num_values for chunk in chunks)
+            found.append(RowGroup(group.num_rows, size, has_dictionary, values))
         return found
 
 
@@ -56,17 +68,18 @@ class DictionaryProbe:
         self._path, self._name, self._options = path, name, options
         self._file: pq.ParquetFile | None = None
 
-    def may_unfold(self, number: int, group: RowGroup) -> bool:
-        """Whether a group may hold more text than a document may: every row might be the longest value."""
+    def longest(self, number: int, group: RowGroup) -> int:
+        """Bytes of the longest value in the dictionaries of a group that may hold more text than a document; else 0."""
         most = self._options.max_document_bytes
-        if not group.has_dictionary or group.rows * group.text_bytes <= most:
-            return False
+        if not group.has_dictionary or group.values * group.text_bytes <= most:
+            return 0
         keys = list(self._options.columns)
         with _readable(self._name):
             if self._file is None:
                 self._file = _open_folded(self._path, keys)
             first = next(self._file.iter_batches(1, row_groups=[number], columns=keys, use_threads=False))
-            return group.rows * sum(_longest(column) for column in first.columns) > most
+            longest = sum(_longest(column) for column in first.columns)
+        return longest if group.values * longest > most else 0
 
     def __enter__(self) -> DictionaryProbe:
         return self
@@ -86,7 +99,12 @@ def _open_folded(path: str, keys: list[str]) -> pq.ParquetFile:
             if leaf.physical_type == "BYTE_ARRAY"
             and (leaf.path in keys or leaf.path.partition(".")[0] in keys)
         ]
-    return pq.ParquetFile(path, read_dictionary=leaves, pre_buffer=False)
+    return pq.ParquetFile(path, read_dictionary=leaves, pre_buffer=False, buffer_size=_READ_BYTES)
+
+
+def _open_plain(path: str) -> pq.ParquetFile:
+    """A file that is read page by page."""
+    return pq.ParquetFile(path, pre_buffer=False, buffer_size=_READ_BYTES)
 
 
 def _longest(column: pa.Array) -> int:
@@ -180,7 +198,7 @@ def iter_row_group(
     keys = list(options.columns)
     with (
         _readable(name),
-        _open_folded(path, keys) if folded else pq.ParquetFile(path, pre_buffer=False) as file,
+        _open_folded(path, keys) if folded else _open_plain(path) as file,
     ):
         for batch in file.iter_batches(rows, row_groups=[group], columns=keys, use_threads=False):
             yield pa.Table.from_batches([batch]).select(keys)

@@ -45,9 +45,8 @@ _MAX_FILES_A_UNIT = 4096
 _BIG_ROW_GROUP = 8  # times the chunk: larger ones are read here and handed over in slices
 _ALONE_BYTES = 16 << 20  # a document that is longer than this and than some chunks is a unit of its own
 _ALONE_CHUNKS = 8
-_BATCH_BYTES = (
-    1 << 20
-)  # of a row group that is sliced, on average; a few rows may be much longer than the others
+# Of a row group that is sliced, on average; a few rows may be much longer than the others.
+_BATCH_BYTES = 1 << 20
 _BATCH_ROWS = 4096
 
 
@@ -507,14 +506,14 @@ def _cut_parquet(cut: _Cut, at: int, row: int) -> Iterator[Unit]:
     groups = columns.inspect_parquet(file.path, file.name, options)
     with columns.DictionaryProbe(file.path, file.name, options) as probe:
         while at < len(groups):
-            folded = probe.may_unfold(at, groups[at])
-            if row or folded or groups[at].text_bytes > _BIG_ROW_GROUP * cut.chunk_bytes:
-                yield from _slice_row_group(cut, at, row, groups[at], folded=folded)
+            longest = probe.longest(at, groups[at])
+            if row or longest or groups[at].text_bytes > _BIG_ROW_GROUP * cut.chunk_bytes:
+                yield from _slice_row_group(cut, at, row, groups[at], longest)
                 at, row = at + 1, 0
                 continue
             stop, size = at, 0
             while stop < len(groups) and (stop == at or size + groups[stop].text_bytes <= cut.chunk_bytes):
-                if stop > at and probe.may_unfold(stop, groups[stop]):
+                if stop > at and probe.longest(stop, groups[stop]):
                     break
                 size += groups[stop].text_bytes
                 stop += 1
@@ -523,14 +522,20 @@ def _cut_parquet(cut: _Cut, at: int, row: int) -> Iterator[Unit]:
             at = stop
 
 
-def _slice_row_group(cut: _Cut, at: int, row: int, group: RowGroup, *, folded: bool) -> Iterator[Unit]:
-    """Some rows at a time, about a chunk of text; a long document is a unit of its own."""
+def _slice_row_group(cut: _Cut, at: int, row: int, group: RowGroup, longest: int) -> Iterator[Unit]:
+    """Some rows at a time, about a chunk of text; a long document is a unit of its own.
+
+    ``longest``: bytes of a value that any number of rows may repeat, 0 where that cannot be much.
+    """
     from automodel_cli.corpus import columns  # as above
 
     file, options = cut.file, cut.options
     rows = max(
         1, min(_BATCH_ROWS, group.rows * min(cut.chunk_bytes, _BATCH_BYTES) // max(1, group.text_bytes))
     )
+    folded = longest > 0 and group.values > group.rows
+    if longest:
+        rows = max(1, min(rows, options.max_document_bytes // (4 * longest)))
     first = 0
     for table in columns.iter_row_group(file.path, file.name, options, at, rows, folded=folded):
         sizes = columns.row_bytes(table, options.keys)
