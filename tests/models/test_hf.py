@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from automodel_cli.batch import Batch
 from automodel_cli.errors import ConfigError
 from automodel_cli.generation.engine import SamplingSettings, generate
 from automodel_cli.models.build import build_from_config
-from automodel_cli.models.hf import DIRECT_HEADS, from_config, from_pretrained, wrap
+from automodel_cli.models.hf import DIRECT_HEADS, cache_argument, from_config, from_pretrained, wrap
 from automodel_cli.models.interface import count_parameters
 from automodel_cli.models.kv_cache import KVCache
 from automodel_cli.sizing import flops_per_token, shape_of
@@ -168,6 +169,23 @@ def test_cached_decoding_gives_the_logits_of_a_full_forward(model_type):
         pieces = [model(Batch(piece), cache=cache) for piece in ids.split([5, 1, 1, 5], dim=1)]
     assert cache.length == 12
     torch.testing.assert_close(torch.cat(pieces, 1), full, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("model_type", MAIN)
+def test_training_fills_no_cache(model_type):
+    """Under recomputation a cache would be filled twice."""
+    model, outputs = tiny(model_type), []
+    model.hf.base_model.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+    model(batch(1, 4))
+    assert not {"cache", "past_key_values"} & {
+        name for name, value in outputs[0].items() if value is not None
+    }
+
+
+def test_the_cache_is_known_by_the_name_that_the_version_of_transformers_gives_it():
+    now = SimpleNamespace(forward=lambda input_ids, cache=None: None)  # since 5.24
+    before = SimpleNamespace(forward=lambda input_ids, past_key_values=None: None)
+    assert (cache_argument(now), cache_argument(before)) == ("cache", "past_key_values")
 
 
 def test_weights_are_stored_in_fp32_whatever_the_configuration_says():

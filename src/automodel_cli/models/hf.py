@@ -86,8 +86,10 @@ class HFCausalLM(CausalLM):
         self.dropout = max(_dropouts(hf.config).values(), default=0.0)  # the largest of all kinds
         self.takes_blocks = _is_listed(hf) and self.attn_implementation in ANSWERED
         self.takes_residual_dtype = _is_listed(hf)
-        self.takes_positions = "position_ids" in inspect.signature(hf.forward).parameters
-        self.cache_argument = _cache_argument(hf)
+        arguments = inspect.signature(hf.forward).parameters
+        self.takes_positions = "position_ids" in arguments
+        self.takes_use_cache = "use_cache" in arguments
+        self.cache_argument = cache_argument(hf)
         self.takes_cache = self.cache_argument is not None
         self.notes = _notes(hf, self.direct_head)
         attend_blocks_ourselves()
@@ -115,7 +117,7 @@ class HFCausalLM(CausalLM):
 
     def _inputs(self, batch: Batch, cache: KVCache | None) -> dict[str, Any]:
         inputs: dict[str, Any] = {"input_ids": batch.input_ids}
-        if self.takes_cache:
+        if self.takes_use_cache:  # absent, it is the config's, and training would fill a cache
             inputs["use_cache"] = cache is not None
         if cache is not None:
             self._add_cache(inputs, batch, cache)
@@ -535,14 +537,15 @@ def _apply_liger(config: Any, wanted: bool) -> list[str]:
     return []
 
 
-def _cache_argument(hf: transformers.PreTrainedModel) -> str | None:
+def cache_argument(hf: transformers.PreTrainedModel) -> str | None:
     """What this model calls the cache that it takes and returns; None where it has one of its own kind, or none.
 
-    State-space models take transformers' common cache under another name; xLSTM and RWKV have kinds of their own.
+    transformers 5.24 calls it ``cache``, earlier ones ``past_key_values``. State-space models take the common cache
+    under another name; xLSTM and RWKV have kinds of their own.
     """
     parameters = inspect.signature(hf.forward).parameters
-    if "past_key_values" in parameters:
-        return "past_key_values"
+    if name := next((name for name in ("cache", "past_key_values") if name in parameters), None):
+        return name
     states = parameters.get("cache_params")
     common = states is not None and re.search(r"\bCache\b", str(states.annotation))
     return "cache_params" if common else None
