@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from tests import nursery
 
 from automodel_cli.assembly.voice import Voice
 from automodel_cli.config.load import load_config
@@ -79,15 +80,24 @@ class TinyTraining:
         return path
 
     def train(
-        self, *arguments: str, kill: tuple[str, int] | None = None, config: Path | None = None, **sections
+        self,
+        *arguments: str,
+        kill: tuple[str, int] | None = None,
+        config: Path | None = None,
+        real: bool = False,
+        **sections,
     ):
-        """Run the command; with ``kill`` the process gets SIGKILL at the n-th call of that point."""
+        """Run the command; with ``kill`` the process gets SIGKILL at the n-th call of that point.
+
+        ``real``: in a new Python, not in a child of the nursery.
+        """
         config = config or self.config(**sections)
         words = ["pretrain", "llm", "-c", str(config), *arguments]
         front = ["-m", "automodel_cli"] if kill is None else [str(KILL_AT), kill[0], str(kill[1])]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "COLUMNS": "200"}
-        return subprocess.run(
-            [sys.executable, *front, *words], capture_output=True, text=True, env=environment, timeout=300
+        command = [sys.executable, *front, *words]
+        return (subprocess if real else nursery).run(
+            command, capture_output=True, text=True, env=environment, timeout=300
         )
 
     def recipe(
