@@ -12,6 +12,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+# Before torch is imported: a worker of pytest for each core leaves no core for a second thread, and threads that wait
+# for each other's core cost most of all. Tests of several threads set their number. No pool of compiling processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+
 import numpy as np
 import pytest
 import yaml
@@ -32,6 +37,24 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 os.environ.setdefault(
     "TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir(), f"automodel-tests-{os.getuid()}"))
 )
+
+LONGEST_FIRST = (
+    "promises/test_crafted_files", "promises/test_same_numbers", "promises/test_elastic_resume",
+    "distributed/test_elastic", "train/test_step", "promises/test_fast_paths", "promises", "models/test_hf",
+    "recipes", "distributed", "evaluation", "models", "docs/test_formats", "checkpoint", "laws", "cli",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first, so that the workers of a run end together."""
+    below = Path(__file__).parent
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.relative_to(below).as_posix()
+        return next((n for n, long in enumerate(LONGEST_FIRST) if name.startswith(long)), len(LONGEST_FIRST))
+
+    items.sort(key=place)
+
 
 KILL_AT = Path(__file__).parent / "promises" / "kill_at.py"
 
