@@ -5,12 +5,13 @@ CORES  ?= $(shell getconf _NPROCESSORS_ONLN)
 PYTHON312 ?= python3.12
 MEGATRON  := .venv-megatron
 BIN    := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder --durations 10
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 NEEDS_GPU := benchmarks/gpu.py benchmarks/document_attention.py
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart install dev check format test conformance conformance-newest torture bench bench-gpu docs clean
+.PHONY: help quickstart install dev check ruff mypy lint-imports codespell format test test-unit promises conformance conformance-newest torture bench bench-gpu docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -31,14 +32,20 @@ $(VENV)/.installed: $(VENV)/.python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
-	$(PIP) install -q -c constraints.txt -e '.[dev]'
+	$(PIP) install -q --no-compile -c constraints.txt -e '.[dev]'  # most of 18,000 files are never imported
 	@touch $@ $(VENV)/.installed
 
-check: $(VENV)/.dev ## lint, format, types, import laws, spelling
+check: $(VENV)/.dev ## lint, format, types, import laws, spelling, all at once
+	@$(MAKE) --no-print-directory -j $(CORES) ruff mypy lint-imports codespell
+
+ruff: $(VENV)/.dev
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/ruff format --check src tests benchmarks
+mypy: $(VENV)/.dev
 	$(BIN)/mypy
+lint-imports: $(VENV)/.dev
 	$(BIN)/lint-imports
+codespell: $(VENV)/.dev
 	$(BIN)/codespell src tests benchmarks docs configs README.md CONTRIBUTING.md Makefile
 
 format: $(VENV)/.dev ## rewrite the code in the house format
@@ -46,20 +53,27 @@ format: $(VENV)/.dev ## rewrite the code in the house format
 	$(BIN)/ruff format src tests benchmarks
 
 test: $(VENV)/.dev ## the whole CPU suite, on all cores
-	$(BIN)/python -m pytest -n $(CORES) --dist loadfile --durations 10
+	$(PYTEST)
+
+test-unit: $(VENV)/.dev ## the part of it that mirrors src
+	$(PYTEST) --ignore tests/promises
+
+promises: $(VENV)/.dev ## the other part: resume, parity, crash, memory
+	$(PYTEST) tests/promises
 
 conformance: $(VENV)/.dev ## compare with megatron-core 0.16.1, and with 0.19.2 where there is a Python 3.12
-	$(BIN)/python -m pytest tests/data/test_megatron_conformance.py
+	AUTOMODEL_TESTS=nightly $(BIN)/python -m pytest tests/data/test_megatron_conformance.py
 	@if $(PYTHON312) -c pass 2>/dev/null; then $(MAKE) conformance-newest; \
 	else echo "not compared with megatron-core 0.19.2: it needs Python 3.12; try: make conformance PYTHON312=/path/to/python3.12"; fi
 
 conformance-newest: # its own environment: the newest megatron-core, and no more than its comparison needs
 	test -x $(MEGATRON)/bin/python || $(PYTHON312) -m venv $(MEGATRON)
 	$(MEGATRON)/bin/python -m pip --disable-pip-version-check install -q -e . megatron-core==0.19.2 pytest hypothesis
-	$(MEGATRON)/bin/python -m pytest tests/data/test_megatron_conformance.py
+	AUTOMODEL_TESTS=nightly $(MEGATRON)/bin/python -m pytest tests/data/test_megatron_conformance.py
 
-torture: $(VENV)/.dev ## the full fault-injection counts (long)
-	$(BIN)/python -m pytest -m torture -s
+torture: $(VENV)/.dev ## the full fault-injection counts, and all examples of properties (long)
+	AUTOMODEL_TESTS=nightly $(BIN)/python -m pytest -m torture -s
+	AUTOMODEL_TESTS=nightly $(PYTEST) tests/config tests/corpus tests/data
 
 bench: $(VENV)/.dev ## every CPU benchmark, ratios against reference loops (long)
 	for file in $(filter-out $(NEEDS_GPU) benchmarks/reference_loops.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$file || exit 1; done

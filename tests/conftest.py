@@ -12,9 +12,15 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+# Before torch is imported: a worker of pytest for each core leaves no core for a second thread, and threads that wait
+# for each other's core cost most of all. Tests of several threads set their number. No pool of compiling processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+
 import numpy as np
 import pytest
 import yaml
+from tests import nursery
 
 from automodel_cli.assembly.voice import Voice
 from automodel_cli.config.load import load_config
@@ -31,6 +37,24 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 os.environ.setdefault(
     "TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir(), f"automodel-tests-{os.getuid()}"))
 )
+
+LONGEST_FIRST = (
+    "promises/test_crafted_files", "promises/test_same_numbers", "promises/test_elastic_resume",
+    "distributed/test_elastic", "train/test_step", "promises/test_fast_paths", "promises", "models/test_hf",
+    "recipes", "distributed", "evaluation", "models", "docs/test_formats", "checkpoint", "laws", "cli",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first, so that the workers of a run end together."""
+    below = Path(__file__).parent
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.relative_to(below).as_posix()
+        return next((n for n, long in enumerate(LONGEST_FIRST) if name.startswith(long)), len(LONGEST_FIRST))
+
+    items.sort(key=place)
+
 
 KILL_AT = Path(__file__).parent / "promises" / "kill_at.py"
 
@@ -79,15 +103,24 @@ class TinyTraining:
         return path
 
     def train(
-        self, *arguments: str, kill: tuple[str, int] | None = None, config: Path | None = None, **sections
+        self,
+        *arguments: str,
+        kill: tuple[str, int] | None = None,
+        config: Path | None = None,
+        real: bool = False,
+        **sections,
     ):
-        """Run the command; with ``kill`` the process gets SIGKILL at the n-th call of that point."""
+        """Run the command; with ``kill`` the process gets SIGKILL at the n-th call of that point.
+
+        ``real``: in a new Python, not in a child of the nursery.
+        """
         config = config or self.config(**sections)
         words = ["pretrain", "llm", "-c", str(config), *arguments]
         front = ["-m", "automodel_cli"] if kill is None else [str(KILL_AT), kill[0], str(kill[1])]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "COLUMNS": "200"}
-        return subprocess.run(
-            [sys.executable, *front, *words], capture_output=True, text=True, env=environment, timeout=300
+        command = [sys.executable, *front, *words]
+        return (subprocess if real else nursery).run(
+            command, capture_output=True, text=True, env=environment, timeout=300
         )
 
     def recipe(

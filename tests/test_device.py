@@ -115,8 +115,12 @@ def test_a_device_that_is_not_here_is_refused():
             device.pick_device("cuda")
 
 
-def test_threads_are_at_least_one():
-    assert device.default_threads() >= 1
+def test_threads_are_the_processors_that_this_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
+    assert device.default_threads() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: None)  # a system that does not say
+    assert device.default_threads() == 1
 
 
 def test_importing_needs_no_torch():

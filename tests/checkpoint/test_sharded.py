@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
+from tests import nursery
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter, load, save
 
 from automodel_cli.checkpoint import layout, sharded
@@ -143,7 +143,7 @@ from automodel_cli.checkpoint.step_files import StepWriter
 writer = StepWriter(Path(sys.argv[1]))
 sharded.save_tensors({"b": torch.ones(3), "a": torch.zeros(2, 2)}, writer, "model")
 """
-    subprocess.run([sys.executable, "-c", program, str(tmp_path / "a")], check=True)
+    nursery.run([sys.executable, "-c", program, str(tmp_path / "a")], check=True)
     sharded.save_tensors({"a": torch.zeros(2, 2), "b": torch.ones(3)}, StepWriter(tmp_path / "b"), "model")
     contents = {(tmp_path / name / "model" / sharded.shard_name()).read_bytes() for name in ("a", "b")}
     assert len(contents) == 1

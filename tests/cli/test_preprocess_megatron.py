@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests import nursery
 
 from automodel_cli.cli.preprocess_megatron import repeat_options
 from automodel_cli.corpus.megatron_manifest import read_megatron_manifest
@@ -16,10 +17,12 @@ from automodel_cli.corpus.megatron_manifest import read_megatron_manifest
 SHARED_CACHE = Path(__file__).resolve().parents[2] / "../shared/data/tokenizers/tiktoken_cache"
 
 
-def automodel(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+def automodel(*words: str, cwd: Path, real: bool = False, **env: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "automodel_cli", "preprocess", *words]
     environment = {**os.environ, "COLUMNS": "200", **env}
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120)
+    return (subprocess if real else nursery).run(
+        command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120
+    )
 
 
 @pytest.fixture
@@ -38,7 +41,7 @@ def test_the_guides_command(chunks: Path) -> None:
         "megatron --input data.chunk.*.jsonl --json-keys text --output-prefix processed_data --output-path out "
         "--workers 8 --pretrained-model-name-or-path openai-community/gpt2 --append-eod --log-interval 1000"
     )
-    done = automodel(*words.split(), cwd=chunks, TIKTOKEN_CACHE_DIR=str(SHARED_CACHE))
+    done = automodel(*words.split(), cwd=chunks, real=True, TIKTOKEN_CACHE_DIR=str(SHARED_CACHE))
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in (chunks / "out").glob("processed_data_*")) == sorted(
         f"processed_data_{k}_text_document.{suffix}" for k in range(3) for suffix in ("bin", "idx")

@@ -3,8 +3,9 @@
 import tempfile
 from pathlib import Path
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
+from tests.effort import examples
 
 from automodel_cli.config.load import load_config, to_yaml
 from automodel_cli.config.schema import PretrainConfig
@@ -47,7 +48,7 @@ def config(**sections) -> PretrainConfig:
     return PretrainConfig.model_validate({**base, **sections})
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(TEXT)
 @example("3e-4")
 @example("yes")
@@ -68,14 +69,14 @@ def test_text_survives(text):
     assert load(to_yaml(cfg)) == cfg
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(st.dictionaries(st.from_regex(r"[a-z]{1,5}", fullmatch=True), VALUES, max_size=4))
 def test_values_survive(options):
     cfg = config(loss_fn={**FOREIGN, **options})
     assert load(to_yaml(cfg)) == cfg
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.text(st.sampled_from("ab:-[]{}'\"#&*!|>%@`, \n\t${}<.=~?123"), max_size=60))
 def test_no_file_makes_it_stumble(text):
     try:
@@ -84,7 +85,7 @@ def test_no_file_makes_it_stumble(text):
         assert error.message
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(st.text(st.sampled_from("ab.-=[]{}'\"$ 1_"), max_size=12), max_size=5))
 def test_no_command_line_makes_it_stumble(tokens):
     base = to_yaml(config())

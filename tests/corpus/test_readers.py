@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.effort import examples
 
 from automodel_cli.corpus.readers import read_unit
 from automodel_cli.corpus.units import ReadOptions, Texts, Unit
@@ -175,7 +176,7 @@ def _by_the_standard_library(lines: list[bytes]) -> tuple[list[str], list[int]]:
     return texts, bad
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.data())
 def test_what_counts_as_a_row_is_what_json_says(data: st.DataObject) -> None:
     """Valid rows, and rows with bytes cut out, put in or exchanged."""

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.effort import examples
 
 from automodel_cli.corpus.nanogpt_bin import (
     TokenReader,
@@ -40,7 +41,7 @@ def _by_hand(tokens: np.ndarray, seq_len: int) -> list[int]:
     return starts
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(lengths=st.lists(st.integers(0, 30), min_size=1, max_size=40), seq_len=st.integers(1, 40))
 def test_greedy_starts_are_those_of_a_plain_loop(lengths: list[int], seq_len: int) -> None:
     tokens, documents = _documents(lengths)

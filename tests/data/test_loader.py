@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.effort import examples
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
@@ -55,7 +56,7 @@ def _stream(loader: Any, updates: int | None = None) -> list[list[int]]:
 # ------------------------------------------------------------------------------------ token windows
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     ranks=st.integers(1, 4),
     rows=st.integers(1, 3),
@@ -97,7 +98,7 @@ def _first_tokens(dataset: NanogptDataset, places: np.ndarray) -> list[int]:
     return out[:, 0].tolist()
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(stop=st.integers(0, 20), rows=st.sampled_from([1, 2, 3, 6]), shuffle=st.booleans())
 def test_resume_at_any_step_equals_undisturbed(pattern: str, stop: int, rows: int, shuffle: bool) -> None:
     def loader(local: int) -> TokenLoader:

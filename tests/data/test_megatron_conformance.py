@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.effort import in_a_push
 
 from automodel_cli.corpus.megatron_documents import write_megatron_file
 from automodel_cli.data.blending import blend, blend_all
@@ -25,7 +26,7 @@ with warnings.catch_warnings():
     from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
     from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
 
-CONFIGURATIONS, BLOCKS = 200, 10
+CONFIGURATIONS, BLOCKS = in_a_push(50, of=200), 10
 SAMPLES = 6  # read of each split
 EOD, VOCAB = 40, 50
 

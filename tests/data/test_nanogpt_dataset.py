@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.effort import examples
 from torch.utils.data import DataLoader
 
 from automodel_cli.corpus.manifest import CorpusManifest, describe_file, write_corpus_manifest
@@ -79,7 +80,7 @@ def test_header_bytes_written_by_hand(tmp_path: Path) -> None:
     assert dataset[1]["labels"].tolist() == [6, 7, 8, 9, 10]
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     sizes=st.lists(st.integers(1, 80), min_size=1, max_size=6),
     seq_len=st.integers(1, 12),
@@ -128,7 +129,7 @@ def test_runs_cross_shards_and_epochs(tmp_path: Path) -> None:
         assert np.array_equal(rows, np.tile(expected, (3, 1)))
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(lengths=st.lists(st.integers(0, 25), min_size=3, max_size=30), seq_len=st.integers(1, 20))
 def test_aligned_windows_start_at_bos(
     tmp_path_factory: pytest.TempPathFactory, lengths: list[int], seq_len: int

@@ -8,13 +8,14 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.effort import examples
 
 from automodel_cli.data.permutation import ALGORITHM, Permutation
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(size=st.integers(1, 5000), seed=st.integers(-(2**70), 2**70), epoch=st.integers(0, 2**40))
 def test_every_element_comes_out_exactly_once(size: int, seed: int, epoch: int) -> None:
     order = Permutation(size, seed=seed)(np.arange(size), epoch)

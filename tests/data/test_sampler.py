@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.effort import examples
 
 from automodel_cli.data.sampler import batch_shape, divisors_near, grad_accum_steps, total_steps
 from automodel_cli.errors import ConfigError
@@ -13,7 +14,7 @@ from automodel_cli.errors import ConfigError
 SIZES = st.tuples(st.integers(1, 5), st.integers(1, 6), st.integers(1, 7))  # ranks, rows, micro-batches
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(sizes=SIZES, first=st.integers(0, 10**12), updates=st.integers(1, 4))
 def test_ranks_share_each_update_without_gap_or_overlap(
     sizes: tuple[int, int, int], first: int, updates: int
@@ -32,7 +33,7 @@ def test_ranks_share_each_update_without_gap_or_overlap(
     assert np.array_equal(together, expected)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(global_size=st.integers(1, 600), local=st.integers(1, 40), ranks=st.integers(1, 16))
 def test_accumulation_or_an_error_whose_choices_are_valid(global_size: int, local: int, ranks: int) -> None:
     try:

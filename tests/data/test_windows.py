@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,17 +11,37 @@ import pytest
 import torch
 
 from automodel_cli.corpus.nanogpt_bin import write_token_file
+from automodel_cli.data import windows
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
 from automodel_cli.data.sampler import batch_shape
 from automodel_cli.data.windows import Buffer, is_token_windows, read_ahead
 
 
-def _slow_from(number: int, threads: list[str]) -> Iterator[int]:
-    for value in range(10):
-        threads.append(threading.current_thread().name.split("_")[0])
-        if value == number:
-            time.sleep(0.01)
-        yield value
+class Clock:
+    """Stands for the clock and the system's count of waits: time passes, and threads wait, when a test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        self.waits = 0
+        monkeypatch.setattr(windows, "time", self)
+        monkeypatch.setattr(windows, "_voluntary_waits", lambda: self.waits)
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def items(self, slow: int, threads: list[str], *, waits: int = 1) -> Iterator[int]:
+        """Ten numbers, of which ``slow`` takes ten milliseconds."""
+        for value in range(10):
+            threads.append(threading.current_thread().name.split("_")[0])
+            if value == slow:
+                self.now += 0.01
+                self.waits += waits
+            yield value
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
 
 
 @pytest.mark.parametrize("when", [True, False, "auto"])
@@ -31,21 +50,20 @@ def test_items_come_in_order_and_all_of_them(when: bool | str) -> None:
     assert list(read_ahead(iter(()), when)) == []  # type: ignore[arg-type]
 
 
-def test_auto_takes_a_thread_at_the_first_slow_read() -> None:
+def test_auto_takes_a_thread_at_the_first_slow_read(clock: Clock) -> None:
     threads: list[str] = []
-    assert list(read_ahead(_slow_from(4, threads), "auto")) == list(range(10))
+    assert list(read_ahead(clock.items(4, threads), "auto")) == list(range(10))
     assert threads[:5] == ["MainThread"] * 5
     assert threads[5:] == ["read-ahead"] * 5
     threads.clear()
-    list(read_ahead(_slow_from(4, threads), False))
+    list(read_ahead(clock.items(4, threads), False))
     assert set(threads) == {"MainThread"}
 
 
-def test_auto_is_not_moved_by_work_that_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_not_moved_by_work_that_does_not_wait(clock: Clock) -> None:
     """A busy machine makes reads slow too; a thread would not help, and handing over costs more than reading."""
-    monkeypatch.setattr("automodel_cli.data.windows._voluntary_waits", lambda: 0)
     threads: list[str] = []
-    assert list(read_ahead(_slow_from(4, threads), "auto")) == list(range(10))
+    assert list(read_ahead(clock.items(4, threads, waits=0), "auto")) == list(range(10))
     assert set(threads) == {"MainThread"}
 
 
@@ -57,9 +75,10 @@ def test_no_more_than_one_item_is_made_ahead() -> None:
             made.append(value)
             yield value
 
-    for value in read_ahead(items(), True):
-        time.sleep(0.01)
+    asked = read_ahead(items(), True)
+    for value in asked:
         assert made[-1] <= value + 1
+    assert made == list(range(6))
 
 
 def test_errors_arrive_and_an_early_end_leaves_no_thread() -> None:

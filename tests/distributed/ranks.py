@@ -2,12 +2,13 @@
 processes joined over gloo, and returns what each of them returned.
 
 ``check`` is a function at the top of a test module (or "module:name"); arguments and results are JSON. A rank that
-raises or dies fails the test with its traceback. One process imports everything (torch: four seconds) and forks the
-ranks, before there is any thread; still, one call should check several things.
+raises or dies fails the test with its traceback. Ranks are children of the nursery, so that a start costs a quarter of
+a second; still, one call should check several things.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -20,6 +21,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+from tests import nursery
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,29 +48,30 @@ def run_ranks(
     # Held by this process on a port the system chose: as torchrun does it, and no two tests meet.
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     name = function if isinstance(function, str) else f"{function.__module__}:{function.__name__}"
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as opened:
         request = Path(folder, "request.json")
         request.write_text(json.dumps({"name": name, "arguments": arguments, "mesh": mesh or {}}))
-        with Path(folder, "start.txt").open("w") as said_first:
-            nursery = subprocess.Popen(
-                [sys.executable, __file__, str(request), str(ranks)],
-                stdout=said_first,
-                stderr=subprocess.STDOUT,
-                cwd=ROOT,
-                env=_environment(ranks, store.port, environment or {}),
-                start_new_session=True,  # a group of its own, to be ended as one
+        outputs = [Path(folder, f"{rank}.txt") for rank in range(ranks)]
+        processes = []
+        for rank, output in enumerate(outputs):
+            environ = _environment(rank, ranks, store.port, environment or {})
+            file = opened.enter_context(output.open("w"))
+            command = [sys.executable, __file__, str(request)]
+            processes.append(
+                nursery.Popen(command, cwd=ROOT, env=environ, stdout=file, stderr=subprocess.STDOUT)
             )
-        problem = _wait(nursery, Path(folder), ranks, timeout_s)
-        said = [_text(Path(folder, f"{rank}.txt")) for rank in range(ranks)]
-        if problem:
+        if problem := _wait(processes, timeout_s):
+            said = [output.read_text() for output in outputs]
             shown = "\n".join(f"--- rank {rank} ---\n{text[-6000:]}" for rank, text in enumerate(said))
-            raise AssertionError(f"{problem}\n{_text(Path(folder, 'start.txt'))}{shown}")
+            raise AssertionError(f"{problem}\n{shown}")
         return [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(ranks)]
 
 
-def _environment(ranks: int, port: int, extra: dict[str, str]) -> dict[str, str]:
+def _environment(rank: int, ranks: int, port: int, extra: dict[str, str]) -> dict[str, str]:
     return {
         **os.environ,
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(ranks),
         "LOCAL_WORLD_SIZE": str(ranks),
         "MASTER_ADDR": "127.0.0.1",
@@ -79,56 +83,29 @@ def _environment(ranks: int, port: int, extra: dict[str, str]) -> dict[str, str]
     }
 
 
-def _wait(nursery: subprocess.Popen, folder: Path, ranks: int, timeout_s: float) -> str | None:
+def _wait(processes: list[Any], timeout_s: float) -> str | None:
     """Wait for all; the first bad end, or None. The others get twenty seconds to say what they saw."""
     deadline, problem = time.monotonic() + timeout_s, None
-    while nursery.poll() is None:
-        problem = problem or _first_failure(folder)
-        if problem:
+    while any(process.poll() is None for process in processes):
+        if problem is None and (problem := _first_failure(processes)):
             deadline = min(deadline, time.monotonic() + 20)
         if time.monotonic() > deadline:
-            os.killpg(nursery.pid, signal.SIGKILL)
-            nursery.wait()
             problem = problem or f"not done within {timeout_s:g} s"
-        time.sleep(0.05)
-    problem = problem or _first_failure(folder)
-    if problem is None and len(list(folder.glob("*.code"))) < ranks:
-        problem = f"the ranks were not started (exit code {nursery.returncode})"
-    return problem
+            for process in processes:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        time.sleep(0.02)
+    return problem or _first_failure(processes)
 
 
-def _first_failure(folder: Path) -> str | None:
+def _first_failure(processes: list[Any]) -> str | None:
     """The first rank, in time, that ended badly."""
-    ends = sorted(folder.glob("*.code"), key=lambda path: path.stat().st_mtime_ns)
-    return next((f"rank {path.stem} ended with {_text(path)}" for path in ends if _text(path) != "0"), None)
-
-
-def _text(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
-
-
-def _start(request: Path, ranks: int) -> None:
-    """Import what the ranks need, fork them, and write down how each one ends. Returns in each rank when it is done."""
-    import torch
-
-    torch.set_num_threads(1)
-    importlib.import_module(json.loads(request.read_text())["name"].partition(":")[0])
-    sys.stdout.flush()
-    children = {}
-    for rank in range(ranks):
-        if (child := os.fork()) == 0:
-            output = os.open(request.with_name(f"{rank}.txt"), os.O_WRONLY | os.O_CREAT)
-            os.dup2(output, 1)
-            os.dup2(output, 2)
-            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
-            _main(request)
-            return
-        children[child] = rank
-    while children:
-        child, status = os.wait()
-        code = request.with_name(f"{children.pop(child)}.code")
-        code.with_suffix(".new").write_text(str(os.waitstatus_to_exitcode(status)))
-        code.with_suffix(".new").rename(code)
+    failed = [rank for rank, process in enumerate(processes) if process.returncode]
+    if not failed:
+        return None
+    first = min(failed, key=lambda rank: processes[rank].ended_at)
+    return f"rank {first} ended with {processes[first].returncode}"
 
 
 def _main(request: Path) -> None:
@@ -148,4 +125,4 @@ def _main(request: Path) -> None:
 
 
 if __name__ == "__main__":
-    _start(Path(sys.argv[1]), int(sys.argv[2]))
+    _main(Path(sys.argv[1]))

@@ -10,7 +10,6 @@ import json
 import os
 import pickle
 import re
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import pytest
 import xxhash
 import yaml
 from safetensors import safe_open
+from tests import nursery
 
 from automodel_cli.corpus.megatron_documents import write_megatron_file
 from automodel_cli.data.megatron_dataset import MegatronPretraining
@@ -31,7 +31,7 @@ SENTENCES = [f"line {number} of a small text, {number * number} squared" for num
 
 def automodel(folder: Path, *arguments: str) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
+    done = nursery.run(
         [sys.executable, "-m", "automodel_cli", *arguments],
         cwd=folder,
         env=environment,

@@ -1,10 +1,8 @@
 """What the base class gives every model."""
 
 import torch
-from torch import nn
 
 from automodel_cli.models.gpt2 import build_gpt2_model
-from automodel_cli.models.hf import wrap
 from automodel_cli.models.interface import count_parameters
 
 
@@ -25,10 +23,3 @@ def test_materialise_serves_models_on_meta_and_models_with_storage():
     for model in (stored, meta):
         model.materialise("cpu", seed=1)
     assert torch.equal(stored.wte.weight, meta.wte.weight)
-
-
-def test_defaults_of_what_a_model_need_not_say():
-    model = wrap(nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5)))
-    assert model.hf_names() == {}
-    assert model.tp_plan() == {}
-    assert not model.pretrained

@@ -3,8 +3,8 @@
 A small working place (text, tokenizer, corpora of both formats, a run, an export, task items, scores) is made
 by the commands themselves. :func:`crafted` then changes one file at a time: a key missing, of another type,
 negative, enormous, infinite, nested a hundred thousand deep, not UTF-8. Hashes are made to agree again, so that
-the change reaches whoever reads the file. :class:`Commands` runs a command on it in a process forked from one
-that has everything imported, and says how it ended, how long it took and what memory it used.
+the change reaches whoever reads the file. :func:`run` runs a command on it, and says how it ended and what memory it
+used.
 
 Also a script, which prints the counts by kind: ``python -m tests.promises.crafted_files --number 30``.
 """
@@ -23,8 +23,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +30,7 @@ from typing import Any
 
 import xxhash
 import yaml
+from tests import nursery
 
 LIMIT_S = 20
 ADDED_MEMORY_MIB = 1024
@@ -63,92 +62,23 @@ class Outcome:
         return None
 
 
-class Commands:
-    """Runs ``automodel`` commands in children of one warm process."""
-
-    def __init__(self) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "HF_HUB_OFFLINE": "1"}
-        environment |= {"COLUMNS": "200", "TOKENIZERS_PARALLELISM": "false"}
-        self._server = subprocess.Popen(
-            [sys.executable, __file__, "--serve"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
-            cwd=Path(__file__).parents[2],
-        )  # fmt: skip
-
-    def run(self, folder: Path, *argv: str) -> Outcome:
-        """One command line in ``folder``."""
-        assert self._server.stdin and self._server.stdout
-        self._server.stdin.write(json.dumps({"folder": str(folder), "argv": argv}) + "\n")
-        self._server.stdin.flush()
-        return Outcome(**json.loads(self._server.stdout.readline()))
-
-    def close(self) -> None:
-        """End the warm process."""
-        assert self._server.stdin
-        self._server.stdin.close()
-        self._server.wait()
-
-
-def serve() -> None:
-    """Read requests from stdin, run each in a child, write outcomes to stdout."""
-    import torch
-    import transformers  # noqa: F401
-
-    from automodel_cli.checkpoint import hf_export  # noqa: F401
-    from automodel_cli.cli import app, evaluate, generate, inspect_ckpt, preprocess, pretrain  # noqa: F401
-    from automodel_cli.models import gpt2, hf, llama  # noqa: F401
-    from automodel_cli.recipes import evaluate as score  # noqa: F401
-    from automodel_cli.recipes import preprocess as tokenize  # noqa: F401
-    from automodel_cli.recipes import pretrain as train  # noqa: F401
-
-    torch.set_num_threads(1)
-    for line in sys.stdin:
-        request = json.loads(line)
-        print(json.dumps(_in_a_child(request["folder"], request["argv"])), flush=True)
-
-
-def _in_a_child(folder: str, argv: list[str]) -> dict[str, Any]:
-    with tempfile.TemporaryFile() as printed:
-        child = os.fork()
-        if child == 0:
-            os._exit(_child(folder, argv, printed.fileno()))
-        code, usage = _wait(child)
+def run(folder: Path, *argv: str) -> Outcome:
+    """One command line in ``folder``, in a child of the nursery."""
+    command = [sys.executable, "-m", "automodel_cli", *argv]
+    environment = {**os.environ, **nursery.ENVIRONMENT, "COLUMNS": "200"}
+    limits = {resource.RLIMIT_AS: 24 << 30}
+    with tempfile.TemporaryFile("w+", errors="replace") as printed:
+        process = nursery.Popen(
+            command, cwd=folder, env=environment, stdout=printed, stderr=subprocess.STDOUT, limits=limits
+        )
+        try:
+            code = process.wait(LIMIT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            code = None
         printed.seek(0)
-        return {
-            "code": code,
-            "output": printed.read(1 << 20).decode(errors="replace"),
-            "peak_mib": usage / 1024,
-        }
-
-
-def _child(folder: str, argv: list[str], output: int) -> int:
-    os.setsid()
-    os.chdir(folder)
-    for descriptor in (1, 2):
-        os.dup2(output, descriptor)
-    resource.setrlimit(resource.RLIMIT_AS, (24 << 30, 24 << 30))
-    from automodel_cli.cli.app import run
-
-    code = 1
-    try:
-        code = run(argv)
-    except BaseException:
-        traceback.print_exc()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    return code
-
-
-def _wait(child: int) -> tuple[int | None, int]:
-    end = time.monotonic() + LIMIT_S
-    while True:
-        found, status, usage = os.wait4(child, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status), usage.ru_maxrss
-        if time.monotonic() > end:
-            os.killpg(child, signal.SIGKILL)
-            return None, os.wait4(child, 0)[2].ru_maxrss
-        time.sleep(0.003)
+        return Outcome(code, printed.read(1 << 20), process.max_rss_kib / 1024)
 
 
 # ------------------------------------------------------------------------------------------ the working place
@@ -195,7 +125,7 @@ SETUP = [
 ]
 
 
-def make_place(folder: Path, commands: Commands) -> Path:
+def make_place(folder: Path) -> Path:
     """Text, and all that the commands make of it."""
     folder.mkdir(parents=True)
     draw = random.Random(0)
@@ -209,7 +139,7 @@ def make_place(folder: Path, commands: Commands) -> Path:
     item = {"query": "The glass fell, so", "choices": ["it broke.", "it sang."], "gold": 0}
     (items / "copa.jsonl").write_text(json.dumps(item) + "\n")
     for line in SETUP:
-        outcome = commands.run(folder, *line.split())
+        outcome = run(folder, *line.split())
         assert outcome.code == 0, (line, outcome.output)
     return folder
 
@@ -444,17 +374,17 @@ class Verdict:
         return f"{self.fault}: {self.line} | {change.file} {change.place} {change.kind}: {last[:400]}"
 
 
-def verdicts(place: Path, commands: Commands, chosen: list[tuple[Crafted, str]]) -> Iterator[Verdict]:
+def verdicts(place: Path, chosen: list[tuple[Crafted, str]]) -> Iterator[Verdict]:
     """Run the chosen cases."""
     usual: dict[str, float] = {}
     copy = place.with_name("crafted")
     for change, line in chosen:
         if line not in usual:
             shutil.copytree(place, copy, symlinks=True)
-            usual[line] = commands.run(copy, *line.split()).peak_mib
+            usual[line] = run(copy, *line.split()).peak_mib
             shutil.rmtree(copy)
         with in_place(place, copy, change) as folder:
-            outcome = commands.run(folder, *line.split())
+            outcome = run(folder, *line.split())
         yield Verdict(change, line, outcome, outcome.fault(usual[line]))
 
 
@@ -462,27 +392,19 @@ def main() -> None:
     """Run cases of every file and print the counts of faults by file and kind."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--number", type=int, default=10**9, help="cases of each file")
-    parser.add_argument(
-        "--serve", action="store_true", help="be the warm process that commands are forked from"
-    )
     parser.add_argument("--files", default="", help="only files whose name holds this")
     given = parser.parse_args()
-    if given.serve:
-        serve()
-        return
-    commands = Commands()
     faults: collections.Counter[tuple[str, str]] = collections.Counter()
     ran: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as folder:
-        place = make_place(Path(folder) / "place", commands)
+        place = make_place(Path(folder) / "place")
         patterns = [pattern for pattern in READERS if given.files in pattern]
         chosen = [case for pattern in patterns for case in drawn(place, pattern, given.number)]
-        for verdict in verdicts(place, commands, chosen):
+        for verdict in verdicts(place, chosen):
             ran[verdict.change.file] += 1
             if verdict.fault:
                 faults[verdict.change.file, verdict.fault] += 1
                 print(verdict, flush=True)
-    commands.close()
     for file, count in ran.items():
         found = {kind: n for (name, kind), n in faults.items() if name == file}
         print(f"{file:60} {count:5} cases  {found or 'no fault'}")

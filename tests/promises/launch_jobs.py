@@ -9,13 +9,18 @@ import sys
 import time
 from pathlib import Path
 
+from tests import nursery
+
 LIMIT_S = 400
 NO_DROPOUT = "--model.dropout=0"  # its masks depend on the rank; all else is the same on any number of them
 QUICK = "last_call_timeout=12,keep_alive_interval=1,keep_alive_max_attempt=8,read_timeout=20"
 
 
 class Job:
-    """One ``automodel`` command in its own process, whose lines can be waited for."""
+    """One ``automodel`` command in its own process, whose lines can be waited for.
+
+    It is a child of the nursery, and the workers it starts are new Pythons; with ``program`` it is a new one too.
+    """
 
     def __init__(self, words: list[str], output: Path, *, program: tuple[str, ...] = ()) -> None:
         self.output = output
@@ -24,7 +29,7 @@ class Job:
             environment.pop(name, None)
         with output.open("w") as file:
             front = program or (sys.executable, "-m", "automodel_cli")
-            self.process = subprocess.Popen(
+            self.process = (subprocess if program else nursery).Popen(
                 [*front, *words], stdout=file, stderr=subprocess.STDOUT, env=environment
             )
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests import nursery
 from tests.promises.preprocess_runs import content
 
 from automodel_cli.corpus.megatron_bin import inspect_prefix
@@ -44,7 +45,7 @@ def preprocess(
     words = ["preprocess", "megatron", "--input", str(data), "-o", str(out), *OPTIONS, *options]
     command = [sys.executable, str(FAULTS), point, str(number), *words]
     environment = {**os.environ, "COLUMNS": "200"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout_s)
+    return nursery.run(command, capture_output=True, text=True, env=environment, timeout=timeout_s)
 
 
 def check_interrupted(folder: Path, whole: dict[str, bytes]) -> None:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests import nursery
+
 from automodel_cli.config.schema_preprocess import VerifyConfig
 from automodel_cli.corpus.nanogpt_bin import inspect_token_file
 from automodel_cli.errors import DataError
@@ -39,7 +41,7 @@ def preprocess(
     words = ["preprocess", "nanogpt", "--dataset", str(data), "-o", str(out), *OPTIONS, *options]
     command = [sys.executable, str(FAULTS), point, str(number), *words]
     environment = {**os.environ, "COLUMNS": "200"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout_s)
+    return nursery.run(command, capture_output=True, text=True, env=environment, timeout=timeout_s)
 
 
 def content(folder: Path) -> dict[str, bytes]:

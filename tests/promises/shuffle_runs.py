@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests import nursery
+
 FAULTS = Path(__file__).with_name("shuffle_faults.py")
 OPTIONS = ("--val-documents", "20", "--chunks", "3", "--memory", "9000")
 VARIANTS = {
@@ -38,7 +40,7 @@ def shuffle(
     words = ["preprocess", "shuffle", "--dataset", str(data), "-o", str(out), *OPTIONS, *options]
     command = [sys.executable, str(FAULTS), point, str(number), *words]
     environment = {**os.environ, "COLUMNS": "200"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout_s)
+    return nursery.run(command, capture_output=True, text=True, env=environment, timeout=timeout_s)
 
 
 def content(folder: Path) -> dict[str, bytes]:

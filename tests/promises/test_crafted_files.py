@@ -1,38 +1,32 @@
 """Files that lie are answered with a value or with an error of a few lines: no traceback, no hang, bounded memory.
 
-Over 500 crafted files, drawn from every change of every key of every file; ``make torture`` runs them all.
+Some 250 crafted files, drawn from every change of every key of every file; ``make torture`` runs them all.
 """
 
 import pytest
-from tests.promises.crafted_files import READERS, Commands, drawn, make_place, verdicts
+from tests.effort import in_a_push
+from tests.promises.crafted_files import READERS, drawn, make_place, verdicts
 
-DRAWN = 30
+DRAWN = in_a_push(12, of=30)
 """Cases of each file."""
 
 
 @pytest.fixture(scope="module")
-def commands():
-    commands = Commands()
-    yield commands
-    commands.close()
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory, commands):
-    return make_place(tmp_path_factory.mktemp("crafted") / "place", commands)
+def place(tmp_path_factory):
+    return make_place(tmp_path_factory.mktemp("crafted") / "place")
 
 
 @pytest.mark.parametrize("pattern", READERS)
-def test_crafted_files_are_answered(place, commands, pattern):
+def test_crafted_files_are_answered(place, pattern):
     chosen = drawn(place, pattern, DRAWN)
-    faults = [str(verdict) for verdict in verdicts(place, commands, chosen) if verdict.fault]
+    faults = [str(verdict) for verdict in verdicts(place, chosen) if verdict.fault]
     assert chosen and not faults, "\n".join(faults)
 
 
 @pytest.mark.torture
 @pytest.mark.parametrize("pattern", READERS)
-def test_every_crafted_file_is_answered(place, commands, pattern):
-    ran = list(verdicts(place, commands, drawn(place, pattern, 10**9)))
+def test_every_crafted_file_is_answered(place, pattern):
+    ran = list(verdicts(place, drawn(place, pattern, 10**9)))
     faults = [str(verdict) for verdict in ran if verdict.fault]
     print(f"{pattern}: {len(ran)} crafted files, {len(faults)} faults")
     assert not faults, "\n".join(faults)

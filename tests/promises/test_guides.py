@@ -5,10 +5,10 @@ Only sizes and paths are overridden, on the command line. The files hold every s
 
 import json
 import os
-import subprocess
 import sys
 
 import pytest
+from tests import nursery
 
 NANOGPT = """
 model:
@@ -103,7 +103,7 @@ def train(folder, text, *overrides):
     config.write_text(text)
     command = [sys.executable, "-m", "automodel_cli", "pretrain", "llm", "-c", str(config), *overrides]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=300)
+    return nursery.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=300)
 
 
 def common(tokens):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch.distributed as dist
+from tests import nursery
 
 LOSE_RANK = Path(__file__).parent / "lose_rank.py"
 TIMEOUT_S = 6
@@ -22,7 +23,7 @@ def test_the_others_leave_and_name_it(tiny_training, how):
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     command = ["pretrain", "llm", "-c", str(config)]
     ranks = [
-        subprocess.Popen(
+        nursery.Popen(
             [sys.executable, *front, *command],
             env=environment(rank, store.port),
             stdout=subprocess.PIPE,

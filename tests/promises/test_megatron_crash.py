@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import resource
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tests import nursery
 from tests.promises.megatron_runs import (
     FAULTS,
     OPTIONS,
@@ -74,11 +74,10 @@ def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_later(tmp_path: Path) 
     """A limit on file sizes stands for the disk."""
     data, out = write_input(tmp_path), tmp_path / "out"
     words = ["preprocess", "megatron", "--input", str(data), "-o", str(out), *OPTIONS, "--workers", "1"]
-    done = subprocess.run(
+    done = nursery.run(
         [sys.executable, str(FAULTS), "none", "0", *words],
         capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000)),
+        limits={resource.RLIMIT_FSIZE: 5000},
     )
     assert done.returncode == 1, done.stdout
     assert "no room left while writing" in done.stderr and "Traceback" not in done.stderr

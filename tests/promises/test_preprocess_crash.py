@@ -6,12 +6,12 @@ About three points each; ``make torture`` has the full counts.
 import os
 import resource
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from tests import nursery
 from tests.promises.preprocess_runs import (
     FAULTS,
     OPTIONS,
@@ -79,11 +79,10 @@ def test_a_full_disk_is_a_clear_error_and_finished_shards_stay(tmp_path: Path) -
         command = [sys.executable, str(FAULTS), "none", "0", *words, "--num-workers", "1", "--overwrite"]
         if named == "dataset.bin":
             command += ["--shard-tokens", "5000"]
-        done = subprocess.run(
+        done = nursery.run(
             command,
             capture_output=True,
-            text=True,
-            preexec_fn=lambda limit=limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+            limits={resource.RLIMIT_FSIZE: limit},
         )
         assert done.returncode == 1, done.stdout
         assert "no room left" in done.stderr and named in done.stderr and "Traceback" not in done.stderr
@@ -113,7 +112,7 @@ def test_a_dead_worker_is_an_error_not_a_hang(tmp_path: Path) -> None:
     )
     words = ["preprocess", "nanogpt", "--dataset", str(data), "-o", str(tmp_path / "out"), *OPTIONS]
     command = [sys.executable, "-c", code, *words, "--num-workers", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = nursery.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "a worker process died (killed by SIGKILL)" in done.stderr
     again = preprocess(data, tmp_path / "out", *VARIANTS["two workers"])
     assert again.returncode == 0
@@ -127,7 +126,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     environment = {**os.environ, "AUTOMODEL_TEST_MARKER": marker}
     words = ["preprocess", "nanogpt", "--dataset", str(data), "-o", str(tmp_path / "out"), *OPTIONS]
     command = [sys.executable, str(FAULTS), "write", "10", *words, "--num-workers", "2"]
-    done = subprocess.run(command, capture_output=True, env=environment, timeout=60)
+    done = nursery.run(command, capture_output=True, env=environment, timeout=60)
     assert done.returncode == -signal.SIGKILL
     deadline_s = time.monotonic() + 10
     while _processes_with(marker) and time.monotonic() < deadline_s:

@@ -6,12 +6,12 @@ A few fixed points; ``make torture`` has more.
 import os
 import resource
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from tests import nursery
 from tests.promises.shuffle_runs import (
     FAULTS,
     OPTIONS,
@@ -51,11 +51,10 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing(tmp_path: Path) -> None
     for limit, memory in ((4000, "1M"), (8000, "9000")):
         words = ["preprocess", "shuffle", "--dataset", str(data), "-o", str(tmp_path / "out"), *OPTIONS]
         command = [sys.executable, str(FAULTS), "none", "0", *words, "--memory", memory, "--num-workers", "1"]
-        done = subprocess.run(
+        done = nursery.run(
             command,
             capture_output=True,
-            text=True,
-            preexec_fn=lambda limit=limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+            limits={resource.RLIMIT_FSIZE: limit},
         )
         assert done.returncode == 1, done.stdout
         assert "no room left" in done.stderr and "Traceback" not in done.stderr
@@ -68,7 +67,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     words = ["preprocess", "shuffle", "--dataset", str(data), "-o", str(tmp_path / "out"), *OPTIONS]
     command = [sys.executable, str(FAULTS), "read", "9", *words, "--num-workers", "2"]
     environment = {**os.environ, "AUTOMODEL_TEST_MARKER": marker}
-    done = subprocess.run(command, capture_output=True, env=environment, timeout=60)
+    done = nursery.run(command, capture_output=True, env=environment, timeout=60)
     assert done.returncode == -signal.SIGKILL
     deadline_s = time.monotonic() + 10
     while _processes_with(marker) and time.monotonic() < deadline_s:

@@ -110,18 +110,13 @@ def test_several_validation_sets_are_named(tiny_training):
 def test_validation_leaves_training_alone(tiny_training):
     tiny_training.recipe("--step_scheduler.val_every_steps", "1").run_train_validation_loop()
     often = tiny_training.losses()
-    tiny_training.recipe(
-        "--step_scheduler.val_every_steps",
-        "null",
-        "--step_scheduler.validate_on_checkpoint",
-        "false",
-        fresh=True,
-    )
     recipe = tiny_training.recipe(
         "--checkpoint.checkpoint_dir",
         str(tiny_training.folder / "other"),
         "--step_scheduler.val_every_steps",
         "null",
+        "--step_scheduler.validate_on_checkpoint",
+        "false",
     )
     recipe.run_train_validation_loop()
     lines = (tiny_training.folder / "other" / "metrics.jsonl").read_text().splitlines()

@@ -47,10 +47,10 @@ def test_a_second_backward_is_refused_or_right():
 
 
 def compiled_step(loss, dtype):
-    """nll and gradients of a compiled tiny GPT-2."""
+    """nll and gradients of a traced tiny GPT-2. (What a compiler makes of it: promises/test_fast_paths.)"""
     model = build_gpt2_model(vocab_size=VOCAB, n_positions=16, n_embd=32, n_layer=1, n_head=2)
     model.init_weights(0)
-    model.compile(dynamic=False)
+    model.compile(dynamic=False, backend="aot_eager")
     ids = torch.randint(0, VOCAB, (4, 16), generator=torch.Generator().manual_seed(2))
     labels = ids.roll(-1, 1)
     labels[0, :7] = IGNORE_INDEX

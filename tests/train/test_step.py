@@ -227,9 +227,9 @@ PATHS = [
 
 @pytest.fixture
 def settled():
-    """Process settings as a run has them, undone afterwards."""
+    """Process settings as a run has them, with threads that could add up in any order; undone afterwards."""
     threads = torch.get_num_threads()
-    settle_process(torch.device("cpu"))
+    settle_process(torch.device("cpu"), threads=2)
     yield
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(threads)

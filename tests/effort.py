@@ -1,0 +1,21 @@
+"""How much a run of the suite tries: what a push needs, or with ``AUTOMODEL_TESTS=nightly`` all that there is.
+
+``make torture`` and ``make conformance`` try all. In a push the same examples come each time.
+"""
+
+import os
+
+import hypothesis
+
+NIGHTLY = os.environ.get("AUTOMODEL_TESTS") == "nightly"
+
+
+def examples(number: int) -> hypothesis.settings:
+    """Settings of a property: so many examples, in a push two fifths of them."""
+    tried = number if NIGHTLY else max(20, number * 2 // 5)
+    return hypothesis.settings(max_examples=tried, deadline=None, derandomize=not NIGHTLY)
+
+
+def in_a_push(few: int, *, of: int) -> int:
+    """``few`` cases in a push, else all ``of`` them."""
+    return of if NIGHTLY else few
