@@ -210,6 +210,23 @@ def strangers_below(folder: Path, known: re.Pattern[str]) -> list[Path]:
     return [p for p in found if p.is_symlink() or not known.fullmatch(p.relative_to(folder).as_posix())]
 
 
+def is_locked(path: Path | str) -> bool:
+    """Whether another holder has the lock ``path``; also where that cannot be told. Nothing is made or changed."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # somebody else's, perhaps
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 @contextlib.contextmanager
 def exclusive_lock(path: Path | str, *, busy: str, wait: bool = False) -> Iterator[None]:
     """Hold an exclusive ``flock`` on ``path`` (created if missing); if another has it, ``wait`` or say ``busy``.

@@ -75,9 +75,16 @@ def pretrain(
         return 0
     check_foreign(cfg, trust=trust or ())
     invocation = context.obj if isinstance(context.obj, Invocation) else Invocation(())
-    if invocation.wants_processes and not dry_run and (code := _launch(cfg, invocation, fresh)) is not None:
-        return code
-    return _run(cfg, fresh=fresh, dry_run=dry_run, trust=tuple(trust or ()), profile=profile)
+    more: dict[str, Any] = {"dry_run": dry_run, "trust": tuple(trust or ()), "profile": profile}
+    if invocation.wants_processes:
+        _refuse_launch(invocation, fresh)
+        from automodel_cli.recipes import launch
+
+        if dry_run:
+            more["processes"] = launch.processes(cfg, invocation.launch)
+        elif (code := _launch(cfg, invocation)) is not None:
+            return code
+    return _run(cfg, fresh=fresh, **more)
 
 
 def file_and_overrides(config: Path | None, tokens: list[str]) -> tuple[Path | None, list[str]]:
@@ -103,11 +110,11 @@ def _run(cfg: PretrainConfig, *, fresh: bool, **more: Any) -> int:
         return recipe.run(cfg, fresh=fresh, voice=voice, **more)
 
 
-def _launch(cfg: PretrainConfig, invocation: Invocation, fresh: bool) -> int | None:
-    """Start the processes that the launch flags ask for; None where that is this one.
+def _refuse_launch(invocation: Invocation, fresh: bool) -> None:
+    """Check that the launch flags go with where they are given.
 
     Raises:
-        ConfigError: a launcher has already started several, and each would start more.
+        ConfigError: a launcher has already started several processes, and each would start more.
     """
     if worker.launched_by() == "torchrun":
         flags = " ".join(f"--{flag} {value}" for flag, value in invocation.launch.items())
@@ -120,6 +127,10 @@ def _launch(cfg: PretrainConfig, invocation: Invocation, fresh: bool) -> int | N
             "--fresh with --nnodes MIN:MAX: each machine that joins would start over",
             "move the run folder aside yourself, or start without --fresh in another one",
         )
+
+
+def _launch(cfg: PretrainConfig, invocation: Invocation) -> int | None:
+    """Start the processes that the launch flags ask for; None where that is this one."""
     worker.quiet_launcher()
     from automodel_cli.recipes import launch
 
