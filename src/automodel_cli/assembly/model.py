@@ -75,16 +75,20 @@ def _on_meta(target: Target, trust: Sequence[str]) -> CausalLM | None:
     return None
 
 
-def check_weights(model: CausalLM, *, init_from: str | None, any_function: bool = False) -> None:
+def check_weights(
+    model: CausalLM, tokenizer: RunTokenizer | None, *, init_from: str | None, any_function: bool = False
+) -> None:
     """Whether :func:`give_weights` would find weights that fit, as far as configurations and headers tell.
 
     Raises:
         CheckpointError: they are not there, or they are another model's.
+        DataError: they know the ids of another tokenizer.
     """
     if init_from is None:
         if model.pretrained and is_on_meta(model):
             hf_format.check_fits(model, _pretrained_folder(model), any_function=True)
         return
+    check_same_ids(init_from, model, tokenizer)
     found = checkpoint_at(init_from)
     if found is None:
         with _named_init_from(init_from):

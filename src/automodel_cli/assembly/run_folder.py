@@ -60,7 +60,7 @@ def check_run_folder(cfg: PretrainConfig, model: CausalLM, world: World, *, fres
     folder = Path(cfg.checkpoint.checkpoint_dir)
 
     def check() -> None:
-        if fresh and folder.is_dir():
+        if fresh:
             nested_runs.files_of_run(folder)
         refuse_foreign_config(folder)
         numbers = sum(one.numel() for one in model.parameters()) * (1 + moments(cfg.optimizer))
@@ -122,7 +122,7 @@ def move_aside(folder: Path) -> Path | None:
     Raises:
         CheckpointError: something is in doubt, or the folder beside it cannot be made.
     """
-    content = nested_runs.files_of_run(folder) if folder.is_dir() else []
+    content = nested_runs.files_of_run(folder)
     if not content:
         return None
     target = unused(folder)

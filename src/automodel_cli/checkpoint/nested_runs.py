@@ -64,7 +64,8 @@ def files_of_run(folder: Path) -> list[Path]:
     Raises:
         CheckpointError: a folder with a name of ours holds another run.
     """
-    own = [path for path in sorted(folder.iterdir()) if _OWN.fullmatch(path.name)]
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    own = [path for path in inside if _OWN.fullmatch(path.name)]
     for path in own:
         if path.is_dir() and (others := [one for one in (path, *runs_below(path)) if _is_another(one)]):
             raise CheckpointError(

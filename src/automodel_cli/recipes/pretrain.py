@@ -186,10 +186,11 @@ class PretrainRecipe:
         check_run_folder(self.cfg, self.model, self.world, fresh=self.fresh)
         if checkpoint is None:
             model_assembly.check_weights(
-                self.model, init_from=self.cfg.init_from, any_function=self.cfg.init_from_any_function
+                self.model,
+                self.tokenizer,
+                init_from=self.cfg.init_from,
+                any_function=self.cfg.init_from_any_function,
             )
-        if checkpoint is None and self.cfg.init_from is not None:
-            model_assembly.check_same_ids(self.cfg.init_from, self.model, self.tokenizer)
         self._build_optimizer()
         if checkpoint is not None:
             facts = layout.read_step_manifest(checkpoint)["facts"]
