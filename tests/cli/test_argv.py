@@ -72,6 +72,8 @@ def test_one_process_needs_no_launcher():
     ("argv", "message"),
     [
         ("pretrain --nproc-per-node", "needs a value"),
+        ("a.yaml -c b.yaml", "two configuration files are given, a.yaml and b.yaml"),
+        ("plot run -c a.yaml --config=b.yaml", "two configuration files are given, a.yaml and b.yaml"),
         ("pretrain --nproc-per-node --fresh", "needs a value"),
         ("pretrain --nproc-per-node=", "needs a value"),
         ("pretrain --nproc-per-node eight", "expected a whole number"),

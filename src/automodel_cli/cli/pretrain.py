@@ -14,7 +14,7 @@ import typer
 
 from automodel_cli.assembly.voice import Voice
 from automodel_cli.cli import console, worker
-from automodel_cli.cli.argv import Invocation, is_config_file
+from automodel_cli.cli.argv import Invocation, is_config_file, two_files
 from automodel_cli.config.instantiate import check_foreign
 from automodel_cli.config.load import load_config, to_yaml
 from automodel_cli.config.schema import PretrainConfig
@@ -88,16 +88,31 @@ def pretrain(
 
 
 def file_and_overrides(config: Path | None, tokens: list[str]) -> tuple[Path | None, list[str]]:
-    """Take the domain and a positional file from the tokens; what is left over are overrides."""
+    """Take the domain and a positional file from the tokens; what is left over are overrides.
+
+    Raises:
+        ConfigError: another domain, or two files.
+    """
     if tokens and tokens[0] == "llm":
         tokens = tokens[1:]
     elif tokens and not tokens[0].startswith("-") and "=" not in tokens[0] and not is_config_file(tokens[0]):
         raise ConfigError(
             f"cannot pretrain {tokens[0]!r}", "the command is automodel pretrain llm -c cfg.yaml"
         )
-    if config is None and tokens and is_config_file(tokens[0]):
-        return Path(tokens[0]), tokens[1:]
-    return config, tokens
+    return config_file(config, tokens)
+
+
+def config_file(config: Path | None, tokens: list[str]) -> tuple[Path | None, list[str]]:
+    """The file of ``-c`` or the one in front of the overrides, and the overrides.
+
+    Raises:
+        ConfigError: there are both.
+    """
+    if not tokens or not is_config_file(tokens[0]):
+        return config, tokens
+    if config is not None:
+        raise two_files(config, tokens[0])
+    return Path(tokens[0]), tokens[1:]
 
 
 def _run(cfg: PretrainConfig, *, fresh: bool, **more: Any) -> int:
