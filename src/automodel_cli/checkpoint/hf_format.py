@@ -24,7 +24,16 @@ from pydantic import Field
 from safetensors import safe_open
 
 from automodel_cli import files
-from automodel_cli.checkpoint import hf_bounds, hf_config, hf_hashes, hf_shards, hf_tokenizer, layout, sharded
+from automodel_cli.checkpoint import (
+    hf_bounds,
+    hf_config,
+    hf_hashes,
+    hf_shards,
+    hf_tokenizer,
+    layout,
+    nested_runs,
+    sharded,
+)
 from automodel_cli.checkpoint.step_files import StepWriter
 from automodel_cli.checkpoint.tensor_file import read_header
 from automodel_cli.errors import AutomodelError, CheckpointError
@@ -174,7 +183,8 @@ def find_folder(name_or_folder: str | Path) -> Path:
         if not (folder / "config.json").is_file():
             raise CheckpointError(
                 f"{folder} is neither a checkpoint nor a Hugging Face folder: it has no config.json",
-                "name a run folder, one of its steps, or a folder with config.json and *.safetensors",
+                nested_runs.way_down(folder)
+                or "name a run folder, one of its steps, or a folder with config.json and *.safetensors",
             )
         return folder
     try:
