@@ -30,7 +30,7 @@ def is_run(folder: Path) -> bool:
 
 
 def is_training(folder: Path) -> bool:
-    """Whether a process holds ``folder``; also where that cannot be told."""
+    """Whether a process holds ``folder``, or its lock is not ours to look at."""
     return files.is_locked(folder / layout.LOCK_NAME)
 
 
