@@ -15,7 +15,6 @@ from automodel_cli.checkpoint import hf_format, layout
 from automodel_cli.checkpoint.checkpointer import Checkpointer, check_fits
 from automodel_cli.config.instantiate import built_arguments, instantiate
 from automodel_cli.config.target import Target
-from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError, ConfigError, DataError
 from automodel_cli.models import same_function
 from automodel_cli.models.hf import HFCausalLM, wrap
@@ -96,7 +95,7 @@ def check_weights(
         return
     if not any_function:
         _refuse_other_function(found, model)
-    check_fits(found, model=model, world=World.single())
+    check_fits(found, model=model)
 
 
 @contextlib.contextmanager

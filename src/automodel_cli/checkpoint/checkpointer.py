@@ -409,7 +409,7 @@ class Checkpointer:
 
 
 def check_fits(
-    path: Path, *, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None = None, world: World
+    path: Path, *, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None = None
 ) -> Loaded:
     """Whether :meth:`Checkpointer.load` would take ``path``, as far as documents and headers tell; no tensor is read.
 
@@ -422,7 +422,7 @@ def check_fits(
         raise CheckpointError(trouble, layout.way_back(path))
     reader = StepReader(path)
     state, tensors, stored = _stored_state(reader), model_tensors(model), storage_of(reader)
-    _own_ties(reader, tensors, world)
+    _own_ties(reader, tensors, World.single())
     wanted = {name: tensor for name, tensor in tensors.items() if name not in reader.manifest["tied"]}
     sharded.compare(path / "model", stored.scan(reader, "model"), wanted, cast=optimizer is None)
     changes: list[str] = []

@@ -39,7 +39,7 @@ from automodel_cli.assembly.voice import Voice
 from automodel_cli.batch import Batch
 from automodel_cli.checkpoint import layout, nested_runs
 from automodel_cli.checkpoint.checkpointer import check_fits
-from automodel_cli.checkpoint.together import on_main
+from automodel_cli.checkpoint.together import on_main, together
 from automodel_cli.config.load import to_yaml
 from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.data.overlap import notes_on_overlap
@@ -193,12 +193,15 @@ class PretrainRecipe:
             )
         self._build_optimizer()
         if checkpoint is not None:
-            facts = layout.read_step_manifest(checkpoint)["facts"]
-            run_facts.refuse_other_run(facts, self._facts(), checkpoint)
-            loaded = check_fits(checkpoint, model=self.model, optimizer=self.optimizer, world=self.world)
-            training.restored_state(loaded)
-            check_plan(loaded.loader_state, self.loader.plan)
+            together(self.world, lambda: self._check_resume(checkpoint), what=f"loading {checkpoint}")
         return checkpoint
+
+    def _check_resume(self, checkpoint: Path) -> None:
+        facts = layout.read_step_manifest(checkpoint)["facts"]
+        run_facts.refuse_other_run(facts, self._facts(), checkpoint)
+        loaded = check_fits(checkpoint, model=self.model, optimizer=self.optimizer)
+        training.restored_state(loaded)
+        check_plan(loaded.loader_state, self.loader.plan)
 
     def _build_optimizer(self) -> None:
         self.optimizer = training.build_optimizer(
