@@ -129,3 +129,14 @@ def test_a_file_where_a_folder_is_needed_is_named(tmp_path, inside):
     files.make_folder(tmp_path / "new" / "one")
     files.make_folder(tmp_path / "new" / "one")
     assert (tmp_path / "out").read_text() == "mine" and (tmp_path / "new" / "one").is_dir()
+
+
+def test_whether_a_lock_is_held_is_seen_without_making_or_taking_it(tmp_path):
+    lock = tmp_path / "inner" / ".lock"
+    assert not files.is_locked(lock) and not lock.parent.exists()
+    lock.parent.mkdir()
+    with files.exclusive_lock(lock, busy="busy"):
+        assert files.is_locked(lock)
+    assert not files.is_locked(lock)
+    with files.exclusive_lock(lock, busy="busy"):
+        pass

@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -210,6 +211,35 @@ def strangers_below(folder: Path, known: re.Pattern[str]) -> list[Path]:
     return [p for p in found if p.is_symlink() or not known.fullmatch(p.relative_to(folder).as_posix())]
 
 
+def is_locked(path: Path | str) -> bool:
+    """Whether somebody has the lock ``path``, or it is not ours to look at. Nothing is made or changed."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # somebody else's, perhaps
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # NFS has no exclusive lock for a reader
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks: who takes one will say so
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _outwait_a_look(descriptor: int) -> None:
+    """:func:`is_locked` holds a lock for microseconds: that is nobody at work."""
+    for _ in range(5):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(0.01)
+
+
 @contextlib.contextmanager
 def exclusive_lock(path: Path | str, *, busy: str, wait: bool = False) -> Iterator[None]:
     """Hold an exclusive ``flock`` on ``path`` (created if missing); if another has it, ``wait`` or say ``busy``.
@@ -221,6 +251,8 @@ def exclusive_lock(path: Path | str, *, busy: str, wait: bool = False) -> Iterat
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
+            if not wait:
+                _outwait_a_look(descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise AutomodelError(busy, "wait for it, or use another folder") from None

@@ -92,6 +92,12 @@ def test_the_printed_configuration_can_be_pasted_back(capsys, recipe):
         (["pretrain", "vlm", "-c", "cfg.yaml"], "cannot pretrain 'vlm'"),
         (["pretrain", "llm", "-c", "absent.yaml"], "there is no file absent.yaml"),
         (["cfg.yaml", "stray"], "unexpected argument 'stray'"),
+        (
+            ["pretrain", "llm", "cfg.yaml", "-c", "other.yaml"],
+            "two configuration files are given, other.yaml and",
+        ),
+        (["preprocess", "index", "cfg.yaml", "-c", "other.yaml"], "two configuration files are given"),
+        (["slurm", "pretrain", "llm", "cfg.yaml", "-c", "other.yaml"], "two configuration files are given"),
         (["cfg.yaml", "-x", "7"], "unknown option -x"),
         (["cfg.yaml", "--step_scheduler.max_stepz", "3"], "did you mean step_scheduler.max_steps?"),
         (["cfg.yaml", "--optimizer.lrr", "3"], "AdamW takes no such argument, did you mean lr?"),

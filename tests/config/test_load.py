@@ -266,3 +266,29 @@ def test_a_configuration_from_python_prints_too():
         {"model": {"_target_": "automodel_cli.models.gpt2.build_gpt2_model"}, "dataset": {"_target_": "x.Y"}}
     )
     assert "build_gpt2_model" in to_yaml(cfg)
+
+
+def test_all_that_is_wrong_is_one_list(tmp_path):
+    path = tmp_path / "cfg.yaml"
+    path.write_text(
+        "model: {_target_: transformers.GPT2LMHeadModel.from_config,\n"
+        "  config: {_target_: transformers.GPT2Config, n_layr: 1}}\n"
+        "dataset: {_target_: automodel_cli.data.nanogpt_dataset.NanogptDataset, file_pattern: x, seq_len: many}\n"
+        "optimizer: {_target_: torch.optim.SGD, lr: 0.1,\n  momentums: 1}\n"
+        "loss_fn: {_target_: torch.nn.CrossEntropyLoss, reductions: sum}\n"
+        "step_scheduler: {max_stepz: 1}\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_config(PretrainConfig, path, ["--seed", "x"])
+    lines = caught.value.message.splitlines()
+    assert lines[0] == "6 problems:"
+    places = [line.strip().removeprefix(f"{tmp_path}/").partition(": ")[::2] for line in lines[1:]]
+    assert [(place, text.partition(":")[0]) for place, text in places] == [
+        ("cfg.yaml:2", "model.config.n_layr"), ("cfg.yaml:3", "dataset.seq_len"), ("cfg.yaml:5", "optimizer.momentums"),
+        ("cfg.yaml:6", "loss_fn.reductions"), ("cfg.yaml:7", "step_scheduler.max_stepz"), ("command line", "seed"),
+    ]  # fmt: skip
+
+
+def test_a_word_that_yaml_takes_for_null_stays_a_word_where_it_is_one(load_text, small_yaml):
+    cfg = load_text(small_yaml + "distributed: {strategy: none}\n", "--init_from", "none")
+    assert (cfg.distributed.strategy, cfg.init_from) == ("none", None)

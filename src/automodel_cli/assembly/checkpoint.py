@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from automodel_cli.assembly.model import checkpoint_at
-from automodel_cli.checkpoint import claims, hf_format, layout
+from automodel_cli.checkpoint import claims, hf_format, layout, nested_runs
 from automodel_cli.checkpoint.checkpointer import Checkpointer
 from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
 from automodel_cli.errors import AutomodelError, CheckpointError
@@ -57,7 +57,8 @@ def load_model(
         if not (folder / "config.json").is_file():
             raise CheckpointError(
                 f"{path} is no checkpoint, run folder or Hugging Face folder",
-                "name a run folder, one of its steps, or a folder with config.json and *.safetensors",
+                nested_runs.way_down(folder)
+                or "name a run folder, one of its steps, or a folder with config.json and *.safetensors",
             )
         model = hf_format.load_model(folder)
         model.to(device)

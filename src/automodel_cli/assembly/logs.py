@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -38,6 +39,13 @@ def open_logs(
         console=say,
         remote_every_steps=cfg.step_scheduler.log_remote_every_steps,
     )
+
+
+def tracker_missing(cfg: PretrainConfig) -> str | None:
+    """A line where the ``wandb`` section asks for a package that is not here: the run will do without it."""
+    if cfg.wandb_active is None or importlib.util.find_spec("wandb") is not None:
+        return None
+    return "note: wandb is not installed: W&B will not start, and training goes on without it"
 
 
 def open_profile(

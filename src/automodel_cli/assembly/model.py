@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from automodel_cli import transformers_calls
 from automodel_cli.assembly.tokenizer import RunTokenizer
 from automodel_cli.checkpoint import hf_format, layout
-from automodel_cli.checkpoint.checkpointer import Checkpointer
+from automodel_cli.checkpoint.checkpointer import Checkpointer, check_fits
 from automodel_cli.config.instantiate import built_arguments, instantiate
 from automodel_cli.config.target import Target
 from automodel_cli.errors import CheckpointError, ConfigError, DataError
@@ -73,6 +74,41 @@ def _on_meta(target: Target, trust: Sequence[str]) -> CausalLM | None:
     return None
 
 
+def check_weights(
+    model: CausalLM, tokenizer: RunTokenizer | None, *, init_from: str | None, any_function: bool = False
+) -> None:
+    """Whether :func:`give_weights` would find weights that fit, as far as configurations and headers tell.
+
+    Raises:
+        CheckpointError: they are not there, or they are another model's.
+        DataError: they know the ids of another tokenizer.
+    """
+    if init_from is None:
+        if model.pretrained and is_on_meta(model):
+            hf_format.check_fits(model, _pretrained_folder(model), any_function=True)
+        return
+    check_same_ids(init_from, model, tokenizer)
+    found = checkpoint_at(init_from)
+    if found is None:
+        with _named_init_from(init_from):
+            hf_format.check_fits(model, hf_format.find_folder(init_from), any_function=any_function)
+        return
+    if not any_function:
+        _refuse_other_function(found, model)
+    check_fits(found, model=model)
+
+
+@contextlib.contextmanager
+def _named_init_from(init_from: str) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"init_from: the weights of {init_from} do not fit the model: {error}",
+            "give model: the shape of those weights (vocab_size, n_positions, n_layer, n_embd, ...)",
+        ) from error
+
+
 def give_weights(
     model: CausalLM,
     *,
@@ -100,13 +136,8 @@ def give_weights(
             _refuse_other_function(found, model)
         Checkpointer(found.parent).load(found, model=model)
         return f"{found}, weights only"
-    try:
+    with _named_init_from(init_from):
         hf_format.load_into(model, hf_format.find_folder(init_from), any_function=any_function)
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(
-            f"init_from: the weights of {init_from} do not fit the model: {error}",
-            "give model: the shape of those weights (vocab_size, n_positions, n_layer, n_embd, ...)",
-        ) from error
     return f"{init_from}, weights only"
 
 
@@ -118,11 +149,15 @@ def _refuse_other_function(checkpoint: Path, model: CausalLM) -> None:
 
 def _read_pretrained(model: CausalLM, device: torch.device) -> str:
     """The weights that the model's target names, each rank its own pieces."""
-    assert isinstance(model, HFCausalLM)
-    folder = hf_format.find_folder(str(model.hf.config.name_or_path))
+    folder = _pretrained_folder(model)
     model.to_empty(device=device)
     hf_format.load_into(model, folder, any_function=True)  # the target's own arguments change what it says
     return f"pretrained, {folder}"
+
+
+def _pretrained_folder(model: CausalLM) -> Path:
+    assert isinstance(model, HFCausalLM)
+    return hf_format.find_folder(str(model.hf.config.name_or_path))
 
 
 def check_same_ids(init_from: str, model: CausalLM, tokenizer: RunTokenizer | None) -> None:

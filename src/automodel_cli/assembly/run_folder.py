@@ -10,14 +10,17 @@ from pathlib import Path
 
 import torch
 
-from automodel_cli.checkpoint import layout
+from automodel_cli.assembly.memory import moments
+from automodel_cli.checkpoint import layout, nested_runs
 from automodel_cli.checkpoint.checkpointer import Checkpointer
 from automodel_cli.checkpoint.finite import nonfinite_parameters
+from automodel_cli.checkpoint.run_files import refuse_foreign_config
 from automodel_cli.checkpoint.together import on_main
 from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.distributed.world import World
-from automodel_cli.errors import AutomodelError
+from automodel_cli.errors import AutomodelError, CheckpointError
 from automodel_cli.files import fsync_folder
+from automodel_cli.models.interface import CausalLM
 from automodel_cli.train.soundness import Soundness
 
 WHAT = "opening the run folder"
@@ -46,16 +49,45 @@ def open_run_folder(cfg: PretrainConfig, world: World, *, fresh: bool, say: Say)
     )
 
 
-def find_checkpoint(cfg: PretrainConfig, world: World, *, say: Say) -> Path | None:
-    """The step folder that this run continues from, or None for a run that begins."""
+def check_run_folder(cfg: PretrainConfig, model: CausalLM, world: World, *, fresh: bool) -> None:
+    """Check that the run folder can take this run: room for a checkpoint, and an earlier run that can be moved.
+
+    Raises:
+        CheckpointError: it cannot.
+    """
+    if not cfg.checkpoint.enabled:
+        return
+    folder = Path(cfg.checkpoint.checkpoint_dir)
+
+    def check() -> None:
+        if fresh:
+            nested_runs.files_of_run(folder)
+        refuse_foreign_config(folder)
+        numbers = sum(one.numel() for one in model.parameters()) * (1 + moments(cfg.optimizer))
+        layout.refuse_full_disk(folder, numbers * torch.float32.itemsize)
+
+    on_main(world, check, what=WHAT)
+
+
+def find_checkpoint(cfg: PretrainConfig, world: World, *, fresh: bool, say: Say) -> Path | None:
+    """The step folder that this run continues from, or None for a run that begins.
+
+    ``fresh``: what lies in the run folder itself is moved out of the way before.
+    """
     settings = cfg.checkpoint
     folder = Path(settings.checkpoint_dir)
 
     def find() -> str | None:
         if settings.restore_from is not None:
-            return str(layout.resolve(folder, settings.restore_from, say=say))
-        found = layout.latest(folder, say=say)
-        return None if found is None else str(found)
+            found = layout.resolve(folder, settings.restore_from, say=say)
+            if fresh and found.parent.resolve() == folder.resolve():
+                raise CheckpointError(
+                    f"--fresh moves {found} away, and checkpoint.restore_from asks to go on from it",
+                    "leave one of them out; init_from takes only its weights",
+                )
+            return str(found)
+        newest = None if fresh else layout.latest(folder, say=say)
+        return None if newest is None else str(newest)
 
     name = on_main(world, find, what=WHAT) if settings.enabled else None
     return None if name is None else Path(name)
@@ -83,19 +115,33 @@ def diverged(checkpointer: Checkpointer, what: str) -> AutomodelError:
 
 
 def move_aside(folder: Path) -> Path | None:
-    """Move all that is in ``folder`` (but the lock) to ``folder.old-N``; None where it was empty. Deletes nothing."""
-    content = [item for item in sorted(folder.iterdir()) if item.name != layout.LOCK_NAME]
+    """Move the run in ``folder`` to ``folder.old-N``; None where there is none. Deletes nothing.
+
+    The lock, other runs below and files of others stay.
+
+    Raises:
+        CheckpointError: something is in doubt, or the folder beside it cannot be made.
+    """
+    content = nested_runs.files_of_run(folder)
     if not content:
         return None
-    target = _unused(folder)
-    target.mkdir()
-    for item in content:
-        item.rename(target / item.name)
-    fsync_folder(folder)
+    target = unused(folder)
+    try:
+        target.mkdir()
+        for item in content:
+            item.rename(target / item.name)
+        fsync_folder(folder)
+    except OSError as error:  # a folder above that is not ours, another file system
+        raise CheckpointError(
+            f"the earlier run in {folder} cannot be moved to {target}: {error.strerror}",
+            "move it yourself, or take another checkpoint_dir; nothing is deleted",
+        ) from error
     return target
 
 
-def _unused(folder: Path) -> Path:
+def unused(folder: Path) -> Path:
+    """The first ``folder.old-N`` that is not there yet."""
+    folder = folder if folder.name not in ("", "..") else folder.resolve()
     number = 1
     while (target := folder.with_name(f"{folder.name}.old-{number}")).exists():
         number += 1

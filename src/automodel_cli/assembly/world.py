@@ -13,6 +13,7 @@ from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.distributed import start
 from automodel_cli.distributed.mesh import MeshSizes, plan_mesh
 from automodel_cli.distributed.parallelize import Parallel, Spread
+from automodel_cli.distributed.tensor_parallel import check_plan
 from automodel_cli.distributed.world import MESH_AXES, World
 from automodel_cli.errors import ConfigError
 from automodel_cli.models.interface import CausalLM
@@ -73,6 +74,36 @@ def join(cfg: PretrainConfig) -> World:
     return start.join(device.type, sizes=sizes, backend=backend)
 
 
+def planned(cfg: PretrainConfig, processes: int | None = None) -> World:
+    """The first of so many processes (None: as a launcher has started) of a run that is only planned.
+
+    Raises:
+        ConfigError: the mesh does not fit their number.
+    """
+    size = start.place().size if processes is None else processes
+    sizes = mesh_sizes(cfg, size)
+    device = this_machine.pick_device(cfg.device)
+    return World(rank=0, size=size, local_rank=0, device=device, planned=sizes)
+
+
+def check_spread(cfg: PretrainConfig, model: CausalLM, world: World) -> None:
+    """Check that ``model`` can be spread over the mesh; nothing is changed.
+
+    Raises:
+        ConfigError: its heads or matrices do not divide, or its attention cannot be reached.
+    """
+    tp, cp = world.axis_size("tp"), world.axis_size("cp")
+    if tp * cp > 1 and not model.spreads_attention:
+        model.change_attention(lambda attend: attend)  # which says so
+    if tp > 1:
+        check_plan(model, plan_of(cfg, model), model.head_counts(), tp)
+
+
+def plan_of(cfg: PretrainConfig, model: CausalLM) -> Mapping[str, str]:
+    """Module name pattern -> tensor-parallel style: the section's, else the model's own."""
+    return cfg.distributed.tp_plan or model.tp_plan()
+
+
 def settle_timeouts(cfg: PretrainConfig, world: World) -> None:
     """Everything is built: from here on a rank waits ``dist_env.timeout_minutes`` for the others."""
     start.settle_timeouts(world, timedelta(minutes=cfg.dist_env.timeout_minutes))
@@ -88,7 +119,7 @@ def spread(cfg: PretrainConfig, model: CausalLM, fast_path: FastPath) -> Spread:
         reduce_dtype=_DTYPES[policy.reduce_dtype] or torch.float32 if policy else torch.float32,
         recompute=recomputing(cfg),
         prefetch=section.enable_fsdp2_prefetch,
-        tp_plan=section.tp_plan or model.tp_plan(),
+        tp_plan=plan_of(cfg, model),
         reshard_after_forward=section.reshard_after_forward,
         offload=offload is not None,
         pin_memory=offload.pin_memory if offload else True,

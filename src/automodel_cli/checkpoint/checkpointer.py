@@ -363,19 +363,15 @@ class Checkpointer:
 
         def open_and_check() -> None:
             reader = found["reader"] = StepReader(path)
+            found["state"] = _stored_state(reader)
             skipped = () if optimizer is not None else ("optim/", "hf/")
             others = [name for name in reader.names() if not name.startswith(("model/", "optim/", *skipped))]
             for name in others[world.rank :: world.size]:
                 reader.check(name)
-            state = found["state"] = reader.read_model("state.json", StoredState)
-            if state.step != reader.manifest["step"]:
-                raise CheckpointError(
-                    f"{path / 'state.json'} is of step {state.step:,}, the manifest of {reader.manifest['step']:,}",
-                    layout.way_back(path),
-                )
             found["loader"] = reader.read_json("loader.json")
             if world.is_main and is_own:
-                found["newer"] = {step for step in layout.list_steps(self.run_folder) if step > state.step}
+                steps, step = layout.list_steps(self.run_folder), found["state"].step
+                found["newer"] = {newer for newer in steps if newer > step}
 
         together(world, open_and_check, what=f"loading {path}")
         reader, state = found["reader"], found["state"]
@@ -384,27 +380,11 @@ class Checkpointer:
         changes = self._read_optimizer(reader, model, optimizer) if optimizer is not None else []
         self._protected = found.get("newer", self._protected)
         self._newest, self._proven = (self.run_folder / path.name if is_own else path), None
-        return Loaded(
-            step=state.step,
-            path=path,
-            state=state.state,
-            loader_state=found["loader"],
-            facts=reader.manifest["facts"],
-            metrics=reader.manifest["metrics"],
-            changes=changes,
-            config_yaml=reader.read_bytes("config.yaml"),
-        )
+        return _loaded(reader, state, found["loader"], changes)
 
     def _read_model(self, reader: StepReader, model: torch.nn.Module, *, cast: bool) -> None:
         tensors, tied = model_tensors(model), reader.manifest["tied"]
-        _, own_ties = untied(tensors, self.world)
-        apart = [name for name, source in own_ties.items() if name not in tied and source not in tied]
-        if apart:
-            raise CheckpointError(
-                f"{reader.folder}: {apart[0]!r} and {own_ties[apart[0]]!r} are one tensor in this run, "
-                "but were stored as two",
-                "set the model's weight tying as it was when the run was started",
-            )
+        own_ties = _own_ties(reader, tensors, self.world)
         wanted = {name: tensor for name, tensor in tensors.items() if name not in tied}
         storage_of(reader).load_tensors(reader, "model", wanted, cast=cast, world=self.world)
         for name, source in tied.items():
@@ -420,13 +400,85 @@ class Checkpointer:
 
         def prepare() -> None:
             document.update(optimizer_state.read_document(reader))
-            optimizer_state.check_fits(document, optimizer, names)
-            tensors.update(optimizer_state.targets(stored.scan(reader, "optim"), optimizer, names))
+            tensors.update(_optimizer_targets(reader, document, optimizer, names))
 
         together(self.world, prepare, what=f"loading {reader.folder}")
         stored.load_tensors(reader, "optim", tensors, world=self.world)
         where = reader.folder / optimizer_state.DOCUMENT
         return optimizer_state.restore(document, tensors, optimizer, names, where=where)
+
+
+def check_fits(
+    path: Path, *, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None = None
+) -> Loaded:
+    """Whether :meth:`Checkpointer.load` would take ``path``, as far as documents and headers tell; no tensor is read.
+
+    The model is whole, on any device. The optimizer, if any, is spoiled: it gets a state without values.
+
+    Raises:
+        CheckpointError: a file is missing, cut or damaged, or the model or optimizer is not the one that was saved.
+    """
+    if (trouble := layout.problem(path)) is not None:
+        raise CheckpointError(trouble, layout.way_back(path))
+    reader = StepReader(path)
+    state, tensors, stored = _stored_state(reader), model_tensors(model), storage_of(reader)
+    _own_ties(reader, tensors, World.single())
+    wanted = {name: tensor for name, tensor in tensors.items() if name not in reader.manifest["tied"]}
+    sharded.compare(path / "model", stored.scan(reader, "model"), wanted, cast=optimizer is None)
+    changes: list[str] = []
+    if optimizer is not None:
+        names, document = names_by_id(model), optimizer_state.read_document(reader)
+        empty = _optimizer_targets(reader, document, optimizer, names)
+        where = path / optimizer_state.DOCUMENT
+        changes = optimizer_state.restore(document, empty, optimizer, names, where=where)
+    return _loaded(reader, state, reader.read_json("loader.json"), changes)
+
+
+def _loaded(reader: StepReader, state: StoredState, position: dict[str, Any], changes: list[str]) -> Loaded:
+    return Loaded(
+        step=state.step,
+        path=reader.folder,
+        state=state.state,
+        loader_state=position,
+        facts=reader.manifest["facts"],
+        metrics=reader.manifest["metrics"],
+        changes=changes,
+        config_yaml=reader.read_bytes("config.yaml"),
+    )
+
+
+def _stored_state(reader: StepReader) -> StoredState:
+    state = reader.read_model("state.json", StoredState)
+    if state.step != reader.manifest["step"]:
+        raise CheckpointError(
+            f"{reader.folder / 'state.json'} is of step {state.step:,}, the manifest of {reader.manifest['step']:,}",
+            layout.way_back(reader.folder),
+        )
+    return state
+
+
+def _own_ties(reader: StepReader, tensors: Mapping[str, torch.Tensor], world: World) -> dict[str, str]:
+    """Which tensors of this run are one and the same; all of them are in the checkpoint too."""
+    tied, own_ties = reader.manifest["tied"], untied(tensors, world)[1]
+    apart = [name for name, source in own_ties.items() if name not in tied and source not in tied]
+    if apart:
+        raise CheckpointError(
+            f"{reader.folder}: {apart[0]!r} and {own_ties[apart[0]]!r} are one tensor in this run, "
+            "but were stored as two",
+            "set the model's weight tying as it was when the run was started",
+        )
+    return own_ties
+
+
+def _optimizer_targets(
+    reader: StepReader,
+    document: Mapping[str, Any],
+    optimizer: torch.optim.Optimizer,
+    names: Mapping[int, str],
+) -> dict[str, torch.Tensor]:
+    """Empty tensors for the stored state, once it is known to be this optimizer's."""
+    optimizer_state.check_fits(document, optimizer, names)
+    return optimizer_state.targets(storage_of(reader).scan(reader, "optim"), optimizer, names)
 
 
 @dataclass(frozen=True)

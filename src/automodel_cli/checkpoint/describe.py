@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from automodel_cli.checkpoint import layout
+from automodel_cli.checkpoint import layout, nested_runs
 from automodel_cli.checkpoint.tensor_file import read_header, whole_shape
 from automodel_cli.checkpoint.tensor_values import StoredTensor
 from automodel_cli.errors import CheckpointError
@@ -51,7 +51,7 @@ def kind_of(path: Path) -> str:
         return "run"
     if (path / "config.json").is_file() or next(path.glob(f"*{SUFFIX}"), None) is not None:
         return "hf"
-    raise CheckpointError(f"{path} holds no checkpoint", _WHAT)
+    raise CheckpointError(f"{path} holds no checkpoint", nested_runs.way_down(path) or _WHAT)
 
 
 _WHAT = "name a run folder, a step of one, a Hugging Face folder or a .safetensors file"
@@ -92,6 +92,7 @@ def describe_run(run: Path | str, *, now: float | None = None) -> dict[str, Any]
     for pointer, name in marks.items():
         if name not in present:
             notes.append(f"{pointer} names {name}, which is not a complete checkpoint here")
+    notes += nested_runs.notes(run)
     return {"kind": "run", "path": str(run), "steps": steps, **_pointers(marks), "notes": notes}
 
 

@@ -24,7 +24,16 @@ from pydantic import Field
 from safetensors import safe_open
 
 from automodel_cli import files
-from automodel_cli.checkpoint import hf_bounds, hf_config, hf_hashes, hf_shards, hf_tokenizer, layout, sharded
+from automodel_cli.checkpoint import (
+    hf_bounds,
+    hf_config,
+    hf_hashes,
+    hf_shards,
+    hf_tokenizer,
+    layout,
+    nested_runs,
+    sharded,
+)
 from automodel_cli.checkpoint.step_files import StepWriter
 from automodel_cli.checkpoint.tensor_file import read_header
 from automodel_cli.errors import AutomodelError, CheckpointError
@@ -174,7 +183,8 @@ def find_folder(name_or_folder: str | Path) -> Path:
         if not (folder / "config.json").is_file():
             raise CheckpointError(
                 f"{folder} is neither a checkpoint nor a Hugging Face folder: it has no config.json",
-                "name a run folder, one of its steps, or a folder with config.json and *.safetensors",
+                nested_runs.way_down(folder)
+                or "name a run folder, one of its steps, or a folder with config.json and *.safetensors",
             )
         return folder
     try:
@@ -339,20 +349,57 @@ def load_into(model: CausalLM, folder: Path | str, *, any_function: bool = False
         CheckpointError: the folder holds another kind of model, another function, or other sizes.
     """
     folder = Path(folder)
-    config, _ = check_folder(folder)
-    if not any_function:
-        with _named(folder):
-            differences = same_function.differences_from_hf(config, model)
-        refuse_other_function(str(folder), differences)
+    check_fits(model, folder, any_function=any_function)
     if family_of(model) is not None:
         _fill(model, folder)
     elif isinstance(model, hf.HFCausalLM):
         _fill_transformers(model, folder)
+
+
+def check_fits(model: CausalLM, folder: Path, *, any_function: bool = False) -> None:
+    """Whether :func:`load_into` would take ``folder``, as far as headers tell; no tensor is read.
+
+    Left open: biases that are zeros may go into a GPT-2 without, and names that only transformers can map.
+
+    Raises:
+        CheckpointError: the folder holds another kind of model, another function, or other sizes.
+    """
+    config, shapes = check_folder(folder)
+    if not any_function:
+        with _named(folder):
+            differences = same_function.differences_from_hf(config, model)
+        refuse_other_function(str(folder), differences)
+    if isinstance(model, gpt2.GPT2):
+        kept = {
+            name: tuple(shape) for name, shape in shapes.items() if model.config["bias"] or not _is_bias(name)
+        }
+        gpt2.check_hf_shapes(model, kept)
+    elif isinstance(model, llama.Llama):
+        if not hf_shards.check_pieces(_llama_targets(model), shapes, folder, rows=llama.logical_rows(model)):
+            raise _without_head(folder, model)
+    elif isinstance(model, hf.HFCausalLM):
+        hf_shards.check_pieces(_weights_and_buffers(model), shapes, folder)
     else:
         raise CheckpointError(
             f"{type(model).__name__} cannot take weights from a Hugging Face folder",
             "load them in the model's own builder",
         )
+
+
+def _is_bias(name: str) -> bool:
+    return name.endswith(".bias")
+
+
+def _llama_targets(model: llama.Llama) -> dict[str, torch.Tensor]:
+    names = model.hf_names()
+    return {names[name]: parameter for name, parameter in model.named_parameters()}
+
+
+def _without_head(folder: Path, model: llama.Llama) -> CheckpointError:
+    return CheckpointError(
+        f"{folder} lacks weights of a Llama with a head, such as {min(_llama_targets(model))}",
+        "save it with transformers' LlamaForCausalLM",
+    )
 
 
 def refuse_other_function(source: str, differences: Sequence[str]) -> None:
@@ -375,13 +422,9 @@ def _fill(model: CausalLM, folder: Path) -> None:
         gpt2.from_hf_state(model, _without_zero_biases(model, load_hf(folder)[1]))
         return
     assert isinstance(model, llama.Llama)
-    names = model.hf_names()
-    targets = {names[name]: parameter for name, parameter in model.named_parameters()}
+    targets = _llama_targets(model)
     if not hf_shards.load_pieces(targets, weight_files(folder), rows=llama.logical_rows(model)):
-        raise CheckpointError(
-            f"{folder} lacks weights of a Llama with a head, such as {min(targets)}",
-            "save it with transformers' LlamaForCausalLM",
-        )
+        raise _without_head(folder, model)
 
 
 def _fill_transformers(model: hf.HFCausalLM, folder: Path) -> None:
@@ -401,7 +444,7 @@ def _without_zero_biases(model: gpt2.GPT2, tensors: dict[str, torch.Tensor]) -> 
     """A GPT-2 without biases is exported with zeros for them, and comes back without."""
     if model.config["bias"]:
         return tensors
-    return {name: tensor for name, tensor in tensors.items() if not name.endswith(".bias") or tensor.any()}
+    return {name: tensor for name, tensor in tensors.items() if not _is_bias(name) or tensor.any()}
 
 
 def _copy_state(source: hf.HFCausalLM, model: hf.HFCausalLM, folder: Path) -> None:

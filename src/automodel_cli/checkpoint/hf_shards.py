@@ -52,14 +52,39 @@ def _opened(path: Path) -> Any:
         raise CheckpointError(f"{path} cannot be read: {error}", "download or make it again") from error
 
 
-@torch.no_grad()
-def _fill(target: torch.Tensor, stored: Any, name: str, path: Path, rows: int | None) -> None:
+def check_pieces(
+    targets: Mapping[str, torch.Tensor],
+    shapes: Mapping[str, Sequence[int]],
+    folder: Path,
+    *,
+    rows: Mapping[str, int] | None = None,
+) -> bool:
+    """What :func:`load_pieces` says of files with tensors of these ``shapes``, without them.
+
+    Raises:
+        CheckpointError: a tensor has another shape.
+    """
+    if not targets.keys() <= shapes.keys():
+        return False
+    for name, target in targets.items():
+        _check_shape(tuple(shapes[name]), target, name, folder, (rows or {}).get(name))
+    return True
+
+
+def _check_shape(
+    found: tuple[int, ...], target: torch.Tensor, name: str, path: Path, rows: int | None
+) -> None:
     expected = tuple(target.shape) if rows is None else (rows, *target.shape[1:])
-    if tuple(stored.get_shape()) != expected:
+    if found != expected:
         raise CheckpointError(
-            f"{path}: {name} has shape {tuple(stored.get_shape())}, expected {expected}",
+            f"{path}: {name} has shape {found}, expected {expected}",
             "build the model with the sizes in the folder's config.json",
         )
+
+
+@torch.no_grad()
+def _fill(target: torch.Tensor, stored: Any, name: str, path: Path, rows: int | None) -> None:
+    _check_shape(tuple(stored.get_shape()), target, name, path, rows)
     if not isinstance(target, DTensor):
         if rows is not None:
             target[rows:].zero_()

@@ -14,6 +14,7 @@ calls.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterator
@@ -348,9 +349,48 @@ def latest(run: Path | str, *, say: Say | None = None) -> Path | None:
 # ---------------------------------------------------------------------------------------------- changes
 
 
+def refuse_unusable(run: Path | str) -> None:
+    """Check that a run can be written to ``run``, which need not be there yet; makes and changes nothing.
+
+    Raises:
+        CheckpointError: a file is in the way, it may not be written, or another process is writing there.
+    """
+    folder = Path(run).absolute()
+    there = next(one for one in (folder, *folder.parents) if os.path.lexists(one))
+    if not there.is_dir():
+        raise CheckpointError(f"{there} is a file, expected the run folder or one above it", _ANOTHER)
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise CheckpointError(f"cannot write to {there}", "choose a folder that you may write to")
+    if files.is_locked(folder / LOCK_NAME):
+        raise CheckpointError(f"another process is writing to {run}", "wait for it, or use another folder")
+
+
+def refuse_full_disk(run: Path | str, num_bytes: int) -> None:
+    """Check that the disk of ``run`` has room for one checkpoint of ``num_bytes``.
+
+    Raises:
+        CheckpointError: it has not.
+    """
+    folder = Path(run).absolute()
+    free = shutil.disk_usage(next(one for one in (folder, *folder.parents) if one.exists())).free
+    if free < num_bytes:
+        raise CheckpointError(
+            f"a checkpoint takes about {num_bytes / 2**20:,.0f} MiB, and {run} has {free / 2**20:,.0f} MiB free",
+            "free some space, name another folder (checkpoint.checkpoint_dir), or set checkpoint.enabled: false",
+        )
+
+
+_ANOTHER = "name another folder: checkpoint.checkpoint_dir"
+
+
 @contextlib.contextmanager
 def run_lock(run: Path | str) -> Iterator[None]:
-    """Hold the run folder for one writer; a second one is refused at once. Killed processes leave no lock."""
+    """Hold the run folder for one writer; a second one is refused at once. Killed processes leave no lock.
+
+    Raises:
+        CheckpointError: as :func:`refuse_unusable`.
+    """
+    refuse_unusable(run)
     Path(run).mkdir(parents=True, exist_ok=True)
     with files.exclusive_lock(Path(run) / LOCK_NAME, busy=f"another process is writing to {run}"):
         yield

@@ -34,6 +34,21 @@ def seal_config(text: str) -> str:
     return f"{body}# {files.hash_bytes(body.encode())}\n"
 
 
+def refuse_foreign_config(run: Path) -> None:
+    """Check that no ``config.yaml`` of somebody's own would be replaced by that of a run.
+
+    Raises:
+        CheckpointError: there is one, and nothing of an earlier run beside it.
+    """
+    path = run / CONFIG_NAME
+    known = any((run / name).exists() for name in ("LATEST", METRICS_NAME)) or layout.list_steps(run)
+    if path.is_file() and not known and not path.read_bytes().startswith(HEAD.encode()):
+        raise CheckpointError(
+            f"{path} was not written by a run, which would replace it with its own",
+            "name another folder: checkpoint.checkpoint_dir",
+        )
+
+
 def verify_run(run: Path) -> dict[str, Any]:
     """Check the files of a run folder that are not part of a step; keys as ``verify`` has them."""
     verdicts = {path: _verdict(path) for path in sorted(run.iterdir()) if _belongs_to_run(path)}

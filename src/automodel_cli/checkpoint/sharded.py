@@ -139,8 +139,9 @@ def split_ties(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Ten
     seen: dict[tuple[Any, ...], str] = {}
     for name, tensor in tensors.items():
         held = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-        key = (held.device, held.data_ptr(), held.dtype, tuple(held.shape), held.stride())
-        if held.numel() and not held.is_meta and key in seen:
+        place = held.untyped_storage()._cdata if held.is_meta else held.data_ptr()
+        key = (held.device, place, held.storage_offset(), held.dtype, tuple(held.shape), held.stride())
+        if held.numel() and key in seen:
             ties[name] = seen[key]
         else:
             seen[key] = name
@@ -204,9 +205,7 @@ def load_tensors(
     def prepare() -> list[int]:
         stored = scan(reader, folder)
         with _damage_explains(reader, folder):
-            compare_names(reader.folder / folder, stored, targets)
-            for name, whole in stored.items():
-                compare_tensor(reader.folder / folder, name, whole, targets[name], cast=cast)
+            compare(reader.folder / folder, stored, targets, cast=cast)
         regions.update({name: part_of(name, target) for name, target in targets.items()})
         return [_wanted_bytes(reader.folder / name, regions) for name in shards]
 
@@ -282,6 +281,19 @@ def _damage_explains(reader: StepReader, folder: str) -> Iterator[None]:
         for name in _shards(reader, folder):
             reader.check(name)
         raise
+
+
+def compare(
+    path: Path, stored: Mapping[str, WholeTensor], targets: Mapping[str, torch.Tensor], *, cast: bool
+) -> None:
+    """Refuse stored tensors that cannot fill ``targets``.
+
+    Raises:
+        CheckpointError: as :func:`compare_names` and :func:`compare_tensor`.
+    """
+    compare_names(path, stored, targets)
+    for name, whole in stored.items():
+        compare_tensor(path, name, whole, targets[name], cast=cast)
 
 
 def compare_names(path: Path, stored: Mapping[str, Any], targets: Mapping[str, Any]) -> None:

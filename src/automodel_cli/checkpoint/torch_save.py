@@ -46,7 +46,7 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 
 from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.parts import Part, part_of
-from automodel_cli.checkpoint.sharded import WholeTensor, compare_names, compare_tensor
+from automodel_cli.checkpoint.sharded import WholeTensor, compare
 from automodel_cli.checkpoint.step_files import StepReader, StepWriter
 from automodel_cli.checkpoint.together import together
 from automodel_cli.distributed.world import World
@@ -167,9 +167,7 @@ def load_tensors(
 
     def read() -> None:
         stored, path = scan(reader, folder), reader.folder / folder
-        compare_names(path, stored, targets)
-        for name, whole in stored.items():
-            compare_tensor(path, name, whole, targets[name], cast=cast)
+        compare(path, stored, targets, cast=cast)
         _read(reader, folder, {name: part_of(name, target) for name, target in targets.items()})
 
     together(world, check, what=what)  # before anything is unpickled

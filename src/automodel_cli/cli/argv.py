@@ -57,7 +57,28 @@ def parse_argv(argv: Sequence[str]) -> Invocation:
     rest, launch, debug = _take_flags(list(argv))
     if rest and _is_this_program(rest[0]):
         rest = rest[1:]  # automodel --nproc-per-node 8 $(which automodel) pretrain llm ...
-    return Invocation(tuple(_with_command(rest)), launch, debug)
+    arguments = _with_command(rest)
+    _refuse_two_files(arguments)
+    return Invocation(tuple(arguments), launch, debug)
+
+
+def _refuse_two_files(arguments: list[str]) -> None:
+    """click takes the last of two ``-c`` and says nothing of the first."""
+    files, following = [], iter(arguments[: arguments.index("--")] if "--" in arguments else arguments)
+    for token in following:
+        name, equals, value = token.partition("=")
+        if name in ("-c", "--config"):
+            files.append(value if equals else next(following, ""))
+    if len(files) > 1:
+        raise two_files(files[0], files[1])
+
+
+def two_files(first: object, second: object) -> ConfigError:
+    """The error for a command line that names two configuration files."""
+    return ConfigError(
+        f"two configuration files are given, {first} and {second}, and one is read",
+        "leave one out; single keys of it can be set with --section.key VALUE",
+    )
 
 
 def _take_flags(tokens: list[str]) -> tuple[list[str], dict[str, str], bool]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from automodel_cli.cli import console
-from automodel_cli.cli.argv import is_config_file
+from automodel_cli.cli.pretrain import config_file
 from automodel_cli.config.instantiate import check_foreign
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema import PretrainConfig
@@ -47,9 +47,7 @@ def index(
 
     What is there and right is left alone; the run then starts at once on every rank.
     """
-    overrides = list(context.args)
-    if config is None and overrides and is_config_file(overrides[0]):
-        config, overrides = Path(overrides[0]), overrides[1:]
+    config, overrides = config_file(config, list(context.args))
     if config is None and not overrides:
         raise ConfigError("no configuration given", "automodel preprocess index -c cfg.yaml")
     cfg = load_config(PretrainConfig, config, overrides, trust=trust or ())

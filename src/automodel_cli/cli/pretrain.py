@@ -14,7 +14,7 @@ import typer
 
 from automodel_cli.assembly.voice import Voice
 from automodel_cli.cli import console, worker
-from automodel_cli.cli.argv import Invocation, is_config_file
+from automodel_cli.cli.argv import Invocation, is_config_file, two_files
 from automodel_cli.config.instantiate import check_foreign
 from automodel_cli.config.load import load_config, to_yaml
 from automodel_cli.config.schema import PretrainConfig
@@ -75,22 +75,44 @@ def pretrain(
         return 0
     check_foreign(cfg, trust=trust or ())
     invocation = context.obj if isinstance(context.obj, Invocation) else Invocation(())
-    if invocation.wants_processes and not dry_run and (code := _launch(cfg, invocation, fresh)) is not None:
-        return code
-    return _run(cfg, fresh=fresh, dry_run=dry_run, trust=tuple(trust or ()), profile=profile)
+    more: dict[str, Any] = {"dry_run": dry_run, "trust": tuple(trust or ()), "profile": profile}
+    if invocation.wants_processes:
+        _refuse_launch(invocation, fresh)
+        from automodel_cli.recipes import launch
+
+        if dry_run:
+            more["processes"] = launch.processes(cfg, invocation.launch)
+        elif (code := _launch(cfg, invocation)) is not None:
+            return code
+    return _run(cfg, fresh=fresh, **more)
 
 
 def file_and_overrides(config: Path | None, tokens: list[str]) -> tuple[Path | None, list[str]]:
-    """Take the domain and a positional file from the tokens; what is left over are overrides."""
+    """Take the domain and a positional file from the tokens; what is left over are overrides.
+
+    Raises:
+        ConfigError: another domain, or two files.
+    """
     if tokens and tokens[0] == "llm":
         tokens = tokens[1:]
     elif tokens and not tokens[0].startswith("-") and "=" not in tokens[0] and not is_config_file(tokens[0]):
         raise ConfigError(
             f"cannot pretrain {tokens[0]!r}", "the command is automodel pretrain llm -c cfg.yaml"
         )
-    if config is None and tokens and is_config_file(tokens[0]):
-        return Path(tokens[0]), tokens[1:]
-    return config, tokens
+    return config_file(config, tokens)
+
+
+def config_file(config: Path | None, tokens: list[str]) -> tuple[Path | None, list[str]]:
+    """The file of ``-c`` or the one in front of the overrides, and the overrides.
+
+    Raises:
+        ConfigError: there are both.
+    """
+    if not tokens or not is_config_file(tokens[0]):
+        return config, tokens
+    if config is not None:
+        raise two_files(config, tokens[0])
+    return Path(tokens[0]), tokens[1:]
 
 
 def _run(cfg: PretrainConfig, *, fresh: bool, **more: Any) -> int:
@@ -103,11 +125,11 @@ def _run(cfg: PretrainConfig, *, fresh: bool, **more: Any) -> int:
         return recipe.run(cfg, fresh=fresh, voice=voice, **more)
 
 
-def _launch(cfg: PretrainConfig, invocation: Invocation, fresh: bool) -> int | None:
-    """Start the processes that the launch flags ask for; None where that is this one.
+def _refuse_launch(invocation: Invocation, fresh: bool) -> None:
+    """Check that the launch flags go with where they are given.
 
     Raises:
-        ConfigError: a launcher has already started several, and each would start more.
+        ConfigError: a launcher has already started several processes, and each would start more.
     """
     if worker.launched_by() == "torchrun":
         flags = " ".join(f"--{flag} {value}" for flag, value in invocation.launch.items())
@@ -120,6 +142,10 @@ def _launch(cfg: PretrainConfig, invocation: Invocation, fresh: bool) -> int | N
             "--fresh with --nnodes MIN:MAX: each machine that joins would start over",
             "move the run folder aside yourself, or start without --fresh in another one",
         )
+
+
+def _launch(cfg: PretrainConfig, invocation: Invocation) -> int | None:
+    """Start the processes that the launch flags ask for; None where that is this one."""
     worker.quiet_launcher()
     from automodel_cli.recipes import launch
 

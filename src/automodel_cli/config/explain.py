@@ -126,7 +126,7 @@ def all_keys(model: type[Section], prefix: str = "") -> list[str]:
 
 
 def keep_text(model: type[Section], node: MapNode) -> None:
-    """Give text fields the text that was written: ``name: 123`` and ``id: 0042`` need no quotes there."""
+    """Give text fields the text that was written: ``name: 123``, ``id: 0042``, ``strategy: none`` need no quotes."""
     for name, field in model.model_fields.items():
         for key in keys_of(model, name):
             child = node.items.get(key)
@@ -135,6 +135,12 @@ def keep_text(model: type[Section], node: MapNode) -> None:
                 keep_text(section, child)
             elif isinstance(child, Scalar) and _takes_only_text(field) and type(child.value) in (int, float):
                 child.value = child.text if child.text is not None else child.value
+            elif isinstance(child, Scalar) and child.value is None and child.text in _words(field):
+                child.value = child.text
+
+
+def _words(field: FieldInfo) -> set[str]:
+    return {*_alternatives(field.annotation, field.metadata)} - {"null"}
 
 
 def _takes_only_text(field: FieldInfo) -> bool:
@@ -187,6 +193,8 @@ def _alternatives(annotation: Any, metadata: Iterable[Any] = ()) -> list[str]:
         return [word for argument in arguments for word in _alternatives(argument)]
     if origin is Literal:
         return [value if isinstance(value, str) else describe_value(value) for value in arguments]
+    if origin is tuple and Ellipsis not in arguments:
+        return [f"a list of {len(arguments)} ({describe_type(arguments[0])} each)"]
     if origin in (tuple, list):
         return [f"a list of {describe_type(arguments[0])}" if arguments else "a list"]
     if origin is dict or section_of(annotation):

@@ -2,12 +2,13 @@
 
 Precedence: schema default < file < overrides < flags. All problems are reported together. This is phase 1 of the
 checks and imports nothing heavy: closed sections, names of targets, arguments of our own targets. Phase 2, which
-imports foreign targets, is `instantiate.check_foreign`.
+imports foreign targets, is `instantiate.check_foreign`; where phase 1 finds anything, it is added here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ from pydantic import ValidationError
 
 from automodel_cli.config import yaml_tree
 from automodel_cli.config.explain import explain, keep_text
-from automodel_cli.config.instantiate import check_named
+from automodel_cli.config.instantiate import check_named, check_target
 from automodel_cli.config.overrides import COMMAND_LINE, apply_override, parse_overrides
 from automodel_cli.config.problems import Problem, raise_problems
 from automodel_cli.config.roles import role_of_section
@@ -60,7 +61,7 @@ def load_config(
         config = model.model_validate(data)
     except ValidationError as error:
         problems += explain(model, error, root)
-    problems += _check_target_names(data, trust)
+    problems += _check_targets(data, trust, known=problems)
     raise_problems(problems)
     config._placeholders.update(placeholders(root))
     return config
@@ -85,19 +86,27 @@ def _put(root: MapNode, parts: Sequence[str], value: yaml_tree.Node) -> None:
     node.key_where[parts[-1]] = COMMAND_LINE
 
 
-def _check_target_names(data: Mapping[str, Any], trust: Sequence[str]) -> list[Problem]:
-    """Phase 1 for open sections, also where closed ones are wrong: the user sees everything at once."""
-    problems: list[Problem] = []
+def _check_targets(
+    data: Mapping[str, Any], trust: Sequence[str], *, known: Sequence[Problem]
+) -> list[Problem]:
+    """Phase 1 for open sections, also where closed ones are wrong. Where anything is, phase 2 as well: all at once."""
+    places: list[tuple[str, str, Target]] = []
     for key, value in data.items():
         role = role_of_section(key)
         if role is None or not isinstance(value, Mapping):
             continue
-        try:
-            target = Target.parse(value, default_name=role.default_target)
-        except ValueError:
-            continue  # the schema has reported it
-        problems += check_named(target, role.name, key=key, trust=trust)
-    return problems
+        with contextlib.suppress(ValueError):  # the schema has reported it
+            places.append((key, role.name, Target.parse(value, default_name=role.default_target)))
+
+    def check(how: Callable[..., list[Problem]]) -> list[Problem]:
+        return [
+            problem for key, role, target in places for problem in how(target, role, key=key, trust=trust)
+        ]
+
+    named = check(check_named)
+    problems = check(check_target) if named or known else []
+    told = {(problem.where, problem.key) for problem in problems}
+    return [*problems, *(problem for problem in named if (problem.where, problem.key) not in told)]
 
 
 # ------------------------------------------------------------------------------------------- back to YAML

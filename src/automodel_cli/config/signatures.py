@@ -214,7 +214,7 @@ def _subscript(node: ast.Subscript, module: ast.Module, depth: int) -> Any:
         return _union([_from_ast(item, module, depth + 1) for item in items])
     if name in _LISTS:
         inner = [_from_ast(item, module, depth + 1) for item in items if not _is_ellipsis(item)]
-        return _sequence_of(inner, is_tuple=name == "tuple")
+        return _sequence_of(inner, is_tuple=name == "tuple", is_open=len(inner) < len(items))
     return _PLAIN.get(name, Any)
 
 
@@ -289,7 +289,7 @@ def _from_type(hint: Any) -> Any:
         return hint
     if origin in (list, tuple, collections.abc.Sequence, collections.abc.Iterable):
         inner = [_from_type(argument) for argument in arguments if argument is not Ellipsis]
-        return _sequence_of(inner, is_tuple=origin is tuple)
+        return _sequence_of(inner, is_tuple=origin is tuple, is_open=Ellipsis in arguments)
     name = getattr(origin or hint, "__name__", "")
     if name in _NEVER_IN_A_FILE:
         return _Never
@@ -307,6 +307,8 @@ def _union(members: list[Any]) -> Any:
     return Union[tuple(kept)]  # noqa: UP007
 
 
-def _sequence_of(items: list[Any], *, is_tuple: bool) -> Any:
+def _sequence_of(items: list[Any], *, is_tuple: bool, is_open: bool) -> Any:
+    if is_tuple and items and not is_open:
+        return tuple[tuple(items)]  # type: ignore[misc]
     item = _union(items) if items else Any
     return tuple[item, ...] if is_tuple else list[item]  # type: ignore[valid-type]

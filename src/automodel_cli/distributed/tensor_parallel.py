@@ -53,25 +53,21 @@ class TensorParallel:
     Args:
         plan: module name pattern -> style.
         heads: counts that the ranks must divide evenly, by what they are (attention heads, key-value heads).
-
-    Raises:
-        ConfigError: the plan is empty or matches nothing, or heads do not divide.
     """
 
     def __init__(self, world: World, plan: Mapping[str, str], heads: Mapping[str, int]) -> None:
         assert world.mesh is not None
         self.size, self.rank = world.axis_size("tp"), world.axis_rank("tp")
         self.mesh, self.group = world.mesh["tp"], world.mesh.get_group("tp")
-        self.plan = {pattern: _style(pattern, style) for pattern, style in plan.items()}
-        for what, count in heads.items():
-            if count % self.size:
-                raise ConfigError(
-                    f"distributed.tp_size {self.size} does not divide the model's {count} {what}",
-                    f"take a divisor of {count}, or other ways to spread the model (dp, cp)",
-                )
+        self.plan, self.heads = plan, heads
 
     def apply(self, model: nn.Module, blocks: list[nn.Module]) -> None:
-        """Divide the matrices of ``blocks`` and exchange tokens around them; in place."""
+        """Divide the matrices of ``blocks`` and exchange tokens around them; in place.
+
+        Raises:
+            ConfigError: as :func:`check_plan`.
+        """
+        check_plan(model, self.plan, self.heads, self.size)
         names = {id(module): name for name, module in model.named_modules()}
         inner: dict[str, Views] = {names[id(block)]: {} for block in blocks}
         outer: Views = {}
@@ -97,42 +93,23 @@ class TensorParallel:
         """Carry out the plan; what the layers see of each divided parameter."""
         views: Views = {}
         parents: set[str] = set()
-        for name, module in model.named_modules():
-            style = next((s for pattern, s in self.plan.items() if fnmatch.fnmatchcase(name, pattern)), None)
-            if style is None:
-                continue
-            if not isinstance(module, nn.Linear):
-                raise ConfigError(
-                    f"tp_plan: {name} is a {type(module).__name__}, only linear layers can be divided",
-                    "correct distributed.tp_plan",
-                )
+        for name, module, style in _planned(model, self.plan):
             if style == "row":
-                views[f"{name}.weight"] = self._shard(module, "weight", 1, name)
+                views[f"{name}.weight"] = self._shard(module, "weight", 1)
                 self._sum_output(module)
                 continue
             parents.add(name.rpartition(".")[0])
             parts = 3 if style == "column:3" else 1
             for leaf in ("weight", "bias"):
                 if getattr(module, leaf) is not None:
-                    views[f"{name}.{leaf}"] = self._shard(module, leaf, 0, name, parts=parts)
-        if not views:
-            raise ConfigError(
-                f"tensor parallel: no plan for {type(model).__name__}"
-                + (f" (no module is called like {', '.join(self.plan)})" if self.plan else ""),
-                "use build_gpt2_model or a Llama-like model, give distributed.tp_plan, or set tp_size to 1",
-            )
+                    views[f"{name}.{leaf}"] = self._shard(module, leaf, 0, parts=parts)
         for parent in parents:
             model.get_submodule(parent).register_forward_pre_hook(self._gather_input, with_kwargs=True)
         return views
 
-    def _shard(self, module: nn.Linear, leaf: str, dim: int, name: str, *, parts: int = 1) -> View:
+    def _shard(self, module: nn.Linear, leaf: str, dim: int, *, parts: int = 1) -> View:
         """Divide one parameter along ``dim``."""
         parameter = getattr(module, leaf)
-        if parameter.shape[dim] % (self.size * parts):
-            raise ConfigError(
-                f"distributed.tp_size {self.size} does not divide {name}.{leaf} {tuple(parameter.shape)}",
-                "take a smaller tp_size",
-            )
         setattr(module, leaf, self._distributed(parameter, Shard(dim)))
         if parts == 1:
             return _own_piece
@@ -175,6 +152,49 @@ class TensorParallel:
     def _distributed(self, parameter: nn.Parameter, placement: Shard | Replicate) -> nn.Parameter:
         tensor = distribute_tensor(parameter.detach(), self.mesh, [placement], src_data_rank=None)
         return nn.Parameter(tensor, requires_grad=parameter.requires_grad)
+
+
+def check_plan(model: nn.Module, plan: Mapping[str, str], heads: Mapping[str, int], size: int) -> None:
+    """Check that ``size`` ranks can divide ``model`` by ``plan``, as it is before it is spread.
+
+    Raises:
+        ConfigError: the plan is empty or matches nothing, or heads or matrices do not divide.
+    """
+    for what, count in heads.items():
+        if count % size:
+            raise ConfigError(
+                f"distributed.tp_size {size} does not divide the model's {count} {what}",
+                f"take a divisor of {count}, or other ways to spread the model (dp, cp)",
+            )
+    found = _planned(model, plan)
+    for name, module, style in found:
+        if not isinstance(module, nn.Linear):
+            raise ConfigError(
+                f"tp_plan: {name} is a {type(module).__name__}, only linear layers can be divided",
+                "correct distributed.tp_plan",
+            )
+        side = module.in_features if style == "row" else module.out_features
+        if side % (size * (3 if style == "column:3" else 1)):
+            raise ConfigError(
+                f"distributed.tp_size {size} does not divide {name}.weight {tuple(module.weight.shape)}",
+                "take a smaller tp_size",
+            )
+    if not found:
+        raise ConfigError(
+            f"tensor parallel: no plan for {type(model).__name__}"
+            + (f" (no module is called like {', '.join(plan)})" if plan else ""),
+            "use build_gpt2_model or a Llama-like model, give distributed.tp_plan, or set tp_size to 1",
+        )
+
+
+def _planned(model: nn.Module, plan: Mapping[str, str]) -> list[tuple[str, Any, str]]:
+    """``(name, module, style)`` of each module that the plan names."""
+    styles = {pattern: _style(pattern, style) for pattern, style in plan.items()}
+    matches = (
+        (name, module, next((s for pattern, s in styles.items() if fnmatch.fnmatchcase(name, pattern)), None))
+        for name, module in model.named_modules()
+    )
+    return [(name, module, style) for name, module, style in matches if style is not None]
 
 
 def rotary_positions(model: nn.Module, tokens: Tokens) -> None:

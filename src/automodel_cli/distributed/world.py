@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
+from automodel_cli.distributed.mesh import MeshSizes
+
 MESH_AXES = ("dp_replicate", "dp_shard", "cp", "tp")
 """Outermost first: ranks of a tensor-parallel group are neighbours, replicas are far apart."""
 
@@ -28,6 +30,7 @@ class World:
         device: where its tensors live.
         mesh: all ranks over ``MESH_AXES`` (every axis is there, those of size 1 too); None in one process.
         cpu_group: gloo over all ranks, for flags and JSON: it never waits for the device. None in one process.
+        planned: the mesh of a run that is only planned: sizes are its, and what one process says all of them say.
     """
 
     rank: int
@@ -36,6 +39,7 @@ class World:
     device: torch.device
     mesh: DeviceMesh | None = None
     cpu_group: dist.ProcessGroup | None = None
+    planned: MeshSizes | None = None
 
     @classmethod
     def single(cls, device: torch.device | str = "cpu") -> World:
@@ -49,7 +53,9 @@ class World:
 
     def axis_size(self, axis: str) -> int:
         """Number of places along one of ``MESH_AXES``."""
-        return 1 if self.mesh is None else self.mesh[axis].size()
+        if self.mesh is None:
+            return getattr(self.planned, axis, 1)
+        return self.mesh[axis].size()
 
     def axis_rank(self, axis: str) -> int:
         """This process's place along one of ``MESH_AXES``."""
@@ -82,7 +88,7 @@ class World:
     def gather(self, value: Any) -> list[Any]:
         """Every rank's ``value`` (JSON), in rank order, on every rank. JSON, so that nothing is unpickled."""
         if self.cpu_group is None:
-            return [value]
+            return [value] * self.size
         own = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
         dist.all_gather(sizes, torch.tensor([len(own)]), group=self.cpu_group)

@@ -134,6 +134,10 @@ class GPT2(CausalLM):
     def head_counts(self) -> dict[str, int]:
         return {"attention heads (n_head)": self.config["n_head"]}
 
+    @property
+    def spreads_attention(self) -> bool:
+        return True
+
     def change_attention(self, change: Callable[[Attend], Attend]) -> None:
         for module in self.modules():
             if isinstance(module, CausalSelfAttention):
@@ -329,29 +333,37 @@ def from_hf_state(model: GPT2, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         CheckpointError: a tensor is missing, left over or of another shape.
     """
+    check_hf_shapes(model, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     found = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    for name, parameter in model.named_parameters():
+        tensor = (found[name].t() if name.endswith(_TRANSPOSED_IN_HF) else found[name]).to(torch.float32)
+        padding = parameter.shape[0] - tensor.shape[0]
+        copy_whole(parameter, F.pad(tensor, (0, 0, 0, padding)) if padding else tensor)
+
+
+def check_hf_shapes(model: GPT2, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Check the names and shapes of Hugging Face GPT-2 tensors against ``model``.
+
+    Raises:
+        CheckpointError: a tensor is missing, left over or of another shape.
+    """
+    found = {name.removeprefix("transformer."): tuple(shape) for name, shape in shapes.items()}
     ignored = {name for name in found if name.endswith((".attn.bias", ".attn.masked_bias"))} | {
         "lm_head.weight"
     }
     ours = dict(model.named_parameters())
     problems = [f"{name} is missing" for name in sorted(ours.keys() - found.keys())]
     problems += [f"{name} is not part of the model" for name in sorted(found.keys() - ours.keys() - ignored)]
-    whole: dict[str, Tensor] = {}
-    for name in ours.keys() & found.keys():
-        tensor = found[name].t() if name.endswith(_TRANSPOSED_IN_HF) else found[name]
+    for name in sorted(ours.keys() & found.keys()):
+        shape = found[name][::-1] if name.endswith(_TRANSPOSED_IN_HF) else found[name]
         wanted = _logical_shape(model, name, ours[name])
-        if tuple(tensor.shape) != wanted:
-            problems.append(f"{name} has shape {tuple(tensor.shape)}, expected {wanted}")
-        whole[name] = tensor
+        if shape != wanted:
+            problems.append(f"{name} has shape {shape}, expected {wanted}")
     if problems:
         raise CheckpointError(
             f"these GPT-2 weights do not fit the model: {'; '.join(problems[:5])}",
             "build the model with the sizes in the folder's config.json",
         )
-    for name, parameter in ours.items():
-        padding = parameter.shape[0] - whole[name].shape[0]
-        tensor = whole[name].to(torch.float32)
-        copy_whole(parameter, F.pad(tensor, (0, 0, 0, padding)) if padding else tensor)
 
 
 def to_hf_state(model: GPT2) -> dict[str, Tensor]:

@@ -314,8 +314,12 @@ class HFCausalLM(CausalLM):
             "key-value heads (num_key_value_heads)": getattr(text, "num_key_value_heads", None) or heads,
         }
 
+    @property
+    def spreads_attention(self) -> bool:
+        return self.hf.config.model_type in DIRECT_HEADS
+
     def change_attention(self, change: Callable[[Attend], Attend]) -> None:
-        if self.hf.config.model_type not in DIRECT_HEADS:
+        if not self.spreads_attention:
             super().change_attention(change)
         self.attention = SpreadAttention(self.hf, change)
 

@@ -85,6 +85,11 @@ class CausalLM(nn.Module, ABC):
         """What tensor-parallel ranks divide among them: attention heads, key-value heads."""
         return {}
 
+    @property
+    def spreads_attention(self) -> bool:
+        """Whether ``change_attention`` reaches this model's attention, as tensor and context parallel need."""
+        return False
+
     def change_attention(self, change: Callable[[Attend], Attend]) -> None:
         """Let attention go through ``change`` of what it is now; in place.
 

@@ -149,6 +149,10 @@ class Llama(CausalLM):
             "key-value heads (num_key_value_heads)": self.config["num_key_value_heads"],
         }
 
+    @property
+    def spreads_attention(self) -> bool:
+        return True
+
     def change_attention(self, change: Callable[[Attend], Attend]) -> None:
         for module in self.modules():
             if isinstance(module, GroupedQueryAttention):

@@ -18,7 +18,7 @@ from automodel_cli.assembly import world
 from automodel_cli.assembly.voice import Voice
 from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.data.sampler import grad_accum_steps
-from automodel_cli.device import default_threads
+from automodel_cli.device import default_threads, pick_device
 from automodel_cli.distributed.elastic import launch
 from automodel_cli.distributed.launch_plan import LaunchPlan, plan_launch
 from automodel_cli.errors import ConfigError
@@ -45,14 +45,9 @@ def run(
         LaunchFailed: a worker failed; its exit code is the error's.
     """
     say = (voice or Voice()).say
-    plan = plan_launch(flags, processes=local_processes(flags.get("nproc-per-node", "1")))
+    plan = _checked_plan(cfg, flags)
     if plan.processes == 1 and plan.max_nodes == 1:
         return None
-    if cfg is not None and not plan.is_elastic:
-        sizes = world.mesh_sizes(cfg, plan.processes * plan.max_nodes)
-        batch = cfg.step_scheduler
-        local = 1 if batch.local_batch_size == "auto" else batch.local_batch_size
-        grad_accum_steps(batch.global_batch_size, local, sizes.dp_replicate * sizes.dp_shard)
     os.environ.setdefault(THREADS_VARIABLE, str(max(1, default_threads() // plan.processes)))
     folder = _log_folder(plan)
     signals = cfg.step_scheduler.preemption_signal if cfg is not None else ()
@@ -60,6 +55,38 @@ def run(
     if plan.log_dir is None:  # all ended as they should: nothing to look up
         shutil.rmtree(folder, ignore_errors=True)
     return code
+
+
+def processes(cfg: PretrainConfig, flags: Mapping[str, str]) -> int:
+    """How many :func:`run` would start in all, after the same checks; for a dry run.
+
+    Raises:
+        ConfigError: as :func:`run`.
+    """
+    plan = _checked_plan(cfg, flags)
+    return plan.processes * plan.max_nodes
+
+
+def _checked_plan(cfg: PretrainConfig | None, flags: Mapping[str, str]) -> LaunchPlan:
+    plan = plan_launch(flags, processes=local_processes(flags.get("nproc-per-node", "1")))
+    if cfg is not None and pick_device(cfg.device).type == "cuda":
+        _refuse_more_than_gpus(plan.processes)
+    if cfg is not None and not plan.is_elastic:
+        sizes = world.mesh_sizes(cfg, plan.processes * plan.max_nodes)
+        batch = cfg.step_scheduler
+        local = 1 if batch.local_batch_size == "auto" else batch.local_batch_size
+        grad_accum_steps(batch.global_batch_size, local, sizes.dp_replicate * sizes.dp_shard)
+    return plan
+
+
+def _refuse_more_than_gpus(processes: int) -> None:
+    import torch
+
+    if processes > (gpus := torch.cuda.device_count()):
+        raise ConfigError(
+            f"--nproc-per-node {processes}: this machine has {gpus} GPU{'s' * (gpus != 1)}, and each process needs one",
+            f"take {gpus}, or device: cpu",
+        )
 
 
 def local_processes(word: str) -> int:

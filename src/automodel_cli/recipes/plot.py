@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from automodel_cli.checkpoint import nested_runs
 from automodel_cli.config.schema import PlotConfig
-from automodel_cli.metrics.log import metrics_path
+from automodel_cli.errors import DataError
+from automodel_cli.metrics.log import METRICS_NAME, metrics_path
 from automodel_cli.metrics.plot import plot_runs
 
 DEFAULT_NAME = "curves.png"
@@ -18,6 +20,9 @@ def run(cfg: PlotConfig) -> Path:
         ConfigError: matplotlib is missing, or the output's name has an unknown ending.
         DataError: a run has no metrics.
     """
+    for folder in map(Path, cfg.runs):
+        if not (folder / METRICS_NAME).exists() and (hint := nested_runs.way_down(folder)):
+            raise DataError(f"{folder} has logged nothing itself", hint)
     output = Path(cfg.output) if cfg.output is not None else metrics_path(cfg.runs[0]).parent / DEFAULT_NAME
     return plot_runs(
         cfg.runs,

@@ -24,22 +24,26 @@ from automodel_cli.assembly import model as model_assembly
 from automodel_cli.assembly import world as world_assembly
 from automodel_cli.assembly.fast_path import FastPath, choose_fast_path
 from automodel_cli.assembly.horizon import due, plan_horizon
-from automodel_cli.assembly.logs import open_logs, open_profile
+from automodel_cli.assembly.logs import open_logs, open_profile, tracker_missing
 from automodel_cli.assembly.run_folder import (
     WHAT,
+    check_run_folder,
     diverged,
     find_checkpoint,
     open_run_folder,
     reason_not_to_save,
+    unused,
 )
 from automodel_cli.assembly.tokenizer import run_tokenizer
 from automodel_cli.assembly.voice import Voice
 from automodel_cli.batch import Batch
-from automodel_cli.checkpoint import layout
-from automodel_cli.checkpoint.together import on_main
+from automodel_cli.checkpoint import layout, nested_runs
+from automodel_cli.checkpoint.checkpointer import check_fits
+from automodel_cli.checkpoint.together import on_main, together
 from automodel_cli.config.load import to_yaml
 from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.data.overlap import notes_on_overlap
+from automodel_cli.data.position import check_plan
 from automodel_cli.distributed.presence import Presence
 from automodel_cli.distributed.start import leave
 from automodel_cli.distributed.world import World
@@ -83,12 +87,16 @@ def run(
     dry_run: bool = False,
     trust: Sequence[str] = (),
     profile: int | None = None,
+    processes: int | None = None,
     voice: Voice | None = None,
 ) -> int:
-    """Train as ``cfg`` says; the exit code is 0, or 75 when a signal stopped the run after a checkpoint."""
+    """Train as ``cfg`` says; the exit code is 0, or 75 when a signal stopped the run after a checkpoint.
+
+    ``processes``: of the run that a ``dry_run`` is about; None: those that a launcher has started.
+    """
     recipe = PretrainRecipe(cfg, fresh=fresh, trust=trust, profile=profile, voice=voice)
     if dry_run:
-        recipe.plan()
+        recipe.plan(processes)
         return 0
     recipe.setup()
     result = recipe.run_train_validation_loop()
@@ -146,35 +154,78 @@ class PretrainRecipe:
         with contextlib.ExitStack() as claim, self.presence.explaining(lambda: "during set-up"):
             if self._saves:
                 on_main(self.world, lambda: claim.enter_context(layout.run_lock(self.run_folder)), what=WHAT)
-            self._set_up_in_order()
+            checkpoint = self._prepare()
+            self._begin(checkpoint)
             self._claim = claim.pop_all()
 
-    def _set_up_in_order(self) -> None:
+    def plan(self, processes: int | None = None) -> None:
+        """``--dry-run`` of a run in so many processes: what a run does before it has weights, and the plan.
+
+        None: as many as a launcher has started.
+        """
+        self.world = world_assembly.planned(self.cfg, processes)
+        if self._saves:
+            layout.refuse_unusable(self.run_folder)
+        checkpoint = self._prepare()
+        would = f"would resume {checkpoint}" if checkpoint else "not made in a dry run"
+        self._show_summary(would)
+        if self._saves and self.fresh and nested_runs.files_of_run(self.run_folder):
+            self.voice.say(f"would move the earlier run to {unused(self.run_folder)}")
+        if (line := tracker_missing(self.cfg)) is not None:
+            self.voice.say(line)
+
+    def _prepare(self) -> Path | None:
+        """All that can be refused before there are weights; returns the checkpoint to go on from.
+
+        A run and its dry run both pass here, so that one refuses what the other does. Nothing is changed on the disk.
+        """
         self._build()
-        # Only now, when data and model are known to be good, does --fresh touch the earlier run.
-        self.checkpointer = open_run_folder(self.cfg, self.world, fresh=self.fresh, say=self.voice.say)
-        checkpoint = find_checkpoint(self.cfg, self.world, say=self.voice.say)
+        checkpoint = find_checkpoint(self.cfg, self.world, fresh=self.fresh, say=self.voice.say)
         self._choose_fast_path(checkpoint)
+        world_assembly.check_spread(self.cfg, self.model, self.world)
+        check_run_folder(self.cfg, self.model, self.world, fresh=self.fresh)
+        if checkpoint is None:
+            model_assembly.check_weights(
+                self.model,
+                self.tokenizer,
+                init_from=self.cfg.init_from,
+                any_function=self.cfg.init_from_any_function,
+            )
+        self._build_optimizer()
+        if checkpoint is not None:
+            together(self.world, lambda: self._check_resume(checkpoint), what=f"loading {checkpoint}")
+        return checkpoint
+
+    def _check_resume(self, checkpoint: Path) -> None:
+        facts = layout.read_step_manifest(checkpoint)["facts"]
+        run_facts.refuse_other_run(facts, self._facts(), checkpoint)
+        loaded = check_fits(checkpoint, model=self.model, optimizer=self.optimizer)
+        training.restored_state(loaded)
+        check_plan(loaded.loader_state, self.loader.plan)
+
+    def _build_optimizer(self) -> None:
+        self.optimizer = training.build_optimizer(
+            self.cfg, self.model, self.device, self.fast_path, trust=self.trust
+        )
+        self.schedule = training.build_schedule(self.cfg, self.optimizer, self.horizon.total_steps)
+
+    def _begin(self, checkpoint: Path | None) -> None:
+        """Make room in the run folder, spread the model, give it weights, and open the logs."""
+        self.checkpointer = open_run_folder(self.cfg, self.world, fresh=self.fresh, say=self.voice.say)
         self.parallel = world_assembly.lay_out(self.cfg, self.model, self.world, self.fast_path)
         if self.fast_path.compile and not self.parallel.to_compile(self.fast_path.compile_scope):
             self._without_compile(
                 "note: torch.compile stays off: it cannot follow tensor parallel, or bf16 over ranks on a CPU"
             )
-        init_from = self.cfg.init_from if checkpoint is None else None
-        if init_from is not None:
-            model_assembly.check_same_ids(init_from, self.model, self.tokenizer)
         weights_from = model_assembly.give_weights(
             self.model,
-            init_from=init_from,
+            init_from=self.cfg.init_from if checkpoint is None else None,
             seed=self.cfg.rng_seed,
             device=self.device,
             any_function=self.cfg.init_from_any_function,
         )
         self.parallel.connect()
-        self.optimizer = training.build_optimizer(
-            self.cfg, self.model, self.device, self.fast_path, trust=self.trust
-        )
-        self.schedule = training.build_schedule(self.cfg, self.optimizer, self.horizon.total_steps)
+        self._build_optimizer()  # anew: spreading and weights have put other parameters into the model
         if checkpoint is not None:
             self._resume(checkpoint)
             weights_from = f"{checkpoint}, step {self.state.step}"
@@ -223,7 +274,7 @@ class PretrainRecipe:
         """Put a number in the place of ``local_batch_size: auto``."""
         stored: Mapping[str, Any] = {}
         if self.cfg.step_scheduler.local_batch_size == "auto" and not self.fresh:
-            checkpoint = find_checkpoint(self.cfg, self.world, say=lambda line: None)
+            checkpoint = find_checkpoint(self.cfg, self.world, fresh=False, say=lambda line: None)
             stored = layout.read_step_manifest(checkpoint)["facts"] if checkpoint is not None else {}
         self.local_batch = batch_size.choose(
             self.cfg, self.model, self.world, self.memory, seq_len=self.seq_len, stored=stored
@@ -582,6 +633,8 @@ class PretrainRecipe:
         notes += contradictions(self.schedule, self.horizon.total_steps)
         notes += memory_assembly.notes(self.peak, self.memory)
         notes += notes_on_overlap(self.dataset, held_out)
+        if self._saves and self.world.is_main:
+            notes += nested_runs.notes(self.run_folder)
         for note in [*notes, *data_assembly.notes(self.loader, *datasets.values())]:
             self.voice.say(f"note: {note}")
         if (blend := summary.blend_table(datasets)) is not None:
@@ -602,18 +655,6 @@ class PretrainRecipe:
             ("run folder", f"{self.run_folder}" if self._saves else "none: checkpoints are off"),
         ]
         self.voice.table("pretrain llm", rows)
-
-    def plan(self) -> None:
-        """``--dry-run``: build what is cheap, check the data against the model, and show the plan."""
-        self.world = World.single(this_machine.pick_device(self.cfg.device))
-        self._build()
-        checkpoint = None if self.fresh else find_checkpoint(self.cfg, self.world, say=self.voice.say)
-        self._choose_fast_path(checkpoint)
-        self.optimizer = training.build_optimizer(
-            self.cfg, self.model, self.device, self.fast_path, trust=self.trust
-        )
-        self.schedule = training.build_schedule(self.cfg, self.optimizer, self.horizon.total_steps)
-        self._show_summary(f"would resume {checkpoint}" if checkpoint else "not made in a dry run")
 
 
 TrainFinetuneRecipeForNextTokenPrediction = PretrainRecipe

@@ -1,0 +1,101 @@
+"""Run folders inside one another (``checkpoints/`` and ``checkpoints/NAME``): what belongs to which. No torch."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from automodel_cli import files
+from automodel_cli.checkpoint import layout
+from automodel_cli.checkpoint.run_files import CONFIG_NAME
+from automodel_cli.errors import CheckpointError
+from automodel_cli.metrics.log import METRICS_NAME, SUPERSEDED_NAME
+from automodel_cli.metrics.wandb_log import RUN_NAME
+
+_DEPTH = 3
+_MOST_FOLDERS = 1000  # on a level; more are no runs
+_SHOWN = 6
+# What a run writes into its folder, and the reports on it: docs/formats.md. The rest is somebody else's.
+_OWN = re.compile(
+    "|".join(map(re.escape, (*layout.POINTERS, CONFIG_NAME, METRICS_NAME, SUPERSEDED_NAME, RUN_NAME)))
+    + r"|step_\d{8,}(\.\w+)?|results\w*\.json|curves\w*\.\w+|profile|wandb"
+)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a run was started in ``folder`` itself."""
+    begun = (folder / layout.LOCK_NAME).exists() and (folder / CONFIG_NAME).exists()
+    logged = any((folder / name).exists() for name in ("LATEST", METRICS_NAME))
+    return begun or logged or bool(layout.list_steps(folder, complete=False))
+
+
+def is_training(folder: Path) -> bool:
+    """Whether a process holds ``folder``, or its lock is not ours to look at."""
+    return files.is_locked(folder / layout.LOCK_NAME)
+
+
+def runs_below(folder: Path) -> list[Path]:
+    """Folders below, three levels deep, that hold runs; steps, profiles and the like are not looked into."""
+    found, level = [], [folder]
+    for _ in range(_DEPTH):
+        level = [inner for outer in level for inner in _folders(outer)][:_MOST_FOLDERS]
+        found += [inner for inner in level if is_run(inner) or is_training(inner)]
+    return sorted(found)
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        inside = sorted(folder.iterdir())
+        return [
+            one for one in inside if one.is_dir() and not one.is_symlink() and not _OWN.fullmatch(one.name)
+        ]
+    except OSError:  # not there, or not ours to read
+        return []
+
+
+def run_above(folder: Path) -> Path | None:
+    """The nearest folder above, up to three levels, that holds a run."""
+    return next((one for one in folder.absolute().parents[:_DEPTH] if is_run(one)), None)
+
+
+def files_of_run(folder: Path) -> list[Path]:
+    """What in ``folder`` belongs to its own run (but the lock): neither other runs nor files of others.
+
+    Raises:
+        CheckpointError: a folder with a name of ours holds another run.
+    """
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    own = [path for path in inside if _OWN.fullmatch(path.name)]
+    for path in own:
+        if path.is_dir() and (others := [one for one in (path, *runs_below(path)) if _is_another(one)]):
+            raise CheckpointError(
+                f"{others[0]} is a run of its own, inside of what {folder} would have moved",
+                "move that run elsewhere, or take another checkpoint_dir",
+            )
+    return own
+
+
+def _is_another(path: Path) -> bool:
+    return is_run(path) or is_training(path)
+
+
+def notes(folder: Path) -> list[str]:
+    """A line for runs below ``folder`` and for the one around it; none where it lies alone."""
+    lines = []
+    if others := runs_below(folder):
+        lines.append(f"{folder} also holds other runs, which stay as they are: {names(others, folder)}")
+    if (outer := run_above(folder)) is not None:
+        lines.append(f"this run lies inside the folder of another one, {outer}")
+    return lines
+
+
+def names(runs: list[Path], folder: Path) -> str:
+    """``small, big (training now)``, at most six."""
+    shown = [f"{run.relative_to(folder)}{' (training now)' * is_training(run)}" for run in runs[:_SHOWN]]
+    return ", ".join(shown) + (f" and {len(runs) - _SHOWN} more" if len(runs) > _SHOWN else "")
+
+
+def way_down(folder: Path) -> str:
+    """What to name instead of ``folder``, where it holds no run itself but others below; "" where there is none."""
+    others = runs_below(folder)
+    return f"runs below it: {names(others, folder)}; name one of them" if others else ""
