@@ -111,7 +111,9 @@ def evaluate(
     output: Annotated[
         str | None,
         typer.Option(
-            "--output", "-o", help="Results file (default: RUN/results.json, RUN/results_tasks.json)."
+            "--output",
+            "-o",
+            help="Results file (default: RUN/results_STEP_WHAT.json; none in folders of others).",
         ),
     ] = None,
     tokenizer: Annotated[str | None, typer.Option(help="Tokenizer (default: the checkpoint's).")] = None,
@@ -186,7 +188,7 @@ def _likelihood(config: Path | None, flags: dict[str, Any], invocation: Invocati
     with console.voice("scoring") as voice:
         result = recipe.run(cfg, voice=voice)
     console.table(result.results["checkpoint"]["path"], COLUMNS, rows_of(result.results), right=COLUMNS[1:])
-    console.say(f"wrote {result.output}")
+    evaluate_tasks.say_where(result)
     return 0
 
 
