@@ -9,7 +9,8 @@ Where that is more than other names, transformers has to do it, with the whole m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
 from automodel_cli.checkpoint import hf_config, hf_format, hf_hashes, layout
 from automodel_cli.checkpoint.hf_format import Entry
+from automodel_cli.checkpoint.imports import Imported
 from automodel_cli.checkpoint.step_files import StepReader, StepWriter
 from automodel_cli.checkpoint.storage import storage_of
 from automodel_cli.errors import CheckpointError
@@ -46,22 +48,56 @@ def export(
     Raises:
         CheckpointError: the folder exists, the checkpoint is damaged, or its model has no such format.
     """
-    if folder.exists():
-        raise CheckpointError(f"{folder} exists already", "name a new folder, or move that one away")
     reader = StepReader(checkpoint)
     used = [*reader.names("model"), *reader.names("tokenizer")]
     for number, name in enumerate(used):
         if progress is not None:
             progress(number, len(used), name)
         reader.check(name)
+    tokenizer = checkpoint / "tokenizer"
+    with _new_folder(folder) as writer:
+        write(reader, writer, "", tokenizer if tokenizer.is_dir() else None, say=say)
+    return folder
+
+
+def export_imported(
+    found: Imported, folder: Path, tokenizer_folder: Path | None = None, *, say: layout.Say | None = None
+) -> Path:
+    """The same for the checkpoint of another trainer.
+
+    Raises:
+        CheckpointError: the folder exists, or the weights are not those of the model.
+    """
+    model: Any = found.model()
+    with _new_folder(folder) as writer:
+        dtype = str(max({found.dtype(name) for name in found.weights}, key=lambda one: one.itemsize))
+        config = {**model.hf_config(), "dtype": dtype.removeprefix("torch.")}
+        hf_config.write(config, hf_config.special_ids(tokenizer_folder), writer, "")
+        hf_format.write_entries(_own_entries(model, FAMILIES[found.family], found), writer, "")
+        hf_format.write_tokenizer(tokenizer_folder, writer, "", say=say)
+        hf_hashes.write_hashes(writer, "")
+    return folder
+
+
+@contextlib.contextmanager
+def _new_folder(folder: Path) -> Iterator[StepWriter]:
+    """Writes files into a folder that appears when all are there.
+
+    Raises:
+        CheckpointError: it exists.
+    """
+    refuse_existing(folder)
     temporary = folder.with_name(folder.name + TEMP_SUFFIX)
     with layout.saving(temporary):
-        writer = StepWriter(temporary)
-        tokenizer = checkpoint / "tokenizer"
-        write(reader, writer, "", tokenizer if tokenizer.is_dir() else None, say=say)
-        fsync_folder(temporary)
+        yield (writer := StepWriter(temporary))
+        fsync_folder(writer.folder)
         publish(temporary, folder)
-    return folder
+
+
+def refuse_existing(folder: Path) -> None:
+    """Raise a CheckpointError where there is something at ``folder``."""
+    if folder.exists():
+        raise CheckpointError(f"{folder} exists already", "name a new folder, or move that one away")
 
 
 def write(
@@ -120,7 +156,7 @@ class _Source:
         return stored
 
 
-def _own_entries(model: Any, family: Family, source: _Source) -> dict[str, Entry]:
+def _own_entries(model: Any, family: Family, source: _Source | Imported) -> dict[str, Entry]:
     names = {theirs: ours for ours, theirs in model.hf_names().items()}
 
     def entry(name: str, shape: torch.Tensor) -> Entry:
