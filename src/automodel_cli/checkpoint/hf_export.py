@@ -18,15 +18,15 @@ import torch
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
-from automodel_cli.checkpoint import hf_config, hf_format, hf_hashes, layout
+from automodel_cli.checkpoint import claims, hf_config, hf_format, hf_hashes, layout
 from automodel_cli.checkpoint.hf_format import Entry
 from automodel_cli.checkpoint.imports import Imported
 from automodel_cli.checkpoint.step_files import StepReader, StepWriter
 from automodel_cli.checkpoint.storage import storage_of
 from automodel_cli.errors import CheckpointError
 from automodel_cli.files import TEMP_SUFFIX, fsync_folder, publish
+from automodel_cli.json_files import without_controls
 from automodel_cli.models import hf
-from automodel_cli.models.build import build_from_config
 from automodel_cli.models.families import FAMILIES, Family, family_of
 
 # (files checked, files in all, the file that is read)
@@ -114,13 +114,15 @@ def write(
         CheckpointError: the model has no such format.
     """
     config = reader.read_json("model/config.json") if "model/config.json" in reader.names() else {}
-    if not has_format(config):
+    code = reader.manifest["facts"].get("code")
+    if code or not has_format(config):
+        builder = f", built by {without_controls(code['target'])}," if code else ""
         raise CheckpointError(
-            f"{reader.folder}: a model of family {config.get('family')} has no Hugging Face format",
-            "GPT-2, Llama and the causal language models of transformers have one",
+            f"{reader.folder}: a model of somebody's own{builder} has no Hugging Face format",
+            f"its weights are safetensors by its own names, in {reader.folder / 'model'}",
         )
     source = _Source(reader)
-    model: Any = build_from_config(config, is_meta_device=True)
+    model: Any = claims.build(config, reader.folder, reader.manifest, "model/config.json")
     ids, place = hf_config.special_ids(tokenizer_folder), hf_format.join(below, "")
     if (family := family_of(model)) is not None:
         hf_config.write(model.hf_config(), ids, writer, place)

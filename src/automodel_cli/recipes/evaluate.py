@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,8 +48,11 @@ class EvaluationResult:
     output: Path | None
 
 
-def run(cfg: EvaluateConfig, *, voice: Voice | None = None) -> EvaluationResult:
+def run(cfg: EvaluateConfig, *, voice: Voice | None = None, trust: Sequence[str] = ()) -> EvaluationResult:
     """Score ``cfg.checkpoint`` on each entry of ``cfg.data``.
+
+    Args:
+        trust: files and modules whose code may build the model.
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
@@ -60,7 +63,9 @@ def run(cfg: EvaluateConfig, *, voice: Voice | None = None) -> EvaluationResult:
     results_file.check_output(cfg.output)
     device = this_machine.pick_device(cfg.device)
     this_machine.bound_the_heap()
-    loaded = load_model(cfg.checkpoint, device=device)
+    loaded = load_model(cfg.checkpoint, device=device, trust=trust)
+    for note in loaded.notes:
+        voice.say(note)
     trained_as = training_config(loaded.path)
     seq_len = _seq_len(cfg, loaded, trained_seq_len(trained_as))
     documents = trained_documents(trained_as, cfg.intra_document)

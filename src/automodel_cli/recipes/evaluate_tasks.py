@@ -46,7 +46,7 @@ def run(cfg: TasksConfig, *, voice: Voice | None = None, trust: Sequence[str] = 
     """Put ``cfg.tasks`` and ``cfg.harness`` to ``cfg.checkpoint``.
 
     Args:
-        trust: folders whose code may run (``cfg.harness_path``).
+        trust: whose code may run: ``cfg.harness_path``, and the file or module that builds the model.
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
@@ -63,8 +63,11 @@ def run(cfg: TasksConfig, *, voice: Voice | None = None, trust: Sequence[str] = 
     this_machine.bound_the_heap()
     world = start.join(device.type) if start.place().size > 1 else World.single(device)
     try:
-        loaded = load_model(cfg.checkpoint, device=world.device)
-        return _run(cfg, loaded, bundle, tasks, world, voice if world.is_main else Voice(), trust)
+        loaded = load_model(cfg.checkpoint, device=world.device, trust=trust)
+        voice = voice if world.is_main else Voice()
+        for note in loaded.notes:
+            voice.say(note)
+        return _run(cfg, loaded, bundle, tasks, world, voice, trust)
     finally:
         start.leave(world)
 
