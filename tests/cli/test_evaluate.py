@@ -17,7 +17,7 @@ def seen(monkeypatch):
     """The configuration that the recipe was called with."""
     configs = []
 
-    def fake(cfg, *, voice):
+    def fake(cfg, *, voice, trust=()):
         configs.append(cfg)
         voice.progress(1, 2, "val.bin")
         results = {"checkpoint": {"path": "run/step_00000007"}, "sets": [{"data": "val.bin", **SCORE}]}

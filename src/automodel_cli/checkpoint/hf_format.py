@@ -92,20 +92,20 @@ def write_hf(
     Raises:
         CheckpointError: the model has no such format.
     """
+    if not has_format(model):
+        raise CheckpointError(
+            "a model of your own has no Hugging Face format",
+            "GPT-2, Llama and the causal language models of transformers have one",
+        )
     ids, place = hf_config.special_ids(tokenizer_folder), join(below, "")
     if (family := family_of(model)) is not None:
         hf_config.write(model.hf_config(), ids, writer, place)
         tensors = FAMILIES[family].to_hf_state(model)
         write_entries({name: Entry.of(tensor) for name, tensor in tensors.items()}, writer, below)
-    elif isinstance(model, hf.HFCausalLM):
+    else:
         model.hf.save_pretrained(writer.folder / below, max_shard_size=MAX_FILE_BYTES)
         writer.adopt(below)
         hf_config.amend(ids, writer, place)
-    else:
-        raise CheckpointError(
-            "a model of your own has no Hugging Face format",
-            "GPT-2, Llama and the causal language models of transformers have one",
-        )
     write_tokenizer(tokenizer_folder, writer, below, say=say)
     hf_hashes.write_hashes(writer, place)
 
