@@ -103,7 +103,8 @@ def test_lingua(tmp_path, tied):
     expected = trainers.lingua_logits(state, IDS)
     if tied:
         state["output.tied_module.weight"] = state.pop("output.weight")
-    result, _ = made(trainers.save_lingua(tmp_path / "run", state, weight_tying=tied), tmp_path)
+    trainers.save_lingua(tmp_path / "step/consolidated", state, weight_tying=tied)
+    result, _ = made(tmp_path / ("step" if tied else "step/consolidated"), tmp_path)
     check_logits(result.folder, expected)
 
 

@@ -113,7 +113,7 @@ class Imported:
 
 def trainer_of(path: str | Path) -> str | None:
     """Whose checkpoint lies there (nanoGPT, litgpt, lingua), by the names of the files; None for other things."""
-    path = Path(path)
+    path = _place(Path(path))
     if path.is_file():
         own = next((name for name, files in _FILES.items() if path.name == files[0] and len(files) > 1), None)
         if own is not None and trainer_of(path.parent) == own:
@@ -122,6 +122,12 @@ def trainer_of(path: str | Path) -> str | None:
     return next(
         (name for name, files in _FILES.items() if all((path / file).is_file() for file in files)), None
     )
+
+
+def _place(path: Path) -> Path:
+    """lingua puts its whole weights into a folder below the step's."""
+    below = path / "consolidated"
+    return below if (below / "consolidated.pth").is_file() else path
 
 
 def read(path: str | Path, *, activation: str | None = None) -> Imported:
@@ -133,7 +139,7 @@ def read(path: str | Path, *, activation: str | None = None) -> Imported:
     Raises:
         CheckpointError: no such checkpoint, damaged, of another architecture, or names and sizes that do not agree.
     """
-    path = Path(path)
+    path = _place(Path(path))
     trainer = trainer_of(path)
     if trainer is None:
         found = "there is nothing" if not path.exists() else "it is none of these"
