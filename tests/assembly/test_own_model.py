@@ -13,6 +13,7 @@ import yaml
 from tests.conftest import TinyTraining
 
 from automodel_cli.assembly.checkpoint import load_model
+from automodel_cli.assembly.facts import refuse_other_run
 from automodel_cli.batch import Batch
 from automodel_cli.checkpoint import layout
 from automodel_cli.cli import app
@@ -23,6 +24,7 @@ from automodel_cli.files import hash_file, write_manifest
 from automodel_cli.models.build import needs_code
 from automodel_cli.models.gpt2 import GPT2, build_gpt2_model
 from automodel_cli.models.hf import wrap
+from automodel_cli.models.same_function import differences
 
 IDS = torch.arange(20).view(2, 10) % 64
 SOURCE = """
@@ -236,3 +238,18 @@ def test_whose_code_a_model_needs():
         pass
 
     assert needs_code(Own(ours.config)) and needs_code(wrap(torch.nn.Sequential(torch.nn.Embedding(5, 5))))
+
+
+def test_a_run_that_was_moved_with_its_file_goes_on(trained):
+    """The class of a file has a name with a mark of the folder it was loaded from."""
+    _, _, checkpoint = trained
+    stored = layout.read_step_manifest(checkpoint)["facts"]
+    moved = resolution.load_file(Path("mine.py"))
+    now = wrap(moved.build(width=12))
+    assert now.model_config()["class"] != stored["model"]["class"]
+    refuse_other_run(stored, {"model": now.model_config()}, checkpoint)
+    assert differences(stored["model"], now) == []
+    moved.Own.__qualname__ = "Another"
+    with pytest.raises(AutomodelError, match=r"Own -> .*Another"):
+        refuse_other_run(stored, {"model": now.model_config()}, checkpoint)
+    forget(Path("mine.py"))

@@ -22,6 +22,7 @@ from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.config.target import Target
 from automodel_cli.errors import AutomodelError, CheckpointError
 from automodel_cli.json_files import without_controls
+from automodel_cli.models.foreign import same_class_names
 from automodel_cli.models.interface import CausalLM, count_parameters
 from automodel_cli.train.schedules import Schedule
 
@@ -200,6 +201,8 @@ def differences(stored: Any, now: Any, where: str = "") -> list[str]:
                 inner = f"{where}.{key}" if where else str(key)
                 lines += differences(stored.get(key), now.get(key), inner)
         return lines
+    if isinstance(stored, str) and isinstance(now, str):
+        stored, now = same_class_names(stored), same_class_names(now)
     if stored is None or now is None or stored == now:
         return []
     line = f"{where}: {stored} -> {now}" if where else f"{stored} -> {now}"

@@ -44,6 +44,7 @@ from automodel_cli.models.interface import CausalLM
 
 Size = Annotated[Count, Field(ge=1)]
 Weights = dict[str, Tensor]
+_LONGEST = 400  # of a message: names in a file are as long as they like
 
 _FILES = {
     "nanoGPT": ("ckpt.pt",),
@@ -162,7 +163,7 @@ def _weights(stored: Any, where: Path) -> Weights:
     weights = {str(name).replace("_orig_mod.", ""): tensor for name, tensor in found.items()}
     if odd := [name for name, tensor in weights.items() if not tensor.is_floating_point()]:
         raise CheckpointError(
-            f"{where}: {without_controls(odd[0])} holds whole numbers: quantised weights",
+            f"{where}: {without_controls(odd[0][:_LONGEST])} holds whole numbers: quantised weights",
             "use the original weights",
         )
     return weights
@@ -175,7 +176,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 def _refuse(where: Path, problems: list[str]) -> None:
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        shown = without_controls("; ".join(problems[:3]))
+        shown = without_controls("; ".join(problems[:3])[:_LONGEST])
         raise CheckpointError(f"{where}: {shown}{more}", _NOT_HELD)
 
 
