@@ -167,8 +167,8 @@ def test_a_model_without_such_a_format_is_saved_without_and_says_so(tmp_path):
         facts={},
         consolidate=True,
     )
-    assert not (path / "hf").exists() and "Linear has no Hugging Face format" in lines[0]
-    with pytest.raises(CheckpointError, match="Linear has no Hugging Face format"):
+    assert not (path / "hf").exists() and "of your own has no Hugging Face format" in lines[0]
+    with pytest.raises(CheckpointError, match="of your own has no Hugging Face format"):
         hf_format.save_hf(torch.nn.Linear(2, 2), tmp_path / "hf")
     assert not (tmp_path / "hf").exists() and not (tmp_path / "hf.automodel.tmp").exists()
 

@@ -17,11 +17,12 @@ def seen(monkeypatch):
     """The configuration that the recipe was called with."""
     configs = []
 
-    def fake(cfg, *, voice):
+    def fake(cfg, *, voice, trust=()):
         configs.append(cfg)
         voice.progress(1, 2, "val.bin")
         results = {"checkpoint": {"path": "run/step_00000007"}, "sets": [{"data": "val.bin", **SCORE}]}
-        return recipe.EvaluationResult({**results, **SCORE}, Path("run/results.json"))
+        output = None if cfg.output == "none" else Path("run/results.json")
+        return recipe.EvaluationResult({**results, **SCORE}, output)
 
     monkeypatch.setattr(recipe, "run", fake)
     return configs
@@ -84,3 +85,10 @@ def test_rows():
     assert [row[0] for row in rows] == ["a", "b", "all", "bigram model, same tokens"]
     assert rows[1][3] == "n/a" and rows[3][1] == "6.0000"
     assert all(len(row) == len(evaluate.COLUMNS) for row in rows)
+
+
+def test_results_that_have_no_place_are_said_to_have_none(seen, capsys):
+    assert app.run(["eval", "run", "--output", "none"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "no file was written: run/step_00000007 is not in a run or export" in out
+    assert "--output FILE keeps these results" in out and "2.5000" in out

@@ -18,7 +18,7 @@ def seen(monkeypatch):
     """The configuration that the recipe was called with; it continues with text that misbehaves."""
     configs = []
 
-    def fake(cfg, *, on_text=None):
+    def fake(cfg, *, on_text=None, trust=()):
         configs.append(cfg)
         for piece in (" and\x1b[2J", "\nmore\u202e"):
             if on_text is not None:
@@ -84,7 +84,7 @@ def test_a_terminal_that_knows_only_ascii(monkeypatch):
 def test_an_error_stands_alone(monkeypatch, capsys):
     """The prompt is shown with the first piece of text, not in front of an error."""
 
-    def fails(cfg, *, on_text=None):
+    def fails(cfg, *, on_text=None, trust=()):
         raise ConfigError("no tokenizer")
 
     monkeypatch.setattr(recipe, "run", fails)

@@ -410,12 +410,12 @@ def test_metrics(made, kind):
 
 
 def test_results(made):
-    results = made.json(made.run / "results.json")
-    assert set(results) - {"bigram"} == table_keys("`results.json`")
+    results = made.json(made.run / "results_step_00000004_val.json")
+    assert set(results) - {"bigram"} == table_keys("`results_STEP_DATA.json`")
     for key in ("checkpoint", "settings"):
-        assert set(results[key]) == inner_keys("`results.json`", key) - {"self"}
-    assert set(results["sets"][0]) == inner_keys("`results.json`", "sets")
-    beside = section("`results.json`").rpartition("With `--bigram` also")[2]
+        assert set(results[key]) == inner_keys("`results_STEP_DATA.json`", key) - {"self"}
+    assert set(results["sets"][0]) == inner_keys("`results_STEP_DATA.json`", "sets")
+    beside = section("`results_STEP_DATA.json`").rpartition("With `--bigram` also")[2]
     assert set(results["bigram"]) == set(re.findall(r"`(\w+)`", beside)) - {"bigram"}
     assert results["perplexity"] == pytest.approx(np.exp(results["loss"]))
     bits = results["loss"] * results["tokens"] / np.log(2) / results["bytes"]

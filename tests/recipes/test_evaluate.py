@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from automodel_cli.assembly.scored_data import validation_data
-from automodel_cli.assembly.scored_model import results_folder
 from automodel_cli.assembly.voice import Voice
 from automodel_cli.batch import Batch
 from automodel_cli.checkpoint.hf_format import save_hf
@@ -148,11 +147,6 @@ class TestReport:
         windows = (500 - 1) // 16
         batches = -(-windows // 8)
         assert progress == [(n, batches, str(tiny_run.val)) for n in range(1, batches + 1)]
-
-    def test_default_output_is_beside_the_steps(self, tiny_run, tmp_path):
-        folder = tmp_path / "step_00000003"
-        assert results_folder(folder) == tmp_path
-        assert results_folder(tmp_path / "hf") == tmp_path / "hf"
 
     def test_a_broken_model_leaves_valid_json(self, tiny_run, tmp_path, monkeypatch):
         loaded = evaluate.load_model(str(tiny_run.run))

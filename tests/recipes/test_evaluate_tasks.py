@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -82,12 +83,10 @@ def test_fewer_questions_and_other_examples(tiny_run, bundle, tmp_path):
     assert (entry["shots"], entry["stderr"]) == (0, None)
 
 
-def test_results_go_beside_the_run(tiny_run, bundle, tmp_path, monkeypatch):
-    written = []
-    monkeypatch.setattr(evaluate_tasks, "write_json", lambda path, value: written.append(path))
-    cfg = TasksConfig(checkpoint=str(tiny_run.run), tasks="copa", bundle=str(bundle), device="cpu")
-    evaluate_tasks.run(cfg)
-    assert written == [tiny_run.run / "results_tasks.json"]
+def test_results_go_beside_the_run(tiny_run, bundle, tmp_path):
+    run = shutil.copytree(tiny_run.run, tmp_path / "run")
+    cfg = TasksConfig(checkpoint=str(run), tasks="copa,arc_easy", bundle=str(bundle), device="cpu")
+    assert evaluate_tasks.run(cfg).output == run / "results_step_00000007_copa+arc_easy.json"
 
 
 def test_baselines_of_the_bundle_are_told_where_they_differ(tiny_run, tmp_path):

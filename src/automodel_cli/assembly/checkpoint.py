@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from automodel_cli.assembly.model import checkpoint_at
-from automodel_cli.checkpoint import claims, hf_format, layout, nested_runs
+from automodel_cli.assembly.own_model import build_own
+from automodel_cli.checkpoint import claims, hf_format, layout
 from automodel_cli.checkpoint.checkpointer import Checkpointer
 from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
-from automodel_cli.errors import AutomodelError, CheckpointError
-from automodel_cli.models.build import build_from_config
+from automodel_cli.errors import AutomodelError
 from automodel_cli.models.interface import CausalLM
 
 
@@ -26,6 +26,7 @@ class LoadedModel:
     tokenizer: Tokenizer | None
     path: Path
     facts: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def separator_id(self) -> int | None:
@@ -35,57 +36,47 @@ class LoadedModel:
 
 
 def load_model(
-    path: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    path: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    trust: Sequence[str] = (),
 ) -> LoadedModel:
     """Build the model that ``path`` describes and load its weights, hashes checked on the way.
 
-    ``path`` is a checkpoint, a run folder (its LATEST) or a Hugging Face folder. Code is never taken from it:
-    a model of somebody's own class has to be evaluated through its own configuration.
+    ``path`` is a checkpoint, a run folder (its LATEST) or a Hugging Face folder. Code is never taken from it; a model
+    of somebody's own is built by the file that its configuration names, where ``trust`` names that file too.
 
     Raises:
-        CheckpointError: nothing there that can be loaded, or something damaged.
+        CheckpointError: nothing there that can be loaded, something damaged, or code that nobody trusts.
     """
     folder = checkpoint_at(path)
+    notes: tuple[str, ...] = ()
     if folder is not None:
-        facts = layout.read_step_manifest(folder)["facts"]
-        claims.refuse_larger_than_stored(facts.get("model", {}), folder)
-        model = _build(facts.get("model", {}), folder)
+        manifest = layout.read_step_manifest(folder)
+        facts = manifest["facts"]
+        model, notes = _build(folder, manifest, trust)
         model.materialise(device, seed=0)
         Checkpointer(folder.parent).load(folder, model=model)
     else:
         folder, facts = Path(path), {}
         if not (folder / "config.json").is_file():
-            raise CheckpointError(
-                f"{path} is no checkpoint, run folder or Hugging Face folder",
-                nested_runs.way_down(folder)
-                or "name a run folder, one of its steps, or a folder with config.json and *.safetensors",
-            )
+            raise hf_format.nothing_to_load(folder)
         model = hf_format.load_model(folder)
         model.to(device)
     model.to(dtype)
     model.eval()
-    return LoadedModel(model, _tokenizer_beside(folder), folder, facts)
+    return LoadedModel(model, _tokenizer_beside(folder), folder, facts, notes)
 
 
-def _build(config: Mapping[str, Any], folder: Path) -> CausalLM:
-    try:
-        if config.get("family") == "hf":  # what its configuration amounts to, transformers knows alone
-            empty = build_from_config(dict(config), is_meta_device=True)
-            claims.refuse_larger_model(sum(one.numel() for one in empty.parameters()), folder)
-        return build_from_config(dict(config))
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        RuntimeError,
-        OverflowError,
-        ZeroDivisionError,
-    ) as error:
-        raise CheckpointError(
-            f"{folder} describes a model that cannot be built here: {error}",
-            "a model of your own class is loaded through the Python recipe object, not by this command",
-        ) from error
+def _build(
+    folder: Path, manifest: Mapping[str, Any], trust: Sequence[str]
+) -> tuple[CausalLM, tuple[str, ...]]:
+    facts = manifest["facts"]
+    config = facts.get("model", {})
+    if facts.get("code") or config.get("family") == "foreign":
+        return build_own(folder, facts, trust)
+    return claims.build(config, folder, manifest, f"{layout.MANIFEST}: facts.model"), ()
 
 
 def _tokenizer_beside(folder: Path) -> Tokenizer | None:

@@ -13,13 +13,16 @@ import yaml
 
 from automodel_cli import __version__
 from automodel_cli.assembly.fast_path import FastPath
+from automodel_cli.assembly.own_model import code_facts
 from automodel_cli.assembly.tokenizer import RunTokenizer
 from automodel_cli.checkpoint.checkpointer import Loaded
 from automodel_cli.config import yaml_tree
 from automodel_cli.config.load import to_yaml
 from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.config.target import Target
 from automodel_cli.errors import AutomodelError, CheckpointError
 from automodel_cli.json_files import without_controls
+from automodel_cli.models.foreign import same_class_names
 from automodel_cli.models.interface import CausalLM, count_parameters
 from automodel_cli.train.schedules import Schedule
 
@@ -45,6 +48,7 @@ def versions() -> dict[str, str]:
 def collect(
     *,
     model: CausalLM,
+    target: Target,
     dataset: Any,
     tokenizer: RunTokenizer | None,
     optimizer: torch.optim.Optimizer,
@@ -55,6 +59,7 @@ def collect(
     """The ``facts`` of a checkpoint's manifest; plain JSON."""
     return {
         "model": model.model_config(),
+        "code": code_facts(model, target),
         "param_counts": count_parameters(model),
         "param_roles": model.param_roles(),
         "data": data_facts(dataset),
@@ -121,7 +126,7 @@ def changes(loaded: Loaded, now: Mapping[str, Any], cfg: PretrainConfig) -> list
 def changed_settings(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Lines for what the configuration now says otherwise than the checkpoint; the configuration wins."""
     lines = []
-    for section in ("schedule", "batch", "fast_path"):
+    for section in ("schedule", "batch", "fast_path", "code"):
         for line in differences(stored.get(section), now.get(section)):
             lines.append(f"changed since the checkpoint: {section}.{line} (the configuration wins)")
     return lines
@@ -196,6 +201,8 @@ def differences(stored: Any, now: Any, where: str = "") -> list[str]:
                 inner = f"{where}.{key}" if where else str(key)
                 lines += differences(stored.get(key), now.get(key), inner)
         return lines
+    if isinstance(stored, str) and isinstance(now, str):
+        stored, now = same_class_names(stored), same_class_names(now)
     if stored is None or now is None or stored == now:
         return []
     line = f"{where}: {stored} -> {now}" if where else f"{stored} -> {now}"

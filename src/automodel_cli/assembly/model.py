@@ -190,6 +190,7 @@ def check_same_ids(init_from: str, model: CausalLM, tokenizer: RunTokenizer | No
 def checkpoint_at(path: str | Path) -> Path | None:
     """The step folder that ``path`` is or points at (RUN/BEST), or the LATEST of a run folder; else None."""
     folder = layout.followed(path)
+    folder = folder if folder.name not in ("", "..") else folder.resolve()
     if layout.is_complete(folder) and layout.step_of(folder.name) is not None:
         return folder
     is_run = folder.is_dir() and ((folder / "LATEST").is_file() or layout.list_steps(folder))

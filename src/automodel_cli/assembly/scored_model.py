@@ -1,4 +1,4 @@
-"""What every kind of score needs of the model: in which dtype, which weights they are, where results go."""
+"""What every kind of score needs of the model: in which dtype, and which weights they are."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def compute_precision(asked: str, loaded: LoadedModel, device: torch.device) -> 
 
 
 def describe_checkpoint(loaded: LoadedModel) -> dict[str, Any]:
-    """Which weights were scored, for ``results.json``."""
+    """Which weights were scored, for the results file."""
     return {
         "path": str(loaded.path),
         "step": layout.step_of(loaded.path.name),
@@ -38,8 +38,3 @@ def _fingerprint(checkpoint: Path) -> str:
     names = sorted(path for path in checkpoint.iterdir() if path.suffix == ".safetensors")
     names += [path for path in (checkpoint / "config.json", checkpoint / "tokenizer.json") if path.is_file()]
     return hash_bytes("\n".join(f"{path.name} {hash_file(path)}" for path in names).encode())
-
-
-def results_folder(checkpoint: Path) -> Path:
-    """The run folder of a step, or the Hugging Face folder itself: a step folder is sealed by its manifest."""
-    return checkpoint.parent if layout.step_of(checkpoint.name) is not None else checkpoint

@@ -300,7 +300,7 @@ class Checkpointer:
 
     def _has_hf_format(self, model: torch.nn.Module) -> bool:
         if not hf_format.has_format(model):
-            self._say(f"{type(model).__name__} has no Hugging Face format: there will be no hf/")
+            self._say("a model of your own has no Hugging Face format: there will be no hf/")
             return False
         return True
 

@@ -1,6 +1,7 @@
-"""A stored configuration says how large the model is: believed when the stored tensors are as large. No torch.
+"""A stored configuration says how large the model is: believed when the stored tensors are as large.
 
-Without this a small file could ask for a model of any size: layers are built one by one, tables in one piece.
+Without this a small file could ask for a model of any size: layers are built one by one, tables in one piece. So the
+numbers are compared with the tensors first, then the model is built without storage and compared again.
 """
 
 from __future__ import annotations
@@ -12,46 +13,69 @@ from typing import Any
 from automodel_cli import sizing
 from automodel_cli.checkpoint import hf_bounds, layout
 from automodel_cli.checkpoint.describe import checkpoint_tensors
+from automodel_cli.checkpoint.tensor_values import StoredTensor
 from automodel_cli.errors import CheckpointError
+from automodel_cli.models.build import build_from_config
+from automodel_cli.models.interface import CausalLM
 
 
-def refuse_larger_than_stored(config: Mapping[str, Any], folder: Path) -> None:
-    """Compare a ``model_config`` with the tensors of the step ``folder``, by their headers.
+def build(config: Mapping[str, Any], folder: Path, manifest: Mapping[str, Any], where: str) -> CausalLM:
+    """The model of a ``model_config()`` that lies in the step ``folder``, on the meta device.
+
+    Args:
+        where: the place of the configuration in the folder, for messages.
 
     Raises:
-        CheckpointError: it asks for more than is there, or is no configuration.
+        CheckpointError: it asks for more than is there, or is no configuration of a model that can be built here.
     """
-    tensors = checkpoint_tensors(folder, layout.read_step_manifest(folder), "model")
+    tensors = _stored(folder, manifest)
     held = sum(tensor.num_elements for tensor in tensors)
-    where = f"{folder / layout.MANIFEST}: facts.model"
+    _refuse_larger(config, tensors, folder, where)
+    try:
+        model = build_from_config(config, is_meta_device=True)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder} describes a model that cannot be built here: {error}", layout.way_back(folder)
+        ) from error
+    asked = sum(parameter.numel() for parameter in model.parameters())
+    if asked > held:
+        _refuse(asked, held, folder, where)
+    return model
+
+
+def _stored(folder: Path, manifest: Mapping[str, Any]) -> list[StoredTensor]:
+    """The stored tensors; those that only the manifest tells of (torch_save) have to fit into the files."""
+    tensors = checkpoint_tensors(folder, manifest, "model")
+    claimed = sum(tensor.num_bytes for tensor in tensors)
+    names = [record["name"] for record in manifest["files"]]
+    files = sum(layout.size_of(folder / name) or 0 for name in names if name.startswith("model/"))
+    if claimed > files:
+        raise CheckpointError(
+            f"{folder / layout.MANIFEST} lists {claimed:,} bytes of tensors, the files hold {files:,}",
+            layout.way_back(folder),
+        )
+    return tensors
+
+
+def _refuse_larger(config: Mapping[str, Any], tensors: list[StoredTensor], folder: Path, where: str) -> None:
+    """Raise a CheckpointError where the numbers of ``config`` are larger than the tensors."""
     if config.get("family") == "hf":
         # the model is built from this part alone; "shape" beside it holds counts
         shapes = {tensor.name: tensor.shape for tensor in tensors}
-        hf_bounds.check_sizes({"config": config.get("config")}, shapes, where)
+        hf_bounds.check_sizes({"config": config.get("config")}, shapes, f"{folder / where}")
         return
     try:
         shape = sizing.shape_of(config)
     except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
         raise CheckpointError(
-            f"{where} is no configuration of a model: {error!r}", layout.way_back(folder)
+            f"{folder / where} is no configuration of a model: {error!r}", layout.way_back(folder)
         ) from error
-    if shape is not None and shape.stored_params > held:
-        raise CheckpointError(
-            f"{where} asks for {shape.stored_params:,} parameters, the files hold {held:,}",
-            layout.way_back(folder),
-        )
-
-
-def refuse_larger_model(num_elements: int, folder: Path) -> None:
-    """Compare a model that was built without storage with the tensors of the step ``folder``.
-
-    Raises:
-        CheckpointError: it has more elements than are there.
-    """
-    tensors = checkpoint_tensors(folder, layout.read_step_manifest(folder), "model")
     held = sum(tensor.num_elements for tensor in tensors)
-    if num_elements > held:
-        raise CheckpointError(
-            f"{folder / layout.MANIFEST} describes a model of {num_elements:,} parameters, the files hold {held:,}",
-            layout.way_back(folder),
-        )
+    if shape is not None and shape.stored_params > held:
+        _refuse(shape.stored_params, held, folder, where)
+
+
+def _refuse(asked: int, held: int, folder: Path, where: str) -> None:
+    raise CheckpointError(
+        f"{folder / where} asks for {asked:,} parameters, the files hold {held:,}", layout.way_back(folder)
+    )

@@ -9,7 +9,8 @@ Where that is more than other names, transformers has to do it, with the whole m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,15 @@ import torch
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
-from automodel_cli.checkpoint import hf_config, hf_format, hf_hashes, layout
+from automodel_cli.checkpoint import claims, hf_config, hf_format, hf_hashes, layout
 from automodel_cli.checkpoint.hf_format import Entry
+from automodel_cli.checkpoint.imports import Imported
 from automodel_cli.checkpoint.step_files import StepReader, StepWriter
 from automodel_cli.checkpoint.storage import storage_of
 from automodel_cli.errors import CheckpointError
 from automodel_cli.files import TEMP_SUFFIX, fsync_folder, publish
+from automodel_cli.json_files import without_controls
 from automodel_cli.models import hf
-from automodel_cli.models.build import build_from_config
 from automodel_cli.models.families import FAMILIES, Family, family_of
 
 # (files checked, files in all, the file that is read)
@@ -46,22 +48,56 @@ def export(
     Raises:
         CheckpointError: the folder exists, the checkpoint is damaged, or its model has no such format.
     """
-    if folder.exists():
-        raise CheckpointError(f"{folder} exists already", "name a new folder, or move that one away")
     reader = StepReader(checkpoint)
     used = [*reader.names("model"), *reader.names("tokenizer")]
     for number, name in enumerate(used):
         if progress is not None:
             progress(number, len(used), name)
         reader.check(name)
+    tokenizer = checkpoint / "tokenizer"
+    with _new_folder(folder) as writer:
+        write(reader, writer, "", tokenizer if tokenizer.is_dir() else None, say=say)
+    return folder
+
+
+def export_imported(
+    found: Imported, folder: Path, tokenizer_folder: Path | None = None, *, say: layout.Say | None = None
+) -> Path:
+    """The same for the checkpoint of another trainer.
+
+    Raises:
+        CheckpointError: the folder exists, or the weights are not those of the model.
+    """
+    model: Any = found.model()
+    with _new_folder(folder) as writer:
+        dtype = str(max({found.dtype(name) for name in found.weights}, key=lambda one: one.itemsize))
+        config = {**model.hf_config(), "dtype": dtype.removeprefix("torch.")}
+        hf_config.write(config, hf_config.special_ids(tokenizer_folder), writer, "")
+        hf_format.write_entries(_own_entries(model, FAMILIES[found.family], found), writer, "")
+        hf_format.write_tokenizer(tokenizer_folder, writer, "", say=say)
+        hf_hashes.write_hashes(writer, "")
+    return folder
+
+
+@contextlib.contextmanager
+def _new_folder(folder: Path) -> Iterator[StepWriter]:
+    """Writes files into a folder that appears when all are there.
+
+    Raises:
+        CheckpointError: it exists.
+    """
+    refuse_existing(folder)
     temporary = folder.with_name(folder.name + TEMP_SUFFIX)
     with layout.saving(temporary):
-        writer = StepWriter(temporary)
-        tokenizer = checkpoint / "tokenizer"
-        write(reader, writer, "", tokenizer if tokenizer.is_dir() else None, say=say)
-        fsync_folder(temporary)
+        yield (writer := StepWriter(temporary))
+        fsync_folder(writer.folder)
         publish(temporary, folder)
-    return folder
+
+
+def refuse_existing(folder: Path) -> None:
+    """Raise a CheckpointError where there is something at ``folder``."""
+    if folder.exists():
+        raise CheckpointError(f"{folder} exists already", "name a new folder, or move that one away")
 
 
 def write(
@@ -78,13 +114,15 @@ def write(
         CheckpointError: the model has no such format.
     """
     config = reader.read_json("model/config.json") if "model/config.json" in reader.names() else {}
-    if not has_format(config):
+    code = reader.manifest["facts"].get("code")
+    if code or not has_format(config):
+        builder = f", built by {without_controls(code['target'])}," if code else ""
         raise CheckpointError(
-            f"{reader.folder}: a model of family {config.get('family')} has no Hugging Face format",
-            "GPT-2, Llama and the causal language models of transformers have one",
+            f"{reader.folder}: a model of somebody's own{builder} has no Hugging Face format",
+            f"its weights are safetensors by its own names, in {reader.folder / 'model'}",
         )
     source = _Source(reader)
-    model: Any = build_from_config(config, is_meta_device=True)
+    model: Any = claims.build(config, reader.folder, reader.manifest, "model/config.json")
     ids, place = hf_config.special_ids(tokenizer_folder), hf_format.join(below, "")
     if (family := family_of(model)) is not None:
         hf_config.write(model.hf_config(), ids, writer, place)
@@ -120,7 +158,7 @@ class _Source:
         return stored
 
 
-def _own_entries(model: Any, family: Family, source: _Source) -> dict[str, Entry]:
+def _own_entries(model: Any, family: Family, source: _Source | Imported) -> dict[str, Entry]:
     names = {theirs: ours for ours, theirs in model.hf_names().items()}
 
     def entry(name: str, shape: torch.Tensor) -> Entry:

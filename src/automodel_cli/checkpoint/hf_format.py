@@ -30,6 +30,7 @@ from automodel_cli.checkpoint import (
     hf_hashes,
     hf_shards,
     hf_tokenizer,
+    imports,
     layout,
     nested_runs,
     sharded,
@@ -39,6 +40,7 @@ from automodel_cli.checkpoint.tensor_file import read_header
 from automodel_cli.errors import AutomodelError, CheckpointError
 from automodel_cli.json_files import FileModel, read_json, read_model, validated, without_controls
 from automodel_cli.models import gpt2, hf, llama, same_function
+from automodel_cli.models.build import KNOWN_PACKAGES, packages_of
 from automodel_cli.models.families import FAMILIES, Family, family_of
 from automodel_cli.models.hf_pretrained import pretrained_on_meta
 from automodel_cli.models.initialise import copy_whole
@@ -51,7 +53,10 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 def has_format(model: torch.nn.Module) -> bool:
     """Whether ``model`` can be written as a Hugging Face folder."""
-    return family_of(model) is not None or isinstance(model, hf.HFCausalLM)
+    known = family_of(model) is not None or isinstance(model, hf.HFCausalLM)
+    return known and not packages_of(model) - KNOWN_PACKAGES - {
+        "transformers_modules"
+    }  # a repository's own code
 
 
 # ---------------------------------------------------------------------------------------------- out
@@ -88,20 +93,20 @@ def write_hf(
     Raises:
         CheckpointError: the model has no such format.
     """
+    if not has_format(model):
+        raise CheckpointError(
+            "a model of your own has no Hugging Face format",
+            "GPT-2, Llama and the causal language models of transformers have one",
+        )
     ids, place = hf_config.special_ids(tokenizer_folder), join(below, "")
     if (family := family_of(model)) is not None:
         hf_config.write(model.hf_config(), ids, writer, place)
         tensors = FAMILIES[family].to_hf_state(model)
         write_entries({name: Entry.of(tensor) for name, tensor in tensors.items()}, writer, below)
-    elif isinstance(model, hf.HFCausalLM):
+    else:
         model.hf.save_pretrained(writer.folder / below, max_shard_size=MAX_FILE_BYTES)
         writer.adopt(below)
         hf_config.amend(ids, writer, place)
-    else:
-        raise CheckpointError(
-            f"{type(model).__name__} has no Hugging Face format",
-            "GPT-2, Llama and the causal language models of transformers have one",
-        )
     write_tokenizer(tokenizer_folder, writer, below, say=say)
     hf_hashes.write_hashes(writer, place)
 
@@ -172,6 +177,21 @@ def _split(entries: Mapping[str, Entry], limit: int) -> Iterator[dict[str, Entry
 # ---------------------------------------------------------------------------------------------- in
 
 
+def nothing_to_load(path: Path) -> CheckpointError:
+    """What is said of a path that is neither a checkpoint nor a Hugging Face folder."""
+    if (trainer := imports.trainer_of(path)) is not None:
+        return CheckpointError(
+            f"{path} is a checkpoint of {trainer}",
+            f"automodel import {path} OUT makes a folder that can be used here",
+        )
+    found = "there is nothing by that name" if not path.exists() else "it has no config.json"
+    return CheckpointError(
+        f"{path} is no checkpoint, run folder or Hugging Face folder: {found}",
+        nested_runs.way_down(path)
+        or "name a run folder, one of its steps, or a folder with config.json and *.safetensors",
+    )
+
+
 def find_folder(name_or_folder: str | Path) -> Path:
     """A local Hugging Face folder, or the cached or downloaded copy of a hub repository (safetensors and JSON only).
 
@@ -181,12 +201,10 @@ def find_folder(name_or_folder: str | Path) -> Path:
     folder = Path(name_or_folder)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise CheckpointError(
-                f"{folder} is neither a checkpoint nor a Hugging Face folder: it has no config.json",
-                nested_runs.way_down(folder)
-                or "name a run folder, one of its steps, or a folder with config.json and *.safetensors",
-            )
+            raise nothing_to_load(folder)
         return folder
+    if folder.exists():
+        raise nothing_to_load(folder)
     try:
         return Path(
             huggingface_hub.snapshot_download(str(name_or_folder), allow_patterns=["*.safetensors", "*.json"])
@@ -381,7 +399,7 @@ def check_fits(model: CausalLM, folder: Path, *, any_function: bool = False) -> 
         hf_shards.check_pieces(_weights_and_buffers(model), shapes, folder)
     else:
         raise CheckpointError(
-            f"{type(model).__name__} cannot take weights from a Hugging Face folder",
+            "a model of your own cannot take weights from a Hugging Face folder",
             "load them in the model's own builder",
         )
 

@@ -106,6 +106,13 @@ class FastPathFacts(FileModel):
     fp8: Fp8Off | Fp8On = Fp8Off(recipe="off")
 
 
+class CodeFacts(FileModel):
+    """The builder of a model that only its own code builds."""
+
+    target: str
+    xxh3: Xxh3 | None = None
+
+
 class StepFacts(FileModel):
     """What a step says of its run; sections that are ``Any`` inside are compared or shown, nothing else."""
 
@@ -119,6 +126,7 @@ class StepFacts(FileModel):
     batch: dict[str, Count | None] | None = None
     precision: dict[str, str] | None = None
     fast_path: FastPathFacts | None = None
+    code: CodeFacts | None = None
 
 
 class StepManifest(FileModel):

@@ -17,7 +17,6 @@ import contextlib
 import io
 import math
 import pickle
-import pickletools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -44,7 +43,7 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.planner import LoadPlan
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
-from automodel_cli.checkpoint import layout
+from automodel_cli.checkpoint import closed_pickle, layout
 from automodel_cli.checkpoint.parts import Part, part_of
 from automodel_cli.checkpoint.sharded import WholeTensor, compare
 from automodel_cli.checkpoint.step_files import StepReader, StepWriter
@@ -132,7 +131,7 @@ def finish(places: list[list[dict[str, Any]]], writer: StepWriter, folder: str) 
     storage = {}
     for place in (place for of_rank in places for place in of_rank):
         name, offsets = place["name"], _size(place["offsets"])
-        properties = TensorProperties(dtype=_DTYPES[place["dtype"]])
+        properties = TensorProperties(dtype=closed_pickle.DTYPES[place["dtype"]])
         whole = TensorStorageMetadata(properties, _size(place["whole"]), [])
         chunks = tensors.setdefault(name, whole).chunks
         storage[MetadataIndex(name, offsets, len(chunks))] = _StorageInfo(
@@ -289,21 +288,6 @@ class _Bytes(_Record): ...
 
 
 _DCP = "torch.distributed.checkpoint.metadata"
-_MAX_DIMENSIONS = 64
-
-
-def _few_numbers(numbers: Any = ()) -> tuple[int, ...]:
-    """``torch.Size``, of as many dimensions as a tensor may have: a pickle may call it as often as it likes."""
-    if len(numbers) > _MAX_DIMENSIONS:
-        raise pickle.UnpicklingError(f"a tensor of {len(numbers):,} dimensions")
-    return tuple(numbers)
-
-
-def _empty_dict() -> dict[Any, Any]:
-    """``OrderedDict``; its items follow as instructions of the pickle, never as a copy of another one."""
-    return {}
-
-
 _ADMITTED: dict[tuple[str, str], Callable[..., Any]] = {
     (_DCP, "Metadata"): _Record,
     (_DCP, "TensorStorageMetadata"): _Tensor,
@@ -315,48 +299,11 @@ _ADMITTED: dict[tuple[str, str], Callable[..., Any]] = {
     (_DCP, "_MEM_FORMAT_ENCODING"): _Record,
     ("torch.distributed.checkpoint.filesystem", "_StorageInfo"): _Storage,
     ("torch.serialization", "_get_layout"): _Record,
-    ("torch", "Size"): _few_numbers,
+    ("torch", "Size"): closed_pickle.few_numbers,
     ("pathlib", "PosixPath"): _Record,
     ("pathlib._local", "PosixPath"): _Record,
-    ("collections", "OrderedDict"): _empty_dict,
+    ("collections", "OrderedDict"): closed_pickle.Dict,
 }
-_DTYPES = {
-    str(dtype).removeprefix("torch."): dtype
-    for dtype in vars(torch).values()
-    if isinstance(dtype, torch.dtype)
-}
-
-
-class _MetadataUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if module == "torch" and name in _DTYPES:
-            return _DTYPES[name]
-        if (module, name) not in _ADMITTED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}")
-        return _ADMITTED[module, name]
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise pickle.UnpicklingError("it refers to an object outside itself")
-
-
-def _refuse_bombs(content: bytes) -> None:
-    """Read the instructions of a pickle without following them: none may ask for more than the file has.
-
-    Python's unpickler makes a memo as long as the largest number in it, and a byte array as long as it is told.
-
-    Raises:
-        pickle.UnpicklingError: one does.
-    """
-    for opcode, argument, _ in pickletools.genops(content):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(content):
-            raise pickle.UnpicklingError(f"{opcode.name} of {argument:,} in a file of {len(content):,} bytes")
-        if opcode.name in _NEVER_IN_METADATA:
-            raise pickle.UnpicklingError(f"{opcode.name} has no place in it")
-
-
-_NEVER_IN_METADATA = {
-    "BYTEARRAY8", "NEXT_BUFFER", "READONLY_BUFFER", "EXT1", "EXT2", "EXT4", "PERSID", "BINPERSID", "INST", "OBJ",
-}  # fmt: skip
 
 
 def parse_metadata(content: bytes, path: Path) -> Metadata:
@@ -366,8 +313,7 @@ def parse_metadata(content: bytes, path: Path) -> Metadata:
         CheckpointError: it is no such file, or names anything that such a file does not need.
     """
     try:
-        _refuse_bombs(content)
-        record = _MetadataUnpickler(io.BytesIO(content)).load()
+        record = closed_pickle.load(content, _ADMITTED)
         tensors = {
             str(name): entry
             for name, entry in record.state_dict_metadata.items()

@@ -101,6 +101,12 @@ COMMANDS: dict[str, Entry] = {
         "A checkpoint as a folder that transformers loads: automodel export hf CKPT OUT.",
         _LOOK,
     ),
+    "import": Entry(
+        "automodel_cli.cli.import_checkpoint",
+        "import_checkpoint",
+        "A checkpoint of nanoGPT, litgpt or lingua as a folder that eval, generate and init_from take.",
+        _LOOK,
+    ),
     "quickstart": Entry(
         "automodel_cli.cli.quickstart",
         "quickstart",

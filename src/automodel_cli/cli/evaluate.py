@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,10 +76,9 @@ def evaluate(
     trust: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="DIR",
-            help="Run the code of this --harness-path; without it only plain data is read. May be repeated.",
+            metavar="FILE|DIR",
+            help="Run this code: the file that built a model of your own, or a --harness-path. May be repeated.",
             show_default=False,
-            rich_help_panel=_TASKS,
         ),
     ] = None,
     chat_template: Annotated[
@@ -111,7 +111,9 @@ def evaluate(
     output: Annotated[
         str | None,
         typer.Option(
-            "--output", "-o", help="Results file (default: RUN/results.json, RUN/results_tasks.json)."
+            "--output",
+            "-o",
+            help="Results file (default: RUN/results_STEP_WHAT.json; none in folders of others).",
         ),
     ] = None,
     tokenizer: Annotated[str | None, typer.Option(help="Tokenizer (default: the checkpoint's).")] = None,
@@ -160,7 +162,7 @@ def evaluate(
         _refuse(of_files, "--tasks and --harness")
         return evaluate_tasks.run(config, both | of_tasks, _invocation(context), trust=trust or ())
     _refuse(of_tasks, "the likelihood of token files")
-    return _likelihood(config, both | of_files, _invocation(context))
+    return _likelihood(config, both | of_files, _invocation(context), trust or ())
 
 
 def _invocation(context: typer.Context) -> Invocation:
@@ -175,7 +177,9 @@ def _refuse(flags: dict[str, Any], what: str) -> None:
         )
 
 
-def _likelihood(config: Path | None, flags: dict[str, Any], invocation: Invocation) -> int:
+def _likelihood(
+    config: Path | None, flags: dict[str, Any], invocation: Invocation, trust: Sequence[str]
+) -> int:
     cfg = load_config(EvaluateConfig, config, flags=flags)
     if invocation.wants_processes:
         raise ConfigError(
@@ -184,9 +188,9 @@ def _likelihood(config: Path | None, flags: dict[str, Any], invocation: Invocati
     from automodel_cli.recipes import evaluate as recipe
 
     with console.voice("scoring") as voice:
-        result = recipe.run(cfg, voice=voice)
+        result = recipe.run(cfg, voice=voice, trust=trust)
     console.table(result.results["checkpoint"]["path"], COLUMNS, rows_of(result.results), right=COLUMNS[1:])
-    console.say(f"wrote {result.output}")
+    evaluate_tasks.say_where(result)
     return 0
 
 

@@ -43,8 +43,20 @@ def run(
     with console.voice("evaluating") as voice:
         result = recipe.run(cfg, voice=voice, trust=trust)
     show(result.results)
-    console.say(f"wrote {result.output}")
+    say_where(result)
     return 0
+
+
+def say_where(result: Any) -> None:
+    """The file that holds the results, or why there is none."""
+    if result.output is not None:
+        console.say(f"wrote {result.output}")
+        return
+    folder = result.results["checkpoint"]["path"]
+    console.say(
+        f"no file was written: {folder} is not in a run or export of automodel's that can be written to"
+    )
+    console.say("--output FILE keeps these results")
 
 
 def _launch(invocation: Invocation) -> int | None:

@@ -6,6 +6,7 @@ What a model writes may hold anything, terminal commands included: control chara
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,6 +56,12 @@ def generate(
     ] = None,
     tokenizer: Annotated[str | None, typer.Option(help="Name or folder (default: the checkpoint's).")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
+    trust: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE", help="Run this file, which built a model of your own.", show_default=False
+        ),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="YAML file with these settings.")
     ] = None,
@@ -82,9 +89,9 @@ def generate(
     from automodel_cli.recipes import generate as recipe
 
     if cfg.num_samples == 1 and cfg.prompt_file is None:
-        result = _streamed(cfg, recipe)
+        result = _streamed(cfg, recipe, trust or ())
     else:
-        result = recipe.run(cfg)
+        result = recipe.run(cfg, trust=trust or ())
         _show_all(result)
     for note in result.notes:
         console.print_error(note)
@@ -92,7 +99,7 @@ def generate(
     console.print_error(f"{tokens} tokens at {result.tokens_per_s:.1f} tokens/s from {result.checkpoint}")
 
 
-def _streamed(cfg: GenerateConfig, recipe: Any) -> Any:
+def _streamed(cfg: GenerateConfig, recipe: Any, trust: Sequence[str]) -> Any:
     """Show the one continuation as it is made, behind its prompt."""
     # The prompt is shown with the first piece of text, so that an error before it stands alone.
     unseen = recipe.read_prompts(cfg)
@@ -101,7 +108,7 @@ def _streamed(cfg: GenerateConfig, recipe: Any) -> Any:
         write("".join(unseen) + piece)
         unseen.clear()
 
-    result = recipe.run(cfg, on_text=show)
+    result = recipe.run(cfg, on_text=show, trust=trust)
     write("".join(unseen) + "\n")
     return result
 

@@ -25,6 +25,7 @@ from automodel_cli.config.schema import (
     PretrainConfig,
 )
 from automodel_cli.config.schema_export import ExportConfig
+from automodel_cli.config.schema_import import ImportConfig
 from automodel_cli.config.schema_megatron import PreprocessMegatronConfig
 from automodel_cli.config.schema_preprocess import (
     PreprocessNanogptConfig,
@@ -51,6 +52,7 @@ _COMMANDS: tuple[tuple[str, type[Section]], ...] = (
     ("automodel plot", PlotConfig),
     ("automodel generate", GenerateConfig),
     ("automodel export hf", ExportConfig),
+    ("automodel import", ImportConfig),
 )
 
 _INTRODUCTION = f"""# Configuration

@@ -279,7 +279,8 @@ class EvaluateConfig(Section):
     limit_batches: Count | None = None
     """Batches to score at most, for each entry of `data`; null: all."""
     output: str | None = None
-    """Where to write the results; null: `results.json` in the checkpoint's run folder."""
+    """Where to write the results; null: `results_STEP_DATA.json` in the run folder or
+    export, none in a folder of others."""
     bigram: str | None = None
     """Training token files: a bigram model of these, scored on the same data, is shown beside."""
     tokenizer: str | None = None

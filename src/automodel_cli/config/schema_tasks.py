@@ -33,7 +33,8 @@ class TasksConfig(Section):
     batch_size: BatchSize = "auto"
     """Sequences computed at once; auto: as many as fit a number of tokens."""
     output: str | None = None
-    """Where to write the results; null: `results_tasks.json` in the checkpoint's run folder."""
+    """Where to write the results; null: `results_STEP_TASKS.json` in the run folder or
+    export, none in a folder of others."""
     tokenizer: str | None = None
     """Tokenizer of the prompts; null: the checkpoint's own."""
     device: Device = "auto"

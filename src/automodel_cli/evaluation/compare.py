@@ -71,7 +71,7 @@ class _Harness(FileModel):
 
 
 class Results(FileModel):
-    """What is compared of ``results.json`` and ``results_tasks.json``."""
+    """What is compared of the results files of both kinds, those of earlier versions included."""
 
     format: Annotated[str, Field(pattern="^automodel-(results|task-results)/")]
     checkpoint: _Checkpoint

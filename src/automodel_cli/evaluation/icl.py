@@ -62,7 +62,7 @@ class TaskScore:
     losses: Sequence[Sequence[float]] = field(default=())
 
     def as_dict(self) -> dict[str, Any]:
-        """The task's entry in ``results.json``."""
+        """The task's entry in a results file."""
         task, share = self.questions.task, accuracy(self.correct)
         return {
             "task": task.name,

@@ -5,10 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from automodel_cli.errors import CheckpointError
 from automodel_cli.models import hf
 from automodel_cli.models.families import FAMILIES
 from automodel_cli.models.interface import CausalLM
+
+# Of these packages are all modules of a model that its configuration describes; liger_kernel computes the same.
+KNOWN_PACKAGES = frozenset({"automodel_cli", "torch", "transformers", "liger_kernel"})
+
+
+def needs_code(model: CausalLM) -> bool:
+    """Whether only somebody's own code builds this model: a class of theirs is in it, if only a changed block."""
+    known = model.model_config().get("family") in (*FAMILIES, "hf")
+    return not (known and packages_of(model) <= KNOWN_PACKAGES)
+
+
+def packages_of(model: nn.Module) -> set[str]:
+    """Where the classes of a model and of all modules in it are from."""
+    return {type(module).__module__.partition(".")[0] for module in model.modules()}
 
 
 def build_from_config(config: Mapping[str, Any], *, is_meta_device: bool = False) -> CausalLM:
@@ -25,5 +41,5 @@ def build_from_config(config: Mapping[str, Any], *, is_meta_device: bool = False
         return hf.rebuild(arguments, is_meta_device=is_meta_device)
     raise CheckpointError(
         f"the model family {family!r} of this checkpoint is not known",
-        "it is a model of your own, or another version of automodel wrote it: name its builder",
+        "it is a model of somebody's own, or another version of automodel wrote it",
     )

@@ -11,6 +11,7 @@ parameters.
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from automodel_cli.models.kv_cache import KVCache
 
 _LENGTHS = ("max_seq_len", "n_positions", "block_size", "max_position_embeddings")
 _POSITION_MARKS = ("wpe", "pos_", "position")
+_FOLDER_MARK = re.compile(r"^(automodel_user_\w+)_[0-9a-f]{8}\.")  # names of ``config.resolution.load_file``
 
 
 class ForeignCausalLM(CausalLM):
@@ -81,6 +83,11 @@ class ForeignCausalLM(CausalLM):
 
     def has_dropout(self) -> bool:
         return True  # a functional dropout cannot be seen from outside, and seeding costs next to nothing
+
+
+def same_class_names(stored: str) -> str:
+    """A stored name of a class without the mark of the folder that its file lay in: a run may be moved."""
+    return _FOLDER_MARK.sub(r"\1.", stored)
 
 
 def loss_from_logits(head_loss: HeadLoss, logits: Tensor, batch: Batch) -> Tensor:

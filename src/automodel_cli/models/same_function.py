@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig
 
 from automodel_cli.json_files import without_controls
 from automodel_cli.models.families import FAMILIES
+from automodel_cli.models.foreign import same_class_names
 from automodel_cli.models.hf import HFCausalLM, floats_again, plain_floats
 from automodel_cli.models.interface import CausalLM
 
@@ -81,6 +82,7 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, float) and isinstance(other, float | int):
         return one == other or abs(one - other) <= _TOLERANCE * max(abs(one), abs(other))
     if isinstance(one, str) and isinstance(other, str):
+        one, other = same_class_names(one), same_class_names(other)
         return _ACTIVATIONS.get(one, one) == _ACTIVATIONS.get(other, other)
     return bool(one == other)
 

@@ -1,8 +1,8 @@
-"""Scoring a checkpoint, in order: model, data, checks, likelihood of each set, ``results.json``."""
+"""Scoring a checkpoint, in order: model, data, checks, likelihood of each set, results file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from automodel_cli import device as this_machine
+from automodel_cli.assembly import results_file
 from automodel_cli.assembly.checkpoint import LoadedModel, load_model
 from automodel_cli.assembly.facts import versions
 from automodel_cli.assembly.scored_data import (
@@ -22,12 +23,7 @@ from automodel_cli.assembly.scored_data import (
     training_config,
     validation_sets,
 )
-from automodel_cli.assembly.scored_model import (
-    AUTOCAST,
-    compute_precision,
-    describe_checkpoint,
-    results_folder,
-)
+from automodel_cli.assembly.scored_model import AUTOCAST, compute_precision, describe_checkpoint
 from automodel_cli.assembly.voice import Voice
 from automodel_cli.config.schema import EvaluateConfig
 from automodel_cli.corpus.same_tokenizer import MadeBy, same_ids
@@ -38,25 +34,25 @@ from automodel_cli.data.megatron_dataset import MegatronPretraining
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.evaluation.bigram import bigram_loss
 from automodel_cli.evaluation.likelihood import Likelihood, evaluate, summarise
-from automodel_cli.files import write_json
-from automodel_cli.metrics.log import json_safe
 
 FORMAT = "automodel-results/1"
-RESULTS_NAME = "results.json"
 _DEFAULT_SEQ_LEN = 1024
 _RUN_WINDOWS = 4096  # windows that are turned into one array at a time for the bigram model
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What was found (the content of ``results.json``) and where it was written."""
+    """What was found and the file that holds it (None: ``results_file`` has no place for one)."""
 
     results: dict[str, Any]
-    output: Path
+    output: Path | None
 
 
-def run(cfg: EvaluateConfig, *, voice: Voice | None = None) -> EvaluationResult:
+def run(cfg: EvaluateConfig, *, voice: Voice | None = None, trust: Sequence[str] = ()) -> EvaluationResult:
     """Score ``cfg.checkpoint`` on each entry of ``cfg.data``.
+
+    Args:
+        trust: files and modules whose code may build the model.
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
@@ -64,9 +60,12 @@ def run(cfg: EvaluateConfig, *, voice: Voice | None = None) -> EvaluationResult:
         DataError: the data does not fit the model's vocabulary or tokenizer.
     """
     voice = voice or Voice()
+    results_file.check_output(cfg.output)
     device = this_machine.pick_device(cfg.device)
     this_machine.bound_the_heap()
-    loaded = load_model(cfg.checkpoint, device=device)
+    loaded = load_model(cfg.checkpoint, device=device, trust=trust)
+    for note in loaded.notes:
+        voice.say(note)
     trained_as = training_config(loaded.path)
     seq_len = _seq_len(cfg, loaded, trained_seq_len(trained_as))
     documents = trained_documents(trained_as, cfg.intra_document)
@@ -95,10 +94,7 @@ def run(cfg: EvaluateConfig, *, voice: Voice | None = None) -> EvaluationResult:
     }
     if cfg.bigram is not None:
         results["bigram"] = _bigram(cfg, sets, loaded, seq_len, raw_dtype)
-    output = Path(cfg.output) if cfg.output is not None else results_folder(loaded.path) / RESULTS_NAME
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_json(output, json_safe(results))
-    return EvaluationResult(results, output)
+    return EvaluationResult(results, results_file.store(results, cfg.output, loaded.path, list(sets)))
 
 
 # -------------------------------------------------------------------------------------- one data set

@@ -1,4 +1,4 @@
-"""In-context tasks and harness tasks, in order: processes, model, data, each task, means, ``results_tasks.json``."""
+"""In-context tasks and harness tasks, in order: processes, model, data, each task, means, results file."""
 
 from __future__ import annotations
 
@@ -13,14 +13,10 @@ import transformers
 
 from automodel_cli import device as this_machine
 from automodel_cli import transformers_calls
+from automodel_cli.assembly import results_file
 from automodel_cli.assembly.checkpoint import LoadedModel, load_model
 from automodel_cli.assembly.facts import versions
-from automodel_cli.assembly.scored_model import (
-    AUTOCAST,
-    compute_precision,
-    describe_checkpoint,
-    results_folder,
-)
+from automodel_cli.assembly.scored_model import AUTOCAST, compute_precision, describe_checkpoint
 from automodel_cli.assembly.voice import Voice
 from automodel_cli.config.admission import Trust
 from automodel_cli.config.schema_tasks import TasksConfig
@@ -34,26 +30,23 @@ from automodel_cli.evaluation.icl_data import Bundle
 from automodel_cli.evaluation.icl_rows import Encoder
 from automodel_cli.evaluation.icl_tasks import Task, select_tasks
 from automodel_cli.evaluation.span_scores import SpanScorer
-from automodel_cli.files import write_json
-from automodel_cli.metrics.log import json_safe
 
 FORMAT = "automodel-task-results/1"
-RESULTS_NAME = "results_tasks.json"
 
 
 @dataclass(frozen=True)
 class TasksResult:
-    """What was found (the content of the results file) and where it was written."""
+    """What was found and the file that holds it (None: ``results_file`` has no place for one)."""
 
     results: dict[str, Any]
-    output: Path
+    output: Path | None
 
 
 def run(cfg: TasksConfig, *, voice: Voice | None = None, trust: Sequence[str] = ()) -> TasksResult:
     """Put ``cfg.tasks`` and ``cfg.harness`` to ``cfg.checkpoint``.
 
     Args:
-        trust: folders whose code may run (``cfg.harness_path``).
+        trust: whose code may run: ``cfg.harness_path``, and the file or module that builds the model.
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
@@ -61,6 +54,7 @@ def run(cfg: TasksConfig, *, voice: Voice | None = None, trust: Sequence[str] = 
         DataError: damaged task data, or a tokenizer that is not the model's.
     """
     voice = voice or Voice()
+    results_file.check_output(cfg.output)
     if cfg.harness and importlib.util.find_spec("lm_eval") is None:
         raise ConfigError("--harness needs the package lm-eval", "pip install 'automodel-cli[eval]'")
     bundle = Bundle(cfg.bundle) if cfg.tasks else None
@@ -69,8 +63,11 @@ def run(cfg: TasksConfig, *, voice: Voice | None = None, trust: Sequence[str] = 
     this_machine.bound_the_heap()
     world = start.join(device.type) if start.place().size > 1 else World.single(device)
     try:
-        loaded = load_model(cfg.checkpoint, device=world.device)
-        return _run(cfg, loaded, bundle, tasks, world, voice if world.is_main else Voice(), trust)
+        loaded = load_model(cfg.checkpoint, device=world.device, trust=trust)
+        voice = voice if world.is_main else Voice()
+        for note in loaded.notes:
+            voice.say(note)
+        return _run(cfg, loaded, bundle, tasks, world, voice, trust)
     finally:
         start.leave(world)
 
@@ -113,11 +110,10 @@ def _run(
         results |= _in_context(cfg, bundle, tasks, engine, encoder, voice)
     if cfg.harness:
         results["harness"] = _harness(cfg, loaded, engine, tokenizer, voice, trust)
-    output = Path(cfg.output) if cfg.output is not None else results_folder(loaded.path) / RESULTS_NAME
-    if world.is_main:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_json(output, json_safe(results))
-    return TasksResult(results, output)
+    if not world.is_main:
+        return TasksResult(results, None)
+    asked = (*cfg.tasks, *cfg.harness)
+    return TasksResult(results, results_file.store(results, cfg.output, loaded.path, asked))
 
 
 def _tokenizer(cfg: TasksConfig, loaded: LoadedModel) -> Tokenizer:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from automodel_cli.assembly.model import checkpoint_at
-from automodel_cli.checkpoint import hf_export, verify
+from automodel_cli.checkpoint import hf_export, hf_format, imports, verify
 from automodel_cli.checkpoint.describe import folder_bytes
 from automodel_cli.checkpoint.layout import Say
 from automodel_cli.config.schema_export import ExportConfig
@@ -36,10 +36,18 @@ def run(
     """
     step = checkpoint_at(cfg.checkpoint)
     if step is None:
-        raise CheckpointError(
-            f"{cfg.checkpoint} is neither a checkpoint nor a run folder",
-            "name a run folder, or one of its steps; automodel inspect-ckpt shows what there is",
-        )
+        raise _not_a_checkpoint(Path(cfg.checkpoint))
     verify.refuse_nonfinite(step)
     folder = hf_export.export(step, Path(cfg.output), progress=progress, say=say)
     return ExportResult(step, folder, folder_bytes(folder))
+
+
+def _not_a_checkpoint(path: Path) -> CheckpointError:
+    if (path / "config.json").is_file():
+        return CheckpointError(f"{path} is a Hugging Face folder already", "transformers loads it as it is")
+    if imports.trainer_of(path) is not None:
+        return hf_format.nothing_to_load(path)
+    return CheckpointError(
+        f"{path} is neither a checkpoint nor a run folder",
+        "name a run folder, or one of its steps; automodel inspect-ckpt shows what there is",
+    )

@@ -104,8 +104,13 @@ def _read_text(path: str) -> str:
         ) from None
 
 
-def run(cfg: GenerateConfig, *, on_text: TextSink | None = None) -> GenerationResult:
+def run(
+    cfg: GenerateConfig, *, on_text: TextSink | None = None, trust: Sequence[str] = ()
+) -> GenerationResult:
     """Continue the prompts. They are data: no special token is read out of them.
+
+    Args:
+        trust: files and modules whose code may build the model.
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
@@ -116,7 +121,7 @@ def run(cfg: GenerateConfig, *, on_text: TextSink | None = None) -> GenerationRe
     prompts = read_prompts(cfg)
     device = this_machine.pick_device(cfg.device)
     this_machine.bound_the_heap()
-    loaded = load_model(cfg.checkpoint, device=device)
+    loaded = load_model(cfg.checkpoint, device=device, trust=trust)
     tokenizer = _tokenizer(cfg, loaded)
     separator = loaded.separator_id if cfg.tokenizer is None else None
     ids = [_prompt_ids(prompt, tokenizer, loaded, separator) for prompt in prompts]
@@ -153,7 +158,7 @@ def run(cfg: GenerateConfig, *, on_text: TextSink | None = None) -> GenerationRe
         ],
         checkpoint=loaded.path,
         tokens_per_s=sum(len(one.ids) for samples in found for one in samples) / max(seconds, 1e-9),
-        notes=_notes(ids, loaded.model.max_seq_len),
+        notes=(*loaded.notes, *_notes(ids, loaded.model.max_seq_len)),
     )
 
 

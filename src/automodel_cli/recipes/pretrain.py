@@ -604,6 +604,7 @@ class PretrainRecipe:
         scheduler = self.cfg.step_scheduler
         return run_facts.collect(
             model=self.model,
+            target=self.cfg.model,
             dataset=self.dataset,
             tokenizer=self.tokenizer,
             optimizer=self.optimizer,
