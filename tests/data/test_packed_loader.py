@@ -104,7 +104,7 @@ def updates(one, count=None):
 
 def together(loaders):
     """Rows of all ranks, update by update."""
-    return [sum(parts, []) for parts in zip(*map(updates, loaders), strict=True)]
+    return [[row for part in parts for row in part] for parts in zip(*map(updates, loaders), strict=True)]
 
 
 def whole_rows(packs):
@@ -201,7 +201,7 @@ def test_sharded_ranks_stop_together():
 
 def test_another_way_of_packing_is_refused():
     state = loader(Rows()).state_dict()
-    with pytest.raises(DataError, match="packing .*'size': 16.* in the checkpoint, .*'size': 12"):
+    with pytest.raises(DataError, match=r"packing .*'size': 16.* in the checkpoint, .*'size': 12"):
         loader(Rows(), packing=Packing(12)).load_state_dict(state)
 
 
@@ -210,7 +210,7 @@ def test_epochs_end_where_their_rows_do():
     ends = [one.epoch_ended for _ in one]
     per_epoch = sum(len(window.packs) for window in one.all_windows(np.array(one.lengths(0, 1)), 1))
     assert sum(ends) == 3
-    assert [n for n, end in enumerate(ends, 1) if end][0] == -(-per_epoch // 2)
+    assert next(n for n, end in enumerate(ends, 1) if end) == -(-per_epoch // 2)
 
 
 def test_packs_are_counted_beforehand():

@@ -26,6 +26,7 @@ from automodel_cli.data.collate import refuse_unshifted
 from automodel_cli.data.loader import TorchLoader
 from automodel_cli.data.packing import (
     Pack,
+    Packed,
     Packing,
     Read,
     Row,
@@ -55,6 +56,7 @@ class PackedLoader(TorchLoader):
     Attributes:
         efficiency: share of real tokens in the last update; None before the first.
         long_rows: rows longer than a pack, of those read so far.
+        counted: what comes of the whole run, where somebody has counted it.
 
     Raises:
         ConfigError, DataError: as ``TorchLoader``; while it is iterated also for rows that are refused.
@@ -73,6 +75,7 @@ class PackedLoader(TorchLoader):
         self._epoch_ended = False
         self.long_rows = 0
         self.efficiency: float | None = None
+        self.counted: Packed | None = None
 
     @property
     def per_rank_state(self) -> bool:
@@ -181,6 +184,7 @@ class PackedLoader(TorchLoader):
 
     def _slots(self, numbers: np.ndarray) -> np.ndarray:
         """Indices of the rows that have these numbers in the order of training."""
+        assert self.rows_per_epoch is not None
         epochs, slots = np.divmod(numbers, self.rows_per_epoch)
         return self._permutation(slots, epochs) if self.shuffle else slots
 
@@ -209,13 +213,19 @@ class PackedLoader(TorchLoader):
 
     # --------------------------------------------------------------------------- before the training
 
-    def first_window(self) -> Window | None:
-        """The packs that a run begins with, to say how full they are; None where reading ahead is not free of effects."""
+    def in_words(self) -> str:
+        """How full packs are: counted before, else those of the first window, else (iterable) not known yet."""
+        if self.counted is not None:
+            return f"{self.counted.in_words(self.packing)}"
         if self.iterable:
-            return None
-        settings = {"generator": torch.Generator().manual_seed(0)}
-        reads = self._indexed(0, self.rows_per_epoch, settings)
-        return next(windows(reads, self.packing, Start(), rows_per_epoch=self.rows_per_epoch), None)
+            return f"packs of {self.packing.size:,} tokens; how full they are is logged as packing_efficiency"
+        return f"first {self.first_window().in_words(self.packing)}"
+
+    def first_window(self) -> Packed:
+        """What comes of the first window of a map-style data set, which is read for it."""
+        reads = self._indexed(0, self.rows_per_epoch, {"generator": torch.Generator().manual_seed(0)})
+        found = windows(reads, self.packing, Start(), rows_per_epoch=self.rows_per_epoch)
+        return Packed(0, 0, 0, 0).with_window(next(found))
 
     def lengths(self, first: int, step: int) -> list[int]:
         """Lengths of rows first, first + step, ... in index order: the data set is read for it."""
@@ -310,7 +320,7 @@ class _RowStream(EpochStream):
                 yield [Read(epoch, row, None if n else state) for n, row in enumerate(rows)]
 
     def _chunks_of_items(self) -> Iterator[tuple[int, Any, list[Any]]]:
-        epoch, state, items = 0, None, []
+        epoch, state, items = 0, None, list[Any]()
         for item in self.items():
             if items and (len(items) == CHUNK_ROWS or self.epoch != epoch):
                 yield epoch, state, items

@@ -1,8 +1,8 @@
 """Rows of different length put together into packs of one length, so that little of a batch is padding.
 
 A **row** is what a data set yields, by the rules of ``collate``; what follows its last label is cut off, as no loss
-depends on it. A **window** is so many consecutive rows of one epoch that their tokens fill ``WINDOW_PACKS`` packs; it is
-all that is held in memory. The rows of a window are put into packs by best fit, the longest row first, each into the
+depends on it. A **window** is so many consecutive rows of one epoch that their tokens fill ``WINDOW_PACKS`` packs; no
+more is held in memory. The rows of a window are put into packs by best fit, the longest row first, each into the
 fullest pack that has room for it; then come the packs in the order in which their longest rows were read (packs sorted
 by length would make some updates of long rows only).
 
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -51,8 +51,8 @@ class Row:
         return len(self.input_ids)
 
     def __getitem__(self, part: slice) -> Row:
-        cut = {one.name: getattr(self, one.name) for one in fields(self)}
-        return Row(**{name: None if value is None else value[part] for name, value in cut.items()})
+        known = {name: value[part] for name, value in vars(self).items() if value is not None}
+        return Row(**known)
 
 
 def row_of(item: Any, collate: Callable[[list[Any]], Any] | None = None) -> Row:
@@ -236,6 +236,30 @@ def _nothing_to_pack(end: Start) -> DataError:
         "packed_sequence_size, the others have no label",
         "raise packed_sequence.packed_sequence_size, or look at what the data set yields",
     )
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What has come of packing: rows read, how many of them longer than a pack, packs, and tokens in them."""
+
+    rows: int
+    long_rows: int
+    packs: int
+    tokens: int
+
+    def with_window(self, window: Window) -> Packed:
+        """The sum with one window more."""
+        end = window.end
+        return Packed(
+            end.row, end.long_rows, self.packs + len(window.packs), self.tokens + real_tokens(window.packs)
+        )
+
+    def in_words(self, packing: Packing) -> str:
+        """For a table: ``812 packs of 4,096 tokens, 97.2% filled by 9,100 rows; 3 longer ones left out``."""
+        share = self.tokens / max(1, self.packs * packing.size)
+        text = f"{self.packs:,} packs of {packing.size:,} tokens, {share:.1%} filled by {self.rows:,} rows"
+        fate = {"drop": "left out", "split": "split", "refuse": "refused"}[packing.long_rows]
+        return f"{text}; {self.long_rows:,} longer ones {fate}" if self.long_rows else text
 
 
 # ----------------------------------------------------------------------------------------- batches

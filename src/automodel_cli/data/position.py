@@ -114,8 +114,10 @@ class PlannedLoader:
     @property
     def epoch_ended(self) -> bool:
         """Whether the last update was the first to reach (or pass) the end of an epoch."""
+        if not self._windows:
+            return False
         before = self.samples_consumed - self.shape.global_batch_size
-        return bool(self._windows) and self.samples_consumed // self._windows > before // self._windows
+        return self.samples_consumed // self._windows > before // self._windows
 
     @property
     def epoch(self) -> int:
