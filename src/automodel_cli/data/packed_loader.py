@@ -33,6 +33,7 @@ from automodel_cli.data.packing import (
     Start,
     Window,
     batch_of_packs,
+    nothing_to_pack,
     real_tokens,
     row_of,
     windows,
@@ -216,16 +217,23 @@ class PackedLoader(TorchLoader):
     def in_words(self) -> str:
         """How full packs are: counted before, else those of the first window, else (iterable) not known yet."""
         if self.counted is not None:
-            return f"{self.counted.in_words(self.packing)}"
+            return self.counted.in_words(self.packing)
         if self.iterable:
             return f"packs of {self.packing.size:,} tokens; how full they are is logged as packing_efficiency"
         return f"first {self.first_window().in_words(self.packing)}"
 
     def first_window(self) -> Packed:
-        """What comes of the first window of a map-style data set, which is read for it."""
+        """What comes of the first window of a map-style data set, which is read for it.
+
+        Raises:
+            DataError: nothing.
+        """
         reads = self._indexed(0, self.rows_per_epoch, {"generator": torch.Generator().manual_seed(0)})
         found = windows(reads, self.packing, Start(), rows_per_epoch=self.rows_per_epoch)
-        return Packed(0, 0, 0, 0).with_window(next(found))
+        window = next(found)
+        if not window.packs:
+            raise nothing_to_pack(window.end)
+        return Packed(0, 0, 0, 0).with_window(window)
 
     def lengths(self, first: int, step: int) -> list[int]:
         """Lengths of rows first, first + step, ... in index order: the data set is read for it."""

@@ -199,7 +199,7 @@ def windows(
     for window in found:
         barren = 0 if window.packs else barren + 1
         if barren == _BARREN_WINDOWS:
-            raise _nothing_to_pack(window.end)
+            raise nothing_to_pack(window.end)
         yield window
 
 
@@ -230,7 +230,8 @@ def _after(here: Start, read: Read, packing: Packing) -> Start:
     return Start(row, long_rows, read.state, row)
 
 
-def _nothing_to_pack(end: Start) -> DataError:
+def nothing_to_pack(end: Start) -> DataError:
+    """Of the rows up to ``end`` none can be packed, or none for long."""
     return DataError(
         f"none of the last rows of the data can be packed: of {end.row:,}, {end.long_rows:,} are longer than "
         "packed_sequence_size, the others have no label",
