@@ -97,7 +97,7 @@ def main() -> None:
 
     def train(batches: Sequence[Batch]) -> None:
         for batch in batches:
-            with torch.autocast(args.device, dtype=torch.bfloat16):
+            with torch.autocast(args.device, dtype=torch.bfloat16, enabled=args.device == "cuda"):
                 nll = model(batch, head_loss=loss)
             nll.backward()
 

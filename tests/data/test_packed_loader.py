@@ -228,7 +228,11 @@ def test_share_of_real_tokens_and_long_rows_are_known(caplog):
         assert one.efficiency == real / (4 * 10)
     long = sum(len(row(number)["input_ids"]) > 10 for number in range(ROWS))
     assert one.long_rows == long
-    assert "left out" in caplog.text
+    assert "rows of Rows have more than packed_sequence_size 10 tokens: left out" in caplog.text
+    caplog.clear()
+    scored = EvalLoader(Rows(), 4, packing=Packing(10))
+    assert len(list(scored)) == len(list(scored)) > 5
+    assert len(caplog.records) == 1
 
 
 def test_loading_draws_nothing_from_the_global_generator():

@@ -71,7 +71,13 @@ def test_models_that_cannot_keep_rows_apart_say_why(tmp_path):
         "config": {"_target_": "transformers.MambaConfig", "vocab_size": 61, "hidden_size": 8},
     }
     mamba["config"] |= {"num_hidden_layers": 1, "state_size": 4}
-    for model, why in ((own, "its forward takes no mask"), (mamba, "carries a state from token to token")):
+    bloom = {**mamba, "config": {"_target_": "transformers.BloomConfig", "vocab_size": 61, "hidden_size": 8}}
+    bloom["config"] |= {"n_layer": 1, "n_head": 2}
+    for model, why in (
+        (own, "its forward takes no mask"),
+        (mamba, "carries a state from token to token"),
+        (bloom, "takes no position_ids"),
+    ):
         with pytest.raises(ConfigError, match=f"cannot keep documents in one row apart: .*{why}"):
             recipe(configuration(tmp_path, "Rows", model=model)).plan()
 

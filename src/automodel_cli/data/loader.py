@@ -436,6 +436,7 @@ class EvalLoader:
         self._collate = _Collate(collate_fn or default_collate)
         self._divided = self.iterable and own_sharding(dataset).ranks
         self.packing = None if self._divided else packing
+        self._warned = False  # of rows that are longer than a pack
         self._collate_fn = collate_fn
         self._num_workers = num_workers
         if not self.iterable and len(dataset) == 0:
@@ -493,7 +494,11 @@ class EvalLoader:
     def _packs(self, packing: Packing) -> Iterator[Pack]:
         items = self.dataset if self.iterable else (self.dataset[n] for n in range(len(self.dataset)))
         reads = (Read(0, row_of(item, self._collate_fn)) for item in items)
-        return (pack for window in windows(reads, packing, Start()) for pack in window.packs)
+        for window in windows(reads, packing, Start()):
+            if window.end.long_rows and not self._warned:
+                self._warned = True
+                packing.warn_of_long_rows(window.end, self.dataset)
+            yield from window.packs
 
     def _rounds(self, items: Iterable[Any], collate: Callable[[list[Any]], Batch]) -> Iterator[Batch]:
         """Every rank reads all items and keeps its own, unless the data set divides itself."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -42,8 +41,6 @@ from automodel_cli.data.permutation import Permutation
 from automodel_cli.data.position import PackPosition, checked_position
 from automodel_cli.data.user_dataset import EpochStream
 from automodel_cli.data.windows import pinned, read_ahead
-
-_log = logging.getLogger(__name__)
 
 CHUNK_ROWS = 32  # that a worker sends at a time, and between which the state of a data set is asked for
 
@@ -150,13 +147,7 @@ class PackedLoader(TorchLoader):
 
     def _count_long_rows(self, end: Start) -> None:
         if end.long_rows and not self.long_rows:
-            _log.warning(
-                "%d of the first %d rows have more than packed_sequence_size %d tokens: %s",
-                end.long_rows,
-                end.row,
-                self.packing.size,
-                "left out" if self.packing.long_rows == "drop" else "split",
-            )
+            self.packing.warn_of_long_rows(end, self.dataset)
         self.long_rows = end.long_rows
 
     # ---------------------------------------------------------------------------------------- rows

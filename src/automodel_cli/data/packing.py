@@ -17,6 +17,7 @@ Shapes: B packs, N = ``Packing.size`` tokens of a pack.
 from __future__ import annotations
 
 import bisect
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -27,6 +28,8 @@ import torch
 from automodel_cli.batch import IGNORE_INDEX, Batch
 from automodel_cli.data.collate import as_batch, collated_row, default_collate
 from automodel_cli.errors import DataError
+
+_log = logging.getLogger(__name__)
 
 ALGORITHM = "best-fit-decreasing-1"
 WINDOW_PACKS = 64
@@ -90,6 +93,18 @@ class Packing:
             "window_packs": WINDOW_PACKS,
             "order": ALGORITHM,
         }
+
+    @property
+    def fate(self) -> str:
+        """What becomes of longer rows, in words."""
+        return "split" if self.long_rows == "split" else "left out"
+
+    def warn_of_long_rows(self, end: Start, dataset: Any) -> None:
+        """Say that rows up to ``end`` were longer than a pack; done once for a data set."""
+        _log.warning(
+            "%d of the first %d rows of %s have more than packed_sequence_size %d tokens: %s",
+            *(end.long_rows, end.row, type(dataset).__name__, self.size, self.fate),
+        )
 
     def pieces(self, row: Any, number: int) -> list[Any]:
         """What of row ``number`` goes into packs; ``row`` is a ``Row``, or anything with a length and slices.
@@ -258,9 +273,9 @@ class Packed:
     def in_words(self, packing: Packing) -> str:
         """For a table: ``812 packs of 4,096 tokens, 97.2% filled by 9,100 rows; 3 longer ones left out``."""
         share = self.tokens / max(1, self.packs * packing.size)
-        text = f"{self.packs:,} packs of {packing.size:,} tokens, {share:.1%} filled by {self.rows:,} rows"
-        fate = {"drop": "left out", "split": "split", "refuse": "refused"}[packing.long_rows]
-        return f"{text}; {self.long_rows:,} longer ones {fate}" if self.long_rows else text
+        rows = self.rows - (self.long_rows if packing.long_rows == "drop" else 0)
+        text = f"{self.packs:,} packs of {packing.size:,} tokens, {share:.1%} filled by {rows:,} rows"
+        return f"{text}; {self.long_rows:,} longer ones {packing.fate}" if self.long_rows else text
 
 
 # ----------------------------------------------------------------------------------------- batches

@@ -182,8 +182,7 @@ class HFCausalLM(CausalLM):
 
     def check_keeps_apart(self, tokens: int) -> None:
         """A mask given from outside replaces the one that limits how far back a layer looks, and reaches no state."""
-        if self.hf._is_stateful or not self.takes_positions:
-            why = "carries a state from token to token" if self.hf._is_stateful else "takes no position_ids"
+        if (why := self._crosses_documents()) is not None:
             raise ConfigError(
                 f"{type(self.hf).__name__} cannot keep documents in one row apart: it {why}",
                 "leave packed_sequence_size at 0 and intra_document false, or use a model of attention only",
@@ -197,6 +196,16 @@ class HFCausalLM(CausalLM):
                 f"documents kept apart in rows of {tokens}",
                 f"set seq_len (packed_sequence_size) to at most {width}, or train with intra_document: false",
             )
+
+    def _crosses_documents(self) -> str | None:
+        """What in this model is reached by no attention mask."""
+        kinds = getattr(self.hf.config.get_text_config(), "layer_types", None) or ()
+        other = [kind for kind in kinds if kind == "linear_attention" or not kind.endswith("attention")]
+        if self.hf._is_stateful:
+            return "carries a state from token to token"
+        if other:
+            return f"has layers of kind {other[0]}"
+        return None if self.takes_positions else "takes no position_ids"
 
     def _narrow_window(self, tokens: int) -> tuple[str, int] | None:
         """(setting, width) where a layer may look back less far than a row of ``tokens`` is long."""
