@@ -98,8 +98,16 @@ optimizer: {lr: 1, params: []}
         ("fp8: {filter_fqn: [head]}", "fp8.filter_fqn: unknown key, did you mean fp8.filter_fqns?"),
         ("rng: 3", "rng: expected a mapping, found 3"),
         (
-            "packed_sequence: {packed_sequence_size: 8}",
-            "packed_sequence.packed_sequence_size: no dataset packs",
+            "packed_sequence: {packed_sequence_size: -8}",
+            "packed_sequence.packed_sequence_size: expected a whole number from 0 up",
+        ),
+        (
+            "packed_sequence: {packed_sequence_size: 8, max_packs: 2}",
+            "packed_sequence: max_packs does not go with packed_sequence_size: set step_scheduler.max_steps",
+        ),
+        (
+            "packed_sequence: {packed_sequence_size: 8, prepacked: true}",
+            "packed_sequence: prepacked: true means rows that are packed already",
         ),
         ("optimizer: adam", "optimizer: expected a mapping with _target_, found the text 'adam'"),
         ("loss_fn: {reduction: sum}", "loss_fn: a _target_ is needed"),

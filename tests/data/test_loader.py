@@ -403,7 +403,13 @@ def test_shard_method_is_used() -> None:
     streams = [_stream(loader) for loader in loaders]
     assert [first for part in streams[0] for first in part] == list(range(0, 24, 2))
     assert [first for part in streams[1] for first in part] == list(range(1, 24, 2))
-    assert "divides itself over the ranks" in loaders[0].notes[0]
+
+
+def test_ranks_with_unequally_many_items_stop_together() -> None:
+    steps = iter(range(10))
+    loader = _torch(Shardable(24), rows=3, dp_world=2, any_rank=lambda ended: next(steps) == 2)
+    assert len(_stream(loader)) == 2  # of 4: another rank has no more
+    assert len(_stream(_torch(Rows(24), any_rank=lambda ended: True))) == 4  # all know where an index ends
 
 
 def test_iterable_that_yields_nothing_is_an_error_not_a_hang() -> None:

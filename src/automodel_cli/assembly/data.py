@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from automodel_cli.assembly.tokenizer import RunTokenizer, plain_tokenizer_name
 from automodel_cli.config.instantiate import built_arguments, instantiate
 from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.config.target import Target
 from automodel_cli.data.loader import EvalLoader, TokenLoader, TorchLoader, is_token_windows
+from automodel_cli.data.packed_loader import PackedLoader
+from automodel_cli.data.packing import Packed, Packing
 from automodel_cli.data.sampler import steps_for_samples
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import ConfigError, DataError
@@ -61,9 +65,43 @@ def build_train_loader(
     }
     if is_token_windows(dataset):
         return TokenLoader(dataset, device=world.device, **sizes)
-    arguments = loader_arguments(cfg.dataloader, trust=trust)
-    pin_memory = world.device.type == "cuda"
-    return TorchLoader(dataset, seed=cfg.rng_seed, **{"pin_memory": pin_memory, **arguments}, **sizes)
+    arguments = {
+        "pin_memory": world.device.type == "cuda",
+        **loader_arguments(cfg.dataloader, trust=trust),
+        "seed": cfg.rng_seed,
+        "any_rank": world.any,
+        **sizes,
+    }
+    packing = packing_of(cfg)
+    if packing is None:
+        return TorchLoader(dataset, **arguments)
+    return PackedLoader(dataset, packing=packing, **arguments)
+
+
+def packing_of(cfg: PretrainConfig) -> Packing | None:
+    """How rows are packed; None: they are padded."""
+    section = cfg.packed_sequence
+    return Packing(section.packed_sequence_size, section.long_rows) if section.packed_sequence_size else None
+
+
+def check_packing(packing: Packing, dataset: Any, model: CausalLM) -> None:
+    """Check that there is something to pack and that the model takes packs.
+
+    Raises:
+        ConfigError: token files; packs longer than the model's context; a model that cannot keep rows apart.
+    """
+    key = f"packed_sequence.packed_sequence_size {packing.size}"
+    if is_token_windows(dataset):
+        raise ConfigError(
+            f"{key}: {type(dataset).__name__} reads token files in full windows, there is nothing to pack",
+            "set packed_sequence_size to 0 and dataset.seq_len (seq_length) as long as you want it",
+        )
+    if model.max_seq_len and packing.size > model.max_seq_len:
+        raise ConfigError(
+            f"{key} is longer than the model's context of {model.max_seq_len}",
+            "lower it, or raise the model's n_positions (max_position_embeddings)",
+        )
+    model.check_keeps_apart(packing.size)
 
 
 def build_eval_sets(
@@ -83,6 +121,7 @@ def build_eval_sets(
                 dp_rank=world.dp_rank,
                 dp_world=world.dp_world,
                 collate_fn=arguments.get("collate_fn"),
+                packing=None if is_token_windows(dataset) else packing_of(cfg),
             ),
         )
     return loaders
@@ -136,14 +175,54 @@ def sequence_length(dataset: Any, model: CausalLM) -> int:
     return model.max_seq_len or 1
 
 
-def steps_in_epochs(loader: TrainLoader, num_epochs: int) -> int | None:
-    """Whole updates in so many epochs; None for a data set without a length."""
+def steps_in_epochs(
+    cfg: PretrainConfig, loader: TrainLoader, world: World, say: Callable[[str], None]
+) -> int | None:
+    """Whole updates in ``num_epochs`` epochs (one for null); None where that is not known.
+
+    Packs are counted only where the length of the run depends on them: the data set is read for it, each rank a part.
+
+    Raises:
+        ConfigError: the run would end with an iterable data set that is packed.
+    """
+    epochs, rows = cfg.step_scheduler.num_epochs, loader.shape.global_batch_size
+    if isinstance(loader, PackedLoader):
+        if cfg.step_scheduler.max_steps is not None and (epochs is None or loader.iterable):
+            return None
+        if loader.rows_per_epoch is None:
+            raise ConfigError(
+                "how many packs an iterable data set makes is only known when it was read",
+                "set step_scheduler.max_steps",
+            )
+        return steps_for_samples(_count_packs(loader, epochs or 1, world, say), rows)[0]
     if loader.steps_per_epoch is None:
         return None
-    return steps_for_samples(
-        round(loader.steps_per_epoch * loader.shape.global_batch_size) * num_epochs,
-        loader.shape.global_batch_size,
-    )[0]
+    return steps_for_samples(round(loader.steps_per_epoch * rows) * (epochs or 1), rows)[0]
+
+
+def _count_packs(loader: PackedLoader, epochs: int, world: World, say: Callable[[str], None]) -> int:
+    say(
+        f"reading {loader.rows_per_epoch:,} rows once to count the packs of {epochs} epoch{'s'[: epochs > 1]} "
+        "(step_scheduler.max_steps with num_epochs: null starts without)"
+    )
+    lengths = np.zeros(loader.rows_per_epoch or 0, dtype=np.int64)
+    for rank, part in world.gather([world.rank, loader.lengths(world.rank, world.size)]):
+        lengths[rank :: world.size] = part
+    found = Packed(0, 0, 0, 0)
+    for window in loader.all_windows(lengths, epochs):
+        found = found.with_window(window)
+    loader.counted = found
+    return found.packs
+
+
+def position(loader: TrainLoader, world: World) -> dict[str, Any]:
+    """The loader's position for a checkpoint; where ranks have their own, with that of each. Every rank calls it."""
+    state = loader.state_dict()
+    if world.dp_world == 1 or not getattr(loader, "per_rank_state", False):
+        return state
+    own = {key: value for key, value in state.items() if key not in ("plan", "plan_hash")}
+    parts = dict(world.gather([world.dp_rank, own]))
+    return {**state, "by_dp_rank": [parts[rank] for rank in range(world.dp_world)]}
 
 
 def notes(*sources: Any) -> list[str]:

@@ -16,6 +16,8 @@ from automodel_cli.assembly.voice import Columns, Rows
 from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.data.megatron_dataset import MegatronPretraining
 from automodel_cli.data.megatron_parts import Drawn
+from automodel_cli.data.packed_loader import PackedLoader
+from automodel_cli.distributed.world import World
 from automodel_cli.models.interface import CausalLM, count_parameters
 from automodel_cli.step_memory import PeakMemory
 from automodel_cli.train.schedules import Schedule
@@ -56,6 +58,13 @@ def data_row(name: str, dataset: Any) -> tuple[str, str]:
     if hasattr(dataset, "__len__"):
         parts.append(f"{len(dataset):,} sequences of {getattr(dataset, 'seq_len', '?')}")
     return name, ", ".join(parts) or type(dataset).__name__
+
+
+def packing_rows(loader: Any, world: World) -> Rows:
+    """How rows are packed; only rank 0, which shows it, looks at some for that."""
+    if not (isinstance(loader, PackedLoader) and world.is_main):
+        return []
+    return [("packing", loader.in_words())]
 
 
 BLEND_HEADINGS = ("data", "prefix", "documents", "first", "last", "tokens", "weight", "samples", "epochs")

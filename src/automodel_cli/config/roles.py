@@ -193,6 +193,7 @@ ROLES: dict[str, Role] = {
             ours=("automodel_cli.data.loader.TorchLoader",),
             injected=(
                 "dataset", "global_batch_size", "local_batch_size", "dp_rank", "dp_world", "num_epochs",
+                "any_rank",
             ),
             default_target="torch.utils.data.DataLoader",
         ),

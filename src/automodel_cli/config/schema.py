@@ -133,7 +133,7 @@ class PretrainConfig(Section):
     fp8: Fp8Config = Field(default_factory=Fp8Config)
     """Matrix products in 8-bit floating point, for large models; true or false is short for `enabled`."""
     packed_sequence: PackedSequenceConfig = Field(default_factory=PackedSequenceConfig)
-    """Packing of short sequences."""
+    """Packing of rows of different length."""
     evaluation: EvaluationConfig | None = None
     """Tasks and samples during training; null: none."""
     wandb: WandbConfig | None = None

@@ -246,34 +246,44 @@ class Fp8Config(Section):
 
 
 class PackedSequenceConfig(Section):
-    """Packing of short sequences. The token-file datasets are always full, so there is nothing to pack."""
+    """Packing of rows of different length, of data sets of one's own; token files are read in full windows anyway."""
 
     known_targets = ("PackedSequenceConfig",)
 
     packed_sequence_size: Whole = 0
-    """0: off. No dataset serves packing yet, so anything else is an error."""
-    packing_strategy: str | None = understood(None, "packing is off")
+    """Tokens of a pack; 0: rows are padded to the longest of their batch. Rows are put into packs by best fit, are cut
+    only where `split_across_pack` says so, and do not see each other. Batch sizes then count packs."""
+    drop_long_samples: bool = True
+    """Leave out rows longer than a pack, counting them; false: such a row is an error."""
+    split_across_pack: bool = False
+    """Split rows longer than a pack into pieces as long as one, instead of leaving them out."""
+    packing_strategy: str | None = understood(None, "rows are packed by best fit")
     """Kept for old files."""
-    max_packs: Count | None = understood(None, "packing is off")
+    num_proc: Count | None = understood(None, "dataloader.num_workers processes read the rows")
     """Kept for old files."""
-    split_across_pack: bool = understood(False, "packing is off")
-    """Kept for old files."""
-    prepacked: bool = understood(False, "packing is off")
-    """Kept for old files."""
-    num_proc: Count | None = understood(None, "packing is off")
-    """Kept for old files."""
-    drop_long_samples: bool = understood(True, "packing is off")
-    """Kept for old files."""
+    max_packs: Count | None = understood(None, "step_scheduler.max_steps bounds a run")
+    """Kept for old files; an error where rows are packed."""
+    prepacked: bool = understood(False, "rows that bring segment_ids are used as they are")
+    """Kept for old files; an error where rows are packed."""
 
-    @field_validator("packed_sequence_size")
-    @classmethod
-    def _must_be_off(cls, value: int) -> int:
-        if value:
+    @model_validator(mode="after")
+    def _refuse_other_packing(self) -> PackedSequenceConfig:
+        if self.packed_sequence_size and self.max_packs is not None:
             raise ValueError(
-                "no dataset packs sequences yet; token files are read in full windows, "
-                "so leave it at 0 and set the dataset's seq_len instead"
+                "max_packs does not go with packed_sequence_size: set step_scheduler.max_steps instead"
             )
-        return value
+        if self.packed_sequence_size and self.prepacked:
+            raise ValueError(
+                "prepacked: true means rows that are packed already: set packed_sequence_size to 0"
+            )
+        return self
+
+    @property
+    def long_rows(self) -> Literal["drop", "split", "refuse"]:
+        """What becomes of rows longer than a pack."""
+        if self.split_across_pack:
+            return "split"
+        return "drop" if self.drop_long_samples else "refuse"
 
 
 def _signal_name(value: Any) -> str:

@@ -43,7 +43,7 @@ def default_collate(items: Sequence[Any]) -> Batch:
     """
     if not items:
         raise DataError("a batch without rows", "the data set yields nothing for some indices")
-    rows = [_row(item) for item in items]
+    rows = [collated_row(item) for item in items]
     names = [name for name in _PAD if name in rows[0]]
     for row in rows:
         if [name for name in _PAD if name in row] != names:
@@ -89,7 +89,8 @@ def refuse_unshifted(batch: Batch) -> None:
         )
 
 
-def _row(item: Any) -> dict[str, np.ndarray]:
+def collated_row(item: Any) -> dict[str, np.ndarray]:
+    """The fields of a ``Batch`` that one item has, int64 ``[T]`` each, by rules 1 and 2; labels always."""
     fields = {name: _array(name, value) for name, value in _fields(item).items()}
     for name, value in fields.items():
         if value.ndim != 1:

@@ -4,6 +4,7 @@
   Its position is one integer and costs nothing to return to.
 - ``TorchLoader`` serves a user's ``Dataset`` or ``IterableDataset`` through torch's DataLoader. Its position
   is one integer, the data set's own state, or a replay.
+- ``PackedLoader`` (``packed_loader``) is the same with several rows in one sequence.
 - ``EvalLoader`` makes one finite pass over either, in file order.
 
 Shapes: M micro-batches, B = ``local_batch_size`` rows, T tokens. A batch of ``TokenLoader`` is a view of a
@@ -12,9 +13,10 @@ reused buffer: it stays as it is until the *next but one* update is asked for; c
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -25,6 +27,7 @@ from torch.utils.data import DataLoader
 from automodel_cli.batch import IGNORE_INDEX, Batch
 from automodel_cli.data.ahead import on_device_ahead
 from automodel_cli.data.collate import as_batch, default_collate, refuse_unshifted
+from automodel_cli.data.packing import Pack, Packing, Read, Start, batch_of_packs, row_of, windows
 from automodel_cli.data.permutation import ALGORITHM, Permutation
 from automodel_cli.data.position import PlannedLoader, checked_position
 from automodel_cli.data.sampler import BatchShape, batch_shape
@@ -127,6 +130,7 @@ class TorchLoader(PlannedLoader):
             loaders carry. ``batch_size`` must be ``local_batch_size``; one iterator serves the whole run, in
             order, and drops the last incomplete update; a sampler of one's own would have no position and is
             refused.
+        any_rank: whether something is so on any rank; then ranks that hold unequally many items stop together.
 
     Raises:
         ConfigError: sizes that do not fit, or shuffle on an iterable.
@@ -159,6 +163,7 @@ class TorchLoader(PlannedLoader):
         batch_sampler: Any = None,
         pin_memory_device: str = "",
         snapshot_every_n_steps: int | None = None,
+        any_rank: Callable[[bool], bool] | None = None,
     ) -> None:
         _refuse_other_orders(batch_size, local_batch_size, in_order, sampler, batch_sampler)
         shape = batch_shape(
@@ -193,7 +198,8 @@ class TorchLoader(PlannedLoader):
             )
         self._stream: RankStream | None = None
         self._stream_state: dict[str, Any] | None = None
-        self._note_sharding()
+        apart = self.iterable and self._sharding.ranks and dp_world > 1 and num_epochs is not None
+        self._any_rank = any_rank if any_rank is not None and apart else bool
 
     def _plan(self, dataset: Any, shape: BatchShape, shuffle: bool, num_workers: int) -> dict[str, Any]:
         """What decides the order; ranks and workers are in it only where the data set makes them matter."""
@@ -214,16 +220,13 @@ class TorchLoader(PlannedLoader):
             "num_workers": num_workers if by_worker else None,
         }
 
-    def _note_sharding(self) -> None:
-        if self.iterable and self._sharding.ranks and self.shape.dp_world > 1:
-            self.notes.append(
-                f"{type(self.dataset).__name__} divides itself over the ranks: each must hold as many items, "
-                "or training stops at different steps (num_epochs: null with max_steps avoids that)"
-            )
-
     @property
     def per_rank_state(self) -> bool:
         """Whether ``state_dict`` differs from rank to rank, so that each rank's must be kept."""
+        return self._keeps_own_state
+
+    @property
+    def _keeps_own_state(self) -> bool:
         return self.iterable and has_own_state(self.dataset) and not self._torch["num_workers"]
 
     @property
@@ -242,7 +245,10 @@ class TorchLoader(PlannedLoader):
         """The updates from the present position on."""
         batches = self._batches()
         first = True
-        while len(update := list(itertools.islice(batches, self.shape.grad_accum))) == self.shape.grad_accum:
+        while True:
+            update = list(itertools.islice(batches, self.shape.grad_accum))
+            if self._any_rank(len(update) < self.shape.grad_accum):
+                return
             if first:
                 refuse_unshifted(update[0])
                 first = False
@@ -295,12 +301,7 @@ class TorchLoader(PlannedLoader):
         """(items to skip in each process, micro-batches to discard) to come to where the run was."""
         own = self.samples_consumed // self.shape.dp_world
         items = own if self._sharding.ranks else self.samples_consumed
-        _log.warning(
-            "%s has no usable state_dict: reading %d items again to come to where the run was%s",
-            type(self.dataset).__name__,
-            items,
-            " (with num_workers: 0 its state_dict would be used)" if has_own_state(self.dataset) else "",
-        )
+        self._warn_of_replay(items)
         if not (self._sharding.workers and self._torch["num_workers"]):
             return items, 0
         if own % self.shape.local_batch_size:
@@ -310,6 +311,22 @@ class TorchLoader(PlannedLoader):
                 "resume with the local_batch_size of the checkpoint",
             )
         return 0, own // self.shape.local_batch_size
+
+    def _warn_of_replay(self, items: int) -> None:
+        _log.warning(
+            "%s has no usable state_dict: reading %d items again to come to where the run was%s",
+            type(self.dataset).__name__,
+            items,
+            " (with num_workers: 0 its state_dict would be used)" if has_own_state(self.dataset) else "",
+        )
+
+    def _of_this_rank(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The part of ``state`` that this rank stored, where each rank has its own (``together``)."""
+        parts = checked_position(state).by_dp_rank
+        if not (self.per_rank_state and parts):
+            return state
+        part = parts[self.shape.dp_rank] if len(parts) == self.shape.dp_world else parts[0]
+        return {**state, **part} if isinstance(part, dict) else state
 
     def state_dict(self) -> dict[str, Any]:
         """The position as JSON; with the data set's own state, for this rank, where it has one.
@@ -331,7 +348,7 @@ class TorchLoader(PlannedLoader):
                 ranks.
         """
         super().load_state_dict(state)
-        stream = checked_position(state).stream
+        stream = checked_position(self._of_this_rank(state)).stream
         self._stream, self._stream_state = None, None
         if stream is None or not self.per_rank_state:
             return
@@ -382,6 +399,8 @@ class EvalLoader:
 
     Args:
         limit_batches: rounds at most; None for all.
+        packing: the rows in packs; not for a data set that divides itself over the ranks, which may make unequally
+            many of them.
         num_workers: worker processes, for a user's map-style data set.
 
     Raises:
@@ -397,6 +416,7 @@ class EvalLoader:
         dp_rank: int = 0,
         dp_world: int = 1,
         collate_fn: Callable[[list[Any]], Any] | None = None,
+        packing: Packing | None = None,
         num_workers: int = 0,
     ) -> None:
         if local_batch_size < 1:
@@ -414,6 +434,10 @@ class EvalLoader:
         self.dp_world = dp_world
         self.iterable = is_iterable_style(dataset)
         self._collate = _Collate(collate_fn or default_collate)
+        self._divided = self.iterable and own_sharding(dataset).ranks
+        self.packing = None if self._divided else packing
+        self._warned = False  # of rows that are longer than a pack
+        self._collate_fn = collate_fn
         self._num_workers = num_workers
         if not self.iterable and len(dataset) == 0:
             raise _nothing_to_evaluate(dataset)
@@ -422,7 +446,7 @@ class EvalLoader:
     def num_batches(self) -> int | None:
         """Batches that each rank yields, or None where the data set has no length."""
         length = length_of(self.dataset)
-        if length is None:
+        if length is None or self.packing:
             return self.limit_batches
         rounds = -(-length // (self.local_batch_size * self.dp_world))
         return rounds if self.limit_batches is None else min(rounds, self.limit_batches)
@@ -431,7 +455,13 @@ class EvalLoader:
         """A new pass."""
         if is_token_windows(self.dataset):
             return self._token_batches()
-        return self._streamed_batches() if self.iterable else self._indexed_batches()
+        if self.packing:
+            return self._rounds(
+                self._packs(self.packing), functools.partial(batch_of_packs, size=self.packing.size)
+            )
+        if self.iterable:
+            return self._rounds(self.dataset, lambda items: Batch(**self._collate(items)))
+        return self._indexed_batches()
 
     def _rows(self) -> Iterator[tuple[list[int], bool]]:
         """This rank's row numbers in each round, and whether they count: at the end ranks may borrow one."""
@@ -461,18 +491,26 @@ class EvalLoader:
         for fields, (_, count) in zip(loader, self._rows(), strict=True):
             yield _counted(Batch(**fields), count)
 
-    def _streamed_batches(self) -> Iterator[Batch]:
-        """Every rank reads the stream and keeps its own rows, unless the data set divides itself."""
-        alone = own_sharding(self.dataset).ranks
-        width = self.local_batch_size * (1 if alone else self.dp_world)
-        first = 0 if alone else self.dp_rank * self.local_batch_size
-        items, number = iter(self.dataset), 0
+    def _packs(self, packing: Packing) -> Iterator[Pack]:
+        items = self.dataset if self.iterable else (self.dataset[n] for n in range(len(self.dataset)))
+        reads = (Read(0, row_of(item, self._collate_fn)) for item in items)
+        for window in windows(reads, packing, Start()):
+            if window.end.long_rows and not self._warned:
+                self._warned = True
+                packing.warn_of_long_rows(window.end, self.dataset)
+            yield from window.packs
+
+    def _rounds(self, items: Iterable[Any], collate: Callable[[list[Any]], Batch]) -> Iterator[Batch]:
+        """Every rank reads all items and keeps its own, unless the data set divides itself."""
+        width = self.local_batch_size * (1 if self._divided else self.dp_world)
+        first = 0 if self._divided else self.dp_rank * self.local_batch_size
+        left, number = iter(items), 0
         while self.limit_batches is None or number < self.limit_batches:
-            row = list(itertools.islice(items, width))
+            row = list(itertools.islice(left, width))
             if not row:
                 break
             mine = row[first : first + self.local_batch_size]
-            yield _counted(Batch(**self._collate(mine or row[:1])), bool(mine))
+            yield _counted(collate(mine or row[:1]), bool(mine))
             number += 1
         if number == 0:
             raise _nothing_to_evaluate(self.dataset)

@@ -24,24 +24,37 @@ def plan_hash(plan: dict[str, Any]) -> str:
 
 
 _MOST_SAMPLES = 2**53  # a position leaves room for the arithmetic of int64
+_Number = Annotated[int, Field(ge=0, le=_MOST_SAMPLES)]
 
 
 class StreamState(FileModel):
     """Where an iterable data set of a user's was, on one rank."""
 
-    epoch: Annotated[int, Field(ge=0, le=_MOST_SAMPLES)]
+    epoch: _Number
     dataset: Any
     dp_rank: Count
     dp_world: Count
+
+
+class PackPosition(FileModel):
+    """Where packing was: the rows before the present window (``packing.Start``), and the packs taken from it."""
+
+    row: _Number = 0
+    long_rows: _Number = 0
+    state_row: _Number = 0
+    taken: _Number = 0
+    epochs_done: _Number = 0
 
 
 class Position(FileModel):
     """A saved position, ``loader.json``."""
 
     plan_hash: str
-    samples_consumed: Annotated[int, Field(ge=0, le=_MOST_SAMPLES)]
+    samples_consumed: _Number
     plan: Any = None
     stream: StreamState | None = None
+    packing: PackPosition | None = None
+    by_dp_rank: list[Any] | None = None
 
 
 def checked_position(state: Any) -> Position:
@@ -97,6 +110,14 @@ class PlannedLoader:
     def steps_per_epoch(self) -> float | None:
         """Updates in one epoch (batches straddle epochs), or None where the data set has no length."""
         return None if self._windows is None else self._windows / self.shape.global_batch_size
+
+    @property
+    def epoch_ended(self) -> bool:
+        """Whether the last update was the first to reach (or pass) the end of an epoch."""
+        if not self._windows:
+            return False
+        before = self.samples_consumed - self.shape.global_batch_size
+        return self.samples_consumed // self._windows > before // self._windows
 
     @property
     def epoch(self) -> int:

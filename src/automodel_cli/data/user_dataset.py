@@ -157,20 +157,17 @@ def shard_of_rank(dataset: Any, shape: BatchShape) -> tuple[Any, Sharding]:
     return part, Sharding(ranks=True, workers=sharding.workers)
 
 
-class RankStream(IterableDataset[Any]):
-    """The items of one rank (and worker) of an endless stream over a user's iterable data set.
+class EpochStream(IterableDataset[Any]):
+    """The items of a user's iterable data set, epoch after epoch, from a position on.
 
     Args:
-        skip_items: items at the start of the stream that were consumed before (a replay).
-        state: what ``state()`` returned instead; the data set's own state then says where to go on.
-
-    ``state()`` is exact between updates and without worker processes.
+        skip_items: items that were consumed before (a replay), counted from ``state`` where it is given.
+        state: what ``state()`` returned; the data set's own state then says where to go on.
     """
 
     def __init__(
         self,
         dataset: Any,
-        shape: BatchShape,
         sharding: Sharding,
         *,
         num_epochs: int | None,
@@ -178,45 +175,22 @@ class RankStream(IterableDataset[Any]):
         state: dict[str, Any] | None = None,
     ) -> None:
         self.dataset = dataset
-        self.shape = shape
         self.sharding = sharding
         self.num_epochs = num_epochs
         self.epoch = 0
-        self.leftover_items = 0  # of the last, incomplete update, once the stream has ended
         self._skip_items = skip_items
         self._continues = state is not None  # the first pass starts inside an epoch
         if state is not None:
             self.epoch = state["epoch"]
             dataset.load_state_dict(state["dataset"])
 
-    def __iter__(self) -> Iterator[Any]:
+    def turn(self) -> tuple[int, int]:
+        """(n, w): this process takes pieces w, w + n, ... of the stream; (1, 0) where it takes all it is given."""
         worker = get_worker_info()
         alone = worker is None or self.sharding.workers
-        workers, mine = (1, 0) if alone or worker is None else (worker.num_workers, worker.id)
-        rows, micro_batch = self.shape.local_batch_size, 0
-        for items in self._updates():
-            for first in range(0, len(items), rows):
-                if micro_batch % workers == mine:
-                    yield from items[first : first + rows]
-                micro_batch += 1
+        return (1, 0) if alone or worker is None else (worker.num_workers, worker.id)
 
-    def _updates(self) -> Iterator[list[Any]]:
-        """This rank's items of each complete update."""
-        per_rank, per_update = self.shape.samples_per_rank, self.shape.global_batch_size
-        first = 0 if self.sharding.ranks else self.shape.dp_rank * per_rank
-        last = per_rank if self.sharding.ranks else per_update
-        kept: list[Any] = []
-        seen = 0
-        for item in self._items():
-            if first <= seen < first + per_rank:
-                kept.append(item)
-            seen += 1
-            if seen == last:
-                yield kept
-                kept, seen = [], 0
-        self.leftover_items = seen
-
-    def _items(self) -> Iterator[Any]:
+    def items(self) -> Iterator[Any]:
         """Items of all epochs from the saved position on."""
         to_skip = self._skip_items
         while self.num_epochs is None or self.epoch < self.num_epochs:
@@ -238,7 +212,7 @@ class RankStream(IterableDataset[Any]):
             self.epoch += 1
 
     def state(self) -> dict[str, Any]:
-        """Where the data set is, in its own words, as JSON.
+        """Where the data set is, in its own words, as JSON; exact while ``items`` waits after an item.
 
         Raises:
             DataError: its ``state_dict`` holds something that JSON cannot.
@@ -251,6 +225,43 @@ class RankStream(IterableDataset[Any]):
                 f"state_dict() of {type(self.dataset).__name__} is not JSON: {error}",
                 "return numbers, strings, lists and dicts with string keys only",
             ) from error
+
+
+class RankStream(EpochStream):
+    """The items of one rank (and worker) of an endless stream over a user's iterable data set.
+
+    ``state()`` is exact between updates and without worker processes.
+    """
+
+    def __init__(self, dataset: Any, shape: BatchShape, sharding: Sharding, **options: Any) -> None:
+        super().__init__(dataset, sharding, **options)
+        self.shape = shape
+        self.leftover_items = 0  # of the last, incomplete update, once the stream has ended
+
+    def __iter__(self) -> Iterator[Any]:
+        workers, mine = self.turn()
+        rows, micro_batch = self.shape.local_batch_size, 0
+        for items in self._updates():
+            for first in range(0, len(items), rows):
+                if micro_batch % workers == mine:
+                    yield from items[first : first + rows]
+                micro_batch += 1
+
+    def _updates(self) -> Iterator[list[Any]]:
+        """This rank's items of each complete update."""
+        per_rank, per_update = self.shape.samples_per_rank, self.shape.global_batch_size
+        first = 0 if self.sharding.ranks else self.shape.dp_rank * per_rank
+        last = per_rank if self.sharding.ranks else per_update
+        kept: list[Any] = []
+        seen = 0
+        for item in self.items():
+            if first <= seen < first + per_rank:
+                kept.append(item)
+            seen += 1
+            if seen == last:
+                yield kept
+                kept, seen = [], 0
+        self.leftover_items = seen
 
 
 def has_own_state(dataset: Any) -> bool:

@@ -119,11 +119,12 @@ class LabelledBuffer:
         for where in places:
             dataset.gather(where, self._rows)
             batch = batch_of(dataset, self._rows)
-            batches.append(_pinned(batch) if self._pin_memory else batch)
+            batches.append(pinned(batch) if self._pin_memory else batch)
         return batches
 
 
-def _pinned(batch: Batch) -> Batch:
+def pinned(batch: Batch) -> Batch:
+    """A copy in page-locked memory."""
     fields = {name: tensor for name, tensor in vars(batch).items() if tensor is not None}
     return Batch(**{name: tensor.pin_memory() for name, tensor in fields.items()})
 

@@ -57,7 +57,8 @@ def train_line(record: Record) -> str:
     """The line of one update. Users scrape it: the fields, their order and their formats are fixed.
 
     Keys read: step, epoch, loss, grad_norm, lr, mem_gib, tps, tps_per_gpu, num_label_tokens, mfu (a
-    fraction), eta_s, loss_avg (only where there is one), skipped. What is missing or None is printed as ``n/a``.
+    fraction), eta_s, loss_avg and packing_efficiency (a fraction; both only where there is one), skipped. What is
+    missing or None is printed as ``n/a``.
     """
     fields = [
         f"step {_number(record, 'step', 'd')}",
@@ -73,6 +74,8 @@ def train_line(record: Record) -> str:
     ]
     if record.get("loss_avg") is not None:
         fields.append(f"loss_avg {_number(record, 'loss_avg', '.4f')}")
+    if record.get("packing_efficiency") is not None:
+        fields.append(f"packed {_number(record, 'packing_efficiency', '.1%')}")
     if record.get("skipped"):
         fields.append("skipped (not finite)")
     return " | ".join(fields)

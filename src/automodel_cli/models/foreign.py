@@ -48,10 +48,7 @@ class ForeignCausalLM(CausalLM):
     ) -> Tensor:
         assert cache is None, "a foreign module has no cache"
         if batch.segment_ids is not None:
-            raise ConfigError(
-                f"{type(self.module).__name__} cannot keep documents in one row apart",
-                "use a data set without segment_ids, or build_gpt2_model",
-            )
+            self.check_keeps_apart(batch.segment_ids.shape[1])
         keywords = {"position_ids": batch.position_ids} if self._takes_positions else {}
         if self._by_keyword:
             outputs = self.module(input_ids=batch.input_ids, **keywords)
@@ -80,6 +77,12 @@ class ForeignCausalLM(CausalLM):
             "vocab_size": self.vocab_size,
             "parameters": {name: list(parameter.shape) for name, parameter in self.named_parameters()},
         }
+
+    def check_keeps_apart(self, tokens: int) -> None:
+        raise ConfigError(
+            f"{type(self.module).__name__} cannot keep documents in one row apart: its forward takes no mask for it",
+            "leave packed_sequence_size at 0 and segment_ids out of the data, or use build_gpt2_model",
+        )
 
     def has_dropout(self) -> bool:
         return True  # a functional dropout cannot be seen from outside, and seeding costs next to nothing

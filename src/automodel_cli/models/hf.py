@@ -161,7 +161,7 @@ class HFCausalLM(CausalLM):
         Raises:
             ConfigError: this implementation takes no such mask, or the model has a mask of its own kind.
         """
-        self._refuse_windows(segment_ids.shape[1])
+        self.check_keeps_apart(segment_ids.shape[1])
         if self.attn_implementation == "eager":
             allowed = dense_mask(segment_ids)
             added = torch.zeros(allowed.shape, dtype=self.hf.dtype, device=allowed.device)
@@ -173,21 +173,41 @@ class HFCausalLM(CausalLM):
         if isinstance(mask, BlockMask):
             mask.ndim = 4  # type: ignore[attr-defined]  # transformers' GPT-2 asks before it looks what it is
         elif self.attn_implementation != "sdpa":
-            raise ConfigError(
-                f"documents in one row cannot be kept apart with attn_implementation {self.attn_implementation!r}",
-                "use attn_implementation: sdpa",
-            )
+            raise self._takes_no_mask()
         return mask
 
-    def _refuse_windows(self, tokens: int) -> None:
-        """A mask given from outside replaces the one that limits how far back a layer looks."""
+    def _takes_no_mask(self) -> ConfigError:
+        return ConfigError(
+            f"documents in one row cannot be kept apart with attn_implementation {self.attn_implementation!r}",
+            "use attn_implementation: sdpa",
+        )
+
+    def check_keeps_apart(self, tokens: int) -> None:
+        """A mask given from outside replaces the one that limits how far back a layer looks, and reaches no state."""
+        if (why := self._crosses_documents()) is not None:
+            raise ConfigError(
+                f"{type(self.hf).__name__} cannot keep documents in one row apart: it {why}",
+                "leave packed_sequence_size at 0 and intra_document false, or use a model of attention only",
+            )
+        if self.attn_implementation not in ("sdpa", "eager") and not self.takes_blocks:
+            raise self._takes_no_mask()
         if (found := self._narrow_window(tokens)) is not None:
             name, width = found
             raise ConfigError(
                 f"{type(self.hf).__name__} looks back {width} tokens ({name}), which cannot be combined with "
                 f"documents kept apart in rows of {tokens}",
-                f"set seq_len to at most {width}, or train with intra_document: false",
+                f"set seq_len (packed_sequence_size) to at most {width}, or train with intra_document: false",
             )
+
+    def _crosses_documents(self) -> str | None:
+        """What in this model is reached by no attention mask."""
+        kinds = getattr(self.hf.config.get_text_config(), "layer_types", None) or ()
+        other = [kind for kind in kinds if kind == "linear_attention" or not kind.endswith("attention")]
+        if self.hf._is_stateful:
+            return "carries a state from token to token"
+        if other:
+            return f"has layers of kind {other[0]}"
+        return None if self.takes_positions else "takes no position_ids"
 
     def _narrow_window(self, tokens: int) -> tuple[str, int] | None:
         """(setting, width) where a layer may look back less far than a row of ``tokens`` is long."""

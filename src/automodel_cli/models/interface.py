@@ -126,6 +126,13 @@ class CausalLM(nn.Module, ABC):
         walk(self)
         return found
 
+    def check_keeps_apart(self, tokens: int) -> None:
+        """Check that rows of ``tokens`` with ``segment_ids`` can be attended to document by document.
+
+        Raises:
+            ConfigError: not by this model.
+        """
+
     def has_dropout(self) -> bool:
         """Whether training draws random numbers, so that each micro-batch needs a seed of its own."""
         return any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.modules())

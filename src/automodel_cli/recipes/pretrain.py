@@ -43,6 +43,7 @@ from automodel_cli.checkpoint.together import on_main, together
 from automodel_cli.config.load import to_yaml
 from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.data.overlap import notes_on_overlap
+from automodel_cli.data.packed_loader import PackedLoader
 from automodel_cli.data.position import check_plan
 from automodel_cli.distributed.presence import Presence
 from automodel_cli.distributed.start import leave
@@ -78,6 +79,7 @@ class _Update:
     tokens_seen: int
     lr: float
     log: bool
+    packed: Mapping[str, Any]
 
 
 def run(
@@ -256,7 +258,12 @@ class PretrainRecipe:
         )
         data_assembly.check_fits(self.dataset, self.model, what="dataset")
         data_assembly.check_tokenizer(self.tokenizer, self.model)
-        self.seq_len = data_assembly.sequence_length(self.dataset, self.model)
+        packing = data_assembly.packing_of(cfg)
+        if packing is None:
+            self.seq_len = data_assembly.sequence_length(self.dataset, self.model)
+        else:
+            data_assembly.check_packing(packing, self.dataset, self.model)
+            self.seq_len = packing.size
         cfg = self._settle_batch_size()
         self.loader = data_assembly.build_train_loader(cfg, self.dataset, self.world, trust=self.trust)
         self.val_sets = data_assembly.build_eval_sets(cfg, self.world, trust=self.trust)
@@ -266,7 +273,7 @@ class PretrainRecipe:
         self.horizon = plan_horizon(
             max_steps=scheduler.max_steps,
             num_epochs=scheduler.num_epochs,
-            steps_in_epochs=data_assembly.steps_in_epochs(self.loader, scheduler.num_epochs or 1),
+            steps_in_epochs=data_assembly.steps_in_epochs(cfg, self.loader, self.world, self.voice.say),
             tokens_per_step=scheduler.global_batch_size * self.seq_len,
         )
 
@@ -365,7 +372,10 @@ class PretrainRecipe:
 
                 log = due(step, every=every.log_every_steps, last=last)
                 with profile.phase("logging"):
-                    self.results.add(_Update(step, self.state.epoch, self.state.tokens_seen, lr, log), result)
+                    packed = self._packed()
+                    self.results.add(
+                        _Update(step, self.state.epoch, self.state.tokens_seen, lr, log, packed), result
+                    )
                     self._report(self.results.arrived())
                 save, evaluate = self._save_due() or self._can_make_up(), self.evaluation.due(step, last)
                 validate = evaluate or (save and every.validate_on_checkpoint)
@@ -385,6 +395,8 @@ class PretrainRecipe:
                 self.checkpointer.raise_failure()
                 collect(step)
                 profile.step(step)
+            else:
+                self._end_with_the_data(last)
             self._report(self.results.all())
             if self.soundness.owed and self.state.step >= last:
                 raise diverged(self.checkpointer, f"the run ended at step {last} without a checkpoint of it")
@@ -420,6 +432,13 @@ class PretrainRecipe:
             phase=self.profile.phase,
         )
 
+    def _packed(self) -> Mapping[str, Any]:
+        """How full the packs of the last update were, where rows are packed."""
+        if not isinstance(self.loader, PackedLoader):
+            return {}
+        long_rows = {"long_rows": self.loader.long_rows} if self.loader.long_rows else {}
+        return {"packing_efficiency": self.loader.efficiency, **long_rows}
+
     def _save_due(self) -> bool:
         every = self.cfg.step_scheduler
         if not self._saves:
@@ -436,8 +455,7 @@ class PretrainRecipe:
 
     def _epoch_ends(self) -> bool:
         """Whether this update is the first to reach (or pass) the end of an epoch."""
-        steps = self.loader.steps_per_epoch
-        return steps is not None and self.state.step // steps > (self.state.step - 1) // steps
+        return self.loader.epoch_ended
 
     # ------------------------------------------------------------------------------------- what it does
 
@@ -465,6 +483,7 @@ class PretrainRecipe:
                 "num_label_tokens": numbers.num_label_tokens,
                 "tokens_seen": update.tokens_seen,
                 "skipped": numbers.skipped,
+                **update.packed,
                 **more,
                 **self.throughput.read(update.step),
             }
@@ -479,6 +498,18 @@ class PretrainRecipe:
             f"stopped at step {self.state.step}: loss or gradient of the last {limit} updates was not finite"
         )
         raise diverged(self.checkpointer, what)
+
+    def _end_with_the_data(self, last: int) -> None:
+        """Validate and save where a data set without a known length has ended before the last update."""
+        step, every = self.state.step, self.cfg.step_scheduler
+        if step >= last:
+            return
+        self.voice.say(f"the data ended after step {step} of {last} (step_scheduler.num_epochs)")
+        if every.val_every_steps is not None:
+            self._report(self.results.all())
+            self._validate()
+        if every.ckpt_every_steps is not None:
+            self._save()
 
     def _validate(self) -> None:
         """Score every validation set on the weights as they are now; a signal ends it without a score."""
@@ -537,7 +568,7 @@ class PretrainRecipe:
                     "train": self.state.to_dict(),
                     "scaler": self.scaler.state_dict() if self.scaler is not None else None,
                 },
-                loader_state=self.loader.state_dict(),
+                loader_state=data_assembly.position(self.loader, self.world),
                 config_yaml=to_yaml(self.cfg),
                 facts=self._facts(),
                 tokenizer_folder=self.tokenizer.folder if self.tokenizer else None,
@@ -643,6 +674,7 @@ class PretrainRecipe:
         rows = [
             *summary.model_rows(self.model, weights_from=weights_from),
             *(summary.data_row(name, dataset) for name, dataset in datasets.items()),
+            *summary.packing_rows(self.loader, self.world),
             *summary.schedule_rows(
                 self.cfg,
                 self.horizon,

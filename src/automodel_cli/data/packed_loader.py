@@ -1,0 +1,339 @@
+"""``PackedLoader``: a user's data set with its rows packed (``packing``), in the global order and with a position.
+
+The packs are numbered in one sequence for all ranks, and update ``u`` owns packs ``[u * G, (u + 1) * G)``. Which rows
+share a pack is only known when they were read, so every rank reads all rows and keeps its own packs: the order is the
+same for any number of ranks and workers, and a run may go on with others. A data set that is divided over the ranks
+(``user_dataset``) is packed by each rank for itself.
+
+The position is where the present window begins and how many of its packs were handed out; a resumed run reads that
+window again. With worker processes the next window is read while one is trained on.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from automodel_cli.batch import Batch
+from automodel_cli.data.collate import refuse_unshifted
+from automodel_cli.data.loader import TorchLoader
+from automodel_cli.data.packing import (
+    Pack,
+    Packed,
+    Packing,
+    Read,
+    Row,
+    Start,
+    Window,
+    batch_of_packs,
+    nothing_to_pack,
+    real_tokens,
+    row_of,
+    windows,
+)
+from automodel_cli.data.permutation import Permutation
+from automodel_cli.data.position import PackPosition, checked_position
+from automodel_cli.data.user_dataset import EpochStream
+from automodel_cli.data.windows import pinned, read_ahead
+
+CHUNK_ROWS = 32  # that a worker sends at a time, and between which the state of a data set is asked for
+
+
+class PackedLoader(TorchLoader):
+    """Micro-batches of packs; arguments as ``TorchLoader``, sizes and ``samples_consumed`` count packs.
+
+    Args:
+        packing: how rows are packed.
+
+    Attributes:
+        efficiency: share of real tokens in the last update; None before the first.
+        long_rows: rows longer than a pack, of those read so far.
+        counted: what comes of the whole run, where somebody has counted it.
+
+    Raises:
+        ConfigError, DataError: as ``TorchLoader``; while it is iterated also for rows that are refused.
+    """
+
+    def __init__(self, dataset: Any, *, packing: Packing, collate_fn: Any = None, **options: Any) -> None:
+        super().__init__(dataset, collate_fn=collate_fn, **options)
+        self.packing = packing
+        self.plan = {**self.plan, "packing": packing.plan()}
+        self.rows_per_epoch = None if self.iterable else self._windows
+        self._windows = None  # packs in an epoch are not known
+        self._rows_of = functools.partial(_rows_of, collate=collate_fn)
+        self._start, self._taken = Start(), 0  # of the window that the last pack was of
+        self._epoch = self._epochs_done = 0
+        self._left_over = 0
+        self._epoch_ended = False
+        self.long_rows = 0
+        self.efficiency: float | None = None
+        self.counted: Packed | None = None
+
+    @property
+    def per_rank_state(self) -> bool:
+        """Whether ``state_dict`` differs from rank to rank, so that each rank's must be kept."""
+        return self._keeps_own_state or self._divided
+
+    @property
+    def _divided(self) -> bool:
+        return self.iterable and self._sharding.ranks and self.shape.dp_world > 1
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the last pack handed out."""
+        return self._epoch
+
+    @property
+    def epoch_ended(self) -> bool:
+        """Whether the last update was the first to reach the end of an epoch, or to go beyond it."""
+        return self._epoch_ended
+
+    @property
+    def dropped_samples(self) -> int:
+        """Packs at the very end that made no whole update, once it was reached."""
+        return self._left_over
+
+    # ------------------------------------------------------------------------------------- updates
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        """The updates from the present position on."""
+        own = self.shape.samples_per_rank
+        wanted, first = (
+            (own, 0) if self._divided else (self.shape.global_batch_size, self.shape.dp_rank * own)
+        )
+        packs, is_first = self._packs(), True
+        while True:
+            update = list(itertools.islice(packs, wanted))
+            if self._any_rank(len(update) < wanted):
+                self._left_over = len(update)
+                return
+            batches = self._batches_of([pack for _, _, pack in update[first : first + own]])
+            if is_first:
+                refuse_unshifted(batches[0])
+                is_first = False
+            self._move_to(*update[-1][:2])
+            self.efficiency = real_tokens(pack for _, _, pack in update) / (wanted * self.packing.size)
+            yield batches
+
+    def _batches_of(self, packs: list[Pack]) -> list[Batch]:
+        rows = self.shape.local_batch_size
+        found = [batch_of_packs(packs[n : n + rows], self.packing.size) for n in range(0, len(packs), rows)]
+        return [pinned(batch) for batch in found] if self._torch["pin_memory"] else found
+
+    def _move_to(self, window: Window, taken: int) -> None:
+        """The last pack handed out is number ``taken`` (from 1) of ``window``."""
+        self.samples_consumed += self.shape.global_batch_size
+        self._start, self._taken, self._epoch = window.start, taken, window.epoch
+        done = window.epoch + (window.ends_epoch and taken == len(window.packs))
+        self._epoch_ended, self._epochs_done = done > self._epochs_done, done
+
+    def _packs(self) -> Iterator[tuple[Window, int, Pack]]:
+        """Packs from the position on, each with its window and its number in it, from 1."""
+        taken = self._taken
+        found = windows(
+            self._reads(self._start), self.packing, self._start, rows_per_epoch=self.rows_per_epoch
+        )
+        for window in read_ahead(found, self._torch["num_workers"] > 0):
+            self._count_long_rows(window.end)
+            for number in range(taken, len(window.packs)):
+                yield window, number + 1, window.packs[number]
+            taken = 0
+
+    def _count_long_rows(self, end: Start) -> None:
+        if end.long_rows and not self.long_rows:
+            self.packing.warn_of_long_rows(end, self.dataset)
+        self.long_rows = end.long_rows
+
+    # ---------------------------------------------------------------------------------------- rows
+
+    def _reads(self, start: Start) -> Iterator[Read]:
+        """The rows after ``start``, through torch's DataLoader."""
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + start.row) % (1 << 63))
+        settings = {**self._torch, "pin_memory": False, "generator": generator}
+        if self.iterable:
+            return self._streamed(start, settings)
+        assert self.rows_per_epoch is not None
+        end = None if self.num_epochs is None else self.num_epochs * self.rows_per_epoch
+        return self._indexed(start.row, end, settings)
+
+    def _indexed(self, first: int, end: int | None, settings: dict[str, Any]) -> Iterator[Read]:
+        assert self.rows_per_epoch is not None
+        chunks = functools.partial(_chunks, first, end, self.rows_per_epoch)
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=_Indices(chunks, self._slots),  # type: ignore[arg-type]
+            collate_fn=self._rows_of,
+            **settings,
+        )
+        for rows, numbers in zip(loader, chunks(), strict=True):
+            yield from (Read(numbers[0] // self.rows_per_epoch, row) for row in rows)
+
+    def _slots(self, numbers: np.ndarray) -> np.ndarray:
+        """Indices of the rows that have these numbers in the order of training."""
+        assert self.rows_per_epoch is not None
+        epochs, slots = np.divmod(numbers, self.rows_per_epoch)
+        return self._permutation(slots, epochs) if self.shuffle else slots
+
+    @functools.cached_property
+    def _permutation(self) -> Permutation:
+        assert self.rows_per_epoch is not None
+        return Permutation(self.rows_per_epoch, seed=self.seed)
+
+    def _streamed(self, start: Start, settings: dict[str, Any]) -> Iterator[Read]:
+        skip, discard = start.row - start.state_row, 0
+        if start.state is None and start.row:
+            self._warn_of_replay(start.row)
+            if self._sharding.workers and self._torch["num_workers"]:
+                skip, discard = 0, start.row
+        stream = _RowStream(
+            self.dataset,
+            self._sharding,
+            num_epochs=self.num_epochs,
+            skip_items=skip,
+            state=start.state,
+            rows_of=self._rows_of,
+            with_state=self._keeps_own_state,
+        )
+        loader = DataLoader(stream, batch_size=None, collate_fn=_unchanged, **settings)
+        return itertools.islice(itertools.chain.from_iterable(loader), discard, None)
+
+    # --------------------------------------------------------------------------- before the training
+
+    def in_words(self) -> str:
+        """How full packs are: counted before, else those of the first window, else (iterable) not known yet."""
+        if self.counted is not None:
+            return self.counted.in_words(self.packing)
+        if self.iterable:
+            return f"packs of {self.packing.size:,} tokens; how full they are is logged as packing_efficiency"
+        return f"first {self.first_window().in_words(self.packing)}"
+
+    def first_window(self) -> Packed:
+        """What comes of the first window of a map-style data set, which is read for it.
+
+        Raises:
+            DataError: nothing.
+        """
+        reads = self._indexed(0, self.rows_per_epoch, {"generator": torch.Generator().manual_seed(0)})
+        found = windows(reads, self.packing, Start(), rows_per_epoch=self.rows_per_epoch)
+        window = next(found)
+        if not window.packs:
+            raise nothing_to_pack(window.end)
+        return Packed(0, 0, 0, 0).with_window(window)
+
+    def lengths(self, first: int, step: int) -> list[int]:
+        """Lengths of rows first, first + step, ... in index order: the data set is read for it."""
+        assert self.rows_per_epoch is not None
+        indices = range(first, self.rows_per_epoch, step)
+        chunks = [list(indices[n : n + CHUNK_ROWS]) for n in range(0, len(indices), CHUNK_ROWS)]
+        settings = {**self._torch, "pin_memory": False, "generator": torch.Generator().manual_seed(0)}
+        loader = DataLoader(self.dataset, batch_sampler=chunks, collate_fn=self._rows_of, **settings)
+        return [len(row) for rows in loader for row in rows]
+
+    def all_windows(self, lengths: np.ndarray, num_epochs: int) -> Iterator[Window]:
+        """The windows of a whole run over rows of these ``lengths``, with ranges in the place of rows."""
+        assert self.rows_per_epoch is not None
+        chunks = _chunks(0, num_epochs * self.rows_per_epoch, self.rows_per_epoch, size=4096)
+        reads = (
+            Read(numbers[0] // len(lengths), range(length))
+            for numbers in chunks
+            for length in lengths[self._slots(np.arange(*numbers))].tolist()
+        )
+        return windows(reads, self.packing, Start(), rows_per_epoch=self.rows_per_epoch)
+
+    # ------------------------------------------------------------------------------------ position
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position as JSON; with the data set's own state where it has one."""
+        start = self._start
+        state = super(TorchLoader, self).state_dict()
+        state["packing"] = {
+            "row": start.row,
+            "long_rows": start.long_rows,
+            "state_row": start.state_row,
+            "taken": self._taken,
+            "epochs_done": self._epochs_done,
+        }
+        if self.per_rank_state:
+            own = start.state or {"epoch": 0, "dataset": None}
+            state["stream"] = {**own, "dp_rank": self.shape.dp_rank, "dp_world": self.shape.dp_world}
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``; call it before iterating.
+
+        Raises:
+            DataError: it belongs to another plan, or holds the state of another rank or number of ranks.
+        """
+        super().load_state_dict(state)
+        own, self._stream_state = self._stream_state, None
+        at = checked_position(self._of_this_rank(state)).packing or PackPosition()
+        known = own is not None and own["dataset"] is not None
+        self._start = Start(at.row, at.long_rows, own if known else None, at.state_row if known else 0)
+        self._taken, self._epochs_done = at.taken, at.epochs_done
+        self._epoch = at.epochs_done
+
+
+class _Indices:
+    """Index lists of chunks of rows: torch's ``batch_sampler``."""
+
+    def __init__(self, chunks: Any, slots: Any) -> None:
+        self._chunks, self._slots = chunks, slots
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (self._slots(np.arange(*numbers)).tolist() for numbers in self._chunks())
+
+
+def _chunks(
+    first: int, end: int | None, per_epoch: int, *, size: int = CHUNK_ROWS
+) -> Iterator[tuple[int, int]]:
+    """(begin, end) of consecutive rows from ``first`` to ``end`` (None: for ever), no chunk across epochs."""
+    while end is None or first < end:
+        after = min(first + size, (first // per_epoch + 1) * per_epoch)
+        yield first, after
+        first = after
+
+
+class _RowStream(EpochStream):
+    """Chunks of rows of an endless stream over a user's iterable data set, each of one epoch.
+
+    With ``with_state`` the state of the data set goes along with the first row of each chunk: there it waits between
+    two items, which it does not do at the end of an epoch.
+    """
+
+    def __init__(self, *args: Any, rows_of: Any, with_state: bool, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._rows_of, self._with_state = rows_of, with_state
+
+    def __iter__(self) -> Iterator[list[Read]]:
+        workers, mine = self.turn()
+        for number, chunk in enumerate(self._chunks_of_items()):
+            if number % workers == mine:
+                epoch, state, items = chunk
+                rows = self._rows_of(items)
+                yield [Read(epoch, row, None if n else state) for n, row in enumerate(rows)]
+
+    def _chunks_of_items(self) -> Iterator[tuple[int, Any, list[Any]]]:
+        epoch, state, items = 0, None, list[Any]()
+        for item in self.items():
+            if items and (len(items) == CHUNK_ROWS or self.epoch != epoch):
+                yield epoch, state, items
+                items = []
+            if not items:
+                epoch, state = self.epoch, self.state() if self._with_state else None
+            items.append(item)
+        if items:
+            yield epoch, state, items
+
+
+def _rows_of(items: Iterable[Any], collate: Any) -> list[Row]:
+    return [row_of(item, collate) for item in items]
+
+
+def _unchanged(chunk: Any) -> Any:
+    return chunk
