@@ -317,7 +317,8 @@ saved()
     joined = sorted(line for number in (0, 1) for line in both.said(number).splitlines() if "joined" in line)
     assert joined[0] == f"joined {endpoint} as machine 1 of 2: rank 0 of 2"
     assert re.fullmatch(
-        rf"joined {endpoint} as machine 2 of 2: rank 1 of 2, output in logs_agent_./attempt_0/rank_1.log", joined[1]
+        rf"joined {endpoint} as machine 2 of 2: rank 1 of 2, output in logs_agent_./attempt_0/rank_1.log",
+        joined[1],
     )
 
 

@@ -43,7 +43,7 @@ def test_a_name_that_leads_nowhere(monkeypatch):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    with pytest.raises(CannotMeet, match="no machine 'nod1' .Name or service not known"):
+    with pytest.raises(CannotMeet, match=r"no machine 'nod1' .Name or service not known"):
         look({"nnodes": "2", "rdzv-endpoint": "nod1:29400"})
 
 
@@ -70,7 +70,9 @@ def test_the_machine_that_is_named_keeps_the_store(free):
 
 def test_nobody_there_is_said_at_once_and_an_error_after_the_limit(free):
     said, started = [], time.monotonic()
-    with pytest.raises(CannotMeet, match="nobody answered at localhost:.* .Connection refused.\nstart the same"):
+    with pytest.raises(
+        CannotMeet, match=r"nobody answered at localhost:.* .Connection refused.\nstart the same"
+    ):
         look({**BY_PLACE, "node-rank": "1", "master-port": str(free)}, said)
     assert len(said) == 1 and said[0].startswith(f"waiting for localhost:{free} (Connection refused)")
     assert time.monotonic() - started < 30

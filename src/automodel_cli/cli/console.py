@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from automodel_cli.assembly.voice import Voice
 from automodel_cli.errors import AutomodelError
+from automodel_cli.metrics.lines import WIDTH
 from automodel_cli.plain_text import without_controls
 
 if TYPE_CHECKING:
@@ -52,6 +54,11 @@ def stderr() -> Console:
 def is_terminal() -> bool:
     """True where a bar can be drawn: stdout is a terminal that understands cursor movement."""
     return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def width() -> int:
+    """Columns for a line of numbers: the terminal's, or as many as a log file's reader is likely to have."""
+    return shutil.get_terminal_size().columns if is_terminal() else WIDTH
 
 
 def say(line: str = "") -> None:
@@ -88,6 +95,31 @@ def clean_what_libraries_say() -> None:
 
     logging.setLogRecordFactory(record)
     warnings.formatwarning = warning
+
+
+_QUIET = {
+    "TORCH_CPP_LOG_LEVEL": "ERROR",  # warnings of c10d and gloo: sockets that close, names that have no IPv6 address
+    "TF_CPP_MIN_LOG_LEVEL": "2",  # absl and TensorFlow, which libraries import where it is installed
+    "GRPC_VERBOSITY": "ERROR",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DATASETS_VERBOSITY": "error",
+    "HF_HUB_VERBOSITY": "error",
+    "LMEVAL_LOG_LEVEL": "ERROR",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # and those of transformers ("Loading weights")
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
+    "PYTHONWARNINGS": "ignore:resource_tracker:UserWarning",  # of a helper process that outlives a killed run
+}
+
+
+def quiet_libraries() -> None:
+    """Errors of other libraries are shown, their warnings and bars are not. Before any of them is imported.
+
+    What the user has set in the environment stays.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", module=r"torch\._(inductor|dynamo)\b")
 
 
 # ------------------------------------------------------------------------------------------------ errors
@@ -282,4 +314,10 @@ def voice(title: str, *, lines_tell_progress: bool = False) -> Iterator[Voice]:
     """
     with Progress(title) as progress:
         draw = is_terminal() or not lines_tell_progress
-        yield Voice(say=say, table=facts, columns=columns, progress=progress if draw else Voice().progress)
+        yield Voice(
+            say=say,
+            table=facts,
+            columns=columns,
+            progress=progress if draw else Voice().progress,
+            width=width,
+        )

@@ -314,10 +314,15 @@ class Agent(SimpleElasticAgent):
 def _where_it_joined(group: WorkerGroup, endpoint: str, folder: Path) -> str:
     ranks = [worker.global_rank for worker in group.workers]
     here = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}"
+    assert group.group_rank is not None
     machine = f"machine {group.group_rank + 1} of {group.group_world_size}"
     where = f"joined {endpoint} as {machine}: {here} of {group.workers[0].world_size}"
     logged = ranks[1:] if ranks[0] == 0 else ranks  # rank 0 prints here
-    return f"{where}, output in {folder}/rank_{logged[0]}.log{' and so on' * (len(logged) > 1)}" if logged else where
+    return (
+        f"{where}, output in {folder}/rank_{logged[0]}.log{' and so on' * (len(logged) > 1)}"
+        if logged
+        else where
+    )
 
 
 def _passed_on(number: int) -> int:

@@ -101,9 +101,7 @@ def _is_here(address: str) -> bool:
     return False
 
 
-def _answers(
-    address: str, port: int, plan: LaunchPlan, *, patient: bool, say: Callable[[str], None]
-) -> bool:
+def _answers(address: str, port: int, plan: LaunchPlan, *, patient: bool, say: Callable[[str], None]) -> bool:
     """Whether somebody listens there; who is ``patient`` waits for it, and gives up with an error."""
     limit_s = float(plan.options.get("read_timeout", READ_TIMEOUT_S))
     deadline = time.monotonic() + limit_s
