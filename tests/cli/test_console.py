@@ -1,6 +1,7 @@
 import contextlib
 import io
 import logging
+import re
 import warnings
 from pathlib import Path
 
@@ -119,14 +120,14 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(capsys):
         progress(1, 4)
         progress(4, 4, "done")
     assert capsys.readouterr().out.splitlines() == [
-        "reading: 1/4 (25%) documents",
-        "reading: 4/4 (100%) documents  done",
+        "reading: 25% (1/4 documents)",
+        "reading: 100% (4/4 documents)  done",
     ]
     with console.Progress("reading", interval_s=3600) as progress:
         for done in range(1, 1000):
             progress(done, 0)
         progress(1000, 1000)
-    assert capsys.readouterr().out.splitlines() == ["reading: 1,000/1,000 (100%)"]
+    assert capsys.readouterr().out.splitlines() == ["reading: 100% (1,000/1,000)"]
 
 
 def test_progress_on_a_terminal_is_a_bar_that_goes_away():
@@ -136,6 +137,33 @@ def test_progress_on_a_terminal_is_a_bar_that_goes_away():
         progress(4, 4)
     assert "a line above the bar" in screen.getvalue()
     assert progress._bar is None
+
+
+def test_progress_says_what_is_left_at_this_runs_own_rate(capsys, monkeypatch):
+    """A run that goes on at 90% has not done those in its first second."""
+    clock = iter([0.0, 10.0, 10.0, 10.0, 15.0, 15.0, 15.0])
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    with console.Progress("writing", shows_numbers=False, interval_s=0) as progress:
+        progress(900, 1000, "9 documents")
+        progress(950, 1000, "10 documents")
+    assert capsys.readouterr().out.splitlines() == [
+        "writing: 90%  9 documents",
+        "writing: 95%  10 documents  0:00:05 left",
+    ]
+
+
+@pytest.mark.parametrize(("columns", "shown"), [(60, ""), (80, "5,723 documents"), (120, "1,586,381 tokens")])
+def test_a_narrow_pane_keeps_share_and_time_and_whole_numbers(columns, shown, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with on_a_terminal() as screen, console.Progress("writing tokens", shows_numbers=False) as progress:
+        progress(996, 1000, "5,723 documents, 1,586,381 tokens, 1.7 MB/s")
+        assert progress._bar is not None
+        progress._bar.refresh()
+    line = next(line for line in screen.getvalue().split("\r") if "writing tokens" in line)
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", line).strip("\n")
+    assert " 99% -:--:--" in plain and shown in plain
+    assert len(plain.rstrip()) <= columns
+    assert set(re.findall(r"[\d,]{3,}", plain)) <= {"5,723", "1,586,381"}
 
 
 def test_the_voice_of_a_recipe(capsys):

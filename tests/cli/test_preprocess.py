@@ -40,7 +40,7 @@ def test_from_text_to_a_verified_corpus(rows: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     out = tmp_path / "rows_max_tokens_500"
     assert "500 tokens" in done.stdout and "rows_max_tokens_500" in done.stdout
-    assert "writing tokens: 500/500 (100%) tokens" in done.stdout
+    assert "writing tokens: 100%  " in done.stdout
     assert done.stderr == "warning: bad row rows.jsonl:8: malformed JSON\n"
     assert read_corpus_manifest(out).tokens == 500
     good = automodel("preprocess", "verify", str(out))

@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
 
-from automodel_cli.cli import app, worker
+from automodel_cli.cli import app, console, worker
 from automodel_cli.distributed.workers import ERROR_FILE_VARIABLE, LAUNCHER_VARIABLE
 from automodel_cli.errors import ConfigError, DataError
 
@@ -117,3 +118,56 @@ def test_a_worker_does_not_outlive_its_launcher(tmp_path):
         time.sleep(0.05)
     os.kill(pid, signal.SIGKILL)
     pytest.fail("the worker lives on")
+
+
+FIRST_LINES = """
+import contextlib, sys
+from automodel_cli.cli import app, console
+
+def first(line):
+    heavy = [name for name in ("torch", "pyarrow", "transformers", "tokenizers") if name in sys.modules]
+    print(line, *heavy, sep="|")
+    raise SystemExit
+
+console.print_error = first
+for command in sys.stdin.read().splitlines():
+    with contextlib.suppress(SystemExit):
+        app.run(command.split())
+"""
+
+
+def test_every_long_command_says_something_before_it_loads_anything_heavy(tmp_path):
+    config = tmp_path / "cfg.yaml"
+    config.write_text(
+        "model: {_target_: automodel_cli.models.gpt2.build_gpt2_model, n_layer: 1}\n"
+        "dataset: {_target_: automodel_cli.data.nanogpt_dataset.NanogptDataset, file_pattern: x.bin, seq_len: 8}\n"
+    )
+    commands = [
+        f"pretrain llm -c {config}", "eval run", "eval run --tasks core", "generate run", "export hf run out",
+        "preprocess nanogpt --dataset x.txt", "preprocess megatron --input x.jsonl --output-path y --tokenizer gpt2",
+        "preprocess tokenizer --dataset x.txt", "preprocess shuffle x.jsonl --output-dir y",
+    ]  # fmt: skip
+    code = [sys.executable, "-c", FIRST_LINES]
+    done = subprocess.run(code, input="\n".join(commands), capture_output=True, text=True, cwd=tmp_path)
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(commands), done
+    for command, line in zip(commands, lines, strict=True):
+        assert line.startswith(command.split()[0]) and line.endswith(" ..."), line
+
+
+def test_a_worker_of_the_launcher_leaves_the_first_line_to_it(monkeypatch, capsys):
+    monkeypatch.setenv(ERROR_FILE_VARIABLE, "x")
+    worker.starting("loading")
+    monkeypatch.delenv(ERROR_FILE_VARIABLE)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    worker.starting("loading")
+    assert capsys.readouterr().err == ""
+
+
+def test_other_libraries_are_quiet_unless_the_user_wants_them(monkeypatch):
+    monkeypatch.setattr(os, "environ", {"TRANSFORMERS_VERBOSITY": "info"})
+    with warnings.catch_warnings():
+        console.quiet_libraries()
+    assert os.environ["TRANSFORMERS_VERBOSITY"] == "info"
+    assert os.environ["TORCH_CPP_LOG_LEVEL"] == "ERROR" and os.environ["TQDM_DISABLE"] == "1"

@@ -43,39 +43,44 @@ class Sink(Count):
 def test_bad_rows_have_the_same_lines_for_any_units(sizes: list[int]) -> None:
     bad, told = BadRows(), []
     stream = [*chunks(sizes), *chunks(sizes, "y.jsonl", 1)]
-    drive(iter(stream), Sink(), bad, note=lambda *_: None, tell=told.append)
+    drive(iter(stream), Sink(), bad, note=lambda *_: None, tell=lambda *step: told.append(step))
     places = [f"{name}.jsonl:{line}" for name in "xy" for line in (2, 4, 6)]
     assert [text.split(": ")[0] for text in bad.first] == places and bad.count == 6
-    assert sum(told) == 2 * sum(map(len, LINES))
+    assert sum(size for size, _ in told) == 2 * sum(map(len, LINES))
+    assert told[-1] == (0, 1.0)  # the end, whatever the estimate was
 
 
 @pytest.mark.parametrize("sizes", [[6], [1, 1, 1, 1, 1, 1], [3, 3]])
 @pytest.mark.parametrize(("limit", "count"), [(1, 0), (2, 0), (3, 1), (5, 1), (6, 2), (7, 2), (8, 3)])
 def test_rows_after_the_last_wanted_document_do_not_count(sizes: list[int], limit: int, count: int) -> None:
     bad = BadRows()
-    drive(chunks(sizes), Sink(limit), bad, note=lambda *_: None, tell=lambda size: None)
+    drive(chunks(sizes), Sink(limit), bad, note=lambda *_: None, tell=lambda size, _: None)
     assert bad.count == count  # documents take 2, 3 and 2 tokens; the last bad row counts at the source's end
 
 
 def test_a_position_is_noted_before_the_next_unit_only() -> None:
     noted = []
     drive(
-        chunks([2, 2, 2]), Sink(), BadRows(), note=lambda *where: noted.append(where), tell=lambda size: None
+        chunks([2, 2, 2]),
+        Sink(),
+        BadRows(),
+        note=lambda *where: noted.append(where),
+        tell=lambda size, _: None,
     )
     assert noted == [({"file": 0, "at": 2}, 2), ({"file": 0, "at": 4}, 4)]
     bad = BadRows()
     later = list(chunks([2, 2, 2]))[1:]
-    drive(iter(later), Sink(), bad, rows=2, note=lambda *_: None, tell=lambda size: None)
+    drive(iter(later), Sink(), bad, rows=2, note=lambda *_: None, tell=lambda size, _: None)
     assert [text.split(": ")[0] for text in bad.first] == ["x.jsonl:4", "x.jsonl:6"]
 
 
 def test_strict() -> None:
     with pytest.raises(DataError, match=r"bad row x\.jsonl:2: malformed JSON"):
-        drive(chunks([6]), Sink(), BadRows(strict=True), note=lambda *_: None, tell=lambda size: None)
+        drive(chunks([6]), Sink(), BadRows(strict=True), note=lambda *_: None, tell=lambda size, _: None)
 
 
 def test_only_the_first_are_named() -> None:
     bad = BadRows()
     many = [pair for k in range(9) for pair in chunks([6], file=k)]
-    drive(iter(many), Sink(), bad, note=lambda *_: None, tell=lambda size: None)
+    drive(iter(many), Sink(), bad, note=lambda *_: None, tell=lambda size, _: None)
     assert bad.count == 27 and len(bad.first) == 10

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -312,6 +313,15 @@ saved()
     first.send_signal(signal.SIGUSR1)
     assert both.end() == [75, 75]
     both.wait_for("saved_*_0", count=2)
+    endpoint = both.flags["rdzv-endpoint"]
+    for number in (0, 1):
+        assert f"waiting at {endpoint} for 2 machines" in both.said(number)
+    joined = sorted(line for number in (0, 1) for line in both.said(number).splitlines() if "joined" in line)
+    assert joined[0] == f"joined {endpoint} as machine 1 of 2: rank 0 of 2"
+    assert re.fullmatch(
+        rf"joined {endpoint} as machine 2 of 2: rank 1 of 2, output in logs_agent_./attempt_0/rank_1.log",
+        joined[1],
+    )
 
 
 def test_a_machine_joins_and_one_is_lost_and_the_run_goes_on(machines):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import pytest
 
 from automodel_cli.errors import AutomodelError, DataError
 from automodel_cli.metrics import log as metrics_log
+from automodel_cli.metrics.lines import eval_line, train_line
 from automodel_cli.metrics.log import (
     METRICS_NAME,
     SUPERSEDED_NAME,
@@ -24,14 +24,10 @@ from automodel_cli.metrics.log import (
     MetricsLog,
     check_lines,
     decode_line,
-    duration,
     encode_record,
-    eval_line,
     metrics_path,
     repair_tail,
     rewind,
-    train_line,
-    val_line,
 )
 
 SEED_RECORD = {
@@ -59,27 +55,6 @@ def write_steps(folder: Path, steps: range | list[int], *, start: datetime | Non
     log.close()
 
 
-class TestTrainLine:
-    def test_is_the_line_users_scrape(self):
-        assert train_line({**SEED_RECORD, "mfu": 0.401, "eta_s": 5025.4}) == (
-            "step 1 | epoch 0 | loss 10.9521 | grad_norm 12.9375 | lr 6.08e-05 | mem 38.39 GiB"
-            " | tps 132005.57(66002.79/gpu) | num_label_tokens 524288 | mfu 40.1% | eta 1:23:45"
-        )
-
-    def test_unknown_values_are_named_so(self):
-        line = train_line({**SEED_RECORD, "grad_norm": None, "mfu": None})
-        assert line.endswith("| num_label_tokens 524288 | mfu n/a | eta n/a")
-        assert "| grad_norm n/a |" in line
-
-    def test_a_common_scraper_reads_it(self):
-        found = re.search(r"\| loss ([\d.]+) \| grad_norm ([\d.]+) \| lr (\S+) \|", train_line(SEED_RECORD))
-        assert found and [float(text) for text in found.groups()] == [10.9521, 12.9375, 6.08e-05]
-
-    def test_a_skipped_step_says_so(self):
-        line = train_line({**SEED_RECORD, "loss": math.nan, "skipped": True})
-        assert "| loss nan |" in line and line.endswith("| skipped (not finite)")
-
-
 def test_eval_line_and_record(tmp_path):
     record = {"step": 8, "epoch": 0, "evaluated_tasks": 3, "core": 0.125, "core_tasks": 2, "seconds": 1.25}
     assert eval_line(record) == "[eval] step 8 | epoch 0 | tasks 3 | core 0.1250 over 2 tasks | 1.2 s"
@@ -90,29 +65,6 @@ def test_eval_line_and_record(tmp_path):
     (line,) = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     stored = json.loads(line)
     assert stored["kind"] == "eval" and stored["samples"] == [{"prompt": "a", "text": "b"}]
-
-
-def test_val_line():
-    record = {"step": 10, "epoch": 1, "name": "code", "loss": 2.0, "perplexity": 7.389, "bits_per_byte": 0.9}
-    assert val_line({**record, "tokens": 5, "best": True}) == (
-        '[val] name "code" | step 10 | epoch 1 | loss 2.0000 | ppl 7.39 | bpb 0.9000 | num_label_tokens 5'
-        " | best so far"
-    )
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0:00:00"),
-        (59.6, "0:01:00"),
-        (5025, "1:23:45"),
-        (183_845, "2d 3:04:05"),
-        (None, "n/a"),
-        (math.inf, "n/a"),
-    ],
-)
-def test_duration(seconds, text):
-    assert duration(seconds) == text
 
 
 class TestRecord:

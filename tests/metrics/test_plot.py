@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
+import re
 import sys
 
 import numpy as np
@@ -49,9 +52,9 @@ def test_no_window_system_is_touched(tmp_path, monkeypatch):
 def test_one_run_names_training_validation_and_skips(tmp_path):
     figure = plot.draw(read_runs([write_run(tmp_path / "run", 20, skipped=(7, 8))]))
     assert legend_of(figure) == [
-        "train (last 0.5)",
-        "validation (last 0.55)",
-        "validation code (last 0.45)",
+        "train (last 0.5000)",
+        "validation (last 0.5500)",
+        "validation code (last 0.4500)",
         "2 skipped (not finite)",
     ]
     titles = [axes.get_title(loc="left") for axes in figure.axes]
@@ -64,7 +67,7 @@ def test_several_runs_have_a_colour_each(tmp_path):
     figure = plot.draw(runs, log_x=True, log_loss=True)
     colors = {line.get_color() for line in figure.axes[1].lines}
     assert colors == set(plot.PALETTE[:2])
-    assert "a: train (last 2.5)" in legend_of(figure)
+    assert "a: train (last 2.5000)" in legend_of(figure)
     assert figure.axes[0].get_xscale() == figure.axes[0].get_yscale() == "log"
 
 
@@ -79,6 +82,46 @@ def test_a_run_with_few_columns_still_draws(tmp_path):
 def test_wide_gradient_norms_get_a_log_axis(tmp_path):
     figure = plot.draw(read_runs([write_run(tmp_path, 60)]))
     assert figure.axes[3].get_yscale() == "log"
+
+
+@pytest.mark.parametrize("count", [1, 2, 40, 400])
+@pytest.mark.parametrize("runs", [1, 3, 8])
+def test_numbers_are_plain_and_nothing_overlaps(tmp_path, count, runs):
+    """Tick labels that are drawn, on log axes: no powers of ten, none on top of another, nor a legend on the curves."""
+    names = [write_run(tmp_path / f"a_run_with_a_long_name_{number}", count) for number in range(runs)]
+    figure = plot.draw(read_runs(names), log_x=True, log_loss=True)
+    figure.savefig(tmp_path / "drawn.png", dpi=50)
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            labels = [label for label in axis.get_ticklabels(which="both") if label.get_text()]
+            assert all(re.fullmatch(r"[\d.]+(e-?\d+)?[kMG]?", label.get_text()) for label in labels)
+            boxes = [label.get_window_extent() for label in labels]
+            assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    inside = figure.axes[0].get_legend()
+    assert (inside is None) == (len(figure.axes[0].get_legend_handles_labels()[0]) > 6)
+
+
+def test_the_legend_has_the_last_value_of_the_log(tmp_path):
+    """Not that of the smoothed curve."""
+    run = write_run(tmp_path / "run", 400)
+    last = json.loads((run / METRICS_NAME).read_text().splitlines()[-3])
+    assert (last["kind"], last["step"]) == ("train", 400)
+    assert legend_of(plot.draw(read_runs([run])))[0] == f"train (last {last['loss']:.4f})"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (1.9, 11, [2, 5, 10]),
+        (1, 800, [1, 3, 10, 30, 100, 300]),
+        (0.04, 40, [0.1, 0.3, 1, 3, 10, 30]),
+        (1, 2e6, None),
+    ],
+)
+def test_ticks_of_log_axes(low, high, ticks):
+    found = plot.log_ticks(low, high, 7)
+    assert len(found) <= 7 and all(low <= tick <= high for tick in found)
+    assert ticks is None or found == pytest.approx(ticks)
 
 
 class TestSmooth:

@@ -121,7 +121,7 @@ def test_the_nanogpt_guide(tmp_path, tiny_tokens, package):
     small = [f"--model.{key}={value}" for key, value in SMALL.items()]
     done = train(tmp_path, NANOGPT.format(package=package) + REST, *small, *common(tiny_tokens))
     assert done.returncode == 0, done.stderr
-    assert "step 3 | epoch 0 | loss" in done.stdout
+    assert "step 3/" in done.stdout
     assert "nccl" in done.stdout + done.stderr
     assert (tmp_path / "checkpoints" / "step_00000003" / "model" / ".metadata").exists()
 
@@ -140,7 +140,7 @@ def test_a_hugging_face_model_by_its_config(tmp_path, tiny_tokens):
         "--model.config.vocab_size=64",
     )
     assert done.returncode == 0, done.stderr
-    assert "step 3 | epoch 0 | loss" in done.stdout
+    assert "step 3/" in done.stdout
     assert "dropout" in done.stdout  # Hugging Face's default of 0.1 is said, once
 
 

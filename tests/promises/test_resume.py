@@ -67,7 +67,7 @@ def test_signal_saves_and_exits_75(tiny_training, name):
     start = subprocess.Popen if name == "SIGTERM" else nursery.Popen
     process = start(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     for line in process.stdout:
-        if line.startswith("step 5 "):
+        if line.startswith("step 5/"):
             process.send_signal(signal.Signals[name])
             break
     rest = process.stdout.read()

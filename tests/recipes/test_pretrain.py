@@ -18,6 +18,10 @@ from automodel_cli.recipes.pretrain import TrainFinetuneRecipeForNextTokenPredic
 from automodel_cli.train.results import StepNumbers
 
 LINE = re.compile(
+    r"step \d+/12 * \| loss +\d+\.\d{4} \| lr \d\.\d\de[+-]\d\d \| grad +[\d.]+ "
+    r"\| +[\d,.K]+ tok/s \| mem +\d+\.\d\d GiB( \| epoch \d+)?( \| eta \d+:\d\d:\d\d)?"
+)
+CLASSIC_LINE = re.compile(
     r"step \d+ \| epoch \d+ \| loss \d+\.\d{4} \| grad_norm \d+\.\d{4} \| lr \d\.\d\de[+-]\d\d \| mem \d+\.\d\d GiB "
     r"\| tps \d+\.\d\d\(\d+\.\d\d/gpu\) \| num_label_tokens \d+ \| mfu n/a \| eta (n/a|\d+:\d\d:\d\d)"
 )
@@ -42,6 +46,16 @@ def test_loss_goes_down_and_every_step_has_its_line(tiny_training):
     assert losses[12] < losses[1] - 0.5
     assert result.exit_code == 0
     assert result.checkpoint.name == "step_00000012"
+
+
+def test_the_classic_line_and_the_same_records(tiny_training):
+    """The format changes what is printed, not what is stored: the fields of the guides' log are in both."""
+    recipe = tiny_training.recipe("--logging.format=classic")
+    recipe.run_train_validation_loop()
+    lines = [line for line in recipe.said if line.startswith("step ")]
+    assert len(lines) == 12 and all(CLASSIC_LINE.fullmatch(line) for line in lines), lines[0]
+    fields = {"step", "epoch", "loss", "grad_norm", "lr", "mem_gib", "tps", "tps_per_gpu", "num_label_tokens"}
+    assert all(fields <= set(record) for record in tiny_training.records())
 
 
 def test_schedule_and_logged_rate_agree(tiny_training):

@@ -158,6 +158,7 @@ def changed_configuration(written: bytes, cfg: PretrainConfig, where: Path) -> l
 _NOT_OF_THE_RUN = {
     "checkpoint",
     "wandb",
+    "logging",
     "recipe",
     "device",
     "init_from",

@@ -14,29 +14,33 @@ from automodel_cli.config.load import to_yaml
 from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.distributed.world import World
 from automodel_cli.files import write_text
+from automodel_cli.metrics import lines
 from automodel_cli.metrics.log import MetricsLog, rewind
 from automodel_cli.metrics.profile import NoProfile, StepProfiler
 from automodel_cli.metrics.wandb_log import open_wandb
 
 
 def open_logs(
-    cfg: PretrainConfig, run_folder: Path, *, step: int, is_main: bool, say: Callable[[str], None]
+    cfg: PretrainConfig, run_folder: Path, *, step: int, total_steps: int, world: World, voice: Voice
 ) -> MetricsLog:
     """The log of a run that goes on from ``step``; what a killed run logged past that is set aside.
 
     Only the main process writes; the others get a log that goes nowhere.
     """
-    remote = None
+    remote, is_main = None, world.is_main
     if (settings := cfg.wandb_active) is not None and is_main:
-        remote = open_wandb(settings.model_dump(), run_folder, config=facts.plain_config(cfg), say=say)
+        remote = open_wandb(settings.model_dump(), run_folder, config=facts.plain_config(cfg), say=voice.say)
     keeps_files = cfg.checkpoint.enabled and is_main
     if keeps_files:
         write_text(run_folder / CONFIG_NAME, seal_config(to_yaml(cfg)))
         rewind(run_folder, step)
+    per_gpu = world.size > 1 and world.device.type == "cuda"
+    compact = lines.compact(total_steps=total_steps, per_gpu=per_gpu, width=voice.width)
     return MetricsLog(
         run_folder if keeps_files else None,
         wandb=remote,
-        console=say,
+        console=voice.say,
+        lines=lines.CLASSIC if cfg.logging.format == "classic" else compact,
         remote_every_steps=cfg.step_scheduler.log_remote_every_steps,
     )
 

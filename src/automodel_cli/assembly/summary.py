@@ -18,19 +18,12 @@ from automodel_cli.data.megatron_dataset import MegatronPretraining
 from automodel_cli.data.megatron_parts import Drawn
 from automodel_cli.data.packed_loader import PackedLoader
 from automodel_cli.distributed.world import World
+from automodel_cli.metrics.lines import human
 from automodel_cli.models.interface import CausalLM, count_parameters
 from automodel_cli.step_memory import PeakMemory
 from automodel_cli.train.schedules import Schedule
 
 _SHOWN_PARTS = 16  # files of a blend in the table; of more, the first and the last
-
-
-def human(number: float, *, billions: str = "B") -> str:
-    """``124.4M``: three or four digits and a unit."""
-    for limit, unit in ((1e12, "T"), (1e9, billions), (1e6, "M"), (1e3, "K")):
-        if abs(number) >= limit:
-            return f"{number / limit:.1f}{unit}"
-    return f"{number:,.0f}"
 
 
 def model_rows(model: CausalLM, *, weights_from: str | None) -> Rows:

@@ -259,5 +259,7 @@ def _keep_children_out_of_the_current_folder() -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """The console script."""
     console.clean_what_libraries_say()
+    if "--debug" not in (arguments := sys.argv[1:] if argv is None else list(argv)):
+        console.quiet_libraries()
     _keep_children_out_of_the_current_folder()
-    sys.exit(run(sys.argv[1:] if argv is None else argv))
+    sys.exit(run(arguments))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from automodel_cli.assembly.voice import Voice
 from automodel_cli.errors import AutomodelError
+from automodel_cli.metrics.lines import WIDTH, duration
 from automodel_cli.plain_text import without_controls
 
 if TYPE_CHECKING:
@@ -52,6 +54,11 @@ def stderr() -> Console:
 def is_terminal() -> bool:
     """True where a bar can be drawn: stdout is a terminal that understands cursor movement."""
     return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def width() -> int:
+    """Columns for a line of numbers: the terminal's, or as many as a log file's reader is likely to have."""
+    return shutil.get_terminal_size().columns if is_terminal() else WIDTH
 
 
 def say(line: str = "") -> None:
@@ -88,6 +95,31 @@ def clean_what_libraries_say() -> None:
 
     logging.setLogRecordFactory(record)
     warnings.formatwarning = warning
+
+
+_QUIET = {
+    "TORCH_CPP_LOG_LEVEL": "ERROR",  # warnings of c10d and gloo: sockets that close, names that have no IPv6 address
+    "TF_CPP_MIN_LOG_LEVEL": "2",  # absl and TensorFlow, which libraries import where it is installed
+    "GRPC_VERBOSITY": "ERROR",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DATASETS_VERBOSITY": "error",
+    "HF_HUB_VERBOSITY": "error",
+    "LMEVAL_LOG_LEVEL": "ERROR",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # and those of transformers ("Loading weights")
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
+    "PYTHONWARNINGS": "ignore:resource_tracker:UserWarning",  # of a helper process that outlives a killed run
+}
+
+
+def quiet_libraries() -> None:
+    """Errors of other libraries are shown, their warnings and bars are not. Before any of them is imported.
+
+    What the user has set in the environment stays.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", module=r"torch\._(inductor|dynamo)\b")
 
 
 # ------------------------------------------------------------------------------------------------ errors
@@ -214,14 +246,21 @@ class Progress:
 
     On a terminal a bar with the time left; otherwise a line at most every ten seconds, and one at the end.
     Use it as a context manager, so that the bar is gone before the next output.
+
+    Args:
+        unit: of the numbers; "" and ``shows_numbers=False``: only the share that is done is for people.
     """
 
-    def __init__(self, title: str, *, unit: str = "", interval_s: float = PLAIN_INTERVAL_S) -> None:
-        self.title, self.unit, self.interval_s = without_controls(title), unit, interval_s
+    def __init__(
+        self, title: str, *, unit: str = "", shows_numbers: bool = True, interval_s: float = PLAIN_INTERVAL_S
+    ) -> None:
+        self.title, self.unit, self.interval_s = without_controls(title), without_controls(unit), interval_s
+        self._shows_numbers = shows_numbers
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
         self._last_line_s = time.monotonic()
         self._last_done = -1
+        self._first: tuple[float, int] | None = None
 
     def __enter__(self) -> Progress:
         return self
@@ -234,6 +273,7 @@ class Progress:
     def __call__(self, done: int, total: int = 0, what: str = "") -> None:
         """Report that ``done`` of ``total`` is finished."""
         what = without_controls(what)
+        self._first = self._first or (time.monotonic(), done)
         if is_terminal():
             self._draw(done, total, what)
         elif self._line_is_due(done, total):
@@ -246,30 +286,65 @@ class Progress:
         return done != self._last_done and (finished or waited)
 
     def _line(self, done: int, total: int, what: str) -> str:
-        amount = f"{done:,}/{total:,} ({done / total:.0%})" if total else f"{done:,}"
-        unit = f" {self.unit}" if self.unit else ""
-        return f"{self.title}: {amount}{unit}{'  ' + what if what else ''}"
+        share = _share(done, total)
+        parts = [
+            f"{share} ({amount})" if share and (amount := self._amount(done, total)) else amount or share
+        ]
+        left_s = self._left_s(done, total)
+        parts += [what, "" if left_s is None else f"{duration(left_s)} left"]
+        return f"{self.title}: {'  '.join(part for part in parts if part)}"
+
+    def _amount(self, done: int, total: int) -> str:
+        numbers = f"{done:,}/{total:,}" if total else f"{done:,}"
+        return f"{numbers} {self.unit}".rstrip() if self._shows_numbers else ""
+
+    def _left_s(self, done: int, total: int) -> float | None:
+        """Seconds until the end at the rate since the first call: what an earlier run did took none of this one's."""
+        assert self._first is not None
+        at, first = self._first
+        return (time.monotonic() - at) / (done - first) * (total - done) if first < done < total else None
 
     def _draw(self, done: int, total: int, what: str) -> None:
+        columns = stdout().width
+        bar_columns = _NARROW_BAR if columns < _NARROW else _WIDE_BAR
         if self._bar is None:
-            self._bar = self._new_bar()
-            self._task = self._bar.add_task(self.title, total=total or None, what=what)
-            self._bar.start()
+            self._bar = self._new_bar(bar_columns)
+            self._task = self._bar.add_task(self.title, total=total or None, share="", rest="")
         assert self._task is not None
-        self._bar.update(self._task, completed=done, total=total or None, what=what)
+        room = columns - len(self.title) - bar_columns - len(" 100% 0:00:00 ") - 2
+        rest = _as_many_as_fit([self._amount(done, total), *what.split(", ")], room)
+        share = _share(done, total).rjust(4)
+        self._bar.update(self._task, completed=done, total=total or None, share=share, rest=rest)
+        self._bar.start()  # nothing where it has started
 
-    def _new_bar(self) -> RichProgress:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    def _new_bar(self, columns: int) -> RichProgress:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         return Progress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[what]}", markup=False),
+            BarColumn(bar_width=columns),
+            TextColumn("{task.fields[share]}", markup=False),
             TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[rest]}", markup=False),
             console=stdout(),
             transient=True,
         )
+
+
+_NARROW, _NARROW_BAR, _WIDE_BAR = 80, 10, 24
+
+
+def _share(done: int, total: int) -> str:
+    """Rounded down: 100% is the end."""
+    return f"{100 * min(done, total) // total}%" if total else ""
+
+
+def _as_many_as_fit(parts: Sequence[str], columns: int) -> str:
+    """The first parts that ``columns`` have room for: a number is whole or not there."""
+    kept = [part for part in parts if part]
+    while kept and len(", ".join(kept)) > columns:
+        kept.pop()
+    return ", ".join(kept)
 
 
 @contextmanager
@@ -282,4 +357,10 @@ def voice(title: str, *, lines_tell_progress: bool = False) -> Iterator[Voice]:
     """
     with Progress(title) as progress:
         draw = is_terminal() or not lines_tell_progress
-        yield Voice(say=say, table=facts, columns=columns, progress=progress if draw else Voice().progress)
+        yield Voice(
+            say=say,
+            table=facts,
+            columns=columns,
+            progress=progress if draw else Voice().progress,
+            width=width,
+        )

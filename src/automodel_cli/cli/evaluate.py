@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from automodel_cli.cli import console, evaluate_tasks
+from automodel_cli.cli import console, evaluate_tasks, worker
 from automodel_cli.cli.argv import Invocation
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema import EvaluateConfig
@@ -185,6 +185,7 @@ def _likelihood(
         raise ConfigError(
             "token files are scored in one process", "leave the launch flags out, or give --tasks"
         )
+    worker.starting("eval: loading PyTorch ...")
     from automodel_cli.recipes import evaluate as recipe
 
     with console.voice("scoring") as voice:

@@ -33,6 +33,7 @@ def run(
 ) -> int:
     """Put tasks to a checkpoint, in as many processes as the launch flags say."""
     cfg = load_config(TasksConfig, config, flags=flags)
+    worker.starting("eval: loading PyTorch ...")
     if invocation.wants_processes and (code := _launch(invocation)) is not None:
         return code
     from automodel_cli.recipes import evaluate_tasks as recipe

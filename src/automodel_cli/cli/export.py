@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from automodel_cli.cli import console
+from automodel_cli.cli import console, worker
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema_export import ExportConfig
 
@@ -37,6 +37,7 @@ def hf(
     """Write config, tokenizer and safetensors that transformers loads; a few tensors in memory at a time."""
     cfg = load_config(ExportConfig, config, flags={"checkpoint": checkpoint, "output": output})
 
+    worker.starting("export hf: loading PyTorch ...")
     from automodel_cli.recipes import export as recipe
 
     with console.Progress("checking", unit="files") as progress:

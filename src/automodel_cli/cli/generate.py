@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from automodel_cli.cli import console
+from automodel_cli.cli import console, worker
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema import GenerateConfig
 from automodel_cli.plain_text import without_controls
@@ -86,6 +86,7 @@ def generate(
     overrides = [] if top_k is None else [f"--top_k={top_k}"]
     cfg = load_config(GenerateConfig, config, overrides, flags)
 
+    worker.starting("generate: loading PyTorch ...")
     from automodel_cli.recipes import generate as recipe
 
     if cfg.num_samples == 1 and cfg.prompt_file is None:

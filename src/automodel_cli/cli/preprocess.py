@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from automodel_cli.cli import console, preprocess_index, preprocess_shuffle
+from automodel_cli.cli import console, preprocess_index, preprocess_shuffle, worker
 from automodel_cli.cli.preprocess_bars import Bars, duration, show_bad_rows
 from automodel_cli.cli.preprocess_megatron import ListsOfWords, megatron
 from automodel_cli.config.load import load_config
@@ -195,6 +195,7 @@ def nanogpt(
     }
     cfg = load_config(PreprocessNanogptConfig, config, flags=flags)
 
+    worker.starting("preprocess nanogpt: opening tokenizer and input ...")
     from automodel_cli.recipes import preprocess as recipe
 
     started_s = time.monotonic()
@@ -244,6 +245,7 @@ def tokenizer(
     }
     cfg = load_config(TokenizerTrainConfig, config, flags=flags)
 
+    worker.starting("preprocess tokenizer: opening input ...")
     from automodel_cli.recipes import train_tokenizer as recipe
 
     with Bars() as bars:

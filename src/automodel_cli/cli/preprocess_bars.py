@@ -23,7 +23,7 @@ _TITLES = {
 }
 
 
-_UNITS = {"comparing": "documents"}  # of phases that do not read text
+_TEXTLESS = {"comparing", "joining", "dividing"}  # phases that do not read the input
 
 
 class Bars:
@@ -46,24 +46,34 @@ class Bars:
             self.__exit__()
             # The first event of a phase comes after its first piece of work, so it began when the last one ended.
             self._phase, self._started_s = event.phase, self._last_event_s
-            unit = "tokens" if event.tokens_wanted else _UNITS.get(event.phase, "bytes")
-            self._bar = console.Progress(_TITLES[event.phase], unit=unit)
+            self._bar = console.Progress(_TITLES[event.phase], shows_numbers=False)
         assert self._bar is not None
         self._last_event_s = time.monotonic()
         elapsed_s = max(self._last_event_s - self._started_s, 1e-6)
-        if event.tokens_wanted:
-            done, wanted = event.tokens, event.tokens_wanted
-        else:
-            done, wanted = event.text_bytes, event.bytes_wanted or 0
-        parts = []
-        if event.phase not in _UNITS:
-            parts += [f"{event.documents:,} documents", f"{event.tokens:,} tokens" if event.tokens else ""]
-            parts += [f"{event.text_bytes / elapsed_s / 1e6:,.1f} MB/s"]
-        if 0 < done < wanted and not console.is_terminal():
-            parts.append(f"ETA {duration(elapsed_s * (wanted - done) / done)}")
+        parts = [f"{event.documents:,} documents", f"{event.tokens:,} tokens" if event.tokens else ""]
+        if event.phase not in _TEXTLESS and event.text_bytes:
+            parts.append(f"{event.text_bytes / elapsed_s / 1e6:,.1f} MB/s")
         if event.bad_rows:
             parts.append(f"{event.bad_rows:,} bad rows")
-        self._bar(min(done, wanted) if wanted else done, wanted, ", ".join(part for part in parts if part))
+        done = share_done(event)
+        total = 0 if done is None else _PARTS
+        shown = 0 if done is None else int(done * _PARTS)
+        self._bar(shown, total, ", ".join(part for part in parts if part))
+
+
+_PARTS = 1000
+
+
+def share_done(event: Progress) -> float | None:
+    """The part of the phase that is done, 0 to 1: of the tokens that were asked for, or of the input; None: not known.
+
+    The larger of the two: the phase ends with whichever comes first.
+    """
+    known = [] if event.through is None else [event.through]
+    for done, wanted in ((event.tokens, event.tokens_wanted), (event.text_bytes, event.bytes_wanted)):
+        if wanted and (not known or wanted == event.tokens_wanted):
+            known.append(min(1.0, done / wanted))
+    return max(known, default=None)
 
 
 def duration(seconds: float) -> str:

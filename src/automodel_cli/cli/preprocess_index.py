@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from automodel_cli.cli import console
+from automodel_cli.cli import console, worker
 from automodel_cli.cli.pretrain import config_file
 from automodel_cli.config.instantiate import check_foreign
 from automodel_cli.config.load import load_config
@@ -53,6 +53,7 @@ def index(
     cfg = load_config(PretrainConfig, config, overrides, trust=trust or ())
     check_foreign(cfg, trust=trust or ())
 
+    worker.starting("preprocess index: loading PyTorch ...")
     from automodel_cli.recipes import index as recipe
 
     with console.voice("indices") as voice:

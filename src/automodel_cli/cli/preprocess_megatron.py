@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from automodel_cli.cli import console
+from automodel_cli.cli import console, worker
 from automodel_cli.cli.preprocess_bars import Bars, duration, show_bad_rows
 from automodel_cli.cli.preprocess_shuffle import InputFormat, MaxDocumentBytes
 from automodel_cli.config.load import load_config
@@ -202,6 +202,7 @@ def megatron(
     for note in cfg.collect_notes():
         console.warn(note)
 
+    worker.starting("preprocess megatron: opening tokenizer and input ...")
     from automodel_cli.recipes import preprocess_megatron as recipe
 
     started_s = time.monotonic()

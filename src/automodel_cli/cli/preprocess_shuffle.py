@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from automodel_cli.cli import console
+from automodel_cli.cli import console, worker
 from automodel_cli.cli.preprocess_bars import Bars, duration, show_bad_rows
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema_shuffle import ShuffleConfig
@@ -146,6 +146,7 @@ def shuffle(
     }
     cfg = load_config(ShuffleConfig, config, flags=flags)
 
+    worker.starting("preprocess shuffle: opening input ...")
     from automodel_cli.recipes import shuffle as recipe
 
     started_s = time.monotonic()

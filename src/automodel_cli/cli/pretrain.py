@@ -58,6 +58,14 @@ def pretrain(
             show_default=False,
         ),
     ] = None,
+    log_format: Annotated[
+        str | None,
+        typer.Option(
+            metavar="compact|classic",
+            help="Line of an update; classic is NeMo AutoModel's, for programs (default: compact).",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan (sizes, steps, memory, data) and stop.")
     ] = False,
@@ -67,12 +75,14 @@ def pretrain(
 ) -> int:
     """Train a language model as a configuration file says; a run found in the run folder is resumed."""
     file, overrides = file_and_overrides(config, list(context.args))
+    overrides += [] if log_format is None else [f"--logging.format={log_format}"]
     if file is None and not overrides:
         raise ConfigError("no configuration given", "automodel pretrain llm -c cfg.yaml")
     cfg = load_config(PretrainConfig, file, overrides, trust=trust or ())
     if print_config:
         console.say(to_yaml(cfg).rstrip())
         return 0
+    worker.starting("pretrain llm: loading PyTorch ...")
     check_foreign(cfg, trust=trust or ())
     invocation = context.obj if isinstance(context.obj, Invocation) else Invocation(())
     more: dict[str, Any] = {"dry_run": dry_run, "trust": tuple(trust or ()), "profile": profile}
@@ -146,7 +156,6 @@ def _refuse_launch(invocation: Invocation, fresh: bool) -> None:
 
 def _launch(cfg: PretrainConfig, invocation: Invocation) -> int | None:
     """Start the processes that the launch flags ask for; None where that is this one."""
-    worker.quiet_launcher()
     from automodel_cli.recipes import launch
 
     debug = ["--debug"] if invocation.debug else []

@@ -55,9 +55,10 @@ def enter() -> None:
         logging.disable(logging.WARNING)
 
 
-def quiet_launcher() -> None:
-    """Before torch is imported: its C++ warnings of sockets that close say nothing that the launcher does not say."""
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+def starting(line: str) -> None:
+    """The first line of a command that takes seconds before it can show anything: said by one process, on stderr."""
+    if rank() == 0 and ERROR_FILE_VARIABLE not in os.environ:
+        console.print_error(line)
 
 
 def show_error(error: BaseException, *, debug: bool = False) -> int:

@@ -196,6 +196,13 @@ class CheckpointConfig(Section):
         return "BEST" if value == "LOWEST_VAL" else value
 
 
+class LoggingConfig(Section):
+    """What the console shows of a run."""
+
+    format: Literal["compact", "classic"] = "compact"
+    """Line of an update: `compact`, as wide as the terminal; `classic`: NeMo AutoModel's fields, for programs."""
+
+
 class WandbConfig(Section):
     """Weights & Biases. Absent, or `enable: false`: not used. Secrets belong in WANDB_API_KEY, never here."""
 

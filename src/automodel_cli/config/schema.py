@@ -25,6 +25,7 @@ from automodel_cli.config.run_sections import (
     CheckpointConfig,
     DistEnvConfig,
     DistributedConfig,
+    LoggingConfig,
     WandbConfig,
 )
 from automodel_cli.config.sections import (
@@ -136,6 +137,8 @@ class PretrainConfig(Section):
     """Packing of rows of different length."""
     evaluation: EvaluationConfig | None = None
     """Tasks and samples during training; null: none."""
+    logging: LoggingConfig = Field(default_factory=LoggingConfig)
+    """What the console shows."""
     wandb: WandbConfig | None = None
     """Weights & Biases; null: not used."""
     mfu: MfuConfig | None = None

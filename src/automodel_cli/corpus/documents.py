@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from automodel_cli.corpus.cutting import count_characters, cut_files
+from automodel_cli.corpus.input_progress import with_shares_done
 from automodel_cli.corpus.listing import dataset_name, is_local, list_several
 from automodel_cli.corpus.units import ReadOptions, Unit
 from automodel_cli.files import hash_bytes
@@ -111,7 +112,7 @@ class FileSource:
         self.tail_from = int(count_characters(self.files[0], self.options) * (1 - fraction))
 
     def units(self, cursor: dict[str, Any] | None, chunk_documents: int) -> Iterator[Unit]:
-        return cut_files(
+        units = cut_files(
             self.files,
             self.options,
             cursor or {"file": 0, "at": 0},
@@ -119,6 +120,7 @@ class FileSource:
             cut_huge_texts=self.cut_huge_texts,
             tail_from=self.tail_from,
         )
+        return with_shares_done(units, self.files, self.options)
 
     def describe(self) -> dict[str, Any]:
         listed = "\n".join(f"{file.name}\t{file.bytes}" for file in self.files)

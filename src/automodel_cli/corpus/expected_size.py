@@ -34,7 +34,7 @@ def expected_size(files: Sequence[SourceFile], options: ReadOptions) -> Expected
             total += _RENDERED * _parquet_bytes(file, options)
             continue
         if file.compression and ratio is None:
-            ratio = _ratio(file)  # of the first one; the others are of its kind
+            ratio = expansion_of(file)  # of the first one; the others are of its kind
         rendered = 1.0 if file.kind == "jsonl" else _RENDERED
         total += file.bytes * (ratio or 1.0 if file.compression else 1.0) * rendered
     exact = all(file.kind == "jsonl" and not file.compression for file in files)
@@ -47,6 +47,6 @@ def _parquet_bytes(file: SourceFile, options: ReadOptions) -> int:
     return sum(group.text_bytes for group in columns.inspect_parquet(file.path, file.name, options))
 
 
-def _ratio(file: SourceFile) -> float:
+def expansion_of(file: SourceFile) -> float:
     """Bytes that a compressed byte stands for, from the beginning of the file."""
     return expansion(file.path, file.name, file.compression, _SAMPLE_BYTES) or _UNKNOWN_RATIO

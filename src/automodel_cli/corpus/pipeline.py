@@ -60,7 +60,10 @@ class Sink(Protocol[ChunkT_contra]):
 
 @dataclass(frozen=True)
 class Progress:
-    """What has been done so far, for bars and lines; ``*_wanted`` are None where nobody knows."""
+    """What has been done so far, for bars and lines; ``*_wanted`` are None where nobody knows.
+
+    ``through`` is the part of the input that was read, 0 to 1.
+    """
 
     phase: str
     documents: int
@@ -69,6 +72,7 @@ class Progress:
     bad_rows: int
     tokens_wanted: int | None = None
     bytes_wanted: int | None = None
+    through: float | None = None
 
 
 class NoText(DataError):
@@ -105,14 +109,14 @@ def drive(
     *,
     rows: int = 0,
     note: Callable[[dict[str, Any], int], None],
-    tell: Callable[[int], None],
+    tell: Callable[[int, float | None], None],
 ) -> None:
     """Feed ``sink`` until it is full or there is no more.
 
     Args:
         rows: rows of the first unit's file before that unit (after an interruption).
         note: called with the cursor and rows to go on from, when that is worth writing down.
-        tell: called after each chunk with the bytes of text it stood for.
+        tell: called after each chunk with the bytes of text it stood for and ``Unit.through``, and at the end.
     """
     file = None
     noted_at = sink.tokens
@@ -128,9 +132,10 @@ def drive(
         # Rows after the last document that was wanted do not count: how many are read of them is chance.
         bad_rows.add(unit, rows, [row for row in chunk.bad if not sink.full or row.after < sink.reached])
         rows += chunk.rows
-        tell(chunk.text_bytes)
+        tell(chunk.text_bytes, unit.through)
         if sink.full:
             return
+    tell(0, 1.0)
 
 
 @contextlib.contextmanager
@@ -155,15 +160,15 @@ def teller(
     *,
     tokens_wanted: int | None,
     bytes_wanted: int | None,
-) -> Callable[[int], None]:
+) -> Callable[[int, float | None], None]:
     """What ``drive`` tells: adds up the bytes and reports; the counts come from the sink."""
     read_bytes = 0
 
-    def tell(text_bytes: int) -> None:
+    def tell(text_bytes: int, through: float | None) -> None:
         nonlocal read_bytes
         read_bytes += text_bytes
         counts = (sink.documents, sink.tokens, read_bytes, bad_rows.count)
-        progress(Progress(phase, *counts, tokens_wanted, bytes_wanted))
+        progress(Progress(phase, *counts, tokens_wanted, bytes_wanted, through))
 
     return tell
 

@@ -44,8 +44,8 @@ class ShuffledSource:
         self.name, self.note, self.options = source.name, source.note, source.options
         self.total_bytes: int | None = expected_size(source.files, source.options).bytes
 
-    def gather(self, bad_rows: BadRows, tell: Callable[[int, int], None]) -> None:
-        """All rows into buckets; ``tell`` hears of the documents and bytes of each step.
+    def gather(self, bad_rows: BadRows, tell: Callable[[int, int, float | None], None]) -> None:
+        """All rows into buckets; ``tell`` hears of the documents and bytes of each step and of ``Unit.through``.
 
         Raises:
             DataError: a file cannot be read, or in strict mode a row is bad.
@@ -66,7 +66,7 @@ class ShuffledSource:
         with scattering(work, units, num_workers=self._num_workers) as scattered:
             for unit, found in scattered:
                 bad_rows.add(unit, unit.first_row, found.bad)
-                tell(found.documents, unit.size)
+                tell(found.documents, unit.size, unit.through)
         buckets.sync()
         publish(folder, self._gathered)
 
@@ -93,6 +93,7 @@ class ShuffledSource:
                 size=len(payload),
                 alone=alone,
                 measured=True,
+                through=rows.key / 2**64,  # keys are hashes: as good as evenly spread
             )
             del payload
 

@@ -68,6 +68,7 @@ class Unit:
         measured: its documents were found to be short enough before.
         continues, unfinished: the first document began in the unit before; the last goes on in the next.
         split: the split that a tail cut chose, else None.
+        through: part of the source that is done with this unit, 0 to 1; None: nobody knows.
     """
 
     kind: Kind
@@ -86,6 +87,7 @@ class Unit:
     continues: bool = False
     unfinished: bool = False
     split: Split | None = None
+    through: float | None = None
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ from torch.distributed.elastic.rendezvous import (
 )
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
+from automodel_cli.distributed import meeting_point
 from automodel_cli.distributed.launch_plan import LaunchPlan
 from automodel_cli.distributed.workers import ATTEMPT_VARIABLE, End, Workers, first_cause
 from automodel_cli.errors import AutomodelError
@@ -90,7 +91,11 @@ def launch(
     # So the workers of each round meet at a store of their own.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     with _rendezvous_errors(plan):
-        rendezvous = _Patient(get_rendezvous_handler(_parameters(plan)))
+        endpoint = meeting_point.find(plan, say=say)
+        if plan.max_nodes > 1:
+            several = f"{plan.min_nodes} to {plan.max_nodes}" if plan.is_elastic else f"{plan.max_nodes}"
+            say(f"waiting at {plan.endpoint} for {several} machines, this one included")
+        rendezvous = _Patient(get_rendezvous_handler(_parameters(plan, endpoint)))
         agent = Agent(plan, command, rendezvous, log_folder=log_folder, say=say)
         closes = True
         try:
@@ -192,6 +197,8 @@ class Agent(SimpleElasticAgent):
         folder = self.log_folder / f"attempt_{self._attempt}"
         self._attempt += 1
         self._workers = Workers(self.command, environments, folder)
+        if self.plan.max_nodes > 1:
+            self.say(_where_it_joined(worker_group, self.plan.endpoint, folder))
         if self.stop_signal is not None:  # it came while they were being started
             self._workers.send(_passed_on(self.stop_signal))
         return self._workers.pids()
@@ -304,6 +311,20 @@ class Agent(SimpleElasticAgent):
         }
 
 
+def _where_it_joined(group: WorkerGroup, endpoint: str, folder: Path) -> str:
+    ranks = [worker.global_rank for worker in group.workers]
+    here = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}"
+    assert group.group_rank is not None
+    machine = f"machine {group.group_rank + 1} of {group.group_world_size}"
+    where = f"joined {endpoint} as {machine}: {here} of {group.workers[0].world_size}"
+    logged = ranks[1:] if ranks[0] == 0 else ranks  # rank 0 prints here
+    return (
+        f"{where}, output in {folder}/rank_{logged[0]}.log{' and so on' * (len(logged) > 1)}"
+        if logged
+        else where
+    )
+
+
 def _passed_on(number: int) -> int:
     """A closed terminal means: save and leave."""
     return signal.SIGTERM if number == signal.SIGHUP else number
@@ -387,13 +408,13 @@ def _first_line(error: BaseException) -> str:
     return str(error.__cause__ or error).strip().partition("\n")[0]
 
 
-def _parameters(plan: LaunchPlan) -> RendezvousParameters:
+def _parameters(plan: LaunchPlan, endpoint: str) -> RendezvousParameters:
     options: dict[str, Any] = {"timeout": 900, **plan.options}
     if plan.is_host is not None:
         options["is_host"] = str(plan.is_host).lower()
     return RendezvousParameters(
         backend="c10d",
-        endpoint=plan.endpoint,
+        endpoint=endpoint,
         run_id=plan.run_id,
         min_nodes=plan.min_nodes,
         max_nodes=plan.max_nodes,

@@ -33,10 +33,10 @@ from pydantic import ConfigDict, Field
 from automodel_cli.errors import DataError
 from automodel_cli.files import atomic_file, disk_errors_named
 from automodel_cli.json_files import Count, FileModel, open_without_waiting, parse_json, validated
+from automodel_cli.metrics.lines import CLASSIC, Lines
 
 METRICS_NAME = "metrics.jsonl"
 SUPERSEDED_NAME = "metrics.superseded.jsonl"
-UNKNOWN = "n/a"
 MAX_LINE_BYTES = 16 << 20
 """A longer line is no record."""
 Record = Mapping[str, Any]
@@ -48,89 +48,6 @@ class RemoteLog(Protocol):
     def log(self, prefix: str, record: Record) -> None: ...
 
     def close(self, *, ok: bool) -> None: ...
-
-
-# ---------------------------------------------------------------------------------------- console
-
-
-def train_line(record: Record) -> str:
-    """The line of one update. Users scrape it: the fields, their order and their formats are fixed.
-
-    Keys read: step, epoch, loss, grad_norm, lr, mem_gib, tps, tps_per_gpu, num_label_tokens, mfu (a
-    fraction), eta_s, loss_avg and packing_efficiency (a fraction; both only where there is one), skipped. What is
-    missing or None is printed as ``n/a``.
-    """
-    fields = [
-        f"step {_number(record, 'step', 'd')}",
-        f"epoch {_number(record, 'epoch', 'd')}",
-        f"loss {_number(record, 'loss', '.4f')}",
-        f"grad_norm {_number(record, 'grad_norm', '.4f')}",
-        f"lr {_number(record, 'lr', '.2e')}",
-        f"mem {_number(record, 'mem_gib', '.2f')} GiB",
-        f"tps {_number(record, 'tps', '.2f')}({_number(record, 'tps_per_gpu', '.2f')}/gpu)",
-        f"num_label_tokens {_number(record, 'num_label_tokens', 'd')}",
-        f"mfu {_number(record, 'mfu', '.1%')}",
-        f"eta {duration(record.get('eta_s'))}",
-    ]
-    if record.get("loss_avg") is not None:
-        fields.append(f"loss_avg {_number(record, 'loss_avg', '.4f')}")
-    if record.get("packing_efficiency") is not None:
-        fields.append(f"packed {_number(record, 'packing_efficiency', '.1%')}")
-    if record.get("skipped"):
-        fields.append("skipped (not finite)")
-    return " | ".join(fields)
-
-
-def val_line(record: Record) -> str:
-    """The line of one validation pass.
-
-    Keys read: name, step, epoch, loss, perplexity, bits_per_byte, tokens, best.
-    """
-    fields = [
-        f'[val] name "{record.get("name", "default")}"',
-        f"step {_number(record, 'step', 'd')}",
-        f"epoch {_number(record, 'epoch', 'd')}",
-        f"loss {_number(record, 'loss', '.4f')}",
-        f"ppl {_number(record, 'perplexity', '.2f')}",
-        f"bpb {_number(record, 'bits_per_byte', '.4f')}",
-        f"num_label_tokens {_number(record, 'tokens', 'd')}",
-    ]
-    if record.get("best"):
-        fields.append("best so far")
-    return " | ".join(fields)
-
-
-def eval_line(record: Record) -> str:
-    """The line of one evaluation on tasks.
-
-    Keys read: step, epoch, core, core_tasks, evaluated_tasks, seconds.
-    """
-    fields = [
-        f"[eval] step {_number(record, 'step', 'd')}",
-        f"epoch {_number(record, 'epoch', 'd')}",
-        f"tasks {_number(record, 'evaluated_tasks', 'd')}",
-    ]
-    if record.get("core") is not None:
-        fields.append(
-            f"core {_number(record, 'core', '.4f')} over {_number(record, 'core_tasks', 'd')} tasks"
-        )
-    return " | ".join([*fields, f"{_number(record, 'seconds', '.1f')} s"])
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as ``h:mm:ss``, with days in front from 24 hours on: ``1:23:45``, ``2d 3:04:05``."""
-    if seconds is None or not math.isfinite(seconds):
-        return UNKNOWN
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    clock = f"{hour}:{minute:02d}:{second:02d}"
-    return f"{days}d {clock}" if days else clock
-
-
-def _number(record: Record, key: str, spec: str) -> str:
-    value = record.get(key)
-    return UNKNOWN if value is None else format(value, spec)
 
 
 # ----------------------------------------------------------------------------- one line of the file
@@ -412,29 +329,30 @@ class MetricsLog:
         *,
         wandb: RemoteLog | None = None,
         console: Callable[[str], None] | None = None,
+        lines: Lines = CLASSIC,
         remote_every_steps: int = 1,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._file = AppendFile(Path(run_folder) / METRICS_NAME) if run_folder is not None else None
         self._remote = wandb
-        self._console = console
+        self._console, self._lines = console, lines
         self._remote_every_steps = remote_every_steps
         self._now = now
 
     def train(self, record: Record) -> None:
-        """Log one update; the keys are those of ``train_line`` and any others."""
+        """Log one update; the keys are those of ``metrics.lines`` and any others."""
         due = record["step"] == 1 or record["step"] % self._remote_every_steps == 0
-        self._send("train", record, line=train_line, prefix="train", remote=due)
+        self._send("train", record, line=self._lines.train, prefix="train", remote=due)
 
     def validation(self, record: Record) -> None:
-        """Log one validation pass; the keys are those of ``val_line`` and any others."""
+        """Log one validation pass; the keys are those of ``metrics.lines`` and any others."""
         name = record.get("name", "default")
         prefix = "val" if name == "default" else f"val_{name}"
-        self._send("val", record, line=val_line, prefix=prefix, remote=True)
+        self._send("val", record, line=self._lines.val, prefix=prefix, remote=True)
 
     def evaluation(self, record: Record) -> None:
-        """Log one evaluation on tasks; the keys are those of ``eval_line`` and any others."""
-        self._send("eval", record, line=eval_line, prefix="eval", remote=True)
+        """Log one evaluation on tasks; the keys are those of ``metrics.lines`` and any others."""
+        self._send("eval", record, line=self._lines.eval, prefix="eval", remote=True)
 
     def _send(
         self, kind: str, record: Record, *, line: Callable[[Record], str], prefix: str, remote: bool

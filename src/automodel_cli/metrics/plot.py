@@ -6,6 +6,7 @@ axes, a colour each. Matplotlib's file backends only: no window, no global state
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from automodel_cli.metrics.read import Columns, RunMetrics, read_runs
 
 FORMATS = ("png", "svg", "pdf")
 # Okabe and Ito's palette (distinct for colour-blind readers), dark enough on white; yellow left out.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#5B5B5B")
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#5B5B5B", "#8B5E3C")
+_MOST_INSIDE = 6  # entries of a legend that may lie over the curves
 _INK, _FAINT_INK, _GRID = "#1f2328", "#57606a", "#e4e7eb"
 _STYLE = {
     "font.size": 10,
@@ -134,7 +136,7 @@ def _draw_styled(
         _draw_loss(loss, run, color, smooth_records=smooth_records, alone=len(runs) == 1)
         for name, axes in small.items():
             _draw_column(axes, run.train, name, color, smooth_records=smooth_records)
-    _finish_loss_axes(loss, runs, log_loss=log_loss)
+    _finish_loss_axes(figure, loss, runs, log_loss=log_loss, matplotlib=matplotlib)
     _finish_small_axes(small, matplotlib)
     for axes in (loss, *small.values()):
         _finish_steps_axis(axes, runs, log_x, matplotlib)
@@ -182,7 +184,7 @@ def _draw_validation(axes: Any, columns: Columns, label: str, color: str, index:
         markersize=5,
         markerfacecolor="white",
         markeredgewidth=1.4,
-        label=f"{label} (last {losses[-1]:.4g})",
+        label=f"{label} (last {losses[-1]:.4f})",
         zorder=3,
     )
 
@@ -196,7 +198,7 @@ def _draw_column(
     smooth_records: int | None,
     label: str | None = None,
 ) -> None:
-    """The values as they are (thin) under their running mean (bold); ``label`` gets the last mean."""
+    """The values as they are (thin) under their running mean (bold); ``label`` gets the last value of the log."""
     steps, values = _finite(columns, name)
     if not steps.size:
         return
@@ -208,25 +210,30 @@ def _draw_column(
     if window > 1:
         axes.plot(steps, values, color=color, linewidth=0.6, alpha=0.35)
     marker = "o" if steps.size < 3 else None
-    text = None if label is None else f"{label} (last {smoothed[-1]:.4g})"
+    text = None if label is None else f"{label} (last {values[-1]:.4f})"
     axes.plot(steps, smoothed, color=color, linewidth=1.6, marker=marker, label=text)
 
 
-def _finish_loss_axes(axes: Any, runs: Sequence[RunMetrics], *, log_loss: bool) -> None:
+def _finish_loss_axes(
+    figure: Any, axes: Any, runs: Sequence[RunMetrics], *, log_loss: bool, matplotlib: Any
+) -> None:
     axes.set_title("Loss (nats per token)")
     if log_loss:
         axes.set_yscale("log")
+        _plain_numbers(axes.yaxis, axes.get_ylim(), 8, matplotlib)
     skipped = np.concatenate([_skipped_steps(run.train) for run in runs])
     if skipped.size:
         bottom = axes.get_xaxis_transform()  # x in steps, y as a fraction of the panel
         heights = np.full(skipped.shape, 0.02)
         label = f"{skipped.size} skipped (not finite)"
         axes.plot(skipped, heights, "x", color="#b42318", markersize=5, transform=bottom, label=label)
-    entries = len(axes.get_legend_handles_labels()[0])
-    if entries:
-        size = 9.5 if entries <= 6 else 8
-        legend = axes.legend(loc="upper right", fontsize=size, ncols=1 + (entries - 1) // 8, framealpha=0.9)
-        legend.get_frame().set_edgecolor("none")
+    handles, labels = axes.get_legend_handles_labels()
+    if len(handles) > _MOST_INSIDE:  # would hide the curves
+        columns = 3 if max(map(len, labels)) < 40 else 2
+        figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(handles) // columns))
+        figure.legend(loc="outside lower center", fontsize=8, ncols=columns, frameon=False)
+    elif handles:
+        axes.legend(loc="upper right", fontsize=9.5, framealpha=0.9, edgecolor="none")
 
 
 def _skipped_steps(columns: Columns) -> np.ndarray:
@@ -244,7 +251,7 @@ def _finish_small_axes(panels: dict[str, Any], matplotlib: Any) -> None:
     panels["lr"].yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(_short_power))
     for name, axes in panels.items():
         if axes.lines:
-            _set_value_range(axes, log_allowed=name == "grad_norm")
+            _set_value_range(axes, matplotlib, log_allowed=name == "grad_norm")
         else:
             axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color=_FAINT_INK)
             axes.set_yticks([])
@@ -258,11 +265,12 @@ def _short_power(value: float, _position: int = 0) -> str:
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
-def _set_value_range(axes: Any, *, log_allowed: bool) -> None:
+def _set_value_range(axes: Any, matplotlib: Any, *, log_allowed: bool) -> None:
     """From zero up; a log axis where values span a factor of 30: one spike must not flatten the rest."""
     values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.lines])
     if log_allowed and values.min() > 0 and values.max() > 30 * values.min():
         axes.set_yscale("log")
+        _plain_numbers(axes.yaxis, axes.get_ylim(), 5, matplotlib)
     elif values.max() > 0:
         axes.set_ylim(0, 1.08 * values.max())
 
@@ -272,12 +280,43 @@ def _finish_steps_axis(axes: Any, runs: Sequence[RunMetrics], log_x: bool, matpl
     axes.margins(x=0.02)
     if log_x:
         axes.set_xscale("log")
+        _plain_numbers(axes.xaxis, axes.get_xlim(), 5, matplotlib)
         return
     ticks = matplotlib.ticker.MaxNLocator(nbins="auto", steps=[1, 2, 5, 10], integer=True)
     axes.xaxis.set_major_locator(ticks)
     last = max((int(columns["step"][-1]) for run in runs for columns in _all_columns(run)), default=0)
     if last >= 10_000:
         axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+
+
+def _plain_numbers(axis: Any, limits: tuple[float, float], most: int, matplotlib: Any) -> None:
+    """Ticks of a log axis as people write numbers (``2``, ``0.05``, ``20k``), few enough to stand apart."""
+    ticks = log_ticks(*limits, most)
+    if len(ticks) < 3:  # less than a decade: even steps
+        steps = matplotlib.ticker.MaxNLocator(nbins=most).tick_values(*limits)
+        ticks = [tick for tick in steps.tolist() if limits[0] <= tick <= limits[1] and tick > 0]
+    if axis.axis_name == "x":  # steps are whole
+        ticks = [tick for tick in ticks if tick >= 1 and tick == int(tick)]
+    axis.set_major_locator(matplotlib.ticker.FixedLocator(ticks))
+    axis.set_major_formatter(matplotlib.ticker.FuncFormatter(_plain_number))
+    axis.set_minor_locator(matplotlib.ticker.NullLocator())
+
+
+def log_ticks(low: float, high: float, most: int) -> list[float]:
+    """1, 2 and 5 of each decade between ``low`` and ``high``, or 1 and 3, or 1, or 1 of some: at most ``most``."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    digits = [(1, 2, 5), (1, 3), (1,)]
+    choices = [[digit * 10.0**decade for decade in decades for digit in some] for some in digits]
+    choices += [choices[-1][::step] for step in range(2, len(decades) + 1)]
+    shown = [[tick for tick in ticks if low <= tick <= high] for ticks in choices]
+    return next((ticks for ticks in shown if len(ticks) <= most), [])
+
+
+def _plain_number(value: float, _position: int = 0) -> str:
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if value >= limit:
+            return f"{value / (limit if limit > 1e4 else 1e3):g}{unit}"
+    return f"{value:.6g}" if value >= 1e-4 else _short_power(value)
 
 
 def _all_columns(run: RunMetrics) -> list[Columns]:

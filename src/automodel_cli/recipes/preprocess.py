@@ -209,7 +209,8 @@ def _read_characters(
             count += len(text)
             documents += 1
         read_bytes += unit.size
-        progress(Progress("characters", documents, count, read_bytes, 0, cfg.max_tokens, source.total_bytes))
+        counts = (documents, count, read_bytes, 0)
+        progress(Progress("characters", *counts, cfg.max_tokens, source.total_bytes, unit.through))
         if cfg.max_tokens is not None and count >= cfg.max_tokens:
             break
     if not characters:
@@ -386,7 +387,8 @@ def _source_chunks(job: _Job, position: Position) -> Iterator[Iterator[tuple[Uni
     first = (position.cursor or {"key": 0})["key"]
     memory_bytes = job.cfg.shuffle_memory
     shuffled = iter_shuffled(job.folder, job.layout.dtype, first=first, memory_bytes=memory_bytes)
-    yield ((Unit("rows", "buckets", 0, {"key": key}), chunk) for key, chunk in shuffled)
+    # Keys are hashes, as good as evenly spread: a key says how far the corpus is written.
+    yield ((Unit("rows", "buckets", 0, {"key": key}, through=key / 2**64), chunk) for key, chunk in shuffled)
 
 
 def _drive(
@@ -414,7 +416,7 @@ def _saved(bad_rows: BadRows) -> dict[str, Any]:
 
 def _teller(
     job: _Job, phase: str, sink: Sink, bad_rows: BadRows, progress: ProgressCallback
-) -> Callable[[int], None]:
+) -> Callable[[int, float | None], None]:
     wanted = {"tokens_wanted": job.cfg.max_tokens, "bytes_wanted": job.source.total_bytes}
     return teller(phase, sink, bad_rows, progress, **wanted)
 

@@ -330,11 +330,11 @@ def _gather(job: _Job, bad_rows: BadRows, progress: ProgressCallback) -> None:
     assert job.shuffled is not None
     documents = read_bytes = 0
 
-    def tell(more_documents: int, more_bytes: int) -> None:
+    def tell(more_documents: int, more_bytes: int, through: float | None) -> None:
         nonlocal documents, read_bytes
         documents, read_bytes = documents + more_documents, read_bytes + more_bytes
         counts = (documents, 0, read_bytes, bad_rows.count)
-        progress(Progress("scattering", *counts, bytes_wanted=job.source.total_bytes))
+        progress(Progress("scattering", *counts, through=through))
 
     try:
         job.shuffled.gather(bad_rows, tell)

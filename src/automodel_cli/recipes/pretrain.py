@@ -329,8 +329,9 @@ class PretrainRecipe:
             self.cfg,
             self.run_folder,
             step=self.state.step,
-            is_main=self.world.is_main,
-            say=self.voice.say,
+            total_steps=self.horizon.total_steps,
+            world=self.world,
+            voice=self.voice,
         )
         self.throughput = training.build_throughput(
             self.model,

@@ -295,7 +295,7 @@ def _scatter(job: _Job, buckets: Buckets, progress: ProgressCallback) -> BadRows
             bad_rows.add(unit, unit.first_row, found.bad)
             done += unit.size
             documents += found.documents
-            progress(_event("scattering", bad_rows, documents, done, job.size.bytes))
+            progress(Progress("scattering", documents, 0, done, bad_rows.count, through=unit.through))
     return bad_rows
 
 

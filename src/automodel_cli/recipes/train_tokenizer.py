@@ -119,13 +119,9 @@ class _Reading:
                     self._count(text)
                     yield text
             counts = (self.documents, 0, self.text_bytes, self.bad_rows.count)
-            self._progress(Progress("reading", *counts, None, self._wanted()))
+            self._progress(Progress("reading", *counts, through=unit.through))
             if self._cfg.max_bytes is not None and self.text_bytes >= self._cfg.max_bytes:
                 return
-
-    def _wanted(self) -> int | None:
-        known = [size for size in (self._source.total_bytes, self._cfg.max_bytes) if size is not None]
-        return min(known) if self._source.total_bytes is not None else None
 
     def _count(self, text: str) -> None:
         self.documents += 1
