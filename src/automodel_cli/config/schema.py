@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, InstanceOf, field_validator, model_validator
@@ -52,6 +53,10 @@ from automodel_cli.config.training_sections import (
 
 NAMED_VALIDATION_KEY = "validation_dataset_*"  # nobody writes this key: it gathers validation_dataset_<name>
 _NAMED_VALIDATION_PREFIX = "validation_dataset_"
+_NANOGPT_STARTS = {
+    "resume": "leave it out: a run found in checkpoint.checkpoint_dir resumes by itself",
+    "scratch": "leave it out: weights are random unless it names some",
+}
 _RECIPES = ("TrainFinetuneRecipeForNextTokenPrediction", "PretrainRecipe", "pretrain")
 
 
@@ -182,6 +187,13 @@ class PretrainConfig(Section):
         if isinstance(value, (Mapping, CompileConfig, Fp8Config)):
             return value
         return {"enabled": False if value is None else value}
+
+    @field_validator("init_from")
+    @classmethod
+    def _nanogpts_words(cls, value: str | None) -> str | None:
+        if value in _NANOGPT_STARTS and not Path(value).exists():
+            raise ValueError(f"{value!r} is nanoGPT's; {_NANOGPT_STARTS[value]}")
+        return value
 
     @field_validator("recipe", mode="before")
     @classmethod
