@@ -20,10 +20,13 @@ from automodel_cli.errors import ConfigError
 GUIDES = Path(__file__).parents[2] / "docs/guides"
 CONFIGS = Path(__file__).parents[2] / "configs"
 # nanoGPT's train.py at 3adf61e: every variable that its configurator lets one set.
-TRAIN_PY = """out_dir eval_interval log_interval eval_iters eval_only always_save_checkpoint init_from wandb_log
-wandb_project wandb_run_name dataset gradient_accumulation_steps batch_size block_size n_layer n_head n_embd dropout
-bias learning_rate max_iters weight_decay beta1 beta2 grad_clip decay_lr warmup_iters lr_decay_iters min_lr backend
-device dtype compile""".split()
+TRAIN_PY = (
+    "out_dir", "eval_interval", "log_interval", "eval_iters", "eval_only", "always_save_checkpoint",
+    "init_from", "wandb_log", "wandb_project", "wandb_run_name", "dataset",
+    "gradient_accumulation_steps", "batch_size", "block_size", "n_layer", "n_head", "n_embd", "dropout",
+    "bias", "learning_rate", "max_iters", "weight_decay", "beta1", "beta2", "grad_clip", "decay_lr",
+    "warmup_iters", "lr_decay_iters", "min_lr", "backend", "device", "dtype", "compile",
+)  # fmt: skip
 ARGUMENTS = {
     "model": ("models/gpt2.py:build_gpt2_model", "models/llama.py:build_llama_model"),
     "dataset": ("data/nanogpt_dataset.py:NanogptDataset", "data/megatron_dataset.py:MegatronPretraining"),

@@ -18,7 +18,9 @@ _POSITIONS = "model.n_positions (GPT-2) or model.max_position_embeddings (Llama)
 _LLAMA = "model._target_: automodel_cli.models.llama.build_llama_model, which has it"
 _ONE_DATASET = "dataset.file_pattern and validation_dataset.file_pattern"
 _DTYPE = "precision: auto, bf16, fp16 or fp32; weights are fp32 in any case"
-_RESUMES = "nothing: a run found in checkpoint.checkpoint_dir resumes; --fresh starts over, init_from takes weights only"
+_RESUMES = (
+    "nothing: a run in checkpoint.checkpoint_dir resumes; --fresh starts over, init_from takes weights only"
+)
 _TIMED = "nothing: the fastest kernel that the hardware has is chosen; model.attn_implementation names one"
 _ZERO = "distributed.strategy: fsdp2 shards weights, gradients and optimizer state; ddp copies them"
 
@@ -120,7 +122,7 @@ MEGATRON: Mapping[str, str] = {
     "num_workers": "nothing: token files are read ahead by a thread",
     "tensor_model_parallel_size": "distributed.tp_size",
     "context_parallel_size": "distributed.cp_size",
-    "pipeline_model_parallel_size": "nothing: layers are not divided over ranks; distributed.tp_size and fsdp2 are there",
+    "pipeline_model_parallel_size": "nothing: layers are not divided over ranks; distributed.tp_size divides each",
     "expert_model_parallel_size": "nothing: models here are dense",
     "sequence_parallel": "nothing: with distributed.tp_size above one it is always on",
     "use_distributed_optimizer": _ZERO,
