@@ -212,7 +212,7 @@ class TestChecks:
         assert result.results["loss"] == pytest.approx(score(tiny_run, tmp_path).results["loss"], rel=1e-5)
         text = (folder / "tokenizer.json").read_text(encoding="utf-8")
         (folder / "tokenizer.json").write_text(swap_two_ids(text), encoding="utf-8")
-        with pytest.raises(DataError, match="was tokenised with byte"):
+        with pytest.raises(DataError, match="was tokenized with byte"):
             score(tiny_run, tmp_path, checkpoint=str(folder), seq_len=16)
 
     def test_windows_longer_than_the_context(self, tiny_run, tmp_path):

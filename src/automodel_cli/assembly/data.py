@@ -137,7 +137,7 @@ def sequence_length(dataset: Any, model: CausalLM) -> int:
 
 
 def steps_in_epochs(loader: TrainLoader, num_epochs: int) -> int | None:
-    """Whole updates in so many epochs; None for a data set without a length."""
+    """Whole updates in N epochs; None for a data set without a length."""
     if loader.steps_per_epoch is None:
         return None
     return steps_for_samples(

@@ -147,7 +147,7 @@ def nanogpt(
     ] = None,
     num_workers: Annotated[
         int | None,
-        typer.Option(help="Processes that tokenise (default: one a core).", rich_help_panel=_SPEED),
+        typer.Option(help="Processes that tokenize (default: as many as pay).", rich_help_panel=_SPEED),
     ] = None,
     chunk_size: Annotated[
         int | None, typer.Option(help="Documents a task (default: 256).", rich_help_panel=_SPEED)
@@ -347,8 +347,9 @@ def _show_report(report: VerifyReport) -> None:
     for line in report.problems:
         console.warn(f"PROBLEM {line}")
     if report.problems:
-        console.say(f"{len(report.problems)} problems found")
+        count = len(report.problems)
+        console.say(f"{count} problem{'s' if count > 1 else ''} found")
     elif report.hashed:
         console.say(f"sound: {report.hashed} files match the manifest")
     else:
-        console.say("sound, as far as files without a manifest can tell")
+        console.say("no problem found (there is no manifest to compare with)")

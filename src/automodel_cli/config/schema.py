@@ -353,7 +353,7 @@ class GenerateConfig(Section):
     temperature: NotNegative = 0.8
     """0 takes the likeliest token each time; higher is more varied."""
     top_k: Count | None = 200
-    """Choose among so many of the likeliest tokens; null: all."""
+    """Choose among the N likeliest tokens; null: all."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     """Choose among the likeliest tokens that hold this share of the probability; null: all."""
     repetition_penalty: Annotated[float, Field(gt=0)] = 1.0

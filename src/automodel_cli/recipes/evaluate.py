@@ -143,7 +143,7 @@ def _check_fits(name: str, dataset: ScoredData, loaded: LoadedModel) -> None:
     known = travelled.get("fingerprint") == stored["fingerprint"]
     if not (known and _same_ids(loaded.tokenizer, dataset.manifest)):
         raise DataError(
-            f"{name} was tokenised with {own['name']} ({own['fingerprint']}), "
+            f"{name} was tokenized with {own['name']} ({own['fingerprint']}), "
             f"the model was trained with {stored['name']} ({stored['fingerprint']})",
             f"make the token files with the checkpoint's tokenizer: --tokenizer {loaded.path / 'tokenizer'}",
         )

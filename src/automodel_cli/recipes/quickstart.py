@@ -164,7 +164,7 @@ def report_text(tour: Sequence[Step], output: Path) -> str:
     lines = [
         "# Quickstart report",
         "",
-        "| validation loss (nats a token) | |",
+        "| validation loss (nats per token) | |",
         "|---|---|",
         f"| this GPT | {_number(scores.loss)} |",
         f"| add-alpha bigram model, same tokens | {_number(scores.bigram.loss)} |",
