@@ -201,7 +201,7 @@ class TestChecks:
         facts = {**loaded.facts, "tokenizer": {"name": "other", "fingerprint": "xxh3:0000000000000000"}}
         changed = evaluate.LoadedModel(loaded.model, loaded.tokenizer, loaded.path, facts)
         monkeypatch.setattr(evaluate, "load_model", lambda *_, **__: changed)
-        with pytest.raises(DataError, match="tokenised with byte"):
+        with pytest.raises(DataError, match="tokenized with byte"):
             score(tiny_run, tmp_path)
 
     def test_a_foreign_folder_with_the_same_ids_in_other_files(self, tiny_run, tmp_path):

@@ -17,6 +17,7 @@ from automodel_cli.config.schema_preprocess import (
     TokenizerTrainConfig,
     VerifyConfig,
 )
+from automodel_cli.plain_text import for_shell
 
 if TYPE_CHECKING:
     from automodel_cli.corpus.manifest import CorpusManifest
@@ -253,7 +254,7 @@ def tokenizer(
         ("learned from", f"{result.documents:,} documents, {result.text_bytes / 1e6:,.1f} MB"),
         ("bytes per token", f"{result.bytes_per_token:.2f}"),
         ("fingerprint", result.tokenizer.fingerprint()),
-        ("use it with", f"automodel preprocess nanogpt --tokenizer {result.folder}"),
+        ("use it with", f"automodel preprocess nanogpt --tokenizer {for_shell(result.folder)}"),
     ]
     show_bad_rows(len(result.bad_rows), result.bad_rows)
     console.facts(f"Tokenizer in {result.folder}", rows)

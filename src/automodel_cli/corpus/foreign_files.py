@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import codecs
 import os
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from typing import Literal
 import numpy as np
 
 from automodel_cli.errors import DataError
+from automodel_cli.plain_text import command_line, for_shell
 
 NPY_MAGIC = b"\x93NUMPY"
 IDX_MAGIC = b"MMIDIDX\0\0"
@@ -146,7 +146,9 @@ def refuse_foreign(path: Path, head: bytes, size: int) -> None:
 def command_for_text(path: Path) -> str:
     """The command that makes token files of a text."""
     output = f"{path.name.split('.')[0]}_tokens"
-    return shlex.join(("automodel", "preprocess", "nanogpt", "--dataset", str(path), "--output-dir", output))
+    return command_line(
+        ("automodel", "preprocess", "nanogpt", "--dataset", str(path), "--output-dir", output)
+    )
 
 
 def _for_ids(path: Path, group: Group) -> str:
@@ -159,7 +161,7 @@ def _for_ids(path: Path, group: Group) -> str:
         case "archive" | "unread":
             return "unpack it, then name the token files in it"
         case "index":
-            prefix = shlex.quote(str(path).removesuffix(".idx"))
+            prefix = for_shell(str(path).removesuffix(".idx"))
             return f"MegatronPretraining reads it: --dataset.paths={prefix}; eval scores it: --data {prefix}"
         case "weights":
             return "name token files, not a checkpoint; init_from takes weights"
@@ -240,7 +242,7 @@ def dtype_beside(path: Path) -> np.dtype | None:
 
 def advice_for_text(path: Path, kind: FileKind) -> str:
     """What to do with a file that was named as text and is of this kind."""
-    name = shlex.quote(str(path))
+    name = for_shell(path)
     match kind.group:
         case "archive" | "unread" | "packed":
             return "unpack it first, and name the files in it"
@@ -251,7 +253,7 @@ def advice_for_text(path: Path, kind: FileKind) -> str:
         case "pointer":
             return _LFS_PULL
         case "utf16":
-            return f"convert it: iconv -f UTF-16 -t UTF-8 -o {shlex.quote(path.name + '.utf8.txt')} {name}"
+            return f"convert it: iconv -f UTF-16 -t UTF-8 -o {for_shell(path.name + '.utf8.txt')} {name}"
         case "weights":
             return f"weights are not text; automodel inspect-ckpt {name} shows them"
         case _:
@@ -262,9 +264,9 @@ def command_to_train(path: Path, raw_dtype: str = "") -> str:
     """How token ids that were named as text are trained on: one of Megatron's pair, or a token file."""
     prefix = path.with_suffix("") if path.suffix in (".bin", ".idx") else path
     if dtype_beside(path.with_name(f"{prefix.name}.bin")) is not None or path.suffix == ".idx":
-        keys = f"--dataset.paths={shlex.quote(str(prefix))}"
+        keys = f"--dataset.paths={for_shell(str(prefix))}"
     else:
-        keys = f"--dataset.file_pattern={shlex.quote(str(path))}"
+        keys = f"--dataset.file_pattern={for_shell(path)}"
         keys += f" --dataset.raw_dtype={raw_dtype}" if raw_dtype else ""
     return f"train on it: automodel pretrain llm -c cfg.yaml {keys}"
 

@@ -25,7 +25,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import shlex
 import stat
 import struct
 from collections.abc import Iterator, Sequence
@@ -40,6 +39,7 @@ from automodel_cli.corpus.nanogpt_bin import TokenFile, has_header
 from automodel_cli.corpus.watched_file import WatchedFile
 from automodel_cli.errors import DataError
 from automodel_cli.files import TEMP_SUFFIX, disk_errors_named, fsync_file, fsync_folder, publish
+from automodel_cli.plain_text import for_shell
 
 VERSION = 1
 HEADER_BYTES = 34
@@ -145,11 +145,11 @@ def _regular(path: Path) -> int:
 def _missing(prefix: Path, index: Path, data: Path, error: OSError) -> DataError:
     """What stands where a pair was expected: a text, a token file with a header, half a pair, nothing."""
     if prefix.is_file():
-        output = shlex.quote(prefix.name.split(".")[0])
+        output = prefix.name.split(".")[0]
         return DataError(
             f"{prefix} is no prefix of a .bin and .idx",
-            f"of text they are made by automodel preprocess megatron --input {shlex.quote(str(prefix))} "
-            f"--output-prefix {output} --output-path {output}_megatron --append-eod",
+            f"of text they are made by automodel preprocess megatron --input {for_shell(prefix)} "
+            f"--output-prefix {for_shell(output)} --output-path {for_shell(output + '_megatron')} --append-eod",
         )
     if not data.is_file() or index.exists():
         hint = "check the prefix: it is the path without .bin or .idx"

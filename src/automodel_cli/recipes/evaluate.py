@@ -40,6 +40,7 @@ from automodel_cli.evaluation.bigram import bigram_loss
 from automodel_cli.evaluation.likelihood import Likelihood, evaluate, summarise
 from automodel_cli.files import write_json
 from automodel_cli.metrics.log import json_safe
+from automodel_cli.plain_text import for_shell
 
 FORMAT = "automodel-results/1"
 RESULTS_NAME = "results.json"
@@ -145,7 +146,7 @@ def _check_fits(name: str, dataset: ScoredData, loaded: LoadedModel) -> None:
         raise DataError(
             f"{name} was tokenized with {own['name']} ({own['fingerprint']}), "
             f"the model was trained with {stored['name']} ({stored['fingerprint']})",
-            f"make the token files with the checkpoint's tokenizer: --tokenizer {loaded.path / 'tokenizer'}",
+            f"make the token files with the checkpoint's tokenizer: --tokenizer {for_shell(loaded.path / 'tokenizer')}",
         )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 from automodel_cli.config.presets import describe_presets, filled_in
 from automodel_cli.corpus.manifest import CorpusManifest, find_manifest, read_corpus_manifest
 from automodel_cli.errors import ConfigError
+from automodel_cli.plain_text import command_line, for_shell
 
 
 def run(
@@ -34,8 +34,8 @@ def run(
     vocabulary = None if manifest is None else manifest.tokenizer["vocab_size"]
     if manifest is not None and validation is None and (files := manifest.token_files("val")):
         validation = str(manifest.path(files[0]))
-    _write(path, filled_in(preset, shlex.quote(str(path)), data, validation, vocabulary))
-    start = shlex.join(["automodel", str(path)])
+    _write(path, filled_in(preset, for_shell(path), data, validation, vocabulary))
+    start = command_line(["automodel", path])
     fill_in = "" if data else "fill in dataset.file_pattern; "
     say(f"wrote {path}; {fill_in}{start} --dry-run shows the plan, {start} trains")
 

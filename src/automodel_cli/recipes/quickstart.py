@@ -13,7 +13,6 @@ Each step is the command a user would type, run as a process of its own and show
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from automodel_cli.corpus.tokenizer_base import TOKENIZER_FILE
 from automodel_cli.errors import AutomodelError
 from automodel_cli.files import write_text
 from automodel_cli.json_files import FileModel, FiniteFloat, read_model
+from automodel_cli.plain_text import command_line, for_shell
 
 PROMPT = "def read_lines(path):"
 _LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_NTASKS")
@@ -42,7 +42,7 @@ class Step:
     @property
     def command(self) -> str:
         """The line a user would type."""
-        return shlex.join(["automodel", *self.arguments])
+        return command_line(["automodel", *self.arguments])
 
 
 class _Bigram(FileModel):
@@ -193,8 +193,8 @@ def how_to_call() -> str:
     """Where the program is, for a shell that does not find it."""
     program = Path(sys.executable).with_name("automodel")
     activate = program.with_name("activate")
-    put = f"`source {shlex.quote(str(activate))}` puts it on PATH" if activate.is_file() else "write it so"
-    return f"If the shell does not find `automodel`: it is `{shlex.quote(str(program))}`; {put}."
+    put = f"`source {for_shell(activate)}` puts it on PATH" if activate.is_file() else "write it so"
+    return f"If the shell does not find `automodel`: it is `{for_shell(program)}`; {put}."
 
 
 def _number(value: float | None, digits: int = 4) -> str:

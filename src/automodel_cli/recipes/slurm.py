@@ -17,6 +17,7 @@ from pathlib import Path
 from automodel_cli.distributed.launch_plan import node_range
 from automodel_cli.errors import AutomodelError, ConfigError
 from automodel_cli.files import write_text
+from automodel_cli.plain_text import command_line
 
 EXIT_PREEMPTED = 75
 _OWN_FLAGS = ("nnodes", "nproc-per-node", "rdzv-endpoint", "rdzv-backend", "rdzv-id", "shutdown-timeout")
@@ -80,7 +81,7 @@ def run(job: BatchJob, *, output: Path | None, hand_in: bool, say: Callable[[str
         return
     path = output or Path(f"{job.name}.sbatch")
     write(job, path)
-    say(submit(path) if hand_in else f"wrote {path}; submit it with: {shlex.join(['sbatch', str(path)])}")
+    say(submit(path) if hand_in else f"wrote {path}; submit it with: {command_line(['sbatch', path])}")
 
 
 def batch_file(job: BatchJob) -> str:
@@ -114,7 +115,7 @@ def submit(path: Path) -> str:
         done = subprocess.run(["sbatch", str(path)], capture_output=True, text=True)
     except FileNotFoundError:
         raise AutomodelError(
-            "there is no sbatch on this machine", f"on a login node: {shlex.join(['sbatch', str(path)])}"
+            "there is no sbatch on this machine", f"on a login node: {command_line(['sbatch', path])}"
         ) from None
     if done.returncode:
         raise AutomodelError(
