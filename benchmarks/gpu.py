@@ -605,7 +605,7 @@ class Worker:
         return self.variant.rows * self.variant.seq_len * self.variant.accum
 
     def tps(self) -> float:
-        """Median tokens a second over the rounds."""
+        """Median tokens per second over the rounds."""
         return statistics.median(one["updates"] * self.tokens / one["wall_s"] for one in self.rounds)
 
     def peak_gib(self) -> float:
@@ -613,7 +613,7 @@ class Worker:
 
 
 def ratio(ours: Worker, reference: Worker) -> tuple[float, float, float]:
-    """Median, lowest and highest ratio of tokens a second, round by round."""
+    """Median, lowest and highest ratio of tokens per second, round by round."""
     ratios = [
         (one["updates"] * ours.tokens / one["wall_s"])
         / (other["updates"] * reference.tokens / other["wall_s"])

@@ -2,7 +2,7 @@
 
     python benchmarks/weak_scaling.py [--rounds 3] [--steps 12] [--threads 1] [--strategies fsdp2 ddp]
 
-Each process trains the same GPT on 8 rows of 256 tokens an update, with ``--threads`` threads. One process and two
+Each process trains the same GPT on 8 rows of 256 tokens per update, with ``--threads`` threads. One process and two
 (each strategy) are measured in turn, ``--rounds`` times; printed are tokens per second of all processes, updates 3 to
 the last, and the efficiency: half the tokens per second of two over those of one. Cores that are shared with anything
 else make the figure worse, so compare with ``two apart``: two processes that do not know of each other, started

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from automodel_cli.json_files import without_controls
+from automodel_cli.plain_text import command_line, for_shell
 
 
 @pytest.mark.parametrize(
@@ -29,3 +31,17 @@ def test_the_command_line_starts_without_what_only_files_need():
     code = "import sys; import automodel_cli.cli.app; print(sorted({'pydantic', 'yaml', 'torch'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "value", ["a", "a b", "it's", "a\nb", "é\x07'\\x", "$HOME", "", "-x", "\udc80q", "\x1b[2J\rb"]
+)
+def test_a_word_for_the_shell_is_one_line_and_comes_back(value: str):
+    word = for_shell(value)
+    assert word.isprintable()
+    back = subprocess.run(["bash", "-c", f"printf %s {word}"], capture_output=True, check=True).stdout
+    assert back == value.encode("utf-8", "surrogateescape")
+
+
+def test_a_command_is_shown_as_its_words():
+    assert command_line(["automodel", Path("a b"), 3]) == "automodel 'a b' 3"

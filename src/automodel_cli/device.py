@@ -228,7 +228,7 @@ def eager_seconds(device: torch.device, total_tokens: int, total_steps: int, par
     """A rough guess of how long training takes without compilation: 6 FLOPs a parameter and token."""
     rate = 2e14 if device.type == "cuda" else 1e11 * default_threads()
     work = 6.0 * (parameters or 0) * total_tokens
-    # A small model waits for kernel launches, about 30 ms an update.
+    # A small model waits for kernel launches, about 30 ms per update.
     return max(work / rate, 0.03 * total_steps if device.type == "cuda" else 0.0)
 
 

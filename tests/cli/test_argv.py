@@ -142,3 +142,22 @@ def test_no_token_is_lost_wherever_launch_flags_stand(tokens, flags, data):
     assert found.launch == dict.fromkeys(flags, "7")
     assert found.arguments == parse_argv(tokens).arguments
     assert [token for token in tokens if token not in found.arguments] == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "AutoModel pretrain llm -c cfg.yaml",
+        "/opt/bin/AutoModel pretrain llm -c cfg.yaml",
+        "--nproc-per-node 8 /opt/bin/AutoModel pretrain llm -c cfg.yaml",
+        "llm pretrain -c cfg.yaml",
+    ],
+)
+def test_the_guides_spellings(line):
+    assert parse_argv(line.split()).arguments == ("pretrain", "llm", "-c", "cfg.yaml")
+
+
+@pytest.mark.parametrize("line", ["train.py --batch_size=32", "config/train_gpt2.py"])
+def test_a_script_of_nanogpt_is_no_command(line):
+    with pytest.raises(ConfigError, match=r"is Python(.|\n)*automodel init"):
+        parse_argv(line.split())

@@ -190,7 +190,7 @@ def test_a_process_of_another_launcher_joins_in_and_is_quiet(environment, recipe
 
 
 def test_workers_of_torchrun_start_no_others_but_tasks_of_srun_may(recipe, launcher, monkeypatch, capsys):
-    """srun starts one launcher a machine; under torchrun each of 8 workers would start 8."""
+    """srun starts one launcher per machine; under torchrun each of 8 workers would start 8."""
     monkeypatch.setenv("SLURM_PROCID", "1")
     monkeypatch.setenv("SLURM_NTASKS", "2")
     assert app.run(["cfg.yaml", "--nproc-per-node", "8", "--nnodes", "2", "--rdzv-endpoint", "h:1"]) == 75

@@ -5,17 +5,23 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
+import shlex
 import struct
 import tarfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zstandard
 from safetensors.numpy import save
 
-from automodel_cli.corpus.nanogpt_bin import TokenReader, inspect_token_file
+from automodel_cli.corpus.listing import is_local, list_files
+from automodel_cli.corpus.megatron_bin import inspect_prefix
+from automodel_cli.corpus.nanogpt_bin import MAGIC, TokenReader, inspect_token_file
 from automodel_cli.errors import DataError
 
 TEXT = b"First Citizen:\nBefore we proceed any further, hear me speak.\n" * 200
@@ -46,14 +52,17 @@ def _llm_c(magic: int) -> bytes:
         (zstandard.compress(TEXT), "zstandard"),
         (_zip(), "zip archive"),
         (_tar(), "tar archive"),
-        (b"PAR1" + TEXT, "parquet"),
+        (b"PAR1\x15\0" + TEXT, "parquet"),
         (save({"w": np.zeros((8, 8), np.float32)}), "safetensors"),
         (b"MMIDIDX\0\0" + bytes(99), "index of Megatron"),
         (_llm_c(20240326), "weights of a GPT-2"),
         (_llm_c(20240522), "multiple-choice"),
         (TEXT, "looks like text"),
         ("Ein süßer Text über Äpfel, 数学, и так далее.\n".encode() * 300, "looks like text"),
-        (b"".join(json.dumps({"text": "a" * n}).encode() + b"\n" for n in range(400)), "looks like text"),
+        (
+            b"".join(json.dumps({"text": "a" * n}).encode() + b"\n" for n in range(400)),
+            "looks like JSON lines",
+        ),
         (
             "Der Fluß führt an größeren Städten vorbei nach Süden.\n".encode("latin-1") * 301,
             "looks like text",
@@ -158,3 +167,108 @@ def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
     for path in (tmp_path / "pipe.bin", tmp_path):
         with pytest.raises(DataError, match="folder, pipe or device"):
             inspect_token_file(path)
+
+
+# ------------------------------------------------------------------------------- the command that was meant
+
+
+def said(call, *arguments, **more) -> str:
+    """The error of a call, as a user sees it: message and hint."""
+    with pytest.raises(DataError) as caught:
+        call(*arguments, **more)
+    return str(caught.value)
+
+
+def commands_in(text: str) -> list[list[str]]:
+    """The commands that a text shows, as a shell would take them."""
+    return [shlex.split(part) for part in re.findall(r"automodel (?:[^;(\n]|\n(?!  ))*", text)]
+
+
+@pytest.fixture
+def kinds(tmp_path: Path) -> Path:
+    """A folder, with a space in its name, of every kind of file that newcomers confuse."""
+    folder = tmp_path / "my data"
+    folder.mkdir()
+    ids = _ids(50_257, 5000, "<u2")
+    (folder / "text.txt").write_bytes(TEXT)
+    (folder / "rows.jsonl").write_bytes(b'{"text": "some words"}\n' * 200)
+    pq.write_table(pa.table({"text": ["words"] * 100}), folder / "rows.parquet")
+    (folder / "nemo.bin").write_bytes(
+        struct.pack("<4i", MAGIC, 1, 5000, 2).ljust(1024, b"\0") + ids.tobytes()
+    )
+    (folder / "llm_c.bin").write_bytes(
+        struct.pack("<3i", 20240520, 1, 5000).ljust(1024, b"\0") + ids.tobytes()
+    )
+    ids.tofile(folder / "train.bin")
+    (ids % 65).tofile(folder / "char.bin")
+    _ids(100_000, 5000, "<u4").tofile(folder / "wide.bin")
+    np.save(folder / "ids.npy", ids)
+    ids.tofile(folder / "pair_text_document.bin")
+    (folder / "pair_text_document.idx").write_bytes(b"MMIDIDX\0\0" + struct.pack("<QB", 1, 8) + bytes(99))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "key"),
+    [
+        ("nemo.bin", "a file of token ids", "--dataset.file_pattern="),
+        ("llm_c.bin", "a file of token ids", "--dataset.file_pattern="),
+        ("train.bin", "token ids without a header", "--dataset.file_pattern="),
+        ("char.bin", "token ids without a header", "--dataset.file_pattern="),
+        ("wide.bin", "token ids without a header", "--dataset.raw_dtype=uint32"),
+        ("ids.npy", "a NumPy array", "--dataset.raw_dtype=npy"),
+        ("pair_text_document.bin", "token ids without a header", "--dataset.paths="),
+        ("pair_text_document.idx", "the index of Megatron's files", "--dataset.paths="),
+        ("pair_text_document", "the prefix of Megatron's token files", "--dataset.paths="),
+    ],
+)
+def test_ids_given_as_text(kinds: Path, name: str, what: str, key: str) -> None:
+    ask = is_local if name == "pair_text_document" else list_files
+    text = said(ask, str(kinds / name))
+    (command,) = commands_in(text)
+    assert what in text and "expected text" in text
+    assert command[:5] == ["automodel", "pretrain", "llm", "-c", "cfg.yaml"]
+    path = kinds / name.removesuffix(".bin").removesuffix(".idx") if "paths" in key else kinds / name
+    assert command[5].partition("=")[2] == str(path)
+    assert any(word.startswith(key) for word in command)
+
+
+def test_a_folder_of_ids_given_as_text(kinds: Path) -> None:
+    for path in kinds.iterdir():
+        if path.suffix != ".bin":
+            path.unlink()
+    text = said(list_files, str(kinds))
+    assert "is a folder of token files" in text and commands_in(text)[0][1] == "pretrain"
+    (kinds / "manifest.json").write_text("{}")
+    assert "is a folder of token files" in said(list_files, str(kinds))
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("text.txt", "looks like text"),
+        ("rows.jsonl", "looks like JSON lines"),
+        ("rows.parquet", "a parquet file"),
+    ],
+)
+def test_text_given_as_ids(kinds: Path, name: str, what: str) -> None:
+    path = kinds / name
+    text = said(inspect_token_file, path)
+    assert what in text and "expected token ids" in text
+    assert commands_in(text)[0][:5] == ["automodel", "preprocess", "nanogpt", "--dataset", str(path)]
+    text = said(inspect_prefix, path)
+    assert commands_in(text)[0][:5] == ["automodel", "preprocess", "megatron", "--input", str(path)]
+
+
+def test_each_kind_of_token_file_where_the_other_is_expected(kinds: Path) -> None:
+    assert "MegatronPretraining reads it" in said(inspect_token_file, kinds / "pair_text_document.idx")
+    assert "NanogptDataset reads it" in said(inspect_prefix, kinds / "nemo")
+    assert "without its index" in said(inspect_prefix, kinds / "train")
+
+
+def test_short_beginnings_are_no_kind_of_ids(tmp_path: Path) -> None:
+    """An id of GPT-2's may be the first two bytes of a pickle, of a picture or of UTF-16 text."""
+    for begin in (b"\x80\x02", b"\x1f\x9d", b"\xff\xfe"):
+        ids = np.concatenate([np.frombuffer(begin, "<u2"), _ids(50_257, 999, "<u2")])
+        ids.tofile(tmp_path / "train.bin")
+        assert inspect_token_file(tmp_path / "train.bin").num_tokens == 1000

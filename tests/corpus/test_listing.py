@@ -129,7 +129,7 @@ def test_content_counts_beside_the_name(tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("some text")
     assert list_files(str(tmp_path / "plain")).files[0].kind == "text"
     (tmp_path / "train.bin").write_bytes(bytes(range(100)))
-    with pytest.raises(DataError, match="looks like binary data"):
+    with pytest.raises(DataError, match="looks like token ids"):
         list_files(str(tmp_path / "train.bin"))
 
 

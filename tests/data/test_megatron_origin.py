@@ -82,7 +82,7 @@ def test_its_end_of_document_serves_the_masks(made):
 
 def test_another_tokenizer_is_refused(made, tmp_path):
     CharTokenizer("abc").save(tmp_path / "chars")
-    with pytest.raises(DataError, match=r"tokenised with byte \(257 ids, xxh3:\w+\), not with char"):
+    with pytest.raises(DataError, match=r"tokenized with byte \(257 ids, xxh3:\w+\), not with char"):
         dataset(made, tokenizer=str(tmp_path / "chars"))
 
 
@@ -115,7 +115,7 @@ def test_a_name_that_cannot_be_had_is_served_by_the_copy(made, monkeypatch):
 
 def test_a_model_with_fewer_ids_than_the_tokenizer(made):
     dataset(made).check_vocab(257)
-    with pytest.raises(DataError, match=r"tokenised with byte \(257 ids\), the model has 256"):
+    with pytest.raises(DataError, match=r"tokenized with byte \(257 ids\), the model has 256"):
         dataset(made).check_vocab(256)
 
 
@@ -139,7 +139,7 @@ def test_files_of_two_tokenizers_do_not_mix(copied, tmp_path):
         workers=0,
     )
     preprocess_megatron.run(cfg, progress=lambda _: None, say=lambda _: None)
-    with pytest.raises(DataError, match=r"tokenised with byte .* not with char"):
+    with pytest.raises(DataError, match=r"tokenized with byte .* not with char"):
         MegatronPretraining(str(copied), 16, split="1,0,0", order="stateless")
 
 

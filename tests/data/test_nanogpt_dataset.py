@@ -227,7 +227,7 @@ def test_vocabulary_is_checked(corpus: Corpus, tmp_path: Path) -> None:
     folder = corpus({"dataset.bin": np.arange(100)}).folder
     known = NanogptDataset(str(folder / "dataset.bin"), 8)
     known.check_vocab(50304)
-    with pytest.raises(DataError, match=r"tokenised with gpt2 \(50,257 ids\), the model has 65"):
+    with pytest.raises(DataError, match=r"tokenized with gpt2 \(50,257 ids\), the model has 65"):
         known.check_vocab(65)
 
 

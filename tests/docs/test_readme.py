@@ -41,6 +41,8 @@ MISTAKES = {
     "--model.n_layr 4": "did you mean n_layer?",
     "--model.n_layers 24": "did you mean n_layer?",
     "--model.n_layers 4": "did you mean n_layer?",
+    "--learning_rate=6e-4": "nanoGPT's name, here: optimizer.lr",
+    "--micro-batch-size 4": "Megatron-LM's name, here: step_scheduler.local_batch_size",
 }
 
 

@@ -195,7 +195,7 @@ class TestChecks:
         facts = {**loaded.facts, "tokenizer": {"name": "other", "fingerprint": "xxh3:0000000000000000"}}
         changed = evaluate.LoadedModel(loaded.model, loaded.tokenizer, loaded.path, facts)
         monkeypatch.setattr(evaluate, "load_model", lambda *_, **__: changed)
-        with pytest.raises(DataError, match="tokenised with byte"):
+        with pytest.raises(DataError, match="tokenized with byte"):
             score(tiny_run, tmp_path)
 
     def test_a_foreign_folder_with_the_same_ids_in_other_files(self, tiny_run, tmp_path):
@@ -206,7 +206,7 @@ class TestChecks:
         assert result.results["loss"] == pytest.approx(score(tiny_run, tmp_path).results["loss"], rel=1e-5)
         text = (folder / "tokenizer.json").read_text(encoding="utf-8")
         (folder / "tokenizer.json").write_text(swap_two_ids(text), encoding="utf-8")
-        with pytest.raises(DataError, match="was tokenised with byte"):
+        with pytest.raises(DataError, match="was tokenized with byte"):
             score(tiny_run, tmp_path, checkpoint=str(folder), seq_len=16)
 
     def test_windows_longer_than_the_context(self, tiny_run, tmp_path):

@@ -102,7 +102,7 @@ def test_files_without_a_manifest_have_bits_per_byte_by_the_checkpoints_tokenize
 def test_another_tokenizer_is_refused(tiny_run, tmp_path):
     CharTokenizer("".join(TEXTS)).save(tmp_path / "chars")
     prefix = preprocess(tmp_path / "data", str(tmp_path / "chars"))
-    with pytest.raises(DataError, match="was tokenised with char"):
+    with pytest.raises(DataError, match="was tokenized with char"):
         score(tiny_run.run, tmp_path, str(prefix))
 
 

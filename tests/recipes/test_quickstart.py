@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,27 @@ def test_a_second_tour_keeps_the_tokenizer(ran, tmp_path):
     assert "| this GPT | 3.0000 |" in report.read_text()
     quickstart.run(CONFIG, tmp_path)
     assert ran == [*first, *first[1:]]
+
+
+def test_without_a_configuration_the_preset_is_written_and_used(ran, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    report = quickstart.run(None, tmp_path)
+    written = tmp_path / "quickstart.yaml"
+    assert written.read_text() == CONFIG.read_text()
+    assert f"-c {written}" in report.read_text()
+    written.write_text(CONFIG.read_text() + "# mine\n")
+    quickstart.run(None, tmp_path)
+    assert written.read_text().endswith("# mine\n")
+
+
+def test_commands_can_be_pasted_and_found(tmp_path, monkeypatch):
+    for step in quickstart.steps(CONFIG, tmp_path, source="x"):
+        assert "\n" not in step.command
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "my env/bin/python"))
+    assert f"it is `'{tmp_path}/my env/bin/automodel'`" in quickstart.how_to_call()
+    (tmp_path / "my env/bin").mkdir(parents=True)
+    (tmp_path / "my env/bin/activate").touch()
+    assert f"source '{tmp_path}/my env/bin/activate'" in quickstart.how_to_call()
 
 
 def test_words_stay_whole(tmp_path):

@@ -147,7 +147,7 @@ def test_the_command(capsys, slurm):
         "3",
     ]
     assert app.run([*line.split(), "-o", "a.sbatch", "cfg.yaml", "model.n_layer=3"]) == 0
-    assert "sbatch a.sbatch" in capsys.readouterr().out
+    assert "submit it with: sbatch a.sbatch" in capsys.readouterr().out
     assert Path("a.sbatch").is_file() and Path("logs").is_dir()
     Path("code").write_text("0")
     assert app.run([*line.split(), "--submit", "cfg.yaml"]) == 0
@@ -171,6 +171,32 @@ def test_the_command(capsys, slurm):
 def test_mistakes_are_said_now_and_not_when_the_job_starts(line, message, capsys):
     assert app.run(line.split()) == 2
     assert message in capsys.readouterr().err
+
+
+def test_what_is_printed_has_its_log_folder(capsys):
+    """``automodel slurm ... > job.sh``: Slurm makes no folders, and a job without one ends without a word."""
+    assert (
+        app.run(["slurm", "--nproc-per-node", "8", "--logs", "out/logs", "pretrain", "llm", "-c", "cfg.yaml"])
+        == 0
+    )
+    assert directives(capsys.readouterr().out)["output"] == "out/logs/%x-%j.out"
+    assert Path("out/logs").is_dir()
+    Path("file").touch()
+    assert (
+        app.run(
+            ["slurm", "--nproc-per-node", "8", "--logs", "file/logs", "pretrain", "llm", "-c", "cfg.yaml"]
+        )
+        == 1
+    )
+    assert "cannot make the log folder file/logs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("more", "processes"), [("", "cpu"), (" --nproc-per-node 4", "4")])
+def test_without_gpus_the_processes_are_the_cpus(more, processes, capsys):
+    assert app.run(f"slurm --gpus-per-node 0{more} pretrain llm -c cfg.yaml".split()) == 0
+    text = capsys.readouterr().out
+    assert "gpus-per-node" not in directives(text)
+    assert f"--nproc-per-node {processes}" in text
 
 
 def test_without_slurm(monkeypatch):

@@ -13,8 +13,8 @@ from automodel_cli.errors import ConfigError
 from automodel_cli.models import fp8
 from automodel_cli.models.interface import CausalLM, count_parameters
 
-# nanochat's log of 2026-02, eight H100: 1.17 times the tokens a second at depth 26 (about a billion parameters), fewer
-# than in bf16 at depth 12.
+# nanochat's log of 2026-02, eight H100: 1.17 times the tokens per second at depth 26 (about a billion
+# parameters), fewer than in bf16 at depth 12.
 PAYS_FROM = 1_000_000_000
 
 

@@ -122,7 +122,7 @@ def schedule_rows(
     return [
         (
             "batch",
-            f"{scheduler.global_batch_size} sequences = {horizon.tokens_per_step:,} tokens an update"
+            f"{scheduler.global_batch_size} sequences = {horizon.tokens_per_step:,} tokens per update"
             f" ({scheduler.local_rows} at a time{places}, {batches}{why})",
         ),
         (
@@ -163,6 +163,6 @@ def cost_rows(
     if flops is None:
         return [("cost", "n/a: the shape of this model is not known")]
     return [
-        ("FLOPs", f"{human(flops, billions='G')} a token, {flops * horizon.total_tokens:.3g} in all"),
+        ("FLOPs", f"{human(flops, billions='G')} per token, {flops * horizon.total_tokens:.3g} in all"),
         memory_assembly.row(peak, memory),
     ]

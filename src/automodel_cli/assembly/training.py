@@ -231,7 +231,7 @@ def dropout_seed(cfg: PretrainConfig, model: CausalLM, step: int, world: World) 
 
 @contextlib.contextmanager
 def collector(every: int | None) -> Iterator[Callable[[int], None]]:
-    """Garbage collection by us every so many updates instead of whenever Python likes; None leaves it to Python."""
+    """Garbage collection by us every N updates instead of whenever Python likes; None leaves it to Python."""
     if every is None or not gc.isenabled():
         yield lambda step: None
         return

@@ -46,6 +46,7 @@ from automodel_cli.corpus.tokenizer_base import CARRIED_FILES
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError
 from automodel_cli.json_files import Count, FileModel
+from automodel_cli.plain_text import for_shell
 
 
 class StoredState(FileModel):
@@ -502,7 +503,7 @@ def _refuse_nonfinite(path: Path, model: torch.nn.Module) -> None:
     if odd := nonfinite_parameters(model):
         raise CheckpointError(
             f"{path} holds weights that are no numbers: {len(odd)} tensors with NaN or infinity, {odd[0]!r} first",
-            f"{layout.way_back(path)}; automodel inspect-ckpt {path.parent} --verify shows which are sound",
+            f"{layout.way_back(path)}; automodel inspect-ckpt {for_shell(path.parent)} --verify checks all",
         )
 
 

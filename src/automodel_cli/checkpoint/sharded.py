@@ -1,4 +1,4 @@
-"""Named tensors to ``shard-00001-model-00001-of-00001.safetensors`` and back: one file a rank.
+"""Named tensors to ``shard-00001-model-00001-of-00001.safetensors`` and back: one file per rank.
 
 The layout is that of ``torch.distributed.checkpoint.HuggingFaceStorageWriter(save_distributed=True)``: its
 reader loads our files and we load its (both tested). We write the bytes ourselves, because that writer (torch

@@ -12,6 +12,7 @@ from automodel_cli.checkpoint.describe import SUFFIX, gather, kind_of
 from automodel_cli.checkpoint.hf_hashes import HASHES, read_hashes
 from automodel_cli.checkpoint.tensor_values import nonfinite
 from automodel_cli.errors import CheckpointError
+from automodel_cli.plain_text import for_shell
 
 # (files done, files in all, the file being read)
 Progress = Callable[[int, int, str], None]
@@ -113,7 +114,7 @@ def refuse_nonfinite(folder: Path) -> None:
         raise CheckpointError(
             f"{folder} holds weights that are no numbers: {len(odd)} tensors with NaN or infinity, "
             f"{odd[0]['tensor']!r} first",
-            f"{layout.way_back(folder)}; automodel inspect-ckpt {folder.parent} --verify shows which are sound",
+            f"{layout.way_back(folder)}; automodel inspect-ckpt {for_shell(folder.parent)} --verify checks all",
         )
 
 

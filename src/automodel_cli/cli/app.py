@@ -83,6 +83,12 @@ COMMANDS: dict[str, Entry] = {
         "Continue a prompt with a checkpoint.",
         _LOOK,
     ),
+    "init": Entry(
+        "automodel_cli.cli.init",
+        "init",
+        "Write a YAML file to start from; without a name: list the presets.",
+        _TRAIN,
+    ),
     "slurm": Entry(
         "automodel_cli.cli.slurm",
         "slurm",

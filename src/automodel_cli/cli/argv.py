@@ -52,7 +52,7 @@ def parse_argv(argv: Sequence[str]) -> Invocation:
     """Sort a command line's tokens.
 
     Raises:
-        ConfigError: a launch flag without a value, or with one that is no number.
+        ConfigError: a launch flag without a value, or with one that is no number; a script instead of a command.
     """
     rest, launch, debug = _take_flags(list(argv))
     if rest and _is_this_program(rest[0]):
@@ -132,7 +132,7 @@ def _near_launch_flag(flag: str) -> str | None:
 
 
 def _is_this_program(token: str) -> bool:
-    return PurePath(token).name == "automodel" and ("/" in token or token == "automodel")
+    return PurePath(token).name.lower() == "automodel"  # AutoModel is a script of ours too
 
 
 def is_config_file(token: str) -> bool:
@@ -146,6 +146,11 @@ def _with_command(tokens: list[str]) -> list[str]:
         return tokens
     if tokens[0] == _DOMAIN and len(tokens) > 1 and tokens[1] == "pretrain":  # the oldest guides' order
         return ["pretrain", _DOMAIN, *tokens[2:]]
+    if tokens[0].endswith(".py"):
+        raise ConfigError(
+            f"{tokens[0]} is Python, which is not run as a configuration",
+            "its settings go into a YAML file: `automodel init` writes one to start from",
+        )
     if is_config_file(tokens[0]):
         return ["pretrain", _DOMAIN, "--config", *tokens]
     if tokens[0] in ("-c", "--config") or tokens[0].startswith("--config="):

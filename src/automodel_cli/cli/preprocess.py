@@ -17,6 +17,7 @@ from automodel_cli.config.schema_preprocess import (
     TokenizerTrainConfig,
     VerifyConfig,
 )
+from automodel_cli.plain_text import for_shell
 
 if TYPE_CHECKING:
     from automodel_cli.corpus.manifest import CorpusManifest
@@ -147,7 +148,7 @@ def nanogpt(
     ] = None,
     num_workers: Annotated[
         int | None,
-        typer.Option(help="Processes that tokenise (default: one a core).", rich_help_panel=_SPEED),
+        typer.Option(help="Processes that tokenize (default: as many as pay).", rich_help_panel=_SPEED),
     ] = None,
     chunk_size: Annotated[
         int | None, typer.Option(help="Documents a task (default: 256).", rich_help_panel=_SPEED)
@@ -255,7 +256,7 @@ def tokenizer(
         ("learned from", f"{result.documents:,} documents, {result.text_bytes / 1e6:,.1f} MB"),
         ("bytes per token", f"{result.bytes_per_token:.2f}"),
         ("fingerprint", result.tokenizer.fingerprint()),
-        ("use it with", f"automodel preprocess nanogpt --tokenizer {result.folder}"),
+        ("use it with", f"automodel preprocess nanogpt --tokenizer {for_shell(result.folder)}"),
     ]
     show_bad_rows(len(result.bad_rows), result.bad_rows)
     console.facts(f"Tokenizer in {result.folder}", rows)
@@ -349,8 +350,9 @@ def _show_report(report: VerifyReport) -> None:
     for line in report.problems:
         console.warn(f"PROBLEM {line}")
     if report.problems:
-        console.say(f"{len(report.problems)} problems found")
+        count = len(report.problems)
+        console.say(f"{count} problem{'s' if count > 1 else ''} found")
     elif report.hashed:
         console.say(f"sound: {report.hashed} files match the manifest")
     else:
-        console.say("sound, as far as files without a manifest can tell")
+        console.say("no problem found (there is no manifest to compare with)")

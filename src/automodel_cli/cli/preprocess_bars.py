@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _TITLES = {
     "characters": "finding characters",
     "counting": "counting tokens",
-    "gathering": "tokenising",
+    "gathering": "tokenizing",
     "writing": "writing tokens",
     "reading": "reading text",
     "dividing": "dividing into shards",

@@ -169,7 +169,7 @@ def megatron(
         typer.Option(
             "--workers",
             "--num-workers",
-            help="Processes that tokenise (default: one a core).",
+            help="Processes that tokenize (default: as many as pay).",
             rich_help_panel=_SPEED,
         ),
     ] = None,

@@ -11,9 +11,10 @@ from automodel_cli.cli import console
 
 
 def quickstart(
-    config: Annotated[Path, typer.Option("--config", "-c", help="Configuration of the training run.")] = Path(
-        "configs/quickstart.yaml"
-    ),
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="Configuration of the training run, instead of the preset."),
+    ] = None,
     output_dir: Annotated[Path, typer.Option(help="Folder for everything that is made.")] = Path(
         "runs/quickstart"
     ),

@@ -40,7 +40,7 @@ def slurm(
     ] = None,
     gpus_per_node: Annotated[
         int | None,
-        typer.Option(help="GPUs of a machine; 0 for none. By default one a process.", show_default=False),
+        typer.Option(help="GPUs of a machine; 0 for none. By default one per process.", show_default=False),
     ] = None,
     lead: Annotated[
         int, typer.Option(help="Seconds that a run is told ahead of its end, to save.", min=10)

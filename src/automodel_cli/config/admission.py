@@ -19,6 +19,7 @@ from automodel_cli.config import aliases
 from automodel_cli.config.problems import did_you_mean
 from automodel_cli.config.roles import ROLES, Role
 from automodel_cli.config.target import Target, describe_value
+from automodel_cli.plain_text import for_shell
 
 _LIBRARIES = ("torch", "transformers", "datasets", "numpy", "torchdata")
 _FILE_TARGET = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\Z")
@@ -98,7 +99,7 @@ def _admit_file(name: str, path: str, trust: Trust) -> Admitted:
     if not Path(path).is_file():
         raise Refused(f"there is no file {path}")
     if not trust.admits_file(path):
-        raise Refused(f"{path} is code that would run; if you trust it, add --trust {path}")
+        raise Refused(f"{path} is code that would run; if you trust it, add --trust {for_shell(path)}")
     _check_spelling(name.rpartition(":")[2])
     return Admitted("user", name)
 
@@ -126,8 +127,8 @@ def _why_not(name: str, role: Role) -> str:
     )
     package = name.split(".")[0]
     if package in _LIBRARIES or package in sys.stdlib_module_names:
-        return f"{name} {refused}; if you mean it, add --trust {name}"
-    return f"{name} {refused}; if it is your own code or you trust it, add --trust {package}"
+        return f"{name} {refused}; if you mean it, add --trust {for_shell(name)}"
+    return f"{name} {refused}; if it is your own code or you trust it, add --trust {for_shell(package)}"
 
 
 # ------------------------------------------------------------------------------------ old argument names
@@ -180,7 +181,7 @@ def untrusted_code(target: Target, trust: Trust) -> Iterator[tuple[tuple[str, ..
         return
     name = untrusted[0] if untrusted else target.name
     for path in doors.opened(target.arguments):
-        yield path, f"would run code that comes with {name}; if you trust it, add --trust {name}"
+        yield path, f"would run code that comes with {name}; if you trust it, add --trust {for_shell(name)}"
 
 
 def sources_of(target: Target) -> list[str]:

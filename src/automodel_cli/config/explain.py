@@ -11,12 +11,14 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from automodel_cli.config.field_help import help_of
+from automodel_cli.config.other_names import counterpart
 from automodel_cli.config.other_sections import UNSUPPORTED_SECTIONS
-from automodel_cli.config.problems import Problem, did_you_mean, nearest
-from automodel_cli.config.sections import Meaning, Section, keys_of
+from automodel_cli.config.problems import Problem, folded, nearest
+from automodel_cli.config.sections import NOTE_KEY, Meaning, Section, keys_of
 from automodel_cli.config.target import Target, describe_value, is_secret
 from automodel_cli.config.yaml_tree import KeyPath, ListNode, MapNode, Node, Scalar, place_of
 
+_FAR_CUTOFF = 0.8  # between names of different sections likeness says less
 _PLAIN_NAMES = {
     bool: "true or false",
     str: "text",
@@ -69,7 +71,8 @@ def _explain_one(
     if kind == "missing":
         return Problem(where, key, f"is missing: {_help(model, path)}".rstrip(": "))
     if own_words:
-        return Problem(where, key, own_words[0])
+        other = counterpart(key) if isinstance(root.items.get(key), Scalar) else ""  # dataset=shakespeare
+        return Problem(where, key, "; ".join(filter(None, (own_words[0], other))))
     field = _deepest_field(model, errors[0]["loc"])
     expected = describe_type(field.annotation, field.metadata) if field else errors[0]["msg"]
     return Problem(where, key, f"expected {expected}, found {_found(root, path)}")
@@ -100,28 +103,33 @@ def _help(model: type[Section], path: KeyPath) -> str:
 
 
 def unknown_key(model: type[Section], path: KeyPath) -> str:
-    """``unknown key`` and what was probably meant: a near key here, or the same key in another section."""
+    """``unknown key`` and what was probably meant: what others call so, a near key here, or one in another section."""
     name = str(path[-1])
     if len(path) == 1 and name in UNSUPPORTED_SECTIONS:
         return UNSUPPORTED_SECTIONS[name]
     section = _section_at(model, path[:-1])
-    siblings = section.keys() if section else []
-    if match := nearest(name, siblings):
+    match = nearest(name, section.keys() if section else ())
+    if not (match and folded(match) == folded(name)) and (other := counterpart(name)):
+        return other
+    if match:
         return f"unknown key, did you mean {'.'.join(map(str, (*path[:-1], match)))}?"
-    elsewhere = [other for other in all_keys(model) if other.rpartition(".")[2] == name]
-    if elsewhere:
-        return f"unknown key here, did you mean {elsewhere[0]}?"
-    return f"unknown key{did_you_mean(name, [other.rpartition('.')[2] for other in all_keys(model)])}"
+    elsewhere = {key.rpartition(".")[2]: key for key in reversed(all_keys(model, with_old=False))}
+    if name in elsewhere:
+        return f"unknown key here, did you mean {elsewhere[name]}?"
+    far = nearest(name, elsewhere, cutoff=_FAR_CUTOFF)
+    return f"unknown key, did you mean {elsewhere[far]}?" if far else "unknown key"
 
 
-def all_keys(model: type[Section], prefix: str = "") -> list[str]:
-    """Dotted names of all keys of a configuration, depth first."""
+def all_keys(model: type[Section], prefix: str = "", *, with_old: bool = True) -> list[str]:
+    """Dotted names of all keys of a configuration, depth first; ``with_old``: those without effect too."""
     found = []
     for name, field in model.model_fields.items():
+        if not with_old and isinstance(field.json_schema_extra, dict) and NOTE_KEY in field.json_schema_extra:
+            continue
         for key in keys_of(model, name):
             found.append(prefix + key)
         if section := section_of(field.annotation):
-            found += all_keys(section, f"{prefix}{keys_of(model, name)[0]}.")
+            found += all_keys(section, f"{prefix}{keys_of(model, name)[0]}.", with_old=with_old)
     return found
 
 

@@ -27,7 +27,8 @@ from automodel_cli.config.admission import (
     unsupported_arguments,
     untrusted_code,
 )
-from automodel_cli.config.problems import Problem, did_you_mean, raise_problems
+from automodel_cli.config.other_names import suggestion
+from automodel_cli.config.problems import Problem, raise_problems
 from automodel_cli.config.resolution import resolve
 from automodel_cli.config.roles import ROLES, Role, is_function_key, role_of_argument
 from automodel_cli.config.signatures import CallSignature, Parameter
@@ -338,9 +339,7 @@ def _call(function: Callable[..., Any], arguments: dict[str, Any], target: Targe
     except transformers_calls.FieldErrors as error:
         raise_problems(
             [
-                Problem(
-                    _where(target, name), f"{place.key}.{name}", f"{text}{did_you_mean(name, error.known)}"
-                )
+                Problem(_where(target, name), f"{place.key}.{name}", f"{text}{suggestion(name, error.known)}")
                 for name, text in error.problems.items()
             ]
         )

@@ -26,6 +26,7 @@ from automodel_cli.config.target import REDACTED, TARGET_KEY, Target, is_secret
 from automodel_cli.config.yaml_tree import KeyPath, MapNode, Written, from_plain, placeholders, to_plain
 
 _TEXT = "tag:yaml.org,2002:str"
+_TWO_NAMES = {"seed": ("rng", "seed"), "rng.seed": ("seed",)}
 
 Model = TypeVar("Model", bound=Section)
 
@@ -70,9 +71,19 @@ def load_config(
 def _merge_overrides(root: MapNode, tokens: Sequence[str]) -> list[Problem]:
     overrides, problems = parse_overrides(tokens)
     for override in overrides:
+        if override.path in _TWO_NAMES:  # the command line wins, by whichever name
+            _drop(root, _TWO_NAMES[override.path])
         if problem := apply_override(root, override):
             problems.append(problem)
     return problems
+
+
+def _drop(root: MapNode, parts: Sequence[str]) -> None:
+    node: yaml_tree.Node | None = root
+    for part in parts[:-1]:
+        node = node.items.get(part) if isinstance(node, MapNode) else None
+    if isinstance(node, MapNode):
+        node.items.pop(parts[-1], None)
 
 
 def _put(root: MapNode, parts: Sequence[str], value: yaml_tree.Node) -> None:

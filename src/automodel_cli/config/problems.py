@@ -36,17 +36,21 @@ def _place(problem: Problem) -> tuple[bool, str, int]:
     return (not line.isdigit(), file, int(line)) if line.isdigit() else (True, "", 0)
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
+def folded(name: str) -> str:
+    """A name without regard to case, dashes and underscores."""
+    return name.lower().replace("-", "_")
+
+
+def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
     """The known name that ``name`` was probably meant to be, if one is near enough."""
-    candidates = list(dict.fromkeys(known))
-    folded = {candidate.lower().replace("-", "_"): candidate for candidate in candidates}
-    wanted = name.lower().replace("-", "_")
-    if wanted in folded:
-        return folded[wanted]
-    if matches := difflib.get_close_matches(wanted, folded, n=1, cutoff=0.6):
-        return folded[matches[0]]
-    holding = [candidate for candidate in folded if wanted in candidate.split("_")]  # max -> max_norm
-    return folded[holding[0]] if len(holding) == 1 else None
+    candidates = {folded(candidate): candidate for candidate in known}
+    wanted = folded(name)
+    if wanted in candidates:
+        return candidates[wanted]
+    if matches := difflib.get_close_matches(wanted, candidates, n=1, cutoff=cutoff):
+        return candidates[matches[0]]
+    holding = [candidate for candidate in candidates if wanted in candidate.split("_")]  # max -> max_norm
+    return candidates[holding[0]] if len(holding) == 1 else None
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

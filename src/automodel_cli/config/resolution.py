@@ -27,6 +27,7 @@ from typing import Any
 from automodel_cli.config.admission import Admitted, Refused, Trust, split_file_target
 from automodel_cli.config.problems import did_you_mean
 from automodel_cli.config.roles import ClassRule, Role
+from automodel_cli.plain_text import for_shell
 
 _FILES: dict[Path, ModuleType] = {}
 _SOURCES: set[tuple[Path, str]] = set()
@@ -136,7 +137,7 @@ def _check_user_object(found: Any, name: str, module_name: str, trust: Trust) ->
     real_name = f"{home}.{getattr(owner, '__qualname__', type(owner).__qualname__)}"
     if home == module_name or trust.lists(name) or trust.admits_name(real_name):
         return _callable(found, name)
-    raise Refused(f"{name} is really {real_name}; if you trust that, add --trust {real_name}")
+    raise Refused(f"{name} is really {real_name}; if you trust that, add --trust {for_shell(real_name)}")
 
 
 def _callable(found: Any, name: str) -> Callable[..., Any]:

@@ -104,7 +104,7 @@ class DistributedConfig(Section):
     """Kept for old files."""
     enable_compile: bool = understood(False, "compile.enabled decides")
     """Kept for old files."""
-    defer_fsdp_grad_sync: bool = understood(True, "gradients are always summed once an update")
+    defer_fsdp_grad_sync: bool = understood(True, "gradients are always summed once per update")
     """Kept for old files."""
     enable_async_tensor_parallel: bool = understood(False, "communication follows torch's defaults")
     """Kept for old files."""
@@ -171,7 +171,7 @@ class CheckpointConfig(Section):
     keep_last: Count | None = Field(
         default=None, validation_alias=AliasChoices("keep_last", "max_recent_checkpoints")
     )
-    """Keep so many of the newest, besides LATEST and BEST; null: all. Old name: `max_recent_checkpoints`."""
+    """Keep the N newest, besides LATEST and BEST; null: all. Old name: `max_recent_checkpoints`."""
     keep_every: Count | None = None
     """Besides, keep those whose step is a multiple of this."""
     consolidation_timeout_minutes: Positive | None = understood(None, "dist_env.timeout_minutes covers it")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, InstanceOf, field_validator, model_validator
@@ -53,6 +54,10 @@ from automodel_cli.config.training_sections import (
 
 NAMED_VALIDATION_KEY = "validation_dataset_*"  # nobody writes this key: it gathers validation_dataset_<name>
 _NAMED_VALIDATION_PREFIX = "validation_dataset_"
+_NANOGPT_STARTS = {
+    "resume": "leave it out: a run found in checkpoint.checkpoint_dir resumes by itself",
+    "scratch": "leave it out: weights are random unless it names some",
+}
 _RECIPES = ("TrainFinetuneRecipeForNextTokenPrediction", "PretrainRecipe", "pretrain")
 
 
@@ -185,6 +190,13 @@ class PretrainConfig(Section):
         if isinstance(value, (Mapping, CompileConfig, Fp8Config)):
             return value
         return {"enabled": False if value is None else value}
+
+    @field_validator("init_from")
+    @classmethod
+    def _nanogpts_words(cls, value: str | None) -> str | None:
+        if value in _NANOGPT_STARTS and not Path(value).exists():
+            raise ValueError(f"{value!r} is nanoGPT's; {_NANOGPT_STARTS[value]}")
+        return value
 
     @field_validator("recipe", mode="before")
     @classmethod
@@ -345,7 +357,7 @@ class GenerateConfig(Section):
     temperature: NotNegative = 0.8
     """0 takes the likeliest token each time; higher is more varied."""
     top_k: Count | None = 200
-    """Choose among so many of the likeliest tokens; null: all."""
+    """Choose among the N likeliest tokens; null: all."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     """Choose among the likeliest tokens that hold this share of the probability; null: all."""
     repetition_penalty: Annotated[float, Field(gt=0)] = 1.0

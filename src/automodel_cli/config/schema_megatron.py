@@ -79,7 +79,7 @@ class PreprocessMegatronConfig(Section):
     strict: bool = False
     """Stop at the first bad row instead of counting it."""
     workers: Whole | None = Field(default=None, validation_alias=AliasChoices("workers", "num_workers"))
-    """Processes that tokenise, one a core at most; 0 or 1: none besides this one; null: as many as pay."""
+    """Processes that tokenize, one per core at most; 0 or 1: none besides this one; null: as many as pay."""
     chunk_size: Count = 256
     """Documents a worker gets at a time (8 KiB each where a file is cut by bytes)."""
     prefetch: Count = 4

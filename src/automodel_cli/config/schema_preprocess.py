@@ -98,7 +98,7 @@ class PreprocessNanogptConfig(Section):
     strict: bool = False
     """Stop at the first bad row instead of counting it."""
     num_workers: Whole | None = None
-    """Processes that tokenise; 0 or 1: none besides this one; null: one a core."""
+    """Processes that tokenize; 0 or 1: none besides this one; null: as many as pay, at most one per core."""
     chunk_size: Count = 256
     """Documents a worker gets at a time (8 KiB each where a file is cut by bytes)."""
     prefetch: Count = 4

@@ -62,7 +62,7 @@ class ShuffleConfig(Section):
     overwrite: bool = False
     """Replace the documents of an earlier run in the folder."""
     num_workers: Whole | None = None
-    """Processes that read; 0 or 1: none besides this one; null: as many as pay, at most one a core."""
+    """Processes that read; 0 or 1: none besides this one; null: as many as pay, at most one per core."""
     dry_run: bool = False
     """Say what would be done, and stop."""
 

@@ -49,7 +49,7 @@ Positive = Annotated[float, not_a_bool, Field(gt=0, allow_inf_nan=False), Meanin
 NotNegative = Annotated[float, not_a_bool, Field(ge=0, allow_inf_nan=False), Meaning("a number from 0 up")]
 
 Cadence = Count | Literal["final"] | None
-"""Every so many updates (and at the end); ``final``: only at the end; null: never."""
+"""Every N updates (and at the end); ``final``: only at the end; null: never."""
 
 _DTYPES = {
     "auto": "auto",

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import Field, TypeAdapter, ValidationError
 
 from automodel_cli.config.explain import describe_type
-from automodel_cli.config.problems import did_you_mean
+from automodel_cli.config.other_names import suggestion
 from automodel_cli.config.sections import not_a_bool
 from automodel_cli.config.target import describe_value
 
@@ -91,7 +91,7 @@ def check_arguments(
         elif name not in signature.parameters:
             converted[name] = value
             if not signature.open:
-                text = f"{callee} takes no such argument{did_you_mean(name, known)}"
+                text = f"{callee} takes no such argument{suggestion(name, known)}"
                 problems.append(ArgumentProblem(name, text))
         else:
             converted[name], text = _convert(signature.parameters[name], value, opaque)

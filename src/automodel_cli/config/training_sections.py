@@ -56,27 +56,27 @@ class StepSchedulerConfig(Section):
     num_epochs: Count | None = None
     """Passes over the data at most; null: as many as `max_steps` takes, and one without `max_steps`."""
     max_steps: Count | None = None
-    """Stop after so many updates; null: after `num_epochs`."""
+    """Stop after N updates; null: after `num_epochs`."""
     ckpt_every_steps: Cadence = 1000
-    """Save a checkpoint every so many updates and at the end; `final`: only at the end; null: never."""
+    """Save a checkpoint every N updates and at the end; `final`: only at the end; null: never."""
     save_checkpoint_every_epoch: bool = False
     """Also save when a pass over the data ends."""
     val_every_steps: Cadence = "final"
-    """Validate every so many updates and at the end; `final`: only at the end; null: never."""
+    """Validate every N updates and at the end; `final`: only at the end; null: never."""
     limit_val_batches: Count | None = None
     """Batches a validation reads at most, from each set; null: the whole set."""
     log_every_steps: Count = 1
-    """Print and record a line every so many updates."""
+    """Print and record a line every N updates."""
     log_remote_every_steps: Count = 1
-    """Send a record to W&B every so many updates."""
+    """Send a record to W&B every N updates."""
     gc_every_steps: Count | None = 100
-    """Collect Python's garbage every so many updates instead of whenever it likes; null: leave it to Python."""
+    """Collect Python's garbage every N updates rather than whenever it likes; null: leave it to Python."""
     max_skipped_steps: Count | None = 10
-    """Stop when so many updates in a row were skipped for a loss that is not finite; null: never."""
+    """Stop after N updates in a row that were skipped for a loss that is not finite; null: never."""
     preemption_signal: tuple[str, ...] = ("SIGTERM", "SIGINT", "SIGUSR1")
     """Signals that mean: save a checkpoint and leave with exit code 75. A name, a number, a list, or null."""
     loss_average_window_steps: Count | None = None
-    """Also show the mean of the losses of so many updates, as `loss_avg`; null: each loss alone."""
+    """Also show the mean loss of the last N updates, as `loss_avg`; null: each loss alone."""
     validate_on_checkpoint: bool = True
     """Also validate before a checkpoint is saved, so that the best one can be told."""
     start_step: Whole = understood(0, "a resumed run knows its step from the checkpoint")

@@ -19,47 +19,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from automodel_cli.corpus.compressed import compression_of, first_bytes
-from automodel_cli.corpus.foreign_files import LFS_POINTER, LFS_PULL, NPY_MAGIC
-from automodel_cli.corpus.nanogpt_bin import LEGACY_MAGIC, LLAMA3_MAGIC, MAGIC
+from automodel_cli.corpus.foreign_files import FileKind, kind_of, looks_wide
+from automodel_cli.corpus.nanogpt_bin import has_header
 
 Shape = Literal["", "jsonl", "json"]
 _HEAD_BYTES = 16 << 10
-_TOKENS = "a file of token ids, not text"
-_LFS = "the pointer of a Git LFS file, not its content"
-_MAGICS = {
-    MAGIC.to_bytes(4, "little"): _TOKENS,
-    LEGACY_MAGIC.to_bytes(4, "little"): _TOKENS,
-    LLAMA3_MAGIC.to_bytes(4, "little"): _TOKENS,
-    b"MMIDIDX\0\0": "the .idx of Megatron's token files, not text",
-    NPY_MAGIC: "a NumPy array, not text",
-    b"PK\x03\x04": "a zip archive",
-    b"PK\x05\x06": "a zip archive",
-    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
-    b"Rar!\x1a\x07": "a rar archive",
-    b"\x04\x22\x4d\x18": "compressed with lz4, which is not read here",
-    b"\x1f\x9d": "compressed with compress (.Z), which is not read here",
-    b"LZIP\x01": "compressed with lzip, which is not read here",
-    b"\x5d\x00\x00\x80\x00": "compressed as .lzma, which is not read here",
-    b"ARROW1\0\0": "an Arrow file; only .parquet is read",
-    b"\x89HDF\r\n\x1a\n": "an HDF5 file",
-    b"SQLite format 3\0": "an SQLite database",
-    b"Obj\x01": "an Avro file",
-    b"\x7fELF": "a program",
-    b"\x89PNG\r\n": "an image",
-    b"\xff\xd8\xff": "an image",
-    b"%PDF-": "a PDF document",
-    LFS_POINTER: _LFS,
-    b"\xff\xfe": "UTF-16 text, not UTF-8",
-    b"\xfe\xff": "UTF-16 text, not UTF-8",
-    **{bytes([0x80, version]): "a Python pickle" for version in range(2, 6)},
-    **{b"GGUF" + bytes([version, 0, 0, 0]): "a GGUF model" for version in range(1, 4)},
-}
-_WHAT_TO_DO = {
-    _LFS: LFS_PULL,
-    _TOKENS: "train on it with dataset.file_pattern; preprocess reads text",
-    "a NumPy array, not text": "train on ids with dataset.file_pattern; preprocess reads text",
-    "UTF-16 text, not UTF-8": "convert it: iconv -f UTF-16 -t UTF-8",
-}
+_TOKENS = FileKind("a file of token ids", "ids")
 _FIRST_KEY = re.compile(rb'\s*\{\s*(?:"(?:[^"\\]|\\.)*"\s*:|\})')
 
 
@@ -70,23 +35,23 @@ class Content:
     Attributes:
         compression: how the file is compressed, or "".
         is_parquet: whether what is inside is a parquet file.
-        not_text: what it is that cannot be read, for people; "" if nothing speaks against text.
+        kind: what it is that cannot be read as text; None if nothing speaks against text.
         shape: whether it looks like JSON lines or one JSON value.
         has_nulls: whether there are zero bytes, which text hardly has.
+        is_wide: whether it looks like 32-bit numbers.
     """
 
     compression: str
     is_parquet: bool = False
-    not_text: str = ""
+    kind: FileKind | None = None
     shape: Shape = ""
     has_nulls: bool = False
+    is_wide: bool = False
 
     @property
-    def advice(self) -> str:
-        """What to do with a file that is ``not_text``."""
-        if "archive" in self.not_text or "compressed" in self.not_text:
-            return "unpack it first, and name the files in it"
-        return _WHAT_TO_DO.get(self.not_text, "leave it out, or extract its text first")
+    def not_text(self) -> str:
+        """What it is that cannot be read as text, for people; "" if nothing speaks against text."""
+        return self.kind.what if self.kind else ""
 
 
 def look_inside(path: str, name: str) -> Content:
@@ -99,33 +64,11 @@ def look_inside(path: str, name: str) -> Content:
     compression = compression_of(head)
     if compression:
         head = first_bytes(path, name, compression, _HEAD_BYTES)
-    return Content(
-        compression,
-        head.startswith(b"PAR1") and b"\0" in head,
-        _not_text(head),
-        _shape(head),
-        b"\0" in head,
-    )
-
-
-def _not_text(head: bytes) -> str:
-    for magic, what in _MAGICS.items():
-        if head.startswith(magic):
-            return what
-    if _is_tar(head):
-        return "a tar archive"
-    if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") < 1 << 27:
-        return "a safetensors file, not text"
-    return ""
-
-
-def _is_tar(head: bytes) -> bool:
-    """Whether a block of a tar archive is at the beginning: the sum of its bytes is written in it, in octal digits."""
-    block = head[:512]
-    digits = block[148:156].strip(b" \0")
-    if len(block) < 512 or not digits or digits.strip(b"01234567"):
-        return False
-    return int(digits, 8) == sum(block) - sum(block[148:156]) + 8 * 0x20
+    kind = _TOKENS if has_header(head) else kind_of(head)
+    is_parquet = kind is not None and kind.group == "table"
+    has_nulls = b"\0" in head
+    wide = has_nulls and looks_wide(head)
+    return Content(compression, is_parquet, None if is_parquet else kind, _shape(head), has_nulls, wide)
 
 
 def _shape(head: bytes) -> Shape:

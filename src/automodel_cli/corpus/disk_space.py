@@ -56,7 +56,7 @@ def estimate(
 
 
 def _sample(source: Source, tokeniser: SequenceTokeniser) -> tuple[float, float]:
-    """Tokens a byte of input and sequences a token, of the first little unit of a local source."""
+    """Tokens per byte of input and sequences per token, of the first little unit of a local source."""
     usual = 1 / _BYTES_A_TOKEN, _BYTES_A_TOKEN / _DOCUMENT_BYTES
     if not isinstance(source, FileSource):
         return usual

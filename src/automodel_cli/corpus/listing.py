@@ -17,6 +17,7 @@ from typing import Literal
 from automodel_cli.corpus.compressed import Compression
 from automodel_cli.corpus.content import Content, look_inside
 from automodel_cli.corpus.document_folder import WORK_NAME, read_documents_manifest
+from automodel_cli.corpus.foreign_files import advice_for_text, command_to_train, dtype_beside
 from automodel_cli.corpus.globbing import expand, is_pattern, walk
 from automodel_cli.corpus.units import InputFormat
 from automodel_cli.errors import DataError
@@ -64,6 +65,11 @@ def is_local(dataset: str) -> bool:
     if Path(dataset).is_symlink():
         raise _broken_link(Path(dataset))
     suffixes = {suffix.lower() for suffix in Path(dataset).suffixes}
+    if dtype_beside(Path(f"{dataset}.bin")) is not None:
+        raise DataError(
+            f"{printable(dataset)} is the prefix of Megatron's token files, expected text",
+            command_to_train(Path(f"{dataset}.idx")),
+        )
     known = suffixes & (_TEXT_SUFFIXES | set(_ROW_KINDS) | set(_COMPRESSIONS))
     if known or dataset.startswith(("/", "./", "../", "~")) or dataset.count("/") > 1:
         raise DataError(f"there is no file or folder {printable(dataset)}", "check --dataset")
@@ -227,6 +233,11 @@ def _list_folder(folder: Path, input_format: InputFormat) -> Listing:
         for name, belongs in families.items()
     }
     chosen, kept = next(((name, group) for name, group in groups.items() if group), ("", []))
+    ids = sorted(folder.glob("*.bin"))
+    if ids and chosen in ("", ".json"):  # the JSON beside token files is their manifest and tokenizer
+        raise DataError(
+            f"{printable(str(folder))} is a folder of token files, expected text", command_to_train(ids[0])
+        )
     if not kept:
         reasons = f" ({found.left_out()})" if found.left_out() else ""
         raise DataError(
@@ -329,8 +340,12 @@ def _what_it_is(content: Content) -> str:
 
 def _refuse_wrong_kind(file: SourceFile, content: Content, input_format: InputFormat) -> None:
     """A file that is not what its name, or ``input_format``, says: found, expected, what to do."""
-    if content.not_text:
-        raise DataError(f"{file.name} is {content.not_text}", content.advice)
+    if content.kind:
+        packed = "unpack it first" if content.compression else ""
+        raise DataError(
+            f"{file.name} is {content.not_text}, expected text",
+            packed or advice_for_text(Path(file.path), content.kind),
+        )
     if content.is_parquet and file.kind != "parquet":
         raise DataError(
             f"{file.name} is a parquet file, taken for {_words(file.kind)}",
@@ -356,9 +371,10 @@ def _refuse_unknown(file: SourceFile, content: Content) -> None:
             "--input-format text",
         )
     if content.has_nulls:
+        ids = "token ids without a header" if file.name.endswith(".bin") else "binary data (token ids?)"
+        train = command_to_train(Path(file.path), "uint32" if content.is_wide else "")
         raise DataError(
-            f"{file.name} looks like binary data (token ids?), not text",
-            "token files go to dataset.file_pattern; if it is text, say --input-format text",
+            f"{file.name} looks like {ids}, expected text", f"--input-format text if it is text; else {train}"
         )
 
 

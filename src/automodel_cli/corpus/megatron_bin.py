@@ -34,12 +34,13 @@ from typing import IO
 
 import numpy as np
 
-from automodel_cli.corpus.nanogpt_bin import TokenFile
+from automodel_cli.corpus.foreign_files import IDX_MAGIC as MAGIC
+from automodel_cli.corpus.nanogpt_bin import TokenFile, has_header
 from automodel_cli.corpus.watched_file import WatchedFile
 from automodel_cli.errors import DataError
 from automodel_cli.files import TEMP_SUFFIX, disk_errors_named, fsync_file, fsync_folder, publish
+from automodel_cli.plain_text import for_shell
 
-MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
 HEADER_BYTES = 34
 MAX_SEQUENCE_TOKENS = 2**31 - 1  # lengths are int32
@@ -128,9 +129,7 @@ def inspect_prefix(prefix: Path | str) -> MegatronFile:
             file = MegatronFile(Path(prefix), dtype, sequences, entries - 1, bin_bytes // dtype.itemsize)
             edges = _edges(handle, file)
     except OSError as error:
-        raise DataError(
-            f"cannot read {error.filename}: {error.strerror}", _why_missing(index, data)
-        ) from error
+        raise _missing(Path(prefix), index, data, error) from error
     _check_edges(index, data, file, edges, bin_bytes)
     return file
 
@@ -143,10 +142,28 @@ def _regular(path: Path) -> int:
     return found.st_size
 
 
-def _why_missing(index: Path, data: Path) -> str:
-    if data.is_file() and not index.exists():
-        return f"{data.name} is there without its index: its writer was stopped; {_REMAKE}"
-    return "check the prefix: it is the path without .bin or .idx"
+def _missing(prefix: Path, index: Path, data: Path, error: OSError) -> DataError:
+    """What stands where a pair was expected: a text, a token file with a header, half a pair, nothing."""
+    if prefix.is_file():
+        output = prefix.name.split(".")[0]
+        return DataError(
+            f"{prefix} is no prefix of a .bin and .idx",
+            f"of text they are made by automodel preprocess megatron --input {for_shell(prefix)} "
+            f"--output-prefix {for_shell(output)} --output-path {for_shell(output + '_megatron')} --append-eod",
+        )
+    if not data.is_file() or index.exists():
+        hint = "check the prefix: it is the path without .bin or .idx"
+    elif _has_header(data):
+        target = "automodel_cli.data.nanogpt_dataset.NanogptDataset"
+        hint = f"{data} is a token file with a header: dataset._target_: {target} reads it, as file_pattern"
+    else:
+        hint = f"{data.name} is there without its index: its writer was stopped; {_REMAKE}"
+    return DataError(f"cannot read {error.filename}: {error.strerror}", hint)
+
+
+def _has_header(path: Path) -> bool:
+    with path.open("rb") as handle:
+        return has_header(handle.read(4))
 
 
 def _parse_header(index: Path, head: bytes) -> tuple[np.dtype, int, int]:

@@ -112,7 +112,7 @@ def inspect_token_file(path: Path | str, *, raw_dtype: str | None = None) -> Tok
 def _inspect(path: Path, descriptor: int, size: int, raw_dtype: str | None) -> TokenFile:
     head = os.pread(descriptor, HEADER_BYTES, 0)
     fields = np.frombuffer(head[: len(head) // 4 * 4], dtype="<i4")
-    if len(fields) and int(fields[0]) in _HEADERS:
+    if has_header(head):
         return _with_header(path, fields, size)
     if head.startswith(NPY_MAGIC):
         return _numpy_array(path, os.pread(descriptor, _NPY_HEADER_BYTES, 0), size, raw_dtype)
@@ -126,6 +126,11 @@ _HEADERS: dict[int, tuple[Layout, int]] = {
     LEGACY_MAGIC: ("legacy", VERSION),
     LLAMA3_MAGIC: ("llama3", LLAMA3_VERSION),
 }
+
+
+def has_header(head: bytes) -> bool:
+    """Whether a file that begins so is one of those with a header."""
+    return len(head) >= 4 and int.from_bytes(head[:4], "little") in _HEADERS
 
 
 def _with_header(path: Path, fields: np.ndarray, size: int) -> TokenFile:

@@ -57,7 +57,7 @@ class _Worker:
 
 
 def likely_workers(text_bytes: Iterable[int | None]) -> int:
-    """Processes to tokenise where nobody says: one a core, but no more than the text keeps busy.
+    """Processes to tokenise where nobody says: one per core, but no more than the text keeps busy.
 
     Args:
         text_bytes: limits on how much text there will be, None where not known.

@@ -67,7 +67,7 @@ def refuse_other_tokenizer(tokenizer: Any, manifest: MadeBy, *, data: str) -> No
     name = getattr(tokenizer, "name", None) or getattr(tokenizer, "name_or_path", type(tokenizer).__name__)
     found = f" ({tokenizer.fingerprint()})" if isinstance(tokenizer, Tokenizer) else ""
     raise DataError(
-        f"{data} was tokenised with {described['name']} ({described['vocab_size']:,} ids, "
+        f"{data} was tokenized with {described['name']} ({described['vocab_size']:,} ids, "
         f"{described['fingerprint']}), not with {name}{found}",
         "name the tokenizer that made the data, or leave it out: the data brings its own"
         + (f" in {manifest.tokenizer_folder}" if manifest.tokenizer_folder else ""),

@@ -306,7 +306,7 @@ class TorchLoader(PlannedLoader):
             return items, 0
         if own % self.shape.local_batch_size:
             raise DataError(
-                f"{own} samples a rank were consumed, not a whole number of micro-batches of "
+                f"{own} samples per rank were consumed, not a whole number of micro-batches of "
                 f"{self.shape.local_batch_size}",
                 "resume with the local_batch_size of the checkpoint",
             )

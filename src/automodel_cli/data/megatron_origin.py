@@ -93,9 +93,9 @@ class Origin:
         described = None if self.manifest is None else self.manifest.tokenizer
         if described is not None and described["vocab_size"] > vocab_size:
             raise DataError(
-                f"the data was tokenised with {described['name']} ({described['vocab_size']:,} ids), the model has "
+                f"the data was tokenized with {described['name']} ({described['vocab_size']:,} ids), the model has "
                 f"{vocab_size:,}",
-                f"set model.vocab_size to at least {described['vocab_size']}, or use data tokenised for "
+                f"set model.vocab_size to at least {described['vocab_size']}, or use data tokenized for "
                 f"{vocab_size:,} ids",
             )
 

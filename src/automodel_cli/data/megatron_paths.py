@@ -87,7 +87,7 @@ def read_paths(paths: Any, split: str) -> Blend:
 
 
 def _read_json(path: Path) -> Any:
-    hint = "check dataset.paths: the file holds a list of prefixes, or one a split"
+    hint = "check dataset.paths: the file holds a list of prefixes, or one per split"
     return read_json(path, DataError, hint=hint)
 
 

@@ -281,12 +281,12 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
             DataError: the manifest's tokenizer has more ids, a sampled token is beyond, or nothing says how wide the
                 ids of a headerless file are.
         """
-        hint = f"set model.vocab_size to at least {{}}, or use data tokenised for {vocab_size:,} ids"
+        hint = f"set model.vocab_size to at least {{}}, or use data tokenized for {vocab_size:,} ids"
         if self.manifest is not None:
             tokenizer = self.manifest.tokenizer
             if tokenizer["vocab_size"] > vocab_size:
                 raise DataError(
-                    f"the data was tokenised with {tokenizer['name']} ({tokenizer['vocab_size']:,} ids), "
+                    f"the data was tokenized with {tokenizer['name']} ({tokenizer['vocab_size']:,} ids), "
                     f"the model has {vocab_size:,}",
                     hint.format(tokenizer["vocab_size"]),
                 )
@@ -345,7 +345,7 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
         if eot == "none":
             raise ConfigError(
                 "intra_document: these token files have no token between documents",
-                "tokenise with --eot prepend, or name the token: bos_token",
+                "tokenize with --eot prepend, or name the token: bos_token",
             )
         return self._separator(eot, "intra_document"), eot
 

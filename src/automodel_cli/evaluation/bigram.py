@@ -20,7 +20,7 @@ ALPHAS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 
 @dataclass(frozen=True)
 class BigramResult:
-    """Held-out loss in nats a token, the alpha that gave it, and how many tokens were predicted."""
+    """Held-out loss in nats per token, the alpha that gave it, and how many tokens were predicted."""
 
     loss: float
     alpha: float

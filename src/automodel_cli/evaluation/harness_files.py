@@ -22,6 +22,7 @@ from lm_eval.api.registry import metric_registry
 
 from automodel_cli.errors import ConfigError
 from automodel_cli.json_files import read_yaml, without_controls
+from automodel_cli.plain_text import for_shell
 
 _DATA_SETS = frozenset({"json", "csv", "text", "parquet", "arrow"})
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -93,7 +94,7 @@ def _check_file(path: Path, folder: Path, seen: set[Path]) -> None:
 
 
 def _hint(folder: Path) -> str:
-    return f"if the folder is yours, or you trust it, add --trust {without_controls(str(folder))}"
+    return f"if the folder is yours, or you trust it, add --trust {for_shell(folder)}"
 
 
 def _problems(read: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

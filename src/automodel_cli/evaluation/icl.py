@@ -1,6 +1,6 @@
 """In-context tasks from items to scores: which answer the model gives to each question, and whether it is right.
 
-multiple_choice, schema     the candidate with the lowest mean loss a token over the scored span
+multiple_choice, schema     the candidate with the lowest mean loss per token over the scored span
 language_modeling           right if every scored token is the likeliest one
 generation                  the likeliest continuation, cut at the stops, starts with an accepted answer
 """

@@ -32,7 +32,7 @@ _PIECE = 1024  # batches whose sums share a piece of memory
 
 @dataclass(frozen=True)
 class Likelihood:
-    """The score of a model on some tokens; ``loss`` in nats a token, ``bytes`` None where unknown."""
+    """The score of a model on some tokens; ``loss`` in nats per token, ``bytes`` None where unknown."""
 
     loss: float
     perplexity: float

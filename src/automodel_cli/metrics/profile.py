@@ -254,14 +254,14 @@ class StepProfiler(NoProfile):
         if on_gpu:
             busy_ms = on_gpu.busy_ms / done
             self._say(
-                f"GPU busy {busy_ms:.1f} of {wall_ms:.1f} ms an update, idle {1 - busy_ms / wall_ms:.1%}"
+                f"GPU busy {busy_ms:.1f} of {wall_ms:.1f} ms per update, idle {1 - busy_ms / wall_ms:.1%}"
             )
             self._say("GPU ms: work that a phase launched, also where it ran after the phase was over")
         if on_gpu and not on_gpu.kernels:
             self._say("no work of the GPU was recorded: its driver may let only administrators profile")
         self._columns(
             f"most expensive {'kernels' if on_gpu else 'operators, time of their own'}",
-            ("name", "ms an update", "share", "calls an update"),
+            ("name", "ms per update", "share", "calls per update"),
             operator_rows(on_gpu.kernels if on_gpu else self_times(events), updates=done, wall_ms=wall_ms),
         )
         untouched_ms = min(self._untouched_s[1:]) * 1e3
@@ -344,7 +344,7 @@ def phase_rows(updates: Sequence[Mapping[str, float]], on_gpu: GpuTimes | None =
 
 
 def operator_rows(spent: Sequence[Spent], *, updates: int, wall_ms: float) -> Cells:
-    """The most expensive ones: name, milliseconds an update, share of an update, calls an update."""
+    """The most expensive ones: name, milliseconds per update, share of an update, calls per update."""
     return [
         (
             one.name if len(one.name) <= 60 else f"{one.name[:57]}...",

@@ -20,7 +20,7 @@ _RECENT_INTERVALS = 50  # the time left follows the recent speed, not the compil
 
 
 class Throughput:
-    """A stopwatch for the loop: ``step`` once an update, ``read`` at a log line, ``pause`` around the rest.
+    """A stopwatch for the loop: ``step`` once per update, ``read`` at a log line, ``pause`` around the rest.
 
     Args:
         total_steps: where training ends, for the time left; None: unknown.

@@ -155,7 +155,7 @@ def _first_attribute(module: nn.Module, names: tuple[str, ...]) -> int | None:
 
 
 def _head(module: nn.Module, vocab_size: int) -> nn.Module | None:
-    """The last linear layer with one output a token of the vocabulary, or None."""
+    """The last linear layer with one output per token of the vocabulary, or None."""
     linears = [child for child in module.modules() if isinstance(child, nn.Linear)]
     heads = [child for child in linears if child.out_features >= vocab_size]
     return heads[-1] if heads else None

@@ -34,6 +34,7 @@ from automodel_cli.data.megatron_dataset import MegatronPretraining
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.evaluation.bigram import bigram_loss
 from automodel_cli.evaluation.likelihood import Likelihood, evaluate, summarise
+from automodel_cli.plain_text import for_shell
 
 FORMAT = "automodel-results/1"
 _DEFAULT_SEQ_LEN = 1024
@@ -139,9 +140,9 @@ def _check_fits(name: str, dataset: ScoredData, loaded: LoadedModel) -> None:
     known = travelled.get("fingerprint") == stored["fingerprint"]
     if not (known and _same_ids(loaded.tokenizer, dataset.manifest)):
         raise DataError(
-            f"{name} was tokenised with {own['name']} ({own['fingerprint']}), "
+            f"{name} was tokenized with {own['name']} ({own['fingerprint']}), "
             f"the model was trained with {stored['name']} ({stored['fingerprint']})",
-            f"make the token files with the checkpoint's tokenizer: --tokenizer {loaded.path / 'tokenizer'}",
+            f"make the token files with the checkpoint's tokenizer: --tokenizer {for_shell(loaded.path / 'tokenizer')}",
         )
 
 

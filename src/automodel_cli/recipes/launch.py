@@ -90,7 +90,7 @@ def _refuse_more_than_gpus(processes: int) -> None:
 
 
 def local_processes(word: str) -> int:
-    """Processes for one machine: a number, ``gpu`` (one each), ``cpu`` (one a core), ``auto`` (GPUs, else cores).
+    """Processes for one machine: a number, ``gpu`` (one each), ``cpu`` (one per core), ``auto`` (GPUs, else cores).
 
     Raises:
         ConfigError: ``gpu`` where there is none.

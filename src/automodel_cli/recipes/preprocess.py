@@ -290,7 +290,8 @@ def _say_plan(job: _Job, say: Say) -> None:
     say(f"would write {amount} as {job.layout.dtype} to {job.folder}/{first}, {_separator_in_words(job)}")
     if job.rule.rule != "none":
         say(f"would write validation tokens to {job.layout.shard_path('val', 0).name} (by {job.rule.rule})")
-    say(f"would use {max(1, job.num_workers)} processes to tokenise")
+    processes = max(1, job.num_workers)
+    say(f"would tokenize in {processes} process{'es' if processes > 1 else ''}")
 
 
 # -------------------------------------------------------------------------------------------- writing

@@ -262,7 +262,8 @@ def _say_plan(job: _Job, say: Say) -> None:
         say(f"would make {amount} for each of {', '.join(layout.keys)}, from {first}.bin on")
     elif len(files) > 3:
         say(f"... up to number {len(files) - 1}")
-    say(f"would use {max(1, job.num_workers)} processes to tokenise")
+    processes = max(1, job.num_workers)
+    say(f"would tokenize in {processes} process{'es' if processes > 1 else ''}")
 
 
 # -------------------------------------------------------------------------------------------- writing

@@ -13,7 +13,7 @@ Each step is the command a user would type, run as a process of its own and show
 from __future__ import annotations
 
 import os
-import shlex
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -21,12 +21,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from automodel_cli.config.presets import preset_text
 from automodel_cli.corpus.tokenizer_base import TOKENIZER_FILE
 from automodel_cli.errors import AutomodelError
 from automodel_cli.files import write_text
 from automodel_cli.json_files import FileModel, FiniteFloat, read_model
+from automodel_cli.plain_text import command_line, for_shell
 
-PROMPT = "def read_lines(path):\n"
+PROMPT = "def read_lines(path):"
 _LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_NTASKS")
 
 
@@ -40,7 +42,7 @@ class Step:
     @property
     def command(self) -> str:
         """The line a user would type."""
-        return shlex.join(["automodel", *self.arguments])
+        return command_line(["automodel", *self.arguments])
 
 
 class _Bigram(FileModel):
@@ -97,7 +99,7 @@ def steps(config: Path, output: Path, *, source: str, extra: Sequence[str] = ())
 
 
 def run(
-    config: Path,
+    config: Path | None,
     output: Path,
     *,
     source: str | None = None,
@@ -106,11 +108,15 @@ def run(
 ) -> Path:
     """Run the tour; returns the report's path. A tour that was interrupted goes on where it stopped.
 
+    Args:
+        config: of the training run; None: the preset, written into ``output`` where it is not there yet.
+
     Raises:
         AutomodelError: a step failed (its own message is above), or the configuration is not there.
     """
+    config = config or _written_preset(output)
     if not config.is_file():
-        raise AutomodelError(f"{config} does not exist", "run it in the repository, or give --config")
+        raise AutomodelError(f"{config} does not exist", "leave --config out, or name a file")
     source = source or f"{sysconfig.get_path('stdlib')}/*.py"
     tour = steps(config, output, source=source, extra=extra)
     for number, step in enumerate(tour, 1):
@@ -122,7 +128,17 @@ def run(
     report = output / "report.md"
     write_text(report, report_text(tour, output))
     say(f"\nEverything is in {output}; {report} says where.")
+    if shutil.which("automodel") is None:
+        say(how_to_call())
     return report
+
+
+def _written_preset(output: Path) -> Path:
+    path = output / "quickstart.yaml"
+    if not path.exists():
+        output.mkdir(parents=True, exist_ok=True)
+        write_text(path, preset_text("quickstart"))
+    return path
 
 
 def _is_done(step: Step, output: Path) -> bool:
@@ -148,7 +164,7 @@ def report_text(tour: Sequence[Step], output: Path) -> str:
     lines = [
         "# Quickstart report",
         "",
-        "| validation loss (nats a token) | |",
+        "| validation loss (nats per token) | |",
         "|---|---|",
         f"| this GPT | {_number(scores.loss)} |",
         f"| add-alpha bigram model, same tokens | {_number(scores.bigram.loss)} |",
@@ -167,8 +183,18 @@ def report_text(tour: Sequence[Step], output: Path) -> str:
         "",
         *(f"    {step.command}" for step in tour),
         "",
+        f"{how_to_call()}",
+        "",
     ]
     return "\n".join(lines)
+
+
+def how_to_call() -> str:
+    """Where the program is, for a shell that does not find it."""
+    program = Path(sys.executable).with_name("automodel")
+    activate = program.with_name("activate")
+    put = f"`source {for_shell(activate)}` puts it on PATH" if activate.is_file() else "write it so"
+    return f"If the shell does not find `automodel`: it is `{for_shell(program)}`; {put}."
 
 
 def _number(value: float | None, digits: int = 4) -> str:

@@ -219,7 +219,8 @@ def _say_plan(job: _Job, say: Say) -> None:
             f"{job.cfg.val_documents:,}" if job.cfg.val_documents else f"{job.cfg.val_fraction:.2%} of the"
         )
         say(f"would write {share} documents to {val_name(job.name)}")
-    say(f"would use {max(1, job.num_workers)} processes to read")
+    processes = max(1, job.num_workers)
+    say(f"would read in {processes} process{'es' if processes > 1 else ''}")
 
 
 # ----------------------------------------------------------------------------------------- shuffling

@@ -1,7 +1,7 @@
-"""A batch file for Slurm: one launcher a machine, a signal that the run listens to, and back into the queue on 75.
+"""A batch file for Slurm: one launcher per machine, a signal that the run listens to, and back into the queue on 75.
 
 #SBATCH --signal=USR1@300    Slurm tells every launcher 300 s before the time is over; they save and leave with 75
-srun automodel --nnodes ...  one task a machine; the first machine is where they meet
+srun automodel --nnodes ...  one task per machine; the first machine is where they meet
 75 -> scontrol requeue       the same job again, which resumes
 """
 
@@ -17,6 +17,7 @@ from pathlib import Path
 from automodel_cli.distributed.launch_plan import node_range
 from automodel_cli.errors import AutomodelError, ConfigError
 from automodel_cli.files import write_text
+from automodel_cli.plain_text import command_line
 
 EXIT_PREEMPTED = 75
 _OWN_FLAGS = ("nnodes", "nproc-per-node", "rdzv-endpoint", "rdzv-backend", "rdzv-id", "shutdown-timeout")
@@ -53,8 +54,8 @@ class BatchJob:
 
     @property
     def processes(self) -> str:
-        """Processes a machine, as the launcher is told."""
-        return self.flags.get("nproc-per-node", "gpu")
+        """Processes per machine, as the launcher is told."""
+        return self.flags.get("nproc-per-node", "cpu" if self.gpus == 0 else "gpu")
 
 
 def choose_signal(listened: Sequence[str]) -> str:
@@ -76,10 +77,11 @@ def run(job: BatchJob, *, output: Path | None, hand_in: bool, say: Callable[[str
     """Show the batch file, or write it to ``output``; with ``hand_in`` give it to sbatch."""
     if output is None and not hand_in:
         say(batch_file(job).rstrip())
+        _make_logs(job)  # the text goes into a file of the user's
         return
     path = output or Path(f"{job.name}.sbatch")
     write(job, path)
-    say(submit(path) if hand_in else f"wrote {path}; sbatch {path} hands it in")
+    say(submit(path) if hand_in else f"wrote {path}; submit it with: {command_line(['sbatch', path])}")
 
 
 def batch_file(job: BatchJob) -> str:
@@ -89,8 +91,18 @@ def batch_file(job: BatchJob) -> str:
 
 def write(job: BatchJob, path: Path) -> None:
     """Publish the batch file, and make the folder of its logs: Slurm does not, and such a job ends without a word."""
-    job.logs.mkdir(parents=True, exist_ok=True)
-    write_text(path, batch_file(job))
+    text = batch_file(job)
+    _make_logs(job)
+    write_text(path, text)
+
+
+def _make_logs(job: BatchJob) -> None:
+    try:
+        job.logs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AutomodelError(
+            f"cannot make the log folder {job.logs}: {error.strerror}", "name another with --logs"
+        ) from None
 
 
 def submit(path: Path) -> str:
@@ -103,7 +115,7 @@ def submit(path: Path) -> str:
         done = subprocess.run(["sbatch", str(path)], capture_output=True, text=True)
     except FileNotFoundError:
         raise AutomodelError(
-            "there is no sbatch on this machine", f"run sbatch {path} on a login node"
+            "there is no sbatch on this machine", f"on a login node: {command_line(['sbatch', path])}"
         ) from None
     if done.returncode:
         raise AutomodelError(
@@ -147,7 +159,7 @@ def _one_line(line: str) -> str:
 def _directives(job: BatchJob) -> list[str]:
     gpus = job.gpus if job.gpus is not None else int(job.processes) if job.processes.isdigit() else None
     if gpus is None and job.processes in ("gpu", "auto"):
-        raise ConfigError("how many GPUs a machine?", "add --nproc-per-node N, or --gpus-per-node N")
+        raise ConfigError("how many GPUs per machine?", "add --nproc-per-node N, or --gpus-per-node N")
     values = {
         "job-name": job.name,
         "nodes": str(job.nodes),

@@ -5,7 +5,7 @@ Shapes: C rows (tokens), V logical columns, P columns in memory.
 A row of 50,304 logits in bf16 is 100 KB. One program reads it once from memory for the sum of exponentials (with
 running maxima: Milakov and Gimelshein 2018, "Online normalizer calculation for softmax"), and a second time, from the
 L2 cache, to write softmax minus one-hot over it. What torch.compile makes of the same formulas reads it from memory
-several times: on an H200 5.0 ms an update of 32,768 tokens, 8% of the whole update (measured, torch 2.11).
+several times: on an H200 5.0 ms per update of 32,768 tokens, 8% of the whole update (measured, torch 2.11).
 
 Imported on a GPU only: the CPU build of PyTorch comes without Triton.
 """
