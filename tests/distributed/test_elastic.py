@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-from tests import nursery
 
 from automodel_cli.distributed import elastic
 from automodel_cli.distributed.elastic import Agent, LaunchFailed, launch
@@ -255,7 +254,7 @@ class Machines:
         """One more machine. The first one keeps the store."""
         name = f"agent_{len(self.agents)}"
         with (self.folder / f"{name}.txt").open("w") as output:
-            agent = nursery.Popen(
+            agent = subprocess.Popen(
                 [sys.executable, "agent.py", json.dumps({**self.flags, **flags}), f"logs_{name}"],
                 cwd=self.folder,
                 env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
