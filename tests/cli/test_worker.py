@@ -145,7 +145,7 @@ def test_every_long_command_says_something_before_it_loads_anything_heavy(tmp_pa
     commands = [
         f"pretrain llm -c {config}", "eval run", "eval run --tasks core", "generate run", "export hf run out",
         "preprocess nanogpt --dataset x.txt", "preprocess megatron --input x.jsonl --output-path y --tokenizer gpt2",
-        "preprocess tokenizer --dataset x.txt", "preprocess shuffle x.jsonl --output-dir y",
+        "preprocess tokenizer --dataset x.txt --output-dir t", "preprocess shuffle --dataset x.jsonl --output-dir y",
     ]  # fmt: skip
     code = [sys.executable, "-c", FIRST_LINES]
     done = subprocess.run(code, input="\n".join(commands), capture_output=True, text=True, cwd=tmp_path)

@@ -1,6 +1,7 @@
 """Where machines are to meet: known to be good, or refused with the reason, before torch waits in silence."""
 
 import socket
+import threading
 import time
 
 import pytest
@@ -47,7 +48,11 @@ def test_a_name_that_leads_nowhere(monkeypatch):
         look({"nnodes": "2", "rdzv-endpoint": "nod1:29400"})
 
 
-def test_a_port_that_another_program_has(silent):
+def test_a_port_that_another_program_has(silent, monkeypatch):
+    never = (
+        threading.Event()
+    )  # torch's client waits for ever for an answer; a thread of it would outlive the test
+    monkeypatch.setattr(meeting_point, "TCPStore", lambda *_, **__: never.wait())
     with pytest.raises(CannotMeet, match=f"port {silent} of 127.0.0.1 is taken.*\nname another port"):
         look({"nnodes": "2", "rdzv-endpoint": f"127.0.0.1:{silent}"})
     with pytest.raises(CannotMeet, match=f"port {silent} of this machine is taken"):
