@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import assume, given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from automodel_cli.cli.argv import LAUNCH_FLAGS, parse_argv
@@ -128,6 +128,7 @@ TOKENS = st.sampled_from(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 @given(
     st.lists(TOKENS, max_size=8), st.lists(st.sampled_from(LAUNCH_FLAGS), max_size=3, unique=True), st.data()
 )
