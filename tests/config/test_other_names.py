@@ -117,7 +117,7 @@ def test_a_folder_called_resume_is_taken(tmp_path, monkeypatch):
 
 
 def test_near_names_where_nobody_else_has_them():
-    assert suggestion("widht", ["width", "depth"]) == ", did you mean width?"
+    assert suggestion("dept", ["width", "depth"]) == ", did you mean depth?"
     assert suggestion("n_layers", ["n_layer"]) == ", did you mean n_layer?"
 
 
