@@ -10,7 +10,7 @@ apps/main/transformer.py, lingua/checkpoint.py and Meta's Llama, whose names lin
 
     nanoGPT                      our GPT-2's names below "transformer.", matrices [out, in]; erf GELU since June 2023
     litgpt attn.qkv.weight       rows of all queries, all keys, all values
-    litgpt attn.attn.weight      (before 0.5.4) for each key-value head: its queries, key, value
+    litgpt attn.attn.weight      (before pull request 1013) for each key-value head: its queries, key, value
     lingua wq, wk                rotary pairs are neighbours (2i, 2i + 1); ours are halves (i, i + width / 2)
 
 Sizes are those of the tensors; what the configuration says has to agree with them. It decides only what no shape tells.
