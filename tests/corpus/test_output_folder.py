@@ -29,7 +29,7 @@ def ask(folder: Path, plan: dict = PLAN) -> tuple[Position | None, list[str]]:
 
 def interrupted(folder: Path) -> Position:
     writer = CorpusWriter(layout(folder), SplitRule())
-    writer.feed(TokenChunk(np.arange(6, dtype=np.uint16), np.array([6]), unfinished=True))
+    writer.feed(TokenChunk.of_documents(np.arange(6, dtype=np.uint16), np.array([6]), unfinished=True))
     here = Position(
         "write", {"file": 0, "at": 12}, rows=3, bad={"count": 1, "first": ["x"]}, writer=writer.sync()
     )

@@ -25,7 +25,7 @@ def gather(
         lengths = np.array([len(d) for d in part])
         if not store.full:
             given = PLACES[k : k + chunk] if places else None
-            store.feed(TokenChunk(np.concatenate(part), lengths, places=given))
+            store.feed(TokenChunk.of_documents(np.concatenate(part), lengths, places=given))
     store.close()
     return [
         document for _, some in iter_shuffled(folder, DTYPE, memory_bytes=memory) for document in cut(some)
@@ -89,7 +89,9 @@ def test_documents_in_pieces_are_put_together(tmp_path: Path, places: bool) -> N
     given = [[0, 1], [1], [1, 2]]
     store = ShuffleStore(tmp_path, dtype=DTYPE, seed=0)
     for (tokens, lengths, continues, unfinished), numbers in zip(pieces, given, strict=True):
-        chunk = TokenChunk(np.array(tokens, DTYPE), np.array(lengths), continues, unfinished)
+        chunk = TokenChunk.of_documents(
+            np.array(tokens, DTYPE), np.array(lengths), continues=continues, unfinished=unfinished
+        )
         chunk.places = np.array(numbers, np.uint64) if places else None
         store.feed(chunk)
     store.close()
@@ -100,8 +102,10 @@ def test_documents_in_pieces_are_put_together(tmp_path: Path, places: bool) -> N
 
 def test_a_piece_cut_by_max_tokens(tmp_path: Path) -> None:
     store = ShuffleStore(tmp_path, dtype=DTYPE, seed=0, max_tokens=3)
-    store.feed(TokenChunk(np.array([1, 1], DTYPE), np.array([2]), unfinished=True))
-    store.feed(TokenChunk(np.array([1, 1], DTYPE), np.array([2]), continues=True, unfinished=True))
+    store.feed(TokenChunk.of_documents(np.array([1, 1], DTYPE), np.array([2]), unfinished=True))
+    store.feed(
+        TokenChunk.of_documents(np.array([1, 1], DTYPE), np.array([2]), continues=True, unfinished=True)
+    )
     assert store.full
     store.close()
     assert [d for _, chunk in iter_shuffled(tmp_path, DTYPE) for d in cut(chunk)] == [[1, 1, 1]]

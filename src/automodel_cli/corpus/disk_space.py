@@ -9,11 +9,11 @@ from pathlib import Path
 from automodel_cli.corpus.documents import FileSource, Source
 from automodel_cli.corpus.engines import EngineMismatch
 from automodel_cli.corpus.expected_size import expected_size
-from automodel_cli.corpus.tokenise_sequences import SequenceTokeniser
+from automodel_cli.corpus.tokenize import UnitEncoder
 from automodel_cli.errors import AutomodelError
 
 _SAMPLE_DOCUMENTS = 16
-_SAMPLE_BYTES = 1 << 20  # units beyond that are not tokenised for an estimate
+_SAMPLE_BYTES = 1 << 20  # units beyond that are not tokenized for an estimate
 _BYTES_A_TOKEN = 4  # of text, where there is no sample
 _BYTES_A_SEQUENCE = 20  # length, pointer and document of the index
 _DOCUMENT_BYTES = 4000  # of text, likewise
@@ -29,7 +29,7 @@ class Estimate:
 
 def estimate(
     source: Source,
-    tokeniser: SequenceTokeniser,
+    encoder: UnitEncoder,
     *,
     itemsize: int,
     max_tokens: int | None,
@@ -48,14 +48,14 @@ def estimate(
         text_bytes = expected_size(source.files, source.options).bytes
     if text_bytes is None and max_tokens is None:
         return None
-    tokens_a_byte, sequences_a_token = _sample(source, tokeniser)
+    tokens_a_byte, sequences_a_token = _sample(source, encoder)
     known = [max_tokens, None if text_bytes is None else int(text_bytes * tokens_a_byte)]
     tokens = min(amount for amount in known if amount is not None)
     token_bytes = copies * tokens * (itemsize + _BYTES_A_SEQUENCE * sequences_a_token)
     return Estimate(int(token_bytes) + (text_bytes if keeps_text and text_bytes else 0), tokens)
 
 
-def _sample(source: Source, tokeniser: SequenceTokeniser) -> tuple[float, float]:
+def _sample(source: Source, encoder: UnitEncoder) -> tuple[float, float]:
     """Tokens a byte of input and sequences a token, of the first little unit of a local source."""
     usual = 1 / _BYTES_A_TOKEN, _BYTES_A_TOKEN / _DOCUMENT_BYTES
     if not isinstance(source, FileSource):
@@ -64,7 +64,7 @@ def _sample(source: Source, tokeniser: SequenceTokeniser) -> tuple[float, float]
     if unit is None or not 0 < unit.size <= _SAMPLE_BYTES:
         return usual
     try:
-        chunk = tokeniser(unit)
+        chunk = encoder(unit)
     except EngineMismatch:  # the run finds it too, and knows what to do
         return usual
     if len(chunk.tokens) == 0:

@@ -34,6 +34,7 @@ FORMAT = "automodel-corpus/1"
 Role = Literal["tokens", "bos_index", "tokenizer", "meta"]
 Split = Literal["train", "val"]
 Separator = Literal["eos", "bos"]
+Eot = Literal["prepend", "append", "none"]
 _Id = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -83,7 +84,7 @@ class CorpusManifest:
     folder: Path
     layout: Literal["bin", "raw"]
     dtype: Literal["uint16", "uint32"]
-    eot: Literal["prepend", "append", "none"]
+    eot: Eot
     tokenizer: TokenizerFacts
     documents: Count
     tokens: Count

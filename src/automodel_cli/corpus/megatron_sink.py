@@ -1,4 +1,4 @@
-"""From a stream of sequence chunks to pairs of Megatron files: parts, exact length, a state to continue from.
+"""From a stream of token chunks to pairs of Megatron files: parts, exact length, a state to continue from.
 
 A *part* is one pair of files for each key. All keys of a part hold the same rows, so document k of one key belongs
 to document k of another (unless empty documents are left out). What begins a new part:
@@ -21,7 +21,7 @@ from pydantic import Field
 
 from automodel_cli.corpus.megatron_bin import Kept, MegatronWriter, inspect_prefix
 from automodel_cli.corpus.megatron_resume import can_reopen, reopen
-from automodel_cli.corpus.units import FieldSequences, SequenceChunk
+from automodel_cli.corpus.units import FieldSequences, TokenChunk
 from automodel_cli.errors import DataError
 from automodel_cli.json_files import Count, FileModel, Items, validated
 
@@ -161,7 +161,7 @@ class MegatronSink:
         """Whether ``max_tokens`` are written."""
         return self._max_tokens is not None and self.tokens >= self._max_tokens
 
-    def feed(self, chunk: SequenceChunk) -> bool:
+    def feed(self, chunk: TokenChunk) -> bool:
         """Write a chunk. True if a part was finished on the way."""
         fields, offset = [], 0
         for field in chunk.fields:

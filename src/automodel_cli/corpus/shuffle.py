@@ -1,4 +1,4 @@
-"""Token documents in random order: the second half of `--shuffle`, after the tokeniser.
+"""Token documents in random order: the second half of `--shuffle`, after the tokenizer.
 
 1. a ``ShuffleStore`` takes token chunks in source order, as any sink of the pipeline, and scatters their documents
    to buckets on disk (``buckets``), in the folder ``.shuffle`` of the output
@@ -160,11 +160,10 @@ def iter_shuffled(
         lengths = rows.records["length"].astype(np.int64) // dtype.itemsize
         yield (
             rows.key,
-            TokenChunk(
+            TokenChunk.of_documents(
                 rows.data.view(dtype),
                 lengths,
                 ordinals=rows.records["ordinal"].astype(np.int64),
-                places=rows.records["place"],
             ),
         )
 

@@ -28,20 +28,19 @@ from automodel_cli.corpus.corpus_writer import CorpusLayout, CorpusWriter
 from automodel_cli.corpus.documents import FileSource, Source, open_source, source_in_words, unescape
 from automodel_cli.corpus.engines import EngineMismatch, Sampled
 from automodel_cli.corpus.journal import Position, write_progress
-from automodel_cli.corpus.manifest import CorpusManifest, Separator
-from automodel_cli.corpus.pipeline import BadRows, Count, NoText, Progress, Sink, drive, teller, tokenising
+from automodel_cli.corpus.manifest import CorpusManifest, Eot, Separator
+from automodel_cli.corpus.pipeline import BadRows, Count, NoText, Progress, Sink, drive, teller, tokenizing
 from automodel_cli.corpus.pool import likely_workers
 from automodel_cli.corpus.readers import read_unit
 from automodel_cli.corpus.shuffle import ShuffleStore, iter_shuffled
 from automodel_cli.corpus.splitting import SplitRule, likely_fraction
-from automodel_cli.corpus.tokenise import Eot, Tokeniser, Work
+from automodel_cli.corpus.tokenize import EncodeTask
 from automodel_cli.corpus.tokenizer import CharTokenizer, Tokenizer, open_tokenizer
-from automodel_cli.corpus.tokenizer_base import EngineChoice
 from automodel_cli.corpus.units import ReadOptions, TokenChunk, Unit
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.files import exclusive_lock, make_folder
 
-# A source so small is tokenised once more to count it, so that --val-tokens is exact even with few documents.
+# A source so small is tokenized once more to count it, so that --val-tokens is exact even with few documents.
 _COUNTED_BYTES = 32 << 20
 ProgressCallback = Callable[[Progress], None]
 Say = Callable[[str], None]
@@ -91,6 +90,18 @@ class _Job:
             # Left out where it is "eos", as in corpora from before there was a choice.
             **({"separator": "bos"} if self.separator == "bos" else {}),
         }
+
+    def task(self) -> EncodeTask:
+        """What the workers do."""
+        token_id = self.tokenizer.bos_id if self.separator == "bos" else self.tokenizer.eot_id
+        between = {"prepend": "before", "append": "after"}.get(self.eot)
+        return EncodeTask(
+            self.folder / output_folder.TOKENIZER_FOLDER,
+            "fast" if isinstance(self.tokenizer.engine, Sampled) else "reference",
+            self.source.options,
+            self.layout.dtype.str,
+            **({between: (token_id,)} if between else {}),  # type: ignore[arg-type]
+        )
 
     def plan(self) -> dict[str, Any]:
         """What an interrupted run must have in common with this one."""
@@ -261,10 +272,10 @@ def _likely_tokens(job: _Job) -> int | None:
 
 
 def _count_tokens(job: _Job, progress: ProgressCallback) -> int:
-    """Tokenise once without writing: the tail of a text is only known from its end."""
+    """Tokenize once without writing: the tail of a text is only known from its end."""
     count = Count()
-    tokenise = Tokeniser(job.tokenizer, job.source.options, job.eot, job.separator)
-    chunks = ((unit, tokenise(unit)) for unit in job.source.units(None, job.cfg.chunk_size))
+    encoder = job.task().open(job.tokenizer)
+    chunks = ((unit, encoder(unit)) for unit in job.source.units(None, job.cfg.chunk_size))
     tell = _teller(job, "counting", count, BadRows(), progress)
     try:
         drive(chunks, count, BadRows(), note=lambda *_: None, tell=tell)
@@ -289,7 +300,7 @@ def _say_plan(job: _Job, say: Say) -> None:
     say(f"would write {amount} as {job.layout.dtype} to {job.folder}/{first}, {_separator_in_words(job)}")
     if job.rule.rule != "none":
         say(f"would write validation tokens to {job.layout.shard_path('val', 0).name} (by {job.rule.rule})")
-    say(f"would use {max(1, job.num_workers)} processes to tokenise")
+    say(f"would use {max(1, job.num_workers)} processes to tokenize")
 
 
 # -------------------------------------------------------------------------------------------- writing
@@ -370,10 +381,9 @@ def _gather(job: _Job, bad_rows: BadRows, progress: ProgressCallback) -> None:
 
 @contextlib.contextmanager
 def _chunks(job: _Job, units: Iterator[Unit]) -> Iterator[Iterator[tuple[Unit, TokenChunk]]]:
-    engine: EngineChoice = "fast" if isinstance(job.tokenizer.engine, Sampled) else "reference"
-    work = Work(job.folder / "tokenizer", engine, job.source.options, job.eot, job.separator)
-    with tokenising(work, job.tokenizer, num_workers=job.num_workers, prefetch=job.cfg.prefetch) as tokenise:
-        yield tokenise(units)
+    workers = {"num_workers": job.num_workers, "prefetch": job.cfg.prefetch}
+    with tokenizing(job.task(), job.tokenizer, **workers) as tokenize:
+        yield tokenize(units)
 
 
 @contextlib.contextmanager

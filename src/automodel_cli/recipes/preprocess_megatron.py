@@ -21,18 +21,18 @@ from automodel_cli.config.schema_megatron import PreprocessMegatronConfig
 from automodel_cli.config.schema_preprocess import unusual_reading
 from automodel_cli.corpus.disk_space import check_room, estimate, free_bytes
 from automodel_cli.corpus.documents import FileSource, Source, open_source, source_in_words, unescape
-from automodel_cli.corpus.engines import EngineMismatch
+from automodel_cli.corpus.engines import EngineMismatch, Sampled
 from automodel_cli.corpus.journal import Position
 from automodel_cli.corpus.megatron_bin import token_dtype
 from automodel_cli.corpus.megatron_divide import divide
 from automodel_cli.corpus.megatron_manifest import MegatronManifest
 from automodel_cli.corpus.megatron_output import MegatronOutput
 from automodel_cli.corpus.megatron_sink import MegatronLayout, MegatronSink, Pair
-from automodel_cli.corpus.pipeline import BadRows, NoText, Progress, drive, teller, tokenising
+from automodel_cli.corpus.pipeline import BadRows, NoText, Progress, drive, teller, tokenizing
 from automodel_cli.corpus.pool import cores, likely_workers
 from automodel_cli.corpus.sentences import SentenceRule
 from automodel_cli.corpus.shuffled_source import ShuffledSource
-from automodel_cli.corpus.tokenise_sequences import SequenceWork
+from automodel_cli.corpus.tokenize import EncodeTask
 from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
 from automodel_cli.corpus.units import ReadOptions
 from automodel_cli.errors import ConfigError
@@ -62,7 +62,7 @@ class _Job:
     source: Source
     tokenizer: Tokenizer
     output: MegatronOutput
-    work: SequenceWork
+    task: EncodeTask
     num_workers: int
     engine: str
     shuffled: ShuffledSource | None = None
@@ -89,7 +89,7 @@ class _Job:
             "skip_empty",
             "special_tokens",
         )
-        sentences = self.work.sentences
+        sentences = self.task.sentences
         return (
             {name: getattr(cfg, name) for name in names}
             | unusual_reading(cfg)
@@ -159,19 +159,21 @@ def _prepare(cfg: PreprocessMegatronConfig, say: Say) -> _Job:
         # A document in pieces must not be placed, or parsed, by its first piece.
         whole = cfg.shard_tokens or cfg.special_tokens == "parse" or cfg.split_sentences or cfg.shuffle
         source.cut_huge_texts = tokenizer.cuts_at_spaces and not whole
-    work = SequenceWork(
+    before, after = tokenizer.added_ids() if cfg.add_special_tokens else ([], [])
+    task = EncodeTask(
         output.tokenizer_folder,
-        cfg.engine,
+        "fast" if isinstance(tokenizer.engine, Sampled) else "reference",
         source.options,
         output.layout.dtype.str,
-        append_eod=cfg.append_eod,
+        before=tuple(before),
+        after=tuple(after),
+        end=(tokenizer.eot_id,) if cfg.append_eod and tokenizer.eot_id is not None else (),
         special_tokens=cfg.special_tokens,
-        add_special_tokens=cfg.add_special_tokens,
         sentences=SentenceRule(cfg.lang, cfg.keep_newlines) if cfg.split_sentences else None,
     )
-    if work.sentences is not None:
-        work.sentences.splitter()  # what is missing is said now, by one process
-    job = _Job(cfg, source, tokenizer, output, work, _workers(cfg, source), engine)
+    if task.sentences is not None:
+        task.sentences.splitter()  # what is missing is said now, by one process
+    job = _Job(cfg, source, tokenizer, output, task, _workers(cfg, source), engine)
     if cfg.shuffle:
         assert isinstance(source, FileSource)
         amounts = {"memory_bytes": cfg.shuffle_memory, "num_workers": job.num_workers}
@@ -231,7 +233,7 @@ def _estimate(job: _Job) -> Any:
     max_tokens = None if cfg.max_tokens is None else cfg.max_tokens * len(layout.keys)
     return estimate(
         job.source,
-        job.work.tokeniser(job.tokenizer),
+        job.task.open(job.tokenizer),
         itemsize=layout.dtype.itemsize,
         max_tokens=max_tokens,
         copies=2 if cfg.shards else 1,
@@ -262,7 +264,7 @@ def _say_plan(job: _Job, say: Say) -> None:
         say(f"would make {amount} for each of {', '.join(layout.keys)}, from {first}.bin on")
     elif len(files) > 3:
         say(f"... up to number {len(files) - 1}")
-    say(f"would use {max(1, job.num_workers)} processes to tokenise")
+    say(f"would use {max(1, job.num_workers)} processes to tokenize")
 
 
 # -------------------------------------------------------------------------------------------- writing
@@ -280,7 +282,7 @@ def _write(job: _Job, progress: ProgressCallback, say: Say) -> MegatronResult:
         say(f"{error}: starting over with the reference engine, which is slower and right")
         job.output.clear(keep_tokenizer=brought)
         job.engine = job.tokenizer.use_engine("reference")
-        job.work = replace(job.work, engine="reference")
+        job.task = replace(job.task, engine="reference")
         continued = False
         bad_rows = _run_phases(job, Position(), progress, say)
     except NoText:
@@ -320,7 +322,7 @@ def _run_phases(job: _Job, position: Position, progress: ProgressCallback, say: 
         sources=_sources_of_parts(job),
         source=job.source.describe(),
         options=job.options(),
-        tools=job.work.sentences.versions() if job.work.sentences is not None else {},
+        tools=job.task.sentences.versions() if job.task.sentences is not None else {},
     )
     return bad_rows
 
@@ -358,8 +360,8 @@ def _write_pairs(
         units = job.documents.units(position.cursor, job.cfg.chunk_size)
         workers = {"num_workers": job.num_workers, "prefetch": job.cfg.prefetch}
         if not sink.full:
-            with tokenising(job.work, job.tokenizer, **workers) as tokenise:
-                drive(tokenise(units), sink, bad_rows, rows=position.rows, note=note, tell=tell)
+            with tokenizing(job.task, job.tokenizer, **workers) as tokenize:
+                drive(tokenize(units), sink, bad_rows, rows=position.rows, note=note, tell=tell)
         _check_amounts(job, sink, sink.close(), bad_rows, say)
     except BaseException:
         sink.abandon()

@@ -42,7 +42,7 @@ from automodel_cli.corpus.expected_size import ExpectedSize, expected_size
 from automodel_cli.corpus.listing import is_local
 from automodel_cli.corpus.pipeline import BadRows, Progress
 from automodel_cli.corpus.rows import RowOptions
-from automodel_cli.corpus.scatter import DIGEST_FIELDS, LIKELY_ROW_BYTES, ScatterWork, block_bytes, scattering
+from automodel_cli.corpus.scatter import DIGEST_FIELDS, LIKELY_ROW_BYTES, ScatterTask, block_bytes, scattering
 from automodel_cli.corpus.units import ReadOptions
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
 from automodel_cli.files import disk_errors_named, exclusive_lock, make_folder, remove_known
@@ -286,11 +286,11 @@ def _event(phase: str, bad_rows: BadRows, documents: int, done: int, wanted: int
 def _scatter(job: _Job, buckets: Buckets, progress: ProgressCallback) -> BadRows:
     """All rows into buckets."""
     bad_rows = BadRows(job.cfg.strict)
-    work = ScatterWork(buckets, job.rows)
+    task = ScatterTask(buckets, job.rows)
     done = documents = 0
     block = block_bytes(buckets.count, job.cfg.memory, job.num_workers, job.rows, job.source.files)
     units = job.source.units(None, block // BYTES_PER_DOCUMENT)
-    with scattering(work, units, num_workers=job.num_workers) as scattered:
+    with scattering(task, units, num_workers=job.num_workers) as scattered:
         for unit, found in scattered:
             bad_rows.add(unit, unit.first_row, found.bad)
             done += unit.size
