@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from automodel_cli.corpus import shuffle
-from automodel_cli.corpus.shuffle import ShuffleStore, iter_shuffled, remove_buckets
+from automodel_cli.corpus.shuffle import ShuffleStore, iter_shuffled
 from automodel_cli.corpus.splitting import place_of, shuffle_keys
 from automodel_cli.corpus.units import TokenChunk
 from automodel_cli.errors import DataError
@@ -46,8 +45,6 @@ def test_order_is_by_key_for_any_memory_and_chunks(tmp_path: Path) -> None:
     for memory, chunk in ((10**8, 300), (10**5, 7), (4000, 1), (2000, 64)):
         assert gather(tmp_path, memory, chunk) == in_order_of(PLACES)
     assert gather(tmp_path, 10**6, 9, seed=1) == in_order_of(PLACES, 1) != in_order_of(PLACES)
-    remove_buckets(tmp_path)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_places_by_number(tmp_path: Path) -> None:
@@ -113,7 +110,7 @@ def test_a_piece_cut_by_max_tokens(tmp_path: Path) -> None:
 
 def test_a_bucket_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     gather(tmp_path, 10**8, 300)
-    path = next((tmp_path / shuffle.FOLDER_NAME).glob("*.rows"))
+    path = next(tmp_path.glob("*.rows"))
     path.write_bytes(path.read_bytes()[:-2])
     with pytest.raises(DataError, match="not whole"):
         list(iter_shuffled(tmp_path, DTYPE))

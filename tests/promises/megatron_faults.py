@@ -29,7 +29,6 @@ if __name__ == "__main__":
         "write": (MegatronWriter, "write"),
         "unlink": (Path, "unlink"),
         "divide": (megatron_divide, "_append"),
-        "journal": (megatron_output, "write_progress"),
         "manifest": (megatron_output, "describe_pair"),
     }
     faults.half_a_write = half_a_write

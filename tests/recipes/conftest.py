@@ -47,7 +47,17 @@ def make_corpus(folder: Path) -> Path:
     )
     described = tokenizer.describe()
     write_corpus_manifest(
-        CorpusManifest(folder, "bin", "uint16", "prepend", described, 1, 9500, bad_rows=0, files=files)
+        CorpusManifest(
+            folder=folder,
+            layout="bin",
+            dtype="uint16",
+            eot="prepend",
+            tokenizer=described,
+            documents=1,
+            tokens=9500,
+            bad_rows=0,
+            files=files,
+        )
     )
     return folder
 

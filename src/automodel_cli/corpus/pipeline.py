@@ -2,7 +2,7 @@
 
 1. the source cuts itself into units (``documents``, ``cutting``, ``hub``)
 2. workers turn units into token buffers (``tokenize``, ``pool``), in this process if there is only one
-3. chunks reach the sink in source order (``corpus_writer``, ``megatron_sink``, ``shuffle``), until it ends or the sink is full
+3. chunks reach a sink in source order (``corpus_writer``, ``megatron_sink``, ``shuffle``), until it is full
 4. between two chunks, when a shard was finished, the position is written down
 """
 
@@ -80,6 +80,14 @@ class BadRows:
     strict: bool = False
     count: int = 0
     first: list[str] = field(default_factory=list)
+
+    def saved(self) -> dict[str, Any]:
+        """For a journal."""
+        return {"count": self.count, "first": self.first}
+
+    def in_words(self) -> str:
+        """``5 bad rows; first: a.jsonl:3: malformed JSON``."""
+        return f"{self.count:,} bad rows" + (f"; first: {self.first[0]}" if self.first else "")
 
     def add(self, unit: Unit, rows_before: int, bad: list[BadRow]) -> None:
         """Count; ``rows_before`` is the number of rows of this file in earlier units.
