@@ -258,7 +258,7 @@ def test_a_stale_index_never_stands_beside_new_tokens(
             raise KeyboardInterrupt
         temporary.rename(target)
 
-    monkeypatch.setattr("automodel_cli.corpus.megatron_bin.publish", stop_at_index)
+    monkeypatch.setattr("automodel_cli.files.publish", stop_at_index)
     with pytest.raises(KeyboardInterrupt):
         writer.close()
     assert bin_path(prefix).stat().st_size == 100

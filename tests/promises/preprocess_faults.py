@@ -45,7 +45,7 @@ def die() -> None:
 def half_a_write(original: Callable[..., None], writer: ShardWriter, tokens: Any, starts: Any) -> None:
     half = len(tokens) // 2
     original(writer, tokens[:half], starts[starts < half])
-    writer._tokens.flush()  # what the kernel has survives the process
+    writer._tokens.handle.flush()  # what the kernel has survives the process
 
 
 def arm(point: str, number: int) -> None:

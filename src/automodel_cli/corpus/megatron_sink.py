@@ -19,8 +19,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from automodel_cli.corpus.megatron_bin import Kept, MegatronWriter, inspect_prefix
-from automodel_cli.corpus.megatron_resume import can_reopen, reopen
+from automodel_cli.corpus.megatron_bin import Kept, MegatronWriter, can_reopen, inspect_prefix, reopen
 from automodel_cli.corpus.units import FieldSequences, TokenChunk
 from automodel_cli.errors import DataError
 from automodel_cli.json_files import Count, FileModel, Items, validated
