@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.token_files import write_token_file
 
 from automodel_cli.corpus.manifest import (
     CorpusManifest,
@@ -14,7 +15,6 @@ from automodel_cli.corpus.manifest import (
     read_corpus_manifest,
     write_corpus_manifest,
 )
-from automodel_cli.corpus.nanogpt_bin import write_token_file
 from automodel_cli.errors import DataError
 from automodel_cli.files import write_manifest
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.token_files import MegatronReader, write_megatron_file
 
 from automodel_cli.corpus.megatron_bin import (
     MegatronIndex,
@@ -19,7 +20,6 @@ from automodel_cli.corpus.megatron_bin import (
     token_dtype,
     tokens_before,
 )
-from automodel_cli.corpus.megatron_documents import MegatronReader, write_megatron_file
 from automodel_cli.errors import DataError
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "megatron"

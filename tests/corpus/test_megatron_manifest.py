@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.token_files import write_megatron_file
 
-from automodel_cli.corpus.megatron_documents import write_megatron_file
 from automodel_cli.corpus.megatron_manifest import (
     MegatronManifest,
     describe_pair,

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.token_files import MegatronReader
 
 from automodel_cli.corpus.megatron_bin import bin_path, idx_path
-from automodel_cli.corpus.megatron_documents import MegatronReader
 from automodel_cli.corpus.megatron_sink import MegatronLayout, MegatronSink, state_is_on_disk
 from automodel_cli.corpus.units import FieldSequences, TokenChunk
 

@@ -15,10 +15,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.token_files import write_token_file
 from torch.utils.data import DataLoader
 
 from automodel_cli.corpus.manifest import CorpusManifest, describe_file, write_corpus_manifest
-from automodel_cli.corpus.nanogpt_bin import TokenReader, bos_index_path, header_bytes, write_token_file
+from automodel_cli.corpus.nanogpt_bin import TokenReader, bos_index_path, header_bytes
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
 from automodel_cli.errors import ConfigError, DataError
 

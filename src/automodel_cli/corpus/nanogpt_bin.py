@@ -450,21 +450,6 @@ def header_bytes(num_tokens: int, dtype: np.dtype, layout: Layout = "nemo") -> b
     return fields.tobytes()
 
 
-def write_token_file(
-    path: Path | str,
-    tokens: np.ndarray,
-    *,
-    starts: np.ndarray | None = None,
-    dtype: np.dtype | str | None = None,
-    layout: Layout = "nemo",
-) -> ShardFacts:
-    """Publish a whole array as one token file; ``starts`` are the first positions of its documents."""
-    chosen = np.dtype(dtype) if dtype is not None else token_dtype(int(tokens.max(initial=0)) + 1)
-    writer = ShardWriter(Path(path), dtype=chosen, layout=layout)
-    writer.write(tokens.astype(writer.dtype), np.zeros(0) if starts is None else starts)
-    return writer.close()
-
-
 def iter_chunks(reader: TokenReader, tokens_per_chunk: int = 1 << 22) -> Iterator[np.ndarray]:
     """The whole file in order, a few MB at a time, in the file's dtype."""
     for start in range(0, reader.num_tokens, tokens_per_chunk):

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from automodel_cli.corpus.buckets import WORK_FILES, BucketReader, Buckets, bucket_count
+from automodel_cli.corpus.disk_space import expected_size
 from automodel_cli.corpus.documents import BYTES_PER_DOCUMENT, FileSource
-from automodel_cli.corpus.expected_size import expected_size
 from automodel_cli.corpus.pipeline import BadRows
 from automodel_cli.corpus.rows import RowOptions
 from automodel_cli.corpus.scatter import LIKELY_ROW_BYTES, ScatterTask, block_bytes, scattering

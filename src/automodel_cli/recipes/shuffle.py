@@ -26,6 +26,7 @@ import xxhash
 from automodel_cli.config.schema_preprocess import unusual_reading
 from automodel_cli.config.schema_shuffle import ShuffleConfig
 from automodel_cli.corpus.buckets import BUCKET_FILES, WORK_FILES, BucketReader, Buckets, bucket_count
+from automodel_cli.corpus.disk_space import ExpectedSize, expected_size
 from automodel_cli.corpus.document_files import Division, DocumentWriter, chunk_name, val_name
 from automodel_cli.corpus.document_folder import (
     LOCK_NAME,
@@ -38,7 +39,6 @@ from automodel_cli.corpus.document_folder import (
 )
 from automodel_cli.corpus.documents import BYTES_PER_DOCUMENT, FileSource, source_in_words, unescape
 from automodel_cli.corpus.duplicates import Duplicates
-from automodel_cli.corpus.expected_size import ExpectedSize, expected_size
 from automodel_cli.corpus.listing import is_local
 from automodel_cli.corpus.pipeline import BadRows, Progress
 from automodel_cli.corpus.rows import RowOptions
