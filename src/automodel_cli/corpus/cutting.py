@@ -45,9 +45,8 @@ _MAX_FILES_A_UNIT = 4096
 _BIG_ROW_GROUP = 8  # times the chunk: larger ones are read here and handed over in slices
 _ALONE_BYTES = 16 << 20  # a document that is longer than this and than some chunks is a unit of its own
 _ALONE_CHUNKS = 8
-_BATCH_BYTES = (
-    1 << 20
-)  # of a row group that is sliced, on average; a few rows may be much longer than the others
+# Of a row group that is sliced, on average; a few rows may be much longer than the others.
+_BATCH_BYTES = 1 << 20
 _BATCH_ROWS = 4096
 
 

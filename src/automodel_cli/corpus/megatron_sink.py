@@ -66,12 +66,8 @@ class _Field:
     """One key's sequences of a chunk, with where each document begins."""
 
     def __init__(self, tokens: np.ndarray, field: FieldSequences) -> None:
-        self.tokens, self.lengths, self.sizes = tokens, field.lengths, field.sizes
-        self.ends = np.concatenate(([0], np.cumsum(field.lengths, dtype=np.int64)))  # of sequences, in tokens
-        self.bounds = np.concatenate(
-            ([0], np.cumsum(field.sizes, dtype=np.int64))
-        )  # of documents, in sequences
-        self.begins = self.ends[self.bounds]  # of documents, in tokens; one more for the end
+        self.tokens, self.lengths, self.sizes, self.begins = tokens, field.lengths, field.sizes, field.begins
+        self.ends, self.bounds = field.ends, field.bounds
 
     def slice(self, first: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Tokens, lengths and sizes of documents ``first`` to ``stop``."""

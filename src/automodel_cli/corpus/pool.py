@@ -27,9 +27,8 @@ from automodel_cli.corpus.units import Chunk, Unit
 from automodel_cli.errors import AutomodelError
 
 _PIPE_BYTES = 1 << 20  # so that a token buffer goes through in two or three turns instead of thirty
-_WORKER_BYTES = (
-    16 << 20
-)  # half a second of tiktoken's work, or a tenth of the fast engine's: a worker's start
+# Half a second of tiktoken's work, or a tenth of the fast engine's: a worker's start.
+_WORKER_BYTES = 16 << 20
 _AT_HAND = 2  # units a worker holds: the one it works on and the next
 # What makes a process think that it is one of several training workers.
 _RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS")

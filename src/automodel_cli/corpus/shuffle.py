@@ -6,7 +6,8 @@
 
 A document's key follows from seed, file and row (``splitting``), so `preprocess shuffle` puts the same documents in
 the same order. Tokens take half the disk space of their text, and are made once. What has to be shuffled as text
-(several fields a row, another tool's input) is served by ``shuffled_source``.
+(several fields a row, another tool's input) is served by ``shuffled_source``. With ``max_tokens`` the two differ: here
+the first so many tokens of the source are shuffled, there the first so many of the shuffled documents are taken.
 """
 
 from __future__ import annotations

@@ -155,10 +155,19 @@ class FieldSequences:
     sizes: np.ndarray
 
     @functools.cached_property
+    def ends(self) -> np.ndarray:
+        """Where sequences end, in tokens, after a 0."""
+        return np.concatenate(([0], np.cumsum(self.lengths, dtype=np.int64)))
+
+    @functools.cached_property
+    def bounds(self) -> np.ndarray:
+        """Where documents end, in sequences, after a 0."""
+        return np.concatenate(([0], np.cumsum(self.sizes, dtype=np.int64)))
+
+    @property
     def begins(self) -> np.ndarray:
         """Where documents begin, in tokens; one more for the end."""
-        ends = np.concatenate(([0], np.cumsum(self.lengths, dtype=np.int64)))
-        return ends[np.concatenate(([0], np.cumsum(self.sizes, dtype=np.int64)))]
+        return self.ends[self.bounds]
 
 
 @dataclass
