@@ -28,8 +28,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from automodel_cli.corpus.megatron_bin import MegatronWriter, bin_path
-from automodel_cli.corpus.megatron_documents import MegatronReader
+from automodel_cli.corpus.megatron_bin import MegatronIndex, MegatronWriter, bin_path, inspect_prefix
 from automodel_cli.data.blending import blend
 from automodel_cli.data.gpt_index import (
     EpochPlan,
@@ -106,9 +105,9 @@ class AsMegatronReads:
     """One sample at a time: parts of documents put together, widened, masks made; the reference's way."""
 
     def __init__(self, dataset: MegatronPretraining) -> None:
-        reader = MegatronReader(dataset.parts[0].prefix)
-        self.tokens = np.memmap(bin_path(reader.file.prefix), reader.file.dtype, "r")
-        self.lengths = reader.index.lengths()
+        file = inspect_prefix(dataset.parts[0].prefix)
+        self.tokens = np.memmap(bin_path(file.prefix), file.dtype, "r")
+        self.lengths = MegatronIndex(file).lengths()
         self.pointers = np.cumsum(self.lengths, dtype=np.int64) - self.lengths
         self.indices = dataset.order.indices[0]
 

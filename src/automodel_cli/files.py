@@ -28,6 +28,7 @@ TEMP_SUFFIX = ".automodel.tmp"
 ANY_TEMPORARY = r"((\.automodel)?\.tmp)?"
 """For patterns of names: nothing, the suffix above, or that of versions before it, which may be anybody's."""
 _HASH_CHUNK_BYTES = 8 << 20
+_BUFFER_BYTES = 4 << 20
 
 
 def fsync_folder(folder: Path | str) -> None:
@@ -49,6 +50,49 @@ def publish(temporary: Path, target: Path) -> None:
     """Rename a closed, already fsynced ``temporary`` to ``target`` and make the rename durable."""
     temporary.replace(target)
     fsync_folder(target.parent)
+
+
+class GrowingFile:
+    """A temporary beside ``target`` that is appended to; a later process may go on with what is durable of it.
+
+    ``keep_bytes`` of what an earlier process left count: what is beyond is cut, what is missing is zeros (a header).
+    """
+
+    def __init__(self, target: Path, keep_bytes: int = 0) -> None:
+        self.target, self.temporary = target, temporary_of(target)
+        descriptor = os.open(self.temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self.handle = os.fdopen(descriptor, "r+b", buffering=_BUFFER_BYTES)
+        self.handle.truncate(keep_bytes)
+        self.handle.seek(keep_bytes)
+
+    def sync(self) -> None:
+        """Make everything written so far durable."""
+        fsync_file(self.handle)
+
+    def publish(self) -> None:
+        """Make it durable and give it its name."""
+        self.sync()
+        self.handle.close()
+        publish(self.temporary, self.target)
+
+    def abandon(self, keep_bytes: int = 0) -> None:
+        """Close after an error: cut it back to ``keep_bytes``, or remove it."""
+        with contextlib.suppress(OSError):  # buffered bytes without room on the disk are not wanted
+            self.handle.close()
+        if keep_bytes and self.temporary.exists():
+            os.truncate(self.temporary, keep_bytes)
+        else:
+            self.temporary.unlink(missing_ok=True)
+
+
+def temporary_of(target: Path) -> Path:
+    """What ``target`` is called while it is written."""
+    return target.with_name(target.name + TEMP_SUFFIX)
+
+
+def file_bytes(path: Path) -> int:
+    """The size of a regular file, 0 where there is none."""
+    return path.stat().st_size if path.is_file() else 0
 
 
 def make_folder(folder: Path | str, option: str = "--output-dir") -> None:
@@ -78,7 +122,7 @@ def atomic_file(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
         AutomodelError: the disk is full, or a quota or size limit was met.
     """
     target = Path(path)
-    temporary = target.with_name(target.name + TEMP_SUFFIX)
+    temporary = temporary_of(target)
     try:
         with disk_errors_named(target):
             temporary.unlink(missing_ok=True)  # a link there would lead elsewhere

@@ -1,9 +1,9 @@
 """Numbers as the start-up table shows them."""
 
 import pytest
+from tests.token_files import write_megatron_file
 
 from automodel_cli.assembly.summary import blend_table, human
-from automodel_cli.corpus.megatron_documents import write_megatron_file
 from automodel_cli.data.megatron_dataset import MegatronPretraining
 
 

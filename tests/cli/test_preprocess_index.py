@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from tests.token_files import write_megatron_file
 
 from automodel_cli.cli import app
-from automodel_cli.corpus.megatron_documents import write_megatron_file
 
 
 @pytest.fixture

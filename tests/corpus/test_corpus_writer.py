@@ -38,7 +38,7 @@ def chunks(borders: list[int]) -> list[TokenChunk]:
         inner = stops[(stops > start) & (stops < stop)]
         edges = np.array([start, *inner, stop])
         found.append(
-            TokenChunk(
+            TokenChunk.of_documents(
                 TOKENS[start:stop],
                 np.diff(edges),
                 continues=start > 0 and start not in stops,
@@ -103,14 +103,14 @@ def test_reached_counts_documents_up_to_the_last_one_wanted(tmp_path: Path) -> N
     for wanted, reached in ((1, 1), (10, 1), (11, 2), (20, 2), (30, 3), (99, 3)):
         for rule in (SplitRule(max_tokens=wanted), SplitRule("tail", tail_start=5, max_tokens=wanted)):
             writer = CorpusWriter(layout(tmp_path), rule)
-            writer.feed(TokenChunk(tokens, lengths))
+            writer.feed(TokenChunk.of_documents(tokens, lengths))
             assert writer.reached == reached, (wanted, rule.rule)
             writer.abandon()
 
 
 def test_empty_documents_without_end_of_text_leave_no_trace(tmp_path: Path) -> None:
     writer = CorpusWriter(layout(tmp_path), SplitRule())
-    writer.feed(TokenChunk(np.array([1, 2, 3], dtype=np.uint16), np.array([0, 2, 0, 0, 1, 0])))
+    writer.feed(TokenChunk.of_documents(np.array([1, 2, 3], dtype=np.uint16), np.array([0, 2, 0, 0, 1, 0])))
     (facts,) = writer.close()["train"]
     assert (facts.num_tokens, facts.num_documents) == (3, 2)
     assert np.fromfile(tmp_path / "dataset.bos.idx", "<i4").tolist() == [0, 2]

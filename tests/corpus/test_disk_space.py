@@ -12,7 +12,7 @@ from automodel_cli.corpus import disk_space
 from automodel_cli.corpus.disk_space import Estimate, check_room, estimate, free_bytes
 from automodel_cli.corpus.documents import FileSource
 from automodel_cli.corpus.hub import HubSource
-from automodel_cli.corpus.tokenise_sequences import SequenceWork
+from automodel_cli.corpus.tokenize import EncodeTask
 from automodel_cli.corpus.tokenizer import ByteTokenizer
 from automodel_cli.corpus.units import ReadOptions
 from automodel_cli.errors import AutomodelError
@@ -23,8 +23,8 @@ READ = ReadOptions(lists=True)
 def guess(
     source: FileSource | HubSource, *, max_tokens: int | None = None, copies: int = 1
 ) -> Estimate | None:
-    tokeniser = SequenceWork(Path("none"), "auto", READ, "<u2", append_eod=True).tokeniser(ByteTokenizer())
-    return estimate(source, tokeniser, itemsize=2, max_tokens=max_tokens, copies=copies)
+    encoder = EncodeTask(Path("none"), "auto", READ, "<u2", end=(256,)).open(ByteTokenizer())
+    return estimate(source, encoder, itemsize=2, max_tokens=max_tokens, copies=copies)
 
 
 def test_a_sample_tells(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from automodel_cli.corpus.expected_size import ExpectedSize, expected_size
+from automodel_cli.corpus.disk_space import ExpectedSize, expected_size
 from automodel_cli.corpus.listing import list_files
 from automodel_cli.corpus.units import ReadOptions
 

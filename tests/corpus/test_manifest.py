@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.token_files import write_token_file
 
 from automodel_cli.corpus.manifest import (
     CorpusManifest,
@@ -14,7 +15,6 @@ from automodel_cli.corpus.manifest import (
     read_corpus_manifest,
     write_corpus_manifest,
 )
-from automodel_cli.corpus.nanogpt_bin import write_token_file
 from automodel_cli.errors import DataError
 from automodel_cli.files import write_manifest
 
@@ -30,7 +30,9 @@ def make_corpus(folder: Path) -> CorpusManifest:
         describe_file(folder, "val.bin", "tokens", "val", tokens=3, documents=1),
     ]
     tokenizer = {"name": "byte", "fingerprint": "xxh3:0", "vocab_size": 257, "eot_id": 256, "bos_id": None}
-    manifest = CorpusManifest(folder, "bin", "uint16", "prepend", tokenizer, 3, 23, 0, tuple(files))
+    form = {"layout": "bin", "dtype": "uint16", "eot": "prepend", "tokenizer": tokenizer}
+    counts = {"documents": 3, "tokens": 23, "bad_rows": 0}
+    manifest = CorpusManifest(folder=folder, **form, **counts, files=tuple(files))
     write_corpus_manifest(manifest)
     return manifest
 
@@ -85,5 +87,5 @@ def test_other_formats_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="automodel-corpus/9"):
         read_corpus_manifest(tmp_path)
     write_manifest(tmp_path / "manifest.json", {"format": "automodel-corpus/1", "files": [], "x": 1})
-    with pytest.raises(DataError, match="'layout' is missing"):
+    with pytest.raises(DataError, match="'tokenizer' is missing"):
         read_corpus_manifest(tmp_path)

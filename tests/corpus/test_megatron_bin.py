@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.token_files import MegatronReader, write_megatron_file
 
 from automodel_cli.corpus.megatron_bin import (
     MegatronIndex,
@@ -19,7 +20,6 @@ from automodel_cli.corpus.megatron_bin import (
     token_dtype,
     tokens_before,
 )
-from automodel_cli.corpus.megatron_documents import MegatronReader, write_megatron_file
 from automodel_cli.errors import DataError
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "megatron"
@@ -258,7 +258,7 @@ def test_a_stale_index_never_stands_beside_new_tokens(
             raise KeyboardInterrupt
         temporary.rename(target)
 
-    monkeypatch.setattr("automodel_cli.corpus.megatron_bin.publish", stop_at_index)
+    monkeypatch.setattr("automodel_cli.files.publish", stop_at_index)
     with pytest.raises(KeyboardInterrupt):
         writer.close()
     assert bin_path(prefix).stat().st_size == 100

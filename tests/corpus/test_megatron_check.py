@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.token_files import write_megatron_file
 
 from automodel_cli.config.schema_megatron import PreprocessMegatronConfig
 from automodel_cli.corpus import megatron_check
 from automodel_cli.corpus.journal import Position, write_progress
 from automodel_cli.corpus.megatron_bin import bin_path, idx_path
 from automodel_cli.corpus.megatron_check import check_megatron, holds_megatron_files
-from automodel_cli.corpus.megatron_documents import write_megatron_file
 from automodel_cli.corpus.megatron_manifest import read_megatron_manifest
 from automodel_cli.corpus.tokenizer import ByteTokenizer
 from automodel_cli.corpus.verify_report import VerifyReport

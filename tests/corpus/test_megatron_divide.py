@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.token_files import MegatronReader, write_megatron_file
 
 from automodel_cli.corpus import megatron_divide
 from automodel_cli.corpus.megatron_divide import divide
-from automodel_cli.corpus.megatron_documents import MegatronReader, write_megatron_file
 from automodel_cli.corpus.megatron_sink import MegatronLayout
 from automodel_cli.errors import DataError
 

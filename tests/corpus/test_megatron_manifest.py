@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.token_files import write_megatron_file
 
-from automodel_cli.corpus.megatron_documents import write_megatron_file
 from automodel_cli.corpus.megatron_manifest import (
     MegatronManifest,
     describe_pair,
@@ -29,13 +29,13 @@ def make(folder: Path, name: str = "x") -> MegatronManifest:
     write_megatron_file(layout.prefix(0, "text"), [[[1, 2]], []], dtype="<u2")
     ByteTokenizer().save(folder / f"{name}.tokenizer")
     manifest = MegatronManifest(
-        folder,
-        name,
-        ("text",),
-        "document",
-        "uint16",
-        256,
-        ByteTokenizer().describe(),
+        folder=folder,
+        name=name,
+        keys=("text",),
+        level="document",
+        dtype="uint16",
+        eod_id=256,
+        tokenizer=ByteTokenizer().describe(),
         documents=2,
         sequences=1,
         tokens=2,

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from automodel_cli.corpus.megatron_bin import MegatronWriter, bin_path, idx_path
-from automodel_cli.corpus.megatron_resume import can_reopen, reopen
+from automodel_cli.corpus.megatron_bin import MegatronWriter, bin_path, can_reopen, idx_path, reopen
 
 U2 = np.dtype("<u2")
 KEEP = (5, 2, 3)  # tokens, sequences, documents
@@ -48,7 +47,7 @@ def die_at(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, number: in
 
 
 STEPS = [
-    *(("fsync", number) for number in range(1, 5)),
+    *(("fsync", number) for number in range(1, 7)),
     *(("replace", number) for number in (1, 2)),
     *(("unlink", number) for number in (1, 2)),
 ]
@@ -71,9 +70,9 @@ def test_killed_at_every_step_of_publishing(
         else:
             with pytest.raises(Killed):
                 writer.close()
-    for handle in (writer._bin, writer._lengths, writer._sizes):  # what a kernel has of a dead process
-        if not handle.closed:
-            handle.close()
+    for file in writer._pieces:  # what a kernel has of a dead process
+        if not file.handle.closed:
+            file.handle.close()
     assert can_reopen(prefix, U2, KEEP)
     reopen(prefix, U2, KEEP)
     reopen(prefix, U2, KEEP)  # may itself have been interrupted at its end

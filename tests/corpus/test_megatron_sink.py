@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.token_files import MegatronReader
 
 from automodel_cli.corpus.megatron_bin import bin_path, idx_path
-from automodel_cli.corpus.megatron_documents import MegatronReader
 from automodel_cli.corpus.megatron_sink import MegatronLayout, MegatronSink, state_is_on_disk
-from automodel_cli.corpus.units import FieldSequences, SequenceChunk
+from automodel_cli.corpus.units import FieldSequences, TokenChunk
 
 U2 = np.dtype("<u2")
 Document = list[list[int]]
@@ -28,7 +28,7 @@ def random_rows(rng: random.Random, keys: int, count: int) -> Rows:
     return [[document() for _ in range(keys)] for _ in range(count)]
 
 
-def chunk_of(rows: Rows, keys: int, file: int) -> SequenceChunk:
+def chunk_of(rows: Rows, keys: int, file: int) -> TokenChunk:
     tokens, fields = [], []
     for key in range(keys):
         documents = [row[key] for row in rows]
@@ -38,7 +38,7 @@ def chunk_of(rows: Rows, keys: int, file: int) -> SequenceChunk:
         lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
         sizes = np.array([len(document) for document in documents], dtype=np.int64)
         fields.append(FieldSequences(len(flat), lengths, sizes))
-    return SequenceChunk(np.array(tokens, dtype=U2), fields, file=file)
+    return TokenChunk(np.array(tokens, dtype=U2), fields, file=file)
 
 
 def tokens_in(document: Document) -> int:
@@ -140,7 +140,7 @@ def test_parts_by_file_and_reached_documents(tmp_path: Path) -> None:
 def test_a_document_in_pieces_is_one_sequence_also_after_an_interruption(tmp_path: Path) -> None:
     layout = MegatronLayout(tmp_path, "x", ("a",), "document", U2, "one")
 
-    def piece(tokens: list[int], *, continues: bool, unfinished: bool) -> SequenceChunk:
+    def piece(tokens: list[int], *, continues: bool, unfinished: bool) -> TokenChunk:
         chunk = chunk_of([[[tokens]]], 1, 0)
         chunk.continues, chunk.unfinished = continues, unfinished
         return chunk

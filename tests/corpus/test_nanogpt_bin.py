@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.token_files import write_token_file
 
 from automodel_cli.corpus import watched_file
 from automodel_cli.corpus.nanogpt_bin import (
@@ -17,7 +18,6 @@ from automodel_cli.corpus.nanogpt_bin import (
     iter_chunks,
     read_bos_index,
     token_dtype,
-    write_token_file,
 )
 from automodel_cli.errors import DataError
 

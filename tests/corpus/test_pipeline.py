@@ -1,9 +1,11 @@
 """From units to a sink: line numbers across units and files, when a position is worth noting, what does not count."""
 
+from pathlib import Path
+
 import pytest
 
 from automodel_cli.corpus.pipeline import BadRows, Count, drive
-from automodel_cli.corpus.tokenise import Tokeniser
+from automodel_cli.corpus.tokenize import EncodeTask
 from automodel_cli.corpus.tokenizer import ByteTokenizer
 from automodel_cli.corpus.units import ReadOptions, TokenChunk, Unit
 from automodel_cli.errors import DataError
@@ -12,12 +14,12 @@ LINES = [b'{"text": "a"}\n', b"{\n", b'{"text": "bc"}\n', b"[]\n", b'{"text": "d
 
 
 def chunks(sizes: list[int], name: str = "x.jsonl", file: int = 0):
-    tokeniser = Tokeniser(ByteTokenizer(), ReadOptions(), "prepend")
+    encoder = EncodeTask(Path("none"), "auto", ReadOptions(), "<u2", before=(256,)).open(ByteTokenizer())
     at = 0
     for size in sizes:
         data = b"".join(LINES[at : at + size])
         unit = Unit("jsonl", name, file, {"file": file, "at": at}, payload=data, size=len(data), start=1)
-        yield unit, tokeniser(unit)
+        yield unit, encoder(unit)
         at += size
 
 

@@ -12,20 +12,20 @@ import numpy as np
 import pytest
 
 from automodel_cli.corpus.pool import OrderedPool
-from automodel_cli.corpus.tokenise import Work
+from automodel_cli.corpus.tokenize import EncodeTask
 from automodel_cli.corpus.tokenizer import ByteTokenizer
 from automodel_cli.corpus.units import ReadOptions, Unit
 from automodel_cli.errors import DataError
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> Work:
+def task(tmp_path: Path) -> EncodeTask:
     ByteTokenizer().save(tmp_path / "tokenizer")
-    return Work(tmp_path / "tokenizer", "auto", ReadOptions(), "prepend")
+    return EncodeTask(tmp_path / "tokenizer", "auto", ReadOptions(), "<u2", before=(256,))
 
 
-def pool(work: Work, workers: int = 2, window: int = 4) -> OrderedPool:
-    return OrderedPool(work, num_workers=workers, window=window)
+def pool(task: EncodeTask, workers: int = 2, window: int = 4) -> OrderedPool:
+    return OrderedPool(task, num_workers=workers, window=window)
 
 
 def line_units(count: int) -> Iterator[Unit]:
@@ -34,7 +34,7 @@ def line_units(count: int) -> Iterator[Unit]:
         yield Unit("line", "a.txt", 0, {"at": k}, payload=b"%d " % k * (1 if k % 3 else 20000))
 
 
-def test_answers_come_in_order_within_the_window(work: Work) -> None:
+def test_answers_come_in_order_within_the_window(task: EncodeTask) -> None:
     taken: list[int] = []
 
     def watched() -> Iterator[Unit]:
@@ -42,7 +42,7 @@ def test_answers_come_in_order_within_the_window(work: Work) -> None:
             taken.append(unit.cursor["at"])
             yield unit
 
-    with pool(work) as workers:
+    with pool(task) as workers:
         for number, (unit, chunk) in enumerate(workers.run(watched())):
             assert unit.cursor["at"] == number
             assert bytes(chunk.tokens[1:4].astype(np.uint8).tolist()).startswith(b"%d " % number)
@@ -50,39 +50,39 @@ def test_answers_come_in_order_within_the_window(work: Work) -> None:
     assert number == 29
 
 
-def test_an_error_comes_at_its_place(work: Work) -> None:
+def test_an_error_comes_at_its_place(task: EncodeTask) -> None:
     def units() -> Iterator[Unit]:
         yield from line_units(5)
         yield Unit("line", "gone.txt", 0, {}, path="/nowhere/gone.txt", stop=5)
         yield from line_units(5)
 
     seen = 0
-    with pool(work) as workers, pytest.raises(DataError, match=r"cannot read gone\.txt"):
+    with pool(task) as workers, pytest.raises(DataError, match=r"cannot read gone\.txt"):
         for _ in workers.run(units()):
             seen += 1
     assert seen == 5
 
 
-def test_a_tokenizer_that_cannot_be_opened_is_an_error(work: Work, tmp_path: Path) -> None:
+def test_a_tokenizer_that_cannot_be_opened_is_an_error(task: EncodeTask, tmp_path: Path) -> None:
     (tmp_path / "tokenizer/automodel_tokenizer.json").write_text("{")
     with (
-        pool(work) as workers,
+        pool(task) as workers,
         pytest.raises(DataError, match=r"automodel_tokenizer\.json is not valid JSON"),
     ):
         next(workers.run(line_units(3)))
 
 
-def test_no_process_is_left_when_it_closes_early(work: Work) -> None:
-    with pool(work, workers=3) as workers:
+def test_no_process_is_left_when_it_closes_early(task: EncodeTask) -> None:
+    with pool(task, workers=3) as workers:
         next(workers.run(line_units(100)))
         processes = [worker.process for worker in workers._workers]
     assert all(process.poll() is not None for process in processes)
 
 
-def test_workers_do_not_think_that_they_are_ranks(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_do_not_think_that_they_are_ranks(task: EncodeTask, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID"):
         monkeypatch.setenv(name, "1")
-    with pool(work, workers=1) as workers:
+    with pool(task, workers=1) as workers:
         next(workers.run(line_units(1)))
         pid = workers._workers[0].process.pid
         environment = Path(f"/proc/{pid}/environ").read_bytes() if Path("/proc").is_dir() else b""
@@ -91,16 +91,16 @@ def test_workers_do_not_think_that_they_are_ranks(work: Work, monkeypatch: pytes
 
 STUBBORN = """
 import ctypes
-class Work:
-    def tokeniser(self, tokenizer=None):
+class Task:
+    def open(self):
         return lambda unit: ctypes.PyDLL(None).sleep(60)  # holds the interpreter: no thread of it runs meanwhile
 """
 PARENT = """
 import os, signal, sys, threading
-from stubborn import Work
+from stubborn import Task
 from automodel_cli.corpus.pool import OrderedPool
 from automodel_cli.corpus.units import Unit
-pool = OrderedPool(Work(), num_workers=2, window=2)
+pool = OrderedPool(Task(), num_workers=2, window=2)
 print(*(worker.process.pid for worker in pool._workers), flush=True)
 if sys.argv[1] == "working":
     threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGKILL)).start()

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +10,8 @@ import pytest
 from automodel_cli.cli import app
 from automodel_cli.corpus import worker
 from automodel_cli.corpus.engines import TiktokenEngine
-from automodel_cli.corpus.tokenise import Tokeniser
-from automodel_cli.corpus.tokenise_sequences import SequenceTokeniser, SequenceWork
-from automodel_cli.corpus.tokenizer import ByteTokenizer, CharTokenizer
+from automodel_cli.corpus.tokenize import EncodeTask, UnitEncoder
+from automodel_cli.corpus.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 from automodel_cli.corpus.units import ReadOptions, Unit
 from automodel_cli.errors import AutomodelError, DataError
 
@@ -38,6 +38,10 @@ def broken(error: BaseException) -> ByteTokenizer:
     return tokenizer
 
 
+def encoder(tokenizer: Tokenizer, *, lists: bool = False) -> UnitEncoder:
+    return EncodeTask(Path("none"), "reference", ReadOptions(lists=lists), "<u2").open(tokenizer)
+
+
 UNIT = Unit("jsonl", "rows.jsonl", 0, {}, payload=b'{"text": "a"}\n\n{"text": "has x in it"}\n', start=0)
 ERRORS = [PanicException("called unwrap"), Exception("bad regex"), ValueError("too deep"), MemoryError()]
 
@@ -47,26 +51,24 @@ def test_the_document_is_named(error: BaseException, tmp_path) -> None:
     what = "out of memory" if isinstance(error, MemoryError) else r"tiktoken [\d.]+ cannot encode '.*x.*': "
     expected = rf"row 3 of rows\.jsonl: {what}"
     with pytest.raises(DataError, match=expected):
-        Tokeniser(broken(error), ReadOptions(), "prepend")(UNIT)
-    read = ReadOptions(lists=True)
-    work = SequenceWork(tmp_path, "reference", read, "<u2", append_eod=True)
+        encoder(broken(error))(UNIT)
     with pytest.raises(DataError, match=expected):
-        SequenceTokeniser(broken(error), work)(UNIT)
+        encoder(broken(error), lists=True)(UNIT)
     (tmp_path / "b.txt").write_text("x")
     files = Unit("files", "a.txt", 0, {}, payload=[(str(tmp_path / "b.txt"), "b.txt")])
     with pytest.raises(DataError, match=rf"b\.txt: {what}"):
-        Tokeniser(broken(error), ReadOptions(), "prepend")(files)
+        encoder(broken(error))(files)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), AutomodelError("known")])
 def test_other_errors_pass(error: BaseException) -> None:
     with pytest.raises(type(error)):
-        Tokeniser(broken(error), ReadOptions(), "prepend")(UNIT)
+        encoder(broken(error))(UNIT)
 
 
 def test_a_character_outside_a_vocabulary_is_placed() -> None:
     with pytest.raises(DataError, match=r"row 3 of rows\.jsonl: character 'x' is not in") as caught:
-        Tokeniser(CharTokenizer("ahs int"), ReadOptions(), "none")(UNIT)
+        encoder(CharTokenizer("ahs int"))(UNIT)
     assert "leave that document out; use the text" in caught.value.hint
 
 
@@ -75,11 +77,11 @@ def test_a_worker_answers_a_panic(monkeypatch: pytest.MonkeyPatch) -> None:
         def send(self, message: object) -> None:
             self.write(pickle.dumps(message))
 
-    def tokeniser(unit: Unit) -> None:
+    def turn(unit: Unit) -> None:
         raise PanicException("index out of bounds")
 
     out = Out()
-    worker._answer(tokeniser, UNIT, out)  # type: ignore[arg-type]
+    worker._answer(turn, UNIT, out)  # type: ignore[arg-type]
     kind, error, _ = pickle.loads(out.getvalue())
     assert kind == "error" and "internal error: index out of bounds" in error.message
 

@@ -12,7 +12,7 @@ import pytest
 import xxhash
 
 from automodel_cli.corpus.documents import FileSource
-from automodel_cli.corpus.rows import RowOptions, count_rows, digests_of, read_rows
+from automodel_cli.corpus.rows import RowOptions, RowReader, count_rows, digests_of
 from automodel_cli.corpus.scatter import numbered
 from automodel_cli.corpus.splitting import document_places, place_of
 from automodel_cli.corpus.units import ReadOptions, Unit
@@ -37,7 +37,7 @@ def read(source: FileSource, options: RowOptions, chunk: int = 1) -> tuple[dict[
     bad: list[str] = []
     units = numbered(source.units(None, chunk), lambda unit: count_rows(unit, options.read))
     for unit in units:
-        block = read_rows(unit, options)
+        block = RowReader(options)(unit)
         assert block.rows == count_rows(unit, options.read) or unit.kind in ("files", "piece", "bad")
         stops = np.cumsum(block.lengths)
         places = document_places(unit, unit.first_row, block.numbers)
@@ -88,7 +88,7 @@ def test_digests_are_those_of_the_texts(tmp_path: Path, monkeypatch: pytest.Monk
     path.write_bytes(b"\n".join(LINES) + b"\n")
     source = open_files(path, monkeypatch, unit_bytes=10**6)
     (unit,) = source.units(None, 1)
-    block = read_rows(unit, RowOptions(source.options, digest=True))
+    block = RowReader(RowOptions(source.options, digest=True))(unit)
     texts = [json.loads(LINES[k])["text"] for k in GOOD]
     assert block.digests is not None
     assert block.digests.tobytes() == b"".join(xxhash.xxh3_128_digest(text.encode()) for text in texts)
@@ -174,5 +174,5 @@ def test_json_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_at_all() -> None:
     for content, rows in ((b"", 0), (b"\n", 1), (b"\r\n", 1)):
         unit = Unit("jsonl", "x", 0, {}, payload=content)
-        block = read_rows(unit, RowOptions(ReadOptions()))
+        block = RowReader(RowOptions(ReadOptions()))(unit)
         assert (len(block.lengths), block.rows, block.bad) == (0, rows, [])

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from automodel_cli.corpus import shuffle
-from automodel_cli.corpus.shuffle import ShuffleStore, iter_shuffled, remove_buckets
+from automodel_cli.corpus.shuffle import ShuffleStore, iter_shuffled
 from automodel_cli.corpus.splitting import place_of, shuffle_keys
 from automodel_cli.corpus.units import TokenChunk
 from automodel_cli.errors import DataError
@@ -25,7 +24,7 @@ def gather(
         lengths = np.array([len(d) for d in part])
         if not store.full:
             given = PLACES[k : k + chunk] if places else None
-            store.feed(TokenChunk(np.concatenate(part), lengths, places=given))
+            store.feed(TokenChunk.of_documents(np.concatenate(part), lengths, places=given))
     store.close()
     return [
         document for _, some in iter_shuffled(folder, DTYPE, memory_bytes=memory) for document in cut(some)
@@ -46,8 +45,6 @@ def test_order_is_by_key_for_any_memory_and_chunks(tmp_path: Path) -> None:
     for memory, chunk in ((10**8, 300), (10**5, 7), (4000, 1), (2000, 64)):
         assert gather(tmp_path, memory, chunk) == in_order_of(PLACES)
     assert gather(tmp_path, 10**6, 9, seed=1) == in_order_of(PLACES, 1) != in_order_of(PLACES)
-    remove_buckets(tmp_path)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_places_by_number(tmp_path: Path) -> None:
@@ -89,7 +86,9 @@ def test_documents_in_pieces_are_put_together(tmp_path: Path, places: bool) -> N
     given = [[0, 1], [1], [1, 2]]
     store = ShuffleStore(tmp_path, dtype=DTYPE, seed=0)
     for (tokens, lengths, continues, unfinished), numbers in zip(pieces, given, strict=True):
-        chunk = TokenChunk(np.array(tokens, DTYPE), np.array(lengths), continues, unfinished)
+        chunk = TokenChunk.of_documents(
+            np.array(tokens, DTYPE), np.array(lengths), continues=continues, unfinished=unfinished
+        )
         chunk.places = np.array(numbers, np.uint64) if places else None
         store.feed(chunk)
     store.close()
@@ -100,8 +99,10 @@ def test_documents_in_pieces_are_put_together(tmp_path: Path, places: bool) -> N
 
 def test_a_piece_cut_by_max_tokens(tmp_path: Path) -> None:
     store = ShuffleStore(tmp_path, dtype=DTYPE, seed=0, max_tokens=3)
-    store.feed(TokenChunk(np.array([1, 1], DTYPE), np.array([2]), unfinished=True))
-    store.feed(TokenChunk(np.array([1, 1], DTYPE), np.array([2]), continues=True, unfinished=True))
+    store.feed(TokenChunk.of_documents(np.array([1, 1], DTYPE), np.array([2]), unfinished=True))
+    store.feed(
+        TokenChunk.of_documents(np.array([1, 1], DTYPE), np.array([2]), continues=True, unfinished=True)
+    )
     assert store.full
     store.close()
     assert [d for _, chunk in iter_shuffled(tmp_path, DTYPE) for d in cut(chunk)] == [[1, 1, 1]]
@@ -109,7 +110,7 @@ def test_a_piece_cut_by_max_tokens(tmp_path: Path) -> None:
 
 def test_a_bucket_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     gather(tmp_path, 10**8, 300)
-    path = next((tmp_path / shuffle.FOLDER_NAME).glob("*.rows"))
+    path = next(tmp_path.glob("*.rows"))
     path.write_bytes(path.read_bytes()[:-2])
     with pytest.raises(DataError, match="not whole"):
         list(iter_shuffled(tmp_path, DTYPE))

@@ -10,7 +10,7 @@ import pytest
 import tokenizers
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from automodel_cli.corpus.special_tokens import TextEncoder
+from automodel_cli.corpus.special_tokens import text_encoder
 from automodel_cli.corpus.tokenizer import ByteTokenizer, load_tokenizer
 from automodel_cli.corpus.tokenizer_base import Tokenizer as Base
 
@@ -49,20 +49,19 @@ class Counting:
 def test_only_texts_that_spell_one_out_are_parsed(tmp_path: Path) -> None:
     tokenizer = make(tmp_path / "t")
     tokenizer.engine = plain = Counting(tokenizer.engine)  # type: ignore[assignment]
-    encoder = TextEncoder(tokenizer, special_tokens="parse", add_special_tokens=False)
+    encoder = text_encoder(tokenizer, "parse")
     theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "t/tokenizer.json"))
     texts = ["a", "a<s>b", "<", "</s>", "< s>", "", "x</s", "<s"]
     for text in texts:
-        assert encoder.encode(text).tolist() == theirs.encode(text, add_special_tokens=False).ids, text
+        assert encoder(text).tolist() == theirs.encode(text, add_special_tokens=False).ids, text
     assert plain.texts == ["a", "<", "< s>", "", "x</s", "<s"]
 
 
 def test_text_stays_text(tmp_path: Path) -> None:
     tokenizer = make(tmp_path / "t")
-    encoder = TextEncoder(tokenizer, special_tokens="text", add_special_tokens=True)
-    ids = encoder.encode("a<s>b").tolist()
+    encoder = text_encoder(tokenizer, "text")
+    ids = encoder("a<s>b").tolist()
     assert len(ids) == 5 and max(ids) < 256
-    assert (encoder.before.tolist(), encoder.after.tolist()) == ([256], [257])
 
 
 @pytest.mark.parametrize(
@@ -77,23 +76,20 @@ def test_text_stays_text(tmp_path: Path) -> None:
 def test_what_the_tokenizer_adds_by_itself(tmp_path: Path, template: str | None, added: tuple) -> None:
     tokenizer = make(tmp_path / "t", template=template)
     assert tokenizer.added_ids() == added
-    encoder = TextEncoder(tokenizer, special_tokens="text", add_special_tokens=False)
-    assert len(encoder.before) == len(encoder.after) == 0
 
 
 def test_special_tokens_that_are_looked_for_in_changed_text(tmp_path: Path) -> None:
     tokenizer = make(tmp_path / "t", normalized=True)
     assert tokenizer.special_texts() is None
-    encoder = TextEncoder(tokenizer, special_tokens="parse", add_special_tokens=False)
+    encoder = text_encoder(tokenizer, "parse")
     theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "t/tokenizer.json"))
     for text in ("A<S>b", "plain", ""):
-        assert encoder.encode(text).tolist() == theirs.encode(text, add_special_tokens=False).ids
+        assert encoder(text).tolist() == theirs.encode(text, add_special_tokens=False).ids
 
 
 def test_bytes_have_none() -> None:
-    encoder = TextEncoder(ByteTokenizer(), special_tokens="parse", add_special_tokens=True)
-    assert encoder.encode("<|endoftext|>").tolist() == list(b"<|endoftext|>")
-    encoder.bound_memory()
+    encoder = text_encoder(ByteTokenizer(), "parse")
+    assert encoder("<|endoftext|>").tolist() == list(b"<|endoftext|>")
 
 
 def test_tiktoken_vocabularies(tmp_path: Path) -> None:
@@ -108,6 +104,6 @@ def test_tiktoken_vocabularies(tmp_path: Path) -> None:
     from automodel_cli.corpus.tokenizer import TiktokenTokenizer
 
     tokenizer = TiktokenTokenizer.load(folder, json.loads(json.dumps(body)))
-    encoder = TextEncoder(tokenizer, special_tokens="parse", add_special_tokens=True)
-    assert encoder.encode("a<|endoftext|><|x|>").tolist() == [97, 256, 257]
+    encoder = text_encoder(tokenizer, "parse")
+    assert encoder("a<|endoftext|><|x|>").tolist() == [97, 256, 257]
     assert tokenizer.engine.encode("<|x|>").tolist() == list(b"<|x|>")

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.token_files import write_token_file
 
-from automodel_cli.corpus.nanogpt_bin import TokenReader, inspect_token_file, write_token_file
+from automodel_cli.corpus.nanogpt_bin import TokenReader, inspect_token_file
 from automodel_cli.corpus.watched_file import WatchedFile
 from automodel_cli.errors import DataError
 

@@ -11,13 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.effort import examples
+from tests.token_files import write_token_file
 
-from automodel_cli.corpus.nanogpt_bin import (
-    TokenReader,
-    bos_index_path,
-    inspect_token_file,
-    write_token_file,
-)
+from automodel_cli.corpus.nanogpt_bin import TokenReader, bos_index_path, inspect_token_file
 from automodel_cli.data.document_starts import aligned_starts, document_starts
 
 BOS = 999

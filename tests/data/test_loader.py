@@ -13,10 +13,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.effort import examples
+from tests.token_files import write_token_file
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
-from automodel_cli.corpus.nanogpt_bin import write_token_file
 from automodel_cli.data.loader import EvalLoader, TokenLoader, TorchLoader, default_collate
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
 from automodel_cli.errors import ConfigError, DataError

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.effort import in_a_push
+from tests.token_files import write_megatron_file
 
-from automodel_cli.corpus.megatron_documents import write_megatron_file
 from automodel_cli.data.blending import blend, blend_all
 from automodel_cli.data.gpt_index import SPLITS, normalize
 from automodel_cli.data.megatron_dataset import MegatronPretraining

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.token_files import MegatronReader, write_megatron_file
 
 from automodel_cli.batch import IGNORE_INDEX
-from automodel_cli.corpus.megatron_documents import MegatronReader, write_megatron_file
 from automodel_cli.corpus.tokenizer import ByteTokenizer
 from automodel_cli.data.loader import EvalLoader, TokenLoader
 from automodel_cli.data.megatron_dataset import CACHE_FOLDER, MegatronPretraining, RunLength

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.token_files import write_megatron_file
 
 from automodel_cli.batch import IGNORE_INDEX
 from automodel_cli.config.schema_megatron import PreprocessMegatronConfig
 from automodel_cli.corpus import megatron_manifest
-from automodel_cli.corpus.megatron_documents import write_megatron_file
 from automodel_cli.corpus.tokenizer import ByteTokenizer, CharTokenizer, load_tokenizer
 from automodel_cli.data import megatron_origin
 from automodel_cli.data.megatron_dataset import MegatronPretraining

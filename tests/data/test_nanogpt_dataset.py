@@ -16,10 +16,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.effort import examples
+from tests.token_files import write_token_file
 from torch.utils.data import DataLoader
 
 from automodel_cli.corpus.manifest import CorpusManifest, describe_file, write_corpus_manifest
-from automodel_cli.corpus.nanogpt_bin import TokenReader, bos_index_path, header_bytes, write_token_file
+from automodel_cli.corpus.nanogpt_bin import TokenReader, bos_index_path, header_bytes
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
 from automodel_cli.errors import ConfigError, DataError
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.token_files import write_token_file
 
-from automodel_cli.corpus.nanogpt_bin import inspect_token_file, write_token_file
+from automodel_cli.corpus.nanogpt_bin import inspect_token_file
 from automodel_cli.data.open_files import OpenFiles, TokenShards, open_files_allowed
 from automodel_cli.data.vocabulary import sampled_maxima
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.token_files import write_megatron_file, write_token_file
 
-from automodel_cli.corpus.megatron_documents import write_megatron_file
-from automodel_cli.corpus.nanogpt_bin import write_token_file
 from automodel_cli.data.megatron_dataset import MegatronPretraining
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
 from automodel_cli.data.overlap import notes_on_overlap

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tests.token_files import write_token_file
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
-from automodel_cli.corpus.nanogpt_bin import write_token_file
 from automodel_cli.data.loader import TokenLoader
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
 from automodel_cli.data.row_documents import positions, segments

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.token_files import write_token_file
 
 from automodel_cli.corpus.manifest import CorpusManifest
-from automodel_cli.corpus.nanogpt_bin import HEADER_BYTES, header_bytes, write_token_file
+from automodel_cli.corpus.nanogpt_bin import HEADER_BYTES, header_bytes
 from automodel_cli.data.token_files import open_token_files
 from automodel_cli.errors import DataError
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.token_files import write_token_file
 
-from automodel_cli.corpus.nanogpt_bin import write_token_file
 from automodel_cli.data import windows
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
 from automodel_cli.data.sampler import batch_shape

@@ -20,8 +20,8 @@ import xxhash
 import yaml
 from safetensors import safe_open
 from tests import nursery
+from tests.token_files import write_megatron_file
 
-from automodel_cli.corpus.megatron_documents import write_megatron_file
 from automodel_cli.data.megatron_dataset import MegatronPretraining
 
 PAGE = (Path(__file__).parents[2] / "docs/formats.md").read_text(encoding="utf-8")

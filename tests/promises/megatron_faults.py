@@ -20,8 +20,8 @@ from automodel_cli.corpus.megatron_bin import MegatronWriter
 
 
 def half_a_write(original: Any, writer: MegatronWriter, tokens: Any, *rest: Any) -> None:
-    writer._bin.write(tokens[: len(tokens) // 2].tobytes())
-    writer._bin.flush()  # what the kernel has survives the process
+    writer._bin.handle.write(tokens[: len(tokens) // 2].tobytes())
+    writer._bin.handle.flush()  # what the kernel has survives the process
 
 
 if __name__ == "__main__":
@@ -29,7 +29,6 @@ if __name__ == "__main__":
         "write": (MegatronWriter, "write"),
         "unlink": (Path, "unlink"),
         "divide": (megatron_divide, "_append"),
-        "journal": (megatron_output, "write_progress"),
         "manifest": (megatron_output, "describe_pair"),
     }
     faults.half_a_write = half_a_write

@@ -24,18 +24,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from automodel_cli.corpus import cutting, documents, output_folder, pipeline
+from automodel_cli.corpus import cutting, documents, nanogpt_output, output, pipeline
 from automodel_cli.corpus.nanogpt_bin import ShardWriter
-from automodel_cli.recipes import preprocess
 
 POINTS: dict[str, tuple[Any, str]] = {
     "read": (cutting._Cut, "unit"),
     "write": (ShardWriter, "write"),
     "fsync": (os, "fsync"),
     "rename": (os, "replace"),
-    "journal": (preprocess, "write_progress"),
+    "journal": (output, "write_progress"),
     "unlink": (Path, "unlink"),
-    "manifest": (output_folder, "describe_file"),
+    "manifest": (nanogpt_output, "describe_file"),
 }
 
 
@@ -46,7 +45,7 @@ def die() -> None:
 def half_a_write(original: Callable[..., None], writer: ShardWriter, tokens: Any, starts: Any) -> None:
     half = len(tokens) // 2
     original(writer, tokens[:half], starts[starts < half])
-    writer._tokens.flush()  # what the kernel has survives the process
+    writer._tokens.handle.flush()  # what the kernel has survives the process
 
 
 def arm(point: str, number: int) -> None:

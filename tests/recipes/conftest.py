@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.token_files import write_token_file
 
 from automodel_cli.checkpoint.checkpointer import Checkpointer
 from automodel_cli.corpus.manifest import CorpusManifest, describe_file, write_corpus_manifest
-from automodel_cli.corpus.nanogpt_bin import write_token_file
 from automodel_cli.corpus.tokenizer import ByteTokenizer
 from automodel_cli.models.gpt2 import GPT2, build_gpt2_model
 
@@ -47,7 +47,17 @@ def make_corpus(folder: Path) -> Path:
     )
     described = tokenizer.describe()
     write_corpus_manifest(
-        CorpusManifest(folder, "bin", "uint16", "prepend", described, 1, 9500, bad_rows=0, files=files)
+        CorpusManifest(
+            folder=folder,
+            layout="bin",
+            dtype="uint16",
+            eot="prepend",
+            tokenizer=described,
+            documents=1,
+            tokens=9500,
+            bad_rows=0,
+            files=files,
+        )
     )
     return folder
 

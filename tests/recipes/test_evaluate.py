@@ -8,13 +8,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from tests.token_files import write_token_file
 
 from automodel_cli.assembly.scored_data import validation_data
 from automodel_cli.assembly.voice import Voice
 from automodel_cli.batch import Batch
 from automodel_cli.checkpoint.hf_format import save_hf
 from automodel_cli.config.schema import EvaluateConfig
-from automodel_cli.corpus.nanogpt_bin import inspect_token_file, write_token_file
+from automodel_cli.corpus.nanogpt_bin import inspect_token_file
 from automodel_cli.corpus.tokenizer import CharTokenizer
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
 from automodel_cli.errors import CheckpointError, ConfigError, DataError

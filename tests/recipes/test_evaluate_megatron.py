@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.token_files import write_megatron_file
 
 from automodel_cli.batch import Batch
 from automodel_cli.config.schema import EvaluateConfig
 from automodel_cli.config.schema_megatron import PreprocessMegatronConfig
-from automodel_cli.corpus.megatron_documents import write_megatron_file
 from automodel_cli.corpus.tokenizer import ByteTokenizer, CharTokenizer, load_tokenizer
 from automodel_cli.errors import DataError
 from automodel_cli.recipes import evaluate, preprocess_megatron

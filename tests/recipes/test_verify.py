@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import regex
+from tests.token_files import write_token_file
 
 from automodel_cli.config.schema_preprocess import PreprocessNanogptConfig, VerifyConfig
 from automodel_cli.corpus.journal import Position, write_progress
 from automodel_cli.corpus.manifest import read_corpus_manifest, write_corpus_manifest
-from automodel_cli.corpus.nanogpt_bin import write_token_file
 from automodel_cli.errors import DataError
 from automodel_cli.files import write_manifest
 from automodel_cli.recipes import preprocess, verify

@@ -285,9 +285,8 @@ class BucketReader:
         group_bytes: int = _GROUP_BYTES,
     ) -> None:
         self._buckets, self._keep, self._dropped = buckets, keep, dropped
-        self._memory_bytes = max(
-            1, memory_bytes * 3 // 4
-        )  # for a bucket; the rest is for sorted rows on their way
+        # For a bucket; the rest is for sorted rows on their way.
+        self._memory_bytes = max(1, memory_bytes * 3 // 4)
         self._group_bytes = max(1, min(group_bytes, memory_bytes // 16))
         self._files: dict[str, list[Path]] = defaultdict(list)  # bucket -> its .docs files
         for path in sorted(buckets.folder.iterdir()):
@@ -364,9 +363,7 @@ class BucketReader:
         records, data = self._load(name)
         keys = shuffle_keys(self._buckets.seed, records["place"])
         order = np.argsort(keys)
-        if (
-            len(order) and (keys[order[1:]] == keys[order[:-1]]).any()
-        ):  # one place twice: keep the order of arrival
+        if len(order) and (keys[order[1:]] == keys[order[:-1]]).any():  # one place twice: in order of arrival
             order = np.argsort(keys, kind="stable")
         if first_key:
             order = order[keys[order] >= np.uint64(first_key)]

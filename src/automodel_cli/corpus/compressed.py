@@ -20,6 +20,7 @@ from typing import IO, Any, BinaryIO, Literal, cast
 import zstandard
 
 from automodel_cli.errors import DataError
+from automodel_cli.json_files import open_without_waiting
 
 Compression = Literal["", "gz", "bz2", "xz", "zst"]
 _INPUT_BYTES = 64 << 10
@@ -61,7 +62,7 @@ def open_stream(path: str, compression: str, *, window_bytes: int = DEFAULT_WIND
 
 def _open_regular(path: str) -> BinaryIO:
     """Never waits for the other end of a pipe."""
-    handle = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    handle = open_without_waiting(path)
     if not stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
         handle.close()
         raise OSError("it is no regular file")

@@ -1,22 +1,65 @@
-"""How much disk a run of ``preprocess megatron`` will need, before it begins; and whether there is so much."""
+"""How many bytes of rows files will give, before any is read; how much disk a run needs, and whether it is there."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from automodel_cli.corpus.compressed import expansion
 from automodel_cli.corpus.documents import FileSource, Source
 from automodel_cli.corpus.engines import EngineMismatch
-from automodel_cli.corpus.expected_size import expected_size
-from automodel_cli.corpus.tokenise_sequences import SequenceTokeniser
+from automodel_cli.corpus.listing import SourceFile
+from automodel_cli.corpus.units import ReadOptions, TokenChunk, Unit
 from automodel_cli.errors import AutomodelError
 
+_COMPRESSED_SAMPLE_BYTES = 1 << 20  # of a compressed file, from its beginning
+_RENDERED = 1.05  # text as a JSON string, with its key
+_UNKNOWN_RATIO = 4.0
 _SAMPLE_DOCUMENTS = 16
-_SAMPLE_BYTES = 1 << 20  # units beyond that are not tokenised for an estimate
+_SAMPLE_BYTES = 1 << 20  # units beyond that are not tokenized for an estimate
 _BYTES_A_TOKEN = 4  # of text, where there is no sample
 _BYTES_A_SEQUENCE = 20  # length, pointer and document of the index
 _DOCUMENT_BYTES = 4000  # of text, likewise
+
+
+@dataclass(frozen=True)
+class ExpectedSize:
+    """Bytes of rows; ``exact`` where no estimate is in it."""
+
+    bytes: int
+    exact: bool
+
+
+def expected_size(files: Sequence[SourceFile], options: ReadOptions) -> ExpectedSize:
+    """The size of all rows of ``files``.
+
+    Raises:
+        DataError: a file cannot be read, or has no such column.
+    """
+    total, ratio = 0.0, None
+    for file in files:
+        if file.kind == "parquet":
+            total += _RENDERED * _parquet_bytes(file, options)
+            continue
+        if file.compression and ratio is None:
+            ratio = expansion_of(file)  # of the first one; the others are of its kind
+        rendered = 1.0 if file.kind == "jsonl" else _RENDERED
+        total += file.bytes * (ratio or 1.0 if file.compression else 1.0) * rendered
+    exact = all(file.kind == "jsonl" and not file.compression for file in files)
+    return ExpectedSize(int(total), exact)
+
+
+def _parquet_bytes(file: SourceFile, options: ReadOptions) -> int:
+    from automodel_cli.corpus import columns  # pyarrow.parquet, which other files do not need
+
+    return sum(group.text_bytes for group in columns.inspect_parquet(file.path, file.name, options))
+
+
+def expansion_of(file: SourceFile) -> float:
+    """Bytes that a compressed byte stands for, from the beginning of the file."""
+    return expansion(file.path, file.name, file.compression, _COMPRESSED_SAMPLE_BYTES) or _UNKNOWN_RATIO
 
 
 @dataclass(frozen=True)
@@ -29,7 +72,7 @@ class Estimate:
 
 def estimate(
     source: Source,
-    tokeniser: SequenceTokeniser,
+    encoder: Callable[[Unit], TokenChunk],
     *,
     itemsize: int,
     max_tokens: int | None,
@@ -48,14 +91,14 @@ def estimate(
         text_bytes = expected_size(source.files, source.options).bytes
     if text_bytes is None and max_tokens is None:
         return None
-    tokens_a_byte, sequences_a_token = _sample(source, tokeniser)
+    tokens_a_byte, sequences_a_token = _sample(source, encoder)
     known = [max_tokens, None if text_bytes is None else int(text_bytes * tokens_a_byte)]
     tokens = min(amount for amount in known if amount is not None)
     token_bytes = copies * tokens * (itemsize + _BYTES_A_SEQUENCE * sequences_a_token)
     return Estimate(int(token_bytes) + (text_bytes if keeps_text and text_bytes else 0), tokens)
 
 
-def _sample(source: Source, tokeniser: SequenceTokeniser) -> tuple[float, float]:
+def _sample(source: Source, encoder: Callable[[Unit], TokenChunk]) -> tuple[float, float]:
     """Tokens per byte of input and sequences per token, of the first little unit of a local source."""
     usual = 1 / _BYTES_A_TOKEN, _BYTES_A_TOKEN / _DOCUMENT_BYTES
     if not isinstance(source, FileSource):
@@ -64,7 +107,7 @@ def _sample(source: Source, tokeniser: SequenceTokeniser) -> tuple[float, float]
     if unit is None or not 0 < unit.size <= _SAMPLE_BYTES:
         return usual
     try:
-        chunk = tokeniser(unit)
+        chunk = encoder(unit)
     except EngineMismatch:  # the run finds it too, and knows what to do
         return usual
     if len(chunk.tokens) == 0:

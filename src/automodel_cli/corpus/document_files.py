@@ -81,7 +81,7 @@ class DocumentWriter:
         self._folder, self._name, self._division = folder, name, division
         self._files: list[DocumentFile] = []
         self._open: _OpenFile | None = None
-        self._val_left, self._chunk = division.val_documents, 0
+        self._chunk = 0
         self._thread = ThreadPoolExecutor(1)
         self._pending: list[Future[None]] = []
         self.documents = 0

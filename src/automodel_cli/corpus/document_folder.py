@@ -31,6 +31,7 @@ from pydantic import ConfigDict
 from automodel_cli import __version__
 from automodel_cli.corpus.buckets import WORK_FILES
 from automodel_cli.corpus.document_files import DocumentFile, is_document_file, names_of
+from automodel_cli.corpus.output import difference, refuse_other_sizes
 from automodel_cli.corpus.ownership import is_ours, refuse
 from automodel_cli.corpus.units import Split
 from automodel_cli.errors import ConfigError, DataError
@@ -121,21 +122,14 @@ def finished_documents(
     if manifest is None:
         _refuse_foreign(folder)
         return None
-    made, asked = {**manifest.options, **manifest.source}, {**options, **source}
+    made = {"options": manifest.options, "source": manifest.source}
+    asked = {"options": options, "source": source}
     if made != asked:
-        changed = [
-            f"{k} {made.get(k)} -> {asked.get(k)}" for k in sorted(asked) if made.get(k) != asked.get(k)
-        ]
         raise ConfigError(
-            f"{folder} holds documents made in another way: {', '.join(changed)}",
+            f"{folder} holds documents made in another way: {difference(made, asked)}",
             "use another --output-dir, or --overwrite to replace them",
         )
-    for file in manifest.files:
-        path = folder / file.name
-        if not path.is_file() or path.stat().st_size != file.bytes:
-            raise DataError(
-                f"{path} is missing or has another size than the manifest says", "use --overwrite"
-            )
+    refuse_other_sizes((folder / file.name, file.bytes) for file in manifest.files)
     return manifest
 
 

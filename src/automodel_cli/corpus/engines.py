@@ -177,9 +177,7 @@ def gigatoken_from_hf(tokenizer_json: str) -> GigatokenEngine | None:
 def _engine_or_none(build: Callable[[], Any]) -> GigatokenEngine | None:
     try:
         return GigatokenEngine(build)
-    except (
-        BaseException
-    ) as error:  # not installed, or whatever a young library throws: the reference engine serves
+    except BaseException as error:  # not installed, or whatever it throws: the reference engine serves
         if not is_failure(error):
             raise
         return None

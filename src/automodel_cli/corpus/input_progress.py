@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
-from automodel_cli.corpus.expected_size import expansion_of
+from automodel_cli.corpus.disk_space import expansion_of
 from automodel_cli.corpus.listing import SourceFile
 from automodel_cli.corpus.units import ReadOptions, Unit
 

@@ -1,4 +1,6 @@
-"""What a corpus says of itself: ``manifest.json``, written last, read by training, ``verify`` and exports.
+"""What token files say of themselves: the part that all manifests share, and nanoGPT's ``manifest.json``.
+
+A manifest is written last, and read by training, ``verify`` and exports.
 
 It is deterministic: the same text and options give the same bytes. So it names no time, no worker count and
 no absolute path; a corpus may be moved or copied and stays the same corpus.
@@ -34,6 +36,7 @@ FORMAT = "automodel-corpus/1"
 Role = Literal["tokens", "bos_index", "tokenizer", "meta"]
 Split = Literal["train", "val"]
 Separator = Literal["eos", "bos"]
+Eot = Literal["prepend", "append", "none"]
 _Id = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -59,6 +62,41 @@ def _tokenizer_facts(value: dict[str, Any]) -> dict[str, Any]:
 TokenizerFacts = Annotated[dict[str, Any], AfterValidator(_tokenizer_facts)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What the manifests of both formats say."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    folder: Path
+    tokenizer: TokenizerFacts
+    documents: Count
+    tokens: Count
+    bad_rows: Count
+    source: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What decided the bytes."""
+        return {"options": self.options, "source": self.source, "tokenizer": self.tokenizer}
+
+
+def read_body(path: Path, format_name: str, hint: str) -> dict[str, Any]:
+    """The keys of a manifest, besides ``format`` and ``self``.
+
+    Raises:
+        DataError: it is missing, damaged, or of another format; ``hint`` says what to do.
+    """
+    body = read_manifest(path)
+    found = body.pop("format", None)
+    if found != format_name:
+        raise DataError(f"{path} has format {found!r}, expected {format_name!r}", hint)
+    del body["self"]
+    return body
+
+
 @dataclass(frozen=True)
 class CorpusFile:
     """One file of a corpus; ``name`` is relative to the folder, with forward slashes."""
@@ -74,24 +112,14 @@ class CorpusFile:
     xxh3: Xxh3
 
 
-@dataclass(frozen=True)
-class CorpusManifest:
+@dataclass(frozen=True, kw_only=True)
+class CorpusManifest(Manifest):
     """The content of a corpus folder's ``manifest.json``."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-    folder: Path
     layout: Literal["bin", "raw"]
     dtype: Literal["uint16", "uint32"]
-    eot: Literal["prepend", "append", "none"]
-    tokenizer: TokenizerFacts
-    documents: Count
-    tokens: Count
-    bad_rows: Count
+    eot: Eot
     files: Items[CorpusFile]
-    source: dict[str, Any] = field(default_factory=dict)
-    options: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
     separator: Separator = "eos"
 
     @property
@@ -146,12 +174,8 @@ def read_corpus_manifest(folder: Path | str) -> CorpusManifest:
     """
     folder = Path(folder)
     path = folder / MANIFEST_NAME
-    body = read_manifest(path)
-    found = body.pop("format", None)
-    if found != FORMAT:
-        raise DataError(f"{path} has format {found!r}, expected {FORMAT!r}", "make the corpus again")
-    body.pop("self")
     hint = "make the corpus again"
+    body = read_body(path, FORMAT, hint)
     manifest = validated({**body, "folder": folder}, CorpusManifest, path, hint=hint)
     if manifest.eot != "none" and manifest.separator_id is None:
         raise DataError(f"{path}: its tokenizer has no token for separator {manifest.separator!r}", hint)
@@ -166,9 +190,8 @@ def find_manifest(token_file: Path | str) -> CorpusManifest | None:
     """
     token_file = Path(token_file)
     path = token_file.parent / MANIFEST_NAME
-    if not names_format(path, FORMAT) and not names_format(
-        path, '"bos_index"'
-    ):  # one of the two may be damaged
+    # One of the two may be damaged.
+    if not names_format(path, FORMAT) and not names_format(path, '"bos_index"'):
         return None  # somebody else's manifest.json
     manifest = read_corpus_manifest(token_file.parent)
     known = any(file.name == token_file.name for file in manifest.token_files())

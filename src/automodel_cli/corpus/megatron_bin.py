@@ -22,7 +22,6 @@ against the sizes of both files is checked when a file is opened, the rest by ``
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import stat
@@ -38,7 +37,15 @@ from automodel_cli.corpus.foreign_files import IDX_MAGIC as MAGIC
 from automodel_cli.corpus.nanogpt_bin import TokenFile, has_header
 from automodel_cli.corpus.watched_file import WatchedFile
 from automodel_cli.errors import DataError
-from automodel_cli.files import TEMP_SUFFIX, disk_errors_named, fsync_file, fsync_folder, publish
+from automodel_cli.files import (
+    GrowingFile,
+    atomic_file,
+    disk_errors_named,
+    file_bytes,
+    fsync_folder,
+    publish,
+    temporary_of,
+)
 from automodel_cli.plain_text import for_shell
 
 VERSION = 1
@@ -47,7 +54,6 @@ MAX_SEQUENCE_TOKENS = 2**31 - 1  # lengths are int32
 _DTYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 6: "<f8", 7: "<f4", 8: "<u2"}
 _CODES = {np.dtype(name): code for code, name in _DTYPES.items()}
 _SMALL_VOCABULARY = 65_500  # Megatron's limit, not 65,536: some room for added tokens
-_BUFFER_BYTES = 4 << 20
 _CHUNK = 1 << 20  # sequences looked at or written at a time
 _SMALL_INDEX_BYTES = 1 << 20  # smaller indices are read, larger ones mapped
 _FEW = 6  # sequences that are looked up one by one
@@ -373,9 +379,8 @@ class MegatronWriter:
         assert self.dtype in _CODES and self.dtype.kind in "ui", f"{dtype} is no dtype of token ids"
         self.num_tokens, self.num_sequences, self.num_documents = keep
         with disk_errors_named(bin_path(prefix)):
-            self._bin, self._lengths, self._sizes = (
-                _open_kept(path, size) for path, size in pieces(self.prefix, self.dtype, keep)
-            )
+            files = [GrowingFile(path, size) for path, size in pieces(self.prefix, self.dtype, keep)]
+        self._bin, self._lengths, self._sizes = self._pieces = files
 
     def write(self, tokens: np.ndarray, lengths: np.ndarray, sizes: np.ndarray | None = None) -> None:
         """Append whole sequences.
@@ -391,17 +396,12 @@ class MegatronWriter:
         assert tokens.dtype == self.dtype, f"tokens are {tokens.dtype}, the file holds {self.dtype}"
         assert int(np.sum(lengths, dtype=np.int64)) == len(tokens), "lengths do not add up to the tokens"
         assert sizes is None or int(np.sum(sizes)) == len(lengths), "sizes do not add up to the sequences"
-        longest = int(np.max(lengths, initial=0))
-        if longest > MAX_SEQUENCE_TOKENS:
-            raise DataError(
-                f"a sequence of {longest:,} tokens does not fit the index of {self.prefix}",
-                f"cut the text into documents of at most {MAX_SEQUENCE_TOKENS:,} tokens",
-            )
+        self._refuse_long(int(np.max(lengths, initial=0)))
         sizes = np.ones(len(lengths), dtype="<i4") if sizes is None else np.asarray(sizes).astype("<i4")
         with disk_errors_named(bin_path(self.prefix)):
-            self._bin.write(np.ascontiguousarray(tokens).data)
-            self._lengths.write(np.asarray(lengths).astype("<i4").data)
-            self._sizes.write(sizes.data)
+            self._bin.handle.write(np.ascontiguousarray(tokens).data)
+            self._lengths.handle.write(np.asarray(lengths).astype("<i4").data)
+            self._sizes.handle.write(sizes.data)
         self.num_tokens += len(tokens)
         self.num_sequences += len(lengths)
         self.num_documents += len(sizes)
@@ -413,106 +413,85 @@ class MegatronWriter:
             DataError: it becomes longer than the format can say.
         """
         assert self.num_sequences and tokens.dtype == self.dtype
-        at = 4 * (self.num_sequences - 1)
+        at, lengths = 4 * (self.num_sequences - 1), self._lengths.handle
         with disk_errors_named(bin_path(self.prefix)):
-            self._lengths.seek(at)
-            length = int.from_bytes(self._lengths.read(4), "little") + len(tokens)
-            if length > MAX_SEQUENCE_TOKENS:
-                raise DataError(
-                    f"a sequence of {length:,} tokens does not fit the index of {self.prefix}",
-                    f"cut the text into documents of at most {MAX_SEQUENCE_TOKENS:,} tokens",
-                )
-            self._lengths.seek(at)
-            self._lengths.write(length.to_bytes(4, "little"))
-            self._bin.write(np.ascontiguousarray(tokens).data)
+            lengths.seek(at)
+            length = int.from_bytes(lengths.read(4), "little") + len(tokens)
+            self._refuse_long(length)
+            lengths.seek(at)
+            lengths.write(length.to_bytes(4, "little"))
+            self._bin.handle.write(np.ascontiguousarray(tokens).data)
         self.num_tokens += len(tokens)
+
+    def _refuse_long(self, length: int) -> None:
+        if length > MAX_SEQUENCE_TOKENS:
+            raise DataError(
+                f"a sequence of {length:,} tokens does not fit the index of {self.prefix}",
+                f"cut the text into documents of at most {MAX_SEQUENCE_TOKENS:,} tokens",
+            )
 
     def sync(self) -> Kept:
         """Make everything written so far durable; what to give as ``keep`` later."""
         with disk_errors_named(bin_path(self.prefix)):
-            for handle in (self._bin, self._lengths, self._sizes):
-                fsync_file(handle)
+            for file in self._pieces:
+                file.sync()
         return self.num_tokens, self.num_sequences, self.num_documents
 
     def close(self) -> MegatronFile:
         """Publish both files, the index last."""
-        index, data = idx_path(self.prefix), bin_path(self.prefix)
-        with disk_errors_named(index):
-            fsync_file(self._bin)  # the other temporaries are not needed once the index is there
-            with _temporary(index).open("wb", buffering=_BUFFER_BYTES) as handle:
-                self._write_index(handle)
-                fsync_file(handle)
-            if index.exists():
-                index.unlink()
-                fsync_folder(index.parent)
-            self._bin.close()
-            publish(_temporary(data), data)
-            publish(_temporary(index), index)
-            self._drop_pieces()
+        index = GrowingFile(idx_path(self.prefix))
+        with disk_errors_named(index.target):
+            self._bin.sync()  # the other temporaries are not needed once the index is there
+            self._write_index(index.handle)
+            index.sync()
+            if index.target.exists():
+                index.target.unlink()
+                fsync_folder(index.target.parent)
+            self._bin.publish()
+            index.publish()
+            for file in (self._lengths, self._sizes):
+                file.abandon()
         return inspect_prefix(self.prefix)
 
     def _write_index(self, out: IO[bytes]) -> None:
         out.write(header_bytes(self.dtype, self.num_sequences, self.num_documents + 1))
-        for lengths in _read_back(self._lengths, self.num_sequences):
+        for lengths in _read_back(self._lengths.handle, self.num_sequences):
             out.write(lengths.data)
         end = 0
-        for lengths in _read_back(self._lengths, self.num_sequences):
+        for lengths in _read_back(self._lengths.handle, self.num_sequences):
             ends = end + np.cumsum(lengths, dtype=np.int64) * self.dtype.itemsize
             out.write(np.concatenate(([end], ends[:-1])).astype("<i8").data)
             end = int(ends[-1])
         out.write((0).to_bytes(8, "little"))
         done = 0
-        for sizes in _read_back(self._sizes, self.num_documents):
+        for sizes in _read_back(self._sizes.handle, self.num_documents):
             bounds = done + np.cumsum(sizes, dtype="<i8")
             out.write(bounds.data)
             done = int(bounds[-1])
 
-    def _drop_pieces(self) -> None:
-        for handle in (self._lengths, self._sizes):
-            handle.close()
-        for path, _ in pieces(self.prefix, self.dtype, (0, 0, 0))[1:]:
-            path.unlink(missing_ok=True)
-
     def abandon(self, keep: Kept = (0, 0, 0)) -> None:
         """Close without publishing, after an error: cut the temporaries back to ``keep`` or remove them."""
-        handles = (self._bin, self._lengths, self._sizes)
-        for handle, (path, size) in zip(handles, pieces(self.prefix, self.dtype, keep), strict=True):
-            with contextlib.suppress(OSError):  # buffered bytes without room on the disk are not wanted
-                handle.close()
-            if any(keep) and path.exists():
-                os.truncate(path, size)
-            else:
-                path.unlink(missing_ok=True)
-        _temporary(idx_path(self.prefix)).unlink(missing_ok=True)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(path.name + TEMP_SUFFIX)
+        for file, (_, size) in zip(self._pieces, pieces(self.prefix, self.dtype, keep), strict=True):
+            file.abandon(size)
+        temporary_of(idx_path(self.prefix)).unlink(missing_ok=True)
 
 
 def pieces(prefix: Path, dtype: np.dtype, keep: Kept) -> list[tuple[Path, int]]:
-    """The temporaries of a writer (tokens, lengths, document sizes) and their bytes at ``keep``."""
+    """What a writer has temporaries of (tokens, lengths, document sizes), and their bytes at ``keep``."""
     tokens, sequences, documents = keep
     return [
-        (_temporary(bin_path(prefix)), tokens * dtype.itemsize),
-        (_temporary(Path(f"{prefix}.idx.lengths")), 4 * sequences),
-        (_temporary(Path(f"{prefix}.idx.documents")), 4 * documents),
+        (bin_path(prefix), tokens * dtype.itemsize),
+        (Path(f"{prefix}.idx.lengths"), 4 * sequences),
+        (Path(f"{prefix}.idx.documents"), 4 * documents),
     ]
 
 
 def can_continue(prefix: Path | str, dtype: np.dtype, keep: Kept) -> bool:
     """Whether a writer's temporaries are there with at least what ``keep`` speaks of."""
     found = pieces(Path(prefix), np.dtype(dtype), keep)
-    return all(path.is_file() and path.stat().st_size >= size for path, size in found)
-
-
-def _open_kept(path: Path, keep_bytes: int) -> IO[bytes]:
-    """Open a temporary for appending after its first ``keep_bytes``; what is beyond is cut."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    handle = os.fdopen(descriptor, "r+b", buffering=_BUFFER_BYTES)
-    handle.truncate(keep_bytes)
-    handle.seek(keep_bytes)
-    return handle
+    return all(
+        temporary_of(path).is_file() and file_bytes(temporary_of(path)) >= size for path, size in found
+    )
 
 
 def _read_back(handle: IO[bytes], count: int) -> Iterator[np.ndarray]:
@@ -528,3 +507,68 @@ def header_bytes(dtype: np.dtype, num_sequences: int, document_entries: int) -> 
     return b"".join(
         (MAGIC, *counts, num_sequences.to_bytes(8, "little"), document_entries.to_bytes(8, "little"))
     )
+
+
+# ---------------------------------------------------------------------------------------- going on
+# A journal says how much of a writer's temporaries counts (``Kept``). The interruption may also have come while the
+# pair was being published, or just after, before the journal knew: then the pair is taken back, which is two renames
+# and, at most, the index read once.
+
+
+def can_reopen(prefix: Path, dtype: np.dtype, keep: Kept) -> bool:
+    """Whether ``keep`` of this pair is there, as temporaries or published."""
+    if can_continue(prefix, dtype, keep) or keep[:2] == (0, 0):
+        return True
+    if idx_path(prefix).exists():
+        try:
+            file = inspect_prefix(prefix)
+        except DataError:
+            return False
+        found = (file.num_tokens, file.num_sequences, file.num_documents)
+        return file.dtype == dtype and all(have >= want for have, want in zip(found, keep, strict=True))
+    (tokens, size), *rest = pieces(prefix, dtype, keep)
+    there = [(tokens, size), *((temporary_of(path), size) for path, size in rest)]
+    return all(path.is_file() and file_bytes(path) >= size for path, size in there)
+
+
+def reopen(prefix: Path, dtype: np.dtype, keep: Kept) -> None:
+    """Make the temporaries such that ``MegatronWriter(prefix, keep=keep)`` goes on with them.
+
+    Only where ``can_reopen`` says so. May itself be interrupted and repeated.
+    """
+    if not can_continue(prefix, dtype, keep):
+        if keep[:2] == (0, 0):  # empty documents alone: nothing but their number is needed
+            _restore_empty(prefix, dtype, keep)
+            return
+        _take_back(prefix, dtype)
+    _restore_last_length(temporary_of(pieces(prefix, dtype, keep)[1][0]), keep)
+
+
+def _take_back(prefix: Path, dtype: np.dtype) -> None:
+    """Turn a published, or half published, pair into temporaries again."""
+    (tokens, _), (lengths, _), (sizes, _) = pieces(prefix, dtype, (0, 0, 0))
+    if idx_path(prefix).exists():
+        index = MegatronIndex(inspect_prefix(prefix))
+        for path, values in ((lengths, index.lengths()), (sizes, np.diff(index.document_bounds()))):
+            with atomic_file(temporary_of(path)) as handle:
+                handle.write(values.astype("<i4").data)
+        idx_path(prefix).unlink()
+        fsync_folder(prefix.parent)
+    if bin_path(prefix).exists():
+        publish(tokens, temporary_of(tokens))
+
+
+def _restore_empty(prefix: Path, dtype: np.dtype, keep: Kept) -> None:
+    for path, size in pieces(prefix, dtype, keep):
+        with atomic_file(temporary_of(path)) as handle:
+            handle.truncate(size)  # zeros that take no room, whatever a journal says
+
+
+def _restore_last_length(path: Path, keep: Kept) -> None:
+    """A document that came in pieces may have grown since: its sequence ends where the kept tokens end."""
+    tokens, sequences, _ = keep
+    if sequences:
+        with path.open("r+b") as handle:
+            before = np.fromfile(handle, dtype="<i4", count=sequences - 1).sum(dtype=np.int64)
+            handle.seek(4 * (sequences - 1))
+            handle.write(int(tokens - before).to_bytes(4, "little"))

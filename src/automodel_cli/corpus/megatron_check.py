@@ -31,13 +31,11 @@ from automodel_cli.corpus.megatron_manifest import (
     read_megatron_manifest,
 )
 from automodel_cli.corpus.nanogpt_bin import TokenReader
-from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
+from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
 from automodel_cli.corpus.verify_report import FileReport, VerifyReport
-from automodel_cli.errors import AutomodelError, DataError
-from automodel_cli.files import hash_file
+from automodel_cli.errors import DataError
 
 _BLOCK_TOKENS = 8 << 20
-_SHOWN_TOKENS = 48
 ProgressCallback = Callable[[int, int, str], None]
 
 
@@ -176,20 +174,8 @@ class _Check:
     def _tokenizer_of(self, manifest: MegatronManifest) -> Tokenizer | None:
         folder = manifest.tokenizer_folder
         for file in manifest.tokenizer_files:
-            path = folder / file.name
-            if not path.is_file():
-                self.report.problems.append(f"{path} is missing")
-            elif hash_file(path) != file.xxh3:
-                self.report.problems.append(f"{path} was changed: its hash is not the one in the manifest")
-            self.report.hashed += 1
-        try:
-            tokenizer = load_tokenizer(folder)
-        except AutomodelError as error:
-            self.report.problems.append(error.message)
-            return None
-        if tokenizer.fingerprint() != manifest.tokenizer["fingerprint"]:
-            self.report.problems.append(f"{folder} is not the tokenizer that the manifest names")
-        return tokenizer
+            self.report.compare(folder / file.name, file.bytes, file.xxh3)
+        return self.report.open_tokenizer(folder, manifest.tokenizer)
 
     # ------------------------------------------------------------------------------------ one pair
 
@@ -216,10 +202,8 @@ class _Check:
         if entry is not None:
             self._compare(prefix, file, scan, entry)
         vocab_size = manifest.tokenizer["vocab_size"] if manifest else getattr(tokenizer, "vocab_size", None)
-        if scan.smallest < 0 or (vocab_size is not None and file.num_tokens and scan.largest >= vocab_size):
-            wrong = scan.smallest if scan.smallest < 0 else scan.largest
-            limit = "" if vocab_size is None else f", but the vocabulary ends at {vocab_size - 1}"
-            problems.append(f"{bin_path(prefix)} holds token id {wrong}{limit}")
+        if file.num_tokens:
+            self.report.check_ids(bin_path(prefix), scan.smallest, scan.largest, vocab_size)
         self._judge_ends(prefix, manifest, entry, scan, eod_id)
         key = entry.key if entry is not None else ""
         if tokenizer is not None and self.documents and key not in self.shown:
@@ -233,28 +217,12 @@ class _Check:
 
     def _compare_index(self, prefix: Path, entry: PairEntry) -> bool:
         """Both files against their sizes, the index against its hash; False if there is nothing more to look at."""
-        for path, size in ((bin_path(prefix), entry.bin_bytes), (idx_path(prefix), entry.idx_bytes)):
-            if not path.is_file():
-                self.report.problems.append(f"{path} is missing")
-                return False
-            if path.stat().st_size != size:
-                self.report.problems.append(
-                    f"{path} is {path.stat().st_size:,} bytes long, the manifest says {size:,}"
-                )
-                return False
-        self.report.hashed += 1
-        if hash_file(idx_path(prefix)) != entry.idx_xxh3:
-            self.report.problems.append(
-                f"{idx_path(prefix)} was changed: its hash is not the one in the manifest"
-            )
-        return True
+        return self.report.has_size(bin_path(prefix), entry.bin_bytes) and self.report.compare(
+            idx_path(prefix), entry.idx_bytes, entry.idx_xxh3
+        )
 
     def _compare(self, prefix: Path, file: MegatronFile, scan: _Scan, entry: PairEntry) -> None:
-        self.report.hashed += 1
-        if scan.xxh3 != entry.bin_xxh3:
-            self.report.problems.append(
-                f"{bin_path(prefix)} was changed: its hash is not the one in the manifest"
-            )
+        self.report.compare_hash(bin_path(prefix), scan.xxh3, entry.bin_xxh3)
         found = (file.num_tokens, file.num_sequences, file.num_documents)
         if found != (entry.tokens, entry.sequences, entry.documents):
             self.report.problems.append(
@@ -304,12 +272,8 @@ class _Check:
         name, ends = index.file.prefix.name, _document_ends(index, self.documents)
         reader, start = TokenReader(index.file.tokens), 0
         for end in ends.tolist():
-            ids = reader.read(start, min(end - start, _SHOWN_TOKENS)).tolist()
+            self.report.show(name, tokenizer, reader, start, end)
             start = end
-            try:
-                self.report.documents.append((name, tokenizer.decode(ids)))
-            except Exception as error:  # ids beyond the vocabulary; the problem is named already
-                self.report.documents.append((name, f"cannot be decoded: {type(error).__name__}"))
 
 
 def _document_ends(index: MegatronIndex, first: int | None = None) -> np.ndarray:

@@ -22,18 +22,17 @@ other readers expect to match ``.bin`` and ``.idx`` files alone. Deterministic: 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import ConfigDict
 
-from automodel_cli.corpus.manifest import TokenizerFacts
+from automodel_cli.corpus.manifest import Manifest, read_body
 from automodel_cli.corpus.megatron_bin import bin_path, idx_path
 from automodel_cli.corpus.megatron_sink import MegatronLayout, Pair
 from automodel_cli.corpus.tokenizer_base import SAVED_FILES
-from automodel_cli.errors import DataError
-from automodel_cli.files import hash_file, names_format, read_manifest, write_manifest
+from automodel_cli.files import hash_file, names_format, write_manifest
 from automodel_cli.json_files import Count, Items, PlainName, Xxh3, validated
 
 FORMAT = "automodel-megatron/1"
@@ -70,28 +69,18 @@ class TokenizerFile:
     xxh3: Xxh3
 
 
-@dataclass(frozen=True)
-class MegatronManifest:
+@dataclass(frozen=True, kw_only=True)
+class MegatronManifest(Manifest):
     """The content of a ``PREFIX.manifest.json``."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-    folder: Path
     name: str
     keys: Items[str]
     level: Literal["document", "sentence"]
     dtype: Literal["uint16", "int32"]
     eod_id: Count | None
-    tokenizer: TokenizerFacts
-    documents: Count
     sequences: Count
-    tokens: Count
-    bad_rows: Count
     pairs: Items[PairEntry]
     tokenizer_files: Items[TokenizerFile]
-    source: dict[str, Any] = field(default_factory=dict)
-    options: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -147,13 +136,9 @@ def read_megatron_manifest(path: Path) -> MegatronManifest:
     Raises:
         DataError: it is missing, damaged, or of another format.
     """
-    body = read_manifest(path)
-    found = body.pop("format", None)
-    if found != FORMAT:
-        raise DataError(f"{path} has format {found!r}, expected {FORMAT!r}", "make the files again")
-    body.pop("self")
+    hint = "make the files again"
     place = {"folder": path.parent, "name": path.name.removesuffix(SUFFIX)}
-    return validated({**body, **place}, MegatronManifest, path, hint="make the files again")
+    return validated({**read_body(path, FORMAT, hint), **place}, MegatronManifest, path, hint=hint)
 
 
 def is_megatron_manifest(path: Path) -> bool:

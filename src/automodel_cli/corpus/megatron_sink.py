@@ -1,4 +1,4 @@
-"""From a stream of sequence chunks to pairs of Megatron files: parts, exact length, a state to continue from.
+"""From a stream of token chunks to pairs of Megatron files: parts, exact length, a state to continue from.
 
 A *part* is one pair of files for each key. All keys of a part hold the same rows, so document k of one key belongs
 to document k of another (unless empty documents are left out). What begins a new part:
@@ -19,9 +19,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from automodel_cli.corpus.megatron_bin import Kept, MegatronWriter, inspect_prefix
-from automodel_cli.corpus.megatron_resume import can_reopen, reopen
-from automodel_cli.corpus.units import FieldSequences, SequenceChunk
+from automodel_cli.corpus.megatron_bin import Kept, MegatronWriter, can_reopen, inspect_prefix, reopen
+from automodel_cli.corpus.units import FieldSequences, TokenChunk
 from automodel_cli.errors import DataError
 from automodel_cli.json_files import Count, FileModel, Items, validated
 
@@ -67,12 +66,8 @@ class _Field:
     """One key's sequences of a chunk, with where each document begins."""
 
     def __init__(self, tokens: np.ndarray, field: FieldSequences) -> None:
-        self.tokens, self.lengths, self.sizes = tokens, field.lengths, field.sizes
-        self.ends = np.concatenate(([0], np.cumsum(field.lengths, dtype=np.int64)))  # of sequences, in tokens
-        self.bounds = np.concatenate(
-            ([0], np.cumsum(field.sizes, dtype=np.int64))
-        )  # of documents, in sequences
-        self.begins = self.ends[self.bounds]  # of documents, in tokens; one more for the end
+        self.tokens, self.lengths, self.sizes, self.begins = tokens, field.lengths, field.sizes, field.begins
+        self.ends, self.bounds = field.ends, field.bounds
 
     def slice(self, first: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Tokens, lengths and sizes of documents ``first`` to ``stop``."""
@@ -161,7 +156,7 @@ class MegatronSink:
         """Whether ``max_tokens`` are written."""
         return self._max_tokens is not None and self.tokens >= self._max_tokens
 
-    def feed(self, chunk: SequenceChunk) -> bool:
+    def feed(self, chunk: TokenChunk) -> bool:
         """Write a chunk. True if a part was finished on the way."""
         fields, offset = [], 0
         for field in chunk.fields:

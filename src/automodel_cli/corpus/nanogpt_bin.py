@@ -27,14 +27,14 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from automodel_cli.corpus.foreign_files import NPY_MAGIC, dtype_beside, refuse_foreign, refuse_implausible
 from automodel_cli.corpus.watched_file import WatchedFile
 from automodel_cli.errors import DataError
-from automodel_cli.files import TEMP_SUFFIX, disk_errors_named, fsync_file, hash_bytes, publish
+from automodel_cli.files import GrowingFile, disk_errors_named, file_bytes, hash_bytes, temporary_of
 from automodel_cli.json_files import read_bytes
 
 MAGIC = 278895051
@@ -47,7 +47,6 @@ MAX_SHARD_TOKENS = 2**31 - 1  # the header's count and the index's positions are
 Layout = Literal["nemo", "legacy", "llama3", "raw", "npy"]
 RAW_DTYPES = ("uint16", "uint32", "npy")  # what ``raw_dtype`` may be
 
-_BUFFER_BYTES = 4 << 20
 _SAMPLE_BYTES = 4096
 _MAX_INDEX_BYTES = 4 * MAX_SHARD_TOKENS  # a document has a token at least
 _NPY_HEADER_BYTES = 1 << 16  # NumPy's own limit for headers that it evaluates is 10,000 characters
@@ -380,22 +379,9 @@ class ShardWriter:
         self.dtype = np.dtype(dtype).newbyteorder("<")
         self.layout = layout
         self.num_tokens, self.num_documents = keep
-        tokens_bytes, index_bytes = kept_bytes(keep, self.dtype, layout)
+        targets = (path, self.index_path)
         with disk_errors_named(path):
-            self._tokens = self._open(path, tokens_bytes)
-            self._index = self._open(self.index_path, index_bytes)
-
-    @staticmethod
-    def _open(target: Path, keep_bytes: int) -> IO[bytes]:
-        """Open the temporary of ``target`` for appending after its first ``keep_bytes``."""
-        temporary = target.with_name(target.name + TEMP_SUFFIX)
-        if keep_bytes and file_size(temporary) < keep_bytes <= file_size(target):
-            shutil.copyfile(target, temporary)  # published after the sync that keep speaks of
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        handle = os.fdopen(descriptor, "r+b", buffering=_BUFFER_BYTES)
-        handle.truncate(keep_bytes)  # cuts what is beyond; a fresh file gets zeros where the header goes
-        handle.seek(keep_bytes)
-        return handle
+            self._tokens, self._index = map(_reopened, targets, kept_bytes(keep, self.dtype, layout))
 
     @property
     def room(self) -> int:
@@ -408,43 +394,41 @@ class ShardWriter:
         assert tokens.dtype == self.dtype, f"tokens are {tokens.dtype}, the file holds {self.dtype}"
         positions = (np.asarray(starts, dtype=np.int64) + self.num_tokens).astype("<i4")
         with disk_errors_named(self.path):
-            self._tokens.write(np.ascontiguousarray(tokens).data)
-            self._index.write(positions.tobytes())
+            self._tokens.handle.write(np.ascontiguousarray(tokens).data)
+            self._index.handle.write(positions.tobytes())
         self.num_tokens += len(tokens)
         self.num_documents += len(positions)
 
     def sync(self) -> tuple[int, int]:
         """Make everything written so far durable; ``(tokens, documents)`` to give as ``keep`` later."""
         with disk_errors_named(self.path):
-            fsync_file(self._tokens)
-            fsync_file(self._index)
+            self._tokens.sync()
+            self._index.sync()
         return self.num_tokens, self.num_documents
 
     def close(self) -> ShardFacts:
         """Publish the shard and its index."""
         with disk_errors_named(self.path):
             if self.layout != "raw":
-                self._tokens.seek(0)
-                self._tokens.write(header_bytes(self.num_tokens, self.dtype, self.layout))
-            for handle, target in ((self._index, self.index_path), (self._tokens, self.path)):
-                fsync_file(handle)
-                handle.close()
-                publish(target.with_name(target.name + TEMP_SUFFIX), target)
+                self._tokens.handle.seek(0)
+                self._tokens.handle.write(header_bytes(self.num_tokens, self.dtype, self.layout))
+            self._index.publish()
+            self._tokens.publish()
         return ShardFacts(self.path, self.num_tokens, self.num_documents)
 
     def abandon(self, keep: tuple[int, int] = (0, 0)) -> None:
         """Close without publishing, after an error: cut both temporaries back to ``keep`` or remove them."""
-        tokens_bytes, index_bytes = kept_bytes(keep, self.dtype, self.layout)
-        for handle, target, keep_bytes in (
-            (self._tokens, self.path, tokens_bytes),
-            (self._index, self.index_path, index_bytes),
-        ):
-            temporary = target.with_name(target.name + TEMP_SUFFIX)
-            _close_quietly(handle)
-            if keep[0]:
-                os.truncate(temporary, keep_bytes)
-            else:
-                temporary.unlink(missing_ok=True)
+        sizes = kept_bytes(keep, self.dtype, self.layout) if keep[0] else (0, 0)
+        for file, size in zip((self._tokens, self._index), sizes, strict=True):
+            file.abandon(size)
+
+
+def _reopened(target: Path, keep_bytes: int) -> GrowingFile:
+    """The temporary of ``target``; a copy of ``target`` where it was published after the sync that is kept."""
+    temporary = temporary_of(target)
+    if keep_bytes and file_bytes(temporary) < keep_bytes <= file_bytes(target):
+        shutil.copyfile(target, temporary)
+    return GrowingFile(target, keep_bytes)
 
 
 def kept_bytes(keep: tuple[int, int], dtype: np.dtype, layout: Layout) -> tuple[int, int]:
@@ -456,22 +440,9 @@ def kept_bytes(keep: tuple[int, int], dtype: np.dtype, layout: Layout) -> tuple[
 def kept_is_there(path: Path, keep: tuple[int, int], dtype: np.dtype, layout: Layout) -> bool:
     """Whether a ``ShardWriter`` for ``path`` can continue from ``keep``: in the temporaries, or published since."""
     for target, size in zip((path, bos_index_path(path)), kept_bytes(keep, dtype, layout), strict=True):
-        if max(file_size(target.with_name(target.name + TEMP_SUFFIX)), file_size(target)) < size:
+        if max(file_bytes(temporary_of(target)), file_bytes(target)) < size:
             return False
     return True
-
-
-def file_size(path: Path) -> int:
-    """Bytes of ``path``, 0 if it does not exist."""
-    return path.stat().st_size if path.exists() else 0
-
-
-def _close_quietly(handle: IO[bytes]) -> None:
-    """Close a file whose buffered bytes may have no room on the disk; they are not wanted any more."""
-    try:
-        handle.close()
-    except OSError as error:
-        _log.debug("closing a file that is given up: %s", error)
 
 
 def header_bytes(num_tokens: int, dtype: np.dtype, layout: Layout = "nemo") -> bytes:
@@ -482,21 +453,6 @@ def header_bytes(num_tokens: int, dtype: np.dtype, layout: Layout = "nemo") -> b
     if layout == "nemo":
         fields[3] = dtype.itemsize
     return fields.tobytes()
-
-
-def write_token_file(
-    path: Path | str,
-    tokens: np.ndarray,
-    *,
-    starts: np.ndarray | None = None,
-    dtype: np.dtype | str | None = None,
-    layout: Layout = "nemo",
-) -> ShardFacts:
-    """Publish a whole array as one token file; ``starts`` are the first positions of its documents."""
-    chosen = np.dtype(dtype) if dtype is not None else token_dtype(int(tokens.max(initial=0)) + 1)
-    writer = ShardWriter(Path(path), dtype=chosen, layout=layout)
-    writer.write(tokens.astype(writer.dtype), np.zeros(0) if starts is None else starts)
-    return writer.close()
 
 
 def iter_chunks(reader: TokenReader, tokens_per_chunk: int = 1 << 22) -> Iterator[np.ndarray]:

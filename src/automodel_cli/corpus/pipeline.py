@@ -1,11 +1,9 @@
 """The road from a source to a sink: units out, token chunks back in order, a journal on the way.
 
 1. the source cuts itself into units (``documents``, ``cutting``, ``hub``)
-2. workers turn units into token buffers (``tokenise``, ``pool``), in this process if there is only one
-3. chunks reach the sink in source order (``corpus_writer`` or ``shuffle``), until the source ends or the sink is full
+2. workers turn units into token buffers (``tokenize``, ``pool``), in this process if there is only one
+3. chunks reach a sink in source order (``corpus_writer``, ``megatron_sink``, ``shuffle``), until it is full
 4. between two chunks, when a shard was finished, the position is written down
-
-Nothing here knows what the sink writes; ``preprocess megatron`` hands in another one.
 """
 
 from __future__ import annotations
@@ -13,20 +11,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from automodel_cli.corpus.journal import EVERY_TOKENS
-from automodel_cli.corpus.pool import ChunkT, OrderedPool, Work
+from automodel_cli.corpus.pool import OrderedPool
 from automodel_cli.corpus.splitting import document_places
+from automodel_cli.corpus.tokenize import EncodeTask
 from automodel_cli.corpus.tokenizer_base import Tokenizer
-from automodel_cli.corpus.units import BadRow, Chunk, TokenChunk, Unit
+from automodel_cli.corpus.units import BadRow, TokenChunk, Unit
 from automodel_cli.errors import DataError
 
-ChunkT_contra = TypeVar("ChunkT_contra", bound=Chunk, contravariant=True)
 FIRST_BAD_ROWS = 10  # named; the rest are counted
 
 
-class Sink(Protocol[ChunkT_contra]):
+class Sink(Protocol):
     """Where token chunks go, in order."""
 
     @property
@@ -49,7 +47,7 @@ class Sink(Protocol[ChunkT_contra]):
         """Documents of the last chunk up to the last one of which something was taken."""
         ...
 
-    def feed(self, chunk: ChunkT_contra) -> bool:
+    def feed(self, chunk: TokenChunk) -> bool:
         """Take a chunk; True if something was published, so that the position is worth writing down."""
         ...
 
@@ -87,6 +85,14 @@ class BadRows:
     count: int = 0
     first: list[str] = field(default_factory=list)
 
+    def saved(self) -> dict[str, Any]:
+        """For a journal."""
+        return {"count": self.count, "first": self.first}
+
+    def in_words(self) -> str:
+        """``5 bad rows; first: a.jsonl:3: malformed JSON``."""
+        return f"{self.count:,} bad rows" + (f"; first: {self.first[0]}" if self.first else "")
+
     def add(self, unit: Unit, rows_before: int, bad: list[BadRow]) -> None:
         """Count; ``rows_before`` is the number of rows of this file in earlier units.
 
@@ -103,8 +109,8 @@ class BadRows:
 
 
 def drive(
-    chunks: Iterator[tuple[Unit, ChunkT]],
-    sink: Sink[ChunkT],
+    chunks: Iterator[tuple[Unit, TokenChunk]],
+    sink: Sink,
     bad_rows: BadRows,
     *,
     rows: int = 0,
@@ -139,22 +145,22 @@ def drive(
 
 
 @contextlib.contextmanager
-def tokenising(
-    work: Work[ChunkT], tokenizer: Tokenizer, *, num_workers: int, prefetch: int
-) -> Generator[Callable[[Iterator[Unit]], Iterator[tuple[Unit, ChunkT]]]]:
+def tokenizing(
+    task: EncodeTask, tokenizer: Tokenizer, *, num_workers: int, prefetch: int
+) -> Generator[Callable[[Iterator[Unit]], Iterator[tuple[Unit, TokenChunk]]]]:
     """What maps units to ``(unit, chunk)`` in order: a pool, or this process when one worker is asked for."""
     if num_workers <= 1:
-        tokeniser = work.tokeniser(tokenizer)
-        yield lambda units: ((unit, tokeniser(unit)) for unit in units)
+        encoder = task.open(tokenizer)
+        yield lambda units: ((unit, encoder(unit)) for unit in units)
         return
     window = num_workers * prefetch
-    with OrderedPool(work, num_workers=num_workers, window=window) as pool:
+    with OrderedPool(task, num_workers=num_workers, window=window) as pool:
         yield pool.run
 
 
 def teller(
     phase: str,
-    sink: Sink[Any],
+    sink: Sink,
     bad_rows: BadRows,
     progress: Callable[[Progress], None],
     *,

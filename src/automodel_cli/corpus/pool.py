@@ -23,14 +23,12 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from automodel_cli.corpus.engines import EngineMismatch
-from automodel_cli.corpus.tokenizer_base import Tokenizer
 from automodel_cli.corpus.units import Chunk, Unit
 from automodel_cli.errors import AutomodelError
 
 _PIPE_BYTES = 1 << 20  # so that a token buffer goes through in two or three turns instead of thirty
-_WORKER_BYTES = (
-    16 << 20
-)  # half a second of tiktoken's work, or a tenth of the fast engine's: a worker's start
+# Half a second of tiktoken's work, or a tenth of the fast engine's: a worker's start.
+_WORKER_BYTES = 16 << 20
 _AT_HAND = 2  # units a worker holds: the one it works on and the next
 # What makes a process think that it is one of several training workers.
 _RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS")
@@ -40,11 +38,11 @@ ChunkT = TypeVar("ChunkT", bound=Chunk)
 ChunkT_co = TypeVar("ChunkT_co", bound=Chunk, covariant=True)
 
 
-class Work(Protocol[ChunkT_co]):
-    """What a worker process is told at its start; it can be pickled."""
+class Task(Protocol[ChunkT_co]):
+    """What a worker process is told at its start; can be pickled."""
 
-    def tokeniser(self, tokenizer: Tokenizer | None = None) -> Callable[[Unit], ChunkT_co]:
-        """What turns units into chunks: with ``tokenizer``, or with one that the process opens itself."""
+    def open(self) -> Callable[[Unit], ChunkT_co]:
+        """What turns units into chunks, made in the process that runs it."""
         ...
 
 
@@ -57,7 +55,7 @@ class _Worker:
 
 
 def likely_workers(text_bytes: Iterable[int | None]) -> int:
-    """Processes to tokenise where nobody says: one per core, but no more than the text keeps busy.
+    """Processes to tokenize where nobody says: one per core, but no more than the text keeps busy.
 
     Args:
         text_bytes: limits on how much text there will be, None where not known.
@@ -72,14 +70,14 @@ def cores() -> int:
 
 
 class OrderedPool(Generic[ChunkT]):
-    """``num_workers`` processes that tokenise units; ``run`` yields their chunks in order."""
+    """``num_workers`` processes that turn units into chunks; ``run`` yields their chunks in order."""
 
-    def __init__(self, work: Work[ChunkT], *, num_workers: int, window: int) -> None:
+    def __init__(self, task: Task[ChunkT], *, num_workers: int, window: int) -> None:
         self._window = max(window, num_workers)
         self._workers: list[_Worker] = []
         try:
             for _ in range(num_workers):
-                self._workers.append(_start(work))
+                self._workers.append(_start(task))
         except BaseException:
             self.close()
             raise
@@ -178,7 +176,7 @@ def _as_answer(kind: str, value: Any) -> Any:
     return value
 
 
-def _start(work: Work[Any]) -> _Worker:
+def _start(task: Task[Any]) -> _Worker:
     question_end, ours = os.pipe()
     answers_in, answers_out = os.pipe()
     if hasattr(fcntl, "F_SETPIPE_SZ"):
@@ -192,7 +190,7 @@ def _start(work: Work[Any]) -> _Worker:
     os.close(question_end)
     os.close(answers_out)
     worker = _Worker(process, Connection(ours, readable=False), Connection(answers_in, writable=False))
-    worker.questions.send(work)
+    worker.questions.send(task)
     return worker
 
 

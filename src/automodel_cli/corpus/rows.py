@@ -135,11 +135,6 @@ class RowReader:
         return buffer[: size + (size > 0 and buffer[size - 1] != _NEWLINE)]
 
 
-def read_rows(unit: Unit, options: RowOptions) -> RowBlock:
-    """The rows of one unit, as ``RowReader`` finds them."""
-    return RowReader(options)(unit)
-
-
 def _ended(data: bytes) -> bytes:
     return data if not data or data.endswith(b"\n") else data + b"\n"
 
@@ -271,7 +266,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def count_rows(unit: Unit, read: ReadOptions) -> int:
-    """How many rows ``read_rows`` would look at; as quick as memory where it must read at all."""
+    """How many rows ``RowReader`` would look at; as quick as memory where it must read at all."""
     if unit.rows is not None:
         return unit.rows
     counter = _COUNTERS.get(unit.kind)

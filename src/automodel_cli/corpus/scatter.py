@@ -20,7 +20,6 @@ from automodel_cli.corpus.listing import SourceFile
 from automodel_cli.corpus.pool import OrderedPool
 from automodel_cli.corpus.rows import RowOptions, RowReader, count_rows
 from automodel_cli.corpus.splitting import document_places
-from automodel_cli.corpus.tokenizer_base import Tokenizer
 from automodel_cli.corpus.units import Chunk, Unit
 
 DIGEST_FIELDS = (("low", "<u8"), ("high", "<u8"))
@@ -39,13 +38,13 @@ class Scattered(Chunk):
 
 
 @dataclass(frozen=True)
-class ScatterWork:
-    """All that a worker needs to know; can be pickled. The pool calls what it makes a tokeniser."""
+class ScatterTask:
+    """All that a worker needs to know; can be pickled."""
 
     buckets: Buckets
     options: RowOptions
 
-    def tokeniser(self, tokenizer: Tokenizer | None = None) -> Scatterer:
+    def open(self) -> Scatterer:
         """What takes units to the buckets."""
         return Scatterer(self)
 
@@ -56,9 +55,9 @@ class Scatterer:
     With a ``thread`` that is done there, one unit behind; ``drain`` waits for it.
     """
 
-    def __init__(self, work: ScatterWork, thread: Executor | None = None) -> None:
-        self._record, self._read = work.buckets.record, RowReader(work.options)
-        self._writer = BucketWriter(work.buckets, str(os.getpid()))
+    def __init__(self, task: ScatterTask, thread: Executor | None = None) -> None:
+        self._record, self._read = task.buckets.record, RowReader(task.options)
+        self._writer = BucketWriter(task.buckets, str(os.getpid()))
         self._thread = thread
         self._pending: Future[None] | None = None
         self.last_rows = 0  # of the last unit
@@ -116,7 +115,7 @@ def numbered(units: Iterator[Unit], rows_of: Callable[[Unit], int]) -> Iterator[
 
 @contextlib.contextmanager
 def scattering(
-    work: ScatterWork, units: Iterator[Unit], *, num_workers: int
+    task: ScatterTask, units: Iterator[Unit], *, num_workers: int
 ) -> Generator[Iterator[tuple[Unit, Scattered]]]:
     """Each unit with what came of it, in order; all of it is in the buckets when the iterator ends.
 
@@ -126,10 +125,10 @@ def scattering(
     """
     if num_workers <= 1:
         with ThreadPoolExecutor(1) as thread:
-            yield _in_this_process(Scatterer(work, thread), units)
+            yield _in_this_process(Scatterer(task, thread), units)
         return
-    with OrderedPool(work, num_workers=num_workers, window=2 * num_workers) as pool:
-        yield pool.run(numbered(units, lambda unit: count_rows(unit, work.options.read)))
+    with OrderedPool(task, num_workers=num_workers, window=2 * num_workers) as pool:
+        yield pool.run(numbered(units, lambda unit: count_rows(unit, task.options.read)))
 
 
 def _in_this_process(scatterer: Scatterer, units: Iterator[Unit]) -> Iterator[tuple[Unit, Scattered]]:

@@ -1,13 +1,13 @@
-"""Token documents in random order: the second half of `--shuffle`, after the tokeniser.
+"""Token documents in random order: the second half of `--shuffle`, after the tokenizer.
 
 1. a ``ShuffleStore`` takes token chunks in source order, as any sink of the pipeline, and scatters their documents
-   to buckets on disk (``buckets``), in the folder ``.shuffle`` of the output
+   to buckets on disk (``buckets``)
 2. ``iter_shuffled`` gives them back as chunks in the order of their keys, from any key on
-3. ``remove_buckets`` when the output is complete
 
 A document's key follows from seed, file and row (``splitting``), so `preprocess shuffle` puts the same documents in
 the same order. Tokens take half the disk space of their text, and are made once. What has to be shuffled as text
-(several fields a row, another tool's input) is served by ``shuffled_source``.
+(several fields a row, another tool's input) is served by ``shuffled_source``. With ``max_tokens`` the two differ: here
+the first so many tokens of the source are shuffled, there the first so many of the shuffled documents are taken.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from automodel_cli.corpus.buckets import BucketReader, Buckets, BucketWriter, bu
 from automodel_cli.corpus.splitting import place_of
 from automodel_cli.corpus.units import TokenChunk
 
-FOLDER_NAME = ".shuffle"
 DEFAULT_MEMORY_BYTES = 500_000_000
 _UNKNOWN_TOKENS = 10**10  # where nobody knows: too many buckets cost little, too large ones are divided
 _TOKENS_A_DOCUMENT = 500  # a guess, for the memory that records take
@@ -36,7 +35,7 @@ class ShuffleStore:
 
     def __init__(
         self,
-        parent: Path,
+        folder: Path,
         *,
         dtype: np.dtype,
         seed: int,
@@ -54,7 +53,7 @@ class ShuffleStore:
         known = [count for count in (max_tokens, likely_tokens) if count is not None]
         tokens = min(known) if known else _UNKNOWN_TOKENS
         count = bucket_count(tokens * dtype.itemsize, tokens // _TOKENS_A_DOCUMENT, memory_bytes)
-        self._buckets = Buckets(parent / FOLDER_NAME, seed, count, (("ordinal", "<u8"),))
+        self._buckets = Buckets(folder, seed, count, (("ordinal", "<u8"),))
         self._buckets.create()
         self._writer = BucketWriter(self._buckets)
 
@@ -146,7 +145,7 @@ class ShuffleStore:
 
 
 def iter_shuffled(
-    parent: Path, dtype: np.dtype, *, first: int = 0, memory_bytes: int = DEFAULT_MEMORY_BYTES
+    folder: Path, dtype: np.dtype, *, first: int = 0, memory_bytes: int = DEFAULT_MEMORY_BYTES
 ) -> Iterator[tuple[int, TokenChunk]]:
     """Second half: the documents from key ``first`` on in the order of their keys, each chunk with its first key.
 
@@ -155,20 +154,14 @@ def iter_shuffled(
     Raises:
         DataError: a bucket is missing or not whole.
     """
-    reader = BucketReader(Buckets.open(parent / FOLDER_NAME), memory_bytes, keep=True)
+    reader = BucketReader(Buckets.open(folder), memory_bytes, keep=True)
     for rows in reader.read(first):
         lengths = rows.records["length"].astype(np.int64) // dtype.itemsize
         yield (
             rows.key,
-            TokenChunk(
+            TokenChunk.of_documents(
                 rows.data.view(dtype),
                 lengths,
                 ordinals=rows.records["ordinal"].astype(np.int64),
-                places=rows.records["place"],
             ),
         )
-
-
-def remove_buckets(parent: Path) -> None:
-    """The shuffled corpus is written."""
-    Buckets(parent / FOLDER_NAME, 0, 1).remove()

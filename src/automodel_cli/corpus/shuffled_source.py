@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from automodel_cli.corpus.buckets import WORK_FILES, BucketReader, Buckets, bucket_count
+from automodel_cli.corpus.disk_space import expected_size
 from automodel_cli.corpus.documents import BYTES_PER_DOCUMENT, FileSource
-from automodel_cli.corpus.expected_size import expected_size
 from automodel_cli.corpus.pipeline import BadRows
 from automodel_cli.corpus.rows import RowOptions
-from automodel_cli.corpus.scatter import LIKELY_ROW_BYTES, ScatterWork, block_bytes, scattering
+from automodel_cli.corpus.scatter import LIKELY_ROW_BYTES, ScatterTask, block_bytes, scattering
 from automodel_cli.corpus.units import Unit
 from automodel_cli.files import disk_errors_named, publish, remove_known
 
@@ -60,10 +60,10 @@ class ShuffledSource:
             folder = Path(tempfile.mkdtemp(prefix="buckets-", dir=self._folder))
         buckets = Buckets(folder, self._seed, count)
         buckets.create()
-        work = ScatterWork(buckets, RowOptions(self.options, check=True))
-        block = block_bytes(count, self._memory_bytes, self._num_workers, work.options, self._source.files)
+        task = ScatterTask(buckets, RowOptions(self.options, check=True))
+        block = block_bytes(count, self._memory_bytes, self._num_workers, task.options, self._source.files)
         units = self._source.units(None, block // BYTES_PER_DOCUMENT)
-        with scattering(work, units, num_workers=self._num_workers) as scattered:
+        with scattering(task, units, num_workers=self._num_workers) as scattered:
             for unit, found in scattered:
                 bad_rows.add(unit, unit.first_row, found.bad)
                 tell(found.documents, unit.size, unit.through)

@@ -16,30 +16,17 @@ from typing import Literal
 
 import numpy as np
 
-from automodel_cli.corpus.engines import Engine, Sampled
+from automodel_cli.corpus.engines import Engine
 from automodel_cli.corpus.tokenizer_base import Tokenizer
 
 SpecialTokens = Literal["parse", "text"]
 
 
-class TextEncoder:
-    """One text to its ids, special tokens as asked for. ``before`` and ``after`` are to be put around each text."""
-
-    def __init__(
-        self, tokenizer: Tokenizer, *, special_tokens: SpecialTokens, add_special_tokens: bool
-    ) -> None:
-        before, after = tokenizer.added_ids() if add_special_tokens else ([], [])
-        self.before = np.array(before, dtype=np.uint32)
-        self.after = np.array(after, dtype=np.uint32)
-        self._engine = tokenizer.engine
-        self.encode: Callable[[str], np.ndarray] = self._engine.encode
-        if special_tokens == "parse":
-            self.encode = _parsing(self._engine, tokenizer.parsing_engine(), tokenizer.special_texts())
-
-    def bound_memory(self) -> None:
-        """Between two units of work: the fast engine may forget what it remembered."""
-        if isinstance(self._engine, Sampled):
-            self._engine.bound_memory()
+def text_encoder(tokenizer: Tokenizer, special_tokens: SpecialTokens) -> Callable[[str], np.ndarray]:
+    """One text to its ids, special tokens in it as asked for."""
+    if special_tokens == "parse":
+        return _parsing(tokenizer.engine, tokenizer.parsing_engine(), tokenizer.special_texts())
+    return tokenizer.engine.encode
 
 
 def _parsing(

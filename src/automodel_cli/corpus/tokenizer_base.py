@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,6 +82,19 @@ class Tokenizer:
             return f"{reference.name} ({fast.name} disagreed with it on {odd[:40]!r})"
         self.engine = reference if fast is None else Sampled(fast, reference)
         return self.engine.name
+
+    @property
+    def engine_choice(self) -> EngineChoice:
+        """What a worker chooses without asking, to encode as this process does."""
+        return "fast" if isinstance(self.engine, Sampled) else "reference"
+
+    def say_engine(self, choice: EngineChoice, say: Callable[[str], None]) -> str:
+        """:meth:`use_engine`, and what people should know of the tokenizer."""
+        engine = self.use_engine(choice)
+        if self.note:
+            say(self.note)
+        say(f"tokenizer {self.name}: {self.vocab_size:,} ids, encoded by {engine}")
+        return engine
 
     def _fast_engine(self) -> Engine | None:
         return None

@@ -6,6 +6,7 @@ ends and the next begins changes with the chunk size; the documents, their order
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -127,38 +128,18 @@ class Texts:
 
 @dataclass
 class Chunk:
-    """What became of one unit: its ids, and what the pipeline counts.
+    """What became of one unit: what passes between processes, and what the pipeline counts.
 
     Attributes:
-        tokens: all ids, one document after another.
+        tokens: all ids, if any.
         rows, bad: rows that were looked at, and those among them without usable text.
         text_bytes: UTF-8 bytes of input.
-        numbers: ``Texts.numbers`` as int64, where somebody wants to know where each document stands in its file.
-        places: file and row of each document (``splitting.place_of``), once the rows before the unit are known.
     """
 
     tokens: np.ndarray
     rows: int = field(default=0, kw_only=True)
     bad: list[BadRow] = field(default_factory=list, kw_only=True)
     text_bytes: int = field(default=0, kw_only=True)
-    numbers: np.ndarray | None = field(default=None, kw_only=True)
-    places: np.ndarray | None = field(default=None, kw_only=True)
-
-
-@dataclass
-class TokenChunk(Chunk):
-    """Token ids of one unit, end-of-text included.
-
-    Attributes:
-        lengths: ids of each document, int64; the first one is the rest of an earlier one if ``continues``.
-        ordinals: document numbers, if they are not simply the next ones (after a shuffle).
-    """
-
-    lengths: np.ndarray
-    continues: bool = False
-    unfinished: bool = False
-    split: Split | None = None
-    ordinals: np.ndarray | None = None
 
 
 @dataclass
@@ -175,9 +156,24 @@ class FieldSequences:
     lengths: np.ndarray
     sizes: np.ndarray
 
+    @functools.cached_property
+    def ends(self) -> np.ndarray:
+        """Where sequences end, in tokens, after a 0."""
+        return np.concatenate(([0], np.cumsum(self.lengths, dtype=np.int64)))
+
+    @functools.cached_property
+    def bounds(self) -> np.ndarray:
+        """Where documents end, in sequences, after a 0."""
+        return np.concatenate(([0], np.cumsum(self.sizes, dtype=np.int64)))
+
+    @property
+    def begins(self) -> np.ndarray:
+        """Where documents begin, in tokens; one more for the end."""
+        return self.ends[self.bounds]
+
 
 @dataclass
-class SequenceChunk(Chunk):
+class TokenChunk(Chunk):
     """Token ids of one unit, field after field (all documents of the first, then of the second, ...).
 
     Attributes:
@@ -185,9 +181,31 @@ class SequenceChunk(Chunk):
         file: number of the file in its source.
         continues: the first document is the rest of an earlier one.
         unfinished: the last one goes on in the next chunk.
+        split: the split that a tail cut chose, else None.
+        numbers: ``Texts.numbers`` as int64.
+        places: file and row of each document (``splitting.place_of``), once the rows before the unit are known.
+        ordinals: document numbers, if they are not simply the next ones (after a shuffle).
     """
 
     fields: list[FieldSequences]
     file: int = 0
     continues: bool = False
     unfinished: bool = False
+    split: Split | None = None
+    numbers: np.ndarray | None = None
+    places: np.ndarray | None = None
+    ordinals: np.ndarray | None = None
+
+    @staticmethod
+    def of_documents(tokens: np.ndarray, lengths: np.ndarray, **rest: Any) -> TokenChunk:
+        """Of one field, whose documents have ``lengths`` ids (int64) and one sequence, or none, each."""
+        return TokenChunk(
+            tokens,
+            [FieldSequences(len(tokens), lengths[lengths > 0], (lengths > 0).astype(np.int64))],
+            **rest,
+        )
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        """Ids of each document of the first field, int64; the first may be the rest of an earlier one."""
+        return np.diff(self.fields[0].begins)

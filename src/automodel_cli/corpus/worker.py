@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from automodel_cli.corpus.engines import EngineMismatch
-from automodel_cli.corpus.pool import Work
+from automodel_cli.corpus.pool import Task
 from automodel_cli.corpus.units import Chunk
 from automodel_cli.errors import AutomodelError, is_panic, panic_message
 
@@ -34,9 +34,9 @@ def _drain(connection: Connection, tasks: queue.SimpleQueue[Any]) -> None:
         os._exit(0)
 
 
-def _answer(tokeniser: Callable[[Any], Chunk], unit: Any, out: Connection) -> None:
+def _answer(turn: Callable[[Any], Chunk], unit: Any, out: Connection) -> None:
     try:
-        chunk = tokeniser(unit)
+        chunk = turn(unit)
     except EngineMismatch as error:
         out.send(("mismatch", str(error), 0))
     except AutomodelError as error:
@@ -59,16 +59,16 @@ def main(argv: list[str]) -> None:
     """Serve until the parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     incoming, out = Connection(int(argv[0]), writable=False), Connection(int(argv[1]), readable=False)
-    work: Work[Chunk] = incoming.recv()
+    task: Task[Chunk] = incoming.recv()
     tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_drain, args=(incoming, tasks), daemon=True).start()
     try:
-        tokeniser = work.tokeniser()
+        turn = task.open()
     except AutomodelError as error:
         out.send(("error", error, 0))
         return
     while True:
-        _answer(tokeniser, tasks.get(), out)
+        _answer(turn, tasks.get(), out)
 
 
 def run(argv: list[str]) -> None:

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import CodeType
 from typing import Any
@@ -267,6 +267,3 @@ class RankStream(EpochStream):
 def has_own_state(dataset: Any) -> bool:
     """Whether ``dataset`` can say where it is and go on from there."""
     return all(callable(getattr(dataset, name, None)) for name in ("state_dict", "load_state_dict"))
-
-
-Collate = Callable[[list[Any]], Any]

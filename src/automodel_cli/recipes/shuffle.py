@@ -12,7 +12,6 @@ Killed at any point, the same command starts over and ends with the same bytes.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ import xxhash
 from automodel_cli.config.schema_preprocess import unusual_reading
 from automodel_cli.config.schema_shuffle import ShuffleConfig
 from automodel_cli.corpus.buckets import BUCKET_FILES, WORK_FILES, BucketReader, Buckets, bucket_count
+from automodel_cli.corpus.disk_space import ExpectedSize, expected_size
 from automodel_cli.corpus.document_files import Division, DocumentWriter, chunk_name, val_name
 from automodel_cli.corpus.document_folder import (
     LOCK_NAME,
@@ -38,19 +38,17 @@ from automodel_cli.corpus.document_folder import (
 )
 from automodel_cli.corpus.documents import BYTES_PER_DOCUMENT, FileSource, source_in_words, unescape
 from automodel_cli.corpus.duplicates import Duplicates
-from automodel_cli.corpus.expected_size import ExpectedSize, expected_size
 from automodel_cli.corpus.listing import is_local
 from automodel_cli.corpus.pipeline import BadRows, Progress
+from automodel_cli.corpus.pool import cores
 from automodel_cli.corpus.rows import RowOptions
-from automodel_cli.corpus.scatter import DIGEST_FIELDS, LIKELY_ROW_BYTES, ScatterWork, block_bytes, scattering
+from automodel_cli.corpus.scatter import DIGEST_FIELDS, LIKELY_ROW_BYTES, ScatterTask, block_bytes, scattering
 from automodel_cli.corpus.units import ReadOptions
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
 from automodel_cli.files import disk_errors_named, exclusive_lock, make_folder, remove_known
 
-_WORTH_WORKERS_BYTES = {
-    False: 4 << 30,
-    True: 128 << 20,
-}  # moved, parsed: below, starting processes takes longer
+# Moved, parsed: below, starting processes takes longer.
+_WORTH_WORKERS_BYTES = {False: 4 << 30, True: 128 << 20}
 ProgressCallback = Callable[[Progress], None]
 Say = Callable[[str], None]
 
@@ -182,7 +180,7 @@ def _workers(job: _Job) -> int:
         return job.cfg.num_workers
     rendered = any(file.kind != "jsonl" for file in job.source.files)
     parses = job.rows.parses or rendered
-    return len(os.sched_getaffinity(0)) if job.size.bytes >= _WORTH_WORKERS_BYTES[parses] else 1
+    return cores() if job.size.bytes >= _WORTH_WORKERS_BYTES[parses] else 1
 
 
 def _check_space(job: _Job, say: Say) -> None:
@@ -287,11 +285,11 @@ def _event(phase: str, bad_rows: BadRows, documents: int, done: int, wanted: int
 def _scatter(job: _Job, buckets: Buckets, progress: ProgressCallback) -> BadRows:
     """All rows into buckets."""
     bad_rows = BadRows(job.cfg.strict)
-    work = ScatterWork(buckets, job.rows)
+    task = ScatterTask(buckets, job.rows)
     done = documents = 0
     block = block_bytes(buckets.count, job.cfg.memory, job.num_workers, job.rows, job.source.files)
     units = job.source.units(None, block // BYTES_PER_DOCUMENT)
-    with scattering(work, units, num_workers=job.num_workers) as scattered:
+    with scattering(task, units, num_workers=job.num_workers) as scattered:
         for unit, found in scattered:
             bad_rows.add(unit, unit.first_row, found.bad)
             done += unit.size
@@ -307,9 +305,8 @@ def _divide(
     cfg = job.cfg
     kept = documents - (duplicates.count if duplicates else 0)
     if kept == 0:
-        first = f"; first: {bad_rows.first[0]}" if bad_rows.first else ""
         raise DataError(
-            f"{job.source.name} holds no documents ({bad_rows.count:,} bad rows{first})",
+            f"{job.source.name} holds no documents ({bad_rows.in_words()})",
             "check --dataset, --text-key and --document",
         )
     val = cfg.val_documents or 0

@@ -35,13 +35,12 @@ from automodel_cli.corpus.nanogpt_bin import (
     iter_chunks,
     read_bos_index,
 )
-from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
+from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
 from automodel_cli.corpus.verify_report import FileReport, VerifyReport
 from automodel_cli.data.index_cache import CACHE_FOLDER, STAMP_SUFFIX, check_folder
-from automodel_cli.errors import AutomodelError, DataError
-from automodel_cli.files import hash_file, names_format
+from automodel_cli.errors import DataError
+from automodel_cli.files import names_format
 
-_SHOWN_TOKENS = 48
 ProgressCallback = Callable[[int, int, str], None]
 
 
@@ -152,36 +151,17 @@ def _check_listed(
     total = sum(file.bytes for file in files)
     done = 0
     for file in files:
-        path = folder / file.name
-        if not path.is_file():
-            report.problems.append(f"{path} is missing")
-        elif path.stat().st_size != file.bytes:
-            report.problems.append(
-                f"{path} is {path.stat().st_size:,} bytes long, the manifest says {file.bytes:,}"
-            )
-        elif hash_file(path) != file.xxh3:
-            report.problems.append(f"{path} was changed: its hash is not the one in the manifest")
-        report.hashed += 1
+        report.compare(folder / file.name, file.bytes, file.xxh3)
         done += file.bytes
         progress(done, total, file.name)
 
 
 def _tokenizer(cfg: VerifyConfig, manifest: CorpusManifest | None, report: VerifyReport) -> Tokenizer | None:
-    try:
-        if cfg.tokenizer is not None:
-            return open_tokenizer(cfg.tokenizer)
-        if manifest is not None and manifest.tokenizer_folder is not None:
-            tokenizer = load_tokenizer(manifest.tokenizer_folder)
-            if tokenizer.fingerprint() != manifest.tokenizer["fingerprint"]:
-                report.problems.append(
-                    f"{manifest.tokenizer_folder} is not the tokenizer that the manifest names"
-                )
-            return tokenizer
-    except AutomodelError as error:
-        if cfg.tokenizer is not None:
-            raise
-        report.problems.append(error.message)
-    return None
+    if cfg.tokenizer is not None:
+        return open_tokenizer(cfg.tokenizer)
+    if manifest is None or manifest.tokenizer_folder is None:
+        return None
+    return report.open_tokenizer(manifest.tokenizer_folder, manifest.tokenizer)
 
 
 def _check_tokens(
@@ -207,13 +187,16 @@ def _check_tokens(
     with TokenReader(file, mmap=False) as reader:
         largest = max((int(chunk.max(initial=0)) for chunk in iter_chunks(reader)), default=0)
         vocab_size = manifest.tokenizer["vocab_size"] if manifest else getattr(tokenizer, "vocab_size", None)
-        if vocab_size is not None and file.num_tokens and largest >= vocab_size:
-            report.problems.append(
-                f"{path} holds token id {largest}, but the vocabulary ends at {vocab_size - 1}"
-            )
+        if file.num_tokens:
+            report.check_ids(path, 0, largest, vocab_size)
         positions = _check_index(report, reader, listed)
         if tokenizer is not None and cfg.documents:
-            _show_documents(report, reader, name, positions, tokenizer, cfg.documents)
+            # Of a file without index: its beginning.
+            known = (
+                [0] if positions is None or not len(positions) else positions[: cfg.documents + 1].tolist()
+            )
+            for start, stop in list(itertools.pairwise([*known, reader.num_tokens]))[: cfg.documents]:
+                report.show(name, tokenizer, reader, start, stop)
     documents = None if positions is None else len(positions)
     report.files.append(FileReport(name, file.layout, file.dtype.name, file.num_tokens, documents, largest))
 
@@ -261,22 +244,3 @@ def _check_totals(report: VerifyReport, manifest: CorpusManifest) -> None:
     for path in sorted(manifest.folder.glob("*.bin")):
         if path.name not in known:
             report.warnings.append(f"{path} is not part of the corpus: the manifest does not list it")
-
-
-def _show_documents(
-    report: VerifyReport,
-    reader: TokenReader,
-    name: str,
-    positions: np.ndarray | None,
-    tokenizer: Tokenizer,
-    count: int,
-) -> None:
-    """The beginnings of the first documents, decoded; of a file without index, of the file."""
-    known = [0] if positions is None or len(positions) == 0 else positions[: count + 1].tolist()
-    edges = [*known, reader.num_tokens]
-    for start, stop in list(itertools.pairwise(edges))[:count]:
-        ids = reader.read(start, min(stop - start, _SHOWN_TOKENS)).tolist()
-        try:
-            report.documents.append((name, tokenizer.decode(ids)))
-        except Exception as error:  # ids beyond the vocabulary; the problem is named already
-            report.documents.append((name, f"cannot be decoded: {type(error).__name__}"))

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from automodel_cli.corpus import output_folder
 from automodel_cli.corpus.corpus_writer import CorpusLayout, CorpusWriter, state_is_on_disk
 from automodel_cli.corpus.journal import PROGRESS_NAME, Position, read_progress, write_progress
+from automodel_cli.corpus.nanogpt_output import NanogptOutput
+from automodel_cli.corpus.output import difference
 from automodel_cli.corpus.splitting import SplitRule
 from automodel_cli.corpus.tokenizer import ByteTokenizer
 from automodel_cli.corpus.units import TokenChunk
@@ -22,14 +23,18 @@ def layout(folder: Path) -> CorpusLayout:
     return CorpusLayout(folder, "nemo", np.dtype("<u2"), 4)
 
 
+def place(folder: Path) -> NanogptOutput:
+    return NanogptOutput(layout(folder))
+
+
 def ask(folder: Path, plan: dict = PLAN) -> tuple[Position | None, list[str]]:
     lines: list[str] = []
-    return output_folder.interrupted_position(folder, plan, layout(folder), lines.append), lines
+    return place(folder).interrupted_position(plan, lines.append), lines
 
 
 def interrupted(folder: Path) -> Position:
     writer = CorpusWriter(layout(folder), SplitRule())
-    writer.feed(TokenChunk(np.arange(6, dtype=np.uint16), np.array([6]), unfinished=True))
+    writer.feed(TokenChunk.of_documents(np.arange(6, dtype=np.uint16), np.array([6]), unfinished=True))
     here = Position(
         "write", {"file": 0, "at": 12}, rows=3, bad={"count": 1, "first": ["x"]}, writer=writer.sync()
     )
@@ -73,7 +78,7 @@ def test_nothing_there_or_only_begun(tmp_path: Path) -> None:
     (tmp_path / PROGRESS_NAME).unlink()
     (tmp_path / "val_00003.bin").touch()
     with pytest.raises(ConfigError, match=r"val_00003\.bin but no manifest"):
-        output_folder.refuse_strangers(layout(tmp_path), ByteTokenizer())
+        place(tmp_path).refuse_strangers(ByteTokenizer())
 
 
 def test_clear_takes_ours_and_leaves_the_rest(tmp_path: Path) -> None:
@@ -83,15 +88,15 @@ def test_clear_takes_ours_and_leaves_the_rest(tmp_path: Path) -> None:
     others = ["mine.bin", "dataset_1.bin", "notes.txt", "dataset.bin.bak", "train.bin", "meta.pkl"]
     for name in others:
         (tmp_path / name).touch()
-    output_folder.clear(tmp_path)
+    place(tmp_path).clear()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "tokenizer"])
     assert [path.name for path in (tmp_path / "tokenizer").iterdir()] == ["x"]
 
 
 def test_difference_in_words() -> None:
-    assert output_folder.difference(PLAN, PLAN) == "in no option"
+    assert difference(PLAN, PLAN) == "in no option"
     other = {"options": {"format": "bin"}, "source": {"name": "b"}, "tokenizer": PLAN["tokenizer"]}
-    assert output_folder.difference(PLAN, other) == "max_tokens 5 -> None, name a -> b"
+    assert difference(PLAN, other) == "max_tokens 5 -> None, name a -> b"
 
 
 @pytest.mark.parametrize(

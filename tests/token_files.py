@@ -1,7 +1,4 @@
-"""A whole pair of Megatron's files at once: documents by their number, or a list of documents to files.
-
-For tools, notebooks and tests; what trains or preprocesses works on ranges (``megatron_bin``).
-"""
+"""Whole token files at once: an array or a list of documents to files, documents of a pair by their number."""
 
 from __future__ import annotations
 
@@ -11,7 +8,22 @@ from pathlib import Path
 import numpy as np
 
 from automodel_cli.corpus.megatron_bin import MegatronFile, MegatronIndex, MegatronWriter, inspect_prefix
-from automodel_cli.corpus.nanogpt_bin import TokenReader
+from automodel_cli.corpus.nanogpt_bin import Layout, ShardFacts, ShardWriter, TokenReader, token_dtype
+
+
+def write_token_file(
+    path: Path | str,
+    tokens: np.ndarray,
+    *,
+    starts: np.ndarray | None = None,
+    dtype: np.dtype | str | None = None,
+    layout: Layout = "nemo",
+) -> ShardFacts:
+    """Publish a whole array as one token file; ``starts`` are the first positions of its documents."""
+    chosen = np.dtype(dtype) if dtype is not None else token_dtype(int(tokens.max(initial=0)) + 1)
+    writer = ShardWriter(Path(path), dtype=chosen, layout=layout)
+    writer.write(tokens.astype(writer.dtype), np.zeros(0) if starts is None else starts)
+    return writer.close()
 
 
 class MegatronReader:
