@@ -110,8 +110,9 @@ class UnitEncoder:
         """Ids of one key's documents; the first may have begun before, the last may go on later."""
         buffer = _Buffer(self._dtype)
         sizes = np.zeros(len(documents), dtype=np.int64)
-        encode, before, behind = self._encode, self._before, self._behind
-        around, more = len(before) + len(self._after), len(before) + len(behind)
+        encode = self._encode
+        front, back = ([ids] if len(ids) else [] for ids in (self._before, self._behind))  # no empty pieces
+        around, more = (len(self._before) + len(ids) for ids in (self._after, self._behind))
         plain = self._split is None and not (continues or unfinished)
         for number, document in enumerate(documents):
             self._number = number
@@ -119,7 +120,7 @@ class UnitEncoder:
                 ids = encode(document)
                 if len(ids) + around:
                     sizes[number] = 1
-                    buffer.add((before, ids, behind), len(ids) + more)
+                    buffer.add((*front, ids, *back), len(ids) + more)
                 continue
             begins, ends = number > 0 or not continues, number < len(documents) - 1 or not unfinished
             sequences = self._sequences(document, begins=begins, ends=ends)
