@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from automodel_cli.cli.preprocess_megatron import repeat_options
+from automodel_cli.cli.options import repeat_options
 from automodel_cli.corpus.megatron_manifest import read_megatron_manifest
 
 SHARED_CACHE = Path(__file__).resolve().parents[2] / "../shared/data/tokenizers/tiktoken_cache"
@@ -59,12 +59,13 @@ def test_the_guides_command(chunks: Path) -> None:
 
 def test_lists_of_words() -> None:
     words = ["--json-keys", "a", "b", "--input", "x.jsonl", "y.jsonl", "--append-eod", "--workers", "2"]
-    assert repeat_options(words) == [
+    lists = ("--json-keys", "--input")
+    assert repeat_options(words, lists) == [
         *("--json-keys", "a", "--json-keys", "b", "--input", "x.jsonl", "--input", "y.jsonl"),
         *("--append-eod", "--workers", "2"),
     ]
-    assert repeat_options(["--json-keys=a", "stray"]) == ["--json-keys=a", "stray"]
-    assert repeat_options(["stray", "--input"]) == ["stray", "--input"]
+    assert repeat_options(["--json-keys=a", "stray"], lists) == ["--json-keys=a", "stray"]
+    assert repeat_options(["stray", "--input"], lists) == ["stray", "--input"]
 
 
 def test_several_keys_and_files_that_the_shell_expanded(chunks: Path) -> None:
