@@ -82,10 +82,10 @@ def test_a_file_that_names_tasks(seen, tmp_path):
     [
         (["run", "--tasks", "core", "--data", "x"], "--data does not go with --tasks"),
         (["run", "--bundle", "x"], "--bundle does not go with the likelihood"),
-        (["one", "two"], "one checkpoint is scored at a time"),
-        (["compare", "a.json"], "two results files"),
+        (["one", "two"], "unexpected extra argument"),
+        (["compare", "a.json"], "FILE: expected two results files"),
         (["run", "--tasks", ","], ""),
-        (["run", "--tasks", "core", "--batch-size", "many"], "batch_size"),
+        (["run", "--tasks", "core", "--batch-size", "many"], "--batch-size: expected"),
         (["run", "--nproc-per-node", "2"], "one process"),
     ],
 )

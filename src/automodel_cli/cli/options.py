@@ -170,7 +170,7 @@ def command(
         single.command(function.__name__, cls=Command, context_settings=context_settings, epilog=epilog)(call)
         made = typing.cast(Command, typer.main.get_command(single))
         made.models, made.examples, made.usage = models, tuple(examples), usage
-        if not arguments and not overrides:
+        if not (arguments or overrides or settings):
             made.lists = tuple(opt for param in made.params if getattr(param, "multiple", False) for opt in param.opts)
         return made
 

@@ -193,7 +193,7 @@ def describe_type(annotation: Any, metadata: Iterable[Any] = ()) -> str:
 
 
 def _alternatives(annotation: Any, metadata: Iterable[Any] = ()) -> list[str]:
-    for item in metadata:
+    for item in reversed(list(metadata)):  # the outermost says most
         if isinstance(item, Meaning):
             return [item.text]
     origin, arguments = get_origin(annotation), get_args(annotation)

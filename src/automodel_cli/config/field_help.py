@@ -29,13 +29,13 @@ def help_of(section: type[Section], field: str) -> str:
     return ""
 
 
-_NULL_MEANS = re.compile(r"[,;.]? *null: (.+?)(?=;|\. [A-Z(]|\.?$)")
+_NULL_MEANS = re.compile(r"[,;.]? *(?:null|empty): (.+?)(?=;|\. [A-Z(]|\.?$)")
 
 
 def meaning_and_default(section: type[Section], name: str) -> tuple[str, str]:
     """What a field's docstring says, and its default as a user reads it.
 
-    Where the default is null, the default is what the docstring says of it (``...; null: all.``), and is no part of
+    Where the default is null, (or an empty list) the default is what the docstring says of it (``...; null: all.``), and is no part of
     the meaning. Empty where the field has to be given, and for what is simply off.
     """
     text, default = help_of(section, name), _written(section.model_fields[name])

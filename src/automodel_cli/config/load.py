@@ -76,7 +76,7 @@ def load_config(
     except ValidationError as error:
         problems += explain(model, error, root)
     problems += _check_target_names(data, trust)
-    raise_problems([_by_its_option(problem, names) for problem in problems] if names else problems)
+    raise_problems([_by_its_option(problem, names or {}) for problem in problems])
     config._placeholders.update(placeholders(root))
     return config
 
@@ -99,10 +99,10 @@ def _flag_node(model: type[Section], key: str, value: Any) -> tuple[Node, list[P
 
 def _by_its_option(problem: Problem, names: Mapping[str, str]) -> Problem:
     """A problem of the command line in the words of its help: ``--val-tokens``, not ``val_tokens``."""
-    if problem.where != COMMAND_LINE:
-        return problem
-    text = _QUOTED.sub(lambda found: names.get(found[1], found[0]), problem.text)
-    return Problem("" if problem.key in names else problem.where, names.get(problem.key, problem.key), text)
+    if problem.where != COMMAND_LINE or not names:
+        return Problem(problem.where, problem.key, _QUOTED.sub(r"\1", problem.text))
+    text, name = _QUOTED.sub(lambda found: names.get(found[1], found[1]), problem.text), names.get(problem.key, "")
+    return Problem("", "", f"{name} {text}") if text.startswith("is missing") else Problem("", name or problem.key, text)
 
 
 def _put(root: MapNode, parts: Sequence[str], value: Node) -> None:

@@ -270,7 +270,7 @@ class EvaluateConfig(Section):
     checkpoint: str
     """Checkpoint, run folder (its LATEST is taken) or Hugging Face folder."""
     data: tuple[str, ...] = ()
-    """Token files, prefixes of a .bin and .idx, patterns or folders; each is scored on its own; null: what the run
+    """Token files, prefixes of a .bin and .idx, patterns or folders; each is scored on its own; empty: what the run
     validated on."""
     batch_size: Count = 8
     """Sequences scored at once."""
@@ -339,7 +339,7 @@ class GenerateConfig(Section):
     checkpoint: str
     """Checkpoint, run folder (its LATEST is taken) or Hugging Face folder."""
     prompt: str = ""
-    """Text to continue, or FILE:path for the text of a file; null: empty, which starts a new document."""
+    """Text to continue, or FILE:path for the text of a file; empty: a new document is started."""
     prompt_file: str | None = None
     """File with a prompt on each line (empty lines are left out): all are continued side by side;
     null: none."""
@@ -355,7 +355,7 @@ class GenerateConfig(Section):
     """Above 1, tokens that were there before become less likely (as in CTRL and transformers)."""
     stop: tuple[str, ...] = ()
     """Texts that end a continuation; they are left out of it. The tokenizer's end-of-text token always ends one;
-    null: that alone."""
+    empty: that alone."""
     overflow: Literal["slide", "stop"] = "slide"
     """At the end of the model's context: go on from the newest half of it, or end."""
     seed: Whole = DEFAULT_SEED

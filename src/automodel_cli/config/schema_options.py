@@ -27,7 +27,7 @@ class RunOptions(Section):
     config: str | None = None
     """YAML file of the run; null: overrides alone."""
     trust: tuple[str, ...] = ()
-    """Admit code of your own (my_module, path/file.py) or of a hub repository; null: none."""
+    """Admit code of your own (my_module, path/file.py) or of a hub repository; empty: none."""
 
 
 class PretrainOptions(RunOptions):
@@ -63,9 +63,9 @@ class SlurmOptions(Section):
     logs: str = "logs"
     """Folder for the job's output."""
     sbatch: tuple[str, ...] = ()
-    """A further option of sbatch; null: none."""
+    """A further option of sbatch; empty: none."""
     setup: tuple[str, ...] = ()
-    """A line of shell before the launch; null: none."""
+    """A line of shell before the launch; empty: none."""
     output: str | None = None
     """File to write; null: shown on stdout."""
     submit: bool = False
@@ -101,7 +101,7 @@ class QuickstartOptions(Section):
 class CompareOptions(Section):
     """What `automodel eval compare` compares."""
 
-    files: tuple[str, ...] = Field(min_length=2, max_length=2)
+    files: Annotated[tuple[str, ...], Field(min_length=2, max_length=2), Meaning("two results files")]
     """Two results files, A and B."""
     as_json: bool = Field(default=False, validation_alias="json")
     """Print JSON instead of the table."""
@@ -113,7 +113,7 @@ class EvaluateOptions(Section):
     panels: ClassVar = {"Tasks": "trust"}
 
     trust: tuple[str, ...] = ()
-    """Run the code of this `harness_path`; null: only plain data is read."""
+    """Run the code of this `harness_path`; empty: only plain data is read."""
     download_bundle: bool = older(False)
     """Fetch the task data and stop."""
     bundle_url: str | None = older(None)
@@ -126,7 +126,7 @@ class HelpOptions(Section):
     """What `automodel help` shows."""
 
     words: tuple[str, ...] = ()
-    """A command, or `launch` for the flags that start several processes; null: all commands."""
+    """A command, or `launch` for the flags that start several processes; empty: all commands."""
 
 
 class ExplainOptions(Section):

@@ -19,9 +19,9 @@ class TasksConfig(Section):
     checkpoint: str
     """Checkpoint, run folder (its LATEST is taken) or Hugging Face folder."""
     tasks: Words = ()
-    """In-context tasks: `core` (22), `gauntlet` (53) or names; null: none."""
+    """In-context tasks: `core` (22), `gauntlet` (53) or names; empty: none."""
     harness: Words = ()
-    """Tasks of lm-evaluation-harness (`pip install 'automodel-cli[eval]'`); null: none."""
+    """Tasks of lm-evaluation-harness (`pip install 'automodel-cli[eval]'`); empty: none."""
     harness_path: str | None = None
     """Folder with task files of your own for lm-evaluation-harness; null: none."""
     chat_template: bool = False
