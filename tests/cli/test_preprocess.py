@@ -82,7 +82,11 @@ def test_dry_run_and_errors(rows: Path, tmp_path: Path) -> None:
     plan = automodel(*base, "--dry-run", "--val-tokens", "100")
     assert plan.returncode == 0 and "would write" in plan.stdout and not (tmp_path / "out").exists()
     wrong = automodel(*base, "--max-tokens", "lots")
-    assert wrong.returncode == 2 and "error: --max-tokens: expected a number like" in wrong.stderr and "Traceback" not in wrong.stderr
+    assert (
+        wrong.returncode == 2
+        and "error: --max-tokens: expected a number like" in wrong.stderr
+        and "Traceback" not in wrong.stderr
+    )
     missing = automodel("preprocess", "nanogpt", "--dataset", "nothing.jsonl")
     assert missing.returncode == 1 and "nothing.jsonl" in missing.stderr
     strict = automodel(*base, "--strict")

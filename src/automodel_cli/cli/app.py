@@ -7,11 +7,12 @@ typer itself. Exit codes: 0 done, 1 failed, 2 wrong configuration or command lin
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -97,7 +98,7 @@ COMMANDS: dict[str, Entry] = {
         "Why does it not run here? Versions, devices, collectives, limits, disk, hub.", "doctor", "doctor", _HELP
     ),
     "help": Entry("The help of a command, or of the launch flags: automodel help launch.", "help", "show_help", _HELP),
-    "explain": Entry("What a configuration key takes and means: automodel explain max_steps.", "help", "explain", _HELP),
+    "explain": Entry("What a key of a configuration takes and means.", "help", "explain", _HELP),
 }  # fmt: skip
 
 
@@ -105,6 +106,8 @@ class LazyGroup(TyperGroup):
     """Commands from the table; one is imported when it is called."""
 
     entries: dict[str, Entry] = COMMANDS
+    own: Entry | None = None
+    """What the group does itself where none of its commands is named."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """All names, in the table's order."""
@@ -116,9 +119,25 @@ class LazyGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command that was asked for and import it."""
-        self.commands = {name: entry.shown() for name, entry in self.entries.items()}  # for typer's suggestions
+        if ctx.resilient_parsing:  # a shell completes: the line has not been through argv.py
+            with contextlib.suppress(ConfigError):
+                args = list(parse_argv(args).arguments) or args
+        self.commands = {
+            name: entry.shown() for name, entry in self.entries.items()
+        }  # for typer's suggestions
         name, command, rest = super().resolve_command(ctx, args)
-        return name, load_command(name, self.entries[name], rest) if command is not None and name else command, rest
+        if command is not None and name:
+            command = load_command(name, self.entries[name], rest, completing=ctx.resilient_parsing)
+        return name, command, rest
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """The commands; of one that has commands below it (eval), its own options as well."""
+        found = super().shell_complete(ctx, incomplete)
+        if self.own is not None:
+            own = load_command(str(self.name), replace(self.own, commands={}))
+            with own.make_context(self.name, [], parent=ctx.parent, resilient_parsing=True) as inner:
+                found += own.shell_complete(inner, incomplete)
+        return found
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """The page that ``--help`` shows."""
@@ -128,11 +147,12 @@ class LazyGroup(TyperGroup):
         formatter.write(help_page.of_group(ctx.command_path, self.help or "", panels, self.get_params(ctx)))
 
 
-def load_command(name: str, entry: Entry, rest: Sequence[str] = ()) -> Any:
-    """Import a command, or make the group of those below it."""
-    if entry.commands and (not entry.module or rest[:1] and rest[0] in entry.commands):
+def load_command(name: str, entry: Entry, rest: Sequence[str] = (), *, completing: bool = False) -> Any:
+    """Import a command, or make the group of those below it where ``rest`` names one of them."""
+    below = rest[0] in entry.commands if rest else completing
+    if entry.commands and (below or not entry.module):
         group = LazyGroup(name=name, help=entry.help, no_args_is_help=True, context_settings=HELP_OPTIONS)
-        group.entries = entry.commands
+        group.entries, group.own = entry.commands, entry if entry.module else None
         return group
     return getattr(importlib.import_module(f"automodel_cli.cli.{entry.module}"), entry.attribute)
 

@@ -34,7 +34,7 @@ LAUNCH_FLAGS: dict[str, tuple[str, str]] = {
     "local-addr": ("HOST", "This machine's address for the others"),
     "log-dir": ("FOLDER", "Where the output of other ranks goes"),
 }
-"""torchrun's flags: what stands for the value, and what it means. ``automodel help launch`` shows them with defaults."""
+"""torchrun's flags: what stands for the value, and what it means; ``automodel help launch`` shows them."""
 _SWITCHES = ("standalone",)
 _WHOLE_NUMBERS = ("node-rank", "master-port", "max-restarts")
 _YAML = (".yaml", ".yml")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import typer
-
 from automodel_cli.cli import app, console, help_page
 from automodel_cli.cli.argv import LAUNCH_FLAGS
 from automodel_cli.cli.options import command
@@ -32,7 +30,10 @@ def launch_page() -> str:
     """torchrun's flags with their defaults."""
     from automodel_cli.distributed.launch_plan import DEFAULTS
 
-    rows = [(f"--{flag} {value}", f"{text}. [default: {DEFAULTS[flag]}]") for flag, (value, text) in LAUNCH_FLAGS.items()]
+    rows = [
+        (f"--{flag} {value}", f"{text}. [default: {DEFAULTS[flag]}]")
+        for flag, (value, text) in LAUNCH_FLAGS.items()
+    ]
     rows.append(("--standalone", "One machine, whatever else is set."))
     return help_page.page(
         "automodel pretrain llm -c FILE [LAUNCH FLAGS] ...",
@@ -53,6 +54,7 @@ def launch_page() -> str:
 @command(
     ExplainOptions,
     file=False,
+    settings={"ignore_unknown_options": True},  # --step_scheduler.max_steps, as pasted from a command line
     arguments=("key",),
     examples=("automodel explain step_scheduler.max_steps", "automodel explain val_tokens"),
 )
@@ -65,7 +67,8 @@ def explain(cfg: ExplainOptions) -> int:
     if not found:
         near = lookup.near(cfg.key)
         raise ConfigError(
-            f"there is no key {cfg.key}", f"did you mean {', '.join(near)}?" if near else "docs/config.md lists all keys"
+            f"there is no key {cfg.key}",
+            f"did you mean {', '.join(near)}?" if near else "docs/config.md lists all keys",
         )
     for setting in found:
         rows = [(name, getattr(setting, name)) for name in ("takes", "default", "meaning", "where")]

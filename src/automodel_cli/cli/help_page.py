@@ -46,7 +46,11 @@ def of_group(path: str, summary: str, panels: Mapping[str, list[Row]], options: 
 
 
 def page(
-    usage: str, about: str | None, examples: Sequence[str], sections: Iterable[tuple[str, Sequence[Row]]], epilog: str | None
+    usage: str,
+    about: str | None,
+    examples: Sequence[str],
+    sections: Iterable[tuple[str, Sequence[Row]]],
+    epilog: str | None,
 ) -> str:
     """Put a page together for the width of this terminal (or ``COLUMNS``)."""
     width = min(shutil.get_terminal_size().columns, _MAX_WIDTH)
@@ -108,7 +112,9 @@ def _spelled(param: Any, default: str = "") -> str:
     long = [opt for opt in param.opts if opt.startswith("--")][:1]
     if not param.is_flag:
         return ", ".join([*long, *short]) + f" {param.metavar or param.name.upper()}"
-    return ", ".join([*("/".join([flag, *param.secondary_opts[:1]]) if default else flag for flag in long), *short])
+    return ", ".join(
+        [*("/".join([flag, *param.secondary_opts[:1]]) if default else flag for flag in long), *short]
+    )
 
 
 def _row_of(command: Command, param: Any) -> Row:
@@ -120,7 +126,9 @@ def _row_of(command: Command, param: Any) -> Row:
 
     text, default = meaning_and_default(models[0], param.name)
     others = [meaning_and_default(model, param.name)[1] for model in models[1:]]
-    default = "; ".join([default, *(f"with {_titles(command)[-1].lower()}: {o}" for o in others if o != default)])
+    default = "; ".join(
+        [default, *(f"with {_titles(command)[-1].lower()}: {o}" for o in others if o != default)]
+    )
     also = [opt for opt in param.opts if opt.startswith("--")][1:]
     notes = [f"also {', '.join(also)}"] if also else []
     notes += ["may be repeated"] if getattr(param, "multiple", False) else []
@@ -133,7 +141,9 @@ def _row_of(command: Command, param: Any) -> Row:
 
 def _in_usage(command: Command, param: Any) -> str:
     required = any(
-        model.model_fields[param.name].is_required() for model in command.models if param.name in model.model_fields
+        model.model_fields[param.name].is_required()
+        for model in command.models
+        if param.name in model.model_fields
     )
     return str(param.metavar) if required else f"[{param.metavar}]"
 

@@ -69,10 +69,10 @@ class Command(TyperCommand):
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
         """Options, and where the command takes overrides the keys of the configuration and launch flags."""
         found = super().shell_complete(ctx, incomplete)
-        if self.ignore_unknown_options:
-            from automodel_cli.cli.complete import overrides
+        if ctx.ignore_unknown_options:
+            from automodel_cli.cli import complete
 
-            found += overrides(incomplete, ctx.args)
+            found += [complete.item(word) for word in complete.overrides(incomplete, ctx.args)]
         return found
 
 
@@ -146,7 +146,11 @@ def command(
     """
 
     def make(function: Callable[..., Any]) -> Command:
-        names = {_key(model, name): _shown(model, name, arguments) for model in models for name in model.model_fields}
+        names = {
+            _key(model, name): _shown(model, name, arguments)
+            for model in models
+            for name in model.model_fields
+        }
         options = {} if not models else _options(models, arguments, file=file)
         own = {
             name: parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
@@ -171,7 +175,9 @@ def command(
         made = typing.cast(Command, typer.main.get_command(single))
         made.models, made.examples, made.usage = models, tuple(examples), usage
         if not (arguments or overrides or settings):
-            made.lists = tuple(opt for param in made.params if getattr(param, "multiple", False) for opt in param.opts)
+            made.lists = tuple(
+                opt for param in made.params if getattr(param, "multiple", False) for opt in param.opts
+            )
         return made
 
     return make
@@ -207,17 +213,25 @@ def _options(
 def _parameter(name: str, model: type[Section], is_argument: bool) -> inspect.Parameter:
     info = model.model_fields[name]
     kind = kind_of(info.annotation)
-    about: dict[str, Any] = {"metavar": _metavar(name, info.annotation)}
+    about: dict[str, Any] = {"metavar": None if kind is bool else _metavar(name, info.annotation)}
     if is_argument:
-        option = typer.Argument(**about)
+        option = typer.Argument(**about, autocompletion=_keys if name == "key" else None)
     else:
         if words := choices(info.annotation):
-            about["autocompletion"] = lambda incomplete: [word for word in words if word.startswith(incomplete)]
+            about["autocompletion"] = lambda incomplete: [
+                word for word in words if word.startswith(incomplete)
+            ]
         extra = info.json_schema_extra
         hidden = isinstance(extra, dict) and NOTE_KEY in extra
         option = typer.Option(*_spellings(model, name, kind), **about, hidden=hidden)
     annotation = Annotated[kind | None, option]  # type: ignore[operator]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _keys(incomplete: str) -> list[str]:
+    from automodel_cli.cli import complete
+
+    return complete.keys(incomplete)
 
 
 def _spellings(model: type[Section], name: str, kind: Any) -> list[str]:

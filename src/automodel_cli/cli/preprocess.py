@@ -66,7 +66,10 @@ def tokenizer(cfg: TokenizerTrainConfig) -> None:
 @command(
     VerifyConfig,
     arguments=("path",),
-    examples=("automodel preprocess verify data", "automodel preprocess verify train.bin --tokenizer gpt2 --json"),
+    examples=(
+        "automodel preprocess verify data",
+        "automodel preprocess verify train.bin --tokenizer gpt2 --json",
+    ),
 )
 def verify(cfg: VerifyConfig) -> int:
     """Check headers, sizes, hashes, ids and document index of token files; show the first documents.

@@ -10,7 +10,7 @@ _SUFFIXES |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
 
 
 def parse_amount(value: Any) -> Any:
-    """``"500M"``, ``"1.5B"``, ``"10_000"``, ``"256MiB"`` -> int; other values pass unchanged and fail as what they are."""
+    """``"500M"``, ``"1.5B"``, ``"10_000"``, ``"256MiB"`` -> int; what is no amount passes unchanged."""
     if not isinstance(value, str):
         return value
     match = re.fullmatch(r"([\d_]+(?:\.\d+)?)\s*([KMBGT]?|[KMGT]IB)", value.strip().upper())

@@ -35,8 +35,8 @@ _NULL_MEANS = re.compile(r"[,;.]? *(?:null|empty): (.+?)(?=;|\. [A-Z(]|\.?$)")
 def meaning_and_default(section: type[Section], name: str) -> tuple[str, str]:
     """What a field's docstring says, and its default as a user reads it.
 
-    Where the default is null, (or an empty list) the default is what the docstring says of it (``...; null: all.``), and is no part of
-    the meaning. Empty where the field has to be given, and for what is simply off.
+    Of a default that is null or an empty list the docstring says what it stands for (``...; null: all.``): that is the
+    default, and no part of the meaning. It is empty where the field has to be given, and for what is simply off.
     """
     text, default = help_of(section, name), _written(section.model_fields[name])
     if default == "null" and (found := _NULL_MEANS.search(text)):

@@ -85,8 +85,13 @@ def near(key: str) -> list[str]:
     wanted = key.removeprefix("--").replace("-", "_")
     keys = dict.fromkeys(setting.key for setting in [*pretrain_settings(), *_of_commands()])
     last = {known.rpartition(".")[2]: known for known in keys}
-    matches = [*difflib.get_close_matches(wanted, keys), *difflib.get_close_matches(wanted.rpartition(".")[2], last)]
-    return list(dict.fromkeys(last.get(match, match) if match not in keys else match for match in matches))[:3]
+    matches = [
+        *difflib.get_close_matches(wanted, keys),
+        *difflib.get_close_matches(wanted.rpartition(".")[2], last),
+    ]
+    return list(dict.fromkeys(last.get(match, match) if match not in keys else match for match in matches))[
+        :3
+    ]
 
 
 def pretrain_settings() -> Iterator[Setting]:
@@ -132,9 +137,12 @@ def _of_targets(role: Role, section: str) -> Iterator[Setting]:
                 takes = describe_type(parameter.annotation)
                 default = "needed" if parameter.required else parameter.default
                 meaning = texts.get(parameter.name, "")
-                yield Setting(f"{section}.{parameter.name}", takes, default, meaning, (), f"{PRETRAIN}, {name}")
+                yield Setting(
+                    f"{section}.{parameter.name}", takes, default, meaning, (), f"{PRETRAIN}, {name}"
+                )
     if section == "optimizer":
         for key, meaning in _OPTIMIZER.items():
             takes: Any = role.bounds.get(key, "a number")
-            yield Setting(f"{section}.{key}", str(takes), "the optimizer's own", meaning, (), f"{PRETRAIN}, torch.optim")
-
+            yield Setting(
+                f"{section}.{key}", str(takes), "the optimizer's own", meaning, (), f"{PRETRAIN}, torch.optim"
+            )

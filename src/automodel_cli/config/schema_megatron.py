@@ -74,7 +74,7 @@ class PreprocessMegatronConfig(Section):
     shard_tokens: Amount | None = None
     """Tokens of the first key that a file holds at most, instead of one file for each input file; null: no limit."""
     output_prefix: str = "processed_data"
-    """What names of files begin with: `{output_prefix}_{number}_{key}_document.bin`."""
+    """Beginning of the file names, `PREFIX_N_KEY_document.bin` (and .idx)."""
     output_path: str | None = None
     """Folder to write; null: that of `output_prefix`."""
     shuffle: bool = False

@@ -8,7 +8,6 @@ from pydantic import Field
 
 from automodel_cli.config.sections import Count, Meaning, Positive, Section, Whole, understood
 
-
 Time = Annotated[
     str,
     Field(pattern=r"^(\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2})$"),

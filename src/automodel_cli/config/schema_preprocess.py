@@ -117,7 +117,7 @@ class TokenizerTrainConfig(Section):
     """Hub dataset, or a local file, folder or glob, as for `preprocess nanogpt`."""
     output_dir: str
     """Folder for tokenizer.json and its configuration; AutoTokenizer opens it."""
-    vocab_size: Annotated[Count, BeforeValidator(parse_amount)] = 32_768
+    vocab_size: Amount = 32_768
     """Entries, end-of-text and the 256 bytes included."""
     set_name: str | None = None
     """Configuration of a Hub dataset; null: the dataset's own default."""

@@ -193,10 +193,15 @@ def source_of(target: str) -> Path:
 
 def documented(path: Path, name: str) -> dict[str, str]:
     """What a docstring's ``Args:`` say of each argument of a function or class."""
-    node = next((item for item in _parsed(path, path.stat().st_mtime_ns).body if getattr(item, "name", "") == name), None)
+    node = next(
+        (item for item in _parsed(path, path.stat().st_mtime_ns).body if getattr(item, "name", "") == name),
+        None,
+    )
     text = (ast.get_docstring(node) or "") if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else ""
     section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
-    entries = re.findall(r"^    (\w[\w, ]*): (.*?)(?=^    \w|\Z)", section[1] if section else "", re.MULTILINE | re.DOTALL)
+    entries = re.findall(
+        r"^    (\w[\w, ]*): (.*?)(?=^    \w|\Z)", section[1] if section else "", re.MULTILINE | re.DOTALL
+    )
     return {name: " ".join(about.split()) for names, about in entries for name in names.split(", ")}
 
 

@@ -73,7 +73,12 @@ def run(cfg: VerifyConfig, *, progress: ProgressCallback) -> VerifyReport:
 def as_json(report: VerifyReport) -> dict[str, Any]:
     """The report for programs; the manifest is in its own file."""
     found = {key: value for key, value in vars(report).items() if key != "manifest"}
-    return {"ok": not report.problems, **found, "path": str(report.path), "files": [asdict(f) for f in report.files]}
+    return {
+        "ok": not report.problems,
+        **found,
+        "path": str(report.path),
+        "files": [asdict(f) for f in report.files],
+    }
 
 
 def _with_indices(report: VerifyReport, folder: Path) -> VerifyReport:
