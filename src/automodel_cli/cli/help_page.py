@@ -31,7 +31,7 @@ def of_command(command: Command, context: Any) -> str:
     usage = command.usage or " ".join([*(_in_usage(command, param) for param in arguments), "[OPTIONS]"])
     groups: dict[str, list[Row]] = {_ARGUMENTS: [], **{title: [] for title in _titles(command)}, _OPTIONS: []}
     for param in command.get_params(context):
-        if not param.hidden:
+        if not getattr(param, "hidden", False):
             title = _ARGUMENTS if param in arguments else _title_of(command, param)
             groups[title].append(_row_of(command, param))
     sections = [(title, rows) for title, rows in groups.items() if rows]

@@ -16,7 +16,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Optional, TypeVar, Union, get_args, get_origin
 
 import typer
 from typer.core import TyperCommand
@@ -34,16 +34,17 @@ _LETTERS = {
 }  # fmt: skip
 # What stands for a value in the help, where neither its type nor "VALUE" says enough.
 _VALUES = {
-    "checkpoint": "CKPT", "path": "PATH", "runs": "RUN...", "diff": "A B", "files": "FILE...", "config": "FILE",
-    "dataset": "NAME|PATH", "input": "PATH...", "data": "PATH", "bigram": "PATH", "prompt": "TEXT",
-    "prompt_file": "FILE", "stop": "TEXT", "title": "TEXT", "output": "PATH", "output_dir": "FOLDER",
-    "output_path": "FOLDER", "output_prefix": "PREFIX", "temp_dir": "FOLDER", "bundle": "FOLDER", "folder": "FOLDER",
-    "harness_path": "FOLDER", "tokenizer": "NAME|FOLDER", "set_name": "NAME", "split": "NAME", "name": "NAME",
-    "text_key": "NAME", "json_keys": "NAME...", "lang": "NAME", "document": "file|line|TEXT", "step": "N|LATEST|BEST",
-    "keep_columns": "NAME,...", "tasks": "core|gauntlet|NAME,...", "harness": "NAME,...", "url": "URL",
-    "device": "auto|cpu|cuda|mps", "trust": "NAME|FILE", "words": "COMMAND...", "key": "KEY", "time": "HH:MM:SS", "sbatch": "NAME=VALUE",
-    "setup": "LINE", "logs": "FOLDER", "lead": "SECONDS", "timeout": "SECONDS", "source": "PATH", "partition": "NAME",
-    "account": "NAME", "job_name": "NAME", "batch_size": "auto|N",
+    "checkpoint": "CKPT", "path": "PATH", "runs": "RUN...", "diff": "A B", "files": "FILE...",
+    "config": "FILE", "dataset": "NAME|PATH", "input": "PATH...", "data": "PATH", "bigram": "PATH",
+    "prompt": "TEXT", "prompt_file": "FILE", "stop": "TEXT", "title": "TEXT", "output": "PATH",
+    "output_dir": "FOLDER", "output_path": "FOLDER", "output_prefix": "PREFIX", "temp_dir": "FOLDER",
+    "bundle": "FOLDER", "folder": "FOLDER", "harness_path": "FOLDER", "tokenizer": "NAME|FOLDER",
+    "set_name": "NAME", "split": "NAME", "name": "NAME", "text_key": "NAME", "json_keys": "NAME...",
+    "lang": "NAME", "document": "file|line|TEXT", "step": "N|LATEST|BEST", "keep_columns": "NAME,...",
+    "tasks": "core|gauntlet|NAME,...", "harness": "NAME,...", "url": "URL", "device": "auto|cpu|cuda|mps",
+    "trust": "NAME|FILE", "words": "COMMAND...", "key": "KEY", "time": "HH:MM:SS", "sbatch": "NAME=VALUE",
+    "setup": "LINE", "logs": "FOLDER", "lead": "SECONDS", "timeout": "SECONDS", "source": "PATH",
+    "partition": "NAME", "account": "NAME", "job_name": "NAME", "batch_size": "auto|N",
 }  # fmt: skip
 
 Model = TypeVar("Model", bound=Section)
@@ -224,7 +225,7 @@ def _parameter(name: str, model: type[Section], is_argument: bool) -> inspect.Pa
         extra = info.json_schema_extra
         hidden = isinstance(extra, dict) and NOTE_KEY in extra
         option = typer.Option(*_spellings(model, name, kind), **about, hidden=hidden)
-    annotation = Annotated[kind | None, option]  # type: ignore[operator]
+    annotation: Any = Annotated[Optional[kind], option]  # type: ignore[valid-type]  # noqa: UP045
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 from automodel_cli.config.explain import describe_type, section_of
 from automodel_cli.config.field_help import meaning_and_default
@@ -142,7 +141,7 @@ def _of_targets(role: Role, section: str) -> Iterator[Setting]:
                 )
     if section == "optimizer":
         for key, meaning in _OPTIMIZER.items():
-            takes: Any = role.bounds.get(key, "a number")
+            takes = str(role.bounds.get(key, "a number"))
             yield Setting(
-                f"{section}.{key}", str(takes), "the optimizer's own", meaning, (), f"{PRETRAIN}, torch.optim"
+                f"{section}.{key}", takes, "the optimizer's own", meaning, (), f"{PRETRAIN}, torch.optim"
             )
