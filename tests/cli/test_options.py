@@ -137,6 +137,17 @@ def test_what_is_wrong_is_told_by_the_option(line, said, capsys):
     assert said in capsys.readouterr().err
 
 
+def test_what_the_recipe_finds_is_told_by_the_option_too(tmp_path, capsys):
+    (tmp_path / "x.txt").write_text("hello")
+    (tmp_path / "n.yaml").write_text("val_tokens: 1000\n")
+    line = ["preprocess", "nanogpt", "--dataset", str(tmp_path / "x.txt"), "--tokenizer", "byte"]
+    line += ["-o", str(tmp_path / "out")]
+    assert app.run([*line, "--val-tokens", "1000"]) == 2
+    assert "error: --val-tokens asks for 1,000" in capsys.readouterr().err
+    assert app.run([*line, "-c", str(tmp_path / "n.yaml")]) == 2
+    assert "error: val_tokens asks for 1,000" in capsys.readouterr().err
+
+
 def test_in_a_file_the_key_is_named(tmp_path, capsys):
     (tmp_path / "n.yaml").write_text("val_tokens: 5\nval_fraction: 0.1\n")
     assert app.run(["preprocess", "nanogpt", "-c", str(tmp_path / "n.yaml")]) == 2

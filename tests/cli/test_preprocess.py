@@ -46,6 +46,9 @@ def test_from_text_to_a_verified_corpus(rows: Path, tmp_path: Path) -> None:
     (out / "dataset.bin").write_bytes(data)
     bad = automodel("preprocess", "verify", str(out))
     assert bad.returncode == 1 and f"{out}/dataset.bin was changed" in bad.stderr
+    report = automodel("preprocess", "verify", str(out), "--json")
+    found = json.loads(report.stdout)
+    assert (report.returncode, report.stderr, found["ok"], len(found["files"])) == (1, "", False, 1)
 
 
 def test_tokenizer_then_nanogpt(rows: Path, tmp_path: Path) -> None:

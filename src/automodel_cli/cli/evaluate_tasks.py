@@ -33,7 +33,10 @@ def names_tasks(config: Path | None) -> bool:
 def run(given: Given, invocation: Invocation) -> int:
     """Put tasks to a checkpoint, in as many processes as the launch flags say."""
     cfg, trust = given.load(TasksConfig), tuple(given.values["trust"] or ())
-    if invocation.wants_processes and (code := _launch(invocation)) is not None:
+    if (
+        invocation.wants_processes
+        and (code := _launch(invocation, Voice() if cfg.as_json else Voice(say=console.say))) is not None
+    ):
         return code
     from automodel_cli.recipes import evaluate_tasks as recipe
 
@@ -49,11 +52,10 @@ def run(given: Given, invocation: Invocation) -> int:
     return 0
 
 
-def _launch(invocation: Invocation) -> int | None:
+def _launch(invocation: Invocation, voice: Voice) -> int | None:
     from automodel_cli.recipes import launch
 
     debug = ["--debug"] if invocation.debug else []
-    voice = Voice(say=console.say)
     return launch.run(None, invocation.launch, [*invocation.arguments, *debug], voice=voice)
 
 

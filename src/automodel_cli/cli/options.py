@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, TypeVar, Union, get_args, get_origin
@@ -24,6 +26,7 @@ from typer.core import TyperCommand
 from automodel_cli.cli import console, help_page
 from automodel_cli.config.load import load_config
 from automodel_cli.config.sections import NOTE_KEY, Section, keys_of
+from automodel_cli.errors import AutomodelError
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 TAKES_OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -46,6 +49,8 @@ _VALUES = {
     "setup": "LINE", "logs": "FOLDER", "lead": "SECONDS", "timeout": "SECONDS", "source": "PATH",
     "partition": "NAME", "account": "NAME", "job_name": "NAME", "batch_size": "auto|N",
 }  # fmt: skip
+
+_KEY = re.compile(r"(?<![\w/.-])[a-z]+(?:_[a-z]+)+(?![\w/.])")  # no part of a path
 
 Model = TypeVar("Model", bound=Section)
 
@@ -123,6 +128,21 @@ class Given:
             console.warn(note)
         return cfg
 
+    @contextmanager
+    def told_by_options(self) -> Iterator[None]:
+        """What a recipe finds wrong with ``val_tokens`` is wrong with ``--val-tokens`` where that was given."""
+        values = str(list(self.values.values()))
+        keys = {key for key, value in self.values.items() if value and "_" in key and key not in values}
+
+        def renamed(text: str) -> str:
+            return _KEY.sub(lambda found: self.names[found[0]] if found[0] in keys else found[0], text)
+
+        try:
+            yield
+        except AutomodelError as error:
+            error.message, error.hint = renamed(error.message), renamed(error.hint)
+            raise
+
 
 def command(
     *models: type[Section],
@@ -165,7 +185,8 @@ def command(
                 return function(**more)
             by_key = {_key(model, name): values[name] for model in models for name in model.model_fields}
             given = Given(by_key, values.get("config") if file else None, names)
-            return function(given if len(models) > 1 else given.load(models[0]), **more)
+            with given.told_by_options():
+                return function(given if len(models) > 1 else given.load(models[0]), **more)
 
         call.__signature__ = inspect.Signature([*options.values(), *own.values()])  # type: ignore[attr-defined]
         call.__annotations__ = {name: parameter.annotation for name, parameter in (options | own).items()}

@@ -12,7 +12,7 @@ import typer
 from automodel_cli.cli import console
 from automodel_cli.cli.argv import Invocation, parse_argv
 from automodel_cli.cli.options import command
-from automodel_cli.cli.pretrain import file_and_overrides
+from automodel_cli.cli.pretrain import file_and_overrides, pretrain
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.config.schema_options import SlurmOptions
@@ -60,27 +60,18 @@ def _checked(words: list[str]) -> PretrainConfig:
         raise ConfigError(
             "what should the job run?", "automodel slurm --nproc-per-node 8 pretrain llm -c cfg.yaml"
         )
-    config: str | None = None
-    rest: list[str] = []
-    trust: list[str] = []
-    tokens = iter(words[1:])
-    for token in tokens:
-        name, equals, value = token.partition("=")
-        if name in ("-c", "--config", "--trust"):
-            value = value if equals else next(tokens, "")
-            config, trust = (config, [*trust, value]) if name == "--trust" else (value, trust)
-        elif token != "--fresh":
-            rest.append(token)
-        else:
-            raise ConfigError(
-                "--fresh in a job that may be started again would start over each time", "leave it out"
-            )
-    file, overrides = file_and_overrides(config, rest)
+    with pretrain.make_context("pretrain", words[1:]) as context:
+        options, tokens = context.params, list(context.args)
+    if options["fresh"]:
+        raise ConfigError(
+            "--fresh in a job that may be started again would start over each time", "leave it out"
+        )
+    file, overrides = file_and_overrides(options["config"], tokens)
     if file is None and not overrides:
         raise ConfigError(
             "no configuration given", "automodel slurm --nproc-per-node 8 pretrain llm -c cfg.yaml"
         )
-    return load_config(PretrainConfig, file, overrides, trust=trust)
+    return load_config(PretrainConfig, file, overrides, trust=options["trust"] or ())
 
 
 def _options(partition: str | None, account: str | None, further: Sequence[str]) -> dict[str, str]:
