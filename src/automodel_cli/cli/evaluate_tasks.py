@@ -33,10 +33,8 @@ def names_tasks(config: Path | None) -> bool:
 def run(given: Given, invocation: Invocation) -> int:
     """Put tasks to a checkpoint, in as many processes as the launch flags say."""
     cfg, trust = given.load(TasksConfig), tuple(given.values["trust"] or ())
-    if (
-        invocation.wants_processes
-        and (code := _launch(invocation, Voice() if cfg.as_json else Voice(say=console.say))) is not None
-    ):
+    launcher = Voice() if cfg.as_json else Voice(say=console.say)
+    if invocation.wants_processes and (code := _launch(invocation, launcher)) is not None:
         return code
     from automodel_cli.recipes import evaluate_tasks as recipe
 
