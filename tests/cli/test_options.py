@@ -173,6 +173,11 @@ def test_explain(key, parts, capsys):
     assert [part for part in parts if part not in page] == []
 
 
+def test_arguments_of_targets_are_keys_of_training_alone(capsys):
+    assert app.run(["explain", "file_pattern"]) == 0
+    assert "preprocess" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("incomplete", "before", "expected"),
     [

@@ -111,7 +111,7 @@ def _of_commands() -> Iterator[Setting]:
 def _of_section(model: type[Section], prefix: str, where: str) -> Iterator[Setting]:
     for name, field in model.model_fields.items():
         key, *also = (prefix + spelling for spelling in keys_of(model, name))
-        extra, role = field.json_schema_extra, role_of_section(name)
+        extra, role = field.json_schema_extra, role_of_section(name) if model is PretrainConfig else None
         if key == NAMED_VALIDATION_KEY:
             continue
         meaning, default = meaning_and_default(model, name)
@@ -120,7 +120,7 @@ def _of_section(model: type[Section], prefix: str, where: str) -> Iterator[Setti
         default = "needed" if field.is_required() else default or "off"
         takes = describe_type(field.annotation, field.metadata)
         yield Setting(key, takes, default, meaning, tuple(also), where)
-        if role is not None and not prefix:
+        if role is not None:
             yield from _of_targets(role, key)
         elif section := section_of(field.annotation):
             yield from _of_section(section, f"{key}.", where)
