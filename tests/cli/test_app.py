@@ -58,13 +58,7 @@ def test_an_unknown_option(capsys):
 
 @pytest.mark.parametrize("name", list(app.COMMANDS))
 def test_every_command_that_is_there_explains_itself(name, capsys):
-    module = ROOT / "src" / (app.COMMANDS[name].module.replace(".", "/") + ".py")
-    code = run(name, "--help")
-    if not module.exists():
-        assert code == 2
-        assert "is not part of this version" in capsys.readouterr().err
-        return
-    assert code == 0
+    assert run(name, "--help") == 0
     assert f"Usage: automodel {name}" in capsys.readouterr().out
 
 

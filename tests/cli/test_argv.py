@@ -130,7 +130,9 @@ TOKENS = st.sampled_from(
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 @given(
-    st.lists(TOKENS, max_size=8), st.lists(st.sampled_from(LAUNCH_FLAGS), max_size=3, unique=True), st.data()
+    st.lists(TOKENS, max_size=8),
+    st.lists(st.sampled_from(sorted(LAUNCH_FLAGS)), max_size=3, unique=True),
+    st.data(),
 )
 def test_no_token_is_lost_wherever_launch_flags_stand(tokens, flags, data):
     """With the launch flags out, what is left is what parsing the command line without them gives."""

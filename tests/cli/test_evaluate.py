@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,11 @@ def test_file_and_flags(seen, tmp_path):
 def test_wrong_settings(seen, arguments, capsys):
     assert app.run(["eval", *arguments]) == 2
     assert "error:" in capsys.readouterr().err and not seen
+
+
+def test_json_is_all_that_stdout_gets(seen, capsys):
+    assert app.run(["eval", "run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["sets"][0]["loss"] == 2.5
 
 
 def test_rows():

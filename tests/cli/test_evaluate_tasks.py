@@ -70,6 +70,11 @@ def test_tables(seen, capsys):
         assert part in shown, part
 
 
+def test_json_is_all_that_stdout_gets(seen, capsys):
+    assert app.run(["eval", "run", "--tasks", "piqa", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == RESULTS
+
+
 def test_a_file_that_names_tasks(seen, tmp_path):
     path = tmp_path / "tasks.yaml"
     path.write_text("checkpoint: run\ntasks: [core]\nbatch_size: 4\n")
@@ -82,10 +87,10 @@ def test_a_file_that_names_tasks(seen, tmp_path):
     [
         (["run", "--tasks", "core", "--data", "x"], "--data does not go with --tasks"),
         (["run", "--bundle", "x"], "--bundle does not go with the likelihood"),
-        (["one", "two"], "one checkpoint is scored at a time"),
-        (["compare", "a.json"], "two results files"),
+        (["one", "two"], "unexpected extra argument"),
+        (["compare", "a.json"], "FILE: expected two results files"),
         (["run", "--tasks", ","], ""),
-        (["run", "--tasks", "core", "--batch-size", "many"], "batch_size"),
+        (["run", "--tasks", "core", "--batch-size", "many"], "--batch-size: expected"),
         (["run", "--nproc-per-node", "2"], "one process"),
     ],
 )
@@ -122,6 +127,8 @@ def test_compare(tmp_path, capsys):
     assert app.run(["eval", "compare", results("one", "0" * 20), results("two", "01" * 10)]) == 0
     shown = capsys.readouterr().out
     assert "+0.5000" in shown and "0.0020" in shown and "B better" in shown
+    assert app.run(["eval", "compare", str(tmp_path / "one.json"), str(tmp_path / "two.json"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["name"] == "piqa"
     assert app.run(["eval", "compare", str(tmp_path / "one.json"), str(tmp_path / "none.json")]) == 1
     assert "does not exist" in capsys.readouterr().err
 
@@ -134,10 +141,12 @@ def test_download(monkeypatch, capsys):
         return download_bundle.FetchedBundle(Path(cfg.folder), 9)
 
     monkeypatch.setattr(download_bundle, "run", fake)
-    assert app.run(["eval", "--download-bundle"]) == 0
+    assert app.run(["eval", "download-bundle"]) == 0
     words = ["--bundle", "b", "--bundle-url", "http://x/y.zip", "--bundle-sha256", "a" * 64]
     assert app.run(["eval", "--download-bundle", *words]) == 0
     assert (asked[0].folder, asked[0].url, asked[0].sha256) == ("eval_bundle", None, None)
     assert (asked[1].folder, asked[1].url, asked[1].sha256) == ("b", "http://x/y.zip", "a" * 64)
     assert "9 files of task data in b" in capsys.readouterr().out
     assert app.run(["eval", "--download-bundle", "--bundle-sha256", "abc"]) == 2
+    assert app.run(["eval", "download-bundle", "--folder", "b", "--sha256", "A" * 64]) == 0
+    assert (asked[2].folder, asked[2].sha256) == ("b", "A" * 64)

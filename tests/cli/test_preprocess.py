@@ -50,6 +50,9 @@ def test_from_text_to_a_verified_corpus(rows: Path, tmp_path: Path) -> None:
     (out / "dataset.bin").write_bytes(data)
     bad = automodel("preprocess", "verify", str(out))
     assert bad.returncode == 1 and f"{out}/dataset.bin was changed" in bad.stderr
+    report = automodel("preprocess", "verify", str(out), "--json")
+    found = json.loads(report.stdout)
+    assert (report.returncode, report.stderr, found["ok"], len(found["files"])) == (1, "", False, 1)
 
 
 def test_tokenizer_then_nanogpt(rows: Path, tmp_path: Path) -> None:
@@ -86,7 +89,11 @@ def test_dry_run_and_errors(rows: Path, tmp_path: Path) -> None:
     plan = automodel(*base, "--dry-run", "--val-tokens", "100")
     assert plan.returncode == 0 and "would write" in plan.stdout and not (tmp_path / "out").exists()
     wrong = automodel(*base, "--max-tokens", "lots")
-    assert wrong.returncode == 2 and "max_tokens" in wrong.stderr and "Traceback" not in wrong.stderr
+    assert (
+        wrong.returncode == 2
+        and "error: --max-tokens: expected a number like" in wrong.stderr
+        and "Traceback" not in wrong.stderr
+    )
     missing = automodel("preprocess", "nanogpt", "--dataset", "nothing.jsonl")
     assert missing.returncode == 1 and "nothing.jsonl" in missing.stderr
     strict = automodel(*base, "--strict")

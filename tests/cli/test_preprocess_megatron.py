@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests import nursery
 
-from automodel_cli.cli.preprocess_megatron import repeat_options
+from automodel_cli.cli.options import repeat_options
 from automodel_cli.corpus.megatron_manifest import read_megatron_manifest
 
 SHARED_CACHE = Path(__file__).resolve().parents[2] / "../shared/data/tokenizers/tiktoken_cache"
@@ -62,12 +62,13 @@ def test_the_guides_command(chunks: Path) -> None:
 
 def test_lists_of_words() -> None:
     words = ["--json-keys", "a", "b", "--input", "x.jsonl", "y.jsonl", "--append-eod", "--workers", "2"]
-    assert repeat_options(words) == [
+    lists = ("--json-keys", "--input")
+    assert repeat_options(words, lists) == [
         *("--json-keys", "a", "--json-keys", "b", "--input", "x.jsonl", "--input", "y.jsonl"),
         *("--append-eod", "--workers", "2"),
     ]
-    assert repeat_options(["--json-keys=a", "stray"]) == ["--json-keys=a", "stray"]
-    assert repeat_options(["stray", "--input"]) == ["stray", "--input"]
+    assert repeat_options(["--json-keys=a", "stray"], lists) == ["--json-keys=a", "stray"]
+    assert repeat_options(["stray", "--input"], lists) == ["stray", "--input"]
 
 
 def test_several_keys_and_files_that_the_shell_expanded(chunks: Path) -> None:
@@ -101,7 +102,7 @@ def test_settings_from_a_file_and_errors(chunks: Path) -> None:
     other = automodel("megatron", "-c", "cfg.yaml", cwd=chunks)
     assert other.returncode == 2 and "append_eod True -> False" in other.stderr
     wrong = automodel("megatron", "-c", "cfg.yaml", "--shards", "0", "--special-tokens", "maybe", cwd=chunks)
-    assert wrong.returncode == 2 and "shards" in wrong.stderr and "special_tokens" in wrong.stderr
+    assert wrong.returncode == 2 and "--shards" in wrong.stderr and "--special-tokens" in wrong.stderr
     gone = automodel("megatron", "--input", "gone/*.jsonl", cwd=chunks)
     assert gone.returncode == 1 and "no file matches gone/*.jsonl" in gone.stderr
     stray = automodel("megatron", "stray", cwd=chunks)

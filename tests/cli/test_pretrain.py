@@ -103,8 +103,11 @@ def test_the_printed_configuration_can_be_pasted_back(capsys, recipe):
         (["cfg.yaml", "--optimizer.lrr", "3"], "AdamW takes no such argument, did you mean lr?"),
         (["cfg.yaml", "--model._target_", "os.system"], "os.system is not a model builder"),
         (["cfg.yaml", "--freshh"], "unknown key"),
-        (["cfg.yaml", "--profile", "0"], "'--profile': Input should be greater than or equal to 1"),
-        (["cfg.yaml", "--profile", "many"], "'--profile': Input should be a valid integer"),
+        (["cfg.yaml", "--profile", "0"], "--profile: expected a whole number from 1 up or null, found 0"),
+        (
+            ["cfg.yaml", "--profile", "many"],
+            "--profile: expected a whole number from 1 up or null, found the text 'many'",
+        ),
         (["cfg.yaml", "--profile"], "'--profile' requires an argument"),
     ],
 )

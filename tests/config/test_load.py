@@ -2,7 +2,8 @@ import pytest
 import yaml
 
 from automodel_cli.config.load import load_config, to_dict, to_yaml
-from automodel_cli.config.schema import EvaluateConfig, InspectConfig, PretrainConfig
+from automodel_cli.config.schema import EvaluateConfig, GenerateConfig, InspectConfig, PretrainConfig
+from automodel_cli.config.schema_preprocess import PreprocessNanogptConfig
 from automodel_cli.errors import ConfigError
 
 
@@ -300,3 +301,27 @@ def test_all_that_is_wrong_is_one_list(tmp_path):
 def test_a_word_that_yaml_takes_for_null_stays_a_word_where_it_is_one(load_text, small_yaml):
     cfg = load_text(small_yaml + "distributed: {strategy: none}\n", "--init_from", "none")
     assert (cfg.distributed.strategy, cfg.init_from) == ("none", None)
+
+
+@pytest.mark.parametrize("text", ["none", "'none'"])
+def test_none_is_a_word_where_a_key_has_it(text, tmp_path, load_text, small_yaml):
+    """``eot: none`` was read as null, which means prepend."""
+    (tmp_path / "n.yaml").write_text(f"eot: {text}\noutput_dir: none\n")
+    cfg = load_config(PreprocessNanogptConfig, tmp_path / "n.yaml")
+    assert (cfg.eot, cfg.output_dir) == ("none", None)
+    assert load_text(small_yaml + f"distributed: {{strategy: {text}}}\n").distributed.strategy == "none"
+    assert load_text(small_yaml, "--distributed.strategy", "none").distributed.strategy == "none"
+    assert load_config(PreprocessNanogptConfig, flags={"eot": "none"}).eot == "none"
+
+
+def test_flags_are_read_as_a_file_is_and_texts_stand_as_they_are():
+    given = {
+        "checkpoint": "007",
+        "prompt": "[a: b]",
+        "top_k": "null",
+        "temperature": "1e-1",
+        "stop": ["null", "1"],
+    }
+    cfg = load_config(GenerateConfig, flags=given)
+    assert (cfg.checkpoint, cfg.prompt, cfg.top_k, cfg.temperature) == ("007", "[a: b]", None, 0.1)
+    assert cfg.stop == ("null", "1")

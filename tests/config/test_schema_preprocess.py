@@ -2,12 +2,9 @@
 
 import pytest
 
+from automodel_cli.config.amounts import format_amount, parse_amount
 from automodel_cli.config.load import load_config
-from automodel_cli.config.schema_preprocess import (
-    PreprocessNanogptConfig,
-    format_amount,
-    parse_amount,
-)
+from automodel_cli.config.schema_preprocess import PreprocessNanogptConfig
 from automodel_cli.errors import ConfigError
 
 
@@ -20,6 +17,7 @@ from automodel_cli.errors import ConfigError
         ("10_000", 10_000),
         ("7", 7),
         ("0.5K", 500),
+        ("256MiB", 256 << 20),
     ],
 )
 def test_amounts(text: str, amount: int) -> None:

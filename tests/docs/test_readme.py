@@ -107,6 +107,7 @@ def workplace(tmp_path_factory) -> Path:
     """A folder with configs/ and every configuration that a page spells out under a name (``# tiny.yaml``)."""
     folder = tmp_path_factory.mktemp("docs")
     (folder / "configs").symlink_to(ROOT / "configs")
+    (folder / "cfg.yaml").symlink_to(ROOT / "configs/gpt2_124m.yaml")  # of the examples in the help
     for _, block in YAML_BLOCKS:
         if name := re.match(r"# (\w+\.yaml)\n", block):
             target = folder / name[1]
@@ -135,6 +136,21 @@ def stand_ins(monkeypatch, workplace):
 # ------------------------------------------------------------------------------------------- commands
 
 
+def examples(entries: dict[str, app.Entry] = app.COMMANDS) -> list[tuple[str, ...]]:
+    """The examples that ``--help`` shows, of all commands."""
+    own = [app.load_command(name, entry).examples for name, entry in entries.items() if entry.module]
+    lines = [line for lines in own for line in lines]
+    found = [words for line in lines for words in automodel_words(line)]
+    return found + [
+        words for entry in entries.values() for words in examples(entry.commands) if entry.commands
+    ]
+
+
+@pytest.mark.parametrize("words", examples(), ids=shlex.join)
+def test_examples_of_the_help_are_accepted(words, stand_ins, capsys):
+    test_it_is_accepted(Command(ROOT / "README.md", words), stand_ins, capsys)
+
+
 def test_there_are_commands_to_look_at():
     assert len(COMMANDS) > 40
     assert {command.words[0] for command in COMMANDS} >= set(app.COMMANDS) - {"quickstart", "pretrain"}
@@ -146,6 +162,9 @@ def test_it_is_accepted(command, stand_ins, capsys):
     if said is not None:
         assert app.run(command.words) == 2
         assert said in capsys.readouterr().err
+        return
+    if command.words[0] in ("help", "explain"):  # pages: no recipe
+        assert app.run(command.words) == 0
         return
     with pytest.raises(Reached):
         code = app.run(command.words)

@@ -7,11 +7,12 @@ typer itself. Exit codes: 0 done, 1 failed, 2 wrong configuration or command lin
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from automodel_cli import __version__
-from automodel_cli.cli import console, worker
+from automodel_cli.cli import console, help_page, worker
 from automodel_cli.cli.argv import Invocation, parse_argv
 from automodel_cli.device import prefer_huge_pages
 from automodel_cli.errors import AutomodelError, ConfigError, is_panic, panic_message
@@ -37,132 +38,128 @@ _ClickException: type[Exception] = next(
 
 @dataclass(frozen=True)
 class Entry:
-    """One command: where it lives, its line in the help, and the group it is shown in."""
+    """One command: its line in the help, where it lives, the group it is shown in, and commands below it."""
 
-    module: str
-    attribute: str
     help: str
-    panel: str
+    module: str = ""
+    attribute: str = ""
+    panel: str = "Commands"
+    commands: dict[str, Entry] = field(default_factory=dict)
+
+    def shown(self) -> Any:
+        """What stands for the command until it is called: its name and line, for lists and suggestions."""
+        return TyperCommand(name=self.attribute, help=self.help, rich_help_panel=self.panel)
 
 
-_DATA, _TRAIN, _LOOK = "Data", "Training", "Results"
+_DATA, _TRAIN, _LOOK, _HELP = "Data", "Training", "Results", "Help"
 COMMANDS: dict[str, Entry] = {
     "preprocess": Entry(
-        "automodel_cli.cli.preprocess",
-        "app",
         "Text to token files: nanogpt, megatron, shuffle, index, tokenizer, verify.",
-        _DATA,
+        panel=_DATA,
+        commands={
+            "nanogpt": Entry("Text to nanoGPT-style token files.", "preprocess", "nanogpt"),
+            "megatron": Entry("Text to Megatron-Core's .bin and .idx files.", "preprocess_megatron", "megatron"),
+            "shuffle": Entry("Documents in random order.", "preprocess_shuffle", "shuffle"),
+            "index": Entry("The sample indices of a run on Megatron files.", "preprocess_index", "index"),
+            "tokenizer": Entry("Train a byte-level BPE on your own text.", "preprocess", "tokenizer"),
+            "verify": Entry("Check token files against their manifest.", "preprocess", "verify"),
+        },
     ),
     "pretrain": Entry(
-        "automodel_cli.cli.pretrain",
-        "pretrain",
         "Train a language model: automodel pretrain llm -c cfg.yaml (or just automodel cfg.yaml).",
-        _TRAIN,
+        "pretrain", "pretrain", _TRAIN,
     ),
-    "eval": Entry(
-        "automodel_cli.cli.evaluate",
-        "evaluate",
-        "Score a checkpoint: loss and bits per byte on token files, CORE, the Eval Gauntlet, harness tasks.",
-        _LOOK,
-    ),
-    "inspect-ckpt": Entry(
-        "automodel_cli.cli.inspect_ckpt",
-        "inspect_ckpt",
-        "Show, verify and compare checkpoints; needs no torch.",
-        _LOOK,
-    ),
-    "plot": Entry(
-        "automodel_cli.cli.plot",
-        "plot",
-        "Draw loss, learning rate and throughput of a run.",
-        _LOOK,
-    ),
-    "generate": Entry(
-        "automodel_cli.cli.generate",
-        "generate",
-        "Continue a prompt with a checkpoint.",
-        _LOOK,
-    ),
-    "init": Entry(
-        "automodel_cli.cli.init",
-        "init",
-        "Write a YAML file to start from; without a name: list the presets.",
-        _TRAIN,
-    ),
+    "init": Entry("Write a YAML file to start from; without a name: list the presets.", "init", "init", _TRAIN),
     "slurm": Entry(
-        "automodel_cli.cli.slurm",
-        "slurm",
         "Write a batch file for Slurm: saves before its time is over, goes on in the next job.",
-        _TRAIN,
-    ),
-    "doctor": Entry(
-        "automodel_cli.cli.doctor",
-        "doctor",
-        "Why does it not run here? Versions, devices, collectives, limits, disk, hub.",
-        _LOOK,
-    ),
-    "export": Entry(
-        "automodel_cli.cli.export",
-        "app",
-        "A checkpoint as a folder that transformers loads: automodel export hf CKPT OUT.",
-        _LOOK,
-    ),
-    "import": Entry(
-        "automodel_cli.cli.import_checkpoint",
-        "import_checkpoint",
-        "A checkpoint of nanoGPT, litgpt or lingua as a folder that eval, generate and init_from take.",
-        _LOOK,
+        "slurm", "slurm", _TRAIN,
     ),
     "quickstart": Entry(
-        "automodel_cli.cli.quickstart",
-        "quickstart",
-        "All of it in five minutes, on this machine's own Python sources.",
-        _TRAIN,
+        "All of it in five minutes, on this machine's own Python sources.", "quickstart", "quickstart", _TRAIN
     ),
-}
+    "eval": Entry(
+        "Score a checkpoint: loss and bits per byte on token files, CORE, the Eval Gauntlet, harness tasks.",
+        "evaluate", "evaluate", _LOOK,
+        {
+            "compare": Entry("What differs between two results files.", "evaluate_tasks", "compare"),
+            "download-bundle": Entry("Fetch the data of the in-context tasks.", "evaluate_tasks", "download_bundle"),
+        },
+    ),
+    "inspect-ckpt": Entry(
+        "Show, verify and compare checkpoints; needs no torch.", "inspect_ckpt", "inspect_ckpt", _LOOK
+    ),
+    "plot": Entry("Draw loss, learning rate and throughput of a run.", "plot", "plot", _LOOK),
+    "generate": Entry("Continue a prompt with a checkpoint.", "generate", "generate", _LOOK),
+    "export": Entry(
+        "A checkpoint as a folder that transformers loads: automodel export hf CKPT OUT.",
+        panel=_LOOK,
+        commands={"hf": Entry("A folder that transformers loads.", "export", "hf")},
+    ),
+    "import": Entry(
+        "A checkpoint of nanoGPT, litgpt or lingua as a folder that eval, generate and init_from take.",
+        "import_checkpoint", "import_checkpoint", _LOOK,
+    ),
+    "doctor": Entry(
+        "Why does it not run here? Versions, devices, collectives, limits, disk, hub.", "doctor", "doctor", _HELP
+    ),
+    "help": Entry("The help of a command, or of the launch flags: automodel help launch.", "help", "show_help", _HELP),
+    "explain": Entry("What a key of a configuration takes and means.", "help", "explain", _HELP),
+}  # fmt: skip
 
 
 class LazyGroup(TyperGroup):
-    """A group that lists commands from the table and imports one only when it is called."""
+    """Commands from the table; one is imported when it is called."""
+
+    entries: dict[str, Entry] = COMMANDS
+    own: Entry | None = None
+    """What the group does itself where none of its commands is named."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """All names, in the table's order."""
-        return list(COMMANDS)
+        return list(self.entries)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """A stand-in that carries the help line; ``resolve_command`` brings the command itself."""
-        entry = COMMANDS.get(cmd_name)
-        if entry is None:
-            return None
-        return TyperCommand(name=cmd_name, help=entry.help, rich_help_panel=entry.panel)
+        """What stands for the command; ``resolve_command`` brings the command itself."""
+        return self.entries[cmd_name].shown() if cmd_name in self.entries else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command that was asked for and import it."""
-        self.commands = {name: self.get_command(ctx, name) for name in COMMANDS}  # for typer's suggestions
+        if ctx.resilient_parsing:  # a shell completes: the line has not been through argv.py
+            with contextlib.suppress(ConfigError):
+                args = list(parse_argv(args).arguments) or args
+        self.commands = {
+            name: entry.shown() for name, entry in self.entries.items()
+        }  # for typer's suggestions
         name, command, rest = super().resolve_command(ctx, args)
-        return name, load_command(name) if command is not None and name else command, rest
+        if command is not None and name:
+            command = load_command(name, self.entries[name], rest, completing=ctx.resilient_parsing)
+        return name, command, rest
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """The commands; of one that has commands below it (eval), its own options as well."""
+        found = super().shell_complete(ctx, incomplete)
+        if self.own is not None:
+            own = load_command(str(self.name), replace(self.own, commands={}))
+            with own.make_context(self.name, [], parent=ctx.parent, resilient_parsing=True) as inner:
+                found += own.shell_complete(inner, incomplete)
+        return found
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """The page that ``--help`` shows."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for name, entry in self.entries.items():
+            panels.setdefault(entry.panel, []).append((name, entry.help))
+        formatter.write(help_page.of_group(ctx.command_path, self.help or "", panels, self.get_params(ctx)))
 
 
-def load_command(name: str) -> Any:
-    """Import a command and make typer's object of it.
-
-    Raises:
-        ConfigError: this version does not have it.
-    """
-    entry = COMMANDS[name]
-    try:
-        found = getattr(importlib.import_module(entry.module), entry.attribute)
-    except ModuleNotFoundError as error:
-        if error.name != entry.module:
-            raise
-        raise ConfigError(f"automodel {name} is not part of this version", "see automodel --help") from None
-    if isinstance(found, typer.Typer):
-        return typer.main.get_command(found)
-    options: dict[str, Any] = {"context_settings": HELP_OPTIONS}
-    options |= getattr(sys.modules[entry.module], "COMMAND_OPTIONS", {})
-    single = typer.Typer(add_completion=False)
-    single.command(name, **options)(found)
-    return typer.main.get_command(single)
+def load_command(name: str, entry: Entry, rest: Sequence[str] = (), *, completing: bool = False) -> Any:
+    """Import a command, or make the group of those below it where ``rest`` names one of them."""
+    below = rest[0] in entry.commands if rest else completing
+    if entry.commands and (below or not entry.module):
+        group = LazyGroup(name=name, help=entry.help, no_args_is_help=True, context_settings=HELP_OPTIONS)
+        group.entries, group.own = entry.commands, entry if entry.module else None
+        return group
+    return getattr(importlib.import_module(f"automodel_cli.cli.{entry.module}"), entry.attribute)
 
 
 def _version(wanted: bool) -> None:
@@ -212,7 +209,7 @@ def run(argv: Sequence[str]) -> int:
         return BROKEN_PIPE
     except _ClickException as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # a group without a command: its help is the answer
-            console.say(str(error).rstrip())
+            print(error.ctx.get_help(), flush=True)  # type: ignore[attr-defined]
             return WRONG_USAGE
         return worker.show_error(_usage_error(error), debug=debug)
     except typer.Abort:

@@ -18,10 +18,23 @@ from pathlib import PurePath
 
 from automodel_cli.errors import ConfigError
 
-LAUNCH_FLAGS = (
-    "nproc-per-node", "nnodes", "node-rank", "rdzv-backend", "rdzv-endpoint", "rdzv-id", "rdzv-conf",
-    "master-addr", "master-port", "max-restarts", "monitor-interval", "shutdown-timeout", "local-addr", "log-dir",
-)  # fmt: skip
+LAUNCH_FLAGS: dict[str, tuple[str, str]] = {
+    "nproc-per-node": ("N|gpu|cpu|auto", "Processes on this machine; gpu: one for each, cpu: one per core"),
+    "nnodes": ("N|MIN:MAX", "Machines; MIN:MAX lets them come and go while the run goes on"),
+    "rdzv-endpoint": ("HOST:PORT", "Where the machines meet: one of them, the same on each"),
+    "rdzv-id": ("NAME", "Tells runs apart that meet at one place"),
+    "rdzv-backend": ("c10d|static", "How they meet: at an endpoint, or by fixed places"),
+    "rdzv-conf": ("KEY=VALUE,...", "Options of the meeting, as torchrun's"),
+    "node-rank": ("N", "This machine's number, with fixed places"),
+    "master-addr": ("HOST", "The machine of rank 0, with fixed places"),
+    "master-port": ("PORT", "Its port"),
+    "max-restarts": ("N", "Starts again after a crash of one process"),
+    "monitor-interval": ("SECONDS", "Between two looks at the processes"),
+    "shutdown-timeout": ("SECONDS", "Time that processes have to save when they are stopped"),
+    "local-addr": ("HOST", "This machine's address for the others"),
+    "log-dir": ("FOLDER", "Where the output of other ranks goes"),
+}
+"""torchrun's flags: what stands for the value, and what it means; ``automodel help launch`` shows them."""
 _SWITCHES = ("standalone",)
 _WHOLE_NUMBERS = ("node-rank", "master-port", "max-restarts")
 _YAML = (".yaml", ".yml")

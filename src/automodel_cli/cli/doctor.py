@@ -4,35 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from automodel_cli.cli import console
+from automodel_cli.cli.options import command
+from automodel_cli.config.schema_options import DoctorOptions
 
 _MARKS = {"ok": "ok", "warning": "warning", "problem": "PROBLEM"}
 
 
-def doctor(
-    folder: Annotated[
-        Path, typer.Argument(help="Where runs will be written; its disk is looked at.", show_default="here")
-    ] = Path(),
-    processes: Annotated[
-        int | None,
-        typer.Option(
-            help="Processes of the all-reduce; one for each GPU, or two.", min=1, show_default=False
-        ),
-    ] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds that a check may take.", min=1)] = 60.0,
-    offline: Annotated[bool, typer.Option("--offline", help="Do not ask the hub.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
-) -> int:
+@command(
+    DoctorOptions,
+    file=False,
+    arguments=("folder",),
+    examples=("automodel doctor", "automodel doctor /scratch/runs --processes 8 --offline"),
+)
+def doctor(cfg: DoctorOptions) -> int:
     """Look at what training needs of this machine; exit code 1 where something keeps it from running."""
     from automodel_cli.recipes import doctor as recipe
 
-    request = recipe.Request(folder=folder, processes=processes, timeout_s=timeout, hub=not offline)
+    request = recipe.Request(Path(cfg.folder), cfg.processes, timeout_s=cfg.timeout, hub=not cfg.offline)
     findings = recipe.run(request)
-    if as_json:
+    if cfg.as_json:
         console.say(json.dumps(recipe.as_json(findings), indent=2))
     else:
         for finding in findings:

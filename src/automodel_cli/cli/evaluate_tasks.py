@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from automodel_cli.assembly.voice import Voice
 from automodel_cli.cli import console, worker
 from automodel_cli.cli.argv import Invocation
+from automodel_cli.cli.options import Given, command, show_json
 from automodel_cli.config import yaml_tree
-from automodel_cli.config.load import load_config
+from automodel_cli.config.schema_options import CompareOptions
 from automodel_cli.config.schema_tasks import BundleConfig, TasksConfig
-from automodel_cli.errors import AutomodelError, ConfigError
+from automodel_cli.errors import AutomodelError
 
 COLUMNS = ("task", "shots", "items", "accuracy", "+/-", "chance", "centred", "items/s")
 
@@ -28,18 +30,19 @@ def names_tasks(config: Path | None) -> bool:
     return not {"tasks", "harness"}.isdisjoint(given.items)
 
 
-def run(
-    config: Path | None, flags: Mapping[str, Any], invocation: Invocation, *, trust: Sequence[str] = ()
-) -> int:
+def run(given: Given, invocation: Invocation) -> int:
     """Put tasks to a checkpoint, in as many processes as the launch flags say."""
-    cfg = load_config(TasksConfig, config, flags=flags)
+    cfg, trust = given.load(TasksConfig), tuple(given.values["trust"] or ())
     worker.starting("eval: loading PyTorch ...")
-    if invocation.wants_processes and (code := _launch(invocation)) is not None:
+    launcher = Voice() if cfg.as_json else Voice(say=console.say)
+    if invocation.wants_processes and (code := _launch(invocation, launcher)) is not None:
         return code
     from automodel_cli.recipes import evaluate_tasks as recipe
 
-    if worker.rank() > 0:
-        recipe.run(cfg, trust=trust)
+    if worker.rank() > 0 or cfg.as_json:
+        result = recipe.run(cfg, trust=trust)
+        if cfg.as_json and worker.rank() == 0:
+            show_json(result.results)
         return 0
     with console.voice("evaluating") as voice:
         result = recipe.run(cfg, voice=voice, trust=trust)
@@ -60,11 +63,10 @@ def say_where(result: Any) -> None:
     console.say("--output FILE keeps these results")
 
 
-def _launch(invocation: Invocation) -> int | None:
+def _launch(invocation: Invocation, voice: Voice) -> int | None:
     from automodel_cli.recipes import launch
 
     debug = ["--debug"] if invocation.debug else []
-    voice = Voice(say=console.say)
     return launch.run(None, invocation.launch, [*invocation.arguments, *debug], voice=voice)
 
 
@@ -122,9 +124,17 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def download(folder: str | None, url: str | None, sha256: str | None) -> int:
-    """Fetch the data of the in-context tasks."""
-    cfg = load_config(BundleConfig, flags={"folder": folder, "url": url, "sha256": sha256})
+@command(
+    BundleConfig,
+    file=False,
+    examples=("automodel eval download-bundle", "automodel eval download-bundle --folder /data/eval_bundle"),
+)
+def download_bundle(cfg: BundleConfig) -> int:
+    """Fetch the data of the in-context tasks, checked by its hash."""
+    return _fetch(cfg)
+
+
+def _fetch(cfg: BundleConfig) -> int:
     from automodel_cli.recipes import download_bundle as recipe
 
     with console.voice("downloading") as voice:
@@ -133,15 +143,28 @@ def download(folder: str | None, url: str | None, sha256: str | None) -> int:
     return 0
 
 
-def compare(files: Sequence[str]) -> int:
-    """What differs between two results files."""
-    if len(files) != 2:
-        raise ConfigError(
-            f"compare takes two results files, found {len(files)}", "automodel eval compare A.json B.json"
-        )
+def download(given: Given) -> int:
+    """``eval --download-bundle``, the older spelling."""
+    old = {"folder": "bundle", "url": "bundle_url", "sha256": "bundle_sha256"}
+    values = {new: given.values[key] for new, key in old.items()}
+    names = {new: given.names[key] for new, key in old.items()}
+    return _fetch(Given(values, names=names).load(BundleConfig))
+
+
+@command(
+    CompareOptions,
+    file=False,
+    arguments=("files",),
+    examples=("automodel eval compare a.json b.json",),
+)
+def compare(cfg: CompareOptions) -> int:
+    """What differs between two results files, and whether that is more than chance."""
     from automodel_cli.recipes import compare_results as recipe
 
-    found = recipe.run(Path(files[0]), Path(files[1]))
+    found = recipe.run(Path(cfg.files[0]), Path(cfg.files[1]))
+    if cfg.as_json:
+        show_json(asdict(found))
+        return 0
     headings = ("score", "A", "B", "B - A", "+/-", "p", "")
     console.say(f"A: {found.a}")
     console.say(f"B: {found.b}")

@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from automodel_cli.cli import console, worker
-from automodel_cli.config.load import load_config
+from automodel_cli.cli.options import command
 from automodel_cli.config.schema_export import ExportConfig
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    help="Checkpoints in other formats: hf.",
-    context_settings={"help_option_names": ["-h", "--help"]},
+
+@command(
+    ExportConfig,
+    arguments=("checkpoint", "output"),
+    examples=("automodel export hf runs/a exported", "automodel export hf runs/a/step_00001000 exported"),
 )
-
-
-@app.callback()
-def _export() -> None:
-    """Checkpoints in other formats."""
-
-
-@app.command("hf")
-def hf(
-    checkpoint: Annotated[
-        str | None, typer.Argument(metavar="CKPT", help="Checkpoint or run folder (its LATEST).")
-    ] = None,
-    output: Annotated[str | None, typer.Argument(metavar="OUT", help="Folder to make.")] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="YAML file with these settings.")
-    ] = None,
-) -> None:
+def hf(cfg: ExportConfig) -> None:
     """Write config, tokenizer and safetensors that transformers loads; a few tensors in memory at a time."""
-    cfg = load_config(ExportConfig, config, flags={"checkpoint": checkpoint, "output": output})
-
     worker.starting("export hf: loading PyTorch ...")
     from automodel_cli.recipes import export as recipe
 

@@ -7,92 +7,36 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from automodel_cli.cli import console, worker
-from automodel_cli.config.load import load_config
+from automodel_cli.cli.options import Given, command
 from automodel_cli.config.schema import GenerateConfig
+from automodel_cli.config.schema_options import TrustOptions
 from automodel_cli.plain_text import without_controls
 
 
-def generate(
-    checkpoint: Annotated[
-        str | None, typer.Argument(metavar="CKPT", help="Checkpoint, run folder or Hugging Face folder.")
-    ] = None,
-    prompt: Annotated[
-        str | None,
-        typer.Option("--prompt", "-p", help="Text to continue, or FILE:path (default: a new document)."),
-    ] = None,
-    prompt_file: Annotated[
-        str | None, typer.Option(help="File with a prompt on each line; all are continued side by side.")
-    ] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Tokens to add at most (default: 100).")] = None,
-    temperature: Annotated[
-        float | None, typer.Option(help="0: the likeliest token each time (default: 0.8).")
-    ] = None,
-    top_k: Annotated[
-        str | None, typer.Option(metavar="N|null", help="Choose among the N likeliest (default: 200).")
-    ] = None,
-    top_p: Annotated[float | None, typer.Option(help="Choose among this share of the probability.")] = None,
-    repetition_penalty: Annotated[
-        float | None, typer.Option(help="Above 1: what was there before becomes less likely (default: 1).")
-    ] = None,
-    stop: Annotated[
-        list[str] | None, typer.Option(help="Text that ends a continuation. May be repeated.")
-    ] = None,
-    overflow: Annotated[
-        str | None,
-        typer.Option(
-            metavar="slide|stop",
-            help="At the end of the context go on from its newest half, or end (default: slide).",
-        ),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the choice (default: 42).")] = None,
-    num_samples: Annotated[
-        int | None, typer.Option(help="Continuations of each prompt (default: 1).")
-    ] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="Name or folder (default: the checkpoint's).")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
-    trust: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FILE", help="Run this file, which built a model of your own.", show_default=False
-        ),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="YAML file with these settings.")
-    ] = None,
-) -> None:
+@command(
+    GenerateConfig,
+    TrustOptions,
+    arguments=("checkpoint",),
+    examples=(
+        "automodel generate runs/a --prompt 'Once upon a time'",
+        "automodel generate runs/a --prompt-file prompts.txt --num-samples 3 --temperature 0",
+    ),
+)
+def generate(given: Given) -> None:
     """Let a checkpoint continue a text."""
-    flags = {
-        "checkpoint": checkpoint,
-        "prompt": prompt,
-        "prompt_file": prompt_file,
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "top_p": top_p,
-        "repetition_penalty": repetition_penalty,
-        "stop": tuple(stop) if stop else None,
-        "overflow": overflow,
-        "seed": seed,
-        "num_samples": num_samples,
-        "tokenizer": tokenizer,
-        "device": device,
-    }
-    # null is a value here (all tokens), where for the other flags None means "not given"
-    overrides = [] if top_k is None else [f"--top_k={top_k}"]
-    cfg = load_config(GenerateConfig, config, overrides, flags)
-
+    cfg, trust = given.load(GenerateConfig), given.values["trust"] or ()
     worker.starting("generate: loading PyTorch ...")
     from automodel_cli.recipes import generate as recipe
 
     if cfg.num_samples == 1 and cfg.prompt_file is None:
-        result = _streamed(cfg, recipe, trust or ())
+        result = _streamed(cfg, recipe, trust)
     else:
-        result = recipe.run(cfg, trust=trust or ())
+        result = recipe.run(cfg, trust=trust)
         _show_all(result)
     for note in result.notes:
         console.print_error(note)

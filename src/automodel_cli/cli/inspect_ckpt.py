@@ -6,45 +6,24 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from automodel_cli.cli import console
-from automodel_cli.config.load import load_config
+from automodel_cli.cli.options import command
 from automodel_cli.config.schema import InspectConfig
 
 MAX_ROWS = 24
 
 
-def inspect_ckpt(
-    path: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="PATH",
-            help="Run folder, checkpoint, safetensors file or HF folder (default: checkpoints/).",
-        ),
-    ] = None,
-    step: Annotated[
-        str | None, typer.Option(help="Step of a run folder: a number, a folder name, LATEST or BEST.")
-    ] = None,
-    verify: Annotated[
-        bool | None, typer.Option("--verify", help="Hash every file again, look for NaN and infinity.")
-    ] = None,
-    diff: Annotated[
-        tuple[str, str] | None,
-        typer.Option(metavar="A B", help="Compare two: steps of PATH (number, LATEST, BEST) or paths."),
-    ] = None,
-    as_json: Annotated[bool | None, typer.Option("--json", help="Print everything as JSON.")] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="YAML file with these settings.")
-    ] = None,
-) -> None:
+@command(
+    InspectConfig,
+    arguments=("path",),
+    examples=("automodel inspect-ckpt runs/a", "automodel inspect-ckpt runs/a --diff LATEST BEST --json"),
+)
+def inspect_ckpt(cfg: InspectConfig) -> None:
     """Show what a run or checkpoint holds: steps, tensors, parameters, facts; verify it, compare two."""
-    flags = {"path": path, "step": step, "verify": verify, "diff": diff, "json": as_json}
-    cfg = load_config(InspectConfig, config, flags=flags)
-
     from automodel_cli.recipes import inspect_ckpt as recipe
 
     if cfg.as_json:

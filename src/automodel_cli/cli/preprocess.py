@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from automodel_cli.cli import console, preprocess_index, preprocess_shuffle, worker
+from automodel_cli.cli import console, worker
+from automodel_cli.cli.options import command
 from automodel_cli.cli.preprocess_bars import Bars, duration, show_bad_rows
-from automodel_cli.cli.preprocess_megatron import ListsOfWords, megatron
-from automodel_cli.config.load import load_config
 from automodel_cli.config.schema_preprocess import (
     PreprocessNanogptConfig,
     TokenizerTrainConfig,
@@ -24,178 +21,19 @@ if TYPE_CHECKING:
     from automodel_cli.recipes.preprocess import PreprocessResult
     from automodel_cli.recipes.verify import VerifyReport
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    help="Text to token files: nanogpt, megatron, shuffle, index, tokenizer, verify.",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
 
-app.command("megatron", cls=ListsOfWords)(megatron)
-
-app.command("shuffle")(preprocess_shuffle.shuffle)
-
-app.command(
-    "index",
-    context_settings=preprocess_index.TAKES_OVERRIDES,
-    options_metavar=preprocess_index.USAGE,
-    epilog=preprocess_index.EPILOG,
-)(preprocess_index.index)
-
-_INPUT, _OUTPUT, _SPEED = "Input", "Output", "Speed"
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file with these settings.")]
-Dataset = Annotated[
-    str | None,
-    typer.Option(help="Hub dataset, or a local file, folder or glob.", rich_help_panel=_INPUT),
-]
-SetName = Annotated[str | None, typer.Option(help="Configuration of a Hub dataset.", rich_help_panel=_INPUT)]
-Split = Annotated[
-    str | None, typer.Option(help="Split of a Hub dataset (default: train).", rich_help_panel=_INPUT)
-]
-TextKey = Annotated[
-    str | None, typer.Option(help="Field or column with the text (default: text).", rich_help_panel=_INPUT)
-]
-Document = Annotated[
-    str | None,
-    typer.Option(
-        help="What a document is in text files: file (default), line, or a delimiter such as '\\n\\n'.",
-        rich_help_panel=_INPUT,
+@command(
+    PreprocessNanogptConfig,
+    examples=(
+        "automodel preprocess nanogpt --dataset notes.txt --val-fraction 0.05 --output-dir data",
+        "automodel preprocess nanogpt --max-tokens 500M",
     ),
-]
-InputFormat = preprocess_shuffle.InputFormat
-MaxDocumentBytes = preprocess_shuffle.MaxDocumentBytes
-OutputDir = Annotated[
-    str | None, typer.Option("--output-dir", "-o", help="Folder to write.", rich_help_panel=_OUTPUT)
-]
-Overwrite = Annotated[
-    bool | None,
-    typer.Option("--overwrite", help="Replace what is in the folder.", rich_help_panel=_OUTPUT),
-]
-
-
-@app.command()
-def nanogpt(
-    dataset: Dataset = None,
-    set_name: SetName = None,
-    split: Split = None,
-    text_key: TextKey = None,
-    document: Document = None,
-    input_format: InputFormat = None,
-    max_document_bytes: MaxDocumentBytes = None,
-    max_tokens: Annotated[
-        str | None,
-        typer.Option(
-            "--max-tokens",
-            "-m",
-            help="Tokens to write, exactly: 500K, 500M, 10B (default: all).",
-            rich_help_panel=_OUTPUT,
-        ),
-    ] = None,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            help="gpt2 (default), another tiktoken name, a Hugging Face id or folder, byte, or char.",
-            rich_help_panel=_INPUT,
-        ),
-    ] = None,
-    output_dir: OutputDir = None,
-    output_format: Annotated[
-        str | None,
-        typer.Option(
-            "--format", help="bin (with header, default) or raw (nanoGPT's).", rich_help_panel=_OUTPUT
-        ),
-    ] = None,
-    eot: Annotated[
-        str | None,
-        typer.Option(
-            help="Token between documents: prepend (default in bin), append (in raw) or none.",
-            rich_help_panel=_OUTPUT,
-        ),
-    ] = None,
-    separator: Annotated[
-        str | None,
-        typer.Option(
-            help="Which token: eos, or bos (default before documents where the tokenizer has its own).",
-            rich_help_panel=_OUTPUT,
-        ),
-    ] = None,
-    val_fraction: Annotated[
-        float | None, typer.Option(help="Part of the documents for val.bin.", rich_help_panel=_OUTPUT)
-    ] = None,
-    val_tokens: Annotated[
-        str | None, typer.Option(help="Tokens for val.bin, instead of a fraction.", rich_help_panel=_OUTPUT)
-    ] = None,
-    shard_tokens: Annotated[
-        str | None, typer.Option(help="Tokens a file holds (default: 1B).", rich_help_panel=_OUTPUT)
-    ] = None,
-    shuffle: Annotated[
-        bool | None, typer.Option("--shuffle", help="Documents in random order.", rich_help_panel=_OUTPUT)
-    ] = None,
-    shuffle_memory: Annotated[
-        str | None,
-        typer.Option(help="Memory --shuffle may take (default: 500M).", rich_help_panel=_SPEED),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Of --shuffle and of the validation split.", rich_help_panel=_OUTPUT)
-    ] = None,
-    overwrite: Overwrite = None,
-    strict: Annotated[
-        bool | None, typer.Option("--strict", help="Stop at the first bad row.", rich_help_panel=_INPUT)
-    ] = None,
-    dry_run: Annotated[
-        bool | None,
-        typer.Option("--dry-run", help="Say what would be done, and stop.", rich_help_panel=_OUTPUT),
-    ] = None,
-    num_workers: Annotated[
-        int | None,
-        typer.Option(help="Processes that tokenize (default: as many as pay).", rich_help_panel=_SPEED),
-    ] = None,
-    chunk_size: Annotated[
-        int | None, typer.Option(help="Documents a task (default: 256).", rich_help_panel=_SPEED)
-    ] = None,
-    prefetch: Annotated[
-        int | None, typer.Option(help="Tasks under way a worker (default: 4).", rich_help_panel=_SPEED)
-    ] = None,
-    engine: Annotated[
-        str | None,
-        typer.Option(help="What encodes: auto (default), reference or fast.", rich_help_panel=_SPEED),
-    ] = None,
-    config: ConfigFile = None,
-) -> None:
+)
+def nanogpt(cfg: PreprocessNanogptConfig) -> None:
     """Text to nanoGPT-style token files.
 
     Without options: FineWeb (sample-10BT) from the Hugging Face Hub with GPT-2's tokenizer.
     """
-    flags = {
-        "dataset": dataset,
-        "set_name": set_name,
-        "split": split,
-        "text_key": text_key,
-        "document": document,
-        "input_format": input_format,
-        "max_document_bytes": max_document_bytes,
-        "max_tokens": max_tokens,
-        "tokenizer": tokenizer,
-        "output_dir": output_dir,
-        "format": output_format,
-        "eot": eot,
-        "separator": separator,
-        "val_fraction": val_fraction,
-        "val_tokens": val_tokens,
-        "shard_tokens": shard_tokens,
-        "shuffle": shuffle,
-        "shuffle_memory": shuffle_memory,
-        "seed": seed,
-        "overwrite": overwrite,
-        "strict": strict,
-        "dry_run": dry_run,
-        "num_workers": num_workers,
-        "chunk_size": chunk_size,
-        "prefetch": prefetch,
-        "engine": engine,
-    }
-    cfg = load_config(PreprocessNanogptConfig, config, flags=flags)
-
     worker.starting("preprocess nanogpt: opening tokenizer and input ...")
     from automodel_cli.recipes import preprocess as recipe
 
@@ -206,46 +44,12 @@ def nanogpt(
         _show_corpus(result, time.monotonic() - started_s)
 
 
-@app.command()
-def tokenizer(
-    dataset: Dataset = None,
-    vocab_size: Annotated[
-        str | None, typer.Option(help="Entries (default: 32768).", rich_help_panel=_OUTPUT)
-    ] = None,
-    output_dir: OutputDir = None,
-    set_name: SetName = None,
-    split: Split = None,
-    text_key: TextKey = None,
-    document: Document = None,
-    input_format: InputFormat = None,
-    max_document_bytes: MaxDocumentBytes = None,
-    max_bytes: Annotated[
-        str | None,
-        typer.Option(
-            help="Text to learn from, drawn at random of more (default: 1B).", rich_help_panel=_INPUT
-        ),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides what is drawn.", rich_help_panel=_INPUT)] = None,
-    overwrite: Overwrite = None,
-    config: ConfigFile = None,
-) -> None:
+@command(
+    TokenizerTrainConfig,
+    examples=("automodel preprocess tokenizer --dataset 'text/*.jsonl' --vocab-size 32768 --output-dir bpe",),
+)
+def tokenizer(cfg: TokenizerTrainConfig) -> None:
     """Train a byte-level BPE on your own text; AutoTokenizer opens the result."""
-    flags = {
-        "dataset": dataset,
-        "vocab_size": vocab_size,
-        "output_dir": output_dir,
-        "set_name": set_name,
-        "split": split,
-        "text_key": text_key,
-        "document": document,
-        "input_format": input_format,
-        "max_document_bytes": max_document_bytes,
-        "max_bytes": max_bytes,
-        "seed": seed,
-        "overwrite": overwrite,
-    }
-    cfg = load_config(TokenizerTrainConfig, config, flags=flags)
-
     worker.starting("preprocess tokenizer: opening input ...")
     from automodel_cli.recipes import train_tokenizer as recipe
 
@@ -262,36 +66,30 @@ def tokenizer(
     console.facts(f"Tokenizer in {result.folder}", rows)
 
 
-@app.command()
-def verify(
-    path: Annotated[
-        str | None,
-        typer.Argument(help="Corpus folder, token file, or prefix of a .bin and .idx; ours or others'."),
-    ] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="Tokenizer to check and decode with where there is no manifest.")
-    ] = None,
-    raw_dtype: Annotated[
-        str | None, typer.Option(help="Type of a file without header: uint16 (default), uint32 or npy.")
-    ] = None,
-    documents: Annotated[int | None, typer.Option(help="Documents to show (default: 2).")] = None,
-    config: ConfigFile = None,
-) -> None:
+@command(
+    VerifyConfig,
+    arguments=("path",),
+    examples=(
+        "automodel preprocess verify data",
+        "automodel preprocess verify train.bin --tokenizer gpt2 --json",
+    ),
+)
+def verify(cfg: VerifyConfig) -> int:
     """Check headers, sizes, hashes, ids and document index of token files; show the first documents.
 
     Understands dataset.bin (ours, NeMo's, nanoGPT's), .bin with .idx (ours, Megatron's, NeMo's, datatrove's), and
-    folders of shuffled documents.
+    folders of shuffled documents. Exit code 1 where something is wrong.
     """
-    flags = {"path": path, "tokenizer": tokenizer, "raw_dtype": raw_dtype, "documents": documents}
-    cfg = load_config(VerifyConfig, config, flags=flags)
-
     from automodel_cli.recipes import verify as recipe
 
-    with console.Progress("hashing", unit="bytes") as progress:
-        report = recipe.run(cfg, progress=progress)
-    _show_report(report)
-    if report.problems:
-        raise typer.Exit(1)
+    if cfg.as_json:
+        report = recipe.run(cfg, progress=lambda done, total, what: None)
+        console.say(json.dumps(recipe.as_json(report), indent=1))
+    else:
+        with console.Progress("hashing", unit="bytes") as progress:
+            report = recipe.run(cfg, progress=progress)
+        _show_report(report)
+    return 1 if report.problems else 0
 
 
 # ------------------------------------------------------------------------------------------- showing

@@ -7,97 +7,62 @@ without torch, phase 2 after the import of what the file names.
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from automodel_cli.assembly.voice import Voice
 from automodel_cli.cli import console, worker
 from automodel_cli.cli.argv import Invocation, is_config_file, two_files
+from automodel_cli.cli.options import command
 from automodel_cli.config.instantiate import check_foreign
 from automodel_cli.config.load import load_config, to_yaml
 from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.config.schema_options import PretrainOptions
 from automodel_cli.errors import ConfigError
 
-COMMAND_OPTIONS = {
-    "context_settings": {
-        "help_option_names": ["-h", "--help"],
-        "allow_extra_args": True,
-        "ignore_unknown_options": True,
-    },
-    "options_metavar": "llm -c FILE [OPTIONS] [--section.key VALUE | section.key=VALUE]...",
-    "epilog": "Any key of the file can be set with --section.key VALUE or section.key=VALUE; a bare --section.key is "
-    "true. torchrun's flags (--nproc-per-node, --nnodes, --node-rank, --rdzv-..., --master-..., --max-restarts) may "
-    "stand anywhere. docs/config.md lists all keys.",
-}
 
+@command(
+    PretrainOptions,
+    file=False,
+    overrides=True,
+    usage="llm -c FILE [OPTIONS] [--section.key VALUE | section.key=VALUE]...",
+    examples=(
+        "automodel pretrain llm -c cfg.yaml --dry-run",
+        "automodel cfg.yaml --nproc-per-node 8 --optimizer.lr 3e-4 step_scheduler.max_steps=1000",
+    ),
+    epilog="""Any key of the file can be set with --section.key VALUE or section.key=VALUE; a bare --section.key is
+    true. automodel explain KEY says what a key means, docs/config.md lists all of them.
 
-def pretrain(
-    context: typer.Context,
-    config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="YAML file of the run.", show_default=False)
-    ] = None,
-    trust: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME|FILE",
-            help="Admit code of your own (my_module, path/file.py) or of a hub repository. May be repeated.",
-            show_default=False,
-        ),
-    ] = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Move an earlier run in the run folder aside and start over.")
-    ] = False,
-    profile: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="Profile N updates after the first four: where their time goes, and a trace.",
-            show_default=False,
-        ),
-    ] = None,
-    log_format: Annotated[
-        str | None,
-        typer.Option(
-            metavar="compact|classic",
-            help="Line of an update; classic is NeMo AutoModel's, for programs (default: compact).",
-            show_default=False,
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the plan (sizes, steps, memory, data) and stop.")
-    ] = False,
-    print_config: Annotated[
-        bool, typer.Option("--print-config", help="Print the effective configuration as YAML and stop.")
-    ] = False,
-) -> int:
+    Launch flags (--nproc-per-node, --nnodes, ...) may stand anywhere: automodel help launch.""",
+)
+def pretrain(cfg: PretrainOptions, context: typer.Context) -> int:
     """Train a language model as a configuration file says; a run found in the run folder is resumed."""
-    file, overrides = file_and_overrides(config, list(context.args))
-    overrides += [] if log_format is None else [f"--logging.format={log_format}"]
+    options, trust = cfg, cfg.trust
+    file, overrides = file_and_overrides(options.config, list(context.args))
+    overrides += [f"--logging.format={options.log_format}"] if options.log_format else []
     if file is None and not overrides:
         raise ConfigError("no configuration given", "automodel pretrain llm -c cfg.yaml")
-    cfg = load_config(PretrainConfig, file, overrides, trust=trust or ())
-    if print_config:
-        console.say(to_yaml(cfg).rstrip())
+    run = load_config(PretrainConfig, file, overrides, trust=trust)
+    if options.print_config:
+        console.say(to_yaml(run).rstrip())
         return 0
     worker.starting("pretrain llm: loading PyTorch ...")
-    check_foreign(cfg, trust=trust or ())
+    check_foreign(run, trust=trust)
     invocation = context.obj if isinstance(context.obj, Invocation) else Invocation(())
-    more: dict[str, Any] = {"dry_run": dry_run, "trust": tuple(trust or ()), "profile": profile}
+    more: dict[str, Any] = {"dry_run": options.dry_run, "trust": trust, "profile": options.profile}
     if invocation.wants_processes:
-        _refuse_launch(invocation, fresh)
+        _refuse_launch(invocation, options.fresh)
         from automodel_cli.recipes import launch
 
-        if dry_run:
-            more["processes"] = launch.processes(cfg, invocation.launch)
-        elif (code := _launch(cfg, invocation)) is not None:
+        if options.dry_run:
+            more["processes"] = launch.processes(run, invocation.launch)
+        elif (code := _launch(run, invocation)) is not None:
             return code
-    return _run(cfg, fresh=fresh, **more)
+    return _run(run, fresh=options.fresh, **more)
 
 
-def file_and_overrides(config: Path | None, tokens: list[str]) -> tuple[Path | None, list[str]]:
+def file_and_overrides(config: str | None, tokens: list[str]) -> tuple[str | None, list[str]]:
     """Take the domain and a positional file from the tokens; what is left over are overrides.
 
     Raises:
@@ -112,7 +77,7 @@ def file_and_overrides(config: Path | None, tokens: list[str]) -> tuple[Path | N
     return config_file(config, tokens)
 
 
-def config_file(config: Path | None, tokens: list[str]) -> tuple[Path | None, list[str]]:
+def config_file(config: str | None, tokens: list[str]) -> tuple[str | None, list[str]]:
     """The file of ``-c`` or the one in front of the overrides, and the overrides.
 
     Raises:
@@ -122,7 +87,7 @@ def config_file(config: Path | None, tokens: list[str]) -> tuple[Path | None, li
         return config, tokens
     if config is not None:
         raise two_files(config, tokens[0])
-    return Path(tokens[0]), tokens[1:]
+    return tokens[0], tokens[1:]
 
 
 def _run(cfg: PretrainConfig, *, fresh: bool, **more: Any) -> int:

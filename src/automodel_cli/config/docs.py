@@ -7,53 +7,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
-import automodel_cli
 from automodel_cli import doors, transformers_calls
 from automodel_cli.config import aliases
 from automodel_cli.config.explain import describe_type, section_of
 from automodel_cli.config.field_help import help_of
+from automodel_cli.config.lookup import COMMANDS
 from automodel_cli.config.other_sections import UNSUPPORTED_SECTIONS
 from automodel_cli.config.roles import Role, role_of_section
-from automodel_cli.config.schema import (
-    EvaluateConfig,
-    GenerateConfig,
-    InspectConfig,
-    PlotConfig,
-    PretrainConfig,
-)
-from automodel_cli.config.schema_export import ExportConfig
-from automodel_cli.config.schema_import import ImportConfig
-from automodel_cli.config.schema_megatron import PreprocessMegatronConfig
-from automodel_cli.config.schema_preprocess import (
-    PreprocessNanogptConfig,
-    TokenizerTrainConfig,
-    VerifyConfig,
-)
-from automodel_cli.config.schema_shuffle import ShuffleConfig
-from automodel_cli.config.schema_tasks import TasksConfig
+from automodel_cli.config.schema import PretrainConfig
 from automodel_cli.config.sections import NOTE_KEY, Section, keys_of
-from automodel_cli.config.signatures import from_source
+from automodel_cli.config.signatures import from_source, source_of
 from automodel_cli.config.target import describe_value
 
 COMMAND = "python -m automodel_cli.config.docs > docs/config.md"
-
-_COMMANDS: tuple[tuple[str, type[Section]], ...] = (
-    ("automodel preprocess nanogpt", PreprocessNanogptConfig),
-    ("automodel preprocess megatron", PreprocessMegatronConfig),
-    ("automodel preprocess shuffle", ShuffleConfig),
-    ("automodel preprocess tokenizer", TokenizerTrainConfig),
-    ("automodel preprocess verify", VerifyConfig),
-    ("automodel eval", EvaluateConfig),
-    ("automodel eval --tasks and --harness", TasksConfig),
-    ("automodel inspect-ckpt", InspectConfig),
-    ("automodel plot", PlotConfig),
-    ("automodel generate", GenerateConfig),
-    ("automodel export hf", ExportConfig),
-    ("automodel import", ImportConfig),
-)
 
 _INTRODUCTION = f"""# Configuration
 
@@ -89,7 +57,7 @@ Only `model` and `dataset` are needed.
 def render() -> str:
     """The whole page."""
     parts = [_INTRODUCTION, *_pretrain_parts()]
-    for command, model in _COMMANDS:
+    for command, model in COMMANDS:
         parts += [f"## `{command}`\n", f"{_summary(model)}\n", _table(_rows(model))]
     return "\n".join(parts).rstrip() + "\n"
 
@@ -147,7 +115,7 @@ def _open_section(name: str, role: Role, description: str) -> Iterator[str]:
 
 def _admitted(role: Role) -> Iterator[str]:
     for target in role.ours:
-        yield f"`{target}`" + ("" if _source(target).is_file() else " (not in this version yet)")
+        yield f"`{target}`" + ("" if source_of(target).is_file() else " (not in this version yet)")
     for name in role.functions:
         yield f"`{name}`"
     for rule in role.rules:
@@ -158,7 +126,7 @@ def _admitted(role: Role) -> Iterator[str]:
 
 
 def _arguments(target: str, role: Role) -> Iterator[str]:
-    path = _source(target)
+    path = source_of(target)
     signature = from_source(path, target.rpartition(".")[2]) if path.is_file() else None
     if signature is None:
         return
@@ -168,11 +136,6 @@ def _arguments(target: str, role: Role) -> Iterator[str]:
         if name not in role.injected
     ]
     yield f"Arguments of `{target.rpartition('.')[2]}`: {', '.join(names) or 'none'}.\n"
-
-
-def _source(target: str) -> Path:
-    module = target.rpartition(".")[0]
-    return Path(automodel_cli.__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py")
 
 
 def _old_keys(model: type[Section]) -> Iterator[str]:

@@ -141,14 +141,24 @@ def keep_text(model: type[Section], node: MapNode) -> None:
             section = section_of(field.annotation)
             if isinstance(child, MapNode) and section is not None:
                 keep_text(section, child)
-            elif isinstance(child, Scalar) and _takes_only_text(field) and type(child.value) in (int, float):
-                child.value = child.text if child.text is not None else child.value
-            elif isinstance(child, Scalar) and child.value is None and child.text in _words(field):
+            elif isinstance(child, Scalar) and child.text is not None and _is_text_all_the_same(field, child):
                 child.value = child.text
 
 
-def _words(field: FieldInfo) -> set[str]:
-    return {*_alternatives(field.annotation, field.metadata)} - {"null"}
+def _is_text_all_the_same(field: FieldInfo, scalar: Scalar) -> bool:
+    """Whether what reads like a number or null is text here: ``name: 123``, and ``eot: none`` where that is a word."""
+    if type(scalar.value) in (int, float):
+        return _takes_only_text(field)
+    return scalar.value is None and _is_a_word_of(field, str(scalar.text))
+
+
+def takes_as_it_stands(field: FieldInfo, text: str) -> bool:
+    """Whether a field takes any text, or this very word."""
+    return _takes_only_text(field) or _is_a_word_of(field, text)
+
+
+def _is_a_word_of(field: FieldInfo, text: str) -> bool:
+    return text != "null" and text in _alternatives(field.annotation, field.metadata)
 
 
 def _takes_only_text(field: FieldInfo) -> bool:
@@ -191,7 +201,7 @@ def describe_type(annotation: Any, metadata: Iterable[Any] = ()) -> str:
 
 
 def _alternatives(annotation: Any, metadata: Iterable[Any] = ()) -> list[str]:
-    for item in metadata:
+    for item in reversed(list(metadata)):  # the outermost says most
         if isinstance(item, Meaning):
             return [item.text]
     origin, arguments = get_origin(annotation), get_args(annotation)

@@ -9,10 +9,15 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from automodel_cli.config.amounts import format_amount
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
     from automodel_cli.config.sections import Section
 
 
@@ -22,6 +27,37 @@ def help_of(section: type[Section], field: str) -> str:
         if field in vars(owner).get("__annotations__", {}):
             return _docstrings(inspect.getfile(owner)).get((owner.__qualname__, field), "")
     return ""
+
+
+_NULL_MEANS = re.compile(r"[,;.]? *(?:null|empty): (.+?)(?=;|\. [A-Z(]|\.?$)")
+
+
+def meaning_and_default(section: type[Section], name: str) -> tuple[str, str]:
+    """What a field's docstring says, and its default as a user reads it.
+
+    Of a default that is null or an empty list the docstring says what it stands for (``...; null: all.``): that is the
+    default, and no part of the meaning. It is empty where the field has to be given, and for what is simply off.
+    """
+    text, default = help_of(section, name), _written(section.model_fields[name])
+    if default == "null" and (found := _NULL_MEANS.search(text)):
+        rest = text[: found.start()] + text[found.end() :]
+        return rest if rest.endswith(".") else f"{rest}.", found[1]
+    return text, "" if default in ("null", "false") else default
+
+
+def _written(field: FieldInfo) -> str:
+    if field.is_required():
+        return ""
+    value: Any = field.get_default(call_default_factory=True)
+    if value is None or value in ((), [], ""):
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) and value >= 10**6:
+        return f"{value >> 20}MiB" if value % (1 << 20) == 0 else format_amount(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 @functools.cache

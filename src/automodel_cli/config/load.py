@@ -8,6 +8,7 @@ imports foreign targets, is `instantiate.check_foreign`; where phase 1 finds any
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,17 +17,27 @@ import yaml
 from pydantic import ValidationError
 
 from automodel_cli.config import yaml_tree
-from automodel_cli.config.explain import explain, keep_text
+from automodel_cli.config.explain import explain, field_at, keep_text, takes_as_it_stands
 from automodel_cli.config.instantiate import check_named, check_target
 from automodel_cli.config.overrides import COMMAND_LINE, apply_override, parse_overrides
 from automodel_cli.config.problems import Problem, raise_problems
 from automodel_cli.config.roles import role_of_section
 from automodel_cli.config.sections import NOTE_KEY, Section, keys_of
 from automodel_cli.config.target import REDACTED, TARGET_KEY, Target, is_secret
-from automodel_cli.config.yaml_tree import KeyPath, MapNode, Written, from_plain, placeholders, to_plain
+from automodel_cli.config.yaml_tree import (
+    KeyPath,
+    MapNode,
+    Node,
+    Written,
+    from_plain,
+    parse_value,
+    placeholders,
+    to_plain,
+)
 
 _TEXT = "tag:yaml.org,2002:str"
 _TWO_NAMES = {"seed": ("rng", "seed"), "rng.seed": ("seed",)}
+_QUOTED = re.compile(r"`([a-z_]+)`")
 
 Model = TypeVar("Model", bound=Section)
 
@@ -38,6 +49,7 @@ def load_config(
     flags: Mapping[str, Any] | None = None,
     *,
     trust: Sequence[str] = (),
+    names: Mapping[str, str] | None = None,
 ) -> Model:
     """Read, merge and check a configuration.
 
@@ -45,8 +57,9 @@ def load_config(
         model: what to read, e.g. ``PretrainConfig``.
         path: YAML file, or None for flags and overrides alone.
         overrides: tokens left over on the command line, in order.
-        flags: dotted key to value, from options that mirror fields; None means "not given".
+        flags: key to value, from options that mirror fields; text is read as a file's would be, None means "not given".
         trust: names and files whose code the user admits (``--trust``).
+        names: what the command line calls a key (``--output-dir``), for what is wrong with what was given there.
 
     Raises:
         ConfigError: everything that is wrong, each with its place, key and what was expected.
@@ -55,7 +68,9 @@ def load_config(
     problems = [*problems, *_merge_overrides(root, overrides)]
     for key, value in (flags or {}).items():
         if value is not None:
-            _put(root, key.split("."), from_plain(value, COMMAND_LINE))
+            node, found = _flag_node(model, key, value)
+            _put(root, key.split("."), node)
+            problems += [Problem(COMMAND_LINE, key, problem.text) for problem in found]
     keep_text(model, root)
     data = to_plain(root)
     try:
@@ -63,7 +78,7 @@ def load_config(
     except ValidationError as error:
         problems += explain(model, error, root)
     problems += _check_targets(data, trust, known=problems)
-    raise_problems(problems)
+    raise_problems([_by_its_option(problem, names or {}) for problem in problems])
     config._placeholders.update(placeholders(root))
     return config
 
@@ -86,7 +101,30 @@ def _drop(root: MapNode, parts: Sequence[str]) -> None:
         node.items.pop(parts[-1], None)
 
 
-def _put(root: MapNode, parts: Sequence[str], value: yaml_tree.Node) -> None:
+def _flag_node(model: type[Section], key: str, value: Any) -> tuple[Node, list[Problem]]:
+    """The tree of an option's value: text as it stands where a field takes any text, else as a file's is read."""
+    field = field_at(model, tuple(key.split(".")))
+    if not isinstance(value, str) or field is None or takes_as_it_stands(field, value):
+        return from_plain(value, COMMAND_LINE), []
+    return parse_value(value, COMMAND_LINE)
+
+
+def _by_its_option(problem: Problem, names: Mapping[str, str]) -> Problem:
+    """A problem of the command line in the words of its help: ``--val-tokens``, not ``val_tokens``."""
+    if problem.where != COMMAND_LINE or not names:
+        return Problem(problem.where, problem.key, _QUOTED.sub(r"\1", problem.text))
+    text, name = (
+        _QUOTED.sub(lambda found: names.get(found[1], found[1]), problem.text),
+        names.get(problem.key, ""),
+    )
+    return (
+        Problem("", "", f"{name} {text}")
+        if text.startswith("is missing")
+        else Problem("", name or problem.key, text)
+    )
+
+
+def _put(root: MapNode, parts: Sequence[str], value: Node) -> None:
     node = root
     for part in parts[:-1]:
         child = node.items.get(part)

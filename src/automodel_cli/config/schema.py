@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, InstanceOf, field_validator, model_validator
 
@@ -278,10 +278,14 @@ class PretrainConfig(Section):
 class EvaluateConfig(Section):
     """What `automodel eval` reads: a checkpoint and the token files to score it on."""
 
+    panels: ClassVar = {
+        "Likelihood of token files": "data seq_len intra_document raw_dtype limit_batches bigram"
+    }
+
     checkpoint: str
     """Checkpoint, run folder (its LATEST is taken) or Hugging Face folder."""
     data: tuple[str, ...] = ()
-    """Token files, prefixes of a .bin and .idx, patterns or folders; each is scored on its own. Empty: what the run
+    """Token files, prefixes of a .bin and .idx, patterns or folders; each is scored on its own; empty: what the run
     validated on."""
     batch_size: Count = 8
     """Sequences scored at once."""
@@ -297,13 +301,15 @@ class EvaluateConfig(Section):
     """Where to write the results; null: `results_STEP_DATA.json` in the run folder or
     export, none in a folder of others."""
     bigram: str | None = None
-    """Training token files: a bigram model of these, scored on the same data, is shown beside."""
+    """Training token files: a bigram model of these, scored on the same data, is shown beside; null: none."""
     tokenizer: str | None = None
     """Tokenizer for bits per byte; null: the checkpoint's own."""
     device: Device = "auto"
     """Where to compute: auto, cpu, cuda, mps."""
     precision: Precision = "auto"
     """Compute in bf16, fp16 or fp32; auto: as the checkpoint was trained, where the hardware has it."""
+    as_json: bool = Field(default=False, validation_alias="json")
+    """Print the results as JSON instead of tables."""
 
 
 class InspectConfig(Section):
@@ -316,7 +322,7 @@ class InspectConfig(Section):
     verify: bool = False
     """Hash every file again and look for NaN and infinity."""
     diff: tuple[str, str] | None = None
-    """Two checkpoints to compare."""
+    """Two checkpoints to compare: steps of the run folder (a number, LATEST, BEST) or paths; null: none."""
     as_json: bool = Field(default=False, validation_alias="json")
     """Print JSON instead of tables."""
 
@@ -349,21 +355,23 @@ class GenerateConfig(Section):
     checkpoint: str
     """Checkpoint, run folder (its LATEST is taken) or Hugging Face folder."""
     prompt: str = ""
-    """Text to continue, or FILE:path for the text of a file; empty: start from the end-of-text token."""
+    """Text to continue, or FILE:path for the text of a file; empty: a new document is started."""
     prompt_file: str | None = None
-    """File with a prompt on each line (empty lines are left out): all are continued side by side."""
+    """File with a prompt on each line (empty lines are left out): all are continued side by side;
+    null: none."""
     max_new_tokens: Count = 100
     """Tokens to add at most."""
     temperature: NotNegative = 0.8
     """0 takes the likeliest token each time; higher is more varied."""
     top_k: Count | None = 200
-    """Choose among the N likeliest tokens; null: all."""
+    """Choose among this many of the likeliest tokens; null: all."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     """Choose among the likeliest tokens that hold this share of the probability; null: all."""
     repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
     """Above 1, tokens that were there before become less likely (as in CTRL and transformers)."""
     stop: tuple[str, ...] = ()
-    """Texts that end a continuation; they are left out of it. The tokenizer's end-of-text token always ends one."""
+    """Texts that end a continuation; they are left out of it. The tokenizer's end-of-text token always ends one;
+    empty: that alone."""
     overflow: Literal["slide", "stop"] = "slide"
     """At the end of the model's context: go on from the newest half of it, or end."""
     seed: Whole = DEFAULT_SEED

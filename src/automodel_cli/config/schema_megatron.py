@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
@@ -23,12 +23,21 @@ Texts = Annotated[
 class PreprocessMegatronConfig(Section):
     """Text to Megatron-Core's indexed token files (.bin and .idx)."""
 
+    panels: ClassVar = {
+        "Input": "input dataset set_name split json_keys document input_format max_document_bytes strict",
+        "Tokens": "tokenizer engine append_eod special_tokens add_special_tokens split_sentences keep_newlines lang "
+        "skip_empty max_tokens",
+        "Output": "output_prefix output_path shards shard_tokens shuffle seed overwrite dry_run",
+        "Speed and memory": "workers chunk_size prefetch shuffle_memory",
+    }
+
     input: Texts | None = None
-    """Files, folders or globs (.jsonl .json .parquet .txt ..., also .gz .bz2 .xz .zst), read in order of names."""
+    """Files, folders or globs (.jsonl .json .parquet .txt ..., also .gz .bz2 .xz .zst), read in order of names;
+    null: `dataset` says what."""
     dataset: str | None = None
-    """Hub dataset to stream, instead of `input`."""
+    """Hub dataset to stream, instead of `input`; null: none."""
     set_name: str | None = None
-    """Configuration of a Hub dataset."""
+    """Configuration of a Hub dataset; null: the dataset's own default."""
     split: str = "train"
     """Split of a Hub dataset."""
     json_keys: Texts = Field(default_factory=lambda: ["text"])
@@ -61,15 +70,15 @@ class PreprocessMegatronConfig(Section):
     max_tokens: Amount | None = None
     """Tokens of the first key to write, exactly, over all files; null: all."""
     shards: Count | None = None
-    """Files a key in all, with about as many tokens each; null: one for each input file."""
+    """Files per key, with about as many tokens each; null: one for each input file."""
     shard_tokens: Amount | None = None
-    """Tokens of the first key that a file holds at most, instead of one file for each input file."""
+    """Tokens of the first key that a file holds at most, instead of one file for each input file; null: no limit."""
     output_prefix: str = "processed_data"
-    """What names of files begin with: `{output_prefix}_{number}_{key}_document.bin`."""
+    """Beginning of the file names, `PREFIX_N_KEY_document.bin` (and .idx)."""
     output_path: str | None = None
     """Folder to write; null: that of `output_prefix`."""
     shuffle: bool = False
-    """Write the documents in random order, into one file a key unless `shards` or `shard_tokens` say otherwise."""
+    """Write the documents in random order, into one file per key unless `shards` or `shard_tokens` say otherwise."""
     seed: Whole = 42
     """Decides the order with `shuffle`, which is that of `preprocess shuffle` with the same seed."""
     shuffle_memory: Amount = 500_000_000
@@ -79,7 +88,8 @@ class PreprocessMegatronConfig(Section):
     strict: bool = False
     """Stop at the first bad row instead of counting it."""
     workers: Whole | None = Field(default=None, validation_alias=AliasChoices("workers", "num_workers"))
-    """Processes that tokenize, one per core at most; 0 or 1: none besides this one; null: as many as pay."""
+    """Processes that tokenize, one per core at most; 0 or 1: none besides this one; null: as many as pay
+    (fewer for small inputs)."""
     chunk_size: Count = 256
     """Documents a worker gets at a time (8 KiB each where a file is cut by bytes)."""
     prefetch: Count = 4
@@ -94,18 +104,18 @@ class PreprocessMegatronConfig(Section):
     @model_validator(mode="after")
     def _options_that_go_together(self) -> PreprocessMegatronConfig:
         if (self.input is None) == (self.dataset is None):
-            raise ValueError("give input (files) or dataset (of the Hub), one of the two")
+            raise ValueError("give `input` (files) or `dataset` (of the Hub), one of the two")
         if self.shards and self.shard_tokens:
-            raise ValueError("shards and shard_tokens exclude each other; give one")
+            raise ValueError("`shards` and `shard_tokens` exclude each other; give one")
         if self.shuffle and self.input is None:
-            raise ValueError("shuffle needs input (files): download the dataset first")
+            raise ValueError("`shuffle` needs `input` (files): download the dataset first")
         if self.keep_newlines and not self.split_sentences:
-            raise ValueError("keep_newlines needs split_sentences")
+            raise ValueError("`keep_newlines` needs `split_sentences`")
         if len(set(self.json_keys)) < len(self.json_keys):
-            raise ValueError("json_keys names a key twice")
+            raise ValueError("`json_keys` names a key twice")
         odd = [key for key in self.json_keys if not re.fullmatch(r"[^/\0]+", key)]
         if odd or not re.fullmatch(r"(.*/)?[^/\0]+", self.output_prefix):
             raise ValueError(
-                "json_keys and the last part of output_prefix become file names: no slash, not empty"
+                "`json_keys` and the last part of `output_prefix` become file names: no slash, not empty"
             )
         return self

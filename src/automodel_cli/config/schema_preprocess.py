@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from automodel_cli.config.amounts import parse_amount
 from automodel_cli.config.sections import Count, Meaning, Section, Whole
 
 DEFAULT_DATASET = "HuggingFaceFW/fineweb"
 DEFAULT_SET_NAME = "sample-10BT"
 MAX_SHARD_TOKENS = 2**31 - 1
-_SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
-
-
-def parse_amount(value: Any) -> Any:
-    """``"500M"``, ``"1.5B"``, ``"10_000"`` -> int; other values pass unchanged and fail as what they are."""
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"([\d_]+(?:\.\d+)?)\s*([KMBGT]?)", value.strip().upper())
-    if match is None:
-        return value
-    amount = float(match[1]) * _SUFFIXES[match[2]] if "." in match[1] else int(match[1]) * _SUFFIXES[match[2]]
-    return int(amount) if amount == int(amount) else value
-
-
-def format_amount(amount: int) -> str:
-    """The shortest exact spelling: 500_000_000 -> ``500M``, 1_500_000_000 -> ``1.5B``, 1_234_567 -> ``1234567``."""
-    for suffix, size in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("K", 10**3)):
-        if amount >= size and amount % (size // 10) == 0:
-            return f"{amount / size:g}{suffix}"
-    return str(amount)
-
 
 Amount = Annotated[
     Count, BeforeValidator(parse_amount), Meaning("a number like 10000, 500K, 500M, 1.5B or 2T")
@@ -50,6 +29,13 @@ def unusual_reading(cfg: Section) -> dict[str, Any]:
 
 class PreprocessNanogptConfig(Section):
     """Text to nanoGPT-style token files."""
+
+    panels: ClassVar = {
+        "Input": "dataset set_name split text_key document input_format max_document_bytes strict",
+        "Tokens": "tokenizer engine eot separator max_tokens",
+        "Output": "output_dir format val_fraction val_tokens shard_tokens shuffle seed overwrite dry_run",
+        "Speed and memory": "num_workers chunk_size prefetch shuffle_memory",
+    }
 
     dataset: str = DEFAULT_DATASET
     """Hub dataset, or a local file, folder or glob (.jsonl .json .parquet .txt .md .py ..., also .gz .bz2 .xz .zst)."""
@@ -73,14 +59,15 @@ class PreprocessNanogptConfig(Section):
     engine: Literal["auto", "reference", "fast"] = "auto"
     """What encodes: `auto` takes the fast engine where it is installed and agrees with the reference."""
     eot: Literal["prepend", "append", "none"] | None = None
-    """Where the token between documents stands; null: before each document in bin, after it in raw, none for char."""
+    """Where the token between documents stands; null: `prepend` in bin, `append` in raw,
+    `none` with char."""
     separator: Literal["eos", "bos"] | None = None
     """Which token that is, end- or beginning-of-text; null: before a document `bos`, as NeMo's tool, where the
     tokenizer has one of its own (GPT-2's two are one token), else `eos`."""
     val_fraction: Fraction | None = None
-    """Part of the documents that goes to val.bin (of a single document, and with char: the tail)."""
+    """Fraction of the documents that goes to val.bin (of a single document, and with char: the tail); null: none."""
     val_tokens: Amount | None = None
-    """Tokens that go to val.bin, instead of a fraction."""
+    """Tokens that go to val.bin, instead of a fraction; null: none."""
     shuffle: bool = False
     """Write the documents in a random order (needs disk space for the tokens once more while it works)."""
     shuffle_memory: Amount = 500_000_000
@@ -98,7 +85,8 @@ class PreprocessNanogptConfig(Section):
     strict: bool = False
     """Stop at the first bad row instead of counting it."""
     num_workers: Whole | None = None
-    """Processes that tokenize; 0 or 1: none besides this one; null: as many as pay, at most one per core."""
+    """Processes that tokenize; 0 or 1: none besides this one; null: as many as pay, at most one
+    per core (fewer for small inputs)."""
     chunk_size: Count = 256
     """Documents a worker gets at a time (8 KiB each where a file is cut by bytes)."""
     prefetch: Count = 4
@@ -109,10 +97,10 @@ class PreprocessNanogptConfig(Section):
     @model_validator(mode="after")
     def _one_validation_size(self) -> PreprocessNanogptConfig:
         if self.val_fraction is not None and self.val_tokens is not None:
-            raise ValueError("val_fraction and val_tokens exclude each other; give one")
+            raise ValueError("`val_fraction` and `val_tokens` exclude each other; give one")
         if self.val_tokens and self.max_tokens and self.val_tokens >= self.max_tokens:
             raise ValueError(
-                f"val_tokens ({self.val_tokens:,}) must be less than max_tokens ({self.max_tokens:,}), their total"
+                f"`val_tokens` ({self.val_tokens:,}) must be less than `max_tokens` ({self.max_tokens:,}), their total"
             )
         return self
 
@@ -120,14 +108,19 @@ class PreprocessNanogptConfig(Section):
 class TokenizerTrainConfig(Section):
     """A byte-level BPE trained on one's own text."""
 
+    panels: ClassVar = {
+        "Input": "dataset set_name split text_key document input_format max_document_bytes max_bytes seed",
+        "Output": "output_dir vocab_size overwrite",
+    }
+
     dataset: str
     """Hub dataset, or a local file, folder or glob, as for `preprocess nanogpt`."""
     output_dir: str
     """Folder for tokenizer.json and its configuration; AutoTokenizer opens it."""
-    vocab_size: Annotated[Count, BeforeValidator(parse_amount)] = 32_768
+    vocab_size: Amount = 32_768
     """Entries, end-of-text and the 256 bytes included."""
     set_name: str | None = None
-    """Configuration of a Hub dataset."""
+    """Configuration of a Hub dataset; null: the dataset's own default."""
     split: str = "train"
     """Split of a Hub dataset."""
     text_key: str = "text"
@@ -152,8 +145,10 @@ class VerifyConfig(Section):
     path: str
     """Corpus folder, its manifest, a token file (ours, NeMo's, nanoGPT's), or the prefix of a .bin and .idx."""
     tokenizer: str | None = None
-    """Tokenizer to check and decode with where there is no manifest."""
+    """Tokenizer to check and decode with where there is no manifest; null: tokens are not decoded then."""
     raw_dtype: Literal["uint16", "uint32", "npy"] | None = None
     """Type of the tokens of a file without header (npy: NumPy's file of ids); null: uint16."""
     documents: Whole = 2
     """Documents to show, decoded, from the start of each split."""
+    as_json: bool = Field(default=False, validation_alias="json")
+    """Print the report as JSON instead of a table."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -14,14 +14,16 @@ from automodel_cli.config.sections import Count, Precision, Section, Whole
 class TasksConfig(Section):
     """What `automodel eval --tasks` and `--harness` read: a checkpoint and the tasks to put to it."""
 
+    panels: ClassVar = {"Tasks": "tasks harness harness_path chat_template bundle max_per_task num_fewshot"}
+
     checkpoint: str
     """Checkpoint, run folder (its LATEST is taken) or Hugging Face folder."""
     tasks: Words = ()
-    """In-context tasks: `core` (22), `gauntlet` (53) or names."""
+    """In-context tasks: `core` (22), `gauntlet` (53) or names; empty: none."""
     harness: Words = ()
-    """Tasks of lm-evaluation-harness (`pip install 'automodel-cli[eval]'`)."""
+    """Tasks of lm-evaluation-harness (`pip install 'automodel-cli[eval]'`); empty: none."""
     harness_path: str | None = None
-    """Folder with task files of your own for lm-evaluation-harness."""
+    """Folder with task files of your own for lm-evaluation-harness; null: none."""
     chat_template: bool = False
     """Put the harness' prompts into the tokenizer's chat template."""
     bundle: str = "eval_bundle"
@@ -41,11 +43,13 @@ class TasksConfig(Section):
     """Where to compute: auto, cpu, cuda, mps."""
     precision: Precision = "auto"
     """Compute in bf16, fp16 or fp32; auto: as the checkpoint was trained, where the hardware has it."""
+    as_json: bool = Field(default=False, validation_alias="json")
+    """Print the results as JSON instead of tables."""
 
     @model_validator(mode="after")
     def _something_to_do(self) -> TasksConfig:
         if not self.tasks and not self.harness:
-            raise ValueError("neither tasks nor harness names anything to evaluate")
+            raise ValueError("neither `tasks` nor `harness` names anything to evaluate")
         return self
 
 

@@ -89,6 +89,9 @@ class Section(BaseModel):
     _placeholders: dict[tuple[str | int, ...], Any] = PrivateAttr(default_factory=dict)
     """``path -> text`` of values that came from the environment: printed and saved as they were written."""
 
+    panels: ClassVar[Mapping[str, str]] = {}
+    """Groups of options in a command's help: title -> names of fields; what is in none is an option without group."""
+
     known_targets: ClassVar[tuple[str, ...]] = ()
     """Class names that old files give as ``_target_`` of this section; they mean the section itself."""
 

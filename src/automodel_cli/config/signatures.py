@@ -10,6 +10,7 @@ import ast
 import collections.abc
 import functools
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+import automodel_cli
 from automodel_cli.config.explain import describe_type
 from automodel_cli.config.other_names import suggestion
 from automodel_cli.config.sections import not_a_bool
@@ -45,11 +47,12 @@ _LISTS = {"list", "tuple", "Sequence", "Iterable", "Collection"}
 
 @dataclass(frozen=True)
 class Parameter:
-    """One argument: its plain type (Any where it is not plain) and whether it has to be given."""
+    """One argument: its plain type (Any where it is not plain), whether it has to be given, and its default's text."""
 
     name: str
     annotation: Any = Any
     required: bool = False
+    default: str = ""
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,10 @@ def _class_signature(node: ast.ClassDef, module: ast.Module) -> CallSignature | 
         return CallSignature(
             {
                 ast.unparse(item.target): Parameter(
-                    ast.unparse(item.target), _from_ast(item.annotation, module), item.value is None
+                    ast.unparse(item.target),
+                    _from_ast(item.annotation, module),
+                    item.value is None,
+                    _text(item.value),
                 )
                 for item in fields
             }
@@ -166,10 +172,37 @@ def _function_signature(
     pairs = list(zip(positional, defaults, strict=True))[1 if skip_first else 0 :]
     pairs += zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
     parameters = {
-        argument.arg: Parameter(argument.arg, _annotation(argument, default, module), default is None)
+        argument.arg: Parameter(
+            argument.arg, _annotation(argument, default, module), default is None, _text(default)
+        )
         for argument, default in pairs
     }
     return CallSignature(parameters, open=arguments.kwarg is not None)
+
+
+def _text(default: ast.expr | None) -> str:
+    text = "" if default is None else ast.unparse(default)
+    return {"None": "null", "True": "true", "False": "false"}.get(text, text.strip("'"))
+
+
+def source_of(target: str) -> Path:
+    """The file that one of our own targets is defined in."""
+    module = target.rpartition(".")[0]
+    return Path(automodel_cli.__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py")
+
+
+def documented(path: Path, name: str) -> dict[str, str]:
+    """What a docstring's ``Args:`` say of each argument of a function or class."""
+    node = next(
+        (item for item in _parsed(path, path.stat().st_mtime_ns).body if getattr(item, "name", "") == name),
+        None,
+    )
+    text = (ast.get_docstring(node) or "") if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else ""
+    section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
+    entries = re.findall(
+        r"^    (\w[\w, ]*): (.*?)(?=^    \w|\Z)", section[1] if section else "", re.MULTILINE | re.DOTALL
+    )
+    return {name: " ".join(about.split()) for names, about in entries for name in names.split(", ")}
 
 
 def _annotation(argument: ast.arg, default: ast.expr | None, module: ast.Module) -> Any:

@@ -24,6 +24,8 @@ from automodel_cli.json_files import open_without_waiting
 
 Compression = Literal["", "gz", "bz2", "xz", "zst"]
 _INPUT_BYTES = 64 << 10
+_SAMPLE_BYTES = 1 << 20  # of a compressed file, from its beginning
+_USUAL_EXPANSION = 4.0  # of text
 _BUFFER_BYTES = 1 << 20
 _LEAST_WINDOW_BYTES = 8 << 20
 DEFAULT_WINDOW_BYTES = 128 << 20  # what zstd itself reads unless told otherwise
@@ -123,6 +125,11 @@ def expansion(path: str, name: str, compression: str, sample_bytes: int) -> floa
                 break
             plain += len(piece)
         return plain / reader.position if plain and reader.position else None
+
+
+def likely_expansion(path: str, name: str, compression: str) -> float:
+    """The same of a file of any kind, for estimates."""
+    return expansion(path, name, compression, _SAMPLE_BYTES) or _USUAL_EXPANSION
 
 
 class _Packed(io.RawIOBase):

@@ -7,16 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from automodel_cli.corpus.compressed import expansion
+from automodel_cli.corpus.compressed import likely_expansion
 from automodel_cli.corpus.documents import FileSource, Source
 from automodel_cli.corpus.engines import EngineMismatch
 from automodel_cli.corpus.listing import SourceFile
 from automodel_cli.corpus.units import ReadOptions, TokenChunk, Unit
 from automodel_cli.errors import AutomodelError
 
-_COMPRESSED_SAMPLE_BYTES = 1 << 20  # of a compressed file, from its beginning
 _RENDERED = 1.05  # text as a JSON string, with its key
-_UNKNOWN_RATIO = 4.0
 _SAMPLE_DOCUMENTS = 16
 _SAMPLE_BYTES = 1 << 20  # units beyond that are not tokenized for an estimate
 _BYTES_A_TOKEN = 4  # of text, where there is no sample
@@ -44,7 +42,9 @@ def expected_size(files: Sequence[SourceFile], options: ReadOptions) -> Expected
             total += _RENDERED * _parquet_bytes(file, options)
             continue
         if file.compression and ratio is None:
-            ratio = expansion_of(file)  # of the first one; the others are of its kind
+            ratio = likely_expansion(
+                file.path, file.name, file.compression
+            )  # of the first one; the others are of its kind
         rendered = 1.0 if file.kind == "jsonl" else _RENDERED
         total += file.bytes * (ratio or 1.0 if file.compression else 1.0) * rendered
     exact = all(file.kind == "jsonl" and not file.compression for file in files)
@@ -55,11 +55,6 @@ def _parquet_bytes(file: SourceFile, options: ReadOptions) -> int:
     from automodel_cli.corpus import columns  # pyarrow.parquet, which other files do not need
 
     return sum(group.text_bytes for group in columns.inspect_parquet(file.path, file.name, options))
-
-
-def expansion_of(file: SourceFile) -> float:
-    """Bytes that a compressed byte stands for, from the beginning of the file."""
-    return expansion(file.path, file.name, file.compression, _COMPRESSED_SAMPLE_BYTES) or _UNKNOWN_RATIO
 
 
 @dataclass(frozen=True)

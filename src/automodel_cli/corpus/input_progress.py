@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
-from automodel_cli.corpus.disk_space import expansion_of
+from automodel_cli.corpus.compressed import likely_expansion
 from automodel_cli.corpus.listing import SourceFile
 from automodel_cli.corpus.units import ReadOptions, Unit
 
@@ -42,7 +42,8 @@ class _File:
             rows = [group.rows for group in columns.inspect_parquet(file.path, file.name, options)]
             self.whole, self.done = float(sum(rows)), sum(rows[:at]) + first.cursor.get("row", 0)
         else:
-            self.whole = file.bytes * (expansion_of(file) if file.compression else 1.0)
+            packed = file.compression
+            self.whole = file.bytes * (likely_expansion(file.path, file.name, packed) if packed else 1.0)
             self.done = 0 if first.kind == "values" else at  # those are counted, not measured
 
     def share_with(self, unit: Unit) -> float:

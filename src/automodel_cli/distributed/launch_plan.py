@@ -23,7 +23,25 @@ SHUTDOWN_TIMEOUT_S = 600.0
 """How long processes that were asked to stop may take to save. The stock launcher allows 30 s."""
 ELASTIC_RESTARTS = 3  # with --nnodes MIN:MAX, where a lost machine is expected
 MASTER_PORT = 29500
+_ENDPOINT_PORT = 29400
 _MONITOR_INTERVAL_S = 0.1
+DEFAULTS = {
+    "nproc-per-node": "1",
+    "nnodes": "1",
+    "rdzv-endpoint": f"this machine, for one; port {_ENDPOINT_PORT} where none is given",
+    "rdzv-id": "automodel",
+    "rdzv-backend": "what the other flags say",
+    "rdzv-conf": "none",
+    "node-rank": "none",
+    "master-addr": "localhost, for one machine",
+    "master-port": f"{MASTER_PORT}",
+    "max-restarts": f"0; {ELASTIC_RESTARTS} with MIN:MAX machines",
+    "monitor-interval": f"{_MONITOR_INTERVAL_S:g}",
+    "shutdown-timeout": f"{SHUTDOWN_TIMEOUT_S:g}",
+    "local-addr": "found by itself",
+    "log-dir": "a temporary folder",
+}
+"""What holds where a launch flag is not given, in words: beside the values, for the help."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +65,7 @@ class LaunchPlan:
     min_nodes: int = 1
     max_nodes: int = 1
     endpoint: str = "localhost:0"
-    run_id: str = "automodel"
+    run_id: str = DEFAULTS["rdzv-id"]
     options: Mapping[str, str] = field(default_factory=dict)
     is_host: bool | None = None
     node_rank: int | None = None
@@ -69,7 +87,7 @@ def plan_launch(flags: Mapping[str, str], *, processes: int) -> LaunchPlan:
     Raises:
         ConfigError: a value is wrong, or it is not said where several machines meet.
     """
-    min_nodes, max_nodes = node_range(flags.get("nnodes", "1"))
+    min_nodes, max_nodes = node_range(flags.get("nnodes", DEFAULTS["nnodes"]))
     endpoint, is_host, local_addr = _meeting_place(flags, max_nodes)
     restarts = ELASTIC_RESTARTS if min_nodes != max_nodes else 0
     return LaunchPlan(
@@ -124,7 +142,7 @@ def _meeting_place(flags: Mapping[str, str], max_nodes: int) -> tuple[str, bool 
             "--nnodes asks for several machines, and nothing says where they meet",
             "add --rdzv-endpoint HOST:PORT (HOST is one of them) to the command on each",
         )
-    return _with_port(endpoint, "29400"), None, None
+    return _with_port(endpoint, str(_ENDPOINT_PORT)), None, None
 
 
 def _master(flags: Mapping[str, str], endpoint: str, max_nodes: int) -> str:

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from automodel_cli.config.amounts import format_amount
 from automodel_cli.config.schema_preprocess import (
     DEFAULT_DATASET,
     DEFAULT_SET_NAME,
     PreprocessNanogptConfig,
-    format_amount,
     unusual_reading,
 )
 from automodel_cli.corpus.build import Build, BuildResult, Chunks, ProgressCallback, Say

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -65,6 +67,17 @@ def run(cfg: VerifyConfig, *, progress: ProgressCallback) -> VerifyReport:
     if not path.is_file():
         raise DataError(f"there is no file or folder {path}", "name a corpus folder or a token file")
     return _verify_file(cfg, path, progress)
+
+
+def as_json(report: VerifyReport) -> dict[str, Any]:
+    """The report for programs; the manifest is in its own file."""
+    found = {key: value for key, value in vars(report).items() if key != "manifest"}
+    return {
+        "ok": not report.problems,
+        **found,
+        "path": str(report.path),
+        "files": [asdict(f) for f in report.files],
+    }
 
 
 def _with_indices(report: VerifyReport, folder: Path) -> VerifyReport:

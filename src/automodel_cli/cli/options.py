@@ -1,0 +1,303 @@
+"""Commands made from the schema: an option for each field, by the field's name, with the field's docstring and default.
+
+    @command(PlotConfig, arguments=("runs",), examples=("automodel plot runs/a",))
+    def plot(cfg: PlotConfig) -> None: ...
+
+Values are read as a YAML file's are, and checked by the model alone; what is wrong is told by the option's name.
+Parameters that the function has besides ``cfg`` are options (or the context) in typer's own way.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Optional, TypeVar, Union, get_args, get_origin
+
+import typer
+from typer.core import TyperCommand
+
+from automodel_cli.cli import console, help_page
+from automodel_cli.config.load import load_config
+from automodel_cli.config.sections import NOTE_KEY, Section, keys_of
+from automodel_cli.errors import AutomodelError
+
+HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
+TAKES_OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+# One letter means the same in every command.
+_LETTERS = {
+    "config": "-c", "output": "-o", "output_dir": "-o", "output_path": "-o", "max_tokens": "-m", "prompt": "-p",
+}  # fmt: skip
+# What stands for a value in the help, where neither its type nor "VALUE" says enough.
+_VALUES = {
+    "checkpoint": "CKPT", "path": "PATH", "runs": "RUN...", "diff": "A B", "files": "FILE...",
+    "config": "FILE", "dataset": "NAME|PATH", "input": "PATH...", "data": "PATH", "bigram": "PATH",
+    "prompt": "TEXT", "prompt_file": "FILE", "stop": "TEXT", "title": "TEXT", "output": "PATH",
+    "output_dir": "FOLDER", "output_path": "FOLDER", "output_prefix": "PREFIX", "temp_dir": "FOLDER",
+    "bundle": "FOLDER", "folder": "FOLDER", "harness_path": "FOLDER", "tokenizer": "NAME|FOLDER",
+    "set_name": "NAME", "split": "NAME", "name": "NAME", "text_key": "NAME", "json_keys": "NAME...",
+    "lang": "NAME", "document": "file|line|TEXT", "step": "N|LATEST|BEST", "keep_columns": "NAME,...",
+    "tasks": "core|gauntlet|NAME,...", "harness": "NAME,...", "url": "URL", "device": "auto|cpu|cuda|mps",
+    "trust": "NAME|FILE", "words": "COMMAND...", "key": "KEY", "time": "HH:MM:SS", "sbatch": "NAME=VALUE",
+    "setup": "LINE", "logs": "FOLDER", "lead": "SECONDS", "timeout": "SECONDS", "source": "PATH",
+    "preset": "PRESET", "val_data": "PATH",
+    "partition": "NAME", "account": "NAME", "job_name": "NAME", "batch_size": "auto|N",
+}  # fmt: skip
+
+_KEY = re.compile(r"(?<![\w/.-])[a-z]+(?:_[a-z]+)+(?![\w/.])")  # no part of a path
+
+Model = TypeVar("Model", bound=Section)
+
+
+class Command(TyperCommand):
+    """A command that knows its schema, for the help and for completion."""
+
+    models: tuple[type[Section], ...] = ()
+    examples: tuple[str, ...] = ()
+    usage: str = ""
+    lists: tuple[str, ...] = ()
+    """Options that take several words, as argparse's nargs="+" does and as a shell expands a pattern."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """The page that ``--help`` shows."""
+        formatter.write(help_page.of_command(self, ctx))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """One option a word for ``lists``, which is what the parser knows."""
+        return super().parse_args(ctx, repeat_options(args, self.lists))
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Options, and where the command takes overrides the keys of the configuration and launch flags."""
+        found = super().shell_complete(ctx, incomplete)
+        if ctx.ignore_unknown_options:
+            from automodel_cli.cli import complete
+
+            found += [complete.item(word) for word in complete.overrides(incomplete, ctx.args)]
+        return found
+
+
+def repeat_options(args: Sequence[str], lists: Iterable[str]) -> list[str]:
+    """``--json-keys a b`` -> ``--json-keys a --json-keys b``."""
+    repeated: list[str] = []
+    option, first = "", False
+    for arg in args:
+        if arg.startswith("-"):
+            option, first = (arg, True) if arg in lists else ("", False)
+        elif option and not first:
+            repeated.append(option)
+        else:
+            first = False
+        repeated.append(arg)
+    return repeated
+
+
+def show_json(value: Any) -> None:
+    """A result for programs; what JSON cannot say (NaN) is null, as in the files that are written."""
+    from automodel_cli.metrics.log import json_safe
+
+    console.say(json.dumps(json_safe(value), indent=1))
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the command line gave: text by key, and a file."""
+
+    values: Mapping[str, Any]
+    file: Path | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+    """What the help calls each key."""
+
+    def of(self, model: type[Section]) -> dict[str, Any]:
+        """What was given of a model's keys."""
+        return {key: self.values[key] for key in model.keys() if self.values.get(key) is not None}  # noqa: SIM118
+
+    def load(self, model: type[Model]) -> Model:
+        """The model that file and options make.
+
+        Raises:
+            ConfigError: whatever does not fit, all of it, by the names of the help.
+        """
+        cfg = load_config(model, self.file, flags=self.of(model), names=self.names)
+        for note in cfg.collect_notes():
+            console.warn(note)
+        return cfg
+
+    @contextmanager
+    def told_by_options(self) -> Iterator[None]:
+        """What a recipe finds wrong with ``val_tokens`` is wrong with ``--val-tokens`` where that was given."""
+        values = str(list(self.values.values()))
+        keys = {key for key, value in self.values.items() if value and "_" in key and key not in values}
+
+        def renamed(text: str) -> str:
+            return _KEY.sub(lambda found: self.names[found[0]] if found[0] in keys else found[0], text)
+
+        try:
+            yield
+        except AutomodelError as error:
+            error.message, error.hint = renamed(error.message), renamed(error.hint)
+            raise
+
+
+def command(
+    *models: type[Section],
+    arguments: Sequence[str] = (),
+    examples: Sequence[str] = (),
+    usage: str = "",
+    file: bool = True,
+    overrides: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    epilog: str = "",
+) -> Callable[[Callable[..., Any]], Command]:
+    """Make a command of a function that takes the validated model as ``cfg``; of several models, a ``Given``.
+
+    Args:
+        models: whose fields are the options; several where one command line may mean either.
+        arguments: fields that are given by their place instead of an option.
+        examples: lines for the help; a test runs them up to the recipe.
+        usage: what stands behind the command's name; made of arguments and options where it is empty.
+        file: whether ``-c FILE`` gives the settings.
+        overrides: whether ``--section.key VALUE`` is passed on, as ``context.args``.
+        settings: of click's context.
+    """
+
+    def make(function: Callable[..., Any]) -> Command:
+        names = {
+            _key(model, name): _shown(model, name, arguments)
+            for model in models
+            for name in model.model_fields
+        }
+        options = {} if not models else _options(models, arguments, file=file)
+        own = {
+            name: parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for name, parameter in inspect.signature(function, eval_str=True).parameters.items()
+            if name not in ("cfg", "given")
+        }
+
+        def call(**values: Any) -> Any:
+            more = {name: values[name] for name in own}
+            if not models:
+                return function(**more)
+            by_key = {_key(model, name): values[name] for model in models for name in model.model_fields}
+            given = Given(by_key, values.get("config") if file else None, names)
+            with given.told_by_options():
+                return function(given if len(models) > 1 else given.load(models[0]), **more)
+
+        call.__signature__ = inspect.Signature([*options.values(), *own.values()])  # type: ignore[attr-defined]
+        call.__annotations__ = {name: parameter.annotation for name, parameter in (options | own).items()}
+        call.__doc__ = function.__doc__
+        context_settings = {**HELP_OPTIONS, **(TAKES_OVERRIDES if overrides else {}), **(settings or {})}
+        single = typer.Typer(add_completion=False)
+        single.command(function.__name__, cls=Command, context_settings=context_settings, epilog=epilog)(call)
+        made = typing.cast(Command, typer.main.get_command(single))
+        made.models, made.examples, made.usage = models, tuple(examples), usage
+        if not (arguments or overrides or settings):
+            made.lists = tuple(
+                opt for param in made.params if getattr(param, "multiple", False) for opt in param.opts
+            )
+        return made
+
+    return make
+
+
+def _key(model: type[Section], name: str) -> str:
+    return keys_of(model, name)[0]
+
+
+def _shown(model: type[Section], name: str, arguments: Sequence[str]) -> str:
+    if name in arguments:
+        return _VALUES[name].removesuffix("...")
+    return "--" + _key(model, name).replace("_", "-")
+
+
+def _options(
+    models: Sequence[type[Section]], arguments: Sequence[str], *, file: bool
+) -> dict[str, inspect.Parameter]:
+    """A parameter for each field, in the order of the help."""
+    fields = {name: model for model in reversed(models) for name in model.model_fields}
+    order = {name: model for model in models for name in model.model_fields}
+    made = {name: _parameter(name, fields[name], name in arguments) for name in order}
+    if file:
+        annotation = Annotated[
+            Path | None, typer.Option("--config", "-c", metavar="FILE", help="YAML file with these settings.")
+        ]
+        made["config"] = inspect.Parameter(
+            "config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+        )
+    return made
+
+
+def _parameter(name: str, model: type[Section], is_argument: bool) -> inspect.Parameter:
+    info = model.model_fields[name]
+    kind = kind_of(info.annotation)
+    about: dict[str, Any] = {"metavar": None if kind is bool else _metavar(name, info.annotation)}
+    if is_argument:
+        option = typer.Argument(**about, autocompletion=_keys if name == "key" else None)
+    else:
+        if words := choices(info.annotation):
+            about["autocompletion"] = lambda incomplete: [
+                word for word in words if word.startswith(incomplete)
+            ]
+        extra = info.json_schema_extra
+        hidden = isinstance(extra, dict) and NOTE_KEY in extra
+        option = typer.Option(*_spellings(model, name, kind), **about, hidden=hidden)
+    annotation: Any = Annotated[Optional[kind], option]  # type: ignore[valid-type]  # noqa: UP045
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _keys(incomplete: str) -> list[str]:
+    from automodel_cli.cli import complete
+
+    return complete.keys(incomplete)
+
+
+def _spellings(model: type[Section], name: str, kind: Any) -> list[str]:
+    flags = ["--" + key.replace("_", "-") for key in keys_of(model, name)]
+    if kind is bool:
+        return [f"{flag}/--no-{flag.removeprefix('--')}" for flag in flags]
+    return [*flags, *([_LETTERS[name]] if name in _LETTERS else [])]
+
+
+def kind_of(annotation: Any) -> Any:
+    """What the parser has to know of a field's type: a switch, several values, a pair, or one text."""
+    kinds = [inner for inner in _alternatives(annotation) if inner is not type(None)]
+    if kinds == [bool]:
+        return bool
+    origin, inner = get_origin(kinds[0]), get_args(kinds[0])
+    if origin is tuple and len(inner) == 2 and inner[1] is not Ellipsis:
+        return tuple[str, str]
+    return list[str] if origin in (tuple, list) else str
+
+
+def choices(annotation: Any) -> list[str]:
+    """The words that a field takes, where it takes words of a list."""
+    return [
+        word
+        for inner in _alternatives(annotation)
+        if get_origin(inner) is Literal
+        for word in get_args(inner)
+    ]
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _alternatives(get_args(annotation)[0])
+    if origin in (Union, types.UnionType):
+        return [inner for part in get_args(annotation) for inner in _alternatives(part)]
+    return [annotation]
+
+
+def _metavar(name: str, annotation: Any) -> str:
+    if name in _VALUES:
+        return _VALUES[name]
+    kinds = [inner for inner in _alternatives(annotation) if inner is not type(None)]
+    words = choices(annotation)
+    numbers = [{int: "N", float: "X"}[kind] for kind in kinds if kind in (int, float)]
+    return "|".join([*words, *numbers]) or "VALUE"

@@ -1,0 +1,149 @@
+"""What can be set, looked up by key: for ``automodel explain`` and for completion on the command line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from automodel_cli.config.explain import describe_type, section_of
+from automodel_cli.config.field_help import meaning_and_default
+from automodel_cli.config.roles import Role, role_of_section
+from automodel_cli.config.schema import (
+    NAMED_VALIDATION_KEY,
+    EvaluateConfig,
+    GenerateConfig,
+    InspectConfig,
+    PlotConfig,
+    PretrainConfig,
+)
+from automodel_cli.config.schema_export import ExportConfig
+from automodel_cli.config.schema_import import ImportConfig
+from automodel_cli.config.schema_megatron import PreprocessMegatronConfig
+from automodel_cli.config.schema_preprocess import (
+    PreprocessNanogptConfig,
+    TokenizerTrainConfig,
+    VerifyConfig,
+)
+from automodel_cli.config.schema_shuffle import ShuffleConfig
+from automodel_cli.config.schema_tasks import TasksConfig
+from automodel_cli.config.sections import NOTE_KEY, Section, keys_of
+from automodel_cli.config.signatures import documented, from_source, source_of
+
+PRETRAIN = "automodel pretrain llm"
+COMMANDS: tuple[tuple[str, type[Section]], ...] = (
+    ("automodel preprocess nanogpt", PreprocessNanogptConfig),
+    ("automodel preprocess megatron", PreprocessMegatronConfig),
+    ("automodel preprocess shuffle", ShuffleConfig),
+    ("automodel preprocess tokenizer", TokenizerTrainConfig),
+    ("automodel preprocess verify", VerifyConfig),
+    ("automodel eval", EvaluateConfig),
+    ("automodel eval --tasks and --harness", TasksConfig),
+    ("automodel inspect-ckpt", InspectConfig),
+    ("automodel plot", PlotConfig),
+    ("automodel generate", GenerateConfig),
+    ("automodel export hf", ExportConfig),
+    ("automodel import", ImportConfig),
+)
+"""The other commands that read a file, and what they read."""
+
+# torch's, which is not imported for a page of help.
+_OPTIMIZER = {
+    "lr": "Learning rate, before the schedule.",
+    "weight_decay": "Decoupled weight decay, of matrices and embeddings.",
+    "betas": "Decay rates of the averages of gradient and squared gradient.",
+    "eps": "Added to the denominator.",
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One key: what it takes and means, in words.
+
+    Attributes:
+        also: other spellings of the key.
+        where: the commands whose files have it, or the target that takes it.
+    """
+
+    key: str
+    takes: str
+    default: str
+    meaning: str
+    also: tuple[str, ...] = ()
+    where: str = PRETRAIN
+
+
+def find(key: str) -> list[Setting]:
+    """What is known by a key: written in full, else by its last part; equal ones of several commands are one."""
+    wanted = key.removeprefix("--").replace("-", "_")
+    known = [*pretrain_settings(), *_of_commands()]
+    found = [setting for setting in known if wanted in (setting.key, *setting.also)]
+    return found or [setting for setting in known if setting.key.rpartition(".")[2] == wanted]
+
+
+def near(key: str) -> list[str]:
+    """Known keys that look like an unknown one, the likeliest first."""
+    wanted = key.removeprefix("--").replace("-", "_")
+    keys = dict.fromkeys(setting.key for setting in [*pretrain_settings(), *_of_commands()])
+    last = {known.rpartition(".")[2]: known for known in keys}
+    matches = [
+        *difflib.get_close_matches(wanted, keys),
+        *difflib.get_close_matches(wanted.rpartition(".")[2], last),
+    ]
+    return list(dict.fromkeys(last.get(match, match) if match not in keys else match for match in matches))[
+        :3
+    ]
+
+
+def pretrain_settings() -> Iterator[Setting]:
+    """All keys of a training run, those of open sections by the arguments of our own targets."""
+    yield from _of_section(PretrainConfig, "", PRETRAIN)
+
+
+def _of_commands() -> Iterator[Setting]:
+    by_key: dict[tuple[str, str], Setting] = {}
+    for command, model in COMMANDS:
+        for setting in _of_section(model, "", command):
+            before = by_key.get((setting.key, setting.meaning))
+            where = f"{before.where}, {command.removeprefix('automodel ')}" if before else command
+            by_key[setting.key, setting.meaning] = replace(setting, where=where)
+    yield from by_key.values()
+
+
+def _of_section(model: type[Section], prefix: str, where: str) -> Iterator[Setting]:
+    for name, field in model.model_fields.items():
+        key, *also = (prefix + spelling for spelling in keys_of(model, name))
+        extra, role = field.json_schema_extra, role_of_section(name) if model is PretrainConfig else None
+        if key == NAMED_VALIDATION_KEY:
+            continue
+        meaning, default = meaning_and_default(model, name)
+        if isinstance(extra, dict) and NOTE_KEY in extra:
+            meaning = f"Without effect: {extra[NOTE_KEY]}."
+        default = "needed" if field.is_required() else default or "off"
+        takes = describe_type(field.annotation, field.metadata)
+        yield Setting(key, takes, default, meaning, tuple(also), where)
+        if role is not None:
+            yield from _of_targets(role, key)
+        elif section := section_of(field.annotation):
+            yield from _of_section(section, f"{key}.", where)
+
+
+def _of_targets(role: Role, section: str) -> Iterator[Setting]:
+    for target in role.ours:
+        path, name = source_of(target), target.rpartition(".")[2]
+        signature = from_source(path, name) if path.is_file() else None
+        texts = documented(path, name) if signature else {}
+        for parameter in signature.parameters.values() if signature else ():
+            if parameter.name not in role.injected:
+                takes = describe_type(parameter.annotation)
+                default = "needed" if parameter.required else parameter.default
+                meaning = texts.get(parameter.name, "")
+                yield Setting(
+                    f"{section}.{parameter.name}", takes, default, meaning, (), f"{PRETRAIN}, {name}"
+                )
+    if section == "optimizer":
+        for key, meaning in _OPTIMIZER.items():
+            takes = str(role.bounds.get(key, "a number"))
+            yield Setting(
+                f"{section}.{key}", takes, "the optimizer's own", meaning, (), f"{PRETRAIN}, torch.optim"
+            )
