@@ -4,9 +4,10 @@ import json
 
 import pytest
 import transformers
+from torch.distributed.fsdp import FSDPModule
 
 from automodel_cli.errors import CheckpointError
-from automodel_cli.models.build import build_from_config
+from automodel_cli.models.build import build_from_config, needs_code
 from automodel_cli.models.gpt2 import GPT2, build_gpt2_model
 from automodel_cli.models.hf import HFCausalLM, from_config
 from automodel_cli.models.llama import Llama, build_llama_model
@@ -27,6 +28,12 @@ def test_the_json_in_a_checkpoint_is_enough(kind):
     assert {n: p.shape for n, p in again.named_parameters()} == {
         n: p.shape for n, p in model.named_parameters()
     }
+
+
+def test_the_class_that_fsdp_gives_a_model_is_not_code_of_somebody():
+    model = build_gpt2_model(**SIZES)
+    model.__class__ = type("FSDPGPT2", (FSDPModule, GPT2), {"__module__": "abc"})  # as fully_shard does
+    assert not needs_code(model)
 
 
 @pytest.mark.parametrize("family", ["foreign", "martian", None])

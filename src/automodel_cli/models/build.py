@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from automodel_cli.errors import CheckpointError
 from automodel_cli.models import hf
@@ -24,7 +25,13 @@ def needs_code(model: CausalLM) -> bool:
 
 def packages_of(model: nn.Module) -> set[str]:
     """Where the classes of a model and of all modules in it are from."""
-    return {type(module).__module__.partition(".")[0] for module in model.modules()}
+    return {_written_class(module).__module__.partition(".")[0] for module in model.modules()}
+
+
+def _written_class(module: nn.Module) -> type:
+    """Its class as somebody wrote it: FSDP2 makes one of its own for each, in whatever module the call happened."""
+    lineage = type(module).__mro__
+    return lineage[lineage.index(FSDPModule) + 1] if FSDPModule in lineage else lineage[0]
 
 
 def build_from_config(config: Mapping[str, Any], *, is_meta_device: bool = False) -> CausalLM:
