@@ -344,11 +344,24 @@ def test_iterable_with_own_state_resumes_without_reading_again(caplog: pytest.Lo
     assert not caplog.records
 
 
-def test_own_state_is_refused_on_another_number_of_ranks() -> None:
-    first = _torch(Stateful(20))
+def test_own_state_that_is_the_same_on_all_ranks_goes_on_with_another_number() -> None:
+    first = _torch(Stateful(20), num_epochs=3)
+    head = _stream(first, 4)
+    ranks = [_torch(Stateful(20), rows=3, num_epochs=3, dp_rank=rank, dp_world=2) for rank in range(2)]
+    for one in ranks:
+        one.load_state_dict(first.state_dict())
+    whole = _together([_torch(Stateful(20), num_epochs=3)])
+    assert [number for update in head for number in update] + _together(ranks) == whole
+
+
+def test_own_state_of_a_part_is_refused_on_another_rank() -> None:
+    class OwnPart(Stateful):
+        shards_ranks = True
+
+    first = _torch(OwnPart(20), rows=3, dp_rank=0, dp_world=2)
     _stream(first, 1)
-    second = _torch(Stateful(20), rows=3, dp_rank=0, dp_world=2)
-    with pytest.raises(DataError, match="rank 0 of 1, this is rank 0 of 2"):
+    second = _torch(OwnPart(20), rows=3, dp_rank=1, dp_world=2)
+    with pytest.raises(DataError, match="rank 0 of 2, this is rank 1 of 2"):
         second.load_state_dict(first.state_dict())
 
 

@@ -182,11 +182,13 @@ def test_own_state_spares_reading_again(caplog):
     assert not caplog.records
 
 
-def test_another_number_of_ranks_goes_on_at_the_same_place():
-    whole = updates(loader(Rows(), shuffle=True, num_epochs=2))
-    first = loader(Rows(), shuffle=True, num_epochs=2)
+@pytest.mark.parametrize(("dataset", "shuffle"), [(Rows, True), (Stream, False), (Stateful, False)])
+def test_another_number_of_ranks_goes_on_at_the_same_place(dataset, shuffle):
+    options = {"shuffle": shuffle, "num_epochs": 2}
+    whole = updates(loader(dataset(), **options))
+    first = loader(dataset(), **options)
     head = updates(first, 7)
-    ranks = [loader(Rows(), shuffle=True, num_epochs=2, rows=1, dp_rank=r, dp_world=2) for r in range(2)]
+    ranks = [loader(dataset(), **options, rows=1, dp_rank=r, dp_world=2) for r in range(2)]
     for one in ranks:
         one.load_state_dict(first.state_dict())
     assert head + together(ranks) == whole
@@ -211,6 +213,18 @@ def test_epochs_end_where_their_rows_do():
     per_epoch = sum(len(window.packs) for window in one.all_windows(np.array(one.lengths(0, 1)), 1))
     assert sum(ends) == 3
     assert next(n for n, end in enumerate(ends, 1) if end) == -(-per_epoch // 2)
+
+
+def test_epochs_never_go_back_where_workers_have_unequal_parts():
+    class Unequal(Stream):
+        def __iter__(self):
+            worker = get_worker_info()
+            yield from map(row, range(40 if worker and worker.id else ROWS))
+
+    one = loader(Unequal(), size=1, rows=1, num_workers=2, num_epochs=3)
+    epochs, ends = zip(*((one.epoch, one.epoch_ended) for _ in one), strict=True)
+    assert list(epochs) == sorted(epochs)
+    assert sum(ends) in (2, 3)  # the last is not known where it fills its window
 
 
 def test_packs_are_counted_beforehand():

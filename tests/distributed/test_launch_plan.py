@@ -79,6 +79,7 @@ def test_node_ranges_that_are_none(text):
         ({"nnodes": "2", "rdzv-endpoint": "h:port"}, "expected HOST:PORT"),
         ({"nnodes": "2", "rdzv-endpoint": ":1"}, "expected HOST:PORT"),
         ({"rdzv-conf": "timeout"}, "expected key=value"),
+        ({"rdzv-conf": "read_timeout=0.5"}, "read_timeout: expected whole seconds, found '0.5'"),
         ({"shutdown-timeout": "long"}, "--shutdown-timeout: expected seconds, found 'long'"),
         ({"shutdown-timeout": "-1"}, "expected seconds"),
         ({"monitor-interval": "0"}, "expected seconds"),

@@ -11,7 +11,7 @@ from automodel_cli.distributed import meeting_point
 from automodel_cli.distributed.launch_plan import plan_launch
 from automodel_cli.distributed.meeting_point import CannotMeet, find
 
-BY_PLACE = {"nnodes": "2", "master-addr": "localhost", "rdzv-conf": "read_timeout=0.2"}
+BY_PLACE = {"nnodes": "2", "master-addr": "localhost"}
 
 
 @pytest.fixture(autouse=True)
@@ -19,6 +19,7 @@ def _quick(monkeypatch):
     for name in ("_NAME_S", "_POLL_S"):
         monkeypatch.setattr(meeting_point, name, 0.05)
     monkeypatch.setattr(meeting_point, "_STORE_S", 0.4)
+    monkeypatch.setattr(meeting_point, "READ_TIMEOUT_S", 0.2)
 
 
 @pytest.fixture
@@ -64,6 +65,18 @@ def test_a_run_that_waits_there_is_joined():
     assert look({"nnodes": "2", "rdzv-endpoint": f"127.0.0.1:{store.port}"}) == f"localhost:{store.port}"
     joining = {**BY_PLACE, "node-rank": "1", "master-port": str(store.port)}
     assert look(joining) == f"localhost:{store.port}"
+
+
+def test_a_name_with_several_addresses_is_tried_at_each(silent, monkeypatch):
+    def both(*_, **__):
+        return [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, silent)) for host in ("127.0.0.9", "127.0.0.1")
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", both)
+    monkeypatch.setattr(meeting_point, "_is_store", lambda *_: True)
+    flags = {**BY_PLACE, "master-addr": "node1", "node-rank": "1", "master-port": str(silent)}
+    assert look(flags) == f"node1:{silent}"
 
 
 def test_the_machine_that_is_named_keeps_the_store(free):

@@ -192,11 +192,11 @@ def test_token_files_have_nothing_to_pack(tiny_training):
 
 def test_the_plan_says_how_full_packs_are(tmp_path):
     plans = []
-    for scheduler in ({"max_steps": None}, {}):
+    for scheduler, processes in (({"max_steps": None}, 1), ({"max_steps": None}, 2), ({}, 1)):
         one = recipe(configuration(tmp_path, "Rows", step_scheduler=scheduler))
-        one.plan()
+        one.plan(processes)
         plans.append(one.shown["packing"])
-    counted, looked_at = plans
-    assert counted == looked_at.removeprefix("first ")
+    counted, counted_for_two, looked_at = plans
+    assert counted == counted_for_two == looked_at.removeprefix("first ")
     assert "packs of 24 tokens" in counted
     assert "filled by 60 rows" in counted

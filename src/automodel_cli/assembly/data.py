@@ -206,8 +206,9 @@ def _count_packs(loader: PackedLoader, epochs: int, world: World, say: Callable[
         "(step_scheduler.max_steps with num_epochs: null starts without)"
     )
     lengths = np.zeros(loader.rows_per_epoch or 0, dtype=np.int64)
-    for rank, part in world.gather([world.rank, loader.lengths(world.rank, world.size)]):
-        lengths[rank :: world.size] = part
+    ranks = 1 if world.planned else world.size
+    for rank, part in enumerate(world.gather(loader.lengths(world.rank, ranks))[:ranks]):
+        lengths[rank::ranks] = part
     found = Packed(0, 0, 0, 0)
     for window in loader.all_windows(lengths, epochs):
         found = found.with_window(window)

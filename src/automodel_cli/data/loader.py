@@ -352,7 +352,8 @@ class TorchLoader(PlannedLoader):
         self._stream, self._stream_state = None, None
         if stream is None or not self.per_rank_state:
             return
-        if (stream.dp_rank, stream.dp_world) != (self.shape.dp_rank, self.shape.dp_world):
+        here = self.shape.dp_rank, self.shape.dp_world
+        if self._sharding.ranks and (stream.dp_rank, stream.dp_world) != here:  # else all ranks read the same
             raise DataError(
                 f"the data set's state is that of rank {stream.dp_rank} of {stream.dp_world}, "
                 f"this is rank {self.shape.dp_rank} of {self.shape.dp_world}",

@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -201,7 +202,8 @@ class PackedLoader(TorchLoader):
             with_state=self._keeps_own_state,
         )
         loader = DataLoader(stream, batch_size=None, collate_fn=_unchanged, **settings)
-        return itertools.islice(itertools.chain.from_iterable(loader), discard, None)
+        reads = itertools.accumulate(itertools.chain.from_iterable(loader), _not_back)
+        return itertools.islice(reads, discard, None)
 
     # --------------------------------------------------------------------------- before the training
 
@@ -333,6 +335,11 @@ class _RowStream(EpochStream):
 
 def _rows_of(items: Iterable[Any], collate: Any) -> list[Row]:
     return [row_of(item, collate) for item in items]
+
+
+def _not_back(before: Read, read: Read) -> Read:
+    """``read`` in the epoch of the worker that is furthest: those of unequal parts come to its end one by one."""
+    return replace(read, epoch=max(before.epoch, read.epoch))
 
 
 def _unchanged(chunk: Any) -> Any:

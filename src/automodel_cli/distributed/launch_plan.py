@@ -175,7 +175,10 @@ def _options(text: str) -> dict[str, str]:
         key, equals, value = item.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"--rdzv-conf: expected key=value,key=value, found {item!r}")
-        found[key.strip()] = value.strip()
+        key, value = key.strip(), value.strip()
+        if key.endswith("timeout") and not value.isdecimal():
+            raise ConfigError(f"--rdzv-conf: {key}: expected whole seconds, found {value!r}")
+        found[key] = value
     return found
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
-import os
 import socket
 import threading
 import time
@@ -47,14 +46,14 @@ def find(plan: LaunchPlan, *, say: Callable[[str], None]) -> str:
     if number == 0 or plan.options.get("store_type") == "file":
         return plan.endpoint
     is_host = plan.is_host if plan.is_host is not None else _said(plan.options.get("is_host"))
-    address = _resolved(host, number)
+    addresses = _resolved(host, number)
     if is_host:
         _check_free(number)
         return plan.endpoint
-    here = is_host is None and _is_here(address)
-    if not _answers(address, number, plan, patient=not here, say=say):
+    here = is_host is None and any(map(_is_here, addresses))
+    if not _answers(host, number, plan, patient=not here, say=say):
         return f"localhost:{number}"
-    if not _is_store(address, number):
+    if not _is_store(host, number):
         raise CannotMeet(f"port {number} of {host} is taken by another program", _ANOTHER_PORT)
     return f"localhost:{number}" if here else plan.endpoint
 
@@ -74,12 +73,13 @@ def _check_free(port: int) -> None:
             raise CannotMeet(f"port {port} of this machine is {reason}", _ANOTHER_PORT) from None
 
 
-def _resolved(host: str, port: int) -> str:
-    """The address of a machine; a name that is not known yet gets a few seconds."""
+def _resolved(host: str, port: int) -> set[str]:
+    """The addresses of a machine; a name that is not known yet gets a few seconds."""
     deadline = time.monotonic() + _NAME_S
     while True:
         try:
-            return str(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0])
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            return {str(address[0]) for *_, address in found}
         except (OSError, UnicodeError) as error:
             if time.monotonic() > deadline:
                 reason = getattr(error, "strerror", None) or error
@@ -101,19 +101,19 @@ def _is_here(address: str) -> bool:
     return False
 
 
-def _answers(address: str, port: int, plan: LaunchPlan, *, patient: bool, say: Callable[[str], None]) -> bool:
+def _answers(host: str, port: int, plan: LaunchPlan, *, patient: bool, say: Callable[[str], None]) -> bool:
     """Whether somebody listens there; who is ``patient`` waits for it, and gives up with an error."""
     limit_s = float(plan.options.get("read_timeout", READ_TIMEOUT_S))
     deadline = time.monotonic() + limit_s
-    asked = 0
+    asked = False
     while True:
         try:
-            socket.create_connection((address, port), timeout=_CONNECT_S).close()
+            socket.create_connection((host, port), timeout=_CONNECT_S).close()
             return True
         except OSError as error:
             if not patient:
                 return False
-            reason = os.strerror(error.errno) if error.errno else "no answer"
+            reason = error.strerror or "no answer"
         if time.monotonic() > deadline:
             raise CannotMeet(
                 f"nobody answered at {plan.endpoint} in {limit_s:.0f} s ({reason})",
@@ -122,18 +122,18 @@ def _answers(address: str, port: int, plan: LaunchPlan, *, patient: bool, say: C
             )
         if not asked:
             say(f"waiting for {plan.endpoint} ({reason}): the same command is to run on that machine")
-        asked += 1
+        asked = True
         time.sleep(_POLL_S)
 
 
-def _is_store(address: str, port: int) -> bool:
+def _is_store(host: str, port: int) -> bool:
     """Whether what listens there is a store of torch's. In a thread: torch waits for ever for a silent program."""
     found = threading.Event()
     beyond = timedelta(seconds=10 * _STORE_S)  # torch's own error would come with a trace of its C++
 
     def ask() -> None:
         with contextlib.suppress(Exception):
-            TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=beyond)
+            TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=beyond)
             found.set()
 
     threading.Thread(target=ask, daemon=True).start()
