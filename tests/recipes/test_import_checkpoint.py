@@ -16,7 +16,7 @@ from tests.checkpoint import trainers
 from automodel_cli.assembly.checkpoint import load_model
 from automodel_cli.assembly.model import give_weights
 from automodel_cli.batch import Batch
-from automodel_cli.checkpoint import torch_file
+from automodel_cli.checkpoint import imports, torch_file
 from automodel_cli.cli import app
 from automodel_cli.config.schema_import import ImportConfig
 from automodel_cli.corpus.tokenizer import open_tokenizer
@@ -318,6 +318,17 @@ class TestHostile:
                 archive.filelist.append(again)
         with pytest.raises(CheckpointError, match="overlap"):
             torch_file.read(path)
+
+    def test_a_storage_is_not_any_number_of_weights(self, tmp_path):
+        """The folder would be as large as the file says."""
+        args = dict.fromkeys(("n_layer", "n_head", "n_embd", "block_size", "vocab_size"), 1)
+        large = TENSOR.replace(b"K\2\x85", b"M\0\x10\x85")
+        names = b"".join(b"X\1\0\0\0" + bytes([97 + number]) + b"h\x63" for number in range(8))
+        pickled = b"\x80\2}(X\x0a\0\0\0model_args" + pickle.dumps(args, 2)[2:-1] + b"X\5\0\0\0model"
+        pickled = pickled.replace(b"}(", large + b"q\x630}(", 1) + b"}(" + names + b"uu."
+        path = self.archive(tmp_path / "ckpt.pt", pickled, {"data/0": bytes(16384)})
+        with pytest.raises(CheckpointError, match="they share storage"):
+            imports.read(path)
 
     @pytest.mark.parametrize("skew", range(4))
     def test_tied_weights_are_one_storage_wherever_it_lies(self, tmp_path, skew):

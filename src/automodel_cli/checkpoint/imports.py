@@ -161,6 +161,11 @@ def _weights(stored: Any, where: Path) -> Weights:
     ):
         raise CheckpointError(f"{where} holds no model", _WHAT)
     weights = {str(name).replace("_orig_mod.", ""): tensor for name, tensor in found.items()}
+    asked, held = sum(tensor.nbytes for tensor in weights.values()), where.stat().st_size
+    if asked > 2 * held:  # a tied head is one storage twice
+        raise CheckpointError(
+            f"{where} has {held:,} bytes, its weights {asked:,}: they share storage", _NOT_HELD
+        )
     if odd := [name for name, tensor in weights.items() if not tensor.is_floating_point()]:
         raise CheckpointError(
             f"{where}: {without_controls(odd[0][:_LONGEST])} holds whole numbers: quantised weights",
