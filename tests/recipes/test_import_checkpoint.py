@@ -371,3 +371,10 @@ def test_what_litgpts_converters_write(tmp_path):
     torch.save(dict(state), folder / "lit_model.pth", pickle_protocol=5)
     result, _ = made(folder, tmp_path)
     check_logits(result.folder, trainers.litgpt_logits(state, IDS))
+
+
+def test_more_heads_than_columns(tmp_path):
+    (tmp_path / "params.json").write_text(json.dumps({"model": {"dim": 4, "n_layers": 1, "n_heads": 8}}))
+    torch.save({"layers.0.attention.wq.weight": torch.ones(4, 4)}, tmp_path / "consolidated.pth")
+    with pytest.raises(CheckpointError, match="no heads of 0"):
+        imports.read(tmp_path)

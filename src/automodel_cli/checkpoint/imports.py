@@ -500,6 +500,6 @@ def _halves(name: str, tensor: Tensor, width: int, where: Path) -> Tensor:
     """Rows of queries and keys, from rotary pairs that are neighbours to pairs that are half a head apart."""
     if not name.endswith(("q_proj.weight", "k_proj.weight")):
         return tensor
-    if tensor.dim() != 2 or tensor.shape[0] % width or width % 2:
+    if tensor.dim() != 2 or width < 2 or tensor.shape[0] % width or width % 2:
         _refuse(where, [f"{name} has shape {tuple(tensor.shape)}, which are no heads of {width}"])
     return tensor.view(-1, width // 2, 2, tensor.shape[1]).transpose(1, 2).reshape(tensor.shape)
