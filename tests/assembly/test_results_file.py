@@ -93,10 +93,13 @@ def test_names_become_parts_of_file_names():
     assert len(results_file.label(["x" * 500])) <= 80
 
 
-def test_an_output_that_cannot_be_is_said_before_anything_is_computed(tmp_path, capsys):
+def test_an_output_that_cannot_be_is_said_before_anything_is_computed(tmp_path, capsys, monkeypatch):
     (tmp_path / "file").touch()
     for output in (tmp_path, tmp_path / "file" / "o.json"):
         with pytest.raises(ConfigError):
             results_file.check_output(str(output))
     assert app.run(["eval", "no-such-run", "--data", "x", "-o", str(tmp_path)]) == 2
     assert "is a folder" in capsys.readouterr().err
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(ConfigError, match="cannot write --output"):
+        results_file.check_output(str(tmp_path / "o.json"))

@@ -39,6 +39,15 @@ def test_the_present_folder_is_moved_too(tmp_path, monkeypatch):
     assert move_aside(Path()) == tmp_path / "here.old-1"
 
 
+@pytest.mark.parametrize("below", ["", "step_00000002"])
+def test_weights_that_would_move_away_are_refused_before(tiny_training, below):
+    few = ("--step_scheduler.max_steps", "2", "--validation_dataset", "null")
+    tiny_training.recipe(*few).run_train_validation_loop()
+    with pytest.raises(CheckpointError, match="init_from asks for its weights"):
+        tiny_training.recipe(*few, "--init_from", str(tiny_training.run / below), fresh=True)
+    assert layout.list_steps(tiny_training.run) == [2]
+
+
 def test_a_folder_that_cannot_be_made_beside_it_is_said(tmp_path, monkeypatch):
     run = make_run(tmp_path / "run")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from automodel_cli.assembly import results_file
 from automodel_cli.checkpoint import describe, layout, nested_runs
 from automodel_cli.config.schema import PlotConfig
 from automodel_cli.errors import CheckpointError, DataError
@@ -48,6 +49,23 @@ def test_runs_are_found_below_and_above(nested):
     assert nested_runs.notes(nested / "small") == [
         f"this run lies inside the folder of another one, {nested}"
     ]
+
+
+@pytest.mark.parametrize(
+    "scored", [["val.bin"], ["fineweb-val.bin", "core"], [f"set{n}" * 9 for n in range(9)]]
+)
+def test_results_and_what_a_killed_writer_left_belong_to_the_run(tmp_path, scored):
+    """A fresh run of the same steps is not to stand beside the scores of the one before it."""
+    run, content = make_run(tmp_path / "run"), {"format": "automodel-results/1", "settings": {}}
+    for fingerprint in ("xxh3:1", "xxh3:2"):
+        results = {**content, "checkpoint": {"fingerprint": fingerprint}}
+        path = results_file.store(results, None, layout.step_folder(run, 4), scored)
+        assert path is not None and path in nested_runs.files_of_run(run)
+    for name in ("LATEST", "config.yaml", "metrics.jsonl"):
+        (run / f"{name}.automodel.tmp").write_text("")
+    (run / "results of mine.json").write_text("")
+    left = set(run.iterdir()) - set(nested_runs.files_of_run(run))
+    assert {path.name for path in left} == {".lock", "results of mine.json"}
 
 
 def test_what_belongs_to_a_run_is_told_from_runs_below_and_strangers_files(nested):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import pickle
@@ -15,13 +16,20 @@ from tests.checkpoint import trainers
 from automodel_cli.assembly.checkpoint import load_model
 from automodel_cli.assembly.model import give_weights
 from automodel_cli.batch import Batch
+from automodel_cli.checkpoint import imports, torch_file
 from automodel_cli.cli import app
 from automodel_cli.config.schema_import import ImportConfig
 from automodel_cli.corpus.tokenizer import open_tokenizer
+from automodel_cli.errors import CheckpointError
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.recipes import import_checkpoint
 
 IDS = torch.arange(14).view(1, 14) * 7 % 61
+# Of a pickle: a tensor of two numbers over the storage "0", which has four.
+TENSOR = (
+    b"ctorch._utils\n_rebuild_tensor_v2\n((X\7\0\0\0storagectorch\nFloatStorage\n"
+    b"X\1\0\0\0" + b"0NK\4tQK\0K\2\x85K\1\x85NNtR"
+)
 
 
 def made(source, tmp_path, **settings):
@@ -201,7 +209,7 @@ def test_what_does_not_fit_is_refused_in_two_lines(tmp_path, capsys, what):
     source, said = broken(tmp_path, what)
     assert app.run(["import", str(source), str(tmp_path / "out")]) in (1, 2)
     err = capsys.readouterr().err
-    assert said in err and "bug in automodel" not in err and len(err.strip().splitlines()) <= 2
+    assert said in err and "bug in automodel" not in err and len(err.strip().splitlines()) <= 3
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob("*.tmp"))
 
 
@@ -224,7 +232,7 @@ class TestHostile:
         path = self.archive(tmp_path / "ckpt.pt", pickle.dumps({"model": Evil(), "model_args": {}}, protocol))
         assert app.run(["import", str(path), str(tmp_path / "out")]) == 1
         err = capsys.readouterr().err
-        assert "is refused: it names" in err and "eval" in err and len(err.strip().splitlines()) <= 2
+        assert "is refused: it names" in err and "eval" in err and len(err.strip().splitlines()) <= 3
         assert not (tmp_path / "ran").exists() and not (tmp_path / "out").exists()
 
     @pytest.mark.parametrize(
@@ -280,7 +288,53 @@ class TestHostile:
         path = self.archive(tmp_path / "ckpt.pt", content, {"data/0": bytes(16)})
         assert app.run(["import", str(path), str(tmp_path / "out")]) == 1
         err = capsys.readouterr().err
-        assert "is refused" in err and len(err.strip().splitlines()) <= 2
+        assert "is refused" in err and len(err.strip().splitlines()) <= 3
+
+    @pytest.mark.parametrize(
+        "change",
+        {
+            "BUILD": TENSOR + b"(" + TENSOR + b"K\0\x8a\x06\0\0\0\0\0\x01\x85K\0\x85tb.",
+            "SETITEM": TENSOR + b"K\0K\0s.",
+            "ADDITEMS": TENSOR + b"(" + TENSOR + b"\x90.",
+            "of a function": b"ctorch\nSize\nN}X\x0c\0\0\0__defaults__K\1s\x86b.",
+            "a tuple as a key": b"}))\x86Ns.",
+        }.items(),
+        ids=lambda item: item[0],
+    )
+    def test_nothing_that_was_made_is_changed(self, tmp_path, change):
+        """BUILD of a tensor is Tensor.set_: any shape over its four numbers; ADDITEMS is Tensor.add, of any size."""
+        path = self.archive(tmp_path / "ckpt.pt", b"\x80\x04" + change[1], {"data/0": bytes(16)})
+        with pytest.raises(CheckpointError, match=r"it changes a|that no file of weights|neither a name"):
+            torch_file.read(path)
+
+    def test_entries_that_share_bytes(self, tmp_path):
+        """Each would become memory of its own where it is not aligned."""
+        path = self.archive(tmp_path / "ckpt.pt", TENSOR + b".", {"data/0": bytes(4096)})
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("x/last", b"")
+            for number in range(1, 9):
+                again = copy.copy(archive.getinfo("x/data/0"))
+                again.filename = f"x/data/{number}"
+                archive.filelist.append(again)
+        with pytest.raises(CheckpointError, match="overlap"):
+            torch_file.read(path)
+
+    def test_a_storage_is_not_any_number_of_weights(self, tmp_path):
+        """The folder would be as large as the file says."""
+        args = dict.fromkeys(("n_layer", "n_head", "n_embd", "block_size", "vocab_size"), 1)
+        large = TENSOR.replace(b"K\2\x85", b"M\0\x10\x85")
+        names = b"".join(b"X\1\0\0\0" + bytes([97 + number]) + b"h\x63" for number in range(8))
+        pickled = b"\x80\2}(X\x0a\0\0\0model_args" + pickle.dumps(args, 2)[2:-1] + b"X\5\0\0\0model"
+        pickled = pickled.replace(b"}(", large + b"q\x630}(", 1) + b"}(" + names + b"uu."
+        path = self.archive(tmp_path / "ckpt.pt", pickled, {"data/0": bytes(16384)})
+        with pytest.raises(CheckpointError, match="they share storage"):
+            imports.read(path)
+
+    @pytest.mark.parametrize("skew", range(4))
+    def test_tied_weights_are_one_storage_wherever_it_lies(self, tmp_path, skew):
+        entries = {"version": bytes(skew), "data/0": bytes(16)}
+        one, other = torch_file.read(self.archive(tmp_path / "ckpt.pt", TENSOR + TENSOR + b"\x86.", entries))
+        assert one.data_ptr() == other.data_ptr()
 
     @pytest.mark.parametrize(
         "entries", [{}, {"data/0": bytes(8)}, {"data/0": bytes(16), "byteorder": b"big"}]
@@ -306,7 +360,7 @@ class TestHostile:
             path.write_bytes(content)
             app.run(["import", str(path), str(tmp_path / f"out{number}")])
             err = capsys.readouterr().err
-            assert "bug in automodel" not in err and len(err.strip().splitlines()) <= 2, err
+            assert "bug in automodel" not in err and len(err.strip().splitlines()) <= 3, err
 
 
 def test_what_litgpts_converters_write(tmp_path):
@@ -317,3 +371,10 @@ def test_what_litgpts_converters_write(tmp_path):
     torch.save(dict(state), folder / "lit_model.pth", pickle_protocol=5)
     result, _ = made(folder, tmp_path)
     check_logits(result.folder, trainers.litgpt_logits(state, IDS))
+
+
+def test_more_heads_than_columns(tmp_path):
+    (tmp_path / "params.json").write_text(json.dumps({"model": {"dim": 4, "n_layers": 1, "n_heads": 8}}))
+    torch.save({"layers.0.attention.wq.weight": torch.ones(4, 4)}, tmp_path / "consolidated.pth")
+    with pytest.raises(CheckpointError, match="no heads of 0"):
+        imports.read(tmp_path)

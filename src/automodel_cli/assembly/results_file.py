@@ -41,6 +41,8 @@ def check_output(output: str | None) -> None:
     if Path(output).is_dir():
         raise ConfigError(f"--output {output} is a folder", "name a file in it, such as results.json")
     make_folder(Path(output).parent, "--output")
+    if not os.access(Path(output).parent, os.W_OK | os.X_OK):
+        raise ConfigError(f"cannot write --output {output}", "choose a folder that you may write to")
 
 
 def store(

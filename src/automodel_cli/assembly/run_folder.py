@@ -5,12 +5,13 @@ Rank 0 looks at the folder for all; what it finds wrong ends every rank.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from automodel_cli.assembly.memory import moments
+from automodel_cli.assembly.model import checkpoint_at
 from automodel_cli.checkpoint import layout, nested_runs
 from automodel_cli.checkpoint.checkpointer import Checkpointer
 from automodel_cli.checkpoint.finite import nonfinite_parameters
@@ -61,12 +62,21 @@ def check_run_folder(cfg: PretrainConfig, model: CausalLM, world: World, *, fres
 
     def check() -> None:
         if fresh:
-            nested_runs.files_of_run(folder)
+            _refuse_moved(cfg.init_from, nested_runs.files_of_run(folder))
         refuse_foreign_config(folder)
         numbers = sum(one.numel() for one in model.parameters()) * (1 + moments(cfg.optimizer))
         layout.refuse_full_disk(folder, numbers * torch.float32.itemsize)
 
     on_main(world, check, what=WHAT)
+
+
+def _refuse_moved(init_from: str | None, moved: Sequence[Path]) -> None:
+    found = Path() if init_from is None else (checkpoint_at(init_from) or Path(init_from)).resolve()
+    if init_from is not None and any(found.is_relative_to(path.resolve()) for path in moved):
+        raise CheckpointError(f"--fresh moves {found} away, and init_from asks for its weights", _ELSEWHERE)
+
+
+_ELSEWHERE = "leave --fresh out and name another checkpoint.checkpoint_dir; init_from takes weights alone"
 
 
 def find_checkpoint(cfg: PretrainConfig, world: World, *, fresh: bool, say: Say) -> Path | None:
@@ -83,7 +93,7 @@ def find_checkpoint(cfg: PretrainConfig, world: World, *, fresh: bool, say: Say)
             if fresh and found.parent.resolve() == folder.resolve():
                 raise CheckpointError(
                     f"--fresh moves {found} away, and checkpoint.restore_from asks to go on from it",
-                    "leave one of them out; init_from takes only its weights",
+                    _ELSEWHERE,
                 )
             return str(found)
         newest = None if fresh else layout.latest(folder, say=say)

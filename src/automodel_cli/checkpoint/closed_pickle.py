@@ -1,16 +1,17 @@
-"""Pickles of others, read without running anything: a closed list of names, and no instruction that asks for much.
+"""Pickles of others, read without running anything: a closed list of names, and instructions that only make new things.
 
 What ``torch.load(weights_only=True)`` admits, and less: of its names those that a file of weights needs, none of its
-containers and classes. Python's unpickler calls nothing but what :func:`load` is given.
+containers and classes. Nothing that was made is changed by a method of its own: BUILD of a tensor would be
+``Tensor.set_`` (to any size), ADDITEMS ``Tensor.add``. Python's unpickler in Python, as there instructions can be
+replaced; its memo is a dictionary, too, and not as long as the largest number in it.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
-import pickletools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -20,10 +21,11 @@ DTYPES = {
     if isinstance(dtype, torch.dtype)
 }
 _MAX_DIMENSIONS = 64
-_PERSISTENT = frozenset({"PERSID", "BINPERSID"})
-_NEVER = frozenset({
-    "BYTEARRAY8", "NEXT_BUFFER", "READONLY_BUFFER", "EXT1", "EXT2", "EXT4", "INST", "OBJ", "PERSID",
-})  # fmt: skip
+# Opcodes that no file of weights has: buffers as long as they are told, sets, other ways to a class.
+_NEVER = b"".join((
+    pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET,
+    pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.PERSID,
+))  # fmt: skip
 
 
 class Dict(dict[Any, Any]):
@@ -52,40 +54,84 @@ def load(
     """The object that ``content`` spells.
 
     Args:
-        admitted: what stands for each name (module, attribute) that may occur; torch's dtypes are themselves.
+        admitted: what stands for each name (module, attribute) that may occur: classes with a ``__setstate__`` of
+            their own, functions, values; torch's dtypes are themselves.
         persistent: makes something of references to objects outside; None: there may be none.
 
     Raises:
         Exception: of any kind, for a pickle that is damaged or hostile.
     """
-    _refuse_bombs(content, _NEVER if persistent is not None else _NEVER | _PERSISTENT)
-
-    class Unpickler(pickle.Unpickler):
-        def find_class(self, module: str, name: str) -> Any:
-            if module == "torch" and name in DTYPES:
-                return DTYPES[name]
-            if (module, name) not in admitted:
-                raise pickle.UnpicklingError(f"it names {module}.{name}")
-            return admitted[module, name]
-
-        def persistent_load(self, pid: Any) -> Any:
-            if persistent is None:
-                raise pickle.UnpicklingError("it refers to an object outside itself")
-            return persistent(pid)
-
-    return Unpickler(io.BytesIO(content)).load()
+    return _Unpickler(content, admitted, persistent).load()
 
 
-def _refuse_bombs(content: bytes, never: frozenset[str]) -> None:
-    """Read the instructions of a pickle without following them: none may ask for more than the file has.
+class _Unpickler(pickle._Unpickler):
+    stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
 
-    Python's unpickler makes a memo as long as the largest number in it, and a byte array as long as it is told.
+    def __init__(
+        self,
+        content: bytes,
+        admitted: Mapping[tuple[str, str], Any],
+        persistent: Callable[[Any], Any] | None,
+    ) -> None:
+        super().__init__(io.BytesIO(content))
+        self._admitted, self._persistent = admitted, persistent
+        self._classes = tuple(one for one in admitted.values() if isinstance(one, type))
 
-    Raises:
-        pickle.UnpicklingError: one does.
-    """
-    for opcode, argument, _ in pickletools.genops(content):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(content):
-            raise pickle.UnpicklingError(f"{opcode.name} of {argument:,} in a file of {len(content):,} bytes")
-        if opcode.name in never:
-            raise pickle.UnpicklingError(f"{opcode.name} has no place in it")
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch" and name in DTYPES:
+            return DTYPES[name]
+        if (module, name) not in self._admitted:
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return self._admitted[module, name]
+
+    def persistent_load(self, pid: Any) -> Any:
+        if self._persistent is None:
+            raise pickle.UnpicklingError("it refers to an object outside itself")
+        return self._persistent(pid)
+
+    def _build(self) -> None:
+        state = self.stack.pop()
+        self._changed(*self._classes).__setstate__(state)
+
+    def _set_item(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set_items([key, value])
+
+    def _dict(self) -> None:
+        items = self.pop_mark()
+        self.stack.append({})
+        self._set_items(items)
+
+    def _set_items(self, items: list[Any] | None = None) -> None:
+        items = self.pop_mark() if items is None else items
+        target = self._changed(dict)
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if isinstance(key, tuple):  # nested, the hash of one takes for ever
+                raise pickle.UnpicklingError("a key is neither a name nor a number")
+            target[key] = value
+
+    def _append(self) -> None:
+        item = self.stack.pop()
+        self._changed(list).append(item)
+
+    def _extend(self) -> None:
+        items = self.pop_mark()
+        self._changed(list).extend(items)
+
+    def _changed(self, *kinds: type) -> Any:
+        if not isinstance(self.stack[-1], kinds):
+            raise pickle.UnpicklingError(f"it changes a {type(self.stack[-1]).__name__}")
+        return self.stack[-1]
+
+    def _refused(self) -> None:
+        raise pickle.UnpicklingError("it has an instruction that no file of weights needs")
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        **pickle._Unpickler.dispatch,
+        **dict.fromkeys(_NEVER, _refused),
+        **dict(
+            zip(pickle.BUILD + pickle.SETITEM + pickle.SETITEMS, (_build, _set_item, _set_items), strict=True)
+        ),
+        **dict(zip(pickle.DICT + pickle.APPEND + pickle.APPENDS, (_dict, _append, _extend), strict=True)),
+    }

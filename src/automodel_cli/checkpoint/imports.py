@@ -161,6 +161,11 @@ def _weights(stored: Any, where: Path) -> Weights:
     ):
         raise CheckpointError(f"{where} holds no model", _WHAT)
     weights = {str(name).replace("_orig_mod.", ""): tensor for name, tensor in found.items()}
+    asked, held = sum(tensor.nbytes for tensor in weights.values()), where.stat().st_size
+    if asked > 2 * held:  # a tied head is one storage twice
+        raise CheckpointError(
+            f"{where} has {held:,} bytes, its weights {asked:,}: they share storage", _NOT_HELD
+        )
     if odd := [name for name, tensor in weights.items() if not tensor.is_floating_point()]:
         raise CheckpointError(
             f"{where}: {without_controls(odd[0][:_LONGEST])} holds whole numbers: quantised weights",
@@ -495,6 +500,6 @@ def _halves(name: str, tensor: Tensor, width: int, where: Path) -> Tensor:
     """Rows of queries and keys, from rotary pairs that are neighbours to pairs that are half a head apart."""
     if not name.endswith(("q_proj.weight", "k_proj.weight")):
         return tensor
-    if tensor.dim() != 2 or tensor.shape[0] % width or width % 2:
+    if tensor.dim() != 2 or width < 2 or tensor.shape[0] % width or width % 2:
         _refuse(where, [f"{name} has shape {tuple(tensor.shape)}, which are no heads of {width}"])
     return tensor.view(-1, width // 2, 2, tensor.shape[1]).transpose(1, 2).reshape(tensor.shape)

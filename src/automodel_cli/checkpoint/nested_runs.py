@@ -17,8 +17,11 @@ _MOST_FOLDERS = 1000  # on a level; more are no runs
 _SHOWN = 6
 # What a run writes into its folder, and the reports on it: docs/formats.md. The rest is somebody else's.
 _OWN = re.compile(
-    "|".join(map(re.escape, (*layout.POINTERS, CONFIG_NAME, METRICS_NAME, SUPERSEDED_NAME, RUN_NAME)))
-    + r"|step_\d{8,}(\.\w+)?|results\w*\.json|curves\w*\.\w+|profile|wandb"
+    "("
+    + "|".join(map(re.escape, (*layout.POINTERS, CONFIG_NAME, METRICS_NAME, SUPERSEDED_NAME, RUN_NAME)))
+    + r"|results(_[\w.+-]+)?\.json|curves\w*\.\w+)"
+    + files.ANY_TEMPORARY
+    + r"|step_\d{8,}(\.\w+)?|profile|wandb"
 )
 
 

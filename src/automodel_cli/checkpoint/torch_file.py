@@ -71,6 +71,9 @@ class _Archive:
         (pickled,) = (name for name in self._entries if name.count("/") == 1 and name.endswith("/data.pkl"))
         self._root, self._pickled = pickled.removesuffix("data.pkl"), pickled
         self._bytes = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+        if sum(info.file_size for info in archive.infolist()) > len(self._bytes):
+            raise pickle.UnpicklingError("its entries overlap or are compressed")
+        self._held: dict[str, torch.Tensor] = {}  # by key, as tied weights are one storage
 
     def load(self) -> Any:
         if self._entry("byteorder", required=False).tolist() not in ([], list(b"little")):
@@ -89,10 +92,12 @@ class _Archive:
 
     def _storage(self, reference: Any) -> torch.Tensor:
         _, dtype, key, *_ = reference
-        if not (isinstance(dtype, torch.dtype) and str(key).isalnum()):
+        if not (isinstance(dtype, torch.dtype) and isinstance(key, str) and key.isalnum()):
             raise pickle.UnpicklingError("it refers to something that is no storage")
-        found = self._entry(f"data/{key}")
-        return (found if found.storage_offset() % dtype.itemsize == 0 else found.clone()).view(dtype)
+        if key not in self._held:
+            found = self._entry(f"data/{key}")
+            self._held[key] = found.clone() if found.storage_offset() % 8 else found
+        return self._held[key].view(dtype)
 
     def _entry(self, name: str, *, required: bool = True) -> torch.Tensor:
         """The bytes of an entry, uint8, a view."""
