@@ -129,6 +129,10 @@ def test_a_switch_can_be_turned_off_again(monkeypatch, tmp_path):
         ("inspect-ckpt run --jsn", "No such option"),
         ("doctor --timeout 0", "--timeout: expected a number"),
         ("eval compare a b c", "FILE: expected two results files"),
+        ("explain learning_rate", "nanoGPT's name, here: optimizer.lr"),
+        ("preprocess nanogpt notes.txt", "give it as --dataset notes.txt"),
+        ("preprocess megatron a.jsonl", "give it as --input a.jsonl"),
+        ("doctor here there", "extra argument: there"),
         ("explain step_schedular.max_step", "did you mean step_scheduler.max_steps"),
     ],
 )
@@ -230,3 +234,11 @@ def test_examples_that_are_wrapped_can_be_pasted(monkeypatch):
     lines = page.split("Example\n")[1].strip().split("\n")
     assert len(lines) > 1 and all(line.endswith(" \\") for line in lines[:-1])
     assert re.sub(r" \\\s+", " ", "\n".join(lines)) == ("automodel " + "--option value " * 9).strip()
+
+
+@pytest.mark.parametrize(
+    ("line", "usage"), [("import", "import CKPT FOLDER"), ("export hf", "hf CKPT FOLDER")]
+)
+def test_two_places_have_two_names(line, usage, capsys):
+    assert app.run([*line.split(), "--help"]) == 0
+    assert usage in capsys.readouterr().out

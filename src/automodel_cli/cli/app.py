@@ -241,7 +241,15 @@ def _usage_error(error: Any) -> AutomodelError:
     context = getattr(error, "ctx", None)
     where = context.command_path if context is not None else "automodel"
     message = str(error.format_message() or error)
-    return ConfigError(message.rstrip("."), f"{where} --help lists what there is")
+    see = f"{where} --help lists what there is"
+    if context is not None and "unexpected extra argument" in message:
+        words = message.rpartition("(")[2].rstrip(")")
+        inputs = [
+            param.opts[0] for param in context.command.params if param.opts[0] in ("--dataset", "--input")
+        ]
+        meant = f"give it as {inputs[0]} {words}; " if inputs else ""
+        return ConfigError(f"unexpected extra argument: {words}", meant + see)
+    return ConfigError(message.rstrip("."), see)
 
 
 def _silence_stdout() -> None:

@@ -19,7 +19,10 @@ from pathlib import PurePath
 from automodel_cli.errors import ConfigError
 
 LAUNCH_FLAGS: dict[str, tuple[str, str]] = {
-    "nproc-per-node": ("N|gpu|cpu|auto", "Processes on this machine; gpu: one for each, cpu: one per core"),
+    "nproc-per-node": (
+        "N|gpu|cpu|auto",
+        "Processes on this machine; gpu: one per GPU, cpu: one per core, auto: gpu if there is one, else cpu",
+    ),
     "nnodes": ("N|MIN:MAX", "Machines; MIN:MAX lets them come and go while the run goes on"),
     "rdzv-endpoint": ("HOST:PORT", "Where the machines meet: one of them, the same on each"),
     "rdzv-id": ("NAME", "Tells runs apart that meet at one place"),
@@ -28,8 +31,8 @@ LAUNCH_FLAGS: dict[str, tuple[str, str]] = {
     "node-rank": ("N", "This machine's number, with fixed places"),
     "master-addr": ("HOST", "The machine of rank 0, with fixed places"),
     "master-port": ("PORT", "Its port"),
-    "max-restarts": ("N", "Starts again after a crash of one process"),
-    "monitor-interval": ("SECONDS", "Between two looks at the processes"),
+    "max-restarts": ("N", "How often all processes start again after one has crashed"),
+    "monitor-interval": ("SECONDS", "Time between two looks at the processes"),
     "shutdown-timeout": ("SECONDS", "Time that processes have to save when they are stopped"),
     "local-addr": ("HOST", "This machine's address for the others"),
     "log-dir": ("FOLDER", "Where the output of other ranks goes"),

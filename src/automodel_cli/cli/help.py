@@ -6,6 +6,7 @@ from automodel_cli.cli import app, console, help_page
 from automodel_cli.cli.argv import LAUNCH_FLAGS
 from automodel_cli.cli.options import command
 from automodel_cli.config import lookup
+from automodel_cli.config.other_names import counterpart
 from automodel_cli.config.schema_options import ExplainOptions, HelpOptions
 from automodel_cli.errors import ConfigError
 
@@ -65,6 +66,8 @@ def explain(cfg: ExplainOptions) -> int:
     """
     found = lookup.find(cfg.key)
     if not found:
+        if other := counterpart(cfg.key.removeprefix("--")):
+            raise ConfigError(f"{cfg.key}: {other}")
         near = lookup.near(cfg.key)
         raise ConfigError(
             f"there is no key {cfg.key}",

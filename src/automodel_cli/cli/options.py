@@ -50,6 +50,8 @@ _VALUES = {
     "preset": "PRESET", "val_data": "PATH",
     "partition": "NAME", "account": "NAME", "job_name": "NAME", "batch_size": "auto|N",
 }  # fmt: skip
+_PLACES = {"source": "CKPT", "output": "FOLDER"}
+"""The same for values given by their place."""
 
 _KEY = re.compile(r"(?<![\w/.-])[a-z]+(?:_[a-z]+)+(?![\w/.])")  # no part of a path
 
@@ -212,7 +214,7 @@ def _key(model: type[Section], name: str) -> str:
 
 def _shown(model: type[Section], name: str, arguments: Sequence[str]) -> str:
     if name in arguments:
-        return _VALUES[name].removesuffix("...")
+        return (_VALUES | _PLACES)[name].removesuffix("...")
     return "--" + _key(model, name).replace("_", "-")
 
 
@@ -238,6 +240,7 @@ def _parameter(name: str, model: type[Section], is_argument: bool) -> inspect.Pa
     kind = kind_of(info.annotation)
     about: dict[str, Any] = {"metavar": None if kind is bool else _metavar(name, info.annotation)}
     if is_argument:
+        about["metavar"] = (_VALUES | _PLACES)[name]
         option = typer.Argument(**about, autocompletion=_keys if name == "key" else None)
     else:
         if words := choices(info.annotation):

@@ -47,7 +47,7 @@ class PretrainOptions(RunOptions):
 class SlurmOptions(Section):
     """What a batch file for Slurm says beside the command that it runs."""
 
-    panels: ClassVar = {"Of the job": "time partition account job_name gpus_per_node lead logs sbatch setup"}
+    panels: ClassVar = {"Job": "time partition account job_name gpus_per_node lead logs sbatch setup"}
 
     time: Time = "24:00:00"
     """Time limit, as sbatch writes it: minutes, HH:MM:SS or D-HH:MM:SS."""
@@ -112,7 +112,7 @@ class TrustOptions(Section):
     """What every command takes that loads a checkpoint."""
 
     trust: tuple[str, ...] = ()
-    """Run this code: the file that built a model of your own, or a `harness_path`; empty: none is run."""
+    """Code to run: the file that built a model of your own, or with tasks a `harness_path`; empty: none is run."""
 
 
 class InitOptions(Section):
