@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 
+from automodel_cli.batch import Batch
 from automodel_cli.config.schema import GenerateConfig
 from automodel_cli.corpus.tokenizer import CharTokenizer
 from automodel_cli.errors import ConfigError, DataError
@@ -125,12 +126,23 @@ class TestTokenizer:
             generate.run(config(tiny_run, prompt=chr(0x4E00 + 299), tokenizer=str(tmp_path)))
 
 
-def test_a_model_whose_forward_fails_inside_transformers_is_refused_with_its_reason():
+def test_a_model_with_a_cache_of_its_own_kind_continues_without():
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_blocks": 1, "num_heads": 2, "embedding_dim": 32}
     model = hf.from_config(transformers.xLSTMConfig(vocab_size=61, **sizes))
     model.init_weights(0)
+    [[sample]] = engine_generate(model, [[1, 2, 3]], SamplingSettings(2, temperature=0))
+    with torch.no_grad():
+        logits = model(Batch(torch.tensor([[1, 2, 3, sample.ids[0]]])))
+    assert sample.ids == logits[0, -2:].argmax(-1).tolist()
+
+
+def test_a_model_whose_forward_fails_inside_transformers_is_refused_with_its_reason():
+    model = hf.from_config(transformers.GPT2Config(vocab_size=61, n_embd=8, n_layer=1, n_head=2))
     named = generate._forward_errors_named
-    with pytest.raises(ConfigError, match=r"xLSTMForCausalLM of .* cannot continue this text"), named(model):
-        engine_generate(model, [[1, 2, 3]], SamplingSettings(2))
+    with (
+        pytest.raises(ConfigError, match=r"GPT2LMHeadModel of .* cannot continue this text: .* no state"),
+        named(model),
+    ):
+        raise AttributeError("no state")
     with pytest.raises(ValueError, match="ours"), named(torch.nn.Identity()):
         raise ValueError("a fault of ours stays one")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -53,7 +53,7 @@ def test_without_a_configuration_the_preset_is_written_and_used(ran, tmp_path, m
 def test_commands_can_be_pasted_and_found(tmp_path, monkeypatch):
     for step in quickstart.steps(CONFIG, tmp_path, source="x"):
         assert "\n" not in step.command
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "my env/bin/python"))
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path / "my env/bin"))
     assert f"it is `'{tmp_path}/my env/bin/automodel'`" in quickstart.how_to_call()
     (tmp_path / "my env/bin").mkdir(parents=True)
     (tmp_path / "my env/bin/activate").touch()

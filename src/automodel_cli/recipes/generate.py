@@ -164,7 +164,7 @@ def run(
 
 @contextlib.contextmanager
 def _forward_errors_named(model: CausalLM) -> Iterator[None]:
-    """What transformers raises where a model of it can be trained and yet not continue a text (xLSTM), as our error."""
+    """What transformers raises where a model of it can be trained and yet not continue a text, as our error."""
     try:
         yield
     except (AutomodelError, torch.OutOfMemoryError):

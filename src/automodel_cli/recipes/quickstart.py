@@ -191,7 +191,7 @@ def report_text(tour: Sequence[Step], output: Path) -> str:
 
 def how_to_call() -> str:
     """Where the program is, for a shell that does not find it."""
-    program = Path(sys.executable).with_name("automodel")
+    program = Path(sysconfig.get_path("scripts"), "automodel")
     activate = program.with_name("activate")
     put = f"`source {for_shell(activate)}` puts it on PATH" if activate.is_file() else "write it so"
     return f"If the shell does not find `automodel`: it is `{for_shell(program)}`; {put}."
