@@ -250,4 +250,6 @@ def test_as_commands(words, said, place):
     for more in ([], ["--dry-run"]):
         command = [sys.executable, "-m", "automodel_cli", *_words(mistake, place), *more]
         done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-        assert done.returncode in (1, 2) and said in done.stderr.splitlines()[0], done.stderr
+        first, error = done.stderr.splitlines()[:2]
+        assert first.startswith("pretrain llm: loading PyTorch")
+        assert done.returncode in (1, 2) and said in error, done.stderr
