@@ -67,7 +67,7 @@ def test_mistakes(config, words, said, capsys):
 
 
 def test_a_run_on_token_files_has_nothing_to_build(config, capsys, tmp_path):
-    from automodel_cli.corpus.nanogpt_bin import write_token_file
+    from tests.token_files import write_token_file
 
     write_token_file(tmp_path / "tokens.bin", np.array([1, 2, 3] * 100))
     body = yaml.safe_load(config.read_text())

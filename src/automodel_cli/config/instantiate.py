@@ -7,7 +7,9 @@ of trusted files. Phase 2 (`check_foreign`) imports torch and transformers and l
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +59,15 @@ def check_named(
 ) -> list[Problem]:
     """Phase 1: everything that can be said of a target and its nested ones without importing what they name."""
     return _check(target, _Place(ROLES[role], key or role, Trust(trust)), imports=False)
+
+
+def is_known(target: Target, role: str, *, trust: Sequence[str] = ()) -> bool:
+    """Whether phase 1 knows every argument of a target and of its nested ones, so that phase 2 has nothing to add."""
+    place = _Place(ROLES[role], role, Trust(trust))
+    with contextlib.suppress(Refused):
+        called = _open_callable(admit(target.name, place.role, place.trust), target, place, imports=False)
+        return called.signature is not None and not any(True for _ in _nested(target, target.arguments))
+    return True  # it is refused, whatever its arguments are
 
 
 def check_target(
@@ -167,7 +178,9 @@ def _open_callable(admitted: Admitted, target: Target, place: _Place, *, imports
         return _Called(short, _own_signature(admitted.name), function)
     if not imports:
         file_parts = split_file_target(admitted.name)
-        signature = _file_signature(*file_parts) if file_parts else fixed
+        signature = (
+            _file_signature(*file_parts) if file_parts else fixed or _optimizer_signature(admitted.name)
+        )
         return _Called(short if file_parts else name, signature)
     function = resolve(admitted, place.role, place.trust)
     signature = fixed or _signature_of(function, target, place.role)
@@ -194,6 +207,14 @@ def _own_signature(name: str) -> CallSignature | None:
     if not path.is_file():
         raise Refused(f"{attribute} is not part of this version yet")
     return signatures.from_source(path, attribute)
+
+
+def _optimizer_signature(name: str) -> CallSignature | None:
+    """Arguments of one of torch's optimizers, from its source file: torch itself takes seconds to import."""
+    package, _, kind = name.rpartition(".")
+    torch = importlib.util.find_spec("torch") if package == "torch.optim" else None
+    path = Path(torch.origin or "").with_name("optim") / f"{kind.lower()}.py" if torch is not None else None
+    return signatures.from_source(path, kind) if path is not None and path.is_file() else None
 
 
 def _file_signature(path: str, name: str) -> CallSignature | None:

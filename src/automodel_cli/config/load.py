@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from automodel_cli.config import yaml_tree
 from automodel_cli.config.explain import explain, field_at, keep_text, takes_as_it_stands
-from automodel_cli.config.instantiate import check_named, check_target
+from automodel_cli.config.instantiate import check_named, check_target, is_known
 from automodel_cli.config.overrides import COMMAND_LINE, apply_override, parse_overrides
 from automodel_cli.config.problems import Problem, raise_problems
 from automodel_cli.config.roles import role_of_section
@@ -138,7 +138,10 @@ def _put(root: MapNode, parts: Sequence[str], value: Node) -> None:
 def _check_targets(
     data: Mapping[str, Any], trust: Sequence[str], *, known: Sequence[Problem]
 ) -> list[Problem]:
-    """Phase 1 for open sections, also where closed ones are wrong. Where anything is, phase 2 as well: all at once."""
+    """Phase 1 for open sections, also where closed ones are wrong.
+
+    Where anything is, also phase 2 of what only that knows, at the cost of importing it: all problems at once.
+    """
     places: list[tuple[str, str, Target]] = []
     for key, value in data.items():
         role = role_of_section(key)
@@ -147,15 +150,15 @@ def _check_targets(
         with contextlib.suppress(ValueError):  # the schema has reported it
             places.append((key, role.name, Target.parse(value, default_name=role.default_target)))
 
-    def check(how: Callable[..., list[Problem]]) -> list[Problem]:
-        return [
-            problem for key, role, target in places for problem in how(target, role, key=key, trust=trust)
-        ]
-
-    named = check(check_named)
-    problems = check(check_target) if named or known else []
-    told = {(problem.where, problem.key) for problem in problems}
-    return [*problems, *(problem for problem in named if (problem.where, problem.key) not in told)]
+    named = [check_named(target, name, key=key, trust=trust) for key, name, target in places]
+    if not any(named) and not known:
+        return []
+    problems: list[Problem] = []
+    for (key, name, target), found in zip(places, named, strict=True):
+        more = [] if is_known(target, name, trust=trust) else check_target(target, name, key=key, trust=trust)
+        told = {(problem.where, problem.key) for problem in more}
+        problems += [*more, *(problem for problem in found if (problem.where, problem.key) not in told)]
+    return problems
 
 
 # ------------------------------------------------------------------------------------------- back to YAML
