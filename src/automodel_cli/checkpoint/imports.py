@@ -337,16 +337,9 @@ _LITGPT_IS = {
 }
 # Of no effect on a model that has the above.
 _LITGPT_FREE = {
-    *(
-        "hf_config",
-        "vocab_size",
-        "padding_multiple",
-        "norm_qk_type",
-        "gelu_approximate",
-        "attention_scores_scalar",
-    ),
-    *("moe_intermediate_size", "n_expert_per_token"),
-}
+    "hf_config", "vocab_size", "padding_multiple", "norm_qk_type", "gelu_approximate", "attention_scores_scalar",
+    "moe_intermediate_size", "n_expert_per_token",
+}  # fmt: skip
 
 
 def _litgpt(folder: Path) -> Imported:

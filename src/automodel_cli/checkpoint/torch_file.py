@@ -76,6 +76,11 @@ class _Archive:
         self._held: dict[str, torch.Tensor] = {}  # by key, as tied weights are one storage
 
     def load(self) -> Any:
+        """The object that the file spells; its tensors are views of the mapped file.
+
+        Raises:
+            pickle.UnpicklingError: it names or claims what a file of weights has no use for.
+        """
         if self._entry("byteorder", required=False).tolist() not in ([], list(b"little")):
             raise pickle.UnpicklingError("its numbers are not little-endian")
         content = self._entry("data.pkl")

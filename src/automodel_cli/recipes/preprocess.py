@@ -95,6 +95,7 @@ class _Nanogpt(Build[PreprocessNanogptConfig, CorpusManifest, CorpusWriter]):
         return self.source.total_bytes // (1 if self.tokenizer.kind in ("byte", "char") else 4)
 
     def gather(self, bad_rows: BadRows) -> None:
+        """All documents, tokenized, into buckets on disk; they are written in the order of their keys."""
         store = ShuffleStore(
             self.output.shuffle_folder,
             dtype=self.output.layout.dtype,

@@ -56,6 +56,7 @@ class _Megatron(Build[PreprocessMegatronConfig, MegatronManifest, MegatronSink])
         return self.source if self.shuffled is None else self.shuffled
 
     def options(self) -> dict[str, Any]:
+        """What decides the bytes of the files, as the manifest keeps it."""
         cfg, layout, sentences = self.cfg, self.output.layout, self.task.sentences
         names = ("append_eod", "document", "max_tokens", "shard_tokens", "shards", "skip_empty")
         return {
@@ -87,6 +88,7 @@ class _Megatron(Build[PreprocessMegatronConfig, MegatronManifest, MegatronSink])
             self.say(warning)
 
     def say_plan(self) -> None:
+        """The lines of a dry run."""
         cfg, layout, say = self.cfg, self.output.layout, self.say
         say(f"would read {source_in_words(self.source.describe())}")
         needed = self.estimate()
@@ -119,6 +121,7 @@ class _Megatron(Build[PreprocessMegatronConfig, MegatronManifest, MegatronSink])
         return [file.name for file in self.source.files]
 
     def gather(self, bad_rows: BadRows) -> None:
+        """All documents, as text, into buckets on disk; they are tokenized in the order of their keys."""
         assert self.shuffled is not None
         documents = read_bytes = 0
 
@@ -159,6 +162,7 @@ class _Megatron(Build[PreprocessMegatronConfig, MegatronManifest, MegatronSink])
             self.output.write_progress(self.plan(), here)
 
     def publish(self, writer: MegatronSink, bad_rows: BadRows) -> None:
+        """Divide the pairs where a number of them was asked for, then the manifest that makes them whole."""
         output, pairs = self.output, writer.pairs
         if self.cfg.shards:
 
