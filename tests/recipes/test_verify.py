@@ -273,3 +273,8 @@ def test_files_that_hold_no_ids_are_not_sound(tmp_path: Path, kind: str) -> None
     assert len(check(tmp_path).problems) == 1
     if kind in ("npy", "uint32"):
         assert check(path, raw_dtype=kind).problems == []
+
+
+def test_a_file_without_tokens_is_not_called_sound(tmp_path: Path) -> None:
+    (tmp_path / "e.bin").touch()
+    assert check(tmp_path / "e.bin").problems == [f"{tmp_path / 'e.bin'} holds no tokens"]

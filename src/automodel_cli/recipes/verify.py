@@ -193,6 +193,8 @@ def _check_tokens(
     except DataError as error:
         report.problems.append(error.message)
         return
+    if listed is None and file.num_tokens == 0:
+        report.problems.append(f"{path} holds no tokens")
     if listed is not None and file.num_tokens != listed.tokens:
         report.problems.append(
             f"{path} holds {file.num_tokens:,} tokens, the manifest says {listed.tokens:,}"
