@@ -47,5 +47,5 @@ def fails_on_one(world):
 
 
 def test_a_rank_that_raises_fails_the_test_with_its_traceback():
-    with pytest.raises(AssertionError, match=r"rank 1 ended with 1[\s\S]*rank one has a problem"):
+    with pytest.raises(AssertionError, match=r"rank \d ended with 1[\s\S]*rank one has a problem"):
         run_ranks(2, fails_on_one)
