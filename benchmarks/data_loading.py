@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
-from automodel_cli.corpus.nanogpt_bin import HEADER_BYTES, header_bytes
+from automodel_cli.corpus.formats.nanogpt_bin import HEADER_BYTES, header_bytes
 from automodel_cli.data.loader import TokenLoader
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
 

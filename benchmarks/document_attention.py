@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 import torch
 
-from automodel_cli.models.document_attention import attend_blocks, block_mask, dense_mask
-from automodel_cli.models.layers import attend_sdpa
+from automodel_cli.models.layers.document_attention import attend_blocks, block_mask, dense_mask
+from automodel_cli.models.layers.shared import attend_sdpa
 
 
 def milliseconds(work: Callable[[], object], repeats: int) -> float:

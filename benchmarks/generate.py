@@ -21,7 +21,7 @@ from collections.abc import Callable
 import torch
 import transformers
 
-from automodel_cli.checkpoint.hf_format import save_hf
+from automodel_cli.checkpoint.hf.format import save_hf
 from automodel_cli.generation.decoders import FullForward
 from automodel_cli.generation.engine import SamplingSettings, generate
 from automodel_cli.models.gpt2 import build_gpt2_model

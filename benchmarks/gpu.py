@@ -38,14 +38,14 @@ import torch
 from torch import Tensor, nn
 
 from automodel_cli import device as this_machine
-from automodel_cli import sizing
 from automodel_cli.batch import Batch
 from automodel_cli.data.loader import TokenLoader
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
-from automodel_cli.models import attention_kernels
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.models.interface import CausalLM
-from automodel_cli.step_memory import StepPlan, peak_memory
+from automodel_cli.models.layers import attention_kernels
+from automodel_cli.sizing import shape as sizing
+from automodel_cli.sizing.memory import StepPlan, peak_memory
 from automodel_cli.train.loss_choice import pick_loss
 from automodel_cli.train.losses import (
     ChunkedCrossEntropy,
@@ -217,7 +217,7 @@ class Ours:
             self.loss.fused = variant.compile
         self.chosen = {"attention": f"{kernel} ({why})", "residual": residual, "scope": scope, "loss": loss}
         if variant.fp8:
-            from automodel_cli.models import fp8
+            from automodel_cli.models.layers import fp8
 
             self.chosen["fp8"] = f"{len(fp8.convert(model))} linear layers"
 
@@ -363,9 +363,9 @@ class Recipe:
     """The recipe's own loop, from its configuration; it pauses after every so many updates until told to go on."""
 
     def __init__(self, variant: Variant, device: torch.device) -> None:
-        from automodel_cli.assembly.voice import Voice
+        from automodel_cli.assembly.reporter import Voice
         from automodel_cli.config.load import load_config
-        from automodel_cli.config.schema import PretrainConfig
+        from automodel_cli.config.schema.commands import PretrainConfig
         from automodel_cli.recipes.pretrain import PretrainRecipe
 
         layers, heads, width = (SMOKE_SIZES if variant.smoke else GPT2_SIZES)[variant.size]

@@ -21,11 +21,11 @@ import torch.nn.functional as F
 from automodel_cli.batch import Batch
 from automodel_cli.corpus.tokenizer import ByteTokenizer, Tokenizer, open_tokenizer
 from automodel_cli.errors import AutomodelError
-from automodel_cli.evaluation.icl import ask, prepare
-from automodel_cli.evaluation.icl_data import Bundle, TaskData
-from automodel_cli.evaluation.icl_prompts import example_numbers, ordered, render
-from automodel_cli.evaluation.icl_rows import Encoder, rows_of
-from automodel_cli.evaluation.icl_tasks import TASKS, Task
+from automodel_cli.evaluation.icl.data import Bundle, TaskData
+from automodel_cli.evaluation.icl.prompts import example_numbers, ordered, render
+from automodel_cli.evaluation.icl.rows import Encoder, rows_of
+from automodel_cli.evaluation.icl.scores import ask, prepare
+from automodel_cli.evaluation.icl.tasks import TASKS, Task
 from automodel_cli.evaluation.span_scores import SpanScorer
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.models.interface import CausalLM

@@ -28,9 +28,10 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from automodel_cli.corpus.megatron_bin import MegatronIndex, MegatronWriter, bin_path, inspect_prefix
-from automodel_cli.data.blending import blend
-from automodel_cli.data.gpt_index import (
+from automodel_cli.corpus.formats.megatron_bin import MegatronIndex, MegatronWriter, bin_path, inspect_prefix
+from automodel_cli.data.loader import TokenLoader
+from automodel_cli.data.megatron.blending import blend
+from automodel_cli.data.megatron.gpt_index import (
     EpochPlan,
     build_indices,
     count_samples,
@@ -38,8 +39,7 @@ from automodel_cli.data.gpt_index import (
     normalize,
     sample_index,
 )
-from automodel_cli.data.index_cache import IndexCache, IndexEntry
-from automodel_cli.data.loader import TokenLoader
+from automodel_cli.data.megatron.index_cache import IndexCache, IndexEntry
 from automodel_cli.data.megatron_dataset import MegatronPretraining
 
 DOCUMENTS, TOKENS_EACH = 2_000_000, 816  # 1.63G tokens

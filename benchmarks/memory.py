@@ -162,9 +162,9 @@ def measure_run(run: Run, bundle: str | None, updates: int) -> dict[str, Any]:
     this_machine.prefer_huge_pages()
     import tempfile
 
-    from automodel_cli.assembly.voice import Voice
+    from automodel_cli.assembly.reporter import Voice
     from automodel_cli.config.load import load_config
-    from automodel_cli.config.schema import PretrainConfig
+    from automodel_cli.config.schema.commands import PretrainConfig
     from automodel_cli.recipes.pretrain import PretrainRecipe
 
     with tempfile.TemporaryDirectory() as folder:
@@ -188,7 +188,7 @@ def write_tokens(folder: Path, vocab: int) -> tuple[Path, Path]:
     """Random tokens to train on and to validate with: a tenth of them."""
     import numpy as np
 
-    from automodel_cli.corpus.nanogpt_bin import ShardWriter
+    from automodel_cli.corpus.formats.nanogpt_bin import ShardWriter
 
     paths = folder / "train.bin", folder / "val.bin"
     for path, count in zip(paths, (300_000, 30_000), strict=True):
@@ -255,9 +255,9 @@ def measure(case: Case, device_name: str, steps: int) -> dict[str, Any]:
 
     from automodel_cli import device as this_machine
     from automodel_cli.batch import Batch
-    from automodel_cli.distributed.recomputing import recompute
-    from automodel_cli.sizing import shape_of
-    from automodel_cli.step_memory import StepPlan, peak_memory
+    from automodel_cli.distributed.recompute import recompute
+    from automodel_cli.sizing.memory import StepPlan, peak_memory
+    from automodel_cli.sizing.shape import shape_of
     from automodel_cli.train.losses import ChunkedCrossEntropy, MaskedCrossEntropy, default_chunk_tokens
     from automodel_cli.train.optimizers import build_adamw
     from automodel_cli.train.step import train_step

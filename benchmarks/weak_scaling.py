@@ -81,7 +81,7 @@ def run_workers(
 def worker(data: str, job: dict[str, Any]) -> None:
     """Train as one of the processes and print the tokens per second of all, after the warm-up."""
     from automodel_cli.config.load import load_config
-    from automodel_cli.config.schema import PretrainConfig
+    from automodel_cli.config.schema.commands import PretrainConfig
     from automodel_cli.recipes.pretrain import PretrainRecipe
 
     overrides = [
@@ -112,7 +112,7 @@ def write_tokens(path: Path, tokens: int) -> None:
     """Random tokens: speed does not depend on them."""
     import numpy as np
 
-    from automodel_cli.corpus.nanogpt_bin import ShardWriter
+    from automodel_cli.corpus.formats.nanogpt_bin import ShardWriter
 
     writer = ShardWriter(path, dtype=np.dtype("uint16"))
     writer.write(

@@ -22,10 +22,10 @@ import pytest
 import yaml
 from tests import nursery
 
-from automodel_cli.assembly.voice import Voice
+from automodel_cli.assembly.reporter import Voice
 from automodel_cli.config.load import load_config
-from automodel_cli.config.schema import PretrainConfig
-from automodel_cli.corpus.nanogpt_bin import ShardWriter
+from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.corpus.formats.nanogpt_bin import ShardWriter
 from automodel_cli.recipes.pretrain import PretrainRecipe
 
 # A shell starts background jobs with SIGINT ignored, nohup with SIGHUP; launchers and runs honour that, so that tests
@@ -40,7 +40,7 @@ os.environ.setdefault(
 
 LONGEST_FIRST = (
     "promises/test_crafted_files", "promises/test_same_numbers", "promises/test_elastic_resume",
-    "distributed/test_elastic", "train/test_step", "promises/test_fast_paths", "promises", "models/test_hf",
+    "launch/test_agent", "train/test_step", "promises/test_fast_paths", "promises", "models/test_hf",
     "recipes", "distributed", "evaluation", "models", "docs/test_formats", "checkpoint", "laws", "cli",
 )  # fmt: skip
 

@@ -53,12 +53,12 @@ PRELOADED = (
     "pyarrow",
     "rich.progress",
     "typer.rich_utils",
-    "automodel_cli.checkpoint.hf_export",
+    "automodel_cli.checkpoint.hf.export",
     *(
         f"automodel_cli.cli.{name}"
         for name in ["evaluate", "export", "generate", "inspect_ckpt", "preprocess", "pretrain"]
     ),
-    "automodel_cli.distributed.elastic",
+    "automodel_cli.launch.agent",
     *(f"automodel_cli.models.{name}" for name in ("gpt2", "hf", "llama")),
     *(f"automodel_cli.recipes.{name}" for name in ("evaluate", "preprocess", "pretrain", "train_tokenizer")),
 )

@@ -10,9 +10,9 @@ import torch
 import transformers
 
 from automodel_cli import doors, transformers_calls
-from automodel_cli.config import signatures
-from automodel_cli.config.instantiate import check_named, instantiate
-from automodel_cli.config.target import Target
+from automodel_cli.config.targets import signatures
+from automodel_cli.config.targets.instantiate import check_named, instantiate
+from automodel_cli.config.targets.target import Target
 from automodel_cli.errors import ConfigError
 from automodel_cli.transformers_calls import (
     HUB_ARGUMENTS,

@@ -7,8 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from automodel_cli.corpus.megatron_bin import MegatronFile, MegatronIndex, MegatronWriter, inspect_prefix
-from automodel_cli.corpus.nanogpt_bin import Layout, ShardFacts, ShardWriter, TokenReader, token_dtype
+from automodel_cli.corpus.formats.megatron_bin import (
+    MegatronFile,
+    MegatronIndex,
+    MegatronWriter,
+    inspect_prefix,
+)
+from automodel_cli.corpus.formats.nanogpt_bin import Layout, ShardFacts, ShardWriter, TokenReader, token_dtype
 
 
 def write_token_file(

@@ -6,7 +6,7 @@ import transformers
 
 from automodel_cli.assembly.model import build_model, give_weights
 from automodel_cli.checkpoint.checkpointer import Checkpointer
-from automodel_cli.config.target import Target
+from automodel_cli.config.targets.target import Target
 from automodel_cli.errors import CheckpointError
 
 SIZES = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 8, "vocab_size": 50}

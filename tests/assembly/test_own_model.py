@@ -17,14 +17,14 @@ from automodel_cli.assembly.facts import refuse_other_run
 from automodel_cli.batch import Batch
 from automodel_cli.checkpoint import layout
 from automodel_cli.cli import app
-from automodel_cli.config import resolution
+from automodel_cli.config.targets import resolution
 from automodel_cli.corpus.tokenizer import open_tokenizer
 from automodel_cli.errors import AutomodelError
 from automodel_cli.files import hash_file, write_manifest
 from automodel_cli.models.build import needs_code
 from automodel_cli.models.gpt2 import GPT2, build_gpt2_model
 from automodel_cli.models.hf import wrap
-from automodel_cli.models.same_function import differences
+from automodel_cli.models.huggingface.same_function import differences
 
 IDS = torch.arange(20).view(2, 10) % 64
 SOURCE = """

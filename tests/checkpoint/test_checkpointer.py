@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from automodel_cli import files
-from automodel_cli.checkpoint import hf_format, layout
+from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.checkpointer import Checkpointer
-from automodel_cli.checkpoint.step_files import StepReader
-from automodel_cli.checkpoint.storage import SAVE_FORMATS
+from automodel_cli.checkpoint.hf import format as hf_format
+from automodel_cli.checkpoint.storage.formats import SAVE_FORMATS
+from automodel_cli.checkpoint.storage.step_files import StepReader
 from automodel_cli.errors import CheckpointError
 
 

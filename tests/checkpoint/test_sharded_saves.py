@@ -17,10 +17,12 @@ from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 
 from automodel_cli import files
-from automodel_cli.checkpoint import layout, torch_save, verify
-from automodel_cli.checkpoint.describe import describe_checkpoint
-from automodel_cli.checkpoint.step_files import StepReader, StepWriter
-from automodel_cli.checkpoint.tensor_file import read_header
+from automodel_cli.checkpoint import layout
+from automodel_cli.checkpoint.inspect import verify
+from automodel_cli.checkpoint.inspect.describe import describe_checkpoint
+from automodel_cli.checkpoint.storage import torch_save
+from automodel_cli.checkpoint.storage.step_files import StepReader, StepWriter
+from automodel_cli.checkpoint.storage.tensor_file import read_header
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError
 

@@ -11,8 +11,8 @@ from automodel_cli.cli import app, complete, console, help_page
 from automodel_cli.cli.argv import LAUNCH_FLAGS
 from automodel_cli.cli.options import Command
 from automodel_cli.config.field_help import meaning_and_default
-from automodel_cli.config.sections import NOTE_KEY
-from automodel_cli.distributed import launch_plan
+from automodel_cli.config.schema.base import NOTE_KEY
+from automodel_cli.launch import plan as launch_plan
 
 
 def leaves(entries: dict[str, app.Entry], path: tuple[str, ...] = ()) -> Iterator[tuple[str, Command]]:

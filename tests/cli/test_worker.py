@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from automodel_cli.cli import app, console, worker
-from automodel_cli.distributed.workers import ERROR_FILE_VARIABLE, LAUNCHER_VARIABLE
 from automodel_cli.errors import ConfigError, DataError
+from automodel_cli.launch.workers import ERROR_FILE_VARIABLE, LAUNCHER_VARIABLE
 
 
 @pytest.fixture(autouse=True)

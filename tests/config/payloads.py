@@ -150,9 +150,11 @@ THROUGH_ALIASES = [
     Payload("shutil.os.system", "model", {"command": TOUCH}),
     Payload("random._os.system", "model", {"command": TOUCH}),
     Payload("automodel_cli.files.os.system", "model", {"command": TOUCH}),
-    Payload("automodel_cli.config.resolution.importlib.import_module", "model", {"name": "evil_module"}),
-    Payload("automodel_cli.config.resolution.load_file", "model", {"path": "evil_module.py"}),
-    Payload("automodel_cli.config.instantiate.instantiate", "model", {}),
+    Payload(
+        "automodel_cli.config.targets.resolution.importlib.import_module", "model", {"name": "evil_module"}
+    ),
+    Payload("automodel_cli.config.targets.resolution.load_file", "model", {"path": "evil_module.py"}),
+    Payload("automodel_cli.config.targets.instantiate.instantiate", "model", {}),
     Payload("automodel_cli.models.gpt2.torch.hub.load", "model", {"repo_or_dir": ".", "source": "local"}),
     Payload("automodel_cli.models.gpt2.build_gpt2_model.__globals__", "model", {}),
     Payload("nemo_automodel.os.system", "model", {"command": TOUCH}),

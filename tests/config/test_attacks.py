@@ -17,10 +17,10 @@ import torch
 import yaml
 from tests.config.payloads import INSIDE_LIBRARIES, PAYLOADS, Payload
 
-from automodel_cli.config.instantiate import built_arguments, check_foreign, instantiate
 from automodel_cli.config.load import load_config
-from automodel_cli.config.schema import PretrainConfig
-from automodel_cli.config.target import Target
+from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.targets.instantiate import built_arguments, check_foreign, instantiate
+from automodel_cli.config.targets.target import Target
 from automodel_cli.errors import AutomodelError, ConfigError
 
 EVIL = "from pathlib import Path\nPath('CANARY').touch()\ndef run(*a, **k): Path('CANARY').touch()\nclass Evil: ...\n"

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from automodel_cli.config.instantiate import check_foreign, instantiate
 from automodel_cli.config.load import load_config, to_yaml
-from automodel_cli.config.schema import PretrainConfig
-from automodel_cli.config.target import Target
+from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.targets.instantiate import check_foreign, instantiate
+from automodel_cli.config.targets.target import Target
 from automodel_cli.models.interface import count_parameters
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))

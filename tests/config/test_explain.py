@@ -4,10 +4,10 @@ import pytest
 from pydantic import Field
 
 from automodel_cli.config.explain import all_keys, describe_type, field_at, section_of, unknown_key
-from automodel_cli.config.run_sections import DistributedConfig, MixedPrecisionConfig
-from automodel_cli.config.schema import PretrainConfig
-from automodel_cli.config.sections import Cadence, Count, Meaning
-from automodel_cli.config.target import Target, describe_value, is_secret
+from automodel_cli.config.schema.base import Cadence, Count, Meaning
+from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.run_sections import DistributedConfig, MixedPrecisionConfig
+from automodel_cli.config.targets.target import Target, describe_value, is_secret
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from automodel_cli.config.field_help import meaning_and_default
-from automodel_cli.config.sections import Section
+from automodel_cli.config.schema.base import Section
 
 
 class Example(Section):

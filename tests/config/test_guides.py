@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from automodel_cli.config.instantiate import check_foreign
 from automodel_cli.config.load import load_config, to_yaml
-from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.targets.instantiate import check_foreign
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared"
 

@@ -10,11 +10,11 @@ import pytest
 
 import automodel_cli
 from automodel_cli.config.explain import all_keys
-from automodel_cli.config.instantiate import check_foreign
 from automodel_cli.config.load import load_config
 from automodel_cli.config.other_names import MEGATRON, NANOGPT, NEMO, counterpart, suggestion
-from automodel_cli.config.schema import PretrainConfig
-from automodel_cli.config.signatures import from_source
+from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.targets.instantiate import check_foreign
+from automodel_cli.config.targets.signatures import from_source
 from automodel_cli.errors import ConfigError
 
 GUIDES = Path(__file__).parents[2] / "docs/guides"

@@ -4,8 +4,8 @@ import pytest
 import torch
 import transformers
 
-from automodel_cli.config.instantiate import check_target, instantiate
-from automodel_cli.config.target import Target
+from automodel_cli.config.targets.instantiate import check_target, instantiate
+from automodel_cli.config.targets.target import Target
 
 SIZES = {
     "vocab_size": 32,

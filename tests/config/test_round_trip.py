@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.effort import examples
 
 from automodel_cli.config.load import load_config, to_yaml
-from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.errors import ConfigError
 
 # Not in YAML at all: control characters (but tab and line ends), surrogates, and the two that mean null here.

@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from automodel_cli.config.target import LocatedDict
+from automodel_cli.config.targets.target import LocatedDict
 from automodel_cli.config.yaml_tree import (
     expand_environment,
     parse_document,

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from automodel_cli.corpus.disk_space import ExpectedSize, expected_size
-from automodel_cli.corpus.listing import list_files
-from automodel_cli.corpus.units import ReadOptions
+from automodel_cli.corpus.build.disk_space import ExpectedSize, expected_size
+from automodel_cli.corpus.documents.listing import list_files
+from automodel_cli.corpus.documents.units import ReadOptions
 
 TEXTS = [f"text number {k} " * (k % 40) for k in range(3000)]
 LINES = "".join(f'{{"text": "{text}"}}\n' for text in TEXTS).encode()

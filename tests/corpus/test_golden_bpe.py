@@ -15,8 +15,8 @@ import pytest
 import regex
 import tiktoken
 
-from automodel_cli.corpus.engines import first_difference, gigatoken_from_ranks, probe_texts
 from automodel_cli.corpus.tokenizer import TiktokenTokenizer, open_tokenizer
+from automodel_cli.corpus.tokenizers.engines import first_difference, gigatoken_from_ranks, probe_texts
 from automodel_cli.errors import DataError
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/gpt2_bpe.json").read_text("utf-8"))

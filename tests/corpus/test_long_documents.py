@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from automodel_cli.config import schema_preprocess
-from automodel_cli.corpus import cutting, units
-from automodel_cli.corpus.cutting import cut_files
-from automodel_cli.corpus.listing import list_files
-from automodel_cli.corpus.readers import read_unit
-from automodel_cli.corpus.rows import RowOptions, RowReader, count_rows
-from automodel_cli.corpus.units import ReadOptions, Unit
+from automodel_cli.config.schema import preprocess as schema_preprocess
+from automodel_cli.corpus.documents import cutting, units
+from automodel_cli.corpus.documents.cutting import cut_files
+from automodel_cli.corpus.documents.listing import list_files
+from automodel_cli.corpus.documents.readers import read_unit
+from automodel_cli.corpus.documents.units import ReadOptions, Unit
+from automodel_cli.corpus.shuffle.rows import RowOptions, RowReader, count_rows
 
 MOST = 200
 SHORT = ["one", "zwei é漢", "x" * 150, "last"]

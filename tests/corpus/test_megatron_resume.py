@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from automodel_cli.corpus.megatron_bin import MegatronWriter, bin_path, can_reopen, idx_path, reopen
+from automodel_cli.corpus.formats.megatron_bin import MegatronWriter, bin_path, can_reopen, idx_path, reopen
 
 U2 = np.dtype("<u2")
 KEEP = (5, 2, 3)  # tokens, sequences, documents

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from automodel_cli.cli import app
-from automodel_cli.corpus import worker
-from automodel_cli.corpus.engines import TiktokenEngine
-from automodel_cli.corpus.tokenize import EncodeTask, UnitEncoder
+from automodel_cli.corpus.build import worker
+from automodel_cli.corpus.build.tokenize import EncodeTask, UnitEncoder
+from automodel_cli.corpus.documents.units import ReadOptions, Unit
 from automodel_cli.corpus.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
-from automodel_cli.corpus.units import ReadOptions, Unit
+from automodel_cli.corpus.tokenizers.engines import TiktokenEngine
 from automodel_cli.errors import AutomodelError, DataError
 
 

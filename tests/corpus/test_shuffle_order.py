@@ -7,7 +7,7 @@ deviations of a uniformly random permutation, and numpy's own permutation has to
 import numpy as np
 import pytest
 
-from automodel_cli.corpus.splitting import place_of, shuffle_keys
+from automodel_cli.corpus.shuffle.splitting import place_of, shuffle_keys
 
 N = 120_000
 PLACES = {

@@ -18,8 +18,8 @@ from automodel_cli.corpus.tokenizer import (
     load_tokenizer,
     open_tokenizer,
 )
-from automodel_cli.corpus.tokenizer_hf import HFTokenizer
-from automodel_cli.corpus.train_bpe import train_bpe
+from automodel_cli.corpus.tokenizers.hf import HFTokenizer
+from automodel_cli.corpus.tokenizers.train_bpe import train_bpe
 from automodel_cli.errors import ConfigError, DataError
 
 TEXT = "First Citizen:\nBefore we proceed any further, hear me speak. <|endoftext|> naïve café 漢字 👍🏽 \x00"

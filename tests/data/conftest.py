@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tests.token_files import write_token_file
 
-from automodel_cli.corpus.manifest import CorpusManifest, describe_file, write_corpus_manifest
+from automodel_cli.corpus.formats.manifest import CorpusManifest, describe_file, write_corpus_manifest
 
 EOT = 50256
 

@@ -13,8 +13,8 @@ import pytest
 from tests.effort import in_a_push
 from tests.token_files import write_megatron_file
 
-from automodel_cli.data.blending import blend, blend_all
-from automodel_cli.data.gpt_index import SPLITS, normalize
+from automodel_cli.data.megatron.blending import blend, blend_all
+from automodel_cli.data.megatron.gpt_index import SPLITS, normalize
 from automodel_cli.data.megatron_dataset import MegatronPretraining
 from automodel_cli.errors import AutomodelError
 

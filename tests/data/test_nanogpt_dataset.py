@@ -19,8 +19,8 @@ from tests.effort import examples
 from tests.token_files import write_token_file
 from torch.utils.data import DataLoader
 
-from automodel_cli.corpus.manifest import CorpusManifest, describe_file, write_corpus_manifest
-from automodel_cli.corpus.nanogpt_bin import TokenReader, bos_index_path, header_bytes
+from automodel_cli.corpus.formats.manifest import CorpusManifest, describe_file, write_corpus_manifest
+from automodel_cli.corpus.formats.nanogpt_bin import TokenReader, bos_index_path, header_bytes
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
 from automodel_cli.errors import ConfigError, DataError
 
@@ -249,7 +249,7 @@ def test_no_mmap_is_said_once(
     def refuse(*_: object, **__: object) -> None:
         raise OSError("No such device")
 
-    monkeypatch.setattr("automodel_cli.corpus.watched_file.mmap.mmap", refuse)
+    monkeypatch.setattr("automodel_cli.corpus.formats.watched_file.mmap.mmap", refuse)
     dataset = NanogptDataset(f"{tmp_path}/*.bin", 8)
     with caplog.at_level(logging.WARNING):
         rows = _filled(dataset, np.arange(len(dataset)))

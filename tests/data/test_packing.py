@@ -15,7 +15,7 @@ from automodel_cli.data import packing as packing_module
 from automodel_cli.data.collate import default_collate
 from automodel_cli.data.packing import Packing, Read, Row, Start, batch_of_packs, best_fit, row_of, windows
 from automodel_cli.errors import DataError
-from automodel_cli.models.document_attention import dense_mask
+from automodel_cli.models.layers.document_attention import dense_mask
 
 
 def best_fit_by_hand(lengths, size):

@@ -9,16 +9,16 @@ import transformers
 from tests.distributed.ranks import run_ranks
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
-from automodel_cli.checkpoint.hf_format import save_hf
-from automodel_cli.config.target import Target
+from automodel_cli.checkpoint.hf.format import save_hf
+from automodel_cli.config.targets.target import Target
 from automodel_cli.distributed.collectives import gather, move_rows, sum_and_divide
 from automodel_cli.distributed.context_parallel import Tokens
-from automodel_cli.distributed.gradients import local
+from automodel_cli.distributed.grad_sync import local
 from automodel_cli.distributed.parallelize import Parallel, Spread
 from automodel_cli.distributed.start import build_mesh
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.models.hf import from_config
-from automodel_cli.models.layers import attend_sdpa
+from automodel_cli.models.layers.shared import attend_sdpa
 from automodel_cli.models.llama import build_llama_model
 
 SHAPE = {

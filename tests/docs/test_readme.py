@@ -20,8 +20,8 @@ import yaml
 
 from automodel_cli import recipes
 from automodel_cli.cli import app, argv
-from automodel_cli.config import schema
 from automodel_cli.config.load import load_config
+from automodel_cli.config.schema import commands as schema
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

@@ -72,8 +72,8 @@ def write_bundle(folder: Path, *, layout: str = "eval_data") -> Path:
 
 def golden_text(kind: str) -> str:
     """Three rendered questions of one kind as a page of text; a space at a line's end is shown as an underscore."""
-    from automodel_cli.evaluation.icl_prompts import example_numbers, ordered, render
-    from automodel_cli.evaluation.icl_tasks import TASKS
+    from automodel_cli.evaluation.icl.prompts import example_numbers, ordered, render
+    from automodel_cli.evaluation.icl.tasks import TASKS
 
     name, shots = SHOWN[kind]
     task = TASKS[name]

@@ -7,10 +7,10 @@ import pytest
 from tests.evaluation import plain_icl as plain
 
 from automodel_cli.assembly.checkpoint import load_model
-from automodel_cli.evaluation.icl import ask, prepare
-from automodel_cli.evaluation.icl_data import Bundle
-from automodel_cli.evaluation.icl_rows import Encoder
-from automodel_cli.evaluation.icl_tasks import TASKS
+from automodel_cli.evaluation.icl.data import Bundle
+from automodel_cli.evaluation.icl.rows import Encoder
+from automodel_cli.evaluation.icl.scores import ask, prepare
+from automodel_cli.evaluation.icl.tasks import TASKS
 from automodel_cli.evaluation.span_scores import SpanScorer
 
 ANSWER = "\nAnswer: "

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
-from automodel_cli.corpus.token_bytes import UNKNOWN, TokenBytes
+from automodel_cli.corpus.tokenizers.token_bytes import UNKNOWN, TokenBytes
 from automodel_cli.errors import DataError
 from automodel_cli.evaluation import likelihood
 from automodel_cli.evaluation.likelihood import evaluate, summarise

@@ -10,10 +10,10 @@ import transformers
 
 from automodel_cli.batch import Batch
 from automodel_cli.errors import AutomodelError
-from automodel_cli.evaluation.icl_rows import Row
+from automodel_cli.evaluation.icl.rows import Row
 from automodel_cli.evaluation.span_scores import SpanScorer, cache_works
 from automodel_cli.models import hf
-from automodel_cli.models.foreign import ForeignCausalLM
+from automodel_cli.models.external import ForeignCausalLM
 from automodel_cli.models.gpt2 import build_gpt2_model
 
 VOCAB = 101

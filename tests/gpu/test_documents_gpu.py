@@ -9,11 +9,16 @@ from torch._dynamo.utils import counters
 from torch.nn.attention.flex_attention import BlockMask
 
 from automodel_cli.batch import Batch
-from automodel_cli.distributed.recomputing import recompute
-from automodel_cli.models import layers
-from automodel_cli.models.document_attention import attend_blocks, block_mask, dense_mask, document_mask
+from automodel_cli.distributed.recompute import recompute
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.models.hf import from_config
+from automodel_cli.models.layers import shared as layers
+from automodel_cli.models.layers.document_attention import (
+    attend_blocks,
+    block_mask,
+    dense_mask,
+    document_mask,
+)
 from automodel_cli.train.losses import ChunkedCrossEntropy
 from automodel_cli.train.optimizers import build_adamw
 from automodel_cli.train.step import train_step

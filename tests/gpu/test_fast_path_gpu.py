@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
-from automodel_cli.data.ahead import on_device_ahead
-from automodel_cli.models import attention_kernels
+from automodel_cli.data.prefetch import on_device_ahead
 from automodel_cli.models.gpt2 import build_gpt2_model
+from automodel_cli.models.layers import attention_kernels
 from automodel_cli.train.chunked_nll import _accumulates_in_fp32
+from automodel_cli.train.deferred_metrics import Results
 from automodel_cli.train.losses import ChunkedCrossEntropy, MaskedCrossEntropy
 from automodel_cli.train.optimizers import build_adamw
-from automodel_cli.train.results import Results
 from automodel_cli.train.step import train_step
 
 pytestmark = [

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from automodel_cli.batch import Batch
-from automodel_cli.models.fp8 import Fp8Linear, convert
 from automodel_cli.models.gpt2 import build_gpt2_model
+from automodel_cli.models.layers.fp8 import Fp8Linear, convert
 from automodel_cli.train.losses import ChunkedCrossEntropy, MaskedCrossEntropy
 from automodel_cli.train.optimizers import build_adamw
 from automodel_cli.train.step import train_step
@@ -22,7 +22,7 @@ VOCAB, TOKENS = 1000, 256
 # Matrix units add up outputs in fewer bits than fp32 has (use_fast_accum): entries of a product of random matrices with
 # 4,096 inputs are off by up to 2% (DeepSeek-V3, arXiv 2412.19437, section 3.3.2). Here it bounds the error's norm.
 ADDING = 0.02
-# Relative errors of a matrix's gradient, as in tests/models/test_fp8.py; a layer more.
+# Relative errors of a matrix's gradient, as in tests/models/layers/test_fp8.py; a layer more.
 BF16_ERROR, FP8_ERROR = 0.02, 0.15
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from automodel_cli.batch import Batch
-from automodel_cli.distributed.recomputing import recompute
+from automodel_cli.distributed.recompute import recompute
 from automodel_cli.models.gpt2 import build_gpt2_model
-from automodel_cli.sizing import shape_of
-from automodel_cli.step_memory import StepPlan, peak_memory
+from automodel_cli.sizing.memory import StepPlan, peak_memory
+from automodel_cli.sizing.shape import shape_of
 from automodel_cli.train.losses import ChunkedCrossEntropy, MaskedCrossEntropy
 from automodel_cli.train.optimizers import build_adamw
 from automodel_cli.train.step import train_step

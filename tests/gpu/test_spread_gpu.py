@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from automodel_cli.batch import Batch
 from automodel_cli.checkpoint.checkpointer import Checkpointer
-from automodel_cli.distributed.gradients import ManyRanks
+from automodel_cli.distributed.grad_sync import ManyRanks
 from automodel_cli.distributed.parallelize import Spread, shard_model
 from automodel_cli.distributed.start import build_mesh
 from automodel_cli.distributed.world import World

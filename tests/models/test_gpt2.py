@@ -11,7 +11,7 @@ from automodel_cli.errors import CheckpointError, ConfigError
 from automodel_cli.models.build import build_from_config
 from automodel_cli.models.gpt2 import build_gpt2_model, config_from_hf, from_hf_state, to_hf_state
 from automodel_cli.models.interface import count_parameters
-from automodel_cli.models.kv_cache import KVCache
+from automodel_cli.models.layers.kv_cache import KVCache
 
 TINY = {"vocab_size": 131, "n_positions": 32, "n_embd": 48, "n_layer": 3, "n_head": 4}
 

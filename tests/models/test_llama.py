@@ -9,17 +9,17 @@ import transformers
 from transformers.models.llama import modeling_llama
 
 from automodel_cli.batch import Batch
-from automodel_cli.checkpoint import hf_format
+from automodel_cli.checkpoint.hf import format as hf_format
 from automodel_cli.errors import CheckpointError, ConfigError
 from automodel_cli.models.build import build_from_config
 from automodel_cli.models.interface import count_parameters
-from automodel_cli.models.kv_cache import KVCache
+from automodel_cli.models.layers.kv_cache import KVCache
+from automodel_cli.models.layers.llama import rotate
 from automodel_cli.models.llama import (
     build_llama_model,
     config_from_hf,
     to_hf_state,
 )
-from automodel_cli.models.llama_layers import rotate
 from automodel_cli.train.losses import MaskedCrossEntropy
 
 TINY = {

@@ -15,7 +15,7 @@ from tests.checkpoint import many_ranks
 from automodel_cli import files
 from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.checkpointer import Checkpointer
-from automodel_cli.checkpoint.step_files import HashedOutput
+from automodel_cli.checkpoint.storage.step_files import HashedOutput
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError
 

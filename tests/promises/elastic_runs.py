@@ -11,9 +11,9 @@ from typing import Any
 
 from tests.promises.spread_runs import STEPS, configuration, on_mesh, weights_hash
 
-from automodel_cli.assembly.voice import Voice
+from automodel_cli.assembly.reporter import Voice
 from automodel_cli.checkpoint import layout
-from automodel_cli.checkpoint.step_files import StepWriter
+from automodel_cli.checkpoint.storage.step_files import StepWriter
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import AutomodelError
 from automodel_cli.recipes.pretrain import PretrainRecipe

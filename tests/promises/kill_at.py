@@ -12,7 +12,7 @@ import sys
 POINTS = {
     "read": ("automodel_cli.data.nanogpt_dataset", "NanogptDataset.gather"),
     "step": ("automodel_cli.train.step", "clip_gradients"),
-    "write": ("automodel_cli.checkpoint.step_files", "StepWriter.write_json"),
+    "write": ("automodel_cli.checkpoint.storage.step_files", "StepWriter.write_json"),
     "fsync": ("os", "fsync"),
     "rename": ("os", "replace"),
 }

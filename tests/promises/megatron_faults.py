@@ -15,8 +15,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 import preprocess_faults as faults  # a sibling script, not a package
 
-from automodel_cli.corpus import documents, megatron_divide, megatron_output, pipeline
-from automodel_cli.corpus.megatron_bin import MegatronWriter
+from automodel_cli.corpus.build import megatron_output, pipeline
+from automodel_cli.corpus.documents import source as documents
+from automodel_cli.corpus.formats import megatron_divide
+from automodel_cli.corpus.formats.megatron_bin import MegatronWriter
 
 
 def half_a_write(original: Any, writer: MegatronWriter, tokens: Any, *rest: Any) -> None:

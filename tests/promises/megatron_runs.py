@@ -11,7 +11,7 @@ from pathlib import Path
 from tests import nursery
 from tests.promises.preprocess_runs import content
 
-from automodel_cli.corpus.megatron_bin import inspect_prefix
+from automodel_cli.corpus.formats.megatron_bin import inspect_prefix
 
 FAULTS = Path(__file__).with_name("megatron_faults.py")
 OPTIONS = ("--tokenizer", "byte", "--append-eod", "--chunk-size", "1")

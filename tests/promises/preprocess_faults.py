@@ -24,8 +24,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from automodel_cli.corpus import cutting, documents, nanogpt_output, output, pipeline
-from automodel_cli.corpus.nanogpt_bin import ShardWriter
+from automodel_cli.corpus.build import nanogpt_output, output, pipeline
+from automodel_cli.corpus.documents import cutting
+from automodel_cli.corpus.documents import source as documents
+from automodel_cli.corpus.formats.nanogpt_bin import ShardWriter
 
 POINTS: dict[str, tuple[Any, str]] = {
     "read": (cutting._Cut, "unit"),

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from tests import nursery
 
-from automodel_cli.config.schema_preprocess import VerifyConfig
-from automodel_cli.corpus.nanogpt_bin import inspect_token_file
+from automodel_cli.config.schema.preprocess import VerifyConfig
+from automodel_cli.corpus.formats.nanogpt_bin import inspect_token_file
 from automodel_cli.errors import DataError
-from automodel_cli.recipes import verify
+from automodel_cli.recipes.preprocess import verify
 
 FAULTS = Path(__file__).with_name("preprocess_faults.py")
 OPTIONS = ("--tokenizer", "byte", "--shard-tokens", "900", "--val-fraction", "0.2", "--chunk-size", "1")

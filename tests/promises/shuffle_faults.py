@@ -25,8 +25,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from automodel_cli.corpus import buckets, cutting, document_files, documents, duplicates, scatter
-from automodel_cli.recipes import shuffle
+from automodel_cli.corpus.documents import cutting
+from automodel_cli.corpus.documents import source as documents
+from automodel_cli.corpus.shuffle import buckets, document_files, duplicates, scatter
+from automodel_cli.recipes.preprocess import shuffle
 
 POINTS: dict[str, tuple[Any, str]] = {
     "read": (cutting._Cut, "unit"),

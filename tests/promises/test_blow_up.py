@@ -13,7 +13,7 @@ from tests.distributed.ranks import run_ranks
 from tests.promises.spread_runs import configuration, on_mesh
 from torch.distributed.tensor import DTensor
 
-from automodel_cli.assembly.voice import Voice
+from automodel_cli.assembly.reporter import Voice
 from automodel_cli.checkpoint import layout
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import AutomodelError

@@ -15,7 +15,8 @@ import pytest
 import torch
 from tests.conftest import TinyTraining
 
-from automodel_cli.checkpoint import hf_format, layout
+from automodel_cli.checkpoint import layout
+from automodel_cli.checkpoint.hf import format as hf_format
 from automodel_cli.cli import app
 from automodel_cli.models.gpt2 import build_gpt2_model
 

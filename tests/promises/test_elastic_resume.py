@@ -8,8 +8,9 @@ from tests.conftest import write_tokens
 from tests.distributed.ranks import run_ranks
 from tests.promises import elastic_runs
 
-from automodel_cli.checkpoint import layout, verify
-from automodel_cli.checkpoint.describe import describe_checkpoint
+from automodel_cli.checkpoint import layout
+from automodel_cli.checkpoint.inspect import verify
+from automodel_cli.checkpoint.inspect.describe import describe_checkpoint
 from automodel_cli.distributed.world import World
 
 TOLERANCE = 1e-5

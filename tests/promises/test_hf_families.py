@@ -9,9 +9,9 @@ import transformers
 
 from automodel_cli.assembly.checkpoint import load_model
 from automodel_cli.batch import Batch
-from automodel_cli.config.schema import EvaluateConfig
+from automodel_cli.config.schema.commands import EvaluateConfig
 from automodel_cli.generation.engine import SamplingSettings, generate
-from automodel_cli.recipes import evaluate
+from automodel_cli.recipes.evaluation import likelihood as evaluate
 
 CONFIGS = {
     "gpt2": ("GPT2Config", {"n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 2}),

@@ -1,5 +1,5 @@
 """A rank dies or hangs, and no launcher watches (srun without --kill-on-bad-exit): the other one leaves within the time
-limit, with an error that names the rank. (What our launcher makes of it: tests/distributed/test_elastic.py.)"""
+limit, with an error that names the rank. (What our launcher makes of it: tests/launch/test_agent.py.)"""
 
 import os
 import subprocess

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from tests.distributed.ranks import run_ranks
-from tests.models.test_document_attention import MODELS, build
+from tests.models.layers.test_document_attention import MODELS, build
 from tests.promises.packed_runs import TRUST, configuration, row
 from tests.promises.spread_runs import weights_hash
 
-from automodel_cli.assembly.voice import Voice
+from automodel_cli.assembly.reporter import Voice
 from automodel_cli.batch import IGNORE_INDEX
 from automodel_cli.config.load import load_config
-from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.data.collate import default_collate
 from automodel_cli.data.packing import batch_of_packs, best_fit, row_of
 from automodel_cli.errors import AutomodelError, ConfigError

@@ -20,9 +20,10 @@ import pytest
 
 from automodel_cli import files
 from automodel_cli.assembly.checkpoint import load_model
-from automodel_cli.checkpoint import layout, run_files, verify
-from automodel_cli.cli import inspect_ckpt as view
-from automodel_cli.config.schema import InspectConfig
+from automodel_cli.checkpoint import layout, run_files
+from automodel_cli.checkpoint.inspect import verify
+from automodel_cli.cli.commands import inspect_ckpt as view
+from automodel_cli.config.schema.commands import InspectConfig
 from automodel_cli.errors import AutomodelError
 from automodel_cli.recipes import inspect_ckpt
 

@@ -11,7 +11,7 @@ import torch
 from tests.token_files import write_token_file
 
 from automodel_cli.checkpoint.checkpointer import Checkpointer
-from automodel_cli.corpus.manifest import CorpusManifest, describe_file, write_corpus_manifest
+from automodel_cli.corpus.formats.manifest import CorpusManifest, describe_file, write_corpus_manifest
 from automodel_cli.corpus.tokenizer import ByteTokenizer
 from automodel_cli.models.gpt2 import GPT2, build_gpt2_model
 

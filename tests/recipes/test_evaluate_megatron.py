@@ -13,11 +13,12 @@ import torch
 from tests.token_files import write_megatron_file
 
 from automodel_cli.batch import Batch
-from automodel_cli.config.schema import EvaluateConfig
-from automodel_cli.config.schema_megatron import PreprocessMegatronConfig
+from automodel_cli.config.schema.commands import EvaluateConfig
+from automodel_cli.config.schema.megatron import PreprocessMegatronConfig
 from automodel_cli.corpus.tokenizer import ByteTokenizer, CharTokenizer, load_tokenizer
 from automodel_cli.errors import DataError
-from automodel_cli.recipes import evaluate, preprocess_megatron
+from automodel_cli.recipes.evaluation import likelihood as evaluate
+from automodel_cli.recipes.preprocess import megatron as preprocess_megatron
 
 EOD = 256
 TEXTS = [f"document {number} " + "of some words " * (number % 7) for number in range(30)]

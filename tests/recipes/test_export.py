@@ -12,11 +12,13 @@ from safetensors.torch import load_file
 from tests.checkpoint import many_ranks
 
 from automodel_cli.batch import Batch
-from automodel_cli.checkpoint import hf_export, hf_format, sharded
 from automodel_cli.checkpoint.checkpointer import Checkpointer
-from automodel_cli.checkpoint.step_files import StepReader, StepWriter
+from automodel_cli.checkpoint.hf import export as hf_export
+from automodel_cli.checkpoint.hf import format as hf_format
+from automodel_cli.checkpoint.storage import sharded
+from automodel_cli.checkpoint.storage.step_files import StepReader, StepWriter
 from automodel_cli.cli import app
-from automodel_cli.config.schema_export import ExportConfig
+from automodel_cli.config.schema.export import ExportConfig
 from automodel_cli.corpus.tokenizer import open_tokenizer
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError

@@ -16,9 +16,10 @@ from tests.checkpoint import trainers
 from automodel_cli.assembly.checkpoint import load_model
 from automodel_cli.assembly.model import give_weights
 from automodel_cli.batch import Batch
-from automodel_cli.checkpoint import imports, torch_file
+from automodel_cli.checkpoint.imports import torch_file
+from automodel_cli.checkpoint.imports import trainers as imports
 from automodel_cli.cli import app
-from automodel_cli.config.schema_import import ImportConfig
+from automodel_cli.config.schema.import_checkpoint import ImportConfig
 from automodel_cli.corpus.tokenizer import open_tokenizer
 from automodel_cli.errors import CheckpointError
 from automodel_cli.models.gpt2 import build_gpt2_model
@@ -245,7 +246,7 @@ class TestHostile:
             ("torch.serialization", "load", ("x",)),
             ("torch._utils", "_rebuild_tensor_v3", ()),
             ("copyreg", "_reconstructor", ()),
-            ("automodel_cli.checkpoint.torch_file", "read", ("x",)),
+            ("automodel_cli.checkpoint.imports.torch_file", "read", ("x",)),
         ],
     )
     def test_other_names(self, tmp_path, capsys, module, name, arguments):

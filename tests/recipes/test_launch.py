@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from automodel_cli.assembly.voice import Voice
+from automodel_cli.assembly.reporter import Voice
 from automodel_cli.config.load import load_config
-from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.errors import ConfigError
 from automodel_cli.recipes import launch
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from automodel_cli.config.schema_megatron import PreprocessMegatronConfig
-from automodel_cli.recipes import preprocess_megatron
+from automodel_cli.config.schema.megatron import PreprocessMegatronConfig
+from automodel_cli.recipes.preprocess import megatron as preprocess_megatron
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

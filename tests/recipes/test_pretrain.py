@@ -11,11 +11,12 @@ import transformers
 
 from automodel_cli.checkpoint import layout
 from automodel_cli.config.load import load_config
-from automodel_cli.config.schema_preprocess import PreprocessNanogptConfig
+from automodel_cli.config.schema.preprocess import PreprocessNanogptConfig
 from automodel_cli.errors import AutomodelError, CheckpointError, ConfigError, DataError
-from automodel_cli.recipes import preprocess, pretrain
+from automodel_cli.recipes import pretrain
+from automodel_cli.recipes.preprocess import nanogpt as preprocess
 from automodel_cli.recipes.pretrain import TrainFinetuneRecipeForNextTokenPrediction
-from automodel_cli.train.results import StepNumbers
+from automodel_cli.train.deferred_metrics import StepNumbers
 
 LINE = re.compile(
     r"step \d+/12 * \| loss +\d+\.\d{4} \| lr \d\.\d\de[+-]\d\d \| grad +[\d.]+ "
@@ -404,9 +405,9 @@ def test_wandb_offline(tiny_training, monkeypatch):
 
 
 def test_dry_run_plans_and_writes_nothing(tiny_training):
-    from automodel_cli.assembly.voice import Voice
+    from automodel_cli.assembly.reporter import Voice
     from automodel_cli.config.load import load_config
-    from automodel_cli.config.schema import PretrainConfig
+    from automodel_cli.config.schema.commands import PretrainConfig
 
     rows = {}
     voice = Voice(table=lambda title, found: rows.update(found))

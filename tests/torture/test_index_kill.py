@@ -19,9 +19,9 @@ import pytest
 import yaml
 
 from automodel_cli.config.load import load_config
-from automodel_cli.config.schema import PretrainConfig
-from automodel_cli.corpus.megatron_bin import MegatronWriter
-from automodel_cli.recipes import index
+from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.corpus.formats.megatron_bin import MegatronWriter
+from automodel_cli.recipes.preprocess import index
 
 pytestmark = pytest.mark.torture
 FORK = multiprocessing.get_context("fork")

@@ -16,8 +16,8 @@ import pytest
 from tests.promises.megatron_runs import VARIANTS, check_interrupted, content, preprocess, write_input
 from tests.promises.preprocess_runs import check_not_sound
 
-from automodel_cli.config.schema_preprocess import VerifyConfig
-from automodel_cli.recipes import verify
+from automodel_cli.config.schema.preprocess import VerifyConfig
+from automodel_cli.recipes.preprocess import verify
 
 pytestmark = pytest.mark.torture
 

@@ -23,8 +23,8 @@ from tests.promises.preprocess_runs import (
     write_input,
 )
 
-from automodel_cli.config.schema_preprocess import VerifyConfig
-from automodel_cli.recipes import verify
+from automodel_cli.config.schema.preprocess import VerifyConfig
+from automodel_cli.recipes.preprocess import verify
 
 pytestmark = pytest.mark.torture
 

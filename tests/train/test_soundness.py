@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from automodel_cli.train.results import StepNumbers
+from automodel_cli.train.deferred_metrics import StepNumbers
 from automodel_cli.train.soundness import Soundness
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
 from automodel_cli.device import settle_process
-from automodel_cli.distributed.gradients import Ranks
+from automodel_cli.distributed.grad_sync import Ranks
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.train.losses import ChunkedCrossEntropy, MaskedCrossEntropy
 from automodel_cli.train.optimizers import build_adamw

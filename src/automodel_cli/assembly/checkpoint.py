@@ -11,8 +11,10 @@ import torch
 
 from automodel_cli.assembly.model import checkpoint_at
 from automodel_cli.assembly.own_model import build_own
-from automodel_cli.checkpoint import claims, hf_format, layout
+from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.checkpointer import Checkpointer
+from automodel_cli.checkpoint.hf import claims
+from automodel_cli.checkpoint.hf import format as hf_format
 from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
 from automodel_cli.errors import AutomodelError
 from automodel_cli.models.interface import CausalLM

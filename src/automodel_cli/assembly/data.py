@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from automodel_cli.assembly.tokenizer import RunTokenizer, plain_tokenizer_name
-from automodel_cli.config.instantiate import built_arguments, instantiate
-from automodel_cli.config.schema import PretrainConfig
-from automodel_cli.config.target import Target
+from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.targets.instantiate import built_arguments, instantiate
+from automodel_cli.config.targets.target import Target
 from automodel_cli.data.loader import EvalLoader, TokenLoader, TorchLoader, is_token_windows
 from automodel_cli.data.packed_loader import PackedLoader
 from automodel_cli.data.packing import Packed, Packing

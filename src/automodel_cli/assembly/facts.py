@@ -12,17 +12,17 @@ import torch
 import yaml
 
 from automodel_cli import __version__
-from automodel_cli.assembly.fast_path import FastPath
+from automodel_cli.assembly.machine.fast_path import FastPath
 from automodel_cli.assembly.own_model import code_facts
 from automodel_cli.assembly.tokenizer import RunTokenizer
 from automodel_cli.checkpoint.checkpointer import Loaded
 from automodel_cli.config import yaml_tree
 from automodel_cli.config.load import to_yaml
-from automodel_cli.config.schema import PretrainConfig
-from automodel_cli.config.target import Target
+from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.targets.target import Target
 from automodel_cli.errors import AutomodelError, CheckpointError
 from automodel_cli.json_files import without_controls
-from automodel_cli.models.foreign import same_class_names
+from automodel_cli.models.external import same_class_names
 from automodel_cli.models.interface import CausalLM, count_parameters
 from automodel_cli.train.schedules import Schedule
 

@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from automodel_cli.assembly import facts
-from automodel_cli.assembly.voice import Voice
+from automodel_cli.assembly.reporter import Voice
 from automodel_cli.checkpoint.run_files import CONFIG_NAME, seal_config
 from automodel_cli.config.load import to_yaml
-from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.distributed.world import World
 from automodel_cli.files import write_text
 from automodel_cli.metrics import lines

@@ -11,17 +11,18 @@ from torch import nn
 
 from automodel_cli import transformers_calls
 from automodel_cli.assembly.tokenizer import RunTokenizer
-from automodel_cli.checkpoint import hf_format, layout
+from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.checkpointer import Checkpointer, check_fits
-from automodel_cli.config.instantiate import built_arguments, instantiate
-from automodel_cli.config.target import Target
+from automodel_cli.checkpoint.hf import format as hf_format
+from automodel_cli.config.targets.instantiate import built_arguments, instantiate
+from automodel_cli.config.targets.target import Target
 from automodel_cli.errors import CheckpointError, ConfigError, DataError
-from automodel_cli.models import same_function
 from automodel_cli.models.hf import HFCausalLM, wrap
-from automodel_cli.models.hf_pretrained import pretrained_on_meta
-from automodel_cli.models.initialise import derive_seed, is_on_meta
+from automodel_cli.models.huggingface import same_function
+from automodel_cli.models.huggingface.pretrained import pretrained_on_meta
+from automodel_cli.models.init import derive_seed, is_on_meta
 from automodel_cli.models.interface import CausalLM
-from automodel_cli.sizing import VOCAB_MULTIPLE
+from automodel_cli.sizing.shape import VOCAB_MULTIPLE
 
 # Targets whose weights are read by each rank for itself.
 _PRETRAINED = (

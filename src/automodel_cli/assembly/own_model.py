@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from automodel_cli.assembly.model import build_model
-from automodel_cli.checkpoint.step_files import StepReader
+from automodel_cli.checkpoint.storage.step_files import StepReader
 from automodel_cli.config import yaml_tree
-from automodel_cli.config.admission import Trust, sources_of, split_file_target
-from automodel_cli.config.target import Target
+from automodel_cli.config.targets.allowlist import Trust, sources_of, split_file_target
+from automodel_cli.config.targets.target import Target
 from automodel_cli.errors import AutomodelError, CheckpointError
 from automodel_cli.files import hash_file
 from automodel_cli.json_files import without_controls

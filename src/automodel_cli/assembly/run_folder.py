@@ -10,14 +10,14 @@ from pathlib import Path
 
 import torch
 
-from automodel_cli.assembly.memory import moments
+from automodel_cli.assembly.machine.memory import moments
 from automodel_cli.assembly.model import checkpoint_at
 from automodel_cli.checkpoint import layout, nested_runs
+from automodel_cli.checkpoint.all_ranks import on_main
 from automodel_cli.checkpoint.checkpointer import Checkpointer
 from automodel_cli.checkpoint.finite import nonfinite_parameters
 from automodel_cli.checkpoint.run_files import refuse_foreign_config
-from automodel_cli.checkpoint.together import on_main
-from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import AutomodelError, CheckpointError
 from automodel_cli.files import fsync_folder

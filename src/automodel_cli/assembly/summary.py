@@ -7,20 +7,20 @@ from typing import Any
 
 import torch
 
-from automodel_cli import sizing
-from automodel_cli.assembly import memory as memory_assembly
-from automodel_cli.assembly.fast_path import FastPath
-from automodel_cli.assembly.horizon import Horizon
-from automodel_cli.assembly.memory import DeviceMemory
-from automodel_cli.assembly.voice import Columns, Rows
-from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.assembly.machine import memory as memory_assembly
+from automodel_cli.assembly.machine.fast_path import FastPath
+from automodel_cli.assembly.machine.memory import DeviceMemory
+from automodel_cli.assembly.reporter import Columns, Rows
+from automodel_cli.assembly.training_length import Horizon
+from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.data.megatron.parts import Drawn
 from automodel_cli.data.megatron_dataset import MegatronPretraining
-from automodel_cli.data.megatron_parts import Drawn
 from automodel_cli.data.packed_loader import PackedLoader
 from automodel_cli.distributed.world import World
 from automodel_cli.metrics.lines import human
 from automodel_cli.models.interface import CausalLM, count_parameters
-from automodel_cli.step_memory import PeakMemory
+from automodel_cli.sizing import shape as sizing
+from automodel_cli.sizing.memory import PeakMemory
 from automodel_cli.train.schedules import Schedule
 
 _SHOWN_PARTS = 16  # files of a blend in the table; of more, the first and the last

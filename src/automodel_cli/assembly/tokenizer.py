@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from automodel_cli.config.schema import PretrainConfig
-from automodel_cli.config.target import Target
-from automodel_cli.corpus.same_tokenizer import MadeBy, refuse_other_tokenizer
-from automodel_cli.corpus.token_bytes import TokenBytes
+from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.targets.target import Target
 from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
-from automodel_cli.corpus.tokenizer_base import CARRIED_FILES
+from automodel_cli.corpus.tokenizers.base import CARRIED_FILES
+from automodel_cli.corpus.tokenizers.same_tokenizer import MadeBy, refuse_other_tokenizer
+from automodel_cli.corpus.tokenizers.token_bytes import TokenBytes
 from automodel_cli.errors import ConfigError, DataError
 
 

@@ -12,20 +12,20 @@ import torch
 from pydantic import ConfigDict, Field
 
 from automodel_cli import device as this_machine
-from automodel_cli import sizing
-from automodel_cli.assembly.fast_path import FastPath
+from automodel_cli.assembly.machine.fast_path import FastPath
 from automodel_cli.checkpoint.checkpointer import Loaded
-from automodel_cli.config import aliases
-from automodel_cli.config.instantiate import built_arguments, instantiate
-from automodel_cli.config.other_sections import MfuConfig
-from automodel_cli.config.schema import PretrainConfig
-from automodel_cli.config.target import Target
+from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.other_sections import MfuConfig
+from automodel_cli.config.targets import aliases
+from automodel_cli.config.targets.instantiate import built_arguments, instantiate
+from automodel_cli.config.targets.target import Target
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError, ConfigError
 from automodel_cli.json_files import Count, FileModel, FiniteFloat, validated
 from automodel_cli.metrics.throughput import Throughput
-from automodel_cli.models.initialise import derive_seed
+from automodel_cli.models.init import derive_seed
 from automodel_cli.models.interface import CausalLM
+from automodel_cli.sizing import shape as sizing
 from automodel_cli.train.compiling import shared_cache, use_cache
 from automodel_cli.train.losses import ChunkedCrossEntropy, LogitsLoss, MaskedCrossEntropy
 from automodel_cli.train.optimizers import ADAMW, build_adamw

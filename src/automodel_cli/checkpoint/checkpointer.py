@@ -35,14 +35,17 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from automodel_cli.checkpoint import hf_export, hf_format, layout, optimizer_state, sharded
-from automodel_cli.checkpoint.background import Background
+from automodel_cli.checkpoint import layout, optimizer_state
+from automodel_cli.checkpoint.all_ranks import on_main, together
+from automodel_cli.checkpoint.async_writer import Background
 from automodel_cli.checkpoint.finite import nonfinite_parameters
+from automodel_cli.checkpoint.hf import export as hf_export
+from automodel_cli.checkpoint.hf import format as hf_format
 from automodel_cli.checkpoint.snapshot import Snapshot, Staging, model_tensors, names_by_id, take, untied
-from automodel_cli.checkpoint.step_files import StepReader, StepWriter
-from automodel_cli.checkpoint.storage import storage, storage_of
-from automodel_cli.checkpoint.together import on_main, together
-from automodel_cli.corpus.tokenizer_base import CARRIED_FILES
+from automodel_cli.checkpoint.storage import sharded
+from automodel_cli.checkpoint.storage.formats import storage, storage_of
+from automodel_cli.checkpoint.storage.step_files import StepReader, StepWriter
+from automodel_cli.corpus.tokenizers.base import CARRIED_FILES
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError
 from automodel_cli.json_files import Count, FileModel

@@ -24,7 +24,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from automodel_cli import files
-from automodel_cli.checkpoint.tensor_file import Dtype, Shape
+from automodel_cli.checkpoint.storage.tensor_file import Dtype, Shape
 from automodel_cli.errors import AutomodelError, CheckpointError
 from automodel_cli.json_files import (
     Count,

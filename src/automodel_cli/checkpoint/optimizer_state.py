@@ -29,9 +29,9 @@ import torch
 from pydantic import Field
 from torch.distributed.tensor import DTensor
 
-from automodel_cli.checkpoint import sharded
-from automodel_cli.checkpoint.parts import empty_beside
-from automodel_cli.checkpoint.step_files import StepReader
+from automodel_cli.checkpoint.storage import sharded
+from automodel_cli.checkpoint.storage.local_shards import empty_beside
+from automodel_cli.checkpoint.storage.step_files import StepReader
 from automodel_cli.errors import CheckpointError
 from automodel_cli.json_files import FileModel, Items
 

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
-from automodel_cli.checkpoint import optimizer_state, sharded
-from automodel_cli.checkpoint.parts import Part, own_parts, without_partial
+from automodel_cli.checkpoint import optimizer_state
+from automodel_cli.checkpoint.storage import sharded
+from automodel_cli.checkpoint.storage.local_shards import Part, own_parts, without_partial
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError
 

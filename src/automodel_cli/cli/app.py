@@ -57,53 +57,61 @@ COMMANDS: dict[str, Entry] = {
         "Text to token files: nanogpt, megatron, shuffle, index, tokenizer, verify.",
         panel=_DATA,
         commands={
-            "nanogpt": Entry("Text to nanoGPT-style token files.", "preprocess", "nanogpt"),
-            "megatron": Entry("Text to Megatron-Core's .bin and .idx files.", "preprocess_megatron", "megatron"),
-            "shuffle": Entry("Documents in random order.", "preprocess_shuffle", "shuffle"),
-            "index": Entry("The sample indices of a run on Megatron files.", "preprocess_index", "index"),
-            "tokenizer": Entry("Train a byte-level BPE on your own text.", "preprocess", "tokenizer"),
-            "verify": Entry("Check token files against their manifest.", "preprocess", "verify"),
+            "nanogpt": Entry("Text to nanoGPT-style token files.", "preprocess.nanogpt", "nanogpt"),
+            "megatron": Entry("Text to Megatron-Core's .bin and .idx files.", "preprocess.megatron", "megatron"),
+            "shuffle": Entry("Documents in random order.", "preprocess.shuffle", "shuffle"),
+            "index": Entry("The sample indices of a run on Megatron files.", "preprocess.index", "index"),
+            "tokenizer": Entry("Train a byte-level BPE on your own text.", "preprocess.nanogpt", "tokenizer"),
+            "verify": Entry("Check token files against their manifest.", "preprocess.nanogpt", "verify"),
         },
     ),
     "pretrain": Entry(
         "Train a language model: automodel pretrain llm -c cfg.yaml (or just automodel cfg.yaml).",
-        "pretrain", "pretrain", _TRAIN,
+        "commands.pretrain", "pretrain", _TRAIN,
     ),
-    "init": Entry("Write a YAML file to start from; without a name: list the presets.", "init", "init", _TRAIN),
+    "init": Entry(
+        "Write a YAML file to start from; without a name: list the presets.", "commands.init", "init", _TRAIN
+    ),
     "slurm": Entry(
         "Write a batch file for Slurm: saves before its time is over, goes on in the next job.",
-        "slurm", "slurm", _TRAIN,
+        "commands.slurm", "slurm", _TRAIN,
     ),
     "quickstart": Entry(
-        "All of it in five minutes, on this machine's own Python sources.", "quickstart", "quickstart", _TRAIN
+        "All of it in five minutes, on this machine's own Python sources.", "commands.quickstart", "quickstart", _TRAIN
     ),
     "eval": Entry(
         "Score a checkpoint: loss and bits per byte on token files, CORE, the Eval Gauntlet, harness tasks.",
-        "evaluate", "evaluate", _LOOK,
+        "commands.evaluate", "evaluate", _LOOK,
         {
-            "compare": Entry("What differs between two results files.", "evaluate_tasks", "compare"),
-            "download-bundle": Entry("Fetch the data of the in-context tasks.", "evaluate_tasks", "download_bundle"),
+            "compare": Entry("What differs between two results files.", "commands.evaluate_tasks", "compare"),
+            "download-bundle": Entry(
+                "Fetch the data of the in-context tasks.", "commands.evaluate_tasks", "download_bundle"
+            ),
         },
     ),
     "inspect-ckpt": Entry(
-        "Show, verify and compare checkpoints; needs no torch.", "inspect_ckpt", "inspect_ckpt", _LOOK
+        "Show, verify and compare checkpoints; needs no torch.", "commands.inspect_ckpt", "inspect_ckpt", _LOOK
     ),
-    "plot": Entry("Draw loss, learning rate and throughput of a run.", "plot", "plot", _LOOK),
-    "generate": Entry("Continue a prompt with a checkpoint.", "generate", "generate", _LOOK),
+    "plot": Entry("Draw loss, learning rate and throughput of a run.", "commands.plot", "plot", _LOOK),
+    "generate": Entry("Continue a prompt with a checkpoint.", "commands.generate", "generate", _LOOK),
     "export": Entry(
         "A checkpoint as a folder that transformers loads: automodel export hf CKPT OUT.",
         panel=_LOOK,
-        commands={"hf": Entry("A folder that transformers loads.", "export", "hf")},
+        commands={"hf": Entry("A folder that transformers loads.", "commands.export", "hf")},
     ),
     "import": Entry(
         "A checkpoint of nanoGPT, litgpt or lingua as a folder that eval, generate and init_from take.",
-        "import_checkpoint", "import_checkpoint", _LOOK,
+        "commands.import_checkpoint", "import_checkpoint", _LOOK,
     ),
     "doctor": Entry(
-        "Why does it not run here? Versions, devices, collectives, limits, disk, hub.", "doctor", "doctor", _HELP
+        "Why does it not run here? Versions, devices, collectives, limits, disk, hub.",
+        "commands.doctor", "doctor", _HELP,
     ),
-    "help": Entry("The help of a command, or of the launch flags: automodel help launch.", "help", "show_help", _HELP),
-    "explain": Entry("What a key of a configuration takes and means.", "help", "explain", _HELP),
+    "help": Entry(
+        "The help of a command, or of the launch flags: automodel help launch.",
+        "commands.help", "show_help", _HELP,
+    ),
+    "explain": Entry("What a key of a configuration takes and means.", "commands.help", "explain", _HELP),
 }  # fmt: skip
 
 

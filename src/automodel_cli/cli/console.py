@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from automodel_cli.assembly.voice import Voice
+from automodel_cli.assembly.reporter import Voice
 from automodel_cli.errors import AutomodelError
 from automodel_cli.metrics.lines import WIDTH, duration
 from automodel_cli.plain_text import without_controls

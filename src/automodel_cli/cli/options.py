@@ -25,7 +25,7 @@ from typer.core import TyperCommand
 
 from automodel_cli.cli import console, help_page
 from automodel_cli.config.load import load_config
-from automodel_cli.config.sections import NOTE_KEY, Section, keys_of
+from automodel_cli.config.schema.base import NOTE_KEY, Section, keys_of
 from automodel_cli.errors import AutomodelError
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}

@@ -17,7 +17,7 @@ import warnings
 from pathlib import Path
 
 from automodel_cli.cli import console
-from automodel_cli.distributed.workers import ATTEMPT_VARIABLE, ERROR_FILE_VARIABLE, LAUNCHER_VARIABLE
+from automodel_cli.launch.workers import ATTEMPT_VARIABLE, ERROR_FILE_VARIABLE, LAUNCHER_VARIABLE
 from automodel_cli.processes import die_with
 
 

@@ -10,16 +10,16 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from automodel_cli import doors, transformers_calls
-from automodel_cli.config import aliases
 from automodel_cli.config.explain import describe_type, section_of
 from automodel_cli.config.field_help import help_of
 from automodel_cli.config.lookup import COMMANDS
-from automodel_cli.config.other_sections import UNSUPPORTED_SECTIONS
-from automodel_cli.config.roles import Role, role_of_section
-from automodel_cli.config.schema import PretrainConfig
-from automodel_cli.config.sections import NOTE_KEY, Section, keys_of
-from automodel_cli.config.signatures import from_source, source_of
-from automodel_cli.config.target import describe_value
+from automodel_cli.config.schema.base import NOTE_KEY, Section, keys_of
+from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.other_sections import UNSUPPORTED_SECTIONS
+from automodel_cli.config.targets import aliases
+from automodel_cli.config.targets.roles import Role, role_of_section
+from automodel_cli.config.targets.signatures import from_source, source_of
+from automodel_cli.config.targets.target import describe_value
 
 COMMAND = "python -m automodel_cli.config.docs > docs/config.md"
 

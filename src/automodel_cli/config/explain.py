@@ -12,10 +12,10 @@ from pydantic_core import ErrorDetails
 
 from automodel_cli.config.field_help import help_of
 from automodel_cli.config.other_names import counterpart
-from automodel_cli.config.other_sections import UNSUPPORTED_SECTIONS
 from automodel_cli.config.problems import Problem, folded, nearest
-from automodel_cli.config.sections import NOTE_KEY, Meaning, Section, keys_of
-from automodel_cli.config.target import Target, describe_value, is_secret
+from automodel_cli.config.schema.base import NOTE_KEY, Meaning, Section, keys_of
+from automodel_cli.config.schema.other_sections import UNSUPPORTED_SECTIONS
+from automodel_cli.config.targets.target import Target, describe_value, is_secret
 from automodel_cli.config.yaml_tree import KeyPath, ListNode, MapNode, Node, Scalar, place_of
 
 _FAR_CUTOFF = 0.8  # between names of different sections likeness says less

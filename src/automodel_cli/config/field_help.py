@@ -18,7 +18,7 @@ from automodel_cli.config.amounts import format_amount
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-    from automodel_cli.config.sections import Section
+    from automodel_cli.config.schema.base import Section
 
 
 def help_of(section: type[Section], field: str) -> str:

@@ -18,12 +18,12 @@ from pydantic import ValidationError
 
 from automodel_cli.config import yaml_tree
 from automodel_cli.config.explain import explain, field_at, keep_text, takes_as_it_stands
-from automodel_cli.config.instantiate import check_named, check_target, is_known
 from automodel_cli.config.overrides import COMMAND_LINE, apply_override, parse_overrides
 from automodel_cli.config.problems import Problem, raise_problems
-from automodel_cli.config.roles import role_of_section
-from automodel_cli.config.sections import NOTE_KEY, Section, keys_of
-from automodel_cli.config.target import REDACTED, TARGET_KEY, Target, is_secret
+from automodel_cli.config.schema.base import NOTE_KEY, Section, keys_of
+from automodel_cli.config.targets.instantiate import check_named, check_target, is_known
+from automodel_cli.config.targets.roles import role_of_section
+from automodel_cli.config.targets.target import REDACTED, TARGET_KEY, Target, is_secret
 from automodel_cli.config.yaml_tree import (
     KeyPath,
     MapNode,

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 from automodel_cli.config.explain import describe_type, section_of
 from automodel_cli.config.field_help import meaning_and_default
-from automodel_cli.config.roles import Role, role_of_section
-from automodel_cli.config.schema import (
+from automodel_cli.config.schema.base import NOTE_KEY, Section, keys_of
+from automodel_cli.config.schema.commands import (
     NAMED_VALIDATION_KEY,
     EvaluateConfig,
     GenerateConfig,
@@ -17,18 +17,18 @@ from automodel_cli.config.schema import (
     PlotConfig,
     PretrainConfig,
 )
-from automodel_cli.config.schema_export import ExportConfig
-from automodel_cli.config.schema_import import ImportConfig
-from automodel_cli.config.schema_megatron import PreprocessMegatronConfig
-from automodel_cli.config.schema_preprocess import (
+from automodel_cli.config.schema.export import ExportConfig
+from automodel_cli.config.schema.import_checkpoint import ImportConfig
+from automodel_cli.config.schema.megatron import PreprocessMegatronConfig
+from automodel_cli.config.schema.preprocess import (
     PreprocessNanogptConfig,
     TokenizerTrainConfig,
     VerifyConfig,
 )
-from automodel_cli.config.schema_shuffle import ShuffleConfig
-from automodel_cli.config.schema_tasks import TasksConfig
-from automodel_cli.config.sections import NOTE_KEY, Section, keys_of
-from automodel_cli.config.signatures import documented, from_source, source_of
+from automodel_cli.config.schema.shuffle import ShuffleConfig
+from automodel_cli.config.schema.tasks import TasksConfig
+from automodel_cli.config.targets.roles import Role, role_of_section
+from automodel_cli.config.targets.signatures import documented, from_source, source_of
 
 PRETRAIN = "automodel pretrain llm"
 COMMANDS: tuple[tuple[str, type[Section]], ...] = (

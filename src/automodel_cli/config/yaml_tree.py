@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from automodel_cli.config.problems import Problem, raise_problems
-from automodel_cli.config.target import LocatedDict
+from automodel_cli.config.targets.target import LocatedDict
 from automodel_cli.errors import ConfigError
 from automodel_cli.json_files import MAX_NESTING, read_bytes
 

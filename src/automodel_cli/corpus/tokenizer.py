@@ -31,15 +31,7 @@ import numpy as np
 import tiktoken
 from pydantic import Field
 
-from automodel_cli.corpus.engines import (
-    Engine,
-    TiktokenEngine,
-    TiktokenParsingEngine,
-    gigatoken_from_ranks,
-)
-from automodel_cli.corpus.rust_errors import failures_named
-from automodel_cli.corpus.token_bytes import TokenBytes
-from automodel_cli.corpus.tokenizer_base import (
+from automodel_cli.corpus.tokenizers.base import (
     MAX_VOCAB,
     TOKENIZER_FILE,
     WHERE_FROM,
@@ -49,8 +41,16 @@ from automodel_cli.corpus.tokenizer_base import (
     unreachable,
     write_bytes,
 )
-from automodel_cli.corpus.tokenizer_convert import MODEL, can_convert, convert
-from automodel_cli.corpus.tokenizer_hf import HFTokenizer
+from automodel_cli.corpus.tokenizers.convert import MODEL, can_convert, convert
+from automodel_cli.corpus.tokenizers.engines import (
+    Engine,
+    TiktokenEngine,
+    TiktokenParsingEngine,
+    gigatoken_from_ranks,
+)
+from automodel_cli.corpus.tokenizers.hf import HFTokenizer
+from automodel_cli.corpus.tokenizers.rust_errors import failures_named
+from automodel_cli.corpus.tokenizers.token_bytes import TokenBytes
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.files import hash_bytes, write_json
 from automodel_cli.json_files import FileModel, Items, read_bytes, read_json, validated

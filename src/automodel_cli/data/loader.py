@@ -25,11 +25,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
-from automodel_cli.data.ahead import on_device_ahead
 from automodel_cli.data.collate import as_batch, default_collate, refuse_unshifted
 from automodel_cli.data.packing import Pack, Packing, Read, Start, batch_of_packs, row_of, windows
 from automodel_cli.data.permutation import ALGORITHM, Permutation
 from automodel_cli.data.position import PlannedLoader, checked_position
+from automodel_cli.data.prefetch import on_device_ahead
 from automodel_cli.data.sampler import BatchShape, batch_shape
 from automodel_cli.data.user_dataset import (
     IndexBatches,

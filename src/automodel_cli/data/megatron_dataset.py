@@ -19,19 +19,19 @@ import torch
 from torch.utils.data import Dataset
 
 from automodel_cli.batch import Batch
-from automodel_cli.corpus.megatron_manifest import MegatronManifest
-from automodel_cli.data.gpt_index import SplitBounds, parse_split
-from automodel_cli.data.index_cache import CACHE_FOLDER, IndexCache
-from automodel_cli.data.megatron_labels import LabelRules
-from automodel_cli.data.megatron_names import MegatronNames
-from automodel_cli.data.megatron_order import MegatronOrder, OrderSettings
-from automodel_cli.data.megatron_origin import Origin
-from automodel_cli.data.megatron_parts import Part, fingerprint, open_parts
-from automodel_cli.data.megatron_paths import Blend, read_paths, split_name
-from automodel_cli.data.overlap import TokenRange
+from automodel_cli.corpus.formats.megatron_manifest import MegatronManifest
+from automodel_cli.data.files.overlap import TokenRange
+from automodel_cli.data.files.vocabulary import refuse_beyond, sampled_maxima
+from automodel_cli.data.megatron.gpt_index import SplitBounds, parse_split
+from automodel_cli.data.megatron.index_cache import CACHE_FOLDER, IndexCache
+from automodel_cli.data.megatron.labels import LabelRules
+from automodel_cli.data.megatron.names import MegatronNames
+from automodel_cli.data.megatron.order import MegatronOrder, OrderSettings
+from automodel_cli.data.megatron.origin import Origin
+from automodel_cli.data.megatron.parts import Part, fingerprint, open_parts
+from automodel_cli.data.megatron.paths import Blend, read_paths, split_name
+from automodel_cli.data.megatron.stateless_order import StatelessOrder
 from automodel_cli.data.position import plan_hash
-from automodel_cli.data.stateless_order import StatelessOrder
-from automodel_cli.data.vocabulary import refuse_beyond, sampled_maxima
 from automodel_cli.errors import ConfigError, DataError
 
 _LARGEST_SEED = 2**32 - 1

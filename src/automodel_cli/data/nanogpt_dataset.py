@@ -22,15 +22,15 @@ import torch
 from torch.utils.data import Dataset
 
 from automodel_cli.batch import Batch
-from automodel_cli.corpus.manifest import CorpusManifest
-from automodel_cli.data.document_starts import Eot, aligned_starts, document_starts
-from automodel_cli.data.open_files import TokenShards
-from automodel_cli.data.overlap import TokenRange
+from automodel_cli.corpus.formats.manifest import CorpusManifest
+from automodel_cli.data.files.document_starts import Eot, aligned_starts, document_starts
+from automodel_cli.data.files.open_files import TokenShards
+from automodel_cli.data.files.overlap import TokenRange
+from automodel_cli.data.files.row_documents import positions, segments
+from automodel_cli.data.files.token_files import TokenFiles, open_token_files
+from automodel_cli.data.files.vocabulary import refuse_beyond, sampled_maxima
 from automodel_cli.data.permutation import ALGORITHM, Permutation
 from automodel_cli.data.position import plan_hash
-from automodel_cli.data.row_documents import positions, segments
-from automodel_cli.data.token_files import TokenFiles, open_token_files
-from automodel_cli.data.vocabulary import refuse_beyond, sampled_maxima
 from automodel_cli.errors import ConfigError, DataError
 
 

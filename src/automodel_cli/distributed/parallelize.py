@@ -26,9 +26,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from automodel_cli.batch import Batch
 from automodel_cli.distributed.context_parallel import Tokens
-from automodel_cli.distributed.gradients import ManyRanks, Ranks
-from automodel_cli.distributed.recomputing import recompute
-from automodel_cli.distributed.stand_in import stand_in
+from automodel_cli.distributed.grad_sync import ManyRanks, Ranks
+from automodel_cli.distributed.param_views import stand_in
+from automodel_cli.distributed.recompute import recompute
 from automodel_cli.distributed.tensor_parallel import TensorParallel, rotary_positions
 from automodel_cli.distributed.world import World
 

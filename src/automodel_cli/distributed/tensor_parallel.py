@@ -33,7 +33,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 
 from automodel_cli.distributed.collectives import gather, move_rows, sum_and_divide
 from automodel_cli.distributed.context_parallel import Tokens
-from automodel_cli.distributed.stand_in import View, stand_in
+from automodel_cli.distributed.param_views import View, stand_in
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import ConfigError
 

@@ -17,7 +17,7 @@ from automodel_cli.batch import Batch
 from automodel_cli.evaluation.likelihood import undisturbed
 from automodel_cli.evaluation.span_scores import Progress, SpanScorer
 from automodel_cli.generation.decoders import LastLogits
-from automodel_cli.models.kv_cache import KVCache
+from automodel_cli.models.layers.kv_cache import KVCache
 
 AUTO_ROWS = 32
 _LAST = LastLogits()  # of a batch of prompts, whole logits would be gigabytes

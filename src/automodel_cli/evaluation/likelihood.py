@@ -6,7 +6,8 @@ Everything is a sum over label tokens divided once by their number; a mean of ba
 last batch like a full one. Bits per byte does not depend on the tokenizer, so models with different ones can
 be compared: the nats of all predicted tokens, in bits, over the bytes of text that these tokens stand for.
 Special tokens (end of text) stand for no bytes, but predicting them is part of the text's price and counts. How many
-bytes a token stands for is ``corpus.token_bytes``' matter; where one is scored of which nobody knows, there is no sum.
+bytes a token stands for is the matter of ``corpus.tokenizers.token_bytes``; where one is scored of which nobody knows,
+there is no sum.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
-from automodel_cli.corpus.token_bytes import UNKNOWN, TokenBytes
+from automodel_cli.corpus.tokenizers.token_bytes import UNKNOWN, TokenBytes
 from automodel_cli.errors import DataError
 from automodel_cli.train.losses import ChunkedCrossEntropy
 

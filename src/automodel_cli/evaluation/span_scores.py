@@ -28,11 +28,11 @@ from torch import Tensor
 from automodel_cli.batch import IGNORE_INDEX, Batch
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import AutomodelError
-from automodel_cli.evaluation.icl_rows import Row, common_prefix
+from automodel_cli.evaluation.icl.rows import Row, common_prefix
 from automodel_cli.evaluation.likelihood import undisturbed
 from automodel_cli.models.interface import CausalLM
-from automodel_cli.models.kv_cache import KVCache
-from automodel_cli.step_memory import TASK_LOGITS
+from automodel_cli.models.layers.kv_cache import KVCache
+from automodel_cli.sizing.memory import TASK_LOGITS
 from automodel_cli.train.losses import padding_bias
 
 BatchSize = int | Literal["auto"]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from automodel_cli.batch import Batch
-from automodel_cli.models.kv_cache import KVCache
+from automodel_cli.models.layers.kv_cache import KVCache
 
 
 class Decoder(Protocol):

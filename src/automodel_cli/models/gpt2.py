@@ -26,12 +26,18 @@ from torch import Tensor, nn
 
 from automodel_cli.batch import Batch
 from automodel_cli.errors import CheckpointError, ConfigError
-from automodel_cli.models.attention_kernels import AttendWith
-from automodel_cli.models.initialise import copy_whole, fill_constant, fill_normal
+from automodel_cli.models.init import copy_whole, fill_constant, fill_normal
 from automodel_cli.models.interface import Attend, CausalLM, HeadLoss, Role
-from automodel_cli.models.kv_cache import KVCache
-from automodel_cli.models.layers import MLP, CausalSelfAttention, attend_by_name, attention_mask, positions_of
-from automodel_cli.sizing import padded_vocab
+from automodel_cli.models.layers.attention_kernels import AttendWith
+from automodel_cli.models.layers.kv_cache import KVCache
+from automodel_cli.models.layers.shared import (
+    MLP,
+    CausalSelfAttention,
+    attend_by_name,
+    attention_mask,
+    positions_of,
+)
+from automodel_cli.sizing.shape import padded_vocab
 
 INIT_STD = 0.02
 NORM_EPS = 1e-5

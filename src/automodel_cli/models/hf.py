@@ -28,19 +28,19 @@ from automodel_cli import doors, transformers_calls
 from automodel_cli.batch import Batch
 from automodel_cli.errors import AutomodelError, CheckpointError, ConfigError
 from automodel_cli.json_files import without_controls
-from automodel_cli.models.attention_kernels import kernel_preferred
-from automodel_cli.models.document_attention import dense_mask, document_mask
-from automodel_cli.models.foreign import ForeignCausalLM, loss_from_logits, role_of
-from automodel_cli.models.hf_attention import (
+from automodel_cli.models.external import ForeignCausalLM, loss_from_logits, role_of
+from automodel_cli.models.huggingface.attention import (
     ANSWERED,
     PLAIN_CAUSAL,
     SpreadAttention,
     attend_blocks_ourselves,
 )
-from automodel_cli.models.hf_cache import roomy_cache
-from automodel_cli.models.initialise import DrawOnCPU, children_first, derive_seed
+from automodel_cli.models.huggingface.cache import roomy_cache
+from automodel_cli.models.init import DrawOnCPU, children_first, derive_seed
 from automodel_cli.models.interface import Attend, CausalLM, HeadLoss, Role
-from automodel_cli.models.kv_cache import KVCache
+from automodel_cli.models.layers.attention_kernels import kernel_preferred
+from automodel_cli.models.layers.document_attention import dense_mask, document_mask
+from automodel_cli.models.layers.kv_cache import KVCache
 
 # Families whose logits are exactly hidden @ W^T: a test compares each at a tiny size. Others (soft caps,
 # scaled logits, a bias on the head) compute whole logits and hand those to the loss.

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from automodel_cli.batch import Batch
 from automodel_cli.errors import ConfigError
-from automodel_cli.models.initialise import is_on_meta
-from automodel_cli.models.kv_cache import KVCache
+from automodel_cli.models.init import is_on_meta
+from automodel_cli.models.layers.kv_cache import KVCache
 
 Role = Literal["embedding", "head", "matrix", "norm", "bias", "position"]
 

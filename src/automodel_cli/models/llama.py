@@ -26,12 +26,11 @@ from torch import Tensor, nn
 
 from automodel_cli.batch import Batch
 from automodel_cli.errors import CheckpointError, ConfigError
-from automodel_cli.models.attention_kernels import AttendWith
-from automodel_cli.models.initialise import fill_constant, fill_normal
+from automodel_cli.models.init import fill_constant, fill_normal
 from automodel_cli.models.interface import Attend, CausalLM, HeadLoss, Role
-from automodel_cli.models.kv_cache import KVCache
-from automodel_cli.models.layers import attend_by_name, attention_mask, positions_of
-from automodel_cli.models.llama_layers import (
+from automodel_cli.models.layers.attention_kernels import AttendWith
+from automodel_cli.models.layers.kv_cache import KVCache
+from automodel_cli.models.layers.llama import (
     GroupedQueryAttention,
     RMSNorm,
     Rotary,
@@ -39,7 +38,8 @@ from automodel_cli.models.llama_layers import (
     SwiGLU,
     grouped,
 )
-from automodel_cli.sizing import padded_vocab
+from automodel_cli.models.layers.shared import attend_by_name, attention_mask, positions_of
+from automodel_cli.sizing.shape import padded_vocab
 
 _TABLES = ("embed_tokens.weight", "lm_head.weight")
 _SIZES = (

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from automodel_cli.assembly.model import checkpoint_at
-from automodel_cli.checkpoint import hf_export, hf_format, imports, verify
-from automodel_cli.checkpoint.describe import folder_bytes
+from automodel_cli.checkpoint.hf import export as hf_export
+from automodel_cli.checkpoint.hf import format as hf_format
+from automodel_cli.checkpoint.imports import trainers as imports
+from automodel_cli.checkpoint.inspect import verify
+from automodel_cli.checkpoint.inspect.describe import folder_bytes
 from automodel_cli.checkpoint.layout import Say
-from automodel_cli.config.schema_export import ExportConfig
+from automodel_cli.config.schema.export import ExportConfig
 from automodel_cli.errors import CheckpointError
 
 

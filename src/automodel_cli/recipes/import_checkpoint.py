@@ -6,11 +6,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from automodel_cli.checkpoint import hf_export, imports
-from automodel_cli.checkpoint.describe import folder_bytes
-from automodel_cli.checkpoint.imports import Imported
+from automodel_cli.checkpoint.hf import export as hf_export
+from automodel_cli.checkpoint.imports import trainers as imports
+from automodel_cli.checkpoint.imports.trainers import Imported
+from automodel_cli.checkpoint.inspect.describe import folder_bytes
 from automodel_cli.checkpoint.layout import Say
-from automodel_cli.config.schema_import import ImportConfig
+from automodel_cli.config.schema.import_checkpoint import ImportConfig
 from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
 from automodel_cli.errors import AutomodelError, DataError
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from automodel_cli.config.presets import describe_presets, filled_in
-from automodel_cli.corpus.manifest import CorpusManifest, find_manifest, read_corpus_manifest
+from automodel_cli.corpus.formats.manifest import CorpusManifest, find_manifest, read_corpus_manifest
 from automodel_cli.errors import ConfigError
 from automodel_cli.plain_text import command_line, for_shell
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from automodel_cli.checkpoint import compare, describe, layout, run_files, verify
-from automodel_cli.config.schema import InspectConfig
+from automodel_cli.checkpoint import layout, run_files
+from automodel_cli.checkpoint.inspect import compare, describe, verify
+from automodel_cli.config.schema.commands import InspectConfig
 from automodel_cli.errors import CheckpointError
 
 

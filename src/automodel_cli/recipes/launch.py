@@ -15,13 +15,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from automodel_cli.assembly import world
-from automodel_cli.assembly.voice import Voice
-from automodel_cli.config.schema import PretrainConfig
+from automodel_cli.assembly.reporter import Voice
+from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.data.sampler import grad_accum_steps
 from automodel_cli.device import default_threads, pick_device
-from automodel_cli.distributed.elastic import launch
-from automodel_cli.distributed.launch_plan import LaunchPlan, plan_launch
 from automodel_cli.errors import ConfigError
+from automodel_cli.launch.agent import launch
+from automodel_cli.launch.plan import LaunchPlan, plan_launch
 
 THREADS_VARIABLE = "OMP_NUM_THREADS"
 

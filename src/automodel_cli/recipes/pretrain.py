@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from automodel_cli import device as this_machine
-from automodel_cli.assembly import batch_size, evaluation, summary, training
 from automodel_cli.assembly import data as data_assembly
 from automodel_cli.assembly import facts as run_facts
-from automodel_cli.assembly import memory as memory_assembly
 from automodel_cli.assembly import model as model_assembly
+from automodel_cli.assembly import summary, training
 from automodel_cli.assembly import world as world_assembly
-from automodel_cli.assembly.fast_path import FastPath, choose_fast_path
-from automodel_cli.assembly.horizon import due, plan_horizon
 from automodel_cli.assembly.logs import open_logs, open_profile, tracker_missing
+from automodel_cli.assembly.machine import batch_size
+from automodel_cli.assembly.machine import memory as memory_assembly
+from automodel_cli.assembly.machine.fast_path import FastPath, choose_fast_path
+from automodel_cli.assembly.reporter import Voice
 from automodel_cli.assembly.run_folder import (
     WHAT,
     check_run_folder,
@@ -34,29 +35,30 @@ from automodel_cli.assembly.run_folder import (
     reason_not_to_save,
     unused,
 )
+from automodel_cli.assembly.scoring import during_training as evaluation
 from automodel_cli.assembly.tokenizer import run_tokenizer
-from automodel_cli.assembly.voice import Voice
+from automodel_cli.assembly.training_length import due, plan_horizon
 from automodel_cli.batch import Batch
 from automodel_cli.checkpoint import layout, nested_runs
+from automodel_cli.checkpoint.all_ranks import on_main, together
 from automodel_cli.checkpoint.checkpointer import check_fits
-from automodel_cli.checkpoint.together import on_main, together
 from automodel_cli.config.load import to_yaml
-from automodel_cli.config.schema import PretrainConfig
-from automodel_cli.data.overlap import notes_on_overlap
+from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.data.files.overlap import notes_on_overlap
 from automodel_cli.data.packed_loader import PackedLoader
 from automodel_cli.data.position import check_plan
-from automodel_cli.distributed.presence import Presence
+from automodel_cli.distributed.heartbeat import Presence
 from automodel_cli.distributed.start import leave
 from automodel_cli.distributed.world import World
 from automodel_cli.evaluation.likelihood import Likelihood
 from automodel_cli.evaluation.likelihood import evaluate as evaluate_likelihood
 from automodel_cli.train.compiling import compile_model
-from automodel_cli.train.results import Results, StepNumbers
+from automodel_cli.train.deferred_metrics import Results, StepNumbers
+from automodel_cli.train.preemption import EXIT_PREEMPTED, Stopped, StopRequest
 from automodel_cli.train.schedules import contradictions
 from automodel_cli.train.soundness import Soundness
 from automodel_cli.train.state import TrainState
 from automodel_cli.train.step import StepResult, train_step
-from automodel_cli.train.stop import EXIT_PREEMPTED, Stopped, StopRequest
 
 
 @dataclass(frozen=True)

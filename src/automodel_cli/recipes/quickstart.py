@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from automodel_cli.config.presets import preset_text
-from automodel_cli.corpus.tokenizer_base import TOKENIZER_FILE
+from automodel_cli.corpus.tokenizers.base import TOKENIZER_FILE
 from automodel_cli.errors import AutomodelError
 from automodel_cli.files import write_text
 from automodel_cli.json_files import FileModel, FiniteFloat, read_model

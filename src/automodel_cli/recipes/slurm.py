@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from automodel_cli.distributed.launch_plan import node_range
 from automodel_cli.errors import AutomodelError, ConfigError
 from automodel_cli.files import write_text
+from automodel_cli.launch.plan import node_range
 from automodel_cli.plain_text import command_line
 
 EXIT_PREEMPTED = 75

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from automodel_cli.train.results import StepNumbers
+from automodel_cli.train.deferred_metrics import StepNumbers
 
 
 @dataclass

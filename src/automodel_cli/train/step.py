@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
-from automodel_cli.distributed.gradients import Ranks, local
-from automodel_cli.models.initialise import derive_seed
+from automodel_cli.distributed.grad_sync import Ranks, local
+from automodel_cli.models.init import derive_seed
 from automodel_cli.models.interface import HeadLoss
 
 

@@ -1,0 +1,169 @@
+"""``step_scheduler.local_batch_size: auto``: the largest micro-batch that fits, chosen once and kept with the run.
+
+Gradients are sums over the global batch, so the choice alters time and memory, and numbers only in their last bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from automodel_cli import device as this_machine
+from automodel_cli.assembly.machine import memory as memory_assembly
+from automodel_cli.assembly.machine.fast_path import (
+    choose_compile_scope,
+    choose_loss,
+    choose_residual,
+    named_loss,
+)
+from automodel_cli.assembly.machine.memory import DeviceMemory, binary
+from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.distributed.world import World
+from automodel_cli.errors import ConfigError
+from automodel_cli.models.interface import CausalLM
+from automodel_cli.sizing.memory import PeakMemory
+
+SHARE = 0.9
+"""Part of the free memory that is planned with: the prediction may be off, and allocators leave gaps."""
+
+_MOST_TOKENS = {"cpu": 16_384, "cuda": 131_072}
+"""Tokens of a micro-batch beyond which nothing gets faster."""
+
+
+@dataclass(frozen=True)
+class LocalBatch:
+    """Rows of a micro-batch, and why; "" for as configured."""
+
+    rows: int
+    reason: str
+
+
+def settled(cfg: PretrainConfig, chosen: LocalBatch) -> PretrainConfig:
+    """``cfg`` with the number in the place of ``auto``."""
+    scheduler = cfg.step_scheduler.model_copy(update={"local_batch_size": chosen.rows})
+    return cfg.model_copy(update={"step_scheduler": scheduler})
+
+
+def choose(
+    cfg: PretrainConfig,
+    model: CausalLM,
+    world: World,
+    memory: DeviceMemory | None,
+    *,
+    seq_len: int,
+    stored: Mapping[str, Any],
+) -> LocalBatch:
+    """The local batch size: as configured; for ``auto`` as ``stored`` with the run, else the largest that fits.
+
+    Every rank calls it and gets the same answer.
+
+    Args:
+        stored: ``facts`` of the checkpoint that the run continues from; empty for a run that begins.
+
+    Raises:
+        ConfigError: nothing fits, or that cannot be told.
+    """
+    scheduler = cfg.step_scheduler
+    if scheduler.local_batch_size != "auto":
+        return LocalBatch(scheduler.local_batch_size, "")
+    if scheduler.global_batch_size % world.dp_world:
+        raise ConfigError(
+            f"step_scheduler.global_batch_size {scheduler.global_batch_size} is not a multiple of "
+            f"{world.dp_world} data-parallel ranks, so no local_batch_size fits",
+            "change it, or the number of ranks",
+        )
+    share = scheduler.global_batch_size // world.dp_world
+    kept = (stored.get("batch") or {}).get("local")
+    if isinstance(kept, int) and kept > 0 and share % kept == 0:
+        return LocalBatch(kept, "auto: as stored with the run")
+    if memory is None:
+        raise ConfigError(
+            f"step_scheduler.local_batch_size auto: the memory of {world.device} is not known",
+            "give a number",
+        )
+    path = stored.get("fast_path") or {}
+    own = _largest(cfg, model, world, memory, seq_len=seq_len, share=share, path=path)
+    return min((LocalBatch(*one) for one in world.gather([own.rows, own.reason])), key=lambda one: one.rows)
+
+
+def _largest(
+    cfg: PretrainConfig,
+    model: CausalLM,
+    world: World,
+    memory: DeviceMemory,
+    *,
+    seq_len: int,
+    share: int,
+    path: Mapping[str, Any],
+) -> LocalBatch:
+    """The largest divisor of ``share`` that fits this rank's device, and no more tokens than help."""
+    limit = _MOST_TOKENS.get(world.device.type, _MOST_TOKENS["cuda"])
+    sizes = [rows for rows in range(share, 0, -1) if share % rows == 0]
+    useful = [rows for rows in sizes if rows * seq_len <= limit] or [1]
+    for rows in useful:
+        peak = _predicted(cfg, model, world, rows, seq_len=seq_len, path=path, resident=memory.resident)
+        if memory.fits(peak, SHARE):
+            needs = f"needs about {binary(peak.total)}"
+            return LocalBatch(rows, f"auto: {needs}, {_bound(rows, useful, sizes, limit)}")
+    raise ConfigError(
+        f"step_scheduler.local_batch_size auto: even 1 sequence of {seq_len:,} tokens needs about "
+        f"{binary(peak.total)}, and {SHARE:.0%} of what is free here are "
+        f"{binary(SHARE * memory.free + memory.resident)}",
+        "set distributed.activation_checkpointing: full, a shorter seq_len, or take more ranks (fsdp2 divides weights)",
+    )
+
+
+def _bound(rows: int, useful: list[int], sizes: list[int], limit: int) -> str:
+    """What kept it from being larger."""
+    if rows != useful[0]:
+        return "the next larger does not fit"
+    if rows != sizes[0]:
+        return f"more than {limit:,} tokens at once would not be faster"
+    return "all that a rank has of the global batch"
+
+
+def _predicted(
+    cfg: PretrainConfig,
+    model: CausalLM,
+    world: World,
+    rows: int,
+    *,
+    seq_len: int,
+    path: Mapping[str, Any],
+    resident: int,
+) -> PeakMemory:
+    """The peak with ``rows`` on the path the run will take; where compiling is still open, whichever needs more."""
+    stored_precision = path.get("precision") if cfg.compute_precision == "auto" else None
+    precision = stored_precision or this_machine.choose_precision(cfg.compute_precision, world.device)[0]
+    residual = choose_residual(cfg, model, precision, world.device)[0]
+    named, kept = named_loss(cfg), path.get("head_loss")
+    if named is not None:
+        head_loss = named[0]
+    else:
+        head_loss = kept or choose_loss(model, precision, world.device, tokens=rows * seq_len)[0]
+    scope = path.get("compile_scope") or choose_compile_scope(cfg, model, world.size)[0]
+    compiled = path.get("compile", "auto") if cfg.compile.enabled == "auto" else cfg.compile.enabled
+    found = [
+        memory_assembly.predict(
+            cfg,
+            model,
+            world,
+            seq_len=seq_len,
+            local_batch_size=rows,
+            precision=precision,
+            residual=residual,
+            compiled=is_compiled,
+            scope=scope,
+            head_loss=head_loss,
+            resident=resident,
+        )
+        for is_compiled in ([True, False] if compiled == "auto" else [bool(compiled)])
+    ]
+    peaks = [peak for peak in found if peak is not None]
+    if not peaks:
+        raise ConfigError(
+            f"step_scheduler.local_batch_size auto: what {type(model).__name__} needs of memory is not known",
+            "give a number",
+        )
+    return max(peaks, key=lambda peak: peak.total)

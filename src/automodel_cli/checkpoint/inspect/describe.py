@@ -1,0 +1,321 @@
+"""What a run, a checkpoint, a Hugging Face folder or a safetensors file is: read-only, without torch, no pickle.
+
+Everything comes from names, manifests, JSON and the headers of safetensors files; no tensor is read. Results
+are plain dictionaries (JSON), so that a table and ``--json`` show the same facts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from automodel_cli.checkpoint import layout, nested_runs
+from automodel_cli.checkpoint.inspect.tensor_values import StoredTensor
+from automodel_cli.checkpoint.storage.tensor_file import read_header, whole_shape
+from automodel_cli.errors import CheckpointError
+from automodel_cli.json_files import read_json
+
+SUFFIX = ".safetensors"
+# Facts that have a place of their own in a description.
+_SHOWN_FACTS = (
+    "model",
+    "data",
+    "tokenizer",
+    "optimizer",
+    "schedule",
+    "precision",
+    "batch",
+    "fast_path",
+    "versions",
+)
+
+
+def kind_of(path: Path) -> str:
+    """``run``, ``checkpoint``, ``hf`` or ``safetensors``.
+
+    Raises:
+        CheckpointError: it is none of them.
+    """
+    if path.is_file() and path.suffix == SUFFIX:
+        return "safetensors"
+    if path.is_file():
+        raise CheckpointError(f"{path} is not a safetensors file", _WHAT)
+    if not path.is_dir():
+        raise CheckpointError(f"there is no {path}", _WHAT)
+    stem = path.name.partition(".")[0]
+    if (layout.is_complete(path) and _is_checkpoint_manifest(path)) or layout.step_of(stem) is not None:
+        return "checkpoint"
+    if (path / "LATEST").is_file() or layout.list_steps(path, complete=False) or _leftovers(path):
+        return "run"
+    if (path / "config.json").is_file() or next(path.glob(f"*{SUFFIX}"), None) is not None:
+        return "hf"
+    raise CheckpointError(f"{path} holds no checkpoint", nested_runs.way_down(path) or _WHAT)
+
+
+_WHAT = "name a run folder, a step of one, a Hugging Face folder or a .safetensors file"
+
+
+def _is_checkpoint_manifest(path: Path) -> bool:
+    """A corpus has a manifest.json too; a damaged one counts, so that the damage is named."""
+    try:
+        content = read_json(path / layout.MANIFEST, CheckpointError)
+    except CheckpointError:
+        return (path / "model").is_dir()
+    return isinstance(content, dict) and str(content.get("format", "")).startswith("automodel-checkpoint/")
+
+
+def describe(path: Path, *, now: float | None = None) -> dict[str, Any]:
+    """Describe whatever ``path`` is; the key ``kind`` says what that was."""
+    kind = kind_of(path)
+    if kind == "run":
+        return describe_run(path, now=now)
+    if kind == "checkpoint":
+        return describe_checkpoint(path, now=now)
+    return describe_safetensors(path) if kind == "safetensors" else describe_hf(path)
+
+
+# ------------------------------------------------------------------------------------------ a run
+
+
+def describe_run(run: Path | str, *, now: float | None = None) -> dict[str, Any]:
+    """All steps of a run, newest last, with what a quick look tells of each."""
+    run = Path(run)
+    marks, notes = _marks(run)
+    notes += [f"{path.name}: {_LEFT[path.suffix]}" for path in _leftovers(run)]
+    steps = [
+        _step_row(layout.step_folder(run, step), marks, now)
+        for step in layout.list_steps(run, complete=False)
+    ]
+    present = {row["name"] for row in steps if row["complete"]}
+    for pointer, name in marks.items():
+        if name not in present:
+            notes.append(f"{pointer} names {name}, which is not a complete checkpoint here")
+    notes += nested_runs.notes(run)
+    return {"kind": "run", "path": str(run), "steps": steps, **_pointers(marks), "notes": notes}
+
+
+_LEFT = {
+    layout.TEMPORARY: "a save that was not finished",
+    layout.REPLACED: "an earlier step of that name; its successor was not finished",
+    layout.DELETED: "a checkpoint on its way out",
+}
+
+
+def _leftovers(run: Path) -> list[Path]:
+    return [path for path in sorted(run.glob("step_*.*")) if path.is_dir() and path.suffix in _LEFT]
+
+
+def _pointers(marks: Mapping[str, str]) -> dict[str, str | None]:
+    return {"latest": marks.get("LATEST"), "best": marks.get("BEST")}
+
+
+def _marks(run: Path) -> tuple[dict[str, str], list[str]]:
+    """What LATEST and BEST name, and what is wrong with them."""
+    marks, notes = {}, []
+    for pointer in layout.POINTERS:
+        try:
+            name = layout.read_pointer(run, pointer)
+        except CheckpointError as error:
+            notes.append(error.message)
+            continue
+        if name is not None:
+            marks[pointer] = name
+    return marks, notes
+
+
+def _step_row(folder: Path, marks: Mapping[str, str], now: float | None) -> dict[str, Any]:
+    trouble = layout.problem(folder)
+    metrics = {} if trouble else layout.read_step_manifest(folder)["metrics"]
+    return {
+        "step": layout.step_of(folder.name),
+        "name": folder.name,
+        "loss": metrics.get("loss"),
+        "val_loss": validation_losses(metrics),
+        "bytes": folder_bytes(folder),
+        "age_s": _age(folder, now),
+        "complete": trouble is None,
+        "problem": trouble,
+        "marks": [pointer for pointer, name in marks.items() if name == folder.name],
+    }
+
+
+def validation_losses(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    """Validation losses by the name of their set; a single one without name is ``default``."""
+    found = metrics.get("val_loss")
+    if isinstance(found, Mapping):
+        return dict(found)
+    return {} if found is None else {"default": found}
+
+
+def folder_bytes(folder: Path) -> int:
+    """Size of all files below ``folder``."""
+    return sum(layout.size_of(path) or 0 for path in folder.rglob("*"))
+
+
+def _age(folder: Path, now: float | None) -> float:
+    """Seconds since the checkpoint was finished (or begun, where it never was)."""
+    marker = folder / layout.MANIFEST
+    moment = (marker if marker.is_file() else folder).stat().st_mtime
+    return max(0.0, (time.time() if now is None else now) - moment)
+
+
+# ------------------------------------------------------------------------------------------ a checkpoint
+
+
+def describe_checkpoint(folder: Path | str, *, now: float | None = None) -> dict[str, Any]:
+    """Everything that manifest, JSON files and headers tell of one step.
+
+    Raises:
+        CheckpointError: it is incomplete, or its manifest or a header is damaged.
+    """
+    folder = Path(folder)
+    manifest = layout.read_step_manifest(folder)
+    facts = manifest["facts"]
+    tensors = checkpoint_tensors(folder, manifest, "model")
+    optimizer = checkpoint_tensors(folder, manifest, "optim")
+    marks, notes = _marks(folder.parent)
+    return {
+        "kind": "checkpoint",
+        "path": str(folder),
+        "step": manifest["step"],
+        "bytes": sum(record["bytes"] for record in manifest["files"]),
+        "age_s": _age(folder, now),
+        "problem": layout.problem(folder),
+        "marks": [pointer for pointer, name in marks.items() if name == folder.name],
+        "notes": notes,
+        "save_format": manifest["save_format"],
+        "loss": manifest["metrics"].get("loss"),
+        "val_loss": validation_losses(manifest["metrics"]),
+        "tied": manifest["tied"],
+        **{key: facts.get(key) for key in _SHOWN_FACTS},
+        **_counted(tensors, facts.get("param_roles") or {}, _vocab_size(facts.get("model") or {})),
+        "optimizer_tensors": {
+            "count": len(optimizer),
+            "bytes": sum(tensor.num_bytes for tensor in optimizer),
+        },
+        "files": manifest["files"],
+        "fingerprint": manifest["self"],
+    }
+
+
+def checkpoint_tensors(folder: Path, manifest: Mapping[str, Any], below: str) -> list[StoredTensor]:
+    """The tensors that a checkpoint stores below ``model`` or ``optim``, from headers (or, for torch_save, from
+    what the manifest says of them)."""
+    names = [record["name"] for record in manifest["files"]]
+    paths = [folder / name for name in names if name.startswith(below + "/") and name.endswith(SUFFIX)]
+    if not paths:
+        listed = manifest.get("tensors", {}).get(below, {})
+        return [StoredTensor(name, dtype, tuple(shape), ()) for name, (dtype, shape) in listed.items()]
+    return gather(paths)
+
+
+def gather(paths: Iterable[Path]) -> list[StoredTensor]:
+    """The tensors in some files, parts of one put together, sorted by name.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    parts: dict[str, list[tuple[Path, Any]]] = {}
+    for path in paths:
+        for name, info in read_header(path).tensors.items():
+            parts.setdefault(name, []).append((path, info))
+    return [_stored(name, found) for name, found in sorted(parts.items())]
+
+
+def _stored(name: str, parts: list[tuple[Path, Any]]) -> StoredTensor:
+    shape = whole_shape(name, [info for _, info in parts])
+    return StoredTensor(name, parts[0][1].dtype, shape, tuple(parts))
+
+
+def _counted(tensors: list[StoredTensor], roles: Mapping[str, str], vocab_size: int | None) -> dict[str, Any]:
+    """The tensors as rows, and the number of parameters by role with padding rows of the vocabulary left out."""
+    by_role: dict[str, int] = {}
+    rows = []
+    padding = 0
+    for tensor in tensors:
+        role = roles.get(tensor.name, "buffer") if roles else guess_role(tensor.name, len(tensor.shape))
+        number = tensor.num_elements
+        if vocab_size and role in ("embedding", "head") and tensor.shape and tensor.shape[0] > vocab_size:
+            number = number // tensor.shape[0] * vocab_size
+            padding += tensor.num_elements - number
+        by_role[role] = by_role.get(role, 0) + number
+        rows.append(
+            {
+                "name": tensor.name,
+                "shape": list(tensor.shape),
+                "dtype": tensor.dtype,
+                "bytes": tensor.num_bytes,
+                "role": role,
+            }
+        )
+    total = sum(number for role, number in by_role.items() if role != "buffer")
+    return {"tensors": rows, "parameters": {"total": total, "by_role": by_role, "padding": padding}}
+
+
+def _vocab_size(model: Mapping[str, Any]) -> int | None:
+    inner = model.get("config")
+    found = model.get("vocab_size") or (inner.get("vocab_size") if isinstance(inner, Mapping) else None)
+    return found if isinstance(found, int) and found > 0 else None
+
+
+_ROLE_MARKS = {
+    "position": ("wpe", "position_embed", "embed_position", "pos_emb"),
+    "embedding": ("wte", "embed_tokens", "tok_embeddings", "word_embeddings", "embed_in", "embedding"),
+    "head": ("lm_head", "embed_out", "output.weight", "head.weight"),
+    "norm": ("norm", "ln_", ".ln", "layernorm"),
+}
+
+
+def guess_role(name: str, dimensions: int) -> str:
+    """What a parameter of an unknown model is probably for, by its name."""
+    for role, marks in _ROLE_MARKS.items():
+        if any(mark in name.lower() for mark in marks):
+            return role
+    if name.endswith("bias"):
+        return "bias"
+    return "matrix" if dimensions >= 2 else "other"
+
+
+# ------------------------------------------------------------------------------------------ other people's
+# files
+
+
+def describe_safetensors(path: Path | str) -> dict[str, Any]:
+    """One safetensors file."""
+    path = Path(path)
+    return {
+        "kind": "safetensors",
+        "path": str(path),
+        "bytes": path.stat().st_size,
+        "metadata": read_header(path).metadata,
+        **_counted(gather([path]), {}, None),
+    }
+
+
+def describe_hf(folder: Path | str) -> dict[str, Any]:
+    """A Hugging Face folder: configuration, tokenizer and the tensors of all its safetensors files."""
+    folder = Path(folder)
+    config = _json_or_none(folder / "config.json") or {}
+    tokenizer = _json_or_none(folder / "tokenizer_config.json")
+    return {
+        "kind": "hf",
+        "path": str(folder),
+        "bytes": folder_bytes(folder),
+        "model": config,
+        "tokenizer": None
+        if tokenizer is None
+        else {key: tokenizer.get(key) for key in ("tokenizer_class", "eos_token", "bos_token")},
+        "weight_files": [path.name for path in sorted(folder.glob(f"*{SUFFIX}"))],
+        "not_read": sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth")),
+        **_counted(gather(sorted(folder.glob(f"*{SUFFIX}"))), {}, _vocab_size(config)),
+    }
+
+
+def _json_or_none(path: Path) -> Any:
+    try:
+        content = read_json(path, CheckpointError)
+    except CheckpointError:
+        return None
+    return content if isinstance(content, dict) else None

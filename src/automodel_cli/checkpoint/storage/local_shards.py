@@ -1,0 +1,201 @@
+"""Which box of a tensor this rank holds, and which ranks write what: every element once.
+
+A plain tensor is held whole. Of a ``DTensor`` a rank holds a box: along each dimension, the interval that the
+placements leave to its place in the mesh (``torch.chunk`` sizes: the last places may get less, or nothing).
+
+    Shard(d)           the interval of dimension d is cut again, mesh axes from left to right
+    _StridedShard(d)   the same, but after the axes to its right: FSDP cuts what tensor parallelism left
+    Replicate          nothing is cut: several ranks hold the same box
+
+Ranks outside a tensor's mesh may hold the same box too (a norm under tensor parallelism, say). So who writes is
+not read off the placements: the ranks tell each other their boxes, and the lowest rank that has one writes it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor.placement_types import Partial, _StridedShard
+
+from automodel_cli.checkpoint.all_ranks import together
+from automodel_cli.distributed.world import World
+from automodel_cli.errors import CheckpointError
+
+Box = tuple[tuple[int, ...], tuple[int, ...]]  # offsets, sizes
+
+
+@dataclass(frozen=True)
+class Part:
+    """A box of a tensor: where it begins, the shape of the whole, and its values (shared with the tensor)."""
+
+    offsets: tuple[int, ...]
+    whole: tuple[int, ...]
+    values: torch.Tensor
+
+    @property
+    def box(self) -> Box:
+        return self.offsets, tuple(self.values.shape)
+
+
+def part_of(name: str, tensor: torch.Tensor) -> Part:
+    """What this rank holds of ``tensor``.
+
+    Raises:
+        CheckpointError: the tensor is laid out in a way that is not known here.
+    """
+    if not isinstance(tensor, DTensor):
+        return Part((0,) * tensor.dim(), tuple(tensor.shape), tensor.detach())
+    local = tensor.to_local().detach()
+    mesh, coordinate = tensor.device_mesh, tensor.device_mesh.get_coordinate()
+    if coordinate is None:  # this rank is not in the tensor's mesh
+        return Part((0,) * tensor.dim(), tuple(tensor.shape), local.new_empty((0,) * tensor.dim()))
+    offsets, sizes = box_of(tuple(tensor.shape), tuple(mesh.shape), coordinate, tensor.placements)
+    if sizes != tuple(local.shape):
+        raise CheckpointError(
+            f"{name!r} is sharded as {tensor.placements}: this rank holds {list(local.shape)} of "
+            f"{list(tensor.shape)}, expected {list(sizes)}",
+            "choose mesh sizes that divide the model's widths",
+        )
+    return Part(offsets, tuple(tensor.shape), local)
+
+
+def box_of(
+    shape: tuple[int, ...], mesh_shape: Sequence[int], coordinate: Sequence[int], placements: Sequence[Any]
+) -> Box:
+    """Offsets and sizes of the box at ``coordinate`` of a mesh.
+
+    Raises:
+        CheckpointError: a placement is unknown, or interleaves in another way than FSDP over tensor parallelism.
+    """
+    begins, sizes = [0] * len(shape), list(shape)
+    for axis in _cutting_order(mesh_shape, placements):
+        dim = placements[axis].dim
+        chunk = -(-sizes[dim] // mesh_shape[axis])
+        skipped = min(coordinate[axis] * chunk, sizes[dim])
+        begins[dim] += skipped
+        sizes[dim] = min(chunk, sizes[dim] - skipped)
+    return tuple(begins), tuple(sizes)
+
+
+def _cutting_order(mesh_shape: Sequence[int], placements: Sequence[Any]) -> list[int]:
+    """Mesh axes that cut, in the order in which they do: plain ones from the left, then strided from the right."""
+    plain, strided = [], []
+    for axis, placement in enumerate(placements):
+        if isinstance(placement, _StridedShard):
+            cut_before = [
+                mesh_shape[right]
+                for right in range(axis + 1, len(placements))
+                if isinstance(placements[right], Shard | _StridedShard)
+                and placements[right].dim == placement.dim
+            ]
+            if placement.split_factor != math.prod(cut_before):
+                raise CheckpointError(
+                    f"a tensor is sharded as {tuple(placements)}, which is not known here", _REPORT
+                )
+            strided.append(axis)
+        elif isinstance(placement, Shard):
+            plain.append(axis)
+        elif not isinstance(placement, Replicate):
+            raise CheckpointError(
+                f"a tensor is placed as {tuple(placements)}, which is not known here", _REPORT
+            )
+    return plain + strided[::-1]
+
+
+_REPORT = "it was not sharded by this program: shard it with fully_shard and parallelize_module"
+
+
+def without_partial(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors whose sum over ranks is still to be taken (Adafactor keeps such) are summed; all ranks call this."""
+    return {name: _summed(tensor) for name, tensor in tensors.items()}
+
+
+def _summed(tensor: torch.Tensor) -> torch.Tensor:
+    if isinstance(tensor, DTensor) and any(isinstance(place, Partial) for place in tensor.placements):
+        kept = [Replicate() if isinstance(place, Partial) else place for place in tensor.placements]
+        return tensor.redistribute(placements=kept).detach()
+    return tensor
+
+
+def own_parts(tensors: Mapping[str, torch.Tensor], world: World, *, what: str = "saving") -> dict[str, Part]:
+    """The parts that this rank writes; over all ranks, every element of every tensor once. All ranks call this.
+
+    Raises:
+        CheckpointError: the ranks' boxes of a tensor leave a gap, or overlap without being the same.
+    """
+    parts: dict[str, Part] = {}
+
+    def describe() -> dict[str, Any]:
+        parts.update({name: part_of(name, tensor) for name, tensor in tensors.items()})
+        return {} if world.size == 1 else {name: [*part.box, part.whole] for name, part in parts.items()}
+
+    boxes = together(world, describe, what=what)
+    if world.size == 1:
+        return parts
+    owners = share_out(boxes)
+    return {name: part for name, part in parts.items() if owners.get((name, part.box)) == world.rank}
+
+
+def share_out(boxes: Sequence[Mapping[str, Any]]) -> dict[tuple[str, Box], int]:
+    """Which rank writes which box, from what each rank holds: ``{name: [offsets, sizes, whole shape]}``.
+
+    Raises:
+        CheckpointError: they do not add up to the whole.
+    """
+    owners: dict[tuple[str, Box], int] = {}
+    written: dict[str, int] = {}
+    wholes: dict[str, list[int]] = {}
+    for rank, held in enumerate(boxes):
+        for name, (offsets, sizes, whole) in held.items():
+            if wholes.setdefault(name, whole) != whole:
+                raise CheckpointError(
+                    f"{name!r} is {whole} on rank {rank}, {wholes[name]} on others",
+                    "this is a bug: report it",
+                )
+            if math.prod(sizes) == 0 and math.prod(whole) != 0:
+                continue
+            key = (name, (tuple(offsets), tuple(sizes)))
+            if key not in owners:
+                owners[key] = rank
+                written[name] = written.get(name, 0) + math.prod(sizes)
+    for name, whole in wholes.items():
+        if written.get(name) != math.prod(whole):
+            raise CheckpointError(
+                f"the ranks hold {written.get(name, 0):,} elements of {name!r}, which has {math.prod(whole):,}",
+                "it is sharded in a way that is not known here",
+            )
+    return owners
+
+
+def intersection(a: Box, b: Box) -> Box | None:
+    """Where two boxes overlap; None where they do not."""
+    begins = tuple(map(max, a[0], b[0]))
+    ends = tuple(
+        min(a_begin + a_size, b_begin + b_size)
+        for a_begin, a_size, b_begin, b_size in zip(a[0], a[1], b[0], b[1], strict=True)
+    )
+    sizes = tuple(end - begin for begin, end in zip(begins, ends, strict=True))
+    return None if any(size <= 0 for size in sizes) else (begins, sizes)
+
+
+def narrowed(tensor: torch.Tensor, offsets: Sequence[int], box: Box) -> torch.Tensor:
+    """The view of ``box`` in a ``tensor`` that itself begins at ``offsets``."""
+    for dim, (begin, size) in enumerate(zip(*box, strict=True)):
+        tensor = tensor.narrow(dim, begin - offsets[dim], size)
+    return tensor
+
+
+def empty_beside(parameter: torch.Tensor | None, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """A tensor without values that lies as ``parameter`` does: sharded like it where the shape is the same."""
+    if not isinstance(parameter, DTensor):
+        return torch.empty(shape, dtype=dtype, device="cpu" if parameter is None else parameter.device)
+    if shape == tuple(parameter.shape):
+        return torch.empty_like(parameter.detach(), dtype=dtype)
+    mesh = parameter.device_mesh
+    whole = torch.empty(shape, dtype=dtype, device=parameter.device)
+    return DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False)

@@ -1,0 +1,42 @@
+"""``automodel doctor``: one screen for "why does it not run here"."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from automodel_cli.cli import console
+from automodel_cli.cli.options import command
+from automodel_cli.config.schema.options import DoctorOptions
+
+_MARKS = {"ok": "ok", "warning": "warning", "problem": "PROBLEM"}
+
+
+@command(
+    DoctorOptions,
+    file=False,
+    arguments=("folder",),
+    examples=("automodel doctor", "automodel doctor /scratch/runs --processes 8 --offline"),
+)
+def doctor(cfg: DoctorOptions) -> int:
+    """Look at what training needs of this machine; exit code 1 where something keeps it from running."""
+    from automodel_cli.recipes import doctor as recipe
+
+    request = recipe.Request(Path(cfg.folder), cfg.processes, timeout_s=cfg.timeout, hub=not cfg.offline)
+    findings = recipe.run(request)
+    if cfg.as_json:
+        console.say(json.dumps(recipe.as_json(findings), indent=2))
+    else:
+        for finding in findings:
+            console.say(f"{_MARKS[finding.status]:8} {finding.name:18} {finding.found}")
+            if finding.advice:
+                console.say(f"{'':27} -> {finding.advice}")
+        console.say(_summary([finding.status for finding in findings]))
+    return 1 if recipe.has_problem(findings) else 0
+
+
+def _summary(statuses: list[str]) -> str:
+    problems, warnings = statuses.count("problem"), statuses.count("warning")
+    if problems:
+        return f"{problems} thing{'s' * (problems > 1)} will keep training from running here"
+    return f"training should run here{f' ({warnings} to look at)' if warnings else ''}"

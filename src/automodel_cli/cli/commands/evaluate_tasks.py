@@ -1,0 +1,188 @@
+"""What ``automodel eval`` does with tasks: put them to a checkpoint, fetch their data, compare two results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from automodel_cli.assembly.reporter import Voice
+from automodel_cli.cli import console, worker
+from automodel_cli.cli.argv import Invocation
+from automodel_cli.cli.options import Given, command, show_json
+from automodel_cli.config import yaml_tree
+from automodel_cli.config.schema.options import CompareOptions
+from automodel_cli.config.schema.tasks import BundleConfig, TasksConfig
+from automodel_cli.errors import AutomodelError
+
+COLUMNS = ("task", "shots", "items", "accuracy", "+/-", "chance", "centred", "items/s")
+
+
+def names_tasks(config: Path | None) -> bool:
+    """Whether a YAML file asks for tasks; a file that cannot be read is complained about later."""
+    if config is None:
+        return False
+    try:
+        given, _ = yaml_tree.read_file(config)
+    except AutomodelError:
+        return False
+    return not {"tasks", "harness"}.isdisjoint(given.items)
+
+
+def run(given: Given, invocation: Invocation) -> int:
+    """Put tasks to a checkpoint, in as many processes as the launch flags say."""
+    cfg, trust = given.load(TasksConfig), tuple(given.values["trust"] or ())
+    worker.starting("eval: loading PyTorch ...")
+    launcher = Voice() if cfg.as_json else Voice(say=console.say)
+    if invocation.wants_processes and (code := _launch(invocation, launcher)) is not None:
+        return code
+    from automodel_cli.recipes.evaluation import tasks as recipe
+
+    if worker.rank() > 0 or cfg.as_json:
+        result = recipe.run(cfg, trust=trust)
+        if cfg.as_json and worker.rank() == 0:
+            show_json(result.results)
+        return 0
+    with console.voice("evaluating") as voice:
+        result = recipe.run(cfg, voice=voice, trust=trust)
+    show(result.results)
+    say_where(result)
+    return 0
+
+
+def say_where(result: Any) -> None:
+    """The file that holds the results, or why there is none."""
+    if result.output is not None:
+        console.say(f"wrote {result.output}")
+        return
+    folder = result.results["checkpoint"]["path"]
+    console.say(
+        f"no file was written: {folder} is not in a run or export of automodel's that can be written to"
+    )
+    console.say("--output FILE keeps these results")
+
+
+def _launch(invocation: Invocation, voice: Voice) -> int | None:
+    from automodel_cli.recipes import launch
+
+    debug = ["--debug"] if invocation.debug else []
+    return launch.run(None, invocation.launch, [*invocation.arguments, *debug], voice=voice)
+
+
+def show(results: Mapping[str, Any]) -> None:
+    """The tables of a results file."""
+    title = results["checkpoint"]["path"]
+    if results.get("tasks"):
+        rows = [_task_row(name, entry) for name, entry in results["tasks"].items()]
+        console.table(title, COLUMNS, [*rows, *_mean_rows(results["means"])], right=COLUMNS[1:])
+    if results.get("missing"):
+        console.say(f"no data for {len(results['missing'])}: {', '.join(results['missing'])}")
+    if results.get("harness"):
+        headings = ("harness task", "metric", "value", "+/-")
+        console.table(title, headings, _harness_rows(results["harness"]), right=headings[2:])
+
+
+def _task_row(name: str, entry: Mapping[str, Any]) -> list[str]:
+    return [
+        name,
+        str(entry["shots"]),
+        f"{entry['count']:,}",
+        f"{entry['accuracy']:.4f}",
+        _number(entry["stderr"]),
+        f"{entry['baseline']:.3f}",
+        f"{entry['centred']:.4f}",
+        f"{entry['items_per_s']:,.1f}",
+    ]
+
+
+def _mean_rows(means: Mapping[str, Any]) -> list[list[str]]:
+    rows = []
+    if "core" in means:
+        rows.append(_mean_row("CORE", means["core"]))
+    if "gauntlet" in means:
+        gauntlet = means["gauntlet"]
+        rows += [_mean_row(f"gauntlet: {name}", part) for name, part in gauntlet["categories"].items()]
+        rows.append(_mean_row("gauntlet: mean of categories", gauntlet))
+    return rows
+
+
+def _mean_row(name: str, mean: Mapping[str, Any]) -> list[str]:
+    over = f"over {mean['tasks']} of {mean['of']} tasks"
+    return [f"{name}, {over}", "", "", "", _number(mean.get("stderr")), "", _number(mean["score"]), ""]
+
+
+def _harness_rows(entries: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    return [
+        [name, metric, _number(found["value"]), _number(found["stderr"])]
+        for name, entry in entries.items()
+        for metric, found in entry["metrics"].items()
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+@command(
+    BundleConfig,
+    file=False,
+    examples=("automodel eval download-bundle", "automodel eval download-bundle --folder /data/eval_bundle"),
+)
+def download_bundle(cfg: BundleConfig) -> int:
+    """Fetch the data of the in-context tasks, checked by its hash."""
+    return _fetch(cfg)
+
+
+def _fetch(cfg: BundleConfig) -> int:
+    from automodel_cli.recipes.evaluation import download_bundle as recipe
+
+    with console.voice("downloading") as voice:
+        found = recipe.run(cfg, voice=voice)
+    console.say(f"{found.files} files of task data in {found.folder}")
+    return 0
+
+
+def download(given: Given) -> int:
+    """``eval --download-bundle``, the older spelling."""
+    old = {"folder": "bundle", "url": "bundle_url", "sha256": "bundle_sha256"}
+    values = {new: given.values[key] for new, key in old.items()}
+    names = {new: given.names[key] for new, key in old.items()}
+    return _fetch(Given(values, names=names).load(BundleConfig))
+
+
+@command(
+    CompareOptions,
+    file=False,
+    arguments=("files",),
+    examples=("automodel eval compare a.json b.json",),
+)
+def compare(cfg: CompareOptions) -> int:
+    """What differs between two results files, and whether that is more than chance."""
+    from automodel_cli.recipes.evaluation import compare_results as recipe
+
+    found = recipe.run(Path(cfg.files[0]), Path(cfg.files[1]))
+    if cfg.as_json:
+        show_json(asdict(found))
+        return 0
+    headings = ("score", "A", "B", "B - A", "+/-", "p", "")
+    console.say(f"A: {found.a}")
+    console.say(f"B: {found.b}")
+    console.table("", headings, [_difference_row(row) for row in found.rows], right=headings[1:6])
+    for note in found.notes:
+        console.say(note)
+    return 0
+
+
+def _difference_row(row: Any) -> list[str]:
+    p = "" if row.p is None else "<0.0001" if row.p < 1e-4 else f"{row.p:.4f}"
+    verdict = "" if row.p is None or row.p >= 0.05 else ("B better" if row.better else "A better")
+    return [
+        row.name,
+        f"{row.a:.4f}",
+        f"{row.b:.4f}",
+        f"{row.b - row.a:+.4f}",
+        _number(row.stderr),
+        p,
+        verdict,
+    ]

@@ -1,0 +1,22 @@
+"""``automodel export hf CKPT OUT``: a checkpoint as a folder that transformers loads."""
+
+from __future__ import annotations
+
+from automodel_cli.cli import console, worker
+from automodel_cli.cli.options import command
+from automodel_cli.config.schema.export import ExportConfig
+
+
+@command(
+    ExportConfig,
+    arguments=("checkpoint", "output"),
+    examples=("automodel export hf runs/a exported", "automodel export hf runs/a/step_00001000 exported"),
+)
+def hf(cfg: ExportConfig) -> None:
+    """Write config, tokenizer and safetensors that transformers loads; a few tensors in memory at a time."""
+    worker.starting("export hf: loading PyTorch ...")
+    from automodel_cli.recipes import export as recipe
+
+    with console.Progress("checking", unit="files") as progress:
+        result = recipe.run(cfg, progress=progress, say=console.say)
+    console.say(f"{result.folder}: {result.num_bytes / 2**20:,.1f} MiB from {result.checkpoint}")

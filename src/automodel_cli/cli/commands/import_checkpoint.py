@@ -1,0 +1,21 @@
+"""``automodel import SOURCE OUT``: a checkpoint of nanoGPT, litgpt or lingua as a Hugging Face folder."""
+
+from __future__ import annotations
+
+from automodel_cli.cli import console, worker
+from automodel_cli.cli.options import command
+from automodel_cli.config.schema.import_checkpoint import ImportConfig
+
+
+@command(
+    ImportConfig,
+    arguments=("source", "output"),
+    examples=("automodel import out/ckpt.pt imported", "automodel import checkpoints/pythia imported"),
+)
+def import_checkpoint(cfg: ImportConfig) -> None:
+    """Make a folder that eval, generate and init_from take; no code in a checkpoint is run."""
+    worker.starting("import: loading PyTorch ...")
+    from automodel_cli.recipes import import_checkpoint as recipe
+
+    result = recipe.run(cfg, say=console.say)
+    console.say(f"{result.folder}: {result.num_bytes / 2**20:,.1f} MiB from a checkpoint of {result.trainer}")

@@ -1,0 +1,242 @@
+"""``automodel inspect-ckpt``: facts about checkpoints, on one screen or as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import typer
+
+from automodel_cli.cli import console
+from automodel_cli.cli.options import command
+from automodel_cli.config.schema.commands import InspectConfig
+
+MAX_ROWS = 24
+
+
+@command(
+    InspectConfig,
+    arguments=("path",),
+    examples=("automodel inspect-ckpt runs/a", "automodel inspect-ckpt runs/a --diff LATEST BEST --json"),
+)
+def inspect_ckpt(cfg: InspectConfig) -> None:
+    """Show what a run or checkpoint holds: steps, tensors, parameters, facts; verify it, compare two."""
+    from automodel_cli.recipes import inspect_ckpt as recipe
+
+    if cfg.as_json:
+        found = recipe.run(cfg)
+        console.say(json.dumps(_finite(found), indent=1))
+    else:
+        with console.Progress("verifying", unit="files") as progress:
+            found = recipe.run(cfg, progress=progress)
+        _SHOW[found["kind"]](found)
+        show_verified(found.get("verify", []))
+    if not all(result["ok"] for result in found.get("verify", [])):
+        raise typer.Exit(1)
+
+
+# ---------------------------------------------------------------------------------------------- views
+
+
+def show_run(found: Mapping[str, Any]) -> None:
+    """All steps of a run."""
+    sets = sorted({name for row in found["steps"] for name in row["val_loss"]})
+    columns = ["step", "loss", *(f"val {name}" if name != "default" else "val loss" for name in sets)]
+    columns += ["size", "age", "state", ""]
+    rows = [
+        [
+            f"{row['step']:,}",
+            number(row["loss"]),
+            *(number(row["val_loss"].get(name)) for name in sets),
+            size(row["bytes"]),
+            age(row["age_s"]),
+            "complete" if row["complete"] else row["problem"],
+            " ".join(row["marks"]),
+        ]
+        for row in found["steps"]
+    ]
+    console.table(found["path"], columns, rows, right=columns[:-2])
+    for note in found["notes"]:
+        console.say(f"note: {note}")
+    if not rows:
+        console.say("there is no checkpoint in this folder yet")
+
+
+def show_checkpoint(found: Mapping[str, Any]) -> None:
+    """One step: facts, parameters, tensors."""
+    parameters = found["parameters"]
+    padding = f" + {parameters['padding']:,} of padding" if parameters["padding"] else ""
+    optimizer = found["optimizer_tensors"]
+    rows = [
+        ("step", f"{found['step']:,} {' '.join(found['marks'])}".strip()),
+        ("state", found["problem"] or "complete"),
+        ("size, age", f"{size(found['bytes'])}, {age(found['age_s'])}, {found['save_format']}"),
+        ("loss", number(found["loss"])),
+        *(
+            (f"val loss {name}".removesuffix(" default"), number(loss))
+            for name, loss in found["val_loss"].items()
+        ),
+        ("parameters", f"{parameters['total']:,}{padding}: {by_role(parameters['by_role'])}"),
+        (
+            "optimizer",
+            f"{brief(found['optimizer'])} ({optimizer['count']} tensors, {size(optimizer['bytes'])})",
+        ),
+        *(
+            (key, brief(found[key]))
+            for key in ("model", "tokenizer", "data", "precision", "batch", "versions")
+        ),
+        ("tied", brief(found["tied"])),
+        ("fingerprint", found["fingerprint"]),
+    ]
+    console.facts(found["path"], [(name, value) for name, value in rows if value])
+    show_tensors(found["tensors"])
+    for note in found["notes"]:
+        console.say(f"note: {note}")
+
+
+def show_foreign(found: Mapping[str, Any]) -> None:
+    """A Hugging Face folder or a single file."""
+    parameters = found["parameters"]
+    rows = [
+        ("size", size(found["bytes"])),
+        ("parameters", f"{parameters['total']:,}: {by_role(parameters['by_role'])} (roles by name)"),
+        *((key, brief(found.get(key))) for key in ("model", "tokenizer", "metadata")),
+        ("not read", ", ".join(found.get("not_read", []))),
+    ]
+    console.facts(found["path"], [(name, value) for name, value in rows if value])
+    show_tensors(found["tensors"])
+
+
+def show_tensors(tensors: list[Mapping[str, Any]]) -> None:
+    """The tensors; where they are many, those of the same place in each layer as one line."""
+    groups = {row["name"]: [row] for row in tensors}
+    if len(tensors) > MAX_ROWS:
+        groups = {}
+        for row in tensors:
+            key = (re.sub(r"\d+", "*", row["name"]), tuple(row["shape"]), row["dtype"])
+            groups.setdefault(key, []).append(row)
+    rows = [
+        [
+            group[0]["name"] if len(group) == 1 else re.sub(r"\d+", "*", group[0]["name"]),
+            str(len(group)),
+            " x ".join(map(str, group[0]["shape"])) or "scalar",
+            group[0]["dtype"],
+            size(sum(row["bytes"] for row in group)),
+            group[0]["role"],
+        ]
+        for group in groups.values()
+    ]
+    title = f"{len(tensors)} tensors"
+    if len(rows) > MAX_ROWS:
+        title += f", the first {MAX_ROWS} kinds of {len(rows)} (--json shows all)"
+    columns = ("tensor", "count", "shape", "type", "size", "role")
+    console.table(title, columns, rows[:MAX_ROWS], right=("count", "size"))
+
+
+def show_diff(found: Mapping[str, Any]) -> None:
+    """What differs between two checkpoints, the largest relative change first."""
+    changed = found["changed"]
+    counts = {"changed": len(changed), "equal": found["equal"], "unread": found["unread"]}
+    counts.update({key: len(found[key]) for key in ("added", "removed", "reshaped")})
+    shown = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    console.facts("difference", [("A", found["a"]), ("B", found["b"]), ("tensors", shown or "none")])
+    if changed:
+        title = "largest changes" if len(changed) > MAX_ROWS else "changes"
+        rows = [
+            [
+                row["name"],
+                f"{row['max_abs']:.3g}",
+                f"{row['relative']:.3g}",
+                " -> ".join(row.get("dtype", ())),
+            ]
+            for row in changed[:MAX_ROWS]
+        ]
+        console.table(
+            title, ("tensor", "max |A-B|", "|A-B|/|A|", "type"), rows, right=("max |A-B|", "|A-B|/|A|")
+        )
+    for key in ("added", "removed", "reshaped"):
+        for row in found[key][:MAX_ROWS]:
+            console.say(f"{key}: {row['name']} {row['shape']}")
+    for title in ("config", "facts"):
+        if found[title]:
+            rows = [[row["key"], brief(row["a"]), brief(row["b"])] for row in found[title]]
+            console.table(title, ("key", "A", "B"), rows)
+
+
+def show_verified(results: Iterable[Mapping[str, Any]]) -> None:
+    """The outcome of ``--verify``."""
+    for result in results:
+        what = f"{result['files']} files, {size(result['bytes_hashed'])} hashed, {result['tensors_scanned']} tensors"
+        sound = "ok" if result["bytes_hashed"] else "nothing to compare with"
+        console.say(f"{sound if result['ok'] else 'FAILED'}: {result['path']}: {what}")
+        for problem in result["problems"]:
+            console.say(f"  {problem}")
+        for row in result["nonfinite"]:
+            console.say(f"  {row['tensor']}: {row['nan']:,} NaN, {row['inf']:,} infinite ({row['file']})")
+        for name in result.get("not_covered", []):
+            console.say(f"  not covered: {name}")
+
+
+_SHOW = {
+    "run": show_run,
+    "checkpoint": show_checkpoint,
+    "hf": show_foreign,
+    "safetensors": show_foreign,
+    "diff": show_diff,
+}
+
+
+# ---------------------------------------------------------------------------------------------- values
+
+
+def number(value: float | None) -> str:
+    """Four decimals, or nothing."""
+    return "" if value is None else f"{value:.4f}"
+
+
+def size(count: float) -> str:
+    """Bytes with a binary unit."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def age(seconds: float) -> str:
+    """The two largest units of a duration."""
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
+    if days:
+        return f"{days:.0f} d {hours % 24:.0f} h"
+    if hours:
+        return f"{hours:.0f} h {minutes % 60:.0f} min"
+    return f"{minutes:.0f} min" if minutes else f"{seconds:.0f} s"
+
+
+def by_role(counts: Mapping[str, int]) -> str:
+    """Numbers of parameters by role, largest first."""
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    return ", ".join(f"{role} {count:,}" for role, count in ordered)
+
+
+def brief(value: Any) -> str:
+    """A value on a line: nested mappings as ``key value, ...``, what is empty left out."""
+    if isinstance(value, Mapping):
+        parts = ((key, brief(inner)) for key, inner in value.items())
+        text = ", ".join(f"{key} {inner}" for key, inner in parts if inner)
+        return text if len(text) <= 400 else text[:397] + "..."
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(brief, value)) + "]" if value else ""
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity and no NaN: those become text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value

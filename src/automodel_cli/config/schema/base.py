@@ -1,0 +1,154 @@
+"""What every closed section shares: no unknown keys, frozen, documented fields, keys kept for old files.
+
+A key that older files carry and that needs no action here is declared with ``understood(...)``: it is
+accepted, type-checked and, where somebody set it, explained once through ``Section.collect_notes``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from automodel_cli.config.targets.target import TARGET_KEY, describe_value
+
+NOTE_KEY = "note"
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a type admits, in words for error messages and the documentation."""
+
+    text: str
+
+
+def _refuse_bool(value: Any) -> Any:
+    # Python's True is an int; in a config file `max_steps: true` is a slip, not the number one.
+    if isinstance(value, bool):
+        raise PydanticCustomError("not_a_number", "expected a number")
+    return value
+
+
+not_a_bool = BeforeValidator(_refuse_bool)
+"""Part of a number's type: true and false are no numbers."""
+
+Count = Annotated[int, not_a_bool, Field(gt=0), Meaning("a whole number from 1 up")]
+Whole = Annotated[int, not_a_bool, Field(ge=0), Meaning("a whole number from 0 up")]
+Positive = Annotated[float, not_a_bool, Field(gt=0, allow_inf_nan=False), Meaning("a number above 0")]
+NotNegative = Annotated[float, not_a_bool, Field(ge=0, allow_inf_nan=False), Meaning("a number from 0 up")]
+
+Cadence = Count | Literal["final"] | None
+"""Every N updates (and at the end); ``final``: only at the end; null: never."""
+
+_DTYPES = {
+    "auto": "auto",
+    "bf16": "bf16", "bfloat16": "bf16",
+    "fp16": "fp16", "float16": "fp16", "half": "fp16",
+    "fp32": "fp32", "float32": "fp32", "float": "fp32",
+}  # fmt: skip
+
+
+def short_dtype(value: Any) -> Any:
+    """``bfloat16``, ``torch.bfloat16`` and ``bf16`` are one thing: ``bf16``. Other values pass unchanged."""
+    if isinstance(value, str):
+        return _DTYPES.get(value.removeprefix("torch."), value)
+    return value
+
+
+Precision = Annotated[Literal["auto", "bf16", "fp16", "fp32"], BeforeValidator(short_dtype)]
+Dtype = Annotated[Literal["bf16", "fp16", "fp32"], BeforeValidator(short_dtype)]
+
+
+def understood(default: Any, reason: str) -> Any:
+    """A field that is accepted for old files and has no effect, because ``reason``."""
+    return Field(default, json_schema_extra={NOTE_KEY: reason})
+
+
+class Section(BaseModel):
+    """A closed section: unknown keys are errors, values are frozen, docstrings under fields are help."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        defer_build=True,  # half of a command's start-up: only the models it validates are built
+        arbitrary_types_allowed=True,
+        validate_default=False,
+    )
+
+    _placeholders: dict[tuple[str | int, ...], Any] = PrivateAttr(default_factory=dict)
+    """``path -> text`` of values that came from the environment: printed and saved as they were written."""
+
+    panels: ClassVar[Mapping[str, str]] = {}
+    """Groups of options in a command's help: title -> names of fields; what is in none is an option without group."""
+
+    known_targets: ClassVar[tuple[str, ...]] = ()
+    """Class names that old files give as ``_target_`` of this section; they mean the section itself."""
+
+    @classmethod
+    def keys(cls) -> list[str]:
+        """The keys a file may give, old names included."""
+        return [key for name in cls.model_fields for key in keys_of(cls, name)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_known_target(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or TARGET_KEY not in data or TARGET_KEY in cls.model_fields:
+            return data
+        name = data[TARGET_KEY]
+        rest = {key: value for key, value in data.items() if key != TARGET_KEY}
+        if isinstance(name, str) and _is_old_name(name) and name.rpartition(".")[2] in cls.known_targets:
+            return cls.from_known_target(name.rpartition(".")[2], rest)
+        known = f"; the ones understood are {', '.join(cls.known_targets)}" if cls.known_targets else ""
+        raise ValueError(f"this section is not built from a _target_ ({describe_value(name)}){known}")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_spelling_a_key(cls, data: Any) -> Any:
+        for field in cls.model_fields.values() if isinstance(data, Mapping) else ():
+            alias = field.validation_alias
+            names = alias.choices if isinstance(alias, AliasChoices) else ()
+            if len(given := [str(name) for name in names if name in data]) > 1:
+                raise ValueError(f"{' and '.join(given)} are two names of one key; keep one of them")
+        return data
+
+    @classmethod
+    def from_known_target(cls, class_name: str, data: dict[str, Any]) -> dict[str, Any]:
+        """What ``_target_: ...class_name`` means for the section; by default nothing beyond its keys."""
+        return data
+
+    def collect_notes(self, prefix: str = "") -> list[str]:
+        """One line for each accepted key that somebody set and that has no effect, and why."""
+        notes = []
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            extra = type(self).model_fields[name].json_schema_extra
+            reason = extra.get(NOTE_KEY) if isinstance(extra, dict) else None
+            default = type(self).model_fields[name].default
+            if reason and name in self.model_fields_set and value != default:
+                notes.append(f"{prefix}{name} is understood and has no effect: {reason}")
+            if isinstance(value, Section):
+                notes += value.collect_notes(f"{prefix}{name}.")
+        return notes
+
+
+def keys_of(section: type[Section], field: str) -> list[str]:
+    """The keys that set ``field``; the first is the one to write."""
+    alias = section.model_fields[field].validation_alias
+    if isinstance(alias, AliasChoices):
+        return [str(choice) for choice in alias.choices]
+    return [alias] if isinstance(alias, str) else [field]
+
+
+def _is_old_name(name: str) -> bool:
+    return name.split(".")[0].lower() in ("nemo_automodel", "torch", "automodel_cli")

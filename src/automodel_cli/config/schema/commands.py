@@ -1,0 +1,384 @@
+"""What each subcommand reads: closed sections as typed fields, open sections as Targets.
+
+Section and key names are those that users' files already have. Off is ``null``, "only at the end" is
+``final``. The docstring under a field is its help, and `docs/config.md` is made from these files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, InstanceOf, field_validator, model_validator
+
+from automodel_cli.config.schema.base import (
+    Count,
+    Meaning,
+    NotNegative,
+    Precision,
+    Section,
+    Whole,
+    short_dtype,
+    understood,
+)
+from automodel_cli.config.schema.evaluation_section import EvaluationConfig
+from automodel_cli.config.schema.other_sections import (
+    MfuConfig,
+    MoeMetricsConfig,
+    PrewarmConfig,
+    without_switched_off,
+)
+from automodel_cli.config.schema.run_sections import (
+    CheckpointConfig,
+    DistEnvConfig,
+    DistributedConfig,
+    LoggingConfig,
+    WandbConfig,
+)
+from automodel_cli.config.schema.training_sections import (
+    DEFAULT_SEED,
+    ClipGradNormConfig,
+    CompileConfig,
+    Fp8Config,
+    LrSchedulerConfig,
+    PackedSequenceConfig,
+    ParamGroupOverride,
+    RngConfig,
+    StepSchedulerConfig,
+)
+from automodel_cli.config.targets.allowlist import translate
+from automodel_cli.config.targets.roles import ROLES, role_of_section
+from automodel_cli.config.targets.target import TARGET_KEY, Target, describe_value
+
+NAMED_VALIDATION_KEY = "validation_dataset_*"  # nobody writes this key: it gathers validation_dataset_<name>
+_NAMED_VALIDATION_PREFIX = "validation_dataset_"
+_NANOGPT_STARTS = {
+    "resume": "leave it out: a run found in checkpoint.checkpoint_dir resumes by itself",
+    "scratch": "leave it out: weights are random unless it names some",
+}
+_RECIPES = ("TrainFinetuneRecipeForNextTokenPrediction", "PretrainRecipe", "pretrain")
+
+
+def _with_default(role: str, value: Any) -> Target:
+    return Target.parse(value, default_name=ROLES[role].default_target)
+
+
+OpenSection = Annotated[InstanceOf[Target], BeforeValidator(Target.parse)]
+OptimizerSection = Annotated[InstanceOf[Target], BeforeValidator(partial(_with_default, "optimizer"))]
+DataloaderSection = Annotated[InstanceOf[Target], BeforeValidator(partial(_with_default, "dataloader"))]
+Device = Annotated[
+    str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$"), Meaning("auto, cpu, mps, cuda or cuda:N")
+]
+
+
+def _name_or_target(value: Any) -> Any:
+    return Target.parse(value) if isinstance(value, Mapping) else value
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+class PretrainConfig(Section):
+    """Everything `automodel pretrain llm` reads. Only `model` and `dataset` have to be there."""
+
+    recipe: str | None = None
+    """Name of the recipe, for files that carry one; there is one recipe for next-token pretraining."""
+    seed: Whole | None = None
+    """Short for `rng.seed`."""
+    precision: Precision = "auto"
+    """Compute in bf16, fp16 or fp32; auto: bf16 where the hardware has it. Weights are stored in fp32."""
+    residual_precision: Annotated[Literal["auto", "bf16", "fp32"], BeforeValidator(short_dtype)] = "auto"
+    """The stream between blocks, where products are in bf16: bf16 or fp32; auto: bf16 on CUDA, fp32 on a CPU."""
+    device: Device = "auto"
+    """Where to train: auto, cpu, cuda, mps."""
+    init_from: str | None = None
+    """Start from these weights (checkpoint, Hugging Face folder, GPT-2 name), optimizer and step afresh."""
+    init_from_any_function: bool = False
+    """Take those weights even if they were trained as another function: other heads, activation, rotary base, norm."""
+    model: OpenSection
+    """What to train: `_target_` and the arguments of a model builder."""
+    tokenizer: Annotated[InstanceOf[Target] | str | None, BeforeValidator(_name_or_target)] = None
+    """Tokenizer of the data: a name, a folder or a `_target_`; null: the one the data came with."""
+    dataset: OpenSection
+    """What to train on: `_target_` and the arguments of a dataset."""
+    validation_dataset: OpenSection | None = None
+    """What to validate on; its results are called `default`. More sets: `validation_dataset_<name>`."""
+    named_validation_datasets: dict[str, OpenSection] = Field(
+        default_factory=dict, validation_alias=NAMED_VALIDATION_KEY
+    )
+    """Further validation sets, each written as a section `validation_dataset_<name>`."""
+    dataloader: DataloaderSection | None = None
+    """How a dataset of your own is read: workers, pinning, `collate_fn`. Token files need none of it."""
+    validation_dataloader: DataloaderSection | None = None
+    """The same for validation."""
+    loss_fn: OpenSection | None = None
+    """Loss; null: masked cross-entropy, in pieces where that is faster (timed on a CPU) or saves much memory (GPU)."""
+    optimizer: OptimizerSection | None = None
+    """Optimizer; without `_target_` AdamW. null: AdamW, lr 2e-4, betas [0.9, 0.95], weight decay 0.1."""
+    param_group_overrides: tuple[ParamGroupOverride, ...] = ()
+    """Exceptions from the optimizer's learning rate and weight decay, by parameter name."""
+    clip_grad_norm: ClipGradNormConfig = Field(default_factory=ClipGradNormConfig)
+    """Scaling of gradients that are too large; a number is short for `max_norm`, null is off."""
+    lr_scheduler: LrSchedulerConfig | None = None
+    """Schedule of learning rate and weight decay; null: constant."""
+    step_scheduler: StepSchedulerConfig = Field(default_factory=StepSchedulerConfig)
+    """Batch sizes, length of the run, and what happens when."""
+    rng: RngConfig = Field(default_factory=RngConfig)
+    """Randomness."""
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    """Checkpoints and the run folder."""
+    distributed: DistributedConfig = Field(default_factory=DistributedConfig)
+    """How the model is spread over ranks."""
+    dist_env: DistEnvConfig = Field(default_factory=DistEnvConfig)
+    """How ranks communicate."""
+    compile: CompileConfig = Field(default_factory=CompileConfig)
+    """torch.compile; true, false or auto is short for `enabled`."""
+    fp8: Fp8Config = Field(default_factory=Fp8Config)
+    """Matrix products in 8-bit floating point, for large models; true or false is short for `enabled`."""
+    packed_sequence: PackedSequenceConfig = Field(default_factory=PackedSequenceConfig)
+    """Packing of rows of different length."""
+    evaluation: EvaluationConfig | None = None
+    """Tasks and samples during training; null: none."""
+    logging: LoggingConfig = Field(default_factory=LoggingConfig)
+    """What the console shows."""
+    wandb: WandbConfig | None = None
+    """Weights & Biases; null: not used."""
+    mfu: MfuConfig | None = None
+    """What model FLOPs utilization is measured against; null: the device's own peak."""
+    prewarm: PrewarmConfig | None = None
+    """Kept for old files: what a first update warms up."""
+    moe_metrics: MoeMetricsConfig | None = None
+    """Kept for old files: load of experts in the log."""
+    nvtx: bool = understood(False, "--profile N shows where the time of a run goes")
+    """Kept for old files."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _switched_off_elsewhere(cls, data: Any) -> Any:
+        return without_switched_off(data) if isinstance(data, Mapping) else data
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_named_validation_sets(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        named = {
+            key.removeprefix(_NAMED_VALIDATION_PREFIX): value
+            for key, value in data.items()
+            if isinstance(key, str)
+            and key.startswith(_NAMED_VALIDATION_PREFIX)
+            and key not in (_NAMED_VALIDATION_PREFIX, NAMED_VALIDATION_KEY)
+        }
+        rest = {
+            key: value
+            for key, value in data.items()
+            if str(key).removeprefix(_NAMED_VALIDATION_PREFIX) not in named
+        }
+        return {**rest, NAMED_VALIDATION_KEY: named} if named else data
+
+    @field_validator("clip_grad_norm", mode="before")
+    @classmethod
+    def _number_is_max_norm(cls, value: Any) -> Any:
+        return value if isinstance(value, (Mapping, ClipGradNormConfig)) else {"max_norm": value}
+
+    @field_validator("compile", "fp8", mode="before")
+    @classmethod
+    def _scalar_is_enabled(cls, value: Any) -> Any:
+        if isinstance(value, (Mapping, CompileConfig, Fp8Config)):
+            return value
+        return {"enabled": False if value is None else value}
+
+    @field_validator("init_from")
+    @classmethod
+    def _nanogpts_words(cls, value: str | None) -> str | None:
+        if value in _NANOGPT_STARTS and not Path(value).exists():
+            raise ValueError(f"{value!r} is nanoGPT's; {_NANOGPT_STARTS[value]}")
+        return value
+
+    @field_validator("recipe", mode="before")
+    @classmethod
+    def _known_recipe(cls, value: Any) -> Any:
+        name = value.get(TARGET_KEY) if isinstance(value, Mapping) else value
+        if isinstance(name, str) and name.rpartition(".")[2] not in _RECIPES:
+            raise ValueError(f"found {describe_value(name)}; this command runs {_RECIPES[0]}")
+        return name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _seed_is_rng_seed(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or not _is_whole(data.get("seed")):
+            return data  # nothing to do, or wrong: the field says how
+        rng = data.get("rng") or {}
+        if isinstance(rng, Mapping):
+            if rng.get("seed", data["seed"]) != data["seed"]:
+                raise ValueError(f"seed is {data['seed']} and rng.seed is {rng['seed']}; keep one of them")
+            return {**data, "seed": None, "rng": {**rng, "seed": data["seed"]}}
+        return data
+
+    @property
+    def validation_datasets(self) -> dict[str, Target]:
+        """All validation sets by name; `validation_dataset` comes first and is called `default`."""
+        first = {} if self.validation_dataset is None else {"default": self.validation_dataset}
+        return {**first, **self.named_validation_datasets}
+
+    @property
+    def max_norm(self) -> float | None:
+        """Norm that gradients are scaled down to; None: clipping is off."""
+        return self.clip_grad_norm.max_norm
+
+    @property
+    def rng_seed(self) -> int:
+        """`rng.seed`, or the top-level `seed` that is short for it."""
+        return self.rng.seed
+
+    @property
+    def compute_precision(self) -> str:
+        """`precision`, or where that is auto what older places of it say."""
+        policy = self.distributed.mp_policy
+        older = (policy.param_dtype if policy else None) or self.distributed.dtype
+        return self.precision if self.precision != "auto" else older or "auto"
+
+    @property
+    def dist_backend(self) -> str | None:
+        """`dist_env.backend`, or its older place; None: chosen by hardware."""
+        return self.dist_env.backend or self.distributed.backend
+
+    @property
+    def wandb_active(self) -> WandbConfig | None:
+        """The `wandb` section where it is there and enabled."""
+        return self.wandb if self.wandb is not None and self.wandb.enable else None
+
+    def open_sections(self) -> Iterator[tuple[str, str, Target]]:
+        """``(key, role, target)`` of each open section that was given."""
+        given = {name: getattr(self, name) for name in type(self).model_fields}
+        given |= {
+            _NAMED_VALIDATION_PREFIX + name: target for name, target in self.named_validation_datasets.items()
+        }
+        for key, target in given.items():
+            role = role_of_section(key)
+            if role is not None and isinstance(target, Target):
+                yield key, role.name, target
+
+    @property
+    def notes(self) -> list[str]:
+        """One line for each accepted key that has no effect, saying why, old targets and their arguments included."""
+        return self.collect_notes()
+
+    def collect_notes(self, prefix: str = "") -> list[str]:
+        """The notes of closed sections, then those of targets."""
+        notes = super().collect_notes(prefix)
+        for key, role, target in self.open_sections():
+            notes += [f"{key}.{note}" for note in translate(target, ROLES[role])[1]]
+        return notes
+
+
+class EvaluateConfig(Section):
+    """What `automodel eval` reads: a checkpoint and the token files to score it on."""
+
+    panels: ClassVar = {
+        "Likelihood of token files": "data seq_len intra_document raw_dtype limit_batches bigram"
+    }
+
+    checkpoint: str
+    """Checkpoint, run folder (its LATEST is taken) or Hugging Face folder."""
+    data: tuple[str, ...] = ()
+    """Token files, prefixes of a .bin and .idx, patterns or folders; each is scored on its own; empty: what the run
+    validated on."""
+    batch_size: Count = 8
+    """Sequences scored at once."""
+    seq_len: Count | None = None
+    """Length of a window; null: the length the model was trained on."""
+    intra_document: bool | None = None
+    """Attention stays within documents of token files; null: as `dataset.intra_document` was in training."""
+    raw_dtype: Literal["uint16", "uint32", "npy"] | None = None
+    """Type of token files without a header (npy: NumPy's files of ids); null: as in training, else uint16."""
+    limit_batches: Count | None = None
+    """Batches to score at most, for each entry of `data`; null: all."""
+    output: str | None = None
+    """Where to write the results; null: `results_STEP_DATA.json` in the run folder or
+    export, none in a folder of others."""
+    bigram: str | None = None
+    """Training token files: a bigram model of these, scored on the same data, is shown beside; null: none."""
+    tokenizer: str | None = None
+    """Tokenizer for bits per byte; null: the checkpoint's own."""
+    device: Device = "auto"
+    """Where to compute: auto, cpu, cuda, mps."""
+    precision: Precision = "auto"
+    """Compute in bf16, fp16 or fp32; auto: as the checkpoint was trained, where the hardware has it."""
+    as_json: bool = Field(default=False, validation_alias="json")
+    """Print the results as JSON instead of tables."""
+
+
+class InspectConfig(Section):
+    """What `automodel inspect-ckpt` reads."""
+
+    path: str = "checkpoints/"
+    """Run folder, checkpoint, safetensors file or Hugging Face folder."""
+    step: str | None = None
+    """Step to look at: a number, LATEST or BEST; null: the overview of all."""
+    verify: bool = False
+    """Hash every file again and look for NaN and infinity."""
+    diff: tuple[str, str] | None = None
+    """Two checkpoints to compare: steps of the run folder (a number, LATEST, BEST) or paths; null: none."""
+    as_json: bool = Field(default=False, validation_alias="json")
+    """Print JSON instead of tables."""
+
+    @field_validator("step", mode="before")
+    @classmethod
+    def _number_is_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class PlotConfig(Section):
+    """What `automodel plot` reads."""
+
+    runs: tuple[str, ...] = Field(min_length=1)
+    """Run folders to draw, one line each."""
+    output: str | None = None
+    """File to write, .png, .svg or .pdf; null: `curves.png` in the first run folder."""
+    log_x: bool = False
+    """Logarithmic axis of steps."""
+    log_loss: bool = False
+    """Logarithmic axis of losses."""
+    smooth: Count | None = None
+    """Log records that a point of the bold curve averages over; null: a fortieth of the run; 1: none."""
+    title: str | None = None
+    """Title of the figure; null: the run's name."""
+
+
+class GenerateConfig(Section):
+    """What `automodel generate` reads. (nanoGPT's sample.py has num_samples 10, max_new_tokens 500, seed 1337.)"""
+
+    checkpoint: str
+    """Checkpoint, run folder (its LATEST is taken) or Hugging Face folder."""
+    prompt: str = ""
+    """Text to continue, or FILE:path for the text of a file; empty: a new document is started."""
+    prompt_file: str | None = None
+    """File with a prompt on each line (empty lines are left out): all are continued side by side;
+    null: none."""
+    max_new_tokens: Count = 100
+    """Tokens to add at most."""
+    temperature: NotNegative = 0.8
+    """0 takes the likeliest token each time; higher is more varied."""
+    top_k: Count | None = 200
+    """Choose among this many of the likeliest tokens; null: all."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Choose among the likeliest tokens that hold this share of the probability; null: all."""
+    repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
+    """Above 1, tokens that were there before become less likely (as in CTRL and transformers)."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a continuation; they are left out of it. The tokenizer's end-of-text token always ends one;
+    empty: that alone."""
+    overflow: Literal["slide", "stop"] = "slide"
+    """At the end of the model's context: go on from the newest half of it, or end."""
+    seed: Whole = DEFAULT_SEED
+    """Seed of the choice."""
+    num_samples: Count = 1
+    """Continuations of each prompt."""
+    tokenizer: str | None = None
+    """Tokenizer: a name or folder; null: the checkpoint's own."""
+    device: Device = "auto"
+    """Where to compute: auto, cpu, cuda, mps."""

@@ -1,0 +1,154 @@
+"""What `automodel preprocess nanogpt`, `preprocess tokenizer` and `preprocess verify` read."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from automodel_cli.config.amounts import parse_amount
+from automodel_cli.config.schema.base import Count, Meaning, Section, Whole
+
+DEFAULT_DATASET = "HuggingFaceFW/fineweb"
+DEFAULT_SET_NAME = "sample-10BT"
+MAX_SHARD_TOKENS = 2**31 - 1
+
+Amount = Annotated[
+    Count, BeforeValidator(parse_amount), Meaning("a number like 10000, 500K, 500M, 1.5B or 2T")
+]
+InputFormat = Literal["auto", "text", "jsonl", "json", "parquet"]
+MAX_DOCUMENT_BYTES = 256 << 20
+Fraction = Annotated[float, Field(gt=0, lt=1), Meaning("a number between 0 and 1")]
+
+
+def unusual_reading(cfg: Section) -> dict[str, Any]:
+    """How text is read, where that is not the default: a manifest made before there was a choice stays equal."""
+    usual = {"input_format": "auto", "max_document_bytes": MAX_DOCUMENT_BYTES}
+    return {name: getattr(cfg, name) for name in usual if getattr(cfg, name) != usual[name]}
+
+
+class PreprocessNanogptConfig(Section):
+    """Text to nanoGPT-style token files."""
+
+    panels: ClassVar = {
+        "Input": "dataset set_name split text_key document input_format max_document_bytes strict",
+        "Tokens": "tokenizer engine eot separator max_tokens",
+        "Output": "output_dir format val_fraction val_tokens shard_tokens shuffle seed overwrite dry_run",
+        "Speed and memory": "num_workers chunk_size prefetch shuffle_memory",
+    }
+
+    dataset: str = DEFAULT_DATASET
+    """Hub dataset, or a local file, folder or glob (.jsonl .json .parquet .txt .md .py ..., also .gz .bz2 .xz .zst)."""
+    set_name: str | None = None
+    """Configuration of a Hub dataset; null: `sample-10BT` for the default dataset, else the dataset's own default."""
+    split: str = "train"
+    """Split of a Hub dataset."""
+    text_key: str = "text"
+    """Field or column that holds the text in .jsonl, .json, .parquet and Hub datasets."""
+    document: str = Field(default="file", min_length=1)
+    r"""What a document is in text files: `file`, `line`, or the delimiter between documents (`\n\n`)."""
+    input_format: InputFormat = "auto"
+    """What local files are, whatever their names say; `auto`: by suffix. Compression is always seen by content."""
+    max_document_bytes: Amount = MAX_DOCUMENT_BYTES
+    """Longer documents (as they stand in the file) are cut where that changes no token, else left out as bad rows;
+    reading takes at most about twice as much memory."""
+    max_tokens: Amount | None = None
+    """Tokens to write, exactly, validation included; K, M, B, T are understood; null: all."""
+    tokenizer: str = "gpt2"
+    """tiktoken name, Hugging Face id, folder with tokenizer.json, `byte`, or `char` (vocabulary from the data)."""
+    engine: Literal["auto", "reference", "fast"] = "auto"
+    """What encodes: `auto` takes the fast engine where it is installed and agrees with the reference."""
+    eot: Literal["prepend", "append", "none"] | None = None
+    """Where the token between documents stands; null: `prepend` in bin, `append` in raw,
+    `none` with char."""
+    separator: Literal["eos", "bos"] | None = None
+    """Which token that is, end- or beginning-of-text; null: before a document `bos`, as NeMo's tool, where the
+    tokenizer has one of its own (GPT-2's two are one token), else `eos`."""
+    val_fraction: Fraction | None = None
+    """Fraction of the documents that goes to val.bin (of a single document, and with char: the tail); null: none."""
+    val_tokens: Amount | None = None
+    """Tokens that go to val.bin, instead of a fraction; null: none."""
+    shuffle: bool = False
+    """Write the documents in a random order (needs disk space for the tokens once more while it works)."""
+    shuffle_memory: Amount = 500_000_000
+    """Bytes that `shuffle` may hold in memory; more makes fewer and larger temporary files, and the same result."""
+    seed: Whole = 42
+    """Decides the order with `shuffle` and which documents are for validation."""
+    format: Literal["bin", "raw"] = "bin"
+    """`bin`: header and dataset.bin; `raw`: nanoGPT's headerless train.bin."""
+    shard_tokens: Annotated[Amount, Field(le=MAX_SHARD_TOKENS)] = 1_000_000_000
+    """Tokens a file holds before the next one is begun."""
+    output_dir: str | None = None
+    """Folder to write; null: `{dataset}_max_tokens_{N}` in the current one."""
+    overwrite: bool = False
+    """Delete what an earlier run made in the folder first; what others made there is never touched."""
+    strict: bool = False
+    """Stop at the first bad row instead of counting it."""
+    num_workers: Whole | None = None
+    """Processes that tokenize; 0 or 1: none besides this one; null: as many as pay, at most one
+    per core (fewer for small inputs)."""
+    chunk_size: Count = 256
+    """Documents a worker gets at a time (8 KiB each where a file is cut by bytes)."""
+    prefetch: Count = 4
+    """Chunks under way for each worker; bounds the memory."""
+    dry_run: bool = False
+    """Say what would be done, and stop."""
+
+    @model_validator(mode="after")
+    def _one_validation_size(self) -> PreprocessNanogptConfig:
+        if self.val_fraction is not None and self.val_tokens is not None:
+            raise ValueError("`val_fraction` and `val_tokens` exclude each other; give one")
+        if self.val_tokens and self.max_tokens and self.val_tokens >= self.max_tokens:
+            raise ValueError(
+                f"`val_tokens` ({self.val_tokens:,}) must be less than `max_tokens` ({self.max_tokens:,}), their total"
+            )
+        return self
+
+
+class TokenizerTrainConfig(Section):
+    """A byte-level BPE trained on one's own text."""
+
+    panels: ClassVar = {
+        "Input": "dataset set_name split text_key document input_format max_document_bytes max_bytes seed",
+        "Output": "output_dir vocab_size overwrite",
+    }
+
+    dataset: str
+    """Hub dataset, or a local file, folder or glob, as for `preprocess nanogpt`."""
+    output_dir: str
+    """Folder for tokenizer.json and its configuration; AutoTokenizer opens it."""
+    vocab_size: Amount = 32_768
+    """Entries, end-of-text and the 256 bytes included."""
+    set_name: str | None = None
+    """Configuration of a Hub dataset; null: the dataset's own default."""
+    split: str = "train"
+    """Split of a Hub dataset."""
+    text_key: str = "text"
+    """Field or column that holds the text."""
+    document: str = Field(default="file", min_length=1)
+    """What a document is in text files, as for `preprocess nanogpt`."""
+    input_format: InputFormat = "auto"
+    """What local files are, as for `preprocess nanogpt`."""
+    max_document_bytes: Amount = MAX_DOCUMENT_BYTES
+    """Longer documents are cut or left out, as for `preprocess nanogpt`."""
+    max_bytes: Amount | None = 1_000_000_000
+    """Text to learn from; of more, documents are drawn at random (by `seed`); null: all."""
+    seed: Whole = 42
+    """Decides which documents are drawn."""
+    overwrite: bool = False
+    """Replace the tokenizer in the folder."""
+
+
+class VerifyConfig(Section):
+    """A corpus folder or token files to check."""
+
+    path: str
+    """Corpus folder, its manifest, a token file (ours, NeMo's, nanoGPT's), or the prefix of a .bin and .idx."""
+    tokenizer: str | None = None
+    """Tokenizer to check and decode with where there is no manifest; null: tokens are not decoded then."""
+    raw_dtype: Literal["uint16", "uint32", "npy"] | None = None
+    """Type of the tokens of a file without header (npy: NumPy's file of ids); null: uint16."""
+    documents: Whole = 2
+    """Documents to show, decoded, from the start of each split."""
+    as_json: bool = Field(default=False, validation_alias="json")
+    """Print the report as JSON instead of a table."""

@@ -1,0 +1,232 @@
+"""Sections about the run as a whole: ranks, checkpoints, trackers."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import AliasChoices, Field, field_validator
+
+from automodel_cli.config.schema.base import Count, Dtype, Positive, Precision, Section, understood
+
+
+class DistEnvConfig(Section):
+    """How the ranks find and hear each other."""
+
+    known_targets = ("DistEnvConfig", "DistInfo")
+
+    backend: Literal["nccl", "gloo"] | None = None
+    """Collectives; null: nccl with GPUs, gloo without. nccl without a GPU becomes gloo, with a warning."""
+    timeout_minutes: Positive = 30.0
+    """How long a rank waits for the others before it gives up."""
+
+
+class MixedPrecisionConfig(Section):
+    """Which type is stored, computed with and reduced in. Parameters are always stored in fp32."""
+
+    known_targets = ("MixedPrecisionPolicy",)
+
+    param_dtype: Dtype | None = None
+    """Compute in this type; null: as `precision` says."""
+    reduce_dtype: Dtype | None = None
+    """Sum gradients over ranks in this type; null: fp32."""
+    output_dtype: Dtype | None = understood(None, "the loss is always computed in fp32")
+    """Kept for old files."""
+    cast_forward_inputs: bool = understood(True, "token ids are integers, there is nothing to cast")
+    """Kept for old files."""
+
+
+class OffloadConfig(Section):
+    """Keep parameters and optimizer state in CPU memory."""
+
+    known_targets = ("CPUOffloadPolicy",)
+
+    pin_memory: bool = True
+    """Use page-locked memory, which copies faster."""
+
+
+_MEGATRON_FSDP = "it tunes Megatron-FSDP, and sharding here is FSDP2"
+_STRATEGIES = {"FSDP2Manager": "fsdp2", "DDPManager": "ddp", "MegatronFSDPManager": "megatron_fsdp",
+               "FSDP2Config": "fsdp2", "DDPConfig": "ddp", "MegatronFSDPConfig": "megatron_fsdp"}  # fmt: skip
+
+
+class DistributedConfig(Section):
+    """How a model is spread over ranks. With one process none of it matters."""
+
+    known_targets = tuple(_STRATEGIES)
+
+    strategy: Literal["fsdp2", "ddp", "none", "megatron_fsdp"] = "fsdp2"
+    """`fsdp2` shards weights, gradients and optimizer state; `ddp` copies them; `none`: one process."""
+    dp_size: Count | None = None
+    """Ranks that see different data; null: all that the other sizes leave."""
+    dp_replicate_size: Count | None = None
+    """Copies of the sharded model (hybrid sharding); null: one under fsdp2."""
+    tp_size: Count = 1
+    """Ranks that share each matrix (tensor parallel)."""
+    cp_size: Count = 1
+    """Ranks that share each sequence (context parallel)."""
+    pp_size: Count = 1
+    """Ranks that share the layers (pipeline parallel)."""
+    ep_size: Count = 1
+    """Ranks that share experts (expert parallel)."""
+    sequence_parallel: bool = understood(
+        False, "with tp_size above one, everything between the shared matrices is divided along the sequence"
+    )
+    """Kept for old files."""
+    tp_plan: dict[str, Any] | None = Field(
+        default=None, validation_alias=AliasChoices("tp_plan", "custom_tp_plan")
+    )
+    """Tensor-parallel plan to use instead of the model's own."""
+    mp_policy: MixedPrecisionConfig | None = None
+    """Types to compute and reduce in; null: as `precision` says, gradients summed in fp32."""
+    reshard_after_forward: bool | None = None
+    """Free gathered weights after the forward pass; null: in every block but the last."""
+    offload_policy: OffloadConfig | None = None
+    """Keep parameters in CPU memory; null: no."""
+    activation_checkpointing: bool | Literal["full", "selective"] = False
+    """Compute activations again in the backward pass instead of keeping them; true means full."""
+    broadcast_buffers: bool = False
+    """ddp: send buffers from rank 0 before every forward pass."""
+    find_unused_parameters: bool = False
+    """ddp: look for parameters that got no gradient."""
+    static_graph: bool = False
+    """ddp: the graph is the same in every step."""
+    bucket_cap_mb: Positive | None = None
+    """ddp: size of a gradient bucket; null: torch's default."""
+    gradient_as_bucket_view: bool = True
+    """ddp: gradients are views of the buckets, which saves a copy."""
+    backend: Literal["nccl", "gloo"] | None = None
+    """Older place of `dist_env.backend`; used where that one is not given."""
+    dtype: Precision | None = None
+    """Older place of `precision`; used where that one is `auto`."""
+    world_size: Count | None = understood(None, "the launcher knows how many ranks there are")
+    """Kept for old files."""
+    use_hf_tp_plan: bool = understood(False, "a model brings its own tensor-parallel plan")
+    """Kept for old files."""
+    enable_compile: bool = understood(False, "compile.enabled decides")
+    """Kept for old files."""
+    defer_fsdp_grad_sync: bool = understood(True, "gradients are always summed once per update")
+    """Kept for old files."""
+    enable_async_tensor_parallel: bool = understood(False, "communication follows torch's defaults")
+    """Kept for old files."""
+    enable_fsdp2_prefetch: bool = False
+    """fsdp2: gather more blocks ahead than torch does by itself, at the price of their memory."""
+    autocast_dtype: Dtype | None = understood(None, "precision decides the compute type")
+    """Kept for old files."""
+    zero_dp_strategy: Any = understood(None, _MEGATRON_FSDP)
+    """Kept for old files."""
+    grad_reduce_in_fp32: bool | None = understood(
+        None, "gradients are summed in fp32 unless mp_policy says otherwise"
+    )
+    """Kept for old files."""
+    overlap_grad_reduce: bool | None = understood(None, _MEGATRON_FSDP)
+    """Kept for old files."""
+    overlap_param_gather: bool | None = understood(None, _MEGATRON_FSDP)
+    """Kept for old files."""
+    check_for_nan_in_grad: bool | None = understood(None, "gradients are always checked")
+    """Kept for old files."""
+    init_fsdp_with_meta_device: bool | None = understood(None, "models are always built on the meta device")
+    """Kept for old files."""
+
+    @classmethod
+    def from_known_target(cls, class_name: str, data: dict[str, Any]) -> dict[str, Any]:
+        """A manager class names the strategy; a `strategy` key beside it must agree."""
+        meant = _STRATEGIES[class_name]
+        given = data.get("strategy", meant)
+        if given != meant:
+            raise ValueError(f"_target_ {class_name} means strategy {meant}, but strategy says {given}")
+        return {**data, "strategy": meant}
+
+    @field_validator("strategy", mode="before")
+    @classmethod
+    def _spelling(cls, value: Any) -> Any:
+        return {"megatron-fsdp": "megatron_fsdp", "mfsdp": "megatron_fsdp"}.get(str(value), value)
+
+    def collect_notes(self, prefix: str = "") -> list[str]:
+        """The section's notes, and that megatron_fsdp runs as fsdp2."""
+        notes = super().collect_notes(prefix)
+        if self.strategy == "megatron_fsdp":
+            notes.insert(0, f"{prefix}strategy megatron_fsdp runs as fsdp2, which shards the same things")
+        return notes
+
+
+class CheckpointConfig(Section):
+    """What is saved, where, how much of it is kept, and where a run starts from."""
+
+    known_targets = ("CheckpointingConfig", "CheckpointConfig")
+
+    enabled: bool = True
+    """Save checkpoints. With false nothing can be resumed."""
+    checkpoint_dir: str = "checkpoints/"
+    """The run folder: config, metrics and one folder for each saved step. A run found here is resumed."""
+    model_save_format: Literal["safetensors", "torch_save"] = "safetensors"
+    """`safetensors` is readable everywhere; `torch_save` is torch's distributed format."""
+    save_consolidated: Literal[False, "final", "every"] = "final"
+    """Also write a Hugging Face folder: `final`: at the end; `every` or true: each time; false: never."""
+    is_async: bool = False
+    """Write in the background while training goes on."""
+    restore_from: str | None = None
+    """What to continue from: LATEST, BEST, the name of a step's folder, or a path; null: LATEST, if any."""
+    best_metric_key: str = "default"
+    """Validation set whose loss decides which checkpoint is BEST."""
+    keep_last: Count | None = Field(
+        default=None, validation_alias=AliasChoices("keep_last", "max_recent_checkpoints")
+    )
+    """Keep the N newest, besides LATEST and BEST; null: all. Old name: `max_recent_checkpoints`."""
+    keep_every: Count | None = None
+    """Besides, keep those whose step is a multiple of this."""
+    consolidation_timeout_minutes: Positive | None = understood(None, "dist_env.timeout_minutes covers it")
+    """Kept for old files."""
+    single_rank_consolidation: bool = understood(False, "the layout decides who writes what")
+    """Kept for old files."""
+    staging_dir: str | None = understood(None, "files are written beside their final place and renamed")
+    """Kept for old files."""
+    v4_compatible: bool = understood(False, "the export is what transformers 5 and 4 both read")
+    """Kept for old files."""
+    allow_legacy_pickle_restore: bool = understood(False, "no checkpoint file is ever unpickled")
+    """Kept for old files."""
+
+    @field_validator("save_consolidated", mode="before")
+    @classmethod
+    def _true_is_every(cls, value: Any) -> Any:
+        return "every" if value is True else False if value is None else value
+
+    @field_validator("restore_from", mode="before")
+    @classmethod
+    def _lowest_val_is_best(cls, value: Any) -> Any:
+        return "BEST" if value == "LOWEST_VAL" else value
+
+
+class LoggingConfig(Section):
+    """What the console shows of a run."""
+
+    format: Literal["compact", "classic"] = "compact"
+    """Line of an update: `compact`, as wide as the terminal; `classic`: NeMo AutoModel's fields, for programs."""
+
+
+class WandbConfig(Section):
+    """Weights & Biases. Absent, or `enable: false`: not used. Secrets belong in WANDB_API_KEY, never here."""
+
+    enable: bool = True
+    """false switches the section off without removing it."""
+    project: str = "automodel"
+    """Project the run appears in."""
+    entity: str | None = None
+    """User or team; null: your default."""
+    name: str | None = None
+    """Name of the run; null: W&B makes one."""
+    group: str | None = None
+    """Group of the run."""
+    job_type: str | None = None
+    """Kind of the run within its group."""
+    tags: tuple[str, ...] = ()
+    """Tags of the run."""
+    notes: str | None = None
+    """Longer description of the run."""
+    mode: Literal["online", "offline", "disabled", "shared"] | None = None
+    """`offline` keeps everything in local files; null: as WANDB_MODE says."""
+    save_dir: str | None = Field(default=None, validation_alias=AliasChoices("save_dir", "dir"))
+    """Folder for W&B's own files (its `dir`); null: the run folder."""
+    id: str | None = None
+    """Id of the W&B run to continue; null: the one stored with the run folder, or a new one."""
+    resume: str | bool | None = understood(None, "a resumed run always continues its own W&B run")
+    """Kept for old files."""

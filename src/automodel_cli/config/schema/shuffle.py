@@ -1,0 +1,87 @@
+"""What `automodel preprocess shuffle` reads."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AliasChoices, BeforeValidator, Field, model_validator
+
+from automodel_cli.config.schema.base import Count, Meaning, Section, Whole
+from automodel_cli.config.schema.preprocess import MAX_DOCUMENT_BYTES, Amount, Fraction, InputFormat
+
+
+def _split_names(value: Any) -> Any:
+    if isinstance(value, list) and len(value) == 1:  # --keep-columns id,url
+        value = value[0]
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
+Names = Annotated[
+    list[str], BeforeValidator(_split_names), Meaning("names, in a list or with commas between them")
+]
+
+
+class ShuffleConfig(Section):
+    """Documents in random order, with bounded memory; the order depends on the seed and the input alone."""
+
+    panels: ClassVar = {
+        "Input": "dataset text_key document input_format max_document_bytes keep_columns dedup check strict",
+        "Output": "output_dir name chunks chunk_size val_fraction val_documents seed overwrite dry_run",
+        "Speed and memory": "memory temp_dir num_workers",
+    }
+
+    dataset: str = Field(validation_alias=AliasChoices("dataset", "input"))
+    """File, folder or glob (.jsonl .parquet .txt ..., also .gz .bz2 .xz .zst), read in the order of the file names."""
+    output_dir: str | None = None
+    """Folder to write; null: `{dataset}_shuffled` in the current one."""
+    name: str | None = None
+    """Beginning of the file names, `NAME.chunk.00000.jsonl` and `NAME.val.jsonl`; null: the dataset's."""
+    text_key: str = "text"
+    """Field or column that holds the text; also its key in what is written."""
+    document: str = Field(default="file", min_length=1)
+    r"""What a document is in text files: `file`, `line`, or the delimiter between documents (`\n\n`)."""
+    input_format: InputFormat = "auto"
+    """What local files are, whatever their names say; `auto`: by suffix. Compression is always seen by content."""
+    max_document_bytes: Amount = MAX_DOCUMENT_BYTES
+    """Longer documents (as they stand in the file) are left out as bad rows; reading takes at most about twice as
+    much memory."""
+    keep_columns: Names | None = None
+    """Columns of parquet files to keep besides the text, or `all`; rows of .jsonl files always stay as they are;
+    null: none."""
+    seed: Whole = 42
+    """Decides the order, and with it which documents are for validation."""
+    chunks: Count = 1
+    """Files to divide the training documents into, with equally many each."""
+    chunk_size: Amount | None = None
+    """Bytes of a file at most, instead of a number of files; null: no limit."""
+    val_fraction: Fraction | None = None
+    """Fraction of the documents for `NAME.val.jsonl`; null: none."""
+    val_documents: Count | None = None
+    """Documents for `NAME.val.jsonl`, exactly, instead of a fraction; null: none."""
+    dedup: bool = False
+    """Leave out documents whose text came before, so that no two are equal, within and across splits."""
+    check: bool = False
+    """Parse every row and leave out those without usable text (always done with `dedup`)."""
+    strict: bool = False
+    """Stop at the first bad row instead of leaving it out."""
+    memory: Amount = 500_000_000
+    """Bytes to hold in memory; more makes fewer and larger temporary files, and the same result."""
+    temp_dir: str | None = None
+    """Folder for temporary files, about as large as the text; null: in the output folder."""
+    overwrite: bool = False
+    """Replace the documents of an earlier run in the folder."""
+    num_workers: Whole | None = None
+    """Processes that read; 0 or 1: none besides this one; null: as many as pay, at most one
+    per core."""
+    dry_run: bool = False
+    """Say what would be done, and stop."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> ShuffleConfig:
+        if self.val_fraction is not None and self.val_documents is not None:
+            raise ValueError("`val_fraction` and `val_documents` exclude each other; give one")
+        if self.chunks != 1 and self.chunk_size is not None:
+            raise ValueError("`chunks` and `chunk_size` exclude each other; give one")
+        if self.name is not None and ("/" in self.name or not self.name.strip(".")):
+            raise ValueError("`name` is the beginning of a file name, without folders")
+        return self

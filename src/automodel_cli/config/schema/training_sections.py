@@ -1,0 +1,302 @@
+"""Sections about the updates themselves: how much data, how many, how large, how random."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any, Literal
+
+from pydantic import field_validator, model_validator
+
+from automodel_cli.config.schema.base import (
+    Cadence,
+    Count,
+    NotNegative,
+    Positive,
+    Section,
+    Whole,
+    understood,
+)
+from automodel_cli.config.targets.target import describe_value
+
+DEFAULT_SEED = 42
+
+# Others of inductor name compilers to execute (cpp.cxx), functions to call and folders to load from.
+COMPILER_OPTIONS = frozenset(
+    {
+        *("max_autotune", "max_autotune_gemm", "max_autotune_pointwise", "coordinate_descent_tuning"),
+        *("epilogue_fusion", "aggressive_fusion", "group_fusion", "permute_fusion", "shape_padding"),
+        *("split_reductions", "fallback_random", "size_asserts", "nan_asserts", "keep_output_stride"),
+        *("triton.cudagraphs", "triton.cudagraph_trees", "triton.unique_kernel_names"),
+        *("cpp.threads", "cpp.simdlen"),
+    }
+)
+
+
+class RngConfig(Section):
+    """Where randomness comes from. Nothing random is saved: it is derived from the seed and the position."""
+
+    known_targets = ("StatefulRNG",)
+
+    seed: Whole = DEFAULT_SEED
+    """Seed of initial weights, data order and dropout. A top-level `seed:` means the same."""
+    ranked: bool = True
+    """Dropout differs from rank to rank; false: it is the same on all. Initial weights never depend on ranks."""
+
+
+class StepSchedulerConfig(Section):
+    """How much data an update takes, how many updates there are, and what happens at which of them."""
+
+    known_targets = ("StepScheduler", "StepSchedulerConfig")
+
+    global_batch_size: Count = 32
+    """Sequences an update learns from, over all ranks."""
+    local_batch_size: Count | Literal["auto"] = 1
+    """Sequences a rank puts through the model at once; gradients accumulate up to the global batch. `auto`: as many as
+    fit into the device's memory, predicted before anything is trained."""
+    num_epochs: Count | None = None
+    """Passes over the data at most; null: as many as `max_steps` takes, and one without `max_steps`."""
+    max_steps: Count | None = None
+    """Stop after N updates; null: after `num_epochs`."""
+    ckpt_every_steps: Cadence = 1000
+    """Save a checkpoint every N updates and at the end; `final`: only at the end; null: never."""
+    save_checkpoint_every_epoch: bool = False
+    """Also save when a pass over the data ends."""
+    val_every_steps: Cadence = "final"
+    """Validate every N updates and at the end; `final`: only at the end; null: never."""
+    limit_val_batches: Count | None = None
+    """Batches a validation reads at most, from each set; null: the whole set."""
+    log_every_steps: Count = 1
+    """Print and record a line every N updates."""
+    log_remote_every_steps: Count = 1
+    """Send a record to W&B every N updates."""
+    gc_every_steps: Count | None = 100
+    """Collect Python's garbage every N updates rather than whenever it likes; null: leave it to Python."""
+    max_skipped_steps: Count | None = 10
+    """Stop after N updates in a row that were skipped for a loss that is not finite; null: never."""
+    preemption_signal: tuple[str, ...] = ("SIGTERM", "SIGINT", "SIGUSR1")
+    """Signals that mean: save a checkpoint and leave with exit code 75. A name, a number, a list, or null."""
+    loss_average_window_steps: Count | None = None
+    """Also show the mean loss of the last N updates, as `loss_avg`; null: each loss alone."""
+    validate_on_checkpoint: bool = True
+    """Also validate before a checkpoint is saved, so that the best one can be told."""
+    start_step: Whole = understood(0, "a resumed run knows its step from the checkpoint")
+    """Kept for old files."""
+    start_epoch: Whole = understood(0, "a resumed run knows its epoch from the checkpoint")
+    """Kept for old files."""
+
+    @property
+    def local_rows(self) -> int:
+        """``local_batch_size`` as a number; `auto` has been settled by then."""
+        assert self.local_batch_size != "auto", "local_batch_size is settled before anybody asks for it"
+        return self.local_batch_size
+
+    @field_validator("preemption_signal", mode="before")
+    @classmethod
+    def _signal_names(cls, value: Any) -> Any:
+        items = [] if value is None else value if isinstance(value, (list, tuple)) else [value]
+        return tuple(_signal_name(item) for item in items)
+
+
+class LrSchedulerConfig(Section):
+    """Learning rate and weight decay as functions of the update. Absent: both stay constant."""
+
+    known_targets = ("OptimizerParamScheduler", "LRSchedulerConfig", "OptimizerParamSchedulerConfig")
+
+    lr_decay_style: Literal["cosine", "linear", "constant", "inverse-square-root", "WSD"] = "cosine"
+    """Shape after the warm-up. WSD is warm-up, stable, decay."""
+    lr_warmup_steps: Whole | None = None
+    """Updates from `init_lr` up to `max_lr`, linear; null: min(1000, a tenth of the run)."""
+    lr_decay_steps: Count | None = None
+    """Update at which `min_lr` is reached; it stays from then on; null: the end of the run."""
+    init_lr: NotNegative | None = None
+    """Learning rate of the first update; null: a tenth of the optimizer's."""
+    max_lr: Positive | None = None
+    """Highest learning rate; null: the optimizer's `lr`."""
+    min_lr: NotNegative | None = None
+    """Lowest learning rate; null: a hundredth of the optimizer's."""
+    start_wd: NotNegative | None = None
+    """Weight decay of the first update; null: the optimizer's."""
+    end_wd: NotNegative | None = None
+    """Weight decay at the end; null: the optimizer's."""
+    wd_incr_steps: Count | None = None
+    """Updates from `start_wd` to `end_wd`; null: the whole run."""
+    wd_incr_style: Literal["constant", "linear", "cosine"] = "constant"
+    """Shape from `start_wd` to `end_wd`."""
+    wsd_decay_steps: Count | None = None
+    """Length of the decay of WSD, ending at `lr_decay_steps`; needed with WSD."""
+    lr_wsd_decay_style: Literal["linear", "cosine", "exponential", "minus_sqrt"] | None = None
+    """Shape of the decay of WSD; needed with WSD."""
+    use_checkpoint_opt_param_scheduler: bool = understood(
+        False, "on resume the file's schedule is used, and what changed is printed"
+    )
+    """Kept for old files."""
+    override_opt_param_scheduler: bool = understood(
+        True, "on resume the file's schedule is used, and what changed is printed"
+    )
+    """Kept for old files."""
+
+    @field_validator("lr_decay_style", mode="before")
+    @classmethod
+    def _spelling(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        folded = value.lower().replace("_", "-")
+        return {"wsd": "WSD", "inverse-sqrt": "inverse-square-root"}.get(folded, folded)
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> LrSchedulerConfig:
+        if self.lr_decay_style == "WSD" and self.wsd_decay_steps is None:
+            raise ValueError("lr_decay_style WSD needs wsd_decay_steps (and may have lr_wsd_decay_style)")
+        if self.min_lr is not None and self.max_lr is not None and self.min_lr > self.max_lr:
+            raise ValueError(f"min_lr {self.min_lr:g} is above max_lr {self.max_lr:g}")
+        return self
+
+
+class ClipGradNormConfig(Section):
+    """Scaling of gradients that are too large. A number (`clip_grad_norm: 1.0`) is short for `max_norm`."""
+
+    max_norm: Positive | None = 1.0
+    """Scale gradients down to this norm, taken over all parameters and ranks; null: off."""
+
+
+class ParamGroupOverride(Section):
+    """Another learning rate or weight decay for the parameters whose name a pattern matches."""
+
+    pattern: str
+    """Regular expression, searched for in the parameter's name."""
+    lr_mult: NotNegative = 1.0
+    """Factor on the learning rate."""
+    wd_mult: NotNegative = 1.0
+    """Factor on the weight decay."""
+
+
+class CompileConfig(Section):
+    """torch.compile. A scalar (`compile: false`) is short for `enabled`."""
+
+    known_targets = ("CompileConfig",)
+
+    enabled: bool | Literal["auto"] = "auto"
+    """true, false, or `auto`: where the planned length of the run pays for the compilation."""
+    scope: Literal["auto", "model", "blocks"] = "auto"
+    """Compile the whole `model`, or its `blocks` one by one: equal ones once; auto: blocks where there are many."""
+    shared_cache: bool = True
+    """Keep compiled code for all runs of this user, in ~/.cache/automodel; false: where torch does. The variable
+    TORCHINDUCTOR_CACHE_DIR names another place; a file cannot: code is loaded from there."""
+    mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None = None
+    """torch.compile's mode: default, reduce-overhead, max-autotune; null: default."""
+    fullgraph: bool = False
+    """Fail instead of falling back where a part of the model cannot be compiled."""
+    dynamic: bool | None = False
+    """Allow shapes to change without compiling again."""
+    backend: str | None = None
+    """Compiler to use; null: inductor."""
+    options: dict[str, bool | int] | None = None
+    """Options for the compiler: switches and numbers of inductor that name no program and no file."""
+    dynamo_cache_size_limit: Count | None = None
+    """How many versions of one function may be compiled; null: torch's default."""
+
+    @field_validator("options")
+    @classmethod
+    def _harmless(cls, value: dict[str, bool | int] | None) -> dict[str, bool | int] | None:
+        for name in value or {}:
+            if name not in COMPILER_OPTIONS:
+                raise ValueError(f"{name} is none of {', '.join(sorted(COMPILER_OPTIONS))}")
+        return value
+
+
+class Fp8Config(Section):
+    """Matrix products of the blocks in 8-bit floating point. A scalar (`fp8: true`) is short for `enabled`."""
+
+    known_targets = ("FP8Config",)
+
+    enabled: bool | Literal["auto"] = "auto"
+    """true, false, or `auto`: as the run that is resumed, else false. Needs `precision` bf16."""
+    force: bool = False
+    """Also below a billion parameters, where casting costs more than the faster products save."""
+    recipe_name: str | None = None
+    """`tensorwise`, which null means too: one scale for each tensor. There is no other."""
+    filter_fqns: tuple[str, ...] = ()
+    """Leave out linear layers whose name contains one of these, or matches it where it has a `*`."""
+    emulate: bool = False
+    """Round as fp8 does and multiply as usual: to see the numbers on a device without fp8. Not faster."""
+    enable_fsdp_float8_all_gather: bool = understood(False, "weights are gathered in bf16")
+    """Kept for old files."""
+    precompute_float8_dynamic_scale_for_fsdp: bool = understood(
+        False, "each rank computes the scale of a gathered weight"
+    )
+    """Kept for old files."""
+    force_recompute_fp8_weight_in_bwd: bool = understood(
+        True, "weights are always cast again in the backward pass"
+    )
+    """Kept for old files."""
+
+    @field_validator("recipe_name")
+    @classmethod
+    def _only_tensorwise(cls, value: str | None) -> str | None:
+        if value not in (None, "tensorwise"):
+            raise ValueError(
+                f"found {describe_value(value)}; the recipe here is tensorwise, so leave the key out"
+            )
+        return value
+
+    @field_validator("filter_fqns", mode="before")
+    @classmethod
+    def _null_is_none(cls, value: Any) -> Any:
+        return () if value is None else value
+
+
+class PackedSequenceConfig(Section):
+    """Packing of rows of different length, of data sets of one's own; token files are read in full windows anyway."""
+
+    known_targets = ("PackedSequenceConfig",)
+
+    packed_sequence_size: Whole = 0
+    """Tokens of a pack; 0: rows are padded to the longest of their batch. Rows are put into packs by best fit, are cut
+    only where `split_across_pack` says so, and do not see each other. Batch sizes then count packs."""
+    drop_long_samples: bool = True
+    """Leave out rows longer than a pack, counting them; false: such a row is an error."""
+    split_across_pack: bool = False
+    """Split rows longer than a pack into pieces as long as one, instead of leaving them out."""
+    packing_strategy: str | None = understood(None, "rows are packed by best fit")
+    """Kept for old files."""
+    num_proc: Count | None = understood(None, "dataloader.num_workers processes read the rows")
+    """Kept for old files."""
+    max_packs: Count | None = understood(None, "step_scheduler.max_steps bounds a run")
+    """Kept for old files; an error where rows are packed."""
+    prepacked: bool = understood(False, "rows that bring segment_ids are used as they are")
+    """Kept for old files; an error where rows are packed."""
+
+    @model_validator(mode="after")
+    def _refuse_other_packing(self) -> PackedSequenceConfig:
+        if self.packed_sequence_size and self.max_packs is not None:
+            raise ValueError(
+                "max_packs does not go with packed_sequence_size: set step_scheduler.max_steps instead"
+            )
+        if self.packed_sequence_size and self.prepacked:
+            raise ValueError(
+                "prepacked: true means rows that are packed already: set packed_sequence_size to 0"
+            )
+        return self
+
+    @property
+    def long_rows(self) -> Literal["drop", "split", "refuse"]:
+        """What becomes of rows longer than a pack."""
+        if self.split_across_pack:
+            return "split"
+        return "drop" if self.drop_long_samples else "refuse"
+
+
+def _signal_name(value: Any) -> str:
+    """``15``, ``TERM``, ``sigterm`` and ``SIGTERM`` are one signal: ``SIGTERM``."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        try:
+            return signal.Signals(value).name
+        except ValueError:
+            raise ValueError(f"there is no signal number {value}") from None
+    name = str(value).upper()
+    name = name if name.startswith("SIG") else f"SIG{name}"
+    if name not in signal.Signals.__members__:
+        raise ValueError(f"there is no signal {describe_value(value)}; usual ones are SIGTERM and SIGUSR1")
+    if name in ("SIGKILL", "SIGSTOP"):
+        raise ValueError(f"{name} cannot be caught by a process")
+    return name

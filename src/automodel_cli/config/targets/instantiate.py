@@ -1,0 +1,387 @@
+"""Open sections: checking targets in two phases, and building what they name.
+
+Phase 1 (`check_named`) imports nothing that a file names: spelling, admission, trust, arguments of our own targets and
+of trusted files. Phase 2 (`check_foreign`) imports torch and transformers and looks at the objects themselves. Only
+`instantiate` calls anything. Nested targets are built first, depth first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import automodel_cli
+from automodel_cli import transformers_calls
+from automodel_cli.config.other_names import suggestion
+from automodel_cli.config.problems import Problem, raise_problems
+from automodel_cli.config.targets import signatures, transformers_signatures
+from automodel_cli.config.targets.allowlist import (
+    Admitted,
+    Refused,
+    Trust,
+    admit,
+    sources_of,
+    split_file_target,
+    translate,
+    unsupported_arguments,
+    untrusted_code,
+)
+from automodel_cli.config.targets.resolution import resolve
+from automodel_cli.config.targets.roles import ROLES, Role, is_function_key, role_of_argument
+from automodel_cli.config.targets.signatures import CallSignature, Parameter
+from automodel_cli.config.targets.target import REDACTED, Target, describe_value, is_secret
+from automodel_cli.errors import AutomodelError, ConfigError
+
+if TYPE_CHECKING:
+    from automodel_cli.config.schema.commands import PretrainConfig
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a target stands: its role, the dotted key, and what the user trusts."""
+
+    role: Role
+    key: str
+    trust: Trust
+
+    def below(self, argument: str) -> _Place:
+        """The place of a target that is (in) an argument of this one."""
+        return _Place(role_of_argument(argument), f"{self.key}.{argument}", self.trust)
+
+
+def check_named(
+    target: Target, role: str, *, key: str | None = None, trust: Sequence[str] = ()
+) -> list[Problem]:
+    """Phase 1: everything that can be said of a target and its nested ones without importing what they name."""
+    return _check(target, _Place(ROLES[role], key or role, Trust(trust)), imports=False)
+
+
+def is_known(target: Target, role: str, *, trust: Sequence[str] = ()) -> bool:
+    """Whether phase 1 knows every argument of a target and of its nested ones, so that phase 2 has nothing to add."""
+    place = _Place(ROLES[role], role, Trust(trust))
+    with contextlib.suppress(Refused):
+        called = _open_callable(admit(target.name, place.role, place.trust), target, place, imports=False)
+        return called.signature is not None and not any(True for _ in _nested(target, target.arguments))
+    return True  # it is refused, whatever its arguments are
+
+
+def check_target(
+    target: Target, role: str, *, key: str | None = None, trust: Sequence[str] = ()
+) -> list[Problem]:
+    """Both phases for one target: what it names is imported, nothing is called."""
+    return _check(target, _Place(ROLES[role], key or role, Trust(trust)), imports=True)
+
+
+def check_foreign(config: PretrainConfig, *, trust: Sequence[str] = ()) -> None:
+    """Phase 2 for a whole configuration: import what it names and check that it exists, is admitted, and fits.
+
+    After it the arguments of each section have the types that the callable takes (``amsgrad: no`` is false), also for
+    those who only read the section.
+
+    Raises:
+        ConfigError: all problems together.
+    """
+    problems: list[Problem] = []
+    for key, role, target in config.open_sections():
+        problems += check_target(target, role, key=key, trust=trust)
+    raise_problems(problems)
+    for key, role, target in config.open_sections():
+        _take_types(target, _Place(ROLES[role], key, Trust(trust)))
+
+
+def _take_types(target: Target, place: _Place) -> None:
+    if place.role.name == "collate_fn":
+        return
+    called = _open_callable(admit(target.name, place.role, place.trust), target, place, imports=True)
+    converted, _ = _checked(translate(target, place.role)[0], called, place.role)
+    plain = {name: value for name, value in converted.items() if isinstance(value, (bool, int, float))}
+    target.arguments.update({name: plain[name] for name in target.arguments if name in plain})
+
+
+def _check(target: Target, place: _Place, *, imports: bool) -> list[Problem]:
+    try:
+        admitted = admit(target.name, place.role, place.trust)
+    except Refused as error:
+        return [Problem(target.where, f"{place.key}._target_", str(error))]
+    problems = [
+        Problem(_where(target, path[0]), ".".join((place.key, *path)), text)
+        for path, text in (untrusted_code(target, place.trust) if admitted.origin != "user" else ())
+    ]
+    try:
+        called = _open_callable(admitted, target, place, imports=imports)
+    except Refused as error:
+        return [*problems, Problem(target.where, f"{place.key}._target_", str(error))]
+    problems += [
+        Problem(_where(target, name), f"{place.key}.{name}", text)
+        for name, text in unsupported_arguments(target)
+    ]
+    arguments, _ = translate(target, place.role)
+    if place.role.name != "collate_fn":  # functions are named, not called
+        _, found = _checked(arguments, called, place.role)
+        problems += [Problem(_where(target, p.name), f"{place.key}.{p.name}", p.text) for p in found]
+    for name, nested in _nested(target, arguments):
+        problems += _check(nested, place.below(name), imports=imports)
+    return list(dict.fromkeys(problems))
+
+
+def _where(target: Target, argument: str) -> str:
+    return target.key_where.get(argument, target.where)
+
+
+def _nested(target: Target, arguments: Mapping[str, Any]) -> Iterator[tuple[str, Target]]:
+    """``(argument, target)`` of each target in the arguments, in lists and mappings too; names of functions as well."""
+    for name, value in arguments.items():
+        if is_function_key(name) and isinstance(value, str):
+            yield name, Target(value, where=_where(target, name))
+        else:
+            yield from ((name, nested) for nested in _targets_in(value))
+
+
+def _targets_in(value: Any) -> Iterator[Target]:
+    if isinstance(value, Target):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from (
+                (Target(item),) if is_function_key(str(key)) and isinstance(item, str) else _targets_in(item)
+            )
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _targets_in(item)
+
+
+# ------------------------------------------------------------------------------------------- signatures
+
+
+@dataclass(frozen=True)
+class _Called:
+    """A callable as far as it is known: its arguments, and the object itself once it was imported."""
+
+    name: str
+    signature: CallSignature | None
+    function: Callable[..., Any] | None = None
+
+
+def _open_callable(admitted: Admitted, target: Target, place: _Place, *, imports: bool) -> _Called:
+    """What is known of an admitted callable, importing it only where that is allowed or needed to know more."""
+    short = admitted.name.rpartition(":")[2].split(".")[-1]
+    name = admitted.name.rpartition(":")[2] if ":" in admitted.name else admitted.name
+    is_foreign = admitted.origin == "foreign"
+    fixed = transformers_signatures.fixed_signature(admitted.name, place.role.name) if is_foreign else None
+    if admitted.origin == "ours":
+        function = resolve(admitted, place.role, place.trust) if imports else None
+        return _Called(short, _own_signature(admitted.name), function)
+    if not imports:
+        file_parts = split_file_target(admitted.name)
+        signature = (
+            _file_signature(*file_parts) if file_parts else fixed or _optimizer_signature(admitted.name)
+        )
+        return _Called(short if file_parts else name, signature)
+    function = resolve(admitted, place.role, place.trust)
+    signature = fixed or _signature_of(function, target, place.role)
+    return _Called(name, signature, function)
+
+
+def _signature_of(function: Callable[..., Any], target: Target, role: Role) -> CallSignature | None:
+    if role.name == "hf_config" and isinstance(function, type):
+        return transformers_signatures.config_signature(function)
+    if role.name == "hf_config" and target.name.endswith(".for_model"):
+        return transformers_signatures.model_type_signature(target.arguments.get("model_type"))
+    return signatures.from_callable(function)
+
+
+def _own_signature(name: str) -> CallSignature | None:
+    """Arguments of one of our own targets, read from its source file.
+
+    Raises:
+        Refused: this version does not have it.
+    """
+    module, _, attribute = name.rpartition(".")
+    root = Path(automodel_cli.__file__).parent
+    path = root.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    if not path.is_file():
+        raise Refused(f"{attribute} is not part of this version yet")
+    return signatures.from_source(path, attribute)
+
+
+def _optimizer_signature(name: str) -> CallSignature | None:
+    """Arguments of one of torch's optimizers, from its source file: torch itself takes seconds to import."""
+    package, _, kind = name.rpartition(".")
+    torch = importlib.util.find_spec("torch") if package == "torch.optim" else None
+    path = Path(torch.origin or "").with_name("optim") / f"{kind.lower()}.py" if torch is not None else None
+    return signatures.from_source(path, kind) if path is not None and path.is_file() else None
+
+
+def _file_signature(path: str, name: str) -> CallSignature | None:
+    try:
+        return signatures.from_source(Path(path), name)
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise Refused(f"{path} cannot be read as Python: {error}") from None
+
+
+def _checked(
+    arguments: Mapping[str, Any], called: _Called, role: Role
+) -> tuple[dict[str, Any], list[signatures.ArgumentProblem]]:
+    # without a signature only what the run supplies itself can be judged
+    signature = called.signature or CallSignature({}, open=True)
+    own = {name: value for name, value in arguments.items() if name not in role.extra}
+    converted, problems = signatures.check_arguments(
+        signature,
+        own,
+        callee=called.name,
+        supplied=role.injected,
+        opaque=lambda value: any(True for _ in _targets_in(value)),
+    )
+    own_keys = CallSignature({name: Parameter(name, kind) for name, kind in role.extra.items()})
+    extra = {name: value for name, value in arguments.items() if name in role.extra}
+    of_role, wrong = signatures.check_arguments(own_keys, extra, callee=role.kind, opaque=lambda value: False)
+    converted |= of_role
+    problems += wrong
+    faulty = {problem.name for problem in problems}
+    problems += [
+        signatures.ArgumentProblem(name, f"expected {bounds}, found {describe_value(converted[name])}")
+        for name, bounds in role.bounds.items()
+        if name in converted and name not in faulty and not bounds.hold(converted[name])
+    ]
+    return converted, problems
+
+
+# --------------------------------------------------------------------------------------------- building
+
+
+def instantiate(
+    target: Target,
+    role: str,
+    *,
+    inject: Mapping[str, Any] | None = None,
+    trust: Sequence[str] = (),
+    key: str | None = None,
+) -> Any:
+    """Build what a target names, nested targets first.
+
+    Args:
+        role: the section's role, which decides what may be called (`roles`).
+        inject: arguments from the run. Those of the role's ``injected`` are always passed; others fill in where the
+            file says nothing and the callable takes such an argument.
+        trust: names and files whose code the user admits.
+
+    Raises:
+        ConfigError: the target is not admitted, does not exist, does not fit, or failed when it was called.
+    """
+    return _build(target, _Place(ROLES[role], key or role, Trust(trust)), dict(inject or {}))
+
+
+def resolve_function(name: str, role: str, *, trust: Sequence[str] = ()) -> Callable[..., Any]:
+    """The function that a plain name such as ``collate_fn: my_module.collate`` stands for.
+
+    Raises:
+        ConfigError: the name is not admitted or does not exist.
+    """
+    place = _Place(ROLES[role], role, Trust(trust))
+    try:
+        return resolve(admit(name, place.role, place.trust), place.role, place.trust)
+    except Refused as error:
+        raise ConfigError(f"{role}: {error}") from error
+
+
+def built_arguments(
+    target: Target, role: str, *, trust: Sequence[str] = (), key: str | None = None
+) -> dict[str, Any]:
+    """A target's arguments, checked, under their present names and with nested targets built, without the call.
+
+    Raises:
+        ConfigError: as `instantiate`, short of the call.
+    """
+    return _prepare(target, _Place(ROLES[role], key or role, Trust(trust)), {})[1]
+
+
+def _build(target: Target, place: _Place, inject: dict[str, Any]) -> Any:
+    called, arguments = _prepare(target, place, inject)
+    assert called.function is not None
+    try:
+        return _call(called.function, arguments, target, place)
+    except AutomodelError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"{target.where or place.key}: {target.name} failed: {type(error).__name__}: {_first_line(error)}",
+            _what_helps(error, arguments, place),
+        ) from error
+
+
+def _prepare(target: Target, place: _Place, inject: dict[str, Any]) -> tuple[_Called, dict[str, Any]]:
+    raise_problems(_check(target, place, imports=True))
+    called = _open_callable(admit(target.name, place.role, place.trust), target, place, imports=True)
+    arguments = _checked(translate(target, place.role)[0], called, place.role)[0]
+    for name, value in inject.items():
+        takes = called.signature is None or name in called.signature.parameters
+        if name in place.role.injected or (takes and name not in arguments):
+            arguments[name] = value
+    return called, {name: _build_nested(name, value, place) for name, value in arguments.items()}
+
+
+def _build_nested(name: str, value: Any, place: _Place) -> Any:
+    if is_function_key(name) and isinstance(value, (str, Target)):
+        return _function(value, place.below(name))
+    if isinstance(value, Target):
+        return _build(value, place.below(name), {})
+    if isinstance(value, Mapping):
+        return {
+            key: _build_nested(key if is_function_key(str(key)) else name, item, place)
+            for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return type(value)(_build_nested(name, item, place) for item in value)
+    return value
+
+
+def _function(value: str | Target, place: _Place) -> Callable[..., Any]:
+    """A function by name; as a target with arguments, the function with these filled in."""
+    target = value if isinstance(value, Target) else Target(value)
+    function = resolve(admit(target.name, place.role, place.trust), place.role, place.trust)
+    arguments = {name: _build_nested(name, item, place) for name, item in target.arguments.items()}
+    return functools.partial(function, **arguments) if arguments else function
+
+
+def _call(function: Callable[..., Any], arguments: dict[str, Any], target: Target, place: _Place) -> Any:
+    owner = getattr(function, "__self__", None)
+    home = str(getattr(owner if isinstance(owner, type) else function, "__module__", ""))
+    sources = sources_of(target)
+    is_trusted = bool(sources) and all(map(place.trust.admits_source, sources))
+    try:
+        if not home.startswith("transformers."):
+            return function(**arguments)
+        return transformers_calls.call(function, arguments, role=place.role.name, is_trusted=is_trusted)
+    except transformers_calls.FieldErrors as error:
+        raise_problems(
+            [
+                Problem(_where(target, name), f"{place.key}.{name}", f"{text}{suggestion(name, error.known)}")
+                for name, text in error.problems.items()
+            ]
+        )
+        raise
+
+
+def _what_helps(error: Exception, arguments: Mapping[str, Any], place: _Place) -> str:
+    if isinstance(error, OSError) and "pretrained_model_name_or_path" in arguments:
+        return f"without a way to the Hub give a folder: --{place.key}.pretrained_model_name_or_path FOLDER"
+    return f"it was called with {_shown(arguments)}"
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines() or [""]
+    return text[0] if len(text[0]) <= 400 else text[0][:397] + "..."
+
+
+def _shown(arguments: Mapping[str, Any]) -> str:
+    """Arguments on one line for an error message, secrets blanked and long values cut."""
+    parts = []
+    for name, value in arguments.items():
+        text = REDACTED if is_secret(name) else repr(value)
+        parts.append(f"{name}={text if len(text) <= 60 else text[:57] + '...'}")
+    return ", ".join(parts) or "no arguments"

@@ -1,0 +1,280 @@
+"""From a stream of token chunks to pairs of Megatron files: parts, exact length, a state to continue from.
+
+A *part* is one pair of files for each key. All keys of a part hold the same rows, so document k of one key belongs
+to document k of another (unless empty documents are left out). What begins a new part:
+
+| parts  | a new part begins                                                                           |
+|--------|---------------------------------------------------------------------------------------------|
+| file   | with each input file; its number is the file's                                              |
+| tokens | before the document with which the first key would have more than ``part_tokens``           |
+| one    | never                                                                                       |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from automodel_cli.corpus.documents.units import FieldSequences, TokenChunk
+from automodel_cli.corpus.formats.megatron_bin import Kept, MegatronWriter, can_reopen, inspect_prefix, reopen
+from automodel_cli.errors import DataError
+from automodel_cli.json_files import Count, FileModel, Items, validated
+
+Level = Literal["document", "sentence"]
+Parts = Literal["file", "tokens", "one"]
+
+
+@dataclass(frozen=True)
+class MegatronLayout:
+    """Where pairs go and what they are called.
+
+    Attributes:
+        name: what names begin with; Megatron's output prefix, without folders.
+        skip_empty: whether documents without ids are left out (NeMo) instead of being kept as boundaries (Megatron).
+    """
+
+    folder: Path
+    name: str
+    keys: tuple[str, ...]
+    level: Level
+    dtype: np.dtype
+    parts: Parts = "file"
+    part_tokens: int | None = None
+    skip_empty: bool = False
+
+    def prefix(self, part: int, key: str) -> Path:
+        """``FOLDER/NAME_3_text_document``."""
+        return self.folder / f"{self.name}_{part}_{key}_{self.level}"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A pair of files that is there."""
+
+    part: int
+    key: str
+    tokens: int
+    sequences: int
+    documents: int
+
+
+class _Field:
+    """One key's sequences of a chunk, with where each document begins."""
+
+    def __init__(self, tokens: np.ndarray, field: FieldSequences) -> None:
+        self.tokens, self.lengths, self.sizes, self.begins = tokens, field.lengths, field.sizes, field.begins
+        self.ends, self.bounds = field.ends, field.bounds
+
+    def slice(self, first: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tokens, lengths and sizes of documents ``first`` to ``stop``."""
+        tokens = self.tokens[self.begins[first] : self.begins[stop]]
+        return tokens, self.lengths[self.bounds[first] : self.bounds[stop]], self.sizes[first:stop]
+
+    def cut(self, documents: int, tokens: int) -> _Field:
+        """The first ``documents``, of which the last one ends after ``tokens`` at the latest."""
+        tokens = min(tokens, int(self.begins[documents]))
+        sequences = int(np.searchsorted(self.ends[: self.bounds[documents]], tokens))
+        lengths = np.diff(np.minimum(self.ends[: sequences + 1], tokens))
+        sizes = self.sizes[:documents].copy()
+        sizes[-1:] = sequences - self.bounds[documents - 1]
+        return _Field(self.tokens[:tokens], FieldSequences(tokens, lengths, sizes))
+
+
+class _Part:
+    """The open pairs of one part, one for each key."""
+
+    def __init__(self, layout: MegatronLayout, number: int, kept: list[Kept] | None = None) -> None:
+        self.layout, self.number = layout, number
+        self.kept: list[Kept] = kept or [(0, 0, 0)] * len(layout.keys)
+        self.writers = []
+        for key, keep in zip(layout.keys, self.kept, strict=True):
+            prefix = layout.prefix(number, key)
+            if any(keep):
+                reopen(prefix, layout.dtype, keep)
+            self.writers.append(MegatronWriter(prefix, dtype=layout.dtype, keep=keep))
+
+    def write(self, fields: list[_Field], first: int, stop: int, *, continues: bool) -> None:
+        """Documents ``first`` to ``stop``; if ``continues`` the first one's tokens go to the last sequence."""
+        for writer, field in zip(self.writers, fields, strict=True):
+            tokens, lengths, sizes = field.slice(first, stop)
+            if continues and len(sizes):
+                border = int(lengths[: sizes[0]].sum())
+                writer.extend(tokens[:border])
+                tokens, lengths, sizes = tokens[border:], lengths[sizes[0] :], sizes[1:]
+            if self.layout.skip_empty:
+                sizes = sizes[sizes > 0]
+            writer.write(tokens, lengths, sizes)
+
+    def sync(self) -> list[Kept]:
+        """Make all durable; what to go on from."""
+        self.kept = [writer.sync() for writer in self.writers]
+        return self.kept
+
+    def close(self) -> list[Pair]:
+        """Publish. A pair without tokens is none: Megatron cannot open it."""
+        pairs = []
+        for key, writer in zip(self.layout.keys, self.writers, strict=True):
+            if writer.num_tokens == 0:
+                writer.abandon()
+                continue
+            writer.close()
+            counts = (writer.num_tokens, writer.num_sequences, writer.num_documents)
+            pairs.append(Pair(self.number, key, *counts))
+        return pairs
+
+    def abandon(self) -> None:
+        for writer, keep in zip(self.writers, self.kept, strict=True):
+            writer.abandon(keep)
+
+
+class MegatronSink:
+    """Divides a stream into parts and stops when the first key has exactly ``max_tokens``.
+
+    The document that meets the end is cut there; other keys get all of their document.
+    """
+
+    def __init__(
+        self, layout: MegatronLayout, *, max_tokens: int | None = None, state: dict[str, Any] | None = None
+    ) -> None:
+        self.layout, self._max_tokens = layout, max_tokens
+        self.tokens = state["tokens"] if state else 0  # of the first key
+        self.documents = state["documents"] if state else 0
+        self.reached = 0
+        self.pairs = [Pair(*pair) for pair in state["pairs"]] if state else []
+        self._part: _Part | None = None
+        self._part_tokens = state["part_tokens"] if state else 0  # of the first key, in the open part
+        if state and state["open"] is not None:
+            kept = [(tokens, sequences, documents) for tokens, sequences, documents in state["kept"]]
+            self._part = _Part(layout, state["open"], kept)
+
+    @property
+    def full(self) -> bool:
+        """Whether ``max_tokens`` are written."""
+        return self._max_tokens is not None and self.tokens >= self._max_tokens
+
+    def feed(self, chunk: TokenChunk) -> bool:
+        """Write a chunk. True if a part was finished on the way."""
+        fields, offset = [], 0
+        for field in chunk.fields:
+            fields.append(_Field(chunk.tokens[offset : offset + field.num_tokens], field))
+            offset += field.num_tokens
+        published = False
+        if self.layout.parts == "file" and (self._part is None or self._part.number != chunk.file):
+            published = self._begin(chunk.file)
+        documents = self._limit(fields)
+        self.reached = documents
+        continues = chunk.continues and documents > 0
+        first = 0
+        while first < documents:
+            stop = self._fitting(fields[0], first, documents, must=continues)
+            if stop == first:
+                published |= self._begin(0 if self._part is None else self._part.number + 1)
+                continue
+            assert self._part is not None
+            self._part.write(fields, first, stop, continues=continues)
+            self._part_tokens += int(fields[0].begins[stop] - fields[0].begins[first])
+            first, continues = stop, False
+        self.tokens += int(fields[0].begins[documents])
+        self.documents += documents - (chunk.continues and documents > 0)
+        return published
+
+    def _limit(self, fields: list[_Field]) -> int:
+        """How many documents are wanted; cuts the last one where ``max_tokens`` end."""
+        documents = len(fields[0].sizes)
+        if self._max_tokens is None:
+            return documents
+        left = self._max_tokens - self.tokens
+        documents = int(np.searchsorted(fields[0].begins[:-1], left))
+        if documents and fields[0].begins[documents] > left:
+            fields[0] = fields[0].cut(documents, left)
+        return documents
+
+    def _fitting(self, field: _Field, first: int, documents: int, *, must: bool) -> int:
+        """The document before which the open part is full; ``first`` if it is so already, or there is none.
+
+        A part takes one document at least, and the rest of one that it has begun (``must``).
+        """
+        if self._part is None:
+            return first
+        if self.layout.parts != "tokens":
+            return documents
+        assert self.layout.part_tokens is not None
+        room = self.layout.part_tokens - self._part_tokens
+        stop = (
+            int(np.searchsorted(field.begins[: documents + 1], field.begins[first] + room, side="right")) - 1
+        )
+        return max(stop, first + 1) if must or self._part_tokens == 0 else max(stop, first)
+
+    def _begin(self, number: int) -> bool:
+        published = self._finish()
+        self._part, self._part_tokens = _Part(self.layout, number), 0
+        return published
+
+    def _finish(self) -> bool:
+        if self._part is None:
+            return False
+        pairs = self._part.close()
+        self.pairs += pairs
+        self._part = None
+        return bool(pairs)
+
+    def sync(self) -> dict[str, Any]:
+        """Make all durable; JSON from which ``MegatronSink(..., state=...)`` continues."""
+        return {
+            "tokens": self.tokens,
+            "documents": self.documents,
+            "pairs": [[p.part, p.key, p.tokens, p.sequences, p.documents] for p in self.pairs],
+            "part_tokens": self._part_tokens,
+            "open": None if self._part is None else self._part.number,
+            "kept": [] if self._part is None else [list(keep) for keep in self._part.sync()],
+        }
+
+    def close(self) -> list[Pair]:
+        """Publish the last part; all pairs, in order."""
+        self._finish()
+        return self.pairs
+
+    def abandon(self) -> None:
+        """After an error: leave finished parts and what the last ``sync`` made durable."""
+        if self._part is not None:
+            self._part.abandon()
+            self._part = None
+
+
+class _State(FileModel):
+    """Of a ``MegatronSink``, as it stands in a journal."""
+
+    tokens: Count
+    documents: Count
+    pairs: Items[Annotated[tuple[Count, str, Count, Count, Count], Field(strict=False)]]
+    part_tokens: Count
+    open: Count | None
+    kept: Items[Annotated[tuple[Count, Count, Count], Field(strict=False)]]
+
+
+def state_is_on_disk(layout: MegatronLayout, state: dict[str, Any]) -> bool:
+    """Whether ``state`` is one, and the pairs and temporaries that it speaks of are there."""
+    try:
+        known = validated(state, _State, "state")
+    except DataError:
+        return False
+    if len(known.kept) != (0 if known.open is None else len(layout.keys)):
+        return False
+    if not {pair[1] for pair in known.pairs} <= set(layout.keys):
+        return False
+    for pair in (Pair(*pair) for pair in state["pairs"]):
+        try:
+            file = inspect_prefix(layout.prefix(pair.part, pair.key))
+        except DataError:
+            return False
+        counts = (file.num_tokens, file.num_sequences, file.num_documents)
+        if counts != (pair.tokens, pair.sequences, pair.documents):
+            return False
+    return all(
+        not any(keep) or can_reopen(layout.prefix(state["open"], key), layout.dtype, tuple(keep))
+        for key, keep in zip(layout.keys, state["kept"], strict=False)
+    )

@@ -1,0 +1,137 @@
+"""The folder of a nanoGPT-style corpus: the names of its files, and the last step that makes it whole."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from automodel_cli import __version__
+from automodel_cli.corpus.build.corpus_writer import CorpusLayout, state_is_on_disk
+from automodel_cli.corpus.build.output import Output, Plan
+from automodel_cli.corpus.formats.journal import PROGRESS_NAME
+from automodel_cli.corpus.formats.manifest import FORMAT as MANIFEST_FORMAT
+from automodel_cli.corpus.formats.manifest import (
+    MANIFEST_NAME,
+    CorpusFile,
+    CorpusManifest,
+    Eot,
+    Separator,
+    Split,
+    describe_file,
+    read_corpus_manifest,
+    write_corpus_manifest,
+)
+from automodel_cli.corpus.formats.nanogpt_bin import ShardFacts, bos_index_path
+from automodel_cli.corpus.shuffle.buckets import BUCKET_FILES
+from automodel_cli.corpus.tokenizer import CharTokenizer, Tokenizer
+from automodel_cli.corpus.tokenizers.base import SAVED_FILES
+from automodel_cli.files import ANY_TEMPORARY, atomic_file
+
+META_NAME = "meta.pkl"
+
+
+def _names(stems: str, *, meta: bool) -> re.Pattern[str]:
+    """Files that a run writes whose shards begin with one of ``stems``."""
+    others = [MANIFEST_NAME, PROGRESS_NAME, *([META_NAME] if meta else [])]
+    fixed = "|".join(map(re.escape, others))
+    return re.compile(rf"(({stems})(_\d{{5}})?\.(bin|bos\.idx)|{fixed}){ANY_TEMPORARY}")
+
+
+_ALL_NAMES = _names("dataset|train|val", meta=True)
+
+
+class NanogptOutput(Output[CorpusManifest]):
+    """A folder of its own: ``dataset.bin`` or ``train.bin``, ``val.bin``, ``tokenizer/``, ``manifest.json``."""
+
+    what, which, option, manifest_format = "a corpus", "run", "--output-dir", MANIFEST_FORMAT
+
+    def __init__(self, layout: CorpusLayout) -> None:
+        super().__init__(layout.folder)
+        self.layout = layout
+
+    def read_manifest(self) -> CorpusManifest:
+        return read_corpus_manifest(self.folder)
+
+    def files_of(self, manifest: CorpusManifest) -> Iterable[tuple[Path, int]]:
+        return [(self.folder / file.name, file.bytes) for file in manifest.files]
+
+    def written_names(self, tokenizer: Tokenizer) -> re.Pattern[str]:
+        return _names(f"{self.layout.stem('train')}|val", meta=isinstance(tokenizer, CharTokenizer))
+
+    def known_names(self) -> re.Pattern[str]:
+        return _ALL_NAMES
+
+    def begun_names(self, plan: Plan | None) -> re.Pattern[str]:
+        form = plan["options"].get("format") if plan else None
+        if plan is None or form not in ("bin", "raw"):
+            return _ALL_NAMES
+        stem = "train" if form == "raw" else "dataset"
+        return _names(f"{stem}|val", meta=plan["tokenizer"].get("name") == CharTokenizer.name)
+
+    def hidden(self) -> Iterable[tuple[Path, re.Pattern[str]]]:
+        return [(self.shuffle_folder, BUCKET_FILES)]
+
+    def state_is_on_disk(self, plan: Plan, state: dict[str, Any]) -> bool:
+        return state_is_on_disk(self.layout, state)
+
+    def was_made_with_eos(self) -> bool:
+        """Whether a run of ours is here, finished or not, whose documents the end-of-text token separates."""
+        plan = self.plan_here()
+        return plan is not None and bool(plan["options"]) and "separator" not in plan["options"]
+
+    def publish_manifest(
+        self,
+        shards: dict[Split, list[ShardFacts]],
+        plan: Plan,
+        *,
+        tokenizer: Tokenizer,
+        eot: Eot,
+        separator: Separator = "eos",
+        bad_rows: int,
+    ) -> None:
+        """Hash every file, write ``meta.pkl`` and the manifest; from then on the corpus is complete."""
+        if isinstance(tokenizer, CharTokenizer):
+            _write_meta(self.folder / META_NAME, tokenizer)
+        everything = [facts for group in shards.values() for facts in group]
+        manifest = CorpusManifest(
+            folder=self.folder,
+            layout="raw" if self.layout.layout == "raw" else "bin",
+            dtype=self.layout.dtype.name,  # type: ignore[arg-type]
+            eot=eot,
+            documents=sum(facts.num_documents for facts in everything),
+            tokens=sum(facts.num_tokens for facts in everything),
+            bad_rows=bad_rows,
+            files=tuple(self._describe_files(shards, with_meta=isinstance(tokenizer, CharTokenizer))),
+            versions={"automodel": __version__},
+            separator=separator,
+            **plan,
+        )
+        write_corpus_manifest(manifest)
+        self.tidy()
+
+    def _describe_files(
+        self, shards: dict[Split, list[ShardFacts]], *, with_meta: bool
+    ) -> Iterable[CorpusFile]:
+        folder = self.folder
+        for split, group in shards.items():
+            for facts in group:
+                counts = {"tokens": facts.num_tokens, "documents": facts.num_documents}
+                yield describe_file(folder, facts.path.name, "tokens", split, **counts)
+                index = bos_index_path(facts.path).name
+                yield describe_file(folder, index, "bos_index", split, documents=facts.num_documents)
+        for path in sorted(self.tokenizer_folder.iterdir()):
+            if path.name in SAVED_FILES:
+                yield describe_file(folder, f"{self.tokenizer_folder.name}/{path.name}", "tokenizer")
+        if with_meta:
+            yield describe_file(folder, META_NAME, "meta")
+
+
+def _write_meta(path: Path, tokenizer: CharTokenizer) -> None:
+    """What nanoGPT's sample.py and train.py read. We never read it: unpickling a file is running it."""
+    itos = dict(enumerate(tokenizer.characters))
+    stoi = {character: index for index, character in itos.items()}
+    with atomic_file(path) as handle:
+        pickle.dump({"vocab_size": tokenizer.vocab_size, "itos": itos, "stoi": stoi}, handle, protocol=4)

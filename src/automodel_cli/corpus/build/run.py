@@ -1,0 +1,248 @@
+"""One run from text to token files, whatever their format; what happens in order:
+
+1. the place is locked; finished files are left alone, an interrupted run is continued
+2. with shuffle all documents go to disk first, to be read back in random order
+3. tokens stream through the pipeline into the writer
+4. the manifest is written last, and the journal goes
+
+Interrupted at any point, the same command goes on and ends with the same bytes. What a format adds is its ``Build``:
+where files go, what writes them, what is said of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from automodel_cli.corpus.build.output import ManifestT, Output
+from automodel_cli.corpus.build.pipeline import BadRows, NoText, Progress, Sink, drive, teller, tokenizing
+from automodel_cli.corpus.build.tokenize import EncodeTask
+from automodel_cli.corpus.documents.source import Source
+from automodel_cli.corpus.documents.units import TokenChunk, Unit
+from automodel_cli.corpus.formats.journal import Position
+from automodel_cli.corpus.tokenizer import Tokenizer
+from automodel_cli.corpus.tokenizers.engines import EngineMismatch
+from automodel_cli.files import exclusive_lock, make_folder
+
+ProgressCallback = Callable[[Progress], None]
+Say = Callable[[str], None]
+
+
+class Settings(Protocol):
+    """The options that every format has."""
+
+    max_tokens: int | None
+    shuffle: bool
+    seed: int
+    shuffle_memory: int
+    chunk_size: int
+    prefetch: int
+    overwrite: bool
+    strict: bool
+    dry_run: bool
+
+
+class Writer(Sink, Protocol):
+    """A sink that writes files."""
+
+    def abandon(self) -> None:
+        """After an error: leave what the last ``sync`` made durable."""
+        ...
+
+
+WriterT = TypeVar("WriterT", bound=Writer)
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+@dataclass(frozen=True)
+class BuildResult(Generic[ManifestT]):
+    """What a run left behind; ``manifest`` is None after a dry run."""
+
+    folder: Path
+    manifest: ManifestT | None
+    engine: str = ""
+    already_complete: bool = False
+    continued: bool = False
+    bad_rows: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Build(ABC, Generic[SettingsT, ManifestT, WriterT]):
+    """Everything that is settled before the first token; :meth:`run` does the rest."""
+
+    cfg: SettingsT
+    source: Source
+    tokenizer: Tokenizer
+    engine: str
+    output: Output[ManifestT]
+    task: EncodeTask
+    num_workers: int
+    progress: ProgressCallback
+    say: Say
+
+    # ------------------------------------------------------------------------------- of each format
+
+    @abstractmethod
+    def options(self) -> dict[str, Any]:
+        """What decides the bytes, besides source and tokenizer."""
+
+    @abstractmethod
+    def say_plan(self) -> None:
+        """For a dry run."""
+
+    @abstractmethod
+    def gather(self, bad_rows: BadRows) -> None:
+        """First phase of a shuffle: all documents to disk, durably."""
+
+    @abstractmethod
+    def writer(self, state: dict[str, Any] | None) -> WriterT:
+        """What takes the chunks, from ``state`` on."""
+
+    @abstractmethod
+    def finish(self, writer: WriterT, bad_rows: BadRows) -> None:
+        """All chunks are written: check the amounts and publish the files.
+
+        Raises:
+            NoText: there are no tokens.
+        """
+
+    @abstractmethod
+    def publish(self, writer: WriterT, bad_rows: BadRows) -> None:
+        """Write the manifest."""
+
+    def check_room(self) -> None:
+        """Before a run begins from nothing: is there disk space?"""
+
+    def chunks(self, cursor: dict[str, Any] | None) -> contextlib.AbstractContextManager[Chunks]:
+        """What is written, from ``cursor`` on."""
+        return self.tokenized(self.documents.units(cursor, self.cfg.chunk_size))
+
+    @property
+    def documents(self) -> Source:
+        """The source in the order in which it is tokenized for the writer."""
+        return self.source
+
+    # ------------------------------------------------------------------------------------ of every run
+
+    def made(self) -> dict[str, Any]:
+        """What decides the bytes, as manifests have it."""
+        return {
+            "options": self.options(),
+            "source": self.source.describe(),
+            "tokenizer": self.tokenizer.describe(),
+        }
+
+    def plan(self) -> dict[str, Any]:
+        """What an interrupted run must have in common with this one."""
+        made = self.made()
+        return {**made, "source": {**made["source"], "identity": self.source.identity()}}
+
+    def use_reference_engine(self) -> None:
+        """The fast engine is wrong about some text."""
+        self.engine = self.tokenizer.use_engine("reference")
+        self.task = replace(self.task, engine="reference")
+
+    def say_workers(self) -> None:
+        """The last line of a dry run."""
+        count = max(1, self.num_workers)
+        self.say(f"would tokenize in {count} process{'es' * (count > 1)}")
+
+    @contextlib.contextmanager
+    def tokenized(self, units: Iterator[Unit]) -> Generator[Chunks]:
+        """The units with their chunks, from worker processes."""
+        workers = {"num_workers": self.num_workers, "prefetch": self.cfg.prefetch}
+        with tokenizing(self.task, self.tokenizer, **workers) as tokenize:
+            yield tokenize(units)
+
+    def teller(
+        self, phase: str, sink: Sink, bad_rows: BadRows, bytes_wanted: int | None
+    ) -> Callable[[int, float | None], None]:
+        """What reports progress while ``sink`` is fed."""
+        wanted = {"tokens_wanted": self.cfg.max_tokens, "bytes_wanted": bytes_wanted}
+        return teller(phase, sink, bad_rows, self.progress, **wanted)
+
+    def run(self) -> BuildResult[ManifestT]:
+        """Make the files.
+
+        Raises:
+            ConfigError: there are files made with other options.
+            DataError: the source cannot be read or holds no text; files are damaged.
+            AutomodelError: the disk is full, or another process writes here.
+        """
+        output = self.output
+        if self.cfg.dry_run:
+            self.say_plan()
+            return BuildResult(output.folder, None, self.engine)
+        make_folder(output.folder, output.option)
+        busy = f"another process is writing {output.what} to {output.folder}"
+        with exclusive_lock(output.lock_path, busy=busy):
+            if not self.cfg.overwrite and (manifest := output.finished(self.made())) is not None:
+                self.say(f"{output.manifest_path} is already there: nothing to do")
+                return BuildResult(output.folder, manifest, self.engine, already_complete=True)
+            output.refuse_strangers(self.tokenizer)
+            if self.cfg.overwrite:
+                output.clear()
+            return self._write()
+
+    def _write(self) -> BuildResult[ManifestT]:
+        output = self.output
+        position = output.interrupted_position(self.plan(), self.say)
+        continued = position is not None
+        if not continued:
+            self.check_room()
+        brought = not continued and output.tokenizer_folder.is_dir()
+        try:
+            bad_rows = self._run_phases(position or Position())
+        except EngineMismatch as error:
+            self.say(f"{error}: starting over with the reference engine, which is slower and right")
+            output.clear(keep_tokenizer=brought)
+            self.use_reference_engine()
+            continued = False
+            bad_rows = self._run_phases(Position())
+        except NoText:
+            output.clear(keep_tokenizer=brought)
+            raise
+        manifest = output.finished(self.made())
+        assert manifest is not None
+        first = bad_rows.first
+        return BuildResult(output.folder, manifest, self.engine, continued=continued, bad_rows=first)
+
+    def _run_phases(self, position: Position) -> BadRows:
+        bad_rows = BadRows(self.cfg.strict, position.bad["count"], list(position.bad["first"]))
+        if position.cursor is None:
+            position = Position("gather" if self.cfg.shuffle else "write")
+            self.output.write_progress(self.plan(), position)
+        self.tokenizer.save(self.output.tokenizer_folder)
+        if position.phase == "gather":
+            self.gather(bad_rows)
+            position = Position("write", {"key": 0}, bad=bad_rows.saved())
+            self.output.write_progress(self.plan(), position)
+        writer = self.writer(position.writer)
+        if position.phase == "write":
+            self._fill(writer, position, bad_rows)
+        self.publish(writer, bad_rows)
+        return bad_rows
+
+    def _fill(self, writer: WriterT, position: Position, bad_rows: BadRows) -> None:
+        plan = self.plan()
+
+        def note(cursor: dict[str, Any], rows: int) -> None:
+            here = Position("write", cursor, rows, bad_rows.saved(), writer.sync())
+            self.output.write_progress(plan, here)
+
+        tell = self.teller("writing", writer, bad_rows, self.documents.total_bytes)
+        try:
+            if not writer.full:
+                with self.chunks(position.cursor) as chunks:
+                    drive(chunks, writer, bad_rows, rows=position.rows, note=note, tell=tell)
+            self.finish(writer, bad_rows)
+        except BaseException:
+            writer.abandon()
+            raise
+
+
+Chunks = Iterator[tuple[Unit, TokenChunk]]

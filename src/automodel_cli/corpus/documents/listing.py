@@ -1,0 +1,382 @@
+"""Which files a dataset argument stands for, and what kind each is, in the order of their names.
+
+The kind is what the suffix says. The content is looked at too (``content``): a compressed file is unpacked whatever
+its name, and what is no text is never read as text. A file without a known suffix is text only if it looks like text.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from automodel_cli.corpus.documents.compressed import Compression
+from automodel_cli.corpus.documents.content import Content, look_inside
+from automodel_cli.corpus.documents.globbing import expand, is_pattern, walk
+from automodel_cli.corpus.documents.units import InputFormat
+from automodel_cli.corpus.formats.foreign_files import advice_for_text, command_to_train, dtype_beside
+from automodel_cli.corpus.shuffle.document_folder import WORK_NAME, read_documents_manifest
+from automodel_cli.errors import DataError
+
+_COMPRESSIONS = {".gz": "gz", ".bz2": "bz2", ".xz": "xz", ".zst": "zst"}
+_ROW_KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}
+_TEXT_ENDINGS = """
+    .txt .text .md .markdown .rst .org .tex .adoc .csv .tsv .log .srt .vtt .html .htm .xml .css .scss
+    .py .pyi .pyx .c .h .cc .cpp .cxx .hh .hpp .cu .cuh .rs .go .java .kt .scala .js .jsx .ts .tsx .mjs .rb .php .pl .pm
+    .lua .r .jl .swift .m .mm .hs .ml .mli .ex .exs .erl .clj .el .lisp .scm .f .f90 .sql .sh .bash .zsh .ps1 .bat
+    .yaml .yml .toml .ini .cfg .conf .cmake .mk .proto .vim .tcl .asm .s
+"""
+_TEXT_SUFFIXES = frozenset(_TEXT_ENDINGS.split())
+FileKind = Literal["text", "jsonl", "json", "parquet"]
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One input file.
+
+    Attributes:
+        name: relative to what the user named, with forward slashes, in UTF-8 and without control characters.
+        not_text: why a file of a folder is of no use, "" if it is.
+        looks_like_rows: it is read as text, and looks like JSON lines.
+    """
+
+    path: str
+    name: str
+    kind: FileKind
+    compression: Compression
+    bytes: int
+    mtime_ns: int
+    not_text: str = ""
+    looks_like_rows: bool = False
+
+
+def is_local(dataset: str) -> bool:
+    """Whether ``dataset`` names files here rather than a dataset on the Hub.
+
+    Raises:
+        DataError: it looks like a path and nothing is there.
+    """
+    if Path(dataset).exists() or is_pattern(dataset):
+        return True
+    if Path(dataset).is_symlink():
+        raise _broken_link(Path(dataset))
+    suffixes = {suffix.lower() for suffix in Path(dataset).suffixes}
+    if dtype_beside(Path(f"{dataset}.bin")) is not None:
+        raise DataError(
+            f"{printable(dataset)} is the prefix of Megatron's token files, expected text",
+            command_to_train(Path(f"{dataset}.idx")),
+        )
+    known = suffixes & (_TEXT_SUFFIXES | set(_ROW_KINDS) | set(_COMPRESSIONS))
+    if known or dataset.startswith(("/", "./", "../", "~")) or dataset.count("/") > 1:
+        raise DataError(f"there is no file or folder {printable(dataset)}", "check --dataset")
+    return False
+
+
+def printable(name: str) -> str:
+    r"""A file name for people and manifests: bytes that are not UTF-8 and control characters as ``\xNN``."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
+def dataset_name(dataset: str) -> str:
+    """A short name for folders: last part of a Hub name or path, without suffixes."""
+    parts = [part for part in re.split(r"[\\/]+", dataset) if part not in ("", ".", "..", "~")]
+    plain = [part for part in parts if not is_pattern(part)] or ["corpus"]
+    suffixes = r"(\.(jsonl|ndjson|json|parquet|txt|md|gz|bz2|xz|zst))+$"
+    return printable(re.sub(suffixes, "", plain[-1], flags=re.IGNORECASE)) or "corpus"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of a source and a line on what was left out, if anything was."""
+
+    files: list[SourceFile]
+    note: str = ""
+
+
+def list_files(dataset: str, split: str = "train", input_format: InputFormat = "auto") -> Listing:
+    """The input files that ``dataset`` (a file, folder or glob) stands for, sorted by name.
+
+    A folder that `preprocess shuffle` made stands for the documents of ``split``.
+
+    Raises:
+        DataError: there is none, a file is not what it is taken for, or a pattern mixes training and validation
+            documents.
+    """
+    path = Path(dataset)
+    if path.is_dir():
+        return _list_shuffled(path, split) or _list_folder(path, input_format)
+    if path.exists():
+        return _with_note([_named_file(path, path.name, input_format)], [])
+    found = _sort_out(expand(dataset))
+    if not found.files:
+        reasons = f" ({found.left_out()})" if found.left_out() else ""
+        raise DataError(
+            f"no file matches {printable(dataset)}{reasons}",
+            "check --dataset; quote a pattern that the shell should leave",
+        )
+    _refuse_mixed_splits(found.files)
+    root = os.path.commonpath([str(p.parent) for p in found.files])
+    files = [_named_file(p, p.relative_to(root).as_posix(), input_format) for p in found.files]
+    return _with_note(files, [f"left out: {found.left_out()}"] if found.left_out() else [])
+
+
+@dataclass
+class _Found:
+    """Paths by what they are: files to read, and what is left out and said."""
+
+    files: list[Path]
+    broken_links: list[Path]
+    not_files: list[Path]
+    links_to_known: list[Path]
+    other_kinds: int = 0
+
+    def left_out(self) -> str:
+        """What is left out, with the first of each sort."""
+        kinds = [f"{self.other_kinds:,} of other kinds"] if self.other_kinds else []
+        sorts: list[tuple[str, Iterable[Path]]] = [
+            ("broken links", self.broken_links),
+            ("pipes, sockets or devices", self.not_files),
+            ("links to folders that are read anyway", self.links_to_known),
+        ]
+        for what, paths in sorts:
+            names = [printable(str(path)) for path in paths]
+            kinds += [f"{len(names):,} {what} ({names[0]}{', ...' * (len(names) > 1)})"] if names else []
+        return ", ".join(kinds)
+
+
+def _sort_out(paths: Iterable[Path]) -> _Found:
+    found = _Found([], [], [], [])
+    for path in paths:
+        if path.is_file():
+            found.files.append(path)
+        elif not path.exists():
+            found.broken_links.append(path)
+        elif not path.is_dir():
+            found.not_files.append(path)
+    return found
+
+
+def _list_shuffled(folder: Path, split: str) -> Listing | None:
+    """The files of one split, if ``folder`` holds shuffled documents."""
+    manifest = read_documents_manifest(folder)
+    if manifest is None:
+        if (folder / WORK_NAME).is_dir():
+            raise DataError(f"{folder} holds an interrupted shuffle", "run its command again")
+        return None
+    chosen = [file.name for file in manifest.files if file.split == split]
+    if not chosen:
+        raise DataError(f"{folder} holds no documents of split {split!r}", "choose train or val")
+    left_out = len(manifest.files) - len(chosen)
+    note = f"{folder}: shuffled documents, split {split}" + (
+        f"; {left_out:,} files left out" * bool(left_out)
+    )
+    return Listing([_named_file(folder / name, name, "auto") for name in chosen], note)
+
+
+def _refuse_mixed_splits(found: Sequence[Path]) -> None:
+    """Validation documents must not be trained on by accident."""
+    for folder in {path.parent for path in found}:
+        manifest = read_documents_manifest(folder)
+        here = {path.name for path in found if path.parent == folder}
+        splits = {file.split for file in manifest.files if file.name in here} if manifest else set()
+        if len(splits) > 1:
+            raise DataError(
+                f"the pattern mixes training and validation documents in {folder}",
+                "name *.chunk.*.jsonl or *.val.jsonl",
+            )
+
+
+def list_several(
+    datasets: Sequence[str], split: str = "train", input_format: InputFormat = "auto"
+) -> Listing:
+    """The files of several arguments as one list, sorted by name; a file named twice, or by a link too, counts once.
+
+    A link keeps its own name: in a cache of downloads the files behind links are named after their hashes.
+
+    Raises:
+        DataError: one of them stands for no file.
+    """
+    if len(datasets) == 1:
+        return list_files(datasets[0], split, input_format)
+    listings = [list_files(dataset, split, input_format) for dataset in datasets]
+    once: dict[Path, SourceFile] = {}
+    for file in (file for listing in listings for file in listing.files):
+        once.setdefault(Path(file.path).resolve(), file)
+    named = {os.path.abspath(file.path): file for file in once.values()}  # noqa: PTH100 (links stay)
+    root = os.path.commonpath([str(Path(path).parent) for path in named])
+    files = [
+        replace(file, name=printable(Path(path).relative_to(root).as_posix())) for path, file in named.items()
+    ]
+    return _with_note(files, [listing.note for listing in listings if listing.note], said=True)
+
+
+def _list_folder(folder: Path, input_format: InputFormat) -> Listing:
+    """All files below ``folder`` of one family: rows (parquet, jsonl), else text, else JSON."""
+    tree = walk(folder, skip=("__pycache__",))
+    inside = [path for parent in tree.folders for path in sorted(parent.iterdir())]
+    found = _sort_out(path for path in inside if not path.name.startswith("."))
+    found.links_to_known = tree.links_to_known
+    known = _TEXT_SUFFIXES | set(_ROW_KINDS)
+    understood = [path for path in found.files if input_format != "auto" or _suffix(path)[0] in known]
+    families: dict[str, Callable[[str], bool]] = {
+        "rows (.parquet, .jsonl)": lambda kind: kind in ("parquet", "jsonl"),
+        "text": lambda kind: kind == "text",
+        ".json": lambda kind: kind == "json",
+    }
+    groups = {
+        name: [path for path in understood if belongs(_kind(path, input_format))]
+        for name, belongs in families.items()
+    }
+    chosen, kept = next(((name, group) for name, group in groups.items() if group), ("", []))
+    ids = sorted(folder.glob("*.bin"))
+    if ids and chosen in ("", ".json"):  # the JSON beside token files is their manifest and tokenizer
+        raise DataError(
+            f"{printable(str(folder))} is a folder of token files, expected text", command_to_train(ids[0])
+        )
+    if not kept:
+        reasons = f" ({found.left_out()})" if found.left_out() else ""
+        raise DataError(
+            f"{printable(str(folder))} holds no text file that is understood{reasons}",
+            "name the files with a glob, or say what they are with --input-format",
+        )
+    found.other_kinds = len(found.files) - len(kept)
+    files = [_folder_file(path, path.relative_to(folder).as_posix(), input_format) for path in kept]
+    note = f"{len(kept):,} files of {chosen} in {printable(str(folder))}; left out: {found.left_out()}"
+    return _with_note(files, [note] if found.left_out() else [])
+
+
+def _with_note(files: list[SourceFile], notes: list[str], *, said: bool = False) -> Listing:
+    """The files in the order of their names, and what is odd about them (unless ``said`` before)."""
+    if not said:
+        notes = [*notes, *_oddities(files)]
+    return Listing(sorted(files, key=lambda file: (file.name, file.path)), "; ".join(notes))
+
+
+def _oddities(files: list[SourceFile]) -> list[str]:
+    packed = sorted({str(file.compression) for file in files if file.compression})
+    rows = [file.name for file in files if file.looks_like_rows]
+    found = []
+    if packed:
+        count = sum(bool(file.compression) for file in files)
+        found.append(
+            f"{count:,} of {len(files):,} files compressed ({', '.join(packed)}): one process unpacks them"
+        )
+    if rows:
+        which = rows[0] if len(rows) == 1 else f"{len(rows):,} files ({rows[0]}, ...)"
+        found.append(
+            f"{which}: read as text, though it looks like JSON lines (--input-format jsonl reads its rows)"
+        )
+    return found
+
+
+def _suffix(path: Path) -> tuple[str, str]:
+    """``a.jsonl.gz`` -> (``.jsonl``, ``.gz``), in lower case."""
+    outer = path.suffix.lower()
+    if outer in _COMPRESSIONS:
+        return Path(path.stem).suffix.lower(), outer
+    return outer, ""
+
+
+def _kind(path: Path, input_format: InputFormat) -> FileKind:
+    if input_format != "auto":
+        return input_format
+    return _ROW_KINDS.get(_suffix(path)[0], "text")  # type: ignore[return-value]
+
+
+def _folder_file(path: Path, name: str, input_format: InputFormat) -> SourceFile:
+    """A file that nobody named: if it should be text and is not, it is a bad row and not the end of the job."""
+    file, content = _source_file(path, name, input_format)
+    if file.kind == "text" and _what_it_is(content):
+        return replace(file, not_text=f"it is {_what_it_is(content)}")
+    _refuse_wrong_kind(file, content, input_format)
+    return file
+
+
+def _named_file(path: Path, name: str, input_format: InputFormat) -> SourceFile:
+    file, content = _source_file(path, name, input_format)
+    _refuse_wrong_kind(file, content, input_format)
+    return file
+
+
+def _source_file(path: Path, name: str, input_format: InputFormat) -> tuple[SourceFile, Content]:
+    name = printable(name)
+    if path.is_symlink() and not path.exists():
+        raise _broken_link(path)
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(
+            f"{printable(str(path))} is a pipe, socket or device, expected a file",
+            "write the text to a file first",
+        )
+    content = look_inside(str(path), name)
+    kind = _kind(path, input_format)
+    plain_text = input_format == "auto" and kind == "text"
+    file = SourceFile(
+        path=str(path),
+        name=name,
+        kind=kind,
+        compression=content.compression or _COMPRESSIONS.get(_suffix(path)[1], ""),  # type: ignore[arg-type]
+        bytes=status.st_size,
+        mtime_ns=status.st_mtime_ns,
+        looks_like_rows=plain_text and content.shape == "jsonl",
+    )
+    return file, content
+
+
+def _broken_link(path: Path) -> DataError:
+    target = printable(str(path.readlink()))
+    return DataError(f"{printable(str(path))} is a link to {target}, which is not there", "check --dataset")
+
+
+def _what_it_is(content: Content) -> str:
+    """What a file that is no text is, or ""."""
+    return content.not_text or ("a parquet file" if content.is_parquet else "")
+
+
+def _refuse_wrong_kind(file: SourceFile, content: Content, input_format: InputFormat) -> None:
+    """A file that is not what its name, or ``input_format``, says: found, expected, what to do."""
+    if content.kind:
+        packed = "unpack it first" if content.compression else ""
+        raise DataError(
+            f"{file.name} is {content.not_text}, expected text",
+            packed or advice_for_text(Path(file.path), content.kind),
+        )
+    if content.is_parquet and file.kind != "parquet":
+        raise DataError(
+            f"{file.name} is a parquet file, taken for {_words(file.kind)}",
+            "name it .parquet, or read it with --input-format parquet",
+        )
+    if file.kind == "parquet" and file.compression:
+        raise DataError(
+            f"{file.name} is a parquet file compressed as a whole",
+            "unpack it first: parquet compresses itself",
+        )
+    known = _suffix(Path(file.name))[0] in _TEXT_SUFFIXES
+    if input_format == "auto" and file.kind == "text" and not known:
+        _refuse_unknown(file, content)
+
+
+def _refuse_unknown(file: SourceFile, content: Content) -> None:
+    """A file whose name says nothing is text unless it looks like something else."""
+    if content.shape:
+        looks = "JSON lines" if content.shape == "jsonl" else "JSON"
+        raise DataError(
+            f"{file.name} looks like {looks}, and its name does not say what it is",
+            f"read its rows with --input-format {content.shape}, or the letters themselves with "
+            "--input-format text",
+        )
+    if content.has_nulls:
+        ids = "token ids without a header" if file.name.endswith(".bin") else "binary data (token ids?)"
+        train = command_to_train(Path(file.path), "uint32" if content.is_wide else "")
+        raise DataError(
+            f"{file.name} looks like {ids}, expected text", f"--input-format text if it is text; else {train}"
+        )
+
+
+def _words(kind: FileKind) -> str:
+    return {"jsonl": "JSON lines", "json": "JSON"}.get(kind, kind)

@@ -1,0 +1,321 @@
+"""From a unit to its texts, in whichever process runs it. A bad row is reported, never fatal; a file that cannot
+be read is an error.
+
+Rows may hold several texts (``ReadOptions.keys``) or lists of them; a row that lacks one is bad as a whole, so that
+documents of different keys stay side by side.
+
+Bad: a line that is not JSON, a row that is not an object, lacks the text key, or holds null or something that is
+no string, bytes that are not UTF-8, and lone surrogates (``"\\ud800"``), which no tokenizer can take; and what is
+longer than ``ReadOptions.max_document_bytes``, as it stands in the file.
+
+A document that is ``alone`` in its unit is never copied: its bytes and its text are all the memory it takes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import from_json  # twice as fast as json, takes bytes; comes with pydantic
+
+from automodel_cli.corpus.documents.units import BadRow, ReadOptions, Texts, Unit
+from automodel_cli.errors import DataError
+
+BOM = b"\xef\xbb\xbf"
+MISSING = object()
+NOT_UTF8 = "not UTF-8"
+
+
+def read_unit(unit: Unit, options: ReadOptions) -> Texts:
+    """The documents of ``unit``, in order.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        found = _READERS[unit.kind](unit, options)
+    except OSError as error:
+        raise DataError(f"cannot read {unit.name}: {error.strerror or error}", "check the file") from error
+    if options.lists and unit.kind in _TEXT_KINDS:
+        found.texts = [(text,) for text in found.texts]
+    return found
+
+
+def too_long(max_bytes: int) -> BadRow:
+    """The reason for a document that is longer than ``max_bytes``."""
+    return BadRow(0, f"longer than {max_bytes:,} bytes (--max-document-bytes)")
+
+
+def most_bytes(unit: Unit, options: ReadOptions) -> int:
+    """How long a document of ``unit`` may be."""
+    return sys.maxsize if unit.measured else options.max_document_bytes
+
+
+def content_of(unit: Unit) -> bytes:
+    """The bytes of a unit: handed over, or ``start`` to ``stop`` of its file."""
+    if unit.payload is not None:
+        return unit.payload
+    return _read_range(unit, unit.start)
+
+
+def _read_range(unit: Unit, start: int) -> bytes:
+    with Path(unit.path).open("rb") as handle:
+        handle.seek(start)
+        data = handle.read(unit.stop - start)
+    if len(data) != unit.stop - start:
+        raise DataError(f"{unit.name} became shorter while it was read", "run the command again")
+    return data
+
+
+def _without_bom(unit: Unit) -> bytes:
+    if unit.start or unit.payload is not None:
+        data = content_of(unit)
+        return data[3:] if unit.start == 0 and data.startswith(BOM) else data
+    with Path(unit.path).open("rb") as handle:
+        marked = unit.stop >= 3 and handle.read(3) == BOM
+    return _read_range(unit, 3 * marked)
+
+
+# ---------------------------------------------------------------------------------------------- rows
+
+
+def text_of(value: Any) -> str | BadRow:
+    """A text that can be encoded, or what is wrong with it (row 0; the caller knows the number)."""
+    if isinstance(value, BadRow):
+        return value
+    if isinstance(value, str):
+        if not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                return BadRow(0, "lone surrogate")
+        return value
+    if value is MISSING:
+        return BadRow(0, "no text key")
+    return BadRow(0, "text is null" if value is None else f"text is {_kind_of(value)}, not a string")
+
+
+def _kind_of(value: Any) -> str:
+    names = {
+        str: "a string",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        list: "a list",
+        dict: "an object",
+    }
+    return names.get(type(value), type(value).__name__)
+
+
+def pick_text(row: Any, key: str) -> Any:
+    """``row[key]``, MISSING, or a BadRow if the row is no object."""
+    return (
+        row.get(key, MISSING)
+        if isinstance(row, dict)
+        else BadRow(0, f"row is {_kind_of(row)}, not an object")
+    )
+
+
+def fields_of(row: Any, keys: tuple[str, ...]) -> tuple[Any, ...] | BadRow:
+    """What ``row`` has for each of ``keys``, a text or a list of texts; a BadRow unless all are usable."""
+    if not isinstance(row, dict):
+        return BadRow(0, f"row is {_kind_of(row)}, not an object")
+    return usable_fields(tuple([row.get(key, MISSING) for key in keys]), keys)
+
+
+def usable_fields(values: tuple[Any, ...], keys: tuple[str, ...]) -> tuple[Any, ...] | BadRow:
+    """``values`` if each is a text, or a list of texts, that can be encoded; else what is wrong with one."""
+    for key, value in zip(keys, values, strict=True):
+        for text in value if type(value) is list else (value,):
+            found = text_of(text)
+            if isinstance(found, BadRow):
+                where = f" in {key!r}" if len(keys) > 1 else ""
+                inside = " in a list" if type(value) is list else ""
+                return BadRow(0, f"{found.reason}{inside}{where}")
+    return values
+
+
+def document_of(row: Any, options: ReadOptions) -> Any:
+    """The document that a decoded row holds, as ``options`` has it, or a BadRow."""
+    if options.lists:
+        return fields_of(row, options.keys)
+    return text_of(pick_text(row, options.text_key))
+
+
+def _read_jsonl(unit: Unit, options: ReadOptions) -> Texts:
+    if options.lists:
+        return _read_jsonl_fields(unit, options)
+    lines, most = _lines(unit), most_bytes(unit, options)
+    found = Texts([], rows=len(lines))
+    key = options.text_key
+    for row, line in enumerate(lines):
+        if len(line) > most:
+            found.add(row, too_long(most))
+            continue
+        if not line or line.isspace():
+            continue
+        try:
+            value = from_json(line, cache_strings="keys")
+            text = value[key] if type(value) is dict and key in value else pick_text(value, key)
+            found.add(row, text if type(text) is str else text_of(text))
+        except ValueError:
+            found.add(row, _document_or_reason(line, row, options))
+    return found
+
+
+def _read_jsonl_fields(unit: Unit, options: ReadOptions) -> Texts:
+    lines, most = _lines(unit), most_bytes(unit, options)
+    found = Texts([], rows=len(lines))
+    key, usual = options.text_key, not options.more_keys
+    for row, line in enumerate(lines):
+        if len(line) > most:
+            found.add(row, too_long(most))
+            continue
+        if not line or line.isspace():
+            continue
+        try:
+            value = from_json(line, cache_strings="keys")
+            if usual and type(value) is dict and type(text := value.get(key)) is str:
+                found.texts.append((text,))
+                found.numbers.append(row)
+                continue
+            found.add(row, fields_of(value, options.keys))
+        except ValueError:
+            found.add(row, _document_or_reason(line, row, options))
+    return found
+
+
+def _document_or_reason(line: bytes, row: int, options: ReadOptions) -> Any:
+    """What the standard library makes of a line that the fast parser refused, or why it is of no use.
+
+    The fast one refuses lone surrogates and deep nesting; texts that it gives can always be encoded.
+    """
+    try:
+        return document_of(json.loads(line.decode()), options)
+    except UnicodeDecodeError:
+        return BadRow(row, NOT_UTF8)
+    except (ValueError, RecursionError):
+        return BadRow(row, "malformed JSON")
+
+
+def _lines(unit: Unit) -> list[bytes]:
+    """The lines of a unit without their ends; one that is alone keeps its end, which JSON does not mind."""
+    data = _without_bom(unit)
+    if unit.alone:
+        return [data]
+    lines = data.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def _read_values(unit: Unit, options: ReadOptions) -> Texts:
+    """Texts and bad rows that the parent picked from a JSON array or a run of objects."""
+    found = Texts([], rows=len(unit.payload))
+    for row, value in enumerate(unit.payload):
+        found.add(row, value)
+    return found
+
+
+def _read_parquet(unit: Unit, options: ReadOptions) -> Texts:
+    from automodel_cli.corpus.documents import (
+        columns,  # pyarrow costs a quarter second; JSONL does not pay it
+    )
+
+    return columns.documents_of(columns.read_row_groups(unit, options), options)
+
+
+def _read_rows(unit: Unit, options: ReadOptions) -> Texts:
+    from automodel_cli.corpus.documents import columns  # as above
+
+    return columns.documents_of(columns.unpack(unit.payload), options)
+
+
+# ---------------------------------------------------------------------------------------------- text
+
+
+def _read_lines(unit: Unit, options: ReadOptions) -> Texts:
+    """One document a line, without its line end; blank lines separate and are no documents."""
+    lines, most = _lines(unit), most_bytes(unit, options)
+    found = Texts([], rows=len(lines))
+    for row, line in enumerate(lines):
+        end = _length_without(line, b"\r", b"\n") if unit.alone else len(line) - line.endswith(b"\r")
+        _add_text(found, row, line, end, most)
+    return found
+
+
+def _length_without(data: bytes, *ends: bytes) -> int:
+    """The length of ``data`` without the last of ``ends``, and without those before it."""
+    length = len(data)
+    for end in reversed(ends):
+        length -= len(end) * data.endswith(end, 0, length)
+    return length
+
+
+def _read_delimited(unit: Unit, options: ReadOptions) -> Texts:
+    """The text between delimiters, untouched; nothing between two of them is no document."""
+    data, delimiter, most = _without_bom(unit), options.document.encode(), most_bytes(unit, options)
+    if unit.alone:
+        found = Texts([], rows=1)
+        _add_text(found, 0, data, _length_without(data, delimiter), most)
+        return found
+    parts = data.split(delimiter)
+    found = Texts([], rows=len(parts) - (not parts[-1]))
+    for row, part in enumerate(parts):
+        _add_text(found, row, part, len(part), most)
+    return found
+
+
+def _read_files(unit: Unit, options: ReadOptions) -> Texts:
+    """Small files, each one document as it is; an empty one is no document."""
+    found = Texts([])
+    for number, (path, name) in enumerate(unit.payload):
+        data = Path(path).read_bytes()
+        begin = 3 * data.startswith(BOM)
+        if len(data) > begin:
+            _add_text(found, number, data, len(data), options.max_document_bytes, begin=begin, name=name)
+    return found
+
+
+def _read_piece(unit: Unit, options: ReadOptions) -> Texts:
+    """Part of a large text that is one document; the parent made sure that it is UTF-8."""
+    return Texts([_without_bom(unit).decode()], numbers=[0])
+
+
+def _read_bad(unit: Unit, options: ReadOptions) -> Texts:
+    """A row, or a file (then ``rows`` is 0), of which the parent knows that it is of no use."""
+    rows = unit.rows or 0
+    return Texts([], rows=rows, bad=[BadRow(0, unit.payload, None if rows else unit.name)])
+
+
+def _add_text(
+    found: Texts, row: int, data: bytes, end: int, most: int, *, begin: int = 0, name: str | None = None
+) -> None:
+    """``data`` from ``begin`` to ``end`` as a document, without a copy; blank is none, except for a file."""
+    if len(data) - begin > most:
+        found.add(row, too_long(most), name)
+        return
+    if name is None and (not data or data.isspace()):
+        return
+    try:
+        whole = begin == 0 and end == len(data)
+        found.add(row, data.decode() if whole else str(memoryview(data)[begin:end], "utf-8"), name)
+    except UnicodeDecodeError:
+        found.add(row, BadRow(row, NOT_UTF8), name)
+
+
+_TEXT_KINDS = ("line", "delimited", "files", "piece")
+_READERS: dict[str, Callable[[Unit, ReadOptions], Texts]] = {
+    "jsonl": _read_jsonl,
+    "line": _read_lines,
+    "delimited": _read_delimited,
+    "files": _read_files,
+    "piece": _read_piece,
+    "parquet": _read_parquet,
+    "rows": _read_rows,
+    "values": _read_values,
+    "bad": _read_bad,
+}

@@ -1,0 +1,184 @@
+"""What ``preprocess megatron`` says of the files it made: ``PREFIX.manifest.json``, written last.
+
+``PREFIX`` is the output prefix, so the name does not match a pattern for its pairs (``PREFIX_*_text_document*``), which
+other readers expect to match ``.bin`` and ``.idx`` files alone. Deterministic: no times, workers or absolute paths.
+
+| key        | value                                                                                          |
+|------------|------------------------------------------------------------------------------------------------|
+| format     | "automodel-megatron/1"                                                                         |
+| keys       | fields of the rows, a pair of files each                                                       |
+| level      | "document", or "sentence" where texts were cut into sentences                                  |
+| dtype      | "uint16" or "int32"                                                                            |
+| eod_id     | the id after each document, or null                                                            |
+| tokenizer  | {name, fingerprint, vocab_size, eot_id, bos_id}                                                |
+| documents, sequences, tokens | sums over all pairs                                                          |
+| bad_rows   | rows that were left out                                                                        |
+| pairs      | [{name, part, key, source, tokens, sequences, documents, bin_bytes, bin_xxh3, idx_bytes, idx_xxh3}] |
+| tokenizer_files | [{name, bytes, xxh3}] of the folder ``PREFIX.tokenizer``                                  |
+| source, options, versions | where the text came from and what was asked                                     |
+| self       | xxh3 of all the above                                                                          |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ConfigDict
+
+from automodel_cli.corpus.build.megatron_sink import MegatronLayout, Pair
+from automodel_cli.corpus.formats.manifest import Manifest, read_body
+from automodel_cli.corpus.formats.megatron_bin import bin_path, idx_path
+from automodel_cli.corpus.tokenizers.base import SAVED_FILES
+from automodel_cli.files import hash_file, names_format, write_manifest
+from automodel_cli.json_files import Count, Items, PlainName, Xxh3, validated
+
+FORMAT = "automodel-megatron/1"
+SUFFIX = ".manifest.json"
+
+
+@dataclass(frozen=True)
+class PairEntry:
+    """One pair of files; ``name`` is its prefix in the folder, ``source`` the input file it was made from, if one."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    name: PlainName
+    part: Count
+    key: str
+    source: str | None
+    tokens: Count
+    sequences: Count
+    documents: Count
+    bin_bytes: Count
+    bin_xxh3: Xxh3
+    idx_bytes: Count
+    idx_xxh3: Xxh3
+
+
+@dataclass(frozen=True)
+class TokenizerFile:
+    """A file of the tokenizer's folder."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    name: PlainName
+    bytes: Count
+    xxh3: Xxh3
+
+
+@dataclass(frozen=True, kw_only=True)
+class MegatronManifest(Manifest):
+    """The content of a ``PREFIX.manifest.json``."""
+
+    name: str
+    keys: Items[str]
+    level: Literal["document", "sentence"]
+    dtype: Literal["uint16", "int32"]
+    eod_id: Count | None
+    sequences: Count
+    pairs: Items[PairEntry]
+    tokenizer_files: Items[TokenizerFile]
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        return self.folder / f"{self.name}{SUFFIX}"
+
+    @property
+    def separator_id(self) -> int | None:
+        """The id after each document, if there is one."""
+        return self.eod_id
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """The tokenizer that made the ids."""
+        return self.folder / f"{self.name}.tokenizer"
+
+    def prefix(self, pair: PairEntry) -> Path:
+        """Path of a pair without ``.bin`` and ``.idx``."""
+        return self.folder / pair.name
+
+
+def describe_pair(layout: MegatronLayout, pair: Pair, source: str | None) -> PairEntry:
+    """Sizes and hashes of a published pair."""
+    prefix = layout.prefix(pair.part, pair.key)
+    data, index = bin_path(prefix), idx_path(prefix)
+    return PairEntry(
+        name=prefix.name,
+        source=source,
+        bin_bytes=data.stat().st_size,
+        bin_xxh3=hash_file(data),
+        idx_bytes=index.stat().st_size,
+        idx_xxh3=hash_file(index),
+        **asdict(pair),
+    )
+
+
+def describe_tokenizer(folder: Path) -> tuple[TokenizerFile, ...]:
+    """Sizes and hashes of a tokenizer's files."""
+    found = sorted(folder / name for name in SAVED_FILES if (folder / name).is_file())
+    return tuple(TokenizerFile(path.name, path.stat().st_size, hash_file(path)) for path in found)
+
+
+def write_megatron_manifest(manifest: MegatronManifest) -> None:
+    """Publish: the files are complete from this moment on."""
+    body = asdict(manifest)
+    del body["folder"], body["name"]
+    write_manifest(manifest.path, {"format": FORMAT, **body})
+
+
+def read_megatron_manifest(path: Path) -> MegatronManifest:
+    """Read one.
+
+    Raises:
+        DataError: it is missing, damaged, or of another format.
+    """
+    hint = "make the files again"
+    place = {"folder": path.parent, "name": path.name.removesuffix(SUFFIX)}
+    return validated({**read_body(path, FORMAT, hint), **place}, MegatronManifest, path, hint=hint)
+
+
+def is_megatron_manifest(path: Path) -> bool:
+    """Whether ``path`` is one of these, sound or not, also where it is the format's name that is damaged."""
+    return path.name.endswith(SUFFIX) and (names_format(path, FORMAT) or names_format(path, '"idx_xxh3"'))
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A pair, and the manifest that lists it."""
+
+    manifest: MegatronManifest
+    pair: PairEntry
+
+
+def find_megatron_manifests(prefixes: Sequence[Path]) -> list[Listed | None]:
+    """What manifests beside the pairs ``prefixes`` say of each; each manifest is read once.
+
+    Raises:
+        DataError: a manifest whose name fits is damaged.
+    """
+    names: dict[Path, list[str]] = {}
+    for prefix in prefixes:
+        names.setdefault(prefix.parent, []).append(prefix.name)
+    known: dict[Path, Listed] = {}
+    for folder, wanted in names.items():
+        for path in sorted(folder.glob(f"*{SUFFIX}")):
+            beginning = f"{path.name.removesuffix(SUFFIX)}_"
+            if any(name.startswith(beginning) for name in wanted) and is_megatron_manifest(path):
+                manifest = read_megatron_manifest(path)
+                for pair in manifest.pairs:
+                    known.setdefault(folder / pair.name, Listed(manifest, pair))
+    return [known.get(prefix) for prefix in prefixes]
+
+
+def find_megatron_manifest(prefix: Path) -> MegatronManifest | None:
+    """The manifest beside the pair ``prefix`` that lists it, or None.
+
+    Raises:
+        DataError: the manifest whose name fits is damaged.
+    """
+    (listed,) = find_megatron_manifests([prefix])
+    return None if listed is None else listed.manifest

@@ -1,0 +1,427 @@
+"""Rows in random order with bounded memory, on disk: scattered into buckets by key, then sorted bucket by bucket.
+
+A row is some bytes (a line of JSON, the ids of a document) and a record that begins with its place (``splitting``),
+from which its 64-bit key follows. A bucket holds a range of keys, so the buckets one after another, each sorted, are
+all rows in the order of their keys. How many buckets there are, and which process wrote to them, decides nothing else.
+
+| file               | content                                                                |
+|--------------------|------------------------------------------------------------------------|
+| plan.json          | seed, number of buckets, fields of a record                            |
+| NNNN.WRITER.docs   | records: place u64, length u64 (bytes), and what else the plan names   |
+| NNNN.WRITER.rows   | the rows of these records, one after another                           |
+| NNNN_MMMM...       | parts of a bucket that proved too large for the memory, same two files |
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from automodel_cli.corpus.shuffle.gather import Rows
+from automodel_cli.corpus.shuffle.splitting import shuffle_keys
+from automodel_cli.errors import DataError
+from automodel_cli.files import ANY_TEMPORARY, disk_errors_named, fsync_folder, remove_known, write_json
+from automodel_cli.json_files import FileModel, Items, read_model
+
+MAX_BUCKETS = 4096  # more would make tiny writes; a bucket that is too large is divided when its turn comes
+BYTES_A_ROW = 64  # memory that a row costs besides its bytes while its bucket is sorted
+_GROUP_BYTES = 1 << 20  # handed on at once: little enough for the caches of a core
+_MOST_OPEN = 256  # files of one process
+_PLAN_NAME = "plan.json"
+_NO_BUCKETS = "there are no buckets of a shuffle: start over with --overwrite"
+_BASE_FIELDS = [("place", "<u8"), ("length", "<u8")]
+_FILES = rf"(plan\.json{ANY_TEMPORARY}|\d{{4}}(_\d{{4}})*\.\w+\.(docs|rows)|digests/\d{{4}}\.(bin|dropped))"
+BUCKET_FILES = re.compile(_FILES)
+WORK_FILES = re.compile(rf"begun|((buckets[^/]*|gathered)/)?{_FILES}")
+"""What is ours in a folder that buckets are made in, as paths in it."""
+
+
+# ----------------------------------------------------------------------------------------------- keys
+
+
+@dataclass(frozen=True)
+class KeyRange:
+    """Keys from ``low`` on, ``width`` of them; can be divided into parts of nearly equal width."""
+
+    low: int = 0
+    width: int = 1 << 64
+
+    @property
+    def _shift(self) -> int:
+        # With 32 bits of the distance left, distance times parts fits in 64.
+        return max(0, self.width.bit_length() - 1 - 32)
+
+    def part_of(self, keys: np.ndarray, count: int) -> np.ndarray:
+        """Which of ``count`` parts each key (uint64) is in, as uint16; the parts are in the order of their keys."""
+        distance = (keys - np.uint64(self.low)) >> np.uint64(self._shift)
+        parts = distance * np.uint64(count) // np.uint64(max(1, self.width >> self._shift))
+        return np.minimum(parts, np.uint64(count - 1)).astype(np.uint16)
+
+    def parts(self, count: int) -> list[KeyRange]:
+        """The ranges that ``part_of`` numbers."""
+        steps = max(1, self.width >> self._shift)
+        lows = [self.low + (-(-k * steps // count) << self._shift) for k in range(count)]
+        stops = [*lows[1:], self.low + self.width]
+        return [KeyRange(low, stop - low) for low, stop in zip(lows, stops, strict=True)]
+
+
+# -------------------------------------------------------------------------------------------- scatter
+
+
+class _Plan(FileModel):
+    """``plan.json``."""
+
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)]
+    count: Annotated[int, Field(ge=1, le=MAX_BUCKETS)]
+    more_fields: Items[Items[Literal["ordinal", "low", "high", "<u8"]]]
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """What all who write to and read from a folder of buckets agree on; can be pickled."""
+
+    folder: Path
+    seed: int
+    count: int
+    more_fields: tuple[tuple[str, str], ...] = ()  # of a record, besides place and length
+
+    @property
+    def record(self) -> np.dtype:
+        """A row's record."""
+        return np.dtype([*_BASE_FIELDS, *self.more_fields])
+
+    def create(self) -> None:
+        """Begin with no rows; what was there is gone."""
+        self.remove()
+        with disk_errors_named(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        fields = [list(field) for field in self.more_fields]
+        write_json(self.folder / _PLAN_NAME, {"seed": self.seed, "count": self.count, "more_fields": fields})
+
+    @staticmethod
+    def open(folder: Path) -> Buckets:
+        """The buckets that an earlier process made.
+
+        Raises:
+            DataError: there are none.
+        """
+        plan = read_model(folder / _PLAN_NAME, _Plan, hint=_NO_BUCKETS)
+        more = tuple((name, "<u8") for name, *_ in plan.more_fields)
+        return Buckets(folder, plan.seed, plan.count, more)
+
+    def remove(self) -> None:
+        """Give the disk space back."""
+        remove_known(self.folder, BUCKET_FILES)
+
+    def names(self) -> list[str]:
+        """All buckets, in the order of their keys."""
+        return [f"{number:04d}" for number in range(self.count)]
+
+    def bucket_of(self, places: np.ndarray) -> np.ndarray:
+        """The number of the bucket of each place."""
+        return KeyRange().part_of(shuffle_keys(self.seed, places), self.count)
+
+    def sync(self) -> None:
+        """Make all rows durable."""
+        for path in self.folder.iterdir():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        fsync_folder(self.folder)
+
+    def stored(self) -> tuple[int, int]:
+        """How many rows there are, and their bytes."""
+        sizes = {".docs": 0, ".rows": 0}
+        for path in self.folder.iterdir():
+            if path.suffix in sizes:
+                sizes[path.suffix] += path.stat().st_size
+        return sizes[".docs"] // self.record.itemsize, sizes[".rows"]
+
+    def count_below(self, key: int) -> int:
+        """How many rows have a key below ``key``."""
+        below = 0
+        ranges = KeyRange().parts(self.count)
+        for path in self.folder.glob("*.docs"):
+            keys = ranges[int(path.name.partition(".")[0])]
+            if keys.low + keys.width <= key:
+                below += path.stat().st_size // self.record.itemsize
+            elif keys.low < key:
+                for records in iter_array(path, self.record, 1 << 18):
+                    found = shuffle_keys(self.seed, records["place"])
+                    below += int(np.count_nonzero(found < np.uint64(key)))
+        return below
+
+    def iter_records(self, rows: int) -> Iterator[np.ndarray]:
+        """All records, at most ``rows`` at a time, in no order."""
+        for path in sorted(self.folder.glob("*.docs")):
+            yield from iter_array(path, self.record, rows)
+
+
+class BucketWriter:
+    """Adds rows to buckets, in files that no other writer has."""
+
+    def __init__(self, buckets: Buckets, writer: str = "0") -> None:
+        self._buckets, self._names = buckets, [f"{name}.{writer}" for name in buckets.names()]
+        self._files = AppendedFiles(buckets.folder)
+
+    def scatter(self, data: np.ndarray, records: np.ndarray) -> None:
+        """Add rows: ``data`` (uint8) holds them one after another, as long as their ``records`` say.
+
+        Raises:
+            AutomodelError: the disk is full.
+        """
+        _scatter(data, records, self._buckets.bucket_of(records["place"]), self._names, self._files)
+
+    def close(self) -> None:
+        """No more rows."""
+        self._files.close()
+
+
+class AppendedFiles:
+    """Files of one folder that are appended to; they stay open where they are few."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._open: dict[str, int] = {}
+
+    def append(self, name: str, array: np.ndarray) -> None:
+        """Add an array's bytes to the file ``name``.
+
+        Raises:
+            AutomodelError: the disk is full.
+        """
+        with disk_errors_named(self._folder / name):
+            descriptor = self._open.get(name)
+            if descriptor is None:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+                descriptor = os.open(self._folder / name, flags, 0o644)
+            try:
+                write_all(descriptor, array)
+            finally:
+                if name in self._open or len(self._open) < _MOST_OPEN:
+                    self._open[name] = descriptor
+                else:
+                    os.close(descriptor)
+
+    def close(self) -> None:
+        """Close what is open."""
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _scatter(
+    data: np.ndarray, records: np.ndarray, parts: np.ndarray, names: list[str], files: AppendedFiles
+) -> None:
+    """Append each row to the files of ``names[part]``."""
+    rows = Rows(data, records["length"].astype(np.int64))
+    order = np.argsort(parts, kind="stable")  # uint16: a radix sort
+    counts = np.bincount(parts, minlength=len(names))
+    stops = np.cumsum(counts)
+    for part in np.flatnonzero(counts).tolist():
+        chosen = order[stops[part] - counts[part] : stops[part]]
+        files.append(f"{names[part]}.rows", rows.take(chosen))
+        files.append(f"{names[part]}.docs", records[chosen])
+
+
+def write_all(descriptor: int, array: np.ndarray) -> None:
+    """Write every byte of a contiguous array; the kernel takes 2 GiB at most at a time."""
+    rest = memoryview(array.data).cast("B") if len(array) else memoryview(b"")
+    while len(rest):
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def iter_array(path: Path, dtype: np.dtype, items: int) -> Iterator[np.ndarray]:
+    """The array in a file, at most ``items`` at a time."""
+    with path.open("rb") as handle:
+        while len(array := np.fromfile(handle, dtype=dtype, count=items)):
+            yield array
+
+
+# ------------------------------------------------------------------------------------------------ sort
+
+
+@dataclass(frozen=True)
+class SortedRows:
+    """Some rows in the order of their keys; ``key`` is that of the first, where a later run could begin."""
+
+    key: int
+    records: np.ndarray
+    data: np.ndarray
+
+
+class BucketReader:
+    """All rows of some buckets in the order of their keys.
+
+    A bucket that does not fit into ``memory_bytes`` is divided on disk first, so memory is bounded even where the
+    number of buckets was a bad guess; only a single row may be larger.
+
+    Args:
+        keep: leave the files, so that reading can begin again; otherwise each bucket goes when it was read, and the
+            disk never holds the rows twice.
+        dropped: places to leave out, for a bucket by its number.
+        group_bytes: hand on at most so much at a time (or one row).
+    """
+
+    def __init__(
+        self,
+        buckets: Buckets,
+        memory_bytes: int,
+        *,
+        keep: bool = False,
+        dropped: Callable[[int], np.ndarray] | None = None,
+        group_bytes: int = _GROUP_BYTES,
+    ) -> None:
+        self._buckets, self._keep, self._dropped = buckets, keep, dropped
+        # For a bucket; the rest is for sorted rows on their way.
+        self._memory_bytes = max(1, memory_bytes * 3 // 4)
+        self._group_bytes = max(1, min(group_bytes, memory_bytes // 16))
+        self._files: dict[str, list[Path]] = defaultdict(list)  # bucket -> its .docs files
+        for path in sorted(buckets.folder.iterdir()):
+            name = path.name.partition(".")[0]
+            if "_" in name:
+                path.unlink()  # a division that was interrupted
+            elif path.suffix == ".docs":
+                self._files[name].append(path)
+
+    def read(self, first_key: int = 0) -> Iterator[SortedRows]:
+        """The rows from ``first_key`` on.
+
+        Raises:
+            DataError: a bucket is not whole.
+            AutomodelError: the disk is full.
+        """
+        ranges = KeyRange().parts(self._buckets.count)
+        for number, (name, keys) in enumerate(zip(self._buckets.names(), ranges, strict=True)):
+            if keys.low + keys.width > first_key and self._files[name]:
+                dropped = self._dropped(number) if self._dropped else None
+                yield from self._bucket(name, keys, first_key, dropped)
+
+    def _bucket(
+        self, name: str, keys: KeyRange, first_key: int, dropped: np.ndarray | None
+    ) -> Iterator[SortedRows]:
+        num_bytes, num_rows = self._size(name)
+        needed = num_bytes + BYTES_A_ROW * num_rows
+        fits = needed <= self._memory_bytes or keys.width < 2
+        if fits or not self._worth_dividing(name, needed):
+            yield from self._sorted(name, first_key, dropped)
+            self._forget(name)
+            return
+        count = min(MAX_BUCKETS, -(-needed * 4 // (self._memory_bytes * 3)))
+        names = [f"{name}_{part:04d}" for part in range(count)]
+        self._divide(name, keys, names)
+        self._forget(name)
+        for part, part_keys in zip(names, keys.parts(count), strict=True):
+            if self._files[part] and part_keys.low + part_keys.width > first_key:
+                yield from self._bucket(part, part_keys, first_key, dropped)
+
+    def _size(self, name: str) -> tuple[int, int]:
+        """Bytes and rows of a bucket."""
+        docs = self._files[name]
+        num_bytes = sum(path.with_suffix(".rows").stat().st_size for path in docs)
+        return num_bytes, sum(path.stat().st_size for path in docs) // self._buckets.record.itemsize
+
+    def _worth_dividing(self, name: str, needed: int) -> bool:
+        """Whether it is not just one huge row that makes the bucket large."""
+        largest = 0
+        for path in self._files[name]:
+            for records in iter_array(path, self._buckets.record, 1 << 16):
+                largest = max(largest, int(records["length"].max()))
+        return needed - largest > self._memory_bytes // 8
+
+    def _divide(self, name: str, keys: KeyRange, names: list[str]) -> None:
+        """Move the rows of a bucket to parts of it, some at a time."""
+        seed, most_bytes = self._buckets.seed, max(1, self._memory_bytes // 4)
+        files = AppendedFiles(self._buckets.folder)
+        writers = [f"{part}.0" for part in names]
+        for path in self._files[name]:
+            with path.with_suffix(".rows").open("rb") as rows:
+                for records in iter_array(path, self._buckets.record, max(1, most_bytes // BYTES_A_ROW)):
+                    for some in _runs_of(records, most_bytes):
+                        data = _read_rows(rows, some["length"], path)
+                        parts = keys.part_of(shuffle_keys(seed, some["place"]), len(names))
+                        _scatter(data, some, parts, writers, files)
+        files.close()
+        for part in names:
+            path = self._buckets.folder / f"{part}.0.docs"
+            if path.exists():
+                self._files[part].append(path)
+
+    def _sorted(self, name: str, first_key: int, dropped: np.ndarray | None) -> Iterator[SortedRows]:
+        records, data = self._load(name)
+        keys = shuffle_keys(self._buckets.seed, records["place"])
+        order = np.argsort(keys)
+        if len(order) and (keys[order[1:]] == keys[order[:-1]]).any():  # one place twice: in order of arrival
+            order = np.argsort(keys, kind="stable")
+        if first_key:
+            order = order[keys[order] >= np.uint64(first_key)]
+        if dropped is not None and len(dropped):
+            order = order[~np.isin(records["place"][order], dropped)]
+        rows = Rows(data, records["length"].astype(np.int64))
+        for some in _runs_of(records, self._group_bytes, order):
+            yield SortedRows(int(keys[some[0]]), records[some], rows.take(some))
+
+    def _load(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Records and bytes of a bucket, from all who wrote to it."""
+        docs = self._files[name]
+        records = np.concatenate([np.fromfile(path, dtype=self._buckets.record) for path in docs])
+        data = np.empty(self._size(name)[0], dtype=np.uint8)
+        position = 0
+        for path in docs:
+            with path.with_suffix(".rows").open("rb", buffering=0) as handle:
+                while count := handle.readinto(data[position:].data):
+                    position += count
+        longest = int(records["length"].max(initial=0))  # a sum of larger ones could wrap around
+        if position != len(data) or longest > len(data) or int(records["length"].sum()) != len(data):
+            raise _not_whole(self._buckets.folder / name)
+        return records, data
+
+    def _forget(self, name: str) -> None:
+        """The rows of a bucket are elsewhere now."""
+        for path in self._files.pop(name):
+            if not self._keep or "_" in name:
+                path.unlink()
+                path.with_suffix(".rows").unlink()
+
+
+def _runs_of(records: np.ndarray, most_bytes: int, order: np.ndarray | None = None) -> Iterator[np.ndarray]:
+    """``records`` (or their numbers in ``order``) in runs of at most ``most_bytes``, or one row."""
+    chosen = records if order is None else order
+    lengths = (records if order is None else records[order])["length"].astype(np.int64)
+    ends = np.cumsum(lengths)
+    first = 0
+    while first < len(chosen):
+        begin = int(ends[first] - lengths[first])
+        stop = max(first + 1, int(np.searchsorted(ends, begin + most_bytes, side="right")))
+        yield chosen[first:stop]
+        first = stop
+
+
+def _read_rows(handle: IO[bytes], lengths: np.ndarray, docs: Path) -> np.ndarray:
+    """The next rows of a file, as long as ``lengths`` say; nothing is allocated on their word."""
+    left = os.fstat(handle.fileno()).st_size - handle.tell()
+    if int(lengths.max(initial=0)) > left or int(lengths.sum()) > left:
+        raise _not_whole(docs)
+    return np.fromfile(handle, dtype=np.uint8, count=int(lengths.sum()))
+
+
+def _not_whole(path: Path) -> DataError:
+    return DataError(f"{path} is not whole", "run again with --overwrite")
+
+
+def bucket_count(expected_bytes: int, expected_rows: int, memory_bytes: int) -> int:
+    """Buckets so that one takes half of the memory: a reader takes up to three quarters, and keys scatter."""
+    needed = expected_bytes + BYTES_A_ROW * expected_rows
+    return max(1, min(MAX_BUCKETS, -(-needed * 2 // memory_bytes)))

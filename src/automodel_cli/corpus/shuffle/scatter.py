@@ -1,0 +1,137 @@
+"""First half of a shuffle of documents: every row of the source into its bucket, in this process or in several.
+
+1. units come from the source, with the number of the first row of each (counted ahead of the workers)
+2. each worker reads a unit, finds its rows and appends them to bucket files of its own
+3. what comes back is only what was counted; the rows never pass between processes, unless they were compressed
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from automodel_cli.corpus.build.pool import OrderedPool
+from automodel_cli.corpus.documents.listing import SourceFile
+from automodel_cli.corpus.documents.units import Chunk, Unit
+from automodel_cli.corpus.shuffle.buckets import Buckets, BucketWriter
+from automodel_cli.corpus.shuffle.rows import RowOptions, RowReader, count_rows
+from automodel_cli.corpus.shuffle.splitting import document_places
+
+DIGEST_FIELDS = (("low", "<u8"), ("high", "<u8"))
+LIKELY_ROW_BYTES = 1000  # a guess, only for how many buckets to make
+_BUCKET_PIECE_BYTES = 64 << 10
+_LEAST_BLOCK_BYTES, _USUAL_BLOCK_BYTES, _MOST_BLOCK_BYTES = 64 << 10, 2 << 20, 64 << 20
+_NOTHING = np.zeros(0, dtype=np.uint8)
+
+
+@dataclass
+class Scattered(Chunk):
+    """What a unit held; its rows are in the buckets."""
+
+    tokens: np.ndarray = field(default_factory=lambda: _NOTHING)
+    documents: int = 0
+
+
+@dataclass(frozen=True)
+class ScatterTask:
+    """All that a worker needs to know; can be pickled."""
+
+    buckets: Buckets
+    options: RowOptions
+
+    def open(self) -> Scatterer:
+        """What takes units to the buckets."""
+        return Scatterer(self)
+
+
+class Scatterer:
+    """Appends the rows of units to bucket files that no other process writes to.
+
+    With a ``thread`` that is done there, one unit behind; ``drain`` waits for it.
+    """
+
+    def __init__(self, task: ScatterTask, thread: Executor | None = None) -> None:
+        self._record, self._read = task.buckets.record, RowReader(task.options)
+        self._writer = BucketWriter(task.buckets, str(os.getpid()))
+        self._thread = thread
+        self._pending: Future[None] | None = None
+        self.last_rows = 0  # of the last unit
+
+    def __call__(self, unit: Unit) -> Scattered:
+        block = self._read(unit)
+        self.last_rows = block.rows
+        records = np.zeros(len(block.lengths), dtype=self._record)
+        records["place"] = document_places(unit, unit.first_row, block.numbers)
+        records["length"] = block.lengths
+        if block.digests is not None:
+            records["low"], records["high"] = block.digests["low"], block.digests["high"]
+        self._scatter(block.data, records)
+        return Scattered(rows=block.rows, bad=block.bad, text_bytes=unit.size, documents=len(records))
+
+    def _scatter(self, data: np.ndarray, records: np.ndarray) -> None:
+        if self._thread is None:
+            self._writer.scatter(data, records)
+        else:
+            self.drain()
+            self._pending = self._thread.submit(self._writer.scatter, data, records)
+
+    def drain(self) -> None:
+        """Wait until all rows are in their buckets."""
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+
+def block_bytes(
+    buckets: int, memory_bytes: int, num_workers: int, options: RowOptions, files: Sequence[SourceFile]
+) -> int:
+    """Bytes of input to take at a time: a decent piece for each bucket, if all workers stay within the memory.
+
+    A block is in memory about four times while its rows are moved, and more often while they are parsed; a row group
+    of a parquet file is read whole even if it is eight blocks long (``cutting``).
+    """
+    copies = 8 if options.parses or any(file.kind != "jsonl" for file in files) else 4
+    if any(file.kind == "parquet" for file in files):
+        copies *= 2
+    wanted = max(_USUAL_BLOCK_BYTES, buckets * _BUCKET_PIECE_BYTES)
+    most = max(_LEAST_BLOCK_BYTES, memory_bytes // (copies * max(1, num_workers)))
+    return min(wanted, most, _MOST_BLOCK_BYTES)
+
+
+def numbered(units: Iterator[Unit], rows_of: Callable[[Unit], int]) -> Iterator[Unit]:
+    """The units with ``first_row``; ``rows_of`` is asked about a unit when the next one is wanted."""
+    file, first_row = None, 0
+    for unit in units:
+        first_row = first_row if unit.file == file else 0
+        file = unit.file
+        yield replace(unit, first_row=first_row)
+        first_row += rows_of(unit)
+
+
+@contextlib.contextmanager
+def scattering(
+    task: ScatterTask, units: Iterator[Unit], *, num_workers: int
+) -> Generator[Iterator[tuple[Unit, Scattered]]]:
+    """Each unit with what came of it, in order; all of it is in the buckets when the iterator ends.
+
+    Raises (from the iterator):
+        DataError: a file cannot be read.
+        AutomodelError: the disk is full, or a worker died.
+    """
+    if num_workers <= 1:
+        with ThreadPoolExecutor(1) as thread:
+            yield _in_this_process(Scatterer(task, thread), units)
+        return
+    with OrderedPool(task, num_workers=num_workers, window=2 * num_workers) as pool:
+        yield pool.run(numbered(units, lambda unit: count_rows(unit, task.options.read)))
+
+
+def _in_this_process(scatterer: Scatterer, units: Iterator[Unit]) -> Iterator[tuple[Unit, Scattered]]:
+    for unit in numbered(units, lambda unit: scatterer.last_rows):
+        yield unit, scatterer(unit)
+    scatterer.drain()

@@ -1,0 +1,89 @@
+"""Windows that begin where documents begin (``align_to_bos``): which positions of a shard they start at.
+
+Greedy: the first window starts at the first document, each next one at the first document start at or after
+the end of the last (``start + seq_len``). Positions come from the shard's ``.bos.idx`` if the tokens bear it
+out, else from a scan for the separator. In a shard whose documents are *preceded* by the separator
+(``prepend``) a document starts at it; where it *follows* each document (``append``, nanoGPT's raw files),
+just after it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Literal
+
+import numpy as np
+
+from automodel_cli.corpus.formats.nanogpt_bin import (
+    TokenReader,
+    bos_index_fits,
+    bos_index_path,
+    iter_chunks,
+    read_bos_index,
+)
+from automodel_cli.errors import DataError
+
+Eot = Literal["prepend", "append", "none"]
+_log = logging.getLogger(__name__)
+
+
+def document_starts(reader: TokenReader, separator: int, eot: Eot) -> np.ndarray:
+    """First token positions of the documents in one shard (int32 or int64, ascending).
+
+    Args:
+        separator: the token id between documents.
+        eot: on which side of a document its separator stands; "none" when there are no separators, so that
+            only the index knows (without one the shard is one document).
+    """
+    path = reader.file.path
+    try:
+        index = read_bos_index(path, reader.num_tokens)
+    except DataError as error:
+        index = None
+        _log.warning("%s; documents are found by scanning for token %d instead", error.message, separator)
+    if index is not None:
+        if eot == "none" or _index_fits(reader, index, separator, eot):
+            return index
+        _log.warning(
+            "%s does not point at token %d (NeMo's own tool writes byte offsets there); "
+            "documents are found by scanning instead",
+            bos_index_path(path),
+            separator,
+        )
+    return np.zeros(1, np.int32) if eot == "none" else _scan(reader, separator, eot)
+
+
+def _index_fits(reader: TokenReader, index: np.ndarray, separator: int, eot: Eot) -> bool:
+    if eot == "append":  # the separator stands before each start; at position 0 there is nothing to look at
+        index = index[index > 0] - 1
+    return bos_index_fits(reader, index, separator)
+
+
+def _scan(reader: TokenReader, separator: int, eot: Eot) -> np.ndarray:
+    """All document starts of a shard by reading all of it."""
+    found: list[np.ndarray] = []
+    offset = 0
+    for chunk in iter_chunks(reader):
+        found.append(np.flatnonzero(chunk == separator) + offset)  # int64: raw files pass 2**31 tokens
+        offset += len(chunk)
+    positions = np.concatenate(found)
+    if eot != "append":
+        return positions
+    starts = np.concatenate([[0], positions + 1])  # what a shard begins with counts as a document start
+    return starts[starts < reader.num_tokens]
+
+
+def aligned_starts(documents: np.ndarray, seq_len: int, num_tokens: int) -> np.ndarray:
+    """Greedy window starts among ``documents`` (ascending), each at least ``seq_len`` after the one before.
+
+    The next start of *every* document is found by one vectorised binary search; then only the chain is
+    walked.
+    """
+    documents = documents[: np.searchsorted(documents, num_tokens - seq_len)]  # the window must fit
+    following = np.searchsorted(documents, documents.astype(np.int64) + seq_len).tolist()
+    chain = []
+    number = 0
+    while number < len(following):
+        chain.append(number)
+        number = following[number]
+    return documents[np.array(chain, dtype=np.int64)]

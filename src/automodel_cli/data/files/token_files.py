@@ -1,0 +1,236 @@
+"""From a ``file_pattern`` to the token files behind it, checked before anything is trained on them.
+
+1. Resolve: a glob is sorted, a list keeps its order (its items may be globs), a folder means the training
+   files that its manifest lists.
+2. A plain name that is the first shard of a corpus (``dataset.bin``) means all shards of that split, and says
+   so.
+3. Inspect: each header against the size of its file, and against the manifest where there is one.
+4. Refuse a selection that holds training and validation files at once.
+5. Fingerprint: ordered hashes of the shards and the tokenizer, so moving data is legal; without a manifest,
+   the number of tokens and a sample of each file stand in for its hash.
+
+Nothing stays open; with 1,000 shards this takes some tens of milliseconds.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from automodel_cli.corpus.documents.globbing import expand, is_pattern
+from automodel_cli.corpus.formats.manifest import (
+    CorpusFile,
+    CorpusManifest,
+    find_manifest,
+    read_corpus_manifest,
+)
+from automodel_cli.corpus.formats.nanogpt_bin import TokenFile, TokenReader, inspect_token_file
+from automodel_cli.errors import DataError
+from automodel_cli.files import hash_bytes
+
+_SAMPLE_TOKENS = 2048
+_HELD_OUT_WORDS = {"val", "valid", "validation", "test"}
+
+
+@dataclass(frozen=True)
+class TokenFiles:
+    """The files of one data set in reading order, and what is known of them."""
+
+    files: tuple[TokenFile, ...]
+    entries: tuple[CorpusFile | None, ...]  # what a manifest says of each file, where there is one
+    manifest: CorpusManifest | None  # the manifest, when one lists all the files
+    split: str | None
+    fingerprint: str
+    notes: tuple[str, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in all files."""
+        return sum(file.num_tokens for file in self.files)
+
+    @property
+    def documents(self) -> int | None:
+        """Documents in all files, where a manifest counts them."""
+        known = [entry.documents for entry in self.entries if entry is not None]
+        return sum(known) if len(known) == len(self.files) else None
+
+
+def open_token_files(
+    file_pattern: str | Path | Sequence[str | Path], *, raw_dtype: str | None = None
+) -> TokenFiles:
+    """Find, check and fingerprint the files of ``file_pattern``.
+
+    Raises:
+        DataError: no match, a damaged or empty file, or training and validation files together.
+    """
+    notes: list[str] = []
+    named = isinstance(file_pattern, str | Path)
+    items = [file_pattern] if isinstance(file_pattern, str | Path) else list(file_pattern)
+    found = [_resolve(str(item)) for item in items]
+    paths = _without_doubles([path for paths in found for path in paths], notes)
+    manifests = _manifests(paths)
+    known = {m.path(file): file for m in manifests.values() for file in m.token_files()}
+    if named and len(paths) == 1 and not is_pattern(str(file_pattern)) and paths[0] in known:
+        paths = _whole_split(paths[0], known[paths[0]], manifests[paths[0].parent], notes)
+    entries = tuple(known.get(path) for path in paths)
+    _refuse_mixed_splits(paths, entries, explicit=not named and not any(is_pattern(str(i)) for i in items))
+    files = tuple(
+        _inspect(path, entry, _raw_dtype(path, manifests, raw_dtype))
+        for path, entry in zip(paths, entries, strict=True)
+    )
+    notes += _notes_on_assumed(files)
+    manifest, split = _only_manifest(paths, entries, manifests)
+    return TokenFiles(files, entries, manifest, split, _fingerprint(files, entries, manifest), tuple(notes))
+
+
+def _resolve(item: str) -> list[Path]:
+    """The files that one pattern, file or folder stands for; sorted."""
+    path = Path(item).expanduser()
+    if path.is_dir():
+        return _folder(path)
+    if path.is_file():
+        return [path]
+    files = [match for match in expand(str(path)) if match.is_file()]
+    token_files = [match for match in files if match.suffix == ".bin"] or files
+    if not token_files:
+        raise DataError(f"no file matches {item}", _nearest(path))
+    return token_files
+
+
+def _folder(folder: Path) -> list[Path]:
+    try:
+        manifest = read_corpus_manifest(folder)
+    except DataError:
+        raise DataError(
+            f"{folder} is a folder without a valid corpus manifest", f"name its files: {folder}/*.bin"
+        ) from None
+    return [manifest.path(file) for file in manifest.token_files("train")]
+
+
+def _nearest(path: Path) -> str:
+    """What is there instead: the deepest folder that exists and its token files."""
+    folder = path.parent
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    there = sorted(file.name for file in folder.glob("*.bin"))[:5]
+    listing = f"it holds {', '.join(there)}" if there else "it holds no .bin files"
+    return f"the folder {folder} exists; {listing}. `automodel preprocess nanogpt` makes token files"
+
+
+def _without_doubles(paths: list[Path], notes: list[str]) -> list[Path]:
+    unique = list(dict.fromkeys(paths))
+    if len(unique) < len(paths):
+        notes.append(f"{len(paths) - len(unique)} file(s) were named twice and are read once")
+    if not unique:
+        raise DataError("file_pattern is an empty list", "name at least one .bin file")
+    return unique
+
+
+def _manifests(paths: list[Path]) -> dict[Path, CorpusManifest]:
+    """The manifest of each folder that has one listing some of ``paths``; each is read once."""
+    by_folder: dict[Path, list[Path]] = {}
+    for path in paths:
+        by_folder.setdefault(path.parent, []).append(path)
+    found = {
+        folder: find_manifest(files[0]) or find_manifest(files[-1]) for folder, files in by_folder.items()
+    }
+    return {folder: manifest for folder, manifest in found.items() if manifest is not None}
+
+
+def _whole_split(path: Path, entry: CorpusFile, manifest: CorpusManifest, notes: list[str]) -> list[Path]:
+    """All shards of the split that begins with ``path``; just ``path`` if it is another or the only one."""
+    shards = manifest.token_files(entry.split)
+    if len(shards) == 1 or shards[0].name != entry.name:
+        return [path]
+    notes.append(
+        f"{path} is the first of {len(shards)} shards of its corpus; all of them are read "
+        "(name one in a list to read it alone)"
+    )
+    return [manifest.path(shard) for shard in shards]
+
+
+def _refuse_mixed_splits(
+    paths: list[Path], entries: tuple[CorpusFile | None, ...], *, explicit: bool
+) -> None:
+    """Training on the validation set is never meant; names count where no manifest speaks."""
+    held_out: list[str] = []
+    training: list[str] = []
+    for path, entry in zip(paths, entries, strict=True):
+        if entry is not None and entry.split is not None:
+            (held_out if entry.split == "val" else training).append(path.name)
+        elif not explicit:
+            words = set(re.split(r"[^a-z]+", path.stem.lower()))
+            (held_out if words & _HELD_OUT_WORDS else training).append(path.name)
+    if held_out and training:
+        raise DataError(
+            f"file_pattern mixes training and validation files: {training[0]} and {held_out[0]}",
+            "narrow the pattern, for example to dataset*.bin, or list the files",
+        )
+
+
+def _raw_dtype(path: Path, manifests: dict[Path, CorpusManifest], given: str | None) -> str | None:
+    manifest = manifests.get(path.parent)
+    return given or (manifest.dtype if manifest is not None else None)
+
+
+def _inspect(path: Path, entry: CorpusFile | None, raw_dtype: str | None) -> TokenFile:
+    file = inspect_token_file(path, raw_dtype=raw_dtype)
+    if file.num_tokens == 0:
+        raise DataError(
+            f"{path} holds no tokens", "its writer was stopped before it wrote the count; make the file again"
+        )
+    if entry is not None and entry.tokens != file.num_tokens:
+        raise DataError(
+            f"{path} holds {file.num_tokens:,} tokens, its manifest.json says {entry.tokens:,}",
+            "the file was replaced or its copy is incomplete: `automodel preprocess verify` tells more",
+        )
+    return file
+
+
+def _notes_on_assumed(files: Sequence[TokenFile]) -> list[str]:
+    assumed = [file.path.name for file in files if file.assumed]
+    if not assumed:
+        return []
+    what = (
+        f"{assumed[0]} has no header and is"
+        if len(assumed) == 1
+        else f"{len(assumed)} files have no header and are"
+    )
+    return [f"{what} read as uint16 ids (raw_dtype can say otherwise)"]
+
+
+def _only_manifest(
+    paths: list[Path], entries: tuple[CorpusFile | None, ...], manifests: dict[Path, CorpusManifest]
+) -> tuple[CorpusManifest | None, str | None]:
+    """The one manifest that lists every file, and the split they belong to."""
+    if len({path.parent for path in paths}) != 1 or any(entry is None for entry in entries):
+        return None, None
+    assert entries[0] is not None
+    return manifests[paths[0].parent], entries[0].split
+
+
+def _fingerprint(
+    files: tuple[TokenFile, ...], entries: tuple[CorpusFile | None, ...], manifest: CorpusManifest | None
+) -> str:
+    """Equal for equal data, wherever it lies; equal to the manifest's own for a whole split."""
+    if manifest is not None:
+        assert entries[0] is not None
+        if entries == manifest.token_files(entries[0].split):
+            return manifest.fingerprint(entries[0].split)
+    parts = [sample_hash(f) if e is None else e.xxh3 for f, e in zip(files, entries, strict=True)]
+    tokenizer = None if manifest is None else manifest.tokenizer["fingerprint"]
+    return hash_bytes(json.dumps([*parts, tokenizer]).encode())
+
+
+def sample_hash(file: TokenFile) -> str:
+    """Stands in for the hash of a file that no manifest describes: its size, its head, middle and tail."""
+    count = min(_SAMPLE_TOKENS, file.num_tokens)
+    starts = (0, (file.num_tokens - count) // 2, file.num_tokens - count)
+    with TokenReader(file, mmap=False) as reader:
+        pieces = [reader.read(start, count).astype(np.uint32).tobytes() for start in starts]
+    return hash_bytes(b"".join([str(file.num_tokens).encode(), *pieces]))

@@ -1,0 +1,160 @@
+"""What ``paths`` of a Megatron data set may be, and the prefixes and weights it means for a split.
+
+| given                                        | means                                                         |
+|----------------------------------------------|---------------------------------------------------------------|
+| ``dir/data_*_text_document*``                | every prefix with matching files, sorted as text              |
+| ``dir/data_0_text_document`` (or .bin, .idx) | that prefix                                                   |
+| ``dir``                                      | every prefix in that folder, sorted as text                   |
+| ``[A, B]``                                   | these, in this order; each may be a glob                      |
+| ``["30", A, "70", B]``                       | these with weights: shares of the samples                     |
+| ``{train: ..., validation: ..., test: ...}`` | any of the above for each split, which then has its own files |
+| ``blend.json``                               | a file that holds one of the lists or mappings                |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from automodel_cli.corpus.documents.globbing import expand, is_pattern
+from automodel_cli.errors import ConfigError, DataError
+from automodel_cli.json_files import read_json
+
+_SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "valid": "valid",
+    "validation": "valid",
+    "val": "valid",
+    "dev": "valid",
+    "test": "test",
+}
+_SUFFIXES = (".bin", ".idx")
+
+
+@dataclass(frozen=True)
+class Blend:
+    """The prefixes of a split, and their weights where some were given.
+
+    ``own_files``: the split has prefixes of its own, of which it uses all sequences.
+    """
+
+    prefixes: tuple[str, ...]
+    weights: tuple[float, ...] | None
+    own_files: bool
+
+
+def split_name(name: str) -> str:
+    """``validation``, ``val``, ... -> Megatron's ``valid``.
+
+    Raises:
+        ConfigError: no name of a split.
+    """
+    try:
+        return _SPLIT_NAMES[name.lower()]
+    except KeyError:
+        raise ConfigError(f"{name!r} is no split", "use train, validation or test") from None
+
+
+def read_paths(paths: Any, split: str) -> Blend:
+    """The blend that ``paths`` means for ``split`` ("train", "valid" or "test").
+
+    Raises:
+        ConfigError: a form that is none of those above.
+        DataError: a glob or folder without Megatron files, or an unreadable .json file.
+    """
+    if isinstance(paths, str | Path) and str(paths).endswith(".json"):
+        paths = _read_json(Path(paths))
+    own_files = isinstance(paths, Mapping)
+    if own_files:
+        by_split = {split_name(str(key)): value for key, value in paths.items()}
+        if by_split.get(split) is None:
+            raise ConfigError(
+                f"dataset.paths has nothing for the {split} split; it has {', '.join(map(str, paths))}",
+                f"add a list of prefixes under {split}",
+            )
+        paths = by_split[split]
+    items = [paths] if isinstance(paths, str | Path | int | float) else paths
+    if not isinstance(items, Sequence) or not items:
+        raise ConfigError(
+            f"dataset.paths is {paths!r}",
+            "give a glob, a prefix, a list of prefixes, or a list of weights and prefixes",
+        )
+    prefixes, weights = _weighted(items)
+    return Blend(prefixes, weights, own_files)
+
+
+def _read_json(path: Path) -> Any:
+    hint = "check dataset.paths: the file holds a list of prefixes, or one per split"
+    return read_json(path, DataError, hint=hint)
+
+
+def _weighted(items: Sequence[Any]) -> tuple[tuple[str, ...], tuple[float, ...] | None]:
+    """A flat list of weights and prefixes taken apart, or a plain list of prefixes."""
+    weights = [_number(item) for item in items[::2]]
+    if len(items) % 2 or all(weight is None for weight in weights):
+        return tuple(prefix for item in items for prefix in _prefixes(item)), None
+    if any(weight is None for weight in weights):
+        at = next(number for number, weight in enumerate(weights) if weight is None)
+        raise ConfigError(
+            f"dataset.paths mixes weighted and unweighted prefixes: {items[2 * at]!r} stands where a weight belongs",
+            'give every prefix a weight: ["30", A, "70", B], or none',
+        )
+    prefixes = []
+    for item in items[1::2]:
+        found = _prefixes(item)
+        if len(found) != 1:
+            raise ConfigError(
+                f"the weighted path {item!r} matches {len(found)} prefixes",
+                "give each prefix a weight of its own",
+            )
+        prefixes += found
+    return tuple(prefixes), tuple(weight for weight in weights if weight is not None)
+
+
+def _number(item: Any) -> float | None:
+    try:
+        return None if isinstance(item, bool) else float(item)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _prefixes(item: Any) -> list[str]:
+    """The prefixes that one path, glob or folder stands for."""
+    if not isinstance(item, str | Path):
+        raise ConfigError(
+            f"dataset.paths holds {item!r} where a prefix is expected",
+            'weights and prefixes alternate: ["30", A, "70", B]',
+        )
+    text = str(item).strip()
+    if Path(text).is_dir():
+        return _matching(f"{text.rstrip('/')}/*")
+    if is_pattern(text) and not any(Path(f"{_without_suffix(text)}{s}").exists() for s in _SUFFIXES):
+        return _matching(text)
+    return [_without_suffix(text)]
+
+
+def _without_suffix(text: str) -> str:
+    return text[:-4] if text.endswith(_SUFFIXES) else text
+
+
+def _matching(pattern: str) -> list[str]:
+    """Prefixes of the Megatron files that a glob matches, with or without their suffix."""
+    expanded = str(Path(pattern).expanduser())
+    for candidate in (expanded, f"{expanded}.idx"):
+        names = [str(path) for path in expand(candidate)]
+        found = sorted({_without_suffix(name) for name in names if name.endswith(_SUFFIXES)})
+        if found:
+            return found
+    raise DataError(f"no .bin and .idx files match {pattern}", _what_is_there(Path(expanded)))
+
+
+def _what_is_there(pattern: Path) -> str:
+    folder = pattern.parent
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    there = sorted(file.name for file in folder.glob("*.idx"))[:5]
+    listing = f"it holds {', '.join(there)}" if there else "it holds no .idx files"
+    return f"the folder {folder} exists; {listing}. `automodel preprocess megatron` makes them"

@@ -1,0 +1,266 @@
+"""Scoring a checkpoint, in order: model, data, checks, likelihood of each set, results file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from automodel_cli import device as this_machine
+from automodel_cli.assembly.checkpoint import LoadedModel, load_model
+from automodel_cli.assembly.facts import versions
+from automodel_cli.assembly.reporter import Voice
+from automodel_cli.assembly.scoring import results_file
+from automodel_cli.assembly.scoring.data import (
+    ScoredData,
+    open_named,
+    trained_documents,
+    trained_raw_dtype,
+    trained_seq_len,
+    training_config,
+    validation_sets,
+)
+from automodel_cli.assembly.scoring.model import AUTOCAST, compute_precision, describe_checkpoint
+from automodel_cli.config.schema.commands import EvaluateConfig
+from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
+from automodel_cli.corpus.tokenizers.same_tokenizer import MadeBy, same_ids
+from automodel_cli.corpus.tokenizers.token_bytes import TokenBytes
+from automodel_cli.data.loader import EvalLoader
+from automodel_cli.data.megatron_dataset import MegatronPretraining
+from automodel_cli.errors import ConfigError, DataError
+from automodel_cli.evaluation.bigram import bigram_loss
+from automodel_cli.evaluation.likelihood import Likelihood, evaluate, summarise
+from automodel_cli.plain_text import for_shell
+
+FORMAT = "automodel-results/1"
+_DEFAULT_SEQ_LEN = 1024
+_RUN_WINDOWS = 4096  # windows that are turned into one array at a time for the bigram model
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What was found and the file that holds it (None: ``results_file`` has no place for one)."""
+
+    results: dict[str, Any]
+    output: Path | None
+
+
+def run(cfg: EvaluateConfig, *, voice: Voice | None = None, trust: Sequence[str] = ()) -> EvaluationResult:
+    """Score ``cfg.checkpoint`` on each entry of ``cfg.data``.
+
+    Args:
+        trust: files and modules whose code may build the model.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be loaded.
+        ConfigError: no data is named or known, or windows longer than the model's context.
+        DataError: the data does not fit the model's vocabulary or tokenizer.
+    """
+    voice = voice or Voice()
+    results_file.check_output(cfg.output)
+    device = this_machine.pick_device(cfg.device)
+    this_machine.bound_the_heap()
+    loaded = load_model(cfg.checkpoint, device=device, trust=trust)
+    for note in loaded.notes:
+        voice.say(note)
+    trained_as = training_config(loaded.path)
+    seq_len = _seq_len(cfg, loaded, trained_seq_len(trained_as))
+    documents = trained_documents(trained_as, cfg.intra_document)
+    raw_dtype = trained_raw_dtype(trained_as, cfg.raw_dtype)
+    sets = {
+        name: open_named(name, seq_len, documents=documents, raw_dtype=raw_dtype) for name in cfg.data
+    } or validation_sets(loaded.path, trained_as, seq_len, documents=documents, raw_dtype=raw_dtype)
+    precision = compute_precision(cfg.precision, loaded, device)
+    scores = {
+        name: _score(name, dataset, cfg, loaded, device, precision, voice) for name, dataset in sets.items()
+    }
+    results = {
+        "format": FORMAT,
+        "checkpoint": describe_checkpoint(loaded),
+        **total(list(scores.values())).as_dict(),
+        "sets": [_describe_set(name, sets[name], score) for name, score in scores.items()],
+        "settings": {
+            "seq_len": seq_len,
+            "intra_document": bool(documents),
+            "batch_size": cfg.batch_size,
+            "limit_batches": cfg.limit_batches,
+            "precision": precision,
+            "device": device.type,
+        },
+        "versions": versions(),
+    }
+    if cfg.bigram is not None:
+        results["bigram"] = _bigram(cfg, sets, loaded, seq_len, raw_dtype)
+    return EvaluationResult(results, results_file.store(results, cfg.output, loaded.path, list(sets)))
+
+
+# -------------------------------------------------------------------------------------- one data set
+
+
+def _score(
+    name: str,
+    dataset: ScoredData,
+    cfg: EvaluateConfig,
+    loaded: LoadedModel,
+    device: torch.device,
+    precision: str,
+    voice: Voice,
+) -> Likelihood:
+    for note in dataset.notes:
+        voice.say(note)
+    _check_fits(name, dataset, loaded)
+    loader = EvalLoader(dataset, cfg.batch_size, limit_batches=cfg.limit_batches)
+    batches = loader.num_batches or 0
+    return evaluate(
+        loaded.model,
+        loader,
+        token_bytes=_token_bytes(cfg, dataset, loaded, voice),
+        device=device,
+        autocast_dtype=AUTOCAST[precision],
+        progress=lambda done: voice.progress(done, batches, name),
+    )
+
+
+def _check_fits(name: str, dataset: ScoredData, loaded: LoadedModel) -> None:
+    """Check that data and model mean the same text by the same id.
+
+    Raises:
+        DataError: another vocabulary, or another tokenizer with as many ids.
+    """
+    dataset.check_vocab(loaded.model.vocab_size)
+    stored = loaded.facts.get("tokenizer") or _tokenizer_facts(loaded.tokenizer)
+    own = dataset.manifest.tokenizer if dataset.manifest is not None else None
+    if not stored or not own or stored["fingerprint"] == own["fingerprint"]:
+        return
+    travelled = _tokenizer_facts(loaded.tokenizer) or {}
+    known = travelled.get("fingerprint") == stored["fingerprint"]
+    if not (known and _same_ids(loaded.tokenizer, dataset.manifest)):
+        raise DataError(
+            f"{name} was tokenized with {own['name']} ({own['fingerprint']}), "
+            f"the model was trained with {stored['name']} ({stored['fingerprint']})",
+            f"make the token files with the checkpoint's tokenizer: --tokenizer {for_shell(loaded.path / 'tokenizer')}",
+        )
+
+
+def _same_ids(tokenizer: Tokenizer | None, manifest: MadeBy | None) -> bool:
+    """Whether a foreign folder's tokenizer and the data's own are one vocabulary in two kinds of files."""
+    folder = manifest.tokenizer_folder if manifest is not None else None
+    return tokenizer is not None and folder is not None and same_ids(tokenizer, load_tokenizer(folder))
+
+
+def _tokenizer_facts(tokenizer: Tokenizer | None) -> dict[str, Any] | None:
+    return None if tokenizer is None else {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint()}
+
+
+def _token_bytes(
+    cfg: EvaluateConfig, dataset: ScoredData, loaded: LoadedModel, voice: Voice
+) -> TokenBytes | None:
+    """Bytes each id stands for: by the tokenizer asked for, the checkpoint's, or the corpus' own."""
+    if cfg.tokenizer is not None:
+        tokenizer: Tokenizer | None = open_tokenizer(cfg.tokenizer)
+    else:
+        tokenizer = loaded.tokenizer
+        folder = dataset.manifest.tokenizer_folder if dataset.manifest is not None else None
+        if tokenizer is None and folder is not None and folder.is_dir():
+            tokenizer = load_tokenizer(folder)
+    if tokenizer is None:
+        return None
+    if dataset.max_token_id() >= tokenizer.vocab_size:
+        raise DataError(
+            f"the data holds token id {dataset.max_token_id():,}, {tokenizer.name} has {tokenizer.vocab_size:,} ids",
+            "name the tokenizer that made the data with --tokenizer",
+        )
+    known = tokenizer.text_bytes()
+    if known is None:
+        voice.say(
+            f"no bits per byte: {tokenizer.name} does not keep texts as they are (white space, letters)"
+        )
+    return known
+
+
+def total(scores: list[Likelihood]) -> Likelihood:
+    """All sets as one: sums over sums, so that a small set does not weigh like a large one."""
+    sizes = [score.bytes for score in scores]
+    known = [size for size in sizes if size is not None]
+    return summarise(
+        sum(score.loss * score.tokens for score in scores),
+        sum(score.tokens for score in scores),
+        sum(known) if len(known) == len(sizes) else None,
+        sum(score.seconds for score in scores),
+    )
+
+
+# ---------------------------------------------------------------------------------- what to score how
+
+
+def _seq_len(cfg: EvaluateConfig, loaded: LoadedModel, trained: int | None) -> int:
+    """The window: as asked, else as trained, else the model's context."""
+    context = loaded.model.max_seq_len
+    seq_len = cfg.seq_len or trained or context or _DEFAULT_SEQ_LEN
+    if context is not None and seq_len > context:
+        raise ConfigError(
+            f"seq_len {seq_len} is longer than the model's context of {context}",
+            f"give --seq-len {context} or less",
+        )
+    return seq_len
+
+
+# ------------------------------------------------------------------------------------------ the report
+
+
+def _describe_set(name: str, dataset: ScoredData, score: Likelihood) -> dict[str, Any]:
+    return {
+        "data": name,
+        "files": [path.name for path in dataset.token_files],
+        "fingerprint": dataset.fingerprint,
+        "split": _split_of(dataset),
+        **score.as_dict(),
+    }
+
+
+def _split_of(dataset: ScoredData) -> str | None:
+    """Which split was scored; None where files were named that belong to none."""
+    whole = isinstance(dataset, MegatronPretraining) and dataset.whole_files
+    return None if whole else dataset.split
+
+
+# ------------------------------------------------------------------------------- the bigram baseline
+
+
+def _bigram(
+    cfg: EvaluateConfig,
+    sets: Mapping[str, ScoredData],
+    loaded: LoadedModel,
+    seq_len: int,
+    raw_dtype: str | None,
+) -> dict[str, Any]:
+    """A bigram model of the training tokens, scored on the very tokens that the model was scored on."""
+    assert cfg.bigram is not None
+    training = open_named(cfg.bigram, seq_len, held_out=False, raw_dtype=raw_dtype)
+    training.check_vocab(loaded.model.vocab_size)
+    limit = None if cfg.limit_batches is None else cfg.limit_batches * cfg.batch_size
+    held_out = [run for dataset in sets.values() for run in token_runs(dataset, limit)]
+    found = bigram_loss(token_runs(training), held_out, vocab_size=loaded.model.vocab_size)
+    return {"loss": found.loss, "alpha": found.alpha, "tokens": found.tokens, "data": cfg.bigram}
+
+
+def token_runs(dataset: ScoredData, limit: int | None = None) -> Iterator[np.ndarray]:
+    """The tokens of the first ``limit`` windows (all: None) in file order, as few 1-D arrays as they allow.
+
+    Windows that follow each other share one token; joined, each predicted token is there once. A run never
+    crosses shards, whose border no window crosses either.
+    """
+    count = len(dataset) if limit is None else min(limit, len(dataset))
+    for first in range(0, count, _RUN_WINDOWS):
+        places = dataset.locate_windows(np.arange(first, min(first + _RUN_WINDOWS, count)))
+        windows = np.empty((len(places), dataset.seq_len + 1), dtype=np.int64)
+        dataset.gather(places, windows)
+        follows = np.zeros(len(places) - 1, dtype=bool)
+        if places.shape[1] == 2:  # (file, token); samples of Megatron's order are pieces of documents
+            follows = (np.diff(places[:, 0]) == 0) & (np.diff(places[:, 1]) == dataset.seq_len)
+        for run in np.split(windows, np.flatnonzero(~follows) + 1):
+            yield np.concatenate([run[0, :1], run[:, 1:].ravel()])

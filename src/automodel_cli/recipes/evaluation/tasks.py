@@ -1,0 +1,245 @@
+"""In-context tasks and harness tasks, in order: processes, model, data, each task, means, results file."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from automodel_cli import device as this_machine
+from automodel_cli import transformers_calls
+from automodel_cli.assembly.checkpoint import LoadedModel, load_model
+from automodel_cli.assembly.facts import versions
+from automodel_cli.assembly.reporter import Voice
+from automodel_cli.assembly.scoring import results_file
+from automodel_cli.assembly.scoring.model import AUTOCAST, compute_precision, describe_checkpoint
+from automodel_cli.config.schema.tasks import TasksConfig
+from automodel_cli.config.targets.allowlist import Trust
+from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
+from automodel_cli.distributed import start
+from automodel_cli.distributed.world import World
+from automodel_cli.errors import AutomodelError, ConfigError, DataError
+from automodel_cli.evaluation.icl.aggregate import aggregates
+from automodel_cli.evaluation.icl.data import Bundle
+from automodel_cli.evaluation.icl.rows import Encoder
+from automodel_cli.evaluation.icl.scores import TaskScore, ask, prepare
+from automodel_cli.evaluation.icl.tasks import Task, select_tasks
+from automodel_cli.evaluation.span_scores import SpanScorer
+
+FORMAT = "automodel-task-results/1"
+
+
+@dataclass(frozen=True)
+class TasksResult:
+    """What was found and the file that holds it (None: ``results_file`` has no place for one)."""
+
+    results: dict[str, Any]
+    output: Path | None
+
+
+def run(cfg: TasksConfig, *, voice: Voice | None = None, trust: Sequence[str] = ()) -> TasksResult:
+    """Put ``cfg.tasks`` and ``cfg.harness`` to ``cfg.checkpoint``.
+
+    Args:
+        trust: whose code may run: ``cfg.harness_path``, and the file or module that builds the model.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be loaded.
+        ConfigError: an unknown task, no data, no tokenizer, or the harness is not installed.
+        DataError: damaged task data, or a tokenizer that is not the model's.
+    """
+    voice = voice or Voice()
+    results_file.check_output(cfg.output)
+    if cfg.harness and importlib.util.find_spec("lm_eval") is None:
+        raise ConfigError("--harness needs the package lm-eval", "pip install 'automodel-cli[eval]'")
+    bundle = Bundle(cfg.bundle) if cfg.tasks else None
+    tasks = select_tasks(cfg.tasks, bundle.others) if bundle is not None else []
+    device = this_machine.pick_device(cfg.device)
+    this_machine.bound_the_heap()
+    world = start.join(device.type) if start.place().size > 1 else World.single(device)
+    try:
+        loaded = load_model(cfg.checkpoint, device=world.device, trust=trust)
+        voice = voice if world.is_main else Voice()
+        for note in loaded.notes:
+            voice.say(note)
+        return _run(cfg, loaded, bundle, tasks, world, voice, trust)
+    finally:
+        start.leave(world)
+
+
+def _run(
+    cfg: TasksConfig,
+    loaded: LoadedModel,
+    bundle: Bundle | None,
+    tasks: list[Task],
+    world: World,
+    voice: Voice,
+    trust: Sequence[str],
+) -> TasksResult:
+    tokenizer = _tokenizer(cfg, loaded)
+    precision = compute_precision(cfg.precision, loaded, world.device)
+    engine = SpanScorer(
+        loaded.model,
+        device=world.device,
+        autocast_dtype=AUTOCAST[precision],
+        batch_size=cfg.batch_size,
+        world=world,
+    )
+    results: dict[str, Any] = {
+        "format": FORMAT,
+        "checkpoint": describe_checkpoint(loaded),
+        "settings": {
+            "max_per_task": cfg.max_per_task,
+            "num_fewshot": cfg.num_fewshot,
+            "batch_size": cfg.batch_size,
+            "context": loaded.model.max_seq_len,
+            "tokenizer": tokenizer.name,
+            "precision": precision,
+            "device": world.device.type,
+            "processes": world.size,
+        },
+        "versions": versions(),
+    }
+    if bundle is not None:
+        encoder = Encoder(tokenizer, _separator_id(cfg, loaded))
+        results |= _in_context(cfg, bundle, tasks, engine, encoder, voice)
+    if cfg.harness:
+        results["harness"] = _harness(cfg, loaded, engine, tokenizer, voice, trust)
+    if not world.is_main:
+        return TasksResult(results, None)
+    asked = (*cfg.tasks, *cfg.harness)
+    return TasksResult(results, results_file.store(results, cfg.output, loaded.path, asked))
+
+
+def _tokenizer(cfg: TasksConfig, loaded: LoadedModel) -> Tokenizer:
+    tokenizer = loaded.tokenizer if cfg.tokenizer is None else open_tokenizer(cfg.tokenizer)
+    if tokenizer is None:
+        raise ConfigError(
+            f"{loaded.path} has no tokenizer, so no prompt can be read", "name one with --tokenizer"
+        )
+    if tokenizer.vocab_size > loaded.model.vocab_size:
+        raise DataError(
+            f"tokenizer {tokenizer.name} has {tokenizer.vocab_size:,} ids, the model {loaded.model.vocab_size:,}",
+            "name the tokenizer that the model was trained with: --tokenizer",
+        )
+    return tokenizer
+
+
+def _separator_id(cfg: TasksConfig, loaded: LoadedModel) -> int | None:
+    """It is an id of the checkpoint's own tokenizer."""
+    return loaded.separator_id if cfg.tokenizer is None else None
+
+
+# -------------------------------------------------------------------------------------- in-context tasks
+
+
+def _in_context(
+    cfg: TasksConfig,
+    bundle: Bundle,
+    tasks: list[Task],
+    engine: SpanScorer,
+    encoder: Encoder,
+    voice: Voice,
+) -> dict[str, Any]:
+    """``tasks``, ``missing``, ``means`` and ``seconds`` of the results."""
+    started = time.perf_counter()
+    tokenizer = encoder.tokenizer
+    found: dict[str, dict[str, Any]] = {}
+    missing = [task.name for task in tasks if bundle.find(task) is None]
+    if len(missing) == len(tasks):
+        raise ConfigError(
+            f"{bundle.folder} has no data of {', '.join(missing[:5])}",
+            "name another folder with --bundle, or other tasks",
+        )
+    for task in tasks:
+        data = bundle.load(task)
+        if data is None:
+            continue
+        context = engine.model.max_seq_len
+        questions = prepare(
+            task, data, encoder, context=context, limit=cfg.max_per_task, shots=cfg.num_fewshot
+        )
+        score = ask(questions, engine, tokenizer, progress=_shown(voice, task.name))
+        found[task.name] = _entry(score, bundle)
+    return {
+        "tasks": found,
+        "missing": missing,
+        "means": aggregates(found, cfg.tasks),
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def _shown(voice: Voice, name: str) -> Callable[[int, int], None]:
+    return lambda done, total: voice.progress(done, total, name)
+
+
+def _entry(score: TaskScore, bundle: Bundle) -> dict[str, Any]:
+    """A task's results; with the bundle's own baseline where it is another than ours."""
+    entry = score.as_dict()
+    own = bundle.baselines.get(score.questions.task.name)
+    if own is not None and abs(own / 100 - entry["baseline"]) > 1e-9:
+        entry["baseline_in_bundle"] = own / 100
+    return entry
+
+
+# --------------------------------------------------------------------------------- lm-evaluation-harness
+
+
+def _harness(
+    cfg: TasksConfig,
+    loaded: LoadedModel,
+    engine: SpanScorer,
+    tokenizer: Tokenizer,
+    voice: Voice,
+    trust: Sequence[str],
+) -> dict[str, Any]:
+    """The harness' entries by task; the package is an extra, so it is imported where it is wanted."""
+    from automodel_cli.evaluation.harness import run as harness
+
+    request = harness.HarnessRequest(
+        tasks=cfg.harness,
+        folder=cfg.harness_path,
+        shots=cfg.num_fewshot,
+        limit=cfg.max_per_task,
+        chat_template=cfg.chat_template,
+        is_trusted=cfg.harness_path is not None and Trust(trust).admits_source(cfg.harness_path),
+    )
+    return harness.evaluate(
+        request,
+        engine,
+        tokenizer,
+        chat_tokenizer=_chat_tokenizer(loaded.path) if cfg.chat_template else None,
+        separator_id=_separator_id(cfg, loaded),
+        progress=_shown(voice, "harness"),
+    )
+
+
+def _chat_tokenizer(checkpoint: Path) -> Any:
+    """transformers' tokenizer of a checkpoint, which knows its chat template; None where there is none.
+
+    Raises:
+        ConfigError: transformers cannot open it, or not without code that comes with it.
+    """
+    folder = checkpoint / "tokenizer" if (checkpoint / "tokenizer").is_dir() else checkpoint
+    if not (folder / "tokenizer_config.json").is_file():
+        return None
+    try:
+        return transformers_calls.call(
+            transformers.AutoTokenizer.from_pretrained,
+            {transformers_calls.SOURCE: str(folder)},
+            role="tokenizer",
+            is_trusted=False,
+        )
+    except AutomodelError:
+        raise
+    except Exception as error:  # transformers believes tokenizer_config.json, so whatever its content raises
+        first = (str(error).splitlines() or [""])[0]
+        raise ConfigError(
+            f"the tokenizer in {folder} cannot be opened for its chat template: {type(error).__name__}: {first[:200]}",
+            "leave --chat-template out, or correct tokenizer_config.json; code that comes with it is not run",
+        ) from error

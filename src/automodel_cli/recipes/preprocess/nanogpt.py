@@ -1,0 +1,312 @@
+"""Text to nanoGPT-style token files: what is particular to them. The steps of a run are ``corpus.build.run``'s.
+
+The source and the tokenizer are opened (``char``: the text is read once to find its characters), the rule for
+validation is settled (a small or single document is tokenized once more, to count it), and the tokens go into shards.
+With shuffle it is the tokens that are shuffled: they are gathered on disk first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from automodel_cli.config.amounts import format_amount
+from automodel_cli.config.schema.preprocess import (
+    DEFAULT_DATASET,
+    DEFAULT_SET_NAME,
+    PreprocessNanogptConfig,
+    unusual_reading,
+)
+from automodel_cli.corpus.build.corpus_writer import CorpusLayout, CorpusWriter
+from automodel_cli.corpus.build.nanogpt_output import NanogptOutput
+from automodel_cli.corpus.build.pipeline import BadRows, Count, NoText, Progress, drive
+from automodel_cli.corpus.build.pool import likely_workers
+from automodel_cli.corpus.build.run import Build, BuildResult, Chunks, ProgressCallback, Say
+from automodel_cli.corpus.build.tokenize import EncodeTask
+from automodel_cli.corpus.documents.readers import read_unit
+from automodel_cli.corpus.documents.source import FileSource, Source, open_source, source_in_words, unescape
+from automodel_cli.corpus.documents.units import ReadOptions, Unit
+from automodel_cli.corpus.formats.manifest import CorpusManifest, Eot, Separator
+from automodel_cli.corpus.shuffle.splitting import SplitRule, likely_fraction
+from automodel_cli.corpus.shuffle.token_shuffle import ShuffleStore, iter_shuffled
+from automodel_cli.corpus.tokenizer import CharTokenizer, Tokenizer, open_tokenizer
+from automodel_cli.corpus.tokenizers.engines import EngineMismatch
+from automodel_cli.errors import ConfigError, DataError
+
+# A source so small is tokenized once more to count it, so that --val-tokens is exact even with few documents.
+_COUNTED_BYTES = 32 << 20
+PreprocessResult = BuildResult[CorpusManifest]
+
+
+def run(cfg: PreprocessNanogptConfig, *, progress: ProgressCallback, say: Say) -> PreprocessResult:
+    """Make the corpus that ``cfg`` describes.
+
+    Raises:
+        ConfigError: options that do not go together, or a folder made with other ones.
+        DataError: the source cannot be read or holds no text; the folder is damaged.
+        AutomodelError: the disk is full, or another process writes to the folder.
+    """
+    return _prepare(cfg, progress, say).run()
+
+
+@dataclass
+class _Nanogpt(Build[PreprocessNanogptConfig, CorpusManifest, CorpusWriter]):
+    """A corpus of its own folder: shards of one stream of tokens, and of a second one for validation."""
+
+    output: NanogptOutput
+    eot: Eot
+    separator: Separator
+    rule: SplitRule
+
+    def options(self) -> dict[str, Any]:
+        cfg = self.cfg
+        names = ("document", "text_key", "max_tokens", "val_fraction", "val_tokens", "shuffle", "format")
+        decides_by_hash = cfg.shuffle or self.rule.rule in ("fraction", "tokens")
+        return {
+            **{name: getattr(cfg, name) for name in names},
+            **unusual_reading(cfg),
+            "eot": self.eot,
+            "shard_tokens": cfg.shard_tokens,
+            "seed": cfg.seed if decides_by_hash else None,
+            # Left out where it is "eos", as in corpora from before there was a choice.
+            **({"separator": "bos"} if self.separator == "bos" else {}),
+        }
+
+    def say_plan(self) -> None:
+        cfg, layout, say = self.cfg, self.output.layout, self.say
+        say(f"would read {source_in_words(self.source.describe())}")
+        amount = f"exactly {cfg.max_tokens:,} tokens" if cfg.max_tokens else "all tokens"
+        if not cfg.max_tokens and (likely := self.likely_tokens()):
+            amount += f" (about {likely:,})"
+        path = layout.shard_path("train", 0)
+        separator = f"{'beginning' if self.separator == 'bos' else 'end'}-of-text: {self.eot}"
+        say(f"would write {amount} as {layout.dtype} to {path}, {separator}")
+        if self.rule.rule != "none":
+            say(f"would write validation tokens to {layout.shard_path('val', 0).name} (by {self.rule.rule})")
+        self.say_workers()
+
+    def likely_tokens(self) -> int | None:
+        """A guess from the bytes: four to a token, one for bytes and characters."""
+        if self.source.total_bytes is None:
+            return None
+        return self.source.total_bytes // (1 if self.tokenizer.kind in ("byte", "char") else 4)
+
+    def gather(self, bad_rows: BadRows) -> None:
+        """All documents, tokenized, into buckets on disk; they are written in the order of their keys."""
+        store = ShuffleStore(
+            self.output.shuffle_folder,
+            dtype=self.output.layout.dtype,
+            seed=self.cfg.seed,
+            max_tokens=self.cfg.max_tokens,
+            likely_tokens=self.likely_tokens(),
+            memory_bytes=self.cfg.shuffle_memory,
+        )
+        try:
+            with self.tokenized(self.source.units(None, self.cfg.chunk_size)) as chunks:
+                tell = self.teller("gathering", store, bad_rows, self.source.total_bytes)
+                drive(chunks, store, bad_rows, note=lambda *_: None, tell=tell)
+            store.close()
+        except BaseException:
+            store.abandon()
+            raise
+
+    @contextlib.contextmanager
+    def chunks(self, cursor: dict[str, Any] | None) -> Iterator[Chunks]:
+        if not self.cfg.shuffle:
+            with super().chunks(cursor) as chunks:
+                yield chunks
+            return
+        first, folder = (cursor or {"key": 0})["key"], self.output.shuffle_folder
+        memory_bytes = self.cfg.shuffle_memory
+        shuffled = iter_shuffled(folder, self.output.layout.dtype, first=first, memory_bytes=memory_bytes)
+        # Keys are hashes, as good as evenly spread: a key says how far the corpus is written.
+        yield (
+            (Unit("rows", "buckets", 0, {"key": key}, through=key / 2**64), chunk) for key, chunk in shuffled
+        )
+
+    def writer(self, state: dict[str, Any] | None) -> CorpusWriter:
+        return CorpusWriter(self.output.layout, self.rule, state)
+
+    def finish(self, writer: CorpusWriter, bad_rows: BadRows) -> None:
+        """No corpus without text, no empty split, and a word where there is less than was asked for."""
+        cfg, train, val = self.cfg, writer.splits["train"], writer.splits["val"]
+        if writer.tokens == 0:
+            raise NoText(
+                f"{self.source.name} holds no text ({bad_rows.in_words()})",
+                "check --dataset, --text-key and --document",
+            )
+        if self.rule.rule != "none" and (val.tokens == 0 or train.tokens == 0):
+            empty = "validation" if val.tokens == 0 else "training"
+            raise DataError(
+                f"no document of {writer.documents:,} fell into the {empty} split",
+                "choose another --seed, another --val-fraction, or --val-tokens",
+            )
+        if cfg.max_tokens and writer.tokens < cfg.max_tokens:
+            self.say(f"the source ended at {writer.tokens:,} of the {cfg.max_tokens:,} tokens asked for")
+        if cfg.val_tokens and val.tokens < cfg.val_tokens:
+            self.say(f"val holds {val.tokens:,} of the {cfg.val_tokens:,} tokens asked for: the source ended")
+        writer.close()
+
+    def publish(self, writer: CorpusWriter, bad_rows: BadRows) -> None:
+        self.output.publish_manifest(
+            writer.close(),
+            self.made(),
+            tokenizer=self.tokenizer,
+            eot=self.eot,
+            separator=self.separator,
+            bad_rows=bad_rows.count,
+        )
+
+
+# ------------------------------------------------------------------------------------------ preparing
+
+
+def _prepare(cfg: PreprocessNanogptConfig, progress: ProgressCallback, say: Say) -> _Nanogpt:
+    set_name = cfg.set_name or (DEFAULT_SET_NAME if cfg.dataset == DEFAULT_DATASET else None)
+    options = ReadOptions(
+        cfg.text_key,
+        unescape(cfg.document),
+        input_format=cfg.input_format,
+        max_document_bytes=cfg.max_document_bytes,
+    )
+    source = open_source(cfg.dataset, set_name=set_name, split=cfg.split, options=options)
+    if source.note:
+        say(source.note)
+    is_char = cfg.tokenizer == "char"
+    characters, count = _read_characters(source, cfg, progress) if is_char else (set(), 0)
+    tokenizer = CharTokenizer(characters) if is_char else open_tokenizer(cfg.tokenizer)
+    engine = tokenizer.say_engine(cfg.engine, say)
+    if isinstance(source, FileSource):
+        source.cut_huge_texts = tokenizer.cuts_at_spaces
+    output = NanogptOutput(
+        CorpusLayout(
+            folder=Path(cfg.output_dir or _default_folder(cfg, source.name)),
+            layout="raw" if cfg.format == "raw" else "nemo",
+            dtype=tokenizer.dtype,
+            shard_tokens=cfg.shard_tokens,
+        )
+    )
+    eot, separator = _separation(cfg, tokenizer, output)
+    between = tokenizer.bos_id if separator == "bos" else tokenizer.eot_id
+    task = EncodeTask(
+        output.tokenizer_folder,
+        tokenizer.engine_choice,
+        options,
+        tokenizer.dtype.str,
+        before=(between,) if eot == "prepend" and between is not None else (),
+        after=(between,) if eot == "append" and between is not None else (),
+    )
+    workers = cfg.num_workers
+    if workers is None:
+        workers = likely_workers([source.total_bytes, cfg.max_tokens and 4 * cfg.max_tokens])
+    opened = (cfg, source, tokenizer, engine, output, task, workers, progress, say)
+    job = _Nanogpt(*opened, eot, separator, SplitRule())
+    job.rule = _split_rule(job, count)
+    return job
+
+
+def _default_folder(cfg: PreprocessNanogptConfig, name: str) -> str:
+    return f"{name}_max_tokens_{format_amount(cfg.max_tokens)}" if cfg.max_tokens else f"{name}_all_tokens"
+
+
+def _separation(
+    cfg: PreprocessNanogptConfig, tokenizer: Tokenizer, output: NanogptOutput
+) -> tuple[Eot, Separator]:
+    """Where the token between documents stands, and which one it is.
+
+    In .bin files it is before each document, as NeMo's tool puts it: beginning-of-text where the tokenizer has one of
+    its own. In raw files it is end-of-text after each document, as in nanoGPT's. Character data has none.
+    """
+    if cfg.eot == "none" or (cfg.eot is None and isinstance(tokenizer, CharTokenizer)):
+        return "none", "eos"
+    eot: Eot = cfg.eot or ("append" if cfg.format == "raw" else "prepend")
+    separator = cfg.separator or _usual_separator(cfg, tokenizer, eot, output)
+    word, token_id = ("beginning", tokenizer.bos_id) if separator == "bos" else ("end", tokenizer.eot_id)
+    if token_id is None:
+        raise ConfigError(
+            f"tokenizer {tokenizer.name!r} has no {word}-of-text token to {eot}",
+            f"name one as {separator}_token in its tokenizer_config.json, or use --eot none",
+        )
+    return eot, "eos" if token_id == tokenizer.eot_id else separator
+
+
+def _usual_separator(
+    cfg: PreprocessNanogptConfig, tokenizer: Tokenizer, eot: Eot, output: NanogptOutput
+) -> Separator:
+    if eot == "append" or tokenizer.bos_id is None:
+        return "eos"
+    return "eos" if not cfg.overwrite and output.was_made_with_eos() else "bos"
+
+
+def _read_characters(
+    source: Source, cfg: PreprocessNanogptConfig, progress: ProgressCallback
+) -> tuple[set[str], int]:
+    """The characters among the first ``max_tokens``, and how many of those there are."""
+    characters: set[str] = set()
+    count = read_bytes = documents = 0
+    for unit in source.units(None, cfg.chunk_size):
+        for text in read_unit(unit, source.options).texts:
+            text = text if cfg.max_tokens is None else text[: cfg.max_tokens - count]
+            characters.update(text)
+            count += len(text)
+            documents += 1
+        read_bytes += unit.size
+        counts = (documents, count, read_bytes, 0)
+        progress(Progress("characters", *counts, cfg.max_tokens, source.total_bytes, unit.through))
+        if cfg.max_tokens is not None and count >= cfg.max_tokens:
+            break
+    if not characters:
+        raise DataError(f"{source.name} holds no text", "check --dataset, --text-key and --document")
+    return characters, count
+
+
+def _split_rule(job: _Nanogpt, characters: int) -> SplitRule:
+    """How validation documents are chosen (contract: by hash; of one document, or of characters, the tail)."""
+    cfg = job.cfg
+    base = SplitRule(seed=cfg.seed, max_tokens=cfg.max_tokens, val_tokens=cfg.val_tokens or 0)
+    if cfg.val_fraction is None and cfg.val_tokens is None:
+        return base
+    source = job.source
+    single = isinstance(source, FileSource) and source.single_document
+    if single and cfg.val_fraction is not None and not characters and cfg.max_tokens is None:
+        assert isinstance(source, FileSource)
+        source.cut_tail(cfg.val_fraction)
+        return replace(base, rule="given")
+    if single or characters:
+        total = _settled_total(job, characters or _count_tokens(job))
+        start = int(total * (1 - cfg.val_fraction)) if cfg.val_fraction else total - base.val_tokens
+        return replace(base, rule="tail", tail_start=start)
+    if cfg.val_fraction is not None:
+        return replace(base, rule="fraction", fraction=cfg.val_fraction)
+    settled = cfg.max_tokens
+    if source.total_bytes is not None and source.total_bytes <= _COUNTED_BYTES:
+        settled = _settled_total(job, _count_tokens(job))
+    likely = likely_fraction(base.val_tokens, settled or job.likely_tokens())
+    return replace(base, rule="tokens", fraction=likely, total_tokens=settled)
+
+
+def _settled_total(job: _Nanogpt, available: int) -> int:
+    """Tokens that there will be: what the source has, up to ``max_tokens``."""
+    total = min(available, job.cfg.max_tokens or available)
+    if job.cfg.val_tokens and job.cfg.val_tokens >= total:
+        raise ConfigError(
+            f"val_tokens asks for {job.cfg.val_tokens:,} of {total:,} tokens",
+            "ask for fewer, or give more text",
+        )
+    return total
+
+
+def _count_tokens(job: _Nanogpt) -> int:
+    """Tokenize once without writing: the tail of a text is only known from its end."""
+    count, encoder = Count(), job.task.open(job.tokenizer)
+    chunks = ((unit, encoder(unit)) for unit in job.source.units(None, job.cfg.chunk_size))
+    tell = job.teller("counting", count, BadRows(), job.source.total_bytes)
+    try:
+        drive(chunks, count, BadRows(), note=lambda *_: None, tell=tell)
+    except EngineMismatch:
+        job.use_reference_engine()
+        return _count_tokens(job)
+    return count.tokens

@@ -1,0 +1,75 @@
+"""What the start-up table says of memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from automodel_cli.assembly.machine import memory
+from automodel_cli.assembly.machine.memory import DeviceMemory, binary
+from automodel_cli.config.targets.target import Target
+from automodel_cli.distributed.world import World
+from automodel_cli.models.gpt2 import build_gpt2_model
+from automodel_cli.sizing.memory import PeakMemory
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(("size", "text"), [(3 << 20, "3 MiB"), (3 << 29, "1.5 GiB"), (0, "0 MiB")])
+def test_binary(size, text):
+    assert binary(size) == text
+
+
+def test_the_line_of_the_table():
+    peak = PeakMemory("loss", weights=2 * GIB, moments=4 * GIB)
+    line = "about 6.0 GiB at the peak (weights 2.0 GiB, moments 4.0 GiB)"
+    assert memory.row(peak, None) == ("memory", line)
+    has = DeviceMemory(total=8 * GIB, free=7 * GIB)
+    assert memory.row(peak, has) == ("memory", f"{line}; the device has 8.0 GiB, 7.0 GiB free")
+    assert "not known" in memory.row(None, has)[1]
+
+
+def test_a_note_where_it_does_not_fit():
+    peak = PeakMemory("loss", weights=2 * GIB, process=GIB)
+    assert memory.notes(peak, DeviceMemory(8 * GIB, free=2 * GIB, resident=GIB)) == []
+    (note,) = memory.notes(peak, DeviceMemory(8 * GIB, free=GIB, resident=GIB))
+    assert note.startswith("a step needs about 3.0 GiB of memory and 2.0 GiB are free")
+    assert memory.notes(None, None) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "number"),
+    [
+        ("torch.optim.AdamW", {}, 2),
+        ("torch.optim.AdamW", {"amsgrad": True}, 3),
+        ("torch.optim.SGD", {}, 0),
+        ("torch.optim.SGD", {"momentum": 0.9}, 1),
+        ("torch.optim.Adafactor", {}, 0),
+        ("my.Own", {}, 2),
+    ],
+)
+def test_numbers_that_optimizers_keep(name, arguments, number):
+    assert memory.moments(Target(name, arguments)) == number
+    assert memory.moments(None) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "precision", "seq_len", "keeps"),
+    [
+        ("auto", "cpu", "bf16", 1024, "matmul"),
+        ("auto", "cpu", "bf16", 2048, "linear"),
+        ("auto", "cpu", "fp32", 1024, "linear"),
+        ("auto", "cuda", "bf16", 1024, "linear"),
+        ("eager", "cuda", "bf16", 1024, "eager"),
+        ("matmul", "cuda", "bf16", 1024, "matmul"),
+    ],
+)
+def test_what_attention_keeps(name, device, precision, seq_len, keeps):
+    model = build_gpt2_model(n_layer=1, attn_implementation=name, is_meta_device=True)
+    found = memory.attention_keeps(model, device=device, precision=precision, seq_len=seq_len)
+    assert found == keeps
+
+
+def test_this_machine_has_memory():
+    found = memory.look_at(World.single())
+    assert found.total > found.free > 0
+    assert 10 << 20 < found.resident < found.total

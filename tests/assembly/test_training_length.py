@@ -1,0 +1,56 @@
+"""How many updates a run has, and when things are due."""
+
+import pytest
+
+from automodel_cli.assembly.training_length import due, plan_horizon
+from automodel_cli.errors import ConfigError, DataError
+
+
+def plan(**changes):
+    return plan_horizon(
+        **{"max_steps": None, "num_epochs": None, "steps_in_epochs": 50, "tokens_per_step": 64, **changes}
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "steps"),
+    [
+        ({}, 50),
+        ({"max_steps": 20}, 20),
+        ({"max_steps": 200}, 200),  # no num_epochs: as many epochs as the steps need
+        ({"max_steps": 200, "num_epochs": 1}, 50),
+        ({"max_steps": 30, "num_epochs": 1}, 30),
+        ({"max_steps": 7, "steps_in_epochs": None}, 7),
+    ],
+)
+def test_total_steps(given, steps):
+    assert plan(**given).total_steps == steps
+
+
+def test_tokens():
+    assert plan(max_steps=10).total_tokens == 640
+
+
+def test_endless_data_needs_max_steps():
+    with pytest.raises(ConfigError, match="max_steps"):
+        plan(steps_in_epochs=None)
+
+
+def test_less_than_one_batch():
+    with pytest.raises(DataError, match="less than one global batch"):
+        plan(steps_in_epochs=0)
+
+
+@pytest.mark.parametrize(
+    ("step", "every", "expected"),
+    [
+        (10, 5, True),
+        (11, 5, False),
+        (12, 5, True),
+        (12, "final", True),
+        (10, "final", False),
+        (12, None, False),
+    ],
+)
+def test_due(step, every, expected):
+    assert due(step, every=every, last=12) is expected

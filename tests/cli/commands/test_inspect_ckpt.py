@@ -1,0 +1,138 @@
+"""``automodel inspect-ckpt``: tables, JSON, exit codes, and life without torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from automodel_cli import files
+from automodel_cli.checkpoint import layout
+from automodel_cli.cli import app
+from automodel_cli.cli.commands import inspect_ckpt
+
+NAMES = [f"h.{layer}.{part}.weight" for layer in range(12) for part in ("attn", "mlp", "ln_1")]
+
+
+def make_step(run, step, value=1.0):
+    """A checkpoint of a model with twelve layers, without torch."""
+    folder = layout.step_folder(run, step)
+    (folder / "model").mkdir(parents=True)
+    shard = folder / "model" / "shard-00001-model-00001-of-00001.safetensors"
+    save_file({name: np.full((4, 3), value, dtype=np.float32) for name in NAMES}, shard)
+    record = {"name": f"model/{shard.name}", "bytes": shard.stat().st_size, "xxh3": files.hash_file(shard)}
+    manifest = {
+        "format": layout.FORMAT,
+        "step": step,
+        "save_format": "safetensors",
+        "tied": {"head": "wte"},
+        "facts": {"model": {"family": "gpt2", "n_layer": 12}, "tokenizer": {"name": "byte"}},
+        "metrics": {"loss": 3.0 / step, "val_loss": {"default": 4.0 / step}},
+        "files": [record],
+    }
+    files.write_manifest(folder / layout.MANIFEST, manifest)
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    run = tmp_path / "run"
+    make_step(run, 10)
+    make_step(run, 20, value=2.0)
+    layout.write_pointer(run, "LATEST", layout.step_name(20))
+    return run
+
+
+def test_a_run_is_a_table(run_folder, capsys):
+    assert app.run(["inspect-ckpt", str(run_folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["step", "loss", "val", "loss", "size", "age", "state"]
+    assert lines[2].split()[:3] == ["10", "0.3000", "0.4000"]
+    assert lines[3].split()[0] == "20" and lines[3].endswith("complete  LATEST")
+
+
+def test_one_checkpoint_fits_a_screen(run_folder, capsys):
+    assert app.run(["inspect-ckpt", str(run_folder), "--step", "LATEST"]) == 0
+    out = capsys.readouterr().out
+    assert len(out.splitlines()) < 40
+    assert "family gpt2, n_layer 12" in out and "head wte" in out and "432: matrix 288, norm 144" in out
+    assert "h.*.attn.weight" in out and "4 x 3" in out and "36 tensors" in out
+
+
+def test_json_is_whole_and_strict(run_folder, capsys):
+    assert app.run(["inspect-ckpt", str(run_folder), "--step", "10", "--json", "--verify"]) == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert len(found["tensors"]) == 36 and found["verify"][0]["ok"]
+
+
+def test_diff(run_folder, capsys):
+    assert app.run(["inspect-ckpt", str(run_folder), "--diff", "10", "20"]) == 0
+    out = capsys.readouterr().out
+    assert "36 changed" in out and "metrics.loss" in out
+    assert app.run(["inspect-ckpt", str(run_folder), "--diff", "10", "20", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["changed"][0]["relative"] == 1.0
+
+
+def test_verify_that_fails_is_exit_code_1_and_names_the_file(run_folder, capsys):
+    assert app.run(["inspect-ckpt", str(run_folder), "--verify"]) == 0
+    assert capsys.readouterr().out.count("ok: ") == 3  # two steps, and the run
+    shard = next((run_folder / "step_00000020").rglob("*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"\x01")
+    assert app.run(["inspect-ckpt", str(run_folder), "--verify"]) == 1
+    out = capsys.readouterr().out
+    assert "FAILED: " in out and f"{shard} is damaged" in out
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nowhere"], ["run", "--step", "7"], ["run", "--diff", "10", "nowhere"]]
+)
+def test_errors_are_two_lines(run_folder, arguments, monkeypatch, capsys):
+    monkeypatch.chdir(run_folder.parent)
+    assert app.run(["inspect-ckpt", *arguments]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_settings_from_a_file(run_folder, tmp_path, capsys):
+    config = tmp_path / "inspect.yaml"
+    config.write_text(f"path: {run_folder}\nstep: 10\njson: true\n")
+    assert app.run(["inspect-ckpt", "-c", str(config)]) == 0
+    assert json.loads(capsys.readouterr().out)["step"] == 10
+
+
+def test_works_where_torch_is_not_installed(run_folder):
+    program = """
+import sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "transformers", "datasets"):
+            raise ModuleNotFoundError(f"No module named {name!r} (hidden by the test)")
+
+sys.meta_path.insert(0, Hidden())
+from automodel_cli.cli import app
+sys.exit(app.run(["inspect-ckpt", *sys.argv[1:]]))
+"""
+    for arguments in (["--verify"], ["--step", "20", "--json"], ["--diff", "10", "LATEST"]):
+        command = [sys.executable, "-c", program, str(run_folder), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("function", "value", "text"),
+    [
+        (inspect_ckpt.size, 0, "0 B"),
+        (inspect_ckpt.size, 1536, "1.5 KiB"),
+        (inspect_ckpt.size, 3 << 40, "3.0 TiB"),
+        (inspect_ckpt.age, 59, "59 s"),
+        (inspect_ckpt.age, 3600 * 5 + 120, "5 h 2 min"),
+        (inspect_ckpt.age, 86400 * 3 + 3600 * 4, "3 d 4 h"),
+        (inspect_ckpt.brief, {"a": 1, "b": None, "c": {"d": [1, 2]}}, "a 1, c d [1, 2]"),
+        (inspect_ckpt.number, None, ""),
+    ],
+)
+def test_values_as_text(function, value, text):
+    assert function(value) == text

@@ -1,0 +1,59 @@
+"""The manifest of shuffled documents is read as a stranger's file: names stay in the folder."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from automodel_cli.corpus.documents.listing import list_files
+from automodel_cli.corpus.shuffle.document_files import DocumentFile
+from automodel_cli.corpus.shuffle.document_folder import (
+    DocumentsManifest,
+    prepare,
+    read_documents_manifest,
+    write_documents_manifest,
+)
+from automodel_cli.errors import DataError
+from automodel_cli.files import read_manifest, write_manifest
+
+FILE = DocumentFile("x.chunk.00000.jsonl", "train", 1, 3, "xxh3:0123456789abcdef")
+WHOLE = DocumentsManifest("text", 1, None, 0, (FILE,), {"name": "x"}, {"seed": 1})
+
+
+def test_written_and_read(tmp_path: Path) -> None:
+    write_documents_manifest(tmp_path, WHOLE)
+    assert read_documents_manifest(tmp_path) == WHOLE
+    (tmp_path / "manifest.json").write_text("{}")
+    assert read_documents_manifest(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["../canary.jsonl", "/elsewhere/canary.jsonl", "a/../../canary.jsonl", "", "a\nb"]
+)
+def test_names_that_lead_elsewhere(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    canary = tmp_path / "canary.jsonl"
+    canary.write_text('{"text": "secret"}\n')
+    write_documents_manifest(folder, WHOLE)
+    body = read_manifest(folder / "manifest.json")
+    body["files"][0]["name"] = name
+    del body["self"]
+    write_manifest(folder / "manifest.json", body)
+    with pytest.raises(DataError, match=r"manifest\.json") as caught:
+        list_files(str(folder))
+    assert "\n" not in caught.value.message
+    prepare(folder, "x", overwrite=True)
+    assert canary.exists()
+
+
+@pytest.mark.parametrize(
+    "change", [{"documents": -1}, {"files": 5}, {"files": [{}]}, {"text_key": None}, {"bad_rows": "3"}]
+)
+def test_what_is_no_manifest(tmp_path: Path, change: dict) -> None:
+    write_documents_manifest(tmp_path, WHOLE)
+    body = {**json.loads((tmp_path / "manifest.json").read_bytes()), **change}
+    del body["self"]
+    write_manifest(tmp_path / "manifest.json", body)
+    with pytest.raises(DataError, match=r"manifest\.json"):
+        read_documents_manifest(tmp_path)
