@@ -172,7 +172,7 @@ class Ours:
 
     def __post_init__(self) -> None:
         variant, device = self.variant, self.device
-        this_machine.settle_process(device)
+        this_machine.configure_process(device)
         self.model = our_model(variant, device)
         self.flops = sizing.flops_per_token(self.model.model_config(), variant.seq_len)
         self.dtype = torch.bfloat16
@@ -363,7 +363,7 @@ class Recipe:
     """The recipe's own loop, from its configuration; it pauses after every so many updates until told to go on."""
 
     def __init__(self, variant: Variant, device: torch.device) -> None:
-        from automodel_cli.assembly.reporter import Voice
+        from automodel_cli.assembly.reporter import Reporter
         from automodel_cli.config.load import load_config
         from automodel_cli.config.schema.commands import PretrainConfig
         from automodel_cli.recipes.pretrain import PretrainRecipe
@@ -388,7 +388,7 @@ class Recipe:
             "device": device.type, "compile.enabled": str(variant.compile).lower(),
         }  # fmt: skip
         config = load_config(PretrainConfig, None, [f"{key}={value}" for key, value in settings.items()], {})
-        self.recipe = PretrainRecipe(config, voice=Voice(say=lambda line: print(line, file=sys.stderr)))
+        self.recipe = PretrainRecipe(config, reporter=Reporter(say=lambda line: print(line, file=sys.stderr)))
         self.recipe.setup()
         self.chosen = {key: str(value) for key, value in self.recipe.fast_path.stored().items()}
         self.flops = sizing.flops_per_token(self.recipe.model.model_config(), variant.seq_len)

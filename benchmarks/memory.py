@@ -162,7 +162,7 @@ def measure_run(run: Run, bundle: str | None, updates: int) -> dict[str, Any]:
     this_machine.prefer_huge_pages()
     import tempfile
 
-    from automodel_cli.assembly.reporter import Voice
+    from automodel_cli.assembly.reporter import Reporter
     from automodel_cli.config.load import load_config
     from automodel_cli.config.schema.commands import PretrainConfig
     from automodel_cli.recipes.pretrain import PretrainRecipe
@@ -170,7 +170,7 @@ def measure_run(run: Run, bundle: str | None, updates: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         train, held_out = write_tokens(Path(folder), run.vocab)
         overrides = overrides_of(run, train, held_out, f"{folder}/run", bundle, updates)
-        recipe = PretrainRecipe(load_config(PretrainConfig, None, overrides, {}), voice=Voice())
+        recipe = PretrainRecipe(load_config(PretrainConfig, None, overrides, {}), reporter=Reporter())
         recipe.setup()
         recipe.run_train_validation_loop()
     assert recipe.peak is not None
@@ -265,7 +265,7 @@ def measure(case: Case, device_name: str, steps: int) -> dict[str, Any]:
     device = torch.device(device_name)
     if case.model == "llama":
         import transformers  # noqa: F401  before the process is measured
-    this_machine.settle_process(device)
+    this_machine.configure_process(device)
     resident = this_machine.resident_bytes() if device.type == "cpu" else 0
     model = build(case)
     plan = StepPlan(

@@ -46,7 +46,7 @@ with open(sys.argv[1], encoding="utf-8") as rows, open(sys.argv[2], "wb") as out
         ids = [encoding.eot_token, *encoding.encode_ordinary(json.loads(row)["text"])]
         out.write(np.array(ids, dtype=np.uint16).tobytes())
 """
-# Pairs of letters that occur in no key and no escape of the rows: exchanging one makes new words, at memory speed.
+# Pairs of letters that occur in no key and no escape of the rows: sync_context one makes new words, at memory speed.
 PAIRS = [b"gk", b"hv", b"lm", b"pw", b"yz", b"gh", b"kl", b"mp", b"vw", b"ly"]
 
 

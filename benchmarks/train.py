@@ -39,7 +39,7 @@ import torch
 from torch import Tensor, nn
 
 from automodel_cli import device as this_machine
-from automodel_cli.assembly.reporter import Voice
+from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.batch import Batch
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema.commands import PretrainConfig
@@ -135,7 +135,7 @@ def reference_step(*, compiled_bf16: bool) -> Step:
 
 def our_step(precision: str, chunked: bool, compiled: bool) -> Step:
     """The toolkit's training step with these choices."""
-    this_machine.settle_process(torch.device("cpu"))
+    this_machine.configure_process(torch.device("cpu"))
     model = our_model()
     # nanoGPT decays every matrix, embeddings too.
     groups = build_param_groups(model, weight_decay=WEIGHT_DECAY, decay_embeddings=True)
@@ -196,7 +196,7 @@ def build_recipe(data: Path, run: Path, steps: int) -> PretrainRecipe:
         "step_scheduler.ckpt_every_steps=null",
         f"checkpoint.checkpoint_dir={run}",
     ]
-    recipe = PretrainRecipe(load_config(PretrainConfig, None, overrides, {}), voice=Voice(say=print))
+    recipe = PretrainRecipe(load_config(PretrainConfig, None, overrides, {}), reporter=Reporter(say=print))
     recipe.setup()
     return recipe
 

@@ -22,7 +22,7 @@ import pytest
 import yaml
 from tests import nursery
 
-from automodel_cli.assembly.reporter import Voice
+from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.corpus.formats.nanogpt_bin import ShardWriter
@@ -130,12 +130,12 @@ class TinyTraining:
         cfg = load_config(PretrainConfig, self.config(**sections), list(overrides), trust=trust)
         said: list[str] = []
         tables: list[list[tuple[str, ...]]] = []
-        voice = Voice(
+        reporter = Reporter(
             say=said.append,
             table=lambda title, rows: said.extend(f"{a}: {b}" for a, b in rows),
             columns=lambda title, headings, rows: tables.append([tuple(row) for row in (headings, *rows)]),
         )
-        recipe = PretrainRecipe(cfg, fresh=fresh, trust=trust, profile=profile, voice=voice)
+        recipe = PretrainRecipe(cfg, fresh=fresh, trust=trust, profile=profile, reporter=reporter)
         recipe.said, recipe.tables = said, tables
         recipe.setup()
         return recipe

@@ -130,8 +130,8 @@ def test_importing_needs_no_torch():
 
 SETTLE = """
 import torch
-from automodel_cli.device import bound_the_heap, settle_process
-settle_process(torch.device("cpu"), threads=1)
+from automodel_cli.device import bound_the_heap, configure_process
+configure_process(torch.device("cpu"), threads=1)
 assert torch.get_num_threads() == 1
 assert torch.are_deterministic_algorithms_enabled()
 import platform
@@ -146,8 +146,8 @@ def test_a_settled_process_is_told_to_give_large_blocks_back():
 
 HEAP = """
 import torch
-from automodel_cli.device import resident_bytes, settle_process
-settle_process(torch.device("cpu"), threads=1)
+from automodel_cli.device import resident_bytes, configure_process
+configure_process(torch.device("cpu"), threads=1)
 before, small = resident_bytes(), []
 for _ in range(15):
     logits = torch.zeros(6 << 20)  # 24 MiB, and something small that stays beside it

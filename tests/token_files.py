@@ -13,7 +13,7 @@ from automodel_cli.corpus.formats.megatron_bin import (
     MegatronWriter,
     inspect_prefix,
 )
-from automodel_cli.corpus.formats.nanogpt_bin import Layout, ShardFacts, ShardWriter, TokenReader, token_dtype
+from automodel_cli.corpus.formats.nanogpt_bin import Layout, ShardInfo, ShardWriter, TokenReader, token_dtype
 
 
 def write_token_file(
@@ -23,7 +23,7 @@ def write_token_file(
     starts: np.ndarray | None = None,
     dtype: np.dtype | str | None = None,
     layout: Layout = "nemo",
-) -> ShardFacts:
+) -> ShardInfo:
     """Publish a whole array as one token file; ``starts`` are the first positions of its documents."""
     chosen = np.dtype(dtype) if dtype is not None else token_dtype(int(tokens.max(initial=0)) + 1)
     writer = ShardWriter(Path(path), dtype=chosen, layout=layout)

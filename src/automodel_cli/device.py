@@ -320,7 +320,7 @@ def default_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def settle_process(device: torch.device, *, threads: int | None = None) -> None:
+def configure_process(device: torch.device, *, threads: int | None = None) -> None:
     """Set what is global to a process, once, before training: threads, memory reuse, reproducible kernels.
 
     On a CPU, compiled kernels otherwise add up embedding gradients in any order (atomics), and two equal runs

@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers
 
-from automodel_cli.assembly.model import build_model, give_weights
+from automodel_cli.assembly.model import build_model, init_or_load_weights
 from automodel_cli.checkpoint.checkpointer import Checkpointer
 from automodel_cli.config.targets.target import Target
 from automodel_cli.errors import CheckpointError
@@ -28,7 +28,10 @@ def test_weights_that_a_target_loaded_are_kept(tmp_path):
         "automodel_cli.models.hf.from_pretrained",
     ):
         model = build_model(Target(name, {"pretrained_model_name_or_path": str(tmp_path)}), seed=0)
-        assert give_weights(model, init_from=None, seed=0, device=CPU) == "pretrained, from its own target"
+        assert (
+            init_or_load_weights(model, init_from=None, seed=0, device=CPU)
+            == "pretrained, from its own target"
+        )
         assert torch.equal(model.hf.transformer.wte.weight, original.transformer.wte.weight)
 
 
@@ -37,7 +40,7 @@ def test_weights_of_a_configuration_are_drawn_from_the_seed():
     drawn = []
     for seed in (1, 1, 2):
         model = build_model(target, seed=seed)
-        assert give_weights(model, init_from=None, seed=seed, device=CPU) == f"random, seed {seed}"
+        assert init_or_load_weights(model, init_from=None, seed=seed, device=CPU) == f"random, seed {seed}"
         drawn.append(model.wte.weight)
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
@@ -64,7 +67,7 @@ def test_weights_of_another_function_are_taken_only_where_that_is_asked_for(tmp_
         ):
             model = build_model(Target(ours, {**SIZES, **change}), seed=0)
             with pytest.raises(CheckpointError, match=named) as refused:
-                give_weights(model, init_from=source, seed=0, device=CPU)
+                init_or_load_weights(model, init_from=source, seed=0, device=CPU)
             assert "init_from_any_function: true" in refused.value.hint
-            give_weights(model, init_from=source, seed=0, device=CPU, any_function=True)
-        give_weights(build_model(Target(ours, SIZES), seed=0), init_from=source, seed=0, device=CPU)
+            init_or_load_weights(model, init_from=source, seed=0, device=CPU, any_function=True)
+        init_or_load_weights(build_model(Target(ours, SIZES), seed=0), init_from=source, seed=0, device=CPU)

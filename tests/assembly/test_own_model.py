@@ -140,7 +140,7 @@ def test_what_cannot_be_exported_is_said_in_the_users_words(trained, capsys):
     err = capsys.readouterr().err
     assert "mine.py:build, has no Hugging Face format" in err and str(checkpoint / "model") in err
     assert len(err.strip().splitlines()) == 1 + 2  # what it does first, then the error
-    assert "ForeignCausalLM" not in err and "family" not in err
+    assert "ExternalCausalLM" not in err and "family" not in err
 
 
 def test_a_file_that_changed_is_said(trained):

@@ -2,12 +2,12 @@
 
 import pytest
 
-from automodel_cli.assembly.training_length import due, plan_horizon
+from automodel_cli.assembly.training_length import due, plan_training_length
 from automodel_cli.errors import ConfigError, DataError
 
 
 def plan(**changes):
-    return plan_horizon(
+    return plan_training_length(
         **{"max_steps": None, "num_epochs": None, "steps_in_epochs": 50, "tokens_per_step": 64, **changes}
     )
 

@@ -9,7 +9,7 @@ import pytest
 import torch.distributed as dist
 from tests.distributed.ranks import run_ranks
 
-from automodel_cli.checkpoint.all_ranks import on_main, together
+from automodel_cli.checkpoint.all_ranks import all_ranks, on_rank_zero
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError, ConfigError
 
@@ -25,7 +25,7 @@ def fail_on(rank, error):
 
 def caught(world, work) -> list[str]:
     try:
-        return ["fine", *map(str, together(world, work, what="testing"))]
+        return ["fine", *map(str, all_ranks(world, work, what="testing"))]
     except Exception as error:
         return [type(error).__name__, str(error)]
 
@@ -40,11 +40,11 @@ def on_two_ranks(world: World) -> dict:
         "fine": caught(world, lambda: 10 + world.rank),
         "people": caught(world, fail_on(world.rank, ConfigError("no such thing", "buy one"))),
         "bug": caught(world, fail_on(world.rank, KeyError("k"))),
-        "main": on_main(world, lambda: {"by": world.rank}, what="testing"),
+        "main": on_rank_zero(world, lambda: {"by": world.rank}, what="testing"),
     }
     for group in list(dist.distributed_c10d._world.pg_map):
         dist.distributed_c10d._set_pg_timeout(timedelta(seconds=4), group)
-    found["slow"] = together(world, lambda: slow(world), what="testing")
+    found["slow"] = all_ranks(world, lambda: slow(world), what="testing")
     return found
 
 
@@ -59,8 +59,8 @@ def test_outcomes_are_those_of_all_ranks():
 
 
 def test_one_process_just_does_it():
-    assert together(World.single(), lambda: "x", what="testing") == ["x"]
+    assert all_ranks(World.single(), lambda: "x", what="testing") == ["x"]
     with pytest.raises(ConfigError):
-        together(World.single(), fail_on(1, ConfigError("a", "b")), what="testing")
+        all_ranks(World.single(), fail_on(1, ConfigError("a", "b")), what="testing")
     with pytest.raises(CheckpointError):
-        on_main(World.single(), fail_on(1, CheckpointError("a", "b")), what="testing")
+        on_rank_zero(World.single(), fail_on(1, CheckpointError("a", "b")), what="testing")

@@ -488,7 +488,7 @@ def test_a_consolidation_that_fails_does_not_cost_the_checkpoint(tmp_path, monke
     monkeypatch.setattr(hf_format, "write_hf", fail)
     lines: list[str] = []
     path = save(Checkpointer(tmp_path, say=lines.append), 1, make_model(), consolidate=True)
-    assert layout.problem(path) is None and not (path / "hf").exists()
+    assert layout.find_problem(path) is None and not (path / "hf").exists()
     assert "no such converter" in lines[0]
 
 

@@ -161,11 +161,11 @@ def test_a_manifest_that_points_outside_is_refused(tmp_path, name):
 
 def test_problem_sees_missing_and_cut_files(tmp_path):
     folder = make_step(tmp_path, 1)
-    assert layout.problem(folder) is None
+    assert layout.find_problem(folder) is None
     (folder / "state.json").write_text("{")
-    assert "1 bytes" in (layout.problem(folder) or "")
+    assert "1 bytes" in (layout.find_problem(folder) or "")
     (folder / "state.json").unlink()
-    assert "state.json is missing" in (layout.problem(folder) or "")
+    assert "state.json is missing" in (layout.find_problem(folder) or "")
 
 
 # ------------------------------------------------------------------------------------------ retention
@@ -228,7 +228,7 @@ def test_a_deletion_killed_after_its_rename_leaves_nothing_that_looks_complete(t
         layout.prune(tmp_path, keep_last=1)
     monkeypatch.undo()
     assert layout.list_steps(tmp_path, complete=False) == [2]
-    layout.sweep(tmp_path)
+    layout.remove_stale(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000002"]
 
 
@@ -244,7 +244,7 @@ def test_sweep_removes_leftovers_and_brings_back_a_replaced_step(tmp_path):
     (tmp_path / "notes.tmp").mkdir()
     (tmp_path / "step_00000009.tmp.txt").write_text("mine")
     assert layout.resolve(tmp_path, "3") == tmp_path / "step_00000003.replaced"
-    layout.sweep(tmp_path)
+    layout.remove_stale(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "notes.tmp",
         "step_00000003",
@@ -257,7 +257,7 @@ def test_publishing_over_an_existing_step_replaces_it(tmp_path):
     old = make_step(tmp_path, 1)
     (old / "old").touch()
     layout.publish_step(make_step(tmp_path, 1, suffix=".tmp"), old)
-    assert not (old / "old").exists() and layout.problem(old) is None
+    assert not (old / "old").exists() and layout.find_problem(old) is None
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
 
 

@@ -167,10 +167,10 @@ def test_a_narrow_pane_keeps_share_and_time_and_whole_numbers(columns, shown, mo
 
 
 def test_the_voice_of_a_recipe(capsys):
-    with console.voice("training", lines_tell_progress=True) as voice:
-        voice.say("step 1")
-        voice.table("plan", [("steps", "1")])
-        voice.progress(1, 1, "loss")
+    with console.reporter("training", lines_tell_progress=True) as reporter:
+        reporter.say("step 1")
+        reporter.table("plan", [("steps", "1")])
+        reporter.progress(1, 1, "loss")
     assert capsys.readouterr().out.splitlines() == ["step 1", "plan", "  steps  1"]
 
 

@@ -7,14 +7,14 @@ import torch
 from automodel_cli.batch import Batch
 from automodel_cli.corpus.formats.nanogpt_bin import ShardWriter
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
-from automodel_cli.data.prefetch import _widened, on_device_ahead
+from automodel_cli.data.prefetch import _widened, prefetch_to_device
 from automodel_cli.data.sampler import batch_shape
 from automodel_cli.data.windows import Buffer, PinnedBuffer, narrow_dtype
 
 
 def test_a_cpu_gets_what_it_was_given():
     updates = [[Batch(torch.zeros(1, 2))], [Batch(torch.ones(1, 2))]]
-    found = list(on_device_ahead(iter(updates), torch.device("cpu")))
+    found = list(prefetch_to_device(iter(updates), torch.device("cpu")))
     assert [batches[0] is mine[0] for batches, mine in zip(found, updates, strict=True)] == [True, True]
 
 

@@ -14,7 +14,7 @@ from tests.token_files import write_token_file
 from automodel_cli.data import windows
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
 from automodel_cli.data.sampler import batch_shape
-from automodel_cli.data.windows import Buffer, is_token_windows, read_ahead
+from automodel_cli.data.windows import Buffer, is_token_windows, prefetch_on_host
 
 
 class Clock:
@@ -46,24 +46,24 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.mark.parametrize("when", [True, False, "auto"])
 def test_items_come_in_order_and_all_of_them(when: bool | str) -> None:
-    assert list(read_ahead(iter(range(100)), when)) == list(range(100))  # type: ignore[arg-type]
-    assert list(read_ahead(iter(()), when)) == []  # type: ignore[arg-type]
+    assert list(prefetch_on_host(iter(range(100)), when)) == list(range(100))  # type: ignore[arg-type]
+    assert list(prefetch_on_host(iter(()), when)) == []  # type: ignore[arg-type]
 
 
 def test_auto_takes_a_thread_at_the_first_slow_read(clock: Clock) -> None:
     threads: list[str] = []
-    assert list(read_ahead(clock.items(4, threads), "auto")) == list(range(10))
+    assert list(prefetch_on_host(clock.items(4, threads), "auto")) == list(range(10))
     assert threads[:5] == ["MainThread"] * 5
     assert threads[5:] == ["read-ahead"] * 5
     threads.clear()
-    list(read_ahead(clock.items(4, threads), False))
+    list(prefetch_on_host(clock.items(4, threads), False))
     assert set(threads) == {"MainThread"}
 
 
 def test_auto_is_not_moved_by_work_that_does_not_wait(clock: Clock) -> None:
     """A busy machine makes reads slow too; a thread would not help, and handing over costs more than reading."""
     threads: list[str] = []
-    assert list(read_ahead(clock.items(4, threads, waits=0), "auto")) == list(range(10))
+    assert list(prefetch_on_host(clock.items(4, threads, waits=0), "auto")) == list(range(10))
     assert set(threads) == {"MainThread"}
 
 
@@ -75,7 +75,7 @@ def test_no_more_than_one_item_is_made_ahead() -> None:
             made.append(value)
             yield value
 
-    asked = read_ahead(items(), True)
+    asked = prefetch_on_host(items(), True)
     for value in asked:
         assert made[-1] <= value + 1
     assert made == list(range(6))
@@ -87,12 +87,12 @@ def test_errors_arrive_and_an_early_end_leaves_no_thread() -> None:
         yield 2
         raise OSError("gone")
 
-    ahead = read_ahead(items(), True)
+    ahead = prefetch_on_host(items(), True)
     assert next(ahead) == 1
     assert next(ahead) == 2
     with pytest.raises(OSError, match="gone"):
         next(ahead)
-    left = read_ahead(iter(range(100)), True)
+    left = prefetch_on_host(iter(range(100)), True)
     next(left)
     left.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("read-ahead")]

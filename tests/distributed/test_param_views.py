@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from automodel_cli.distributed.param_views import stand_in
+from automodel_cli.distributed.param_views import view_parameters
 
 
 def test_layers_see_the_view_and_gradients_come_back():
@@ -18,7 +18,7 @@ def test_layers_see_the_view_and_gradients_come_back():
 
     x = torch.randn(4, 3)
     expected = x @ (2 * block[0].weight).T @ (2 * block[0].weight).T
-    stand_in(block, {"0.weight": doubled, "1.weight": doubled})
+    view_parameters(block, {"0.weight": doubled, "1.weight": doubled})
     out = block(x)
     assert torch.allclose(out, expected) and len(calls) == 1  # one view of what is one parameter
     out.sum().backward()
@@ -31,7 +31,7 @@ def test_layers_see_the_view_and_gradients_come_back():
 def test_parameters_are_back_after_an_error():
     layer = nn.Linear(3, 3)
     weight = layer.weight
-    stand_in(layer, {"weight": lambda tensor: tensor[:, :2]})
+    view_parameters(layer, {"weight": lambda tensor: tensor[:, :2]})
     with pytest.raises(RuntimeError):
         layer(torch.randn(1, 3))
     assert layer.weight is weight

@@ -12,9 +12,9 @@ from automodel_cli.batch import IGNORE_INDEX, Batch
 from automodel_cli.checkpoint.hf.format import save_hf
 from automodel_cli.config.targets.target import Target
 from automodel_cli.distributed.collectives import gather, move_rows, sum_and_divide
-from automodel_cli.distributed.context_parallel import Tokens
+from automodel_cli.distributed.context_parallel import SequenceSharder
 from automodel_cli.distributed.grad_sync import local
-from automodel_cli.distributed.parallelize import Parallel, Spread
+from automodel_cli.distributed.parallelize import ParallelConfig, ParallelModel
 from automodel_cli.distributed.start import build_mesh
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.models.hf import from_config
@@ -64,7 +64,7 @@ def attention(world, segments):
     """Largest differences of output and gradients between attention over two ranks and in one."""
     world = copy.copy(world)
     object.__setattr__(world, "mesh", build_mesh("cpu", {"cp": 2}))
-    tokens = Tokens(world)
+    tokens = SequenceSharder(world)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, 9, (2, 12), generator=generator)
     segment_ids = torch.tensor([[0] * 5 + [1] * 7, [0] * 8 + [1] * 4]) if segments else None
@@ -92,7 +92,7 @@ def attention(world, segments):
 
 def reads_pieces(world, folder, name, mesh):
     """The weights of a folder over a mesh: whole again equal to the file's; and the share that this rank holds."""
-    from automodel_cli.assembly.model import build_model, give_weights
+    from automodel_cli.assembly.model import build_model, init_or_load_weights
 
     world = copy.copy(world)
     object.__setattr__(world, "mesh", build_mesh("cpu", mesh))
@@ -100,9 +100,9 @@ def reads_pieces(world, folder, name, mesh):
         "transformers.AutoModelForCausalLM.from_pretrained", {"pretrained_model_name_or_path": folder}
     )
     model = build_model(target, seed=0, on_meta=True)
-    Parallel(model, world, Spread(tp_plan=model.tp_plan()))
+    ParallelModel(model, world, ParallelConfig(tp_plan=model.tp_plan()))
     on_meta = all(parameter.is_meta for parameter in model.parameters())
-    said = give_weights(model, init_from=None, seed=0, device=torch.device("cpu"))
+    said = init_or_load_weights(model, init_from=None, seed=0, device=torch.device("cpu"))
     reference = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     expected = dict(reference.named_parameters())
     ours = dict(model.hf.named_parameters())
@@ -123,13 +123,13 @@ def reads_pieces(world, folder, name, mesh):
 
 def reads_own_pieces(world, folder, mesh):
     """Whether our Llama over a mesh got a folder's weights, tables filled up with zeros."""
-    from automodel_cli.assembly.model import give_weights
+    from automodel_cli.assembly.model import init_or_load_weights
 
     world = copy.copy(world)
     object.__setattr__(world, "mesh", build_mesh("cpu", mesh))
     model = build_llama_model(**SHAPE, is_meta_device=True)
-    Parallel(model, world, Spread(tp_plan=model.tp_plan()))
-    give_weights(model, init_from=folder, seed=0, device=torch.device("cpu"))
+    ParallelModel(model, world, ParallelConfig(tp_plan=model.tp_plan()))
+    init_or_load_weights(model, init_from=folder, seed=0, device=torch.device("cpu"))
     expected = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
     equal = []
     for name, parameter in model.named_parameters():
@@ -202,7 +202,7 @@ def test_a_part_of_a_batch_has_its_positions():
     parts = {}
     for cp in (0, 1):
         for tp in (0, 1):
-            parts[cp, tp] = Tokens(Placed(cp, tp)).part(Batch(ids, ids + 1))
+            parts[cp, tp] = SequenceSharder(Placed(cp, tp)).shard_batch(Batch(ids, ids + 1))
     assert all(part.input_ids.shape == (2, 4) for part in parts.values())
     assert parts[0, 0].position_ids[0].tolist() == [0, 1, 2, 3]
     assert parts[0, 1].position_ids[0].tolist() == [12, 0, 0, 0]  # of 16, three are padding

@@ -13,7 +13,7 @@ from automodel_cli.errors import AutomodelError
 from automodel_cli.evaluation.icl.rows import Row
 from automodel_cli.evaluation.span_scores import SpanScorer, cache_works
 from automodel_cli.models import hf
-from automodel_cli.models.external import ForeignCausalLM
+from automodel_cli.models.external import ExternalCausalLM
 from automodel_cli.models.gpt2 import build_gpt2_model
 
 VOCAB = 101
@@ -43,7 +43,7 @@ def llama():
 def foreign():
     """A user's own module: no cache, whole logits."""
     inner = torch.nn.Sequential(torch.nn.Embedding(VOCAB, 16), torch.nn.Linear(16, VOCAB))
-    return ForeignCausalLM(inner)
+    return ExternalCausalLM(inner)
 
 
 MODELS = {"gpt2": gpt2, "llama": llama, "foreign": foreign}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
-from automodel_cli.data.prefetch import on_device_ahead
+from automodel_cli.data.prefetch import prefetch_to_device
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.models.layers import attention_kernels
 from automodel_cli.train.chunked_nll import _accumulates_in_fp32
@@ -70,7 +70,7 @@ def test_batches_arrive_in_order_and_wide():
     updates = [
         [Batch(*(torch.full((2, 8), 60000 + n, dtype=torch.uint16).pin_memory(),) * 2)] for n in range(5)
     ]
-    found = [batch for (batch,) in on_device_ahead(iter(updates), CUDA)]
+    found = [batch for (batch,) in prefetch_to_device(iter(updates), CUDA)]
     assert [int(batch.input_ids[0, 0]) for batch in found] == [60000, 60001, 60002, 60003, 60004]
     assert all(batch.labels.dtype == torch.int64 and batch.labels.is_cuda for batch in found)
 
@@ -95,7 +95,7 @@ def test_the_loop_waits_for_nothing_but_the_numbers_of_the_update_before():
     model.prefer_attention("flash")
     results = Results(CUDA)
     seen = []
-    for number, batches in enumerate(on_device_ahead(pinned_updates(6), CUDA)):
+    for number, batches in enumerate(prefetch_to_device(pinned_updates(6), CUDA)):
         if number == 2:
             torch.cuda.set_sync_debug_mode("error")
         loss = ChunkedCrossEntropy()
@@ -123,7 +123,7 @@ def test_hundred_losses_with_the_fast_paths_are_those_without(residual):
             model.compile(dynamic=False)
         curve = [
             train_step(model, loss, optimizer, batches, autocast_dtype=torch.bfloat16).loss
-            for batches in on_device_ahead(pinned_updates(100), CUDA)
+            for batches in prefetch_to_device(pinned_updates(100), CUDA)
         ]
         curves.append(torch.stack(curve).cpu())
     assert (curves[1].mean() - curves[0].mean()).abs() < 5e-3

@@ -11,8 +11,8 @@ import torch.distributed as dist
 
 from automodel_cli.batch import Batch
 from automodel_cli.checkpoint.checkpointer import Checkpointer
-from automodel_cli.distributed.grad_sync import ManyRanks
-from automodel_cli.distributed.parallelize import Spread, shard_model
+from automodel_cli.distributed.grad_sync import DistributedGradSync
+from automodel_cli.distributed.parallelize import ParallelConfig, shard_model
 from automodel_cli.distributed.start import build_mesh
 from automodel_cli.distributed.world import World
 from automodel_cli.models.gpt2 import build_gpt2_model
@@ -42,7 +42,7 @@ def build(world=None, spread=None):
         vocab_size=VOCAB, n_positions=TOKENS, n_embd=128, n_layer=2, n_head=2, is_meta_device=True
     )
     if world is not None:
-        shard_model(model, model.blocks(), world, spread or Spread())
+        shard_model(model, model.blocks(), world, spread or ParallelConfig())
     model.materialise("cuda", seed=0)
     return model, build_adamw(model.parameters(), lr=1e-3, device="cuda")
 
@@ -65,8 +65,8 @@ def losses(model, optimizer, *, ranks=None, dtype=None, steps=5, loss=None):
 @pytest.mark.parametrize("loss", [MaskedCrossEntropy(), ChunkedCrossEntropy(chunk_tokens=300)])
 def test_sharded_is_plain(world, dtype, tolerance, loss):
     expected = losses(*build(), dtype=dtype, loss=loss)
-    model, optimizer = build(world, Spread(param_dtype=dtype))
-    found = losses(model, optimizer, ranks=ManyRanks(world, model), dtype=dtype, loss=loss)
+    model, optimizer = build(world, ParallelConfig(param_dtype=dtype))
+    found = losses(model, optimizer, ranks=DistributedGradSync(world, model), dtype=dtype, loss=loss)
     for (ours, norm), (plain, plain_norm) in zip(found, expected, strict=True):
         assert ours == pytest.approx(plain, abs=tolerance)
         assert norm == pytest.approx(plain_norm, rel=max(tolerance, 1e-3))
@@ -74,7 +74,7 @@ def test_sharded_is_plain(world, dtype, tolerance, loss):
 
 def test_an_update_waits_for_nothing(world):
     model, optimizer = build(world)
-    ranks, data = ManyRanks(world, model), [batch()]
+    ranks, data = DistributedGradSync(world, model), [batch()]
     train_step(model, ChunkedCrossEntropy(), optimizer, data, autocast_dtype=torch.bfloat16, ranks=ranks)
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -86,7 +86,7 @@ def test_an_update_waits_for_nothing(world):
 @pytest.mark.parametrize("is_async", [False, True])
 def test_a_checkpoint_comes_back(world, tmp_path, is_async):
     model, optimizer = build(world)
-    losses(model, optimizer, ranks=ManyRanks(world, model))
+    losses(model, optimizer, ranks=DistributedGradSync(world, model))
     checkpointer = Checkpointer(tmp_path, world=world, is_async=is_async)
     folder = checkpointer.save(
         5,
@@ -98,7 +98,7 @@ def test_a_checkpoint_comes_back(world, tmp_path, is_async):
         facts={"model": model.model_config()},
     )
     checkpointer.wait()
-    expected = losses(model, optimizer, ranks=ManyRanks(world, model))
+    expected = losses(model, optimizer, ranks=DistributedGradSync(world, model))
     again, fresh = build(world)
     Checkpointer(tmp_path, world=world).load(folder, model=again, optimizer=fresh)
-    assert losses(again, fresh, ranks=ManyRanks(world, again)) == expected
+    assert losses(again, fresh, ranks=DistributedGradSync(world, again)) == expected

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from automodel_cli.launch.workers import End, Workers, first_cause
+from automodel_cli.launch.workers import ProcessExit, Workers, root_cause
 
 
-def end(rank: int, code: int, at: float, message: str = "", **more) -> End:
-    return End(rank=rank, pid=0, code=code, at=at, message=message, **more)
+def end(rank: int, code: int, at: float, message: str = "", **more) -> ProcessExit:
+    return ProcessExit(rank=rank, pid=0, code=code, at=at, message=message, **more)
 
 
 @pytest.mark.parametrize(
@@ -31,8 +31,8 @@ def end(rank: int, code: int, at: float, message: str = "", **more) -> End:
     ],
 )
 def test_the_cause_is_the_first_that_follows_from_no_other(ends, cause):
-    assert first_cause(ends).rank == cause
-    assert first_cause(ends[::-1]).rank == cause
+    assert root_cause(ends).rank == cause
+    assert root_cause(ends[::-1]).rank == cause
 
 
 def test_exit_codes_are_those_of_a_shell():

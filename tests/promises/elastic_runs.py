@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.promises.spread_runs import STEPS, configuration, on_mesh, weights_hash
 
-from automodel_cli.assembly.reporter import Voice
+from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.storage.step_files import StepWriter
 from automodel_cli.distributed.world import World
@@ -26,7 +26,7 @@ def start(world: World, folder: str, run: str, *, checkpoint=None, **sections) -
     settings = {"checkpoint_dir": f"{folder}/{run}", **(checkpoint or {})}
     cfg = configuration(Path(folder), checkpoint=settings, **sections)
     said: list[str] = []
-    recipe = PretrainRecipe(cfg, world=on_mesh(world, cfg), voice=Voice(say=said.append))
+    recipe = PretrainRecipe(cfg, world=on_mesh(world, cfg), reporter=Reporter(say=said.append))
     recipe.said = said
     recipe.setup()
     return recipe

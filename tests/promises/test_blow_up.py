@@ -13,7 +13,7 @@ from tests.distributed.ranks import run_ranks
 from tests.promises.spread_runs import configuration, on_mesh
 from torch.distributed.tensor import DTensor
 
-from automodel_cli.assembly.reporter import Voice
+from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.checkpoint import layout
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import AutomodelError
@@ -40,7 +40,7 @@ def blow_up(world: World, folder: str, what: str) -> dict[str, Any]:
         checkpoint={"checkpoint_dir": str(run), "keep_last": 1, "save_consolidated": False},
         validation_dataset=None,
     )
-    recipe = PretrainRecipe(cfg, world=on_mesh(world, cfg), voice=Voice(say=said.append))
+    recipe = PretrainRecipe(cfg, world=on_mesh(world, cfg), reporter=Reporter(say=said.append))
     recipe.setup()
     if world.rank == 1:
         poison_loss(recipe) if what == "loss" else poison_weights(recipe)

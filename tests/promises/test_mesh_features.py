@@ -27,11 +27,11 @@ REFUSED = {
     "no plan": ({"model": HF_GPT2, "distributed": {"tp_size": 2}}, "tensor parallel: no plan"),
     "own model, tp": (
         {"model": OWN, "distributed": {"tp_size": 2}},
-        "attention of ForeignCausalLM cannot be spread",
+        "attention of ExternalCausalLM cannot be spread",
     ),
     "own model, cp": (
         {"model": OWN, "distributed": {"cp_size": 2}},
-        "attention of ForeignCausalLM cannot be spread",
+        "attention of ExternalCausalLM cannot be spread",
     ),
     "heads": (
         {"model": QWEN2, "distributed": {"tp_size": 4}},

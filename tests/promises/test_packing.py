@@ -12,7 +12,7 @@ from tests.models.layers.test_document_attention import MODELS, build
 from tests.promises.packed_runs import TRUST, configuration, row
 from tests.promises.spread_runs import weights_hash
 
-from automodel_cli.assembly.reporter import Voice
+from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.batch import IGNORE_INDEX
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema.commands import PretrainConfig
@@ -90,8 +90,8 @@ def recipe(path, *overrides, world=None):
     trust = (*TRUST, own_model)
     said, shown = [], {}
     cfg = load_config(PretrainConfig, path, list(overrides), trust=trust)
-    voice = Voice(say=said.append, table=lambda title, rows: shown.update(rows))
-    one = PretrainRecipe(cfg, trust=trust, voice=voice, world=world)
+    reporter = Reporter(say=said.append, table=lambda title, rows: shown.update(rows))
+    one = PretrainRecipe(cfg, trust=trust, reporter=reporter, world=world)
     one.said, one.shown = said, shown
     return one
 

@@ -205,7 +205,7 @@ def test_what_no_hash_covers_is_said_and_not_called_sound(trained, tmp_path, cap
 
 def test_a_step_that_goes_while_it_is_looked_at_is_a_clear_error(trained, tmp_path, monkeypatch):
     run = shutil.copytree(trained.run, tmp_path / "run")
-    honest = layout.problem
+    honest = layout.find_problem
 
     def gone(folder: Path) -> str | None:
         shutil.rmtree(run, ignore_errors=True)

@@ -14,7 +14,7 @@ import transformers
 from tests.checkpoint import trainers
 
 from automodel_cli.assembly.checkpoint import load_model
-from automodel_cli.assembly.model import give_weights
+from automodel_cli.assembly.model import init_or_load_weights
 from automodel_cli.batch import Batch
 from automodel_cli.checkpoint.imports import torch_file
 from automodel_cli.checkpoint.imports import trainers as imports
@@ -58,7 +58,7 @@ def test_nanogpt(tmp_path, bias):
     model = build_gpt2_model(
         vocab_size=61, n_positions=16, n_embd=24, n_layer=2, n_head=4, bias=bias, activation="gelu"
     )
-    give_weights(model, init_from=str(result.folder), seed=0, device=torch.device("cpu"))
+    init_or_load_weights(model, init_from=str(result.folder), seed=0, device=torch.device("cpu"))
     torch.testing.assert_close(
         model.eval()(Batch(IDS, None)), trainers.nanogpt_logits(state, IDS), atol=1e-5, rtol=1e-5
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from automodel_cli.assembly.reporter import Voice
+from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.errors import ConfigError
@@ -40,7 +40,7 @@ def run(**flags) -> int | None:
     cfg = load_config(PretrainConfig, "cfg.yaml", flags.pop("overrides", []))
     flags = {key.replace("_", "-"): str(value) for key, value in flags.items()}
     try:
-        return launch.run(cfg, flags, ["pretrain", "llm", "-c", "cfg.yaml"], voice=Voice())
+        return launch.run(cfg, flags, ["pretrain", "llm", "-c", "cfg.yaml"], reporter=Reporter())
     finally:
         os.environ.pop(launch.THREADS_VARIABLE, None)
 

@@ -405,13 +405,15 @@ def test_wandb_offline(tiny_training, monkeypatch):
 
 
 def test_dry_run_plans_and_writes_nothing(tiny_training):
-    from automodel_cli.assembly.reporter import Voice
+    from automodel_cli.assembly.reporter import Reporter
     from automodel_cli.config.load import load_config
     from automodel_cli.config.schema.commands import PretrainConfig
 
     rows = {}
-    voice = Voice(table=lambda title, found: rows.update(found))
-    code = pretrain.run(load_config(PretrainConfig, tiny_training.config(), []), dry_run=True, voice=voice)
+    reporter = Reporter(table=lambda title, found: rows.update(found))
+    code = pretrain.run(
+        load_config(PretrainConfig, tiny_training.config(), []), dry_run=True, reporter=reporter
+    )
     assert code == 0
     assert "12 updates" in rows["length"]
     assert "28,544 parameters" in rows["model"]

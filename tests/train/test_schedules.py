@@ -7,7 +7,7 @@ import torch
 
 from automodel_cli.errors import ConfigError
 from automodel_cli.train.optimizers import build_adamw
-from automodel_cli.train.schedules import STYLES, Schedule, contradictions, remember_ratios
+from automodel_cli.train.schedules import STYLES, Schedule, contradictions, store_lr_multipliers
 
 LR = 6e-4
 
@@ -130,9 +130,9 @@ def test_apply_keeps_the_ratios_of_groups():
 def test_ratios_of_a_foreign_optimizer_are_remembered_once():
     weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
     optimizer = torch.optim.SGD([{"params": weights[:1]}, {"params": weights[1:], "lr": 0.3}], lr=0.1)
-    remember_ratios(optimizer)
+    store_lr_multipliers(optimizer)
     Schedule.constant(lr=0.05).apply(optimizer, 0)
-    remember_ratios(optimizer)
+    store_lr_multipliers(optimizer)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.15])
 
 

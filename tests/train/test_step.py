@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
-from automodel_cli.device import settle_process
-from automodel_cli.distributed.grad_sync import Ranks
+from automodel_cli.device import configure_process
+from automodel_cli.distributed.grad_sync import GradSync
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.train.losses import ChunkedCrossEntropy, MaskedCrossEntropy
 from automodel_cli.train.optimizers import build_adamw
@@ -79,10 +79,10 @@ def test_any_accumulation_is_the_written_out_loop(loss, rows):
     assert results[2].num_label_tokens.item() == 8 * TOKENS - 5
 
 
-class _TwoThatAverage(Ranks):
+class _TwoThatAverage(GradSync):
     """The sums of two ranks, of which the other one is not here."""
 
-    averaged_over = 2
+    grad_divisor = 2
 
     def __init__(self, num_label_tokens):
         self.num_label_tokens = num_label_tokens
@@ -230,7 +230,7 @@ PATHS = [
 def settled():
     """Process settings as a run has them, with threads that could add up in any order; undone afterwards."""
     threads = torch.get_num_threads()
-    settle_process(torch.device("cpu"), threads=2)
+    configure_process(torch.device("cpu"), threads=2)
     yield
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(threads)

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from automodel_cli.assembly import facts
-from automodel_cli.assembly.reporter import Voice
+from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.checkpoint.run_files import CONFIG_NAME, seal_config
 from automodel_cli.config.load import to_yaml
 from automodel_cli.config.schema.commands import PretrainConfig
@@ -21,7 +21,7 @@ from automodel_cli.metrics.wandb_log import open_wandb
 
 
 def open_logs(
-    cfg: PretrainConfig, run_folder: Path, *, step: int, total_steps: int, world: World, voice: Voice
+    cfg: PretrainConfig, run_folder: Path, *, step: int, total_steps: int, world: World, reporter: Reporter
 ) -> MetricsLog:
     """The log of a run that goes on from ``step``; what a killed run logged past that is set aside.
 
@@ -29,17 +29,19 @@ def open_logs(
     """
     remote, is_main = None, world.is_main
     if (settings := cfg.wandb_active) is not None and is_main:
-        remote = open_wandb(settings.model_dump(), run_folder, config=facts.plain_config(cfg), say=voice.say)
+        remote = open_wandb(
+            settings.model_dump(), run_folder, config=facts.plain_config(cfg), say=reporter.say
+        )
     keeps_files = cfg.checkpoint.enabled and is_main
     if keeps_files:
         write_text(run_folder / CONFIG_NAME, seal_config(to_yaml(cfg)))
         rewind(run_folder, step)
     per_gpu = world.size > 1 and world.device.type == "cuda"
-    compact = lines.compact(total_steps=total_steps, per_gpu=per_gpu, width=voice.width)
+    compact = lines.compact(total_steps=total_steps, per_gpu=per_gpu, width=reporter.width)
     return MetricsLog(
         run_folder if keeps_files else None,
         wandb=remote,
-        console=voice.say,
+        console=reporter.say,
         lines=lines.CLASSIC if cfg.logging.format == "classic" else compact,
         remote_every_steps=cfg.step_scheduler.log_remote_every_steps,
     )
@@ -57,7 +59,7 @@ def open_profile(
     run_folder: Path | None,
     *,
     world: World,
-    voice: Voice,
+    reporter: Reporter,
     aside: Callable[[], AbstractContextManager[None]],
 ) -> NoProfile:
     """The profiler of ``updates`` updates; without a run folder its traces go to ``./profile``."""
@@ -69,7 +71,7 @@ def open_profile(
         rank=world.rank,
         device=world.device,
         summarise=world.is_main,
-        say=voice.say,
-        columns=voice.columns,
+        say=reporter.say,
+        columns=reporter.columns,
         aside=aside,
     )

@@ -78,7 +78,7 @@ def _on_meta(target: Target, trust: Sequence[str]) -> CausalLM | None:
 def check_weights(
     model: CausalLM, tokenizer: RunTokenizer | None, *, init_from: str | None, any_function: bool = False
 ) -> None:
-    """Whether :func:`give_weights` would find weights that fit, as far as configurations and headers tell.
+    """Whether :func:`init_or_load_weights` would find weights that fit, as far as configurations and headers tell.
 
     Raises:
         CheckpointError: they are not there, or they are another model's.
@@ -110,7 +110,7 @@ def _named_init_from(init_from: str) -> Iterator[None]:
         ) from error
 
 
-def give_weights(
+def init_or_load_weights(
     model: CausalLM,
     *,
     init_from: str | None,

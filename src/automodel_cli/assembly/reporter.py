@@ -16,7 +16,7 @@ def _silent(*_: object) -> None:
 
 
 @dataclass(frozen=True)
-class Voice:
+class Reporter:
     """``say`` one line; ``table`` a title and (name, value) rows; ``progress`` (done, total, what).
 
     ``columns``: a title, headings, and rows of as many cells. ``width``: of a line of numbers, in characters.

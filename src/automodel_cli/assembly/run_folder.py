@@ -13,7 +13,7 @@ import torch
 from automodel_cli.assembly.machine.memory import moments
 from automodel_cli.assembly.model import checkpoint_at
 from automodel_cli.checkpoint import layout, nested_runs
-from automodel_cli.checkpoint.all_ranks import on_main
+from automodel_cli.checkpoint.all_ranks import on_rank_zero
 from automodel_cli.checkpoint.checkpointer import Checkpointer
 from automodel_cli.checkpoint.finite import nonfinite_parameters
 from automodel_cli.checkpoint.run_files import refuse_foreign_config
@@ -38,7 +38,7 @@ def open_run_folder(cfg: PretrainConfig, world: World, *, fresh: bool, say: Say)
             say(f"moved the earlier run to {moved}")
 
     if settings.enabled and fresh:
-        on_main(world, make_room, what=WHAT)
+        on_rank_zero(world, make_room, what=WHAT)
     return Checkpointer(
         folder,
         keep_last=settings.keep_last,
@@ -67,7 +67,7 @@ def check_run_folder(cfg: PretrainConfig, model: CausalLM, world: World, *, fres
         numbers = sum(one.numel() for one in model.parameters()) * (1 + moments(cfg.optimizer))
         layout.refuse_full_disk(folder, numbers * torch.float32.itemsize)
 
-    on_main(world, check, what=WHAT)
+    on_rank_zero(world, check, what=WHAT)
 
 
 def _refuse_moved(init_from: str | None, moved: Sequence[Path]) -> None:
@@ -99,7 +99,7 @@ def find_checkpoint(cfg: PretrainConfig, world: World, *, fresh: bool, say: Say)
         newest = None if fresh else layout.latest(folder, say=say)
         return None if newest is None else str(newest)
 
-    name = on_main(world, find, what=WHAT) if settings.enabled else None
+    name = on_rank_zero(world, find, what=WHAT) if settings.enabled else None
     return None if name is None else Path(name)
 
 

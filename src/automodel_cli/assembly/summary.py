@@ -11,9 +11,9 @@ from automodel_cli.assembly.machine import memory as memory_assembly
 from automodel_cli.assembly.machine.fast_path import FastPath
 from automodel_cli.assembly.machine.memory import DeviceMemory
 from automodel_cli.assembly.reporter import Columns, Rows
-from automodel_cli.assembly.training_length import Horizon
+from automodel_cli.assembly.training_length import TrainingLength
 from automodel_cli.config.schema.commands import PretrainConfig
-from automodel_cli.data.megatron.parts import Drawn
+from automodel_cli.data.megatron.parts import BlendStats
 from automodel_cli.data.megatron_dataset import MegatronPretraining
 from automodel_cli.data.packed_loader import PackedLoader
 from automodel_cli.distributed.world import World
@@ -92,7 +92,7 @@ def _blend_rows(name: str, dataset: MegatronPretraining) -> list[Sequence[str]]:
     return rows
 
 
-def _drawn_row(name: str, drawn: Drawn) -> Sequence[str]:
+def _drawn_row(name: str, drawn: BlendStats) -> Sequence[str]:
     part = drawn.part
     bounds = (f"{part.begin:,}", f"{part.end - 1:,}") if part.end > part.begin else ("", "")
     return (
@@ -108,7 +108,12 @@ def _drawn_row(name: str, drawn: Drawn) -> Sequence[str]:
 
 
 def schedule_rows(
-    cfg: PretrainConfig, horizon: Horizon, schedule: Schedule, *, dp_world: int = 1, why: str = ""
+    cfg: PretrainConfig,
+    training_length: TrainingLength,
+    schedule: Schedule,
+    *,
+    dp_world: int = 1,
+    why: str = "",
 ) -> Rows:
     """Batch arithmetic, length and learning rate; ``dp_world`` ranks have different parts of a batch.
 
@@ -122,12 +127,13 @@ def schedule_rows(
     return [
         (
             "batch",
-            f"{scheduler.global_batch_size} sequences = {horizon.tokens_per_step:,} tokens per update"
+            f"{scheduler.global_batch_size} sequences = {training_length.tokens_per_step:,} tokens per update"
             f" ({scheduler.local_rows} at a time{places}, {batches}{why})",
         ),
         (
             "length",
-            f"{horizon.total_steps:,} updates ({horizon.reason}), {human(horizon.total_tokens)} tokens",
+            f"{training_length.total_steps:,} updates ({training_length.reason}),"
+            f" {human(training_length.total_tokens)} tokens",
         ),
         ("learning rate", schedule.describe()),
     ]
@@ -156,13 +162,20 @@ def _compile_words(path: FastPath) -> str:
 
 
 def cost_rows(
-    model: CausalLM, horizon: Horizon, seq_len: int, peak: PeakMemory | None, memory: DeviceMemory | None
+    model: CausalLM,
+    training_length: TrainingLength,
+    seq_len: int,
+    peak: PeakMemory | None,
+    memory: DeviceMemory | None,
 ) -> Rows:
     """FLOPs and memory, computed and not measured."""
     flops = sizing.flops_per_token(model.model_config(), seq_len)
     if flops is None:
         return [("cost", "n/a: the shape of this model is not known")]
     return [
-        ("FLOPs", f"{human(flops, billions='G')} per token, {flops * horizon.total_tokens:.3g} in all"),
+        (
+            "FLOPs",
+            f"{human(flops, billions='G')} per token, {flops * training_length.total_tokens:.3g} in all",
+        ),
         memory_assembly.row(peak, memory),
     ]

@@ -30,7 +30,7 @@ from automodel_cli.train.compiling import shared_cache, use_cache
 from automodel_cli.train.losses import ChunkedCrossEntropy, LogitsLoss, MaskedCrossEntropy
 from automodel_cli.train.optimizers import ADAMW, build_adamw
 from automodel_cli.train.param_groups import build_param_groups
-from automodel_cli.train.schedules import Schedule, remember_ratios
+from automodel_cli.train.schedules import Schedule, store_lr_multipliers
 from automodel_cli.train.state import TrainState
 
 DEFAULT_LR = 2e-4
@@ -111,7 +111,7 @@ def _is_adamw(target: Target) -> bool:
 def build_schedule(cfg: PretrainConfig, optimizer: torch.optim.Optimizer, total_steps: int) -> Schedule:
     """The learning-rate schedule; constant where the section is absent."""
     base = optimizer.defaults["lr"]
-    remember_ratios(optimizer)
+    store_lr_multipliers(optimizer)
     if cfg.lr_scheduler is None:
         return Schedule.constant(lr=base)
     keys = cfg.lr_scheduler.model_dump(
@@ -230,7 +230,7 @@ def dropout_seed(cfg: PretrainConfig, model: CausalLM, step: int, world: World) 
 
 
 @contextlib.contextmanager
-def collector(every: int | None) -> Iterator[Callable[[int], None]]:
+def gc_control(every: int | None) -> Iterator[Callable[[int], None]]:
     """Garbage collection by us every N updates instead of whenever Python likes; None leaves it to Python."""
     if every is None or not gc.isenabled():
         yield lambda step: None

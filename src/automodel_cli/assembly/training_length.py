@@ -7,11 +7,11 @@ from typing import Literal
 
 from automodel_cli.errors import ConfigError, DataError
 
-Cadence = int | Literal["final"] | None
+Interval = int | Literal["final"] | None
 
 
 @dataclass(frozen=True)
-class Horizon:
+class TrainingLength:
     """The number of updates of a run, and why it is that number."""
 
     total_steps: int
@@ -24,13 +24,13 @@ class Horizon:
         return self.total_steps * self.tokens_per_step
 
 
-def plan_horizon(
+def plan_training_length(
     *,
     max_steps: int | None,
     num_epochs: int | None,
     steps_in_epochs: int | None,
     tokens_per_step: int,
-) -> Horizon:
+) -> TrainingLength:
     """Updates of the run: ``max_steps``, or what the epochs hold, or the smaller of the two.
 
     ``steps_in_epochs`` is the number of whole updates in ``num_epochs`` epochs (one where ``num_epochs`` is None), or
@@ -46,19 +46,19 @@ def plan_horizon(
                 "the data set has no length and step_scheduler.max_steps is not set",
                 "set step_scheduler.max_steps",
             )
-        return Horizon(max_steps, tokens_per_step, "max_steps")
+        return TrainingLength(max_steps, tokens_per_step, "max_steps")
     epochs = "1 epoch" if (num_epochs or 1) == 1 else f"{num_epochs} epochs"
     if max_steps is not None and (num_epochs is None or max_steps <= steps_in_epochs):
-        return Horizon(max_steps, tokens_per_step, "max_steps")
+        return TrainingLength(max_steps, tokens_per_step, "max_steps")
     if steps_in_epochs < 1:
         raise DataError(
             f"the training data ({epochs}) holds less than one global batch of {tokens_per_step:,} tokens",
             "lower step_scheduler.global_batch_size, shorten seq_len, raise num_epochs, or add data",
         )
-    return Horizon(steps_in_epochs, tokens_per_step, epochs)
+    return TrainingLength(steps_in_epochs, tokens_per_step, epochs)
 
 
-def due(step: int, *, every: Cadence, last: int) -> bool:
+def due(step: int, *, every: Interval, last: int) -> bool:
     """Is something that happens every ``every`` updates due after update ``step`` (from 1) of ``last``?
 
     ``None`` is never, ``"final"`` only after the last update; every cadence includes the last update.

@@ -12,7 +12,7 @@ from automodel_cli.assembly.machine.fast_path import FastPath
 from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.distributed import start
 from automodel_cli.distributed.mesh import MeshSizes, plan_mesh
-from automodel_cli.distributed.parallelize import Parallel, Spread
+from automodel_cli.distributed.parallelize import ParallelConfig, ParallelModel
 from automodel_cli.distributed.tensor_parallel import check_plan
 from automodel_cli.distributed.world import MESH_AXES, World
 from automodel_cli.errors import ConfigError
@@ -104,16 +104,16 @@ def plan_of(cfg: PretrainConfig, model: CausalLM) -> Mapping[str, str]:
     return cfg.distributed.tp_plan or model.tp_plan()
 
 
-def settle_timeouts(cfg: PretrainConfig, world: World) -> None:
+def set_timeouts(cfg: PretrainConfig, world: World) -> None:
     """Everything is built: from here on a rank waits ``dist_env.timeout_minutes`` for the others."""
-    start.settle_timeouts(world, timedelta(minutes=cfg.dist_env.timeout_minutes))
+    start.set_timeouts(world, timedelta(minutes=cfg.dist_env.timeout_minutes))
 
 
-def spread(cfg: PretrainConfig, model: CausalLM, fast_path: FastPath) -> Spread:
+def spread(cfg: PretrainConfig, model: CausalLM, fast_path: FastPath) -> ParallelConfig:
     """How the model is spread over the ranks, as ``distributed:`` says."""
     section = cfg.distributed
     policy, offload = section.mp_policy, section.offload_policy
-    return Spread(
+    return ParallelConfig(
         strategy="ddp" if section.strategy == "ddp" else "fsdp2",
         param_dtype=_DTYPES[fast_path.precision],
         reduce_dtype=_DTYPES[policy.reduce_dtype] or torch.float32 if policy else torch.float32,
@@ -138,9 +138,9 @@ def recomputing(cfg: PretrainConfig) -> str | None:
     return _RECOMPUTE[cfg.distributed.activation_checkpointing]
 
 
-def lay_out(cfg: PretrainConfig, model: CausalLM, world: World, fast_path: FastPath) -> Parallel:
+def lay_out(cfg: PretrainConfig, model: CausalLM, world: World, fast_path: FastPath) -> ParallelModel:
     """Spread ``model`` over the ranks; its weights come afterwards."""
-    return Parallel(model, world, spread(cfg, model, fast_path))
+    return ParallelModel(model, world, spread(cfg, model, fast_path))
 
 
 def rows(cfg: PretrainConfig, world: World) -> list[tuple[str, str]]:

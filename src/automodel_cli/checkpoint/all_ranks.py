@@ -22,7 +22,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 1.0
 Result = TypeVar("Result")
 
 
-def together(world: World, work: Callable[[], Result], *, what: str) -> list[Result]:
+def all_ranks(world: World, work: Callable[[], Result], *, what: str) -> list[Result]:
     """Do ``work`` on every rank; each rank's result (JSON), in rank order. In one process: just do it.
 
     ``what`` names it in errors ("saving step_00001000").
@@ -49,13 +49,13 @@ def together(world: World, work: Callable[[], Result], *, what: str) -> list[Res
     return [outcome["result"] for outcome in outcomes]
 
 
-def on_main(world: World, work: Callable[[], Result], *, what: str) -> Result:
+def on_rank_zero(world: World, work: Callable[[], Result], *, what: str) -> Result:
     """Do ``work`` on rank 0 while the others wait; its result (JSON) on every rank.
 
     Raises:
-        CheckpointError: as :func:`together`.
+        CheckpointError: as :func:`all_ranks`.
     """
-    return together(world, lambda: work() if world.is_main else None, what=what)[0]  # type: ignore[return-value]
+    return all_ranks(world, lambda: work() if world.is_main else None, what=what)[0]  # type: ignore[return-value]
 
 
 class _Attempt:

@@ -36,7 +36,7 @@ import torch
 import torch.distributed as dist
 
 from automodel_cli.checkpoint import layout, optimizer_state
-from automodel_cli.checkpoint.all_ranks import on_main, together
+from automodel_cli.checkpoint.all_ranks import all_ranks, on_rank_zero
 from automodel_cli.checkpoint.async_writer import Background
 from automodel_cli.checkpoint.finite import nonfinite_parameters
 from automodel_cli.checkpoint.hf import export as hf_export
@@ -250,20 +250,20 @@ class Checkpointer:
         writers: list[StepWriter] = []
 
         def begin() -> None:
-            with layout.explained(temporary):
-                layout.sweep(self.run_folder)
+            with layout.error_context(temporary):
+                layout.remove_stale(self.run_folder)
                 self._retain(job)  # what only waited for a proof goes before there is another to hold
                 writers.append(StepWriter(temporary))
 
         def write() -> dict[str, Any]:
-            with layout.explained(temporary):
+            with layout.error_context(temporary):
                 if not world.is_main:
                     writers.append(_joined(temporary))
                 notes = self._write_files(writers[0], job, world)
                 return {"records": writers[0].records, "notes": notes}
 
         def publish() -> None:
-            with layout.explained(temporary):
+            with layout.error_context(temporary):
                 self._finish(writers[0], job, written)
                 layout.publish_step(temporary, job.target)
                 layout.write_pointer(self.run_folder, "LATEST", job.target.name)
@@ -272,9 +272,9 @@ class Checkpointer:
             self._retain(job)
 
         with layout.discarding(temporary) if world.is_main else contextlib.nullcontext():
-            on_main(world, begin, what=what)
-            written = together(world, write, what=what)
-            on_main(world, publish, what=what)
+            on_rank_zero(world, begin, what=what)
+            written = all_ranks(world, write, what=what)
+            on_rank_zero(world, publish, what=what)
 
     def _write_files(self, writer: StepWriter, job: _Job, world: World) -> dict[str, Any]:
         """One rank's tensors; of rank 0 also the documents. What the storage wants to know of every rank."""
@@ -377,10 +377,10 @@ class Checkpointer:
                 steps, step = layout.list_steps(self.run_folder), found["state"].step
                 found["newer"] = {newer for newer in steps if newer > step}
 
-        together(world, open_and_check, what=f"loading {path}")
+        all_ranks(world, open_and_check, what=f"loading {path}")
         reader, state = found["reader"], found["state"]
         self._read_model(reader, model, cast=optimizer is None)
-        together(world, lambda: _refuse_nonfinite(path, model), what=f"loading {path}")
+        all_ranks(world, lambda: _refuse_nonfinite(path, model), what=f"loading {path}")
         changes = self._read_optimizer(reader, model, optimizer) if optimizer is not None else []
         self._protected = found.get("newer", self._protected)
         self._newest, self._proven = (self.run_folder / path.name if is_own else path), None
@@ -406,7 +406,7 @@ class Checkpointer:
             document.update(optimizer_state.read_document(reader))
             tensors.update(_optimizer_targets(reader, document, optimizer, names))
 
-        together(self.world, prepare, what=f"loading {reader.folder}")
+        all_ranks(self.world, prepare, what=f"loading {reader.folder}")
         stored.load_tensors(reader, "optim", tensors, world=self.world)
         where = reader.folder / optimizer_state.DOCUMENT
         return optimizer_state.restore(document, tensors, optimizer, names, where=where)
@@ -422,8 +422,8 @@ def check_fits(
     Raises:
         CheckpointError: a file is missing, cut or damaged, or the model or optimizer is not the one that was saved.
     """
-    if (trouble := layout.problem(path)) is not None:
-        raise CheckpointError(trouble, layout.way_back(path))
+    if (trouble := layout.find_problem(path)) is not None:
+        raise CheckpointError(trouble, layout.recovery_hint(path))
     reader = StepReader(path)
     state, tensors, stored = _stored_state(reader), model_tensors(model), storage_of(reader)
     _own_ties(reader, tensors, World.single())
@@ -456,7 +456,7 @@ def _stored_state(reader: StepReader) -> StoredState:
     if state.step != reader.manifest["step"]:
         raise CheckpointError(
             f"{reader.folder / 'state.json'} is of step {state.step:,}, the manifest of {reader.manifest['step']:,}",
-            layout.way_back(reader.folder),
+            layout.recovery_hint(reader.folder),
         )
     return state
 
@@ -506,7 +506,7 @@ def _refuse_nonfinite(path: Path, model: torch.nn.Module) -> None:
     if odd := nonfinite_parameters(model):
         raise CheckpointError(
             f"{path} holds weights that are no numbers: {len(odd)} tensors with NaN or infinity, {odd[0]!r} first",
-            f"{layout.way_back(path)}; automodel inspect-ckpt {for_shell(path.parent)} --verify checks all",
+            f"{layout.recovery_hint(path)}; automodel inspect-ckpt {for_shell(path.parent)} --verify checks all",
         )
 
 

@@ -186,7 +186,7 @@ def read_step_manifest(folder: Path | str) -> dict[str, Any]:
     """
     manifest, trouble = _try_manifest(Path(folder))
     if trouble is not None:
-        raise CheckpointError(trouble, way_back(Path(folder)))
+        raise CheckpointError(trouble, recovery_hint(Path(folder)))
     return manifest
 
 
@@ -210,7 +210,7 @@ def _try_manifest(folder: Path) -> tuple[dict[str, Any], str | None]:
     return manifest, None
 
 
-def problem(folder: Path) -> str | None:
+def find_problem(folder: Path) -> str | None:
     """What is wrong with a step folder as far as a quick look tells (manifest and sizes), or None."""
     manifest, trouble = _try_manifest(folder)
     if trouble is not None:
@@ -238,12 +238,12 @@ def newest_good(run: Path, *, before: int | None = None) -> Path | None:
     """The newest step folder (older than ``before``) that a quick look finds nothing wrong with."""
     for step in reversed(list_steps(run)):
         folder = step_folder(run, step)
-        if (before is None or step < before) and problem(folder) is None:
+        if (before is None or step < before) and find_problem(folder) is None:
             return folder
     return None
 
 
-def way_back(folder: Path) -> str:
+def recovery_hint(folder: Path) -> str:
     """What to do when ``folder`` cannot be used: the newest good step older than it, by name."""
     previous = newest_good(folder.parent, before=step_of(folder.name)) if folder.parent.is_dir() else None
     if previous is None or previous == folder:
@@ -415,7 +415,7 @@ def publish_step(temporary: Path, target: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def sweep(run: Path | str) -> None:
+def remove_stale(run: Path | str) -> None:
     """Tidy up after a killed writer: temporary folders go, a replaced step without successor returns."""
     for path in sorted(Path(run).iterdir()) if Path(run).is_dir() else []:
         stem, suffix = path.name.partition(".")[0], path.suffix
@@ -489,7 +489,7 @@ def prune(
 @contextlib.contextmanager
 def saving(temporary: Path) -> Iterator[None]:
     """Around the writing of a step: on a failure the temporary folder goes; a disk error says what to do."""
-    with discarding(temporary), explained(temporary):
+    with discarding(temporary), error_context(temporary):
         yield
 
 
@@ -504,7 +504,7 @@ def discarding(temporary: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def explained(temporary: Path) -> Iterator[None]:
+def error_context(temporary: Path) -> Iterator[None]:
     """A disk error while a step is written says which file, what to do, and what is intact."""
     try:
         yield

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from automodel_cli.assembly.reporter import Voice
+from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.errors import AutomodelError
 from automodel_cli.metrics.lines import WIDTH, duration
 from automodel_cli.plain_text import without_controls
@@ -348,8 +348,8 @@ def _as_many_as_fit(parts: Sequence[str], columns: int) -> str:
 
 
 @contextmanager
-def voice(title: str, *, lines_tell_progress: bool = False) -> Iterator[Voice]:
-    """A recipe's voice: lines, tables of facts, and a bar while the block runs.
+def reporter(title: str, *, lines_tell_progress: bool = False) -> Iterator[Reporter]:
+    """A recipe's reporter: lines, tables of facts, and a bar while the block runs.
 
     Args:
         lines_tell_progress: the recipe's own lines show how far it is (a training log), so where no bar can be
@@ -357,10 +357,10 @@ def voice(title: str, *, lines_tell_progress: bool = False) -> Iterator[Voice]:
     """
     with Progress(title) as progress:
         draw = is_terminal() or not lines_tell_progress
-        yield Voice(
+        yield Reporter(
             say=say,
             table=facts,
             columns=columns,
-            progress=progress if draw else Voice().progress,
+            progress=progress if draw else Reporter().progress,
             width=width,
         )

@@ -155,7 +155,7 @@ def _old_rows(model: type[Section], prefix: str) -> Iterator[tuple[str, str]]:
 
 def _refused_sections() -> Iterator[str]:
     yield "### Sections of other tools\n"
-    yield "Refused where they ask for something; null, empty or switched off they are dropped.\n"
+    yield "NotAllowed where they ask for something; null, empty or switched off they are dropped.\n"
     rows = [(f"`{name}`", advice) for name, advice in UNSUPPORTED_SECTIONS.items()]
     yield _table(rows, heading=("section", "what to do"))
 

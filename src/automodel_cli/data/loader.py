@@ -29,7 +29,7 @@ from automodel_cli.data.collate import as_batch, default_collate, refuse_unshift
 from automodel_cli.data.packing import Pack, Packing, Read, Start, batch_of_packs, row_of, windows
 from automodel_cli.data.permutation import ALGORITHM, Permutation
 from automodel_cli.data.position import PlannedLoader, checked_position
-from automodel_cli.data.prefetch import on_device_ahead
+from automodel_cli.data.prefetch import prefetch_to_device
 from automodel_cli.data.sampler import BatchShape, batch_shape
 from automodel_cli.data.user_dataset import (
     IndexBatches,
@@ -41,7 +41,7 @@ from automodel_cli.data.user_dataset import (
     own_sharding,
     shard_of_rank,
 )
-from automodel_cli.data.windows import TokenWindows, batch_of, buffers, is_token_windows, read_ahead
+from automodel_cli.data.windows import TokenWindows, batch_of, buffers, is_token_windows, prefetch_on_host
 from automodel_cli.errors import ConfigError, DataError
 
 _log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class TokenLoader(PlannedLoader):
 
     def __iter__(self) -> Iterator[list[Batch]]:
         """The updates from the present position on."""
-        for batches in on_device_ahead(read_ahead(self._filled(), self.prefetch), self.device):
+        for batches in prefetch_to_device(prefetch_on_host(self._filled(), self.prefetch), self.device):
             self.samples_consumed += self.shape.global_batch_size
             yield batches
 

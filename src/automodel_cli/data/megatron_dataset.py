@@ -25,9 +25,9 @@ from automodel_cli.data.files.vocabulary import refuse_beyond, sampled_maxima
 from automodel_cli.data.megatron.gpt_index import SplitBounds, parse_split
 from automodel_cli.data.megatron.index_cache import CACHE_FOLDER, IndexCache
 from automodel_cli.data.megatron.labels import LabelRules
-from automodel_cli.data.megatron.names import MegatronNames
+from automodel_cli.data.megatron.names import CacheKeys
 from automodel_cli.data.megatron.order import MegatronOrder, OrderSettings
-from automodel_cli.data.megatron.origin import Origin
+from automodel_cli.data.megatron.origin import TokenizerProvenance
 from automodel_cli.data.megatron.parts import Part, fingerprint, open_parts
 from automodel_cli.data.megatron.paths import Blend, read_paths, split_name
 from automodel_cli.data.megatron.stateless_order import StatelessOrder
@@ -145,7 +145,7 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
         self._blend: Blend = read_paths(paths, self.split)
         self.bounds = self._bounds(split)
         self.parts: list[Part] = open_parts(self._blend.prefixes, self.bounds)
-        self.origin = Origin(self.parts, tokenizer)
+        self.origin = TokenizerProvenance(self.parts, tokenizer)
         self.notes: list[str] = list(self.origin.notes)
         self.labels = LabelRules(
             self.origin.special_ids(),
@@ -207,7 +207,7 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
         order: str,
         settings: OrderSettings,
         folder: str | Path | None,
-        names: MegatronNames | None,
+        names: CacheKeys | None,
         threads: int,
     ) -> MegatronOrder | StatelessOrder:
         weights = self._blend.weights if len(self.parts) > 1 else None  # of a single one it says nothing
@@ -231,12 +231,12 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
         self.index_cache, self.notes = cache, [*self.notes, *cache.notes]
         return built
 
-    def _megatron_names(self, split: str | Sequence[float]) -> MegatronNames:
+    def _megatron_names(self, split: str | Sequence[float]) -> CacheKeys:
         text = split if isinstance(split, str) else ",".join(str(share) for share in split)
         tokenizer = getattr(self.tokenizer, "unique_identifiers", getattr(self.tokenizer, "name", None))
         if self._blend.own_files:
-            return MegatronNames(None, None, tokenizer)
-        return MegatronNames(text, parse_split(split), tokenizer)
+            return CacheKeys(None, None, tokenizer)
+        return CacheKeys(text, parse_split(split), tokenizer)
 
     # ---------------------------------------------------------------------------------------- what it is
 

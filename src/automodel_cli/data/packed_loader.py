@@ -41,7 +41,7 @@ from automodel_cli.data.packing import (
 from automodel_cli.data.permutation import Permutation
 from automodel_cli.data.position import PackPosition, checked_position
 from automodel_cli.data.user_dataset import EpochStream
-from automodel_cli.data.windows import pinned, read_ahead
+from automodel_cli.data.windows import pinned, prefetch_on_host
 
 CHUNK_ROWS = 32  # that a worker sends at a time, and between which the state of a data set is asked for
 
@@ -140,7 +140,7 @@ class PackedLoader(TorchLoader):
         found = windows(
             self._reads(self._start), self.packing, self._start, rows_per_epoch=self.rows_per_epoch
         )
-        for window in read_ahead(found, self._torch["num_workers"] > 0):
+        for window in prefetch_on_host(found, self._torch["num_workers"] > 0):
             self._count_long_rows(window.end)
             for number in range(taken, len(window.packs)):
                 yield window, number + 1, window.packs[number]

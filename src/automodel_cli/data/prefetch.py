@@ -15,7 +15,7 @@ import torch
 from automodel_cli.batch import Batch
 
 
-def on_device_ahead(updates: Iterator[list[Batch]], device: torch.device) -> Iterator[list[Batch]]:
+def prefetch_to_device(updates: Iterator[list[Batch]], device: torch.device) -> Iterator[list[Batch]]:
     """``updates`` on ``device``, int64, the next one under way while one is in use; without CUDA as they are."""
     if device.type != "cuda":
         yield from updates

@@ -129,7 +129,7 @@ def pinned(batch: Batch) -> Batch:
     return Batch(**{name: tensor.pin_memory() for name, tensor in fields.items()})
 
 
-def read_ahead(items: Iterator[_Item], when: bool | Literal["auto"]) -> Iterator[_Item]:
+def prefetch_on_host(items: Iterator[_Item], when: bool | Literal["auto"]) -> Iterator[_Item]:
     """``items``, the next one being made in a thread while one is in use.
 
     "auto" makes them in the calling thread until one keeps it waiting for the disk (see ``_stalled_next``).

@@ -27,13 +27,13 @@ Attend = Callable[..., Tensor]
 
 
 @dataclass
-class PartOfBatch(Batch):
+class ShardedBatch(Batch):
     """This rank's tokens; ``whole`` is the batch they are from, padded so that it divides evenly."""
 
     whole: Batch | None = None
 
 
-class Tokens:
+class SequenceSharder:
     """How the tokens of a batch lie over the cp and tp ranks of a world."""
 
     def __init__(self, world: World) -> None:
@@ -50,8 +50,8 @@ class Tokens:
 
         def look(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             batch = inputs[0]
-            assert isinstance(batch, PartOfBatch), (
-                "the model is spread over tokens: pass Parallel.part(batch)"
+            assert isinstance(batch, ShardedBatch), (
+                "the model is spread over tokens: pass ParallelModel.shard_batch(batch)"
             )
             assert batch.whole is not None
             self.see(batch.whole)
@@ -67,7 +67,7 @@ class Tokens:
 
     # ------------------------------------------------------------------------------------------- tokens
 
-    def part(self, batch: Batch) -> Batch:
+    def shard_batch(self, batch: Batch) -> Batch:
         """This rank's tokens, with the positions they have in their rows.
 
         Segments stay with the whole batch: masks come from ``attending``, and the model should make none.
@@ -78,7 +78,7 @@ class Tokens:
             for name, tensor in vars(whole).items()
             if tensor is not None and name != "segment_ids"
         }
-        return PartOfBatch(whole=whole, **own)
+        return ShardedBatch(whole=whole, **own)
 
     def _padded(self, batch: Batch) -> Batch:
         rows, tokens = batch.input_ids.shape

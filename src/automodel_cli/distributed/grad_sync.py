@@ -22,17 +22,17 @@ from torch.nn.parallel import DistributedDataParallel
 from automodel_cli.distributed.world import World
 
 
-class Ranks:
+class GradSync:
     """One process: nothing to agree on. Other classes say what several do."""
 
-    averaged_over = 1
+    grad_divisor = 1
     """Ranks over which the exchange of gradients takes a mean instead of a sum."""
 
     def sum(self, tensor: Tensor) -> Tensor:
         """``tensor`` summed over all ranks."""
         return tensor
 
-    def exchanging(self, last: bool) -> AbstractContextManager[object]:
+    def sync_context(self, last: bool) -> AbstractContextManager[object]:
         """Around forward and backward of a micro-batch; gradients are exchanged in the ``last`` one only."""
         return contextlib.nullcontext()
 
@@ -47,7 +47,7 @@ class Ranks:
         return nn.utils.get_total_norm(list(gradients))
 
 
-class ManyRanks(Ranks):
+class DistributedGradSync(GradSync):
     """Several processes; ``model`` is what is called: a module with FSDP applied, or one in DDP."""
 
     def __init__(self, world: World, model: nn.Module) -> None:
@@ -55,14 +55,14 @@ class ManyRanks(Ranks):
         self.model = model
         self._shares: tuple[tuple[float, ...], Tensor] = ((), torch.empty(0))
         if isinstance(model, DistributedDataParallel):
-            self.averaged_over = dist.get_world_size(model.process_group)
+            self.grad_divisor = dist.get_world_size(model.process_group)
 
     def sum(self, tensor: Tensor) -> Tensor:
         dist.all_reduce(tensor)
         return tensor
 
     @contextlib.contextmanager
-    def exchanging(self, last: bool):  # type: ignore[no-untyped-def, override]
+    def sync_context(self, last: bool):  # type: ignore[no-untyped-def, override]
         if isinstance(self.model, FSDPModule):
             self.model.set_is_last_backward(last)
             self.model.set_requires_gradient_sync(last)

@@ -1,6 +1,6 @@
 """Which rank is gone or hangs, when a collective fails: the backends only say that somebody did not come.
 
-Ranks leave signs of life in the store through which they met (not in a collective: it would hang as well). A rank
+GradSync leave signs of life in the store through which they met (not in a collective: it would hang as well). A rank
 whose collective failed asks who else is there; those who do not answer within seconds are named.
 """
 
@@ -23,7 +23,7 @@ _EVERY_S = 2.0
 _MARKS = ("gloo", "NCCL", "ProcessGroup", "c10d", "Connection closed", "Connection reset", "TCPStore")
 
 
-class Presence:
+class Heartbeat:
     """Signs of life of one rank, and the look at those of the others."""
 
     def __init__(self, world: World) -> None:
@@ -31,7 +31,7 @@ class Presence:
         self._store = dist.distributed_c10d._get_default_store() if world.size > 1 else None
         self._last = -_EVERY_S
 
-    def sign(self, step: int) -> None:
+    def beat(self, step: int) -> None:
         """Leave word that this rank has come to ``step``; costs nothing most of the time."""
         now = time.monotonic()
         if self._store is not None and now - self._last >= _EVERY_S:
@@ -40,7 +40,7 @@ class Presence:
                 self._store.set(f"step/{self.world.rank}", str(step))
 
     @contextlib.contextmanager
-    def explaining(self, where: Callable[[], str]) -> Iterator[None]:
+    def collective_errors(self, where: Callable[[], str]) -> Iterator[None]:
         """Turn the failure of a collective inside into an error that names the ranks that are missing.
 
         Raises:

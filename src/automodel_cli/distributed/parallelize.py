@@ -25,16 +25,16 @@ from torch.distributed.fsdp import (
 from torch.nn.parallel import DistributedDataParallel
 
 from automodel_cli.batch import Batch
-from automodel_cli.distributed.context_parallel import Tokens
-from automodel_cli.distributed.grad_sync import ManyRanks, Ranks
-from automodel_cli.distributed.param_views import stand_in
+from automodel_cli.distributed.context_parallel import SequenceSharder
+from automodel_cli.distributed.grad_sync import DistributedGradSync, GradSync
+from automodel_cli.distributed.param_views import view_parameters
 from automodel_cli.distributed.recompute import recompute
 from automodel_cli.distributed.tensor_parallel import TensorParallel, rotary_positions
 from automodel_cli.distributed.world import World
 
 
 @dataclass(frozen=True)
-class Spread:
+class ParallelConfig:
     """How to spread a model.
 
     Attributes:
@@ -61,7 +61,7 @@ class Spread:
     ddp: dict[str, Any] = field(default_factory=dict)
 
 
-class Parallel:
+class ParallelModel:
     """A model (a ``CausalLM``, which says what its blocks, roles, heads and attention are) over the ranks of a world.
 
     In one process it is the model.
@@ -71,11 +71,11 @@ class Parallel:
         ranks: what an update agrees on with other ranks.
     """
 
-    def __init__(self, model: nn.Module, world: World, spread: Spread) -> None:
+    def __init__(self, model: nn.Module, world: World, spread: ParallelConfig) -> None:
         self.model, self.world, self.spread = model, world, spread
         self.call: nn.Module = model
-        self.ranks = Ranks()
-        self.tokens = Tokens(world)
+        self.ranks = GradSync()
+        self.tokens = SequenceSharder(world)
         self.shows_views = world.axis_size("tp") > 1
         self.divides_tokens = self.tokens.cp * self.tokens.tp > 1
         self._lay_out(cast(Any, model))
@@ -104,7 +104,7 @@ class Parallel:
         if self.world.size > 1:
             if self.spread.strategy == "ddp":
                 self.call = replicate_model(self.model, self.world, self.spread)
-            self.ranks = ManyRanks(self.world, self.call)
+            self.ranks = DistributedGradSync(self.world, self.call)
 
     def to_compile(self, scope: str) -> list[nn.Module]:
         """What ``torch.compile`` is applied to: the ``model``, or its ``blocks``.
@@ -116,9 +116,9 @@ class Parallel:
             return [self.model]
         return [] if self.shows_views else cast(Any, self.model).blocks()
 
-    def part(self, batch: Batch) -> Batch:
+    def shard_batch(self, batch: Batch) -> Batch:
         """What of a batch that several ranks share is this one's."""
-        return self.tokens.part(batch) if self.divides_tokens else batch
+        return self.tokens.shard_batch(batch) if self.divides_tokens else batch
 
 
 def data_mesh(world: World) -> DeviceMesh:
@@ -133,7 +133,7 @@ def data_mesh(world: World) -> DeviceMesh:
     return DeviceMesh._concatenate([world.mesh["dp_replicate"], shard])
 
 
-def shard_model(model: nn.Module, blocks: list[nn.Module], world: World, spread: Spread) -> None:
+def shard_model(model: nn.Module, blocks: list[nn.Module], world: World, spread: ParallelConfig) -> None:
     """Apply FSDP to each block and to what is left; in place, names of parameters stay.
 
     What is left (embeddings, last norm, head) computes in its stored dtype: it is the residual stream's beginning
@@ -165,7 +165,7 @@ def _keep_norms_whole(model: Any, blocks: list[nn.Module]) -> None:
     for block in blocks:
         prefix = f"{names[id(block)]}."
         own = [name.removeprefix(prefix) for name in norms if name.startswith(prefix)]
-        stand_in(block, dict.fromkeys(own, torch.Tensor.float))
+        view_parameters(block, dict.fromkeys(own, torch.Tensor.float))
 
 
 def _prefetch(blocks: list[FSDPModule]) -> None:
@@ -175,11 +175,11 @@ def _prefetch(blocks: list[FSDPModule]) -> None:
         block.set_modules_to_backward_prefetch(blocks[max(index - 2, 0) : index][::-1])
 
 
-def _offload(spread: Spread) -> OffloadPolicy:
+def _offload(spread: ParallelConfig) -> OffloadPolicy:
     return CPUOffloadPolicy(pin_memory=spread.pin_memory) if spread.offload else OffloadPolicy()
 
 
-def replicate_model(model: nn.Module, world: World, spread: Spread) -> DistributedDataParallel:
+def replicate_model(model: nn.Module, world: World, spread: ParallelConfig) -> DistributedDataParallel:
     """``model`` in DDP; call the result, keep everything else with ``model``, whose names stay."""
     device_ids = [world.device.index] if world.device.type == "cuda" else None
     options = dict(spread.ddp)

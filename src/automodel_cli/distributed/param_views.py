@@ -14,7 +14,7 @@ from torch import Tensor, nn
 View = Callable[[Tensor], Tensor]
 
 
-def stand_in(module: nn.Module, views: Mapping[str, View]) -> None:
+def view_parameters(module: nn.Module, views: Mapping[str, View]) -> None:
     """Inside ``module.forward`` each named parameter is ``view(parameter)``; gradients flow through the view."""
     if not views:
         return
@@ -25,14 +25,14 @@ def stand_in(module: nn.Module, views: Mapping[str, View]) -> None:
         places.append((module.get_submodule(owner), leaf, view))
 
     def forward_on_views(*inputs: Any, **keywords: Any) -> Any:
-        with _standing_in(places):
+        with _viewed(places):
             return forward(*inputs, **keywords)
 
     module.forward = forward_on_views  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager
-def _standing_in(places: list[tuple[nn.Module, str, View]]) -> Iterator[None]:
+def _viewed(places: list[tuple[nn.Module, str, View]]) -> Iterator[None]:
     kept = [(owner, leaf, owner._parameters[leaf]) for owner, leaf, _ in places]
     views: dict[int, Tensor] = {}  # a tied parameter has one view
     try:

@@ -67,7 +67,7 @@ def join(
         device_type: ``cuda`` or ``cpu``; each process takes the device of its local rank.
         sizes: of the mesh; what is missing goes to ``dp_shard``.
         backend: nccl or gloo for tensors on the device; None: nccl with GPUs. Tensors on the CPU take gloo.
-        timeout: how long a rank waits for another; see ``settle_timeouts``.
+        timeout: how long a rank waits for another; see ``set_timeouts``.
     """
     here = place()
     device = (
@@ -102,7 +102,7 @@ def build_mesh(device_type: str, sizes: MeshSizes | Mapping[str, int]) -> Device
     return init_device_mesh(device_type, astuple(full), mesh_dim_names=MESH_AXES)
 
 
-def settle_timeouts(world: World, timeout: timedelta) -> None:
+def set_timeouts(world: World, timeout: timedelta) -> None:
     """From here on a rank waits this long for another, in every group there is."""
     if world.cpu_group is None:
         return

@@ -8,14 +8,14 @@ Shapes: B rows, t = T / (cp tp) own tokens, T' = T / cp tokens of the group, D w
 Gathering tokens and summing them out again costs what one sum over ranks would cost, and norms, residuals, embeddings
 and the head's loss then do not repeat each other's work (sequence parallel; there is no other mode). Parameters are
 ``DTensor`` over the axis tp, so that FSDP and checkpoints know what a piece is; layers see plain tensors
-(``stand_in``). Styles of a plan, by module name pattern:
+(``view_parameters``). Styles of a plan, by module name pattern:
 
     column      weight [out, in] divided by output rows; the input of its parent module is gathered
     column:3    the same for three matrices in one (queries, keys, values): rows lie in storage as one block a rank,
                 and move to the rank that has their heads (3 D^2 / n elements each way) when they are used
     row         weight divided by input columns; the output is summed and divided
 
-Everything else is stored as copies on tp whose gradients are partial until ``ManyRanks.finish`` adds them up; the
+Everything else is stored as copies on tp whose gradients are partial until ``GradSync.finish`` adds them up; the
 tables outside the blocks (embedding, head) are stored in pieces and gathered when used.
 """
 
@@ -32,8 +32,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from automodel_cli.distributed.collectives import gather, move_rows, sum_and_divide
-from automodel_cli.distributed.context_parallel import Tokens
-from automodel_cli.distributed.param_views import View, stand_in
+from automodel_cli.distributed.context_parallel import SequenceSharder
+from automodel_cli.distributed.param_views import View, view_parameters
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import ConfigError
 
@@ -84,8 +84,8 @@ class TensorParallel:
         for name, others in tied.items():
             outer.update({other: outer[name] for other in others if name in outer})
         for name, views in inner.items():
-            stand_in(model.get_submodule(name), views)
-        stand_in(model, outer)
+            view_parameters(model.get_submodule(name), views)
+        view_parameters(model, outer)
 
     # ---------------------------------------------------------------------------------------- matrices
 
@@ -197,7 +197,7 @@ def _planned(model: nn.Module, plan: Mapping[str, str]) -> list[tuple[str, Any, 
     return [(name, module, style) for name, module, style in matches if style is not None]
 
 
-def rotary_positions(model: nn.Module, tokens: Tokens) -> None:
+def rotary_positions(model: nn.Module, tokens: SequenceSharder) -> None:
     """Rotary angles are computed once for all layers, outside attention: there for all tokens of the group."""
 
     def look(module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> Any:

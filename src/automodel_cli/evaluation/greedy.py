@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from automodel_cli.batch import Batch
-from automodel_cli.evaluation.likelihood import undisturbed
+from automodel_cli.evaluation.likelihood import eval_mode
 from automodel_cli.evaluation.span_scores import Progress, SpanScorer
 from automodel_cli.generation.decoders import LastLogits
 from automodel_cli.models.layers.kv_cache import KVCache
@@ -53,7 +53,7 @@ def continue_greedily(
     order = sorted(range(len(prompts)), key=lambda number: (-len(prompts[number].ids), number))
     batches = [order[start : start + rows] for start in range(0, len(order), rows)]
     found: dict[int, list[int]] = {}
-    with undisturbed(engine.model, engine.device), torch.no_grad(), engine.autocast():
+    with eval_mode(engine.model, engine.device), torch.no_grad(), engine.autocast():
         for done in range(0, len(batches), world.dp_world):
             numbers = batches[min(done + world.dp_rank, len(batches) - 1)]
             march = _March(

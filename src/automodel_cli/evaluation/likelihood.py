@@ -81,7 +81,7 @@ def evaluate(
     table = None if token_bytes is None else _SizeTable(token_bytes)
     score = head_loss or ChunkedCrossEntropy()
     sums = _Sums()
-    with undisturbed(model, device), torch.no_grad():
+    with eval_mode(model, device), torch.no_grad():
         for number, batch in enumerate(batches, start=1):
             sums.count_labels(batch, table)
             with torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
@@ -195,7 +195,7 @@ def _exp(loss: float) -> float:
 
 
 @contextlib.contextmanager
-def undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
+def eval_mode(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Eval mode inside; afterwards each module's own mode and the random generators are as before."""
     modes = {module: module.training for module in model.modules()}
     devices = [device] if device.type == "cuda" else []

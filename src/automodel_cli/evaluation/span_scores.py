@@ -29,7 +29,7 @@ from automodel_cli.batch import IGNORE_INDEX, Batch
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import AutomodelError
 from automodel_cli.evaluation.icl.rows import Row, common_prefix
-from automodel_cli.evaluation.likelihood import undisturbed
+from automodel_cli.evaluation.likelihood import eval_mode
 from automodel_cli.models.interface import CausalLM
 from automodel_cli.models.layers.kv_cache import KVCache
 from automodel_cli.sizing.memory import TASK_LOGITS
@@ -137,7 +137,7 @@ class SpanScorer:
     def share(self) -> bool:
         """Whether shared beginnings are computed once."""
         if self._share is None:
-            with undisturbed(self.model, self.device), torch.no_grad(), self.autocast():
+            with eval_mode(self.model, self.device), torch.no_grad(), self.autocast():
                 self._share = cache_works(self.model, self.device)
         return self._share
 
@@ -154,7 +154,7 @@ class SpanScorer:
         plain, shared = self._jobs(rows, [list(dict.fromkeys(of_one)) for of_one in numbers])
         found: dict[int, RowScore] = {}
         done = 0
-        with undisturbed(self.model, self.device), torch.no_grad(), self.autocast():
+        with eval_mode(self.model, self.device), torch.no_grad(), self.autocast():
             for jobs in (shared, plain):
                 for job in self._turns(jobs):
                     found |= zip(job.rows, self._run_or_halve(job, rows), strict=True)

@@ -46,7 +46,7 @@ from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 from automodel_cli.errors import AutomodelError
 from automodel_cli.launch import meeting_point
 from automodel_cli.launch.plan import LaunchPlan
-from automodel_cli.launch.workers import ATTEMPT_VARIABLE, End, Workers, first_cause
+from automodel_cli.launch.workers import ATTEMPT_VARIABLE, ProcessExit, Workers, root_cause
 
 Answer = TypeVar("Answer")
 EXIT_PREEMPTED = 75
@@ -95,7 +95,7 @@ def launch(
         if plan.max_nodes > 1:
             several = f"{plan.min_nodes} to {plan.max_nodes}" if plan.is_elastic else f"{plan.max_nodes}"
             say(f"waiting at {plan.endpoint} for {several} machines, this one included")
-        rendezvous = _Patient(get_rendezvous_handler(_parameters(plan, endpoint)))
+        rendezvous = _PatientRendezvous(get_rendezvous_handler(_parameters(plan, endpoint)))
         agent = Agent(plan, command, rendezvous, log_folder=log_folder, say=say)
         closes = True
         try:
@@ -141,7 +141,7 @@ class Agent(SimpleElasticAgent):
         )
         super().__init__(spec)
         self.plan, self.command, self.log_folder, self.say = plan, list(command), log_folder, say
-        self.cause: End | None = None
+        self.cause: ProcessExit | None = None
         self.stop_signal: int | None = None
         self._stop_deadline = float("inf")
         self._interrupts = 0
@@ -231,7 +231,7 @@ class Agent(SimpleElasticAgent):
     def _after_failure(self, group: WorkerGroup, workers: Workers) -> RunResult:
         """Let the attempt end, find the cause, and decide whether there is another one."""
         self._let_end(workers)
-        self.cause = first_cause(workers.failed())
+        self.cause = root_cause(workers.failed())
         if self._makes_room_for_a_machine():
             return RunResult(WorkerState.HEALTHY)  # torch's loop sees the waiting machine and starts anew
         if self.cause.code in NOT_STARTED_AGAIN or self.stop_signal is not None:
@@ -253,7 +253,7 @@ class Agent(SimpleElasticAgent):
             if workers.wait(patience):
                 return
         workers.wait(_SETTLE_S)
-        if all(end.waited_in_vain for end in workers.failed()):
+        if all(end.timed_out for end in workers.failed()):
             self._unanswering = workers.running()
             workers.kill(signal.SIGABRT)
         workers.stop(signal.SIGTERM, min(_CRASH_TIMEOUT_S, self.plan.shutdown_timeout_s))
@@ -330,7 +330,7 @@ def _passed_on(number: int) -> int:
     return signal.SIGTERM if number == signal.SIGHUP else number
 
 
-def _how_it_ended(end: End) -> str:
+def _how_it_ended(end: ProcessExit) -> str:
     if end.code >= 0:
         return f"ended with exit code {end.code}"
     try:
@@ -339,15 +339,15 @@ def _how_it_ended(end: End) -> str:
         return f"killed by signal {-end.code}"
 
 
-def _what_to_do(end: End) -> str:
-    if end.lost_a_peer:
+def _what_to_do(end: ProcessExit) -> str:
+    if end.peer_lost:
         return "a process on another machine ended first: see what that one says"
     if end.code == -signal.SIGKILL and not end.by_us:
         return "the system kills what needs more memory than there is (dmesg shows it)"
     return end.hint
 
 
-def _where_to_look(end: End) -> str:
+def _where_to_look(end: ProcessExit) -> str:
     if end.traceback is not None:
         return f"full traceback in {end.traceback}"
     return f"its output is in {end.log}" if end.log is not None else ""
@@ -356,7 +356,7 @@ def _where_to_look(end: End) -> str:
 # ------------------------------------------------------------------------------------------- rendezvous
 
 
-class _Patient(RendezvousHandler):
+class _PatientRendezvous(RendezvousHandler):
     """A rendezvous whose store may vanish once the workers run: the machine that keeps it may finish first."""
 
     def __init__(self, inner: RendezvousHandler) -> None:

@@ -38,7 +38,7 @@ _TIMED_OUT = re.compile(r"time[d ]*[- ]?out", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class End:
+class ProcessExit:
     """How a process ended.
 
     Attributes:
@@ -66,20 +66,20 @@ class End:
         return self.code if self.code >= 0 else 128 - self.code
 
     @property
-    def lost_a_peer(self) -> bool:
+    def peer_lost(self) -> bool:
         """Whether it only says that another rank is gone."""
         return bool(_PEER_LOST.search(self.message))
 
     @property
-    def waited_in_vain(self) -> bool:
+    def timed_out(self) -> bool:
         """Whether it gave up waiting for another rank."""
         return bool(_TIMED_OUT.search(self.message))
 
 
-def first_cause(ends: Sequence[End]) -> End:
+def root_cause(ends: Sequence[ProcessExit]) -> ProcessExit:
     """The failure that the others follow from: not killed by us, with a reason of its own, the earliest."""
     failed = [end for end in ends if end.code != 0]
-    return min(failed, key=lambda end: (end.by_us, end.lost_a_peer or end.waited_in_vain, end.at))
+    return min(failed, key=lambda end: (end.by_us, end.peer_lost or end.timed_out, end.at))
 
 
 class Worker:
@@ -91,7 +91,7 @@ class Worker:
         self.error_path = folder / f"rank_{self.rank}_error.txt"
         self.error_path.unlink(missing_ok=True)
         self.killed = False
-        self.end: End | None = None
+        self.end: ProcessExit | None = None
         output: IO[bytes] | None = self.log_path.open("ab") if self.log_path else None
         try:
             self.process = subprocess.Popen(
@@ -106,7 +106,7 @@ class Worker:
             if output is not None:
                 output.close()
 
-    def poll(self) -> End | None:
+    def poll(self) -> ProcessExit | None:
         """How it ended, once it has."""
         if self.end is None and (code := self.process.poll()) is not None:
             self.end = self._read_end(code)
@@ -124,9 +124,9 @@ class Worker:
             with contextlib.suppress(ProcessLookupError):
                 (os.killpg if number == signal.SIGKILL else os.kill)(self.process.pid, number)
 
-    def _read_end(self, code: int) -> End:
+    def _read_end(self, code: int) -> ProcessExit:
         said = self._read_error() if code else {}
-        return End(
+        return ProcessExit(
             rank=self.rank,
             pid=self.process.pid,
             code=code,
@@ -167,7 +167,7 @@ class Workers:
         """Process ids by local rank."""
         return {local_rank: worker.process.pid for local_rank, worker in enumerate(self._workers)}
 
-    def ends(self) -> list[End]:
+    def ends(self) -> list[ProcessExit]:
         """How those ended that have ended."""
         return [end for worker in self._workers if (end := worker.poll()) is not None]
 
@@ -175,7 +175,7 @@ class Workers:
         """Ranks that have not ended."""
         return [worker.rank for worker in self._workers if worker.poll() is None]
 
-    def failed(self) -> list[End]:
+    def failed(self) -> list[ProcessExit]:
         """How those ended that have failed."""
         return [end for end in self.ends() if end.code != 0]
 

@@ -29,7 +29,7 @@ _FOLDER_MARK = re.compile(
 )  # names of ``config.targets.resolution.load_file``
 
 
-class ForeignCausalLM(CausalLM):
+class ExternalCausalLM(CausalLM):
     """A user's own module, kept as ``.module``; its constructor's initial values stay."""
 
     takes_cache = False

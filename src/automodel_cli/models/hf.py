@@ -28,14 +28,14 @@ from automodel_cli import doors, transformers_calls
 from automodel_cli.batch import Batch
 from automodel_cli.errors import AutomodelError, CheckpointError, ConfigError
 from automodel_cli.json_files import without_controls
-from automodel_cli.models.external import ForeignCausalLM, loss_from_logits, role_of
+from automodel_cli.models.external import ExternalCausalLM, loss_from_logits, role_of
 from automodel_cli.models.huggingface.attention import (
     ANSWERED,
     PLAIN_CAUSAL,
     SpreadAttention,
     attend_blocks_ourselves,
 )
-from automodel_cli.models.huggingface.cache import roomy_cache
+from automodel_cli.models.huggingface.cache import preallocated_cache
 from automodel_cli.models.init import DrawOnCPU, children_first, derive_seed
 from automodel_cli.models.interface import Attend, CausalLM, HeadLoss, Role
 from automodel_cli.models.layers.attention_kernels import kernel_preferred
@@ -139,7 +139,7 @@ class HFCausalLM(CausalLM):
     def _add_cache(self, inputs: dict[str, Any], batch: Batch, cache: KVCache) -> None:
         """What was seen before; for rows with padding on the left also where they begin."""
         if cache.foreign is None:
-            cache.foreign = roomy_cache(self.hf, cache.capacity)
+            cache.foreign = preallocated_cache(self.hf, cache.capacity)
         inputs[str(self.cache_argument)] = cache.foreign
         if cache.left_padding is not None:
             tokens, device = batch.input_ids.shape[1], batch.input_ids.device
@@ -481,7 +481,7 @@ def wrap(module: nn.Module, *, pretrained: bool = False) -> CausalLM:
             model.notes.append(f"weights came as {module.dtype}, are stored in torch.float32")
             module.float()
         return model
-    return ForeignCausalLM(module, pretrained=pretrained)
+    return ExternalCausalLM(module, pretrained=pretrained)
 
 
 def rebuild(config: Mapping[str, Any], *, is_meta_device: bool = False) -> HFCausalLM:

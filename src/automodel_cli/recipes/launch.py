@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from automodel_cli.assembly import world
-from automodel_cli.assembly.reporter import Voice
+from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.data.sampler import grad_accum_steps
 from automodel_cli.device import default_threads, pick_device
@@ -31,7 +31,7 @@ def run(
     flags: Mapping[str, str],
     arguments: Sequence[str],
     *,
-    voice: Voice | None = None,
+    reporter: Reporter | None = None,
 ) -> int | None:
     """Start ``automodel arguments`` in as many processes as the flags say; the exit code of them all.
 
@@ -44,7 +44,7 @@ def run(
         ConfigError: the flags are wrong, ask for GPUs that are not here, or do not fit the mesh of the configuration.
         LaunchFailed: a worker failed; its exit code is the error's.
     """
-    say = (voice or Voice()).say
+    say = (reporter or Reporter()).say
     plan = _checked_plan(cfg, flags)
     if plan.processes == 1 and plan.max_nodes == 1:
         return None

@@ -1,7 +1,7 @@
 """Pretraining, in order: data, model, optimizer, resume, the loop, the last save.
 
 The loop is ``run_train_validation_loop``; everything above it builds what it uses, everything below it is one thing
-the loop does. Nothing here prints: lines, tables and the bar go through the ``Voice`` that was handed in.
+the loop does. Nothing here prints: lines, tables and the bar go through the ``Reporter`` that was handed in.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from automodel_cli.assembly.logs import open_logs, open_profile, tracker_missing
 from automodel_cli.assembly.machine import batch_size
 from automodel_cli.assembly.machine import memory as memory_assembly
 from automodel_cli.assembly.machine.fast_path import FastPath, choose_fast_path
-from automodel_cli.assembly.reporter import Voice
+from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.assembly.run_folder import (
     WHAT,
     check_run_folder,
@@ -37,17 +37,17 @@ from automodel_cli.assembly.run_folder import (
 )
 from automodel_cli.assembly.scoring import during_training as evaluation
 from automodel_cli.assembly.tokenizer import run_tokenizer
-from automodel_cli.assembly.training_length import due, plan_horizon
+from automodel_cli.assembly.training_length import due, plan_training_length
 from automodel_cli.batch import Batch
 from automodel_cli.checkpoint import layout, nested_runs
-from automodel_cli.checkpoint.all_ranks import on_main, together
+from automodel_cli.checkpoint.all_ranks import all_ranks, on_rank_zero
 from automodel_cli.checkpoint.checkpointer import check_fits
 from automodel_cli.config.load import to_yaml
 from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.data.files.overlap import notes_on_overlap
 from automodel_cli.data.packed_loader import PackedLoader
 from automodel_cli.data.position import check_plan
-from automodel_cli.distributed.heartbeat import Presence
+from automodel_cli.distributed.heartbeat import Heartbeat
 from automodel_cli.distributed.start import leave
 from automodel_cli.distributed.world import World
 from automodel_cli.evaluation.likelihood import Likelihood
@@ -92,13 +92,13 @@ def run(
     trust: Sequence[str] = (),
     profile: int | None = None,
     processes: int | None = None,
-    voice: Voice | None = None,
+    reporter: Reporter | None = None,
 ) -> int:
     """Train as ``cfg`` says; the exit code is 0, or 75 when a signal stopped the run after a checkpoint.
 
     ``processes``: of the run that a ``dry_run`` is about; None: those that a launcher has started.
     """
-    recipe = PretrainRecipe(cfg, fresh=fresh, trust=trust, profile=profile, voice=voice)
+    recipe = PretrainRecipe(cfg, fresh=fresh, trust=trust, profile=profile, reporter=reporter)
     if dry_run:
         recipe.plan(processes)
         return 0
@@ -122,14 +122,14 @@ class PretrainRecipe:
         fresh: bool = False,
         trust: Sequence[str] = (),
         profile: int | None = None,
-        voice: Voice | None = None,
+        reporter: Reporter | None = None,
         world: World | None = None,
     ) -> None:
         self.cfg = cfg
         self.fresh = fresh
         self.trust = tuple(trust)
         self.profile_updates = profile
-        self.voice = voice or Voice()
+        self.reporter = reporter or Reporter()
         self.world = world or World.single()
         self._joined = world is not None
         self.run_folder = Path(cfg.checkpoint.checkpoint_dir)
@@ -153,11 +153,13 @@ class PretrainRecipe:
         if not self._joined:
             self.world, self._joined = world_assembly.join(self.cfg), True
         if not self.world.is_main:
-            self.voice = Voice()
-        self.presence = Presence(self.world)
-        with contextlib.ExitStack() as claim, self.presence.explaining(lambda: "during set-up"):
+            self.reporter = Reporter()
+        self.heartbeat = Heartbeat(self.world)
+        with contextlib.ExitStack() as claim, self.heartbeat.collective_errors(lambda: "during set-up"):
             if self._saves:
-                on_main(self.world, lambda: claim.enter_context(layout.run_lock(self.run_folder)), what=WHAT)
+                on_rank_zero(
+                    self.world, lambda: claim.enter_context(layout.run_lock(self.run_folder)), what=WHAT
+                )
             checkpoint = self._prepare()
             self._begin(checkpoint)
             self._claim = claim.pop_all()
@@ -174,9 +176,9 @@ class PretrainRecipe:
         would = f"would resume {checkpoint}" if checkpoint else "not made in a dry run"
         self._show_summary(would)
         if self._saves and self.fresh and nested_runs.files_of_run(self.run_folder):
-            self.voice.say(f"would move the earlier run to {unused(self.run_folder)}")
+            self.reporter.say(f"would move the earlier run to {unused(self.run_folder)}")
         if (line := tracker_missing(self.cfg)) is not None:
-            self.voice.say(line)
+            self.reporter.say(line)
 
     def _prepare(self) -> Path | None:
         """All that can be refused before there are weights; returns the checkpoint to go on from.
@@ -184,7 +186,7 @@ class PretrainRecipe:
         A run and its dry run both pass here, so that one refuses what the other does. Nothing is changed on the disk.
         """
         self._build()
-        checkpoint = find_checkpoint(self.cfg, self.world, fresh=self.fresh, say=self.voice.say)
+        checkpoint = find_checkpoint(self.cfg, self.world, fresh=self.fresh, say=self.reporter.say)
         self._choose_fast_path(checkpoint)
         world_assembly.check_spread(self.cfg, self.model, self.world)
         check_run_folder(self.cfg, self.model, self.world, fresh=self.fresh)
@@ -197,7 +199,7 @@ class PretrainRecipe:
             )
         self._build_optimizer()
         if checkpoint is not None:
-            together(self.world, lambda: self._check_resume(checkpoint), what=f"loading {checkpoint}")
+            all_ranks(self.world, lambda: self._check_resume(checkpoint), what=f"loading {checkpoint}")
         return checkpoint
 
     def _check_resume(self, checkpoint: Path) -> None:
@@ -211,17 +213,17 @@ class PretrainRecipe:
         self.optimizer = training.build_optimizer(
             self.cfg, self.model, self.device, self.fast_path, trust=self.trust
         )
-        self.schedule = training.build_schedule(self.cfg, self.optimizer, self.horizon.total_steps)
+        self.schedule = training.build_schedule(self.cfg, self.optimizer, self.training_length.total_steps)
 
     def _begin(self, checkpoint: Path | None) -> None:
         """Make room in the run folder, spread the model, give it weights, and open the logs."""
-        self.checkpointer = open_run_folder(self.cfg, self.world, fresh=self.fresh, say=self.voice.say)
+        self.checkpointer = open_run_folder(self.cfg, self.world, fresh=self.fresh, say=self.reporter.say)
         self.parallel = world_assembly.lay_out(self.cfg, self.model, self.world, self.fast_path)
         if self.fast_path.compile and not self.parallel.to_compile(self.fast_path.compile_scope):
             self._without_compile(
                 "note: torch.compile stays off: it cannot follow tensor parallel, or bf16 over ranks on a CPU"
             )
-        weights_from = model_assembly.give_weights(
+        weights_from = model_assembly.init_or_load_weights(
             self.model,
             init_from=self.cfg.init_from if checkpoint is None else None,
             seed=self.cfg.rng_seed,
@@ -243,7 +245,7 @@ class PretrainRecipe:
 
     def _without_compile(self, line: str) -> None:
         """Say that compilation failed, and remember it: a resume takes the path that this run took."""
-        self.voice.say(line)
+        self.reporter.say(line)
         self.fast_path = dataclasses.replace(self.fast_path, compile=False)
         self.head_loss = training.build_head_loss(self.cfg, self.fast_path, trust=self.trust)
 
@@ -254,7 +256,7 @@ class PretrainRecipe:
         this_machine.bound_the_heap()
         self.dataset = data_assembly.build_dataset(cfg, cfg.dataset, trust=self.trust)
         self.tokenizer = run_tokenizer(cfg, self.dataset)
-        self.memory = memory_assembly.look_at(self.world)
+        self.memory = memory_assembly.probe_device_memory(self.world)
         self.model = model_assembly.build_model(
             cfg.model, seed=cfg.rng_seed, trust=self.trust, on_meta=self.world.size > 1
         )
@@ -266,20 +268,20 @@ class PretrainRecipe:
         else:
             data_assembly.check_packing(packing, self.dataset, self.model)
             self.seq_len = packing.size
-        cfg = self._settle_batch_size()
+        cfg = self._resolve_batch_size()
         self.loader = data_assembly.build_train_loader(cfg, self.dataset, self.world, trust=self.trust)
         self.val_sets = data_assembly.build_eval_sets(cfg, self.world, trust=self.trust)
         for name, (dataset, _) in self.val_sets.items():
             data_assembly.check_fits(dataset, self.model, what=f"validation set {name}")
-        self.evaluation = evaluation.build_evaluation(cfg, self.model, self.tokenizer, self.voice.say)
-        self.horizon = plan_horizon(
+        self.evaluation = evaluation.build_evaluation(cfg, self.model, self.tokenizer, self.reporter.say)
+        self.training_length = plan_training_length(
             max_steps=scheduler.max_steps,
             num_epochs=scheduler.num_epochs,
-            steps_in_epochs=data_assembly.steps_in_epochs(cfg, self.loader, self.world, self.voice.say),
+            steps_in_epochs=data_assembly.steps_in_epochs(cfg, self.loader, self.world, self.reporter.say),
             tokens_per_step=scheduler.global_batch_size * self.seq_len,
         )
 
-    def _settle_batch_size(self) -> PretrainConfig:
+    def _resolve_batch_size(self) -> PretrainConfig:
         """Put a number in the place of ``local_batch_size: auto``."""
         stored: Mapping[str, Any] = {}
         if self.cfg.step_scheduler.local_batch_size == "auto" and not self.fresh:
@@ -297,7 +299,7 @@ class PretrainRecipe:
         chosen = choose_fast_path(
             self.cfg,
             device=self.device,
-            horizon=self.horizon,
+            training_length=self.training_length,
             model=self.model,
             rows=self.cfg.step_scheduler.local_rows,
             seq_len=self.seq_len,
@@ -306,7 +308,7 @@ class PretrainRecipe:
         )
         self.fast_path = FastPath(**self.world.broadcast(dataclasses.asdict(chosen)))
         self.fast_path.apply(self.model)
-        this_machine.settle_process(self.device, threads=self.fast_path.threads)
+        this_machine.configure_process(self.device, threads=self.fast_path.threads)
         self.head_loss = training.build_head_loss(self.cfg, self.fast_path, trust=self.trust)
         self.scaler = training.build_scaler(self.fast_path, self.device)
 
@@ -318,27 +320,27 @@ class PretrainRecipe:
         self.loader.load_state_dict(loaded.loader_state)
         training.restore_scaler(self.scaler, loaded.state.get("scaler"), checkpoint)
         for line in run_facts.changes(loaded, self._facts(), self.cfg):
-            self.voice.say(line)
+            self.reporter.say(line)
         if checkpoint.parent.resolve() == self.run_folder.resolve():
             self._saved_step = self.state.step
 
     def load_checkpoint(self, restore_from: str = "LATEST") -> None:
         """After ``setup()``, take up another checkpoint: LATEST, BEST, a step's folder name or a path."""
-        self._resume(layout.resolve(self.run_folder, restore_from, say=self.voice.say))
+        self._resume(layout.resolve(self.run_folder, restore_from, say=self.reporter.say))
 
     def _open_logs(self) -> None:
         self.metrics = open_logs(
             self.cfg,
             self.run_folder,
             step=self.state.step,
-            total_steps=self.horizon.total_steps,
+            total_steps=self.training_length.total_steps,
             world=self.world,
-            voice=self.voice,
+            reporter=self.reporter,
         )
         self.throughput = training.build_throughput(
             self.model,
             seq_len=self.seq_len,
-            total_steps=self.horizon.total_steps,
+            total_steps=self.training_length.total_steps,
             precision=self.fast_path.precision,
             device=self.device,
             world_size=self.world.size,
@@ -348,7 +350,7 @@ class PretrainRecipe:
             self.profile_updates,
             self.run_folder if self._saves else None,
             world=self.world,
-            voice=self.voice,
+            reporter=self.reporter,
             aside=self.throughput.pause,
         )
 
@@ -356,22 +358,22 @@ class PretrainRecipe:
 
     def run_train_validation_loop(self) -> RunResult:
         """Train to the last step or to a signal, logging, validating and saving on the way."""
-        every, last = self.cfg.step_scheduler, self.horizon.total_steps
+        every, last = self.cfg.step_scheduler, self.training_length.total_steps
         with (
             self._claim,
-            self.presence.explaining(lambda: f"after step {self.state.step}"),
+            self.heartbeat.collective_errors(lambda: f"after step {self.state.step}"),
             self.stop.listening(),
             self._logs_closed(),
             self._saves_finished(),
-            training.collector(every.gc_every_steps) as collect,
+            training.gc_control(every.gc_every_steps) as collect,
             self.profile as profile,
         ):
             for microbatches in self._updates(last):
                 lr = self.schedule.apply(self.optimizer, self.state.step)
                 result = self._train_step(microbatches)
-                self.state.advance(self.loader.epoch, self.horizon.tokens_per_step)
+                self.state.advance(self.loader.epoch, self.training_length.tokens_per_step)
                 step = self.state.step
-                self.presence.sign(step)
+                self.heartbeat.beat(step)
 
                 log = due(step, every=every.log_every_steps, last=last)
                 with profile.phase("logging"):
@@ -408,16 +410,18 @@ class PretrainRecipe:
     def _updates(self, last: int) -> Iterator[list[Batch]]:
         """The micro-batches of each update that is still to do."""
         if self.state.step >= last:
-            self.voice.say(f"nothing to do: step {self.state.step} of {last} is already trained")
+            self.reporter.say(f"nothing to do: step {self.state.step} of {last} is already trained")
             return
         for number, microbatches in enumerate(self.profile.each("data wait", self.loader)):
             with self.profile.phase("copy to device"):
-                here = [self.parallel.part(one.to(self.device, non_blocking=True)) for one in microbatches]
+                here = [
+                    self.parallel.shard_batch(one.to(self.device, non_blocking=True)) for one in microbatches
+                ]
             yield here
             if number == 0:  # all is compiled: from now on who is late hangs
                 if self._saves:
                     self.checkpointer.prepare(model=self.model, optimizer=self.optimizer)
-                world_assembly.settle_timeouts(self.cfg, self.world)
+                world_assembly.set_timeouts(self.cfg, self.world)
             if self.state.step >= last:
                 return
 
@@ -447,7 +451,9 @@ class PretrainRecipe:
         if not self._saves:
             return False
         epoch_ends = every.save_checkpoint_every_epoch and self._epoch_ends()
-        return epoch_ends or due(self.state.step, every=every.ckpt_every_steps, last=self.horizon.total_steps)
+        return epoch_ends or due(
+            self.state.step, every=every.ckpt_every_steps, last=self.training_length.total_steps
+        )
 
     def _can_make_up(self) -> bool:
         """Whether a save that could not be made when it fell due can be made now, by the numbers of this update."""
@@ -467,13 +473,13 @@ class PretrainRecipe:
         for update, numbers in updates:
             self.state.count_skip(numbers.skipped)
             mean = self.state.mean_loss(numbers.loss, self.cfg.step_scheduler.loss_average_window_steps)
-            self.throughput.step(self.horizon.tokens_per_step)
+            self.throughput.step(self.training_length.tokens_per_step)
             self.soundness.latest = numbers
             if not self.soundness.diverged:
                 self.checkpointer.confirm(update.step)
             if update.log:
                 self._log(update, numbers, {} if mean is None else {"loss_avg": mean})
-            self._end_hopeless_run()
+            self._abort_on_nan()
 
     def _log(self, update: _Update, numbers: StepNumbers, more: dict[str, float]) -> None:
         self.metrics.train(
@@ -491,9 +497,9 @@ class PretrainRecipe:
                 **self.throughput.read(update.step),
             }
         )
-        self.voice.progress(update.step, self.horizon.total_steps, f"loss {numbers.loss:.4f}")
+        self.reporter.progress(update.step, self.training_length.total_steps, f"loss {numbers.loss:.4f}")
 
-    def _end_hopeless_run(self) -> None:
+    def _abort_on_nan(self) -> None:
         limit = self.cfg.step_scheduler.max_skipped_steps
         if limit is None or self.state.skipped_in_a_row < limit:
             return
@@ -507,7 +513,7 @@ class PretrainRecipe:
         step, every = self.state.step, self.cfg.step_scheduler
         if step >= last:
             return
-        self.voice.say(f"the data ended after step {step} of {last} (step_scheduler.num_epochs)")
+        self.reporter.say(f"the data ended after step {step} of {last} (step_scheduler.num_epochs)")
         if every.val_every_steps is not None:
             self._report(self.results.all())
             self._validate()
@@ -523,7 +529,7 @@ class PretrainRecipe:
             for name, (_, loader) in self.val_sets.items():
                 scores = evaluate_likelihood(
                     self.model,
-                    map(self.parallel.part, self.stop.until(loader, self.world.any)),
+                    map(self.parallel.shard_batch, self.stop.until(loader, self.world.any)),
                     head_loss=self.head_loss,
                     token_bytes=self.tokenizer.token_bytes() if self.tokenizer else None,
                     device=self.device,
@@ -583,14 +589,14 @@ class PretrainRecipe:
             )
         self._saved_step = self.state.step
         if not self.checkpointer.is_async:
-            self.voice.say(f"saved {folder} in {time.perf_counter() - started:.1f} s{why}")
+            self.reporter.say(f"saved {folder} in {time.perf_counter() - started:.1f} s{why}")
 
     def _may_save(self, *, stopping: bool) -> bool:
         """Whether loss and weights are numbers; if not, the save is owed, or the earlier checkpoint is the newest."""
-        at_the_end = stopping or self.state.step >= self.horizon.total_steps
+        at_the_end = stopping or self.state.step >= self.training_length.total_steps
         reason = reason_not_to_save(self.soundness, self.model, self.world, at_the_end=at_the_end)
         if reason is not None and not self.soundness.owed:
-            self.voice.say(f"step {self.state.step} is not saved: {reason}")
+            self.reporter.say(f"step {self.state.step} is not saved: {reason}")
         self.soundness.owed = reason is not None
         if reason is not None and stopping:
             self.checkpointer.step_back()
@@ -598,7 +604,9 @@ class PretrainRecipe:
 
     def _consolidate_due(self) -> bool:
         wanted = self.cfg.checkpoint.save_consolidated
-        return wanted == "every" or (wanted == "final" and self.state.step >= self.horizon.total_steps)
+        return wanted == "every" or (
+            wanted == "final" and self.state.step >= self.training_length.total_steps
+        )
 
     @contextlib.contextmanager
     def _saves_finished(self) -> Iterator[None]:
@@ -665,32 +673,32 @@ class PretrainRecipe:
             tasks=self.evaluation.forward_size(self.device.type, self.model.max_seq_len),
         )
         notes = [*self.cfg.notes, *world_assembly.notes(self.cfg, self.device.type), *self.model.notes]
-        notes += contradictions(self.schedule, self.horizon.total_steps)
+        notes += contradictions(self.schedule, self.training_length.total_steps)
         notes += memory_assembly.notes(self.peak, self.memory)
         notes += notes_on_overlap(self.dataset, held_out)
         if self._saves and self.world.is_main:
             notes += nested_runs.notes(self.run_folder)
         for note in [*notes, *data_assembly.notes(self.loader, *datasets.values())]:
-            self.voice.say(f"note: {note}")
+            self.reporter.say(f"note: {note}")
         if (blend := summary.blend_table(datasets)) is not None:
-            self.voice.columns(*blend)
+            self.reporter.columns(*blend)
         rows = [
             *summary.model_rows(self.model, weights_from=weights_from),
             *(summary.data_row(name, dataset) for name, dataset in datasets.items()),
             *summary.packing_rows(self.loader, self.world),
             *summary.schedule_rows(
                 self.cfg,
-                self.horizon,
+                self.training_length,
                 self.schedule,
                 dp_world=self.world.dp_world,
                 why=self.local_batch.reason,
             ),
             *world_assembly.rows(self.cfg, self.world),
             *summary.fast_path_rows(self.fast_path, self.device),
-            *summary.cost_rows(self.model, self.horizon, self.seq_len, self.peak, self.memory),
+            *summary.cost_rows(self.model, self.training_length, self.seq_len, self.peak, self.memory),
             ("run folder", f"{self.run_folder}" if self._saves else "none: checkpoints are off"),
         ]
-        self.voice.table("pretrain llm", rows)
+        self.reporter.table("pretrain llm", rows)
 
 
 TrainFinetuneRecipeForNextTokenPrediction = PretrainRecipe

@@ -73,15 +73,15 @@ def choose_signal(listened: Sequence[str]) -> str:
     )
 
 
-def run(job: BatchJob, *, output: Path | None, hand_in: bool, say: Callable[[str], None]) -> None:
-    """Show the batch file, or write it to ``output``; with ``hand_in`` give it to sbatch."""
-    if output is None and not hand_in:
+def run(job: BatchJob, *, output: Path | None, submit: bool, say: Callable[[str], None]) -> None:
+    """Show the batch file, or write it to ``output``; with ``submit`` give it to sbatch."""
+    if output is None and not submit:
         say(batch_file(job).rstrip())
         _make_logs(job)  # the text goes into a file of the user's
         return
     path = output or Path(f"{job.name}.sbatch")
     write(job, path)
-    say(submit(path) if hand_in else f"wrote {path}; submit it with: {command_line(['sbatch', path])}")
+    say(_sbatch(path) if submit else f"wrote {path}; submit it with: {command_line(['sbatch', path])}")
 
 
 def batch_file(job: BatchJob) -> str:
@@ -105,7 +105,7 @@ def _make_logs(job: BatchJob) -> None:
         ) from None
 
 
-def submit(path: Path) -> str:
+def _sbatch(path: Path) -> str:
     """Hand the file to ``sbatch``; its answer.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from automodel_cli.train.schedules import remember_ratios
+from automodel_cli.train.schedules import store_lr_multipliers
 
 ADAMW = ("torch.optim.AdamW", "torch.optim.adamw.AdamW")
 
@@ -57,7 +57,7 @@ def build_adamw(
     optimizer = torch.optim.AdamW(
         own, lr=lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay, **options
     )
-    remember_ratios(optimizer)
+    store_lr_multipliers(optimizer)
     return optimizer
 
 

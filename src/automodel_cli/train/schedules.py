@@ -180,7 +180,7 @@ class Schedule:
         return f"{fall}, {warmup}, decay ends at {self.decay_steps}"
 
 
-def remember_ratios(optimizer: torch.optim.Optimizer) -> None:
+def store_lr_multipliers(optimizer: torch.optim.Optimizer) -> None:
     """Store each group's learning rate and weight decay as multiples of the optimizer's own.
 
     Call it once, on a newly built optimizer: afterwards the schedule moves all groups and keeps their ratios.

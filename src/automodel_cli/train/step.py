@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
-from automodel_cli.distributed.grad_sync import Ranks, local
+from automodel_cli.distributed.grad_sync import GradSync, local
 from automodel_cli.models.init import derive_seed
 from automodel_cli.models.interface import HeadLoss
 
@@ -46,7 +46,7 @@ class StepResult:
         return self.nll_sum / self.num_label_tokens.clamp(min=1)
 
 
-def unmeasured(name: str) -> AbstractContextManager[object]:
+def null_timer(name: str) -> AbstractContextManager[object]:
     """Around a phase of an update that nobody measures."""
     return _NOTHING
 
@@ -63,9 +63,9 @@ def train_step(
     max_norm: float | None = 1.0,
     autocast_dtype: torch.dtype | None = None,
     scaler: torch.amp.GradScaler | None = None,
-    ranks: Ranks | None = None,
+    ranks: GradSync | None = None,
     dropout_seed: int | None = None,
-    phase: Callable[[str], AbstractContextManager[object]] = unmeasured,
+    phase: Callable[[str], AbstractContextManager[object]] = null_timer,
 ) -> StepResult:
     """Do one update from this rank's micro-batches.
 
@@ -79,16 +79,16 @@ def train_step(
         phase: entered by name around each part: "forward" and "backward" (with the exchange of gradients that
             overlaps with it) once a micro-batch, "gradient norm, clip" and "optimizer" once.
     """
-    ranks = ranks or Ranks()
+    ranks = ranks or GradSync()
     device = microbatches[0].input_ids.device
     num_label_tokens = ranks.sum(count_label_tokens(microbatches))
-    scale = ranks.averaged_over / num_label_tokens.clamp(min=1).float()
+    scale = ranks.grad_divisor / num_label_tokens.clamp(min=1).float()
     optimizer.zero_grad(set_to_none=True)
     nll_sum = torch.zeros((), dtype=torch.float32, device=device)
     for index, batch in enumerate(microbatches):
         if dropout_seed is not None:
             torch.manual_seed(derive_seed(dropout_seed, index))
-        with ranks.exchanging(last=index == len(microbatches) - 1):
+        with ranks.sync_context(last=index == len(microbatches) - 1):
             autocast = torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None)
             with phase("forward"), autocast:
                 nll = model(batch, head_loss=head_loss)
@@ -106,7 +106,7 @@ def train_step(
         grad_norm = clip_gradients(gradients, max_norm, ranks)
     with phase("optimizer"):
         skipped = ~(torch.isfinite(nll_sum) & torch.isfinite(grad_norm))
-        step_unless(optimizer, skipped)
+        step_if_finite(optimizer, skipped)
         if scaler is not None:
             scaler.update()
     return StepResult(nll_sum, num_label_tokens, grad_norm, skipped)
@@ -124,16 +124,16 @@ def gradients_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
-def clip_gradients(gradients: list[Tensor], max_norm: float | None, ranks: Ranks | None = None) -> Tensor:
+def clip_gradients(gradients: list[Tensor], max_norm: float | None, ranks: GradSync | None = None) -> Tensor:
     """Scale ``gradients`` in place to an L2 norm of at most ``max_norm``; returns the norm before, fp32."""
-    norm = (ranks or Ranks()).norm(gradients)
+    norm = (ranks or GradSync()).norm(gradients)
     if max_norm is not None:
         coefficient = (max_norm / (norm + 1e-6)).clamp(max=1.0)
         torch._foreach_mul_([local(gradient) for gradient in gradients], coefficient)
     return norm.float()
 
 
-def step_unless(optimizer: torch.optim.Optimizer, skipped: Tensor) -> None:
+def step_if_finite(optimizer: torch.optim.Optimizer, skipped: Tensor) -> None:
     """Step the optimizer unless ``skipped``; then weights and moments stay as they are."""
     if not getattr(optimizer, "_step_supports_amp_scaling", False):
         if not skipped.item():

@@ -11,7 +11,7 @@ from automodel_cli.config.load import load_config
 from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import ConfigError
-from automodel_cli.models.external import ForeignCausalLM
+from automodel_cli.models.external import ExternalCausalLM
 from automodel_cli.models.gpt2 import build_gpt2_model
 
 GIB = 1 << 30
@@ -86,7 +86,7 @@ def test_where_nothing_fits_it_is_said_what_helps(tiny_training, model):
 
 
 def test_a_model_of_unknown_shape_wants_a_number(tiny_training):
-    own = ForeignCausalLM(torch.nn.Sequential(torch.nn.Embedding(8, 4), torch.nn.Linear(4, 8)))
+    own = ExternalCausalLM(torch.nn.Sequential(torch.nn.Embedding(8, 4), torch.nn.Linear(4, 8)))
     with pytest.raises(ConfigError, match="needs of memory is not known") as error:
         chosen(config(tiny_training), own)
     assert "number" in error.value.hint
@@ -104,7 +104,7 @@ def test_a_resume_keeps_what_still_divides(tiny_training, model):
     assert chosen(cfg, model, stored={"batch": {"global": 25, "local": 5}}).rows == 24
 
 
-class ManyRanks(World):
+class DistributedGradSync(World):
     """Two data-parallel ranks, of which the other has chosen already."""
 
     dp_world = 2
@@ -114,7 +114,7 @@ class ManyRanks(World):
 
 
 def test_ranks_take_the_smallest(tiny_training, model):
-    world = ManyRanks(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
+    world = DistributedGradSync(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
     found = chosen(config(tiny_training), model, world=world)
     assert (found.rows, found.reason) == (2, "auto: of the other rank")
     with pytest.raises(ConfigError, match="is not a multiple of 2 data-parallel ranks"):

@@ -70,6 +70,6 @@ def test_what_attention_keeps(name, device, precision, seq_len, keeps):
 
 
 def test_this_machine_has_memory():
-    found = memory.look_at(World.single())
+    found = memory.probe_device_memory(World.single())
     assert found.total > found.free > 0
     assert 10 << 20 < found.resident < found.total

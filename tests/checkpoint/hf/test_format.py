@@ -151,7 +151,7 @@ def test_a_consolidated_checkpoint_holds_a_folder_that_transformers_loads(tmp_pa
     with torch.no_grad():
         torch.testing.assert_close(theirs(IDS).logits, logits(model), atol=1e-5, rtol=0)
     assert transformers.AutoTokenizer.from_pretrained(path / "hf")("hé!")["input_ids"] == list("hé!".encode())
-    assert layout.problem(path) is None
+    assert layout.find_problem(path) is None
     names = {record["name"] for record in layout.read_step_manifest(path)["files"]}
     assert {"hf/config.json", "hf/model.safetensors", "hf/tokenizer.json"} <= names
 

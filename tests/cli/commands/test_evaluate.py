@@ -19,9 +19,9 @@ def seen(monkeypatch):
     """The configuration that the recipe was called with."""
     configs = []
 
-    def fake(cfg, *, voice, trust=()):
+    def fake(cfg, *, reporter, trust=()):
         configs.append(cfg)
-        voice.progress(1, 2, "val.bin")
+        reporter.progress(1, 2, "val.bin")
         results = {"checkpoint": {"path": "run/step_00000007"}, "sets": [{"data": "val.bin", **SCORE}]}
         output = None if cfg.output == "none" else Path("run/results.json")
         return recipe.EvaluationResult({**results, **SCORE}, output)

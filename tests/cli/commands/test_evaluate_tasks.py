@@ -36,7 +36,7 @@ def seen(monkeypatch):
     """The configuration that the recipe was called with."""
     configs = []
 
-    def fake(cfg, *, voice=None, trust=()):
+    def fake(cfg, *, reporter=None, trust=()):
         configs.append(cfg)
         return recipe.TasksResult(RESULTS, Path("run/results_tasks.json"))
 
@@ -103,7 +103,7 @@ def test_wrong_mixtures(seen, capsys, words, said):
 def test_several_processes(seen, monkeypatch):
     started = []
     monkeypatch.setattr(
-        launch, "run", lambda cfg, flags, arguments, voice: started.append((cfg, flags, arguments)) or 0
+        launch, "run", lambda cfg, flags, arguments, reporter: started.append((cfg, flags, arguments)) or 0
     )
     assert app.run(["eval", "--nproc-per-node", "2", "run", "--tasks", "core"]) == 0
     assert started == [(None, {"nproc-per-node": "2"}, ["eval", "run", "--tasks", "core"])] and not seen
@@ -137,7 +137,7 @@ def test_compare(tmp_path, capsys):
 def test_download(monkeypatch, capsys):
     asked = []
 
-    def fake(cfg, *, voice):
+    def fake(cfg, *, reporter):
         asked.append(cfg)
         return download_bundle.FetchedBundle(Path(cfg.folder), 9)
 

@@ -127,7 +127,7 @@ def launcher(monkeypatch):
 
     calls = []
 
-    def run(cfg, flags, arguments, *, voice):
+    def run(cfg, flags, arguments, *, reporter):
         calls.append(SimpleNamespace(cfg=cfg, flags=flags, arguments=arguments))
         return None if flags.get("nproc-per-node") == "auto" else 75
 
@@ -185,10 +185,10 @@ def test_a_process_of_another_launcher_joins_in_and_is_quiet(environment, recipe
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert app.run(["cfg.yaml"]) == 75
-    assert not hasattr(recipe[0], "voice")
+    assert not hasattr(recipe[0], "reporter")
     monkeypatch.setenv(next(iter(environment)), "0")
     assert app.run(["cfg.yaml"]) == 75
-    assert recipe[1].voice is not None
+    assert recipe[1].reporter is not None
     assert launcher == []
 
 

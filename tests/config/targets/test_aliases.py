@@ -1,7 +1,7 @@
 import pytest
 
 from automodel_cli.config.targets.aliases import explain_unknown, find_alias, is_old_name, known, present_name
-from automodel_cli.config.targets.allowlist import Refused, Trust, admit, translate
+from automodel_cli.config.targets.allowlist import NotAllowed, Trust, admit, translate
 from automodel_cli.config.targets.roles import ROLES
 from automodel_cli.config.targets.target import Target
 
@@ -63,7 +63,7 @@ def test_every_alias_points_at_something_some_role_admits():
 
 
 def test_an_old_name_means_something_only_in_its_role():
-    with pytest.raises(Refused, match="is a dataset, expected a model builder"):
+    with pytest.raises(NotAllowed, match="is a dataset, expected a model builder"):
         admit("nemo_automodel.x.NanogptDataset", ROLES["model"], Trust())
 
 
@@ -105,7 +105,7 @@ def test_short_names_of_optimizers_mean_adamw(name):
 
 @pytest.mark.parametrize("name", ["muon", "dion.Muon", "normuon", "dion.NorMuon", "dion2", "dion.Dion"])
 def test_optimizers_that_are_not_here_say_what_is(name):
-    with pytest.raises(Refused, match=r"not part of this version; torch\.optim\.AdamW is"):
+    with pytest.raises(NotAllowed, match=r"not part of this version; torch\.optim\.AdamW is"):
         admit(name, ROLES["optimizer"], Trust())
 
 

@@ -5,7 +5,12 @@ import pytest
 
 from automodel_cli.corpus.tokenizer import ByteTokenizer
 from automodel_cli.corpus.tokenizers import engines
-from automodel_cli.corpus.tokenizers.engines import EngineMismatch, Sampled, first_difference, probe_texts
+from automodel_cli.corpus.tokenizers.engines import (
+    CheckedEngine,
+    EngineMismatch,
+    first_difference,
+    probe_texts,
+)
 from automodel_cli.errors import ConfigError
 
 
@@ -46,11 +51,11 @@ def test_sampled_check_sees_a_systematic_difference_and_costs_little() -> None:
             calls.append(text)
             return super().encode(text)
 
-    sampled = Sampled(Bytes(), Counting())
+    sampled = CheckedEngine(Bytes(), Counting())
     for _ in range(20000):
         sampled.encode("x" * 1000)
     assert 15 <= len(calls) <= 25  # the first, then one in a thousand
-    wrong = Sampled(Bytes(wrong_on="q"), Bytes())
+    wrong = CheckedEngine(Bytes(wrong_on="q"), Bytes())
     with pytest.raises(EngineMismatch, match="different ids"):
         for _ in range(3000):
             wrong.encode("a q")
@@ -67,7 +72,7 @@ def test_choice_of_engine_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         tokenizer.use_engine("fast")
     monkeypatch.setattr(ByteTokenizer, "_fast_engine", lambda self: Bytes())
     assert tokenizer.use_engine() == "bytes, checked against bytes"
-    assert isinstance(tokenizer.engine, Sampled)
+    assert isinstance(tokenizer.engine, CheckedEngine)
     assert tokenizer.use_engine("reference") == "bytes"
 
 
@@ -95,7 +100,7 @@ def test_memory_of_the_fast_engine_is_bounded(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(engines, "_resident_bytes", lambda: grown[0])
     monkeypatch.setattr(engines, "version", lambda name: "0")
-    sampled = Sampled(engines.GigatokenEngine(build), Bytes())
+    sampled = CheckedEngine(engines.GigatokenEngine(build), Bytes())
 
     def use() -> int:
         sampled.bound_memory()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tests.token_files import write_token_file
 
-from automodel_cli.assembly.reporter import Voice
+from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.assembly.scoring.data import validation_data
 from automodel_cli.batch import Batch
 from automodel_cli.checkpoint.hf.format import save_hf
@@ -135,7 +135,7 @@ class TestReport:
             batch_size=8,
             device="cpu",
         )
-        result = evaluate.run(cfg, voice=Voice(progress=lambda *step: progress.append(step)))
+        result = evaluate.run(cfg, reporter=Reporter(progress=lambda *step: progress.append(step)))
         stored = json.loads((tmp_path / "deep" / "scores.json").read_text(encoding="utf-8"))
         assert stored == result.results
         manifest = json.loads((tiny_run.run / "step_00000007" / "manifest.json").read_text(encoding="utf-8"))

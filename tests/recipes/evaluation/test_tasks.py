@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.evaluation.small_bundle import ITEMS, write_bundle
 
-from automodel_cli.assembly.reporter import Voice
+from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.config.schema.tasks import BundleConfig, TasksConfig
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.evaluation.icl import bundle_archive
@@ -39,7 +39,7 @@ def test_results_file(tiny_run, bundle, tmp_path):
         device="cpu",
         output=str(tmp_path / "deep" / "tasks.json"),
     )
-    result = evaluate_tasks.run(cfg, voice=Voice(progress=lambda *step: progress.append(step)))
+    result = evaluate_tasks.run(cfg, reporter=Reporter(progress=lambda *step: progress.append(step)))
     stored = json.loads(result.output.read_text(encoding="utf-8"))
     assert stored == result.results
     manifest = json.loads((tiny_run.run / "step_00000007" / "manifest.json").read_text(encoding="utf-8"))
@@ -137,10 +137,10 @@ def test_download(tmp_path, monkeypatch):
 
     monkeypatch.setattr(bundle_archive, "fetch", fetch)
     lines = []
-    found = download_bundle.run(BundleConfig(folder=str(tmp_path / "a")), voice=Voice(say=lines.append))
+    found = download_bundle.run(BundleConfig(folder=str(tmp_path / "a")), reporter=Reporter(say=lines.append))
     assert found.files == len(ITEMS) and not lines
     download_bundle.run(
-        BundleConfig(folder=str(tmp_path / "b"), url="http://x/y.zip"), voice=Voice(say=lines.append)
+        BundleConfig(folder=str(tmp_path / "b"), url="http://x/y.zip"), reporter=Reporter(say=lines.append)
     )
     assert "no SHA-256" in lines[0]
     assert asked == [(bundle_archive.URL, bundle_archive.SHA256), ("http://x/y.zip", None)]

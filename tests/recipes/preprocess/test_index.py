@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from automodel_cli.assembly.reporter import Voice
+from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.corpus.formats.megatron_bin import MegatronWriter
@@ -50,8 +50,8 @@ def build(tiny_training, *overrides: str, **sections) -> tuple[list[index.Indexe
     cfg = load_config(PretrainConfig, tiny_training.config(**sections), list(overrides))
     said: list[str] = []
     tables: list = []
-    voice = Voice(say=said.append, columns=lambda *table: tables.append(table))
-    return index.run(cfg, voice=voice), said, tables
+    reporter = Reporter(say=said.append, columns=lambda *table: tables.append(table))
+    return index.run(cfg, reporter=reporter), said, tables
 
 
 def modified(folder: Path) -> dict[str, int]:

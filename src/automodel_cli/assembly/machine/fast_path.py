@@ -14,7 +14,7 @@ import torch
 
 from automodel_cli import device as this_machine
 from automodel_cli.assembly.machine.fp8 import choose_fp8
-from automodel_cli.assembly.training_length import Horizon
+from automodel_cli.assembly.training_length import TrainingLength
 from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.config.targets.aliases import present_name
 from automodel_cli.config.targets.target import Target
@@ -87,7 +87,7 @@ def choose_fast_path(
     cfg: PretrainConfig,
     *,
     device: torch.device,
-    horizon: Horizon,
+    training_length: TrainingLength,
     model: CausalLM,
     rows: int,
     seq_len: int,
@@ -118,8 +118,8 @@ def choose_fast_path(
         this_machine.choose_compile(
             cfg.compile.enabled,
             device=device,
-            total_tokens=horizon.total_tokens,
-            total_steps=horizon.total_steps,
+            total_tokens=training_length.total_tokens,
+            total_steps=training_length.total_steps,
             parameters=parameters,
         ),
         configured=cfg.compile.enabled != "auto",

@@ -35,7 +35,7 @@ class DeviceMemory:
         return peak.total - self.resident <= share * self.free
 
 
-def look_at(world: World) -> DeviceMemory | None:
+def probe_device_memory(world: World) -> DeviceMemory | None:
     """What the device of this rank has; None where that is not known. Every rank calls it, before the model is built.
 
     Ranks of one machine share its CPU memory equally.

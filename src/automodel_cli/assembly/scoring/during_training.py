@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from automodel_cli.assembly.machine.fast_path import FastPath
-from automodel_cli.assembly.reporter import Voice
+from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.assembly.tokenizer import RunTokenizer
 from automodel_cli.assembly.training_length import due
 from automodel_cli.config.schema.commands import PretrainConfig
@@ -49,7 +49,7 @@ class Run(Protocol):
     stop: StopRequest
     metrics: MetricsLog
     throughput: Throughput
-    voice: Voice
+    reporter: Reporter
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class RunEvaluation:
         found = _record(scores, self.settings, samples)
         where = {"step": run.state.step, "epoch": run.state.epoch}
         run.metrics.evaluation({**where, **found, "seconds": time.perf_counter() - started})
-        _show(run.voice, run.state.step, scores, samples)
+        _show(run.reporter, run.state.step, scores, samples)
 
 
 def _record(
@@ -143,7 +143,7 @@ def _samples(
 
 
 def _show(
-    voice: Voice, step: int, scores: Sequence[dict[str, Any]], samples: Sequence[dict[str, str]]
+    reporter: Reporter, step: int, scores: Sequence[dict[str, Any]], samples: Sequence[dict[str, str]]
 ) -> None:
     if scores:
         rows = [
@@ -156,9 +156,9 @@ def _show(
             ]
             for entry in scores
         ]
-        voice.columns(f"step {step}", COLUMNS, rows)
+        reporter.columns(f"step {step}", COLUMNS, rows)
     for sample in samples:
-        voice.say(f"[sample] {sample['prompt']!r} -> {sample['text']!r}")
+        reporter.say(f"[sample] {sample['prompt']!r} -> {sample['text']!r}")
 
 
 def build_evaluation(

@@ -36,7 +36,7 @@ def build(config: Mapping[str, Any], folder: Path, manifest: Mapping[str, Any], 
         model = build_from_config(config, is_meta_device=True)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{folder} describes a model that cannot be built here: {error}", layout.way_back(folder)
+            f"{folder} describes a model that cannot be built here: {error}", layout.recovery_hint(folder)
         ) from error
     asked = sum(parameter.numel() for parameter in model.parameters())
     if asked > held:
@@ -53,7 +53,7 @@ def _stored(folder: Path, manifest: Mapping[str, Any]) -> list[StoredTensor]:
     if claimed > files:
         raise CheckpointError(
             f"{folder / layout.MANIFEST} lists {claimed:,} bytes of tensors, the files hold {files:,}",
-            layout.way_back(folder),
+            layout.recovery_hint(folder),
         )
     return tensors
 
@@ -69,7 +69,7 @@ def _refuse_larger(config: Mapping[str, Any], tensors: list[StoredTensor], folde
         shape = sizing.shape_of(config)
     except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
         raise CheckpointError(
-            f"{folder / where} is no configuration of a model: {error!r}", layout.way_back(folder)
+            f"{folder / where} is no configuration of a model: {error!r}", layout.recovery_hint(folder)
         ) from error
     held = sum(tensor.num_elements for tensor in tensors)
     if shape is not None and shape.stored_params > held:
@@ -78,5 +78,6 @@ def _refuse_larger(config: Mapping[str, Any], tensors: list[StoredTensor], folde
 
 def _refuse(asked: int, held: int, folder: Path, where: str) -> None:
     raise CheckpointError(
-        f"{folder / where} asks for {asked:,} parameters, the files hold {held:,}", layout.way_back(folder)
+        f"{folder / where} asks for {asked:,} parameters, the files hold {held:,}",
+        layout.recovery_hint(folder),
     )

@@ -126,7 +126,7 @@ def _marks(run: Path) -> tuple[dict[str, str], list[str]]:
 
 
 def _step_row(folder: Path, marks: Mapping[str, str], now: float | None) -> dict[str, Any]:
-    trouble = layout.problem(folder)
+    trouble = layout.find_problem(folder)
     metrics = {} if trouble else layout.read_step_manifest(folder)["metrics"]
     return {
         "step": layout.step_of(folder.name),
@@ -182,7 +182,7 @@ def describe_checkpoint(folder: Path | str, *, now: float | None = None) -> dict
         "step": manifest["step"],
         "bytes": sum(record["bytes"] for record in manifest["files"]),
         "age_s": _age(folder, now),
-        "problem": layout.problem(folder),
+        "problem": layout.find_problem(folder),
         "marks": [pointer for pointer, name in marks.items() if name == folder.name],
         "notes": notes,
         "save_format": manifest["save_format"],

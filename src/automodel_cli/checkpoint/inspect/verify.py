@@ -116,7 +116,7 @@ def refuse_nonfinite(folder: Path) -> None:
         raise CheckpointError(
             f"{folder} holds weights that are no numbers: {len(odd)} tensors with NaN or infinity, "
             f"{odd[0]['tensor']!r} first",
-            f"{layout.way_back(folder)}; automodel inspect-ckpt {for_shell(folder.parent)} --verify checks all",
+            f"{layout.recovery_hint(folder)}; automodel inspect-ckpt {for_shell(folder.parent)} --verify checks all",
         )
 
 

@@ -22,7 +22,7 @@ import torch
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.placement_types import Partial, _StridedShard
 
-from automodel_cli.checkpoint.all_ranks import together
+from automodel_cli.checkpoint.all_ranks import all_ranks
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError
 
@@ -134,7 +134,7 @@ def own_parts(tensors: Mapping[str, torch.Tensor], world: World, *, what: str = 
         parts.update({name: part_of(name, tensor) for name, tensor in tensors.items()})
         return {} if world.size == 1 else {name: [*part.box, part.whole] for name, part in parts.items()}
 
-    boxes = together(world, describe, what=what)
+    boxes = all_ranks(world, describe, what=what)
     if world.size == 1:
         return parts
     owners = share_out(boxes)

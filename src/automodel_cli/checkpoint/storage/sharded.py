@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
-from automodel_cli.checkpoint.all_ranks import together
+from automodel_cli.checkpoint.all_ranks import all_ranks
 from automodel_cli.checkpoint.storage import tensor_file
 from automodel_cli.checkpoint.storage.local_shards import Box, Part, intersection, narrowed, part_of
 from automodel_cli.checkpoint.storage.step_files import HashedInput, OpenFile, StepReader, StepWriter
@@ -209,8 +209,8 @@ def load_tensors(
         regions.update({name: part_of(name, target) for name, target in targets.items()})
         return [_wanted_bytes(reader.folder / name, regions) for name in shards]
 
-    wanted = together(world, prepare, what=what)
-    together(world, lambda: _read_shards(reader, folder, regions, wanted, world.rank), what=what)
+    wanted = all_ranks(world, prepare, what=what)
+    all_ranks(world, lambda: _read_shards(reader, folder, regions, wanted, world.rank), what=what)
 
 
 def _read_shards(

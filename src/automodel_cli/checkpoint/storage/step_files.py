@@ -217,7 +217,7 @@ class HashedInput:
 
     def _damaged(self, what: str) -> CheckpointError:
         return CheckpointError(
-            f"{self.path} is damaged: {what}", layout.way_back(layout.folder_of(self.path))
+            f"{self.path} is damaged: {what}", layout.recovery_hint(layout.folder_of(self.path))
         )
 
 
@@ -246,7 +246,8 @@ class OpenFile:
             count = self._handle.readinto(target[done : done + _PIECE_BYTES])
             if not count:
                 raise CheckpointError(
-                    f"{self.path} is damaged: it ends too early", layout.way_back(layout.folder_of(self.path))
+                    f"{self.path} is damaged: it ends too early",
+                    layout.recovery_hint(layout.folder_of(self.path)),
                 )
             done += count
 
@@ -305,16 +306,16 @@ class StepReader:
             with open_without_waiting(path, buffering=0) as handle:
                 found = os.fstat(handle.fileno())
                 if not stat.S_ISREG(found.st_mode):
-                    raise CheckpointError(f"{path} is a pipe or device", layout.way_back(self.folder))
+                    raise CheckpointError(f"{path} is a pipe or device", layout.recovery_hint(self.folder))
                 if (size := found.st_size) != record["bytes"]:
                     raise CheckpointError(
                         f"{path} is damaged: it has {size:,} bytes, the manifest says {record['bytes']:,}",
-                        layout.way_back(self.folder),
+                        layout.recovery_hint(self.folder),
                     )
                 yield handle, path, record
         except OSError as error:
             raise CheckpointError(
-                f"cannot read {path}: {error.strerror}", layout.way_back(self.folder)
+                f"cannot read {path}: {error.strerror}", layout.recovery_hint(self.folder)
             ) from error
 
     def read_bytes(self, name: str) -> bytes:
@@ -331,11 +332,13 @@ class StepReader:
         if (size := int(self._records.get(name, {}).get("bytes", 0))) > MAX_JSON_BYTES:
             raise CheckpointError(
                 f"{path} has {size:,} bytes, expected at most {MAX_JSON_BYTES:,}",
-                layout.way_back(self.folder),
+                layout.recovery_hint(self.folder),
             )
-        value = parse_json(self.read_bytes(name), path, CheckpointError, hint=layout.way_back(self.folder))
+        value = parse_json(
+            self.read_bytes(name), path, CheckpointError, hint=layout.recovery_hint(self.folder)
+        )
         if not isinstance(value, dict):
-            raise CheckpointError(f"{path} is not a JSON object", layout.way_back(self.folder))
+            raise CheckpointError(f"{path} is not a JSON object", layout.recovery_hint(self.folder))
         return value
 
     def read_model(self, name: str, model: type[Model]) -> Model:
@@ -345,7 +348,9 @@ class StepReader:
             CheckpointError: it is damaged, or holds something else.
         """
         value = self.read_json(name)
-        return validated(value, model, self.folder / name, CheckpointError, hint=layout.way_back(self.folder))
+        return validated(
+            value, model, self.folder / name, CheckpointError, hint=layout.recovery_hint(self.folder)
+        )
 
     def check(self, name: str) -> None:
         """Compare one file with its hash."""

@@ -44,7 +44,7 @@ from torch.distributed.checkpoint.planner import LoadPlan
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from automodel_cli.checkpoint import layout
-from automodel_cli.checkpoint.all_ranks import together
+from automodel_cli.checkpoint.all_ranks import all_ranks
 from automodel_cli.checkpoint.imports import closed_pickle
 from automodel_cli.checkpoint.storage.local_shards import Part, part_of
 from automodel_cli.checkpoint.storage.sharded import WholeTensor, compare
@@ -85,7 +85,7 @@ def scan(reader: StepReader, folder: str) -> dict[str, WholeTensor]:
     if claimed > held:
         raise CheckpointError(
             f"{reader.folder / folder / METADATA} describes {claimed:,} bytes of tensors, the files hold {held:,}",
-            layout.way_back(reader.folder),
+            layout.recovery_hint(reader.folder),
         )
     return found
 
@@ -170,8 +170,8 @@ def load_tensors(
         compare(path, stored, targets, cast=cast)
         _read(reader, folder, {name: part_of(name, target) for name, target in targets.items()})
 
-    together(world, check, what=what)  # before anything is unpickled
-    together(world, read, what=what)
+    all_ranks(world, check, what=what)  # before anything is unpickled
+    all_ranks(world, read, what=what)
 
 
 def _read(reader: StepReader, folder: str, regions: Mapping[str, Part]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from automodel_cli.assembly.reporter import Voice
+from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.cli import console, worker
 from automodel_cli.cli.argv import Invocation
 from automodel_cli.cli.commands import evaluate_tasks
@@ -63,10 +63,10 @@ def _likelihood(cfg: EvaluateConfig, invocation: Invocation, trust: Sequence[str
     from automodel_cli.recipes.evaluation import likelihood as recipe
 
     if cfg.as_json:
-        show_json(recipe.run(cfg, voice=Voice(), trust=trust).results)
+        show_json(recipe.run(cfg, reporter=Reporter(), trust=trust).results)
         return 0
-    with console.voice("scoring") as voice:
-        result = recipe.run(cfg, voice=voice, trust=trust)
+    with console.reporter("scoring") as reporter:
+        result = recipe.run(cfg, reporter=reporter, trust=trust)
     console.table(result.results["checkpoint"]["path"], COLUMNS, rows_of(result.results), right=COLUMNS[1:])
     evaluate_tasks.say_where(result)
     return 0

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from automodel_cli.assembly.reporter import Voice
+from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.cli import console, worker
 from automodel_cli.cli.argv import Invocation
 from automodel_cli.cli.options import Given, command, show_json
@@ -34,7 +34,7 @@ def run(given: Given, invocation: Invocation) -> int:
     """Put tasks to a checkpoint, in as many processes as the launch flags say."""
     cfg, trust = given.load(TasksConfig), tuple(given.values["trust"] or ())
     worker.starting("eval: loading PyTorch ...")
-    launcher = Voice() if cfg.as_json else Voice(say=console.say)
+    launcher = Reporter() if cfg.as_json else Reporter(say=console.say)
     if invocation.wants_processes and (code := _launch(invocation, launcher)) is not None:
         return code
     from automodel_cli.recipes.evaluation import tasks as recipe
@@ -44,8 +44,8 @@ def run(given: Given, invocation: Invocation) -> int:
         if cfg.as_json and worker.rank() == 0:
             show_json(result.results)
         return 0
-    with console.voice("evaluating") as voice:
-        result = recipe.run(cfg, voice=voice, trust=trust)
+    with console.reporter("evaluating") as reporter:
+        result = recipe.run(cfg, reporter=reporter, trust=trust)
     show(result.results)
     say_where(result)
     return 0
@@ -63,11 +63,11 @@ def say_where(result: Any) -> None:
     console.say("--output FILE keeps these results")
 
 
-def _launch(invocation: Invocation, voice: Voice) -> int | None:
+def _launch(invocation: Invocation, reporter: Reporter) -> int | None:
     from automodel_cli.recipes import launch
 
     debug = ["--debug"] if invocation.debug else []
-    return launch.run(None, invocation.launch, [*invocation.arguments, *debug], voice=voice)
+    return launch.run(None, invocation.launch, [*invocation.arguments, *debug], reporter=reporter)
 
 
 def show(results: Mapping[str, Any]) -> None:
@@ -137,8 +137,8 @@ def download_bundle(cfg: BundleConfig) -> int:
 def _fetch(cfg: BundleConfig) -> int:
     from automodel_cli.recipes.evaluation import download_bundle as recipe
 
-    with console.voice("downloading") as voice:
-        found = recipe.run(cfg, voice=voice)
+    with console.reporter("downloading") as reporter:
+        found = recipe.run(cfg, reporter=reporter)
     console.say(f"{found.files} files of task data in {found.folder}")
     return 0
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from automodel_cli.assembly.reporter import Voice
+from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.cli import console, worker
 from automodel_cli.cli.argv import Invocation, is_config_file, two_files
 from automodel_cli.cli.options import command
@@ -96,8 +96,8 @@ def _run(cfg: PretrainConfig, *, fresh: bool, **more: Any) -> int:
     fresh = fresh and not worker.is_started_again()
     if worker.rank() > 0:
         return recipe.run(cfg, fresh=fresh, **more)
-    with console.voice("training", lines_tell_progress=True) as voice:
-        return recipe.run(cfg, fresh=fresh, voice=voice, **more)
+    with console.reporter("training", lines_tell_progress=True) as reporter:
+        return recipe.run(cfg, fresh=fresh, reporter=reporter, **more)
 
 
 def _refuse_launch(invocation: Invocation, fresh: bool) -> None:
@@ -124,4 +124,6 @@ def _launch(cfg: PretrainConfig, invocation: Invocation) -> int | None:
     from automodel_cli.recipes import launch
 
     debug = ["--debug"] if invocation.debug else []
-    return launch.run(cfg, invocation.launch, [*invocation.arguments, *debug], voice=Voice(say=console.say))
+    return launch.run(
+        cfg, invocation.launch, [*invocation.arguments, *debug], reporter=Reporter(say=console.say)
+    )

@@ -50,7 +50,7 @@ def slurm(cfg: SlurmOptions, context: typer.Context) -> int:
         options=_options(cfg.partition, cfg.account, cfg.sbatch),
         setup=cfg.setup,
     )
-    recipe.run(job, output=Path(cfg.output) if cfg.output else None, hand_in=cfg.submit, say=console.say)
+    recipe.run(job, output=Path(cfg.output) if cfg.output else None, submit=cfg.submit, say=console.say)
     return 0
 
 

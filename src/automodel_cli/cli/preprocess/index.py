@@ -43,8 +43,8 @@ def index(cfg: RunOptions, context: typer.Context) -> None:
     worker.starting("preprocess index: loading PyTorch ...")
     from automodel_cli.recipes.preprocess import index as recipe
 
-    with console.voice("indices") as voice:
-        results = recipe.run(run, trust=trust, voice=voice)
+    with console.reporter("indices") as reporter:
+        results = recipe.run(run, trust=trust, reporter=reporter)
     for result in results:
         console.say(line_of(result))
 

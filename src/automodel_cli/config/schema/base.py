@@ -27,7 +27,7 @@ NOTE_KEY = "note"
 
 
 @dataclass(frozen=True)
-class Meaning:
+class TypeHelp:
     """What a type admits, in words for error messages and the documentation."""
 
     text: str
@@ -43,12 +43,12 @@ def _refuse_bool(value: Any) -> Any:
 not_a_bool = BeforeValidator(_refuse_bool)
 """Part of a number's type: true and false are no numbers."""
 
-Count = Annotated[int, not_a_bool, Field(gt=0), Meaning("a whole number from 1 up")]
-Whole = Annotated[int, not_a_bool, Field(ge=0), Meaning("a whole number from 0 up")]
-Positive = Annotated[float, not_a_bool, Field(gt=0, allow_inf_nan=False), Meaning("a number above 0")]
-NotNegative = Annotated[float, not_a_bool, Field(ge=0, allow_inf_nan=False), Meaning("a number from 0 up")]
+Count = Annotated[int, not_a_bool, Field(gt=0), TypeHelp("a whole number from 1 up")]
+Whole = Annotated[int, not_a_bool, Field(ge=0), TypeHelp("a whole number from 0 up")]
+Positive = Annotated[float, not_a_bool, Field(gt=0, allow_inf_nan=False), TypeHelp("a number above 0")]
+NotNegative = Annotated[float, not_a_bool, Field(ge=0, allow_inf_nan=False), TypeHelp("a number from 0 up")]
 
-Cadence = Count | Literal["final"] | None
+Interval = Count | Literal["final"] | None
 """Every N updates (and at the end); ``final``: only at the end; null: never."""
 
 _DTYPES = {

@@ -15,10 +15,10 @@ from pydantic import BeforeValidator, Field, InstanceOf, field_validator, model_
 
 from automodel_cli.config.schema.base import (
     Count,
-    Meaning,
     NotNegative,
     Precision,
     Section,
+    TypeHelp,
     Whole,
     short_dtype,
     understood,
@@ -69,7 +69,7 @@ OpenSection = Annotated[InstanceOf[Target], BeforeValidator(Target.parse)]
 OptimizerSection = Annotated[InstanceOf[Target], BeforeValidator(partial(_with_default, "optimizer"))]
 DataloaderSection = Annotated[InstanceOf[Target], BeforeValidator(partial(_with_default, "dataloader"))]
 Device = Annotated[
-    str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$"), Meaning("auto, cpu, mps, cuda or cuda:N")
+    str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$"), TypeHelp("auto, cpu, mps, cuda or cuda:N")
 ]
 
 

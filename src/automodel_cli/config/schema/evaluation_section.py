@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
-from automodel_cli.config.schema.base import Cadence, Count, Meaning, Section, Whole
+from automodel_cli.config.schema.base import Count, Interval, Section, TypeHelp, Whole
 
 
 def split_words(value: Any) -> Any:
@@ -18,14 +18,14 @@ def split_words(value: Any) -> Any:
     return tuple(word.strip() for text in given for word in str(text).split(",") if word.strip())
 
 
-Words = Annotated[tuple[str, ...], BeforeValidator(split_words), Meaning("names, separated by commas")]
-BatchSize = Annotated[Count | Literal["auto"], Meaning("a whole number from 1 up, or auto")]
+Words = Annotated[tuple[str, ...], BeforeValidator(split_words), TypeHelp("names, separated by commas")]
+BatchSize = Annotated[Count | Literal["auto"], TypeHelp("a whole number from 1 up, or auto")]
 
 
 class EvaluationConfig(Section):
     """What is asked of the model while it trains, beside its training loss: validation loss, tasks, samples."""
 
-    every_steps: Cadence = "final"
+    every_steps: Interval = "final"
     """Updates between evaluations; `final`: only at the end; null: never. Each begins with a validation pass."""
     tasks: Words = ()
     """In-context tasks: `core`, `gauntlet` or names."""

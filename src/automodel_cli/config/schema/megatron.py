@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
-from automodel_cli.config.schema.base import Count, Meaning, Section, Whole, understood
+from automodel_cli.config.schema.base import Count, Section, TypeHelp, Whole, understood
 from automodel_cli.config.schema.preprocess import MAX_DOCUMENT_BYTES, Amount, InputFormat
 
 
@@ -16,7 +16,7 @@ def _as_list(value: Any) -> Any:
 
 
 Texts = Annotated[
-    list[str], BeforeValidator(_as_list), Field(min_length=1), Meaning("a text or a list of texts")
+    list[str], BeforeValidator(_as_list), Field(min_length=1), TypeHelp("a text or a list of texts")
 ]
 
 

@@ -6,12 +6,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from automodel_cli.config.schema.base import Count, Meaning, Positive, Section, Whole, understood
+from automodel_cli.config.schema.base import Count, Positive, Section, TypeHelp, Whole, understood
 
 Time = Annotated[
     str,
     Field(pattern=r"^(\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2})$"),
-    Meaning("minutes, HH:MM:SS or D-HH:MM:SS"),
+    TypeHelp("minutes, HH:MM:SS or D-HH:MM:SS"),
 ]
 
 
@@ -102,7 +102,7 @@ class QuickstartOptions(Section):
 class CompareOptions(Section):
     """What `automodel eval compare` compares."""
 
-    files: Annotated[tuple[str, ...], Field(min_length=2, max_length=2), Meaning("two results files")]
+    files: Annotated[tuple[str, ...], Field(min_length=2, max_length=2), TypeHelp("two results files")]
     """Two results files, A and B."""
     as_json: bool = Field(default=False, validation_alias="json")
     """Print JSON instead of the table."""

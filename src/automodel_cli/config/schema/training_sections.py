@@ -8,8 +8,8 @@ from typing import Any, Literal
 from pydantic import field_validator, model_validator
 
 from automodel_cli.config.schema.base import (
-    Cadence,
     Count,
+    Interval,
     NotNegative,
     Positive,
     Section,
@@ -57,11 +57,11 @@ class StepSchedulerConfig(Section):
     """Passes over the data at most; null: as many as `max_steps` takes, and one without `max_steps`."""
     max_steps: Count | None = None
     """Stop after N updates; null: after `num_epochs`."""
-    ckpt_every_steps: Cadence = 1000
+    ckpt_every_steps: Interval = 1000
     """Save a checkpoint every N updates and at the end; `final`: only at the end; null: never."""
     save_checkpoint_every_epoch: bool = False
     """Also save when a pass over the data ends."""
-    val_every_steps: Cadence = "final"
+    val_every_steps: Interval = "final"
     """Validate every N updates and at the end; `final`: only at the end; null: never."""
     limit_val_batches: Count | None = None
     """Batches a validation reads at most, from each set; null: the whole set."""

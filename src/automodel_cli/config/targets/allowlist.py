@@ -25,7 +25,7 @@ _LIBRARIES = ("torch", "transformers", "datasets", "numpy", "torchdata")
 _FILE_TARGET = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\Z")
 
 
-class Refused(ValueError):
+class NotAllowed(ValueError):
     """The name may not be used there; the text says why and what would help."""
 
 
@@ -69,11 +69,11 @@ def admit(written: str, role: Role, trust: Trust) -> Admitted:
     """Decide whether a name may stand in a place of this role.
 
     Raises:
-        Refused: with what to do about it.
+        NotAllowed: with what to do about it.
     """
     alias = aliases.find_alias(written)
     if alias is None and aliases.is_old_name(written) and not trust.admits_name(written):
-        raise Refused(aliases.explain_unknown(written))
+        raise NotAllowed(aliases.explain_unknown(written))
     name = alias.name if alias else written
     if file_parts := split_file_target(name):
         return _admit_file(name, file_parts[0], trust)
@@ -86,7 +86,7 @@ def admit(written: str, role: Role, trust: Trust) -> Admitted:
         return Admitted("foreign", name)
     if trust.admits_name(name):
         return Admitted("user", name)
-    raise Refused(_why_not(name, role))
+    raise NotAllowed(_why_not(name, role))
 
 
 def split_file_target(name: str) -> tuple[str, str] | None:
@@ -97,9 +97,9 @@ def split_file_target(name: str) -> tuple[str, str] | None:
 
 def _admit_file(name: str, path: str, trust: Trust) -> Admitted:
     if not Path(path).is_file():
-        raise Refused(f"there is no file {path}")
+        raise NotAllowed(f"there is no file {path}")
     if not trust.admits_file(path):
-        raise Refused(f"{path} is code that would run; if you trust it, add --trust {for_shell(path)}")
+        raise NotAllowed(f"{path} is code that would run; if you trust it, add --trust {for_shell(path)}")
     _check_spelling(name.rpartition(":")[2])
     return Admitted("user", name)
 
@@ -107,7 +107,7 @@ def _admit_file(name: str, path: str, trust: Trust) -> Admitted:
 def _check_spelling(name: str) -> None:
     for part in name.split("."):
         if not part.isidentifier() or part.startswith("_"):
-            raise Refused(
+            raise NotAllowed(
                 f"{name!r} is not a name that can be used; write package.module.Name or path/file.py:Name"
             )
 

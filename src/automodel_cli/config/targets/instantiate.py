@@ -22,7 +22,7 @@ from automodel_cli.config.problems import Problem, raise_problems
 from automodel_cli.config.targets import signatures, transformers_signatures
 from automodel_cli.config.targets.allowlist import (
     Admitted,
-    Refused,
+    NotAllowed,
     Trust,
     admit,
     sources_of,
@@ -64,7 +64,7 @@ def check_named(
 def is_known(target: Target, role: str, *, trust: Sequence[str] = ()) -> bool:
     """Whether phase 1 knows every argument of a target and of its nested ones, so that phase 2 has nothing to add."""
     place = _Place(ROLES[role], role, Trust(trust))
-    with contextlib.suppress(Refused):
+    with contextlib.suppress(NotAllowed):
         called = _open_callable(admit(target.name, place.role, place.trust), target, place, imports=False)
         return called.signature is not None and not any(True for _ in _nested(target, target.arguments))
     return True  # it is refused, whatever its arguments are
@@ -106,7 +106,7 @@ def _take_types(target: Target, place: _Place) -> None:
 def _check(target: Target, place: _Place, *, imports: bool) -> list[Problem]:
     try:
         admitted = admit(target.name, place.role, place.trust)
-    except Refused as error:
+    except NotAllowed as error:
         return [Problem(target.where, f"{place.key}._target_", str(error))]
     problems = [
         Problem(_where(target, path[0]), ".".join((place.key, *path)), text)
@@ -114,7 +114,7 @@ def _check(target: Target, place: _Place, *, imports: bool) -> list[Problem]:
     ]
     try:
         called = _open_callable(admitted, target, place, imports=imports)
-    except Refused as error:
+    except NotAllowed as error:
         return [*problems, Problem(target.where, f"{place.key}._target_", str(error))]
     problems += [
         Problem(_where(target, name), f"{place.key}.{name}", text)
@@ -199,13 +199,13 @@ def _own_signature(name: str) -> CallSignature | None:
     """Arguments of one of our own targets, read from its source file.
 
     Raises:
-        Refused: this version does not have it.
+        NotAllowed: this version does not have it.
     """
     module, _, attribute = name.rpartition(".")
     root = Path(automodel_cli.__file__).parent
     path = root.joinpath(*module.split(".")[1:]).with_suffix(".py")
     if not path.is_file():
-        raise Refused(f"{attribute} is not part of this version yet")
+        raise NotAllowed(f"{attribute} is not part of this version yet")
     return signatures.from_source(path, attribute)
 
 
@@ -221,7 +221,7 @@ def _file_signature(path: str, name: str) -> CallSignature | None:
     try:
         return signatures.from_source(Path(path), name)
     except (SyntaxError, UnicodeDecodeError) as error:
-        raise Refused(f"{path} cannot be read as Python: {error}") from None
+        raise NotAllowed(f"{path} cannot be read as Python: {error}") from None
 
 
 def _checked(
@@ -285,7 +285,7 @@ def resolve_function(name: str, role: str, *, trust: Sequence[str] = ()) -> Call
     place = _Place(ROLES[role], role, Trust(trust))
     try:
         return resolve(admit(name, place.role, place.trust), place.role, place.trust)
-    except Refused as error:
+    except NotAllowed as error:
         raise ConfigError(f"{role}: {error}") from error
 
 

@@ -25,7 +25,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from automodel_cli.config.problems import did_you_mean
-from automodel_cli.config.targets.allowlist import Admitted, Refused, Trust, split_file_target
+from automodel_cli.config.targets.allowlist import Admitted, NotAllowed, Trust, split_file_target
 from automodel_cli.config.targets.roles import ClassRule, Role
 from automodel_cli.plain_text import for_shell
 
@@ -37,7 +37,7 @@ def resolve(admitted: Admitted, role: Role, trust: Trust) -> Callable[..., Any]:
     """The callable of an admitted name.
 
     Raises:
-        Refused: it cannot be imported, does not exist, or is not what the place takes.
+        NotAllowed: it cannot be imported, does not exist, or is not what the place takes.
     """
     if admitted.origin == "ours":
         return _ours(admitted.name)
@@ -57,7 +57,7 @@ def _ours(name: str) -> Callable[..., Any]:
     try:
         found: Callable[..., Any] = getattr(importlib.import_module(module_name), attribute)
     except (ModuleNotFoundError, AttributeError):
-        raise Refused(f"{attribute} is not part of this version yet") from None
+        raise NotAllowed(f"{attribute} is not part of this version yet") from None
     return found
 
 
@@ -72,7 +72,7 @@ def _foreign(name: str, role: Role) -> Callable[..., Any]:
     owner = _attribute(module, ".".join(rest), name)
     rule = _rule_for(owner, role)
     if rule is None or (method is None and not rule.constructor) or (method and method not in rule.methods):
-        raise Refused(f"{name} is not {role.kind}")
+        raise NotAllowed(f"{name} is not {role.kind}")
     return _callable(owner if method is None else _class_method(owner, method, name), name)
 
 
@@ -110,7 +110,7 @@ def load_file(path: Path) -> ModuleType:
     """Execute a trusted file once; later calls give the same module, so its classes stay the same objects.
 
     Raises:
-        Refused: the file failed while it ran; the text says how and where.
+        NotAllowed: the file failed while it ran; the text says how and where.
     """
     real = path.resolve()
     if real in _FILES:
@@ -125,7 +125,7 @@ def load_file(path: Path) -> ModuleType:
         exec(compile(real.read_bytes(), str(real), "exec"), module.__dict__)
     except Exception as error:
         del sys.modules[name]
-        raise Refused(f"{path} failed while it was loaded: {_in_words(error, real)}") from error
+        raise NotAllowed(f"{path} failed while it was loaded: {_in_words(error, real)}") from error
     _FILES[real] = module
     return module
 
@@ -137,12 +137,12 @@ def _check_user_object(found: Any, name: str, module_name: str, trust: Trust) ->
     real_name = f"{home}.{getattr(owner, '__qualname__', type(owner).__qualname__)}"
     if home == module_name or trust.lists(name) or trust.admits_name(real_name):
         return _callable(found, name)
-    raise Refused(f"{name} is really {real_name}; if you trust that, add --trust {for_shell(real_name)}")
+    raise NotAllowed(f"{name} is really {real_name}; if you trust that, add --trust {for_shell(real_name)}")
 
 
 def _callable(found: Any, name: str) -> Callable[..., Any]:
     if not callable(found):
-        raise Refused(f"{name} is a {type(found).__name__}, not something that can be called")
+        raise NotAllowed(f"{name} is a {type(found).__name__}, not something that can be called")
     result: Callable[..., Any] = found
     return result
 
@@ -159,10 +159,10 @@ def _import_longest(name: str, *, with_cwd: bool) -> tuple[ModuleType, list[str]
             return _import(module_name, with_cwd=with_cwd), parts[length:]
         except ModuleNotFoundError as error:
             if error.name is None or not _is_prefix(error.name, module_name):
-                raise Refused(f"{module_name} cannot be imported: {_in_words(error)}") from error
+                raise NotAllowed(f"{module_name} cannot be imported: {_in_words(error)}") from error
         except Exception as error:
-            raise Refused(f"{module_name} failed while it was imported: {_in_words(error)}") from error
-    raise Refused(f"there is no module {parts[0]}; looked in the current folder and in what is installed")
+            raise NotAllowed(f"{module_name} failed while it was imported: {_in_words(error)}") from error
+    raise NotAllowed(f"there is no module {parts[0]}; looked in the current folder and in what is installed")
 
 
 def _is_prefix(missing: str, wanted: str) -> bool:
@@ -226,9 +226,9 @@ def _attribute(owner: Any, path: str, name: str) -> Any:
         except AttributeError:
             known = [item for item in dir(found) if not item.startswith("_")]
             where = getattr(found, "__name__", type(found).__name__)
-            raise Refused(f"{where} has no {part}{did_you_mean(part, known)} (in {name})") from None
+            raise NotAllowed(f"{where} has no {part}{did_you_mean(part, known)} (in {name})") from None
         except (ImportError, RuntimeError) as error:  # transformers imports a submodule here
-            raise Refused(f"{name} cannot be imported: {_in_words(error)}") from error
+            raise NotAllowed(f"{name} cannot be imported: {_in_words(error)}") from error
     return found
 
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from automodel_cli.corpus.documents.units import Split, TokenChunk
 from automodel_cli.corpus.formats.nanogpt_bin import (
     Layout,
-    ShardFacts,
+    ShardInfo,
     ShardWriter,
     inspect_token_file,
     kept_is_there,
@@ -49,7 +49,7 @@ class RollingWriter:
     def __init__(self, layout: CorpusLayout, split: Split, state: dict[str, Any] | None = None) -> None:
         self.layout, self.split = layout, split
         self.shards = [
-            ShardFacts(layout.shard_path(split, number), tokens, documents)
+            ShardInfo(layout.shard_path(split, number), tokens, documents)
             for number, (tokens, documents) in enumerate(state["shards"] if state else [])
         ]
         self.tokens = sum(shard.num_tokens for shard in self.shards)
@@ -93,7 +93,7 @@ class RollingWriter:
             self._kept = self._open.sync()
         return {"shards": [[s.num_tokens, s.num_documents] for s in self.shards], "open": list(self._kept)}
 
-    def close(self) -> list[ShardFacts]:
+    def close(self) -> list[ShardInfo]:
         """Publish the last shard."""
         if self._open is not None:
             self._finish_shard()
@@ -211,7 +211,7 @@ class CorpusWriter:
         splits = {split: writer.sync() for split, writer in self.splits.items()}
         return {"splits": splits, "ordinal": self.ordinal, "current": self._current}
 
-    def close(self) -> dict[Split, list[ShardFacts]]:
+    def close(self) -> dict[Split, list[ShardInfo]]:
         """Publish the last shards of both splits."""
         return {split: writer.close() for split, writer in self.splits.items()}
 

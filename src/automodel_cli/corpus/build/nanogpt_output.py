@@ -24,7 +24,7 @@ from automodel_cli.corpus.formats.manifest import (
     read_corpus_manifest,
     write_corpus_manifest,
 )
-from automodel_cli.corpus.formats.nanogpt_bin import ShardFacts, bos_index_path
+from automodel_cli.corpus.formats.nanogpt_bin import ShardInfo, bos_index_path
 from automodel_cli.corpus.shuffle.buckets import BUCKET_FILES
 from automodel_cli.corpus.tokenizer import CharTokenizer, Tokenizer
 from automodel_cli.corpus.tokenizers.base import SAVED_FILES
@@ -84,7 +84,7 @@ class NanogptOutput(Output[CorpusManifest]):
 
     def publish_manifest(
         self,
-        shards: dict[Split, list[ShardFacts]],
+        shards: dict[Split, list[ShardInfo]],
         plan: Plan,
         *,
         tokenizer: Tokenizer,
@@ -113,7 +113,7 @@ class NanogptOutput(Output[CorpusManifest]):
         self.tidy()
 
     def _describe_files(
-        self, shards: dict[Split, list[ShardFacts]], *, with_meta: bool
+        self, shards: dict[Split, list[ShardInfo]], *, with_meta: bool
     ) -> Iterable[CorpusFile]:
         folder = self.folder
         for split, group in shards.items():

@@ -22,7 +22,7 @@ from automodel_cli.corpus.documents.sentences import SentenceRule
 from automodel_cli.corpus.documents.units import FieldSequences, ReadOptions, Texts, TokenChunk, Unit
 from automodel_cli.corpus.tokenizer import load_tokenizer
 from automodel_cli.corpus.tokenizers.base import EngineChoice, Tokenizer, flatten
-from automodel_cli.corpus.tokenizers.engines import Sampled
+from automodel_cli.corpus.tokenizers.engines import CheckedEngine
 from automodel_cli.corpus.tokenizers.special_tokens import SpecialTokens, text_encoder
 from automodel_cli.errors import DataError
 
@@ -63,7 +63,7 @@ class UnitEncoder:
         self._number = 0  # of the document that is being encoded
 
     def __call__(self, unit: Unit) -> TokenChunk:
-        if isinstance(self._engine, Sampled):
+        if isinstance(self._engine, CheckedEngine):
             self._engine.bound_memory()
         found = read_unit(unit, self._read)
         tokens, fields = [], []

@@ -360,7 +360,7 @@ def bos_index_fits(reader: TokenReader, positions: np.ndarray, bos_token: int, *
 
 
 @dataclass(frozen=True)
-class ShardFacts:
+class ShardInfo:
     """What one published shard holds."""
 
     path: Path
@@ -411,7 +411,7 @@ class ShardWriter:
             self._index.sync()
         return self.num_tokens, self.num_documents
 
-    def close(self) -> ShardFacts:
+    def close(self) -> ShardInfo:
         """Publish the shard and its index."""
         with disk_errors_named(self.path):
             if self.layout != "raw":
@@ -419,7 +419,7 @@ class ShardWriter:
                 self._tokens.handle.write(header_bytes(self.num_tokens, self.dtype, self.layout))
             self._index.publish()
             self._tokens.publish()
-        return ShardFacts(self.path, self.num_tokens, self.num_documents)
+        return ShardInfo(self.path, self.num_tokens, self.num_documents)
 
     def abandon(self, keep: tuple[int, int] = (0, 0)) -> None:
         """Close without publishing, after an error: cut both temporaries back to ``keep`` or remove them."""

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from automodel_cli.corpus.formats.nanogpt_bin import token_dtype
-from automodel_cli.corpus.tokenizers.engines import Engine, Sampled, first_difference, probe_texts
+from automodel_cli.corpus.tokenizers.engines import CheckedEngine, Engine, first_difference, probe_texts
 from automodel_cli.corpus.tokenizers.token_bytes import TokenBytes
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.files import atomic_file, write_json
@@ -80,13 +80,13 @@ class Tokenizer:
                 )
             self.engine = reference
             return f"{reference.name} ({fast.name} disagreed with it on {odd[:40]!r})"
-        self.engine = reference if fast is None else Sampled(fast, reference)
+        self.engine = reference if fast is None else CheckedEngine(fast, reference)
         return self.engine.name
 
     @property
     def engine_choice(self) -> EngineChoice:
         """What a worker chooses without asking, to encode as this process does."""
-        return "fast" if isinstance(self.engine, Sampled) else "reference"
+        return "fast" if isinstance(self.engine, CheckedEngine) else "reference"
 
     def say_engine(self, choice: EngineChoice, say: Callable[[str], None]) -> str:
         """:meth:`use_engine`, and what people should know of the tokenizer."""

@@ -3,7 +3,7 @@
 The reference (tiktoken, or Hugging Face ``tokenizers``) defines the right answer and is always there. The
 fast engine (gigatoken: MIT, wheels for Linux and macOS, the extra ``fast``) is used only where it gives the
 same ids: ``first_difference`` asks both about a fixed list of nasty strings before work starts, and
-``Sampled`` compares a thousandth of the text while work goes on. Engines take clean text (no lone
+``CheckedEngine`` compares a thousandth of the text while work goes on. Engines take clean text (no lone
 surrogates) and read nothing in it as a special token: ``<|endoftext|>`` inside a web page stays text.
 """
 
@@ -198,7 +198,7 @@ def first_difference(fast: Engine, reference: Engine, texts: tuple[str, ...]) ->
     return None
 
 
-class Sampled:
+class CheckedEngine:
     """A fast engine that lets the reference repeat one part in a thousand of the text.
 
     Raises:

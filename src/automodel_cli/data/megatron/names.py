@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from automodel_cli.data.megatron.order import OrderSettings
 
 
-class MegatronNames:
+class CacheKeys:
     """Descriptions of data sets as megatron-core 0.16.1 writes them.
 
     Args:

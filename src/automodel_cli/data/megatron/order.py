@@ -36,8 +36,8 @@ from automodel_cli.data.megatron.gpt_index import (
     wrong_indices,
 )
 from automodel_cli.data.megatron.index_cache import Arrays, IndexCache, IndexEntry, stem_of
-from automodel_cli.data.megatron.names import MegatronNames
-from automodel_cli.data.megatron.parts import Drawn, Part, state_of_index
+from automodel_cli.data.megatron.names import CacheKeys
+from automodel_cli.data.megatron.parts import BlendStats, Part, state_of_index
 from automodel_cli.errors import ConfigError, DataError
 
 _GPT_NAMES = ("document_index", "sample_index", "shuffle_index")
@@ -85,7 +85,7 @@ class MegatronOrder:
         weights: Sequence[float] | None = None,
         size: int | None = None,
         cache: IndexCache,
-        names: MegatronNames | None = None,
+        names: CacheKeys | None = None,
         threads: int = 1,
     ) -> None:
         self.parts, self.settings = parts, settings
@@ -153,7 +153,7 @@ class MegatronOrder:
         return samples
 
     def _gpt_entry(
-        self, part: Part, plan: EpochPlan, wanted: int | None, names: MegatronNames | None
+        self, part: Part, plan: EpochPlan, wanted: int | None, names: CacheKeys | None
     ) -> IndexEntry:
         settings = self.settings
         fixed = {
@@ -183,7 +183,7 @@ class MegatronOrder:
         )
 
     def _blend_entry(
-        self, size: int | None, names: MegatronNames | None, entries: Sequence[IndexEntry]
+        self, size: int | None, names: CacheKeys | None, entries: Sequence[IndexEntry]
     ) -> IndexEntry:
         settings = self.settings
         weights, total = self._blend_weights(size)
@@ -256,14 +256,14 @@ class MegatronOrder:
                     f"raise dataset.mid_level_dataset_surplus, now {self.settings.surplus:g}",
                 )
 
-    def drawn(self, samples: int | None = None) -> list[Drawn]:
+    def drawn(self, samples: int | None = None) -> list[BlendStats]:
         """How many of the first ``samples`` (all) each part gives, and how often its tokens are read for them."""
         used = len(self) if samples is None else min(samples, len(self))
         counts = [used]
         if self.blend is not None:
             counts = np.bincount(self.blend.dataset_index[:used], minlength=len(self.parts)).tolist()
         return [
-            Drawn(part, count / used, count, count * self.settings.seq_len / part.tokens)
+            BlendStats(part, count / used, count, count * self.settings.seq_len / part.tokens)
             for part, count in zip(self.parts, counts, strict=True)
         ]
 

@@ -20,7 +20,7 @@ from automodel_cli.data.megatron.parts import Part
 from automodel_cli.errors import DataError
 
 
-class Origin:
+class TokenizerProvenance:
     """Manifests of the parts of one data set.
 
     Args:

@@ -35,7 +35,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class BlendStats:
     """What a sample order makes of one part, for people."""
 
     part: Part

@@ -20,7 +20,7 @@ from automodel_cli.data.files.open_files import TokenShards
 from automodel_cli.data.megatron.blending import StatelessBlend
 from automodel_cli.data.megatron.gpt_index import normalize
 from automodel_cli.data.megatron.order import OrderSettings, above_zero
-from automodel_cli.data.megatron.parts import Drawn, Part
+from automodel_cli.data.megatron.parts import BlendStats, Part
 from automodel_cli.data.permutation import ALGORITHM, Permutation
 from automodel_cli.errors import ConfigError, DataError
 
@@ -105,12 +105,12 @@ class StatelessOrder:
         """The samples wanted, or the windows of one epoch."""
         return self._length
 
-    def drawn(self, samples: int | None = None) -> list[Drawn]:
+    def drawn(self, samples: int | None = None) -> list[BlendStats]:
         """How many of ``samples`` (all) each part gives, and how often its tokens are read for them."""
         used, seq_len = len(self) if samples is None else samples, self.settings.seq_len
         shares = self._weights or [count / self._total for count in self.windows]
         return [
-            Drawn(part, share, round(share * used), share * used * seq_len / max(part.tokens, 1))
+            BlendStats(part, share, round(share * used), share * used * seq_len / max(part.tokens, 1))
             for part, share in zip(self.parts, shares, strict=True)
         ]
 

@@ -8,15 +8,15 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
-from automodel_cli.models.layers.kv_cache import Room
+from automodel_cli.models.layers.kv_cache import PreallocatedTensor
 
 
-class RoomyLayer(DynamicLayer):
+class PreallocatedLayer(DynamicLayer):
     """A ``DynamicLayer`` that writes into spare room instead of concatenating; what it returns is the same."""
 
     def __init__(self, capacity: int) -> None:
         super().__init__()
-        self._rooms = (Room(capacity), Room(capacity))
+        self._rooms = (PreallocatedTensor(capacity), PreallocatedTensor(capacity))
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
@@ -43,8 +43,10 @@ class SelectableCache(DynamicCache):
             (layer.reorder_cache if keeps_state else layer.batch_select_indices)(indices)
 
 
-def roomy_cache(hf: PreTrainedModel, capacity: int) -> DynamicCache:
+def preallocated_cache(hf: PreTrainedModel, capacity: int) -> DynamicCache:
     """An empty cache for ``hf``; layers that keep everything get room, others (sliding windows) stay as they are."""
     cache = SelectableCache(config=hf.config.get_text_config(decoder=True))
-    cache.layers = [RoomyLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [
+        PreallocatedLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers
+    ]
     return cache

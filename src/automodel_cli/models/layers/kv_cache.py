@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 
-class Room:
+class PreallocatedTensor:
     """Space for one tensor ``[B, H, capacity, K]`` that fills up along its third axis, without copying what is there.
 
     When it is full it moves to a space half as large again. Not for use with autograd: it is written in place.
@@ -59,14 +59,14 @@ class KVCache:
     def __init__(self, *, capacity: int = 0, left_padding: Tensor | None = None) -> None:
         self.capacity = capacity
         self.left_padding = left_padding
-        self._layers: dict[int, tuple[Room, Room]] = {}
+        self._layers: dict[int, tuple[PreallocatedTensor, PreallocatedTensor]] = {}
         self.length = 0
         self.foreign: Any = None
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Append ``[B, H, T, K]`` to a layer and return all of it, ``[B, H, S + T, K]``."""
         if layer not in self._layers:
-            self._layers[layer] = (Room(self.capacity), Room(self.capacity))
+            self._layers[layer] = (PreallocatedTensor(self.capacity), PreallocatedTensor(self.capacity))
         key_room, value_room = self._layers[layer]
         return key_room.put(keys, self.length), value_room.put(values, self.length)
 

@@ -13,7 +13,7 @@ import torch
 from automodel_cli import device as this_machine
 from automodel_cli.assembly.checkpoint import LoadedModel, load_model
 from automodel_cli.assembly.facts import versions
-from automodel_cli.assembly.reporter import Voice
+from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.assembly.scoring import results_file
 from automodel_cli.assembly.scoring.data import (
     ScoredData,
@@ -49,7 +49,9 @@ class EvaluationResult:
     output: Path | None
 
 
-def run(cfg: EvaluateConfig, *, voice: Voice | None = None, trust: Sequence[str] = ()) -> EvaluationResult:
+def run(
+    cfg: EvaluateConfig, *, reporter: Reporter | None = None, trust: Sequence[str] = ()
+) -> EvaluationResult:
     """Score ``cfg.checkpoint`` on each entry of ``cfg.data``.
 
     Args:
@@ -60,13 +62,13 @@ def run(cfg: EvaluateConfig, *, voice: Voice | None = None, trust: Sequence[str]
         ConfigError: no data is named or known, or windows longer than the model's context.
         DataError: the data does not fit the model's vocabulary or tokenizer.
     """
-    voice = voice or Voice()
+    reporter = reporter or Reporter()
     results_file.check_output(cfg.output)
     device = this_machine.pick_device(cfg.device)
     this_machine.bound_the_heap()
     loaded = load_model(cfg.checkpoint, device=device, trust=trust)
     for note in loaded.notes:
-        voice.say(note)
+        reporter.say(note)
     trained_as = training_config(loaded.path)
     seq_len = _seq_len(cfg, loaded, trained_seq_len(trained_as))
     documents = trained_documents(trained_as, cfg.intra_document)
@@ -76,7 +78,8 @@ def run(cfg: EvaluateConfig, *, voice: Voice | None = None, trust: Sequence[str]
     } or validation_sets(loaded.path, trained_as, seq_len, documents=documents, raw_dtype=raw_dtype)
     precision = compute_precision(cfg.precision, loaded, device)
     scores = {
-        name: _score(name, dataset, cfg, loaded, device, precision, voice) for name, dataset in sets.items()
+        name: _score(name, dataset, cfg, loaded, device, precision, reporter)
+        for name, dataset in sets.items()
     }
     results = {
         "format": FORMAT,
@@ -108,20 +111,20 @@ def _score(
     loaded: LoadedModel,
     device: torch.device,
     precision: str,
-    voice: Voice,
+    reporter: Reporter,
 ) -> Likelihood:
     for note in dataset.notes:
-        voice.say(note)
+        reporter.say(note)
     _check_fits(name, dataset, loaded)
     loader = EvalLoader(dataset, cfg.batch_size, limit_batches=cfg.limit_batches)
     batches = loader.num_batches or 0
     return evaluate(
         loaded.model,
         loader,
-        token_bytes=_token_bytes(cfg, dataset, loaded, voice),
+        token_bytes=_token_bytes(cfg, dataset, loaded, reporter),
         device=device,
         autocast_dtype=AUTOCAST[precision],
-        progress=lambda done: voice.progress(done, batches, name),
+        progress=lambda done: reporter.progress(done, batches, name),
     )
 
 
@@ -157,7 +160,7 @@ def _tokenizer_facts(tokenizer: Tokenizer | None) -> dict[str, Any] | None:
 
 
 def _token_bytes(
-    cfg: EvaluateConfig, dataset: ScoredData, loaded: LoadedModel, voice: Voice
+    cfg: EvaluateConfig, dataset: ScoredData, loaded: LoadedModel, reporter: Reporter
 ) -> TokenBytes | None:
     """Bytes each id stands for: by the tokenizer asked for, the checkpoint's, or the corpus' own."""
     if cfg.tokenizer is not None:
@@ -176,7 +179,7 @@ def _token_bytes(
         )
     known = tokenizer.text_bytes()
     if known is None:
-        voice.say(
+        reporter.say(
             f"no bits per byte: {tokenizer.name} does not keep texts as they are (white space, letters)"
         )
     return known

@@ -15,7 +15,7 @@ from automodel_cli import device as this_machine
 from automodel_cli import transformers_calls
 from automodel_cli.assembly.checkpoint import LoadedModel, load_model
 from automodel_cli.assembly.facts import versions
-from automodel_cli.assembly.reporter import Voice
+from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.assembly.scoring import results_file
 from automodel_cli.assembly.scoring.model import AUTOCAST, compute_precision, describe_checkpoint
 from automodel_cli.config.schema.tasks import TasksConfig
@@ -42,7 +42,7 @@ class TasksResult:
     output: Path | None
 
 
-def run(cfg: TasksConfig, *, voice: Voice | None = None, trust: Sequence[str] = ()) -> TasksResult:
+def run(cfg: TasksConfig, *, reporter: Reporter | None = None, trust: Sequence[str] = ()) -> TasksResult:
     """Put ``cfg.tasks`` and ``cfg.harness`` to ``cfg.checkpoint``.
 
     Args:
@@ -53,7 +53,7 @@ def run(cfg: TasksConfig, *, voice: Voice | None = None, trust: Sequence[str] = 
         ConfigError: an unknown task, no data, no tokenizer, or the harness is not installed.
         DataError: damaged task data, or a tokenizer that is not the model's.
     """
-    voice = voice or Voice()
+    reporter = reporter or Reporter()
     results_file.check_output(cfg.output)
     if cfg.harness and importlib.util.find_spec("lm_eval") is None:
         raise ConfigError("--harness needs the package lm-eval", "pip install 'automodel-cli[eval]'")
@@ -64,10 +64,10 @@ def run(cfg: TasksConfig, *, voice: Voice | None = None, trust: Sequence[str] = 
     world = start.join(device.type) if start.place().size > 1 else World.single(device)
     try:
         loaded = load_model(cfg.checkpoint, device=world.device, trust=trust)
-        voice = voice if world.is_main else Voice()
+        reporter = reporter if world.is_main else Reporter()
         for note in loaded.notes:
-            voice.say(note)
-        return _run(cfg, loaded, bundle, tasks, world, voice, trust)
+            reporter.say(note)
+        return _run(cfg, loaded, bundle, tasks, world, reporter, trust)
     finally:
         start.leave(world)
 
@@ -78,7 +78,7 @@ def _run(
     bundle: Bundle | None,
     tasks: list[Task],
     world: World,
-    voice: Voice,
+    reporter: Reporter,
     trust: Sequence[str],
 ) -> TasksResult:
     tokenizer = _tokenizer(cfg, loaded)
@@ -107,9 +107,9 @@ def _run(
     }
     if bundle is not None:
         encoder = Encoder(tokenizer, _separator_id(cfg, loaded))
-        results |= _in_context(cfg, bundle, tasks, engine, encoder, voice)
+        results |= _in_context(cfg, bundle, tasks, engine, encoder, reporter)
     if cfg.harness:
-        results["harness"] = _harness(cfg, loaded, engine, tokenizer, voice, trust)
+        results["harness"] = _harness(cfg, loaded, engine, tokenizer, reporter, trust)
     if not world.is_main:
         return TasksResult(results, None)
     asked = (*cfg.tasks, *cfg.harness)
@@ -144,7 +144,7 @@ def _in_context(
     tasks: list[Task],
     engine: SpanScorer,
     encoder: Encoder,
-    voice: Voice,
+    reporter: Reporter,
 ) -> dict[str, Any]:
     """``tasks``, ``missing``, ``means`` and ``seconds`` of the results."""
     started = time.perf_counter()
@@ -164,7 +164,7 @@ def _in_context(
         questions = prepare(
             task, data, encoder, context=context, limit=cfg.max_per_task, shots=cfg.num_fewshot
         )
-        score = ask(questions, engine, tokenizer, progress=_shown(voice, task.name))
+        score = ask(questions, engine, tokenizer, progress=_shown(reporter, task.name))
         found[task.name] = _entry(score, bundle)
     return {
         "tasks": found,
@@ -174,8 +174,8 @@ def _in_context(
     }
 
 
-def _shown(voice: Voice, name: str) -> Callable[[int, int], None]:
-    return lambda done, total: voice.progress(done, total, name)
+def _shown(reporter: Reporter, name: str) -> Callable[[int, int], None]:
+    return lambda done, total: reporter.progress(done, total, name)
 
 
 def _entry(score: TaskScore, bundle: Bundle) -> dict[str, Any]:
@@ -195,7 +195,7 @@ def _harness(
     loaded: LoadedModel,
     engine: SpanScorer,
     tokenizer: Tokenizer,
-    voice: Voice,
+    reporter: Reporter,
     trust: Sequence[str],
 ) -> dict[str, Any]:
     """The harness' entries by task; the package is an extra, so it is imported where it is wanted."""
@@ -215,7 +215,7 @@ def _harness(
         tokenizer,
         chat_tokenizer=_chat_tokenizer(loaded.path) if cfg.chat_template else None,
         separator_id=_separator_id(cfg, loaded),
-        progress=_shown(voice, "harness"),
+        progress=_shown(reporter, "harness"),
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from automodel_cli.assembly import data as data_assembly
 from automodel_cli.assembly import summary
-from automodel_cli.assembly.reporter import Voice
+from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.data.megatron.index_cache import IndexCache
 from automodel_cli.errors import DataError
@@ -31,14 +31,14 @@ class Indexed:
     seconds: float
 
 
-def run(cfg: PretrainConfig, *, trust: Sequence[str] = (), voice: Voice | None = None) -> list[Indexed]:
+def run(cfg: PretrainConfig, *, trust: Sequence[str] = (), reporter: Reporter | None = None) -> list[Indexed]:
     """Build the indices of ``cfg``'s training and validation sets that are not there yet.
 
     Raises:
         ConfigError: a section that contradicts itself.
         DataError: files that are missing or damaged, or an index that cannot be kept in its folder.
     """
-    voice = voice or Voice()
+    reporter = reporter or Reporter()
     sections = {"training": (cfg.dataset, "train")}
     sections |= {
         f"validation: {name}": (target, "validation") for name, target in cfg.validation_datasets.items()
@@ -50,12 +50,12 @@ def run(cfg: PretrainConfig, *, trust: Sequence[str] = (), voice: Voice | None =
         dataset = data_assembly.build_dataset(cfg, target, split=split, trust=trust)
         datasets[section] = dataset
         for note in data_assembly.notes(dataset):
-            voice.say(f"note: {note}")
+            reporter.say(f"note: {note}")
         cache: IndexCache | None = getattr(dataset, "index_cache", None)
         results.append(_outcome(section, cache, time.perf_counter() - started))
     table = summary.blend_table(datasets)
     if table is not None:
-        voice.columns(*table)
+        reporter.columns(*table)
     return results
 
 
