@@ -11,7 +11,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 NEEDS_GPU := benchmarks/gpu.py benchmarks/document_attention.py
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart install dev check ruff mypy lint-imports codespell format test test-unit promises conformance conformance-newest torture bench bench-gpu docs clean
+.PHONY: help quickstart install dev check ruff mypy lint-imports codespell format test test-unit promises conformance conformance-newest same torture bench bench-gpu docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -70,6 +70,9 @@ conformance-newest: # its own environment: the newest megatron-core, and no more
 	test -x $(MEGATRON)/bin/python || $(PYTHON312) -m venv $(MEGATRON)
 	$(MEGATRON)/bin/python -m pip --disable-pip-version-check install -q -e . megatron-core==0.19.2 pytest hypothesis
 	AUTOMODEL_TESTS=nightly $(MEGATRON)/bin/python -m pytest tests/data/test_megatron_conformance.py
+
+same: $(VENV)/.dev ## compare with another commit, byte for byte: make same BASE=v0.1.0
+	$(BIN)/python tests/promises/same_as_before.py $(BASE)
 
 torture: $(VENV)/.dev ## the full fault-injection counts, and all examples of properties (long)
 	AUTOMODEL_TESTS=nightly $(BIN)/python -m pytest -m torture -s
