@@ -213,8 +213,8 @@ def numbers(folder: Path) -> list[tuple]:
 
 
 def tensors(folder: Path) -> dict[str, str]:
-    """Hashes of the tensor files of all checkpoints."""
-    paths = sorted((folder / "run").rglob("*.safetensors"))
+    """Hashes of the tensor files of the checkpoints, without the export that a run leaves at its end."""
+    paths = [path for path in sorted((folder / "run").rglob("*.safetensors")) if path.parent.name != "hf"]
     assert paths, f"{folder} has no checkpoint"
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths
