@@ -5,7 +5,7 @@ CORES  ?= $(shell getconf _NPROCESSORS_ONLN)
 PYTHON312 ?= python3.12
 MEGATRON  := .venv-megatron
 BIN    := $(VENV)/bin
-PYTEST := $(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder --durations 10
+PYTEST := $(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder -p tests.cpu_times
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 NEEDS_GPU := benchmarks/gpu.py benchmarks/document_attention.py

@@ -244,6 +244,11 @@ class _Nursery:
 _warm: list[_Nursery] = []
 
 
+def running() -> list[int]:
+    """Process ids of the warm process, once a test has asked for one."""
+    return [warm.process.pid for warm in _warm]
+
+
 def _ask(request: dict[str, Any], descriptors: list[int]) -> socket.socket:
     if not _warm:
         _warm.append(_Nursery())
