@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from automodel_cli.config.field_help import help_of
 from automodel_cli.config.other_names import counterpart
 from automodel_cli.config.problems import Problem, folded, nearest
-from automodel_cli.config.schema.base import NOTE_KEY, Section, TypeHelp, keys_of
+from automodel_cli.config.schema.base import Section, TypeHelp, keys_of, reason_ignored
 from automodel_cli.config.schema.other_sections import UNSUPPORTED_SECTIONS
 from automodel_cli.config.targets.target import Target, describe_value, is_secret
 from automodel_cli.config.yaml_tree import KeyPath, ListNode, MapNode, Node, Scalar, place_of
@@ -124,7 +124,7 @@ def all_keys(model: type[Section], prefix: str = "", *, with_old: bool = True) -
     """Dotted names of all keys of a configuration, depth first; ``with_old``: those without effect too."""
     found = []
     for name, field in model.model_fields.items():
-        if not with_old and isinstance(field.json_schema_extra, dict) and NOTE_KEY in field.json_schema_extra:
+        if reason_ignored(field) and not with_old:
             continue
         for key in keys_of(model, name):
             found.append(prefix + key)

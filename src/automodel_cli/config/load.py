@@ -20,7 +20,7 @@ from automodel_cli.config import yaml_tree
 from automodel_cli.config.explain import explain, field_at, keep_text, takes_as_it_stands
 from automodel_cli.config.overrides import COMMAND_LINE, apply_override, parse_overrides
 from automodel_cli.config.problems import Problem, raise_problems
-from automodel_cli.config.schema.base import NOTE_KEY, Section, keys_of
+from automodel_cli.config.schema.base import Section, keys_of, reason_ignored
 from automodel_cli.config.targets.instantiate import check_named, check_target, is_known
 from automodel_cli.config.targets.roles import role_of_section
 from automodel_cli.config.targets.target import REDACTED, TARGET_KEY, Target, is_secret
@@ -167,8 +167,8 @@ def _check_targets(
 def to_dict(config: Section) -> dict[str, Any]:
     """Plain values of the effective configuration, as a file would give them.
 
-    What came from the environment is shown as the placeholder that was written; secrets are blanked; keys kept for
-    old files are left out unless somebody set them.
+    What came from the environment is shown as the placeholder that was written; secrets are blanked; ignored
+    keys are left out unless somebody set them.
     """
     return _section_to_dict(config, (), config._placeholders)
 
@@ -176,8 +176,7 @@ def to_dict(config: Section) -> dict[str, Any]:
 def _section_to_dict(section: Section, path: KeyPath, written: Mapping[KeyPath, Written]) -> dict[str, Any]:
     shown: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():
-        extra = field.json_schema_extra
-        if isinstance(extra, dict) and NOTE_KEY in extra and name not in section.model_fields_set:
+        if reason_ignored(field) and name not in section.model_fields_set:
             continue
         keys = keys_of(type(section), name)
         value = getattr(section, name)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from automodel_cli.config.explain import describe_type, section_of
 from automodel_cli.config.field_help import meaning_and_default
-from automodel_cli.config.schema.base import NOTE_KEY, Section, keys_of
+from automodel_cli.config.schema.base import Section, keys_of, reason_ignored
 from automodel_cli.config.schema.commands import (
     NAMED_VALIDATION_KEY,
     EvaluateConfig,
@@ -113,12 +113,12 @@ def _of_commands() -> Iterator[Setting]:
 def _of_section(model: type[Section], prefix: str, where: str) -> Iterator[Setting]:
     for name, field in model.model_fields.items():
         key, *also = (prefix + spelling for spelling in keys_of(model, name))
-        extra, role = field.json_schema_extra, role_of_section(name) if model is PretrainConfig else None
+        role = role_of_section(name) if model is PretrainConfig else None
         if key == NAMED_VALIDATION_KEY:
             continue
         meaning, default = meaning_and_default(model, name)
-        if isinstance(extra, dict) and NOTE_KEY in extra:
-            meaning = f"Without effect: {extra[NOTE_KEY]}."
+        if reason := reason_ignored(field):
+            meaning = f"Ignored: {reason}."
         default = "needed" if field.is_required() else default or "off"
         takes = describe_type(field.annotation, field.metadata)
         yield Setting(key, takes, default, meaning, tuple(also), where)

@@ -1,7 +1,7 @@
-"""What every closed section shares: no unknown keys, frozen, documented fields, keys kept for old files.
+"""Base of all closed sections: no unknown keys, frozen values, documented fields, ignored keys of older files.
 
-A key that older files carry and that needs no action here is declared with ``understood(...)``: it is
-accepted, type-checked and, where somebody set it, explained once through ``Section.collect_notes``.
+A key that older files carry and that needs no action here is declared with ``ignored(...)``: its value is checked,
+and where somebody set it ``Section.collect_notes`` says once why it has no effect.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from pydantic import (
     PrivateAttr,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from automodel_cli.config.targets.target import TARGET_KEY, describe_value
 
-NOTE_KEY = "note"
+_IGNORED = "ignored"
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,15 @@ Precision = Annotated[Literal["auto", "bf16", "fp16", "fp32"], BeforeValidator(s
 Dtype = Annotated[Literal["bf16", "fp16", "fp32"], BeforeValidator(short_dtype)]
 
 
-def understood(default: Any, reason: str) -> Any:
-    """A field that is accepted for old files and has no effect, because ``reason``."""
-    return Field(default, json_schema_extra={NOTE_KEY: reason})
+def ignored(default: Any, reason: str) -> Any:
+    """A field of older files that has no effect, because ``reason``."""
+    return Field(default, json_schema_extra={_IGNORED: reason})
+
+
+def reason_ignored(field: FieldInfo) -> str:
+    """Why a key has no effect; empty for all that have one."""
+    extra = field.json_schema_extra
+    return str(extra.get(_IGNORED, "")) if isinstance(extra, dict) else ""
 
 
 class Section(BaseModel):
@@ -128,15 +135,12 @@ class Section(BaseModel):
         return data
 
     def collect_notes(self, prefix: str = "") -> list[str]:
-        """One line for each accepted key that somebody set and that has no effect, and why."""
+        """One line for each ignored key that somebody set, and why it is ignored."""
         notes = []
-        for name in type(self).model_fields:
-            value = getattr(self, name)
-            extra = type(self).model_fields[name].json_schema_extra
-            reason = extra.get(NOTE_KEY) if isinstance(extra, dict) else None
-            default = type(self).model_fields[name].default
-            if reason and name in self.model_fields_set and value != default:
-                notes.append(f"{prefix}{name} is understood and has no effect: {reason}")
+        for name, field in type(self).model_fields.items():
+            value, reason = getattr(self, name), reason_ignored(field)
+            if reason and name in self.model_fields_set and value != field.default:
+                notes.append(f"{prefix}{name} is ignored: {reason}")
             if isinstance(value, Section):
                 notes += value.collect_notes(f"{prefix}{name}.")
         return notes

@@ -20,8 +20,8 @@ from automodel_cli.config.schema.base import (
     Section,
     TypeHelp,
     Whole,
+    ignored,
     short_dtype,
-    understood,
 )
 from automodel_cli.config.schema.evaluation_section import EvaluationConfig
 from automodel_cli.config.schema.other_sections import (
@@ -149,11 +149,12 @@ class PretrainConfig(Section):
     mfu: MfuConfig | None = None
     """What model FLOPs utilization is measured against; null: the device's own peak."""
     prewarm: PrewarmConfig | None = None
-    """Kept for old files: what a first update warms up."""
+    """Ignored: warm-up before the first update."""
     moe_metrics: MoeMetricsConfig | None = None
-    """Kept for old files: load of experts in the log."""
-    nvtx: bool = understood(False, "--profile N shows where the time of a run goes")
-    """Kept for old files."""
+    """Ignored: load of experts in the log."""
+
+    # Keys of older files, without effect.
+    nvtx: bool = ignored(False, "--profile N shows where the time of a run goes")
 
     @model_validator(mode="before")
     @classmethod

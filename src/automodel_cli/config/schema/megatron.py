@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
-from automodel_cli.config.schema.base import Count, Section, TypeHelp, Whole, understood
+from automodel_cli.config.schema.base import Count, Section, TypeHelp, Whole, ignored
 from automodel_cli.config.schema.preprocess import MAX_DOCUMENT_BYTES, Amount, InputFormat
 
 
@@ -98,8 +98,9 @@ class PreprocessMegatronConfig(Section):
     """What encodes: `auto` takes the fast engine where it is installed and agrees with the reference."""
     dry_run: bool = False
     """Say what would be done, and stop."""
-    log_interval: Whole | None = understood(None, "progress is shown by time, not by documents")
-    """Documents between two lines of progress in NeMo's tool."""
+
+    # Keys of older files, without effect.
+    log_interval: Whole | None = ignored(None, "progress is shown by time, not by documents")
 
     @model_validator(mode="after")
     def _options_that_go_together(self) -> PreprocessMegatronConfig:

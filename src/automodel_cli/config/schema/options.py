@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from automodel_cli.config.schema.base import Count, Positive, Section, TypeHelp, Whole, understood
+from automodel_cli.config.schema.base import Count, Positive, Section, TypeHelp, Whole, ignored
 
 Time = Annotated[
     str,
@@ -17,7 +17,7 @@ Time = Annotated[
 
 def older(default: Any) -> Any:
     """An older spelling of another command's option, which works and is not shown."""
-    return understood(default, "it is a command of its own now")
+    return ignored(default, "it is a command of its own now")
 
 
 class RunOptions(Section):

@@ -145,7 +145,7 @@ def translate(target: Target, role: Role) -> tuple[dict[str, Any], list[str]]:
     notes = [alias.note] if alias and alias.note else []
     for key, value in target.arguments.items():
         if key in dropped:
-            notes.append(f"{key} is understood and has no effect: {dropped[key]}")
+            notes.append(f"{key} is ignored: {dropped[key]}")
         else:
             arguments[renamed.get(key, key)] = value
     return arguments, notes
