@@ -18,7 +18,7 @@ from automodel_cli.checkpoint.hf import format as hf_format
 from automodel_cli.checkpoint.storage import sharded
 from automodel_cli.checkpoint.storage.step_files import StepReader, StepWriter
 from automodel_cli.cli import app
-from automodel_cli.config.schema.export import ExportConfig
+from automodel_cli.config.schema.results import ExportConfig
 from automodel_cli.corpus.tokenizer import open_tokenizer
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError

@@ -223,7 +223,7 @@ def _options(
 ) -> dict[str, inspect.Parameter]:
     """A parameter for each field, in the order of the help."""
     fields = {name: model for model in reversed(models) for name in model.model_fields}
-    order = {name: model for model in models for name in model.model_fields}
+    order = {name: model for model in models for name in model.in_order()}
     made = {name: _parameter(name, fields[name], name in arguments) for name in order}
     if file:
         annotation = Annotated[

@@ -181,7 +181,8 @@ def _keys(model: type[Section], only: Iterable[str] | None = None) -> Iterator[s
     """The table of a section's keys, and below it those that are ignored."""
     rows: list[tuple[str, ...]] = []
     ignored: dict[str, list[str]] = {}
-    for name, field in model.model_fields.items():
+    for name in model.in_order():
+        field = model.model_fields[name]
         if only is not None and name not in only:
             continue
         if reason := reason_ignored(field):

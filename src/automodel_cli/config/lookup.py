@@ -9,24 +9,23 @@ from dataclasses import dataclass, replace
 from automodel_cli.config.explain import describe_type, section_of
 from automodel_cli.config.field_help import meaning_and_default
 from automodel_cli.config.schema.base import Section, keys_of, reason_ignored
-from automodel_cli.config.schema.commands import (
-    NAMED_VALIDATION_KEY,
-    EvaluateConfig,
-    GenerateConfig,
-    InspectConfig,
-    PlotConfig,
-    PretrainConfig,
-)
-from automodel_cli.config.schema.export import ExportConfig
-from automodel_cli.config.schema.import_checkpoint import ImportConfig
+from automodel_cli.config.schema.commands import NAMED_VALIDATION_KEY, PretrainConfig
 from automodel_cli.config.schema.megatron import PreprocessMegatronConfig
 from automodel_cli.config.schema.preprocess import (
     PreprocessNanogptConfig,
     TokenizerTrainConfig,
     VerifyConfig,
 )
+from automodel_cli.config.schema.results import (
+    EvaluateConfig,
+    ExportConfig,
+    GenerateConfig,
+    ImportConfig,
+    InspectConfig,
+    PlotConfig,
+    TasksConfig,
+)
 from automodel_cli.config.schema.shuffle import ShuffleConfig
-from automodel_cli.config.schema.tasks import TasksConfig
 from automodel_cli.config.targets.roles import Role, role_of_section
 from automodel_cli.config.targets.signatures import documented, from_source, source_of
 

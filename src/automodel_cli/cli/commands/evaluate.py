@@ -13,9 +13,7 @@ from automodel_cli.cli.argv import Invocation
 from automodel_cli.cli.commands import evaluate_tasks
 from automodel_cli.cli.options import Given, command, show_json
 from automodel_cli.config.schema.base import Section
-from automodel_cli.config.schema.commands import EvaluateConfig
-from automodel_cli.config.schema.options import EvaluateOptions
-from automodel_cli.config.schema.tasks import TasksConfig
+from automodel_cli.config.schema.results import EvaluateConfig, EvaluateOptions, TasksConfig
 from automodel_cli.errors import ConfigError
 
 COLUMNS = ("data", "loss", "perplexity", "bits/byte", "tokens", "tokens/s")

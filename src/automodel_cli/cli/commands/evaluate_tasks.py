@@ -12,8 +12,7 @@ from automodel_cli.cli import console, worker
 from automodel_cli.cli.argv import Invocation
 from automodel_cli.cli.options import Given, command, show_json
 from automodel_cli.config import yaml_tree
-from automodel_cli.config.schema.options import CompareOptions
-from automodel_cli.config.schema.tasks import BundleConfig, TasksConfig
+from automodel_cli.config.schema.results import BundleConfig, CompareOptions, TasksConfig
 from automodel_cli.errors import AutomodelError
 
 COLUMNS = ("task", "shots", "items", "accuracy", "+/-", "chance", "centred", "items/s")

@@ -13,8 +13,7 @@ import typer
 
 from automodel_cli.cli import console, worker
 from automodel_cli.cli.options import Given, command
-from automodel_cli.config.schema.commands import GenerateConfig
-from automodel_cli.config.schema.options import TrustOptions
+from automodel_cli.config.schema.results import GenerateConfig, TrustOptions
 from automodel_cli.plain_text import without_controls
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from automodel_cli.cli import console, worker
 from automodel_cli.cli.options import command
-from automodel_cli.config.schema.import_checkpoint import ImportConfig
+from automodel_cli.config.schema.results import ImportConfig
 
 
 @command(

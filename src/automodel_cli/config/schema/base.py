@@ -6,7 +6,7 @@ and where somebody set it ``Section.collect_notes`` says once why it has no effe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -71,6 +71,23 @@ Precision = Annotated[Literal["auto", "bf16", "fp16", "fp32"], BeforeValidator(s
 Dtype = Annotated[Literal["bf16", "fp16", "fp32"], BeforeValidator(short_dtype)]
 
 
+Device = Annotated[
+    str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$"), TypeHelp("auto, cpu, mps, cuda or cuda:N")
+]
+BatchSize = Annotated[Count | Literal["auto"], TypeHelp("a whole number from 1 up, or auto")]
+
+
+def _split_words(value: Any) -> Any:
+    """``"a,b"`` or a list of such as a flat tuple of names."""
+    given = [value] if isinstance(value, str) else value
+    if not isinstance(given, Sequence):
+        return given
+    return tuple(word.strip() for text in given for word in str(text).split(",") if word.strip())
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_split_words), TypeHelp("names, separated by commas")]
+
+
 def ignored(default: Any, reason: str) -> Any:
     """A field of older files that has no effect, because ``reason``."""
     return Field(default, json_schema_extra={_IGNORED: reason})
@@ -106,6 +123,14 @@ class Section(BaseModel):
     def keys(cls) -> list[str]:
         """The keys a file may give, old names included."""
         return [key for name in cls.model_fields for key in keys_of(cls, name)]
+
+    @classmethod
+    def in_order(cls) -> list[str]:
+        """Fields as help and documentation list them: required ones, those of panels, other ones, inherited ones."""
+        listed = " ".join(cls.panels.values()).split()
+        declared = [name for owner in cls.__mro__ for name in vars(owner).get("__annotations__", ())]
+        fields = [name for name in (*listed, *declared) if name in cls.model_fields]
+        return sorted(dict.fromkeys(fields), key=lambda name: not cls.model_fields[name].is_required())
 
     @model_validator(mode="before")
     @classmethod
@@ -144,6 +169,13 @@ class Section(BaseModel):
             if isinstance(value, Section):
                 notes += value.collect_notes(f"{prefix}{name}.")
         return notes
+
+
+class JsonOutput(Section):
+    """Results for programs."""
+
+    as_json: bool = Field(default=False, validation_alias="json")
+    """Print JSON instead of tables."""
 
 
 def keys_of(section: type[Section], field: str) -> list[str]:

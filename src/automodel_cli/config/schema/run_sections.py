@@ -1,4 +1,4 @@
-"""Sections about the run as a whole: ranks, checkpoints, trackers."""
+"""Sections of a run as a whole: ranks, checkpoints, evaluation, trackers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,18 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, Field, field_validator
 
-from automodel_cli.config.schema.base import Count, Dtype, Positive, Precision, Section, ignored
+from automodel_cli.config.schema.base import (
+    BatchSize,
+    Count,
+    Dtype,
+    Interval,
+    Positive,
+    Precision,
+    Section,
+    Whole,
+    Words,
+    ignored,
+)
 
 
 class DistEnvConfig(Section):
@@ -180,6 +191,27 @@ class CheckpointConfig(Section):
     @classmethod
     def _lowest_val_is_best(cls, value: Any) -> Any:
         return "BEST" if value == "LOWEST_VAL" else value
+
+
+class EvaluationConfig(Section):
+    """What is asked of the model while it trains, beside its training loss: validation loss, tasks, samples."""
+
+    every_steps: Interval = "final"
+    """Updates between evaluations; `final`: only at the end; null: never. Each begins with a validation pass."""
+    tasks: Words = ()
+    """In-context tasks: `core`, `gauntlet` or names."""
+    bundle: str = "eval_bundle"
+    """Folder with their data."""
+    max_per_task: Count | None = 100
+    """Questions of a task at most; null: all."""
+    num_fewshot: Whole | None = None
+    """Worked examples before each question; null: as published."""
+    batch_size: BatchSize = "auto"
+    """Sequences computed at once; auto: as many as fit a number of tokens."""
+    prompts: tuple[str, ...] = ()
+    """Texts to continue, to look at."""
+    max_new_tokens: Count = 32
+    """Tokens to continue them by; the likeliest each time."""
 
 
 class LoggingConfig(Section):

@@ -18,7 +18,7 @@ from automodel_cli.assembly.facts import versions
 from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.assembly.scoring import results_file
 from automodel_cli.assembly.scoring.model import AUTOCAST, compute_precision, describe_checkpoint
-from automodel_cli.config.schema.tasks import TasksConfig
+from automodel_cli.config.schema.results import TasksConfig
 from automodel_cli.config.targets.allowlist import Trust
 from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
 from automodel_cli.distributed import start
