@@ -178,7 +178,7 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(tmp_path, trouble
     assert (
         code == 1 and words.get(trouble, "neither a checkpoint nor a run folder") in capsys.readouterr().err
     )
-    assert not (tmp_path / "out.automodel.tmp").exists()
+    assert not list(tmp_path.glob("out*.tmp"))
     assert (tmp_path / "out").exists() == (trouble == "exists")
 
 

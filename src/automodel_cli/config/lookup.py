@@ -30,6 +30,7 @@ from automodel_cli.config.targets.roles import Role, role_of_section
 from automodel_cli.config.targets.signatures import documented, from_source, source_of
 
 PRETRAIN = "automodel pretrain llm"
+_NEAR = 0.75  # of names: less is far-fetched
 COMMANDS: tuple[tuple[str, type[Section]], ...] = (
     ("automodel preprocess nanogpt", PreprocessNanogptConfig),
     ("automodel preprocess megatron", PreprocessMegatronConfig),
@@ -83,15 +84,11 @@ def find(key: str) -> list[Setting]:
 def near(key: str) -> list[str]:
     """Known keys that look like an unknown one, the likeliest first."""
     wanted = key.removeprefix("--").replace("-", "_")
-    keys = dict.fromkeys(setting.key for setting in [*pretrain_settings(), *_of_commands()])
-    last = {known.rpartition(".")[2]: known for known in keys}
-    matches = [
-        *difflib.get_close_matches(wanted, keys),
-        *difflib.get_close_matches(wanted.rpartition(".")[2], last),
-    ]
-    return list(dict.fromkeys(last.get(match, match) if match not in keys else match for match in matches))[
-        :3
-    ]
+    keys = [setting.key for setting in [*pretrain_settings(), *_of_commands()]]
+    spelled = {key.rpartition(".")[2]: key for key in reversed(keys)} | {key: key for key in keys}
+    matches = difflib.get_close_matches(wanted, spelled, n=4, cutoff=_NEAR)
+    matches += difflib.get_close_matches(wanted.rpartition(".")[2], spelled, n=4, cutoff=_NEAR)
+    return list(dict.fromkeys(spelled[match] for match in matches))[:3]
 
 
 def pretrain_settings() -> Iterator[Setting]:

@@ -57,7 +57,7 @@ def _likelihood(cfg: EvaluateConfig, invocation: Invocation, trust: Sequence[str
         raise ConfigError(
             "token files are scored in one process", "leave the launch flags out, or give --tasks"
         )
-    worker.starting("eval: loading PyTorch ...")
+    worker.starting("eval: loading PyTorch ...", needs=cfg.checkpoint)
     from automodel_cli.recipes.evaluation import likelihood as recipe
 
     if cfg.as_json:

@@ -32,7 +32,7 @@ def names_tasks(config: Path | None) -> bool:
 def run(given: Given, invocation: Invocation) -> int:
     """Put tasks to a checkpoint, in as many processes as the launch flags say."""
     cfg, trust = given.load(TasksConfig), tuple(given.values["trust"] or ())
-    worker.starting("eval: loading PyTorch ...")
+    worker.starting("eval: loading PyTorch ...", needs=cfg.checkpoint)
     launcher = Reporter() if cfg.as_json else Reporter(say=console.say)
     if invocation.wants_processes and (code := _launch(invocation, launcher)) is not None:
         return code
