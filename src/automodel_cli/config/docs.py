@@ -43,7 +43,7 @@ used as a file again; the same text is saved with every run.
   placeholder, never the secret. `$$` is a dollar sign.
 - **`_target_`** names a callable; the other keys of its section are its arguments, checked against its signature
   before anything is built. Sections below a target may have targets of their own.
-- **Trust**: a file may only name what its section admits (the lists below). Your own code, as `my_module.Name` or
+- **Trust**: a file may only name what its section allows (the lists below). Your own code, as `my_module.Name` or
   `path/file.py:Name`, needs `--trust my_module` or `--trust path/file.py`; so does `trust_remote_code: true`, with the
   repository's name. Nothing that is not trusted is imported, let alone called.
 - **Old names**: targets of NeMo AutoModel (`nemo_automodel...`) mean their counterparts here.
@@ -106,13 +106,13 @@ def _open_section(name: str, role: Role, description: str) -> Iterator[str]:
     if name.startswith("validation_"):
         yield f"It takes what `{name.removeprefix('validation_')}` takes.\n"
         return
-    yield "Admitted without `--trust`:\n"
-    yield "\n".join(f"- {line}" for line in _admitted(role)) + "\n"
+    yield "Allowed without `--trust`:\n"
+    yield "\n".join(f"- {line}" for line in _allowed(role)) + "\n"
     for target in role.ours:
         yield from _arguments(target, role)
 
 
-def _admitted(role: Role) -> Iterator[str]:
+def _allowed(role: Role) -> Iterator[str]:
     for target in role.ours:
         yield f"`{target}`" + ("" if source_of(target).is_file() else " (not in this version yet)")
     for name in role.functions:

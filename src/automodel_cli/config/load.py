@@ -28,7 +28,7 @@ from automodel_cli.config.yaml_tree import (
     KeyPath,
     MapNode,
     Node,
-    Written,
+    Placeholder,
     from_plain,
     parse_value,
     placeholders,
@@ -58,7 +58,7 @@ def load_config(
         path: YAML file, or None for flags and overrides alone.
         overrides: tokens left over on the command line, in order.
         flags: key to value, from options that mirror fields; text is read as a file's would be, None means "not given".
-        trust: names and files whose code the user admits (``--trust``).
+        trust: names and files whose code the user allows (``--trust``).
         names: what the command line calls a key (``--output-dir``), for what is wrong with what was given there.
 
     Raises:
@@ -173,7 +173,9 @@ def to_dict(config: Section) -> dict[str, Any]:
     return _section_to_dict(config, (), config._placeholders)
 
 
-def _section_to_dict(section: Section, path: KeyPath, written: Mapping[KeyPath, Written]) -> dict[str, Any]:
+def _section_to_dict(
+    section: Section, path: KeyPath, written: Mapping[KeyPath, Placeholder]
+) -> dict[str, Any]:
     shown: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():
         if reason_ignored(field) and name not in section.model_fields_set:
@@ -189,7 +191,7 @@ def _section_to_dict(section: Section, path: KeyPath, written: Mapping[KeyPath, 
     return shown
 
 
-def _shown(value: Any, path: KeyPath, written: Mapping[KeyPath, Written]) -> Any:
+def _shown(value: Any, path: KeyPath, written: Mapping[KeyPath, Placeholder]) -> Any:
     if path in written:
         return written[path]
     if isinstance(value, Section):
@@ -217,7 +219,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    if isinstance(value, Written):
+    if isinstance(value, Placeholder):
         return dumper.represent_scalar(_TEXT, str(value), style='"' if value.quoted else None)
     text = value.replace("$", "$$") if _would_expand(value) else value
     needs_quotes = not isinstance(yaml_tree.resolve_scalar(text), str)
@@ -232,10 +234,10 @@ def _would_expand(text: str) -> bool:
 
 
 def _represent_list(dumper: yaml.SafeDumper, value: list[Any]) -> yaml.SequenceNode:
-    flat = all(not isinstance(item, (Mapping, list, Written)) for item in value)
+    flat = all(not isinstance(item, (Mapping, list, Placeholder)) for item in value)
     return dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=flat)
 
 
 _Dumper.add_representer(str, _represent_text)
-_Dumper.add_representer(Written, _represent_text)
+_Dumper.add_representer(Placeholder, _represent_text)
 _Dumper.add_representer(list, _represent_list)

@@ -28,8 +28,8 @@ _IGNORED = "ignored"
 
 
 @dataclass(frozen=True)
-class TypeHelp:
-    """What a type admits, in words for error messages and the documentation."""
+class TypeName:
+    """Name of a type for error messages and the documentation."""
 
     text: str
 
@@ -44,10 +44,10 @@ def _refuse_bool(value: Any) -> Any:
 not_a_bool = BeforeValidator(_refuse_bool)
 """Part of a number's type: true and false are no numbers."""
 
-Count = Annotated[int, not_a_bool, Field(gt=0), TypeHelp("a whole number from 1 up")]
-Whole = Annotated[int, not_a_bool, Field(ge=0), TypeHelp("a whole number from 0 up")]
-Positive = Annotated[float, not_a_bool, Field(gt=0, allow_inf_nan=False), TypeHelp("a number above 0")]
-NotNegative = Annotated[float, not_a_bool, Field(ge=0, allow_inf_nan=False), TypeHelp("a number from 0 up")]
+Count = Annotated[int, not_a_bool, Field(gt=0), TypeName("a whole number from 1 up")]
+Whole = Annotated[int, not_a_bool, Field(ge=0), TypeName("a whole number from 0 up")]
+Positive = Annotated[float, not_a_bool, Field(gt=0, allow_inf_nan=False), TypeName("a number above 0")]
+NotNegative = Annotated[float, not_a_bool, Field(ge=0, allow_inf_nan=False), TypeName("a number from 0 up")]
 
 Interval = Count | Literal["final"] | None
 """Every N updates (and at the end); ``final``: only at the end; null: never."""
@@ -72,9 +72,9 @@ Dtype = Annotated[Literal["bf16", "fp16", "fp32"], BeforeValidator(short_dtype)]
 
 
 Device = Annotated[
-    str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$"), TypeHelp("auto, cpu, mps, cuda or cuda:N")
+    str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$"), TypeName("auto, cpu, mps, cuda or cuda:N")
 ]
-BatchSize = Annotated[Count | Literal["auto"], TypeHelp("a whole number from 1 up, or auto")]
+BatchSize = Annotated[Count | Literal["auto"], TypeName("a whole number from 1 up, or auto")]
 
 
 def _split_words(value: Any) -> Any:
@@ -85,7 +85,7 @@ def _split_words(value: Any) -> Any:
     return tuple(word.strip() for text in given for word in str(text).split(",") if word.strip())
 
 
-Words = Annotated[tuple[str, ...], BeforeValidator(_split_words), TypeHelp("names, separated by commas")]
+Words = Annotated[tuple[str, ...], BeforeValidator(_split_words), TypeName("names, separated by commas")]
 
 
 def ignored(default: Any, reason: str) -> Any:

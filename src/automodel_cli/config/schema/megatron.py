@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
-from automodel_cli.config.schema.base import Count, TypeHelp, Whole, ignored
+from automodel_cli.config.schema.base import Count, TypeName, Whole, ignored
 from automodel_cli.config.schema.preprocess import Amount, Tokenization
 
 
@@ -16,7 +16,7 @@ def _as_list(value: Any) -> Any:
 
 
 Texts = Annotated[
-    list[str], BeforeValidator(_as_list), Field(min_length=1), TypeHelp("a text or a list of texts")
+    list[str], BeforeValidator(_as_list), Field(min_length=1), TypeName("a text or a list of texts")
 ]
 
 

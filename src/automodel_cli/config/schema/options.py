@@ -6,12 +6,12 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from automodel_cli.config.schema.base import Count, JsonOutput, Positive, Section, TypeHelp, Whole
+from automodel_cli.config.schema.base import Count, JsonOutput, Positive, Section, TypeName, Whole
 
 Time = Annotated[
     str,
     Field(pattern=r"^(\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2})$"),
-    TypeHelp("minutes, HH:MM:SS or D-HH:MM:SS"),
+    TypeName("minutes, HH:MM:SS or D-HH:MM:SS"),
 ]
 
 
@@ -23,7 +23,7 @@ class RunOptions(Section):
     config: str | None = None
     """YAML file of the run; null: overrides alone."""
     trust: tuple[str, ...] = ()
-    """Admit code of your own (my_module, path/file.py) or of a hub repository; empty: none."""
+    """Allow code of your own (my_module, path/file.py) or of a hub repository; empty: none."""
 
 
 class PretrainOptions(RunOptions):

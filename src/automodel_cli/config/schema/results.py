@@ -14,7 +14,7 @@ from automodel_cli.config.schema.base import (
     NotNegative,
     Precision,
     Section,
-    TypeHelp,
+    TypeName,
     Whole,
     Words,
     ignored,
@@ -122,7 +122,7 @@ class BundleConfig(Section):
     url: str | None = None
     """Address of the archive; null: the published one."""
     sha256: Annotated[
-        str | None, Field(pattern=r"^[0-9a-fA-F]{64}$"), TypeHelp("64 hexadecimal digits or null")
+        str | None, Field(pattern=r"^[0-9a-fA-F]{64}$"), TypeName("64 hexadecimal digits or null")
     ] = None
     """SHA-256 that the archive must have; null: that of the published one."""
 
@@ -130,7 +130,7 @@ class BundleConfig(Section):
 class CompareOptions(JsonOutput):
     """Settings of `automodel eval compare`."""
 
-    files: Annotated[tuple[str, ...], Field(min_length=2, max_length=2), TypeHelp("two results files")]
+    files: Annotated[tuple[str, ...], Field(min_length=2, max_length=2), TypeName("two results files")]
     """Two results files, A and B."""
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
-from automodel_cli.config.schema.base import Count, TypeHelp, Whole
+from automodel_cli.config.schema.base import Count, TypeName, Whole
 from automodel_cli.config.schema.preprocess import MAX_DOCUMENT_BYTES, Amount, Fraction, TextInput
 
 
@@ -17,7 +17,7 @@ def _split_names(value: Any) -> Any:
 
 
 Names = Annotated[
-    list[str], BeforeValidator(_split_names), TypeHelp("names, in a list or with commas between them")
+    list[str], BeforeValidator(_split_names), TypeName("names, in a list or with commas between them")
 ]
 
 

@@ -207,7 +207,7 @@ def _harness(
         shots=cfg.num_fewshot,
         limit=cfg.max_per_task,
         chat_template=cfg.chat_template,
-        is_trusted=cfg.harness_path is not None and Trust(trust).admits_source(cfg.harness_path),
+        is_trusted=cfg.harness_path is not None and Trust(trust).allows_source(cfg.harness_path),
     )
     return harness.evaluate(
         request,
