@@ -113,15 +113,11 @@ def _by_its_option(problem: Problem, names: Mapping[str, str]) -> Problem:
     """A problem of the command line in the words of its help: ``--val-tokens``, not ``val_tokens``."""
     if problem.where != COMMAND_LINE or not names:
         return Problem(problem.where, problem.key, _QUOTED.sub(r"\1", problem.text))
-    text, name = (
-        _QUOTED.sub(lambda found: names.get(found[1], found[1]), problem.text),
-        names.get(problem.key, ""),
-    )
-    return (
-        Problem("", "", f"{name} {text}")
-        if text.startswith("is missing")
-        else Problem("", name or problem.key, text)
-    )
+    text = _QUOTED.sub(lambda found: names.get(found[1], found[1]), problem.text)
+    name = names.get(problem.key, "")
+    if text.startswith("is missing"):
+        return Problem("", "", f"{name} {text}")
+    return Problem("", name or problem.key, text)
 
 
 def _put(root: MapNode, parts: Sequence[str], value: Node) -> None:

@@ -21,15 +21,12 @@ from automodel_cli.config.targets.target import describe_value
 DEFAULT_SEED = 42
 
 # Others of inductor name compilers to execute (cpp.cxx), functions to call and folders to load from.
-COMPILER_OPTIONS = frozenset(
-    {
-        *("max_autotune", "max_autotune_gemm", "max_autotune_pointwise", "coordinate_descent_tuning"),
-        *("epilogue_fusion", "aggressive_fusion", "group_fusion", "permute_fusion", "shape_padding"),
-        *("split_reductions", "fallback_random", "size_asserts", "nan_asserts", "keep_output_stride"),
-        *("triton.cudagraphs", "triton.cudagraph_trees", "triton.unique_kernel_names"),
-        *("cpp.threads", "cpp.simdlen"),
-    }
-)
+COMPILER_OPTIONS = frozenset({
+    "max_autotune", "max_autotune_gemm", "max_autotune_pointwise", "coordinate_descent_tuning", "epilogue_fusion",
+    "aggressive_fusion", "group_fusion", "permute_fusion", "shape_padding", "split_reductions", "fallback_random",
+    "size_asserts", "nan_asserts", "keep_output_stride", "triton.cudagraphs", "triton.cudagraph_trees",
+    "triton.unique_kernel_names", "cpp.threads", "cpp.simdlen",
+})  # fmt: skip
 
 
 class RngConfig(Section):
