@@ -49,8 +49,8 @@ HARMLESS = {
     "adapter_name": "not passed on",
     "tqdm_class": "not passed on",
     "device_map": "names of devices",
-    "collate_fn": "a name that is admitted like every other",
-    "worker_init_fn": "a name that is admitted like every other",
+    "collate_fn": "a name that is allowed like every other",
+    "worker_init_fn": "a name that is allowed like every other",
     "adjust_lr_fn": "one of a few texts",
     "line_search_fn": "one of a few texts",
     "expert_selection_fn": "one of a few texts",
@@ -99,7 +99,7 @@ def keywords_of(function) -> set[str]:
     return names
 
 
-def admitted_names() -> dict[str, set[str]]:
+def allowed_names() -> dict[str, set[str]]:
     """Every keyword of everything foreign that a configuration may name, by callable."""
     found = {name: keywords_of(function) for name, function in PUBLIC.items()}
     for owner in (torch.optim, torch.nn.modules.loss):
@@ -116,7 +116,7 @@ def admitted_names() -> dict[str, set[str]]:
 
 def test_every_suspicious_argument_is_a_door():
     """A new version of a library that brings another such argument fails here; until then it is not passed on."""
-    found = admitted_names()
+    found = allowed_names()
     loose = {
         name
         for names in found.values()

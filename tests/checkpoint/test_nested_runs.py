@@ -9,7 +9,7 @@ import pytest
 from automodel_cli.assembly.scoring import results_file
 from automodel_cli.checkpoint import layout, nested_runs
 from automodel_cli.checkpoint.inspect import describe
-from automodel_cli.config.schema.commands import PlotConfig
+from automodel_cli.config.schema.results import PlotConfig
 from automodel_cli.errors import CheckpointError, DataError
 from automodel_cli.recipes import plot
 

@@ -11,7 +11,7 @@ from automodel_cli.cli import app, complete, console, help_page
 from automodel_cli.cli.argv import LAUNCH_FLAGS
 from automodel_cli.cli.options import Command
 from automodel_cli.config.field_help import meaning_and_default
-from automodel_cli.config.schema.base import NOTE_KEY
+from automodel_cli.config.schema.base import reason_ignored
 from automodel_cli.launch import plan as launch_plan
 
 
@@ -29,7 +29,7 @@ OPTIONS = [
     for path, command in COMMANDS.items()
     for model in command.models
     for name, field in model.model_fields.items()
-    if not (isinstance(field.json_schema_extra, dict) and NOTE_KEY in field.json_schema_extra)
+    if not reason_ignored(field)
 ]
 
 

@@ -4,7 +4,7 @@ import pytest
 from pydantic import Field
 
 from automodel_cli.config.explain import all_keys, describe_type, field_at, section_of, unknown_key
-from automodel_cli.config.schema.base import Count, Interval, TypeHelp
+from automodel_cli.config.schema.base import Count, Interval, TypeName
 from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.config.schema.run_sections import DistributedConfig, MixedPrecisionConfig
 from automodel_cli.config.targets.target import Target, describe_value, is_secret
@@ -21,7 +21,7 @@ from automodel_cli.config.targets.target import Target, describe_value, is_secre
         (tuple[str, ...], "a list of text"),
         (list[Count], "a list of a whole number from 1 up"),
         (dict[str, Any] | None, "a mapping or null"),
-        (Annotated[str, TypeHelp("a colour")] | None, "a colour or null"),
+        (Annotated[str, TypeName("a colour")] | None, "a colour or null"),
         (Target | str | None, "a mapping with _target_, text or null"),
         (MixedPrecisionConfig | None, "a mapping or null"),
         (Any, "any value"),

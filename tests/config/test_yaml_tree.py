@@ -134,7 +134,7 @@ def test_duplicate_keys_are_a_problem_that_names_both_lines():
 def test_tags_that_build_objects_are_refused(text):
     _, problems = parse_document(text, "cfg.yaml")
     assert len(problems) == 1
-    assert "not admitted" in problems[0].text
+    assert "not allowed" in problems[0].text
     assert problems[0].where == "cfg.yaml:1"
 
 

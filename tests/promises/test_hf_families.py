@@ -9,7 +9,7 @@ import transformers
 
 from automodel_cli.assembly.checkpoint import load_model
 from automodel_cli.batch import Batch
-from automodel_cli.config.schema.commands import EvaluateConfig
+from automodel_cli.config.schema.results import EvaluateConfig
 from automodel_cli.generation.engine import SamplingSettings, generate
 from automodel_cli.recipes.evaluation import likelihood as evaluate
 

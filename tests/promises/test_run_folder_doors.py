@@ -23,7 +23,7 @@ from automodel_cli.assembly.checkpoint import load_model
 from automodel_cli.checkpoint import layout, run_files
 from automodel_cli.checkpoint.inspect import verify
 from automodel_cli.cli.commands import inspect_ckpt as view
-from automodel_cli.config.schema.commands import InspectConfig
+from automodel_cli.config.schema.results import InspectConfig
 from automodel_cli.errors import AutomodelError
 from automodel_cli.recipes import inspect_ckpt
 

@@ -13,8 +13,8 @@ import torch
 from tests.token_files import write_megatron_file
 
 from automodel_cli.batch import Batch
-from automodel_cli.config.schema.commands import EvaluateConfig
 from automodel_cli.config.schema.megatron import PreprocessMegatronConfig
+from automodel_cli.config.schema.results import EvaluateConfig
 from automodel_cli.corpus.tokenizer import ByteTokenizer, CharTokenizer, load_tokenizer
 from automodel_cli.errors import DataError
 from automodel_cli.recipes.evaluation import likelihood as evaluate

@@ -18,7 +18,7 @@ from automodel_cli.checkpoint.hf import format as hf_format
 from automodel_cli.checkpoint.storage import sharded
 from automodel_cli.checkpoint.storage.step_files import StepReader, StepWriter
 from automodel_cli.cli import app
-from automodel_cli.config.schema.export import ExportConfig
+from automodel_cli.config.schema.results import ExportConfig
 from automodel_cli.corpus.tokenizer import open_tokenizer
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError
@@ -178,7 +178,7 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(tmp_path, trouble
     assert (
         code == 1 and words.get(trouble, "neither a checkpoint nor a run folder") in capsys.readouterr().err
     )
-    assert not (tmp_path / "out.automodel.tmp").exists()
+    assert not list(tmp_path.glob("out*.tmp"))
     assert (tmp_path / "out").exists() == (trouble == "exists")
 
 

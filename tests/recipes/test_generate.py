@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from automodel_cli.batch import Batch
-from automodel_cli.config.schema.commands import GenerateConfig
+from automodel_cli.config.schema.results import GenerateConfig
 from automodel_cli.corpus.tokenizer import CharTokenizer
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.generation.engine import SamplingSettings

@@ -19,7 +19,7 @@ from automodel_cli.batch import Batch
 from automodel_cli.checkpoint.imports import torch_file
 from automodel_cli.checkpoint.imports import trainers as imports
 from automodel_cli.cli import app
-from automodel_cli.config.schema.import_checkpoint import ImportConfig
+from automodel_cli.config.schema.results import ImportConfig
 from automodel_cli.corpus.tokenizer import open_tokenizer
 from automodel_cli.errors import CheckpointError
 from automodel_cli.models.gpt2 import build_gpt2_model

@@ -8,7 +8,7 @@ from safetensors.numpy import save_file
 
 from automodel_cli import files
 from automodel_cli.checkpoint import layout
-from automodel_cli.config.schema.commands import InspectConfig
+from automodel_cli.config.schema.results import InspectConfig
 from automodel_cli.errors import CheckpointError
 from automodel_cli.recipes import inspect_ckpt
 

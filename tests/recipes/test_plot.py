@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from automodel_cli.config.schema.commands import PlotConfig
+from automodel_cli.config.schema.results import PlotConfig
 from automodel_cli.errors import ConfigError
 from automodel_cli.metrics.log import MetricsLog
 from automodel_cli.recipes import plot
@@ -49,7 +49,7 @@ def test_unknown_ending(tmp_path):
 def test_no_torch(tmp_path):
     code = (
         "import sys\n"
-        "from automodel_cli.config.schema.commands import PlotConfig\n"
+        "from automodel_cli.config.schema.results import PlotConfig\n"
         "from automodel_cli.recipes import plot\n"
         "plot.run(PlotConfig(runs=(sys.argv[1],)))\n"
         "assert 'torch' not in sys.modules and 'matplotlib.pyplot' not in sys.modules\n"

@@ -40,7 +40,7 @@ def build_model(target: Target, *, seed: int, trust: Sequence[str] = (), on_meta
     ``on_meta``: builders that can are asked to allocate nothing.
 
     Raises:
-        ConfigError: the target is not one that the section admits, or it does not return a module.
+        ConfigError: the target is not one that the section allows, or it does not return a module.
     """
     torch.manual_seed(derive_seed(seed, "init"))
     _check_local_folder(target)

@@ -72,9 +72,9 @@ def _trusted(target: Target, stored: str | None, trust: Sequence[str]) -> Target
     """The target as it may be called; None where nobody trusts it."""
     known, file = Trust(trust), split_file_target(target.name)
     if file is None:
-        named = known.admits_name(target.name) or any(map(known.admits_source, sources_of(target)))
+        named = known.allows_name(target.name) or any(map(known.allows_source, sources_of(target)))
         return target if named else None
-    if known.admits_file(file[0]) and Path(file[0]).is_file():
+    if known.allows_file(file[0]) and Path(file[0]).is_file():
         return target
     moved = (Path(entry) for entry in trust if stored is not None and Path(entry).is_file())
     same = next((path for path in moved if hash_file(path) == stored), None)

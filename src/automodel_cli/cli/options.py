@@ -25,7 +25,7 @@ from typer.core import TyperCommand
 
 from automodel_cli.cli import console, help_page
 from automodel_cli.config.load import load_config
-from automodel_cli.config.schema.base import NOTE_KEY, Section, keys_of
+from automodel_cli.config.schema.base import Section, keys_of, reason_ignored
 from automodel_cli.errors import AutomodelError
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
@@ -223,7 +223,7 @@ def _options(
 ) -> dict[str, inspect.Parameter]:
     """A parameter for each field, in the order of the help."""
     fields = {name: model for model in reversed(models) for name in model.model_fields}
-    order = {name: model for model in models for name in model.model_fields}
+    order = {name: model for model in models for name in model.in_order()}
     made = {name: _parameter(name, fields[name], name in arguments) for name in order}
     if file:
         annotation = Annotated[
@@ -247,8 +247,7 @@ def _parameter(name: str, model: type[Section], is_argument: bool) -> inspect.Pa
             about["autocompletion"] = lambda incomplete: [
                 word for word in words if word.startswith(incomplete)
             ]
-        extra = info.json_schema_extra
-        hidden = isinstance(extra, dict) and NOTE_KEY in extra
+        hidden = bool(reason_ignored(info))
         option = typer.Option(*_spellings(model, name, kind), **about, hidden=hidden)
     annotation: Any = Annotated[Optional[kind], option]  # type: ignore[valid-type]  # noqa: UP045
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

@@ -17,6 +17,7 @@ import warnings
 from pathlib import Path
 
 from automodel_cli.cli import console
+from automodel_cli.errors import CheckpointError
 from automodel_cli.launch.workers import ATTEMPT_VARIABLE, ERROR_FILE_VARIABLE, LAUNCHER_VARIABLE
 from automodel_cli.processes import die_with
 
@@ -55,8 +56,19 @@ def enter() -> None:
         logging.disable(logging.WARNING)
 
 
-def starting(line: str) -> None:
-    """The first line of a command that takes seconds before it can show anything: said by one process, on stderr."""
+def starting(line: str, *, needs: str | None = None) -> None:
+    """Print the first line of a command that takes seconds to load, once, on stderr.
+
+    Args:
+        needs: checkpoint that the command reads, looked for before anything is loaded.
+
+    Raises:
+        CheckpointError: it does not exist.
+    """
+    if needs is not None and not Path(needs).exists():
+        raise CheckpointError(
+            f"{needs} does not exist", "name a run folder, one of its steps, or a model folder"
+        )
     if rank() == 0 and ERROR_FILE_VARIABLE not in os.environ:
         console.print_error(line)
 

@@ -13,7 +13,7 @@ from automodel_cli import doors, transformers_calls
 from automodel_cli.config.explain import describe_type, section_of
 from automodel_cli.config.field_help import help_of
 from automodel_cli.config.lookup import COMMANDS
-from automodel_cli.config.schema.base import NOTE_KEY, Section, keys_of
+from automodel_cli.config.schema.base import Section, keys_of, reason_ignored
 from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.config.schema.other_sections import UNSUPPORTED_SECTIONS
 from automodel_cli.config.targets import aliases
@@ -43,10 +43,12 @@ used as a file again; the same text is saved with every run.
   placeholder, never the secret. `$$` is a dollar sign.
 - **`_target_`** names a callable; the other keys of its section are its arguments, checked against its signature
   before anything is built. Sections below a target may have targets of their own.
-- **Trust**: a file may only name what its section admits (the lists below). Your own code, as `my_module.Name` or
+- **Trust**: a file may only name what its section allows (the lists below). Your own code, as `my_module.Name` or
   `path/file.py:Name`, needs `--trust my_module` or `--trust path/file.py`; so does `trust_remote_code: true`, with the
   repository's name. Nothing that is not trusted is imported, let alone called.
 - **Old names**: targets of NeMo AutoModel (`nemo_automodel...`) mean their counterparts here.
+- **Ignored keys** of older files are listed below the table of their section. Their values are checked, and a run says
+  once why they have no effect.
 
 ## `automodel pretrain llm`
 
@@ -58,7 +60,7 @@ def render() -> str:
     """The whole page."""
     parts = [_INTRODUCTION, *_pretrain_parts()]
     for command, model in COMMANDS:
-        parts += [f"## `{command}`\n", f"{_summary(model)}\n", _table(_rows(model))]
+        parts += [f"## `{command}`\n", f"{_summary(model)}\n", *_keys(model)]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -66,7 +68,7 @@ def _pretrain_parts() -> Iterator[str]:
     fields = PretrainConfig.model_fields
     single = [name for name, field in fields.items() if not _is_section(name, field.annotation)]
     yield "### Single keys\n"
-    yield _table(_rows(PretrainConfig, only=single))
+    yield from _keys(PretrainConfig, only=single)
     for name, field in fields.items():
         role, section = role_of_section(name), section_of(field.annotation)
         if name == "named_validation_datasets":
@@ -75,7 +77,6 @@ def _pretrain_parts() -> Iterator[str]:
             yield from _open_section(name, role, help_of(PretrainConfig, name))
         elif section is not None and name not in single:
             yield from _closed_section(name, section)
-    yield from _old_keys(PretrainConfig)
     yield from _refused_sections()
     yield from _old_names()
     yield from _doors()
@@ -90,15 +91,13 @@ def _is_section(name: str, annotation: Any) -> bool:
 
 
 def _closed_section(name: str, section: type[Section]) -> Iterator[str]:
-    rows = list(_rows(section))
     yield f"### `{name}`\n"
     yield f"{_summary(section)}\n"
-    yield _table(rows) if rows else "Accepted without effect: see the keys of older files.\n"
+    yield from _keys(section)
     for field_name, field in section.model_fields.items():
-        inner = section_of(field.annotation)
-        if inner is not None:
+        if inner := section_of(field.annotation):
             yield f"`{name}.{field_name}`: {_summary(inner)}\n"
-            yield _table(_rows(inner))
+            yield from _keys(inner)
 
 
 def _open_section(name: str, role: Role, description: str) -> Iterator[str]:
@@ -107,13 +106,13 @@ def _open_section(name: str, role: Role, description: str) -> Iterator[str]:
     if name.startswith("validation_"):
         yield f"It takes what `{name.removeprefix('validation_')}` takes.\n"
         return
-    yield "Admitted without `--trust`:\n"
-    yield "\n".join(f"- {line}" for line in _admitted(role)) + "\n"
+    yield "Allowed without `--trust`:\n"
+    yield "\n".join(f"- {line}" for line in _allowed(role)) + "\n"
     for target in role.ours:
         yield from _arguments(target, role)
 
 
-def _admitted(role: Role) -> Iterator[str]:
+def _allowed(role: Role) -> Iterator[str]:
     for target in role.ours:
         yield f"`{target}`" + ("" if source_of(target).is_file() else " (not in this version yet)")
     for name in role.functions:
@@ -138,24 +137,9 @@ def _arguments(target: str, role: Role) -> Iterator[str]:
     yield f"Arguments of `{target.rpartition('.')[2]}`: {', '.join(names) or 'none'}.\n"
 
 
-def _old_keys(model: type[Section]) -> Iterator[str]:
-    yield "### Keys of older files\n"
-    yield "Accepted and checked, without effect; a run says so once.\n"
-    yield _table(_old_rows(model, ""), heading=("key", "why nothing is lost"))
-
-
-def _old_rows(model: type[Section], prefix: str) -> Iterator[tuple[str, str]]:
-    for name, field in model.model_fields.items():
-        extra = field.json_schema_extra
-        if isinstance(extra, dict) and NOTE_KEY in extra:
-            yield f"`{prefix}{name}`", str(extra[NOTE_KEY])
-        elif (inner := section_of(field.annotation)) is not None:
-            yield from _old_rows(inner, f"{prefix}{name}.")
-
-
 def _refused_sections() -> Iterator[str]:
     yield "### Sections of other tools\n"
-    yield "NotAllowed where they ask for something; null, empty or switched off they are dropped.\n"
+    yield "Refused where they ask for something; null, empty or switched off they are dropped.\n"
     rows = [(f"`{name}`", advice) for name, advice in UNSUPPORTED_SECTIONS.items()]
     yield _table(rows, heading=("section", "what to do"))
 
@@ -193,14 +177,25 @@ def _doors() -> Iterator[str]:
     )
 
 
-def _rows(model: type[Section], only: Iterable[str] | None = None) -> Iterator[tuple[str, str, str, str]]:
-    for name, field in model.model_fields.items():
-        extra = field.json_schema_extra
-        if (only is not None and name not in only) or (isinstance(extra, dict) and NOTE_KEY in extra):
+def _keys(model: type[Section], only: Iterable[str] | None = None) -> Iterator[str]:
+    """The table of a section's keys, and below it those that are ignored."""
+    rows: list[tuple[str, ...]] = []
+    ignored: dict[str, list[str]] = {}
+    for name in model.in_order():
+        field = model.model_fields[name]
+        if only is not None and name not in only:
             continue
-        keys = [f"`{key}`" for key in keys_of(model, name)]
+        if reason := reason_ignored(field):
+            ignored.setdefault(reason, []).append(f"`{name}`")
+            continue
+        keys = " or ".join(f"`{key}`" for key in keys_of(model, name))
         takes = describe_type(field.annotation, field.metadata)
-        yield " or ".join(keys), takes, _default(field), help_of(model, name)
+        rows.append((keys, takes, _default(field), help_of(model, name)))
+    if rows:
+        yield _table(rows)
+    if ignored:
+        listed = [f"{', '.join(names)} ({reason})" for reason, names in ignored.items()]
+        yield f"Ignored keys of older files: {'; '.join(listed)}.\n"
 
 
 def _default(field: Any) -> str:

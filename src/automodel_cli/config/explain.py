@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from automodel_cli.config.field_help import help_of
 from automodel_cli.config.other_names import counterpart
 from automodel_cli.config.problems import Problem, folded, nearest
-from automodel_cli.config.schema.base import NOTE_KEY, Section, TypeHelp, keys_of
+from automodel_cli.config.schema.base import Section, TypeName, keys_of, reason_ignored
 from automodel_cli.config.schema.other_sections import UNSUPPORTED_SECTIONS
 from automodel_cli.config.targets.target import Target, describe_value, is_secret
 from automodel_cli.config.yaml_tree import KeyPath, ListNode, MapNode, Node, Scalar, place_of
@@ -92,7 +92,7 @@ def _found(root: MapNode, path: KeyPath) -> str:
     if isinstance(node, Scalar):
         if is_secret(path[-1]):
             return "a secret"
-        return node.written if node.written is not None else describe_value(node.value)
+        return node.placeholder if node.placeholder is not None else describe_value(node.value)
     return "a mapping" if isinstance(node, MapNode) else "a list"
 
 
@@ -124,7 +124,7 @@ def all_keys(model: type[Section], prefix: str = "", *, with_old: bool = True) -
     """Dotted names of all keys of a configuration, depth first; ``with_old``: those without effect too."""
     found = []
     for name, field in model.model_fields.items():
-        if not with_old and isinstance(field.json_schema_extra, dict) and NOTE_KEY in field.json_schema_extra:
+        if reason_ignored(field) and not with_old:
             continue
         for key in keys_of(model, name):
             found.append(prefix + key)
@@ -202,7 +202,7 @@ def describe_type(annotation: Any, metadata: Iterable[Any] = ()) -> str:
 
 def _alternatives(annotation: Any, metadata: Iterable[Any] = ()) -> list[str]:
     for item in reversed(list(metadata)):  # the outermost says most
-        if isinstance(item, TypeHelp):
+        if isinstance(item, TypeName):
             return [item.text]
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
@@ -222,7 +222,7 @@ def _alternatives(annotation: Any, metadata: Iterable[Any] = ()) -> list[str]:
 
 
 def _range(metadata: Iterable[Any]) -> list[str]:
-    """The bounds of a number in words, for types without a ``TypeHelp``: ``above 0 and up to 1``."""
+    """The bounds of a number in words, for types without a ``TypeName``: ``above 0 and up to 1``."""
     bounds = [bound for item in metadata for bound in getattr(item, "metadata", [item])]
     words = [
         f"{word} {getattr(bound, attribute)}"

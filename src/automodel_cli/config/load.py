@@ -20,7 +20,7 @@ from automodel_cli.config import yaml_tree
 from automodel_cli.config.explain import explain, field_at, keep_text, takes_as_it_stands
 from automodel_cli.config.overrides import COMMAND_LINE, apply_override, parse_overrides
 from automodel_cli.config.problems import Problem, raise_problems
-from automodel_cli.config.schema.base import NOTE_KEY, Section, keys_of
+from automodel_cli.config.schema.base import Section, keys_of, reason_ignored
 from automodel_cli.config.targets.instantiate import check_named, check_target, is_known
 from automodel_cli.config.targets.roles import role_of_section
 from automodel_cli.config.targets.target import REDACTED, TARGET_KEY, Target, is_secret
@@ -28,7 +28,7 @@ from automodel_cli.config.yaml_tree import (
     KeyPath,
     MapNode,
     Node,
-    Written,
+    Placeholder,
     from_plain,
     parse_value,
     placeholders,
@@ -58,7 +58,7 @@ def load_config(
         path: YAML file, or None for flags and overrides alone.
         overrides: tokens left over on the command line, in order.
         flags: key to value, from options that mirror fields; text is read as a file's would be, None means "not given".
-        trust: names and files whose code the user admits (``--trust``).
+        trust: names and files whose code the user allows (``--trust``).
         names: what the command line calls a key (``--output-dir``), for what is wrong with what was given there.
 
     Raises:
@@ -113,15 +113,11 @@ def _by_its_option(problem: Problem, names: Mapping[str, str]) -> Problem:
     """A problem of the command line in the words of its help: ``--val-tokens``, not ``val_tokens``."""
     if problem.where != COMMAND_LINE or not names:
         return Problem(problem.where, problem.key, _QUOTED.sub(r"\1", problem.text))
-    text, name = (
-        _QUOTED.sub(lambda found: names.get(found[1], found[1]), problem.text),
-        names.get(problem.key, ""),
-    )
-    return (
-        Problem("", "", f"{name} {text}")
-        if text.startswith("is missing")
-        else Problem("", name or problem.key, text)
-    )
+    text = _QUOTED.sub(lambda found: names.get(found[1], found[1]), problem.text)
+    name = names.get(problem.key, "")
+    if text.startswith("is missing"):
+        return Problem("", "", f"{name} {text}")
+    return Problem("", name or problem.key, text)
 
 
 def _put(root: MapNode, parts: Sequence[str], value: Node) -> None:
@@ -167,17 +163,18 @@ def _check_targets(
 def to_dict(config: Section) -> dict[str, Any]:
     """Plain values of the effective configuration, as a file would give them.
 
-    What came from the environment is shown as the placeholder that was written; secrets are blanked; keys kept for
-    old files are left out unless somebody set them.
+    What came from the environment is shown as the placeholder that was written; secrets are blanked; ignored
+    keys are left out unless somebody set them.
     """
     return _section_to_dict(config, (), config._placeholders)
 
 
-def _section_to_dict(section: Section, path: KeyPath, written: Mapping[KeyPath, Written]) -> dict[str, Any]:
+def _section_to_dict(
+    section: Section, path: KeyPath, written: Mapping[KeyPath, Placeholder]
+) -> dict[str, Any]:
     shown: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():
-        extra = field.json_schema_extra
-        if isinstance(extra, dict) and NOTE_KEY in extra and name not in section.model_fields_set:
+        if reason_ignored(field) and name not in section.model_fields_set:
             continue
         keys = keys_of(type(section), name)
         value = getattr(section, name)
@@ -190,7 +187,7 @@ def _section_to_dict(section: Section, path: KeyPath, written: Mapping[KeyPath, 
     return shown
 
 
-def _shown(value: Any, path: KeyPath, written: Mapping[KeyPath, Written]) -> Any:
+def _shown(value: Any, path: KeyPath, written: Mapping[KeyPath, Placeholder]) -> Any:
     if path in written:
         return written[path]
     if isinstance(value, Section):
@@ -218,7 +215,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    if isinstance(value, Written):
+    if isinstance(value, Placeholder):
         return dumper.represent_scalar(_TEXT, str(value), style='"' if value.quoted else None)
     text = value.replace("$", "$$") if _would_expand(value) else value
     needs_quotes = not isinstance(yaml_tree.resolve_scalar(text), str)
@@ -233,10 +230,10 @@ def _would_expand(text: str) -> bool:
 
 
 def _represent_list(dumper: yaml.SafeDumper, value: list[Any]) -> yaml.SequenceNode:
-    flat = all(not isinstance(item, (Mapping, list, Written)) for item in value)
+    flat = all(not isinstance(item, (Mapping, list, Placeholder)) for item in value)
     return dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=flat)
 
 
 _Dumper.add_representer(str, _represent_text)
-_Dumper.add_representer(Written, _represent_text)
+_Dumper.add_representer(Placeholder, _represent_text)
 _Dumper.add_representer(list, _represent_list)

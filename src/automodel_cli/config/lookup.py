@@ -8,29 +8,29 @@ from dataclasses import dataclass, replace
 
 from automodel_cli.config.explain import describe_type, section_of
 from automodel_cli.config.field_help import meaning_and_default
-from automodel_cli.config.schema.base import NOTE_KEY, Section, keys_of
-from automodel_cli.config.schema.commands import (
-    NAMED_VALIDATION_KEY,
-    EvaluateConfig,
-    GenerateConfig,
-    InspectConfig,
-    PlotConfig,
-    PretrainConfig,
-)
-from automodel_cli.config.schema.export import ExportConfig
-from automodel_cli.config.schema.import_checkpoint import ImportConfig
+from automodel_cli.config.schema.base import Section, keys_of, reason_ignored
+from automodel_cli.config.schema.commands import NAMED_VALIDATION_KEY, PretrainConfig
 from automodel_cli.config.schema.megatron import PreprocessMegatronConfig
 from automodel_cli.config.schema.preprocess import (
     PreprocessNanogptConfig,
     TokenizerTrainConfig,
     VerifyConfig,
 )
+from automodel_cli.config.schema.results import (
+    EvaluateConfig,
+    ExportConfig,
+    GenerateConfig,
+    ImportConfig,
+    InspectConfig,
+    PlotConfig,
+    TasksConfig,
+)
 from automodel_cli.config.schema.shuffle import ShuffleConfig
-from automodel_cli.config.schema.tasks import TasksConfig
 from automodel_cli.config.targets.roles import Role, role_of_section
 from automodel_cli.config.targets.signatures import documented, from_source, source_of
 
 PRETRAIN = "automodel pretrain llm"
+_NEAR = 0.75  # of names: less is far-fetched
 COMMANDS: tuple[tuple[str, type[Section]], ...] = (
     ("automodel preprocess nanogpt", PreprocessNanogptConfig),
     ("automodel preprocess megatron", PreprocessMegatronConfig),
@@ -84,15 +84,11 @@ def find(key: str) -> list[Setting]:
 def near(key: str) -> list[str]:
     """Known keys that look like an unknown one, the likeliest first."""
     wanted = key.removeprefix("--").replace("-", "_")
-    keys = dict.fromkeys(setting.key for setting in [*pretrain_settings(), *_of_commands()])
-    last = {known.rpartition(".")[2]: known for known in keys}
-    matches = [
-        *difflib.get_close_matches(wanted, keys),
-        *difflib.get_close_matches(wanted.rpartition(".")[2], last),
-    ]
-    return list(dict.fromkeys(last.get(match, match) if match not in keys else match for match in matches))[
-        :3
-    ]
+    keys = [setting.key for setting in [*pretrain_settings(), *_of_commands()]]
+    spelled = {key.rpartition(".")[2]: key for key in reversed(keys)} | {key: key for key in keys}
+    matches = difflib.get_close_matches(wanted, spelled, n=4, cutoff=_NEAR)
+    matches += difflib.get_close_matches(wanted.rpartition(".")[2], spelled, n=4, cutoff=_NEAR)
+    return list(dict.fromkeys(spelled[match] for match in matches))[:3]
 
 
 def pretrain_settings() -> Iterator[Setting]:
@@ -113,12 +109,12 @@ def _of_commands() -> Iterator[Setting]:
 def _of_section(model: type[Section], prefix: str, where: str) -> Iterator[Setting]:
     for name, field in model.model_fields.items():
         key, *also = (prefix + spelling for spelling in keys_of(model, name))
-        extra, role = field.json_schema_extra, role_of_section(name) if model is PretrainConfig else None
+        role = role_of_section(name) if model is PretrainConfig else None
         if key == NAMED_VALIDATION_KEY:
             continue
         meaning, default = meaning_and_default(model, name)
-        if isinstance(extra, dict) and NOTE_KEY in extra:
-            meaning = f"Without effect: {extra[NOTE_KEY]}."
+        if reason := reason_ignored(field):
+            meaning = f"Ignored: {reason}."
         default = "needed" if field.is_required() else default or "off"
         takes = describe_type(field.annotation, field.metadata)
         yield Setting(key, takes, default, meaning, tuple(also), where)

@@ -1,4 +1,4 @@
-"""Overrides from the command line: ``--a.b.c value``, ``--a.b.c=value``, ``a.b.c=value``.
+"""Overrides on the command line: ``--a.b.c value``, ``--a.b.c=value``, ``a.b.c=value``.
 
 A bare ``--a.b.c`` is true; a list is reached by index (``--dataset.paths.0 x``, one past the end appends); the value
 is read by the same rules as the file. Every token is used or reported: none is dropped.
@@ -49,11 +49,8 @@ def parse_overrides(tokens: Sequence[str]) -> tuple[list[Override], list[Problem
         if token == "--":
             continue
         name, equals, text = token.removeprefix("--").partition("=")
-        if (
-            not _PATH.match(name)
-            or name.count(".") > _MAX_PARTS
-            or (not equals and not token.startswith("--"))
-        ):
+        is_path = _PATH.match(name) and name.count(".") <= _MAX_PARTS
+        if not is_path or not (equals or token.startswith("--")):
             problems.append(_not_an_override(token))
             continue
         if not equals and position < len(tokens) and not tokens[position].startswith("--"):
@@ -69,12 +66,10 @@ def parse_overrides(tokens: Sequence[str]) -> tuple[list[Override], list[Problem
 
 def _not_an_override(token: str) -> Problem:
     if token.startswith("-"):
-        return Problem(
-            COMMAND_LINE, "", f"unknown option {token}; a config key is given as --section.key value"
-        )
-    return Problem(
-        COMMAND_LINE, "", f"unexpected argument {token!r}; a config key is given as section.key=value"
-    )
+        text = f"unknown option {token}; a config key is given as --section.key value"
+    else:
+        text = f"unexpected argument {token!r}; a config key is given as section.key=value"
+    return Problem(COMMAND_LINE, "", text)
 
 
 def apply_override(root: MapNode, override: Override) -> Problem | None:
@@ -88,10 +83,8 @@ def apply_override(root: MapNode, override: Override) -> Problem | None:
             if problem := _set(node, part, child, parts[: depth + 1]):
                 return problem
         if isinstance(child, Scalar):
-            path = ".".join(parts[: depth + 1])
-            return Problem(
-                COMMAND_LINE, override.path, f"{path} is a single value and has no key {parts[depth + 1]}"
-            )
+            text = f"{'.'.join(parts[: depth + 1])} is a single value and has no key {parts[depth + 1]}"
+            return Problem(COMMAND_LINE, override.path, text)
         node = child
     return _set(node, parts[-1], override.value, parts)
 
@@ -110,14 +103,9 @@ def _set(node: Node, part: str, value: Node, path: KeyPath) -> Problem | None:
         node.key_where[part] = COMMAND_LINE
         return None
     assert isinstance(node, ListNode)
-    if not part.isdigit() or int(part) > len(node.items):
-        key = ".".join(map(str, path))
-        last = len(node.items) - 1
-        return Problem(
-            COMMAND_LINE, key, f"expected an index from 0 to {last} ({last + 1} appends), found {part}"
-        )
-    if int(part) == len(node.items):
-        node.items.append(value)
-    else:
-        node.items[int(part)] = value
+    size = len(node.items)
+    if not part.isdigit() or int(part) > size:
+        text = f"expected an index from 0 to {size - 1} ({size} appends), found {part}"
+        return Problem(COMMAND_LINE, ".".join(map(str, path)), text)
+    node.items[int(part) : int(part) + 1] = [value]
     return None

@@ -47,15 +47,15 @@ KeyPath = tuple[str | int, ...]
 
 @dataclass
 class Scalar:
-    """One value; ``text`` is its spelling without quotes, ``written`` what stood there if it was a placeholder."""
+    """One value; ``text`` is its spelling without quotes, ``placeholder`` what was written for it, if it was one."""
 
     value: Any
     where: str = ""
     text: str | None = None
-    written: Written | None = None
+    placeholder: Placeholder | None = None
 
 
-class Written(str):
+class Placeholder(str):
     """The text of a value that comes from the environment, as it was written; ``quoted`` if it stood in quotes."""
 
     quoted = False
@@ -230,14 +230,14 @@ class _Reader:
         assert isinstance(node, yaml.ScalarNode)
         return self._tagged_scalar(node)
 
-    def _check_tag(self, node: yaml.Node, *admitted: str) -> str | None:
+    def _check_tag(self, node: yaml.Node, *allowed: str) -> str | None:
         """The short name of a tag somebody wrote; a tag that is not plain data is a problem."""
         if node.tag == _UNTAGGED:
             return None
         tag = str(node.tag).removeprefix(_TAG_PREFIX)
-        if tag not in admitted:
+        if tag not in allowed:
             self.problems.append(
-                Problem(self._where(node), "", f"the tag {tag} is not admitted: values are plain data")
+                Problem(self._where(node), "", f"the tag {tag} is not allowed: values are plain data")
             )
         return tag
 
@@ -292,7 +292,7 @@ class _Reader:
             self.problems.append(Problem(where, "", too_long))
             return Scalar(None, where)
         value = resolve_scalar(expanded) if plain else None if expanded in _QUOTED_NULL else expanded
-        written = Written(text) if _names_a_variable(text) else None
+        written = Placeholder(text) if _names_a_variable(text) else None
         if written is not None:
             written.quoted = not plain
         return Scalar(value, where, expanded, written)
@@ -342,11 +342,11 @@ def to_plain(node: Node) -> Any:
     return node.value
 
 
-def placeholders(node: Node, prefix: KeyPath = ()) -> dict[KeyPath, Written]:
+def placeholders(node: Node, prefix: KeyPath = ()) -> dict[KeyPath, Placeholder]:
     """``path -> what was written`` for each value that came from the environment."""
     if isinstance(node, Scalar):
-        return {} if node.written is None else {prefix: node.written}
-    found: dict[KeyPath, Written] = {}
+        return {} if node.placeholder is None else {prefix: node.placeholder}
+    found: dict[KeyPath, Placeholder] = {}
     children = node.items.items() if isinstance(node, MapNode) else enumerate(node.items)
     for key, child in children:
         found |= placeholders(child, (*prefix, key))

@@ -15,7 +15,7 @@ from automodel_cli.checkpoint.imports import trainers as imports
 from automodel_cli.checkpoint.inspect import verify
 from automodel_cli.checkpoint.inspect.describe import folder_bytes
 from automodel_cli.checkpoint.layout import Say
-from automodel_cli.config.schema.export import ExportConfig
+from automodel_cli.config.schema.results import ExportConfig
 from automodel_cli.errors import CheckpointError
 
 

@@ -13,7 +13,7 @@ import transformers
 
 from automodel_cli import device as this_machine
 from automodel_cli.assembly.checkpoint import LoadedModel, load_model
-from automodel_cli.config.schema.commands import GenerateConfig
+from automodel_cli.config.schema.results import GenerateConfig
 from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
 from automodel_cli.generation.engine import SamplingSettings, generate

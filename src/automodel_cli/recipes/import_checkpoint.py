@@ -11,7 +11,7 @@ from automodel_cli.checkpoint.imports import trainers as imports
 from automodel_cli.checkpoint.imports.trainers import Imported
 from automodel_cli.checkpoint.inspect.describe import folder_bytes
 from automodel_cli.checkpoint.layout import Say
-from automodel_cli.config.schema.import_checkpoint import ImportConfig
+from automodel_cli.config.schema.results import ImportConfig
 from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
 from automodel_cli.errors import AutomodelError, DataError
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from automodel_cli.checkpoint import layout, run_files
 from automodel_cli.checkpoint.inspect import compare, describe, verify
-from automodel_cli.config.schema.commands import InspectConfig
+from automodel_cli.config.schema.results import InspectConfig
 from automodel_cli.errors import CheckpointError
 
 

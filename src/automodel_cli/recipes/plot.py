@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from automodel_cli.checkpoint import nested_runs
-from automodel_cli.config.schema.commands import PlotConfig
+from automodel_cli.config.schema.results import PlotConfig
 from automodel_cli.errors import DataError
 from automodel_cli.metrics.log import METRICS_NAME, metrics_path
 from automodel_cli.metrics.plot import plot_runs

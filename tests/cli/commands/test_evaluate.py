@@ -68,10 +68,10 @@ def test_flags(seen, capsys):
 
 def test_file_and_flags(seen, tmp_path):
     file = tmp_path / "eval.yaml"
-    file.write_text("checkpoint: here\nbatch_size: 3\nseq_len: 8\n", encoding="utf-8")
+    file.write_text("checkpoint: run\nbatch_size: 3\nseq_len: 8\n", encoding="utf-8")
     assert app.run(["eval", "-c", str(file), "--seq-len", "16"]) == 0
     (cfg,) = seen
-    assert (cfg.checkpoint, cfg.batch_size, cfg.seq_len, cfg.data) == ("here", 3, 16, ())
+    assert (cfg.checkpoint, cfg.batch_size, cfg.seq_len, cfg.data) == ("run", 3, 16, ())
 
 
 @pytest.mark.parametrize("arguments", [[], ["run", "--batch-size", "0"], ["run", "--precision", "int4"]])

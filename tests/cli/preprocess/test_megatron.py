@@ -52,7 +52,7 @@ def test_the_guides_command(chunks: Path) -> None:
     )
     assert "uint16, end-of-document 50256" in done.stdout
     assert "warning: bad row data.chunk.00001.jsonl:21: malformed JSON" in done.stderr
-    assert "log_interval is understood and has no effect" in done.stderr
+    assert "log_interval is ignored" in done.stderr
     verified = automodel("verify", "out", cwd=chunks)
     assert verified.returncode == 0 and "sound: 8 files match the manifest" in verified.stdout
     assert "chunk 0, row 0<|endoftext|>" in verified.stdout

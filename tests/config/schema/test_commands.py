@@ -3,15 +3,10 @@ from pydantic import ValidationError
 
 from automodel_cli.config.explain import all_keys, describe_type, section_of
 from automodel_cli.config.field_help import help_of
-from automodel_cli.config.schema.base import NOTE_KEY
-from automodel_cli.config.schema.commands import (
-    EvaluateConfig,
-    GenerateConfig,
-    InspectConfig,
-    PlotConfig,
-    PretrainConfig,
-)
+from automodel_cli.config.schema.base import reason_ignored
+from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.config.schema.preprocess import PreprocessNanogptConfig, TokenizerTrainConfig, VerifyConfig
+from automodel_cli.config.schema.results import EvaluateConfig, GenerateConfig, InspectConfig, PlotConfig
 from automodel_cli.config.targets.target import Target
 
 MODELS = [
@@ -46,7 +41,9 @@ def test_every_section_is_closed_frozen_and_documented(model):
         assert section.model_config["frozen"] is True
         assert section.__doc__
         for name, field in section.model_fields.items():
-            assert help_of(section, name), f"{section.__name__}.{name} has no docstring"
+            assert help_of(section, name) or reason_ignored(field), (
+                f"{section.__name__}.{name} has no docstring"
+            )
             assert describe_type(field.annotation, field.metadata) != "a value", f"{section.__name__}.{name}"
 
 
@@ -203,22 +200,18 @@ def test_the_recipe_of_old_files_is_accepted(recipe):
     assert make(recipe=recipe).recipe
 
 
-def test_every_understood_key_explains_itself_once_it_is_set():
+def test_every_ignored_key_explains_itself_once_it_is_set():
     """Each is given a value other than its default; each must come back as a note, and no other."""
-    values = {bool: lambda d: not d}
     for name, field in PretrainConfig.model_fields.items():
         section = section_of(field.annotation)
         if section is None:
             continue
         for key, inner in section.model_fields.items():
-            extra = inner.json_schema_extra
-            if not (isinstance(extra, dict) and NOTE_KEY in extra):
-                continue
-            value = (
-                values[bool](inner.default) if isinstance(inner.default, bool) else _some(inner.annotation)
-            )
-            notes = make(**{name: {key: value}}).notes
-            assert notes == [f"{name}.{key} is understood and has no effect: {extra[NOTE_KEY]}"]
+            if reason := reason_ignored(inner):
+                is_switch = isinstance(inner.default, bool)
+                value = not inner.default if is_switch else _some(inner.annotation)
+                notes = make(**{name: {key: value}}).notes
+                assert notes == [f"{name}.{key} is ignored: {reason}"]
 
 
 def _some(annotation):

@@ -28,9 +28,7 @@ def test_names_of_nemos_tool(tmp_path: Path) -> None:
         "openai-community/gpt2",
         8,
     )
-    assert cfg.collect_notes() == [
-        "log_interval is understood and has no effect: progress is shown by time, not by documents"
-    ]
+    assert cfg.collect_notes() == ["log_interval is ignored: progress is shown by time, not by documents"]
 
 
 def test_defaults_and_amounts(tmp_path: Path) -> None:

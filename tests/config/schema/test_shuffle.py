@@ -1,4 +1,4 @@
-"""What `preprocess shuffle` admits."""
+"""What `preprocess shuffle` allows."""
 
 import pytest
 

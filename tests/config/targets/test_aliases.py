@@ -1,7 +1,7 @@
 import pytest
 
 from automodel_cli.config.targets.aliases import explain_unknown, find_alias, is_old_name, known, present_name
-from automodel_cli.config.targets.allowlist import NotAllowed, Trust, admit, translate
+from automodel_cli.config.targets.allowlist import NotAllowed, Trust, allow, translate
 from automodel_cli.config.targets.roles import ROLES
 from automodel_cli.config.targets.target import Target
 
@@ -52,19 +52,19 @@ OLD_NAMES = [
 
 @pytest.mark.parametrize(("role", "old", "new"), OLD_NAMES)
 def test_names_of_the_guides_mean_ours(role, old, new):
-    admitted = admit(old, ROLES[role], Trust())
-    assert admitted.origin == "ours"
-    assert admitted.name == f"automodel_cli.{new}"
+    allowed = allow(old, ROLES[role], Trust())
+    assert allowed.origin == "ours"
+    assert allowed.name == f"automodel_cli.{new}"
 
 
-def test_every_alias_points_at_something_some_role_admits():
+def test_every_alias_points_at_something_some_role_allows():
     for name, alias in known().items():
         assert any(alias.name in role.ours or role.matches(alias.name) for role in ROLES.values()), name
 
 
 def test_an_old_name_means_something_only_in_its_role():
     with pytest.raises(NotAllowed, match="is a dataset, expected a model builder"):
-        admit("nemo_automodel.x.NanogptDataset", ROLES["model"], Trust())
+        allow("nemo_automodel.x.NanogptDataset", ROLES["model"], Trust())
 
 
 def test_old_names_without_a_counterpart_say_so():
@@ -100,13 +100,13 @@ def test_meta_device_of_foreign_models_is_dropped_with_a_note():
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "fused_adam", "flash_adamw"])
 def test_short_names_of_optimizers_mean_adamw(name):
-    assert admit(name, ROLES["optimizer"], Trust()).name == "torch.optim.AdamW"
+    assert allow(name, ROLES["optimizer"], Trust()).name == "torch.optim.AdamW"
 
 
 @pytest.mark.parametrize("name", ["muon", "dion.Muon", "normuon", "dion.NorMuon", "dion2", "dion.Dion"])
 def test_optimizers_that_are_not_here_say_what_is(name):
     with pytest.raises(NotAllowed, match=r"not part of this version; torch\.optim\.AdamW is"):
-        admit(name, ROLES["optimizer"], Trust())
+        allow(name, ROLES["optimizer"], Trust())
 
 
 @pytest.mark.parametrize("below", ["fused_adam.", ""])
@@ -114,7 +114,7 @@ def test_transformer_engines_adam_is_adamw(below):
     """As NeMo AutoModel's own examples of pretraining spell it."""
     name = f"transformer_engine.pytorch.optimizers.{below}FusedAdam"
     target = Target(name, {"lr": 3e-4, "betas": [0.9, 0.95], "adam_w_mode": True, "master_weights": True})
-    assert admit(name, ROLES["optimizer"], Trust()).name == present_name(name) == "torch.optim.AdamW"
+    assert allow(name, ROLES["optimizer"], Trust()).name == present_name(name) == "torch.optim.AdamW"
     arguments, notes = translate(target, ROLES["optimizer"])
     assert arguments == {"lr": 3e-4, "betas": [0.9, 0.95]}
     assert "runs as torch's AdamW" in notes[0] and len(notes) == 3

@@ -1,6 +1,6 @@
 import pytest
 
-from automodel_cli.config.targets.allowlist import NotAllowed, Trust, admit, split_file_target, untrusted_code
+from automodel_cli.config.targets.allowlist import NotAllowed, Trust, allow, split_file_target, untrusted_code
 from automodel_cli.config.targets.instantiate import check_named
 from automodel_cli.config.targets.roles import ROLES, role_of_argument, role_of_section
 from automodel_cli.config.targets.target import Target
@@ -25,7 +25,7 @@ from automodel_cli.config.targets.target import Target
     ],
 )
 def test_foreign_names_that_may_be_looked_at(role, name):
-    assert admit(name, ROLES[role], Trust()).origin == "foreign"
+    assert allow(name, ROLES[role], Trust()).origin == "foreign"
 
 
 @pytest.mark.parametrize(
@@ -56,32 +56,32 @@ def test_foreign_names_that_may_be_looked_at(role, name):
 )
 def test_names_that_may_not(role, name):
     with pytest.raises(NotAllowed):
-        admit(name, ROLES[role], Trust())
+        allow(name, ROLES[role], Trust())
 
 
 def test_a_refusal_says_what_would_help():
     with pytest.raises(NotAllowed, match="add --trust my_models"):
-        admit("my_models.Net", ROLES["model"], Trust())
+        allow("my_models.Net", ROLES["model"], Trust())
     with pytest.raises(NotAllowed, match=r"add --trust torch\.hub\.load"):
-        admit("torch.hub.load", ROLES["model"], Trust())
+        allow("torch.hub.load", ROLES["model"], Trust())
     with pytest.raises(NotAllowed, match=r"did you mean automodel_cli\.models\.gpt2\.build_gpt2_model"):
-        admit("automodel_cli.models.gpt2.build_gpt_model", ROLES["model"], Trust())
+        allow("automodel_cli.models.gpt2.build_gpt_model", ROLES["model"], Trust())
     with pytest.raises(NotAllowed, match="is an optimizer, expected a loss"):
-        admit("torch.optim.AdamW", ROLES["loss_fn"], Trust())
+        allow("torch.optim.AdamW", ROLES["loss_fn"], Trust())
 
 
 def test_trust_covers_a_module_and_what_is_in_it_and_nothing_else():
     trust = Trust(["my_models", "pkg.sub"])
     for name in ("my_models.Net", "my_models.inner.Net", "pkg.sub.f"):
-        assert admit(name, ROLES["model"], trust).origin == "user"
+        assert allow(name, ROLES["model"], trust).origin == "user"
     for name in ("my_models2.Net", "my_modelsx", "pkg.other.f", "pkg.f", "os.system"):
         with pytest.raises(NotAllowed):
-            admit(name, ROLES["model"], trust)
+            allow(name, ROLES["model"], trust)
 
 
-def test_trust_does_not_admit_private_names():
+def test_trust_does_not_allow_private_names():
     with pytest.raises(NotAllowed):
-        admit("my_models.Net.__init__.__globals__", ROLES["model"], Trust(["my_models"]))
+        allow("my_models.Net.__init__.__globals__", ROLES["model"], Trust(["my_models"]))
 
 
 def test_files_are_known_by_what_they_are_not_by_spelling(tmp_path, monkeypatch):
@@ -96,13 +96,13 @@ def test_files_are_known_by_what_they_are_not_by_spelling(tmp_path, monkeypatch)
         f"{tmp_path}/mine.py:f",
         f"{tmp_path}/../{tmp_path.name}/mine.py:f",
     ):
-        assert admit(written, ROLES["model"], trust).origin == "user"
+        assert allow(written, ROLES["model"], trust).origin == "user"
     for written in ("other.py:f", "link.py:f"):
         with pytest.raises(NotAllowed, match="code that would run"):
-            admit(written, ROLES["model"], trust)
+            allow(written, ROLES["model"], trust)
     with pytest.raises(NotAllowed, match="there is no file"):
-        admit("absent.py:f", ROLES["model"], trust)
-    assert admit("link.py:f", ROLES["model"], Trust(["other.py:f"])).origin == "user"
+        allow("absent.py:f", ROLES["model"], trust)
+    assert allow("link.py:f", ROLES["model"], Trust(["other.py:f"])).origin == "user"
 
 
 def test_file_targets_split_at_the_last_part():

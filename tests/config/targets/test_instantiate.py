@@ -15,7 +15,6 @@ from automodel_cli.config.targets.instantiate import (
     check_named,
     check_target,
     instantiate,
-    resolve_function,
 )
 from automodel_cli.config.targets.target import Target
 from automodel_cli.errors import ConfigError, DataError
@@ -224,9 +223,6 @@ def test_the_object_has_to_be_what_its_place_takes(role, name, expected):
 
 
 def test_collate_functions_are_resolved_by_name_and_not_called(here):
-    assert (
-        resolve_function("torch.utils.data.default_collate", "collate_fn") is torch.utils.data.default_collate
-    )
     named = {
         "_target_": "torchdata.stateful_dataloader.StatefulDataLoader",
         "num_workers": 2,

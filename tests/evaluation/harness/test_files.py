@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from automodel_cli.assembly.checkpoint import load_model
-from automodel_cli.config.schema.tasks import TasksConfig
+from automodel_cli.config.schema.results import TasksConfig
 from automodel_cli.errors import ConfigError
 from automodel_cli.evaluation.span_scores import SpanScorer
 from automodel_cli.recipes.evaluation import tasks as evaluate_tasks

@@ -11,7 +11,7 @@ import pytest
 from tests.evaluation.small_bundle import ITEMS
 
 from automodel_cli.assembly.checkpoint import load_model
-from automodel_cli.config.schema.tasks import TasksConfig
+from automodel_cli.config.schema.results import TasksConfig
 from automodel_cli.errors import ConfigError
 from automodel_cli.evaluation.icl.rows import Encoder
 from automodel_cli.evaluation.span_scores import SpanScorer

@@ -11,7 +11,7 @@ import pytest
 from tests.evaluation.small_bundle import ITEMS, write_bundle
 
 from automodel_cli.assembly.reporter import Reporter
-from automodel_cli.config.schema.tasks import BundleConfig, TasksConfig
+from automodel_cli.config.schema.results import BundleConfig, TasksConfig
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.evaluation.icl import bundle_archive
 from automodel_cli.recipes.evaluation import compare_results, download_bundle

@@ -19,7 +19,7 @@ from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.assembly.tokenizer import RunTokenizer
 from automodel_cli.assembly.training_length import due
 from automodel_cli.config.schema.commands import PretrainConfig
-from automodel_cli.config.schema.evaluation_section import EvaluationConfig
+from automodel_cli.config.schema.run_sections import EvaluationConfig
 from automodel_cli.corpus.tokenizer import Tokenizer
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import ConfigError

@@ -10,6 +10,7 @@ Where that is more than other names, transformers has to do it, with the whole m
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,8 @@ def _new_folder(folder: Path) -> Iterator[StepWriter]:
         CheckpointError: it exists.
     """
     refuse_existing(folder)
-    temporary = folder.with_name(folder.name + TEMP_SUFFIX)
+    # with the process in its name: another export may be writing to the same folder
+    temporary = folder.with_name(f"{folder.name}.{os.getpid()}{TEMP_SUFFIX}")
     with layout.saving(temporary):
         yield (writer := StepWriter(temporary))
         fsync_folder(writer.folder)

@@ -13,9 +13,7 @@ from automodel_cli.cli.argv import Invocation
 from automodel_cli.cli.commands import evaluate_tasks
 from automodel_cli.cli.options import Given, command, show_json
 from automodel_cli.config.schema.base import Section
-from automodel_cli.config.schema.commands import EvaluateConfig
-from automodel_cli.config.schema.options import EvaluateOptions
-from automodel_cli.config.schema.tasks import TasksConfig
+from automodel_cli.config.schema.results import EvaluateConfig, EvaluateOptions, TasksConfig
 from automodel_cli.errors import ConfigError
 
 COLUMNS = ("data", "loss", "perplexity", "bits/byte", "tokens", "tokens/s")
@@ -59,7 +57,7 @@ def _likelihood(cfg: EvaluateConfig, invocation: Invocation, trust: Sequence[str
         raise ConfigError(
             "token files are scored in one process", "leave the launch flags out, or give --tasks"
         )
-    worker.starting("eval: loading PyTorch ...")
+    worker.starting("eval: loading PyTorch ...", needs=cfg.checkpoint)
     from automodel_cli.recipes.evaluation import likelihood as recipe
 
     if cfg.as_json:

@@ -12,8 +12,7 @@ from automodel_cli.cli import console, worker
 from automodel_cli.cli.argv import Invocation
 from automodel_cli.cli.options import Given, command, show_json
 from automodel_cli.config import yaml_tree
-from automodel_cli.config.schema.options import CompareOptions
-from automodel_cli.config.schema.tasks import BundleConfig, TasksConfig
+from automodel_cli.config.schema.results import BundleConfig, CompareOptions, TasksConfig
 from automodel_cli.errors import AutomodelError
 
 COLUMNS = ("task", "shots", "items", "accuracy", "+/-", "chance", "centred", "items/s")
@@ -33,7 +32,7 @@ def names_tasks(config: Path | None) -> bool:
 def run(given: Given, invocation: Invocation) -> int:
     """Put tasks to a checkpoint, in as many processes as the launch flags say."""
     cfg, trust = given.load(TasksConfig), tuple(given.values["trust"] or ())
-    worker.starting("eval: loading PyTorch ...")
+    worker.starting("eval: loading PyTorch ...", needs=cfg.checkpoint)
     launcher = Reporter() if cfg.as_json else Reporter(say=console.say)
     if invocation.wants_processes and (code := _launch(invocation, launcher)) is not None:
         return code

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from automodel_cli.cli import console, worker
 from automodel_cli.cli.options import command
-from automodel_cli.config.schema.export import ExportConfig
+from automodel_cli.config.schema.results import ExportConfig
 
 
 @command(
@@ -14,7 +14,7 @@ from automodel_cli.config.schema.export import ExportConfig
 )
 def hf(cfg: ExportConfig) -> None:
     """Write config, tokenizer and safetensors that transformers loads; a few tensors in memory at a time."""
-    worker.starting("export hf: loading PyTorch ...")
+    worker.starting("export hf: loading PyTorch ...", needs=cfg.checkpoint)
     from automodel_cli.recipes import export as recipe
 
     with console.Progress("checking", unit="files") as progress:

@@ -13,8 +13,7 @@ import typer
 
 from automodel_cli.cli import console, worker
 from automodel_cli.cli.options import Given, command
-from automodel_cli.config.schema.commands import GenerateConfig
-from automodel_cli.config.schema.options import TrustOptions
+from automodel_cli.config.schema.results import GenerateConfig, TrustOptions
 from automodel_cli.plain_text import without_controls
 
 
@@ -30,7 +29,7 @@ from automodel_cli.plain_text import without_controls
 def generate(given: Given) -> None:
     """Let a checkpoint continue a text."""
     cfg, trust = given.load(GenerateConfig), given.values["trust"] or ()
-    worker.starting("generate: loading PyTorch ...")
+    worker.starting("generate: loading PyTorch ...", needs=cfg.checkpoint)
     from automodel_cli.recipes import generate as recipe
 
     if cfg.num_samples == 1 and cfg.prompt_file is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from automodel_cli.cli import console, worker
 from automodel_cli.cli.options import command
-from automodel_cli.config.schema.import_checkpoint import ImportConfig
+from automodel_cli.config.schema.results import ImportConfig
 
 
 @command(
@@ -14,7 +14,7 @@ from automodel_cli.config.schema.import_checkpoint import ImportConfig
 )
 def import_checkpoint(cfg: ImportConfig) -> None:
     """Make a folder that eval, generate and init_from take; no code in a checkpoint is run."""
-    worker.starting("import: loading PyTorch ...")
+    worker.starting("import: loading PyTorch ...", needs=cfg.source)
     from automodel_cli.recipes import import_checkpoint as recipe
 
     result = recipe.run(cfg, say=console.say)

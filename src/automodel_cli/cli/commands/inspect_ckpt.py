@@ -12,7 +12,7 @@ import typer
 
 from automodel_cli.cli import console
 from automodel_cli.cli.options import command
-from automodel_cli.config.schema.commands import InspectConfig
+from automodel_cli.config.schema.results import InspectConfig
 
 MAX_ROWS = 24
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from automodel_cli.cli import console
 from automodel_cli.cli.options import command
-from automodel_cli.config.schema.commands import PlotConfig
+from automodel_cli.config.schema.results import PlotConfig
 
 
 @command(

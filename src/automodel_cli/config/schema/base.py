@@ -1,12 +1,12 @@
-"""What every closed section shares: no unknown keys, frozen, documented fields, keys kept for old files.
+"""Base of all closed sections: no unknown keys, frozen values, documented fields, ignored keys of older files.
 
-A key that older files carry and that needs no action here is declared with ``understood(...)``: it is
-accepted, type-checked and, where somebody set it, explained once through ``Section.collect_notes``.
+A key that older files carry and that needs no action here is declared with ``ignored(...)``: its value is checked,
+and where somebody set it ``Section.collect_notes`` says once why it has no effect.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -19,16 +19,17 @@ from pydantic import (
     PrivateAttr,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from automodel_cli.config.targets.target import TARGET_KEY, describe_value
 
-NOTE_KEY = "note"
+_IGNORED = "ignored"
 
 
 @dataclass(frozen=True)
-class TypeHelp:
-    """What a type admits, in words for error messages and the documentation."""
+class TypeName:
+    """Name of a type for error messages and the documentation."""
 
     text: str
 
@@ -43,10 +44,10 @@ def _refuse_bool(value: Any) -> Any:
 not_a_bool = BeforeValidator(_refuse_bool)
 """Part of a number's type: true and false are no numbers."""
 
-Count = Annotated[int, not_a_bool, Field(gt=0), TypeHelp("a whole number from 1 up")]
-Whole = Annotated[int, not_a_bool, Field(ge=0), TypeHelp("a whole number from 0 up")]
-Positive = Annotated[float, not_a_bool, Field(gt=0, allow_inf_nan=False), TypeHelp("a number above 0")]
-NotNegative = Annotated[float, not_a_bool, Field(ge=0, allow_inf_nan=False), TypeHelp("a number from 0 up")]
+Count = Annotated[int, not_a_bool, Field(gt=0), TypeName("a whole number from 1 up")]
+Whole = Annotated[int, not_a_bool, Field(ge=0), TypeName("a whole number from 0 up")]
+Positive = Annotated[float, not_a_bool, Field(gt=0, allow_inf_nan=False), TypeName("a number above 0")]
+NotNegative = Annotated[float, not_a_bool, Field(ge=0, allow_inf_nan=False), TypeName("a number from 0 up")]
 
 Interval = Count | Literal["final"] | None
 """Every N updates (and at the end); ``final``: only at the end; null: never."""
@@ -70,9 +71,32 @@ Precision = Annotated[Literal["auto", "bf16", "fp16", "fp32"], BeforeValidator(s
 Dtype = Annotated[Literal["bf16", "fp16", "fp32"], BeforeValidator(short_dtype)]
 
 
-def understood(default: Any, reason: str) -> Any:
-    """A field that is accepted for old files and has no effect, because ``reason``."""
-    return Field(default, json_schema_extra={NOTE_KEY: reason})
+Device = Annotated[
+    str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$"), TypeName("auto, cpu, mps, cuda or cuda:N")
+]
+BatchSize = Annotated[Count | Literal["auto"], TypeName("a whole number from 1 up, or auto")]
+
+
+def _split_words(value: Any) -> Any:
+    """``"a,b"`` or a list of such as a flat tuple of names."""
+    given = [value] if isinstance(value, str) else value
+    if not isinstance(given, Sequence):
+        return given
+    return tuple(word.strip() for text in given for word in str(text).split(",") if word.strip())
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_split_words), TypeName("names, separated by commas")]
+
+
+def ignored(default: Any, reason: str) -> Any:
+    """A field of older files that has no effect, because ``reason``."""
+    return Field(default, json_schema_extra={_IGNORED: reason})
+
+
+def reason_ignored(field: FieldInfo) -> str:
+    """Why a key has no effect; empty for all that have one."""
+    extra = field.json_schema_extra
+    return str(extra.get(_IGNORED, "")) if isinstance(extra, dict) else ""
 
 
 class Section(BaseModel):
@@ -99,6 +123,14 @@ class Section(BaseModel):
     def keys(cls) -> list[str]:
         """The keys a file may give, old names included."""
         return [key for name in cls.model_fields for key in keys_of(cls, name)]
+
+    @classmethod
+    def in_order(cls) -> list[str]:
+        """Fields as help and documentation list them: required ones, those of panels, other ones, inherited ones."""
+        listed = " ".join(cls.panels.values()).split()
+        declared = [name for owner in cls.__mro__ for name in vars(owner).get("__annotations__", ())]
+        fields = [name for name in (*listed, *declared) if name in cls.model_fields]
+        return sorted(dict.fromkeys(fields), key=lambda name: not cls.model_fields[name].is_required())
 
     @model_validator(mode="before")
     @classmethod
@@ -128,18 +160,22 @@ class Section(BaseModel):
         return data
 
     def collect_notes(self, prefix: str = "") -> list[str]:
-        """One line for each accepted key that somebody set and that has no effect, and why."""
+        """One line for each ignored key that somebody set, and why it is ignored."""
         notes = []
-        for name in type(self).model_fields:
-            value = getattr(self, name)
-            extra = type(self).model_fields[name].json_schema_extra
-            reason = extra.get(NOTE_KEY) if isinstance(extra, dict) else None
-            default = type(self).model_fields[name].default
-            if reason and name in self.model_fields_set and value != default:
-                notes.append(f"{prefix}{name} is understood and has no effect: {reason}")
+        for name, field in type(self).model_fields.items():
+            value, reason = getattr(self, name), reason_ignored(field)
+            if reason and name in self.model_fields_set and value != field.default:
+                notes.append(f"{prefix}{name} is ignored: {reason}")
             if isinstance(value, Section):
                 notes += value.collect_notes(f"{prefix}{name}.")
         return notes
+
+
+class JsonOutput(Section):
+    """Results for programs."""
+
+    as_json: bool = Field(default=False, validation_alias="json")
+    """Print JSON instead of tables."""
 
 
 def keys_of(section: type[Section], field: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What each subcommand reads: closed sections as typed fields, open sections as Targets.
+"""Settings of `automodel pretrain llm`: closed sections as typed fields, open sections as Targets.
 
 Section and key names are those that users' files already have. Off is ``null``, "only at the end" is
 ``final``. The docstring under a field is its help, and `docs/config.md` is made from these files.
@@ -9,21 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, InstanceOf, field_validator, model_validator
 
 from automodel_cli.config.schema.base import (
-    Count,
-    NotNegative,
+    Device,
     Precision,
     Section,
-    TypeHelp,
     Whole,
+    ignored,
     short_dtype,
-    understood,
 )
-from automodel_cli.config.schema.evaluation_section import EvaluationConfig
 from automodel_cli.config.schema.other_sections import (
     MfuConfig,
     MoeMetricsConfig,
@@ -34,11 +31,11 @@ from automodel_cli.config.schema.run_sections import (
     CheckpointConfig,
     DistEnvConfig,
     DistributedConfig,
+    EvaluationConfig,
     LoggingConfig,
     WandbConfig,
 )
 from automodel_cli.config.schema.training_sections import (
-    DEFAULT_SEED,
     ClipGradNormConfig,
     CompileConfig,
     Fp8Config,
@@ -68,9 +65,6 @@ def _with_default(role: str, value: Any) -> Target:
 OpenSection = Annotated[InstanceOf[Target], BeforeValidator(Target.parse)]
 OptimizerSection = Annotated[InstanceOf[Target], BeforeValidator(partial(_with_default, "optimizer"))]
 DataloaderSection = Annotated[InstanceOf[Target], BeforeValidator(partial(_with_default, "dataloader"))]
-Device = Annotated[
-    str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$"), TypeHelp("auto, cpu, mps, cuda or cuda:N")
-]
 
 
 def _name_or_target(value: Any) -> Any:
@@ -149,11 +143,12 @@ class PretrainConfig(Section):
     mfu: MfuConfig | None = None
     """What model FLOPs utilization is measured against; null: the device's own peak."""
     prewarm: PrewarmConfig | None = None
-    """Kept for old files: what a first update warms up."""
+    """Ignored: warm-up before the first update."""
     moe_metrics: MoeMetricsConfig | None = None
-    """Kept for old files: load of experts in the log."""
-    nvtx: bool = understood(False, "--profile N shows where the time of a run goes")
-    """Kept for old files."""
+    """Ignored: load of experts in the log."""
+
+    # Keys of older files, without effect.
+    nvtx: bool = ignored(False, "--profile N shows where the time of a run goes")
 
     @model_validator(mode="before")
     @classmethod
@@ -273,112 +268,3 @@ class PretrainConfig(Section):
         for key, role, target in self.open_sections():
             notes += [f"{key}.{note}" for note in translate(target, ROLES[role])[1]]
         return notes
-
-
-class EvaluateConfig(Section):
-    """What `automodel eval` reads: a checkpoint and the token files to score it on."""
-
-    panels: ClassVar = {
-        "Likelihood of token files": "data seq_len intra_document raw_dtype limit_batches bigram"
-    }
-
-    checkpoint: str
-    """Checkpoint, run folder (its LATEST is taken) or Hugging Face folder."""
-    data: tuple[str, ...] = ()
-    """Token files, prefixes of a .bin and .idx, patterns or folders; each is scored on its own; empty: what the run
-    validated on."""
-    batch_size: Count = 8
-    """Sequences scored at once."""
-    seq_len: Count | None = None
-    """Length of a window; null: the length the model was trained on."""
-    intra_document: bool | None = None
-    """Attention stays within documents of token files; null: as `dataset.intra_document` was in training."""
-    raw_dtype: Literal["uint16", "uint32", "npy"] | None = None
-    """Type of token files without a header (npy: NumPy's files of ids); null: as in training, else uint16."""
-    limit_batches: Count | None = None
-    """Batches to score at most, for each entry of `data`; null: all."""
-    output: str | None = None
-    """Where to write the results; null: `results_STEP_DATA.json` in the run folder or
-    export, none in a folder of others."""
-    bigram: str | None = None
-    """Training token files: a bigram model of these, scored on the same data, is shown beside; null: none."""
-    tokenizer: str | None = None
-    """Tokenizer for bits per byte; null: the checkpoint's own."""
-    device: Device = "auto"
-    """Where to compute: auto, cpu, cuda, mps."""
-    precision: Precision = "auto"
-    """Compute in bf16, fp16 or fp32; auto: as the checkpoint was trained, where the hardware has it."""
-    as_json: bool = Field(default=False, validation_alias="json")
-    """Print the results as JSON instead of tables."""
-
-
-class InspectConfig(Section):
-    """What `automodel inspect-ckpt` reads."""
-
-    path: str = "checkpoints/"
-    """Run folder, checkpoint, safetensors file or Hugging Face folder."""
-    step: str | None = None
-    """Step to look at: a number, LATEST or BEST; null: the overview of all."""
-    verify: bool = False
-    """Hash every file again and look for NaN and infinity."""
-    diff: tuple[str, str] | None = None
-    """Two checkpoints to compare: steps of the run folder (a number, LATEST, BEST) or paths; null: none."""
-    as_json: bool = Field(default=False, validation_alias="json")
-    """Print JSON instead of tables."""
-
-    @field_validator("step", mode="before")
-    @classmethod
-    def _number_is_text(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-class PlotConfig(Section):
-    """What `automodel plot` reads."""
-
-    runs: tuple[str, ...] = Field(min_length=1)
-    """Run folders to draw, one line each."""
-    output: str | None = None
-    """File to write, .png, .svg or .pdf; null: `curves.png` in the first run folder."""
-    log_x: bool = False
-    """Logarithmic axis of steps."""
-    log_loss: bool = False
-    """Logarithmic axis of losses."""
-    smooth: Count | None = None
-    """Log records that a point of the bold curve averages over; null: a fortieth of the run; 1: none."""
-    title: str | None = None
-    """Title of the figure; null: the run's name."""
-
-
-class GenerateConfig(Section):
-    """What `automodel generate` reads. (nanoGPT's sample.py has num_samples 10, max_new_tokens 500, seed 1337.)"""
-
-    checkpoint: str
-    """Checkpoint, run folder (its LATEST is taken) or Hugging Face folder."""
-    prompt: str = ""
-    """Text to continue, or FILE:path for the text of a file; empty: a new document is started."""
-    prompt_file: str | None = None
-    """File with a prompt on each line (empty lines are left out): all are continued side by side;
-    null: none."""
-    max_new_tokens: Count = 100
-    """Tokens to add at most."""
-    temperature: NotNegative = 0.8
-    """0 takes the likeliest token each time; higher is more varied."""
-    top_k: Count | None = 200
-    """Choose among this many of the likeliest tokens; null: all."""
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Choose among the likeliest tokens that hold this share of the probability; null: all."""
-    repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
-    """Above 1, tokens that were there before become less likely (as in CTRL and transformers)."""
-    stop: tuple[str, ...] = ()
-    """Texts that end a continuation; they are left out of it. The tokenizer's end-of-text token always ends one;
-    empty: that alone."""
-    overflow: Literal["slide", "stop"] = "slide"
-    """At the end of the model's context: go on from the newest half of it, or end."""
-    seed: Whole = DEFAULT_SEED
-    """Seed of the choice."""
-    num_samples: Count = 1
-    """Continuations of each prompt."""
-    tokenizer: str | None = None
-    """Tokenizer: a name or folder; null: the checkpoint's own."""
-    device: Device = "auto"
-    """Where to compute: auto, cpu, cuda, mps."""

@@ -1,4 +1,4 @@
-"""What `automodel preprocess megatron` reads. Flags go by the names that Megatron's and NeMo's tools have."""
+"""Settings of `automodel preprocess megatron`, by the names that Megatron's and NeMo's tools have."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
-from automodel_cli.config.schema.base import Count, Section, TypeHelp, Whole, understood
-from automodel_cli.config.schema.preprocess import MAX_DOCUMENT_BYTES, Amount, InputFormat
+from automodel_cli.config.schema.base import Count, TypeName, Whole, ignored
+from automodel_cli.config.schema.preprocess import Amount, Tokenization
 
 
 def _as_list(value: Any) -> Any:
@@ -16,11 +16,11 @@ def _as_list(value: Any) -> Any:
 
 
 Texts = Annotated[
-    list[str], BeforeValidator(_as_list), Field(min_length=1), TypeHelp("a text or a list of texts")
+    list[str], BeforeValidator(_as_list), Field(min_length=1), TypeName("a text or a list of texts")
 ]
 
 
-class PreprocessMegatronConfig(Section):
+class PreprocessMegatronConfig(Tokenization):
     """Text to Megatron-Core's indexed token files (.bin and .idx)."""
 
     panels: ClassVar = {
@@ -33,22 +33,11 @@ class PreprocessMegatronConfig(Section):
 
     input: Texts | None = None
     """Files, folders or globs (.jsonl .json .parquet .txt ..., also .gz .bz2 .xz .zst), read in order of names;
-    null: `dataset` says what."""
+    null: those of `dataset`."""
     dataset: str | None = None
     """Hub dataset to stream, instead of `input`; null: none."""
-    set_name: str | None = None
-    """Configuration of a Hub dataset; null: the dataset's own default."""
-    split: str = "train"
-    """Split of a Hub dataset."""
     json_keys: Texts = Field(default_factory=lambda: ["text"])
     """Fields or columns with text, or with lists of texts (sentences); each gets its own .bin and .idx."""
-    document: str = Field(default="file", min_length=1)
-    r"""What a document is in text files: `file`, `line`, or the delimiter between documents (`\n\n`)."""
-    input_format: InputFormat = "auto"
-    """What local files are, whatever their names say; `auto`: by suffix. Compression is always seen by content."""
-    max_document_bytes: Amount = MAX_DOCUMENT_BYTES
-    """Longer documents (as they stand in the file) are cut where that changes no token, else left out as bad rows;
-    reading takes at most about twice as much memory."""
     tokenizer: str = Field(
         default="gpt2", validation_alias=AliasChoices("tokenizer", "pretrained_model_name_or_path")
     )
@@ -66,13 +55,13 @@ class PreprocessMegatronConfig(Section):
     lang: str = "english"
     """With `split_sentences`: the language of nltk's model."""
     skip_empty: bool = False
-    """Leave out documents without tokens (NeMo) instead of keeping an empty document for each (Megatron)."""
+    """Drop documents without tokens (NeMo) instead of keeping an empty document for each (Megatron)."""
     max_tokens: Amount | None = None
     """Tokens of the first key to write, exactly, over all files; null: all."""
     shards: Count | None = None
     """Files per key, with about as many tokens each; null: one for each input file."""
     shard_tokens: Amount | None = None
-    """Tokens of the first key that a file holds at most, instead of one file for each input file; null: no limit."""
+    """Maximum tokens of the first key in a file, instead of one file for each input file; null: no limit."""
     output_prefix: str = "processed_data"
     """Beginning of the file names, `PREFIX_N_KEY_document.bin` (and .idx)."""
     output_path: str | None = None
@@ -81,25 +70,14 @@ class PreprocessMegatronConfig(Section):
     """Write the documents in random order, into one file per key unless `shards` or `shard_tokens` say otherwise."""
     seed: Whole = 42
     """Decides the order with `shuffle`, which is that of `preprocess shuffle` with the same seed."""
-    shuffle_memory: Amount = 500_000_000
-    """Bytes to hold in memory with `shuffle`; the result does not depend on it."""
     overwrite: bool = False
-    """Delete the files of an earlier run with this prefix first."""
-    strict: bool = False
-    """Stop at the first bad row instead of counting it."""
+    """First delete the files of an earlier run with this prefix."""
     workers: Whole | None = Field(default=None, validation_alias=AliasChoices("workers", "num_workers"))
-    """Processes that tokenize, one per core at most; 0 or 1: none besides this one; null: as many as pay
-    (fewer for small inputs)."""
-    chunk_size: Count = 256
-    """Documents a worker gets at a time (8 KiB each where a file is cut by bytes)."""
-    prefetch: Count = 4
-    """Chunks under way for each worker; bounds the memory."""
-    engine: Literal["auto", "reference", "fast"] = "auto"
-    """What encodes: `auto` takes the fast engine where it is installed and agrees with the reference."""
-    dry_run: bool = False
-    """Say what would be done, and stop."""
-    log_interval: Whole | None = understood(None, "progress is shown by time, not by documents")
-    """Documents between two lines of progress in NeMo's tool."""
+    """Processes that tokenize; 0 or 1: only this one; null: as many as pay off, at most one
+    per core (fewer for small inputs)."""
+
+    # Keys of older files, without effect.
+    log_interval: Whole | None = ignored(None, "progress is shown by time, not by documents")
 
     @model_validator(mode="after")
     def _options_that_go_together(self) -> PreprocessMegatronConfig:

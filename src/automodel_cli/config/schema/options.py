@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from automodel_cli.config.schema.base import Count, Positive, Section, TypeHelp, Whole, understood
+from automodel_cli.config.schema.base import Count, JsonOutput, Positive, Section, TypeName, Whole
 
 Time = Annotated[
     str,
     Field(pattern=r"^(\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2})$"),
-    TypeHelp("minutes, HH:MM:SS or D-HH:MM:SS"),
+    TypeName("minutes, HH:MM:SS or D-HH:MM:SS"),
 ]
-
-
-def older(default: Any) -> Any:
-    """An older spelling of another command's option, which works and is not shown."""
-    return understood(default, "it is a command of its own now")
 
 
 class RunOptions(Section):
     """What every command takes that reads a run's configuration."""
 
+    panels: ClassVar = {"Options": "config"}
+
     config: str | None = None
     """YAML file of the run; null: overrides alone."""
     trust: tuple[str, ...] = ()
-    """Admit code of your own (my_module, path/file.py) or of a hub repository; empty: none."""
+    """Allow code of your own (my_module, path/file.py) or of a hub repository; empty: none."""
 
 
 class PretrainOptions(RunOptions):
@@ -73,7 +70,7 @@ class SlurmOptions(Section):
     """Hand the file to sbatch."""
 
 
-class DoctorOptions(Section):
+class DoctorOptions(JsonOutput):
     """What `automodel doctor` looks at."""
 
     folder: str = "."
@@ -84,8 +81,6 @@ class DoctorOptions(Section):
     """Seconds that a check may take."""
     offline: bool = False
     """Do not ask the hub."""
-    as_json: bool = Field(default=False, validation_alias="json")
-    """Print JSON instead of the table."""
 
 
 class QuickstartOptions(Section):
@@ -99,22 +94,6 @@ class QuickstartOptions(Section):
     """Text to learn from; null: the standard library's Python sources."""
 
 
-class CompareOptions(Section):
-    """What `automodel eval compare` compares."""
-
-    files: Annotated[tuple[str, ...], Field(min_length=2, max_length=2), TypeHelp("two results files")]
-    """Two results files, A and B."""
-    as_json: bool = Field(default=False, validation_alias="json")
-    """Print JSON instead of the table."""
-
-
-class TrustOptions(Section):
-    """What every command takes that loads a checkpoint."""
-
-    trust: tuple[str, ...] = ()
-    """Code to run: the file that built a model of your own, or with tasks a `harness_path`; empty: none is run."""
-
-
 class InitOptions(Section):
     """What `automodel init` writes."""
 
@@ -126,17 +105,6 @@ class InitOptions(Section):
     """Token file, pattern or corpus folder to train on; null: left to fill in."""
     val_data: str | None = None
     """The same to validate on; null: a corpus brings its own."""
-
-
-class EvaluateOptions(TrustOptions):
-    """Options of `automodel eval` beside its settings: trust, and an older spelling of `eval download-bundle`."""
-
-    download_bundle: bool = older(False)
-    """Fetch the task data and stop."""
-    bundle_url: str | None = older(None)
-    """Where from."""
-    bundle_sha256: str | None = older(None)
-    """What its SHA-256 has to be."""
 
 
 class HelpOptions(Section):

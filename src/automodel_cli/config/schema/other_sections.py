@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import field_validator
 
-from automodel_cli.config.schema.base import Positive, Section, understood
+from automodel_cli.config.schema.base import Positive, Section, ignored
 from automodel_cli.config.targets.target import describe_value
 from automodel_cli.device import is_known_device
 
@@ -80,16 +80,11 @@ _PREWARM = "the first update warms up what it needs, under the long time limit o
 class PrewarmConfig(Section):
     """Work before the first update, so that it takes no longer than the others."""
 
-    cublas_backward: bool = understood(False, _PREWARM)
-    """Kept for old files."""
-    fla_gdn_autotune: bool = understood(False, "no model here has such a kernel")
-    """Kept for old files."""
-    mamba_ssd_autotune: bool = understood(False, "no model here has such a kernel")
-    """Kept for old files."""
-    comm_groups: bool = understood(False, _PREWARM)
-    """Kept for old files."""
-    pipeline_stage_compile: bool = understood(False, "there are no pipeline stages")
-    """Kept for old files."""
+    cublas_backward: bool = ignored(False, _PREWARM)
+    fla_gdn_autotune: bool = ignored(False, "no model here has such a kernel")
+    mamba_ssd_autotune: bool = ignored(False, "no model here has such a kernel")
+    comm_groups: bool = ignored(False, _PREWARM)
+    pipeline_stage_compile: bool = ignored(False, "there are no pipeline stages")
 
 
 _DENSE = "models here are dense: there are no experts to count"
@@ -98,11 +93,7 @@ _DENSE = "models here are dense: there are no experts to count"
 class MoeMetricsConfig(Section):
     """Load of experts in the log."""
 
-    enabled: bool = understood(False, _DENSE)
-    """Kept for old files."""
-    mode: str | None = understood(None, _DENSE)
-    """Kept for old files."""
-    top_k_experts: int | None = understood(None, _DENSE)
-    """Kept for old files."""
-    detailed_every_steps: int | None = understood(None, _DENSE)
-    """Kept for old files."""
+    enabled: bool = ignored(False, _DENSE)
+    mode: str | None = ignored(None, _DENSE)
+    top_k_experts: int | None = ignored(None, _DENSE)
+    detailed_every_steps: int | None = ignored(None, _DENSE)

@@ -1,4 +1,7 @@
-"""What `automodel preprocess nanogpt`, `preprocess tokenizer` and `preprocess verify` read."""
+"""Settings of `automodel preprocess nanogpt`, `preprocess tokenizer` and `preprocess verify`.
+
+What several preprocessing commands take is declared once, in the classes that they share.
+"""
 
 from __future__ import annotations
 
@@ -7,27 +10,65 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from automodel_cli.config.amounts import parse_amount
-from automodel_cli.config.schema.base import Count, Section, TypeHelp, Whole
+from automodel_cli.config.schema.base import Count, JsonOutput, Section, TypeName, Whole
 
 DEFAULT_DATASET = "HuggingFaceFW/fineweb"
 DEFAULT_SET_NAME = "sample-10BT"
 MAX_SHARD_TOKENS = 2**31 - 1
 
 Amount = Annotated[
-    Count, BeforeValidator(parse_amount), TypeHelp("a number like 10000, 500K, 500M, 1.5B or 2T")
+    Count, BeforeValidator(parse_amount), TypeName("a number like 10000, 500K, 500M, 1.5B or 2T")
 ]
 InputFormat = Literal["auto", "text", "jsonl", "json", "parquet"]
 MAX_DOCUMENT_BYTES = 256 << 20
-Fraction = Annotated[float, Field(gt=0, lt=1), TypeHelp("a number between 0 and 1")]
+Fraction = Annotated[float, Field(gt=0, lt=1), TypeName("a number between 0 and 1")]
 
 
-def unusual_reading(cfg: Section) -> dict[str, Any]:
+def unusual_reading(cfg: TextInput) -> dict[str, Any]:
     """How text is read, where that is not the default: a manifest made before there was a choice stays equal."""
     usual = {"input_format": "auto", "max_document_bytes": MAX_DOCUMENT_BYTES}
     return {name: getattr(cfg, name) for name in usual if getattr(cfg, name) != usual[name]}
 
 
-class PreprocessNanogptConfig(Section):
+class TextInput(Section):
+    """Reading of documents from local files."""
+
+    document: str = Field(default="file", min_length=1)
+    r"""What a document is in text files: `file`, `line`, or the delimiter between documents (`\n\n`)."""
+    input_format: InputFormat = "auto"
+    """Format of local files, whatever their names; `auto`: by suffix. Compression is always detected by content."""
+    max_document_bytes: Amount = MAX_DOCUMENT_BYTES
+    """Documents that take more bytes in their file are cut where that changes no token, else skipped as bad rows;
+    reading takes at most about twice as much memory."""
+
+
+class HubInput(TextInput):
+    """Reading of documents from local files or a dataset of the Hugging Face Hub."""
+
+    set_name: str | None = None
+    """Configuration of a Hub dataset; null: the dataset's own default."""
+    split: str = "train"
+    """Split of a Hub dataset."""
+
+
+class Tokenization(HubInput):
+    """Text to token files, whatever their format."""
+
+    strict: bool = False
+    """Stop at the first bad row instead of skipping and counting it."""
+    engine: Literal["auto", "reference", "fast"] = "auto"
+    """Encoder to use: `auto` takes the fast engine where it is installed and agrees with the reference."""
+    shuffle_memory: Amount = 500_000_000
+    """Bytes that `shuffle` may hold in memory; more makes fewer and larger temporary files, and the same result."""
+    chunk_size: Count = 256
+    """Documents that a worker gets at a time (8 KiB each where a file is cut by bytes)."""
+    prefetch: Count = 4
+    """Chunks in flight for each worker; bounds the memory."""
+    dry_run: bool = False
+    """Show what would be done, and stop."""
+
+
+class PreprocessNanogptConfig(Tokenization):
     """Text to nanoGPT-style token files."""
 
     panels: ClassVar = {
@@ -41,58 +82,37 @@ class PreprocessNanogptConfig(Section):
     """Hub dataset, or a local file, folder or glob (.jsonl .json .parquet .txt .md .py ..., also .gz .bz2 .xz .zst)."""
     set_name: str | None = None
     """Configuration of a Hub dataset; null: `sample-10BT` for the default dataset, else the dataset's own default."""
-    split: str = "train"
-    """Split of a Hub dataset."""
     text_key: str = "text"
     """Field or column that holds the text in .jsonl, .json, .parquet and Hub datasets."""
-    document: str = Field(default="file", min_length=1)
-    r"""What a document is in text files: `file`, `line`, or the delimiter between documents (`\n\n`)."""
-    input_format: InputFormat = "auto"
-    """What local files are, whatever their names say; `auto`: by suffix. Compression is always seen by content."""
-    max_document_bytes: Amount = MAX_DOCUMENT_BYTES
-    """Longer documents (as they stand in the file) are cut where that changes no token, else left out as bad rows;
-    reading takes at most about twice as much memory."""
     max_tokens: Amount | None = None
-    """Tokens to write, exactly, validation included; K, M, B, T are understood; null: all."""
+    """Tokens to write, exactly, validation included (500M, 1.5B); null: all."""
     tokenizer: str = "gpt2"
     """tiktoken name, Hugging Face id, folder with tokenizer.json, `byte`, or `char` (vocabulary from the data)."""
-    engine: Literal["auto", "reference", "fast"] = "auto"
-    """What encodes: `auto` takes the fast engine where it is installed and agrees with the reference."""
     eot: Literal["prepend", "append", "none"] | None = None
-    """Where the token between documents stands; null: `prepend` in bin, `append` in raw,
+    """Where the token that separates documents goes; null: `prepend` in bin, `append` in raw,
     `none` with char."""
     separator: Literal["eos", "bos"] | None = None
-    """Which token that is, end- or beginning-of-text; null: before a document `bos`, as NeMo's tool, where the
+    """Which token that is, end- or beginning-of-text; null: before a document `bos`, as in NeMo's tool, where the
     tokenizer has one of its own (GPT-2's two are one token), else `eos`."""
     val_fraction: Fraction | None = None
     """Fraction of the documents that goes to val.bin (of a single document, and with char: the tail); null: none."""
     val_tokens: Amount | None = None
     """Tokens that go to val.bin, instead of a fraction; null: none."""
     shuffle: bool = False
-    """Write the documents in a random order (needs disk space for the tokens once more while it works)."""
-    shuffle_memory: Amount = 500_000_000
-    """Bytes that `shuffle` may hold in memory; more makes fewer and larger temporary files, and the same result."""
+    """Write the documents in random order (needs disk space for the tokens once more while it works)."""
     seed: Whole = 42
     """Decides the order with `shuffle` and which documents are for validation."""
     format: Literal["bin", "raw"] = "bin"
     """`bin`: header and dataset.bin; `raw`: nanoGPT's headerless train.bin."""
     shard_tokens: Annotated[Amount, Field(le=MAX_SHARD_TOKENS)] = 1_000_000_000
-    """Tokens a file holds before the next one is begun."""
+    """Tokens in a file before the next one is started."""
     output_dir: str | None = None
     """Folder to write; null: `{dataset}_max_tokens_{N}` in the current one."""
     overwrite: bool = False
-    """Delete what an earlier run made in the folder first; what others made there is never touched."""
-    strict: bool = False
-    """Stop at the first bad row instead of counting it."""
+    """First delete what an earlier run made in the folder; other files there are never touched."""
     num_workers: Whole | None = None
-    """Processes that tokenize; 0 or 1: none besides this one; null: as many as pay, at most one
+    """Processes that tokenize; 0 or 1: only this one; null: as many as pay off, at most one
     per core (fewer for small inputs)."""
-    chunk_size: Count = 256
-    """Documents a worker gets at a time (8 KiB each where a file is cut by bytes)."""
-    prefetch: Count = 4
-    """Chunks under way for each worker; bounds the memory."""
-    dry_run: bool = False
-    """Say what would be done, and stop."""
 
     @model_validator(mode="after")
     def _one_validation_size(self) -> PreprocessNanogptConfig:
@@ -105,7 +125,7 @@ class PreprocessNanogptConfig(Section):
         return self
 
 
-class TokenizerTrainConfig(Section):
+class TokenizerTrainConfig(HubInput):
     """A byte-level BPE trained on one's own text."""
 
     panels: ClassVar = {
@@ -118,28 +138,18 @@ class TokenizerTrainConfig(Section):
     output_dir: str
     """Folder for tokenizer.json and its configuration; AutoTokenizer opens it."""
     vocab_size: Amount = 32_768
-    """Entries, end-of-text and the 256 bytes included."""
-    set_name: str | None = None
-    """Configuration of a Hub dataset; null: the dataset's own default."""
-    split: str = "train"
-    """Split of a Hub dataset."""
+    """Number of entries, end-of-text and the 256 bytes included."""
     text_key: str = "text"
     """Field or column that holds the text."""
-    document: str = Field(default="file", min_length=1)
-    """What a document is in text files, as for `preprocess nanogpt`."""
-    input_format: InputFormat = "auto"
-    """What local files are, as for `preprocess nanogpt`."""
-    max_document_bytes: Amount = MAX_DOCUMENT_BYTES
-    """Longer documents are cut or left out, as for `preprocess nanogpt`."""
     max_bytes: Amount | None = 1_000_000_000
-    """Text to learn from; of more, documents are drawn at random (by `seed`); null: all."""
+    """Bytes of text to train on; from more, documents are drawn at random (by `seed`); null: all."""
     seed: Whole = 42
     """Decides which documents are drawn."""
     overwrite: bool = False
     """Replace the tokenizer in the folder."""
 
 
-class VerifyConfig(Section):
+class VerifyConfig(JsonOutput):
     """A corpus folder or token files to check."""
 
     path: str
@@ -150,5 +160,3 @@ class VerifyConfig(Section):
     """Type of the tokens of a file without header (npy: NumPy's file of ids); null: uint16."""
     documents: Whole = 2
     """Documents to show, decoded, from the start of each split."""
-    as_json: bool = Field(default=False, validation_alias="json")
-    """Print the report as JSON instead of a table."""

@@ -1,4 +1,4 @@
-"""Sections about the run as a whole: ranks, checkpoints, trackers."""
+"""Sections of a run as a whole: ranks, checkpoints, evaluation, trackers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,18 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, Field, field_validator
 
-from automodel_cli.config.schema.base import Count, Dtype, Positive, Precision, Section, understood
+from automodel_cli.config.schema.base import (
+    BatchSize,
+    Count,
+    Dtype,
+    Interval,
+    Positive,
+    Precision,
+    Section,
+    Whole,
+    Words,
+    ignored,
+)
 
 
 class DistEnvConfig(Section):
@@ -29,10 +40,10 @@ class MixedPrecisionConfig(Section):
     """Compute in this type; null: as `precision` says."""
     reduce_dtype: Dtype | None = None
     """Sum gradients over ranks in this type; null: fp32."""
-    output_dtype: Dtype | None = understood(None, "the loss is always computed in fp32")
-    """Kept for old files."""
-    cast_forward_inputs: bool = understood(True, "token ids are integers, there is nothing to cast")
-    """Kept for old files."""
+
+    # Keys of older files, without effect.
+    output_dtype: Dtype | None = ignored(None, "the loss is always computed in fp32")
+    cast_forward_inputs: bool = ignored(True, "token ids are integers, there is nothing to cast")
 
 
 class OffloadConfig(Section):
@@ -68,10 +79,6 @@ class DistributedConfig(Section):
     """Ranks that share the layers (pipeline parallel)."""
     ep_size: Count = 1
     """Ranks that share experts (expert parallel)."""
-    sequence_parallel: bool = understood(
-        False, "with tp_size above one, everything between the shared matrices is divided along the sequence"
-    )
-    """Kept for old files."""
     tp_plan: dict[str, Any] | None = Field(
         default=None, validation_alias=AliasChoices("tp_plan", "custom_tp_plan")
     )
@@ -98,34 +105,27 @@ class DistributedConfig(Section):
     """Older place of `dist_env.backend`; used where that one is not given."""
     dtype: Precision | None = None
     """Older place of `precision`; used where that one is `auto`."""
-    world_size: Count | None = understood(None, "the launcher knows how many ranks there are")
-    """Kept for old files."""
-    use_hf_tp_plan: bool = understood(False, "a model brings its own tensor-parallel plan")
-    """Kept for old files."""
-    enable_compile: bool = understood(False, "compile.enabled decides")
-    """Kept for old files."""
-    defer_fsdp_grad_sync: bool = understood(True, "gradients are always summed once per update")
-    """Kept for old files."""
-    enable_async_tensor_parallel: bool = understood(False, "communication follows torch's defaults")
-    """Kept for old files."""
     enable_fsdp2_prefetch: bool = False
     """fsdp2: gather more blocks ahead than torch does by itself, at the price of their memory."""
-    autocast_dtype: Dtype | None = understood(None, "precision decides the compute type")
-    """Kept for old files."""
-    zero_dp_strategy: Any = understood(None, _MEGATRON_FSDP)
-    """Kept for old files."""
-    grad_reduce_in_fp32: bool | None = understood(
+
+    # Keys of older files, without effect.
+    sequence_parallel: bool = ignored(
+        False, "with tp_size above one, everything between the shared matrices is divided along the sequence"
+    )
+    world_size: Count | None = ignored(None, "the launcher knows how many ranks there are")
+    use_hf_tp_plan: bool = ignored(False, "a model brings its own tensor-parallel plan")
+    enable_compile: bool = ignored(False, "compile.enabled decides")
+    defer_fsdp_grad_sync: bool = ignored(True, "gradients are always summed once per update")
+    enable_async_tensor_parallel: bool = ignored(False, "communication follows torch's defaults")
+    autocast_dtype: Dtype | None = ignored(None, "precision decides the compute type")
+    zero_dp_strategy: Any = ignored(None, _MEGATRON_FSDP)
+    grad_reduce_in_fp32: bool | None = ignored(
         None, "gradients are summed in fp32 unless mp_policy says otherwise"
     )
-    """Kept for old files."""
-    overlap_grad_reduce: bool | None = understood(None, _MEGATRON_FSDP)
-    """Kept for old files."""
-    overlap_param_gather: bool | None = understood(None, _MEGATRON_FSDP)
-    """Kept for old files."""
-    check_for_nan_in_grad: bool | None = understood(None, "gradients are always checked")
-    """Kept for old files."""
-    init_fsdp_with_meta_device: bool | None = understood(None, "models are always built on the meta device")
-    """Kept for old files."""
+    overlap_grad_reduce: bool | None = ignored(None, _MEGATRON_FSDP)
+    overlap_param_gather: bool | None = ignored(None, _MEGATRON_FSDP)
+    check_for_nan_in_grad: bool | None = ignored(None, "gradients are always checked")
+    init_fsdp_with_meta_device: bool | None = ignored(None, "models are always built on the meta device")
 
     @classmethod
     def from_known_target(cls, class_name: str, data: dict[str, Any]) -> dict[str, Any]:
@@ -174,16 +174,13 @@ class CheckpointConfig(Section):
     """Keep the N newest, besides LATEST and BEST; null: all. Old name: `max_recent_checkpoints`."""
     keep_every: Count | None = None
     """Besides, keep those whose step is a multiple of this."""
-    consolidation_timeout_minutes: Positive | None = understood(None, "dist_env.timeout_minutes covers it")
-    """Kept for old files."""
-    single_rank_consolidation: bool = understood(False, "the layout decides who writes what")
-    """Kept for old files."""
-    staging_dir: str | None = understood(None, "files are written beside their final place and renamed")
-    """Kept for old files."""
-    v4_compatible: bool = understood(False, "the export is what transformers 5 and 4 both read")
-    """Kept for old files."""
-    allow_legacy_pickle_restore: bool = understood(False, "no checkpoint file is ever unpickled")
-    """Kept for old files."""
+
+    # Keys of older files, without effect.
+    consolidation_timeout_minutes: Positive | None = ignored(None, "dist_env.timeout_minutes covers it")
+    single_rank_consolidation: bool = ignored(False, "the layout decides who writes what")
+    staging_dir: str | None = ignored(None, "files are written beside their final place and renamed")
+    v4_compatible: bool = ignored(False, "the export is what transformers 5 and 4 both read")
+    allow_legacy_pickle_restore: bool = ignored(False, "no checkpoint file is ever unpickled")
 
     @field_validator("save_consolidated", mode="before")
     @classmethod
@@ -194,6 +191,27 @@ class CheckpointConfig(Section):
     @classmethod
     def _lowest_val_is_best(cls, value: Any) -> Any:
         return "BEST" if value == "LOWEST_VAL" else value
+
+
+class EvaluationConfig(Section):
+    """What is asked of the model while it trains, beside its training loss: validation loss, tasks, samples."""
+
+    every_steps: Interval = "final"
+    """Updates between evaluations; `final`: only at the end; null: never. Each begins with a validation pass."""
+    tasks: Words = ()
+    """In-context tasks: `core`, `gauntlet` or names."""
+    bundle: str = "eval_bundle"
+    """Folder with their data."""
+    max_per_task: Count | None = 100
+    """Questions of a task at most; null: all."""
+    num_fewshot: Whole | None = None
+    """Worked examples before each question; null: as published."""
+    batch_size: BatchSize = "auto"
+    """Sequences computed at once; auto: as many as fit a number of tokens."""
+    prompts: tuple[str, ...] = ()
+    """Texts to continue, to look at."""
+    max_new_tokens: Count = 32
+    """Tokens to continue them by; the likeliest each time."""
 
 
 class LoggingConfig(Section):
@@ -228,5 +246,6 @@ class WandbConfig(Section):
     """Folder for W&B's own files (its `dir`); null: the run folder."""
     id: str | None = None
     """Id of the W&B run to continue; null: the one stored with the run folder, or a new one."""
-    resume: str | bool | None = understood(None, "a resumed run always continues its own W&B run")
-    """Kept for old files."""
+
+    # Keys of older files, without effect.
+    resume: str | bool | None = ignored(None, "a resumed run always continues its own W&B run")

@@ -1,4 +1,4 @@
-"""What `automodel preprocess shuffle` reads."""
+"""Settings of `automodel preprocess shuffle`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
-from automodel_cli.config.schema.base import Count, Section, TypeHelp, Whole
-from automodel_cli.config.schema.preprocess import MAX_DOCUMENT_BYTES, Amount, Fraction, InputFormat
+from automodel_cli.config.schema.base import Count, TypeName, Whole
+from automodel_cli.config.schema.preprocess import MAX_DOCUMENT_BYTES, Amount, Fraction, TextInput
 
 
 def _split_names(value: Any) -> Any:
@@ -17,12 +17,12 @@ def _split_names(value: Any) -> Any:
 
 
 Names = Annotated[
-    list[str], BeforeValidator(_split_names), TypeHelp("names, in a list or with commas between them")
+    list[str], BeforeValidator(_split_names), TypeName("names, in a list or with commas between them")
 ]
 
 
-class ShuffleConfig(Section):
-    """Documents in random order, with bounded memory; the order depends on the seed and the input alone."""
+class ShuffleConfig(TextInput):
+    """Documents in random order, with bounded memory; the order depends only on the seed and the input."""
 
     panels: ClassVar = {
         "Input": "dataset text_key document input_format max_document_bytes keep_columns dedup check strict",
@@ -38,32 +38,28 @@ class ShuffleConfig(Section):
     """Beginning of the file names, `NAME.chunk.00000.jsonl` and `NAME.val.jsonl`; null: the dataset's."""
     text_key: str = "text"
     """Field or column that holds the text; also its key in what is written."""
-    document: str = Field(default="file", min_length=1)
-    r"""What a document is in text files: `file`, `line`, or the delimiter between documents (`\n\n`)."""
-    input_format: InputFormat = "auto"
-    """What local files are, whatever their names say; `auto`: by suffix. Compression is always seen by content."""
     max_document_bytes: Amount = MAX_DOCUMENT_BYTES
-    """Longer documents (as they stand in the file) are left out as bad rows; reading takes at most about twice as
-    much memory."""
+    """Documents that take more bytes in their file are skipped as bad rows; reading takes at most about twice as much
+    memory."""
     keep_columns: Names | None = None
     """Columns of parquet files to keep besides the text, or `all`; rows of .jsonl files always stay as they are;
     null: none."""
     seed: Whole = 42
     """Decides the order, and with it which documents are for validation."""
     chunks: Count = 1
-    """Files to divide the training documents into, with equally many each."""
+    """Number of training files, each with equally many documents."""
     chunk_size: Amount | None = None
-    """Bytes of a file at most, instead of a number of files; null: no limit."""
+    """Maximum bytes in a file, instead of a number of files; null: no limit."""
     val_fraction: Fraction | None = None
     """Fraction of the documents for `NAME.val.jsonl`; null: none."""
     val_documents: Count | None = None
-    """Documents for `NAME.val.jsonl`, exactly, instead of a fraction; null: none."""
+    """Exact number of documents for `NAME.val.jsonl`, instead of a fraction; null: none."""
     dedup: bool = False
-    """Leave out documents whose text came before, so that no two are equal, within and across splits."""
+    """Drop documents whose text has occurred before, within and across splits."""
     check: bool = False
-    """Parse every row and leave out those without usable text (always done with `dedup`)."""
+    """Parse every row and skip those without usable text (always done with `dedup`)."""
     strict: bool = False
-    """Stop at the first bad row instead of leaving it out."""
+    """Stop at the first bad row instead of skipping it."""
     memory: Amount = 500_000_000
     """Bytes to hold in memory; more makes fewer and larger temporary files, and the same result."""
     temp_dir: str | None = None
@@ -71,10 +67,9 @@ class ShuffleConfig(Section):
     overwrite: bool = False
     """Replace the documents of an earlier run in the folder."""
     num_workers: Whole | None = None
-    """Processes that read; 0 or 1: none besides this one; null: as many as pay, at most one
-    per core."""
+    """Processes that read; 0 or 1: only this one; null: as many as pay off, at most one per core."""
     dry_run: bool = False
-    """Say what would be done, and stop."""
+    """Show what would be done, and stop."""
 
     @model_validator(mode="after")
     def _one_of_two(self) -> ShuffleConfig:

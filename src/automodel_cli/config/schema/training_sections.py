@@ -14,22 +14,19 @@ from automodel_cli.config.schema.base import (
     Positive,
     Section,
     Whole,
-    understood,
+    ignored,
 )
 from automodel_cli.config.targets.target import describe_value
 
 DEFAULT_SEED = 42
 
 # Others of inductor name compilers to execute (cpp.cxx), functions to call and folders to load from.
-COMPILER_OPTIONS = frozenset(
-    {
-        *("max_autotune", "max_autotune_gemm", "max_autotune_pointwise", "coordinate_descent_tuning"),
-        *("epilogue_fusion", "aggressive_fusion", "group_fusion", "permute_fusion", "shape_padding"),
-        *("split_reductions", "fallback_random", "size_asserts", "nan_asserts", "keep_output_stride"),
-        *("triton.cudagraphs", "triton.cudagraph_trees", "triton.unique_kernel_names"),
-        *("cpp.threads", "cpp.simdlen"),
-    }
-)
+COMPILER_OPTIONS = frozenset({
+    "max_autotune", "max_autotune_gemm", "max_autotune_pointwise", "coordinate_descent_tuning", "epilogue_fusion",
+    "aggressive_fusion", "group_fusion", "permute_fusion", "shape_padding", "split_reductions", "fallback_random",
+    "size_asserts", "nan_asserts", "keep_output_stride", "triton.cudagraphs", "triton.cudagraph_trees",
+    "triton.unique_kernel_names", "cpp.threads", "cpp.simdlen",
+})  # fmt: skip
 
 
 class RngConfig(Section):
@@ -79,10 +76,10 @@ class StepSchedulerConfig(Section):
     """Also show the mean loss of the last N updates, as `loss_avg`; null: each loss alone."""
     validate_on_checkpoint: bool = True
     """Also validate before a checkpoint is saved, so that the best one can be told."""
-    start_step: Whole = understood(0, "a resumed run knows its step from the checkpoint")
-    """Kept for old files."""
-    start_epoch: Whole = understood(0, "a resumed run knows its epoch from the checkpoint")
-    """Kept for old files."""
+
+    # Keys of older files, without effect.
+    start_step: Whole = ignored(0, "a resumed run knows its step from the checkpoint")
+    start_epoch: Whole = ignored(0, "a resumed run knows its epoch from the checkpoint")
 
     @property
     def local_rows(self) -> int:
@@ -126,14 +123,14 @@ class LrSchedulerConfig(Section):
     """Length of the decay of WSD, ending at `lr_decay_steps`; needed with WSD."""
     lr_wsd_decay_style: Literal["linear", "cosine", "exponential", "minus_sqrt"] | None = None
     """Shape of the decay of WSD; needed with WSD."""
-    use_checkpoint_opt_param_scheduler: bool = understood(
+
+    # Keys of older files, without effect.
+    use_checkpoint_opt_param_scheduler: bool = ignored(
         False, "on resume the file's schedule is used, and what changed is printed"
     )
-    """Kept for old files."""
-    override_opt_param_scheduler: bool = understood(
+    override_opt_param_scheduler: bool = ignored(
         True, "on resume the file's schedule is used, and what changed is printed"
     )
-    """Kept for old files."""
 
     @field_validator("lr_decay_style", mode="before")
     @classmethod
@@ -219,16 +216,15 @@ class Fp8Config(Section):
     """Leave out linear layers whose name contains one of these, or matches it where it has a `*`."""
     emulate: bool = False
     """Round as fp8 does and multiply as usual: to see the numbers on a device without fp8. Not faster."""
-    enable_fsdp_float8_all_gather: bool = understood(False, "weights are gathered in bf16")
-    """Kept for old files."""
-    precompute_float8_dynamic_scale_for_fsdp: bool = understood(
+
+    # Keys of older files, without effect.
+    enable_fsdp_float8_all_gather: bool = ignored(False, "weights are gathered in bf16")
+    precompute_float8_dynamic_scale_for_fsdp: bool = ignored(
         False, "each rank computes the scale of a gathered weight"
     )
-    """Kept for old files."""
-    force_recompute_fp8_weight_in_bwd: bool = understood(
+    force_recompute_fp8_weight_in_bwd: bool = ignored(
         True, "weights are always cast again in the backward pass"
     )
-    """Kept for old files."""
 
     @field_validator("recipe_name")
     @classmethod
@@ -257,14 +253,12 @@ class PackedSequenceConfig(Section):
     """Leave out rows longer than a pack, counting them; false: such a row is an error."""
     split_across_pack: bool = False
     """Split rows longer than a pack into pieces as long as one, instead of leaving them out."""
-    packing_strategy: str | None = understood(None, "rows are packed by best fit")
-    """Kept for old files."""
-    num_proc: Count | None = understood(None, "dataloader.num_workers processes read the rows")
-    """Kept for old files."""
-    max_packs: Count | None = understood(None, "step_scheduler.max_steps bounds a run")
-    """Kept for old files; an error where rows are packed."""
-    prepacked: bool = understood(False, "rows that bring segment_ids are used as they are")
-    """Kept for old files; an error where rows are packed."""
+
+    # Keys of older files, without effect.
+    packing_strategy: str | None = ignored(None, "rows are packed by best fit")
+    num_proc: Count | None = ignored(None, "dataloader.num_workers processes read the rows")
+    max_packs: Count | None = ignored(None, "step_scheduler.max_steps bounds a run")
+    prepacked: bool = ignored(False, "rows that bring segment_ids are used as they are")
 
     @model_validator(mode="after")
     def _refuse_other_packing(self) -> PackedSequenceConfig:

@@ -30,7 +30,7 @@ class NotAllowed(ValueError):
 
 
 class Trust:
-    """What the user admits by name: modules or callables (``my_models``), files, hub repositories."""
+    """What the user allows by name: modules or callables (``my_models``), files, hub repositories."""
 
     def __init__(self, entries: Sequence[str] = ()) -> None:
         self._names = frozenset(entry.removesuffix(".") for entry in entries)
@@ -39,7 +39,7 @@ class Trust:
             for entry in entries
         )
 
-    def admits_name(self, name: str) -> bool:
+    def allows_name(self, name: str) -> bool:
         """True where ``name`` or a module it is in was trusted."""
         parts = name.split(".")
         return any(".".join(parts[:length]) in self._names for length in range(1, len(parts) + 1))
@@ -48,44 +48,44 @@ class Trust:
         """True where this very name was given, so that no doubt is left about what was meant."""
         return name in self._names
 
-    def admits_file(self, path: str | Path) -> bool:
+    def allows_file(self, path: str | Path) -> bool:
         """True where this very file was trusted, however its path was written."""
         return Path(path).resolve() in self._files
 
-    def admits_source(self, source: str) -> bool:
+    def allows_source(self, source: str) -> bool:
         """True where a hub repository or a folder was trusted."""
         return source in self._names or Path(source).resolve() in self._files
 
 
 @dataclass(frozen=True)
-class Admitted:
+class Allowed:
     """A name that may be used: whose it is, and what it is called there (``PATH.py:NAME`` for files)."""
 
     origin: Literal["ours", "foreign", "user"]
     name: str
 
 
-def admit(written: str, role: Role, trust: Trust) -> Admitted:
+def allow(written: str, role: Role, trust: Trust) -> Allowed:
     """Decide whether a name may stand in a place of this role.
 
     Raises:
         NotAllowed: with what to do about it.
     """
     alias = aliases.find_alias(written)
-    if alias is None and aliases.is_old_name(written) and not trust.admits_name(written):
+    if alias is None and aliases.is_old_name(written) and not trust.allows_name(written):
         raise NotAllowed(aliases.explain_unknown(written))
     name = alias.name if alias else written
     if file_parts := split_file_target(name):
-        return _admit_file(name, file_parts[0], trust)
+        return _allow_file(name, file_parts[0], trust)
     if name in role.ours:
-        return Admitted("ours", name)
+        return Allowed("ours", name)
     if name in role.functions:
-        return Admitted("foreign", name)
+        return Allowed("foreign", name)
     _check_spelling(name)
     if role.matches(name):
-        return Admitted("foreign", name)
-    if trust.admits_name(name):
-        return Admitted("user", name)
+        return Allowed("foreign", name)
+    if trust.allows_name(name):
+        return Allowed("user", name)
     raise NotAllowed(_why_not(name, role))
 
 
@@ -95,13 +95,13 @@ def split_file_target(name: str) -> tuple[str, str] | None:
     return (match["file"], match["name"]) if match else None
 
 
-def _admit_file(name: str, path: str, trust: Trust) -> Admitted:
+def _allow_file(name: str, path: str, trust: Trust) -> Allowed:
     if not Path(path).is_file():
         raise NotAllowed(f"there is no file {path}")
-    if not trust.admits_file(path):
+    if not trust.allows_file(path):
         raise NotAllowed(f"{path} is code that would run; if you trust it, add --trust {for_shell(path)}")
     _check_spelling(name.rpartition(":")[2])
-    return Admitted("user", name)
+    return Allowed("user", name)
 
 
 def _check_spelling(name: str) -> None:
@@ -145,7 +145,7 @@ def translate(target: Target, role: Role) -> tuple[dict[str, Any], list[str]]:
     notes = [alias.note] if alias and alias.note else []
     for key, value in target.arguments.items():
         if key in dropped:
-            notes.append(f"{key} is understood and has no effect: {dropped[key]}")
+            notes.append(f"{key} is ignored: {dropped[key]}")
         else:
             arguments[renamed.get(key, key)] = value
     return arguments, notes
@@ -176,8 +176,8 @@ def untrusted_code(target: Target, trust: Trust) -> Iterator[tuple[tuple[str, ..
     for path, value, door in doors.mistyped(target.arguments):
         yield path, f"expected {door.takes}, found {describe_value(value)}"
     sources = sources_of(target)
-    untrusted = [source for source in sources if not trust.admits_source(source)]
-    if not (untrusted if sources else not trust.admits_name(target.name)):
+    untrusted = [source for source in sources if not trust.allows_source(source)]
+    if not (untrusted if sources else not trust.allows_name(target.name)):
         return
     name = untrusted[0] if untrusted else target.name
     for path in doors.opened(target.arguments):

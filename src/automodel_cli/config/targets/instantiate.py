@@ -21,10 +21,10 @@ from automodel_cli.config.other_names import suggestion
 from automodel_cli.config.problems import Problem, raise_problems
 from automodel_cli.config.targets import signatures, transformers_signatures
 from automodel_cli.config.targets.allowlist import (
-    Admitted,
+    Allowed,
     NotAllowed,
     Trust,
-    admit,
+    allow,
     sources_of,
     split_file_target,
     translate,
@@ -34,7 +34,7 @@ from automodel_cli.config.targets.allowlist import (
 from automodel_cli.config.targets.resolution import resolve
 from automodel_cli.config.targets.roles import ROLES, Role, is_function_key, role_of_argument
 from automodel_cli.config.targets.signatures import CallSignature, Parameter
-from automodel_cli.config.targets.target import REDACTED, Target, describe_value, is_secret
+from automodel_cli.config.targets.target import REDACTED, TARGET_KEY, Target, describe_value, is_secret
 from automodel_cli.errors import AutomodelError, ConfigError
 
 if TYPE_CHECKING:
@@ -48,6 +48,10 @@ class _Place:
     role: Role
     key: str
     trust: Trust
+
+    def allow(self, target: Target) -> Allowed:
+        """What the target's name stands for here."""
+        return allow(target.name, self.role, self.trust)
 
     def below(self, argument: str) -> _Place:
         """The place of a target that is (in) an argument of this one."""
@@ -65,7 +69,7 @@ def is_known(target: Target, role: str, *, trust: Sequence[str] = ()) -> bool:
     """Whether phase 1 knows every argument of a target and of its nested ones, so that phase 2 has nothing to add."""
     place = _Place(ROLES[role], role, Trust(trust))
     with contextlib.suppress(NotAllowed):
-        called = _open_callable(admit(target.name, place.role, place.trust), target, place, imports=False)
+        called = _open_callable(place.allow(target), target, place, imports=False)
         return called.signature is not None and not any(True for _ in _nested(target, target.arguments))
     return True  # it is refused, whatever its arguments are
 
@@ -78,7 +82,7 @@ def check_target(
 
 
 def check_foreign(config: PretrainConfig, *, trust: Sequence[str] = ()) -> None:
-    """Phase 2 for a whole configuration: import what it names and check that it exists, is admitted, and fits.
+    """Phase 2 for a whole configuration: import what it names and check that it exists, is allowed, and fits.
 
     After it the arguments of each section have the types that the callable takes (``amsgrad: no`` is false), also for
     those who only read the section.
@@ -97,33 +101,27 @@ def check_foreign(config: PretrainConfig, *, trust: Sequence[str] = ()) -> None:
 def _take_types(target: Target, place: _Place) -> None:
     if place.role.name == "collate_fn":
         return
-    called = _open_callable(admit(target.name, place.role, place.trust), target, place, imports=True)
+    called = _open_callable(place.allow(target), target, place, imports=True)
     converted, _ = _checked(translate(target, place.role)[0], called, place.role)
     plain = {name: value for name, value in converted.items() if isinstance(value, (bool, int, float))}
     target.arguments.update({name: plain[name] for name in target.arguments if name in plain})
 
 
 def _check(target: Target, place: _Place, *, imports: bool) -> list[Problem]:
+    found: list[tuple[tuple[str, ...], str]] = []
+    arguments: dict[str, Any] = {}
     try:
-        admitted = admit(target.name, place.role, place.trust)
+        allowed = place.allow(target)
+        found += untrusted_code(target, place.trust) if allowed.origin != "user" else ()
+        called = _open_callable(allowed, target, place, imports=imports)
     except NotAllowed as error:
-        return [Problem(target.where, f"{place.key}._target_", str(error))]
-    problems = [
-        Problem(_where(target, path[0]), ".".join((place.key, *path)), text)
-        for path, text in (untrusted_code(target, place.trust) if admitted.origin != "user" else ())
-    ]
-    try:
-        called = _open_callable(admitted, target, place, imports=imports)
-    except NotAllowed as error:
-        return [*problems, Problem(target.where, f"{place.key}._target_", str(error))]
-    problems += [
-        Problem(_where(target, name), f"{place.key}.{name}", text)
-        for name, text in unsupported_arguments(target)
-    ]
-    arguments, _ = translate(target, place.role)
-    if place.role.name != "collate_fn":  # functions are named, not called
-        _, found = _checked(arguments, called, place.role)
-        problems += [Problem(_where(target, p.name), f"{place.key}.{p.name}", p.text) for p in found]
+        found.append(((TARGET_KEY,), str(error)))
+    else:
+        found += [((name,), text) for name, text in unsupported_arguments(target)]
+        arguments, _ = translate(target, place.role)
+        if place.role.name != "collate_fn":  # functions are named, not called
+            found += [((p.name,), p.text) for p in _checked(arguments, called, place.role)[1]]
+    problems = [Problem(_where(target, path[0]), ".".join((place.key, *path)), text) for path, text in found]
     for name, nested in _nested(target, arguments):
         problems += _check(nested, place.below(name), imports=imports)
     return list(dict.fromkeys(problems))
@@ -167,22 +165,22 @@ class _Called:
     function: Callable[..., Any] | None = None
 
 
-def _open_callable(admitted: Admitted, target: Target, place: _Place, *, imports: bool) -> _Called:
-    """What is known of an admitted callable, importing it only where that is allowed or needed to know more."""
-    short = admitted.name.rpartition(":")[2].split(".")[-1]
-    name = admitted.name.rpartition(":")[2] if ":" in admitted.name else admitted.name
-    is_foreign = admitted.origin == "foreign"
-    fixed = transformers_signatures.fixed_signature(admitted.name, place.role.name) if is_foreign else None
-    if admitted.origin == "ours":
-        function = resolve(admitted, place.role, place.trust) if imports else None
-        return _Called(short, _own_signature(admitted.name), function)
+def _open_callable(allowed: Allowed, target: Target, place: _Place, *, imports: bool) -> _Called:
+    """What is known of an allowed callable, importing it only where that is allowed or needed to know more."""
+    short = allowed.name.rpartition(":")[2].split(".")[-1]
+    name = allowed.name.rpartition(":")[2] if ":" in allowed.name else allowed.name
+    is_foreign = allowed.origin == "foreign"
+    fixed = transformers_signatures.fixed_signature(allowed.name, place.role.name) if is_foreign else None
+    if allowed.origin == "ours":
+        function = resolve(allowed, place.role, place.trust) if imports else None
+        return _Called(short, _own_signature(allowed.name), function)
     if not imports:
-        file_parts = split_file_target(admitted.name)
+        file_parts = split_file_target(allowed.name)
         signature = (
-            _file_signature(*file_parts) if file_parts else fixed or _optimizer_signature(admitted.name)
+            _file_signature(*file_parts) if file_parts else fixed or _optimizer_signature(allowed.name)
         )
         return _Called(short if file_parts else name, signature)
-    function = resolve(admitted, place.role, place.trust)
+    function = resolve(allowed, place.role, place.trust)
     signature = fixed or _signature_of(function, target, place.role)
     return _Called(name, signature, function)
 
@@ -229,19 +227,14 @@ def _checked(
 ) -> tuple[dict[str, Any], list[signatures.ArgumentProblem]]:
     # without a signature only what the run supplies itself can be judged
     signature = called.signature or CallSignature({}, open=True)
-    own = {name: value for name, value in arguments.items() if name not in role.extra}
+    of_role = {name: Parameter(name, kind) for name, kind in role.extra.items()}
     converted, problems = signatures.check_arguments(
-        signature,
-        own,
+        CallSignature({**signature.parameters, **of_role}, open=signature.open),
+        arguments,
         callee=called.name,
         supplied=role.injected,
         opaque=lambda value: any(True for _ in _targets_in(value)),
     )
-    own_keys = CallSignature({name: Parameter(name, kind) for name, kind in role.extra.items()})
-    extra = {name: value for name, value in arguments.items() if name in role.extra}
-    of_role, wrong = signatures.check_arguments(own_keys, extra, callee=role.kind, opaque=lambda value: False)
-    converted |= of_role
-    problems += wrong
     faulty = {problem.name for problem in problems}
     problems += [
         signatures.ArgumentProblem(name, f"expected {bounds}, found {describe_value(converted[name])}")
@@ -268,25 +261,12 @@ def instantiate(
         role: the section's role, which decides what may be called (`roles`).
         inject: arguments from the run. Those of the role's ``injected`` are always passed; others fill in where the
             file says nothing and the callable takes such an argument.
-        trust: names and files whose code the user admits.
+        trust: names and files whose code the user allows.
 
     Raises:
-        ConfigError: the target is not admitted, does not exist, does not fit, or failed when it was called.
+        ConfigError: the target is not allowed, does not exist, does not fit, or failed when it was called.
     """
     return _build(target, _Place(ROLES[role], key or role, Trust(trust)), dict(inject or {}))
-
-
-def resolve_function(name: str, role: str, *, trust: Sequence[str] = ()) -> Callable[..., Any]:
-    """The function that a plain name such as ``collate_fn: my_module.collate`` stands for.
-
-    Raises:
-        ConfigError: the name is not admitted or does not exist.
-    """
-    place = _Place(ROLES[role], role, Trust(trust))
-    try:
-        return resolve(admit(name, place.role, place.trust), place.role, place.trust)
-    except NotAllowed as error:
-        raise ConfigError(f"{role}: {error}") from error
 
 
 def built_arguments(
@@ -316,7 +296,7 @@ def _build(target: Target, place: _Place, inject: dict[str, Any]) -> Any:
 
 def _prepare(target: Target, place: _Place, inject: dict[str, Any]) -> tuple[_Called, dict[str, Any]]:
     raise_problems(_check(target, place, imports=True))
-    called = _open_callable(admit(target.name, place.role, place.trust), target, place, imports=True)
+    called = _open_callable(place.allow(target), target, place, imports=True)
     arguments = _checked(translate(target, place.role)[0], called, place.role)[0]
     for name, value in inject.items():
         takes = called.signature is None or name in called.signature.parameters
@@ -343,7 +323,7 @@ def _build_nested(name: str, value: Any, place: _Place) -> Any:
 def _function(value: str | Target, place: _Place) -> Callable[..., Any]:
     """A function by name; as a target with arguments, the function with these filled in."""
     target = value if isinstance(value, Target) else Target(value)
-    function = resolve(admit(target.name, place.role, place.trust), place.role, place.trust)
+    function = resolve(place.allow(target), place.role, place.trust)
     arguments = {name: _build_nested(name, item, place) for name, item in target.arguments.items()}
     return functools.partial(function, **arguments) if arguments else function
 
@@ -352,7 +332,7 @@ def _call(function: Callable[..., Any], arguments: dict[str, Any], target: Targe
     owner = getattr(function, "__self__", None)
     home = str(getattr(owner if isinstance(owner, type) else function, "__module__", ""))
     sources = sources_of(target)
-    is_trusted = bool(sources) and all(map(place.trust.admits_source, sources))
+    is_trusted = bool(sources) and all(map(place.trust.allows_source, sources))
     try:
         if not home.startswith("transformers."):
             return function(**arguments)

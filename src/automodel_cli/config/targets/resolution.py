@@ -1,4 +1,4 @@
-"""From an admitted name to the object itself: the only place of this room that imports what a file names.
+"""From an allowed name to the object itself: the only place of this room that imports what a file names.
 
 Phase 2. The object has to prove that it is what its name promised: where it is really defined and what it derives
 from are checked, not how the file spelled it. A trusted module is imported with the current folder importable; a
@@ -25,7 +25,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from automodel_cli.config.problems import did_you_mean
-from automodel_cli.config.targets.allowlist import Admitted, NotAllowed, Trust, split_file_target
+from automodel_cli.config.targets.allowlist import Allowed, NotAllowed, Trust, split_file_target
 from automodel_cli.config.targets.roles import ClassRule, Role
 from automodel_cli.plain_text import for_shell
 
@@ -33,23 +33,23 @@ _FILES: dict[Path, ModuleType] = {}
 _SOURCES: set[tuple[Path, str]] = set()
 
 
-def resolve(admitted: Admitted, role: Role, trust: Trust) -> Callable[..., Any]:
-    """The callable of an admitted name.
+def resolve(allowed: Allowed, role: Role, trust: Trust) -> Callable[..., Any]:
+    """The callable of an allowed name.
 
     Raises:
         NotAllowed: it cannot be imported, does not exist, or is not what the place takes.
     """
-    if admitted.origin == "ours":
-        return _ours(admitted.name)
-    if admitted.origin == "foreign":
-        return _foreign(admitted.name, role)
-    if parts := split_file_target(admitted.name):
+    if allowed.origin == "ours":
+        return _ours(allowed.name)
+    if allowed.origin == "foreign":
+        return _foreign(allowed.name, role)
+    if parts := split_file_target(allowed.name):
         module = load_file(Path(parts[0]))
-        found = _attribute(module, parts[1], admitted.name)
-        return _check_user_object(found, admitted.name, module.__name__, trust)
-    module, rest = _import_longest(admitted.name, with_cwd=True)
-    found = _attribute(module, ".".join(rest), admitted.name)
-    return _check_user_object(found, admitted.name, module.__name__, trust)
+        found = _attribute(module, parts[1], allowed.name)
+        return _check_user_object(found, allowed.name, module.__name__, trust)
+    module, rest = _import_longest(allowed.name, with_cwd=True)
+    found = _attribute(module, ".".join(rest), allowed.name)
+    return _check_user_object(found, allowed.name, module.__name__, trust)
 
 
 def _ours(name: str) -> Callable[..., Any]:
@@ -77,7 +77,7 @@ def _foreign(name: str, role: Role) -> Callable[..., Any]:
 
 
 def _rule_for(owner: Any, role: Role) -> ClassRule | None:
-    """The rule that admits a class, judged by where it is defined and what it derives from."""
+    """The rule that allows a class, judged by where it is defined and what it derives from."""
     if not isinstance(owner, type):
         return None
     for rule in role.rules:
@@ -135,7 +135,7 @@ def _check_user_object(found: Any, name: str, module_name: str, trust: Trust) ->
     owner = getattr(found, "__self__", None) if isinstance(getattr(found, "__self__", None), type) else found
     home = getattr(owner, "__module__", None) or type(owner).__module__
     real_name = f"{home}.{getattr(owner, '__qualname__', type(owner).__qualname__)}"
-    if home == module_name or trust.lists(name) or trust.admits_name(real_name):
+    if home == module_name or trust.lists(name) or trust.allows_name(real_name):
         return _callable(found, name)
     raise NotAllowed(f"{name} is really {real_name}; if you trust that, add --trust {for_shell(real_name)}")
 

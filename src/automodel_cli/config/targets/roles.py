@@ -1,4 +1,4 @@
-"""What each open section admits: closed lists, by role.
+"""What each open section allows: closed lists, by role.
 
 A list of packages would not do: torch and transformers hold callables that run shell commands, download code or
 evaluate text. So a name must match one of a role's patterns before anything is imported, and the object it resolves

@@ -11,21 +11,11 @@ from typing import Any
 
 TARGET_KEY = "_target_"
 REDACTED = "***"
-_SECRET_KEYS = frozenset(  # whole names only: bos_token and tokenizer are no secrets
-    (
-        *(
-            "token",
-            "hf_token",
-            "use_auth_token",
-            "auth_token",
-            "access_token",
-            "api_key",
-            "apikey",
-            "wandb_api_key",
-        ),
-        *("password", "passwd", "secret", "secret_key", "authorization"),
-    )
-)
+# Whole names only: bos_token and tokenizer are no secrets.
+_SECRET_KEYS = frozenset({
+    "token", "hf_token", "use_auth_token", "auth_token", "access_token", "api_key", "apikey", "wandb_api_key",
+    "password", "passwd", "secret", "secret_key", "authorization",
+})  # fmt: skip
 
 
 def is_secret(key: object) -> bool:

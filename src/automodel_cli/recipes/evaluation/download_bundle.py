@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from automodel_cli.assembly.reporter import Reporter
-from automodel_cli.config.schema.tasks import BundleConfig
+from automodel_cli.config.schema.results import BundleConfig
 from automodel_cli.evaluation.icl import bundle_archive
 
 

@@ -25,7 +25,7 @@ from automodel_cli.assembly.scoring.data import (
     validation_sets,
 )
 from automodel_cli.assembly.scoring.model import AUTOCAST, compute_precision, describe_checkpoint
-from automodel_cli.config.schema.commands import EvaluateConfig
+from automodel_cli.config.schema.results import EvaluateConfig
 from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
 from automodel_cli.corpus.tokenizers.same_tokenizer import MadeBy, same_ids
 from automodel_cli.corpus.tokenizers.token_bytes import TokenBytes

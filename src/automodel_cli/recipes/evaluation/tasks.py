@@ -18,7 +18,7 @@ from automodel_cli.assembly.facts import versions
 from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.assembly.scoring import results_file
 from automodel_cli.assembly.scoring.model import AUTOCAST, compute_precision, describe_checkpoint
-from automodel_cli.config.schema.tasks import TasksConfig
+from automodel_cli.config.schema.results import TasksConfig
 from automodel_cli.config.targets.allowlist import Trust
 from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
 from automodel_cli.distributed import start
@@ -207,7 +207,7 @@ def _harness(
         shots=cfg.num_fewshot,
         limit=cfg.max_per_task,
         chat_template=cfg.chat_template,
-        is_trusted=cfg.harness_path is not None and Trust(trust).admits_source(cfg.harness_path),
+        is_trusted=cfg.harness_path is not None and Trust(trust).allows_source(cfg.harness_path),
     )
     return harness.evaluate(
         request,

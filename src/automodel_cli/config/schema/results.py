@@ -1,0 +1,221 @@
+"""Settings of the commands that work on results: eval, inspect-ckpt, plot, generate, export and import."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from automodel_cli.config.schema.base import (
+    BatchSize,
+    Count,
+    Device,
+    JsonOutput,
+    NotNegative,
+    Precision,
+    Section,
+    TypeName,
+    Whole,
+    Words,
+    ignored,
+)
+from automodel_cli.config.schema.training_sections import DEFAULT_SEED
+
+
+class ModelInput(Section):
+    """A model to load, and where to run it."""
+
+    checkpoint: str
+    """Checkpoint, run folder (its LATEST is used) or Hugging Face folder."""
+    tokenizer: str | None = None
+    """Tokenizer, as a name or folder; null: the checkpoint's own."""
+    device: Device = "auto"
+    """Where to compute: auto, cpu, cuda, mps."""
+
+
+class Scoring(ModelInput, JsonOutput):
+    """What both kinds of evaluation take."""
+
+    precision: Precision = "auto"
+    """Compute in bf16, fp16 or fp32; auto: as the checkpoint was trained, where the hardware has it."""
+
+
+class EvaluateConfig(Scoring):
+    """Settings of `automodel eval` with token files: how likely a checkpoint finds them."""
+
+    panels: ClassVar = {
+        "Likelihood of token files": "data seq_len intra_document raw_dtype limit_batches bigram"
+    }
+
+    data: tuple[str, ...] = ()
+    """Token files, prefixes of a .bin and .idx, patterns or folders; each is scored on its own; empty: the validation
+    data of the run."""
+    batch_size: Count = 8
+    """Sequences scored at once."""
+    seq_len: Count | None = None
+    """Length of a window; null: the length the model was trained on."""
+    intra_document: bool | None = None
+    """Attention stays within documents of token files; null: as `dataset.intra_document` was in training."""
+    raw_dtype: Literal["uint16", "uint32", "npy"] | None = None
+    """Type of token files without a header (npy: NumPy's files of ids); null: as in training, else uint16."""
+    limit_batches: Count | None = None
+    """Maximum number of batches to score, for each entry of `data`; null: all."""
+    output: str | None = None
+    """File for the results; null: `results_STEP_DATA.json` in the run folder or
+    export, none in a folder that automodel did not make."""
+    bigram: str | None = None
+    """Training token files for a bigram model, whose score on the same data is shown for comparison; null: none."""
+
+
+class TasksConfig(Scoring):
+    """Settings of `automodel eval` with `--tasks` or `--harness`: a checkpoint's answers to tasks."""
+
+    panels: ClassVar = {"Tasks": "tasks harness harness_path chat_template bundle max_per_task num_fewshot"}
+
+    tasks: Words = ()
+    """In-context tasks: `core` (22), `gauntlet` (53) or names; empty: none."""
+    harness: Words = ()
+    """Tasks of lm-evaluation-harness (`pip install 'automodel-cli[eval]'`); empty: none."""
+    harness_path: str | None = None
+    """Folder with task files of your own for lm-evaluation-harness; null: none."""
+    chat_template: bool = False
+    """Put the harness' prompts into the tokenizer's chat template."""
+    bundle: str = "eval_bundle"
+    """Folder with the data of the in-context tasks."""
+    max_per_task: Count | None = None
+    """Maximum number of questions per task; null: all."""
+    num_fewshot: Whole | None = None
+    """Worked examples before each question; null: as published."""
+    batch_size: BatchSize = "auto"
+    """Sequences scored at once; auto: as many as fit a number of tokens."""
+    output: str | None = None
+    """File for the results; null: `results_STEP_TASKS.json` in the run folder or
+    export, none in a folder that automodel did not make."""
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> TasksConfig:
+        if not self.tasks and not self.harness:
+            raise ValueError("neither `tasks` nor `harness` names anything to evaluate")
+        return self
+
+
+class TrustOptions(Section):
+    """What every command takes that loads a checkpoint."""
+
+    trust: tuple[str, ...] = ()
+    """Code to run: the file that built a model of your own, or with tasks a `harness_path`; empty: none is run."""
+
+
+class EvaluateOptions(TrustOptions):
+    """Options of `automodel eval` beside its settings: trust, and an older spelling of `eval download-bundle`."""
+
+    download_bundle: bool = ignored(False, "it is a command of its own now")
+    bundle_url: str | None = ignored(None, "it belongs to eval download-bundle now")
+    bundle_sha256: str | None = ignored(None, "it belongs to eval download-bundle now")
+
+
+class BundleConfig(Section):
+    """Settings of `automodel eval download-bundle`."""
+
+    folder: str = "eval_bundle"
+    """Folder for the data of the in-context tasks."""
+    url: str | None = None
+    """Address of the archive; null: the published one."""
+    sha256: Annotated[
+        str | None, Field(pattern=r"^[0-9a-fA-F]{64}$"), TypeName("64 hexadecimal digits or null")
+    ] = None
+    """SHA-256 that the archive must have; null: that of the published one."""
+
+
+class CompareOptions(JsonOutput):
+    """Settings of `automodel eval compare`."""
+
+    files: Annotated[tuple[str, ...], Field(min_length=2, max_length=2), TypeName("two results files")]
+    """Two results files, A and B."""
+
+
+class InspectConfig(JsonOutput):
+    """Settings of `automodel inspect-ckpt`."""
+
+    path: str = "checkpoints/"
+    """Run folder, checkpoint, safetensors file or Hugging Face folder."""
+    step: str | None = None
+    """Step to look at: a number, LATEST or BEST; null: an overview of all."""
+    verify: bool = False
+    """Hash every file again and look for NaN and infinity."""
+    diff: tuple[str, str] | None = None
+    """Two checkpoints to compare: steps of the run folder (a number, LATEST, BEST) or paths; null: none."""
+
+    @field_validator("step", mode="before")
+    @classmethod
+    def _number_is_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class PlotConfig(Section):
+    """Settings of `automodel plot`."""
+
+    runs: tuple[str, ...] = Field(min_length=1)
+    """Run folders to draw, one curve each."""
+    output: str | None = None
+    """File to write, .png, .svg or .pdf; null: `curves.png` in the first run folder."""
+    log_x: bool = False
+    """Logarithmic axis of steps."""
+    log_loss: bool = False
+    """Logarithmic axis of losses."""
+    smooth: Count | None = None
+    """Log records averaged for a point of the bold curve; null: a fortieth of the run; 1: no averaging."""
+    title: str | None = None
+    """Title of the figure; null: the run's name."""
+
+
+class GenerateConfig(ModelInput):
+    """Settings of `automodel generate`. (nanoGPT's sample.py has num_samples 10, max_new_tokens 500, seed 1337.)"""
+
+    prompt: str = ""
+    """Text to continue, or FILE:path for the text of a file; empty: the start of a new document."""
+    prompt_file: str | None = None
+    """File with one prompt per line (empty lines are skipped), continued as a batch;
+    null: none."""
+    max_new_tokens: Count = 100
+    """Maximum number of tokens to add."""
+    temperature: NotNegative = 0.8
+    """0 always takes the most likely token; higher values give more variety."""
+    top_k: Count | None = 200
+    """Sample from this many of the most likely tokens; null: all."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Sample from the most likely tokens that hold this share of the probability; null: all."""
+    repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
+    """Above 1, tokens that have occurred before become less likely (as in CTRL and transformers)."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a continuation, not shown themselves. The tokenizer's end-of-text token always ends one;
+    empty: only that."""
+    overflow: Literal["slide", "stop"] = "slide"
+    """At the end of the model's context: continue from the newest half of it, or stop."""
+    seed: Whole = DEFAULT_SEED
+    """Seed of the sampling."""
+    num_samples: Count = 1
+    """Continuations of each prompt."""
+
+
+class ExportConfig(Section):
+    """Settings of `automodel export hf`."""
+
+    checkpoint: str
+    """Checkpoint or run folder (its LATEST is used), written by any number of processes."""
+    output: str
+    """Folder to make; it must not exist yet."""
+
+
+class ImportConfig(Section):
+    """Settings of `automodel import`: a checkpoint of another trainer, to be made a Hugging Face folder."""
+
+    source: str
+    """nanoGPT's `ckpt.pt`, or a folder of litgpt (`lit_model.pth`, `model_config.yaml`) or lingua (`consolidated.pth`,
+    `params.json`)."""
+    output: str
+    """Folder to make; it must not exist yet."""
+    tokenizer: str | None = None
+    """Tokenizer to put beside the weights: a name or folder; null: the one in the folder, if there is one."""
+    activation: Literal["gelu", "gelu_tanh"] | None = None
+    """Activation in nanoGPT's model.py; null: gelu (erf), which it has had since June 2023."""
