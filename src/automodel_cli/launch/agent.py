@@ -47,9 +47,9 @@ from automodel_cli.errors import AutomodelError
 from automodel_cli.launch import meeting_point
 from automodel_cli.launch.plan import LaunchPlan
 from automodel_cli.launch.workers import ATTEMPT_VARIABLE, ProcessExit, Workers, root_cause
+from automodel_cli.processes import EXIT_PREEMPTED
 
 Answer = TypeVar("Answer")
-EXIT_PREEMPTED = 75
 NOT_STARTED_AGAIN = (EXIT_PREEMPTED, 2)
 FORWARDED = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
 _SETTLE_S = 3.0  # for the others to fail by themselves after a crash
