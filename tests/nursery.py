@@ -56,11 +56,17 @@ PRELOADED = (
     "automodel_cli.checkpoint.hf.export",
     *(
         f"automodel_cli.cli.{name}"
-        for name in ["evaluate", "export", "generate", "inspect_ckpt", "preprocess", "pretrain"]
+        for name in [
+            *(f"commands.{one}" for one in ("evaluate", "export", "generate", "inspect_ckpt", "pretrain")),
+            "preprocess.nanogpt",
+        ]
     ),
     "automodel_cli.launch.agent",
     *(f"automodel_cli.models.{name}" for name in ("gpt2", "hf", "llama")),
-    *(f"automodel_cli.recipes.{name}" for name in ("evaluate", "preprocess", "pretrain", "train_tokenizer")),
+    *(
+        f"automodel_cli.recipes.{name}"
+        for name in ("evaluation.likelihood", "preprocess.nanogpt", "preprocess.train_tokenizer", "pretrain")
+    ),
 )
 POSSIBLE = hasattr(os, "pidfd_open")
 

@@ -125,8 +125,8 @@ def stand_ins(monkeypatch, workplace):
     def reached(*_, **__):
         raise Reached
 
-    for found in pkgutil.iter_modules(recipes.__path__):
-        recipe = importlib.import_module(f"automodel_cli.recipes.{found.name}")
+    for found in pkgutil.walk_packages(recipes.__path__, "automodel_cli.recipes."):
+        recipe = importlib.import_module(found.name)
         if hasattr(recipe, "run"):
             monkeypatch.setattr(recipe, "run", reached)
     monkeypatch.chdir(workplace)

@@ -97,7 +97,7 @@ def test_a_dead_worker_is_an_error_not_a_hang(tmp_path: Path) -> None:
     data = write_input(tmp_path)
     code = (
         "import os, signal, sys\n"
-        "from automodel_cli.corpus import documents, pool\n"
+        "from automodel_cli.corpus.build import pool\nfrom automodel_cli.corpus.documents import source as documents\n"
         "documents.BYTES_PER_DOCUMENT = 64\n"
         "collect = pool.OrderedPool._collect\n"
         "seen = []\n"

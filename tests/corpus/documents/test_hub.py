@@ -101,8 +101,8 @@ def test_a_whole_run_from_a_stream_leaves_torch_out(folder: str, tmp_path: Path)
     code = (
         "import sys\n"
         "from automodel_cli.config.schema.preprocess import PreprocessNanogptConfig as C\n"
-        "from automodel_cli.corpus import hub, documents\n"
-        "from automodel_cli.recipes import preprocess\n"
+        "from automodel_cli.corpus.documents import hub, source as documents\n"
+        "from automodel_cli.recipes.preprocess import nanogpt as preprocess\n"
         "preprocess.open_source = lambda name, **rest: hub.HubSource(\n"
         f"    {folder!r}, None, 'train', documents.ReadOptions())\n"
         f"cfg = C(tokenizer='byte', output_dir={str(tmp_path / 'out')!r}, num_workers=2, max_tokens=300)\n"

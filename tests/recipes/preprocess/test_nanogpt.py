@@ -482,7 +482,7 @@ def test_the_whole_run_leaves_torch_and_transformers_out(tmp_path: Path, rows: s
     code = (
         "import sys\n"
         "from automodel_cli.config.schema.preprocess import PreprocessNanogptConfig as C\n"
-        "from automodel_cli.recipes import preprocess\n"
+        "from automodel_cli.recipes.preprocess import nanogpt as preprocess\n"
         f"cfg = C(dataset={rows!r}, tokenizer='byte', output_dir={str(tmp_path / 'out')!r}, num_workers=2)\n"
         "preprocess.run(cfg, progress=lambda event: None, say=print)\n"
         "print('heavy', sorted(set(sys.modules) & {'torch', 'transformers', 'datasets', 'pyarrow'}))\n"
