@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from automodel_cli.errors import ConfigError
-from automodel_cli.processes import rank_info
+from automodel_cli.processes import own_rank
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +75,7 @@ def pick_device(setting: str = "auto") -> torch.device:
 
     if setting in ("auto", "cuda"):
         if torch.cuda.is_available():
-            return torch.device("cuda", rank_info().local_rank)
+            return torch.device("cuda", own_rank().local_rank)
         if setting == "auto":
             return torch.device("cpu")
     device = torch.device(setting)

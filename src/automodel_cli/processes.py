@@ -1,4 +1,4 @@
-"""Processes that belong together: who this one is, the exit code of a preempted one, an end with the parent."""
+"""This process among others: which rank a launcher made it, its processors, and what it owes its parent."""
 
 from __future__ import annotations
 
@@ -9,41 +9,48 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-EXIT_PREEMPTED = 75
-"""EX_TEMPFAIL of sysexits.h: the run was saved, and the same command goes on with it."""
+LAUNCHER_VARIABLES = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "SLURM_PROCID",
+    "SLURM_NTASKS",
+)
+"""What makes a process think that it is one of several."""
 
-_RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS")
 _PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
 class RankInfo:
-    """This process among those that a launcher (``torchrun``, ``srun``) started together; one, without a launcher."""
+    """Which of how many processes this is, as a launcher (``torchrun`` or ``srun``; None: there is none) said it."""
 
     rank: int = 0
-    world_size: int = 1
+    size: int = 1
     local_rank: int = 0
     launcher: str | None = None
 
 
-def rank_info(environ: Mapping[str, str] | None = None) -> RankInfo:
-    """torchrun's RANK and WORLD_SIZE, else srun's SLURM_PROCID and a SLURM_NTASKS above one, else one process.
-
-    Our own launcher sets torchrun's variables.
-    """
+def own_rank(environ: Mapping[str, str] | None = None) -> RankInfo:
+    """torchrun's RANK and WORLD_SIZE, else srun's SLURM_PROCID and a SLURM_NTASKS above one, else one process."""
     env = os.environ if environ is None else environ
-    if env.get("RANK") and env.get("WORLD_SIZE"):
-        return RankInfo(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK") or 0), "torchrun")
-    if env.get("SLURM_PROCID") and int(env.get("SLURM_NTASKS") or 1) > 1:
-        return RankInfo(
-            int(env["SLURM_PROCID"]), int(env["SLURM_NTASKS"]), int(env.get("SLURM_LOCALID") or 0), "srun"
-        )
+    if "RANK" in env and "WORLD_SIZE" in env:
+        return RankInfo(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", "0")), "torchrun")
+    if "SLURM_PROCID" in env and int(env.get("SLURM_NTASKS", "1")) > 1:
+        local = int(env.get("SLURM_LOCALID", "0"))
+        return RankInfo(int(env["SLURM_PROCID"]), int(env["SLURM_NTASKS"]), local, "srun")
     return RankInfo()
 
 
-def without_rank(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a child that is a program of its own, and none of the launcher's processes."""
-    return {name: value for name, value in environ.items() if name not in _RANK_VARIABLES}
+def without_launcher(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a child that is to be a process of its own, whatever started this one."""
+    return {name: value for name, value in environ.items() if name not in LAUNCHER_VARIABLES}
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def die_with(parent: int) -> None:

@@ -1,4 +1,4 @@
-"""One of several processes: where its error goes, and that it does not outlive its launcher."""
+"""One of several processes: its rank, where its error goes, and that it does not outlive its launcher."""
 
 import json
 import os
@@ -27,6 +27,23 @@ def no_launcher(monkeypatch):
         LAUNCHER_VARIABLE,
     ):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("environment", "rank", "launcher"),
+    [
+        ({}, 0, None),
+        ({"RANK": "3", "WORLD_SIZE": "4"}, 3, "torchrun"),
+        ({"RANK": "3"}, 0, None),
+        ({"SLURM_PROCID": "2", "SLURM_NTASKS": "4"}, 2, "srun"),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, 0, None),
+        ({"SLURM_PROCID": "2", "SLURM_NTASKS": "4", "RANK": "9", "WORLD_SIZE": "16"}, 9, "torchrun"),
+    ],
+)
+def test_contract_15(environment, rank, launcher, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert (worker.rank(), worker.launched_by()) == (rank, launcher)
 
 
 def test_who_is_started_again(monkeypatch):

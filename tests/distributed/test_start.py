@@ -1,4 +1,4 @@
-"""Where the ranks meet, and the mesh that they form."""
+"""Who a process is by its environment, and where it meets the others."""
 
 import pytest
 

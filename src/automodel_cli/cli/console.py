@@ -26,7 +26,7 @@ from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.errors import AutomodelError
 from automodel_cli.metrics.lines import WIDTH, duration
 from automodel_cli.plain_text import without_controls
-from automodel_cli.processes import rank_info
+from automodel_cli.processes import own_rank
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -158,8 +158,8 @@ def message_and_hint(error: BaseException) -> tuple[str, str]:
 
 def _rank_prefix() -> str:
     """Which of several processes speaks; nothing where there is one."""
-    here = rank_info()
-    return f"[rank {here.rank}] " if here.world_size > 1 else ""
+    here = own_rank()
+    return f"[rank {here.rank}] " if here.size > 1 else ""
 
 
 # ------------------------------------------------------------------------------------------------ tables

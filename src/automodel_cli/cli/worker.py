@@ -18,7 +18,17 @@ from pathlib import Path
 
 from automodel_cli.cli import console
 from automodel_cli.launch.workers import ATTEMPT_VARIABLE, ERROR_FILE_VARIABLE, LAUNCHER_VARIABLE
-from automodel_cli.processes import die_with, rank_info
+from automodel_cli.processes import die_with, own_rank
+
+
+def rank() -> int:
+    """This process among those that a launcher started together; 0 without one."""
+    return own_rank().rank
+
+
+def launched_by() -> str | None:
+    """The launcher that started this process as one of several, or None."""
+    return own_rank().launcher
 
 
 def is_started_again() -> bool:
@@ -32,28 +42,28 @@ def enter() -> None:
     if launcher is not None:
         die_with(int(launcher))
         faulthandler.enable()
-    if rank_info().rank > 0 and ERROR_FILE_VARIABLE not in os.environ:
+    if rank() > 0 and ERROR_FILE_VARIABLE not in os.environ:
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
 
 
 def starting(line: str) -> None:
     """The first line of a command that takes seconds before it can show anything: said by one process, on stderr."""
-    if rank_info().rank == 0 and ERROR_FILE_VARIABLE not in os.environ:
+    if rank() == 0 and ERROR_FILE_VARIABLE not in os.environ:
         console.print_error(line)
 
 
 def show_error(error: BaseException, *, debug: bool = False) -> int:
     """Say what went wrong in the way that fits this process; the exit code."""
-    file, rank = os.environ.get(ERROR_FILE_VARIABLE), rank_info().rank
-    if file is None and (debug or rank == 0):
+    file = os.environ.get(ERROR_FILE_VARIABLE)
+    if file is None and (debug or rank() == 0):
         return console.show_error(error, debug=debug)
     message, hint = console.message_and_hint(error)
-    said = {"rank": rank, "time": time.time(), "message": message, "hint": hint}
+    said = {"rank": rank(), "time": time.time(), "message": message, "hint": hint}
     details = "".join(traceback.format_exception(error))
-    path = Path(file or Path(tempfile.gettempdir(), f"automodel_rank_{rank}_{os.getpid()}_error.txt"))
+    path = Path(file or Path(tempfile.gettempdir(), f"automodel_rank_{rank()}_{os.getpid()}_error.txt"))
     path.write_text(f"{json.dumps(said)}\n\n{details}", encoding="utf-8")
     if file is None:
         where = "; ".join(filter(None, [hint, f"full traceback in {path}"]))
-        console.print_error(f"[rank {rank}] error: {message}\n  {where}")
+        console.print_error(f"[rank {rank()}] error: {message}\n  {where}")
     return console.exit_code(error)

@@ -1,4 +1,4 @@
-"""How a process becomes one of several: the process group, the mesh, the time limits."""
+"""The start of a process as one of several: the process group, the mesh, the time limits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from automodel_cli.distributed.mesh import MeshSizes, fill_mesh
 from automodel_cli.distributed.world import MESH_AXES, World
-from automodel_cli.processes import rank_info
+from automodel_cli.processes import own_rank
 
 SETUP_TIMEOUT = timedelta(minutes=60)
 """Building, loading and compiling may take one rank much longer than another; afterwards the configured one holds."""
@@ -51,11 +51,11 @@ def join(
         backend: nccl or gloo for tensors on the device; None: nccl with GPUs. Tensors on the CPU take gloo.
         timeout: how long a rank waits for another; see ``set_timeouts``.
     """
-    here = rank_info()
+    here = own_rank()
     device = (
         torch.device(device_type, here.local_rank) if device_type == "cuda" else torch.device(device_type)
     )
-    if here.world_size == 1:
+    if here.size == 1:
         return World.single(device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -63,13 +63,13 @@ def join(
         f"cpu:gloo,cuda:{backend or 'nccl'}" if device.type == "cuda" else "gloo",
         init_method="env://" if here.launcher == "torchrun" else rendezvous(os.environ),
         rank=here.rank,
-        world_size=here.world_size,
+        world_size=here.size,
         timeout=timeout,
         device_id=device if device.type == "cuda" else None,
     )
     return World(
         rank=here.rank,
-        size=here.world_size,
+        size=here.size,
         local_rank=here.local_rank,
         device=device,
         mesh=build_mesh(device.type, sizes or {}),

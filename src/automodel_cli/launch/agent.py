@@ -43,11 +43,10 @@ from torch.distributed.elastic.rendezvous import (
 )
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
-from automodel_cli.errors import AutomodelError
+from automodel_cli.errors import EXIT_PREEMPTED, AutomodelError
 from automodel_cli.launch import meeting_point
 from automodel_cli.launch.plan import LaunchPlan
 from automodel_cli.launch.workers import ATTEMPT_VARIABLE, ProcessExit, Workers, root_cause
-from automodel_cli.processes import EXIT_PREEMPTED
 
 Answer = TypeVar("Answer")
 NOT_STARTED_AGAIN = (EXIT_PREEMPTED, 2)

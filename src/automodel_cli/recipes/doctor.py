@@ -28,7 +28,7 @@ from automodel_cli import __version__
 from automodel_cli.device import cpu_features, default_threads
 from automodel_cli.errors import AutomodelError
 from automodel_cli.files import exclusive_lock
-from automodel_cli.processes import rank_info
+from automodel_cli.processes import own_rank
 
 Status = Literal["ok", "warning", "problem"]
 HUB = "huggingface.co"
@@ -296,7 +296,7 @@ def _environment(request: Request) -> Iterator[Finding]:
     except OSError:
         advice = "several machines need it: add it to /etc/hosts, or give --local-addr"
         yield Finding("host name", f"{socket.gethostname()} does not resolve", "warning", advice)
-    if rank_info().launcher == "torchrun":
+    if own_rank().launcher == "torchrun":
         found = f"RANK={os.environ['RANK']} WORLD_SIZE={os.environ['WORLD_SIZE']}"
         yield Finding("launcher", found, "warning", "automodel would wait for the other ranks: unset both")
     names = (

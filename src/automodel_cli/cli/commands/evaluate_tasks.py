@@ -15,7 +15,6 @@ from automodel_cli.config import yaml_tree
 from automodel_cli.config.schema.options import CompareOptions
 from automodel_cli.config.schema.tasks import BundleConfig, TasksConfig
 from automodel_cli.errors import AutomodelError
-from automodel_cli.processes import rank_info
 
 COLUMNS = ("task", "shots", "items", "accuracy", "+/-", "chance", "centred", "items/s")
 
@@ -40,9 +39,9 @@ def run(given: Given, invocation: Invocation) -> int:
         return code
     from automodel_cli.recipes.evaluation import tasks as recipe
 
-    if rank_info().rank > 0 or cfg.as_json:
+    if worker.rank() > 0 or cfg.as_json:
         result = recipe.run(cfg, trust=trust)
-        if cfg.as_json and rank_info().rank == 0:
+        if cfg.as_json and worker.rank() == 0:
             show_json(result.results)
         return 0
     with console.reporter("evaluating") as reporter:

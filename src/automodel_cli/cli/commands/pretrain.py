@@ -6,6 +6,7 @@ without torch, phase 2 after the import of what the file names.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import typer
@@ -19,7 +20,6 @@ from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.config.schema.options import PretrainOptions
 from automodel_cli.config.targets.instantiate import check_foreign
 from automodel_cli.errors import ConfigError
-from automodel_cli.processes import rank_info
 
 
 @command(
@@ -94,7 +94,7 @@ def _run(cfg: PretrainConfig, *, fresh: bool, **more: Any) -> int:
     from automodel_cli.recipes import pretrain as recipe
 
     fresh = fresh and not worker.is_started_again()
-    if rank_info().rank > 0:
+    if worker.rank() > 0:
         return recipe.run(cfg, fresh=fresh, **more)
     with console.reporter("training", lines_tell_progress=True) as reporter:
         return recipe.run(cfg, fresh=fresh, reporter=reporter, **more)
@@ -106,10 +106,10 @@ def _refuse_launch(invocation: Invocation, fresh: bool) -> None:
     Raises:
         ConfigError: a launcher has already started several processes, and each would start more.
     """
-    if rank_info().launcher == "torchrun":
+    if worker.launched_by() == "torchrun":
         flags = " ".join(f"--{flag} {value}" for flag, value in invocation.launch.items())
         raise ConfigError(
-            f"{flags}: this is already one of {rank_info().world_size} processes of another launcher",
+            f"{flags}: this is already one of {os.environ['WORLD_SIZE']} processes of another launcher",
             "leave the launch flags out, or start automodel without the other launcher",
         )
     if fresh and ":" in invocation.launch.get("nnodes", ""):

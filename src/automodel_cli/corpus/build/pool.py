@@ -25,7 +25,7 @@ import numpy as np
 from automodel_cli.corpus.documents.units import Chunk, Unit
 from automodel_cli.corpus.tokenizers.engines import EngineMismatch
 from automodel_cli.errors import AutomodelError
-from automodel_cli.processes import without_rank
+from automodel_cli.processes import without_launcher
 
 _PIPE_BYTES = 1 << 20  # so that a token buffer goes through in two or three turns instead of thirty
 # Half a second of tiktoken's work, or a tenth of the fast engine's: a worker's start.
@@ -196,7 +196,7 @@ def _start(task: Task[Any]) -> _Worker:
 
 def _environment() -> dict[str, str]:
     """Ours without what marks a training worker; one thread each, and the same import path."""
-    env = without_rank(os.environ)
+    env = without_launcher(os.environ)
     env["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     env |= {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     return env
