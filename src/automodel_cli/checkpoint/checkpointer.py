@@ -279,8 +279,8 @@ class Checkpointer:
     def _write_files(self, writer: StepWriter, job: _Job, world: World) -> dict[str, Any]:
         """One rank's tensors; of rank 0 also the documents. What the storage wants to know of every rank."""
         notes: dict[str, Any] = {}
-        for folder, parts in job.snapshot.parts.items():
-            notes[folder] = self._storage.save_parts(parts, writer, folder, world=world)
+        for folder, shards in job.snapshot.shards.items():
+            notes[folder] = self._storage.save_shards(shards, writer, folder, world=world)
             for name, document in job.snapshot.documents.items():
                 if world.is_main and name.startswith(folder + "/"):
                     writer.write_json(name, document)
@@ -296,7 +296,7 @@ class Checkpointer:
         """Rank 0, when all have written: what is made of everybody's files, and the manifest."""
         for of_rank in written[1:]:
             writer.take_records(of_rank["records"])
-        for folder in job.snapshot.parts:
+        for folder in job.snapshot.shards:
             self._storage.finish([of_rank["notes"][folder] for of_rank in written], writer, folder)
         if job.consolidate:
             self._write_hf(writer, job)

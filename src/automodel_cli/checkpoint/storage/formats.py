@@ -1,6 +1,6 @@
 """The ways in which named tensors are stored, by the name that ``checkpoint.model_save_format`` gives them.
 
-Each is a module with ``save_parts``, ``finish``, ``scan``, ``load_tensors`` and ``StoredTensors``.
+Each is a module with ``save_shards``, ``finish``, ``scan``, ``load_tensors`` and ``StoredTensors``.
 """
 
 from __future__ import annotations
