@@ -41,7 +41,7 @@ from automodel_cli.assembly.training_length import due, plan_training_length
 from automodel_cli.batch import Batch
 from automodel_cli.checkpoint import layout, nested_runs
 from automodel_cli.checkpoint.all_ranks import all_ranks, on_rank_zero
-from automodel_cli.checkpoint.checkpointer import check_fits
+from automodel_cli.checkpoint.load_step import check_fits
 from automodel_cli.config.load import to_yaml
 from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.data.files.overlap import notes_on_overlap

@@ -18,7 +18,7 @@ import torch
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
-from automodel_cli.checkpoint import layout
+from automodel_cli.checkpoint import layout, publishing
 from automodel_cli.checkpoint.hf import claims
 from automodel_cli.checkpoint.hf import config as hf_config
 from automodel_cli.checkpoint.hf import format as hf_format
@@ -92,7 +92,7 @@ def _new_folder(folder: Path) -> Iterator[StepWriter]:
     """
     refuse_existing(folder)
     temporary = folder.with_name(folder.name + TEMP_SUFFIX)
-    with layout.saving(temporary):
+    with publishing.saving(temporary):
         yield (writer := StepWriter(temporary))
         fsync_folder(writer.folder)
         publish(temporary, folder)
