@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor
 
 from automodel_cli.checkpoint import optimizer_state
 from automodel_cli.checkpoint.storage import sharded
@@ -159,8 +158,3 @@ def plain_name(name: str) -> str:
 
 def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     return {name: [sharded.dtype_name(tensor.dtype), list(tensor.shape)] for name, tensor in tensors.items()}
-
-
-def is_sharded(model: torch.nn.Module) -> bool:
-    """Whether ranks hold pieces of the model's tensors."""
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())

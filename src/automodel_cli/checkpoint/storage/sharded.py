@@ -6,8 +6,7 @@ reader loads our files and we load its (both tested). We write the bytes ourselv
 
 - holds the whole file twice more in memory (512 MiB of tensors: 1,026 MiB extra; here: one tensor at a time),
 - gives other bytes in every process for the same tensors, so equal checkpoints do not have equal hashes,
-- refuses tied weights and transposed (non-contiguous) tensors, and puts a pickle in front of the header when
-the
+- refuses tied weights and transposed (non-contiguous) tensors, and puts a pickle in front of the header when the
   state holds anything that is no tensor, which leaves a file that nothing can read,
 - cannot hash while it writes.
 
@@ -36,30 +35,19 @@ from automodel_cli.checkpoint.storage.local_shards import (
     local_shard,
     narrowed,
 )
-from automodel_cli.checkpoint.storage.step_files import HashedInput, OpenFile, StepReader, StepWriter
+from automodel_cli.checkpoint.storage.step_files import InputFile, StepReader, StepWriter
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError
 
 _SLAB_BYTES = 64 << 20  # what is read at a time where it cannot go straight to its place
 SUFFIX = ".safetensors"
 DTYPES = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "F8_E5M2": torch.float8_e5m2,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "U16": torch.uint16,
-    "I16": torch.int16,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "U32": torch.uint32,
-    "I32": torch.int32,
-    "F32": torch.float32,
-    "U64": torch.uint64,
-    "I64": torch.int64,
-    "F64": torch.float64,
-    "C64": torch.complex64,
-}
+    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8,
+    "F8_E5M2": torch.float8_e5m2, "F8_E4M3": torch.float8_e4m3fn,
+    "U16": torch.uint16, "I16": torch.int16, "F16": torch.float16, "BF16": torch.bfloat16,
+    "U32": torch.uint32, "I32": torch.int32, "F32": torch.float32,
+    "U64": torch.uint64, "I64": torch.int64, "F64": torch.float64, "C64": torch.complex64,
+}  # fmt: skip
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -227,12 +215,10 @@ def _read_shards(
     with torch.no_grad():
         for number, name in enumerate(shards):
             wants = [of_rank[number] for of_rank in wanted]
-            if _checker(wants, number) == rank:
-                with reader.open(name) as stream:
+            is_checker = _checker(wants, number) == rank
+            if is_checker or wants[rank]:
+                with reader.open(name, hashed=is_checker) as stream:
                     _load_file(stream, regions)
-            elif wants[rank]:
-                with reader.open_unchecked(name) as opened:
-                    _load_file(opened, regions)
     others = [name for name in reader.names(folder) if name not in shards]
     for name in others[rank :: len(wanted)]:
         reader.check(name)
@@ -269,7 +255,7 @@ class StoredTensors:
         region = {name: local_shard(name, tensor)}
         for shard, header in self._headers.items():
             if name in header.tensors:
-                with self._reader.open_unchecked(shard) as stream:
+                with self._reader.open(shard, hashed=False) as stream:
                     _load_file(stream, region, header=header)
         return tensor
 
@@ -336,7 +322,7 @@ def compare_tensor(path: Path, name: str, stored: WholeTensor, target: torch.Ten
 
 
 def _load_file(
-    stream: HashedInput | OpenFile,
+    stream: InputFile,
     regions: Mapping[str, LocalShard],
     *,
     header: tensor_file.Header | None = None,
@@ -347,9 +333,7 @@ def _load_file(
             _read_chunk(stream, info, regions[name], common)
 
 
-def _read_chunk(
-    stream: HashedInput | OpenFile, info: tensor_file.TensorInfo, region: LocalShard, common: Chunk
-) -> None:
+def _read_chunk(stream: InputFile, info: tensor_file.TensorInfo, region: LocalShard, common: Chunk) -> None:
     """Read what ``common`` has of a stored shard into ``region``: whole rows of it, some megabytes at a time."""
     dtype, target = DTYPES[info.dtype], narrowed(region.values, region.offsets, common)
     if (

@@ -38,45 +38,13 @@ MAX_HEADER_BYTES = 100_000_000
 SHARDING_KEY = "DCP_SHARDING_INFO"
 _LENGTH = struct.Struct("<Q")
 
-# Bytes of one element. The numpy type of bfloat16 and float8 does not exist: they are read as raw bit
-# patterns.
-ITEM_BYTES = {
-    "BOOL": 1,
-    "U8": 1,
-    "I8": 1,
-    "F8_E5M2": 1,
-    "F8_E4M3": 1,
-    "U16": 2,
-    "I16": 2,
-    "F16": 2,
-    "BF16": 2,
-    "U32": 4,
-    "I32": 4,
-    "F32": 4,
-    "U64": 8,
-    "I64": 8,
-    "F64": 8,
-    "C64": 8,
-}
+# Element types as numpy knows them; bfloat16 and float8, which it does not, are read as raw bit patterns.
 _NUMPY = {
-    "BOOL": "?",
-    "U8": "u1",
-    "I8": "i1",
-    "F8_E5M2": "u1",
-    "F8_E4M3": "u1",
-    "U16": "<u2",
-    "I16": "<i2",
-    "F16": "<f2",
-    "BF16": "<u2",
-    "U32": "<u4",
-    "I32": "<i4",
-    "F32": "<f4",
-    "U64": "<u8",
-    "I64": "<i8",
-    "F64": "<f8",
-    "C64": "<c8",
-}
-
+    "BOOL": "?", "U8": "u1", "I8": "i1", "F8_E5M2": "u1", "F8_E4M3": "u1",
+    "U16": "<u2", "I16": "<i2", "F16": "<f2", "BF16": "<u2", "U32": "<u4", "I32": "<i4", "F32": "<f4",
+    "U64": "<u8", "I64": "<i8", "F64": "<f8", "C64": "<c8",
+}  # fmt: skip
+ITEM_BYTES = {name: np.dtype(code).itemsize for name, code in _NUMPY.items()}
 Dtype = Literal[
     "BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "U16", "I16", "F16", "BF16", "U32", "I32", "F32", "U64", "I64", "F64",
     "C64",
@@ -278,12 +246,8 @@ def check_cover(name: str, shards: Sequence[TensorInfo], where: Path | str) -> N
 
 
 def _overlap(a: TensorInfo, b: TensorInfo) -> bool:
-    return all(
-        a_begin < b_end and b_begin < a_end
-        for a_begin, a_end, b_begin, b_end in zip(
-            a.offsets, a.end_offsets, b.offsets, b.end_offsets, strict=True
-        )
-    )
+    ends = zip(a.offsets, a.end_offsets, b.offsets, b.end_offsets, strict=True)
+    return all(a_begin < b_end and b_begin < a_end for a_begin, a_end, b_begin, b_end in ends)
 
 
 def raw_array(path: Path | str, info: TensorInfo) -> np.ndarray:
