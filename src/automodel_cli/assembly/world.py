@@ -29,7 +29,7 @@ def world_size(environ: Mapping[str, str]) -> int:
 
 
 def mesh_sizes(cfg: PretrainConfig, world: int) -> MeshSizes:
-    """The mesh that the ``distributed:`` section asks for, with one place for each of ``world`` processes.
+    """The mesh that the ``distributed:`` section asks for, over ``world`` processes.
 
     Raises:
         ConfigError: the sizes do not multiply to ``world``, or ask for what there is not.

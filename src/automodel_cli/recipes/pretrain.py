@@ -231,7 +231,7 @@ class PretrainRecipe:
             device=self.device,
             any_function=self.cfg.init_from_any_function,
         )
-        self.parallel.connect()
+        self.parallel.wrap_for_training()
         self._build_optimizer()  # anew: spreading and weights have put other parameters into the model
         if checkpoint is not None:
             self._resume(checkpoint)
@@ -428,14 +428,14 @@ class PretrainRecipe:
 
     def _train_step(self, microbatches: Sequence[Batch]) -> StepResult:
         return train_step(
-            self.parallel.call,
+            self.parallel.train_module,
             self.head_loss,
             self.optimizer,
             microbatches,
             max_norm=self.cfg.max_norm,
             autocast_dtype=self.fast_path.autocast_dtype,
             scaler=self.scaler,
-            ranks=self.parallel.ranks,
+            ranks=self.parallel.grad_sync,
             dropout_seed=training.dropout_seed(self.cfg, self.model, self.state.step, self.world),
             phase=self.profile.phase,
         )
