@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from automodel_cli.errors import ConfigError
+from automodel_cli.processes import own_rank
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +66,7 @@ def cpu_features(cpuinfo: Path | str = "/proc/cpuinfo") -> frozenset[str]:
 
 
 def pick_device(setting: str = "auto") -> torch.device:
-    """``auto``: the first CUDA device of this process (``LOCAL_RANK``), else the CPU; otherwise as set.
+    """``auto``: the first CUDA device of this process (its local rank), else the CPU; otherwise as set.
 
     Raises:
         ConfigError: the device that was asked for is not here.
@@ -74,7 +75,7 @@ def pick_device(setting: str = "auto") -> torch.device:
 
     if setting in ("auto", "cuda"):
         if torch.cuda.is_available():
-            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            return torch.device("cuda", own_rank().local_rank)
         if setting == "auto":
             return torch.device("cpu")
     device = torch.device(setting)

@@ -16,7 +16,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-from automodel_cli.checkpoint.checkpointer import Checkpointer, Loaded
+from automodel_cli.checkpoint.checkpointer import Checkpointer
+from automodel_cli.checkpoint.load_step import Loaded
 from automodel_cli.distributed.world import MESH_AXES, World
 from automodel_cli.models.gpt2 import build_gpt2_model
 

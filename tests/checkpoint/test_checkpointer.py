@@ -432,7 +432,7 @@ def test_a_save_killed_at_a_durable_operation_leaves_a_sound_latest(tmp_path, on
 
     def work(run: Path) -> None:
         checkpointer = Checkpointer(run, keep_last=1)
-        checkpointer._protected = set()
+        checkpointer.retention.protected = set()
         save(checkpointer, step, model, optimizer, is_best=True, state={"again": True})
 
     def fresh(name: str) -> Path:
@@ -528,12 +528,14 @@ def test_the_newest_proven_checkpoint_outlives_the_next_one(tmp_path, is_async):
         checkpointer.wait()
         checkpointer.confirm(step)  # the loss of update `step` came before the checkpoint: it proves nothing
     assert layout.list_steps(tmp_path) == [2, 3]
-    assert checkpointer.proven() == tmp_path / "step_00000002"
+    assert checkpointer.retention.proven() == tmp_path / "step_00000002"
     checkpointer.confirm(4)
-    assert checkpointer.proven() == tmp_path / "step_00000003"
+    assert checkpointer.retention.proven() == tmp_path / "step_00000003"
     save(checkpointer, 5, model, proven=True)
     checkpointer.wait()
-    assert layout.list_steps(tmp_path) == [5] and checkpointer.proven() == tmp_path / "step_00000005"
+    assert (
+        layout.list_steps(tmp_path) == [5] and checkpointer.retention.proven() == tmp_path / "step_00000005"
+    )
 
 
 def test_stepping_back_lets_latest_name_the_proven_checkpoint(tmp_path):

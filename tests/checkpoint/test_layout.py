@@ -1,36 +1,13 @@
-"""Step folders: names, what counts as complete, pointers, retention, and tidying up after a kill."""
+"""Step folders: names, what counts as complete, pointers, the lock."""
 
 from __future__ import annotations
 
-import errno
-from pathlib import Path
-
 import pytest
+from tests.checkpoint.steps import damage, make_step, manifest_of
 
 from automodel_cli import files
 from automodel_cli.checkpoint import layout
 from automodel_cli.errors import AutomodelError, CheckpointError
-
-
-def make_step(run: Path, step: int, *, suffix: str = "", complete: bool = True) -> Path:
-    folder = run / (layout.step_name(step) + suffix)
-    folder.mkdir(parents=True)
-    (folder / "state.json").write_text("{}")
-    if complete:
-        record = {"name": "state.json", "bytes": 2, "xxh3": files.hash_bytes(b"{}")}
-        files.write_manifest(folder / layout.MANIFEST, manifest_of(step, record))
-    return folder
-
-
-def manifest_of(step: int, record: dict) -> dict:
-    rest = {"save_format": "safetensors", "tied": {}, "metrics": {}, "facts": {}}
-    return {"format": layout.FORMAT, "step": step, "files": [record], **rest}
-
-
-def damage(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
 
 
 def test_names_sort_like_steps_and_only_real_ones_count():
@@ -166,110 +143,6 @@ def test_problem_sees_missing_and_cut_files(tmp_path):
     assert "1 bytes" in (layout.find_problem(folder) or "")
     (folder / "state.json").unlink()
     assert "state.json is missing" in (layout.find_problem(folder) or "")
-
-
-# ------------------------------------------------------------------------------------------ retention
-
-
-def test_to_keep():
-    steps = [1, 2, 3, 4, 5, 6, 10, 20]
-    assert layout.to_keep(steps, keep_last=None, keep_every=None) == set(steps)
-    assert layout.to_keep(steps, keep_last=2, keep_every=None) == {10, 20}
-    assert layout.to_keep(steps, keep_last=1, keep_every=5) == {5, 10, 20}
-    assert layout.to_keep(steps, keep_last=1, keep_every=None, pointed=[2]) == {2, 20}
-    assert layout.to_keep(steps, keep_last=2, keep_every=None, protected=[10, 20]) == {5, 6, 10, 20}
-
-
-def test_prune_spares_what_the_pointers_name_and_what_is_protected(tmp_path):
-    for step in range(1, 8):
-        make_step(tmp_path, step)
-    layout.write_pointer(tmp_path, "LATEST", "step_00000005")
-    layout.write_pointer(tmp_path, "BEST", "step_00000002")
-    assert layout.prune(tmp_path, keep_last=1, protected=[6, 7]) == [1, 3, 4]
-    assert layout.list_steps(tmp_path) == [2, 5, 6, 7]
-
-
-def test_a_damaged_pointer_stops_deletion(tmp_path):
-    for step in range(1, 4):
-        make_step(tmp_path, step)
-    layout.write_pointer(tmp_path, "BEST", "step_00000001")
-    damage(tmp_path / "BEST")
-    lines: list[str] = []
-    assert layout.prune(tmp_path, keep_last=1, say=lines.append) == []
-    assert "BEST" in lines[0]
-
-
-def test_a_step_that_cannot_be_deleted_does_not_end_the_run(tmp_path, monkeypatch):
-    for step in (1, 2, 3):
-        make_step(tmp_path, step)
-    real = files.publish
-
-    def refuse(temporary: Path, target: Path) -> None:
-        if temporary.name == "step_00000001":
-            raise OSError(errno.EACCES, "Permission denied")
-        real(temporary, target)
-
-    monkeypatch.setattr(files, "publish", refuse)
-    lines: list[str] = []
-    assert layout.prune(tmp_path, keep_last=1, say=lines.append) == [2]
-    assert lines == ["step_00000001 could not be deleted: Permission denied"]
-
-
-def test_a_deletion_killed_after_its_rename_leaves_nothing_that_looks_complete(tmp_path, monkeypatch):
-    for step in (1, 2):
-        make_step(tmp_path, step)
-
-    def killed(*arguments, **options):
-        if str(arguments[0]).endswith(".deleted") and Path(arguments[0]).exists():
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(layout.shutil, "rmtree", killed)
-    with pytest.raises(KeyboardInterrupt):
-        layout.prune(tmp_path, keep_last=1)
-    monkeypatch.undo()
-    assert layout.list_steps(tmp_path, complete=False) == [2]
-    layout.remove_stale(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["step_00000002"]
-
-
-# ------------------------------------------------------------------------------------------ changes
-
-
-def test_sweep_removes_leftovers_and_brings_back_a_replaced_step(tmp_path):
-    make_step(tmp_path, 1, suffix=".tmp")
-    make_step(tmp_path, 2, suffix=".deleted")
-    make_step(tmp_path, 3, suffix=".replaced")
-    make_step(tmp_path, 4)
-    make_step(tmp_path, 4, suffix=".replaced")
-    (tmp_path / "notes.tmp").mkdir()
-    (tmp_path / "step_00000009.tmp.txt").write_text("mine")
-    assert layout.resolve(tmp_path, "3") == tmp_path / "step_00000003.replaced"
-    layout.remove_stale(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "notes.tmp",
-        "step_00000003",
-        "step_00000004",
-        "step_00000009.tmp.txt",
-    ]
-
-
-def test_publishing_over_an_existing_step_replaces_it(tmp_path):
-    old = make_step(tmp_path, 1)
-    (old / "old").touch()
-    layout.publish_step(make_step(tmp_path, 1, suffix=".tmp"), old)
-    assert not (old / "old").exists() and layout.find_problem(old) is None
-    assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
-
-
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
-def test_a_disk_error_while_saving_is_named_and_leaves_no_rest(tmp_path, code):
-    make_step(tmp_path, 1)
-    temporary = tmp_path / "step_00000002.tmp"
-    temporary.mkdir()
-    expected = r"could not save step_00000002[\s\S]*step_00000001 is intact"
-    with pytest.raises(CheckpointError, match=expected), layout.saving(temporary):
-        raise OSError(code, "trouble", "model/shard")
-    assert not temporary.exists()
 
 
 def test_a_second_writer_is_refused_and_the_lock_goes_with_its_holder(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from automodel_cli.assembly.scoring import results_file
-from automodel_cli.checkpoint import layout, nested_runs
+from automodel_cli.checkpoint import layout, nested_runs, retention
 from automodel_cli.checkpoint.inspect import describe
 from automodel_cli.config.schema.results import PlotConfig
 from automodel_cli.errors import CheckpointError, DataError
@@ -106,7 +106,7 @@ def test_a_folder_of_runs_names_them(tmp_path):
 
 def test_retention_and_pointers_know_their_own_steps_only(nested):
     make_run(nested, step=8)
-    layout.prune(nested, keep_last=1)
+    retention.prune(nested, keep_last=1)
     assert layout.list_steps(nested) == [8]
     assert layout.list_steps(nested / "small") == layout.list_steps(nested / "group/big") == [4]
     (nested / "LATEST").unlink()

@@ -29,14 +29,14 @@ def test_parts_documents_and_shapes_of_a_model_and_its_optimizer():
     many_ranks.update(model, optimizer)
     taken = snapshot.take(model, optimizer, ONE, what="testing")
     names = dict(model.named_parameters())
-    assert taken.parts["model"].keys() == names.keys()
-    assert taken.parts["optim"].keys() == {
+    assert taken.shards["model"].keys() == names.keys()
+    assert taken.shards["optim"].keys() == {
         f"{key}/{name}" for key in ("exp_avg", "exp_avg_sq") for name in names
     }
     assert taken.shapes["model"]["wpe.weight"] == ["F32", [17, 24]]
     assert taken.documents["model/config.json"] == model.model_config()
     assert taken.documents["optim/optimizer.json"]["class"] == "torch.optim.adamw.AdamW"
-    assert taken.parts["model"]["wpe.weight"].values.data_ptr() == model.wpe.weight.data_ptr()
+    assert taken.shards["model"]["wpe.weight"].values.data_ptr() == model.wpe.weight.data_ptr()
 
 
 def test_staged_values_are_copies_and_documents_too():
@@ -47,7 +47,7 @@ def test_staged_values_are_copies_and_documents_too():
     with torch.no_grad():
         model.wte.weight.zero_()
     model.config["n_layer"] = 99
-    assert torch.equal(staged.parts["model"]["wte.weight"].values, before)
+    assert torch.equal(staged.shards["model"]["wte.weight"].values, before)
     assert staged.documents["model/config.json"]["n_layer"] == 2
 
 
@@ -59,7 +59,7 @@ def test_a_save_after_a_reservation_makes_no_buffer(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(torch, "empty", lambda *_, **__: pytest.fail("a buffer was made"))
         staged = taken.staged(staging)
-    values = staged.parts["model"]["wte.weight"].values
+    values = staged.shards["model"]["wte.weight"].values
     assert torch.equal(values, model.wte.weight) and values.data_ptr() != model.wte.weight.data_ptr()
 
 

@@ -37,7 +37,7 @@ def go(recipe: PretrainRecipe) -> dict[str, Any]:
     records: list[dict[str, Any]] = []
     recipe.metrics.train = records.append
     rows: dict[int, list[int]] = {}
-    part = recipe.parallel.part
+    part = recipe.parallel.shard_batch
 
     def watched(batch: Any) -> Any:
         if recipe.state.step < STEPS:
@@ -46,7 +46,7 @@ def go(recipe: PretrainRecipe) -> dict[str, Any]:
             )
         return part(batch)
 
-    recipe.parallel.part = watched
+    recipe.parallel.shard_batch = watched
     began = recipe.state.step
     result = recipe.run_train_validation_loop()
     everybody = dict(recipe.world.gather([recipe.world.dp_rank, {str(step): rows[step] for step in rows}]))
@@ -163,14 +163,14 @@ def signalled(world: World, folder: str, run: str, arm: Hook, **sections: Any) -
 
 
 def in_validation(recipe: PretrainRecipe) -> None:
-    part = recipe.parallel.part
+    part = recipe.parallel.shard_batch
 
     def watched(batch: Any) -> Any:
         if recipe.state.step == 4 and not recipe.model.training and recipe.world.rank == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return part(batch)
 
-    recipe.parallel.part = watched
+    recipe.parallel.shard_batch = watched
 
 
 def in_saving(recipe: PretrainRecipe, *, save: int = 1) -> None:

@@ -129,14 +129,14 @@ def weights_hash(model: Any) -> str:
 def _watch_rows(recipe: PretrainRecipe) -> list[list[int]]:
     """Fills with a number for each row of each micro-batch that this rank is given."""
     seen: list[list[int]] = []
-    part = recipe.parallel.part
+    part = recipe.parallel.shard_batch
 
     def watched(batch: Any) -> Any:
         if recipe.state.step < STEPS:
             seen.append([zlib.crc32(row.numpy().tobytes()) for row in batch.input_ids])
         return part(batch)
 
-    recipe.parallel.part = watched  # type: ignore[method-assign]
+    recipe.parallel.shard_batch = watched  # type: ignore[method-assign]
     return seen
 
 

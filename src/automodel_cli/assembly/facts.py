@@ -15,7 +15,7 @@ from automodel_cli import __version__
 from automodel_cli.assembly.machine.fast_path import FastPath
 from automodel_cli.assembly.own_model import code_facts
 from automodel_cli.assembly.tokenizer import RunTokenizer
-from automodel_cli.checkpoint.checkpointer import Loaded
+from automodel_cli.checkpoint.load_step import Loaded
 from automodel_cli.config import yaml_tree
 from automodel_cli.config.load import to_yaml
 from automodel_cli.config.schema.commands import PretrainConfig

@@ -12,8 +12,9 @@ from torch import nn
 from automodel_cli import transformers_calls
 from automodel_cli.assembly.tokenizer import RunTokenizer
 from automodel_cli.checkpoint import layout
-from automodel_cli.checkpoint.checkpointer import Checkpointer, check_fits
+from automodel_cli.checkpoint.checkpointer import Checkpointer
 from automodel_cli.checkpoint.hf import format as hf_format
+from automodel_cli.checkpoint.load_step import check_fits
 from automodel_cli.config.targets.instantiate import built_arguments, instantiate
 from automodel_cli.config.targets.target import Target
 from automodel_cli.errors import CheckpointError, ConfigError, DataError

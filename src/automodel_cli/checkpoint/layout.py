@@ -6,9 +6,8 @@
     RUN/step_00001000.replaced/   the earlier step of the same name, while a new one takes its place
     RUN/step_00001000.deleted/    on its way out
 
-Every change is one rename, so a process killed at any instant leaves each step either whole or not there.
-Readers never change anything; what a killed writer left is tidied by :func:`sweep`, which the next save
-calls.
+Reading changes nothing here; ``publishing`` and ``retention`` do, each change by one rename, so a process killed
+at any instant leaves each step either whole or not there.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +24,7 @@ from pydantic import ConfigDict, Field
 
 from automodel_cli import files
 from automodel_cli.checkpoint.storage.tensor_file import Dtype, Shape
-from automodel_cli.errors import AutomodelError, CheckpointError
+from automodel_cli.errors import CheckpointError
 from automodel_cli.json_files import (
     Count,
     FileModel,
@@ -402,123 +401,3 @@ def run_lock(run: Path | str) -> Iterator[None]:
     Path(run).mkdir(parents=True, exist_ok=True)
     with files.exclusive_lock(Path(run) / LOCK_NAME, busy=f"another process is writing to {run}"):
         yield
-
-
-def publish_step(temporary: Path, target: Path) -> None:
-    """Give a finished temporary folder its name; a step already there is renamed away and goes after."""
-    aside = target.with_name(target.name + REPLACED)
-    if target.exists():
-        if aside.exists():
-            shutil.rmtree(aside)
-        target.replace(aside)
-    files.publish(temporary, target)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def remove_stale(run: Path | str) -> None:
-    """Tidy up after a killed writer: temporary folders go, a replaced step without successor returns."""
-    for path in sorted(Path(run).iterdir()) if Path(run).is_dir() else []:
-        stem, suffix = path.name.partition(".")[0], path.suffix
-        if step_of(stem) is None or path.name != stem + suffix or not path.is_dir():
-            continue
-        if suffix == REPLACED and not is_complete(path.with_name(stem)) and is_complete(path):
-            shutil.rmtree(path.with_name(stem), ignore_errors=True)
-            files.publish(path, path.with_name(stem))
-        elif suffix in (TEMPORARY, REPLACED, DELETED):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def to_keep(
-    steps: Collection[int],
-    *,
-    keep_last: int | None,
-    keep_every: int | None,
-    pointed: Collection[int] = (),
-    protected: Collection[int] = (),
-) -> set[int]:
-    """Which of ``steps`` retention leaves alone; all of them without ``keep_last``.
-
-    The newest ``keep_last``, every multiple of ``keep_every``, and those ``pointed`` at. The ``protected``
-    ones stay and do not count: they belong to another course of the run (newer than what was loaded).
-    """
-    if keep_last is None:
-        return set(steps)
-    own = sorted(set(steps) - set(protected))
-    milestones = {step for step in own if keep_every and step % keep_every == 0}
-    return set(own[-keep_last:]) | milestones | set(pointed) | set(protected)
-
-
-def prune(
-    run: Path | str,
-    *,
-    keep_last: int | None,
-    keep_every: int | None = None,
-    protected: Collection[int] = (),
-    needed: int | None = None,
-    say: Say | None = None,
-) -> list[int]:
-    """Delete the complete steps that :func:`to_keep` does not name, nor ``needed``; returns them.
-
-    Each goes by a rename first, so that a killed deletion leaves nothing that looks complete. Where LATEST or
-    BEST is damaged nothing is deleted: it might have named any of them.
-    """
-    try:
-        names = [read_pointer(run, pointer) for pointer in POINTERS]
-    except CheckpointError as error:
-        if say is not None:
-            say(f"no old checkpoint is deleted: {error.message}")
-        return []
-    pointed = {step for step in (needed, *(step_of(name) for name in names if name)) if step is not None}
-    steps = list_steps(run)
-    kept = to_keep(steps, keep_last=keep_last, keep_every=keep_every, pointed=pointed, protected=protected)
-    gone = [step for step in steps if step not in kept]
-    for step in gone:
-        folder = step_folder(run, step)
-        aside = folder.with_name(folder.name + DELETED)
-        shutil.rmtree(aside, ignore_errors=True)
-        try:
-            files.publish(folder, aside)
-        except OSError as error:  # a run does not end because an old checkpoint could not go
-            if say is not None:
-                say(f"{folder.name} could not be deleted: {error.strerror}")
-            continue
-        shutil.rmtree(aside, ignore_errors=True)  # what cannot go now goes at the next save
-    return [step for step in gone if not is_complete(step_folder(run, step))]
-
-
-@contextlib.contextmanager
-def saving(temporary: Path) -> Iterator[None]:
-    """Around the writing of a step: on a failure the temporary folder goes; a disk error says what to do."""
-    with discarding(temporary), error_context(temporary):
-        yield
-
-
-@contextlib.contextmanager
-def discarding(temporary: Path) -> Iterator[None]:
-    """On a failure the temporary folder goes."""
-    try:
-        yield
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-@contextlib.contextmanager
-def error_context(temporary: Path) -> Iterator[None]:
-    """A disk error while a step is written says which file, what to do, and what is intact."""
-    try:
-        yield
-    except (OSError, AutomodelError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        previous = newest_good(temporary.parent)
-        intact = f"{previous.name} is intact" if previous else "there is no earlier checkpoint"
-        what = (
-            error.message
-            if isinstance(error, AutomodelError)
-            else f"{error.filename or temporary}: {error.strerror}"
-        )
-        raise CheckpointError(
-            f"could not save {temporary.name.removesuffix(files.TEMP_SUFFIX).removesuffix(TEMPORARY)}: {what}",
-            f"free some space or repair the disk, then start again; {intact}",
-        ) from error

@@ -30,7 +30,7 @@ from pydantic import Field
 from torch.distributed.tensor import DTensor
 
 from automodel_cli.checkpoint.storage import sharded
-from automodel_cli.checkpoint.storage.local_shards import empty_beside
+from automodel_cli.checkpoint.storage.local_shards import empty_like_parameter
 from automodel_cli.checkpoint.storage.step_files import StepReader
 from automodel_cli.errors import CheckpointError
 from automodel_cli.json_files import FileModel, Items
@@ -188,7 +188,7 @@ def targets(
         for parameter, name in zip(group["params"], group_names, strict=True)
     }
     return {
-        name: empty_beside(parameters.get(name.partition("/")[2]), whole.shape, whole.dtype)
+        name: empty_like_parameter(parameters.get(name.partition("/")[2]), whole.shape, whole.dtype)
         for name, whole in stored.items()
     }
 

@@ -1,4 +1,4 @@
-"""What one rank has to write for a step: its parts of the tensors, and (rank 0) the documents beside them.
+"""What one rank has to write for a step: its shards of the tensors, and (rank 0) the documents beside them.
 
 Taken in the main thread, as the ranks agree here who writes what. Writing then needs no model and no optimizer;
 ``staged`` copies the values to the CPU, so that training may go on while they are written. The copies lie in
@@ -13,11 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor
 
 from automodel_cli.checkpoint import optimizer_state
 from automodel_cli.checkpoint.storage import sharded
-from automodel_cli.checkpoint.storage.local_shards import Part, own_parts, without_partial
+from automodel_cli.checkpoint.storage.local_shards import LocalShard, reduce_partial, shards_to_write
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError
 
@@ -30,34 +29,34 @@ class Snapshot:
     """One rank's share of a step.
 
     Attributes:
-        parts: by folder (``model``, ``optim``), what this rank writes.
+        shards: by folder (``model``, ``optim``), what this rank writes.
         documents: by name, JSON that rank 0 writes into those folders.
         tied: names that are another tensor, and that tensor's name.
         shapes: by folder, type and shape of every tensor of the step.
     """
 
-    parts: dict[str, dict[str, Part]]
+    shards: dict[str, dict[str, LocalShard]]
     documents: dict[str, Any]
     tied: dict[str, str]
     shapes: dict[str, dict[str, Any]]
 
     def staged(self, staging: Staging) -> Snapshot:
         """The same with values of its own, on the CPU."""
-        parts = {
+        shards = {
             folder: {
-                name: replace(part, values=staging.copy(f"{folder}/{name}", part.values))
-                for name, part in of_folder.items()
+                name: replace(shard, values=staging.copy(f"{folder}/{name}", shard.values))
+                for name, shard in of_folder.items()
             }
-            for folder, of_folder in self.parts.items()
+            for folder, of_folder in self.shards.items()
         }
         staging.finish()
-        return replace(self, parts=parts, documents=copy.deepcopy(self.documents))
+        return replace(self, shards=shards, documents=copy.deepcopy(self.documents))
 
     def reserve(self, staging: Staging) -> None:
         """Make the buffers that ``staged`` will copy into."""
-        for folder, of_folder in self.parts.items():
-            for name, part in of_folder.items():
-                staging.buffer(f"{folder}/{name}", part.values)
+        for folder, of_folder in self.shards.items():
+            for name, shard in of_folder.items():
+                staging.buffer(f"{folder}/{name}", shard.values)
 
 
 class Staging:
@@ -100,15 +99,15 @@ def take(
     """
     tensors, tied = untied(model_tensors(model), world)
     documents: dict[str, Any] = {}
-    stored = {"model": without_partial(tensors)}
+    stored = {"model": reduce_partial(tensors)}
     if (model_config := getattr(model, "model_config", None)) is not None:
         documents["model/config.json"] = model_config()
     if optimizer is not None:
         flat = optimizer_state.flatten(optimizer, names_by_id(model))
         documents["optim/optimizer.json"] = flat.document
-        stored["optim"] = without_partial(flat.tensors)
+        stored["optim"] = reduce_partial(flat.tensors)
     return Snapshot(
-        parts={folder: own_parts(tensors, world, what=what) for folder, tensors in stored.items()},
+        shards={folder: shards_to_write(tensors, world, what=what) for folder, tensors in stored.items()},
         documents=documents,
         tied=tied,
         shapes={folder: _shapes(tensors) for folder, tensors in stored.items()},
@@ -159,8 +158,3 @@ def plain_name(name: str) -> str:
 
 def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     return {name: [sharded.dtype_name(tensor.dtype), list(tensor.shape)] for name, tensor in tensors.items()}
-
-
-def is_sharded(model: torch.nn.Module) -> bool:
-    """Whether ranks hold pieces of the model's tensors."""
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())

@@ -26,6 +26,7 @@ from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.errors import AutomodelError
 from automodel_cli.metrics.lines import WIDTH, duration
 from automodel_cli.plain_text import without_controls
+from automodel_cli.processes import own_rank
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -157,9 +158,8 @@ def message_and_hint(error: BaseException) -> tuple[str, str]:
 
 def _rank_prefix() -> str:
     """Which of several processes speaks; nothing where there is one."""
-    if int(os.environ.get("WORLD_SIZE", "1") or 1) > 1:
-        return f"[rank {os.environ.get('RANK', '?')}] "
-    return ""
+    here = own_rank()
+    return f"[rank {here.rank}] " if here.size > 1 else ""
 
 
 # ------------------------------------------------------------------------------------------------ tables

@@ -41,9 +41,8 @@ class SequenceSharder:
         self.tp, self.tp_rank = world.axis_size("tp"), world.axis_rank("tp")
         self.cp_group = world.mesh.get_group("cp") if world.mesh is not None else None
         self.whole: Batch | None = None
-        self._apart: dict[
-            int, Tensor
-        ] = {}  # the masks of a batch with segments, by chunk; of whole rows at 0
+        # The masks of a batch with segments, by chunk; of whole rows at 0.
+        self._apart: dict[int, Tensor] = {}
 
     def follow(self, model: nn.Module) -> None:
         """Know, while ``model`` runs, which batch it runs on."""

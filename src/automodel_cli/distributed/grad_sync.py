@@ -36,7 +36,7 @@ class GradSync:
         """Around forward and backward of a micro-batch; gradients are exchanged in the ``last`` one only."""
         return contextlib.nullcontext()
 
-    def finish(self, gradients: Sequence[Tensor]) -> None:
+    def reduce_partial(self, gradients: Sequence[Tensor]) -> None:
         """Complete what the backward pass left partial."""
 
     def agree_on_overflow(self, scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> None:
@@ -72,7 +72,7 @@ class DistributedGradSync(GradSync):
             return
         yield
 
-    def finish(self, gradients: Sequence[Tensor]) -> None:
+    def reduce_partial(self, gradients: Sequence[Tensor]) -> None:
         """Sum over tp what each of its ranks has from its own tokens only: norms, biases, small tables.
 
         They are marked as copies there. One exchange for all of them, of the pieces that data-parallel ranks hold.
@@ -84,9 +84,8 @@ class DistributedGradSync(GradSync):
             flat = torch.cat([tensor.reshape(-1) for tensor in partial])
             assert self.world.mesh is not None
             dist.all_reduce(flat, group=self.world.mesh.get_group("tp"))
-            for tensor, summed in zip(
-                partial, flat.split([tensor.numel() for tensor in partial]), strict=True
-            ):
+            sums = flat.split([tensor.numel() for tensor in partial])
+            for tensor, summed in zip(partial, sums, strict=True):
                 tensor.copy_(summed.view_as(tensor))
 
     def agree_on_overflow(self, scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> None:

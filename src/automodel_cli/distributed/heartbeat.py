@@ -1,6 +1,6 @@
 """Which rank is gone or hangs, when a collective fails: the backends only say that somebody did not come.
 
-GradSync leave signs of life in the store through which they met (not in a collective: it would hang as well). A rank
+Ranks leave signs of life in the store through which they met (not in a collective: it would hang as well). A rank
 whose collective failed asks who else is there; those who do not answer within seconds are named.
 """
 

@@ -1,4 +1,4 @@
-"""How many ranks along each axis: sizes that a user writes -> a mesh that has one place for every process.
+"""How many ranks along each axis: sizes that a user writes -> a mesh of every process.
 
     dp_size = dp_replicate x dp_shard          ranks that see different data
     world   = dp_replicate x dp_shard x cp x tp
@@ -26,7 +26,7 @@ class MeshSizes:
 
     @property
     def world(self) -> int:
-        """Places in the mesh."""
+        """Ranks in the mesh."""
         return math.prod(astuple(self))
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""A model and a mesh -> the same model spread over it.
+"""A model parallelized over a mesh.
 
 Order: tensor and context parallel (each rank its tokens and its part of the matrices), activation checkpointing of
 each block, then FSDP of each block and of what is left, on the meta device; or DDP, once the weights are there.
@@ -35,7 +35,7 @@ from automodel_cli.distributed.world import World
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """How to spread a model.
+    """How a model lies over the ranks.
 
     Attributes:
         strategy: fsdp2 or ddp.
@@ -67,44 +67,44 @@ class ParallelModel:
     In one process it is the model.
 
     Attributes:
-        call: what is called in training; names, saving and evaluation stay with ``model``.
-        ranks: what an update agrees on with other ranks.
+        train_module: what is called in training; names, saving and evaluation stay with ``model``.
+        grad_sync: what an update agrees on with other ranks.
     """
 
-    def __init__(self, model: nn.Module, world: World, spread: ParallelConfig) -> None:
-        self.model, self.world, self.spread = model, world, spread
-        self.call: nn.Module = model
-        self.ranks = GradSync()
-        self.tokens = SequenceSharder(world)
-        self.shows_views = world.axis_size("tp") > 1
-        self.divides_tokens = self.tokens.cp * self.tokens.tp > 1
-        self._lay_out(cast(Any, model))
+    def __init__(self, model: nn.Module, world: World, config: ParallelConfig) -> None:
+        self.model, self.world, self.config = model, world, config
+        self.train_module: nn.Module = model
+        self.grad_sync = GradSync()
+        self.sharder = SequenceSharder(world)
+        self.has_views = world.axis_size("tp") > 1
+        self.divides_tokens = self.sharder.cp * self.sharder.tp > 1
+        self._parallelize(cast(Any, model))
 
-    def _lay_out(self, model: Any) -> None:
+    def _parallelize(self, model: Any) -> None:
         """Everything that comes before the weights."""
         blocks = model.blocks()
         if self.divides_tokens:
-            model.change_attention(self.tokens.attending)
-            self.tokens.follow(model)
-            rotary_positions(model, self.tokens)
-        if self.tokens.tp > 1:
-            TensorParallel(self.world, self.spread.tp_plan, model.head_counts()).apply(model, blocks)
-        sharded = self.world.size > 1 and self.spread.strategy != "ddp"
-        if sharded and self.spread.param_dtype is not None and self.world.device.type == "cpu":
+            model.change_attention(self.sharder.attending)
+            self.sharder.follow(model)
+            rotary_positions(model, self.sharder)
+        if self.sharder.tp > 1:
+            TensorParallel(self.world, self.config.tp_plan, model.head_counts()).apply(model, blocks)
+        sharded = self.world.size > 1 and self.config.strategy != "ddp"
+        if sharded and self.config.param_dtype is not None and self.world.device.type == "cpu":
             _keep_norms_whole(model, blocks)
-            self.shows_views = True
-        if self.spread.recompute is not None:
+            self.has_views = True
+        if self.config.recompute is not None:
             for block in blocks:
-                recompute(block, self.spread.recompute, random=model.has_dropout())
+                recompute(block, self.config.recompute, random=model.has_dropout())
         if sharded:
-            shard_model(model, blocks, self.world, self.spread)
+            shard_model(model, blocks, self.world, self.config)
 
-    def connect(self) -> None:
+    def wrap_for_training(self) -> None:
         """Once the weights are there: what is left to do before the first update."""
         if self.world.size > 1:
-            if self.spread.strategy == "ddp":
-                self.call = replicate_model(self.model, self.world, self.spread)
-            self.ranks = DistributedGradSync(self.world, self.call)
+            if self.config.strategy == "ddp":
+                self.train_module = replicate_model(self.model, self.world, self.config)
+            self.grad_sync = DistributedGradSync(self.world, self.train_module)
 
     def to_compile(self, scope: str) -> list[nn.Module]:
         """What ``torch.compile`` is applied to: the ``model``, or its ``blocks``.
@@ -114,11 +114,11 @@ class ParallelModel:
         """
         if self.world.size == 1 and scope == "model":
             return [self.model]
-        return [] if self.shows_views else cast(Any, self.model).blocks()
+        return [] if self.has_views else cast(Any, self.model).blocks()
 
     def shard_batch(self, batch: Batch) -> Batch:
         """What of a batch that several ranks share is this one's."""
-        return self.tokens.shard_batch(batch) if self.divides_tokens else batch
+        return self.sharder.shard_batch(batch) if self.divides_tokens else batch
 
 
 def data_mesh(world: World) -> DeviceMesh:
@@ -133,24 +133,24 @@ def data_mesh(world: World) -> DeviceMesh:
     return DeviceMesh._concatenate([world.mesh["dp_replicate"], shard])
 
 
-def shard_model(model: nn.Module, blocks: list[nn.Module], world: World, spread: ParallelConfig) -> None:
+def shard_model(model: nn.Module, blocks: list[nn.Module], world: World, config: ParallelConfig) -> None:
     """Apply FSDP to each block and to what is left; in place, names of parameters stay.
 
     What is left (embeddings, last norm, head) computes in its stored dtype: it is the residual stream's beginning
     and end, and with autocast the numbers are then those of one process.
     """
     mesh = data_mesh(world)
-    options: dict[str, Any] = {"mesh": mesh, "offload_policy": _offload(spread)}
+    options: dict[str, Any] = {"mesh": mesh, "offload_policy": _offload(config)}
     inner = MixedPrecisionPolicy(
-        param_dtype=spread.param_dtype, reduce_dtype=spread.reduce_dtype, cast_forward_inputs=False
+        param_dtype=config.param_dtype, reduce_dtype=config.reduce_dtype, cast_forward_inputs=False
     )
-    outer = MixedPrecisionPolicy(reduce_dtype=spread.reduce_dtype, cast_forward_inputs=False)
+    outer = MixedPrecisionPolicy(reduce_dtype=config.reduce_dtype, cast_forward_inputs=False)
     for block in blocks:
-        wanted = spread.reshard_after_forward
+        wanted = config.reshard_after_forward
         reshard = block is not blocks[-1] if wanted is None else wanted
         fully_shard(block, mp_policy=inner, reshard_after_forward=reshard, **options)
     fully_shard(model, mp_policy=outer, reshard_after_forward=False, **options)
-    if spread.prefetch:
+    if config.prefetch:
         _prefetch(cast(list[FSDPModule], blocks))
     for module in model.modules():
         if isinstance(module, FSDPModule):
@@ -175,14 +175,14 @@ def _prefetch(blocks: list[FSDPModule]) -> None:
         block.set_modules_to_backward_prefetch(blocks[max(index - 2, 0) : index][::-1])
 
 
-def _offload(spread: ParallelConfig) -> OffloadPolicy:
-    return CPUOffloadPolicy(pin_memory=spread.pin_memory) if spread.offload else OffloadPolicy()
+def _offload(config: ParallelConfig) -> OffloadPolicy:
+    return CPUOffloadPolicy(pin_memory=config.pin_memory) if config.offload else OffloadPolicy()
 
 
-def replicate_model(model: nn.Module, world: World, spread: ParallelConfig) -> DistributedDataParallel:
+def replicate_model(model: nn.Module, world: World, config: ParallelConfig) -> DistributedDataParallel:
     """``model`` in DDP; call the result, keep everything else with ``model``, whose names stay."""
     device_ids = [world.device.index] if world.device.type == "cuda" else None
-    options = dict(spread.ddp)
+    options = dict(config.ddp)
     if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters:  # torch 2.13's name
         options["forward_sync_buffers"] = options.pop("broadcast_buffers", False)
     return DistributedDataParallel(model, device_ids=device_ids, **options)

@@ -19,24 +19,24 @@ def view_parameters(module: nn.Module, views: Mapping[str, View]) -> None:
     if not views:
         return
     forward = module.forward
-    places = []
+    viewed = []
     for name, view in views.items():
         owner, _, leaf = name.rpartition(".")
-        places.append((module.get_submodule(owner), leaf, view))
+        viewed.append((module.get_submodule(owner), leaf, view))
 
     def forward_on_views(*inputs: Any, **keywords: Any) -> Any:
-        with _viewed(places):
+        with _viewed(viewed):
             return forward(*inputs, **keywords)
 
     module.forward = forward_on_views  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager
-def _viewed(places: list[tuple[nn.Module, str, View]]) -> Iterator[None]:
-    kept = [(owner, leaf, owner._parameters[leaf]) for owner, leaf, _ in places]
+def _viewed(viewed: list[tuple[nn.Module, str, View]]) -> Iterator[None]:
+    kept = [(owner, leaf, owner._parameters[leaf]) for owner, leaf, _ in viewed]
     views: dict[int, Tensor] = {}  # a tied parameter has one view
     try:
-        for owner, leaf, view in places:
+        for owner, leaf, view in viewed:
             parameter = owner._parameters[leaf]
             assert parameter is not None
             if id(parameter) not in views:

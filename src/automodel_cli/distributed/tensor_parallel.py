@@ -15,8 +15,8 @@ and the head's loss then do not repeat each other's work (sequence parallel; the
                 and move to the rank that has their heads (3 D^2 / n elements each way) when they are used
     row         weight divided by input columns; the output is summed and divided
 
-Everything else is stored as copies on tp whose gradients are partial until ``GradSync.finish`` adds them up; the
-tables outside the blocks (embedding, head) are stored in pieces and gathered when used.
+Everything else is stored as copies on tp whose gradients are partial until ``GradSync.reduce_partial``; the tables
+outside the blocks (embedding, head) are stored in pieces and gathered when used.
 """
 
 from __future__ import annotations

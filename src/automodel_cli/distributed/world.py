@@ -22,7 +22,7 @@ MESH_AXES = ("dp_replicate", "dp_shard", "cp", "tp")
 
 @dataclass(frozen=True)
 class World:
-    """One process's place in the run.
+    """One process among those of a run.
 
     Attributes:
         rank, size: this process among all of them.
@@ -52,13 +52,13 @@ class World:
         return self.rank == 0
 
     def axis_size(self, axis: str) -> int:
-        """Number of places along one of ``MESH_AXES``."""
+        """Number of ranks along one of ``MESH_AXES``."""
         if self.mesh is None:
             return getattr(self.planned, axis, 1)
         return self.mesh[axis].size()
 
     def axis_rank(self, axis: str) -> int:
-        """This process's place along one of ``MESH_AXES``."""
+        """This process's rank along one of ``MESH_AXES``."""
         return 0 if self.mesh is None else self.mesh[axis].get_local_rank()
 
     @property

@@ -21,9 +21,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
-from torch.distributed import DistError
 from torch.distributed.elastic.agent.server.api import (
     RunResult,
     SimpleElasticAgent,
@@ -33,38 +32,20 @@ from torch.distributed.elastic.agent.server.api import (
 )
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
-from torch.distributed.elastic.rendezvous import (
-    RendezvousClosedError,
-    RendezvousConnectionError,
-    RendezvousError,
-    RendezvousHandler,
-    RendezvousParameters,
-    RendezvousTimeoutError,
-)
-from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
+from torch.distributed.elastic.rendezvous import RendezvousHandler
 
-from automodel_cli.errors import AutomodelError
+from automodel_cli.errors import EXIT_PREEMPTED
 from automodel_cli.launch import meeting_point
 from automodel_cli.launch.plan import LaunchPlan
+from automodel_cli.launch.rendezvous import LaunchFailed, open_rendezvous, rendezvous_errors
 from automodel_cli.launch.workers import ATTEMPT_VARIABLE, ProcessExit, Workers, root_cause
 
-Answer = TypeVar("Answer")
-EXIT_PREEMPTED = 75
 NOT_STARTED_AGAIN = (EXIT_PREEMPTED, 2)
 FORWARDED = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
 _SETTLE_S = 3.0  # for the others to fail by themselves after a crash
-_CRASH_TIMEOUT_S = (
-    10.0  # then for those that are asked to stop: nothing can be saved without the one that crashed
-)
-_PATIENCE = 3  # so many times Ctrl-C, and the workers are killed
-
-
-class LaunchFailed(AutomodelError):
-    """A worker failed; ``exit_code`` is its own."""
-
-    def __init__(self, message: str, hint: str = "", *, exit_code: int = 1) -> None:
-        super().__init__(message, hint)
-        self.exit_code = exit_code
+# Then for those that are asked to stop: nothing can be saved without the one that crashed.
+_CRASH_TIMEOUT_S = 10.0
+_PATIENCE = 3  # Ctrl-C as often as this kills the workers
 
 
 def launch(
@@ -90,12 +71,12 @@ def launch(
     # machines come and go (torch 2.13): restarted workers may call processes that are gone, a newcomer waits for ever.
     # So the workers of each round meet at a store of their own.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-    with _rendezvous_errors(plan):
+    with rendezvous_errors(plan):
         endpoint = meeting_point.find(plan, say=say)
         if plan.max_nodes > 1:
             several = f"{plan.min_nodes} to {plan.max_nodes}" if plan.is_elastic else f"{plan.max_nodes}"
             say(f"waiting at {plan.endpoint} for {several} machines, this one included")
-        rendezvous = _PatientRendezvous(get_rendezvous_handler(_parameters(plan, endpoint)))
+        rendezvous = open_rendezvous(plan, endpoint)
         agent = Agent(plan, command, rendezvous, log_folder=log_folder, say=say)
         closes = True
         try:
@@ -351,95 +332,3 @@ def _where_to_look(end: ProcessExit) -> str:
     if end.traceback is not None:
         return f"full traceback in {end.traceback}"
     return f"its output is in {end.log}" if end.log is not None else ""
-
-
-# ------------------------------------------------------------------------------------------- rendezvous
-
-
-class _PatientRendezvous(RendezvousHandler):
-    """A rendezvous whose store may vanish once the workers run: the machine that keeps it may finish first."""
-
-    def __init__(self, inner: RendezvousHandler) -> None:
-        self._inner = inner
-        self._is_gone = False  # asked once: each question waits for the read timeout
-
-    def num_nodes_waiting(self) -> int:
-        """Machines that want to join; 0 where nobody can be asked."""
-        return 0 if self._is_gone else self._ask(self._inner.num_nodes_waiting, 0)
-
-    def shutdown(self) -> bool:
-        """Close it for everybody, if anybody is left."""
-        return False if self._is_gone else self._ask(self._inner.shutdown, False)
-
-    def _ask(self, question: Callable[[], Answer], otherwise: Answer) -> Answer:
-        try:
-            return question()
-        except (RendezvousError, RuntimeError):
-            self._is_gone = True
-            return otherwise
-
-    def get_backend(self) -> str:
-        """Its kind."""
-        return self._inner.get_backend()
-
-    @property
-    def use_agent_store(self) -> bool:
-        """Whether the workers meet in the agents' store."""
-        return self._inner.use_agent_store
-
-    def next_rendezvous(self) -> Any:
-        """Wait for the other machines."""
-        return self._inner.next_rendezvous()
-
-    def is_closed(self) -> bool:
-        """Whether the run is over."""
-        return self._inner.is_closed()
-
-    def set_closed(self) -> None:
-        """The run is over."""
-        self._inner.set_closed()
-
-    def get_run_id(self) -> str:
-        """Which run this is."""
-        return self._inner.get_run_id()
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error.__cause__ or error).strip().partition("\n")[0]
-
-
-def _parameters(plan: LaunchPlan, endpoint: str) -> RendezvousParameters:
-    options: dict[str, Any] = {"timeout": 900, **plan.options}
-    if plan.is_host is not None:
-        options["is_host"] = str(plan.is_host).lower()
-    return RendezvousParameters(
-        backend="c10d",
-        endpoint=endpoint,
-        run_id=plan.run_id,
-        min_nodes=plan.min_nodes,
-        max_nodes=plan.max_nodes,
-        local_addr=plan.local_addr,
-        **options,
-    )
-
-
-@contextlib.contextmanager
-def _rendezvous_errors(plan: LaunchPlan) -> Iterator[None]:
-    """What goes wrong between machines, in words."""
-    try:
-        yield
-    except RendezvousClosedError:
-        raise LaunchFailed(
-            f"run {plan.run_id!r} at {plan.endpoint} has ended",
-            "another machine finished or gave up: see its output",
-        ) from None
-    except RendezvousTimeoutError:
-        raise LaunchFailed(
-            f"fewer than {plan.min_nodes} machines came to {plan.endpoint} in time",
-            "start the same command on each; --rdzv-conf join_timeout=SECONDS waits longer",
-        ) from None
-    except (RendezvousConnectionError, RendezvousError, DistError, ConnectionError) as error:
-        raise LaunchFailed(
-            f"cannot meet the other machines at {plan.endpoint}: {_first_line(error)}",
-            "the machine named there must run the same command, and its port must be reachable",
-        ) from error

@@ -134,8 +134,8 @@ def _meeting_place(flags: Mapping[str, str], max_nodes: int) -> tuple[str, bool 
             )
         return "localhost:0", True, "localhost"
     endpoint = flags.get("rdzv-endpoint", "")
-    by_place = "node-rank" in flags and wanted is None and not endpoint
-    if wanted == "static" or by_place or (not endpoint and "master-addr" in flags):
+    by_rank = "node-rank" in flags and wanted is None and not endpoint
+    if wanted == "static" or by_rank or (not endpoint and "master-addr" in flags):
         return _master(flags, endpoint, max_nodes), flags.get("node-rank", "0") == "0", None
     if not endpoint:
         raise ConfigError(
@@ -153,7 +153,7 @@ def _master(flags: Mapping[str, str], endpoint: str, max_nodes: int) -> str:
         )
     if max_nodes > 1 and "node-rank" not in flags:
         raise ConfigError(
-            "several machines with fixed places need --node-rank",
+            "several machines with fixed ranks need --node-rank",
             "0 on the first, 1 on the next; or use --rdzv-endpoint",
         )
     return _with_port(endpoint or address, flags.get("master-port", str(MASTER_PORT)))

@@ -28,6 +28,7 @@ from automodel_cli import __version__
 from automodel_cli.device import cpu_features, default_threads
 from automodel_cli.errors import AutomodelError
 from automodel_cli.files import exclusive_lock
+from automodel_cli.processes import own_rank
 
 Status = Literal["ok", "warning", "problem"]
 HUB = "huggingface.co"
@@ -295,7 +296,7 @@ def _environment(request: Request) -> Iterator[Finding]:
     except OSError:
         advice = "several machines need it: add it to /etc/hosts, or give --local-addr"
         yield Finding("host name", f"{socket.gethostname()} does not resolve", "warning", advice)
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+    if own_rank().launcher == "torchrun":
         found = f"RANK={os.environ['RANK']} WORLD_SIZE={os.environ['WORLD_SIZE']}"
         yield Finding("launcher", found, "warning", "automodel would wait for the other ranks: unset both")
     names = (

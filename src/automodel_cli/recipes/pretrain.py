@@ -41,7 +41,7 @@ from automodel_cli.assembly.training_length import due, plan_training_length
 from automodel_cli.batch import Batch
 from automodel_cli.checkpoint import layout, nested_runs
 from automodel_cli.checkpoint.all_ranks import all_ranks, on_rank_zero
-from automodel_cli.checkpoint.checkpointer import check_fits
+from automodel_cli.checkpoint.load_step import check_fits
 from automodel_cli.config.load import to_yaml
 from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.data.files.overlap import notes_on_overlap
@@ -50,11 +50,12 @@ from automodel_cli.data.position import check_plan
 from automodel_cli.distributed.heartbeat import Heartbeat
 from automodel_cli.distributed.start import leave
 from automodel_cli.distributed.world import World
+from automodel_cli.errors import EXIT_PREEMPTED
 from automodel_cli.evaluation.likelihood import Likelihood
 from automodel_cli.evaluation.likelihood import evaluate as evaluate_likelihood
 from automodel_cli.train.compiling import compile_model
 from automodel_cli.train.deferred_metrics import Results, StepNumbers
-from automodel_cli.train.preemption import EXIT_PREEMPTED, Stopped, StopRequest
+from automodel_cli.train.preemption import Stopped, StopRequest
 from automodel_cli.train.schedules import contradictions
 from automodel_cli.train.soundness import Soundness
 from automodel_cli.train.state import TrainState
@@ -230,7 +231,7 @@ class PretrainRecipe:
             device=self.device,
             any_function=self.cfg.init_from_any_function,
         )
-        self.parallel.connect()
+        self.parallel.wrap_for_training()
         self._build_optimizer()  # anew: spreading and weights have put other parameters into the model
         if checkpoint is not None:
             self._resume(checkpoint)
@@ -427,14 +428,14 @@ class PretrainRecipe:
 
     def _train_step(self, microbatches: Sequence[Batch]) -> StepResult:
         return train_step(
-            self.parallel.call,
+            self.parallel.train_module,
             self.head_loss,
             self.optimizer,
             microbatches,
             max_norm=self.cfg.max_norm,
             autocast_dtype=self.fast_path.autocast_dtype,
             scaler=self.scaler,
-            ranks=self.parallel.ranks,
+            ranks=self.parallel.grad_sync,
             dropout_seed=training.dropout_seed(self.cfg, self.model, self.state.step, self.world),
             phase=self.profile.phase,
         )

@@ -102,7 +102,7 @@ def train_step(
             scaler.unscale_(optimizer)
             ranks.agree_on_overflow(scaler, optimizer)
         gradients = gradients_of(optimizer)
-        ranks.finish(gradients)
+        ranks.reduce_partial(gradients)
         grad_norm = clip_gradients(gradients, max_norm, ranks)
     with phase("optimizer"):
         skipped = ~(torch.isfinite(nll_sum) & torch.isfinite(grad_norm))

@@ -16,10 +16,10 @@ from automodel_cli.checkpoint.storage.step_files import StepWriter
 
 
 def stored(tmp_path, tensors, *more):
-    """The tensors as written to disk and found again; further arguments are the parts of further ranks."""
+    """The tensors as written to disk and found again; further arguments are the shards of further ranks."""
     writer = StepWriter(tmp_path)
-    for rank, (part, offsets) in enumerate([(tensors, {}), *more]):
-        sharded.save_tensors(part, writer, "model", rank=rank, offsets=offsets)
+    for rank, (shard, offsets) in enumerate([(tensors, {}), *more]):
+        sharded.save_tensors(shard, writer, "model", rank=rank, offsets=offsets)
     return {tensor.name: tensor for tensor in gather(sorted((tmp_path / "model").iterdir()))}
 
 

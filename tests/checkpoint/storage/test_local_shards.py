@@ -14,7 +14,7 @@ from torch.distributed.tensor import Partial, Replicate, Shard, distribute_tenso
 from torch.distributed.tensor.placement_types import _StridedShard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from automodel_cli.checkpoint.storage import local_shards as parts
+from automodel_cli.checkpoint.storage import local_shards as shards
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError
 
@@ -29,11 +29,11 @@ def as_rank(rank: int, shape: tuple[int, ...]):
 
 
 def own_box(weight, place: tuple[int, ...]):
-    """The box at a place of (replicate, shard, tp); torch remembers the first rank that this process played."""
+    """The chunk at a place of (replicate, shard, tp); torch remembers the first rank that this process played."""
     mesh = weight.device_mesh
     by_name = dict(zip(("replicate", "shard", "tp"), place, strict=True))
     coordinate = [by_name[name] for name in mesh.mesh_dim_names]
-    return parts.box_of(tuple(weight.shape), tuple(mesh.shape), coordinate, weight.placements)
+    return shards.chunk_of(tuple(weight.shape), tuple(mesh.shape), coordinate, weight.placements)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -63,21 +63,21 @@ def test_boxes_are_what_fsdp_and_tensor_parallel_give_each_rank(rows, mesh_shape
             placed = distribute_tensor(whole, mesh["tp"], [Shard(dim)], src_data_rank=None)
             module.weight = nn.Parameter(placed)
             fully_shard(module, mesh=mesh["replicate", "shard"] if mesh_shape[0] > 1 else mesh["shard"])
-            values, box = module.weight.to_local().detach(), own_box(module.weight, place)
+            values, chunk = module.weight.to_local().detach(), own_box(module.weight, place)
         finally:
             dist.destroy_process_group()
-        assert box[1] == tuple(values.shape), (rank, box)
+        assert chunk[1] == tuple(values.shape), (rank, chunk)
         if values.numel():
-            assert torch.equal(values, parts.narrowed(whole, (0, 0), box)), (rank, box)
-            parts.narrowed(seen, (0, 0), box).add_(1)
+            assert torch.equal(values, shards.narrowed(whole, (0, 0), chunk)), (rank, chunk)
+            shards.narrowed(seen, (0, 0), chunk).add_(1)
     assert torch.equal(seen, torch.full_like(seen, mesh_shape[0])), "every element, once a replica"
 
 
 def test_a_plain_tensor_is_held_whole_and_values_are_shared():
     tensor = torch.zeros(2, 3)
-    part = parts.part_of("w", tensor)
-    assert (part.box, part.whole) == (((0, 0), (2, 3)), (2, 3))
-    part.values[1, 1] = 5
+    shard = shards.local_shard("w", tensor)
+    assert (shard.chunk, shard.whole) == (((0, 0), (2, 3)), (2, 3))
+    shard.values[1, 1] = 5
     assert tensor[1, 1] == 5
 
 
@@ -91,20 +91,20 @@ def test_a_plain_tensor_is_held_whole_and_values_are_shared():
 )
 def test_placements_that_are_not_known_are_refused(placements):
     with pytest.raises(CheckpointError, match="not known here"):
-        parts.box_of((8, 8), (2,) * len(placements), (0,) * len(placements), placements)
+        shards.chunk_of((8, 8), (2,) * len(placements), (0,) * len(placements), placements)
 
 
 def test_replicas_do_not_cut():
-    assert parts.box_of((7, 4), (3, 2), (2, 1), (Replicate(), Shard(0))) == ((4, 0), (3, 4))
+    assert shards.chunk_of((7, 4), (3, 2), (2, 1), (Replicate(), Shard(0))) == ((4, 0), (3, 4))
 
 
-def boxes(*per_rank):
+def chunks(*per_rank):
     return [{"w": [offsets, sizes, [4, 2]]} for offsets, sizes in per_rank]
 
 
 def test_the_lowest_rank_that_holds_a_box_writes_it():
     first, second = ([0, 0], [3, 2]), ([3, 0], [1, 2])
-    owners = parts.share_out(boxes(first, second, first, second, ([4, 0], [0, 2])))
+    owners = shards.plan_writes(chunks(first, second, first, second, ([4, 0], [0, 2])))
     assert owners == {("w", ((0, 0), (3, 2))): 0, ("w", ((3, 0), (1, 2))): 1}
 
 
@@ -117,11 +117,11 @@ def test_the_lowest_rank_that_holds_a_box_writes_it():
 )
 def test_gaps_and_overlaps_are_refused(held, found):
     with pytest.raises(CheckpointError, match=found):
-        parts.share_out(boxes(*held))
+        shards.plan_writes(chunks(*held))
 
 
 def test_empty_tensors_and_numbers_have_a_writer():
-    owners = parts.share_out([{"none": [[0, 0], [0, 3], [0, 3]], "number": [[], [], []]}] * 2)
+    owners = shards.plan_writes([{"none": [[0, 0], [0, 3], [0, 3]], "number": [[], [], []]}] * 2)
     assert set(owners.values()) == {0} and len(owners) == 2
 
 
@@ -129,7 +129,7 @@ def test_intersections_against_index_sets():
     spans = [(begin, size) for begin in range(4) for size in range(4)]
     for (b1, s1), (b2, s2) in itertools.product(spans, spans):
         common = set(range(b1, b1 + s1)) & set(range(b2, b2 + s2))
-        found = parts.intersection(((b1,), (s1,)), ((b2,), (s2,)))
+        found = shards.intersection(((b1,), (s1,)), ((b2,), (s2,)))
         assert (found is None) == (not common)
         if found:
             assert set(range(found[0][0], found[0][0] + found[1][0])) == common
@@ -137,4 +137,4 @@ def test_intersections_against_index_sets():
 
 def test_one_process_writes_all():
     tensors = {"w": torch.ones(2), "s": torch.tensor(1.0)}
-    assert parts.own_parts(tensors, World.single()).keys() == tensors.keys()
+    assert shards.shards_to_write(tensors, World.single()).keys() == tensors.keys()

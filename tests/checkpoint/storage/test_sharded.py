@@ -1,4 +1,4 @@
-"""Tensors in shard files: exchange with torch's own writer and reader, parts put together, odd shapes and types."""
+"""Tensors in shard files: exchange with torch's own writer and reader, shards put together, odd shapes and types."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ MANIFEST = {
 }  # fmt: skip
 
 
-def write(folder: Path, *parts: tuple[dict, dict]) -> StepReader:
+def write(folder: Path, *shards: tuple[dict, dict]) -> StepReader:
     """A step folder whose ranks hold the given (tensors, offsets)."""
     writer = StepWriter(folder)
-    for rank, (tensors, offsets) in enumerate(parts):
+    for rank, (tensors, offsets) in enumerate(shards):
         sharded.save_tensors(tensors, writer, "model", rank=rank, offsets=offsets)
     writer.finish(dict(MANIFEST))
     return StepReader(folder)

@@ -106,13 +106,13 @@ def test_a_malformed_file_is_refused_by_name(tmp_path, content):
         tensor_file.read_header(path)
 
 
-def parts(*boxes):
-    """Parts of one F32 tensor, each as (offsets, shape)."""
-    return [tensor_file.TensorInfo("F32", shape, 0, 0, offsets) for offsets, shape in boxes]
+def shards(*chunks):
+    """Shards of one F32 tensor, each as (offsets, shape)."""
+    return [tensor_file.TensorInfo("F32", shape, 0, 0, offsets) for offsets, shape in chunks]
 
 
 @pytest.mark.parametrize(
-    ("boxes", "trouble"),
+    ("chunks", "trouble"),
     [
         ([((0, 0), (2, 4)), ((2, 0), (2, 4))], None),
         ([((0, 0), (4, 2)), ((0, 2), (4, 2))], None),
@@ -125,12 +125,12 @@ def parts(*boxes):
         ([((0,), (4,)), ((0, 0), (4, 1))], "do not belong together"),
     ],
 )
-def test_parts_hold_each_element_once(boxes, trouble):
+def test_parts_hold_each_element_once(chunks, trouble):
     if trouble is None:
-        tensor_file.check_cover("w", parts(*boxes), "here")
+        tensor_file.check_cover("w", shards(*chunks), "here")
         return
     with pytest.raises(CheckpointError, match=trouble):
-        tensor_file.check_cover("w", parts(*boxes), "here")
+        tensor_file.check_cover("w", shards(*chunks), "here")
 
 
 def test_an_empty_tensor_of_impossible_widths_is_refused(tmp_path):

@@ -19,7 +19,7 @@ import torch
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
-from automodel_cli.checkpoint import layout
+from automodel_cli.checkpoint import layout, publishing
 from automodel_cli.checkpoint.hf import claims
 from automodel_cli.checkpoint.hf import config as hf_config
 from automodel_cli.checkpoint.hf import format as hf_format
@@ -94,7 +94,7 @@ def _new_folder(folder: Path) -> Iterator[StepWriter]:
     refuse_existing(folder)
     # with the process in its name: another export may be writing to the same folder
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}{TEMP_SUFFIX}")
-    with layout.saving(temporary):
+    with publishing.saving(temporary):
         yield (writer := StepWriter(temporary))
         fsync_folder(writer.folder)
         publish(temporary, folder)

@@ -24,7 +24,7 @@ from pydantic import Field
 from safetensors import safe_open
 
 from automodel_cli import files
-from automodel_cli.checkpoint import layout, nested_runs
+from automodel_cli.checkpoint import layout, nested_runs, publishing
 from automodel_cli.checkpoint.hf import bounds as hf_bounds
 from automodel_cli.checkpoint.hf import config as hf_config
 from automodel_cli.checkpoint.hf import hashes as hf_hashes
@@ -70,7 +70,7 @@ def save_hf(model: CausalLM, folder: Path | str, tokenizer_folder: Path | None =
     if target.exists():
         raise CheckpointError(f"{target} exists already", "name a new folder, or move that one away")
     temporary = target.with_name(target.name + files.TEMP_SUFFIX)
-    with layout.saving(temporary):
+    with publishing.saving(temporary):
         writer = StepWriter(temporary)
         write_hf(model, writer, "", tokenizer_folder)
         files.fsync_folder(temporary)

@@ -30,7 +30,7 @@ def diff(a: Path | str, b: Path | str) -> dict[str, Any]:
     ours, theirs = _tensors(left), _tensors(right)
     common = [name for name in ours if name in theirs]
     reshaped = [name for name in common if ours[name].shape != theirs[name].shape]
-    readable = [name for name in common if name not in reshaped and ours[name].parts and theirs[name].parts]
+    readable = [name for name in common if name not in reshaped and ours[name].shards and theirs[name].shards]
     rows = [_row(ours[name], theirs[name]) for name in readable]
     changed = [row for row in rows if row["max_abs"] != 0 or "dtype" in row]
     return {

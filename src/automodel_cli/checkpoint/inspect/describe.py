@@ -212,21 +212,21 @@ def checkpoint_tensors(folder: Path, manifest: Mapping[str, Any], below: str) ->
 
 
 def gather(paths: Iterable[Path]) -> list[StoredTensor]:
-    """The tensors in some files, parts of one put together, sorted by name.
+    """The tensors in some files, shards of one put together, sorted by name.
 
     Raises:
         CheckpointError: a file cannot be read.
     """
-    parts: dict[str, list[tuple[Path, Any]]] = {}
+    shards: dict[str, list[tuple[Path, Any]]] = {}
     for path in paths:
         for name, info in read_header(path).tensors.items():
-            parts.setdefault(name, []).append((path, info))
-    return [_stored(name, found) for name, found in sorted(parts.items())]
+            shards.setdefault(name, []).append((path, info))
+    return [_stored(name, found) for name, found in sorted(shards.items())]
 
 
-def _stored(name: str, parts: list[tuple[Path, Any]]) -> StoredTensor:
-    shape = whole_shape(name, [info for _, info in parts])
-    return StoredTensor(name, parts[0][1].dtype, shape, tuple(parts))
+def _stored(name: str, shards: list[tuple[Path, Any]]) -> StoredTensor:
+    shape = whole_shape(name, [info for _, info in shards])
+    return StoredTensor(name, shards[0][1].dtype, shape, tuple(shards))
 
 
 def _counted(tensors: list[StoredTensor], roles: Mapping[str, str], vocab_size: int | None) -> dict[str, Any]:

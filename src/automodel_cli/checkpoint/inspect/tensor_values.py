@@ -21,16 +21,16 @@ _PIECE = 1 << 22  # elements: 4 Mi x 8 bytes of float64 = 32 MiB
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor of a model, wherever its parts lie.
+    """One tensor of a model, wherever its shards lie.
 
-    ``shape`` is that of the whole; ``parts`` are the files that hold it (none where only a manifest names
+    ``shape`` is that of the whole; ``shards`` are the files that hold it (none where only a manifest names
     it).
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    parts: tuple[tuple[Path, TensorInfo], ...]
+    shards: tuple[tuple[Path, TensorInfo], ...]
 
     @property
     def num_elements(self) -> int:
@@ -41,13 +41,13 @@ class StoredTensor:
         return self.num_elements * ITEM_BYTES[self.dtype]
 
     def raw(self) -> np.ndarray:
-        """The whole tensor as stored (bit patterns for bfloat16 and float8); a view of the file if in one part."""
-        if len(self.parts) == 1:
-            return raw_array(*self.parts[0])
-        check_cover(self.name, [info for _, info in self.parts], self.parts[0][0].parent)
-        arrays = [raw_array(path, info) for path, info in self.parts]
+        """The whole tensor as stored (bit patterns for bfloat16 and float8); a view of the file if in one shard."""
+        if len(self.shards) == 1:
+            return raw_array(*self.shards[0])
+        check_cover(self.name, [info for _, info in self.shards], self.shards[0][0].parent)
+        arrays = [raw_array(path, info) for path, info in self.shards]
         whole = np.zeros(self.shape, dtype=arrays[0].dtype)
-        for array, (_, info) in zip(arrays, self.parts, strict=True):
+        for array, (_, info) in zip(arrays, self.shards, strict=True):
             region = tuple(slice(o, o + n) for o, n in zip(info.offsets, info.shape, strict=True))
             whole[region] = array
         return whole
@@ -71,7 +71,7 @@ class Difference:
 def nonfinite(tensor: StoredTensor) -> tuple[int, int]:
     """How many elements are NaN, and how many infinite."""
     nan = infinite = 0
-    for path, info in tensor.parts:
+    for path, info in tensor.shards:
         for piece in _pieces(raw_array(path, info)):
             found = _nonfinite(piece, info.dtype)
             nan, infinite = nan + found[0], infinite + found[1]

@@ -138,7 +138,7 @@ def _hash_problem(path: Path, record: Mapping[str, Any]) -> str | None:
 
 
 def _odd_values(paths: list[Path], problems: list[str]) -> tuple[list[dict[str, Any]], int]:
-    """Parts with NaN or infinity, and how many tensors there are (parts of one are one)."""
+    """Shards with NaN or infinity, and how many tensors there are (shards of one are one)."""
     odd, scanned = [], set()
     for path in paths:
         try:

@@ -1,14 +1,14 @@
-"""Which box of a tensor this rank holds, and which ranks write what: every element once.
+"""Which chunk of a tensor this rank holds, and which ranks write what: every element once.
 
-A plain tensor is held whole. Of a ``DTensor`` a rank holds a box: along each dimension, the interval that the
+A plain tensor is held whole. Of a ``DTensor`` a rank holds a chunk: along each dimension, the interval that the
 placements leave to its place in the mesh (``torch.chunk`` sizes: the last places may get less, or nothing).
 
     Shard(d)           the interval of dimension d is cut again, mesh axes from left to right
     _StridedShard(d)   the same, but after the axes to its right: FSDP cuts what tensor parallelism left
-    Replicate          nothing is cut: several ranks hold the same box
+    Replicate          nothing is cut: several ranks hold the same chunk
 
-Ranks outside a tensor's mesh may hold the same box too (a norm under tensor parallelism, say). So who writes is
-not read off the placements: the ranks tell each other their boxes, and the lowest rank that has one writes it.
+Ranks outside a tensor's mesh may hold the same chunk too (a norm under tensor parallelism, say). So who writes is
+not read off the placements: the ranks tell each other their chunks, and the lowest rank that has one writes it.
 """
 
 from __future__ import annotations
@@ -26,48 +26,48 @@ from automodel_cli.checkpoint.all_ranks import all_ranks
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError
 
-Box = tuple[tuple[int, ...], tuple[int, ...]]  # offsets, sizes
+Chunk = tuple[tuple[int, ...], tuple[int, ...]]  # offsets, sizes
 
 
 @dataclass(frozen=True)
-class Part:
-    """A box of a tensor: where it begins, the shape of the whole, and its values (shared with the tensor)."""
+class LocalShard:
+    """A chunk of a tensor: where it begins, the shape of the whole, and its values (shared with the tensor)."""
 
     offsets: tuple[int, ...]
     whole: tuple[int, ...]
     values: torch.Tensor
 
     @property
-    def box(self) -> Box:
+    def chunk(self) -> Chunk:
         return self.offsets, tuple(self.values.shape)
 
 
-def part_of(name: str, tensor: torch.Tensor) -> Part:
+def local_shard(name: str, tensor: torch.Tensor) -> LocalShard:
     """What this rank holds of ``tensor``.
 
     Raises:
         CheckpointError: the tensor is laid out in a way that is not known here.
     """
     if not isinstance(tensor, DTensor):
-        return Part((0,) * tensor.dim(), tuple(tensor.shape), tensor.detach())
+        return LocalShard((0,) * tensor.dim(), tuple(tensor.shape), tensor.detach())
     local = tensor.to_local().detach()
     mesh, coordinate = tensor.device_mesh, tensor.device_mesh.get_coordinate()
     if coordinate is None:  # this rank is not in the tensor's mesh
-        return Part((0,) * tensor.dim(), tuple(tensor.shape), local.new_empty((0,) * tensor.dim()))
-    offsets, sizes = box_of(tuple(tensor.shape), tuple(mesh.shape), coordinate, tensor.placements)
+        return LocalShard((0,) * tensor.dim(), tuple(tensor.shape), local.new_empty((0,) * tensor.dim()))
+    offsets, sizes = chunk_of(tuple(tensor.shape), tuple(mesh.shape), coordinate, tensor.placements)
     if sizes != tuple(local.shape):
         raise CheckpointError(
             f"{name!r} is sharded as {tensor.placements}: this rank holds {list(local.shape)} of "
             f"{list(tensor.shape)}, expected {list(sizes)}",
             "choose mesh sizes that divide the model's widths",
         )
-    return Part(offsets, tuple(tensor.shape), local)
+    return LocalShard(offsets, tuple(tensor.shape), local)
 
 
-def box_of(
+def chunk_of(
     shape: tuple[int, ...], mesh_shape: Sequence[int], coordinate: Sequence[int], placements: Sequence[Any]
-) -> Box:
-    """Offsets and sizes of the box at ``coordinate`` of a mesh.
+) -> Chunk:
+    """Offsets and sizes of the chunk at ``coordinate`` of a mesh.
 
     Raises:
         CheckpointError: a placement is unknown, or interleaves in another way than FSDP over tensor parallelism.
@@ -110,7 +110,7 @@ def _cutting_order(mesh_shape: Sequence[int], placements: Sequence[Any]) -> list
 _REPORT = "it was not sharded by this program: shard it with fully_shard and parallelize_module"
 
 
-def without_partial(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def reduce_partial(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Tensors whose sum over ranks is still to be taken (Adafactor keeps such) are summed; all ranks call this."""
     return {name: _summed(tensor) for name, tensor in tensors.items()}
 
@@ -122,35 +122,39 @@ def _summed(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def own_parts(tensors: Mapping[str, torch.Tensor], world: World, *, what: str = "saving") -> dict[str, Part]:
-    """The parts that this rank writes; over all ranks, every element of every tensor once. All ranks call this.
+def shards_to_write(
+    tensors: Mapping[str, torch.Tensor], world: World, *, what: str = "saving"
+) -> dict[str, LocalShard]:
+    """The shards that this rank writes; over all ranks, every element of every tensor once. All ranks call this.
 
     Raises:
-        CheckpointError: the ranks' boxes of a tensor leave a gap, or overlap without being the same.
+        CheckpointError: the ranks' chunks of a tensor leave a gap, or overlap without being the same.
     """
-    parts: dict[str, Part] = {}
+    shards: dict[str, LocalShard] = {}
 
     def describe() -> dict[str, Any]:
-        parts.update({name: part_of(name, tensor) for name, tensor in tensors.items()})
-        return {} if world.size == 1 else {name: [*part.box, part.whole] for name, part in parts.items()}
+        shards.update({name: local_shard(name, tensor) for name, tensor in tensors.items()})
+        return (
+            {} if world.size == 1 else {name: [*shard.chunk, shard.whole] for name, shard in shards.items()}
+        )
 
-    boxes = all_ranks(world, describe, what=what)
+    chunks = all_ranks(world, describe, what=what)
     if world.size == 1:
-        return parts
-    owners = share_out(boxes)
-    return {name: part for name, part in parts.items() if owners.get((name, part.box)) == world.rank}
+        return shards
+    owners = plan_writes(chunks)
+    return {name: shard for name, shard in shards.items() if owners.get((name, shard.chunk)) == world.rank}
 
 
-def share_out(boxes: Sequence[Mapping[str, Any]]) -> dict[tuple[str, Box], int]:
-    """Which rank writes which box, from what each rank holds: ``{name: [offsets, sizes, whole shape]}``.
+def plan_writes(chunks: Sequence[Mapping[str, Any]]) -> dict[tuple[str, Chunk], int]:
+    """Which rank writes which chunk, from what each rank holds: ``{name: [offsets, sizes, whole shape]}``.
 
     Raises:
         CheckpointError: they do not add up to the whole.
     """
-    owners: dict[tuple[str, Box], int] = {}
+    owners: dict[tuple[str, Chunk], int] = {}
     written: dict[str, int] = {}
     wholes: dict[str, list[int]] = {}
-    for rank, held in enumerate(boxes):
+    for rank, held in enumerate(chunks):
         for name, (offsets, sizes, whole) in held.items():
             if wholes.setdefault(name, whole) != whole:
                 raise CheckpointError(
@@ -172,8 +176,8 @@ def share_out(boxes: Sequence[Mapping[str, Any]]) -> dict[tuple[str, Box], int]:
     return owners
 
 
-def intersection(a: Box, b: Box) -> Box | None:
-    """Where two boxes overlap; None where they do not."""
+def intersection(a: Chunk, b: Chunk) -> Chunk | None:
+    """Where two chunks overlap; None where they do not."""
     begins = tuple(map(max, a[0], b[0]))
     ends = tuple(
         min(a_begin + a_size, b_begin + b_size)
@@ -183,14 +187,16 @@ def intersection(a: Box, b: Box) -> Box | None:
     return None if any(size <= 0 for size in sizes) else (begins, sizes)
 
 
-def narrowed(tensor: torch.Tensor, offsets: Sequence[int], box: Box) -> torch.Tensor:
-    """The view of ``box`` in a ``tensor`` that itself begins at ``offsets``."""
-    for dim, (begin, size) in enumerate(zip(*box, strict=True)):
+def narrowed(tensor: torch.Tensor, offsets: Sequence[int], chunk: Chunk) -> torch.Tensor:
+    """The view of ``chunk`` in a ``tensor`` that itself begins at ``offsets``."""
+    for dim, (begin, size) in enumerate(zip(*chunk, strict=True)):
         tensor = tensor.narrow(dim, begin - offsets[dim], size)
     return tensor
 
 
-def empty_beside(parameter: torch.Tensor | None, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+def empty_like_parameter(
+    parameter: torch.Tensor | None, shape: tuple[int, ...], dtype: torch.dtype
+) -> torch.Tensor:
     """A tensor without values that lies as ``parameter`` does: sharded like it where the shape is the same."""
     if not isinstance(parameter, DTensor):
         return torch.empty(shape, dtype=dtype, device="cpu" if parameter is None else parameter.device)

@@ -6,13 +6,12 @@ reader loads our files and we load its (both tested). We write the bytes ourselv
 
 - holds the whole file twice more in memory (512 MiB of tensors: 1,026 MiB extra; here: one tensor at a time),
 - gives other bytes in every process for the same tensors, so equal checkpoints do not have equal hashes,
-- refuses tied weights and transposed (non-contiguous) tensors, and puts a pickle in front of the header when
-the
+- refuses tied weights and transposed (non-contiguous) tensors, and puts a pickle in front of the header when the
   state holds anything that is no tensor, which leaves a file that nothing can read,
 - cannot hash while it writes.
 
-Many ranks need no new format: each writes its own file, with the position of its parts in the header
-(``offsets``), and :func:`load_tensors` already puts parts together wherever they come from.
+Many ranks need no new format: each writes its own file, with the position of its shards in the header
+(``offsets``), and :func:`load_tensors` already puts shards together wherever they come from.
 """
 
 from __future__ import annotations
@@ -29,31 +28,26 @@ from torch.distributed.tensor import DTensor
 
 from automodel_cli.checkpoint.all_ranks import all_ranks
 from automodel_cli.checkpoint.storage import tensor_file
-from automodel_cli.checkpoint.storage.local_shards import Box, Part, intersection, narrowed, part_of
-from automodel_cli.checkpoint.storage.step_files import HashedInput, OpenFile, StepReader, StepWriter
+from automodel_cli.checkpoint.storage.local_shards import (
+    Chunk,
+    LocalShard,
+    intersection,
+    local_shard,
+    narrowed,
+)
+from automodel_cli.checkpoint.storage.step_files import InputFile, StepReader, StepWriter
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError
 
 _SLAB_BYTES = 64 << 20  # what is read at a time where it cannot go straight to its place
 SUFFIX = ".safetensors"
 DTYPES = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "F8_E5M2": torch.float8_e5m2,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "U16": torch.uint16,
-    "I16": torch.int16,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "U32": torch.uint32,
-    "I32": torch.int32,
-    "F32": torch.float32,
-    "U64": torch.uint64,
-    "I64": torch.int64,
-    "F64": torch.float64,
-    "C64": torch.complex64,
-}
+    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8,
+    "F8_E5M2": torch.float8_e5m2, "F8_E4M3": torch.float8_e4m3fn,
+    "U16": torch.uint16, "I16": torch.int16, "F16": torch.float16, "BF16": torch.bfloat16,
+    "U32": torch.uint32, "I32": torch.int32, "F32": torch.float32,
+    "U64": torch.uint64, "I64": torch.int64, "F64": torch.float64, "C64": torch.complex64,
+}  # fmt: skip
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -86,7 +80,7 @@ def save_tensors(
 ) -> None:
     """Write one rank's tensors into ``folder/shard-...``; nothing at all when there are none.
 
-    ``offsets`` tells where a part begins in the whole tensor; without it the tensors are whole. Tensors may
+    ``offsets`` tells where a shard begins in the whole tensor; without it the tensors are whole. Tensors may
     live on any device and have any strides; one at a time is copied to the CPU.
     """
     if not tensors:
@@ -98,10 +92,10 @@ def save_tensors(
         write_stream(shapes, tensors.__getitem__, output, metadata=metadata)
 
 
-def save_parts(parts: Mapping[str, Part], writer: StepWriter, folder: str, *, world: World) -> None:
+def save_shards(shards: Mapping[str, LocalShard], writer: StepWriter, folder: str, *, world: World) -> None:
     """Write what this rank has to write, in a file of its own."""
-    values = {name: part.values for name, part in parts.items()}
-    offsets = {name: part.offsets for name, part in parts.items()}
+    values = {name: shard.values for name, shard in shards.items()}
+    offsets = {name: shard.offsets for name, shard in shards.items()}
     save_tensors(values, writer, folder, rank=world.rank, offsets=offsets)
 
 
@@ -154,7 +148,7 @@ def split_ties(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Ten
 
 @dataclass(frozen=True)
 class WholeTensor:
-    """What the parts in all shard files add up to."""
+    """What the shards in all shard files add up to."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -164,18 +158,18 @@ def scan(reader: StepReader, folder: str) -> dict[str, WholeTensor]:
     """Names, types and full shapes of the tensors stored below ``folder``, from the headers alone.
 
     Raises:
-        CheckpointError: a header cannot be read, or the parts of a tensor leave a gap.
+        CheckpointError: a header cannot be read, or the shards of a tensor leave a gap.
     """
-    parts: dict[str, list[tensor_file.TensorInfo]] = {}
+    shards: dict[str, list[tensor_file.TensorInfo]] = {}
     with _damage_explains(reader, folder):
         for name in _shards(reader, folder):
             for tensor, info in tensor_file.read_header(reader.folder / name).tensors.items():
-                parts.setdefault(tensor, []).append(info)
-        for tensor, found in parts.items():
+                shards.setdefault(tensor, []).append(info)
+        for tensor, found in shards.items():
             tensor_file.check_cover(tensor, found, reader.folder / folder)
     return {
         tensor: WholeTensor(DTYPES[found[0].dtype], tensor_file.whole_shape(tensor, found))
-        for tensor, found in parts.items()
+        for tensor, found in shards.items()
     }
 
 
@@ -189,7 +183,7 @@ def load_tensors(
 ) -> None:
     """Read the tensors below ``folder`` into ``targets`` (which must be the same set), checking every hash.
 
-    Of a sharded target each rank reads its own box, wherever the boxes of the ranks that wrote lay. Each file is
+    Of a sharded target each rank reads its own chunk, wherever the chunks of the ranks that wrote lay. Each file is
     hashed by one rank: the one that wants most of it, which reads it in one pass and fills its targets from that;
     the others read the rows they need. No second copy of what is contiguous and on the CPU. When this raises, some
     targets may already hold what was read: throw them away.
@@ -200,13 +194,13 @@ def load_tensors(
     """
     world, what = world or World.single(), f"loading {reader.folder}"
     shards = _shards(reader, folder)
-    regions: dict[str, Part] = {}
+    regions: dict[str, LocalShard] = {}
 
     def prepare() -> list[int]:
         stored = scan(reader, folder)
         with _damage_explains(reader, folder):
             compare(reader.folder / folder, stored, targets, cast=cast)
-        regions.update({name: part_of(name, target) for name, target in targets.items()})
+        regions.update({name: local_shard(name, target) for name, target in targets.items()})
         return [_wanted_bytes(reader.folder / name, regions) for name in shards]
 
     wanted = all_ranks(world, prepare, what=what)
@@ -214,19 +208,17 @@ def load_tensors(
 
 
 def _read_shards(
-    reader: StepReader, folder: str, regions: Mapping[str, Part], wanted: Sequence[list[int]], rank: int
+    reader: StepReader, folder: str, regions: Mapping[str, LocalShard], wanted: Sequence[list[int]], rank: int
 ) -> None:
-    """One rank's share: its own boxes, and the hashes of the files that fall to it."""
+    """One rank's share: its own chunks, and the hashes of the files that fall to it."""
     shards = _shards(reader, folder)
     with torch.no_grad():
         for number, name in enumerate(shards):
             wants = [of_rank[number] for of_rank in wanted]
-            if _checker(wants, number) == rank:
-                with reader.open(name) as stream:
+            is_checker = _checker(wants, number) == rank
+            if is_checker or wants[rank]:
+                with reader.open(name, hashed=is_checker) as stream:
                     _load_file(stream, regions)
-            elif wants[rank]:
-                with reader.open_unchecked(name) as opened:
-                    _load_file(opened, regions)
     others = [name for name in reader.names(folder) if name not in shards]
     for name in others[rank :: len(wanted)]:
         reader.check(name)
@@ -238,11 +230,11 @@ def _checker(wants: Sequence[int], number: int) -> int:
     return eager[number % len(eager)]
 
 
-def _wanted_bytes(path: Path, regions: Mapping[str, Part]) -> int:
+def _wanted_bytes(path: Path, regions: Mapping[str, LocalShard]) -> int:
     """How much of a file this rank needs."""
     total = 0
     for name, info in tensor_file.read_header(path).tensors.items():
-        common = intersection(info.box, regions[name].box)
+        common = intersection(info.chunk, regions[name].chunk)
         total += math.prod(common[1]) * tensor_file.ITEM_BYTES[info.dtype] if common else 0
     return total
 
@@ -258,12 +250,12 @@ class StoredTensors:
         self.whole = scan(reader, folder)
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor, put together from wherever its parts lie, on the CPU."""
+        """One tensor, put together from wherever its shards lie, on the CPU."""
         tensor = torch.empty(self.whole[name].shape, dtype=self.whole[name].dtype)
-        region = {name: part_of(name, tensor)}
+        region = {name: local_shard(name, tensor)}
         for shard, header in self._headers.items():
             if name in header.tensors:
-                with self._reader.open_unchecked(shard) as stream:
+                with self._reader.open(shard, hashed=False) as stream:
                     _load_file(stream, region, header=header)
         return tensor
 
@@ -304,10 +296,10 @@ def compare_names(path: Path, stored: Mapping[str, Any], targets: Mapping[str, A
     """
     missing, unknown = targets.keys() - stored.keys(), stored.keys() - targets.keys()
     if missing or unknown:
-        parts = [f"lacks {len(missing)} of {len(targets)} tensors: {_some(missing)}"] if missing else []
-        parts += [f"holds {len(unknown)} that this run has not: {_some(unknown)}"] if unknown else []
+        found = [f"lacks {len(missing)} of {len(targets)} tensors: {_some(missing)}"] if missing else []
+        found += [f"holds {len(unknown)} that this run has not: {_some(unknown)}"] if unknown else []
         raise CheckpointError(
-            f"{path} {'; '.join(parts)}", "the model or optimizer is not the one that was saved"
+            f"{path} {'; '.join(found)}", "the model or optimizer is not the one that was saved"
         )
 
 
@@ -330,21 +322,22 @@ def compare_tensor(path: Path, name: str, stored: WholeTensor, target: torch.Ten
 
 
 def _load_file(
-    stream: HashedInput | OpenFile, regions: Mapping[str, Part], *, header: tensor_file.Header | None = None
+    stream: InputFile,
+    regions: Mapping[str, LocalShard],
+    *,
+    header: tensor_file.Header | None = None,
 ) -> None:
     header = header or tensor_file.read_header_from(stream, str(stream.path), stream.num_bytes)
     for name, info in header.tensors.items():
-        if name in regions and (common := intersection(info.box, regions[name].box)) is not None:
-            _read_box(stream, info, regions[name], common)
+        if name in regions and (common := intersection(info.chunk, regions[name].chunk)) is not None:
+            _read_chunk(stream, info, regions[name], common)
 
 
-def _read_box(
-    stream: HashedInput | OpenFile, info: tensor_file.TensorInfo, region: Part, common: Box
-) -> None:
-    """Read what ``common`` has of a stored part into ``region``: whole rows of it, some megabytes at a time."""
+def _read_chunk(stream: InputFile, info: tensor_file.TensorInfo, region: LocalShard, common: Chunk) -> None:
+    """Read what ``common`` has of a stored shard into ``region``: whole rows of it, some megabytes at a time."""
     dtype, target = DTYPES[info.dtype], narrowed(region.values, region.offsets, common)
     if (
-        common == info.box
+        common == info.chunk
         and target.device.type == "cpu"
         and target.is_contiguous()
         and target.dtype == dtype
@@ -366,9 +359,9 @@ def _read_box(
         if not info.shape:
             target.copy_(slab)
             continue
-        box = ((info.offsets[0] + row, *common[0][1:]), (count, *common[1][1:]))
+        chunk = ((info.offsets[0] + row, *common[0][1:]), (count, *common[1][1:]))
         begin = (info.offsets[0] + row, *info.offsets[1:])
-        narrowed(region.values, region.offsets, box).copy_(narrowed(slab, begin, box))
+        narrowed(region.values, region.offsets, chunk).copy_(narrowed(slab, begin, chunk))
 
 
 def _some(names: Iterable[str], limit: int = 5) -> str:

@@ -162,13 +162,16 @@ class _FullWrites:
         return done
 
 
-class HashedInput:
-    """A binary file being read in order, hashed as it passes; ``check`` compares with the manifest."""
+class InputFile:
+    """A binary file of a step, being read.
 
-    def __init__(self, handle: Any, path: Path, record: dict[str, Any]) -> None:
-        self._handle = handle
-        self._digest = xxhash.xxh3_64()
-        self._record = record
+    ``hashed``: it is read in order, what passes (and what is skipped) is hashed, and ``check`` compares with the
+    manifest. Without it any pieces may be read: another rank, or an earlier pass, checks the file.
+    """
+
+    def __init__(self, handle: Any, path: Path, record: dict[str, Any], *, hashed: bool = True) -> None:
+        self._handle, self._record = handle, record
+        self._digest = xxhash.xxh3_64() if hashed else None
         self._position = 0
         self.path = path
         self.num_bytes = int(record["bytes"])
@@ -193,22 +196,28 @@ class HashedInput:
                 if not count:
                     raise self._damaged("it ends too early")
                 done += count
-            self._digest.update(piece)
+            if self._digest is not None:
+                self._digest.update(piece)
         self._position += len(target)
 
     def skip_to(self, position: int) -> None:
-        """Go forward to ``position``, hashing what is passed over."""
+        """Go to ``position``; forward only, where what is passed over is hashed."""
+        if self._digest is None:
+            self._handle.seek(position)
+            return
         assert position >= self._position, "a file is read in order"
         scratch = memoryview(bytearray(min(_PIECE_BYTES, position - self._position)))
         while self._position < position:
             self.read_into(scratch[: position - self._position])
 
     def check(self) -> None:
-        """Read what is left and compare the hash of the whole file.
+        """Read what is left and compare the hash of the whole file; nothing where it is not hashed.
 
         Raises:
             CheckpointError: the file is not what was written.
         """
+        if self._digest is None:
+            return
         while piece := self._handle.read(_PIECE_BYTES):
             self._digest.update(piece)
         found = f"xxh3:{self._digest.hexdigest()}"
@@ -219,41 +228,6 @@ class HashedInput:
         return CheckpointError(
             f"{self.path} is damaged: {what}", layout.recovery_hint(layout.folder_of(self.path))
         )
-
-
-class OpenFile:
-    """A binary file from which some pieces are read, unhashed: another rank, or an earlier pass, checks it."""
-
-    def __init__(self, handle: Any, path: Path, num_bytes: int) -> None:
-        self._handle = handle
-        self.path = path
-        self.num_bytes = num_bytes
-
-    def read(self, count: int) -> bytes:
-        """Exactly ``count`` bytes from here."""
-        data = bytearray(count)
-        self.read_into(memoryview(data))
-        return bytes(data)
-
-    def read_into(self, target: memoryview) -> None:
-        """Fill ``target`` from here.
-
-        Raises:
-            CheckpointError: the file ends first.
-        """
-        done = 0
-        while done < len(target):
-            count = self._handle.readinto(target[done : done + _PIECE_BYTES])
-            if not count:
-                raise CheckpointError(
-                    f"{self.path} is damaged: it ends too early",
-                    layout.recovery_hint(layout.folder_of(self.path)),
-                )
-            done += count
-
-    def skip_to(self, position: int) -> None:
-        """Go to ``position``."""
-        self._handle.seek(position)
 
 
 class StepReader:
@@ -272,51 +246,40 @@ class StepReader:
         return [name for name in self._records if not below or name.startswith(below + "/")]
 
     @contextlib.contextmanager
-    def open(self, name: str) -> Iterator[HashedInput]:
+    def open(self, name: str, *, hashed: bool = True) -> Iterator[InputFile]:
         """Open a listed file; when the block ends, however it ends, the whole file has been checked.
+
+        With ``hashed`` false pieces of it are read, and only its size is compared.
 
         Raises:
             CheckpointError: the file is missing or is not what was written.
         """
-        with self._opened(name) as (handle, path, record):
-            stream = HashedInput(handle, path, record)
-            try:
-                yield stream
-            except CheckpointError:
-                stream.check()  # a damaged file explains whatever went wrong while reading it
-                raise
-            stream.check()
-
-    @contextlib.contextmanager
-    def open_unchecked(self, name: str) -> Iterator[OpenFile]:
-        """Open a listed file to read pieces of it; only its size is compared.
-
-        Raises:
-            CheckpointError: the file is missing, of another size, or cannot be read.
-        """
-        with self._opened(name) as (handle, path, record):
-            yield OpenFile(handle, path, int(record["bytes"]))
-
-    @contextlib.contextmanager
-    def _opened(self, name: str) -> Iterator[tuple[Any, Path, dict[str, Any]]]:
         record, path = self._records.get(name), self.folder / name
         if record is None:
             raise CheckpointError(f"{self.folder} holds no {name}", "it was not written by this program")
         try:
             with open_without_waiting(path, buffering=0) as handle:
-                found = os.fstat(handle.fileno())
-                if not stat.S_ISREG(found.st_mode):
-                    raise CheckpointError(f"{path} is a pipe or device", layout.recovery_hint(self.folder))
-                if (size := found.st_size) != record["bytes"]:
-                    raise CheckpointError(
-                        f"{path} is damaged: it has {size:,} bytes, the manifest says {record['bytes']:,}",
-                        layout.recovery_hint(self.folder),
-                    )
-                yield handle, path, record
+                self._check_size(path, os.fstat(handle.fileno()), record)
+                stream = InputFile(handle, path, record, hashed=hashed)
+                try:
+                    yield stream
+                except CheckpointError:
+                    stream.check()  # a damaged file explains whatever went wrong while reading it
+                    raise
+                stream.check()
         except OSError as error:
-            raise CheckpointError(
-                f"cannot read {path}: {error.strerror}", layout.recovery_hint(self.folder)
-            ) from error
+            raise self._error(f"cannot read {path}: {error.strerror}") from error
+
+    def _check_size(self, path: Path, found: os.stat_result, record: dict[str, Any]) -> None:
+        if not stat.S_ISREG(found.st_mode):
+            raise self._error(f"{path} is a pipe or device")
+        if found.st_size != record["bytes"]:
+            raise self._error(
+                f"{path} is damaged: it has {found.st_size:,} bytes, the manifest says {record['bytes']:,}"
+            )
+
+    def _error(self, message: str) -> CheckpointError:
+        return CheckpointError(message, layout.recovery_hint(self.folder))
 
     def read_bytes(self, name: str) -> bytes:
         with self.open(name) as stream:
@@ -330,15 +293,12 @@ class StepReader:
         """
         path = self.folder / name
         if (size := int(self._records.get(name, {}).get("bytes", 0))) > MAX_JSON_BYTES:
-            raise CheckpointError(
-                f"{path} has {size:,} bytes, expected at most {MAX_JSON_BYTES:,}",
-                layout.recovery_hint(self.folder),
-            )
+            raise self._error(f"{path} has {size:,} bytes, expected at most {MAX_JSON_BYTES:,}")
         value = parse_json(
             self.read_bytes(name), path, CheckpointError, hint=layout.recovery_hint(self.folder)
         )
         if not isinstance(value, dict):
-            raise CheckpointError(f"{path} is not a JSON object", layout.recovery_hint(self.folder))
+            raise self._error(f"{path} is not a JSON object")
         return value
 
     def read_model(self, name: str, model: type[Model]) -> Model:

@@ -7,7 +7,7 @@
     8 + N    ...    tensors, row-major, little-endian, back to back in the order of their offsets,
                     wide element types first so that each one is aligned
 
-A file that holds one rank's part of larger tensors says where each part begins in
+A file that holds one rank's shard of larger tensors says where each shard begins in
 ``__metadata__["DCP_SHARDING_INFO"]``: JSON ``{name: {"saved_offsets": [...]}}``, the convention of
 ``torch.distributed.checkpoint.HuggingFaceStorageWriter(save_distributed=True)``, whose reader can read our
 files and whose files we can read. Without that entry every tensor begins at zero.
@@ -38,45 +38,13 @@ MAX_HEADER_BYTES = 100_000_000
 SHARDING_KEY = "DCP_SHARDING_INFO"
 _LENGTH = struct.Struct("<Q")
 
-# Bytes of one element. The numpy type of bfloat16 and float8 does not exist: they are read as raw bit
-# patterns.
-ITEM_BYTES = {
-    "BOOL": 1,
-    "U8": 1,
-    "I8": 1,
-    "F8_E5M2": 1,
-    "F8_E4M3": 1,
-    "U16": 2,
-    "I16": 2,
-    "F16": 2,
-    "BF16": 2,
-    "U32": 4,
-    "I32": 4,
-    "F32": 4,
-    "U64": 8,
-    "I64": 8,
-    "F64": 8,
-    "C64": 8,
-}
+# Element types as numpy knows them; bfloat16 and float8, which it does not, are read as raw bit patterns.
 _NUMPY = {
-    "BOOL": "?",
-    "U8": "u1",
-    "I8": "i1",
-    "F8_E5M2": "u1",
-    "F8_E4M3": "u1",
-    "U16": "<u2",
-    "I16": "<i2",
-    "F16": "<f2",
-    "BF16": "<u2",
-    "U32": "<u4",
-    "I32": "<i4",
-    "F32": "<f4",
-    "U64": "<u8",
-    "I64": "<i8",
-    "F64": "<f8",
-    "C64": "<c8",
-}
-
+    "BOOL": "?", "U8": "u1", "I8": "i1", "F8_E5M2": "u1", "F8_E4M3": "u1",
+    "U16": "<u2", "I16": "<i2", "F16": "<f2", "BF16": "<u2", "U32": "<u4", "I32": "<i4", "F32": "<f4",
+    "U64": "<u8", "I64": "<i8", "F64": "<f8", "C64": "<c8",
+}  # fmt: skip
+ITEM_BYTES = {name: np.dtype(code).itemsize for name, code in _NUMPY.items()}
 Dtype = Literal[
     "BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "U16", "I16", "F16", "BF16", "U32", "I32", "F32", "U64", "I64", "F64",
     "C64",
@@ -100,7 +68,7 @@ class _Metadata(RootModel[dict[str, str]]): ...
 
 
 class _Position(FileModel):
-    """Where a part begins in the whole tensor."""
+    """Where a shard begins in the whole tensor."""
 
     saved_offsets: Shape
 
@@ -112,7 +80,7 @@ class _Positions(RootModel[dict[str, _Position]]): ...
 class TensorInfo:
     """One tensor of a file. ``begin`` and ``end`` count bytes from the start of the file.
 
-    ``offsets`` is where this part begins in the whole tensor (all zero when the file holds it whole).
+    ``offsets`` is where this shard begins in the whole tensor (all zero when the file holds it whole).
     """
 
     dtype: str
@@ -126,13 +94,13 @@ class TensorInfo:
         return self.end - self.begin
 
     @property
-    def box(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Where this part begins in the whole tensor, and its sizes."""
+    def chunk(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Where this shard begins in the whole tensor, and its sizes."""
         return self.offsets, self.shape
 
     @property
     def end_offsets(self) -> tuple[int, ...]:
-        """Where this part ends in the whole tensor."""
+        """Where this shard ends in the whole tensor."""
         return tuple(offset + size for offset, size in zip(self.offsets, self.shape, strict=True))
 
 
@@ -241,49 +209,45 @@ def _tensor_info(name: str, entry: _Entry, offsets: tuple[int, ...], data_begin:
     return TensorInfo(entry.dtype, entry.shape, begin, end, offsets)
 
 
-def whole_shape(name: str, parts: Sequence[TensorInfo]) -> tuple[int, ...]:
-    """The shape that the parts of a tensor add up to; they need not be all of it.
+def whole_shape(name: str, shards: Sequence[TensorInfo]) -> tuple[int, ...]:
+    """The shape that the shards of a tensor add up to; they need not be all of it.
 
     Raises:
         CheckpointError: they are of different types, or have different numbers of dimensions.
     """
-    first = parts[0]
-    if any(part.dtype != first.dtype or len(part.shape) != len(first.shape) for part in parts):
-        raise CheckpointError(f"the parts of tensor {name!r} do not belong together", _ANOTHER_KIND)
-    return tuple(map(max, zip(*(part.end_offsets for part in parts), strict=True))) if first.shape else ()
+    first = shards[0]
+    if any(shard.dtype != first.dtype or len(shard.shape) != len(first.shape) for shard in shards):
+        raise CheckpointError(f"the shards of tensor {name!r} do not belong together", _ANOTHER_KIND)
+    return tuple(map(max, zip(*(shard.end_offsets for shard in shards), strict=True))) if first.shape else ()
 
 
-def check_cover(name: str, parts: Sequence[TensorInfo], where: Path | str) -> None:
-    """Check that the parts of a tensor hold every element of it once.
+def check_cover(name: str, shards: Sequence[TensorInfo], where: Path | str) -> None:
+    """Check that the shards of a tensor hold every element of it once.
 
     Raises:
         CheckpointError: they leave a gap, or overlap.
     """
-    shape, held = whole_shape(name, parts), sum(math.prod(part.shape) for part in parts)
+    shape, held = whole_shape(name, shards), sum(math.prod(shard.shape) for shard in shards)
     if held != math.prod(shape):
         raise CheckpointError(
             f"{where} holds {held:,} of {math.prod(shape):,} elements of {name!r}",
             "a shard file is missing or damaged",
         )
-    ordered = sorted((part for part in parts if math.prod(part.shape)), key=lambda part: part.offsets)
-    for index, part in enumerate(ordered):
+    ordered = sorted((shard for shard in shards if math.prod(shard.shape)), key=lambda shard: shard.offsets)
+    for index, shard in enumerate(ordered):
         for other in ordered[index + 1 :]:
-            if shape and other.offsets[0] >= part.end_offsets[0]:
+            if shape and other.offsets[0] >= shard.end_offsets[0]:
                 break  # as all after it
-            if _overlap(part, other):
+            if _overlap(shard, other):
                 raise CheckpointError(
-                    f"two parts of {name!r} in {where} overlap",
+                    f"two shards of {name!r} in {where} overlap",
                     "a shard file is damaged, or of another checkpoint",
                 )
 
 
 def _overlap(a: TensorInfo, b: TensorInfo) -> bool:
-    return all(
-        a_begin < b_end and b_begin < a_end
-        for a_begin, a_end, b_begin, b_end in zip(
-            a.offsets, a.end_offsets, b.offsets, b.end_offsets, strict=True
-        )
-    )
+    ends = zip(a.offsets, a.end_offsets, b.offsets, b.end_offsets, strict=True)
+    return all(a_begin < b_end and b_begin < a_end for a_begin, a_end, b_begin, b_end in ends)
 
 
 def raw_array(path: Path | str, info: TensorInfo) -> np.ndarray:

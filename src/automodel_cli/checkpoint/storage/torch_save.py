@@ -46,7 +46,7 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.all_ranks import all_ranks
 from automodel_cli.checkpoint.imports import closed_pickle
-from automodel_cli.checkpoint.storage.local_shards import Part, part_of
+from automodel_cli.checkpoint.storage.local_shards import LocalShard, local_shard
 from automodel_cli.checkpoint.storage.sharded import WholeTensor, compare
 from automodel_cli.checkpoint.storage.step_files import StepReader, StepWriter
 from automodel_cli.distributed.world import World
@@ -90,29 +90,29 @@ def scan(reader: StepReader, folder: str) -> dict[str, WholeTensor]:
     return found
 
 
-def save_parts(
-    parts: Mapping[str, Part], writer: StepWriter, folder: str, *, world: World
+def save_shards(
+    shards: Mapping[str, LocalShard], writer: StepWriter, folder: str, *, world: World
 ) -> list[dict[str, Any]]:
-    """Write what this rank has to write into ``folder/__RANK_0.distcp``; where each part went, as JSON.
+    """Write what this rank has to write into ``folder/__RANK_0.distcp``; where each shard went, as JSON.
 
     All ranks' lists together are what :func:`finish` makes the metadata of. One process needs none: it writes as
     :func:`save_tensors` does.
     """
     if world.size == 1:
-        save_tensors({name: part.values for name, part in parts.items()}, writer, folder)
+        save_tensors({name: shard.values for name, shard in shards.items()}, writer, folder)
         return []
-    if not parts:
+    if not shards:
         return []
     name = f"__{world.rank}_0.distcp"
     places = []
     with writer.open(f"{folder}/{name}") as output:
-        for tensor, part in parts.items():
+        for tensor, shard in shards.items():
             content = io.BytesIO()
-            torch.save(_compact(part.values), content)
+            torch.save(_compact(shard.values), content)
             place = {"file": name, "offset": output.num_bytes, "length": len(content.getbuffer())}
             output.write(content.getbuffer())
-            box = {"offsets": part.offsets, "sizes": list(part.values.shape), "whole": part.whole}
-            places.append({"name": tensor, "dtype": _dtype_name(part.values.dtype), **box, **place})
+            chunk = {"offsets": shard.offsets, "sizes": list(shard.values.shape), "whole": shard.whole}
+            places.append({"name": tensor, "dtype": _dtype_name(shard.values.dtype), **chunk, **place})
     return places
 
 
@@ -127,7 +127,7 @@ def _dtype_name(dtype: torch.dtype) -> str:
 
 
 def finish(places: list[list[dict[str, Any]]], writer: StepWriter, folder: str) -> None:
-    """Write ``folder/.metadata`` from what every rank's :func:`save_parts` returned."""
+    """Write ``folder/.metadata`` from what every rank's :func:`save_shards` returned."""
     tensors: dict[str, Any] = {}
     storage = {}
     for place in (place for of_rank in places for place in of_rank):
@@ -154,7 +154,7 @@ def load_tensors(
 ) -> None:
     """Read the tensors below ``folder`` into ``targets`` (the same set of names), after checking every hash.
 
-    Every rank reads its own boxes; the ranks share the hashing of the files.
+    Every rank reads its own chunks; the ranks share the hashing of the files.
 
     Raises:
         CheckpointError: names, shapes or types differ, a file is damaged, or it holds anything but tensors.
@@ -168,23 +168,23 @@ def load_tensors(
     def read() -> None:
         stored, path = scan(reader, folder), reader.folder / folder
         compare(path, stored, targets, cast=cast)
-        _read(reader, folder, {name: part_of(name, target) for name, target in targets.items()})
+        _read(reader, folder, {name: local_shard(name, target) for name, target in targets.items()})
 
     all_ranks(world, check, what=what)  # before anything is unpickled
     all_ranks(world, read, what=what)
 
 
-def _read(reader: StepReader, folder: str, regions: Mapping[str, Part]) -> None:
-    regions = {name: part for name, part in regions.items() if part.values.numel()}
+def _read(reader: StepReader, folder: str, regions: Mapping[str, LocalShard]) -> None:
+    regions = {name: shard for name, shard in regions.items() if shard.values.numel()}
     if not regions:
         return
     path = reader.folder / folder
     try:
         with _one_process(), torch.no_grad():
             load(
-                {name: part.values for name, part in regions.items()},
+                {name: shard.values for name, shard in regions.items()},
                 storage_reader=_Reader(path, _metadata(reader, folder)),
-                planner=_Boxes(regions),
+                planner=_ChunkPlanner(regions),
                 no_dist=True,
             )
     except CheckpointException as error:  # derives from BaseException
@@ -200,9 +200,9 @@ class StoredTensors:
         self.whole = scan(reader, folder)
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor, put together from wherever its parts lie, on the CPU."""
+        """One tensor, put together from wherever its shards lie, on the CPU."""
         tensor = torch.empty(self.whole[name].shape, dtype=self.whole[name].dtype)
-        _read(self._reader, self._folder, {name: part_of(name, tensor)})
+        _read(self._reader, self._folder, {name: local_shard(name, tensor)})
         return tensor
 
 
@@ -233,21 +233,21 @@ class _Reader(FileSystemReader):
         return self._metadata
 
 
-class _Boxes(DefaultLoadPlanner):
-    """Asks for the boxes of tensors that this rank holds, and for nothing else."""
+class _ChunkPlanner(DefaultLoadPlanner):
+    """Asks for the chunks of tensors that this rank holds, and for nothing else."""
 
-    def __init__(self, regions: Mapping[str, Part]) -> None:
+    def __init__(self, regions: Mapping[str, LocalShard]) -> None:
         super().__init__()
         self._regions = regions
 
     def create_local_plan(self) -> LoadPlan:
         assert self.metadata is not None
         items = []
-        for name, part in self._regions.items():
-            box = ChunkStorageMetadata(_size(part.offsets), _size(part.values.shape))
+        for name, shard in self._regions.items():
+            chunk = ChunkStorageMetadata(_size(shard.offsets), _size(shard.values.shape))
             stored = self.metadata.state_dict_metadata[name]
             assert isinstance(stored, TensorStorageMetadata)
-            items += create_read_items_for_chunk_list(name, stored, [box])
+            items += create_read_items_for_chunk_list(name, stored, [chunk])
         return LoadPlan(items)
 
     def lookup_tensor(self, index: MetadataIndex) -> torch.Tensor:

@@ -25,13 +25,13 @@ import numpy as np
 from automodel_cli.corpus.documents.units import Chunk, Unit
 from automodel_cli.corpus.tokenizers.engines import EngineMismatch
 from automodel_cli.errors import AutomodelError
+from automodel_cli.processes import without_launcher
 
 _PIPE_BYTES = 1 << 20  # so that a token buffer goes through in two or three turns instead of thirty
 # Half a second of tiktoken's work, or a tenth of the fast engine's: a worker's start.
 _WORKER_BYTES = 16 << 20
 _AT_HAND = 2  # units a worker holds: the one it works on and the next
 # What makes a process think that it is one of several training workers.
-_RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS")
 
 
 ChunkT = TypeVar("ChunkT", bound=Chunk)
@@ -196,7 +196,7 @@ def _start(task: Task[Any]) -> _Worker:
 
 def _environment() -> dict[str, str]:
     """Ours without what marks a training worker; one thread each, and the same import path."""
-    env = {name: value for name, value in os.environ.items() if name not in _RANK_VARIABLES}
+    env = without_launcher(os.environ)
     env["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     env |= {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     return env

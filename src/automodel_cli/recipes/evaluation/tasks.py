@@ -30,6 +30,7 @@ from automodel_cli.evaluation.icl.rows import Encoder
 from automodel_cli.evaluation.icl.scores import TaskScore, ask, prepare
 from automodel_cli.evaluation.icl.tasks import Task, select_tasks
 from automodel_cli.evaluation.span_scores import SpanScorer
+from automodel_cli.processes import own_rank
 
 FORMAT = "automodel-task-results/1"
 
@@ -61,7 +62,7 @@ def run(cfg: TasksConfig, *, reporter: Reporter | None = None, trust: Sequence[s
     tasks = select_tasks(cfg.tasks, bundle.others) if bundle is not None else []
     device = this_machine.pick_device(cfg.device)
     this_machine.bound_the_heap()
-    world = start.join(device.type) if start.place().size > 1 else World.single(device)
+    world = start.join(device.type) if own_rank().size > 1 else World.single(device)
     try:
         loaded = load_model(cfg.checkpoint, device=world.device, trust=trust)
         reporter = reporter if world.is_main else Reporter()
