@@ -40,7 +40,6 @@ from automodel_cli.checkpoint.all_ranks import all_ranks, on_rank_zero
 from automodel_cli.checkpoint.async_writer import Background
 from automodel_cli.checkpoint.finite import nonfinite_parameters
 from automodel_cli.checkpoint.hf import export as hf_export
-from automodel_cli.checkpoint.hf import format as hf_format
 from automodel_cli.checkpoint.snapshot import Snapshot, Staging, model_tensors, names_by_id, take, untied
 from automodel_cli.checkpoint.storage import sharded
 from automodel_cli.checkpoint.storage.formats import storage, storage_of
@@ -303,7 +302,7 @@ class Checkpointer:
         writer.finish(job.manifest)
 
     def _has_hf_format(self, model: torch.nn.Module) -> bool:
-        if not hf_format.has_format(model):
+        if not hf_export.has_format(model):
             self._say("a model of your own has no Hugging Face format: there will be no hf/")
             return False
         return True
@@ -312,7 +311,7 @@ class Checkpointer:
         """The consolidated copy is an extra: if anything but the disk fails, there is a checkpoint without it."""
         try:
             if job.model is not None:
-                hf_format.write_hf(job.model, writer, "hf", job.tokenizer_folder, say=self._say)
+                hf_export.write_hf(job.model, writer, "hf", job.tokenizer_folder, say=self._say)
             else:
                 reader = StepReader(writer.folder, manifest={**job.manifest, "files": writer.records})
                 hf_export.write(reader, writer, "hf", job.tokenizer_folder, say=self._say)
