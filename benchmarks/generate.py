@@ -21,7 +21,7 @@ from collections.abc import Callable
 import torch
 import transformers
 
-from automodel_cli.checkpoint.hf.format import save_hf
+from automodel_cli.checkpoint.hf.export import save_hf
 from automodel_cli.generation.decoders import FullForward
 from automodel_cli.generation.engine import SamplingSettings, generate
 from automodel_cli.models.gpt2 import build_gpt2_model
@@ -75,7 +75,7 @@ def main() -> None:
     gpt2 = build_gpt2_model(
         vocab_size=VOCAB, n_positions=1024, n_embd=width, n_layer=layers, n_head=width // 64
     )
-    gpt2.materialise("cpu", seed=0)
+    gpt2.materialize("cpu", seed=0)
     gpt2.eval()
 
     def cached() -> list[int]:
@@ -102,7 +102,7 @@ def main() -> None:
             num_key_value_heads=max(1, width // 128),
         )
     )
-    llama.materialise("cpu", seed=0)
+    llama.materialize("cpu", seed=0)
     llama.eval()
     compare(
         "Llama of transformers, in our engine",

@@ -158,7 +158,7 @@ def our_model(variant: Variant, device: torch.device) -> CausalLM:
             vocab_size=VOCAB, n_positions=variant.seq_len, n_embd=width, n_layer=layers, n_head=heads,
             bias=False, is_meta_device=True,
         )  # fmt: skip
-    model.materialise(device, 1337)
+    model.materialize(device, 1337)
     return model
 
 
@@ -174,7 +174,7 @@ class Ours:
         variant, device = self.variant, self.device
         this_machine.configure_process(device)
         self.model = our_model(variant, device)
-        self.flops = sizing.flops_per_token(self.model.model_config(), variant.seq_len)
+        self.flops = sizing.flops_per_token(self.model.shape(), variant.seq_len)
         self.dtype = torch.bfloat16
         self._choose()
         groups = build_param_groups(self.model, weight_decay=WEIGHT_DECAY, decay_embeddings=True)
@@ -223,7 +223,7 @@ class Ours:
 
     def predicted_gib(self) -> float | None:
         """What ``--dry-run`` would say of the peak."""
-        shape, variant = sizing.shape_of(self.model.model_config()), self.variant
+        shape, variant = self.model.shape(), self.variant
         assert shape is not None
         plan = StepPlan(
             seq_len=variant.seq_len,
@@ -285,7 +285,7 @@ class NanoGPT:
         torch.backends.cudnn.allow_tf32 = True
         layers, heads, width = (SMOKE_SIZES if variant.smoke else GPT2_SIZES)[variant.size]
         ours = our_model(replace(variant, style="ours"), device)
-        self.flops = sizing.flops_per_token(ours.model_config(), variant.seq_len)
+        self.flops = sizing.flops_per_token(ours.shape(), variant.seq_len)
         with device:
             self.raw = ReferenceGPT(
                 layers=layers, heads=heads, width=width, tokens=variant.seq_len, vocab=VOCAB
@@ -391,7 +391,7 @@ class Recipe:
         self.recipe = PretrainRecipe(config, reporter=Reporter(say=lambda line: print(line, file=sys.stderr)))
         self.recipe.setup()
         self.chosen = {key: str(value) for key, value in self.recipe.fast_path.stored().items()}
-        self.flops = sizing.flops_per_token(self.recipe.model.model_config(), variant.seq_len)
+        self.flops = sizing.flops_per_token(self.recipe.model.shape(), variant.seq_len)
         self.variant, self.device = variant, device
 
     def work(self, wanted: Callable[[], Iterator[None]]) -> None:

@@ -107,7 +107,7 @@ def main() -> None:
     except AutomodelError:
         tokenizer = ByteTokenizer()
     model = build_gpt2_model(n_layer=options.layers, n_embd=options.width, n_head=4)
-    model.materialise("cpu", seed=0)
+    model.materialize("cpu", seed=0)
     model.eval()
     engine = SpanScorer(model)
     assert engine.share

@@ -257,7 +257,6 @@ def measure(case: Case, device_name: str, steps: int) -> dict[str, Any]:
     from automodel_cli.batch import Batch
     from automodel_cli.distributed.recompute import recompute
     from automodel_cli.sizing.memory import StepPlan, peak_memory
-    from automodel_cli.sizing.shape import shape_of
     from automodel_cli.train.losses import ChunkedCrossEntropy, MaskedCrossEntropy, default_chunk_tokens
     from automodel_cli.train.optimizers import build_adamw
     from automodel_cli.train.step import train_step
@@ -281,12 +280,12 @@ def measure(case: Case, device_name: str, steps: int) -> dict[str, Any]:
         device=device.type,
         resident_bytes=resident or 0,
     )
-    shape = shape_of(model.model_config())
+    shape = model.shape()
     assert shape is not None
     predicted = peak_memory(shape, plan)
     assert predicted is not None
 
-    model.materialise(device, 0)
+    model.materialize(device, 0)
     for block in model.blocks() if case.recompute else []:
         recompute(block, case.recompute, random=False)
     optimizer = build_adamw(model.parameters(), device=device)

@@ -92,7 +92,7 @@ def main() -> None:
         n_layer=args.layers,
         n_head=args.width // 64,
     )
-    model.materialise(args.device, seed=0)
+    model.materialize(args.device, seed=0)
     loss = ChunkedCrossEntropy()
 
     def train(batches: Sequence[Batch]) -> None:

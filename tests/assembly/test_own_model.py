@@ -21,7 +21,7 @@ from automodel_cli.config.targets import resolution
 from automodel_cli.corpus.tokenizer import open_tokenizer
 from automodel_cli.errors import AutomodelError
 from automodel_cli.files import hash_file, write_manifest
-from automodel_cli.models.build import needs_code
+from automodel_cli.models.external import needs_code
 from automodel_cli.models.gpt2 import GPT2, build_gpt2_model
 from automodel_cli.models.hf import wrap
 from automodel_cli.models.huggingface.same_function import differences

@@ -16,7 +16,7 @@ from torch import nn
 from automodel_cli import files
 from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.checkpointer import Checkpointer
-from automodel_cli.checkpoint.hf import format as hf_format
+from automodel_cli.checkpoint.hf import export as hf_export
 from automodel_cli.checkpoint.storage.formats import SAVE_FORMATS
 from automodel_cli.checkpoint.storage.step_files import StepReader
 from automodel_cli.errors import CheckpointError
@@ -484,8 +484,8 @@ def test_a_consolidation_that_fails_does_not_cost_the_checkpoint(tmp_path, monke
         writer.write_bytes(f"{below}/half", b"1")
         raise ValueError("no such converter")
 
-    monkeypatch.setattr(hf_format, "has_format", lambda model: True)
-    monkeypatch.setattr(hf_format, "write_hf", fail)
+    monkeypatch.setattr(hf_export, "has_format", lambda model: True)
+    monkeypatch.setattr(hf_export, "write_hf", fail)
     lines: list[str] = []
     path = save(Checkpointer(tmp_path, say=lines.append), 1, make_model(), consolidate=True)
     assert layout.find_problem(path) is None and not (path / "hf").exists()

@@ -46,7 +46,7 @@ def test_staged_values_are_copies_and_documents_too():
     before = model.wte.weight.detach().clone()
     with torch.no_grad():
         model.wte.weight.zero_()
-    model.config["n_layer"] = 99
+    model.config.n_layer = 99
     assert torch.equal(staged.shards["model"]["wte.weight"].values, before)
     assert staged.documents["model/config.json"]["n_layer"] == 2
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-import automodel_cli
 from automodel_cli.config.explain import all_keys
 from automodel_cli.config.load import load_config
 from automodel_cli.config.other_names import MEGATRON, NANOGPT, NEMO, counterpart, suggestion
 from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.config.targets.instantiate import check_foreign
-from automodel_cli.config.targets.signatures import from_source
+from automodel_cli.config.targets.roles import ROLES
+from automodel_cli.config.targets.signatures import declared
 from automodel_cli.errors import ConfigError
 
 GUIDES = Path(__file__).parents[2] / "docs/guides"
@@ -27,21 +27,15 @@ TRAIN_PY = (
     "bias", "learning_rate", "max_iters", "weight_decay", "beta1", "beta2", "grad_clip", "decay_lr",
     "warmup_iters", "lr_decay_iters", "min_lr", "backend", "device", "dtype", "compile",
 )  # fmt: skip
-ARGUMENTS = {
-    "model": ("models/gpt2.py:build_gpt2_model", "models/llama.py:build_llama_model"),
-    "dataset": ("data/nanogpt_dataset.py:NanogptDataset", "data/megatron_dataset.py:MegatronPretraining"),
-}
 ADAMW = ("lr", "betas", "eps", "weight_decay")
 
 
 def keys_there() -> set[str]:
     """Every key of closed sections, and the arguments of our own targets."""
     found = {*all_keys(PretrainConfig), *(f"optimizer.{name}" for name in ADAMW), "model._target_"}
-    for section, places in ARGUMENTS.items():
-        for file, name in (place.split(":") for place in places):
-            signature = from_source(Path(automodel_cli.__file__).parent / file, name)
-            assert signature is not None
-            found |= {f"{section}.{argument}" for argument in signature.parameters}
+    for section in ("model", "dataset"):
+        for schema in ROLES[section].ours.values():
+            found |= {f"{section}.{argument}" for argument in declared(schema).parameters}
     return found | {f"validation_{key}" for key in found if key.startswith("dataset.")}
 
 

@@ -9,7 +9,7 @@ import transformers
 from tests.distributed.ranks import run_ranks
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
-from automodel_cli.checkpoint.hf.format import save_hf
+from automodel_cli.checkpoint.hf.export import save_hf
 from automodel_cli.config.targets.target import Target
 from automodel_cli.distributed.collectives import gather, move_rows, sum_and_divide
 from automodel_cli.distributed.context_parallel import SequenceSharder

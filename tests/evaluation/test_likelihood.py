@@ -24,7 +24,7 @@ def tiny_gpt2(dropout: float = 0.0) -> nn.Module:
     model = build_gpt2_model(
         vocab_size=VOCAB, n_positions=16, n_embd=32, n_layer=2, n_head=2, dropout=dropout
     )
-    model.materialise("cpu", seed=3)
+    model.materialize("cpu", seed=3)
     return model
 
 

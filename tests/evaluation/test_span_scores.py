@@ -21,7 +21,7 @@ VOCAB = 101
 
 def gpt2():
     model = build_gpt2_model(vocab_size=VOCAB, n_positions=96, n_embd=32, n_layer=2, n_head=2, dropout=0.2)
-    model.materialise("cpu", seed=3)
+    model.materialize("cpu", seed=3)
     return model
 
 
@@ -36,7 +36,7 @@ def llama():
         max_position_embeddings=96,
     )
     model = hf.from_config(config)
-    model.materialise("cpu", seed=3)
+    model.materialize("cpu", seed=3)
     return model
 
 

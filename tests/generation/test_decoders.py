@@ -50,7 +50,7 @@ def hf(kind):
 def model(request):
     own = {"gpt2": gpt2, "our llama": llama}
     built = own[request.param]() if request.param in own else hf(request.param)
-    built.materialise("cpu", seed=3)
+    built.materialize("cpu", seed=3)
     with torch.no_grad():  # fresh weights give nearly flat logits, among which nothing would be compared
         for parameter in built.parameters():
             parameter.mul_(3.0)
@@ -97,7 +97,7 @@ def test_greedy_as_transformers(model):
 class TestOverflow:
     def test_slides_to_the_newest_half(self):
         model = gpt2()
-        model.materialise("cpu", seed=0)
+        model.materialize("cpu", seed=0)
         ((sample,),) = generate(model.eval(), [[1, 2, 3]], SamplingSettings(60, temperature=0))
         assert len(sample.ids) == 60
         kept: list[int] = [1, 2, 3]
@@ -110,14 +110,14 @@ class TestOverflow:
 
     def test_stops(self):
         model = gpt2()
-        model.materialise("cpu", seed=0)
+        model.materialize("cpu", seed=0)
         settings = SamplingSettings(60, temperature=0, overflow="stop")
         ((sample,),) = generate(model.eval(), [[1, 2, 3]], settings)
         assert len(sample.ids) == CONTEXT - 3 + 1 and not sample.stopped  # the last one is never read
 
     def test_each_row_has_its_own_end(self):
         model = gpt2()
-        model.materialise("cpu", seed=0)
+        model.materialize("cpu", seed=0)
         alone = generate(model.eval(), [[1, 2, 3]], SamplingSettings(9, temperature=0))
         together = generate(model, [[1, 2, 3], list(range(CONTEXT - 4))], SamplingSettings(9, temperature=0))
         # After the slide the short row has lost nothing but its padding.

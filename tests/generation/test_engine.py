@@ -98,7 +98,7 @@ class TestGenerate:
         model = build_gpt2_model(
             vocab_size=VOCAB, n_positions=16, n_embd=32, n_layer=1, n_head=2, dropout=0.5
         )
-        model.materialise("cpu", seed=0)
+        model.materialize("cpu", seed=0)
         model.train()
         settings = SamplingSettings(
             max_new_tokens=20, temperature=1.0, top_k=20, top_p=0.9, seed=4, num_samples=3

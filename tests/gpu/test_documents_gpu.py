@@ -70,7 +70,7 @@ def test_kernels_are_the_dense_mask(heads, groups, width, tokens, dtype, toleran
 
 def tiny(device="cuda", tokens=512):
     model = build_gpt2_model(vocab_size=VOCAB, n_positions=tokens, n_embd=128, n_layer=2, n_head=2)
-    model.materialise(device, seed=0)
+    model.materialize(device, seed=0)
     return model
 
 
@@ -190,9 +190,9 @@ def test_transformers_models(family, attention, compiled):
     sizes |= {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0} if family == "gpt2" else {}
     config = transformers.AutoConfig.for_model(family, vocab_size=VOCAB, **sizes)
     reference = from_config(config)
-    reference.materialise("cpu", seed=0)
+    reference.materialize("cpu", seed=0)
     model = from_config(config, attn_implementation=attention)
-    model.materialise("cuda", seed=0)
+    model.materialize("cuda", seed=0)
     if compiled:
         model.compile(dynamic=False)
     expected = losses(reference, "cpu", steps=3)

@@ -79,7 +79,7 @@ def tiny(**options):
     model = build_gpt2_model(
         vocab_size=1000, n_positions=128, n_embd=128, n_layer=2, n_head=2, is_meta_device=True, **options
     )
-    model.materialise(CUDA, seed=0)
+    model.materialize(CUDA, seed=0)
     return model, build_adamw(model.parameters(), lr=1e-3, device=CUDA)
 
 

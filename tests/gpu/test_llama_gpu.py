@@ -28,7 +28,7 @@ SIZES = {
 
 def tiny(device, **changes):
     model = build_llama_model(**SIZES, is_meta_device=True, **changes)
-    model.materialise(device, seed=0)
+    model.materialize(device, seed=0)
     return model
 
 

@@ -7,7 +7,6 @@ from automodel_cli.batch import Batch
 from automodel_cli.distributed.recompute import recompute
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.sizing.memory import StepPlan, peak_memory
-from automodel_cli.sizing.shape import shape_of
 from automodel_cli.train.losses import ChunkedCrossEntropy, MaskedCrossEntropy
 from automodel_cli.train.optimizers import build_adamw
 from automodel_cli.train.step import train_step
@@ -28,7 +27,7 @@ def test_the_peak_is_within_15_percent(head_loss, how, compiled):
     model = build_gpt2_model(
         vocab_size=VOCAB, n_positions=TOKENS, n_embd=512, n_layer=6, n_head=8, is_meta_device=True
     )
-    model.materialise("cuda", seed=0)
+    model.materialize("cuda", seed=0)
     for block in model.blocks() if how else []:
         recompute(block, how, random=False)
     if compiled:
@@ -48,5 +47,5 @@ def test_the_peak_is_within_15_percent(head_loss, how, compiled):
         chunk_tokens=CHUNK,
         recompute=how,
     )
-    predicted = peak_memory(shape_of(model.model_config()), plan).total
+    predicted = peak_memory(model.shape(), plan).total
     assert predicted == pytest.approx(torch.cuda.max_memory_allocated(), rel=0.15)

@@ -24,7 +24,7 @@ def train(profiler: StepProfiler, *, compiled: bool, steps: int = 12) -> None:
     model = build_gpt2_model(
         vocab_size=VOCAB, n_positions=TOKENS, n_embd=128, n_layer=2, n_head=2, is_meta_device=True
     )
-    model.materialise("cuda", seed=0)
+    model.materialize("cuda", seed=0)
     if compiled:
         model.compile(dynamic=False)
     optimizer = build_adamw(model.parameters(), lr=1e-3, device="cuda")

@@ -43,7 +43,7 @@ def build(world=None, spread=None):
     )
     if world is not None:
         shard_model(model, model.blocks(), world, spread or ParallelConfig())
-    model.materialise("cuda", seed=0)
+    model.materialize("cuda", seed=0)
     return model, build_adamw(model.parameters(), lr=1e-3, device="cuda")
 
 

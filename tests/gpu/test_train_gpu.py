@@ -20,7 +20,7 @@ def tiny(device):
     model = build_gpt2_model(
         vocab_size=VOCAB, n_positions=TOKENS, n_embd=128, n_layer=2, n_head=2, is_meta_device=True
     )
-    model.materialise(device, seed=0)
+    model.materialize(device, seed=0)
     return model
 
 

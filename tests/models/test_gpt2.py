@@ -4,12 +4,15 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from automodel_cli.batch import Batch
+from automodel_cli.checkpoint.hf.shards import load_pieces
 from automodel_cli.errors import CheckpointError, ConfigError
-from automodel_cli.models.build import build_from_config
-from automodel_cli.models.gpt2 import build_gpt2_model, config_from_hf, from_hf_state, to_hf_state
+from automodel_cli.models import gpt2_config
+from automodel_cli.models.families import build_from_config
+from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.models.interface import count_parameters
 from automodel_cli.models.layers.kv_cache import KVCache
 
@@ -35,11 +38,29 @@ def transformers_gpt2(**changes):
     return model
 
 
+from_hf = gpt2_config.GPT2Config.from_hf
+
+
+def hf_state(model):
+    """The weights as a Hugging Face folder has them."""
+    own = model.state_dict()
+    return {
+        there.name: there.values(own[name]) for name, there in model.hf_tensors().items()
+    } | model.hf_zeros()
+
+
+def fill(model, tensors, folder):
+    """Weights of a Hugging Face folder with these tensors."""
+    path = folder / "model.safetensors"
+    save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path)
+    assert load_pieces(model, [path], folder)
+
+
 @pytest.mark.parametrize("activation", ["gelu_new", "gelu"])
-def test_transformers_weights_give_transformers_logits(activation):
+def test_transformers_weights_give_transformers_logits(tmp_path, activation):
     theirs = transformers_gpt2(activation_function=activation)
-    ours = build_gpt2_model(**config_from_hf(theirs.config.to_dict()))
-    from_hf_state(ours, theirs.state_dict())
+    ours = build_gpt2_model(**from_hf(theirs.config.to_dict()))
+    fill(ours, theirs.state_dict(), tmp_path)
     ids = tokens()
     with torch.no_grad():
         difference = ours.eval()(Batch(ids)) - theirs(ids).logits
@@ -50,7 +71,7 @@ def test_transformers_weights_give_transformers_logits(activation):
 def test_exported_weights_give_the_same_logits_in_transformers(bias):
     ours = tiny(bias=bias, activation="gelu").eval()
     theirs = GPT2LMHeadModel(GPT2Config(**ours.hf_config())).eval()
-    missing, unexpected = theirs.load_state_dict(to_hf_state(ours), strict=False)
+    missing, unexpected = theirs.load_state_dict(hf_state(ours), strict=False)
     assert unexpected == []
     assert missing in ([], ["lm_head.weight"])
     ids = tokens()
@@ -58,27 +79,27 @@ def test_exported_weights_give_the_same_logits_in_transformers(bias):
         assert (theirs(ids).logits - ours(Batch(ids))).abs().max() < 1e-5
 
 
-def test_a_round_trip_through_the_hugging_face_format_is_exact():
+def test_a_round_trip_through_the_hugging_face_format_is_exact(tmp_path):
     ours = tiny()
-    again = build_gpt2_model(**config_from_hf(ours.hf_config()))
-    from_hf_state(again, to_hf_state(ours))
+    again = build_gpt2_model(**from_hf(ours.hf_config()))
+    fill(again, hf_state(ours), tmp_path)
     for name, parameter in ours.named_parameters():
         assert torch.equal(again.get_parameter(name), parameter)
 
 
-def test_weights_that_do_not_fit_are_named():
+def test_weights_that_do_not_fit_are_named(tmp_path):
     theirs = transformers_gpt2().state_dict()
     with pytest.raises(CheckpointError, match=r"wte\.weight has shape \(131, 48\), expected \(140, 48\)"):
-        from_hf_state(build_gpt2_model(**{**TINY, "vocab_size": 140}), theirs)
+        fill(build_gpt2_model(**{**TINY, "vocab_size": 140}), theirs, tmp_path)
     with pytest.raises(CheckpointError, match="is missing"):
-        from_hf_state(build_gpt2_model(**{**TINY, "n_layer": 4}), theirs)
+        fill(build_gpt2_model(**{**TINY, "n_layer": 4}), theirs, tmp_path)
     with pytest.raises(CheckpointError, match="not part of the model"):
-        from_hf_state(build_gpt2_model(**{**TINY, "n_layer": 2}), theirs)
+        fill(build_gpt2_model(**{**TINY, "n_layer": 2}), theirs, tmp_path)
 
 
 def test_a_configuration_we_cannot_express_is_refused():
     with pytest.raises(CheckpointError, match="scale_attn_by_inverse_layer_idx"):
-        config_from_hf(GPT2Config(**TINY, scale_attn_by_inverse_layer_idx=True).to_dict())
+        from_hf(GPT2Config(**TINY, scale_attn_by_inverse_layer_idx=True).to_dict())
 
 
 def test_initial_values_have_the_documented_deviations():
@@ -101,7 +122,7 @@ def test_initial_values_depend_on_seed_and_name_only():
     torch.manual_seed(99)
     meta = build_gpt2_model(**TINY, is_meta_device=True)
     assert all(parameter.is_meta for parameter in meta.parameters())
-    meta.materialise("cpu", seed=5)
+    meta.materialize("cpu", seed=5)
     for name, parameter in one.named_parameters():
         assert torch.equal(parameter, again.get_parameter(name))
         assert torch.equal(parameter, meta.get_parameter(name))
@@ -226,5 +247,4 @@ def test_a_model_is_rebuilt_from_its_configuration():
 def test_roles_and_names_cover_every_parameter():
     model = tiny()
     names = {name for name, _ in model.named_parameters()}
-    assert set(model.param_roles()) == set(model.hf_names()) == names
-    assert set(model.hf_names().values()) == set(to_hf_state(model))
+    assert set(model.param_roles()) == set(model.hf_tensors()) == names

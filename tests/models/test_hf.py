@@ -11,7 +11,7 @@ import transformers
 from automodel_cli.batch import Batch
 from automodel_cli.errors import ConfigError
 from automodel_cli.generation.engine import SamplingSettings, generate
-from automodel_cli.models.build import build_from_config
+from automodel_cli.models.families import build_from_config
 from automodel_cli.models.hf import DIRECT_HEADS, cache_argument, from_config, from_pretrained, wrap
 from automodel_cli.models.interface import count_parameters
 from automodel_cli.models.layers.kv_cache import KVCache
@@ -88,7 +88,7 @@ def test_initial_values_depend_on_seed_and_name_only(model_type):
     before = torch.random.get_rng_state()
     other = from_config(config_of(model_type), is_meta_device=True)
     assert all(parameter.is_meta for parameter in other.parameters())
-    other.materialise("cpu", seed=3)
+    other.materialize("cpu", seed=3)
     assert torch.equal(torch.random.get_rng_state(), before)
     for (name, left), (_, right) in zip(one.state_dict().items(), other.state_dict().items(), strict=True):
         assert torch.equal(left, right), name

@@ -18,8 +18,8 @@ def test_counts_are_logical_and_tied_weights_count_once():
     assert "head" not in counts
 
 
-def test_materialise_serves_models_on_meta_and_models_with_storage():
+def test_materialize_serves_models_on_meta_and_models_with_storage():
     stored, meta = tiny(), tiny(is_meta_device=True)
     for model in (stored, meta):
-        model.materialise("cpu", seed=1)
+        model.materialize("cpu", seed=1)
     assert torch.equal(stored.wte.weight, meta.wte.weight)

@@ -9,17 +9,17 @@ import transformers
 from transformers.models.llama import modeling_llama
 
 from automodel_cli.batch import Batch
+from automodel_cli.checkpoint.hf import export as hf_export
 from automodel_cli.checkpoint.hf import format as hf_format
 from automodel_cli.errors import CheckpointError, ConfigError
-from automodel_cli.models.build import build_from_config
+from automodel_cli.models.families import build_from_config
 from automodel_cli.models.interface import count_parameters
 from automodel_cli.models.layers.kv_cache import KVCache
 from automodel_cli.models.layers.llama import rotate
 from automodel_cli.models.llama import (
     build_llama_model,
-    config_from_hf,
-    to_hf_state,
 )
+from automodel_cli.models.llama_config import LlamaConfig
 from automodel_cli.train.losses import MaskedCrossEntropy
 
 TINY = {
@@ -89,7 +89,7 @@ def test_transformers_weights_give_transformers_numbers(pair):
     loss.backward()
     torch.testing.assert_close(loss, outputs.loss, atol=1e-6, rtol=0)
     expected = {name: parameter.grad for name, parameter in theirs.named_parameters()}
-    names = ours.hf_names()
+    names = {name: there.name for name, there in ours.hf_tensors().items()}
     assert set(names.values()) == set(expected)
     for name, parameter in ours.named_parameters():
         whole = expected[names[name]]
@@ -103,8 +103,8 @@ def test_in_bf16_values_are_rounded_where_transformers_rounds_them(autocast):
     ours = build_llama_model(**{**TINY, "attn_implementation": "eager"}).eval()
     hf = dict(theirs.named_parameters())
     with torch.no_grad():
-        for name, theirs_name in ours.hf_names().items():
-            ours.get_parameter(name)[: len(hf[theirs_name])] = hf[theirs_name]
+        for name, there in ours.hf_tensors().items():
+            ours.get_parameter(name)[: len(hf[there.name])] = hf[there.name]
     if not autocast:
         theirs, ours = theirs.bfloat16(), ours.bfloat16()
         theirs.model.rotary_emb = modeling_llama.LlamaRotaryEmbedding(
@@ -128,13 +128,13 @@ def test_in_bf16_values_are_rounded_where_transformers_rounds_them(autocast):
 def test_exported_weights_are_the_same_bytes_and_give_the_same_logits(tmp_path):
     for number, changes in enumerate(VARIANTS.values()):
         ours = tiny(eos_token_id=[3, 7], **changes).eval()
-        folder = hf_format.save_hf(ours, tmp_path / str(number))
+        folder = hf_export.save_hf(ours, tmp_path / str(number))
         theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
         assert isinstance(theirs, transformers.LlamaForCausalLM)
         assert theirs.config.eos_token_id == [3, 7]
         state = theirs.state_dict()
-        for name, tensor in to_hf_state(ours).items():
-            assert torch.equal(state[name], tensor)
+        for name, there in ours.hf_tensors().items():
+            assert torch.equal(state[there.name], there.values(ours.get_parameter(name)))
         with torch.no_grad():
             torch.testing.assert_close(theirs(tokens()).logits, ours(Batch(tokens())), atol=1e-5, rtol=0)
 
@@ -169,7 +169,7 @@ def test_initial_values_depend_on_seed_and_name_only():
     torch.manual_seed(99)
     meta = build_llama_model(**TINY, is_meta_device=True)
     assert all(parameter.is_meta for parameter in meta.parameters())
-    meta.materialise("cpu", seed=5)
+    meta.materialize("cpu", seed=5)
     for name, parameter in one.named_parameters():
         assert torch.equal(parameter, meta.get_parameter(name))
     assert torch.equal(meta.rotary_emb.inv_freq, one.rotary_emb.inv_freq)
@@ -338,8 +338,7 @@ def test_roles_and_names_cover_every_parameter():
     for tied in (False, True):
         model = tiny(tie_word_embeddings=tied)
         names = {name for name, _ in model.named_parameters()}
-        assert set(model.param_roles()) == set(model.hf_names()) == names
-        assert set(model.hf_names().values()) == set(to_hf_state(model))
+        assert set(model.param_roles()) == set(model.hf_tensors()) == names
         assert ("head" in model.param_roles().values()) == (not tied)
     assert not model.has_dropout() and len(model.blocks()) == 3
 
@@ -357,7 +356,7 @@ def test_roles_and_names_cover_every_parameter():
 def test_a_configuration_we_cannot_express_goes_to_transformers(tmp_path, changes, named):
     theirs = transformers_llama(**changes)
     with pytest.raises(CheckpointError, match=named):
-        config_from_hf(theirs.config.to_dict())
+        LlamaConfig.from_hf(theirs.config.to_dict())
     theirs.save_pretrained(tmp_path)
     loaded = hf_format.load_model(tmp_path).eval()
     assert type(loaded).__name__ == "HFCausalLM"
@@ -368,8 +367,8 @@ def test_a_configuration_we_cannot_express_goes_to_transformers(tmp_path, change
 @pytest.mark.parametrize("scaling", [None, {"type": "llama3", **{k: SCALING[k] for k in list(SCALING)[1:]}}])
 def test_both_spellings_of_the_positions(scaling):
     """transformers 4 writes rope_theta and rope_scaling, 5 writes rope_parameters."""
-    old = config_from_hf({**TINY, "model_type": "llama", "rope_theta": 5e5, "rope_scaling": scaling})
+    old = LlamaConfig.from_hf({**TINY, "model_type": "llama", "rope_theta": 5e5, "rope_scaling": scaling})
     expected = None if scaling is None else SCALING
     assert (old["rope_theta"], old["rope_scaling"]) == (5e5, expected)
     new = {"rope_theta": 5e5, **(expected or {"rope_type": "default"})}
-    assert config_from_hf({**TINY, "model_type": "llama", "rope_parameters": new}) == old
+    assert LlamaConfig.from_hf({**TINY, "model_type": "llama", "rope_parameters": new}) == old

@@ -16,7 +16,7 @@ import torch
 from tests.conftest import TinyTraining
 
 from automodel_cli.checkpoint import layout
-from automodel_cli.checkpoint.hf import format as hf_format
+from automodel_cli.checkpoint.hf import export as hf_export
 from automodel_cli.cli import app
 from automodel_cli.models.gpt2 import build_gpt2_model
 
@@ -192,8 +192,8 @@ def place(tiny_training, trained, monkeypatch) -> Place:
     model = build_gpt2_model(
         vocab_size=64, n_positions=32, n_embd=64, n_layer=2, n_head=2, is_meta_device=True
     )
-    model.materialise("cpu", seed=1)
-    hf_format.save_hf(model, wide)
+    model.materialize("cpu", seed=1)
+    hf_export.save_hf(model, wide)
     return Place(tiny_training, trained, wide)
 
 

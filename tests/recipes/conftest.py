@@ -68,7 +68,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     root = tmp_path_factory.mktemp("tiny")
     corpus = make_corpus(root / "corpus")
     model = build_gpt2_model(vocab_size=257, n_positions=32, n_embd=32, n_layer=1, n_head=2, dropout=0.3)
-    model.materialise("cpu", seed=1)
+    model.materialize("cpu", seed=1)
     config = (
         f"dataset: {{file_pattern: {corpus}/dataset.bin, seq_len: {SEQ_LEN}}}\n"
         f"validation_dataset: {{file_pattern: {corpus}/val.bin, seq_len: {SEQ_LEN}}}\n"

@@ -120,7 +120,7 @@ def test_shards_of_several_ranks_and_several_files_out(tmp_path, monkeypatch):
     one = save(tmp_path / "run", model)
     two = parts_in_two_files(one, model)
     hf_export.export(two, tmp_path / "whole")
-    monkeypatch.setattr(hf_format, "MAX_FILE_BYTES", 20_000)
+    monkeypatch.setattr(hf_export, "MAX_FILE_BYTES", 20_000)
     hf_export.export(two, tmp_path / "cut")
     index = json.loads((tmp_path / "cut" / hf_format.INDEX).read_text())
     assert len(set(index["weight_map"].values())) > 2

@@ -13,11 +13,12 @@ import transformers
 from automodel_cli.batch import Batch
 from automodel_cli.distributed.recompute import recompute
 from automodel_cli.evaluation.likelihood import evaluate
+from automodel_cli.models.families import shape_of
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.models.hf import from_config
 from automodel_cli.models.llama import build_llama_model
 from automodel_cli.sizing.memory import StepPlan, _Step, peak_memory
-from automodel_cli.sizing.shape import Shape, shape_of
+from automodel_cli.sizing.shape import Shape
 from automodel_cli.train.losses import ChunkedCrossEntropy, MaskedCrossEntropy
 from automodel_cli.train.optimizers import build_adamw
 from automodel_cli.train.step import train_step

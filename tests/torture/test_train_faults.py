@@ -16,7 +16,7 @@ import pytest
 from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.checkpointer import Checkpointer
 from automodel_cli.errors import CheckpointError
-from automodel_cli.models.build import build_from_config
+from automodel_cli.models.families import build_from_config
 from automodel_cli.train.optimizers import build_adamw
 from automodel_cli.train.param_groups import build_param_groups
 

@@ -58,7 +58,7 @@ def load_model(
         manifest = layout.read_step_manifest(folder)
         facts = manifest["facts"]
         model, notes = _build(folder, manifest, trust)
-        model.materialise(device, seed=0)
+        model.materialize(device, seed=0)
         Checkpointer(folder.parent).load(folder, model=model)
     else:
         folder, facts = Path(path), {}

@@ -129,7 +129,7 @@ def init_or_load_weights(
             return _read_pretrained(model, device)
         model.to(device)
         return "pretrained, from its own target"
-    model.materialise(device, seed)
+    model.materialize(device, seed)
     if init_from is None:
         return f"random, seed {seed}"
     found = checkpoint_at(init_from)

@@ -19,7 +19,7 @@ from automodel_cli.config.targets.target import Target
 from automodel_cli.errors import AutomodelError, CheckpointError
 from automodel_cli.files import hash_file
 from automodel_cli.json_files import without_controls
-from automodel_cli.models.build import needs_code
+from automodel_cli.models.external import needs_code
 from automodel_cli.models.interface import CausalLM
 
 _CONFIG = "config.yaml"

@@ -169,7 +169,7 @@ def cost_rows(
     memory: DeviceMemory | None,
 ) -> Rows:
     """FLOPs and memory, computed and not measured."""
-    flops = sizing.flops_per_token(model.model_config(), seq_len)
+    flops = sizing.flops_per_token(model.shape(), seq_len)
     if flops is None:
         return [("cost", "n/a: the shape of this model is not known")]
     return [

@@ -180,7 +180,7 @@ def build_throughput(
     """The stopwatch of the loop, with what it needs to say MFU and time left."""
     return Throughput(
         total_steps=total_steps,
-        flops_per_token=sizing.flops_per_token(model.model_config(), seq_len),
+        flops_per_token=sizing.flops_per_token(model.shape(), seq_len),
         peak_flops_per_s=_peak_flops(mfu, device, precision),
         device=device,
         world_size=world_size,

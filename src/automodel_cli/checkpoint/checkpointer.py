@@ -29,7 +29,7 @@ import torch.distributed as dist
 from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.all_ranks import on_rank_zero
 from automodel_cli.checkpoint.async_writer import Background
-from automodel_cli.checkpoint.hf import format as hf_format
+from automodel_cli.checkpoint.hf import export as hf_export
 from automodel_cli.checkpoint.load_step import Loaded, load_step
 from automodel_cli.checkpoint.retention import Retention
 from automodel_cli.checkpoint.save_step import StepSave, plain_json, write_step
@@ -157,7 +157,7 @@ class Checkpointer:
         return facts
 
     def _has_hf_format(self, model: torch.nn.Module) -> bool:
-        if not hf_format.has_format(model):
+        if not hf_export.has_format(model):
             self._say("a model of your own has no Hugging Face format: there will be no hf/")
             return False
         return True

@@ -23,7 +23,6 @@ import torch
 from automodel_cli.checkpoint import layout, publishing
 from automodel_cli.checkpoint.all_ranks import all_ranks, on_rank_zero
 from automodel_cli.checkpoint.hf import export as hf_export
-from automodel_cli.checkpoint.hf import format as hf_format
 from automodel_cli.checkpoint.snapshot import Snapshot
 from automodel_cli.checkpoint.storage.formats import TensorStorage
 from automodel_cli.checkpoint.storage.step_files import StepReader, StepWriter
@@ -146,7 +145,7 @@ def _write_hf(writer: StepWriter, save: StepSave, say: layout.Say) -> None:
     """The consolidated copy is an extra: if anything but the disk fails, there is a checkpoint without it."""
     try:
         if save.model is not None:
-            hf_format.write_hf(save.model, writer, "hf", save.tokenizer_folder, say=say)
+            hf_export.write_hf(save.model, writer, "hf", save.tokenizer_folder, say=say)
         else:
             reader = StepReader(writer.folder, manifest={**save.manifest, "files": writer.records})
             hf_export.write(reader, writer, "hf", save.tokenizer_folder, say=say)

@@ -18,7 +18,7 @@ from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.config.schema.other_sections import UNSUPPORTED_SECTIONS
 from automodel_cli.config.targets import aliases
 from automodel_cli.config.targets.roles import Role, role_of_section
-from automodel_cli.config.targets.signatures import from_source, source_of
+from automodel_cli.config.targets.signatures import declared
 from automodel_cli.config.targets.target import describe_value
 
 COMMAND = "python -m automodel_cli.config.docs > docs/config.md"
@@ -108,13 +108,13 @@ def _open_section(name: str, role: Role, description: str) -> Iterator[str]:
         return
     yield "Allowed without `--trust`:\n"
     yield "\n".join(f"- {line}" for line in _allowed(role)) + "\n"
-    for target in role.ours:
-        yield from _arguments(target, role)
+    for target, schema in role.ours.items():
+        yield from _arguments(target, schema, role)
 
 
 def _allowed(role: Role) -> Iterator[str]:
     for target in role.ours:
-        yield f"`{target}`" + ("" if source_of(target).is_file() else " (not in this version yet)")
+        yield f"`{target}`"
     for name in role.functions:
         yield f"`{name}`"
     for rule in role.rules:
@@ -124,14 +124,10 @@ def _allowed(role: Role) -> Iterator[str]:
         yield f"{what} defined in `{rule.module.rstrip('.')}`: {ways}"
 
 
-def _arguments(target: str, role: Role) -> Iterator[str]:
-    path = source_of(target)
-    signature = from_source(path, target.rpartition(".")[2]) if path.is_file() else None
-    if signature is None:
-        return
+def _arguments(target: str, schema: str, role: Role) -> Iterator[str]:
     names = [
         f"`{name}`" + (" (needed)" if parameter.required else "")
-        for name, parameter in signature.parameters.items()
+        for name, parameter in declared(schema).parameters.items()
         if name not in role.injected
     ]
     yield f"Arguments of `{target.rpartition('.')[2]}`: {', '.join(names) or 'none'}.\n"

@@ -27,7 +27,7 @@ from automodel_cli.config.schema.results import (
 )
 from automodel_cli.config.schema.shuffle import ShuffleConfig
 from automodel_cli.config.targets.roles import Role, role_of_section
-from automodel_cli.config.targets.signatures import documented, from_source, source_of
+from automodel_cli.config.targets.signatures import declared
 
 PRETRAIN = "automodel pretrain llm"
 _NEAR = 0.75  # of names: less is far-fetched
@@ -125,18 +125,13 @@ def _of_section(model: type[Section], prefix: str, where: str) -> Iterator[Setti
 
 
 def _of_targets(role: Role, section: str) -> Iterator[Setting]:
-    for target in role.ours:
-        path, name = source_of(target), target.rpartition(".")[2]
-        signature = from_source(path, name) if path.is_file() else None
-        texts = documented(path, name) if signature else {}
-        for parameter in signature.parameters.values() if signature else ():
+    for target, schema in role.ours.items():
+        for parameter in declared(schema).parameters.values():
             if parameter.name not in role.injected:
-                takes = describe_type(parameter.annotation)
+                key, takes = f"{section}.{parameter.name}", describe_type(parameter.annotation)
                 default = "needed" if parameter.required else parameter.default
-                meaning = texts.get(parameter.name, "")
-                yield Setting(
-                    f"{section}.{parameter.name}", takes, default, meaning, (), f"{PRETRAIN}, {name}"
-                )
+                where = f"{PRETRAIN}, {target.rpartition('.')[2]}"
+                yield Setting(key, takes, default, parameter.meaning, (), where)
     if section == "optimizer":
         for key, meaning in _OPTIMIZER.items():
             takes = str(role.bounds.get(key, "a number"))

@@ -23,8 +23,6 @@ from automodel_cli.batch import IGNORE_INDEX, Batch
 from automodel_cli.distributed.collectives import gather
 from automodel_cli.distributed.world import World
 
-Attend = Callable[..., Tensor]
-
 
 @dataclass
 class ShardedBatch(Batch):
@@ -116,7 +114,7 @@ class SequenceSharder:
 
     # ---------------------------------------------------------------------------------------- attention
 
-    def attending(self, attend: Attend) -> Attend:
+    def attending(self, attend: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """``attend`` over the tokens of all cp ranks; masks come from the batch."""
 
         def attend_over_ranks(

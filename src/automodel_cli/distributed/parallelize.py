@@ -2,7 +2,7 @@
 
 Order: tensor and context parallel (each rank its tokens and its part of the matrices), activation checkpointing of
 each block, then FSDP of each block and of what is left, on the meta device; or DDP, once the weights are there.
-Weights come after this (``CausalLM.materialise``): no rank ever holds a whole model that is sharded.
+Weights come after this (``CausalLM.materialize``): no rank ever holds a whole model that is sharded.
 """
 
 from __future__ import annotations

@@ -2,10 +2,8 @@
 
 Shapes: B rows, T tokens, V vocabulary.
 
-The module may return logits ``[B, T, V]``, an object with ``.logits``, or a tuple that starts with logits.
-What
-the toolkit needs to know beyond that is read off the module: vocabulary, longest sequence, roles of
-parameters.
+The module may return logits ``[B, T, V]``, an object with ``.logits``, or a tuple that starts with logits. What the
+toolkit needs to know beyond that is read off the module: vocabulary, longest sequence, roles of parameters.
 """
 
 from __future__ import annotations
@@ -15,18 +13,21 @@ import re
 from typing import Any
 
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from automodel_cli.batch import Batch
 from automodel_cli.errors import ConfigError
+from automodel_cli.models.families import family_named
 from automodel_cli.models.init import is_on_meta
 from automodel_cli.models.interface import CausalLM, HeadLoss, Role
 from automodel_cli.models.layers.kv_cache import KVCache
 
 _LENGTHS = ("max_seq_len", "n_positions", "block_size", "max_position_embeddings")
 _POSITION_MARKS = ("wpe", "pos_", "position")
-_FOLDER_MARK = re.compile(
-    r"^(automodel_user_\w+)_[0-9a-f]{8}\."
-)  # names of ``config.targets.resolution.load_file``
+# Names of ``config.targets.resolution.load_file``.
+_FOLDER_MARK = re.compile(r"^(automodel_user_\w+)_[0-9a-f]{8}\.")
+# Of these packages are all modules of a model that its configuration describes; liger_kernel computes the same.
+KNOWN_PACKAGES = frozenset({"automodel_cli", "torch", "transformers", "liger_kernel"})
 
 
 class ExternalCausalLM(CausalLM):
@@ -95,9 +96,27 @@ def same_class_names(stored: str) -> str:
     return _FOLDER_MARK.sub(r"\1.", stored)
 
 
+def needs_code(model: CausalLM) -> bool:
+    """Whether only somebody's own code builds this model: a class of theirs is in it, if only a changed block."""
+    name = model.model_config().get("family")
+    known = name == "hf" or family_named(name) is not None
+    return not (known and packages_of(model) <= KNOWN_PACKAGES)
+
+
+def packages_of(model: nn.Module) -> set[str]:
+    """Where the classes of a model and of all modules in it are from."""
+    return {_written_class(module).__module__.partition(".")[0] for module in model.modules()}
+
+
+def _written_class(module: nn.Module) -> type:
+    """Its class as somebody wrote it: FSDP2 makes one of its own for each, in whatever module the call happened."""
+    lineage = type(module).__mro__
+    return lineage[lineage.index(FSDPModule) + 1] if FSDPModule in lineage else lineage[0]
+
+
 def loss_from_logits(head_loss: HeadLoss, logits: Tensor, batch: Batch) -> Tensor:
     """The loss of a model that gives no hidden states."""
-    return head_loss.from_logits(logits, batch.labels)  # type: ignore[attr-defined]
+    return head_loss.from_logits(logits, batch.labels)
 
 
 def role_of(model: nn.Module, name: str, *, head: nn.Module | None) -> Role:

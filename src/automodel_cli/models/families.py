@@ -1,57 +1,82 @@
-"""The architectures of ours that Hugging Face has too: one name (``family``, ``model_type``) in both worlds."""
+"""Model families that we build ourselves: a line each. The models themselves are imported when one is built.
+
+A family is two files: its configuration, which imports no torch and is the schema of its YAML arguments, and its model.
+Where Hugging Face has the family too it has one name (``family``, ``model_type``) in both worlds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from automodel_cli.errors import CheckpointError
+from automodel_cli.sizing.shape import Shape
 
-from automodel_cli.models import gpt2, llama
-from automodel_cli.models.interface import CausalLM
+if TYPE_CHECKING:
+    from automodel_cli.models.interface import CausalLM
+    from automodel_cli.models.model_config import ModelConfig
+
+
+FAMILIES: dict[str, str] = {
+    "automodel_cli.models.gpt2.build_gpt2_model": "automodel_cli.models.gpt2_config.GPT2Config",
+    "automodel_cli.models.llama.build_llama_model": "automodel_cli.models.llama_config.LlamaConfig",
+}
+"""The builder, which files name as ``_target_`` -> the class of its arguments."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """How to build one, and what its Hugging Face format is.
+    """One of them.
 
     Attributes:
-        title: the name in messages.
-        kind: the class of its models, which have ``hf_config()`` and ``hf_names()``.
-        build: makes a model from keywords.
-        config_from_hf: keywords of ``build`` for a ``config.json``; a CheckpointError where there are none.
-        to_hf_state, to_hf_tensor: all weights, or one of ours by its name here, as such a folder has them.
+        builder: ``package.module.Name``.
+        config: the class of its configuration.
     """
 
-    title: str
-    kind: type[CausalLM]
-    build: Callable[..., CausalLM]
-    config_from_hf: Callable[[Mapping[str, Any]], dict[str, Any]]
-    to_hf_state: Callable[[Any], dict[str, Tensor]]
-    to_hf_tensor: Callable[[Any, str, Tensor], Tensor]
+    builder: str
+    config: type[ModelConfig]
+
+    def build(self, arguments: Mapping[str, Any], *, is_meta_device: bool = False) -> CausalLM:
+        """A model without meaningful weights, from the builder's arguments."""
+        model: CausalLM = _named(self.builder)(**arguments, is_meta_device=is_meta_device)
+        return model
 
 
-FAMILIES: dict[str, Family] = {
-    "gpt2": Family(
-        "GPT-2",
-        gpt2.GPT2,
-        gpt2.build_gpt2_model,
-        gpt2.config_from_hf,
-        gpt2.to_hf_state,
-        gpt2.to_hf_tensor,
-    ),
-    "llama": Family(
-        "Llama",
-        llama.Llama,
-        llama.build_llama_model,
-        llama.config_from_hf,
-        llama.to_hf_state,
-        llama.to_hf_tensor,
-    ),
-}
+def family_named(name: Any) -> Family | None:
+    """The family that checkpoints and Hugging Face call ``name``; None where there is none of ours."""
+    known = (Family(builder, _named(config)) for builder, config in FAMILIES.items())
+    return next((family for family in known if family.config.family == name), None)
 
 
-def family_of(model: nn.Module) -> str | None:
-    """The family of a model of ours, None of another one."""
-    return next((name for name, family in FAMILIES.items() if isinstance(model, family.kind)), None)
+def _named(name: str) -> Any:
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def build_from_config(config: Mapping[str, Any], *, is_meta_device: bool = False) -> CausalLM:
+    """A model again from the ``model_config()`` that a checkpoint carries, without meaningful weights.
+
+    Raises:
+        CheckpointError: the family is not known here, or cannot be rebuilt from JSON (a user's own module).
+    """
+    arguments = dict(config)
+    name = arguments.pop("family", None)
+    if family := family_named(name):
+        return family.build(arguments, is_meta_device=is_meta_device)
+    if name == "hf":
+        model: CausalLM = _named("automodel_cli.models.hf.rebuild")(arguments, is_meta_device=is_meta_device)
+        return model
+    raise CheckpointError(
+        f"the model family {name!r} of this checkpoint is not known",
+        "it is a model of somebody's own, or another version of automodel wrote it",
+    )
+
+
+def shape_of(config: Mapping[str, Any]) -> Shape | None:
+    """The shape of a ``model_config()``, which families that are not in the table carry under ``shape``; else None."""
+    arguments = dict(config)
+    if family := family_named(arguments.pop("family", None)):
+        return family.config(**arguments).shape()
+    return Shape(**config["shape"]) if "shape" in config else None

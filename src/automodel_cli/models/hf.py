@@ -25,10 +25,12 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
 from automodel_cli import doors, transformers_calls
+from automodel_cli.arguments import takes
 from automodel_cli.batch import Batch
 from automodel_cli.errors import AutomodelError, CheckpointError, ConfigError
 from automodel_cli.json_files import without_controls
 from automodel_cli.models.external import ExternalCausalLM, loss_from_logits, role_of
+from automodel_cli.models.hf_arguments import FromConfig, FromPretrained
 from automodel_cli.models.huggingface.attention import (
     ANSWERED,
     PLAIN_CAUSAL,
@@ -37,10 +39,12 @@ from automodel_cli.models.huggingface.attention import (
 )
 from automodel_cli.models.huggingface.cache import preallocated_cache
 from automodel_cli.models.init import DrawOnCPU, children_first, derive_seed
-from automodel_cli.models.interface import Attend, CausalLM, HeadLoss, Role
+from automodel_cli.models.interface import CausalLM, HeadLoss, HFTensor, Role
 from automodel_cli.models.layers.attention_kernels import kernel_preferred
 from automodel_cli.models.layers.document_attention import dense_mask, document_mask
 from automodel_cli.models.layers.kv_cache import KVCache
+from automodel_cli.models.layers.shared import Attend
+from automodel_cli.sizing.shape import Shape
 
 # Families whose logits are exactly hidden @ W^T: a test compares each at a tiny size. Others (soft caps,
 # scaled logits, a bias on the head) compute whole logits and hand those to the loss.
@@ -70,6 +74,8 @@ _DROPOUTS = (
 
 class HFCausalLM(CausalLM):
     """A ``transformers`` causal language model; its own module is ``.hf``."""
+
+    has_hf_format = True
 
     def __init__(self, hf: transformers.PreTrainedModel, *, pretrained: bool = False) -> None:
         super().__init__()
@@ -264,8 +270,11 @@ class HFCausalLM(CausalLM):
             "shape": self._shape(),
         }
 
+    def shape(self) -> Shape:
+        return Shape(**self._shape())
+
     def _shape(self) -> dict[str, Any]:
-        """The fields of ``sizing.Shape``."""
+        """The fields of ``Shape``."""
         text = self.hf.config.get_text_config()
         heads, width = getattr(text, "num_attention_heads", None), self._head_width()
         stored = sum(parameter.numel() for parameter in self.parameters())
@@ -311,8 +320,12 @@ class HFCausalLM(CausalLM):
         heads = getattr(text, "num_attention_heads", None)
         return getattr(text, "head_dim", None) or (text.hidden_size // heads if heads else None)
 
-    def hf_names(self) -> dict[str, str]:
-        return {name: name.removeprefix("hf.") for name, _ in self.named_parameters()}
+    def hf_tensors(self) -> dict[str, HFTensor]:
+        """What a file of this model holds, by transformers' names; of tied weights the first name."""
+        kept = dict(self.hf.named_parameters())
+        ties = {name for name, _ in self.hf.named_parameters(remove_duplicate=False)} - kept.keys()
+        names = [*kept, *(name for name in self.hf.state_dict() if name not in kept and name not in ties)]
+        return {f"hf.{name}": HFTensor(name) for name in names}
 
     def has_dropout(self) -> bool:
         return bool(_dropouts(self.hf.config))
@@ -344,83 +357,49 @@ class HFCausalLM(CausalLM):
         self.attention = SpreadAttention(self.hf, change)
 
 
-def from_config(
-    config: Any,
-    *,
-    torch_dtype: str | torch.dtype | None = None,
-    attn_implementation: str | None = None,
-    is_meta_device: bool = False,
-    use_liger_kernel: bool = False,
-    use_sdpa_patching: bool = True,
-    trust_remote_code: bool = False,
-) -> HFCausalLM:
+@takes(FromConfig)
+def from_config(given: FromConfig) -> HFCausalLM:
     """A causal language model of this configuration, without meaningful weights: ``init_weights`` follows.
-
-    Args:
-        config: a ``PretrainedConfig``, or a hub name or folder to read one from.
-        torch_dtype: storage dtype; None and "auto" are fp32, the only one with a sound Adam.
-        attn_implementation: as in transformers (sdpa, eager, flash_attention_2, ...); None lets it choose.
-        is_meta_device: allocate nothing; ``materialise(device, seed)`` does it later.
-        use_liger_kernel: patch the model family with Liger's kernels (needs the package liger-kernel).
-        use_sdpa_patching: accepted for older configurations; SDPA picks its kernel by itself.
-        trust_remote_code: run code that comes with the model.
 
     Raises:
         ConfigError: the configuration cannot be read, or is not one of a causal language model.
     """
-    options = _options(torch_dtype, attn_implementation, trust_remote_code)
+    config, is_trusted = given.config, given.trust_remote_code
+    options = _options(given.torch_dtype, given.attn_implementation, is_trusted)
     with load_errors_named(config):
         if isinstance(config, str):
-            config = read_config(config, trust_remote_code=trust_remote_code)
-        liger_notes = _apply_liger(config, use_liger_kernel)
+            config = read_config(config, trust_remote_code=is_trusted)
+        liger_notes = _apply_liger(config, given.use_liger_kernel)
         with torch.device("meta"):
             hf = transformers.AutoModelForCausalLM.from_config(config, **options)
     model = HFCausalLM(hf)
     model.notes += liger_notes
-    if not is_meta_device:
+    if not given.is_meta_device:
         model.to_empty(device="cpu")
     return model
 
 
-def from_pretrained(
-    pretrained_model_name_or_path: str,
-    *,
-    torch_dtype: str | torch.dtype | None = None,
-    attn_implementation: str | None = None,
-    use_liger_kernel: bool = False,
-    use_sdpa_patching: bool = True,
-    trust_remote_code: bool = False,
-    **overrides: Any,
-) -> HFCausalLM:
+@takes(FromPretrained)
+def from_pretrained(given: FromPretrained) -> HFCausalLM:
     """A causal language model with the weights of a local folder or of the hub.
-
-    Args:
-        pretrained_model_name_or_path: a folder with ``config.json`` and safetensors, or a hub name.
-        overrides: fields of the configuration to change (for example ``attn_pdrop: 0.2``), and how to load
-            (``revision`` and the like); the rest as in ``from_config``.
 
     Raises:
         ConfigError: the folder or name cannot be read.
     """
-    options = _options(torch_dtype, attn_implementation, trust_remote_code)
-    with load_errors_named(pretrained_model_name_or_path):
-        loading = {
-            name: overrides.pop(name) for name in transformers_calls.MODEL_ARGUMENTS if name in overrides
-        }
-        config = read_config(
-            pretrained_model_name_or_path, trust_remote_code=trust_remote_code, overrides=overrides, **loading
-        )
-        liger_notes = _apply_liger(config, use_liger_kernel)
+    source, is_trusted = given.source, given.trust_remote_code
+    options = _options(given.torch_dtype, given.attn_implementation, is_trusted)
+    loading = {
+        name: given.overrides[name] for name in transformers_calls.MODEL_ARGUMENTS if name in given.overrides
+    }
+    overrides = {name: value for name, value in given.overrides.items() if name not in loading}
+    with load_errors_named(source):
+        config = read_config(source, trust_remote_code=is_trusted, overrides=overrides, **loading)
+        liger_notes = _apply_liger(config, given.use_liger_kernel)
         hf = transformers_calls.call(
             transformers.AutoModelForCausalLM.from_pretrained,
-            {
-                transformers_calls.SOURCE: pretrained_model_name_or_path,
-                **loading,
-                "config": config,
-                **options,
-            },
+            {transformers_calls.SOURCE: source, **loading, "config": config, **options},
             role="model",
-            is_trusted=trust_remote_code,
+            is_trusted=is_trusted,
         )
     model = HFCausalLM(hf, pretrained=True)
     model.notes += liger_notes

@@ -72,8 +72,8 @@ class DrawOnCPU(TorchFunctionMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         # torch.nn.init's functions come here before the fills inside them, and under the name "tensor".
-        initialises = getattr(func, "__module__", "") == "torch.nn.init"
-        if not initialises and func not in _RANDOM_FILLS:
+        initializes = getattr(func, "__module__", "") == "torch.nn.init"
+        if not initializes and func not in _RANDOM_FILLS:
             return func(*args, **kwargs)
         target, *rest = [kwargs.pop("tensor")] if "tensor" in kwargs else args
         if target.is_cpu and not isinstance(target, DTensor):

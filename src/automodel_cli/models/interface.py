@@ -9,9 +9,11 @@ weight is whole only there, and because logits that are never stored cost no mem
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,16 +22,46 @@ from automodel_cli.batch import Batch
 from automodel_cli.errors import ConfigError
 from automodel_cli.models.init import is_on_meta
 from automodel_cli.models.layers.kv_cache import KVCache
+from automodel_cli.models.layers.shared import Attend
+from automodel_cli.sizing.shape import Shape
 
 Role = Literal["embedding", "head", "matrix", "norm", "bias", "position"]
 
-# (hidden [B, T, D], head_weight [P, D], labels [B, T], vocab_size=V) -> sum of nll over label tokens, fp32
-# scalar
-HeadLoss = Callable[..., Tensor]
+
+class HeadLoss(Protocol):
+    """A loss that has the language-model head in it: the sum of nll over label tokens, an fp32 scalar."""
+
+    def __call__(self, hidden: Tensor, weight: Tensor, labels: Any, /, *, vocab_size: int) -> Tensor:
+        """For ``hidden [B, T, D]``, the head's ``weight [P, D]`` and ``labels [B, T]``."""
+
+    def from_logits(self, logits: Tensor, labels: Any, /) -> Tensor:
+        """For ``logits [B, T, V]`` of a model that gives no hidden states."""
 
 
-# (queries [B, H, T, K], keys [B, H, S, K], values [B, H, S, K], mask=, dropout=) -> [B, H, T, K]
-Attend = Callable[..., Tensor]
+@dataclass(frozen=True)
+class HFTensor:
+    """How one of our weights lies in a Hugging Face folder.
+
+    Attributes:
+        name: its name there.
+        rows: how many it has there, of a table that goes on with padding here; None: all.
+        transposed: ``[in, out]`` there, ``[out, in]`` here.
+    """
+
+    name: str
+    rows: int | None = None
+    transposed: bool = False
+
+    def shape(self, ours: Tensor) -> tuple[int, ...]:
+        """Its shape there."""
+        shape = tuple(ours.shape) if self.rows is None else (self.rows, *ours.shape[1:])
+        return shape[::-1] if self.transposed else shape
+
+    def values(self, ours: Tensor) -> Tensor:
+        """Its values there."""
+        return (
+            ours.detach()[: self.rows].t() if self.transposed else ours.detach()[: self.rows]
+        ).contiguous()
 
 
 class CausalLM(nn.Module, ABC):
@@ -44,6 +76,10 @@ class CausalLM(nn.Module, ABC):
         takes_cache: whether ``forward`` can go on from a ``KVCache``.
         takes_residual_dtype: whether the dtype of the residual stream can be chosen.
         residual_dtype: what was chosen; None: that of the embeddings.
+        attn_implementation: the name of its attention; ``auto``: the run chooses a kernel.
+        has_hf_format: whether it can be a Hugging Face folder.
+        hf_prefix: of names in such a folder, which old ones lack.
+        hf_ignored: what a folder may hold besides its weights; None: anything.
     """
 
     vocab_size: int
@@ -54,6 +90,10 @@ class CausalLM(nn.Module, ABC):
     takes_cache: bool = True
     takes_residual_dtype: bool = False
     residual_dtype: torch.dtype | None = None
+    attn_implementation: str | None = None
+    has_hf_format: bool = False
+    hf_prefix: str = ""
+    hf_ignored: re.Pattern[str] | None = None
 
     @abstractmethod
     def forward(
@@ -71,10 +111,22 @@ class CausalLM(nn.Module, ABC):
 
     @abstractmethod
     def model_config(self) -> dict[str, Any]:
-        """JSON from which ``models.build`` makes the same architecture; its first key is ``family``."""
+        """JSON from which ``models.families`` makes the same architecture; its first key is ``family``."""
 
-    def hf_names(self) -> dict[str, str]:
-        """Parameter name -> name in a Hugging Face folder; empty where there is no such format."""
+    def shape(self) -> Shape | None:
+        """What cost formulas need; None where it is not known."""
+        return None
+
+    def hf_config(self) -> dict[str, Any] | None:
+        """``config.json`` of a Hugging Face folder; None where transformers writes it, or there is no such format."""
+        return None
+
+    def hf_tensors(self) -> dict[str, HFTensor]:
+        """Name in ``state_dict()`` -> what it is in a Hugging Face folder; empty where there is no such format."""
+        return {}
+
+    def hf_zeros(self) -> dict[str, Tensor]:
+        """Tensors of such a folder that this model does without: zeros there."""
         return {}
 
     def tp_plan(self) -> dict[str, str]:
@@ -137,7 +189,7 @@ class CausalLM(nn.Module, ABC):
         """Whether training draws random numbers, so that each micro-batch needs a seed of its own."""
         return any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.modules())
 
-    def materialise(self, device: torch.device | str, seed: int) -> None:
+    def materialize(self, device: torch.device | str, seed: int) -> None:
         """Bring the model to ``device`` with its initial weights; a model on the meta device gets storage there."""
         if is_on_meta(self):
             self.to_empty(device=device)

@@ -17,21 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from automodel_cli.batch import IGNORE_INDEX
 from automodel_cli.errors import ConfigError
 from automodel_cli.train.chunked_nll import chunked_nll
+from automodel_cli.train.loss_arguments import ChunkedArguments, MaskedArguments
 
 # Logits of a chunk. 2^25 are 128 MiB in fp32 and 512 tokens of GPT-2's vocabulary: with fewer, the passes over
 # the weight gradient cost more than the logits; with more, nothing gets faster. GPUs need larger pieces to fill up.
 _CHUNK_LOGITS = {"cpu": 1 << 25, "cuda": 1 << 28}
-
-
-def _check_reduction(reduction: str) -> None:
-    if reduction != "sum":
-        raise ConfigError(
-            f"loss_fn reduction is {reduction!r}, expected 'sum'",
-            "the training step divides the sum once by the label tokens of the global batch",
-        )
 
 
 def compute_dtype(hidden: Tensor) -> torch.dtype:
@@ -40,17 +32,11 @@ def compute_dtype(hidden: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
 
 
-class MaskedCrossEntropy:
+class MaskedCrossEntropy(MaskedArguments):
     """Cross-entropy over whole logits: simple, and what every other variant is compared with.
 
     Costs N x P logits in the compute dtype plus, without ``torch.compile``, two fp32 copies.
     """
-
-    def __init__(
-        self, fp32_upcast: bool = True, ignore_index: int = IGNORE_INDEX, reduction: str = "sum"
-    ) -> None:
-        _check_reduction(reduction)
-        self.fp32_upcast, self.ignore_index = fp32_upcast, ignore_index
 
     def __call__(self, hidden: Tensor, weight: Tensor, labels: Tensor, *, vocab_size: int) -> Tensor:
         """Sum of nll for ``hidden [B, T, D]`` against ``labels [B, T]`` under the head ``weight [P, D]``."""
@@ -99,7 +85,7 @@ def padding_bias(weight: Tensor, vocab_size: int) -> Tensor | None:
     return bias
 
 
-class ChunkedCrossEntropy:
+class ChunkedCrossEntropy(ChunkedArguments):
     """The same number without ever holding more than ``chunk_tokens x P`` logits.
 
     Loss and gradient of a chunk are computed together while its logits are at hand, so nothing is computed
@@ -110,19 +96,7 @@ class ChunkedCrossEntropy:
         fused: compile the elementwise steps also where the model around them is not compiled as a whole.
     """
 
-    def __init__(
-        self,
-        chunk_tokens: int | None = None,
-        ignore_index: int = IGNORE_INDEX,
-        reduction: str = "sum",
-    ) -> None:
-        _check_reduction(reduction)
-        if chunk_tokens is not None and chunk_tokens < 1:
-            raise ConfigError(
-                f"chunk_tokens is {chunk_tokens}, expected at least 1", "leave it out to let it be chosen"
-            )
-        self.chunk_tokens, self.ignore_index = chunk_tokens, ignore_index
-        self.fused = False
+    fused = False
 
     def __call__(self, hidden: Tensor, weight: Tensor, labels: Tensor, *, vocab_size: int) -> Tensor:
         """Sum of nll for ``hidden [B, T, D]`` against ``labels [B, T]`` under the head ``weight [P, D]``."""

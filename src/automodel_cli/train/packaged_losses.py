@@ -19,16 +19,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from automodel_cli.batch import IGNORE_INDEX
 from automodel_cli.errors import ConfigError
+from automodel_cli.train.loss_arguments import PackagedArguments
 from automodel_cli.train.losses import MaskedCrossEntropy, compute_dtype
 
 
-class _Packaged(ABC):
+class _Packaged(PackagedArguments, ABC):
     """What both have in common: the package is looked for when the loss is built, and padding rows are left out."""
 
-    def __init__(self, ignore_index: int = IGNORE_INDEX) -> None:
-        self.ignore_index = ignore_index
+    def __post_init__(self) -> None:
         self._nll = self._load()
 
     @abstractmethod

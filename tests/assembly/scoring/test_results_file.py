@@ -9,7 +9,7 @@ import pytest
 
 from automodel_cli.assembly.scoring import results_file
 from automodel_cli.checkpoint.checkpointer import Checkpointer
-from automodel_cli.checkpoint.hf.format import save_hf
+from automodel_cli.checkpoint.hf.export import save_hf
 from automodel_cli.cli import app
 from automodel_cli.errors import ConfigError
 from automodel_cli.models.gpt2 import build_gpt2_model

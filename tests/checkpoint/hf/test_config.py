@@ -14,7 +14,7 @@ from tests.checkpoint import logits_of
 
 from automodel_cli.batch import Batch
 from automodel_cli.checkpoint.hf import config as hf_config
-from automodel_cli.checkpoint.hf import format as hf_format
+from automodel_cli.checkpoint.hf import export as hf_export
 from automodel_cli.corpus.tokenizer import ByteTokenizer, CharTokenizer
 from automodel_cli.models import hf
 from automodel_cli.models.gpt2 import build_gpt2_model
@@ -117,7 +117,7 @@ def config_of(folder: Path) -> dict:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_positions_are_written_by_the_names_of_both_versions(tmp_path, name):
     model = family(name)
-    written = config_of(hf_format.save_hf(model, tmp_path / "hf"))
+    written = config_of(hf_export.save_hf(model, tmp_path / "hf"))
     _, _, new, old = FAMILIES[name]
     assert {key: written[key] for key in old} == old
     assert written["rope_parameters"].items() >= new.items()
@@ -130,7 +130,7 @@ def test_positions_are_written_by_the_names_of_both_versions(tmp_path, name):
 def test_the_old_names_alone_mean_the_same(tmp_path, name):
     """What transformers 4 sees of the file, read by transformers 5's reader of old files."""
     model = family(name)
-    config = config_of(hf_format.save_hf(model, tmp_path / "hf"))
+    config = config_of(hf_export.save_hf(model, tmp_path / "hf"))
     del config["rope_parameters"]
     read = type(model.hf.config)(**{key: value for key, value in config.items() if key != "model_type"})
     read.rope_parameters.pop("type", None)  # the old name of rope_type, which stays
@@ -160,7 +160,7 @@ def test_transformers_4_computes_the_same_logits(tmp_path):
     models["our llama scaled"] = our_llama(rope_theta=THETA, rope_scaling=LLAMA3)
     models["our gpt2"] = our_gpt2()
     for name, model in models.items():
-        hf_format.save_hf(model, tmp_path / name)
+        hf_export.save_hf(model, tmp_path / name)
     subprocess.run([os.environ["TRANSFORMERS4_PYTHON"], logits_of.__file__, str(tmp_path)], check=True)
     found = json.loads((tmp_path / "logits.json").read_bytes())
     assert found["version"].startswith("4.")
@@ -202,7 +202,7 @@ def test_generate_stops_at_the_tokenizers_end(tmp_path, kind):
     model.init_weights(0)
     tokenizer = ByteTokenizer()
     tokenizer.save(tmp_path / "tokenizer")
-    folder = hf_format.save_hf(model, tmp_path / "hf", tmp_path / "tokenizer")
+    folder = hf_export.save_hf(model, tmp_path / "hf", tmp_path / "tokenizer")
     for name in ("config.json", "generation_config.json"):
         stated = json.loads((folder / name).read_bytes())
         assert (stated.get("bos_token_id"), stated.get("eos_token_id")) == (256, 256), name
@@ -227,7 +227,7 @@ def test_a_tokenizer_without_an_end_leaves_none(tmp_path):
     CharTokenizer(list("abcdefghij")).save(tmp_path / "tokenizer")
     model = hf.from_config(transformers.LlamaConfig(**{**SIZES, "vocab_size": 10}))
     model.init_weights(0)
-    folder = hf_format.save_hf(model, tmp_path / "hf", tmp_path / "tokenizer")
+    folder = hf_export.save_hf(model, tmp_path / "hf", tmp_path / "tokenizer")
     for name in ("config.json", "generation_config.json"):
         assert json.loads((folder / name).read_bytes()).get("eos_token_id") is None
 

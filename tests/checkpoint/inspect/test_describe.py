@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from automodel_cli.checkpoint import layout
-from automodel_cli.checkpoint.hf import format as hf_format
+from automodel_cli.checkpoint.hf import export as hf_export
 from automodel_cli.checkpoint.inspect import compare, describe, verify
 from automodel_cli.errors import CheckpointError
 from automodel_cli.models.interface import count_parameters
@@ -78,7 +78,7 @@ def test_an_incomplete_or_damaged_checkpoint_is_an_error_that_names_it(run, flip
 
 
 def test_a_hugging_face_folder_and_a_file(tmp_path, tiny):
-    folder = hf_format.save_hf(tiny(), tmp_path / "hf")
+    folder = hf_export.save_hf(tiny(), tmp_path / "hf")
     (folder / "pytorch_model.bin").write_bytes(b"pickle")
     found = describe.describe(folder)
     assert found["kind"] == "hf" and found["model"]["model_type"] == "gpt2"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from automodel_cli.checkpoint.hf import format as hf_format
+from automodel_cli.checkpoint.hf import export as hf_export
 from automodel_cli.checkpoint.inspect import describe, verify
 from automodel_cli.corpus.tokenizer import ByteTokenizer
 from automodel_cli.errors import CheckpointError
@@ -58,7 +58,7 @@ def test_nan_and_infinity_are_found_by_name(tmp_path, tiny, save):
 def test_other_peoples_files_are_scanned(tmp_path, tiny):
     save_file({"w": torch.tensor([1.0, math.nan])}, tmp_path / "x.safetensors")
     assert verify.verify(tmp_path / "x.safetensors")["nonfinite"][0]["tensor"] == "w"
-    folder = hf_format.save_hf(tiny(), tmp_path / "hf")
+    folder = hf_export.save_hf(tiny(), tmp_path / "hf")
     assert verify.verify(folder)["ok"]
 
 
@@ -66,7 +66,7 @@ def test_other_peoples_files_are_scanned(tmp_path, tiny):
 def exported(tmp_path, tiny):
     tokenizer = ByteTokenizer()
     tokenizer.save(tmp_path / "tokenizer")
-    return hf_format.save_hf(tiny(), tmp_path / "hf", tmp_path / "tokenizer")
+    return hf_export.save_hf(tiny(), tmp_path / "hf", tmp_path / "tokenizer")
 
 
 def test_flipped_bytes_in_an_exported_folder_are_found(exported):

@@ -1,19 +1,28 @@
+import importlib
 import inspect
+import sys
 import textwrap
+import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Optional
 
 import pytest
 
-from automodel_cli.config.explain import describe_type
-from automodel_cli.config.targets.signatures import check_arguments, from_callable, from_source
+from automodel_cli.config.targets.roles import ROLES
+from automodel_cli.config.targets.signatures import (
+    check_arguments,
+    declared,
+    from_callable,
+    names_in_source,
+)
 
 SOURCE = textwrap.dedent("""
     from __future__ import annotations
     from dataclasses import dataclass
     from typing import Any, Literal, Optional
     Mode = Literal["a", "b"]
+    class Tensor: ...
 
     def function(n: int, *, x: float = 1.0, flag: bool = False, name: str | None = None, mode: Mode = "a",
                  sizes: list[int] = (), pair: tuple[float, float] = (0, 1), where: str | Path = ".",
@@ -29,7 +38,6 @@ SOURCE = textwrap.dedent("""
         def make(cls, c: int): ...
 
     class Child(Plain): ...
-    class Foreign(SomethingElse): ...
     class Empty: ...
 
     @dataclass(frozen=True)
@@ -42,8 +50,17 @@ SOURCE = textwrap.dedent("""
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     path = tmp_path / "module.py"
-    path.write_text(SOURCE)
+    path.write_text(SOURCE + "class Foreign(SomethingElse): ...\n")
     return path
+
+
+@pytest.fixture
+def code(monkeypatch) -> types.ModuleType:
+    """The same, imported; ``Foo``, ``Path`` and ``Callable`` are names that do not exist."""
+    module = types.ModuleType("code_of_this_test")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(SOURCE.replace("@dataclass", "__name__ = 'code_of_this_test'\n@dataclass"), vars(module))
+    return module
 
 
 def check(signature, supplied=(), **arguments):
@@ -53,8 +70,8 @@ def check(signature, supplied=(), **arguments):
     return converted, [f"{problem.name}: {problem.text}" for problem in problems]
 
 
-def test_right_arguments_pass_and_are_converted(source):
-    signature = from_source(source, "function")
+def test_right_arguments_pass_and_are_converted(code):
+    signature = from_callable(code.function)
     converted, problems = check(
         signature, n=3, x=1, flag=True, name=None, mode="b", sizes=[1, 2], pair=[0.9, 1], either="auto",
         tensor=2, what={"any": "thing"}, call="x", plain=object, quoted=None, optional=4, table={"a": 1},
@@ -83,37 +100,47 @@ def test_right_arguments_pass_and_are_converted(source):
         ({"n": 1, "flags": True}, "flags: function takes no such argument, did you mean flag?"),
     ],
 )
-def test_wrong_arguments_are_explained(source, arguments, problem):
-    assert check(from_source(source, "function"), **arguments)[1] == [problem]
+def test_wrong_arguments_are_explained(code, arguments, problem):
+    assert check(from_callable(code.function), **arguments)[1] == [problem]
 
 
-def test_a_callable_that_takes_anything_is_checked_where_it_can_be(source):
-    signature = from_source(source, "takes_any")
+def test_a_callable_that_takes_anything_is_checked_where_it_can_be(code):
+    signature = from_callable(code.takes_any)
     assert check(signature, a=1, anything="goes")[1] == []
     assert check(signature, a="x")[1] == ["a: expected a whole number, found the text 'x'"]
 
 
-def test_supplied_arguments_are_not_for_files(source):
-    signature = from_source(source, "Plain")
+def test_supplied_arguments_are_not_for_files(code):
+    signature = from_callable(code.Plain)
     assert check(signature, supplied=("a",))[1] == []
     assert check(signature, supplied=("a",), a=1)[1] == ["a: is supplied by the run; leave it out"]
 
 
-def test_classes(source):
-    assert list(from_source(source, "Plain").parameters) == ["a", "b"]
-    assert list(from_source(source, "Child").parameters) == ["a", "b"]
-    assert list(from_source(source, "Plain.make").parameters) == ["c"]
-    assert list(from_source(source, "Data").parameters) == ["a", "b"]
-    assert from_source(source, "Data").parameters["a"].required
-    assert from_source(source, "Empty").parameters == {}
-    assert from_source(source, "Foreign") is None
-    assert from_source(source, "absent") is None
+def test_names_of_classes_in_a_file_that_is_not_imported(source):
+    assert list(names_in_source(source, "Plain").parameters) == ["a", "b"]
+    assert list(names_in_source(source, "Child").parameters) == ["a", "b"]
+    assert list(names_in_source(source, "Plain.make").parameters) == ["c"]
+    assert list(names_in_source(source, "Data").parameters) == ["a", "b"]
+    assert names_in_source(source, "Data").parameters["a"].required
+    assert names_in_source(source, "Empty").parameters == {}
+    assert names_in_source(source, "Foreign") is None
+    assert names_in_source(source, "absent") is None
 
 
 def test_a_changed_file_is_read_again(source):
-    assert list(from_source(source, "Plain").parameters) == ["a", "b"]
+    assert list(names_in_source(source, "Plain").parameters) == ["a", "b"]
     source.write_text("class Plain:\n    def __init__(self, z): ...\n")
-    assert list(from_source(source, "Plain").parameters) == ["z"]
+    assert list(names_in_source(source, "Plain").parameters) == ["z"]
+
+
+def test_names_in_a_file_are_those_of_the_object(source, code):
+    for name in ("function", "takes_any", "Plain", "Child", "Data"):
+        named, read = names_in_source(source, name), from_callable(getattr(code, name))
+        assert named.open == read.open
+        assert {one.name: one.required for one in named.parameters.values()} == {
+            one.name: one.required for one in read.parameters.values()
+        }
+    assert check(names_in_source(source, "function"), n="any type")[1] == []
 
 
 def live(
@@ -130,22 +157,30 @@ def live(
 ) -> None: ...
 
 
-def test_live_callables_are_read_like_sources():
-    from_object = from_callable(live)
-    from_text = from_source(Path(__file__), "live")
-    assert from_object.open and from_text.open
-    assert list(from_object.parameters) == list(from_text.parameters)
-    for name, parameter in from_object.parameters.items():
-        other = from_text.parameters[name]
-        assert describe_type(parameter.annotation) == describe_type(other.annotation), name
-        assert parameter.required == other.required
-    assert check(from_object, n=1, lies=None)[1] == []
+def test_of_live_callables_unusual_annotations_are_understood():
+    signature = from_callable(live)
+    assert signature.open
+    assert check(signature, n=1, lies=None, sizes=[1], optional=None, call=print)[1] == []
+    assert check(signature, n=1, lies="x")[1] == ["lies: expected a whole number or null, found the text 'x'"]
 
 
-def test_signatures_agree_with_inspect():
-    """Reading source must find what Python itself finds."""
-    ours = from_source(Path(inspect.getfile(check_arguments)), "check_arguments")
-    assert list(ours.parameters) == list(inspect.signature(check_arguments).parameters)
+OURS = [(target, schema) for role in ROLES.values() for target, schema in role.ours.items() if schema]
+
+
+@pytest.mark.parametrize(("target", "schema"), OURS)
+def test_our_targets_take_what_is_declared_for_them(target, schema):
+    module, _, name = target.rpartition(".")
+    function = inspect.signature(getattr(importlib.import_module(module), name))
+    parameters = [one for one in function.parameters.values() if one.kind is not one.VAR_KEYWORD]
+    shown = declared(schema).parameters
+    assert [one.name for one in parameters] == list(shown)
+    for parameter in parameters:
+        assert (parameter.default is parameter.empty) == shown[parameter.name].required
+
+
+def test_what_is_declared_has_the_texts_of_its_docstring():
+    meaning = declared("automodel_cli.models.gpt2_config.GPT2Config").parameters["n_layer"].meaning
+    assert meaning == "width, depth, attention heads."
 
 
 def test_a_builtin_without_a_signature():

@@ -44,7 +44,7 @@ def test_a_row_is_its_documents(tmp_path, eot):
     packed = dataset.make_batch(row)
 
     model = build_gpt2_model(vocab_size=64, n_positions=32, n_embd=32, n_layer=2, n_head=2)
-    model.materialise("cpu", seed=1)
+    model.materialize("cpu", seed=1)
     loss = MaskedCrossEntropy()
 
     def nll_and_gradients(batches):

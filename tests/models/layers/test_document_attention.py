@@ -50,7 +50,7 @@ def build(name, **changes):
         special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
         config = transformers.AutoConfig.for_model(kind, vocab_size=VOCAB, **special, **sizes)
         model = from_config(config, attn_implementation=attention or None)
-    model.materialise("cpu", seed=1)
+    model.materialize("cpu", seed=1)
     with (
         torch.no_grad()
     ):  # far from the nearly uniform attention of initial weights: mistakes should be large

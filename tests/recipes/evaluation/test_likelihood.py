@@ -13,7 +13,7 @@ from tests.token_files import write_token_file
 from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.assembly.scoring.data import validation_data
 from automodel_cli.batch import Batch
-from automodel_cli.checkpoint.hf.format import save_hf
+from automodel_cli.checkpoint.hf.export import save_hf
 from automodel_cli.config.schema.results import EvaluateConfig
 from automodel_cli.corpus.formats.nanogpt_bin import inspect_token_file
 from automodel_cli.corpus.tokenizer import CharTokenizer

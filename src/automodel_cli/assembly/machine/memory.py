@@ -13,7 +13,6 @@ from automodel_cli.config.targets.target import Target
 from automodel_cli.distributed.world import World
 from automodel_cli.models.interface import CausalLM
 from automodel_cli.sizing.memory import PeakMemory, StepPlan, peak_memory
-from automodel_cli.sizing.shape import shape_of
 from automodel_cli.train.losses import default_chunk_tokens
 
 # Numbers that torch's optimizers keep of each weight. Those that are not listed count as two, the most of these.
@@ -72,7 +71,7 @@ def predict(
         resident: what the process had before the model was built.
         tasks: tokens of a forward of in-context tasks and samples, and of its longest row.
     """
-    shape = shape_of(model.model_config())
+    shape = model.shape()
     if shape is None:
         return None
     section, device = cfg.distributed, world.device.type
@@ -126,14 +125,10 @@ def moments(optimizer: Target | None) -> int:
 
 def attention_keeps(model: CausalLM, *, device: str, precision: str, seq_len: int) -> str:
     """``StepPlan.attention`` of this model here: what its attention keeps of the scores."""
-    config = model.model_config()
-    name = config.get("attn_implementation")
-    if name == "eager":
-        return "eager"
-    if name == "matmul":
-        return "matmul"
-    short = device == "cpu" and precision == "bf16" and seq_len <= _MATMUL_TOKENS
-    if config.get("family") in ("gpt2", "llama") and name == "auto" and short:
+    name = model.attn_implementation
+    if name in ("eager", "matmul"):
+        return name
+    if name == "auto" and device == "cpu" and precision == "bf16" and seq_len <= _MATMUL_TOKENS:
         return "matmul"
     if device == "cpu" and model.has_dropout():  # SDPA on a CPU has no fused kernel with dropout
         return "eager"

@@ -14,10 +14,9 @@ from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.hf import bounds as hf_bounds
 from automodel_cli.checkpoint.inspect.describe import checkpoint_tensors
 from automodel_cli.checkpoint.inspect.tensor_values import StoredTensor
-from automodel_cli.errors import CheckpointError
-from automodel_cli.models.build import build_from_config
+from automodel_cli.errors import AutomodelError, CheckpointError
+from automodel_cli.models.families import build_from_config, shape_of
 from automodel_cli.models.interface import CausalLM
-from automodel_cli.sizing import shape as sizing
 
 
 def build(config: Mapping[str, Any], folder: Path, manifest: Mapping[str, Any], where: str) -> CausalLM:
@@ -66,8 +65,8 @@ def _refuse_larger(config: Mapping[str, Any], tensors: list[StoredTensor], folde
         hf_bounds.check_sizes({"config": config.get("config")}, shapes, f"{folder / where}")
         return
     try:
-        shape = sizing.shape_of(config)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
+        shape = shape_of(config)
+    except (AutomodelError, KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
         raise CheckpointError(
             f"{folder / where} is no configuration of a model: {error!r}", layout.recovery_hint(folder)
         ) from error

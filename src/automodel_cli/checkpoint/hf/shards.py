@@ -1,8 +1,9 @@
-"""Weights of a Hugging Face folder into a model that lies over several ranks: each rank reads its pieces only."""
+"""Weights of a Hugging Face folder into a model that may lie over several ranks: each rank reads its pieces only."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,38 +12,86 @@ from safetensors import safe_open
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from automodel_cli.checkpoint.storage.tensor_file import read_header
 from automodel_cli.errors import CheckpointError
+from automodel_cli.models.interface import CausalLM, HFTensor
+
+Shapes = Mapping[str, Sequence[int]]
 
 
-def load_pieces(
-    targets: Mapping[str, torch.Tensor], files: Sequence[Path], *, rows: Mapping[str, int] | None = None
-) -> bool:
-    """Fill ``targets`` (by their names in the files) from safetensors; False, and nothing done, if names differ.
+@dataclass(frozen=True)
+class Target:
+    """A tensor of the model, and how it lies in the file."""
 
-    Of a distributed tensor this rank's rows and columns are read, the rest of the file is not. Values are cast.
-    ``rows``: how many rows a file has of those tensors that go on with rows of zeros here (vocabulary padding).
+    tensor: torch.Tensor
+    there: HFTensor
+
+
+def targets_of(model: CausalLM, shapes: Shapes, folder: Path) -> dict[str, Target] | None:
+    """Name in the file -> what is filled from it; None where only transformers can map the names.
 
     Raises:
-        CheckpointError: a tensor has another shape, or a file cannot be read.
+        CheckpointError: a tensor is missing, of another shape, or (of GPT-2) left over.
     """
-    places = _places(files)
-    if not targets.keys() <= places.keys():
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    targets = {
+        _name_in(shapes, there.name, model.hf_prefix): Target(tensors[ours], there)
+        for ours, there in model.hf_tensors().items()
+    }
+    missing = sorted(targets.keys() - shapes.keys())
+    if missing and model.hf_config() is None:
+        return None
+    problems = [f"{name} is missing" for name in missing]
+    problems += [f"{name} is not part of the model" for name in _left_over(model, targets, shapes)]
+    for name in sorted(targets.keys() & shapes.keys()):
+        found, expected = tuple(shapes[name]), targets[name].there.shape(targets[name].tensor)
+        if found != expected:
+            problems.append(f"{name} has shape {found}, expected {expected}")
+    _refuse(folder, problems)
+    return targets
+
+
+def _name_in(shapes: Shapes, name: str, prefix: str) -> str:
+    return name if name in shapes else name.removeprefix(prefix)
+
+
+def _left_over(model: CausalLM, targets: Mapping[str, Target], shapes: Shapes) -> list[str]:
+    if model.hf_ignored is None:
+        return []
+    zeros = {_name_in(shapes, name, model.hf_prefix) for name in model.hf_zeros()}
+    others = sorted(shapes.keys() - targets.keys() - zeros)
+    return [name for name in others if not model.hf_ignored.fullmatch(name)]
+
+
+def _refuse(folder: Path, problems: Sequence[str]) -> None:
+    if problems:
+        raise CheckpointError(
+            f"the weights in {folder} do not fit the model: {'; '.join(problems[:5])}",
+            "build the model with the sizes in the folder's config.json",
+        )
+
+
+def load_pieces(model: CausalLM, files: Sequence[Path], folder: Path) -> bool:
+    """Fill ``model`` from safetensors; False, and nothing done, where only transformers can map the names.
+
+    Of a distributed tensor this rank's rows and columns are read, the rest of the file is not. Values are cast.
+
+    Raises:
+        CheckpointError: as :func:`targets_of`, or a file cannot be read.
+    """
+    headers = {path: read_header(path).tensors for path in files}
+    shapes = {name: info.shape for tensors in headers.values() for name, info in tensors.items()}
+    targets = targets_of(model, shapes, folder)
+    if targets is None:
         return False
-    for path in files:
+    zeros = {_name_in(shapes, name, model.hf_prefix) for name in model.hf_zeros()}
+    for path, names in headers.items():
         with _opened(path) as handle:
-            for name, target in targets.items():
-                if places[name] == path:
-                    _fill(target, handle.get_slice(name), name, path, (rows or {}).get(name))
+            other = [name for name in names.keys() & zeros if handle.get_tensor(name).any()]
+            _refuse(folder, [f"{name} is not part of the model" for name in sorted(other)])
+            for name in names.keys() & targets.keys():
+                _fill(targets[name], handle.get_slice(name))
     return True
-
-
-def _places(files: Sequence[Path]) -> dict[str, Path]:
-    """Which file holds each tensor."""
-    places: dict[str, Path] = {}
-    for path in files:
-        with _opened(path) as handle:
-            places.update(dict.fromkeys(handle.keys(), path))
-    return places
 
 
 def _opened(path: Path) -> Any:
@@ -52,53 +101,28 @@ def _opened(path: Path) -> Any:
         raise CheckpointError(f"{path} cannot be read: {error}", "download or make it again") from error
 
 
-def check_pieces(
-    targets: Mapping[str, torch.Tensor],
-    shapes: Mapping[str, Sequence[int]],
-    folder: Path,
-    *,
-    rows: Mapping[str, int] | None = None,
-) -> bool:
-    """What :func:`load_pieces` says of files with tensors of these ``shapes``, without them.
-
-    Raises:
-        CheckpointError: a tensor has another shape.
-    """
-    if not targets.keys() <= shapes.keys():
-        return False
-    for name, target in targets.items():
-        _check_shape(tuple(shapes[name]), target, name, folder, (rows or {}).get(name))
-    return True
-
-
-def _check_shape(
-    found: tuple[int, ...], target: torch.Tensor, name: str, path: Path, rows: int | None
-) -> None:
-    expected = tuple(target.shape) if rows is None else (rows, *target.shape[1:])
-    if found != expected:
-        raise CheckpointError(
-            f"{path}: {name} has shape {found}, expected {expected}",
-            "build the model with the sizes in the folder's config.json",
-        )
-
-
 @torch.no_grad()
-def _fill(target: torch.Tensor, stored: Any, name: str, path: Path, rows: int | None) -> None:
-    _check_shape(tuple(stored.get_shape()), target, name, path, rows)
-    if not isinstance(target, DTensor):
+def _fill(target: Target, stored: Any) -> None:
+    tensor, rows = target.tensor, target.there.rows
+    if not isinstance(tensor, DTensor):
+        values = stored[:] if tensor.dim() else stored[()]
         if rows is not None:
-            target[rows:].zero_()
-        target[:rows].copy_(stored[:]) if target.dim() else target.copy_(stored[()])
+            tensor[rows:].zero_()
+            tensor = tensor[:rows]
+        tensor.copy_(values.t() if target.there.transposed else values)
         return
-    shape, offset = compute_local_shape_and_global_offset(target.shape, target.device_mesh, target.placements)
+    shape, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
     if 0 in shape:  # fewer rows than ranks: this one has none
         return
     piece = [slice(start, start + size) for start, size in zip(offset, shape, strict=True)]
-    local = target.to_local()
+    local = tensor.to_local()
     if rows is not None:
         there = min(piece[0].stop, rows) - piece[0].start  # rows of this piece that are in the file
         local[max(there, 0) :].zero_()
         if there <= 0:
             return
         piece[0], local = slice(piece[0].start, piece[0].start + there), local[:there]
-    local.copy_(stored[tuple(piece)])
+    if target.there.transposed:
+        local.copy_(stored[tuple(reversed(piece))].t())
+    else:
+        local.copy_(stored[tuple(piece)])

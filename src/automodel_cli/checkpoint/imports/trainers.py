@@ -39,7 +39,7 @@ from automodel_cli.json_files import (
     validated,
     without_controls,
 )
-from automodel_cli.models.families import FAMILIES
+from automodel_cli.models.families import build_from_config
 from automodel_cli.models.interface import CausalLM
 
 Size = Annotated[Count, Field(ge=1)]
@@ -79,11 +79,10 @@ class Imported:
             CheckpointError: one is missing, left over, or of another shape.
             ConfigError: sizes that no such model can have.
         """
-        model = FAMILIES[self.family].build(**self.arguments, is_meta_device=True)
-        roles = model.param_roles()
+        model = build_from_config({"family": self.family, **self.arguments}, is_meta_device=True)
+        rows = {name: there.rows for name, there in model.hf_tensors().items()}
         shapes = {
-            name: (model.vocab_size if roles[name] in ("embedding", "head") else one.shape[0], *one.shape[1:])
-            for name, one in model.named_parameters()
+            name: (rows[name] or one.shape[0], *one.shape[1:]) for name, one in model.named_parameters()
         }
         problems = [f"the weight {name} is missing" for name in shapes.keys() - self.weights.keys()]
         problems += [f"{name} is no weight of this model" for name in self.weights.keys() - shapes.keys()]

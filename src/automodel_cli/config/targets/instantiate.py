@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import automodel_cli
 from automodel_cli import transformers_calls
 from automodel_cli.config.other_names import suggestion
 from automodel_cli.config.problems import Problem, raise_problems
@@ -173,7 +172,7 @@ def _open_callable(allowed: Allowed, target: Target, place: _Place, *, imports: 
     fixed = transformers_signatures.fixed_signature(allowed.name, place.role.name) if is_foreign else None
     if allowed.origin == "ours":
         function = resolve(allowed, place.role, place.trust) if imports else None
-        return _Called(short, _own_signature(allowed.name), function)
+        return _Called(short, signatures.declared(place.role.ours[allowed.name]), function)
     if not imports:
         file_parts = split_file_target(allowed.name)
         signature = (
@@ -193,31 +192,17 @@ def _signature_of(function: Callable[..., Any], target: Target, role: Role) -> C
     return signatures.from_callable(function)
 
 
-def _own_signature(name: str) -> CallSignature | None:
-    """Arguments of one of our own targets, read from its source file.
-
-    Raises:
-        NotAllowed: this version does not have it.
-    """
-    module, _, attribute = name.rpartition(".")
-    root = Path(automodel_cli.__file__).parent
-    path = root.joinpath(*module.split(".")[1:]).with_suffix(".py")
-    if not path.is_file():
-        raise NotAllowed(f"{attribute} is not part of this version yet")
-    return signatures.from_source(path, attribute)
-
-
 def _optimizer_signature(name: str) -> CallSignature | None:
-    """Arguments of one of torch's optimizers, from its source file: torch itself takes seconds to import."""
+    """Names of the arguments of one of torch's optimizers, from its source file: torch takes seconds to import."""
     package, _, kind = name.rpartition(".")
     torch = importlib.util.find_spec("torch") if package == "torch.optim" else None
     path = Path(torch.origin or "").with_name("optim") / f"{kind.lower()}.py" if torch is not None else None
-    return signatures.from_source(path, kind) if path is not None and path.is_file() else None
+    return signatures.names_in_source(path, kind) if path is not None and path.is_file() else None
 
 
 def _file_signature(path: str, name: str) -> CallSignature | None:
     try:
-        return signatures.from_source(Path(path), name)
+        return signatures.names_in_source(Path(path), name)
     except (SyntaxError, UnicodeDecodeError) as error:
         raise NotAllowed(f"{path} cannot be read as Python: {error}") from None
 

@@ -8,12 +8,16 @@ name (`admission`).
 
 from __future__ import annotations
 
+import importlib
 import math
 import re
+from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+_MODELS: dict[str, str] = importlib.import_module("automodel_cli.models.families").FAMILIES
+_DATA = "automodel_cli.data.arguments"
 _CLASS = r"transformers\.(?:models\.[a-z]\w*\.[a-z]\w*\.)?[A-Z]\w*"
 
 
@@ -61,7 +65,8 @@ class Role:
 
     name: str
     kind: str
-    ours: tuple[str, ...] = ()
+    ours: Mapping[str, str] = field(default_factory=dict)
+    """Targets of this package -> what declares their arguments, in a module without torch; "": nothing does."""
     patterns: tuple[str, ...] = ()
     rules: tuple[ClassRule, ...] = ()
     functions: tuple[str, ...] = ()
@@ -122,11 +127,12 @@ ROLES: dict[str, Role] = {
         Role(
             "model",
             "a model builder",
-            ours=(
-                "automodel_cli.models.gpt2.build_gpt2_model",
-                "automodel_cli.models.llama.build_llama_model",
-                "automodel_cli.models.hf.from_config",
-                "automodel_cli.models.hf.from_pretrained",
+            ours=ChainMap(
+                {
+                    "automodel_cli.models.hf.from_config": "automodel_cli.models.hf_arguments.FromConfig",
+                    "automodel_cli.models.hf.from_pretrained": "automodel_cli.models.hf_arguments.FromPretrained",
+                },
+                _MODELS,
             ),
             patterns=(_CLASS + r"(?:\.from_config|\.from_pretrained)?",),
             rules=_HF_MODEL_RULES,
@@ -141,20 +147,23 @@ ROLES: dict[str, Role] = {
         Role(
             "tokenizer",
             "a tokenizer",
-            ours=(
-                "automodel_cli.corpus.tokenizer.open_tokenizer",
-                "automodel_cli.corpus.tokenizer.load_tokenizer",
-            ),
+            ours={
+                name: name
+                for name in (
+                    "automodel_cli.corpus.tokenizer.open_tokenizer",
+                    "automodel_cli.corpus.tokenizer.load_tokenizer",
+                )
+            },
             patterns=(_CLASS + r"\.from_pretrained",),
             rules=_HF_TOKENIZER_RULES,
         ),
         Role(
             "dataset",
             "a dataset",
-            ours=(
-                "automodel_cli.data.nanogpt_dataset.NanogptDataset",
-                "automodel_cli.data.megatron_dataset.MegatronPretraining",
-            ),
+            ours={
+                "automodel_cli.data.nanogpt_dataset.NanogptDataset": f"{_DATA}.NanogptArguments",
+                "automodel_cli.data.megatron_dataset.MegatronPretraining": f"{_DATA}.MegatronArguments",
+            },
         ),
         Role(
             "optimizer",
@@ -178,19 +187,22 @@ ROLES: dict[str, Role] = {
         Role(
             "loss_fn",
             "a loss",
-            ours=(
-                "automodel_cli.train.losses.MaskedCrossEntropy",
-                "automodel_cli.train.losses.ChunkedCrossEntropy",
-                "automodel_cli.train.packaged_losses.CutCrossEntropy",
-                "automodel_cli.train.packaged_losses.LigerCrossEntropy",
-            ),
+            ours={
+                f"automodel_cli.train.{name}": f"automodel_cli.train.loss_arguments.{arguments}"
+                for name, arguments in (
+                    ("losses.MaskedCrossEntropy", "MaskedArguments"),
+                    ("losses.ChunkedCrossEntropy", "ChunkedArguments"),
+                    ("packaged_losses.CutCrossEntropy", "PackagedArguments"),
+                    ("packaged_losses.LigerCrossEntropy", "PackagedArguments"),
+                )
+            },
             patterns=(r"torch\.nn\.(?:modules\.(?:loss\.)?)?[A-Z]\w*",),
             rules=(ClassRule("torch.nn.modules.loss", constructor=True),),
         ),
         Role(
             "dataloader",
             "a data loader",
-            ours=("automodel_cli.data.loader.TorchLoader",),
+            ours={"automodel_cli.data.loader.TorchLoader": f"{_DATA}.TorchLoaderArguments"},
             injected=(
                 "dataset", "global_batch_size", "local_batch_size", "dp_rank", "dp_world", "num_epochs",
                 "any_rank",
@@ -200,7 +212,7 @@ ROLES: dict[str, Role] = {
         Role(
             "collate_fn",
             "a collate function",
-            ours=("automodel_cli.data.collate.default_collate",),
+            ours={"automodel_cli.data.collate.default_collate": ""},
             functions=(
                 "torch.utils.data.default_collate",
                 "torch.utils.data.dataloader.default_collate",

@@ -1,26 +1,28 @@
-"""What arguments a callable takes: our own read from source without importing it, foreign ones from the object.
+"""What arguments a callable takes.
 
-Only plain types are checked (numbers, text, lists of them and so on): those are what a file can hold. Anything else,
-a tensor or a function say, is left to the callable itself.
+Those of our own targets are declared in modules without torch. Of other callables they are read from the object, and
+before that is imported their names from its source file. Only plain types are checked (numbers, text, lists of them and
+so on): those are what a file can hold. Anything else, a tensor or a function say, is left to the callable itself.
 """
 
 from __future__ import annotations
 
 import ast
+import builtins
 import collections.abc
 import functools
+import importlib
 import inspect
 import re
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-import automodel_cli
 from automodel_cli.config.explain import describe_type
 from automodel_cli.config.other_names import suggestion
 from automodel_cli.config.schema.base import not_a_bool
@@ -42,17 +44,18 @@ _PLAIN: dict[str, Any] = {
     "Sequence": list[Any],
 }
 _NEVER_IN_A_FILE = ("Tensor",)  # alternatives that only code can give
-_LISTS = {"list", "tuple", "Sequence", "Iterable", "Collection"}
+_SPELLED = {None: "null", True: "true", False: "false"}
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One argument: its plain type (Any where it is not plain), whether it has to be given, and its default's text."""
+    """One argument: its plain type (Any where it is not plain), whether it has to be given, and texts for people."""
 
     name: str
     annotation: Any = Any
     required: bool = False
     default: str = ""
+    meaning: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,90 +117,26 @@ def _convert(parameter: Parameter, value: Any, opaque: Callable[[Any], bool]) ->
         return value, f"expected {describe_type(parameter.annotation)}, found {describe_value(value)}"
 
 
-# --------------------------------------------------------------------------------------- from source
+# ------------------------------------------------------------------------------------------ of our own
 
 
-def from_source(path: Path, qualified_name: str) -> CallSignature | None:
-    """Read a function's or class's arguments from a source file; None where it is not defined there plainly."""
-    module = _parsed(path, path.stat().st_mtime_ns)
-    node: Any = module
-    for part in qualified_name.split("."):
-        node = next((item for item in node.body if getattr(item, "name", None) == part), None)
-        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            return None
-    if isinstance(node, ast.ClassDef):
-        return _class_signature(node, module)
-    is_method = "." in qualified_name
-    return _function_signature(node, module, skip_first=is_method)
-
-
-@functools.lru_cache(maxsize=32)
-def _parsed(path: Path, modified_ns: int) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-
-
-def _class_signature(node: ast.ClassDef, module: ast.Module) -> CallSignature | None:
-    for item in node.body:
-        if isinstance(item, ast.FunctionDef) and item.name == "__init__":
-            return _function_signature(item, module, skip_first=True)
-    if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
-        fields = [item for item in node.body if isinstance(item, ast.AnnAssign)]
-        return CallSignature(
-            {
-                ast.unparse(item.target): Parameter(
-                    ast.unparse(item.target),
-                    _from_ast(item.annotation, module),
-                    item.value is None,
-                    _text(item.value),
-                )
-                for item in fields
-            }
-        )
-    for base in node.bases:
-        parent = next(
-            (b for b in module.body if isinstance(b, ast.ClassDef) and b.name == ast.unparse(base)), None
-        )
-        if parent is not None:
-            return _class_signature(parent, module)
-    return None if node.bases else CallSignature({})
-
-
-def _function_signature(
-    node: ast.FunctionDef | ast.AsyncFunctionDef, module: ast.Module, *, skip_first: bool
-) -> CallSignature:
-    arguments = node.args
-    positional = arguments.args
-    defaults: list[ast.expr | None] = [None] * (len(positional) - len(arguments.defaults))
-    defaults += arguments.defaults
-    pairs = list(zip(positional, defaults, strict=True))[1 if skip_first else 0 :]
-    pairs += zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+@functools.cache
+def declared(schema: str) -> CallSignature:
+    """The arguments that ``package.module.Name`` declares, with what its docstring's ``Args:`` say of them."""
+    if not schema:
+        return CallSignature({}, open=True)
+    module, _, name = schema.rpartition(".")
+    found = getattr(importlib.import_module(module), name)
+    signature, texts = from_callable(found), _meanings(inspect.getdoc(found) or "")
+    assert signature is not None
     parameters = {
-        argument.arg: Parameter(
-            argument.arg, _annotation(argument, default, module), default is None, _text(default)
-        )
-        for argument, default in pairs
+        name: replace(parameter, meaning=texts.get(name, ""))
+        for name, parameter in signature.parameters.items()
     }
-    return CallSignature(parameters, open=arguments.kwarg is not None)
+    return replace(signature, parameters=parameters)
 
 
-def _text(default: ast.expr | None) -> str:
-    text = "" if default is None else ast.unparse(default)
-    return {"None": "null", "True": "true", "False": "false"}.get(text, text.strip("'"))
-
-
-def source_of(target: str) -> Path:
-    """The file that one of our own targets is defined in."""
-    module = target.rpartition(".")[0]
-    return Path(automodel_cli.__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py")
-
-
-def documented(path: Path, name: str) -> dict[str, str]:
-    """What a docstring's ``Args:`` say of each argument of a function or class."""
-    node = next(
-        (item for item in _parsed(path, path.stat().st_mtime_ns).body if getattr(item, "name", "") == name),
-        None,
-    )
-    text = (ast.get_docstring(node) or "") if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else ""
+def _meanings(text: str) -> dict[str, str]:
     section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
     entries = re.findall(
         r"^    (\w[\w, ]*): (.*?)(?=^    \w|\Z)", section[1] if section else "", re.MULTILINE | re.DOTALL
@@ -205,62 +144,60 @@ def documented(path: Path, name: str) -> dict[str, str]:
     return {name: " ".join(about.split()) for names, about in entries for name in names.split(", ")}
 
 
-def _annotation(argument: ast.arg, default: ast.expr | None, module: ast.Module) -> Any:
-    if argument.annotation is None:
-        return Any
-    annotation = _from_ast(argument.annotation, module)
-    default_is_none = isinstance(default, ast.Constant) and default.value is None
-    return _union([annotation, None]) if default_is_none else annotation
+# ---------------------------------------------------------------------------- names, from a source file
 
 
-def _from_ast(node: ast.expr, module: ast.Module, depth: int = 0) -> Any:
-    """The plain type that an annotation's source says; Any for whatever is not plain."""
-    if depth > 8:
-        return Any
-    if isinstance(node, ast.Constant):
-        if node.value is None:
+def names_in_source(path: Path, qualified_name: str) -> CallSignature | None:
+    """Names of a function's or class's arguments, without types; None where it is not defined there plainly."""
+    module: Any = _parsed(path, path.stat().st_mtime_ns)
+    found, owner = module, module
+    for part in qualified_name.split("."):
+        owner, found = found, _defined(found, part)
+        if found is None:
             return None
-        if isinstance(node.value, str):  # a quoted annotation
-            return _from_ast(ast.parse(node.value, mode="eval").body, module, depth + 1)
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        return _union([_from_ast(side, module, depth + 1) for side in (node.left, node.right)])
-    if isinstance(node, ast.Subscript):
-        return _subscript(node, module, depth)
-    name = ast.unparse(node).rpartition(".")[2]
-    if name in _NEVER_IN_A_FILE:
-        return _Never
-    if name in _PLAIN:
-        return _PLAIN[name]
-    meaning = _alias_in(module, name)
-    return _from_ast(meaning, module, depth + 1) if meaning is not None else Any
+    if isinstance(found, ast.ClassDef):
+        return _names_of_class(found, module)
+    return _names_of_function(found, is_method=isinstance(owner, ast.ClassDef))
 
 
-def _subscript(node: ast.Subscript, module: ast.Module, depth: int) -> Any:
-    name = ast.unparse(node.value).rpartition(".")[2]
-    items = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-    if name == "Literal":
-        values = [item.value for item in items if isinstance(item, ast.Constant)]
-        return Literal[tuple(values)] if len(values) == len(items) else Any
-    if name == "Optional":
-        return _union([_from_ast(items[0], module, depth + 1), None])
-    if name == "Union":
-        return _union([_from_ast(item, module, depth + 1) for item in items])
-    if name in _LISTS:
-        inner = [_from_ast(item, module, depth + 1) for item in items if not _is_ellipsis(item)]
-        return _sequence_of(inner, is_tuple=name == "tuple", is_open=len(inner) < len(items))
-    return _PLAIN.get(name, Any)
+@functools.lru_cache(maxsize=32)
+def _parsed(path: Path, modified_ns: int) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
-def _is_ellipsis(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and node.value is Ellipsis
+def _defined(owner: Any, name: str) -> Any:
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    return next((item for item in owner.body if isinstance(item, kinds) and item.name == name), None)
 
 
-def _alias_in(module: ast.Module, name: str) -> ast.expr | None:
-    """The right-hand side of a module-level ``Name = Literal[...]``."""
-    for item in module.body:
-        if isinstance(item, ast.Assign) and any(ast.unparse(target) == name for target in item.targets):
-            return item.value
-    return None
+def _names_of_class(node: ast.ClassDef, module: ast.Module) -> CallSignature | None:
+    if (constructor := _defined(node, "__init__")) is not None:
+        return _names_of_function(constructor, is_method=True)
+    if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
+        fields = [item for item in node.body if isinstance(item, ast.AnnAssign)]
+        return _without_types({ast.unparse(item.target): item.value is None for item in fields})
+    bases = (_defined(module, ast.unparse(base)) for base in node.bases)
+    if (parent := next(filter(None, bases), None)) is not None:
+        return _names_of_class(parent, module)
+    return None if node.bases else CallSignature({})
+
+
+def _names_of_function(node: Any, *, is_method: bool) -> CallSignature:
+    arguments: ast.arguments = node.args
+    positional = [argument.arg for argument in arguments.args]
+    first_default = len(positional) - len(arguments.defaults)
+    required = {name: number < first_default for number, name in enumerate(positional)}
+    if is_method:
+        required.pop(positional[0], None)
+    for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        required[argument.arg] = default is None
+    return _without_types(required, is_open=arguments.kwarg is not None)
+
+
+def _without_types(required: Mapping[str, bool], *, is_open: bool = False) -> CallSignature:
+    return CallSignature(
+        {name: Parameter(name, required=needed) for name, needed in required.items()}, open=is_open
+    )
 
 
 # --------------------------------------------------------------------------------------- from objects
@@ -277,8 +214,9 @@ def from_callable(function: Callable[..., Any]) -> CallSignature | None:
     parameters = {
         parameter.name: Parameter(
             parameter.name,
-            _object_annotation(hints.get(parameter.name, parameter.annotation), parameter.default),
+            _annotation(hints.get(parameter.name, parameter.annotation), parameter.default),
             parameter.default is inspect.Parameter.empty,
+            _spelled(parameter.default),
         )
         for parameter in signature.parameters.values()
         if parameter.kind in named
@@ -287,28 +225,46 @@ def from_callable(function: Callable[..., Any]) -> CallSignature | None:
     return CallSignature(parameters, open=takes_any)
 
 
+def _spelled(default: Any) -> str:
+    """A default as a file has it."""
+    if default is inspect.Parameter.empty:
+        return ""
+    return _SPELLED[default] if default is None or isinstance(default, bool) else str(default)
+
+
 def _hints(function: Any) -> dict[str, Any]:
-    target = vars(function).get("__init__", function) if isinstance(function, type) else function
+    target = inspect.unwrap(getattr(function, "__init__") if isinstance(function, type) else function)  # noqa: B009
     try:
         return typing.get_type_hints(target)
-    except Exception:  # hints of foreign code may name what does not exist
-        return {}
+    except Exception:  # one of them names what does not exist
+        names = _AnyElse({**vars(typing), **vars(builtins), **getattr(target, "__globals__", {})})
+        written = getattr(target, "__annotations__", {})
+        return {name: _evaluated(hint, names) for name, hint in written.items()}
 
 
-def _object_annotation(hint: Any, default: Any) -> Any:
+class _AnyElse(dict[str, Any]):
+    """Names, and Any for others."""
+
+    def __missing__(self, name: str) -> Any:
+        return Any
+
+
+def _evaluated(hint: Any, names: _AnyElse) -> Any:
+    """An annotation of code that is imported already, as ``typing.get_type_hints`` does; Any where that fails."""
+    try:
+        while isinstance(hint, str):
+            hint = eval(hint, {}, names)
+    except Exception:
+        return Any
+    return hint
+
+
+def _annotation(hint: Any, default: Any) -> Any:
     """The plain type of one argument; where none is written, a default that is true or false says it."""
     if hint is inspect.Parameter.empty:
         return bool if isinstance(default, bool) else Any
-    annotation = _from_text(hint) if isinstance(hint, str) else _from_type(hint)
+    annotation = _from_type(hint)
     return _union([annotation, None]) if default is None else annotation
-
-
-def _from_text(hint: str) -> Any:
-    """An annotation that Python could not resolve (another one beside it names what does not exist), from its text."""
-    try:
-        return _from_ast(ast.parse(hint, mode="eval").body, ast.Module([], []))
-    except SyntaxError:
-        return Any
 
 
 def _from_type(hint: Any) -> Any:

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
 from automodel_cli.errors import ConfigError
-from automodel_cli.models.interface import Attend
 from automodel_cli.models.layers.document_attention import attend_blocks
+from automodel_cli.models.layers.shared import Attend
 
 _NAME = "automodel_spread"
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 
 from automodel_cli.json_files import without_controls
 from automodel_cli.models.external import same_class_names
-from automodel_cli.models.families import FAMILIES
+from automodel_cli.models.families import family_named
 from automodel_cli.models.hf import HFCausalLM, floats_again, plain_floats
 from automodel_cli.models.interface import CausalLM
 
@@ -49,7 +49,8 @@ def differences_from_hf(stored: Mapping[str, Any], model: CausalLM) -> list[str]
         return [f"model_type is {kind} here and {stored.get('model_type')} there"]
     if isinstance(model, HFCausalLM):
         return _between(here["config"], completed(stored, type(model.hf.config)))
-    return _between(here, FAMILIES[kind].config_from_hf(stored)) if kind in FAMILIES else []
+    family = family_named(kind)
+    return [] if family is None else _between(here, family.config.from_hf(stored))
 
 
 def completed(config: Mapping[str, Any], kind: type[PreTrainedConfig]) -> dict[str, Any]:

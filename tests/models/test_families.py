@@ -7,7 +7,8 @@ import transformers
 from torch.distributed.fsdp import FSDPModule
 
 from automodel_cli.errors import CheckpointError
-from automodel_cli.models.build import build_from_config, needs_code
+from automodel_cli.models.external import needs_code
+from automodel_cli.models.families import build_from_config
 from automodel_cli.models.gpt2 import GPT2, build_gpt2_model
 from automodel_cli.models.hf import HFCausalLM, from_config
 from automodel_cli.models.llama import Llama, build_llama_model

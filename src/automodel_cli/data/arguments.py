@@ -1,0 +1,150 @@
+"""Arguments of data sets and loaders that files can name. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass
+class NanogptArguments:
+    """What ``NanogptDataset`` takes.
+
+    Args:
+        file_pattern: a glob (sorted), a file, a corpus folder, or a list of them. A corpus' first shard means
+            all of its shards.
+        seq_len: tokens a window is trained on, T.
+        shuffle_files: permute all windows, anew each epoch. (The name is the one that configurations have.)
+        align_to_bos: windows begin where documents begin.
+        intra_document: attention does not leave a token's own document, and positions count from its beginning
+            (from the row's, where the document began before).
+        bos_token: the id between documents; from the manifest where there is one.
+        seed: of the shuffle.
+        mmap: false for file systems that cannot map files; auto finds out.
+        raw_dtype: uint16 or uint32 for files without a header and without a manifest, npy to read NumPy's ``.npy``.
+        drop_last, infinite: keys of old configurations. Tails are always dropped and
+            ``step_scheduler.num_epochs`` says how often the data is read; other wishes are answered in
+            ``notes``.
+    """
+
+    file_pattern: str | Path | Sequence[str | Path]
+    seq_len: int
+    _: KW_ONLY
+    shuffle_files: bool = False
+    align_to_bos: bool = False
+    intra_document: bool = False
+    bos_token: int | None = None
+    seed: int = 0
+    mmap: bool | Literal["auto"] = "auto"
+    raw_dtype: str | None = None
+    drop_last: bool | None = None
+    infinite: bool | None = None
+
+
+@dataclass
+class MegatronArguments:
+    """What ``MegatronPretraining`` takes.
+
+    Args:
+        paths: a glob, a prefix, a folder, a list of them, weights and prefixes in turn, a mapping by split, or a
+            .json file with one of these.
+        seq_length: tokens a sample is trained on, T.
+        tokenizer: an opened one, or the name or folder of one: for the end-of-document and padding ids. Default: the
+            one that ``preprocess megatron`` left beside the files; another than that is refused.
+        split: shares of training, validation and test in each file's sequences; not used where ``paths`` names
+            files for each split.
+        splits_to_build: which of train, validation and test this is; default train.
+        index_mapping_dir: where indices are kept between runs; default: a folder beside the first prefix.
+        num_train_samples, num_val_samples, num_test_samples: samples wanted; default: what the run needs, else one
+            epoch.
+        seed: of Megatron's shuffles; it is not the run's seed.
+        create_attention_mask: items carry the mask as a matrix. Batches never do: models make their own.
+        reset_position_ids, reset_attention_mask, eod_mask_loss: positions, attention and loss end with a document.
+        order: "megatron", sample for sample that of megatron-core; "stateless", which needs no index; or "file",
+            windows as they lie in the files.
+        index_names: "megatron" names cached indices as megatron-core does.
+        add_extra_token_to_sequence: false: the last token of a sample has no label.
+        drop_last_partial_validation_sequence: false: the last validation sample may be padded.
+        float32_tail: then count samples in float32 as megatron-core does.
+        mid_level_dataset_surplus: how many more samples are built of each part of a weighted blend.
+        mmap_bin_files: false for file systems that cannot map files.
+        num_dataset_builder_threads: indices built at a time.
+        trainer_limit_val_batches, trainer_val_check_interval, trainer_max_steps, global_batch_size: from which the
+            number of samples follows; the run supplies the last three.
+        trainer_limit_test_batches, object_storage_config: understood; the test split is one epoch, and remote
+            files are not read.
+    """
+
+    paths: str | Path | Sequence[Any] | Mapping[str, Any]
+    seq_length: int = 2048
+    tokenizer: Any = None
+    _: KW_ONLY
+    split: str | Sequence[float] = "900,50,50"
+    splits_to_build: str | Sequence[str] | None = None
+    index_mapping_dir: str | Path | None = None
+    num_train_samples: int | None = None
+    num_val_samples: int | None = None
+    num_test_samples: int | None = None
+    seed: int = 1234
+    create_attention_mask: bool = False
+    reset_position_ids: bool = False
+    reset_attention_mask: bool = False
+    eod_mask_loss: bool = False
+    order: Literal["megatron", "stateless", "file"] = "megatron"
+    index_names: Literal["readable", "megatron"] = "readable"
+    add_extra_token_to_sequence: bool = True
+    drop_last_partial_validation_sequence: bool = True
+    float32_tail: bool = False
+    mid_level_dataset_surplus: float = 0.005
+    mmap_bin_files: bool = True
+    num_dataset_builder_threads: int = 1
+    trainer_limit_val_batches: int | float | None = 1
+    trainer_limit_test_batches: int | float | None = None
+    trainer_max_steps: int | None = None
+    trainer_val_check_interval: int | None = None
+    global_batch_size: int | None = None
+    object_storage_config: Any = None
+
+
+@dataclass
+class TorchLoaderArguments:
+    """What ``TorchLoader`` takes; the run supplies the first six and ``any_rank``.
+
+    Args:
+        shuffle: a stateless permutation of the indices, anew each epoch; map-style only.
+        collate_fn: list of items -> mapping or Batch; default ``default_collate``.
+        num_workers, prefetch_factor, timeout, multiprocessing_context, worker_init_fn, pin_memory: torch's.
+        batch_size, persistent_workers, drop_last, in_order, sampler, ...: what configurations for torch's
+            loaders carry. ``batch_size`` must be ``local_batch_size``; one iterator serves the whole run, in
+            order, and drops the last incomplete update; a sampler of one's own would have no position and is
+            refused.
+        any_rank: whether something is so on any rank; then ranks that hold unequally many items stop together.
+    """
+
+    dataset: Any
+    _: KW_ONLY
+    global_batch_size: int
+    local_batch_size: int
+    dp_rank: int = 0
+    dp_world: int = 1
+    num_epochs: int | None = 1
+    seed: int = 0
+    shuffle: bool = False
+    collate_fn: Callable[[list[Any]], Any] | None = None
+    num_workers: int = 0
+    pin_memory: bool = False
+    prefetch_factor: int | None = None
+    timeout: float = 0
+    multiprocessing_context: Any = None
+    worker_init_fn: Callable[[int], None] | None = None
+    batch_size: int | None = None
+    persistent_workers: bool = False
+    drop_last: bool | None = None
+    in_order: bool = True
+    sampler: Any = None
+    batch_sampler: Any = None
+    pin_memory_device: str = ""
+    snapshot_every_n_steps: int | None = None
+    any_rank: Callable[[bool], bool] | None = None

@@ -1,0 +1,115 @@
+"""A family's configuration: what its builder takes, a YAML file gives and a checkpoint keeps. Imports no torch.
+
+What follows from the numbers alone is here as well: how large the model is, and its Hugging Face ``config.json``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import Any, ClassVar
+
+from automodel_cli.errors import CheckpointError, ConfigError
+from automodel_cli.sizing.shape import Shape, padded_vocab
+
+UNSTORED = frozenset({"is_meta_device", "n_ctx"})
+"""Arguments of builders that say nothing about the architecture."""
+
+
+class ModelConfig(ABC):
+    """What every family's configuration, a dataclass, has.
+
+    Attributes:
+        family: its name in checkpoints, and the ``model_type`` of its Hugging Face format where it has one.
+    """
+
+    family: ClassVar[str]
+    vocab_size: int
+    attn_implementation: str
+    is_meta_device: bool
+
+    @abstractmethod
+    def parameters(self) -> dict[str, int]:
+        """Logical number of parameters by role, tied weights once, without padding rows."""
+
+    @abstractmethod
+    def shape(self) -> Shape:
+        """What cost formulas need."""
+
+    def stored(self) -> dict[str, Any]:
+        """JSON from which ``families.build_from_config`` makes the same architecture."""
+        this: Any = self
+        names = [field.name for field in fields(this) if field.name not in UNSTORED]
+        return {"family": self.family, **{name: getattr(self, name) for name in names}}
+
+    def hf_config(self) -> dict[str, Any] | None:
+        """The ``config.json`` that makes ``transformers`` build the same function; None: there is no such format."""
+        return None
+
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The builder's arguments for a Hugging Face ``config.json`` of this ``model_type``.
+
+        Raises:
+            CheckpointError: it uses something that this family does not have.
+        """
+        raise CheckpointError(f"{cls.family} has no Hugging Face format")
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows that the token tables are stored with."""
+        return padded_vocab(self.vocab_size)
+
+
+def refuse_arguments(builder: str, problems: Iterable[str]) -> None:
+    """Raise one ConfigError that names every argument out of range; nothing where there is none."""
+    if text := "; ".join(problems):
+        raise ConfigError(f"{builder}: {text}", "correct the model section")
+
+
+def refuse_unsupported(title: str, builder: str, found: Mapping[str, bool]) -> None:
+    """Raise a CheckpointError that names what of a ``config.json`` (true in ``found``) ``builder`` cannot do."""
+    if unsupported := [text for text, is_there in found.items() if is_there]:
+        raise CheckpointError(
+            f"this {title} configuration has {', '.join(unsupported)}, which {builder} does not",
+            "load it with transformers.AutoModelForCausalLM.from_pretrained as the model's _target_",
+        )
+
+
+def is_positive(value: Any, *, whole: bool = False) -> bool:
+    """Whether ``value`` is a number above 0, or a whole one."""
+    return isinstance(value, int if whole else int | float) and not isinstance(value, bool) and value > 0
+
+
+def size_problems(config: ModelConfig, names: Iterable[str]) -> list[str]:
+    """What is wrong with the sizes called ``names``."""
+    return [
+        f"{name} is {getattr(config, name)!r}, expected a whole number of at least 1"
+        for name in names
+        if not is_positive(getattr(config, name), whole=True)
+    ]
+
+
+def token_ids(value: int | list[int] | None) -> list[int]:
+    """The ids that a special token of a configuration stands for."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def token_problems(config: Any) -> list[str]:
+    """Special tokens that the vocabulary does not have."""
+    return [
+        f"{name} {token} is not below vocab_size {config.vocab_size}"
+        for name in ("bos_token_id", "eos_token_id")
+        for token in token_ids(getattr(config, name))
+        if not 0 <= token < config.vocab_size
+    ]
+
+
+def known_tokens(config: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
+    """The special tokens of a ``config.json``, where the vocabulary has them: transformers fills in defaults."""
+    found = {name: config.get(name) for name in ("bos_token_id", "eos_token_id")}
+    return {
+        name: value if all(token < vocab_size for token in token_ids(value)) else None
+        for name, value in found.items()
+    }

@@ -1,0 +1,54 @@
+"""Arguments of the losses. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from automodel_cli.errors import ConfigError
+
+IGNORE_INDEX = -100  # as in torch, and in ``batch``
+
+
+def check_reduction(reduction: str) -> None:
+    """Raise a ConfigError where a loss is asked for anything but a sum."""
+    if reduction != "sum":
+        raise ConfigError(
+            f"loss_fn reduction is {reduction!r}, expected 'sum'",
+            "the training step divides the sum once by the label tokens of the global batch",
+        )
+
+
+@dataclass(eq=False, repr=False)
+class MaskedArguments:
+    """What ``MaskedCrossEntropy`` takes."""
+
+    fp32_upcast: bool = True
+    ignore_index: int = IGNORE_INDEX
+    reduction: str = "sum"
+
+    def __post_init__(self) -> None:
+        check_reduction(self.reduction)
+
+
+@dataclass(eq=False, repr=False)
+class ChunkedArguments:
+    """What ``ChunkedCrossEntropy`` takes."""
+
+    chunk_tokens: int | None = None
+    ignore_index: int = IGNORE_INDEX
+    reduction: str = "sum"
+
+    def __post_init__(self) -> None:
+        check_reduction(self.reduction)
+        if self.chunk_tokens is not None and self.chunk_tokens < 1:
+            raise ConfigError(
+                f"chunk_tokens is {self.chunk_tokens}, expected at least 1",
+                "leave it out to let it be chosen",
+            )
+
+
+@dataclass(eq=False, repr=False)
+class PackagedArguments:
+    """What the losses of packages take."""
+
+    ignore_index: int = IGNORE_INDEX
