@@ -69,7 +69,8 @@ class PreprocessNanogptConfig(Section):
     val_tokens: Amount | None = None
     """Tokens that go to val.bin, instead of a fraction; null: none."""
     shuffle: bool = False
-    """Write the documents in a random order (needs disk space for the tokens once more while it works)."""
+    """Write the documents in a random order (needs disk space for their text while it works); `max_tokens` then
+    are a random sample of all documents."""
     shuffle_memory: Amount = 500_000_000
     """Bytes that `shuffle` may hold in memory; more makes fewer and larger temporary files, and the same result."""
     seed: Whole = 42
