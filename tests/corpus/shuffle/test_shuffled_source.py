@@ -37,6 +37,11 @@ def expected() -> list[str]:
     return [text for _, text in sorted(keyed)]
 
 
+def plain_texts(folder: Path) -> list[str]:
+    source = FileSource(str(folder), ReadOptions())
+    return [text for unit in source.units(None, 100) for text in read_unit(unit, source.options).texts]
+
+
 def make(folder: Path, memory: int = 10**6, workers: int = 1, **options: object) -> ShuffledSource:
     source = FileSource(str(folder), ReadOptions(**options))  # type: ignore[arg-type]
     work = folder.parent / ".shuffle"
@@ -51,8 +56,12 @@ def test_order_and_bad_rows(folder: Path, memory: int, workers: int) -> None:
     source.gather(bad_rows, lambda documents, size, _: told.append((documents, size)))
     assert bad_rows.count == 4 and bad_rows.first[0] == "a.jsonl:4: malformed JSON"
     assert [sum(column) for column in zip(*told, strict=True)] == [156, source.total_bytes]
-    found = [read_unit(unit, source.options) for unit in source.units(None, 1)]
+    units = list(source.units(None, 1))
+    found = [read_unit(unit, source.options) for unit in units]
     assert [text for some in found for text in some.texts] == expected()
+    ordinals = [number for unit in units for number in unit.ordinals.tolist()]  # type: ignore[union-attr]
+    in_source = [text for _, text in sorted(zip(ordinals, expected(), strict=True))]
+    assert sorted(ordinals) == list(range(156)) and in_source == plain_texts(folder)
     assert not any(some.bad for some in found)
     source.remove()
     assert not (folder.parent / ".shuffle").exists()

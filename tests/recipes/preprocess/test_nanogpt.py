@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from automodel_cli.config.schema.preprocess import PreprocessNanogptConfig, TokenizerTrainConfig, VerifyConfig
+from automodel_cli.corpus.build.corpus_writer import CorpusWriter
 from automodel_cli.corpus.formats.manifest import read_corpus_manifest
 from automodel_cli.corpus.formats.nanogpt_bin import TokenReader, inspect_token_file, read_bos_index
 from automodel_cli.corpus.tokenizer import load_tokenizer
@@ -204,10 +205,33 @@ def test_shuffle_is_a_permutation_that_only_the_seed_decides(tmp_path: Path, row
     run(tmp_path, "b", dataset=rows, shuffle=True, seed=1)
     a, b = split_texts(tmp_path / "a", "train"), split_texts(tmp_path / "b", "train")
     assert sorted(a) == sorted(b) == sorted(TEXTS) and a != b and a != TEXTS
-    run(tmp_path, "c", dataset=rows, shuffle=True, max_tokens=1000)
-    c = split_texts(tmp_path / "c", "train")
-    assert len(tokens_of(tmp_path / "c/dataset.bin")) == 1000
-    assert sum(text in TEXTS for text in c) >= len(c) - 1  # one document is cut, and stands anywhere
+    run(tmp_path, "c", dataset=rows, shuffle=True, max_tokens=1000)  # a sample of all documents
+    some, everything = (tokens_of(tmp_path / name / "dataset.bin").tolist() for name in "ca")
+    assert some == everything[:1000]
+
+
+@pytest.mark.parametrize("options", [{"num_workers": 1}, {"num_workers": 2, "chunk_size": 1}])
+def test_the_same_documents_validate_with_and_without_a_shuffle(
+    tmp_path: Path, rows: str, options: dict[str, int]
+) -> None:
+    for name, shuffle in (("plain", False), ("mixed", True)):
+        run(tmp_path, name, dataset=rows, val_fraction=0.3, shuffle=shuffle, **options)
+    plain, mixed = (split_texts(tmp_path / name, "val") for name in ("plain", "mixed"))
+    assert sorted(plain) == sorted(mixed) and plain != mixed
+
+
+def test_buckets_of_tokens_are_not_continued(tmp_path: Path, rows: str) -> None:
+    """What a version left that shuffled tokens instead of text: it begins anew, and ends with the same bytes."""
+    run(tmp_path, "whole", dataset=rows, shuffle=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CorpusWriter, "feed", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, dataset=rows, shuffle=True)
+    for path in (tmp_path / "out/.shuffle/gathered").iterdir():
+        path.rename(tmp_path / "out/.shuffle" / path.name)
+    (tmp_path / "out/.shuffle/gathered").rmdir()
+    assert not run(tmp_path, dataset=rows, shuffle=True).continued
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
 def test_single_text_gives_its_tail_as_nanogpt_does(tmp_path: Path) -> None:

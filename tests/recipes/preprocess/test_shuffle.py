@@ -135,7 +135,7 @@ def test_same_bytes_however_it_is_run(
     asked = {"val_fraction": 0.1, "chunks": 3, "dedup": True}
     run(folder, tmp_path / "whole", memory="1G", **asked)
     monkeypatch.setattr("automodel_cli.corpus.shuffle.scatter._LEAST_BLOCK_BYTES", 1)
-    monkeypatch.setattr("automodel_cli.recipes.preprocess.shuffle.BYTES_PER_DOCUMENT", 1)
+    monkeypatch.setattr("automodel_cli.corpus.shuffle.scatter.BYTES_PER_DOCUMENT", 1)
     monkeypatch.setattr("automodel_cli.corpus.documents.source.BYTES_PER_DOCUMENT", 1)
     if "temp_dir" in options:
         options = {"temp_dir": str(tmp_path / "temp")}
@@ -483,7 +483,7 @@ def nanogpt(dataset: Path, out: Path, **options: object) -> bytes:
 
 
 def test_tokens_shuffled_are_shuffled_documents_tokenised(tmp_path: Path, folder: Path) -> None:
-    """Two roads to the same file: shuffle the text, or the tokens; also with little memory for the latter."""
+    """Two roads to the same file, in two commands or one; also with little memory for the latter."""
     run(folder, tmp_path / "documents", seed=9, chunks=4)
     expected = nanogpt(tmp_path / "documents", tmp_path / "one")
     assert nanogpt(folder, tmp_path / "two", shuffle=True, seed=9) == expected

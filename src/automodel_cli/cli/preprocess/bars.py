@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 _TITLES = {
     "characters": "finding characters",
     "counting": "counting tokens",
-    "gathering": "tokenizing",
     "writing": "writing tokens",
     "reading": "reading text",
     "dividing": "dividing into shards",

@@ -99,7 +99,8 @@ class PreprocessNanogptConfig(Tokenization):
     val_tokens: Amount | None = None
     """Tokens that go to val.bin, instead of a fraction; null: none."""
     shuffle: bool = False
-    """Write the documents in random order (needs disk space for the tokens once more while it works)."""
+    """Write the documents in random order (needs disk space for their text while it works); `max_tokens` then is a
+    random sample of all documents."""
     seed: Whole = 42
     """Decides the order with `shuffle` and which documents are for validation."""
     format: Literal["bin", "raw"] = "bin"

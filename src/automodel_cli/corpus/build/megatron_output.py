@@ -32,7 +32,6 @@ from automodel_cli.corpus.formats.megatron_manifest import (
     read_megatron_manifest,
     write_megatron_manifest,
 )
-from automodel_cli.corpus.shuffle.buckets import WORK_FILES
 from automodel_cli.corpus.tokenizers.base import Tokenizer
 
 _TEMPORARY = r"((\.automodel)?\.tmp)*"  # of a temporary, while a pair is taken back
@@ -82,7 +81,7 @@ class MegatronOutput(Output[MegatronManifest]):
         return re.compile(rf"{name}_\d+_({key})_({level}){_SUFFIXES}|{others}")
 
     def hidden(self) -> Iterable[tuple[Path, re.Pattern[str]]]:
-        return [(self.shuffle_folder, WORK_FILES), (self.spool.folder, self.known_names())]
+        return [*super().hidden(), (self.spool.folder, self.known_names())]
 
     def state_is_on_disk(self, plan: Plan, state: dict[str, Any]) -> bool:
         return state_is_on_disk(self.spool if plan["options"]["shards"] else self.layout, state)

@@ -25,7 +25,6 @@ from automodel_cli.corpus.formats.manifest import (
     write_corpus_manifest,
 )
 from automodel_cli.corpus.formats.nanogpt_bin import ShardInfo, bos_index_path
-from automodel_cli.corpus.shuffle.buckets import BUCKET_FILES
 from automodel_cli.corpus.tokenizer import CharTokenizer, Tokenizer
 from automodel_cli.corpus.tokenizers.base import SAVED_FILES
 from automodel_cli.files import ANY_TEMPORARY, atomic_file
@@ -70,9 +69,6 @@ class NanogptOutput(Output[CorpusManifest]):
             return _ALL_NAMES
         stem = "train" if form == "raw" else "dataset"
         return _names(f"{stem}|val", meta=plan["tokenizer"].get("name") == CharTokenizer.name)
-
-    def hidden(self) -> Iterable[tuple[Path, re.Pattern[str]]]:
-        return [(self.shuffle_folder, BUCKET_FILES)]
 
     def state_is_on_disk(self, plan: Plan, state: dict[str, Any]) -> bool:
         return state_is_on_disk(self.layout, state)

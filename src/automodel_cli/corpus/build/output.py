@@ -24,6 +24,7 @@ from automodel_cli.corpus.formats.ownership import (
     strange_tokenizer,
     strangers,
 )
+from automodel_cli.corpus.shuffle.buckets import GATHERED_NAME, WORK_FILES
 from automodel_cli.corpus.tokenizers.base import Tokenizer
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
 from automodel_cli.files import TEMP_SUFFIX, fsync_folder, remove_known, strangers_below
@@ -82,9 +83,9 @@ class Output(ABC, Generic[ManifestT]):
         """Names that the run of a journal with this ``plan`` writes; None: the journal is damaged."""
         return self.known_names()
 
-    @abstractmethod
     def hidden(self) -> Iterable[tuple[Path, re.Pattern[str]]]:
         """Folders of temporary files, and the names in them."""
+        return [(self.shuffle_folder, WORK_FILES)]
 
     @abstractmethod
     def state_is_on_disk(self, plan: Plan, state: dict[str, Any]) -> bool:
@@ -226,7 +227,7 @@ class Output(ABC, Generic[ManifestT]):
                 f"use another {self.option}, or --overwrite to start over",
             )
         self._rename_old_temporaries()
-        if position.writer is not None and not self.state_is_on_disk(plan, position.writer):
+        if not self._can_continue(plan, position):
             say(f"files of the interrupted {self.which} in {self.folder} are gone: starting over")
             self.clear()
             return None
@@ -234,6 +235,13 @@ class Output(ABC, Generic[ManifestT]):
             return None
         say(f"continuing the interrupted {self.which} in {self.folder}")
         return position
+
+    def _can_continue(self, plan: Plan, position: Position) -> bool:
+        """Whether the files are there that ``position`` speaks of (a version before shuffled tokens, not text)."""
+        in_buckets = position.phase == "write" and "key" in (position.cursor or {})
+        if in_buckets and not (self.shuffle_folder / GATHERED_NAME).is_dir():
+            return False
+        return position.writer is None or self.state_is_on_disk(plan, position.writer)
 
     def _rename_old_temporaries(self) -> None:
         """Versions before wrote ``NAME.tmp``."""

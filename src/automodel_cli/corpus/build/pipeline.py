@@ -2,7 +2,7 @@
 
 1. the source cuts itself into units (``documents``, ``cutting``, ``hub``)
 2. workers turn units into token buffers (``tokenize``, ``pool``), in this process if there is only one
-3. chunks reach a sink in source order (``corpus_writer``, ``megatron_sink``, ``shuffle``), until it is full
+3. chunks reach a sink in source order (``corpus_writer``, ``megatron_sink``), until it is full
 4. between two chunks, when a shard was finished, the position is written down
 """
 
@@ -17,7 +17,6 @@ from automodel_cli.corpus.build.pool import OrderedPool
 from automodel_cli.corpus.build.tokenize import EncodeTask
 from automodel_cli.corpus.documents.units import BadRow, TokenChunk, Unit
 from automodel_cli.corpus.formats.journal import EVERY_TOKENS
-from automodel_cli.corpus.shuffle.splitting import document_places
 from automodel_cli.corpus.tokenizers.base import Tokenizer
 from automodel_cli.errors import DataError
 
@@ -133,7 +132,8 @@ def drive(
         if worth_noting or sink.tokens - noted_at >= EVERY_TOKENS:
             note(unit.cursor, rows)
             noted_at, worth_noting = sink.tokens, False
-        chunk.places = document_places(unit, rows, chunk.numbers)
+        if unit.ordinals is not None:
+            chunk.ordinals = unit.ordinals[chunk.numbers]
         worth_noting |= sink.feed(chunk)
         # Rows after the last document that was wanted do not count: how many are read of them is chance.
         bad_rows.add(unit, rows, [row for row in chunk.bad if not sink.full or row.after < sink.reached])

@@ -12,6 +12,7 @@ where files go, what writes them, what is said of them.
 from __future__ import annotations
 
 import contextlib
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from automodel_cli.corpus.build.tokenize import EncodeTask
 from automodel_cli.corpus.documents.source import Source
 from automodel_cli.corpus.documents.units import TokenChunk, Unit
 from automodel_cli.corpus.formats.journal import Position
+from automodel_cli.corpus.shuffle.shuffled_source import ShuffledSource
 from automodel_cli.corpus.tokenizer import Tokenizer
 from automodel_cli.corpus.tokenizers.engines import EngineMismatch
 from automodel_cli.files import exclusive_lock, make_folder
@@ -95,10 +97,6 @@ class Build(ABC, Generic[SettingsT, ManifestT, WriterT]):
         """For a dry run."""
 
     @abstractmethod
-    def gather(self, bad_rows: BadRows) -> None:
-        """First phase of a shuffle: all documents to disk, durably."""
-
-    @abstractmethod
     def writer(self, state: dict[str, Any] | None) -> WriterT:
         """What takes the chunks, from ``state`` on."""
 
@@ -117,16 +115,19 @@ class Build(ABC, Generic[SettingsT, ManifestT, WriterT]):
     def check_room(self) -> None:
         """Before a run begins from nothing: is there disk space?"""
 
-    def chunks(self, cursor: dict[str, Any] | None) -> contextlib.AbstractContextManager[Chunks]:
-        """What is written, from ``cursor`` on."""
-        return self.tokenized(self.documents.units(cursor, self.cfg.chunk_size))
+    # ------------------------------------------------------------------------------------ of every run
+
+    @functools.cached_property
+    def shuffled(self) -> ShuffledSource:
+        """The source in random order."""
+        cfg, folder = self.cfg, self.output.shuffle_folder
+        amounts = {"memory_bytes": cfg.shuffle_memory, "num_workers": self.num_workers}
+        return ShuffledSource(self.source, folder, seed=cfg.seed, **amounts)
 
     @property
     def documents(self) -> Source:
         """The source in the order in which it is tokenized for the writer."""
-        return self.source
-
-    # ------------------------------------------------------------------------------------ of every run
+        return self.shuffled if self.cfg.shuffle else self.source
 
     def made(self) -> dict[str, Any]:
         """What decides the bytes, as manifests have it."""
@@ -164,6 +165,22 @@ class Build(ABC, Generic[SettingsT, ManifestT, WriterT]):
         """What reports progress while ``sink`` is fed."""
         wanted = {"tokens_wanted": self.cfg.max_tokens, "bytes_wanted": bytes_wanted}
         return teller(phase, sink, bad_rows, self.progress, **wanted)
+
+    def gather(self, bad_rows: BadRows) -> None:
+        """First phase of a shuffle: all documents to disk, durably."""
+        documents = read_bytes = 0
+
+        def report(more_documents: int, more_bytes: int, through: float | None) -> None:
+            nonlocal documents, read_bytes
+            documents, read_bytes = documents + more_documents, read_bytes + more_bytes
+            counts = (documents, 0, read_bytes, bad_rows.count)
+            self.progress(Progress("scattering", *counts, through=through))
+
+        try:
+            self.shuffled.gather(bad_rows, report)
+        except BaseException:
+            self.shuffled.remove()
+            raise
 
     def run(self) -> BuildResult[ManifestT]:
         """Make the files.
@@ -237,7 +254,8 @@ class Build(ABC, Generic[SettingsT, ManifestT, WriterT]):
         tell = self.teller("writing", writer, bad_rows, self.documents.total_bytes)
         try:
             if not writer.full:
-                with self.chunks(position.cursor) as chunks:
+                units = self.documents.units(position.cursor, self.cfg.chunk_size)
+                with self.tokenized(units) as chunks:
                     drive(chunks, writer, bad_rows, rows=position.rows, note=note, tell=tell)
             self.finish(writer, bad_rows)
         except BaseException:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from automodel_cli.corpus.documents.readers import NOT_UTF8, text_of, too_long, usable_fields
+from automodel_cli.corpus.documents.row_texts import NOT_UTF8, text_of, too_long, usable_fields
 from automodel_cli.corpus.documents.units import BadRow, ReadOptions, Texts, Unit
 from automodel_cli.errors import DataError
 

@@ -32,7 +32,8 @@ from automodel_cli.corpus.documents import compressed
 from automodel_cli.corpus.documents.compressed import stream_errors
 from automodel_cli.corpus.documents.json_values import iter_json
 from automodel_cli.corpus.documents.listing import SourceFile
-from automodel_cli.corpus.documents.readers import BOM, NOT_UTF8, document_of, too_long
+from automodel_cli.corpus.documents.readers import BOM
+from automodel_cli.corpus.documents.row_texts import NOT_UTF8, document_of, too_long
 from automodel_cli.corpus.documents.units import BadRow, ReadOptions, Split, Unit
 from automodel_cli.errors import DataError
 

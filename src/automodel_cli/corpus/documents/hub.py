@@ -82,7 +82,8 @@ class HubSource:
                 return
             table = columns.join(tables)
             position = {"file": 0, "at": row, "state": state}
-            yield Unit("rows", self.dataset, 0, position, payload=columns.pack(table), size=table.nbytes)
+            size, rows = table.nbytes, len(table)
+            yield Unit("rows", self.dataset, 0, position, payload=columns.pack(table), size=size, rows=rows)
             row += len(table)
 
     def _some(self, batches: Iterator[Any], row: int, wanted: int) -> Iterator[Any]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
-from automodel_cli.corpus.documents.readers import too_long
+from automodel_cli.corpus.documents.row_texts import too_long
 from automodel_cli.errors import DataError
 
 _READ_BYTES = 64 << 10

@@ -21,12 +21,11 @@ from typing import Any
 
 from pydantic_core import from_json  # twice as fast as json, takes bytes; comes with pydantic
 
+from automodel_cli.corpus.documents.row_texts import NOT_UTF8, document_of, too_long
 from automodel_cli.corpus.documents.units import BadRow, ReadOptions, Texts, Unit
 from automodel_cli.errors import DataError
 
 BOM = b"\xef\xbb\xbf"
-MISSING = object()
-NOT_UTF8 = "not UTF-8"
 
 
 def read_unit(unit: Unit, options: ReadOptions) -> Texts:
@@ -42,11 +41,6 @@ def read_unit(unit: Unit, options: ReadOptions) -> Texts:
     if options.lists and unit.kind in _TEXT_KINDS:
         found.texts = [(text,) for text in found.texts]
     return found
-
-
-def too_long(max_bytes: int) -> BadRow:
-    """The reason for a document that is longer than ``max_bytes``."""
-    return BadRow(0, f"longer than {max_bytes:,} bytes (--max-document-bytes)")
 
 
 def most_bytes(unit: Unit, options: ReadOptions) -> int:
@@ -82,75 +76,10 @@ def _without_bom(unit: Unit) -> bytes:
 # ---------------------------------------------------------------------------------------------- rows
 
 
-def text_of(value: Any) -> str | BadRow:
-    """A text that can be encoded, or what is wrong with it (row 0; the caller knows the number)."""
-    if isinstance(value, BadRow):
-        return value
-    if isinstance(value, str):
-        if not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                return BadRow(0, "lone surrogate")
-        return value
-    if value is MISSING:
-        return BadRow(0, "no text key")
-    return BadRow(0, "text is null" if value is None else f"text is {_kind_of(value)}, not a string")
-
-
-def _kind_of(value: Any) -> str:
-    names = {
-        str: "a string",
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-        list: "a list",
-        dict: "an object",
-    }
-    return names.get(type(value), type(value).__name__)
-
-
-def pick_text(row: Any, key: str) -> Any:
-    """``row[key]``, MISSING, or a BadRow if the row is no object."""
-    return (
-        row.get(key, MISSING)
-        if isinstance(row, dict)
-        else BadRow(0, f"row is {_kind_of(row)}, not an object")
-    )
-
-
-def fields_of(row: Any, keys: tuple[str, ...]) -> tuple[Any, ...] | BadRow:
-    """What ``row`` has for each of ``keys``, a text or a list of texts; a BadRow unless all are usable."""
-    if not isinstance(row, dict):
-        return BadRow(0, f"row is {_kind_of(row)}, not an object")
-    return usable_fields(tuple([row.get(key, MISSING) for key in keys]), keys)
-
-
-def usable_fields(values: tuple[Any, ...], keys: tuple[str, ...]) -> tuple[Any, ...] | BadRow:
-    """``values`` if each is a text, or a list of texts, that can be encoded; else what is wrong with one."""
-    for key, value in zip(keys, values, strict=True):
-        for text in value if type(value) is list else (value,):
-            found = text_of(text)
-            if isinstance(found, BadRow):
-                where = f" in {key!r}" if len(keys) > 1 else ""
-                inside = " in a list" if type(value) is list else ""
-                return BadRow(0, f"{found.reason}{inside}{where}")
-    return values
-
-
-def document_of(row: Any, options: ReadOptions) -> Any:
-    """The document that a decoded row holds, as ``options`` has it, or a BadRow."""
-    if options.lists:
-        return fields_of(row, options.keys)
-    return text_of(pick_text(row, options.text_key))
-
-
 def _read_jsonl(unit: Unit, options: ReadOptions) -> Texts:
-    if options.lists:
-        return _read_jsonl_fields(unit, options)
     lines, most = _lines(unit), most_bytes(unit, options)
     found = Texts([], rows=len(lines))
-    key = options.text_key
+    key, lists, one_key = options.text_key, options.lists, not options.more_keys
     for row, line in enumerate(lines):
         if len(line) > most:
             found.add(row, too_long(most))
@@ -159,30 +88,11 @@ def _read_jsonl(unit: Unit, options: ReadOptions) -> Texts:
             continue
         try:
             value = from_json(line, cache_strings="keys")
-            text = value[key] if type(value) is dict and key in value else pick_text(value, key)
-            found.add(row, text if type(text) is str else text_of(text))
-        except ValueError:
-            found.add(row, _document_or_reason(line, row, options))
-    return found
-
-
-def _read_jsonl_fields(unit: Unit, options: ReadOptions) -> Texts:
-    lines, most = _lines(unit), most_bytes(unit, options)
-    found = Texts([], rows=len(lines))
-    key, usual = options.text_key, not options.more_keys
-    for row, line in enumerate(lines):
-        if len(line) > most:
-            found.add(row, too_long(most))
-            continue
-        if not line or line.isspace():
-            continue
-        try:
-            value = from_json(line, cache_strings="keys")
-            if usual and type(value) is dict and type(text := value.get(key)) is str:
-                found.texts.append((text,))
+            if one_key and type(value) is dict and type(text := value.get(key)) is str:  # nearly always
+                found.texts.append((text,) if lists else text)
                 found.numbers.append(row)
                 continue
-            found.add(row, fields_of(value, options.keys))
+            found.add(row, document_of(value, options))
         except ValueError:
             found.add(row, _document_or_reason(line, row, options))
     return found

@@ -70,6 +70,7 @@ class Unit:
         continues, unfinished: the first document began in the unit before; the last goes on in the next.
         split: the split that a tail cut chose, else None.
         through: part of the source that is done with this unit, 0 to 1; None: nobody knows.
+        ordinals: numbers of its rows' documents in the source, where they are not simply the next ones (int64).
     """
 
     kind: Kind
@@ -89,6 +90,7 @@ class Unit:
     unfinished: bool = False
     split: Split | None = None
     through: float | None = None
+    ordinals: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,6 @@ class TokenChunk(Chunk):
         unfinished: the last one goes on in the next chunk.
         split: the split that a tail cut chose, else None.
         numbers: ``Texts.numbers`` as int64.
-        places: file and row of each document (``splitting.place_of``), once the rows before the unit are known.
         ordinals: document numbers, if they are not simply the next ones (after a shuffle).
     """
 
@@ -193,7 +194,6 @@ class TokenChunk(Chunk):
     unfinished: bool = False
     split: Split | None = None
     numbers: np.ndarray | None = None
-    places: np.ndarray | None = None
     ordinals: np.ndarray | None = None
 
     @staticmethod

@@ -36,11 +36,14 @@ BYTES_A_ROW = 64  # memory that a row costs besides its bytes while its bucket i
 _GROUP_BYTES = 1 << 20  # handed on at once: little enough for the caches of a core
 _MOST_OPEN = 256  # files of one process
 _PLAN_NAME = "plan.json"
+GATHERED_NAME = "gathered"  # folder of buckets that have all rows
+NUMBERS_NAME = "numbers.bin"  # of a ``ShuffledSource``
 _NO_BUCKETS = "there are no buckets of a shuffle: start over with --overwrite"
 _BASE_FIELDS = [("place", "<u8"), ("length", "<u8")]
-_FILES = rf"(plan\.json{ANY_TEMPORARY}|\d{{4}}(_\d{{4}})*\.\w+\.(docs|rows)|digests/\d{{4}}\.(bin|dropped))"
+_ROWS = r"\d{4}(_\d{4})*\.\w+\.(docs|rows)"
+_FILES = rf"(plan\.json{ANY_TEMPORARY}|numbers\.bin|{_ROWS}|digests/\d{{4}}\.(bin|dropped))"
 BUCKET_FILES = re.compile(_FILES)
-WORK_FILES = re.compile(rf"begun|((buckets[^/]*|gathered)/)?{_FILES}")
+WORK_FILES = re.compile(rf"begun|((buckets[^/]*|{GATHERED_NAME})/)?{_FILES}")
 """What is ours in a folder that buckets are made in, as paths in it."""
 
 

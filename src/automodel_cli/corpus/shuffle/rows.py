@@ -21,7 +21,8 @@ import numpy as np
 import xxhash
 
 from automodel_cli.corpus.documents.compressed import stream_errors
-from automodel_cli.corpus.documents.readers import BOM, content_of, most_bytes, read_unit, too_long
+from automodel_cli.corpus.documents.readers import BOM, content_of, most_bytes, read_unit
+from automodel_cli.corpus.documents.row_texts import too_long
 from automodel_cli.corpus.documents.units import BadRow, ReadOptions, Texts, Unit
 from automodel_cli.corpus.shuffle.gather import Rows
 from automodel_cli.errors import DataError

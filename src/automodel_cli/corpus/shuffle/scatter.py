@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from automodel_cli.corpus.build.pool import OrderedPool
-from automodel_cli.corpus.documents.listing import SourceFile
+from automodel_cli.corpus.documents.source import BYTES_PER_DOCUMENT, FileSource, Source
 from automodel_cli.corpus.documents.units import Chunk, Unit
 from automodel_cli.corpus.shuffle.buckets import Buckets, BucketWriter
 from automodel_cli.corpus.shuffle.rows import RowOptions, RowReader, count_rows
 from automodel_cli.corpus.shuffle.splitting import document_places
 
 DIGEST_FIELDS = (("low", "<u8"), ("high", "<u8"))
+NUMBER_FIELDS = (("ordinal", "<u8"),)
 LIKELY_ROW_BYTES = 1000  # a guess, only for how many buckets to make
 _BUCKET_PIECE_BYTES = 64 << 10
 _LEAST_BLOCK_BYTES, _USUAL_BLOCK_BYTES, _MOST_BLOCK_BYTES = 64 << 10, 2 << 20, 64 << 20
@@ -68,6 +69,8 @@ class Scatterer:
         records = np.zeros(len(block.lengths), dtype=self._record)
         records["place"] = document_places(unit, unit.first_row, block.numbers)
         records["length"] = block.lengths
+        if "ordinal" in self._record.fields:  # type: ignore[operator]
+            records["ordinal"] = np.arange(len(records))
         if block.digests is not None:
             records["low"], records["high"] = block.digests["low"], block.digests["high"]
         self._scatter(block.data, records)
@@ -87,18 +90,17 @@ class Scatterer:
             self._pending = None
 
 
-def block_bytes(
-    buckets: int, memory_bytes: int, num_workers: int, options: RowOptions, files: Sequence[SourceFile]
-) -> int:
+def block_bytes(task: ScatterTask, source: Source, memory_bytes: int, num_workers: int) -> int:
     """Bytes of input to take at a time: a decent piece for each bucket, if all workers stay within the memory.
 
     A block is in memory about four times while its rows are moved, and more often while they are parsed; a row group
     of a parquet file is read whole even if it is eight blocks long (``cutting``).
     """
-    copies = 8 if options.parses or any(file.kind != "jsonl" for file in files) else 4
-    if any(file.kind == "parquet" for file in files):
+    kinds = {file.kind for file in source.files} if isinstance(source, FileSource) else {"parquet"}
+    copies = 8 if task.options.parses or kinds != {"jsonl"} else 4
+    if "parquet" in kinds:
         copies *= 2
-    wanted = max(_USUAL_BLOCK_BYTES, buckets * _BUCKET_PIECE_BYTES)
+    wanted = max(_USUAL_BLOCK_BYTES, task.buckets.count * _BUCKET_PIECE_BYTES)
     most = max(_LEAST_BLOCK_BYTES, memory_bytes // (copies * max(1, num_workers)))
     return min(wanted, most, _MOST_BLOCK_BYTES)
 
@@ -115,14 +117,15 @@ def numbered(units: Iterator[Unit], rows_of: Callable[[Unit], int]) -> Iterator[
 
 @contextlib.contextmanager
 def scattering(
-    task: ScatterTask, units: Iterator[Unit], *, num_workers: int
+    task: ScatterTask, source: Source, *, memory_bytes: int, num_workers: int
 ) -> Generator[Iterator[tuple[Unit, Scattered]]]:
-    """Each unit with what came of it, in order; all of it is in the buckets when the iterator ends.
+    """Each unit of ``source`` with what came of it, in order; all is in the buckets when the iterator ends.
 
     Raises (from the iterator):
         DataError: a file cannot be read.
         AutomodelError: the disk is full, or a worker died.
     """
+    units = source.units(None, block_bytes(task, source, memory_bytes, num_workers) // BYTES_PER_DOCUMENT)
     if num_workers <= 1:
         with ThreadPoolExecutor(1) as thread:
             yield _in_this_process(Scatterer(task, thread), units)

@@ -34,10 +34,8 @@ def place_of(file: int | np.ndarray, rows: np.ndarray | int) -> np.ndarray:
     return (np.asarray(file, dtype=np.uint64) << np.uint64(_ROW_BITS)) | np.asarray(rows, dtype=np.uint64)
 
 
-def document_places(unit: Unit, rows_before: int, numbers: np.ndarray | None) -> np.ndarray | None:
+def document_places(unit: Unit, rows_before: int, numbers: np.ndarray | int) -> np.ndarray:
     """Places of a unit's documents from their numbers in it; ``rows_before`` of its file came in earlier units."""
-    if numbers is None:
-        return None
     if unit.kind == "files":  # a run of small files, each one document
         return place_of(unit.file + numbers, 0)
     return place_of(unit.file, rows_before + numbers)

@@ -26,7 +26,6 @@ from automodel_cli.corpus.formats.journal import Position
 from automodel_cli.corpus.formats.megatron_bin import token_dtype
 from automodel_cli.corpus.formats.megatron_divide import divide
 from automodel_cli.corpus.formats.megatron_manifest import MegatronManifest
-from automodel_cli.corpus.shuffle.shuffled_source import ShuffledSource
 from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
 from automodel_cli.errors import ConfigError
 
@@ -49,11 +48,6 @@ class _Megatron(Build[PreprocessMegatronConfig, MegatronManifest, MegatronSink])
     """Pairs of files, one for each input file and key, in a folder that other runs may share."""
 
     output: MegatronOutput
-    shuffled: ShuffledSource | None = None
-
-    @property
-    def documents(self) -> Source:
-        return self.source if self.shuffled is None else self.shuffled
 
     def options(self) -> dict[str, Any]:
         """What decides the bytes of the files, as the manifest keeps it."""
@@ -119,23 +113,6 @@ class _Megatron(Build[PreprocessMegatronConfig, MegatronManifest, MegatronSink])
             return None
         assert isinstance(self.source, FileSource)
         return [file.name for file in self.source.files]
-
-    def gather(self, bad_rows: BadRows) -> None:
-        """All documents, as text, into buckets on disk; they are tokenized in the order of their keys."""
-        assert self.shuffled is not None
-        documents = read_bytes = 0
-
-        def tell(more_documents: int, more_bytes: int, through: float | None) -> None:
-            nonlocal documents, read_bytes
-            documents, read_bytes = documents + more_documents, read_bytes + more_bytes
-            counts = (documents, 0, read_bytes, bad_rows.count)
-            self.progress(Progress("scattering", *counts, through=through))
-
-        try:
-            self.shuffled.gather(bad_rows, tell)
-        except BaseException:
-            self.shuffled.remove()
-            raise
 
     def writer(self, state: dict[str, Any] | None) -> MegatronSink:
         layout = self.output.spool if self.cfg.shards else self.output.layout
@@ -214,12 +191,7 @@ def _prepare(cfg: PreprocessMegatronConfig, progress: ProgressCallback, say: Say
     if task.sentences is not None:
         task.sentences.splitter()  # what is missing is said now, by one process
     workers = _workers(cfg, source)
-    job = _Megatron(cfg, source, tokenizer, engine, output, task, workers, progress, say)
-    if cfg.shuffle:
-        assert isinstance(source, FileSource)
-        amounts = {"memory_bytes": cfg.shuffle_memory, "num_workers": workers}
-        job.shuffled = ShuffledSource(source, output.shuffle_folder, seed=cfg.seed, **amounts)
-    return job
+    return _Megatron(cfg, source, tokenizer, engine, output, task, workers, progress, say)
 
 
 def _open_source(cfg: PreprocessMegatronConfig) -> Source:

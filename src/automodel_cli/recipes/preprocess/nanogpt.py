@@ -2,13 +2,10 @@
 
 The source and the tokenizer are opened (``char``: the text is read once to find its characters), the rule for
 validation is settled (a small or single document is tokenized once more, to count it), and the tokens go into shards.
-With shuffle it is the tokens that are shuffled: they are gathered on disk first.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,14 +21,13 @@ from automodel_cli.corpus.build.corpus_writer import CorpusLayout, CorpusWriter
 from automodel_cli.corpus.build.nanogpt_output import NanogptOutput
 from automodel_cli.corpus.build.pipeline import BadRows, Count, NoText, Progress, drive
 from automodel_cli.corpus.build.pool import likely_workers
-from automodel_cli.corpus.build.run import Build, BuildResult, Chunks, ProgressCallback, Say
+from automodel_cli.corpus.build.run import Build, BuildResult, ProgressCallback, Say
 from automodel_cli.corpus.build.tokenize import EncodeTask
 from automodel_cli.corpus.documents.readers import read_unit
 from automodel_cli.corpus.documents.source import FileSource, Source, open_source, source_in_words, unescape
-from automodel_cli.corpus.documents.units import ReadOptions, Unit
+from automodel_cli.corpus.documents.units import ReadOptions
 from automodel_cli.corpus.formats.manifest import CorpusManifest, Eot, Separator
 from automodel_cli.corpus.shuffle.splitting import SplitRule, likely_fraction
-from automodel_cli.corpus.shuffle.token_shuffle import ShuffleStore, iter_shuffled
 from automodel_cli.corpus.tokenizer import CharTokenizer, Tokenizer, open_tokenizer
 from automodel_cli.corpus.tokenizers.engines import EngineMismatch
 from automodel_cli.errors import ConfigError, DataError
@@ -73,6 +69,8 @@ class _Nanogpt(Build[PreprocessNanogptConfig, CorpusManifest, CorpusWriter]):
             "seed": cfg.seed if decides_by_hash else None,
             # Left out where it is "eos", as in corpora from before there was a choice.
             **({"separator": "bos"} if self.separator == "bos" else {}),
+            # Versions before took the first of the source's tokens.
+            **({"max_tokens_of": "shuffled documents"} if cfg.shuffle and cfg.max_tokens else {}),
         }
 
     def say_plan(self) -> None:
@@ -93,39 +91,6 @@ class _Nanogpt(Build[PreprocessNanogptConfig, CorpusManifest, CorpusWriter]):
         if self.source.total_bytes is None:
             return None
         return self.source.total_bytes // (1 if self.tokenizer.kind in ("byte", "char") else 4)
-
-    def gather(self, bad_rows: BadRows) -> None:
-        """All documents, tokenized, into buckets on disk; they are written in the order of their keys."""
-        store = ShuffleStore(
-            self.output.shuffle_folder,
-            dtype=self.output.layout.dtype,
-            seed=self.cfg.seed,
-            max_tokens=self.cfg.max_tokens,
-            likely_tokens=self.likely_tokens(),
-            memory_bytes=self.cfg.shuffle_memory,
-        )
-        try:
-            with self.tokenized(self.source.units(None, self.cfg.chunk_size)) as chunks:
-                tell = self.teller("gathering", store, bad_rows, self.source.total_bytes)
-                drive(chunks, store, bad_rows, note=lambda *_: None, tell=tell)
-            store.close()
-        except BaseException:
-            store.abandon()
-            raise
-
-    @contextlib.contextmanager
-    def chunks(self, cursor: dict[str, Any] | None) -> Iterator[Chunks]:
-        if not self.cfg.shuffle:
-            with super().chunks(cursor) as chunks:
-                yield chunks
-            return
-        first, folder = (cursor or {"key": 0})["key"], self.output.shuffle_folder
-        memory_bytes = self.cfg.shuffle_memory
-        shuffled = iter_shuffled(folder, self.output.layout.dtype, first=first, memory_bytes=memory_bytes)
-        # Keys are hashes, as good as evenly spread: a key says how far the corpus is written.
-        yield (
-            (Unit("rows", "buckets", 0, {"key": key}, through=key / 2**64), chunk) for key, chunk in shuffled
-        )
 
     def writer(self, state: dict[str, Any] | None) -> CorpusWriter:
         return CorpusWriter(self.output.layout, self.rule, state)
@@ -175,12 +140,14 @@ def _prepare(cfg: PreprocessNanogptConfig, progress: ProgressCallback, say: Say)
     source = open_source(cfg.dataset, set_name=set_name, split=cfg.split, options=options)
     if source.note:
         say(source.note)
+    if cfg.shuffle and cfg.max_tokens and not isinstance(source, FileSource):
+        say("note: with shuffle max_tokens are of all documents, so the whole dataset is downloaded first")
     is_char = cfg.tokenizer == "char"
     characters, count = _read_characters(source, cfg, progress) if is_char else (set(), 0)
     tokenizer = CharTokenizer(characters) if is_char else open_tokenizer(cfg.tokenizer)
     engine = tokenizer.say_engine(cfg.engine, say)
     if isinstance(source, FileSource):
-        source.cut_huge_texts = tokenizer.cuts_at_spaces
+        source.cut_huge_texts = tokenizer.cuts_at_spaces and not cfg.shuffle
     output = NanogptOutput(
         CorpusLayout(
             folder=Path(cfg.output_dir or _default_folder(cfg, source.name)),
@@ -244,19 +211,20 @@ def _usual_separator(
 def _read_characters(
     source: Source, cfg: PreprocessNanogptConfig, progress: ProgressCallback
 ) -> tuple[set[str], int]:
-    """The characters among the first ``max_tokens``, and how many of those there are."""
+    """The characters among the first ``max_tokens`` (of a shuffle: among all), and how many of those there are."""
+    most = None if cfg.shuffle else cfg.max_tokens
     characters: set[str] = set()
     count = read_bytes = documents = 0
     for unit in source.units(None, cfg.chunk_size):
         for text in read_unit(unit, source.options).texts:
-            text = text if cfg.max_tokens is None else text[: cfg.max_tokens - count]
+            text = text if most is None else text[: most - count]
             characters.update(text)
             count += len(text)
             documents += 1
         read_bytes += unit.size
         counts = (documents, count, read_bytes, 0)
-        progress(Progress("characters", *counts, cfg.max_tokens, source.total_bytes, unit.through))
-        if cfg.max_tokens is not None and count >= cfg.max_tokens:
+        progress(Progress("characters", *counts, most, source.total_bytes, unit.through))
+        if most is not None and count >= most:
             break
     if not characters:
         raise DataError(f"{source.name} holds no text", "check --dataset, --text-key and --document")

@@ -28,7 +28,7 @@ from automodel_cli.corpus.build.disk_space import ExpectedSize, expected_size
 from automodel_cli.corpus.build.pipeline import BadRows, Progress
 from automodel_cli.corpus.build.pool import cores
 from automodel_cli.corpus.documents.listing import is_local
-from automodel_cli.corpus.documents.source import BYTES_PER_DOCUMENT, FileSource, source_in_words, unescape
+from automodel_cli.corpus.documents.source import FileSource, source_in_words, unescape
 from automodel_cli.corpus.documents.units import ReadOptions
 from automodel_cli.corpus.shuffle.buckets import BUCKET_FILES, WORK_FILES, BucketReader, Buckets, bucket_count
 from automodel_cli.corpus.shuffle.document_files import Division, DocumentWriter, chunk_name, val_name
@@ -47,7 +47,6 @@ from automodel_cli.corpus.shuffle.scatter import (
     DIGEST_FIELDS,
     LIKELY_ROW_BYTES,
     ScatterTask,
-    block_bytes,
     scattering,
 )
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
@@ -293,9 +292,8 @@ def _scatter(job: _Job, buckets: Buckets, progress: ProgressCallback) -> BadRows
     bad_rows = BadRows(job.cfg.strict)
     task = ScatterTask(buckets, job.rows)
     done = documents = 0
-    block = block_bytes(buckets.count, job.cfg.memory, job.num_workers, job.rows, job.source.files)
-    units = job.source.units(None, block // BYTES_PER_DOCUMENT)
-    with scattering(task, units, num_workers=job.num_workers) as scattered:
+    amounts = {"memory_bytes": job.cfg.memory, "num_workers": job.num_workers}
+    with scattering(task, job.source, **amounts) as scattered:
         for unit, found in scattered:
             bad_rows.add(unit, unit.first_row, found.bad)
             done += unit.size
