@@ -69,7 +69,7 @@ def test_the_picture_says_what_stands_in_each_room(drawing):
 
 
 def test_every_module_the_page_names_is_there():
-    """`room/file.py`, `room/` and `tests/...` in backticks; a trailing name is not looked at."""
+    """Files and folders in backticks, by their place in the package or the repository."""
     for name in re.findall(r"`([\w/]+(?:\.py|/))`", PAGE):
         known = [ROOT / "src/automodel_cli" / name, ROOT / name, ROOT / "tests" / name]
         assert any(path.exists() for path in known), name
