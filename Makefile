@@ -84,8 +84,9 @@ bench: $(VENV)/.dev ## every CPU benchmark, ratios against reference loops (long
 bench-gpu: $(VENV)/.dev ## the same on one GPU, under ten minutes
 	$(BIN)/python benchmarks/gpu.py --minutes 8
 
-docs: $(VENV)/.dev ## regenerate docs/config.md from the schema
+docs: $(VENV)/.dev ## regenerate docs/config.md from the schema, and the picture of the rooms from the imports
 	$(BIN)/python -m automodel_cli.config.docs > docs/config.md
+	$(BIN)/python docs/architecture_svg.py > docs/images/architecture.svg
 
 clean: ## remove the virtual environment and caches (never runs/)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

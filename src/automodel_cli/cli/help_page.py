@@ -12,17 +12,27 @@ import re
 import shutil
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from automodel_cli.cli import console
-
-if TYPE_CHECKING:
-    from automodel_cli.cli.options import Command
 
 _MAX_WIDTH = 120
 _INDENT = "  "
 _OPTIONS, _ARGUMENTS = "Options", "Arguments"
 Row = tuple[str, str]
+
+
+class Command(Protocol):
+    """What a page needs of a command (``options.Command``)."""
+
+    models: Any
+    examples: Any
+    usage: str
+    help: str | None
+    epilog: str | None
+    params: list[Any]
+
+    def get_params(self, ctx: Any) -> list[Any]: ...
 
 
 def of_command(command: Command, context: Any) -> str:
@@ -159,7 +169,9 @@ def _typer_default(param: Any) -> str:
 
 def _in_flags(command: Command, text: str) -> str:
     """``instead of `val_fraction` `` as ``instead of --val-fraction``; other words lose their backticks."""
-    flags = {opt.removeprefix("--").replace("-", "_"): opt for param in command.params for opt in param.opts}
+    flags: dict[str, str] = {
+        opt.removeprefix("--").replace("-", "_"): opt for param in command.params for opt in param.opts
+    }
     return re.sub(r"`([^`]+)`", lambda found: flags.get(found[1], found[1]), text)
 
 

@@ -12,18 +12,18 @@ from __future__ import annotations
 import inspect
 import json
 import re
-import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Optional, TypeVar
 
 import typer
 from typer.core import TyperCommand
 
 from automodel_cli.cli import console, help_page
+from automodel_cli.cli.field_types import alternatives, choices, kind_of
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema.base import Section, keys_of, reason_ignored
 from automodel_cli.errors import AutomodelError
@@ -266,40 +266,10 @@ def _spellings(model: type[Section], name: str, kind: Any) -> list[str]:
     return [*flags, *([_LETTERS[name]] if name in _LETTERS else [])]
 
 
-def kind_of(annotation: Any) -> Any:
-    """What the parser has to know of a field's type: a switch, several values, a pair, or one text."""
-    kinds = [inner for inner in _alternatives(annotation) if inner is not type(None)]
-    if kinds == [bool]:
-        return bool
-    origin, inner = get_origin(kinds[0]), get_args(kinds[0])
-    if origin is tuple and len(inner) == 2 and inner[1] is not Ellipsis:
-        return tuple[str, str]
-    return list[str] if origin in (tuple, list) else str
-
-
-def choices(annotation: Any) -> list[str]:
-    """The words that a field takes, where it takes words of a list."""
-    return [
-        word
-        for inner in _alternatives(annotation)
-        if get_origin(inner) is Literal
-        for word in get_args(inner)
-    ]
-
-
-def _alternatives(annotation: Any) -> list[Any]:
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        return _alternatives(get_args(annotation)[0])
-    if origin in (Union, types.UnionType):
-        return [inner for part in get_args(annotation) for inner in _alternatives(part)]
-    return [annotation]
-
-
 def _metavar(name: str, annotation: Any) -> str:
     if name in _VALUES:
         return _VALUES[name]
-    kinds = [inner for inner in _alternatives(annotation) if inner is not type(None)]
+    kinds = [inner for inner in alternatives(annotation) if inner is not type(None)]
     words = choices(annotation)
     numbers = [{int: "N", float: "X"}[kind] for kind in kinds if kind in (int, float)]
     return "|".join([*words, *numbers]) or "VALUE"

@@ -48,7 +48,7 @@ def test_every_section_is_closed_frozen_and_documented(model):
 
 
 def test_defaults_of_the_guides():
-    """The numbers that section 3 of the design promises to a YAML with only a model and a dataset."""
+    """The defaults of a YAML with only a model and a dataset."""
     cfg = make()
     assert (cfg.step_scheduler.global_batch_size, cfg.step_scheduler.local_batch_size) == (32, 1)
     assert (cfg.step_scheduler.num_epochs, cfg.step_scheduler.max_steps) == (None, None)

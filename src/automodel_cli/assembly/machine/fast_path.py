@@ -1,7 +1,7 @@
 """The choices that make a run fast on this machine, made once, printed with their reasons, kept for a resume.
 
-Contract 13 of the design: a resumed run takes the same path, so that its numbers do not change half-way. What the
-configuration says outright wins over what was stored, and is reported as a change.
+Contract 13 of docs/architecture.md: a resumed run takes the same path, so that its numbers do not change half-way.
+What the configuration says outright wins over what was stored, and is reported as a change.
 """
 
 from __future__ import annotations

@@ -232,7 +232,7 @@ def _read_characters(
 
 
 def _split_rule(job: _Nanogpt, characters: int) -> SplitRule:
-    """How validation documents are chosen (contract: by hash; of one document, or of characters, the tail)."""
+    """How validation documents are chosen (contract 8 of docs/architecture.md)."""
     cfg = job.cfg
     base = SplitRule(seed=cfg.seed, max_tokens=cfg.max_tokens, val_tokens=cfg.val_tokens or 0)
     if cfg.val_fraction is None and cfg.val_tokens is None:
