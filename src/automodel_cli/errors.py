@@ -4,6 +4,9 @@
 ``message`` and ``hint`` on stderr and exits with ``exit_code``; a traceback is for bugs and ``--debug``.
 """
 
+EXIT_PREEMPTED = 75
+"""EX_TEMPFAIL of sysexits.h: stopped by a signal after a checkpoint; the same command goes on from there."""
+
 
 class AutomodelError(Exception):
     """A problem the user can act on. ``message`` says found and expected, ``hint`` says what to do."""

@@ -1,4 +1,4 @@
-"""What processes of ours owe each other."""
+"""This process among others: which rank a launcher made it, its processors, and what it owes its parent."""
 
 from __future__ import annotations
 
@@ -6,8 +6,51 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+LAUNCHER_VARIABLES = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "SLURM_PROCID",
+    "SLURM_NTASKS",
+)
+"""What makes a process think that it is one of several."""
 
 _PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class RankInfo:
+    """Which of how many processes this is, as a launcher (``torchrun`` or ``srun``; None: there is none) said it."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    launcher: str | None = None
+
+
+def own_rank(environ: Mapping[str, str] | None = None) -> RankInfo:
+    """torchrun's RANK and WORLD_SIZE, else srun's SLURM_PROCID and a SLURM_NTASKS above one, else one process."""
+    env = os.environ if environ is None else environ
+    if "RANK" in env and "WORLD_SIZE" in env:
+        return RankInfo(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", "0")), "torchrun")
+    if "SLURM_PROCID" in env and int(env.get("SLURM_NTASKS", "1")) > 1:
+        local = int(env.get("SLURM_LOCALID", "0"))
+        return RankInfo(int(env["SLURM_PROCID"]), int(env["SLURM_NTASKS"]), local, "srun")
+    return RankInfo()
+
+
+def without_launcher(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a child that is to be a process of its own, whatever started this one."""
+    return {name: value for name, value in environ.items() if name not in LAUNCHER_VARIABLES}
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def die_with(parent: int) -> None:

@@ -15,16 +15,17 @@ from automodel_cli.distributed.mesh import MeshSizes, plan_mesh
 from automodel_cli.distributed.parallelize import ParallelConfig, ParallelModel
 from automodel_cli.distributed.tensor_parallel import check_plan
 from automodel_cli.distributed.world import MESH_AXES, World
+from automodel_cli.dtypes import autocast_dtype
 from automodel_cli.errors import ConfigError
 from automodel_cli.models.interface import CausalLM
+from automodel_cli.processes import own_rank
 
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None, None: None}
 _RECOMPUTE = {False: None, True: "full", "full": "full", "selective": "selective"}
 
 
 def world_size(environ: Mapping[str, str]) -> int:
     """Processes that a launcher started together: torchrun's WORLD_SIZE, or srun's task count; 1 without one."""
-    return start.place(environ).size
+    return own_rank(environ).size
 
 
 def mesh_sizes(cfg: PretrainConfig, world: int) -> MeshSizes:
@@ -66,9 +67,9 @@ def join(cfg: PretrainConfig) -> World:
     Raises:
         ConfigError: the mesh does not fit their number.
     """
-    sizes = mesh_sizes(cfg, start.place().size)
+    sizes = mesh_sizes(cfg, own_rank().size)
     device = this_machine.pick_device(cfg.device)
-    if start.place().size == 1:
+    if own_rank().size == 1:
         return World.single(device)
     backend = cfg.dist_backend if device.type == "cuda" else None
     return start.join(device.type, sizes=sizes, backend=backend)
@@ -80,7 +81,7 @@ def planned(cfg: PretrainConfig, processes: int | None = None) -> World:
     Raises:
         ConfigError: the mesh does not fit their number.
     """
-    size = start.place().size if processes is None else processes
+    size = own_rank().size if processes is None else processes
     sizes = mesh_sizes(cfg, size)
     device = this_machine.pick_device(cfg.device)
     return World(rank=0, size=size, local_rank=0, device=device, planned=sizes)
@@ -115,8 +116,8 @@ def spread(cfg: PretrainConfig, model: CausalLM, fast_path: FastPath) -> Paralle
     policy, offload = section.mp_policy, section.offload_policy
     return ParallelConfig(
         strategy="ddp" if section.strategy == "ddp" else "fsdp2",
-        param_dtype=_DTYPES[fast_path.precision],
-        reduce_dtype=_DTYPES[policy.reduce_dtype] or torch.float32 if policy else torch.float32,
+        param_dtype=autocast_dtype(fast_path.precision),
+        reduce_dtype=(policy and autocast_dtype(policy.reduce_dtype)) or torch.float32,
         recompute=recomputing(cfg),
         prefetch=section.enable_fsdp2_prefetch,
         tp_plan=plan_of(cfg, model),

@@ -18,25 +18,17 @@ from pathlib import Path
 
 from automodel_cli.cli import console
 from automodel_cli.launch.workers import ATTEMPT_VARIABLE, ERROR_FILE_VARIABLE, LAUNCHER_VARIABLE
-from automodel_cli.processes import die_with
+from automodel_cli.processes import die_with, own_rank
 
 
 def rank() -> int:
     """This process among those that a launcher started together; 0 without one."""
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        return int(os.environ["RANK"])
-    if "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
-        return int(os.environ["SLURM_PROCID"])
-    return 0
+    return own_rank().rank
 
 
 def launched_by() -> str | None:
     """The launcher that started this process as one of several, or None."""
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        return "torchrun"
-    if "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
-        return "srun"
-    return None
+    return own_rank().launcher
 
 
 def is_started_again() -> bool:

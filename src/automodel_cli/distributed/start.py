@@ -1,11 +1,11 @@
-"""How a process becomes one of several: who it is by its environment, the process group, the mesh, the time limits."""
+"""The start of a process as one of several: the process group, the mesh, the time limits."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from datetime import timedelta
 
 import torch
@@ -14,30 +14,12 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from automodel_cli.distributed.mesh import MeshSizes, fill_mesh
 from automodel_cli.distributed.world import MESH_AXES, World
+from automodel_cli.processes import own_rank
 
 SETUP_TIMEOUT = timedelta(minutes=60)
 """Building, loading and compiling may take one rank much longer than another; afterwards the configured one holds."""
 
 _FIRST_PORT, _PORTS = 20_000, 10_000  # of jobs whose launcher names none
-
-
-@dataclass(frozen=True)
-class Place:
-    """Which of how many processes this is, as a launcher said it."""
-
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
-
-
-def place(environ: Mapping[str, str] | None = None) -> Place:
-    """torchrun's RANK and WORLD_SIZE, else srun's SLURM_PROCID and a SLURM_NTASKS above one, else one process."""
-    env = os.environ if environ is None else environ
-    if "RANK" in env and "WORLD_SIZE" in env:
-        return Place(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", "0")))
-    if "SLURM_PROCID" in env and int(env.get("SLURM_NTASKS", "1")) > 1:
-        return Place(int(env["SLURM_PROCID"]), int(env["SLURM_NTASKS"]), int(env.get("SLURM_LOCALID", "0")))
-    return Place()
 
 
 def rendezvous(environ: Mapping[str, str]) -> str:
@@ -69,7 +51,7 @@ def join(
         backend: nccl or gloo for tensors on the device; None: nccl with GPUs. Tensors on the CPU take gloo.
         timeout: how long a rank waits for another; see ``set_timeouts``.
     """
-    here = place()
+    here = own_rank()
     device = (
         torch.device(device_type, here.local_rank) if device_type == "cuda" else torch.device(device_type)
     )
@@ -77,10 +59,9 @@ def join(
         return World.single(device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    torchrun = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     dist.init_process_group(
         f"cpu:gloo,cuda:{backend or 'nccl'}" if device.type == "cuda" else "gloo",
-        init_method="env://" if torchrun else rendezvous(os.environ),
+        init_method="env://" if here.launcher == "torchrun" else rendezvous(os.environ),
         rank=here.rank,
         world_size=here.size,
         timeout=timeout,

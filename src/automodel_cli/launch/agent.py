@@ -43,13 +43,13 @@ from torch.distributed.elastic.rendezvous import (
 )
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
-from automodel_cli.errors import AutomodelError
+from automodel_cli.errors import EXIT_PREEMPTED, AutomodelError
 from automodel_cli.launch import meeting_point
 from automodel_cli.launch.plan import LaunchPlan
 from automodel_cli.launch.workers import ATTEMPT_VARIABLE, ProcessExit, Workers, root_cause
+from automodel_cli.text import first_line
 
 Answer = TypeVar("Answer")
-EXIT_PREEMPTED = 75
 NOT_STARTED_AGAIN = (EXIT_PREEMPTED, 2)
 FORWARDED = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
 _SETTLE_S = 3.0  # for the others to fail by themselves after a crash
@@ -404,10 +404,6 @@ class _PatientRendezvous(RendezvousHandler):
         return self._inner.get_run_id()
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error.__cause__ or error).strip().partition("\n")[0]
-
-
 def _parameters(plan: LaunchPlan, endpoint: str) -> RendezvousParameters:
     options: dict[str, Any] = {"timeout": 900, **plan.options}
     if plan.is_host is not None:
@@ -440,6 +436,6 @@ def _rendezvous_errors(plan: LaunchPlan) -> Iterator[None]:
         ) from None
     except (RendezvousConnectionError, RendezvousError, DistError, ConnectionError) as error:
         raise LaunchFailed(
-            f"cannot meet the other machines at {plan.endpoint}: {_first_line(error)}",
+            f"cannot meet the other machines at {plan.endpoint}: {first_line(error.__cause__ or error)}",
             "the machine named there must run the same command, and its port must be reachable",
         ) from error

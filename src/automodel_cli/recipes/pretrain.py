@@ -50,11 +50,12 @@ from automodel_cli.data.position import check_plan
 from automodel_cli.distributed.heartbeat import Heartbeat
 from automodel_cli.distributed.start import leave
 from automodel_cli.distributed.world import World
+from automodel_cli.errors import EXIT_PREEMPTED
 from automodel_cli.evaluation.likelihood import Likelihood
 from automodel_cli.evaluation.likelihood import evaluate as evaluate_likelihood
 from automodel_cli.train.compiling import compile_model
 from automodel_cli.train.deferred_metrics import Results, StepNumbers
-from automodel_cli.train.preemption import EXIT_PREEMPTED, Stopped, StopRequest
+from automodel_cli.train.preemption import Stopped, StopRequest
 from automodel_cli.train.schedules import contradictions
 from automodel_cli.train.soundness import Soundness
 from automodel_cli.train.state import TrainState

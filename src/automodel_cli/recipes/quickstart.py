@@ -27,9 +27,9 @@ from automodel_cli.errors import AutomodelError
 from automodel_cli.files import write_text
 from automodel_cli.json_files import FileModel, FiniteFloat, read_model
 from automodel_cli.plain_text import command_line, for_shell
+from automodel_cli.processes import without_launcher
 
 PROMPT = "def read_lines(path):"
-_LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_NTASKS")
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def _is_done(step: Step, output: Path) -> bool:
 
 
 def _run_step(step: Step) -> None:
-    environment = {key: value for key, value in os.environ.items() if key not in _LAUNCHER_VARIABLES}
+    environment = without_launcher(os.environ)
     # -P: what is trained on is Python's own source; nothing in the current folder may be imported by it.
     command = [sys.executable, "-P", "-m", "automodel_cli", *step.arguments]
     code = subprocess.run(command, env=environment, check=False).returncode

@@ -14,12 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from automodel_cli.errors import AutomodelError, ConfigError
+from automodel_cli.errors import EXIT_PREEMPTED, AutomodelError, ConfigError
 from automodel_cli.files import write_text
 from automodel_cli.launch.plan import node_range
 from automodel_cli.plain_text import command_line
 
-EXIT_PREEMPTED = 75
 _OWN_FLAGS = ("nnodes", "nproc-per-node", "rdzv-endpoint", "rdzv-backend", "rdzv-id", "shutdown-timeout")
 
 

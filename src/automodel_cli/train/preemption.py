@@ -18,7 +18,6 @@ from automodel_cli.errors import ConfigError
 Item = TypeVar("Item")
 AnyRank = Callable[[bool], bool]  # whether a flag is set on any rank
 DEFAULT_SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
-EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: saved, run the same command again
 
 
 class Stopped(Exception):

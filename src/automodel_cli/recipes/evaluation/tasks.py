@@ -17,12 +17,13 @@ from automodel_cli.assembly.checkpoint import LoadedModel, load_model
 from automodel_cli.assembly.facts import versions
 from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.assembly.scoring import results_file
-from automodel_cli.assembly.scoring.model import AUTOCAST, compute_precision, describe_checkpoint
+from automodel_cli.assembly.scoring.model import compute_precision, describe_checkpoint
 from automodel_cli.config.schema.tasks import TasksConfig
 from automodel_cli.config.targets.allowlist import Trust
 from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
 from automodel_cli.distributed import start
 from automodel_cli.distributed.world import World
+from automodel_cli.dtypes import autocast_dtype
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
 from automodel_cli.evaluation.icl.aggregate import aggregates
 from automodel_cli.evaluation.icl.data import Bundle
@@ -30,6 +31,7 @@ from automodel_cli.evaluation.icl.rows import Encoder
 from automodel_cli.evaluation.icl.scores import TaskScore, ask, prepare
 from automodel_cli.evaluation.icl.tasks import Task, select_tasks
 from automodel_cli.evaluation.span_scores import SpanScorer
+from automodel_cli.processes import own_rank
 
 FORMAT = "automodel-task-results/1"
 
@@ -61,7 +63,7 @@ def run(cfg: TasksConfig, *, reporter: Reporter | None = None, trust: Sequence[s
     tasks = select_tasks(cfg.tasks, bundle.others) if bundle is not None else []
     device = this_machine.pick_device(cfg.device)
     this_machine.bound_the_heap()
-    world = start.join(device.type) if start.place().size > 1 else World.single(device)
+    world = start.join(device.type) if own_rank().size > 1 else World.single(device)
     try:
         loaded = load_model(cfg.checkpoint, device=world.device, trust=trust)
         reporter = reporter if world.is_main else Reporter()
@@ -86,7 +88,7 @@ def _run(
     engine = SpanScorer(
         loaded.model,
         device=world.device,
-        autocast_dtype=AUTOCAST[precision],
+        autocast_dtype=autocast_dtype(precision),
         batch_size=cfg.batch_size,
         world=world,
     )
