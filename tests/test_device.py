@@ -115,14 +115,6 @@ def test_a_device_that_is_not_here_is_refused():
             device.pick_device("cuda")
 
 
-def test_threads_are_the_processors_that_this_process_may_use(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
-    assert device.default_threads() == 3
-    monkeypatch.delattr(os, "sched_getaffinity")
-    monkeypatch.setattr(os, "cpu_count", lambda: None)  # a system that does not say
-    assert device.default_threads() == 1
-
-
 def test_importing_needs_no_torch():
     code = "import sys; import automodel_cli.device, automodel_cli.sizing.shape; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -172,14 +164,6 @@ def test_huge_pages_are_asked_for_unless_the_user_says_otherwise(monkeypatch):
     monkeypatch.setenv(device.HUGE_PAGES_VARIABLE, "0")
     device.prefer_huge_pages()
     assert os.environ[device.HUGE_PAGES_VARIABLE] == "0"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(40, "40 s"), (240, "4 minutes"), (4 * 3600, "4 hours"), (37_000_000, "428 days")],
-)
-def test_durations_in_words(seconds, text):
-    assert device._in_words(seconds) == text
 
 
 def test_the_residual_stream_follows_the_products():

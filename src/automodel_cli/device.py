@@ -13,13 +13,13 @@ import shutil
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from automodel_cli.dtypes import PRECISIONS
 from automodel_cli.errors import ConfigError
-from automodel_cli.processes import own_rank
+from automodel_cli.processes import cores, own_rank
+from automodel_cli.text import first_line, rough_duration
 
 if TYPE_CHECKING:
     import torch
-
-PRECISIONS = ("bf16", "fp16", "fp32")
 
 # Peak dense FLOP/s of matrix units, by a part of the name that CUDA reports; the first match counts.
 # (bf16, fp16, fp32): fp32 is TF32 where it exists, because that is what matrix products run in.
@@ -204,14 +204,6 @@ def choose_compile(
     return (True, reason) if problem is None else (False, f"torch.compile does not work here: {problem}")
 
 
-def _in_words(seconds: float) -> str:
-    """``40 s``, ``4 minutes``, ``3 hours``, ``12 days``: an estimate, so no finer than that."""
-    for unit_s, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= 1.5 * unit_s:
-            return f"{seconds / unit_s:,.0f} {name}"
-    return f"{seconds:.0f} s"
-
-
 def _worth_compiling(
     device: torch.device, total_tokens: int, total_steps: int, parameters: int | None
 ) -> tuple[bool, str]:
@@ -219,7 +211,7 @@ def _worth_compiling(
         return False, f"torch.compile is not used on {device.type}"
     limit_s = _COMPILE_PAYS_AFTER_S[device.type]
     seconds = eager_seconds(device, total_tokens, total_steps, parameters)
-    length = f"about {_in_words(seconds)} without"
+    length = f"about {rough_duration(seconds)} without"
     if seconds < limit_s:
         return False, f"{length}: shorter than compiling would win back"
     return True, length
@@ -227,7 +219,7 @@ def _worth_compiling(
 
 def eager_seconds(device: torch.device, total_tokens: int, total_steps: int, parameters: int | None) -> float:
     """A rough guess of how long training takes without compilation: 6 FLOPs a parameter and token."""
-    rate = 2e14 if device.type == "cuda" else 1e11 * default_threads()
+    rate = 2e14 if device.type == "cuda" else 1e11 * cores()
     work = 6.0 * (parameters or 0) * total_tokens
     # A small model waits for kernel launches, about 30 ms per update.
     return max(work / rate, 0.03 * total_steps if device.type == "cuda" else 0.0)
@@ -244,7 +236,7 @@ def _compile_problem(device: torch.device) -> str | None:
         result = torch.compile(lambda x: (x * 2).sin().sum())(torch.ones(64, device=device))
         result.item()
     except Exception as error:  # any failure of a toolchain is a reason not to use it
-        return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+        return first_line(error, 120)
     return None
 
 
@@ -314,11 +306,6 @@ def _group_limit(folder: Path, limit: str, used: str, cache: str) -> tuple[int, 
     except (OSError, ValueError):
         return None
     return most, max(0, now - cached)
-
-
-def default_threads() -> int:
-    """Threads for CPU kernels: the cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def configure_process(device: torch.device, *, threads: int | None = None) -> None:

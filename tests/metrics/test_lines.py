@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from automodel_cli.metrics.lines import compact, duration, train_line, val_line
+from automodel_cli.metrics.lines import compact, train_line, val_line
 
 SEEDS = Path(__file__).resolve().parents[3] / "shared" / "seeds"
 SEED_RECORD = {
@@ -124,18 +124,3 @@ def test_val_line():
         '[val] name "code" | step 10 | epoch 1 | loss 2.0000 | ppl 7.39 | bpb 0.9000 | num_label_tokens 5'
         " | best so far"
     )
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0:00:00"),
-        (59.6, "0:01:00"),
-        (5025, "1:23:45"),
-        (183_845, "2d 3:04:05"),
-        (None, "n/a"),
-        (math.inf, "n/a"),
-    ],
-)
-def test_duration(seconds, text):
-    assert duration(seconds) == text

@@ -70,7 +70,7 @@ def test_logs_are_kept_where_they_were_asked_for(launched):
 
 def test_threads_are_shared_out_unless_somebody_has(launched, monkeypatch):
     seen = []
-    monkeypatch.setattr(launch, "default_threads", lambda: 16)
+    monkeypatch.setattr(launch, "cores", lambda: 16)
     monkeypatch.setattr(
         launch, "launch", lambda *_, **__: seen.append(os.environ[launch.THREADS_VARIABLE]) or 0
     )
@@ -86,7 +86,7 @@ def test_threads_are_shared_out_unless_somebody_has(launched, monkeypatch):
 )
 def test_how_many_processes(word, gpus, processes, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
-    monkeypatch.setattr(launch, "default_threads", lambda: 6)
+    monkeypatch.setattr(launch, "cores", lambda: 6)
     assert launch.local_processes(word) == processes
 
 

@@ -19,6 +19,7 @@ from automodel_cli.data.sampler import steps_for_samples
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.models.interface import CausalLM
+from automodel_cli.text import plural
 
 TrainLoader = TokenLoader | TorchLoader
 
@@ -202,7 +203,7 @@ def steps_in_epochs(
 
 def _count_packs(loader: PackedLoader, epochs: int, world: World, say: Callable[[str], None]) -> int:
     say(
-        f"reading {loader.rows_per_epoch:,} rows once to count the packs of {epochs} epoch{'s'[: epochs > 1]} "
+        f"reading {loader.rows_per_epoch:,} rows once to count the packs of {plural(epochs, 'epoch')} "
         "(step_scheduler.max_steps with num_epochs: null starts without)"
     )
     lengths = np.zeros(loader.rows_per_epoch or 0, dtype=np.int64)

@@ -17,10 +17,10 @@ from automodel_cli.data.megatron.parts import BlendStats
 from automodel_cli.data.megatron_dataset import MegatronPretraining
 from automodel_cli.data.packed_loader import PackedLoader
 from automodel_cli.distributed.world import World
-from automodel_cli.metrics.lines import human
 from automodel_cli.models.interface import CausalLM, count_parameters
 from automodel_cli.sizing import shape as sizing
 from automodel_cli.sizing.memory import PeakMemory
+from automodel_cli.text import human, plural
 from automodel_cli.train.schedules import Schedule
 
 _SHOWN_PARTS = 16  # files of a blend in the table; of more, the first and the last
@@ -47,7 +47,7 @@ def data_row(name: str, dataset: Any) -> tuple[str, str]:
     if (tokens := getattr(dataset, "num_tokens", None)) is not None:
         parts.append(f"{tokens:,} tokens")
     if (shards := getattr(dataset, "token_files", None)) is not None:
-        parts.append(f"{len(shards)} file{'s' if len(shards) != 1 else ''}")
+        parts.append(plural(len(shards), "file"))
     if hasattr(dataset, "__len__"):
         parts.append(f"{len(dataset):,} sequences of {getattr(dataset, 'seq_len', '?')}")
     return name, ", ".join(parts) or type(dataset).__name__
@@ -123,7 +123,7 @@ def schedule_rows(
     accumulation = scheduler.global_batch_size // (scheduler.local_rows * dp_world)
     places = f" on each of {dp_world} ranks" if dp_world > 1 else ""
     why = f"; {why}" if why else ""
-    batches = "1 micro-batch" if accumulation == 1 else f"{accumulation} micro-batches"
+    batches = plural(accumulation, "micro-batch", "micro-batches")
     return [
         (
             "batch",

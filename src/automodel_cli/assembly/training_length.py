@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from automodel_cli.errors import ConfigError, DataError
+from automodel_cli.text import plural
 
 Interval = int | Literal["final"] | None
 
@@ -47,7 +48,7 @@ def plan_training_length(
                 "set step_scheduler.max_steps",
             )
         return TrainingLength(max_steps, tokens_per_step, "max_steps")
-    epochs = "1 epoch" if (num_epochs or 1) == 1 else f"{num_epochs} epochs"
+    epochs = plural(num_epochs or 1, "epoch")
     if max_steps is not None and (num_epochs is None or max_steps <= steps_in_epochs):
         return TrainingLength(max_steps, tokens_per_step, "max_steps")
     if steps_in_epochs < 1:

@@ -15,11 +15,11 @@ from automodel_cli.distributed.mesh import MeshSizes, plan_mesh
 from automodel_cli.distributed.parallelize import ParallelConfig, ParallelModel
 from automodel_cli.distributed.tensor_parallel import check_plan
 from automodel_cli.distributed.world import MESH_AXES, World
+from automodel_cli.dtypes import autocast_dtype
 from automodel_cli.errors import ConfigError
 from automodel_cli.models.interface import CausalLM
 from automodel_cli.processes import own_rank
 
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None, None: None}
 _RECOMPUTE = {False: None, True: "full", "full": "full", "selective": "selective"}
 
 
@@ -116,8 +116,8 @@ def spread(cfg: PretrainConfig, model: CausalLM, fast_path: FastPath) -> Paralle
     policy, offload = section.mp_policy, section.offload_policy
     return ParallelConfig(
         strategy="ddp" if section.strategy == "ddp" else "fsdp2",
-        param_dtype=_DTYPES[fast_path.precision],
-        reduce_dtype=_DTYPES[policy.reduce_dtype] or torch.float32 if policy else torch.float32,
+        param_dtype=autocast_dtype(fast_path.precision),
+        reduce_dtype=(policy and autocast_dtype(policy.reduce_dtype)) or torch.float32,
         recompute=recomputing(cfg),
         prefetch=section.enable_fsdp2_prefetch,
         tp_plan=plan_of(cfg, model),

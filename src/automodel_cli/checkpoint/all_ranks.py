@@ -17,6 +17,7 @@ import torch
 
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import AutomodelError, CheckpointError
+from automodel_cli.text import first_line
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 1.0
 Result = TypeVar("Result")
@@ -40,7 +41,7 @@ def all_ranks(world: World, work: Callable[[], Result], *, what: str) -> list[Re
     except RuntimeError as error:  # what the backends raise when a peer is gone or silent
         attempt.join()
         raise CheckpointError(
-            f"{what} was given up: rank {world.rank} lost touch with another process ({_brief(error)})",
+            f"{what} was given up: rank {world.rank} lost touch with another process ({first_line(error)})",
             "the output of the process that ended first says why; earlier checkpoints are as they were",
         ) from error
     failed = next((rank for rank, outcome in enumerate(outcomes) if "error" in outcome), None)
@@ -108,8 +109,3 @@ def _described(error: BaseException) -> dict[str, Any]:
         "hint": "its traceback is in the output of that rank",
         "bug": True,
     }
-
-
-def _brief(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Any
 
 from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.errors import AutomodelError
-from automodel_cli.metrics.lines import WIDTH, duration
+from automodel_cli.metrics.lines import WIDTH
 from automodel_cli.plain_text import without_controls
 from automodel_cli.processes import own_rank
+from automodel_cli.text import clock
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -291,7 +292,7 @@ class Progress:
             f"{share} ({amount})" if share and (amount := self._amount(done, total)) else amount or share
         ]
         left_s = self._left_s(done, total)
-        parts += [what, "" if left_s is None else f"{duration(left_s)} left"]
+        parts += [what, "" if left_s is None else f"{clock(left_s)} left"]
         return f"{self.title}: {'  '.join(part for part in parts if part)}"
 
     def _amount(self, done: int, total: int) -> str:

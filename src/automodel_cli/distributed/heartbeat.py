@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import AutomodelError
+from automodel_cli.text import first_line
 
 ANSWER_S = 10.0
 """How long the others may take to notice the same failure; with one time limit they do so together."""
@@ -54,7 +55,7 @@ class Heartbeat:
             missing = self.missing()
             text = " and ".join(self._described(rank) for rank in missing)
             found = f"{text} did not answer" if missing else "an exchange between the ranks failed"
-            brief = str(error).strip().splitlines()[0][:160]
+            brief = first_line(error, 160)
             raise AutomodelError(
                 f"rank {self.world.rank} gave up {where()}: {found} ({brief})",
                 "that rank died or hangs: its own output says why; the run continues from its last checkpoint"

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 
 from automodel_cli.errors import ConfigError
+from automodel_cli.text import plural
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def _mismatch(world: int, dp_size: int | None, tp_size: int, cp_size: int) -> Co
     product = (dp_size or 1) * tp_size * cp_size
     found = f"{shown} is {product}" if dp_size is not None else f"{shown} does not divide"
     return ConfigError(
-        f"{found}; this run has {_processes(world)}",
+        f"{found}; this run has {plural(world, 'process', 'processes')}",
         f"what would fit: {_fitting(world, tp_size, cp_size)}; or start {_other_worlds(dp_size, tp_size * cp_size)}",
     )
 
@@ -101,12 +102,8 @@ def _fitting(world: int, tp_size: int, cp_size: int) -> str:
 
 def _other_worlds(dp_size: int | None, model_parallel: int) -> str:
     if dp_size is not None:
-        return _processes(dp_size * model_parallel)
-    return f"a multiple of {_processes(model_parallel)}"
-
-
-def _processes(number: int) -> str:
-    return f"{number} process{'' if number == 1 else 'es'}"
+        return plural(dp_size * model_parallel, "process", "processes")
+    return f"a multiple of {plural(model_parallel, 'process', 'processes')}"
 
 
 def _divisors(number: int) -> list[int]:

@@ -9,10 +9,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from automodel_cli.text import clock, human
 
 UNKNOWN = "n/a"
 WIDTH = 120
@@ -27,14 +28,6 @@ class Lines:
     train: Callable[[Record], str]
     val: Callable[[Record], str]
     eval: Callable[[Record], str]
-
-
-def human(number: float, *, billions: str = "B") -> str:
-    """``124.4M``: three or four digits and a unit."""
-    for limit, unit in ((1e12, "T"), (1e9, billions), (1e6, "M"), (1e3, "K")):
-        if abs(number) >= limit:
-            return f"{number / limit:.1f}{unit}"
-    return f"{number:,.0f}"
 
 
 # ---------------------------------------------------------------------------------------- compact
@@ -64,7 +57,7 @@ def compact(*, total_steps: int, per_gpu: bool = False, width: Callable[[], int]
             (7, _field(record, "packing_efficiency", "packed {:>5.1%}")),
             (8, _field(record, "mem_gib", "mem {:>5.2f} GiB")),
             (10, f"epoch {record['epoch']}" if record.get("epoch") else ""),
-            (2, _field(record, "eta_s", "eta {}", duration)),
+            (2, _field(record, "eta_s", "eta {}", clock)),
             (0, "skipped (not finite)" if record.get("skipped") else ""),
         ]
         return _fit(fields, width())
@@ -125,7 +118,7 @@ def train_line(record: Record) -> str:
         f"tps {_text(record, 'tps', '.2f')}({_text(record, 'tps_per_gpu', '.2f')}/gpu)",
         f"num_label_tokens {_text(record, 'num_label_tokens', 'd')}",
         f"mfu {_text(record, 'mfu', '.1%')}",
-        f"eta {duration(record.get('eta_s'))}",
+        f"eta {clock(record.get('eta_s'))}",
     ]
     if record.get("loss_avg") is not None:
         fields.append(f"loss_avg {_text(record, 'loss_avg', '.4f')}")
@@ -168,17 +161,6 @@ def eval_line(record: Record) -> str:
     if record.get("core") is not None:
         fields.append(f"core {_text(record, 'core', '.4f')} over {_text(record, 'core_tasks', 'd')} tasks")
     return " | ".join([*fields, f"{_text(record, 'seconds', '.1f')} s"])
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as ``h:mm:ss``, with days in front from 24 hours on: ``1:23:45``, ``2d 3:04:05``."""
-    if seconds is None or not math.isfinite(seconds):
-        return UNKNOWN
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    clock = f"{hour}:{minute:02d}:{second:02d}"
-    return f"{days}d {clock}" if days else clock
 
 
 def _text(record: Record, key: str, spec: str) -> str:

@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from automodel_cli import __version__
-from automodel_cli.device import cpu_features, default_threads
+from automodel_cli.device import cpu_features
 from automodel_cli.errors import AutomodelError
 from automodel_cli.files import exclusive_lock
-from automodel_cli.processes import own_rank
+from automodel_cli.processes import cores, own_rank
 
 Status = Literal["ok", "warning", "problem"]
 HUB = "huggingface.co"
@@ -104,10 +104,10 @@ def _versions(request: Request) -> Iterator[Finding]:
 
 
 def _processor(request: Request) -> Iterator[Finding]:
-    cores, features = default_threads(), cpu_features()
+    features = cpu_features()
     known = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in features]
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    yield Finding("CPU", f"{cores} cores, {pages:.0f} GiB memory, {', '.join(known) or platform.machine()}")
+    yield Finding("CPU", f"{cores()} cores, {pages:.0f} GiB memory, {', '.join(known) or platform.machine()}")
     if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")):
         yield Finding(
             "C++ compiler",

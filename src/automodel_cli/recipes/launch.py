@@ -18,10 +18,11 @@ from automodel_cli.assembly import world
 from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.data.sampler import grad_accum_steps
-from automodel_cli.device import default_threads, pick_device
+from automodel_cli.device import pick_device
 from automodel_cli.errors import ConfigError
 from automodel_cli.launch.agent import launch
 from automodel_cli.launch.plan import LaunchPlan, plan_launch
+from automodel_cli.processes import cores
 
 THREADS_VARIABLE = "OMP_NUM_THREADS"
 
@@ -48,7 +49,7 @@ def run(
     plan = _checked_plan(cfg, flags)
     if plan.processes == 1 and plan.max_nodes == 1:
         return None
-    os.environ.setdefault(THREADS_VARIABLE, str(max(1, default_threads() // plan.processes)))
+    os.environ.setdefault(THREADS_VARIABLE, str(max(1, cores() // plan.processes)))
     folder = _log_folder(plan)
     signals = cfg.step_scheduler.preemption_signal if cfg is not None else ()
     code = launch(plan, worker_command(arguments), log_folder=folder, say=say, signals=signals)
@@ -104,7 +105,7 @@ def local_processes(word: str) -> int:
         raise ConfigError(
             "--nproc-per-node gpu: there is no GPU here", "automodel doctor says why; or give a number"
         )
-    return gpus if word == "gpu" or (word == "auto" and gpus) else default_threads()
+    return gpus if word == "gpu" or (word == "auto" and gpus) else cores()
 
 
 def worker_command(arguments: Sequence[str]) -> list[str]:

@@ -5,18 +5,13 @@ from __future__ import annotations
 import pytest
 
 from automodel_cli.assembly.machine import memory
-from automodel_cli.assembly.machine.memory import DeviceMemory, binary
+from automodel_cli.assembly.machine.memory import DeviceMemory
 from automodel_cli.config.targets.target import Target
 from automodel_cli.distributed.world import World
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.sizing.memory import PeakMemory
 
 GIB = 1 << 30
-
-
-@pytest.mark.parametrize(("size", "text"), [(3 << 20, "3 MiB"), (3 << 29, "1.5 GiB"), (0, "0 MiB")])
-def test_binary(size, text):
-    assert binary(size) == text
 
 
 def test_the_line_of_the_table():

@@ -17,12 +17,13 @@ from automodel_cli.assembly.machine.fast_path import (
     choose_residual,
     named_loss,
 )
-from automodel_cli.assembly.machine.memory import DeviceMemory, binary
+from automodel_cli.assembly.machine.memory import DeviceMemory
 from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import ConfigError
 from automodel_cli.models.interface import CausalLM
 from automodel_cli.sizing.memory import PeakMemory
+from automodel_cli.text import binary_size
 
 SHARE = 0.9
 """Part of the free memory that is planned with: the prediction may be off, and allocators leave gaps."""
@@ -104,12 +105,12 @@ def _largest(
     for rows in useful:
         peak = _predicted(cfg, model, world, rows, seq_len=seq_len, path=path, resident=memory.resident)
         if memory.fits(peak, SHARE):
-            needs = f"needs about {binary(peak.total)}"
+            needs = f"needs about {binary_size(peak.total)}"
             return LocalBatch(rows, f"auto: {needs}, {_bound(rows, useful, sizes, limit)}")
     raise ConfigError(
         f"step_scheduler.local_batch_size auto: even 1 sequence of {seq_len:,} tokens needs about "
-        f"{binary(peak.total)}, and {SHARE:.0%} of what is free here are "
-        f"{binary(SHARE * memory.free + memory.resident)}",
+        f"{binary_size(peak.total)}, and {SHARE:.0%} of what is free here are "
+        f"{binary_size(SHARE * memory.free + memory.resident)}",
         "set distributed.activation_checkpointing: full, a shorter seq_len, or take more ranks (fsdp2 divides weights)",
     )
 

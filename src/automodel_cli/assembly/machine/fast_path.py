@@ -18,12 +18,12 @@ from automodel_cli.assembly.training_length import TrainingLength
 from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.config.targets.aliases import present_name
 from automodel_cli.config.targets.target import Target
+from automodel_cli.dtypes import autocast_dtype
 from automodel_cli.models.interface import CausalLM
 from automodel_cli.models.layers import attention_kernels, fp8
 from automodel_cli.train.loss_choice import pick_loss
 from automodel_cli.train.optimizers import ADAMW, pick_kernel
 
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
 _AS_STORED = "as stored with the run"
 
 
@@ -47,7 +47,7 @@ class FastPath:
     @property
     def autocast_dtype(self) -> torch.dtype | None:
         """The compute dtype of matrix products; None is fp32 throughout."""
-        return _AUTOCAST[self.precision]
+        return autocast_dtype(self.precision)
 
     def stored(self) -> dict[str, Any]:
         """The part that a checkpoint keeps."""
@@ -158,7 +158,7 @@ def choose_fast_path(
         ),
         configured=True,  # or stored: it refuses either where it cannot be
     )
-    dtype = _AUTOCAST[precision] or torch.float32
+    dtype = autocast_dtype(precision) or torch.float32
     kept, is_open = choices.stored.get("attention"), model.attention_shape() is not None
     if kept == "model" or (kept is not None and is_open and attention_kernels.is_here(kept, device)):
         choices.take("attention", (kept, ""))
@@ -184,7 +184,9 @@ def choose_loss(model: CausalLM, precision: str, device: torch.device, *, tokens
     size = model.padded_vocab_size
     heads = (one for one in model.parameters() if one.dim() == 2 and one.shape[0] == size)
     width = next((one.shape[1] for one in heads), 1)
-    return pick_loss(vocab_size=size, tokens=tokens, width=width, dtype=_AUTOCAST[precision], device=device)
+    return pick_loss(
+        vocab_size=size, tokens=tokens, width=width, dtype=autocast_dtype(precision), device=device
+    )
 
 
 def choose_compile_scope(cfg: PretrainConfig, model: CausalLM, processes: int) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from automodel_cli.config.targets.target import Target
 from automodel_cli.distributed.world import World
 from automodel_cli.models.interface import CausalLM
 from automodel_cli.sizing.memory import PeakMemory, StepPlan, peak_memory
+from automodel_cli.text import binary_size
 from automodel_cli.train.losses import default_chunk_tokens
 
 # Numbers that torch's optimizers keep of each weight. Those that are not listed count as two, the most of these.
@@ -135,23 +136,17 @@ def attention_keeps(model: CausalLM, *, device: str, precision: str, seq_len: in
     return "linear"
 
 
-def binary(size: float) -> str:
-    """``1.5 GiB``, ``230 MiB``."""
-    gib = size / 2**30
-    return f"{gib:.1f} GiB" if gib >= 1 else f"{size / 2**20:.0f} MiB"
-
-
 def row(peak: PeakMemory | None, memory: DeviceMemory | None) -> tuple[str, str]:
     """The line of the start-up table."""
     if peak is None:
         return "memory", "n/a: the shape of this model is not known"
-    parts = ", ".join(f"{name} {binary(size)}" for name, size in peak.parts().items())
-    line = f"about {binary(peak.total)} at the peak ({parts})"
+    parts = ", ".join(f"{name} {binary_size(size)}" for name, size in peak.parts().items())
+    line = f"about {binary_size(peak.total)} at the peak ({parts})"
     if memory is None:
         return "memory", line
     # What is free is meant as the user sees it: before this run, whose process already has its share.
     free = memory.free + memory.resident
-    return "memory", f"{line}; the device has {binary(memory.total)}, {binary(free)} free"
+    return "memory", f"{line}; the device has {binary_size(memory.total)}, {binary_size(free)} free"
 
 
 def notes(peak: PeakMemory | None, memory: DeviceMemory | None) -> list[str]:
@@ -159,6 +154,7 @@ def notes(peak: PeakMemory | None, memory: DeviceMemory | None) -> list[str]:
     if peak is None or memory is None or memory.fits(peak):
         return []
     return [
-        f"a step needs about {binary(peak.total)} of memory and {binary(memory.free + memory.resident)} are free: "
-        "lower step_scheduler.local_batch_size (or set it to auto), or set distributed.activation_checkpointing"
+        f"a step needs about {binary_size(peak.total)} of memory and "
+        f"{binary_size(memory.free + memory.resident)} are free: lower "
+        "step_scheduler.local_batch_size (or set it to auto), or set distributed.activation_checkpointing"
     ]

@@ -12,8 +12,6 @@ from automodel_cli.assembly.checkpoint import LoadedModel
 from automodel_cli.checkpoint import layout
 from automodel_cli.files import hash_bytes, hash_file
 
-AUTOCAST: dict[str, torch.dtype | None] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
-
 
 def compute_precision(asked: str, loaded: LoadedModel, device: torch.device) -> str:
     """As asked; else fp32 for what was trained in fp32, and what the hardware does best for the rest."""

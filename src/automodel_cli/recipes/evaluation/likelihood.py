@@ -24,13 +24,14 @@ from automodel_cli.assembly.scoring.data import (
     training_config,
     validation_sets,
 )
-from automodel_cli.assembly.scoring.model import AUTOCAST, compute_precision, describe_checkpoint
+from automodel_cli.assembly.scoring.model import compute_precision, describe_checkpoint
 from automodel_cli.config.schema.results import EvaluateConfig
 from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
 from automodel_cli.corpus.tokenizers.same_tokenizer import MadeBy, same_ids
 from automodel_cli.corpus.tokenizers.token_bytes import TokenBytes
 from automodel_cli.data.loader import EvalLoader
 from automodel_cli.data.megatron_dataset import MegatronPretraining
+from automodel_cli.dtypes import autocast_dtype
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.evaluation.bigram import bigram_loss
 from automodel_cli.evaluation.likelihood import Likelihood, evaluate, summarise
@@ -123,7 +124,7 @@ def _score(
         loader,
         token_bytes=_token_bytes(cfg, dataset, loaded, reporter),
         device=device,
-        autocast_dtype=AUTOCAST[precision],
+        autocast_dtype=autocast_dtype(precision),
         progress=lambda done: reporter.progress(done, batches, name),
     )
 

@@ -17,12 +17,13 @@ from automodel_cli.assembly.checkpoint import LoadedModel, load_model
 from automodel_cli.assembly.facts import versions
 from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.assembly.scoring import results_file
-from automodel_cli.assembly.scoring.model import AUTOCAST, compute_precision, describe_checkpoint
+from automodel_cli.assembly.scoring.model import compute_precision, describe_checkpoint
 from automodel_cli.config.schema.results import TasksConfig
 from automodel_cli.config.targets.allowlist import Trust
 from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
 from automodel_cli.distributed import start
 from automodel_cli.distributed.world import World
+from automodel_cli.dtypes import autocast_dtype
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
 from automodel_cli.evaluation.icl.aggregate import aggregates
 from automodel_cli.evaluation.icl.data import Bundle
@@ -87,7 +88,7 @@ def _run(
     engine = SpanScorer(
         loaded.model,
         device=world.device,
-        autocast_dtype=AUTOCAST[precision],
+        autocast_dtype=autocast_dtype(precision),
         batch_size=cfg.batch_size,
         world=world,
     )

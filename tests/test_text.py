@@ -1,0 +1,64 @@
+"""Words for people."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from automodel_cli import text as words
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"), [(0, "0 files"), (1, "1 file"), (2, "2 files"), (12_000, "12,000 files")]
+)
+def test_plural(count, shown):
+    assert words.plural(count, "file") == shown
+
+
+def test_plural_of_another_form():
+    assert [words.plural(n, "process", "processes") for n in (1, 2)] == ["1 process", "2 processes"]
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [
+        (0, "0 B"), (1023, "1,023 B"), (1536, "1.5 KiB"), (86.1 * 2**20, "86.1 MiB"), (230 << 20, "230 MiB"),
+        (3 << 29, "1.5 GiB"), (5 << 50, "5,120 TiB"),
+    ],
+)  # fmt: skip
+def test_binary_size(size, shown):
+    assert words.binary_size(size) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0, "0:00:00"),
+        (59.6, "0:01:00"),
+        (5025, "1:23:45"),
+        (183_845, "2d 3:04:05"),
+        (None, "n/a"),
+        (math.inf, "n/a"),
+    ],
+)
+def test_clock(seconds, shown):
+    assert words.clock(seconds) == shown
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(-1, "0m00s"), (187, "3m07s"), (3900, "1h05m")])
+def test_duration(seconds, shown):
+    assert words.duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(40, "40 s"), (240, "4 minutes"), (3 * 3600, "3 hours"), (37_000_000, "428 days")]
+)
+def test_rough_duration(seconds, shown):
+    assert words.rough_duration(seconds) == shown
+
+
+def test_first_line():
+    assert words.first_line(ValueError("\n  one\ntwo")) == "one"
+    assert words.first_line(ValueError("")) == "ValueError"
+    assert words.first_line(ValueError("x" * 300), 160) == "x" * 160
