@@ -19,6 +19,7 @@ from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from automodel_cli.errors import AutomodelError
 from automodel_cli.launch.plan import LaunchPlan
+from automodel_cli.text import first_line
 
 Answer = TypeVar("Answer")
 
@@ -113,10 +114,6 @@ def rendezvous_errors(plan: LaunchPlan) -> Iterator[None]:
         ) from None
     except (RendezvousConnectionError, RendezvousError, DistError, ConnectionError) as error:
         raise LaunchFailed(
-            f"cannot meet the other machines at {plan.endpoint}: {_first_line(error)}",
+            f"cannot meet the other machines at {plan.endpoint}: {first_line(error.__cause__ or error)}",
             "the machine named there must run the same command, and its port must be reachable",
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error.__cause__ or error).strip().partition("\n")[0]

@@ -98,7 +98,8 @@ def test_an_output_that_cannot_be_is_said_before_anything_is_computed(tmp_path, 
     for output in (tmp_path, tmp_path / "file" / "o.json"):
         with pytest.raises(ConfigError):
             results_file.check_output(str(output))
-    assert app.run(["eval", "no-such-run", "--data", "x", "-o", str(tmp_path)]) == 2
+    (tmp_path / "run").mkdir()
+    assert app.run(["eval", str(tmp_path / "run"), "--data", "x", "-o", str(tmp_path)]) == 2
     assert "is a folder" in capsys.readouterr().err
     monkeypatch.setattr("os.access", lambda path, mode: False)
     with pytest.raises(ConfigError, match="cannot write --output"):
