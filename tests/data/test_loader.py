@@ -80,9 +80,10 @@ def test_every_window_once_an_epoch_for_any_ranks_and_micro_batches(
         )
         for rank in range(ranks)
     ]
+    assert loaders[0].remaining_steps == epochs * 54 // size
     streams = [_stream(loader) for loader in loaders]
     updates = [[first for part in parts for first in part] for parts in zip(*streams, strict=True)]
-    assert len(updates) == loaders[0].total_steps() == epochs * 54 // size
+    assert len(updates) == epochs * 54 // size
     seen = np.concatenate(updates)
     in_order = dataset.locate(np.arange(len(seen)))
     assert seen.tolist() == _first_tokens(dataset, in_order)
@@ -159,13 +160,10 @@ def test_state_counts_what_was_handed_out_not_what_was_read_ahead(pattern: str, 
 def test_epochs_and_steps(pattern: str) -> None:
     loader = TokenLoader(_dataset(pattern), global_batch_size=12, local_batch_size=3, num_epochs=2)
     assert loader.steps_per_epoch == 4.5
-    assert loader.total_steps() == 9
-    assert loader.total_steps(num_epochs=1) == 4
-    assert loader.total_steps(max_steps=3) == 3
+    assert loader.remaining_steps == 9
     epochs = [loader.epoch for _ in loader]
     assert epochs == [0, 0, 0, 0, 1, 1, 1, 1, 1]  # the fifth ends in the second epoch
-    with pytest.raises(ConfigError, match="less than one global batch"):
-        TokenLoader(_dataset(pattern), global_batch_size=60, local_batch_size=60).total_steps()
+    assert TokenLoader(_dataset(pattern), global_batch_size=60, local_batch_size=60).remaining_steps == 0
 
 
 def test_an_endless_loader_goes_on(pattern: str) -> None:
@@ -173,8 +171,6 @@ def test_an_endless_loader_goes_on(pattern: str) -> None:
     assert loader.remaining_steps is None
     assert loader.dropped_samples == 0
     assert all(len(set(update)) == 54 for update in _stream(loader, 5))
-    with pytest.raises(ConfigError, match="no end"):
-        loader.total_steps()
 
 
 def test_batch_larger_than_the_data_and_iterating_again(pattern: str) -> None:
@@ -433,10 +429,8 @@ def test_iterable_that_yields_nothing_is_an_error_not_a_hang() -> None:
 def test_length_decides_whether_epochs_can_be_counted() -> None:
     loader = _torch(Stream(32))
     assert loader.steps_per_epoch is None
-    assert loader.total_steps(max_steps=10) == 10
-    with pytest.raises(ConfigError, match="max_steps"):
-        loader.total_steps()
-    assert _torch(Rows(32)).total_steps() == 5
+    assert loader.remaining_steps is None
+    assert _torch(Rows(32)).remaining_steps == 5
 
 
 def test_settings_that_cannot_work() -> None:
