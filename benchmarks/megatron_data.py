@@ -32,7 +32,7 @@ from automodel_cli.corpus.formats.megatron_bin import MegatronIndex, MegatronWri
 from automodel_cli.data.loader import TokenLoader
 from automodel_cli.data.megatron.blending import blend
 from automodel_cli.data.megatron.gpt_index import (
-    EpochPlan,
+    Epochs,
     build_indices,
     count_samples,
     document_index,
@@ -69,7 +69,7 @@ def cpu_seconds(work: Callable[[], Any]) -> float:
 
 def indexing(rounds: int) -> None:
     lengths = document_lengths(DOCUMENTS, TOKENS_EACH)
-    plan = EpochPlan(int(lengths.sum()), 1, None)
+    plan = Epochs(int(lengths.sum()), 1, None)
     documents = document_index(0, DOCUMENTS, plan, np.random.RandomState(1234))
     samples = count_samples(plan.tokens_per_epoch, SEQ_LEN)
     alone = [

@@ -85,7 +85,7 @@ def test_every_window_once_an_epoch_for_any_ranks_and_micro_batches(
     updates = [[first for part in parts for first in part] for parts in zip(*streams, strict=True)]
     assert len(updates) == epochs * 54 // size
     seen = np.concatenate(updates)
-    in_order = dataset.locate(np.arange(len(seen)))
+    in_order = dataset.sample_offsets(np.arange(len(seen)))
     assert seen.tolist() == _first_tokens(dataset, in_order)
     for epoch in range(len(seen) // 54):
         assert len(set(seen[epoch * 54 : (epoch + 1) * 54])) == 54
@@ -93,9 +93,9 @@ def test_every_window_once_an_epoch_for_any_ranks_and_micro_batches(
     assert loaders[0].remaining_steps == 0
 
 
-def _first_tokens(dataset: NanogptDataset, places: np.ndarray) -> list[int]:
-    out = np.empty((len(places), SEQ + 1), np.int64)
-    dataset.gather(places, out)
+def _first_tokens(dataset: NanogptDataset, offsets: np.ndarray) -> list[int]:
+    out = np.empty((len(offsets), SEQ + 1), np.int64)
+    dataset.read_windows(offsets, out)
     return out[:, 0].tolist()
 
 
@@ -125,7 +125,7 @@ def test_another_global_batch_size_goes_on_from_the_same_sample(pattern: str) ->
     assert second.remaining_steps == (108 - 30) // 4
     assert second.dropped_samples == (108 - 30) % 4
     tail = _stream(second)
-    whole = _first_tokens(_dataset(pattern), _dataset(pattern).locate(np.arange(106)))
+    whole = _first_tokens(_dataset(pattern), _dataset(pattern).sample_offsets(np.arange(106)))
     assert [first for part in head + tail for first in part] == whole
 
 
@@ -467,7 +467,7 @@ def test_own_collate_function_and_unshifted_labels() -> None:
 def test_evaluation_is_one_pass_in_file_order(pattern: str, ranks: int, shuffle: bool) -> None:
     loaders = [EvalLoader(_dataset(pattern, shuffle), 8, dp_rank=r, dp_world=ranks) for r in range(ranks)]
     assert _evaluated(loaders) == _first_tokens(
-        _dataset(pattern), _dataset(pattern).locate_windows(np.arange(54))
+        _dataset(pattern), _dataset(pattern).window_offsets(np.arange(54))
     )
     assert _evaluated(loaders) == _evaluated(loaders)  # a second pass is the same
 

@@ -105,9 +105,9 @@ def test_a_buffer_is_filled_in_place(tmp_path: Path) -> None:
     assert not is_token_windows([1, 2])
     shape = batch_shape(global_batch_size=6, local_batch_size=3)
     buffer = Buffer(shape, 4)
-    first = buffer.fill(dataset, dataset.locate(np.arange(6)).reshape(2, 3, 2))
+    first = buffer.fill(dataset, dataset.sample_offsets(np.arange(6)).reshape(2, 3, 2))
     assert [batch.input_ids[:, 0].tolist() for batch in first] == [[0, 4, 8], [12, 16, 20]]
-    again = buffer.fill(dataset, dataset.locate(np.arange(6, 12)).reshape(2, 3, 2))
+    again = buffer.fill(dataset, dataset.sample_offsets(np.arange(6, 12)).reshape(2, 3, 2))
     assert first[0].input_ids[:, 0].tolist() == [24, 28, 32]  # the same memory
     labels = again[1].labels
     assert labels is not None

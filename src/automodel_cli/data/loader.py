@@ -1,6 +1,6 @@
 """What the training loop iterates over. One item = the micro-batches of ONE update on this rank.
 
-- ``TokenLoader`` serves token windows (``NanogptDataset`` and whatever else can ``locate`` and ``gather``).
+- ``TokenLoader`` serves token windows (``NanogptDataset`` and other ``WindowDataset``s).
   Its position is one integer and costs nothing to return to.
 - ``TorchLoader`` serves a user's ``Dataset`` or ``IterableDataset`` through torch's DataLoader. Its position
   is one integer, the data set's own state, or a replay.
@@ -46,7 +46,7 @@ from automodel_cli.errors import ConfigError, DataError
 
 _log = logging.getLogger(__name__)
 
-_LOCATE_SAMPLES = 4096  # samples located at a time: 0.1 us each then, where one alone costs 100 us
+_SAMPLES_AT_ONCE = 4096  # samples located at a time: 0.1 us each then, where one alone costs 100 us
 _RING = 3  # buffers: the update in use, the one before it, the one being read
 
 
@@ -96,18 +96,18 @@ class TokenLoader(PlannedLoader):
     def _filled(self) -> Iterator[list[Batch]]:
         pinned = self.device.type == "cuda"
         ring = buffers(self.dataset, self.shape, count=_RING, pin_memory=pinned)
-        for places, slot in zip(self._places(), itertools.cycle(ring), strict=False):
-            yield slot.fill(self.dataset, places)
+        for offsets, slot in zip(self._offsets(), itertools.cycle(ring), strict=False):
+            yield slot.fill(self.dataset, offsets)
 
-    def _places(self) -> Iterator[np.ndarray]:
+    def _offsets(self) -> Iterator[np.ndarray]:
         """Where the rows of each update lie: ``[M, B, ...]``, located many updates at a time."""
         first, left = self.samples_consumed, self.remaining_steps
-        at_once = max(1, _LOCATE_SAMPLES // self.shape.samples_per_rank)
+        at_once = max(1, _SAMPLES_AT_ONCE // self.shape.samples_per_rank)
         while left is None or left > 0:
             updates = at_once if left is None else min(at_once, left)
             numbers = self.shape.samples(first, updates)
-            places = self.dataset.locate(numbers.ravel())
-            yield from places.reshape(*numbers.shape, *places.shape[1:])
+            offsets = self.dataset.sample_offsets(numbers.ravel())
+            yield from offsets.reshape(*numbers.shape, *offsets.shape[1:])
             first += updates * self.shape.global_batch_size
             left = None if left is None else left - updates
 
@@ -477,7 +477,7 @@ class EvalLoader:
         out = np.empty((2, self.local_batch_size, self.dataset.seq_len + 1), dtype=np.int64)
         for (rows, count), buffer in zip(self._rows(), itertools.cycle(out), strict=False):
             tokens = buffer[: len(rows)]
-            self.dataset.gather(self.dataset.locate_windows(np.array(rows)), tokens)
+            self.dataset.read_windows(self.dataset.window_offsets(np.array(rows)), tokens)
             yield _counted(batch_of(self.dataset, tokens), count)
 
     def _indexed_batches(self) -> Iterator[Batch]:

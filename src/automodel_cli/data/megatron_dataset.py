@@ -39,7 +39,7 @@ _SPLIT_NUMBER = {"train": 0, "valid": 1, "test": 2}
 
 
 @dataclass(frozen=True)
-class RunLength:
+class SampleBudget:
     """What the run says of its length, from which follows how many samples are needed."""
 
     global_batch_size: int | None = None
@@ -155,7 +155,7 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
             padded=keep_partial or not add_extra_token_to_sequence,
         )
         given = {"train": num_train_samples, "valid": num_val_samples, "test": num_test_samples}[self.split]
-        length = RunLength(
+        length = SampleBudget(
             global_batch_size, trainer_max_steps, trainer_val_check_interval, trainer_limit_val_batches
         )
         self._given_samples, self._wanted = given, self._samples_wanted(given, length)
@@ -189,7 +189,7 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
             )
         return bounds
 
-    def _samples_wanted(self, given: int | None, length: RunLength) -> int | None:
+    def _samples_wanted(self, given: int | None, length: SampleBudget) -> int | None:
         if given is not None and given < 1:
             raise ConfigError(
                 f"{given} samples are wanted of the {self.split} split", "give 1 or more, or null"
@@ -305,26 +305,28 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
 
     # ------------------------------------------------------------------------------------------- reading
 
-    def locate(self, sample_numbers: np.ndarray) -> np.ndarray:
-        """Where samples lie, for ``gather``. In Megatron's order those from ``len(self)`` on begin anew."""
+    def sample_offsets(self, sample_numbers: np.ndarray) -> np.ndarray:
+        """Where samples lie, for ``read_windows``. In Megatron's order those from ``len(self)`` on begin anew."""
         numbers = np.asarray(sample_numbers, dtype=np.int64)
-        return self.order.locate(numbers % len(self) if isinstance(self.order, MegatronOrder) else numbers)
+        return self.order.sample_offsets(
+            numbers % len(self) if isinstance(self.order, MegatronOrder) else numbers
+        )
 
-    def locate_windows(self, windows: np.ndarray) -> np.ndarray:
+    def window_offsets(self, windows: np.ndarray) -> np.ndarray:
         """The same: a set to evaluate on is read in the order of its samples, as Megatron does."""
-        return self.order.locate(windows)
+        return self.order.sample_offsets(windows)
 
-    def gather(self, places: np.ndarray, out: np.ndarray) -> None:
-        """Copy the samples at ``places`` into ``out`` (int64 ``[B, T + 1]``), padding id where there is no token.
+    def read_windows(self, offsets: np.ndarray, out: np.ndarray) -> None:
+        """Copy the samples at ``offsets`` into ``out`` (int64 ``[B, T + 1]``), padding id where there is no token.
 
         Raises:
             DataError: a file was changed meanwhile, or (after ``check_vocab``) an id without a row in the model.
         """
-        self.order.gather(places, out)
+        self.order.read_windows(offsets, out)
         limit = self._vocab_size
         if limit is not None and int(np.maximum.reduce(out.view(np.uint64), axis=None)) >= limit:
             refuse_beyond(
-                out, limit, lambda row, at: self._place(places[row].tolist(), at), self.labels.ids.pad
+                out, limit, lambda row, at: self._place(offsets[row].tolist(), at), self.labels.ids.pad
             )
 
     def _place(self, place: list[int], column: int) -> tuple[str, int]:
@@ -337,7 +339,7 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
         return not self.labels.plain
 
     def make_batch(self, rows: np.ndarray) -> Batch:
-        """A batch of gathered ``rows``, with labels to ignore, positions and segments as asked for."""
+        """A batch of ``rows`` that were read, with labels to ignore, positions and segments as asked for."""
         return self.labels.batch(rows)
 
     def __getitem__(self, sample_number: int) -> dict[str, Any]:
@@ -365,7 +367,7 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
         return max(self._sampled_maxima().values())
 
     def check_vocab(self, vocab_size: int) -> None:
-        """Check that a model of ``vocab_size`` ids can embed this data; from here on ``gather`` checks each batch.
+        """Check that a model of ``vocab_size`` ids can embed this data; from here on each batch is checked.
 
         Raises:
             DataError: the tokenizer that made the files has more ids, or a sampled token is beyond.

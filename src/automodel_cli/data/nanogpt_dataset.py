@@ -161,16 +161,16 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
 
     # ---------------------------------------------------------------------------------------- reading
 
-    def locate(self, sample_numbers: np.ndarray) -> np.ndarray:
-        """Where samples lie: int64 ``[N, 2]`` of (shard, first token), for ``gather``.
+    def sample_offsets(self, sample_numbers: np.ndarray) -> np.ndarray:
+        """Where samples lie: int64 ``[N, 2]`` of (shard, first token), for ``read_windows``.
 
         Ask for thousands at a time: a call costs some 100 us, an element 0.1 us.
         """
         numbers = np.asarray(sample_numbers, dtype=np.int64).ravel()
         epochs, slots = np.divmod(numbers, len(self))
-        return self.locate_windows(slots if self._permutation is None else self._permutation(slots, epochs))
+        return self.window_offsets(slots if self._permutation is None else self._permutation(slots, epochs))
 
-    def locate_windows(self, windows: np.ndarray) -> np.ndarray:
+    def window_offsets(self, windows: np.ndarray) -> np.ndarray:
         """Where the windows numbered in file order lie: int64 ``[N, 2]`` of (shard, first token)."""
         shards = np.searchsorted(self._first_window, windows, side="right") - 1
         if self._starts is not None:
@@ -179,34 +179,36 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
             starts = (windows - self._first_window[shards]) * self.seq_len
         return np.stack([shards, starts], axis=1)
 
-    def gather(self, places: np.ndarray, out: np.ndarray) -> None:
-        """Copy the windows at ``places`` (int64 ``[B, 2]``) into ``out`` (int64 ``[B, T + 1]``).
+    def read_windows(self, offsets: np.ndarray, out: np.ndarray) -> None:
+        """Copy the windows at ``offsets`` (int64 ``[B, 2]``) into ``out`` (int64 ``[B, T + 1]``).
 
         Rows of one shard are one copy: a strided one where they follow each other, as in file order.
 
         Raises:
             DataError: a file was changed meanwhile, or (after ``check_vocab``) an id without a row in the model.
         """
-        shards, starts = places[:, 0].tolist(), places[:, 1].tolist()
+        shards, starts = offsets[:, 0].tolist(), offsets[:, 1].tolist()
         tokens = self._shards.checked(shards[0]).tokens
         if tokens is None or shards.count(shards[0]) < len(shards):
-            largest = self._gather_each(shards, starts, out)
+            largest = self._read_each(shards, starts, out)
         else:
-            largest = self._gather_from(tokens, starts, places[:, 1], out)
+            largest = self._read_mapped(tokens, starts, offsets[:, 1], out)
         if self._vocab_size is not None and largest >= self._vocab_size:
-            refuse_beyond(out, self._vocab_size, lambda row, column: self._place(places[row], column))
+            refuse_beyond(out, self._vocab_size, lambda row, column: self._place(offsets[row], column))
 
-    def _gather_from(self, tokens: np.ndarray, starts: list[int], places: np.ndarray, out: np.ndarray) -> int:
+    def _read_mapped(
+        self, tokens: np.ndarray, starts: list[int], offsets: np.ndarray, out: np.ndarray
+    ) -> int:
         """Rows of one mapped shard; the largest id in them, 0 where it does not matter."""
         rows, stride, start = len(starts), self.seq_len, starts[0]
         if starts == list(range(start, start + rows * stride, stride)):
             out[:] = _rows_of(tokens, start, rows, stride, stride)
             return self._largest(tokens[start : start + rows * stride + 1])
-        found = _rows_of(tokens, 0, len(tokens) - stride, 1, stride)[places]
+        found = _rows_of(tokens, 0, len(tokens) - stride, 1, stride)[offsets]
         out[:] = found
         return self._largest(found)
 
-    def _gather_each(self, shards: list[int], starts: list[int], out: np.ndarray) -> int:
+    def _read_each(self, shards: list[int], starts: list[int], out: np.ndarray) -> int:
         """Rows of several shards, or of one that is not mapped, by a positional read each; the largest id as above.
 
         Such a read costs what asking a mapped file for its size does.
@@ -231,7 +233,7 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
         return str(self._source.files[shard].path), start + column
 
     def make_batch(self, rows: np.ndarray) -> Batch:
-        """A batch of gathered rows (int64 ``[B, T + 1]``, copied) in which documents are kept apart."""
+        """A batch of rows that were read (int64 ``[B, T + 1]``, copied) in which documents are kept apart."""
         assert self._separated is not None
         separator, eot = self._separated
         begins = rows[:, :-1] == separator
@@ -248,7 +250,7 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
 
     def fill(self, sample_numbers: np.ndarray, out: np.ndarray) -> None:
         """Copy samples into ``out``, int64 ``[B, T + 1]``: inputs ``out[:, :-1]``, labels ``out[:, 1:]``."""
-        self.gather(self.locate(sample_numbers), out)
+        self.read_windows(self.sample_offsets(sample_numbers), out)
 
     def __getitem__(self, sample_number: int) -> dict[str, torch.Tensor]:
         """One sample's ``input_ids`` and ``labels``, int64 ``[T]``; numbers from W on are later epochs.
@@ -275,7 +277,7 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
         return max(self._sampled_maxima().values())
 
     def check_vocab(self, vocab_size: int) -> None:
-        """Check that a model of ``vocab_size`` ids can embed this data; from here on ``gather`` checks each batch.
+        """Check that a model of ``vocab_size`` ids can embed this data; from here on each batch is checked.
 
         Raises:
             DataError: the manifest's tokenizer has more ids, a sampled token is beyond, or nothing says how wide the

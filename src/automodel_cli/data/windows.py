@@ -28,9 +28,9 @@ class TokenWindows(Protocol):
 
     def __len__(self) -> int: ...
     def plan(self) -> dict[str, Any]: ...
-    def locate(self, sample_numbers: np.ndarray) -> np.ndarray: ...
-    def locate_windows(self, windows: np.ndarray) -> np.ndarray: ...
-    def gather(self, places: np.ndarray, out: np.ndarray) -> None: ...
+    def sample_offsets(self, sample_numbers: np.ndarray) -> np.ndarray: ...
+    def window_offsets(self, windows: np.ndarray) -> np.ndarray: ...
+    def read_windows(self, offsets: np.ndarray, out: np.ndarray) -> None: ...
 
 
 class LabelledWindows(TokenWindows, Protocol):
@@ -44,7 +44,8 @@ class LabelledWindows(TokenWindows, Protocol):
 def is_token_windows(dataset: Any) -> bool:
     """Whether ``dataset`` hands out windows by position, so that ``TokenLoader`` serves it."""
     return all(
-        callable(getattr(dataset, name, None)) for name in ("plan", "locate", "locate_windows", "gather")
+        callable(getattr(dataset, name, None))
+        for name in ("plan", "sample_offsets", "window_offsets", "read_windows")
     )
 
 
@@ -81,9 +82,9 @@ class Buffer:
         tensor = torch.from_numpy(self._tokens)
         self._views = [(rows[:, :-1], rows[:, 1:]) for rows in tensor]
 
-    def fill(self, dataset: TokenWindows, places: np.ndarray) -> list[Batch]:
-        for rows, where in zip(self._tokens, places, strict=True):
-            dataset.gather(where, rows)
+    def fill(self, dataset: TokenWindows, offsets: np.ndarray) -> list[Batch]:
+        for rows, where in zip(self._tokens, offsets, strict=True):
+            dataset.read_windows(where, rows)
         return [Batch(inputs, labels) for inputs, labels in self._views]
 
 
@@ -99,10 +100,10 @@ class PinnedBuffer:
         self._size = (shape.grad_accum, 2, shape.local_batch_size, seq_len)
         self._rows = np.empty((shape.local_batch_size, seq_len + 1), dtype=np.int64)
 
-    def fill(self, dataset: TokenWindows, places: np.ndarray) -> list[Batch]:
+    def fill(self, dataset: TokenWindows, offsets: np.ndarray) -> list[Batch]:
         tokens = torch.empty(self._size, dtype=self._dtype, pin_memory=torch.cuda.is_available())
-        for pair, where in zip(tokens.numpy(), places, strict=True):
-            dataset.gather(where, self._rows)
+        for pair, where in zip(tokens.numpy(), offsets, strict=True):
+            dataset.read_windows(where, self._rows)
             pair[0], pair[1] = self._rows[:, :-1], self._rows[:, 1:]
         return [Batch(pair[0], pair[1]) for pair in tokens]
 
@@ -114,10 +115,10 @@ class LabelledBuffer:
         self._rows = np.empty((shape.local_batch_size, seq_len + 1), dtype=np.int64)
         self._pin_memory = pin_memory
 
-    def fill(self, dataset: TokenWindows, places: np.ndarray) -> list[Batch]:
+    def fill(self, dataset: TokenWindows, offsets: np.ndarray) -> list[Batch]:
         batches = []
-        for where in places:
-            dataset.gather(where, self._rows)
+        for where in offsets:
+            dataset.read_windows(where, self._rows)
             batch = batch_of(dataset, self._rows)
             batches.append(pinned(batch) if self._pin_memory else batch)
         return batches

@@ -13,13 +13,13 @@ import pytest
 from automodel_cli.corpus.formats.megatron_bin import MegatronIndex, inspect_prefix
 from automodel_cli.data.megatron.gpt_index import (
     SPLITS,
-    EpochPlan,
+    Epochs,
     build_indices,
+    count_epochs,
     count_samples,
     document_index,
     normalize,
     parse_split,
-    plan_epochs,
     sample_index,
     shuffle_index,
     split_range,
@@ -76,7 +76,7 @@ def test_epochs_are_the_fewest_that_hold_the_samples() -> None:
     for _ in range(2000):
         tokens, samples = int(random.integers(1, 500)), int(random.integers(0, 300))
         seq_len, extra = int(random.integers(1, 40)), bool(random.integers(2))
-        plan = plan_epochs(tokens, samples, seq_len=seq_len, extra_token=extra)
+        plan = count_epochs(tokens, samples, seq_len=seq_len, extra_token=extra)
         epochs = 1
         while epochs * tokens < samples * seq_len + extra:
             epochs += 1
@@ -86,15 +86,15 @@ def test_epochs_are_the_fewest_that_hold_the_samples() -> None:
 
 def test_a_last_epoch_that_is_hardly_used_is_shuffled_by_itself() -> None:
     # 101 tokens are 10 samples of 10 + 1; three epochs are 30, 70 % of the last would be 27
-    assert plan_epochs(101, 27, seq_len=10).before_last == 20
-    assert plan_epochs(101, 28, seq_len=10).before_last is None
-    assert plan_epochs(101, None, seq_len=10) == EpochPlan(101, 1, None)
+    assert count_epochs(101, 27, seq_len=10).before_last == 20
+    assert count_epochs(101, 28, seq_len=10).before_last is None
+    assert count_epochs(101, None, seq_len=10) == Epochs(101, 1, None)
 
 
 def test_no_tokens_are_an_error_where_megatron_core_never_returns() -> None:
     with pytest.raises(DataError, match="the train split of x holds no tokens, 5 samples are wanted"):
-        plan_epochs(0, 5, seq_len=8, where="the train split of x")
-    assert plan_epochs(0, None, seq_len=8).epochs == 1
+        count_epochs(0, 5, seq_len=8, where="the train split of x")
+    assert count_epochs(0, None, seq_len=8).epochs == 1
 
 
 def test_samples_are_counted_in_integers_unless_float32_is_asked_for() -> None:
@@ -165,7 +165,7 @@ def test_long_data_is_counted_in_64_bits(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_nothing_to_index() -> None:
     lengths = np.zeros(3, np.int32)
     assert sample_index(lengths, np.arange(3, dtype=np.int32), 0, seq_len=4).tolist() == [[0, 0]]
-    empty = build_indices(lengths, (1, 1), EpochPlan(0, 1, None), seq_len=4, seed=0)
+    empty = build_indices(lengths, (1, 1), Epochs(0, 1, None), seq_len=4, seed=0)
     assert len(empty) == 0 and len(empty.document_index) == 0
 
 
@@ -173,7 +173,7 @@ def test_nothing_to_index() -> None:
 
 
 def test_every_sequence_once_an_epoch_and_the_last_epoch_behind() -> None:
-    plan = EpochPlan(100, 3, 20)
+    plan = Epochs(100, 3, 20)
     documents = document_index(5, 25, plan, np.random.RandomState(1))
     assert documents.dtype == np.int32
     assert sorted(documents[:40]) == sorted([*range(5, 25), *range(5, 25)])
@@ -211,7 +211,7 @@ def test_reference_arrays(case: str) -> None:
             begin, end = split_range(tuple(bounds[number]), file.num_sequences)
             assert [begin, end] == stored[f"{split}/{dataset}/indices"].tolist()
             tokens = int(lengths[begin:end].sum())
-            plan = plan_epochs(tokens, description["num_samples"], seq_len=64)
+            plan = count_epochs(tokens, description["num_samples"], seq_len=64)
             found = build_indices(lengths, (begin, end), plan, seq_len=64, seed=1234)
             for name in ("document_index", "sample_index", "shuffle_index"):
                 expected = stored[f"{split}/{dataset}/{name}"]

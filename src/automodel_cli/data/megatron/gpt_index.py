@@ -81,7 +81,7 @@ def split_range(bounds: SplitBounds, num_sequences: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class EpochPlan:
+class Epochs:
     """How often the sequences are read, and whether the last time is shuffled by itself.
 
     ``before_last`` is the number of samples that end before the last epoch, None where all epochs are shuffled
@@ -93,16 +93,16 @@ class EpochPlan:
     before_last: int | None
 
 
-def plan_epochs(
+def count_epochs(
     tokens_per_epoch: int, num_samples: int | None, *, seq_len: int, extra_token: bool = True, where: str = ""
-) -> EpochPlan:
+) -> Epochs:
     """The fewest epochs that hold ``num_samples`` samples (one where that is None).
 
     Raises:
         DataError: there are no tokens to make samples of (megatron-core never returns then).
     """
     if num_samples is None:
-        return EpochPlan(tokens_per_epoch, 1, None)
+        return Epochs(tokens_per_epoch, 1, None)
     if tokens_per_epoch == 0:
         raise DataError(
             f"{where or 'this part of the data'} holds no tokens, {num_samples:,} samples are wanted of it",
@@ -110,13 +110,13 @@ def plan_epochs(
         )
     epochs = max(1, -(-(num_samples * seq_len + extra_token) // tokens_per_epoch))
     if epochs == 1:
-        return EpochPlan(tokens_per_epoch, 1, None)
+        return Epochs(tokens_per_epoch, 1, None)
     before_last = ((epochs - 1) * tokens_per_epoch - extra_token) // seq_len
     per_epoch = (tokens_per_epoch - extra_token) // seq_len
     from_last = num_samples - before_last
     assert 0 <= from_last <= per_epoch + 1
     separate = from_last < int(_SEPARATE_BELOW * per_epoch)
-    return EpochPlan(tokens_per_epoch, epochs, before_last if separate else None)
+    return Epochs(tokens_per_epoch, epochs, before_last if separate else None)
 
 
 def count_samples(
@@ -153,7 +153,7 @@ class GptIndices:
 def build_indices(
     lengths: np.ndarray,
     sequences: tuple[int, int],
-    plan: EpochPlan,
+    plan: Epochs,
     *,
     seq_len: int,
     seed: int,
@@ -205,7 +205,7 @@ def wrong_array(
     return None
 
 
-def document_index(begin: int, end: int, plan: EpochPlan, random: np.random.RandomState) -> np.ndarray:
+def document_index(begin: int, end: int, plan: Epochs, random: np.random.RandomState) -> np.ndarray:
     """Sequence numbers ``begin`` to ``end`` once for each epoch, shuffled; int32 ``[epochs * (end - begin)]``."""
     once = np.arange(begin, end, dtype=np.int32)
     together = plan.epochs if plan.before_last is None else plan.epochs - 1

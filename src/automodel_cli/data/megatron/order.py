@@ -26,12 +26,12 @@ from automodel_cli.corpus.formats.nanogpt_bin import TokenReader
 from automodel_cli.data.files.open_files import OpenFiles, TokenShards
 from automodel_cli.data.megatron.blending import BlendIndices, blend, blend_all
 from automodel_cli.data.megatron.gpt_index import (
-    EpochPlan,
+    Epochs,
     GptIndices,
     build_indices,
+    count_epochs,
     count_samples,
     normalize,
-    plan_epochs,
     wrong_array,
     wrong_indices,
 )
@@ -126,8 +126,8 @@ class MegatronOrder:
             return list(shares(self._given, size, self.settings.surplus))
         return [size] if len(self.parts) == 1 else [None] * len(self.parts)
 
-    def _plan(self, part: Part, wanted: int | None) -> EpochPlan:
-        return plan_epochs(
+    def _plan(self, part: Part, wanted: int | None) -> Epochs:
+        return count_epochs(
             part.tokens,
             wanted,
             seq_len=self.settings.seq_len,
@@ -135,7 +135,7 @@ class MegatronOrder:
             where=f"the {self.settings.split} split of {part.prefix}",
         )
 
-    def _count(self, part: Part, plan: EpochPlan) -> int:
+    def _count(self, part: Part, plan: Epochs) -> int:
         settings = self.settings
         samples = count_samples(
             plan.epochs * plan.tokens_per_epoch,
@@ -152,9 +152,7 @@ class MegatronOrder:
             )
         return samples
 
-    def _gpt_entry(
-        self, part: Part, plan: EpochPlan, wanted: int | None, names: CacheKeys | None
-    ) -> IndexEntry:
+    def _gpt_entry(self, part: Part, plan: Epochs, wanted: int | None, names: CacheKeys | None) -> IndexEntry:
         settings = self.settings
         fixed = {
             "prefix": part.prefix,
@@ -230,7 +228,7 @@ class MegatronOrder:
             return self.lengths, None
         return normalize(self.lengths), min(size, sum(self.lengths))
 
-    def _build(self, part: Part, plan: EpochPlan) -> dict[str, np.ndarray]:
+    def _build(self, part: Part, plan: Epochs) -> dict[str, np.ndarray]:
         settings = self.settings
         _refuse_larger_than_memory(part, plan, self._count(part, plan))
         index = MegatronIndex(part.file)
@@ -279,47 +277,47 @@ class MegatronOrder:
 
     # --------------------------------------------------------------------------------------- reading
 
-    def locate(self, sample_numbers: np.ndarray) -> np.ndarray:
+    def sample_offsets(self, sample_numbers: np.ndarray) -> np.ndarray:
         """Where samples lie: int64 ``[N, 5]`` of (part, entry and token of the beginning, the same of the end)."""
         numbers = np.asarray(sample_numbers, dtype=np.int64).ravel() % len(self)
-        places = np.empty((len(numbers), 5), dtype=np.int64)
+        offsets = np.empty((len(numbers), 5), dtype=np.int64)
         for watched in self._mapped[-1]:
             watched.check()
         if self.blend is None:
-            self._locate_in(0, numbers, places, slice(None))
-            return places
+            self._offsets_in(0, numbers, offsets, slice(None))
+            return offsets
         parts = self.blend.dataset_index[numbers]
         within = self.blend.dataset_sample_index[numbers]
         by_part = np.argsort(parts, kind="stable")
         edges = np.flatnonzero(np.diff(parts[by_part], prepend=-1))
         for rows in np.split(by_part, edges[1:]):
-            self._locate_in(int(parts[rows[0]]), within[rows], places, rows)
-        return places
+            self._offsets_in(int(parts[rows[0]]), within[rows], offsets, rows)
+        return offsets
 
-    def _locate_in(
-        self, part: int, samples: np.ndarray, places: np.ndarray, rows: np.ndarray | slice
+    def _offsets_in(
+        self, part: int, samples: np.ndarray, offsets: np.ndarray, rows: np.ndarray | slice
     ) -> None:
         for watched in self._mapped[part]:
             watched.check()
         indices = self.indices[part]
         at = indices.shuffle_index[samples].astype(np.int64)
-        places[rows, 0] = part
-        places[rows, 1:3] = indices.sample_index[at]
-        places[rows, 3:5] = indices.sample_index[at + 1]
+        offsets[rows, 0] = part
+        offsets[rows, 1:3] = indices.sample_index[at]
+        offsets[rows, 3:5] = indices.sample_index[at + 1]
 
     def reader(self, part: int) -> TokenReader:
         """The reader of a part's ``.bin``."""
         return self._tokens.reader(part)
 
-    def gather(self, places: np.ndarray, out: np.ndarray) -> None:
-        """Copy the samples at ``places`` (int64 ``[B, 5]``) into ``out`` (int64 ``[B, T + 1]``)."""
-        for part in set(places[:, 0].tolist()):
+    def read_windows(self, offsets: np.ndarray, out: np.ndarray) -> None:
+        """Copy the samples at ``offsets`` (int64 ``[B, 5]``) into ``out`` (int64 ``[B, T + 1]``)."""
+        for part in set(offsets[:, 0].tolist()):
             self._check_files(part)
-        for place, row in zip(places.tolist(), out, strict=True):
+        for place, row in zip(offsets.tolist(), out, strict=True):
             self._copy(row, *place)
 
     def read(self, sample_number: int, row: np.ndarray) -> int:
-        """Copy one sample into ``row`` (int64 ``[T + 1]``); the part it is from. Quicker than by ``locate``."""
+        """Copy one sample into ``row`` (int64 ``[T + 1]``); the part it is from. Quicker than by ``sample_offsets``."""
         part, sample = 0, sample_number % len(self)
         if self.blend is not None:
             part = int(self.blend.dataset_index[sample])
@@ -384,7 +382,7 @@ def above_zero(weights: Sequence[float]) -> Sequence[float]:
     return weights
 
 
-def _refuse_larger_than_memory(part: Part, plan: EpochPlan, samples: int) -> None:
+def _refuse_larger_than_memory(part: Part, plan: Epochs, samples: int) -> None:
     """``build_indices`` takes 8 bytes a document and epoch, 32 a sample."""
     needed = 8 * plan.epochs * (part.end - part.begin) + 32 * samples
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

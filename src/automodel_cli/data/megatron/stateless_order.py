@@ -2,7 +2,7 @@
 
 Each part's tokens, as they lie in its file, are cut into windows of S + x tokens, S apart. Without weights sample
 ``k`` is window ``permutation(k)`` of all of them, anew in each epoch. With weights a fixed pattern says from which
-part it is (``StatelessBlend``), and each part's windows are permuted by themselves. Neither depends on how many
+part it is (``StrideBlend``), and each part's windows are permuted by themselves. Neither depends on how many
 samples are wanted: a longer run sees what a shorter one saw, in the same order.
 
 Unshuffled, sample ``k`` is window ``k`` of the files as they lie: for scoring all of some files.
@@ -17,7 +17,7 @@ import numpy as np
 
 from automodel_cli.corpus.formats.nanogpt_bin import TokenReader
 from automodel_cli.data.files.open_files import TokenShards
-from automodel_cli.data.megatron.blending import StatelessBlend
+from automodel_cli.data.megatron.blending import StrideBlend
 from automodel_cli.data.megatron.gpt_index import normalize
 from automodel_cli.data.megatron.order import OrderSettings, above_zero
 from automodel_cli.data.megatron.parts import BlendStats, Part
@@ -58,7 +58,7 @@ class StatelessOrder:
         self._first_token = np.array([part.first_token for part in parts], dtype=np.int64)
         self._weights = None if weights is None else normalize(above_zero(weights))
         if self._weights is None:
-            self._blend: StatelessBlend | None = None
+            self._blend: StrideBlend | None = None
             self._length = self._total if size is None else size
             if settings.split != "train":
                 self._length = min(self._length, self._total)
@@ -74,7 +74,7 @@ class StatelessOrder:
                 "set step_scheduler.max_steps, or num_train_samples, num_val_samples or num_test_samples",
             )
         else:
-            self._blend = StatelessBlend(self._weights)
+            self._blend = StrideBlend(self._weights)
             self._length = size
             self._permutations = [
                 Permutation(count, seed=settings.seed, purpose=f"{_PURPOSE} {number}")
@@ -119,14 +119,14 @@ class StatelessOrder:
         if not self.shuffled:
             return {"order": "file", "seed": None, "weights": None}
         return {
-            "order": f"stateless, {ALGORITHM}" + (f", {StatelessBlend.ALGORITHM}" if self._blend else ""),
+            "order": f"stateless, {ALGORITHM}" + (f", {StrideBlend.ALGORITHM}" if self._blend else ""),
             "seed": self.settings.seed,
             "weights": self._weights,
         }
 
     # --------------------------------------------------------------------------------------- reading
 
-    def locate(self, sample_numbers: np.ndarray) -> np.ndarray:
+    def sample_offsets(self, sample_numbers: np.ndarray) -> np.ndarray:
         """Where samples lie: int64 ``[N, 2]`` of (part, first token in its ``.bin``)."""
         numbers = np.asarray(sample_numbers, dtype=np.int64).ravel()
         if self._blend is None:
@@ -146,12 +146,12 @@ class StatelessOrder:
         """The reader of a part's ``.bin``."""
         return self._tokens.reader(part)
 
-    def gather(self, places: np.ndarray, out: np.ndarray) -> None:
-        """Copy the samples at ``places`` (int64 ``[B, 2]``) into ``out`` (int64 ``[B, T + 1]``)."""
+    def read_windows(self, offsets: np.ndarray, out: np.ndarray) -> None:
+        """Copy the samples at ``offsets`` (int64 ``[B, 2]``) into ``out`` (int64 ``[B, T + 1]``)."""
         length = self.settings.seq_len + self.settings.extra_token
-        for part in set(places[:, 0].tolist()):
+        for part in set(offsets[:, 0].tolist()):
             self._tokens.checked(part)
-        for (part, start), row in zip(places.tolist(), out, strict=True):
+        for (part, start), row in zip(offsets.tolist(), out, strict=True):
             reader = self._tokens.reader(part)
             if reader.tokens is not None:
                 row[:length] = reader.tokens[start : start + length]
@@ -165,6 +165,6 @@ class StatelessOrder:
 
     def read(self, sample_number: int, row: np.ndarray) -> int:
         """Copy one sample into ``row`` (int64 ``[T + 1]``); the part it is from."""
-        places = self.locate(np.array([sample_number]))
-        self.gather(places, row[None])
-        return int(places[0, 0])
+        offsets = self.sample_offsets(np.array([sample_number]))
+        self.read_windows(offsets, row[None])
+        return int(offsets[0, 0])

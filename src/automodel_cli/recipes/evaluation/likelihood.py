@@ -259,11 +259,11 @@ def token_runs(dataset: ScoredData, limit: int | None = None) -> Iterator[np.nda
     """
     count = len(dataset) if limit is None else min(limit, len(dataset))
     for first in range(0, count, _RUN_WINDOWS):
-        places = dataset.locate_windows(np.arange(first, min(first + _RUN_WINDOWS, count)))
-        windows = np.empty((len(places), dataset.seq_len + 1), dtype=np.int64)
-        dataset.gather(places, windows)
-        follows = np.zeros(len(places) - 1, dtype=bool)
-        if places.shape[1] == 2:  # (file, token); samples of Megatron's order are pieces of documents
-            follows = (np.diff(places[:, 0]) == 0) & (np.diff(places[:, 1]) == dataset.seq_len)
+        offsets = dataset.window_offsets(np.arange(first, min(first + _RUN_WINDOWS, count)))
+        windows = np.empty((len(offsets), dataset.seq_len + 1), dtype=np.int64)
+        dataset.read_windows(offsets, windows)
+        follows = np.zeros(len(offsets) - 1, dtype=bool)
+        if offsets.shape[1] == 2:  # (file, token); samples of Megatron's order are pieces of documents
+            follows = (np.diff(offsets[:, 0]) == 0) & (np.diff(offsets[:, 1]) == dataset.seq_len)
         for run in np.split(windows, np.flatnonzero(~follows) + 1):
             yield np.concatenate([run[0, :1], run[:, 1:].ravel()])
