@@ -232,7 +232,9 @@ class Stateful(Stream):
 
 
 class ByWorker(Stream):
-    """Divides itself over workers, as torch's documentation shows."""
+    """Divides itself over workers, as torch's documentation shows, and says so."""
+
+    shards_workers = True
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         info = get_worker_info()
@@ -405,6 +407,14 @@ def test_a_set_that_divides_itself_over_workers_loses_nothing(caplog: pytest.Log
     assert head + _stream(second) == whole
     with pytest.raises(DataError, match="num_workers 2 in the checkpoint, 1 now"):
         _torch(ByWorker(24), rows=3, num_workers=1).load_state_dict(first.state_dict())
+
+
+def test_a_set_that_divides_itself_and_does_not_say_so_loses_nothing() -> None:
+    class Silent(ByWorker):
+        shards_workers = False
+
+    loader = _torch(Silent(24), rows=3, num_workers=2)
+    assert [first for update in _stream(loader) for first in update] == list(range(24))
 
 
 def test_shard_method_is_used() -> None:

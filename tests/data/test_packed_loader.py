@@ -39,8 +39,6 @@ class Rows(Dataset):
 
 
 class Stream(IterableDataset):
-    shards_ranks = False
-
     def __iter__(self):
         yield from map(row, range(ROWS))
 
@@ -77,6 +75,8 @@ class Shardable(Stream):
 
 
 class ByWorker(Stream):
+    shards_workers = True
+
     def __iter__(self):
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
@@ -217,6 +217,8 @@ def test_epochs_end_where_their_rows_do():
 
 def test_epochs_never_go_back_where_workers_have_unequal_parts():
     class Unequal(Stream):
+        shards_workers = True
+
         def __iter__(self):
             worker = get_worker_info()
             yield from map(row, range(40 if worker and worker.id else ROWS))

@@ -28,12 +28,14 @@ _Number = Annotated[int, Field(ge=0, le=_MOST_SAMPLES)]
 
 
 class StreamState(FileModel):
-    """Where an iterable data set of a user's was, on one rank."""
+    """Where an iterable data set of a user's own was, on one rank."""
 
     epoch: _Number
     dataset: Any
     dp_rank: Count
     dp_world: Count
+    loader: Any = None  # torchdata's own state, where it reads the data set in worker processes
+    num_workers: Count = 0
 
 
 class PackPosition(FileModel):
