@@ -352,7 +352,7 @@ def test_given_numbers_win(files: Path) -> None:
 def test_a_blend_without_weights_is_read_once_at_most(files: Path) -> None:
     dataset = MegatronPretraining(["a", "b"], 16, num_train_samples=10**6)
     assert len(dataset) == len(dataset.order) == sum(dataset.order.lengths)
-    assert [round(part.epochs, 1) for part in dataset.order.drawn()] == [1.0, 1.0]
+    assert [round(stats.epochs, 1) for stats in dataset.blend_stats()] == [1.0, 1.0]
 
 
 def test_a_single_weight_says_nothing(files: Path) -> None:
