@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.data import user_sets
 from tests.effort import examples
 from tests.token_files import write_token_file
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
@@ -209,26 +210,9 @@ class Stream(IterableDataset[dict[str, Any]]):
             yield {"input_ids": [number, number + 1]}
 
 
-class Stateful(Stream):
-    """Says where it is."""
-
+class Stateful(user_sets.Stateful):
     def __init__(self, length: int = 30) -> None:
-        super().__init__(length)
-        self.position = 0
-        self.served = 0
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        while self.position < self.length:
-            self.position += 1
-            self.served += 1
-            yield {"input_ids": [self.position - 1, 0]}
-        self.position = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"position": self.position}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.position = state["position"]
+        super().__init__(lambda number: {"input_ids": [number, 0]}, length)
 
 
 class ByWorker(Stream):
@@ -243,19 +227,9 @@ class ByWorker(Stream):
             yield {"input_ids": [number, 0]}
 
 
-class Shardable(Stream):
-    """Offers ``shard``."""
-
-    def __init__(self, length: int = 30, first: int = 0, step: int = 1) -> None:
-        super().__init__(length)
-        self.first, self.step = first, step
-
-    def shard(self, num_shards: int, index: int) -> Shardable:
-        return Shardable(self.length, index, num_shards)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for number in range(self.first, self.length, self.step):
-            yield {"input_ids": [number, 0]}
+class Shardable(user_sets.Sharded):
+    def __init__(self, length: int = 30) -> None:
+        super().__init__(lambda number: {"input_ids": [number, 0]}, length)
 
 
 def _torch(dataset: Any, size: int = 6, rows: int = 3, **options: Any) -> TorchLoader:
