@@ -32,9 +32,9 @@ from automodel_cli.corpus.formats.megatron_bin import MegatronIndex, MegatronWri
 from automodel_cli.data.loader import TokenLoader
 from automodel_cli.data.megatron.blending import blend
 from automodel_cli.data.megatron.gpt_index import (
-    EpochPlan,
+    Epochs,
+    SampleShape,
     build_indices,
-    count_samples,
     document_index,
     normalize,
     sample_index,
@@ -69,17 +69,15 @@ def cpu_seconds(work: Callable[[], Any]) -> float:
 
 def indexing(rounds: int) -> None:
     lengths = document_lengths(DOCUMENTS, TOKENS_EACH)
-    plan = EpochPlan(int(lengths.sum()), 1, None)
-    documents = document_index(0, DOCUMENTS, plan, np.random.RandomState(1234))
-    samples = count_samples(plan.tokens_per_epoch, SEQ_LEN)
-    alone = [
-        cpu_seconds(lambda: sample_index(lengths, documents, samples, seq_len=SEQ_LEN)) for _ in range(rounds)
-    ]
+    epochs, shape = Epochs(int(lengths.sum()), 1), SampleShape(SEQ_LEN)
+    documents = document_index(0, DOCUMENTS, epochs, np.random.RandomState(1234))
+    samples = shape.count(epochs.tokens)
+    alone = [cpu_seconds(lambda: sample_index(lengths, documents, samples, shape)) for _ in range(rounds)]
     whole = [
-        cpu_seconds(lambda: build_indices(lengths, (0, DOCUMENTS), plan, seq_len=SEQ_LEN, seed=1234))
+        cpu_seconds(lambda: build_indices(lengths, (0, DOCUMENTS), epochs, shape, seed=1234))
         for _ in range(rounds)
     ]
-    print(f"{DOCUMENTS:,} documents, {plan.tokens_per_epoch:,} tokens, {samples:,} samples of {SEQ_LEN}")
+    print(f"{DOCUMENTS:,} documents, {epochs.tokens:,} tokens, {samples:,} samples of {SEQ_LEN}")
     print(f"  sample index {statistics.median(alone) * 1e3:.0f} ms (wanted: 150 ms)", end="; ")
     print(f"document, sample and shuffle index {statistics.median(whole) * 1e3:.0f} ms")
 

@@ -206,7 +206,7 @@ def bare_loop(recipe: PretrainRecipe, steps: int) -> None:
     model, optimizer, dtype = recipe.model, recipe.optimizer, recipe.fast_path.autocast_dtype
     buffer = np.empty((ROWS, TOKENS + 1), dtype=np.int64)
     for step in range(steps):
-        recipe.dataset.fill(np.arange(step * ROWS, (step + 1) * ROWS), buffer)
+        recipe.dataset.read_samples(np.arange(step * ROWS, (step + 1) * ROWS), buffer)
         rows = torch.from_numpy(buffer)
         batch = Batch(rows[:, :-1], rows[:, 1:])
         with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):

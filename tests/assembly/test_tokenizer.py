@@ -9,13 +9,22 @@ import pytest
 
 from automodel_cli.assembly.tokenizer import run_tokenizer
 from automodel_cli.corpus.tokenizer import ByteTokenizer
+from automodel_cli.data.interface import DataSource
 from automodel_cli.errors import DataError
 
 
-def dataset_of(folder: Path, separator_id: int | None = None) -> SimpleNamespace:
+class Described(DataSource):
+    def __init__(self, manifest: SimpleNamespace) -> None:
+        self._manifest = manifest
+
+    @property
+    def manifest(self) -> SimpleNamespace:
+        return self._manifest
+
+
+def dataset_of(folder: Path, separator_id: int | None = None) -> Described:
     described = ByteTokenizer().describe()
-    manifest = SimpleNamespace(tokenizer=described, tokenizer_folder=folder, separator_id=separator_id)
-    return SimpleNamespace(manifest=manifest)
+    return Described(SimpleNamespace(tokenizer=described, tokenizer_folder=folder, separator_id=separator_id))
 
 
 def test_it_knows_what_separates_documents(tmp_path: Path) -> None:

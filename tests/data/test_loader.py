@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.data import user_sets
 from tests.effort import examples
 from tests.token_files import write_token_file
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
@@ -80,11 +81,12 @@ def test_every_window_once_an_epoch_for_any_ranks_and_micro_batches(
         )
         for rank in range(ranks)
     ]
+    assert loaders[0].remaining_steps == epochs * 54 // size
     streams = [_stream(loader) for loader in loaders]
     updates = [[first for part in parts for first in part] for parts in zip(*streams, strict=True)]
-    assert len(updates) == loaders[0].total_steps() == epochs * 54 // size
+    assert len(updates) == epochs * 54 // size
     seen = np.concatenate(updates)
-    in_order = dataset.locate(np.arange(len(seen)))
+    in_order = dataset.sample_offsets(np.arange(len(seen)))
     assert seen.tolist() == _first_tokens(dataset, in_order)
     for epoch in range(len(seen) // 54):
         assert len(set(seen[epoch * 54 : (epoch + 1) * 54])) == 54
@@ -92,9 +94,9 @@ def test_every_window_once_an_epoch_for_any_ranks_and_micro_batches(
     assert loaders[0].remaining_steps == 0
 
 
-def _first_tokens(dataset: NanogptDataset, places: np.ndarray) -> list[int]:
-    out = np.empty((len(places), SEQ + 1), np.int64)
-    dataset.gather(places, out)
+def _first_tokens(dataset: NanogptDataset, offsets: np.ndarray) -> list[int]:
+    out = np.empty((len(offsets), SEQ + 1), np.int64)
+    dataset.read_windows(offsets, out)
     return out[:, 0].tolist()
 
 
@@ -124,7 +126,7 @@ def test_another_global_batch_size_goes_on_from_the_same_sample(pattern: str) ->
     assert second.remaining_steps == (108 - 30) // 4
     assert second.dropped_samples == (108 - 30) % 4
     tail = _stream(second)
-    whole = _first_tokens(_dataset(pattern), _dataset(pattern).locate(np.arange(106)))
+    whole = _first_tokens(_dataset(pattern), _dataset(pattern).sample_offsets(np.arange(106)))
     assert [first for part in head + tail for first in part] == whole
 
 
@@ -159,13 +161,10 @@ def test_state_counts_what_was_handed_out_not_what_was_read_ahead(pattern: str, 
 def test_epochs_and_steps(pattern: str) -> None:
     loader = TokenLoader(_dataset(pattern), global_batch_size=12, local_batch_size=3, num_epochs=2)
     assert loader.steps_per_epoch == 4.5
-    assert loader.total_steps() == 9
-    assert loader.total_steps(num_epochs=1) == 4
-    assert loader.total_steps(max_steps=3) == 3
+    assert loader.remaining_steps == 9
     epochs = [loader.epoch for _ in loader]
     assert epochs == [0, 0, 0, 0, 1, 1, 1, 1, 1]  # the fifth ends in the second epoch
-    with pytest.raises(ConfigError, match="less than one global batch"):
-        TokenLoader(_dataset(pattern), global_batch_size=60, local_batch_size=60).total_steps()
+    assert TokenLoader(_dataset(pattern), global_batch_size=60, local_batch_size=60).remaining_steps == 0
 
 
 def test_an_endless_loader_goes_on(pattern: str) -> None:
@@ -173,8 +172,6 @@ def test_an_endless_loader_goes_on(pattern: str) -> None:
     assert loader.remaining_steps is None
     assert loader.dropped_samples == 0
     assert all(len(set(update)) == 54 for update in _stream(loader, 5))
-    with pytest.raises(ConfigError, match="no end"):
-        loader.total_steps()
 
 
 def test_batch_larger_than_the_data_and_iterating_again(pattern: str) -> None:
@@ -213,30 +210,15 @@ class Stream(IterableDataset[dict[str, Any]]):
             yield {"input_ids": [number, number + 1]}
 
 
-class Stateful(Stream):
-    """Says where it is."""
-
+class Stateful(user_sets.Stateful):
     def __init__(self, length: int = 30) -> None:
-        super().__init__(length)
-        self.position = 0
-        self.served = 0
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        while self.position < self.length:
-            self.position += 1
-            self.served += 1
-            yield {"input_ids": [self.position - 1, 0]}
-        self.position = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"position": self.position}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.position = state["position"]
+        super().__init__(lambda number: {"input_ids": [number, 0]}, length)
 
 
 class ByWorker(Stream):
-    """Divides itself over workers, as torch's documentation shows."""
+    """Divides itself over workers, as torch's documentation shows, and says so."""
+
+    shards_workers = True
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         info = get_worker_info()
@@ -245,19 +227,9 @@ class ByWorker(Stream):
             yield {"input_ids": [number, 0]}
 
 
-class Shardable(Stream):
-    """Offers ``shard``."""
-
-    def __init__(self, length: int = 30, first: int = 0, step: int = 1) -> None:
-        super().__init__(length)
-        self.first, self.step = first, step
-
-    def shard(self, num_shards: int, index: int) -> Shardable:
-        return Shardable(self.length, index, num_shards)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for number in range(self.first, self.length, self.step):
-            yield {"input_ids": [number, 0]}
+class Shardable(user_sets.Sharded):
+    def __init__(self, length: int = 30) -> None:
+        super().__init__(lambda number: {"input_ids": [number, 0]}, length)
 
 
 def _torch(dataset: Any, size: int = 6, rows: int = 3, **options: Any) -> TorchLoader:
@@ -411,6 +383,14 @@ def test_a_set_that_divides_itself_over_workers_loses_nothing(caplog: pytest.Log
         _torch(ByWorker(24), rows=3, num_workers=1).load_state_dict(first.state_dict())
 
 
+def test_a_set_that_divides_itself_and_does_not_say_so_loses_nothing() -> None:
+    class Silent(ByWorker):
+        shards_workers = False
+
+    loader = _torch(Silent(24), rows=3, num_workers=2)
+    assert [first for update in _stream(loader) for first in update] == list(range(24))
+
+
 def test_shard_method_is_used() -> None:
     loaders = [_torch(Shardable(24), rows=3, dp_rank=r, dp_world=2) for r in range(2)]
     streams = [_stream(loader) for loader in loaders]
@@ -433,10 +413,8 @@ def test_iterable_that_yields_nothing_is_an_error_not_a_hang() -> None:
 def test_length_decides_whether_epochs_can_be_counted() -> None:
     loader = _torch(Stream(32))
     assert loader.steps_per_epoch is None
-    assert loader.total_steps(max_steps=10) == 10
-    with pytest.raises(ConfigError, match="max_steps"):
-        loader.total_steps()
-    assert _torch(Rows(32)).total_steps() == 5
+    assert loader.remaining_steps is None
+    assert _torch(Rows(32)).remaining_steps == 5
 
 
 def test_settings_that_cannot_work() -> None:
@@ -473,7 +451,7 @@ def test_own_collate_function_and_unshifted_labels() -> None:
 def test_evaluation_is_one_pass_in_file_order(pattern: str, ranks: int, shuffle: bool) -> None:
     loaders = [EvalLoader(_dataset(pattern, shuffle), 8, dp_rank=r, dp_world=ranks) for r in range(ranks)]
     assert _evaluated(loaders) == _first_tokens(
-        _dataset(pattern), _dataset(pattern).locate_windows(np.arange(54))
+        _dataset(pattern), _dataset(pattern).window_offsets(np.arange(54))
     )
     assert _evaluated(loaders) == _evaluated(loaders)  # a second pass is the same
 

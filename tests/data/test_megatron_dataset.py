@@ -18,7 +18,7 @@ from tests.token_files import MegatronReader, write_megatron_file
 from automodel_cli.batch import IGNORE_INDEX
 from automodel_cli.corpus.tokenizer import ByteTokenizer
 from automodel_cli.data.loader import EvalLoader, TokenLoader
-from automodel_cli.data.megatron_dataset import CACHE_FOLDER, MegatronPretraining, RunLength
+from automodel_cli.data.megatron_dataset import CACHE_FOLDER, MegatronPretraining, SampleBudget
 from automodel_cli.errors import ConfigError, DataError
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "megatron"
@@ -223,10 +223,10 @@ def test_positional_reads_give_the_same(files: Path) -> None:
     for order in ("megatron", "stateless"):
         mapped = MegatronPretraining(["a", "c"], 16, split="1,0,0", order=order)
         read = MegatronPretraining(["a", "c"], 16, split="1,0,0", order=order, mmap_bin_files=False)
-        places = mapped.locate(np.arange(40))
+        offsets = mapped.sample_offsets(np.arange(40))
         out = np.empty((2, 40, 17), np.int64)
-        mapped.gather(places, out[0])
-        read.gather(places, out[1])
+        mapped.read_windows(offsets, out[0])
+        read.read_windows(offsets, out[1])
         np.testing.assert_array_equal(out[0], out[1])
 
 
@@ -265,8 +265,8 @@ def test_stateless_never_changes_what_was_seen(paths: list[str], files: Path) ->
         for samples in (50, 5000)
     )
     assert shorter.plan() == longer.plan()
-    places = longer.locate(np.arange(50))
-    np.testing.assert_array_equal(shorter.locate(np.arange(50)), places)
+    offsets = longer.sample_offsets(np.arange(50))
+    np.testing.assert_array_equal(shorter.sample_offsets(np.arange(50)), offsets)
     assert (len(shorter), len(longer)) == (50, 5000)
     assert not Path(CACHE_FOLDER).exists()
 
@@ -317,24 +317,24 @@ def test_a_cache_of_other_data_is_not_used(tmp_path: Path) -> None:
     ("length", "expected"),
     [
         (
-            RunLength(512, 18500, 250),
+            SampleBudget(512, 18500, 250),
             {"train": 9_472_000, "valid": 37_888, "test": None},
         ),  # the guide's own log
-        (RunLength(512, None, 250), {"train": None, "valid": None, "test": None}),
-        (RunLength(8, 10, 250), {"train": 80, "valid": 8, "test": None}),  # NeMo: no sample to consume
-        (RunLength(8, 10, None), {"train": 80, "valid": 8, "test": None}),
-        (RunLength(8, 10, 5, None), {"train": 80, "valid": None, "test": None}),
-        (RunLength(), {"train": None, "valid": None, "test": None}),
+        (SampleBudget(512, None, 250), {"train": None, "valid": None, "test": None}),
+        (SampleBudget(8, 10, 250), {"train": 80, "valid": 8, "test": None}),  # NeMo: no sample to consume
+        (SampleBudget(8, 10, None), {"train": 80, "valid": 8, "test": None}),
+        (SampleBudget(8, 10, 5, None), {"train": 80, "valid": None, "test": None}),
+        (SampleBudget(), {"train": None, "valid": None, "test": None}),
     ],
 )
-def test_samples_a_run_needs(length: RunLength, expected: dict[str, int | None]) -> None:
+def test_samples_a_run_needs(length: SampleBudget, expected: dict[str, int | None]) -> None:
     assert {split: length.samples(split) for split in SPLITS} == expected
 
 
 @pytest.mark.parametrize("batches", [0, -1, 0.5])
 def test_a_share_of_validation_batches_is_not_understood(batches: float) -> None:
     with pytest.raises(ConfigError, match="trainer_limit_val_batches"):
-        RunLength(8, 10, 5, batches).samples("valid")
+        SampleBudget(8, 10, 5, batches).samples("valid")
 
 
 def test_given_numbers_win(files: Path) -> None:
@@ -352,7 +352,7 @@ def test_given_numbers_win(files: Path) -> None:
 def test_a_blend_without_weights_is_read_once_at_most(files: Path) -> None:
     dataset = MegatronPretraining(["a", "b"], 16, num_train_samples=10**6)
     assert len(dataset) == len(dataset.order) == sum(dataset.order.lengths)
-    assert [round(part.epochs, 1) for part in dataset.order.drawn()] == [1.0, 1.0]
+    assert [round(stats.epochs, 1) for stats in dataset.blend_stats()] == [1.0, 1.0]
 
 
 def test_a_single_weight_says_nothing(files: Path) -> None:
@@ -426,7 +426,7 @@ def test_every_window_of_the_stateless_order_is_a_stretch_of_its_file(files: Pat
     dataset = MegatronPretraining(["a", "c"], 16, split="1,0,0", order="stateless")
     whole = [MegatronReader(name).tokens.read(0, MegatronReader(name).file.num_tokens) for name in "ac"]
     seen = set()
-    for number, (part, start) in enumerate(dataset.locate(np.arange(len(dataset))).tolist()):
+    for number, (part, start) in enumerate(dataset.sample_offsets(np.arange(len(dataset))).tolist()):
         assert start % 16 == 0
         seen.add((part, start))
         if number % 20 == 0:
@@ -434,9 +434,9 @@ def test_every_window_of_the_stateless_order_is_a_stretch_of_its_file(files: Pat
             np.testing.assert_array_equal(item["tokens"].numpy(), whole[part][start : start + 16])
             np.testing.assert_array_equal(item["labels"].numpy(), whole[part][start + 1 : start + 17])
     assert len(seen) == len(dataset)
-    second = dataset.locate(np.arange(len(dataset), 2 * len(dataset)))
+    second = dataset.sample_offsets(np.arange(len(dataset), 2 * len(dataset)))
     assert {tuple(place) for place in second.tolist()} == seen
-    assert not np.array_equal(second, dataset.locate(np.arange(len(dataset))))
+    assert not np.array_equal(second, dataset.sample_offsets(np.arange(len(dataset))))
 
 
 def test_an_index_damaged_under_a_cached_order_is_named(tmp_path: Path) -> None:

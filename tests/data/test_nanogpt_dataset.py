@@ -40,7 +40,7 @@ def _windows(shards: list[np.ndarray], seq_len: int) -> np.ndarray:
 
 def _filled(dataset: NanogptDataset, numbers: np.ndarray) -> np.ndarray:
     out = np.full((len(numbers), dataset.seq_len + 1), -7, dtype=np.int64)
-    dataset.fill(numbers, out)
+    dataset.read_samples(numbers, out)
     return out
 
 
@@ -210,7 +210,7 @@ def test_notes_on_all_shards_and_on_old_keys(corpus: Corpus) -> None:
     assert len(dataset.notes) == 1
     assert "all of them are read" in dataset.notes[0]
     assert len(dataset.token_files) == 2
-    assert dataset.split == "train"
+    assert dataset.named_split == "train"
     asked = NanogptDataset([folder / "dataset.bin"], 8, drop_last=False, infinite=True)
     assert [note.split(" has")[0] for note in asked.notes] == ["dataset.drop_last: false", "dataset.infinite"]
 
@@ -314,8 +314,8 @@ def test_files_beyond_two_billion_tokens(tmp_path: Path) -> None:
     assert start == 4_999_998_996
     assert dataset[len(dataset) - 1]["input_ids"][-3:].tolist() == [992, 993, 994]
     shuffled = NanogptDataset(str(path), 999, shuffle_files=True)
-    places = shuffled.locate(np.arange(1000))
-    assert places[:, 1].max() > 2**32
+    offsets = shuffled.sample_offsets(np.arange(1000))
+    assert offsets[:, 1].max() > 2**32
 
 
 def test_legacy_header_is_always_two_bytes(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from tests.data import user_sets
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from automodel_cli.batch import IGNORE_INDEX
@@ -39,44 +40,23 @@ class Rows(Dataset):
 
 
 class Stream(IterableDataset):
-    shards_ranks = False
-
     def __iter__(self):
         yield from map(row, range(ROWS))
 
 
-class Stateful(Stream):
-    """Says where it is; at its end it begins anew."""
-
+class Stateful(user_sets.Stateful):
     def __init__(self, rows=ROWS):
-        self.rows, self.position, self.served = rows, 0, 0
-
-    def __iter__(self):
-        while self.position < self.rows:
-            self.position += 1
-            self.served += 1
-            yield row(self.position - 1)
-        self.position = 0
-
-    def state_dict(self):
-        return {"position": self.position}
-
-    def load_state_dict(self, state):
-        self.position = state["position"]
+        super().__init__(row, rows)
 
 
-class Shardable(Stream):
-    def __init__(self, first=0, step=1):
-        self.first, self.step = first, step
-
-    def shard(self, num_shards, index):
-        return Shardable(index, num_shards)
-
-    def __iter__(self):
-        yield from map(row, range(self.first, ROWS, self.step))
+class Shardable(user_sets.Sharded):
+    def __init__(self):
+        super().__init__(row, ROWS)
 
 
 class ByWorker(Stream):
+    shards_workers = True
+
     def __iter__(self):
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
@@ -217,6 +197,8 @@ def test_epochs_end_where_their_rows_do():
 
 def test_epochs_never_go_back_where_workers_have_unequal_parts():
     class Unequal(Stream):
+        shards_workers = True
+
         def __iter__(self):
             worker = get_worker_info()
             yield from map(row, range(40 if worker and worker.id else ROWS))

@@ -36,9 +36,9 @@ def test_narrow_buffers_hold_what_wide_ones_do(tmp_path, dtype, narrow):
     dataset = NanogptDataset(tmp_path / "a.bin", 8)
     assert narrow_dtype(dataset) == narrow
     shape = batch_shape(global_batch_size=4, local_batch_size=2)
-    places = dataset.locate(np.arange(4)).reshape(2, 2, -1)
-    wide = Buffer(shape, 8).fill(dataset, places)
-    pinned = PinnedBuffer(shape, 8, narrow).fill(dataset, places)
+    offsets = dataset.sample_offsets(np.arange(4)).reshape(2, 2, -1)
+    wide = Buffer(shape, 8).fill(dataset, offsets)
+    pinned = PinnedBuffer(shape, 8, narrow).fill(dataset, offsets)
     for one, other in zip(pinned, wide, strict=True):
         assert one.input_ids.dtype == narrow and one.input_ids.is_contiguous()
         assert torch.equal(_widened(one).input_ids, other.input_ids)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.effort import examples
 
-from automodel_cli.data.sampler import batch_shape, divisors_near, grad_accum_steps, total_steps
+from automodel_cli.data.sampler import batch_shape, divisors_near, grad_accum_steps
 from automodel_cli.errors import ConfigError
 
 SIZES = st.tuples(st.integers(1, 5), st.integers(1, 6), st.integers(1, 7))  # ranks, rows, micro-batches
@@ -70,28 +70,3 @@ def test_divisors_near() -> None:
     assert divisors_near(64, 24) == [1, 2, 4, 8, 16, 32]
     assert divisors_near(720, 100, count=3) == [80, 90, 120]
     assert divisors_near(7, 3) == [1, 7]
-
-
-@pytest.mark.parametrize(
-    ("windows", "size", "epochs", "max_steps", "expected"),
-    [
-        (100, 10, 1, None, 10),
-        (105, 10, 1, None, 10),
-        (105, 10, 2, None, 21),
-        (105, 10, 2, 5, 5),
-        (105, 10, None, 5000, 5000),
-        (3, 10, 4, None, 1),
-    ],
-)
-def test_total_steps(
-    windows: int, size: int, epochs: int | None, max_steps: int | None, expected: int
-) -> None:
-    assert total_steps(windows, size, num_epochs=epochs, max_steps=max_steps) == expected
-
-
-def test_a_run_without_end_or_without_a_step_is_an_error() -> None:
-    with pytest.raises(ConfigError, match="no end"):
-        total_steps(10, 2, num_epochs=None)
-    with pytest.raises(ConfigError, match="less than one global batch") as caught:
-        total_steps(7, 16, num_epochs=2)
-    assert "at most 14" in caught.value.hint

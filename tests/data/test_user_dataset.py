@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
-from typing import Any
 
 import datasets
 import numpy as np
 import pytest
-import torch.distributed as dist
-import torch.utils.data
 from torch.utils.data import Dataset, IterableDataset
 
+from automodel_cli.data.interface import length_of
 from automodel_cli.data.loader import TorchLoader
 from automodel_cli.data.permutation import Permutation
 from automodel_cli.data.sampler import batch_shape
 from automodel_cli.data.user_dataset import (
-    IndexBatches,
     RankStream,
     Sharding,
+    declared_sharding,
     has_own_state,
     identity_of,
+    index_batches,
     is_iterable_style,
-    length_of,
-    own_sharding,
     shard_of_rank,
 )
 
@@ -35,38 +31,29 @@ class Plain(IterableDataset[int]):
         yield from range(12)
 
 
-class AsksInAHelper(Plain):
-    def __iter__(self) -> Iterator[int]:
-        return (n for n in range(12) if n % self._workers() == 0)
-
-    @staticmethod
-    def _workers() -> int:
-        info = torch.utils.data.get_worker_info()
-        return 1 if info is None else info.num_workers
-
-
-class ByRank(Plain):
-    def __iter__(self) -> Iterator[int]:
-        rank = dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", 0))
-        yield from range(rank, 12, 2)
-
-
-class Declared(ByRank):
-    shards_ranks = False
+class Declared(Plain):
+    shards_ranks = True
     shards_workers = True
 
 
+def test_sharding_is_what_the_class_declares() -> None:
+    assert declared_sharding(Plain()) == Sharding(ranks=False, workers=False)
+    assert declared_sharding(Declared()) == Sharding(ranks=True, workers=True)
+    assert declared_sharding(_hub()) == Sharding(ranks=False, workers=True)
+
+
 @pytest.mark.parametrize(
-    ("dataset", "expected"),
-    [
-        (Plain(), Sharding(ranks=False, workers=False)),
-        (AsksInAHelper(), Sharding(ranks=False, workers=True)),
-        (ByRank(), Sharding(ranks=True, workers=False)),
-        (Declared(), Sharding(ranks=False, workers=True)),
-    ],
+    ("ranks", "workers", "words"), [(1, 1, []), (4, 0, ["shard("]), (4, 3, ["shard(", "1 of 3"])]
 )
-def test_own_sharding_is_read_off_the_class(dataset: Any, expected: Sharding) -> None:
-    assert own_sharding(dataset) == expected
+def test_what_is_left_to_us_is_said(ranks: int, workers: int, words: list[str]) -> None:
+    loader = TorchLoader(
+        Plain(), global_batch_size=4, local_batch_size=1, dp_world=ranks, num_workers=workers
+    )
+    assert [any(word in note for note in loader.notes) for word in words] == [True] * len(loader.notes)
+    declared = TorchLoader(
+        Declared(), global_batch_size=4, local_batch_size=1, dp_world=ranks, num_workers=workers
+    )
+    assert declared.notes == []
 
 
 def test_styles_and_lengths() -> None:
@@ -99,7 +86,7 @@ def test_identity() -> None:
 def test_index_batches_follow_the_sampler() -> None:
     shape = batch_shape(global_batch_size=4, local_batch_size=2)
     permutation = Permutation(5, seed=1)
-    batches = list(IndexBatches(shape, length=5, first_sample=3, updates=3, permutation=permutation))
+    batches = list(index_batches(shape, 5, 3, 3, permutation))
     numbers = 3 + np.arange(12)
     expected = permutation(numbers % 5, numbers // 5)
     assert np.concatenate(batches).tolist() == expected.tolist()

@@ -14,7 +14,7 @@ from tests.token_files import write_token_file
 from automodel_cli.data import windows
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
 from automodel_cli.data.sampler import batch_shape
-from automodel_cli.data.windows import Buffer, is_token_windows, prefetch_on_host
+from automodel_cli.data.windows import Buffer, prefetch_on_host
 
 
 class Clock:
@@ -101,13 +101,11 @@ def test_errors_arrive_and_an_early_end_leaves_no_thread() -> None:
 def test_a_buffer_is_filled_in_place(tmp_path: Path) -> None:
     write_token_file(tmp_path / "x.bin", np.arange(100))
     dataset = NanogptDataset(str(tmp_path / "x.bin"), 4)
-    assert is_token_windows(dataset)
-    assert not is_token_windows([1, 2])
     shape = batch_shape(global_batch_size=6, local_batch_size=3)
     buffer = Buffer(shape, 4)
-    first = buffer.fill(dataset, dataset.locate(np.arange(6)).reshape(2, 3, 2))
+    first = buffer.fill(dataset, dataset.sample_offsets(np.arange(6)).reshape(2, 3, 2))
     assert [batch.input_ids[:, 0].tolist() for batch in first] == [[0, 4, 8], [12, 16, 20]]
-    again = buffer.fill(dataset, dataset.locate(np.arange(6, 12)).reshape(2, 3, 2))
+    again = buffer.fill(dataset, dataset.sample_offsets(np.arange(6, 12)).reshape(2, 3, 2))
     assert first[0].input_ids[:, 0].tolist() == [24, 28, 32]  # the same memory
     labels = again[1].labels
     assert labels is not None

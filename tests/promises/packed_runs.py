@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import yaml
-from torch.utils.data import Dataset, IterableDataset
+from tests.data import user_sets
+from torch.utils.data import Dataset
 
 ROWS, SIZE = 60, 24
 FILE = Path(__file__)
@@ -29,36 +30,14 @@ class Rows(Dataset):
         return row(index)
 
 
-class Stateful(IterableDataset):
-    """Says where it is, and knows nothing of ranks."""
-
+class Stateful(user_sets.Stateful):
     def __init__(self):
-        self.position = 0
-
-    def __iter__(self):
-        while self.position < ROWS:
-            self.position += 1
-            yield row(self.position - 1)
-        self.position = 0
-
-    def state_dict(self):
-        return {"position": self.position}
-
-    def load_state_dict(self, state):
-        self.position = state["position"]
+        super().__init__(row, ROWS)
 
 
-class Sharded(IterableDataset):
-    """Hands out a part to each rank."""
-
-    def __init__(self, first=0, step=1):
-        self.first, self.step = first, step
-
-    def shard(self, num_shards, index):
-        return Sharded(index, num_shards)
-
-    def __iter__(self):
-        yield from map(row, range(self.first, ROWS, self.step))
+class Sharded(user_sets.Sharded):
+    def __init__(self):
+        super().__init__(row, ROWS)
 
 
 def configuration(folder: Path, dataset: str, **sections: Any) -> Path:

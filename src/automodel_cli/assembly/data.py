@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,9 +11,10 @@ import numpy as np
 
 from automodel_cli.assembly.tokenizer import RunTokenizer, plain_tokenizer_name
 from automodel_cli.config.schema.commands import PretrainConfig
-from automodel_cli.config.targets.instantiate import built_arguments, instantiate
+from automodel_cli.config.targets.instantiate import built_arguments, instantiate, resolve_function
 from automodel_cli.config.targets.target import Target
-from automodel_cli.data.loader import EvalLoader, TokenLoader, TorchLoader, is_token_windows
+from automodel_cli.data.interface import DataSource, RunValues, WindowDataset, source_of
+from automodel_cli.data.loader import EvalLoader, TokenLoader, TorchLoader
 from automodel_cli.data.packed_loader import PackedLoader
 from automodel_cli.data.packing import Packed, Packing
 from automodel_cli.data.sampler import steps_for_samples
@@ -29,27 +31,30 @@ def build_dataset(
 ) -> Any:
     """Build what a ``dataset:`` section names, with what the run knows where the section leaves it open.
 
-    Token files take the run's seed. Megatron's keep Megatron's own; how many samples to index follows from the
-    length of the run, and their tokenizer is opened without transformers where its name says all.
+    A tokenizer is opened without transformers where its name says all and the data set can do it.
     """
-    if not _is_megatron(target):
-        return instantiate(target, "dataset", inject={"seed": cfg.rng_seed}, trust=trust)
     scheduler = cfg.step_scheduler
     every = scheduler.val_every_steps
-    known = {
-        "splits_to_build": split,
-        "global_batch_size": scheduler.global_batch_size,
-        "trainer_max_steps": scheduler.max_steps,
-        "trainer_val_check_interval": every if isinstance(every, int) else None,
-    }
+    run = RunValues(
+        cfg.rng_seed,
+        split,
+        scheduler.global_batch_size,
+        scheduler.max_steps,
+        every if isinstance(every, int) else None,
+    )
+    declared = declared_by(target, trust)
     named = plain_tokenizer_name(target.arguments.get("tokenizer"))
-    if named is not None:
+    if named is not None and declared.opens_tokenizers:
         target = replace(target, arguments={**target.arguments, "tokenizer": named})
-    return instantiate(target, "dataset", inject=known, trust=trust)
+    return instantiate(target, "dataset", inject=declared.run_arguments(run), trust=trust)
 
 
-def _is_megatron(target: Target) -> bool:
-    return target.name.rpartition(".")[2] in ("MegatronPretraining", "MegatronPretrainingConfig")
+def declared_by(target: Target, trust: Sequence[str] = ()) -> type[DataSource]:
+    """The class that ``target`` names; where it declares nothing, or may not be called, what goes for any data set."""
+    kind = None
+    with contextlib.suppress(ConfigError):
+        kind = resolve_function(target.name, "dataset", trust=trust)
+    return kind if isinstance(kind, type) and issubclass(kind, DataSource) else DataSource
 
 
 def build_train_loader(
@@ -64,7 +69,7 @@ def build_train_loader(
         "dp_rank": world.dp_rank,
         "dp_world": world.dp_world,
     }
-    if is_token_windows(dataset):
+    if isinstance(dataset, WindowDataset):
         return TokenLoader(dataset, device=world.device, **sizes)
     arguments = {
         "pin_memory": world.device.type == "cuda",
@@ -92,7 +97,7 @@ def check_packing(packing: Packing, dataset: Any, model: CausalLM) -> None:
         ConfigError: token files; packs longer than the model's context; a model that cannot keep rows apart.
     """
     key = f"packed_sequence.packed_sequence_size {packing.size}"
-    if is_token_windows(dataset):
+    if isinstance(dataset, WindowDataset):
         raise ConfigError(
             f"{key}: {type(dataset).__name__} reads token files in full windows, there is nothing to pack",
             "set packed_sequence_size to 0 and dataset.seq_len (seq_length) as long as you want it",
@@ -122,7 +127,7 @@ def build_eval_sets(
                 dp_rank=world.dp_rank,
                 dp_world=world.dp_world,
                 collate_fn=arguments.get("collate_fn"),
-                packing=None if is_token_windows(dataset) else packing_of(cfg),
+                packing=None if isinstance(dataset, WindowDataset) else packing_of(cfg),
             ),
         )
     return loaders
@@ -140,9 +145,9 @@ def check_fits(dataset: Any, model: CausalLM, *, what: str) -> None:
         DataError: an id the model has no row for.
         ConfigError: sequences longer than the model takes.
     """
-    if hasattr(dataset, "check_vocab"):
-        dataset.check_vocab(model.vocab_size)
-    seq_len = getattr(dataset, "seq_len", None)
+    source = source_of(dataset)
+    source.check_vocab(model.vocab_size)
+    seq_len = source.describe().seq_len
     if seq_len and model.max_seq_len and seq_len > model.max_seq_len:
         raise ConfigError(
             f"{what}.seq_len {seq_len} is longer than the model's context of {model.max_seq_len}",
@@ -166,9 +171,9 @@ def check_tokenizer(tokenizer: RunTokenizer | None, model: CausalLM) -> None:
 
 def sequence_length(dataset: Any, model: CausalLM) -> int:
     """Tokens of a row: the data set's, else of its first item, else the model's context."""
-    for name in ("seq_len", "seq_length"):
-        if isinstance(getattr(dataset, name, None), int):
-            return getattr(dataset, name)
+    declared = source_of(dataset).describe().seq_len
+    if declared is not None:
+        return declared
     if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") and len(dataset):
         item = dataset[0]
         if isinstance(item, Mapping) and "input_ids" in item:
@@ -208,8 +213,8 @@ def _count_packs(loader: PackedLoader, epochs: int, world: World, say: Callable[
     )
     lengths = np.zeros(loader.rows_per_epoch or 0, dtype=np.int64)
     ranks = 1 if world.planned else world.size
-    for rank, part in enumerate(world.gather(loader.lengths(world.rank, ranks))[:ranks]):
-        lengths[rank::ranks] = part
+    for rank, own in enumerate(world.gather(loader.lengths(world.rank, ranks))[:ranks]):
+        lengths[rank::ranks] = own
     found = Packed(0, 0, 0, 0)
     for window in loader.all_windows(lengths, epochs):
         found = found.with_window(window)
@@ -223,8 +228,8 @@ def position(loader: TrainLoader, world: World) -> dict[str, Any]:
     if world.dp_world == 1 or not getattr(loader, "per_rank_state", False):
         return state
     own = {key: value for key, value in state.items() if key not in ("plan", "plan_hash")}
-    parts = dict(world.gather([world.dp_rank, own]))
-    return {**state, "by_dp_rank": [parts[rank] for rank in range(world.dp_world)]}
+    by_rank = dict(world.gather([world.dp_rank, own]))
+    return {**state, "by_dp_rank": [by_rank[rank] for rank in range(world.dp_world)]}
 
 
 def notes(*sources: Any) -> list[str]:

@@ -20,6 +20,7 @@ from automodel_cli.config import yaml_tree
 from automodel_cli.config.load import to_yaml
 from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.config.targets.target import Target
+from automodel_cli.data.interface import source_of
 from automodel_cli.errors import AutomodelError, CheckpointError
 from automodel_cli.json_files import without_controls
 from automodel_cli.models.external import same_class_names
@@ -84,12 +85,8 @@ def plain_config(cfg: PretrainConfig) -> dict[str, Any]:
 
 def data_facts(dataset: Any) -> dict[str, Any]:
     """Identity of the data and of the order it is read in, as far as the data set can say."""
-    plan = getattr(dataset, "plan", None)
-    return {
-        "class": type(dataset).__name__,
-        "fingerprint": getattr(dataset, "fingerprint", None),
-        "plan": plan() if callable(plan) else None,
-    }
+    known = source_of(dataset).describe()
+    return {"class": known.kind, "fingerprint": known.fingerprint, "plan": known.plan}
 
 
 def refuse_other_run(stored: Mapping[str, Any], now: Mapping[str, Any], checkpoint: Path) -> None:

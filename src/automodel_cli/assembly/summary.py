@@ -13,8 +13,7 @@ from automodel_cli.assembly.machine.memory import DeviceMemory
 from automodel_cli.assembly.reporter import Columns, Rows
 from automodel_cli.assembly.training_length import TrainingLength
 from automodel_cli.config.schema.commands import PretrainConfig
-from automodel_cli.data.megatron.parts import BlendStats
-from automodel_cli.data.megatron_dataset import MegatronPretraining
+from automodel_cli.data.interface import BlendStats, DataSource, source_of
 from automodel_cli.data.packed_loader import PackedLoader
 from automodel_cli.distributed.world import World
 from automodel_cli.models.interface import CausalLM, count_parameters
@@ -23,7 +22,7 @@ from automodel_cli.sizing.memory import PeakMemory
 from automodel_cli.text import human, plural
 from automodel_cli.train.schedules import Schedule
 
-_SHOWN_PARTS = 16  # files of a blend in the table; of more, the first and the last
+_SHOWN_FILES = 16  # files of a blend in the table; of more, the first and the last
 
 
 def model_rows(model: CausalLM, *, weights_from: str | None) -> Rows:
@@ -42,15 +41,16 @@ def model_rows(model: CausalLM, *, weights_from: str | None) -> Rows:
 
 
 def data_row(name: str, dataset: Any) -> tuple[str, str]:
-    """Tokens, windows and documents of a data set, as far as it can say."""
-    parts = []
-    if (tokens := getattr(dataset, "num_tokens", None)) is not None:
-        parts.append(f"{tokens:,} tokens")
-    if (shards := getattr(dataset, "token_files", None)) is not None:
-        parts.append(plural(len(shards), "file"))
-    if hasattr(dataset, "__len__"):
-        parts.append(f"{len(dataset):,} sequences of {getattr(dataset, 'seq_len', '?')}")
-    return name, ", ".join(parts) or type(dataset).__name__
+    """Tokens, files and sequences of a data set, as far as it can say."""
+    known = source_of(dataset).describe()
+    words = []
+    if known.tokens is not None:
+        words.append(f"{known.tokens:,} tokens")
+    if known.files is not None:
+        words.append(plural(known.files, "file"))
+    if known.sequences is not None:
+        words.append(f"{known.sequences:,} sequences of {known.seq_len or '?'}")
+    return name, ", ".join(words) or known.kind
 
 
 def packing_rows(loader: Any, world: World) -> Rows:
@@ -64,47 +64,36 @@ BLEND_HEADINGS = ("data", "prefix", "documents", "first", "last", "tokens", "wei
 
 
 def blend_table(datasets: Mapping[str, Any]) -> tuple[str, Sequence[str], Columns] | None:
-    """What each Megatron file gives to each data set: title, headings and rows; None where there are no such files.
+    """What each file gives to each blend: title, headings and rows; None where no data set is one.
 
     ``documents`` of the split, of which ``first`` and ``last`` are the numbers in the file; how many ``samples`` are
     drawn of them (``weight`` is their share), and how often their tokens are read for those (``epochs``).
     """
-    rows: list[Sequence[str]] = []
-    for name, dataset in datasets.items():
-        if isinstance(dataset, MegatronPretraining):
-            rows += _blend_rows(name, dataset)
+    rows = [row for name, dataset in datasets.items() for row in _blend_rows(name, source_of(dataset))]
     return ("Megatron files", BLEND_HEADINGS, rows) if rows else None
 
 
-def _blend_rows(name: str, dataset: MegatronPretraining) -> list[Sequence[str]]:
-    drawn = dataset.order.drawn(len(dataset))
-    rows: list[Sequence[str]] = [_drawn_row(name, part) for part in drawn]
-    if len(drawn) > _SHOWN_PARTS:
-        half = _SHOWN_PARTS // 2
-        left_out = (name, f"... {len(drawn) - _SHOWN_PARTS:,} more", *[""] * (len(BLEND_HEADINGS) - 2))
+def _blend_rows(name: str, source: DataSource) -> list[Sequence[str]]:
+    found = source.blend_stats()
+    rows: list[Sequence[str]] = [_blend_row(name, stats) for stats in found]
+    if len(found) > _SHOWN_FILES:
+        half = _SHOWN_FILES // 2
+        left_out = (name, f"... {len(found) - _SHOWN_FILES:,} more", *[""] * (len(BLEND_HEADINGS) - 2))
         rows = [*rows[:half], left_out, *rows[-half:]]
-    if len(drawn) > 1:
-        tokens, samples = dataset.num_tokens, len(dataset)
-        counts = (f"{dataset.documents:,}", "", "", f"{tokens:,}", "1", f"{samples:,}")
-        rows.append(
-            (name, f"all {len(drawn):,}", *counts, f"{samples * dataset.seq_len / max(tokens, 1):.3g}")
-        )
+    if len(found) > 1:
+        known = source.describe()
+        tokens, samples, seq_len = known.tokens or 0, known.sequences or 0, known.seq_len or 0
+        documents = sum(stats.end - stats.begin for stats in found)
+        counts = (f"{documents:,}", "", "", f"{tokens:,}", "1", f"{samples:,}")
+        rows.append((name, f"all {len(found):,}", *counts, f"{samples * seq_len / max(tokens, 1):.3g}"))
     return rows
 
 
-def _drawn_row(name: str, drawn: BlendStats) -> Sequence[str]:
-    part = drawn.part
-    bounds = (f"{part.begin:,}", f"{part.end - 1:,}") if part.end > part.begin else ("", "")
-    return (
-        name,
-        part.file.prefix.name,
-        f"{part.end - part.begin:,}",
-        *bounds,
-        f"{part.tokens:,}",
-        f"{drawn.weight:.4g}",
-        f"{drawn.samples:,}",
-        f"{drawn.epochs:.3g}",
-    )
+def _blend_row(name: str, stats: BlendStats) -> Sequence[str]:
+    count = stats.end - stats.begin
+    bounds = (f"{stats.begin:,}", f"{stats.end - 1:,}") if count else ("", "")
+    numbers = (f"{stats.tokens:,}", f"{stats.weight:.4g}", f"{stats.samples:,}", f"{stats.epochs:.3g}")
+    return (name, stats.name, f"{count:,}", *bounds, *numbers)
 
 
 def schedule_rows(

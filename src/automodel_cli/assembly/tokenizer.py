@@ -13,6 +13,7 @@ from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer, open_token
 from automodel_cli.corpus.tokenizers.base import CARRIED_FILES
 from automodel_cli.corpus.tokenizers.same_tokenizer import MadeBy, refuse_other_tokenizer
 from automodel_cli.corpus.tokenizers.token_bytes import TokenBytes
+from automodel_cli.data.interface import DataSource, source_of
 from automodel_cli.errors import ConfigError, DataError
 
 
@@ -50,18 +51,19 @@ def run_tokenizer(cfg: PretrainConfig, dataset: Any) -> RunTokenizer | None:
     Raises:
         DataError: the configuration names another than the one that made the data.
     """
-    manifest = getattr(dataset, "manifest", None)
-    found = _find(cfg, dataset, manifest)
+    source = source_of(dataset)
+    manifest = source.manifest
+    found = _find(cfg, source, manifest)
     return found and replace(found, separator_id=getattr(manifest, "separator_id", None))
 
 
-def _find(cfg: PretrainConfig, dataset: Any, manifest: Any) -> RunTokenizer | None:
+def _find(cfg: PretrainConfig, source: DataSource, manifest: MadeBy | None) -> RunTokenizer | None:
     if cfg.tokenizer is not None:
         tokenizer = open_tokenizer(_tokenizer_name(cfg.tokenizer))
         if manifest is not None:
             refuse_other_tokenizer(tokenizer, manifest, data="the training data")
         return _with_folder(tokenizer, manifest)
-    held = getattr(dataset, "tokenizer", None)
+    held = source.tokenizer
     if isinstance(held, Tokenizer):  # one that the dataset section names, or that came with its files
         return _with_folder(held, manifest)
     folder = _brought(manifest)

@@ -1,6 +1,6 @@
 """What the training loop iterates over. One item = the micro-batches of ONE update on this rank.
 
-- ``TokenLoader`` serves token windows (``NanogptDataset`` and whatever else can ``locate`` and ``gather``).
+- ``TokenLoader`` serves token windows (``NanogptDataset`` and other ``WindowDataset``s).
   Its position is one integer and costs nothing to return to.
 - ``TorchLoader`` serves a user's ``Dataset`` or ``IterableDataset`` through torch's DataLoader. Its position
   is one integer, the data set's own state, or a replay.
@@ -26,27 +26,30 @@ from torch.utils.data import DataLoader
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
 from automodel_cli.data.collate import as_batch, default_collate, refuse_unshifted
+from automodel_cli.data.interface import WindowDataset, length_of
 from automodel_cli.data.packing import Pack, Packing, Read, Start, batch_of_packs, row_of, windows
 from automodel_cli.data.permutation import ALGORITHM, Permutation
-from automodel_cli.data.position import PlannedLoader, checked_position
+from automodel_cli.data.position import PlannedLoader, StreamState, checked_position
 from automodel_cli.data.prefetch import prefetch_to_device
 from automodel_cli.data.sampler import BatchShape, batch_shape
 from automodel_cli.data.user_dataset import (
-    IndexBatches,
     RankStream,
+    Sharding,
+    StatefulRankStream,
+    declared_sharding,
     has_own_state,
     identity_of,
+    index_batches,
     is_iterable_style,
-    length_of,
-    own_sharding,
+    notes_on_sharding,
     shard_of_rank,
 )
-from automodel_cli.data.windows import TokenWindows, batch_of, buffers, is_token_windows, prefetch_on_host
+from automodel_cli.data.windows import buffers, prefetch_on_host
 from automodel_cli.errors import ConfigError, DataError
 
 _log = logging.getLogger(__name__)
 
-_LOCATE_SAMPLES = 4096  # samples located at a time: 0.1 us each then, where one alone costs 100 us
+_SAMPLES_AT_ONCE = 4096  # samples located at a time: 0.1 us each then, where one alone costs 100 us
 _RING = 3  # buffers: the update in use, the one before it, the one being read
 
 
@@ -66,7 +69,7 @@ class TokenLoader(PlannedLoader):
 
     def __init__(
         self,
-        dataset: TokenWindows,
+        dataset: WindowDataset,
         *,
         global_batch_size: int,
         local_batch_size: int,
@@ -96,18 +99,18 @@ class TokenLoader(PlannedLoader):
     def _filled(self) -> Iterator[list[Batch]]:
         pinned = self.device.type == "cuda"
         ring = buffers(self.dataset, self.shape, count=_RING, pin_memory=pinned)
-        for places, slot in zip(self._places(), itertools.cycle(ring), strict=False):
-            yield slot.fill(self.dataset, places)
+        for offsets, slot in zip(self._offsets(), itertools.cycle(ring), strict=False):
+            yield slot.fill(self.dataset, offsets)
 
-    def _places(self) -> Iterator[np.ndarray]:
+    def _offsets(self) -> Iterator[np.ndarray]:
         """Where the rows of each update lie: ``[M, B, ...]``, located many updates at a time."""
         first, left = self.samples_consumed, self.remaining_steps
-        at_once = max(1, _LOCATE_SAMPLES // self.shape.samples_per_rank)
+        at_once = max(1, _SAMPLES_AT_ONCE // self.shape.samples_per_rank)
         while left is None or left > 0:
             updates = at_once if left is None else min(at_once, left)
             numbers = self.shape.samples(first, updates)
-            places = self.dataset.locate(numbers.ravel())
-            yield from places.reshape(*numbers.shape, *places.shape[1:])
+            offsets = self.dataset.sample_offsets(numbers.ravel())
+            yield from offsets.reshape(*numbers.shape, *offsets.shape[1:])
             first += updates * self.shape.global_batch_size
             left = None if left is None else left - updates
 
@@ -118,9 +121,9 @@ class TokenLoader(PlannedLoader):
 class TorchLoader(PlannedLoader):
     """A user's own data set through torch's DataLoader, in the global order and with a position.
 
-    Map-style data sets resume exactly. Iterable ones resume by their own ``state_dict`` (``num_workers: 0``),
-    else by reading again what was consumed, with a warning. How they are divided over ranks and workers:
-    ``user_dataset``.
+    Map-style data sets resume exactly. Iterable ones resume by their own ``state_dict`` (in worker processes where
+    torchdata is installed), else by reading again what was consumed, with a warning. How they are divided over ranks
+    and workers: ``user_dataset``.
 
     Args:
         shuffle: a stateless permutation of the indices, anew each epoch; map-style only.
@@ -172,53 +175,60 @@ class TorchLoader(PlannedLoader):
             dp_rank=dp_rank,
             dp_world=dp_world,
         )
-        self.iterable = is_iterable_style(dataset)
-        self.seed = seed
+        self.seed, self.shuffle = seed, shuffle
         self.notes: list[str] = []
-        self.dataset, self._sharding = dataset, own_sharding(dataset)
+        self.iterable = is_iterable_style(dataset)
+        self.dataset, self._sharding = dataset, Sharding(ranks=False, workers=True)
         if self.iterable:
             self.dataset, self._sharding = shard_of_rank(dataset, shape)
-        plan = self._plan(dataset, shape, shuffle, num_workers)
-        divided = self.iterable and own_sharding(dataset).ranks and dp_world > 1  # is its length ours or all?
-        super().__init__(plan, None if divided else length_of(dataset), shape, num_epochs)
+            self.notes = notes_on_sharding(dataset, self._sharding, dp_world, num_workers)
+        self._workers = num_workers if self._sharding.workers else min(num_workers, 1)
+        # Where a data set divides itself, its length may be ours or that of all.
+        divided = self.iterable and declared_sharding(dataset).ranks and dp_world > 1
+        super().__init__(
+            self._order(dataset, shape), None if divided else length_of(dataset), shape, num_epochs
+        )
         if self._windows == 0:
             raise DataError(f"{type(dataset).__name__} is empty", "check the arguments of dataset")
-        self.shuffle = shuffle
         self._collate = _Collate(collate_fn or default_collate)
         self._torch: dict[str, Any] = {
-            "num_workers": num_workers,
+            "num_workers": self._workers,
             "pin_memory": pin_memory and torch.cuda.is_available(),
         }
-        if num_workers:
-            self._torch.update(
-                prefetch_factor=prefetch_factor,
-                timeout=timeout,
-                multiprocessing_context=multiprocessing_context,
-                worker_init_fn=worker_init_fn,
-            )
+        if self._workers:
+            self._torch |= {
+                "prefetch_factor": prefetch_factor,
+                "timeout": timeout,
+                "multiprocessing_context": multiprocessing_context,
+                "worker_init_fn": worker_init_fn,
+            }
         self._stream: RankStream | None = None
-        self._stream_state: dict[str, Any] | None = None
-        apart = self.iterable and self._sharding.ranks and dp_world > 1 and num_epochs is not None
+        self._stateful: Any = None  # torchdata's loader, where it reads the data set
+        self._stored: StreamState | None = None  # of the data set, to go on from
+        apart = self.divided and num_epochs is not None
         self._any_rank = any_rank if any_rank is not None and apart else bool
 
-    def _plan(self, dataset: Any, shape: BatchShape, shuffle: bool, num_workers: int) -> dict[str, Any]:
+    def _order(self, dataset: Any, shape: BatchShape) -> dict[str, Any]:
         """What decides the order; ranks and workers are in it only where the data set makes them matter."""
         if not self.iterable:
-            order = ALGORITHM if shuffle else "file"
-            seed = self.seed if shuffle else None
+            order, seed = (ALGORITHM, self.seed) if self.shuffle else ("file", None)
             return {"kind": "map", **identity_of(dataset), "order": order, "seed": seed}
-        if shuffle:
+        if self.shuffle:
             raise ConfigError(
                 "dataloader.shuffle: true has no effect on an iterable data set",
                 "shuffle inside the data set",
             )
-        by_rank, by_worker = self._sharding.ranks, self._sharding.workers and num_workers > 0
         return {
             "kind": "iterable",
             **identity_of(dataset),
-            "dp_world": shape.dp_world if by_rank else None,
-            "num_workers": num_workers if by_worker else None,
+            "dp_world": shape.dp_world if self._sharding.ranks else None,
+            "num_workers": self._workers if self._sharding.workers and self._workers else None,
         }
+
+    @property
+    def divided(self) -> bool:
+        """Whether each rank reads items of its own, of which another may have more or fewer."""
+        return self.iterable and self._sharding.ranks and self.shape.dp_world > 1
 
     @property
     def per_rank_state(self) -> bool:
@@ -227,7 +237,9 @@ class TorchLoader(PlannedLoader):
 
     @property
     def _keeps_own_state(self) -> bool:
-        return self.iterable and has_own_state(self.dataset) and not self._torch["num_workers"]
+        """Whether the data set's own state says where it is: in this process, or by torchdata's loader in workers."""
+        readable = not self._workers or _stateful_loader() is not None
+        return self.iterable and has_own_state(self.dataset) and readable
 
     @property
     def epoch(self) -> int:
@@ -261,48 +273,48 @@ class TorchLoader(PlannedLoader):
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.samples_consumed) % (1 << 63))
         settings: dict[str, Any] = {**self._torch, "collate_fn": self._collate, "generator": generator}
         if self.iterable:
-            stream, discard = self._open_stream()
-            loader = DataLoader(stream, batch_size=self.shape.local_batch_size, **settings)
-        else:
-            discard = 0
-            loader = DataLoader(self.dataset, batch_sampler=self._indices(), **settings)
-        return (Batch(**fields) for fields in itertools.islice(loader, discard, None))
-
-    def _indices(self) -> Any:
+            return self._streamed(settings)
         assert self._windows is not None
         permutation = Permutation(self._windows, seed=self.seed) if self.shuffle else None
-        return IndexBatches(
-            self.shape,
-            length=self._windows,
-            first_sample=self.samples_consumed,
-            updates=self.remaining_steps,
-            permutation=permutation,
+        indices = index_batches(
+            self.shape, self._windows, self.samples_consumed, self.remaining_steps, permutation
         )
+        loader = DataLoader(self.dataset, batch_sampler=indices, **settings)  # type: ignore[arg-type]
+        return (Batch(**fields) for fields in loader)
 
-    def _open_stream(self) -> tuple[RankStream, int]:
-        """The stream at the present position, or one at its start and how many micro-batches to discard."""
+    def _streamed(self, settings: dict[str, Any]) -> Iterator[Batch]:
+        """Micro-batches of an iterable data set, which goes to the present position by its state or by a replay."""
+        if self._keeps_own_state and (self._stream or self._stateful):  # iterated before, in this process
+            self._stored = self._stream_state()
+        stored, self._stored = self._stored, None
         skip = discard = 0
-        if self._stream is not None and self.per_rank_state:  # iterated before, in this process
-            self._stream_state = self._stream.state()
-        if self._stream_state is None and self.samples_consumed:
+        if stored is None and self.samples_consumed:
             skip, discard = self._replay()
-        self._stream = RankStream(
+        kind = StatefulRankStream if self._workers and self._keeps_own_state else RankStream
+        self._stream = kind(
             self.dataset,
             self.shape,
             self._sharding,
             num_epochs=self.num_epochs,
             skip_items=skip,
-            state=self._stream_state,
+            state=None if stored is None or self._workers else vars(stored),
         )
-        self._stream_state = None
-        return self._stream, discard
+        loader: Any = DataLoader
+        if kind is StatefulRankStream:
+            loader = _stateful_loader()
+        opened = loader(self._stream, batch_size=self.shape.local_batch_size, **settings)
+        if kind is StatefulRankStream:
+            self._stateful = opened
+            if stored is not None:
+                opened.load_state_dict(stored.loader)
+        return (Batch(**fields) for fields in itertools.islice(opened, discard, None))
 
     def _replay(self) -> tuple[int, int]:
         """(items to skip in each process, micro-batches to discard) to come to where the run was."""
         own = self.samples_consumed // self.shape.dp_world
         items = own if self._sharding.ranks else self.samples_consumed
         self._warn_of_replay(items)
-        if not (self._sharding.workers and self._torch["num_workers"]):
+        if not (self._sharding.workers and self._workers):
             return items, 0
         if own % self.shape.local_batch_size:
             raise DataError(
@@ -317,16 +329,27 @@ class TorchLoader(PlannedLoader):
             "%s has no usable state_dict: reading %d items again to come to where the run was%s",
             type(self.dataset).__name__,
             items,
-            " (with num_workers: 0 its state_dict would be used)" if has_own_state(self.dataset) else "",
+            " (its state_dict is used with num_workers: 0, or where torchdata is installed)"
+            if has_own_state(self.dataset)
+            else "",
         )
 
     def _of_this_rank(self, state: dict[str, Any]) -> dict[str, Any]:
-        """The part of ``state`` that this rank stored, where each rank has its own (``together``)."""
-        parts = checked_position(state).by_dp_rank
-        if not (self.per_rank_state and parts):
+        """What of ``state`` this rank stored, where each rank has its own."""
+        by_rank = checked_position(state).by_dp_rank
+        if not (self.per_rank_state and by_rank):
             return state
-        part = parts[self.shape.dp_rank] if len(parts) == self.shape.dp_world else parts[0]
-        return {**state, **part} if isinstance(part, dict) else state
+        own = by_rank[self.shape.dp_rank] if len(by_rank) == self.shape.dp_world else by_rank[0]
+        return {**state, **own} if isinstance(own, dict) else state
+
+    def _stream_state(self) -> StreamState | None:
+        """The data set's own state now; None before there is any."""
+        rank = {"dp_rank": self.shape.dp_rank, "dp_world": self.shape.dp_world}
+        if self._stateful is not None:
+            return StreamState(
+                epoch=0, dataset=None, loader=self._stateful.state_dict(), num_workers=self._workers, **rank
+            )
+        return self._stored if self._stream is None else StreamState(**self._stream.state(), **rank)
 
     def state_dict(self) -> dict[str, Any]:
         """The position as JSON; with the data set's own state, for this rank, where it has one.
@@ -335,10 +358,8 @@ class TorchLoader(PlannedLoader):
             DataError: that state is not JSON.
         """
         state = super().state_dict()
-        if self.per_rank_state and (self._stream is not None or self._stream_state is not None):
-            own = self._stream_state if self._stream is None else self._stream.state()
-            state["stream"] = {**(own or {}), "dp_rank": self.shape.dp_rank, "dp_world": self.shape.dp_world}
-        return state
+        own = self._stream_state() if self.per_rank_state else None
+        return state if own is None else {**state, "stream": own.model_dump(exclude_defaults=True)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from ``state``; call it before iterating.
@@ -348,8 +369,8 @@ class TorchLoader(PlannedLoader):
                 ranks.
         """
         super().load_state_dict(state)
+        self._stream, self._stateful, self._stored = None, None, None
         stream = checked_position(self._of_this_rank(state)).stream
-        self._stream, self._stream_state = None, None
         if stream is None or not self.per_rank_state:
             return
         here = self.shape.dp_rank, self.shape.dp_world
@@ -359,7 +380,17 @@ class TorchLoader(PlannedLoader):
                 f"this is rank {self.shape.dp_rank} of {self.shape.dp_world}",
                 "resume with the same number of data-parallel ranks",
             )
-        self._stream_state = {"epoch": stream.epoch, "dataset": stream.dataset}
+        if stream.num_workers == self._workers:  # that of worker processes is of no use to others
+            self._stored = stream
+
+
+def _stateful_loader() -> Any:
+    """torchdata's loader, which brings the state of data sets out of worker processes; None where it is not."""
+    try:
+        from torchdata.stateful_dataloader import StatefulDataLoader
+    except ImportError:
+        return None
+    return StatefulDataLoader
 
 
 def _refuse_other_orders(
@@ -394,9 +425,8 @@ class _Collate:
 class EvalLoader:
     """One finite pass in file order (whatever the data set's shuffle says), the last short batch included.
 
-    With several ranks each round of ``dp_world * local_batch_size`` rows is divided over them and all ranks
-    yield
-    equally many batches: a rank for which no rows are left gets one row without labels.
+    With several ranks each round of ``dp_world * local_batch_size`` rows is divided over them, and all ranks
+    yield equally many batches: a rank for which no rows are left gets one row without labels.
 
     Args:
         limit_batches: rounds at most; None for all.
@@ -435,7 +465,7 @@ class EvalLoader:
         self.dp_world = dp_world
         self.iterable = is_iterable_style(dataset)
         self._collate = _Collate(collate_fn or default_collate)
-        self._divided = self.iterable and own_sharding(dataset).ranks
+        self._divided = self.iterable and declared_sharding(dataset).ranks
         self.packing = None if self._divided else packing
         self._warned = False  # of rows that are longer than a pack
         self._collate_fn = collate_fn
@@ -454,7 +484,7 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """A new pass."""
-        if is_token_windows(self.dataset):
+        if isinstance(self.dataset, WindowDataset):
             return self._token_batches()
         if self.packing:
             return self._rounds(
@@ -477,8 +507,8 @@ class EvalLoader:
         out = np.empty((2, self.local_batch_size, self.dataset.seq_len + 1), dtype=np.int64)
         for (rows, count), buffer in zip(self._rows(), itertools.cycle(out), strict=False):
             tokens = buffer[: len(rows)]
-            self.dataset.gather(self.dataset.locate_windows(np.array(rows)), tokens)
-            yield _counted(batch_of(self.dataset, tokens), count)
+            self.dataset.read_windows(self.dataset.window_offsets(np.array(rows)), tokens)
+            yield _counted(self.dataset.make_batch(tokens), count)
 
     def _indexed_batches(self) -> Iterator[Batch]:
         indices: Sequence[list[int]] = [rows for rows, _ in self._rows()]

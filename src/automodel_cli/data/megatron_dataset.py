@@ -1,45 +1,49 @@
 """``MegatronPretraining``: Megatron-Core's indexed files as numbered samples of ``seq_length`` tokens.
 
-Steps: ``paths`` to prefixes and weights (``megatron_paths``); of each file the sequences of this split
-(``megatron_parts``); an order over them (``megatron_order``, megatron-core's own, or ``stateless_order``); tokens to
-labels (``megatron_labels``). The data set knows no ranks: sample ``k`` is the same tokens everywhere, and a position
-is one integer.
+Steps: ``paths`` to prefixes and weights (``megatron.paths``); of each file the sequences of this split
+(``megatron.parts``); an order over them (``megatron.order``, megatron-core's own, or ``megatron.stateless_order``);
+tokens to labels (``megatron.labels``). The data set knows no ranks: sample ``k`` is the same tokens everywhere, and a
+position is one integer.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch.utils.data import Dataset
 
 from automodel_cli.batch import Batch
 from automodel_cli.corpus.formats.megatron_manifest import MegatronManifest
-from automodel_cli.data.files.overlap import TokenRange
-from automodel_cli.data.files.vocabulary import refuse_beyond, sampled_maxima
-from automodel_cli.data.megatron.gpt_index import SplitBounds, parse_split
+from automodel_cli.data.files.token_dataset import TokenFileDataset
+from automodel_cli.data.interface import BlendStats, IndexReport, RunValues, TokenRange, refuse_negative
+from automodel_cli.data.megatron.gpt_index import SampleShape, SplitBounds, parse_split
 from automodel_cli.data.megatron.index_cache import CACHE_FOLDER, IndexCache
 from automodel_cli.data.megatron.labels import LabelRules
 from automodel_cli.data.megatron.names import CacheKeys
-from automodel_cli.data.megatron.order import MegatronOrder, OrderSettings
+from automodel_cli.data.megatron.order import MegatronOrder
 from automodel_cli.data.megatron.origin import TokenizerProvenance
 from automodel_cli.data.megatron.parts import Part, fingerprint, open_parts
-from automodel_cli.data.megatron.paths import Blend, read_paths, split_name
+from automodel_cli.data.megatron.paths import (
+    Blend,
+    names_megatron_files,
+    prefixes_of_manifest,
+    read_paths,
+    split_name,
+)
+from automodel_cli.data.megatron.sample_order import OrderSettings
 from automodel_cli.data.megatron.stateless_order import StatelessOrder
-from automodel_cli.data.position import plan_hash
-from automodel_cli.errors import ConfigError, DataError
+from automodel_cli.errors import ConfigError
 
 _LARGEST_SEED = 2**32 - 1
 _SPLIT_NUMBER = {"train": 0, "valid": 1, "test": 2}
 
 
 @dataclass(frozen=True)
-class RunLength:
+class SampleBudget:
     """What the run says of its length, from which follows how many samples are needed."""
 
     global_batch_size: int | None = None
@@ -67,7 +71,7 @@ class RunLength:
         return max(times, 1) * int(self.val_batches) * self.global_batch_size
 
 
-class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
+class MegatronPretraining(TokenFileDataset):
     """Samples over Megatron-Core ``.bin``/``.idx`` files, one split of them.
 
     Args:
@@ -145,6 +149,7 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
         self._blend: Blend = read_paths(paths, self.split)
         self.bounds = self._bounds(split)
         self.parts: list[Part] = open_parts(self._blend.prefixes, self.bounds)
+        super().__init__([part.file.tokens for part in self.parts], "auto" if mmap_bin_files else False)
         self.origin = TokenizerProvenance(self.parts, tokenizer)
         self.notes: list[str] = list(self.origin.notes)
         self.labels = LabelRules(
@@ -154,27 +159,47 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
             eod_mask_loss=eod_mask_loss,
             padded=keep_partial or not add_extra_token_to_sequence,
         )
-        given = {"train": num_train_samples, "valid": num_val_samples, "test": num_test_samples}[self.split]
-        length = RunLength(
+        budget = SampleBudget(
             global_batch_size, trainer_max_steps, trainer_val_check_interval, trainer_limit_val_batches
         )
-        self._given_samples, self._wanted = given, self._samples_wanted(given, length)
+        given = {"train": num_train_samples, "valid": num_val_samples, "test": num_test_samples}[self.split]
+        self._given_samples, self._wanted = given, self._samples_wanted(given, budget)
         settings = OrderSettings(
-            split=self.split,
-            seq_len=seq_length,
-            seed=seed,
-            extra_token=add_extra_token_to_sequence,
-            keep_partial=keep_partial,
-            float32=float32_tail,
-            surplus=mid_level_dataset_surplus,
-            mmap="auto" if mmap_bin_files else False,
-            pad_id=self.labels.ids.pad,
+            self.split,
+            SampleShape(seq_length, add_extra_token_to_sequence, keep_partial, float32_tail),
+            seed,
+            mid_level_dataset_surplus,
+            self.labels.ids.pad,
         )
         names = self._megatron_names(split) if index_names == "megatron" else None
         self.index_cache: IndexCache | None = None  # of an order that has indices
         self.order = self._order(order, settings, index_mapping_dir, names, num_dataset_builder_threads)
-        self.fingerprint = fingerprint(self.parts)
-        self._vocab_size: int | None = None  # of the model, where an id in the files could be beyond it
+        self._fingerprint = fingerprint(self.parts)
+
+    # ------------------------------------------------------------------------------------------- the run
+
+    opens_tokenizers = True
+    seq_len_argument = "seq_length"
+
+    @classmethod
+    def run_arguments(cls, run: RunValues) -> dict[str, Any]:
+        """The length of the run, from which the samples to index follow; the seed stays Megatron's own."""
+        return {
+            "splits_to_build": run.split,
+            "global_batch_size": run.global_batch_size,
+            "trainer_max_steps": run.max_steps,
+            "trainer_val_check_interval": run.val_every_steps,
+        }
+
+    @classmethod
+    def open_named(
+        cls, name: str, seq_len: int, *, held_out: bool = True, trained_as: Mapping[str, Any]
+    ) -> MegatronPretraining | None:
+        """Prefixes, folders of pairs, patterns and manifests, each read as one text."""
+        if not names_megatron_files(name):
+            return None
+        prefixes = {"validation": prefixes_of_manifest(name)}
+        return cls(prefixes, seq_len, splits_to_build="validation", order="file")
 
     # ------------------------------------------------------------------------------------------ building
 
@@ -189,12 +214,12 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
             )
         return bounds
 
-    def _samples_wanted(self, given: int | None, length: RunLength) -> int | None:
+    def _samples_wanted(self, given: int | None, budget: SampleBudget) -> int | None:
         if given is not None and given < 1:
             raise ConfigError(
                 f"{given} samples are wanted of the {self.split} split", "give 1 or more, or null"
             )
-        needed = length.samples(self.split)
+        needed = budget.samples(self.split)
         if given is None and self.split == "valid" and needed is not None:
             self.notes.append(
                 f"each validation reads up to {needed:,} samples (those of all validations of the run, as NeMo counts "
@@ -211,22 +236,15 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
         threads: int,
     ) -> MegatronOrder | StatelessOrder:
         weights = self._blend.weights if len(self.parts) > 1 else None  # of a single one it says nothing
+        blend = (self.parts, settings, self._shards)
         if order != "megatron":
             shuffled = order == "stateless"
-            found = StatelessOrder(
-                self.parts, settings, weights=weights, size=self._wanted, shuffled=shuffled
-            )
+            found = StatelessOrder(*blend, weights=weights, size=self._wanted, shuffled=shuffled)
             self.notes += found.notes
             return found
         cache = IndexCache(Path(self._blend.prefixes[0]).parent / CACHE_FOLDER if folder is None else folder)
         built = MegatronOrder(
-            self.parts,
-            settings,
-            weights=weights,
-            size=self._wanted,
-            cache=cache,
-            names=names,
-            threads=threads,
+            *blend, weights=weights, size=self._wanted, cache=cache, names=names, threads=threads
         )
         self.index_cache, self.notes = cache, [*self.notes, *cache.notes]
         return built
@@ -256,48 +274,41 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
         return self.origin.manifest
 
     @property
-    def whole_files(self) -> bool:
-        """Whether the files belong to this split alone, so that it is all of each."""
-        return self._blend.own_files
-
-    @property
-    def token_files(self) -> list[Path]:
-        """The ``.bin`` files, in the order of ``paths``."""
-        return [part.file.tokens.path for part in self.parts]
+    def named_split(self) -> str | None:
+        """The split; None where the files belong to it alone, so that it is all of each."""
+        return None if self._blend.own_files else self.split
 
     def token_ranges(self) -> list[TokenRange]:
-        """What is read of which file."""
+        """What is read of each ``.bin``, in the order of ``paths``."""
         return [
             (part.file.tokens.path, part.first_token, part.first_token + part.tokens) for part in self.parts
         ]
 
     @property
-    def num_tokens(self) -> int:
-        """Tokens of this split in all files."""
-        return sum(part.tokens for part in self.parts)
+    def fingerprint(self) -> str:
+        """Identity of the data; the same wherever the files lie."""
+        return self._fingerprint
 
-    @property
-    def documents(self) -> int:
-        """Sequences of this split in all files; a document is one, unless it was cut into sentences."""
-        return sum(part.end - part.begin for part in self.parts)
+    def blend_stats(self) -> list[BlendStats]:
+        """What each file gives to the samples that are read."""
+        return self.order.blend_stats(len(self))
+
+    def index_report(self) -> IndexReport | None:
+        """What became of the indices of Megatron's order."""
+        return None if self.index_cache is None else self.index_cache.report()
 
     def plan(self) -> dict[str, Any]:
         """All that decides which tokens sample ``k`` holds, as JSON values."""
         return {
             "kind": "megatron",
             **self.order.plan(),
-            "data": self.fingerprint,
+            "data": self._fingerprint,
             "split": self.split,
             "bounds": list(self.bounds),
             "seq_len": self.seq_len,
-            "extra_token": self.order.settings.extra_token,
+            "extra_token": self.order.settings.shape.extra_token,
             "samples": self._given_samples if isinstance(self.order, MegatronOrder) else None,
         }
-
-    @property
-    def plan_hash(self) -> str:
-        """Hash of ``plan()``."""
-        return plan_hash(self.plan())
 
     def __len__(self) -> int:
         """Samples wanted, or as many as there are."""
@@ -305,85 +316,57 @@ class MegatronPretraining(Dataset[dict[str, torch.Tensor]]):
 
     # ------------------------------------------------------------------------------------------- reading
 
-    def locate(self, sample_numbers: np.ndarray) -> np.ndarray:
-        """Where samples lie, for ``gather``. In Megatron's order those from ``len(self)`` on begin anew."""
+    def sample_offsets(self, sample_numbers: np.ndarray) -> np.ndarray:
+        """Where samples lie, for ``read_windows``. In Megatron's order those from ``len(self)`` on begin anew."""
         numbers = np.asarray(sample_numbers, dtype=np.int64)
-        return self.order.locate(numbers % len(self) if isinstance(self.order, MegatronOrder) else numbers)
+        return self.order.sample_offsets(
+            numbers % len(self) if isinstance(self.order, MegatronOrder) else numbers
+        )
 
-    def locate_windows(self, windows: np.ndarray) -> np.ndarray:
+    def window_offsets(self, windows: np.ndarray) -> np.ndarray:
         """The same: a set to evaluate on is read in the order of its samples, as Megatron does."""
-        return self.order.locate(windows)
+        return self.order.sample_offsets(windows)
 
-    def gather(self, places: np.ndarray, out: np.ndarray) -> None:
-        """Copy the samples at ``places`` into ``out`` (int64 ``[B, T + 1]``), padding id where there is no token.
+    @property
+    def follow_each_other(self) -> bool:
+        """As ``WindowDataset`` has it; samples of Megatron's order are pieces of documents."""
+        return isinstance(self.order, StatelessOrder)
+
+    def read_windows(self, offsets: np.ndarray, out: np.ndarray) -> None:
+        """Copy the samples at ``offsets`` into ``out`` (int64 ``[B, T + 1]``), padding id where there is no token.
 
         Raises:
             DataError: a file was changed meanwhile, or (after ``check_vocab``) an id without a row in the model.
         """
-        self.order.gather(places, out)
-        limit = self._vocab_size
-        if limit is not None and int(np.maximum.reduce(out.view(np.uint64), axis=None)) >= limit:
-            refuse_beyond(
-                out, limit, lambda row, at: self._place(places[row].tolist(), at), self.labels.ids.pad
-            )
+        self.order.read_windows(offsets, out)
+        if self._vocab_size is not None:
+            largest = int(np.maximum.reduce(out.view(np.uint64), axis=None))  # negative ids are large ones so
+            self._check_ids(largest, out, offsets, self.labels.ids.pad)
 
-    def _place(self, place: list[int], column: int) -> tuple[str, int]:
-        part, position = self.order.position(place, column)
-        return str(self.token_files[part]), position
+    def _position(self, offset: np.ndarray, column: int) -> tuple[int, int]:
+        return self.order.position(offset.tolist(), column)
 
     @property
     def labelled(self) -> bool:
-        """Whether batches have to be made by ``make_batch``: labels are more than the next tokens."""
+        """Whether labels are more than the next tokens."""
         return not self.labels.plain
 
     def make_batch(self, rows: np.ndarray) -> Batch:
-        """A batch of gathered ``rows``, with labels to ignore, positions and segments as asked for."""
-        return self.labels.batch(rows)
+        """As ``WindowDataset`` has it, with labels to ignore, positions and segments as asked for."""
+        return self.labels.batch(rows) if self.labelled else super().make_batch(rows)
 
     def __getitem__(self, sample_number: int) -> dict[str, Any]:
         """Megatron's dict: tokens, labels, loss_mask, position_ids, each ``[T]``; attention_mask ``[1, T, T]``.
 
         Of a blend also ``dataset_id``.
         """
-        if sample_number < 0:
-            raise IndexError(f"sample number {sample_number}: they count from 0")
+        refuse_negative(sample_number)
         if isinstance(self.order, MegatronOrder):
             sample_number %= len(self)
         row = np.empty(self.seq_len + 1, dtype=np.int64)
         part = self.order.read(sample_number, row)
         item = self.labels.item(row, attention_mask=self.create_attention_mask)
         return item if len(self.parts) == 1 else {"dataset_id": np.int16(part), **item}
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """The samples, once."""
-        return (self[number] for number in range(len(self)))
-
-    # -------------------------------------------------------------------------------------------- checks
-
-    def max_token_id(self) -> int:
-        """The largest id in a sample of the tokens, spread over all files (all of a small one)."""
-        return max(self._sampled_maxima().values())
-
-    def check_vocab(self, vocab_size: int) -> None:
-        """Check that a model of ``vocab_size`` ids can embed this data; from here on ``gather`` checks each batch.
-
-        Raises:
-            DataError: the tokenizer that made the files has more ids, or a sampled token is beyond.
-        """
-        self.origin.check_vocab(vocab_size)
-        for number, largest in self._sampled_maxima().items():
-            if largest >= vocab_size:
-                raise DataError(
-                    f"{self.token_files[number]} holds token id {largest:,}, the model has {vocab_size:,} ids",
-                    f"set model.vocab_size to at least {largest + 1}, or use the data's own tokenizer",
-                )
-        dtypes = [part.file.dtype for part in self.parts]
-        safe = all(dtype.kind == "u" and np.iinfo(dtype).max < vocab_size for dtype in dtypes)
-        self._vocab_size = None if safe else vocab_size
-
-    def _sampled_maxima(self) -> dict[int, int]:
-        ranges = [(part.first_token, part.tokens) for part in self.parts]
-        return sampled_maxima(ranges, self.order.reader)
 
 
 def _check_plain(seq_length: int, order: str, index_names: str, object_storage_config: Any) -> None:

@@ -13,28 +13,25 @@ Shapes: B rows, T = ``seq_len`` tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from automodel_cli.batch import Batch
-from automodel_cli.corpus.formats.manifest import CorpusManifest
+from automodel_cli.corpus.formats.manifest import MANIFEST_NAME, CorpusManifest, read_corpus_manifest
 from automodel_cli.data.files.document_starts import Eot, aligned_starts, document_starts
-from automodel_cli.data.files.open_files import TokenShards
-from automodel_cli.data.files.overlap import TokenRange
 from automodel_cli.data.files.row_documents import positions, segments
+from automodel_cli.data.files.token_dataset import TokenFileDataset
 from automodel_cli.data.files.token_files import TokenFiles, open_token_files
-from automodel_cli.data.files.vocabulary import refuse_beyond, sampled_maxima
+from automodel_cli.data.interface import TokenRange
 from automodel_cli.data.permutation import ALGORITHM, Permutation
-from automodel_cli.data.position import plan_hash
 from automodel_cli.errors import ConfigError, DataError
 
 
-class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
+class NanogptDataset(TokenFileDataset):
     """Windows over nanoGPT-style token files: all header kinds and headerless, uint16 or uint32.
 
     Args:
@@ -76,44 +73,43 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
         if seq_len < 1:
             raise ConfigError(f"dataset.seq_len is {seq_len}", "it counts tokens: give 1 or more")
         self._source: TokenFiles = open_token_files(file_pattern, raw_dtype=raw_dtype)
-        self._shards = TokenShards(self._source.files, mmap)
+        super().__init__(self._source.files, mmap)
         self.seq_len = seq_len
         self.shuffle = shuffle_files
         self.align_to_bos = align_to_bos
         self.seed = seed
         self.notes: list[str] = [*self._source.notes, *_notes_on_old_keys(drop_last, infinite)]
         self.bos_token = bos_token
-        self.labelled = intra_document  # see ``windows.LabelledWindows``
         self._separated = self._separation() if intra_document else None
-        dtypes = {file.dtype for file in self._source.files}
+        dtypes = {file.dtype for file in self._files}
         self._stored_dtype = dtypes.pop() if len(dtypes) == 1 else None  # None: the shards differ
-        self._vocab_size: int | None = None  # of the model, where an id in the files could be beyond it
         self._starts: np.ndarray | None = None  # of all windows, when they are not a plain stride
         counts = self._aligned_windows() if align_to_bos else self._plain_windows()
         self._first_window = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         self._note_short_shards(counts)
         self._permutation = Permutation(len(self), seed=seed, purpose="windows") if shuffle_files else None
 
+    @classmethod
+    def open_named(
+        cls, name: str, seq_len: int, *, held_out: bool = True, trained_as: Mapping[str, Any]
+    ) -> NanogptDataset:
+        """Any token files; of a corpus folder with ``held_out`` its validation split, where it has one."""
+        if held_out and (Path(name) / MANIFEST_NAME).is_file():
+            manifest = read_corpus_manifest(Path(name))
+            files = manifest.token_files("val")
+            name = str(manifest.path(files[0])) if files else name
+        return cls(name, seq_len, **trained_as)
+
     # -------------------------------------------------------------------------------------- what it is
 
     @property
     def token_dtype(self) -> np.dtype:
         """The widest type that tokens are stored in."""
-        return max((file.dtype for file in self._source.files), key=lambda dtype: dtype.itemsize)
-
-    @property
-    def token_files(self) -> list[Path]:
-        """The shards in reading order."""
-        return [file.path for file in self._source.files]
+        return max((file.dtype for file in self._files), key=lambda dtype: dtype.itemsize)
 
     def token_ranges(self) -> list[TokenRange]:
-        """What is read of which file."""
-        return [(file.path, 0, file.num_tokens) for file in self._source.files]
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens in all shards, tails included."""
-        return self._source.num_tokens
+        """All of every shard, tails included."""
+        return [(file.path, 0, file.num_tokens) for file in self._files]
 
     @property
     def documents(self) -> int | None:
@@ -126,7 +122,7 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
         return self._source.manifest
 
     @property
-    def split(self) -> str | None:
+    def named_split(self) -> str | None:
         """ "train" or "val", where a manifest says so."""
         return self._source.split
 
@@ -150,27 +146,22 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
             "seed": self.seed if self.shuffle else None,
         }
 
-    @property
-    def plan_hash(self) -> str:
-        """Hash of ``plan()``."""
-        return plan_hash(self.plan())
-
     def __len__(self) -> int:
         """Windows in one epoch, W."""
         return int(self._first_window[-1])
 
     # ---------------------------------------------------------------------------------------- reading
 
-    def locate(self, sample_numbers: np.ndarray) -> np.ndarray:
-        """Where samples lie: int64 ``[N, 2]`` of (shard, first token), for ``gather``.
+    def sample_offsets(self, sample_numbers: np.ndarray) -> np.ndarray:
+        """Where samples lie: int64 ``[N, 2]`` of (shard, first token), for ``read_windows``.
 
         Ask for thousands at a time: a call costs some 100 us, an element 0.1 us.
         """
         numbers = np.asarray(sample_numbers, dtype=np.int64).ravel()
         epochs, slots = np.divmod(numbers, len(self))
-        return self.locate_windows(slots if self._permutation is None else self._permutation(slots, epochs))
+        return self.window_offsets(slots if self._permutation is None else self._permutation(slots, epochs))
 
-    def locate_windows(self, windows: np.ndarray) -> np.ndarray:
+    def window_offsets(self, windows: np.ndarray) -> np.ndarray:
         """Where the windows numbered in file order lie: int64 ``[N, 2]`` of (shard, first token)."""
         shards = np.searchsorted(self._first_window, windows, side="right") - 1
         if self._starts is not None:
@@ -179,34 +170,35 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
             starts = (windows - self._first_window[shards]) * self.seq_len
         return np.stack([shards, starts], axis=1)
 
-    def gather(self, places: np.ndarray, out: np.ndarray) -> None:
-        """Copy the windows at ``places`` (int64 ``[B, 2]``) into ``out`` (int64 ``[B, T + 1]``).
+    def read_windows(self, offsets: np.ndarray, out: np.ndarray) -> None:
+        """Copy the windows at ``offsets`` (int64 ``[B, 2]``) into ``out`` (int64 ``[B, T + 1]``).
 
         Rows of one shard are one copy: a strided one where they follow each other, as in file order.
 
         Raises:
             DataError: a file was changed meanwhile, or (after ``check_vocab``) an id without a row in the model.
         """
-        shards, starts = places[:, 0].tolist(), places[:, 1].tolist()
+        shards, starts = offsets[:, 0].tolist(), offsets[:, 1].tolist()
         tokens = self._shards.checked(shards[0]).tokens
         if tokens is None or shards.count(shards[0]) < len(shards):
-            largest = self._gather_each(shards, starts, out)
+            largest = self._read_each(shards, starts, out)
         else:
-            largest = self._gather_from(tokens, starts, places[:, 1], out)
-        if self._vocab_size is not None and largest >= self._vocab_size:
-            refuse_beyond(out, self._vocab_size, lambda row, column: self._place(places[row], column))
+            largest = self._read_mapped(tokens, starts, offsets[:, 1], out)
+        self._check_ids(largest, out, offsets)
 
-    def _gather_from(self, tokens: np.ndarray, starts: list[int], places: np.ndarray, out: np.ndarray) -> int:
+    def _read_mapped(
+        self, tokens: np.ndarray, starts: list[int], offsets: np.ndarray, out: np.ndarray
+    ) -> int:
         """Rows of one mapped shard; the largest id in them, 0 where it does not matter."""
         rows, stride, start = len(starts), self.seq_len, starts[0]
         if starts == list(range(start, start + rows * stride, stride)):
             out[:] = _rows_of(tokens, start, rows, stride, stride)
             return self._largest(tokens[start : start + rows * stride + 1])
-        found = _rows_of(tokens, 0, len(tokens) - stride, 1, stride)[places]
+        found = _rows_of(tokens, 0, len(tokens) - stride, 1, stride)[offsets]
         out[:] = found
         return self._largest(found)
 
-    def _gather_each(self, shards: list[int], starts: list[int], out: np.ndarray) -> int:
+    def _read_each(self, shards: list[int], starts: list[int], out: np.ndarray) -> int:
         """Rows of several shards, or of one that is not mapped, by a positional read each; the largest id as above.
 
         Such a read costs what asking a mapped file for its size does.
@@ -226,13 +218,24 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
     def _largest(self, tokens: np.ndarray) -> int:
         return 0 if self._vocab_size is None else int(np.maximum.reduce(tokens, axis=None))
 
-    def _place(self, place: np.ndarray, column: int) -> tuple[str, int]:
-        shard, start = place.tolist()
-        return str(self._source.files[shard].path), start + column
+    def _position(self, offset: np.ndarray, column: int) -> tuple[int, int]:
+        shard, start = offset.tolist()
+        return shard, start + column
+
+    @property
+    def follow_each_other(self) -> bool:
+        """As ``WindowDataset`` has it: yes."""
+        return True
+
+    @property
+    def labelled(self) -> bool:
+        """Whether documents are kept apart."""
+        return self._separated is not None
 
     def make_batch(self, rows: np.ndarray) -> Batch:
-        """A batch of gathered rows (int64 ``[B, T + 1]``, copied) in which documents are kept apart."""
-        assert self._separated is not None
+        """As ``WindowDataset`` has it; with ``intra_document`` of a copy, with positions and segments."""
+        if self._separated is None:
+            return super().make_batch(rows)
         separator, eot = self._separated
         begins = rows[:, :-1] == separator
         if eot == "append":  # a document begins behind the separator
@@ -246,89 +249,22 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
             segment_ids=torch.from_numpy(segments(begins)),
         )
 
-    def fill(self, sample_numbers: np.ndarray, out: np.ndarray) -> None:
-        """Copy samples into ``out``, int64 ``[B, T + 1]``: inputs ``out[:, :-1]``, labels ``out[:, 1:]``."""
-        self.gather(self.locate(sample_numbers), out)
-
-    def __getitem__(self, sample_number: int) -> dict[str, torch.Tensor]:
-        """One sample's ``input_ids`` and ``labels``, int64 ``[T]``; numbers from W on are later epochs.
-
-        With ``intra_document`` also ``position_ids`` and ``segment_ids``.
-        """
-        if sample_number < 0:
-            raise IndexError(f"sample number {sample_number}: they count from 0")
-        out = np.empty((1, self.seq_len + 1), dtype=np.int64)
-        self.fill(np.array([sample_number]), out)
-        if self.labelled:
-            return {name: rows[0] for name, rows in vars(self.make_batch(out)).items()}
-        window = torch.from_numpy(out[0])
-        return {"input_ids": window[:-1], "labels": window[1:]}
-
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        """The first epoch."""
-        return (self[number] for number in range(len(self)))
-
-    # ----------------------------------------------------------------------------------------- checks
-
-    def max_token_id(self) -> int:
-        """The largest id in a sample of the tokens, spread over all shards (all of a small file)."""
-        return max(self._sampled_maxima().values())
-
-    def check_vocab(self, vocab_size: int) -> None:
-        """Check that a model of ``vocab_size`` ids can embed this data; from here on ``gather`` checks each batch.
-
-        Raises:
-            DataError: the manifest's tokenizer has more ids, a sampled token is beyond, or nothing says how wide the
-                ids of a headerless file are.
-        """
-        hint = f"set model.vocab_size to at least {{}}, or use data tokenized for {vocab_size:,} ids"
-        if self.manifest is not None:
-            tokenizer = self.manifest.tokenizer
-            if tokenizer["vocab_size"] > vocab_size:
-                raise DataError(
-                    f"the data was tokenized with {tokenizer['name']} ({tokenizer['vocab_size']:,} ids), "
-                    f"the model has {vocab_size:,}",
-                    hint.format(tokenizer["vocab_size"]),
-                )
-        self._refuse_narrow(vocab_size)
-        for shard, largest in self._sampled_maxima().items():
-            if largest >= vocab_size:
-                file = self._source.files[shard]
-                wider = " (a raw uint32 file needs raw_dtype: uint32)" if file.assumed else ""
-                raise DataError(
-                    f"{file.path} holds token id {largest:,}, the model has {vocab_size:,} ids",
-                    hint.format(largest + 1) + wider,
-                )
-        self._vocab_size = vocab_size if vocab_size <= np.iinfo(self.token_dtype).max else None
-
-    def _refuse_narrow(self, vocab_size: int) -> None:
-        """Nothing tells a headerless file of uint16 ids from one of uint32 where a model has ids for either."""
-        assumed = [file.path for file in self._source.files if file.assumed]
-        if assumed and vocab_size > 1 << 16:
-            raise DataError(
-                f"{assumed[0]} has no header, and a model of {vocab_size:,} ids may need uint16 or uint32",
-                "say which it holds: dataset.raw_dtype: uint32 (or uint16)",
-            )
-
-    def _sampled_maxima(self) -> dict[int, int]:
-        return sampled_maxima([(0, file.num_tokens) for file in self._source.files], self._shards.reader)
-
     # ------------------------------------------------------------------------------------------ start
 
     def _plain_windows(self) -> list[int]:
         """Windows in each shard: ``n`` windows need ``n * seq_len + 1`` tokens."""
-        return [(file.num_tokens - 1) // self.seq_len for file in self._source.files]
+        return [(file.num_tokens - 1) // self.seq_len for file in self._files]
 
     def _aligned_windows(self) -> list[int]:
         """Windows in each shard when they begin at documents; fills ``_starts``."""
         eot = self._eot()
         separator = self._separator(eot)
         starts = []
-        for number, file in enumerate(self._source.files):
+        for number, file in enumerate(self._files):
             documents = document_starts(self._shards.reader(number), separator, eot)
             starts.append(aligned_starts(documents, self.seq_len, file.num_tokens))
         self._starts = np.concatenate(starts)
-        if not len(self._starts) and all(file.num_tokens > self.seq_len for file in self._source.files):
+        if not len(self._starts) and all(file.num_tokens > self.seq_len for file in self._files):
             raise DataError(
                 f"align_to_bos finds no window that starts at token {separator}",
                 "check dataset.bos_token, or train with align_to_bos: false",
@@ -354,7 +290,7 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
         if self.manifest is not None:
             wanted = self.manifest.eot == "none" and self.bos_token is not None
             return "prepend" if wanted else self.manifest.eot
-        return "append" if self._source.files[0].layout in ("raw", "npy") else "prepend"
+        return "append" if self._files[0].layout in ("raw", "npy") else "prepend"
 
     def _separator(self, eot: Eot, what: str = "align_to_bos") -> int:
         """The id between documents, which ``what`` needs; sets ``bos_token`` from the manifest when none was given."""
@@ -377,9 +313,9 @@ class NanogptDataset(Dataset[dict[str, torch.Tensor]]):
 
     def _note_short_shards(self, counts: list[int]) -> None:
         """One window at least in all of the data; a note on shards that give none."""
-        short = [file for file, count in zip(self._source.files, counts, strict=True) if count == 0]
+        short = [file for file, count in zip(self._files, counts, strict=True) if count == 0]
         if len(short) == len(counts):
-            longest = max(self._source.files, key=lambda file: file.num_tokens)
+            longest = max(self._files, key=lambda file: file.num_tokens)
             raise DataError(
                 f"no window of {self.seq_len} + 1 tokens fits: "
                 f"{longest.path} holds {longest.num_tokens:,} tokens",

@@ -40,7 +40,7 @@ from automodel_cli.data.packing import (
 )
 from automodel_cli.data.permutation import Permutation
 from automodel_cli.data.position import PackPosition, checked_position
-from automodel_cli.data.user_dataset import EpochStream
+from automodel_cli.data.user_dataset import EpochStream, has_own_state
 from automodel_cli.data.windows import pinned, prefetch_on_host
 
 CHUNK_ROWS = 32  # that a worker sends at a time, and between which the state of a data set is asked for
@@ -79,11 +79,12 @@ class PackedLoader(TorchLoader):
     @property
     def per_rank_state(self) -> bool:
         """Whether ``state_dict`` differs from rank to rank, so that each rank's must be kept."""
-        return self._keeps_own_state or self._divided
+        return self._keeps_own_state or self.divided
 
     @property
-    def _divided(self) -> bool:
-        return self.iterable and self._sharding.ranks and self.shape.dp_world > 1
+    def _keeps_own_state(self) -> bool:
+        """As ``TorchLoader``, but not in worker processes: packing asks for the state itself."""
+        return self.iterable and has_own_state(self.dataset) and not self._workers
 
     @property
     def epoch(self) -> int:
@@ -105,9 +106,7 @@ class PackedLoader(TorchLoader):
     def __iter__(self) -> Iterator[list[Batch]]:
         """The updates from the present position on."""
         own = self.shape.samples_per_rank
-        wanted, first = (
-            (own, 0) if self._divided else (self.shape.global_batch_size, self.shape.dp_rank * own)
-        )
+        wanted, first = (own, 0) if self.divided else (self.shape.global_batch_size, self.shape.dp_rank * own)
         packs, is_first = self._packs(), True
         while True:
             update = list(itertools.islice(packs, wanted))
@@ -140,7 +139,7 @@ class PackedLoader(TorchLoader):
         found = windows(
             self._reads(self._start), self.packing, self._start, rows_per_epoch=self.rows_per_epoch
         )
-        for window in prefetch_on_host(found, self._torch["num_workers"] > 0):
+        for window in prefetch_on_host(found, self._workers > 0):
             self._count_long_rows(window.end)
             for number in range(taken, len(window.packs)):
                 yield window, number + 1, window.packs[number]
@@ -158,7 +157,7 @@ class PackedLoader(TorchLoader):
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + start.row) % (1 << 63))
         settings = {**self._torch, "pin_memory": False, "generator": generator}
         if self.iterable:
-            return self._streamed(start, settings)
+            return self._streamed_rows(start, settings)
         assert self.rows_per_epoch is not None
         end = None if self.num_epochs is None else self.num_epochs * self.rows_per_epoch
         return self._indexed(start.row, end, settings)
@@ -166,9 +165,10 @@ class PackedLoader(TorchLoader):
     def _indexed(self, first: int, end: int | None, settings: dict[str, Any]) -> Iterator[Read]:
         assert self.rows_per_epoch is not None
         chunks = functools.partial(_chunks, first, end, self.rows_per_epoch)
+        indices = (self._slots(np.arange(*numbers)).tolist() for numbers in chunks())
         loader = DataLoader(
             self.dataset,
-            batch_sampler=_Indices(chunks, self._slots),  # type: ignore[arg-type]
+            batch_sampler=indices,  # type: ignore[arg-type]
             collate_fn=self._rows_of,
             **settings,
         )
@@ -186,11 +186,11 @@ class PackedLoader(TorchLoader):
         assert self.rows_per_epoch is not None
         return Permutation(self.rows_per_epoch, seed=self.seed)
 
-    def _streamed(self, start: Start, settings: dict[str, Any]) -> Iterator[Read]:
+    def _streamed_rows(self, start: Start, settings: dict[str, Any]) -> Iterator[Read]:
         skip, discard = start.row - start.state_row, 0
         if start.state is None and start.row:
             self._warn_of_replay(start.row)
-            if self._sharding.workers and self._torch["num_workers"]:
+            if self._sharding.workers and self._workers:
                 skip, discard = 0, start.row
         stream = _RowStream(
             self.dataset,
@@ -273,22 +273,15 @@ class PackedLoader(TorchLoader):
             DataError: it belongs to another plan, or holds the state of another rank or number of ranks.
         """
         super().load_state_dict(state)
-        own, self._stream_state = self._stream_state, None
+        own, self._stored = self._stored, None
         at = checked_position(self._of_this_rank(state)).packing or PackPosition()
-        known = own is not None and own["dataset"] is not None
-        self._start = Start(at.row, at.long_rows, own if known else None, at.state_row if known else 0)
+        if own is not None and own.dataset is not None:
+            known = {"epoch": own.epoch, "dataset": own.dataset}
+            self._start = Start(at.row, at.long_rows, known, at.state_row)
+        else:
+            self._start = Start(at.row, at.long_rows)
         self._taken, self._epochs_done = at.taken, at.epochs_done
         self._epoch = at.epochs_done
-
-
-class _Indices:
-    """Index lists of chunks of rows: torch's ``batch_sampler``."""
-
-    def __init__(self, chunks: Any, slots: Any) -> None:
-        self._chunks, self._slots = chunks, slots
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return (self._slots(np.arange(*numbers)).tolist() for numbers in self._chunks())
 
 
 def _chunks(
@@ -313,12 +306,9 @@ class _RowStream(EpochStream):
         self._rows_of, self._with_state = rows_of, with_state
 
     def __iter__(self) -> Iterator[list[Read]]:
-        workers, mine = self.turn()
-        for number, chunk in enumerate(self._chunks_of_items()):
-            if number % workers == mine:
-                epoch, state, items = chunk
-                rows = self._rows_of(items)
-                yield [Read(epoch, row, None if n else state) for n, row in enumerate(rows)]
+        for epoch, state, items in self._chunks_of_items():
+            rows = self._rows_of(items)
+            yield [Read(epoch, row, None if n else state) for n, row in enumerate(rows)]
 
     def _chunks_of_items(self) -> Iterator[tuple[int, Any, list[Any]]]:
         epoch, state, items = 0, None, list[Any]()

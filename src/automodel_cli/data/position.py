@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from automodel_cli.data.sampler import BatchShape, steps_for_samples, total_steps
-from automodel_cli.errors import ConfigError, DataError
+from automodel_cli.data.sampler import BatchShape, steps_for_samples
+from automodel_cli.errors import DataError
 from automodel_cli.files import hash_bytes
 from automodel_cli.json_files import Count, FileModel, validated
 
@@ -28,12 +28,14 @@ _Number = Annotated[int, Field(ge=0, le=_MOST_SAMPLES)]
 
 
 class StreamState(FileModel):
-    """Where an iterable data set of a user's was, on one rank."""
+    """Where an iterable data set of a user's own was, on one rank."""
 
     epoch: _Number
     dataset: Any
     dp_rank: Count
     dp_world: Count
+    loader: Any = None  # torchdata's own state, where it reads the data set in worker processes
+    num_workers: Count = 0
 
 
 class PackPosition(FileModel):
@@ -139,24 +141,6 @@ class PlannedLoader:
             return None
         left = self._windows * self.num_epochs - self.samples_consumed
         return steps_for_samples(left, self.shape.global_batch_size)[0]
-
-    def total_steps(self, num_epochs: int | None = None, max_steps: int | None = None) -> int:
-        """Updates in a run from the beginning: ``num_epochs`` (default: the loader's), at most ``max_steps``.
-
-        Raises:
-            ConfigError: there is no end, or no whole update.
-        """
-        epochs = self.num_epochs if num_epochs is None else num_epochs
-        if self._windows is None:
-            if max_steps is None:
-                raise ConfigError(
-                    "the data set has no length, so epochs cannot be counted in steps",
-                    "give step_scheduler.max_steps, or the data set a __len__",
-                )
-            return max_steps
-        return total_steps(
-            self._windows, self.shape.global_batch_size, num_epochs=epochs, max_steps=max_steps
-        )
 
     def state_dict(self) -> dict[str, Any]:
         """The position as JSON: global, independent of ranks, workers and batch sizes."""

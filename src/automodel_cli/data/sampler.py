@@ -98,30 +98,3 @@ def divisors_near(number: int, wanted: int, count: int = 6) -> list[int]:
 def steps_for_samples(samples: int, global_batch_size: int) -> tuple[int, int]:
     """(whole updates, samples left over) in ``samples`` samples; the rest is less than one global batch."""
     return divmod(max(samples, 0), global_batch_size)
-
-
-def total_steps(
-    windows: int, global_batch_size: int, *, num_epochs: int | None, max_steps: int | None = None
-) -> int:
-    """Updates in a whole run: all of ``num_epochs`` epochs, or ``max_steps``, whichever is less.
-
-    Raises:
-        ConfigError: neither is given, or the epochs hold less than one global batch.
-    """
-    if num_epochs is None and max_steps is None:
-        raise ConfigError(
-            "the run has no end: num_epochs and max_steps are both null",
-            "give step_scheduler.num_epochs or step_scheduler.max_steps",
-        )
-    if num_epochs is None:
-        assert max_steps is not None
-        return max_steps
-    steps, _ = steps_for_samples(windows * num_epochs, global_batch_size)
-    if steps == 0:
-        raise ConfigError(
-            f"{num_epochs} epoch(s) of {windows:,} windows hold less than one global batch "
-            f"of {global_batch_size:,}",
-            f"lower step_scheduler.global_batch_size to at most {windows * num_epochs:,}, "
-            "or raise num_epochs",
-        )
-    return steps if max_steps is None else min(steps, max_steps)

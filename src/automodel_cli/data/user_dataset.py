@@ -7,38 +7,31 @@
 
 | the data set ...                          | then                                                        |
 |-------------------------------------------|-------------------------------------------------------------|
-| says nothing of ranks                     | every rank reads the whole stream and keeps its own rows    |
-| has ``shard(num_shards=, index=)``, or is | each rank reads its shard only                              |
+| declares nothing                          | every rank reads the whole stream and keeps its own rows    |
+| has ``shard(num_shards, index)``, or is   | each rank reads its shard only                              |
 | a Hugging Face ``IterableDataset``        |                                                             |
-| divides itself over ranks                 | each rank keeps everything it is given                      |
-| says nothing of workers                   | worker w of n keeps micro-batches w, w + n, ...: the order  |
-|                                           | is the one without workers                                  |
-| asks ``get_worker_info()``                | each worker keeps everything it is given                    |
-
-"By itself" is read off the class: attributes ``shards_ranks`` and ``shards_workers`` (bool) where it has
-them, else whether its methods mention ``get_worker_info``, ``get_rank`` or the environment's RANK.
+| declares ``shards_ranks = True``          | it divides itself: each rank keeps everything it is given   |
+| declares ``shards_workers = True``, or is | each worker process keeps everything it is given            |
+| a Hugging Face ``IterableDataset``        |                                                             |
+| declares neither, and there are workers   | one worker process reads: the order is that without workers |
 
 An update is handed out only when its last item was seen, by every rank, so all ranks end on the same update.
 """
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import CodeType
 from typing import Any
 
 import numpy as np
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 
+from automodel_cli.data.interface import length_of
 from automodel_cli.data.permutation import Permutation
 from automodel_cli.data.sampler import BatchShape
 from automodel_cli.errors import DataError
-
-_RANK_NAMES = {"get_rank", "get_world_size", "RANK", "WORLD_SIZE", "get_data_parallel_rank"}
-_WORKER_NAMES = {"get_worker_info"}
 
 
 def is_iterable_style(dataset: Any) -> bool:
@@ -46,14 +39,6 @@ def is_iterable_style(dataset: Any) -> bool:
     if isinstance(dataset, IterableDataset):
         return True
     return not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"))
-
-
-def length_of(dataset: Any) -> int | None:
-    """Items in one epoch, or None where the data set does not say."""
-    try:
-        return len(dataset)
-    except (TypeError, NotImplementedError, AttributeError):
-        return None
 
 
 def identity_of(dataset: Any) -> dict[str, Any]:
@@ -66,37 +51,22 @@ def identity_of(dataset: Any) -> dict[str, Any]:
     }
 
 
-class IndexBatches:
+def index_batches(
+    shape: BatchShape, length: int, first_sample: int, updates: int | None, permutation: Permutation | None
+) -> Iterator[list[int]]:
     """The index lists of one rank's micro-batches from ``first_sample`` on: torch's ``batch_sampler``.
 
     Args:
         updates: how many updates; None never ends.
         permutation: None reads in index order.
     """
-
-    def __init__(
-        self,
-        shape: BatchShape,
-        *,
-        length: int,
-        first_sample: int,
-        updates: int | None,
-        permutation: Permutation | None,
-    ) -> None:
-        self.shape = shape
-        self.length = length
-        self.first_sample = first_sample
-        self.updates = updates
-        self.permutation = permutation
-
-    def __iter__(self) -> Iterator[list[int]]:
-        done = 0
-        while self.updates is None or done < self.updates:
-            numbers = self.shape.samples(self.first_sample + done * self.shape.global_batch_size)
-            epochs, slots = np.divmod(numbers.ravel(), self.length)
-            indices = slots if self.permutation is None else self.permutation(slots, epochs)
-            yield from indices.reshape(-1, self.shape.local_batch_size).tolist()
-            done += 1
+    done = 0
+    while updates is None or done < updates:
+        numbers = shape.samples(first_sample + done * shape.global_batch_size)
+        epochs, slots = np.divmod(numbers.ravel(), length)
+        indices = slots if permutation is None else permutation(slots, epochs)
+        yield from indices.reshape(-1, shape.local_batch_size).tolist()
+        done += 1
 
 
 @dataclass(frozen=True)
@@ -107,54 +77,47 @@ class Sharding:
     workers: bool
 
 
-def own_sharding(dataset: Any) -> Sharding:
-    """Whether ``dataset`` divides itself over ranks and over workers (see the table above)."""
-    names = _mentioned_names(type(dataset))
-    ranks = getattr(dataset, "shards_ranks", None)
-    workers = getattr(dataset, "shards_workers", None)
-    return Sharding(
-        ranks=bool(names & _RANK_NAMES) if ranks is None else bool(ranks),
-        workers=bool(names & _WORKER_NAMES) if workers is None else bool(workers),
-    )
-
-
-def _mentioned_names(kind: type) -> set[str]:
-    """Global and attribute names, and string constants, in a class' methods (torch's bases left out)."""
-    names: set[str] = set()
-    for base in kind.__mro__:
-        if base.__module__.split(".")[0] in ("torch", "builtins", "typing", "collections"):
-            continue
-        for value in vars(base).values():
-            function = inspect.unwrap(getattr(value, "__func__", value)) if callable(value) else None
-            code = getattr(function, "__code__", None)
-            if code is not None:
-                _collect(code, names)
-    return names
-
-
-def _collect(code: CodeType, names: set[str]) -> None:
-    names.update(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, str):
-            names.add(constant)
-        elif isinstance(constant, CodeType):  # nested functions and comprehensions
-            _collect(constant, names)
+def declared_sharding(dataset: Any) -> Sharding:
+    """What ``dataset`` declares to divide by itself (see the table above)."""
+    workers = getattr(dataset, "shards_workers", _is_hugging_face(dataset))
+    return Sharding(bool(getattr(dataset, "shards_ranks", False)), bool(workers))
 
 
 def shard_of_rank(dataset: Any, shape: BatchShape) -> tuple[Any, Sharding]:
-    """The part of an iterable data set that this rank should read, and how it is divided from there on."""
-    sharding = own_sharding(dataset)
+    """What of an iterable data set this rank reads, and how it is divided from there on."""
+    sharding = declared_sharding(dataset)
     if shape.dp_world == 1 or sharding.ranks:
         return dataset, sharding
-    if type(dataset).__module__.split(".")[0] == "datasets":
+    if _is_hugging_face(dataset):
         from datasets.distributed import split_dataset_by_node  # its module is loaded: the object is of it
 
-        part = split_dataset_by_node(dataset, rank=shape.dp_rank, world_size=shape.dp_world)
+        shard = split_dataset_by_node(dataset, rank=shape.dp_rank, world_size=shape.dp_world)
     elif callable(getattr(dataset, "shard", None)):
-        part = dataset.shard(num_shards=shape.dp_world, index=shape.dp_rank)
+        shard = dataset.shard(num_shards=shape.dp_world, index=shape.dp_rank)
     else:
         return dataset, sharding
-    return part, Sharding(ranks=True, workers=sharding.workers)
+    return shard, Sharding(ranks=True, workers=sharding.workers)
+
+
+def _is_hugging_face(dataset: Any) -> bool:
+    return type(dataset).__module__.split(".")[0] == "datasets"
+
+
+def notes_on_sharding(dataset: Any, sharding: Sharding, dp_world: int, num_workers: int) -> list[str]:
+    """What an iterable data set leaves to us, and how it may be read faster."""
+    name, notes = type(dataset).__name__, []
+    if dp_world > 1 and not sharding.ranks:
+        notes.append(
+            f"{name} has no shard(num_shards, index): each of {dp_world} ranks reads all of it and keeps its own rows. "
+            "Give it that method and each reads its shard only; where it divides itself by rank already, it has to "
+            "say so: shards_ranks = True"
+        )
+    if num_workers > 1 and not sharding.workers:
+        notes.append(
+            f"{name} does not say that it divides itself over worker processes (shards_workers = True): "
+            f"1 of {num_workers} reads it"
+        )
+    return notes
 
 
 class EpochStream(IterableDataset[Any]):
@@ -179,16 +142,13 @@ class EpochStream(IterableDataset[Any]):
         self.num_epochs = num_epochs
         self.epoch = 0
         self._skip_items = skip_items
-        self._continues = state is not None  # the first pass starts inside an epoch
+        self._continues = False  # the first pass starts inside an epoch
         if state is not None:
-            self.epoch = state["epoch"]
-            dataset.load_state_dict(state["dataset"])
+            self._go_to(state)
 
-    def turn(self) -> tuple[int, int]:
-        """(n, w): this process takes pieces w, w + n, ... of the stream; (1, 0) where it takes all it is given."""
-        worker = get_worker_info()
-        alone = worker is None or self.sharding.workers
-        return (1, 0) if alone or worker is None else (worker.num_workers, worker.id)
+    def _go_to(self, state: dict[str, Any]) -> None:
+        self.epoch, self._continues = state["epoch"], True
+        self.dataset.load_state_dict(state["dataset"])
 
     def items(self) -> Iterator[Any]:
         """Items of all epochs from the saved position on."""
@@ -239,13 +199,8 @@ class RankStream(EpochStream):
         self.leftover_items = 0  # of the last, incomplete update, once the stream has ended
 
     def __iter__(self) -> Iterator[Any]:
-        workers, mine = self.turn()
-        rows, micro_batch = self.shape.local_batch_size, 0
         for items in self._updates():
-            for first in range(0, len(items), rows):
-                if micro_batch % workers == mine:
-                    yield from items[first : first + rows]
-                micro_batch += 1
+            yield from items
 
     def _updates(self) -> Iterator[list[Any]]:
         """This rank's items of each complete update."""
@@ -262,6 +217,34 @@ class RankStream(EpochStream):
                 yield kept
                 kept, seen = [], 0
         self.leftover_items = seen
+
+
+class StatefulRankStream(RankStream):
+    """``RankStream`` in the worker processes of torchdata's loader, which asks after each micro-batch where it is.
+
+    The state is that of the data set before the present update, and how much of the update was handed out.
+    """
+
+    _before_update: dict[str, Any] | None = None
+    _handed_out = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        skipped, self._before_update = self._handed_out, self.state()
+        for items in self._updates():
+            for number in range(skipped, len(items)):
+                self._handed_out = number + 1
+                yield items[number]
+            skipped, self._handed_out, self._before_update = 0, 0, self.state()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it is, as JSON."""
+        return {**(self._before_update or self.state()), "handed_out": self._handed_out}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``."""
+        self._go_to(state)
+        self._before_update = {"epoch": state["epoch"], "dataset": state["dataset"]}
+        self._handed_out = state["handed_out"]
 
 
 def has_own_state(dataset: Any) -> bool:

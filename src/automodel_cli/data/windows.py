@@ -1,4 +1,4 @@
-"""Token windows into batches: what a data set of windows offers, and the buffers its tokens are copied into.
+"""Token windows into batches: the buffers that tokens are copied into, and reading ahead.
 
 Shapes: M micro-batches, B rows, T tokens.
 """
@@ -9,68 +9,33 @@ import resource
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, Protocol, TypeVar, cast
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 
 from automodel_cli.batch import Batch
+from automodel_cli.data.interface import WindowDataset
 from automodel_cli.data.sampler import BatchShape
 
 _Item = TypeVar("_Item")
 _SLOW_READ_S = 2e-3  # an update that took longer to read is worth a thread (a hand-over costs about 50 us)
 
 
-class TokenWindows(Protocol):
-    """What ``TokenLoader`` and ``EvalLoader`` need of a data set of equal windows."""
-
-    seq_len: int
-
-    def __len__(self) -> int: ...
-    def plan(self) -> dict[str, Any]: ...
-    def locate(self, sample_numbers: np.ndarray) -> np.ndarray: ...
-    def locate_windows(self, windows: np.ndarray) -> np.ndarray: ...
-    def gather(self, places: np.ndarray, out: np.ndarray) -> None: ...
-
-
-class LabelledWindows(TokenWindows, Protocol):
-    """Windows whose batches need more than the next tokens as labels: padding, masks, positions, segments."""
-
-    labelled: bool
-
-    def make_batch(self, rows: np.ndarray) -> Batch: ...
-
-
-def is_token_windows(dataset: Any) -> bool:
-    """Whether ``dataset`` hands out windows by position, so that ``TokenLoader`` serves it."""
-    return all(
-        callable(getattr(dataset, name, None)) for name in ("plan", "locate", "locate_windows", "gather")
-    )
-
-
-def batch_of(dataset: TokenWindows | LabelledWindows, rows: np.ndarray) -> Batch:
-    """Gathered ``rows`` (int64 ``[B, T + 1]``) as a batch; of plain windows it is two views of them."""
-    if getattr(dataset, "labelled", False):
-        return cast(LabelledWindows, dataset).make_batch(rows)
-    tensor = torch.from_numpy(rows)
-    return Batch(tensor[:, :-1], tensor[:, 1:])
-
-
 def buffers(
-    dataset: TokenWindows, shape: BatchShape, *, count: int, pin_memory: bool
+    dataset: WindowDataset, shape: BatchShape, *, count: int, pin_memory: bool
 ) -> list[Buffer | PinnedBuffer | LabelledBuffer]:
     """Buffers of the kind that ``dataset`` and the device need."""
-    if getattr(dataset, "labelled", False):
+    if dataset.labelled:
         return [LabelledBuffer(shape, dataset.seq_len, pin_memory=pin_memory) for _ in range(count)]
     if pin_memory:
         return [PinnedBuffer(shape, dataset.seq_len, narrow_dtype(dataset)) for _ in range(count)]
     return [Buffer(shape, dataset.seq_len) for _ in range(count)]
 
 
-def narrow_dtype(dataset: Any) -> torch.dtype:
+def narrow_dtype(dataset: WindowDataset) -> torch.dtype:
     """The smallest type that holds the ids of ``dataset``: uint16 where its files are, else int32."""
-    stored = getattr(dataset, "token_dtype", None)
-    return torch.uint16 if stored == np.dtype("uint16") else torch.int32
+    return torch.uint16 if dataset.token_dtype == np.dtype("uint16") else torch.int32
 
 
 class Buffer:
@@ -81,9 +46,9 @@ class Buffer:
         tensor = torch.from_numpy(self._tokens)
         self._views = [(rows[:, :-1], rows[:, 1:]) for rows in tensor]
 
-    def fill(self, dataset: TokenWindows, places: np.ndarray) -> list[Batch]:
-        for rows, where in zip(self._tokens, places, strict=True):
-            dataset.gather(where, rows)
+    def fill(self, dataset: WindowDataset, offsets: np.ndarray) -> list[Batch]:
+        for rows, where in zip(self._tokens, offsets, strict=True):
+            dataset.read_windows(where, rows)
         return [Batch(inputs, labels) for inputs, labels in self._views]
 
 
@@ -99,10 +64,10 @@ class PinnedBuffer:
         self._size = (shape.grad_accum, 2, shape.local_batch_size, seq_len)
         self._rows = np.empty((shape.local_batch_size, seq_len + 1), dtype=np.int64)
 
-    def fill(self, dataset: TokenWindows, places: np.ndarray) -> list[Batch]:
+    def fill(self, dataset: WindowDataset, offsets: np.ndarray) -> list[Batch]:
         tokens = torch.empty(self._size, dtype=self._dtype, pin_memory=torch.cuda.is_available())
-        for pair, where in zip(tokens.numpy(), places, strict=True):
-            dataset.gather(where, self._rows)
+        for pair, where in zip(tokens.numpy(), offsets, strict=True):
+            dataset.read_windows(where, self._rows)
             pair[0], pair[1] = self._rows[:, :-1], self._rows[:, 1:]
         return [Batch(pair[0], pair[1]) for pair in tokens]
 
@@ -114,11 +79,11 @@ class LabelledBuffer:
         self._rows = np.empty((shape.local_batch_size, seq_len + 1), dtype=np.int64)
         self._pin_memory = pin_memory
 
-    def fill(self, dataset: TokenWindows, places: np.ndarray) -> list[Batch]:
+    def fill(self, dataset: WindowDataset, offsets: np.ndarray) -> list[Batch]:
         batches = []
-        for where in places:
-            dataset.gather(where, self._rows)
-            batch = batch_of(dataset, self._rows)
+        for where in offsets:
+            dataset.read_windows(where, self._rows)
+            batch = dataset.make_batch(self._rows)
             batches.append(pinned(batch) if self._pin_memory else batch)
         return batches
 

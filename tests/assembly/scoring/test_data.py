@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from automodel_cli.assembly.scoring.data import open_named, trained_raw_dtype, validation_sets
+from automodel_cli.assembly.scoring.data import open_named, trained_arguments, validation_sets
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from automodel_cli.assembly.scoring.data import open_named, trained_raw_dtype, v
     ],
 )
 def test_the_type_that_training_was_told(trained_as: Any, wanted: Any, expected: Any) -> None:
-    assert trained_raw_dtype(trained_as, wanted) == expected
+    assert trained_arguments(trained_as, raw_dtype=wanted) == ({"raw_dtype": expected} if expected else {})
 
 
 def test_what_the_run_validated_on_is_read_as_it_was(tmp_path: Path) -> None:
@@ -32,6 +32,6 @@ def test_what_the_run_validated_on_is_read_as_it_was(tmp_path: Path) -> None:
         ({"validation_dataset": section}, None),
         ({"validation_dataset": {"file_pattern": str(path)}}, "uint32"),
     ):
-        (found,) = validation_sets(tmp_path, trained_as, 8, raw_dtype=told).values()
+        (found,) = validation_sets(tmp_path, trained_as, 8, like={"raw_dtype": told} if told else {}).values()
         assert found.num_tokens == 3000
-    assert open_named(str(path), 8, raw_dtype="uint32").num_tokens == 3000
+    assert open_named(str(path), 8, trained_as={"raw_dtype": "uint32"}).num_tokens == 3000

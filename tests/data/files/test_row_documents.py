@@ -40,7 +40,7 @@ def test_a_row_is_its_documents(tmp_path, eot):
         raw_dtype="uint16" if eot == "append" else None,
     )  # fmt: skip
     row = np.empty((1, len(tokens)), dtype=np.int64)
-    dataset.fill(np.array([0]), row)
+    dataset.read_samples(np.array([0]), row)
     packed = dataset.make_batch(row)
 
     model = build_gpt2_model(vocab_size=64, n_positions=32, n_embd=32, n_layer=2, n_head=2)
@@ -102,7 +102,7 @@ def test_windows_that_begin_in_the_middle_of_documents(tmp_path, eot, shuffled):
             seen += 1
     assert seen == len(dataset) // 4 * 4
     item, row = dataset[3], np.empty((1, 18), dtype=np.int64)
-    dataset.fill(np.array([3]), row)
+    dataset.read_samples(np.array([3]), row)
     for name, rows in vars(dataset.make_batch(row)).items():
         assert torch.equal(item[name], rows[0]), name
 

@@ -85,9 +85,9 @@ def test_negative_ids_are_named(tmp_path: Path) -> None:
 def test_sound_files_give_the_same_rows_checked_or_not(tmp_path: Path, kind: str) -> None:
     dataset = SETS[kind](tmp_path, 5)
     rows = [np.empty((24, 17), dtype=np.int64) for _ in range(2)]
-    dataset.gather(dataset.locate(np.arange(24)), rows[0])
+    dataset.read_windows(dataset.sample_offsets(np.arange(24)), rows[0])
     dataset.check_vocab(VOCABULARY)
-    dataset.gather(dataset.locate(np.arange(24)), rows[1])
+    dataset.read_windows(dataset.sample_offsets(np.arange(24)), rows[1])
     np.testing.assert_array_equal(*rows)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from automodel_cli.data.megatron import blending
-from automodel_cli.data.megatron.blending import StatelessBlend, blend, blend_all
+from automodel_cli.data.megatron.blending import StrideBlend, blend, blend_all
 from automodel_cli.data.megatron.gpt_index import normalize
 from automodel_cli.errors import ConfigError
 
@@ -112,7 +112,7 @@ def test_an_empty_data_set_and_too_many() -> None:
 def test_a_stateless_blend_keeps_each_share_and_order(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blending, "_BLOCK", 512)
     weights = np.array(normalize((np.random.default_rng(count).random(count) ** 2 + 0.01).tolist()))
-    datasets, samples = StatelessBlend(weights.tolist())(np.arange(4000))
+    datasets, samples = StrideBlend(weights.tolist())(np.arange(4000))
     assert_numbered(datasets, samples)
     for length in range(0, 4000, 97):
         drawn = np.bincount(datasets[:length], minlength=count)
@@ -121,13 +121,13 @@ def test_a_stateless_blend_keeps_each_share_and_order(count: int, monkeypatch: p
 
 def test_a_stateless_blend_is_a_function_of_the_number(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = [0.3, 0.3, 0.4]
-    whole = StatelessBlend(weights)(np.arange(3 * 65_536))
+    whole = StrideBlend(weights)(np.arange(3 * 65_536))
     numbers = np.random.default_rng(0).permutation(3 * 65_536)[:5000]
-    found = StatelessBlend(weights)(numbers)
+    found = StrideBlend(weights)(numbers)
     np.testing.assert_array_equal(found[0], whole[0][numbers])
     np.testing.assert_array_equal(found[1], whole[1][numbers])
     monkeypatch.setattr(blending, "_BLOCK", 1000)  # the size of a block does not show
-    again = StatelessBlend(weights)(numbers)
+    again = StrideBlend(weights)(numbers)
     np.testing.assert_array_equal(again[1], found[1])
-    far = StatelessBlend(weights)(np.arange(10**12, 10**12 + 10))
+    far = StrideBlend(weights)(np.arange(10**12, 10**12 + 10))
     assert abs(int(far[1][far[0] == 2].max()) - 0.4 * 10**12) < 10

@@ -13,13 +13,13 @@ import pytest
 from automodel_cli.corpus.formats.megatron_bin import MegatronIndex, inspect_prefix
 from automodel_cli.data.megatron.gpt_index import (
     SPLITS,
-    EpochPlan,
+    Epochs,
+    SampleShape,
     build_indices,
-    count_samples,
+    count_epochs,
     document_index,
     normalize,
     parse_split,
-    plan_epochs,
     sample_index,
     shuffle_index,
     split_range,
@@ -76,36 +76,37 @@ def test_epochs_are_the_fewest_that_hold_the_samples() -> None:
     for _ in range(2000):
         tokens, samples = int(random.integers(1, 500)), int(random.integers(0, 300))
         seq_len, extra = int(random.integers(1, 40)), bool(random.integers(2))
-        plan = plan_epochs(tokens, samples, seq_len=seq_len, extra_token=extra)
+        shape = SampleShape(seq_len, extra)
+        found = count_epochs(tokens, samples, shape)
         epochs = 1
         while epochs * tokens < samples * seq_len + extra:
             epochs += 1
-        assert plan.epochs == epochs
-        assert count_samples(epochs * tokens, seq_len, extra_token=extra) >= samples
+        assert found.count == epochs
+        assert shape.count(epochs * tokens) >= samples
 
 
 def test_a_last_epoch_that_is_hardly_used_is_shuffled_by_itself() -> None:
     # 101 tokens are 10 samples of 10 + 1; three epochs are 30, 70 % of the last would be 27
-    assert plan_epochs(101, 27, seq_len=10).before_last == 20
-    assert plan_epochs(101, 28, seq_len=10).before_last is None
-    assert plan_epochs(101, None, seq_len=10) == EpochPlan(101, 1, None)
+    assert count_epochs(101, 27, SampleShape(10)).before_last == 20
+    assert count_epochs(101, 28, SampleShape(10)).before_last is None
+    assert count_epochs(101, None, SampleShape(10)) == Epochs(101, 1, None)
 
 
 def test_no_tokens_are_an_error_where_megatron_core_never_returns() -> None:
     with pytest.raises(DataError, match="the train split of x holds no tokens, 5 samples are wanted"):
-        plan_epochs(0, 5, seq_len=8, where="the train split of x")
-    assert plan_epochs(0, None, seq_len=8).epochs == 1
+        count_epochs(0, 5, SampleShape(8), where="the train split of x")
+    assert count_epochs(0, None, SampleShape(8)).count == 1
 
 
 def test_samples_are_counted_in_integers_unless_float32_is_asked_for() -> None:
-    keep = {"keep_partial": True}
-    assert count_samples(2_147_495_993, 2048, **keep) == 1_048_583
-    assert count_samples(2_147_495_993, 2048, float32=True, **keep) == 1_048_582  # the tail is lost
-    assert count_samples(67_108_864, 3, **keep) == 22_369_621
-    assert count_samples(67_108_864, 3, float32=True, **keep) == 22_369_622  # one that is empty
-    assert count_samples(33, 16) == count_samples(33, 16, **keep) == 2
-    assert count_samples(34, 16, **keep) == 3
-    assert count_samples(0, 16, **keep) == 0
+    keep, rounded = {"keep_partial": True}, {"keep_partial": True, "float32": True}
+    assert SampleShape(2048, **keep).count(2_147_495_993) == 1_048_583
+    assert SampleShape(2048, **rounded).count(2_147_495_993) == 1_048_582  # the tail is lost
+    assert SampleShape(3, **keep).count(67_108_864) == 22_369_621
+    assert SampleShape(3, **rounded).count(67_108_864) == 22_369_622  # one that is empty
+    assert SampleShape(16).count(33) == SampleShape(16, **keep).count(33) == 2
+    assert SampleShape(16, **keep).count(34) == 3
+    assert SampleShape(16, **keep).count(0) == 0
 
 
 # ------------------------------------------------------------------------------------------- sample index
@@ -132,8 +133,9 @@ def test_sample_index_is_a_walk_over_the_tokens() -> None:
         documents = random.permutation(np.tile(np.arange(count), int(random.integers(1, 4)))).astype(np.int32)
         tokens = int(lengths[documents].sum())
         seq_len, extra = int(random.choice([1, 2, 5, 16, 70])), bool(random.integers(2))
-        samples = count_samples(tokens, seq_len, extra_token=extra)
-        found = sample_index(lengths, documents, samples, seq_len=seq_len, extra_token=extra)
+        shape = SampleShape(seq_len, extra)
+        samples = shape.count(tokens)
+        found = sample_index(lengths, documents, samples, shape)
         assert found.dtype == np.int32
         assert found.tolist() == [
             list(row) for row in walk(lengths, documents, seq_len, extra)[: samples + 1]
@@ -142,11 +144,12 @@ def test_sample_index_is_a_walk_over_the_tokens() -> None:
 
 def test_a_partial_last_sample_ends_with_the_last_token() -> None:
     lengths, documents = np.array([3, 4, 2], np.int32), np.array([1, 0, 2], np.int32)
-    samples = count_samples(9, 5, keep_partial=True)
-    assert sample_index(lengths, documents, samples, seq_len=5).tolist() == [[0, 0], [1, 1], [2, 1]]
+    shape = SampleShape(5, keep_partial=True)
+    samples = shape.count(9)
+    assert sample_index(lengths, documents, samples, shape).tolist() == [[0, 0], [1, 1], [2, 1]]
     empty = np.array([3, 4, 2, 0], np.int32)
     last_is_empty = np.array([1, 0, 2, 3], np.int32)
-    assert sample_index(empty, last_is_empty, samples, seq_len=5).tolist() == [[0, 0], [1, 1], [2, 1]]
+    assert sample_index(empty, last_is_empty, samples, shape).tolist() == [[0, 0], [1, 1], [2, 1]]
 
 
 def test_long_data_is_counted_in_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,8 +157,9 @@ def test_long_data_is_counted_in_64_bits(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("automodel_cli.data.megatron.gpt_index._SLICE", 3)  # pieces do not show
     lengths = np.full(2, 2**31 - 1, np.int32)
     seq_len = 2**29
-    samples = count_samples(2 * (2**31 - 1), seq_len)
-    rows = sample_index(lengths, np.array([1, 0], np.int32), samples, seq_len=seq_len)
+    shape = SampleShape(seq_len)
+    samples = shape.count(2 * (2**31 - 1))
+    rows = sample_index(lengths, np.array([1, 0], np.int32), samples, shape)
     assert rows.tolist() == [
         [0, 0], [0, 2**29], [0, 2**30], [0, 3 * 2**29],
         [1, 1], [1, 2**29 + 1], [1, 2**30 + 1], [1, 3 * 2**29 + 1],
@@ -164,8 +168,8 @@ def test_long_data_is_counted_in_64_bits(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_nothing_to_index() -> None:
     lengths = np.zeros(3, np.int32)
-    assert sample_index(lengths, np.arange(3, dtype=np.int32), 0, seq_len=4).tolist() == [[0, 0]]
-    empty = build_indices(lengths, (1, 1), EpochPlan(0, 1, None), seq_len=4, seed=0)
+    assert sample_index(lengths, np.arange(3, dtype=np.int32), 0, SampleShape(4)).tolist() == [[0, 0]]
+    empty = build_indices(lengths, (1, 1), Epochs(0, 1, None), SampleShape(4), seed=0)
     assert len(empty) == 0 and len(empty.document_index) == 0
 
 
@@ -173,8 +177,8 @@ def test_nothing_to_index() -> None:
 
 
 def test_every_sequence_once_an_epoch_and_the_last_epoch_behind() -> None:
-    plan = EpochPlan(100, 3, 20)
-    documents = document_index(5, 25, plan, np.random.RandomState(1))
+    epochs = Epochs(100, 3, 20)
+    documents = document_index(5, 25, epochs, np.random.RandomState(1))
     assert documents.dtype == np.int32
     assert sorted(documents[:40]) == sorted([*range(5, 25), *range(5, 25)])
     assert sorted(documents[40:]) == list(range(5, 25))
@@ -211,8 +215,8 @@ def test_reference_arrays(case: str) -> None:
             begin, end = split_range(tuple(bounds[number]), file.num_sequences)
             assert [begin, end] == stored[f"{split}/{dataset}/indices"].tolist()
             tokens = int(lengths[begin:end].sum())
-            plan = plan_epochs(tokens, description["num_samples"], seq_len=64)
-            found = build_indices(lengths, (begin, end), plan, seq_len=64, seed=1234)
+            epochs = count_epochs(tokens, description["num_samples"], SampleShape(64))
+            found = build_indices(lengths, (begin, end), epochs, SampleShape(64), seed=1234)
             for name in ("document_index", "sample_index", "shuffle_index"):
                 expected = stored[f"{split}/{dataset}/{name}"]
                 assert getattr(found, name).dtype == expected.dtype

@@ -188,4 +188,4 @@ def test_in_the_order_of_the_files_every_token_is_a_label_once(made):
     joined = torch.cat([row[:-1] for row in ids[:windows]]).tolist()
     assert [255 if token == EOD else token for token in joined] == list(text[: windows * 16])
     assert len(data) == sum((part.tokens - 1) // 16 for part in data.parts)
-    assert data.whole_files and data.plan()["order"] == "file"
+    assert data.named_split is None and data.plan()["order"] == "file"

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from automodel_cli.assembly.data import build_dataset
+from automodel_cli.assembly.data import build_dataset, declared_by
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.targets.roles import ROLES
 from automodel_cli.corpus.documents.globbing import expand
 from automodel_cli.corpus.formats.manifest import MANIFEST_NAME, find_manifest, read_corpus_manifest
-from automodel_cli.corpus.formats.megatron_bin import idx_path
-from automodel_cli.corpus.formats.megatron_check import holds_megatron_files
-from automodel_cli.corpus.formats.megatron_manifest import SUFFIX, read_megatron_manifest
-from automodel_cli.data.megatron_dataset import MegatronPretraining
-from automodel_cli.data.nanogpt_dataset import NanogptDataset
+from automodel_cli.data.interface import WindowDataset
 from automodel_cli.errors import AutomodelError, ConfigError
 from automodel_cli.json_files import read_yaml
-
-ScoredData = NanogptDataset | MegatronPretraining
 
 
 def training_config(checkpoint: Path) -> dict[str, Any]:
@@ -39,124 +35,86 @@ def trained_seq_len(trained_as: Mapping[str, Any]) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def trained_documents(trained_as: Mapping[str, Any], wanted: bool | None = None) -> dict[str, Any]:
-    """Keywords of ``NanogptDataset`` that keep documents apart as in training, or as ``wanted``; {} for not at all."""
+def trained_arguments(
+    trained_as: Mapping[str, Any], intra_document: bool | None = None, raw_dtype: str | None = None
+) -> dict[str, Any]:
+    """How the training data's files are read, as arguments of a data set: as wanted, else as in training.
+
+    ``intra_document`` with its ``bos_token`` where documents are kept apart, ``raw_dtype`` where it is known.
+    """
     section = _section(trained_as, "dataset")
-    apart = section.get("intra_document") is True if wanted is None else wanted
-    bos_token = section.get("bos_token")
-    known = {} if bos_token is None else {"bos_token": bos_token}
-    return {"intra_document": True, **known} if apart else {}
+    apart = section.get("intra_document") is True if intra_document is None else intra_document
+    kept = {"intra_document": True, "bos_token": section.get("bos_token")} if apart else {}
+    kept["raw_dtype"] = raw_dtype or _raw_dtype(section)
+    return {name: value for name, value in kept.items() if value is not None}
 
 
-def trained_raw_dtype(trained_as: Mapping[str, Any], wanted: str | None = None) -> str | None:
-    """How files without a header are read: as ``wanted``, else as in training."""
-    found = _section(trained_as, "dataset").get("raw_dtype")
-    return wanted or (found if isinstance(found, str) else None)
+def _raw_dtype(section: Mapping[str, Any]) -> str | None:
+    found = section.get("raw_dtype")
+    return found if isinstance(found, str) else None
 
 
 def open_named(
-    name: str,
-    seq_len: int,
-    *,
-    held_out: bool = True,
-    documents: Mapping[str, Any] | None = None,
-    raw_dtype: str | None = None,
-) -> ScoredData:
+    name: str, seq_len: int, *, held_out: bool = True, trained_as: Mapping[str, Any] | None = None
+) -> WindowDataset:
     """All tokens of what a name means, in the order of the files; of a corpus folder with ``held_out`` its validation.
 
-    ``documents``, of ``trained_documents``, is for token files; Megatron's are read as one text.
+    Each of our kinds of data sets is asked whether the files are of it, the last line of ``roles`` first.
+
+    Args:
+        trained_as: of ``trained_arguments``.
 
     Raises:
         DataError: nothing there, or files that are damaged.
     """
-    if _names_megatron_files(name):
-        return MegatronPretraining(
-            {"validation": _prefixes(name)}, seq_len, splits_to_build="validation", order="file"
-        )
-    files = held_out_files(name) if held_out else name
-    return NanogptDataset(files, seq_len, raw_dtype=raw_dtype, **(documents or {}))
-
-
-def _names_megatron_files(name: str) -> bool:
-    """A prefix, one of its files, a folder of them, a manifest of pairs, or a pattern for any of these."""
-    path = Path(name)
-    if (path / MANIFEST_NAME).is_file():
-        return False
-    if path.exists() or idx_path(path).exists():
-        return holds_megatron_files(path)
-    return any(
-        found.suffix in (".bin", ".idx")
-        and idx_path(found.with_suffix("")).exists()
-        and holds_megatron_files(found)
-        for pattern in (name, f"{name}.idx")
-        for found in expand(pattern)[:2]
+    opened = (
+        kind.open_named(name, seq_len, held_out=held_out, trained_as=trained_as or {})
+        for kind in map(_class_of, reversed(ROLES["dataset"].ours))
     )
+    return next(found for found in opened if found is not None)
 
 
-def _prefixes(name: str) -> list[str]:
-    """``PREFIX.manifest.json`` stands for the pairs that it lists; anything else is the data set's to find."""
-    if not name.endswith(SUFFIX):
-        return [name]
-    manifest = read_megatron_manifest(Path(name))
-    return [str(manifest.prefix(pair)) for pair in manifest.pairs]
-
-
-def held_out_files(name: str) -> str:
-    """What an entry of ``data`` means: a corpus folder is its validation split where it has one."""
-    folder = Path(name)
-    if (folder / MANIFEST_NAME).is_file():
-        manifest = read_corpus_manifest(folder)
-        files = manifest.token_files("val")
-        return str(manifest.path(files[0])) if files else name
-    return name
+def _class_of(name: str) -> type[WindowDataset]:
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
 
 
 # ------------------------------------------------------------------------- what the run validated on
 
 
 def validation_sets(
-    checkpoint: Path,
-    trained_as: Mapping[str, Any],
-    seq_len: int,
-    *,
-    documents: Mapping[str, Any] | None = None,
-    raw_dtype: str | None = None,
-) -> dict[str, ScoredData]:
+    checkpoint: Path, trained_as: Mapping[str, Any], seq_len: int, *, like: Mapping[str, Any]
+) -> dict[str, WindowDataset]:
     """What the run validated on, else the validation split of the corpus it was trained on.
+
+    Args:
+        like: of ``trained_arguments``; the validation set's own ``raw_dtype`` comes first.
 
     Raises:
         ConfigError: neither is known or still there.
     """
-    megatron = _megatron_sets(checkpoint, trained_as, seq_len)
-    if megatron:
-        return megatron
-    own = [_section(trained_as, key).get("raw_dtype") for key in _validation_sections(trained_as)]
-    stored = next((found for found in own if isinstance(found, str)), raw_dtype)
+    sections = [_section(trained_as, key) for key in _validation_sections(trained_as)]
+    if any("file_pattern" not in section for section in sections):
+        found = _sets_of_the_run(checkpoint, seq_len)
+        if found:
+            return found
+    stored = next(filter(None, map(_raw_dtype, sections)), None)
+    own = {} if stored is None else {"raw_dtype": stored}
     return {
-        name: open_named(name, seq_len, documents=documents, raw_dtype=stored)
-        for name in validation_data(trained_as)
+        name: open_named(name, seq_len, trained_as={**like, **own}) for name in validation_data(trained_as)
     }
 
 
-def _megatron_sets(checkpoint: Path, trained_as: Mapping[str, Any], seq_len: int) -> dict[str, ScoredData]:
-    """Sets of Megatron files as the run itself had them: the same split, the same samples."""
-    sections = {
-        name: _section(trained_as, name) for name in trained_as if name.startswith("validation_dataset")
-    }
-    if not any("paths" in section for section in sections.values()):
-        return {}
+def _sets_of_the_run(checkpoint: Path, seq_len: int) -> dict[str, WindowDataset]:
+    """Sets that are more than all tokens of some files, as the run had them: the same split, the same samples."""
     cfg = load_config(PretrainConfig, checkpoint / "config.yaml")
-    targets = {
-        name: target for name, target in cfg.validation_datasets.items() if "paths" in target.arguments
-    }
-    return {
-        name: build_dataset(
-            cfg,
-            replace(target, arguments={**target.arguments, "seq_length": seq_len}),
-            split="validation",
-        )
-        for name, target in targets.items()
-    }
+    found = {}
+    for name, target in cfg.validation_datasets.items():
+        kind = declared_by(target)
+        if issubclass(kind, WindowDataset) and "file_pattern" not in target.arguments:
+            target = replace(target, arguments={**target.arguments, kind.seq_len_argument: seq_len})
+            found[name] = build_dataset(cfg, target, split="validation")
+    return found
 
 
 def validation_data(trained_as: Mapping[str, Any]) -> tuple[str, ...]:

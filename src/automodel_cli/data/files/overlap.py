@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-TokenRange = tuple[Path, int, int]  # a token file, the first token and one past the last
+from automodel_cli.data.interface import DataSource, TokenRange, source_of
 
 
 def notes_on_overlap(training: Any, held_out: Mapping[str, Any]) -> list[str]:
@@ -15,8 +15,10 @@ def notes_on_overlap(training: Any, held_out: Mapping[str, Any]) -> list[str]:
     Files are the same where they are one on the disk (links too), or where both sets hold the same content.
     """
     lines = []
+    source = source_of(training)
     for name, dataset in held_out.items():
-        ours, theirs = _ranges(training), _ranges(dataset)
+        other = source_of(dataset)
+        ours, theirs = source.token_ranges(), other.token_ranges()
         shared = list(_shared(ours, theirs))
         tokens = sum(end - first for _, first, end in shared)
         if shared:
@@ -25,20 +27,15 @@ def notes_on_overlap(training: Any, held_out: Mapping[str, Any]) -> list[str]:
                 f"{name} reads {tokens:,} tokens that training reads too (first: tokens {first:,} to {end:,} of "
                 f"{path}): its loss does not say how the model does on text that it has not seen"
             )
-        elif ours and theirs and _fingerprint(training) == _fingerprint(dataset) is not None:
+        elif ours and theirs and _fingerprint(source) == _fingerprint(other) is not None:
             lines.append(f"{name} holds the very tokens that training reads, in copies of its files")
     return lines
 
 
-def _ranges(dataset: Any) -> list[TokenRange]:
-    asked = getattr(dataset, "token_ranges", None)
-    return asked() if callable(asked) else []
-
-
-def _fingerprint(dataset: Any) -> str | None:
-    """Of the tokens read; None where that is not all of the files: equal files may be read in different places."""
-    whole = all(first == 0 for _, first, _ in _ranges(dataset))
-    return getattr(dataset, "fingerprint", None) if whole else None
+def _fingerprint(dataset: DataSource) -> str | None:
+    """Of the tokens read; None where that is not all of the files: equal files may be read in different ranges."""
+    whole = all(first == 0 for _, first, _ in dataset.token_ranges())
+    return dataset.describe().fingerprint if whole else None
 
 
 def _shared(ours: Iterable[TokenRange], theirs: Iterable[TokenRange]) -> Iterator[TokenRange]:

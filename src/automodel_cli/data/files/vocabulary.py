@@ -41,7 +41,7 @@ def refuse_beyond(
     place: Callable[[int, int], tuple[str, int]],
     ignored: int | None = None,
 ) -> None:
-    """Refuse gathered ``rows`` (int64 ``[B, T]``) that hold an id without a row in the model.
+    """Refuse ``rows`` that were read (int64 ``[B, T]``) that hold an id without a row in the model.
 
     Args:
         place: (row, column) -> name of the file, position in tokens.

@@ -199,7 +199,7 @@ def _redraw(
 # ------------------------------------------------------------------------------------------- without a table
 
 
-class StatelessBlend:
+class StrideBlend:
     """Which data set each sample is from, as a function of its number: nothing to build, and no end.
 
     Data set ``i`` gives its sample ``j`` at time ``(j + 0.5) / w[i]``; the samples of all in the order of these times

@@ -10,7 +10,7 @@
 Values and dtypes are those of megatron-core 0.16.1, which makes 3 in C++. The random numbers are of one legacy
 ``RandomState`` for each data set, drawn in this order; its streams are frozen over NumPy's versions.
 
-Names: S = ``seq_len``, x = ``extra_token``, D = entries of the document index, n = samples.
+Names: S and x = ``seq_len`` and ``extra_token`` of a ``SampleShape``, D = entries of the document index, n = samples.
 """
 
 from __future__ import annotations
@@ -81,58 +81,70 @@ def split_range(bounds: SplitBounds, num_sequences: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class EpochPlan:
+class SampleShape:
+    """How a stream of tokens is cut into samples of ``seq_len`` tokens, each with one more as its last label.
+
+    Attributes:
+        extra_token: False: without that one more, so that the last label is padding.
+        keep_partial: whether a last sample that needs padding counts.
+        float32: rounds as megatron-core does when it keeps the partial one, which above 2**24 tokens may lose the tail
+            or add an empty sample.
+    """
+
+    seq_len: int
+    extra_token: bool = True
+    keep_partial: bool = False
+    float32: bool = False
+
+    def count(self, tokens: int) -> int:
+        """Samples in a stream of ``tokens`` tokens."""
+        usable = max(tokens - self.extra_token, 0)
+        if self.keep_partial and self.float32:
+            return math.ceil(np.float32(usable) / np.float32(self.seq_len))
+        return -(-usable // self.seq_len) if self.keep_partial else usable // self.seq_len
+
+
+@dataclass(frozen=True)
+class Epochs:
     """How often the sequences are read, and whether the last time is shuffled by itself.
 
     ``before_last`` is the number of samples that end before the last epoch, None where all epochs are shuffled
     together.
     """
 
-    tokens_per_epoch: int
-    epochs: int
-    before_last: int | None
+    tokens_each: int
+    count: int
+    before_last: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in all epochs."""
+        return self.tokens_each * self.count
 
 
-def plan_epochs(
-    tokens_per_epoch: int, num_samples: int | None, *, seq_len: int, extra_token: bool = True, where: str = ""
-) -> EpochPlan:
+def count_epochs(tokens_each: int, num_samples: int | None, shape: SampleShape, *, where: str = "") -> Epochs:
     """The fewest epochs that hold ``num_samples`` samples (one where that is None).
 
     Raises:
         DataError: there are no tokens to make samples of (megatron-core never returns then).
     """
     if num_samples is None:
-        return EpochPlan(tokens_per_epoch, 1, None)
-    if tokens_per_epoch == 0:
+        return Epochs(tokens_each, 1)
+    if tokens_each == 0:
         raise DataError(
             f"{where or 'this part of the data'} holds no tokens, {num_samples:,} samples are wanted of it",
             "give it a larger share in split, or leave it out of paths",
         )
-    epochs = max(1, -(-(num_samples * seq_len + extra_token) // tokens_per_epoch))
+    seq_len, extra = shape.seq_len, shape.extra_token
+    epochs = max(1, -(-(num_samples * seq_len + extra) // tokens_each))
     if epochs == 1:
-        return EpochPlan(tokens_per_epoch, 1, None)
-    before_last = ((epochs - 1) * tokens_per_epoch - extra_token) // seq_len
-    per_epoch = (tokens_per_epoch - extra_token) // seq_len
+        return Epochs(tokens_each, 1)
+    before_last = ((epochs - 1) * tokens_each - extra) // seq_len
+    per_epoch = (tokens_each - extra) // seq_len
     from_last = num_samples - before_last
     assert 0 <= from_last <= per_epoch + 1
     separate = from_last < int(_SEPARATE_BELOW * per_epoch)
-    return EpochPlan(tokens_per_epoch, epochs, before_last if separate else None)
-
-
-def count_samples(
-    tokens: int, seq_len: int, *, extra_token: bool = True, keep_partial: bool = False, float32: bool = False
-) -> int:
-    """Samples in a stream of ``tokens`` tokens: whole ones, or also a last one that needs padding.
-
-    ``float32`` rounds as megatron-core does when it keeps the partial one, which above 2**24 tokens may lose the
-    tail or add an empty sample.
-    """
-    usable = max(tokens - extra_token, 0)
-    if not keep_partial:
-        return usable // seq_len
-    if float32:
-        return math.ceil(np.float32(usable) / np.float32(seq_len))
-    return -(-usable // seq_len)
+    return Epochs(tokens_each, epochs, before_last if separate else None)
 
 
 # ------------------------------------------------------------------------------------------- the indices
@@ -151,31 +163,17 @@ class GptIndices:
 
 
 def build_indices(
-    lengths: np.ndarray,
-    sequences: tuple[int, int],
-    plan: EpochPlan,
-    *,
-    seq_len: int,
-    seed: int,
-    extra_token: bool = True,
-    keep_partial: bool = False,
-    float32: bool = False,
+    lengths: np.ndarray, sequences: tuple[int, int], epochs: Epochs, shape: SampleShape, *, seed: int
 ) -> GptIndices:
     """The indices of a split: of ``sequences`` (first, one past the last) of a file with ``lengths`` (int32).
 
     Costs about 0.2 s for 2M documents and 1.6G tokens; 8 D + 32 n bytes while it works.
     """
     random = np.random.RandomState(seed)
-    documents = document_index(*sequences, plan, random)
-    samples = count_samples(
-        plan.epochs * plan.tokens_per_epoch,
-        seq_len,
-        extra_token=extra_token,
-        keep_partial=keep_partial,
-        float32=float32,
-    )
-    rows = sample_index(lengths, documents, samples, seq_len=seq_len, extra_token=extra_token)
-    return GptIndices(documents, rows, shuffle_index(samples, plan.before_last, random))
+    documents = document_index(*sequences, epochs, random)
+    samples = shape.count(epochs.tokens)
+    rows = sample_index(lengths, documents, samples, shape)
+    return GptIndices(documents, rows, shuffle_index(samples, epochs.before_last, random))
 
 
 def wrong_indices(
@@ -205,21 +203,19 @@ def wrong_array(
     return None
 
 
-def document_index(begin: int, end: int, plan: EpochPlan, random: np.random.RandomState) -> np.ndarray:
+def document_index(begin: int, end: int, epochs: Epochs, random: np.random.RandomState) -> np.ndarray:
     """Sequence numbers ``begin`` to ``end`` once for each epoch, shuffled; int32 ``[epochs * (end - begin)]``."""
     once = np.arange(begin, end, dtype=np.int32)
-    together = plan.epochs if plan.before_last is None else plan.epochs - 1
+    together = epochs.count if epochs.before_last is None else epochs.count - 1
     documents = np.tile(once, together)
     random.shuffle(documents)
-    if plan.before_last is None:
+    if epochs.before_last is None:
         return documents
     random.shuffle(once)
     return np.concatenate((documents, once))
 
 
-def sample_index(
-    lengths: np.ndarray, documents: np.ndarray, samples: int, *, seq_len: int, extra_token: bool = True
-) -> np.ndarray:
+def sample_index(lengths: np.ndarray, documents: np.ndarray, samples: int, shape: SampleShape) -> np.ndarray:
     """Where each sample begins, and where the last ends: rows of (entry of ``documents``, token in it).
 
     With x = 1 a boundary lies in the document that holds token ``j * S``, with x = 0 right behind token
@@ -229,7 +225,7 @@ def sample_index(
     Args:
         lengths: of all sequences of the file, int32.
         documents: document index, int32.
-        samples: n, from ``count_samples``.
+        samples: n, from ``shape.count``.
 
     Returns:
         int32 ``[n + 1, 2]``; int64 where that is too small.
@@ -240,30 +236,30 @@ def sample_index(
         return rows
     sizes = lengths.take(documents)
     ends = np.cumsum(sizes, dtype=np.int64)
-    entries = _entries_at_boundaries(ends, samples, seq_len, extra_token)
+    entries = _entries_at_boundaries(ends, samples, shape)
     for first in range(1, samples + 1, _SLICE):
         entry = entries[first : first + _SLICE]
         positions = np.arange(first, first + len(entry), dtype=np.int64)
-        positions *= seq_len
+        positions *= shape.seq_len
         at = np.minimum(entry, len(documents) - 1)
         begins = ends.take(at)
         begins -= sizes.take(at)
         rows[first : first + len(entry), 0] = entry
         np.subtract(positions, begins, out=rows[first : first + len(entry), 1], casting="same_kind")
-    _close_partial_rows(rows, sizes, int(ends[-1]), seq_len, extra_token)
+    _close_partial_rows(rows, sizes, int(ends[-1]), shape)
     return rows
 
 
-def _entries_at_boundaries(ends: np.ndarray, samples: int, seq_len: int, extra_token: bool) -> np.ndarray:
+def _entries_at_boundaries(ends: np.ndarray, samples: int, shape: SampleShape) -> np.ndarray:
     """For boundary ``k`` the number of documents that end before it, int64 ``[n + 1]``.
 
     That is a count of ``ends <= k * S`` (x = 1) or ``ends < k * S`` (x = 0): each end is put into the first
     boundary it counts for, and the counts are added up. Cheaper than a search for each boundary.
     """
-    if extra_token:
-        counts_from = (ends + (seq_len - 1)) // seq_len
+    if shape.extra_token:
+        counts_from = (ends + (shape.seq_len - 1)) // shape.seq_len
     else:
-        counts_from = ends // seq_len
+        counts_from = ends // shape.seq_len
         counts_from += 1
     if counts_from[-1] > samples:  # documents behind the last boundary, which may be many
         counts_from = counts_from[: int(np.searchsorted(counts_from, samples, side="right"))]
@@ -271,16 +267,14 @@ def _entries_at_boundaries(ends: np.ndarray, samples: int, seq_len: int, extra_t
     return np.cumsum(counts, out=counts)
 
 
-def _close_partial_rows(
-    rows: np.ndarray, sizes: np.ndarray, tokens: int, seq_len: int, extra_token: bool
-) -> None:
+def _close_partial_rows(rows: np.ndarray, sizes: np.ndarray, tokens: int, shape: SampleShape) -> None:
     """Rows that ran past the end of the stream, of a padded last sample, point at its last token."""
-    whole = (tokens - extra_token) // seq_len  # boundaries up to here lie inside
+    whole = (tokens - shape.extra_token) // shape.seq_len  # boundaries up to here lie inside
     if whole + 1 < len(rows):
         last = len(sizes) - 1
-        if extra_token and sizes[last] == 0:
+        if shape.extra_token and sizes[last] == 0:
             last = int(np.flatnonzero(sizes)[-1])
-        rows[whole + 1 :] = last, int(sizes[last]) - extra_token
+        rows[whole + 1 :] = last, int(sizes[last]) - shape.extra_token
 
 
 def shuffle_index(samples: int, before_last: int | None, random: np.random.RandomState) -> np.ndarray:

@@ -35,6 +35,7 @@ from typing import IO, Any
 import numpy as np
 
 from automodel_cli.corpus.formats.watched_file import WatchedFile
+from automodel_cli.data.interface import IndexReport
 from automodel_cli.errors import AutomodelError, DataError
 from automodel_cli.files import (
     TEMP_SUFFIX,
@@ -139,6 +140,11 @@ class IndexCache:
                 ):
                     found[number] = arrays
         return [arrays for arrays in found if arrays is not None]
+
+    def report(self) -> IndexReport:
+        """What became of the entries that were asked for."""
+        lost = set(self.built) - set(self.stored)
+        return IndexReport(self.folder, len(self.asked), len(self.built), len(lost), self.notes)
 
     # ---------------------------------------------------------------------------------------- reading
 

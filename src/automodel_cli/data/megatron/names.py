@@ -1,4 +1,4 @@
-"""The names that megatron-core gives to its cached indices: the md5 of a description of the data set.
+"""Names that megatron-core gives to its cached indices: the md5 of a description of the data set.
 
 With them ``index_mapping_dir`` can be shared with megatron-core: each finds what the other wrote, where paths, sizes
 and tokenizer are spelled alike. (megatron-core does not notice data that was changed; we do.)
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
-if TYPE_CHECKING:
-    from automodel_cli.data.megatron.gpt_index import SplitBounds
-    from automodel_cli.data.megatron.order import OrderSettings
+from automodel_cli.data.megatron.gpt_index import SplitBounds
+from automodel_cli.data.megatron.sample_order import OrderSettings
 
 
+@dataclass(frozen=True)
 class CacheKeys:
     """Descriptions of data sets as megatron-core 0.16.1 writes them.
 
@@ -24,12 +25,9 @@ class CacheKeys:
         tokenizer: its ``unique_identifiers``.
     """
 
-    def __init__(
-        self, split: str | None, matrix: Sequence[SplitBounds | None] | None, tokenizer: Any
-    ) -> None:
-        self._split = split
-        self._matrix = None if matrix is None else list(matrix)
-        self._tokenizer = tokenizer
+    split: str | None
+    matrix: Sequence[SplitBounds | None] | None
+    tokenizer: Any
 
     def gpt(self, prefix: str, wanted: int | None, settings: OrderSettings) -> str:
         """The description of one prefix' data set."""
@@ -40,26 +38,20 @@ class CacheKeys:
                 "num_samples": wanted,
                 "index_split": settings.split,
                 "random_seed": settings.seed,
-                "sequence_length": settings.seq_len,
-                "split": self._split,
-                "split_matrix": self._matrix,
-                "tokenizer": self._tokenizer,
+                "sequence_length": settings.shape.seq_len,
+                "split": self.split,
+                "split_matrix": self.matrix,
+                "tokenizer": self.tokenizer,
             }
         )
 
-    def blend(
-        self,
-        datasets: Sequence[str],
-        weights: Sequence[float],
-        size: int | None,
-        settings: OrderSettings,
-    ) -> str:
+    def blend(self, datasets: Sequence[str], weights: Sequence[float], size: int | None, split: str) -> str:
         """The description of a blend of data sets with the given descriptions."""
         return _text(
             {
                 "class": "BlendedDataset",
                 "datasets": [json.loads(dataset) for dataset in datasets],
-                "split": settings.split,
+                "split": split,
                 "weights": list(weights),
                 "size": size,
             }

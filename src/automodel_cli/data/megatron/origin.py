@@ -84,21 +84,6 @@ class TokenizerProvenance:
         eod = self.manifest.eod_id
         return SpecialIds(self.manifest.tokenizer["eot_id"] if eod is None else eod)
 
-    def check_vocab(self, vocab_size: int) -> None:
-        """Check that a model of ``vocab_size`` ids has one for every id of the tokenizer.
-
-        Raises:
-            DataError: it has not.
-        """
-        described = None if self.manifest is None else self.manifest.tokenizer
-        if described is not None and described["vocab_size"] > vocab_size:
-            raise DataError(
-                f"the data was tokenized with {described['name']} ({described['vocab_size']:,} ids), the model has "
-                f"{vocab_size:,}",
-                f"set model.vocab_size to at least {described['vocab_size']}, or use data tokenized for "
-                f"{vocab_size:,} ids",
-            )
-
 
 def _refuse_other_files(part: Part, listed: Listed) -> None:
     """Compare what costs nothing: type, counts and sizes."""

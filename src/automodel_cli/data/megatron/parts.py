@@ -14,6 +14,7 @@ from automodel_cli.corpus.formats.megatron_bin import (
     tokens_before,
 )
 from automodel_cli.data.files.token_files import sample_hash
+from automodel_cli.data.interface import BlendStats
 from automodel_cli.data.megatron.gpt_index import SplitBounds, split_range
 from automodel_cli.files import hash_bytes
 
@@ -33,15 +34,12 @@ class Part:
         """The path without ``.bin`` or ``.idx``."""
         return str(self.file.prefix)
 
-
-@dataclass(frozen=True)
-class BlendStats:
-    """What a sample order makes of one part, for people."""
-
-    part: Part
-    weight: float  # share of the samples
-    samples: int
-    epochs: float  # how often its tokens are read for them
+    def stats(self, weight: float, samples: float, seq_len: int) -> BlendStats:
+        """What becomes of this part where so many samples are drawn of it."""
+        epochs = samples * seq_len / max(self.tokens, 1)
+        return BlendStats(
+            self.file.prefix.name, self.begin, self.end, self.tokens, weight, round(samples), epochs
+        )
 
 
 def open_parts(prefixes: Sequence[str], bounds: SplitBounds) -> list[Part]:

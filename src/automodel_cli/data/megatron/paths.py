@@ -19,6 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from automodel_cli.corpus.documents.globbing import expand, is_pattern
+from automodel_cli.corpus.formats.manifest import MANIFEST_NAME
+from automodel_cli.corpus.formats.megatron_bin import idx_path
+from automodel_cli.corpus.formats.megatron_check import holds_megatron_files
+from automodel_cli.corpus.formats.megatron_manifest import SUFFIX, read_megatron_manifest
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.json_files import read_json
 
@@ -158,3 +162,25 @@ def _what_is_there(pattern: Path) -> str:
     there = sorted(file.name for file in folder.glob("*.idx"))[:5]
     listing = f"it holds {', '.join(there)}" if there else "it holds no .idx files"
     return f"the folder {folder} exists; {listing}. `automodel preprocess megatron` makes them"
+
+
+def names_megatron_files(name: str) -> bool:
+    """Whether ``name`` is a prefix, one of its files, a folder of them, their manifest, or a pattern for such."""
+    path = Path(name)
+    if (path / MANIFEST_NAME).is_file():
+        return False
+    if path.exists() or idx_path(path).exists():
+        return holds_megatron_files(path)
+    return any(
+        found.suffix in _SUFFIXES and idx_path(found.with_suffix("")).exists() and holds_megatron_files(found)
+        for pattern in (name, f"{name}.idx")
+        for found in expand(pattern)[:2]
+    )
+
+
+def prefixes_of_manifest(name: str) -> list[str]:
+    """The pairs that ``PREFIX.manifest.json`` lists; anything else stands for itself."""
+    if not name.endswith(SUFFIX):
+        return [name]
+    manifest = read_megatron_manifest(Path(name))
+    return [str(manifest.prefix(pair)) for pair in manifest.pairs]

@@ -16,10 +16,8 @@ from automodel_cli.assembly.facts import versions
 from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.assembly.scoring import results_file
 from automodel_cli.assembly.scoring.data import (
-    ScoredData,
     open_named,
-    trained_documents,
-    trained_raw_dtype,
+    trained_arguments,
     trained_seq_len,
     training_config,
     validation_sets,
@@ -29,8 +27,8 @@ from automodel_cli.config.schema.results import EvaluateConfig
 from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
 from automodel_cli.corpus.tokenizers.same_tokenizer import MadeBy, same_ids
 from automodel_cli.corpus.tokenizers.token_bytes import TokenBytes
+from automodel_cli.data.interface import WindowDataset
 from automodel_cli.data.loader import EvalLoader
-from automodel_cli.data.megatron_dataset import MegatronPretraining
 from automodel_cli.dtypes import autocast_dtype
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.evaluation.bigram import bigram_loss
@@ -72,11 +70,10 @@ def run(
         reporter.say(note)
     trained_as = training_config(loaded.path)
     seq_len = _seq_len(cfg, loaded, trained_seq_len(trained_as))
-    documents = trained_documents(trained_as, cfg.intra_document)
-    raw_dtype = trained_raw_dtype(trained_as, cfg.raw_dtype)
-    sets = {
-        name: open_named(name, seq_len, documents=documents, raw_dtype=raw_dtype) for name in cfg.data
-    } or validation_sets(loaded.path, trained_as, seq_len, documents=documents, raw_dtype=raw_dtype)
+    like = trained_arguments(trained_as, cfg.intra_document, cfg.raw_dtype)
+    sets = {name: open_named(name, seq_len, trained_as=like) for name in cfg.data} or validation_sets(
+        loaded.path, trained_as, seq_len, like=like
+    )
     precision = compute_precision(cfg.precision, loaded, device)
     scores = {
         name: _score(name, dataset, cfg, loaded, device, precision, reporter)
@@ -89,7 +86,7 @@ def run(
         "sets": [_describe_set(name, sets[name], score) for name, score in scores.items()],
         "settings": {
             "seq_len": seq_len,
-            "intra_document": bool(documents),
+            "intra_document": "intra_document" in like,
             "batch_size": cfg.batch_size,
             "limit_batches": cfg.limit_batches,
             "precision": precision,
@@ -98,7 +95,7 @@ def run(
         "versions": versions(),
     }
     if cfg.bigram is not None:
-        results["bigram"] = _bigram(cfg, sets, loaded, seq_len, raw_dtype)
+        results["bigram"] = _bigram(cfg, sets, loaded, seq_len, like.get("raw_dtype"))
     return EvaluationResult(results, results_file.store(results, cfg.output, loaded.path, list(sets)))
 
 
@@ -107,7 +104,7 @@ def run(
 
 def _score(
     name: str,
-    dataset: ScoredData,
+    dataset: WindowDataset,
     cfg: EvaluateConfig,
     loaded: LoadedModel,
     device: torch.device,
@@ -129,7 +126,7 @@ def _score(
     )
 
 
-def _check_fits(name: str, dataset: ScoredData, loaded: LoadedModel) -> None:
+def _check_fits(name: str, dataset: WindowDataset, loaded: LoadedModel) -> None:
     """Check that data and model mean the same text by the same id.
 
     Raises:
@@ -161,7 +158,7 @@ def _tokenizer_facts(tokenizer: Tokenizer | None) -> dict[str, Any] | None:
 
 
 def _token_bytes(
-    cfg: EvaluateConfig, dataset: ScoredData, loaded: LoadedModel, reporter: Reporter
+    cfg: EvaluateConfig, dataset: WindowDataset, loaded: LoadedModel, reporter: Reporter
 ) -> TokenBytes | None:
     """Bytes each id stands for: by the tokenizer asked for, the checkpoint's, or the corpus' own."""
     if cfg.tokenizer is not None:
@@ -216,20 +213,14 @@ def _seq_len(cfg: EvaluateConfig, loaded: LoadedModel, trained: int | None) -> i
 # ------------------------------------------------------------------------------------------ the report
 
 
-def _describe_set(name: str, dataset: ScoredData, score: Likelihood) -> dict[str, Any]:
+def _describe_set(name: str, dataset: WindowDataset, score: Likelihood) -> dict[str, Any]:
     return {
         "data": name,
         "files": [path.name for path in dataset.token_files],
         "fingerprint": dataset.fingerprint,
-        "split": _split_of(dataset),
+        "split": dataset.named_split,
         **score.as_dict(),
     }
-
-
-def _split_of(dataset: ScoredData) -> str | None:
-    """Which split was scored; None where files were named that belong to none."""
-    whole = isinstance(dataset, MegatronPretraining) and dataset.whole_files
-    return None if whole else dataset.split
 
 
 # ------------------------------------------------------------------------------- the bigram baseline
@@ -237,14 +228,15 @@ def _split_of(dataset: ScoredData) -> str | None:
 
 def _bigram(
     cfg: EvaluateConfig,
-    sets: Mapping[str, ScoredData],
+    sets: Mapping[str, WindowDataset],
     loaded: LoadedModel,
     seq_len: int,
     raw_dtype: str | None,
 ) -> dict[str, Any]:
     """A bigram model of the training tokens, scored on the very tokens that the model was scored on."""
     assert cfg.bigram is not None
-    training = open_named(cfg.bigram, seq_len, held_out=False, raw_dtype=raw_dtype)
+    like = {} if raw_dtype is None else {"raw_dtype": raw_dtype}
+    training = open_named(cfg.bigram, seq_len, held_out=False, trained_as=like)
     training.check_vocab(loaded.model.vocab_size)
     limit = None if cfg.limit_batches is None else cfg.limit_batches * cfg.batch_size
     held_out = [run for dataset in sets.values() for run in token_runs(dataset, limit)]
@@ -252,7 +244,7 @@ def _bigram(
     return {"loss": found.loss, "alpha": found.alpha, "tokens": found.tokens, "data": cfg.bigram}
 
 
-def token_runs(dataset: ScoredData, limit: int | None = None) -> Iterator[np.ndarray]:
+def token_runs(dataset: WindowDataset, limit: int | None = None) -> Iterator[np.ndarray]:
     """The tokens of the first ``limit`` windows (all: None) in file order, as few 1-D arrays as they allow.
 
     Windows that follow each other share one token; joined, each predicted token is there once. A run never
@@ -260,11 +252,11 @@ def token_runs(dataset: ScoredData, limit: int | None = None) -> Iterator[np.nda
     """
     count = len(dataset) if limit is None else min(limit, len(dataset))
     for first in range(0, count, _RUN_WINDOWS):
-        places = dataset.locate_windows(np.arange(first, min(first + _RUN_WINDOWS, count)))
-        windows = np.empty((len(places), dataset.seq_len + 1), dtype=np.int64)
-        dataset.gather(places, windows)
-        follows = np.zeros(len(places) - 1, dtype=bool)
-        if places.shape[1] == 2:  # (file, token); samples of Megatron's order are pieces of documents
-            follows = (np.diff(places[:, 0]) == 0) & (np.diff(places[:, 1]) == dataset.seq_len)
+        offsets = dataset.window_offsets(np.arange(first, min(first + _RUN_WINDOWS, count)))
+        windows = np.empty((len(offsets), dataset.seq_len + 1), dtype=np.int64)
+        dataset.read_windows(offsets, windows)
+        follows = np.zeros(len(offsets) - 1, dtype=bool)
+        if dataset.follow_each_other:
+            follows = (np.diff(offsets[:, 0]) == 0) & (np.diff(offsets[:, 1]) == dataset.seq_len)
         for run in np.split(windows, np.flatnonzero(~follows) + 1):
             yield np.concatenate([run[0, :1], run[:, 1:].ravel()])

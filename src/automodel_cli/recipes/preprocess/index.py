@@ -16,7 +16,7 @@ from automodel_cli.assembly import data as data_assembly
 from automodel_cli.assembly import summary
 from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.config.schema.commands import PretrainConfig
-from automodel_cli.data.megatron.index_cache import IndexCache
+from automodel_cli.data.interface import IndexReport, source_of
 from automodel_cli.errors import DataError
 
 
@@ -51,22 +51,20 @@ def run(cfg: PretrainConfig, *, trust: Sequence[str] = (), reporter: Reporter | 
         datasets[section] = dataset
         for note in data_assembly.notes(dataset):
             reporter.say(f"note: {note}")
-        cache: IndexCache | None = getattr(dataset, "index_cache", None)
-        results.append(_outcome(section, cache, time.perf_counter() - started))
+        report = source_of(dataset).index_report()
+        results.append(_outcome(section, report, time.perf_counter() - started))
     table = summary.blend_table(datasets)
     if table is not None:
         reporter.columns(*table)
     return results
 
 
-def _outcome(section: str, cache: IndexCache | None, seconds: float) -> Indexed:
-    if cache is None:
+def _outcome(section: str, report: IndexReport | None, seconds: float) -> Indexed:
+    if report is None:
         return Indexed(section, None, 0, 0, seconds)
-    lost = set(cache.built) - set(cache.stored)
-    if lost:
+    if report.lost:
         raise DataError(
-            f"{len(lost)} of {len(cache.asked)} indices could not be kept in {cache.folder}",
-            "; ".join(cache.notes) or "give dataset.index_mapping_dir a folder that can be written",
+            f"{report.lost} of {report.needed} indices could not be kept in {report.folder}",
+            "; ".join(report.notes) or "give dataset.index_mapping_dir a folder that can be written",
         )
-    built = len(cache.built)
-    return Indexed(section, cache.folder, built, len(cache.asked) - built, seconds)
+    return Indexed(section, report.folder, report.built, report.needed - report.built, seconds)

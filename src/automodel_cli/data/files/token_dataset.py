@@ -1,0 +1,79 @@
+"""Windows over token files, whose ids are checked against the model: by a sample before a run, then in every batch."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from automodel_cli.corpus.formats.nanogpt_bin import TokenFile
+from automodel_cli.data.files.open_files import TokenShards
+from automodel_cli.data.files.vocabulary import refuse_beyond, sampled_maxima
+from automodel_cli.data.interface import WindowDataset, refuse_large_tokenizer, vocabulary_hint
+from automodel_cli.errors import DataError
+
+
+class TokenFileDataset(WindowDataset):
+    """What data sets of token files share. Subclasses read the files through ``_shards`` and call ``_check_ids``."""
+
+    def __init__(self, files: Sequence[TokenFile], mmap: bool | Literal["auto"]) -> None:
+        self._files = files
+        self._shards = TokenShards(files, mmap)
+        self._vocab_size: int | None = None  # of the model, where an id in the files could be beyond it
+
+    @abstractmethod
+    def _position(self, offset: np.ndarray, column: int) -> tuple[int, int]:
+        """The file, and the token in it, of a column of the row at ``offset`` (int64 ``[K]``)."""
+
+    def max_token_id(self) -> int:
+        """The largest id in a sample of the tokens, spread over all files (all of a small one)."""
+        return max(self._sampled_maxima().values())
+
+    def check_vocab(self, vocab_size: int) -> None:
+        """Check that a model of ``vocab_size`` ids can embed this data; from here on each batch is checked.
+
+        Raises:
+            DataError: the tokenizer that made the files has more ids, a sampled token is beyond, or nothing says how
+                wide the ids of a headerless file are.
+        """
+        refuse_large_tokenizer(self.manifest, vocab_size)
+        self._refuse_unknown_width(vocab_size)
+        for number, largest in self._sampled_maxima().items():
+            if largest >= vocab_size:
+                file = self._files[number]
+                wider = " (a raw uint32 file needs raw_dtype: uint32)" if file.assumed else ""
+                raise DataError(
+                    f"{file.path} holds token id {largest:,}, the model has {vocab_size:,} ids",
+                    vocabulary_hint(largest + 1, vocab_size) + wider,
+                )
+        dtypes = {file.dtype for file in self._files}
+        safe = all(dtype.kind == "u" and np.iinfo(dtype).max < vocab_size for dtype in dtypes)
+        self._vocab_size = None if safe else vocab_size
+
+    def _refuse_unknown_width(self, vocab_size: int) -> None:
+        """Nothing tells a headerless file of uint16 ids from one of uint32 where a model has ids for either."""
+        assumed = [file.path for file in self._files if file.assumed]
+        if assumed and vocab_size > 1 << 16:
+            raise DataError(
+                f"{assumed[0]} has no header, and a model of {vocab_size:,} ids may need uint16 or uint32",
+                "say which it holds: dataset.raw_dtype: uint32 (or uint16)",
+            )
+
+    def _sampled_maxima(self) -> dict[int, int]:
+        ranges = [(first, end - first) for _, first, end in self.token_ranges()]
+        return sampled_maxima(ranges, self._shards.reader)
+
+    def _check_ids(
+        self, largest: int, rows: np.ndarray, offsets: np.ndarray, pad_id: int | None = None
+    ) -> None:
+        """Refuse ``rows`` read from ``offsets`` if ``largest``, an id in them, has no row in the model."""
+        if self._vocab_size is not None and largest >= self._vocab_size:
+            refuse_beyond(
+                rows, self._vocab_size, lambda row, column: self._named(offsets[row], column), pad_id
+            )
+
+    def _named(self, offset: np.ndarray, column: int) -> tuple[str, int]:
+        file, position = self._position(offset, column)
+        return str(self._files[file].path), position
