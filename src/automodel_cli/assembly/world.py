@@ -110,7 +110,7 @@ def set_timeouts(cfg: PretrainConfig, world: World) -> None:
     start.set_timeouts(world, timedelta(minutes=cfg.dist_env.timeout_minutes))
 
 
-def spread(cfg: PretrainConfig, model: CausalLM, fast_path: FastPath) -> ParallelConfig:
+def parallel_config(cfg: PretrainConfig, model: CausalLM, fast_path: FastPath) -> ParallelConfig:
     """How the model is spread over the ranks, as ``distributed:`` says."""
     section = cfg.distributed
     policy, offload = section.mp_policy, section.offload_policy
@@ -141,7 +141,7 @@ def recomputing(cfg: PretrainConfig) -> str | None:
 
 def lay_out(cfg: PretrainConfig, model: CausalLM, world: World, fast_path: FastPath) -> ParallelModel:
     """Spread ``model`` over the ranks; its weights come afterwards."""
-    return ParallelModel(model, world, spread(cfg, model, fast_path))
+    return ParallelModel(model, world, parallel_config(cfg, model, fast_path))
 
 
 def rows(cfg: PretrainConfig, world: World) -> list[tuple[str, str]]:
