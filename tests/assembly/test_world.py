@@ -3,26 +3,12 @@
 import pytest
 
 from automodel_cli.assembly.training import dropout_seed
-from automodel_cli.assembly.world import mesh_sizes, notes, world_size
+from automodel_cli.assembly.world import mesh_sizes, notes
 from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.config.schema.training_sections import RngConfig
 from automodel_cli.distributed.mesh import MeshSizes
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import ConfigError
-
-
-@pytest.mark.parametrize(
-    ("environ", "expected"),
-    [
-        ({}, 1),
-        ({"WORLD_SIZE": "8"}, 1),  # left over in a shell: without RANK nobody launched this
-        ({"RANK": "0", "WORLD_SIZE": "8"}, 8),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, 1),
-        ({"SLURM_PROCID": "3", "SLURM_NTASKS": "4"}, 4),
-    ],
-)
-def test_world_size(environ, expected):
-    assert world_size(environ) == expected
 
 
 def config(**distributed):

@@ -23,11 +23,6 @@ from automodel_cli.processes import own_rank
 _RECOMPUTE = {False: None, True: "full", "full": "full", "selective": "selective"}
 
 
-def world_size(environ: Mapping[str, str]) -> int:
-    """Processes that a launcher started together: torchrun's WORLD_SIZE, or srun's task count; 1 without one."""
-    return own_rank(environ).size
-
-
 def mesh_sizes(cfg: PretrainConfig, world: int) -> MeshSizes:
     """The mesh that the ``distributed:`` section asks for, with one place for each of ``world`` processes.
 

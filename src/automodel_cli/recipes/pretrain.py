@@ -13,7 +13,7 @@ from automodel_cli.distributed.start import leave
 from automodel_cli.distributed.world import World
 from automodel_cli.recipes.pretraining.build import build_run, resumed, show_plan
 from automodel_cli.recipes.pretraining.loop import train
-from automodel_cli.recipes.pretraining.run import Run, RunPlan, RunResult
+from automodel_cli.recipes.pretraining.run import Run, RunOptions, RunPlan, RunResult
 
 
 def run(
@@ -30,12 +30,12 @@ def run(
 
     ``processes``: of the run that a ``dry_run`` is about; None: those that a launcher has started.
     """
-    reporter = reporter or Reporter()
+    reporter, options = reporter or Reporter(), RunOptions(fresh, tuple(trust), profile)
     if dry_run:
-        show_plan(cfg, reporter, processes=processes, fresh=fresh, trust=trust)
+        show_plan(cfg, reporter, options, processes=processes)
         return 0
     world = world_assembly.join(cfg)
-    result = train(build_run(cfg, world, reporter, fresh=fresh, trust=trust, profile=profile))
+    result = train(build_run(cfg, world, reporter, options))
     leave(world)
     return result.exit_code
 
@@ -47,7 +47,7 @@ class PretrainRecipe:
 
     Args:
         world: the processes it runs in, where they have met already; None: as the environment says.
-        fresh, trust, profile: see ``build_run``.
+        fresh, trust, profile: see ``RunOptions``.
     """
 
     run: Run
@@ -56,22 +56,23 @@ class PretrainRecipe:
         self,
         cfg: PretrainConfig,
         *,
+        fresh: bool = False,
+        trust: Sequence[str] = (),
+        profile: int | None = None,
         reporter: Reporter | None = None,
         world: World | None = None,
-        **options: Any,
     ) -> None:
-        self._cfg, self._world, self._options = cfg, world, options
-        self._reporter = reporter or Reporter()
+        self._cfg, self._world, self._reporter = cfg, world, reporter or Reporter()
+        self._options = RunOptions(fresh, tuple(trust), profile)
 
     def setup(self) -> None:
         """Build everything and take up an earlier checkpoint, if the run folder has one; holds the run folder."""
         world = self._world or world_assembly.join(self._cfg)
-        self.run = build_run(self._cfg, world, self._reporter, **self._options)
+        self.run = build_run(self._cfg, world, self._reporter, self._options)
 
     def plan(self, processes: int | None = None) -> RunPlan:
         """``--dry-run``: show what a run of so many processes would do (None: as a launcher has started)."""
-        fresh, trust = self._options.get("fresh", False), self._options.get("trust", ())
-        return show_plan(self._cfg, self._reporter, processes=processes, fresh=fresh, trust=trust)
+        return show_plan(self._cfg, self._reporter, self._options, processes=processes)
 
     def run_train_validation_loop(self) -> RunResult:
         """Train to the last step or to a signal."""

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from automodel_cli import device as this_machine
 from automodel_cli.assembly import data as data_assembly
@@ -38,48 +36,33 @@ from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.data.position import check_plan
 from automodel_cli.distributed.heartbeat import Heartbeat
 from automodel_cli.distributed.world import World
-from automodel_cli.recipes.pretraining.run import Run, RunPlan
+from automodel_cli.recipes.pretraining.run import NO_OPTIONS, Run, RunOptions, RunPlan
 from automodel_cli.recipes.pretraining.summary import show_summary
 from automodel_cli.train.preemption import StopRequest
 from automodel_cli.train.state import TrainState
 
 
-def build_run(
-    cfg: PretrainConfig,
-    world: World,
-    reporter: Reporter,
-    *,
-    fresh: bool = False,
-    trust: Sequence[str] = (),
-    profile: int | None = None,
-) -> Run:
+def build_run(cfg: PretrainConfig, world: World, reporter: Reporter, options: RunOptions = NO_OPTIONS) -> Run:
     """Build everything that training needs and take up an earlier checkpoint, if the run folder has one.
 
     The run folder is held from here to the end of training: a second run in it is refused. Every rank calls it; only
     rank 0 speaks, logs, and holds the folder.
-
-    Args:
-        fresh: move an earlier run in the folder aside and begin.
-        trust: files and modules whose code may be called.
-        profile: updates to record with torch's profiler, once the run is warm; None: none.
     """
     heartbeat, folder = Heartbeat(world), Path(cfg.checkpoint.checkpoint_dir)
     reporter = reporter if world.is_main else Reporter()
     with contextlib.ExitStack() as claim, heartbeat.collective_errors(lambda: "during set-up"):
         if cfg.checkpoint.enabled:
             on_rank_zero(world, lambda: claim.enter_context(layout.run_lock(folder)), what=WHAT)
-        plan = plan_run(cfg, world, reporter, fresh=fresh, trust=trust)
-        run = _begin(plan, heartbeat, fresh=fresh, trust=trust, profile=profile)
+        run = _begin(plan_run(cfg, world, reporter, options), heartbeat)
         return replace(run, claim=claim.pop_all())
 
 
 def show_plan(
     cfg: PretrainConfig,
     reporter: Reporter,
+    options: RunOptions = NO_OPTIONS,
     *,
     processes: int | None = None,
-    fresh: bool = False,
-    trust: Sequence[str] = (),
 ) -> RunPlan:
     """``--dry-run``: show the plan of a run and change nothing.
 
@@ -88,24 +71,18 @@ def show_plan(
     folder = Path(cfg.checkpoint.checkpoint_dir)
     if cfg.checkpoint.enabled:
         layout.refuse_unusable(folder)
-    plan = plan_run(cfg, world_assembly.planned(cfg, processes), reporter, fresh=fresh, trust=trust)
+    plan = plan_run(cfg, world_assembly.planned(cfg, processes), reporter, options)
     show_summary(plan, f"would resume {plan.checkpoint}" if plan.checkpoint else "not made in a dry run")
-    if cfg.checkpoint.enabled and fresh and nested_runs.files_of_run(folder):
+    if cfg.checkpoint.enabled and options.fresh and nested_runs.files_of_run(folder):
         reporter.say(f"would move the earlier run to {unused(folder)}")
     if (line := tracker_missing(cfg)) is not None:
         reporter.say(line)
     return plan
 
 
-def plan_run(
-    cfg: PretrainConfig,
-    world: World,
-    reporter: Reporter,
-    *,
-    fresh: bool = False,
-    trust: Sequence[str] = (),
-) -> RunPlan:
+def plan_run(cfg: PretrainConfig, world: World, reporter: Reporter, options: RunOptions) -> RunPlan:
     """All that can be refused before there are weights, the cheapest first; nothing is changed on the disk."""
+    fresh, trust = options.fresh, options.trust
     stop = StopRequest(cfg.step_scheduler.preemption_signal)
     this_machine.bound_the_heap()
     dataset = data_assembly.build_dataset(cfg, cfg.dataset, trust=trust)
@@ -155,6 +132,7 @@ def plan_run(
     precision = PrecisionFacts.of(model, world_assembly.parallel_config(cfg, model, fast_path), fast_path)
     plan = RunPlan(
         cfg=cfg,
+        options=options,
         world=world,
         reporter=reporter,
         stop=stop,
@@ -185,18 +163,17 @@ def plan_run(
 
 
 def _check_resume(plan: RunPlan, checkpoint: Path, stored: Facts) -> None:
+    """Find out before anything is changed that this run can go on from the checkpoint."""
     run_facts.refuse_other_run(stored, plan.facts, checkpoint)
     loaded = check_fits(checkpoint, model=plan.model, optimizer=plan.optimizer)
     training.restored_state(loaded)
     check_plan(loaded.loader_state, plan.loader.plan)
 
 
-def _begin(
-    plan: RunPlan, heartbeat: Heartbeat, *, fresh: bool, trust: Sequence[str], profile: int | None
-) -> Run:
+def _begin(plan: RunPlan, heartbeat: Heartbeat) -> Run:
     """Make room in the run folder, put the model over the ranks, and give it weights."""
     cfg, world = plan.cfg, plan.world
-    checkpointer = open_run_folder(cfg, world, fresh=fresh, say=plan.reporter.say)
+    checkpointer = open_run_folder(cfg, world, fresh=plan.options.fresh, say=plan.reporter.say)
     parallel = world_assembly.lay_out(cfg, plan.model, world, plan.fast_path)
     if plan.fast_path.compile and not parallel.to_compile(plan.fast_path.compile_scope):
         plan = _without_compile(plan)
@@ -209,13 +186,20 @@ def _begin(
     )
     parallel.connect()
     # Anew: spreading and weights have put other parameters into the model.
-    optimizer = training.build_optimizer(cfg, plan.model, world.device, plan.fast_path, trust=trust)
+    optimizer = training.build_optimizer(
+        cfg, plan.model, world.device, plan.fast_path, trust=plan.options.trust
+    )
     plan = replace(plan, optimizer=optimizer)
-    more: dict[str, Any] = {"checkpointer": checkpointer, "parallel": parallel, "heartbeat": heartbeat}
-    more |= {"state": TrainState(), "claim": contextlib.ExitStack(), "profile_updates": profile}
-    run = Run(**{**vars(plan), "facts": _facts(plan)}, **more)
+    run = Run(
+        **{**vars(plan), "facts": _facts(plan)},
+        checkpointer=checkpointer,
+        parallel=parallel,
+        state=TrainState(),
+        heartbeat=heartbeat,
+        claim=contextlib.ExitStack(),
+    )
     if run.checkpoint is not None:
-        run = resumed(run, run.checkpoint)
+        run = _restored(run, run.checkpoint)
         weights_from = f"{run.checkpoint}, step {run.state.step}"
     show_summary(run, weights_from)
     return run
@@ -228,6 +212,10 @@ def resumed(run: Run, checkpoint: Path) -> Run:
         CheckpointError: it is of another run, or damaged.
     """
     run_facts.refuse_other_run(Facts.read(checkpoint), run.facts, checkpoint)
+    return _restored(run, checkpoint)
+
+
+def _restored(run: Run, checkpoint: Path) -> Run:
     loaded = run.checkpointer.load(checkpoint, model=run.model, optimizer=run.optimizer)
     run.loader.load_state_dict(loaded.loader_state)
     training.restore_scaler(run.scaler, loaded.state.get("scaler"), checkpoint)

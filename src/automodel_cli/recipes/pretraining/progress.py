@@ -92,7 +92,7 @@ class Progress:
             ),
             throughput=throughput,
             profile=open_profile(
-                run.profile_updates,
+                run.options.profile,
                 run.run_folder if run.saves else None,
                 world=run.world,
                 reporter=run.reporter,

@@ -33,6 +33,24 @@ from automodel_cli.train.state import TrainState
 
 
 @dataclass(frozen=True)
+class RunOptions:
+    """What a command line says of a run beside its configuration.
+
+    Attributes:
+        fresh: move an earlier run in the folder aside and begin.
+        trust: files and modules whose code may be called.
+        profile: updates to record with torch's profiler, once the run is warm; None: none.
+    """
+
+    fresh: bool = False
+    trust: tuple[str, ...] = ()
+    profile: int | None = None
+
+
+NO_OPTIONS = RunOptions()
+
+
+@dataclass(frozen=True)
 class RunPlan:
     """Everything that is known of a run before it has weights; a dry run ends here.
 
@@ -44,6 +62,7 @@ class RunPlan:
     """
 
     cfg: PretrainConfig
+    options: RunOptions
     world: World
     reporter: Reporter
     stop: StopRequest
@@ -90,7 +109,6 @@ class Run(RunPlan):
     Attributes:
         state: the counters; training moves them on.
         claim: what holds the run folder; closed when training ends.
-        profile_updates: updates to record with torch's profiler; None: none.
     """
 
     checkpointer: Checkpointer
@@ -98,7 +116,6 @@ class Run(RunPlan):
     state: TrainState
     heartbeat: Heartbeat
     claim: contextlib.ExitStack
-    profile_updates: int | None
 
 
 @dataclass(frozen=True)
