@@ -259,7 +259,7 @@ class Progress:
         losses = self.val_losses if self.validated_step == state.step else {}
         loss = losses.get(self._best_key, math.inf)
         is_best = loss < state.best_val_loss
-        state.best_val_loss = min(loss, state.best_val_loss)
+        state.best_val_loss = loss if is_best else state.best_val_loss
         started = time.perf_counter()
         with self.throughput.pause():
             folder = run.checkpointer.save(
