@@ -19,6 +19,7 @@ group that would not end in time is left out, and says so. ``--smoke`` runs tiny
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -397,7 +398,7 @@ class Recipe:
     def work(self, wanted: Callable[[], Iterator[None]]) -> None:
         """Train; ``wanted`` yields once for each update there is to be."""
         self.loader = PausingLoader(self.recipe.loader, wanted, fixed=self.variant.data == "fixed")
-        self.recipe.loader = self.loader
+        self.recipe.run = dataclasses.replace(self.recipe.run, loader=self.loader)
         self.recipe.run_train_validation_loop()
 
 

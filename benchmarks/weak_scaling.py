@@ -82,6 +82,7 @@ def worker(data: str, job: dict[str, Any]) -> None:
     """Train as one of the processes and print the tokens per second of all, after the warm-up."""
     from automodel_cli.config.load import load_config
     from automodel_cli.config.schema.commands import PretrainConfig
+    from automodel_cli.metrics.log import MetricsLog
     from automodel_cli.recipes.pretrain import PretrainRecipe
 
     overrides = [
@@ -101,8 +102,8 @@ def worker(data: str, job: dict[str, Any]) -> None:
     recipe = PretrainRecipe(load_config(PretrainConfig, None, overrides, {}))
     recipe.setup()
     times: list[float] = []
-    log = recipe.metrics.train
-    recipe.metrics.train = lambda record: (times.append(time.perf_counter()), log(record))  # type: ignore[method-assign, assignment, func-returns-value]
+    log = MetricsLog.train
+    MetricsLog.train = lambda self, record: (times.append(time.perf_counter()), log(self, record))  # type: ignore[method-assign, assignment, func-returns-value]
     recipe.run_train_validation_loop()
     updates = job["steps"] - WARM_UP
     print(updates * job["rows"] * SEQ_LEN / (times[-1] - times[WARM_UP - 1]))

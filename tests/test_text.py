@@ -62,3 +62,11 @@ def test_first_line():
     assert words.first_line(ValueError("\n  one\ntwo")) == "one"
     assert words.first_line(ValueError("")) == "ValueError"
     assert words.first_line(ValueError("x" * 300), 160) == "x" * 160
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [(999, "999"), (1500, "1.5K"), (124_439_808, "124.4M"), (2.5e9, "2.5B"), (3e12, "3.0T")],
+)
+def test_human(number, shown):
+    assert words.human(number) == shown

@@ -13,7 +13,7 @@ import yaml
 from tests.conftest import TinyTraining
 
 from automodel_cli.assembly.checkpoint import load_model
-from automodel_cli.assembly.facts import refuse_other_run
+from automodel_cli.assembly.facts import Facts, refuse_other_run
 from automodel_cli.batch import Batch
 from automodel_cli.checkpoint import layout
 from automodel_cli.cli import app
@@ -248,9 +248,9 @@ def test_a_run_that_was_moved_with_its_file_goes_on(trained):
     moved = resolution.load_file(Path("mine.py"))
     now = wrap(moved.build(width=12))
     assert now.model_config()["class"] != stored["model"]["class"]
-    refuse_other_run(stored, {"model": now.model_config()}, checkpoint)
+    refuse_other_run(Facts.from_json(stored), Facts(model=now.model_config()), checkpoint)
     assert differences(stored["model"], now) == []
     moved.Own.__qualname__ = "Another"
     with pytest.raises(AutomodelError, match=r"Own -> .*Another"):
-        refuse_other_run(stored, {"model": now.model_config()}, checkpoint)
+        refuse_other_run(Facts.from_json(stored), Facts(model=now.model_config()), checkpoint)
     forget(Path("mine.py"))

@@ -1,18 +1,9 @@
 """Numbers as the start-up table shows them."""
 
-import pytest
 from tests.token_files import write_megatron_file
 
-from automodel_cli.assembly.summary import blend_table, human
+from automodel_cli.assembly.summary import blend_table
 from automodel_cli.data.megatron_dataset import MegatronPretraining
-
-
-@pytest.mark.parametrize(
-    ("number", "text"),
-    [(999, "999"), (1500, "1.5K"), (124_439_808, "124.4M"), (2.5e9, "2.5B"), (3e12, "3.0T")],
-)
-def test_human(number, text):
-    assert human(number) == text
 
 
 def test_files_of_a_blend_are_listed_the_first_and_last_of_many(tmp_path):

@@ -106,7 +106,7 @@ def test_one_save_is_under_way_at_most(tmp_path, trained, held):
     many_ranks.load(tmp_path / "step_00000003", ONE, many_ranks.make(ONE), None)
 
 
-@pytest.mark.parametrize("told_by", ["wait", "save", "raise_failure"])
+@pytest.mark.parametrize("told_by", ["wait", "save", "failed"])
 def test_a_failure_in_the_background_comes_out_once_and_costs_nothing_older(
     tmp_path, trained, monkeypatch, told_by
 ):
@@ -127,7 +127,7 @@ def test_a_failure_in_the_background_comes_out_once_and_costs_nothing_older(
         {
             "wait": checkpointer.wait,
             "save": lambda: checkpointer.save(3, **same),
-            "raise_failure": checkpointer.raise_failure,
+            "failed": lambda: checkpointer.failed and checkpointer.wait(),
         }[told_by]()
     assert "step_00000001 is intact" in caught.value.hint
     assert layout.list_steps(tmp_path) == [1] and not list(tmp_path.glob("*.tmp"))

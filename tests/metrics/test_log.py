@@ -51,7 +51,7 @@ def write_steps(folder: Path, steps: range | list[int], *, start: datetime | Non
     times = iter((start or datetime(2025, 1, 1, tzinfo=UTC)) + timedelta(seconds=n) for n in range(10_000))
     log = MetricsLog(folder, now=lambda: next(times))
     for step in steps:
-        log.train({"step": step, "loss": 10 / step})
+        log.train({"step": step, "loss": 10 / (step + 1)})
     log.close()
 
 
@@ -221,6 +221,13 @@ class TestRewind:
         assert lines_of(tmp_path / SUPERSEDED_NAME) == before[6:]
         write_steps(tmp_path, range(7, 11))
         assert [r["step"] for r in lines_of(tmp_path / METRICS_NAME)] == list(range(1, 11))
+
+    def test_a_run_that_begins_keeps_nothing_of_the_one_before(self, tmp_path):
+        """A validation before the first update has step 0; a resume keeps it."""
+        write_steps(tmp_path, range(3))
+        assert rewind(tmp_path, 1) == 1
+        assert rewind(tmp_path, 0) == 2
+        assert [r["step"] for r in lines_of(tmp_path / SUPERSEDED_NAME)] == [2, 0, 1]
 
     def test_nothing_to_move_touches_nothing(self, tmp_path):
         assert rewind(tmp_path, 5) == 0

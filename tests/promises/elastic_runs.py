@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.promises.spread_runs import STEPS, configuration, on_mesh, weights_hash
+from tests.promises.spread_runs import STEPS, configuration, log_into, on_mesh, weights_hash
 
 from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.checkpoint import layout
@@ -35,12 +35,11 @@ def start(world: World, folder: str, run: str, *, checkpoint=None, **sections) -
 def go(recipe: PretrainRecipe) -> dict[str, Any]:
     """To the end, or to a signal: numbers by step, exit code, the checkpoint that LATEST names."""
     records: list[dict[str, Any]] = []
-    recipe.metrics.train = records.append
     rows: dict[int, list[int]] = {}
     part = recipe.parallel.shard_batch
 
     def watched(batch: Any) -> Any:
-        if recipe.state.step < STEPS:
+        if recipe.model.training and recipe.state.step < STEPS:
             rows.setdefault(recipe.state.step + 1, []).extend(
                 zlib.crc32(row.numpy().tobytes()) for row in batch.input_ids
             )
@@ -48,7 +47,8 @@ def go(recipe: PretrainRecipe) -> dict[str, Any]:
 
     recipe.parallel.shard_batch = watched
     began = recipe.state.step
-    result = recipe.run_train_validation_loop()
+    with log_into(records.append):
+        result = recipe.run_train_validation_loop()
     everybody = dict(recipe.world.gather([recipe.world.dp_rank, {str(step): rows[step] for step in rows}]))
     return {
         "began": began,
@@ -66,14 +66,14 @@ def go(recipe: PretrainRecipe) -> dict[str, Any]:
 
 def signal_at(recipe: PretrainRecipe, step: int, *, rank: int, name: str = "SIGTERM") -> None:
     """The update of that step is made while one rank gets a signal."""
-    train_step = recipe._train_step
+    beat = recipe.heartbeat.beat
 
-    def signalled(microbatches: Any) -> Any:
-        if recipe.state.step + 1 == step and recipe.world.rank == rank:
+    def signalled(done: int) -> None:
+        if done == step and recipe.world.rank == rank:
             os.kill(os.getpid(), signal.Signals[name])
-        return train_step(microbatches)
+        beat(done)
 
-    recipe._train_step = signalled
+    recipe.heartbeat.beat = signalled
 
 
 def leg(world: World, folder: str, run: str, until: int | None, options: dict[str, Any]) -> dict[str, Any]:

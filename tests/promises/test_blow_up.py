@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,11 @@ def blow_up(world: World, folder: str, what: str) -> dict[str, Any]:
 
 def poison_loss(recipe: PretrainRecipe) -> None:
     honest = recipe.head_loss
-    recipe.head_loss = lambda *args, **kwargs: (
-        honest(*args, **kwargs) * (math.nan if recipe.state.step >= 4 else 1.0)
-    )
+
+    def poisoned(*args: Any, **kwargs: Any) -> torch.Tensor:
+        return honest(*args, **kwargs) * (math.nan if recipe.state.step >= 4 else 1.0)
+
+    recipe.run = dataclasses.replace(recipe.run, head_loss=poisoned)
 
 
 @torch.no_grad()

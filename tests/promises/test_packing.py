@@ -10,7 +10,7 @@ import torch
 from tests.distributed.ranks import run_ranks
 from tests.models.layers.test_document_attention import MODELS, build
 from tests.promises.packed_runs import TRUST, configuration, row
-from tests.promises.spread_runs import weights_hash
+from tests.promises.spread_runs import log_into, weights_hash
 
 from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.batch import IGNORE_INDEX
@@ -102,8 +102,8 @@ def trained(one, checkpoint=None):
     if checkpoint:
         one.load_checkpoint(str(checkpoint))
     losses = {}
-    one.metrics.train = lambda record: losses.update({record["step"]: record["loss"]})
-    one.run_train_validation_loop()
+    with log_into(lambda record: losses.update({record["step"]: record["loss"]})):
+        one.run_train_validation_loop()
     return losses, weights_hash(one.model)
 
 

@@ -109,7 +109,7 @@ def contents(original: Path) -> Iterator[tuple[Any, bytes]]:
 
 
 def resume(training: Any, run: Path) -> None:
-    training.recipe("--checkpoint.checkpoint_dir", str(run))._claim.close()
+    training.recipe("--checkpoint.checkpoint_dir", str(run)).claim.close()
 
 
 def answered(work: Any, what: Any) -> None:

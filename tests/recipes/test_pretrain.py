@@ -1,5 +1,6 @@
 """The pretraining recipe as an object: what it logs, saves, skips, refuses, and takes from elsewhere."""
 
+import dataclasses
 import gzip
 import json
 import math
@@ -16,7 +17,8 @@ from automodel_cli.errors import AutomodelError, CheckpointError, ConfigError, D
 from automodel_cli.recipes import pretrain
 from automodel_cli.recipes.preprocess import nanogpt as preprocess
 from automodel_cli.recipes.pretrain import TrainFinetuneRecipeForNextTokenPrediction
-from automodel_cli.train.deferred_metrics import StepNumbers
+from automodel_cli.recipes.pretraining.progress import Progress
+from automodel_cli.train.step import StepMetrics
 
 LINE = re.compile(
     r"step \d+/12 * \| loss +\d+\.\d{4} \| lr \d\.\d\de[+-]\d\d \| grad +[\d.]+ "
@@ -125,6 +127,7 @@ def test_several_validation_sets_are_named(tiny_training):
 def test_validation_leaves_training_alone(tiny_training):
     tiny_training.recipe("--step_scheduler.val_every_steps", "1").run_train_validation_loop()
     often = tiny_training.losses()
+    assert {r["step"] for r in tiny_training.records("val")} == set(range(13))
     recipe = tiny_training.recipe(
         "--checkpoint.checkpoint_dir",
         str(tiny_training.folder / "other"),
@@ -135,19 +138,39 @@ def test_validation_leaves_training_alone(tiny_training):
     )
     recipe.run_train_validation_loop()
     lines = (tiny_training.folder / "other" / "metrics.jsonl").read_text().splitlines()
-    never = {r["step"]: r["loss"] for r in map(json.loads, lines) if r["kind"] == "train"}
-    assert never == often
+    records = list(map(json.loads, lines))
+    assert {r["step"]: r["loss"] for r in records if r["kind"] == "train"} == often
+    assert not [r for r in records if r["kind"] == "val"]
+
+
+def test_an_untrained_model_is_validated_first_and_only_then(tiny_training):
+    """Its loss is that of a guess among the 64 ids; a resume and a run that asks for none have no such record."""
+    quiet = ("--step_scheduler.max_steps", "4", "--step_scheduler.val_on_start=false")
+    tiny_training.recipe(*quiet).run_train_validation_loop()
+    without, weights = tiny_training.losses(), tiny_training.weights(4)
+    assert [record["step"] for record in tiny_training.records("val")] == [4]
+    recipe = tiny_training.recipe("--step_scheduler.max_steps", "4", fresh=True)
+    recipe.run_train_validation_loop()
+    first, last = tiny_training.records("val")
+    assert (first["step"], first["best"], last["step"]) == (0, False, 4)
+    assert first["loss"] == pytest.approx(math.log(64), abs=0.2)
+    assert any(line.startswith("[val] step 0/4 | loss 4.0") for line in recipe.said)
+    assert tiny_training.losses() == without and tiny_training.weights(4) == weights
+    tiny_training.recipe("--step_scheduler.max_steps", "6").run_train_validation_loop()
+    assert [record["step"] for record in tiny_training.records("val")] == [0, 4, 6]
 
 
 def test_not_finite_updates_are_skipped_counted_and_end_the_run(tiny_training, monkeypatch):
-    recipe = tiny_training.recipe("--step_scheduler.max_skipped_steps", "3")
+    recipe = tiny_training.recipe(
+        "--step_scheduler.max_skipped_steps", "3", "--step_scheduler.val_on_start=false"
+    )
     before = {name: tensor.clone() for name, tensor in recipe.model.state_dict().items()}
     honest = recipe.head_loss
 
     def poisoned(*args, **kwargs):
         return honest(*args, **kwargs) * math.nan
 
-    recipe.head_loss = poisoned
+    recipe.run = dataclasses.replace(recipe.run, head_loss=poisoned)
     with pytest.raises(AutomodelError, match="last 3 updates was not finite") as caught:
         recipe.run_train_validation_loop()
     assert "there is no checkpoint yet" in caught.value.hint
@@ -163,7 +186,7 @@ def test_the_last_good_checkpoint_is_named(tiny_training):
         seen.append(1)
         return honest(*args, **kwargs) * (math.nan if recipe.state.step >= 5 else 1.0)
 
-    recipe.head_loss = poisoned_later
+    recipe.run = dataclasses.replace(recipe.run, head_loss=poisoned_later)
     with pytest.raises(AutomodelError) as caught:
         recipe.run_train_validation_loop()
     assert "step_00000004" in caught.value.hint
@@ -177,7 +200,7 @@ def _diverging(recipe, after, until=10**9):
         odd = after <= recipe.state.step < until and recipe.model.training
         return honest(*args, **kwargs) * (math.nan if odd else 1.0)
 
-    recipe.head_loss = head_loss
+    recipe.run = dataclasses.replace(recipe.run, head_loss=head_loss)
     return recipe
 
 
@@ -214,21 +237,24 @@ def test_a_save_that_could_not_be_made_is_made_up_for(tiny_training):
     ]
 
 
-def test_a_save_that_is_owed_does_not_have_every_update_validated(tiny_training):
+def test_a_save_that_is_owed_does_not_have_every_update_validated(tiny_training, monkeypatch):
     words = ("--step_scheduler.ckpt_every_steps", "4", "--step_scheduler.val_every_steps", "null")
     recipe = _diverging(tiny_training.recipe(*words), after=3, until=8)
-    validated, honest = [], recipe._validate
-    recipe._validate = lambda: (validated.append(recipe.state.step), honest())
+    validated, honest = [], Progress.validate
+    monkeypatch.setattr(
+        Progress, "validate", lambda self: (validated.append(recipe.state.step), honest(self))[1]
+    )
     recipe.run_train_validation_loop()
     assert validated == [4, 8, 9, 12]
 
 
 def test_a_signal_to_one_rank_after_all_agreed_to_go_on_changes_nothing(tiny_training):
     recipe = tiny_training.recipe(*_SHORT)
-    recipe.soundness.latest = StepNumbers(loss=1.0, num_label_tokens=1, grad_norm=math.inf, skipped=True)
+    progress = Progress.begin(recipe.run)
+    progress.soundness.latest = StepMetrics(loss=1.0, num_label_tokens=1, grad_norm=math.inf, skipped=True)
     recipe.stop.name = "SIGTERM"  # has come to this rank alone: the others wait for the next update
-    assert not recipe._may_save(stopping=False) and recipe.soundness.owed
-    assert recipe._may_save(stopping=True)
+    assert not progress.may_save(stopping=False) and progress.soundness.owed
+    assert progress.may_save(stopping=True)
 
 
 def test_poisoned_weights_are_not_saved_whatever_the_loss_says(tiny_training):
@@ -250,8 +276,11 @@ def test_poisoned_weights_are_not_saved_whatever_the_loss_says(tiny_training):
 
 def test_a_signal_while_the_loss_is_no_number_goes_back_too(tiny_training):
     recipe = _diverging(tiny_training.recipe(*_SHORT), after=4)
-    recipe.stop.agreed = lambda any_rank: recipe.state.step >= 6  # as a signal would
-    recipe.stop.name = "SIGTERM"
+
+    def signalled(step):
+        recipe.stop.name = "SIGTERM" if step == 6 else None
+
+    recipe.heartbeat.beat = signalled
     result = recipe.run_train_validation_loop()
     assert result.exit_code == 75 and result.step == 6
     assert layout.resolve(tiny_training.run).name == "step_00000002"

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from automodel_cli.train.deferred_metrics import Results, StepNumbers
-from automodel_cli.train.step import StepResult
+from automodel_cli.train.deferred_metrics import DeferredMetrics
+from automodel_cli.train.step import StepMetrics
 
 
 def result(loss, tokens=10, skipped=False):
-    return StepResult(
-        nll_sum=torch.tensor(loss * tokens),
+    return StepMetrics(
+        loss=torch.tensor(loss),
         num_label_tokens=torch.tensor(tokens),
         grad_norm=torch.tensor(0.5),
         skipped=torch.tensor(skipped),
@@ -17,17 +17,17 @@ def result(loss, tokens=10, skipped=False):
 
 
 def test_a_cpu_reports_at_once():
-    results = Results(torch.device("cpu"))
+    results = DeferredMetrics(torch.device("cpu"))
     results.add("first", result(2.0, tokens=1_000_003, skipped=True))
     ((context, numbers),) = results.arrived()
     assert context == "first"
-    assert numbers == StepNumbers(loss=2.0, num_label_tokens=1_000_003, grad_norm=0.5, skipped=True)
+    assert numbers == StepMetrics(loss=2.0, num_label_tokens=1_000_003, grad_norm=0.5, skipped=True)
     assert list(results.all()) == []
 
 
 @pytest.mark.parametrize("behind", [0, 1, 2])
 def test_a_reader_stays_behind(behind):
-    results = Results(torch.device("cpu"))
+    results = DeferredMetrics(torch.device("cpu"))
     results.behind = behind
     seen = []
     for step in range(5):
@@ -39,7 +39,7 @@ def test_a_reader_stays_behind(behind):
 
 
 def test_no_label_is_no_loss():
-    results = Results(torch.device("cpu"))
+    results = DeferredMetrics(torch.device("cpu"))
     results.add(None, result(0.0, tokens=0))
     ((_, numbers),) = results.all()
     assert (numbers.loss, numbers.num_label_tokens) == (0.0, 0)

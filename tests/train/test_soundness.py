@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from automodel_cli.train.deferred_metrics import StepNumbers
 from automodel_cli.train.soundness import Soundness
+from automodel_cli.train.step import StepMetrics
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from automodel_cli.train.soundness import Soundness
     ],
 )
 def test_what_the_latest_update_allows(loss, skipped, periodic, at_the_end):
-    soundness = Soundness(StepNumbers(loss, 8, 1.0, skipped))
+    soundness = Soundness(StepMetrics(loss, 8, 1.0, skipped))
     assert soundness.reason_not_to_save(at_the_end=False) == periodic
     assert soundness.reason_not_to_save(at_the_end=True) == at_the_end
     assert soundness.diverged == (not math.isfinite(loss))

@@ -155,6 +155,22 @@ def check_fits(dataset: Any, model: CausalLM, *, what: str) -> None:
         )
 
 
+def row_length(cfg: PretrainConfig, dataset: Any, tokenizer: RunTokenizer | None, model: CausalLM) -> int:
+    """Tokens of a row of the training data, once data, tokenizer and model were found to fit together.
+
+    Raises:
+        DataError: an id the model has no row for.
+        ConfigError: rows or packs longer than the model takes.
+    """
+    check_fits(dataset, model, what="dataset")
+    check_tokenizer(tokenizer, model)
+    packing = packing_of(cfg)
+    if packing is None:
+        return sequence_length(dataset, model)
+    check_packing(packing, dataset, model)
+    return packing.size
+
+
 def check_tokenizer(tokenizer: RunTokenizer | None, model: CausalLM) -> None:
     """Check that every id of the tokenizer has a row in the model.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,16 @@ from automodel_cli import __version__
 from automodel_cli.assembly.machine.fast_path import FastPath
 from automodel_cli.assembly.own_model import code_facts
 from automodel_cli.assembly.tokenizer import RunTokenizer
+from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.load_step import Loaded
 from automodel_cli.config import yaml_tree
 from automodel_cli.config.load import to_yaml
 from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.training_sections import StepSchedulerConfig
 from automodel_cli.config.targets.target import Target
 from automodel_cli.data.interface import source_of
+from automodel_cli.distributed.parallelize import ParallelConfig
+from automodel_cli.dtypes import short_name
 from automodel_cli.errors import AutomodelError, CheckpointError
 from automodel_cli.json_files import without_controls
 from automodel_cli.models.external import same_class_names
@@ -46,6 +51,74 @@ def versions() -> dict[str, str]:
     return {"automodel": __version__, "python": platform.python_version(), **found}
 
 
+@dataclass(frozen=True)
+class PrecisionFacts:
+    """Number types of a run: of its weights, of its matrix products, of gradients that are summed over ranks."""
+
+    stored: str  # torch's names, of all that there are
+    compute: str  # bf16, fp16 or fp32
+    reduce: str
+
+    @classmethod
+    def of(cls, model: CausalLM, policy: ParallelConfig, fast_path: FastPath) -> PrecisionFacts:
+        """As the model and the mixed-precision policy are; DDP sums gradients in the dtype of the weights."""
+        found = sorted({str(one.dtype).removeprefix("torch.") for one in model.parameters()})
+        stored = ", ".join(found)
+        cast = policy.reduce_dtype if policy.strategy != "ddp" else None
+        return cls(
+            stored=stored,
+            compute=fast_path.precision if fast_path.autocast_dtype is not None else _short(stored),
+            reduce=stored if cast is None else str(cast).removeprefix("torch."),
+        )
+
+    def describe(self) -> str:
+        """``stored fp32, computed bf16, reduced fp32``."""
+        return f"stored {_short(self.stored)}, computed {self.compute}, reduced {_short(self.reduce)}"
+
+
+def _short(names: str) -> str:
+    return ", ".join(short_name(name) for name in names.split(", "))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a checkpoint's manifest says of its run; names and values are those on the disk, in plain JSON.
+
+    An earlier version wrote fewer of them: what it did not know is None.
+    """
+
+    model: Mapping[str, Any] | None = None
+    code: Mapping[str, Any] | None = None
+    param_counts: Mapping[str, int] | None = None
+    param_roles: Mapping[str, str] | None = None
+    data: Mapping[str, Any] | None = None
+    tokenizer: Mapping[str, Any] | None = None
+    optimizer: Mapping[str, Any] | None = None
+    schedule: Mapping[str, Any] | None = None
+    fast_path: Mapping[str, Any] | None = None
+    precision: Mapping[str, Any] | None = None
+    batch: Mapping[str, int] | None = None
+    versions: Mapping[str, str] | None = None
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> Facts:
+        """Of a step folder.
+
+        Raises:
+            CheckpointError: it has no manifest that can be read.
+        """
+        return cls.from_json(layout.read_step_manifest(checkpoint)["facts"])
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Facts:
+        """Of the ``facts`` of a manifest; what this version does not know is left out."""
+        return cls(**{key: value for key, value in stored.items() if key in cls.__dataclass_fields__})
+
+    def to_json(self) -> dict[str, Any]:
+        """The ``facts`` of a manifest."""
+        return dict(vars(self))
+
+
 def collect(
     *,
     model: CausalLM,
@@ -55,27 +128,24 @@ def collect(
     optimizer: torch.optim.Optimizer,
     schedule: Schedule,
     fast_path: FastPath,
-    batch: tuple[int, int],
-) -> dict[str, Any]:
-    """The ``facts`` of a checkpoint's manifest; plain JSON."""
-    return {
-        "model": model.model_config(),
-        "code": code_facts(model, target),
-        "param_counts": count_parameters(model),
-        "param_roles": model.param_roles(),
-        "data": data_facts(dataset),
-        "tokenizer": tokenizer.facts() if tokenizer is not None else None,
-        "optimizer": {"class": type(optimizer).__name__},
-        "schedule": schedule.settings(),
-        "fast_path": fast_path.stored(),
-        "precision": {
-            "stored": "float32",
-            "compute": fast_path.precision,
-            "reduce": "float32",
-        },
-        "batch": {"global": batch[0], "local": batch[1]},
-        "versions": versions(),
-    }
+    precision: PrecisionFacts,
+    scheduler: StepSchedulerConfig,
+) -> Facts:
+    """The facts of a run as it is built."""
+    return Facts(
+        model=model.model_config(),
+        code=code_facts(model, target),
+        param_counts=count_parameters(model),
+        param_roles=model.param_roles(),
+        data=data_facts(dataset),
+        tokenizer=tokenizer.facts() if tokenizer is not None else None,
+        optimizer={"class": type(optimizer).__name__},
+        schedule=schedule.settings(),
+        fast_path=fast_path.stored(),
+        precision=asdict(precision),
+        batch={"global": scheduler.global_batch_size, "local": scheduler.local_rows},
+        versions=versions(),
+    )
 
 
 def plain_config(cfg: PretrainConfig) -> dict[str, Any]:
@@ -89,7 +159,7 @@ def data_facts(dataset: Any) -> dict[str, Any]:
     return {"class": known.kind, "fingerprint": known.fingerprint, "plan": known.plan}
 
 
-def refuse_other_run(stored: Mapping[str, Any], now: Mapping[str, Any], checkpoint: Path) -> None:
+def refuse_other_run(stored: Facts, now: Facts, checkpoint: Path) -> None:
     """Check that the run described by ``now`` is the one that wrote ``checkpoint``.
 
     Raises:
@@ -98,7 +168,7 @@ def refuse_other_run(stored: Mapping[str, Any], now: Mapping[str, Any], checkpoi
     found = [
         f"{title}: {line}"
         for section, title in _MUST_AGREE.items()
-        for line in differences(stored.get(section), now.get(section))
+        for line in differences(getattr(stored, section), getattr(now, section))
     ]
     if found:
         raise CheckpointError(
@@ -107,7 +177,7 @@ def refuse_other_run(stored: Mapping[str, Any], now: Mapping[str, Any], checkpoi
         )
 
 
-def changes(loaded: Loaded, now: Mapping[str, Any], cfg: PretrainConfig) -> list[str]:
+def changes(loaded: Loaded, now: Facts, cfg: PretrainConfig) -> list[str]:
     """Lines for all that a resume does otherwise than the run that wrote the checkpoint, each once."""
     told = {
         line.partition(": ")[2].partition(" is now")[0] for line in loaded.changes
@@ -117,14 +187,14 @@ def changes(loaded: Loaded, now: Mapping[str, Any], cfg: PretrainConfig) -> list
         for line in changed_configuration(loaded.config_yaml, cfg, loaded.path)
         if not any(f": optimizer.{key}: " in line for key in told)
     ]
-    return [*loaded.changes, *changed_settings(loaded.facts, now), *lines]
+    return [*loaded.changes, *changed_settings(Facts.from_json(loaded.facts), now), *lines]
 
 
-def changed_settings(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def changed_settings(stored: Facts, now: Facts) -> list[str]:
     """Lines for what the configuration now says otherwise than the checkpoint; the configuration wins."""
     lines = []
     for section in ("schedule", "batch", "fast_path", "code"):
-        for line in differences(stored.get(section), now.get(section)):
+        for line in differences(getattr(stored, section), getattr(now, section)):
             lines.append(f"changed since the checkpoint: {section}.{line} (the configuration wins)")
     return lines
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from automodel_cli.assembly.facts import PrecisionFacts
 from automodel_cli.assembly.machine import memory as memory_assembly
 from automodel_cli.assembly.machine.fast_path import FastPath
 from automodel_cli.assembly.machine.memory import DeviceMemory
@@ -128,12 +129,12 @@ def schedule_rows(
     ]
 
 
-def fast_path_rows(path: FastPath, device: torch.device) -> Rows:
+def fast_path_rows(path: FastPath, device: torch.device, precision: PrecisionFacts) -> Rows:
     """What was chosen for speed, and why."""
     why = path.reasons
     return [
         ("device", f"{device} ({path.threads} threads)" if device.type == "cpu" else str(device)),
-        ("precision", f"stored fp32, computed {path.precision}, reduced fp32 ({why['precision']})"),
+        ("precision", f"{precision.describe()} ({why['precision']})"),
         ("residual", f"{path.residual} between blocks ({why['residual']})"),
         ("attention", f"{path.attention} ({why['attention']})"),
         ("compile", _compile_words(path)),

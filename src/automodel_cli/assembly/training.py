@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,12 @@ def build_head_loss(cfg: PretrainConfig, fast_path: FastPath, *, trust: Sequence
     return loss
 
 
+def unfuse(head_loss: Any) -> None:
+    """Let a loss that was built for a compiled model do without the compiler."""
+    if isinstance(head_loss, ChunkedCrossEntropy):
+        head_loss.fused = False
+
+
 def _head_loss(cfg: PretrainConfig, fast_path: FastPath, trust: Sequence[str]) -> Any:
     if cfg.loss_fn is not None:
         built = instantiate(cfg.loss_fn, "loss_fn", trust=trust)
@@ -58,6 +65,19 @@ def _head_loss(cfg: PretrainConfig, fast_path: FastPath, trust: Sequence[str]) -
     return ChunkedCrossEntropy() if fast_path.head_loss == "chunked" else MaskedCrossEntropy()
 
 
+@dataclass(frozen=True)
+class _OptimizerSection:
+    """What builds an optimizer: its target, its own arguments, and the parameters in their groups."""
+
+    target: Target
+    arguments: dict[str, Any]
+    groups: list[dict[str, Any]]
+    weight_decay: float
+    device: torch.device
+    kernel: str
+    trust: Sequence[str]
+
+
 def build_optimizer(
     cfg: PretrainConfig,
     model: CausalLM,
@@ -66,33 +86,53 @@ def build_optimizer(
     *,
     trust: Sequence[str] = (),
 ) -> torch.optim.Optimizer:
-    """AdamW with its no-decay groups, or whatever ``optimizer._target_`` names, given the same groups.
+    """The optimizer that ``optimizer._target_`` names (AdamW without one), its parameters in groups by decay and rate.
 
     Raises:
         ConfigError: an argument that the optimizer does not take, or a value that it refuses.
     """
     target = cfg.optimizer or Target(ADAMW[0])
+    name = aliases.present_name(target.name)
     arguments = optimizer_arguments(cfg, trust=trust)
-    weight_decay = float(arguments.pop("weight_decay", DEFAULT_WEIGHT_DECAY if _is_adamw(target) else 0.0))
+    weight_decay = float(arguments.pop("weight_decay", _WEIGHT_DECAY.get(name, 0.0)))
     groups = build_param_groups(
         model,
         weight_decay=weight_decay,
         decay_embeddings=arguments.pop("decay_embeddings", False),
         overrides=[override.model_dump() for override in cfg.param_group_overrides],
     )
-    if _is_adamw(target):
-        if arguments.get("fused") is None:
-            arguments["fused"] = fast_path.optimizer == "fused"
-        arguments = {"lr": DEFAULT_LR, "betas": DEFAULT_BETAS, **arguments, "weight_decay": weight_decay}
-        try:
-            return build_adamw(groups, device=device, **arguments)
-        except (RuntimeError, ValueError) as error:
-            raise ConfigError(
-                f"{target.where or 'optimizer'}: AdamW refuses its arguments: {error}",
-                "correct the optimizer section",
-            ) from error
-    stripped = Target(target.name, arguments, target.where, target.key_where)
-    return instantiate(stripped, "optimizer", inject={"params": groups}, trust=trust)
+    section = _OptimizerSection(target, arguments, groups, weight_decay, device, fast_path.optimizer, trust)
+    return _BUILDERS.get(name, _build_as_named)(section)
+
+
+def _build_adamw(section: _OptimizerSection) -> torch.optim.Optimizer:
+    arguments = {"lr": DEFAULT_LR, "betas": DEFAULT_BETAS, **section.arguments}
+    if arguments.get("fused") is None:
+        arguments["fused"] = section.kernel == "fused"
+    try:
+        return build_adamw(
+            section.groups, device=section.device, weight_decay=section.weight_decay, **arguments
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"{section.target.where or 'optimizer'}: AdamW refuses its arguments: {error}",
+            "correct the optimizer section",
+        ) from error
+
+
+def _build_as_named(section: _OptimizerSection) -> torch.optim.Optimizer:
+    """Any other optimizer of torch, or one of the user's own."""
+    target = replace(section.target, arguments=section.arguments)
+    optimizer = instantiate(target, "optimizer", inject={"params": section.groups}, trust=section.trust)
+    store_lr_multipliers(optimizer)
+    return optimizer
+
+
+_BUILDERS = dict.fromkeys(ADAMW, _build_adamw)
+"""What builds an optimizer that needs more than its arguments, by its name."""
+
+_WEIGHT_DECAY = dict.fromkeys(ADAMW, DEFAULT_WEIGHT_DECAY)
+"""Of an optimizer whose section names none; others have none."""
 
 
 def optimizer_arguments(cfg: PretrainConfig, *, trust: Sequence[str] = ()) -> dict[str, Any]:
@@ -104,14 +144,9 @@ def optimizer_arguments(cfg: PretrainConfig, *, trust: Sequence[str] = ()) -> di
     return {} if cfg.optimizer is None else built_arguments(cfg.optimizer, "optimizer", trust=trust)
 
 
-def _is_adamw(target: Target) -> bool:
-    return aliases.present_name(target.name) in ADAMW
-
-
 def build_schedule(cfg: PretrainConfig, optimizer: torch.optim.Optimizer, total_steps: int) -> Schedule:
     """The learning-rate schedule; constant where the section is absent."""
     base = optimizer.defaults["lr"]
-    store_lr_multipliers(optimizer)
     if cfg.lr_scheduler is None:
         return Schedule.constant(lr=base)
     keys = cfg.lr_scheduler.model_dump(
@@ -216,14 +251,12 @@ def compile_arguments(cfg: PretrainConfig, fast_path: FastPath) -> dict[str, Any
     }
 
 
-def dropout_seed(cfg: PretrainConfig, model: CausalLM, step: int, world: World) -> int | None:
-    """Seed of the dropout of the update after ``step``; None for a model that draws no random numbers.
+def dropout_seed(cfg: PretrainConfig, step: int, world: World) -> int:
+    """Seed of the dropout of the update after ``step``.
 
     Another one on each data-parallel rank and, where a sequence or a matrix is shared, for each part of it; with
     ``rng.ranked: false`` the same on all.
     """
-    if not model.has_dropout():
-        return None
     part = world.axis_rank("cp") * world.axis_size("tp") + world.axis_rank("tp")
     keys = [world.dp_rank, *([part] if part else [])] if cfg.rng.ranked else [0]
     return derive_seed(cfg.rng_seed, "dropout", step, *keys)

@@ -23,11 +23,6 @@ from automodel_cli.processes import own_rank
 _RECOMPUTE = {False: None, True: "full", "full": "full", "selective": "selective"}
 
 
-def world_size(environ: Mapping[str, str]) -> int:
-    """Processes that a launcher started together: torchrun's WORLD_SIZE, or srun's task count; 1 without one."""
-    return own_rank(environ).size
-
-
 def mesh_sizes(cfg: PretrainConfig, world: int) -> MeshSizes:
     """The mesh that the ``distributed:`` section asks for, over ``world`` processes.
 
@@ -110,7 +105,7 @@ def set_timeouts(cfg: PretrainConfig, world: World) -> None:
     start.set_timeouts(world, timedelta(minutes=cfg.dist_env.timeout_minutes))
 
 
-def spread(cfg: PretrainConfig, model: CausalLM, fast_path: FastPath) -> ParallelConfig:
+def parallel_config(cfg: PretrainConfig, model: CausalLM, fast_path: FastPath) -> ParallelConfig:
     """How the model is spread over the ranks, as ``distributed:`` says."""
     section = cfg.distributed
     policy, offload = section.mp_policy, section.offload_policy
@@ -141,7 +136,7 @@ def recomputing(cfg: PretrainConfig) -> str | None:
 
 def lay_out(cfg: PretrainConfig, model: CausalLM, world: World, fast_path: FastPath) -> ParallelModel:
     """Spread ``model`` over the ranks; its weights come afterwards."""
-    return ParallelModel(model, world, spread(cfg, model, fast_path))
+    return ParallelModel(model, world, parallel_config(cfg, model, fast_path))
 
 
 def rows(cfg: PretrainConfig, world: World) -> list[tuple[str, str]]:

@@ -140,14 +140,10 @@ class Checkpointer:
         """
         self._background.wait()
 
-    def raise_failure(self) -> None:
-        """Raise what a save in the background has met, on every rank at once. All ranks call this.
-
-        Raises:
-            CheckpointError: it failed.
-        """
-        if self.is_async and self.world.any(self._background.failed):
-            self.wait()
+    @property
+    def failed(self) -> bool:
+        """Whether this rank's save in the background has failed; ``wait``, called by all ranks, raises the reason."""
+        return self._background.failed
 
     def _stored(self, snapshot: Snapshot) -> dict[str, Any]:
         """What the manifest says of the tensors."""

@@ -57,7 +57,7 @@ class FileRecord(FileModel):
     xxh3: Xxh3
 
 
-class StepMetrics(FileModel):
+class SavedLosses(FileModel):
     """Losses at the step; ``val_loss`` by the name of the validation set, or one number.
 
     An update that is left out may have a loss that is no number and leave the weights as they were.
@@ -136,7 +136,7 @@ class StepManifest(FileModel):
     save_format: str
     tied: dict[str, str]
     files: Items[FileRecord]
-    metrics: StepMetrics
+    metrics: SavedLosses
     facts: StepFacts
     tensors: dict[str, dict[str, Items[Dtype | Shape]]] = Field(default_factory=dict)
     self: Xxh3

@@ -73,11 +73,15 @@ class World:
 
     def any(self, flag: bool) -> bool:
         """Whether ``flag`` is set on any rank; every rank calls it and gets the same answer."""
+        return self.any_of(flag)[0]
+
+    def any_of(self, *flags: bool) -> list[bool]:
+        """Which of several ``flags`` are set on any rank, in one exchange."""
         if self.cpu_group is None:
-            return flag
-        raised = torch.tensor([int(flag)])
+            return list(flags)
+        raised = torch.tensor([int(flag) for flag in flags])
         dist.all_reduce(raised, op=dist.ReduceOp.MAX, group=self.cpu_group)
-        return bool(raised.item())
+        return [bool(flag) for flag in raised.tolist()]
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """``tensor`` (on the CPU) summed over all ranks, in place."""

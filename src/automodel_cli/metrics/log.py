@@ -273,6 +273,8 @@ def _unterminated_tail(handle: Any, block_bytes: int = 1 << 16) -> tuple[int, by
 def rewind(run_folder: Path | str, step: int) -> int:
     """Move the records past ``step`` to ``metrics.superseded.jsonl``; return how many moved.
 
+    A run that begins (``step`` 0) moves all of them: the validation before its first update is made anew.
+
     Both files are replaced by renames, the superseded one first, so a kill at any instant loses nothing.
     A kill between the two leaves records in both; the next call does not append them a second time.
     Lines that are no record (a torn write of a lost power supply) move too.
@@ -285,7 +287,7 @@ def rewind(run_folder: Path | str, step: int) -> int:
     moved: list[bytes] = []
     for line in _whole_lines(source):
         record = decode_line(line)
-        (kept if record is not None and record["step"] <= step else moved).append(line)
+        (kept if record is not None and 0 < step >= record["step"] else moved).append(line)
     if moved:
         _add_superseded(folder / SUPERSEDED_NAME, moved)
         _replace_lines(source, kept)

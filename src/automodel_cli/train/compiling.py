@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 _CACHE_VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
@@ -57,6 +59,11 @@ def compile_model(model: nn.Module, *, on_failure: Callable[[str], None], **argu
             return model(*inputs, **keywords)
 
     model._compiled_call_impl = call
+
+
+def eagerly() -> AbstractContextManager[object]:
+    """Inside, nothing is compiled and nothing compiled is run; compiled code is there again afterwards."""
+    return torch.compiler.set_stance("force_eager")
 
 
 def in_one_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""The numbers of updates on their way from the device to whoever prints them.
+"""Metrics of updates on their way from the device to whoever prints them.
 
 An update's loss, norm and flags are device tensors. Reading one waits until the device has come that far; reading them
 in every update would leave a GPU idle while the next update is put together. So each update's numbers are copied in the
@@ -9,27 +9,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import fields
 from typing import Generic, TypeVar
 
 import torch
+from torch import Tensor
 
-from automodel_cli.train.step import StepResult
+from automodel_cli.train.step import StepMetrics
 
 Context = TypeVar("Context")
 
 
-@dataclass(frozen=True)
-class StepNumbers:
-    """A ``StepResult`` as Python numbers; ``loss`` is the mean nll per label token, in nats."""
-
-    loss: float
-    num_label_tokens: int
-    grad_norm: float
-    skipped: bool
-
-
-class Results(Generic[Context]):
+class DeferredMetrics(Generic[Context]):
     """Updates in order, each with whatever the caller wants to know of it later.
 
     Args:
@@ -38,32 +29,38 @@ class Results(Generic[Context]):
 
     def __init__(self, device: torch.device) -> None:
         self.behind = 1 if device.type == "cuda" else 0
-        self._waiting: deque[tuple[Context, _Copy]] = deque()
+        self._waiting: deque[tuple[Context, _HostCopy]] = deque()
 
-    def add(self, context: Context, result: StepResult) -> None:
+    def add(self, context: Context, metrics: StepMetrics[Tensor]) -> None:
         """Send an update's numbers on their way."""
-        self._waiting.append((context, _Copy(result)))
+        self._waiting.append((context, _HostCopy(metrics)))
 
-    def arrived(self) -> Iterator[tuple[Context, StepNumbers]]:
+    def arrived(self) -> Iterator[tuple[Context, StepMetrics[float]]]:
         """All but the newest ``behind`` updates; waits for them if need be."""
         return self._first(len(self._waiting) - self.behind)
 
-    def all(self) -> Iterator[tuple[Context, StepNumbers]]:
+    def all(self) -> Iterator[tuple[Context, StepMetrics[float]]]:
         """All there are; waits for the device."""
         return self._first(len(self._waiting))
 
-    def _first(self, number: int) -> Iterator[tuple[Context, StepNumbers]]:
+    def _first(self, number: int) -> Iterator[tuple[Context, StepMetrics[float]]]:
         for _ in range(number):
             context, copy = self._waiting.popleft()
             yield context, copy.read()
 
 
-class _Copy:
-    """Four numbers of an update, being copied into page-locked memory where there is a device to copy from."""
+def read_now(metrics: StepMetrics[Tensor]) -> StepMetrics[float]:
+    """The numbers at once; waits for the device."""
+    return _HostCopy(metrics).read()
 
-    def __init__(self, result: StepResult) -> None:
+
+class _HostCopy:
+    """The numbers of an update, being copied into page-locked memory where there is a device to copy from."""
+
+    def __init__(self, metrics: StepMetrics[Tensor]) -> None:
+        parts = [getattr(metrics, field.name) for field in fields(metrics)]
+        self._dtypes = [part.dtype for part in parts]
         # fp64 holds a count of tokens and an fp32 number exactly.
-        parts = (result.loss, result.num_label_tokens, result.grad_norm, result.skipped)
         self._numbers = torch.stack([part.detach().double() for part in parts])
         self._event: torch.cuda.Event | None = None
         if self._numbers.device.type == "cuda":
@@ -72,8 +69,13 @@ class _Copy:
             self._event = torch.cuda.Event()
             self._event.record()
 
-    def read(self) -> StepNumbers:
+    def read(self) -> StepMetrics[float]:
         if self._event is not None:
             self._event.synchronize()
-        loss, tokens, norm, skipped = self._numbers.tolist()
-        return StepNumbers(loss, int(tokens), norm, bool(skipped))
+        numbers = zip(self._numbers.tolist(), self._dtypes, strict=True)
+        return StepMetrics(*(_as_python(number, dtype) for number, dtype in numbers))
+
+
+def _as_python(number: float, dtype: torch.dtype) -> float:
+    """The bool, int or float that a scalar of ``dtype`` was."""
+    return bool(number) if dtype == torch.bool else number if dtype.is_floating_point else int(number)

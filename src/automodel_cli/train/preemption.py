@@ -54,7 +54,10 @@ class StopRequest:
 
     def agreed(self, any_rank: AnyRank) -> bool:
         """Whether any rank was asked to stop; all of them get the same answer, and then all are."""
-        stopping = any_rank(self.requested)
+        return self.heard(any_rank(self.requested))
+
+    def heard(self, stopping: bool) -> bool:
+        """Take note of what the ranks have agreed on, which is returned."""
         if stopping and not self.requested:
             self.name = "a signal on another rank"
         return stopping

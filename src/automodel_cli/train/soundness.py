@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from automodel_cli.train.deferred_metrics import StepNumbers
+from automodel_cli.train.step import StepMetrics
 
 
 @dataclass
@@ -17,7 +17,7 @@ class Soundness:
         owed: a save fell due when it could not be made; the next sound update makes up for it.
     """
 
-    latest: StepNumbers | None = None
+    latest: StepMetrics[float] | None = None
     owed: bool = False
 
     @property

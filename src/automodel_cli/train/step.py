@@ -14,6 +14,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,27 +24,24 @@ from automodel_cli.distributed.grad_sync import GradSync, local
 from automodel_cli.models.init import derive_seed
 from automodel_cli.models.interface import HeadLoss
 
+Scalar = TypeVar("Scalar", Tensor, float)
+
 
 @dataclass(frozen=True)
-class StepResult:
-    """Scalars of one update, on the device and over all ranks.
+class StepMetrics(Generic[Scalar]):
+    """Numbers of one update over all ranks: scalar tensors on the device, or Python numbers once they were read.
 
     Attributes:
-        nll_sum: sum of nll over label tokens, fp32.
+        loss: mean nll per label token in nats, fp32.
         num_label_tokens: label tokens of the global batch, int64.
         grad_norm: L2 norm of the whole gradient before clipping, fp32.
         skipped: true where loss or gradient was not finite and the weights were left alone.
     """
 
-    nll_sum: Tensor
-    num_label_tokens: Tensor
-    grad_norm: Tensor
-    skipped: Tensor
-
-    @property
-    def loss(self) -> Tensor:
-        """Mean nll per label token, in nats."""
-        return self.nll_sum / self.num_label_tokens.clamp(min=1)
+    loss: Scalar
+    num_label_tokens: Scalar
+    grad_norm: Scalar
+    skipped: Scalar
 
 
 def null_timer(name: str) -> AbstractContextManager[object]:
@@ -66,7 +64,7 @@ def train_step(
     ranks: GradSync | None = None,
     dropout_seed: int | None = None,
     phase: Callable[[str], AbstractContextManager[object]] = null_timer,
-) -> StepResult:
+) -> StepMetrics[Tensor]:
     """Do one update from this rank's micro-batches.
 
     Args:
@@ -109,7 +107,7 @@ def train_step(
         step_if_finite(optimizer, skipped)
         if scaler is not None:
             scaler.update()
-    return StepResult(nll_sum, num_label_tokens, grad_norm, skipped)
+    return StepMetrics(nll_sum / num_label_tokens.clamp(min=1), num_label_tokens, grad_norm, skipped)
 
 
 def count_label_tokens(microbatches: Iterable[Batch]) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from automodel_cli.assembly.facts import Facts
 from automodel_cli.assembly.machine.batch_size import SHARE, choose, settled
 from automodel_cli.assembly.machine.memory import DeviceMemory, predict
 from automodel_cli.config.load import load_config
@@ -31,7 +32,9 @@ def config(tiny_training, *overrides, rows="auto", global_rows=24):
 
 
 def chosen(cfg, model, memory=PLENTY, *, seq_len=256, stored=None, world=None):
-    return choose(cfg, model, world or World.single(), memory, seq_len=seq_len, stored=stored or {})
+    return choose(
+        cfg, model, world or World.single(), memory, seq_len=seq_len, stored=Facts.from_json(stored or {})
+    )
 
 
 def needed(cfg, model, rows, head_loss="plain"):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from automodel_cli import device as this_machine
+from automodel_cli.assembly.facts import Facts
 from automodel_cli.assembly.machine import memory as memory_assembly
 from automodel_cli.assembly.machine.fast_path import (
     choose_compile_scope,
@@ -53,14 +54,14 @@ def choose(
     memory: DeviceMemory | None,
     *,
     seq_len: int,
-    stored: Mapping[str, Any],
+    stored: Facts,
 ) -> LocalBatch:
     """The local batch size: as configured; for ``auto`` as ``stored`` with the run, else the largest that fits.
 
     Every rank calls it and gets the same answer.
 
     Args:
-        stored: ``facts`` of the checkpoint that the run continues from; empty for a run that begins.
+        stored: of the checkpoint that the run continues from; empty for a run that begins.
 
     Raises:
         ConfigError: nothing fits, or that cannot be told.
@@ -75,7 +76,7 @@ def choose(
             "change it, or the number of ranks",
         )
     share = scheduler.global_batch_size // world.dp_world
-    kept = (stored.get("batch") or {}).get("local")
+    kept = (stored.batch or {}).get("local")
     if isinstance(kept, int) and kept > 0 and share % kept == 0:
         return LocalBatch(kept, "auto: as stored with the run")
     if memory is None:
@@ -83,7 +84,7 @@ def choose(
             f"step_scheduler.local_batch_size auto: the memory of {world.device} is not known",
             "give a number",
         )
-    path = stored.get("fast_path") or {}
+    path = stored.fast_path or {}
     own = _largest(cfg, model, world, memory, seq_len=seq_len, share=share, path=path)
     return min((LocalBatch(*one) for one in world.gather([own.rows, own.reason])), key=lambda one: one.rows)
 

@@ -69,7 +69,7 @@ def open_named(
     """
     opened = (
         kind.open_named(name, seq_len, held_out=held_out, trained_as=trained_as or {})
-        for kind in map(_class_of, reversed(ROLES["dataset"].ours))
+        for kind in map(_class_of, reversed(list(ROLES["dataset"].ours)))
     )
     return next(found for found in opened if found is not None)
 

@@ -12,12 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import torch
-
 from automodel_cli.assembly.machine.fast_path import FastPath
 from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.assembly.tokenizer import RunTokenizer
-from automodel_cli.assembly.training_length import due
 from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.config.schema.run_sections import EvaluationConfig
 from automodel_cli.corpus.tokenizer import Tokenizer
@@ -33,6 +30,7 @@ from automodel_cli.evaluation.span_scores import AUTO_TOKENS, SpanScorer
 from automodel_cli.metrics.log import MetricsLog
 from automodel_cli.metrics.throughput import Throughput
 from automodel_cli.models.interface import CausalLM
+from automodel_cli.train.compiling import eagerly
 from automodel_cli.train.preemption import Stopped, StopRequest
 from automodel_cli.train.state import TrainState
 
@@ -42,14 +40,18 @@ COLUMNS = ("task", "shots", "items", "accuracy", "centred")
 class Run(Protocol):
     """What an evaluation needs of the run it is part of."""
 
-    model: CausalLM
-    state: TrainState
-    world: World
-    fast_path: FastPath
-    stop: StopRequest
-    metrics: MetricsLog
-    throughput: Throughput
-    reporter: Reporter
+    @property
+    def model(self) -> CausalLM: ...
+    @property
+    def state(self) -> TrainState: ...
+    @property
+    def world(self) -> World: ...
+    @property
+    def fast_path(self) -> FastPath: ...
+    @property
+    def stop(self) -> StopRequest: ...
+    @property
+    def reporter(self) -> Reporter: ...
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,6 @@ class RunEvaluation:
     separator_id: int | None = None
     questions: tuple[Questions, ...] = ()
     missing: tuple[str, ...] = ()
-
-    def due(self, step: int, last: int) -> bool:
-        """Whether an evaluation follows update ``step`` of ``last``."""
-        return self.settings is not None and due(step, every=self.settings.every_steps, last=last)
 
     def forward_size(self, device_type: str, context: int | None) -> tuple[int, int]:
         """Tokens of the largest forward of tasks and samples, and of its longest row; 0, 0: there are none."""
@@ -81,16 +79,17 @@ class RunEvaluation:
         rows = min(len(written), AUTO_ROWS if size == "auto" else size)
         return max(min(room, sum(scored)), rows * marching), max(longest, marching)
 
-    def run(self, run: Run) -> None:
-        """Put everything to the model of ``run`` and log it; a signal ends it without a record."""
+    def run(self, run: Run, metrics: MetricsLog, throughput: Throughput) -> bool:
+        """Put everything to the model of ``run`` and log it; False: a signal ended it without a record."""
         if not self.questions and not (self.settings and self.settings.prompts):
-            return
+            return True
         # Questions are of many lengths: compiled blocks would be compiled anew for each.
-        eagerly = torch.compiler.set_stance("force_eager")
-        with run.throughput.pause(), contextlib.suppress(Stopped), eagerly:
-            self._ask(run)
+        with throughput.pause(), contextlib.suppress(Stopped), eagerly():
+            self._ask(run, metrics)
+            return True
+        return False
 
-    def _ask(self, run: Run) -> None:
+    def _ask(self, run: Run, metrics: MetricsLog) -> None:
         assert self.settings is not None and self.tokenizer is not None
         started = time.perf_counter()
         engine = SpanScorer(
@@ -109,7 +108,7 @@ class RunEvaluation:
         samples = _samples(self.settings, engine, Encoder(self.tokenizer, self.separator_id), listen)
         found = _record(scores, self.settings, samples)
         where = {"step": run.state.step, "epoch": run.state.epoch}
-        run.metrics.evaluation({**where, **found, "seconds": time.perf_counter() - started})
+        metrics.evaluation({**where, **found, "seconds": time.perf_counter() - started})
         _show(run.reporter, run.state.step, scores, samples)
 
 

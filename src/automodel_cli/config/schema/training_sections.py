@@ -60,6 +60,8 @@ class StepSchedulerConfig(Section):
     """Also save when a pass over the data ends."""
     val_every_steps: Interval = "final"
     """Validate every N updates and at the end; `final`: only at the end; null: never."""
+    val_on_start: bool = True
+    """Also validate before the first update of a run that begins: the loss of untrained weights; it changes nothing."""
     limit_val_batches: Count | None = None
     """Batches a validation reads at most, from each set; null: the whole set."""
     log_every_steps: Count = 1

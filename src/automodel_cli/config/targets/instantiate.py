@@ -254,6 +254,19 @@ def instantiate(
     return _build(target, _Place(ROLES[role], key or role, Trust(trust)), dict(inject or {}))
 
 
+def resolve_function(name: str, role: str, *, trust: Sequence[str] = ()) -> Callable[..., Any]:
+    """The object that a plain name in a section of this role stands for.
+
+    Raises:
+        ConfigError: the name is not allowed or does not exist.
+    """
+    place = _Place(ROLES[role], role, Trust(trust))
+    try:
+        return resolve(allow(name, place.role, place.trust), place.role, place.trust)
+    except NotAllowed as error:
+        raise ConfigError(f"{role}: {error}") from error
+
+
 def built_arguments(
     target: Target, role: str, *, trust: Sequence[str] = (), key: str | None = None
 ) -> dict[str, Any]:

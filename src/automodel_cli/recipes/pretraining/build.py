@@ -1,0 +1,265 @@
+"""Set-up of a pretraining run: data, model, machine, run folder, weights; a run and its dry run go the same way."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from dataclasses import replace
+from pathlib import Path
+
+from automodel_cli import device as this_machine
+from automodel_cli.assembly import data as data_assembly
+from automodel_cli.assembly import facts as run_facts
+from automodel_cli.assembly import model as model_assembly
+from automodel_cli.assembly import training
+from automodel_cli.assembly import world as world_assembly
+from automodel_cli.assembly.facts import Facts, PrecisionFacts
+from automodel_cli.assembly.logs import tracker_missing
+from automodel_cli.assembly.machine import batch_size
+from automodel_cli.assembly.machine import memory as memory_assembly
+from automodel_cli.assembly.machine.fast_path import FastPath, choose_fast_path
+from automodel_cli.assembly.reporter import Reporter
+from automodel_cli.assembly.run_folder import (
+    WHAT,
+    check_run_folder,
+    find_checkpoint,
+    open_run_folder,
+    unused,
+)
+from automodel_cli.assembly.scoring.during_training import build_evaluation
+from automodel_cli.assembly.tokenizer import run_tokenizer
+from automodel_cli.assembly.training_length import plan_training_length
+from automodel_cli.checkpoint import layout, nested_runs
+from automodel_cli.checkpoint.all_ranks import all_ranks, on_rank_zero
+from automodel_cli.checkpoint.load_step import check_fits
+from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.data.position import check_plan
+from automodel_cli.distributed.heartbeat import Heartbeat
+from automodel_cli.distributed.world import World
+from automodel_cli.recipes.pretraining.run import NO_OPTIONS, Run, RunOptions, RunPlan
+from automodel_cli.recipes.pretraining.summary import show_summary
+from automodel_cli.train.preemption import StopRequest
+from automodel_cli.train.state import TrainState
+
+
+def build_run(cfg: PretrainConfig, world: World, reporter: Reporter, options: RunOptions = NO_OPTIONS) -> Run:
+    """Build everything that training needs and take up an earlier checkpoint, if the run folder has one.
+
+    The run folder is held from here to the end of training: a second run in it is refused. Every rank calls it; only
+    rank 0 speaks, logs, and holds the folder.
+    """
+    heartbeat, folder = Heartbeat(world), Path(cfg.checkpoint.checkpoint_dir)
+    reporter = reporter if world.is_main else Reporter()
+    with contextlib.ExitStack() as claim, heartbeat.collective_errors(lambda: "during set-up"):
+        if cfg.checkpoint.enabled:
+            on_rank_zero(world, lambda: claim.enter_context(layout.run_lock(folder)), what=WHAT)
+        run = _begin(plan_run(cfg, world, reporter, options), heartbeat)
+        return replace(run, claim=claim.pop_all())
+
+
+def show_plan(
+    cfg: PretrainConfig,
+    reporter: Reporter,
+    options: RunOptions = NO_OPTIONS,
+    *,
+    processes: int | None = None,
+) -> RunPlan:
+    """``--dry-run``: show the plan of a run and change nothing.
+
+    ``processes``: that it would have; None: as a launcher has started.
+    """
+    folder = Path(cfg.checkpoint.checkpoint_dir)
+    if cfg.checkpoint.enabled:
+        layout.refuse_unusable(folder)
+    plan = plan_run(cfg, world_assembly.planned(cfg, processes), reporter, options)
+    show_summary(plan, f"would resume {plan.checkpoint}" if plan.checkpoint else "not made in a dry run")
+    if cfg.checkpoint.enabled and options.fresh and nested_runs.files_of_run(folder):
+        reporter.say(f"would move the earlier run to {unused(folder)}")
+    if (line := tracker_missing(cfg)) is not None:
+        reporter.say(line)
+    return plan
+
+
+def plan_run(cfg: PretrainConfig, world: World, reporter: Reporter, options: RunOptions) -> RunPlan:
+    """All that can be refused before there are weights, the cheapest first; nothing is changed on the disk."""
+    fresh, trust = options.fresh, options.trust
+    stop = StopRequest(cfg.step_scheduler.preemption_signal)
+    this_machine.bound_the_heap()
+    dataset = data_assembly.build_dataset(cfg, cfg.dataset, trust=trust)
+    tokenizer = run_tokenizer(cfg, dataset)
+    memory = memory_assembly.probe_device_memory(world)
+    model = model_assembly.build_model(cfg.model, seed=cfg.rng_seed, trust=trust, on_meta=world.size > 1)
+    seq_len = data_assembly.row_length(cfg, dataset, tokenizer, model)
+    checkpoint = find_checkpoint(cfg, world, fresh=fresh, say=reporter.say)
+    stored = Facts() if checkpoint is None else Facts.read(checkpoint)
+    local_batch = batch_size.choose(cfg, model, world, memory, seq_len=seq_len, stored=stored)
+    cfg = batch_size.settled(cfg, local_batch)
+    loader = data_assembly.build_train_loader(cfg, dataset, world, trust=trust)
+    val_sets = data_assembly.build_eval_sets(cfg, world, trust=trust)
+    for name, (held_out, _) in val_sets.items():
+        data_assembly.check_fits(held_out, model, what=f"validation set {name}")
+    evaluation = build_evaluation(cfg, model, tokenizer, reporter.say)
+    training_length = plan_training_length(
+        max_steps=cfg.step_scheduler.max_steps,
+        num_epochs=cfg.step_scheduler.num_epochs,
+        steps_in_epochs=data_assembly.steps_in_epochs(cfg, loader, world, reporter.say),
+        tokens_per_step=cfg.step_scheduler.global_batch_size * seq_len,
+    )
+    training.keep_compiled_code(cfg)
+    chosen = choose_fast_path(
+        cfg,
+        device=world.device,
+        training_length=training_length,
+        model=model,
+        rows=cfg.step_scheduler.local_rows,
+        seq_len=seq_len,
+        stored=stored.fast_path,
+        processes=world.size,
+    )
+    fast_path = FastPath(**world.broadcast(dataclasses.asdict(chosen)))
+    fast_path.apply(model)
+    this_machine.configure_process(world.device, threads=fast_path.threads)
+    head_loss = training.build_head_loss(cfg, fast_path, trust=trust)
+    scaler = training.build_scaler(fast_path, world.device)
+    world_assembly.check_spread(cfg, model, world)
+    check_run_folder(cfg, model, world, fresh=fresh)
+    if checkpoint is None:
+        model_assembly.check_weights(
+            model, tokenizer, init_from=cfg.init_from, any_function=cfg.init_from_any_function
+        )
+    optimizer = training.build_optimizer(cfg, model, world.device, fast_path, trust=trust)
+    schedule = training.build_schedule(cfg, optimizer, training_length.total_steps)
+    precision = PrecisionFacts.of(model, world_assembly.parallel_config(cfg, model, fast_path), fast_path)
+    plan = RunPlan(
+        cfg=cfg,
+        options=options,
+        world=world,
+        reporter=reporter,
+        stop=stop,
+        dataset=dataset,
+        tokenizer=tokenizer,
+        model=model,
+        seq_len=seq_len,
+        memory=memory,
+        peak=None,
+        local_batch=local_batch,
+        loader=loader,
+        val_sets=val_sets,
+        evaluation=evaluation,
+        training_length=training_length,
+        fast_path=fast_path,
+        precision=precision,
+        head_loss=head_loss,
+        scaler=scaler,
+        optimizer=optimizer,
+        schedule=schedule,
+        checkpoint=checkpoint,
+        facts=Facts(),
+    )
+    plan = replace(plan, peak=_peak(plan), facts=_facts(plan))
+    if checkpoint is not None:
+        all_ranks(world, lambda: _check_resume(plan, checkpoint, stored), what=f"loading {checkpoint}")
+    return plan
+
+
+def _check_resume(plan: RunPlan, checkpoint: Path, stored: Facts) -> None:
+    """Find out before anything is changed that this run can go on from the checkpoint."""
+    run_facts.refuse_other_run(stored, plan.facts, checkpoint)
+    loaded = check_fits(checkpoint, model=plan.model, optimizer=plan.optimizer)
+    training.restored_state(loaded)
+    check_plan(loaded.loader_state, plan.loader.plan)
+
+
+def _begin(plan: RunPlan, heartbeat: Heartbeat) -> Run:
+    """Make room in the run folder, put the model over the ranks, and give it weights."""
+    cfg, world = plan.cfg, plan.world
+    checkpointer = open_run_folder(cfg, world, fresh=plan.options.fresh, say=plan.reporter.say)
+    parallel = world_assembly.lay_out(cfg, plan.model, world, plan.fast_path)
+    if plan.fast_path.compile and not parallel.to_compile(plan.fast_path.compile_scope):
+        plan = _without_compile(plan)
+    weights_from = model_assembly.init_or_load_weights(
+        plan.model,
+        init_from=cfg.init_from if plan.checkpoint is None else None,
+        seed=cfg.rng_seed,
+        device=world.device,
+        any_function=cfg.init_from_any_function,
+    )
+    parallel.wrap_for_training()
+    # Anew: spreading and weights have put other parameters into the model.
+    optimizer = training.build_optimizer(
+        cfg, plan.model, world.device, plan.fast_path, trust=plan.options.trust
+    )
+    plan = replace(plan, optimizer=optimizer)
+    run = Run(
+        **{**vars(plan), "facts": _facts(plan)},
+        checkpointer=checkpointer,
+        parallel=parallel,
+        state=TrainState(),
+        heartbeat=heartbeat,
+        claim=contextlib.ExitStack(),
+    )
+    if run.checkpoint is not None:
+        run = _restored(run, run.checkpoint)
+        weights_from = f"{run.checkpoint}, step {run.state.step}"
+    show_summary(run, weights_from)
+    return run
+
+
+def resumed(run: Run, checkpoint: Path) -> Run:
+    """``run`` with weights, optimizer state, position in the data and counters of a checkpoint.
+
+    Raises:
+        CheckpointError: it is of another run, or damaged.
+    """
+    run_facts.refuse_other_run(Facts.read(checkpoint), run.facts, checkpoint)
+    return _restored(run, checkpoint)
+
+
+def _restored(run: Run, checkpoint: Path) -> Run:
+    loaded = run.checkpointer.load(checkpoint, model=run.model, optimizer=run.optimizer)
+    run.loader.load_state_dict(loaded.loader_state)
+    training.restore_scaler(run.scaler, loaded.state.get("scaler"), checkpoint)
+    for line in run_facts.changes(loaded, run.facts, run.cfg):
+        run.reporter.say(line)
+    return replace(run, state=training.restored_state(loaded), checkpoint=checkpoint)
+
+
+def _without_compile(plan: RunPlan) -> RunPlan:
+    plan.reporter.say(
+        "note: torch.compile stays off: it cannot follow tensor parallel, or bf16 over ranks on a CPU"
+    )
+    training.unfuse(plan.head_loss)
+    plan = replace(plan, fast_path=replace(plan.fast_path, compile=False))
+    return replace(plan, peak=_peak(plan))
+
+
+def _facts(plan: RunPlan) -> Facts:
+    return run_facts.collect(
+        model=plan.model,
+        target=plan.cfg.model,
+        dataset=plan.dataset,
+        tokenizer=plan.tokenizer,
+        optimizer=plan.optimizer,
+        schedule=plan.schedule,
+        fast_path=plan.fast_path,
+        precision=plan.precision,
+        scheduler=plan.cfg.step_scheduler,
+    )
+
+
+def _peak(plan: RunPlan) -> memory_assembly.PeakMemory | None:
+    path = plan.fast_path
+    return memory_assembly.predict(
+        plan.cfg,
+        plan.model,
+        plan.world,
+        seq_len=plan.seq_len,
+        local_batch_size=plan.local_batch.rows,
+        precision=path.precision,
+        residual=path.residual,
+        compiled=path.compile,
+        scope=path.compile_scope,
+        head_loss=path.head_loss,
+        resident=plan.memory.resident if plan.memory else 0,
+        tasks=plan.evaluation.forward_size(plan.device.type, plan.model.max_seq_len),
+    )
