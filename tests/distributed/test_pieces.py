@@ -133,7 +133,7 @@ def reads_own_pieces(world, folder, mesh):
     expected = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
     equal = []
     for name, parameter in model.named_parameters():
-        whole, theirs = parameter.full_tensor(), expected[model.hf_names()[name]]
+        whole, theirs = parameter.full_tensor(), expected[model.hf_tensors()[name].name]
         equal.append(torch.equal(whole[: len(theirs)], theirs) and not whole[len(theirs) :].any())
     return all(equal)
 

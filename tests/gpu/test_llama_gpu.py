@@ -69,14 +69,14 @@ def test_logits_and_gradients_are_those_of_transformers():
     theirs = from_config(transformers.LlamaConfig(**SIZES)).to("cuda")
     parameters = dict(theirs.hf.named_parameters())
     with torch.no_grad():
-        for name, hf_name in ours.hf_names().items():
-            parameters[hf_name].copy_(ours.get_parameter(name)[: len(parameters[hf_name])])
+        for name, there in ours.hf_tensors().items():
+            parameters[there.name].copy_(ours.get_parameter(name)[: len(parameters[there.name])])
     data = batch("cuda")
     torch.testing.assert_close(ours(data), theirs(data), atol=1e-5, rtol=1e-5)
     for model in (ours, theirs):
         model(data, head_loss=MaskedCrossEntropy()).div(1024).backward()
-    for name, hf_name in ours.hf_names().items():
-        expected = parameters[hf_name].grad
+    for name, there in ours.hf_tensors().items():
+        expected = parameters[there.name].grad
         torch.testing.assert_close(
             ours.get_parameter(name).grad[: len(expected)], expected, atol=1e-5, rtol=1e-4
         )

@@ -11,11 +11,11 @@ import transformers
 from automodel_cli.batch import Batch
 from automodel_cli.errors import ConfigError
 from automodel_cli.generation.engine import SamplingSettings, generate
-from automodel_cli.models.families import build_from_config
+from automodel_cli.models.families import build_from_config, shape_of
 from automodel_cli.models.hf import DIRECT_HEADS, cache_argument, from_config, from_pretrained, wrap
 from automodel_cli.models.interface import count_parameters
 from automodel_cli.models.layers.kv_cache import KVCache
-from automodel_cli.sizing.shape import flops_per_token, shape_of
+from automodel_cli.sizing.shape import flops_per_token
 from automodel_cli.train.losses import ChunkedCrossEntropy, MaskedCrossEntropy
 
 VOCAB = 97
@@ -226,14 +226,14 @@ def test_roles_counts_and_shape():
         assert sum(count_parameters(model).values()) == stored
         assert shape_of(model.model_config()).stored_params == stored
     without_table = sum(p.numel() for p in untied.parameters()) - VOCAB * 32
-    assert flops_per_token(untied.model_config(), 16) == 6 * without_table + 12 * 2 * 16 * 32
+    assert flops_per_token(untied.shape(), 16) == 6 * without_table + 12 * 2 * 16 * 32
     without_positions = sum(p.numel() for p in tied.parameters()) - 64 * 32
-    assert flops_per_token(tied.model_config(), 16) == 6 * without_positions + 12 * 2 * 16 * 32
+    assert flops_per_token(tied.shape(), 16) == 6 * without_positions + 12 * 2 * 16 * 32
 
 
 def test_names_are_those_of_a_saved_folder():
     model = tiny("qwen2")
-    assert set(model.hf_names().values()) <= set(model.hf.state_dict())
+    assert {there.name for there in model.hf_tensors().values()} <= set(model.hf.state_dict())
 
 
 @pytest.mark.parametrize("name", ["/nowhere/at/all", "no-such-org/no-such-model-name"])

@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from automodel_cli.models.model_config import ModelConfig, refuse_arguments, size_problems
-from automodel_cli.sizing.shape import Shape
 
 
 @dataclass(kw_only=True)
@@ -40,6 +39,7 @@ class BigramConfig(ModelConfig):
 
     vocab_size: int = 64
     width: int = 8
+    longest: int = 32
     attn_implementation: str = "none"
     is_meta_device: bool = False
 
@@ -49,10 +49,8 @@ class BigramConfig(ModelConfig):
     def parameters(self):
         return dict.fromkeys(("embedding", "head"), self.vocab_size * self.width)
 
-    def shape(self):
-        table = self.padded_vocab_size * self.width
-        return Shape(stored_params=2 * table, matmul_params=self.vocab_size * self.width, layers=0, width=0,
-                     padded_vocab_size=self.padded_vocab_size)
+    def dimensions(self):
+        return {"layers": 0, "width": 0}
 
     def hf_config(self):
         return {"model_type": "bigram", "vocab_size": self.vocab_size, "width": self.width}
@@ -62,47 +60,34 @@ class BigramConfig(ModelConfig):
         return {name: config[name] for name in ("vocab_size", "width")}
 '''
 MODEL = """
-import torch
 from torch import nn
 
 from automodel_cli.arguments import takes
 from automodel_cli.models.bigram_config import BigramConfig
-from automodel_cli.models.init import fill_normal
-from automodel_cli.models.interface import CausalLM, HFTensor
+from automodel_cli.models.interface import HFTensor
+from automodel_cli.models.own import OwnCausalLM, built
 
 
-class Bigram(CausalLM):
+class Bigram(OwnCausalLM):
     takes_cache = False
-    has_hf_format = True
+    positions_setting = "longest"
 
     def __init__(self, config):
-        super().__init__()
-        self.config, self.notes, self.max_seq_len = config, [], None
-        self.vocab_size, self.padded_vocab_size = config.vocab_size, config.padded_vocab_size
+        super().__init__(config)
         self.embed = nn.Embedding(self.padded_vocab_size, config.width)
         self.head = nn.Linear(config.width, self.padded_vocab_size, bias=False)
 
-    def forward(self, batch, *, head_loss=None, cache=None):
-        hidden = self.embed(batch.input_ids)
-        if head_loss is not None:
-            return head_loss(hidden, self.head.weight, batch.labels, vocab_size=self.vocab_size)
-        return self.head(hidden)[..., : self.vocab_size]
+    def hidden(self, batch, cache):
+        return self.embed(batch.input_ids)
 
-    def param_roles(self):
-        return {"embed.weight": "embedding", "head.weight": "head"}
+    def head_weight(self):
+        return self.head.weight
 
-    def init_weights(self, seed):
-        for name, weight in self.named_parameters():
-            fill_normal(weight, std=0.02, seed=seed, name=name, rows=self.vocab_size)
+    def role(self, name):
+        return {"embed.weight": "embedding", "head.weight": "head"}[name]
 
-    def model_config(self):
-        return self.config.stored()
-
-    def shape(self):
-        return self.config.shape()
-
-    def hf_config(self):
-        return self.config.hf_config()
+    def init_std(self, name):
+        return 0.02
 
     def hf_tensors(self):
         return {name: HFTensor(f"bigram.{name}", rows=self.vocab_size) for name, _ in self.named_parameters()}
@@ -110,9 +95,7 @@ class Bigram(CausalLM):
 
 @takes(BigramConfig)
 def build_bigram_model(config):
-    with torch.device("meta"):
-        model = Bigram(config)
-    return model if config.is_meta_device else model.to_empty(device="cpu")
+    return built(Bigram, config)
 """
 BUILDER = "automodel_cli.models.bigram.build_bigram_model"
 IDS = torch.arange(12).reshape(1, 12)
@@ -163,7 +146,13 @@ def test_it_trains_and_is_sized_saved_described_exported_and_loaded(tmp_path):
     recipe.run_train_validation_loop()
     loaded = load_model(tmp_path / "run")
     facts = loaded.facts["model"]
-    assert facts == {"family": "bigram", "vocab_size": 50, "width": 8, "attn_implementation": "none"}
+    assert facts == {
+        "family": "bigram",
+        "vocab_size": 50,
+        "width": 8,
+        "longest": 32,
+        "attn_implementation": "none",
+    }
     assert shape_of(facts).stored_params == sum(weight.numel() for weight in loaded.model.parameters())
 
     folder = hf_export.export(tmp_path / "run/step_00000002", tmp_path / "hf")

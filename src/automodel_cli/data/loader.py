@@ -24,7 +24,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from automodel_cli.arguments import constructor_takes
 from automodel_cli.batch import IGNORE_INDEX, Batch
+from automodel_cli.data.arguments import TorchLoaderArguments
 from automodel_cli.data.collate import as_batch, default_collate, refuse_unshifted
 from automodel_cli.data.interface import WindowDataset, length_of
 from automodel_cli.data.packing import Pack, Packing, Read, Start, batch_of_packs, row_of, windows
@@ -125,88 +127,61 @@ class TorchLoader(PlannedLoader):
     torchdata is installed), else by reading again what was consumed, with a warning. How they are divided over ranks
     and workers: ``user_dataset``.
 
-    Args:
-        shuffle: a stateless permutation of the indices, anew each epoch; map-style only.
-        collate_fn: list of items -> mapping or Batch; default ``default_collate``.
-        num_workers, prefetch_factor, timeout, multiprocessing_context, worker_init_fn, pin_memory: torch's.
-        batch_size, persistent_workers, drop_last, in_order, sampler, ...: what configurations for torch's
-            loaders carry. ``batch_size`` must be ``local_batch_size``; one iterator serves the whole run, in
-            order, and drops the last incomplete update; a sampler of one's own would have no position and is
-            refused.
-        any_rank: whether something is so on any rank; then ranks that hold unequally many items stop together.
+    Arguments: ``TorchLoaderArguments``.
 
     Raises:
         ConfigError: sizes that do not fit, or shuffle on an iterable.
         DataError: an empty data set.
     """
 
-    def __init__(
-        self,
-        dataset: Any,
-        *,
-        global_batch_size: int,
-        local_batch_size: int,
-        dp_rank: int = 0,
-        dp_world: int = 1,
-        num_epochs: int | None = 1,
-        seed: int = 0,
-        shuffle: bool = False,
-        collate_fn: Callable[[list[Any]], Any] | None = None,
-        num_workers: int = 0,
-        pin_memory: bool = False,
-        prefetch_factor: int | None = None,
-        timeout: float = 0,
-        multiprocessing_context: Any = None,
-        worker_init_fn: Callable[[int], None] | None = None,
-        batch_size: int | None = None,
-        persistent_workers: bool = False,
-        drop_last: bool | None = None,
-        in_order: bool = True,
-        sampler: Any = None,
-        batch_sampler: Any = None,
-        pin_memory_device: str = "",
-        snapshot_every_n_steps: int | None = None,
-        any_rank: Callable[[bool], bool] | None = None,
-    ) -> None:
-        _refuse_other_orders(batch_size, local_batch_size, in_order, sampler, batch_sampler)
-        shape = batch_shape(
-            global_batch_size=global_batch_size,
-            local_batch_size=local_batch_size,
-            dp_rank=dp_rank,
-            dp_world=dp_world,
+    @constructor_takes(TorchLoaderArguments)
+    def __init__(self, options: TorchLoaderArguments) -> None:
+        _refuse_other_orders(
+            options.batch_size,
+            options.local_batch_size,
+            options.in_order,
+            options.sampler,
+            options.batch_sampler,
         )
-        self.seed, self.shuffle = seed, shuffle
+        shape = batch_shape(
+            global_batch_size=options.global_batch_size,
+            local_batch_size=options.local_batch_size,
+            dp_rank=options.dp_rank,
+            dp_world=options.dp_world,
+        )
+        dataset = options.dataset
+        self.seed, self.shuffle = options.seed, options.shuffle
         self.notes: list[str] = []
         self.iterable = is_iterable_style(dataset)
         self.dataset, self._sharding = dataset, Sharding(ranks=False, workers=True)
         if self.iterable:
             self.dataset, self._sharding = shard_of_rank(dataset, shape)
-            self.notes = notes_on_sharding(dataset, self._sharding, dp_world, num_workers)
-        self._workers = num_workers if self._sharding.workers else min(num_workers, 1)
+            self.notes = notes_on_sharding(dataset, self._sharding, options.dp_world, options.num_workers)
+        self._workers = options.num_workers if self._sharding.workers else min(options.num_workers, 1)
         # Where a data set divides itself, its length may be ours or that of all.
-        divided = self.iterable and declared_sharding(dataset).ranks and dp_world > 1
+        divided = self.iterable and declared_sharding(dataset).ranks and options.dp_world > 1
         super().__init__(
-            self._order(dataset, shape), None if divided else length_of(dataset), shape, num_epochs
+            self._order(dataset, shape), None if divided else length_of(dataset), shape, options.num_epochs
         )
         if self._windows == 0:
             raise DataError(f"{type(dataset).__name__} is empty", "check the arguments of dataset")
-        self._collate = _Collate(collate_fn or default_collate)
+        self._collate = _Collate(options.collate_fn or default_collate)
         self._torch: dict[str, Any] = {
             "num_workers": self._workers,
-            "pin_memory": pin_memory and torch.cuda.is_available(),
+            "pin_memory": options.pin_memory and torch.cuda.is_available(),
         }
         if self._workers:
             self._torch |= {
-                "prefetch_factor": prefetch_factor,
-                "timeout": timeout,
-                "multiprocessing_context": multiprocessing_context,
-                "worker_init_fn": worker_init_fn,
+                "prefetch_factor": options.prefetch_factor,
+                "timeout": options.timeout,
+                "multiprocessing_context": options.multiprocessing_context,
+                "worker_init_fn": options.worker_init_fn,
             }
         self._stream: RankStream | None = None
         self._stateful: Any = None  # torchdata's loader, where it reads the data set
         self._stored: StreamState | None = None  # of the data set, to go on from
-        apart = self.divided and num_epochs is not None
-        self._any_rank = any_rank if any_rank is not None and apart else bool
+        apart = self.divided and options.num_epochs is not None
+        self._any_rank = options.any_rank if options.any_rank is not None and apart else bool
 
     def _order(self, dataset: Any, shape: BatchShape) -> dict[str, Any]:
         """What decides the order; ranks and workers are in it only where the data set makes them matter."""

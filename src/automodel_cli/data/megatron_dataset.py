@@ -12,12 +12,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from automodel_cli.arguments import constructor_takes
 from automodel_cli.batch import Batch
 from automodel_cli.corpus.formats.megatron_manifest import MegatronManifest
+from automodel_cli.data.arguments import MegatronArguments
 from automodel_cli.data.files.token_dataset import TokenFileDataset
 from automodel_cli.data.interface import BlendStats, IndexReport, RunValues, TokenRange, refuse_negative
 from automodel_cli.data.megatron.gpt_index import SampleShape, SplitBounds, parse_split
@@ -74,106 +76,62 @@ class SampleBudget:
 class MegatronPretraining(TokenFileDataset):
     """Samples over Megatron-Core ``.bin``/``.idx`` files, one split of them.
 
-    Args:
-        paths: a glob, a prefix, a folder, a list of them, weights and prefixes in turn, a mapping by split, or a
-            .json file with one of these.
-        seq_length: tokens a sample is trained on, T.
-        tokenizer: an opened one, or the name or folder of one: for the end-of-document and padding ids. Default: the
-            one that ``preprocess megatron`` left beside the files; another than that is refused.
-        split: shares of training, validation and test in each file's sequences; not used where ``paths`` names
-            files for each split.
-        splits_to_build: which of train, validation and test this is; default train.
-        index_mapping_dir: where indices are kept between runs; default: a folder beside the first prefix.
-        num_train_samples, num_val_samples, num_test_samples: samples wanted; default: what the run needs, else one
-            epoch.
-        seed: of Megatron's shuffles; it is not the run's seed.
-        create_attention_mask: items carry the mask as a matrix. Batches never do: models make their own.
-        reset_position_ids, reset_attention_mask, eod_mask_loss: positions, attention and loss end with a document.
-        order: "megatron", sample for sample that of megatron-core; "stateless", which needs no index; or "file",
-            windows as they lie in the files.
-        index_names: "megatron" names cached indices as megatron-core does.
-        add_extra_token_to_sequence: false: the last token of a sample has no label.
-        drop_last_partial_validation_sequence: false: the last validation sample may be padded.
-        float32_tail: then count samples in float32 as megatron-core does.
-        mid_level_dataset_surplus: how many more samples are built of each part of a weighted blend.
-        mmap_bin_files: false for file systems that cannot map files.
-        num_dataset_builder_threads: indices built at a time.
-        trainer_limit_val_batches, trainer_val_check_interval, trainer_max_steps, global_batch_size: from which the
-            number of samples follows; the run supplies the last three.
-        trainer_limit_test_batches, object_storage_config: understood; the test split is one epoch, and remote
-            files are not read.
+    Arguments: ``MegatronArguments``.
 
     Raises:
         ConfigError: arguments that contradict each other.
         DataError: files that are missing, damaged, or too short.
     """
 
-    def __init__(
-        self,
-        paths: str | Path | Sequence[Any] | Mapping[str, Any],
-        seq_length: int = 2048,
-        tokenizer: Any = None,
-        *,
-        split: str | Sequence[float] = "900,50,50",
-        splits_to_build: str | Sequence[str] | None = None,
-        index_mapping_dir: str | Path | None = None,
-        num_train_samples: int | None = None,
-        num_val_samples: int | None = None,
-        num_test_samples: int | None = None,
-        seed: int = 1234,
-        create_attention_mask: bool = False,
-        reset_position_ids: bool = False,
-        reset_attention_mask: bool = False,
-        eod_mask_loss: bool = False,
-        order: Literal["megatron", "stateless", "file"] = "megatron",
-        index_names: Literal["readable", "megatron"] = "readable",
-        add_extra_token_to_sequence: bool = True,
-        drop_last_partial_validation_sequence: bool = True,
-        float32_tail: bool = False,
-        mid_level_dataset_surplus: float = 0.005,
-        mmap_bin_files: bool = True,
-        num_dataset_builder_threads: int = 1,
-        trainer_limit_val_batches: int | float | None = 1,
-        trainer_limit_test_batches: int | float | None = None,
-        trainer_max_steps: int | None = None,
-        trainer_val_check_interval: int | None = None,
-        global_batch_size: int | None = None,
-        object_storage_config: Any = None,
-    ) -> None:
-        _check_plain(seq_length, order, index_names, object_storage_config)
-        _check_numbers(seed, mid_level_dataset_surplus)
-        self.split = _one_split(splits_to_build)
-        self.seq_len = seq_length
-        self.create_attention_mask = create_attention_mask
-        keep_partial = self.split == "valid" and not drop_last_partial_validation_sequence
-        self._blend: Blend = read_paths(paths, self.split)
-        self.bounds = self._bounds(split)
+    @constructor_takes(MegatronArguments)
+    def __init__(self, options: MegatronArguments) -> None:
+        _check_plain(options.seq_length, options.order, options.index_names, options.object_storage_config)
+        _check_numbers(options.seed, options.mid_level_dataset_surplus)
+        self.split = _one_split(options.splits_to_build)
+        self.seq_len = options.seq_length
+        self.create_attention_mask = options.create_attention_mask
+        keep_partial = self.split == "valid" and not options.drop_last_partial_validation_sequence
+        self._blend: Blend = read_paths(options.paths, self.split)
+        self.bounds = self._bounds(options.split)
         self.parts: list[Part] = open_parts(self._blend.prefixes, self.bounds)
-        super().__init__([part.file.tokens for part in self.parts], "auto" if mmap_bin_files else False)
-        self.origin = TokenizerProvenance(self.parts, tokenizer)
+        super().__init__(
+            [part.file.tokens for part in self.parts], "auto" if options.mmap_bin_files else False
+        )
+        self.origin = TokenizerProvenance(self.parts, options.tokenizer)
         self.notes: list[str] = list(self.origin.notes)
         self.labels = LabelRules(
             self.origin.special_ids(),
-            reset_position_ids=reset_position_ids,
-            reset_attention_mask=reset_attention_mask,
-            eod_mask_loss=eod_mask_loss,
-            padded=keep_partial or not add_extra_token_to_sequence,
+            reset_position_ids=options.reset_position_ids,
+            reset_attention_mask=options.reset_attention_mask,
+            eod_mask_loss=options.eod_mask_loss,
+            padded=keep_partial or not options.add_extra_token_to_sequence,
         )
         budget = SampleBudget(
-            global_batch_size, trainer_max_steps, trainer_val_check_interval, trainer_limit_val_batches
+            options.global_batch_size,
+            options.trainer_max_steps,
+            options.trainer_val_check_interval,
+            options.trainer_limit_val_batches,
         )
-        given = {"train": num_train_samples, "valid": num_val_samples, "test": num_test_samples}[self.split]
+        given = {
+            "train": options.num_train_samples,
+            "valid": options.num_val_samples,
+            "test": options.num_test_samples,
+        }[self.split]
         self._given_samples, self._wanted = given, self._samples_wanted(given, budget)
         settings = OrderSettings(
             self.split,
-            SampleShape(seq_length, add_extra_token_to_sequence, keep_partial, float32_tail),
-            seed,
-            mid_level_dataset_surplus,
+            SampleShape(
+                options.seq_length, options.add_extra_token_to_sequence, keep_partial, options.float32_tail
+            ),
+            options.seed,
+            options.mid_level_dataset_surplus,
             self.labels.ids.pad,
         )
-        names = self._megatron_names(split) if index_names == "megatron" else None
+        names = self._megatron_names(options.split) if options.index_names == "megatron" else None
         self.index_cache: IndexCache | None = None  # of an order that has indices
-        self.order = self._order(order, settings, index_mapping_dir, names, num_dataset_builder_threads)
+        self.order = self._order(
+            options.order, settings, options.index_mapping_dir, names, options.num_dataset_builder_threads
+        )
         self._fingerprint = fingerprint(self.parts)
 
     # ------------------------------------------------------------------------------------------- the run

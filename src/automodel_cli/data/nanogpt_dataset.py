@@ -13,15 +13,17 @@ Shapes: B rows, T = ``seq_len`` tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
+from automodel_cli.arguments import constructor_takes
 from automodel_cli.batch import Batch
 from automodel_cli.corpus.formats.manifest import MANIFEST_NAME, CorpusManifest, read_corpus_manifest
+from automodel_cli.data.arguments import NanogptArguments
 from automodel_cli.data.files.document_starts import Eot, aligned_starts, document_starts
 from automodel_cli.data.files.row_documents import positions, segments
 from automodel_cli.data.files.token_dataset import TokenFileDataset
@@ -34,60 +36,38 @@ from automodel_cli.errors import ConfigError, DataError
 class NanogptDataset(TokenFileDataset):
     """Windows over nanoGPT-style token files: all header kinds and headerless, uint16 or uint32.
 
-    Args:
-        file_pattern: a glob (sorted), a file, a corpus folder, or a list of them. A corpus' first shard means
-            all of its shards.
-        seq_len: tokens a window is trained on, T.
-        shuffle_files: permute all windows, anew each epoch. (The name is the one that configurations have.)
-        align_to_bos: windows begin where documents begin.
-        intra_document: attention does not leave a token's own document, and positions count from its beginning
-            (from the row's, where the document began before).
-        bos_token: the id between documents; from the manifest where there is one.
-        seed: of the shuffle.
-        mmap: false for file systems that cannot map files; auto finds out.
-        raw_dtype: uint16 or uint32 for files without a header and without a manifest, npy to read NumPy's ``.npy``.
-        drop_last, infinite: keys of old configurations. Tails are always dropped and
-            ``step_scheduler.num_epochs`` says how often the data is read; other wishes are answered in
-            ``notes``.
+    Arguments: ``NanogptArguments``.
 
     Raises:
         ConfigError: arguments that contradict each other.
         DataError: files that are missing, damaged, empty, too short or of two splits.
     """
 
-    def __init__(
-        self,
-        file_pattern: str | Path | Sequence[str | Path],
-        seq_len: int,
-        *,
-        shuffle_files: bool = False,
-        align_to_bos: bool = False,
-        intra_document: bool = False,
-        bos_token: int | None = None,
-        seed: int = 0,
-        mmap: bool | Literal["auto"] = "auto",
-        raw_dtype: str | None = None,
-        drop_last: bool | None = None,
-        infinite: bool | None = None,
-    ) -> None:
-        if seq_len < 1:
-            raise ConfigError(f"dataset.seq_len is {seq_len}", "it counts tokens: give 1 or more")
-        self._source: TokenFiles = open_token_files(file_pattern, raw_dtype=raw_dtype)
-        super().__init__(self._source.files, mmap)
-        self.seq_len = seq_len
-        self.shuffle = shuffle_files
-        self.align_to_bos = align_to_bos
-        self.seed = seed
-        self.notes: list[str] = [*self._source.notes, *_notes_on_old_keys(drop_last, infinite)]
-        self.bos_token = bos_token
-        self._separated = self._separation() if intra_document else None
+    @constructor_takes(NanogptArguments)
+    def __init__(self, options: NanogptArguments) -> None:
+        if options.seq_len < 1:
+            raise ConfigError(f"dataset.seq_len is {options.seq_len}", "it counts tokens: give 1 or more")
+        self._source: TokenFiles = open_token_files(options.file_pattern, raw_dtype=options.raw_dtype)
+        super().__init__(self._source.files, options.mmap)
+        self.seq_len = options.seq_len
+        self.shuffle = options.shuffle_files
+        self.align_to_bos = options.align_to_bos
+        self.seed = options.seed
+        self.notes: list[str] = [
+            *self._source.notes,
+            *_notes_on_old_keys(options.drop_last, options.infinite),
+        ]
+        self.bos_token = options.bos_token
+        self._separated = self._separation() if options.intra_document else None
         dtypes = {file.dtype for file in self._files}
         self._stored_dtype = dtypes.pop() if len(dtypes) == 1 else None  # None: the shards differ
         self._starts: np.ndarray | None = None  # of all windows, when they are not a plain stride
-        counts = self._aligned_windows() if align_to_bos else self._plain_windows()
+        counts = self._aligned_windows() if options.align_to_bos else self._plain_windows()
         self._first_window = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         self._note_short_shards(counts)
-        self._permutation = Permutation(len(self), seed=seed, purpose="windows") if shuffle_files else None
+        self._permutation = (
+            Permutation(len(self), seed=options.seed, purpose="windows") if options.shuffle_files else None
+        )
 
     @classmethod
     def open_named(

@@ -18,30 +18,23 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from automodel_cli.arguments import takes
 from automodel_cli.batch import Batch
-from automodel_cli.errors import ConfigError
 from automodel_cli.models.gpt2_config import INIT_STD, NORM_EPS, GPT2Config
-from automodel_cli.models.init import fill_constant, fill_normal
-from automodel_cli.models.interface import CausalLM, HeadLoss, HFTensor, Role
-from automodel_cli.models.layers.attention_kernels import AttendWith
+from automodel_cli.models.interface import HFTensor, Role
 from automodel_cli.models.layers.kv_cache import KVCache
 from automodel_cli.models.layers.shared import (
     MLP,
     Attend,
     CausalSelfAttention,
     attend_by_name,
-    attention_mask,
-    positions_of,
 )
-from automodel_cli.sizing.shape import Shape
+from automodel_cli.models.own import OwnCausalLM, built
 
 _GELU_APPROXIMATION = {"gelu_tanh": "tanh", "gelu": "none"}
 _TRANSPOSED_IN_HF = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
@@ -66,21 +59,16 @@ class Block(nn.Module):
         return x + self.mlp(self.ln_2(x))
 
 
-class GPT2(CausalLM):
+class GPT2(OwnCausalLM):
     """The GPT-2 architecture; make one with ``build_gpt2_model``."""
 
-    takes_residual_dtype = True
-    has_hf_format = True
+    config: GPT2Config
+    positions_setting = "n_positions"
     hf_prefix = "transformer."
     hf_ignored = re.compile(r".*\.attn\.(masked_)?bias|lm_head\.weight")
 
     def __init__(self, config: GPT2Config) -> None:
-        super().__init__()
-        self.config = config
-        self.vocab_size, self.padded_vocab_size = config.vocab_size, config.padded_vocab_size
-        self.max_seq_len = config.n_positions
-        self.attn_implementation = config.attn_implementation
-        self.notes: list[str] = []
+        super().__init__(config)
         attend = attend_by_name(config.attn_implementation)
         self.wte = nn.Embedding(self.padded_vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
@@ -88,38 +76,15 @@ class GPT2(CausalLM):
         self.h = nn.ModuleList(Block(config, layer=layer, attend=attend) for layer in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=NORM_EPS, bias=config.bias)
 
-    def forward(
-        self, batch: Batch, *, head_loss: HeadLoss | None = None, cache: KVCache | None = None
-    ) -> Tensor:
-        hidden = self._hidden(batch, cache)  # [B, T, D]
-        if head_loss is not None:
-            return head_loss(hidden, self.wte.weight, batch.labels, vocab_size=self.vocab_size)
-        return F.linear(hidden, self.wte.weight)[..., : self.vocab_size]
-
-    def _hidden(self, batch: Batch, cache: KVCache | None) -> Tensor:
-        tokens = batch.input_ids.shape[1]
-        cached = 0 if cache is None else cache.length
-        if cached + tokens > self.wpe.num_embeddings:
-            raise ConfigError(
-                f"a sequence of {cached + tokens} tokens does not fit n_positions {self.wpe.num_embeddings}",
-                "shorten seq_len or build the model with more positions",
-            )
-        positions = positions_of(batch, cache)
-        x = self.drop(self.wte(batch.input_ids) + self.wpe(positions))
-        x = x if self.residual_dtype is None else x.to(self.residual_dtype)
-        mask = attention_mask(
-            tokens=tokens,
-            cached=cached,
-            segment_ids=batch.segment_ids,
-            left_padding=None if cache is None else cache.left_padding,
-            device=x.device,
-            dropout=self.config.dropout if self.training else 0.0,
-        )
+    def hidden(self, batch: Batch, cache: KVCache | None) -> Tensor:
+        positions, mask = self.positions_and_mask(batch, cache, dropout=self.config.dropout)
+        x = self.as_residual(self.drop(self.wte(batch.input_ids) + self.wpe(positions)))
         for block in self.h:
             x = block(x, mask=mask, cache=cache)
-        if cache is not None:
-            cache.advance(tokens)
         return self.ln_f(x)
+
+    def head_weight(self) -> Tensor:
+        return self.wte.weight
 
     def tp_plan(self) -> dict[str, str]:
         return {
@@ -132,49 +97,19 @@ class GPT2(CausalLM):
     def head_counts(self) -> dict[str, int]:
         return {"attention heads (n_head)": self.config.n_head}
 
-    @property
-    def spreads_attention(self) -> bool:
-        return True
-
-    def change_attention(self, change: Callable[[Attend], Attend]) -> None:
-        for module in self.modules():
-            if isinstance(module, CausalSelfAttention):
-                module.attend = change(module.attend)
-
-    def attention_shape(self) -> tuple[int, int] | None:
-        heads, width = self.config.n_head, self.config.n_embd
-        return (heads, width // heads) if self.attn_implementation == "auto" else None
-
-    def prefer_attention(self, kernel: str) -> None:
-        self.change_attention(lambda _: AttendWith(kernel))
-
-    def param_roles(self) -> dict[str, Role]:
-        return {name: _role(name) for name, _ in self.named_parameters()}
-
-    def init_weights(self, seed: int) -> None:
-        for name, parameter in self.named_parameters():
-            role = _role(name)
-            if role == "norm":
-                fill_constant(parameter, 0.0 if name.endswith("bias") else 1.0)
-            elif role == "bias":
-                fill_constant(parameter, 0.0)
-            else:
-                rows = self.vocab_size if role == "embedding" else None
-                fill_normal(parameter, std=self.init_std(name), seed=seed, name=name, rows=rows)
+    def role(self, name: str) -> Role:
+        if name == "wte.weight":
+            return "embedding"
+        if name == "wpe.weight":
+            return "position"
+        if ".ln_" in f".{name}":
+            return "norm"
+        return "bias" if name.endswith("bias") else "matrix"
 
     def init_std(self, name: str) -> float:
         """The standard deviation that the weight called ``name`` is drawn with (see the table above)."""
         residual = name.endswith("c_proj.weight")
         return INIT_STD / math.sqrt(2 * self.config.n_layer) if residual else INIT_STD
-
-    def model_config(self) -> dict[str, Any]:
-        return self.config.stored()
-
-    def shape(self) -> Shape:
-        return self.config.shape()
-
-    def hf_config(self) -> dict[str, Any]:
-        return self.config.hf_config()
 
     def hf_tensors(self) -> dict[str, HFTensor]:
         return {
@@ -197,19 +132,7 @@ class GPT2(CausalLM):
         }
 
 
-def _role(name: str) -> Role:
-    if name == "wte.weight":
-        return "embedding"
-    if name == "wpe.weight":
-        return "position"
-    if ".ln_" in f".{name}":
-        return "norm"
-    return "bias" if name.endswith("bias") else "matrix"
-
-
 @takes(GPT2Config)
 def build_gpt2_model(config: GPT2Config) -> GPT2:
     """A GPT-2 without meaningful weights: call ``init_weights(seed)`` or load some. Arguments: ``GPT2Config``."""
-    with torch.device("meta"):
-        model = GPT2(config)
-    return model if config.is_meta_device else model.to_empty(device="cpu")
+    return built(GPT2, config)

@@ -14,12 +14,12 @@ from automodel_cli.models.model_config import (
     size_problems,
     token_problems,
 )
-from automodel_cli.sizing.shape import Shape
 
 INIT_STD = 0.02
 NORM_EPS = 1e-5
 ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu": "gelu"}
 """Our name -> that in a Hugging Face configuration."""
+_SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
 _BUILDER = "build_gpt2_model"
 
 
@@ -61,7 +61,7 @@ class GPT2Config(ModelConfig):
 
     def __post_init__(self) -> None:
         self.n_positions = self.n_positions if self.n_ctx is None else self.n_ctx
-        problems = size_problems(self, ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"))
+        problems = size_problems(self, _SIZES)
         if not 0.0 <= self.dropout < 1.0:
             problems.append(f"dropout is {self.dropout!r}, expected 0 <= dropout < 1")
         if self.activation not in ACTIVATIONS:
@@ -79,39 +79,20 @@ class GPT2Config(ModelConfig):
             "bias": layers * 9 * width if self.bias else 0,  # 3 + 1 + 4 + 1
         }
 
-    def shape(self) -> Shape:
-        counts, width = self.parameters(), self.n_embd
-        total, table = sum(counts.values()), self.padded_vocab_size * width
-        last_norm = counts["norm"] // (2 * self.n_layer + 1)
-        return Shape(
-            stored_params=total - counts["embedding"] + table,
-            matmul_params=total - counts["position"],
-            layers=self.n_layer,
-            width=width,
-            padded_vocab_size=self.padded_vocab_size,
-            hidden=width,
-            heads=self.n_head,
-            key_width=width,
-            mlp_width=4 * width,
-            table_params=table,
-            block_params=counts["matrix"] + counts["bias"] + counts["norm"] - last_norm,
-        )
+    def dimensions(self) -> dict[str, Any]:
+        width = self.n_embd
+        own = {"layers": self.n_layer, "heads": self.n_head, "mlp_width": 4 * width}
+        return {**own, **dict.fromkeys(("width", "hidden", "key_width"), width)}
 
     def hf_config(self) -> dict[str, Any]:
         return {
             "architectures": ["GPT2LMHeadModel"],
             "model_type": "gpt2",
-            "vocab_size": self.vocab_size,
-            "n_positions": self.n_positions,
+            **{name: getattr(self, name) for name in _SIZES},
             "n_ctx": self.n_positions,  # OpenAI's name, which llama.cpp's converter reads
-            "n_embd": self.n_embd,
-            "n_layer": self.n_layer,
-            "n_head": self.n_head,
             "n_inner": None,
             "activation_function": ACTIVATIONS[self.activation],
-            "embd_pdrop": self.dropout,
-            "attn_pdrop": self.dropout,
-            "resid_pdrop": self.dropout,
+            **dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), self.dropout),
             "layer_norm_epsilon": NORM_EPS,
             "initializer_range": INIT_STD,
             "bos_token_id": self.bos_token_id,
@@ -133,14 +114,6 @@ class GPT2Config(ModelConfig):
             "layer_norm_epsilon": config.get("layer_norm_epsilon", NORM_EPS) != NORM_EPS,
         }
         refuse_unsupported("GPT-2", _BUILDER, unsupported)
-        vocab_size = config.get("vocab_size", 50257)
-        return {
-            "vocab_size": vocab_size,
-            "n_positions": config.get("n_positions", 1024),
-            "n_embd": width,
-            "n_layer": config.get("n_layer", 12),
-            "n_head": config.get("n_head", 12),
-            "dropout": config.get("resid_pdrop", 0.0),
-            "activation": names[activation],
-            **known_tokens(config, vocab_size),
-        }
+        same = cls._same_names(config, _SIZES)
+        own = {"dropout": config.get("resid_pdrop", 0.0), "activation": names[activation]}
+        return {**same, **own, **known_tokens(config, same["vocab_size"])}

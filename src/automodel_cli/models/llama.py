@@ -17,18 +17,13 @@ The Hugging Face format has these names below ``model.`` (``lm_head`` without it
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from automodel_cli.arguments import takes
 from automodel_cli.batch import Batch
-from automodel_cli.errors import ConfigError
-from automodel_cli.models.init import fill_constant, fill_normal
-from automodel_cli.models.interface import CausalLM, HeadLoss, HFTensor, Role
+from automodel_cli.models.interface import HFTensor, Role
 from automodel_cli.models.layers.attention_kernels import AttendWith
 from automodel_cli.models.layers.kv_cache import KVCache
 from automodel_cli.models.layers.llama import (
@@ -39,9 +34,9 @@ from automodel_cli.models.layers.llama import (
     SwiGLU,
     grouped,
 )
-from automodel_cli.models.layers.shared import Attend, attend_by_name, attention_mask, positions_of
+from automodel_cli.models.layers.shared import Attend, attend_by_name
 from automodel_cli.models.llama_config import LlamaConfig
-from automodel_cli.sizing.shape import Shape
+from automodel_cli.models.own import OwnCausalLM, built
 
 _TABLES = ("embed_tokens.weight", "lm_head.weight")
 
@@ -63,19 +58,14 @@ class Block(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
-class Llama(CausalLM):
+class Llama(OwnCausalLM):
     """The Llama architecture; make one with ``build_llama_model``."""
 
-    takes_residual_dtype = True
-    has_hf_format = True
+    config: LlamaConfig
+    positions_setting = "max_position_embeddings"
 
     def __init__(self, config: LlamaConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.vocab_size, self.padded_vocab_size = config.vocab_size, config.padded_vocab_size
-        self.max_seq_len = config.max_position_embeddings
-        self.attn_implementation = config.attn_implementation
-        self.notes: list[str] = []
+        super().__init__(config)
         width, layers = config.hidden_size, config.num_hidden_layers
         attend = grouped(attend_by_name(config.attn_implementation))
         self.embed_tokens = nn.Embedding(self.padded_vocab_size, width)
@@ -87,39 +77,17 @@ class Llama(CausalLM):
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(width, self.padded_vocab_size, bias=False)
 
-    def forward(
-        self, batch: Batch, *, head_loss: HeadLoss | None = None, cache: KVCache | None = None
-    ) -> Tensor:
-        hidden = self._hidden(batch, cache)  # [B, T, D]
-        head = (self.embed_tokens if self.config.tie_word_embeddings else self.lm_head).weight
-        if head_loss is not None:
-            return head_loss(hidden, head, batch.labels, vocab_size=self.vocab_size)
-        return F.linear(hidden, head)[..., : self.vocab_size]
-
-    def _hidden(self, batch: Batch, cache: KVCache | None) -> Tensor:
-        tokens = batch.input_ids.shape[1]
-        cached = 0 if cache is None else cache.length
-        if cached + tokens > self.config.max_position_embeddings:
-            raise ConfigError(
-                f"a sequence of {cached + tokens} tokens does not fit max_position_embeddings {self.max_seq_len}",
-                "shorten seq_len or build the model with more positions",
-            )
-        positions = positions_of(batch, cache)
+    def hidden(self, batch: Batch, cache: KVCache | None) -> Tensor:
+        positions, mask = self.positions_and_mask(batch, cache)
         x = self.embed_tokens(batch.input_ids)
         rotary = self.rotary_emb(position_ids=positions, dtype=x.dtype)
-        x = x if self.residual_dtype is None else x.to(self.residual_dtype)
-        mask = attention_mask(
-            tokens=tokens,
-            cached=cached,
-            segment_ids=batch.segment_ids,
-            left_padding=None if cache is None else cache.left_padding,
-            device=x.device,
-        )
+        x = self.as_residual(x)
         for block in self.layers:
             x = block(x, rotary=rotary, mask=mask, cache=cache)
-        if cache is not None:
-            cache.advance(tokens)
         return self.norm(x)
+
+    def head_weight(self) -> Tensor:
+        return (self.embed_tokens if self.config.tie_word_embeddings else self.lm_head).weight
 
     def tp_plan(self) -> dict[str, str]:
         column = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")
@@ -133,32 +101,15 @@ class Llama(CausalLM):
             "key-value heads (num_key_value_heads)": self.config.kv_heads,
         }
 
-    @property
-    def spreads_attention(self) -> bool:
-        return True
-
-    def change_attention(self, change: Callable[[Attend], Attend]) -> None:
-        for module in self.modules():
-            if isinstance(module, GroupedQueryAttention):
-                module.attend = change(module.attend)
-
-    def attention_shape(self) -> tuple[int, int] | None:
-        heads, width = self.config.num_attention_heads, self.config.head_width
-        return (heads, width) if self.attn_implementation == "auto" else None
-
     def prefer_attention(self, kernel: str) -> None:
         self.change_attention(lambda _: grouped(AttendWith(kernel)))
 
-    def param_roles(self) -> dict[str, Role]:
-        return {name: _role(name) for name, _ in self.named_parameters()}
-
-    def init_weights(self, seed: int) -> None:
-        for name, parameter in self.named_parameters():
-            if _role(name) == "norm":
-                fill_constant(parameter, 1.0)
-            else:
-                rows = self.vocab_size if name in _TABLES else None
-                fill_normal(parameter, std=self.init_std(name), seed=seed, name=name, rows=rows)
+    def role(self, name: str) -> Role:
+        if name == "embed_tokens.weight":
+            return "embedding"
+        if name == "lm_head.weight":
+            return "head"
+        return "norm" if "norm" in name else "matrix"
 
     def init_std(self, name: str) -> float:
         """The standard deviation that the weight called ``name`` is drawn with (see the table above)."""
@@ -166,15 +117,6 @@ class Llama(CausalLM):
         residual = name.endswith(("o_proj.weight", "down_proj.weight"))
         scaled = residual and self.config.scale_residual_init
         return std / math.sqrt(2 * self.config.num_hidden_layers) if scaled else std
-
-    def model_config(self) -> dict[str, Any]:
-        return self.config.stored()
-
-    def shape(self) -> Shape:
-        return self.config.shape()
-
-    def hf_config(self) -> dict[str, Any]:
-        return self.config.hf_config()
 
     def hf_tensors(self) -> dict[str, HFTensor]:
         return {
@@ -186,17 +128,7 @@ class Llama(CausalLM):
         }
 
 
-def _role(name: str) -> Role:
-    if name == "embed_tokens.weight":
-        return "embedding"
-    if name == "lm_head.weight":
-        return "head"
-    return "norm" if "norm" in name else "matrix"
-
-
 @takes(LlamaConfig)
 def build_llama_model(config: LlamaConfig) -> Llama:
     """A Llama without meaningful weights: call ``init_weights(seed)`` or load some. Arguments: ``LlamaConfig``."""
-    with torch.device("meta"):
-        model = Llama(config)
-    return model if config.is_meta_device else model.to_empty(device="cpu")
+    return built(Llama, config)

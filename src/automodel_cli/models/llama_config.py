@@ -16,7 +16,6 @@ from automodel_cli.models.model_config import (
     size_problems,
     token_problems,
 )
-from automodel_cli.sizing.shape import Shape
 
 SIZES = (
     "vocab_size",
@@ -27,6 +26,12 @@ SIZES = (
     "num_key_value_heads",
     "head_dim",
     "max_position_embeddings",
+)
+_SAME_IN_HF = (
+    *(name for name in SIZES if name not in ("num_key_value_heads", "head_dim")),
+    "rms_norm_eps",
+    "tie_word_embeddings",
+    "initializer_range",
 )
 _LLAMA3_SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 _BUILDER = "build_llama_model"
@@ -129,26 +134,17 @@ class LlamaConfig(ModelConfig):
             "norm": (2 * layers + 1) * width,
         }
 
-    def shape(self) -> Shape:
-        counts, tied = self.parameters(), self.tie_word_embeddings
-        total, table = sum(counts.values()), self.padded_vocab_size * self.hidden_size
-        padding = table - counts["embedding"]
-        return Shape(
-            stored_params=total + padding * (1 if tied else 2),
-            matmul_params=total if tied else total - counts["embedding"],
-            layers=self.num_hidden_layers,
-            width=self.num_attention_heads * self.head_width,
-            padded_vocab_size=self.padded_vocab_size,
-            hidden=self.hidden_size,
-            heads=self.num_attention_heads,
-            key_width=self.kv_heads * self.head_width,
-            mlp_width=self.intermediate_size,
-            table_params=table,
-            head_params=0 if tied else table,
-            block_params=counts["matrix"] + counts["norm"] - self.hidden_size,
-            llama_like=True,
-            shares_inputs=True,
-        )
+    def dimensions(self) -> dict[str, Any]:
+        return {
+            "layers": self.num_hidden_layers,
+            "width": self.num_attention_heads * self.head_width,
+            "hidden": self.hidden_size,
+            "heads": self.num_attention_heads,
+            "key_width": self.kv_heads * self.head_width,
+            "mlp_width": self.intermediate_size,
+            "llama_like": True,
+            "shares_inputs": True,
+        }
 
     def hf_config(self) -> dict[str, Any]:
         rope = self.rope_scaling or {"rope_type": "default"}
@@ -174,7 +170,6 @@ class LlamaConfig(ModelConfig):
         # transformers 5 has one mapping, 4 two keys.
         rope = {**(config.get("rope_parameters") or config.get("rope_scaling") or {})}
         theta = rope.pop("rope_theta", config.get("rope_theta", 10000.0))
-        heads, width = config.get("num_attention_heads", 32), config.get("hidden_size", 4096)
         unsupported = {
             f"hidden_act {config.get('hidden_act')!r}": config.get("hidden_act", "silu") != "silu",
             "attention_bias": config.get("attention_bias", False),
@@ -187,22 +182,15 @@ class LlamaConfig(ModelConfig):
         except ConfigError as error:
             unsupported[error.message.removeprefix(f"{_BUILDER}: ")] = True
         refuse_unsupported("Llama", _BUILDER, unsupported)
-        vocab_size = config.get("vocab_size", 32000)
+        same = cls._same_names(config, _SAME_IN_HF)
+        heads, width = same["num_attention_heads"], same["hidden_size"]
         return {
-            "vocab_size": vocab_size,
-            "hidden_size": width,
-            "intermediate_size": config.get("intermediate_size", 11008),
-            "num_hidden_layers": config.get("num_hidden_layers", 32),
-            "num_attention_heads": heads,
+            **same,
             "num_key_value_heads": config.get("num_key_value_heads") or heads,
             "head_dim": config.get("head_dim") or width // heads,
-            "max_position_embeddings": config.get("max_position_embeddings", 2048),
-            "rms_norm_eps": config.get("rms_norm_eps", 1e-6),
             "rope_theta": float(theta),
             "rope_scaling": scaling,
-            "tie_word_embeddings": config.get("tie_word_embeddings", False),
-            "initializer_range": config.get("initializer_range", 0.02),
-            **known_tokens(config, vocab_size),
+            **known_tokens(config, same["vocab_size"]),
         }
 
 

@@ -34,8 +34,27 @@ class ModelConfig(ABC):
         """Logical number of parameters by role, tied weights once, without padding rows."""
 
     @abstractmethod
+    def dimensions(self) -> dict[str, Any]:
+        """The fields of ``Shape`` that are not counts of parameters: layers, width, hidden, heads, and so on."""
+
     def shape(self) -> Shape:
         """What cost formulas need."""
+        counts, padded = self.parameters(), self.padded_vocab_size
+        rest = {"layers": None, "width": None, **self.dimensions()}
+        embedding, head, norm = (counts.get(role, 0) for role in ("embedding", "head", "norm"))
+        table, own_head = (size // self.vocab_size * padded for size in (embedding, head))
+        total = sum(counts.values())
+        looked_up = counts.get("position", 0) + (embedding if head else 0)
+        last_norm = norm // (2 * (rest["layers"] or 0) + 1)
+        return Shape(
+            stored_params=total - embedding - head + table + own_head,
+            matmul_params=total - looked_up,
+            padded_vocab_size=padded,
+            table_params=table,
+            head_params=own_head,
+            block_params=counts.get("matrix", 0) + counts.get("bias", 0) + norm - last_norm,
+            **rest,
+        )
 
     def stored(self) -> dict[str, Any]:
         """JSON from which ``families.build_from_config`` makes the same architecture."""
@@ -55,6 +74,11 @@ class ModelConfig(ABC):
             CheckpointError: it uses something that this family does not have.
         """
         raise CheckpointError(f"{cls.family} has no Hugging Face format")
+
+    @classmethod
+    def _same_names(cls, config: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+        """Arguments that ``config.json`` calls alike, with our defaults for those it lacks."""
+        return {name: config.get(name, getattr(cls, name)) for name in names}
 
     @property
     def padded_vocab_size(self) -> int:

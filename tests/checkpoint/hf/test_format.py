@@ -190,7 +190,7 @@ def test_pickled_weights_are_refused_and_do_not_run(tmp_path):
     folder = hf_export.save_hf(tiny_gpt2(), tmp_path / "hf")
     (folder / "model.safetensors").unlink()
     torch.save({"w": Attack(tmp_path / "canary")}, folder / "pytorch_model.bin")
-    for load in (hf_format.load_model, hf_format.load_hf, lambda f: hf_format.load_into(tiny_gpt2(), f)):
+    for load in (hf_format.load_model, lambda f: hf_format.load_into(tiny_gpt2(), f)):
         with pytest.raises(CheckpointError, match=r"only pickles \(pytorch_model\.bin\)[\s\S]*can run code"):
             load(folder)
     assert not (tmp_path / "canary").exists()

@@ -232,11 +232,8 @@ def _nanogpt(path: Path, activation: str | None) -> Imported:
     args = validated(told, _ModelArgs, where, CheckpointError, hint=_NOT_HELD)
     _refuse(path, [f"model_args has {key}" for key in told if key not in _ModelArgs.model_fields])
     weights = {name.removeprefix("transformer."): tensor for name, tensor in _weights(stored, path).items()}
-    weights = {
-        name: tensor
-        for name, tensor in weights.items()
-        if not name.endswith((".attn.bias", ".attn.masked_bias"))
-    }
+    for name in [name for name in weights if name.endswith((".attn.bias", ".attn.masked_bias"))]:
+        del weights[name]
     head = weights.pop("lm_head.weight", None)
     sizes = {
         "vocab_size": _size(weights, "wte.weight", 0, path),
@@ -249,16 +246,9 @@ def _nanogpt(path: Path, activation: str | None) -> Imported:
         _refuse(path, ["lm_head.weight is not wte.weight"])
     sizes["n_positions"] = sizes.pop("block_size")
     kind = activation or ("gelu" if "bias" in told else "gelu_tanh")
-    arguments = {
-        **sizes,
-        "n_head": args.n_head,
-        "bias": args.bias,
-        "dropout": args.dropout,
-        "activation": kind,
-    }
-    return Imported(
-        "nanoGPT", "gpt2", arguments, weights, path, () if activation else (_activation_note(kind),)
-    )
+    told_only = {"n_head": args.n_head, "bias": args.bias, "dropout": args.dropout, "activation": kind}
+    notes = () if activation else (_activation_note(kind),)
+    return Imported("nanoGPT", "gpt2", {**sizes, **told_only}, weights, path, notes)
 
 
 def _activation_note(kind: str) -> str:
@@ -447,16 +437,8 @@ class _LinguaModel(FileModel):
 
 
 _LINGUA_FREE = {
-    *(
-        "ffn_dim_multiplier",
-        "multiple_of",
-        "init_base_std",
-        "init_std_factor",
-        "seed",
-        "weight_tying",
-        "attn_impl",
-    ),
-}
+    "ffn_dim_multiplier", "multiple_of", "init_base_std", "init_std_factor", "seed", "weight_tying", "attn_impl",
+}  # fmt: skip
 
 
 def _lingua(folder: Path) -> Imported:
@@ -479,9 +461,8 @@ def _lingua(folder: Path) -> Imported:
         "n_layers": sizes["num_hidden_layers"],
         "vocab_size": sizes["vocab_size"],
     }
-    _check_sizes(
-        where, {**told, "vocab_size": told.get("vocab_size") if config.vocab_size > 0 else None}, found
-    )
+    known_rows = told.get("vocab_size") if config.vocab_size > 0 else None
+    _check_sizes(where, {**told, "vocab_size": known_rows}, found)
     return _llama("lingua", path, weights, {
         **sizes, "num_attention_heads": heads, "num_key_value_heads": config.n_kv_heads or heads, "head_dim": width,
         "max_position_embeddings": config.max_seqlen, "rms_norm_eps": config.norm_eps, "rope_theta": config.rope_theta,
