@@ -361,7 +361,7 @@ class MegatronIndex:
 
 # ------------------------------------------------------------------------------------------- writing
 
-Kept = tuple[int, int, int]  # tokens, sequences, documents
+Synced = tuple[int, int, int]  # tokens, sequences, documents
 
 
 class MegatronWriter:
@@ -370,16 +370,16 @@ class MegatronWriter:
     Tokens go to ``PREFIX.bin.tmp``, lengths and document sizes to two more temporaries, so memory does not grow
     with the data. ``close`` makes the index of them and publishes both; an index that was there before is
     removed first, so that no index ever stands beside tokens of another run. ``sync`` makes what was written so
-    far durable, and ``keep`` of a later writer continues from there, dropping whatever came after.
+    far durable, and ``synced`` of a later writer continues from there, dropping whatever came after.
     """
 
-    def __init__(self, prefix: Path | str, *, dtype: np.dtype, keep: Kept = (0, 0, 0)) -> None:
+    def __init__(self, prefix: Path | str, *, dtype: np.dtype, synced: Synced = (0, 0, 0)) -> None:
         self.prefix = Path(prefix)
         self.dtype = np.dtype(dtype).newbyteorder("<")
         assert self.dtype in _CODES and self.dtype.kind in "ui", f"{dtype} is no dtype of token ids"
-        self.num_tokens, self.num_sequences, self.num_documents = keep
+        self.num_tokens, self.num_sequences, self.num_documents = synced
         with disk_errors_named(bin_path(prefix)):
-            files = [GrowingFile(path, size) for path, size in pieces(self.prefix, self.dtype, keep)]
+            files = [GrowingFile(path, size) for path, size in pieces(self.prefix, self.dtype, synced)]
         self._bin, self._lengths, self._sizes = self._pieces = files
 
     def write(self, tokens: np.ndarray, lengths: np.ndarray, sizes: np.ndarray | None = None) -> None:
@@ -430,8 +430,8 @@ class MegatronWriter:
                 f"cut the text into documents of at most {MAX_SEQUENCE_TOKENS:,} tokens",
             )
 
-    def sync(self) -> Kept:
-        """Make everything written so far durable; what to give as ``keep`` later."""
+    def sync(self) -> Synced:
+        """Make everything written so far durable; what to give as ``synced`` later."""
         with disk_errors_named(bin_path(self.prefix)):
             for file in self._pieces:
                 file.sync()
@@ -469,16 +469,16 @@ class MegatronWriter:
             out.write(bounds.data)
             done = int(bounds[-1])
 
-    def abandon(self, keep: Kept = (0, 0, 0)) -> None:
-        """Close without publishing, after an error: cut the temporaries back to ``keep`` or remove them."""
-        for file, (_, size) in zip(self._pieces, pieces(self.prefix, self.dtype, keep), strict=True):
+    def abandon(self, synced: Synced = (0, 0, 0)) -> None:
+        """Close without publishing, after an error: cut the temporaries back to ``synced`` or remove them."""
+        for file, (_, size) in zip(self._pieces, pieces(self.prefix, self.dtype, synced), strict=True):
             file.abandon(size)
         temporary_of(idx_path(self.prefix)).unlink(missing_ok=True)
 
 
-def pieces(prefix: Path, dtype: np.dtype, keep: Kept) -> list[tuple[Path, int]]:
-    """What a writer has temporaries of (tokens, lengths, document sizes), and their bytes at ``keep``."""
-    tokens, sequences, documents = keep
+def pieces(prefix: Path, dtype: np.dtype, synced: Synced) -> list[tuple[Path, int]]:
+    """What a writer has temporaries of (tokens, lengths, document sizes), and their bytes at ``synced``."""
+    tokens, sequences, documents = synced
     return [
         (bin_path(prefix), tokens * dtype.itemsize),
         (Path(f"{prefix}.idx.lengths"), 4 * sequences),
@@ -486,9 +486,9 @@ def pieces(prefix: Path, dtype: np.dtype, keep: Kept) -> list[tuple[Path, int]]:
     ]
 
 
-def can_continue(prefix: Path | str, dtype: np.dtype, keep: Kept) -> bool:
-    """Whether a writer's temporaries are there with at least what ``keep`` speaks of."""
-    found = pieces(Path(prefix), np.dtype(dtype), keep)
+def can_continue(prefix: Path | str, dtype: np.dtype, synced: Synced) -> bool:
+    """Whether a writer's temporaries are there with at least what ``synced`` speaks of."""
+    found = pieces(Path(prefix), np.dtype(dtype), synced)
     return all(
         temporary_of(path).is_file() and file_bytes(temporary_of(path)) >= size for path, size in found
     )
@@ -510,14 +510,14 @@ def header_bytes(dtype: np.dtype, num_sequences: int, document_entries: int) -> 
 
 
 # ---------------------------------------------------------------------------------------- going on
-# A journal says how much of a writer's temporaries counts (``Kept``). The interruption may also have come while the
+# A journal says how much of a writer's temporaries counts (``Synced``). The interruption may also have come while the
 # pair was being published, or just after, before the journal knew: then the pair is taken back, which is two renames
 # and, at most, the index read once.
 
 
-def can_reopen(prefix: Path, dtype: np.dtype, keep: Kept) -> bool:
-    """Whether ``keep`` of this pair is there, as temporaries or published."""
-    if can_continue(prefix, dtype, keep) or keep[:2] == (0, 0):
+def can_reopen(prefix: Path, dtype: np.dtype, synced: Synced) -> bool:
+    """Whether ``synced`` of this pair is there, as temporaries or published."""
+    if can_continue(prefix, dtype, synced) or synced[:2] == (0, 0):
         return True
     if idx_path(prefix).exists():
         try:
@@ -525,23 +525,23 @@ def can_reopen(prefix: Path, dtype: np.dtype, keep: Kept) -> bool:
         except DataError:
             return False
         found = (file.num_tokens, file.num_sequences, file.num_documents)
-        return file.dtype == dtype and all(have >= want for have, want in zip(found, keep, strict=True))
-    (tokens, size), *rest = pieces(prefix, dtype, keep)
+        return file.dtype == dtype and all(have >= want for have, want in zip(found, synced, strict=True))
+    (tokens, size), *rest = pieces(prefix, dtype, synced)
     there = [(tokens, size), *((temporary_of(path), size) for path, size in rest)]
     return all(path.is_file() and file_bytes(path) >= size for path, size in there)
 
 
-def reopen(prefix: Path, dtype: np.dtype, keep: Kept) -> None:
-    """Make the temporaries such that ``MegatronWriter(prefix, keep=keep)`` goes on with them.
+def reopen(prefix: Path, dtype: np.dtype, synced: Synced) -> None:
+    """Make the temporaries such that ``MegatronWriter(prefix, synced=synced)`` goes on with them.
 
     Only where ``can_reopen`` says so. May itself be interrupted and repeated.
     """
-    if not can_continue(prefix, dtype, keep):
-        if keep[:2] == (0, 0):  # empty documents alone: nothing but their number is needed
-            _restore_empty(prefix, dtype, keep)
+    if not can_continue(prefix, dtype, synced):
+        if synced[:2] == (0, 0):  # empty documents alone: nothing but their number is needed
+            _restore_empty(prefix, dtype, synced)
             return
         _take_back(prefix, dtype)
-    _restore_last_length(temporary_of(pieces(prefix, dtype, keep)[1][0]), keep)
+    _restore_last_length(temporary_of(pieces(prefix, dtype, synced)[1][0]), synced)
 
 
 def _take_back(prefix: Path, dtype: np.dtype) -> None:
@@ -558,15 +558,15 @@ def _take_back(prefix: Path, dtype: np.dtype) -> None:
         publish(tokens, temporary_of(tokens))
 
 
-def _restore_empty(prefix: Path, dtype: np.dtype, keep: Kept) -> None:
-    for path, size in pieces(prefix, dtype, keep):
+def _restore_empty(prefix: Path, dtype: np.dtype, synced: Synced) -> None:
+    for path, size in pieces(prefix, dtype, synced):
         with atomic_file(temporary_of(path)) as handle:
             handle.truncate(size)  # zeros that take no room, whatever a journal says
 
 
-def _restore_last_length(path: Path, keep: Kept) -> None:
-    """A document that came in pieces may have grown since: its sequence ends where the kept tokens end."""
-    tokens, sequences, _ = keep
+def _restore_last_length(path: Path, synced: Synced) -> None:
+    """A document that came in pieces may have grown since: its sequence ends where the synced tokens end."""
+    tokens, sequences, _ = synced
     if sequences:
         with path.open("r+b") as handle:
             before = np.fromfile(handle, dtype="<i4", count=sequences - 1).sum(dtype=np.int64)

@@ -26,6 +26,7 @@ import tiktoken
 import tokenizers
 
 from automodel_cli.corpus.tokenizers.rust_errors import is_failure, named, reason
+from automodel_cli.errors import AutomodelError
 
 CACHE_BYTES = 12 << 20
 FORGET_AFTER = 90_000_000  # characters; in English prose the tables double after 12 and about 110 million
@@ -44,7 +45,7 @@ class Engine(Protocol):
         ...
 
 
-class EngineMismatch(Exception):
+class EngineMismatch(AutomodelError):
     """The fast engine disagreed with the reference; what it wrote so far cannot be trusted."""
 
 
