@@ -51,7 +51,7 @@ def test_order_is_by_key_for_any_buckets_writers_and_memory(
     tmp_path: Path, count: int, block: int, writers: int, memory: int
 ) -> None:
     """With little memory the buckets are divided, several times over."""
-    rows = ROWS if memory > 1 else ROWS[:100]
+    rows = ROWS if memory > 1 else ROWS[:40]
     assert read(fill(tmp_path / "b", count, block=block, writers=writers, rows=rows), memory) == expected(
         rows
     )

@@ -140,27 +140,6 @@ def run_pipeline(
     on_progress(0, 1.0)
 
 
-def progress_callback(
-    phase: str,
-    sink: Sink,
-    bad_rows: BadRows,
-    progress: Callable[[Progress], None],
-    *,
-    tokens_wanted: int | None,
-    bytes_wanted: int | None,
-) -> Callable[[int, float | None], None]:
-    """What ``run_pipeline`` tells: adds up the bytes and reports; the counts come from the sink."""
-    read_bytes = 0
-
-    def on_progress(text_bytes: int, through: float | None) -> None:
-        nonlocal read_bytes
-        read_bytes += text_bytes
-        counts = (sink.documents, sink.tokens, read_bytes, bad_rows.count)
-        progress(Progress(phase, *counts, tokens_wanted, bytes_wanted, through))
-
-    return on_progress
-
-
 class Count:
     """A sink that only counts."""
 

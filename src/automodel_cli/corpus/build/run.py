@@ -24,7 +24,6 @@ from automodel_cli.corpus.build.pipeline import (
     NoText,
     Progress,
     Sink,
-    progress_callback,
     run_pipeline,
 )
 from automodel_cli.corpus.build.pool import Executor, LocalExecutor
@@ -166,22 +165,25 @@ class Build(ABC, Generic[SettingsT, ManifestT, WriterT]):
     def progress_callback(
         self, phase: str, sink: Sink, bad_rows: BadRows, bytes_wanted: int | None
     ) -> Callable[[int, float | None], None]:
-        """What reports progress while ``sink`` is fed."""
-        wanted = {"tokens_wanted": self.cfg.max_tokens, "bytes_wanted": bytes_wanted}
-        return progress_callback(phase, sink, bad_rows, self.progress, **wanted)
+        """What ``run_pipeline`` calls: adds up the bytes and reports; the counts come from the sink."""
+        read_bytes = 0
+
+        def on_progress(text_bytes: int, through: float | None) -> None:
+            nonlocal read_bytes
+            read_bytes += text_bytes
+            counts = (sink.documents, sink.tokens, read_bytes, bad_rows.count)
+            self.progress(Progress(phase, *counts, self.cfg.max_tokens, bytes_wanted, through))
+
+        return on_progress
 
     def gather(self, bad_rows: BadRows) -> None:
         """First phase of a shuffle: all documents to disk, durably."""
-        documents = read_bytes = 0
 
-        def report(more_documents: int, more_bytes: int, through: float | None) -> None:
-            nonlocal documents, read_bytes
-            documents, read_bytes = documents + more_documents, read_bytes + more_bytes
-            counts = (documents, 0, read_bytes, bad_rows.count)
-            self.progress(Progress("scattering", *counts, through=through))
+        def on_progress(documents: int, read_bytes: int, through: float | None) -> None:
+            self.progress(Progress("scattering", documents, 0, read_bytes, bad_rows.count, through=through))
 
         try:
-            self.shuffled.gather(bad_rows, report)
+            self.shuffled.gather(bad_rows, on_progress)
         except BaseException:
             self.shuffled.remove()
             raise

@@ -157,6 +157,8 @@ def _ids(ids: Iterable[int]) -> np.ndarray:
 def _place(unit: Unit, found: Texts, document: int) -> str:
     """Where a document is, for people."""
     number = found.numbers[document] if document < len(found.numbers) else document
+    if unit.ordinals is not None:  # of a shuffle
+        return f"document {int(unit.ordinals[number]) + 1:,} of {unit.name}"
     if unit.kind == "files":
         return str(unit.payload[number][1])
     if unit.kind == "piece":

@@ -240,7 +240,7 @@ def _split_rule(job: _Nanogpt, characters: int) -> SplitRule:
         return base
     source = job.source
     single = isinstance(source, FileSource) and source.single_document
-    if single and cfg.val_fraction is not None and not characters and cfg.max_tokens is None:
+    if single and cfg.val_fraction and not (characters or cfg.max_tokens or cfg.shuffle):
         assert isinstance(source, FileSource)
         source.cut_tail(cfg.val_fraction)
         return replace(base, rule="given")
