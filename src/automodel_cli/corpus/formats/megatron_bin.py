@@ -133,10 +133,9 @@ def inspect_prefix(prefix: Path | str) -> MegatronFile:
             dtype, sequences, entries = _parse_header(index, head)
             _check_index_size(index, os.fstat(handle.fileno()).st_size, sequences, entries)
             file = MegatronFile(Path(prefix), dtype, sequences, entries - 1, bin_bytes // dtype.itemsize)
-            edges = _edges(handle, file)
+            _check_edges(handle, file, bin_bytes)
     except OSError as error:
         raise _missing(Path(prefix), index, data, error) from error
-    _check_edges(index, data, file, edges, bin_bytes)
     return file
 
 
@@ -204,47 +203,34 @@ def _check_index_size(index: Path, size: int, sequences: int, entries: int) -> N
         )
 
 
-@dataclass(frozen=True)
-class _Edges:
-    """First and last values of an index's sections; ``end_bytes`` is where the last sequence ends."""
+def _check_edges(handle: IO[bytes], file: MegatronFile, bin_bytes: int) -> None:
+    """The first and last values of the index's sections, against each other and the size of ``.bin``."""
 
-    first_pointer: int
-    end_bytes: int
-    first_document: int
-    last_document: int
+    def number(offset: int, width: int) -> int:
+        return int.from_bytes(os.pread(handle.fileno(), width, offset), "little", signed=True)
 
-
-def _edges(handle: IO[bytes], file: MegatronFile) -> _Edges:
-    def number(offset: int, bytes_: int) -> int:
-        return int.from_bytes(os.pread(handle.fileno(), bytes_, offset), "little", signed=True)
-
-    last = file.num_sequences - 1
-    first_pointer = end = 0
-    if file.num_sequences:
-        first_pointer = number(file.pointers_offset, 8)
-        last_length = number(file.lengths_offset + 4 * last, 4)
-        end = number(file.pointers_offset + 8 * last, 8) + last_length * file.dtype.itemsize
-    documents = [number(file.documents_offset + 8 * entry, 8) for entry in (0, file.num_documents)]
-    return _Edges(first_pointer, end, *documents)
-
-
-def _check_edges(index: Path, data: Path, file: MegatronFile, edges: _Edges, bin_bytes: int) -> None:
-    if (edges.first_document, edges.last_document) != (0, file.num_sequences):
+    index, itemsize, last = file.idx, file.dtype.itemsize, file.num_sequences - 1
+    bounds = [number(file.documents_offset + 8 * entry, 8) for entry in (0, file.num_documents)]
+    if bounds != [0, file.num_sequences]:
         raise DataError(
-            f"{index}: documents run from sequence {edges.first_document:,} to {edges.last_document:,}, "
+            f"{index}: documents run from sequence {bounds[0]:,} to {bounds[1]:,}, "
             f"sequences from 0 to {file.num_sequences:,}",
             f"the index is damaged; {_REMAKE}",
         )
-    if edges.first_pointer != 0 or edges.end_bytes % file.dtype.itemsize or edges.end_bytes < 0:
+    first = end = 0
+    if file.num_sequences:
+        first = number(file.pointers_offset, 8)
+        last_length = number(file.lengths_offset + 4 * last, 4)
+        end = number(file.pointers_offset + 8 * last, 8) + last_length * itemsize
+    if first != 0 or end % itemsize or end < 0:
         raise DataError(
-            f"{index}: sequences lie in bytes {edges.first_pointer:,} to {edges.end_bytes:,}, "
-            f"not in whole {file.dtype} tokens from 0 on",
+            f"{index}: sequences lie in bytes {first:,} to {end:,}, not in whole {file.dtype} tokens from 0 on",
             f"the index is damaged; {_REMAKE}",
         )
-    if edges.end_bytes != bin_bytes:
+    if end != bin_bytes:
         raise DataError(
-            f"{index} lists {edges.end_bytes // file.dtype.itemsize:,} tokens ({edges.end_bytes:,} bytes), "
-            f"{data} is {bin_bytes:,} bytes long",
+            f"{index} lists {end // itemsize:,} tokens ({end:,} bytes), "
+            f"{bin_path(file.prefix)} is {bin_bytes:,} bytes long",
             f"the files are of different runs, or a copy is incomplete; {_REMAKE}",
         )
 

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import xxhash
-from pydantic import ConfigDict
 
 from automodel_cli.corpus.documents.units import Split
+from automodel_cli.corpus.formats.manifest import ListedFile
 from automodel_cli.files import ANY_TEMPORARY, GrowingFile, disk_errors_named, fsync_folder, temporary_of
-from automodel_cli.json_files import Count, PlainName, Xxh3
+from automodel_cli.json_files import Count
 
 _SYNC_BYTES = 64 << 20  # written between two flushes to the disk
 _NAME_ENDS = r"\.(chunk\.\d{5,}|val)\.jsonl"
@@ -40,17 +40,12 @@ class Division:
         return (chunk + 1) * self.train_documents // self.chunks - chunk * self.train_documents // self.chunks
 
 
-@dataclass(frozen=True)
-class DocumentFile:
+@dataclass(frozen=True, kw_only=True)
+class DocumentFile(ListedFile):
     """A finished file of documents."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-    name: PlainName
     split: Split
     documents: Count
-    bytes: Count
-    xxh3: Xxh3
 
 
 def chunk_name(name: str, chunk: int) -> str:
@@ -200,8 +195,13 @@ class _OpenFile:
                 flush.result()
             self._file.sync()
             self._file.handle.close()
-        digest = f"xxh3:{self._hash.hexdigest()}"
-        return DocumentFile(self._path.name, self._split, self.documents, self.bytes, digest)
+        return DocumentFile(
+            name=self._path.name,
+            split=self._split,
+            documents=self.documents,
+            bytes=self.bytes,
+            xxh3=f"xxh3:{self._hash.hexdigest()}",
+        )
 
     def abandon(self) -> None:
         """Remove it."""
