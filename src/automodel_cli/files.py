@@ -1,4 +1,4 @@
-"""Publication of files: everything that must never be half-written goes through here.
+"""The one door to storage (local disks now): input is opened here, and what must never be half-written published.
 
 Rules: write to ``NAME.automodel.tmp`` beside the target (a name that is nobody else's: what carries it may be
 replaced and removed), flush, fsync, rename over the target, fsync the folder.
@@ -14,21 +14,46 @@ import fcntl
 import json
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import xxhash
 
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
-from automodel_cli.json_files import parse_json, read_bytes
+from automodel_cli.json_files import open_without_waiting, parse_json, read_bytes
 
 TEMP_SUFFIX = ".automodel.tmp"
 ANY_TEMPORARY = r"((\.automodel)?\.tmp)?"
 """For patterns of names: nothing, the suffix above, or that of versions before it, which may be anybody's."""
 _HASH_CHUNK_BYTES = 8 << 20
 _BUFFER_BYTES = 4 << 20
+
+
+def open_to_read(path: Path | str, *, buffering: int = -1) -> BinaryIO:
+    """A regular file, for streams and ranges. Never waits for the other end of a pipe.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    handle = open_without_waiting(path, buffering=buffering)
+    if not stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
+        handle.close()
+        raise OSError("it is no regular file")
+    return handle
+
+
+def read_range(path: Path | str, start: int, count: int) -> bytes:
+    """``count`` bytes of a file from ``start`` on, fewer where it ends before.
+
+    Raises:
+        OSError: as :func:`open_to_read`.
+    """
+    with open_to_read(path) as handle:
+        handle.seek(start)
+        return handle.read(count)
 
 
 def fsync_folder(folder: Path | str) -> None:
@@ -55,15 +80,17 @@ def publish(temporary: Path, target: Path) -> None:
 class GrowingFile:
     """A temporary beside ``target`` that is appended to; a later process may go on with what is durable of it.
 
-    ``keep_bytes`` of what an earlier process left count: what is beyond is cut, what is missing is zeros (a header).
+    ``synced_bytes`` of what an earlier process left count: what is beyond is cut, what is missing is zeros (a header).
     """
 
-    def __init__(self, target: Path, keep_bytes: int = 0) -> None:
+    def __init__(self, target: Path, synced_bytes: int = 0) -> None:
         self.target, self.temporary = target, temporary_of(target)
+        if synced_bytes and file_bytes(self.temporary) < synced_bytes <= file_bytes(target):
+            publish(target, self.temporary)  # it got its name after the sync that counts
         descriptor = os.open(self.temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self.handle = os.fdopen(descriptor, "r+b", buffering=_BUFFER_BYTES)
-        self.handle.truncate(keep_bytes)
-        self.handle.seek(keep_bytes)
+        self.handle.truncate(synced_bytes)
+        self.handle.seek(synced_bytes)
 
     def sync(self) -> None:
         """Make everything written so far durable."""
@@ -75,12 +102,12 @@ class GrowingFile:
         self.handle.close()
         publish(self.temporary, self.target)
 
-    def abandon(self, keep_bytes: int = 0) -> None:
-        """Close after an error: cut it back to ``keep_bytes``, or remove it."""
+    def abandon(self, synced_bytes: int = 0) -> None:
+        """Close after an error: cut it back to ``synced_bytes``, or remove it."""
         with contextlib.suppress(OSError):  # buffered bytes without room on the disk are not wanted
             self.handle.close()
-        if keep_bytes and self.temporary.exists():
-            os.truncate(self.temporary, keep_bytes)
+        if synced_bytes and self.temporary.exists():
+            os.truncate(self.temporary, synced_bytes)
         else:
             self.temporary.unlink(missing_ok=True)
 

@@ -4,7 +4,7 @@
 
 So that the check needs no vocabulary file, the part of GPT-2's table that these texts can touch is stored too:
 BPE looks up nothing but substrings of the pieces that its pattern cuts a text into, so every entry that is
-such a substring, with its true rank, gives the same ids as the whole table. tests/corpus/test_golden_bpe.py
+such a substring, with its true rank, gives the same ids as the whole table. tests/corpus/tokenizers/test_golden_bpe.py
 reads the file.
 """
 

@@ -19,6 +19,7 @@ from automodel_cli.corpus.build import megatron_output, pipeline
 from automodel_cli.corpus.documents import source as documents
 from automodel_cli.corpus.formats import megatron_divide
 from automodel_cli.corpus.formats.megatron_bin import MegatronWriter
+from automodel_cli.corpus.shuffle import shuffled_source
 
 
 def half_a_write(original: Any, writer: MegatronWriter, tokens: Any, *rest: Any) -> None:
@@ -34,7 +35,7 @@ if __name__ == "__main__":
         "manifest": (megatron_output, "describe_pair"),
     }
     faults.half_a_write = half_a_write
-    documents.BYTES_PER_DOCUMENT = 64
+    documents.BYTES_PER_DOCUMENT = shuffled_source.BYTES_PER_DOCUMENT = 64
     pipeline.EVERY_TOKENS = 500  # positions inside a pair, too
     megatron_divide._BLOCK_TOKENS = 400
     if sys.argv[1] == "count":

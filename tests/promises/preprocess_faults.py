@@ -28,6 +28,7 @@ from automodel_cli.corpus.build import nanogpt_output, output, pipeline
 from automodel_cli.corpus.documents import cutting
 from automodel_cli.corpus.documents import source as documents
 from automodel_cli.corpus.formats.nanogpt_bin import ShardWriter
+from automodel_cli.corpus.shuffle import shuffled_source
 
 POINTS: dict[str, tuple[Any, str]] = {
     "read": (cutting._Cut, "unit"),
@@ -86,7 +87,7 @@ def count_all() -> None:
 
 
 if __name__ == "__main__":
-    documents.BYTES_PER_DOCUMENT = 64
+    documents.BYTES_PER_DOCUMENT = shuffled_source.BYTES_PER_DOCUMENT = 64
     pipeline.EVERY_TOKENS = 500  # positions inside a shard, too
     if sys.argv[1] == "count":
         count_all()

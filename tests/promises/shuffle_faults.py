@@ -86,7 +86,7 @@ def count_all() -> None:
 
 
 if __name__ == "__main__":
-    documents.BYTES_PER_DOCUMENT = shuffle.BYTES_PER_DOCUMENT = 64
+    documents.BYTES_PER_DOCUMENT = scatter.BYTES_PER_DOCUMENT = 64
     scatter._LEAST_BLOCK_BYTES = 64
     if sys.argv[1] == "count":
         count_all()

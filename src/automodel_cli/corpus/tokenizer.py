@@ -45,7 +45,6 @@ from automodel_cli.corpus.tokenizers.convert import MODEL, can_convert, convert
 from automodel_cli.corpus.tokenizers.engines import (
     Engine,
     TiktokenEngine,
-    TiktokenParsingEngine,
     gigatoken_from_ranks,
 )
 from automodel_cli.corpus.tokenizers.hf import HFTokenizer
@@ -101,7 +100,7 @@ class TiktokenTokenizer(Tokenizer):
         return None if scheme is None else gigatoken_from_ranks(self._ranks_text, scheme)
 
     def parsing_engine(self) -> Engine:
-        return TiktokenParsingEngine(self._encoding)
+        return TiktokenEngine(self._encoding, parse=True)
 
     def special_texts(self) -> tuple[str, ...] | None:
         return tuple(sorted(self._encoding._special_tokens))

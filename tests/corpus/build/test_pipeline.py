@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from automodel_cli.corpus.build.pipeline import BadRows, Count, drive
+from automodel_cli.corpus.build.pipeline import BadRows, Count, run_pipeline
 from automodel_cli.corpus.build.tokenize import EncodeTask
 from automodel_cli.corpus.documents.units import ReadOptions, TokenChunk, Unit
 from automodel_cli.corpus.tokenizer import ByteTokenizer
@@ -14,7 +14,9 @@ LINES = [b'{"text": "a"}\n', b"{\n", b'{"text": "bc"}\n', b"[]\n", b'{"text": "d
 
 
 def chunks(sizes: list[int], name: str = "x.jsonl", file: int = 0):
-    encoder = EncodeTask(Path("none"), "auto", ReadOptions(), "<u2", before=(256,)).open(ByteTokenizer())
+    encoder = EncodeTask(
+        Path("none"), "auto", ReadOptions(), "<u2", before=(256,), tokenizer=ByteTokenizer()
+    ).open()
     at = 0
     for size in sizes:
         data = b"".join(LINES[at : at + size])
@@ -45,7 +47,7 @@ class Sink(Count):
 def test_bad_rows_have_the_same_lines_for_any_units(sizes: list[int]) -> None:
     bad, told = BadRows(), []
     stream = [*chunks(sizes), *chunks(sizes, "y.jsonl", 1)]
-    drive(iter(stream), Sink(), bad, note=lambda *_: None, tell=lambda *step: told.append(step))
+    run_pipeline(iter(stream), Sink(), bad, note=lambda *_: None, on_progress=lambda *step: told.append(step))
     places = [f"{name}.jsonl:{line}" for name in "xy" for line in (2, 4, 6)]
     assert [text.split(": ")[0] for text in bad.first] == places and bad.count == 6
     assert sum(size for size, _ in told) == 2 * sum(map(len, LINES))
@@ -56,33 +58,35 @@ def test_bad_rows_have_the_same_lines_for_any_units(sizes: list[int]) -> None:
 @pytest.mark.parametrize(("limit", "count"), [(1, 0), (2, 0), (3, 1), (5, 1), (6, 2), (7, 2), (8, 3)])
 def test_rows_after_the_last_wanted_document_do_not_count(sizes: list[int], limit: int, count: int) -> None:
     bad = BadRows()
-    drive(chunks(sizes), Sink(limit), bad, note=lambda *_: None, tell=lambda size, _: None)
+    run_pipeline(chunks(sizes), Sink(limit), bad, note=lambda *_: None, on_progress=lambda size, _: None)
     assert bad.count == count  # documents take 2, 3 and 2 tokens; the last bad row counts at the source's end
 
 
 def test_a_position_is_noted_before_the_next_unit_only() -> None:
     noted = []
-    drive(
+    run_pipeline(
         chunks([2, 2, 2]),
         Sink(),
         BadRows(),
         note=lambda *where: noted.append(where),
-        tell=lambda size, _: None,
+        on_progress=lambda size, _: None,
     )
     assert noted == [({"file": 0, "at": 2}, 2), ({"file": 0, "at": 4}, 4)]
     bad = BadRows()
     later = list(chunks([2, 2, 2]))[1:]
-    drive(iter(later), Sink(), bad, rows=2, note=lambda *_: None, tell=lambda size, _: None)
+    run_pipeline(iter(later), Sink(), bad, rows=2, note=lambda *_: None, on_progress=lambda size, _: None)
     assert [text.split(": ")[0] for text in bad.first] == ["x.jsonl:4", "x.jsonl:6"]
 
 
 def test_strict() -> None:
     with pytest.raises(DataError, match=r"bad row x\.jsonl:2: malformed JSON"):
-        drive(chunks([6]), Sink(), BadRows(strict=True), note=lambda *_: None, tell=lambda size, _: None)
+        run_pipeline(
+            chunks([6]), Sink(), BadRows(strict=True), note=lambda *_: None, on_progress=lambda size, _: None
+        )
 
 
 def test_only_the_first_are_named() -> None:
     bad = BadRows()
     many = [pair for k in range(9) for pair in chunks([6], file=k)]
-    drive(iter(many), Sink(), bad, note=lambda *_: None, tell=lambda size, _: None)
+    run_pipeline(iter(many), Sink(), bad, note=lambda *_: None, on_progress=lambda size, _: None)
     assert bad.count == 27 and len(bad.first) == 10

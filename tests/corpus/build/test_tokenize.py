@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ def between(eot: str) -> UnitEncoder:
     """As nanoGPT's files have it: one text a document, 256 before it, after it, or nowhere."""
     side = {"prepend": "before", "append": "after"}.get(eot)
     around = {side: (256,)} if side else {}
-    return EncodeTask(Path("none"), "auto", ReadOptions(), "<u2", **around).open(ByteTokenizer())
+    return EncodeTask(Path("none"), "auto", ReadOptions(), "<u2", tokenizer=ByteTokenizer(), **around).open()
 
 
 def ids(eot: str, texts: list[str], **rest: bool) -> TokenChunk:
@@ -73,7 +74,7 @@ TWO = ReadOptions("a", more_keys=("b",), lists=True)
 
 def encoder(read: ReadOptions = ONE, *, append_eod: bool = True) -> UnitEncoder:
     end = (256,) if append_eod else ()
-    return EncodeTask(Path("none"), "auto", read, "<u2", end=end).open(ByteTokenizer())
+    return EncodeTask(Path("none"), "auto", read, "<u2", end=end, tokenizer=ByteTokenizer()).open()
 
 
 def rows(*values: object) -> Unit:
@@ -122,7 +123,7 @@ def test_many_texts_are_narrowed_block_by_block(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_document_in_pieces_gets_its_ids_around_it_once() -> None:
     task = EncodeTask(Path("none"), "auto", ONE, "<u2", before=(1,), after=(2, 3), end=(256,))
-    encode = task.open(ByteTokenizer())
+    encode = replace(task, tokenizer=ByteTokenizer()).open()
     found = [
         encode(Unit("piece", "a", 0, {}, payload=data, continues=continues, unfinished=unfinished))
         for data, continues, unfinished in ((b"a", False, True), (b"b", True, True), (b"c", True, False))
@@ -140,7 +141,9 @@ def test_a_document_in_pieces_gets_its_ids_around_it_once() -> None:
 def test_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SentenceRule, "splitter", lambda self: lambda text: text.split("."))
     task = EncodeTask(Path("none"), "auto", ONE, "<u2", end=(256,), sentences=SentenceRule())
-    chunk = task.open(ByteTokenizer())(rows({"text": "a.b..c"}, {"text": ["d.e"]}, {"text": "."}))
+    chunk = replace(task, tokenizer=ByteTokenizer()).open()(
+        rows({"text": "a.b..c"}, {"text": ["d.e"]}, {"text": "."})
+    )
     assert sequences_of(chunk) == [[[97], [98], [99, 256]], [[100, 46, 101, 256]], []]
 
 

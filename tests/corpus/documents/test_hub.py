@@ -42,10 +42,10 @@ def rows(source: HubSource, cursor: dict | None, chunk: int) -> list[tuple[dict,
 
 def test_rows_from_any_cursor_with_any_chunk_size(folder: str) -> None:
     source = HubSource(folder, None, "train", ReadOptions())
-    for chunk in (1, 10, 1000):
+    for chunk in (1, 1000):
         found = rows(source, None, chunk)
         assert [text for _, texts in found for text in texts] == TEXTS
-        for cursor, _ in found[:: max(1, len(found) // 3)]:
+        for cursor, _ in found[:: max(1, len(found) // 2)]:
             cursor = json.loads(json.dumps(cursor))  # as the journal keeps it
             after = [text for _, texts in rows(source, cursor, 7) for text in texts]
             assert after == TEXTS[cursor["at"] :]

@@ -229,19 +229,19 @@ def test_a_writer_goes_on_where_another_was_killed(tmp_path: Path) -> None:
 
     killed = MegatronWriter(tmp_path / "x", dtype=np.dtype("u2"))
     write(killed, 0, 20)
-    kept = killed.sync()
+    synced = killed.sync()
     write(killed, 20, 33)
     killed.sync()  # on the disk, but not what is gone on from
     assert not idx_path(tmp_path / "x").exists()
-    assert can_continue(tmp_path / "x", np.dtype("u2"), kept)
+    assert can_continue(tmp_path / "x", np.dtype("u2"), synced)
 
-    again = MegatronWriter(tmp_path / "x", dtype=np.dtype("u2"), keep=kept)
+    again = MegatronWriter(tmp_path / "x", dtype=np.dtype("u2"), synced=synced)
     write(again, 20, 60)
     again.close()
     for suffix in (".bin", ".idx"):
         assert (tmp_path / f"x{suffix}").read_bytes() == (tmp_path / f"whole{suffix}").read_bytes()
     assert not list(tmp_path.glob("*.tmp"))
-    assert not can_continue(tmp_path / "x", np.dtype("u2"), kept)
+    assert not can_continue(tmp_path / "x", np.dtype("u2"), synced)
 
 
 def test_a_stale_index_never_stands_beside_new_tokens(
@@ -268,12 +268,12 @@ def test_a_stale_index_never_stands_beside_new_tokens(
 def test_giving_up_leaves_nothing_or_what_was_synced(tmp_path: Path) -> None:
     writer = MegatronWriter(tmp_path / "x", dtype=np.dtype("u2"))
     writer.write(np.arange(5, dtype="u2"), np.array([5]))
-    kept = writer.sync()
+    synced = writer.sync()
     writer.write(np.arange(5, dtype="u2"), np.array([5]))
-    writer.abandon(kept)
-    assert can_continue(tmp_path / "x", np.dtype("u2"), kept)
+    writer.abandon(synced)
+    assert can_continue(tmp_path / "x", np.dtype("u2"), synced)
     assert (tmp_path / "x.bin.automodel.tmp").stat().st_size == 10
-    MegatronWriter(tmp_path / "x", dtype=np.dtype("u2"), keep=kept).abandon()
+    MegatronWriter(tmp_path / "x", dtype=np.dtype("u2"), synced=synced).abandon()
     assert not list(tmp_path.iterdir())
 
 

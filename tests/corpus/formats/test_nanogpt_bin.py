@@ -157,12 +157,12 @@ def test_writer_shows_nothing_until_closed_and_continues_from_a_sync(tmp_path: P
     path = tmp_path / "a.bin"
     first = ShardWriter(path, dtype=np.dtype("uint16"))
     first.write(np.array([7, 1, 7], dtype=np.uint16), np.array([0, 2]))
-    keep = first.sync()
-    assert keep == (3, 2) and not path.exists()
+    synced = first.sync()
+    assert synced == (3, 2) and not path.exists()
     first.write(np.array([5, 5, 5], dtype=np.uint16), np.array([1]))  # after the sync: to be forgotten
     first.sync()
     del first  # as a killed process leaves it
-    second = ShardWriter(path, dtype=np.dtype("uint16"), keep=keep)
+    second = ShardWriter(path, dtype=np.dtype("uint16"), synced=synced)
     second.write(np.array([2, 7], dtype=np.uint16), np.array([1]))
     facts = second.close()
     assert (facts.num_tokens, facts.num_documents) == (5, 3)
@@ -174,7 +174,7 @@ def test_abandoned_writer_leaves_only_what_was_asked(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     writer = ShardWriter(path, dtype=np.dtype("uint16"))
     writer.write(np.arange(10, dtype=np.uint16), np.array([0, 5]))
-    writer.abandon(keep=(4, 1))
+    writer.abandon(synced=(4, 1))
     assert (tmp_path / "a.bin.automodel.tmp").stat().st_size == 1024 + 8
     assert (tmp_path / "a.bos.idx.automodel.tmp").stat().st_size == 4
     ShardWriter(path, dtype=np.dtype("uint16")).abandon()

@@ -22,7 +22,7 @@ def fill(folder: Path, count: int, *, block: int = 64, writers: int = 1, rows: l
     for k in range(0, len(rows), block):
         some = rows[k : k + block]
         records = np.zeros(len(some), dtype=buckets.record)
-        records["place"], records["length"] = PLACES[k : k + block], [len(row) for row in some]
+        records["place"], records["length"] = PLACES[k : k + len(some)], [len(row) for row in some]
         files[k // block % writers].scatter(np.frombuffer(b"".join(some), np.uint8), records)
     return buckets
 
@@ -33,7 +33,7 @@ def read(buckets: Buckets, memory: int = 10**6, first_key: int = 0, **options: o
 
 
 def expected(rows: list[bytes] = ROWS) -> bytes:
-    return b"".join(rows[k] for k in np.argsort(shuffle_keys(7, PLACES)))
+    return b"".join(rows[k] for k in np.argsort(shuffle_keys(7, PLACES[: len(rows)])))
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,10 @@ def test_order_is_by_key_for_any_buckets_writers_and_memory(
     tmp_path: Path, count: int, block: int, writers: int, memory: int
 ) -> None:
     """With little memory the buckets are divided, several times over."""
-    assert read(fill(tmp_path / "b", count, block=block, writers=writers), memory) == expected()
+    rows = ROWS if memory > 1 else ROWS[:40]
+    assert read(fill(tmp_path / "b", count, block=block, writers=writers, rows=rows), memory) == expected(
+        rows
+    )
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["plan.json"]
 
 

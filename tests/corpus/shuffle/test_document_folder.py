@@ -16,7 +16,9 @@ from automodel_cli.corpus.shuffle.document_folder import (
 from automodel_cli.errors import DataError
 from automodel_cli.files import read_manifest, write_manifest
 
-FILE = DocumentFile("x.chunk.00000.jsonl", "train", 1, 3, "xxh3:0123456789abcdef")
+FILE = DocumentFile(
+    name="x.chunk.00000.jsonl", split="train", documents=1, bytes=3, xxh3="xxh3:0123456789abcdef"
+)
 WHOLE = DocumentsManifest("text", 1, None, 0, (FILE,), {"name": "x"}, {"seed": 1})
 
 

@@ -55,7 +55,7 @@ def test_order_and_bad_rows(folder: Path, memory: int, workers: int) -> None:
     told: list[tuple[int, int]] = []
     source.gather(bad_rows, lambda documents, size, _: told.append((documents, size)))
     assert bad_rows.count == 4 and bad_rows.first[0] == "a.jsonl:4: malformed JSON"
-    assert [sum(column) for column in zip(*told, strict=True)] == [156, source.total_bytes]
+    assert told[-1] == (156, source.total_bytes)
     units = list(source.units(None, 1))
     found = [read_unit(unit, source.options) for unit in units]
     assert [text for some in found for text in some.texts] == expected()

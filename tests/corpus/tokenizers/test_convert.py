@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.corpus.kinds_of_tokenizers import END, TEXTS, byte_level, end_of_word
+from tests.corpus.tokenizers.kinds_of_tokenizers import END, TEXTS, byte_level, end_of_word
 
 from automodel_cli.corpus.tokenizer import open_tokenizer
 from automodel_cli.corpus.tokenizers import convert as tokenizer_convert

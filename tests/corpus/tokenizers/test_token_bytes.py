@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import tiktoken
-from tests.corpus.kinds_of_tokenizers import CHANGE_TEXTS, END, KEEP_TEXTS, TEXTS
+from tests.corpus.tokenizers.kinds_of_tokenizers import CHANGE_TEXTS, END, KEEP_TEXTS, TEXTS
 
 from automodel_cli.corpus.tokenizer import ByteTokenizer, CharTokenizer, TiktokenTokenizer, Tokenizer
 from automodel_cli.corpus.tokenizers.hf import HFTokenizer

@@ -210,7 +210,7 @@ def test_shuffle_is_a_permutation_that_only_the_seed_decides(tmp_path: Path, row
     assert some == everything[:1000]
 
 
-@pytest.mark.parametrize("options", [{"num_workers": 1}, {"num_workers": 2, "chunk_size": 1}])
+@pytest.mark.parametrize("options", [{"num_workers": 1}, {"num_workers": 2}])
 def test_the_same_documents_validate_with_and_without_a_shuffle(
     tmp_path: Path, rows: str, options: dict[str, int]
 ) -> None:

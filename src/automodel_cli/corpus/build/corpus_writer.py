@@ -16,7 +16,7 @@ from automodel_cli.corpus.formats.nanogpt_bin import (
     ShardInfo,
     ShardWriter,
     inspect_token_file,
-    kept_is_there,
+    synced_is_there,
 )
 from automodel_cli.corpus.shuffle.splitting import TRAIN, VAL, SplitRule
 from automodel_cli.errors import DataError
@@ -54,17 +54,17 @@ class RollingWriter:
         ]
         self.tokens = sum(shard.num_tokens for shard in self.shards)
         self.documents = sum(shard.num_documents for shard in self.shards)
-        self._kept = (0, 0)
+        self._synced = (0, 0)
         self._open: ShardWriter | None = None
         if state and state["open"][0]:
-            self._kept = (state["open"][0], state["open"][1])
-            self._open = self._begin(keep=self._kept)
-            self.tokens += self._kept[0]
-            self.documents += self._kept[1]
+            self._synced = (state["open"][0], state["open"][1])
+            self._open = self._begin(synced=self._synced)
+            self.tokens += self._synced[0]
+            self.documents += self._synced[1]
 
-    def _begin(self, keep: tuple[int, int] = (0, 0)) -> ShardWriter:
+    def _begin(self, synced: tuple[int, int] = (0, 0)) -> ShardWriter:
         path = self.layout.shard_path(self.split, len(self.shards))
-        return ShardWriter(path, dtype=self.layout.dtype, layout=self.layout.layout, keep=keep)
+        return ShardWriter(path, dtype=self.layout.dtype, layout=self.layout.layout, synced=synced)
 
     def write(self, tokens: np.ndarray, starts: np.ndarray) -> bool:
         """Append; ``starts`` are offsets of document beginnings. True if a shard was finished."""
@@ -85,13 +85,13 @@ class RollingWriter:
     def _finish_shard(self) -> None:
         assert self._open is not None
         self.shards.append(self._open.close())
-        self._open, self._kept = None, (0, 0)
+        self._open, self._synced = None, (0, 0)
 
     def sync(self) -> dict[str, Any]:
         """Make all durable; the state from which a later run continues."""
         if self._open is not None:
-            self._kept = self._open.sync()
-        return {"shards": [[s.num_tokens, s.num_documents] for s in self.shards], "open": list(self._kept)}
+            self._synced = self._open.sync()
+        return {"shards": [[s.num_tokens, s.num_documents] for s in self.shards], "open": list(self._synced)}
 
     def close(self) -> list[ShardInfo]:
         """Publish the last shard."""
@@ -102,7 +102,7 @@ class RollingWriter:
     def abandon(self) -> None:
         """After an error: leave finished shards and what the last ``sync`` made durable."""
         if self._open is not None:
-            self._open.abandon(keep=self._kept)
+            self._open.abandon(synced=self._synced)
             self._open = None
 
 
@@ -263,8 +263,8 @@ def state_is_on_disk(layout: CorpusLayout, state: dict[str, Any]) -> bool:
                 return False
             if file.num_tokens != tokens:
                 return False
-        keep = (saved["open"][0], saved["open"][1])
+        synced = (saved["open"][0], saved["open"][1])
         path = layout.shard_path(split, len(saved["shards"]))
-        if keep[0] and not kept_is_there(path, keep, layout.dtype, layout.layout):
+        if synced[0] and not synced_is_there(path, synced, layout.dtype, layout.layout):
             return False
     return True

@@ -41,10 +41,8 @@ def expected_size(files: Sequence[SourceFile], options: ReadOptions) -> Expected
         if file.kind == "parquet":
             total += _RENDERED * _parquet_bytes(file, options)
             continue
-        if file.compression and ratio is None:
-            ratio = likely_expansion(
-                file.path, file.name, file.compression
-            )  # of the first one; the others are of its kind
+        if file.compression and ratio is None:  # of the first one; the others are of its kind
+            ratio = likely_expansion(file.path, file.name, file.compression)
         rendered = 1.0 if file.kind == "jsonl" else _RENDERED
         total += file.bytes * (ratio or 1.0 if file.compression else 1.0) * rendered
     exact = all(file.kind == "jsonl" and not file.compression for file in files)

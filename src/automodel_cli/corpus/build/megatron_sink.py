@@ -20,7 +20,13 @@ import numpy as np
 from pydantic import Field
 
 from automodel_cli.corpus.documents.units import FieldSequences, TokenChunk
-from automodel_cli.corpus.formats.megatron_bin import Kept, MegatronWriter, can_reopen, inspect_prefix, reopen
+from automodel_cli.corpus.formats.megatron_bin import (
+    MegatronWriter,
+    Synced,
+    can_reopen,
+    inspect_prefix,
+    reopen,
+)
 from automodel_cli.errors import DataError
 from automodel_cli.json_files import Count, FileModel, Items, validated
 
@@ -87,15 +93,15 @@ class _Field:
 class _Part:
     """The open pairs of one part, one for each key."""
 
-    def __init__(self, layout: MegatronLayout, number: int, kept: list[Kept] | None = None) -> None:
+    def __init__(self, layout: MegatronLayout, number: int, synced: list[Synced] | None = None) -> None:
         self.layout, self.number = layout, number
-        self.kept: list[Kept] = kept or [(0, 0, 0)] * len(layout.keys)
+        self.synced: list[Synced] = synced or [(0, 0, 0)] * len(layout.keys)
         self.writers = []
-        for key, keep in zip(layout.keys, self.kept, strict=True):
+        for key, counts in zip(layout.keys, self.synced, strict=True):
             prefix = layout.prefix(number, key)
-            if any(keep):
-                reopen(prefix, layout.dtype, keep)
-            self.writers.append(MegatronWriter(prefix, dtype=layout.dtype, keep=keep))
+            if any(counts):
+                reopen(prefix, layout.dtype, counts)
+            self.writers.append(MegatronWriter(prefix, dtype=layout.dtype, synced=counts))
 
     def write(self, fields: list[_Field], first: int, stop: int, *, continues: bool) -> None:
         """Documents ``first`` to ``stop``; if ``continues`` the first one's tokens go to the last sequence."""
@@ -109,10 +115,10 @@ class _Part:
                 sizes = sizes[sizes > 0]
             writer.write(tokens, lengths, sizes)
 
-    def sync(self) -> list[Kept]:
+    def sync(self) -> list[Synced]:
         """Make all durable; what to go on from."""
-        self.kept = [writer.sync() for writer in self.writers]
-        return self.kept
+        self.synced = [writer.sync() for writer in self.writers]
+        return self.synced
 
     def close(self) -> list[Pair]:
         """Publish. A pair without tokens is none: Megatron cannot open it."""
@@ -127,8 +133,8 @@ class _Part:
         return pairs
 
     def abandon(self) -> None:
-        for writer, keep in zip(self.writers, self.kept, strict=True):
-            writer.abandon(keep)
+        for writer, counts in zip(self.writers, self.synced, strict=True):
+            writer.abandon(counts)
 
 
 class MegatronSink:
@@ -148,8 +154,8 @@ class MegatronSink:
         self._part: _Part | None = None
         self._part_tokens = state["part_tokens"] if state else 0  # of the first key, in the open part
         if state and state["open"] is not None:
-            kept = [(tokens, sequences, documents) for tokens, sequences, documents in state["kept"]]
-            self._part = _Part(layout, state["open"], kept)
+            synced = [(tokens, sequences, documents) for tokens, sequences, documents in state["kept"]]
+            self._part = _Part(layout, state["open"], synced)
 
     @property
     def full(self) -> bool:
@@ -230,7 +236,7 @@ class MegatronSink:
             "pairs": [[p.part, p.key, p.tokens, p.sequences, p.documents] for p in self.pairs],
             "part_tokens": self._part_tokens,
             "open": None if self._part is None else self._part.number,
-            "kept": [] if self._part is None else [list(keep) for keep in self._part.sync()],
+            "kept": [] if self._part is None else [list(counts) for counts in self._part.sync()],
         }
 
     def close(self) -> list[Pair]:
@@ -275,6 +281,6 @@ def state_is_on_disk(layout: MegatronLayout, state: dict[str, Any]) -> bool:
         if counts != (pair.tokens, pair.sequences, pair.documents):
             return False
     return all(
-        not any(keep) or can_reopen(layout.prefix(state["open"], key), layout.dtype, tuple(keep))
-        for key, keep in zip(layout.keys, state["kept"], strict=False)
+        not any(counts) or can_reopen(layout.prefix(state["open"], key), layout.dtype, tuple(counts))
+        for key, counts in zip(layout.keys, state["kept"], strict=False)
     )

@@ -8,16 +8,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from automodel_cli.corpus.build.pool import OrderedPool
-from automodel_cli.corpus.build.tokenize import EncodeTask
 from automodel_cli.corpus.documents.units import BadRow, TokenChunk, Unit
 from automodel_cli.corpus.formats.journal import EVERY_TOKENS
-from automodel_cli.corpus.tokenizers.base import Tokenizer
 from automodel_cli.errors import DataError
 
 FIRST_BAD_ROWS = 10  # named; the rest are counted
@@ -107,21 +103,21 @@ class BadRows:
                 self.first.append(f"{place}: {row.reason}")
 
 
-def drive(
+def run_pipeline(
     chunks: Iterator[tuple[Unit, TokenChunk]],
     sink: Sink,
     bad_rows: BadRows,
     *,
     rows: int = 0,
     note: Callable[[dict[str, Any], int], None],
-    tell: Callable[[int, float | None], None],
+    on_progress: Callable[[int, float | None], None],
 ) -> None:
     """Feed ``sink`` until it is full or there is no more.
 
     Args:
         rows: rows of the first unit's file before that unit (after an interruption).
         note: called with the cursor and rows to go on from, when that is worth writing down.
-        tell: called after each chunk with the bytes of text it stood for and ``Unit.through``, and at the end.
+        on_progress: called after each chunk with the bytes of text it stood for and ``Unit.through``, and at the end.
     """
     file = None
     noted_at = sink.tokens
@@ -138,45 +134,10 @@ def drive(
         # Rows after the last document that was wanted do not count: how many are read of them is chance.
         bad_rows.add(unit, rows, [row for row in chunk.bad if not sink.full or row.after < sink.reached])
         rows += chunk.rows
-        tell(chunk.text_bytes, unit.through)
+        on_progress(chunk.text_bytes, unit.through)
         if sink.full:
             return
-    tell(0, 1.0)
-
-
-@contextlib.contextmanager
-def tokenizing(
-    task: EncodeTask, tokenizer: Tokenizer, *, num_workers: int, prefetch: int
-) -> Generator[Callable[[Iterator[Unit]], Iterator[tuple[Unit, TokenChunk]]]]:
-    """What maps units to ``(unit, chunk)`` in order: a pool, or this process when one worker is asked for."""
-    if num_workers <= 1:
-        encoder = task.open(tokenizer)
-        yield lambda units: ((unit, encoder(unit)) for unit in units)
-        return
-    window = num_workers * prefetch
-    with OrderedPool(task, num_workers=num_workers, window=window) as pool:
-        yield pool.run
-
-
-def teller(
-    phase: str,
-    sink: Sink,
-    bad_rows: BadRows,
-    progress: Callable[[Progress], None],
-    *,
-    tokens_wanted: int | None,
-    bytes_wanted: int | None,
-) -> Callable[[int, float | None], None]:
-    """What ``drive`` tells: adds up the bytes and reports; the counts come from the sink."""
-    read_bytes = 0
-
-    def tell(text_bytes: int, through: float | None) -> None:
-        nonlocal read_bytes
-        read_bytes += text_bytes
-        counts = (sink.documents, sink.tokens, read_bytes, bad_rows.count)
-        progress(Progress(phase, *counts, tokens_wanted, bytes_wanted, through))
-
-    return tell
+    on_progress(0, 1.0)
 
 
 class Count:

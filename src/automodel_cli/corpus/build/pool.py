@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, Protocol, TypeVar
@@ -23,7 +23,6 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from automodel_cli.corpus.documents.units import Chunk, Unit
-from automodel_cli.corpus.tokenizers.engines import EngineMismatch
 from automodel_cli.errors import AutomodelError
 from automodel_cli.processes import without_launcher
 
@@ -44,6 +43,40 @@ class Task(Protocol[ChunkT_co]):
     def open(self) -> Callable[[Unit], ChunkT_co]:
         """What turns units into chunks, made in the process that runs it."""
         ...
+
+
+class Executor(Protocol):
+    """What works on units, here or elsewhere: the seam for an engine that spans machines."""
+
+    def map_ordered(
+        self, task: Task[ChunkT], units: Iterator[Unit]
+    ) -> contextlib.AbstractContextManager[Iterator[tuple[Unit, ChunkT]]]:
+        """Each unit with its chunk, in the order of the units; leaving the context stops the work."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalExecutor:
+    """This machine: ``num_workers`` processes, or this process alone where one is asked for.
+
+    ``prefetch`` units for each worker are under way; it bounds the memory.
+    """
+
+    num_workers: int
+    prefetch: int = _AT_HAND
+
+    @contextlib.contextmanager
+    def map_ordered(
+        self, task: Task[ChunkT], units: Iterator[Unit]
+    ) -> Generator[Iterator[tuple[Unit, ChunkT]]]:
+        """See :class:`Executor`."""
+        if self.num_workers <= 1:
+            turn = task.open()
+            yield ((unit, turn(unit)) for unit in units)
+            return
+        window = self.num_workers * self.prefetch
+        with OrderedPool(task, num_workers=self.num_workers, window=window) as pool:
+            yield pool.run(units)
 
 
 @dataclass
@@ -87,7 +120,6 @@ class OrderedPool(Generic[ChunkT]):
 
         Raises:
             AutomodelError: what a worker ran into, at the unit where it did; or a worker died.
-            EngineMismatch: the fast engine is wrong about some text.
         """
         under_way: deque[Unit] = deque()
         ready: dict[int, ChunkT | BaseException] = {}
@@ -138,7 +170,8 @@ class OrderedPool(Generic[ChunkT]):
                     value.tokens = _read_array(worker.answers.fileno(), size, value.tokens.dtype)
             except (EOFError, ConnectionResetError):
                 raise _died(worker) from None
-            ready[worker.asked.popleft()] = _as_answer(kind, value)
+            failed = RuntimeError(f"a worker failed:\n{value}") if kind == "bug" else None
+            ready[worker.asked.popleft()] = failed or value
 
     def close(self) -> None:
         """Stop all workers; nobody waits for what they were doing."""
@@ -166,14 +199,6 @@ def _read_array(descriptor: int, size: int, dtype: np.dtype) -> np.ndarray:
             raise EOFError
         view = view[done:]
     return array
-
-
-def _as_answer(kind: str, value: Any) -> Any:
-    if kind == "mismatch":
-        return EngineMismatch(value)
-    if kind == "bug":
-        return RuntimeError(f"a worker failed:\n{value}")
-    return value
 
 
 def _start(task: Task[Any]) -> _Worker:

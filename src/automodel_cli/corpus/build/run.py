@@ -11,19 +11,24 @@ where files go, what writes them, what is said of them.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from automodel_cli.corpus.build.output import ManifestT, Output
-from automodel_cli.corpus.build.pipeline import BadRows, NoText, Progress, Sink, drive, teller, tokenizing
+from automodel_cli.corpus.build.pipeline import (
+    BadRows,
+    NoText,
+    Progress,
+    Sink,
+    run_pipeline,
+)
+from automodel_cli.corpus.build.pool import Executor, LocalExecutor
 from automodel_cli.corpus.build.tokenize import EncodeTask
 from automodel_cli.corpus.documents.source import Source
-from automodel_cli.corpus.documents.units import TokenChunk, Unit
 from automodel_cli.corpus.formats.journal import Position
 from automodel_cli.corpus.shuffle.shuffled_source import ShuffledSource
 from automodel_cli.corpus.tokenizer import Tokenizer
@@ -152,32 +157,33 @@ class Build(ABC, Generic[SettingsT, ManifestT, WriterT]):
         count = max(1, self.num_workers)
         self.say(f"would tokenize in {count} process{'es' * (count > 1)}")
 
-    @contextlib.contextmanager
-    def tokenized(self, units: Iterator[Unit]) -> Generator[Chunks]:
-        """The units with their chunks, from worker processes."""
-        workers = {"num_workers": self.num_workers, "prefetch": self.cfg.prefetch}
-        with tokenizing(self.task, self.tokenizer, **workers) as tokenize:
-            yield tokenize(units)
+    @property
+    def executor(self) -> Executor:
+        """What runs the tokenizer."""
+        return LocalExecutor(self.num_workers, self.cfg.prefetch)
 
-    def teller(
+    def progress_callback(
         self, phase: str, sink: Sink, bad_rows: BadRows, bytes_wanted: int | None
     ) -> Callable[[int, float | None], None]:
-        """What reports progress while ``sink`` is fed."""
-        wanted = {"tokens_wanted": self.cfg.max_tokens, "bytes_wanted": bytes_wanted}
-        return teller(phase, sink, bad_rows, self.progress, **wanted)
+        """What ``run_pipeline`` calls: adds up the bytes and reports; the counts come from the sink."""
+        read_bytes = 0
+
+        def on_progress(text_bytes: int, through: float | None) -> None:
+            nonlocal read_bytes
+            read_bytes += text_bytes
+            counts = (sink.documents, sink.tokens, read_bytes, bad_rows.count)
+            self.progress(Progress(phase, *counts, self.cfg.max_tokens, bytes_wanted, through))
+
+        return on_progress
 
     def gather(self, bad_rows: BadRows) -> None:
         """First phase of a shuffle: all documents to disk, durably."""
-        documents = read_bytes = 0
 
-        def report(more_documents: int, more_bytes: int, through: float | None) -> None:
-            nonlocal documents, read_bytes
-            documents, read_bytes = documents + more_documents, read_bytes + more_bytes
-            counts = (documents, 0, read_bytes, bad_rows.count)
-            self.progress(Progress("scattering", *counts, through=through))
+        def on_progress(documents: int, read_bytes: int, through: float | None) -> None:
+            self.progress(Progress("scattering", documents, 0, read_bytes, bad_rows.count, through=through))
 
         try:
-            self.shuffled.gather(bad_rows, report)
+            self.shuffled.gather(bad_rows, on_progress)
         except BaseException:
             self.shuffled.remove()
             raise
@@ -251,16 +257,15 @@ class Build(ABC, Generic[SettingsT, ManifestT, WriterT]):
             here = Position("write", cursor, rows, bad_rows.saved(), writer.sync())
             self.output.write_progress(plan, here)
 
-        tell = self.teller("writing", writer, bad_rows, self.documents.total_bytes)
+        on_progress = self.progress_callback("writing", writer, bad_rows, self.documents.total_bytes)
         try:
             if not writer.full:
                 units = self.documents.units(position.cursor, self.cfg.chunk_size)
-                with self.tokenized(units) as chunks:
-                    drive(chunks, writer, bad_rows, rows=position.rows, note=note, tell=tell)
+                with self.executor.map_ordered(self.task, units) as chunks:
+                    run_pipeline(
+                        chunks, writer, bad_rows, rows=position.rows, note=note, on_progress=on_progress
+                    )
             self.finish(writer, bad_rows)
         except BaseException:
             writer.abandon()
             raise
-
-
-Chunks = Iterator[tuple[Unit, TokenChunk]]

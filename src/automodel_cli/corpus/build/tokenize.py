@@ -31,7 +31,7 @@ _IDS_AT_ONCE = 1 << 16  # narrowed together, while they are still in the cache
 
 @dataclass(frozen=True)
 class EncodeTask:
-    """What a worker process needs to know to encode units; can be pickled."""
+    """What a process needs to know to encode units. Pickled it goes without ``tokenizer``, which is then loaded."""
 
     tokenizer_folder: Path
     engine: EngineChoice
@@ -42,9 +42,14 @@ class EncodeTask:
     end: tuple[int, ...] = ()
     special_tokens: SpecialTokens = "text"
     sentences: SentenceRule | None = None
+    tokenizer: Tokenizer | None = None
 
-    def open(self, tokenizer: Tokenizer | None = None) -> UnitEncoder:
-        """With ``tokenizer``, or with the process's own from the folder."""
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "tokenizer": None}
+
+    def open(self) -> UnitEncoder:
+        """What encodes units in this process."""
+        tokenizer = self.tokenizer
         if tokenizer is None:
             tokenizer = load_tokenizer(self.tokenizer_folder)
             tokenizer.use_engine(self.engine, probe=False)
@@ -152,6 +157,8 @@ def _ids(ids: Iterable[int]) -> np.ndarray:
 def _place(unit: Unit, found: Texts, document: int) -> str:
     """Where a document is, for people."""
     number = found.numbers[document] if document < len(found.numbers) else document
+    if unit.ordinals is not None:  # of a shuffle
+        return f"document {int(unit.ordinals[number]) + 1:,} of {unit.name}"
     if unit.kind == "files":
         return str(unit.payload[number][1])
     if unit.kind == "piece":

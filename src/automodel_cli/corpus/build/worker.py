@@ -21,7 +21,6 @@ import numpy as np
 
 from automodel_cli.corpus.build.pool import Task
 from automodel_cli.corpus.documents.units import Chunk
-from automodel_cli.corpus.tokenizers.engines import EngineMismatch
 from automodel_cli.errors import AutomodelError, is_panic, panic_message
 
 
@@ -37,8 +36,6 @@ def _drain(connection: Connection, tasks: queue.SimpleQueue[Any]) -> None:
 def _answer(turn: Callable[[Any], Chunk], unit: Any, out: Connection) -> None:
     try:
         chunk = turn(unit)
-    except EngineMismatch as error:
-        out.send(("mismatch", str(error), 0))
     except AutomodelError as error:
         out.send(("error", error, 0))
     except Exception:

@@ -11,8 +11,6 @@ import contextlib
 import gzip
 import io
 import lzma
-import os
-import stat
 import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any, BinaryIO, Literal, cast
@@ -20,7 +18,7 @@ from typing import IO, Any, BinaryIO, Literal, cast
 import zstandard
 
 from automodel_cli.errors import DataError
-from automodel_cli.json_files import open_without_waiting
+from automodel_cli.files import open_to_read, read_range
 
 Compression = Literal["", "gz", "bz2", "xz", "zst"]
 _INPUT_BYTES = 64 << 10
@@ -50,7 +48,7 @@ def open_stream(path: str, compression: str, *, window_bytes: int = DEFAULT_WIND
     Args:
         window_bytes: how far back a compressed file may refer, which is memory that reading it takes.
     """
-    raw = _open_regular(path)
+    raw = open_to_read(path)
     if compression == "":
         return raw
     window_bytes = max(_LEAST_WINDOW_BYTES, window_bytes)
@@ -62,15 +60,6 @@ def open_stream(path: str, compression: str, *, window_bytes: int = DEFAULT_WIND
     return io.BufferedReader(_Blocks(raw, compression, window_bytes), buffer_size=_BUFFER_BYTES)
 
 
-def _open_regular(path: str) -> BinaryIO:
-    """Never waits for the other end of a pipe."""
-    handle = open_without_waiting(path)
-    if not stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
-        handle.close()
-        raise OSError("it is no regular file")
-    return handle
-
-
 def first_bytes(path: str, name: str, compression: str, count: int) -> bytes:
     """The first uncompressed bytes, as far as they can be had.
 
@@ -79,8 +68,7 @@ def first_bytes(path: str, name: str, compression: str, count: int) -> bytes:
     """
     with stream_errors(name):
         if not compression:
-            with _open_regular(path) as raw:
-                return raw.read(count)
+            return read_range(path, 0, count)
         head = b""
         with (
             contextlib.suppress(
@@ -110,8 +98,8 @@ def stream_errors(name: str) -> Iterator[None]:
         raise DataError(f"cannot read {name}: {error.strerror or error}", "check the file") from error
 
 
-def expansion(path: str, name: str, compression: str, sample_bytes: int) -> float | None:
-    """Bytes that a compressed byte stands for, from the beginning of the file; None if that cannot be told.
+def likely_expansion(path: str, name: str, compression: str) -> float:
+    """Bytes that a compressed byte stands for: from the beginning of the file, or as usual where that says nothing.
 
     Raises:
         DataError: damaged or cut off, or the system cannot read it.
@@ -119,17 +107,12 @@ def expansion(path: str, name: str, compression: str, sample_bytes: int) -> floa
     with stream_errors(name), open_stream(path, compression) as stream:
         plain = 0
         reader = cast(Any, stream).raw
-        while reader.position < sample_bytes and plain < 64 * sample_bytes:
+        while reader.position < _SAMPLE_BYTES and plain < 64 * _SAMPLE_BYTES:
             piece = stream.read(_BUFFER_BYTES)
             if not piece:
                 break
             plain += len(piece)
-        return plain / reader.position if plain and reader.position else None
-
-
-def likely_expansion(path: str, name: str, compression: str) -> float:
-    """The same of a file of any kind, for estimates."""
-    return expansion(path, name, compression, _SAMPLE_BYTES) or _USUAL_EXPANSION
+        return plain / reader.position if plain and reader.position else _USUAL_EXPANSION
 
 
 class _Packed(io.RawIOBase):

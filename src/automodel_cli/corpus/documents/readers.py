@@ -24,6 +24,7 @@ from pydantic_core import from_json  # twice as fast as json, takes bytes; comes
 from automodel_cli.corpus.documents.row_texts import NOT_UTF8, document_of, too_long
 from automodel_cli.corpus.documents.units import BadRow, ReadOptions, Texts, Unit
 from automodel_cli.errors import DataError
+from automodel_cli.files import read_range
 
 BOM = b"\xef\xbb\xbf"
 
@@ -56,9 +57,7 @@ def content_of(unit: Unit) -> bytes:
 
 
 def _read_range(unit: Unit, start: int) -> bytes:
-    with Path(unit.path).open("rb") as handle:
-        handle.seek(start)
-        data = handle.read(unit.stop - start)
+    data = read_range(unit.path, start, unit.stop - start)
     if len(data) != unit.stop - start:
         raise DataError(f"{unit.name} became shorter while it was read", "run the command again")
     return data
@@ -68,8 +67,7 @@ def _without_bom(unit: Unit) -> bytes:
     if unit.start or unit.payload is not None:
         data = content_of(unit)
         return data[3:] if unit.start == 0 and data.startswith(BOM) else data
-    with Path(unit.path).open("rb") as handle:
-        marked = unit.stop >= 3 and handle.read(3) == BOM
+    marked = unit.stop >= 3 and read_range(unit.path, 0, 3) == BOM
     return _read_range(unit, 3 * marked)
 
 

@@ -97,19 +97,30 @@ def read_body(path: Path, format_name: str, hint: str) -> dict[str, Any]:
     return body
 
 
-@dataclass(frozen=True)
-class CorpusFile:
-    """One file of a corpus; ``name`` is relative to the folder, with forward slashes."""
+@dataclass(frozen=True, kw_only=True)
+class ListedFile:
+    """A file that a manifest lists; ``name`` is relative to the folder, with forward slashes."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     name: PlainName
+    bytes: Count
+    xxh3: Xxh3
+
+
+def size_and_hash(path: Path) -> dict[str, Any]:
+    """``bytes`` and ``xxh3`` of a file, for its entry."""
+    return {"bytes": path.stat().st_size, "xxh3": hash_file(path)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusFile(ListedFile):
+    """One file of a corpus."""
+
     role: Role
     split: Split | None
     tokens: Count
     documents: Count
-    bytes: Count
-    xxh3: Xxh3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,9 +161,9 @@ class CorpusManifest(Manifest):
 def describe_file(
     folder: Path, name: str, role: Role, split: Split | None = None, *, tokens: int = 0, documents: int = 0
 ) -> CorpusFile:
-    """Size and hash of ``folder/name`` as a manifest entry."""
-    path = folder / name
-    return CorpusFile(name, role, split, tokens, documents, path.stat().st_size, hash_file(path))
+    """``folder/name`` as a manifest entry."""
+    facts = size_and_hash(folder / name)
+    return CorpusFile(name=name, role=role, split=split, tokens=tokens, documents=documents, **facts)
 
 
 def write_corpus_manifest(manifest: CorpusManifest) -> Path:

@@ -133,10 +133,9 @@ def inspect_prefix(prefix: Path | str) -> MegatronFile:
             dtype, sequences, entries = _parse_header(index, head)
             _check_index_size(index, os.fstat(handle.fileno()).st_size, sequences, entries)
             file = MegatronFile(Path(prefix), dtype, sequences, entries - 1, bin_bytes // dtype.itemsize)
-            edges = _edges(handle, file)
+            _check_edges(handle, file, bin_bytes)
     except OSError as error:
         raise _missing(Path(prefix), index, data, error) from error
-    _check_edges(index, data, file, edges, bin_bytes)
     return file
 
 
@@ -204,47 +203,34 @@ def _check_index_size(index: Path, size: int, sequences: int, entries: int) -> N
         )
 
 
-@dataclass(frozen=True)
-class _Edges:
-    """First and last values of an index's sections; ``end_bytes`` is where the last sequence ends."""
+def _check_edges(handle: IO[bytes], file: MegatronFile, bin_bytes: int) -> None:
+    """The first and last values of the index's sections, against each other and the size of ``.bin``."""
 
-    first_pointer: int
-    end_bytes: int
-    first_document: int
-    last_document: int
+    def number(offset: int, width: int) -> int:
+        return int.from_bytes(os.pread(handle.fileno(), width, offset), "little", signed=True)
 
-
-def _edges(handle: IO[bytes], file: MegatronFile) -> _Edges:
-    def number(offset: int, bytes_: int) -> int:
-        return int.from_bytes(os.pread(handle.fileno(), bytes_, offset), "little", signed=True)
-
-    last = file.num_sequences - 1
-    first_pointer = end = 0
-    if file.num_sequences:
-        first_pointer = number(file.pointers_offset, 8)
-        last_length = number(file.lengths_offset + 4 * last, 4)
-        end = number(file.pointers_offset + 8 * last, 8) + last_length * file.dtype.itemsize
-    documents = [number(file.documents_offset + 8 * entry, 8) for entry in (0, file.num_documents)]
-    return _Edges(first_pointer, end, *documents)
-
-
-def _check_edges(index: Path, data: Path, file: MegatronFile, edges: _Edges, bin_bytes: int) -> None:
-    if (edges.first_document, edges.last_document) != (0, file.num_sequences):
+    index, itemsize, last = file.idx, file.dtype.itemsize, file.num_sequences - 1
+    bounds = [number(file.documents_offset + 8 * entry, 8) for entry in (0, file.num_documents)]
+    if bounds != [0, file.num_sequences]:
         raise DataError(
-            f"{index}: documents run from sequence {edges.first_document:,} to {edges.last_document:,}, "
+            f"{index}: documents run from sequence {bounds[0]:,} to {bounds[1]:,}, "
             f"sequences from 0 to {file.num_sequences:,}",
             f"the index is damaged; {_REMAKE}",
         )
-    if edges.first_pointer != 0 or edges.end_bytes % file.dtype.itemsize or edges.end_bytes < 0:
+    first = end = 0
+    if file.num_sequences:
+        first = number(file.pointers_offset, 8)
+        last_length = number(file.lengths_offset + 4 * last, 4)
+        end = number(file.pointers_offset + 8 * last, 8) + last_length * itemsize
+    if first != 0 or end % itemsize or end < 0:
         raise DataError(
-            f"{index}: sequences lie in bytes {edges.first_pointer:,} to {edges.end_bytes:,}, "
-            f"not in whole {file.dtype} tokens from 0 on",
+            f"{index}: sequences lie in bytes {first:,} to {end:,}, not in whole {file.dtype} tokens from 0 on",
             f"the index is damaged; {_REMAKE}",
         )
-    if edges.end_bytes != bin_bytes:
+    if end != bin_bytes:
         raise DataError(
-            f"{index} lists {edges.end_bytes // file.dtype.itemsize:,} tokens ({edges.end_bytes:,} bytes), "
-            f"{data} is {bin_bytes:,} bytes long",
+            f"{index} lists {end // itemsize:,} tokens ({end:,} bytes), "
+            f"{bin_path(file.prefix)} is {bin_bytes:,} bytes long",
             f"the files are of different runs, or a copy is incomplete; {_REMAKE}",
         )
 
@@ -361,7 +347,7 @@ class MegatronIndex:
 
 # ------------------------------------------------------------------------------------------- writing
 
-Kept = tuple[int, int, int]  # tokens, sequences, documents
+Synced = tuple[int, int, int]  # tokens, sequences, documents
 
 
 class MegatronWriter:
@@ -370,16 +356,16 @@ class MegatronWriter:
     Tokens go to ``PREFIX.bin.tmp``, lengths and document sizes to two more temporaries, so memory does not grow
     with the data. ``close`` makes the index of them and publishes both; an index that was there before is
     removed first, so that no index ever stands beside tokens of another run. ``sync`` makes what was written so
-    far durable, and ``keep`` of a later writer continues from there, dropping whatever came after.
+    far durable, and ``synced`` of a later writer continues from there, dropping whatever came after.
     """
 
-    def __init__(self, prefix: Path | str, *, dtype: np.dtype, keep: Kept = (0, 0, 0)) -> None:
+    def __init__(self, prefix: Path | str, *, dtype: np.dtype, synced: Synced = (0, 0, 0)) -> None:
         self.prefix = Path(prefix)
         self.dtype = np.dtype(dtype).newbyteorder("<")
         assert self.dtype in _CODES and self.dtype.kind in "ui", f"{dtype} is no dtype of token ids"
-        self.num_tokens, self.num_sequences, self.num_documents = keep
+        self.num_tokens, self.num_sequences, self.num_documents = synced
         with disk_errors_named(bin_path(prefix)):
-            files = [GrowingFile(path, size) for path, size in pieces(self.prefix, self.dtype, keep)]
+            files = [GrowingFile(path, size) for path, size in pieces(self.prefix, self.dtype, synced)]
         self._bin, self._lengths, self._sizes = self._pieces = files
 
     def write(self, tokens: np.ndarray, lengths: np.ndarray, sizes: np.ndarray | None = None) -> None:
@@ -430,8 +416,8 @@ class MegatronWriter:
                 f"cut the text into documents of at most {MAX_SEQUENCE_TOKENS:,} tokens",
             )
 
-    def sync(self) -> Kept:
-        """Make everything written so far durable; what to give as ``keep`` later."""
+    def sync(self) -> Synced:
+        """Make everything written so far durable; what to give as ``synced`` later."""
         with disk_errors_named(bin_path(self.prefix)):
             for file in self._pieces:
                 file.sync()
@@ -469,16 +455,16 @@ class MegatronWriter:
             out.write(bounds.data)
             done = int(bounds[-1])
 
-    def abandon(self, keep: Kept = (0, 0, 0)) -> None:
-        """Close without publishing, after an error: cut the temporaries back to ``keep`` or remove them."""
-        for file, (_, size) in zip(self._pieces, pieces(self.prefix, self.dtype, keep), strict=True):
+    def abandon(self, synced: Synced = (0, 0, 0)) -> None:
+        """Close without publishing, after an error: cut the temporaries back to ``synced`` or remove them."""
+        for file, (_, size) in zip(self._pieces, pieces(self.prefix, self.dtype, synced), strict=True):
             file.abandon(size)
         temporary_of(idx_path(self.prefix)).unlink(missing_ok=True)
 
 
-def pieces(prefix: Path, dtype: np.dtype, keep: Kept) -> list[tuple[Path, int]]:
-    """What a writer has temporaries of (tokens, lengths, document sizes), and their bytes at ``keep``."""
-    tokens, sequences, documents = keep
+def pieces(prefix: Path, dtype: np.dtype, synced: Synced) -> list[tuple[Path, int]]:
+    """What a writer has temporaries of (tokens, lengths, document sizes), and their bytes at ``synced``."""
+    tokens, sequences, documents = synced
     return [
         (bin_path(prefix), tokens * dtype.itemsize),
         (Path(f"{prefix}.idx.lengths"), 4 * sequences),
@@ -486,9 +472,9 @@ def pieces(prefix: Path, dtype: np.dtype, keep: Kept) -> list[tuple[Path, int]]:
     ]
 
 
-def can_continue(prefix: Path | str, dtype: np.dtype, keep: Kept) -> bool:
-    """Whether a writer's temporaries are there with at least what ``keep`` speaks of."""
-    found = pieces(Path(prefix), np.dtype(dtype), keep)
+def can_continue(prefix: Path | str, dtype: np.dtype, synced: Synced) -> bool:
+    """Whether a writer's temporaries are there with at least what ``synced`` speaks of."""
+    found = pieces(Path(prefix), np.dtype(dtype), synced)
     return all(
         temporary_of(path).is_file() and file_bytes(temporary_of(path)) >= size for path, size in found
     )
@@ -510,14 +496,14 @@ def header_bytes(dtype: np.dtype, num_sequences: int, document_entries: int) -> 
 
 
 # ---------------------------------------------------------------------------------------- going on
-# A journal says how much of a writer's temporaries counts (``Kept``). The interruption may also have come while the
+# A journal says how much of a writer's temporaries counts (``Synced``). The interruption may also have come while the
 # pair was being published, or just after, before the journal knew: then the pair is taken back, which is two renames
 # and, at most, the index read once.
 
 
-def can_reopen(prefix: Path, dtype: np.dtype, keep: Kept) -> bool:
-    """Whether ``keep`` of this pair is there, as temporaries or published."""
-    if can_continue(prefix, dtype, keep) or keep[:2] == (0, 0):
+def can_reopen(prefix: Path, dtype: np.dtype, synced: Synced) -> bool:
+    """Whether ``synced`` of this pair is there, as temporaries or published."""
+    if can_continue(prefix, dtype, synced) or synced[:2] == (0, 0):
         return True
     if idx_path(prefix).exists():
         try:
@@ -525,23 +511,23 @@ def can_reopen(prefix: Path, dtype: np.dtype, keep: Kept) -> bool:
         except DataError:
             return False
         found = (file.num_tokens, file.num_sequences, file.num_documents)
-        return file.dtype == dtype and all(have >= want for have, want in zip(found, keep, strict=True))
-    (tokens, size), *rest = pieces(prefix, dtype, keep)
+        return file.dtype == dtype and all(have >= want for have, want in zip(found, synced, strict=True))
+    (tokens, size), *rest = pieces(prefix, dtype, synced)
     there = [(tokens, size), *((temporary_of(path), size) for path, size in rest)]
     return all(path.is_file() and file_bytes(path) >= size for path, size in there)
 
 
-def reopen(prefix: Path, dtype: np.dtype, keep: Kept) -> None:
-    """Make the temporaries such that ``MegatronWriter(prefix, keep=keep)`` goes on with them.
+def reopen(prefix: Path, dtype: np.dtype, synced: Synced) -> None:
+    """Make the temporaries such that ``MegatronWriter(prefix, synced=synced)`` goes on with them.
 
     Only where ``can_reopen`` says so. May itself be interrupted and repeated.
     """
-    if not can_continue(prefix, dtype, keep):
-        if keep[:2] == (0, 0):  # empty documents alone: nothing but their number is needed
-            _restore_empty(prefix, dtype, keep)
+    if not can_continue(prefix, dtype, synced):
+        if synced[:2] == (0, 0):  # empty documents alone: nothing but their number is needed
+            _restore_empty(prefix, dtype, synced)
             return
         _take_back(prefix, dtype)
-    _restore_last_length(temporary_of(pieces(prefix, dtype, keep)[1][0]), keep)
+    _restore_last_length(temporary_of(pieces(prefix, dtype, synced)[1][0]), synced)
 
 
 def _take_back(prefix: Path, dtype: np.dtype) -> None:
@@ -558,15 +544,15 @@ def _take_back(prefix: Path, dtype: np.dtype) -> None:
         publish(tokens, temporary_of(tokens))
 
 
-def _restore_empty(prefix: Path, dtype: np.dtype, keep: Kept) -> None:
-    for path, size in pieces(prefix, dtype, keep):
+def _restore_empty(prefix: Path, dtype: np.dtype, synced: Synced) -> None:
+    for path, size in pieces(prefix, dtype, synced):
         with atomic_file(temporary_of(path)) as handle:
             handle.truncate(size)  # zeros that take no room, whatever a journal says
 
 
-def _restore_last_length(path: Path, keep: Kept) -> None:
-    """A document that came in pieces may have grown since: its sequence ends where the kept tokens end."""
-    tokens, sequences, _ = keep
+def _restore_last_length(path: Path, synced: Synced) -> None:
+    """A document that came in pieces may have grown since: its sequence ends where the synced tokens end."""
+    tokens, sequences, _ = synced
     if sequences:
         with path.open("r+b") as handle:
             before = np.fromfile(handle, dtype="<i4", count=sequences - 1).sum(dtype=np.int64)

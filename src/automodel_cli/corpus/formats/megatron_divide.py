@@ -31,9 +31,9 @@ class _Spool:
 
 
 def divide(
-    spool: MegatronLayout, layout: MegatronLayout, shards: int, tell: Callable[[int], None]
+    spool: MegatronLayout, layout: MegatronLayout, shards: int, on_progress: Callable[[int], None]
 ) -> list[Pair]:
-    """Write parts 0 to ``shards - 1`` of ``layout`` from the pairs in ``spool``; ``tell(tokens copied)``.
+    """Write parts 0 to ``shards - 1`` of ``layout`` from the pairs in ``spool``; ``on_progress(tokens copied)``.
 
     Raises:
         DataError: there are fewer documents with text than shards.
@@ -47,7 +47,7 @@ def divide(
             if pair is not None:
                 pairs.append(pair)
                 copied += pair.tokens
-                tell(copied)
+                on_progress(copied)
     return pairs
 
 

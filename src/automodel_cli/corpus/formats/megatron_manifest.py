@@ -29,7 +29,7 @@ from typing import Literal
 from pydantic import ConfigDict
 
 from automodel_cli.corpus.build.megatron_sink import MegatronLayout, Pair
-from automodel_cli.corpus.formats.manifest import Manifest, read_body
+from automodel_cli.corpus.formats.manifest import ListedFile, Manifest, read_body, size_and_hash
 from automodel_cli.corpus.formats.megatron_bin import bin_path, idx_path
 from automodel_cli.corpus.tokenizers.base import SAVED_FILES
 from automodel_cli.files import hash_file, names_format, write_manifest
@@ -58,17 +58,6 @@ class PairEntry:
     idx_xxh3: Xxh3
 
 
-@dataclass(frozen=True)
-class TokenizerFile:
-    """A file of the tokenizer's folder."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-    name: PlainName
-    bytes: Count
-    xxh3: Xxh3
-
-
 @dataclass(frozen=True, kw_only=True)
 class MegatronManifest(Manifest):
     """The content of a ``PREFIX.manifest.json``."""
@@ -80,7 +69,7 @@ class MegatronManifest(Manifest):
     eod_id: Count | None
     sequences: Count
     pairs: Items[PairEntry]
-    tokenizer_files: Items[TokenizerFile]
+    tokenizer_files: Items[ListedFile]
 
     @property
     def path(self) -> Path:
@@ -117,10 +106,10 @@ def describe_pair(layout: MegatronLayout, pair: Pair, source: str | None) -> Pai
     )
 
 
-def describe_tokenizer(folder: Path) -> tuple[TokenizerFile, ...]:
+def describe_tokenizer(folder: Path) -> tuple[ListedFile, ...]:
     """Sizes and hashes of a tokenizer's files."""
     found = sorted(folder / name for name in SAVED_FILES if (folder / name).is_file())
-    return tuple(TokenizerFile(path.name, path.stat().st_size, hash_file(path)) for path in found)
+    return tuple(ListedFile(name=path.name, **size_and_hash(path)) for path in found)
 
 
 def write_megatron_manifest(manifest: MegatronManifest) -> None:

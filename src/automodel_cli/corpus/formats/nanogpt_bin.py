@@ -22,7 +22,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -373,20 +372,20 @@ class ShardWriter:
 
     Tokens go to ``NAME.bin.tmp`` and ``NAME.bos.idx.tmp``; ``close`` puts the count into the header, makes
     both durable and renames them, the index first. ``sync`` makes what was written so far durable and
-    ``keep=(tokens, documents)`` of a later writer continues from there, dropping whatever came after.
+    ``synced=(tokens, documents)`` of a later writer continues from there, dropping whatever came after.
     """
 
     def __init__(
-        self, path: Path, *, dtype: np.dtype, layout: Layout = "nemo", keep: tuple[int, int] = (0, 0)
+        self, path: Path, *, dtype: np.dtype, layout: Layout = "nemo", synced: tuple[int, int] = (0, 0)
     ) -> None:
         self.path = path
         self.index_path = bos_index_path(path)
         self.dtype = np.dtype(dtype).newbyteorder("<")
         self.layout = layout
-        self.num_tokens, self.num_documents = keep
+        self.num_tokens, self.num_documents = synced
         targets = (path, self.index_path)
         with disk_errors_named(path):
-            self._tokens, self._index = map(_reopened, targets, kept_bytes(keep, self.dtype, layout))
+            self._tokens, self._index = map(GrowingFile, targets, synced_sizes(synced, self.dtype, layout))
 
     @property
     def room(self) -> int:
@@ -405,7 +404,7 @@ class ShardWriter:
         self.num_documents += len(positions)
 
     def sync(self) -> tuple[int, int]:
-        """Make everything written so far durable; ``(tokens, documents)`` to give as ``keep`` later."""
+        """Make everything written so far durable; ``(tokens, documents)`` to give as ``synced`` later."""
         with disk_errors_named(self.path):
             self._tokens.sync()
             self._index.sync()
@@ -421,30 +420,22 @@ class ShardWriter:
             self._tokens.publish()
         return ShardInfo(self.path, self.num_tokens, self.num_documents)
 
-    def abandon(self, keep: tuple[int, int] = (0, 0)) -> None:
-        """Close without publishing, after an error: cut both temporaries back to ``keep`` or remove them."""
-        sizes = kept_bytes(keep, self.dtype, self.layout) if keep[0] else (0, 0)
+    def abandon(self, synced: tuple[int, int] = (0, 0)) -> None:
+        """Close without publishing, after an error: cut both temporaries back to ``synced`` or remove them."""
+        sizes = synced_sizes(synced, self.dtype, self.layout) if synced[0] else (0, 0)
         for file, size in zip((self._tokens, self._index), sizes, strict=True):
             file.abandon(size)
 
 
-def _reopened(target: Path, keep_bytes: int) -> GrowingFile:
-    """The temporary of ``target``; a copy of ``target`` where it was published after the sync that is kept."""
-    temporary = temporary_of(target)
-    if keep_bytes and file_bytes(temporary) < keep_bytes <= file_bytes(target):
-        shutil.copyfile(target, temporary)
-    return GrowingFile(target, keep_bytes)
-
-
-def kept_bytes(keep: tuple[int, int], dtype: np.dtype, layout: Layout) -> tuple[int, int]:
-    """Sizes of a token file and its index that hold ``keep`` = (tokens, documents)."""
+def synced_sizes(synced: tuple[int, int], dtype: np.dtype, layout: Layout) -> tuple[int, int]:
+    """Sizes of a token file and its index that hold ``synced`` = (tokens, documents)."""
     offset_bytes = 0 if layout == "raw" else HEADER_BYTES
-    return offset_bytes + keep[0] * dtype.itemsize, 4 * keep[1]
+    return offset_bytes + synced[0] * dtype.itemsize, 4 * synced[1]
 
 
-def kept_is_there(path: Path, keep: tuple[int, int], dtype: np.dtype, layout: Layout) -> bool:
-    """Whether a ``ShardWriter`` for ``path`` can continue from ``keep``: in the temporaries, or published since."""
-    for target, size in zip((path, bos_index_path(path)), kept_bytes(keep, dtype, layout), strict=True):
+def synced_is_there(path: Path, synced: tuple[int, int], dtype: np.dtype, layout: Layout) -> bool:
+    """Whether a ``ShardWriter`` for ``path`` can continue from ``synced``: in the temporaries, or published since."""
+    for target, size in zip((path, bos_index_path(path)), synced_sizes(synced, dtype, layout), strict=True):
         if max(file_bytes(temporary_of(target)), file_bytes(target)) < size:
             return False
     return True

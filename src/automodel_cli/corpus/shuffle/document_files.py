@@ -15,12 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import xxhash
-from pydantic import ConfigDict
 
 from automodel_cli.corpus.documents.units import Split
-from automodel_cli.corpus.shuffle.buckets import write_all
-from automodel_cli.files import ANY_TEMPORARY, TEMP_SUFFIX, disk_errors_named, fsync_folder
-from automodel_cli.json_files import Count, PlainName, Xxh3
+from automodel_cli.corpus.formats.manifest import ListedFile
+from automodel_cli.files import ANY_TEMPORARY, GrowingFile, disk_errors_named, fsync_folder, temporary_of
+from automodel_cli.json_files import Count
 
 _SYNC_BYTES = 64 << 20  # written between two flushes to the disk
 _NAME_ENDS = r"\.(chunk\.\d{5,}|val)\.jsonl"
@@ -41,17 +40,12 @@ class Division:
         return (chunk + 1) * self.train_documents // self.chunks - chunk * self.train_documents // self.chunks
 
 
-@dataclass(frozen=True)
-class DocumentFile:
+@dataclass(frozen=True, kw_only=True)
+class DocumentFile(ListedFile):
     """A finished file of documents."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-    name: PlainName
     split: Split
     documents: Count
-    bytes: Count
-    xxh3: Xxh3
 
 
 def chunk_name(name: str, chunk: int) -> str:
@@ -154,7 +148,7 @@ class DocumentWriter:
         """Give the files their names, in an instant; the manifest has to follow."""
         for file in self._files:
             path = self._folder / file.name
-            path.with_name(path.name + TEMP_SUFFIX).replace(path)
+            temporary_of(path).replace(path)
         fsync_folder(self._folder)
 
     def abandon(self) -> None:
@@ -163,8 +157,9 @@ class DocumentWriter:
         if self._open is not None:
             self._open.abandon()
         for file in self._files:
-            for name in (file.name, file.name + TEMP_SUFFIX):
-                (self._folder / name).unlink(missing_ok=True)
+            path = self._folder / file.name
+            for left in (path, temporary_of(path)):
+                left.unlink(missing_ok=True)
 
 
 class _OpenFile:
@@ -174,24 +169,23 @@ class _OpenFile:
         self.quota = quota
         self.documents = self.bytes = 0
         self._path, self._split = path, split
-        self._temporary = path.with_name(path.name + TEMP_SUFFIX)
         self._hash = xxhash.xxh3_64()
         self._unsynced = 0
         self._flusher = ThreadPoolExecutor(1)
         self._flushes: list[Future[None]] = []
         with disk_errors_named(path):
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-            self._descriptor = os.open(self._temporary, flags, 0o644)
+            self._file = GrowingFile(path)
 
     def write(self, data: np.ndarray) -> None:
         """Append rows."""
         with disk_errors_named(self._path):
-            write_all(self._descriptor, data)
+            self._file.handle.write(data.data)
         self._hash.update(data.data)
         self._unsynced += len(data)
         if self._unsynced >= _SYNC_BYTES:
             self._unsynced = 0
-            self._flushes.append(self._flusher.submit(os.fsync, self._descriptor))
+            self._file.handle.flush()
+            self._flushes.append(self._flusher.submit(os.fsync, self._file.handle.fileno()))
 
     def close(self) -> DocumentFile:
         """Make it durable, still under its temporary name."""
@@ -199,13 +193,17 @@ class _OpenFile:
         with disk_errors_named(self._path):
             for flush in self._flushes:  # the kernel tells of a failed write once
                 flush.result()
-            os.fsync(self._descriptor)
-            os.close(self._descriptor)
-        digest = f"xxh3:{self._hash.hexdigest()}"
-        return DocumentFile(self._path.name, self._split, self.documents, self.bytes, digest)
+            self._file.sync()
+            self._file.handle.close()
+        return DocumentFile(
+            name=self._path.name,
+            split=self._split,
+            documents=self.documents,
+            bytes=self.bytes,
+            xxh3=f"xxh3:{self._hash.hexdigest()}",
+        )
 
     def abandon(self) -> None:
         """Remove it."""
         self._flusher.shutdown(cancel_futures=True)
-        os.close(self._descriptor)
-        self._temporary.unlink(missing_ok=True)
+        self._file.abandon()

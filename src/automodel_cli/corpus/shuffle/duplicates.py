@@ -35,8 +35,8 @@ class Duplicates:
         self._rows_at_once = max(1, memory_bytes // 4 // _SORT_BYTES)
         self.count = 0
 
-    def find(self, tell: Callable[[int], None] = lambda rows: None) -> int:
-        """How many there are; ``tell`` is called with the number of records that were looked at so far.
+    def find(self, on_progress: Callable[[int], None] = lambda rows: None) -> int:
+        """How many there are; ``on_progress`` is called with the number of records that were looked at so far.
 
         Raises:
             DataError: a record is missing.
@@ -53,7 +53,7 @@ class Duplicates:
             if path.exists():
                 looked_at += self._search(path)
                 path.unlink()
-                tell(looked_at)
+                on_progress(looked_at)
         self._files.close()
         if looked_at != rows:
             raise DataError(f"{self._folder} holds {looked_at:,} of {rows:,} records", "run again")

@@ -14,7 +14,6 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from json.encoder import encode_basestring
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from automodel_cli.corpus.documents.row_texts import too_long
 from automodel_cli.corpus.documents.units import BadRow, ReadOptions, Texts, Unit
 from automodel_cli.corpus.shuffle.gather import Rows
 from automodel_cli.errors import DataError
+from automodel_cli.files import open_to_read, read_range
 
 _NEWLINE, _RETURN, _OPEN, _CLOSE = b"\n\r{}"
 _PIECE_CHARACTERS = 4 << 20
@@ -125,10 +125,10 @@ class RowReader:
         if len(self._buffers[0]) <= size:
             self._buffers[0] = np.empty(size + 1, dtype=np.uint8)
         buffer = self._buffers[0]
-        with stream_errors(unit.name), Path(unit.path).open("rb", buffering=0) as handle:
+        with stream_errors(unit.name), open_to_read(unit.path, buffering=0) as handle:
             handle.seek(unit.start)
             done = 0
-            while done < size and (count := handle.readinto(buffer[done:size].data)):
+            while done < size and (count := handle.readinto(buffer[done:size].data)):  # type: ignore[attr-defined]
                 done += count
         if done < size:
             raise DataError(f"{unit.name} became shorter while it was read", "run the command again")
@@ -289,9 +289,7 @@ def _peek(unit: Unit) -> bytes:
     """The content as far as it is there; whoever reads it in earnest says what is wrong with it."""
     if unit.payload is not None:
         return unit.payload
-    with Path(unit.path).open("rb") as handle:
-        handle.seek(unit.start)
-        return handle.read(unit.stop - unit.start)
+    return read_range(unit.path, unit.start, unit.stop - unit.start)
 
 
 _COUNTERS: dict[str, Callable[[Unit, ReadOptions], int]] = {

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from automodel_cli.corpus.build.pool import OrderedPool
+from automodel_cli.corpus.build.pool import LocalExecutor
 from automodel_cli.corpus.documents.source import BYTES_PER_DOCUMENT, FileSource, Source
 from automodel_cli.corpus.documents.units import Chunk, Unit
 from automodel_cli.corpus.shuffle.buckets import Buckets, BucketWriter
@@ -130,8 +130,9 @@ def scattering(
         with ThreadPoolExecutor(1) as thread:
             yield _in_this_process(Scatterer(task, thread), units)
         return
-    with OrderedPool(task, num_workers=num_workers, window=2 * num_workers) as pool:
-        yield pool.run(numbered(units, lambda unit: count_rows(unit, task.options.read)))
+    units = numbered(units, lambda unit: count_rows(unit, task.options.read))
+    with LocalExecutor(num_workers).map_ordered(task, units) as scattered:
+        yield scattered
 
 
 def _in_this_process(scatterer: Scatterer, units: Iterator[Unit]) -> Iterator[tuple[Unit, Scattered]]:

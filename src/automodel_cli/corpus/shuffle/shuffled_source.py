@@ -64,7 +64,7 @@ class ShuffledSource:
             self.total_bytes = expected_size(source.files, source.options).bytes
 
     def gather(self, bad_rows: BadRows, progress: Callable[[int, int, float | None], None]) -> None:
-        """Scatter all rows; ``progress`` gets the documents and bytes of each step and its ``Unit.through``.
+        """Scatter all rows; ``progress`` gets the documents and bytes so far, and ``Unit.through``.
 
         Raises:
             DataError: a file cannot be read, or in strict mode a row is bad.
@@ -81,14 +81,14 @@ class ShuffledSource:
         buckets.create()
         task = ScatterTask(buckets, RowOptions(self.options, check=True))
         amounts = {"memory_bytes": self._memory_bytes, "num_workers": self._num_workers}
-        numbers, documents = array("Q"), 0
+        numbers, documents, read_bytes = array("Q"), 0, 0
         with scattering(task, self._source, **amounts) as scattered:
             for unit, found in scattered:
                 bad_rows.add(unit, unit.first_row, found.bad)
                 if found.documents:
                     numbers.extend((int(document_places(unit, unit.first_row, 0)), documents))
-                documents += found.documents
-                progress(found.documents, unit.size, unit.through)
+                documents, read_bytes = documents + found.documents, read_bytes + unit.size
+                progress(documents, read_bytes, unit.through)
         with disk_errors_named(folder):
             (folder / NUMBERS_NAME).write_bytes(numbers)
         buckets.sync()

@@ -26,6 +26,7 @@ import tiktoken
 import tokenizers
 
 from automodel_cli.corpus.tokenizers.rust_errors import is_failure, named, reason
+from automodel_cli.errors import AutomodelError
 
 CACHE_BYTES = 12 << 20
 FORGET_AFTER = 90_000_000  # characters; in English prose the tables double after 12 and about 110 million
@@ -44,35 +45,22 @@ class Engine(Protocol):
         ...
 
 
-class EngineMismatch(Exception):
+class EngineMismatch(AutomodelError):
     """The fast engine disagreed with the reference; what it wrote so far cannot be trusted."""
 
 
 class TiktokenEngine:
-    """tiktoken's own BPE, without building Python lists."""
+    """tiktoken's own BPE, without Python lists; with ``parse`` special tokens that a text spells out are recognized."""
 
-    def __init__(self, encoding: tiktoken.Encoding) -> None:
+    def __init__(self, encoding: tiktoken.Encoding, *, parse: bool = False) -> None:
         self.name = f"tiktoken {version('tiktoken')}"
         self._encode = encoding.encode_to_numpy
+        self._special: dict[str, Any] = {"allowed_special": "all"} if parse else {"disallowed_special": ()}
 
     def encode(self, text: str) -> np.ndarray:
         try:
-            return self._encode(text, disallowed_special=())
+            return self._encode(text, **self._special)
         except BaseException as error:  # a panic is no Exception
-            raise _failed(error, self, text) from error
-
-
-class TiktokenParsingEngine:
-    """tiktoken with the special tokens that a text spells out recognised."""
-
-    def __init__(self, encoding: tiktoken.Encoding) -> None:
-        self.name = f"tiktoken {version('tiktoken')}"
-        self._encode = encoding.encode_to_numpy
-
-    def encode(self, text: str) -> np.ndarray:
-        try:
-            return self._encode(text, allowed_special="all")
-        except BaseException as error:
             raise _failed(error, self, text) from error
 
 

@@ -70,7 +70,7 @@ class _Megatron(Build[PreprocessMegatronConfig, MegatronManifest, MegatronSink])
         cfg, layout = self.cfg, self.output.layout
         return estimate(
             self.source,
-            self.task.open(self.tokenizer),
+            self.task.open(),
             itemsize=layout.dtype.itemsize,
             max_tokens=None if cfg.max_tokens is None else cfg.max_tokens * len(layout.keys),
             copies=2 if cfg.shards else 1,
@@ -143,10 +143,10 @@ class _Megatron(Build[PreprocessMegatronConfig, MegatronManifest, MegatronSink])
         output, pairs = self.output, writer.pairs
         if self.cfg.shards:
 
-            def tell(tokens: int) -> None:
+            def on_progress(tokens: int) -> None:
                 self.progress(Progress("dividing", 0, tokens, 0, 0))
 
-            pairs = divide(output.spool, output.layout, self.cfg.shards, tell)
+            pairs = divide(output.spool, output.layout, self.cfg.shards, on_progress)
         output.publish_manifest(
             pairs,
             self.made(),
@@ -187,6 +187,7 @@ def _prepare(cfg: PreprocessMegatronConfig, progress: ProgressCallback, say: Say
         end=(tokenizer.eot_id,) if cfg.append_eod and tokenizer.eot_id is not None else (),
         special_tokens=cfg.special_tokens,
         sentences=SentenceRule(cfg.lang, cfg.keep_newlines) if cfg.split_sentences else None,
+        tokenizer=tokenizer,
     )
     if task.sentences is not None:
         task.sentences.splitter()  # what is missing is said now, by one process

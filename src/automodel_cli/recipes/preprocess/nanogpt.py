@@ -19,7 +19,7 @@ from automodel_cli.config.schema.preprocess import (
 )
 from automodel_cli.corpus.build.corpus_writer import CorpusLayout, CorpusWriter
 from automodel_cli.corpus.build.nanogpt_output import NanogptOutput
-from automodel_cli.corpus.build.pipeline import BadRows, Count, NoText, Progress, drive
+from automodel_cli.corpus.build.pipeline import BadRows, Count, NoText, Progress, run_pipeline
 from automodel_cli.corpus.build.pool import likely_workers
 from automodel_cli.corpus.build.run import Build, BuildResult, ProgressCallback, Say
 from automodel_cli.corpus.build.tokenize import EncodeTask
@@ -165,6 +165,7 @@ def _prepare(cfg: PreprocessNanogptConfig, progress: ProgressCallback, say: Say)
         tokenizer.dtype.str,
         before=(between,) if eot == "prepend" and between is not None else (),
         after=(between,) if eot == "append" and between is not None else (),
+        tokenizer=tokenizer,
     )
     workers = cfg.num_workers
     if workers is None:
@@ -239,7 +240,7 @@ def _split_rule(job: _Nanogpt, characters: int) -> SplitRule:
         return base
     source = job.source
     single = isinstance(source, FileSource) and source.single_document
-    if single and cfg.val_fraction is not None and not characters and cfg.max_tokens is None:
+    if single and cfg.val_fraction and not (characters or cfg.max_tokens or cfg.shuffle):
         assert isinstance(source, FileSource)
         source.cut_tail(cfg.val_fraction)
         return replace(base, rule="given")
@@ -269,11 +270,11 @@ def _settled_total(job: _Nanogpt, available: int) -> int:
 
 def _count_tokens(job: _Nanogpt) -> int:
     """Tokenize once without writing: the tail of a text is only known from its end."""
-    count, encoder = Count(), job.task.open(job.tokenizer)
+    count, encoder = Count(), job.task.open()
     chunks = ((unit, encoder(unit)) for unit in job.source.units(None, job.cfg.chunk_size))
-    tell = job.teller("counting", count, BadRows(), job.source.total_bytes)
+    on_progress = job.progress_callback("counting", count, BadRows(), job.source.total_bytes)
     try:
-        drive(chunks, count, BadRows(), note=lambda *_: None, tell=tell)
+        run_pipeline(chunks, count, BadRows(), note=lambda *_: None, on_progress=on_progress)
     except EngineMismatch:
         job.use_reference_engine()
         return _count_tokens(job)

@@ -39,7 +39,7 @@ def broken(error: BaseException) -> ByteTokenizer:
 
 
 def encoder(tokenizer: Tokenizer, *, lists: bool = False) -> UnitEncoder:
-    return EncodeTask(Path("none"), "reference", ReadOptions(lists=lists), "<u2").open(tokenizer)
+    return EncodeTask(Path("none"), "reference", ReadOptions(lists=lists), "<u2", tokenizer=tokenizer).open()
 
 
 UNIT = Unit("jsonl", "rows.jsonl", 0, {}, payload=b'{"text": "a"}\n\n{"text": "has x in it"}\n', start=0)

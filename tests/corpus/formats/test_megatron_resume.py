@@ -13,7 +13,7 @@ import pytest
 from automodel_cli.corpus.formats.megatron_bin import MegatronWriter, bin_path, can_reopen, idx_path, reopen
 
 U2 = np.dtype("<u2")
-KEEP = (5, 2, 3)  # tokens, sequences, documents
+SYNCED = (5, 2, 3)  # tokens, sequences, documents
 
 
 class Killed(BaseException):
@@ -61,7 +61,7 @@ def test_killed_at_every_step_of_publishing(
     prefix = tmp_path / "x"
     writer = MegatronWriter(prefix, dtype=U2)
     write(writer, 0)
-    assert writer.sync() == KEEP
+    assert writer.sync() == SYNCED
     write(writer, 5)
     with monkeypatch.context() as patch:
         die_at(patch, Path if name == "unlink" else os, name, number)
@@ -73,11 +73,11 @@ def test_killed_at_every_step_of_publishing(
     for file in writer._pieces:  # what a kernel has of a dead process
         if not file.handle.closed:
             file.handle.close()
-    assert can_reopen(prefix, U2, KEEP)
-    reopen(prefix, U2, KEEP)
-    reopen(prefix, U2, KEEP)  # may itself have been interrupted at its end
+    assert can_reopen(prefix, U2, SYNCED)
+    reopen(prefix, U2, SYNCED)
+    reopen(prefix, U2, SYNCED)  # may itself have been interrupted at its end
     assert not idx_path(prefix).exists() and not bin_path(prefix).exists()
-    again = MegatronWriter(prefix, dtype=U2, keep=KEEP)
+    again = MegatronWriter(prefix, dtype=U2, synced=SYNCED)
     write(again, 5)
     again.close()
     assert (bin_path(prefix).read_bytes(), idx_path(prefix).read_bytes()) == whole
@@ -95,11 +95,11 @@ def test_taking_a_pair_back_may_be_interrupted(
     with monkeypatch.context() as patch:
         die_at(patch, os, "fsync", number)
         with pytest.raises(Killed):
-            reopen(prefix, U2, KEEP)
+            reopen(prefix, U2, SYNCED)
             raise Killed
-    assert can_reopen(prefix, U2, KEEP)
-    reopen(prefix, U2, KEEP)
-    writer = MegatronWriter(prefix, dtype=U2, keep=KEEP)
+    assert can_reopen(prefix, U2, SYNCED)
+    reopen(prefix, U2, SYNCED)
+    writer = MegatronWriter(prefix, dtype=U2, synced=SYNCED)
     write(writer, 5)
     writer.close()
     assert (bin_path(prefix).read_bytes(), idx_path(prefix).read_bytes()) == whole
@@ -109,11 +109,11 @@ def test_what_is_not_there_cannot_be_reopened(tmp_path: Path) -> None:
     expected(tmp_path)
     prefix = tmp_path / "whole"
     assert can_reopen(prefix, U2, (10, 4, 6)) and not can_reopen(prefix, U2, (11, 4, 6))
-    assert not can_reopen(prefix, np.dtype("<i4"), KEEP)
+    assert not can_reopen(prefix, np.dtype("<i4"), SYNCED)
     idx_path(prefix).unlink()
-    assert not can_reopen(prefix, U2, KEEP)  # its lengths are gone with it
-    assert not can_reopen(tmp_path / "y", U2, KEEP)
+    assert not can_reopen(prefix, U2, SYNCED)  # its lengths are gone with it
+    assert not can_reopen(tmp_path / "y", U2, SYNCED)
     data = bin_path(tmp_path / "z")
     data.write_bytes(b"x" * 4)
     idx_path(tmp_path / "z").write_bytes(b"no index")
-    assert not can_reopen(tmp_path / "z", U2, KEEP)
+    assert not can_reopen(tmp_path / "z", U2, SYNCED)

@@ -19,10 +19,10 @@ from automodel_cli.corpus.tokenizer import TiktokenTokenizer, open_tokenizer
 from automodel_cli.corpus.tokenizers.engines import first_difference, gigatoken_from_ranks, probe_texts
 from automodel_cli.errors import DataError
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden/gpt2_bpe.json").read_text("utf-8"))
+GOLDEN = json.loads((Path(__file__).parents[2] / "golden/gpt2_bpe.json").read_text("utf-8"))
 RANKS = {base64.b64decode(token): rank for token, rank in GOLDEN["ranks"].items()}
 CASES = [(case["text"], case["ids"]) for case in GOLDEN["cases"]]
-SHARED_CACHE = Path(__file__).resolve().parents[2] / "../shared/data/tokenizers/tiktoken_cache"
+SHARED_CACHE = Path(__file__).resolve().parents[3] / "../shared/data/tokenizers/tiktoken_cache"
 
 
 def definition(text: str, ranks: dict[bytes, int]) -> list[int]:
