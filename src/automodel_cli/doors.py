@@ -1,4 +1,4 @@
-"""Arguments of other libraries whose value decides whether code is run: one table, typed and given by us.
+"""Table of other libraries' arguments that decide whether code runs, with their types and safe values.
 
 Libraries take any non-empty text for true (``trust_remote_code: no`` is text in YAML 1.2) and any empty value for
 false (``weights_only: []``), and their defaults change with their versions. So such an argument is what it says or an

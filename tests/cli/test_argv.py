@@ -162,5 +162,5 @@ def test_the_guides_spellings(line):
 
 @pytest.mark.parametrize("line", ["train.py --batch_size=32", "config/train_gpt2.py"])
 def test_a_script_of_nanogpt_is_no_command(line):
-    with pytest.raises(ConfigError, match=r"is Python(.|\n)*automodel init"):
+    with pytest.raises(ConfigError, match=r"is a Python file(.|\n)*automodel init"):
         parse_argv(line.split())

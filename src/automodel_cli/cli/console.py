@@ -1,4 +1,4 @@
-"""What the user sees: lines and tables on stdout, errors and warnings on stderr, progress where it does no harm.
+"""Console output: lines and tables on stdout, errors and warnings on stderr, progress bars on terminals.
 
 On a terminal progress is a bar that lines scroll above; elsewhere it is a plain line now and then, and every line is
 flushed, so that logs and pipes show it at once. rich is imported by the first table or bar, not before.
@@ -156,7 +156,7 @@ def message_and_hint(error: BaseException) -> tuple[str, str]:
 
 
 def _rank_prefix() -> str:
-    """Which of several processes speaks; nothing where there is one."""
+    """The rank that prints, where there are several; else nothing."""
     if int(os.environ.get("WORLD_SIZE", "1") or 1) > 1:
         return f"[rank {os.environ.get('RANK', '?')}] "
     return ""

@@ -1,4 +1,4 @@
-"""What pydantic found wrong, in the words of the file: place, key, found, expected, nearest key."""
+"""Validation errors in terms of the file: place, key, found, expected, nearest key."""
 
 from __future__ import annotations
 
@@ -197,6 +197,8 @@ def section_of(annotation: Any) -> type[Section] | None:
 def describe_type(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     """What a key takes, in words: ``a whole number from 1 up, final or null``."""
     words = list(dict.fromkeys(_alternatives(annotation, metadata)))
+    if len(words) > 1 and words[0] == "true or false":
+        words[:1] = ["true", "false"]
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 

@@ -1,4 +1,4 @@
-"""The docstrings under fields, read from the source when somebody asks.
+"""Docstrings of fields, read from the source when they are asked for.
 
 pydantic can collect them while classes are made (``use_attribute_docstrings``), which costs every command 75 ms; they
 are needed by the documentation and by one kind of error.

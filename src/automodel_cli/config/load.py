@@ -1,4 +1,4 @@
-"""From a file, overrides and flags to one validated configuration, and back to YAML.
+"""Configuration from a file, overrides and flags, validated; and back to YAML.
 
 Precedence: schema default < file < overrides < flags. All problems are reported together. This is phase 1 of the
 checks and imports nothing heavy: closed sections, names of targets, arguments of our own targets. Phase 2, which

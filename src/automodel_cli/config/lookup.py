@@ -1,4 +1,4 @@
-"""What can be set, looked up by key: for ``automodel explain`` and for completion on the command line."""
+"""Lookup of settings by key, for ``automodel explain`` and for completion on the command line."""
 
 from __future__ import annotations
 

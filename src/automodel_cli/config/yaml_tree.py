@@ -1,4 +1,4 @@
-"""YAML text to a tree that remembers where each value was written, and the tree back to plain values.
+"""YAML tree that remembers where each value was written; read from text, and turned into plain values.
 
 Steps: PyYAML composes nodes with line numbers; scalars are read by YAML 1.2's rules (so ``3e-4`` is a number and
 ``yes`` is text); ``${NAME}`` and ``${NAME,default}`` take environment variables, and what was written is kept so

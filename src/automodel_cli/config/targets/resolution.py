@@ -1,4 +1,4 @@
-"""From an allowed name to the object itself: the only place of this room that imports what a file names.
+"""Resolution of an allowed name to the object itself: the only place in this room that imports what a file names.
 
 Phase 2. The object has to prove that it is what its name promised: where it is really defined and what it derives
 from are checked, not how the file spelled it. A trusted module is imported with the current folder importable; a
