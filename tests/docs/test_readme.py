@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from automodel_cli import recipes
-from automodel_cli.cli import app, argv
+from automodel_cli.cli import app, argv, worker
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema import commands as schema
 
@@ -129,6 +129,7 @@ def stand_ins(monkeypatch, workplace):
         recipe = importlib.import_module(found.name)
         if hasattr(recipe, "run"):
             monkeypatch.setattr(recipe, "run", reached)
+    monkeypatch.setattr(worker, "starting", lambda line, needs=None: None)  # runs of pages are not there
     monkeypatch.chdir(workplace)
     monkeypatch.setenv("WANDB_ENTITY", "someone")
 
