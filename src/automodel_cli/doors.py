@@ -23,7 +23,7 @@ class Door:
     """One argument.
 
     Attributes:
-        takes: what it takes, in words.
+        takes: name of its type, for messages.
         is_typed: whether a value is of that kind.
         opens: whether a value (of that kind) needs trust.
         is_passed: whether we pass a value where a file says nothing, whatever the library's default.
@@ -37,7 +37,7 @@ class Door:
     shut: Any = None
 
     @property
-    def shut_in_words(self) -> str:
+    def shut_text(self) -> str:
         """What needs no trust."""
         if self.opens is _never:
             return "any"

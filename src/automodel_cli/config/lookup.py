@@ -58,7 +58,7 @@ _OPTIMIZER = {
 
 @dataclass(frozen=True)
 class Setting:
-    """One key: what it takes and means, in words.
+    """One key: what it takes and means.
 
     Attributes:
         also: other spellings of the key.
