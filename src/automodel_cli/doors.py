@@ -1,4 +1,4 @@
-"""Arguments of other libraries whose value decides whether code is run: one table, typed and given by us.
+"""Table of other libraries' arguments that decide whether code runs, with their types and safe values.
 
 Libraries take any non-empty text for true (``trust_remote_code: no`` is text in YAML 1.2) and any empty value for
 false (``weights_only: []``), and their defaults change with their versions. So such an argument is what it says or an
@@ -23,7 +23,7 @@ class Door:
     """One argument.
 
     Attributes:
-        takes: what it takes, in words.
+        takes: name of its type, for messages.
         is_typed: whether a value is of that kind.
         opens: whether a value (of that kind) needs trust.
         is_passed: whether we pass a value where a file says nothing, whatever the library's default.
@@ -37,7 +37,7 @@ class Door:
     shut: Any = None
 
     @property
-    def shut_in_words(self) -> str:
+    def shut_text(self) -> str:
         """What needs no trust."""
         if self.opens is _never:
             return "any"

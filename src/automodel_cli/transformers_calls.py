@@ -1,4 +1,4 @@
-"""How class methods of transformers are called: closed lists of arguments, every door shut, unknown keys refused.
+"""Calls of transformers: closed lists of arguments, every door shut, unknown keys refused.
 
 transformers' ``from_pretrained`` takes any keyword and gives it to whatever below may want it, so that what opens a
 door in its next version is not known here. So only the arguments listed below are passed; every other key has to be a
@@ -200,5 +200,5 @@ def _torch_dtype(value: Any) -> Any:
     name = value.removeprefix("torch.")
     found = getattr(importlib.import_module("torch"), short.get(name, name), None)
     if found is None or type(found).__name__ != "dtype":
-        raise ConfigError(f"{value!r} is not a type of numbers", "use bfloat16, float16 or float32")
+        raise ConfigError(f"{value!r} is not a dtype", "use bfloat16, float16 or float32")
     return found

@@ -1,6 +1,7 @@
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from tests.effort import examples
 
 from automodel_cli.cli.argv import LAUNCH_FLAGS, parse_argv
 from automodel_cli.errors import ConfigError
@@ -128,7 +129,7 @@ TOKENS = st.sampled_from(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
+@examples(100)
 @given(
     st.lists(TOKENS, max_size=8),
     st.lists(st.sampled_from(sorted(LAUNCH_FLAGS)), max_size=3, unique=True),
@@ -162,5 +163,5 @@ def test_the_guides_spellings(line):
 
 @pytest.mark.parametrize("line", ["train.py --batch_size=32", "config/train_gpt2.py"])
 def test_a_script_of_nanogpt_is_no_command(line):
-    with pytest.raises(ConfigError, match=r"is Python(.|\n)*automodel init"):
+    with pytest.raises(ConfigError, match=r"is a Python file(.|\n)*automodel init"):
         parse_argv(line.split())

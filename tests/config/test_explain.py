@@ -15,7 +15,7 @@ from automodel_cli.config.targets.target import Target, describe_value, is_secre
     [
         (int, "a whole number"),
         (float | None, "a number or null"),
-        (bool | Literal["auto"], "true or false or auto"),
+        (bool | Literal["auto"], "true, false or auto"),
         (Literal[False, "final", "every"], "false, final or every"),
         (Interval, "a whole number from 1 up, final or null"),
         (tuple[str, ...], "a list of text"),

@@ -90,12 +90,12 @@ optimizer: {lr: 1, params: []}
         ),
         (
             "compile: {enabled: maybe}",
-            "compile.enabled: expected true or false or auto, found the text 'maybe'",
+            "compile.enabled: expected true, false or auto, found the text 'maybe'",
         ),
-        ("fp8: {enabled: 8}", "fp8.enabled: expected true or false or auto, found 8"),
+        ("fp8: {enabled: 8}", "fp8.enabled: expected true, false or auto, found 8"),
         (
             "fp8: {recipe_name: rowwise}",
-            "fp8.recipe_name: found the text 'rowwise'; the recipe here is tensorwise",
+            "fp8.recipe_name: expected tensorwise or null, found the text 'rowwise'",
         ),
         ("fp8: {filter_fqn: [head]}", "fp8.filter_fqn: unknown key, did you mean fp8.filter_fqns?"),
         ("rng: 3", "rng: expected a mapping, found 3"),
@@ -123,7 +123,10 @@ optimizer: {lr: 1, params: []}
         ("rng: {seed: 1}\nseed: 2", "seed is 2 and rng.seed is 1"),
         ("rng: {_target_: os.system}", "rng: this section is not built from a _target_"),
         ("distributed: {_target_: a.DDPManager}", "distributed: this section is not built from a _target_"),
-        ("recipe: KnowledgeDistillation", "recipe: found the text 'KnowledgeDistillation'"),
+        (
+            "recipe: KnowledgeDistillation",
+            "recipe: expected TrainFinetuneRecipeForNextTokenPrediction, found the text 'KnowledgeDistillation'",
+        ),
         (
             "step_scheduler: {preemption_signal: SIGNONE}",
             "step_scheduler.preemption_signal: there is no signal",

@@ -95,8 +95,8 @@ def problems_of(*tokens: str) -> list[str]:
         ("model.block_size=8", "build_gpt2_model takes no such argument; nanoGPT's name, here: dataset.seq_len"),
         ("dataset.seq_length=8", "NanogptDataset takes no such argument, did you mean seq_len?"),
         ("dataset=openwebtext", "dataset: expected a mapping with _target_, found the text 'openwebtext'; nanoGPT's"),
-        ("init_from=resume", "init_from: 'resume' is nanoGPT's; leave it out: a run found in checkpoint."),
-        ("init_from=scratch", "init_from: 'scratch' is nanoGPT's; leave it out: weights are random"),
+        ("init_from=resume", "init_from: 'resume' is a value of nanoGPT's; leave it out: a run found in checkpoint."),
+        ("init_from=scratch", "init_from: 'scratch' is a value of nanoGPT's; leave it out: weights are random"),
         ("step_scheduler.global-batch-size=8", "did you mean step_scheduler.global_batch_size?"),
     ],
 )  # fmt: skip

@@ -129,9 +129,7 @@ def stand_ins(monkeypatch, workplace):
         recipe = importlib.import_module(found.name)
         if hasattr(recipe, "run"):
             monkeypatch.setattr(recipe, "run", reached)
-    monkeypatch.setattr(
-        worker, "starting", lambda line, needs=None: None
-    )  # no checkpoint of the pages is there
+    monkeypatch.setattr(worker, "starting", lambda line, needs=None: None)  # runs of pages are not there
     monkeypatch.chdir(workplace)
     monkeypatch.setenv("WANDB_ENTITY", "someone")
 

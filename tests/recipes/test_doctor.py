@@ -61,7 +61,7 @@ def test_the_screen_and_the_exit_code(capsys, monkeypatch):
     assert lines[0].split() == ["ok", "a", "well"]
     assert lines[2].strip() == "-> mend it"
     assert lines[3].startswith("PROBLEM")
-    assert lines[-1] == "1 thing will keep training from running here"
+    assert lines[-1] == "1 problem will keep training from running here"
     report.pop()
     assert app.run(["doctor"]) == 0
     assert as_json(report)["ok"] and not has_problem(report)
@@ -123,7 +123,7 @@ def test_no_gpus_and_why(answers, driver, torch, status, advice):
     ("script", "said"),
     [
         ("import sys; sys.exit('the network is down')", "rank 0: the network is down"),
-        ("import time; time.sleep(60)", "nothing after 1 s"),
+        ("import time; time.sleep(60)", "no result after 1 s"),
     ],
 )
 def test_a_collective_that_fails_or_hangs(script, said, monkeypatch):

@@ -28,7 +28,7 @@ def test_a_file_is_written_once(capsys):
     written = Path("gpt2-small.yaml").read_bytes()
     assert "fill in dataset.file_pattern" in capsys.readouterr().out
     assert app.run(["init", "quickstart", "-o", "gpt2-small.yaml"]) == 2
-    assert "is there already" in capsys.readouterr().err and Path("gpt2-small.yaml").read_bytes() == written
+    assert "already exists" in capsys.readouterr().err and Path("gpt2-small.yaml").read_bytes() == written
     assert app.run(["init", "quickstart", "-o", "no/such/folder.yaml"]) == 2
     assert app.run(["init", "gpt5"]) == 2
 

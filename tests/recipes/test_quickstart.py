@@ -54,7 +54,7 @@ def test_commands_can_be_pasted_and_found(tmp_path, monkeypatch):
     for step in quickstart.steps(CONFIG, tmp_path, source="x"):
         assert "\n" not in step.command
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path / "my env/bin"))
-    assert f"it is `'{tmp_path}/my env/bin/automodel'`" in quickstart.how_to_call()
+    assert f"it is at `'{tmp_path}/my env/bin/automodel'`" in quickstart.how_to_call()
     (tmp_path / "my env/bin").mkdir(parents=True)
     (tmp_path / "my env/bin/activate").touch()
     assert f"source '{tmp_path}/my env/bin/activate'" in quickstart.how_to_call()

@@ -157,13 +157,13 @@ def test_the_command(capsys, slurm):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("slurm --nproc-per-node 8", "what should the job run?"),
-        ("slurm --nproc-per-node 8 eval run", "what should the job run?"),
+        ("slurm --nproc-per-node 8", "the command of the job is missing"),
+        ("slurm --nproc-per-node 8 eval run", "the command of the job is missing"),
         ("slurm --nproc-per-node 8 cfg.yaml --model.n_layrs 3", "did you mean n_layer?"),
         ("slurm --nproc-per-node 8 --time soon cfg.yaml", "--time: expected"),
         ("slurm --nproc-per-node 8 --sbatch 9=x cfg.yaml", "expected NAME=VALUE"),
         ("slurm --nproc-per-node 8 cfg.yaml --fresh", "start over each time"),
-        ("slurm --nproc-per-node gpu cfg.yaml", "how many GPUs"),
+        ("slurm --nproc-per-node gpu cfg.yaml", "number of GPUs per machine"),
         ("slurm --nproc-per-node 8 cfg.yaml --step_scheduler.preemption_signal null", "names no signal"),
         ("slurm --nproc-per-node 8 --nnodes 4:2 cfg.yaml", "--nnodes: expected"),
     ],

@@ -1,4 +1,4 @@
-"""The one entry point: which commands there are, how they are found, and how every error leaves the program.
+"""Entry point of the command line: the table of commands, and how errors end the program.
 
 Commands are looked up in a table and imported when they are called, so that ``automodel --help`` costs no more than
 typer itself. Exit codes: 0 done, 1 failed, 2 wrong configuration or command line, 75 preempted after a checkpoint,
@@ -59,8 +59,8 @@ COMMANDS: dict[str, Entry] = {
         commands={
             "nanogpt": Entry("Text to nanoGPT-style token files.", "preprocess.nanogpt", "nanogpt"),
             "megatron": Entry("Text to Megatron-Core's .bin and .idx files.", "preprocess.megatron", "megatron"),
-            "shuffle": Entry("Documents in random order.", "preprocess.shuffle", "shuffle"),
-            "index": Entry("The sample indices of a run on Megatron files.", "preprocess.index", "index"),
+            "shuffle": Entry("Shuffle documents.", "preprocess.shuffle", "shuffle"),
+            "index": Entry("Build the sample indices of a run on Megatron files.", "preprocess.index", "index"),
             "tokenizer": Entry("Train a byte-level BPE on your own text.", "preprocess.nanogpt", "tokenizer"),
             "verify": Entry("Check token files against their manifest.", "preprocess.nanogpt", "verify"),
         },
@@ -70,22 +70,22 @@ COMMANDS: dict[str, Entry] = {
         "commands.pretrain", "pretrain", _TRAIN,
     ),
     "init": Entry(
-        "Write a YAML file to start from; without a name: list the presets.", "commands.init", "init", _TRAIN
+        "Write a YAML file to start from; without a name, list the presets.", "commands.init", "init", _TRAIN
     ),
     "slurm": Entry(
-        "Write a batch file for Slurm: saves before its time is over, goes on in the next job.",
+        "Write a Slurm batch file: the run saves before its time limit and continues in the next job.",
         "commands.slurm", "slurm", _TRAIN,
     ),
     "quickstart": Entry(
-        "All of it in five minutes, on this machine's own Python sources.", "commands.quickstart", "quickstart", _TRAIN
+        "The whole pipeline in five minutes, on Python's own source files.", "commands.quickstart", "quickstart", _TRAIN
     ),
     "eval": Entry(
         "Score a checkpoint: loss and bits per byte on token files, CORE, the Eval Gauntlet, harness tasks.",
         "commands.evaluate", "evaluate", _LOOK,
         {
-            "compare": Entry("What differs between two results files.", "commands.evaluate_tasks", "compare"),
+            "compare": Entry("Compare two results files.", "commands.evaluate_tasks", "compare"),
             "download-bundle": Entry(
-                "Fetch the data of the in-context tasks.", "commands.evaluate_tasks", "download_bundle"
+                "Download the data of the in-context tasks.", "commands.evaluate_tasks", "download_bundle"
             ),
         },
     ),
@@ -93,25 +93,25 @@ COMMANDS: dict[str, Entry] = {
         "Show, verify and compare checkpoints; needs no torch.", "commands.inspect_ckpt", "inspect_ckpt", _LOOK
     ),
     "plot": Entry("Draw loss, learning rate and throughput of a run.", "commands.plot", "plot", _LOOK),
-    "generate": Entry("Continue a prompt with a checkpoint.", "commands.generate", "generate", _LOOK),
+    "generate": Entry("Generate text from a prompt.", "commands.generate", "generate", _LOOK),
     "export": Entry(
-        "A checkpoint as a folder that transformers loads: automodel export hf CKPT OUT.",
+        "Export a checkpoint as a folder that transformers loads: automodel export hf CKPT OUT.",
         panel=_LOOK,
         commands={"hf": Entry("A folder that transformers loads.", "commands.export", "hf")},
     ),
     "import": Entry(
-        "A checkpoint of nanoGPT, litgpt or lingua as a folder that eval, generate and init_from take.",
+        "Import a checkpoint of nanoGPT, litgpt or lingua for eval, generate and init_from.",
         "commands.import_checkpoint", "import_checkpoint", _LOOK,
     ),
     "doctor": Entry(
-        "Why does it not run here? Versions, devices, collectives, limits, disk, hub.",
+        "Check this machine: versions, devices, collectives, limits, disk, Hub.",
         "commands.doctor", "doctor", _HELP,
     ),
     "help": Entry(
-        "The help of a command, or of the launch flags: automodel help launch.",
+        "Show the help of a command, or of the launch flags: automodel help launch.",
         "commands.help", "show_help", _HELP,
     ),
-    "explain": Entry("What a key of a configuration takes and means.", "commands.help", "explain", _HELP),
+    "explain": Entry("Explain a configuration key.", "commands.help", "explain", _HELP),
 }  # fmt: skip
 
 
@@ -194,7 +194,7 @@ def _automodel(
 ) -> None:
     """Pretrain language models: text to token files, token files to a model, a model to scores.
 
-    Each command explains itself with --help and reads a YAML file with -c FILE.
+    Every command has a --help page, and most read a YAML file with -c FILE.
 
     Exit codes: 0 done, 1 failed, 2 wrong configuration, 75 preempted after a checkpoint.
     """
@@ -239,7 +239,7 @@ def _call(invocation: Invocation) -> int:
         return WRONG_USAGE
     if invocation.launch and arguments[0] not in ("pretrain", "eval", "slurm"):
         given = ", ".join(f"--{flag}" for flag in invocation.launch)
-        raise ConfigError(f"{given}: only pretrain and eval start several processes", "leave it out")
+        raise ConfigError(f"{given}: only pretrain and eval start several processes", "leave the flag out")
     result = command.main(args=arguments, prog_name="automodel", standalone_mode=False, obj=invocation)
     return result if isinstance(result, int) else 0
 
@@ -249,7 +249,7 @@ def _usage_error(error: Any) -> AutomodelError:
     context = getattr(error, "ctx", None)
     where = context.command_path if context is not None else "automodel"
     message = str(error.format_message() or error)
-    see = f"{where} --help lists what there is"
+    see = f"see {where} --help"
     if context is not None and "unexpected extra argument" in message:
         words = message.rpartition("(")[2].rstrip(")")
         inputs = [

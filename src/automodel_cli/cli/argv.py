@@ -1,4 +1,4 @@
-"""The command line before the commands see it: one pure function, from tokens to a normal form.
+"""Normal form of the command line, made of its tokens by one pure function.
 
 Forms that mean the same:
     automodel pretrain llm -c cfg.yaml --nproc-per-node 8 --model.n_layer 4
@@ -23,21 +23,21 @@ LAUNCH_FLAGS: dict[str, tuple[str, str]] = {
         "N|gpu|cpu|auto",
         "Processes on this machine; gpu: one per GPU, cpu: one per core, auto: gpu if there is one, else cpu",
     ),
-    "nnodes": ("N|MIN:MAX", "Machines; MIN:MAX lets them come and go while the run goes on"),
-    "rdzv-endpoint": ("HOST:PORT", "Where the machines meet: one of them, the same on each"),
-    "rdzv-id": ("NAME", "Tells runs apart that meet at one place"),
-    "rdzv-backend": ("c10d|static", "How they meet: at an endpoint, or by fixed places"),
-    "rdzv-conf": ("KEY=VALUE,...", "Options of the meeting, as torchrun's"),
-    "node-rank": ("N", "This machine's number, with fixed places"),
-    "master-addr": ("HOST", "The machine of rank 0, with fixed places"),
-    "master-port": ("PORT", "Its port"),
-    "max-restarts": ("N", "How often all processes start again after one has crashed"),
-    "monitor-interval": ("SECONDS", "Time between two looks at the processes"),
-    "shutdown-timeout": ("SECONDS", "Time that processes have to save when they are stopped"),
-    "local-addr": ("HOST", "This machine's address for the others"),
-    "log-dir": ("FOLDER", "Where the output of other ranks goes"),
+    "nnodes": ("N|MIN:MAX", "Machines; MIN:MAX lets them come and go while the run continues"),
+    "rdzv-endpoint": ("HOST:PORT", "Address of the rendezvous: one of the machines, the same on each"),
+    "rdzv-id": ("NAME", "Name of the run, where several share an endpoint"),
+    "rdzv-backend": ("c10d|static", "Kind of rendezvous: at an endpoint, or with fixed node ranks"),
+    "rdzv-conf": ("KEY=VALUE,...", "Options of the rendezvous, as torchrun's"),
+    "node-rank": ("N", "Rank of this machine, with fixed node ranks"),
+    "master-addr": ("HOST", "The machine of rank 0, with fixed node ranks"),
+    "master-port": ("PORT", "Port on that machine"),
+    "max-restarts": ("N", "How often all processes are restarted after one has crashed"),
+    "monitor-interval": ("SECONDS", "Time between two checks of the processes"),
+    "shutdown-timeout": ("SECONDS", "Time for processes to save when they are stopped"),
+    "local-addr": ("HOST", "Address of this machine for the others"),
+    "log-dir": ("FOLDER", "Folder for the output of other ranks"),
 }
-"""torchrun's flags: what stands for the value, and what it means; ``automodel help launch`` shows them."""
+"""torchrun's flags: the name of the value, and what it means; ``automodel help launch`` shows them."""
 _SWITCHES = ("standalone",)
 _WHOLE_NUMBERS = ("node-rank", "master-port", "max-restarts")
 _YAML = (".yaml", ".yml")
@@ -92,7 +92,7 @@ def _refuse_two_files(arguments: list[str]) -> None:
 def two_files(first: object, second: object) -> ConfigError:
     """The error for a command line that names two configuration files."""
     return ConfigError(
-        f"two configuration files are given, {first} and {second}, and one is read",
+        f"two configuration files are given, {first} and {second}",
         "leave one out; single keys of it can be set with --section.key VALUE",
     )
 
@@ -164,8 +164,8 @@ def _with_command(tokens: list[str]) -> list[str]:
         return ["pretrain", _DOMAIN, *tokens[2:]]
     if tokens[0].endswith(".py"):
         raise ConfigError(
-            f"{tokens[0]} is Python, which is not run as a configuration",
-            "its settings go into a YAML file: `automodel init` writes one to start from",
+            f"{tokens[0]} is a Python file, expected a YAML configuration",
+            "put its settings into a YAML file; `automodel init` writes one to start from",
         )
     if is_config_file(tokens[0]):
         return ["pretrain", _DOMAIN, "--config", *tokens]

@@ -1,4 +1,4 @@
-"""What a shell offers behind commands that take overrides: keys of the configuration, their words, launch flags."""
+"""Shell completion of overrides: keys of the configuration, their values, launch flags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the user sees: lines and tables on stdout, errors and warnings on stderr, progress where it does no harm.
+"""Console output: lines and tables on stdout, errors and warnings on stderr, progress bars on terminals.
 
 On a terminal progress is a bar that lines scroll above; elsewhere it is a plain line now and then, and every line is
 flushed, so that logs and pipes show it at once. rich is imported by the first table or bar, not before.
@@ -158,7 +158,7 @@ def message_and_hint(error: BaseException) -> tuple[str, str]:
 
 
 def _rank_prefix() -> str:
-    """Which of several processes speaks; nothing where there is one."""
+    """The rank that prints, where there are several; else nothing."""
     here = own_rank()
     return f"[rank {here.rank}] " if here.size > 1 else ""
 

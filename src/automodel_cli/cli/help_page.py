@@ -1,6 +1,6 @@
-"""The pages of ``--help``: usage, what a command does, examples, options in groups with their defaults.
+"""Help pages: usage, what a command does, examples, options in groups with their defaults.
 
-Lines wrap at words, and nothing is cut: what does not fit beside a name stands below it. Plain text with a little color
+Lines wrap at words, and nothing is cut: what does not fit beside a name goes below it. Plain text with a little color
 on terminals; neither rich nor a schema is imported for the list of commands.
 """
 
@@ -52,7 +52,7 @@ def of_group(path: str, summary: str, panels: Mapping[str, list[Row]], options: 
     """The page of several commands; ``panels`` has their names and what they do."""
     own = [(_spelled(option), option.help or "") for option in options]
     sections = [*panels.items(), *([(_OPTIONS, own)] if own else [])]
-    return page(f"{path} COMMAND [OPTIONS]", summary, (), sections, f"{path} COMMAND --help says more.")
+    return page(f"{path} COMMAND [OPTIONS]", summary, (), sections, f"Run {path} COMMAND --help for details.")
 
 
 def page(
@@ -99,7 +99,7 @@ def _row(name: str, text: str, column: int, width: int) -> str:
 
 
 def _wrapped(text: str, width: int, *, indent: str = "", hang: int = 0, end: str = "") -> str:
-    """Lines of words; with ``end``, what stands at the end of all lines but the last, so that they can be pasted."""
+    """Lines of words; with ``end``, what ends all lines but the last, so that they can be pasted."""
     lines = textwrap.wrap(
         text,
         width - len(end),

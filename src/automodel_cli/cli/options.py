@@ -1,4 +1,4 @@
-"""Commands made from the schema: an option for each field, by the field's name, with the field's docstring and default.
+"""Command-line options made from the schema: one for each field, with the field's name, docstring and default.
 
     @command(PlotConfig, arguments=("runs",), examples=("automodel plot runs/a",))
     def plot(cfg: PlotConfig) -> None: ...
@@ -170,12 +170,9 @@ def command(
     """
 
     def make(function: Callable[..., Any]) -> Command:
-        names = {
-            _key(model, name): _shown(model, name, arguments)
-            for model in models
-            for name in model.model_fields
-        }
-        options = {} if not models else _options(models, arguments, file=file)
+        """The command of ``function``: its parameters are the models' fields, then those of its own."""
+        fields = [(model, name) for model in models for name in model.model_fields]
+        names = {_key(model, name): _shown(model, name, arguments) for model, name in fields}
         own = {
             name: parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
             for name, parameter in inspect.signature(function, eval_str=True).parameters.items()
@@ -183,29 +180,37 @@ def command(
         }
 
         def call(**values: Any) -> Any:
-            more = {name: values[name] for name in own}
-            if not models:
-                return function(**more)
-            by_key = {_key(model, name): values[name] for model in models for name in model.model_fields}
+            by_key = {_key(model, name): values[name] for model, name in fields}
             given = Given(by_key, values.get("config") if file else None, names)
             with given.told_by_options():
-                return function(given if len(models) > 1 else given.load(models[0]), **more)
+                cfg = given if len(models) > 1 else given.load(models[0])
+                return function(cfg, **{name: values[name] for name in own})
 
-        call.__signature__ = inspect.Signature([*options.values(), *own.values()])  # type: ignore[attr-defined]
-        call.__annotations__ = {name: parameter.annotation for name, parameter in (options | own).items()}
-        call.__doc__ = function.__doc__
-        context_settings = {**HELP_OPTIONS, **(TAKES_OVERRIDES if overrides else {}), **(settings or {})}
-        single = typer.Typer(add_completion=False)
-        single.command(function.__name__, cls=Command, context_settings=context_settings, epilog=epilog)(call)
-        made = typing.cast(Command, typer.main.get_command(single))
+        call.__name__, call.__doc__ = function.__name__, function.__doc__
+        parameters = _options(models, arguments, file=file) | own
+        context = {**HELP_OPTIONS, **(TAKES_OVERRIDES if overrides else {}), **(settings or {})}
+        made = _typer_command(call, parameters, context, epilog)
         made.models, made.examples, made.usage = models, tuple(examples), usage
         if not (arguments or overrides or settings):
-            made.lists = tuple(
-                opt for param in made.params if getattr(param, "multiple", False) for opt in param.opts
-            )
+            several = [param for param in made.params if getattr(param, "multiple", False)]
+            made.lists = tuple(opt for param in several for opt in param.opts)
         return made
 
     return make
+
+
+def _typer_command(
+    call: Callable[..., Any],
+    parameters: Mapping[str, inspect.Parameter],
+    context: Mapping[str, Any],
+    epilog: str,
+) -> Command:
+    """A command of ``call``, which takes these parameters whatever its own signature says."""
+    call.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
+    call.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
+    single = typer.Typer(add_completion=False)
+    single.command(call.__name__, cls=Command, context_settings=dict(context), epilog=epilog)(call)
+    return typing.cast(Command, typer.main.get_command(single))
 
 
 def _key(model: type[Section], name: str) -> str:
@@ -226,13 +231,14 @@ def _options(
     order = {name: model for model in models for name in model.in_order()}
     made = {name: _parameter(name, fields[name], name in arguments) for name in order}
     if file:
-        annotation = Annotated[
-            Path | None, typer.Option("--config", "-c", metavar="FILE", help="YAML file with these settings.")
-        ]
-        made["config"] = inspect.Parameter(
-            "config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
-        )
+        option = typer.Option("--config", "-c", metavar="FILE", help="YAML file with these settings.")
+        made["config"] = _optional("config", Path, option)
     return made
+
+
+def _optional(name: str, kind: Any, option: Any) -> inspect.Parameter:
+    annotation: Any = Annotated[Optional[kind], option]  # noqa: UP045
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 def _parameter(name: str, model: type[Section], is_argument: bool) -> inspect.Parameter:
@@ -249,8 +255,7 @@ def _parameter(name: str, model: type[Section], is_argument: bool) -> inspect.Pa
             ]
         hidden = bool(reason_ignored(info))
         option = typer.Option(*_spellings(model, name, kind), **about, hidden=hidden)
-    annotation: Any = Annotated[Optional[kind], option]  # type: ignore[valid-type]  # noqa: UP045
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+    return _optional(name, kind, option)
 
 
 def _keys(incomplete: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Being one of several processes: who speaks, where an error goes, and not to outlive the launcher.
+"""Worker processes: which one prints, where an error goes, and that none outlives the launcher.
 
 A worker of our own launcher leaves its error in the file it was given; the launcher shows the first one, once. Under
 another launcher (torchrun, srun) every rank has to speak for itself.
@@ -59,7 +59,7 @@ def starting(line: str, *, needs: str | None = None) -> None:
     """
     if needs is not None and not Path(needs).exists():
         raise CheckpointError(
-            f"{needs} does not exist", "name a run folder, one of its steps, or a model folder"
+            f"{needs} does not exist", "name an existing checkpoint, run folder or model folder"
         )
     if rank() == 0 and ERROR_FILE_VARIABLE not in os.environ:
         console.print_error(line)

@@ -163,7 +163,7 @@ def _doors() -> Iterator[str]:
     rows = []
     for name, door in doors.DOORS.items():
         given = "true for a folder, else false" if callable(door.shut) else describe_value(door.shut)
-        rows.append((f"`{name}`", door.takes, door.shut_in_words, f"`{given}`" if door.is_passed else ""))
+        rows.append((f"`{name}`", door.takes, door.shut_text, f"`{given}`" if door.is_passed else ""))
     yield _table(rows, heading=("argument", "takes", "shut", "passed where absent"))
     yield (
         "Besides, `from_pretrained` of transformers gets only these arguments: "

@@ -1,4 +1,4 @@
-"""What pydantic found wrong, in the words of the file: place, key, found, expected, nearest key."""
+"""Validation errors in terms of the file: place, key, found, expected, nearest key."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def _is_text_all_the_same(field: FieldInfo, scalar: Scalar) -> bool:
     return scalar.value is None and _is_a_word_of(field, str(scalar.text))
 
 
-def takes_as_it_stands(field: FieldInfo, text: str) -> bool:
+def takes_as_written(field: FieldInfo, text: str) -> bool:
     """Whether a field takes any text, or this very word."""
     return _takes_only_text(field) or _is_a_word_of(field, text)
 
@@ -195,8 +195,10 @@ def section_of(annotation: Any) -> type[Section] | None:
 
 
 def describe_type(annotation: Any, metadata: Iterable[Any] = ()) -> str:
-    """What a key takes, in words: ``a whole number from 1 up, final or null``."""
+    """Description of a type: ``a whole number from 1 up, final or null``."""
     words = list(dict.fromkeys(_alternatives(annotation, metadata)))
+    if len(words) > 1 and words[0] == "true or false":
+        words[:1] = ["true", "false"]
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
@@ -222,7 +224,7 @@ def _alternatives(annotation: Any, metadata: Iterable[Any] = ()) -> list[str]:
 
 
 def _range(metadata: Iterable[Any]) -> list[str]:
-    """The bounds of a number in words, for types without a ``TypeName``: ``above 0 and up to 1``."""
+    """Description of the bounds of a number, for types without a ``TypeName``: ``above 0 and up to 1``."""
     bounds = [bound for item in metadata for bound in getattr(item, "metadata", [item])]
     words = [
         f"{word} {getattr(bound, attribute)}"

@@ -1,4 +1,4 @@
-"""The docstrings under fields, read from the source when somebody asks.
+"""Docstrings of fields, read from the source when they are asked for.
 
 pydantic can collect them while classes are made (``use_attribute_docstrings``), which costs every command 75 ms; they
 are needed by the documentation and by one kind of error.
@@ -38,14 +38,14 @@ def meaning_and_default(section: type[Section], name: str) -> tuple[str, str]:
     Of a default that is null or an empty list the docstring says what it stands for (``...; null: all.``): that is the
     default, and no part of the meaning. It is empty where the field has to be given, and for what is simply off.
     """
-    text, default = help_of(section, name), _written(section.model_fields[name])
+    text, default = help_of(section, name), _default_text(section.model_fields[name])
     if default == "null" and (found := _NULL_MEANS.search(text)):
         rest = text[: found.start()] + text[found.end() :]
         return rest if rest.endswith(".") else f"{rest}.", found[1]
     return text, "" if default in ("null", "false") else default
 
 
-def _written(field: FieldInfo) -> str:
+def _default_text(field: FieldInfo) -> str:
     if field.is_required():
         return ""
     value: Any = field.get_default(call_default_factory=True)

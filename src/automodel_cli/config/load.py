@@ -1,4 +1,4 @@
-"""From a file, overrides and flags to one validated configuration, and back to YAML.
+"""Configuration from a file, overrides and flags, validated; and back to YAML.
 
 Precedence: schema default < file < overrides < flags. All problems are reported together. This is phase 1 of the
 checks and imports nothing heavy: closed sections, names of targets, arguments of our own targets. Phase 2, which
@@ -17,7 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from automodel_cli.config import yaml_tree
-from automodel_cli.config.explain import explain, field_at, keep_text, takes_as_it_stands
+from automodel_cli.config.explain import explain, field_at, keep_text, takes_as_written
 from automodel_cli.config.overrides import COMMAND_LINE, apply_override, parse_overrides
 from automodel_cli.config.problems import Problem, raise_problems
 from automodel_cli.config.schema.base import Section, keys_of, reason_ignored
@@ -104,7 +104,7 @@ def _drop(root: MapNode, parts: Sequence[str]) -> None:
 def _flag_node(model: type[Section], key: str, value: Any) -> tuple[Node, list[Problem]]:
     """The tree of an option's value: text as it stands where a field takes any text, else as a file's is read."""
     field = field_at(model, tuple(key.split(".")))
-    if not isinstance(value, str) or field is None or takes_as_it_stands(field, value):
+    if not isinstance(value, str) or field is None or takes_as_written(field, value):
         return from_plain(value, COMMAND_LINE), []
     return parse_value(value, COMMAND_LINE)
 

@@ -1,4 +1,4 @@
-"""What can be set, looked up by key: for ``automodel explain`` and for completion on the command line."""
+"""Lookup of settings by key, for ``automodel explain`` and for completion on the command line."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _OPTIMIZER = {
 
 @dataclass(frozen=True)
 class Setting:
-    """One key: what it takes and means, in words.
+    """One key: what it takes and means.
 
     Attributes:
         also: other spellings of the key.

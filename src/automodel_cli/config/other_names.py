@@ -1,4 +1,4 @@
-"""What users of nanoGPT and of Megatron-LM call a setting, and what it is called here.
+"""Names of settings in nanoGPT and Megatron-LM, and what they are called here.
 
 The guides' tables say the same with more words; a test compares them with these. A text is what to write instead: keys,
 or ``nothing`` and why. Names that mean the same here (``compile``, ``device``, ``seed``) need no entry.

@@ -35,7 +35,7 @@ def preset_text(name: str) -> str:
     stem = PRESETS.get(name, name)
     if stem not in PRESETS.values():
         raise ConfigError(
-            f"there is no preset {name!r}{did_you_mean(name, PRESETS)}", f"they are {', '.join(PRESETS)}"
+            f"there is no preset {name!r}{did_you_mean(name, PRESETS)}", f"presets: {', '.join(PRESETS)}"
         )
     return (_FOLDER / f"{stem}.yaml").read_text(encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""YAML text to a tree that remembers where each value was written, and the tree back to plain values.
+"""YAML tree that remembers where each value was written; read from text, and turned into plain values.
 
 Steps: PyYAML composes nodes with line numbers; scalars are read by YAML 1.2's rules (so ``3e-4`` is a number and
 ``yes`` is text); ``${NAME}`` and ``${NAME,default}`` take environment variables, and what was written is kept so
@@ -305,7 +305,7 @@ def expand_environment(text: str) -> str:
         ValueError: a variable is not set and has no default, or a placeholder names no variable.
     """
 
-    def replace(match: re.Match[str]) -> str:
+    def value_of(match: re.Match[str]) -> str:
         dollar, braced, bare = match.groups()
         if dollar:
             return "$"
@@ -317,12 +317,10 @@ def expand_environment(text: str) -> str:
         name, default = parsed.groups()
         value = os.environ.get(name, default)
         if value is None:
-            raise ValueError(
-                f"the environment variable {name} is not set; set it, or write ${{{name},default}}"
-            )
+            raise ValueError(f"environment variable {name} is not set; set it, or write ${{{name},default}}")
         return value
 
-    return _ENVIRONMENT.sub(replace, text)
+    return _ENVIRONMENT.sub(value_of, text)
 
 
 def _names_a_variable(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Why does it not run here? What training needs of a machine, looked at one by one.
+"""Checks of what training needs from a machine, one by one.
 
 Each check is a function from the request to findings. What can hang or crash (drivers, collectives, a tokenizer from
 the hub) runs in processes of its own with a timeout, so the report always comes.
@@ -52,7 +52,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Request:
-    """What to look at.
+    """Settings of the checks.
 
     Attributes:
         folder: where runs will be written.
@@ -76,7 +76,9 @@ def run(request: Request) -> list[Finding]:
         except Exception as error:  # the report has to come, whatever is broken
             what = f"{type(error).__name__}: {error}"
             found.append(
-                Finding(check.__name__.strip("_").replace("_", " "), what, "warning", "this check broke")
+                Finding(
+                    check.__name__.strip("_").replace("_", " "), what, "warning", "the check itself failed"
+                )
             )
     return found
 
@@ -139,7 +141,7 @@ def _devices(request: Request) -> Iterator[Finding]:
     driver = _nvidia("--query-gpu=driver_version,name", request)
     code, out, error = _in_a_process([*_PYTHON, "-c", _ASK_TORCH], request.timeout_s)
     if code != 0:
-        advice = "import torch must work: reinstall it, or look at the driver"
+        advice = "`import torch` fails: reinstall torch, or check the driver"
         yield Finding("torch and devices", _last_line(error) or f"exit code {code}", "problem", advice)
         return
     known = json.loads(out.splitlines()[-1])
@@ -162,10 +164,13 @@ def _no_gpu(driver: list[str], known: dict[str, Any]) -> Finding:
     if known["cuda"] is None:
         advice = "torch is built without CUDA: install the build for your driver (pytorch.org/get-started)"
         return Finding(
-            "GPU", f"{driver[0].split(',')[-1].strip()} is here, torch does not see it", "problem", advice
+            "GPU",
+            f"{driver[0].split(',')[-1].strip()} is present, but torch does not see it",
+            "problem",
+            advice,
         )
-    advice = f"look at CUDA_VISIBLE_DEVICES, and at the driver: torch wants CUDA {known['cuda']}"
-    return Finding("GPU", f"{len(driver)} here, torch sees none", "problem", advice)
+    advice = f"check CUDA_VISIBLE_DEVICES and the driver: torch needs CUDA {known['cuda']}"
+    return Finding("GPU", f"{len(driver)} present, but torch sees none", "problem", advice)
 
 
 def _gpu(index: int, device: dict[str, Any]) -> Finding:
@@ -177,7 +182,10 @@ def _gpu(index: int, device: dict[str, Any]) -> Finding:
     found = f"{device['name']}, {free:.1f} of {total:.1f} GiB free, {', '.join(types)}"
     if free < 0.5 * total:
         return Finding(
-            f"GPU {index}", found, "warning", "another process uses it; CUDA_VISIBLE_DEVICES chooses others"
+            f"GPU {index}",
+            found,
+            "warning",
+            "another process uses it; choose others with CUDA_VISIBLE_DEVICES",
         )
     return Finding(f"GPU {index}", found)
 
@@ -187,7 +195,10 @@ def _who_uses_them(request: Request) -> Iterator[Finding]:
     if users:
         shown = "; ".join(users[:4]) + (f"; {len(users) - 4} more" if len(users) > 4 else "")
         yield Finding(
-            "GPU users", shown, "warning", "wait for them, or choose other GPUs with CUDA_VISIBLE_DEVICES"
+            "GPU users",
+            shown,
+            "warning",
+            "wait for them to end, or choose other GPUs with CUDA_VISIBLE_DEVICES",
         )
 
 
@@ -196,7 +207,7 @@ def _peers(devices: list[dict[str, Any]]) -> Iterator[Finding]:
         return
     lonely = [index for index, device in enumerate(devices) if len(device["peers"]) < len(devices) - 1]
     if lonely:
-        advice = "collectives go through host memory; nvidia-smi topo -m shows how the GPUs are connected"
+        advice = "collectives go through host memory; `nvidia-smi topo -m` shows how the GPUs are connected"
         yield Finding(
             "peer access", f"GPU {', '.join(map(str, lonely))} cannot reach all others", "warning", advice
         )
@@ -235,7 +246,7 @@ dist.destroy_process_group()
 def _all_reduce(request: Request) -> Iterator[Finding]:
     gpus = _gpus(request)
     processes = request.processes or gpus or 2
-    what = f"{processes} processes, {'NCCL' if gpus else 'gloo'}"
+    what = f"{processes} process{'es' * (processes > 1)}, {'NCCL' if gpus else 'gloo'}"
     with tempfile.TemporaryDirectory() as folder:
         command = [*_PYTHON, "-c", _ALL_REDUCE, f"file://{folder}/store", "gpu" if gpus else "cpu"]
         ranks = [_start_rank(command, rank, processes, Path(folder)) for rank in range(processes)]
@@ -244,7 +255,7 @@ def _all_reduce(request: Request) -> Iterator[Finding]:
     failed = [rank for rank, process in enumerate(ranks) if process.returncode != 0]
     if hung:
         advice = "NCCL_DEBUG=INFO and NCCL_P2P_DISABLE=1 tell more" if gpus else _INTERFACE_ADVICE
-        yield Finding("all_reduce", f"{what}: nothing after {request.timeout_s:.0f} s", "problem", advice)
+        yield Finding("all_reduce", f"{what}: no result after {request.timeout_s:.0f} s", "problem", advice)
     elif failed:
         found = f"{what}: rank {failed[0]}: {_last_line(said[failed[0]])}"
         yield Finding("all_reduce", found, "problem", _INTERFACE_ADVICE)
@@ -298,7 +309,7 @@ def _environment(request: Request) -> Iterator[Finding]:
         yield Finding("host name", f"{socket.gethostname()} does not resolve", "warning", advice)
     if own_rank().launcher == "torchrun":
         found = f"RANK={os.environ['RANK']} WORLD_SIZE={os.environ['WORLD_SIZE']}"
-        yield Finding("launcher", found, "warning", "automodel would wait for the other ranks: unset both")
+        yield Finding("launcher", found, "warning", "automodel would wait for other ranks: unset both")
     names = (
         "CUDA_VISIBLE_DEVICES",
         "OMP_NUM_THREADS",
@@ -338,7 +349,7 @@ def _disk(request: Request) -> Iterator[Finding]:
             yield _clock(Path(own))
     except OSError as error:
         yield Finding(
-            "run folder", f"cannot write {folder}: {error.strerror}", "problem", "choose another folder"
+            "run folder", f"cannot write to {folder}: {error.strerror}", "problem", "choose another folder"
         )
 
 
@@ -365,7 +376,7 @@ def _mapping(own: Path) -> Finding:
         with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as view:
             assert len(view) == _MEBIBYTE
     except OSError as error:
-        advice = "dataset.mmap: false reads token files another way, a little slower"
+        advice = "set dataset.mmap: false, which reads token files a little slower"
         return Finding("mmap", f"not on this file system: {error.strerror}", "warning", advice)
     return Finding("mmap", "works")
 
@@ -374,8 +385,8 @@ def _locking(own: Path) -> Finding:
     try:
         with exclusive_lock(own / "lock", busy="busy"):
             if not _is_held(own / "lock"):
-                advice = "two runs in one folder will not be noticed: give each its own checkpoint_dir"
-                return Finding("file locks", "do nothing on this file system", "warning", advice)
+                advice = "two runs in one folder will not be detected: give each its own checkpoint_dir"
+                return Finding("file locks", "have no effect on this file system", "warning", advice)
     except OSError as error:
         return Finding(
             "file locks", str(error.strerror), "problem", "the run folder needs a file system with flock"
@@ -395,8 +406,8 @@ def _clock(own: Path) -> Finding:
     (own / "now").write_text("")
     skew = (own / "now").stat().st_mtime - time.time()
     if abs(skew) > _CLOCK_SKEW_S:
-        advice = "ages and times of checkpoints will be wrong by as much: set the clocks (ntp)"
-        return Finding("file system clock", f"{skew:+.1f} s from this machine's", "warning", advice)
+        advice = "ages of checkpoints will be wrong by as much: synchronize the clocks (NTP)"
+        return Finding("file system clock", f"{skew:+.1f} s off this machine's clock", "warning", advice)
     return Finding("file system clock", "the same as this machine's")
 
 
@@ -408,7 +419,10 @@ def _hub(request: Request) -> Iterator[Finding]:
     place = _existing(cache)
     if not os.access(place, os.W_OK):
         yield Finding(
-            "hub cache", f"cannot write {cache}", "warning", "set HF_HOME to a folder that you may write to"
+            "hub cache",
+            f"cannot write to {cache}",
+            "warning",
+            "set HF_HOME to a folder that you can write to",
         )
     else:
         yield Finding("hub cache", f"{cache}, {_size(shutil.disk_usage(place).free)} free")
@@ -417,10 +431,10 @@ def _hub(request: Request) -> Iterator[Finding]:
     question = "from automodel_cli.corpus.tokenizer import open_tokenizer; open_tokenizer('gpt2')"
     code, _, error = _in_a_process([*_PYTHON, "-c", question], request.timeout_s)
     if code == 0:
-        yield Finding("tokenizer", "gpt2 opens")
+        yield Finding("tokenizer", "gpt2 loads")
     else:
         advice = (
-            f"no way to {HUB}? Use a corpus that carries its tokenizer, or copy one here (tokenizer: FOLDER)"
+            f"is {HUB} unreachable? Use a corpus with its own tokenizer, or copy one here (tokenizer: FOLDER)"
         )
         yield Finding("tokenizer", f"gpt2: {_last_line(error) or 'no answer'}", "warning", advice)
 

@@ -1,4 +1,4 @@
-"""A configuration file to start from, for the data that is there."""
+"""Configuration file to start from, filled in for the data."""
 
 from __future__ import annotations
 
@@ -50,6 +50,6 @@ def _write(path: Path, text: str) -> None:
         with path.open("x", encoding="utf-8") as handle:
             handle.write(text)
     except FileExistsError:
-        raise ConfigError(f"{path} is there already", "name another file with -o, or remove it") from None
+        raise ConfigError(f"{path} already exists", "name another file with -o, or remove it") from None
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}", "name another file with -o") from None

@@ -1,4 +1,4 @@
-"""Launching, in order: how many processes, where they meet, what each executes; then watch them to the end.
+"""Launch of several processes: how many, where they meet, what each executes; then they are watched to the end.
 
 The worker is ``python -m automodel_cli`` with the command line of this process, launch flags taken out, so a flag has
 one meaning however many processes there are. The caller has validated the configuration: what is wrong with it is
@@ -86,7 +86,7 @@ def _refuse_more_than_gpus(processes: int) -> None:
     if processes > (gpus := torch.cuda.device_count()):
         raise ConfigError(
             f"--nproc-per-node {processes}: this machine has {gpus} GPU{'s' * (gpus != 1)}, and each process needs one",
-            f"take {gpus}, or device: cpu",
+            f"start {gpus}, or set device: cpu",
         )
 
 
@@ -103,7 +103,7 @@ def local_processes(word: str) -> int:
     gpus = torch.cuda.device_count()
     if word == "gpu" and not gpus:
         raise ConfigError(
-            "--nproc-per-node gpu: there is no GPU here", "automodel doctor says why; or give a number"
+            "--nproc-per-node gpu: there is no GPU here", "see automodel doctor, or give a number"
         )
     return gpus if word == "gpu" or (word == "auto" and gpus) else cores()
 

@@ -1,4 +1,4 @@
-"""The main job on text that every machine has: the Python standard library's own source files.
+"""The whole pipeline on text that every machine has: the source files of Python's standard library.
 
 Each step is the command a user would type, run as a process of its own and shown before it runs:
 
@@ -82,7 +82,7 @@ _TOUR = (
     ("Look at the checkpoints", "inspect-ckpt {output}/run"),
     ("Draw the loss curve", "plot {output}/run --output {output}/loss.png"),
     (
-        "Let it continue a line of code",
+        "Generate code from a prompt",
         "generate {output}/run --prompt {prompt} --max-new-tokens 80 --temperature 0.8 --top-k 50 --seed 1",
     ),
 )
@@ -127,7 +127,7 @@ def run(
             _run_step(step)
     report = output / "report.md"
     write_text(report, report_text(tour, output))
-    say(f"\nEverything is in {output}; {report} says where.")
+    say(f"\nEverything is in {output}; see {report}.")
     if shutil.which("automodel") is None:
         say(how_to_call())
     return report
@@ -155,7 +155,7 @@ def _run_step(step: Step) -> None:
     command = [sys.executable, "-P", "-m", "automodel_cli", *step.arguments]
     code = subprocess.run(command, env=environment, check=False).returncode
     if code != 0:
-        raise AutomodelError(f"{step.command} ended with exit code {code}", "its own message is above")
+        raise AutomodelError(f"{step.command} failed with exit code {code}", "its error message is above")
 
 
 def report_text(tour: Sequence[Step], output: Path) -> str:
@@ -193,8 +193,8 @@ def how_to_call() -> str:
     """Where the program is, for a shell that does not find it."""
     program = Path(sysconfig.get_path("scripts"), "automodel")
     activate = program.with_name("activate")
-    put = f"`source {for_shell(activate)}` puts it on PATH" if activate.is_file() else "write it so"
-    return f"If the shell does not find `automodel`: it is `{for_shell(program)}`; {put}."
+    put = f"`source {for_shell(activate)}` puts it on PATH" if activate.is_file() else "use the full path"
+    return f"If the shell does not find `automodel`, it is at `{for_shell(program)}`; {put}."
 
 
 def _number(value: float | None, digits: int = 4) -> str:

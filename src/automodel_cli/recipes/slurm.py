@@ -1,4 +1,4 @@
-"""A batch file for Slurm: one launcher per machine, a signal that the run listens to, and back into the queue on 75.
+"""Slurm batch file: one launcher per machine, a signal before the time limit, and back into the queue on exit code 75.
 
 #SBATCH --signal=USR1@300    Slurm tells every launcher 300 s before the time is over; they save and leave with 75
 srun automodel --nnodes ...  one task per machine; the first machine is where they meet
@@ -117,9 +117,7 @@ def _sbatch(path: Path) -> str:
             "there is no sbatch on this machine", f"on a login node: {command_line(['sbatch', path])}"
         ) from None
     if done.returncode:
-        raise AutomodelError(
-            f"sbatch refused {path}: {done.stderr.strip()}", "the options above the first command"
-        )
+        raise AutomodelError(f"sbatch refused {path}: {done.stderr.strip()}", "check the #SBATCH lines in it")
     return done.stdout.strip()
 
 
@@ -139,7 +137,8 @@ def _option(name: str, value: str) -> str:
     """
     if _NOT_IN_AN_OPTION.search(value):
         raise ConfigError(
-            f"{name} {value!r} cannot stand in a batch file", "leave out spaces, quotes, $, \\ and line ends"
+            f"{name} {value!r} cannot be written in a batch file",
+            "leave out spaces, quotes, $, \\ and line ends",
         )
     return f"#SBATCH --{name}={value}" if value else f"#SBATCH --{name}"
 
@@ -158,7 +157,9 @@ def _one_line(line: str) -> str:
 def _directives(job: BatchJob) -> list[str]:
     gpus = job.gpus if job.gpus is not None else int(job.processes) if job.processes.isdigit() else None
     if gpus is None and job.processes in ("gpu", "auto"):
-        raise ConfigError("how many GPUs per machine?", "add --nproc-per-node N, or --gpus-per-node N")
+        raise ConfigError(
+            "the number of GPUs per machine is missing", "add --nproc-per-node N, or --gpus-per-node N"
+        )
     values = {
         "job-name": job.name,
         "nodes": str(job.nodes),

@@ -98,4 +98,4 @@ def test_results_that_have_no_place_are_said_to_have_none(seen, capsys):
     assert app.run(["eval", "run", "--output", "none"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "no file was written: run/step_00000007 is not in a run or export" in out
-    assert "--output FILE keeps these results" in out and "2.5000" in out
+    assert "give --output FILE to keep these results" in out and "2.5000" in out

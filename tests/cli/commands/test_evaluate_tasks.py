@@ -64,7 +64,7 @@ def test_tables(seen, capsys):
         "0.3333",
         "CORE, over 1 of 22 tasks",
         "gauntlet: safety, over 1 of 22 tasks",
-        "no data for 1: hellaswag",
+        "no data for: hellaswag",
         "acc,none",
         "wrote run/results_tasks.json",
     ):
@@ -92,7 +92,7 @@ def test_a_file_that_names_tasks(seen, tmp_path):
         (["compare", "a.json"], "FILE: expected two results files"),
         (["run", "--tasks", ","], ""),
         (["run", "--tasks", "core", "--batch-size", "many"], "--batch-size: expected"),
-        (["run", "--nproc-per-node", "2"], "one process"),
+        (["run", "--nproc-per-node", "2"], "a single process"),
     ],
 )
 def test_wrong_mixtures(seen, capsys, words, said):

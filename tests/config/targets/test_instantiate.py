@@ -140,7 +140,7 @@ def test_types_of_numbers_have_many_names():
             "torch_dtype": written,
         }
         assert instantiate(target(named), "model").dtype == torch.bfloat16
-    with pytest.raises(ConfigError, match="is not a type of numbers"):
+    with pytest.raises(ConfigError, match="is not a dtype"):
         instantiate(target({**named, "torch_dtype": "system"}), "model")
 
 

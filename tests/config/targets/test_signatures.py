@@ -93,7 +93,7 @@ def test_right_arguments_pass_and_are_converted(code):
         ({"n": 1, "flag": "perhaps"}, "flag: expected true or false, found the text 'perhaps'"),
         ({"n": 1, "mode": "c"}, "mode: expected a or b, found the text 'c'"),
         ({"n": 1, "sizes": 3}, "sizes: expected a list of a whole number, found 3"),
-        ({"n": 1, "either": "never"}, "either: expected true or false or auto, found the text 'never'"),
+        ({"n": 1, "either": "never"}, "either: expected true, false or auto, found the text 'never'"),
         ({"n": 1, "tensor": "x"}, "tensor: expected a number, found the text 'x'"),
         ({"n": 1, "quoted": "x"}, "quoted: expected a whole number or null, found the text 'x'"),
         ({"n": 1, "table": 3}, "table: expected a mapping or null, found 3"),

@@ -1,4 +1,4 @@
-"""``automodel doctor``: one screen for "why does it not run here"."""
+"""``automodel doctor``: checks of this machine, on one screen."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MARKS = {"ok": "ok", "warning": "warning", "problem": "PROBLEM"}
     examples=("automodel doctor", "automodel doctor /scratch/runs --processes 8 --offline"),
 )
 def doctor(cfg: DoctorOptions) -> int:
-    """Look at what training needs of this machine; exit code 1 where something keeps it from running."""
+    """Check what training needs from this machine; exit code 1 if something would keep it from running."""
     from automodel_cli.recipes import doctor as recipe
 
     request = recipe.Request(Path(cfg.folder), cfg.processes, timeout_s=cfg.timeout, hub=not cfg.offline)
@@ -38,5 +38,6 @@ def doctor(cfg: DoctorOptions) -> int:
 def _summary(statuses: list[str]) -> str:
     problems, warnings = statuses.count("problem"), statuses.count("warning")
     if problems:
-        return f"{problems} thing{'s' * (problems > 1)} will keep training from running here"
-    return f"training should run here{f' ({warnings} to look at)' if warnings else ''}"
+        return f"{problems} problem{'s' * (problems > 1)} will keep training from running here"
+    plural = "s" * (warnings != 1)
+    return f"training should run here{f' ({warnings} warning{plural})' if warnings else ''}"

@@ -30,7 +30,7 @@ COLUMNS = ("data", "loss", "perplexity", "bits/byte", "tokens", "tokens/s")
         "automodel eval compare a.json b.json",
     ),
     epilog="automodel eval compare and automodel eval download-bundle are commands of their own. Launch flags "
-    "(automodel help launch) may stand anywhere with --tasks and --harness.",
+    "(automodel help launch) may be given anywhere with --tasks and --harness.",
 )
 def evaluate(given: Given, context: typer.Context) -> int:
     """Score a checkpoint: loss, perplexity and bits per byte on token files, or answers to tasks."""
@@ -48,14 +48,14 @@ def _refuse(given: Given, model: type[Section], other: type[Section], what: str)
     if odd := [key for key in given.of(model) if key not in other.keys()]:  # noqa: SIM118
         raise ConfigError(
             f"{given.names[odd[0]]} does not go with {what}",
-            "token files and tasks are two commands; --tasks NAME asks for tasks",
+            "token files and tasks are scored separately; give --tasks NAME for tasks",
         )
 
 
 def _likelihood(cfg: EvaluateConfig, invocation: Invocation, trust: Sequence[str]) -> int:
     if invocation.wants_processes:
         raise ConfigError(
-            "token files are scored in one process", "leave the launch flags out, or give --tasks"
+            "token files are scored by a single process", "leave the launch flags out, or give --tasks"
         )
     worker.starting("eval: loading PyTorch ...", needs=cfg.checkpoint)
     from automodel_cli.recipes.evaluation import likelihood as recipe

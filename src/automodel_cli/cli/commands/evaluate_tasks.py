@@ -1,4 +1,4 @@
-"""What ``automodel eval`` does with tasks: put them to a checkpoint, fetch their data, compare two results."""
+"""Tasks of ``automodel eval``: score a checkpoint, download the data, compare two results."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def say_where(result: Any) -> None:
         return
     folder = result.results["checkpoint"]["path"]
     console.say(
-        f"no file was written: {folder} is not in a run or export of automodel's that can be written to"
+        f"no file was written: {folder} is not in a run or export of automodel that can be written to"
     )
-    console.say("--output FILE keeps these results")
+    console.say("give --output FILE to keep these results")
 
 
 def _launch(invocation: Invocation, reporter: Reporter) -> int | None:
@@ -76,7 +76,7 @@ def show(results: Mapping[str, Any]) -> None:
         rows = [_task_row(name, entry) for name, entry in results["tasks"].items()]
         console.table(title, COLUMNS, [*rows, *_mean_rows(results["means"])], right=COLUMNS[1:])
     if results.get("missing"):
-        console.say(f"no data for {len(results['missing'])}: {', '.join(results['missing'])}")
+        console.say(f"no data for: {', '.join(results['missing'])}")
     if results.get("harness"):
         headings = ("harness task", "metric", "value", "+/-")
         console.table(title, headings, _harness_rows(results["harness"]), right=headings[2:])
@@ -129,7 +129,7 @@ def _number(value: float | None) -> str:
     examples=("automodel eval download-bundle", "automodel eval download-bundle --folder /data/eval_bundle"),
 )
 def download_bundle(cfg: BundleConfig) -> int:
-    """Fetch the data of the in-context tasks, checked by its hash."""
+    """Download the data of the in-context tasks and check its hash."""
     return _fetch(cfg)
 
 
@@ -157,7 +157,7 @@ def download(given: Given) -> int:
     examples=("automodel eval compare a.json b.json",),
 )
 def compare(cfg: CompareOptions) -> int:
-    """What differs between two results files, and whether that is more than chance."""
+    """Compare two results files: what differs, and whether by more than chance."""
     from automodel_cli.recipes.evaluation import compare_results as recipe
 
     found = recipe.run(Path(cfg.files[0]), Path(cfg.files[1]))

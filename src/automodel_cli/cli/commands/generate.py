@@ -1,4 +1,4 @@
-"""``automodel generate``: a checkpoint continues a prompt, shown as it is made.
+"""``automodel generate``: text from a checkpoint, shown as it is made.
 
 What a model writes may hold anything, terminal commands included: control characters are shown as escapes.
 """
@@ -27,7 +27,7 @@ from automodel_cli.plain_text import without_controls
     ),
 )
 def generate(given: Given) -> None:
-    """Let a checkpoint continue a text."""
+    """Generate text that continues a prompt."""
     cfg, trust = given.load(GenerateConfig), given.values["trust"] or ()
     worker.starting("generate: loading PyTorch ...", needs=cfg.checkpoint)
     from automodel_cli.recipes import generate as recipe
@@ -40,7 +40,9 @@ def generate(given: Given) -> None:
     for note in result.notes:
         console.print_error(note)
     tokens = sum(len(sample.ids) for prompt in result.prompts for sample in prompt.samples)
-    console.print_error(f"{tokens} tokens at {result.tokens_per_s:.1f} tokens/s from {result.checkpoint}")
+    console.print_error(
+        f"{tokens:,} token{'s' * (tokens != 1)} at {result.tokens_per_s:.1f} tokens/s from {result.checkpoint}"
+    )
 
 
 def _streamed(cfg: GenerateConfig, recipe: Any, trust: Sequence[str]) -> Any:

@@ -20,7 +20,7 @@ _LAUNCH = "launch"
     examples=("automodel help preprocess nanogpt", "automodel help launch"),
 )
 def show_help(cfg: HelpOptions) -> int:
-    """The help of a command, as with --help behind it; launch: the flags that start several processes."""
+    """Show the help of a command, as its --help does; launch: the flags that start several processes."""
     if cfg.words == (_LAUNCH,):
         print(launch_page(), flush=True)
         return 0
@@ -38,11 +38,11 @@ def launch_page() -> str:
     rows.append(("--standalone", "One machine, whatever else is set."))
     return help_page.page(
         "automodel pretrain llm -c FILE [LAUNCH FLAGS] ...",
-        """Several processes for pretrain, and for eval with --tasks or --harness. The flags are torchrun's; they may
-        stand anywhere in the line, with dashes or underscores.
+        """Several processes for pretrain, and for eval with --tasks or --harness. The flags are torchrun's and may be
+        given anywhere in the line, with dashes or underscores.
 
-        On one machine --nproc-per-node is enough. Of several machines each is given the same line, with --nnodes and
-        --rdzv-endpoint. Under torchrun or srun no launch flags are needed: each process joins in.""",
+        On one machine --nproc-per-node is enough. On several machines, run the same line on each, with --nnodes and
+        --rdzv-endpoint. Under torchrun or srun no launch flags are needed.""",
         (
             "automodel pretrain llm -c cfg.yaml --nproc-per-node 8",
             "automodel pretrain llm -c cfg.yaml --nproc-per-node 8 --nnodes 2 --rdzv-endpoint host1:29400",
@@ -60,9 +60,9 @@ def launch_page() -> str:
     examples=("automodel explain step_scheduler.max_steps", "automodel explain val_tokens"),
 )
 def explain(cfg: ExplainOptions) -> int:
-    """What a configuration key takes, its default, what it means, and where it stands.
+    """Explain a configuration key: what it takes, its default, what it means, and where it belongs.
 
-    Keys of all commands' files are known, whole (optimizer.lr) or by their last part (lr).
+    Keys of all commands are known, in full (optimizer.lr) or by their last part (lr).
     """
     found = lookup.find(cfg.key)
     if not found:
@@ -71,7 +71,7 @@ def explain(cfg: ExplainOptions) -> int:
         near = lookup.near(cfg.key)
         raise ConfigError(
             f"there is no key {cfg.key}",
-            f"did you mean {', '.join(near)}?" if near else "docs/config.md lists all keys",
+            f"did you mean {', '.join(near)}?" if near else "see docs/config.md for all keys",
         )
     for setting in found:
         rows = [(name, getattr(setting, name)) for name in ("takes", "default", "meaning", "where")]

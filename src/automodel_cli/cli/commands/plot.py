@@ -1,4 +1,4 @@
-"""``automodel plot``: the curves of one or several runs as a picture."""
+"""``automodel plot``: curves of one or several runs."""
 
 from __future__ import annotations
 

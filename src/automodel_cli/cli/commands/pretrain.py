@@ -1,4 +1,4 @@
-"""``automodel pretrain llm``: parse, check, then hand over to the recipe or the launcher.
+"""``automodel pretrain llm``: parsing and checks, then the recipe or the launcher.
 
 Everything that can be wrong with a configuration is said here, in the parent, before any process is started: phase 1
 without torch, phase 2 after the import of what the file names.
@@ -32,9 +32,9 @@ from automodel_cli.errors import ConfigError
         "automodel cfg.yaml --nproc-per-node 8 --optimizer.lr 3e-4 step_scheduler.max_steps=1000",
     ),
     epilog="""Any key of the file can be set with --section.key VALUE or section.key=VALUE; a bare --section.key is
-    true. automodel explain KEY says what a key means, docs/config.md lists all of them.
+    true. automodel explain KEY explains a key, docs/config.md lists all of them.
 
-    Launch flags (--nproc-per-node, --nnodes, ...) may stand anywhere: automodel help launch.""",
+    Launch flags (--nproc-per-node, --nnodes, ...) may be given anywhere: automodel help launch.""",
 )
 def pretrain(cfg: PretrainOptions, context: typer.Context) -> int:
     """Train a language model as a configuration file says; a run found in the run folder is resumed."""

@@ -1,4 +1,4 @@
-"""``automodel quickstart``: the main job end to end on this machine's own Python sources."""
+"""``automodel quickstart``: the whole pipeline on Python's own source files."""
 
 from __future__ import annotations
 

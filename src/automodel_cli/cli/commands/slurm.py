@@ -1,4 +1,4 @@
-"""``automodel slurm``: the command one would type, as a batch file."""
+"""``automodel slurm``: a command line as a batch file."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from automodel_cli.errors import ConfigError
         "automodel slurm --nproc-per-node 8 pretrain llm -c cfg.yaml > job.sh",
         "automodel slurm --time 2-00:00:00 --nnodes 4 --nproc-per-node 8 --submit pretrain llm -c cfg.yaml",
     ),
-    epilog="Launch flags (--nnodes N, --nproc-per-node N, ...) may stand anywhere, as without slurm: automodel help "
+    epilog="Launch flags (--nnodes N, --nproc-per-node N, ...) may be given anywhere, as without slurm: automodel help "
     "launch.",
 )
 def slurm(cfg: SlurmOptions, context: typer.Context) -> int:
-    """Write a batch file for Slurm that trains, saves before its time is over, and goes on in the next job."""
+    """Write a Slurm batch file for a run that saves before its time limit and continues in the next job."""
     from automodel_cli.recipes import slurm as recipe
 
     launch = context.obj.launch if isinstance(context.obj, Invocation) else {}
@@ -58,7 +58,7 @@ def _checked(words: list[str]) -> PretrainConfig:
     """The configuration of the command that will run, checked now rather than when the job starts."""
     if words[:1] != ["pretrain"]:
         raise ConfigError(
-            "what should the job run?", "automodel slurm --nproc-per-node 8 pretrain llm -c cfg.yaml"
+            "the command of the job is missing", "automodel slurm --nproc-per-node 8 pretrain llm -c cfg.yaml"
         )
     with pretrain.make_context("pretrain", words[1:]) as context:
         options, tokens = context.params, list(context.args)

@@ -141,7 +141,7 @@ class Section(BaseModel):
         rest = {key: value for key, value in data.items() if key != TARGET_KEY}
         if isinstance(name, str) and _is_old_name(name) and name.rpartition(".")[2] in cls.known_targets:
             return cls.from_known_target(name.rpartition(".")[2], rest)
-        known = f"; the ones understood are {', '.join(cls.known_targets)}" if cls.known_targets else ""
+        known = f"; the known ones are {', '.join(cls.known_targets)}" if cls.known_targets else ""
         raise ValueError(f"this section is not built from a _target_ ({describe_value(name)}){known}")
 
     @model_validator(mode="before")

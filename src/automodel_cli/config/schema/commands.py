@@ -79,19 +79,19 @@ class PretrainConfig(Section):
     """Everything `automodel pretrain llm` reads. Only `model` and `dataset` have to be there."""
 
     recipe: str | None = None
-    """Name of the recipe, for files that carry one; there is one recipe for next-token pretraining."""
+    """Name of the recipe, in files that give one; next-token pretraining is the only one."""
     seed: Whole | None = None
     """Short for `rng.seed`."""
     precision: Precision = "auto"
     """Compute in bf16, fp16 or fp32; auto: bf16 where the hardware has it. Weights are stored in fp32."""
     residual_precision: Annotated[Literal["auto", "bf16", "fp32"], BeforeValidator(short_dtype)] = "auto"
-    """The stream between blocks, where products are in bf16: bf16 or fp32; auto: bf16 on CUDA, fp32 on a CPU."""
+    """Type of the residual stream where matrix products are in bf16; auto: bf16 on CUDA, fp32 on a CPU."""
     device: Device = "auto"
     """Where to train: auto, cpu, cuda, mps."""
     init_from: str | None = None
-    """Start from these weights (checkpoint, Hugging Face folder, GPT-2 name), optimizer and step afresh."""
+    """Weights to start from (checkpoint, Hugging Face folder, GPT-2 name), with a new optimizer and step 0."""
     init_from_any_function: bool = False
-    """Take those weights even if they were trained as another function: other heads, activation, rotary base, norm."""
+    """Use those weights even if they were trained with other heads, activation, rotary base or norm."""
     model: OpenSection
     """What to train: `_target_` and the arguments of a model builder."""
     tokenizer: Annotated[InstanceOf[Target] | str | None, BeforeValidator(_name_or_target)] = None
@@ -105,17 +105,17 @@ class PretrainConfig(Section):
     )
     """Further validation sets, each written as a section `validation_dataset_<name>`."""
     dataloader: DataloaderSection | None = None
-    """How a dataset of your own is read: workers, pinning, `collate_fn`. Token files need none of it."""
+    """Loading of a dataset of your own: workers, pinning, `collate_fn`. Token files need none of it."""
     validation_dataloader: DataloaderSection | None = None
     """The same for validation."""
     loss_fn: OpenSection | None = None
-    """Loss; null: masked cross-entropy, in pieces where that is faster (timed on a CPU) or saves much memory (GPU)."""
+    """Loss; null: masked cross-entropy, in chunks where that is faster (timed on a CPU) or saves much memory (GPU)."""
     optimizer: OptimizerSection | None = None
     """Optimizer; without `_target_` AdamW. null: AdamW, lr 2e-4, betas [0.9, 0.95], weight decay 0.1."""
     param_group_overrides: tuple[ParamGroupOverride, ...] = ()
     """Exceptions from the optimizer's learning rate and weight decay, by parameter name."""
     clip_grad_norm: ClipGradNormConfig = Field(default_factory=ClipGradNormConfig)
-    """Scaling of gradients that are too large; a number is short for `max_norm`, null is off."""
+    """Gradient clipping; a number is short for `max_norm`, null turns it off."""
     lr_scheduler: LrSchedulerConfig | None = None
     """Schedule of learning rate and weight decay; null: constant."""
     step_scheduler: StepSchedulerConfig = Field(default_factory=StepSchedulerConfig)
@@ -125,15 +125,15 @@ class PretrainConfig(Section):
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     """Checkpoints and the run folder."""
     distributed: DistributedConfig = Field(default_factory=DistributedConfig)
-    """How the model is spread over ranks."""
+    """Parallelism: how the model is divided over ranks."""
     dist_env: DistEnvConfig = Field(default_factory=DistEnvConfig)
-    """How ranks communicate."""
+    """Communication between ranks."""
     compile: CompileConfig = Field(default_factory=CompileConfig)
     """torch.compile; true, false or auto is short for `enabled`."""
     fp8: Fp8Config = Field(default_factory=Fp8Config)
     """Matrix products in 8-bit floating point, for large models; true or false is short for `enabled`."""
     packed_sequence: PackedSequenceConfig = Field(default_factory=PackedSequenceConfig)
-    """Packing of rows of different length."""
+    """Packing of rows of different lengths."""
     evaluation: EvaluationConfig | None = None
     """Tasks and samples during training; null: none."""
     logging: LoggingConfig = Field(default_factory=LoggingConfig)
@@ -190,7 +190,7 @@ class PretrainConfig(Section):
     @classmethod
     def _nanogpts_words(cls, value: str | None) -> str | None:
         if value in _NANOGPT_STARTS and not Path(value).exists():
-            raise ValueError(f"{value!r} is nanoGPT's; {_NANOGPT_STARTS[value]}")
+            raise ValueError(f"{value!r} is a value of nanoGPT's; {_NANOGPT_STARTS[value]}")
         return value
 
     @field_validator("recipe", mode="before")
@@ -198,7 +198,7 @@ class PretrainConfig(Section):
     def _known_recipe(cls, value: Any) -> Any:
         name = value.get(TARGET_KEY) if isinstance(value, Mapping) else value
         if isinstance(name, str) and name.rpartition(".")[2] not in _RECIPES:
-            raise ValueError(f"found {describe_value(name)}; this command runs {_RECIPES[0]}")
+            raise ValueError(f"expected {_RECIPES[0]}, found {describe_value(name)}")
         return name
 
     @model_validator(mode="before")

@@ -1,4 +1,4 @@
-"""Options of commands that have no file of their own settings: what stands beside a run's configuration, and tools."""
+"""Options of commands without a settings file: those beside a run's configuration, and of tools."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class RunOptions(Section):
     panels: ClassVar = {"Options": "config"}
 
     config: str | None = None
-    """YAML file of the run; null: overrides alone."""
+    """YAML file of the run; null: only overrides."""
     trust: tuple[str, ...] = ()
     """Allow code of your own (my_module, path/file.py) or of a hub repository; empty: none."""
 
@@ -32,7 +32,7 @@ class PretrainOptions(RunOptions):
     fresh: bool = False
     """Move an earlier run in the run folder aside and start over."""
     log_format: Literal["compact", "classic"] | None = None
-    """Lines of updates; classic: NeMo AutoModel's, for programs; null: as `logging.format` says."""
+    """Format of the update lines; classic: NeMo AutoModel's, for programs; null: as `logging.format` says."""
     profile: Count | None = None
     """Profile this many updates after the first four: where their time goes, and a trace; null: none."""
     dry_run: bool = False
@@ -42,80 +42,80 @@ class PretrainOptions(RunOptions):
 
 
 class SlurmOptions(Section):
-    """What a batch file for Slurm says beside the command that it runs."""
+    """Settings of a Slurm batch file, beside the command that it runs."""
 
     panels: ClassVar = {"Job": "time partition account job_name gpus_per_node lead logs sbatch setup"}
 
     time: Time = "24:00:00"
-    """Time limit, as sbatch writes it: minutes, HH:MM:SS or D-HH:MM:SS."""
+    """Time limit in sbatch's format: minutes, HH:MM:SS or D-HH:MM:SS."""
     partition: str | None = None
-    """Partition; null: Slurm's own."""
+    """Partition; null: Slurm's default."""
     account: str | None = None
-    """Account; null: Slurm's own."""
+    """Account; null: Slurm's default."""
     job_name: str | None = None
     """Name of the job; null: the run folder's."""
     gpus_per_node: Whole | None = None
     """GPUs per machine, 0 for none; null: one per process."""
     lead: Annotated[Count, Field(ge=10)] = 300
-    """Seconds that a run is told ahead of its end, to save."""
+    """Seconds before the time limit at which the run is told to save."""
     logs: str = "logs"
     """Folder for the job's output."""
     sbatch: tuple[str, ...] = ()
-    """A further option of sbatch; empty: none."""
+    """Another option of sbatch; empty: none."""
     setup: tuple[str, ...] = ()
-    """A line of shell before the launch; empty: none."""
+    """Shell line to run before the launch; empty: none."""
     output: str | None = None
-    """File to write; null: shown on stdout."""
+    """File to write; null: stdout."""
     submit: bool = False
-    """Hand the file to sbatch."""
+    """Submit the file with sbatch."""
 
 
 class DoctorOptions(JsonOutput):
-    """What `automodel doctor` looks at."""
+    """Settings of `automodel doctor`."""
 
     folder: str = "."
-    """Where runs will be written; its disk is looked at."""
+    """Folder where runs will be written, whose disk is checked."""
     processes: Count | None = None
-    """Processes of the all-reduce; null: one for each GPU, two without."""
+    """Processes in the all-reduce check; null: one for each GPU, two without GPUs."""
     timeout: Annotated[Positive, Field(ge=1)] = 60.0
-    """Seconds that a check may take."""
+    """Time limit of each check."""
     offline: bool = False
-    """Do not ask the hub."""
+    """Do not contact the Hub."""
 
 
 class QuickstartOptions(Section):
-    """What `automodel quickstart` works on."""
+    """Settings of `automodel quickstart`."""
 
     config: str | None = None
     """Configuration of the training run; null: the preset."""
     output_dir: str = "runs/quickstart"
     """Folder for everything that is made."""
     source: str | None = None
-    """Text to learn from; null: the standard library's Python sources."""
+    """Text to train on; null: the Python sources of the standard library."""
 
 
 class InitOptions(Section):
-    """What `automodel init` writes."""
+    """Settings of `automodel init`."""
 
     preset: str | None = None
-    """Which one; null: they are listed."""
+    """Preset to write; null: all are listed."""
     output: str | None = None
     """File to write; null: PRESET.yaml."""
     data: str | None = None
     """Token file, pattern or corpus folder to train on; null: left to fill in."""
     val_data: str | None = None
-    """The same to validate on; null: a corpus brings its own."""
+    """The same for validation; null: that of the corpus, if it has one."""
 
 
 class HelpOptions(Section):
-    """What `automodel help` shows."""
+    """Settings of `automodel help`."""
 
     words: tuple[str, ...] = ()
     """A command, or `launch` for the flags that start several processes; empty: all commands."""
 
 
 class ExplainOptions(Section):
-    """What `automodel explain` looks up."""
+    """Settings of `automodel explain`."""
 
     key: str
-    """A key, whole or its last part; dashes or underscores."""
+    """Key to look up, in full or by its last part; dashes or underscores."""

@@ -1,4 +1,4 @@
-"""Sections that users' files carry and this toolkit serves elsewhere, later or not at all; and the small ones it takes.
+"""Sections of users' files that have no counterpart here, or little effect.
 
 The keys are those of NeMo AutoModel up to 0.7.0. A section that is switched off there (``null``, ``enabled: false``)
 asks for nothing and is dropped; one that is on and has no counterpart is an error that says what to do.
@@ -12,7 +12,6 @@ from typing import Any
 from pydantic import field_validator
 
 from automodel_cli.config.schema.base import Positive, Section, ignored
-from automodel_cli.config.targets.target import describe_value
 from automodel_cli.device import is_known_device
 
 _OWN_SCRIPT = "jobs are not submitted from here; `automodel slurm` writes a batch file"
@@ -55,7 +54,7 @@ def _asks_nothing(value: Any) -> bool:
 
 
 class MfuConfig(Section):
-    """What model FLOPs utilization is a share of. Absent: the peak of the device that is found."""
+    """Peak that model FLOPs utilization is measured against. Absent: that of the device."""
 
     known_targets = ("MFUConfig", "MfuConfig")
 
@@ -68,9 +67,7 @@ class MfuConfig(Section):
     @classmethod
     def _is_in_the_table(cls, value: str | None) -> str | None:
         if value is not None and not is_known_device(value):
-            raise ValueError(
-                f"{describe_value(value)} is not in the table of peaks; give mfu.peak_tflops instead"
-            )
+            raise ValueError(f"{value!r} is not in the table of peaks; give mfu.peak_tflops instead")
         return value
 
 

@@ -21,18 +21,18 @@ from automodel_cli.config.schema.base import (
 
 
 class DistEnvConfig(Section):
-    """How the ranks find and hear each other."""
+    """Communication between ranks."""
 
     known_targets = ("DistEnvConfig", "DistInfo")
 
     backend: Literal["nccl", "gloo"] | None = None
-    """Collectives; null: nccl with GPUs, gloo without. nccl without a GPU becomes gloo, with a warning."""
+    """Backend of collectives; null: nccl with GPUs, gloo without. nccl without a GPU becomes gloo, with a warning."""
     timeout_minutes: Positive = 30.0
-    """How long a rank waits for the others before it gives up."""
+    """Time that a rank waits for the others before it gives up."""
 
 
 class MixedPrecisionConfig(Section):
-    """Which type is stored, computed with and reduced in. Parameters are always stored in fp32."""
+    """Types to compute and to reduce in. Parameters are stored in the model's own type, fp32 by default."""
 
     known_targets = ("MixedPrecisionPolicy",)
 
@@ -61,7 +61,7 @@ _STRATEGIES = {"FSDP2Manager": "fsdp2", "DDPManager": "ddp", "MegatronFSDPManage
 
 
 class DistributedConfig(Section):
-    """How a model is spread over ranks. With one process none of it matters."""
+    """Parallelism: how a model is divided over ranks. It has no effect with one process."""
 
     known_targets = tuple(_STRATEGIES)
 
@@ -90,11 +90,11 @@ class DistributedConfig(Section):
     offload_policy: OffloadConfig | None = None
     """Keep parameters in CPU memory; null: no."""
     activation_checkpointing: bool | Literal["full", "selective"] = False
-    """Compute activations again in the backward pass instead of keeping them; true means full."""
+    """Recompute activations in the backward pass instead of keeping them; true means full."""
     broadcast_buffers: bool = False
     """ddp: send buffers from rank 0 before every forward pass."""
     find_unused_parameters: bool = False
-    """ddp: look for parameters that got no gradient."""
+    """ddp: look for parameters without a gradient."""
     static_graph: bool = False
     """ddp: the graph is the same in every step."""
     bucket_cap_mb: Positive | None = None
@@ -106,7 +106,7 @@ class DistributedConfig(Section):
     dtype: Precision | None = None
     """Older place of `precision`; used where that one is `auto`."""
     enable_fsdp2_prefetch: bool = False
-    """fsdp2: gather more blocks ahead than torch does by itself, at the price of their memory."""
+    """fsdp2: gather more blocks ahead than torch does by default, at the cost of their memory."""
 
     # Keys of older files, without effect.
     sequence_parallel: bool = ignored(
@@ -150,7 +150,7 @@ class DistributedConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """What is saved, where, how much of it is kept, and where a run starts from."""
+    """Checkpoints: what is saved and where, how many are kept, and which one a run continues from."""
 
     known_targets = ("CheckpointingConfig", "CheckpointConfig")
 
@@ -173,7 +173,7 @@ class CheckpointConfig(Section):
     )
     """Keep the N newest, besides LATEST and BEST; null: all. Old name: `max_recent_checkpoints`."""
     keep_every: Count | None = None
-    """Besides, keep those whose step is a multiple of this."""
+    """Also keep those whose step is a multiple of this."""
 
     # Keys of older files, without effect.
     consolidation_timeout_minutes: Positive | None = ignored(None, "dist_env.timeout_minutes covers it")
@@ -194,24 +194,24 @@ class CheckpointConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """What is asked of the model while it trains, beside its training loss: validation loss, tasks, samples."""
+    """Evaluation during training, besides the training loss: validation loss, tasks, samples."""
 
     every_steps: Interval = "final"
     """Updates between evaluations; `final`: only at the end; null: never. Each begins with a validation pass."""
     tasks: Words = ()
     """In-context tasks: `core`, `gauntlet` or names."""
     bundle: str = "eval_bundle"
-    """Folder with their data."""
+    """Folder with the data of the tasks."""
     max_per_task: Count | None = 100
-    """Questions of a task at most; null: all."""
+    """Maximum number of questions per task; null: all."""
     num_fewshot: Whole | None = None
     """Worked examples before each question; null: as published."""
     batch_size: BatchSize = "auto"
-    """Sequences computed at once; auto: as many as fit a number of tokens."""
+    """Sequences scored at once; auto: as many as fit a number of tokens."""
     prompts: tuple[str, ...] = ()
-    """Texts to continue, to look at."""
+    """Prompts for samples to look at."""
     max_new_tokens: Count = 32
-    """Tokens to continue them by; the likeliest each time."""
+    """Tokens of each sample, the most likely one each time."""
 
 
 class LoggingConfig(Section):

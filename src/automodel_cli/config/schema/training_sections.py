@@ -1,4 +1,4 @@
-"""Sections about the updates themselves: how much data, how many, how large, how random."""
+"""Sections of the training updates: batches, schedules, clipping, compilation, randomness."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COMPILER_OPTIONS = frozenset({
 
 
 class RngConfig(Section):
-    """Where randomness comes from. Nothing random is saved: it is derived from the seed and the position."""
+    """Randomness, all of it derived from the seed and the position: no random state is saved."""
 
     known_targets = ("StatefulRNG",)
 
@@ -49,7 +49,7 @@ class StepSchedulerConfig(Section):
     """Sequences an update learns from, over all ranks."""
     local_batch_size: Count | Literal["auto"] = 1
     """Sequences a rank puts through the model at once; gradients accumulate up to the global batch. `auto`: as many as
-    fit into the device's memory, predicted before anything is trained."""
+    fit in the device's memory, predicted before training starts."""
     num_epochs: Count | None = None
     """Passes over the data at most; null: as many as `max_steps` takes, and one without `max_steps`."""
     max_steps: Count | None = None
@@ -69,15 +69,15 @@ class StepSchedulerConfig(Section):
     log_remote_every_steps: Count = 1
     """Send a record to W&B every N updates."""
     gc_every_steps: Count | None = 100
-    """Collect Python's garbage every N updates rather than whenever it likes; null: leave it to Python."""
+    """Run Python's garbage collector every N updates; null: whenever Python decides to."""
     max_skipped_steps: Count | None = 10
     """Stop after N updates in a row that were skipped for a loss that is not finite; null: never."""
     preemption_signal: tuple[str, ...] = ("SIGTERM", "SIGINT", "SIGUSR1")
-    """Signals that mean: save a checkpoint and leave with exit code 75. A name, a number, a list, or null."""
+    """Signals on which a run saves a checkpoint and exits with code 75. A name, a number, a list, or null."""
     loss_average_window_steps: Count | None = None
     """Also show the mean loss of the last N updates, as `loss_avg`; null: each loss alone."""
     validate_on_checkpoint: bool = True
-    """Also validate before a checkpoint is saved, so that the best one can be told."""
+    """Also validate before a checkpoint is saved, so that the best one is known."""
 
     # Keys of older files, without effect.
     start_step: Whole = ignored(0, "a resumed run knows its step from the checkpoint")
@@ -152,7 +152,7 @@ class LrSchedulerConfig(Section):
 
 
 class ClipGradNormConfig(Section):
-    """Scaling of gradients that are too large. A number (`clip_grad_norm: 1.0`) is short for `max_norm`."""
+    """Gradient clipping. A number (`clip_grad_norm: 1.0`) is short for `max_norm`."""
 
     max_norm: Positive | None = 1.0
     """Scale gradients down to this norm, taken over all parameters and ranks; null: off."""
@@ -175,7 +175,7 @@ class CompileConfig(Section):
     known_targets = ("CompileConfig",)
 
     enabled: bool | Literal["auto"] = "auto"
-    """true, false, or `auto`: where the planned length of the run pays for the compilation."""
+    """true, false, or `auto`: if the run is planned long enough to pay for the compilation."""
     scope: Literal["auto", "model", "blocks"] = "auto"
     """Compile the whole `model`, or its `blocks` one by one: equal ones once; auto: blocks where there are many."""
     shared_cache: bool = True
@@ -192,7 +192,7 @@ class CompileConfig(Section):
     options: dict[str, bool | int] | None = None
     """Options for the compiler: switches and numbers of inductor that name no program and no file."""
     dynamo_cache_size_limit: Count | None = None
-    """How many versions of one function may be compiled; null: torch's default."""
+    """Maximum number of compiled versions of one function; null: torch's default."""
 
     @field_validator("options")
     @classmethod
@@ -211,7 +211,7 @@ class Fp8Config(Section):
     enabled: bool | Literal["auto"] = "auto"
     """true, false, or `auto`: as the run that is resumed, else false. Needs `precision` bf16."""
     force: bool = False
-    """Also below a billion parameters, where casting costs more than the faster products save."""
+    """Use fp8 also below a billion parameters, where casting costs more than the faster products save."""
     recipe_name: str | None = None
     """`tensorwise`, which null means too: one scale for each tensor. There is no other."""
     filter_fqns: tuple[str, ...] = ()
@@ -232,9 +232,7 @@ class Fp8Config(Section):
     @classmethod
     def _only_tensorwise(cls, value: str | None) -> str | None:
         if value not in (None, "tensorwise"):
-            raise ValueError(
-                f"found {describe_value(value)}; the recipe here is tensorwise, so leave the key out"
-            )
+            raise ValueError(f"expected tensorwise or null, found {describe_value(value)}")
         return value
 
     @field_validator("filter_fqns", mode="before")
@@ -244,7 +242,7 @@ class Fp8Config(Section):
 
 
 class PackedSequenceConfig(Section):
-    """Packing of rows of different length, of data sets of one's own; token files are read in full windows anyway."""
+    """Packing of rows of different lengths from datasets of your own; token files are read in full windows anyway."""
 
     known_targets = ("PackedSequenceConfig",)
 
@@ -292,7 +290,7 @@ def _signal_name(value: Any) -> str:
     name = str(value).upper()
     name = name if name.startswith("SIG") else f"SIG{name}"
     if name not in signal.Signals.__members__:
-        raise ValueError(f"there is no signal {describe_value(value)}; usual ones are SIGTERM and SIGUSR1")
+        raise ValueError(f"there is no signal {value}; usual ones are SIGTERM and SIGUSR1")
     if name in ("SIGKILL", "SIGSTOP"):
         raise ValueError(f"{name} cannot be caught by a process")
     return name

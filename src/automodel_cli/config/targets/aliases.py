@@ -1,4 +1,4 @@
-"""Names that users' existing files carry, and what they mean here.
+"""Aliases: names of older files and other tools, and what they mean here.
 
 NeMo AutoModel moved its modules between versions, and one edition of its guide spells the package with capitals, so an
 old name is known by its last component(s): ``nemo_automodel.<anything>.NanogptDataset`` and

@@ -1,4 +1,4 @@
-"""May this name be used in this place? Decided from the name alone: nothing is imported here.
+"""Allowlist of targets: whether a name may be used in a place, decided from the name alone; nothing is imported.
 
 In order: old names are translated; our own names are a closed list; a foreign name has to match its role's pattern;
 anything else, files included, runs only if the user trusted it by name or file (``--trust``). Arguments that make a
@@ -122,9 +122,7 @@ def _why_not(name: str, role: Role) -> str:
         return f"{name} is not {role.kind}{did_you_mean(name, role.ours)}"
     if "." not in name:
         return f"{name} is not {role.kind}{did_you_mean(name, role.ours)}; a _target_ is package.module.Name"
-    refused = (
-        "may not be built there" if role.name == "nested" else f"is not {role.kind} that a file may name"
-    )
+    refused = "may not be built here" if role.name == "nested" else f"is not {role.kind} that a file may name"
     package = name.split(".")[0]
     if package in _LIBRARIES or package in sys.stdlib_module_names:
         return f"{name} {refused}; if you mean it, add --trust {for_shell(name)}"
@@ -137,7 +135,7 @@ def _why_not(name: str, role: Role) -> str:
 def translate(target: Target, role: Role) -> tuple[dict[str, Any], list[str]]:
     """The target's arguments under their present names, and a note for each that has no effect."""
     alias = aliases.find_alias(target.name)
-    dropped = {**alias.dropped, **dict.fromkeys(alias.refused, "it asks for nothing")} if alias else {}
+    dropped = {**alias.dropped, **dict.fromkeys(alias.refused, "it is empty")} if alias else {}
     if alias is None:
         dropped |= role.ignored if role.matches(target.name) else {}
     renamed = alias.renamed if alias else {}

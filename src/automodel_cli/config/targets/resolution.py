@@ -1,4 +1,4 @@
-"""From an allowed name to the object itself: the only place of this room that imports what a file names.
+"""Resolution of an allowed name to the object itself: the only place in this room that imports what a file names.
 
 Phase 2. The object has to prove that it is what its name promised: where it is really defined and what it derives
 from are checked, not how the file spelled it. A trusted module is imported with the current folder importable; a
@@ -125,7 +125,7 @@ def load_file(path: Path) -> ModuleType:
         exec(compile(real.read_bytes(), str(real), "exec"), module.__dict__)
     except Exception as error:
         del sys.modules[name]
-        raise NotAllowed(f"{path} failed while it was loaded: {_in_words(error, real)}") from error
+        raise NotAllowed(f"{path} failed while it was loaded: {_first_line(error, real)}") from error
     _FILES[real] = module
     return module
 
@@ -159,9 +159,9 @@ def _import_longest(name: str, *, with_cwd: bool) -> tuple[ModuleType, list[str]
             return _import(module_name, with_cwd=with_cwd), parts[length:]
         except ModuleNotFoundError as error:
             if error.name is None or not _is_prefix(error.name, module_name):
-                raise NotAllowed(f"{module_name} cannot be imported: {_in_words(error)}") from error
+                raise NotAllowed(f"{module_name} cannot be imported: {_first_line(error)}") from error
         except Exception as error:
-            raise NotAllowed(f"{module_name} failed while it was imported: {_in_words(error)}") from error
+            raise NotAllowed(f"{module_name} failed while it was imported: {_first_line(error)}") from error
     raise NotAllowed(f"there is no module {parts[0]}; looked in the current folder and in what is installed")
 
 
@@ -228,11 +228,11 @@ def _attribute(owner: Any, path: str, name: str) -> Any:
             where = getattr(found, "__name__", type(found).__name__)
             raise NotAllowed(f"{where} has no {part}{did_you_mean(part, known)} (in {name})") from None
         except (ImportError, RuntimeError) as error:  # transformers imports a submodule here
-            raise NotAllowed(f"{name} cannot be imported: {_in_words(error)}") from error
+            raise NotAllowed(f"{name} cannot be imported: {_first_line(error)}") from error
     return found
 
 
-def _in_words(error: BaseException, path: Path | None = None) -> str:
+def _first_line(error: BaseException, path: Path | None = None) -> str:
     """``ModuleNotFoundError: No module named 'einops' (my_model.py, line 3)``."""
     text = f"{type(error).__name__}: {error}".splitlines()[0]
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]

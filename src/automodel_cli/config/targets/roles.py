@@ -1,9 +1,9 @@
-"""What each open section allows: closed lists, by role.
+"""Roles of open sections: closed lists of what each allows.
 
 A list of packages would not do: torch and transformers hold callables that run shell commands, download code or
 evaluate text. So a name must match one of a role's patterns before anything is imported, and the object it resolves
 to must be defined where the role expects it and be of the role's kind. All else is code that the user has to trust by
-name (`admission`).
+name (`allowlist`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an open section holds: the name of a callable and the arguments the file gives it.
+"""Target: the name of a callable and its arguments, as an open section of a file gives them.
 
 A target is only data. Nothing is imported to make one; `instantiate` decides what the name may mean.
 """
