@@ -13,6 +13,8 @@ from automodel_cli.checkpoint.all_ranks import all_ranks, on_rank_zero
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError, ConfigError
 
+_LIMIT_S, _SLOW_S = 4, 5
+
 
 def fail_on(rank, error):
     def work():
@@ -31,7 +33,7 @@ def caught(world, work) -> list[str]:
 
 
 def slow(world: World) -> list[int]:
-    time.sleep(8 if world.rank == 1 else 0)
+    time.sleep(_SLOW_S if world.rank == 1 else 0)
     return [world.rank]
 
 
@@ -43,7 +45,7 @@ def on_two_ranks(world: World) -> dict:
         "main": on_rank_zero(world, lambda: {"by": world.rank}, what="testing"),
     }
     for group in list(dist.distributed_c10d._world.pg_map):
-        dist.distributed_c10d._set_pg_timeout(timedelta(seconds=4), group)
+        dist.distributed_c10d._set_pg_timeout(timedelta(seconds=_LIMIT_S), group)
     found["slow"] = all_ranks(world, lambda: slow(world), what="testing")
     return found
 
@@ -55,7 +57,7 @@ def test_outcomes_are_those_of_all_ranks():
     assert first["bug"][0] == "CheckpointError" and "KeyError" in first["bug"][1]
     assert second["bug"] == ["KeyError", "'k'"]
     assert first["main"] == second["main"] == {"by": 0}
-    assert first["slow"] == second["slow"] == [[0], [1]], "twice the time limit of the group"
+    assert first["slow"] == second["slow"] == [[0], [1]], "longer than the time limit of the group"
 
 
 def test_one_process_just_does_it():

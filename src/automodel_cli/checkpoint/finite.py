@@ -22,9 +22,8 @@ def nonfinite_parameters(model: torch.nn.Module) -> list[str]:
 
 
 def _largest(tensor: torch.Tensor) -> torch.Tensor:
-    return torch.linalg.vector_norm(
-        tensor, ord=math.inf
-    )  # NaN where one is NaN; needs no memory, unlike isfinite
+    # NaN where one is NaN; needs no memory, unlike isfinite.
+    return torch.linalg.vector_norm(tensor, ord=math.inf)
 
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:

@@ -302,18 +302,21 @@ def resolve(run: Path | str, which: str = "LATEST", *, say: Say | None = None) -
     for folder in (run / name, followed(which)):
         if is_complete(folder):
             return folder
-        if (
-            (aside := folder.with_name(folder.name + REPLACED))
-            and step_of(folder.name)
-            and is_complete(aside)
-        ):
+        aside = folder.with_name(folder.name + REPLACED)
+        if step_of(folder.name) and is_complete(aside):
             return aside
         if folder.is_dir() and (list_steps(folder) or (folder / "LATEST").is_file()):
             return _resolve_pointer(folder, "LATEST", say)
+    raise CheckpointError(f"no complete checkpoint {which!r} in {run}", _present(run))
+
+
+def _present(run: Path) -> str:
+    """The newest steps by name, for a hint."""
     present = [step_name(step) for step in list_steps(run)]
-    raise CheckpointError(
-        f"no complete checkpoint {which!r} in {run}",
-        f"there is: {', '.join(present[-8:])}" if present else "there is none yet",
+    return (
+        f"there is: {', '.join(present[-8:])}"
+        if present
+        else "there is no complete checkpoint in this folder"
     )
 
 
@@ -326,13 +329,7 @@ def _resolve_pointer(run: Path, pointer: str, say: Say | None) -> Path:
     newest = newest_good(run) if pointer == "LATEST" else None
     if newest is None:
         found = f"{run / pointer} names {name}, which is not there" if name else f"{run} has no {pointer}"
-        present = [step_name(step) for step in list_steps(run)]
-        hint = (
-            f"there is: {', '.join(present[-8:])}"
-            if present
-            else "there is no complete checkpoint in this folder"
-        )
-        raise CheckpointError(found, hint)
+        raise CheckpointError(found, _present(run))
     if say is not None:
         reason = f"{run / pointer} names {name}, which is not complete" if name else f"{run} has no {pointer}"
         say(f"{reason}; taking {newest.name}, the newest complete checkpoint")

@@ -271,14 +271,8 @@ def refuse_incomplete(optimizer: torch.optim.Optimizer, names: list[str], change
                 )
 
 
-_SIDES = (
-    3,
-    5,
-    7,
-    11,
-    13,
-    17,
-)  # all different: what only one side sizes (Shampoo's matrices) does not lie beside
+# All different: what only one side sizes (Shampoo's matrices) does not lie beside.
+_SIDES = (3, 5, 7, 11, 13, 17)
 
 
 def _state_of_a_copy(optimizer: torch.optim.Optimizer, g: int) -> dict[int, dict[str, bool]]:

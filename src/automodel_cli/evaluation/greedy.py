@@ -19,6 +19,7 @@ from automodel_cli.evaluation.span_scores import Progress, SpanScorer
 from automodel_cli.generation.decoders import LastLogits
 from automodel_cli.models.layers.kv_cache import KVCache
 
+Enough = Callable[[Sequence[int]], bool]
 AUTO_ROWS = 32
 _LAST = LastLogits()  # of a batch of prompts, whole logits would be gigabytes
 
@@ -29,7 +30,7 @@ class Prompt:
 
     ids: tuple[int, ...]
     max_new_tokens: int
-    enough: Callable[[Sequence[int]], bool] = lambda written: False
+    enough: Enough = lambda written: False
 
 
 def continue_greedily(
@@ -56,14 +57,24 @@ def continue_greedily(
     with eval_mode(engine.model, engine.device), torch.no_grad(), engine.autocast():
         for done in range(0, len(batches), world.dp_world):
             numbers = batches[min(done + world.dp_rank, len(batches) - 1)]
-            march = _March(
+            batch = _Rows(
                 engine, [_fitted(prompts[number], context) for number in numbers], stop_ids, usable_ids
             )
-            found |= zip(numbers, march.to_the_end(), strict=True)
+            found |= zip(numbers, batch.write(), strict=True)
             if progress is not None:
                 progress(min(done + world.dp_world, len(batches)), len(batches))
     merged = {number: ids for part in world.gather(list(found.items())) for number, ids in part}
     return [list(merged[number]) for number in range(len(prompts))]
+
+
+def stops_at(stops: Sequence[str], decode: Callable[[Sequence[int]], str], *, tail: int) -> Enough:
+    """Enough is written once one of ``stops`` is in the text of the last ``tail`` ids."""
+
+    def enough(ids: Sequence[int]) -> bool:
+        text = decode(ids[-tail:])
+        return any(stop in text for stop in stops)
+
+    return enough
 
 
 def _fitted(prompt: Prompt, context: int | None) -> Prompt:
@@ -73,8 +84,8 @@ def _fitted(prompt: Prompt, context: int | None) -> Prompt:
     return Prompt(prompt.ids[-(context - new) :], new, prompt.enough)
 
 
-class _March:
-    """One batch of rows on its way."""
+class _Rows:
+    """One batch of rows being written."""
 
     def __init__(
         self, engine: SpanScorer, prompts: Sequence[Prompt], stop_ids: frozenset[int], usable_ids: int | None
@@ -88,8 +99,8 @@ class _March:
             [prompt.ids[: min(len(p.ids) for p in prompts)] for prompt in prompts], device=engine.device
         )
 
-    def to_the_end(self) -> list[list[int]]:
-        """March until every row of every rank is done; a rank that is done keeps the others company."""
+    def write(self) -> list[list[int]]:
+        """Write until every row of every rank is done; a rank that is done keeps the others company."""
         logits = self._forward(self._ids)
         while True:
             if not all(self._done):

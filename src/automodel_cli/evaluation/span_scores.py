@@ -81,10 +81,10 @@ class SpanHead:
         scored = labels.flatten() != IGNORE_INDEX
         bias = padding_bias(weight, vocab_size)
         size = max(1, TASK_LOGITS.get(hidden.device.type, TASK_LOGITS["cuda"]) // weight.shape[0])
-        pieces = zip(
-            hidden.flatten(0, 1)[scored].split(size), labels.flatten()[scored].split(size), strict=True
-        )
-        found = [_score(F.linear(piece, weight, bias), targets) for piece, targets in pieces]
+        states, targets = hidden.flatten(0, 1)[scored].split(size), labels.flatten()[scored].split(size)
+        found = [
+            _score(F.linear(piece, weight, bias), own) for piece, own in zip(states, targets, strict=True)
+        ]
         return torch.cat(found, dim=1)
 
     def from_logits(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -156,20 +156,20 @@ class SpanScorer:
         done = 0
         with eval_mode(self.model, self.device), torch.no_grad(), self.autocast():
             for jobs in (shared, plain):
-                for job in self._turns(jobs):
+                for job in self._shard_jobs(jobs):
                     found |= zip(job.rows, self._run_or_halve(job, rows), strict=True)
                     done += self.world.dp_world
                     if progress is not None:
                         progress(min(done, len(shared) + len(plain)), len(shared) + len(plain))
-        found = self._everybodys(found)
+        found = self._gather_scores(found)
         return [[found[number] for number in of_one] for of_one in numbers]
 
-    def _turns(self, jobs: Sequence[_Job]) -> Iterable[_Job]:
+    def _shard_jobs(self, jobs: Sequence[_Job]) -> Iterable[_Job]:
         """This rank's jobs; ranks that would have one fewer repeat the last one."""
         step, first = self.world.dp_world, self.world.dp_rank
         return (jobs[min(start + first, len(jobs) - 1)] for start in range(0, len(jobs), step))
 
-    def _everybodys(self, found: dict[int, RowScore]) -> dict[int, RowScore]:
+    def _gather_scores(self, found: dict[int, RowScore]) -> dict[int, RowScore]:
         if self.world.size == 1:
             return found
         own = [[number, score.nll, score.tokens, score.greedy] for number, score in found.items()]
@@ -190,9 +190,8 @@ class SpanScorer:
         return self._plain_jobs(rows, alone), self._shared_jobs(rows, together)
 
     def _plain_jobs(self, rows: Sequence[Row], numbers: Sequence[int]) -> list[_Job]:
-        by_length = sorted(
-            numbers, key=lambda number: (-rows[number].end, number)
-        )  # too long for memory: at once
+        # The longest first: what is too long for memory fails at once.
+        by_length = sorted(numbers, key=lambda number: (-rows[number].end, number))
         jobs: list[_Job] = []
         while by_length:
             count = self._room(rows[by_length[0]].end)

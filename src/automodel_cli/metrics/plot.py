@@ -6,6 +6,7 @@ axes, a colour each. Matplotlib's file backends only: no window, no global state
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,26 +24,15 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#5
 _MOST_INSIDE = 6  # entries of a legend that may lie over the curves
 _INK, _FAINT_INK, _GRID = "#1f2328", "#57606a", "#e4e7eb"
 _STYLE = {
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.edgecolor": "#c4c9d0",
-    "axes.labelcolor": _FAINT_INK,
-    "axes.titlecolor": _INK,
-    "text.color": _INK,
-    "xtick.color": _FAINT_INK,
-    "ytick.color": _FAINT_INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": _GRID,
-    "grid.linewidth": 0.8,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
+    "font.size": 10, "text.color": _INK,
+    "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlecolor": _INK,
+    "axes.edgecolor": "#c4c9d0", "axes.labelcolor": _FAINT_INK,
+    "xtick.color": _FAINT_INK, "ytick.color": _FAINT_INK,
+    "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "axes.axisbelow": True, "grid.color": _GRID, "grid.linewidth": 0.8,
+    "figure.facecolor": "white", "savefig.facecolor": "white",
     "svg.hashsalt": "automodel",  # equal runs give equal bytes
-}
+}  # fmt: skip
 
 
 def plot_runs(
@@ -70,9 +60,9 @@ def plot_runs(
     metrics = read_runs(runs)
     if not any(run.train or run.validation for run in metrics):
         raise DataError("nothing to draw: no training or validation record", "wait for the run's first step")
-    figure = draw(metrics, log_x=log_x, log_loss=log_loss, smooth_records=smooth_records, title=title)
     target.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(_STYLE), atomic_file(target) as handle:
+        figure = draw(metrics, log_x=log_x, log_loss=log_loss, smooth_records=smooth_records, title=title)
         figure.savefig(handle, format=file_format, dpi=dpi, metadata=_undated(file_format))
     return target
 
@@ -112,44 +102,26 @@ def draw(
     smooth_records: int | None = None,
     title: str | None = None,
 ) -> Any:
-    """The unsaved figure (``matplotlib.figure.Figure``): loss on top, three small panels below."""
+    """The figure (``matplotlib.figure.Figure``): loss on top, three small panels below."""
     matplotlib = _import_matplotlib()
     with matplotlib.rc_context(_STYLE):
-        return _draw_styled(matplotlib, runs, log_x, log_loss, smooth_records, title)
-
-
-def _draw_styled(
-    matplotlib: Any,
-    runs: Sequence[RunMetrics],
-    log_x: bool,
-    log_loss: bool,
-    smooth_records: int | None,
-    title: str | None,
-) -> Any:
-    figure = matplotlib.figure.Figure(figsize=(10, 7), layout="constrained")
-    grid = figure.add_gridspec(2, 3, height_ratios=(2.1, 1))
-    loss = figure.add_subplot(grid[0, :])
-    small = {
-        name: figure.add_subplot(grid[1, index]) for index, name in enumerate(("lr", "tps", "grad_norm"))
-    }
-    for run, color in zip(runs, _colors(len(runs)), strict=True):
-        _draw_loss(loss, run, color, smooth_records=smooth_records, alone=len(runs) == 1)
-        for name, axes in small.items():
-            _draw_column(axes, run.train, name, color, smooth_records=smooth_records)
-    _finish_loss_axes(figure, loss, runs, log_loss=log_loss, matplotlib=matplotlib)
-    _finish_small_axes(small, matplotlib)
-    for axes in (loss, *small.values()):
-        _finish_steps_axis(axes, runs, log_x, matplotlib)
-    figure.suptitle(title or _default_title(runs), x=0.01, ha="left", fontsize=13, fontweight="bold")
-    return figure
-
-
-def _colors(count: int) -> list[str]:
-    return [PALETTE[index % len(PALETTE)] for index in range(count)]
-
-
-def _default_title(runs: Sequence[RunMetrics]) -> str:
-    return runs[0].label if len(runs) == 1 else f"{len(runs)} runs"
+        figure = matplotlib.figure.Figure(figsize=(10, 7), layout="constrained")
+        grid = figure.add_gridspec(2, 3, height_ratios=(2.1, 1))
+        loss = figure.add_subplot(grid[0, :])
+        small = {
+            name: figure.add_subplot(grid[1, index]) for index, name in enumerate(("lr", "tps", "grad_norm"))
+        }
+        for run, color in zip(runs, itertools.cycle(PALETTE), strict=False):
+            _draw_loss(loss, run, color, smooth_records=smooth_records, alone=len(runs) == 1)
+            for name, axes in small.items():
+                _draw_column(axes, run.train, name, color, smooth_records=smooth_records)
+        _finish_loss_axes(figure, loss, runs, log_loss=log_loss, matplotlib=matplotlib)
+        _finish_small_axes(small, matplotlib)
+        for axes in (loss, *small.values()):
+            _finish_steps_axis(axes, runs, log_x, matplotlib)
+        default = runs[0].label if len(runs) == 1 else f"{len(runs)} runs"
+        figure.suptitle(title or default, x=0.01, ha="left", fontsize=13, fontweight="bold")
+        return figure
 
 
 # ------------------------------------------------------------------------------------ the panels
@@ -160,12 +132,8 @@ def _draw_loss(axes: Any, run: RunMetrics, color: str, *, smooth_records: int | 
     _draw_column(axes, run.train, "loss", color, smooth_records=smooth_records, label=f"{prefix}train")
     names = sorted(run.validation, key=lambda name: (name != "default", name))
     for index, name in enumerate(names):
-        label = _validation_label(prefix, name)
+        label = f"{prefix}validation {name}".removesuffix(" default")
         _draw_validation(axes, run.validation[name], label, color, index, alone=alone)
-
-
-def _validation_label(prefix: str, name: str) -> str:
-    return f"{prefix}validation" if name == "default" else f"{prefix}validation {name}"
 
 
 def _draw_validation(axes: Any, columns: Columns, label: str, color: str, index: int, *, alone: bool) -> None:

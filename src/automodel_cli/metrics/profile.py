@@ -44,9 +44,8 @@ PHASES = (
     "logging", "validation", "saving",
 )  # fmt: skip
 REST = "the rest"
-PREFIX = (
-    "automodel: "  # of the phases' names in the trace, so that no range of a user's model is taken for one
-)
+# Of the phases' names in the trace, so that no range of a user's model is taken for one.
+PREFIX = "automodel: "
 UNTOUCHED_UPDATES = 3  # compilation and first-time allocations; then one more in which the profiler warms up
 SHOWN_OPERATORS = 10
 _GPU_WORK = ("kernel", "gpu_memcpy", "gpu_memset")
@@ -169,7 +168,8 @@ class StepProfiler(NoProfile):
         self._wait_for_device()
         if self._profiler is not None:
             with self._aside():
-                self._record()
+                self._profiler.step()
+            self._timing = True
         else:
             self._untouched_s.append(time.perf_counter() - self._started)
             if len(self._untouched_s) == UNTOUCHED_UPDATES:
@@ -177,11 +177,6 @@ class StepProfiler(NoProfile):
                     self._profiler = _new_profiler(self.device)
                     self._profiler.start()
         self._started = time.perf_counter()
-
-    def _record(self) -> None:
-        assert self._profiler is not None
-        self._profiler.step()
-        self._timing = True
 
     def _close_update(self, step: int) -> None:
         now = time.perf_counter()
@@ -213,10 +208,7 @@ class StepProfiler(NoProfile):
             return
         try:
             path, events = self._write_trace(profiler)
-        except (
-            OSError,
-            AutomodelError,
-        ) as error:  # training does not end because a trace could not be written
+        except (OSError, AutomodelError) as error:  # no reason to end a training
             self._say(f"profile: no trace was written: {error}")
             return
         if self._summarise:
@@ -233,16 +225,15 @@ class StepProfiler(NoProfile):
                 shutil.copyfileobj(source, packed)
             events: list[Event] = []
             if self._summarise:
-                text = raw.read_text(
-                    encoding="utf-8", errors="replace"
-                )  # names of operators may be any bytes
+                text = raw.read_text(encoding="utf-8", errors="replace")  # operators may have any names
                 events = [*validated(parse_json(text, raw, allow_nan=True), _Trace, raw).traceEvents]
         finally:
             raw.unlink(missing_ok=True)
         return path, events
 
     def _show(self, events: list[Event], path: Path) -> None:
-        done, wall_ms = len(self._timed), self._mean_ms("wall")
+        done = len(self._timed)
+        wall_ms = statistics.fmean(update["wall"] for update in self._timed) * 1e3
         first = self._last_step - done + 1
         on_gpu = gpu_times(events) if self.device.type == "cuda" else None
         self._columns(
@@ -270,14 +261,10 @@ class StepProfiler(NoProfile):
             self._say(f"the run ended after {done} of the {self.updates} updates to profile")
         self._say(f"trace: {path} (for https://ui.perfetto.dev or chrome://tracing)")
 
-    def _mean_ms(self, name: str) -> float:
-        return statistics.fmean(update.get(name, 0.0) for update in self._timed) * 1e3
-
 
 def _packing(target: IO[bytes]) -> gzip.GzipFile:
-    return gzip.GzipFile(
-        fileobj=target, mode="wb", compresslevel=3
-    )  # a large trace is quick to pack, others wait
+    # A large trace is quick to pack: other ranks wait.
+    return gzip.GzipFile(fileobj=target, mode="wb", compresslevel=3)
 
 
 def _new_profiler(device: torch.device) -> torch.profiler.profile:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from automodel_cli.evaluation.icl.answers import extract_answer, is_answer, normalise
+from automodel_cli.evaluation.icl.answers import extract_answer, is_answer, normalize
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_nothing_to_cut():
     [("The  Beatles!", "beatles"), ("AN apple_a day", "apple day"), ("‘42’", "42"), ("theatre", "theatre")],
 )
 def test_normalisation(text, normal):
-    assert normalise(text) == normal
+    assert normalize(text) == normal
 
 
 def test_prefix_counts():

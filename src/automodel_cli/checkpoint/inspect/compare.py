@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from automodel_cli.checkpoint import layout
-from automodel_cli.checkpoint.inspect.describe import SUFFIX, checkpoint_tensors, gather, kind_of
+from automodel_cli.checkpoint.inspect.describe import checkpoint_tensors, gather, kind_of, weight_files
 from automodel_cli.checkpoint.inspect.tensor_values import StoredTensor, difference
 from automodel_cli.errors import CheckpointError
 from automodel_cli.json_files import read_json, read_yaml, without_controls
@@ -19,9 +19,8 @@ _NOT_COMPARED = ("param_roles", "param_counts")
 def diff(a: Path | str, b: Path | str) -> dict[str, Any]:
     """Compare the models of two checkpoints (steps, Hugging Face folders or safetensors files).
 
-    ``changed`` is sorted by relative difference, largest first; where types differ both are given. Tensors
-    that a
-    ``torch_save`` checkpoint holds have no values that can be read here: they count as ``unread``.
+    ``changed`` is sorted by relative difference, largest first; where types differ both are given. Tensors of a
+    ``torch_save`` checkpoint have no values that can be read here: they count as ``unread``.
 
     Raises:
         CheckpointError: one of them cannot be read.
@@ -36,8 +35,8 @@ def diff(a: Path | str, b: Path | str) -> dict[str, Any]:
     return {
         "a": str(left),
         "b": str(right),
-        "added": [_brief(tensor) for name, tensor in theirs.items() if name not in ours],
-        "removed": [_brief(tensor) for name, tensor in ours.items() if name not in theirs],
+        "added": [tensor.as_dict() for name, tensor in theirs.items() if name not in ours],
+        "removed": [tensor.as_dict() for name, tensor in ours.items() if name not in theirs],
         "reshaped": [
             {"name": name, "shape": [list(ours[name].shape), list(theirs[name].shape)]} for name in reshaped
         ],
@@ -56,12 +55,8 @@ def _tensors(path: Path) -> dict[str, StoredTensor]:
     elif kind == "run":
         raise CheckpointError(f"{path} is a run folder", "name one of its steps")
     else:
-        found = gather([path] if path.is_file() else sorted(path.glob(f"*{SUFFIX}")))
+        found = gather(weight_files(path))
     return {tensor.name: tensor for tensor in found}
-
-
-def _brief(tensor: StoredTensor) -> dict[str, Any]:
-    return {"name": tensor.name, "shape": list(tensor.shape), "dtype": tensor.dtype}
 
 
 def _row(a: StoredTensor, b: StoredTensor) -> dict[str, Any]:

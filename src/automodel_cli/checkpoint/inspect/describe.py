@@ -18,17 +18,10 @@ from automodel_cli.errors import CheckpointError
 from automodel_cli.json_files import read_json
 
 SUFFIX = ".safetensors"
-# Facts that have a place of their own in a description.
+# Facts that have a key of their own in a description.
 _SHOWN_FACTS = (
-    "model",
-    "data",
-    "tokenizer",
-    "optimizer",
-    "schedule",
-    "precision",
-    "batch",
-    "fast_path",
-    "versions",
+    *("model", "data", "tokenizer", "optimizer", "schedule"),
+    *("precision", "batch", "fast_path", "versions"),
 )
 
 
@@ -191,18 +184,14 @@ def describe_checkpoint(folder: Path | str, *, now: float | None = None) -> dict
         "tied": manifest["tied"],
         **{key: facts.get(key) for key in _SHOWN_FACTS},
         **_counted(tensors, facts.get("param_roles") or {}, _vocab_size(facts.get("model") or {})),
-        "optimizer_tensors": {
-            "count": len(optimizer),
-            "bytes": sum(tensor.num_bytes for tensor in optimizer),
-        },
+        "optimizer_tensors": {"count": len(optimizer), "bytes": sum(one.num_bytes for one in optimizer)},
         "files": manifest["files"],
         "fingerprint": manifest["self"],
     }
 
 
 def checkpoint_tensors(folder: Path, manifest: Mapping[str, Any], below: str) -> list[StoredTensor]:
-    """The tensors that a checkpoint stores below ``model`` or ``optim``, from headers (or, for torch_save, from
-    what the manifest says of them)."""
+    """The tensors that a step stores below ``model`` or ``optim``: from headers, or for torch_save the manifest."""
     names = [record["name"] for record in manifest["files"]]
     paths = [folder / name for name in names if name.startswith(below + "/") and name.endswith(SUFFIX)]
     if not paths:
@@ -241,15 +230,7 @@ def _counted(tensors: list[StoredTensor], roles: Mapping[str, str], vocab_size: 
             number = number // tensor.shape[0] * vocab_size
             padding += tensor.num_elements - number
         by_role[role] = by_role.get(role, 0) + number
-        rows.append(
-            {
-                "name": tensor.name,
-                "shape": list(tensor.shape),
-                "dtype": tensor.dtype,
-                "bytes": tensor.num_bytes,
-                "role": role,
-            }
-        )
+        rows.append({**tensor.as_dict(), "bytes": tensor.num_bytes, "role": role})
     total = sum(number for role, number in by_role.items() if role != "buffer")
     return {"tensors": rows, "parameters": {"total": total, "by_role": by_role, "padding": padding}}
 
@@ -278,8 +259,12 @@ def guess_role(name: str, dimensions: int) -> str:
     return "matrix" if dimensions >= 2 else "other"
 
 
-# ------------------------------------------------------------------------------------------ other people's
-# files
+# ------------------------------------------------------------------------------------------ anybody's files
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The safetensors file itself, or those of a folder."""
+    return [path] if path.is_file() else sorted(path.glob(f"*{SUFFIX}"))
 
 
 def describe_safetensors(path: Path | str) -> dict[str, Any]:
@@ -299,6 +284,7 @@ def describe_hf(folder: Path | str) -> dict[str, Any]:
     folder = Path(folder)
     config = _json_or_none(folder / "config.json") or {}
     tokenizer = _json_or_none(folder / "tokenizer_config.json")
+    weights = weight_files(folder)
     return {
         "kind": "hf",
         "path": str(folder),
@@ -307,13 +293,13 @@ def describe_hf(folder: Path | str) -> dict[str, Any]:
         "tokenizer": None
         if tokenizer is None
         else {key: tokenizer.get(key) for key in ("tokenizer_class", "eos_token", "bos_token")},
-        "weight_files": [path.name for path in sorted(folder.glob(f"*{SUFFIX}"))],
+        "weight_files": [path.name for path in weights],
         "not_read": sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth")),
-        **_counted(gather(sorted(folder.glob(f"*{SUFFIX}"))), {}, _vocab_size(config)),
+        **_counted(gather(weights), {}, _vocab_size(config)),
     }
 
 
-def _json_or_none(path: Path) -> Any:
+def _json_or_none(path: Path) -> dict[str, Any] | None:
     try:
         content = read_json(path, CheckpointError)
     except CheckpointError:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,8 +24,7 @@ _PIECE = 1 << 22  # elements: 4 Mi x 8 bytes of float64 = 32 MiB
 class StoredTensor:
     """One tensor of a model, wherever its shards lie.
 
-    ``shape`` is that of the whole; ``shards`` are the files that hold it (none where only a manifest names
-    it).
+    ``shape`` is that of the whole; ``shards`` are the files that hold it (none where only a manifest names it).
     """
 
     name: str
@@ -39,6 +39,10 @@ class StoredTensor:
     @property
     def num_bytes(self) -> int:
         return self.num_elements * ITEM_BYTES[self.dtype]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Name, shape and type, as JSON."""
+        return {"name": self.name, "shape": list(self.shape), "dtype": self.dtype}
 
     def raw(self) -> np.ndarray:
         """The whole tensor as stored (bit patterns for bfloat16 and float8); a view of the file if in one shard."""
@@ -62,10 +66,6 @@ class Difference:
 
     max_abs: float
     relative: float
-
-    @property
-    def is_zero(self) -> bool:
-        return self.max_abs == 0
 
 
 def nonfinite(tensor: StoredTensor) -> tuple[int, int]:

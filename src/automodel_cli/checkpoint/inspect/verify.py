@@ -9,7 +9,7 @@ from typing import Any
 from automodel_cli import files
 from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.hf.hashes import HASHES, read_hashes
-from automodel_cli.checkpoint.inspect.describe import SUFFIX, gather, kind_of
+from automodel_cli.checkpoint.inspect.describe import SUFFIX, gather, kind_of, weight_files
 from automodel_cli.checkpoint.inspect.tensor_values import nonfinite
 from automodel_cli.errors import CheckpointError
 from automodel_cli.plain_text import for_shell
@@ -40,7 +40,7 @@ def verify(path: Path | str, *, progress: Progress | None = None) -> dict[str, A
     elif kind == "hf" and (found := _exported(path, problems)) is not None:
         records, names = found, [record["name"] for record in found]
     else:
-        names = [item.name for item in ([path] if path.is_file() else sorted(path.glob(f"*{SUFFIX}")))]
+        names = [item.name for item in weight_files(path)]
     root = path if path.is_dir() else path.parent
     hashed = 0
     for number, record in enumerate(records):
@@ -87,9 +87,8 @@ def _uncovered(path: Path, names: list[str], *, manifests: bool) -> list[str]:
 def _odd_in_torch_save(folder: Path) -> tuple[list[dict[str, Any]], int, list[str]]:
     """As ``_odd_values`` for ``torch_save``, which torch alone can read; without it, what nobody has looked at."""
     try:
-        from automodel_cli.checkpoint.inspect.torch_values import (
-            odd_tensors,  # torch: a second, and not everywhere
-        )
+        # torch: a second to import, and not everywhere
+        from automodel_cli.checkpoint.inspect.torch_values import odd_tensors
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
@@ -109,9 +108,8 @@ def refuse_nonfinite(folder: Path) -> None:
     odd = _odd_values(shards, [])[0]
     if manifest["save_format"] == "torch_save":
         odd = [row for row in _odd_in_torch_save(folder)[0] if row["file"].endswith("/model")]
-    odd = [
-        row for row in odd if row["tensor"] in manifest["facts"].get("param_roles", {})
-    ]  # not masks of -inf
+    roles = manifest["facts"].get("param_roles", {})
+    odd = [row for row in odd if row["tensor"] in roles]  # not masks of -inf
     if odd:
         raise CheckpointError(
             f"{folder} holds weights that are no numbers: {len(odd)} tensors with NaN or infinity, "
@@ -130,11 +128,9 @@ def _hash_problem(path: Path, record: Mapping[str, Any]) -> str | None:
         found = files.hash_file(path)
     except OSError as error:
         return f"{path} cannot be read: {error.strerror}"
-    return (
-        None
-        if found == record["xxh3"]
-        else f"{path} is damaged: hash {found}, the manifest says {record['xxh3']}"
-    )
+    if found == record["xxh3"]:
+        return None
+    return f"{path} is damaged: hash {found}, the manifest says {record['xxh3']}"
 
 
 def _odd_values(paths: list[Path], problems: list[str]) -> tuple[list[dict[str, Any]], int]:

@@ -26,37 +26,19 @@ from automodel_cli.plain_text import for_shell
 
 _DATA_SETS = frozenset({"json", "csv", "text", "parquet", "arrow"})
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-_KEYS = frozenset(
-    {
-        *("task", "task_alias", "tag", "group", "group_alias", "include", "metadata", "description"),
-        *("dataset_path", "dataset_name", "dataset_kwargs", "output_type", "generation_kwargs", "repeats"),
-        *(
-            "training_split",
-            "validation_split",
-            "test_split",
-            "fewshot_split",
-            "num_fewshot",
-            "fewshot_config",
-        ),
-        *(
-            "doc_to_text",
-            "doc_to_target",
-            "doc_to_choice",
-            "target_delimiter",
-            "fewshot_delimiter",
-            "gen_prefix",
-        ),
-        *("metric_list", "aggregate_metric_list", "weight_by_size", "filter_list"),
-        *("should_decontaminate", "doc_to_decontamination_query"),
-    }
-)
+_KEYS = frozenset({
+    "task", "task_alias", "tag", "group", "group_alias", "include", "metadata", "description",
+    "dataset_path", "dataset_name", "dataset_kwargs", "output_type", "generation_kwargs", "repeats",
+    "training_split", "validation_split", "test_split", "fewshot_split", "num_fewshot", "fewshot_config",
+    "doc_to_text", "doc_to_target", "doc_to_choice", "target_delimiter", "fewshot_delimiter", "gen_prefix",
+    "metric_list", "aggregate_metric_list", "weight_by_size", "filter_list",
+    "should_decontaminate", "doc_to_decontamination_query",
+})  # fmt: skip
 _FEWSHOT_KEYS = frozenset({"sampler", "samples", "split", "doc_to_text", "doc_to_target", "doc_to_choice"})
-_DATA_KEYS = frozenset(
-    {
-        *("data_files", "data_dir", "field", "delimiter", "sep", "names", "column_names", "header"),
-        *("split", "encoding", "revision"),
-    }
-)
+_DATA_KEYS = frozenset({
+    "data_files", "data_dir", "field", "delimiter", "sep", "names", "column_names", "header",
+    "split", "encoding", "revision",
+})  # fmt: skip
 
 
 def check_folder(folder: Path) -> None:

@@ -26,7 +26,7 @@ from lm_eval.tasks import TaskManager
 
 from automodel_cli.corpus.tokenizer import Tokenizer
 from automodel_cli.errors import ConfigError
-from automodel_cli.evaluation.greedy import Prompt, continue_greedily
+from automodel_cli.evaluation.greedy import Prompt, continue_greedily, stops_at
 from automodel_cli.evaluation.harness import files as harness_files
 from automodel_cli.evaluation.harness.requests import Encoded, RequestEncoder
 from automodel_cli.evaluation.icl.rows import Row
@@ -289,11 +289,6 @@ class HarnessModel(TemplateLM):
                 f"the task writes up to {new} tokens, the model's context has {self.max_length}",
                 "take another task, or a model with a longer context",
             )
-
-        def enough(ids: Sequence[int]) -> bool:
-            text = self._ours.decode(ids[-tail:])
-            return any(stop in text for stop in stops)
-
         ids = self.tok_encode(context) or [self.prefix_token_id]
         self.requests.note(task, cut=len(ids) > room)
-        return Prompt(tuple(ids[-room:]), new, enough)
+        return Prompt(tuple(ids[-room:]), new, stops_at(stops, self._ours.decode, tail=tail))

@@ -1,6 +1,6 @@
-"""Whether what a model wrote is the answer: cut it out, normalise it, compare it with all accepted spellings.
+"""Whether what a model wrote is the answer: cut it out, normalize it, compare it with all accepted spellings.
 
-TriviaQA's normalisation (Joshi et al. 2017), as the Gauntlet applies it to every generation task: lower case, no
+TriviaQA's normalization (Joshi et al. 2017), as the Gauntlet applies it to every generation task: lower case, no
 punctuation, no articles, single spaces. A written answer counts if it *starts* with an accepted one, because a base
 model does not know where to stop.
 """
@@ -15,7 +15,7 @@ _PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + "‘’´`", " "
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     """Lower case, without punctuation, articles and superfluous spaces."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
@@ -27,13 +27,13 @@ def extract_answer(written: str, *, answer_mark: str = "", stops: Sequence[str] 
 
 
 def is_answer(answer: str, accepted: Iterable[str]) -> bool:
-    """Whether the normalised ``answer`` starts with one of the normalised ``accepted`` ones.
+    """Whether the normalized ``answer`` starts with one of the normalized ``accepted`` ones.
 
     One of which nothing is left ("a", "$a$") has to be the answer's first words, articles included.
     """
-    given, words = normalise(answer), _words(answer)
+    given, words = normalize(answer), _words(answer)
     return any(
-        given.startswith(wanted) if (wanted := normalise(text)) else _begins(words, _words(text))
+        given.startswith(wanted) if (wanted := normalize(text)) else _begins(words, _words(text))
         for text in accepted
     )
 

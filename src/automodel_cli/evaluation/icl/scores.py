@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from automodel_cli.corpus.tokenizer import Tokenizer
-from automodel_cli.evaluation.greedy import Prompt, continue_greedily
+from automodel_cli.evaluation.greedy import Prompt, continue_greedily, stops_at
 from automodel_cli.evaluation.icl.aggregate import accuracy, centred, standard_error
 from automodel_cli.evaluation.icl.answers import extract_answer, is_answer
 from automodel_cli.evaluation.icl.data import TaskData
@@ -169,12 +169,7 @@ def ask(
 def _written(
     questions: Questions, engine: SpanScorer, tokenizer: Tokenizer, progress: Progress | None
 ) -> list[str]:
-    task = questions.task
-
-    def enough(ids: Sequence[int]) -> bool:
-        text = tokenizer.decode(ids[-16:])
-        return any(stop in text for stop in task.stops)
-
+    enough = stops_at(questions.task.stops, tokenizer.decode, tail=16)
     prompts = [Prompt(ids, questions.answer_tokens, enough) for ids in questions.prompts]
     ids = continue_greedily(
         engine, prompts, stop_ids=questions.stop_ids, usable_ids=tokenizer.vocab_size, progress=progress
