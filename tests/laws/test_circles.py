@@ -14,12 +14,6 @@ import pytest
 
 SOURCE = Path(__file__).parents[2] / "src" / "automodel_cli"
 
-# To be deleted together with `- ALLOWED` below once these two are gone.
-ALLOWED = {
-    frozenset({"automodel_cli.corpus.documents.columns", "automodel_cli.corpus.documents.readers"}),
-    frozenset({"automodel_cli.data.megatron.names", "automodel_cli.data.megatron.order"}),
-}
-
 
 def modules(source: Path) -> dict[str, Path]:
     """Dotted name of every module below the package folder ``source``, and its file."""
@@ -77,7 +71,7 @@ def import_graph(source: Path) -> dict[str, set[str]]:
 
 
 def test_there_are_no_import_circles():
-    assert circles(import_graph(SOURCE)) - ALLOWED == set()
+    assert circles(import_graph(SOURCE)) == set()
 
 
 @pytest.mark.parametrize(
