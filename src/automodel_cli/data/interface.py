@@ -139,8 +139,7 @@ class DataSource:
 class WindowDataset(DataSource, Dataset[dict[str, torch.Tensor]], ABC):
     """Samples of ``seq_len`` tokens by number: sample ``k`` is the same tokens on every rank, in every run.
 
-    Samples are numbered on beyond an epoch. ``sample_offsets`` says where they lie, ``read_windows`` copies them; in
-    between a loader may divide the work as it likes.
+    Samples are numbered on beyond an epoch. ``sample_offsets`` says where they lie, ``read_windows`` copies them.
     """
 
     seq_len: int

@@ -8,7 +8,6 @@ is in the way of an update.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
 
 import torch
 
@@ -48,16 +47,8 @@ def _start(
 
 
 def _widened(batch: Batch) -> Batch:
-    def wide(tensor: torch.Tensor | None) -> torch.Tensor | None:
-        return None if tensor is None else tensor.long()
-
-    return Batch(
-        batch.input_ids.long(), wide(batch.labels), wide(batch.position_ids), wide(batch.segment_ids)
-    )
+    return Batch(**{name: tensor.long() for name, tensor in vars(batch).items() if tensor is not None})
 
 
 def _tensors(batch: Batch) -> Iterator[torch.Tensor]:
-    for field in fields(batch):
-        tensor = getattr(batch, field.name)
-        if tensor is not None:
-            yield tensor
+    return (tensor for tensor in vars(batch).values() if tensor is not None)

@@ -10,7 +10,7 @@ import numpy as np
 
 from automodel_cli.corpus.formats.nanogpt_bin import TokenFile
 from automodel_cli.data.files.open_files import TokenShards
-from automodel_cli.data.files.vocabulary import refuse_beyond, sampled_maxima
+from automodel_cli.data.files.vocabulary import sampled_maxima
 from automodel_cli.data.interface import WindowDataset, refuse_large_tokenizer, vocabulary_hint
 from automodel_cli.errors import DataError
 
@@ -68,12 +68,27 @@ class TokenFileDataset(WindowDataset):
     def _check_ids(
         self, largest: int, rows: np.ndarray, offsets: np.ndarray, pad_id: int | None = None
     ) -> None:
-        """Refuse ``rows`` read from ``offsets`` if ``largest``, an id in them, has no row in the model."""
-        if self._vocab_size is not None and largest >= self._vocab_size:
-            refuse_beyond(
-                rows, self._vocab_size, lambda row, column: self._named(offsets[row], column), pad_id
-            )
+        """Refuse ``rows`` read from ``offsets`` where ``largest``, an id in them, has no row in the model.
 
-    def _named(self, offset: np.ndarray, column: int) -> tuple[str, int]:
-        file, position = self._position(offset, column)
-        return str(self._files[file].path), position
+        Args:
+            pad_id: an id that stands for padding, which is replaced later.
+
+        Raises:
+            DataError: naming the id, the file and the position.
+        """
+        vocab_size = self._vocab_size
+        if vocab_size is None or largest < vocab_size:
+            return
+        wrong = rows.view(np.uint64) >= vocab_size  # negative ids are large ones so
+        if pad_id is not None:
+            wrong &= rows != pad_id
+        if not wrong.any():
+            return
+        row, column = np.argwhere(wrong)[0].tolist()
+        file, position = self._position(offsets[row], column)
+        path, found = self._files[file].path, int(rows[row, column])
+        raise DataError(
+            f"{path} holds token id {found:,} at position {position:,}, the model has {vocab_size:,} ids",
+            "the file is damaged or of another tokenizer: make or copy it again; `automodel preprocess verify` "
+            "reads all of it",
+        )

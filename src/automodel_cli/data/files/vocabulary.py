@@ -1,4 +1,4 @@
-"""Does a model have a row for every token id it will meet? Sampled before a run, looked at in every batch."""
+"""Largest ids of token files, by a sample."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from automodel_cli.corpus.formats.nanogpt_bin import TokenReader
-from automodel_cli.errors import DataError
 
 _SAMPLES = 256  # pieces looked at for the largest id ...
 _SAMPLE_TOKENS = 8192  # ... of this many tokens: 2M tokens, a few milliseconds
@@ -33,32 +32,3 @@ def _sampled_maximum(reader: TokenReader, first: int, tokens: int, *, pieces: in
     needed = -(-tokens // length)  # pieces that would cover all of them
     starts = np.linspace(first, first + tokens - length, min(pieces, needed)).astype(np.int64)
     return max(int(reader.read(start, length).max()) for start in starts.tolist())
-
-
-def refuse_beyond(
-    rows: np.ndarray,
-    vocab_size: int,
-    place: Callable[[int, int], tuple[str, int]],
-    ignored: int | None = None,
-) -> None:
-    """Refuse ``rows`` that were read (int64 ``[B, T]``) that hold an id without a row in the model.
-
-    Args:
-        place: (row, column) -> name of the file, position in tokens.
-        ignored: an id that stands for padding, which is replaced later.
-
-    Raises:
-        DataError: naming the id, the file and the position.
-    """
-    wrong = rows.view(np.uint64) >= vocab_size  # negative ids are large ones so
-    if ignored is not None:
-        wrong &= rows != ignored
-    if not wrong.any():
-        return
-    row, column = np.argwhere(wrong)[0].tolist()
-    name, position = place(row, column)
-    raise DataError(
-        f"{name} holds token id {int(rows[row, column]):,} at position {position:,}, the model has {vocab_size:,} ids",
-        "the file is damaged or of another tokenizer: make or copy it again; `automodel preprocess verify` "
-        "reads all of it",
-    )

@@ -135,10 +135,10 @@ class IndexCache:
                 self.notes += _shortened(reasons)
                 missing = [number for number, arrays in enumerate(found) if arrays is None]
                 self.built += [entries[number].stem for number in missing]
-                for number, arrays in zip(
-                    missing, _map(lambda n: self._make(entries[n], folder), missing, threads), strict=True
-                ):
-                    found[number] = arrays
+                with ThreadPoolExecutor(max(threads, 1)) as pool:
+                    made = pool.map(lambda number: self._make(entries[number], folder), missing)
+                    for number, arrays in zip(missing, made, strict=True):
+                        found[number] = arrays
         return [arrays for arrays in found if arrays is not None]
 
     def report(self) -> IndexReport:
@@ -325,13 +325,6 @@ def check_folder(folder: Path) -> tuple[int, list[str]]:
             elif hash_file(file) != stored.xxh3:
                 problems.append(f"{file} was changed: its hash is not the one in its stamp")
     return hashed, problems
-
-
-def _map(function: Callable[[int], Arrays], numbers: Sequence[int], threads: int) -> list[Arrays]:
-    if threads < 2 or len(numbers) < 2:
-        return [function(number) for number in numbers]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(function, numbers))
 
 
 def _shortened(reasons: Sequence[str], shown: int = 3) -> list[str]:
