@@ -211,7 +211,7 @@ def test_a_step_that_goes_while_it_is_looked_at_is_a_clear_error(trained, tmp_pa
         shutil.rmtree(run, ignore_errors=True)
         return honest(folder)
 
-    monkeypatch.setattr(layout, "problem", gone)
+    monkeypatch.setattr(layout, "find_problem", gone)
     answered(lambda: inspect_ckpt.run(InspectConfig(path=str(run), verify=True)), "pruned")
     with pytest.raises(AutomodelError):
         load_model(run / STEP)
