@@ -133,8 +133,8 @@ def config(folder: Path, *more: str) -> PretrainConfig:
 
 
 def test_its_arguments_are_checked_like_those_of_others(tmp_path):
-    with pytest.raises(ConfigError, match="build_bigram_model takes no such argument, did you mean width"):
-        config(tmp_path, "--model.widht=3")
+    with pytest.raises(ConfigError, match="build_bigram_model takes no such argument"):
+        config(tmp_path, "--model.breadth=3")
     with pytest.raises(ConfigError, match="expected a whole number, found the text 'wide'"):
         config(tmp_path, "--model.width=wide")
     assert "bigram" not in vars(automodel_cli.models)  # the model itself, with torch, was not needed

@@ -1,14 +1,17 @@
 import json
 import math
 import sys
+from typing import Any
 
 import pytest
 import torch
 import transformers
 import yaml
 
+from automodel_cli.config.explain import describe_type
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.targets import instantiate as instantiate_module
 from automodel_cli.config.targets.instantiate import (
     built_arguments,
     check_foreign,
@@ -16,6 +19,7 @@ from automodel_cli.config.targets.instantiate import (
     check_target,
     instantiate,
 )
+from automodel_cli.config.targets.signatures import from_callable
 from automodel_cli.config.targets.target import Target
 from automodel_cli.errors import ConfigError, DataError
 
@@ -421,3 +425,14 @@ def test_words_for_no_are_false_to_every_callable(here):
         target({"_target_": "transformers.GPT2Config", **TINY_GPT2, "use_cache": "no"}), "hf_config"
     )
     assert config.use_cache is False
+
+
+@pytest.mark.parametrize("kind", ["AdamW", "Adam", "SGD", "RMSprop", "Adagrad", "Adadelta", "NAdam", "Rprop"])
+def test_what_is_known_of_an_optimizer_without_torch_is_what_torch_says(kind):
+    known = instantiate_module._optimizer_signature(f"torch.optim.{kind}").parameters
+    real = from_callable(getattr(torch.optim, kind)).parameters
+    assert known.keys() == real.keys()
+    for name, parameter in known.items():
+        if parameter.annotation is not Any:
+            assert describe_type(parameter.annotation) == describe_type(real[name].annotation), name
+    assert describe_type(known["lr"].annotation) == "a number"

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ from automodel_cli.config.targets.allowlist import (
 )
 from automodel_cli.config.targets.resolution import resolve
 from automodel_cli.config.targets.roles import ROLES, Role, is_function_key, role_of_argument
-from automodel_cli.config.targets.signatures import CallSignature, Parameter
+from automodel_cli.config.targets.signatures import NUMBER, CallSignature, Parameter
 from automodel_cli.config.targets.target import REDACTED, TARGET_KEY, Target, describe_value, is_secret
 from automodel_cli.errors import AutomodelError, ConfigError
 
@@ -192,12 +192,27 @@ def _signature_of(function: Callable[..., Any], target: Target, role: Role) -> C
     return signatures.from_callable(function)
 
 
+_OPTIMIZER_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("lr", "weight_decay", "momentum", "dampening", "lr_decay", "rho"), NUMBER),
+    **dict.fromkeys(("amsgrad", "nesterov", "maximize", "capturable", "differentiable"), bool),
+    **dict.fromkeys(("foreach", "fused"), bool | None),
+    "betas": tuple[NUMBER, NUMBER],
+}
+
+
 def _optimizer_signature(name: str) -> CallSignature | None:
-    """Names of the arguments of one of torch's optimizers, from its source file: torch takes seconds to import."""
+    """Arguments of one of torch's optimizers: names from its source file, as torch takes seconds to import."""
     package, _, kind = name.rpartition(".")
     torch = importlib.util.find_spec("torch") if package == "torch.optim" else None
     path = Path(torch.origin or "").with_name("optim") / f"{kind.lower()}.py" if torch is not None else None
-    return signatures.names_in_source(path, kind) if path is not None and path.is_file() else None
+    found = signatures.names_in_source(path, kind) if path is not None and path.is_file() else None
+    if found is None:
+        return None
+    typed = {
+        name: replace(parameter, annotation=_OPTIMIZER_TYPES.get(name, Any))
+        for name, parameter in found.parameters.items()
+    }
+    return replace(found, parameters=typed)
 
 
 def _file_signature(path: str, name: str) -> CallSignature | None:

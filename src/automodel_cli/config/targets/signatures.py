@@ -28,10 +28,10 @@ from automodel_cli.config.other_names import suggestion
 from automodel_cli.config.schema.base import not_a_bool
 from automodel_cli.config.targets.target import describe_value
 
-_Number = (Annotated[int, not_a_bool], Annotated[float, not_a_bool, Field(allow_inf_nan=False)])
+NUMBER = Annotated[float, not_a_bool, Field(allow_inf_nan=False)]
 _PLAIN: dict[str, Any] = {
-    "int": _Number[0],
-    "float": _Number[1],
+    "int": Annotated[int, not_a_bool],
+    "float": NUMBER,
     "bool": bool,
     "str": str,
     "Path": str,
