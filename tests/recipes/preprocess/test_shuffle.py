@@ -21,7 +21,7 @@ from automodel_cli.corpus.documents.listing import list_files
 from automodel_cli.corpus.formats.verify_report import VerifyReport
 from automodel_cli.corpus.shuffle.document_folder import read_documents_manifest
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
-from automodel_cli.files import exclusive_lock, hash_file, write_manifest
+from automodel_cli.files import GrowingFile, exclusive_lock, hash_file, write_manifest
 from automodel_cli.recipes.preprocess import nanogpt as preprocess
 from automodel_cli.recipes.preprocess import shuffle, verify
 from automodel_cli.recipes.preprocess.shuffle import ShuffleResult
@@ -409,14 +409,14 @@ def test_refusals_leave_nothing(
 def test_a_full_disk_while_writing_leaves_nothing(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = os.write
+    sync = GrowingFile.sync
 
-    def full(descriptor: int, data: object) -> int:
-        if "chunk.00002" in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
+    def full(file: GrowingFile) -> None:
+        if "chunk.00002" in file.target.name:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return write(descriptor, data)  # type: ignore[arg-type]
+        sync(file)
 
-    monkeypatch.setattr(os, "write", full)
+    monkeypatch.setattr(GrowingFile, "sync", full)
     with pytest.raises(AutomodelError, match=r"no room left while writing .*in\.chunk\.00002\.jsonl"):
         run(folder, tmp_path / "out", chunks=3)
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
