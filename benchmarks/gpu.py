@@ -366,7 +366,7 @@ class Recipe:
     def __init__(self, variant: Variant, device: torch.device) -> None:
         from automodel_cli.assembly.reporter import Reporter
         from automodel_cli.config.load import load_config
-        from automodel_cli.config.schema.commands import PretrainConfig
+        from automodel_cli.config.schema.pretrain import PretrainConfig
         from automodel_cli.recipes.pretrain import PretrainRecipe
 
         layers, heads, width = (SMOKE_SIZES if variant.smoke else GPT2_SIZES)[variant.size]

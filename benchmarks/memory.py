@@ -164,7 +164,7 @@ def measure_run(run: Run, bundle: str | None, updates: int) -> dict[str, Any]:
 
     from automodel_cli.assembly.reporter import Reporter
     from automodel_cli.config.load import load_config
-    from automodel_cli.config.schema.commands import PretrainConfig
+    from automodel_cli.config.schema.pretrain import PretrainConfig
     from automodel_cli.recipes.pretrain import PretrainRecipe
 
     with tempfile.TemporaryDirectory() as folder:

@@ -81,7 +81,7 @@ def run_workers(
 def worker(data: str, job: dict[str, Any]) -> None:
     """Train as one of the processes and print the tokens per second of all, after the warm-up."""
     from automodel_cli.config.load import load_config
-    from automodel_cli.config.schema.commands import PretrainConfig
+    from automodel_cli.config.schema.pretrain import PretrainConfig
     from automodel_cli.metrics.log import MetricsLog
     from automodel_cli.recipes.pretrain import PretrainRecipe
 

@@ -4,7 +4,7 @@ import pytest
 
 from automodel_cli.assembly.training import dropout_seed
 from automodel_cli.assembly.world import mesh_sizes, notes
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.schema.training_sections import RngConfig
 from automodel_cli.distributed.mesh import MeshSizes
 from automodel_cli.distributed.world import World

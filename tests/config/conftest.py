@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from automodel_cli.config.load import load_config
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 
 SMALL = """\
 model:

@@ -18,7 +18,7 @@ import yaml
 from tests.config.payloads import INSIDE_LIBRARIES, PAYLOADS, Payload
 
 from automodel_cli.config.load import load_config
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.targets.instantiate import built_arguments, check_foreign, instantiate
 from automodel_cli.config.targets.target import Target
 from automodel_cli.errors import AutomodelError, ConfigError

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from automodel_cli.config.load import load_config, to_yaml
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.targets.instantiate import check_foreign, instantiate
 from automodel_cli.config.targets.target import Target
 from automodel_cli.models.interface import count_parameters

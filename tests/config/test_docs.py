@@ -2,7 +2,7 @@ from pathlib import Path
 
 from automodel_cli.config.docs import COMMAND, render
 from automodel_cli.config.explain import all_keys
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 
 PAGE = Path(__file__).parents[2] / "docs" / "config.md"
 

@@ -5,7 +5,7 @@ from pydantic import Field
 
 from automodel_cli.config.explain import all_keys, describe_type, field_at, section_of, unknown_key
 from automodel_cli.config.schema.base import Count, Interval, TypeName
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.schema.run_sections import DistributedConfig, MixedPrecisionConfig
 from automodel_cli.config.targets.target import Target, describe_value, is_secret
 

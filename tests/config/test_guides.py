@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from automodel_cli.config.load import load_config, to_yaml
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.targets.instantiate import check_foreign
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared"

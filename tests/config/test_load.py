@@ -2,8 +2,8 @@ import pytest
 import yaml
 
 from automodel_cli.config.load import load_config, to_dict, to_yaml
-from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.config.schema.preprocess import PreprocessNanogptConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.schema.results import EvaluateConfig, GenerateConfig, InspectConfig
 from automodel_cli.errors import ConfigError
 

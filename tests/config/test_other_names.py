@@ -11,7 +11,7 @@ import pytest
 from automodel_cli.config.explain import all_keys
 from automodel_cli.config.load import load_config
 from automodel_cli.config.other_names import MEGATRON, NANOGPT, NEMO, counterpart, suggestion
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.targets.instantiate import check_foreign
 from automodel_cli.config.targets.roles import ROLES
 from automodel_cli.config.targets.signatures import declared

@@ -9,7 +9,7 @@ import yaml
 
 from automodel_cli.config.load import load_config
 from automodel_cli.config.presets import PRESETS, describe_presets, filled_in, preset_text
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.errors import ConfigError
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))

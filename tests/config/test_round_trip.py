@@ -9,7 +9,7 @@ from tests.effort import examples
 
 from automodel_cli.config.load import load_config, to_yaml
 from automodel_cli.config.schema.base import Section
-from automodel_cli.config.schema.commands import OpenSection, PretrainConfig
+from automodel_cli.config.schema.pretrain import OpenSection, PretrainConfig
 from automodel_cli.config.schema.run_sections import WandbConfig
 from automodel_cli.errors import ConfigError
 

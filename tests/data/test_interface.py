@@ -15,7 +15,7 @@ from automodel_cli.assembly.facts import data_facts
 from automodel_cli.assembly.scoring.data import open_named
 from automodel_cli.assembly.summary import blend_table, data_row
 from automodel_cli.config.load import load_config
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.targets import roles
 from automodel_cli.data.interface import RunValues, WindowDataset, source_of
 from automodel_cli.data.loader import TokenLoader

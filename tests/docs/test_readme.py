@@ -21,7 +21,7 @@ import yaml
 from automodel_cli import recipes
 from automodel_cli.cli import app, argv, worker
 from automodel_cli.config.load import load_config
-from automodel_cli.config.schema import commands as schema
+from automodel_cli.config.schema import pretrain as schema
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

@@ -81,7 +81,7 @@ def test_a_foreign_target_is_imported_by_the_second_phase_only(tmp_path):
     (tmp_path / "cfg.yaml").write_text(YAML)
     code = (
         "import sys\nfrom automodel_cli.config.load import load_config\n"
-        "from automodel_cli.config.schema.commands import PretrainConfig\n"
+        "from automodel_cli.config.schema.pretrain import PretrainConfig\n"
         "from automodel_cli.config.targets.instantiate import check_foreign\n"
         "cfg = load_config(PretrainConfig, 'cfg.yaml')\nassert 'torch' not in sys.modules\n"
         "check_foreign(cfg)\nassert 'torch' in sys.modules\n"

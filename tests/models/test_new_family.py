@@ -15,7 +15,7 @@ from automodel_cli.batch import Batch
 from automodel_cli.checkpoint.hf import export as hf_export
 from automodel_cli.checkpoint.hf import format as hf_format
 from automodel_cli.config.load import load_config
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.errors import CheckpointError, ConfigError
 from automodel_cli.models.families import FAMILIES, shape_of
 from automodel_cli.recipes.pretrain import PretrainRecipe

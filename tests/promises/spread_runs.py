@@ -16,7 +16,7 @@ import yaml
 
 from automodel_cli.assembly.world import mesh_sizes
 from automodel_cli.config.load import load_config
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.distributed.start import build_mesh
 from automodel_cli.distributed.world import World
 from automodel_cli.metrics.log import MetricsLog

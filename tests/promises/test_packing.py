@@ -15,7 +15,7 @@ from tests.promises.spread_runs import log_into, weights_hash
 from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.batch import IGNORE_INDEX
 from automodel_cli.config.load import load_config
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.data.collate import default_collate
 from automodel_cli.data.packing import batch_of_packs, best_fit, row_of
 from automodel_cli.errors import AutomodelError, ConfigError

@@ -21,7 +21,7 @@ from pathlib import Path
 from automodel_cli.device import prefer_huge_pages
 prefer_huge_pages()
 from automodel_cli.config.load import load_config
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.recipes.pretrain import PretrainRecipe
 
 recipe = PretrainRecipe(load_config(PretrainConfig, None, sys.argv[1:], {}))

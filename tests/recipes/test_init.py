@@ -9,7 +9,7 @@ import pytest
 from automodel_cli.cli import app
 from automodel_cli.config.load import load_config
 from automodel_cli.config.presets import PRESETS
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import pytest
 
 from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.config.load import load_config
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.errors import ConfigError
 from automodel_cli.recipes import launch
 

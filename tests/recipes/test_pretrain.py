@@ -436,7 +436,7 @@ def test_wandb_offline(tiny_training, monkeypatch):
 def test_dry_run_plans_and_writes_nothing(tiny_training):
     from automodel_cli.assembly.reporter import Reporter
     from automodel_cli.config.load import load_config
-    from automodel_cli.config.schema.commands import PretrainConfig
+    from automodel_cli.config.schema.pretrain import PretrainConfig
 
     rows = {}
     reporter = Reporter(table=lambda title, found: rows.update(found))

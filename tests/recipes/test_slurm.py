@@ -12,7 +12,7 @@ import pytest
 from automodel_cli.cli import app
 from automodel_cli.cli.argv import parse_argv
 from automodel_cli.config.load import load_config
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.errors import AutomodelError, ConfigError
 from automodel_cli.launch.plan import plan_launch
 from automodel_cli.recipes.slurm import BatchJob, _sbatch, batch_file, choose_signal

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from automodel_cli.config.load import load_config
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.corpus.formats.megatron_bin import MegatronWriter
 from automodel_cli.recipes.preprocess import index
 

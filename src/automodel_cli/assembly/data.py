@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from automodel_cli.assembly.tokenizer import RunTokenizer, plain_tokenizer_name
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.targets.instantiate import built_arguments, instantiate, resolve_function
 from automodel_cli.config.targets.target import Target
 from automodel_cli.data.interface import DataSource, RunValues, WindowDataset, source_of

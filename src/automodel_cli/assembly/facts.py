@@ -20,7 +20,7 @@ from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.load_step import Loaded
 from automodel_cli.config import yaml_tree
 from automodel_cli.config.load import to_yaml
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.schema.training_sections import StepSchedulerConfig
 from automodel_cli.config.targets.target import Target
 from automodel_cli.data.interface import source_of

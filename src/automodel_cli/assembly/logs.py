@@ -11,7 +11,7 @@ from automodel_cli.assembly import facts
 from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.checkpoint.run_files import CONFIG_NAME, seal_config
 from automodel_cli.config.load import to_yaml
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.distributed.world import World
 from automodel_cli.files import write_text
 from automodel_cli.metrics import lines

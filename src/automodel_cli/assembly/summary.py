@@ -13,7 +13,7 @@ from automodel_cli.assembly.machine.fast_path import FastPath
 from automodel_cli.assembly.machine.memory import DeviceMemory
 from automodel_cli.assembly.reporter import Columns, Rows
 from automodel_cli.assembly.training_length import TrainingLength
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.data.interface import BlendStats, DataSource, source_of
 from automodel_cli.data.packed_loader import PackedLoader
 from automodel_cli.distributed.world import World

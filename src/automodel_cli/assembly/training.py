@@ -15,8 +15,8 @@ from pydantic import ConfigDict, Field
 from automodel_cli import device as this_machine
 from automodel_cli.assembly.machine.fast_path import FastPath
 from automodel_cli.checkpoint.load_step import Loaded
-from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.config.schema.other_sections import MfuConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.targets import aliases
 from automodel_cli.config.targets.instantiate import built_arguments, instantiate
 from automodel_cli.config.targets.target import Target

@@ -9,7 +9,7 @@ import torch
 
 from automodel_cli import device as this_machine
 from automodel_cli.assembly.machine.fast_path import FastPath
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.distributed import start
 from automodel_cli.distributed.mesh import MeshSizes, plan_mesh
 from automodel_cli.distributed.parallelize import ParallelConfig, ParallelModel

@@ -12,7 +12,7 @@ from automodel_cli.cli.argv import LAUNCH_FLAGS
 from automodel_cli.cli.field_types import choices
 from automodel_cli.config import lookup
 from automodel_cli.config.explain import field_at
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 
 
 def overrides(incomplete: str, before: Sequence[str]) -> list[str]:

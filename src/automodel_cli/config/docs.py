@@ -14,8 +14,8 @@ from automodel_cli.config.explain import describe_type, section_of
 from automodel_cli.config.field_help import help_of
 from automodel_cli.config.lookup import COMMANDS
 from automodel_cli.config.schema.base import Section, keys_of, reason_ignored
-from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.config.schema.other_sections import UNSUPPORTED_SECTIONS
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.targets import aliases
 from automodel_cli.config.targets.roles import Role, role_of_section
 from automodel_cli.config.targets.signatures import declared

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from automodel_cli.assembly import world
 from automodel_cli.assembly.reporter import Reporter
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.data.sampler import grad_accum_steps
 from automodel_cli.device import pick_device
 from automodel_cli.errors import ConfigError

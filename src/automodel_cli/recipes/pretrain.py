@@ -8,7 +8,7 @@ from typing import Any
 from automodel_cli.assembly import world as world_assembly
 from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.checkpoint import layout
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.distributed.start import leave
 from automodel_cli.distributed.world import World
 from automodel_cli.recipes.pretraining.build import build_run, resumed, show_plan

@@ -9,7 +9,7 @@ from automodel_cli.assembly.facts import Facts
 from automodel_cli.assembly.machine.batch_size import SHARE, choose, settled
 from automodel_cli.assembly.machine.memory import DeviceMemory, predict
 from automodel_cli.config.load import load_config
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import ConfigError
 from automodel_cli.models.external import ExternalCausalLM

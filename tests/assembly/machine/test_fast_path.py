@@ -9,7 +9,7 @@ from automodel_cli.assembly.machine import fast_path
 from automodel_cli.assembly.machine.fast_path import choose_fast_path
 from automodel_cli.assembly.training_length import TrainingLength
 from automodel_cli.config.load import load_config
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.models.layers import attention_kernels
 

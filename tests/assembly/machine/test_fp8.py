@@ -7,7 +7,7 @@ import transformers
 from automodel_cli import device as this_machine
 from automodel_cli.assembly.machine.fp8 import choose_fp8
 from automodel_cli.config.load import load_config
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.errors import ConfigError
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.models.hf import HFCausalLM

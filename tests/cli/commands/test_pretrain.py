@@ -7,7 +7,7 @@ import pytest
 
 from automodel_cli.cli import app
 from automodel_cli.config.load import load_config
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 
 YAML = """\
 model: {_target_: automodel_cli.models.gpt2.build_gpt2_model, n_layer: 1, n_head: 1, n_embd: 8}

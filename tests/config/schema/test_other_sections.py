@@ -4,8 +4,8 @@ import pytest
 import yaml
 
 from automodel_cli.config.load import load_config, to_yaml
-from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.config.schema.other_sections import UNSUPPORTED_SECTIONS
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.errors import ConfigError
 
 BASE = {

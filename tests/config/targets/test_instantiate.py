@@ -10,7 +10,7 @@ import yaml
 
 from automodel_cli.config.explain import describe_type
 from automodel_cli.config.load import load_config
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.targets import instantiate as instantiate_module
 from automodel_cli.config.targets.instantiate import (
     built_arguments,

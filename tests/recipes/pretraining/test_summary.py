@@ -11,7 +11,7 @@ import torch
 from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.batch import Batch
 from automodel_cli.config.load import load_config
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.recipes.pretraining.build import show_plan
 from automodel_cli.sizing.shape import flops_per_token
 from automodel_cli.train.losses import MaskedCrossEntropy

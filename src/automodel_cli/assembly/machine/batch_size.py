@@ -19,7 +19,7 @@ from automodel_cli.assembly.machine.fast_path import (
     named_loss,
 )
 from automodel_cli.assembly.machine.memory import DeviceMemory
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import ConfigError
 from automodel_cli.models.interface import CausalLM

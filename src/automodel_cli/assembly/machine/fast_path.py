@@ -15,7 +15,7 @@ import torch
 from automodel_cli import device as this_machine
 from automodel_cli.assembly.machine.fp8 import choose_fp8
 from automodel_cli.assembly.training_length import TrainingLength
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.targets.aliases import present_name
 from automodel_cli.config.targets.target import Target
 from automodel_cli.dtypes import autocast_dtype

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from automodel_cli import device as this_machine
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.errors import ConfigError
 from automodel_cli.models.interface import CausalLM, count_parameters
 from automodel_cli.models.layers import fp8

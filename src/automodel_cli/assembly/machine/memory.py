@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from automodel_cli import device as this_machine
 from automodel_cli.assembly import world as world_assembly
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.targets.aliases import present_name
 from automodel_cli.config.targets.target import Target
 from automodel_cli.distributed.world import World

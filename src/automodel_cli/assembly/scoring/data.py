@@ -10,7 +10,7 @@ from typing import Any
 
 from automodel_cli.assembly.data import build_dataset, declared_by
 from automodel_cli.config.load import load_config
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.targets.roles import ROLES
 from automodel_cli.corpus.documents.globbing import expand
 from automodel_cli.corpus.formats.manifest import MANIFEST_NAME, find_manifest, read_corpus_manifest

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from automodel_cli.assembly.machine.fast_path import FastPath
 from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.assembly.tokenizer import RunTokenizer
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.schema.run_sections import EvaluationConfig
 from automodel_cli.corpus.tokenizer import Tokenizer
 from automodel_cli.distributed.world import World

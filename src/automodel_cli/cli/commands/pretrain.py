@@ -16,8 +16,8 @@ from automodel_cli.cli import console, worker
 from automodel_cli.cli.argv import Invocation, is_config_file, two_files
 from automodel_cli.cli.options import command
 from automodel_cli.config.load import load_config, to_yaml
-from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.config.schema.options import PretrainOptions
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.targets.instantiate import check_foreign
 from automodel_cli.errors import ConfigError
 

@@ -14,8 +14,8 @@ from automodel_cli.cli.argv import Invocation, parse_argv
 from automodel_cli.cli.commands.pretrain import file_and_overrides, pretrain
 from automodel_cli.cli.options import command
 from automodel_cli.config.load import load_config
-from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.config.schema.options import SlurmOptions
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.errors import ConfigError
 
 

@@ -10,8 +10,8 @@ from automodel_cli.cli import console, worker
 from automodel_cli.cli.commands.pretrain import config_file
 from automodel_cli.cli.options import command
 from automodel_cli.config.load import load_config
-from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.config.schema.options import RunOptions
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.targets.instantiate import check_foreign
 from automodel_cli.errors import ConfigError
 

@@ -37,7 +37,7 @@ from automodel_cli.config.targets.target import REDACTED, TARGET_KEY, Target, de
 from automodel_cli.errors import AutomodelError, ConfigError
 
 if TYPE_CHECKING:
-    from automodel_cli.config.schema.commands import PretrainConfig
+    from automodel_cli.config.schema.pretrain import PretrainConfig
 
 
 @dataclass(frozen=True)

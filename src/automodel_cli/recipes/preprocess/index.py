@@ -15,7 +15,7 @@ from typing import Any
 from automodel_cli.assembly import data as data_assembly
 from automodel_cli.assembly import summary
 from automodel_cli.assembly.reporter import Reporter
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.data.interface import IndexReport, source_of
 from automodel_cli.errors import DataError
 

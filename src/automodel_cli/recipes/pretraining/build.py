@@ -32,7 +32,7 @@ from automodel_cli.assembly.training_length import plan_training_length
 from automodel_cli.checkpoint import layout, nested_runs
 from automodel_cli.checkpoint.all_ranks import all_ranks, on_rank_zero
 from automodel_cli.checkpoint.load_step import check_fits
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.data.position import check_plan
 from automodel_cli.distributed.heartbeat import Heartbeat
 from automodel_cli.distributed.world import World

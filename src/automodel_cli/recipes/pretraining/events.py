@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from automodel_cli.assembly.training_length import Interval, due
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from automodel_cli.assembly.scoring.during_training import RunEvaluation
 from automodel_cli.assembly.tokenizer import RunTokenizer
 from automodel_cli.assembly.training_length import TrainingLength
 from automodel_cli.checkpoint.checkpointer import Checkpointer
-from automodel_cli.config.schema.commands import PretrainConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.data.loader import EvalLoader
 from automodel_cli.distributed.heartbeat import Heartbeat
 from automodel_cli.distributed.parallelize import ParallelModel

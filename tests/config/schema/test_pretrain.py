@@ -4,8 +4,8 @@ from pydantic import ValidationError
 from automodel_cli.config.explain import all_keys, describe_type, section_of
 from automodel_cli.config.field_help import help_of
 from automodel_cli.config.schema.base import reason_ignored
-from automodel_cli.config.schema.commands import PretrainConfig
 from automodel_cli.config.schema.preprocess import PreprocessNanogptConfig, TokenizerTrainConfig, VerifyConfig
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.schema.results import EvaluateConfig, GenerateConfig, InspectConfig, PlotConfig
 from automodel_cli.config.targets.target import Target
 
