@@ -66,7 +66,7 @@ def one_at_a_time(
     for number, item in enumerate(items):
         examples = [items[other] for other in example_numbers(len(items), number, shots)]
         prompts = [(first, *tokenizer.encode("".join(prompt))) for prompt in render(task, item, examples)]
-        rows = rows_of(task.kind, prompts, model.max_seq_len)
+        rows = [cropped(row, model.max_seq_len) for row in rows_of(task.kind, prompts)[0]]
         inputs = torch.full((len(rows), max(len(row.ids) for row in rows)), first)
         for place, row in enumerate(rows):
             inputs[place, : len(row.ids)] = torch.tensor(row.ids)

@@ -8,7 +8,7 @@ from automodel_cli.data.prefetch import prefetch_to_device
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.models.layers import attention_kernels
 from automodel_cli.train.chunked_nll import _accumulates_in_fp32
-from automodel_cli.train.deferred_metrics import Results
+from automodel_cli.train.deferred_metrics import DeferredMetrics
 from automodel_cli.train.losses import ChunkedCrossEntropy, MaskedCrossEntropy
 from automodel_cli.train.optimizers import build_adamw
 from automodel_cli.train.step import train_step
@@ -93,7 +93,7 @@ def pinned_updates(number):
 def test_the_loop_waits_for_nothing_but_the_numbers_of_the_update_before():
     model, optimizer = tiny()
     model.prefer_attention("flash")
-    results = Results(CUDA)
+    results = DeferredMetrics(CUDA)
     seen = []
     for number, batches in enumerate(prefetch_to_device(pinned_updates(6), CUDA)):
         if number == 2:

@@ -243,7 +243,7 @@ def test_a_dry_run_of_what_is_right_ends_with_zero_and_leaves_nothing(place, cap
             "--nproc-per-node 3 --distributed.tp_size 3",
             "tp_size 3 does not divide the model's 2 attention heads",
         ),
-        ("--init_from {wide} --init_from_any_function", "these GPT-2 weights do not fit the model"),
+        ("--init_from {wide} --init_from_any_function", "do not fit the model"),
     ],
 )
 def test_as_commands(words, said, place):

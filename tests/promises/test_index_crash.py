@@ -64,7 +64,7 @@ def die_at(point: str, number: int, prefixes: list[str], cache: Path) -> None:
 
 def test_killed_at_56_instants_and_built_again(prefixes: list[str], tmp_path: Path) -> None:
     whole = tmp_path / "whole"
-    expected = build(prefixes, whole).locate(np.arange(900))
+    expected = build(prefixes, whole).sample_offsets(np.arange(900))
     for point, number in INSTANTS:
         cache = tmp_path / f"{point}_{number}"
         child = FORK.Process(target=die_at, args=(point, number, prefixes, cache))
@@ -72,12 +72,12 @@ def test_killed_at_56_instants_and_built_again(prefixes: list[str], tmp_path: Pa
         child.join(60)
         assert child.exitcode == -signal.SIGKILL, (point, number)
         again = build(prefixes, cache)
-        np.testing.assert_array_equal(again.locate(np.arange(900)), expected)
+        np.testing.assert_array_equal(again.sample_offsets(np.arange(900)), expected)
         assert content(cache) == content(whole), (point, number)
 
 
 def _rank(prefixes: list[str], cache: Path, result: Path) -> None:
-    np.save(result, build(prefixes, cache).locate(np.arange(900)))
+    np.save(result, build(prefixes, cache).sample_offsets(np.arange(900)))
 
 
 def test_ranks_that_start_together_while_one_is_killed(prefixes: list[str], tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_ranks_that_start_together_while_one_is_killed(prefixes: list[str], tmp_
     for process in (killed, *ranks):
         process.join(60)
     assert [rank.exitcode for rank in ranks] == [0] * 4
-    expected = build(prefixes, tmp_path / "whole").locate(np.arange(900))
+    expected = build(prefixes, tmp_path / "whole").sample_offsets(np.arange(900))
     for result in results:
         np.testing.assert_array_equal(np.load(result), expected)
     assert content(cache) == content(tmp_path / "whole")

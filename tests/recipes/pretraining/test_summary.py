@@ -66,7 +66,7 @@ def test_every_line_says_what_is_there(tiny_training, precision):
     assert rows["compile"].startswith("off (") and model._compiled_call_impl is None
     assert rows["optimizer"].startswith("fused kernel") and run.optimizer.defaults["fused"]
     assert rows["loss"].startswith("plain") and type(run.head_loss) is MaskedCrossEntropy
-    flops = flops_per_token(model.model_config(), 32)
+    flops = flops_per_token(model.shape(), 32)
     assert f"{flops * step.total_tokens:.3g} in all" in rows["FLOPs"]
     assert rows["memory"].startswith(f"about {run.peak.total / 2**20:.0f} MiB")
     assert rows["run folder"] == str(tiny_training.run)
