@@ -23,7 +23,7 @@ from automodel_cli.corpus.tokenizer import ByteTokenizer, Tokenizer, open_tokeni
 from automodel_cli.errors import AutomodelError
 from automodel_cli.evaluation.icl.data import Bundle, TaskData
 from automodel_cli.evaluation.icl.prompts import example_numbers, ordered, render
-from automodel_cli.evaluation.icl.rows import Encoder, rows_of
+from automodel_cli.evaluation.icl.rows import Encoder, cropped, rows_of
 from automodel_cli.evaluation.icl.scores import ask, prepare
 from automodel_cli.evaluation.icl.tasks import TASKS, Task
 from automodel_cli.evaluation.span_scores import SpanScorer
