@@ -24,11 +24,11 @@ from automodel_cli.errors import DataError
 path = sys.argv[1]
 data = NanogptDataset(path, 64, shuffle_files=True, mmap=sys.argv[2] == "True")
 out = np.empty((8, 65), dtype=np.int64)
-data.fill(np.arange(8), out)
+data.read_samples(np.arange(8), out)
 os.truncate(path, 5000)
 try:
     for first in range(8, 4000, 8):
-        data.fill(np.arange(first, first + 8), out)
+        data.read_samples(np.arange(first, first + 8), out)
 except DataError as error:
     print(error.message)
 """
