@@ -52,3 +52,6 @@ class PackagedArguments:
     """What the losses of packages take."""
 
     ignore_index: int = IGNORE_INDEX
+
+    def __post_init__(self) -> None:
+        """For the losses themselves, which load their package here."""
