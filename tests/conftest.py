@@ -39,9 +39,9 @@ os.environ.setdefault(
 )
 
 LONGEST_FIRST = (
-    "promises/test_crafted_files", "promises/test_same_numbers", "promises/test_elastic_resume",
-    "launch/test_agent", "train/test_step", "promises/test_fast_paths", "promises", "models/test_hf",
-    "recipes", "distributed", "evaluation", "models", "docs/test_formats", "checkpoint", "laws", "cli",
+    "promises/test_same_numbers", "promises/test_launch", "promises/test_fast_paths", "promises/test_crafted_files",
+    "recipes/test_pretrain.py", "promises", "recipes/preprocess", "models/layers", "launch", "checkpoint/test_sharded",
+    "models", "train/test_step", "recipes", "metrics", "laws", "test_device", "cli", "checkpoint", "docs",
 )  # fmt: skip
 
 

@@ -4,8 +4,12 @@
 """
 
 import os
+from collections.abc import Collection, Mapping
+from typing import TypeVar
 
 import hypothesis
+
+Case = TypeVar("Case")
 
 NIGHTLY = os.environ.get("AUTOMODEL_TESTS") == "nightly"
 
@@ -19,6 +23,12 @@ def examples(number: int) -> hypothesis.settings:
         derandomize=not NIGHTLY,
         suppress_health_check=[hypothesis.HealthCheck.too_slow],  # a busy machine is no failure
     )
+
+
+def without_contained(cases: Mapping[str, Case], contained: Collection[str]) -> dict[str, Case]:
+    """Named cases; in a push without those that others contain (``hsdp`` and ``dp, tp`` are in ``hsdp, tp``)."""
+    assert set(contained) <= set(cases)
+    return {name: case for name, case in cases.items() if NIGHTLY or name not in contained}
 
 
 def in_a_push(few: int, *, of: int) -> int:

@@ -60,7 +60,7 @@ TRUST = (str(OWN_FILE),)
 
 
 def configuration(folder: Path, *, model: dict[str, Any] = GPT2, **sections: Any) -> PretrainConfig:
-    """A run of 20 updates of 8 rows, 15 tokens each (which no mesh divides evenly), in fp32 without dropout."""
+    """A run of ``STEPS`` updates of 8 rows, 15 tokens each (which no mesh divides evenly), in fp32 without dropout."""
     dataset = {
         "_target_": "automodel_cli.data.nanogpt_dataset.NanogptDataset",
         "seq_len": 15,
@@ -96,9 +96,14 @@ def on_mesh(world: World, cfg: PretrainConfig) -> World:
     return dataclasses.replace(world, mesh=build_mesh("cpu", mesh_sizes(cfg, world.size)))
 
 
-def train(world: World, folder: str, runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def train(world: World, folder: str, runs: dict[str, dict[str, Any]], steps: int = STEPS) -> dict[str, Any]:
     """Numbers of each run: the hash of its initial weights, rows by step, losses, norms, validation loss."""
-    return {name: _train(world, configuration(Path(folder), **sections)) for name, sections in runs.items()}
+    found = {}
+    for name, sections in runs.items():
+        scheduler = {"max_steps": steps, **sections.get("step_scheduler", {})}
+        cfg = configuration(Path(folder), **{**sections, "step_scheduler": scheduler})
+        found[name] = _train(world, cfg)
+    return found
 
 
 def _train(world: World, cfg: PretrainConfig) -> dict[str, Any]:
@@ -112,7 +117,7 @@ def _train(world: World, cfg: PretrainConfig) -> dict[str, Any]:
     by_rank = world.gather([recipe.world.dp_rank, rows])
     return {
         "initial": initial,
-        "rows": _rows_by_step(dict(by_rank)),
+        "rows": _rows_by_step(dict(by_rank), steps=cfg.step_scheduler.max_steps),
         "losses": [record["loss"] for record in records],
         "norms": [record["grad_norm"] for record in records],
         "tokens": [record["num_label_tokens"] for record in records],
@@ -141,7 +146,7 @@ def _watch_rows(recipe: PretrainRecipe) -> list[list[int]]:
     part = recipe.parallel.shard_batch
 
     def watched(batch: Any) -> Any:
-        if recipe.model.training and recipe.state.step < STEPS:
+        if recipe.model.training and recipe.state.step < recipe.cfg.step_scheduler.max_steps:
             seen.append([zlib.crc32(row.numpy().tobytes()) for row in batch.input_ids])
         return part(batch)
 
@@ -149,13 +154,13 @@ def _watch_rows(recipe: PretrainRecipe) -> list[list[int]]:
     return seen
 
 
-def _rows_by_step(by_dp_rank: dict[int, list[list[int]]]) -> list[list[int]]:
+def _rows_by_step(by_dp_rank: dict[int, list[list[int]]], *, steps: int) -> list[list[int]]:
     """The rows of all data-parallel ranks at each step, sorted: which samples made this update."""
-    steps = []
-    for step in range(STEPS):
+    found = []
+    for step in range(steps):
         rows: list[int] = []
         for micro_batches in by_dp_rank.values():
-            each = len(micro_batches) // STEPS
+            each = len(micro_batches) // steps
             rows += [row for batch in micro_batches[step * each : (step + 1) * each] for row in batch]
-        steps.append(sorted(rows))
-    return steps
+        found.append(sorted(rows))
+    return found

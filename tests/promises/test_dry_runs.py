@@ -240,8 +240,8 @@ def test_a_dry_run_of_what_is_right_ends_with_zero_and_leaves_nothing(place, cap
     ("words", "said"),
     [
         (
-            "--nproc-per-node 3 --distributed.tp_size 3",
-            "tp_size 3 does not divide the model's 2 attention heads",
+            "--nproc-per-node 2 --distributed.tp_size 2 --model.n_head 1",
+            "tp_size 2 does not divide the model's 1 attention heads",
         ),
         ("--init_from {wide} --init_from_any_function", "do not fit the model"),
     ],

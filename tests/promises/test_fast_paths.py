@@ -17,7 +17,7 @@ VOCAB, ROWS, TOKENS, UPDATES = 100, 4, 32, 100
 
 
 def gpt2():
-    return build_gpt2_model(vocab_size=VOCAB, n_positions=TOKENS, n_embd=32, n_layer=2, n_head=2)
+    return build_gpt2_model(vocab_size=VOCAB, n_positions=TOKENS, n_embd=32, n_layer=1, n_head=2)
 
 
 def llama():
@@ -25,7 +25,7 @@ def llama():
         vocab_size=VOCAB,
         hidden_size=32,
         intermediate_size=64,
-        num_hidden_layers=2,
+        num_hidden_layers=1,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=TOKENS,

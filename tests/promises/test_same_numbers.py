@@ -1,14 +1,15 @@
 """One process = DDP = FSDP2 = HSDP = tensor parallel = context parallel = accumulation: the same rows at each step, the
-same initial weights, and losses and gradient norms within 1e-5 over 20 updates in fp32."""
+same initial weights, and losses and gradient norms within 1e-5 over 20 updates (10 in a push) in fp32."""
 
 from operator import sub
 
 import pytest
 from tests.conftest import write_tokens
 from tests.distributed.ranks import run_ranks
+from tests.effort import in_a_push, without_contained
 from tests.promises.spread_runs import GPT2, LLAMA, OWN, QWEN2, train
 
-TOLERANCE = 1e-5
+TOLERANCE, STEPS = 1e-5, in_a_push(10, of=20)
 APART = {"windows": {"intra_document": True, "bos_token": 7}}  # one token in 61 is a 7
 ALONE = {
     "gpt2": {},
@@ -87,7 +88,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(data):
-    (numbers,) = run_ranks(1, train, data, ALONE)
+    (numbers,) = run_ranks(1, train, data, ALONE, STEPS)
     return numbers
 
 
@@ -110,24 +111,35 @@ def check_all(results, alone):
 
 def test_accumulation(data, alone):
     """Eight micro-batches of one row, four of two."""
-    (numbers,) = run_ranks(1, train, data, {"gpt2": {"step_scheduler": {"local_batch_size": 1}}})
+    (numbers,) = run_ranks(1, train, data, {"gpt2": {"step_scheduler": {"local_batch_size": 1}}}, STEPS)
     check_same(numbers["gpt2"], alone, "gpt2")
-    assert alone["gpt2"]["losses"][-1] < alone["gpt2"]["losses"][0] - 0.5  # it learns something
+    assert alone["gpt2"]["losses"][-1] < alone["gpt2"]["losses"][0] - 0.2  # it learns something
 
 
 def test_two_ranks(data, alone):
-    check_all(run_ranks(2, train, data, TWO_RANKS, timeout_s=400), alone)
+    check_all(
+        run_ranks(
+            2,
+            train,
+            data,
+            without_contained(TWO_RANKS, ["ddp, cp", "llama, cp", "qwen2, cp"]),
+            STEPS,
+            timeout_s=400,
+        ),
+        alone,
+    )
 
 
 def test_documents_apart_on_two_ranks(data, alone):
-    check_all(run_ranks(2, train, data, APART_ON_TWO_RANKS, timeout_s=400), alone)
+    check_all(run_ranks(2, train, data, APART_ON_TWO_RANKS, STEPS, timeout_s=400), alone)
     assert max(map(abs, map(sub, alone["apart"]["losses"], alone["gpt2"]["losses"]))) > 1e-3
 
 
 def test_half_precision_and_compiled_blocks_are_near(data, alone):
-    results = run_ranks(2, train, data, {**ROUGHLY, **WITH_DROPOUT}, timeout_s=400)
+    roughly = without_contained(ROUGHLY, ["bf16, ddp", "fp16, fsdp2", "compiled, fsdp2"])
+    results = run_ranks(2, train, data, {**roughly, **WITH_DROPOUT}, STEPS, timeout_s=400)
     for rank in results:
-        for name in ROUGHLY:
+        for name in roughly:
             assert rank[name]["rows"] == alone["gpt2"]["rows"], name
             assert rank[name]["losses"] == pytest.approx(alone["gpt2"]["losses"], abs=0.02), name
         for name in WITH_DROPOUT:
@@ -138,4 +150,14 @@ def test_half_precision_and_compiled_blocks_are_near(data, alone):
 
 
 def test_four_ranks(data, alone):
-    check_all(run_ranks(4, train, data, FOUR_RANKS, timeout_s=500), alone)
+    check_all(
+        run_ranks(
+            4,
+            train,
+            data,
+            without_contained(FOUR_RANKS, ["hsdp", "dp, tp", "qwen2, cp, tp"]),
+            STEPS,
+            timeout_s=500,
+        ),
+        alone,
+    )
