@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests import nursery
 from tests.conftest import TinyTraining
 
 from automodel_cli.checkpoint import layout
@@ -250,7 +250,7 @@ def test_as_commands(words, said, place):
     mistake = Mistake(words, said)
     for more in ([], ["--dry-run"]):
         command = [sys.executable, "-m", "automodel_cli", *_words(mistake, place), *more]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+        done = nursery.run(command, capture_output=True, text=True, timeout=200)
         first, error = done.stderr.splitlines()[:2]
         assert first.startswith("pretrain llm: loading PyTorch")
         assert done.returncode in (1, 2) and said in error, done.stderr
