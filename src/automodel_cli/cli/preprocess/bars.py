@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from automodel_cli.cli import console
+from automodel_cli.text import plural
 
 if TYPE_CHECKING:
     from automodel_cli.corpus.build.pipeline import Progress
@@ -49,7 +50,7 @@ class Bars:
         assert self._bar is not None
         self._last_event_s = time.monotonic()
         elapsed_s = max(self._last_event_s - self._started_s, 1e-6)
-        parts = [f"{event.documents:,} documents", f"{event.tokens:,} tokens" if event.tokens else ""]
+        parts = [plural(event.documents, "document"), f"{event.tokens:,} tokens" if event.tokens else ""]
         if event.phase not in _TEXTLESS and event.text_bytes:
             parts.append(f"{event.text_bytes / elapsed_s / 1e6:,.1f} MB/s")
         if event.bad_rows:

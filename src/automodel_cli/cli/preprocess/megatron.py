@@ -9,6 +9,7 @@ from automodel_cli.cli import console, worker
 from automodel_cli.cli.options import command
 from automodel_cli.cli.preprocess.bars import Bars, duration, show_bad_rows
 from automodel_cli.config.schema.megatron import PreprocessMegatronConfig
+from automodel_cli.text import plural
 
 if TYPE_CHECKING:
     from automodel_cli.recipes.preprocess.megatron import MegatronResult
@@ -43,7 +44,7 @@ def _show(result: MegatronResult, elapsed_s: float) -> None:
     for key in manifest.keys:
         pairs = [pair for pair in manifest.pairs if pair.key == key]
         tokens, documents = sum(pair.tokens for pair in pairs), sum(pair.documents for pair in pairs)
-        counts = f"{tokens:,} tokens, {documents:,} documents"
+        counts = f"{tokens:,} tokens, {plural(documents, 'document')}"
         if (sequences := sum(pair.sequences for pair in pairs)) != documents:
             counts += f", {sequences:,} sequences"
         names = [pair.name for pair in pairs]

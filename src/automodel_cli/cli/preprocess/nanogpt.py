@@ -15,6 +15,7 @@ from automodel_cli.config.schema.preprocess import (
     VerifyConfig,
 )
 from automodel_cli.plain_text import for_shell
+from automodel_cli.text import plural
 
 if TYPE_CHECKING:
     from automodel_cli.corpus.formats.manifest import CorpusManifest
@@ -57,7 +58,7 @@ def tokenizer(cfg: TokenizerTrainConfig) -> None:
         result = recipe.run(cfg, progress=bars, say=console.say)
     rows = [
         ("entries", f"{result.tokenizer.vocab_size:,}"),
-        ("learned from", f"{result.documents:,} documents, {result.text_bytes / 1e6:,.1f} MB"),
+        ("learned from", f"{plural(result.documents, 'document')}, {result.text_bytes / 1e6:,.1f} MB"),
         ("bytes per token", f"{result.bytes_per_token:.2f}"),
         ("fingerprint", result.tokenizer.fingerprint()),
         ("use it with", f"automodel preprocess nanogpt --tokenizer {for_shell(result.folder)}"),
@@ -104,7 +105,7 @@ def _show_corpus(result: PreprocessResult, elapsed_s: float) -> None:
         if files:
             tokens, documents = sum(f.tokens for f in files), sum(f.documents for f in files)
             shards = files[0].name if len(files) == 1 else f"{files[0].name} ... {files[-1].name}"
-            rows.append((name, f"{tokens:,} tokens, {documents:,} documents in {shards}"))
+            rows.append((name, f"{tokens:,} tokens, {plural(documents, 'document')} in {shards}"))
     name = manifest.tokenizer["name"]
     rows += [
         (

@@ -9,6 +9,7 @@ from automodel_cli.cli import console, worker
 from automodel_cli.cli.options import command
 from automodel_cli.cli.preprocess.bars import Bars, duration, show_bad_rows
 from automodel_cli.config.schema.shuffle import ShuffleConfig
+from automodel_cli.text import plural
 
 if TYPE_CHECKING:
     from automodel_cli.recipes.preprocess.shuffle import ShuffleResult
@@ -44,7 +45,7 @@ def _show(result: ShuffleResult, elapsed_s: float) -> None:
         if files := manifest.of_split(split):  # type: ignore[arg-type]
             documents, size = sum(file.documents for file in files), sum(file.bytes for file in files)
             names = files[0].name if len(files) == 1 else f"{files[0].name} ... {files[-1].name}"
-            rows.append((title, f"{documents:,} documents, {size / 1e6:,.1f} MB in {names}"))
+            rows.append((title, f"{plural(documents, 'document')}, {size / 1e6:,.1f} MB in {names}"))
     if manifest.duplicates is not None:
         rows.append(("duplicates", f"{manifest.duplicates:,} left out"))
     rows.append(("bad rows", f"{manifest.bad_rows:,}"))
