@@ -14,6 +14,7 @@ from automodel_cli.config.load import load_config
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.recipes.pretraining.build import show_plan
 from automodel_cli.sizing.shape import flops_per_token
+from automodel_cli.text import binary_size
 from automodel_cli.train.losses import MaskedCrossEntropy
 
 BF16_MODEL = {
@@ -68,7 +69,7 @@ def test_every_line_says_what_is_there(tiny_training, precision):
     assert rows["loss"].startswith("plain") and type(run.head_loss) is MaskedCrossEntropy
     flops = flops_per_token(model.shape(), 32)
     assert f"{flops * step.total_tokens:.3g} in all" in rows["FLOPs"]
-    assert rows["memory"].startswith(f"about {run.peak.total / 2**20:.0f} MiB")
+    assert rows["memory"].startswith(f"about {binary_size(run.peak.total)} at the peak")
     assert rows["run folder"] == str(tiny_training.run)
     run.claim.close()
 
