@@ -85,6 +85,7 @@ class GPT2Config(ModelConfig):
         return {**own, **dict.fromkeys(("width", "hidden", "key_width"), width)}
 
     def hf_config(self) -> dict[str, Any]:
+        """``config.json`` as transformers reads it."""
         return {
             "architectures": ["GPT2LMHeadModel"],
             "model_type": "gpt2",
@@ -103,6 +104,11 @@ class GPT2Config(ModelConfig):
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The builder's arguments for a ``config.json`` of transformers.
+
+        Raises:
+            CheckpointError: it asks for something that this family does not compute.
+        """
         names = {theirs: ours for ours, theirs in ACTIVATIONS.items()} | {"gelu_pytorch_tanh": "gelu_tanh"}
         activation, width = config.get("activation_function", "gelu_new"), config.get("n_embd", 768)
         unsupported = {

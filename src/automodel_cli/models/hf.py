@@ -103,6 +103,7 @@ class HFCausalLM(CausalLM):
     def forward(
         self, batch: Batch, *, head_loss: HeadLoss | None = None, cache: KVCache | None = None
     ) -> Tensor:
+        """Logits ``[B, T, V]``, or what ``head_loss`` makes of the last hidden states."""
         inputs = self._inputs(batch, cache)
         if self.attention is not None:
             self.attention.check_used(self.hf)

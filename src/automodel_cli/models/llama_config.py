@@ -147,6 +147,7 @@ class LlamaConfig(ModelConfig):
         }
 
     def hf_config(self) -> dict[str, Any]:
+        """``config.json`` as transformers reads it."""
         rope = self.rope_scaling or {"rope_type": "default"}
         return {
             "architectures": ["LlamaForCausalLM"],
@@ -167,6 +168,11 @@ class LlamaConfig(ModelConfig):
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The builder's arguments for a ``config.json`` of transformers.
+
+        Raises:
+            CheckpointError: it asks for something that this family does not compute.
+        """
         # transformers 5 has one mapping, 4 two keys.
         rope = {**(config.get("rope_parameters") or config.get("rope_scaling") or {})}
         theta = rope.pop("rope_theta", config.get("rope_theta", 10000.0))

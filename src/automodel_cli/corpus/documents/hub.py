@@ -67,6 +67,7 @@ class HubSource:
         return stream.with_format("arrow")
 
     def units(self, cursor: dict[str, Any] | None, chunk_documents: int) -> Iterator[Unit]:
+        """Units of ``chunk_documents`` rows of the stream, from ``cursor`` on (None: the first row)."""
         from automodel_cli.corpus.documents import columns  # pyarrow is here anyway
 
         stream = self._open()

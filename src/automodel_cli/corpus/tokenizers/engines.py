@@ -200,6 +200,7 @@ class CheckedEngine:
         self._characters = 0  # since the fast engine last forgot
 
     def encode(self, text: str) -> np.ndarray:
+        """Ids of ``text`` from the fast engine; now and then those of the reference are compared with them."""
         try:
             ids = self._fast.encode(text)
         except BaseException as error:

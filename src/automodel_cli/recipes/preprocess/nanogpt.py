@@ -58,6 +58,7 @@ class _Nanogpt(Build[PreprocessNanogptConfig, CorpusManifest, CorpusWriter]):
     rule: SplitRule
 
     def options(self) -> dict[str, Any]:
+        """What decides the bytes, for the manifest and for a run that goes on."""
         cfg = self.cfg
         names = ("document", "text_key", "max_tokens", "val_fraction", "val_tokens", "shuffle", "format")
         decides_by_hash = cfg.shuffle or self.rule.rule in ("fraction", "tokens")

@@ -103,6 +103,7 @@ class _Reading:
         return 1.0 if total is None or wanted is None or total <= wanted else wanted / total
 
     def texts(self) -> Iterator[str]:
+        """The documents that are drawn, counted as they pass."""
         share = self._share()
         file, rows = None, 0
         for unit in self._source.units(None, _CHUNK_DOCUMENTS):
