@@ -61,7 +61,8 @@ class StepSchedulerConfig(Section):
     val_every_steps: Interval = "final"
     """Validate every N updates and at the end; `final`: only at the end; null: never."""
     val_on_start: bool = True
-    """Also validate before the first update of a run that begins: the loss of untrained weights. Training is not affected."""
+    """Also validate before the first update of a run that begins: the loss of untrained weights. Training is not
+    affected."""
     limit_val_batches: Count | None = None
     """Batches a validation reads at most, from each set; null: the whole set."""
     log_every_steps: Count = 1
