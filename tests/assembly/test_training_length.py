@@ -8,7 +8,14 @@ from automodel_cli.errors import ConfigError, DataError
 
 def plan(**changes):
     return plan_training_length(
-        **{"max_steps": None, "num_epochs": None, "steps_in_epochs": 50, "tokens_per_step": 64, **changes}
+        **{
+            "max_steps": None,
+            "num_epochs": None,
+            "samples": 403,
+            "global_batch_size": 8,
+            "seq_len": 8,
+            **changes,
+        }
     )
 
 
@@ -20,11 +27,16 @@ def plan(**changes):
         ({"max_steps": 200}, 200),  # no num_epochs: as many epochs as the steps need
         ({"max_steps": 200, "num_epochs": 1}, 50),
         ({"max_steps": 30, "num_epochs": 1}, 30),
-        ({"max_steps": 7, "steps_in_epochs": None}, 7),
+        ({"max_steps": 7, "samples": None}, 7),
     ],
 )
 def test_total_steps(given, steps):
     assert plan(**given).total_steps == steps
+
+
+def test_what_makes_no_whole_update_is_left_out_of_epochs_only():
+    assert plan().left_out == 3
+    assert plan(max_steps=200).left_out == plan(max_steps=20, num_epochs=1).left_out == 0
 
 
 def test_tokens():
@@ -33,12 +45,12 @@ def test_tokens():
 
 def test_endless_data_needs_max_steps():
     with pytest.raises(ConfigError, match="max_steps"):
-        plan(steps_in_epochs=None)
+        plan(samples=None)
 
 
 def test_less_than_one_batch():
     with pytest.raises(DataError, match="less than one global batch"):
-        plan(steps_in_epochs=0)
+        plan(samples=7)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from automodel_cli.data.interface import DataSource, RunValues, WindowDataset, s
 from automodel_cli.data.loader import EvalLoader, TokenLoader, TorchLoader
 from automodel_cli.data.packed_loader import PackedLoader
 from automodel_cli.data.packing import Packed, Packing
-from automodel_cli.data.sampler import steps_for_samples
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.models.interface import CausalLM
@@ -197,17 +196,17 @@ def sequence_length(dataset: Any, model: CausalLM) -> int:
     return model.max_seq_len or 1
 
 
-def steps_in_epochs(
+def samples_in_epochs(
     cfg: PretrainConfig, loader: TrainLoader, world: World, say: Callable[[str], None]
 ) -> int | None:
-    """Whole updates in ``num_epochs`` epochs (one for null); None where that is not known.
+    """Samples, or packs, of ``num_epochs`` epochs (one for null); None where that is not known.
 
     Packs are counted only where the length of the run depends on them: the data set is read for it, each rank a part.
 
     Raises:
         ConfigError: the run would end with an iterable data set that is packed.
     """
-    epochs, rows = cfg.step_scheduler.num_epochs, loader.shape.global_batch_size
+    epochs = cfg.step_scheduler.num_epochs
     if isinstance(loader, PackedLoader):
         if cfg.step_scheduler.max_steps is not None and (epochs is None or loader.iterable):
             return None
@@ -216,10 +215,10 @@ def steps_in_epochs(
                 "how many packs an iterable data set makes is only known when it was read",
                 "set step_scheduler.max_steps",
             )
-        return steps_for_samples(_count_packs(loader, epochs or 1, world, say), rows)[0]
+        return _count_packs(loader, epochs or 1, world, say)
     if loader.steps_per_epoch is None:
         return None
-    return steps_for_samples(round(loader.steps_per_epoch * rows) * (epochs or 1), rows)[0]
+    return round(loader.steps_per_epoch * loader.shape.global_batch_size) * (epochs or 1)
 
 
 def _count_packs(loader: PackedLoader, epochs: int, world: World, say: Callable[[str], None]) -> int:

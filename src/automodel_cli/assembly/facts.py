@@ -4,33 +4,27 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from automodel_cli import __version__
 from automodel_cli.assembly.machine.fast_path import FastPath
-from automodel_cli.assembly.own_model import code_facts
-from automodel_cli.assembly.tokenizer import RunTokenizer
 from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.load_step import Loaded
 from automodel_cli.config import yaml_tree
 from automodel_cli.config.load import to_yaml
 from automodel_cli.config.schema.pretrain import PretrainConfig
-from automodel_cli.config.schema.training_sections import StepSchedulerConfig
-from automodel_cli.config.targets.target import Target
 from automodel_cli.data.interface import source_of
 from automodel_cli.distributed.parallelize import ParallelConfig
 from automodel_cli.dtypes import short_name
 from automodel_cli.errors import AutomodelError, CheckpointError
 from automodel_cli.json_files import without_controls
 from automodel_cli.models.external import same_class_names
-from automodel_cli.models.interface import CausalLM, count_parameters
-from automodel_cli.train.schedules import Schedule
+from automodel_cli.models.interface import CausalLM
 
 _LONGEST_VALUE = 120
 _LONGEST_LINE = 400  # of what a difference shows
@@ -117,35 +111,6 @@ class Facts:
     def to_json(self) -> dict[str, Any]:
         """The ``facts`` of a manifest."""
         return dict(vars(self))
-
-
-def collect(
-    *,
-    model: CausalLM,
-    target: Target,
-    dataset: Any,
-    tokenizer: RunTokenizer | None,
-    optimizer: torch.optim.Optimizer,
-    schedule: Schedule,
-    fast_path: FastPath,
-    precision: PrecisionFacts,
-    scheduler: StepSchedulerConfig,
-) -> Facts:
-    """The facts of a run as it is built."""
-    return Facts(
-        model=model.model_config(),
-        code=code_facts(model, target),
-        param_counts=count_parameters(model),
-        param_roles=model.param_roles(),
-        data=data_facts(dataset),
-        tokenizer=tokenizer.facts() if tokenizer is not None else None,
-        optimizer={"class": type(optimizer).__name__},
-        schedule=schedule.settings(),
-        fast_path=fast_path.stored(),
-        precision=asdict(precision),
-        batch={"global": scheduler.global_batch_size, "local": scheduler.local_rows},
-        versions=versions(),
-    )
 
 
 def plain_config(cfg: PretrainConfig) -> dict[str, Any]:

@@ -13,11 +13,16 @@ Interval = int | Literal["final"] | None
 
 @dataclass(frozen=True)
 class TrainingLength:
-    """The number of updates of a run, and why it is that number."""
+    """The number of updates of a run, and why it is that number.
+
+    Attributes:
+        left_out: samples at the very end of the epochs that make no whole update.
+    """
 
     total_steps: int
     tokens_per_step: int
     reason: str
+    left_out: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -29,34 +34,34 @@ def plan_training_length(
     *,
     max_steps: int | None,
     num_epochs: int | None,
-    steps_in_epochs: int | None,
-    tokens_per_step: int,
+    samples: int | None,
+    global_batch_size: int,
+    seq_len: int,
 ) -> TrainingLength:
     """Updates of the run: ``max_steps``, or what the epochs hold, or the smaller of the two.
 
-    ``steps_in_epochs`` is the number of whole updates in ``num_epochs`` epochs (one where ``num_epochs`` is None), or
-    None for a data set that has no length.
+    ``samples`` of ``num_epochs`` epochs (one where that is None), or None for a data set that has no length.
 
     Raises:
         ConfigError: neither ``max_steps`` nor the data says how long the run is.
         DataError: the data does not hold one global batch.
     """
-    if steps_in_epochs is None:
-        if max_steps is None:
-            raise ConfigError(
-                "the data set has no length and step_scheduler.max_steps is not set",
-                "set step_scheduler.max_steps",
-            )
+    tokens_per_step = global_batch_size * seq_len
+    steps, left_out = (None, 0) if samples is None else divmod(samples, global_batch_size)
+    if max_steps is not None and (steps is None or num_epochs is None or max_steps <= steps):
         return TrainingLength(max_steps, tokens_per_step, "max_steps")
+    if steps is None:
+        raise ConfigError(
+            "the data set has no length and step_scheduler.max_steps is not set",
+            "set step_scheduler.max_steps",
+        )
     epochs = plural(num_epochs or 1, "epoch")
-    if max_steps is not None and (num_epochs is None or max_steps <= steps_in_epochs):
-        return TrainingLength(max_steps, tokens_per_step, "max_steps")
-    if steps_in_epochs < 1:
+    if steps < 1:
         raise DataError(
             f"the training data ({epochs}) holds less than one global batch of {tokens_per_step:,} tokens",
             "lower step_scheduler.global_batch_size, shorten seq_len, raise num_epochs, or add data",
         )
-    return TrainingLength(steps_in_epochs, tokens_per_step, epochs)
+    return TrainingLength(steps, tokens_per_step, epochs, left_out)
 
 
 def due(step: int, *, every: Interval, last: int) -> bool:

@@ -7,6 +7,7 @@ import torch
 
 from automodel_cli.assembly.facts import Facts
 from automodel_cli.assembly.machine.batch_size import SHARE, choose, settled
+from automodel_cli.assembly.machine.fast_path import StepPath
 from automodel_cli.assembly.machine.memory import DeviceMemory, predict
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema.pretrain import PretrainConfig
@@ -38,14 +39,8 @@ def chosen(cfg, model, memory=PLENTY, *, seq_len=256, stored=None, world=None):
 
 
 def needed(cfg, model, rows, head_loss="plain"):
-    keys = {
-        "precision": "fp32",
-        "residual": "fp32",
-        "compiled": False,
-        "head_loss": head_loss,
-        "seq_len": 256,
-    }
-    return predict(cfg, model, World.single(), local_batch_size=rows, **keys).total
+    path = StepPath("fp32", "fp32", compile=False, compile_scope="model", head_loss=head_loss)
+    return predict(cfg, model, World.single(), path, seq_len=256, local_batch_size=rows).total
 
 
 def test_a_number_stays(tiny_training, model):

@@ -7,12 +7,17 @@ import json
 import numpy as np
 import pytest
 import torch
+from tests.promises import packed_runs
 
 from automodel_cli.assembly.reporter import Reporter
+from automodel_cli.assembly.world import parallel_config
 from automodel_cli.batch import Batch
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema.pretrain import PretrainConfig
+from automodel_cli.distributed.world import MESH_AXES
+from automodel_cli.models.layers.fp8 import Fp8Linear
 from automodel_cli.recipes.pretraining.build import show_plan
+from automodel_cli.recipes.pretraining.run import RunOptions
 from automodel_cli.sizing.shape import flops_per_token
 from automodel_cli.text import binary_size
 from automodel_cli.train.losses import MaskedCrossEntropy
@@ -115,8 +120,71 @@ def test_a_bf16_model_is_stored_in_bf16_and_says_so(tiny_training):
     ],
 )
 def test_gradients_are_reduced_in_the_dtype_of_the_policy(tiny_training, distributed, reduced):
+    _, rows = planned(tiny_training.config(distributed=distributed), processes=2)
+    assert f", reduced {reduced} (" in rows["precision"]
+
+
+def planned(config, *words, processes=1, trust=()):
+    """The plan of a run that is not made, and its table."""
     rows = {}
     reporter = Reporter(table=lambda title, found: rows.update(found))
-    cfg = load_config(PretrainConfig, tiny_training.config(distributed=distributed), [])
-    show_plan(cfg, reporter, processes=2)
-    assert f", reduced {reduced} (" in rows["precision"]
+    cfg = load_config(PretrainConfig, config, list(words), trust=trust)
+    return show_plan(cfg, reporter, RunOptions(trust=trust), processes=processes), rows
+
+
+@pytest.mark.parametrize(
+    ("distributed", "line"),
+    [
+        ({"dp_replicate_size": 2, "tp_size": 2}, "8: fsdp2, dp_replicate 2 x dp_shard 2 x tp 2"),
+        ({"strategy": "ddp"}, "8: ddp, dp_replicate 8"),
+        (
+            {"cp_size": 4, "activation_checkpointing": "selective", "offload_policy": {}},
+            "8: fsdp2, dp_shard 2 x cp 4, activations computed again (selective), weights kept in CPU memory",
+        ),
+    ],
+)
+def test_processes_are_those_of_the_mesh(tiny_training, distributed, line):
+    config = tiny_training.config(
+        distributed=distributed, step_scheduler={"local_batch_size": 1, "max_steps": 1}
+    )
+    plan, rows = planned(config, processes=8)
+    assert rows["processes"] == line
+    for axis in MESH_AXES:
+        size = plan.world.axis_size(axis)
+        assert (f"{axis} {size}" in line) == (size > 1)
+    parallel = parallel_config(plan.cfg, plan.model, plan.fast_path)
+    assert (parallel.recompute or "") in line and parallel.offload == ("CPU memory" in line)
+    assert f"on each of {plan.world.dp_world} ranks" in rows["batch"]
+    assert "processes" not in planned(tiny_training.config())[1]
+
+
+def test_fp8_counts_the_layers_that_run_in_it(tiny_training):
+    fp8 = {"enabled": True, "force": True, "emulate": True, "filter_fqns": ["h.0.attn"]}
+    plan, rows = planned(tiny_training.config(fp8=fp8), "--precision", "bf16")
+    converted = [module for module in plan.model.modules() if isinstance(module, Fp8Linear)]
+    assert rows["fp8"] == f"on (tensorwise, emulated, {len(converted)} of 8 linear layers of the blocks)"
+    assert len(converted) == 6
+    assert "fp8" not in planned(tiny_training.config())[1]
+
+
+def test_packing_says_how_full_the_packs_are_that_come(tmp_path):
+    epochs = {"step_scheduler": {"max_steps": None, "num_epochs": 1}}
+    plan, rows = planned(packed_runs.configuration(tmp_path, "Rows", **epochs), trust=packed_runs.TRUST)
+    updates = list(plan.loader)
+    packs = sum(len(batch.input_ids) for update in updates for batch in update) + plan.loader.dropped_samples
+    counted = plan.loader.counted
+    assert counted.packs == packs and counted.rows == packed_runs.ROWS
+    assert rows["packing"] == counted.in_words(plan.loader.packing)
+    assert f"{packed_runs.ROWS} rows" in rows["packing"] and f"{packs} packs" in rows["packing"]
+    assert plan.training_length.left_out == plan.loader.dropped_samples
+    assert rows["length"].startswith(f"{len(updates)} updates (1 epoch")
+
+
+def test_what_is_left_out_at_the_end_of_the_epochs_is_said(tiny_training):
+    sizes = {"max_steps": None, "num_epochs": 1, "global_batch_size": 11, "local_batch_size": 11}
+    plan, rows = planned(tiny_training.config(step_scheduler=sizes))
+    left = len(plan.dataset) % 11
+    assert left == plan.loader.dropped_samples > 1
+    assert rows["length"].startswith(
+        f"{len(plan.dataset) // 11} updates (1 epoch, {left} sequences left out at the end)"
+    )

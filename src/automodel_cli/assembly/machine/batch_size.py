@@ -9,15 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from automodel_cli import device as this_machine
 from automodel_cli.assembly.facts import Facts
 from automodel_cli.assembly.machine import memory as memory_assembly
-from automodel_cli.assembly.machine.fast_path import (
-    choose_compile_scope,
-    choose_loss,
-    choose_residual,
-    named_loss,
-)
+from automodel_cli.assembly.machine.fast_path import Choices, StepPath
 from automodel_cli.assembly.machine.memory import DeviceMemory
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.distributed.world import World
@@ -84,8 +78,7 @@ def choose(
             f"step_scheduler.local_batch_size auto: the memory of {world.device} is not known",
             "give a number",
         )
-    path = stored.fast_path or {}
-    own = _largest(cfg, model, world, memory, seq_len=seq_len, share=share, path=path)
+    own = _largest(cfg, model, world, memory, seq_len=seq_len, share=share, stored=stored.fast_path or {})
     return min((LocalBatch(*one) for one in world.gather([own.rows, own.reason])), key=lambda one: one.rows)
 
 
@@ -97,14 +90,17 @@ def _largest(
     *,
     seq_len: int,
     share: int,
-    path: Mapping[str, Any],
+    stored: Mapping[str, Any],
 ) -> LocalBatch:
     """The largest divisor of ``share`` that fits this rank's device, and no more tokens than help."""
     limit = _MOST_TOKENS.get(world.device.type, _MOST_TOKENS["cuda"])
     sizes = [rows for rows in range(share, 0, -1) if share % rows == 0]
     useful = [rows for rows in sizes if rows * seq_len <= limit] or [1]
     for rows in useful:
-        peak = _predicted(cfg, model, world, rows, seq_len=seq_len, path=path, resident=memory.resident)
+        choices = Choices(
+            cfg, model, world.device, rows=rows, seq_len=seq_len, stored=stored, processes=world.size
+        )
+        peak = _predicted(choices, world, memory)
         if memory.fits(peak, SHARE):
             needs = f"needs about {binary_size(peak.total)}"
             return LocalBatch(rows, f"auto: {needs}, {_bound(rows, useful, sizes, limit)}")
@@ -125,40 +121,22 @@ def _bound(rows: int, useful: list[int], sizes: list[int], limit: int) -> str:
     return "all that a rank has of the global batch"
 
 
-def _predicted(
-    cfg: PretrainConfig,
-    model: CausalLM,
-    world: World,
-    rows: int,
-    *,
-    seq_len: int,
-    path: Mapping[str, Any],
-    resident: int,
-) -> PeakMemory:
-    """The peak with ``rows`` on the path the run will take; where compiling is still open, whichever needs more."""
-    stored_precision = path.get("precision") if cfg.compute_precision == "auto" else None
-    precision = stored_precision or this_machine.choose_precision(cfg.compute_precision, world.device)[0]
-    residual = choose_residual(cfg, model, precision, world.device)[0]
-    named, kept = named_loss(cfg), path.get("head_loss")
-    if named is not None:
-        head_loss = named[0]
-    else:
-        head_loss = kept or choose_loss(model, precision, world.device, tokens=rows * seq_len)[0]
-    scope = path.get("compile_scope") or choose_compile_scope(cfg, model, world.size)[0]
-    compiled = path.get("compile", "auto") if cfg.compile.enabled == "auto" else cfg.compile.enabled
+def _predicted(choices: Choices, world: World, memory: DeviceMemory) -> PeakMemory:
+    """The peak on the path the run will take; where compiling is still open, whichever needs more."""
+    cfg, model = choices.cfg, choices.model
+    compiled = cfg.compile.enabled
+    if compiled == "auto":
+        compiled = choices.stored.get("compile", "auto")
+    step = choices.of_step()
     found = [
         memory_assembly.predict(
             cfg,
             model,
             world,
-            seq_len=seq_len,
-            local_batch_size=rows,
-            precision=precision,
-            residual=residual,
-            compiled=is_compiled,
-            scope=scope,
-            head_loss=head_loss,
-            resident=resident,
+            StepPath(**step, compile=is_compiled),
+            seq_len=choices.seq_len,
+            local_batch_size=choices.rows,
+            resident=memory.resident,
         )
         for is_compiled in ([True, False] if compiled == "auto" else [bool(compiled)])
     ]

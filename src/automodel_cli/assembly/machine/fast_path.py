@@ -7,7 +7,7 @@ What the configuration says outright wins over what was stored, and is reported 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -25,18 +25,25 @@ from automodel_cli.train.loss_choice import pick_loss
 from automodel_cli.train.optimizers import ADAMW, pick_kernel
 
 _AS_STORED = "as stored with the run"
+_KERNEL_KEYS = frozenset({"fused", "foreach", "differentiable"})
 
 
 @dataclass(frozen=True)
-class FastPath:
-    """What was chosen. ``reasons`` explains each in a few words and is not compared on resume."""
+class StepPath:
+    """The choices that the memory of a step depends on."""
 
     precision: str  # bf16, fp16 or fp32: matrix products
     residual: str  # the stream between blocks, in the same names
     compile: bool
-    compile_mode: str  # torch.compile's
     compile_scope: str  # model or blocks
     head_loss: str  # plain or chunked
+
+
+@dataclass(frozen=True)
+class FastPath(StepPath):
+    """What was chosen. ``reasons`` explains each in a few words and is not compared on resume."""
+
+    compile_mode: str  # torch.compile's
     attention: str  # a name of ``attention_kernels``, or "model": as the model was built
     optimizer: str  # AdamW's kernel: fused, foreach or loop; own: another optimizer
     threads: int
@@ -64,25 +71,6 @@ class FastPath:
             fp8.convert(model, filter_fqns=self.fp8["filter_fqns"], emulate=self.fp8["emulate"])
 
 
-_KERNEL_KEYS = frozenset({"fused", "foreach", "differentiable"})
-
-
-@dataclass
-class _Choices:
-    """One value and one reason a choice; what the run has stored comes before what would be chosen now."""
-
-    stored: Mapping[str, Any]
-    values: dict[str, Any] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
-
-    def take(self, name: str, chosen: tuple[Any, str], *, configured: bool = False) -> Any:
-        value, reason = chosen
-        if name in self.stored and not configured:
-            value, reason = self.stored[name], _AS_STORED
-        self.values[name], self.reasons[name] = value, reason
-        return value
-
-
 def choose_fast_path(
     cfg: PretrainConfig,
     *,
@@ -101,127 +89,158 @@ def choose_fast_path(
         stored: the choices of the run that goes on; ones that an older checkpoint lacks are made anew.
         processes: stored threads are those of a process beside so many others and hold for as many only.
     """
-    choices = _Choices(stored or {})
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    precision = choices.take(
-        "precision",
-        this_machine.choose_precision(cfg.compute_precision, device),
-        configured=cfg.compute_precision != "auto",
+    choices = Choices(
+        cfg, model, device, rows=rows, seq_len=seq_len, stored=stored or {}, processes=processes
     )
-    choices.take(
-        "residual",
-        choose_residual(cfg, model, precision, device),
-        configured=cfg.residual_precision != "auto" or not _residual_is_open(model, precision),
-    )
-    choices.take(
-        "compile",
-        this_machine.choose_compile(
-            cfg.compile.enabled,
-            device=device,
-            total_tokens=training_length.total_tokens,
-            total_steps=training_length.total_steps,
-            parameters=parameters,
-        ),
-        configured=cfg.compile.enabled != "auto",
-    )
-    choices.take(
-        "compile_mode",
-        this_machine.choose_compile_mode(cfg.compile.mode, parameters=parameters, device=device),
-        configured=cfg.compile.mode is not None,
-    )
-    choices.take(
-        "compile_scope",
-        choose_compile_scope(cfg, model, processes),
-        configured=cfg.compile.scope != "auto",
-    )
-    if (named := named_loss(cfg)) is not None:
-        choices.take("head_loss", named, configured=True)
-    elif (kept_loss := choices.stored.get("head_loss")) is not None:
-        choices.take("head_loss", (kept_loss, ""))
-    else:
-        choices.take("head_loss", choose_loss(model, precision, device, tokens=rows * seq_len))
-    section = cfg.optimizer or Target(ADAMW[0])
-    choices.take(
-        "optimizer",
-        pick_kernel(device.type, present_name(section.name), section.arguments),
-        configured=present_name(section.name) not in ADAMW or not _KERNEL_KEYS.isdisjoint(section.arguments),
-    )
-    choices.take(
-        "fp8",
-        choose_fp8(
-            cfg,
-            stored=choices.stored.get("fp8"),
-            model=model,
-            device=device,
-            precision=precision,
-            tokens=rows * seq_len,
-        ),
-        configured=True,  # or stored: it refuses either where it cannot be
-    )
-    dtype = autocast_dtype(precision) or torch.float32
-    kept, is_open = choices.stored.get("attention"), model.attention_shape() is not None
-    if kept == "model" or (kept is not None and is_open and attention_kernels.is_here(kept, device)):
-        choices.take("attention", (kept, ""))
-    else:  # none stored, the model section decides now, or the run went on elsewhere
-        choices.take("attention", _choose_attention(model, device, rows, seq_len, dtype), configured=True)
+    step = {**choices.of_step(), "compile": choices.compile(training_length)}
     same = choices.stored.get("processes", processes) == processes
-    threads = (
-        int(choices.stored["threads"]) if same and "threads" in choices.stored else torch.get_num_threads()
-    )
-    return FastPath(**choices.values, threads=threads, processes=processes, reasons=choices.reasons)
-
-
-def named_loss(cfg: PretrainConfig) -> tuple[str, str] | None:
-    """(plain | chunked, why) where ``loss_fn`` names what cannot be anything else; MaskedCrossEntropy may be both."""
-    name = cfg.loss_fn.name if cfg.loss_fn is not None else ""
-    if name.startswith("torch.nn."):
-        return "plain", "as configured"
-    return ("chunked", "as configured") if name.endswith(".ChunkedCrossEntropy") else None
-
-
-def choose_loss(model: CausalLM, precision: str, device: torch.device, *, tokens: int) -> tuple[str, str]:
-    """(plain | chunked, why) for micro-batches of ``tokens``; timed on a CPU, at the size of the model's own head."""
-    size = model.padded_vocab_size
-    heads = (one for one in model.parameters() if one.dim() == 2 and one.shape[0] == size)
-    width = next((one.shape[1] for one in heads), 1)
-    return pick_loss(
-        vocab_size=size, tokens=tokens, width=width, dtype=autocast_dtype(precision), device=device
+    return FastPath(
+        **step,
+        compile_mode=choices.compile_mode(),
+        attention=choices.attention(),
+        optimizer=choices.optimizer(),
+        threads=int(choices.stored.get("threads", 0) if same else 0) or torch.get_num_threads(),
+        processes=processes,
+        fp8=choices.fp8(),
+        reasons=choices.reasons,
     )
 
 
-def choose_compile_scope(cfg: PretrainConfig, model: CausalLM, processes: int) -> tuple[str, str]:
-    """(model | blocks, why): what is compiled as one."""
-    return this_machine.choose_compile_scope(
-        cfg.compile.scope, blocks=len(model.blocks()), processes=processes
-    )
+class Choices:
+    """The choices one by one, a value and a reason each; what the run has stored comes before what is chosen now."""
 
+    def __init__(
+        self,
+        cfg: PretrainConfig,
+        model: CausalLM,
+        device: torch.device,
+        *,
+        rows: int,
+        seq_len: int,
+        stored: Mapping[str, Any],
+        processes: int,
+    ) -> None:
+        self.cfg, self.model, self.device = cfg, model, device
+        self.rows, self.seq_len, self.processes = rows, seq_len, processes
+        self.stored = stored
+        self.reasons: dict[str, str] = {}
 
-def _residual_is_open(model: CausalLM, precision: str) -> bool:
-    """Whether there is a choice: a stream in bf16 makes no sense between products in another type."""
-    return model.takes_residual_dtype and precision == "bf16"
+    def take(self, name: str, chosen: tuple[Any, str], *, configured: bool = False) -> Any:
+        """The value that was ``chosen``, with its reason, unless the run has one stored and nothing is configured."""
+        if name in self.stored and not configured:
+            chosen = self.stored[name], _AS_STORED
+        value, self.reasons[name] = chosen
+        return value
 
+    def of_step(self) -> dict[str, Any]:
+        """``StepPath`` without whether it is compiled."""
+        precision = self.precision()
+        return {
+            "precision": precision,
+            "residual": self.residual(precision),
+            "compile_scope": self.compile_scope(),
+            "head_loss": self.head_loss(precision),
+        }
 
-def choose_residual(
-    cfg: PretrainConfig, model: CausalLM, precision: str, device: torch.device
-) -> tuple[str, str]:
-    """(bf16 | fp32, why): the stream between blocks, where the model lets it be chosen."""
-    if not model.takes_residual_dtype:
-        return "fp32", f"{type(model).__name__} decides by itself"
-    return this_machine.choose_residual(cfg.residual_precision, precision=precision, device=device)
+    def precision(self) -> str:
+        """bf16, fp16 or fp32."""
+        wanted = self.cfg.compute_precision
+        chosen = this_machine.choose_precision(wanted, self.device)
+        precision: str = self.take("precision", chosen, configured=wanted != "auto")
+        return precision
 
+    def residual(self, precision: str) -> str:
+        """bf16 or fp32: the stream between blocks; in bf16 it makes no sense between products in another type."""
+        if not self.model.takes_residual_dtype:
+            fixed = "fp32", f"{type(self.model).__name__} decides by itself"
+            return str(self.take("residual", fixed, configured=True))
+        wanted = self.cfg.residual_precision
+        chosen = this_machine.choose_residual(wanted, precision=precision, device=self.device)
+        return str(self.take("residual", chosen, configured=wanted != "auto" or precision != "bf16"))
 
-def _choose_attention(
-    model: CausalLM, device: torch.device, rows: int, seq_len: int, dtype: torch.dtype
-) -> tuple[str, str]:
-    """(kernel, why); timed on a CUDA device, on a CPU the model's own rule by shape and dtype holds."""
-    shape = model.attention_shape()
-    if shape is None:
-        return "model", "as the model section says"
-    if device.type != "cuda" or dtype == torch.float32:
-        return "model", "by shape and dtype" if device.type == "cpu" else "fp32 has one fused kernel"
-    probed = attention_kernels.probe(
-        device, rows=rows, heads=shape[0], tokens=seq_len, head_width=shape[1], dtype=dtype
-    )
-    return (
-        ("model", "no fused kernel takes these shapes") if probed is None else (probed.kernel, probed.reason)
-    )
+    def compile(self, length: TrainingLength) -> bool:
+        """Whether the model is compiled."""
+        wanted = self.cfg.compile.enabled
+        chosen = this_machine.choose_compile(
+            wanted,
+            device=self.device,
+            total_tokens=length.total_tokens,
+            total_steps=length.total_steps,
+            parameters=self._parameters(),
+        )
+        return bool(self.take("compile", chosen, configured=wanted != "auto"))
+
+    def compile_mode(self) -> str:
+        """torch.compile's."""
+        wanted = self.cfg.compile.mode
+        chosen = this_machine.choose_compile_mode(wanted, parameters=self._parameters(), device=self.device)
+        return str(self.take("compile_mode", chosen, configured=wanted is not None))
+
+    def compile_scope(self) -> str:
+        """model or blocks: what is compiled as one."""
+        wanted, blocks = self.cfg.compile.scope, len(self.model.blocks())
+        chosen = this_machine.choose_compile_scope(wanted, blocks=blocks, processes=self.processes)
+        return str(self.take("compile_scope", chosen, configured=wanted != "auto"))
+
+    def head_loss(self, precision: str) -> str:
+        """plain or chunked: as ``loss_fn`` names it where that says all; timed on a CPU, at the model's own head."""
+        name = self.cfg.loss_fn.name if self.cfg.loss_fn is not None else ""
+        if name.startswith("torch.nn.") or name.endswith(".ChunkedCrossEntropy"):
+            kind = "plain" if name.startswith("torch.nn.") else "chunked"
+            return str(self.take("head_loss", (kind, "as configured"), configured=True))
+        if self.stored.get("head_loss") is not None:
+            return str(self.take("head_loss", ("", "")))
+        size = self.model.padded_vocab_size
+        heads = (one for one in self.model.parameters() if one.dim() == 2 and one.shape[0] == size)
+        chosen = pick_loss(
+            vocab_size=size,
+            tokens=self.rows * self.seq_len,
+            width=next((one.shape[1] for one in heads), 1),
+            dtype=autocast_dtype(precision),
+            device=self.device,
+        )
+        return str(self.take("head_loss", chosen, configured=True))
+
+    def optimizer(self) -> str:
+        """AdamW's kernel, or own."""
+        section = self.cfg.optimizer or Target(ADAMW[0])
+        name = present_name(section.name)
+        chosen = pick_kernel(self.device.type, name, section.arguments)
+        is_named = name not in ADAMW or not _KERNEL_KEYS.isdisjoint(section.arguments)
+        return str(self.take("optimizer", chosen, configured=is_named))
+
+    def fp8(self) -> Mapping[str, Any]:
+        """What of fp8; as stored too it is refused where it cannot be."""
+        chosen = choose_fp8(
+            self.cfg,
+            stored=self.stored.get("fp8"),
+            model=self.model,
+            device=self.device,
+            precision=self.precision(),
+            tokens=self.rows * self.seq_len,
+        )
+        found: Mapping[str, Any] = self.take("fp8", chosen, configured=True)
+        return found
+
+    def attention(self) -> str:
+        """A kernel, or model; a stored one holds where the model lets it be chosen and this machine has it."""
+        kept, is_open = self.stored.get("attention"), self.model.attention_shape() is not None
+        holds = kept is not None and is_open and attention_kernels.is_here(kept, self.device)
+        if kept == "model" or holds:
+            return str(self.take("attention", ("", "")))
+        return str(self.take("attention", self._chosen_attention(), configured=True))
+
+    def _chosen_attention(self) -> tuple[str, str]:
+        """(kernel, why); timed on a CUDA device, on a CPU the model's own rule by shape and dtype holds."""
+        shape, dtype = self.model.attention_shape(), autocast_dtype(self.precision())
+        if shape is None:
+            return "model", "as the model section says"
+        if self.device.type != "cuda" or dtype is None:
+            return "model", "by shape and dtype" if self.device.type == "cpu" else "fp32 has one fused kernel"
+        probed = attention_kernels.probe(
+            self.device, rows=self.rows, heads=shape[0], tokens=self.seq_len, head_width=shape[1], dtype=dtype
+        )
+        return (probed.kernel, probed.reason) if probed else ("model", "no fused kernel takes these shapes")
+
+    def _parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from automodel_cli import device as this_machine
 from automodel_cli.assembly import world as world_assembly
+from automodel_cli.assembly.machine.fast_path import StepPath
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.targets.aliases import present_name
 from automodel_cli.config.targets.target import Target
@@ -55,14 +56,10 @@ def predict(
     cfg: PretrainConfig,
     model: CausalLM,
     world: World,
+    path: StepPath,
     *,
     seq_len: int,
     local_batch_size: int,
-    precision: str,
-    residual: str,
-    compiled: bool,
-    head_loss: str,
-    scope: str = "model",
     resident: int = 0,
     tasks: tuple[int, int] = (0, 0),
 ) -> PeakMemory | None:
@@ -75,20 +72,18 @@ def predict(
     shape = model.shape()
     if shape is None:
         return None
-    section, device = cfg.distributed, world.device.type
-    many = world.size > 1
-    direct = getattr(model, "direct_head", True)
+    section, device, many = cfg.distributed, world.device.type, world.size > 1
     plan = StepPlan(
         seq_len=seq_len,
         local_batch_size=local_batch_size,
-        precision=precision,
-        residual_bytes=2 if residual == "bf16" else 4,
-        compiled=compiled,
-        whole=scope == "model" and not many,
-        head_loss=head_loss if direct else "plain",
+        precision=path.precision,
+        residual_bytes=2 if path.residual == "bf16" else 4,
+        compiled=path.compile,
+        whole=path.compile_scope == "model" and not many,
+        head_loss=path.head_loss if getattr(model, "direct_head", True) else "plain",
         chunk_tokens=chunk_tokens(cfg.loss_fn) or default_chunk_tokens(shape.padded_vocab_size, device),
         recompute=world_assembly.recomputing(cfg),
-        attention=attention_keeps(model, device=device, precision=precision, seq_len=seq_len),
+        attention=attention_keeps(model, device=device, precision=path.precision, seq_len=seq_len),
         dropout=model.has_dropout(),
         moments=moments(cfg.optimizer),
         accumulates=cfg.step_scheduler.global_batch_size > local_batch_size * world.dp_world,

@@ -13,11 +13,12 @@ from automodel_cli.assembly import facts as run_facts
 from automodel_cli.assembly import model as model_assembly
 from automodel_cli.assembly import training
 from automodel_cli.assembly import world as world_assembly
-from automodel_cli.assembly.facts import Facts, PrecisionFacts
+from automodel_cli.assembly.facts import Facts
 from automodel_cli.assembly.logs import tracker_missing
 from automodel_cli.assembly.machine import batch_size
 from automodel_cli.assembly.machine import memory as memory_assembly
 from automodel_cli.assembly.machine.fast_path import FastPath, choose_fast_path
+from automodel_cli.assembly.optimizer import build_optimizer, build_schedule
 from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.assembly.run_folder import (
     WHAT,
@@ -36,7 +37,7 @@ from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.data.position import check_plan
 from automodel_cli.distributed.heartbeat import Heartbeat
 from automodel_cli.distributed.world import World
-from automodel_cli.recipes.pretraining.run import NO_OPTIONS, Run, RunOptions, RunPlan
+from automodel_cli.recipes.pretraining.run import NO_OPTIONS, LoadedRun, OpenedRun, Run, RunOptions, RunPlan
 from automodel_cli.recipes.pretraining.summary import show_summary
 from automodel_cli.train.preemption import StopRequest
 from automodel_cli.train.state import TrainState
@@ -82,55 +83,25 @@ def show_plan(
 
 def plan_run(cfg: PretrainConfig, world: World, reporter: Reporter, options: RunOptions) -> RunPlan:
     """All that can be refused before there are weights, the cheapest first; nothing is changed on the disk."""
-    fresh, trust = options.fresh, options.trust
+    plan = _plan(_load(_open(cfg, world, reporter, options)))
+    if (checkpoint := plan.checkpoint) is not None:
+        all_ranks(world, lambda: _check_resume(plan, checkpoint), what=f"loading {checkpoint}")
+    return plan
+
+
+def _open(cfg: PretrainConfig, world: World, reporter: Reporter, options: RunOptions) -> OpenedRun:
+    """Find data, model and checkpoint, and see that the first two fit."""
     stop = StopRequest(cfg.step_scheduler.preemption_signal)
     this_machine.bound_the_heap()
-    dataset = data_assembly.build_dataset(cfg, cfg.dataset, trust=trust)
+    dataset = data_assembly.build_dataset(cfg, cfg.dataset, trust=options.trust)
     tokenizer = run_tokenizer(cfg, dataset)
     memory = memory_assembly.probe_device_memory(world)
-    model = model_assembly.build_model(cfg.model, seed=cfg.rng_seed, trust=trust, on_meta=world.size > 1)
+    model = model_assembly.build_model(
+        cfg.model, seed=cfg.rng_seed, trust=options.trust, on_meta=world.size > 1
+    )
     seq_len = data_assembly.row_length(cfg, dataset, tokenizer, model)
-    checkpoint = find_checkpoint(cfg, world, fresh=fresh, say=reporter.say)
-    stored = Facts() if checkpoint is None else Facts.read(checkpoint)
-    local_batch = batch_size.choose(cfg, model, world, memory, seq_len=seq_len, stored=stored)
-    cfg = batch_size.settled(cfg, local_batch)
-    loader = data_assembly.build_train_loader(cfg, dataset, world, trust=trust)
-    val_sets = data_assembly.build_eval_sets(cfg, world, trust=trust)
-    for name, (held_out, _) in val_sets.items():
-        data_assembly.check_fits(held_out, model, what=f"validation set {name}")
-    evaluation = build_evaluation(cfg, model, tokenizer, reporter.say)
-    training_length = plan_training_length(
-        max_steps=cfg.step_scheduler.max_steps,
-        num_epochs=cfg.step_scheduler.num_epochs,
-        steps_in_epochs=data_assembly.steps_in_epochs(cfg, loader, world, reporter.say),
-        tokens_per_step=cfg.step_scheduler.global_batch_size * seq_len,
-    )
-    training.keep_compiled_code(cfg)
-    chosen = choose_fast_path(
-        cfg,
-        device=world.device,
-        training_length=training_length,
-        model=model,
-        rows=cfg.step_scheduler.local_rows,
-        seq_len=seq_len,
-        stored=stored.fast_path,
-        processes=world.size,
-    )
-    fast_path = FastPath(**world.broadcast(dataclasses.asdict(chosen)))
-    fast_path.apply(model)
-    this_machine.configure_process(world.device, threads=fast_path.threads)
-    head_loss = training.build_head_loss(cfg, fast_path, trust=trust)
-    scaler = training.build_scaler(fast_path, world.device)
-    world_assembly.check_spread(cfg, model, world)
-    check_run_folder(cfg, model, world, fresh=fresh)
-    if checkpoint is None:
-        model_assembly.check_weights(
-            model, tokenizer, init_from=cfg.init_from, any_function=cfg.init_from_any_function
-        )
-    optimizer = training.build_optimizer(cfg, model, world.device, fast_path, trust=trust)
-    schedule = training.build_schedule(cfg, optimizer, training_length.total_steps)
-    precision = PrecisionFacts.of(model, world_assembly.parallel_config(cfg, model, fast_path), fast_path)
-    plan = RunPlan(
+    checkpoint = find_checkpoint(cfg, world, fresh=options.fresh, say=reporter.say)
+    return OpenedRun(
         cfg=cfg,
         options=options,
         world=world,
@@ -141,30 +112,80 @@ def plan_run(cfg: PretrainConfig, world: World, reporter: Reporter, options: Run
         model=model,
         seq_len=seq_len,
         memory=memory,
-        peak=None,
+        checkpoint=checkpoint,
+        stored=Facts() if checkpoint is None else Facts.read(checkpoint),
+    )
+
+
+def _load(opened: OpenedRun) -> LoadedRun:
+    """Choose the size of micro-batches, and put loaders around the data sets."""
+    world, model, trust, say = opened.world, opened.model, opened.options.trust, opened.reporter.say
+    local_batch = batch_size.choose(
+        opened.cfg, model, world, opened.memory, seq_len=opened.seq_len, stored=opened.stored
+    )
+    cfg = batch_size.settled(opened.cfg, local_batch)
+    loader = data_assembly.build_train_loader(cfg, opened.dataset, world, trust=trust)
+    val_sets = data_assembly.build_eval_sets(cfg, world, trust=trust)
+    for name, (held_out, _) in val_sets.items():
+        data_assembly.check_fits(held_out, model, what=f"validation set {name}")
+    evaluation = build_evaluation(cfg, model, opened.tokenizer, say)
+    training_length = plan_training_length(
+        max_steps=cfg.step_scheduler.max_steps,
+        num_epochs=cfg.step_scheduler.num_epochs,
+        samples=data_assembly.samples_in_epochs(cfg, loader, world, say),
+        global_batch_size=cfg.step_scheduler.global_batch_size,
+        seq_len=opened.seq_len,
+    )
+    return opened.grown(
+        LoadedRun,
+        cfg=cfg,
         local_batch=local_batch,
         loader=loader,
         val_sets=val_sets,
         evaluation=evaluation,
         training_length=training_length,
+    )
+
+
+def _plan(loaded: LoadedRun) -> RunPlan:
+    """Choose the fast path, and build what an update is made of, for a model that has no weights yet."""
+    cfg, world, model, options = loaded.cfg, loaded.world, loaded.model, loaded.options
+    training.keep_compiled_code(cfg)
+    chosen = choose_fast_path(
+        cfg,
+        device=world.device,
+        training_length=loaded.training_length,
+        model=model,
+        rows=cfg.step_scheduler.local_rows,
+        seq_len=loaded.seq_len,
+        stored=loaded.stored.fast_path,
+        processes=world.size,
+    )
+    fast_path = FastPath(**world.broadcast(dataclasses.asdict(chosen)))
+    fast_path.apply(model)
+    this_machine.configure_process(world.device, threads=fast_path.threads)
+    head_loss = training.build_head_loss(cfg, fast_path, trust=options.trust)
+    scaler = training.build_scaler(fast_path, world.device)
+    world_assembly.check_spread(cfg, model, world)
+    check_run_folder(cfg, model, world, fresh=options.fresh)
+    if loaded.checkpoint is None:
+        model_assembly.check_weights(
+            model, loaded.tokenizer, init_from=cfg.init_from, any_function=cfg.init_from_any_function
+        )
+    optimizer = build_optimizer(cfg, model, world.device, fast_path, trust=options.trust)
+    return loaded.grown(
+        RunPlan,
         fast_path=fast_path,
-        precision=precision,
         head_loss=head_loss,
         scaler=scaler,
         optimizer=optimizer,
-        schedule=schedule,
-        checkpoint=checkpoint,
-        facts=Facts(),
+        schedule=build_schedule(cfg, optimizer, loaded.training_length.total_steps),
     )
-    plan = replace(plan, peak=_peak(plan), facts=_facts(plan))
-    if checkpoint is not None:
-        all_ranks(world, lambda: _check_resume(plan, checkpoint, stored), what=f"loading {checkpoint}")
-    return plan
 
 
-def _check_resume(plan: RunPlan, checkpoint: Path, stored: Facts) -> None:
+def _check_resume(plan: RunPlan, checkpoint: Path) -> None:
     """Find out before anything is changed that this run can go on from the checkpoint."""
-    run_facts.refuse_other_run(stored, plan.facts, checkpoint)
+    run_facts.refuse_other_run(plan.stored, plan.describe(), checkpoint)
     loaded = check_fits(checkpoint, model=plan.model, optimizer=plan.optimizer)
     training.restored_state(loaded)
     check_plan(loaded.loader_state, plan.loader.plan)
@@ -186,12 +207,11 @@ def _begin(plan: RunPlan, heartbeat: Heartbeat) -> Run:
     )
     parallel.wrap_for_training()
     # Anew: spreading and weights have put other parameters into the model.
-    optimizer = training.build_optimizer(
-        cfg, plan.model, world.device, plan.fast_path, trust=plan.options.trust
-    )
+    optimizer = build_optimizer(cfg, plan.model, world.device, plan.fast_path, trust=plan.options.trust)
     plan = replace(plan, optimizer=optimizer)
-    run = Run(
-        **{**vars(plan), "facts": _facts(plan)},
+    run = plan.grown(
+        Run,
+        facts=plan.describe(),
         checkpointer=checkpointer,
         parallel=parallel,
         state=TrainState(),
@@ -229,37 +249,4 @@ def _without_compile(plan: RunPlan) -> RunPlan:
         "note: torch.compile stays off: it cannot follow tensor parallel, or bf16 over ranks on a CPU"
     )
     training.unfuse(plan.head_loss)
-    plan = replace(plan, fast_path=replace(plan.fast_path, compile=False))
-    return replace(plan, peak=_peak(plan))
-
-
-def _facts(plan: RunPlan) -> Facts:
-    return run_facts.collect(
-        model=plan.model,
-        target=plan.cfg.model,
-        dataset=plan.dataset,
-        tokenizer=plan.tokenizer,
-        optimizer=plan.optimizer,
-        schedule=plan.schedule,
-        fast_path=plan.fast_path,
-        precision=plan.precision,
-        scheduler=plan.cfg.step_scheduler,
-    )
-
-
-def _peak(plan: RunPlan) -> memory_assembly.PeakMemory | None:
-    path = plan.fast_path
-    return memory_assembly.predict(
-        plan.cfg,
-        plan.model,
-        plan.world,
-        seq_len=plan.seq_len,
-        local_batch_size=plan.local_batch.rows,
-        precision=path.precision,
-        residual=path.residual,
-        compiled=path.compile,
-        scope=path.compile_scope,
-        head_loss=path.head_loss,
-        resident=plan.memory.resident if plan.memory else 0,
-        tasks=plan.evaluation.forward_size(plan.device.type, plan.model.max_seq_len),
-    )
+    return replace(plan, fast_path=replace(plan.fast_path, compile=False))

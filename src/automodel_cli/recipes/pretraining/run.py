@@ -1,35 +1,39 @@
-"""A pretraining run as a value: its plan, what is built of it, and how it ended."""
+"""A pretraining run as a value that grows: opened, loaded, planned, ready to train; and how it ended."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from automodel_cli.assembly.data import TrainLoader
-from automodel_cli.assembly.facts import Facts, PrecisionFacts
+from automodel_cli.assembly.facts import Facts, PrecisionFacts, data_facts, versions
 from automodel_cli.assembly.machine.batch_size import LocalBatch
 from automodel_cli.assembly.machine.fast_path import FastPath
-from automodel_cli.assembly.machine.memory import DeviceMemory
+from automodel_cli.assembly.machine.memory import DeviceMemory, predict
+from automodel_cli.assembly.own_model import code_facts
 from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.assembly.scoring.during_training import RunEvaluation
 from automodel_cli.assembly.tokenizer import RunTokenizer
 from automodel_cli.assembly.training_length import TrainingLength
+from automodel_cli.assembly.world import parallel_config
 from automodel_cli.checkpoint.checkpointer import Checkpointer
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.data.loader import EvalLoader
 from automodel_cli.distributed.heartbeat import Heartbeat
 from automodel_cli.distributed.parallelize import ParallelModel
 from automodel_cli.distributed.world import World
-from automodel_cli.models.interface import CausalLM
+from automodel_cli.models.interface import CausalLM, count_parameters
 from automodel_cli.sizing.memory import PeakMemory
 from automodel_cli.train.preemption import StopRequest
 from automodel_cli.train.schedules import Schedule
 from automodel_cli.train.state import TrainState
+
+Stage = TypeVar("Stage", bound="OpenedRun")
 
 
 @dataclass(frozen=True)
@@ -51,14 +55,14 @@ NO_OPTIONS = RunOptions()
 
 
 @dataclass(frozen=True)
-class RunPlan:
-    """Everything that is known of a run before it has weights; a dry run ends here.
+class OpenedRun:
+    """A run whose data, model and checkpoint were found: the first stage of a plan.
 
     Attributes:
-        cfg: the configuration, with a number in the place of ``local_batch_size: auto``.
-        memory, peak: of the device, and what a step will need of it; None: not known.
+        cfg: the configuration, later with a number in the place of ``local_batch_size: auto``.
+        memory: of the device; None: not known.
         checkpoint: the step folder that the run goes on from; None: it begins.
-        facts: what its checkpoints will say of it.
+        stored: what that says of its run.
     """
 
     cfg: PretrainConfig
@@ -71,20 +75,13 @@ class RunPlan:
     model: CausalLM
     seq_len: int
     memory: DeviceMemory | None
-    peak: PeakMemory | None
-    local_batch: LocalBatch
-    loader: TrainLoader
-    val_sets: Mapping[str, tuple[Any, EvalLoader]]
-    evaluation: RunEvaluation
-    training_length: TrainingLength
-    fast_path: FastPath
-    precision: PrecisionFacts
-    head_loss: Any
-    scaler: torch.amp.GradScaler | None
-    optimizer: torch.optim.Optimizer
-    schedule: Schedule
     checkpoint: Path | None
-    facts: Facts
+    stored: Facts
+
+    def grown(self, kind: type[Stage], **more: Any) -> Stage:
+        """The next stage: all that is here, and more."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        return kind(**{**own, **more})
 
     @property
     def device(self) -> torch.device:
@@ -103,14 +100,76 @@ class RunPlan:
 
 
 @dataclass(frozen=True)
+class LoadedRun(OpenedRun):
+    """A run that knows its batches, and so its length."""
+
+    local_batch: LocalBatch
+    loader: TrainLoader
+    val_sets: Mapping[str, tuple[Any, EvalLoader]]
+    evaluation: RunEvaluation
+    training_length: TrainingLength
+
+
+@dataclass(frozen=True)
+class RunPlan(LoadedRun):
+    """Everything that is known of a run before it has weights; a dry run ends here."""
+
+    fast_path: FastPath
+    head_loss: Any
+    scaler: torch.amp.GradScaler | None
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+
+    @property
+    def precision(self) -> PrecisionFacts:
+        """Number types of weights, products and sums of gradients."""
+        policy = parallel_config(self.cfg, self.model, self.fast_path)
+        return PrecisionFacts.of(self.model, policy, self.fast_path)
+
+    @property
+    def peak(self) -> PeakMemory | None:
+        """What a step will need of the device's memory; None: not known."""
+        return predict(
+            self.cfg,
+            self.model,
+            self.world,
+            self.fast_path,
+            seq_len=self.seq_len,
+            local_batch_size=self.local_batch.rows,
+            resident=self.memory.resident if self.memory else 0,
+            tasks=self.evaluation.forward_size(self.device.type, self.model.max_seq_len),
+        )
+
+    def describe(self) -> Facts:
+        """What its checkpoints will say of it."""
+        scheduler = self.cfg.step_scheduler
+        return Facts(
+            model=self.model.model_config(),
+            code=code_facts(self.model, self.cfg.model),
+            param_counts=count_parameters(self.model),
+            param_roles=self.model.param_roles(),
+            data=data_facts(self.dataset),
+            tokenizer=self.tokenizer.facts() if self.tokenizer is not None else None,
+            optimizer={"class": type(self.optimizer).__name__},
+            schedule=self.schedule.settings(),
+            fast_path=self.fast_path.stored(),
+            precision=asdict(self.precision),
+            batch={"global": scheduler.global_batch_size, "local": scheduler.local_rows},
+            versions=versions(),
+        )
+
+
+@dataclass(frozen=True)
 class Run(RunPlan):
     """A run that is ready to train: the model is over the ranks and has its weights, the run folder is held.
 
     Attributes:
+        facts: what its checkpoints say of it.
         state: the counters; training moves them on.
         claim: what holds the run folder; closed when training ends.
     """
 
+    facts: Facts
     checkpointer: Checkpointer
     parallel: ParallelModel
     state: TrainState

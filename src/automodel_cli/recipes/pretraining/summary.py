@@ -1,4 +1,4 @@
-"""The start-up table of a run or of its plan, and the notes above it."""
+"""The start-up table of a run or of its plan: every number a user checks before a long run, and the notes above it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,16 @@ from automodel_cli.assembly import data as data_assembly
 from automodel_cli.assembly import summary
 from automodel_cli.assembly import world as world_assembly
 from automodel_cli.assembly.machine import memory as memory_assembly
+from automodel_cli.assembly.machine.fast_path import FastPath
+from automodel_cli.assembly.reporter import Rows
 from automodel_cli.checkpoint import nested_runs
 from automodel_cli.data.files.overlap import notes_on_overlap
+from automodel_cli.data.interface import source_of
+from automodel_cli.data.packed_loader import PackedLoader
+from automodel_cli.models.interface import count_parameters
 from automodel_cli.recipes.pretraining.run import RunPlan
+from automodel_cli.sizing import shape as sizing
+from automodel_cli.text import human, plural
 from automodel_cli.train.schedules import contradictions
 
 
@@ -21,19 +28,14 @@ def show_summary(plan: RunPlan, weights_from: str) -> None:
     if (blend := summary.blend_table(_datasets(plan))) is not None:
         plan.reporter.columns(*blend)
     rows = [
-        *summary.model_rows(plan.model, weights_from=weights_from),
-        *(summary.data_row(name, dataset) for name, dataset in _datasets(plan).items()),
-        *summary.packing_rows(plan.loader, plan.world),
-        *summary.schedule_rows(
-            plan.cfg,
-            plan.training_length,
-            plan.schedule,
-            dp_world=plan.world.dp_world,
-            why=plan.local_batch.reason,
-        ),
+        *_model_rows(plan),
+        ("weights", weights_from),
+        *((name, _data_words(dataset)) for name, dataset in _datasets(plan).items()),
+        *_packing_rows(plan),
+        *_schedule_rows(plan),
         *world_assembly.rows(plan.cfg, plan.world),
-        *summary.fast_path_rows(plan.fast_path, plan.device, plan.precision),
-        *summary.cost_rows(plan.model, plan.training_length, plan.seq_len, plan.peak, plan.memory),
+        *_fast_path_rows(plan),
+        *_cost_rows(plan),
         ("run folder", f"{plan.run_folder}" if plan.saves else "none: checkpoints are off"),
     ]
     plan.reporter.table("pretrain llm", rows)
@@ -57,3 +59,90 @@ def _notes(plan: RunPlan) -> list[str]:
 def _datasets(plan: RunPlan) -> dict[str, Any]:
     held_out = {f"validation: {name}": dataset for name, (dataset, _) in plan.val_sets.items()}
     return {"training data": plan.dataset, **held_out}
+
+
+def _model_rows(plan: RunPlan) -> Rows:
+    model, counts = plan.model, count_parameters(plan.model)
+    family = model.model_config().get("family", type(model).__name__)
+    return [
+        ("model", f"{family}, {sum(counts.values()):,} parameters"),
+        ("", ", ".join(f"{role} {human(number)}" for role, number in counts.items())),
+        ("vocabulary", f"{model.vocab_size:,} (stored as {model.padded_vocab_size:,})"),
+    ]
+
+
+def _data_words(dataset: Any) -> str:
+    """Tokens, files and sequences of a data set, as far as it can say."""
+    known = source_of(dataset).describe()
+    words = [
+        f"{known.tokens:,} tokens" if known.tokens is not None else "",
+        plural(known.files, "file") if known.files is not None else "",
+        f"{known.sequences:,} sequences of {known.seq_len or '?'}" if known.sequences is not None else "",
+    ]
+    return ", ".join(filter(None, words)) or known.kind
+
+
+def _packing_rows(plan: RunPlan) -> Rows:
+    """How rows are packed; only rank 0, which shows it, looks at some for that."""
+    if not (isinstance(plan.loader, PackedLoader) and plan.world.is_main):
+        return []
+    return [("packing", plan.loader.in_words())]
+
+
+def _schedule_rows(plan: RunPlan) -> Rows:
+    """Batch arithmetic, length and learning rate."""
+    scheduler, length, ranks = plan.cfg.step_scheduler, plan.training_length, plan.world.dp_world
+    at_once = plural(
+        scheduler.global_batch_size // (scheduler.local_rows * ranks), "micro-batch", "micro-batches"
+    )
+    places = f" on each of {ranks} ranks" if ranks > 1 else ""
+    why = f"; {plan.local_batch.reason}" if plan.local_batch.reason else ""
+    unit = "pack" if isinstance(plan.loader, PackedLoader) else "sequence"
+    rest = f", {plural(length.left_out, unit)} left out at the end" if length.left_out else ""
+    return [
+        (
+            "batch",
+            f"{scheduler.global_batch_size} sequences = {length.tokens_per_step:,} tokens per update"
+            f" ({scheduler.local_rows} at a time{places}, {at_once}{why})",
+        ),
+        (
+            "length",
+            f"{length.total_steps:,} updates ({length.reason}{rest}), {human(length.total_tokens)} tokens",
+        ),
+        ("learning rate", plan.schedule.describe()),
+    ]
+
+
+def _fast_path_rows(plan: RunPlan) -> Rows:
+    """What was chosen for speed, and why."""
+    path, device = plan.fast_path, plan.device
+    why = path.reasons
+    return [
+        ("device", f"{device} ({path.threads} threads)" if device.type == "cpu" else str(device)),
+        ("precision", f"{plan.precision.describe()} ({why['precision']})"),
+        ("residual", f"{path.residual} between blocks ({why['residual']})"),
+        ("attention", f"{path.attention} ({why['attention']})"),
+        ("compile", _compile_words(path)),
+        *([("fp8", f"on ({why['fp8']})")] if path.fp8["recipe"] != "off" else []),
+        ("optimizer", f"{path.optimizer} kernel ({why['optimizer']})"),
+        ("loss", f"{path.head_loss} cross-entropy ({why['head_loss']})"),
+    ]
+
+
+def _compile_words(path: FastPath) -> str:
+    if not path.compile:
+        return f"off ({path.reasons['compile']})"
+    reasons = [path.reasons[name] for name in ("compile", "compile_scope", "compile_mode")]
+    return f"on, {path.compile_scope} ({'; '.join(filter(None, reasons))})"
+
+
+def _cost_rows(plan: RunPlan) -> Rows:
+    """FLOPs and memory, computed and not measured."""
+    flops = sizing.flops_per_token(plan.model.shape(), plan.seq_len)
+    if flops is None:
+        return [("cost", "n/a: the shape of this model is not known")]
+    total = flops * plan.training_length.total_tokens
+    return [
+        ("FLOPs", f"{human(flops, billions='G')} per token, {total:.3g} in all"),
+        memory_assembly.row(plan.peak, plan.memory),
+    ]
