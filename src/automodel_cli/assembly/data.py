@@ -17,7 +17,6 @@ from automodel_cli.data.interface import DataSource, RunValues, WindowDataset, s
 from automodel_cli.data.loader import EvalLoader, TokenLoader, TorchLoader
 from automodel_cli.data.packed_loader import PackedLoader
 from automodel_cli.data.packing import Packed, Packing
-from automodel_cli.data.sampler import steps_for_samples
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.models.interface import CausalLM
@@ -216,10 +215,10 @@ def steps_in_epochs(
                 "how many packs an iterable data set makes is only known when it was read",
                 "set step_scheduler.max_steps",
             )
-        return steps_for_samples(_count_packs(loader, epochs or 1, world, say), rows)[0]
+        return _count_packs(loader, epochs or 1, world, say) // rows
     if loader.steps_per_epoch is None:
         return None
-    return steps_for_samples(round(loader.steps_per_epoch * rows) * (epochs or 1), rows)[0]
+    return round(loader.steps_per_epoch * rows) * (epochs or 1) // rows
 
 
 def _count_packs(loader: PackedLoader, epochs: int, world: World, say: Callable[[str], None]) -> int:
