@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
-from automodel_cli.data.files.row_documents import positions, segments
+from automodel_cli.data.files.documents import positions, segments
 from automodel_cli.errors import ConfigError
 
 NO_PAD = -1
