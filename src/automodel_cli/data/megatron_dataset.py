@@ -25,8 +25,7 @@ from automodel_cli.data.interface import BlendStats, IndexReport, RunValues, Tok
 from automodel_cli.data.megatron.gpt_index import SampleShape, SplitBounds, parse_split
 from automodel_cli.data.megatron.index_cache import CACHE_FOLDER, IndexCache
 from automodel_cli.data.megatron.labels import LabelRules
-from automodel_cli.data.megatron.names import CacheKeys
-from automodel_cli.data.megatron.order import MegatronOrder
+from automodel_cli.data.megatron.order import CacheKeys, MegatronOrder
 from automodel_cli.data.megatron.origin import TokenizerProvenance
 from automodel_cli.data.megatron.parts import Part, fingerprint, open_parts
 from automodel_cli.data.megatron.paths import (
