@@ -39,7 +39,7 @@ from automodel_cli.data.megatron.gpt_index import (
     normalize,
     sample_index,
 )
-from automodel_cli.data.megatron.index_cache import IndexCache, IndexEntry
+from automodel_cli.data.megatron.index_cache import ArraySpec, IndexCache, IndexEntry
 from automodel_cli.data.megatron_dataset import MegatronPretraining
 
 DOCUMENTS, TOKENS_EACH = 2_000_000, 816  # 1.63G tokens
@@ -90,7 +90,8 @@ def blending(folder: Path) -> None:
         found = blend(weights, BLEND_SAMPLES)
         return {name: getattr(found, name) for name in names}
 
-    entry = IndexEntry("blend", {"weights": weights}, None, names, build)
+    arrays = {name: ArraySpec(("int16", "int64"), (BLEND_SAMPLES,), 0, BLEND_SAMPLES) for name in names}
+    entry = IndexEntry("blend", {"weights": weights}, None, arrays, build)
     first, again = (cpu_seconds(lambda: IndexCache(folder / "cache").arrays([entry])) for _ in range(2))
     print(f"blend of {len(weights)} data sets, {BLEND_SAMPLES:,} samples")
     print(f"  {first:.2f} s the first time (wanted: 5 s), then {again * 1e3:.1f} ms from the cache")

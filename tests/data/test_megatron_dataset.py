@@ -17,8 +17,9 @@ from tests.token_files import MegatronReader, write_megatron_file
 
 from automodel_cli.batch import IGNORE_INDEX
 from automodel_cli.corpus.tokenizer import ByteTokenizer
+from automodel_cli.data.arguments import MegatronArguments
 from automodel_cli.data.loader import EvalLoader, TokenLoader
-from automodel_cli.data.megatron_dataset import CACHE_FOLDER, MegatronPretraining, SampleBudget
+from automodel_cli.data.megatron_dataset import CACHE_FOLDER, MegatronPretraining, samples_needed
 from automodel_cli.errors import ConfigError, DataError
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "megatron"
@@ -313,28 +314,38 @@ def test_a_cache_of_other_data_is_not_used(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------- samples wanted
 
 
+def run_of(
+    size: int | None = None, steps: int | None = None, interval: int | None = None, batches: float | None = 1
+) -> MegatronArguments:
+    return MegatronArguments(
+        "x",
+        global_batch_size=size,
+        trainer_max_steps=steps,
+        trainer_val_check_interval=interval,
+        trainer_limit_val_batches=batches,
+    )
+
+
 @pytest.mark.parametrize(
-    ("length", "expected"),
+    ("run", "expected"),
     [
-        (
-            SampleBudget(512, 18500, 250),
-            {"train": 9_472_000, "valid": 37_888, "test": None},
-        ),  # the guide's own log
-        (SampleBudget(512, None, 250), {"train": None, "valid": None, "test": None}),
-        (SampleBudget(8, 10, 250), {"train": 80, "valid": 8, "test": None}),  # NeMo: no sample to consume
-        (SampleBudget(8, 10, None), {"train": 80, "valid": 8, "test": None}),
-        (SampleBudget(8, 10, 5, None), {"train": 80, "valid": None, "test": None}),
-        (SampleBudget(), {"train": None, "valid": None, "test": None}),
+        # the guide's own log
+        (run_of(512, 18500, 250), {"train": 9_472_000, "valid": 37_888, "test": None}),
+        (run_of(512, None, 250), {"train": None, "valid": None, "test": None}),
+        (run_of(8, 10, 250), {"train": 80, "valid": 8, "test": None}),  # NeMo: no sample to consume
+        (run_of(8, 10, None), {"train": 80, "valid": 8, "test": None}),
+        (run_of(8, 10, 5, None), {"train": 80, "valid": None, "test": None}),
+        (run_of(), {"train": None, "valid": None, "test": None}),
     ],
 )
-def test_samples_a_run_needs(length: SampleBudget, expected: dict[str, int | None]) -> None:
-    assert {split: length.samples(split) for split in SPLITS} == expected
+def test_samples_a_run_needs(run: MegatronArguments, expected: dict[str, int | None]) -> None:
+    assert {split: samples_needed(run, split) for split in SPLITS} == expected
 
 
 @pytest.mark.parametrize("batches", [0, -1, 0.5])
 def test_a_share_of_validation_batches_is_not_understood(batches: float) -> None:
     with pytest.raises(ConfigError, match="trainer_limit_val_batches"):
-        SampleBudget(8, 10, 5, batches).samples("valid")
+        samples_needed(run_of(8, 10, 5, batches), "valid")
 
 
 def test_given_numbers_win(files: Path) -> None:

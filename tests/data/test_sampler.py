@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.effort import examples
 
-from automodel_cli.data.sampler import batch_shape, divisors_near, grad_accum_steps
+from automodel_cli.data.sampler import BatchShape, divisors_near, grad_accum_steps
 from automodel_cli.errors import ConfigError
 
 SIZES = st.tuples(st.integers(1, 5), st.integers(1, 6), st.integers(1, 7))  # ranks, rows, micro-batches
@@ -22,7 +22,7 @@ def test_ranks_share_each_update_without_gap_or_overlap(
     ranks, rows, accum = sizes
     size = ranks * rows * accum
     parts = [
-        batch_shape(global_batch_size=size, local_batch_size=rows, dp_rank=r, dp_world=ranks).samples(
+        BatchShape(global_batch_size=size, local_batch_size=rows, dp_rank=r, dp_world=ranks).samples(
             first, updates
         )
         for r in range(ranks)

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, IterableDataset
 from automodel_cli.data.interface import length_of
 from automodel_cli.data.loader import TorchLoader
 from automodel_cli.data.permutation import Permutation
-from automodel_cli.data.sampler import batch_shape
+from automodel_cli.data.sampler import BatchShape
 from automodel_cli.data.user_dataset import (
     RankStream,
     Sharding,
@@ -84,7 +84,7 @@ def test_identity() -> None:
 
 
 def test_index_batches_follow_the_sampler() -> None:
-    shape = batch_shape(global_batch_size=4, local_batch_size=2)
+    shape = BatchShape(global_batch_size=4, local_batch_size=2)
     permutation = Permutation(5, seed=1)
     batches = list(index_batches(shape, 5, 3, 3, permutation))
     numbers = 3 + np.arange(12)
@@ -104,7 +104,7 @@ def test_stream_calls_set_epoch() -> None:
     dataset = Epochs()
     stream = RankStream(
         dataset,
-        batch_shape(global_batch_size=5, local_batch_size=5),
+        BatchShape(global_batch_size=5, local_batch_size=5),
         Sharding(ranks=False, workers=False),
         num_epochs=3,
     )
@@ -135,7 +135,7 @@ def test_a_hugging_face_stream_is_read_once_by_all_ranks(workers: int) -> None:
         seen.append(_seen(loader))
     assert sorted(seen[0] + seen[1]) == list(range(24))
     assert not set(seen[0]) & set(seen[1])
-    part, sharding = shard_of_rank(_hub(), batch_shape(global_batch_size=2, local_batch_size=1, dp_world=2))
+    part, sharding = shard_of_rank(_hub(), BatchShape(global_batch_size=2, local_batch_size=1, dp_world=2))
     assert sharding == Sharding(ranks=True, workers=True)
     assert is_iterable_style(part)
 

@@ -1,9 +1,7 @@
-"""Buffers and reading ahead."""
+"""Token windows into batches: views of buffers that are used again, or narrow ones for a device."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,103 +9,46 @@ import pytest
 import torch
 from tests.token_files import write_token_file
 
-from automodel_cli.data import windows
+from automodel_cli.batch import Batch
+from automodel_cli.corpus.formats.nanogpt_bin import ShardWriter
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
-from automodel_cli.data.sampler import batch_shape
-from automodel_cli.data.windows import Buffer, prefetch_on_host
+from automodel_cli.data.sampler import BatchShape
+from automodel_cli.data.windows import read_updates
 
 
-class Clock:
-    """Stands for the clock and the system's count of waits: time passes, and threads wait, when a test says so."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 0.0
-        self.waits = 0
-        monkeypatch.setattr(windows, "time", self)
-        monkeypatch.setattr(windows, "_voluntary_waits", lambda: self.waits)
-
-    def perf_counter(self) -> float:
-        return self.now
-
-    def items(self, slow: int, threads: list[str], *, waits: int = 1) -> Iterator[int]:
-        """Ten numbers, of which ``slow`` takes ten milliseconds."""
-        for value in range(10):
-            threads.append(threading.current_thread().name.split("_")[0])
-            if value == slow:
-                self.now += 0.01
-                self.waits += waits
-            yield value
+def updates(
+    dataset: NanogptDataset, shape: BatchShape, count: int, *, pin_memory: bool = False
+) -> list[list[Batch]]:
+    numbers = shape.samples(0, count)
+    offsets = dataset.sample_offsets(numbers.ravel()).reshape(*numbers.shape, 2)
+    return list(read_updates(dataset, shape, offsets, pin_memory=pin_memory))
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
-
-
-@pytest.mark.parametrize("when", [True, False, "auto"])
-def test_items_come_in_order_and_all_of_them(when: bool | str) -> None:
-    assert list(prefetch_on_host(iter(range(100)), when)) == list(range(100))  # type: ignore[arg-type]
-    assert list(prefetch_on_host(iter(()), when)) == []  # type: ignore[arg-type]
-
-
-def test_auto_takes_a_thread_at_the_first_slow_read(clock: Clock) -> None:
-    threads: list[str] = []
-    assert list(prefetch_on_host(clock.items(4, threads), "auto")) == list(range(10))
-    assert threads[:5] == ["MainThread"] * 5
-    assert threads[5:] == ["read-ahead"] * 5
-    threads.clear()
-    list(prefetch_on_host(clock.items(4, threads), False))
-    assert set(threads) == {"MainThread"}
-
-
-def test_auto_is_not_moved_by_work_that_does_not_wait(clock: Clock) -> None:
-    """A busy machine makes reads slow too; a thread would not help, and handing over costs more than reading."""
-    threads: list[str] = []
-    assert list(prefetch_on_host(clock.items(4, threads, waits=0), "auto")) == list(range(10))
-    assert set(threads) == {"MainThread"}
-
-
-def test_no_more_than_one_item_is_made_ahead() -> None:
-    made: list[int] = []
-
-    def items() -> Iterator[int]:
-        for value in range(6):
-            made.append(value)
-            yield value
-
-    asked = prefetch_on_host(items(), True)
-    for value in asked:
-        assert made[-1] <= value + 1
-    assert made == list(range(6))
-
-
-def test_errors_arrive_and_an_early_end_leaves_no_thread() -> None:
-    def items() -> Iterator[int]:
-        yield 1
-        yield 2
-        raise OSError("gone")
-
-    ahead = prefetch_on_host(items(), True)
-    assert next(ahead) == 1
-    assert next(ahead) == 2
-    with pytest.raises(OSError, match="gone"):
-        next(ahead)
-    left = prefetch_on_host(iter(range(100)), True)
-    next(left)
-    left.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
-
-
-def test_a_buffer_is_filled_in_place(tmp_path: Path) -> None:
+def test_buffers_are_filled_in_place_in_turn(tmp_path: Path) -> None:
     write_token_file(tmp_path / "x.bin", np.arange(100))
     dataset = NanogptDataset(str(tmp_path / "x.bin"), 4)
-    shape = batch_shape(global_batch_size=6, local_batch_size=3)
-    buffer = Buffer(shape, 4)
-    first = buffer.fill(dataset, dataset.sample_offsets(np.arange(6)).reshape(2, 3, 2))
-    assert [batch.input_ids[:, 0].tolist() for batch in first] == [[0, 4, 8], [12, 16, 20]]
-    again = buffer.fill(dataset, dataset.sample_offsets(np.arange(6, 12)).reshape(2, 3, 2))
-    assert first[0].input_ids[:, 0].tolist() == [24, 28, 32]  # the same memory
-    labels = again[1].labels
-    assert labels is not None
-    assert torch.equal(labels[:, :-1], again[1].input_ids[:, 1:])
-    assert labels.data_ptr() == again[1].input_ids.data_ptr() + 8
+    found = updates(dataset, BatchShape(6, 3), 4)
+    firsts = [[batch.input_ids[:, 0].tolist() for batch in update] for update in found]
+    assert firsts[1:3] == [[[24, 28, 32], [36, 40, 44]], [[48, 52, 56], [60, 64, 68]]]
+    assert (
+        firsts[0] == firsts[3] == [[72, 76, 80], [84, 88, 92]]
+    )  # the fourth update is where the first one was
+    last = found[3][1]
+    assert last.labels is not None
+    assert torch.equal(last.labels[:, :-1], last.input_ids[:, 1:])
+    assert last.labels.data_ptr() == last.input_ids.data_ptr() + 8
+
+
+@pytest.mark.parametrize(("dtype", "narrow"), [("uint16", torch.uint16), ("uint32", torch.int32)])
+def test_narrow_buffers_hold_what_wide_ones_do(tmp_path: Path, dtype: str, narrow: torch.dtype) -> None:
+    tokens = np.random.default_rng(0).integers(0, 60_000, 200).astype(dtype)
+    writer = ShardWriter(tmp_path / "a.bin", dtype=np.dtype(dtype))
+    writer.write(tokens, np.array([0]))
+    writer.close()
+    dataset, shape = NanogptDataset(tmp_path / "a.bin", 8), BatchShape(4, 2)
+    (wide,), (pinned,) = updates(dataset, shape, 1), updates(dataset, shape, 1, pin_memory=True)
+    for one, other in zip(pinned, wide, strict=True):
+        assert one.labels is not None and other.labels is not None
+        assert one.input_ids.dtype == narrow and one.input_ids.is_contiguous()
+        assert torch.equal(one.input_ids.long(), other.input_ids)
+        assert torch.equal(one.labels.long(), other.labels)

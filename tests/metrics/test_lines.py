@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from automodel_cli.metrics.lines import compact, train_line, val_line
+from automodel_cli.metrics.lines import CLASSIC, compact
 
 SEEDS = Path(__file__).resolve().parents[3] / "shared" / "seeds"
 SEED_RECORD = {
@@ -27,22 +27,24 @@ FULL = {**SEED_RECORD, "step": 12345, "epoch": 3, "loss_avg": 9.9521, "mfu": 0.4
 
 class TestTrainLine:
     def test_is_the_line_users_scrape(self):
-        assert train_line({**SEED_RECORD, "mfu": 0.401, "eta_s": 5025.4}) == (
+        assert CLASSIC.train({**SEED_RECORD, "mfu": 0.401, "eta_s": 5025.4}) == (
             "step 1 | epoch 0 | loss 10.9521 | grad_norm 12.9375 | lr 6.08e-05 | mem 38.39 GiB"
             " | tps 132005.57(66002.79/gpu) | num_label_tokens 524288 | mfu 40.1% | eta 1:23:45"
         )
 
     def test_unknown_values_are_named_so(self):
-        line = train_line({**SEED_RECORD, "grad_norm": None, "mfu": None})
+        line = CLASSIC.train({**SEED_RECORD, "grad_norm": None, "mfu": None})
         assert line.endswith("| num_label_tokens 524288 | mfu n/a | eta n/a")
         assert "| grad_norm n/a |" in line
 
     def test_a_common_scraper_reads_it(self):
-        found = re.search(r"\| loss ([\d.]+) \| grad_norm ([\d.]+) \| lr (\S+) \|", train_line(SEED_RECORD))
+        found = re.search(
+            r"\| loss ([\d.]+) \| grad_norm ([\d.]+) \| lr (\S+) \|", CLASSIC.train(SEED_RECORD)
+        )
         assert found and [float(text) for text in found.groups()] == [10.9521, 12.9375, 6.08e-05]
 
     def test_a_skipped_step_says_so(self):
-        line = train_line({**SEED_RECORD, "loss": math.nan, "skipped": True})
+        line = CLASSIC.train({**SEED_RECORD, "loss": math.nan, "skipped": True})
         assert "| loss nan |" in line and line.endswith("| skipped (not finite)")
 
     def test_is_the_line_of_the_guides_log(self):
@@ -60,7 +62,7 @@ class TestTrainLine:
             numbers = {name: float(words[name]) for name in ("loss", "grad_norm", "lr")}
             counts = {name: int(words[name]) for name in ("step", "epoch", "num_label_tokens")}
             record = {"mem_gib": float(words["mem"]), "tps": float(tps), "tps_per_gpu": float(per_gpu)}
-            assert train_line({**record, **numbers, **counts}).startswith(line)
+            assert CLASSIC.train({**record, **numbers, **counts}).startswith(line)
         assert documented
 
 
@@ -120,7 +122,7 @@ class TestCompactLine:
 
 def test_val_line():
     record = {"step": 10, "epoch": 1, "name": "code", "loss": 2.0, "perplexity": 7.389, "bits_per_byte": 0.9}
-    assert val_line({**record, "tokens": 5, "best": True}) == (
+    assert CLASSIC.val({**record, "tokens": 5, "best": True}) == (
         '[val] name "code" | step 10 | epoch 1 | loss 2.0000 | ppl 7.39 | bpb 0.9000 | num_label_tokens 5'
         " | best so far"
     )

@@ -15,7 +15,7 @@ import pytest
 
 from automodel_cli.errors import AutomodelError, DataError
 from automodel_cli.metrics import log as metrics_log
-from automodel_cli.metrics.lines import eval_line, train_line
+from automodel_cli.metrics.lines import CLASSIC
 from automodel_cli.metrics.log import (
     METRICS_NAME,
     SUPERSEDED_NAME,
@@ -57,8 +57,8 @@ def write_steps(folder: Path, steps: range | list[int], *, start: datetime | Non
 
 def test_eval_line_and_record(tmp_path):
     record = {"step": 8, "epoch": 0, "evaluated_tasks": 3, "core": 0.125, "core_tasks": 2, "seconds": 1.25}
-    assert eval_line(record) == "[eval] step 8 | epoch 0 | tasks 3 | core 0.1250 over 2 tasks | 1.2 s"
-    assert "core" not in eval_line({**record, "core": None})
+    assert CLASSIC.eval(record) == "[eval] step 8 | epoch 0 | tasks 3 | core 0.1250 over 2 tasks | 1.2 s"
+    assert "core" not in CLASSIC.eval({**record, "core": None})
     with_file = MetricsLog(tmp_path)
     with_file.evaluation({**record, "samples": [{"prompt": "a", "text": "b"}]})
     with_file.close()
@@ -99,7 +99,7 @@ class TestMetricsLog:
         assert len(train.pop("xxh3")) == 16
         assert train == {"kind": "train", "time": "2025-01-31T12:00:00.250Z", **SEED_RECORD}
         assert (val["kind"], val["name"], val["loss"]) == ("val", "default", 2.5)
-        assert said[0] == train_line(SEED_RECORD) and said[1].startswith("[val] ")
+        assert said[0] == CLASSIC.train(SEED_RECORD) and said[1].startswith("[val] ")
 
     def test_other_ranks_write_nothing(self, tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
@@ -111,7 +111,7 @@ class TestMetricsLog:
     def test_without_a_run_folder_the_console_still_hears(self):
         said: list[str] = []
         MetricsLog(None, console=said.append).train(SEED_RECORD)
-        assert said == [train_line(SEED_RECORD)]
+        assert said == [CLASSIC.train(SEED_RECORD)]
 
     def test_remote_gets_every_nth_step_and_each_validation(self, tmp_path):
         sent: list[tuple[str, int]] = []

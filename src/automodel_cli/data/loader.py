@@ -32,8 +32,8 @@ from automodel_cli.data.interface import WindowDataset, length_of
 from automodel_cli.data.packing import Pack, Packing, Read, Start, batch_of_packs, row_of, windows
 from automodel_cli.data.permutation import ALGORITHM, Permutation
 from automodel_cli.data.position import PlannedLoader, StreamState, checked_position
-from automodel_cli.data.prefetch import prefetch_to_device
-from automodel_cli.data.sampler import BatchShape, batch_shape
+from automodel_cli.data.prefetch import prefetch_on_host, prefetch_to_device
+from automodel_cli.data.sampler import BatchShape
 from automodel_cli.data.user_dataset import (
     RankStream,
     Sharding,
@@ -46,13 +46,12 @@ from automodel_cli.data.user_dataset import (
     notes_on_sharding,
     shard_of_rank,
 )
-from automodel_cli.data.windows import buffers, prefetch_on_host
+from automodel_cli.data.windows import read_updates
 from automodel_cli.errors import ConfigError, DataError
 
 _log = logging.getLogger(__name__)
 
 _SAMPLES_AT_ONCE = 4096  # samples located at a time: 0.1 us each then, where one alone costs 100 us
-_RING = 3  # buffers: the update in use, the one before it, the one being read
 
 
 # ------------------------------------------------------------------------------------- token windows
@@ -81,12 +80,7 @@ class TokenLoader(PlannedLoader):
         device: torch.device | str = "cpu",
         prefetch: bool | Literal["auto"] = "auto",
     ) -> None:
-        shape = batch_shape(
-            global_batch_size=global_batch_size,
-            local_batch_size=local_batch_size,
-            dp_rank=dp_rank,
-            dp_world=dp_world,
-        )
+        shape = BatchShape(global_batch_size, local_batch_size, dp_rank, dp_world)
         super().__init__(dataset.plan(), len(dataset), shape, num_epochs)
         self.dataset = dataset
         self.device = torch.device(device)
@@ -94,15 +88,11 @@ class TokenLoader(PlannedLoader):
 
     def __iter__(self) -> Iterator[list[Batch]]:
         """The updates from the present position on."""
-        for batches in prefetch_to_device(prefetch_on_host(self._filled(), self.prefetch), self.device):
+        pin_memory = self.device.type == "cuda"
+        read = read_updates(self.dataset, self.shape, self._offsets(), pin_memory=pin_memory)
+        for batches in prefetch_to_device(prefetch_on_host(read, self.prefetch), self.device):
             self.samples_consumed += self.shape.global_batch_size
             yield batches
-
-    def _filled(self) -> Iterator[list[Batch]]:
-        pinned = self.device.type == "cuda"
-        ring = buffers(self.dataset, self.shape, count=_RING, pin_memory=pinned)
-        for offsets, slot in zip(self._offsets(), itertools.cycle(ring), strict=False):
-            yield slot.fill(self.dataset, offsets)
 
     def _offsets(self) -> Iterator[np.ndarray]:
         """Where the rows of each update lie: ``[M, B, ...]``, located many updates at a time."""
@@ -136,18 +126,9 @@ class TorchLoader(PlannedLoader):
 
     @constructor_takes(TorchLoaderArguments)
     def __init__(self, options: TorchLoaderArguments) -> None:
-        _refuse_other_orders(
-            options.batch_size,
-            options.local_batch_size,
-            options.in_order,
-            options.sampler,
-            options.batch_sampler,
-        )
-        shape = batch_shape(
-            global_batch_size=options.global_batch_size,
-            local_batch_size=options.local_batch_size,
-            dp_rank=options.dp_rank,
-            dp_world=options.dp_world,
+        _refuse_other_orders(options)
+        shape = BatchShape(
+            options.global_batch_size, options.local_batch_size, options.dp_rank, options.dp_world
         )
         dataset = options.dataset
         self.seed, self.shuffle = options.seed, options.shuffle
@@ -165,21 +146,18 @@ class TorchLoader(PlannedLoader):
         )
         if self._windows == 0:
             raise DataError(f"{type(dataset).__name__} is empty", "check the arguments of dataset")
-        self._collate = _Collate(options.collate_fn or default_collate)
+        self._collate = functools.partial(_collated, function=options.collate_fn or default_collate)
         self._torch: dict[str, Any] = {
             "num_workers": self._workers,
             "pin_memory": options.pin_memory and torch.cuda.is_available(),
         }
         if self._workers:
-            self._torch |= {
-                "prefetch_factor": options.prefetch_factor,
-                "timeout": options.timeout,
-                "multiprocessing_context": options.multiprocessing_context,
-                "worker_init_fn": options.worker_init_fn,
-            }
+            names = ("prefetch_factor", "timeout", "multiprocessing_context", "worker_init_fn")
+            self._torch |= {name: getattr(options, name) for name in names}
         self._stream: RankStream | None = None
         self._stateful: Any = None  # torchdata's loader, where it reads the data set
         self._stored: StreamState | None = None  # of the data set, to go on from
+        self._left_over = 0  # items at the very end that made no whole update
         apart = self.divided and options.num_epochs is not None
         self._any_rank = options.any_rank if options.any_rank is not None and apart else bool
 
@@ -213,8 +191,9 @@ class TorchLoader(PlannedLoader):
     @property
     def _keeps_own_state(self) -> bool:
         """Whether the data set's own state says where it is: in this process, or by torchdata's loader in workers."""
-        readable = not self._workers or _stateful_loader() is not None
-        return self.iterable and has_own_state(self.dataset) and readable
+        if not (self.iterable and has_own_state(self.dataset)):
+            return False
+        return not self._workers or _stateful_loader() is not None
 
     @property
     def epoch(self) -> int:
@@ -230,23 +209,30 @@ class TorchLoader(PlannedLoader):
 
     def __iter__(self) -> Iterator[list[Batch]]:
         """The updates from the present position on."""
-        batches = self._batches()
-        first = True
-        while True:
-            update = list(itertools.islice(batches, self.shape.grad_accum))
-            if self._any_rank(len(update) < self.shape.grad_accum):
+        items, wanted = self._items(), self._items_of_update
+        for number in itertools.count():
+            update = list(itertools.islice(items, wanted))
+            if self._any_rank(len(update) < wanted):
+                self._left_over = len(update)
                 return
-            if first:
-                refuse_unshifted(update[0])
-                first = False
+            batches = self._handed_out(update)
+            if number == 0:
+                refuse_unshifted(batches[0])
             self.samples_consumed += self.shape.global_batch_size
-            yield update
+            yield batches
 
-    def _batches(self) -> Iterator[Batch]:
-        """This rank's micro-batches from the present position on."""
-        # Torch draws a base seed when iteration starts: from here, not from the model's generator.
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.samples_consumed) % (1 << 63))
-        settings: dict[str, Any] = {**self._torch, "collate_fn": self._collate, "generator": generator}
+    @property
+    def _items_of_update(self) -> int:
+        """How many of ``_items`` this rank needs for one update."""
+        return self.shape.grad_accum
+
+    def _handed_out(self, items: list[Any]) -> list[Batch]:
+        """The batches of one update."""
+        return items
+
+    def _items(self) -> Iterator[Any]:
+        """What updates are made of, here this rank's micro-batches, from the present position on."""
+        settings = {**self._torch_settings(self.samples_consumed), "collate_fn": self._collate}
         if self.iterable:
             return self._streamed(settings)
         assert self._windows is not None
@@ -257,6 +243,11 @@ class TorchLoader(PlannedLoader):
         loader = DataLoader(self.dataset, batch_sampler=indices, **settings)  # type: ignore[arg-type]
         return (Batch(**fields) for fields in loader)
 
+    def _torch_settings(self, position: int) -> dict[str, Any]:
+        """Arguments of torch's loader, which draws a base seed when it starts: from here, not from the model's."""
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + position) % (1 << 63))
+        return {**self._torch, "generator": generator}
+
     def _streamed(self, settings: dict[str, Any]) -> Iterator[Batch]:
         """Micro-batches of an iterable data set, which goes to the present position by its state or by a replay."""
         if self._keeps_own_state and (self._stream or self._stateful):  # iterated before, in this process
@@ -265,8 +256,8 @@ class TorchLoader(PlannedLoader):
         skip = discard = 0
         if stored is None and self.samples_consumed:
             skip, discard = self._replay()
-        kind = StatefulRankStream if self._workers and self._keeps_own_state else RankStream
-        self._stream = kind(
+        stateful = bool(self._workers) and self._keeps_own_state
+        self._stream = (StatefulRankStream if stateful else RankStream)(
             self.dataset,
             self.shape,
             self._sharding,
@@ -274,11 +265,9 @@ class TorchLoader(PlannedLoader):
             skip_items=skip,
             state=None if stored is None or self._workers else vars(stored),
         )
-        loader: Any = DataLoader
-        if kind is StatefulRankStream:
-            loader = _stateful_loader()
+        loader: Any = _stateful_loader() if stateful else DataLoader
         opened = loader(self._stream, batch_size=self.shape.local_batch_size, **settings)
-        if kind is StatefulRankStream:
+        if stateful:
             self._stateful = opened
             if stored is not None:
                 opened.load_state_dict(stored.loader)
@@ -368,30 +357,23 @@ def _stateful_loader() -> Any:
     return StatefulDataLoader
 
 
-def _refuse_other_orders(
-    batch_size: int | None, local_batch_size: int, in_order: bool, sampler: Any, batch_sampler: Any
-) -> None:
-    if batch_size not in (None, local_batch_size):
+def _refuse_other_orders(options: TorchLoaderArguments) -> None:
+    if options.batch_size not in (None, options.local_batch_size):
         raise ConfigError(
-            f"dataloader.batch_size is {batch_size}, step_scheduler.local_batch_size {local_batch_size}",
+            f"dataloader.batch_size is {options.batch_size}, "
+            f"step_scheduler.local_batch_size {options.local_batch_size}",
             "leave batch_size out: local_batch_size says it",
         )
-    if sampler is not None or batch_sampler is not None or not in_order:
+    if options.sampler is not None or options.batch_sampler is not None or not options.in_order:
         raise ConfigError(
             "dataloader.sampler, batch_sampler and in_order: false give an order that cannot be resumed",
             "use dataloader.shuffle, or order the items inside the data set",
         )
 
 
-class _Collate:
+def _collated(items: list[Any], function: Callable[[list[Any]], Any]) -> dict[str, torch.Tensor]:
     """A collate function's output as a dict of tensors, which torch can pin and send between processes."""
-
-    def __init__(self, function: Callable[[list[Any]], Any]) -> None:
-        self.function = function
-
-    def __call__(self, items: list[Any]) -> dict[str, torch.Tensor]:
-        batch = as_batch(self.function(items))
-        return {name: value for name, value in vars(batch).items() if value is not None}
+    return {name: value for name, value in vars(as_batch(function(items))).items() if value is not None}
 
 
 # ---------------------------------------------------------------------------------------- evaluation
@@ -433,13 +415,10 @@ class EvalLoader:
             raise ConfigError(
                 f"limit_val_batches is {limit_batches}", "give 1 or more, or null for the whole set"
             )
-        self.dataset = dataset
-        self.local_batch_size = local_batch_size
-        self.limit_batches = limit_batches
-        self.dp_rank = dp_rank
-        self.dp_world = dp_world
+        self.dataset, self.local_batch_size, self.limit_batches = dataset, local_batch_size, limit_batches
+        self.dp_rank, self.dp_world = dp_rank, dp_world
         self.iterable = is_iterable_style(dataset)
-        self._collate = _Collate(collate_fn or default_collate)
+        self._collate = functools.partial(_collated, function=collate_fn or default_collate)
         self._divided = self.iterable and declared_sharding(dataset).ranks
         self.packing = None if self._divided else packing
         self._warned = False  # of rows that are longer than a pack
@@ -461,10 +440,8 @@ class EvalLoader:
         """A new pass."""
         if isinstance(self.dataset, WindowDataset):
             return self._token_batches()
-        if self.packing:
-            return self._rounds(
-                self._packs(self.packing), functools.partial(batch_of_packs, size=self.packing.size)
-            )
+        if packing := self.packing:
+            return self._rounds(self._packs(packing), lambda packs: batch_of_packs(packs, packing.size))
         if self.iterable:
             return self._rounds(self.dataset, lambda items: Batch(**self._collate(items)))
         return self._indexed_batches()

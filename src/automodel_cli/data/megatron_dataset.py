@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,7 @@ from automodel_cli.data.interface import BlendStats, IndexReport, RunValues, Tok
 from automodel_cli.data.megatron.gpt_index import SampleShape, SplitBounds, parse_split
 from automodel_cli.data.megatron.index_cache import CACHE_FOLDER, IndexCache
 from automodel_cli.data.megatron.labels import LabelRules
-from automodel_cli.data.megatron.names import CacheKeys
-from automodel_cli.data.megatron.order import MegatronOrder
+from automodel_cli.data.megatron.order import CacheKeys, MegatronOrder
 from automodel_cli.data.megatron.origin import TokenizerProvenance
 from automodel_cli.data.megatron.parts import Part, fingerprint, open_parts
 from automodel_cli.data.megatron.paths import (
@@ -44,35 +42,6 @@ _LARGEST_SEED = 2**32 - 1
 _SPLIT_NUMBER = {"train": 0, "valid": 1, "test": 2}
 
 
-@dataclass(frozen=True)
-class SampleBudget:
-    """What the run says of its length, from which follows how many samples are needed."""
-
-    global_batch_size: int | None = None
-    max_steps: int | None = None
-    val_interval: int | None = None  # updates between two validations; None: one in all
-    val_batches: int | float | None = 1
-
-    def samples(self, split: str) -> int | None:
-        """Samples a run needs of a split, as NeMo counts them; None: one epoch, or unknown.
-
-        Validation: those of all validations of the whole run.
-        """
-        if self.max_steps is None or self.global_batch_size is None or split == "test":
-            return None
-        if split == "train":
-            return self.max_steps * self.global_batch_size
-        if self.val_batches is None:
-            return None
-        if not (math.isfinite(self.val_batches) and 1 <= self.val_batches == int(self.val_batches)):
-            raise ConfigError(
-                f"dataset.trainer_limit_val_batches is {self.val_batches}",
-                "it counts batches: give 1 or more, or null for the whole split",
-            )
-        times = self.max_steps // self.val_interval if self.val_interval else 1
-        return max(times, 1) * int(self.val_batches) * self.global_batch_size
-
-
 class MegatronPretraining(TokenFileDataset):
     """Samples over Megatron-Core ``.bin``/``.idx`` files, one split of them.
 
@@ -85,8 +54,7 @@ class MegatronPretraining(TokenFileDataset):
 
     @constructor_takes(MegatronArguments)
     def __init__(self, options: MegatronArguments) -> None:
-        _check_plain(options.seq_length, options.order, options.index_names, options.object_storage_config)
-        _check_numbers(options.seed, options.mid_level_dataset_surplus)
+        _check(options)
         self.split = _one_split(options.splits_to_build)
         self.seq_len = options.seq_length
         self.create_attention_mask = options.create_attention_mask
@@ -106,35 +74,18 @@ class MegatronPretraining(TokenFileDataset):
             eod_mask_loss=options.eod_mask_loss,
             padded=keep_partial or not options.add_extra_token_to_sequence,
         )
-        budget = SampleBudget(
-            options.global_batch_size,
-            options.trainer_max_steps,
-            options.trainer_val_check_interval,
-            options.trainer_limit_val_batches,
+        given = (options.num_train_samples, options.num_val_samples, options.num_test_samples)
+        self._given_samples = given[_SPLIT_NUMBER[self.split]]
+        self._wanted = self._samples_wanted(options)
+        shape = SampleShape(
+            options.seq_length, options.add_extra_token_to_sequence, keep_partial, options.float32_tail
         )
-        given = {
-            "train": options.num_train_samples,
-            "valid": options.num_val_samples,
-            "test": options.num_test_samples,
-        }[self.split]
-        self._given_samples, self._wanted = given, self._samples_wanted(given, budget)
         settings = OrderSettings(
-            self.split,
-            SampleShape(
-                options.seq_length, options.add_extra_token_to_sequence, keep_partial, options.float32_tail
-            ),
-            options.seed,
-            options.mid_level_dataset_surplus,
-            self.labels.ids.pad,
+            self.split, shape, options.seed, options.mid_level_dataset_surplus, self.labels.ids.pad
         )
-        names = self._megatron_names(options.split) if options.index_names == "megatron" else None
         self.index_cache: IndexCache | None = None  # of an order that has indices
-        self.order = self._order(
-            options.order, settings, options.index_mapping_dir, names, options.num_dataset_builder_threads
-        )
+        self.order = self._order(options, settings)
         self._fingerprint = fingerprint(self.parts)
-
-    # ------------------------------------------------------------------------------------------- the run
 
     opens_tokenizers = True
     seq_len_argument = "seq_length"
@@ -172,12 +123,12 @@ class MegatronPretraining(TokenFileDataset):
             )
         return bounds
 
-    def _samples_wanted(self, given: int | None, budget: SampleBudget) -> int | None:
+    def _samples_wanted(self, options: MegatronArguments) -> int | None:
+        given, needed = self._given_samples, samples_needed(options, self.split)
         if given is not None and given < 1:
             raise ConfigError(
                 f"{given} samples are wanted of the {self.split} split", "give 1 or more, or null"
             )
-        needed = budget.samples(self.split)
         if given is None and self.split == "valid" and needed is not None:
             self.notes.append(
                 f"each validation reads up to {needed:,} samples (those of all validations of the run, as NeMo counts "
@@ -185,22 +136,18 @@ class MegatronPretraining(TokenFileDataset):
             )
         return needed if given is None else given
 
-    def _order(
-        self,
-        order: str,
-        settings: OrderSettings,
-        folder: str | Path | None,
-        names: CacheKeys | None,
-        threads: int,
-    ) -> MegatronOrder | StatelessOrder:
+    def _order(self, options: MegatronArguments, settings: OrderSettings) -> MegatronOrder | StatelessOrder:
         weights = self._blend.weights if len(self.parts) > 1 else None  # of a single one it says nothing
         blend = (self.parts, settings, self._shards)
-        if order != "megatron":
-            shuffled = order == "stateless"
+        if options.order != "megatron":
+            shuffled = options.order == "stateless"
             found = StatelessOrder(*blend, weights=weights, size=self._wanted, shuffled=shuffled)
             self.notes += found.notes
             return found
-        cache = IndexCache(Path(self._blend.prefixes[0]).parent / CACHE_FOLDER if folder is None else folder)
+        beside = Path(self._blend.prefixes[0]).parent / CACHE_FOLDER
+        cache = IndexCache(beside if options.index_mapping_dir is None else options.index_mapping_dir)
+        names = self._megatron_names(options.split) if options.index_names == "megatron" else None
+        threads = options.num_dataset_builder_threads
         built = MegatronOrder(
             *blend, weights=weights, size=self._wanted, cache=cache, names=names, threads=threads
         )
@@ -256,7 +203,7 @@ class MegatronPretraining(TokenFileDataset):
         return None if self.index_cache is None else self.index_cache.report()
 
     def plan(self) -> dict[str, Any]:
-        """All that decides which tokens sample ``k`` holds, as JSON values."""
+        """As ``WindowDataset`` has it."""
         return {
             "kind": "megatron",
             **self.order.plan(),
@@ -327,28 +274,45 @@ class MegatronPretraining(TokenFileDataset):
         return item if len(self.parts) == 1 else {"dataset_id": np.int16(part), **item}
 
 
-def _check_plain(seq_length: int, order: str, index_names: str, object_storage_config: Any) -> None:
-    if seq_length < 1:
-        raise ConfigError(f"dataset.seq_length is {seq_length}", "it counts tokens: give 1 or more")
-    for name, value, known in (
-        ("order", order, ("megatron", "stateless", "file")),
-        ("index_names", index_names, ("readable", "megatron")),
+def samples_needed(options: MegatronArguments, split: str) -> int | None:
+    """Samples that the run needs of a split, as NeMo counts them; None: one epoch, or unknown.
+
+    Validation: those of all validations of the whole run.
+    """
+    steps, size, batches = (
+        options.trainer_max_steps,
+        options.global_batch_size,
+        options.trainer_limit_val_batches,
+    )
+    if steps is None or size is None or split == "test":
+        return None
+    if split == "train":
+        return steps * size
+    if batches is None:
+        return None
+    if not (math.isfinite(batches) and 1 <= batches == int(batches)):
+        raise ConfigError(
+            f"dataset.trainer_limit_val_batches is {batches}",
+            "it counts batches: give 1 or more, or null for the whole split",
+        )
+    interval = options.trainer_val_check_interval  # updates between two validations; None: one in all
+    return max(steps // interval if interval else 1, 1) * int(batches) * size
+
+
+def _check(options: MegatronArguments) -> None:
+    """Refuse values that no data set can have."""
+    surplus = options.mid_level_dataset_surplus
+    for name, holds, hint in (
+        ("seq_length", options.seq_length >= 1, "it counts tokens: give 1 or more"),
+        ("order", options.order in ("megatron", "stateless", "file"), "use megatron or stateless or file"),
+        ("index_names", options.index_names in ("readable", "megatron"), "use readable or megatron"),
+        ("seed", 0 <= options.seed <= _LARGEST_SEED, f"give a number from 0 to {_LARGEST_SEED:,}"),
+        ("mid_level_dataset_surplus", 0 <= surplus <= 1, "it is a share: give a number from 0 to 1"),
     ):
-        if value not in known:
-            raise ConfigError(f"dataset.{name} is {value!r}", f"use {' or '.join(known)}")
-    if object_storage_config is not None:
+        if not holds:
+            raise ConfigError(f"dataset.{name} is {getattr(options, name)!r}", hint)
+    if options.object_storage_config is not None:
         raise ConfigError("dataset.object_storage_config: remote files are not read", "copy or mount them")
-
-
-def _check_numbers(seed: int, surplus: float) -> None:
-    if not 0 <= seed <= _LARGEST_SEED:
-        raise ConfigError(
-            f"dataset.seed is {seed}", f"give a number from 0 to {_LARGEST_SEED:,}, as NumPy takes them"
-        )
-    if not 0 <= surplus <= 1:
-        raise ConfigError(
-            f"dataset.mid_level_dataset_surplus is {surplus:g}", "it is a share: give a number from 0 to 1"
-        )
 
 
 def _one_split(wanted: str | Sequence[str] | None) -> str:

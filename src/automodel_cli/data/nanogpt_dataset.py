@@ -24,8 +24,7 @@ from automodel_cli.arguments import constructor_takes
 from automodel_cli.batch import Batch
 from automodel_cli.corpus.formats.manifest import MANIFEST_NAME, CorpusManifest, read_corpus_manifest
 from automodel_cli.data.arguments import NanogptArguments
-from automodel_cli.data.files.document_starts import Eot, aligned_starts, document_starts
-from automodel_cli.data.files.row_documents import positions, segments
+from automodel_cli.data.files.documents import Eot, aligned_starts, document_starts, positions, segments
 from automodel_cli.data.files.token_dataset import TokenFileDataset
 from automodel_cli.data.files.token_files import TokenFiles, open_token_files
 from automodel_cli.data.interface import TokenRange

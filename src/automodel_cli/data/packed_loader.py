@@ -22,7 +22,6 @@ import torch
 from torch.utils.data import DataLoader
 
 from automodel_cli.batch import Batch
-from automodel_cli.data.collate import refuse_unshifted
 from automodel_cli.data.loader import TorchLoader
 from automodel_cli.data.packing import (
     Pack,
@@ -40,8 +39,9 @@ from automodel_cli.data.packing import (
 )
 from automodel_cli.data.permutation import Permutation
 from automodel_cli.data.position import PackPosition, checked_position
+from automodel_cli.data.prefetch import prefetch_on_host
 from automodel_cli.data.user_dataset import EpochStream, has_own_state
-from automodel_cli.data.windows import pinned, prefetch_on_host
+from automodel_cli.data.windows import pinned
 
 CHUNK_ROWS = 32  # that a worker sends at a time, and between which the state of a data set is asked for
 
@@ -70,7 +70,6 @@ class PackedLoader(TorchLoader):
         self._rows_of = functools.partial(_rows_of, collate=collate_fn)
         self._start, self._taken = Start(), 0  # of the window that the last pack was of
         self._epoch = self._epochs_done = 0
-        self._left_over = 0
         self._epoch_ended = False
         self.long_rows = 0
         self.efficiency: float | None = None
@@ -103,59 +102,43 @@ class PackedLoader(TorchLoader):
 
     # ------------------------------------------------------------------------------------- updates
 
-    def __iter__(self) -> Iterator[list[Batch]]:
-        """The updates from the present position on."""
-        own = self.shape.samples_per_rank
-        wanted, first = (own, 0) if self.divided else (self.shape.global_batch_size, self.shape.dp_rank * own)
-        packs, is_first = self._packs(), True
-        while True:
-            update = list(itertools.islice(packs, wanted))
-            if self._any_rank(len(update) < wanted):
-                self._left_over = len(update)
-                return
-            batches = self._batches_of([pack for _, _, pack in update[first : first + own]])
-            if is_first:
-                refuse_unshifted(batches[0])
-                is_first = False
-            self._move_to(*update[-1][:2])
-            self.efficiency = real_tokens(pack for _, _, pack in update) / (wanted * self.packing.size)
-            yield batches
+    @property
+    def _items_of_update(self) -> int:
+        """Packs of an update: every rank reads all of them, unless the data set is divided."""
+        return self.shape.samples_per_rank if self.divided else self.shape.global_batch_size
 
-    def _batches_of(self, packs: list[Pack]) -> list[Batch]:
-        rows = self.shape.local_batch_size
-        found = [batch_of_packs(packs[n : n + rows], self.packing.size) for n in range(0, len(packs), rows)]
+    def _handed_out(self, items: list[tuple[Window, int, Pack]]) -> list[Batch]:
+        """This rank's batches of one update, with which the position goes to the last of its packs."""
+        own, rows, size = self.shape.samples_per_rank, self.shape.local_batch_size, self.packing.size
+        packs = [pack for _, _, pack in items]
+        self.efficiency = real_tokens(packs) / (len(packs) * size)
+        window, self._taken, _ = items[-1]
+        self._start, self._epoch = window.start, window.epoch
+        done = window.epoch + (window.ends_epoch and self._taken == len(window.packs))
+        self._epoch_ended, self._epochs_done = done > self._epochs_done, done
+        first = 0 if self.divided else self.shape.dp_rank * own
+        found = [batch_of_packs(packs[n : n + rows], size) for n in range(first, first + own, rows)]
         return [pinned(batch) for batch in found] if self._torch["pin_memory"] else found
 
-    def _move_to(self, window: Window, taken: int) -> None:
-        """The last pack handed out is number ``taken`` (from 1) of ``window``."""
-        self.samples_consumed += self.shape.global_batch_size
-        self._start, self._taken, self._epoch = window.start, taken, window.epoch
-        done = window.epoch + (window.ends_epoch and taken == len(window.packs))
-        self._epoch_ended, self._epochs_done = done > self._epochs_done, done
-
-    def _packs(self) -> Iterator[tuple[Window, int, Pack]]:
+    def _items(self) -> Iterator[tuple[Window, int, Pack]]:
         """Packs from the position on, each with its window and its number in it, from 1."""
         taken = self._taken
         found = windows(
             self._reads(self._start), self.packing, self._start, rows_per_epoch=self.rows_per_epoch
         )
         for window in prefetch_on_host(found, self._workers > 0):
-            self._count_long_rows(window.end)
+            if window.end.long_rows and not self.long_rows:
+                self.packing.warn_of_long_rows(window.end, self.dataset)
+            self.long_rows = window.end.long_rows
             for number in range(taken, len(window.packs)):
                 yield window, number + 1, window.packs[number]
             taken = 0
-
-    def _count_long_rows(self, end: Start) -> None:
-        if end.long_rows and not self.long_rows:
-            self.packing.warn_of_long_rows(end, self.dataset)
-        self.long_rows = end.long_rows
 
     # ---------------------------------------------------------------------------------------- rows
 
     def _reads(self, start: Start) -> Iterator[Read]:
         """The rows after ``start``, through torch's DataLoader."""
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + start.row) % (1 << 63))
-        settings = {**self._torch, "pin_memory": False, "generator": generator}
+        settings = {**self._torch_settings(start.row), "pin_memory": False}
         if self.iterable:
             return self._streamed_rows(start, settings)
         assert self.rows_per_epoch is not None

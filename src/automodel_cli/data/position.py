@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from automodel_cli.data.sampler import BatchShape, steps_for_samples
+from automodel_cli.data.sampler import BatchShape
 from automodel_cli.errors import DataError
 from automodel_cli.files import hash_bytes
 from automodel_cli.json_files import Count, FileModel, validated
@@ -129,18 +129,20 @@ class PlannedLoader:
     @property
     def dropped_samples(self) -> int:
         """Samples at the very end that make no whole global batch; 0 when there is no end."""
-        if self._windows is None or self.num_epochs is None:
-            return 0
-        left = self._windows * self.num_epochs - self.samples_consumed
-        return steps_for_samples(left, self.shape.global_batch_size)[1]
+        left = self._samples_left
+        return 0 if left is None else left % self.shape.global_batch_size
 
     @property
     def remaining_steps(self) -> int | None:
         """Updates from the present position to the end of the last epoch, or None when there is no end."""
+        left = self._samples_left
+        return None if left is None else left // self.shape.global_batch_size
+
+    @property
+    def _samples_left(self) -> int | None:
         if self._windows is None or self.num_epochs is None:
             return None
-        left = self._windows * self.num_epochs - self.samples_consumed
-        return steps_for_samples(left, self.shape.global_batch_size)[0]
+        return max(self._windows * self.num_epochs - self.samples_consumed, 0)
 
     def state_dict(self) -> dict[str, Any]:
         """The position as JSON: global, independent of ranks, workers and batch sizes."""

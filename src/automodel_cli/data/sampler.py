@@ -9,6 +9,7 @@ cuts it into micro-batches. So a position is one integer, the same data is seen 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,13 +19,25 @@ from automodel_cli.errors import ConfigError
 
 @dataclass(frozen=True)
 class BatchShape:
-    """How one update of ``global_batch_size`` samples is divided over ranks and micro-batches."""
+    """How one update of ``global_batch_size`` samples is divided over ranks and micro-batches.
+
+    Raises:
+        ConfigError: the global batch is not a whole number of micro-batches a rank.
+    """
 
     global_batch_size: int
     local_batch_size: int
-    dp_rank: int
-    dp_world: int
-    grad_accum: int
+    dp_rank: int = 0
+    dp_world: int = 1
+
+    def __post_init__(self) -> None:
+        assert 0 <= self.dp_rank < self.dp_world, f"rank {self.dp_rank} of {self.dp_world}"
+        _ = self.grad_accum
+
+    @functools.cached_property
+    def grad_accum(self) -> int:
+        """Micro-batches that one rank adds up for one update."""
+        return grad_accum_steps(self.global_batch_size, self.local_batch_size, self.dp_world)
 
     @property
     def samples_per_rank(self) -> int:
@@ -42,19 +55,6 @@ class BatchShape:
         within = np.arange(self.samples_per_rank, dtype=np.int64)
         numbers = starts[:, None] + within[None, :]
         return numbers.reshape(updates, self.grad_accum, self.local_batch_size)
-
-
-def batch_shape(
-    *, global_batch_size: int, local_batch_size: int, dp_rank: int = 0, dp_world: int = 1
-) -> BatchShape:
-    """Check the three sizes and the rank against each other.
-
-    Raises:
-        ConfigError: the global batch is not a whole number of micro-batches a rank.
-    """
-    assert 0 <= dp_rank < dp_world, f"rank {dp_rank} of {dp_world}"
-    grad_accum = grad_accum_steps(global_batch_size, local_batch_size, dp_world)
-    return BatchShape(global_batch_size, local_batch_size, dp_rank, dp_world, grad_accum)
 
 
 def grad_accum_steps(global_batch_size: int, local_batch_size: int, dp_world: int) -> int:
@@ -93,8 +93,3 @@ def divisors_near(number: int, wanted: int, count: int = 6) -> list[int]:
     small = [d for d in range(1, int(number**0.5) + 1) if number % d == 0]
     divisors = {*small, *(number // d for d in small)}
     return sorted(sorted(divisors, key=lambda d: (abs(d - wanted), d))[:count])
-
-
-def steps_for_samples(samples: int, global_batch_size: int) -> tuple[int, int]:
-    """(whole updates, samples left over) in ``samples`` samples; the rest is less than one global batch."""
-    return divmod(max(samples, 0), global_batch_size)

@@ -57,13 +57,12 @@ def continue_greedily(
     with eval_mode(engine.model, engine.device), torch.no_grad(), engine.autocast():
         for done in range(0, len(batches), world.dp_world):
             numbers = batches[min(done + world.dp_rank, len(batches) - 1)]
-            batch = _Rows(
-                engine, [_fitted(prompts[number], context) for number in numbers], stop_ids, usable_ids
-            )
-            found |= zip(numbers, batch.write(), strict=True)
+            asked = [_fitted(prompts[number], context) for number in numbers]
+            written = _Rows(engine, asked, stop_ids, usable_ids).write()
+            found |= zip(numbers, written, strict=True)
             if progress is not None:
                 progress(min(done + world.dp_world, len(batches)), len(batches))
-    merged = {number: ids for part in world.gather(list(found.items())) for number, ids in part}
+    merged = {number: ids for of_rank in world.gather(list(found.items())) for number, ids in of_rank}
     return [list(merged[number]) for number in range(len(prompts))]
 
 
@@ -95,9 +94,8 @@ class _Rows:
         self._written: list[list[int]] = [[] for _ in prompts]
         self._done = [prompt.max_new_tokens == 0 for prompt in prompts]
         self._cache = KVCache() if engine.share else None
-        self._ids = torch.tensor(
-            [prompt.ids[: min(len(p.ids) for p in prompts)] for prompt in prompts], device=engine.device
-        )
+        shortest = min(len(prompt.ids) for prompt in prompts)
+        self._ids = torch.tensor([prompt.ids[:shortest] for prompt in prompts], device=engine.device)
 
     def write(self) -> list[list[int]]:
         """Write until every row of every rank is done; a rank that is done keeps the others company."""
@@ -125,14 +123,12 @@ class _Rows:
             for row, prompt in enumerate(self._prompts)
         ]
         for row, (prompt, token) in enumerate(zip(self._prompts, column, strict=True)):
-            if place >= len(prompt.ids) and not self._done[row]:
-                self._write(row, prompt, token)
+            if place < len(prompt.ids) or self._done[row]:
+                continue
+            if token in self._stop_ids:
+                self._done[row] = True
+                continue
+            written = self._written[row]
+            written.append(token)
+            self._done[row] = len(written) >= prompt.max_new_tokens or prompt.enough(written)
         self._ids = torch.cat([self._ids, torch.tensor(column, device=self._ids.device)[:, None]], dim=1)
-
-    def _write(self, row: int, prompt: Prompt, token: int) -> None:
-        written = self._written[row]
-        if token in self._stop_ids:
-            self._done[row] = True
-            return
-        written.append(token)
-        self._done[row] = len(written) >= prompt.max_new_tokens or prompt.enough(written)

@@ -17,7 +17,7 @@ very same forwards and finds the very same numbers; each runs equally many, beca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -154,26 +154,22 @@ class SpanScorer:
         plain, shared = self._jobs(rows, [list(dict.fromkeys(of_one)) for of_one in numbers])
         found: dict[int, RowScore] = {}
         done = 0
+        total, step, first = len(shared) + len(plain), self.world.dp_world, self.world.dp_rank
         with eval_mode(self.model, self.device), torch.no_grad(), self.autocast():
             for jobs in (shared, plain):
-                for job in self._shard_jobs(jobs):
+                for start in range(0, len(jobs), step):
+                    job = jobs[
+                        min(start + first, len(jobs) - 1)
+                    ]  # ranks that would have one fewer repeat the last
                     found |= zip(job.rows, self._run_or_halve(job, rows), strict=True)
-                    done += self.world.dp_world
+                    done += step
                     if progress is not None:
-                        progress(min(done, len(shared) + len(plain)), len(shared) + len(plain))
-        found = self._gather_scores(found)
-        return [[found[number] for number in of_one] for of_one in numbers]
-
-    def _shard_jobs(self, jobs: Sequence[_Job]) -> Iterable[_Job]:
-        """This rank's jobs; ranks that would have one fewer repeat the last one."""
-        step, first = self.world.dp_world, self.world.dp_rank
-        return (jobs[min(start + first, len(jobs) - 1)] for start in range(0, len(jobs), step))
-
-    def _gather_scores(self, found: dict[int, RowScore]) -> dict[int, RowScore]:
-        if self.world.size == 1:
-            return found
+                        progress(min(done, total), total)
         own = [[number, score.nll, score.tokens, score.greedy] for number, score in found.items()]
-        return {number: RowScore(*values) for part in self.world.gather(own) for number, *values in part}
+        found = {
+            number: RowScore(*values) for of_rank in self.world.gather(own) for number, *values in of_rank
+        }
+        return [[found[number] for number in of_one] for of_one in numbers]
 
     # ---------------------------------------------------------------------------------------- planning
 
@@ -187,17 +183,14 @@ class SpanScorer:
                 together.append((beginning, numbers))
             else:
                 alone += numbers
-        return self._plain_jobs(rows, alone), self._shared_jobs(rows, together)
-
-    def _plain_jobs(self, rows: Sequence[Row], numbers: Sequence[int]) -> list[_Job]:
         # The longest first: what is too long for memory fails at once.
-        by_length = sorted(numbers, key=lambda number: (-rows[number].end, number))
-        jobs: list[_Job] = []
+        by_length = sorted(alone, key=lambda number: (-rows[number].end, number))
+        plain: list[_Job] = []
         while by_length:
             count = self._room(rows[by_length[0]].end)
-            jobs.append(_Job(0, tuple(by_length[:count]), tuple(range(min(count, len(by_length))))))
+            plain.append(_Job(0, tuple(by_length[:count]), tuple(range(min(count, len(by_length))))))
             by_length = by_length[count:]
-        return jobs
+        return plain, self._shared_jobs(rows, together)
 
     def _shared_jobs(self, rows: Sequence[Row], questions: list[tuple[int, Sequence[int]]]) -> list[_Job]:
         questions = sorted(questions, key=lambda question: (-question[0], question[1][0]))
@@ -258,7 +251,11 @@ class SpanScorer:
             cache.select_rows(torch.tensor(job.questions, device=self.device))
         batch = padded([rows[number] for number in job.rows], skip=job.shared).to(self.device)
         found = self.model(batch, head_loss=SpanHead(), cache=cache).double().cpu()
-        return _split(found, [rows[number].end - rows[number].start for number in job.rows])
+        counts = [rows[number].end - rows[number].start for number in job.rows]
+        return [
+            RowScore(float(nll.sum()), count, count > 0 and bool(likeliest.all()))
+            for (nll, likeliest), count in zip(found.split(counts, dim=1), counts, strict=True)
+        ]
 
 
 def _numbered(questions: Sequence[Sequence[Row]]) -> tuple[list[Row], list[list[int]]]:
@@ -273,14 +270,6 @@ def _numbered(questions: Sequence[Sequence[Row]]) -> tuple[list[Row], list[list[
                 rows.append(row)
         numbers.append([known[row] for row in of_one])
     return rows, numbers
-
-
-def _split(found: Tensor, counts: Sequence[int]) -> list[RowScore]:
-    parts = found.split(list(counts), dim=1)
-    return [
-        RowScore(float(part[0].sum()), count, count > 0 and bool(part[1].all()))
-        for part, count in zip(parts, counts, strict=True)
-    ]
 
 
 def padded(rows: Sequence[Row], *, skip: int = 0) -> Batch:

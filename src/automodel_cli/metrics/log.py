@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
 import stat
 import warnings
@@ -55,7 +56,11 @@ class RemoteLog(Protocol):
 
 def json_safe(record: Record) -> dict[str, Any]:
     """``record`` with NaN and infinities as None, their names and kinds under ``"nonfinite"``; nested ones too."""
-    odd = {key: str(value) for key, value in record.items() if _is_odd(value)}
+    odd = {
+        key: str(value)
+        for key, value in record.items()
+        if isinstance(value, float) and not math.isfinite(value)
+    }
     clean = {key: (None if key in odd else _inner_safe(value)) for key, value in record.items()}
     return {**clean, "nonfinite": odd} if odd else clean
 
@@ -64,10 +69,6 @@ def _inner_safe(value: Any) -> Any:
     if isinstance(value, Mapping):
         return json_safe(value)
     return [_inner_safe(item) for item in value] if isinstance(value, list) else value
-
-
-def _is_odd(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
 
 
 def encode_record(record: Record) -> bytes:
@@ -241,33 +242,17 @@ class AppendFile:
 
 def repair_tail(path: Path) -> None:
     """Mend what a kill left at the end of ``path``: finish a whole record's line, cut a torn one off."""
-    if not path.exists():
+    if not path.exists() or not path.stat().st_size:
         return
     with path.open("r+b") as handle:
-        start, tail = _unterminated_tail(handle)
-        if not tail:
-            return
-        if decode_line(tail) is not None:
+        with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            start = content.rfind(b"\n") + 1
+            tail = content[start : start + MAX_LINE_BYTES + 1]
+        if tail and decode_line(tail) is not None:
             handle.seek(0, os.SEEK_END)
             handle.write(b"\n")
-        else:
+        elif tail:
             handle.truncate(start)
-
-
-def _unterminated_tail(handle: Any, block_bytes: int = 1 << 16) -> tuple[int, bytes]:
-    """Offset and bytes of what follows the last newline (whole file where there is none)."""
-    end = position = handle.seek(0, os.SEEK_END)
-    start = 0
-    while position > 0:
-        step = min(block_bytes, position)
-        position -= step
-        handle.seek(position)
-        newline = handle.read(step).rfind(b"\n")
-        if newline >= 0:
-            start = position + newline + 1
-            break
-    handle.seek(start)
-    return start, handle.read(min(end - start, MAX_LINE_BYTES + 1))
 
 
 def rewind(run_folder: Path | str, step: int) -> int:
@@ -285,36 +270,21 @@ def rewind(run_folder: Path | str, step: int) -> int:
         return 0
     kept: list[bytes] = []
     moved: list[bytes] = []
-    for line in _whole_lines(source):
+    for line, _ in lines_of(source):
         record = decode_line(line)
         (kept if record is not None and 0 < step >= record["step"] else moved).append(line)
     if moved:
-        _add_superseded(folder / SUPERSEDED_NAME, moved)
-        _replace_lines(source, kept)
+        superseded = folder / SUPERSEDED_NAME
+        earlier = [line for line, _ in lines_of(superseded)] if superseded.exists() else []
+        known = set(earlier)  # every record carries its time: an equal line is the same record
+        new = [line for line in moved if line not in known]
+        for path, lines in ((superseded, earlier + new), (source, kept)):
+            with atomic_file(path) as handle:
+                handle.writelines(line + b"\n" for line in lines)
     return len(moved)
 
 
-def _whole_lines(path: Path) -> list[bytes]:
-    """The lines of ``path`` without newlines; a torn last one counts as a line."""
-    return [line for line, _ in lines_of(path)]
-
-
-def _add_superseded(path: Path, moved: list[bytes]) -> None:
-    earlier = _whole_lines(path) if path.exists() else []
-    known = set(earlier)  # every record carries its time: an equal line is the same record
-    _replace_lines(path, earlier + [line for line in moved if line not in known])
-
-
-def _replace_lines(path: Path, lines: list[bytes]) -> None:
-    with atomic_file(path) as handle:
-        handle.writelines(line + b"\n" for line in lines)
-
-
 # -------------------------------------------------------------------------------------- the log
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 class MetricsLog:
@@ -333,7 +303,7 @@ class MetricsLog:
         console: Callable[[str], None] | None = None,
         lines: Lines = CLASSIC,
         remote_every_steps: int = 1,
-        now: Callable[[], datetime] = utc_now,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._file = AppendFile(Path(run_folder) / METRICS_NAME) if run_folder is not None else None
         self._remote = wandb

@@ -1,7 +1,7 @@
 """The curves of one or several runs in one figure: loss, learning rate, throughput, gradient norm.
 
 Training loss is drawn raw (thin) and smoothed (bold); validation as marked points. Several runs share the
-axes, a colour each. Matplotlib's file backends only: no window, no global state.
+axes, a color each. Matplotlib's file backends only: no window, no global state.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from automodel_cli.files import atomic_file
 from automodel_cli.metrics.read import Columns, RunMetrics, read_runs
 
 FORMATS = ("png", "svg", "pdf")
+# Formats that would carry a date go without: the same numbers give the same file.
+_UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 # Okabe and Ito's palette (distinct for colour-blind readers), dark enough on white; yellow left out.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#5B5B5B", "#8B5E3C")
+_SMALL_PANELS = {"lr": "Learning rate", "tps": "Tokens per second", "grad_norm": "Gradient norm"}
 _MOST_INSIDE = 6  # entries of a legend that may lie over the curves
 _INK, _FAINT_INK, _GRID = "#1f2328", "#57606a", "#e4e7eb"
 _STYLE = {
@@ -55,7 +58,12 @@ def plot_runs(
         DataError: a run has no metrics.
     """
     target = Path(out)
-    file_format = _format_of(target)
+    file_format = target.suffix.lower().removeprefix(".")
+    if file_format not in FORMATS:
+        raise ConfigError(
+            f"cannot draw into {target}: its name ends with {target.suffix or 'nothing'}",
+            f"end it with one of .{', .'.join(FORMATS)}",
+        )
     matplotlib = _import_matplotlib()
     metrics = read_runs(runs)
     if not any(run.train or run.validation for run in metrics):
@@ -63,23 +71,8 @@ def plot_runs(
     target.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(_STYLE), atomic_file(target) as handle:
         figure = draw(metrics, log_x=log_x, log_loss=log_loss, smooth_records=smooth_records, title=title)
-        figure.savefig(handle, format=file_format, dpi=dpi, metadata=_undated(file_format))
+        figure.savefig(handle, format=file_format, dpi=dpi, metadata=_UNDATED.get(file_format))
     return target
-
-
-def _format_of(target: Path) -> str:
-    ending = target.suffix.lower().removeprefix(".")
-    if ending not in FORMATS:
-        raise ConfigError(
-            f"cannot draw into {target}: its name ends with {target.suffix or 'nothing'}",
-            f"end it with one of .{', .'.join(FORMATS)}",
-        )
-    return ending
-
-
-def _undated(file_format: str) -> dict[str, None] | None:
-    """Leave the date out where the format would carry one: the same numbers give the same file."""
-    return {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(file_format)
 
 
 def _import_matplotlib() -> Any:
@@ -108,17 +101,15 @@ def draw(
         figure = matplotlib.figure.Figure(figsize=(10, 7), layout="constrained")
         grid = figure.add_gridspec(2, 3, height_ratios=(2.1, 1))
         loss = figure.add_subplot(grid[0, :])
-        small = {
-            name: figure.add_subplot(grid[1, index]) for index, name in enumerate(("lr", "tps", "grad_norm"))
-        }
+        small = {name: figure.add_subplot(grid[1, index]) for index, name in enumerate(_SMALL_PANELS)}
         for run, color in zip(runs, itertools.cycle(PALETTE), strict=False):
             _draw_loss(loss, run, color, smooth_records=smooth_records, alone=len(runs) == 1)
             for name, axes in small.items():
                 _draw_column(axes, run.train, name, color, smooth_records=smooth_records)
-        _finish_loss_axes(figure, loss, runs, log_loss=log_loss, matplotlib=matplotlib)
-        _finish_small_axes(small, matplotlib)
+        _finish_loss_axes(figure, loss, runs, log_loss=log_loss)
+        _finish_small_axes(small)
         for axes in (loss, *small.values()):
-            _finish_steps_axis(axes, runs, log_x, matplotlib)
+            _finish_steps_axis(axes, runs, log_x)
         default = runs[0].label if len(runs) == 1 else f"{len(runs)} runs"
         figure.suptitle(title or default, x=0.01, ha="left", fontsize=13, fontweight="bold")
         return figure
@@ -132,29 +123,20 @@ def _draw_loss(axes: Any, run: RunMetrics, color: str, *, smooth_records: int | 
     _draw_column(axes, run.train, "loss", color, smooth_records=smooth_records, label=f"{prefix}train")
     names = sorted(run.validation, key=lambda name: (name != "default", name))
     for index, name in enumerate(names):
+        steps, losses = _finite(run.validation[name], "loss")
+        if not steps.size:
+            continue
         label = f"{prefix}validation {name}".removesuffix(" default")
-        _draw_validation(axes, run.validation[name], label, color, index, alone=alone)
-
-
-def _draw_validation(axes: Any, columns: Columns, label: str, color: str, index: int, *, alone: bool) -> None:
-    steps, losses = _finite(columns, "loss")
-    if not steps.size:
-        return
-    # One run: its own colour tells validation from training. Several: colour is the run, the marker the kind.
-    shade = PALETTE[(index + 1) % len(PALETTE)] if alone else color
-    axes.plot(
-        steps,
-        losses,
-        color=shade,
-        linewidth=1.2,
-        linestyle=(0, (4, 2)),
-        marker="osD^v"[index % 5],
-        markersize=5,
-        markerfacecolor="white",
-        markeredgewidth=1.4,
-        label=f"{label} (last {losses[-1]:.4f})",
-        zorder=3,
-    )
+        # One run: its own color tells validation from training. Several: color is the run, the marker the kind.
+        shade = PALETTE[(index + 1) % len(PALETTE)] if alone else color
+        marker = {
+            "marker": "osD^v"[index % 5],
+            "markersize": 5,
+            "markerfacecolor": "white",
+            "markeredgewidth": 1.4,
+        }
+        line = {"color": shade, "linewidth": 1.2, "linestyle": (0, (4, 2)), "zorder": 3}
+        axes.plot(steps, losses, label=f"{label} (last {losses[-1]:.4f})", **line, **marker)
 
 
 def _draw_column(
@@ -182,14 +164,13 @@ def _draw_column(
     axes.plot(steps, smoothed, color=color, linewidth=1.6, marker=marker, label=text)
 
 
-def _finish_loss_axes(
-    figure: Any, axes: Any, runs: Sequence[RunMetrics], *, log_loss: bool, matplotlib: Any
-) -> None:
+def _finish_loss_axes(figure: Any, axes: Any, runs: Sequence[RunMetrics], *, log_loss: bool) -> None:
     axes.set_title("Loss (nats per token)")
     if log_loss:
         axes.set_yscale("log")
-        _plain_numbers(axes.yaxis, axes.get_ylim(), 8, matplotlib)
-    skipped = np.concatenate([_skipped_steps(run.train) for run in runs])
+        _plain_numbers(axes.yaxis, axes.get_ylim(), 8)
+    trained = [run.train for run in runs if "loss" in run.train]
+    skipped = np.concatenate([np.empty(0, int), *(own["step"][~np.isfinite(own["loss"])] for own in trained)])
     if skipped.size:
         bottom = axes.get_xaxis_transform()  # x in steps, y as a fraction of the panel
         heights = np.full(skipped.shape, 0.02)
@@ -204,22 +185,14 @@ def _finish_loss_axes(
         axes.legend(loc="upper right", fontsize=9.5, framealpha=0.9, edgecolor="none")
 
 
-def _skipped_steps(columns: Columns) -> np.ndarray:
-    """Steps whose loss was not finite."""
-    if "loss" not in columns:
-        return np.empty(0, dtype=np.int64)
-    return columns["step"][~np.isfinite(columns["loss"])]
-
-
-def _finish_small_axes(panels: dict[str, Any], matplotlib: Any) -> None:
-    panels["lr"].set_title("Learning rate")
-    panels["tps"].set_title("Tokens per second")
-    panels["grad_norm"].set_title("Gradient norm")
-    panels["tps"].yaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
-    panels["lr"].yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(_short_power))
+def _finish_small_axes(panels: dict[str, Any]) -> None:
+    ticker = _import_matplotlib().ticker
+    panels["tps"].yaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+    panels["lr"].yaxis.set_major_formatter(ticker.FuncFormatter(_short_power))
     for name, axes in panels.items():
+        axes.set_title(_SMALL_PANELS[name])
         if axes.lines:
-            _set_value_range(axes, matplotlib, log_allowed=name == "grad_norm")
+            _set_value_range(axes, log_allowed=name == "grad_norm")
         else:
             axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color=_FAINT_INK)
             axes.set_yticks([])
@@ -233,41 +206,43 @@ def _short_power(value: float, _position: int = 0) -> str:
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
-def _set_value_range(axes: Any, matplotlib: Any, *, log_allowed: bool) -> None:
+def _set_value_range(axes: Any, *, log_allowed: bool) -> None:
     """From zero up; a log axis where values span a factor of 30: one spike must not flatten the rest."""
     values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.lines])
     if log_allowed and values.min() > 0 and values.max() > 30 * values.min():
         axes.set_yscale("log")
-        _plain_numbers(axes.yaxis, axes.get_ylim(), 5, matplotlib)
+        _plain_numbers(axes.yaxis, axes.get_ylim(), 5)
     elif values.max() > 0:
         axes.set_ylim(0, 1.08 * values.max())
 
 
-def _finish_steps_axis(axes: Any, runs: Sequence[RunMetrics], log_x: bool, matplotlib: Any) -> None:
+def _finish_steps_axis(axes: Any, runs: Sequence[RunMetrics], log_x: bool) -> None:
     axes.set_xlabel("step")
     axes.margins(x=0.02)
     if log_x:
         axes.set_xscale("log")
-        _plain_numbers(axes.xaxis, axes.get_xlim(), 5, matplotlib)
+        _plain_numbers(axes.xaxis, axes.get_xlim(), 5)
         return
-    ticks = matplotlib.ticker.MaxNLocator(nbins="auto", steps=[1, 2, 5, 10], integer=True)
-    axes.xaxis.set_major_locator(ticks)
-    last = max((int(columns["step"][-1]) for run in runs for columns in _all_columns(run)), default=0)
+    ticker = _import_matplotlib().ticker
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(nbins="auto", steps=[1, 2, 5, 10], integer=True))
+    every = [columns for run in runs for columns in (run.train, *run.validation.values()) if columns]
+    last = max((int(columns["step"][-1]) for columns in every), default=0)
     if last >= 10_000:
-        axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+        axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
 
 
-def _plain_numbers(axis: Any, limits: tuple[float, float], most: int, matplotlib: Any) -> None:
+def _plain_numbers(axis: Any, limits: tuple[float, float], most: int) -> None:
     """Ticks of a log axis as people write numbers (``2``, ``0.05``, ``20k``), few enough to stand apart."""
+    ticker = _import_matplotlib().ticker
     ticks = log_ticks(*limits, most)
     if len(ticks) < 3:  # less than a decade: even steps
-        steps = matplotlib.ticker.MaxNLocator(nbins=most).tick_values(*limits)
+        steps = ticker.MaxNLocator(nbins=most).tick_values(*limits)
         ticks = [tick for tick in steps.tolist() if limits[0] <= tick <= limits[1] and tick > 0]
     if axis.axis_name == "x":  # steps are whole
         ticks = [tick for tick in ticks if tick >= 1 and tick == int(tick)]
-    axis.set_major_locator(matplotlib.ticker.FixedLocator(ticks))
-    axis.set_major_formatter(matplotlib.ticker.FuncFormatter(_plain_number))
-    axis.set_minor_locator(matplotlib.ticker.NullLocator())
+    axis.set_major_locator(ticker.FixedLocator(ticks))
+    axis.set_major_formatter(ticker.FuncFormatter(_plain_number))
+    axis.set_minor_locator(ticker.NullLocator())
 
 
 def log_ticks(low: float, high: float, most: int) -> list[float]:
@@ -285,10 +260,6 @@ def _plain_number(value: float, _position: int = 0) -> str:
         if value >= limit:
             return f"{value / (limit if limit > 1e4 else 1e3):g}{unit}"
     return f"{value:.6g}" if value >= 1e-4 else _short_power(value)
-
-
-def _all_columns(run: RunMetrics) -> list[Columns]:
-    return [columns for columns in (run.train, *run.validation.values()) if columns]
 
 
 # ------------------------------------------------------------------------------------- the numbers

@@ -24,7 +24,7 @@ def seen(monkeypatch):
         reporter.progress(1, 2, "val.bin")
         results = {"checkpoint": {"path": "run/step_00000007"}, "sets": [{"data": "val.bin", **SCORE}]}
         output = None if cfg.output == "none" else Path("run/results.json")
-        return recipe.EvaluationResult({**results, **SCORE}, output)
+        return recipe.results_file.StoredResults({**results, **SCORE}, output)
 
     monkeypatch.setattr(recipe, "run", fake)
     return configs

@@ -38,7 +38,7 @@ def seen(monkeypatch):
 
     def fake(cfg, *, reporter=None, trust=()):
         configs.append(cfg)
-        return recipe.TasksResult(RESULTS, Path("run/results_tasks.json"))
+        return recipe.results_file.StoredResults(RESULTS, Path("run/results_tasks.json"))
 
     monkeypatch.setattr(recipe, "run", fake)
     return configs

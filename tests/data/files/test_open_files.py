@@ -13,7 +13,6 @@ from tests.token_files import write_token_file
 
 from automodel_cli.corpus.formats.nanogpt_bin import inspect_token_file
 from automodel_cli.data.files.open_files import OpenFiles, TokenShards, open_files_allowed
-from automodel_cli.data.files.vocabulary import sampled_maxima
 
 
 class Opener:
@@ -75,11 +74,3 @@ def test_shards_are_read_alike_mapped_or_not_and_after_a_copy(tmp_path: Path) ->
     assert tokens is not None and read.checked(0).tokens is None
     np.testing.assert_array_equal(tokens, np.arange(50))
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(read)).reader(0).read(7, 5), np.arange(7, 12))
-
-
-def test_the_largest_ids_are_looked_for_in_the_given_part(tmp_path: Path) -> None:
-    values = np.arange(100)
-    values[90:] = 500
-    write_token_file(tmp_path / "x.bin", values)
-    shards = TokenShards([inspect_token_file(tmp_path / "x.bin")] * 3, "auto")
-    assert sampled_maxima([(0, 100), (10, 0), (20, 30)], shards.reader) == {0: 500, 2: 49}

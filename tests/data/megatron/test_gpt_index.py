@@ -23,7 +23,6 @@ from automodel_cli.data.megatron.gpt_index import (
     sample_index,
     shuffle_index,
     split_range,
-    wrong_indices,
 )
 from automodel_cli.errors import ConfigError, DataError
 
@@ -223,31 +222,3 @@ def test_reference_arrays(case: str) -> None:
                 np.testing.assert_array_equal(getattr(found, name), expected)
             compared += 1
     assert compared >= 2
-
-
-def _stored() -> dict[str, np.ndarray]:
-    rows = np.array([[0, 0], [1, 4], [3, 2]], dtype=np.int32)
-    return {
-        "document_index": np.array([7, 5, 6, 8], dtype=np.int32),
-        "sample_index": rows,
-        "shuffle_index": np.array([1, 0], dtype=np.uint32),
-    }
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("document_index", np.array([7, 5, 6, 9], dtype=np.int32)),
-        ("document_index", np.array([7, 5, 6, 4], dtype=np.int32)),
-        ("document_index", np.array([7, 5, 6], dtype=np.int32)),
-        ("document_index", np.array([7, 5, 6, 8], dtype=np.float32)),
-        ("sample_index", np.array([[0, 0], [1, 4], [4, 2]], dtype=np.int32)),
-        ("sample_index", np.array([[0, 0], [1, -4], [3, 2]], dtype=np.int32)),
-        ("sample_index", np.zeros((2, 3), dtype=np.int32)),
-        ("shuffle_index", np.array([1, 2], dtype=np.uint32)),
-        ("shuffle_index", np.array([1, 0], dtype=np.int8)),
-    ],
-)
-def test_stored_indices_that_cannot_be(name: str, value: np.ndarray) -> None:
-    assert wrong_indices(_stored(), (5, 9), 1, 2) is None
-    assert name in (wrong_indices({**_stored(), name: value}, (5, 9), 1, 2) or "")

@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from automodel_cli.data.megatron.index_cache import Arrays, IndexCache, IndexEntry, check_folder, stem_of
+from automodel_cli.data.megatron.index_cache import (
+    Arrays,
+    ArraySpec,
+    IndexCache,
+    IndexEntry,
+    check_folder,
+    stem_of,
+)
 from automodel_cli.errors import DataError
 from automodel_cli.files import hash_file, write_manifest
 
@@ -30,8 +37,15 @@ class Builder:
         return {"first": np.arange(self.rows), "second": np.ones((self.rows, 2), np.int32)}
 
 
-def entry(build: Any, *, data: Any = "data", plan: dict[str, Any] = PLAN, **more: Any) -> IndexEntry:
-    return IndexEntry(stem_of("label", plan), plan, data, ("first", "second"), build, **more)
+def entry(
+    build: Any, *, data: Any = "data", plan: dict[str, Any] = PLAN, end: int = 2, **more: Any
+) -> IndexEntry:
+    rows = getattr(build, "rows", 100)
+    arrays = {
+        "first": ArraySpec(("int64",), (rows,), 0, rows),
+        "second": ArraySpec(("int32", "int64"), (rows, 2), 1, (2, end)),
+    }
+    return IndexEntry(stem_of("label", plan), plan, data, arrays, build, **more)
 
 
 def load(folder: Path | None, *entries: IndexEntry) -> tuple[list[Arrays], list[str]]:
@@ -235,10 +249,27 @@ def test_every_flipped_bit_is_noticed_and_healed(tmp_path: Path) -> None:
 
 def test_arrays_that_cannot_be_are_not_used(tmp_path: Path) -> None:
     load(tmp_path, entry(Builder()))
-    build = Builder()
-    _, notes = load(tmp_path, entry(build, wrong=lambda arrays: "out of range" if not build.calls else None))
+    _, notes = load(tmp_path, entry(build := Builder(), end=1))
     assert build.calls == 1
-    assert notes == [f"index built again, {stem_of('label', PLAN)}: out of range"]
+    expected = "second has values 1 to 1, expected 1 to below (2, 1)"
+    assert notes == [f"index built again, {stem_of('label', PLAN)}: {expected}"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.array([[0, 0], [1, 4], [4, 2]], dtype=np.int32),  # beyond the end of its column
+        np.array([[0, 0], [1, -4], [3, 2]], dtype=np.int32),
+        np.zeros((2, 3), dtype=np.int32),
+        np.zeros((3, 2), dtype=np.float32),
+    ],
+)
+def test_type_shape_and_range_of_an_array(value: np.ndarray) -> None:
+    spec = ArraySpec(("int32", "int64"), (3, 2), 0, (4, 9))
+    sound = np.array([[0, 0], [1, 8], [3, 2]], dtype=np.int32)
+    assert spec.check("sample_index", sound) is sound
+    with pytest.raises(DataError, match="sample_index"):
+        spec.check("sample_index", value)
 
 
 def test_a_large_array_that_is_cut_off_under_a_run_is_named(tmp_path: Path) -> None:

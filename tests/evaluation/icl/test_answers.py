@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from automodel_cli.evaluation.icl.answers import extract_answer, is_answer, normalize
+from automodel_cli.evaluation.icl.scores import extract_answer, is_answer, normalize
 
 
 @pytest.mark.parametrize(

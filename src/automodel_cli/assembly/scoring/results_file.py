@@ -13,6 +13,7 @@ import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,14 @@ from automodel_cli.metrics.log import json_safe
 _LONGEST_LABEL = 80
 _SUFFIXES = (".manifest.json", ".bin", ".idx", ".npy")
 _WITHOUT_EFFECT = ("batch_size", "device", "processes")  # settings that change how fast, not what
+
+
+@dataclass(frozen=True)
+class StoredResults:
+    """What was found and the file that holds it (None: there is no place for one)."""
+
+    results: dict[str, Any]
+    output: Path | None
 
 
 def check_output(output: str | None) -> None:

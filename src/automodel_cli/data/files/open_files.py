@@ -36,10 +36,8 @@ class OpenFiles(Generic[_Opened]):
     def _opened(self, number: int) -> _Opened:
         with self._lock:
             if number not in self._open:
-                if len(self._open) >= self._limit:
-                    self._open.pop(
-                        next(iter(self._open))
-                    )  # the oldest; it closes when its last reader lets go
+                if len(self._open) >= self._limit:  # the oldest goes; it closes when its last reader lets go
+                    self._open.pop(next(iter(self._open)))
                 self._open[number] = self._opener(number)
             return self._open[number]
 

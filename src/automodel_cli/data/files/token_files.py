@@ -70,21 +70,29 @@ def open_token_files(
     """
     notes: list[str] = []
     named = isinstance(file_pattern, str | Path)
-    items = [file_pattern] if isinstance(file_pattern, str | Path) else list(file_pattern)
-    found = [_resolve(str(item)) for item in items]
-    paths = _without_doubles([path for paths in found for path in paths], notes)
+    items = (
+        [str(file_pattern)] if isinstance(file_pattern, str | Path) else [str(item) for item in file_pattern]
+    )
+    paths = _without_doubles([path for item in items for path in _resolve(item)], notes)
     manifests = _manifests(paths)
     known = {m.path(file): file for m in manifests.values() for file in m.token_files()}
-    if named and len(paths) == 1 and not is_pattern(str(file_pattern)) and paths[0] in known:
+    patterns = any(map(is_pattern, items))
+    if named and len(paths) == 1 and not patterns and paths[0] in known:
         paths = _whole_split(paths[0], known[paths[0]], manifests[paths[0].parent], notes)
     entries = tuple(known.get(path) for path in paths)
-    _refuse_mixed_splits(paths, entries, explicit=not named and not any(is_pattern(str(i)) for i in items))
+    _refuse_mixed_splits(paths, entries, explicit=not named and not patterns)
+    dtypes = {folder: manifest.dtype for folder, manifest in manifests.items()}
     files = tuple(
-        _inspect(path, entry, _raw_dtype(path, manifests, raw_dtype))
+        _inspect(path, entry, raw_dtype or dtypes.get(path.parent))
         for path, entry in zip(paths, entries, strict=True)
     )
-    notes += _notes_on_assumed(files)
-    manifest, split = _only_manifest(paths, entries, manifests)
+    if assumed := [file.path.name for file in files if file.assumed]:
+        what = f"{assumed[0]} has" if len(assumed) == 1 else f"{len(assumed)} files have"
+        are = "is" if len(assumed) == 1 else "are"
+        notes.append(f"{what} no header and {are} read as uint16 ids (raw_dtype can say otherwise)")
+    manifest = split = None  # of all the files
+    if entries[0] is not None and None not in entries and len({path.parent for path in paths}) == 1:
+        manifest, split = manifests[paths[0].parent], entries[0].split
     return TokenFiles(files, entries, manifest, split, _fingerprint(files, entries, manifest), tuple(notes))
 
 
@@ -92,7 +100,13 @@ def _resolve(item: str) -> list[Path]:
     """The files that one pattern, file or folder stands for; sorted."""
     path = Path(item).expanduser()
     if path.is_dir():
-        return _folder(path)
+        try:
+            manifest = read_corpus_manifest(path)
+        except DataError:
+            raise DataError(
+                f"{path} is a folder without a valid corpus manifest", f"name its files: {path}/*.bin"
+            ) from None
+        return [manifest.path(file) for file in manifest.token_files("train")]
     if path.is_file():
         return [path]
     files = [match for match in expand(str(path)) if match.is_file()]
@@ -100,16 +114,6 @@ def _resolve(item: str) -> list[Path]:
     if not token_files:
         raise DataError(f"no file matches {item}", _nearest(path))
     return token_files
-
-
-def _folder(folder: Path) -> list[Path]:
-    try:
-        manifest = read_corpus_manifest(folder)
-    except DataError:
-        raise DataError(
-            f"{folder} is a folder without a valid corpus manifest", f"name its files: {folder}/*.bin"
-        ) from None
-    return [manifest.path(file) for file in manifest.token_files("train")]
 
 
 def _nearest(path: Path) -> str:
@@ -136,9 +140,7 @@ def _manifests(paths: list[Path]) -> dict[Path, CorpusManifest]:
     by_folder: dict[Path, list[Path]] = {}
     for path in paths:
         by_folder.setdefault(path.parent, []).append(path)
-    found = {
-        folder: find_manifest(files[0]) or find_manifest(files[-1]) for folder, files in by_folder.items()
-    }
+    found = {folder: find_manifest(own[0]) or find_manifest(own[-1]) for folder, own in by_folder.items()}
     return {folder: manifest for folder, manifest in found.items() if manifest is not None}
 
 
@@ -158,24 +160,18 @@ def _refuse_mixed_splits(
     paths: list[Path], entries: tuple[CorpusFile | None, ...], *, explicit: bool
 ) -> None:
     """Training on the validation set is never meant; names count where no manifest speaks."""
-    held_out: list[str] = []
-    training: list[str] = []
+    names: dict[bool, list[str]] = {True: [], False: []}  # by whether the file is held out
     for path, entry in zip(paths, entries, strict=True):
         if entry is not None and entry.split is not None:
-            (held_out if entry.split == "val" else training).append(path.name)
+            names[entry.split == "val"].append(path.name)
         elif not explicit:
-            words = set(re.split(r"[^a-z]+", path.stem.lower()))
-            (held_out if words & _HELD_OUT_WORDS else training).append(path.name)
-    if held_out and training:
+            words = re.split(r"[^a-z]+", path.stem.lower())
+            names[not _HELD_OUT_WORDS.isdisjoint(words)].append(path.name)
+    if names[True] and names[False]:
         raise DataError(
-            f"file_pattern mixes training and validation files: {training[0]} and {held_out[0]}",
+            f"file_pattern mixes training and validation files: {names[False][0]} and {names[True][0]}",
             "narrow the pattern, for example to dataset*.bin, or list the files",
         )
-
-
-def _raw_dtype(path: Path, manifests: dict[Path, CorpusManifest], given: str | None) -> str | None:
-    manifest = manifests.get(path.parent)
-    return given or (manifest.dtype if manifest is not None else None)
 
 
 def _inspect(path: Path, entry: CorpusFile | None, raw_dtype: str | None) -> TokenFile:
@@ -190,28 +186,6 @@ def _inspect(path: Path, entry: CorpusFile | None, raw_dtype: str | None) -> Tok
             "the file was replaced or its copy is incomplete: `automodel preprocess verify` tells more",
         )
     return file
-
-
-def _notes_on_assumed(files: Sequence[TokenFile]) -> list[str]:
-    assumed = [file.path.name for file in files if file.assumed]
-    if not assumed:
-        return []
-    what = (
-        f"{assumed[0]} has no header and is"
-        if len(assumed) == 1
-        else f"{len(assumed)} files have no header and are"
-    )
-    return [f"{what} read as uint16 ids (raw_dtype can say otherwise)"]
-
-
-def _only_manifest(
-    paths: list[Path], entries: tuple[CorpusFile | None, ...], manifests: dict[Path, CorpusManifest]
-) -> tuple[CorpusManifest | None, str | None]:
-    """The one manifest that lists every file, and the split they belong to."""
-    if len({path.parent for path in paths}) != 1 or any(entry is None for entry in entries):
-        return None, None
-    assert entries[0] is not None
-    return manifests[paths[0].parent], entries[0].split
 
 
 def _fingerprint(

@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -174,33 +174,6 @@ def build_indices(
     samples = shape.count(epochs.tokens)
     rows = sample_index(lengths, documents, samples, shape)
     return GptIndices(documents, rows, shuffle_index(samples, epochs.before_last, random))
-
-
-def wrong_indices(
-    arrays: Mapping[str, np.ndarray], sequences: tuple[int, int], epochs: int, samples: int
-) -> str | None:
-    """What is wrong with the type, shape or range of stored indices; None where nothing is."""
-    documents, rows, order = (arrays[name] for name in ("document_index", "sample_index", "shuffle_index"))
-    begin, end = sequences
-    for name, array, dtypes, shape, bounds in (
-        ("document_index", documents, ("int32",), (epochs * (end - begin),), (begin, end)),
-        ("sample_index", rows, ("int32", "int64"), (samples + 1, 2), (0, _INT32_MAX + 1)),
-        ("shuffle_index", order, ("uint32", "int64"), (samples,), (0, samples)),
-    ):
-        if wrong := wrong_array(name, array, dtypes, shape, bounds):
-            return wrong
-    return wrong_array("sample_index", rows[:, 0], (rows.dtype.name,), (samples + 1,), (0, len(documents)))
-
-
-def wrong_array(
-    name: str, array: np.ndarray, dtypes: Sequence[str], shape: tuple[int, ...], bounds: tuple[int, int]
-) -> str | None:
-    """What is wrong with one array whose values are ``bounds[0]`` to ``bounds[1] - 1``."""
-    if array.dtype.name not in dtypes or array.shape != shape:
-        return f"{name} is {array.dtype} {list(array.shape)}, expected {' or '.join(dtypes)} {list(shape)}"
-    if array.size and not (bounds[0] <= int(array.min()) and int(array.max()) < bounds[1]):
-        return f"{name} has values {array.min():,} to {array.max():,}, expected {bounds[0]:,} to {bounds[1] - 1:,}"
-    return None
 
 
 def document_index(begin: int, end: int, epochs: Epochs, random: np.random.RandomState) -> np.ndarray:

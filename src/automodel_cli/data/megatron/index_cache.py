@@ -50,7 +50,6 @@ from automodel_cli.files import (
 from automodel_cli.json_files import Count, FileModel, PlainName, Xxh3, read_json, validated
 
 FORMAT = "automodel-index/2"
-_WITHOUT_HASHES = "automodel-index/1"
 LOCK_NAME = "index.lock"
 CACHE_FOLDER = "index_mapping"  # beside the first prefix, where index_mapping_dir does not say otherwise
 STAMP_SUFFIX = "-stamp.json"
@@ -80,20 +79,42 @@ class _Stamp(FileModel):
 
 
 @dataclass(frozen=True)
-class IndexEntry:
-    """One set of arrays: its file names, what it has to be, and how it is made.
+class ArraySpec:
+    """Type, shape and range of a stored array: values from ``first`` to below ``end`` (of each column, or one)."""
 
-    ``description`` is written to ``STEM-description.txt`` where there is one, for other tools. ``wrong`` says what is
-    wrong with stored arrays, None where nothing is.
+    dtypes: tuple[str, ...]
+    shape: tuple[int, ...]
+    first: int
+    end: int | tuple[int, ...]
+
+    def check(self, name: str, array: np.ndarray) -> np.ndarray:
+        """``array``, if it is so.
+
+        Raises:
+            DataError: it is not.
+        """
+        if array.dtype.name not in self.dtypes or array.shape != self.shape:
+            expected = f"{' or '.join(self.dtypes)} {list(self.shape)}"
+            raise DataError(f"{name} is {array.dtype} {list(array.shape)}, expected {expected}")
+        if array.size and not (self.first <= array.min() and (array.max(axis=0) < self.end).all()):
+            found = f"{array.min():,} to {array.max():,}"
+            raise DataError(f"{name} has values {found}, expected {self.first:,} to below {self.end}")
+        return array
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """One set of arrays: what each has to be, and how they are made.
+
+    ``description`` is written to ``STEM-description.txt`` where there is one, for other tools.
     """
 
     stem: str
     plan: Mapping[str, Any]
     data: Any
-    names: tuple[str, ...]
+    arrays: Mapping[str, ArraySpec]
     build: Callable[[], Arrays] = field(compare=False)
     description: str | None = None
-    wrong: Callable[[Arrays], str | None] = field(default=lambda arrays: None, compare=False)
 
     def stamp(self) -> dict[str, Any]:
         """The stamp without the sizes, as it comes back from JSON."""
@@ -107,12 +128,12 @@ def stem_of(label: str, plan: Mapping[str, Any]) -> str:
 
 
 class IndexCache:
-    """Entries in one folder (None: in memory only). ``notes`` collects what should be said once.
+    """Entries in one folder (None: in memory only).
 
-    Large arrays are mapped: ask ``watched[stem]`` before they are used.
-
-    ``asked`` names the entries that were wanted so far, ``built`` those that had to be made, ``stored`` those of them
-    that a later start will find.
+    Attributes:
+        notes: what should be said once.
+        watched: files of large arrays, which are mapped; ask them before those are used.
+        asked, built, stored: entries wanted so far, those that had to be made, and those of them that are kept.
     """
 
     def __init__(self, folder: Path | str | None) -> None:
@@ -150,20 +171,23 @@ class IndexCache:
 
     def _load(self, entry: IndexEntry, reasons: list[str]) -> Arrays | None:
         """The arrays of a valid entry; else None, and in ``reasons`` why one that is there is not used."""
-        if self.folder is None or not any(self._path(entry, name).exists() for name in _files_of(entry)):
+        names = [_STAMP, *(f"{name}.npy" for name in entry.arrays)]
+        if self.folder is None or not any(self._path(entry, name).exists() for name in names):
             return None
         try:
             stamp = read_stamp(self._path(entry, _STAMP))
             if stamp is None:
                 raise DataError("it was not finished")
-            _refuse_other(stamp, entry)
+            wanted = entry.stamp()
+            if stamp.data != wanted["data"]:
+                raise DataError("the data was changed since")
+            if stamp.plan != wanted["plan"]:
+                raise DataError("it is of another plan")
             watched: list[WatchedFile] = []
             arrays = {
-                name: _read_array(self._path(entry, f"{name}.npy"), stamp.files.get(f"{name}.npy"), watched)
-                for name in entry.names
+                name: spec.check(name, self._read_array(entry, f"{name}.npy", stamp, watched))
+                for name, spec in entry.arrays.items()
             }
-            if wrong := entry.wrong(arrays):
-                raise DataError(wrong)
         except AutomodelError as error:
             reasons.append(f"{entry.stem}: {error.message}")
             return None
@@ -173,6 +197,23 @@ class IndexCache:
     def _path(self, entry: IndexEntry, name: str) -> Path:
         assert self.folder is not None
         return self.folder / f"{entry.stem}-{name}"
+
+    def _read_array(
+        self, entry: IndexEntry, name: str, stamp: _Stamp, watched: list[WatchedFile]
+    ) -> np.ndarray:
+        """The array in one file, mapped where it is large, if the file is what the stamp says of it."""
+        path, stored = self._path(entry, name), stamp.files.get(name)
+        if stored is None or not path.is_file() or path.stat().st_size != stored.bytes:
+            raise DataError(f"{path.name} is missing or was cut off")
+        try:
+            file = WatchedFile(path, stored.bytes)
+            content = file.map() if stored.bytes > _MAPPED_BYTES else file.read()
+        except OSError as error:
+            raise DataError(f"{path.name} cannot be read: {error.strerror}") from error
+        if hash_bytes(content.data) != stored.xxh3:
+            raise DataError(f"{path.name} is damaged: its hash is not the one in the stamp")
+        watched.append(file)
+        return _as_array(path.name, content)
 
     # --------------------------------------------------------------------------------------- building
 
@@ -197,7 +238,7 @@ class IndexCache:
 
     def _make(self, entry: IndexEntry, folder: Path | None) -> Arrays:
         arrays = entry.build()
-        assert tuple(arrays) == entry.names
+        assert arrays.keys() == entry.arrays.keys()
         if folder is None:
             return arrays
         try:
@@ -210,28 +251,22 @@ class IndexCache:
 
     def _store(self, entry: IndexEntry, arrays: Arrays) -> None:
         """Publish arrays and description, then the stamp."""
-        stamp = self._path(entry, _STAMP)
+        stamp, files = self._path(entry, _STAMP), {}
         stamp.unlink(missing_ok=True)
         for leftover in stamp.parent.glob(f"{entry.stem}-*{TEMP_SUFFIX}"):
             leftover.unlink(missing_ok=True)
-        for name, array in arrays.items():
-            with _published(self._path(entry, f"{name}.npy")) as handle:
-                np.save(handle, array, allow_pickle=False)
-        names = [f"{name}.npy" for name in arrays]
+        contents: dict[str, Any] = {f"{name}.npy": array for name, array in arrays.items()}
         if entry.description is not None:
-            with _published(self._path(entry, _DESCRIPTION)) as handle:
-                handle.write(entry.description.encode())
-            names.append(_DESCRIPTION)
-        paths = {name: self._path(entry, name) for name in names}
-        files = {
-            name: {"bytes": path.stat().st_size, "xxh3": hash_file(path)} for name, path in paths.items()
-        }
+            contents[_DESCRIPTION] = entry.description.encode()
+        for name, content in contents.items():
+            with _published(path := self._path(entry, name)) as handle:
+                if isinstance(content, bytes):
+                    handle.write(content)
+                else:
+                    np.save(handle, content, allow_pickle=False)
+            files[name] = {"bytes": path.stat().st_size, "xxh3": hash_file(path)}
         with _published(stamp) as handle:
             handle.write(manifest_text({**entry.stamp(), "files": files}).encode())
-
-
-def _files_of(entry: IndexEntry) -> list[str]:
-    return [_STAMP, *(f"{name}.npy" for name in entry.names)]
 
 
 @contextlib.contextmanager
@@ -258,38 +293,11 @@ def read_stamp(path: Path) -> _Stamp | None:
         return None
     stamp = read_json(path)
     found = stamp.get("format") if isinstance(stamp, dict) else None
-    if found == _WITHOUT_HASHES:
+    if found == "automodel-index/1":
         raise DataError(f"it has no checksums ({found})", "it is built again by the next run")
     if not isinstance(found, str) or (found.startswith("automodel-index/") and found != FORMAT):
         raise DataError(f"{path.name} is of format {found!r:.60}, expected {FORMAT!r}", "delete it")
     return validated(read_manifest(path), _Stamp, path)
-
-
-def _refuse_other(stamp: _Stamp, entry: IndexEntry) -> None:
-    wanted = entry.stamp()
-    if stamp.data != wanted["data"]:
-        raise DataError("the data was changed since")
-    if stamp.plan != wanted["plan"]:
-        raise DataError("it is of another plan")
-
-
-def _read_array(path: Path, stored: _StoredFile | None, watched: list[WatchedFile]) -> np.ndarray:
-    """The array in ``path``, mapped where it is large, if the file is what the stamp says of it.
-
-    Raises:
-        DataError: it is not.
-    """
-    if stored is None or not path.is_file() or path.stat().st_size != stored.bytes:
-        raise DataError(f"{path.name} is missing or was cut off")
-    try:
-        file = WatchedFile(path, stored.bytes)
-        content = file.map() if stored.bytes > _MAPPED_BYTES else file.read()
-    except OSError as error:
-        raise DataError(f"{path.name} cannot be read: {error.strerror}") from error
-    if hash_bytes(content.data) != stored.xxh3:
-        raise DataError(f"{path.name} is damaged: its hash is not the one in the stamp")
-    watched.append(file)
-    return _as_array(path.name, content)
 
 
 def _as_array(name: str, content: np.ndarray) -> np.ndarray:

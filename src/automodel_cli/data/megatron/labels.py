@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
-from automodel_cli.data.files.row_documents import positions, segments
+from automodel_cli.data.files.documents import positions, segments
 from automodel_cli.errors import ConfigError
 
 NO_PAD = -1
@@ -80,16 +80,12 @@ class LabelRules:
     padded: bool = False
 
     def __post_init__(self) -> None:
-        wanted = [
-            name
-            for name in ("reset_position_ids", "reset_attention_mask", "eod_mask_loss")
-            if getattr(self, name)
-        ]
-        if wanted and self.ids.eod is None:
-            raise ConfigError(
-                f"dataset.{wanted[0]} needs to know which token ends a document",
-                "give dataset.tokenizer a tokenizer with an end-of-text token",
-            )
+        for name in ("reset_position_ids", "reset_attention_mask", "eod_mask_loss"):
+            if getattr(self, name) and self.ids.eod is None:
+                raise ConfigError(
+                    f"dataset.{name} needs to know which token ends a document",
+                    "give dataset.tokenizer a tokenizer with an end-of-text token",
+                )
 
     @functools.cached_property
     def plain(self) -> bool:
@@ -105,8 +101,8 @@ class LabelRules:
         return Batch(
             torch.from_numpy(inputs),
             torch.from_numpy(labels),
-            position_ids=torch.from_numpy(positions(ends)) if self.reset_position_ids else None,
-            segment_ids=torch.from_numpy(segments(ends)) if self.reset_attention_mask else None,
+            torch.from_numpy(positions(ends)) if self.reset_position_ids else None,
+            torch.from_numpy(segments(ends)) if self.reset_attention_mask else None,
         )
 
     def item(self, row: np.ndarray, *, attention_mask: bool) -> dict[str, torch.Tensor]:
@@ -129,7 +125,11 @@ class LabelRules:
         if self.reset_position_ids:
             found["position_ids"] = torch.from_numpy(positions(ends)[0])
         if attention_mask:
-            found["attention_mask"] = torch.from_numpy(self._forbidden(ends[0]))
+            forbidden = ~np.tri(tokens, dtype=bool)
+            if self.reset_attention_mask:
+                document = segments(ends)[0]
+                forbidden |= document[:, None] != document[None, :]
+            found["attention_mask"] = torch.from_numpy(forbidden[None])
         return found
 
     def _taken_apart(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -148,12 +148,3 @@ class LabelRules:
         if self.reset_position_ids or self.reset_attention_mask:
             ends[:, 1:] = rows[:, :-2] == self.ids.eod
         return ends
-
-    def _forbidden(self, ends: np.ndarray) -> np.ndarray:
-        """What each token may not look at, bool ``[1, T, T]``."""
-        tokens = len(ends)
-        forbidden = ~np.tri(tokens, dtype=bool)
-        if self.reset_attention_mask:
-            document = segments(ends[None])[0]
-            forbidden |= document[:, None] != document[None, :]
-        return forbidden[None]

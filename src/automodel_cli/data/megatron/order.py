@@ -1,6 +1,6 @@
 """Order of Megatron-Core: which tokens sample ``k`` holds, by its document, sample, shuffle and blend indices.
 
-1. Each part of the blend is asked for so many samples that its share of the whole is met (``_wanted``).
+1. Each part of the blend is asked for so many samples that its share of the whole is met.
 2. Epochs and samples of each follow from its number of tokens alone, and with them the length of the blend.
 3. The indices are read from the cache, or built in it (``gpt_index``, ``blending``).
 4. Sample ``k``: the blend says which part and which of its samples, the shuffle index which row, the sample index
@@ -13,9 +13,11 @@ are errors that name it.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,20 +29,61 @@ from automodel_cli.data.megatron.blending import BlendIndices, blend, blend_all
 from automodel_cli.data.megatron.gpt_index import (
     Epochs,
     GptIndices,
+    SplitBounds,
     build_indices,
     count_epochs,
     normalize,
-    wrong_array,
-    wrong_indices,
 )
-from automodel_cli.data.megatron.index_cache import Arrays, IndexCache, IndexEntry, stem_of
-from automodel_cli.data.megatron.names import CacheKeys
+from automodel_cli.data.megatron.index_cache import Arrays, ArraySpec, IndexCache, IndexEntry, stem_of
 from automodel_cli.data.megatron.parts import Part, state_of_index
 from automodel_cli.data.megatron.sample_order import OrderSettings, SampleOrder
 from automodel_cli.errors import DataError
 
-_GPT_NAMES = ("document_index", "sample_index", "shuffle_index")
-_BLEND_NAMES = ("dataset_index", "dataset_sample_index")
+_INT32_END = 2**31
+
+
+@dataclass(frozen=True)
+class CacheKeys:
+    """Names that megatron-core 0.16.1 gives to its cached indices: the md5 of a description of the data set.
+
+    With them ``index_mapping_dir`` can be shared with megatron-core: each finds what the other wrote, where paths,
+    sizes and tokenizer are spelled alike. (megatron-core does not notice data that was changed; we do.)
+
+    Args:
+        split: the split as text, None where each split has its own files.
+        matrix: bounds of train, valid and test, None likewise.
+        tokenizer: its ``unique_identifiers``.
+    """
+
+    split: str | None
+    matrix: Sequence[SplitBounds | None] | None
+    tokenizer: Any
+
+    def gpt(self, prefix: str, wanted: int | None, settings: OrderSettings) -> str:
+        """The description of one prefix' data set."""
+        described = {
+            "class": "GPTDataset",
+            "dataset_path": prefix,
+            "num_samples": wanted,
+            "index_split": settings.split,
+            "random_seed": settings.seed,
+            "sequence_length": settings.shape.seq_len,
+            "split": self.split,
+            "split_matrix": self.matrix,
+            "tokenizer": self.tokenizer,
+        }
+        return json.dumps(described, indent=4)
+
+    def blend(self, datasets: Sequence[str], weights: Sequence[float], size: int | None, split: str) -> str:
+        """The description of a blend of data sets with the given descriptions."""
+        described = {
+            "class": "BlendedDataset",
+            "datasets": [json.loads(dataset) for dataset in datasets],
+            "split": split,
+            "weights": list(weights),
+            "size": size,
+        }
+        return json.dumps(described, indent=4)
 
 
 def shares(weights: Sequence[float], size: int, surplus: float = 0.0) -> list[int]:
@@ -73,9 +116,11 @@ class MegatronOrder(SampleOrder):
         threads: int = 1,
     ) -> None:
         super().__init__(parts, settings, shards, weights=weights, size=size)
-        wanted = self._wanted(size)
+        wanted: list[int | None] = [size] if len(parts) == 1 else [None] * len(parts)  # None: one epoch
+        if self.weights is not None and size is not None:
+            wanted = list(shares(self.weights, size, settings.surplus))
         self.epochs = [self._epochs(part, number) for part, number in zip(parts, wanted, strict=True)]
-        self.lengths = [self._count(part, epochs) for part, epochs in zip(parts, self.epochs, strict=True)]
+        self.lengths = [settings.shape.count(epochs.tokens) for epochs in self.epochs]
         entries = [self._gpt_entry(number, wanted[number], names) for number in range(len(parts))]
         blended = len(parts) > 1 or self.weights is not None
         if blended:
@@ -93,26 +138,16 @@ class MegatronOrder(SampleOrder):
 
     # ------------------------------------------------------------------------------------------ plan
 
-    def _wanted(self, size: int | None) -> list[int | None]:
-        """Samples to build of each part, None for one epoch."""
-        if self.weights is not None and size is not None:
-            return list(shares(self.weights, size, self.settings.surplus))
-        return [size] if len(self.parts) == 1 else [None] * len(self.parts)
-
     def _epochs(self, part: Part, wanted: int | None) -> Epochs:
-        where = f"the {self.settings.split} split of {part.prefix}"
-        return count_epochs(part.tokens, wanted, self.settings.shape, where=where)
-
-    def _count(self, part: Part, epochs: Epochs) -> int:
         split, shape = self.settings.split, self.settings.shape
-        samples = shape.count(epochs.tokens)
-        if samples == 0:
+        epochs = count_epochs(part.tokens, wanted, shape, where=f"the {split} split of {part.prefix}")
+        if shape.count(epochs.tokens) == 0:
             raise DataError(
                 f"the {split} split of {part.prefix} holds no sample: {part.tokens:,} tokens in sequences "
                 f"{part.begin:,} to {part.end:,}, {shape.seq_len + shape.extra_token:,} are needed",
                 "give it a larger share in split, leave it out of paths, or shorten seq_length",
             )
-        return samples
+        return epochs
 
     def _gpt_entry(self, number: int, wanted: int | None, names: CacheKeys | None) -> IndexEntry:
         """The cache entry of part ``number``."""
@@ -131,55 +166,48 @@ class MegatronOrder(SampleOrder):
         }
         description = None if names is None else names.gpt(part.prefix, wanted, settings)
         label = f"{part.file.prefix.name}-{settings.split}"
-        sequences = part.begin, part.end
+        documents = epochs.count * (part.end - part.begin)
         return IndexEntry(
             stem=_stem(label, fixed, description, f"GPTDataset-{settings.split}"),
-            plan={**fixed, "sequences": list(sequences), "before_last": epochs.before_last},
+            plan={**fixed, "sequences": [part.begin, part.end], "before_last": epochs.before_last},
             data=state_of_index(part.file),
-            names=_GPT_NAMES,
+            arrays={
+                "document_index": ArraySpec(("int32",), (documents,), part.begin, part.end),
+                "sample_index": ArraySpec(("int32", "int64"), (samples + 1, 2), 0, (documents, _INT32_END)),
+                "shuffle_index": ArraySpec(("uint32", "int64"), (samples,), 0, samples),
+            },
             build=lambda: self._build(part, epochs, samples),
             description=description,
-            wrong=lambda arrays: wrong_indices(arrays, sequences, epochs.count, samples),
         )
 
     def _blend_entry(
         self, size: int | None, names: CacheKeys | None, entries: Sequence[IndexEntry]
     ) -> IndexEntry:
+        """The cache entry of the blend: by weights that add up to 1, or all samples of each part."""
         split = self.settings.split
-        weights, total = self._blend_weights(size)
-        given = None if self.weights is None else weights
+        given, total = None, sum(self.lengths) if size is None else min(size, sum(self.lengths))
+        weights: list[float] | list[int] = self.lengths if size is None else normalize(self.lengths)
+        if self.weights is not None and size is not None:
+            given, total = (
+                normalize(self.weights),
+                sum(shares(self.weights, size)),
+            )  # once more, as Megatron does
+            weights = given
+        stated = None if size is None else total
         fixed = {"parts": [entry.stem for entry in entries], "weights": given, "size": size}
         parts = [entry.description or "" for entry in entries]
-        description = None if names is None else names.blend(parts, weights, total, split)
+        description = None if names is None else names.blend(parts, weights, stated, split)
         return IndexEntry(
             stem=_stem(f"blend-{split}", fixed, description, f"BlendedDataset-{split}"),
-            plan={**fixed, "size": total, "of": weights},
+            plan={**fixed, "size": stated, "of": weights},
             data=None,
-            names=_BLEND_NAMES,
-            build=lambda: _build_blend(weights, total),
+            arrays={
+                "dataset_index": ArraySpec(("int16",), (total,), 0, len(self.parts)),
+                "dataset_sample_index": ArraySpec(("int64",), (total,), 0, max(self.lengths)),
+            },
+            build=lambda: vars(blend_all(self.lengths) if size is None else blend(weights, total)),
             description=description,
-            wrong=lambda arrays: self._wrong_blend(arrays, sum(self.lengths) if total is None else total),
         )
-
-    def _wrong_blend(self, arrays: Arrays, size: int) -> str | None:
-        bounds = {
-            "dataset_index": ("int16", len(self.parts)),
-            "dataset_sample_index": ("int64", max(self.lengths)),
-        }
-        found = (
-            wrong_array(name, arrays[name], (dtype,), (size,), (0, end))
-            for name, (dtype, end) in bounds.items()
-        )
-        return next(filter(None, found), None)
-
-    def _blend_weights(self, size: int | None) -> tuple[list[float] | list[int], int | None]:
-        """Weights that add up to 1 and the blend's length; or each part's samples and None for all of them."""
-        if self.weights is not None and size is not None:
-            # normalized twice, as Megatron does
-            return normalize(self.weights), sum(shares(self.weights, size))
-        if size is None:
-            return self.lengths, None
-        return normalize(self.lengths), min(size, sum(self.lengths))
 
     def _build(self, part: Part, epochs: Epochs, samples: int) -> Arrays:
         _refuse_larger_than_memory(part, epochs, samples)
@@ -319,10 +347,6 @@ def _refuse_larger_than_memory(part: Part, epochs: Epochs, samples: int) -> None
             f"has {there / 2**30:,.0f}",
             "ask for fewer samples, or use order: stateless, which needs no index",
         )
-
-
-def _build_blend(weights: Sequence[float], size: int | None) -> Arrays:
-    return vars(blend_all([int(weight) for weight in weights]) if size is None else blend(weights, size))
 
 
 def _stem(label: str, fixed: dict[str, Any], description: str | None, ending: str) -> str:

@@ -44,9 +44,11 @@ class TokenizerProvenance:
         self._given = tokenizer if not isinstance(tokenizer, str | Path) else self._open(str(tokenizer))
         self._loaded: Tokenizer | None = None
         for manifest in manifests.values():
-            self._refuse_mixture(manifest)
+            first, data = next(iter(manifests.values())), str(manifest.folder / manifest.name)
+            if manifest.tokenizer["fingerprint"] != first.tokenizer["fingerprint"]:
+                refuse_other_tokenizer(load_tokenizer(first.tokenizer_folder), manifest, data=data)
             if self._given is not None:
-                refuse_other_tokenizer(self._given, manifest, data=_name(manifest))
+                refuse_other_tokenizer(self._given, manifest, data=data)
 
     def _open(self, name: str) -> Tokenizer:
         """The tokenizer of that name; where it cannot be had, the copy that the data brought with it."""
@@ -54,20 +56,12 @@ class TokenizerProvenance:
             return open_tokenizer(name)
         except DataError as error:
             first = self._first
-            if (
-                first is None
-                or not first.tokenizer_folder.is_dir()
-                or _last(name) != _last(first.tokenizer["name"])
-            ):
+            if first is None or not first.tokenizer_folder.is_dir():
+                raise
+            if name.rpartition("/")[2] != first.tokenizer["name"].rpartition("/")[2]:
                 raise
             self.notes.append(f"{error.message}; the copy in {first.tokenizer_folder} serves")
             return load_tokenizer(first.tokenizer_folder)
-
-    def _refuse_mixture(self, manifest: MegatronManifest) -> None:
-        first = self._first
-        assert first is not None
-        if manifest.tokenizer["fingerprint"] != first.tokenizer["fingerprint"]:
-            refuse_other_tokenizer(load_tokenizer(first.tokenizer_folder), manifest, data=_name(manifest))
 
     @property
     def tokenizer(self) -> Any:
@@ -103,11 +97,3 @@ def _refuse_other_files(part: Part, listed: Listed) -> None:
 def _counts(values: tuple[Any, ...]) -> str:
     dtype, tokens, sequences, *sizes = values
     return f"{dtype}, {tokens:,} tokens, {sequences:,} sequences, {sum(sizes):,} bytes"
-
-
-def _name(manifest: MegatronManifest) -> str:
-    return str(manifest.folder / manifest.name)
-
-
-def _last(name: str) -> str:
-    return name.rpartition("/")[2]

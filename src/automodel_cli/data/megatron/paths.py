@@ -27,12 +27,8 @@ from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.json_files import read_json
 
 _SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "valid": "valid",
-    "validation": "valid",
-    "val": "valid",
-    "dev": "valid",
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("valid", "validation", "val", "dev"), "valid"),
     "test": "test",
 }
 _SUFFIXES = (".bin", ".idx")
@@ -56,10 +52,9 @@ def split_name(name: str) -> str:
     Raises:
         ConfigError: no name of a split.
     """
-    try:
-        return _SPLIT_NAMES[name.lower()]
-    except KeyError:
-        raise ConfigError(f"{name!r} is no split", "use train, validation or test") from None
+    if name.lower() not in _SPLIT_NAMES:
+        raise ConfigError(f"{name!r} is no split", "use train, validation or test")
+    return _SPLIT_NAMES[name.lower()]
 
 
 def read_paths(paths: Any, split: str) -> Blend:
@@ -70,7 +65,8 @@ def read_paths(paths: Any, split: str) -> Blend:
         DataError: a glob or folder without Megatron files, or an unreadable .json file.
     """
     if isinstance(paths, str | Path) and str(paths).endswith(".json"):
-        paths = _read_json(Path(paths))
+        hint = "check dataset.paths: the file holds a list of prefixes, or one per split"
+        paths = read_json(Path(paths), DataError, hint=hint)
     own_files = isinstance(paths, Mapping)
     if own_files:
         by_split = {split_name(str(key)): value for key, value in paths.items()}
@@ -88,11 +84,6 @@ def read_paths(paths: Any, split: str) -> Blend:
         )
     prefixes, weights = _weighted(items)
     return Blend(prefixes, weights, own_files)
-
-
-def _read_json(path: Path) -> Any:
-    hint = "check dataset.paths: the file holds a list of prefixes, or one per split"
-    return read_json(path, DataError, hint=hint)
 
 
 def _weighted(items: Sequence[Any]) -> tuple[tuple[str, ...], tuple[float, ...] | None]:

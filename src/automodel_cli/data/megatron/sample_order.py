@@ -56,7 +56,13 @@ class SampleOrder(ABC):
                 "set step_scheduler.max_steps, or num_train_samples, num_val_samples or num_test_samples",
             )
         self.parts, self.settings = parts, settings
-        self.weights = None if weights is None else normalize(_above_zero(weights))
+        for number, weight in enumerate(weights or (), start=1):
+            if not (math.isfinite(weight) and weight > 0):
+                raise ConfigError(
+                    f"weight {number} in dataset.paths is {weight:g}; it must be above 0",
+                    "leave that prefix out, or give it a weight",
+                )
+        self.weights = None if weights is None else normalize(weights)
         self._shards = shards
 
     @abstractmethod
@@ -99,13 +105,3 @@ class SampleOrder(ABC):
     def _check_files(self, part: int) -> None:
         """Refuse files that were cut off since they were opened: what is mapped must not be read then."""
         self._shards.checked(part)
-
-
-def _above_zero(weights: Sequence[float]) -> Sequence[float]:
-    for number, weight in enumerate(weights):
-        if not (math.isfinite(weight) and weight > 0):
-            raise ConfigError(
-                f"weight {number + 1} in dataset.paths is {weight:g}; it must be above 0",
-                "leave that prefix out, or give it a weight",
-            )
-    return weights

@@ -58,7 +58,19 @@ class StatelessOrder(SampleOrder):
         shape = settings.shape
         self.shuffled, self.notes = shuffled, list[str]()
         self.windows = [max(part.tokens - shape.extra_token, 0) // shape.seq_len for part in parts]
-        self._refuse_empty()
+        empty = [part for part, count in zip(parts, self.windows, strict=True) if count == 0]
+        needed = f"{shape.seq_len + shape.extra_token:,}"
+        if empty and (self.weights is not None or len(empty) == len(parts)):
+            raise DataError(
+                f"the {settings.split} split of {empty[0].prefix} holds {empty[0].tokens:,} tokens, "
+                f"{needed} are needed",
+                "give it a larger share in split, leave it out of paths, or shorten seq_length",
+            )
+        if empty:
+            self.notes.append(
+                f"{len(empty)} prefix(es) hold fewer than {needed} tokens in the {settings.split} split and are "
+                f"left out (first: {empty[0].prefix})"
+            )
         self._first_window = np.concatenate([[0], np.cumsum(self.windows, dtype=np.int64)])
         self._first_token = np.array([part.first_token for part in parts], dtype=np.int64)
         self._total = int(self._first_window[-1])
@@ -74,21 +86,6 @@ class StatelessOrder(SampleOrder):
         self._permutations = [Permutation(self._total, seed=settings.seed, purpose=_PURPOSE)]
         if settings.split != "train":
             self._length = min(self._length, self._total)
-
-    def _refuse_empty(self) -> None:
-        empty = [part for part, count in zip(self.parts, self.windows, strict=True) if count == 0]
-        split, shape = self.settings.split, self.settings.shape
-        needed = shape.seq_len + shape.extra_token
-        if empty and (self.weights is not None or len(empty) == len(self.parts)):
-            raise DataError(
-                f"the {split} split of {empty[0].prefix} holds {empty[0].tokens:,} tokens, {needed:,} are needed",
-                "give it a larger share in split, leave it out of paths, or shorten seq_length",
-            )
-        if empty:
-            self.notes.append(
-                f"{len(empty)} prefix(es) hold fewer than {needed:,} tokens in the {split} split and are "
-                f"left out (first: {empty[0].prefix})"
-            )
 
     def __len__(self) -> int:
         """The samples wanted, or the windows of one epoch."""

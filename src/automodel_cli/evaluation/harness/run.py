@@ -13,6 +13,7 @@ This module needs the package lm-eval (the extra ``eval``).
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,12 +70,11 @@ def evaluate(
         ConfigError: an unknown task, a chat template where the tokenizer has none or that reaches for Python, or task
             files that would run code which is not trusted.
     """
-    templates: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-    if request.folder is not None and not request.is_trusted:
+    is_safe = request.folder is None or request.is_trusted
+    if request.folder is not None and not is_safe:
         harness_files.check_folder(Path(request.folder))
-        templates = harness_files.sandboxed_templates()
     model = HarnessModel(engine, tokenizer, chat_tokenizer, separator_id=separator_id, progress=progress)
-    with templates:
+    with contextlib.nullcontext() if is_safe else harness_files.sandboxed_templates():
         return _evaluate(request, model)
 
 
@@ -214,11 +214,12 @@ class HarnessModel(TemplateLM):
             groups.setdefault(tuple(context), []).append(number)
         rows = [[self._row(requests[number]) for number in numbers] for numbers in groups.values()]
         scores = self._engine.score(rows, progress=self._progress)
-        found: dict[int, tuple[float, bool]] = {}
-        for numbers, of_one in zip(groups.values(), scores, strict=True):
-            found |= {
-                number: (-score.nll, score.greedy) for number, score in zip(numbers, of_one, strict=True)
-            }
+        numbered = zip(
+            (number for numbers in groups.values() for number in numbers),
+            ((-score.nll, score.greedy) for of_one in scores for score in of_one),
+            strict=True,
+        )
+        found = dict(numbered)
         return [found[number] for number in range(len(requests))]
 
     def _row(self, request: Encoded) -> Row:
@@ -230,7 +231,7 @@ class HarnessModel(TemplateLM):
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
         """The log-likelihood of each whole text, in windows of the context length."""
         windows: list[Encoded] = []
-        counts = []
+        ends = [0]
         for (text,) in (request.args for request in requests):
             pairs = utils.get_rolling_token_windows(
                 token_list=self.tok_encode(text),
@@ -238,12 +239,10 @@ class HarnessModel(TemplateLM):
                 max_seq_len=self.max_length,
                 context_len=1,
             )
-            own = [(("", ""), *utils.make_disjoint_window(pair)) for pair in pairs]
-            windows += own
-            counts.append(len(own))
+            windows += [(("", ""), *utils.make_disjoint_window(pair)) for pair in pairs]
+            ends.append(len(windows))
         values = [value for value, _ in self._loglikelihood_tokens(windows)]
-        ends = [sum(counts[: place + 1]) for place in range(len(counts))]
-        return [sum(values[end - count : end]) for end, count in zip(ends, counts, strict=True)]
+        return [sum(values[first:end]) for first, end in itertools.pairwise(ends)]
 
     # ------------------------------------------------------------------------------------ generation
 

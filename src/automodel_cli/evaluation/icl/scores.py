@@ -2,26 +2,30 @@
 
 multiple_choice, schema     the candidate with the lowest mean loss per token over the scored span
 language_modeling           right if every scored token is the likeliest one
-generation                  the likeliest continuation, cut at the stops, starts with an accepted answer
+generation                  the likeliest continuation, cut at the stops, starts with an accepted answer, because a base
+                            model does not know where to stop; compared by TriviaQA's normalization (Joshi et al. 2017)
 """
 
 from __future__ import annotations
 
+import re
+import string
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from automodel_cli.corpus.tokenizer import Tokenizer
 from automodel_cli.evaluation.greedy import Prompt, continue_greedily, stops_at
 from automodel_cli.evaluation.icl.aggregate import accuracy, centred, standard_error
-from automodel_cli.evaluation.icl.answers import extract_answer, is_answer
 from automodel_cli.evaluation.icl.data import TaskData
 from automodel_cli.evaluation.icl.prompts import Item, example_numbers, ordered, render
 from automodel_cli.evaluation.icl.rows import Encoder, Row, cropped, rows_of
 from automodel_cli.evaluation.icl.tasks import Task
 from automodel_cli.evaluation.span_scores import Progress, SpanScorer
 
+_PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + "‘’´`", " "))
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
 _ANSWER_MARGIN = 10  # tokens a chain of thought may be longer than the longest of the data, as published
 
 
@@ -112,10 +116,10 @@ def prepare(
     """
     items = ordered(data.items, limit)
     wanted = min(task.shots if shots is None else shots, len(items) - 1)
-    prompts = [
-        [encoder.encode(prompt) for prompt in render(task, item, _examples(items, number, wanted))]
-        for number, item in enumerate(items)
-    ]
+    prompts = []
+    for number, item in enumerate(items):
+        examples = [items[other] for other in example_numbers(len(items), number, wanted)]
+        prompts.append([encoder.encode(prompt) for prompt in render(task, item, examples)])
     cut = sum(context is not None and any(len(ids) > context for ids in of_one) for of_one in prompts)
     questions = Questions(task, items, wanted, data.fingerprint, cut=cut)
     if task.kind == "generation":
@@ -137,20 +141,15 @@ def _is_cut(row: Row, context: int | None) -> bool:
     return context is not None and row.end - max(1, row.start) > context - 1
 
 
-def _examples(items: Sequence[Item], number: int, shots: int) -> list[Item]:
-    return [items[other] for other in example_numbers(len(items), number, shots)]
-
-
 def ask(
     questions: Questions, engine: SpanScorer, tokenizer: Tokenizer, *, progress: Progress | None = None
 ) -> TaskScore:
     """Put a task's questions to the model behind ``engine``; the same score on every rank."""
     started = time.perf_counter()
     if questions.task.kind == "generation":
-        written = _written(questions, engine, tokenizer, progress)
-        right = [
-            _accepts(questions.task, item, text) for item, text in zip(questions.items, written, strict=True)
-        ]
+        task, written = questions.task, _written(questions, engine, tokenizer, progress)
+        answers = [extract_answer(text, answer_mark=task.answer_mark, stops=task.stops) for text in written]
+        right = [is_answer(a, _accepted(item)) for a, item in zip(answers, questions.items, strict=True)]
         return TaskScore(questions, written, right, time.perf_counter() - started)
     scores = engine.score(questions.rows, progress=progress)
     losses = [[row.mean for row in of_one] for of_one in scores]
@@ -188,10 +187,36 @@ def _longest_answer(task: Task, items: Sequence[Item], tokenizer: Tokenizer) -> 
     return int(lengths.max()) + (_ANSWER_MARGIN if task.answer_mark else 0)
 
 
-def _accepts(task: Task, item: Mapping[str, Any], written: str) -> bool:
-    answer = extract_answer(written, answer_mark=task.answer_mark, stops=task.stops)
-    return is_answer(answer, _accepted(item))
-
-
 def _accepted(item: Mapping[str, Any]) -> list[str]:
     return [str(item["answer"]), *map(str, item.get("aliases", []))]
+
+
+def normalize(text: str) -> str:
+    """Lower case, without punctuation, articles and superfluous spaces."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def extract_answer(written: str, *, answer_mark: str = "", stops: Sequence[str] = ()) -> str:
+    """The part of ``written`` before the first stop, and after the last ``answer_mark`` if there is one."""
+    end = min((found for stop in stops if (found := written.find(stop)) >= 0), default=len(written))
+    return written[:end].split(answer_mark)[-1] if answer_mark else written[:end]
+
+
+def is_answer(answer: str, accepted: Iterable[str]) -> bool:
+    """Whether the normalized ``answer`` starts with one of the normalized ``accepted`` ones.
+
+    One of which nothing is left ("a", "$a$") has to be the answer's first words, articles included.
+    """
+    given, words = normalize(answer), _words(answer)
+    return any(
+        given.startswith(wanted) if (wanted := normalize(text)) else _begins(words, _words(text))
+        for text in accepted
+    )
+
+
+def _words(text: str) -> list[str]:
+    return text.lower().translate(_PUNCTUATION).split()
+
+
+def _begins(words: list[str], wanted: list[str]) -> bool:
+    return bool(wanted) and words[: len(wanted)] == wanted

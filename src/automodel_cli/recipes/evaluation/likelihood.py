@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,17 +38,9 @@ _DEFAULT_SEQ_LEN = 1024
 _RUN_WINDOWS = 4096  # windows that are turned into one array at a time for the bigram model
 
 
-@dataclass(frozen=True)
-class EvaluationResult:
-    """What was found and the file that holds it (None: ``results_file`` has no place for one)."""
-
-    results: dict[str, Any]
-    output: Path | None
-
-
 def run(
     cfg: EvaluateConfig, *, reporter: Reporter | None = None, trust: Sequence[str] = ()
-) -> EvaluationResult:
+) -> results_file.StoredResults:
     """Score ``cfg.checkpoint`` on each entry of ``cfg.data``.
 
     Args:
@@ -96,7 +86,9 @@ def run(
     }
     if cfg.bigram is not None:
         results["bigram"] = _bigram(cfg, sets, loaded, seq_len, like.get("raw_dtype"))
-    return EvaluationResult(results, results_file.store(results, cfg.output, loaded.path, list(sets)))
+    return results_file.StoredResults(
+        results, results_file.store(results, cfg.output, loaded.path, list(sets))
+    )
 
 
 # -------------------------------------------------------------------------------------- one data set

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +35,9 @@ from automodel_cli.processes import own_rank
 FORMAT = "automodel-task-results/1"
 
 
-@dataclass(frozen=True)
-class TasksResult:
-    """What was found and the file that holds it (None: ``results_file`` has no place for one)."""
-
-    results: dict[str, Any]
-    output: Path | None
-
-
-def run(cfg: TasksConfig, *, reporter: Reporter | None = None, trust: Sequence[str] = ()) -> TasksResult:
+def run(
+    cfg: TasksConfig, *, reporter: Reporter | None = None, trust: Sequence[str] = ()
+) -> results_file.StoredResults:
     """Put ``cfg.tasks`` and ``cfg.harness`` to ``cfg.checkpoint``.
 
     Args:
@@ -82,7 +75,7 @@ def _run(
     world: World,
     reporter: Reporter,
     trust: Sequence[str],
-) -> TasksResult:
+) -> results_file.StoredResults:
     tokenizer = _tokenizer(cfg, loaded)
     precision = compute_precision(cfg.precision, loaded, world.device)
     engine = SpanScorer(
@@ -113,9 +106,9 @@ def _run(
     if cfg.harness:
         results["harness"] = _harness(cfg, loaded, engine, tokenizer, reporter, trust)
     if not world.is_main:
-        return TasksResult(results, None)
+        return results_file.StoredResults(results, None)
     asked = (*cfg.tasks, *cfg.harness)
-    return TasksResult(results, results_file.store(results, cfg.output, loaded.path, asked))
+    return results_file.StoredResults(results, results_file.store(results, cfg.output, loaded.path, asked))
 
 
 def _tokenizer(cfg: TasksConfig, loaded: LoadedModel) -> Tokenizer:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tests.token_files import write_megatron_file, write_token_file
 
-from automodel_cli.data.files import vocabulary
+from automodel_cli.data.files import token_dataset
 from automodel_cli.data.loader import EvalLoader, TokenLoader
 from automodel_cli.data.megatron_dataset import MegatronPretraining
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
@@ -21,8 +21,8 @@ VOCABULARY, COUNT, AT = 100, 6000, 4321
 @pytest.fixture(autouse=True)
 def small_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the sample before a run misses the one wrong id."""
-    monkeypatch.setattr(vocabulary, "_SAMPLES", 2)
-    monkeypatch.setattr(vocabulary, "_SAMPLE_TOKENS", 64)
+    monkeypatch.setattr(token_dataset, "_SAMPLES", 2)
+    monkeypatch.setattr(token_dataset, "_SAMPLE_TOKENS", 64)
 
 
 def _ids(wrong: int) -> np.ndarray:
@@ -114,3 +114,14 @@ def test_a_model_of_more_ids_than_uint16_holds_needs_to_be_told(tmp_path: Path) 
     told = NanogptDataset(tmp_path / "a.bin", 16, raw_dtype="uint16")
     told.check_vocab(100_000)
     assert told.notes == []
+
+
+def test_the_largest_id_is_looked_for_in_the_split_alone(tmp_path: Path) -> None:
+    write_megatron_file(tmp_path / "a", [[[number] * 20] for number in range(10)], dtype="uint16")
+    found = {
+        split: MegatronPretraining(
+            str(tmp_path / "a"), 16, split="90,10,0", splits_to_build=split
+        ).max_token_id()
+        for split in ("train", "validation")
+    }
+    assert found == {"train": 8, "validation": 9}

@@ -8,7 +8,7 @@ import torch
 from tests.token_files import write_token_file
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
-from automodel_cli.data.files.row_documents import positions, segments
+from automodel_cli.data.files.documents import positions, segments
 from automodel_cli.data.loader import TokenLoader
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
 from automodel_cli.errors import ConfigError

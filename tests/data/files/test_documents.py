@@ -14,7 +14,7 @@ from tests.effort import examples
 from tests.token_files import write_token_file
 
 from automodel_cli.corpus.formats.nanogpt_bin import TokenReader, bos_index_path, inspect_token_file
-from automodel_cli.data.files.document_starts import aligned_starts, document_starts
+from automodel_cli.data.files.documents import aligned_starts, document_starts
 
 BOS = 999
 

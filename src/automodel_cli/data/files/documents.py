@@ -1,10 +1,11 @@
-"""Windows that begin where documents begin (``align_to_bos``): which positions of a shard they start at.
+"""Where documents begin: in a shard (``align_to_bos``), and in the rows of a batch.
 
-Greedy: the first window starts at the first document, each next one at the first document start at or after
-the end of the last (``start + seq_len``). Positions come from the shard's ``.bos.idx`` if the tokens bear it
-out, else from a scan for the separator. In a shard whose documents are *preceded* by the separator
-(``prepend``) a document starts at it; where it *follows* each document (``append``, nanoGPT's raw files),
-just after it.
+In a shard whose documents are *preceded* by the separator (``prepend``) a document starts at it; where it *follows*
+each document (``append``, nanoGPT's raw files), just after it. Positions come from the shard's ``.bos.idx`` if the
+tokens bear it out, else from a scan for the separator.
+
+Shapes: B rows, T tokens. ``begins`` is bool ``[B, T]``: whether a document begins at this token. What stands before
+the first beginning of a row is the end of an earlier document, and counts as one of its own.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ def document_starts(reader: TokenReader, separator: int, eot: Eot) -> np.ndarray
         index = None
         _log.warning("%s; documents are found by scanning for token %d instead", error.message, separator)
     if index is not None:
-        if eot == "none" or _index_fits(reader, index, separator, eot):
+        # Where the separator follows documents it stands before each start; before position 0 there is nothing.
+        at = index[index > 0] - 1 if eot == "append" else index
+        if eot == "none" or bos_index_fits(reader, at, separator):
             return index
         _log.warning(
             "%s does not point at token %d (NeMo's own tool writes byte offsets there); "
@@ -53,16 +56,9 @@ def document_starts(reader: TokenReader, separator: int, eot: Eot) -> np.ndarray
     return np.zeros(1, np.int32) if eot == "none" else _scan(reader, separator, eot)
 
 
-def _index_fits(reader: TokenReader, index: np.ndarray, separator: int, eot: Eot) -> bool:
-    if eot == "append":  # the separator stands before each start; at position 0 there is nothing to look at
-        index = index[index > 0] - 1
-    return bos_index_fits(reader, index, separator)
-
-
 def _scan(reader: TokenReader, separator: int, eot: Eot) -> np.ndarray:
     """All document starts of a shard by reading all of it."""
-    found: list[np.ndarray] = []
-    offset = 0
+    found, offset = [], 0
     for chunk in iter_chunks(reader):
         found.append(np.flatnonzero(chunk == separator) + offset)  # int64: raw files pass 2**31 tokens
         offset += len(chunk)
@@ -74,16 +70,25 @@ def _scan(reader: TokenReader, separator: int, eot: Eot) -> np.ndarray:
 
 
 def aligned_starts(documents: np.ndarray, seq_len: int, num_tokens: int) -> np.ndarray:
-    """Greedy window starts among ``documents`` (ascending), each at least ``seq_len`` after the one before.
+    """Greedy window starts among ``documents`` (ascending), each the first at least ``seq_len`` after the one before.
 
-    The next start of *every* document is found by one vectorised binary search; then only the chain is
-    walked.
+    The next start of *every* document is found by one vectorized binary search; then only the chain is walked.
     """
     documents = documents[: np.searchsorted(documents, num_tokens - seq_len)]  # the window must fit
     following = np.searchsorted(documents, documents.astype(np.int64) + seq_len).tolist()
-    chain = []
-    number = 0
+    chain, number = [], 0
     while number < len(following):
         chain.append(number)
         number = following[number]
     return documents[np.array(chain, dtype=np.int64)]
+
+
+def positions(begins: np.ndarray) -> np.ndarray:
+    """Positions that count from each beginning (and from the row's), int64 ``[B, T]``."""
+    count = np.arange(begins.shape[1], dtype=np.int64)
+    return count - np.maximum.accumulate(np.where(begins, count, 0), axis=1)
+
+
+def segments(begins: np.ndarray) -> np.ndarray:
+    """Number of the document within the row, int64 ``[B, T]``."""
+    return np.cumsum(begins, axis=1, dtype=np.int64)
