@@ -60,3 +60,9 @@ def first_line(error: BaseException, longest: int = 200) -> str:
     """The first line of what an exception says, cut; its class where it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0][:longest] if lines else type(error).__name__
+
+
+def named_error(error: BaseException, longest: int = 200) -> str:
+    """``ValueError: what it says``, on one line."""
+    name = type(error).__name__
+    return f"{name}: {first_line(error, longest)}" if str(error).strip() else name

@@ -214,7 +214,7 @@ def changed_configuration(written: bytes, cfg: PretrainConfig, where: Path) -> l
         raise CheckpointError(
             f"{where / 'config.yaml'} is no configuration: {error}", "use an older checkpoint"
         ) from None
-    stored = {} if problems else yaml_tree.to_plain(root)
+    stored = {} if problems else root
     lines = _changed_values(stored, plain_config(cfg))
     return [
         f"changed since the checkpoint: {without_controls(line)} (the configuration wins)" for line in lines

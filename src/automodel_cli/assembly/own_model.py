@@ -60,7 +60,7 @@ def _target(folder: Path) -> Target:
         root, problems = yaml_tree.parse_document(reader.read_bytes(_CONFIG).decode(), str(folder / _CONFIG))
         if problems:
             raise ValueError(problems[0].text)
-        return Target.parse(yaml_tree.to_plain(root).get("model"))
+        return Target.parse(root.get("model"))
     except ValueError as error:  # UTF-8, too
         raise CheckpointError(
             f"{folder} is of a model of somebody's own, and its {_CONFIG} names no builder: {error}",

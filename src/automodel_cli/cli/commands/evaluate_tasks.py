@@ -26,7 +26,7 @@ def names_tasks(config: Path | None) -> bool:
         given, _ = yaml_tree.read_file(config)
     except AutomodelError:
         return False
-    return not {"tasks", "harness"}.isdisjoint(given.items)
+    return not {"tasks", "harness"}.isdisjoint(given)
 
 
 def run(given: Given, invocation: Invocation) -> int:
