@@ -67,7 +67,9 @@ def _explain_one(
     if kind == "extra_forbidden":
         return Problem(where, key, unknown_key(model, path))
     if kind == "missing":
-        return Problem(where, key, f"is missing: {_help(model, path)}".rstrip(": "))
+        owner, name = _place_in(model, path)
+        meaning = help_of(owner, name) if owner and name else ""
+        return Problem(where, key, f"is missing: {meaning}".rstrip(": "))
     if own_words:
         is_single = key in root and not isinstance(root[key], Located)  # dataset=shakespeare
         other = counterpart(key) if is_single else ""
@@ -95,18 +97,12 @@ def _found(root: LocatedDict, path: KeyPath) -> str:
     return describe_value(node) if placeholder is None else placeholder
 
 
-def _help(model: type[Section], path: KeyPath) -> str:
-    section = _section_at(model, path[:-1])
-    fields = [name for name in section.model_fields if path[-1] in keys_of(section, name)] if section else []
-    return help_of(section, fields[0]) if section and fields else ""
-
-
 def unknown_key(model: type[Section], path: KeyPath) -> str:
     """``unknown key`` and what was probably meant: what others call so, a near key here, or one in another section."""
     name = str(path[-1])
     if len(path) == 1 and name in UNSUPPORTED_SECTIONS:
         return UNSUPPORTED_SECTIONS[name]
-    section = _section_at(model, path[:-1])
+    section, _ = _place_in(model, path)
     match = nearest(name, section.keys() if section else ())
     if not (match and folded(match) == folded(name)) and (other := counterpart(name)):
         return other
@@ -166,21 +162,19 @@ def _takes_only_text(field: FieldInfo) -> bool:
 
 def field_at(model: type[Section], path: KeyPath) -> FieldInfo | None:
     """The field that the last component of ``path`` sets, None below open sections and lists."""
-    section = _section_at(model, path[:-1])
-    if section is None or not path:
-        return None
-    matches = [field for name, field in section.model_fields.items() if path[-1] in keys_of(section, name)]
-    return matches[0] if matches else None
+    section, name = _place_in(model, path)
+    return section.model_fields[name] if section and name else None
 
 
-def _section_at(model: type[Section], path: KeyPath) -> type[Section] | None:
+def _place_in(model: type[Section], path: KeyPath) -> tuple[type[Section] | None, str | None]:
+    """The section that ``path`` leads into, and the field of it that its last component sets, if any."""
     section: type[Section] | None = model
-    for part in path:
-        if section is None or isinstance(part, int):
-            continue
-        fields = [f for name, f in section.model_fields.items() if part in keys_of(section, name)]
-        section = section_of(fields[0].annotation) if fields else None
-    return section
+    name = None
+    for number, part in enumerate(path):
+        if number and not isinstance(path[number - 1], int):
+            section = section_of(section.model_fields[name].annotation) if section and name else None
+        name = section.field_of(part) if section and not isinstance(part, int) else None
+    return section, name
 
 
 def section_of(annotation: Any) -> type[Section] | None:

@@ -21,6 +21,7 @@ from automodel_cli.config.problems import Problem, raise_problems
 from automodel_cli.config.targets.target import Located, LocatedDict, LocatedList, Placeholder, Written
 from automodel_cli.errors import ConfigError
 from automodel_cli.json_files import MAX_NESTING, read_bytes
+from automodel_cli.text import first_line
 
 _NULL = frozenset({"", "~", "null", "Null", "NULL", "none", "None"})
 _QUOTED_NULL = frozenset({"none", "None"})
@@ -169,7 +170,7 @@ class _Reader:
     def _syntax_problem(self, error: yaml.YAMLError) -> Problem:
         mark = getattr(error, "problem_mark", None)
         where = f"{self.source}:{mark.line + 1}" if mark and not self._final_where else self.source
-        text = getattr(error, "problem", None) or str(error).splitlines()[0]
+        text = getattr(error, "problem", None) or first_line(error)
         return Problem(where, "", f"not valid YAML: {text}")
 
     def _where(self, node: yaml.Node | yaml.Event) -> str:
@@ -179,7 +180,7 @@ class _Reader:
     def _node(self, node: yaml.Node, open_nodes: tuple[int, ...]) -> Read:
         self._count += 1
         if self._count > _MAX_NODES or id(node) in open_nodes:
-            raise ConfigError(f"{self.source}: aliases unfold into too many values", "write them out")
+            raise ConfigError(f"{self.source}: aliases expand to too many values", "write the values out")
         if len(open_nodes) > MAX_NESTING:  # through aliases, which the text does not show
             self._refuse_depth(self._where(node))
         open_nodes = (*open_nodes, id(node))

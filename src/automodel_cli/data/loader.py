@@ -374,7 +374,7 @@ def _refuse_other_orders(
     if batch_size not in (None, local_batch_size):
         raise ConfigError(
             f"dataloader.batch_size is {batch_size}, step_scheduler.local_batch_size {local_batch_size}",
-            "leave batch_size out: local_batch_size says it",
+            "leave batch_size out: local_batch_size sets it",
         )
     if sampler is not None or batch_sampler is not None or not in_order:
         raise ConfigError(

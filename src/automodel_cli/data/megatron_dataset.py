@@ -175,7 +175,7 @@ class MegatronPretraining(TokenFileDataset):
     def _samples_wanted(self, given: int | None, budget: SampleBudget) -> int | None:
         if given is not None and given < 1:
             raise ConfigError(
-                f"{given} samples are wanted of the {self.split} split", "give 1 or more, or null"
+                f"{given} samples are wanted from the {self.split} split", "give 1 or more, or null"
             )
         needed = budget.samples(self.split)
         if given is None and self.split == "valid" and needed is not None:

@@ -17,7 +17,7 @@ from automodel_cli.text import plural
     examples=("automodel doctor", "automodel doctor /scratch/runs --processes 8 --offline"),
 )
 def doctor(cfg: DoctorOptions) -> int:
-    """Check what training needs from this machine; exit code 1 if something would keep it from running."""
+    """Check whether this machine is ready for training; exit code 1 if something would keep it from running."""
     from automodel_cli.recipes import doctor as recipe
 
     findings = recipe.run(cfg)

@@ -362,7 +362,9 @@ def _call(function: Callable[..., Any], arguments: dict[str, Any], target: Targe
 
 def _what_helps(error: Exception, arguments: Mapping[str, Any], place: _Place) -> str:
     if isinstance(error, OSError) and "pretrained_model_name_or_path" in arguments:
-        return f"without a way to the Hub give a folder: --{place.key}.pretrained_model_name_or_path FOLDER"
+        return (
+            f"if the Hub cannot be reached, give a folder: --{place.key}.pretrained_model_name_or_path FOLDER"
+        )
     return f"it was called with {_shown(arguments)}"
 
 

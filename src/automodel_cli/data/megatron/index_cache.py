@@ -268,7 +268,7 @@ def read_stamp(path: Path) -> _Stamp | None:
 def _refuse_other(stamp: _Stamp, entry: IndexEntry) -> None:
     wanted = entry.stamp()
     if stamp.data != wanted["data"]:
-        raise DataError("the data was changed since")
+        raise DataError("the data has changed since")
     if stamp.plan != wanted["plan"]:
         raise DataError("it is of another plan")
 

@@ -59,7 +59,7 @@ def split_name(name: str) -> str:
     try:
         return _SPLIT_NAMES[name.lower()]
     except KeyError:
-        raise ConfigError(f"{name!r} is no split", "use train, validation or test") from None
+        raise ConfigError(f"{name!r} is not a split", "use train, validation or test") from None
 
 
 def read_paths(paths: Any, split: str) -> Blend:
