@@ -191,7 +191,7 @@ def broken(tmp_path, what):
     run.mkdir()
     if what == "text":
         (run / "ckpt.pt").write_text("hello")
-        return run, "no archive of torch.save"
+        return run, "not an archive of torch.save"
     if what == "other weights":
         torch.save({"weight": torch.ones(2)}, run / "ckpt.pt")
         return run, "no model_args"
