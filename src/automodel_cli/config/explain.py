@@ -177,14 +177,31 @@ def _place_in(model: type[Section], path: KeyPath) -> tuple[type[Section] | None
     return section, name
 
 
+def alternatives(annotation: Any) -> list[Any]:
+    """The types of which a value may be one, unions and annotations taken apart."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return alternatives(get_args(annotation)[0])
+    if origin in (Union, types.UnionType):
+        return [inner for part in get_args(annotation) for inner in alternatives(part)]
+    return [annotation]
+
+
+def choices(annotation: Any) -> list[str]:
+    """The words that a field takes, where it takes words of a list."""
+    literals = [inner for inner in alternatives(annotation) if get_origin(inner) is Literal]
+    words = [word for literal in literals for word in get_args(literal)]
+    return [word if isinstance(word, str) else describe_value(word) for word in words]
+
+
 def section_of(annotation: Any) -> type[Section] | None:
     """The closed section inside an annotation such as ``WandbConfig | None`` or ``tuple[Override, ...]``."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    if get_origin(annotation) is dict:
-        return None
-    found = [section_of(argument) for argument in get_args(annotation)]
-    return next((section for section in found if section), None)
+    for inner in alternatives(annotation):
+        if get_origin(inner) in (tuple, list):
+            return section_of(get_args(inner)[0])
+        if isinstance(inner, type) and issubclass(inner, Section):
+            return inner
+    return None
 
 
 def describe_type(annotation: Any, metadata: Iterable[Any] = ()) -> str:

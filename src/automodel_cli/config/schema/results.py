@@ -103,12 +103,14 @@ class TrustOptions(Section):
     """What every command takes that loads a checkpoint."""
 
     trust: tuple[str, ...] = ()
-    """Code that may run: the file that built a model of your own or, with tasks, a `harness_path`; empty: none."""
+    """Code that may run: the file that built a model of your own; empty: none."""
 
 
 class EvaluateOptions(TrustOptions):
     """Options of `automodel eval` beside its settings: trust, and an older spelling of `eval download-bundle`."""
 
+    trust: tuple[str, ...] = ()
+    """Code that may run: the file that built a model of your own, or a `harness_path`; empty: none."""
     download_bundle: bool = ignored(False, "it is a command of its own now")
     bundle_url: str | None = ignored(None, "it belongs to eval download-bundle now")
     bundle_sha256: str | None = ignored(None, "it belongs to eval download-bundle now")
