@@ -11,7 +11,7 @@ import transformers
 
 from automodel_cli import doors, transformers_calls
 from automodel_cli.config.targets import signatures
-from automodel_cli.config.targets.instantiate import check_named, instantiate
+from automodel_cli.config.targets.instantiate import check_target, instantiate
 from automodel_cli.config.targets.target import Target
 from automodel_cli.errors import ConfigError
 from automodel_cli.transformers_calls import (
@@ -234,8 +234,11 @@ def test_trust_in_the_weights_is_no_trust_in_the_config(tmp_path, nested):
     other = str(tmp_path / "other")
     config = Target("transformers.AutoConfig.from_pretrained", {SOURCE: other}) if nested else other
     target = Target(AUTO, {SOURCE: str(tmp_path), "config": config, "trust_remote_code": True})
-    assert f"--trust {other}" in check_named(target, "model", trust=[str(tmp_path)])[0].text
-    assert not check_named(target, "model", trust=[str(tmp_path), other])
+    assert (
+        f"--trust {other}"
+        in check_target(target, "model", trust=[str(tmp_path)], imports=False).problems[0].text
+    )
+    assert not check_target(target, "model", trust=[str(tmp_path), other], imports=False).problems
 
 
 def test_a_key_beside_a_built_config_is_not_dropped(tmp_path):

@@ -123,7 +123,7 @@ def test_a_file_where_a_folder_is_needed_is_named(tmp_path, inside):
     (tmp_path / "out").write_text("mine")
     (tmp_path / "broken").symlink_to("nowhere")
     for name in ("out", "broken"):
-        with pytest.raises(ConfigError, match=rf"{name} is no folder") as caught:
+        with pytest.raises(ConfigError, match=rf"{name} is not a folder") as caught:
             files.make_folder(f"{tmp_path / name}{inside}")
         assert "use another --output-dir" in caught.value.hint
     files.make_folder(tmp_path / "new" / "one")

@@ -70,3 +70,20 @@ def test_first_line():
 )
 def test_human(number, shown):
     assert words.human(number) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(59, "59 s"), (3600 * 5 + 120, "5 h 2 min"), (86400 * 3 + 3600 * 4, "3 d 4 h")]
+)
+def test_age(seconds, shown):
+    assert words.age(seconds) == shown
+
+
+def test_decimal():
+    assert (words.decimal(1.23456), words.decimal(2, 1), words.decimal(None)) == ("1.2346", "2.0", "")
+    assert words.decimal(None, none="n/a") == "n/a"
+
+
+def test_named_error():
+    assert words.named_error(ValueError("one\ntwo")) == "ValueError: one"
+    assert words.named_error(KeyError()) == "KeyError"

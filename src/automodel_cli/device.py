@@ -81,7 +81,7 @@ def pick_device(setting: str = "auto") -> torch.device:
     device = torch.device(setting)
     here = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if (device.index or 0) >= here.get(device.type, 0):
-        raise ConfigError(f"device {setting} is not here", "choose auto, or cpu")
+        raise ConfigError(f"this machine has no device {setting}", "choose auto or cpu")
     return device
 
 

@@ -186,7 +186,7 @@ def check_config(config: Any, where: Path | str) -> None:
     """
     if not isinstance(config, Mapping):
         raise ConfigError(
-            f"{where}: expected a mapping, found {type(config).__name__}", "it is no model's config.json"
+            f"{where}: expected a mapping, found {type(config).__name__}", "this is not a model's config.json"
         )
     for path, value, door in _found(config):
         if path[-1] in _HARMLESS_IN_FILES or value is None:
@@ -218,7 +218,7 @@ def check_folder(source: str, *, weights: bool = False, subfolder: str = "", **_
         return
     if (folder / "adapter_config.json").exists():
         raise ConfigError(
-            f"{folder} is an adapter of another model", "merge the two first, and name the result"
+            f"{folder} is an adapter for another model", "merge it into that model first, and name the result"
         )
     refuse_pickles(folder)
 

@@ -137,7 +137,7 @@ def make_folder(folder: Path | str, option: str = "--output-dir") -> None:
             (path for path in (Path(folder), *Path(folder).parents) if os.path.lexists(path)), folder
         )
         raise ConfigError(
-            f"{there} is no folder, expected one for {option}", f"move it away, or use another {option}"
+            f"{there} is not a folder, expected one for {option}", f"move it away, or use another {option}"
         ) from None
 
 

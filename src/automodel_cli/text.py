@@ -56,7 +56,28 @@ def rough_duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
+def age(seconds: float) -> str:
+    """The two largest units: ``3 d 4 h``, ``4 h 5 min``, ``5 min``, ``20 s``."""
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
+    if days:
+        return f"{days:.0f} d {hours % 24:.0f} h"
+    if hours:
+        return f"{hours:.0f} h {minutes % 60:.0f} min"
+    return f"{minutes:.0f} min" if minutes else f"{seconds:.0f} s"
+
+
+def decimal(value: float | None, digits: int = 4, *, none: str = "") -> str:
+    """A number with so many decimals; ``none`` for None."""
+    return none if value is None else f"{value:.{digits}f}"
+
+
 def first_line(error: BaseException, longest: int = 200) -> str:
     """The first line of what an exception says, cut; its class where it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0][:longest] if lines else type(error).__name__
+
+
+def named_error(error: BaseException, longest: int = 200) -> str:
+    """``ValueError: what it says``, on one line."""
+    name = type(error).__name__
+    return f"{name}: {first_line(error, longest)}" if str(error).strip() else name

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
-from automodel_cli import doors
+from automodel_cli import doors, dtypes
 from automodel_cli.errors import ConfigError
 
 _BOOL: TypeAdapter[Any] = TypeAdapter(bool)
@@ -196,9 +196,7 @@ def _with_dtypes(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def _torch_dtype(value: Any) -> Any:
     if not isinstance(value, str) or value == "auto":
         return value
-    short = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
-    name = value.removeprefix("torch.")
-    found = getattr(importlib.import_module("torch"), short.get(name, name), None)
-    if found is None or type(found).__name__ != "dtype":
+    found = dtypes.torch_dtype(value)
+    if found is None:
         raise ConfigError(f"{value!r} is not a dtype", "use bfloat16, float16 or float32")
     return found

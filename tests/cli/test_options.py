@@ -189,6 +189,7 @@ def test_arguments_of_targets_are_keys_of_training_alone(capsys):
         ("--nproc", [], {"--nproc-per-node"}),
         ("model.n_l", ["llm"], {"model.n_layer="}),
         ("b", ["--precision"], {"bf16"}),
+        ("f", ["--checkpoint.save_consolidated"], {"false", "final"}),
         ("", ["llm"], set()),
     ],
 )

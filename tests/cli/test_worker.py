@@ -14,6 +14,7 @@ import pytest
 from automodel_cli.cli import app, console, worker
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.launch.workers import ERROR_FILE_VARIABLE, LAUNCHER_VARIABLE
+from automodel_cli.processes import own_rank
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +44,7 @@ def no_launcher(monkeypatch):
 def test_contract_15(environment, rank, launcher, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert (worker.rank(), worker.launched_by()) == (rank, launcher)
+    assert (worker.rank(), own_rank().launcher) == (rank, launcher)
 
 
 def test_who_is_started_again(monkeypatch):

@@ -1,14 +1,14 @@
 import pytest
 
 from automodel_cli.config.overrides import apply_override, parse_overrides
-from automodel_cli.config.yaml_tree import parse_document, to_plain
+from automodel_cli.config.yaml_tree import parse_document
 
 
 def merged(text, *tokens):
     root, _ = parse_document(text, "cfg.yaml")
     overrides, problems = parse_overrides(tokens)
     problems += [problem for override in overrides if (problem := apply_override(root, override))]
-    return to_plain(root), [str(problem) for problem in problems]
+    return root, [str(problem) for problem in problems]
 
 
 @pytest.mark.parametrize(

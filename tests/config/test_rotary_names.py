@@ -56,5 +56,5 @@ def test_names_of_single_families():
     ],
 )
 def test_names_without_a_meaning_and_wrong_kinds_are_refused(kind, arguments):
-    (problem,) = check_target(Target(f"transformers.{kind}", arguments), "hf_config")
+    (problem,) = check_target(Target(f"transformers.{kind}", arguments), "hf_config").problems
     assert next(iter(arguments)) in problem.key

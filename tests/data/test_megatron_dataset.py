@@ -306,7 +306,7 @@ def test_a_cache_of_other_data_is_not_used(tmp_path: Path) -> None:
     os.utime(tmp_path / "x.idx", (1, 1))
     after = MegatronPretraining(prefix, 16, split="1,0,0")
     assert len(after) == (30 * 40 - 1) // 16
-    assert "the data was changed since" in after.notes[0]
+    assert "the data has changed since" in after.notes[0]
     assert max(int(item["tokens"].max()) for item in after) < 30 * 40
     assert MegatronPretraining(prefix, 16, split="1,0,0").notes == []
 
@@ -385,7 +385,7 @@ def test_a_single_weight_says_nothing(files: Path) -> None:
         ({"order": "random"}, ConfigError, "order is 'random'"),
         ({"index_names": "x"}, ConfigError, "index_names is 'x'"),
         ({"splits_to_build": ["train", "test"]}, ConfigError, "names 2 splits"),
-        ({"splits_to_build": "tets"}, ConfigError, "'tets' is no split"),
+        ({"splits_to_build": "tets"}, ConfigError, "'tets' is not a split"),
         ({"num_train_samples": 0}, ConfigError, "0 samples are wanted"),
         ({"eod_mask_loss": True}, ConfigError, "which token ends a document"),
         ({"object_storage_config": {}}, ConfigError, "remote files"),

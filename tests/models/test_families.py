@@ -6,14 +6,20 @@ import pytest
 import transformers
 from torch.distributed.fsdp import FSDPModule
 
+from automodel_cli.config.targets.roles import ROLES
 from automodel_cli.errors import CheckpointError
 from automodel_cli.models.external import needs_code
-from automodel_cli.models.families import build_from_config
+from automodel_cli.models.families import FAMILIES, build_from_config
 from automodel_cli.models.gpt2 import GPT2, build_gpt2_model
 from automodel_cli.models.hf import HFCausalLM, from_config
 from automodel_cli.models.llama import Llama, build_llama_model
 
 SIZES = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 8, "vocab_size": 50}
+
+
+def test_files_may_name_every_family():
+    """The configuration lists them by name: it lies below the models, and imports none."""
+    assert FAMILIES.items() <= ROLES["model"].ours.items()
 
 
 @pytest.mark.parametrize("kind", [GPT2, Llama, HFCausalLM])

@@ -1,4 +1,4 @@
-"""A new family is two files and a line in ``FAMILIES``: it trains, is sized, saved, described, exported and scored."""
+"""A new family is two files and a line in two tables: it trains, is sized, saved, described, exported and scored."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from automodel_cli.checkpoint.hf import export as hf_export
 from automodel_cli.checkpoint.hf import format as hf_format
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema.pretrain import PretrainConfig
+from automodel_cli.config.targets.roles import ROLES
 from automodel_cli.errors import CheckpointError, ConfigError
 from automodel_cli.models.families import FAMILIES, shape_of
 from automodel_cli.recipes.pretrain import PretrainRecipe
@@ -103,7 +104,7 @@ IDS = torch.arange(12).reshape(1, 12)
 
 @pytest.fixture(autouse=True)
 def bigram(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The two files in the models' room, and the line in the table."""
+    """The two files in the models' room, and the line in the tables."""
     (tmp_path / "bigram_config.py").write_text(CONFIG)
     (tmp_path / "bigram.py").write_text(MODEL)
     room = automodel_cli.models
@@ -111,7 +112,8 @@ def bigram(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("bigram", "bigram_config"):
         monkeypatch.delattr(room, name, raising=False)
         monkeypatch.delitem(sys.modules, f"automodel_cli.models.{name}", raising=False)
-    monkeypatch.setitem(FAMILIES, BUILDER, "automodel_cli.models.bigram_config.BigramConfig")
+    for table in (FAMILIES, ROLES["model"].ours):
+        monkeypatch.setitem(table, BUILDER, "automodel_cli.models.bigram_config.BigramConfig")
 
 
 def config(folder: Path, *more: str) -> PretrainConfig:

@@ -111,12 +111,12 @@ MISTAKES = {
         param_group_overrides=[{"pattern": "wte("}]
     ),
     # weights to start from
-    "init_from nowhere": Mistake("--init_from ./absent", "absent is no folder here"),
+    "init_from nowhere": Mistake("--init_from ./absent", "absent is not a folder here"),
     "init_from an empty folder": Mistake("--init_from {run}", "has no config.json", lambda place: place.run.mkdir()),
     "init_from another shape": Mistake(
         "--init_from {trained} --model.n_embd 16 --init_from_any_function", "is stored as"
     ),
-    "init_from another function": Mistake("--init_from {trained} --model.n_head 4", "of another function"),
+    "init_from another function": Mistake("--init_from {trained} --model.n_head 4", "compute another function"),
     "init_from another folder's shape": Mistake("--init_from {wide} --init_from_any_function", "do not fit the model"),
     "init_from pickles": Mistake(
         "--init_from {wide}", "only pickles",

@@ -165,11 +165,11 @@ def broken(tmp_path, what):
         return trainers.save_nanogpt(run, gpt, bias=False), "h.1.mlp.c_fc.weight holds NaN"
     if what == "whole numbers":
         gpt["transformer.ln_f.weight"] = torch.ones(24, dtype=torch.int8)
-        return trainers.save_nanogpt(run, gpt, bias=False), "quantised"
+        return trainers.save_nanogpt(run, gpt, bias=False), "quantized"
     if what == "a stranger":
         state = trainers.llama_state(lit)
         state["transformer.h.0.attn.norm_q.weight"] = torch.ones(6)
-        return trainers.save_litgpt(run, state), "norm_q.weight is no weight of a Llama"
+        return trainers.save_litgpt(run, state), "norm_q.weight is not a weight of a Llama"
     if what == "Pythia":
         return trainers.save_litgpt(run, trainers.llama_state(lit), norm_class_name="LayerNorm"), "LayerNorm"
     if what == "a key of later":
@@ -191,7 +191,7 @@ def broken(tmp_path, what):
     run.mkdir()
     if what == "text":
         (run / "ckpt.pt").write_text("hello")
-        return run, "no archive of torch.save"
+        return run, "not an archive of torch.save"
     if what == "other weights":
         torch.save({"weight": torch.ones(2)}, run / "ckpt.pt")
         return run, "no model_args"

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from automodel_cli.cli import app
 from automodel_cli.config.load import load_config
 from automodel_cli.config.presets import PRESETS
 from automodel_cli.config.schema.pretrain import PretrainConfig
+from automodel_cli.corpus.formats.nanogpt_bin import MAGIC, VERSION
+
+HEADER = np.array([MAGIC, VERSION, 0, 2, *[0] * 252], "<i4").tobytes()  # of no tokens
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +35,16 @@ def test_a_file_is_written_once(capsys):
     assert "already exists" in capsys.readouterr().err and Path("gpt2-small.yaml").read_bytes() == written
     assert app.run(["init", "quickstart", "-o", "no/such/folder.yaml"]) == 2
     assert app.run(["init", "gpt5"]) == 2
+
+
+@pytest.mark.parametrize("content", [b"", HEADER])
+def test_a_file_without_tokens_is_refused_before_anything_is_written(content, capsys):
+    Path("train.bin").write_bytes(content)
+    assert app.run(["init", "gpt2-small", "--data", "train.bin"]) == 1
+    assert "train.bin is empty, expected a file of token ids" in capsys.readouterr().err
+    assert not Path("gpt2-small.yaml").exists()
+    Path("train.bin").write_bytes(bytes(range(64)))
+    assert app.run(["init", "gpt2-small", "--data", "train.bin", "--val-data", "later/*.bin"]) == 0
 
 
 def test_it_fits_the_corpus_and_trains_as_it_is(capsys):

@@ -12,6 +12,7 @@ import pytest
 from automodel_cli.cli import app
 from automodel_cli.cli.argv import parse_argv
 from automodel_cli.config.load import load_config
+from automodel_cli.config.schema.options import SlurmOptions
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.errors import AutomodelError, ConfigError
 from automodel_cli.launch.plan import plan_launch
@@ -31,13 +32,11 @@ def here(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def job(**more) -> BatchJob:
-    given = {
-        "command": ["automodel", "pretrain", "llm", "-c", "my cfg.yaml"],
-        "name": "mine",
-        "time": "1:00:00",
-    }
-    return BatchJob(**{"flags": {"nproc-per-node": "8"}, **given, **more})
+def job(flags: dict[str, str] | None = None, **options) -> BatchJob:
+    command = ["automodel", "pretrain", "llm", "-c", "my cfg.yaml"]
+    return BatchJob(
+        SlurmOptions(time="1:00:00", **options), command, flags or {"nproc-per-node": "8"}, name="mine"
+    )
 
 
 def directives(text: str) -> dict[str, str]:
@@ -46,9 +45,7 @@ def directives(text: str) -> dict[str, str]:
 
 
 def test_what_slurm_is_told():
-    found = directives(
-        batch_file(job(flags={"nproc-per-node": "8", "nnodes": "1:4"}, options={"qos": "long"}))
-    )
+    found = directives(batch_file(job(flags={"nproc-per-node": "8", "nnodes": "1:4"}, sbatch=("qos=long",))))
     assert found["nodes"] == "4"
     assert (found["ntasks-per-node"], found["gpus-per-node"]) == ("1", "8")
     assert found["signal"] == "USR1@300"  # not B:, so that it goes to the launchers
@@ -106,7 +103,7 @@ def test_preempted_goes_back_into_the_queue_and_nothing_else_does(slurm):
 
 def test_the_launchers_get_a_command_line_that_they_understand(slurm):
     flags = {"nproc-per-node": "4", "nnodes": "2", "max-restarts": "2", "log-dir": "my logs"}
-    slurm(code=0, flags=flags, lead_s=120, setup=["export SET_UP=$((1 + 1))"])
+    slurm(code=0, flags=flags, lead=120, setup=["export SET_UP=$((1 + 1))"])
     words = Path("srun.txt").read_text().splitlines()
     assert words[:6] == ["--kill-on-bad-exit=0", "automodel", "pretrain", "llm", "-c", "my cfg.yaml"]
     invocation = parse_argv(words[2:])

@@ -137,7 +137,7 @@ def refuse_other_run(stored: Facts, now: Facts, checkpoint: Path) -> None:
     ]
     if found:
         raise CheckpointError(
-            f"{checkpoint} is of another run: {'; '.join(found)}",
+            f"{checkpoint} belongs to another run: {'; '.join(found)}",
             "use another checkpoint_dir, --fresh to start over, or init_from to take only its weights",
         )
 
@@ -177,9 +177,9 @@ def changed_configuration(written: bytes, cfg: PretrainConfig, where: Path) -> l
         root, problems = yaml_tree.parse_document(written.decode(), str(where / "config.yaml"))
     except (AutomodelError, ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{where / 'config.yaml'} is no configuration: {error}", "use an older checkpoint"
+            f"{where / 'config.yaml'} is not a configuration: {error}", "use an older checkpoint"
         ) from None
-    stored = {} if problems else yaml_tree.to_plain(root)
+    stored = {} if problems else root
     lines = _changed_values(stored, plain_config(cfg))
     return [
         f"changed since the checkpoint: {without_controls(line)} (the configuration wins)" for line in lines

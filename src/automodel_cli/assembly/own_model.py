@@ -60,10 +60,10 @@ def _target(folder: Path) -> Target:
         root, problems = yaml_tree.parse_document(reader.read_bytes(_CONFIG).decode(), str(folder / _CONFIG))
         if problems:
             raise ValueError(problems[0].text)
-        return Target.parse(yaml_tree.to_plain(root).get("model"))
+        return Target.parse(root.get("model"))
     except ValueError as error:  # UTF-8, too
         raise CheckpointError(
-            f"{folder} is of a model of somebody's own, and its {_CONFIG} names no builder: {error}",
+            f"{folder} holds a user-defined model, and its {_CONFIG} names no builder: {error}",
             "evaluate it through the code that trained it",
         ) from error
 
@@ -90,7 +90,7 @@ def _untrusted(folder: Path, target: Target, trust: Sequence[str]) -> Checkpoint
     if gone:
         hint = f"there is no {wanted} here: start where the training was started, or --trust an unchanged copy of it"
     return CheckpointError(
-        f"{folder} is of a model of somebody's own, built by {without_controls(target.name)}{found}", hint
+        f"{folder} holds a user-defined model, built by {without_controls(target.name)}{found}", hint
     )
 
 

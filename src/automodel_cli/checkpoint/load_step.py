@@ -154,7 +154,7 @@ def _own_ties(reader: StepReader, tensors: Mapping[str, torch.Tensor], world: Wo
 def _refuse_nonfinite(path: Path, model: torch.nn.Module) -> None:
     if odd := nonfinite_parameters(model):
         raise CheckpointError(
-            f"{path} holds weights that are no numbers: {len(odd)} tensors with NaN or infinity, {odd[0]!r} first",
+            f"{path} holds weights that are not finite: {len(odd)} tensors with NaN or infinity, {odd[0]!r} first",
             f"{layout.recovery_hint(path)}; automodel inspect-ckpt {for_shell(path.parent)} --verify checks all",
         )
 

@@ -137,7 +137,7 @@ def model_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     for name, value in model.state_dict().items():
         if not isinstance(value, torch.Tensor):
             raise CheckpointError(
-                f"the model keeps a {type(value).__name__} in {name!r}, which is no tensor",
+                f"the model keeps a {type(value).__name__} in {name!r}, which is not a tensor",
                 "such a module cannot be checkpointed without pickle",
             )
         tensors[plain_name(name)] = value.detach()

@@ -54,11 +54,11 @@ class Entry:
 _DATA, _TRAIN, _LOOK, _HELP = "Data", "Training", "Results", "Help"
 COMMANDS: dict[str, Entry] = {
     "preprocess": Entry(
-        "Text to token files: nanogpt, megatron, shuffle, index, tokenizer, verify.",
+        "Turn text into token files: nanogpt, megatron, shuffle, index, tokenizer, verify.",
         panel=_DATA,
         commands={
-            "nanogpt": Entry("Text to nanoGPT-style token files.", "preprocess.nanogpt", "nanogpt"),
-            "megatron": Entry("Text to Megatron-Core's .bin and .idx files.", "preprocess.megatron", "megatron"),
+            "nanogpt": Entry("Turn text into nanoGPT-style token files.", "preprocess.nanogpt", "nanogpt"),
+            "megatron": Entry("Turn text into Megatron-Core's .bin and .idx files.", "preprocess.megatron", "megatron"),
             "shuffle": Entry("Shuffle documents.", "preprocess.shuffle", "shuffle"),
             "index": Entry("Build the sample indices of a run on Megatron files.", "preprocess.index", "index"),
             "tokenizer": Entry("Train a byte-level BPE on your own text.", "preprocess.nanogpt", "tokenizer"),
@@ -70,14 +70,14 @@ COMMANDS: dict[str, Entry] = {
         "commands.pretrain", "pretrain", _TRAIN,
     ),
     "init": Entry(
-        "Write a YAML file to start from; without a name, list the presets.", "commands.init", "init", _TRAIN
+        "Write a starter YAML file; without a name, list the presets.", "commands.init", "init", _TRAIN
     ),
     "slurm": Entry(
         "Write a Slurm batch file: the run saves before its time limit and continues in the next job.",
         "commands.slurm", "slurm", _TRAIN,
     ),
     "quickstart": Entry(
-        "The whole pipeline in five minutes, on Python's own source files.", "commands.quickstart", "quickstart", _TRAIN
+        "Run the whole pipeline in five minutes on Python's sources.", "commands.quickstart", "quickstart", _TRAIN
     ),
     "eval": Entry(
         "Score a checkpoint: loss and bits per byte on token files, CORE, the Eval Gauntlet, harness tasks.",
@@ -186,10 +186,10 @@ app = typer.Typer(
 @app.callback()
 def _automodel(
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version and stop.", callback=_version, is_eager=True)
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
     ] = False,
     debug: Annotated[  # taken out of the command line by argv.py, wherever it stands; here for the help
-        bool, typer.Option("--debug", help="Show the traceback of an error. May stand anywhere.")
+        bool, typer.Option("--debug", help="Show the traceback of an error. May appear anywhere.")
     ] = False,
 ) -> None:
     """Pretrain language models: text to token files, token files to a model, a model to scores.

@@ -31,7 +31,7 @@ LAUNCH_FLAGS: dict[str, tuple[str, str]] = {
     "node-rank": ("N", "Rank of this machine, with fixed node ranks"),
     "master-addr": ("HOST", "The machine of rank 0, with fixed node ranks"),
     "master-port": ("PORT", "Port on that machine"),
-    "max-restarts": ("N", "How often all processes are restarted after one has crashed"),
+    "max-restarts": ("N", "How many times all processes are restarted after one crashes"),
     "monitor-interval": ("SECONDS", "Time between two checks of the processes"),
     "shutdown-timeout": ("SECONDS", "Time for processes to save when they are stopped"),
     "local-addr": ("HOST", "Address of this machine for the others"),
@@ -93,7 +93,7 @@ def two_files(first: object, second: object) -> ConfigError:
     """The error for a command line that names two configuration files."""
     return ConfigError(
         f"two configuration files are given, {first} and {second}",
-        "leave one out; single keys of it can be set with --section.key VALUE",
+        "keep one of them; single keys can be set with --section.key VALUE",
     )
 
 

@@ -9,9 +9,8 @@ from typing import Any
 from typer.core import TyperCommand
 
 from automodel_cli.cli.argv import LAUNCH_FLAGS
-from automodel_cli.cli.field_types import choices
 from automodel_cli.config import lookup
-from automodel_cli.config.explain import field_at
+from automodel_cli.config.explain import choices, field_at
 from automodel_cli.config.schema.pretrain import PretrainConfig
 
 

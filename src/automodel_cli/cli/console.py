@@ -14,6 +14,7 @@ import logging
 import os
 import shutil
 import sys
+import textwrap
 import time
 import traceback
 import warnings
@@ -43,14 +44,6 @@ def stdout() -> Console:
     from rich.console import Console
 
     return Console(highlight=False)
-
-
-@cache
-def stderr() -> Console:
-    """rich's console for errors and warnings."""
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False)
 
 
 def is_terminal() -> bool:
@@ -167,25 +160,24 @@ def _rank_prefix() -> str:
 
 
 def facts(title: str, rows: Iterable[tuple[str, str]]) -> None:
-    """A table of names and values."""
-    title, rows = without_controls(title), [(_cell(name), _cell(value)) for name, value in rows]
+    """A table of names and values; on a terminal long values go on below themselves."""
+    cells = [(_cell(name), _cell(value)) for name, value in rows]
+    column = max((len(name) for name, _ in cells), default=0) + 4
+    room = stdout().width - column if is_terminal() else 0
+    _styled((_cell(title), "bold"))
+    for name, value in cells:
+        lines = textwrap.wrap(value, room) if room > 0 else [value]
+        _styled((f"  {name}".ljust(column), "cyan"), (f"\n{' ' * column}".join(lines), ""))
+
+
+def _styled(*parts: tuple[str, str]) -> None:
+    """A line of texts with their styles, which only a terminal shows."""
     if not is_terminal():
-        width = max((len(name) for name, _ in rows), default=0)
-        say(title)
-        for name, value in rows:
-            say(f"  {name.ljust(width)}  {value}")
+        print("".join(text for text, _ in parts), flush=True)
         return
-    from rich.table import Table
     from rich.text import Text
 
-    grid = Table(
-        title=Text(title, style="bold"), show_header=False, box=None, title_justify="left", pad_edge=False
-    )
-    grid.add_column(style="cyan", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, value in rows:
-        grid.add_row(Text(f"  {name}"), Text(value))
-    stdout().print(grid)
+    stdout().print(Text.assemble(*parts), soft_wrap=True)
 
 
 def _cell(value: object) -> str:
@@ -196,22 +188,22 @@ def table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()
 ) -> None:
     """A table with headings; the columns named in ``right`` are aligned on their last character."""
-    title, columns = without_controls(title), [_cell(column) for column in columns]
-    cells = [[_cell(cell) for cell in row] for row in rows]
+    cells = [[_cell(cell) for cell in row] for row in [columns, *rows]]
+    aligned_right = [column in right for column in columns]
+    if title:
+        _styled((_cell(title), "bold"))
     if not is_terminal():
-        _plain_table(title, columns, cells, right)
+        _plain_table(cells, aligned_right)
         return
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(
-        title=Text(title, style="bold") if title else None, box=box.SIMPLE_HEAD, title_justify="left"
-    )
-    for column in columns:
-        grid.add_column(Text(column), justify="right" if column in right else "left", overflow="fold")
-    for row in cells:
-        grid.add_row(*(Text(cell) for cell in row))
+    grid = Table(box=box.SIMPLE_HEAD)
+    for heading, is_right in zip(cells[0], aligned_right, strict=True):
+        grid.add_column(Text(heading), justify="right" if is_right else "left", overflow="fold")
+    for row in cells[1:]:
+        grid.add_row(*map(Text, row))
     stdout().print(grid)
 
 
@@ -225,16 +217,12 @@ def columns(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) 
     table(title, headings, rows, right=numbers)
 
 
-def _plain_table(
-    title: str, columns: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[str]
-) -> None:
-    widths = [max(len(row[index]) for row in [columns, *cells]) for index in range(len(columns))]
-    if title:
-        say(title)
-    for row in [columns, *cells]:
+def _plain_table(cells: Sequence[Sequence[str]], aligned_right: Sequence[bool]) -> None:
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
         aligned = [
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for cell, width, column in zip(row, widths, columns, strict=True)
+            cell.rjust(width) if is_right else cell.ljust(width)
+            for cell, width, is_right in zip(row, widths, aligned_right, strict=True)
         ]
         say("  ".join(aligned).rstrip())
 

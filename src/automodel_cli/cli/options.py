@@ -23,7 +23,7 @@ import typer
 from typer.core import TyperCommand
 
 from automodel_cli.cli import console, help_page
-from automodel_cli.cli.field_types import alternatives, choices, kind_of
+from automodel_cli.config.explain import alternatives, choices
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema.base import Section, keys_of, reason_ignored
 from automodel_cli.errors import AutomodelError
@@ -243,7 +243,7 @@ def _optional(name: str, kind: Any, option: Any) -> inspect.Parameter:
 
 def _parameter(name: str, model: type[Section], is_argument: bool) -> inspect.Parameter:
     info = model.model_fields[name]
-    kind = kind_of(info.annotation)
+    kind = _kind(info.annotation)
     about: dict[str, Any] = {"metavar": None if kind is bool else _metavar(name, info.annotation)}
     if is_argument:
         about["metavar"] = (_VALUES | _PLACES)[name]
@@ -271,10 +271,16 @@ def _spellings(model: type[Section], name: str, kind: Any) -> list[str]:
     return [*flags, *([_LETTERS[name]] if name in _LETTERS else [])]
 
 
-def _metavar(name: str, annotation: Any) -> str:
-    if name in _VALUES:
-        return _VALUES[name]
+def _kind(annotation: Any) -> Any:
+    """What the parser has to know of a field's type: a switch, several values, a pair, or one text."""
     kinds = [inner for inner in alternatives(annotation) if inner is not type(None)]
-    words = choices(annotation)
-    numbers = [{int: "N", float: "X"}[kind] for kind in kinds if kind in (int, float)]
-    return "|".join([*words, *numbers]) or "VALUE"
+    origin, inner = typing.get_origin(kinds[0]), typing.get_args(kinds[0])
+    if origin is tuple and len(inner) == 2 and inner[1] is not Ellipsis:
+        return tuple[str, str]
+    return bool if kinds == [bool] else list[str] if origin in (tuple, list) else str
+
+
+def _metavar(name: str, annotation: Any) -> str:
+    letters = {int: "N", float: "X"}
+    numbers = [letters[kind] for kind in alternatives(annotation) if kind in letters]
+    return _VALUES.get(name) or "|".join([*choices(annotation), *numbers]) or "VALUE"

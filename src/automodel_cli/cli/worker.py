@@ -27,11 +27,6 @@ def rank() -> int:
     return own_rank().rank
 
 
-def launched_by() -> str | None:
-    """The launcher that started this process as one of several, or None."""
-    return own_rank().launcher
-
-
 def is_started_again() -> bool:
     """Whether the launcher starts the same run once more, after a crash or with other machines."""
     return int(os.environ.get(ATTEMPT_VARIABLE) or os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0) > 0

@@ -145,10 +145,10 @@ def _old_names() -> Iterator[str]:
     yield "`nemo_automodel.<any module>.NAME`, also spelled `nemo_AutoModel`:\n"
     rows = [
         (f"`{name}`", f"`{alias.name}`" + (f" ({alias.note})" if alias.note else ""))
-        for name, alias in aliases.known().items()
+        for name, alias in aliases.BY_TAIL.items()
     ]
     yield _table(rows, heading=("name", "means"))
-    sections = [f"`{name}` in `{section}`" for name, section in aliases.section_classes().items()]
+    sections = [f"`{name}` in `{section}`" for name, section in aliases.SECTION_CLASSES.items()]
     yield f"As `_target_` of a section without targets: {', '.join(sections)}.\n"
 
 

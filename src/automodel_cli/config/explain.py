@@ -15,8 +15,8 @@ from automodel_cli.config.other_names import counterpart
 from automodel_cli.config.problems import Problem, folded, nearest
 from automodel_cli.config.schema.base import Section, TypeName, keys_of, reason_ignored
 from automodel_cli.config.schema.other_sections import UNSUPPORTED_SECTIONS
-from automodel_cli.config.targets.target import Target, describe_value, is_secret
-from automodel_cli.config.yaml_tree import KeyPath, ListNode, MapNode, Node, Scalar, place_of
+from automodel_cli.config.targets.target import Located, LocatedDict, Target, describe_value, is_secret
+from automodel_cli.config.yaml_tree import KeyPath, has, place_of
 
 _FAR_CUTOFF = 0.8  # between names of different sections likeness says less
 _PLAIN_NAMES = {
@@ -30,7 +30,7 @@ _PLAIN_NAMES = {
 }
 
 
-def explain(model: type[Section], error: ValidationError, root: MapNode) -> list[Problem]:
+def explain(model: type[Section], error: ValidationError, root: LocatedDict) -> list[Problem]:
     """One problem for each key that is wrong, in the order of the file's tree."""
     by_path: dict[KeyPath, list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
@@ -38,16 +38,14 @@ def explain(model: type[Section], error: ValidationError, root: MapNode) -> list
     return [_explain_one(model, path, errors, root) for path, errors in by_path.items()]
 
 
-def _path_in_tree(details: ErrorDetails, root: MapNode) -> KeyPath:
+def _path_in_tree(details: ErrorDetails, root: LocatedDict) -> KeyPath:
     """The error's location without the labels that unions and shorthands put into it."""
     path: list[str | int] = []
-    node: Node = root
+    node: Any = root
     for part in _joined_validation_names(details["loc"]):
-        if isinstance(node, MapNode) and part in node.items:
-            node = node.items[str(part)]
-        elif isinstance(node, ListNode) and isinstance(part, int) and part < len(node.items):
-            node = node.items[part]
-        elif not (details["type"] == "missing" and isinstance(node, MapNode)):
+        if has(node, part):
+            node = node[part]
+        elif not (details["type"] == "missing" and isinstance(node, dict)):
             break
         path.append(part)
     return tuple(path)
@@ -61,7 +59,7 @@ def _joined_validation_names(location: Sequence[str | int]) -> Iterable[str | in
 
 
 def _explain_one(
-    model: type[Section], path: KeyPath, errors: Sequence[ErrorDetails], root: MapNode
+    model: type[Section], path: KeyPath, errors: Sequence[ErrorDetails], root: LocatedDict
 ) -> Problem:
     where, key = place_of(root, path), ".".join(map(str, path))
     kind = errors[0]["type"]
@@ -69,9 +67,12 @@ def _explain_one(
     if kind == "extra_forbidden":
         return Problem(where, key, unknown_key(model, path))
     if kind == "missing":
-        return Problem(where, key, f"is missing: {_help(model, path)}".rstrip(": "))
+        owner, name = _place_in(model, path)
+        meaning = help_of(owner, name) if owner and name else ""
+        return Problem(where, key, f"is missing: {meaning}".rstrip(": "))
     if own_words:
-        other = counterpart(key) if isinstance(root.items.get(key), Scalar) else ""  # dataset=shakespeare
+        is_single = key in root and not isinstance(root[key], Located)  # dataset=shakespeare
+        other = counterpart(key) if is_single else ""
         return Problem(where, key, "; ".join(filter(None, (own_words[0], other))))
     field = _deepest_field(model, errors[0]["loc"])
     expected = describe_type(field.annotation, field.metadata) if field else errors[0]["msg"]
@@ -85,21 +86,15 @@ def _deepest_field(model: type[Section], location: Sequence[str | int]) -> Field
     return next((field for field in fields if field is not None), None)
 
 
-def _found(root: MapNode, path: KeyPath) -> str:
-    node: Node = root
+def _found(root: LocatedDict, path: KeyPath) -> str:
+    node: Any = root
+    placeholder = None
     for part in path:
-        node = node.items[part]  # type: ignore[union-attr, index, call-overload]
-    if isinstance(node, Scalar):
-        if is_secret(path[-1]):
-            return "a secret"
-        return node.placeholder if node.placeholder is not None else describe_value(node.value)
-    return "a mapping" if isinstance(node, MapNode) else "a list"
-
-
-def _help(model: type[Section], path: KeyPath) -> str:
-    section = _section_at(model, path[:-1])
-    fields = [name for name in section.model_fields if path[-1] in keys_of(section, name)] if section else []
-    return help_of(section, fields[0]) if section and fields else ""
+        placeholder = node.written[part].placeholder if isinstance(node, Located) else None
+        node = node[part]
+    if is_secret(path[-1]) and not isinstance(node, Located):
+        return "a secret"
+    return describe_value(node) if placeholder is None else placeholder
 
 
 def unknown_key(model: type[Section], path: KeyPath) -> str:
@@ -107,7 +102,7 @@ def unknown_key(model: type[Section], path: KeyPath) -> str:
     name = str(path[-1])
     if len(path) == 1 and name in UNSUPPORTED_SECTIONS:
         return UNSUPPORTED_SECTIONS[name]
-    section = _section_at(model, path[:-1])
+    section, _ = _place_in(model, path)
     match = nearest(name, section.keys() if section else ())
     if not (match and folded(match) == folded(name)) and (other := counterpart(name)):
         return other
@@ -133,23 +128,23 @@ def all_keys(model: type[Section], prefix: str = "", *, with_old: bool = True) -
     return found
 
 
-def keep_text(model: type[Section], node: MapNode) -> None:
+def keep_text(model: type[Section], node: LocatedDict) -> None:
     """Give text fields the text that was written: ``name: 123``, ``id: 0042``, ``strategy: none`` need no quotes."""
     for name, field in model.model_fields.items():
         for key in keys_of(model, name):
-            child = node.items.get(key)
+            child = node.get(key)
             section = section_of(field.annotation)
-            if isinstance(child, MapNode) and section is not None:
+            if isinstance(child, LocatedDict) and section is not None:
                 keep_text(section, child)
-            elif isinstance(child, Scalar) and child.text is not None and _is_text_all_the_same(field, child):
-                child.value = child.text
+            elif key in node.written and (text := node.written[key].text) is not None:
+                node[key] = text if _is_text_all_the_same(field, child, text) else child
 
 
-def _is_text_all_the_same(field: FieldInfo, scalar: Scalar) -> bool:
+def _is_text_all_the_same(field: FieldInfo, value: Any, text: str) -> bool:
     """Whether what reads like a number or null is text here: ``name: 123``, and ``eot: none`` where that is a word."""
-    if type(scalar.value) in (int, float):
+    if type(value) in (int, float):
         return _takes_only_text(field)
-    return scalar.value is None and _is_a_word_of(field, str(scalar.text))
+    return value is None and _is_a_word_of(field, text)
 
 
 def takes_as_written(field: FieldInfo, text: str) -> bool:
@@ -167,31 +162,46 @@ def _takes_only_text(field: FieldInfo) -> bool:
 
 def field_at(model: type[Section], path: KeyPath) -> FieldInfo | None:
     """The field that the last component of ``path`` sets, None below open sections and lists."""
-    section = _section_at(model, path[:-1])
-    if section is None or not path:
-        return None
-    matches = [field for name, field in section.model_fields.items() if path[-1] in keys_of(section, name)]
-    return matches[0] if matches else None
+    section, name = _place_in(model, path)
+    return section.model_fields[name] if section and name else None
 
 
-def _section_at(model: type[Section], path: KeyPath) -> type[Section] | None:
+def _place_in(model: type[Section], path: KeyPath) -> tuple[type[Section] | None, str | None]:
+    """The section that ``path`` leads into, and the field of it that its last component sets, if any."""
     section: type[Section] | None = model
-    for part in path:
-        if section is None or isinstance(part, int):
-            continue
-        fields = [f for name, f in section.model_fields.items() if part in keys_of(section, name)]
-        section = section_of(fields[0].annotation) if fields else None
-    return section
+    name = None
+    for number, part in enumerate(path):
+        if number and not isinstance(path[number - 1], int):
+            section = section_of(section.model_fields[name].annotation) if section and name else None
+        name = section.field_of(part) if section and not isinstance(part, int) else None
+    return section, name
+
+
+def alternatives(annotation: Any) -> list[Any]:
+    """The types of which a value may be one, unions and annotations taken apart."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return alternatives(get_args(annotation)[0])
+    if origin in (Union, types.UnionType):
+        return [inner for part in get_args(annotation) for inner in alternatives(part)]
+    return [annotation]
+
+
+def choices(annotation: Any) -> list[str]:
+    """The words that a field takes, where it takes words of a list."""
+    literals = [inner for inner in alternatives(annotation) if get_origin(inner) is Literal]
+    words = [word for literal in literals for word in get_args(literal)]
+    return [word if isinstance(word, str) else describe_value(word) for word in words]
 
 
 def section_of(annotation: Any) -> type[Section] | None:
     """The closed section inside an annotation such as ``WandbConfig | None`` or ``tuple[Override, ...]``."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    if get_origin(annotation) is dict:
-        return None
-    found = [section_of(argument) for argument in get_args(annotation)]
-    return next((section for section in found if section), None)
+    for inner in alternatives(annotation):
+        if get_origin(inner) in (tuple, list):
+            return section_of(get_args(inner)[0])
+        if isinstance(inner, type) and issubclass(inner, Section):
+            return inner
+    return None
 
 
 def describe_type(annotation: Any, metadata: Iterable[Any] = ()) -> str:

@@ -18,22 +18,21 @@ from pydantic import ValidationError
 
 from automodel_cli.config import yaml_tree
 from automodel_cli.config.explain import explain, field_at, keep_text, takes_as_written
-from automodel_cli.config.overrides import COMMAND_LINE, apply_override, parse_overrides
+from automodel_cli.config.overrides import COMMAND_LINE, Override, apply_override, parse_overrides
 from automodel_cli.config.problems import Problem, raise_problems
 from automodel_cli.config.schema.base import Section, keys_of, reason_ignored
-from automodel_cli.config.targets.instantiate import check_named, check_target, is_known
+from automodel_cli.config.targets.instantiate import check_target
 from automodel_cli.config.targets.roles import role_of_section
-from automodel_cli.config.targets.target import REDACTED, TARGET_KEY, Target, is_secret
-from automodel_cli.config.yaml_tree import (
-    KeyPath,
-    MapNode,
-    Node,
+from automodel_cli.config.targets.target import (
+    REDACTED,
+    TARGET_KEY,
+    LocatedDict,
     Placeholder,
-    from_plain,
-    parse_value,
-    placeholders,
-    to_plain,
+    Target,
+    Written,
+    is_secret,
 )
+from automodel_cli.config.yaml_tree import KeyPath, parse_value, placeholders
 
 _TEXT = "tag:yaml.org,2002:str"
 _TWO_NAMES = {"seed": ("rng", "seed"), "rng.seed": ("seed",)}
@@ -64,26 +63,25 @@ def load_config(
     Raises:
         ConfigError: everything that is wrong, each with its place, key and what was expected.
     """
-    root, problems = (MapNode(where=COMMAND_LINE), []) if path is None else yaml_tree.read_file(path)
+    root, problems = (LocatedDict(where=COMMAND_LINE), []) if path is None else yaml_tree.read_file(path)
     problems = [*problems, *_merge_overrides(root, overrides)]
     for key, value in (flags or {}).items():
         if value is not None:
-            node, found = _flag_node(model, key, value)
-            _put(root, key.split("."), node)
+            override, found = _flag(model, key, value)
+            apply_override(root, override)
             problems += [Problem(COMMAND_LINE, key, problem.text) for problem in found]
     keep_text(model, root)
-    data = to_plain(root)
     try:
-        config = model.model_validate(data)
+        config = model.model_validate(root)
     except ValidationError as error:
         problems += explain(model, error, root)
-    problems += _check_targets(data, trust, known=problems)
+    problems += _check_targets(root, trust, known=problems)
     raise_problems([_by_its_option(problem, names or {}) for problem in problems])
     config._placeholders.update(placeholders(root))
     return config
 
 
-def _merge_overrides(root: MapNode, tokens: Sequence[str]) -> list[Problem]:
+def _merge_overrides(root: LocatedDict, tokens: Sequence[str]) -> list[Problem]:
     overrides, problems = parse_overrides(tokens)
     for override in overrides:
         if override.path in _TWO_NAMES:  # the command line wins, by whichever name
@@ -93,20 +91,22 @@ def _merge_overrides(root: MapNode, tokens: Sequence[str]) -> list[Problem]:
     return problems
 
 
-def _drop(root: MapNode, parts: Sequence[str]) -> None:
-    node: yaml_tree.Node | None = root
+def _drop(root: LocatedDict, parts: Sequence[str]) -> None:
+    node: Any = root
     for part in parts[:-1]:
-        node = node.items.get(part) if isinstance(node, MapNode) else None
-    if isinstance(node, MapNode):
-        node.items.pop(parts[-1], None)
+        node = node.get(part) if isinstance(node, LocatedDict) else None
+    if isinstance(node, LocatedDict):
+        node.pop(parts[-1], None)
+        node.written.pop(parts[-1], None)
 
 
-def _flag_node(model: type[Section], key: str, value: Any) -> tuple[Node, list[Problem]]:
-    """The tree of an option's value: text as it stands where a field takes any text, else as a file's is read."""
+def _flag(model: type[Section], key: str, value: Any) -> tuple[Override, list[Problem]]:
+    """What an option sets: text as it stands where a field takes any text, else read as a file's is."""
     field = field_at(model, tuple(key.split(".")))
     if not isinstance(value, str) or field is None or takes_as_written(field, value):
-        return from_plain(value, COMMAND_LINE), []
-    return parse_value(value, COMMAND_LINE)
+        return Override(key, value, Written(COMMAND_LINE)), []
+    value, written, problems = parse_value(value, COMMAND_LINE)
+    return Override(key, value, written), problems
 
 
 def _by_its_option(problem: Problem, names: Mapping[str, str]) -> Problem:
@@ -118,17 +118,6 @@ def _by_its_option(problem: Problem, names: Mapping[str, str]) -> Problem:
     if text.startswith("is missing"):
         return Problem("", "", f"{name} {text}")
     return Problem("", name or problem.key, text)
-
-
-def _put(root: MapNode, parts: Sequence[str], value: Node) -> None:
-    node = root
-    for part in parts[:-1]:
-        child = node.items.get(part)
-        if not isinstance(child, MapNode):
-            child = node.items[part] = MapNode(where=COMMAND_LINE)
-        node = child
-    node.items[parts[-1]] = value
-    node.key_where[parts[-1]] = COMMAND_LINE
 
 
 def _check_targets(
@@ -146,14 +135,14 @@ def _check_targets(
         with contextlib.suppress(ValueError):  # the schema has reported it
             places.append((key, role.name, Target.parse(value, default_name=role.default_target)))
 
-    named = [check_named(target, name, key=key, trust=trust) for key, name, target in places]
-    if not any(named) and not known:
+    named = [check_target(target, name, key=key, trust=trust, imports=False) for key, name, target in places]
+    if not known and not any(checked.problems for checked in named):
         return []
     problems: list[Problem] = []
-    for (key, name, target), found in zip(places, named, strict=True):
-        more = [] if is_known(target, name, trust=trust) else check_target(target, name, key=key, trust=trust)
+    for (key, name, target), checked in zip(places, named, strict=True):
+        more = [] if checked.is_complete else check_target(target, name, key=key, trust=trust).problems
         told = {(problem.where, problem.key) for problem in more}
-        problems += [*more, *(problem for problem in found if (problem.where, problem.key) not in told)]
+        problems += [*more, *(one for one in checked.problems if (one.where, one.key) not in told)]
     return problems
 
 

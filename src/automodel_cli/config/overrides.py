@@ -9,16 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from automodel_cli.config.problems import Problem
-from automodel_cli.config.yaml_tree import (
-    KeyPath,
-    ListNode,
-    MapNode,
-    Node,
-    Scalar,
-    parse_value,
-)
+from automodel_cli.config.targets.target import LocatedDict, LocatedList, Written
+from automodel_cli.config.yaml_tree import KeyPath, has, parse_value
 
 COMMAND_LINE = "command line"
 _PATH = re.compile(r"[A-Za-z_][\w-]*(\.[\w*-]+)*\Z")
@@ -27,15 +22,11 @@ _MAX_PARTS = 50
 
 @dataclass(frozen=True)
 class Override:
-    """One value to set: the dotted path as written, and the value's tree."""
+    """One value to set: the dotted path as written, the value, and how that was written."""
 
     path: str
-    value: Node
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """The path's components."""
-        return tuple(self.path.split("."))
+    value: Any
+    written: Written
 
 
 def parse_overrides(tokens: Sequence[str]) -> tuple[list[Override], list[Problem]]:
@@ -58,8 +49,8 @@ def parse_overrides(tokens: Sequence[str]) -> tuple[list[Override], list[Problem
             position += 1
         elif not equals:
             text = "true"
-        value, found = parse_value(text, COMMAND_LINE)
-        overrides.append(Override(name, value))
+        value, written, found = parse_value(text, COMMAND_LINE)
+        overrides.append(Override(name, value, written))
         problems += [Problem(problem.where, name, problem.text) for problem in found]
     return overrides, problems
 
@@ -72,40 +63,31 @@ def _not_an_override(token: str) -> Problem:
     return Problem(COMMAND_LINE, "", text)
 
 
-def apply_override(root: MapNode, override: Override) -> Problem | None:
-    """Set one value in the tree, making missing sections; a problem where the path leads through a value."""
-    node: Node = root
-    parts = override.parts
+def apply_override(root: LocatedDict, override: Override) -> Problem | None:
+    """Set one value, making missing sections; a problem where the path leads through a value."""
+    node: Any = root
+    parts = tuple(override.path.split("."))
     for depth, part in enumerate(parts[:-1]):
-        child = _child(node, part)
-        if child is None or (isinstance(child, Scalar) and child.value is None):
-            child = MapNode(where=COMMAND_LINE)
-            if problem := _set(node, part, child, parts[: depth + 1]):
+        key = _key(node, part)
+        if not has(node, key) or node[key] is None:
+            section = LocatedDict(where=COMMAND_LINE)
+            if problem := _set(node, key, section, Written(COMMAND_LINE), parts[: depth + 1]):
                 return problem
-        if isinstance(child, Scalar):
+        node = node[key]
+        if not isinstance(node, (LocatedDict, LocatedList)):
             text = f"{'.'.join(parts[: depth + 1])} is a single value and has no key {parts[depth + 1]}"
             return Problem(COMMAND_LINE, override.path, text)
-        node = child
-    return _set(node, parts[-1], override.value, parts)
+    return _set(node, _key(node, parts[-1]), override.value, override.written, parts)
 
 
-def _child(node: Node, part: str) -> Node | None:
-    if isinstance(node, MapNode):
-        return node.items.get(part)
-    if isinstance(node, ListNode) and part.isdigit() and int(part) < len(node.items):
-        return node.items[int(part)]
-    return None
+def _key(node: Any, part: str) -> str | int:
+    return int(part) if isinstance(node, list) and part.isdigit() else part
 
 
-def _set(node: Node, part: str, value: Node, path: KeyPath) -> Problem | None:
-    if isinstance(node, MapNode):
-        node.items[part] = value
-        node.key_where[part] = COMMAND_LINE
-        return None
-    assert isinstance(node, ListNode)
-    size = len(node.items)
-    if not part.isdigit() or int(part) > size:
-        text = f"expected an index from 0 to {size - 1} ({size} appends), found {part}"
+def _set(node: Any, key: str | int, value: Any, written: Written, path: KeyPath) -> Problem | None:
+    size = len(node)
+    if isinstance(node, list) and (not isinstance(key, int) or key > size):
+        text = f"expected an index from 0 to {size - 1} ({size} appends), found {key}"
         return Problem(COMMAND_LINE, ".".join(map(str, path)), text)
-    node.items[int(part) : int(part) + 1] = [value]
+    node.put(key, value, written)
     return None

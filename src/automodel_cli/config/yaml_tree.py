@@ -1,4 +1,4 @@
-"""YAML tree that remembers where each value was written; read from text, and turned into plain values.
+"""YAML as plain values that remember where and how each was written.
 
 Steps: PyYAML composes nodes with line numbers; scalars are read by YAML 1.2's rules (so ``3e-4`` is a number and
 ``yes`` is text); ``${NAME}`` and ``${NAME,default}`` take environment variables, and what was written is kept so
@@ -12,16 +12,16 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from automodel_cli.config.problems import Problem, raise_problems
-from automodel_cli.config.targets.target import LocatedDict
+from automodel_cli.config.targets.target import Located, LocatedDict, LocatedList, Placeholder, Written
 from automodel_cli.errors import ConfigError
 from automodel_cli.json_files import MAX_NESTING, read_bytes
+from automodel_cli.text import first_line
 
 _NULL = frozenset({"", "~", "null", "Null", "NULL", "none", "None"})
 _QUOTED_NULL = frozenset({"none", "None"})
@@ -43,42 +43,7 @@ _INHERITED = re.compile(r"/dev/(?:fd/\d+|stdin)\Z")  # `-c <(envsubst < run.yaml
 _MAX_NODES = 100_000  # aliases multiply: a file of a few lines can describe more values than memory holds
 
 KeyPath = tuple[str | int, ...]
-
-
-@dataclass
-class Scalar:
-    """One value; ``text`` is its spelling without quotes, ``placeholder`` what was written for it, if it was one."""
-
-    value: Any
-    where: str = ""
-    text: str | None = None
-    placeholder: Placeholder | None = None
-
-
-class Placeholder(str):
-    """The text of a value that comes from the environment, as it was written; ``quoted`` if it stood in quotes."""
-
-    quoted = False
-
-
-@dataclass
-class MapNode:
-    """A mapping; ``key_where`` says where each key was written."""
-
-    items: dict[str, Node] = field(default_factory=dict)
-    where: str = ""
-    key_where: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class ListNode:
-    """A list."""
-
-    items: list[Node] = field(default_factory=list)
-    where: str = ""
-
-
-Node = Scalar | MapNode | ListNode
+Read = tuple[Any, Written]  # a value, and how it was written
 
 
 def resolve_scalar(text: str) -> Any:
@@ -96,19 +61,17 @@ def resolve_scalar(text: str) -> Any:
     return _SPECIAL_FLOATS.get(text.lower(), text)
 
 
-def _too_long(text: str) -> str:
-    """What is wrong with a number that no setting could take; nothing for others."""
-    kinds = (_INT, _OCTAL, _HEX, _FLOAT)
-    if len(text) > _MAX_DIGITS and any(kind.match(text) for kind in kinds):
-        return f"a number of {len(text):,} characters, expected at most {_MAX_DIGITS}"
+def _refuse_long_number(text: str) -> None:
+    """Raise a ValueError for a number that no setting could take."""
+    if len(text) > _MAX_DIGITS and any(kind.match(text) for kind in (_INT, _OCTAL, _HEX, _FLOAT)):
+        raise ValueError(f"a number of {len(text):,} characters, expected at most {_MAX_DIGITS}")
     value = resolve_scalar(text)
     if type(value) is int and abs(value) >= _MAX_WHOLE:
-        return "a whole number of more than 64 bits"
-    return ""
+        raise ValueError("a whole number of more than 64 bits")
 
 
-def read_file(path: Path | str) -> tuple[MapNode, list[Problem]]:
-    """The tree of a YAML file and what is wrong with it beyond its keys.
+def read_file(path: Path | str) -> tuple[LocatedDict, list[Problem]]:
+    """The mapping in a YAML file and what is wrong with it beyond its keys.
 
     Raises:
         ConfigError: the file cannot be read or is not YAML, or is no mapping.
@@ -139,27 +102,27 @@ def _read_inherited(path: Path | str, hint: str) -> bytes:
     return data
 
 
-def parse_document(text: str, source: str) -> tuple[MapNode, list[Problem]]:
-    """The tree of a YAML document whose top level is a mapping (an empty document is an empty mapping)."""
+def parse_document(text: str, source: str) -> tuple[LocatedDict, list[Problem]]:
+    """The mapping that a YAML document is; an empty document is an empty one."""
     reader = _Reader(source)
-    root = reader.read(text)
-    if isinstance(root, Scalar) and root.value is None:
-        root = MapNode(where=source)
-    if not isinstance(root, MapNode):
+    root, _ = reader.read(text)
+    if root is None:
+        root = LocatedDict(where=source)
+    if not isinstance(root, LocatedDict):
         raise ConfigError(f"{source}: expected keys and values, found a list or a single value")
     return root, reader.problems
 
 
-def parse_value(text: str, where: str) -> tuple[Node, list[Problem]]:
-    """The tree of one value as given on the command line.
+def parse_value(text: str, where: str) -> tuple[Any, Written, list[Problem]]:
+    """One value as given on the command line.
 
     Text that opens with a bracket, a brace or a quote is YAML; anything else is one unquoted scalar, so that
     globs, colons and hashes need no second quoting.
     """
     reader = _Reader(where)
     if text[:1] in ("[", "{", '"', "'"):
-        return reader.read(text, where_is_final=True), reader.problems
-    return reader.scalar(text, where, plain=True), reader.problems
+        return *reader.read(text, where_is_final=True), reader.problems
+    return *reader.scalar(text, where, plain=True), reader.problems
 
 
 class _Loader(yaml.SafeLoader):
@@ -171,7 +134,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Reader:
-    """Turns composed PyYAML nodes into our tree; collects problems instead of stopping at the first."""
+    """Turns composed PyYAML nodes into values; collects problems instead of stopping at the first."""
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -179,7 +142,7 @@ class _Reader:
         self._count = 0
         self._final_where: str | None = None
 
-    def read(self, text: str, *, where_is_final: bool = False) -> Node:
+    def read(self, text: str, *, where_is_final: bool = False) -> Read:
         self._final_where = self.source if where_is_final else None
         try:
             self._check_depth(text)
@@ -187,7 +150,7 @@ class _Reader:
         except yaml.YAMLError as error:
             raise_problems([self._syntax_problem(error)])
         if composed is None:
-            return Scalar(None, self.source)
+            return None, Written(self.source)
         return self._node(composed, ())
 
     def _check_depth(self, text: str) -> None:
@@ -207,26 +170,29 @@ class _Reader:
     def _syntax_problem(self, error: yaml.YAMLError) -> Problem:
         mark = getattr(error, "problem_mark", None)
         where = f"{self.source}:{mark.line + 1}" if mark and not self._final_where else self.source
-        text = getattr(error, "problem", None) or str(error).splitlines()[0]
+        text = getattr(error, "problem", None) or first_line(error)
         return Problem(where, "", f"not valid YAML: {text}")
 
     def _where(self, node: yaml.Node | yaml.Event) -> str:
         mark: Any = node.start_mark
         return self._final_where or f"{self.source}:{mark.line + 1}"
 
-    def _node(self, node: yaml.Node, open_nodes: tuple[int, ...]) -> Node:
+    def _node(self, node: yaml.Node, open_nodes: tuple[int, ...]) -> Read:
         self._count += 1
         if self._count > _MAX_NODES or id(node) in open_nodes:
-            raise ConfigError(f"{self.source}: aliases unfold into too many values", "write them out")
+            raise ConfigError(f"{self.source}: aliases expand to too many values", "write the values out")
         if len(open_nodes) > MAX_NESTING:  # through aliases, which the text does not show
             self._refuse_depth(self._where(node))
         open_nodes = (*open_nodes, id(node))
         if isinstance(node, yaml.MappingNode):
             self._check_tag(node, "map")
-            return self._mapping(node, open_nodes)
+            return self._mapping(node, open_nodes), Written(self._where(node))
         if isinstance(node, yaml.SequenceNode):
             self._check_tag(node, "seq")
-            return ListNode([self._node(item, open_nodes) for item in node.value], self._where(node))
+            items = LocatedList(where=self._where(node))
+            for index, item in enumerate(node.value):
+                items.put(index, *self._node(item, open_nodes))
+            return items, Written(items.where)
         assert isinstance(node, yaml.ScalarNode)
         return self._tagged_scalar(node)
 
@@ -241,61 +207,59 @@ class _Reader:
             )
         return tag
 
-    def _mapping(self, node: yaml.MappingNode, open_nodes: tuple[int, ...]) -> MapNode:
-        result = MapNode(where=self._where(node))
-        merged: dict[str, Node] = {}
+    def _mapping(self, node: yaml.MappingNode, open_nodes: tuple[int, ...]) -> LocatedDict:
+        result, merged = LocatedDict(where=self._where(node)), LocatedDict()
         for key_node, value_node in node.value:
             where = self._where(key_node)
             if not isinstance(key_node, yaml.ScalarNode):
                 self.problems.append(Problem(where, "", "a key must be a single value"))
                 continue
             key = str(key_node.value)
+            value, written = self._node(value_node, open_nodes)
             if key == "<<" and key_node.style is None:
-                merged |= self._merge(value_node, open_nodes)
+                self._merge(value, merged, written.where)
                 continue
-            if key in result.items:
-                first = result.key_where[key]
+            if key in result:
+                first = result.written[key].where
                 self.problems.append(Problem(where, key, f"given twice, first at {first}"))
-            result.items[key] = self._node(value_node, open_nodes)
-            result.key_where[key] = where
+            written.where = where
+            result.put(key, value, written)
         for key, value in merged.items():
-            if key not in result.items:
-                result.items[key], result.key_where[key] = value, value.where
+            if key not in result:
+                result.put(key, value, merged.written[key])
         return result
 
-    def _merge(self, node: yaml.Node, open_nodes: tuple[int, ...]) -> dict[str, Node]:
-        value = self._node(node, open_nodes)
-        parts = value.items if isinstance(value, ListNode) else [value]
-        merged: dict[str, Node] = {}
-        for part in parts:
-            if isinstance(part, MapNode):
-                merged = {**part.items, **merged}
-            else:
-                self.problems.append(Problem(self._where(node), "<<", "expected a mapping to merge"))
-        return merged
+    def _merge(self, value: Any, merged: LocatedDict, where: str) -> None:
+        """Add to ``merged`` what it does not have yet of the mapping or mappings behind a ``<<``."""
+        for part in value if isinstance(value, list) else [value]:
+            if not isinstance(part, LocatedDict):
+                self.problems.append(Problem(where, "<<", "expected a mapping to merge"))
+                continue
+            for key, item in part.items():
+                if key not in merged:
+                    merged.put(key, item, part.written[key])
 
-    def _tagged_scalar(self, node: yaml.ScalarNode) -> Scalar:
+    def _tagged_scalar(self, node: yaml.ScalarNode) -> Read:
         where = self._where(node)
         tag = self._check_tag(node, "str", "int", "float", "bool", "null")
         if tag == "str":
-            return Scalar(str(node.value), where)
+            return str(node.value), Written(where)
         return self.scalar(str(node.value), where, plain=node.style is None or tag is not None)
 
-    def scalar(self, text: str, where: str, *, plain: bool) -> Scalar:
+    def scalar(self, text: str, where: str, *, plain: bool) -> Read:
         """Read a scalar; ``plain`` (unquoted) ones may be numbers, truth values or null."""
         try:
             expanded = expand_environment(text)
+            if plain:
+                _refuse_long_number(expanded)
         except ValueError as error:
             self.problems.append(Problem(where, "", str(error)))
-            return Scalar(None, where)
-        if plain and (too_long := _too_long(expanded)):
-            self.problems.append(Problem(where, "", too_long))
-            return Scalar(None, where)
+            return None, Written(where)
         value = resolve_scalar(expanded) if plain else None if expanded in _QUOTED_NULL else expanded
-        written = Placeholder(text) if _names_a_variable(text) else None
-        if written is not None:
-            written.quoted = not plain
-        return Scalar(value, where, expanded, written)
+        placeholder = Placeholder(text) if _names_a_variable(text) else None
+        if placeholder is not None:
+            placeholder.quoted = not plain
+        return value, Written(where, expanded, placeholder)
 
 
 def expand_environment(text: str) -> str:
@@ -304,73 +268,52 @@ def expand_environment(text: str) -> str:
     Raises:
         ValueError: a variable is not set and has no default, or a placeholder names no variable.
     """
+    return _ENVIRONMENT.sub(_value_of, text)
 
-    def value_of(match: re.Match[str]) -> str:
-        dollar, braced, bare = match.groups()
-        if dollar:
-            return "$"
-        parsed = _PLACEHOLDER.match(braced if braced is not None else bare)
-        if parsed is None:
-            raise ValueError(
-                f"${{{braced}}} names no environment variable; references to keys are not supported"
-            )
-        name, default = parsed.groups()
-        value = os.environ.get(name, default)
-        if value is None:
-            raise ValueError(f"environment variable {name} is not set; set it, or write ${{{name},default}}")
-        return value
 
-    return _ENVIRONMENT.sub(value_of, text)
+def _value_of(match: re.Match[str]) -> str:
+    """What stands for a ``$$`` or a placeholder."""
+    dollar, braced, bare = match.groups()
+    if dollar:
+        return "$"
+    parsed = _PLACEHOLDER.match(braced if braced is not None else bare)
+    if parsed is None:
+        raise ValueError(f"${{{braced}}} names no environment variable; references to keys are not supported")
+    name, default = parsed.groups()
+    value = os.environ.get(name, default)
+    if value is None:
+        raise ValueError(f"environment variable {name} is not set; set it, or write ${{{name},default}}")
+    return value
 
 
 def _names_a_variable(text: str) -> bool:
     return any(dollar is None for dollar, *_ in (match.groups() for match in _ENVIRONMENT.finditer(text)))
 
 
-def to_plain(node: Node) -> Any:
-    """Plain values; mappings are LocatedDicts that know where their keys were written."""
-    if isinstance(node, MapNode):
-        return LocatedDict(
-            {key: to_plain(item) for key, item in node.items.items()},
-            where=node.where,
-            key_where=node.key_where,
-        )
-    if isinstance(node, ListNode):
-        return [to_plain(item) for item in node.items]
-    return node.value
-
-
-def placeholders(node: Node, prefix: KeyPath = ()) -> dict[KeyPath, Placeholder]:
+def placeholders(node: Any, prefix: KeyPath = ()) -> dict[KeyPath, Placeholder]:
     """``path -> what was written`` for each value that came from the environment."""
-    if isinstance(node, Scalar):
-        return {} if node.placeholder is None else {prefix: node.placeholder}
     found: dict[KeyPath, Placeholder] = {}
-    children = node.items.items() if isinstance(node, MapNode) else enumerate(node.items)
-    for key, child in children:
-        found |= placeholders(child, (*prefix, key))
+    for key, written in node.written.items() if isinstance(node, Located) else ():
+        if written.placeholder is not None:
+            found[(*prefix, key)] = written.placeholder
+        found |= placeholders(node[key], (*prefix, key))  # type: ignore[index]
     return found
 
 
-def place_of(node: Node, path: KeyPath) -> str:
+def has(node: Any, part: str | int) -> bool:
+    """Whether ``node`` is a mapping with this key, or a list with this index."""
+    if isinstance(node, list):
+        return isinstance(part, int) and part < len(node)
+    return isinstance(node, Mapping) and part in node
+
+
+def place_of(node: Any, path: KeyPath) -> str:
     """Where the value at ``path`` was written; where it is missing, its nearest ancestor's place."""
-    where = node.where
+    where: str = node.where
     for part in path:
-        if isinstance(node, MapNode) and part in node.items:
-            where = node.key_where.get(str(part)) or node.items[str(part)].where
-            node = node.items[str(part)]
-        elif isinstance(node, ListNode) and isinstance(part, int) and part < len(node.items):
-            node = node.items[part]
-            where = node.where
-        else:
+        if not has(node, part):
             break
+        if isinstance(node, Located) and part in node.written:
+            where = node.written[part].where
+        node = node[part]
     return where
-
-
-def from_plain(value: Any, where: str) -> Node:
-    """A tree of plain values that all come from one place (flags, a script)."""
-    if isinstance(value, Mapping):
-        items = {str(key): from_plain(item, where) for key, item in value.items()}
-        return MapNode(items, where, dict.fromkeys(items, where))
-    if isinstance(value, (list, tuple)):
-        return ListNode([from_plain(item, where) for item in value], where)
-    return Scalar(value, where)

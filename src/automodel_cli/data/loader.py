@@ -362,7 +362,7 @@ def _refuse_other_orders(options: TorchLoaderArguments) -> None:
         raise ConfigError(
             f"dataloader.batch_size is {options.batch_size}, "
             f"step_scheduler.local_batch_size {options.local_batch_size}",
-            "leave batch_size out: local_batch_size says it",
+            "leave batch_size out: local_batch_size sets it",
         )
     if options.sampler is not None or options.batch_sampler is not None or not options.in_order:
         raise ConfigError(

@@ -127,7 +127,7 @@ class MegatronPretraining(TokenFileDataset):
         given, needed = self._given_samples, samples_needed(options, self.split)
         if given is not None and given < 1:
             raise ConfigError(
-                f"{given} samples are wanted of the {self.split} split", "give 1 or more, or null"
+                f"{given} samples are wanted from the {self.split} split", "give 1 or more, or null"
             )
         if given is None and self.split == "valid" and needed is not None:
             self.notes.append(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from automodel_cli.errors import ConfigError
+from automodel_cli.text import plural
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def grad_accum_steps(global_batch_size: int, local_batch_size: int, dp_world: in
         return global_batch_size // rows
     raise ConfigError(
         f"step_scheduler.global_batch_size {global_batch_size} is not a multiple of "
-        f"local_batch_size {local_batch_size} x {dp_world} data-parallel rank{'s' * (dp_world > 1)} = {rows}",
+        f"local_batch_size {local_batch_size} x {plural(dp_world, 'data-parallel rank')} = {rows}",
         _valid_sizes(global_batch_size, local_batch_size, dp_world),
     )
 

@@ -80,7 +80,7 @@ def generate(
         repetition_penalty=settings.repetition_penalty,
     )
     if not prompts or not all(prompts):
-        raise ConfigError("there is nothing to continue: the prompt has no token", "give a prompt")
+        raise ConfigError("there is nothing to continue: the prompt has no tokens", "give a prompt")
     device = torch.device(device)
     decoder = decoder or _decoder(model, settings)
     collected = _Collected(_budgets(model, prompts, settings), settings.stop_ids, on_token)

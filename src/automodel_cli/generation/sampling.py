@@ -136,4 +136,6 @@ def check_settings(
     if top_p is not None and not 0 < top_p <= 1:
         raise ConfigError(f"top_p is {top_p}", "give more than 0 and at most 1, or leave it out")
     if not 0 < repetition_penalty < float("inf"):
-        raise ConfigError(f"repetition_penalty is {repetition_penalty}", "give more than 0; 1 is no penalty")
+        raise ConfigError(
+            f"repetition_penalty is {repetition_penalty}", "give more than 0; 1 means no penalty"
+        )

@@ -34,6 +34,7 @@ import torch
 from automodel_cli.errors import AutomodelError
 from automodel_cli.files import atomic_file
 from automodel_cli.json_files import FileModel, parse_json, validated
+from automodel_cli.text import plural
 
 Item = TypeVar("Item")
 Event = Mapping[str, Any]
@@ -237,7 +238,7 @@ class StepProfiler(NoProfile):
         first = self._last_step - done + 1
         on_gpu = gpu_times(events) if self.device.type == "cuda" else None
         self._columns(
-            f"profile of {done} update{'s' * (done > 1)}, {first} to {self._last_step}"
+            f"profile of {plural(done, 'update')}, {first} to {self._last_step}"
             + "; time of the host" * (on_gpu is not None),
             ("phase", "median ms", "mean ms", "share", *(("GPU ms",) if on_gpu else ())),
             phase_rows(self._timed, on_gpu),

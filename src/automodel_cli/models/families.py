@@ -70,7 +70,7 @@ def build_from_config(config: Mapping[str, Any], *, is_meta_device: bool = False
         return model
     raise CheckpointError(
         f"the model family {name!r} of this checkpoint is not known",
-        "it is a model of somebody's own, or another version of automodel wrote it",
+        "it is a user-defined model, or another version of automodel wrote it",
     )
 
 

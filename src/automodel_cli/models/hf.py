@@ -24,7 +24,7 @@ import transformers
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
-from automodel_cli import doors, transformers_calls
+from automodel_cli import doors, dtypes, transformers_calls
 from automodel_cli.arguments import takes
 from automodel_cli.batch import Batch
 from automodel_cli.errors import AutomodelError, CheckpointError, ConfigError
@@ -45,6 +45,7 @@ from automodel_cli.models.layers.document_attention import dense_mask, document_
 from automodel_cli.models.layers.kv_cache import KVCache
 from automodel_cli.models.layers.shared import Attend
 from automodel_cli.sizing.shape import Shape
+from automodel_cli.text import first_line
 
 # Families whose logits are exactly hidden @ W^T: a test compares each at a tiny size. Others (soft caps,
 # scaled logits, a bias on the head) compute whole logits and hand those to the loss.
@@ -496,12 +497,8 @@ def storage_dtype(setting: str | torch.dtype | None) -> torch.dtype:
     """The dtype that weights are stored in: fp32 for None and "auto", else the one named."""
     if setting is None or setting == "auto":
         return torch.float32
-    dtype = setting if isinstance(setting, torch.dtype) else None
-    if isinstance(setting, str):
-        names = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
-        name = setting.removeprefix("torch.")
-        dtype = getattr(torch, names.get(name, name), None)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+    dtype = setting if isinstance(setting, torch.dtype) else dtypes.torch_dtype(str(setting))
+    if dtype is None or not dtype.is_floating_point:
         raise ConfigError(f"torch_dtype {setting!r} is not known", "choose float32 or bfloat16")
     return dtype
 
@@ -521,10 +518,9 @@ def load_errors_named(source: Any) -> Iterator[None]:
     except AutomodelError:
         raise
     except Exception as error:  # of many libraries, with classes of their own
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         name = source if isinstance(source, str) else type(source).__name__
         raise ConfigError(
-            without_controls(f"cannot build a causal language model from {name}: {first}"),
+            without_controls(f"cannot build a causal language model from {name}: {first_line(error, 400)}"),
             "name a folder with config.json (and safetensors), or a hub name that this machine can reach",
         ) from error
 

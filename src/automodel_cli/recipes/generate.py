@@ -83,7 +83,7 @@ def _check_is_text(text: str) -> None:
 def _given_prompts(cfg: GenerateConfig) -> list[str]:
     if cfg.prompt_file is not None:
         if cfg.prompt:
-            raise ConfigError("there is a prompt and a prompt_file", "give one of them")
+            raise ConfigError("both a prompt and a prompt_file are given", "give one of them")
         lines = [line for line in _read_text(cfg.prompt_file).splitlines() if line.strip()]
         if not lines:
             raise ConfigError(f"{cfg.prompt_file} holds no prompt", "write one on each line")

@@ -23,6 +23,7 @@ from automodel_cli.errors import ConfigError
 from automodel_cli.launch.agent import launch
 from automodel_cli.launch.plan import LaunchPlan, plan_launch
 from automodel_cli.processes import cores
+from automodel_cli.text import plural
 
 THREADS_VARIABLE = "OMP_NUM_THREADS"
 
@@ -85,7 +86,7 @@ def _refuse_more_than_gpus(processes: int) -> None:
 
     if processes > (gpus := torch.cuda.device_count()):
         raise ConfigError(
-            f"--nproc-per-node {processes}: this machine has {gpus} GPU{'s' * (gpus != 1)}, and each process needs one",
+            f"--nproc-per-node {processes}: this machine has {plural(gpus, 'GPU')}, and each process needs one",
             f"start {gpus}, or set device: cpu",
         )
 

@@ -28,6 +28,7 @@ from automodel_cli.files import write_text
 from automodel_cli.json_files import FileModel, FiniteFloat, read_model
 from automodel_cli.plain_text import command_line, for_shell
 from automodel_cli.processes import without_launcher
+from automodel_cli.text import decimal
 
 PROMPT = "def read_lines(path):"
 
@@ -161,15 +162,19 @@ def _run_step(step: Step) -> None:
 def report_text(tour: Sequence[Step], output: Path) -> str:
     """The report as Markdown: scores, where things are, and the commands that made them."""
     scores = read_model(output / "results.json", _Scores, hint="remove it and run the tour again")
+    loss, bigram, bits = (
+        decimal(score, none="n/a") for score in (scores.loss, scores.bigram.loss, scores.bits_per_byte)
+    )
+    perplexity = decimal(scores.perplexity, 2, none="n/a")
     lines = [
         "# Quickstart report",
         "",
         "| validation loss (nats per token) | |",
         "|---|---|",
-        f"| this GPT | {_number(scores.loss)} |",
-        f"| add-alpha bigram model, same tokens | {_number(scores.bigram.loss)} |",
+        f"| this GPT | {loss} |",
+        f"| add-alpha bigram model, same tokens | {bigram} |",
         "",
-        f"Perplexity {_number(scores.perplexity, 2)}, bits per byte {_number(scores.bits_per_byte)}.",
+        f"Perplexity {perplexity}, bits per byte {bits}.",
         "",
         "| what | where |",
         "|---|---|",
@@ -195,7 +200,3 @@ def how_to_call() -> str:
     activate = program.with_name("activate")
     put = f"`source {for_shell(activate)}` puts it on PATH" if activate.is_file() else "use the full path"
     return f"If the shell does not find `automodel`, it is at `{for_shell(program)}`; {put}."
-
-
-def _number(value: float | None, digits: int = 4) -> str:
-    return "n/a" if value is None else f"{value:.{digits}f}"

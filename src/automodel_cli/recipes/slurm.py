@@ -11,15 +11,17 @@ import re
 import shlex
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+from automodel_cli.config.schema.options import SlurmOptions
 from automodel_cli.errors import EXIT_PREEMPTED, AutomodelError, ConfigError
 from automodel_cli.files import write_text
 from automodel_cli.launch.plan import node_range
 from automodel_cli.plain_text import command_line
 
 _OWN_FLAGS = ("nnodes", "nproc-per-node", "rdzv-endpoint", "rdzv-backend", "rdzv-id", "shutdown-timeout")
+_NOT_IN_AN_OPTION = re.compile(r"[\s\x00-\x1f\x7f\"'`$\\]")
 
 
 @dataclass(frozen=True)
@@ -29,22 +31,14 @@ class BatchJob:
     Attributes:
         command: what is launched, without launch flags: the program, then ``pretrain llm -c ...``.
         flags: launch flags by their dashed names; nodes and processes come from here.
-        signal: name of the signal that Slurm sends, ``lead_s`` seconds before the time is over.
-        gpus: a machine's; None: as many as it has processes.
-        options: further sbatch options by their long names (partition, account, ...), in order.
-        setup: lines of shell before the launch.
+        signal: name of the signal that Slurm sends, ``options.lead`` seconds before the time is over.
     """
 
+    options: SlurmOptions
     command: Sequence[str]
     flags: Mapping[str, str]
     name: str
-    time: str
     signal: str = "SIGUSR1"
-    lead_s: int = 300
-    gpus: int | None = None
-    logs: Path = Path("logs")
-    options: Mapping[str, str] = field(default_factory=dict)
-    setup: Sequence[str] = ()
 
     @property
     def nodes(self) -> int:
@@ -54,7 +48,7 @@ class BatchJob:
     @property
     def processes(self) -> str:
         """Processes per machine, as the launcher is told."""
-        return self.flags.get("nproc-per-node", "cpu" if self.gpus == 0 else "gpu")
+        return self.flags.get("nproc-per-node", "cpu" if self.options.gpus_per_node == 0 else "gpu")
 
 
 def choose_signal(listened: Sequence[str]) -> str:
@@ -72,36 +66,29 @@ def choose_signal(listened: Sequence[str]) -> str:
     )
 
 
-def run(job: BatchJob, *, output: Path | None, submit: bool, say: Callable[[str], None]) -> None:
-    """Show the batch file, or write it to ``output``; with ``submit`` give it to sbatch."""
-    if output is None and not submit:
-        say(batch_file(job).rstrip())
-        _make_logs(job)  # the text goes into a file of the user's
+def run(job: BatchJob, *, say: Callable[[str], None]) -> None:
+    """Show the batch file, or write it; where that was asked for, give it to sbatch.
+
+    The folder of its logs is made too: Slurm does not, and such a job ends without a word.
+    """
+    text = batch_file(job)
+    try:
+        Path(job.options.logs).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"cannot make the log folder {job.options.logs}: {error.strerror}"
+        raise AutomodelError(message, "name another with --logs") from None
+    if job.options.output is None and not job.options.submit:
+        say(text.rstrip())
         return
-    path = output or Path(f"{job.name}.sbatch")
-    write(job, path)
-    say(_sbatch(path) if submit else f"wrote {path}; submit it with: {command_line(['sbatch', path])}")
+    path = Path(job.options.output or f"{job.name}.sbatch")
+    write_text(path, text)
+    how = command_line(["sbatch", path])
+    say(_sbatch(path) if job.options.submit else f"wrote {path}; submit it with: {how}")
 
 
 def batch_file(job: BatchJob) -> str:
     """The text of the batch file."""
     return "\n".join(["#!/bin/bash", *_directives(job), "", *_body(job), ""])
-
-
-def write(job: BatchJob, path: Path) -> None:
-    """Publish the batch file, and make the folder of its logs: Slurm does not, and such a job ends without a word."""
-    text = batch_file(job)
-    _make_logs(job)
-    write_text(path, text)
-
-
-def _make_logs(job: BatchJob) -> None:
-    try:
-        job.logs.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AutomodelError(
-            f"cannot make the log folder {job.logs}: {error.strerror}", "name another with --logs"
-        ) from None
 
 
 def _sbatch(path: Path) -> str:
@@ -119,9 +106,6 @@ def _sbatch(path: Path) -> str:
     if done.returncode:
         raise AutomodelError(f"sbatch refused {path}: {done.stderr.strip()}", "check the #SBATCH lines in it")
     return done.stdout.strip()
-
-
-_NOT_IN_AN_OPTION = re.compile(r"[\s\x00-\x1f\x7f\"'`$\\]")
 
 
 def plain_name(name: str) -> str:
@@ -155,30 +139,41 @@ def _one_line(line: str) -> str:
 
 
 def _directives(job: BatchJob) -> list[str]:
-    gpus = job.gpus if job.gpus is not None else int(job.processes) if job.processes.isdigit() else None
+    options, gpus = job.options, job.options.gpus_per_node
     if gpus is None and job.processes in ("gpu", "auto"):
         raise ConfigError(
             "the number of GPUs per machine is missing", "add --nproc-per-node N, or --gpus-per-node N"
         )
+    if gpus is None and job.processes.isdigit():
+        gpus = int(job.processes)
     values = {
         "job-name": job.name,
         "nodes": str(job.nodes),
         "ntasks-per-node": "1",
         **({"gpus-per-node": str(gpus)} if gpus else {}),
-        "time": job.time,
-        "signal": f"{job.signal.removeprefix('SIG')}@{job.lead_s}",
+        "time": options.time,
+        "signal": f"{job.signal.removeprefix('SIG')}@{options.lead}",
         "requeue": "",
         "open-mode": "append",
-        "output": f"{job.logs}/%x-%j.out",
-        **job.options,
+        "output": f"{options.logs}/%x-%j.out",
+        **({"partition": options.partition} if options.partition else {}),
+        **({"account": options.account} if options.account else {}),
+        **dict(map(_further, options.sbatch)),
     }
     return [_option(name, value) for name, value in values.items()]
+
+
+def _further(item: str) -> tuple[str, str]:
+    name, _, value = item.removeprefix("--").partition("=")
+    if not re.fullmatch(r"[a-z][a-z-]*", name):
+        raise ConfigError(f"--sbatch: expected NAME=VALUE, found {item!r}", "for example --sbatch qos=long")
+    return name, value
 
 
 def _body(job: BatchJob) -> list[str]:
     return [
         "trap : TERM   # this shell outlives a preemption's signal; it is the launchers that act on it",
-        *(_one_line(line) for line in job.setup),
+        *(_one_line(line) for line in job.options.setup),
         *(_meeting_point() if job.nodes > 1 else []),
         _one_line(f"srun --kill-on-bad-exit=0 {' '.join(_launch(job))}"),
         "code=$?",
@@ -207,6 +202,6 @@ def _launch(job: BatchJob) -> list[str]:
         shlex.join(job.command),
         f"--nproc-per-node {shlex.quote(job.processes)}",
         *(several if job.nodes > 1 else []),
-        f"--shutdown-timeout {job.lead_s}",
+        f"--shutdown-timeout {job.options.lead}",
         *rest,
     ]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from automodel_cli.batch import IGNORE_INDEX
 from automodel_cli.errors import ConfigError
-
-IGNORE_INDEX = -100  # as in torch, and in ``batch``
 
 
 def check_reduction(reduction: str) -> None:

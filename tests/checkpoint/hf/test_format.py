@@ -214,7 +214,7 @@ def test_code_that_comes_with_a_folder_does_not_run(tmp_path):
     [
         ("config.json", b"{", "config.json is not valid JSON"),
         ("config.json", b"{}", "'model_type' is missing"),
-        ("config.json", b'{"model_type": "gpt2", "quantization_config": {"bits": 4}}', "quantised"),
+        ("config.json", b'{"model_type": "gpt2", "quantization_config": {"bits": 4}}', "quantized"),
         ("model.safetensors", b"PK\x03\x04nonsense", "model.safetensors is not a safetensors file"),
         (hf_format.INDEX, b"[]", "index.json: the whole file"),
         (hf_format.INDEX, b'{"weight_map": {"w": "../../x.safetensors"}}', "outside its folder"),
@@ -267,5 +267,5 @@ def test_find_folder(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match=r"no config\.json"):
         hf_format.find_folder(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(CheckpointError, match="cannot be had from the hub"):
+    with pytest.raises(CheckpointError, match="cannot be downloaded from the Hub"):
         hf_format.find_folder("nobody/such-a-model")

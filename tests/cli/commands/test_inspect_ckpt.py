@@ -113,26 +113,13 @@ class Hidden:
 
 sys.meta_path.insert(0, Hidden())
 from automodel_cli.cli import app
-sys.exit(app.run(["inspect-ckpt", *sys.argv[1:]]))
+for arguments in (["--verify"], ["--step", "20", "--json"], ["--diff", "10", "LATEST"]):
+    assert app.run(["inspect-ckpt", sys.argv[1], *arguments]) == 0
 """
-    for arguments in (["--verify"], ["--step", "20", "--json"], ["--diff", "10", "LATEST"]):
-        command = [sys.executable, "-c", program, str(run_folder), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0 and done.stdout, done.stderr
+    command = [sys.executable, "-c", program, str(run_folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout, done.stderr
 
 
-@pytest.mark.parametrize(
-    ("function", "value", "text"),
-    [
-        (inspect_ckpt.size, 0, "0 B"),
-        (inspect_ckpt.size, 1536, "1.5 KiB"),
-        (inspect_ckpt.size, 3 << 40, "3.0 TiB"),
-        (inspect_ckpt.age, 59, "59 s"),
-        (inspect_ckpt.age, 3600 * 5 + 120, "5 h 2 min"),
-        (inspect_ckpt.age, 86400 * 3 + 3600 * 4, "3 d 4 h"),
-        (inspect_ckpt.brief, {"a": 1, "b": None, "c": {"d": [1, 2]}}, "a 1, c d [1, 2]"),
-        (inspect_ckpt.number, None, ""),
-    ],
-)
-def test_values_as_text(function, value, text):
-    assert function(value) == text
+def test_values_are_shown_on_a_line():
+    assert inspect_ckpt.brief({"a": 1, "b": None, "c": {"d": [1, 2]}}) == "a 1, c d [1, 2]"

@@ -49,8 +49,8 @@ def test_defaults_and_amounts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{}", "give input (files) or dataset (of the Hub)"),
-        ("{input: a, dataset: b}", "give input (files) or dataset (of the Hub)"),
+        ("{}", "give either input (files) or dataset (from the Hub)"),
+        ("{input: a, dataset: b}", "give either input (files) or dataset (from the Hub)"),
         ("{input: a, shards: 2, shard_tokens: 5}", "shards and shard_tokens exclude each other"),
         ("{input: a, shards: 0}", "shards"),
         ("{dataset: a, shuffle: true}", "shuffle needs input (files)"),

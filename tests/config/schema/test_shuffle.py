@@ -22,8 +22,8 @@ def test_amounts_and_names() -> None:
     [
         ({"val_fraction": 0.1, "val_documents": 3}, "exclude each other"),
         ({"chunks": 2, "chunk_size": "1M"}, "exclude each other"),
-        ({"name": "a/b"}, "beginning of a file name"),
-        ({"name": ".."}, "beginning of a file name"),
+        ({"name": "a/b"}, "cannot contain folders"),
+        ({"name": ".."}, "cannot contain folders"),
         ({"val_fraction": 1.5}, "val_fraction"),
         ({"memory": "0"}, "memory"),
         ({"chunks": 0}, "chunks"),

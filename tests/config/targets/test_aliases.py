@@ -1,6 +1,12 @@
 import pytest
 
-from automodel_cli.config.targets.aliases import explain_unknown, find_alias, is_old_name, known, present_name
+from automodel_cli.config.targets.aliases import (
+    BY_TAIL,
+    explain_unknown,
+    find_alias,
+    is_old_name,
+    present_name,
+)
 from automodel_cli.config.targets.allowlist import NotAllowed, Trust, allow, translate
 from automodel_cli.config.targets.roles import ROLES
 from automodel_cli.config.targets.target import Target
@@ -58,7 +64,7 @@ def test_names_of_the_guides_mean_ours(role, old, new):
 
 
 def test_every_alias_points_at_something_some_role_allows():
-    for name, alias in known().items():
+    for name, alias in BY_TAIL.items():
         assert any(alias.name in role.ours or role.matches(alias.name) for role in ROLES.values()), name
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from automodel_cli.config.targets.allowlist import NotAllowed, Trust, allow, split_file_target, untrusted_code
-from automodel_cli.config.targets.instantiate import check_named
+from automodel_cli.config.targets.instantiate import check_target
 from automodel_cli.config.targets.roles import ROLES, role_of_argument, role_of_section
 from automodel_cli.config.targets.target import Target
 
@@ -170,11 +170,13 @@ def test_trust_in_one_repository_is_none_in_another():
         "transformers.AutoModelForCausalLM.from_pretrained",
         {**NAME, "trust_remote_code": True, "config": nested},
     )
-    assert [problem.key for problem in check_named(outer, "model", trust=["owner/model"])] == [
+    assert [
+        problem.key for problem in check_target(outer, "model", trust=["owner/model"], imports=False).problems
+    ] == [
         "model.trust_remote_code",
         "model.config.trust_remote_code",
     ]
-    assert check_named(outer, "model", trust=["owner/model", "owner/other"]) == []
+    assert check_target(outer, "model", trust=["owner/model", "owner/other"], imports=False).problems == []
 
 
 def test_remote_code_of_a_nested_source():
@@ -182,8 +184,10 @@ def test_remote_code_of_a_nested_source():
     outer = Target(
         "transformers.AutoModelForCausalLM.from_config", {"trust_remote_code": True, "config": nested}
     )
-    assert [problem.key for problem in check_named(outer, "model")] == ["model.trust_remote_code"]
-    assert check_named(outer, "model", trust=["owner/model"]) == []
+    assert [problem.key for problem in check_target(outer, "model", imports=False).problems] == [
+        "model.trust_remote_code"
+    ]
+    assert check_target(outer, "model", trust=["owner/model"], imports=False).problems == []
 
 
 def test_roles_of_places():

@@ -15,7 +15,6 @@ from automodel_cli.config.targets import instantiate as instantiate_module
 from automodel_cli.config.targets.instantiate import (
     built_arguments,
     check_foreign,
-    check_named,
     check_target,
     instantiate,
 )
@@ -187,7 +186,7 @@ def test_an_override_the_configuration_does_not_know_is_an_error(here):
 
 def test_arguments_of_foreign_targets_are_checked_before_anything_is_built():
     def problems(mapping, role):
-        return [f"{problem.key}: {problem.text}" for problem in check_target(target(mapping), role)]
+        return [f"{problem.key}: {problem.text}" for problem in check_target(target(mapping), role).problems]
 
     found = problems({"_target_": "torch.optim.AdamW", "lr": "fast", "beta": [1, 2]}, "optimizer")
     assert any(line.startswith("optimizer.lr: expected a number") for line in found)
@@ -219,10 +218,12 @@ def test_arguments_of_foreign_targets_are_checked_before_anything_is_built():
     ],
 )
 def test_the_object_has_to_be_what_its_place_takes(role, name, expected):
-    problems = check_target(target({"_target_": name}), role)
+    problems = check_target(target({"_target_": name}), role).problems
     assert len(problems) == 1
     assert expected in problems[0].text
-    first_phase = [problem.text for problem in check_named(target({"_target_": name}), role)]
+    first_phase = [
+        problem.text for problem in check_target(target({"_target_": name}), role, imports=False).problems
+    ]
     assert not any(expected in text for text in first_phase)  # it imports nothing, so it cannot know yet
 
 
@@ -259,7 +260,7 @@ def test_a_trusted_module_of_the_current_folder(here):
 def test_a_module_that_is_not_trusted_is_not_even_imported(here):
     (here / "my_models.py").write_text("raise SystemExit('ran')\n")
     named = target({"_target_": "my_models.Net"})
-    assert "add --trust my_models" in check_target(named, "model")[0].text
+    assert "add --trust my_models" in check_target(named, "model").problems[0].text
     with pytest.raises(ConfigError, match="add --trust my_models"):
         instantiate(named, "model")
     assert "my_models" not in sys.modules
@@ -282,7 +283,9 @@ def test_a_trusted_file_is_executed_once(here):
 
 def test_arguments_of_a_trusted_file_are_checked_without_running_it(here):
     (here / "net.py").write_text("raise SystemExit('ran')\ndef build(width: int): ...\n")
-    problems = check_named(target({"_target_": "net.py:build", "widthh": 3}), "model", trust=["net.py"])
+    problems = check_target(
+        target({"_target_": "net.py:build", "widthh": 3}), "model", trust=["net.py"], imports=False
+    ).problems
     assert [problem.text for problem in problems] == [
         "build takes no such argument, did you mean width?",
         "is missing: build needs it",
@@ -399,7 +402,7 @@ def test_a_folder_with_code_of_its_own_is_refused_without_asking(here):
 def test_what_no_optimizer_takes_is_an_error_with_its_place(arguments, says):
     key = next(iter(arguments))
     named = Target("torch.optim.AdamW", arguments, where="cfg.yaml:4", key_where={key: "cfg.yaml:5"})
-    [problem] = check_target(named, "optimizer")
+    [problem] = check_target(named, "optimizer").problems
     assert str(problem).startswith(f"cfg.yaml:5: {says}")
 
 

@@ -67,7 +67,7 @@ def check(signature, supplied=(), **arguments):
     converted, problems = check_arguments(
         signature, arguments, callee="function", supplied=supplied, opaque=lambda value: False
     )
-    return converted, [f"{problem.name}: {problem.text}" for problem in problems]
+    return converted, [f"{name}: {text}" for name, text in problems]
 
 
 def test_right_arguments_pass_and_are_converted(code):

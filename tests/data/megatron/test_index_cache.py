@@ -81,7 +81,7 @@ def test_other_data_under_the_same_name_is_built_again_with_a_line(tmp_path: Pat
     (arrays,), notes = load(tmp_path, entry(build := Builder(30), data={"bytes": 2}))
     assert len(arrays["first"]) == 30
     assert build.calls == 1
-    assert len(notes) == 1 and "the data was changed since" in notes[0]
+    assert len(notes) == 1 and "the data has changed since" in notes[0]
     assert load(tmp_path, entry(build, data={"bytes": 2}))[1] == []
     assert build.calls == 1
 

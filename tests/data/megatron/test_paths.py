@@ -77,7 +77,7 @@ def test_a_list_for_each_split(tmp_path: Path) -> None:
         (["30", "a", "b", "c"], "mixes weighted and unweighted prefixes: 'b'"),
         ([], r"is \[\]"),
         (None, "is None"),
-        ({"tran": "a"}, "'tran' is no split"),
+        ({"tran": "a"}, "'tran' is not a split"),
         ([1, 2], "where a prefix is expected"),
     ],
 )

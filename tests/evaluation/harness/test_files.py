@@ -114,7 +114,7 @@ def test_what_a_link_includes_lies_beside_what_it_leads_to(tmp_path):
 
 def test_a_file_is_no_folder_of_tasks(tmp_path):
     (tmp_path / "task.yaml").write_text("task: x\n")
-    with pytest.raises(ConfigError, match="is no folder"):
+    with pytest.raises(ConfigError, match="is not a folder"):
         harness.evaluate(HarnessRequest(["x"], folder=str(tmp_path / "task.yaml")), None, None)
 
 

@@ -45,7 +45,7 @@ def test_no_data_at_all(tmp_path, name):
         ("{", "not valid JSON"),
         ("[1]", "found a list of 1"),
         ('{"query": "q", "choices": ["a"]}', "'gold' is missing"),
-        ('{"query": "q", "choices": ["a", "b"], "gold": 2}', "gold 2 is none of 2"),
+        ('{"query": "q", "choices": ["a", "b"], "gold": 2}', "gold 2 is not among the 2"),
         ('{"query": "q", "choices": ["a", "b"], "gold": -1}', "gold: input should be greater"),
         ('{"query": "q", "choices": ["a", "b"], "gold": true}', "gold: input should be a valid integer"),
         ('{"query": "q", "choices": [], "gold": 0}', "choices: "),

@@ -54,7 +54,7 @@ def test_a_residual_stream_in_bf16_stays_close():
 
 
 def test_a_package_that_is_not_here_is_named():
-    with pytest.raises(ConfigError, match="fa3 is not here"):
+    with pytest.raises(ConfigError, match="fa3 is not available"):
         attend_by_name("fa3")
 
 

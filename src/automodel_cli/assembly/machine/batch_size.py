@@ -106,7 +106,7 @@ def _largest(
             return LocalBatch(rows, f"auto: {needs}, {_bound(rows, useful, sizes, limit)}")
     raise ConfigError(
         f"step_scheduler.local_batch_size auto: even 1 sequence of {seq_len:,} tokens needs about "
-        f"{binary_size(peak.total)}, and {SHARE:.0%} of what is free here are "
+        f"{binary_size(peak.total)}, and {SHARE:.0%} of the free memory here is "
         f"{binary_size(SHARE * memory.free + memory.resident)}",
         "set distributed.activation_checkpointing: full, a shorter seq_len, or take more ranks (fsdp2 divides weights)",
     )

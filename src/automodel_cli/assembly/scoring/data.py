@@ -129,7 +129,7 @@ def validation_data(trained_as: Mapping[str, Any]) -> tuple[str, ...]:
     found = found or _validation_split(_section(trained_as, "dataset").get("file_pattern"))
     if not found:
         raise ConfigError(
-            "there is no --data, and the checkpoint names no validation data that is here",
+            "no --data is given, and the checkpoint names no validation data that exists here",
             "name token files: --data path/to/val.bin, or --data PREFIX of a .bin and .idx",
         )
     return tuple(found)

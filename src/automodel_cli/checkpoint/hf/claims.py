@@ -68,7 +68,7 @@ def _refuse_larger(config: Mapping[str, Any], tensors: list[StoredTensor], folde
         shape = shape_of(config)
     except (AutomodelError, KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
         raise CheckpointError(
-            f"{folder / where} is no configuration of a model: {error!r}", layout.recovery_hint(folder)
+            f"{folder / where} is not a model's configuration: {error!r}", layout.recovery_hint(folder)
         ) from error
     held = sum(tensor.num_elements for tensor in tensors)
     if shape is not None and shape.stored_params > held:

@@ -161,7 +161,7 @@ def write(
     if code or not (config.get("family") == "hf" or family_named(config.get("family"))):
         builder = f", built by {without_controls(code['target'])}," if code else ""
         raise CheckpointError(
-            f"{reader.folder}: a model of somebody's own{builder} has no Hugging Face format",
+            f"{reader.folder}: a user-defined model{builder} has no Hugging Face format",
             f"its weights are safetensors by its own names, in {reader.folder / 'model'}",
         )
     source = _StoredWeights(reader)

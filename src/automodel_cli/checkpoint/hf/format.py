@@ -31,6 +31,7 @@ from automodel_cli.models.huggingface import same_function
 from automodel_cli.models.huggingface.pretrained import pretrained_on_meta
 from automodel_cli.models.init import copy_whole
 from automodel_cli.models.interface import CausalLM
+from automodel_cli.text import first_line
 
 INDEX = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -45,7 +46,7 @@ def nothing_to_load(path: Path) -> CheckpointError:
         )
     found = "there is nothing by that name" if not path.exists() else "it has no config.json"
     return CheckpointError(
-        f"{path} is no checkpoint, run folder or Hugging Face folder: {found}",
+        f"{path} is not a checkpoint, run folder or Hugging Face folder: {found}",
         nested_runs.way_down(path)
         or "name a run folder, one of its steps, or a folder with config.json and *.safetensors",
     )
@@ -69,9 +70,8 @@ def find_folder(name_or_folder: str | Path) -> Path:
             huggingface_hub.snapshot_download(str(name_or_folder), allow_patterns=["*.safetensors", "*.json"])
         )
     except (OSError, ValueError, RuntimeError) as error:  # offline, no such repository, not a name at all
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise CheckpointError(
-            f"{name_or_folder} is no folder here and cannot be had from the hub: {reason}",
+            f"{name_or_folder} is not a folder here and cannot be downloaded from the Hub: {first_line(error)}",
             "without a network, name a folder with config.json and *.safetensors",
         ) from error
 
@@ -97,7 +97,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """``config.json``.
 
     Raises:
-        CheckpointError: missing, damaged, or of quantised weights.
+        CheckpointError: missing, damaged, or of quantized weights.
     """
     path = folder / "config.json"
     # transformers before 5 wrote Infinity as such
@@ -105,7 +105,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     known = validated(config, _ConfigFile, path, CheckpointError, hint=_ANEW)
     if known.quantization_config:
         raise CheckpointError(
-            f"{folder} holds quantised weights ({without_controls(known.model_type)})",
+            f"{folder} holds quantized weights ({without_controls(known.model_type)})",
             "use the original weights",
         )
     return dict(config)
@@ -239,8 +239,8 @@ def refuse_other_function(source: str, differences: Sequence[str]) -> None:
     """
     if differences:
         raise CheckpointError(
-            f"the weights in {source} are of another function: {'; '.join(differences)}",
-            "give the model section the values of the weights, or take them nevertheless with "
+            f"the weights in {source} compute another function: {'; '.join(differences)}",
+            "set the model section to the values of the weights, or use them anyway with "
             "init_from_any_function: true",
         )
 

@@ -51,8 +51,8 @@ def read(path: Path) -> Any:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}", "name a file") from error
     except zipfile.BadZipFile as error:
         raise CheckpointError(
-            f"{path} is no archive of torch.save: {error}",
-            "load and save it again with a torch of 1.6 or later",
+            f"{path} is not an archive of torch.save: {error}",
+            "load and save it again with torch 1.6 or later",
         ) from error
     except Exception as error:  # a hostile file may fail in any way
         reason = without_controls(str(error).partition("\n")[0][:200]) or type(error).__name__
@@ -98,7 +98,7 @@ class _Archive:
     def _storage(self, reference: Any) -> torch.Tensor:
         _, dtype, key, *_ = reference
         if not (isinstance(dtype, torch.dtype) and isinstance(key, str) and key.isalnum()):
-            raise pickle.UnpicklingError("it refers to something that is no storage")
+            raise pickle.UnpicklingError("it refers to something that is not a storage")
         if key not in self._held:
             found = self._entry(f"data/{key}")
             self._held[key] = found.clone() if found.storage_offset() % 8 else found

@@ -85,7 +85,7 @@ class Imported:
             name: (rows[name] or one.shape[0], *one.shape[1:]) for name, one in model.named_parameters()
         }
         problems = [f"the weight {name} is missing" for name in shapes.keys() - self.weights.keys()]
-        problems += [f"{name} is no weight of this model" for name in self.weights.keys() - shapes.keys()]
+        problems += [f"{name} is not a weight of this model" for name in self.weights.keys() - shapes.keys()]
         problems += [
             f"{name} has shape {tuple(tensor.shape)}, expected {shapes[name]}"
             for name, tensor in self.weights.items()
@@ -167,7 +167,7 @@ def _weights(stored: Any, where: Path) -> Weights:
         )
     if odd := [name for name, tensor in weights.items() if not tensor.is_floating_point()]:
         raise CheckpointError(
-            f"{where}: {without_controls(odd[0][:_LONGEST])} holds whole numbers: quantised weights",
+            f"{where}: {without_controls(odd[0][:_LONGEST])} holds whole numbers: quantized weights",
             "use the original weights",
         )
     return weights
@@ -226,7 +226,7 @@ class _ModelArgs(FileModel):
 def _nanogpt(path: Path, activation: str | None) -> Imported:
     stored = torch_file.read(path)
     if not isinstance(stored, dict) or "model_args" not in stored:
-        raise CheckpointError(f"{path} has no model_args: it is no checkpoint of nanoGPT", _WHAT)
+        raise CheckpointError(f"{path} has no model_args: it is not a checkpoint of nanoGPT", _WHAT)
     where = path.with_name(f"{path.name}: model_args")
     told = stored["model_args"]
     args = validated(told, _ModelArgs, where, CheckpointError, hint=_NOT_HELD)
@@ -267,7 +267,7 @@ def _renamed(weights: Weights, names: Mapping[str, str], where: Path) -> Weights
         number = re.search(r"\.(\d{1,9})\.", name)
         template = name if number is None else name.replace(f".{number[1]}.", ".{}.", 1)
         if template not in names:
-            _refuse(where, [f"{name} is no weight of a Llama"])
+            _refuse(where, [f"{name} is not a weight of a Llama"])
         found[names[template].format(number[1] if number else "")] = tensor
     return found
 

@@ -112,7 +112,7 @@ def refuse_nonfinite(folder: Path) -> None:
     odd = [row for row in odd if row["tensor"] in roles]  # not masks of -inf
     if odd:
         raise CheckpointError(
-            f"{folder} holds weights that are no numbers: {len(odd)} tensors with NaN or infinity, "
+            f"{folder} holds weights that are not finite: {len(odd)} tensors with NaN or infinity, "
             f"{odd[0]['tensor']!r} first",
             f"{layout.recovery_hint(folder)}; automodel inspect-ckpt {for_shell(folder.parent)} --verify checks all",
         )

@@ -338,7 +338,7 @@ def parse_metadata(content: bytes, path: Path) -> Metadata:
 def _tensor_metadata(entry: Any) -> TensorStorageMetadata:
     dtype = entry.properties.args[0]
     if not isinstance(dtype, torch.dtype):
-        raise ValueError(f"{dtype!r} is no type of tensor")
+        raise ValueError(f"{dtype!r} is not a type of tensor")
     chunks = [ChunkStorageMetadata(_size(chunk.offsets), _size(chunk.sizes)) for chunk in entry.chunks]
     return TensorStorageMetadata(TensorProperties(dtype=dtype), _size(entry.size), chunks)
 

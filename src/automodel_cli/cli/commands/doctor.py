@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from automodel_cli.cli import console
 from automodel_cli.cli.options import command
 from automodel_cli.config.schema.options import DoctorOptions
-
-_MARKS = {"ok": "ok", "warning": "warning", "problem": "PROBLEM"}
+from automodel_cli.text import plural
 
 
 @command(
@@ -19,16 +17,15 @@ _MARKS = {"ok": "ok", "warning": "warning", "problem": "PROBLEM"}
     examples=("automodel doctor", "automodel doctor /scratch/runs --processes 8 --offline"),
 )
 def doctor(cfg: DoctorOptions) -> int:
-    """Check what training needs from this machine; exit code 1 if something would keep it from running."""
+    """Check whether this machine is ready for training; exit code 1 if something would keep it from running."""
     from automodel_cli.recipes import doctor as recipe
 
-    request = recipe.Request(Path(cfg.folder), cfg.processes, timeout_s=cfg.timeout, hub=not cfg.offline)
-    findings = recipe.run(request)
+    findings = recipe.run(cfg)
     if cfg.as_json:
         console.say(json.dumps(recipe.as_json(findings), indent=2))
     else:
         for finding in findings:
-            console.say(f"{_MARKS[finding.status]:8} {finding.name:18} {finding.found}")
+            console.say(f"{finding.status.replace('problem', 'PROBLEM'):8} {finding.name:18} {finding.found}")
             if finding.advice:
                 console.say(f"{'':27} -> {finding.advice}")
         console.say(_summary([finding.status for finding in findings]))
@@ -38,6 +35,5 @@ def doctor(cfg: DoctorOptions) -> int:
 def _summary(statuses: list[str]) -> str:
     problems, warnings = statuses.count("problem"), statuses.count("warning")
     if problems:
-        return f"{problems} problem{'s' * (problems > 1)} will keep training from running here"
-    plural = "s" * (warnings != 1)
-    return f"training should run here{f' ({warnings} warning{plural})' if warnings else ''}"
+        return f"{plural(problems, 'problem')} will keep training from running here"
+    return "training should run here" + (f" ({plural(warnings, 'warning')})" if warnings else "")

@@ -14,6 +14,7 @@ from automodel_cli.cli.options import Given, command, show_json
 from automodel_cli.config import yaml_tree
 from automodel_cli.config.schema.results import BundleConfig, CompareOptions, TasksConfig
 from automodel_cli.errors import AutomodelError
+from automodel_cli.text import decimal
 
 COLUMNS = ("task", "shots", "items", "accuracy", "+/-", "chance", "centred", "items/s")
 
@@ -26,7 +27,7 @@ def names_tasks(config: Path | None) -> bool:
         given, _ = yaml_tree.read_file(config)
     except AutomodelError:
         return False
-    return not {"tasks", "harness"}.isdisjoint(given.items)
+    return not {"tasks", "harness"}.isdisjoint(given)
 
 
 def run(given: Given, invocation: Invocation) -> int:
@@ -88,7 +89,7 @@ def _task_row(name: str, entry: Mapping[str, Any]) -> list[str]:
         str(entry["shots"]),
         f"{entry['count']:,}",
         f"{entry['accuracy']:.4f}",
-        _number(entry["stderr"]),
+        decimal(entry["stderr"]),
         f"{entry['baseline']:.3f}",
         f"{entry['centred']:.4f}",
         f"{entry['items_per_s']:,.1f}",
@@ -108,19 +109,15 @@ def _mean_rows(means: Mapping[str, Any]) -> list[list[str]]:
 
 def _mean_row(name: str, mean: Mapping[str, Any]) -> list[str]:
     over = f"over {mean['tasks']} of {mean['of']} tasks"
-    return [f"{name}, {over}", "", "", "", _number(mean.get("stderr")), "", _number(mean["score"]), ""]
+    return [f"{name}, {over}", "", "", "", decimal(mean.get("stderr")), "", decimal(mean["score"]), ""]
 
 
 def _harness_rows(entries: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     return [
-        [name, metric, _number(found["value"]), _number(found["stderr"])]
+        [name, metric, decimal(found["value"]), decimal(found["stderr"])]
         for name, entry in entries.items()
         for metric, found in entry["metrics"].items()
     ]
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
 
 
 @command(
@@ -181,7 +178,7 @@ def _difference_row(row: Any) -> list[str]:
         f"{row.a:.4f}",
         f"{row.b:.4f}",
         f"{row.b - row.a:+.4f}",
-        _number(row.stderr),
+        decimal(row.stderr),
         p,
         verdict,
     ]

@@ -15,6 +15,7 @@ from automodel_cli.cli import console, worker
 from automodel_cli.cli.options import Given, command
 from automodel_cli.config.schema.results import GenerateConfig, TrustOptions
 from automodel_cli.plain_text import without_controls
+from automodel_cli.text import plural
 
 
 @command(
@@ -40,9 +41,8 @@ def generate(given: Given) -> None:
     for note in result.notes:
         console.print_error(note)
     tokens = sum(len(sample.ids) for prompt in result.prompts for sample in prompt.samples)
-    console.print_error(
-        f"{tokens:,} token{'s' * (tokens != 1)} at {result.tokens_per_s:.1f} tokens/s from {result.checkpoint}"
-    )
+    speed = f"{result.tokens_per_s:.1f} tokens/s"
+    console.print_error(f"{plural(tokens, 'token')} at {speed} from {result.checkpoint}")
 
 
 def _streamed(cfg: GenerateConfig, recipe: Any, trust: Sequence[str]) -> Any:

@@ -20,7 +20,7 @@ _LAUNCH = "launch"
     examples=("automodel help preprocess nanogpt", "automodel help launch"),
 )
 def show_help(cfg: HelpOptions) -> int:
-    """Show the help of a command, as its --help does; launch: the flags that start several processes."""
+    """Show the help of a command, as its --help does, or (launch) of the flags that start several processes."""
     if cfg.words == (_LAUNCH,):
         print(launch_page(), flush=True)
         return 0

@@ -13,7 +13,7 @@ from automodel_cli.config.schema.results import ImportConfig
     examples=("automodel import out/ckpt.pt imported", "automodel import checkpoints/pythia imported"),
 )
 def import_checkpoint(cfg: ImportConfig) -> None:
-    """Make a folder that eval, generate and init_from take; no code in a checkpoint is run."""
+    """Make a folder that eval, generate and init_from can read; no code in the checkpoint is run."""
     worker.starting("import: loading PyTorch ...", needs=cfg.source)
     from automodel_cli.recipes import import_checkpoint as recipe
 

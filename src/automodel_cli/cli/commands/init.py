@@ -16,7 +16,7 @@ from automodel_cli.config.schema.options import InitOptions
     examples=("automodel init", "automodel init gpt2-small --data train.bin -o run.yaml"),
 )
 def init(cfg: InitOptions) -> None:
-    """Write a commented YAML file to start from."""
+    """Write a commented starter YAML file."""
     from automodel_cli.recipes import init as recipe
 
     output = Path(cfg.output) if cfg.output else None

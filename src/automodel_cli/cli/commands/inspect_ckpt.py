@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,8 +9,9 @@ from typing import Any
 import typer
 
 from automodel_cli.cli import console
-from automodel_cli.cli.options import command
+from automodel_cli.cli.options import command, show_json
 from automodel_cli.config.schema.results import InspectConfig
+from automodel_cli.text import age, binary_size, decimal, plural
 
 MAX_ROWS = 24
 
@@ -28,7 +27,7 @@ def inspect_ckpt(cfg: InspectConfig) -> None:
 
     if cfg.as_json:
         found = recipe.run(cfg)
-        console.say(json.dumps(_finite(found), indent=1))
+        show_json(found)
     else:
         with console.Progress("verifying", unit="files") as progress:
             found = recipe.run(cfg, progress=progress)
@@ -49,9 +48,9 @@ def show_run(found: Mapping[str, Any]) -> None:
     rows = [
         [
             f"{row['step']:,}",
-            number(row["loss"]),
-            *(number(row["val_loss"].get(name)) for name in sets),
-            size(row["bytes"]),
+            decimal(row["loss"]),
+            *(decimal(row["val_loss"].get(name)) for name in sets),
+            binary_size(row["bytes"]),
             age(row["age_s"]),
             "complete" if row["complete"] else row["problem"],
             " ".join(row["marks"]),
@@ -73,16 +72,16 @@ def show_checkpoint(found: Mapping[str, Any]) -> None:
     rows = [
         ("step", f"{found['step']:,} {' '.join(found['marks'])}".strip()),
         ("state", found["problem"] or "complete"),
-        ("size, age", f"{size(found['bytes'])}, {age(found['age_s'])}, {found['save_format']}"),
-        ("loss", number(found["loss"])),
+        ("size, age", f"{binary_size(found['bytes'])}, {age(found['age_s'])}, {found['save_format']}"),
+        ("loss", decimal(found["loss"])),
         *(
-            (f"val loss {name}".removesuffix(" default"), number(loss))
+            (f"val loss {name}".removesuffix(" default"), decimal(loss))
             for name, loss in found["val_loss"].items()
         ),
         ("parameters", f"{parameters['total']:,}{padding}: {by_role(parameters['by_role'])}"),
         (
             "optimizer",
-            f"{brief(found['optimizer'])} ({optimizer['count']} tensors, {size(optimizer['bytes'])})",
+            f"{brief(found['optimizer'])} ({optimizer['count']} tensors, {binary_size(optimizer['bytes'])})",
         ),
         *(
             (key, brief(found[key]))
@@ -101,7 +100,7 @@ def show_foreign(found: Mapping[str, Any]) -> None:
     """A Hugging Face folder or a single file."""
     parameters = found["parameters"]
     rows = [
-        ("size", size(found["bytes"])),
+        ("size", binary_size(found["bytes"])),
         ("parameters", f"{parameters['total']:,}: {by_role(parameters['by_role'])} (roles by name)"),
         *((key, brief(found.get(key))) for key in ("model", "tokenizer", "metadata")),
         ("not read", ", ".join(found.get("not_read", []))),
@@ -124,7 +123,7 @@ def show_tensors(tensors: list[Mapping[str, Any]]) -> None:
             str(len(group)),
             " x ".join(map(str, group[0]["shape"])) or "scalar",
             group[0]["dtype"],
-            size(sum(row["bytes"] for row in group)),
+            binary_size(sum(row["bytes"] for row in group)),
             group[0]["role"],
         ]
         for group in groups.values()
@@ -169,7 +168,8 @@ def show_diff(found: Mapping[str, Any]) -> None:
 def show_verified(results: Iterable[Mapping[str, Any]]) -> None:
     """The outcome of ``--verify``."""
     for result in results:
-        what = f"{result['files']} files, {size(result['bytes_hashed'])} hashed, {result['tensors_scanned']} tensors"
+        hashed = f"{binary_size(result['bytes_hashed'])} hashed"
+        what = f"{plural(result['files'], 'file')}, {hashed}, {plural(result['tensors_scanned'], 'tensor')}"
         sound = "ok" if result["bytes_hashed"] else "nothing to compare with"
         console.say(f"{sound if result['ok'] else 'FAILED'}: {result['path']}: {what}")
         for problem in result["problems"]:
@@ -192,30 +192,6 @@ _SHOW = {
 # ---------------------------------------------------------------------------------------------- values
 
 
-def number(value: float | None) -> str:
-    """Four decimals, or nothing."""
-    return "" if value is None else f"{value:.4f}"
-
-
-def size(count: float) -> str:
-    """Bytes with a binary unit."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
-
-
-def age(seconds: float) -> str:
-    """The two largest units of a duration."""
-    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
-    if days:
-        return f"{days:.0f} d {hours % 24:.0f} h"
-    if hours:
-        return f"{hours:.0f} h {minutes % 60:.0f} min"
-    return f"{minutes:.0f} min" if minutes else f"{seconds:.0f} s"
-
-
 def by_role(counts: Mapping[str, int]) -> str:
     """Numbers of parameters by role, largest first."""
     ordered = sorted(counts.items(), key=lambda item: -item[1])
@@ -231,12 +207,3 @@ def brief(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(brief, value)) + "]" if value else ""
     return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity and no NaN: those become text."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
-    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value

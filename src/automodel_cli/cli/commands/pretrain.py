@@ -20,6 +20,7 @@ from automodel_cli.config.schema.options import PretrainOptions
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.targets.instantiate import check_foreign
 from automodel_cli.errors import ConfigError
+from automodel_cli.processes import own_rank
 
 
 @command(
@@ -106,7 +107,7 @@ def _refuse_launch(invocation: Invocation, fresh: bool) -> None:
     Raises:
         ConfigError: a launcher has already started several processes, and each would start more.
     """
-    if worker.launched_by() == "torchrun":
+    if own_rank().launcher == "torchrun":
         flags = " ".join(f"--{flag} {value}" for flag, value in invocation.launch.items())
         raise ConfigError(
             f"{flags}: this is already one of {os.environ['WORLD_SIZE']} processes of another launcher",

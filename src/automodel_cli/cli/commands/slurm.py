@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import typer
@@ -38,28 +36,18 @@ def slurm(cfg: SlurmOptions, context: typer.Context) -> int:
     launch = context.obj.launch if isinstance(context.obj, Invocation) else {}
     words = list(parse_argv(context.args).arguments)
     run = _checked(words)
-    job = recipe.BatchJob(
-        command=[sys.executable, "-P", "-m", "automodel_cli", *words],
-        flags=launch,
-        name=cfg.job_name or recipe.plain_name(Path(run.checkpoint.checkpoint_dir).name) or "automodel",
-        time=cfg.time,
-        signal=recipe.choose_signal(run.step_scheduler.preemption_signal),
-        lead_s=cfg.lead,
-        gpus=cfg.gpus_per_node,
-        logs=Path(cfg.logs),
-        options=_options(cfg.partition, cfg.account, cfg.sbatch),
-        setup=cfg.setup,
-    )
-    recipe.run(job, output=Path(cfg.output) if cfg.output else None, submit=cfg.submit, say=console.say)
+    name = cfg.job_name or recipe.plain_name(Path(run.checkpoint.checkpoint_dir).name) or "automodel"
+    signal = recipe.choose_signal(run.step_scheduler.preemption_signal)
+    command = [sys.executable, "-P", "-m", "automodel_cli", *words]
+    recipe.run(recipe.BatchJob(cfg, command, launch, name, signal), say=console.say)
     return 0
 
 
 def _checked(words: list[str]) -> PretrainConfig:
     """The configuration of the command that will run, checked now rather than when the job starts."""
+    example = "automodel slurm --nproc-per-node 8 pretrain llm -c cfg.yaml"
     if words[:1] != ["pretrain"]:
-        raise ConfigError(
-            "the command of the job is missing", "automodel slurm --nproc-per-node 8 pretrain llm -c cfg.yaml"
-        )
+        raise ConfigError("the command of the job is missing", example)
     with pretrain.make_context("pretrain", words[1:]) as context:
         options, tokens = context.params, list(context.args)
     if options["fresh"]:
@@ -68,19 +56,5 @@ def _checked(words: list[str]) -> PretrainConfig:
         )
     file, overrides = file_and_overrides(options["config"], tokens)
     if file is None and not overrides:
-        raise ConfigError(
-            "no configuration given", "automodel slurm --nproc-per-node 8 pretrain llm -c cfg.yaml"
-        )
+        raise ConfigError("no configuration given", example)
     return load_config(PretrainConfig, file, overrides, trust=options["trust"] or ())
-
-
-def _options(partition: str | None, account: str | None, further: Sequence[str]) -> dict[str, str]:
-    found = {name: value for name, value in (("partition", partition), ("account", account)) if value}
-    for item in further:
-        name, equals, value = item.removeprefix("--").partition("=")
-        if not re.fullmatch(r"[a-z][a-z-]*", name):
-            raise ConfigError(
-                f"--sbatch: expected NAME=VALUE, found {item!r}", "for example --sbatch qos=long"
-            )
-        found[name] = value if equals else ""
-    return found

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from automodel_cli.cli import console, worker
 from automodel_cli.cli.options import command
-from automodel_cli.cli.preprocess.bars import Bars, duration, show_bad_rows
+from automodel_cli.cli.preprocess.bars import Bars, show_bad_rows
 from automodel_cli.config.schema.preprocess import (
     PreprocessNanogptConfig,
     TokenizerTrainConfig,
     VerifyConfig,
 )
 from automodel_cli.plain_text import for_shell
-from automodel_cli.text import plural
+from automodel_cli.text import duration, plural
 
 if TYPE_CHECKING:
     from automodel_cli.corpus.formats.manifest import CorpusManifest
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     ),
 )
 def nanogpt(cfg: PreprocessNanogptConfig) -> None:
-    """Text to nanoGPT-style token files.
+    """Turn text into nanoGPT-style token files.
 
     Without options: FineWeb (sample-10BT) from the Hugging Face Hub with GPT-2's tokenizer.
     """
@@ -149,8 +149,7 @@ def _show_report(report: VerifyReport) -> None:
     for line in report.problems:
         console.warn(f"PROBLEM {line}")
     if report.problems:
-        count = len(report.problems)
-        console.say(f"{count} problem{'s' if count > 1 else ''} found")
+        console.say(f"{plural(len(report.problems), 'problem')} found")
     elif report.hashed:
         console.say(f"sound: {report.hashed} files match the manifest")
     else:

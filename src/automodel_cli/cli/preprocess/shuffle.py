@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from automodel_cli.cli import console, worker
 from automodel_cli.cli.options import command
-from automodel_cli.cli.preprocess.bars import Bars, duration, show_bad_rows
+from automodel_cli.cli.preprocess.bars import Bars, show_bad_rows
 from automodel_cli.config.schema.shuffle import ShuffleConfig
-from automodel_cli.text import plural
+from automodel_cli.text import duration, plural
 
 if TYPE_CHECKING:
     from automodel_cli.recipes.preprocess.shuffle import ShuffleResult

@@ -23,8 +23,10 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from automodel_cli.config.targets.target import TARGET_KEY, describe_value
+from automodel_cli.dtypes import short_name
 
 _IGNORED = "ignored"
+_OLD_PACKAGES = ("nemo_automodel", "torch", "automodel_cli")
 
 
 @dataclass(frozen=True)
@@ -52,23 +54,8 @@ NotNegative = Annotated[float, not_a_bool, Field(ge=0, allow_inf_nan=False), Typ
 Interval = Count | Literal["final"] | None
 """Every N updates (and at the end); ``final``: only at the end; null: never."""
 
-_DTYPES = {
-    "auto": "auto",
-    "bf16": "bf16", "bfloat16": "bf16",
-    "fp16": "fp16", "float16": "fp16", "half": "fp16",
-    "fp32": "fp32", "float32": "fp32", "float": "fp32",
-}  # fmt: skip
-
-
-def short_dtype(value: Any) -> Any:
-    """``bfloat16``, ``torch.bfloat16`` and ``bf16`` are one thing: ``bf16``. Other values pass unchanged."""
-    if isinstance(value, str):
-        return _DTYPES.get(value.removeprefix("torch."), value)
-    return value
-
-
-Precision = Annotated[Literal["auto", "bf16", "fp16", "fp32"], BeforeValidator(short_dtype)]
-Dtype = Annotated[Literal["bf16", "fp16", "fp32"], BeforeValidator(short_dtype)]
+Precision = Annotated[Literal["auto", "bf16", "fp16", "fp32"], BeforeValidator(short_name)]
+Dtype = Annotated[Literal["bf16", "fp16", "fp32"], BeforeValidator(short_name)]
 
 
 Device = Annotated[
@@ -125,6 +112,11 @@ class Section(BaseModel):
         return [key for name in cls.model_fields for key in keys_of(cls, name)]
 
     @classmethod
+    def field_of(cls, key: object) -> str | None:
+        """The field that a key sets."""
+        return next((name for name in cls.model_fields if key in keys_of(cls, name)), None)
+
+    @classmethod
     def in_order(cls) -> list[str]:
         """Fields as help and documentation list them: required ones, those of panels, other ones, inherited ones."""
         listed = " ".join(cls.panels.values()).split()
@@ -139,8 +131,9 @@ class Section(BaseModel):
             return data
         name = data[TARGET_KEY]
         rest = {key: value for key, value in data.items() if key != TARGET_KEY}
-        if isinstance(name, str) and _is_old_name(name) and name.rpartition(".")[2] in cls.known_targets:
-            return cls.from_known_target(name.rpartition(".")[2], rest)
+        package, kind = str(name).partition(".")[0].lower(), str(name).rpartition(".")[2]
+        if package in _OLD_PACKAGES and kind in cls.known_targets:
+            return cls.from_known_target(kind, rest)
         known = f"; the known ones are {', '.join(cls.known_targets)}" if cls.known_targets else ""
         raise ValueError(f"this section is not built from a _target_ ({describe_value(name)}){known}")
 
@@ -184,7 +177,3 @@ def keys_of(section: type[Section], field: str) -> list[str]:
     if isinstance(alias, AliasChoices):
         return [str(choice) for choice in alias.choices]
     return [alias] if isinstance(alias, str) else [field]
-
-
-def _is_old_name(name: str) -> bool:
-    return name.split(".")[0].lower() in ("nemo_automodel", "torch", "automodel_cli")

@@ -32,8 +32,8 @@ class PreprocessMegatronConfig(Tokenization):
     }
 
     input: Texts | None = None
-    """Files, folders or globs (.jsonl .json .parquet .txt ..., also .gz .bz2 .xz .zst), read in order of names;
-    null: those of `dataset`."""
+    """Files, folders or globs (.jsonl .json .parquet .txt ..., also .gz .bz2 .xz .zst), read in order of file name;
+    null: the Hub dataset given as `dataset`."""
     dataset: str | None = None
     """Hub dataset to stream, instead of `input`; null: none."""
     json_keys: Texts = Field(default_factory=lambda: ["text"])
@@ -43,13 +43,14 @@ class PreprocessMegatronConfig(Tokenization):
     )
     """tiktoken name, Hugging Face id, folder with tokenizer.json, or `byte`."""
     append_eod: bool = False
-    """Put the tokenizer's end-of-text id after each document that has any tokens."""
+    """Append the tokenizer's end-of-text token to each document that has any tokens."""
     special_tokens: Literal["text", "parse"] = "text"
-    """Special tokens spelled out in documents (`<|endoftext|>`) are `text`, or are `parse`d as Hugging Face does."""
+    """Treat special tokens spelled out in documents (`<|endoftext|>`) as `text`, or `parse` them as Hugging Face
+    does."""
     add_special_tokens: bool = True
-    """Put the special tokens around each text that the tokenizer itself puts there (Llama's `<s>`; GPT-2 has none)."""
+    """Add the special tokens that the tokenizer itself puts around a text (Llama's `<s>`; GPT-2 has none)."""
     split_sentences: bool = False
-    """Cut texts into sentences with nltk; each is a sequence of its own, and names end in `_sentence`."""
+    """Split texts into sentences with nltk; each becomes a sequence of its own, and file names end in `_sentence`."""
     keep_newlines: bool = False
     """With `split_sentences`: keep the white space between sentences."""
     lang: str = "english"
@@ -57,24 +58,24 @@ class PreprocessMegatronConfig(Tokenization):
     skip_empty: bool = False
     """Drop documents without tokens (NeMo) instead of keeping an empty document for each (Megatron)."""
     max_tokens: Amount | None = None
-    """Tokens of the first key to write, exactly, over all files; null: all."""
+    """Exact number of tokens of the first key to write, over all files; null: all."""
     shards: Count | None = None
-    """Files per key, with about as many tokens each; null: one for each input file."""
+    """Number of files per key, with about the same number of tokens each; null: one per input file."""
     shard_tokens: Amount | None = None
-    """Maximum tokens of the first key in a file, instead of one file for each input file; null: no limit."""
+    """Maximum tokens of the first key per file, instead of one file per input file; null: no limit."""
     output_prefix: str = "processed_data"
-    """Beginning of the file names, `PREFIX_N_KEY_document.bin` (and .idx)."""
+    """Prefix of the file names, `PREFIX_N_KEY_document.bin` (and .idx)."""
     output_path: str | None = None
-    """Folder to write; null: that of `output_prefix`."""
+    """Folder to write to; null: that of `output_prefix`."""
     shuffle: bool = False
     """Write the documents in random order, into one file per key unless `shards` or `shard_tokens` say otherwise."""
     seed: Whole = 42
-    """Decides the order with `shuffle`, which is that of `preprocess shuffle` with the same seed."""
+    """Seed of the order with `shuffle`: the same seed gives the order of `preprocess shuffle`."""
     overwrite: bool = False
     """First delete the files of an earlier run with this prefix."""
     workers: Whole | None = Field(default=None, validation_alias=AliasChoices("workers", "num_workers"))
-    """Processes that tokenize; 0 or 1: only this one; null: as many as pay off, at most one
-    per core (fewer for small inputs)."""
+    """Processes that tokenize; 0 or 1: only this one; null: as many as pay off, up to one per core (fewer for small
+    inputs)."""
 
     # Keys of older files, without effect.
     log_interval: Whole | None = ignored(None, "progress is shown by time, not by documents")
@@ -82,7 +83,7 @@ class PreprocessMegatronConfig(Tokenization):
     @model_validator(mode="after")
     def _options_that_go_together(self) -> PreprocessMegatronConfig:
         if (self.input is None) == (self.dataset is None):
-            raise ValueError("give `input` (files) or `dataset` (of the Hub), one of the two")
+            raise ValueError("give either `input` (files) or `dataset` (from the Hub)")
         if self.shards and self.shard_tokens:
             raise ValueError("`shards` and `shard_tokens` exclude each other; give one")
         if self.shuffle and self.input is None:
@@ -94,6 +95,6 @@ class PreprocessMegatronConfig(Tokenization):
         odd = [key for key in self.json_keys if not re.fullmatch(r"[^/\0]+", key)]
         if odd or not re.fullmatch(r"(.*/)?[^/\0]+", self.output_prefix):
             raise ValueError(
-                "`json_keys` and the last part of `output_prefix` become file names: no slash, not empty"
+                "`json_keys` and the last part of `output_prefix` become file names: they need text, and no slash"
             )
         return self

@@ -23,7 +23,7 @@ class RunOptions(Section):
     config: str | None = None
     """YAML file of the run; null: only overrides."""
     trust: tuple[str, ...] = ()
-    """Allow code of your own (my_module, path/file.py) or of a hub repository; empty: none."""
+    """Allow your own code (my_module, path/file.py) or the code of a Hub repository; empty: none."""
 
 
 class PretrainOptions(RunOptions):
@@ -34,11 +34,11 @@ class PretrainOptions(RunOptions):
     log_format: Literal["compact", "classic"] | None = None
     """Format of the update lines; classic: NeMo AutoModel's, for programs; null: as `logging.format` says."""
     profile: Count | None = None
-    """Profile this many updates after the first four: where their time goes, and a trace; null: none."""
+    """Profile this many updates, after the first four: where their time goes, and a trace; null: none."""
     dry_run: bool = False
-    """Show the plan (sizes, steps, memory, data) and stop."""
+    """Show the plan (sizes, steps, memory, data) and exit."""
     print_config: bool = False
-    """Print the effective configuration as YAML and stop."""
+    """Print the effective configuration as YAML and exit."""
 
 
 class SlurmOptions(Section):
@@ -61,7 +61,7 @@ class SlurmOptions(Section):
     logs: str = "logs"
     """Folder for the job's output."""
     sbatch: tuple[str, ...] = ()
-    """Another option of sbatch; empty: none."""
+    """Further option of sbatch; empty: none."""
     setup: tuple[str, ...] = ()
     """Shell line to run before the launch; empty: none."""
     output: str | None = None
@@ -74,11 +74,11 @@ class DoctorOptions(JsonOutput):
     """Settings of `automodel doctor`."""
 
     folder: str = "."
-    """Folder where runs will be written, whose disk is checked."""
+    """Folder where runs will be written; its disk is checked."""
     processes: Count | None = None
-    """Processes in the all-reduce check; null: one for each GPU, two without GPUs."""
+    """Processes in the all-reduce check; null: one per GPU, two without GPUs."""
     timeout: Annotated[Positive, Field(ge=1)] = 60.0
-    """Time limit of each check."""
+    """Time limit of each check, in seconds."""
     offline: bool = False
     """Do not contact the Hub."""
 
@@ -89,7 +89,7 @@ class QuickstartOptions(Section):
     config: str | None = None
     """Configuration of the training run; null: the preset."""
     output_dir: str = "runs/quickstart"
-    """Folder for everything that is made."""
+    """Folder for everything that the tour writes."""
     source: str | None = None
     """Text to train on; null: the Python sources of the standard library."""
 
@@ -98,11 +98,11 @@ class InitOptions(Section):
     """Settings of `automodel init`."""
 
     preset: str | None = None
-    """Preset to write; null: all are listed."""
+    """Preset to write; null: list all of them."""
     output: str | None = None
     """File to write; null: PRESET.yaml."""
     data: str | None = None
-    """Token file, pattern or corpus folder to train on; null: left to fill in."""
+    """Token file, pattern or corpus folder to train on; null: left for you to fill in."""
     val_data: str | None = None
     """The same for validation; null: that of the corpus, if it has one."""
 
@@ -118,4 +118,4 @@ class ExplainOptions(Section):
     """Settings of `automodel explain`."""
 
     key: str
-    """Key to look up, in full or by its last part; dashes or underscores."""
+    """Key to look up, in full or by its last part, with dashes or underscores."""

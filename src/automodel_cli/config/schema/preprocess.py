@@ -34,12 +34,13 @@ class TextInput(Section):
     """Reading of documents from local files."""
 
     document: str = Field(default="file", min_length=1)
-    r"""What a document is in text files: `file`, `line`, or the delimiter between documents (`\n\n`)."""
+    r"""What counts as a document in text files: `file`, `line`, or the delimiter between documents (`\n\n`)."""
     input_format: InputFormat = "auto"
-    """Format of local files, whatever their names; `auto`: by suffix. Compression is always detected by content."""
+    """Format of local files, whatever their names; `auto`: by suffix. Compression is always detected from the
+    content."""
     max_document_bytes: Amount = MAX_DOCUMENT_BYTES
-    """Documents that take more bytes in their file are cut where that changes no token, else skipped as bad rows;
-    reading takes at most about twice as much memory."""
+    """Longer documents (bytes in their file) are split where that changes no token, otherwise skipped as bad rows;
+    reading takes up to about twice this much memory."""
 
 
 class HubInput(TextInput):
@@ -57,15 +58,15 @@ class Tokenization(HubInput):
     strict: bool = False
     """Stop at the first bad row instead of skipping and counting it."""
     engine: Literal["auto", "reference", "fast"] = "auto"
-    """Encoder to use: `auto` takes the fast engine where it is installed and agrees with the reference."""
+    """Encoder to use: `auto` uses the fast engine if it is installed and agrees with the reference."""
     shuffle_memory: Amount = 500_000_000
-    """Bytes that `shuffle` may hold in memory; more makes fewer and larger temporary files, and the same result."""
+    """Memory for `shuffle`, in bytes; more means fewer, larger temporary files and the same result."""
     chunk_size: Count = 256
-    """Documents that a worker gets at a time (8 KiB each where a file is cut by bytes)."""
+    """Documents handed to a worker at a time (8 KiB each where a file is cut by bytes)."""
     prefetch: Count = 4
-    """Chunks in flight for each worker; bounds the memory."""
+    """Chunks in flight per worker; limits memory use."""
     dry_run: bool = False
-    """Show what would be done, and stop."""
+    """Show what would be done and exit."""
 
 
 class PreprocessNanogptConfig(Tokenization):
@@ -85,35 +86,34 @@ class PreprocessNanogptConfig(Tokenization):
     text_key: str = "text"
     """Field or column that holds the text in .jsonl, .json, .parquet and Hub datasets."""
     max_tokens: Amount | None = None
-    """Tokens to write, exactly, validation included (500M, 1.5B); null: all."""
+    """Exact number of tokens to write, validation included (500M, 1.5B); null: all."""
     tokenizer: str = "gpt2"
     """tiktoken name, Hugging Face id, folder with tokenizer.json, `byte`, or `char` (vocabulary from the data)."""
     eot: Literal["prepend", "append", "none"] | None = None
-    """Where the token that separates documents goes; null: `prepend` in bin, `append` in raw,
-    `none` with char."""
+    """Where the separator token of each document goes; null: `prepend` in bin, `append` in raw, `none` with char."""
     separator: Literal["eos", "bos"] | None = None
-    """Which token that is, end- or beginning-of-text; null: before a document `bos`, as in NeMo's tool, where the
-    tokenizer has one of its own (GPT-2's two are one token), else `eos`."""
+    """Which token separates documents, end- or beginning-of-text; null: `bos` where it goes before a document and the
+    tokenizer has one of its own, as in NeMo's tool (GPT-2's two are one token), else `eos`."""
     val_fraction: Fraction | None = None
-    """Fraction of the documents that goes to val.bin (of a single document, and with char: the tail); null: none."""
+    """Fraction of the documents for val.bin (of a single document, and with char: the tail); null: none."""
     val_tokens: Amount | None = None
-    """Tokens that go to val.bin, instead of a fraction; null: none."""
+    """Number of tokens for val.bin, instead of a fraction; null: none."""
     shuffle: bool = False
-    """Write the documents in random order (needs disk space for their text while it works); `max_tokens` then is a
-    random sample of all documents."""
+    """Write documents in random order (needs temporary disk space for their text); `max_tokens` then takes a random
+    sample of all documents."""
     seed: Whole = 42
-    """Decides the order with `shuffle` and which documents are for validation."""
+    """Seed of the order with `shuffle`, and of the choice of validation documents."""
     format: Literal["bin", "raw"] = "bin"
     """`bin`: header and dataset.bin; `raw`: nanoGPT's headerless train.bin."""
     shard_tokens: Annotated[Amount, Field(le=MAX_SHARD_TOKENS)] = 1_000_000_000
-    """Tokens in a file before the next one is started."""
+    """Maximum number of tokens per file."""
     output_dir: str | None = None
-    """Folder to write; null: `{dataset}_max_tokens_{N}` in the current one."""
+    """Folder to write to; null: `{dataset}_max_tokens_{N}` in the current folder."""
     overwrite: bool = False
-    """First delete what an earlier run made in the folder; other files there are never touched."""
+    """First delete what an earlier run wrote to the folder; other files in it are never touched."""
     num_workers: Whole | None = None
-    """Processes that tokenize; 0 or 1: only this one; null: as many as pay off, at most one
-    per core (fewer for small inputs)."""
+    """Processes that tokenize; 0 or 1: only this one; null: as many as pay off, up to one per core (fewer for small
+    inputs)."""
 
     @model_validator(mode="after")
     def _one_validation_size(self) -> PreprocessNanogptConfig:
@@ -121,7 +121,7 @@ class PreprocessNanogptConfig(Tokenization):
             raise ValueError("`val_fraction` and `val_tokens` exclude each other; give one")
         if self.val_tokens and self.max_tokens and self.val_tokens >= self.max_tokens:
             raise ValueError(
-                f"`val_tokens` ({self.val_tokens:,}) must be less than `max_tokens` ({self.max_tokens:,}), their total"
+                f"`val_tokens` ({self.val_tokens:,}) must be less than `max_tokens` ({self.max_tokens:,}), the total"
             )
         return self
 
@@ -137,27 +137,27 @@ class TokenizerTrainConfig(HubInput):
     dataset: str
     """Hub dataset, or a local file, folder or glob, as for `preprocess nanogpt`."""
     output_dir: str
-    """Folder for tokenizer.json and its configuration; AutoTokenizer opens it."""
+    """Folder for tokenizer.json and its configuration, which AutoTokenizer loads."""
     vocab_size: Amount = 32_768
-    """Number of entries, end-of-text and the 256 bytes included."""
+    """Size of the vocabulary, including end-of-text and the 256 bytes."""
     text_key: str = "text"
     """Field or column that holds the text."""
     max_bytes: Amount | None = 1_000_000_000
-    """Bytes of text to train on; from more, documents are drawn at random (by `seed`); null: all."""
+    """Bytes of text to train on; of a larger input, a random sample of documents is used (by `seed`); null: all."""
     seed: Whole = 42
-    """Decides which documents are drawn."""
+    """Seed of that sample."""
     overwrite: bool = False
-    """Replace the tokenizer in the folder."""
+    """Replace the tokenizer that is in the folder."""
 
 
 class VerifyConfig(JsonOutput):
     """A corpus folder or token files to check."""
 
     path: str
-    """Corpus folder, its manifest, a token file (ours, NeMo's, nanoGPT's), or the prefix of a .bin and .idx."""
+    """Corpus folder, its manifest, a token file (ours, NeMo's, nanoGPT's), or the prefix of a .bin and .idx pair."""
     tokenizer: str | None = None
-    """Tokenizer to check and decode with where there is no manifest; null: tokens are not decoded then."""
+    """Tokenizer to check and decode with if there is no manifest; null: tokens are not decoded."""
     raw_dtype: Literal["uint16", "uint32", "npy"] | None = None
-    """Type of the tokens of a file without header (npy: NumPy's file of ids); null: uint16."""
+    """Type of the tokens in a file without a header (npy: a NumPy file of ids); null: uint16."""
     documents: Whole = 2
-    """Documents to show, decoded, from the start of each split."""
+    """Number of documents to show, decoded, from the start of each split."""

@@ -19,7 +19,6 @@ from automodel_cli.config.schema.base import (
     Section,
     Whole,
     ignored,
-    short_dtype,
 )
 from automodel_cli.config.schema.other_sections import (
     MfuConfig,
@@ -48,6 +47,7 @@ from automodel_cli.config.schema.training_sections import (
 from automodel_cli.config.targets.allowlist import translate
 from automodel_cli.config.targets.roles import ROLES, role_of_section
 from automodel_cli.config.targets.target import TARGET_KEY, Target, describe_value
+from automodel_cli.dtypes import short_name
 
 NAMED_VALIDATION_KEY = "validation_dataset_*"  # nobody writes this key: it gathers validation_dataset_<name>
 _NAMED_VALIDATION_PREFIX = "validation_dataset_"
@@ -84,14 +84,14 @@ class PretrainConfig(Section):
     """Short for `rng.seed`."""
     precision: Precision = "auto"
     """Compute in bf16, fp16 or fp32; auto: bf16 where the hardware has it. Weights are stored in fp32."""
-    residual_precision: Annotated[Literal["auto", "bf16", "fp32"], BeforeValidator(short_dtype)] = "auto"
-    """Type of the residual stream where matrix products are in bf16; auto: bf16 on CUDA, fp32 on a CPU."""
+    residual_precision: Annotated[Literal["auto", "bf16", "fp32"], BeforeValidator(short_name)] = "auto"
+    """Type of the residual stream when matrix products are in bf16; auto: bf16 on CUDA, fp32 on a CPU."""
     device: Device = "auto"
     """Where to train: auto, cpu, cuda, mps."""
     init_from: str | None = None
     """Weights to start from (checkpoint, Hugging Face folder, GPT-2 name), with a new optimizer and step 0."""
     init_from_any_function: bool = False
-    """Use those weights even if they were trained with other heads, activation, rotary base or norm."""
+    """Use those weights even if they were trained with other heads, another activation, rotary base or norm."""
     model: OpenSection
     """What to train: `_target_` and the arguments of a model builder."""
     tokenizer: Annotated[InstanceOf[Target] | str | None, BeforeValidator(_name_or_target)] = None
@@ -105,15 +105,16 @@ class PretrainConfig(Section):
     )
     """Further validation sets, each written as a section `validation_dataset_<name>`."""
     dataloader: DataloaderSection | None = None
-    """Loading of a dataset of your own: workers, pinning, `collate_fn`. Token files need none of it."""
+    """Data loading for datasets of your own: workers, pinning, `collate_fn`. Token files do not need it."""
     validation_dataloader: DataloaderSection | None = None
     """The same for validation."""
     loss_fn: OpenSection | None = None
-    """Loss; null: masked cross-entropy, in chunks where that is faster (timed on a CPU) or saves much memory (GPU)."""
+    """Loss; null: masked cross-entropy, in chunks where that is faster (timed on a CPU) or saves a lot of memory
+    (GPU)."""
     optimizer: OptimizerSection | None = None
     """Optimizer; without `_target_` AdamW. null: AdamW, lr 2e-4, betas [0.9, 0.95], weight decay 0.1."""
     param_group_overrides: tuple[ParamGroupOverride, ...] = ()
-    """Exceptions from the optimizer's learning rate and weight decay, by parameter name."""
+    """Exceptions to the optimizer's learning rate and weight decay, by parameter name."""
     clip_grad_norm: ClipGradNormConfig = Field(default_factory=ClipGradNormConfig)
     """Gradient clipping; a number is short for `max_norm`, null turns it off."""
     lr_scheduler: LrSchedulerConfig | None = None

@@ -37,7 +37,7 @@ class Scoring(ModelInput, JsonOutput):
     """What both kinds of evaluation take."""
 
     precision: Precision = "auto"
-    """Compute in bf16, fp16 or fp32; auto: as the checkpoint was trained, where the hardware has it."""
+    """Compute in bf16, fp16 or fp32; auto: as the checkpoint was trained, if the hardware has it."""
 
 
 class EvaluateConfig(Scoring):
@@ -48,23 +48,23 @@ class EvaluateConfig(Scoring):
     }
 
     data: tuple[str, ...] = ()
-    """Token files, prefixes of a .bin and .idx, patterns or folders; each is scored on its own; empty: the validation
-    data of the run."""
+    """Token files, prefixes of .bin and .idx pairs, patterns or folders; each is scored on its own; empty: the
+    validation data of the run."""
     batch_size: Count = 8
     """Sequences scored at once."""
     seq_len: Count | None = None
     """Length of a window; null: the length the model was trained on."""
     intra_document: bool | None = None
-    """Attention stays within documents of token files; null: as `dataset.intra_document` was in training."""
+    """Keep attention within the documents of token files; null: as `dataset.intra_document` was in training."""
     raw_dtype: Literal["uint16", "uint32", "npy"] | None = None
-    """Type of token files without a header (npy: NumPy's files of ids); null: as in training, else uint16."""
+    """Type of the tokens in files without a header (npy: NumPy files of ids); null: as in training, else uint16."""
     limit_batches: Count | None = None
     """Maximum number of batches to score, for each entry of `data`; null: all."""
     output: str | None = None
-    """File for the results; null: `results_STEP_DATA.json` in the run folder or
-    export, none in a folder that automodel did not make."""
+    """File for the results; null: `results_STEP_DATA.json` in the run folder or export, none in a folder that automodel
+    did not write."""
     bigram: str | None = None
-    """Training token files for a bigram model, whose score on the same data is shown for comparison; null: none."""
+    """Training token files for a bigram model, which is scored on the same data for comparison; null: none."""
 
 
 class TasksConfig(Scoring):
@@ -79,7 +79,7 @@ class TasksConfig(Scoring):
     harness_path: str | None = None
     """Folder with task files of your own for lm-evaluation-harness; null: none."""
     chat_template: bool = False
-    """Put the harness' prompts into the tokenizer's chat template."""
+    """Wrap the harness's prompts in the tokenizer's chat template."""
     bundle: str = "eval_bundle"
     """Folder with the data of the in-context tasks."""
     max_per_task: Count | None = None
@@ -87,10 +87,10 @@ class TasksConfig(Scoring):
     num_fewshot: Whole | None = None
     """Worked examples before each question; null: as published."""
     batch_size: BatchSize = "auto"
-    """Sequences scored at once; auto: as many as fit a number of tokens."""
+    """Sequences scored at once; auto: chosen by their number of tokens."""
     output: str | None = None
-    """File for the results; null: `results_STEP_TASKS.json` in the run folder or
-    export, none in a folder that automodel did not make."""
+    """File for the results; null: `results_STEP_TASKS.json` in the run folder or export, none in a folder that
+    automodel did not write."""
 
     @model_validator(mode="after")
     def _something_to_do(self) -> TasksConfig:
@@ -103,12 +103,14 @@ class TrustOptions(Section):
     """What every command takes that loads a checkpoint."""
 
     trust: tuple[str, ...] = ()
-    """Code to run: the file that built a model of your own, or with tasks a `harness_path`; empty: none is run."""
+    """Code that may run: the file that built a model of your own; empty: none."""
 
 
 class EvaluateOptions(TrustOptions):
     """Options of `automodel eval` beside its settings: trust, and an older spelling of `eval download-bundle`."""
 
+    trust: tuple[str, ...] = ()
+    """Code that may run: the file that built a model of your own, or a `harness_path`; empty: none."""
     download_bundle: bool = ignored(False, "it is a command of its own now")
     bundle_url: str | None = ignored(None, "it belongs to eval download-bundle now")
     bundle_sha256: str | None = ignored(None, "it belongs to eval download-bundle now")
@@ -160,11 +162,11 @@ class PlotConfig(Section):
     output: str | None = None
     """File to write, .png, .svg or .pdf; null: `curves.png` in the first run folder."""
     log_x: bool = False
-    """Logarithmic axis of steps."""
+    """Use a logarithmic axis for steps."""
     log_loss: bool = False
-    """Logarithmic axis of losses."""
+    """Use a logarithmic axis for losses."""
     smooth: Count | None = None
-    """Log records averaged for a point of the bold curve; null: a fortieth of the run; 1: no averaging."""
+    """Log records averaged for each point of the bold curve; null: a fortieth of the run; 1: no averaging."""
     title: str | None = None
     """Title of the figure; null: the run's name."""
 
@@ -188,14 +190,14 @@ class GenerateConfig(ModelInput):
     repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
     """Above 1, tokens that have occurred before become less likely (as in CTRL and transformers)."""
     stop: tuple[str, ...] = ()
-    """Texts that end a continuation, not shown themselves. The tokenizer's end-of-text token always ends one;
-    empty: only that."""
+    """Texts that end a continuation and are not shown. The tokenizer's end-of-text token always ends one; empty: only
+    that."""
     overflow: Literal["slide", "stop"] = "slide"
-    """At the end of the model's context: continue from the newest half of it, or stop."""
+    """When the model's context is full: continue from its newest half (slide), or stop."""
     seed: Whole = DEFAULT_SEED
-    """Seed of the sampling."""
+    """Seed for sampling."""
     num_samples: Count = 1
-    """Continuations of each prompt."""
+    """Number of continuations of each prompt."""
 
 
 class ExportConfig(Section):
@@ -204,7 +206,7 @@ class ExportConfig(Section):
     checkpoint: str
     """Checkpoint or run folder (its LATEST is used), written by any number of processes."""
     output: str
-    """Folder to make; it must not exist yet."""
+    """Folder to create; it must not exist yet."""
 
 
 class ImportConfig(Section):
@@ -214,7 +216,7 @@ class ImportConfig(Section):
     """nanoGPT's `ckpt.pt`, or a folder of litgpt (`lit_model.pth`, `model_config.yaml`) or lingua (`consolidated.pth`,
     `params.json`)."""
     output: str
-    """Folder to make; it must not exist yet."""
+    """Folder to create; it must not exist yet."""
     tokenizer: str | None = None
     """Tokenizer to put beside the weights: a name or folder; null: the one in the folder, if there is one."""
     activation: Literal["gelu", "gelu_tanh"] | None = None

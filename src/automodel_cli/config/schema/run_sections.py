@@ -28,7 +28,7 @@ class DistEnvConfig(Section):
     backend: Literal["nccl", "gloo"] | None = None
     """Backend of collectives; null: nccl with GPUs, gloo without. nccl without a GPU becomes gloo, with a warning."""
     timeout_minutes: Positive = 30.0
-    """Time that a rank waits for the others before it gives up."""
+    """How long a rank waits for the others before it gives up."""
 
 
 class MixedPrecisionConfig(Section):
@@ -68,7 +68,7 @@ class DistributedConfig(Section):
     strategy: Literal["fsdp2", "ddp", "none", "megatron_fsdp"] = "fsdp2"
     """`fsdp2` shards weights, gradients and optimizer state; `ddp` copies them; `none`: one process."""
     dp_size: Count | None = None
-    """Ranks that see different data; null: all that the other sizes leave."""
+    """Ranks that see different data; null: as many as the other sizes leave."""
     dp_replicate_size: Count | None = None
     """Copies of the sharded model (hybrid sharding); null: one under fsdp2."""
     tp_size: Count = 1
@@ -155,7 +155,7 @@ class CheckpointConfig(Section):
     known_targets = ("CheckpointingConfig", "CheckpointConfig")
 
     enabled: bool = True
-    """Save checkpoints. With false nothing can be resumed."""
+    """Save checkpoints. Without them a run cannot be resumed."""
     checkpoint_dir: str = "checkpoints/"
     """The run folder: config, metrics and one folder for each saved step. A run found here is resumed."""
     model_save_format: Literal["safetensors", "torch_save"] = "safetensors"
@@ -173,7 +173,7 @@ class CheckpointConfig(Section):
     )
     """Keep the N newest, besides LATEST and BEST; null: all. Old name: `max_recent_checkpoints`."""
     keep_every: Count | None = None
-    """Also keep those whose step is a multiple of this."""
+    """Also keep checkpoints whose step is a multiple of this."""
 
     # Keys of older files, without effect.
     consolidation_timeout_minutes: Positive | None = ignored(None, "dist_env.timeout_minutes covers it")
@@ -207,11 +207,11 @@ class EvaluationConfig(Section):
     num_fewshot: Whole | None = None
     """Worked examples before each question; null: as published."""
     batch_size: BatchSize = "auto"
-    """Sequences scored at once; auto: as many as fit a number of tokens."""
+    """Sequences scored at once; auto: chosen by their number of tokens."""
     prompts: tuple[str, ...] = ()
-    """Prompts for samples to look at."""
+    """Prompts to generate samples from."""
     max_new_tokens: Count = 32
-    """Tokens of each sample, the most likely one each time."""
+    """Tokens per sample, always the most likely one."""
 
 
 class LoggingConfig(Section):

@@ -31,45 +31,45 @@ class ShuffleConfig(TextInput):
     }
 
     dataset: str = Field(validation_alias=AliasChoices("dataset", "input"))
-    """File, folder or glob (.jsonl .parquet .txt ..., also .gz .bz2 .xz .zst), read in the order of the file names."""
+    """File, folder or glob (.jsonl .parquet .txt ..., also .gz .bz2 .xz .zst), read in order of file name."""
     output_dir: str | None = None
-    """Folder to write; null: `{dataset}_shuffled` in the current one."""
+    """Folder to write to; null: `{dataset}_shuffled` in the current folder."""
     name: str | None = None
-    """Beginning of the file names, `NAME.chunk.00000.jsonl` and `NAME.val.jsonl`; null: the dataset's."""
+    """Prefix of the file names, `NAME.chunk.00000.jsonl` and `NAME.val.jsonl`; null: the dataset's name."""
     text_key: str = "text"
-    """Field or column that holds the text; also its key in what is written."""
+    """Field or column that holds the text; also its key in the output."""
     max_document_bytes: Amount = MAX_DOCUMENT_BYTES
-    """Documents that take more bytes in their file are skipped as bad rows; reading takes at most about twice as much
+    """Longer documents (bytes in their file) are skipped as bad rows; reading takes up to about twice this much
     memory."""
     keep_columns: Names | None = None
-    """Columns of parquet files to keep besides the text, or `all`; rows of .jsonl files always stay as they are;
-    null: none."""
+    """Columns of parquet files to keep besides the text, or `all`; rows of .jsonl files are always kept whole; null:
+    none."""
     seed: Whole = 42
-    """Decides the order, and with it which documents are for validation."""
+    """Seed of the order, and so of the choice of validation documents."""
     chunks: Count = 1
-    """Number of training files, each with equally many documents."""
+    """Number of training files, each with the same number of documents."""
     chunk_size: Amount | None = None
-    """Maximum bytes in a file, instead of a number of files; null: no limit."""
+    """Maximum bytes per file, instead of a number of files; null: no limit."""
     val_fraction: Fraction | None = None
     """Fraction of the documents for `NAME.val.jsonl`; null: none."""
     val_documents: Count | None = None
     """Exact number of documents for `NAME.val.jsonl`, instead of a fraction; null: none."""
     dedup: bool = False
-    """Drop documents whose text has occurred before, within and across splits."""
+    """Drop documents whose text has already occurred, within and across splits."""
     check: bool = False
     """Parse every row and skip those without usable text (always done with `dedup`)."""
     strict: bool = False
     """Stop at the first bad row instead of skipping it."""
     memory: Amount = 500_000_000
-    """Bytes to hold in memory; more makes fewer and larger temporary files, and the same result."""
+    """Memory to use, in bytes; more means fewer, larger temporary files and the same result."""
     temp_dir: str | None = None
-    """Folder for temporary files, about as large as the text; null: in the output folder."""
+    """Folder for temporary files, which take about as much space as the text; null: the output folder."""
     overwrite: bool = False
     """Replace the documents of an earlier run in the folder."""
     num_workers: Whole | None = None
-    """Processes that read; 0 or 1: only this one; null: as many as pay off, at most one per core."""
+    """Processes that read; 0 or 1: only this one; null: as many as pay off, up to one per core."""
     dry_run: bool = False
-    """Show what would be done, and stop."""
+    """Show what would be done and exit."""
 
     @model_validator(mode="after")
     def _one_of_two(self) -> ShuffleConfig:
@@ -78,5 +78,5 @@ class ShuffleConfig(TextInput):
         if self.chunks != 1 and self.chunk_size is not None:
             raise ValueError("`chunks` and `chunk_size` exclude each other; give one")
         if self.name is not None and ("/" in self.name or not self.name.strip(".")):
-            raise ValueError("`name` is the beginning of a file name, without folders")
+            raise ValueError("`name` is a prefix of file names and cannot contain folders")
         return self

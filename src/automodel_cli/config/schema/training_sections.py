@@ -51,7 +51,7 @@ class StepSchedulerConfig(Section):
     """Sequences a rank puts through the model at once; gradients accumulate up to the global batch. `auto`: as many as
     fit in the device's memory, predicted before training starts."""
     num_epochs: Count | None = None
-    """Passes over the data at most; null: as many as `max_steps` takes, and one without `max_steps`."""
+    """Maximum number of passes over the data; null: as many as `max_steps` needs, or one without `max_steps`."""
     max_steps: Count | None = None
     """Stop after N updates; null: after `num_epochs`."""
     ckpt_every_steps: Interval = 1000
@@ -64,7 +64,7 @@ class StepSchedulerConfig(Section):
     """Also validate before the first update of a run that begins: the loss of untrained weights. Training is not
     affected."""
     limit_val_batches: Count | None = None
-    """Batches a validation reads at most, from each set; null: the whole set."""
+    """Maximum number of batches per validation, from each set; null: the whole set."""
     log_every_steps: Count = 1
     """Print and record a line every N updates."""
     log_remote_every_steps: Count = 1
@@ -72,11 +72,11 @@ class StepSchedulerConfig(Section):
     gc_every_steps: Count | None = 100
     """Run Python's garbage collector every N updates; null: whenever Python decides to."""
     max_skipped_steps: Count | None = 10
-    """Stop after N updates in a row that were skipped for a loss that is not finite; null: never."""
+    """Stop after N updates in a row were skipped because of a loss that is not finite; null: never."""
     preemption_signal: tuple[str, ...] = ("SIGTERM", "SIGINT", "SIGUSR1")
     """Signals on which a run saves a checkpoint and exits with code 75. A name, a number, a list, or null."""
     loss_average_window_steps: Count | None = None
-    """Also show the mean loss of the last N updates, as `loss_avg`; null: each loss alone."""
+    """Also show the mean loss of the last N updates, as `loss_avg`; null: not shown."""
     validate_on_checkpoint: bool = True
     """Also validate before a checkpoint is saved, so that the best one is known."""
 
@@ -176,22 +176,23 @@ class CompileConfig(Section):
     known_targets = ("CompileConfig",)
 
     enabled: bool | Literal["auto"] = "auto"
-    """true, false, or `auto`: if the run is planned long enough to pay for the compilation."""
+    """true, false, or `auto`: compile if the run is long enough for it to pay off."""
     scope: Literal["auto", "model", "blocks"] = "auto"
-    """Compile the whole `model`, or its `blocks` one by one: equal ones once; auto: blocks where there are many."""
+    """Compile the whole `model`, or its `blocks` one by one, identical ones only once; auto: blocks if there are
+    many."""
     shared_cache: bool = True
-    """Keep compiled code for all runs of this user, in ~/.cache/automodel; false: where torch does. The variable
-    TORCHINDUCTOR_CACHE_DIR names another place; a file cannot: code is loaded from there."""
+    """Keep compiled code for all runs of this user in ~/.cache/automodel; false: where torch keeps it. For another
+    folder set the variable TORCHINDUCTOR_CACHE_DIR; a file cannot name one, because code is loaded from it."""
     mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None = None
     """torch.compile's mode: default, reduce-overhead, max-autotune; null: default."""
     fullgraph: bool = False
-    """Fail instead of falling back where a part of the model cannot be compiled."""
+    """Fail instead of falling back if a part of the model cannot be compiled."""
     dynamic: bool | None = False
     """Allow shapes to change without compiling again."""
     backend: str | None = None
     """Compiler to use; null: inductor."""
     options: dict[str, bool | int] | None = None
-    """Options for the compiler: switches and numbers of inductor that name no program and no file."""
+    """Options for the compiler: switches and numbers of inductor, except those that name a program or a file."""
     dynamo_cache_size_limit: Count | None = None
     """Maximum number of compiled versions of one function; null: torch's default."""
 
@@ -212,13 +213,13 @@ class Fp8Config(Section):
     enabled: bool | Literal["auto"] = "auto"
     """true, false, or `auto`: as the run that is resumed, else false. Needs `precision` bf16."""
     force: bool = False
-    """Use fp8 also below a billion parameters, where casting costs more than the faster products save."""
+    """Use fp8 even below a billion parameters, where casting costs more than the faster products save."""
     recipe_name: str | None = None
-    """`tensorwise`, which null means too: one scale for each tensor. There is no other."""
+    """`tensorwise` (also null): one scale per tensor. There is no other recipe."""
     filter_fqns: tuple[str, ...] = ()
-    """Leave out linear layers whose name contains one of these, or matches it where it has a `*`."""
+    """Skip linear layers whose name contains one of these, or matches it if it has a `*`."""
     emulate: bool = False
-    """Round as fp8 does and multiply as usual: to see the numbers on a device without fp8. Not faster."""
+    """Round as fp8 does but multiply as usual, to see the numbers on a device without fp8. Not faster."""
 
     # Keys of older files, without effect.
     enable_fsdp_float8_all_gather: bool = ignored(False, "weights are gathered in bf16")
@@ -248,12 +249,12 @@ class PackedSequenceConfig(Section):
     known_targets = ("PackedSequenceConfig",)
 
     packed_sequence_size: Whole = 0
-    """Tokens of a pack; 0: rows are padded to the longest of their batch. Rows are put into packs by best fit, are cut
-    only where `split_across_pack` says so, and do not see each other. Batch sizes then count packs."""
+    """Tokens per pack; 0: rows are padded to the longest of their batch. Rows are packed by best fit, are split only if
+    `split_across_pack` is true, and do not see each other. Batch sizes then count packs."""
     drop_long_samples: bool = True
-    """Leave out rows longer than a pack, counting them; false: such a row is an error."""
+    """Skip rows longer than a pack, and count them; false: such a row is an error."""
     split_across_pack: bool = False
-    """Split rows longer than a pack into pieces as long as one, instead of leaving them out."""
+    """Split rows longer than a pack into pack-sized pieces instead of skipping them."""
 
     # Keys of older files, without effect.
     packing_strategy: str | None = ignored(None, "rows are packed by best fit")

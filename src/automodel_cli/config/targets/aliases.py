@@ -66,7 +66,7 @@ NOT_HERE: dict[str, str] = {
 """Optimizers that NeMo AutoModel 0.7.0 knows by these names, and what to do instead."""
 _CHUNKED = "automodel_cli.train.losses.ChunkedCrossEntropy"
 
-_BY_TAIL: dict[str, Alias] = {
+BY_TAIL: dict[str, Alias] = {
     "build_gpt2_model": Alias("automodel_cli.models.gpt2.build_gpt2_model"),
     "NeMoAutoModelForCausalLM.from_config": Alias("automodel_cli.models.hf.from_config", dropped=_HF_DROPPED),
     "NeMoAutoModelForCausalLM.from_pretrained": Alias(
@@ -93,6 +93,7 @@ _BY_TAIL: dict[str, Alias] = {
     "StatefulDataLoader": _LOADER,
     "ParallelAwareDataloader": _LOADER,
 }
+"""Names of NeMo AutoModel, by their last component(s)."""
 
 _FUSED_ADAM = Alias(
     "torch.optim.AdamW",
@@ -130,11 +131,12 @@ _EXACT: dict[str, Alias] = {
     "torchdata.stateful_dataloader.stateful_dataloader.StatefulDataLoader": _LOADER,
 }
 
-_SECTION_CLASSES = {
+SECTION_CLASSES = {
     "FSDP2Manager": "distributed", "DDPManager": "distributed", "MegatronFSDPManager": "distributed",
     "StatefulRNG": "rng", "StepScheduler": "step_scheduler", "CheckpointingConfig": "checkpoint",
     "OptimizerParamScheduler": "lr_scheduler",
 }  # fmt: skip
+"""Old classes that are sections here, and which."""
 
 
 def find_alias(name: str) -> Alias | None:
@@ -144,23 +146,13 @@ def find_alias(name: str) -> Alias | None:
     if not _OLD_PACKAGE.match(name):
         return None
     parts = name.split(".")
-    return _BY_TAIL.get(".".join(parts[-2:])) or _BY_TAIL.get(parts[-1])
+    return BY_TAIL.get(".".join(parts[-2:])) or BY_TAIL.get(parts[-1])
 
 
 def present_name(name: str) -> str:
     """The name that is called today."""
     alias = find_alias(name)
     return name if alias is None else alias.name
-
-
-def known() -> dict[str, Alias]:
-    """Old names, by their last component(s), and what they mean."""
-    return dict(_BY_TAIL)
-
-
-def section_classes() -> dict[str, str]:
-    """Old classes that are sections here, and which."""
-    return dict(_SECTION_CLASSES)
 
 
 def is_old_name(name: str) -> bool:
@@ -171,7 +163,7 @@ def is_old_name(name: str) -> bool:
 def explain_unknown(name: str) -> str:
     """What to say of a name of NeMo AutoModel's package that has no meaning here."""
     tail = name.rpartition(".")[2]
-    if tail in _SECTION_CLASSES:
-        return f"{tail} belongs in the section {_SECTION_CLASSES[tail]}"
-    match = nearest(tail, _BY_TAIL)
+    if tail in SECTION_CLASSES:
+        return f"{tail} belongs in the section {SECTION_CLASSES[tail]}"
+    match = nearest(tail, BY_TAIL)
     return f"{name} has no counterpart here" + (f", did you mean {match}?" if match else "")

@@ -1,17 +1,16 @@
 """Open sections: checking targets in two phases, and building what they name.
 
-Phase 1 (`check_named`) imports nothing that a file names: spelling, admission, trust, arguments of our own targets and
-of trusted files. Phase 2 (`check_foreign`) imports torch and transformers and looks at the objects themselves. Only
-`instantiate` calls anything. Nested targets are built first, depth first.
+Phase 1 imports nothing that a file names: spelling, admission, trust, arguments of our own targets and of trusted
+files. Phase 2 imports torch and transformers and looks at the objects themselves. Only `instantiate` calls anything.
+Nested targets are built first, depth first.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +34,7 @@ from automodel_cli.config.targets.roles import ROLES, Role, is_function_key, rol
 from automodel_cli.config.targets.signatures import NUMBER, CallSignature, Parameter
 from automodel_cli.config.targets.target import REDACTED, TARGET_KEY, Target, describe_value, is_secret
 from automodel_cli.errors import AutomodelError, ConfigError
+from automodel_cli.text import named_error
 
 if TYPE_CHECKING:
     from automodel_cli.config.schema.pretrain import PretrainConfig
@@ -57,27 +57,24 @@ class _Place:
         return _Place(role_of_argument(argument), f"{self.key}.{argument}", self.trust)
 
 
-def check_named(
-    target: Target, role: str, *, key: str | None = None, trust: Sequence[str] = ()
-) -> list[Problem]:
-    """Phase 1: everything that can be said of a target and its nested ones without importing what they name."""
-    return _check(target, _Place(ROLES[role], key or role, Trust(trust)), imports=False)
+@dataclass(frozen=True)
+class Checked:
+    """What is known of a target: its arguments by their present names and with their types, and what is wrong."""
 
-
-def is_known(target: Target, role: str, *, trust: Sequence[str] = ()) -> bool:
-    """Whether phase 1 knows every argument of a target and of its nested ones, so that phase 2 has nothing to add."""
-    place = _Place(ROLES[role], role, Trust(trust))
-    with contextlib.suppress(NotAllowed):
-        called = _open_callable(place.allow(target), target, place, imports=False)
-        return called.signature is not None and not any(True for _ in _nested(target, target.arguments))
-    return True  # it is refused, whatever its arguments are
+    problems: list[Problem]
+    arguments: dict[str, Any] = field(default_factory=dict)
+    signature: CallSignature | None = None
+    function: Callable[..., Any] | None = None
+    """The object itself, once it was imported."""
+    is_complete: bool = True
+    """Whether importing what it names could add nothing: every argument is known, and there is no nested target."""
 
 
 def check_target(
-    target: Target, role: str, *, key: str | None = None, trust: Sequence[str] = ()
-) -> list[Problem]:
-    """Both phases for one target: what it names is imported, nothing is called."""
-    return _check(target, _Place(ROLES[role], key or role, Trust(trust)), imports=True)
+    target: Target, role: str, *, key: str | None = None, trust: Sequence[str] = (), imports: bool = True
+) -> Checked:
+    """Check a target and its nested ones: with ``imports`` what they name is imported too; nothing is called."""
+    return _check(target, _Place(ROLES[role], key or role, Trust(trust)), imports=imports)
 
 
 def check_foreign(config: PretrainConfig, *, trust: Sequence[str] = ()) -> None:
@@ -89,41 +86,43 @@ def check_foreign(config: PretrainConfig, *, trust: Sequence[str] = ()) -> None:
     Raises:
         ConfigError: all problems together.
     """
-    problems: list[Problem] = []
-    for key, role, target in config.open_sections():
-        problems += check_target(target, role, key=key, trust=trust)
-    raise_problems(problems)
-    for key, role, target in config.open_sections():
-        _take_types(target, _Place(ROLES[role], key, Trust(trust)))
+    checked = [
+        (target, check_target(target, role, key=key, trust=trust))
+        for key, role, target in config.open_sections()
+    ]
+    raise_problems([problem for _, found in checked for problem in found.problems])
+    for target, found in checked:
+        plain = {
+            key: value for key, value in found.arguments.items() if isinstance(value, (bool, int, float))
+        }
+        target.arguments.update({key: plain[key] for key in target.arguments if key in plain})
 
 
-def _take_types(target: Target, place: _Place) -> None:
-    if place.role.name == "collate_fn":
-        return
-    called = _open_callable(place.allow(target), target, place, imports=True)
-    converted, _ = _checked(translate(target, place.role)[0], called, place.role)
-    plain = {name: value for name, value in converted.items() if isinstance(value, (bool, int, float))}
-    target.arguments.update({name: plain[name] for name in target.arguments if name in plain})
-
-
-def _check(target: Target, place: _Place, *, imports: bool) -> list[Problem]:
+def _check(target: Target, place: _Place, *, imports: bool) -> Checked:
     found: list[tuple[tuple[str, ...], str]] = []
-    arguments: dict[str, Any] = {}
     try:
         allowed = place.allow(target)
         found += untrusted_code(target, place.trust) if allowed.origin != "user" else ()
         called = _open_callable(allowed, target, place, imports=imports)
     except NotAllowed as error:
-        found.append(((TARGET_KEY,), str(error)))
-    else:
-        found += [((name,), text) for name, text in unsupported_arguments(target)]
-        arguments, _ = translate(target, place.role)
-        if place.role.name != "collate_fn":  # functions are named, not called
-            found += [((p.name,), p.text) for p in _checked(arguments, called, place.role)[1]]
-    problems = [Problem(_where(target, path[0]), ".".join((place.key, *path)), text) for path, text in found]
-    for name, nested in _nested(target, arguments):
-        problems += _check(nested, place.below(name), imports=imports)
-    return list(dict.fromkeys(problems))
+        return Checked(_located(target, place, [*found, ((TARGET_KEY,), str(error))]))
+    found += [((name,), text) for name, text in unsupported_arguments(target)]
+    arguments, _ = translate(target, place.role)
+    nested = list(_nested(target, arguments))
+    if place.role.name != "collate_fn":  # functions are named, not called
+        arguments, wrong = _checked(arguments, called, place.role)
+        found += [((name,), text) for name, text in wrong]
+    problems = _located(target, place, found)
+    for name, inner in nested:
+        problems += _check(inner, place.below(name), imports=imports).problems
+    is_complete = called.signature is not None and not nested
+    return Checked(
+        list(dict.fromkeys(problems)), arguments, called.signature, called.function, is_complete=is_complete
+    )
+
+
+def _located(target: Target, place: _Place, found: list[tuple[tuple[str, ...], str]]) -> list[Problem]:
+    return [Problem(_where(target, path[0]), ".".join((place.key, *path)), text) for path, text in found]
 
 
 def _where(target: Target, argument: str) -> str:
@@ -144,9 +143,8 @@ def _targets_in(value: Any) -> Iterator[Target]:
         yield value
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from (
-                (Target(item),) if is_function_key(str(key)) and isinstance(item, str) else _targets_in(item)
-            )
+            named = is_function_key(str(key)) and isinstance(item, str)
+            yield from (Target(item),) if named else _targets_in(item)
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from _targets_in(item)
@@ -224,7 +222,7 @@ def _file_signature(path: str, name: str) -> CallSignature | None:
 
 def _checked(
     arguments: Mapping[str, Any], called: _Called, role: Role
-) -> tuple[dict[str, Any], list[signatures.ArgumentProblem]]:
+) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     # without a signature only what the run supplies itself can be judged
     signature = called.signature or CallSignature({}, open=True)
     of_role = {name: Parameter(name, kind) for name, kind in role.extra.items()}
@@ -235,9 +233,9 @@ def _checked(
         supplied=role.injected,
         opaque=lambda value: any(True for _ in _targets_in(value)),
     )
-    faulty = {problem.name for problem in problems}
+    faulty = [name for name, _ in problems]
     problems += [
-        signatures.ArgumentProblem(name, f"expected {bounds}, found {describe_value(converted[name])}")
+        (name, f"expected {bounds}, found {describe_value(converted[name])}")
         for name, bounds in role.bounds.items()
         if name in converted and name not in faulty and not bounds.hold(converted[name])
     ]
@@ -294,28 +292,30 @@ def built_arguments(
 
 
 def _build(target: Target, place: _Place, inject: dict[str, Any]) -> Any:
-    called, arguments = _prepare(target, place, inject)
-    assert called.function is not None
+    function, arguments = _prepare(target, place, inject)
     try:
-        return _call(called.function, arguments, target, place)
+        return _call(function, arguments, target, place)
     except AutomodelError:
         raise
     except Exception as error:
         raise ConfigError(
-            f"{target.where or place.key}: {target.name} failed: {type(error).__name__}: {_first_line(error)}",
+            f"{target.where or place.key}: {target.name} failed: {named_error(error, 400)}",
             _what_helps(error, arguments, place),
         ) from error
 
 
-def _prepare(target: Target, place: _Place, inject: dict[str, Any]) -> tuple[_Called, dict[str, Any]]:
-    raise_problems(_check(target, place, imports=True))
-    called = _open_callable(place.allow(target), target, place, imports=True)
-    arguments = _checked(translate(target, place.role)[0], called, place.role)[0]
+def _prepare(
+    target: Target, place: _Place, inject: dict[str, Any]
+) -> tuple[Callable[..., Any], dict[str, Any]]:
+    checked = _check(target, place, imports=True)
+    raise_problems(checked.problems)
+    arguments = dict(checked.arguments)
     for name, value in inject.items():
-        takes = called.signature is None or name in called.signature.parameters
+        takes = checked.signature is None or name in checked.signature.parameters
         if name in place.role.injected or (takes and name not in arguments):
             arguments[name] = value
-    return called, {name: _build_nested(name, value, place) for name, value in arguments.items()}
+    assert checked.function is not None
+    return checked.function, {name: _build_nested(name, value, place) for name, value in arguments.items()}
 
 
 def _build_nested(name: str, value: Any, place: _Place) -> Any:
@@ -362,13 +362,10 @@ def _call(function: Callable[..., Any], arguments: dict[str, Any], target: Targe
 
 def _what_helps(error: Exception, arguments: Mapping[str, Any], place: _Place) -> str:
     if isinstance(error, OSError) and "pretrained_model_name_or_path" in arguments:
-        return f"without a way to the Hub give a folder: --{place.key}.pretrained_model_name_or_path FOLDER"
+        return (
+            f"if the Hub cannot be reached, give a folder: --{place.key}.pretrained_model_name_or_path FOLDER"
+        )
     return f"it was called with {_shown(arguments)}"
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines() or [""]
-    return text[0] if len(text[0]) <= 400 else text[0][:397] + "..."
 
 
 def _shown(arguments: Mapping[str, Any]) -> str:

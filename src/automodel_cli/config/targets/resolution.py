@@ -28,6 +28,7 @@ from automodel_cli.config.problems import did_you_mean
 from automodel_cli.config.targets.allowlist import Allowed, NotAllowed, Trust, split_file_target
 from automodel_cli.config.targets.roles import ClassRule, Role
 from automodel_cli.plain_text import for_shell
+from automodel_cli.text import named_error
 
 _FILES: dict[Path, ModuleType] = {}
 _SOURCES: set[tuple[Path, str]] = set()
@@ -125,7 +126,7 @@ def load_file(path: Path) -> ModuleType:
         exec(compile(real.read_bytes(), str(real), "exec"), module.__dict__)
     except Exception as error:
         del sys.modules[name]
-        raise NotAllowed(f"{path} failed while it was loaded: {_first_line(error, real)}") from error
+        raise NotAllowed(f"{path} failed while it was loaded: {_what_failed(error, real)}") from error
     _FILES[real] = module
     return module
 
@@ -159,9 +160,9 @@ def _import_longest(name: str, *, with_cwd: bool) -> tuple[ModuleType, list[str]
             return _import(module_name, with_cwd=with_cwd), parts[length:]
         except ModuleNotFoundError as error:
             if error.name is None or not _is_prefix(error.name, module_name):
-                raise NotAllowed(f"{module_name} cannot be imported: {_first_line(error)}") from error
+                raise NotAllowed(f"{module_name} cannot be imported: {_what_failed(error)}") from error
         except Exception as error:
-            raise NotAllowed(f"{module_name} failed while it was imported: {_first_line(error)}") from error
+            raise NotAllowed(f"{module_name} failed while it was imported: {_what_failed(error)}") from error
     raise NotAllowed(f"there is no module {parts[0]}; looked in the current folder and in what is installed")
 
 
@@ -228,20 +229,16 @@ def _attribute(owner: Any, path: str, name: str) -> Any:
             where = getattr(found, "__name__", type(found).__name__)
             raise NotAllowed(f"{where} has no {part}{did_you_mean(part, known)} (in {name})") from None
         except (ImportError, RuntimeError) as error:  # transformers imports a submodule here
-            raise NotAllowed(f"{name} cannot be imported: {_first_line(error)}") from error
+            raise NotAllowed(f"{name} cannot be imported: {_what_failed(error)}") from error
     return found
 
 
-def _first_line(error: BaseException, path: Path | None = None) -> str:
+def _what_failed(error: BaseException, path: Path | None = None) -> str:
     """``ModuleNotFoundError: No module named 'einops' (my_model.py, line 3)``."""
-    text = f"{type(error).__name__}: {error}".splitlines()[0]
+    text = named_error(error)
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
     own = [f for f in frames if path is not None and f.filename == str(path)] or frames
-    last = own[-1] if own else None
-    if (
-        last is None
-        or Path(last.filename).parent == Path(importlib.__file__).parent
-        or last.filename == __file__
-    ):
+    last = own[-1].filename if own else ""
+    if not own or Path(last).parent == Path(importlib.__file__).parent or last == __file__:
         return text
-    return f"{text} ({Path(last.filename).name}, line {last.lineno})"
+    return f"{text} ({Path(last).name}, line {own[-1].lineno})"

@@ -3,21 +3,18 @@
 A list of packages would not do: torch and transformers hold callables that run shell commands, download code or
 evaluate text. So a name must match one of a role's patterns before anything is imported, and the object it resolves
 to must be defined where the role expects it and be of the role's kind. All else is code that the user has to trust by
-name (`allowlist`).
+name (`allowlist`). Our own targets are named too, not imported: the rooms that they are in lie above this one.
 """
 
 from __future__ import annotations
 
-import importlib
 import math
 import re
-from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-_MODELS: dict[str, str] = importlib.import_module("automodel_cli.models.families").FAMILIES
-_DATA = "automodel_cli.data.arguments"
+_DATA, _MODELS, _CORPUS = "automodel_cli.data", "automodel_cli.models", "automodel_cli.corpus.tokenizer"
 _CLASS = r"transformers\.(?:models\.[a-z]\w*\.[a-z]\w*\.)?[A-Z]\w*"
 
 
@@ -127,13 +124,12 @@ ROLES: dict[str, Role] = {
         Role(
             "model",
             "a model builder",
-            ours=ChainMap(
-                {
-                    "automodel_cli.models.hf.from_config": "automodel_cli.models.hf_arguments.FromConfig",
-                    "automodel_cli.models.hf.from_pretrained": "automodel_cli.models.hf_arguments.FromPretrained",
-                },
-                _MODELS,
-            ),
+            ours={
+                f"{_MODELS}.gpt2.build_gpt2_model": f"{_MODELS}.gpt2_config.GPT2Config",
+                f"{_MODELS}.llama.build_llama_model": f"{_MODELS}.llama_config.LlamaConfig",
+                f"{_MODELS}.hf.from_config": f"{_MODELS}.hf_arguments.FromConfig",
+                f"{_MODELS}.hf.from_pretrained": f"{_MODELS}.hf_arguments.FromPretrained",
+            },
             patterns=(_CLASS + r"(?:\.from_config|\.from_pretrained)?",),
             rules=_HF_MODEL_RULES,
             ignored={"is_meta_device": "models are built on the meta device wherever that is possible"},
@@ -148,11 +144,7 @@ ROLES: dict[str, Role] = {
             "tokenizer",
             "a tokenizer",
             ours={
-                name: name
-                for name in (
-                    "automodel_cli.corpus.tokenizer.open_tokenizer",
-                    "automodel_cli.corpus.tokenizer.load_tokenizer",
-                )
+                f"{_CORPUS}.{name}": f"{_CORPUS}.{name}" for name in ("open_tokenizer", "load_tokenizer")
             },
             patterns=(_CLASS + r"\.from_pretrained",),
             rules=_HF_TOKENIZER_RULES,
@@ -161,8 +153,8 @@ ROLES: dict[str, Role] = {
             "dataset",
             "a dataset",
             ours={
-                "automodel_cli.data.nanogpt_dataset.NanogptDataset": f"{_DATA}.NanogptArguments",
-                "automodel_cli.data.megatron_dataset.MegatronPretraining": f"{_DATA}.MegatronArguments",
+                f"{_DATA}.nanogpt_dataset.NanogptDataset": f"{_DATA}.arguments.NanogptArguments",
+                f"{_DATA}.megatron_dataset.MegatronPretraining": f"{_DATA}.arguments.MegatronArguments",
             },
         ),
         Role(
@@ -202,7 +194,7 @@ ROLES: dict[str, Role] = {
         Role(
             "dataloader",
             "a data loader",
-            ours={"automodel_cli.data.loader.TorchLoader": f"{_DATA}.TorchLoaderArguments"},
+            ours={f"{_DATA}.loader.TorchLoader": f"{_DATA}.arguments.TorchLoaderArguments"},
             injected=(
                 "dataset", "global_batch_size", "local_batch_size", "dp_rank", "dp_world", "num_epochs",
                 "any_rank",
@@ -212,7 +204,7 @@ ROLES: dict[str, Role] = {
         Role(
             "collate_fn",
             "a collate function",
-            ours={"automodel_cli.data.collate.default_collate": ""},
+            ours={f"{_DATA}.collate.default_collate": ""},
             functions=(
                 "torch.utils.data.default_collate",
                 "torch.utils.data.dataloader.default_collate",

@@ -66,14 +66,6 @@ class CallSignature:
     open: bool = False
 
 
-@dataclass(frozen=True)
-class ArgumentProblem:
-    """What is wrong with one argument."""
-
-    name: str
-    text: str
-
-
 def check_arguments(
     signature: CallSignature,
     arguments: Mapping[str, Any],
@@ -81,30 +73,30 @@ def check_arguments(
     callee: str,
     supplied: tuple[str, ...] = (),
     opaque: Callable[[Any], bool],
-) -> tuple[dict[str, Any], list[ArgumentProblem]]:
-    """Arguments with their values converted to the declared plain types, and all that is wrong with them.
+) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """Arguments with their values converted to the declared plain types, and ``(name, text)`` of all that is wrong.
 
     Args:
         supplied: names that the run gives itself; in a file they are an error, and they are not missing.
         opaque: true for values that are not known yet (nested targets), which pass unchecked.
     """
     converted: dict[str, Any] = {}
-    problems: list[ArgumentProblem] = []
+    problems: list[tuple[str, str]] = []
     known = [name for name in signature.parameters if name not in supplied]
     for name, value in arguments.items():
         if name in supplied:
-            problems.append(ArgumentProblem(name, "is supplied by the run; leave it out"))
+            problems.append((name, "is supplied by the run; leave it out"))
         elif name not in signature.parameters:
             converted[name] = value
             if not signature.open:
                 text = f"{callee} takes no such argument{suggestion(name, known)}"
-                problems.append(ArgumentProblem(name, text))
+                problems.append((name, text))
         else:
             converted[name], text = _convert(signature.parameters[name], value, opaque)
-            problems += [ArgumentProblem(name, text)] if text else []
+            problems += [(name, text)] if text else []
     for name, parameter in signature.parameters.items():
         if parameter.required and name not in arguments and name not in supplied:
-            problems.append(ArgumentProblem(name, f"is missing: {callee} needs it"))
+            problems.append((name, f"is missing: {callee} needs it"))
     return converted, problems
 
 
@@ -233,13 +225,10 @@ def _spelled(default: Any) -> str:
 
 
 def _hints(function: Any) -> dict[str, Any]:
+    """Annotations of code that is imported already, evaluated; Any for those that name what does not exist."""
     target = inspect.unwrap(getattr(function, "__init__") if isinstance(function, type) else function)  # noqa: B009
-    try:
-        return typing.get_type_hints(target)
-    except Exception:  # one of them names what does not exist
-        names = _AnyElse({**vars(typing), **vars(builtins), **getattr(target, "__globals__", {})})
-        written = getattr(target, "__annotations__", {})
-        return {name: _evaluated(hint, names) for name, hint in written.items()}
+    names = _AnyElse({**vars(typing), **vars(builtins), **getattr(target, "__globals__", {})})
+    return {name: _evaluated(hint, names) for name, hint in getattr(target, "__annotations__", {}).items()}
 
 
 class _AnyElse(dict[str, Any]):
@@ -250,7 +239,6 @@ class _AnyElse(dict[str, Any]):
 
 
 def _evaluated(hint: Any, names: _AnyElse) -> Any:
-    """An annotation of code that is imported already, as ``typing.get_type_hints`` does; Any where that fails."""
     try:
         while isinstance(hint, str):
             hint = eval(hint, {}, names)

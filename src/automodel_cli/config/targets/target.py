@@ -23,13 +23,44 @@ def is_secret(key: object) -> bool:
     return str(key).lower() in _SECRET_KEYS
 
 
-class LocatedDict(dict[str, Any]):
-    """A mapping that remembers where it and each of its keys were written, e.g. ``cfg.yaml:12``."""
+class Placeholder(str):
+    """The text of a value that comes from the environment, as it was written; ``quoted`` if it stood in quotes."""
 
-    def __init__(self, *args: Any, where: str = "", key_where: Mapping[str, str] | None = None) -> None:
+    quoted = False
+
+
+@dataclass
+class Written:
+    """How a value was written: its place (``cfg.yaml:12``), spelling without quotes, and placeholder if it is one."""
+
+    where: str = ""
+    text: str | None = None
+    placeholder: Placeholder | None = None
+
+
+class Located:
+    """A mapping or a list of a file: remembers where it was written, and how each of its values was."""
+
+    def __init__(self, *args: Any, where: str = "", written: Mapping[Any, Written] | None = None) -> None:
         super().__init__(*args)
         self.where = where
-        self.key_where: dict[str, str] = dict(key_where or {})
+        self.written = dict(written or {})
+
+
+class LocatedDict(Located, dict[str, Any]):
+    """A mapping of a file."""
+
+    def put(self, key: str, value: Any, written: Written) -> None:
+        """Set a value."""
+        self[key], self.written[key] = value, written
+
+
+class LocatedList(Located, list[Any]):
+    """A list of a file."""
+
+    def put(self, index: int, value: Any, written: Written) -> None:
+        """Set a value, or add it where ``index`` is one past the end."""
+        self[index : index + 1], self.written[index] = [value], written
 
 
 @dataclass(frozen=True)
@@ -62,7 +93,7 @@ class Target:
         if not isinstance(name, str) or not name.strip():
             raise ValueError(f"_target_ must be a name, found {describe_value(name)}")
         arguments = {str(key): _parse_nested(item) for key, item in value.items() if key != TARGET_KEY}
-        key_where = dict(getattr(value, "key_where", {}))
+        key_where = {key: written.where for key, written in getattr(value, "written", {}).items()}
         where = str(key_where.get(TARGET_KEY) or getattr(value, "where", ""))
         return Target(name.strip(), arguments, where, key_where)
 
@@ -78,7 +109,7 @@ def _parse_nested(value: Any) -> Any:
         return LocatedDict(
             {key: _parse_nested(item) for key, item in value.items()},
             where=getattr(value, "where", ""),
-            key_where=getattr(value, "key_where", {}),
+            written=getattr(value, "written", {}),
         )
     if isinstance(value, (list, tuple)):
         return [_parse_nested(item) for item in value]

@@ -24,7 +24,7 @@ import numpy as np
 
 from automodel_cli.corpus.documents.units import Chunk, Unit
 from automodel_cli.errors import AutomodelError
-from automodel_cli.processes import without_launcher
+from automodel_cli.processes import cores, without_launcher
 
 _PIPE_BYTES = 1 << 20  # so that a token buffer goes through in two or three turns instead of thirty
 # Half a second of tiktoken's work, or a tenth of the fast engine's: a worker's start.
@@ -95,11 +95,6 @@ def likely_workers(text_bytes: Iterable[int | None]) -> int:
     """
     known = [size for size in text_bytes if size is not None]
     return min(cores(), 1 + min(known) // _WORKER_BYTES) if known else cores()
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class OrderedPool(Generic[ChunkT]):

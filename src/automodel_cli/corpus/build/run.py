@@ -34,6 +34,7 @@ from automodel_cli.corpus.shuffle.shuffled_source import ShuffledSource
 from automodel_cli.corpus.tokenizer import Tokenizer
 from automodel_cli.corpus.tokenizers.engines import EngineMismatch
 from automodel_cli.files import exclusive_lock, make_folder
+from automodel_cli.text import plural
 
 ProgressCallback = Callable[[Progress], None]
 Say = Callable[[str], None]
@@ -154,8 +155,7 @@ class Build(ABC, Generic[SettingsT, ManifestT, WriterT]):
 
     def say_workers(self) -> None:
         """The last line of a dry run."""
-        count = max(1, self.num_workers)
-        self.say(f"would tokenize in {count} process{'es' * (count > 1)}")
+        self.say(f"would tokenize in {plural(max(1, self.num_workers), 'process', 'processes')}")
 
     @property
     def executor(self) -> Executor:

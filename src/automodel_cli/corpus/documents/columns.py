@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from automodel_cli.corpus.documents.row_texts import NOT_UTF8, text_of, too_long, usable_fields
 from automodel_cli.corpus.documents.units import BadRow, ReadOptions, Texts, Unit
 from automodel_cli.errors import DataError
+from automodel_cli.text import first_line
 
 _READ_BYTES = 1 << 20  # Arrow's default reads the column of a whole group before its first row
 _CHOOSE = "choose one with --text-key (nanogpt) or --json-keys (megatron)"
@@ -152,7 +153,7 @@ def check_columns(schema: pa.Schema, options: ReadOptions, name: str) -> None:
     for key in (*options.keys, *options.carried):
         if (times := schema.names.count(key)) > 1:
             raise DataError(
-                f"{name} has {times} columns named {key!r}: which one is meant cannot be told",
+                f"{name} has {times} columns named {key!r}: it is not clear which one is meant",
                 "write it again with different names",
             )
     for key in options.keys:
@@ -232,8 +233,8 @@ class _readable:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, pa.ArrowException | OSError):
-            message = f"cannot read {self.name}: {str(error).splitlines()[0][:200]}"
-            raise DataError(message, "the file is damaged or no parquet file; copy it again") from error
+            message = f"cannot read {self.name}: {first_line(error)}"
+            raise DataError(message, "the file is damaged or not a parquet file; copy it again") from error
 
 
 def pack(table: pa.Table) -> bytes:

@@ -117,7 +117,7 @@ def list_files(dataset: str, split: str = "train", input_format: InputFormat = "
         reasons = f" ({found.left_out()})" if found.left_out() else ""
         raise DataError(
             f"no file matches {printable(dataset)}{reasons}",
-            "check --dataset; quote a pattern that the shell should leave",
+            "check --dataset; quote a pattern, so that the shell does not expand it",
         )
     _refuse_mixed_splits(found.files)
     root = os.path.commonpath([str(p.parent) for p in found.files])
@@ -241,7 +241,7 @@ def _list_folder(folder: Path, input_format: InputFormat) -> Listing:
     if not kept:
         reasons = f" ({found.left_out()})" if found.left_out() else ""
         raise DataError(
-            f"{printable(str(folder))} holds no text file that is understood{reasons}",
+            f"{printable(str(folder))} holds no text file of a known format{reasons}",
             "name the files with a glob, or say what they are with --input-format",
         )
     found.other_kinds = len(found.files) - len(kept)
@@ -367,7 +367,7 @@ def _refuse_unknown(file: SourceFile, content: Content) -> None:
         looks = "JSON lines" if content.shape == "jsonl" else "JSON"
         raise DataError(
             f"{file.name} looks like {looks}, and its name does not say what it is",
-            f"read its rows with --input-format {content.shape}, or the letters themselves with "
+            f"read its rows with --input-format {content.shape}, or its characters as they are with "
             "--input-format text",
         )
     if content.has_nulls:

@@ -17,6 +17,7 @@ from automodel_cli.corpus.documents.input_progress import with_shares_done
 from automodel_cli.corpus.documents.listing import dataset_name, is_local, list_several
 from automodel_cli.corpus.documents.units import ReadOptions, Unit
 from automodel_cli.files import hash_bytes
+from automodel_cli.text import plural
 
 BYTES_PER_DOCUMENT = 8 << 10  # a chunk of n documents is n times this where a file is cut by bytes
 
@@ -75,7 +76,7 @@ def source_in_words(described: dict[str, Any]) -> str:
         return f"{described['name']} ({', '.join(parts)}) from the Hugging Face Hub"
     count, names = described["files"], described["first_files"]
     shown = ", ".join([*names[:3], *(["..."] if count > 3 else [])])
-    return f"{count:,} file{'s' if count != 1 else ''}, {described['bytes'] / 1e6:,.1f} MB: {shown}"
+    return f"{plural(count, 'file')}, {described['bytes'] / 1e6:,.1f} MB: {shown}"
 
 
 class FileSource:

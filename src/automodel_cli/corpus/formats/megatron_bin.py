@@ -152,7 +152,7 @@ def _missing(prefix: Path, index: Path, data: Path, error: OSError) -> DataError
     if prefix.is_file():
         output = prefix.name.split(".")[0]
         return DataError(
-            f"{prefix} is no prefix of a .bin and .idx",
+            f"{prefix} is not the prefix of a .bin and .idx",
             f"of text they are made by automodel preprocess megatron --input {for_shell(prefix)} "
             f"--output-prefix {for_shell(output)} --output-path {for_shell(output + '_megatron')} --append-eod",
         )
@@ -175,7 +175,7 @@ def _parse_header(index: Path, head: bytes) -> tuple[np.dtype, int, int]:
     if head[:9] != MAGIC:
         raise DataError(
             f"{index} does not begin with Megatron's magic {MAGIC!r}, found {head[:9]!r}",
-            "it is no Megatron-Core index (the oldest Megatron and fairseq formats are not read)",
+            "it is not a Megatron-Core index (the oldest Megatron and fairseq formats are not read)",
         )
     if len(head) < HEADER_BYTES:
         raise DataError(f"{index} ends inside its header ({len(head)} bytes)", _REMAKE)

@@ -176,7 +176,7 @@ def _refuse_damaged_header(path: Path, head: bytes) -> None:
 
 def _without_header(path: Path, descriptor: int, size: int, raw_dtype: str | None) -> TokenFile:
     if raw_dtype == "npy":
-        raise DataError(f"{path} is no .npy file", "leave raw_dtype out, or say uint16 or uint32")
+        raise DataError(f"{path} is not a .npy file", "leave raw_dtype out, or say uint16 or uint32")
     told = np.dtype(raw_dtype).newbyteorder("<") if raw_dtype is not None else dtype_beside(path)
     if told is None:
         refuse_implausible(path, descriptor, size)
@@ -184,7 +184,7 @@ def _without_header(path: Path, descriptor: int, size: int, raw_dtype: str | Non
     if size % dtype.itemsize:
         raise DataError(
             f"{path} is {size:,} bytes long, not a whole number of {dtype} tokens",
-            "it is no headerless token file, or its copy is incomplete",
+            "it is not a headerless token file, or its copy is incomplete",
         )
     return TokenFile(path, "raw", dtype, size // dtype.itemsize, 0, assumed=told is None)
 

@@ -105,7 +105,9 @@ def read_documents_manifest(folder: Path) -> DocumentsManifest | None:
     manifest = validated(body, DocumentsManifest, path, hint=_ANEW)
     for file in manifest.files:
         if not is_document_file(file.name) or leads_away(folder / file.name, path):
-            raise DataError(f"{path} names {file.name}, which is no file of documents in this folder", _ANEW)
+            raise DataError(
+                f"{path} names {file.name}, which is not a file of documents in this folder", _ANEW
+            )
     return manifest
 
 

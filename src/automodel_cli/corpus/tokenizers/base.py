@@ -179,7 +179,7 @@ WHERE_FROM = (
 
 
 def unreachable(what: str, error: Exception) -> DataError:
-    return DataError(f"the {what} cannot be had: {type(error).__name__}: {str(error)[:100]}", WHERE_FROM)
+    return DataError(f"the {what} cannot be loaded: {type(error).__name__}: {str(error)[:100]}", WHERE_FROM)
 
 
 def checked_size(vocab_size: int, where: str) -> int:

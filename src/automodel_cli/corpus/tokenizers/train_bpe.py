@@ -59,7 +59,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, *, name: str = "bpe") -> HF
     reached = tokenizer.get_vocab_size()
     if reached != vocab_size:
         raise DataError(
-            f"the text is enough for {reached:,} entries, not {vocab_size:,}",
+            f"the text is only enough for {reached:,} entries, not {vocab_size:,}",
             f"give more text, or --vocab-size {reached}",
         )
     config_json = json.dumps(_CONFIG, indent=2) + "\n"

@@ -132,7 +132,7 @@ def count_epochs(tokens_each: int, num_samples: int | None, shape: SampleShape, 
         return Epochs(tokens_each, 1)
     if tokens_each == 0:
         raise DataError(
-            f"{where or 'this part of the data'} holds no tokens, {num_samples:,} samples are wanted of it",
+            f"{where or 'this part of the data'} holds no tokens, {num_samples:,} samples are wanted from it",
             "give it a larger share in split, or leave it out of paths",
         )
     seq_len, extra = shape.seq_len, shape.extra_token

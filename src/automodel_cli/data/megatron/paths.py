@@ -53,7 +53,7 @@ def split_name(name: str) -> str:
         ConfigError: no name of a split.
     """
     if name.lower() not in _SPLIT_NAMES:
-        raise ConfigError(f"{name!r} is no split", "use train, validation or test")
+        raise ConfigError(f"{name!r} is not a split", "use train, validation or test")
     return _SPLIT_NAMES[name.lower()]
 
 

@@ -49,7 +49,7 @@ def check_folder(folder: Path) -> None:
     """
     if not folder.is_dir():
         raise ConfigError(
-            f"{without_controls(str(folder))} is no folder", "--harness-path takes a folder of task files"
+            f"{without_controls(str(folder))} is not a folder", "--harness-path takes a folder of task files"
         )
     seen: set[Path] = set()
     for path in sorted((*folder.rglob("*.yaml"), *folder.rglob("*.yml"))):
@@ -63,7 +63,7 @@ def _check_file(path: Path, folder: Path, seen: set[Path]) -> None:
     seen.add(path)
     read = read_yaml(path, ConfigError, hint=_hint(folder))
     if not isinstance(read, Mapping):
-        raise ConfigError(f"{without_controls(str(path))} is no task file: it has no keys", _hint(folder))
+        raise ConfigError(f"{without_controls(str(path))} is not a task file: it has no keys", _hint(folder))
     for key, why in _problems(read):
         raise ConfigError(f"{without_controls(f'{path}: {key} {why}')}", _hint(folder))
     for name in _listed(read.get("include")):
@@ -109,7 +109,7 @@ def _of_data(read: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _of_metric(metric: Any) -> Iterator[str]:
     if not isinstance(metric, Mapping):
-        yield "is no list of mappings"
+        yield "is not a list of mappings"
     elif metric.get("hf_evaluate"):
         yield "has hf_evaluate, which fetches and runs code"
     elif not isinstance(name := metric.get("metric"), str) or name not in metric_registry:

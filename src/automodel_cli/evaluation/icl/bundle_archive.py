@@ -63,7 +63,7 @@ def fetch(
             f"{folder} exists already", "move it away to fetch the data again, or name another --bundle"
         )
     if not url.startswith(("https://", "http://")):
-        raise ConfigError(f"{url!r} is no http(s) address", "name one with --bundle-url")
+        raise ConfigError(f"{url!r} is not an http(s) address", "name one with --bundle-url")
     folder.parent.mkdir(parents=True, exist_ok=True)
     archive = folder.with_name(f"{folder.name}.zip{TEMP_SUFFIX}")
     unpacked = folder.with_name(folder.name + TEMP_SUFFIX)
@@ -73,7 +73,7 @@ def fetch(
             if sha256 is not None and found != sha256.lower():
                 raise DataError(
                     f"the archive at {url} has SHA-256 {found}, expected {sha256}",
-                    "it was changed or damaged on its way; if you trust it, give its own with --bundle-sha256",
+                    "it was changed or damaged in transit; if you trust it, give its own with --bundle-sha256",
                 )
             shutil.rmtree(unpacked, ignore_errors=True)
             unpack(archive, unpacked)
@@ -118,14 +118,14 @@ def _continue(url: str, handle: IO[bytes], digest: hashlib._Hash, progress: Prog
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
         if have and answer.status != http.client.PARTIAL_CONTENT:
-            raise DataError(f"{url} broke off and cannot be continued", "try again")
+            raise DataError(f"{url} broke off and cannot be resumed", "try again")
         length = int(answer.headers.get("Content-Length") or 0)
         total = have + length if length else 0
         while piece := answer.read(_CHUNK_BYTES):
             have += len(piece)
             if have > MAX_BYTES:
                 raise DataError(
-                    f"{url} is larger than {MAX_BYTES >> 30} GiB", "that is no archive of task data"
+                    f"{url} is larger than {MAX_BYTES >> 30} GiB", "that is not an archive of task data"
                 )
             handle.write(piece)
             digest.update(piece)
@@ -148,7 +148,8 @@ def unpack(archive: Path, folder: Path) -> None:
             members = [member for member in files.infolist() if not member.is_dir()]
             if sum(member.file_size for member in members) > MAX_BYTES:
                 raise DataError(
-                    f"the archive unpacks to more than {MAX_BYTES >> 30} GiB", "it is no archive of task data"
+                    f"the archive unpacks to more than {MAX_BYTES >> 30} GiB",
+                    "it is not an archive of task data",
                 )
             for member in members:
                 _unpack_one(files, member, folder)
@@ -166,7 +167,7 @@ def _unpack_one(files: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -
     too_long = any(len(part.encode(errors="replace")) > 255 for part in name.parts)
     if leads_elsewhere or too_long or kind not in (0, stat.S_IFREG):
         raise DataError(
-            f"the archive holds {member.filename[:60]!r}, which is no plain file below its folder",
+            f"the archive holds {member.filename[:60]!r}, which is not a plain file below its folder",
             "do not use it",
         )
     target = folder.joinpath(*name.parts)

@@ -165,7 +165,7 @@ def _parse(line: bytes, task: Task, where: str) -> dict[str, Any]:
     answers = _ALTERNATIVES.get(task.kind)
     if answers is not None and item["gold"] >= len(item[answers]):
         raise DataError(
-            f"{where}: gold {item['gold']!r} is none of {len(item[answers])} {answers}", _FETCH_AGAIN
+            f"{where}: gold {item['gold']!r} is not among the {len(item[answers])} {answers}", _FETCH_AGAIN
         )
     return item
 

@@ -75,7 +75,7 @@ def activate(kernel: str) -> None:
         attention.activate_flash_attention_impl(_PACKAGED[kernel])
     except (AttributeError, ImportError, RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"attention kernel {kernel} is not here: {error}",
+            f"attention kernel {kernel} is not available: {error}",
             "install its package (flash_attn_interface for fa3), or let the run choose",
         ) from error
 

@@ -16,7 +16,7 @@ from automodel_cli.corpus.build.disk_space import Estimate, check_room, estimate
 from automodel_cli.corpus.build.megatron_output import MegatronOutput
 from automodel_cli.corpus.build.megatron_sink import MegatronLayout, MegatronSink
 from automodel_cli.corpus.build.pipeline import BadRows, NoText, Progress
-from automodel_cli.corpus.build.pool import cores, likely_workers
+from automodel_cli.corpus.build.pool import likely_workers
 from automodel_cli.corpus.build.run import Build, BuildResult, ProgressCallback, Say
 from automodel_cli.corpus.build.tokenize import EncodeTask
 from automodel_cli.corpus.documents.sentences import SentenceRule
@@ -28,6 +28,7 @@ from automodel_cli.corpus.formats.megatron_divide import divide
 from automodel_cli.corpus.formats.megatron_manifest import MegatronManifest
 from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
 from automodel_cli.errors import ConfigError
+from automodel_cli.processes import cores
 
 MegatronResult = BuildResult[MegatronManifest]
 

@@ -26,7 +26,6 @@ from automodel_cli.config.schema.preprocess import unusual_reading
 from automodel_cli.config.schema.shuffle import ShuffleConfig
 from automodel_cli.corpus.build.disk_space import ExpectedSize, expected_size
 from automodel_cli.corpus.build.pipeline import BadRows, Progress
-from automodel_cli.corpus.build.pool import cores
 from automodel_cli.corpus.documents.listing import is_local
 from automodel_cli.corpus.documents.source import FileSource, source_in_words, unescape
 from automodel_cli.corpus.documents.units import ReadOptions
@@ -51,6 +50,7 @@ from automodel_cli.corpus.shuffle.scatter import (
 )
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
 from automodel_cli.files import disk_errors_named, exclusive_lock, make_folder, remove_known
+from automodel_cli.processes import cores
 
 # Moved, parsed: below, starting processes takes longer.
 _WORTH_WORKERS_BYTES = {False: 4 << 30, True: 128 << 20}
