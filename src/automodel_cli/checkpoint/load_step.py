@@ -13,8 +13,7 @@ from automodel_cli.checkpoint import layout, optimizer_state
 from automodel_cli.checkpoint.all_ranks import all_ranks
 from automodel_cli.checkpoint.finite import nonfinite_parameters
 from automodel_cli.checkpoint.snapshot import model_tensors, names_by_id, untied
-from automodel_cli.checkpoint.storage import sharded
-from automodel_cli.checkpoint.storage.formats import storage_of
+from automodel_cli.checkpoint.storage import formats
 from automodel_cli.checkpoint.storage.step_files import StepReader
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError
@@ -92,10 +91,10 @@ def check_fits(
     if (trouble := layout.find_problem(path)) is not None:
         raise CheckpointError(trouble, layout.recovery_hint(path))
     reader = StepReader(path)
-    state, tensors, stored = _stored_state(reader), model_tensors(model), storage_of(reader)
+    state, tensors = _stored_state(reader), model_tensors(model)
     _own_ties(reader, tensors, World.single())
     wanted = {name: tensor for name, tensor in tensors.items() if name not in reader.manifest["tied"]}
-    sharded.compare(path / "model", stored.scan(reader, "model"), wanted, cast=optimizer is None)
+    formats.compare(path / "model", formats.scan(reader, "model"), wanted, cast=optimizer is None)
     changes: list[str] = []
     if optimizer is not None:
         names, document = names_by_id(model), optimizer_state.read_document(reader)
@@ -132,7 +131,7 @@ def _read_model(reader: StepReader, model: torch.nn.Module, world: World, *, cas
     tensors, tied = model_tensors(model), reader.manifest["tied"]
     own_ties = _own_ties(reader, tensors, world)
     wanted = {name: tensor for name, tensor in tensors.items() if name not in tied}
-    storage_of(reader).load_tensors(reader, "model", wanted, cast=cast, world=world)
+    formats.load_tensors(reader, "model", wanted, cast=cast, world=world)
     for name, source in tied.items():
         if name in tensors and source in wanted and name not in own_ties and source not in own_ties:
             tensors[name].copy_(tensors[source])
@@ -171,7 +170,7 @@ def _read_optimizer(
         tensors.update(_optimizer_targets(reader, document, optimizer, names))
 
     all_ranks(world, prepare, what=f"loading {reader.folder}")
-    storage_of(reader).load_tensors(reader, "optim", tensors, world=world)
+    formats.load_tensors(reader, "optim", tensors, world=world)
     where = reader.folder / optimizer_state.DOCUMENT
     return optimizer_state.restore(document, tensors, optimizer, names, where=where)
 
@@ -184,4 +183,4 @@ def _optimizer_targets(
 ) -> dict[str, torch.Tensor]:
     """Empty tensors for the stored state, once it is known to be this optimizer's."""
     optimizer_state.check_fits(document, optimizer, names)
-    return optimizer_state.targets(storage_of(reader).scan(reader, "optim"), optimizer, names)
+    return optimizer_state.targets(formats.scan(reader, "optim"), optimizer, names)

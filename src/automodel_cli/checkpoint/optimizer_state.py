@@ -32,6 +32,7 @@ from torch.distributed.tensor import DTensor
 from automodel_cli.checkpoint.storage import sharded
 from automodel_cli.checkpoint.storage.local_shards import empty_like_parameter
 from automodel_cli.checkpoint.storage.step_files import StepReader
+from automodel_cli.checkpoint.storage.tensor_file import StoredTensor
 from automodel_cli.errors import CheckpointError
 from automodel_cli.json_files import FileModel, Items
 
@@ -177,7 +178,7 @@ def _few(names: set[str]) -> str:
 
 
 def targets(
-    stored: Mapping[str, sharded.WholeTensor],
+    stored: Mapping[str, StoredTensor],
     optimizer: torch.optim.Optimizer,
     names: Mapping[int, str],
 ) -> dict[str, torch.Tensor]:
@@ -188,7 +189,9 @@ def targets(
         for parameter, name in zip(group["params"], group_names, strict=True)
     }
     return {
-        name: empty_like_parameter(parameters.get(name.partition("/")[2]), whole.shape, whole.dtype)
+        name: empty_like_parameter(
+            parameters.get(name.partition("/")[2]), whole.shape, sharded.DTYPES[whole.dtype]
+        )
         for name, whole in stored.items()
     }
 

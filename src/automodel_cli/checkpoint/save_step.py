@@ -145,10 +145,11 @@ def _write_hf(writer: StepWriter, save: StepSave, say: layout.Say) -> None:
     """The consolidated copy is an extra: if anything but the disk fails, there is a checkpoint without it."""
     try:
         if save.model is not None:
-            hf_export.write_hf(save.model, writer, "hf", save.tokenizer_folder, say=say)
+            weights = hf_export.in_memory(save.model)
+            hf_export.write(save.model, weights, writer, "hf/", save.tokenizer_folder, say=say)
         else:
             reader = StepReader(writer.folder, manifest={**save.manifest, "files": writer.records})
-            hf_export.write(reader, writer, "hf", save.tokenizer_folder, say=say)
+            hf_export.write_step(reader, writer, "hf/", save.tokenizer_folder, say=say)
     except OSError:
         raise
     except Exception as error:  # transformers and tokenizers have no common class of errors

@@ -13,7 +13,7 @@ from typing import Any
 from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.hf import bounds as hf_bounds
 from automodel_cli.checkpoint.inspect.describe import checkpoint_tensors
-from automodel_cli.checkpoint.inspect.tensor_values import StoredTensor
+from automodel_cli.checkpoint.storage.tensor_file import StoredTensor
 from automodel_cli.errors import AutomodelError, CheckpointError
 from automodel_cli.models.families import build_from_config, shape_of
 from automodel_cli.models.interface import CausalLM

@@ -22,7 +22,7 @@ from automodel_cli.checkpoint import nested_runs
 from automodel_cli.checkpoint.hf import bounds as hf_bounds
 from automodel_cli.checkpoint.hf import shards as hf_shards
 from automodel_cli.checkpoint.imports import trainers as imports
-from automodel_cli.checkpoint.storage import sharded
+from automodel_cli.checkpoint.storage import formats
 from automodel_cli.errors import AutomodelError, CheckpointError
 from automodel_cli.json_files import FileModel, read_json, read_model, validated, without_controls
 from automodel_cli.models import hf
@@ -257,8 +257,6 @@ def _fill(model: CausalLM, folder: Path) -> None:
             f"{folder} lacks {len(missing)} weights of its model, such as {min(missing)}", _ANEW
         )
     stored, own = source.hf.state_dict(), model.hf.state_dict()
-    sharded.compare_names(folder, stored, own)
+    formats.compare(folder, stored, own, cast=True)
     for name, tensor in stored.items():
-        whole = sharded.WholeTensor(tensor.dtype, tuple(tensor.shape))
-        sharded.compare_tensor(folder, name, whole, own[name], cast=True)
         copy_whole(own[name], tensor)

@@ -94,9 +94,10 @@ class Imported:
         _refuse(self.where, sorted(problems))
         return model
 
-    def dtype(self, name: str) -> torch.dtype:
-        """The type of a weight."""
-        return self.weights[name].dtype
+    @property
+    def dtypes(self) -> dict[str, torch.dtype]:
+        """The types of the weights."""
+        return {name: tensor.dtype for name, tensor in self.weights.items()}
 
     def read(self, name: str) -> Tensor:
         """One weight.

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from automodel_cli.checkpoint import layout
-from automodel_cli.checkpoint.inspect.describe import checkpoint_tensors, gather, kind_of, weight_files
-from automodel_cli.checkpoint.inspect.tensor_values import StoredTensor, difference
+from automodel_cli.checkpoint.inspect.describe import checkpoint_tensors, kind_of, weight_files
+from automodel_cli.checkpoint.inspect.tensor_values import difference
+from automodel_cli.checkpoint.storage.tensor_file import StoredTensor, gather
 from automodel_cli.errors import CheckpointError
 from automodel_cli.json_files import read_json, read_yaml, without_controls
 

@@ -7,13 +7,12 @@ are plain dictionaries (JSON), so that a table and ``--json`` show the same fact
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from automodel_cli.checkpoint import layout, nested_runs
-from automodel_cli.checkpoint.inspect.tensor_values import StoredTensor
-from automodel_cli.checkpoint.storage.tensor_file import read_header, whole_shape
+from automodel_cli.checkpoint.storage.tensor_file import StoredTensor, gather, read_header
 from automodel_cli.errors import CheckpointError
 from automodel_cli.json_files import read_json
 
@@ -66,7 +65,7 @@ def describe(path: Path, *, now: float | None = None) -> dict[str, Any]:
         return describe_run(path, now=now)
     if kind == "checkpoint":
         return describe_checkpoint(path, now=now)
-    return describe_safetensors(path) if kind == "safetensors" else describe_hf(path)
+    return _describe_safetensors(path) if kind == "safetensors" else _describe_hf(path)
 
 
 # ------------------------------------------------------------------------------------------ a run
@@ -86,7 +85,8 @@ def describe_run(run: Path | str, *, now: float | None = None) -> dict[str, Any]
         if name not in present:
             notes.append(f"{pointer} names {name}, which is not a complete checkpoint here")
     notes += nested_runs.notes(run)
-    return {"kind": "run", "path": str(run), "steps": steps, **_pointers(marks), "notes": notes}
+    pointers = {"latest": marks.get("LATEST"), "best": marks.get("BEST")}
+    return {"kind": "run", "path": str(run), "steps": steps, **pointers, "notes": notes}
 
 
 _LEFT = {
@@ -98,10 +98,6 @@ _LEFT = {
 
 def _leftovers(run: Path) -> list[Path]:
     return [path for path in sorted(run.glob("step_*.*")) if path.is_dir() and path.suffix in _LEFT]
-
-
-def _pointers(marks: Mapping[str, str]) -> dict[str, str | None]:
-    return {"latest": marks.get("LATEST"), "best": marks.get("BEST")}
 
 
 def _marks(run: Path) -> tuple[dict[str, str], list[str]]:
@@ -200,24 +196,6 @@ def checkpoint_tensors(folder: Path, manifest: Mapping[str, Any], below: str) ->
     return gather(paths)
 
 
-def gather(paths: Iterable[Path]) -> list[StoredTensor]:
-    """The tensors in some files, shards of one put together, sorted by name.
-
-    Raises:
-        CheckpointError: a file cannot be read.
-    """
-    shards: dict[str, list[tuple[Path, Any]]] = {}
-    for path in paths:
-        for name, info in read_header(path).tensors.items():
-            shards.setdefault(name, []).append((path, info))
-    return [_stored(name, found) for name, found in sorted(shards.items())]
-
-
-def _stored(name: str, shards: list[tuple[Path, Any]]) -> StoredTensor:
-    shape = whole_shape(name, [info for _, info in shards])
-    return StoredTensor(name, shards[0][1].dtype, shape, tuple(shards))
-
-
 def _counted(tensors: list[StoredTensor], roles: Mapping[str, str], vocab_size: int | None) -> dict[str, Any]:
     """The tensors as rows, and the number of parameters by role with padding rows of the vocabulary left out."""
     by_role: dict[str, int] = {}
@@ -267,9 +245,8 @@ def weight_files(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(path.glob(f"*{SUFFIX}"))
 
 
-def describe_safetensors(path: Path | str) -> dict[str, Any]:
+def _describe_safetensors(path: Path) -> dict[str, Any]:
     """One safetensors file."""
-    path = Path(path)
     return {
         "kind": "safetensors",
         "path": str(path),
@@ -279,20 +256,19 @@ def describe_safetensors(path: Path | str) -> dict[str, Any]:
     }
 
 
-def describe_hf(folder: Path | str) -> dict[str, Any]:
+def _describe_hf(folder: Path) -> dict[str, Any]:
     """A Hugging Face folder: configuration, tokenizer and the tensors of all its safetensors files."""
-    folder = Path(folder)
     config = _json_or_none(folder / "config.json") or {}
     tokenizer = _json_or_none(folder / "tokenizer_config.json")
+    if tokenizer is not None:
+        tokenizer = {key: tokenizer.get(key) for key in ("tokenizer_class", "eos_token", "bos_token")}
     weights = weight_files(folder)
     return {
         "kind": "hf",
         "path": str(folder),
         "bytes": folder_bytes(folder),
         "model": config,
-        "tokenizer": None
-        if tokenizer is None
-        else {key: tokenizer.get(key) for key in ("tokenizer_class", "eos_token", "bos_token")},
+        "tokenizer": tokenizer,
         "weight_files": [path.name for path in weights],
         "not_read": sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth")),
         **_counted(gather(weights), {}, _vocab_size(config)),

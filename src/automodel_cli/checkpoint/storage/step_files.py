@@ -205,7 +205,8 @@ class InputFile:
         if self._digest is None:
             self._handle.seek(position)
             return
-        assert position >= self._position, "a file is read in order"
+        if position < self._position:  # a file is read in order
+            raise self._damaged("what lies in it overlaps")
         scratch = memoryview(bytearray(min(_PIECE_BYTES, position - self._position)))
         while self._position < position:
             self.read_into(scratch[: position - self._position])
@@ -244,6 +245,10 @@ class StepReader:
     def names(self, below: str = "") -> list[str]:
         """Names of the listed files, optionally only those below one folder (``"model"``)."""
         return [name for name in self._records if not below or name.startswith(below + "/")]
+
+    def num_bytes(self, name: str) -> int:
+        """The size that the manifest gives a file, 0 where it lists none of that name."""
+        return int(self._records.get(name, {}).get("bytes", 0))
 
     @contextlib.contextmanager
     def open(self, name: str, *, hashed: bool = True) -> Iterator[InputFile]:
@@ -292,7 +297,7 @@ class StepReader:
             CheckpointError: it is damaged, or no JSON object.
         """
         path = self.folder / name
-        if (size := int(self._records.get(name, {}).get("bytes", 0))) > MAX_JSON_BYTES:
+        if (size := self.num_bytes(name)) > MAX_JSON_BYTES:
             raise self._error(f"{path} has {size:,} bytes, expected at most {MAX_JSON_BYTES:,}")
         value = parse_json(
             self.read_bytes(name), path, CheckpointError, hint=layout.recovery_hint(self.folder)

@@ -23,7 +23,7 @@ import math
 import os
 import stat
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal
@@ -102,6 +102,42 @@ class TensorInfo:
     def end_offsets(self) -> tuple[int, ...]:
         """Where this shard ends in the whole tensor."""
         return tuple(offset + size for offset, size in zip(self.offsets, self.shape, strict=True))
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor of a model, wherever its shards lie.
+
+    ``shape`` is that of the whole; ``shards`` are the files that hold it (none where only a manifest names it).
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    shards: tuple[tuple[Path, TensorInfo], ...]
+
+    @property
+    def num_elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def num_bytes(self) -> int:
+        return self.num_elements * ITEM_BYTES[self.dtype]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Name, shape and type, as JSON."""
+        return {"name": self.name, "shape": list(self.shape), "dtype": self.dtype}
+
+    def raw(self) -> np.ndarray:
+        """The whole tensor as stored (bit patterns for bfloat16 and float8); a view of the file if in one shard."""
+        if len(self.shards) == 1:
+            return raw_array(*self.shards[0])
+        check_cover(self, self.shards[0][0].parent)
+        whole = np.zeros(self.shape, dtype=_NUMPY[self.dtype])
+        for path, info in self.shards:
+            region = tuple(slice(o, o + n) for o, n in zip(info.offsets, info.shape, strict=True))
+            whole[region] = raw_array(path, info)
+        return whole
 
 
 @dataclass(frozen=True)
@@ -209,38 +245,60 @@ def _tensor_info(name: str, entry: _Entry, offsets: tuple[int, ...], data_begin:
     return TensorInfo(entry.dtype, entry.shape, begin, end, offsets)
 
 
-def whole_shape(name: str, shards: Sequence[TensorInfo]) -> tuple[int, ...]:
-    """The shape that the shards of a tensor add up to; they need not be all of it.
+def gather(paths: Iterable[Path]) -> list[StoredTensor]:
+    """The tensors in some files, shards of one put together, sorted by name.
 
     Raises:
-        CheckpointError: they are of different types, or have different numbers of dimensions.
+        CheckpointError: a file cannot be read.
     """
-    first = shards[0]
-    if any(shard.dtype != first.dtype or len(shard.shape) != len(first.shape) for shard in shards):
+    return put_together(
+        (name, path, info) for path in paths for name, info in read_header(path).tensors.items()
+    )
+
+
+def put_together(shards: Iterable[tuple[str, Path, TensorInfo]]) -> list[StoredTensor]:
+    """Tensors from their shards, sorted by name; the shards of one need not be all of it.
+
+    Raises:
+        CheckpointError: shards of one tensor are of different types, or have different numbers of dimensions.
+    """
+    found: dict[str, list[tuple[Path, TensorInfo]]] = {}
+    for name, path, info in shards:
+        found.setdefault(name, []).append((path, info))
+    return [_whole(name, of_tensor) for name, of_tensor in sorted(found.items())]
+
+
+def _whole(name: str, shards: list[tuple[Path, TensorInfo]]) -> StoredTensor:
+    first = shards[0][1]
+    if any(info.dtype != first.dtype or len(info.shape) != len(first.shape) for _, info in shards):
         raise CheckpointError(f"the shards of tensor {name!r} do not belong together", _ANOTHER_KIND)
-    return tuple(map(max, zip(*(shard.end_offsets for shard in shards), strict=True))) if first.shape else ()
+    shape = (
+        tuple(map(max, zip(*(info.end_offsets for _, info in shards), strict=True))) if first.shape else ()
+    )
+    return StoredTensor(name, first.dtype, shape, tuple(shards))
 
 
-def check_cover(name: str, shards: Sequence[TensorInfo], where: Path | str) -> None:
+def check_cover(tensor: StoredTensor, where: Path | str) -> None:
     """Check that the shards of a tensor hold every element of it once.
 
     Raises:
         CheckpointError: they leave a gap, or overlap.
     """
-    shape, held = whole_shape(name, shards), sum(math.prod(shard.shape) for shard in shards)
-    if held != math.prod(shape):
+    shards = [info for _, info in tensor.shards]
+    held = sum(math.prod(shard.shape) for shard in shards)
+    if held != tensor.num_elements:
         raise CheckpointError(
-            f"{where} holds {held:,} of {math.prod(shape):,} elements of {name!r}",
+            f"{where} holds {held:,} of {tensor.num_elements:,} elements of {tensor.name!r}",
             "a shard file is missing or damaged",
         )
     ordered = sorted((shard for shard in shards if math.prod(shard.shape)), key=lambda shard: shard.offsets)
     for index, shard in enumerate(ordered):
         for other in ordered[index + 1 :]:
-            if shape and other.offsets[0] >= shard.end_offsets[0]:
+            if tensor.shape and other.offsets[0] >= shard.end_offsets[0]:
                 break  # as all after it
             if _overlap(shard, other):
                 raise CheckpointError(
-                    f"two shards of {name!r} in {where} overlap",
+                    f"two shards of {tensor.name!r} in {where} overlap",
                     "a shard file is damaged, or of another checkpoint",
                 )
 
