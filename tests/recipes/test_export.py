@@ -184,7 +184,7 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(tmp_path, trouble
 def test_the_command(tmp_path, capsys):
     save(tmp_path / "run", tiny("gpt2"))
     assert app.run(["export", "hf", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
-    assert f"MiB from {tmp_path / 'run' / 'step_00000003'}" in capsys.readouterr().out.replace("\n", "")
+    assert f"KiB from {tmp_path / 'run' / 'step_00000003'}" in capsys.readouterr().out.replace("\n", "")
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(contents(tmp_path / "out"))
 
 

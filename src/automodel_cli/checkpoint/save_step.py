@@ -10,15 +10,14 @@ A process killed anywhere in between leaves the earlier checkpoint as it was; a 
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic_core import from_json, to_json
 
 from automodel_cli.checkpoint import layout, publishing
 from automodel_cli.checkpoint.all_ranks import all_ranks, on_rank_zero
@@ -57,8 +56,8 @@ def write_step(
     world: World,
     storage: TensorStorage,
     *,
-    begin: Callable[[], None],
-    end: Callable[[], None],
+    begin: Callable[[], object],
+    end: Callable[[], object],
     say: layout.Say,
 ) -> None:
     """Write a whole step; rank 0 calls ``begin`` before there is a new folder, and ``end`` once LATEST names it.
@@ -159,14 +158,4 @@ def _write_hf(writer: StepWriter, save: StepSave, say: layout.Say) -> None:
 
 def plain_json(value: Any) -> Any:
     """``value`` as it is after a round trip: string keys, lists, no NaN; only then does its hash hold."""
-
-    def finite(item: Any) -> Any:
-        if isinstance(item, float) and not math.isfinite(item):
-            return None
-        if isinstance(item, Mapping):
-            return {str(key): finite(inner) for key, inner in item.items()}
-        if isinstance(item, list | tuple):
-            return [finite(inner) for inner in item]
-        return item
-
-    return json.loads(json.dumps(finite(value)))
+    return from_json(to_json(value, inf_nan_mode="null", fallback=dict))

@@ -121,14 +121,6 @@ def test_a_complex_type_without_a_name_is_refused(tmp_path):
         write(tmp_path / "a", ({"w": torch.zeros(2, dtype=torch.complex128)}, {}))
 
 
-def test_ties_are_stored_once():
-    tensor = torch.ones(2, 3)
-    kept, ties = sharded.split_ties(
-        {"a": tensor, "b": tensor, "c": tensor.t(), "d": tensor[:1], "e": tensor.clone()}
-    )
-    assert list(kept) == ["a", "c", "d", "e"] and ties == {"b": "a"}
-
-
 def test_equal_tensors_give_equal_bytes_in_another_process(tmp_path):
     program = """
 import sys, torch

@@ -26,7 +26,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
 from automodel_cli.checkpoint import layout, publishing
-from automodel_cli.checkpoint.hf import claims
+from automodel_cli.checkpoint.hf import bounds as hf_bounds
 from automodel_cli.checkpoint.hf import config as hf_config
 from automodel_cli.checkpoint.hf import hashes as hf_hashes
 from automodel_cli.checkpoint.hf import tokenizer as hf_tokenizer
@@ -106,7 +106,7 @@ def new_folder(folder: Path) -> Iterator[StepWriter]:
     lock = temporary.with_name(f"{temporary.name}.lock")
     with exclusive_lock(lock, busy=f"another process is writing {folder}"):
         try:
-            with publishing.saving(temporary):
+            with publishing.discarding(temporary), publishing.error_context(temporary):
                 yield StepWriter(temporary)
                 fsync_folder(temporary)
                 publish(temporary, folder)
@@ -167,7 +167,7 @@ def write_step(
             f"its weights are safetensors by its own names, in {reader.folder / 'model'}",
         )
     source = _of_step(reader)
-    model = claims.build(config, reader.folder, reader.manifest, "model/config.json")
+    model = hf_bounds.build_claimed(config, reader.folder, reader.manifest, "model/config.json")
     if missing := model.state_dict().keys() - source.dtypes.keys():
         raise CheckpointError(
             f"{reader.folder} holds no {min(missing)!r}", "its model/config.json describes another model"

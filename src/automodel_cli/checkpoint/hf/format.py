@@ -31,9 +31,10 @@ from automodel_cli.models.huggingface import same_function
 from automodel_cli.models.huggingface.pretrained import pretrained_on_meta
 from automodel_cli.models.init import copy_whole
 from automodel_cli.models.interface import CausalLM
+from automodel_cli.text import first_line
 
 INDEX = "model.safetensors.index.json"
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def nothing_to_load(path: Path) -> CheckpointError:
@@ -58,9 +59,7 @@ def find_folder(name_or_folder: str | Path) -> Path:
         CheckpointError: there is neither.
     """
     folder = Path(name_or_folder)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise nothing_to_load(folder)
+    if (folder / "config.json").is_file():
         return folder
     if folder.exists():
         raise nothing_to_load(folder)
@@ -69,9 +68,8 @@ def find_folder(name_or_folder: str | Path) -> Path:
             huggingface_hub.snapshot_download(str(name_or_folder), allow_patterns=["*.safetensors", "*.json"])
         )
     except (OSError, ValueError, RuntimeError) as error:  # offline, no such repository, not a name at all
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise CheckpointError(
-            f"{name_or_folder} is no folder here and cannot be had from the hub: {reason}",
+            f"{name_or_folder} is no folder here and cannot be had from the hub: {first_line(error)}",
             "without a network, name a folder with config.json and *.safetensors",
         ) from error
 
@@ -131,13 +129,13 @@ def weight_files(folder: Path) -> list[Path]:
         shown = without_controls(str(missing[0]))
         raise CheckpointError(f"{shown} is missing ({index.name} names it)", "download it again")
     if not paths:
-        pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
-        found = f"only pickles ({', '.join(pickles[:3])})" if pickles else "no *.safetensors"
+        if pickles := sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES):
+            raise CheckpointError(
+                f"{folder} has only pickles ({', '.join(pickles[:3])})",
+                "pickles can run code and are not read: convert them with transformers' save_pretrained",
+            )
         raise CheckpointError(
-            f"{folder} has {found}",
-            "pickles can run code and are not read: convert them with transformers' save_pretrained"
-            if pickles
-            else "name a folder with config.json and *.safetensors",
+            f"{folder} has no *.safetensors", "name a folder with config.json and *.safetensors"
         )
     return paths
 
@@ -163,8 +161,7 @@ def _named(folder: Path) -> Iterator[None]:
     except AutomodelError as error:
         raise CheckpointError(error.message, error.hint) from error
     except Exception as error:  # of many libraries, with classes of their own
-        lines = str(error).strip().splitlines() or [""]
-        reason = without_controls(f"{type(error).__name__}: {lines[0][:200]}")
+        reason = without_controls(f"{type(error).__name__}: {first_line(error)}")
         raise CheckpointError(f"{folder} holds no model that can be built: {reason}", _ANEW) from error
 
 

@@ -17,11 +17,30 @@ from automodel_cli.errors import CheckpointError
 from automodel_cli.json_files import read_json
 
 SUFFIX = ".safetensors"
+_WHAT = "name a run folder, a step of one, a Hugging Face folder or a .safetensors file"
 # Facts that have a key of their own in a description.
-_SHOWN_FACTS = (
-    *("model", "data", "tokenizer", "optimizer", "schedule"),
-    *("precision", "batch", "fast_path", "versions"),
-)
+_SHOWN_FACTS = [
+    "model",
+    "data",
+    "tokenizer",
+    "optimizer",
+    "schedule",
+    "precision",
+    "batch",
+    "fast_path",
+    "versions",
+]
+_LEFT = {
+    layout.TEMPORARY: "a save that was not finished",
+    layout.REPLACED: "an earlier step of that name; its successor was not finished",
+    layout.DELETED: "a checkpoint on its way out",
+}
+_ROLE_MARKS = {
+    "position": ("wpe", "position_embed", "embed_position", "pos_emb"),
+    "embedding": ("wte", "embed_tokens", "tok_embeddings", "word_embeddings", "embed_in", "embedding"),
+    "head": ("lm_head", "embed_out", "output.weight", "head.weight"),
+    "norm": ("norm", "ln_", ".ln", "layernorm"),
+}
 
 
 def kind_of(path: Path) -> str:
@@ -44,9 +63,6 @@ def kind_of(path: Path) -> str:
     if (path / "config.json").is_file() or next(path.glob(f"*{SUFFIX}"), None) is not None:
         return "hf"
     raise CheckpointError(f"{path} holds no checkpoint", nested_runs.way_down(path) or _WHAT)
-
-
-_WHAT = "name a run folder, a step of one, a Hugging Face folder or a .safetensors file"
 
 
 def _is_checkpoint_manifest(path: Path) -> bool:
@@ -77,23 +93,16 @@ def describe_run(run: Path | str, *, now: float | None = None) -> dict[str, Any]
     marks, notes = _marks(run)
     notes += [f"{path.name}: {_LEFT[path.suffix]}" for path in _leftovers(run)]
     steps = [
-        _step_row(layout.step_folder(run, step), marks, now)
-        for step in layout.list_steps(run, complete=False)
+        _step_row(layout.step_folder(run, s), marks, now) for s in layout.list_steps(run, complete=False)
     ]
     present = {row["name"] for row in steps if row["complete"]}
-    for pointer, name in marks.items():
-        if name not in present:
-            notes.append(f"{pointer} names {name}, which is not a complete checkpoint here")
+    lost = {pointer: name for pointer, name in marks.items() if name not in present}
+    notes += [
+        f"{pointer} names {name}, which is not a complete checkpoint here" for pointer, name in lost.items()
+    ]
     notes += nested_runs.notes(run)
     pointers = {"latest": marks.get("LATEST"), "best": marks.get("BEST")}
     return {"kind": "run", "path": str(run), "steps": steps, **pointers, "notes": notes}
-
-
-_LEFT = {
-    layout.TEMPORARY: "a save that was not finished",
-    layout.REPLACED: "an earlier step of that name; its successor was not finished",
-    layout.DELETED: "a checkpoint on its way out",
-}
 
 
 def _leftovers(run: Path) -> list[Path]:
@@ -105,12 +114,10 @@ def _marks(run: Path) -> tuple[dict[str, str], list[str]]:
     marks, notes = {}, []
     for pointer in layout.POINTERS:
         try:
-            name = layout.read_pointer(run, pointer)
+            if (name := layout.read_pointer(run, pointer)) is not None:
+                marks[pointer] = name
         except CheckpointError as error:
             notes.append(error.message)
-            continue
-        if name is not None:
-            marks[pointer] = name
     return marks, notes
 
 
@@ -217,14 +224,6 @@ def _vocab_size(model: Mapping[str, Any]) -> int | None:
     inner = model.get("config")
     found = model.get("vocab_size") or (inner.get("vocab_size") if isinstance(inner, Mapping) else None)
     return found if isinstance(found, int) and found > 0 else None
-
-
-_ROLE_MARKS = {
-    "position": ("wpe", "position_embed", "embed_position", "pos_emb"),
-    "embedding": ("wte", "embed_tokens", "tok_embeddings", "word_embeddings", "embed_in", "embedding"),
-    "head": ("lm_head", "embed_out", "output.weight", "head.weight"),
-    "norm": ("norm", "ln_", ".ln", "layernorm"),
-}
 
 
 def guess_role(name: str, dimensions: int) -> str:

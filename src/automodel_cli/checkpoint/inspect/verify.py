@@ -13,7 +13,6 @@ from automodel_cli.checkpoint.inspect.tensor_values import nonfinite
 from automodel_cli.checkpoint.storage.step_files import StepReader
 from automodel_cli.checkpoint.storage.tensor_file import gather
 from automodel_cli.errors import CheckpointError
-from automodel_cli.plain_text import for_shell
 
 # (files done, files in all, the file being read)
 Progress = Callable[[int, int, str], None]
@@ -88,13 +87,8 @@ def refuse_nonfinite(folder: Path) -> None:
     if reader.manifest["save_format"] == "torch_save":
         odd = [row for row in _odd_in_torch_save(reader)[0] if row["file"].endswith("/model")]
     roles = reader.manifest["facts"].get("param_roles", {})
-    odd = [row for row in odd if row["tensor"] in roles]  # not masks of -inf
-    if odd:
-        raise CheckpointError(
-            f"{folder} holds weights that are no numbers: {len(odd)} tensors with NaN or infinity, "
-            f"{odd[0]['tensor']!r} first",
-            f"{layout.recovery_hint(folder)}; automodel inspect-ckpt {for_shell(folder.parent)} --verify checks all",
-        )
+    if names := [row["tensor"] for row in odd if row["tensor"] in roles]:  # not masks of -inf
+        raise layout.nonfinite_weights(folder, names)
 
 
 def _odd_values(paths: Iterable[Path], problems: list[str]) -> tuple[list[dict[str, Any]], int]:

@@ -16,10 +16,16 @@ import torch
 
 from automodel_cli.checkpoint.all_ranks import all_ranks
 from automodel_cli.checkpoint.storage import sharded
-from automodel_cli.checkpoint.storage.local_shards import Chunk, LocalShard, intersection, local_shard
+from automodel_cli.checkpoint.storage.local_shards import LocalShard, local_shard
 from automodel_cli.checkpoint.storage.sharded import DTYPES
 from automodel_cli.checkpoint.storage.step_files import InputFile, StepReader, StepWriter
-from automodel_cli.checkpoint.storage.tensor_file import ITEM_BYTES, StoredTensor, TensorInfo
+from automodel_cli.checkpoint.storage.tensor_file import (
+    ITEM_BYTES,
+    Chunk,
+    StoredTensor,
+    TensorInfo,
+    intersection,
+)
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError
 

@@ -17,10 +17,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor
 
 from automodel_cli.checkpoint.storage import tensor_file
-from automodel_cli.checkpoint.storage.local_shards import Chunk, LocalShard, narrowed
+from automodel_cli.checkpoint.storage.local_shards import LocalShard, narrowed
 from automodel_cli.checkpoint.storage.step_files import InputFile, StepReader, StepWriter
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError
@@ -95,23 +94,6 @@ def byte_view(tensor: torch.Tensor) -> memoryview:
     return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
-def split_ties(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tensors that are one and the same memory only once, and ``{other name: name it is stored under}``."""
-    kept: dict[str, torch.Tensor] = {}
-    ties: dict[str, str] = {}
-    seen: dict[tuple[Any, ...], str] = {}
-    for name, tensor in tensors.items():
-        held = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-        place = held.untyped_storage()._cdata if held.is_meta else held.data_ptr()
-        key = (held.device, place, held.storage_offset(), held.dtype, tuple(held.shape), held.stride())
-        if held.numel() and key in seen:
-            ties[name] = seen[key]
-        else:
-            seen[key] = name
-            kept[name] = tensor
-    return kept, ties
-
-
 # ---------------------------------------------------------------------------------------------- reading
 
 
@@ -128,7 +110,9 @@ def scan(reader: StepReader, folder: str) -> dict[str, tensor_file.StoredTensor]
     return {tensor.name: tensor for tensor in found}
 
 
-def read_chunk(stream: InputFile, info: tensor_file.TensorInfo, region: LocalShard, common: Chunk) -> None:
+def read_chunk(
+    stream: InputFile, info: tensor_file.TensorInfo, region: LocalShard, common: tensor_file.Chunk
+) -> None:
     """Read what ``common`` has of a stored shard into ``region``: whole rows of it, some megabytes at a time."""
     dtype, target = DTYPES[info.dtype], narrowed(region.values, region.offsets, common)
     is_plain = target.device.type == "cpu" and target.is_contiguous() and target.dtype == dtype

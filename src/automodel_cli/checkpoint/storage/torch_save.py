@@ -34,10 +34,10 @@ from torch.distributed.checkpoint.metadata import (
 from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.imports import closed_pickle, torch_file
 from automodel_cli.checkpoint.storage import tensor_file
-from automodel_cli.checkpoint.storage.local_shards import Chunk, LocalShard, narrowed
+from automodel_cli.checkpoint.storage.local_shards import LocalShard, narrowed
 from automodel_cli.checkpoint.storage.sharded import DTYPES, dtype_name
 from automodel_cli.checkpoint.storage.step_files import InputFile, StepReader, StepWriter
-from automodel_cli.checkpoint.storage.tensor_file import StoredTensor, TensorInfo
+from automodel_cli.checkpoint.storage.tensor_file import Chunk, StoredTensor, TensorInfo
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError
 
@@ -127,9 +127,7 @@ def scan(reader: StepReader, folder: str) -> dict[str, StoredTensor]:
 def read_chunk(stream: InputFile, info: TensorInfo, region: LocalShard, common: Chunk) -> None:
     """Read what ``common`` has of a stored shard into ``region``."""
     stream.skip_to(info.begin)
-    content = bytearray(info.num_bytes)
-    stream.read_into(memoryview(content))
-    found = torch_file.parse(content, stream.path)
+    found = torch_file.parse(stream.read(info.num_bytes), stream.path)
     if not isinstance(found, torch.Tensor) or (found.dtype, tuple(found.shape)) != (
         DTYPES[info.dtype],
         info.shape,

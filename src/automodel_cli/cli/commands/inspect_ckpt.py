@@ -13,6 +13,7 @@ import typer
 from automodel_cli.cli import console
 from automodel_cli.cli.options import command
 from automodel_cli.config.schema.results import InspectConfig
+from automodel_cli.text import binary_size, rough_duration
 
 MAX_ROWS = 24
 
@@ -51,8 +52,8 @@ def show_run(found: Mapping[str, Any]) -> None:
             f"{row['step']:,}",
             number(row["loss"]),
             *(number(row["val_loss"].get(name)) for name in sets),
-            size(row["bytes"]),
-            age(row["age_s"]),
+            binary_size(row["bytes"]),
+            rough_duration(row["age_s"]),
             "complete" if row["complete"] else row["problem"],
             " ".join(row["marks"]),
         ]
@@ -73,7 +74,10 @@ def show_checkpoint(found: Mapping[str, Any]) -> None:
     rows = [
         ("step", f"{found['step']:,} {' '.join(found['marks'])}".strip()),
         ("state", found["problem"] or "complete"),
-        ("size, age", f"{size(found['bytes'])}, {age(found['age_s'])}, {found['save_format']}"),
+        (
+            "size, age",
+            f"{binary_size(found['bytes'])}, {rough_duration(found['age_s'])}, {found['save_format']}",
+        ),
         ("loss", number(found["loss"])),
         *(
             (f"val loss {name}".removesuffix(" default"), number(loss))
@@ -82,7 +86,7 @@ def show_checkpoint(found: Mapping[str, Any]) -> None:
         ("parameters", f"{parameters['total']:,}{padding}: {by_role(parameters['by_role'])}"),
         (
             "optimizer",
-            f"{brief(found['optimizer'])} ({optimizer['count']} tensors, {size(optimizer['bytes'])})",
+            f"{brief(found['optimizer'])} ({optimizer['count']} tensors, {binary_size(optimizer['bytes'])})",
         ),
         *(
             (key, brief(found[key]))
@@ -101,7 +105,7 @@ def show_foreign(found: Mapping[str, Any]) -> None:
     """A Hugging Face folder or a single file."""
     parameters = found["parameters"]
     rows = [
-        ("size", size(found["bytes"])),
+        ("size", binary_size(found["bytes"])),
         ("parameters", f"{parameters['total']:,}: {by_role(parameters['by_role'])} (roles by name)"),
         *((key, brief(found.get(key))) for key in ("model", "tokenizer", "metadata")),
         ("not read", ", ".join(found.get("not_read", []))),
@@ -112,19 +116,17 @@ def show_foreign(found: Mapping[str, Any]) -> None:
 
 def show_tensors(tensors: list[Mapping[str, Any]]) -> None:
     """The tensors; where they are many, those of the same place in each layer as one line."""
-    groups = {row["name"]: [row] for row in tensors}
-    if len(tensors) > MAX_ROWS:
-        groups = {}
-        for row in tensors:
-            key = (re.sub(r"\d+", "*", row["name"]), tuple(row["shape"]), row["dtype"])
-            groups.setdefault(key, []).append(row)
+    groups: dict[Any, list[Mapping[str, Any]]] = {}
+    for row in tensors:
+        kind = (re.sub(r"\d+", "*", row["name"]), tuple(row["shape"]), row["dtype"])
+        groups.setdefault(kind if len(tensors) > MAX_ROWS else row["name"], []).append(row)
     rows = [
         [
             group[0]["name"] if len(group) == 1 else re.sub(r"\d+", "*", group[0]["name"]),
             str(len(group)),
             " x ".join(map(str, group[0]["shape"])) or "scalar",
             group[0]["dtype"],
-            size(sum(row["bytes"] for row in group)),
+            binary_size(sum(row["bytes"] for row in group)),
             group[0]["role"],
         ]
         for group in groups.values()
@@ -169,7 +171,8 @@ def show_diff(found: Mapping[str, Any]) -> None:
 def show_verified(results: Iterable[Mapping[str, Any]]) -> None:
     """The outcome of ``--verify``."""
     for result in results:
-        what = f"{result['files']} files, {size(result['bytes_hashed'])} hashed, {result['tensors_scanned']} tensors"
+        hashed = binary_size(result["bytes_hashed"])
+        what = f"{result['files']} files, {hashed} hashed, {result['tensors_scanned']} tensors"
         sound = "ok" if result["bytes_hashed"] else "nothing to compare with"
         console.say(f"{sound if result['ok'] else 'FAILED'}: {result['path']}: {what}")
         for problem in result["problems"]:
@@ -195,25 +198,6 @@ _SHOW = {
 def number(value: float | None) -> str:
     """Four decimals, or nothing."""
     return "" if value is None else f"{value:.4f}"
-
-
-def size(count: float) -> str:
-    """Bytes with a binary unit."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
-
-
-def age(seconds: float) -> str:
-    """The two largest units of a duration."""
-    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
-    if days:
-        return f"{days:.0f} d {hours % 24:.0f} h"
-    if hours:
-        return f"{hours:.0f} h {minutes % 60:.0f} min"
-    return f"{minutes:.0f} min" if minutes else f"{seconds:.0f} s"
 
 
 def by_role(counts: Mapping[str, int]) -> str:
