@@ -24,6 +24,11 @@ def short_name(value: Any) -> Any:
     return name if name in LONG_NAMES else _SHORT_NAMES.get(name, value)
 
 
+def torch_name(dtype: torch.dtype) -> str:
+    """``bfloat16`` for ``torch.bfloat16``."""
+    return str(dtype).removeprefix("torch.")
+
+
 def torch_dtype(name: str) -> torch.dtype | None:
     """The ``torch.dtype`` that a name means (any of torch's, or a short one); None where it means none."""
     import torch

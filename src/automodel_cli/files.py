@@ -41,7 +41,7 @@ def open_to_read(path: Path | str, *, buffering: int = -1) -> BinaryIO:
     handle = open_without_waiting(path, buffering=buffering)
     if not stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
         handle.close()
-        raise OSError("it is no regular file")
+        raise OSError(errno.EINVAL, "it is no regular file")
     return handle
 
 

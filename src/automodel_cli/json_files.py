@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, TypeVar
 
@@ -203,14 +202,8 @@ def validated(
     Raises:
         error: the first place where ``value`` is not what the model describes, and how many there are.
     """
-    return _validated(TypeAdapter(model).validate_python, value, where, error, hint)
-
-
-def _validated(
-    validate: Callable[[Any], Model], value: Any, where: Path | str, error: type[AutomodelError], hint: str
-) -> Model:
     try:
-        return validate(value)
+        return TypeAdapter(model).validate_python(value)
     except ValidationError as problem:
         problems = problem.errors(include_url=False)
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""

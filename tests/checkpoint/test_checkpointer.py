@@ -480,12 +480,12 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_no_rest(tmp_path, monkeyp
 
 
 def test_a_consolidation_that_fails_does_not_cost_the_checkpoint(tmp_path, monkeypatch):
-    def fail(model, writer, below, *rest, **options):
-        writer.write_bytes(f"{below}/half", b"1")
+    def fail(model, weights, writer, place, *rest, **options):
+        writer.write_bytes(f"{place}half", b"1")
         raise ValueError("no such converter")
 
     monkeypatch.setattr(hf_export, "has_format", lambda model: True)
-    monkeypatch.setattr(hf_export, "write_hf", fail)
+    monkeypatch.setattr(hf_export, "write", fail)
     lines: list[str] = []
     path = save(Checkpointer(tmp_path, say=lines.append), 1, make_model(), consolidate=True)
     assert layout.find_problem(path) is None and not (path / "hf").exists()

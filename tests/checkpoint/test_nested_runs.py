@@ -106,7 +106,9 @@ def test_a_folder_of_runs_names_them(tmp_path):
 
 def test_retention_and_pointers_know_their_own_steps_only(nested):
     make_run(nested, step=8)
-    retention.prune(nested, keep_last=1)
+    of_this_run = retention.Retention(nested, keep_last=1, keep_every=None)
+    of_this_run.protected = set()
+    of_this_run.apply()
     assert layout.list_steps(nested) == [8]
     assert layout.list_steps(nested / "small") == layout.list_steps(nested / "group/big") == [4]
     (nested / "LATEST").unlink()

@@ -43,6 +43,7 @@ def test_a_disk_error_while_saving_is_named_and_leaves_no_rest(tmp_path, code):
     temporary = tmp_path / "step_00000002.tmp"
     temporary.mkdir()
     expected = r"could not save step_00000002[\s\S]*step_00000001 is intact"
-    with pytest.raises(CheckpointError, match=expected), publishing.saving(temporary):
+    saving = publishing.discarding(temporary), publishing.error_context(temporary)
+    with pytest.raises(CheckpointError, match=expected), saving[0], saving[1]:
         raise OSError(code, "trouble", "model/shard")
     assert not temporary.exists()

@@ -12,6 +12,13 @@ from automodel_cli import files
 from automodel_cli.checkpoint import layout, publishing, retention
 
 
+def retention_of(run: Path, *, keep_last: int, protected=(), say=None) -> retention.Retention:
+    """That of a run which wrote all steps but the ``protected`` ones."""
+    found = retention.Retention(run, keep_last=keep_last, keep_every=None, say=say)
+    found.protected = set(protected)
+    return found
+
+
 def test_to_keep():
     steps = [1, 2, 3, 4, 5, 6, 10, 20]
     assert retention.to_keep(steps, keep_last=None, keep_every=None) == set(steps)
@@ -26,7 +33,7 @@ def test_prune_spares_what_the_pointers_name_and_what_is_protected(tmp_path):
         make_step(tmp_path, step)
     layout.write_pointer(tmp_path, "LATEST", "step_00000005")
     layout.write_pointer(tmp_path, "BEST", "step_00000002")
-    assert retention.prune(tmp_path, keep_last=1, protected=[6, 7]) == [1, 3, 4]
+    assert retention_of(tmp_path, keep_last=1, protected=[6, 7]).apply() == [1, 3, 4]
     assert layout.list_steps(tmp_path) == [2, 5, 6, 7]
 
 
@@ -36,7 +43,7 @@ def test_a_damaged_pointer_stops_deletion(tmp_path):
     layout.write_pointer(tmp_path, "BEST", "step_00000001")
     damage(tmp_path / "BEST")
     lines: list[str] = []
-    assert retention.prune(tmp_path, keep_last=1, say=lines.append) == []
+    assert retention_of(tmp_path, keep_last=1, say=lines.append).apply() == []
     assert "BEST" in lines[0]
 
 
@@ -52,7 +59,7 @@ def test_a_step_that_cannot_be_deleted_does_not_end_the_run(tmp_path, monkeypatc
 
     monkeypatch.setattr(files, "publish", refuse)
     lines: list[str] = []
-    assert retention.prune(tmp_path, keep_last=1, say=lines.append) == [2]
+    assert retention_of(tmp_path, keep_last=1, say=lines.append).apply() == [2]
     assert lines == ["step_00000001 could not be deleted: Permission denied"]
 
 
@@ -66,7 +73,7 @@ def test_a_deletion_killed_after_its_rename_leaves_nothing_that_looks_complete(t
 
     monkeypatch.setattr(retention.shutil, "rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
-        retention.prune(tmp_path, keep_last=1)
+        retention_of(tmp_path, keep_last=1).apply()
     monkeypatch.undo()
     assert layout.list_steps(tmp_path, complete=False) == [2]
     publishing.remove_stale(tmp_path)

@@ -20,7 +20,7 @@ from automodel_cli import files
 from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.inspect import verify
 from automodel_cli.checkpoint.inspect.describe import describe_checkpoint
-from automodel_cli.checkpoint.storage import torch_save
+from automodel_cli.checkpoint.storage import formats
 from automodel_cli.checkpoint.storage.step_files import StepReader, StepWriter
 from automodel_cli.checkpoint.storage.tensor_file import read_header
 from automodel_cli.distributed.world import World
@@ -198,9 +198,9 @@ def exchange_with_torch(world: World, folder: str) -> dict[str, list[str]]:
     if world.is_main:
         writer = StepWriter(Path(f"{folder}/theirs"), join=True)
         writer.adopt("model")
-        writer.finish(dict(many_ranks.MANIFEST))
+        writer.finish({**many_ranks.MANIFEST, "save_format": "torch_save"})
     world.barrier()
     targets = dict(many_ranks.make(part, seed=1).state_dict())
-    torch_save.load_tensors(StepReader(Path(f"{folder}/theirs")), "model", targets, world=part)
+    formats.load_tensors(StepReader(Path(f"{folder}/theirs")), "model", targets, world=part)
     found = {name: value.full_tensor() for name, value in targets.items()}
     return {"ours by torch": by_torch, "torch's by us": many_ranks.differing(expected, found)}

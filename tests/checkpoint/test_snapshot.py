@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from tests.checkpoint import many_ranks
@@ -74,8 +76,39 @@ def test_the_next_save_takes_the_same_buffers():
     assert not set(first.values()) & {parameter.data_ptr() for parameter in model.parameters()}
 
 
+def test_only_the_same_memory_is_a_tie():
+    tensor = torch.ones(2, 3)
+    tensors = {"a": tensor, "b": tensor, "c": tensor.t(), "d": tensor[:1], "e": tensor.clone()}
+    kept, ties = snapshot.untied(tensors, ONE)
+    assert list(kept) == ["a", "c", "d", "e"] and ties == {"b": "a"}
+
+
 def test_a_tie_is_stored_under_the_first_name():
     model = nn.ModuleDict({"embed": nn.Embedding(4, 3), "head": nn.Linear(3, 4, bias=False)})
     model["head"].weight = model["embed"].weight
     tensors, ties = snapshot.untied(snapshot.model_tensors(model), ONE)
     assert list(tensors) == ["embed.weight"] and ties == {"head.weight": "embed.weight"}
+
+
+class Odd(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.full((2, 2), -math.inf))
+        self.empty = nn.Parameter(torch.empty(0, 3))
+        self.count = nn.Parameter(torch.zeros(2, dtype=torch.int64), requires_grad=False)
+        for name, dtype in (("f16", torch.float16), ("bf16", torch.bfloat16), ("f32", torch.float32)):
+            self.register_parameter(name, nn.Parameter(torch.full((3, 4), 1e4, dtype=dtype)))
+
+
+@pytest.mark.parametrize("name", ["f16", "bf16", "f32"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_one_odd_value_is_found(name, value):
+    model = Odd()
+    assert snapshot.nonfinite_parameters(model) == []
+    with torch.no_grad():
+        getattr(model, name)[2, 3] = value
+    assert snapshot.nonfinite_parameters(model) == [name]
+
+
+def test_a_model_without_floating_point_parameters():
+    assert snapshot.nonfinite_parameters(nn.Module()) == []

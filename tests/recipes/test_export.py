@@ -10,18 +10,20 @@ import torch
 import transformers
 from safetensors.torch import load_file
 from tests.checkpoint import many_ranks
+from tests.checkpoint.steps import save_tensors
 
 from automodel_cli.batch import Batch
 from automodel_cli.checkpoint.checkpointer import Checkpointer
 from automodel_cli.checkpoint.hf import export as hf_export
 from automodel_cli.checkpoint.hf import format as hf_format
 from automodel_cli.checkpoint.storage import sharded
+from automodel_cli.checkpoint.storage.formats import read_tensor
 from automodel_cli.checkpoint.storage.step_files import StepReader, StepWriter
 from automodel_cli.cli import app
 from automodel_cli.config.schema.results import ExportConfig
 from automodel_cli.corpus.tokenizer import open_tokenizer
 from automodel_cli.distributed.world import World
-from automodel_cli.errors import CheckpointError
+from automodel_cli.errors import AutomodelError, CheckpointError
 from automodel_cli.models import hf
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.models.llama import build_llama_model
@@ -108,7 +110,7 @@ def parts_in_two_files(step, model):
         offsets = {
             name: (rank * -(-value.shape[0] // 2), *[0] * (value.dim() - 1)) for name, value in state.items()
         }
-        sharded.save_tensors(halves, writer, "model", rank=rank, offsets=offsets)
+        save_tensors(halves, writer, rank=rank, offsets=offsets)
     writer.write_json("model/config.json", model.model_config())
     manifest = StepReader(step).manifest
     writer.finish({**manifest, "step": 4})
@@ -132,7 +134,7 @@ def test_shards_of_several_ranks_and_several_files_out(tmp_path, monkeypatch):
         assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
-def test_memory_is_bounded_by_the_largest_tensor(tmp_path):
+def test_memory_is_bounded_by_the_largest_tensor(tmp_path, monkeypatch):
     model = build_gpt2_model(vocab_size=1000, n_positions=8, n_embd=128, n_layer=24, n_head=2)
     model.init_weights(0)
     step = save(tmp_path / "run", model)
@@ -140,23 +142,20 @@ def test_memory_is_bounded_by_the_largest_tensor(tmp_path):
     total = sum(value.nbytes for value in model.state_dict().values())
     hf_export.export(step, tmp_path / "first")  # imports and tables are there now
     read: list[int] = []
-    held, original = [0], sharded.StoredTensors.read
 
-    def counted(self, name):
-        tensor = original(self, name)
+    def counted(reader, stored):
+        tensor = read_tensor(reader, stored)
         read.append(tensor.nbytes)
-        held[0] = max(held[0], tensor.nbytes)
         return tensor
 
+    monkeypatch.setattr(hf_export, "read_tensor", counted)
     tracemalloc.start()
     try:
-        sharded.StoredTensors.read = counted
         hf_export.export(step, tmp_path / "second")
         peak = tracemalloc.get_traced_memory()[1]
     finally:
-        sharded.StoredTensors.read = original
         tracemalloc.stop()
-    assert sum(read) == total and held[0] == largest < total / 20
+    assert sum(read) == total and max(read) == largest < total / 20
     assert peak < 20 << 20  # Python's own memory: headers and pieces of files, no tensors
 
 
@@ -185,7 +184,7 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(tmp_path, trouble
 def test_the_command(tmp_path, capsys):
     save(tmp_path / "run", tiny("gpt2"))
     assert app.run(["export", "hf", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
-    assert f"MiB from {tmp_path / 'run' / 'step_00000003'}" in capsys.readouterr().out.replace("\n", "")
+    assert f"KiB from {tmp_path / 'run' / 'step_00000003'}" in capsys.readouterr().out.replace("\n", "")
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(contents(tmp_path / "out"))
 
 
@@ -196,6 +195,19 @@ def test_a_world_of_one_is_enough(tmp_path):
     assert World.single().size == 1 and not torch.distributed.is_initialized()
     with pytest.raises(CheckpointError, match="exists already"):
         hf_export.export(tmp_path / "run" / "step_00000003", tmp_path / "out")
+
+
+def test_an_export_clears_what_a_killed_one_left_and_waits_for_nobody(tmp_path):
+    step = save(tmp_path / "run", tiny("gpt2"))
+    left = tmp_path / "out.automodel.tmp"
+    left.mkdir()
+    (left / "half.safetensors").write_bytes(b"1")
+    (tmp_path / "out.automodel.tmp.lock").touch()
+    hf_export.export(step, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.glob("out*")) == ["out"]
+    assert "half.safetensors" not in contents(tmp_path / "out")
+    with hf_export.new_folder(tmp_path / "two"), pytest.raises(AutomodelError, match="another process"):
+        hf_export.export(step, tmp_path / "two")
 
 
 def test_what_lies_beside_the_output_is_not_touched(tmp_path):

@@ -123,7 +123,7 @@ def test_the_commands_that_take_the_folder(tmp_path, capsys):
     path = trainers.save_nanogpt(tmp_path, state, bias=False, vocab_size=300)
     out = str(tmp_path / "out")
     assert app.run(["import", str(path), out, "--tokenizer", "byte"]) == 0
-    assert "MiB from a checkpoint of nanoGPT" in " ".join(capsys.readouterr().out.split())
+    assert "KiB from a checkpoint of nanoGPT" in " ".join(capsys.readouterr().out.split())
     assert app.run(["generate", out, "-p", "a", "--max-new-tokens", "4", "--device", "cpu"]) == 0
     assert "4 tokens at" in capsys.readouterr().err
     assert app.run(["inspect-ckpt", out, "--verify"]) == 0

@@ -13,7 +13,7 @@ from automodel_cli.assembly.model import checkpoint_at
 from automodel_cli.assembly.own_model import build_own
 from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.checkpointer import Checkpointer
-from automodel_cli.checkpoint.hf import claims
+from automodel_cli.checkpoint.hf import bounds as hf_bounds
 from automodel_cli.checkpoint.hf import format as hf_format
 from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
 from automodel_cli.errors import AutomodelError
@@ -78,7 +78,7 @@ def _build(
     config = facts.get("model", {})
     if facts.get("code") or config.get("family") == "foreign":
         return build_own(folder, facts, trust)
-    return claims.build(config, folder, manifest, f"{layout.MANIFEST}: facts.model"), ()
+    return hf_bounds.build_claimed(config, folder, manifest, f"{layout.MANIFEST}: facts.model"), ()
 
 
 def _tokenizer_beside(folder: Path) -> Tokenizer | None:

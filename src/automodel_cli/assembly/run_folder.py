@@ -15,8 +15,8 @@ from automodel_cli.assembly.model import checkpoint_at
 from automodel_cli.checkpoint import layout, nested_runs
 from automodel_cli.checkpoint.all_ranks import on_rank_zero
 from automodel_cli.checkpoint.checkpointer import Checkpointer
-from automodel_cli.checkpoint.finite import nonfinite_parameters
 from automodel_cli.checkpoint.run_files import refuse_foreign_config
+from automodel_cli.checkpoint.snapshot import nonfinite_parameters
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import AutomodelError, CheckpointError

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 import torch
@@ -34,19 +35,22 @@ def all_ranks(world: World, work: Callable[[], Result], *, what: str) -> list[Re
     """
     if world.size == 1:
         return [work()]
-    attempt = _Attempt(work, world.device)
+    attempt = in_thread(lambda: _on_device(world.device, work), name="checkpoint")
     try:
-        attempt.meet(world)
-        outcomes = world.gather(attempt.outcome)
+        _meet(world, attempt)
+        outcomes = world.gather(_outcome(attempt))
     except RuntimeError as error:  # what the backends raise when a peer is gone or silent
-        attempt.join()
+        wait([attempt])
         raise CheckpointError(
             f"{what} was given up: rank {world.rank} lost touch with another process ({first_line(error)})",
             "the output of the process that ended first says why; earlier checkpoints are as they were",
         ) from error
     failed = next((rank for rank, outcome in enumerate(outcomes) if "error" in outcome), None)
     if failed is not None:
-        attempt.raise_failure(failed, outcomes[failed]["error"], own=failed == world.rank)
+        reason, own = outcomes[failed]["error"], attempt.exception()
+        if own is not None and failed == world.rank and reason["bug"]:
+            raise own
+        raise CheckpointError(f"{reason['message']} (rank {failed})", reason["hint"]) from own
     return [outcome["result"] for outcome in outcomes]
 
 
@@ -59,46 +63,36 @@ def on_rank_zero(world: World, work: Callable[[], Result], *, what: str) -> Resu
     return all_ranks(world, lambda: work() if world.is_main else None, what=what)[0]  # type: ignore[return-value]
 
 
-class _Attempt:
-    """Work in a thread of its own, so that this one can meet the other ranks meanwhile."""
+def in_thread(work: Callable[[], Result], *, name: str) -> Future[Result]:
+    """``work`` begun in a thread of its own: no daemon, nor of a pool, so an interpreter that ends lets it finish."""
+    future: Future[Result] = Future()
 
-    def __init__(self, work: Callable[[], Any], device: torch.device) -> None:
-        self._work = work
-        self._device = device
-        self._done = threading.Event()
-        self._caught: BaseException | None = None
-        self.outcome: dict[str, Any] = {}
-        self._thread = threading.Thread(target=self._run, name="checkpoint")
-        self._thread.start()
-
-    def _run(self) -> None:
+    def run() -> None:
         try:
-            if self._device.type == "cuda":  # a new thread begins on the first GPU
-                torch.cuda.set_device(self._device)
-            self.outcome = {"result": self._work()}
-        except BaseException as error:  # whatever it is, the other ranks must hear of it
-            self._caught = error
-            self.outcome = {"error": _described(error)}
-        finally:
-            self._done.set()
+            future.set_result(work())
+        except BaseException as error:  # whatever it is, who asks for the result must hear of it
+            future.set_exception(error)
 
-    def join(self) -> None:
-        self._thread.join()
+    threading.Thread(target=run, name=name).start()
+    return future
 
-    def meet(self, world: World) -> None:
-        """Return when the work of every rank is done."""
-        pause = _FIRST_PAUSE_S
-        self._done.wait(pause)
-        while world.any(not self._done.is_set()):
-            self._done.wait(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE_S)
-        self.join()
 
-    def raise_failure(self, rank: int, error: dict[str, Any], *, own: bool) -> None:
-        if own and error["bug"]:
-            assert self._caught is not None
-            raise self._caught
-        raise CheckpointError(f"{error['message']} (rank {rank})", error["hint"]) from self._caught
+def _on_device(device: torch.device, work: Callable[[], Result]) -> Result:
+    if device.type == "cuda":  # a new thread begins on the first GPU
+        torch.cuda.set_device(device)
+    return work()
+
+
+def _meet(world: World, attempt: Future[Any]) -> None:
+    """Return when the work of every rank is done."""
+    pause = _FIRST_PAUSE_S
+    while world.any(bool(wait([attempt], pause).not_done)):
+        pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+
+def _outcome(attempt: Future[Any]) -> dict[str, Any]:
+    error = attempt.exception()
+    return {"result": attempt.result()} if error is None else {"error": _described(error)}
 
 
 def _described(error: BaseException) -> dict[str, Any]:

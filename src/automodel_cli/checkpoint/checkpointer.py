@@ -19,6 +19,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,7 @@ import torch
 import torch.distributed as dist
 
 from automodel_cli.checkpoint import layout
-from automodel_cli.checkpoint.all_ranks import on_rank_zero
-from automodel_cli.checkpoint.async_writer import Background
+from automodel_cli.checkpoint.all_ranks import in_thread, on_rank_zero
 from automodel_cli.checkpoint.hf import export as hf_export
 from automodel_cli.checkpoint.load_step import Loaded, load_step
 from automodel_cli.checkpoint.retention import Retention
@@ -60,7 +60,8 @@ class Checkpointer:
         self._storage = storage(save_format)
         self._say = (say if self.world.is_main else None) or (lambda line: None)
         self.retention = Retention(self.run_folder, keep_last=keep_last, keep_every=keep_every, say=self._say)
-        self._background, self._staging = Background(), Staging()
+        self._save_behind: Future[None] | None = None
+        self._staging = Staging()
         self._saving_world = _with_own_group(self.world) if is_async else self.world
 
     # ------------------------------------------------------------------------------------------ saving
@@ -119,8 +120,8 @@ class Checkpointer:
             return target
         save = replace(save, snapshot=snapshot.staged(self._staging), texts=copy.deepcopy(save.texts))
         waited = time.perf_counter() - started
-        self._background.start(
-            lambda: self._write_behind(save, started, f"training waited {waited:.2f} s{remark}")
+        self._save_behind = in_thread(
+            lambda: self._write_behind(save, started, f"training waited {waited:.2f} s{remark}"), name="save"
         )
         return target
 
@@ -138,12 +139,15 @@ class Checkpointer:
         Raises:
             CheckpointError: the save in the background failed.
         """
-        self._background.wait()
+        if self._save_behind is not None:
+            save, self._save_behind = self._save_behind, None
+            save.result()
 
     @property
     def failed(self) -> bool:
         """Whether this rank's save in the background has failed; ``wait``, called by all ranks, raises the reason."""
-        return self._background.failed
+        save = self._save_behind
+        return save is not None and save.done() and save.exception() is not None
 
     def _stored(self, snapshot: Snapshot) -> dict[str, Any]:
         """What the manifest says of the tensors."""

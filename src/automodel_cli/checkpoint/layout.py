@@ -16,7 +16,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,8 +33,8 @@ from automodel_cli.json_files import (
     Xxh3,
     read_bytes,
     validated,
-    without_controls,
 )
+from automodel_cli.plain_text import for_shell, without_controls
 
 MANIFEST = "manifest.json"
 FORMAT = "automodel-checkpoint/1"
@@ -183,45 +183,38 @@ def read_step_manifest(folder: Path | str) -> dict[str, Any]:
     Raises:
         CheckpointError: missing, damaged, of another format, or naming files outside the folder.
     """
-    manifest, trouble = _try_manifest(Path(folder))
-    if trouble is not None:
-        raise CheckpointError(trouble, recovery_hint(Path(folder)))
-    return manifest
+    try:
+        return _checked_manifest(Path(folder))
+    except CheckpointError as error:
+        raise CheckpointError(error.message, recovery_hint(Path(folder))) from None
 
 
-def _try_manifest(folder: Path) -> tuple[dict[str, Any], str | None]:
-    """The manifest and None, or nothing and what is wrong with it."""
+def _checked_manifest(folder: Path) -> dict[str, Any]:
+    """As :func:`read_step_manifest`, which looks for the way back too."""
     if not is_complete(folder):
-        return {}, f"{folder} is not a complete checkpoint: it has no {MANIFEST}"
+        raise CheckpointError(f"{folder} is not a complete checkpoint: it has no {MANIFEST}")
     path = folder / MANIFEST
-    try:
-        manifest = files.read_manifest(path, CheckpointError)
-    except CheckpointError as error:
-        return {}, error.message
+    manifest = files.read_manifest(path, CheckpointError)
     if manifest.get("format") != FORMAT:
-        return {}, f"{path} has format {manifest.get('format')!r}, expected {FORMAT!r}"
-    try:
-        validated(manifest, StepManifest, path, CheckpointError)
-    except CheckpointError as error:
-        return {}, error.message
+        raise CheckpointError(f"{path} has format {manifest.get('format')!r}, expected {FORMAT!r}")
+    validated(manifest, StepManifest, path, CheckpointError)
     if step_of(folder.name) not in (None, manifest["step"]):
-        return {}, f"{path} is of step {manifest['step']:,}, the folder's name says otherwise"
-    return manifest, None
+        raise CheckpointError(f"{path} is of step {manifest['step']:,}, the folder's name says otherwise")
+    return manifest
 
 
 def find_problem(folder: Path) -> str | None:
     """What is wrong with a step folder as far as a quick look tells (manifest and sizes), or None."""
-    manifest, trouble = _try_manifest(folder)
-    if trouble is not None:
-        return trouble
+    try:
+        manifest = _checked_manifest(folder)
+    except CheckpointError as error:
+        return error.message
     for record in manifest["files"]:
         path = folder / record["name"]
-        size = size_of(path)
+        if (size := size_of(path)) is None:
+            return f"{path} is missing"
         if size != record["bytes"]:
-            found = (
-                "is missing" if size is None else f"has {size:,} bytes, the manifest says {record['bytes']:,}"
-            )
-            return f"{path} {found}"
+            return f"{path} has {size:,} bytes, the manifest says {record['bytes']:,}"
     return None
 
 
@@ -249,6 +242,14 @@ def recovery_hint(folder: Path) -> str:
         return "restore the file from a copy; there is no older complete checkpoint beside it"
     name = previous.name
     return f"the newest older checkpoint is {name}: --checkpoint.restore_from {name} goes on from it"
+
+
+def nonfinite_weights(folder: Path, names: Sequence[str]) -> CheckpointError:
+    """What is said of a step whose tensors ``names`` hold NaN or infinity."""
+    return CheckpointError(
+        f"{folder} holds weights that are no numbers: {len(names)} tensors with NaN or infinity, {names[0]!r} first",
+        f"{recovery_hint(folder)}; automodel inspect-ckpt {for_shell(folder.parent)} --verify checks all",
+    )
 
 
 # ---------------------------------------------------------------------------------------------- pointers
@@ -312,12 +313,8 @@ def resolve(run: Path | str, which: str = "LATEST", *, say: Say | None = None) -
 
 def _present(run: Path) -> str:
     """The newest steps by name, for a hint."""
-    present = [step_name(step) for step in list_steps(run)]
-    return (
-        f"there is: {', '.join(present[-8:])}"
-        if present
-        else "there is no complete checkpoint in this folder"
-    )
+    present = ", ".join(step_name(step) for step in list_steps(run)[-8:])
+    return f"there is: {present}" if present else "there is no complete checkpoint in this folder"
 
 
 def _resolve_pointer(run: Path, pointer: str, say: Say | None) -> Path:
@@ -327,11 +324,10 @@ def _resolve_pointer(run: Path, pointer: str, say: Say | None) -> Path:
             if is_complete(folder):
                 return folder
     newest = newest_good(run) if pointer == "LATEST" else None
+    reason = f"{run / pointer} names {name}, which is not complete" if name else f"{run} has no {pointer}"
     if newest is None:
-        found = f"{run / pointer} names {name}, which is not there" if name else f"{run} has no {pointer}"
-        raise CheckpointError(found, _present(run))
+        raise CheckpointError(reason, _present(run))
     if say is not None:
-        reason = f"{run / pointer} names {name}, which is not complete" if name else f"{run} has no {pointer}"
         say(f"{reason}; taking {newest.name}, the newest complete checkpoint")
     return newest
 
@@ -359,14 +355,22 @@ def refuse_unusable(run: Path | str) -> None:
     Raises:
         CheckpointError: a file is in the way, it may not be written, or another process is writing there.
     """
-    folder = Path(run).absolute()
-    there = next(one for one in (folder, *folder.parents) if os.path.lexists(one))
+    there = _nearest(Path(run))
     if not there.is_dir():
-        raise CheckpointError(f"{there} is a file, expected the run folder or one above it", _ANOTHER)
+        raise CheckpointError(
+            f"{there} is a file, expected the run folder or one above it",
+            "name another folder: checkpoint.checkpoint_dir",
+        )
     if not os.access(there, os.W_OK | os.X_OK):
         raise CheckpointError(f"cannot write to {there}", "choose a folder that you may write to")
-    if files.is_locked(folder / LOCK_NAME):
+    if files.is_locked(Path(run) / LOCK_NAME):
         raise CheckpointError(f"another process is writing to {run}", "wait for it, or use another folder")
+
+
+def _nearest(run: Path) -> Path:
+    """``run``, or what there is above it."""
+    folder = run.absolute()
+    return next(one for one in (folder, *folder.parents) if os.path.lexists(one))
 
 
 def refuse_full_disk(run: Path | str, num_bytes: int) -> None:
@@ -375,16 +379,12 @@ def refuse_full_disk(run: Path | str, num_bytes: int) -> None:
     Raises:
         CheckpointError: it has not.
     """
-    folder = Path(run).absolute()
-    free = shutil.disk_usage(next(one for one in (folder, *folder.parents) if one.exists())).free
+    free = shutil.disk_usage(_nearest(Path(run))).free
     if free < num_bytes:
         raise CheckpointError(
             f"a checkpoint takes about {num_bytes / 2**20:,.0f} MiB, and {run} has {free / 2**20:,.0f} MiB free",
             "free some space, name another folder (checkpoint.checkpoint_dir), or set checkpoint.enabled: false",
         )
-
-
-_ANOTHER = "name another folder: checkpoint.checkpoint_dir"
 
 
 @contextlib.contextmanager

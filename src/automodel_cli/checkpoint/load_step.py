@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,12 @@ import torch
 
 from automodel_cli.checkpoint import layout, optimizer_state
 from automodel_cli.checkpoint.all_ranks import all_ranks
-from automodel_cli.checkpoint.finite import nonfinite_parameters
-from automodel_cli.checkpoint.snapshot import model_tensors, names_by_id, untied
-from automodel_cli.checkpoint.storage import sharded
-from automodel_cli.checkpoint.storage.formats import storage_of
+from automodel_cli.checkpoint.snapshot import model_tensors, names_by_id, nonfinite_parameters, untied
+from automodel_cli.checkpoint.storage import formats
 from automodel_cli.checkpoint.storage.step_files import StepReader
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError
 from automodel_cli.json_files import Count, FileModel
-from automodel_cli.plain_text import for_shell
 
 
 class StoredState(FileModel):
@@ -51,32 +48,36 @@ def load_step(
 ) -> Loaded:
     """Fill ``model`` (and ``optimizer``) from a step folder. All ranks call this.
 
-    Without an optimizer the optimizer's files and the consolidated copy are left unread, and weights may
-    be cast to the model's type. When this raises, model and optimizer may be half-filled: do not use
-    them.
+    Without an optimizer the optimizer's files and the consolidated copy are left unread, and weights may be cast to
+    the model's type. When this raises, model and optimizer may be half-filled: do not use them.
 
     Raises:
-        CheckpointError: a file is missing or damaged (its name is in the message, the newest older
-            checkpoint in the hint), its weights are not finite, or the model or optimizer is not the one that
-            was saved.
+        CheckpointError: a file is missing or damaged (its name is in the message, the newest older checkpoint in the
+            hint), its weights are not finite, or the model or optimizer is not the one that was saved.
     """
-    what, found = f"loading {path}", list[tuple[StepReader, StoredState, dict[str, Any]]]()
+    what, found = f"loading {path}", list[tuple[StepReader, Loaded]]()
 
     def open_and_check() -> None:
         reader = StepReader(path)
-        state = _stored_state(reader)
         skipped = ("model/", "optim/") if optimizer is not None else ("model/", "optim/", "hf/")
         others = [name for name in reader.names() if not name.startswith(skipped)]
         for name in others[world.rank :: world.size]:
             reader.check(name)
-        found.append((reader, state, reader.read_json("loader.json")))
+        found.append((reader, _documents(reader)))
+
+    def refuse_nonfinite() -> None:
+        if odd := nonfinite_parameters(model):
+            raise layout.nonfinite_weights(path, odd)
 
     all_ranks(world, open_and_check, what=what)
-    reader, state, position = found[0]
+    reader, loaded = found[0]
     _read_model(reader, model, world, cast=optimizer is None)
-    all_ranks(world, lambda: _refuse_nonfinite(path, model), what=what)
-    changes = _read_optimizer(reader, model, optimizer, world) if optimizer is not None else []
-    return _loaded(reader, state, position, changes)
+    all_ranks(world, refuse_nonfinite, what=what)
+    return (
+        loaded
+        if optimizer is None
+        else replace(loaded, changes=_read_optimizer(reader, model, optimizer, world))
+    )
 
 
 def check_fits(
@@ -92,47 +93,41 @@ def check_fits(
     if (trouble := layout.find_problem(path)) is not None:
         raise CheckpointError(trouble, layout.recovery_hint(path))
     reader = StepReader(path)
-    state, tensors, stored = _stored_state(reader), model_tensors(model), storage_of(reader)
+    loaded, tensors = _documents(reader), model_tensors(model)
     _own_ties(reader, tensors, World.single())
     wanted = {name: tensor for name, tensor in tensors.items() if name not in reader.manifest["tied"]}
-    sharded.compare(path / "model", stored.scan(reader, "model"), wanted, cast=optimizer is None)
-    changes: list[str] = []
-    if optimizer is not None:
-        names, document = names_by_id(model), optimizer_state.read_document(reader)
-        empty = _optimizer_targets(reader, document, optimizer, names)
-        where = path / optimizer_state.DOCUMENT
-        changes = optimizer_state.restore(document, empty, optimizer, names, where=where)
-    return _loaded(reader, state, reader.read_json("loader.json"), changes)
+    formats.compare(path / "model", formats.scan(reader, "model"), wanted, cast=optimizer is None)
+    if optimizer is None:
+        return loaded
+    return replace(
+        loaded, changes=_read_optimizer(reader, model, optimizer, World.single(), with_values=False)
+    )
 
 
-def _loaded(reader: StepReader, state: StoredState, position: dict[str, Any], changes: list[str]) -> Loaded:
+def _documents(reader: StepReader) -> Loaded:
+    """What a step says beside its tensors."""
+    state, manifest = reader.read_model("state.json", StoredState), reader.manifest
+    if state.step != manifest["step"]:
+        raise CheckpointError(
+            f"{reader.folder / 'state.json'} is of step {state.step:,}, the manifest of {manifest['step']:,}",
+            layout.recovery_hint(reader.folder),
+        )
     return Loaded(
         step=state.step,
         path=reader.folder,
         state=state.state,
-        loader_state=position,
-        facts=reader.manifest["facts"],
-        metrics=reader.manifest["metrics"],
-        changes=changes,
+        loader_state=reader.read_json("loader.json"),
+        facts=manifest["facts"],
+        metrics=manifest["metrics"],
         config_yaml=reader.read_bytes("config.yaml"),
     )
-
-
-def _stored_state(reader: StepReader) -> StoredState:
-    state = reader.read_model("state.json", StoredState)
-    if state.step != reader.manifest["step"]:
-        raise CheckpointError(
-            f"{reader.folder / 'state.json'} is of step {state.step:,}, the manifest of {reader.manifest['step']:,}",
-            layout.recovery_hint(reader.folder),
-        )
-    return state
 
 
 def _read_model(reader: StepReader, model: torch.nn.Module, world: World, *, cast: bool) -> None:
     tensors, tied = model_tensors(model), reader.manifest["tied"]
     own_ties = _own_ties(reader, tensors, world)
     wanted = {name: tensor for name, tensor in tensors.items() if name not in tied}
-    storage_of(reader).load_tensors(reader, "model", wanted, cast=cast, world=world)
+    formats.load_tensors(reader, "model", wanted, cast=cast, world=world)
     for name, source in tied.items():
         if name in tensors and source in wanted and name not in own_ties and source not in own_ties:
             tensors[name].copy_(tensors[source])
@@ -151,37 +146,26 @@ def _own_ties(reader: StepReader, tensors: Mapping[str, torch.Tensor], world: Wo
     return own_ties
 
 
-def _refuse_nonfinite(path: Path, model: torch.nn.Module) -> None:
-    if odd := nonfinite_parameters(model):
-        raise CheckpointError(
-            f"{path} holds weights that are not finite: {len(odd)} tensors with NaN or infinity, {odd[0]!r} first",
-            f"{layout.recovery_hint(path)}; automodel inspect-ckpt {for_shell(path.parent)} --verify checks all",
-        )
-
-
 def _read_optimizer(
-    reader: StepReader, model: torch.nn.Module, optimizer: torch.optim.Optimizer, world: World
+    reader: StepReader,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    world: World,
+    *,
+    with_values: bool = True,
 ) -> list[str]:
+    """A line for each setting that differs from the stored one."""
     names = names_by_id(model)
     document: dict[str, Any] = {}
     tensors: dict[str, torch.Tensor] = {}
 
     def prepare() -> None:
         document.update(optimizer_state.read_document(reader))
-        tensors.update(_optimizer_targets(reader, document, optimizer, names))
+        optimizer_state.check_fits(document, optimizer, names)
+        tensors.update(optimizer_state.targets(formats.scan(reader, "optim"), optimizer, names))
 
     all_ranks(world, prepare, what=f"loading {reader.folder}")
-    storage_of(reader).load_tensors(reader, "optim", tensors, world=world)
+    if with_values:
+        formats.load_tensors(reader, "optim", tensors, world=world)
     where = reader.folder / optimizer_state.DOCUMENT
     return optimizer_state.restore(document, tensors, optimizer, names, where=where)
-
-
-def _optimizer_targets(
-    reader: StepReader,
-    document: Mapping[str, Any],
-    optimizer: torch.optim.Optimizer,
-    names: Mapping[int, str],
-) -> dict[str, torch.Tensor]:
-    """Empty tensors for the stored state, once it is known to be this optimizer's."""
-    optimizer_state.check_fits(document, optimizer, names)
-    return optimizer_state.targets(storage_of(reader).scan(reader, "optim"), optimizer, names)

@@ -16,12 +16,10 @@ _DEPTH = 3
 _MOST_FOLDERS = 1000  # on a level; more are no runs
 _SHOWN = 6
 # What a run writes into its folder, and the reports on it: docs/formats.md. The rest is somebody else's.
+_NAMES = "|".join(map(re.escape, (*layout.POINTERS, CONFIG_NAME, METRICS_NAME, SUPERSEDED_NAME, RUN_NAME)))
 _OWN = re.compile(
-    "("
-    + "|".join(map(re.escape, (*layout.POINTERS, CONFIG_NAME, METRICS_NAME, SUPERSEDED_NAME, RUN_NAME)))
-    + r"|results(_[\w.+-]+)?\.json|curves\w*\.\w+)"
-    + files.ANY_TEMPORARY
-    + r"|step_\d{8,}(\.\w+)?|profile|wandb"
+    rf"({_NAMES}|results(_[\w.+-]+)?\.json|curves\w*\.\w+){files.ANY_TEMPORARY}"
+    r"|step_\d{8,}(\.\w+)?|profile|wandb"
 )
 
 
@@ -48,10 +46,8 @@ def runs_below(folder: Path) -> list[Path]:
 
 def _folders(folder: Path) -> list[Path]:
     try:
-        inside = sorted(folder.iterdir())
-        return [
-            one for one in inside if one.is_dir() and not one.is_symlink() and not _OWN.fullmatch(one.name)
-        ]
+        inside = [one for one in sorted(folder.iterdir()) if not _OWN.fullmatch(one.name)]
+        return [one for one in inside if one.is_dir() and not one.is_symlink()]
     except OSError:  # not there, or not ours to read
         return []
 
@@ -69,17 +65,13 @@ def files_of_run(folder: Path) -> list[Path]:
     """
     inside = sorted(folder.iterdir()) if folder.is_dir() else []
     own = [path for path in inside if _OWN.fullmatch(path.name)]
-    for path in own:
-        if path.is_dir() and (others := [one for one in (path, *runs_below(path)) if _is_another(one)]):
+    for path in filter(Path.is_dir, own):
+        if other := next((one for one in (path, *runs_below(path)) if is_run(one) or is_training(one)), None):
             raise CheckpointError(
-                f"{others[0]} is a run of its own, inside of what {folder} would have moved",
+                f"{other} is a run of its own, inside of what {folder} would have moved",
                 "move that run elsewhere, or take another checkpoint_dir",
             )
     return own
-
-
-def _is_another(path: Path) -> bool:
-    return is_run(path) or is_training(path)
 
 
 def notes(folder: Path) -> list[str]:

@@ -32,6 +32,7 @@ from torch.distributed.tensor import DTensor
 from automodel_cli.checkpoint.storage import sharded
 from automodel_cli.checkpoint.storage.local_shards import empty_like_parameter
 from automodel_cli.checkpoint.storage.step_files import StepReader
+from automodel_cli.checkpoint.storage.tensor_file import StoredTensor
 from automodel_cli.errors import CheckpointError
 from automodel_cli.json_files import FileModel, Items
 
@@ -67,12 +68,13 @@ class FlatState:
     document: dict[str, Any]
 
 
-def parameter_names(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> list[list[str]]:
-    """The names of each group's parameters; ``names`` maps ``id(parameter)`` to its name in the model."""
-    return [
-        [names.get(id(parameter), f"param_groups.{g}.{i}") for i, parameter in enumerate(group["params"])]
+def _named(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, torch.Tensor]:
+    """The parameters in the order of their groups, by name; ``names`` maps ``id(parameter)`` to that in the model."""
+    return {
+        names.get(id(parameter), f"param_groups.{g}.{i}"): parameter
         for g, group in enumerate(optimizer.param_groups)
-    ]
+        for i, parameter in enumerate(group["params"])
+    }
 
 
 def flatten(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> FlatState:
@@ -81,9 +83,7 @@ def flatten(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> FlatS
     Raises:
         CheckpointError: it holds something that is neither a tensor nor JSON.
     """
-    grouped = parameter_names(optimizer, names)
-    flat = [name for group in grouped for name in group]
-    packed = optimizer.state_dict()
+    flat, packed = list(_named(optimizer, names)), optimizer.state_dict()
     tensors: dict[str, torch.Tensor] = {}
     state = {
         flat[index]: {key: _encode(value, f"{key}/{flat[index]}", tensors) for key, value in values.items()}
@@ -91,12 +91,9 @@ def flatten(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> FlatS
     }
     groups = []
     for g, group in enumerate(packed["param_groups"]):
-        settings = {
-            key: _encode(value, f"param_groups.{g}/{key}", tensors)
-            for key, value in group.items()
-            if key != "params"
-        }
-        groups.append({**settings, "params": grouped[g]})
+        indices = group.pop("params")
+        settings = {key: _encode(value, f"param_groups.{g}/{key}", tensors) for key, value in group.items()}
+        groups.append({**settings, "params": [flat[index] for index in indices]})
     document = {"class": _class_name(optimizer), "parameters": sorted(flat), "groups": groups, "state": state}
     return FlatState(tensors, document)
 
@@ -168,8 +165,7 @@ def check_fits(
             f"the checkpoint holds the state of {document['class']}, this run has {_class_name(optimizer)}",
             "resume with the same optimizer, or start from the weights alone: init_from",
         )
-    own = {name for group in parameter_names(optimizer, names) for name in group}
-    stored = set(document["parameters"])
+    own, stored = set(_named(optimizer, names)), set(document["parameters"])
     if own != stored:
         raise CheckpointError(
             f"the optimizer's parameters differ: {len(stored - own)} only in the checkpoint "
@@ -183,18 +179,16 @@ def _few(names: set[str]) -> str:
 
 
 def targets(
-    stored: Mapping[str, sharded.WholeTensor],
+    stored: Mapping[str, StoredTensor],
     optimizer: torch.optim.Optimizer,
     names: Mapping[int, str],
 ) -> dict[str, torch.Tensor]:
     """Empty tensors for everything stored, lying as the parameter does that each belongs to."""
-    parameters = {
-        name: parameter
-        for group, group_names in zip(optimizer.param_groups, parameter_names(optimizer, names), strict=True)
-        for parameter, name in zip(group["params"], group_names, strict=True)
-    }
+    parameters = _named(optimizer, names)
     return {
-        name: empty_like_parameter(parameters.get(name.partition("/")[2]), whole.shape, whole.dtype)
+        name: empty_like_parameter(
+            parameters.get(name.partition("/")[2]), whole.shape, sharded.DTYPES[whole.dtype]
+        )
         for name, whole in stored.items()
     }
 
@@ -229,8 +223,6 @@ def _restore(
     optimizer: torch.optim.Optimizer,
     names: Mapping[int, str],
 ) -> list[str]:
-    flat = [name for group in parameter_names(optimizer, names) for name in group]
-
     def resolve(name: str) -> torch.Tensor:
         if name not in loaded:
             raise CheckpointError(
@@ -238,17 +230,23 @@ def _restore(
             )
         return loaded[name]
 
-    state = {
-        index: _decode(document["state"][name], resolve)
-        for index, name in enumerate(flat)
-        if name in document["state"]
-    }
+    parameters, stored = _named(optimizer, names), document["state"]
+    state = {i: _decode(stored[name], resolve) for i, name in enumerate(parameters) if name in stored}
     groups = [dict(group) for group in optimizer.state_dict()["param_groups"]]
     changes = _merge_groups(groups, [_decode(group, resolve) for group in document["groups"]], optimizer)
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-    _undo_casts(optimizer, state)
-    refuse_incomplete(optimizer, flat, changes)
+    flat = list(parameters.values())
+    for index, values in state.items():
+        _undo_casts(optimizer.state[flat[index]], values)
+    refuse_incomplete(optimizer, list(parameters), changes)
     return changes
+
+
+def _undo_casts(own: dict[str, Any], stored: Mapping[str, Any]) -> None:
+    """``load_state_dict`` casts moments to the parameter's type; put back those stored otherwise."""
+    for key, value in stored.items():
+        if key != "step" and isinstance(value, torch.Tensor) and own[key].dtype != value.dtype:
+            own[key] = value.to(own[key].device)
 
 
 def refuse_incomplete(optimizer: torch.optim.Optimizer, names: list[str], changes: list[str]) -> None:
@@ -260,13 +258,16 @@ def refuse_incomplete(optimizer: torch.optim.Optimizer, names: list[str], change
     Raises:
         CheckpointError: a key is missing, or a tensor that lies beside the parameter has another shape.
     """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    wanted = [_state_of_a_copy(optimizer, g) for g, group in enumerate(optimizer.param_groups)]
-    group_of = [g for g, group in enumerate(optimizer.param_groups) for _ in group["params"]]
-    for parameter, name, g in zip(parameters, names, group_of, strict=True):
-        held = optimizer.state.get(parameter)
-        for key, lies_beside in wanted[g].get(parameter.dim(), {}).items() if held else ():
-            found = held.get(key) if held else None
+    wanted = [
+        (parameter, of_copy.get(parameter.dim(), {}))
+        for group, owner in zip(optimizer.param_groups, _owners(optimizer), strict=True)
+        for of_copy in [_state_of_a_copy(group, type(owner))]
+        for parameter in group["params"]
+    ]
+    for name, (parameter, keys) in zip(names, wanted, strict=True):
+        held = optimizer.state.get(parameter) or {}
+        for key, lies_beside in keys.items() if held else ():
+            found = held.get(key)
             if found is None or (lies_beside and tuple(found.shape) != tuple(parameter.shape)):
                 was = f" ({'; '.join(changes)})" if changes else ""
                 what = "lacks" if found is None else f"has in another shape ({list(found.shape)})"
@@ -281,10 +282,12 @@ def refuse_incomplete(optimizer: torch.optim.Optimizer, names: list[str], change
 _SIDES = (3, 5, 7, 11, 13, 17)
 
 
-def _state_of_a_copy(optimizer: torch.optim.Optimizer, g: int) -> dict[int, dict[str, bool]]:
-    """By a parameter's dimensions, the keys that group ``g`` keeps, and whether each is a tensor of its shape."""
-    group, kind = optimizer.param_groups[g], type(_owners(optimizer)[g])
-    settings = {key: value for key, value in group.items() if key in inspect.signature(kind).parameters}
+def _state_of_a_copy(
+    group: Mapping[str, Any], kind: type[torch.optim.Optimizer]
+) -> dict[int, dict[str, bool]]:
+    """By a parameter's dimensions, the keys that a group keeps, and whether each is a tensor of its shape."""
+    taken = inspect.signature(kind).parameters
+    settings = {key: value for key, value in group.items() if key in taken}
     found = {}
     for dims in {parameter.dim() for parameter in group["params"]}:
         try:
@@ -319,13 +322,3 @@ def _merge_groups(
             elif key != "lr" and own.get(key) != value:  # lr is the schedule's: it differs at every step
                 changes.append(f"optimizer group {g}: {key} is now {own.get(key)!r}, was {value!r}")
     return changes
-
-
-def _undo_casts(optimizer: torch.optim.Optimizer, state: Mapping[int, dict[str, Any]]) -> None:
-    """``load_state_dict`` casts moments to the parameter's type; put back those stored otherwise."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for index, values in state.items():
-        own = optimizer.state[parameters[index]]
-        for key, value in values.items():
-            if key != "step" and isinstance(value, torch.Tensor) and own[key].dtype != value.dtype:
-                own[key] = value.to(own[key].device)

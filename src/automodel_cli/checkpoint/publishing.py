@@ -29,22 +29,12 @@ def remove_stale(run: Path | str) -> None:
         stem, suffix = path.name.partition(".")[0], path.suffix
         if layout.step_of(stem) is None or path.name != stem + suffix or not path.is_dir():
             continue
-        if (
-            suffix == layout.REPLACED
-            and not layout.is_complete(path.with_name(stem))
-            and layout.is_complete(path)
-        ):
-            shutil.rmtree(path.with_name(stem), ignore_errors=True)
-            files.publish(path, path.with_name(stem))
+        successor, is_replaced = path.with_name(stem), suffix == layout.REPLACED
+        if is_replaced and layout.is_complete(path) and not layout.is_complete(successor):
+            shutil.rmtree(successor, ignore_errors=True)
+            files.publish(path, successor)
         elif suffix in (layout.TEMPORARY, layout.REPLACED, layout.DELETED):
             shutil.rmtree(path, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def saving(temporary: Path) -> Iterator[None]:
-    """Around the writing of a step: on a failure the temporary folder goes; a disk error says what to do."""
-    with discarding(temporary), error_context(temporary):
-        yield
 
 
 @contextlib.contextmanager
@@ -68,9 +58,9 @@ def error_context(temporary: Path) -> Iterator[None]:
         previous = layout.newest_good(temporary.parent)
         intact = f"{previous.name} is intact" if previous else "there is no earlier checkpoint"
         what = (
-            error.message
-            if isinstance(error, AutomodelError)
-            else f"{error.filename or temporary}: {error.strerror}"
+            f"{error.filename or temporary}: {error.strerror}"
+            if isinstance(error, OSError)
+            else error.message
         )
         raise CheckpointError(
             f"could not save {temporary.name.removesuffix(files.TEMP_SUFFIX).removesuffix(layout.TEMPORARY)}: {what}",

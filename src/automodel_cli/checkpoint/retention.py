@@ -27,7 +27,8 @@ class Retention:
     ) -> None:
         if keep_last is not None and keep_last < 1:
             raise CheckpointError(f"keep_last is {keep_last}, expected at least 1", "null keeps all")
-        self.run, self.keep_last, self.keep_every, self._say = run, keep_last, keep_every, say
+        self.run, self.keep_last, self.keep_every = run, keep_last, keep_every
+        self._say = say or (lambda line: None)
         self.protected = set(layout.list_steps(run))
         self._newest: Path | None = None  # saved or loaded last
         self._proven: Path | None = None
@@ -58,16 +59,37 @@ class Retention:
             return layout.newest_good(self.run, before=layout.step_of(self._newest.name))
         return self._proven
 
-    def apply(self, needed: int | None) -> None:
-        """Delete what may go; ``needed`` stays whatever the numbers say."""
-        prune(
-            self.run,
-            keep_last=self.keep_last,
-            keep_every=self.keep_every,
-            protected=self.protected,
-            needed=needed,
-            say=self._say,
+    def apply(self, needed: int | None = None) -> list[int]:
+        """Delete the complete steps that :func:`to_keep` does not name, nor ``needed``; returns them.
+
+        Each goes by a rename first, so that a killed deletion leaves nothing that looks complete. Where LATEST or
+        BEST is damaged nothing is deleted: it might have named any of them.
+        """
+        try:
+            names = [layout.read_pointer(self.run, pointer) for pointer in layout.POINTERS]
+        except CheckpointError as error:
+            self._say(f"no old checkpoint is deleted: {error.message}")
+            return []
+        steps_named = (needed, *(layout.step_of(name) for name in names if name))
+        pointed = {step for step in steps_named if step is not None}
+        steps, numbers = (
+            layout.list_steps(self.run),
+            {"keep_last": self.keep_last, "keep_every": self.keep_every},
         )
+        kept = to_keep(steps, **numbers, pointed=pointed, protected=self.protected)
+        return [step for step in steps if step not in kept and self._delete(step)]
+
+    def _delete(self, step: int) -> bool:
+        folder = layout.step_folder(self.run, step)
+        aside = folder.with_name(folder.name + layout.DELETED)
+        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            files.publish(folder, aside)
+        except OSError as error:  # a run does not end because an old checkpoint could not go
+            self._say(f"{folder.name} could not be deleted: {error.strerror}")
+            return False
+        shutil.rmtree(aside, ignore_errors=True)  # what cannot go now goes at the next save
+        return True
 
 
 def to_keep(
@@ -88,41 +110,3 @@ def to_keep(
     own = sorted(set(steps) - set(protected))
     milestones = {step for step in own if keep_every and step % keep_every == 0}
     return set(own[-keep_last:]) | milestones | set(pointed) | set(protected)
-
-
-def prune(
-    run: Path | str,
-    *,
-    keep_last: int | None,
-    keep_every: int | None = None,
-    protected: Collection[int] = (),
-    needed: int | None = None,
-    say: layout.Say | None = None,
-) -> list[int]:
-    """Delete the complete steps that :func:`to_keep` does not name, nor ``needed``; returns them.
-
-    Each goes by a rename first, so that a killed deletion leaves nothing that looks complete. Where LATEST or
-    BEST is damaged nothing is deleted: it might have named any of them.
-    """
-    say = say or (lambda line: None)
-    try:
-        names = [layout.read_pointer(run, pointer) for pointer in layout.POINTERS]
-    except CheckpointError as error:
-        say(f"no old checkpoint is deleted: {error.message}")
-        return []
-    steps_named = (needed, *(layout.step_of(name) for name in names if name))
-    pointed = {step for step in steps_named if step is not None}
-    steps = layout.list_steps(run)
-    kept = to_keep(steps, keep_last=keep_last, keep_every=keep_every, pointed=pointed, protected=protected)
-    gone = [step for step in steps if step not in kept]
-    for step in gone:
-        folder = layout.step_folder(run, step)
-        aside = folder.with_name(folder.name + layout.DELETED)
-        shutil.rmtree(aside, ignore_errors=True)
-        try:
-            files.publish(folder, aside)
-        except OSError as error:  # a run does not end because an old checkpoint could not go
-            say(f"{folder.name} could not be deleted: {error.strerror}")
-            continue
-        shutil.rmtree(aside, ignore_errors=True)  # what cannot go now goes at the next save
-    return [step for step in gone if not layout.is_complete(layout.step_folder(run, step))]

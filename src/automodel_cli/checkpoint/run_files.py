@@ -71,7 +71,7 @@ def _belongs_to_run(path: Path) -> bool:
 
 
 def _verdict(path: Path) -> Verdict:
-    checks = {CONFIG_NAME: _config, METRICS_NAME: _metrics, SUPERSEDED_NAME: _metrics}
+    checks = {CONFIG_NAME: _config, **dict.fromkeys((METRICS_NAME, SUPERSEDED_NAME), _metrics)}
     check = (checks | dict.fromkeys(layout.POINTERS, _pointer)).get(path.name)
     try:
         return ([], [path.name]) if check is None else check(path)
@@ -104,9 +104,8 @@ def _metrics(path: Path) -> Verdict:
     found = check_lines(path)
     problems = []
     if found.damaged:
-        shown = ", ".join(map(str, found.damaged[:_SHOWN_LINES])) + ", ..." * (
-            len(found.damaged) > _SHOWN_LINES
-        )
+        shown = ", ".join(map(str, found.damaged[:_SHOWN_LINES]))
+        shown += ", ..." * (len(found.damaged) > _SHOWN_LINES)
         problems = [f"{path} was changed: line {shown} of {found.lines:,} does not match the hash it carries"]
     missing = f"{path.name}: its first {found.without_hash:,} lines (written by an earlier version)"
     torn = f"{path.name}: its last line, which a killed run did not finish"

@@ -10,15 +10,14 @@ A process killed anywhere in between leaves the earlier checkpoint as it was; a 
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic_core import from_json, to_json
 
 from automodel_cli.checkpoint import layout, publishing
 from automodel_cli.checkpoint.all_ranks import all_ranks, on_rank_zero
@@ -57,8 +56,8 @@ def write_step(
     world: World,
     storage: TensorStorage,
     *,
-    begin: Callable[[], None],
-    end: Callable[[], None],
+    begin: Callable[[], object],
+    end: Callable[[], object],
     say: layout.Say,
 ) -> None:
     """Write a whole step; rank 0 calls ``begin`` before there is a new folder, and ``end`` once LATEST names it.
@@ -145,10 +144,11 @@ def _write_hf(writer: StepWriter, save: StepSave, say: layout.Say) -> None:
     """The consolidated copy is an extra: if anything but the disk fails, there is a checkpoint without it."""
     try:
         if save.model is not None:
-            hf_export.write_hf(save.model, writer, "hf", save.tokenizer_folder, say=say)
+            weights = hf_export.in_memory(save.model)
+            hf_export.write(save.model, weights, writer, "hf/", save.tokenizer_folder, say=say)
         else:
             reader = StepReader(writer.folder, manifest={**save.manifest, "files": writer.records})
-            hf_export.write(reader, writer, "hf", save.tokenizer_folder, say=say)
+            hf_export.write_step(reader, writer, "hf/", save.tokenizer_folder, say=say)
     except OSError:
         raise
     except Exception as error:  # transformers and tokenizers have no common class of errors
@@ -158,14 +158,4 @@ def _write_hf(writer: StepWriter, save: StepSave, say: layout.Say) -> None:
 
 def plain_json(value: Any) -> Any:
     """``value`` as it is after a round trip: string keys, lists, no NaN; only then does its hash hold."""
-
-    def finite(item: Any) -> Any:
-        if isinstance(item, float) and not math.isfinite(item):
-            return None
-        if isinstance(item, Mapping):
-            return {str(key): finite(inner) for key, inner in item.items()}
-        if isinstance(item, list | tuple):
-            return [finite(inner) for inner in item]
-        return item
-
-    return json.loads(json.dumps(finite(value)))
+    return from_json(to_json(value, inf_nan_mode="null", fallback=dict))

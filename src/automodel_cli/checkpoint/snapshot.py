@@ -8,11 +8,13 @@ buffers that the next save uses again: one copy of what this rank writes is held
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from automodel_cli.checkpoint import optimizer_state
 from automodel_cli.checkpoint.storage import sharded
@@ -22,6 +24,7 @@ from automodel_cli.errors import CheckpointError
 
 # What wrappers add to the names of the modules in them.
 _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of which a norm can be taken
 
 
 @dataclass(frozen=True)
@@ -121,10 +124,38 @@ def untied(
 
     Rank 0 decides: where a rank's own piece is empty, it cannot tell.
     """
-    _, ties = sharded.split_ties(tensors)
+    ties: dict[str, str] = {}
+    seen: dict[tuple[Any, ...], str] = {}
+    for name, tensor in tensors.items():
+        held = _local(tensor)
+        place = held.untyped_storage()._cdata if held.is_meta else held.data_ptr()
+        key = (held.device, place, held.storage_offset(), held.dtype, tuple(held.shape), held.stride())
+        if held.numel() and seen.setdefault(key, name) != name:
+            ties[name] = seen[key]
     if world.size > 1:
         ties = world.broadcast(ties)
     return {name: tensor for name, tensor in tensors.items() if name not in ties}, ties
+
+
+def nonfinite_parameters(model: torch.nn.Module) -> list[str]:
+    """Names of the parameters that hold NaN or infinity in this rank's pieces; waits for the device once.
+
+    Parameters only: a buffer may hold infinities by design (a mask of ``-inf``, say).
+    """
+    largest: dict[str, torch.Tensor] = {}
+    for name, parameter in model.named_parameters():
+        held = _local(parameter.detach())
+        if held.numel() and held.dtype in _FLOATS and not held.is_meta:
+            # NaN where one is NaN; needs no memory, unlike isfinite
+            largest[name] = torch.linalg.vector_norm(held, ord=math.inf)
+    if not largest:
+        return []
+    sound = torch.stack([norm.isfinite() for norm in largest.values()]).tolist()
+    return [name for name, is_sound in zip(largest, sound, strict=True) if not is_sound]
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def model_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:

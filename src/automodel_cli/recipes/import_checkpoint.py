@@ -35,14 +35,16 @@ def run(cfg: ImportConfig, *, say: Say | None = None) -> ImportResult:
     say, folder = say or (lambda line: None), Path(cfg.output)
     hf_export.refuse_existing(folder)
     found = imports.read(cfg.source, activation=cfg.activation)
-    tokenizer = _tokenizer(cfg, found, say)
+    tokenizer, model = _tokenizer(cfg, found, say), found.model()
     for note in found.notes:
         say(note)
     with tempfile.TemporaryDirectory(prefix="automodel-import-") as place:
         if tokenizer is not None:
             tokenizer.save(Path(place, "tokenizer"))
         tokenizer_folder = None if tokenizer is None else Path(place, "tokenizer")
-        hf_export.export_imported(found, folder, tokenizer_folder, say=say)
+        weights = hf_export.Source(found.dtypes, found.read)
+        with hf_export.new_folder(folder) as writer:
+            hf_export.write(model, weights, writer, "", tokenizer_folder, say=say)
     return ImportResult(found.source, folder, folder_bytes(folder))
 
 

@@ -7,19 +7,19 @@ import math
 import numpy as np
 import pytest
 import torch
+from tests.checkpoint.steps import save_tensors
 
 from automodel_cli.checkpoint.inspect import tensor_values
-from automodel_cli.checkpoint.inspect.describe import gather
 from automodel_cli.checkpoint.inspect.tensor_values import difference, nonfinite, widen
-from automodel_cli.checkpoint.storage import sharded
 from automodel_cli.checkpoint.storage.step_files import StepWriter
+from automodel_cli.checkpoint.storage.tensor_file import gather
 
 
 def stored(tmp_path, tensors, *more):
     """The tensors as written to disk and found again; further arguments are the shards of further ranks."""
     writer = StepWriter(tmp_path)
     for rank, (shard, offsets) in enumerate([(tensors, {}), *more]):
-        sharded.save_tensors(shard, writer, "model", rank=rank, offsets=offsets)
+        save_tensors(shard, writer, rank=rank, offsets=offsets)
     return {tensor.name: tensor for tensor in gather(sorted((tmp_path / "model").iterdir()))}
 
 

@@ -15,6 +15,7 @@ from torch.distributed.tensor.placement_types import _StridedShard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from automodel_cli.checkpoint.storage import local_shards as shards
+from automodel_cli.checkpoint.storage.tensor_file import intersection
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError
 
@@ -129,7 +130,7 @@ def test_intersections_against_index_sets():
     spans = [(begin, size) for begin in range(4) for size in range(4)]
     for (b1, s1), (b2, s2) in itertools.product(spans, spans):
         common = set(range(b1, b1 + s1)) & set(range(b2, b2 + s2))
-        found = shards.intersection(((b1,), (s1,)), ((b2,), (s2,)))
+        found = intersection(((b1,), (s1,)), ((b2,), (s2,)))
         assert (found is None) == (not common)
         if found:
             assert set(range(found[0][0], found[0][0] + found[1][0])) == common

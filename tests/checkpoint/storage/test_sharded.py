@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors import safe_open
 from tests import nursery
+from tests.checkpoint.steps import finish, save_tensors
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter, load, save
 
-from automodel_cli.checkpoint import layout
-from automodel_cli.checkpoint.storage import sharded
+from automodel_cli.checkpoint.storage import formats, sharded
 from automodel_cli.checkpoint.storage.step_files import StepReader, StepWriter
 from automodel_cli.errors import CheckpointError
 
@@ -31,18 +31,12 @@ TENSORS = {
 }
 
 
-MANIFEST = {
-    "format": layout.FORMAT, "step": 1, "save_format": "safetensors", "tied": {}, "metrics": {}, "facts": {}
-}  # fmt: skip
-
-
 def write(folder: Path, *shards: tuple[dict, dict]) -> StepReader:
     """A step folder whose ranks hold the given (tensors, offsets)."""
     writer = StepWriter(folder)
     for rank, (tensors, offsets) in enumerate(shards):
-        sharded.save_tensors(tensors, writer, "model", rank=rank, offsets=offsets)
-    writer.finish(dict(MANIFEST))
-    return StepReader(folder)
+        save_tensors(tensors, writer, rank=rank, offsets=offsets)
+    return finish(writer)
 
 
 def empty_like(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -59,7 +53,7 @@ def equal(a: torch.Tensor, b: torch.Tensor) -> bool:
 def test_every_kind_of_tensor_comes_back(tmp_path):
     reader = write(tmp_path / "a", (TENSORS, {}))
     found = empty_like(TENSORS)
-    sharded.load_tensors(reader, "model", found)
+    formats.load_tensors(reader, "model", found)
     for name, tensor in TENSORS.items():
         assert equal(found[name], tensor), name
 
@@ -91,9 +85,8 @@ def test_we_read_what_torch_writes(tmp_path):
     save(tensors, storage_writer=target, no_dist=True)
     assert [path.name for path in (tmp_path / "a" / "model").iterdir()] == [sharded.shard_name()]
     writer.adopt("model")
-    writer.finish(dict(MANIFEST))
     found = empty_like(tensors)
-    sharded.load_tensors(StepReader(tmp_path / "a"), "model", found)
+    formats.load_tensors(finish(writer), "model", found)
     assert all(equal(found[name], tensor) for name, tensor in tensors.items())
 
 
@@ -106,10 +99,11 @@ PARTS = (
 @pytest.mark.parametrize("who", ["we", "torch"])
 def test_parts_of_several_ranks_make_one_tensor(tmp_path, who):
     reader = write(tmp_path / "a", *PARTS)
-    assert sharded.scan(reader, "model")["w"] == sharded.WholeTensor(torch.float32, (3, 4))
+    whole = formats.scan(reader, "model")["w"]
+    assert (whole.dtype, whole.shape) == ("F32", (3, 4))
     found = {"w": torch.zeros(3, 4), "only": torch.zeros(3)}
     if who == "we":
-        sharded.load_tensors(reader, "model", found)
+        formats.load_tensors(reader, "model", found)
     else:
         load(found, storage_reader=HuggingFaceStorageReader(str(reader.folder / "model")), no_dist=True)
     assert torch.equal(found["w"], torch.arange(12.0).reshape(3, 4))
@@ -119,7 +113,7 @@ def test_parts_of_several_ranks_make_one_tensor(tmp_path, who):
 def test_a_gap_between_parts_is_refused(tmp_path):
     reader = write(tmp_path / "a", PARTS[0], ({"w": torch.ones(1, 4)}, {"w": (5, 0)}))
     with pytest.raises(CheckpointError, match="12 of 24 elements of 'w'"):
-        sharded.scan(reader, "model")
+        formats.scan(reader, "model")
 
 
 def test_a_complex_type_without_a_name_is_refused(tmp_path):
@@ -127,24 +121,16 @@ def test_a_complex_type_without_a_name_is_refused(tmp_path):
         write(tmp_path / "a", ({"w": torch.zeros(2, dtype=torch.complex128)}, {}))
 
 
-def test_ties_are_stored_once():
-    tensor = torch.ones(2, 3)
-    kept, ties = sharded.split_ties(
-        {"a": tensor, "b": tensor, "c": tensor.t(), "d": tensor[:1], "e": tensor.clone()}
-    )
-    assert list(kept) == ["a", "c", "d", "e"] and ties == {"b": "a"}
-
-
 def test_equal_tensors_give_equal_bytes_in_another_process(tmp_path):
     program = """
 import sys, torch
 from pathlib import Path
-from automodel_cli.checkpoint.storage import sharded
+from tests.checkpoint.steps import save_tensors
 from automodel_cli.checkpoint.storage.step_files import StepWriter
 writer = StepWriter(Path(sys.argv[1]))
-sharded.save_tensors({"b": torch.ones(3), "a": torch.zeros(2, 2)}, writer, "model")
+save_tensors({"b": torch.ones(3), "a": torch.zeros(2, 2)}, writer)
 """
     nursery.run([sys.executable, "-c", program, str(tmp_path / "a")], check=True)
-    sharded.save_tensors({"a": torch.zeros(2, 2), "b": torch.ones(3)}, StepWriter(tmp_path / "b"), "model")
+    save_tensors({"a": torch.zeros(2, 2), "b": torch.ones(3)}, StepWriter(tmp_path / "b"))
     contents = {(tmp_path / name / "model" / sharded.shard_name()).read_bytes() for name in ("a", "b")}
     assert len(contents) == 1

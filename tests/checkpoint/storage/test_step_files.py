@@ -10,7 +10,7 @@ import pytest
 
 from automodel_cli import files
 from automodel_cli.checkpoint import layout
-from automodel_cli.checkpoint.storage.step_files import HashedOutput, StepReader, StepWriter, _FullWrites
+from automodel_cli.checkpoint.storage.step_files import HashedOutput, StepReader, StepWriter
 from automodel_cli.errors import CheckpointError
 
 MANIFEST = {
@@ -139,6 +139,6 @@ class Stutter:
 
 def test_short_writes_are_finished():
     raw = Stutter()
-    output = HashedOutput(_FullWrites(raw))
+    output = HashedOutput(raw)
     output.write(b"hello world")
     assert raw.content == b"hello world" and output.hash == files.hash_bytes(b"hello world")

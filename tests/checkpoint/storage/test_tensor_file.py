@@ -106,9 +106,11 @@ def test_a_malformed_file_is_refused_by_name(tmp_path, content):
         tensor_file.read_header(path)
 
 
-def shards(*chunks):
+def check(*chunks):
     """Shards of one F32 tensor, each as (offsets, shape)."""
-    return [tensor_file.TensorInfo("F32", shape, 0, 0, offsets) for offsets, shape in chunks]
+    infos = [tensor_file.TensorInfo("F32", shape, 0, 0, offsets) for offsets, shape in chunks]
+    (tensor,) = tensor_file.put_together(("w", Path("x"), info) for info in infos)
+    tensor_file.check_cover(tensor, "here")
 
 
 @pytest.mark.parametrize(
@@ -127,10 +129,10 @@ def shards(*chunks):
 )
 def test_parts_hold_each_element_once(chunks, trouble):
     if trouble is None:
-        tensor_file.check_cover("w", shards(*chunks), "here")
+        check(*chunks)
         return
     with pytest.raises(CheckpointError, match=trouble):
-        tensor_file.check_cover("w", shards(*chunks), "here")
+        check(*chunks)
 
 
 def test_an_empty_tensor_of_impossible_widths_is_refused(tmp_path):

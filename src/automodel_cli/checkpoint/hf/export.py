@@ -16,51 +16,39 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
 from automodel_cli.checkpoint import layout, publishing
-from automodel_cli.checkpoint.hf import claims
+from automodel_cli.checkpoint.hf import bounds as hf_bounds
 from automodel_cli.checkpoint.hf import config as hf_config
 from automodel_cli.checkpoint.hf import hashes as hf_hashes
 from automodel_cli.checkpoint.hf import tokenizer as hf_tokenizer
 from automodel_cli.checkpoint.hf.format import INDEX
-from automodel_cli.checkpoint.imports.trainers import Imported
 from automodel_cli.checkpoint.storage import sharded
-from automodel_cli.checkpoint.storage.formats import storage_of
+from automodel_cli.checkpoint.storage.formats import read_tensor, scan
 from automodel_cli.checkpoint.storage.step_files import StepReader, StepWriter
+from automodel_cli.dtypes import torch_name
 from automodel_cli.errors import CheckpointError
-from automodel_cli.files import TEMP_SUFFIX, fsync_folder, publish
-from automodel_cli.json_files import without_controls
+from automodel_cli.files import exclusive_lock, fsync_folder, make_folder, publish, temporary_of
 from automodel_cli.models.external import KNOWN_PACKAGES, packages_of
 from automodel_cli.models.families import family_named
 from automodel_cli.models.hf import HFCausalLM
 from automodel_cli.models.init import is_on_meta
 from automodel_cli.models.interface import CausalLM, HFTensor
+from automodel_cli.plain_text import without_controls
 
 MAX_FILE_BYTES = 5_000_000_000
 _WITH_CODE = KNOWN_PACKAGES | {"transformers_modules"}  # a repository's own code
 
 # (files checked, files in all, the file that is read)
 Progress = Callable[[int, int, str], None]
-
-
-class Source(Protocol):
-    """Where the weights of a model are, by its own names."""
-
-    def dtype(self, name: str) -> torch.dtype:
-        """The type of a weight."""
-
-    def read(self, name: str) -> torch.Tensor:
-        """One weight, whole."""
 
 
 def has_format(model: torch.nn.Module) -> bool:
@@ -88,22 +76,8 @@ def export(
             progress(number, len(used), name)
         reader.check(name)
     tokenizer = checkpoint / "tokenizer"
-    with _new_folder(folder) as writer:
-        write(reader, writer, "", tokenizer if tokenizer.is_dir() else None, say=say)
-    return folder
-
-
-def export_imported(
-    found: Imported, folder: Path, tokenizer_folder: Path | None = None, *, say: layout.Say | None = None
-) -> Path:
-    """The same for the checkpoint of another trainer.
-
-    Raises:
-        CheckpointError: the folder exists, or the weights are not those of the model.
-    """
-    model = found.model()
-    with _new_folder(folder) as writer:
-        write_model(model, found, writer, "", tokenizer_folder, say=say)
+    with new_folder(folder) as writer:
+        write_step(reader, writer, "", tokenizer if tokenizer.is_dir() else None, say=say)
     return folder
 
 
@@ -113,25 +87,31 @@ def save_hf(model: torch.nn.Module, folder: Path | str, tokenizer_folder: Path |
     Raises:
         CheckpointError: the model has no such format, the folder exists, or the disk is full.
     """
-    with _new_folder(Path(folder)) as writer:
-        write_hf(model, writer, "", tokenizer_folder)
+    with new_folder(Path(folder)) as writer:
+        write(model, in_memory(model), writer, "", tokenizer_folder)
     return Path(folder)
 
 
 @contextlib.contextmanager
-def _new_folder(folder: Path) -> Iterator[StepWriter]:
-    """Writes files into a folder that appears when all are there.
+def new_folder(folder: Path) -> Iterator[StepWriter]:
+    """Writes files into a folder that appears when all are there; what a killed export left is cleared first.
 
     Raises:
         CheckpointError: it exists.
+        AutomodelError: another process is writing it, or its parent is not to be written.
     """
     refuse_existing(folder)
-    # with the process in its name: another export may be writing to the same folder
-    temporary = folder.with_name(f"{folder.name}.{os.getpid()}{TEMP_SUFFIX}")
-    with publishing.saving(temporary):
-        yield (writer := StepWriter(temporary))
-        fsync_folder(writer.folder)
-        publish(temporary, folder)
+    make_folder(folder.parent, "the output")
+    temporary = temporary_of(folder)
+    lock = temporary.with_name(f"{temporary.name}.lock")
+    with exclusive_lock(lock, busy=f"another process is writing {folder}"):
+        try:
+            with publishing.discarding(temporary), publishing.error_context(temporary):
+                yield StepWriter(temporary)
+                fsync_folder(temporary)
+                publish(temporary, folder)
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def refuse_existing(folder: Path) -> None:
@@ -143,15 +123,37 @@ def refuse_existing(folder: Path) -> None:
 # ------------------------------------------------------------------------------- parts of another folder
 
 
-def write(
+@dataclass(frozen=True)
+class Source:
+    """Where the weights of a model are: types by the model's own names, and how to read one, whole."""
+
+    dtypes: Mapping[str, torch.dtype]
+    read: Callable[[str], torch.Tensor]
+
+
+def in_memory(model: torch.nn.Module) -> Source:
+    """The tensors of a model itself."""
+    state = model.state_dict()
+    return Source({name: tensor.dtype for name, tensor in state.items()}, state.__getitem__)
+
+
+def _of_step(reader: StepReader) -> Source:
+    """The tensors of a step, tied ones under each of their names."""
+    stored = scan(reader, "model")
+    stored |= {name: stored[other] for name, other in reader.manifest["tied"].items() if other in stored}
+    dtypes = {name: sharded.DTYPES[one.dtype] for name, one in stored.items()}
+    return Source(dtypes, lambda name: read_tensor(reader, stored[name]))
+
+
+def write_step(
     reader: StepReader,
     writer: StepWriter,
-    below: str,
+    place: str,
     tokenizer_folder: Path | None = None,
     *,
     say: layout.Say | None = None,
 ) -> None:
-    """Write the files of such a folder, from those of a step, below ``below`` of a folder that is being written.
+    """Write the files of such a folder, from those of a step, into ``place`` of a folder that is being written.
 
     Raises:
         CheckpointError: the model has no such format.
@@ -164,54 +166,43 @@ def write(
             f"{reader.folder}: a user-defined model{builder} has no Hugging Face format",
             f"its weights are safetensors by its own names, in {reader.folder / 'model'}",
         )
-    source = _StoredWeights(reader)
-    model = claims.build(config, reader.folder, reader.manifest, "model/config.json")
-    write_model(model, source, writer, below, tokenizer_folder, say=say)
+    source = _of_step(reader)
+    model = hf_bounds.build_claimed(config, reader.folder, reader.manifest, "model/config.json")
+    if missing := model.state_dict().keys() - source.dtypes.keys():
+        raise CheckpointError(
+            f"{reader.folder} holds no {min(missing)!r}", "its model/config.json describes another model"
+        )
+    write(model, source, writer, place, tokenizer_folder, say=say)
 
 
-def write_hf(
+def write(
     model: torch.nn.Module,
-    writer: StepWriter,
-    below: str,
-    tokenizer_folder: Path | None = None,
-    *,
-    say: layout.Say | None = None,
-) -> None:
-    """The same from a model in memory.
-
-    Raises:
-        CheckpointError: the model has no such format.
-    """
-    if not isinstance(model, CausalLM):
-        raise _no_format()
-    write_model(model, _WeightsInMemory(model), writer, below, tokenizer_folder, say=say)
-
-
-def write_model(
-    model: CausalLM,
     source: Source,
     writer: StepWriter,
-    below: str,
+    place: str,
     tokenizer_folder: Path | None = None,
     *,
     say: layout.Say | None = None,
 ) -> None:
-    """The same from wherever the weights are.
+    """Write the files of such a folder, from wherever the weights are, into ``place`` (``""``, or ``"hf/"``).
 
     Raises:
         CheckpointError: the model has no such format.
     """
     if not has_format(model):
-        raise _no_format()
-    ids, place = hf_config.special_ids(tokenizer_folder), _join(below, "")
-    config = model.hf_config()
+        raise CheckpointError(
+            "a model of your own has no Hugging Face format",
+            "GPT-2, Llama and the causal language models of transformers have one",
+        )
+    assert isinstance(model, CausalLM)
+    ids, config = hf_config.special_ids(tokenizer_folder), model.hf_config()
     if config is not None:
-        dtype = max((source.dtype(name) for name in model.hf_tensors()), key=lambda one: one.itemsize)
-        hf_config.write({**config, "dtype": _spelled(dtype)}, ids, writer, place)
-        write_entries(_own_entries(model, source), writer, below)
+        dtype = max((source.dtypes[name] for name in model.hf_tensors()), key=lambda one: one.itemsize)
+        hf_config.write({**config, "dtype": torch_name(dtype)}, ids, writer, place)
+        _write_entries(_own_entries(model, source), writer, place)
     else:
         assert isinstance(model, HFCausalLM)
-        _write_transformers(model, source, writer, below)
+        _write_transformers(model, source, writer, place)
         hf_config.amend(ids, writer, place)
     if tokenizer_folder is not None:
         for name, content in hf_tokenizer.files_of(tokenizer_folder, say=say):
@@ -219,128 +210,74 @@ def write_model(
     hf_hashes.write_hashes(writer, place)
 
 
-def _no_format() -> CheckpointError:
-    return CheckpointError(
-        "a model of your own has no Hugging Face format",
-        "GPT-2, Llama and the causal language models of transformers have one",
-    )
-
-
-def _spelled(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _join(below: str, name: str) -> str:
-    return f"{below}/{name}" if below else name
-
-
-# ---------------------------------------------------------------------------------------------- sources
-
-
-class _WeightsInMemory:
-    """The tensors of a model itself."""
-
-    def __init__(self, model: CausalLM) -> None:
-        self._state = model.state_dict()
-
-    def dtype(self, name: str) -> torch.dtype:
-        return self._state[name].dtype
-
-    def read(self, name: str) -> torch.Tensor:
-        return self._state[name]
-
-
-class _StoredWeights:
-    """The tensors of a step, tied ones under each of their names."""
-
-    def __init__(self, reader: StepReader) -> None:
-        self._stored = storage_of(reader).StoredTensors(reader, "model")
-        self._tied = reader.manifest["tied"]
-        self._folder = reader.folder
-
-    def dtype(self, name: str) -> torch.dtype:
-        return self._stored.whole[self._name(name)].dtype
-
-    def read(self, name: str) -> torch.Tensor:
-        return self._stored.read(self._name(name))
-
-    def _name(self, name: str) -> str:
-        stored = self._tied.get(name, name)
-        if stored not in self._stored.whole:
-            raise CheckpointError(
-                f"{self._folder} holds no {name!r}", "its model/config.json describes another model"
-            )
-        return stored
-
-
 # ---------------------------------------------------------------------------------------------- entries
 
 
 @dataclass(frozen=True)
-class Entry:
+class _Entry:
     """A tensor to be written: its type and shape, and how to get its values when their turn comes."""
 
     dtype: torch.dtype
     shape: Sequence[int]
     values: Callable[[], torch.Tensor]
 
-    @classmethod
-    def of(cls, source: Source, ours: str, shape: Sequence[int], there: HFTensor) -> Entry:
-        """The weight that is called ``ours`` in its source."""
-        return cls(source.dtype(ours), shape, lambda: there.values(source.read(ours)))
-
     @property
     def num_bytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def _own_entries(model: CausalLM, source: Source) -> dict[str, Entry]:
+def _entry(source: Source, ours: str, shape: Sequence[int], there: HFTensor) -> _Entry:
+    """The weight that is called ``ours`` in its source."""
+    return _Entry(source.dtypes[ours], shape, lambda: there.values(source.read(ours)))
+
+
+def _own_entries(model: CausalLM, source: Source) -> dict[str, _Entry]:
     own = model.state_dict()
     entries = {
-        there.name: Entry.of(source, ours, there.shape(own[ours]), there)
+        there.name: _entry(source, ours, there.shape(own[ours]), there)
         for ours, there in model.hf_tensors().items()
     }
     for name, zeros in model.hf_zeros().items():
-        entries[name] = Entry(zeros.dtype, zeros.shape, partial(torch.zeros_like, zeros, device="cpu"))
+        entries[name] = _Entry(zeros.dtype, zeros.shape, partial(torch.zeros_like, zeros, device="cpu"))
     return entries
 
 
-def _write_transformers(model: HFCausalLM, source: Source, writer: StepWriter, below: str) -> None:
+def _write_transformers(model: HFCausalLM, source: Source, writer: StepWriter, place: str) -> None:
     state = model.hf.state_dict()
     for name in model.hf._keys_to_ignore_on_save or ():
         state.pop(name, None)
     state = remove_tied_weights_from_state_dict(state, model.hf)
     ours = {id(tensor): f"hf.{name}" for name, tensor in state.items()}
     converted = revert_weight_conversion(model.hf, dict(state))
+    folder = writer.folder / place
     if any(id(tensor) not in ours for tensor in converted.values()):
-        _write_whole(model, source, writer, below)
+        _fill(model, source)  # whole in memory: transformers puts the tensors into another form
+        model.hf.save_pretrained(folder, max_shard_size=MAX_FILE_BYTES)
+        writer.adopt(place)
         return
     entries = {
-        name: Entry.of(source, ours[id(tensor)], tensor.shape, HFTensor(name))
+        name: _entry(source, ours[id(tensor)], tensor.shape, HFTensor(name))
         for name, tensor in converted.items()
     }
     dtype = next((entry.dtype for entry in entries.values() if entry.dtype.is_floating_point), torch.float32)
-    model.hf.config.dtype = _spelled(dtype)
+    model.hf.config.dtype = torch_name(dtype)
     model.hf.config.architectures = [type(model.hf).__name__]
-    model.hf.config.save_pretrained(writer.folder / below)
+    model.hf.config.save_pretrained(folder)
     if model.hf.can_generate():
-        model.hf.generation_config.save_pretrained(writer.folder / below)
-    writer.adopt(below)
-    write_entries(entries, writer, below)
+        model.hf.generation_config.save_pretrained(folder)
+    writer.adopt(place)
+    _write_entries(entries, writer, place)
 
 
-def _write_whole(model: HFCausalLM, source: Source, writer: StepWriter, below: str) -> None:
-    """With the whole model in memory: transformers puts its tensors into another form."""
+def _fill(model: HFCausalLM, source: Source) -> None:
     if is_on_meta(model):
         model.to_empty(device="cpu")
         with torch.no_grad():
             for name, parameter in model.state_dict().items():
                 parameter.copy_(source.read(name))
-    model.hf.save_pretrained(writer.folder / below, max_shard_size=MAX_FILE_BYTES)
-    writer.adopt(below)
 
 
-def write_entries(entries: Mapping[str, Entry], writer: StepWriter, below: str) -> None:
+def _write_entries(entries: Mapping[str, _Entry], writer: StepWriter, place: str) -> None:
     """Write ``model.safetensors``, or several files with their index; one tensor in memory at a time."""
     parts = list(_split(entries, MAX_FILE_BYTES))
     names = ["model.safetensors"]
@@ -348,21 +285,21 @@ def write_entries(entries: Mapping[str, Entry], writer: StepWriter, below: str) 
         names = [f"model-{i + 1:05d}-of-{len(parts):05d}.safetensors" for i in range(len(parts))]
     for name, part in zip(names, parts, strict=True):
         shapes = {tensor: (entry.dtype, tuple(entry.shape)) for tensor, entry in part.items()}
-        with writer.open(_join(below, name)) as output:
+        with writer.open(place + name) as output:
             sharded.write_stream(shapes, partial(_values, part), output, metadata={"format": "pt"})
     if len(parts) > 1:
         places = {tensor: name for name, part in zip(names, parts, strict=True) for tensor in part}
         total = sum(entry.num_bytes for entry in entries.values())
-        writer.write_json(_join(below, INDEX), {"metadata": {"total_size": total}, "weight_map": places})
+        writer.write_json(place + INDEX, {"metadata": {"total_size": total}, "weight_map": places})
 
 
-def _values(part: Mapping[str, Entry], name: str) -> torch.Tensor:
+def _values(part: Mapping[str, _Entry], name: str) -> torch.Tensor:
     return part[name].values()
 
 
-def _split(entries: Mapping[str, Entry], limit: int) -> Iterator[dict[str, Entry]]:
+def _split(entries: Mapping[str, _Entry], limit: int) -> Iterator[dict[str, _Entry]]:
     """Cut into files of at most ``limit`` bytes, in order; a larger tensor has a file of its own."""
-    part: dict[str, Entry] = {}
+    part: dict[str, _Entry] = {}
     for name, entry in entries.items():
         if part and sum(other.num_bytes for other in part.values()) + entry.num_bytes > limit:
             yield part

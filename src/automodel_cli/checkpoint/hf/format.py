@@ -22,7 +22,7 @@ from automodel_cli.checkpoint import nested_runs
 from automodel_cli.checkpoint.hf import bounds as hf_bounds
 from automodel_cli.checkpoint.hf import shards as hf_shards
 from automodel_cli.checkpoint.imports import trainers as imports
-from automodel_cli.checkpoint.storage import sharded
+from automodel_cli.checkpoint.storage import formats
 from automodel_cli.errors import AutomodelError, CheckpointError
 from automodel_cli.json_files import FileModel, read_json, read_model, validated, without_controls
 from automodel_cli.models import hf
@@ -34,7 +34,7 @@ from automodel_cli.models.interface import CausalLM
 from automodel_cli.text import first_line
 
 INDEX = "model.safetensors.index.json"
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def nothing_to_load(path: Path) -> CheckpointError:
@@ -59,9 +59,7 @@ def find_folder(name_or_folder: str | Path) -> Path:
         CheckpointError: there is neither.
     """
     folder = Path(name_or_folder)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise nothing_to_load(folder)
+    if (folder / "config.json").is_file():
         return folder
     if folder.exists():
         raise nothing_to_load(folder)
@@ -131,13 +129,13 @@ def weight_files(folder: Path) -> list[Path]:
         shown = without_controls(str(missing[0]))
         raise CheckpointError(f"{shown} is missing ({index.name} names it)", "download it again")
     if not paths:
-        pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
-        found = f"only pickles ({', '.join(pickles[:3])})" if pickles else "no *.safetensors"
+        if pickles := sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES):
+            raise CheckpointError(
+                f"{folder} has only pickles ({', '.join(pickles[:3])})",
+                "pickles can run code and are not read: convert them with transformers' save_pretrained",
+            )
         raise CheckpointError(
-            f"{folder} has {found}",
-            "pickles can run code and are not read: convert them with transformers' save_pretrained"
-            if pickles
-            else "name a folder with config.json and *.safetensors",
+            f"{folder} has no *.safetensors", "name a folder with config.json and *.safetensors"
         )
     return paths
 
@@ -163,8 +161,7 @@ def _named(folder: Path) -> Iterator[None]:
     except AutomodelError as error:
         raise CheckpointError(error.message, error.hint) from error
     except Exception as error:  # of many libraries, with classes of their own
-        lines = str(error).strip().splitlines() or [""]
-        reason = without_controls(f"{type(error).__name__}: {lines[0][:200]}")
+        reason = without_controls(f"{type(error).__name__}: {first_line(error)}")
         raise CheckpointError(f"{folder} holds no model that can be built: {reason}", _ANEW) from error
 
 
@@ -257,8 +254,6 @@ def _fill(model: CausalLM, folder: Path) -> None:
             f"{folder} lacks {len(missing)} weights of its model, such as {min(missing)}", _ANEW
         )
     stored, own = source.hf.state_dict(), model.hf.state_dict()
-    sharded.compare_names(folder, stored, own)
+    formats.compare(folder, stored, own, cast=True)
     for name, tensor in stored.items():
-        whole = sharded.WholeTensor(tensor.dtype, tuple(tensor.shape))
-        sharded.compare_tensor(folder, name, whole, own[name], cast=True)
         copy_whole(own[name], tensor)

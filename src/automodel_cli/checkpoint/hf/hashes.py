@@ -35,8 +35,7 @@ def write_hashes(writer: StepWriter, place: str) -> None:
     """Write the file for everything that ``writer`` has put into ``place`` (``""`` or a folder with a slash)."""
     below = [record for record in writer.records if record["name"].startswith(place)]
     records = [{**record, "name": record["name"].removeprefix(place)} for record in below]
-    files.write_manifest(writer.folder / (place + HASHES), {"format": _FORMAT, "files": records})
-    writer.adopt_file(place + HASHES)
+    writer.write_text(place + HASHES, files.manifest_text({"format": _FORMAT, "files": records}))
 
 
 def read_hashes(folder: Path) -> list[dict[str, Any]] | None:

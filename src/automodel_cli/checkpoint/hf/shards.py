@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from automodel_cli.checkpoint.storage.local_shards import local_shard
 from automodel_cli.checkpoint.storage.tensor_file import read_header
 from automodel_cli.errors import CheckpointError
 from automodel_cli.models.interface import CausalLM, HFTensor
@@ -103,26 +102,13 @@ def _opened(path: Path) -> Any:
 
 @torch.no_grad()
 def _fill(target: Target, stored: Any) -> None:
-    tensor, rows = target.tensor, target.there.rows
-    if not isinstance(tensor, DTensor):
-        values = stored[:] if tensor.dim() else stored[()]
-        if rows is not None:
-            tensor[rows:].zero_()
-            tensor = tensor[:rows]
-        tensor.copy_(values.t() if target.there.transposed else values)
-        return
-    shape, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
-    if 0 in shape:  # fewer rows than ranks: this one has none
-        return
-    piece = [slice(start, start + size) for start, size in zip(offset, shape, strict=True)]
-    local = tensor.to_local()
+    shard = local_shard(target.there.name, target.tensor)
+    local, rows = shard.values, target.there.rows
     if rows is not None:
-        there = min(piece[0].stop, rows) - piece[0].start  # rows of this piece that are in the file
-        local[max(there, 0) :].zero_()
-        if there <= 0:
-            return
-        piece[0], local = slice(piece[0].start, piece[0].start + there), local[:there]
-    if target.there.transposed:
-        local.copy_(stored[tuple(reversed(piece))].t())
-    else:
-        local.copy_(stored[tuple(piece)])
+        there = max(min(rows - shard.offsets[0], len(local)), 0)  # rows of this piece that are in the file
+        local[there:].zero_()
+        local = local[:there]
+    if local.numel() == 0:  # fewer rows than ranks: this one has none
+        return
+    piece = tuple(slice(begin, begin + size) for begin, size in zip(shard.offsets, local.shape, strict=True))
+    local.copy_(stored[piece[::-1]].t() if target.there.transposed else stored[piece])

@@ -1,9 +1,8 @@
 """The tokenizer files of a Hugging Face folder, from the ``tokenizer/`` folder of a corpus or checkpoint.
 
 What is there under a name that belongs to a tokenizer is copied; links are not. A tokenizer that has no
-``tokenizer.json`` of its own (tiktoken ranks, bytes,
-characters) gets one, so that ``AutoTokenizer.from_pretrained`` gives the same ids; it is compared with the
-original on probe texts before it is written.
+``tokenizer.json`` of its own (tiktoken ranks, bytes, characters) gets one, so that ``AutoTokenizer.from_pretrained``
+gives the same ids; it is compared with the original on probe texts before it is written.
 
 tiktoken knows the rank of each token, Hugging Face the list of merges: the merge that makes a token is found
 by running byte-pair encoding on the token's own bytes with the ranks below its own, which leaves exactly two
@@ -22,6 +21,7 @@ from typing import Any
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from automodel_cli.checkpoint.layout import Say
 from automodel_cli.checkpoint.storage.step_files import regular_files
@@ -31,6 +31,7 @@ from automodel_cli.corpus.tokenizers.engines import probe_texts
 from automodel_cli.errors import DataError
 
 _GPT2_NAMES = ("gpt2", "r50k_base")
+_SPELLING = bytes_to_unicode()  # GPT-2's printable stand-in for each byte
 
 
 def files_of(folder: Path, *, say: Say | None = None) -> Iterator[tuple[str, bytes]]:
@@ -150,16 +151,6 @@ def _encode_below(token: bytes, ranks: dict[bytes, int], limit: int) -> list[byt
 
 def _spell(token: bytes) -> str:
     return "".join(_SPELLING[byte] for byte in token)
-
-
-def _byte_spelling() -> list[str]:
-    """GPT-2's printable stand-in for each byte."""
-    kept = {*range(33, 127), *range(161, 173), *range(174, 256)}
-    moved = iter(range(256, 512))
-    return [chr(byte) if byte in kept else chr(next(moved)) for byte in range(256)]
-
-
-_SPELLING = _byte_spelling()
 
 
 def _for_oniguruma(pattern: str) -> str:

@@ -15,11 +15,9 @@ from typing import Any, ClassVar
 
 import torch
 
-DTYPES = {
-    str(dtype).removeprefix("torch."): dtype
-    for dtype in vars(torch).values()
-    if isinstance(dtype, torch.dtype)
-}
+from automodel_cli.dtypes import torch_name
+
+DTYPES = {torch_name(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
 _MAX_DIMENSIONS = 64
 # Opcodes that no file of weights has: buffers as long as they are told, sets, other ways to a class.
 _NEVER = b"".join((

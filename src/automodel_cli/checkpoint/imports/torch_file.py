@@ -13,18 +13,21 @@ protocol 5, and it builds what the pickle asks for before anybody can compare si
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
 import struct
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 from automodel_cli.checkpoint.imports import closed_pickle
 from automodel_cli.errors import CheckpointError
-from automodel_cli.json_files import without_controls
+from automodel_cli.plain_text import without_controls
+from automodel_cli.text import first_line
 
 _MAX_PICKLE_BYTES = 64 << 20
 _STORAGES = {
@@ -45,19 +48,40 @@ def read(path: Path) -> Any:
         CheckpointError: no such file, damaged, or it names anything but tensors and plain values.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            return _Archive(path, archive).load()
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}", "name a file") from error
+        content = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+        with path.open("rb") as handle:
+            return _parse(handle, content, path)
+    except (OSError, RuntimeError) as error:  # torch's, where a file cannot be mapped
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise CheckpointError(f"{path} cannot be read: {reason}", "name a file") from error
+
+
+def parse(content: bytearray, where: Path) -> Any:
+    """The tensor that one of our own checkpoints holds as such a file, a view of ``content``; of any type there is.
+
+    Raises:
+        CheckpointError: damaged, or it names anything but tensors and plain values.
+    """
+    more = {
+        ("torch._utils", "_rebuild_tensor_v3"): _untyped_tensor,
+        ("torch.storage", "UntypedStorage"): torch.uint8,
+        ("torch", "ComplexFloatStorage"): torch.complex64,
+    }
+    return _parse(io.BytesIO(content), torch.frombuffer(content, dtype=torch.uint8), where, more)
+
+
+def _parse(handle: BinaryIO, content: torch.Tensor, path: Path, more: Mapping[Any, Any] | None = None) -> Any:
+    try:
+        with zipfile.ZipFile(handle) as archive:
+            return _Archive(content, archive).load(more or {})
     except zipfile.BadZipFile as error:
         raise CheckpointError(
             f"{path} is not an archive of torch.save: {error}",
             "load and save it again with torch 1.6 or later",
         ) from error
     except Exception as error:  # a hostile file may fail in any way
-        reason = without_controls(str(error).partition("\n")[0][:200]) or type(error).__name__
         raise CheckpointError(
-            f"{path} is refused: {reason}",
+            f"{path} is refused: {without_controls(first_line(error))}",
             "only tensors and plain values are read from it, and no code is run",
         ) from error
 
@@ -65,18 +89,16 @@ def read(path: Path) -> Any:
 class _Archive:
     """The entries of one file, and what its pickle may call."""
 
-    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
-        self._archive = archive
+    def __init__(self, content: torch.Tensor, archive: zipfile.ZipFile) -> None:
         self._entries = {info.filename: info for info in archive.infolist()}
         (pickled,) = (name for name in self._entries if name.count("/") == 1 and name.endswith("/data.pkl"))
-        self._root, self._pickled = pickled.removesuffix("data.pkl"), pickled
-        self._bytes = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+        self._root, self._bytes = pickled.removesuffix("data.pkl"), content
         if sum(info.file_size for info in archive.infolist()) > len(self._bytes):
             raise pickle.UnpicklingError("its entries overlap or are compressed")
         self._held: dict[str, torch.Tensor] = {}  # by key, as tied weights are one storage
 
-    def load(self) -> Any:
-        """The object that the file spells; its tensors are views of the mapped file.
+    def load(self, more: Mapping[Any, Any]) -> Any:
+        """The object that the file spells, of names that weights need and ``more``; its tensors are views of the file.
 
         Raises:
             pickle.UnpicklingError: it names or claims what a file of weights has no use for.
@@ -92,6 +114,7 @@ class _Archive:
             ("torch._utils", "_rebuild_tensor_v2"): _tensor,
             ("torch._utils", "_rebuild_parameter"): _parameter,
             **{("torch", name): dtype for name, dtype in _STORAGES.items()},
+            **more,
         }
         return closed_pickle.load(bytes(content.numpy()), admitted, persistent=self._storage)
 
@@ -129,6 +152,13 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> tor
     if math.prod(shape) > storage.numel() or (0 not in shape and last >= storage.numel()):
         raise pickle.UnpicklingError("a tensor reaches beyond its storage")
     return storage.as_strided(shape, strides, storage.storage_offset() + offset)
+
+
+def _untyped_tensor(
+    storage: Any, offset: Any, shape: Any, strides: Any, _: Any, hooks: Any, dtype: Any, *__: Any
+) -> torch.Tensor:
+    """``_rebuild_tensor_v3``, of the types that have no storage class of their own."""
+    return _tensor(storage.view(dtype), offset, shape, strides)
 
 
 def _parameter(data: Any, *_: Any) -> Any:

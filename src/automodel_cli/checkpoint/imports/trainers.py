@@ -30,17 +30,10 @@ from torch import Tensor
 
 from automodel_cli.checkpoint.imports import torch_file
 from automodel_cli.errors import CheckpointError
-from automodel_cli.json_files import (
-    Count,
-    FileModel,
-    FiniteFloat,
-    read_json,
-    read_yaml,
-    validated,
-    without_controls,
-)
+from automodel_cli.json_files import Count, FileModel, FiniteFloat, read_json, read_yaml, validated
 from automodel_cli.models.families import build_from_config
 from automodel_cli.models.interface import CausalLM
+from automodel_cli.plain_text import without_controls
 
 Size = Annotated[Count, Field(ge=1)]
 Weights = dict[str, Tensor]
@@ -80,9 +73,9 @@ class Imported:
             ConfigError: sizes that no such model can have.
         """
         model = build_from_config({"family": self.family, **self.arguments}, is_meta_device=True)
-        rows = {name: there.rows for name, there in model.hf_tensors().items()}
+        there = model.hf_tensors()
         shapes = {
-            name: (rows[name] or one.shape[0], *one.shape[1:]) for name, one in model.named_parameters()
+            name: (there[name].rows or one.shape[0], *one.shape[1:]) for name, one in model.named_parameters()
         }
         problems = [f"the weight {name} is missing" for name in shapes.keys() - self.weights.keys()]
         problems += [f"{name} is not a weight of this model" for name in self.weights.keys() - shapes.keys()]
@@ -94,9 +87,10 @@ class Imported:
         _refuse(self.where, sorted(problems))
         return model
 
-    def dtype(self, name: str) -> torch.dtype:
-        """The type of a weight."""
-        return self.weights[name].dtype
+    @property
+    def dtypes(self) -> dict[str, torch.dtype]:
+        """The types of the weights."""
+        return {name: tensor.dtype for name, tensor in self.weights.items()}
 
     def read(self, name: str) -> Tensor:
         """One weight.
@@ -114,14 +108,11 @@ class Imported:
 def trainer_of(path: str | Path) -> str | None:
     """Whose checkpoint lies there (nanoGPT, litgpt, lingua), by the names of the files; None for other things."""
     path = _place(Path(path))
-    if path.is_file():
-        own = next((name for name, files in _FILES.items() if path.name == files[0] and len(files) > 1), None)
-        if own is not None and trainer_of(path.parent) == own:
-            return own
-        return "nanoGPT" if path.suffix in (".pt", ".pth") else None
-    return next(
-        (name for name, files in _FILES.items() if all((path / file).is_file() for file in files)), None
-    )
+    folder = path.parent if path.is_file() else path
+    for name, files in _FILES.items():
+        if all((folder / file).is_file() for file in files) and path in (folder, folder / files[0]):
+            return name
+    return "nanoGPT" if path.is_file() and path.suffix in (".pt", ".pth") else None
 
 
 def _place(path: Path) -> Path:
@@ -153,11 +144,8 @@ def read(path: str | Path, *, activation: str | None = None) -> Imported:
 def _weights(stored: Any, where: Path) -> Weights:
     """Names without what torch.compile puts before them -> tensors."""
     found = stored.get("model", stored) if isinstance(stored, dict) else None
-    if (
-        not isinstance(found, dict)
-        or not all(isinstance(tensor, Tensor) for tensor in found.values())
-        or not found
-    ):
+    tensors = list(found.values()) if isinstance(found, dict) else []
+    if found is None or not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
         raise CheckpointError(f"{where} holds no model", _WHAT)
     weights = {str(name).replace("_orig_mod.", ""): tensor for name, tensor in found.items()}
     asked, held = sum(tensor.nbytes for tensor in weights.values()), where.stat().st_size
@@ -191,14 +179,8 @@ def _layers(names: list[str]) -> int:
 
 
 def _check_sizes(where: Path, told: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    _refuse(
-        where,
-        [
-            f"{key} is {told[key]!r}, the weights have {value}"
-            for key, value in found.items()
-            if told.get(key) is not None and told[key] != value
-        ],
-    )
+    differing = {key: value for key, value in found.items() if told.get(key) not in (None, value)}
+    _refuse(where, [f"{key} is {told[key]!r}, the weights have {value}" for key, value in differing.items()])
 
 
 def _size(weights: Weights, name: str, dimension: int, where: Path) -> int:
@@ -245,16 +227,17 @@ def _nanogpt(path: Path, activation: str | None) -> Imported:
     if head is not None and not _same(head, weights["wte.weight"]):
         _refuse(path, ["lm_head.weight is not wte.weight"])
     sizes["n_positions"] = sizes.pop("block_size")
-    kind = activation or ("gelu" if "bias" in told else "gelu_tanh")
-    told_only = {"n_head": args.n_head, "bias": args.bias, "dropout": args.dropout, "activation": kind}
-    notes = () if activation else (_activation_note(kind),)
-    return Imported("nanoGPT", "gpt2", {**sizes, **told_only}, weights, path, notes)
+    likely = "gelu" if "bias" in told else "gelu_tanh"
+    told_only = {"n_head": args.n_head, "bias": args.bias, "dropout": args.dropout}
+    arguments = {**sizes, **told_only, "activation": activation or likely}
+    notes = () if activation else (_ACTIVATION_NOTES[likely],)
+    return Imported("nanoGPT", "gpt2", arguments, weights, path, notes)
 
 
-def _activation_note(kind: str) -> str:
-    if kind == "gelu":
-        return "activation gelu (erf), nanoGPT's since June 2023; of an older one say --activation gelu_tanh"
-    return "activation gelu_tanh: model_args has no bias, so an early nanoGPT wrote it; else say --activation gelu"
+_ACTIVATION_NOTES = {
+    "gelu": "activation gelu (erf), nanoGPT's since June 2023; of an older one say --activation gelu_tanh",
+    "gelu_tanh": "activation gelu_tanh: model_args has no bias, as an early nanoGPT's; else say --activation gelu",
+}
 
 
 # ---------------------------------------------------------------------------------------------- Llama
@@ -266,8 +249,7 @@ def _renamed(weights: Weights, names: Mapping[str, str], where: Path) -> Weights
     for name, tensor in weights.items():
         number = re.search(r"\.(\d{1,9})\.", name)
         template = name if number is None else name.replace(f".{number[1]}.", ".{}.", 1)
-        if template not in names:
-            _refuse(where, [f"{name} is not a weight of a Llama"])
+        _refuse(where, [f"{name} is not a weight of a Llama"] * (template not in names))
         found[names[template].format(number[1] if number else "")] = tensor
     return found
 
@@ -364,11 +346,8 @@ def _litgpt(folder: Path) -> Imported:
 def _litgpt_scaling(given: Mapping[str, float] | None) -> dict[str, Any] | None:
     if not given:
         return None
-    longest = {
-        "original_max_position_embeddings" if key == "original_max_seq_len" else key: value
-        for key, value in given.items()
-    }
-    return {"rope_type": "llama3", **longest}
+    renamed = {"original_max_seq_len": "original_max_position_embeddings"}
+    return {"rope_type": "llama3", **{renamed.get(key, key): value for key, value in given.items()}}
 
 
 def _without_joined_heads(weights: Weights, heads: int, groups: int, width: int, where: Path) -> Weights:
@@ -380,12 +359,8 @@ def _without_joined_heads(weights: Weights, heads: int, groups: int, width: int,
             found[name] = tensor
             continue
         if heads % groups or tuple(tensor.shape[:1]) != ((heads + 2 * groups) * width,):
-            _refuse(
-                where,
-                [
-                    f"{stem} has {tuple(tensor.shape)}, which are not {heads} heads and 2 x {groups} of {width}"
-                ],
-            )
+            expected = f"{heads} heads and 2 x {groups} of {width}"
+            _refuse(where, [f"{stem} has {tuple(tensor.shape)}, which are not {expected}"])
         if kind == "qkv_by_group":
             by_group = tensor.view(groups, heads // groups + 2, width, -1)
             parts = (by_group[:, :-2], by_group[:, -2], by_group[:, -1])
@@ -456,12 +431,9 @@ def _lingua(folder: Path) -> Imported:
     weights = _renamed(_weights(torch_file.read(path), path), _LINGUA_NAMES, path)
     weights = {name: _halves(name, tensor, width, path) for name, tensor in weights.items()}
     sizes = _llama_sizes(weights, path)
-    found = {
-        "dim": sizes["hidden_size"],
-        "n_layers": sizes["num_hidden_layers"],
-        "vocab_size": sizes["vocab_size"],
-    }
+    names = {"dim": "hidden_size", "n_layers": "num_hidden_layers", "vocab_size": "vocab_size"}
     known_rows = told.get("vocab_size") if config.vocab_size > 0 else None
+    found = {theirs: sizes[ours] for theirs, ours in names.items()}
     _check_sizes(where, {**told, "vocab_size": known_rows}, found)
     return _llama("lingua", path, weights, {
         **sizes, "num_attention_heads": heads, "num_key_value_heads": config.n_kv_heads or heads, "head_dim": width,

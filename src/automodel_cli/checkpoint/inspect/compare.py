@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from automodel_cli.checkpoint import layout
-from automodel_cli.checkpoint.inspect.describe import checkpoint_tensors, gather, kind_of, weight_files
-from automodel_cli.checkpoint.inspect.tensor_values import StoredTensor, difference
+from automodel_cli.checkpoint.inspect.describe import checkpoint_tensors, kind_of, weight_files
+from automodel_cli.checkpoint.inspect.tensor_values import difference
+from automodel_cli.checkpoint.storage.tensor_file import StoredTensor, gather
 from automodel_cli.errors import CheckpointError
 from automodel_cli.json_files import read_json, read_yaml, without_controls
 
@@ -37,9 +38,7 @@ def diff(a: Path | str, b: Path | str) -> dict[str, Any]:
         "b": str(right),
         "added": [tensor.as_dict() for name, tensor in theirs.items() if name not in ours],
         "removed": [tensor.as_dict() for name, tensor in ours.items() if name not in theirs],
-        "reshaped": [
-            {"name": name, "shape": [list(ours[name].shape), list(theirs[name].shape)]} for name in reshaped
-        ],
+        "reshaped": [{"name": n, "shape": [list(ours[n].shape), list(theirs[n].shape)]} for n in reshaped],
         "changed": sorted(changed, key=lambda row: -row["relative"]),
         "equal": len(rows) - len(changed),
         "unread": len(common) - len(reshaped) - len(readable),
@@ -49,11 +48,10 @@ def diff(a: Path | str, b: Path | str) -> dict[str, Any]:
 
 
 def _tensors(path: Path) -> dict[str, StoredTensor]:
-    kind = kind_of(path)
+    if (kind := kind_of(path)) == "run":
+        raise CheckpointError(f"{path} is a run folder", "name one of its steps")
     if kind == "checkpoint":
         found = checkpoint_tensors(path, layout.read_step_manifest(path), "model")
-    elif kind == "run":
-        raise CheckpointError(f"{path} is a run folder", "name one of its steps")
     else:
         found = gather(weight_files(path))
     return {tensor.name: tensor for tensor in found}

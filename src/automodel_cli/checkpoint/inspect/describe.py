@@ -7,22 +7,40 @@ are plain dictionaries (JSON), so that a table and ``--json`` show the same fact
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from automodel_cli.checkpoint import layout, nested_runs
-from automodel_cli.checkpoint.inspect.tensor_values import StoredTensor
-from automodel_cli.checkpoint.storage.tensor_file import read_header, whole_shape
+from automodel_cli.checkpoint.storage.tensor_file import StoredTensor, gather, read_header
 from automodel_cli.errors import CheckpointError
 from automodel_cli.json_files import read_json
 
 SUFFIX = ".safetensors"
+_WHAT = "name a run folder, a step of one, a Hugging Face folder or a .safetensors file"
 # Facts that have a key of their own in a description.
-_SHOWN_FACTS = (
-    *("model", "data", "tokenizer", "optimizer", "schedule"),
-    *("precision", "batch", "fast_path", "versions"),
-)
+_SHOWN_FACTS = [
+    "model",
+    "data",
+    "tokenizer",
+    "optimizer",
+    "schedule",
+    "precision",
+    "batch",
+    "fast_path",
+    "versions",
+]
+_LEFT = {
+    layout.TEMPORARY: "a save that was not finished",
+    layout.REPLACED: "an earlier step of that name; its successor was not finished",
+    layout.DELETED: "a checkpoint on its way out",
+}
+_ROLE_MARKS = {
+    "position": ("wpe", "position_embed", "embed_position", "pos_emb"),
+    "embedding": ("wte", "embed_tokens", "tok_embeddings", "word_embeddings", "embed_in", "embedding"),
+    "head": ("lm_head", "embed_out", "output.weight", "head.weight"),
+    "norm": ("norm", "ln_", ".ln", "layernorm"),
+}
 
 
 def kind_of(path: Path) -> str:
@@ -47,9 +65,6 @@ def kind_of(path: Path) -> str:
     raise CheckpointError(f"{path} holds no checkpoint", nested_runs.way_down(path) or _WHAT)
 
 
-_WHAT = "name a run folder, a step of one, a Hugging Face folder or a .safetensors file"
-
-
 def _is_checkpoint_manifest(path: Path) -> bool:
     """A corpus has a manifest.json too; a damaged one counts, so that the damage is named."""
     try:
@@ -66,7 +81,7 @@ def describe(path: Path, *, now: float | None = None) -> dict[str, Any]:
         return describe_run(path, now=now)
     if kind == "checkpoint":
         return describe_checkpoint(path, now=now)
-    return describe_safetensors(path) if kind == "safetensors" else describe_hf(path)
+    return _describe_safetensors(path) if kind == "safetensors" else _describe_hf(path)
 
 
 # ------------------------------------------------------------------------------------------ a run
@@ -78,30 +93,20 @@ def describe_run(run: Path | str, *, now: float | None = None) -> dict[str, Any]
     marks, notes = _marks(run)
     notes += [f"{path.name}: {_LEFT[path.suffix]}" for path in _leftovers(run)]
     steps = [
-        _step_row(layout.step_folder(run, step), marks, now)
-        for step in layout.list_steps(run, complete=False)
+        _step_row(layout.step_folder(run, s), marks, now) for s in layout.list_steps(run, complete=False)
     ]
     present = {row["name"] for row in steps if row["complete"]}
-    for pointer, name in marks.items():
-        if name not in present:
-            notes.append(f"{pointer} names {name}, which is not a complete checkpoint here")
+    lost = {pointer: name for pointer, name in marks.items() if name not in present}
+    notes += [
+        f"{pointer} names {name}, which is not a complete checkpoint here" for pointer, name in lost.items()
+    ]
     notes += nested_runs.notes(run)
-    return {"kind": "run", "path": str(run), "steps": steps, **_pointers(marks), "notes": notes}
-
-
-_LEFT = {
-    layout.TEMPORARY: "a save that was not finished",
-    layout.REPLACED: "an earlier step of that name; its successor was not finished",
-    layout.DELETED: "a checkpoint on its way out",
-}
+    pointers = {"latest": marks.get("LATEST"), "best": marks.get("BEST")}
+    return {"kind": "run", "path": str(run), "steps": steps, **pointers, "notes": notes}
 
 
 def _leftovers(run: Path) -> list[Path]:
     return [path for path in sorted(run.glob("step_*.*")) if path.is_dir() and path.suffix in _LEFT]
-
-
-def _pointers(marks: Mapping[str, str]) -> dict[str, str | None]:
-    return {"latest": marks.get("LATEST"), "best": marks.get("BEST")}
 
 
 def _marks(run: Path) -> tuple[dict[str, str], list[str]]:
@@ -109,12 +114,10 @@ def _marks(run: Path) -> tuple[dict[str, str], list[str]]:
     marks, notes = {}, []
     for pointer in layout.POINTERS:
         try:
-            name = layout.read_pointer(run, pointer)
+            if (name := layout.read_pointer(run, pointer)) is not None:
+                marks[pointer] = name
         except CheckpointError as error:
             notes.append(error.message)
-            continue
-        if name is not None:
-            marks[pointer] = name
     return marks, notes
 
 
@@ -200,24 +203,6 @@ def checkpoint_tensors(folder: Path, manifest: Mapping[str, Any], below: str) ->
     return gather(paths)
 
 
-def gather(paths: Iterable[Path]) -> list[StoredTensor]:
-    """The tensors in some files, shards of one put together, sorted by name.
-
-    Raises:
-        CheckpointError: a file cannot be read.
-    """
-    shards: dict[str, list[tuple[Path, Any]]] = {}
-    for path in paths:
-        for name, info in read_header(path).tensors.items():
-            shards.setdefault(name, []).append((path, info))
-    return [_stored(name, found) for name, found in sorted(shards.items())]
-
-
-def _stored(name: str, shards: list[tuple[Path, Any]]) -> StoredTensor:
-    shape = whole_shape(name, [info for _, info in shards])
-    return StoredTensor(name, shards[0][1].dtype, shape, tuple(shards))
-
-
 def _counted(tensors: list[StoredTensor], roles: Mapping[str, str], vocab_size: int | None) -> dict[str, Any]:
     """The tensors as rows, and the number of parameters by role with padding rows of the vocabulary left out."""
     by_role: dict[str, int] = {}
@@ -241,14 +226,6 @@ def _vocab_size(model: Mapping[str, Any]) -> int | None:
     return found if isinstance(found, int) and found > 0 else None
 
 
-_ROLE_MARKS = {
-    "position": ("wpe", "position_embed", "embed_position", "pos_emb"),
-    "embedding": ("wte", "embed_tokens", "tok_embeddings", "word_embeddings", "embed_in", "embedding"),
-    "head": ("lm_head", "embed_out", "output.weight", "head.weight"),
-    "norm": ("norm", "ln_", ".ln", "layernorm"),
-}
-
-
 def guess_role(name: str, dimensions: int) -> str:
     """What a parameter of an unknown model is probably for, by its name."""
     for role, marks in _ROLE_MARKS.items():
@@ -267,9 +244,8 @@ def weight_files(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(path.glob(f"*{SUFFIX}"))
 
 
-def describe_safetensors(path: Path | str) -> dict[str, Any]:
+def _describe_safetensors(path: Path) -> dict[str, Any]:
     """One safetensors file."""
-    path = Path(path)
     return {
         "kind": "safetensors",
         "path": str(path),
@@ -279,20 +255,19 @@ def describe_safetensors(path: Path | str) -> dict[str, Any]:
     }
 
 
-def describe_hf(folder: Path | str) -> dict[str, Any]:
+def _describe_hf(folder: Path) -> dict[str, Any]:
     """A Hugging Face folder: configuration, tokenizer and the tensors of all its safetensors files."""
-    folder = Path(folder)
     config = _json_or_none(folder / "config.json") or {}
     tokenizer = _json_or_none(folder / "tokenizer_config.json")
+    if tokenizer is not None:
+        tokenizer = {key: tokenizer.get(key) for key in ("tokenizer_class", "eos_token", "bos_token")}
     weights = weight_files(folder)
     return {
         "kind": "hf",
         "path": str(folder),
         "bytes": folder_bytes(folder),
         "model": config,
-        "tokenizer": None
-        if tokenizer is None
-        else {key: tokenizer.get(key) for key in ("tokenizer_class", "eos_token", "bos_token")},
+        "tokenizer": tokenizer,
         "weight_files": [path.name for path in weights],
         "not_read": sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth")),
         **_counted(gather(weights), {}, _vocab_size(config)),

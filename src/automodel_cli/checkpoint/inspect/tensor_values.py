@@ -10,51 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from automodel_cli.checkpoint.storage.tensor_file import ITEM_BYTES, TensorInfo, check_cover, raw_array
+from automodel_cli.checkpoint.storage.tensor_file import StoredTensor, raw_array
 
 _PIECE = 1 << 22  # elements: 4 Mi x 8 bytes of float64 = 32 MiB
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """One tensor of a model, wherever its shards lie.
-
-    ``shape`` is that of the whole; ``shards`` are the files that hold it (none where only a manifest names it).
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    shards: tuple[tuple[Path, TensorInfo], ...]
-
-    @property
-    def num_elements(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def num_bytes(self) -> int:
-        return self.num_elements * ITEM_BYTES[self.dtype]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Name, shape and type, as JSON."""
-        return {"name": self.name, "shape": list(self.shape), "dtype": self.dtype}
-
-    def raw(self) -> np.ndarray:
-        """The whole tensor as stored (bit patterns for bfloat16 and float8); a view of the file if in one shard."""
-        if len(self.shards) == 1:
-            return raw_array(*self.shards[0])
-        check_cover(self.name, [info for _, info in self.shards], self.shards[0][0].parent)
-        arrays = [raw_array(path, info) for path, info in self.shards]
-        whole = np.zeros(self.shape, dtype=arrays[0].dtype)
-        for array, (_, info) in zip(arrays, self.shards, strict=True):
-            region = tuple(slice(o, o + n) for o, n in zip(info.offsets, info.shape, strict=True))
-            whole[region] = array
-        return whole
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from automodel_cli import files
 from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.hf.hashes import HASHES, read_hashes
-from automodel_cli.checkpoint.inspect.describe import SUFFIX, gather, kind_of, weight_files
+from automodel_cli.checkpoint.inspect.describe import SUFFIX, kind_of, weight_files
 from automodel_cli.checkpoint.inspect.tensor_values import nonfinite
+from automodel_cli.checkpoint.storage.step_files import StepReader
+from automodel_cli.checkpoint.storage.tensor_file import gather
 from automodel_cli.errors import CheckpointError
-from automodel_cli.plain_text import for_shell
 
 # (files done, files in all, the file being read)
 Progress = Callable[[int, int, str], None]
@@ -28,38 +28,29 @@ def verify(path: Path | str, *, progress: Progress | None = None) -> dict[str, A
     kind = kind_of(path)
     if kind == "run":
         raise CheckpointError(f"{path} is a run folder", "name one of its steps")
-    problems: list[str] = []
-    records, save_format = [], ""
-    if kind == "checkpoint":
+    manifest, problems = _listed(path, kind)
+    reader = StepReader(path if path.is_dir() else path.parent, manifest=manifest)
+    names = reader.names()
+    for number, name in enumerate(names):
+        if progress is not None:
+            progress(number, len(names), name)
         try:
-            manifest = layout.read_step_manifest(path)
-            records, save_format = manifest["files"], manifest["save_format"]
+            reader.check(name)
         except CheckpointError as error:
             problems.append(error.message)
-        names = [record["name"] for record in records]
-    elif kind == "hf" and (found := _exported(path, problems)) is not None:
-        records, names = found, [record["name"] for record in found]
-    else:
+    if not names and kind != "checkpoint":
         names = [item.name for item in weight_files(path)]
-    root = path if path.is_dir() else path.parent
-    hashed = 0
-    for number, record in enumerate(records):
-        if progress is not None:
-            progress(number, len(names), record["name"])
-        trouble = _hash_problem(root / record["name"], record)
-        problems += [trouble] if trouble else []
-        hashed += record["bytes"]
-    weights = [root / name for name in names if name.endswith(SUFFIX)]
-    odd, scanned = _odd_values([weight for weight in weights if weight.is_file()], problems)
-    uncovered = _uncovered(path, names, manifests=kind == "checkpoint" or bool(records))
-    if save_format == "torch_save" and not problems:
-        more, number, missing = _odd_in_torch_save(path)
+    weights = [reader.folder / name for name in names if name.endswith(SUFFIX)]
+    odd, scanned = _odd_values((weight for weight in weights if weight.is_file()), problems)
+    uncovered = _uncovered(path, names, manifests=kind == "checkpoint" or bool(manifest["files"]))
+    if manifest.get("save_format") == "torch_save" and not problems:
+        more, number, missing = _odd_in_torch_save(reader)
         odd, scanned, uncovered = odd + more, scanned + number, uncovered + missing
     return {
         "path": str(path),
         "ok": not problems and not odd,
         "files": len(names),
-        "bytes_hashed": hashed,
+        "bytes_hashed": sum(record["bytes"] for record in manifest["files"]),
         "tensors_scanned": scanned,
         "problems": problems,
         "nonfinite": odd,
@@ -67,13 +58,14 @@ def verify(path: Path | str, *, progress: Progress | None = None) -> dict[str, A
     }
 
 
-def _exported(folder: Path, problems: list[str]) -> list[dict[str, Any]] | None:
-    """The files that an export lists; of a damaged list nothing is believed."""
+def _listed(path: Path, kind: str) -> tuple[dict[str, Any], list[str]]:
+    """The manifest of a step or an export, and what is wrong with it; of a damaged one nothing is believed."""
     try:
-        return read_hashes(folder)
+        if kind == "checkpoint":
+            return layout.read_step_manifest(path), []
+        return {"files": (read_hashes(path) if kind == "hf" else None) or []}, []
     except CheckpointError as error:
-        problems.append(error.message)
-        return None
+        return {"files": []}, [error.message]
 
 
 def _uncovered(path: Path, names: list[str], *, manifests: bool) -> list[str]:
@@ -84,56 +76,22 @@ def _uncovered(path: Path, names: list[str], *, manifests: bool) -> list[str]:
     return sorted(below - {layout.MANIFEST, HASHES, *names}) if names else []
 
 
-def _odd_in_torch_save(folder: Path) -> tuple[list[dict[str, Any]], int, list[str]]:
-    """As ``_odd_values`` for ``torch_save``, which torch alone can read; without it, what nobody has looked at."""
-    try:
-        # torch: a second to import, and not everywhere
-        from automodel_cli.checkpoint.inspect.torch_values import odd_tensors
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        return [], 0, ["the values of the tensors: torch is needed to read this format"]
-    return *odd_tensors(folder), []
-
-
 def refuse_nonfinite(folder: Path) -> None:
     """Check that the stored weights of a step are numbers.
 
     Raises:
         CheckpointError: they are not.
     """
-    manifest = layout.read_step_manifest(folder)
-    names = [record["name"] for record in manifest["files"]]
-    shards = [folder / name for name in names if name.startswith("model/") and name.endswith(SUFFIX)]
-    odd = _odd_values(shards, [])[0]
-    if manifest["save_format"] == "torch_save":
-        odd = [row for row in _odd_in_torch_save(folder)[0] if row["file"].endswith("/model")]
-    roles = manifest["facts"].get("param_roles", {})
-    odd = [row for row in odd if row["tensor"] in roles]  # not masks of -inf
-    if odd:
-        raise CheckpointError(
-            f"{folder} holds weights that are not finite: {len(odd)} tensors with NaN or infinity, "
-            f"{odd[0]['tensor']!r} first",
-            f"{layout.recovery_hint(folder)}; automodel inspect-ckpt {for_shell(folder.parent)} --verify checks all",
-        )
+    reader = StepReader(folder)
+    odd = _odd_values((folder / name for name in reader.names("model") if name.endswith(SUFFIX)), [])[0]
+    if reader.manifest["save_format"] == "torch_save":
+        odd = [row for row in _odd_in_torch_save(reader)[0] if row["file"].endswith("/model")]
+    roles = reader.manifest["facts"].get("param_roles", {})
+    if names := [row["tensor"] for row in odd if row["tensor"] in roles]:  # not masks of -inf
+        raise layout.nonfinite_weights(folder, names)
 
 
-def _hash_problem(path: Path, record: Mapping[str, Any]) -> str | None:
-    size = layout.size_of(path)
-    if size is None:
-        return f"{path} is missing, or no regular file"
-    if size != record["bytes"]:
-        return f"{path} has {size:,} bytes, the manifest says {record['bytes']:,}"
-    try:
-        found = files.hash_file(path)
-    except OSError as error:
-        return f"{path} cannot be read: {error.strerror}"
-    if found == record["xxh3"]:
-        return None
-    return f"{path} is damaged: hash {found}, the manifest says {record['xxh3']}"
-
-
-def _odd_values(paths: list[Path], problems: list[str]) -> tuple[list[dict[str, Any]], int]:
+def _odd_values(paths: Iterable[Path], problems: list[str]) -> tuple[list[dict[str, Any]], int]:
     """Shards with NaN or infinity, and how many tensors there are (shards of one are one)."""
     odd, scanned = [], set()
     for path in paths:
@@ -143,8 +101,29 @@ def _odd_values(paths: list[Path], problems: list[str]) -> tuple[list[dict[str, 
             problems.append(error.message)
             continue
         for tensor in tensors:
-            nan, infinite = nonfinite(tensor)
             scanned.add((path.parent, tensor.name))
-            if nan or infinite:
-                odd.append({"file": str(path), "tensor": tensor.name, "nan": nan, "inf": infinite})
+            odd += _row(path, tensor.name, *nonfinite(tensor))
     return odd, len(scanned)
+
+
+def _odd_in_torch_save(reader: StepReader) -> tuple[list[dict[str, Any]], int, list[str]]:
+    """As ``_odd_values`` for ``torch_save``, which torch alone can read; without it, what nobody has looked at."""
+    try:
+        # torch: a second to import, and not everywhere
+        from automodel_cli.checkpoint.storage import formats
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        return [], 0, ["the values of the tensors: torch is needed to read this format"]
+    odd: list[dict[str, Any]] = []
+    scanned = 0
+    for below in ("model", "optim"):
+        for name, stored in formats.scan(reader, below).items():
+            tensor = formats.read_tensor(reader, stored)
+            odd += _row(reader.folder / below, name, int(tensor.isnan().sum()), int(tensor.isinf().sum()))
+            scanned += 1
+    return odd, scanned, []
+
+
+def _row(file: Path, tensor: str, nan: int, infinite: int) -> list[dict[str, Any]]:
+    return [{"file": str(file), "tensor": tensor, "nan": nan, "inf": infinite}] if nan or infinite else []

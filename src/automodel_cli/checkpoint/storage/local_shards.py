@@ -23,10 +23,9 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.placement_types import Partial, _StridedShard
 
 from automodel_cli.checkpoint.all_ranks import all_ranks
+from automodel_cli.checkpoint.storage.tensor_file import Chunk
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError
-
-Chunk = tuple[tuple[int, ...], tuple[int, ...]]  # offsets, sizes
 
 
 @dataclass(frozen=True)
@@ -84,42 +83,35 @@ def chunk_of(
 
 def _cutting_order(mesh_shape: Sequence[int], placements: Sequence[Any]) -> list[int]:
     """Mesh axes that cut, in the order in which they do: plain ones from the left, then strided from the right."""
-    plain, strided = [], []
-    for axis, placement in enumerate(placements):
-        if isinstance(placement, _StridedShard):
-            cut_before = [
-                mesh_shape[right]
-                for right in range(axis + 1, len(placements))
-                if isinstance(placements[right], Shard | _StridedShard)
-                and placements[right].dim == placement.dim
-            ]
-            if placement.split_factor != math.prod(cut_before):
-                raise CheckpointError(
-                    f"a tensor is sharded as {tuple(placements)}, which is not known here", _REPORT
-                )
-            strided.append(axis)
-        elif isinstance(placement, Shard):
-            plain.append(axis)
-        elif not isinstance(placement, Replicate):
-            raise CheckpointError(
-                f"a tensor is placed as {tuple(placements)}, which is not known here", _REPORT
-            )
+    strided = [axis for axis, place in enumerate(placements) if isinstance(place, _StridedShard)]
+    plain = [
+        axis for axis, place in enumerate(placements) if isinstance(place, Shard) and axis not in strided
+    ]
+    is_known = all(isinstance(place, Shard | _StridedShard | Replicate) for place in placements)
+    for axis in strided:
+        dim, to_the_right = placements[axis].dim, range(axis + 1, len(placements))
+        cut_before = math.prod(mesh_shape[right] for right in to_the_right if _dim(placements[right]) == dim)
+        is_known = is_known and placements[axis].split_factor == cut_before
+    if not is_known:
+        raise CheckpointError(
+            f"a tensor is sharded as {tuple(placements)}, which is not known here",
+            "it was not sharded by this program: shard it with fully_shard and parallelize_module",
+        )
     return plain + strided[::-1]
 
 
-_REPORT = "it was not sharded by this program: shard it with fully_shard and parallelize_module"
+def _dim(placement: Any) -> int | None:
+    return placement.dim if isinstance(placement, Shard | _StridedShard) else None
 
 
 def reduce_partial(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Tensors whose sum over ranks is still to be taken (Adafactor keeps such) are summed; all ranks call this."""
-    return {name: _summed(tensor) for name, tensor in tensors.items()}
-
-
-def _summed(tensor: torch.Tensor) -> torch.Tensor:
-    if isinstance(tensor, DTensor) and any(isinstance(place, Partial) for place in tensor.placements):
-        kept = [Replicate() if isinstance(place, Partial) else place for place in tensor.placements]
-        return tensor.redistribute(placements=kept).detach()
-    return tensor
+    whole = dict(tensors)
+    for name, tensor in tensors.items():
+        if isinstance(tensor, DTensor) and any(isinstance(place, Partial) for place in tensor.placements):
+            kept = [Replicate() if isinstance(place, Partial) else place for place in tensor.placements]
+            whole[name] = tensor.redistribute(placements=kept).detach()
+    return whole
 
 
 def shards_to_write(
@@ -174,17 +166,6 @@ def plan_writes(chunks: Sequence[Mapping[str, Any]]) -> dict[tuple[str, Chunk], 
                 "it is sharded in a way that is not known here",
             )
     return owners
-
-
-def intersection(a: Chunk, b: Chunk) -> Chunk | None:
-    """Where two chunks overlap; None where they do not."""
-    begins = tuple(map(max, a[0], b[0]))
-    ends = tuple(
-        min(a_begin + a_size, b_begin + b_size)
-        for a_begin, a_size, b_begin, b_size in zip(a[0], a[1], b[0], b[1], strict=True)
-    )
-    sizes = tuple(end - begin for begin, end in zip(begins, ends, strict=True))
-    return None if any(size <= 0 for size in sizes) else (begins, sizes)
 
 
 def narrowed(tensor: torch.Tensor, offsets: Sequence[int], chunk: Chunk) -> torch.Tensor:

@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import shutil
-import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import xxhash
 from automodel_cli import files
 from automodel_cli.checkpoint import layout
 from automodel_cli.errors import CheckpointError
-from automodel_cli.json_files import MAX_JSON_BYTES, Model, open_without_waiting, parse_json, validated
+from automodel_cli.json_files import MAX_JSON_BYTES, Model, parse_json, validated
 
 _PIECE_BYTES = 8 << 20
 
@@ -33,7 +32,7 @@ def regular_files(folder: Path, names: Collection[str]) -> list[Path]:
 
 
 class HashedOutput:
-    """A binary file being written: counts and hashes what passes."""
+    """An unbuffered binary file being written: counts and hashes what passes."""
 
     def __init__(self, handle: Any) -> None:
         self._handle = handle
@@ -45,7 +44,9 @@ class HashedOutput:
         view = memoryview(data)
         for begin in range(0, len(view), _PIECE_BYTES):  # hash each piece while it is still in the cache
             piece = view[begin : begin + _PIECE_BYTES]
-            self._handle.write(piece)
+            done = 0
+            while done < len(piece):  # a raw write may stop half-way: at 2 GiB, or on a signal
+                done += self._handle.write(piece[done:])
             self._digest.update(piece)
         self.num_bytes += len(view)
 
@@ -98,7 +99,7 @@ class StepWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with path.open("wb", buffering=0) as handle:
-                output = HashedOutput(_FullWrites(handle))
+                output = HashedOutput(handle)
                 yield output
                 os.fsync(handle.fileno())
         except OSError as error:
@@ -126,16 +127,11 @@ class StepWriter:
 
     def adopt(self, name: str) -> None:
         """Take in every file that another library wrote below ``name``: make it durable and hash it."""
-        for path in sorted((self.folder / name).rglob("*")):
-            if path.is_file():
-                self.adopt_file(path.relative_to(self.folder).as_posix())
-
-    def adopt_file(self, name: str) -> None:
-        """The same for one file."""
-        path = self.folder / name
-        with path.open("rb") as handle:
-            os.fsync(handle.fileno())
-        self._records[name] = {"name": name, "bytes": path.stat().st_size, "xxh3": files.hash_file(path)}
+        for path in filter(Path.is_file, sorted((self.folder / name).rglob("*"))):
+            with path.open("rb") as handle:
+                os.fsync(handle.fileno())
+            own, found = path.relative_to(self.folder).as_posix(), files.hash_file(path)
+            self._records[own] = {"name": own, "bytes": path.stat().st_size, "xxh3": found}
 
     def discard(self, name: str) -> None:
         """Take back every file below ``name``."""
@@ -147,19 +143,6 @@ class StepWriter:
         for folder in sorted((path for path in self.folder.rglob("*") if path.is_dir()), reverse=True):
             files.fsync_folder(folder)
         files.write_manifest(self.folder / layout.MANIFEST, {**manifest, "files": self.records})
-
-
-class _FullWrites:
-    """An unbuffered file whose ``write`` never stops half-way (a raw write may, at 2 GiB or on a signal)."""
-
-    def __init__(self, raw: Any) -> None:
-        self._raw = raw
-
-    def write(self, data: memoryview) -> int:
-        done = 0
-        while done < len(data):
-            done += self._raw.write(data[done:])
-        return done
 
 
 class InputFile:
@@ -176,11 +159,11 @@ class InputFile:
         self.path = path
         self.num_bytes = int(record["bytes"])
 
-    def read(self, count: int) -> bytes:
+    def read(self, count: int) -> bytearray:
         """Exactly ``count`` bytes."""
         data = bytearray(count)
         self.read_into(memoryview(data))
-        return bytes(data)
+        return data
 
     def read_into(self, target: memoryview) -> None:
         """Fill ``target`` (a flat buffer of bytes) with the next bytes of the file.
@@ -205,7 +188,8 @@ class InputFile:
         if self._digest is None:
             self._handle.seek(position)
             return
-        assert position >= self._position, "a file is read in order"
+        if position < self._position:  # a file is read in order
+            raise self._damaged("what lies in it overlaps")
         scratch = memoryview(bytearray(min(_PIECE_BYTES, position - self._position)))
         while self._position < position:
             self.read_into(scratch[: position - self._position])
@@ -245,6 +229,10 @@ class StepReader:
         """Names of the listed files, optionally only those below one folder (``"model"``)."""
         return [name for name in self._records if not below or name.startswith(below + "/")]
 
+    def num_bytes(self, name: str) -> int:
+        """The size that the manifest gives a file, 0 where it lists none of that name."""
+        return int(self._records.get(name, {}).get("bytes", 0))
+
     @contextlib.contextmanager
     def open(self, name: str, *, hashed: bool = True) -> Iterator[InputFile]:
         """Open a listed file; when the block ends, however it ends, the whole file has been checked.
@@ -258,8 +246,11 @@ class StepReader:
         if record is None:
             raise CheckpointError(f"{self.folder} holds no {name}", "it was not written by this program")
         try:
-            with open_without_waiting(path, buffering=0) as handle:
-                self._check_size(path, os.fstat(handle.fileno()), record)
+            with files.open_to_read(path, buffering=0) as handle:
+                if (found := os.fstat(handle.fileno()).st_size) != record["bytes"]:
+                    raise self._error(
+                        f"{path} is damaged: it has {found:,} bytes, the manifest says {record['bytes']:,}"
+                    )
                 stream = InputFile(handle, path, record, hashed=hashed)
                 try:
                     yield stream
@@ -270,20 +261,12 @@ class StepReader:
         except OSError as error:
             raise self._error(f"cannot read {path}: {error.strerror}") from error
 
-    def _check_size(self, path: Path, found: os.stat_result, record: dict[str, Any]) -> None:
-        if not stat.S_ISREG(found.st_mode):
-            raise self._error(f"{path} is a pipe or device")
-        if found.st_size != record["bytes"]:
-            raise self._error(
-                f"{path} is damaged: it has {found.st_size:,} bytes, the manifest says {record['bytes']:,}"
-            )
-
     def _error(self, message: str) -> CheckpointError:
         return CheckpointError(message, layout.recovery_hint(self.folder))
 
     def read_bytes(self, name: str) -> bytes:
         with self.open(name) as stream:
-            return stream.read(stream.num_bytes)
+            return bytes(stream.read(stream.num_bytes))
 
     def read_json(self, name: str) -> dict[str, Any]:
         """A checked file that holds a JSON object.
@@ -292,11 +275,10 @@ class StepReader:
             CheckpointError: it is damaged, or no JSON object.
         """
         path = self.folder / name
-        if (size := int(self._records.get(name, {}).get("bytes", 0))) > MAX_JSON_BYTES:
+        if (size := self.num_bytes(name)) > MAX_JSON_BYTES:
             raise self._error(f"{path} has {size:,} bytes, expected at most {MAX_JSON_BYTES:,}")
-        value = parse_json(
-            self.read_bytes(name), path, CheckpointError, hint=layout.recovery_hint(self.folder)
-        )
+        hint = layout.recovery_hint(self.folder)
+        value = parse_json(self.read_bytes(name), path, CheckpointError, hint=hint)
         if not isinstance(value, dict):
             raise self._error(f"{path} is not a JSON object")
         return value

@@ -21,18 +21,18 @@ from __future__ import annotations
 import json
 import math
 import os
-import stat
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, RootModel
+from pydantic import Field
 
 from automodel_cli.errors import CheckpointError
-from automodel_cli.json_files import Count, FileModel, Items, open_without_waiting, parse_json, validated
+from automodel_cli.files import open_to_read
+from automodel_cli.json_files import Count, FileModel, Items, parse_json, validated
 
 MAX_HEADER_BYTES = 100_000_000
 SHARDING_KEY = "DCP_SHARDING_INFO"
@@ -44,6 +44,8 @@ _NUMPY = {
     "U16": "<u2", "I16": "<i2", "F16": "<f2", "BF16": "<u2", "U32": "<u4", "I32": "<i4", "F32": "<f4",
     "U64": "<u8", "I64": "<i8", "F64": "<f8", "C64": "<c8",
 }  # fmt: skip
+Chunk = tuple[tuple[int, ...], tuple[int, ...]]
+"""Of a tensor: where it begins, and its sizes."""
 ITEM_BYTES = {name: np.dtype(code).itemsize for name, code in _NUMPY.items()}
 Dtype = Literal[
     "BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "U16", "I16", "F16", "BF16", "U32", "I32", "F32", "U64", "I64", "F64",
@@ -61,19 +63,10 @@ class _Entry(FileModel):
     data_offsets: tuple[Count, Count] = Field(strict=False)
 
 
-class _Entries(RootModel[dict[str, _Entry]]): ...
-
-
-class _Metadata(RootModel[dict[str, str]]): ...
-
-
 class _Position(FileModel):
     """Where a shard begins in the whole tensor."""
 
     saved_offsets: Shape
-
-
-class _Positions(RootModel[dict[str, _Position]]): ...
 
 
 @dataclass(frozen=True)
@@ -94,7 +87,7 @@ class TensorInfo:
         return self.end - self.begin
 
     @property
-    def chunk(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def chunk(self) -> Chunk:
         """Where this shard begins in the whole tensor, and its sizes."""
         return self.offsets, self.shape
 
@@ -102,6 +95,42 @@ class TensorInfo:
     def end_offsets(self) -> tuple[int, ...]:
         """Where this shard ends in the whole tensor."""
         return tuple(offset + size for offset, size in zip(self.offsets, self.shape, strict=True))
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor of a model, wherever its shards lie.
+
+    ``shape`` is that of the whole; ``shards`` are the files that hold it (none where only a manifest names it).
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    shards: tuple[tuple[Path, TensorInfo], ...]
+
+    @property
+    def num_elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def num_bytes(self) -> int:
+        return self.num_elements * ITEM_BYTES[self.dtype]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Name, shape and type, as JSON."""
+        return {"name": self.name, "shape": list(self.shape), "dtype": self.dtype}
+
+    def raw(self) -> np.ndarray:
+        """The whole tensor as stored (bit patterns for bfloat16 and float8); a view of the file if in one shard."""
+        if len(self.shards) == 1:
+            return raw_array(*self.shards[0])
+        check_cover(self, self.shards[0][0].parent)
+        whole = np.zeros(self.shape, dtype=_NUMPY[self.dtype])
+        for path, info in self.shards:
+            region = tuple(slice(o, o + n) for o, n in zip(info.offsets, info.shape, strict=True))
+            whole[region] = raw_array(path, info)
+        return whole
 
 
 @dataclass(frozen=True)
@@ -143,44 +172,31 @@ def read_header(path: Path | str) -> Header:
         CheckpointError: the file cannot be read, is no safetensors file, or was cut off.
     """
     try:
-        with open_without_waiting(path) as handle:
-            found = os.fstat(handle.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise CheckpointError(f"{path} is a pipe or device, expected a regular file", _ANOTHER_KIND)
-            return read_header_from(handle, str(path), found.st_size)
+        with open_to_read(path) as handle:
+            start, file_bytes = handle.read(8), os.fstat(handle.fileno()).st_size
+            length = _LENGTH.unpack(start)[0] if len(start) == 8 else MAX_HEADER_BYTES + 1
+            if length > MAX_HEADER_BYTES or 8 + length > file_bytes:
+                found = f"its header would have {length:,} of {file_bytes:,} bytes"
+                raise CheckpointError(f"{path} is not a safetensors file: {found}", _ANOTHER_KIND)
+            return _parse_header(handle.read(length), str(path), 8 + length, file_bytes)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}", "is the path right?") from error
-
-
-def read_header_from(handle: IO[bytes] | Any, name: str, file_bytes: int) -> Header:
-    """Read the header from an open file at position 0; ``name`` is for messages."""
-    start = handle.read(8)
-    length = _LENGTH.unpack(start)[0] if len(start) == 8 else MAX_HEADER_BYTES + 1
-    if length > MAX_HEADER_BYTES or 8 + length > file_bytes:
-        raise CheckpointError(
-            f"{name} is not a safetensors file: its header would have {length:,} of {file_bytes:,} bytes",
-            _ANOTHER_KIND,
-        )
-    try:
-        return _parse_header(handle.read(length), name, 8 + length, file_bytes)
     except ValueError as error:
-        raise CheckpointError(f"{name} is not a readable safetensors file: {error}", _ANOTHER_KIND) from error
+        raise CheckpointError(f"{path} is not a readable safetensors file: {error}", _ANOTHER_KIND) from error
 
 
 _ANOTHER_KIND = "the file is damaged, cut off, or of another kind"
 
 
 def _parse_header(content: bytes, where: str, data_begin: int, file_bytes: int) -> Header:
-    where = f"the header of {where}"
-    header = parse_json(content, where, CheckpointError, hint=_ANOTHER_KIND)
+    where, error, hint = f"the header of {where}", CheckpointError, _ANOTHER_KIND
+    header = parse_json(content, where, error, hint=hint)
     if not isinstance(header, dict):
         raise ValueError("its header is no JSON object")
-    metadata = validated(
-        header.pop("__metadata__", {}), _Metadata, where, CheckpointError, hint=_ANOTHER_KIND
-    ).root
-    entries = validated(header, _Entries, where, CheckpointError, hint=_ANOTHER_KIND).root
-    written = parse_json(metadata.get(SHARDING_KEY, "{}"), where, CheckpointError, hint=_ANOTHER_KIND)
-    positions = validated(written, _Positions, where, CheckpointError, hint=_ANOTHER_KIND).root
+    metadata = validated(header.pop("__metadata__", {}), dict[str, str], where, error, hint=hint)
+    entries = validated(header, dict[str, _Entry], where, error, hint=hint)
+    written = parse_json(metadata.get(SHARDING_KEY, "{}"), where, error, hint=hint)
+    positions = validated(written, dict[str, _Position], where, error, hint=hint)
     tensors = {}
     for name, entry in entries.items():
         if positions and name not in positions:
@@ -209,45 +225,73 @@ def _tensor_info(name: str, entry: _Entry, offsets: tuple[int, ...], data_begin:
     return TensorInfo(entry.dtype, entry.shape, begin, end, offsets)
 
 
-def whole_shape(name: str, shards: Sequence[TensorInfo]) -> tuple[int, ...]:
-    """The shape that the shards of a tensor add up to; they need not be all of it.
+def gather(paths: Iterable[Path]) -> list[StoredTensor]:
+    """The tensors in some files, shards of one put together, sorted by name.
 
     Raises:
-        CheckpointError: they are of different types, or have different numbers of dimensions.
+        CheckpointError: a file cannot be read.
     """
-    first = shards[0]
-    if any(shard.dtype != first.dtype or len(shard.shape) != len(first.shape) for shard in shards):
+    return put_together(
+        (name, path, info) for path in paths for name, info in read_header(path).tensors.items()
+    )
+
+
+def put_together(shards: Iterable[tuple[str, Path, TensorInfo]]) -> list[StoredTensor]:
+    """Tensors from their shards, sorted by name; the shards of one need not be all of it.
+
+    Raises:
+        CheckpointError: shards of one tensor are of different types, or have different numbers of dimensions.
+    """
+    found: dict[str, list[tuple[Path, TensorInfo]]] = {}
+    for name, path, info in shards:
+        found.setdefault(name, []).append((path, info))
+    return [_whole(name, of_tensor) for name, of_tensor in sorted(found.items())]
+
+
+def _whole(name: str, shards: list[tuple[Path, TensorInfo]]) -> StoredTensor:
+    first = shards[0][1]
+    if any(info.dtype != first.dtype or len(info.shape) != len(first.shape) for _, info in shards):
         raise CheckpointError(f"the shards of tensor {name!r} do not belong together", _ANOTHER_KIND)
-    return tuple(map(max, zip(*(shard.end_offsets for shard in shards), strict=True))) if first.shape else ()
+    shape = (
+        tuple(map(max, zip(*(info.end_offsets for _, info in shards), strict=True))) if first.shape else ()
+    )
+    return StoredTensor(name, first.dtype, shape, tuple(shards))
 
 
-def check_cover(name: str, shards: Sequence[TensorInfo], where: Path | str) -> None:
+def check_cover(tensor: StoredTensor, where: Path | str) -> None:
     """Check that the shards of a tensor hold every element of it once.
 
     Raises:
         CheckpointError: they leave a gap, or overlap.
     """
-    shape, held = whole_shape(name, shards), sum(math.prod(shard.shape) for shard in shards)
-    if held != math.prod(shape):
+    shards = [info for _, info in tensor.shards]
+    held = sum(math.prod(shard.shape) for shard in shards)
+    if held != tensor.num_elements:
         raise CheckpointError(
-            f"{where} holds {held:,} of {math.prod(shape):,} elements of {name!r}",
+            f"{where} holds {held:,} of {tensor.num_elements:,} elements of {tensor.name!r}",
             "a shard file is missing or damaged",
         )
     ordered = sorted((shard for shard in shards if math.prod(shard.shape)), key=lambda shard: shard.offsets)
     for index, shard in enumerate(ordered):
         for other in ordered[index + 1 :]:
-            if shape and other.offsets[0] >= shard.end_offsets[0]:
+            if tensor.shape and other.offsets[0] >= shard.end_offsets[0]:
                 break  # as all after it
-            if _overlap(shard, other):
+            if intersection(shard.chunk, other.chunk) is not None:
                 raise CheckpointError(
-                    f"two shards of {name!r} in {where} overlap",
+                    f"two shards of {tensor.name!r} in {where} overlap",
                     "a shard file is damaged, or of another checkpoint",
                 )
 
 
-def _overlap(a: TensorInfo, b: TensorInfo) -> bool:
-    ends = zip(a.offsets, a.end_offsets, b.offsets, b.end_offsets, strict=True)
-    return all(a_begin < b_end and b_begin < a_end for a_begin, a_end, b_begin, b_end in ends)
+def intersection(a: Chunk, b: Chunk) -> Chunk | None:
+    """Where two chunks overlap; None where they do not."""
+    begins = tuple(map(max, a[0], b[0]))
+    ends = [
+        min(a_begin + a_size, b_begin + b_size)
+        for a_begin, a_size, b_begin, b_size in zip(*a, *b, strict=True)
+    ]
+    sizes = tuple(end - begin for begin, end in zip(begins, ends, strict=True))
+    return None if any(size <= 0 for size in sizes) else (begins, sizes)
 
 
 def raw_array(path: Path | str, info: TensorInfo) -> np.ndarray:

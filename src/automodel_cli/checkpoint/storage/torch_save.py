@@ -1,93 +1,51 @@
 """The ``torch_save`` format: torch's own distributed checkpoints (``.distcp`` and a pickled ``.metadata``).
 
+    __RANK_0.distcp    for each shard what ``torch.save`` makes of it, back to back
+    .metadata          a pickle of torch's ``Metadata``: types, shapes and chunks, and which bytes hold each chunk
+
 An option, for exchange with other trainers; ``safetensors`` is the default. Its dangers stay outside:
 
-- ``.metadata`` is a pickle. It is read by an unpickler that knows the names such a file needs and makes inert
-  records of them; torch's objects are then built from checked values. Any other name is an error.
-- Entries that are not tensors would be unpickled without limits by torch's planner. They are left out, and a
-  planner that is asked for one anyway refuses.
-- The tensors are read by ``torch.load(weights_only=True)``, which is how torch's reader does it.
+- ``.metadata`` is read by an unpickler that knows the names such a file needs and makes inert records of them. Any
+  other name is an error.
+- Entries that are not tensors would be unpickled without limits by torch's planner. They are left out.
+- The tensors are read as files of strangers are (``imports.torch_file``).
 
 Paths and random ids, which torch puts into the metadata, are left out: equal states give equal bytes.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
-import math
 import pickle
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint import (
-    DefaultLoadPlanner,
-    FileSystemReader,
-    FileSystemWriter,
-    load,
-    save,
-)
-from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
     MetadataIndex,
-    StorageMeta,
     TensorProperties,
     TensorStorageMetadata,
 )
-from torch.distributed.checkpoint.planner import LoadPlan
-from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from automodel_cli.checkpoint import layout
-from automodel_cli.checkpoint.all_ranks import all_ranks
-from automodel_cli.checkpoint.imports import closed_pickle
-from automodel_cli.checkpoint.storage.local_shards import LocalShard, local_shard
-from automodel_cli.checkpoint.storage.sharded import WholeTensor, compare
-from automodel_cli.checkpoint.storage.step_files import StepReader, StepWriter
+from automodel_cli.checkpoint.imports import closed_pickle, torch_file
+from automodel_cli.checkpoint.storage import tensor_file
+from automodel_cli.checkpoint.storage.local_shards import LocalShard, narrowed
+from automodel_cli.checkpoint.storage.sharded import DTYPES, dtype_name
+from automodel_cli.checkpoint.storage.step_files import InputFile, StepReader, StepWriter
+from automodel_cli.checkpoint.storage.tensor_file import Chunk, StoredTensor, TensorInfo
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError
 
 METADATA = ".metadata"
+_REFUSED = "only a description of tensors is read from it: do not use this checkpoint unless you made it"
 
 
-class _Writer(FileSystemWriter):
-    def storage_meta(self) -> StorageMeta | None:
-        return None  # it would hold the absolute path and a random id
-
-
-def save_tensors(tensors: Mapping[str, torch.Tensor], writer: StepWriter, folder: str) -> None:
-    """Write ``folder/__0_0.distcp`` and ``folder/.metadata``; nothing when there are no tensors."""
-    if not tensors:
-        return
-    with _one_process():
-        save(dict(tensors), storage_writer=_Writer(writer.folder / folder, sync_files=True), no_dist=True)
-    writer.adopt(folder)
-
-
-def scan(reader: StepReader, folder: str) -> dict[str, WholeTensor]:
-    """Names, types and shapes of the stored tensors.
-
-    Raises:
-        CheckpointError: the metadata is damaged or refused.
-    """
-    found = {
-        name: WholeTensor(entry.properties.dtype, tuple(entry.size))
-        for name, entry in _metadata(reader, folder).state_dict_metadata.items()
-        if isinstance(entry, TensorStorageMetadata)
-    }
-    claimed = sum(math.prod(whole.shape) * whole.dtype.itemsize for whole in found.values())
-    held = sum(layout.size_of(reader.folder / name) or 0 for name in reader.names(folder))
-    if claimed > held:
-        raise CheckpointError(
-            f"{reader.folder / folder / METADATA} describes {claimed:,} bytes of tensors, the files hold {held:,}",
-            layout.recovery_hint(reader.folder),
-        )
-    return found
+# ---------------------------------------------------------------------------------------------- writing
 
 
 def save_shards(
@@ -95,16 +53,11 @@ def save_shards(
 ) -> list[dict[str, Any]]:
     """Write what this rank has to write into ``folder/__RANK_0.distcp``; where each shard went, as JSON.
 
-    All ranks' lists together are what :func:`finish` makes the metadata of. One process needs none: it writes as
-    :func:`save_tensors` does.
+    All ranks' lists together are what :func:`finish` makes the metadata of.
     """
-    if world.size == 1:
-        save_tensors({name: shard.values for name, shard in shards.items()}, writer, folder)
-        return []
     if not shards:
         return []
-    name = f"__{world.rank}_0.distcp"
-    places = []
+    name, places = f"__{world.rank}_0.distcp", []
     with writer.open(f"{folder}/{name}") as output:
         for tensor, shard in shards.items():
             content = io.BytesIO()
@@ -112,7 +65,7 @@ def save_shards(
             place = {"file": name, "offset": output.num_bytes, "length": len(content.getbuffer())}
             output.write(content.getbuffer())
             chunk = {"offsets": shard.offsets, "sizes": list(shard.values.shape), "whole": shard.whole}
-            places.append({"name": tensor, "dtype": _dtype_name(shard.values.dtype), **chunk, **place})
+            places.append({"name": tensor, "dtype": dtype_name(shard.values.dtype), **chunk, **place})
     return places
 
 
@@ -122,139 +75,65 @@ def _compact(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def finish(places: list[list[dict[str, Any]]], writer: StepWriter, folder: str) -> None:
     """Write ``folder/.metadata`` from what every rank's :func:`save_shards` returned."""
     tensors: dict[str, Any] = {}
     storage = {}
     for place in (place for of_rank in places for place in of_rank):
-        name, offsets = place["name"], _size(place["offsets"])
-        properties = TensorProperties(dtype=closed_pickle.DTYPES[place["dtype"]])
-        whole = TensorStorageMetadata(properties, _size(place["whole"]), [])
+        name, offsets = place["name"], torch.Size(place["offsets"])
+        properties = TensorProperties(dtype=DTYPES[place["dtype"]])
+        whole = TensorStorageMetadata(properties, torch.Size(place["whole"]), [])
         chunks = tensors.setdefault(name, whole).chunks
         storage[MetadataIndex(name, offsets, len(chunks))] = _StorageInfo(
             place["file"], place["offset"], place["length"]
         )
-        chunks.append(ChunkStorageMetadata(offsets, _size(place["sizes"])))
+        chunks.append(ChunkStorageMetadata(offsets, torch.Size(place["sizes"])))
     if storage:
         made = Metadata(state_dict_metadata=tensors, storage_data=storage)
+        if len(places) == 1:  # as torch writes it, which one process used to let do it
+            made.planner_data, made.version = {name: (name,) for name in tensors}, "1.0.0"
         writer.write_bytes(f"{folder}/{METADATA}", pickle.dumps(made))
 
 
-def load_tensors(
-    reader: StepReader,
-    folder: str,
-    targets: Mapping[str, torch.Tensor],
-    *,
-    cast: bool = False,
-    world: World | None = None,
-) -> None:
-    """Read the tensors below ``folder`` into ``targets`` (the same set of names), after checking every hash.
+# ---------------------------------------------------------------------------------------------- reading
 
-    Every rank reads its own chunks; the ranks share the hashing of the files.
+
+def scan(reader: StepReader, folder: str) -> dict[str, StoredTensor]:
+    """The tensors below ``folder``, from the metadata.
 
     Raises:
-        CheckpointError: names, shapes or types differ, a file is damaged, or it holds anything but tensors.
+        CheckpointError: the metadata is damaged or refused, or describes more than the files hold.
     """
-    world, what = world or World.single(), f"loading {reader.folder}"
-
-    def check() -> None:
-        for name in reader.names(folder)[world.rank :: world.size]:
-            reader.check(name)
-
-    def read() -> None:
-        stored, path = scan(reader, folder), reader.folder / folder
-        compare(path, stored, targets, cast=cast)
-        _read(reader, folder, {name: local_shard(name, target) for name, target in targets.items()})
-
-    all_ranks(world, check, what=what)  # before anything is unpickled
-    all_ranks(world, read, what=what)
-
-
-def _read(reader: StepReader, folder: str, regions: Mapping[str, LocalShard]) -> None:
-    regions = {name: shard for name, shard in regions.items() if shard.values.numel()}
-    if not regions:
-        return
-    path = reader.folder / folder
-    try:
-        with _one_process(), torch.no_grad():
-            load(
-                {name: shard.values for name, shard in regions.items()},
-                storage_reader=_Reader(path, _metadata(reader, folder)),
-                planner=_ChunkPlanner(regions),
-                no_dist=True,
-            )
-    except CheckpointException as error:  # derives from BaseException
-        reason = next(iter(error.failures.values()))[0]
-        raise CheckpointError(f"cannot read {path}: {reason}", "do not use this checkpoint") from error
+    name, sizes = f"{folder}/{METADATA}", {name: reader.num_bytes(name) for name in reader.names(folder)}
+    if name not in sizes:  # an optimizer without any tensors
+        return {}
+    path = reader.folder / name
+    shards = parse_metadata(reader.read_bytes(name), path)
+    tensors = tensor_file.put_together((tensor, path.parent / file, info) for tensor, file, info in shards)
+    claimed, held = sum(tensor.num_bytes for tensor in tensors), sum(sizes.values())
+    if claimed > held:
+        raise CheckpointError(
+            f"{path} describes {claimed:,} bytes of tensors, the files hold {held:,}",
+            layout.recovery_hint(reader.folder),
+        )
+    for _, file, info in shards:
+        if info.end > sizes.get(f"{folder}/{file}", 0):
+            raise CheckpointError(f"{path}: a tensor lies beyond the end of {file}", _REFUSED)
+    for tensor in tensors:
+        tensor_file.check_cover(tensor, path.parent)
+    return {tensor.name: tensor for tensor in tensors}
 
 
-class StoredTensors:
-    """The tensors below a folder, one at a time: for who cannot hold them all. Hashes are not looked at."""
-
-    def __init__(self, reader: StepReader, folder: str) -> None:
-        self._reader, self._folder = reader, folder
-        self.whole = scan(reader, folder)
-
-    def read(self, name: str) -> torch.Tensor:
-        """One tensor, put together from wherever its shards lie, on the CPU."""
-        tensor = torch.empty(self.whole[name].shape, dtype=self.whole[name].dtype)
-        _read(self._reader, self._folder, {name: local_shard(name, tensor)})
-        return tensor
-
-
-def _metadata(reader: StepReader, folder: str) -> Metadata:
-    name = f"{folder}/{METADATA}"
-    if name not in reader.names(folder):  # an optimizer without any tensors
-        return Metadata(state_dict_metadata={}, storage_data={})
-    return parse_metadata(reader.read_bytes(name), reader.folder / name)
-
-
-@contextlib.contextmanager
-def _one_process() -> Iterator[None]:
-    """Without torch's warning that there is only one process."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        yield
-
-
-class _Reader(FileSystemReader):
-    """torch's reader, with metadata that has been read already."""
-
-    def __init__(self, path: Path, metadata: Metadata) -> None:
-        super().__init__(path)
-        self._metadata = metadata
-
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        self._metadata.storage_meta = StorageMeta(load_id=self.load_id)
-        return self._metadata
-
-
-class _ChunkPlanner(DefaultLoadPlanner):
-    """Asks for the chunks of tensors that this rank holds, and for nothing else."""
-
-    def __init__(self, regions: Mapping[str, LocalShard]) -> None:
-        super().__init__()
-        self._regions = regions
-
-    def create_local_plan(self) -> LoadPlan:
-        assert self.metadata is not None
-        items = []
-        for name, shard in self._regions.items():
-            chunk = ChunkStorageMetadata(_size(shard.offsets), _size(shard.values.shape))
-            stored = self.metadata.state_dict_metadata[name]
-            assert isinstance(stored, TensorStorageMetadata)
-            items += create_read_items_for_chunk_list(name, stored, [chunk])
-        return LoadPlan(items)
-
-    def lookup_tensor(self, index: MetadataIndex) -> torch.Tensor:
-        return self._regions[index.fqn].values
-
-    def load_bytes(self, read_item: Any, value: io.BytesIO) -> None:
-        raise CheckpointError(f"{read_item.dest_index.fqn} is not a tensor", "do not use this checkpoint")
+def read_chunk(stream: InputFile, info: TensorInfo, region: LocalShard, common: Chunk) -> None:
+    """Read what ``common`` has of a stored shard into ``region``."""
+    stream.skip_to(info.begin)
+    found = torch_file.parse(stream.read(info.num_bytes), stream.path)
+    if not isinstance(found, torch.Tensor) or (found.dtype, tuple(found.shape)) != (
+        DTYPES[info.dtype],
+        info.shape,
+    ):
+        raise CheckpointError(f"{stream.path} holds another tensor than its {METADATA} says", _REFUSED)
+    narrowed(region.values, region.offsets, common).copy_(narrowed(found, info.offsets, common))
 
 
 # ---------------------------------------------------------------------------------------------- metadata
@@ -285,14 +164,11 @@ class _Storage(_Record): ...
 class _Tensor(_Record): ...
 
 
-class _Bytes(_Record): ...
-
-
 _DCP = "torch.distributed.checkpoint.metadata"
 _ADMITTED: dict[tuple[str, str], Callable[..., Any]] = {
     (_DCP, "Metadata"): _Record,
     (_DCP, "TensorStorageMetadata"): _Tensor,
-    (_DCP, "BytesStorageMetadata"): _Bytes,
+    (_DCP, "BytesStorageMetadata"): _Record,
     (_DCP, "TensorProperties"): _Record,
     (_DCP, "ChunkStorageMetadata"): _Record,
     (_DCP, "MetadataIndex"): _Index,
@@ -307,51 +183,60 @@ _ADMITTED: dict[tuple[str, str], Callable[..., Any]] = {
 }
 
 
-def parse_metadata(content: bytes, path: Path) -> Metadata:
-    """The tensors that a ``.metadata`` file lists; whatever else it lists is left out.
+def parse_metadata(content: bytes, path: Path) -> list[tuple[str, str, TensorInfo]]:
+    """Name, file and place of each shard of the tensors that a ``.metadata`` lists; what else it lists is left out.
 
     Raises:
         CheckpointError: it is no such file, or names anything that such a file does not need.
     """
     try:
         record = closed_pickle.load(content, _ADMITTED)
-        tensors = {
-            str(name): entry
+        places = {
+            (str(index.fqn), _numbers(index.offset)): _place(info)
+            for index, info in record.storage_data.items()
+            if isinstance(index, _Index) and getattr(index, "offset", None) is not None
+        }
+        return [
+            (str(name), file, info)
             for name, entry in record.state_dict_metadata.items()
             if isinstance(entry, _Tensor)
-        }
-        return Metadata(
-            state_dict_metadata={name: _tensor_metadata(entry) for name, entry in tensors.items()},
-            storage_data=dict(
-                _storage_entry(index, info)
-                for index, info in record.storage_data.items()
-                if isinstance(index, _Index) and str(index.fqn) in tensors
-            ),
-        )
+            for file, info in _shards(str(name), entry, places)
+        ]
     except Exception as error:  # a hostile pickle may fail in any way
-        raise CheckpointError(
-            f"{path} is refused: {error}",
-            "only a description of tensors is read from it: do not use this checkpoint unless you made it",
-        ) from error
+        raise CheckpointError(f"{path} is refused: {error}", _REFUSED) from error
 
 
-def _tensor_metadata(entry: Any) -> TensorStorageMetadata:
-    dtype = entry.properties.args[0]
+def _shards(
+    name: str, entry: Any, places: Mapping[Any, tuple[str, int, int]]
+) -> list[tuple[str, TensorInfo]]:
+    """File and place of each shard of one tensor."""
+    dtype, whole, shards = entry.properties.args[0], _numbers(entry.size), []
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"{dtype!r} is not a type of tensor")
-    chunks = [ChunkStorageMetadata(_size(chunk.offsets), _size(chunk.sizes)) for chunk in entry.chunks]
-    return TensorStorageMetadata(TensorProperties(dtype=dtype), _size(entry.size), chunks)
+    for chunk in entry.chunks:
+        offsets, sizes = _numbers(chunk.offsets), _numbers(chunk.sizes)
+        file, begin, end = places[name, offsets]
+        info = TensorInfo(dtype_name(dtype), sizes, begin, end, offsets)
+        if any(last > size for last, size in zip(info.end_offsets, whole, strict=True)):
+            raise ValueError(f"{name!r} is {whole} and has {sizes} at {offsets}")
+        shards.append((file, info))
+    return shards
 
 
-def _storage_entry(index: Any, info: Any) -> tuple[MetadataIndex, _StorageInfo]:
+def _place(info: Any) -> tuple[str, int, int]:
+    """File, and where the bytes begin and end."""
     if not isinstance(info, _Storage) or getattr(info, "transform_descriptors", None):
         raise ValueError("a tensor is stored in a way that is not known here")
-    name = str(info.relative_path)
+    name, begin, length = str(info.relative_path), int(info.offset), int(info.length)
     if Path(name).name != name:
         raise ValueError(f"a tensor lies outside the folder: {name}")
-    place = MetadataIndex(str(index.fqn), _size(index.offset) if index.offset is not None else None)
-    return place, _StorageInfo(name, int(info.offset), int(info.length))
+    if begin < 0 or length < 0:
+        raise ValueError(f"a tensor lies at byte {begin} and has {length}")
+    return name, begin, begin + length
 
 
-def _size(numbers: Any) -> torch.Size:
-    return torch.Size(int(number) for number in numbers)
+def _numbers(numbers: Any) -> tuple[int, ...]:
+    found = tuple(int(number) for number in numbers)
+    if any(number < 0 for number in found):
+        raise ValueError(f"{found} are not sizes or places of a tensor")
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from automodel_cli.cli import console, worker
 from automodel_cli.cli.options import command
 from automodel_cli.config.schema.results import ExportConfig
+from automodel_cli.text import binary_size
 
 
 @command(
@@ -19,4 +20,4 @@ def hf(cfg: ExportConfig) -> None:
 
     with console.Progress("checking", unit="files") as progress:
         result = recipe.run(cfg, progress=progress, say=console.say)
-    console.say(f"{result.folder}: {result.num_bytes / 2**20:,.1f} MiB from {result.checkpoint}")
+    console.say(f"{result.folder}: {binary_size(result.num_bytes)} from {result.checkpoint}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from automodel_cli.cli import console, worker
 from automodel_cli.cli.options import command
 from automodel_cli.config.schema.results import ImportConfig
+from automodel_cli.text import binary_size
 
 
 @command(
@@ -18,4 +19,4 @@ def import_checkpoint(cfg: ImportConfig) -> None:
     from automodel_cli.recipes import import_checkpoint as recipe
 
     result = recipe.run(cfg, say=console.say)
-    console.say(f"{result.folder}: {result.num_bytes / 2**20:,.1f} MiB from a checkpoint of {result.trainer}")
+    console.say(f"{result.folder}: {binary_size(result.num_bytes)} from a checkpoint of {result.trainer}")

@@ -111,12 +111,10 @@ def show_foreign(found: Mapping[str, Any]) -> None:
 
 def show_tensors(tensors: list[Mapping[str, Any]]) -> None:
     """The tensors; where they are many, those of the same place in each layer as one line."""
-    groups = {row["name"]: [row] for row in tensors}
-    if len(tensors) > MAX_ROWS:
-        groups = {}
-        for row in tensors:
-            key = (re.sub(r"\d+", "*", row["name"]), tuple(row["shape"]), row["dtype"])
-            groups.setdefault(key, []).append(row)
+    groups: dict[Any, list[Mapping[str, Any]]] = {}
+    for row in tensors:
+        kind = (re.sub(r"\d+", "*", row["name"]), tuple(row["shape"]), row["dtype"])
+        groups.setdefault(kind if len(tensors) > MAX_ROWS else row["name"], []).append(row)
     rows = [
         [
             group[0]["name"] if len(group) == 1 else re.sub(r"\d+", "*", group[0]["name"]),
