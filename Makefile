@@ -8,6 +8,9 @@ BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder -p tests.cpu_times
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
+# The suite starts hundreds of Pythons; without bytecode on disk each compiles again all that it imports (10 s and more).
+unexport PYTHONDONTWRITEBYTECODE
+
 NEEDS_GPU := benchmarks/gpu.py benchmarks/document_attention.py
 
 .DEFAULT_GOAL := help

@@ -28,6 +28,8 @@ from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.corpus.formats.nanogpt_bin import ShardWriter
 from automodel_cli.recipes.pretrain import PretrainRecipe
 
+nursery.collect_young_only()
+
 # A shell starts background jobs with SIGINT ignored, nohup with SIGHUP; launchers and runs honour that, so that tests
 # which send these signals would wait for ever.
 signal.signal(signal.SIGINT, signal.default_int_handler)

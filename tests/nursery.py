@@ -7,6 +7,8 @@ Both take and return what ``subprocess.run`` and ``subprocess.Popen`` do, as far
 a process that imports torch, transformers and ours, and has no thread; each command is forked from it with its own
 arguments, environment, folder, session, files and signals, so it can be killed, waited for and compared like any other.
 
+A command with ``--nproc-per-node`` or ``--nnodes`` starts its workers as forks too; they are children of that launcher.
+
 Not for tests of what only a new Python can show: imports and their time, memory of a whole process, hash seeds, the
 console script, torchrun, variables that a library reads when it is imported (see ENVIRONMENT). Each command has at
 least one such test. Where there is no pidfd (not Linux) everything is a new Python.
@@ -16,6 +18,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
+import functools
 import gc
 import importlib
 import json
@@ -31,6 +35,7 @@ import tempfile
 import threading
 import time
 import traceback
+import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -212,6 +217,16 @@ def _descriptor(given: int | IO[Any] | None, ours: int, null: IO[Any]) -> int:
     return given if isinstance(given, int) else given.fileno()
 
 
+def collect_young_only() -> None:
+    """Trainings here begin with a collection of young objects; one of all that imports have built takes 0.3 s each."""
+    from automodel_cli.assembly import training
+
+    names = ("disable", "enable", "freeze", "isenabled", "unfreeze")
+    quick = types.SimpleNamespace(**{name: getattr(gc, name) for name in names})
+    quick.collect = lambda generation=1: gc.collect(min(generation, 1))
+    training.gc = quick  # type: ignore[assignment]
+
+
 class _Nursery:
     """The warm process of this one; started by the first request."""
 
@@ -254,10 +269,14 @@ def _ask(request: dict[str, Any], descriptors: list[int]) -> socket.socket:
         _warm.append(_Nursery())
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(_warm[0].address)
+    _send(connection, request, descriptors)
+    return connection
+
+
+def _send(connection: socket.socket, request: dict[str, Any], descriptors: list[int]) -> None:
     content = json.dumps(request).encode()
     socket.send_fds(connection, [len(content).to_bytes(8, "big")], descriptors)
     connection.sendall(content)
-    return connection
 
 
 # ------------------------------------------------------------------------------------------ the warm process
@@ -269,6 +288,7 @@ def _serve(address: str, ready: int) -> None:
     import torch
 
     torch.set_num_threads(1)
+    collect_young_only()
     threads = list(Path("/proc/self/task").iterdir())
     assert len(threads) == 1, f"{len(threads)} threads; only a process with one can be forked safely"
     gc.collect()
@@ -321,9 +341,13 @@ def _accept(listener: socket.socket) -> None:
 
 
 def _received(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """A request; an empty one when nobody asks any more."""
     size, descriptors, _, _ = socket.recv_fds(connection, 8, 3)
-    with connection.makefile("rb") as file:
-        return json.loads(file.read(int.from_bytes(size, "big"))), list(descriptors)
+    with connection.makefile("rb", buffering=0) as file:
+        content = b""
+        while len(content) < int.from_bytes(size, "big"):
+            content += file.read(int.from_bytes(size, "big") - len(content))
+        return json.loads(content or "{}"), list(descriptors)
 
 
 def _tell(connection: socket.socket, message: dict[str, Any]) -> None:
@@ -345,6 +369,8 @@ def _child(request: dict[str, Any], descriptors: list[int]) -> None:
         os.environ.clear()
         os.environ.update(request["env"])
         _limit(request["limits"])
+        if any(word.startswith(("--nproc-per-node", "--nnodes")) for word in request["argv"]):
+            _fork_workers()
         _execute(request["argv"])
         code = 0
     except SystemExit as stop:
@@ -365,6 +391,7 @@ def _limit(limits: Sequence[tuple[int, int]]) -> None:
 def _execute(argv: list[str]) -> None:
     """What ``python argv...`` does."""
     sys.path[:0] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    argv = argv[argv[0] == "-P" :]
     first, rest = argv[0], argv[1:]
     if first == "-m":
         sys.argv = rest
@@ -398,6 +425,80 @@ def _leave(code: int) -> None:
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.flush()
         os._exit(code)
+
+
+# ------------------------------------------------------------------------------------------ workers of a launcher
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+class _Worker:
+    """What ``subprocess.Popen`` is to ``launch.workers``; the command is carried out by a fork of :func:`_seed`."""
+
+    def __init__(
+        self,
+        seed: socket.socket,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        stdin: int,
+        stdout: IO[bytes] | None,
+        stderr: IO[bytes] | None,
+        start_new_session: bool,
+    ) -> None:
+        assert command[0] == sys.executable and stdin == subprocess.DEVNULL and start_new_session
+        self.returncode: int | None = None
+        request = {"argv": list(command[1:]), "cwd": os.fspath(Path.cwd()), "env": dict(env), "limits": []}
+        with Path(os.devnull).open("rb") as null:
+            outputs = [_descriptor(stdout, 1, null), _descriptor(stderr, 2, null)]
+            _send(seed, request, [null.fileno(), *outputs])
+            self.pid = int.from_bytes(seed.recv(8), "big")
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if ended else None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+def _fork_workers() -> None:
+    """Let this process fork its workers from a child that has but one thread, whatever threads it starts itself."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # the orphans that the seed leaves are ours
+    ours, theirs = socket.socketpair()
+    launcher = os.getpid()
+    if os.fork() == 0:
+        ours.close()
+        _seed(theirs, launcher)
+    theirs.close()
+    from automodel_cli.launch import workers
+
+    workers.subprocess = types.SimpleNamespace(  # type: ignore[assignment]
+        Popen=functools.partial(_Worker, ours), DEVNULL=subprocess.DEVNULL
+    )
+
+
+def _seed(connection: socket.socket, launcher: int) -> None:
+    """Fork twice for each request: a process whose parent has ended is a child of the launcher."""
+    while True:
+        request, descriptors = _received(connection)
+        if not request:
+            os._exit(0)
+        if (between := os.fork()) == 0:
+            if (worker := os.fork()) != 0:
+                connection.sendall(worker.to_bytes(8, "big"))
+                os._exit(0)
+            connection.close()
+            while os.getppid() != launcher:
+                time.sleep(0.001)
+            Path("/proc/self/comm").write_text(f"rank {request['env'].get('RANK')}")
+            _child(request, descriptors)
+        os.waitpid(between, 0)
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.promises.spread_runs import STEPS, configuration, log_into, on_mesh, weights_hash
+from tests.promises.spread_runs import configuration, log_into, on_mesh, weights_hash
 
 from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.checkpoint import layout
@@ -39,7 +39,7 @@ def go(recipe: PretrainRecipe) -> dict[str, Any]:
     part = recipe.parallel.shard_batch
 
     def watched(batch: Any) -> Any:
-        if recipe.model.training and recipe.state.step < STEPS:
+        if recipe.model.training and recipe.state.step < recipe.cfg.step_scheduler.max_steps:
             rows.setdefault(recipe.state.step + 1, []).extend(
                 zlib.crc32(row.numpy().tobytes()) for row in batch.input_ids
             )

@@ -19,7 +19,7 @@ QUICK = "last_call_timeout=12,keep_alive_interval=1,keep_alive_max_attempt=8,rea
 class Job:
     """One ``automodel`` command in its own process, whose lines can be waited for.
 
-    It is a child of the nursery, and the workers it starts are new Pythons; with ``program`` it is a new one too.
+    It and its workers are forks of the nursery; with ``program`` they are new Pythons.
     """
 
     def __init__(self, words: list[str], output: Path, *, program: tuple[str, ...] = ()) -> None:
@@ -95,11 +95,9 @@ def wait_until_one_keeps_the_store(flags: list[str]) -> None:
         time.sleep(0.05)
 
 
-def children(pid: int) -> list[int]:
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in found]
-
-
-def environment(pid: int) -> dict[str, str]:
-    text = Path(f"/proc/{pid}/environ").read_text()
-    return {name: value for name, _, value in (item.partition("=") for item in text.split("\0"))}
+def worker(launcher: int, rank: int) -> int:
+    """Process id of that worker of a launcher that the nursery started."""
+    for child in map(int, Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()):
+        if Path(f"/proc/{child}/comm").read_text() == f"rank {rank}\n":
+            return child
+    raise AssertionError(f"no rank {rank}")

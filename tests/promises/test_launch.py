@@ -14,10 +14,9 @@ from tests.conftest import TinyTraining
 from tests.promises.launch_jobs import (
     NO_DROPOUT,
     Jobs,
-    children,
-    environment,
     meeting_place,
     wait_until_one_keeps_the_store,
+    worker,
 )
 
 SECTIONS = {
@@ -56,8 +55,7 @@ def test_stopped_and_resumed_then_killed_and_started_again_equals_undisturbed(ti
 
     again = jobs(*command, NO_DROPOUT, "--max-restarts=1")
     again.wait_for("step_00000010 in")
-    victim = next(pid for pid in children(again.process.pid) if environment(pid).get("RANK") == "1")
-    os.kill(victim, signal.SIGKILL)
+    os.kill(worker(again.process.pid, rank=1), signal.SIGKILL)
     assert again.end() == 0, again.said()
     assert "rank 1: killed by SIGKILL; all processes start again (1 of 1)" in again.said()
     assert "Traceback" not in again.said()

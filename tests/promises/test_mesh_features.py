@@ -1,12 +1,15 @@
 """The meshes that must carry everything: activation checkpointing, saves in the background, and a resume on another
-mesh, all at once; losses stay those of one process. And what cannot be combined says so."""
+mesh, all at once; rows and losses stay those of one process. And what cannot be combined says so."""
 
 import pytest
 from tests.conftest import write_tokens
 from tests.distributed.ranks import run_ranks
+from tests.effort import in_a_push
 from tests.promises.elastic_runs import leg
-from tests.promises.spread_runs import OWN, QWEN2, STEPS, configuration, on_mesh, train
+from tests.promises.spread_runs import OWN, QWEN2, configuration, on_mesh, train
 
+LEG = in_a_push(3, of=7)
+STEPS = 3 * LEG
 MESHES = {
     "dp x tp": {"tp_size": 2},
     "dp x cp": {"cp_size": 2},
@@ -42,10 +45,10 @@ REFUSED = {
 
 
 def legs(world, folder):
-    """The first mesh trains to step 7, the next one to 14, the last one to the end."""
+    """The first mesh trains a third of the way, the next one as far again, the last one to the end."""
     return [
         leg(world, folder, "run", until, options(mesh))
-        for mesh, until in zip(MESHES, (7, 14, None), strict=True)
+        for mesh, until in zip(MESHES, (LEG, 2 * LEG, None), strict=True)
     ]
 
 
@@ -53,6 +56,7 @@ def options(mesh):
     return {
         "distributed": {**MESHES[mesh], "activation_checkpointing": "full"},
         "checkpoint": {"is_async": True},
+        "step_scheduler": {"max_steps": STEPS},
     }
 
 
@@ -79,6 +83,10 @@ def both(world, folder):
     return {"refused": refusals(world, folder), "legs": legs(world, folder)}
 
 
+def by_step(item):
+    return int(item[0])
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("meshes")
@@ -94,17 +102,20 @@ def results(folder):
 
 @pytest.fixture(scope="module")
 def alone(folder):
-    (numbers,) = run_ranks(1, train, folder, {"gpt2": {}})
+    (numbers,) = run_ranks(1, train, folder, {"gpt2": {}}, STEPS)
     return numbers["gpt2"]
 
 
 def test_meshes_take_over_from_each_other(results, alone):
     for rank in results:
         parts = rank["legs"]
-        losses = {step: loss for part in parts for step, loss in part["losses"].items()}
-        in_order = [losses[str(step)] for step in range(1, STEPS + 1)]
-        assert in_order == pytest.approx(alone["losses"], abs=1e-5)
-        assert [part["began"] for part in parts] == [0, 7, 14]
+        losses, rows = (
+            [numbers for part in parts for _, numbers in sorted(part[kind].items(), key=by_step)]
+            for kind in ("losses", "rows")
+        )
+        assert losses == pytest.approx(alone["losses"], abs=1e-5)
+        assert rows == alone["rows"]
+        assert [part["began"] for part in parts] == [0, LEG, 2 * LEG]
         assert [part["exit_codes"] for part in parts] == [[75] * 4, [75] * 4, [0] * 4]
 
 
