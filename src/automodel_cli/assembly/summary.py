@@ -133,7 +133,7 @@ def fast_path_rows(path: FastPath, device: torch.device, precision: PrecisionFac
     """What was chosen for speed, and why."""
     why = path.reasons
     return [
-        ("device", f"{device} ({path.threads} threads)" if device.type == "cpu" else str(device)),
+        ("device", f"{device} ({plural(path.threads, 'thread')})" if device.type == "cpu" else str(device)),
         ("precision", f"{precision.describe()} ({why['precision']})"),
         ("residual", f"{path.residual} between blocks ({why['residual']})"),
         ("attention", f"{path.attention} ({why['attention']})"),

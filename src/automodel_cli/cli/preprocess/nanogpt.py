@@ -152,6 +152,6 @@ def _show_report(report: VerifyReport) -> None:
         count = len(report.problems)
         console.say(f"{count} problem{'s' if count > 1 else ''} found")
     elif report.hashed:
-        console.say(f"sound: {report.hashed} files match the manifest")
+        console.say(f"ok: {report.hashed} files match the manifest")
     else:
         console.say("no problem found (there is no manifest to compare with)")
