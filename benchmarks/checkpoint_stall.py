@@ -1,4 +1,4 @@
-"""How long training waits for a checkpoint: saved in place, saved in the background, and by torch's own writers.
+"""How long training waits for a checkpoint: saved in the foreground, in the background, and by torch's own writers.
 
 One GPT-2 with AdamW (weights and two moments in fp32). Each round saves it four times, in turn:
 

@@ -207,7 +207,7 @@ def main() -> None:
 
 def report(costs: dict[str, float], resumed_ms: float, seconds: float, mib: float) -> None:
     slowest_ours = max(cost for name, cost in costs.items() if name.startswith("ours"))
-    print(f"batch of {ROWS} x {SEQ_LEN}, CPU time a batch (median)")
+    print(f"batch of {ROWS} x {SEQ_LEN}, CPU time per batch (median)")
     for name, cost in costs.items():
         rate = ROWS * SEQ_LEN / cost
         print(

@@ -1,4 +1,4 @@
-"""Tokens generated per second: keys and values kept, against a full forward a token and against transformers.
+"""Tokens generated per second: with a key-value cache, against a full forward per token and against transformers.
 
 Greedy, one row, the same weights, a prompt of 8 tokens; every variant in turn, medians over rounds of the ratio to
 the reference in the same round, ids compared.

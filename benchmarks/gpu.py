@@ -789,7 +789,7 @@ def loss_rows(bench: Bench, curves: dict[str, list[float]]) -> None:
             mean = statistics.fmean(curve) - statistics.fmean(ours)
             bench.row(
                 f"first {len(apart)} losses, {ours[0]:.2f} to {ours[-1]:.2f}: ours / {name}", f"mean {mean:+.1e}",
-                f"single ones at most {max(apart):.1e}", "", "1e-2",
+                f"single losses at most {max(apart):.1e}", "", "1e-2",
             )  # fmt: skip
 
 
@@ -882,7 +882,7 @@ def main() -> None:
     parser.add_argument("--groups", default=",".join(GROUPS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="also write every figure here")
-    parser.add_argument("--smoke", action="store_true", help="tiny models on a CPU: does it run?")
+    parser.add_argument("--smoke", action="store_true", help="tiny models on a CPU, to test the script")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--started", type=float, default=0.0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -898,7 +898,7 @@ def main() -> None:
             needs_s, run = GROUPS[name]
             bench.group(name, 0 if arguments.smoke else needs_s, lambda run=run: run(bench))  # type: ignore[misc]
     print(f"\n{time.strftime('%Y-%m-%d')}, {machine(arguments.smoke)}\n")
-    print("| what | ours | reference | ratio | asked |\n|---|---|---|---|---|")
+    print("| what | ours | reference | ratio | goal |\n|---|---|---|---|---|")
     for row in bench.rows:
         print(f"| {' | '.join(row)} |")
     for name, (predicted, measured) in bench.memory_gib.items():

@@ -1,4 +1,4 @@
-"""In-context tasks per second: our engine against one item at a time, on the same model, with the same answers.
+"""In-context questions per second: our engine against one item at a time, with the same model and answers.
 
     python benchmarks/icl.py [--bundle DIR] [--items 40] [--threads 1] [--layers 4 --width 256]
 

@@ -78,7 +78,7 @@ def indexing(rounds: int) -> None:
         for _ in range(rounds)
     ]
     print(f"{DOCUMENTS:,} documents, {epochs.tokens:,} tokens, {samples:,} samples of {SEQ_LEN}")
-    print(f"  sample index {statistics.median(alone) * 1e3:.0f} ms (wanted: 150 ms)", end="; ")
+    print(f"  sample index {statistics.median(alone) * 1e3:.0f} ms (target: 150 ms)", end="; ")
     print(f"document, sample and shuffle index {statistics.median(whole) * 1e3:.0f} ms")
 
 
@@ -94,7 +94,7 @@ def blending(folder: Path) -> None:
     entry = IndexEntry("blend", {"weights": weights}, None, arrays, build)
     first, again = (cpu_seconds(lambda: IndexCache(folder / "cache").arrays([entry])) for _ in range(2))
     print(f"blend of {len(weights)} data sets, {BLEND_SAMPLES:,} samples")
-    print(f"  {first:.2f} s the first time (wanted: 5 s), then {again * 1e3:.1f} ms from the cache")
+    print(f"  {first:.2f} s the first time (target: 5 s), then {again * 1e3:.1f} ms from the cache")
 
 
 # ------------------------------------------------------------------------------------------- reading
@@ -194,7 +194,7 @@ def reading(folder: Path, *, documents: int, rounds: int) -> None:
             if number:
                 timings[name].append(spent / 4000)
     reference = statistics.median(next(iter(timings.values())))
-    print(f"samples of {SEQ_LEN} tokens, one thread, CPU time a sample (median); wanted: 2 x the reference")
+    print(f"samples of {SEQ_LEN} tokens, one thread, CPU time per sample (median); target: 2 x the reference")
     for name, values in timings.items():
         cost = statistics.median(values)
         print(
@@ -240,7 +240,7 @@ def start_up(folder: Path, rounds: int) -> None:
     print(
         f"{SHARDS:,} shards opened, order stateless, first batch: {seconds * 1e3:.0f} ms ({cpu * 1e3:.0f} ms of"
     )
-    print(f"  CPU time), {mib:.1f} MiB (wanted: 500 ms, 50 MB)")
+    print(f"  CPU time), {mib:.1f} MiB (target: 500 ms, 50 MB)")
 
 
 def open_and_draw(shards: Path) -> None:

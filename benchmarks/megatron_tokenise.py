@@ -118,8 +118,8 @@ def report(
         rates = [steady(side, column) for column in (0, 1)]
         ratios = [rates[column] / steady("loop", column) for column in (0, 1)]
         print(
-            f"  {name:24s} {rates[0]:6.1f} MB a CPU second  {ratios[0]:5.1f}x"
-            f"   {rates[1]:6.1f} MB a second  {ratios[1]:5.1f}x"
+            f"  {name:24s} {rates[0]:6.1f} MB per CPU second  {ratios[0]:5.1f}x"
+            f"   {rates[1]:6.1f} MB per second  {ratios[1]:5.1f}x"
         )
     print("\n.bin and .idx of all three are byte-identical")
 

@@ -1,4 +1,4 @@
-"""Padded against packed: the share of positions that hold real tokens, and label tokens a second of training on them.
+"""Packed against padded rows: the share of positions that hold real tokens, and label tokens trained per second.
 
 Rows as chat data has them: lengths log-normal about a median, cut at ``--tokens``. Padded are micro-batches of
 ``--rows`` rows in random order, each as long as its longest row; packed are micro-batches of so many packs that they
@@ -43,7 +43,7 @@ def show_windows(lengths: np.ndarray, size: int) -> None:
         for window in windows((Read(0, range(n)) for n in lengths.tolist()), Packing(size), Start()):
             found = found.with_window(window)
         took = (time.perf_counter() - started) / len(lengths) * 1e6
-        print(f"window of {packs:3} packs: {found.in_words(Packing(size))}, {took:.1f} us a row")
+        print(f"window of {packs:3} packs: {found.in_words(Packing(size))}, {took:.1f} us per row")
     packing.WINDOW_PACKS = chosen
 
 

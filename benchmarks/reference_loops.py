@@ -1,4 +1,4 @@
-"""A GPT in nanoGPT's style, against which the benchmarks measure: written here, nothing of the toolkit in it.
+"""A GPT in nanoGPT's style, the reference of the benchmarks; it uses nothing of the package.
 
 Shapes: B rows, T tokens, D width, V vocabulary.
 """

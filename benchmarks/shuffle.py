@@ -128,7 +128,7 @@ def show(found: dict[str, list[Measured]], size_mb: float) -> None:
                 f"{mine.peak_mb / m.peak_mb:.2f} of its memory"
             )
     rate = size_mb / (mine.wall_s - start.wall_s)
-    print(f"  without the start of the program: {rate:,.0f} MB/s (target {TARGET_MB_S}), of which in CPU time: "
+    print(f"  without program start: {rate:,.0f} MB/s (target {TARGET_MB_S}), of which in CPU time: "
           f"{size_mb / (mine.cpu_s - start.cpu_s):,.0f} MB/s")  # fmt: skip
 
 

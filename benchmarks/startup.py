@@ -1,4 +1,4 @@
-"""How long a user waits for ``automodel --help`` and for a configuration error, against ``import torch``.
+"""Time until ``automodel --help`` and a configuration error appear, against ``import torch``.
 
 Whole processes, wall time and CPU time, medians of interleaved runs. Targets: help under 0.3 s, a configuration error
 under 0.5 s. Run: ``python benchmarks/startup.py [RUNS]``.

@@ -1,4 +1,4 @@
-"""Text to token files: how fast against the usual loop, how well two workers do, how flat memory is.
+"""Text to token files: speed against the usual loop, scaling to two workers, and memory by input size.
 
     python benchmarks/tokenise.py [core] [workers] [memory] [--mb 480] [--rounds 5] [--data FILE.parquet]
 

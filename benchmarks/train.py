@@ -407,7 +407,7 @@ def show_rows(workers: dict[str, Worker], *, amx: bool) -> None:
     steps = len(workers[OURS].losses)
     print(
         f"| mean loss of {steps} steps, eager fp32 loop | {statistics.fmean(workers[OURS].losses):.4f}"
-        f" | {statistics.fmean(workers[REFERENCE].losses):.4f} | apart {apart:.1e} | | within 1e-2"
+        f" | {statistics.fmean(workers[REFERENCE].losses):.4f} | difference {apart:.1e} | | at most 1e-2"
         f" | {'met' if apart <= 1e-2 else 'not met'} |"
     )
 
@@ -424,7 +424,7 @@ def compare_losses(steps: int) -> None:
     assert all(math.isfinite(loss) for curve in curves for loss in curve)
     print(
         f"mean loss over {steps} steps: reference {means[0]:.4f}, ours {means[1]:.4f},"
-        f" apart {abs(means[0] - means[1]):.1e} (single steps at most {furthest:.1e};"
+        f" difference {abs(means[0] - means[1]):.1e} (single steps at most {furthest:.1e};"
         f" from {curves[0][0]:.3f} to {curves[0][-1]:.3f})"
     )
 
@@ -442,12 +442,12 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3, help="steps in a round")
-    parser.add_argument("--loop-steps", type=int, default=10, help="the same of recipe and bare loop")
+    parser.add_argument("--loop-steps", type=int, default=10, help="the same for recipe and bare loop")
     parser.add_argument("--all", action="store_true", help="also every combination of ours")
     parser.add_argument(
-        "--loss-steps", type=int, default=0, help="also compare the mean loss over so many steps"
+        "--loss-steps", type=int, default=0, help="also compare the mean loss over this many steps"
     )
-    parser.add_argument("--threads", type=int, help="of each process; default: torch's own choice")
+    parser.add_argument("--threads", type=int, help="threads per process; default: torch's own choice")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.threads:

@@ -1,4 +1,4 @@
-"""Weak scaling on CPU: twice the processes on twice the rows an update should take as long as one process.
+"""Weak scaling on CPU: two processes on twice as many rows per update should take as long as one process.
 
     python benchmarks/weak_scaling.py [--rounds 3] [--steps 12] [--threads 1] [--strategies fsdp2 ddp]
 

@@ -142,7 +142,7 @@ def choose_residual(setting: str, *, precision: str, device: torch.device) -> tu
         return setting, "as configured"
     if device.type == "cuda" and precision == "bf16":
         return "bf16", "less traffic and memory"
-    return "fp32", "what blocks add up keeps its last bits"
+    return "fp32", "does not round the residual stream"
 
 
 def choose_compile_mode(setting: str | None, *, parameters: int, device: torch.device) -> tuple[str, str]:
@@ -211,9 +211,9 @@ def _worth_compiling(
         return False, f"torch.compile is not used on {device.type}"
     limit_s = _COMPILE_PAYS_AFTER_S[device.type]
     seconds = eager_seconds(device, total_tokens, total_steps, parameters)
-    length = f"about {rough_duration(seconds)} without"
+    length = f"about {rough_duration(seconds)} without it"
     if seconds < limit_s:
-        return False, f"{length}: shorter than compiling would win back"
+        return False, f"{length}: too short to pay off"
     return True, length
 
 

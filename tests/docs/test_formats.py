@@ -170,7 +170,7 @@ def test_what_preprocess_megatron_writes(tmp_path):
         assert path.name in page, path.name
     manifest = json.loads((tmp_path / "out/NAME.manifest.json").read_text())
     assert set(manifest) == table_keys("Megatron `NAME.manifest.json`")
-    asked = listed.split("what was asked: ")[1].split("|")[0]
+    asked = listed.split("the options given: ")[1].split("|")[0]
     assert set(manifest["options"]) == set(re.findall(r"`(\w+)`", asked))
     body = {key: value for key, value in manifest.items() if key != "self"}
     assert manifest["self"] == xxh3(json.dumps(body, sort_keys=True, ensure_ascii=False).encode())
@@ -226,7 +226,7 @@ def test_shuffled_documents_by_the_formula(tmp_path):
     assert set(manifest) == table_keys("documents `manifest.json`")
     listed = section("documents `manifest.json`")
     assert set(manifest["options"]) == set(
-        re.findall(r"`(\w+)`", listed.split("what was asked: ")[1].split("|")[0])
+        re.findall(r"`(\w+)`", listed.split("the options given: ")[1].split("|")[0])
     )
     assert [file["name"] for file in manifest["files"]] == list(expected)
     for file in manifest["files"]:

@@ -158,5 +158,5 @@ def notes(cfg: PretrainConfig, device_type: str) -> list[str]:
     """Lines on what the configuration asks for and a machine without GPUs does otherwise."""
     found = []
     if cfg.dist_backend == "nccl" and device_type != "cuda":
-        found.append("dist_env.backend nccl needs GPUs; there are none here, so gloo stands in for it")
+        found.append("dist_env.backend nccl needs GPUs; there are none here, so gloo is used instead")
     return found

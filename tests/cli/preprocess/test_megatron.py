@@ -54,7 +54,7 @@ def test_the_guides_command(chunks: Path) -> None:
     assert "warning: bad row data.chunk.00001.jsonl:21: malformed JSON" in done.stderr
     assert "log_interval is ignored" in done.stderr
     verified = automodel("verify", "out", cwd=chunks)
-    assert verified.returncode == 0 and "sound: 8 files match the manifest" in verified.stdout
+    assert verified.returncode == 0 and "ok: 8 files match the manifest" in verified.stdout
     assert "chunk 0, row 0<|endoftext|>" in verified.stdout
     again = automodel(*words.split(), cwd=chunks, TIKTOKEN_CACHE_DIR=str(SHARED_CACHE))
     assert again.returncode == 0 and "is already there: nothing to do" in again.stdout

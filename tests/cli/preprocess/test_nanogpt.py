@@ -44,7 +44,7 @@ def test_from_text_to_a_verified_corpus(rows: Path, tmp_path: Path) -> None:
     assert done.stderr.splitlines()[1:] == ["warning: bad row rows.jsonl:8: malformed JSON"]
     assert read_corpus_manifest(out).tokens == 500
     good = automodel("preprocess", "verify", str(out))
-    assert good.returncode == 0 and "sound: 3 files match the manifest" in good.stdout
+    assert good.returncode == 0 and "ok: 3 files match the manifest" in good.stdout
     data = bytearray((out / "dataset.bin").read_bytes())
     data[1500] ^= 1
     (out / "dataset.bin").write_bytes(data)

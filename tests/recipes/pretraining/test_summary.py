@@ -19,7 +19,7 @@ from automodel_cli.models.layers.fp8 import Fp8Linear
 from automodel_cli.recipes.pretraining.build import show_plan
 from automodel_cli.recipes.pretraining.run import RunOptions
 from automodel_cli.sizing.shape import flops_per_token
-from automodel_cli.text import binary_size
+from automodel_cli.text import binary_size, plural
 from automodel_cli.train.losses import MaskedCrossEntropy
 
 BF16_MODEL = {
@@ -64,7 +64,7 @@ def test_every_line_says_what_is_there(tiny_training, precision):
         f"{step.total_steps} updates (max_steps), {step.total_tokens / 1000:.1f}K"
     )
     assert rows["learning rate"] == run.schedule.describe() and "0.01" in rows["learning rate"]
-    assert rows["device"] == f"cpu ({torch.get_num_threads()} threads)"
+    assert rows["device"] == f"cpu ({plural(torch.get_num_threads(), 'thread')})"
     seen = dtypes_seen(run)
     assert rows["precision"].startswith(f"stored fp32, computed {precision}, reduced fp32 (")
     assert (seen["product"], seen["stored"]) == (run.fast_path.autocast_dtype or torch.float32, torch.float32)

@@ -151,6 +151,6 @@ def _show_report(report: VerifyReport) -> None:
     if report.problems:
         console.say(f"{plural(len(report.problems), 'problem')} found")
     elif report.hashed:
-        console.say(f"sound: {report.hashed} files match the manifest")
+        console.say(f"ok: {report.hashed} files match the manifest")
     else:
         console.say("no problem found (there is no manifest to compare with)")

@@ -118,7 +118,7 @@ def _fast_path_rows(plan: RunPlan) -> Rows:
     path, device = plan.fast_path, plan.device
     why = path.reasons
     return [
-        ("device", f"{device} ({path.threads} threads)" if device.type == "cpu" else str(device)),
+        ("device", f"{device} ({plural(path.threads, 'thread')})" if device.type == "cpu" else str(device)),
         ("precision", f"{plan.precision.describe()} ({why['precision']})"),
         ("residual", f"{path.residual} between blocks ({why['residual']})"),
         ("attention", f"{path.attention} ({why['attention']})"),
