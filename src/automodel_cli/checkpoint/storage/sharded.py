@@ -28,14 +28,9 @@ from torch.distributed.tensor import DTensor
 
 from automodel_cli.checkpoint.all_ranks import all_ranks
 from automodel_cli.checkpoint.storage import tensor_file
-from automodel_cli.checkpoint.storage.local_shards import (
-    Chunk,
-    LocalShard,
-    intersection,
-    local_shard,
-    narrowed,
-)
+from automodel_cli.checkpoint.storage.local_shards import LocalShard, local_shard
 from automodel_cli.checkpoint.storage.step_files import InputFile, StepReader, StepWriter
+from automodel_cli.distributed.chunks import Chunk, intersection, narrowed
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError
 
