@@ -1,8 +1,8 @@
 """Pieces of matrices to the ranks that make them orthogonal, and the results back: one exchange each way.
 
 Every rank holds a chunk of every weight. The owner of a matrix needs all of it: each piece comes from one of the ranks
-that hold it. The result goes to every rank whose chunk it touches. Whatever the mesh (shards, replicas of shards, tensor
-parallel, all of them), it is one packed all-to-all each way, and a rank that owns nothing takes part with empty hands.
+that hold it, and the result goes to every rank whose chunk it touches. Whatever the mesh (shards, replicas of shards,
+tensor parallel, all of them), it is one packed all-to-all each way; a rank that owns nothing sends and receives too.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The matrices that weights consist of, and which rank makes which of them orthogonal.
 
 A weight is one matrix ``[out, in]``, or several along its output (queries, keys and values in one), or lies transposed
-(transformers' ``Conv1D`` is ``[in, out]``). Each matrix is made orthogonal by itself: a fused weight would otherwise share
-its singular values among maps that have nothing to do with each other.
+(transformers' ``Conv1D`` is ``[in, out]``). Each matrix is made orthogonal by itself: together, maps that have nothing
+to do with each other would share their singular values.
 """
 
 from __future__ import annotations
@@ -117,6 +117,7 @@ LR_SCALES = {
 }
 """What an update of an ``[out, in]`` matrix is multiplied by.
 
-``keller``: Jordan 2024, the default of ``torch.optim.Muon``; ``spectral_norm``: the same change of the output whatever the
-widths (Yang et al. 2023, arXiv 2310.17813); ``rms_norm``: as large as AdamW's updates are (Liu et al. 2025, arXiv 2502.16982).
+keller          Jordan 2024; the default of ``torch.optim.Muon``
+spectral_norm   the same change of the output whatever the widths (Yang et al. 2023, arXiv 2310.17813)
+rms_norm        elements as large as those of AdamW's updates (Liu et al. 2025, arXiv 2502.16982)
 """

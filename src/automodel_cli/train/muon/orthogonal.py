@@ -1,12 +1,12 @@
-"""Matrices made orthogonal: the step that gives Muon its name, for a whole stack of one shape at once.
+"""Orthogonalization, the step that gives Muon its name, for a whole stack of matrices of one shape at once.
 
-With G = U S V^T, U V^T is wanted: all singular values 1. A few steps of an odd quintic polynomial come close, with matrix
-products alone (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/):
+With G = U S V^T, U V^T is wanted: all singular values 1. A few steps of an odd quintic polynomial come close, with
+matrix products alone (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/):
 
     X <- G / |G|        A = X X^T        X <- a X + (b A + c A A) X
 
-Two tables of (a, b, c): one triple for all steps, tuned by hand (Jordan), or one a step, each the best polynomial of its
-degree for what the step before leaves ("Polar Express", Amsel et al. 2025, arXiv 2505.16932).
+Two tables of (a, b, c): one triple for all steps, tuned by hand (Jordan), or one a step, each the best polynomial of
+its degree for what the step before leaves ("Polar Express", Amsel et al. 2025, arXiv 2505.16932).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The weights of one rule over the ranks: what each rank makes orthogonal, and how the pieces come together.
 
-Weights are chunks of ``DTensor`` (FSDP, its replicas, tensor parallel), or whole on every rank (one process, DDP); their
-momentum is divided in any case. ``collect`` brings a rank its matrices, stacked by shape, ``spread`` the results to whoever
-applies them.
+Weights are chunks of ``DTensor`` (FSDP, its replicas, tensor parallel), or whole on every rank (one process, DDP);
+their momentum is divided in any case. ``collect`` brings a rank its matrices, stacked by shape; ``spread`` brings the
+results to whoever applies them.
 """
 
 from __future__ import annotations
