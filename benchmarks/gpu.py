@@ -31,6 +31,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -53,8 +54,8 @@ from automodel_cli.train.losses import (
     MaskedCrossEntropy,
     default_chunk_tokens,
 )
-from automodel_cli.train.optimizers import build_adamw
-from automodel_cli.train.param_groups import build_param_groups
+from automodel_cli.train.optimizers import build_adamw, build_optimizer
+from automodel_cli.train.param_groups import UpdateRule, same_rule
 from automodel_cli.train.step import train_step
 from reference_loops import ReferenceGPT
 
@@ -178,8 +179,9 @@ class Ours:
         self.flops = sizing.flops_per_token(self.model.shape(), variant.seq_len)
         self.dtype = torch.bfloat16
         self._choose()
-        groups = build_param_groups(self.model, weight_decay=WEIGHT_DECAY, decay_embeddings=True)
-        self.optimizer = build_adamw(groups, lr=LR, betas=BETAS, device=device)
+        adamw = partial(build_adamw, lr=LR, betas=BETAS, device=device)
+        rules = same_rule(UpdateRule(adamw, LR, WEIGHT_DECAY), decay_embeddings=True)
+        self.optimizer = build_optimizer(self.model, rules)
         if variant.compile:
             whole = self.chosen["scope"] == "model"
             for part in [self.model] if whole else self.model.blocks():

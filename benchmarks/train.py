@@ -31,6 +31,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,8 @@ from automodel_cli.models.gpt2 import GPT2, build_gpt2_model
 from automodel_cli.recipes.pretrain import PretrainRecipe
 from automodel_cli.train.loss_choice import pick_loss
 from automodel_cli.train.losses import ChunkedCrossEntropy, MaskedCrossEntropy
-from automodel_cli.train.optimizers import build_adamw
-from automodel_cli.train.param_groups import build_param_groups
+from automodel_cli.train.optimizers import build_adamw, build_optimizer
+from automodel_cli.train.param_groups import UpdateRule, same_rule
 from automodel_cli.train.step import train_step
 from reference_loops import ReferenceGPT
 
@@ -138,8 +139,9 @@ def our_step(precision: str, chunked: bool, compiled: bool) -> Step:
     this_machine.configure_process(torch.device("cpu"))
     model = our_model()
     # nanoGPT decays every matrix, embeddings too.
-    groups = build_param_groups(model, weight_decay=WEIGHT_DECAY, decay_embeddings=True)
-    optimizer = build_adamw(groups, lr=LR, betas=(0.9, 0.95), device="cpu")
+    adamw = partial(build_adamw, lr=LR, betas=(0.9, 0.95), device="cpu")
+    rules = same_rule(UpdateRule(adamw, LR, WEIGHT_DECAY), decay_embeddings=True)
+    optimizer = build_optimizer(model, rules)
     loss = ChunkedCrossEntropy() if chunked else MaskedCrossEntropy()
     if compiled:
         model.compile(dynamic=False)

@@ -17,8 +17,8 @@ from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.checkpointer import Checkpointer
 from automodel_cli.errors import CheckpointError
 from automodel_cli.models.families import build_from_config
-from automodel_cli.train.optimizers import build_adamw
-from automodel_cli.train.param_groups import build_param_groups
+from automodel_cli.train.optimizers import build_adamw, build_optimizer
+from automodel_cli.train.param_groups import UpdateRule, same_rule
 
 pytestmark = pytest.mark.torture
 
@@ -78,5 +78,5 @@ def test_every_flipped_byte_of_a_checkpoint_is_found(undisturbed, tmp_path):
 
 def load(step) -> None:
     model = build_from_config(layout.read_step_manifest(step)["facts"]["model"])
-    optimizer = build_adamw(build_param_groups(model, weight_decay=0.1), lr=0.01)
+    optimizer = build_optimizer(model, same_rule(UpdateRule(build_adamw, 0.01, 0.1)))
     Checkpointer(step.parent).load(step, model=model, optimizer=optimizer)

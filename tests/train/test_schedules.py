@@ -112,12 +112,13 @@ def test_apply_keeps_the_ratios_of_groups():
     optimizer = build_adamw(
         [
             {"params": weights[:1], "weight_decay": 0.1},
-            {"params": weights[1:2], "weight_decay": 0.0, "lr_mult": 0.5, "wd_mult": 0.0},
+            {"params": weights[1:2], "lr": 1.0, "weight_decay": 0.0, "lr_mult": 0.5, "wd_mult": 0.0},
             {"params": weights[2:], "lr": 4.0},
         ],
         lr=2.0,
         weight_decay=0.1,
     )
+    store_lr_multipliers(optimizer)
     assert [group["lr"] for group in optimizer.param_groups] == [2.0, 1.0, 4.0]
     schedule = Schedule.from_keys(lr=2.0, total_steps=100, start_wd=0.2, end_wd=0.2, lr_warmup_steps=10)
     assert schedule.apply(optimizer, 10) == 2.0
@@ -131,7 +132,7 @@ def test_ratios_of_a_foreign_optimizer_are_remembered_once():
     weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
     optimizer = torch.optim.SGD([{"params": weights[:1]}, {"params": weights[1:], "lr": 0.3}], lr=0.1)
     store_lr_multipliers(optimizer)
-    Schedule.constant(lr=0.05).apply(optimizer, 0)
+    Schedule(max_lr=0.05).apply(optimizer, 0)
     store_lr_multipliers(optimizer)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.15])
 
@@ -168,7 +169,7 @@ def test_settings_and_description_say_what_it_is():
     schedule = Schedule.from_keys(lr=LR, total_steps=100)
     assert Schedule(**schedule.settings()) == schedule
     assert schedule.describe() == "cosine 0.0006 -> 6e-06, warm-up 10 updates from 6e-05, decay ends at 100"
-    assert Schedule.constant(lr=2e-4).describe() == "constant 0.0002"
+    assert Schedule(max_lr=2e-4).describe() == "constant 0.0002"
 
 
 def test_a_short_trial_may_end_within_its_warm_up():
@@ -200,4 +201,4 @@ def test_settings_that_contradict_each_other_are_said(keys, says):
 @pytest.mark.parametrize("total", [1, 2, 9, 100])
 def test_plain_settings_contradict_nothing(total):
     assert contradictions(Schedule.from_keys(lr=3e-4, total_steps=total), total) == []
-    assert contradictions(Schedule.constant(lr=3e-4), total) == []
+    assert contradictions(Schedule(max_lr=3e-4), total) == []

@@ -1,6 +1,7 @@
 """One update: against a loop written out with torch's own parts, and what must hold of any update."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ from automodel_cli.device import configure_process
 from automodel_cli.distributed.grad_sync import GradSync
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.train.losses import ChunkedCrossEntropy, MaskedCrossEntropy
-from automodel_cli.train.optimizers import build_adamw
-from automodel_cli.train.param_groups import build_param_groups
+from automodel_cli.train.optimizers import build_adamw, build_optimizer
+from automodel_cli.train.param_groups import UpdateRule, same_rule
 from automodel_cli.train.step import train_step
 
 VOCAB, TOKENS = 128, 16
@@ -26,7 +27,7 @@ def tiny(n_layer=2, **changes):
 
 
 def adamw(model, lr=1e-2):
-    return build_adamw(build_param_groups(model, weight_decay=0.1), lr=lr)
+    return build_optimizer(model, same_rule(UpdateRule(build_adamw, lr, 0.1)))
 
 
 def batch(index, rows=8):
@@ -50,9 +51,8 @@ def weights(model):
 def reference_loop(steps):
     """Mean cross-entropy, torch's clipping and unfused AdamW."""
     model = tiny()
-    optimizer = torch.optim.AdamW(
-        build_param_groups(model, weight_decay=0.1), lr=1e-2, betas=(0.9, 0.95), foreach=False
-    )
+    build = partial(torch.optim.AdamW, betas=(0.9, 0.95), foreach=False)
+    optimizer = build_optimizer(model, same_rule(UpdateRule(build, 1e-2, 0.1)))
     losses, norms = [], []
     for step in range(steps):
         data = batch(step)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,9 @@ from automodel_cli.assembly.machine.fast_path import FastPath
 from automodel_cli.checkpoint.load_step import Loaded
 from automodel_cli.config.schema.other_sections import MfuConfig
 from automodel_cli.config.schema.pretrain import PretrainConfig
-from automodel_cli.config.targets import aliases
-from automodel_cli.config.targets.instantiate import built_arguments, instantiate
-from automodel_cli.config.targets.target import Target
+from automodel_cli.config.targets.instantiate import instantiate
 from automodel_cli.distributed.world import World
-from automodel_cli.errors import CheckpointError, ConfigError
+from automodel_cli.errors import CheckpointError
 from automodel_cli.json_files import Count, FileModel, FiniteFloat, validated
 from automodel_cli.metrics.throughput import Throughput
 from automodel_cli.models.init import derive_seed
@@ -29,14 +26,7 @@ from automodel_cli.models.interface import CausalLM
 from automodel_cli.sizing import shape as sizing
 from automodel_cli.train.compiling import shared_cache, use_cache
 from automodel_cli.train.losses import ChunkedCrossEntropy, LogitsLoss, MaskedCrossEntropy
-from automodel_cli.train.optimizers import ADAMW, build_adamw
-from automodel_cli.train.param_groups import build_param_groups
-from automodel_cli.train.schedules import Schedule, store_lr_multipliers
 from automodel_cli.train.state import TrainState
-
-DEFAULT_LR = 2e-4
-DEFAULT_BETAS = (0.9, 0.95)
-DEFAULT_WEIGHT_DECAY = 0.1
 
 
 def build_head_loss(cfg: PretrainConfig, fast_path: FastPath, *, trust: Sequence[str] = ()) -> Any:
@@ -63,98 +53,6 @@ def _head_loss(cfg: PretrainConfig, fast_path: FastPath, trust: Sequence[str]) -
         if fast_path.head_loss == "plain":
             return built
     return ChunkedCrossEntropy() if fast_path.head_loss == "chunked" else MaskedCrossEntropy()
-
-
-@dataclass(frozen=True)
-class _OptimizerSection:
-    """What builds an optimizer: its target, its own arguments, and the parameters in their groups."""
-
-    target: Target
-    arguments: dict[str, Any]
-    groups: list[dict[str, Any]]
-    weight_decay: float
-    device: torch.device
-    kernel: str
-    trust: Sequence[str]
-
-
-def build_optimizer(
-    cfg: PretrainConfig,
-    model: CausalLM,
-    device: torch.device,
-    fast_path: FastPath,
-    *,
-    trust: Sequence[str] = (),
-) -> torch.optim.Optimizer:
-    """The optimizer that ``optimizer._target_`` names (AdamW without one), its parameters in groups by decay and rate.
-
-    Raises:
-        ConfigError: an argument that the optimizer does not take, or a value that it refuses.
-    """
-    target = cfg.optimizer or Target(ADAMW[0])
-    name = aliases.present_name(target.name)
-    arguments = optimizer_arguments(cfg, trust=trust)
-    weight_decay = float(arguments.pop("weight_decay", _WEIGHT_DECAY.get(name, 0.0)))
-    groups = build_param_groups(
-        model,
-        weight_decay=weight_decay,
-        decay_embeddings=arguments.pop("decay_embeddings", False),
-        overrides=[override.model_dump() for override in cfg.param_group_overrides],
-    )
-    section = _OptimizerSection(target, arguments, groups, weight_decay, device, fast_path.optimizer, trust)
-    return _BUILDERS.get(name, _build_as_named)(section)
-
-
-def _build_adamw(section: _OptimizerSection) -> torch.optim.Optimizer:
-    arguments = {"lr": DEFAULT_LR, "betas": DEFAULT_BETAS, **section.arguments}
-    if arguments.get("fused") is None:
-        arguments["fused"] = section.kernel == "fused"
-    try:
-        return build_adamw(
-            section.groups, device=section.device, weight_decay=section.weight_decay, **arguments
-        )
-    except (RuntimeError, ValueError) as error:
-        raise ConfigError(
-            f"{section.target.where or 'optimizer'}: AdamW refuses its arguments: {error}",
-            "correct the optimizer section",
-        ) from error
-
-
-def _build_as_named(section: _OptimizerSection) -> torch.optim.Optimizer:
-    """Any other optimizer of torch, or one of the user's own."""
-    target = replace(section.target, arguments=section.arguments)
-    optimizer = instantiate(target, "optimizer", inject={"params": section.groups}, trust=section.trust)
-    store_lr_multipliers(optimizer)
-    return optimizer
-
-
-_BUILDERS = dict.fromkeys(ADAMW, _build_adamw)
-"""What builds an optimizer that needs more than its arguments, by its name."""
-
-_WEIGHT_DECAY = dict.fromkeys(ADAMW, DEFAULT_WEIGHT_DECAY)
-"""Of an optimizer whose section names none; others have none."""
-
-
-def optimizer_arguments(cfg: PretrainConfig, *, trust: Sequence[str] = ()) -> dict[str, Any]:
-    """The optimizer section's arguments with their values of the types that the optimizer takes.
-
-    Raises:
-        ConfigError: an argument that it does not take.
-    """
-    return {} if cfg.optimizer is None else built_arguments(cfg.optimizer, "optimizer", trust=trust)
-
-
-def build_schedule(cfg: PretrainConfig, optimizer: torch.optim.Optimizer, total_steps: int) -> Schedule:
-    """The learning-rate schedule; constant where the section is absent."""
-    base = optimizer.defaults["lr"]
-    if cfg.lr_scheduler is None:
-        return Schedule.constant(lr=base)
-    keys = cfg.lr_scheduler.model_dump(
-        exclude={"use_checkpoint_opt_param_scheduler", "override_opt_param_scheduler"}
-    )
-    return Schedule.from_keys(
-        lr=base, weight_decay=optimizer.defaults.get("weight_decay"), total_steps=total_steps, **keys
-    )
 
 
 def build_scaler(fast_path: FastPath, device: torch.device) -> torch.amp.GradScaler | None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,13 @@ def flatten(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> FlatS
 
 
 def _class_name(optimizer: torch.optim.Optimizer) -> str:
-    return f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
+    kinds = dict.fromkeys(type(one) for one in _owners(optimizer))
+    return " + ".join(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds)
+
+
+def _owners(optimizer: torch.optim.Optimizer) -> Sequence[torch.optim.Optimizer]:
+    """What updates each group: the optimizer, or of several that are combined into it the group's own."""
+    return getattr(optimizer, "owners", [optimizer] * len(optimizer.param_groups))
 
 
 def _encode(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
@@ -277,16 +283,14 @@ _SIDES = (3, 5, 7, 11, 13, 17)
 
 def _state_of_a_copy(optimizer: torch.optim.Optimizer, g: int) -> dict[int, dict[str, bool]]:
     """By a parameter's dimensions, the keys that group ``g`` keeps, and whether each is a tensor of its shape."""
-    group = optimizer.param_groups[g]
-    settings = {
-        key: value for key, value in group.items() if key in inspect.signature(type(optimizer)).parameters
-    }
+    group, kind = optimizer.param_groups[g], type(_owners(optimizer)[g])
+    settings = {key: value for key, value in group.items() if key in inspect.signature(kind).parameters}
     found = {}
     for dims in {parameter.dim() for parameter in group["params"]}:
         try:
             tiny = torch.zeros(_SIDES[:dims], requires_grad=True)
             tiny.grad = torch.zeros_like(tiny)
-            copy = type(optimizer)([{**settings, "params": [tiny]}])  # type: ignore[call-arg]
+            copy = kind([{**settings, "params": [tiny]}])  # type: ignore[call-arg]
             copy.step()
         except Exception:  # it takes other arguments, a closure, a device: then it is not known
             return {}
@@ -304,9 +308,9 @@ def _merge_groups(
     """Put stored group state into ``groups`` in place; report settings that differ."""
     if len(groups) != len(stored):
         return [f"parameter groups: now {len(groups)}, were {len(stored)}; their settings are the run's own"]
-    settings = set(inspect.signature(type(optimizer).__init__).parameters) | _OWN_SETTINGS
     changes = []
-    for g, (own, old) in enumerate(zip(groups, stored, strict=True)):
+    for g, (own, old, owner) in enumerate(zip(groups, stored, _owners(optimizer), strict=True)):
+        settings = inspect.signature(type(owner).__init__).parameters.keys() | _OWN_SETTINGS
         for key, value in old.items():
             if key in ("params", "initial_lr"):
                 continue

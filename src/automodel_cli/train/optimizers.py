@@ -1,4 +1,4 @@
-"""Optimizers by name, with the fastest kernel that the device has."""
+"""Optimizers of a run: AdamW with the fastest kernel that the device has, and several optimizers as one."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from automodel_cli.models.interface import CausalLM, Role
+from automodel_cli.train.param_groups import Override, UpdateRule, build_param_groups
 from automodel_cli.train.schedules import store_lr_multipliers
 
+DEFAULT_LR = 2e-4
+DEFAULT_WEIGHT_DECAY = 0.1
 ADAMW = ("torch.optim.AdamW", "torch.optim.adamw.AdamW")
 
 # Devices with a fused AdamW kernel: one pass over weights, gradients and moments instead of about ten.
@@ -40,10 +44,10 @@ def pick_kernel(
 
 def build_adamw(
     groups: Iterable[dict[str, Any]] | Iterable[Tensor],
-    lr: float = 2e-4,
+    lr: float = DEFAULT_LR,
     betas: Sequence[float] = (0.9, 0.95),
     eps: float = 1e-8,
-    weight_decay: float = 0.1,
+    weight_decay: float = DEFAULT_WEIGHT_DECAY,
     device: torch.device | str = "cpu",
     **options: Any,
 ) -> torch.optim.AdamW:
@@ -53,13 +57,58 @@ def build_adamw(
     """
     if options.get("fused") is None:
         options["fused"] = pick_kernel(torch.device(device).type, arguments=options)[0] == "fused"
-    own: list[Any] = [_with_lr(group, lr) if isinstance(group, dict) else group for group in groups]
-    optimizer = torch.optim.AdamW(
-        own, lr=lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay, **options
+    return torch.optim.AdamW(
+        groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay, **options
     )
+
+
+def build_optimizer(
+    model: CausalLM, rules: Mapping[Role, UpdateRule], overrides: Sequence[Override] = ()
+) -> torch.optim.Optimizer:
+    """The optimizer of a model whose parameters are updated by ``rules``: one, or several as one.
+
+    Raises:
+        ConfigError: an override has a bad expression, or matches nothing.
+    """
+    parts = [build(groups) for build, groups in build_param_groups(model, rules, overrides).items()]
+    optimizer = parts[0] if len(parts) == 1 else CombinedOptimizer(parts)
     store_lr_multipliers(optimizer)
     return optimizer
 
 
-def _with_lr(group: dict[str, Any], lr: float) -> dict[str, Any]:
-    return {"lr": lr * group.get("lr_mult", 1.0), **group}
+class CombinedOptimizer(torch.optim.Optimizer):
+    """Several optimizers as one, each for groups of its own, with one list of groups and one state.
+
+    Schedule, clipping and checkpoint see an ordinary optimizer. ``owners`` has the optimizer of each group.
+    """
+
+    def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
+        """Take over the groups and the state of ``parts``."""
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self.owners = [part for part in parts for _ in part.param_groups]
+        self.parts = parts
+        self._step_supports_amp_scaling = all(
+            getattr(part, "_step_supports_amp_scaling", False) for part in parts
+        )
+        for part in parts:
+            self.state.update(part.state)
+        self._share()
+
+    def _share(self) -> None:
+        for part in self.parts:
+            part.state = self.state
+            part.param_groups = [
+                group for group, owner in zip(self.param_groups, self.owners, strict=True) if owner is part
+            ]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the groups and the state of all."""
+        super().load_state_dict(state_dict)
+        self._share()
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Let each optimizer update its parameters, or leave them alone where the kernels read ``found_inf``."""
+        for part in self.parts:
+            for flag in ("found_inf", "grad_scale"):
+                setattr(part, flag, getattr(self, flag, None))
+            part.step()

@@ -1,4 +1,4 @@
-"""Which parameters share a weight decay and a learning-rate multiplier.
+"""Which optimizer updates which parameters, and with which settings: rules by role, cut into parameter groups.
 
 Weight decay pulls matrices towards zero. It is left off 1-D tensors (norms, biases) and off embedding and
 position tables, whose rows for rare tokens would otherwise shrink between the updates that use them.
@@ -7,87 +7,110 @@ position tables, whose rows for rare tokens would otherwise shrink between the u
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, get_args
 
-from torch import nn
+import torch
 
 from automodel_cli.errors import ConfigError
-from automodel_cli.models.interface import CausalLM
+from automodel_cli.models.interface import CausalLM, Role
 
-_TABLES = ("embedding", "position")
-_OVERRIDE_KEYS = {"pattern", "lr_mult", "wd_mult"}
+Groups = list[dict[str, Any]]
+Build = Callable[[Groups], torch.optim.Optimizer]
+
+
+@dataclass(frozen=True)
+class UpdateRule:
+    """How the parameters of one role are updated.
+
+    Attributes:
+        build: the optimizer of these groups; roles that name the same one share it.
+        lr: learning rate at the schedule's peak; None: whatever ``build`` sets.
+        weight_decay: of tensors with more than one dimension.
+        decays: False leaves weight decay off.
+        settings: what else the groups carry: betas, momentum.
+    """
+
+    build: Build
+    lr: float | None = None
+    weight_decay: float = 0.0
+    decays: bool = True
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def same_rule(rule: UpdateRule, *, decay_embeddings: bool = False) -> dict[Role, UpdateRule]:
+    """Table in which ``rule`` updates every role; ``decay_embeddings`` also decays tables, as nanoGPT does."""
+    tables = replace(rule, decays=decay_embeddings)
+    return {role: tables if role in ("embedding", "position") else rule for role in get_args(Role)}
+
+
+class Override(NamedTuple):
+    """Factors for the parameters in whose name a regular expression is found; those of several multiply."""
+
+    pattern: str
+    lr_mult: float = 1.0
+    wd_mult: float = 1.0
 
 
 def build_param_groups(
-    model: CausalLM,
-    *,
-    weight_decay: float,
-    decay_embeddings: bool = False,
-    overrides: Sequence[Mapping[str, Any]] | None = None,
-) -> list[dict[str, Any]]:
-    """Groups for a torch optimizer; each carries ``lr_mult`` and ``wd_mult``, which the schedule keeps.
+    model: CausalLM, rules: Mapping[Role, UpdateRule], overrides: Sequence[Override] = ()
+) -> dict[Build, Groups]:
+    """The groups for each optimizer to be built.
 
-    Args:
-        weight_decay: of the groups that decay.
-        decay_embeddings: also decay embedding and position tables (as nanoGPT does).
-        overrides: ``{pattern, lr_mult, wd_mult}``: parameters whose name the regular expression matches
-        anywhere
-            have their multipliers multiplied by these; several patterns may match one parameter.
+    A group's ``lr_mult`` and ``wd_mult`` are its learning rate and weight decay as multiples of the matrices': one
+    schedule moves all groups by them.
 
     Raises:
-        ConfigError: an override has unknown keys, a bad expression or number, or matches nothing.
+        ConfigError: an override has a bad expression, or matches nothing.
     """
-    rules = _checked(overrides or [], [name for name, _ in model.named_parameters()])
+    patterns = _compiled(overrides, [name for name, _ in model.named_parameters()])
     roles = model.param_roles()
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    found: dict[Any, tuple[UpdateRule, float, float, list[torch.nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        table = roles[name] in _TABLES
-        decays = parameter.dim() > 1 and (decay_embeddings or not table)
-        lr_mult, wd_mult = 1.0, 1.0 if decays else 0.0
-        for pattern, lr_factor, wd_factor in rules:
+        rule = rules[roles[name]]
+        lr_mult, wd_mult = 1.0, 1.0 if parameter.dim() > 1 and rule.decays else 0.0
+        for pattern, override in zip(patterns, overrides, strict=True):
             if pattern.search(name):
-                lr_mult, wd_mult = lr_mult * lr_factor, wd_mult * wd_factor
-        groups.setdefault((lr_mult, wd_mult), []).append(parameter)
-    return [
-        {"params": parameters, "weight_decay": weight_decay * wd_mult, "lr_mult": lr_mult, "wd_mult": wd_mult}
-        for (lr_mult, wd_mult), parameters in groups.items()
-    ]
+                lr_mult, wd_mult = lr_mult * override.lr_mult, wd_mult * override.wd_mult
+        key = rule.build, rule.lr, rule.weight_decay, repr(rule.settings), lr_mult, wd_mult
+        found.setdefault(key, (rule, lr_mult, wd_mult, []))[-1].append(parameter)
+    groups: dict[Build, Groups] = {}
+    for rule, lr_mult, wd_mult, parameters in found.values():
+        group = _group(rule, rules["matrix"], lr_mult, wd_mult)
+        groups.setdefault(rule.build, []).append({**group, "params": parameters})
+    return groups
 
 
-def _checked(
-    overrides: Sequence[Mapping[str, Any]], names: list[str]
-) -> list[tuple[re.Pattern[str], float, float]]:
-    rules = []
+def _group(rule: UpdateRule, base: UpdateRule, lr_mult: float, wd_mult: float) -> dict[str, Any]:
+    lr_ratio = rule.lr / base.lr if rule.lr is not None and base.lr else 1.0
+    wd_ratio = rule.weight_decay / base.weight_decay if base.weight_decay else 1.0
+    own = {} if rule.lr is None else {"lr": rule.lr * lr_mult}
+    return {
+        **own,
+        "weight_decay": rule.weight_decay * wd_mult,
+        "lr_mult": lr_mult * lr_ratio,
+        "wd_mult": wd_mult * wd_ratio,
+        **rule.settings,
+    }
+
+
+def _compiled(overrides: Sequence[Override], names: list[str]) -> list[re.Pattern[str]]:
+    patterns = []
     for index, override in enumerate(overrides):
-        where = f"param_group_overrides[{index}]"
-        if unknown := sorted(set(override) - _OVERRIDE_KEYS):
-            raise ConfigError(
-                f"{where} has unknown keys {', '.join(unknown)}", "its keys are pattern, lr_mult, wd_mult"
-            )
+        where = f"param_group_overrides[{index}].pattern"
         try:
-            pattern = re.compile(override["pattern"])
-        except (KeyError, TypeError, re.error) as error:
+            pattern = re.compile(override.pattern)
+        except re.error as error:
             raise ConfigError(
-                f"{where}.pattern is not a regular expression: {error}", "correct the pattern"
+                f"{where} is not a regular expression: {error}", "correct the pattern"
             ) from None
         if not any(pattern.search(name) for name in names):
             raise ConfigError(
-                f"{where}.pattern {override['pattern']!r} matches no parameter",
+                f"{where} {override.pattern!r} matches no parameter",
                 f"parameter names look like {', '.join(names[:3])}",
             )
-        rules.append(
-            (pattern, _multiplier(override, "lr_mult", where), _multiplier(override, "wd_mult", where))
-        )
-    return rules
-
-
-def _multiplier(override: Mapping[str, Any], key: str, where: str) -> float:
-    value = override.get(key, 1.0)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-        raise ConfigError(
-            f"{where}.{key} is {value!r}, expected a number of at least 0", "correct the number"
-        )
-    return float(value)
+        patterns.append(pattern)
+    return patterns

@@ -43,6 +43,9 @@ _FALL: dict[str, Callable[[float], float]] = {
     "minus_sqrt": lambda ratio: 1.0 - math.sqrt(ratio),
 }
 
+# A group's own factor on what is scheduled; without one all groups have the same.
+_MULTIPLIERS = {"lr": "lr_mult", "weight_decay": "wd_mult"}
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -63,11 +66,6 @@ class Schedule:
     end_wd: float | None = None
     wd_incr_steps: int = 0
     wd_incr_style: str = "constant"
-
-    @classmethod
-    def constant(cls, *, lr: float, weight_decay: float | None = None, total_steps: int = 0) -> Schedule:
-        """What a run without an ``lr_scheduler`` section has; the other arguments do not matter to it."""
-        return cls(max_lr=lr)
 
     @classmethod
     def from_keys(
@@ -155,14 +153,21 @@ class Schedule:
         rise = ratio if self.wd_incr_style == "linear" else 1.0 - _cosine(ratio)
         return self.start_wd + rise * (self.end_wd - self.start_wd)
 
+    def values(self, updates_done: int) -> dict[str, float]:
+        """What update number ``updates_done + 1`` uses, by its name in parameter groups."""
+        lr, wd = self.lr(updates_done), self.wd(updates_done)
+        return {"lr": lr} if wd is None else {"lr": lr, "weight_decay": wd}
+
     def apply(self, optimizer: torch.optim.Optimizer, step: int) -> float:
-        """Set every group's ``lr`` (and ``weight_decay``) for update ``step + 1``; returns the base lr."""
-        lr, wd = self.lr(step), self.wd(step)
+        """Set what is scheduled in every group for update ``step + 1``; returns the base learning rate.
+
+        A group gets a value times its own multiplier, so groups keep their ratios, and nothing that it does not have.
+        """
+        values = self.values(step)
         for group in optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_mult", 1.0)
-            if wd is not None:
-                group["weight_decay"] = wd * group.get("wd_mult", 1.0)
-        return lr
+            for key in values.keys() & group.keys():
+                group[key] = values[key] * group.get(_MULTIPLIERS.get(key, ""), 1.0)
+        return values["lr"]
 
     def settings(self) -> dict[str, Any]:
         """All of it as JSON, for the checkpoint to show what changed."""
@@ -180,17 +185,28 @@ class Schedule:
         return f"{fall}, {warmup}, decay ends at {self.decay_steps}"
 
 
+def base_value(optimizer: torch.optim.Optimizer, key: str) -> float:
+    """The ``lr`` or ``weight_decay`` that groups have multiples of, of a newly built optimizer.
+
+    That of a group with the multiplier 1; else the optimizer's default, else the highest of a group.
+    """
+    multiplier = _MULTIPLIERS[key]
+    values = [group[key] for group in optimizer.param_groups if group.get(multiplier) == 1.0 and key in group]
+    if not values and optimizer.defaults.get(key) is not None:
+        values = [optimizer.defaults[key]]
+    return float((values or [max(group.get(key) or 0.0 for group in optimizer.param_groups)])[0])
+
+
 def store_lr_multipliers(optimizer: torch.optim.Optimizer) -> None:
     """Store each group's learning rate and weight decay as multiples of the optimizer's own.
 
     Call it once, on a newly built optimizer: afterwards the schedule moves all groups and keeps their ratios.
     Groups that already say ``lr_mult`` or ``wd_mult`` keep them.
     """
-    base_lr = optimizer.defaults.get("lr") or 0.0
-    base_wd = optimizer.defaults.get("weight_decay") or 0.0
-    for group in optimizer.param_groups:
-        group.setdefault("lr_mult", float(group["lr"]) / base_lr if base_lr else 1.0)
-        group.setdefault("wd_mult", group.get("weight_decay", 0.0) / base_wd if base_wd else 1.0)
+    for key, multiplier in _MULTIPLIERS.items():
+        base = base_value(optimizer, key)
+        for group in optimizer.param_groups:
+            group.setdefault(multiplier, float(group.get(key) or 0.0) / base if base else 1.0)
 
 
 def style_name(name: str) -> str:

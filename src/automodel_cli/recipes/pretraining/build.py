@@ -18,6 +18,7 @@ from automodel_cli.assembly.logs import tracker_missing
 from automodel_cli.assembly.machine import batch_size
 from automodel_cli.assembly.machine import memory as memory_assembly
 from automodel_cli.assembly.machine.fast_path import FastPath, choose_fast_path
+from automodel_cli.assembly.optimizer import build_optimizer, build_schedule
 from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.assembly.run_folder import (
     WHAT,
@@ -127,8 +128,8 @@ def plan_run(cfg: PretrainConfig, world: World, reporter: Reporter, options: Run
         model_assembly.check_weights(
             model, tokenizer, init_from=cfg.init_from, any_function=cfg.init_from_any_function
         )
-    optimizer = training.build_optimizer(cfg, model, world.device, fast_path, trust=trust)
-    schedule = training.build_schedule(cfg, optimizer, training_length.total_steps)
+    optimizer = build_optimizer(cfg, model, world.device, fast_path, trust=trust)
+    schedule = build_schedule(cfg, optimizer, training_length.total_steps)
     precision = PrecisionFacts.of(model, world_assembly.parallel_config(cfg, model, fast_path), fast_path)
     plan = RunPlan(
         cfg=cfg,
@@ -186,9 +187,7 @@ def _begin(plan: RunPlan, heartbeat: Heartbeat) -> Run:
     )
     parallel.wrap_for_training()
     # Anew: spreading and weights have put other parameters into the model.
-    optimizer = training.build_optimizer(
-        cfg, plan.model, world.device, plan.fast_path, trust=plan.options.trust
-    )
+    optimizer = build_optimizer(cfg, plan.model, world.device, plan.fast_path, trust=plan.options.trust)
     plan = replace(plan, optimizer=optimizer)
     run = Run(
         **{**vars(plan), "facts": _facts(plan)},
