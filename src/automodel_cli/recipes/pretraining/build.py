@@ -128,7 +128,7 @@ def plan_run(cfg: PretrainConfig, world: World, reporter: Reporter, options: Run
         model_assembly.check_weights(
             model, tokenizer, init_from=cfg.init_from, any_function=cfg.init_from_any_function
         )
-    optimizer = build_optimizer(cfg, model, world.device, fast_path, trust=trust)
+    optimizer = build_optimizer(cfg, model, world, fast_path, trust=trust)
     schedule = build_schedule(cfg, optimizer, training_length.total_steps)
     precision = PrecisionFacts.of(model, world_assembly.parallel_config(cfg, model, fast_path), fast_path)
     plan = RunPlan(
@@ -187,7 +187,7 @@ def _begin(plan: RunPlan, heartbeat: Heartbeat) -> Run:
     )
     parallel.wrap_for_training()
     # Anew: spreading and weights have put other parameters into the model.
-    optimizer = build_optimizer(cfg, plan.model, world.device, plan.fast_path, trust=plan.options.trust)
+    optimizer = build_optimizer(cfg, plan.model, world, plan.fast_path, trust=plan.options.trust)
     plan = replace(plan, optimizer=optimizer)
     run = Run(
         **{**vars(plan), "facts": _facts(plan)},

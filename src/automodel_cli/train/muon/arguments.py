@@ -27,7 +27,8 @@ class MuonArguments:
             (NorMuon, Li et al. 2025, arXiv 2510.05491: 0.95); null: plain Muon.
         adjust_lr: how the learning rate follows a matrix's shape: keller (sqrt(max(1, out / in)), as
             torch.optim.Muon), spectral_norm (sqrt(out / in)) or rms_norm (0.2 sqrt(max(out, in)), as large as AdamW's).
-        scalar_lr: AdamW's learning rate.
+        scalar_opt: what updates everything that is no matrix of a block.
+        scalar_lr: AdamW's learning rate; null: as ``lr``.
         embed_lr: of embeddings and learned positions; null: as ``scalar_lr``.
         lm_head_lr: of a head of its own; null: as ``scalar_lr``.
         scalar_betas: AdamW's.
@@ -48,7 +49,8 @@ class MuonArguments:
     epsilon: float = 1e-7
     normuon_beta2: float | None = None
     adjust_lr: Literal["keller", "spectral_norm", "rms_norm"] = "keller"
-    scalar_lr: float = 6e-4
+    scalar_opt: Literal["adamw"] = "adamw"
+    scalar_lr: float | None = 6e-4
     embed_lr: float | None = None
     lm_head_lr: float | None = None
     scalar_betas: tuple[float, float] = (0.9, 0.95)
@@ -56,6 +58,12 @@ class MuonArguments:
     scalar_weight_decay: float = 0.0
 
     def lr_of(self, role: str) -> float:
-        """The learning rate of parameters of a role (``param_roles``) other than matrix."""
-        own = {"embedding": self.embed_lr, "position": self.embed_lr, "head": self.lm_head_lr}.get(role)
-        return self.scalar_lr if own is None else own
+        """The learning rate of parameters of a role (``param_roles``)."""
+        scalar = self.lr if self.scalar_lr is None else self.scalar_lr
+        own = {
+            "matrix": self.lr,
+            "embedding": self.embed_lr,
+            "position": self.embed_lr,
+            "head": self.lm_head_lr,
+        }.get(role)
+        return scalar if own is None else own
