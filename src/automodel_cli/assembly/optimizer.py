@@ -8,16 +8,20 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.distributed.device_mesh import DeviceMesh
 
 from automodel_cli.assembly.machine.fast_path import FastPath
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.targets import aliases
 from automodel_cli.config.targets.instantiate import built_arguments, instantiate
 from automodel_cli.config.targets.target import Target
+from automodel_cli.distributed.world import World
 from automodel_cli.errors import ConfigError
 from automodel_cli.models.interface import CausalLM, Role
 from automodel_cli.train import optimizers
-from automodel_cli.train.optimizers import ADAMW, DEFAULT_LR, DEFAULT_WEIGHT_DECAY
+from automodel_cli.train.muon.arguments import MuonArguments
+from automodel_cli.train.muon.rules import muon_rules
+from automodel_cli.train.optimizers import ADAMW, DEFAULT_LR, DEFAULT_WEIGHT_DECAY, MUON_ADAMW
 from automodel_cli.train.param_groups import Groups, Override, UpdateRule, same_rule
 from automodel_cli.train.schedules import Schedule, base_value
 
@@ -26,10 +30,12 @@ Rules = Mapping[Role, UpdateRule]
 
 @dataclass(frozen=True)
 class OptimizerSection:
-    """What rules are made of: the optimizer's name, its arguments, and where it runs."""
+    """What rules are made of: the optimizer's name, its arguments, what it updates, and where it runs."""
 
     target: Target
     arguments: dict[str, Any]
+    model: CausalLM
+    mesh: DeviceMesh | None
     device: torch.device
     kernel: str
     trust: Sequence[str]
@@ -38,7 +44,7 @@ class OptimizerSection:
 def build_optimizer(
     cfg: PretrainConfig,
     model: CausalLM,
-    device: torch.device,
+    world: World,
     fast_path: FastPath,
     *,
     trust: Sequence[str] = (),
@@ -50,7 +56,13 @@ def build_optimizer(
     """
     target = cfg.optimizer or Target(ADAMW[0])
     section = OptimizerSection(
-        target, optimizer_arguments(cfg, trust=trust), device, fast_path.optimizer, trust
+        target,
+        optimizer_arguments(cfg, trust=trust),
+        model,
+        world.flat_mesh() if cfg.distributed.strategy == "ddp" else None,
+        world.device,
+        fast_path.optimizer,
+        trust,
     )
     rules = RULES.get(aliases.present_name(target.name), _rules_as_named)(section)
     overrides = [Override(**one.model_dump()) for one in cfg.param_group_overrides]
@@ -79,6 +91,11 @@ def _build_adamw(
         ) from error
 
 
+def _muon_rules(section: OptimizerSection) -> Rules:
+    arguments = MuonArguments(**section.arguments)
+    return muon_rules(arguments, section.model, section.mesh, fused=section.kernel == "fused")
+
+
 def _rules_as_named(section: OptimizerSection) -> Rules:
     """Any other optimizer of torch, or one of the user's own, for all parameters."""
     arguments = dict(section.arguments)
@@ -91,7 +108,10 @@ def _rules_as_named(section: OptimizerSection) -> Rules:
     return same_rule(UpdateRule(build, weight_decay=float(weight_decay)), decay_embeddings=tables)
 
 
-RULES: dict[str, Callable[[OptimizerSection], Rules]] = dict.fromkeys(ADAMW, _adamw_rules)
+RULES: dict[str, Callable[[OptimizerSection], Rules]] = {
+    **dict.fromkeys(ADAMW, _adamw_rules),
+    MUON_ADAMW: _muon_rules,
+}
 """What updates the parameters of each role, by the optimizer's name; others update all that there are."""
 
 

@@ -45,6 +45,27 @@ def move_rows(rows: Tensor, send: Sequence[Sequence[int]], counts: Sequence[int]
     return _MoveRows.apply(rows, [list(part) for part in send], list(counts), group)
 
 
+def gather_bytes(tensors: Sequence[Sequence[Tensor]], group: Group) -> None:
+    """Fill in what other ranks have: of each tensor its parts by rank, views of which this rank has its own; in place.
+
+    One exchange for all of them, whatever their shapes and dtypes.
+    """
+    if not tensors:
+        return
+    rank, ranks = dist.get_rank(group), dist.get_world_size(group)
+    sizes = [sum(parts[r].numel() * parts[r].element_size() for parts in tensors) for r in range(ranks)]
+    own = torch.cat([parts[rank].reshape(-1).view(torch.uint8) for parts in tensors])
+    padded = own.new_zeros(max(sizes))
+    padded[: len(own)] = own
+    everyone = padded.new_empty(ranks, len(padded))
+    _all_gather(everyone.view(-1), padded, group=group)
+    for r in set(range(ranks)) - {rank}:
+        places = [parts[r] for parts in tensors]
+        arrived = everyone[r, : sizes[r]].split([place.numel() * place.element_size() for place in places])
+        for place, values in zip(places, arrived, strict=True):
+            place.copy_(values.clone().view(place.dtype).view(place.shape))
+
+
 def _gathered(piece: Tensor, dim: int, group: Group) -> Tensor:
     ranks = dist.get_world_size(group)
     parts = piece.new_empty(ranks * piece.shape[0], *piece.shape[1:])

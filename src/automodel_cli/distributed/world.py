@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from automodel_cli.distributed.mesh import MeshSizes
 
@@ -70,6 +70,10 @@ class World:
     def dp_rank(self) -> int:
         """Which part of a batch is this process's."""
         return self.axis_rank("dp_replicate") * self.axis_size("dp_shard") + self.axis_rank("dp_shard")
+
+    def flat_mesh(self) -> DeviceMesh | None:
+        """All ranks in one row; None in one process."""
+        return None if self.mesh is None else init_device_mesh(self.device.type, (self.size,))
 
     def any(self, flag: bool) -> bool:
         """Whether ``flag`` is set on any rank; every rank calls it and gets the same answer."""

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from automodel_cli.arguments import takes
 from automodel_cli.batch import Batch
 from automodel_cli.models.gpt2_config import INIT_STD, NORM_EPS, GPT2Config
-from automodel_cli.models.interface import HFTensor, Role
+from automodel_cli.models.interface import HFTensor, MatrixLayout, Role
 from automodel_cli.models.layers.kv_cache import KVCache
 from automodel_cli.models.layers.shared import (
     MLP,
@@ -85,6 +85,12 @@ class GPT2(OwnCausalLM):
 
     def head_weight(self) -> Tensor:
         return self.wte.weight
+
+    def matrix_layouts(self) -> dict[str, MatrixLayout]:
+        queries_keys_values = MatrixLayout(sizes=(self.config.n_embd,) * 3)
+        return {
+            name: queries_keys_values for name in self.param_roles() if name.endswith("attn.c_attn.weight")
+        }
 
     def tp_plan(self) -> dict[str, str]:
         return {

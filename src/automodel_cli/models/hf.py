@@ -38,8 +38,9 @@ from automodel_cli.models.huggingface.attention import (
     attend_blocks_ourselves,
 )
 from automodel_cli.models.huggingface.cache import preallocated_cache
+from automodel_cli.models.huggingface.fused import matrix_layouts
 from automodel_cli.models.init import DrawOnCPU, children_first, derive_seed
-from automodel_cli.models.interface import CausalLM, HeadLoss, HFTensor, Role
+from automodel_cli.models.interface import CausalLM, HeadLoss, HFTensor, MatrixLayout, Role
 from automodel_cli.models.layers.attention_kernels import kernel_preferred
 from automodel_cli.models.layers.document_attention import dense_mask, document_mask
 from automodel_cli.models.layers.kv_cache import KVCache
@@ -240,6 +241,9 @@ class HFCausalLM(CausalLM):
     def param_roles(self) -> dict[str, Role]:
         head = self.hf.get_output_embeddings()
         return {name: role_of(self, name, head=head) for name, _ in self.named_parameters()}
+
+    def matrix_layouts(self) -> dict[str, MatrixLayout]:
+        return matrix_layouts(self, self.hf.config.get_text_config())
 
     def to_empty(self, *, device: Any, recurse: bool = True) -> HFCausalLM:
         """As in torch; and what no file holds is right again: tied weights are one tensor, buffers have values."""

@@ -64,6 +64,19 @@ class HFTensor:
         ).contiguous()
 
 
+@dataclass(frozen=True)
+class MatrixLayout:
+    """How a weight consists of matrices, for optimizers that treat each linear map by itself.
+
+    Attributes:
+        sizes: outputs of each of several maps that stand one after another; None: one map.
+        transposed: whether it lies as ``[in, out]``, not ``[out, in]``.
+    """
+
+    sizes: tuple[int, ...] | None = None
+    transposed: bool = False
+
+
 class CausalLM(nn.Module, ABC):
     """A causal language model as the rest of the toolkit sees it.
 
@@ -112,6 +125,10 @@ class CausalLM(nn.Module, ABC):
     @abstractmethod
     def model_config(self) -> dict[str, Any]:
         """JSON from which ``models.families`` makes the same architecture; its first key is ``family``."""
+
+    def matrix_layouts(self) -> dict[str, MatrixLayout]:
+        """Of each weight that is not one matrix ``[out, in]`` what it is, by its name in ``named_parameters()``."""
+        return {}
 
     def shape(self) -> Shape | None:
         """What cost formulas need; None where it is not known."""

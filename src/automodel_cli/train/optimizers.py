@@ -16,6 +16,8 @@ DEFAULT_LR = 2e-4
 DEFAULT_WEIGHT_DECAY = 0.1
 ADAMW = ("torch.optim.AdamW", "torch.optim.adamw.AdamW")
 
+MUON_ADAMW = "automodel_cli.train.muon.optimizer.MuonAdamW"
+
 # Devices with a fused AdamW kernel: one pass over weights, gradients and moments instead of about ten.
 _FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
@@ -28,6 +30,8 @@ def pick_kernel(
     ``arguments`` are AdamW's, with their types right; the rule is torch's (``_default_to_fused_or_foreach``), but that
     fused comes first.
     """
+    if name == MUON_ADAMW and device_type in _FUSED_DEVICES:
+        return "fused", "of AdamW, which updates what is no matrix"
     if name not in ADAMW:
         return "own", f"{name.rpartition('.')[2]} as it is written"
     given = arguments or {}

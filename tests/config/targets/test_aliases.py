@@ -10,6 +10,7 @@ from automodel_cli.config.targets.aliases import (
 from automodel_cli.config.targets.allowlist import NotAllowed, Trust, allow, translate
 from automodel_cli.config.targets.roles import ROLES
 from automodel_cli.config.targets.target import Target
+from automodel_cli.train.muon.arguments import MuonArguments
 
 OLD_NAMES = [
     ("model", "nemo_automodel.components.models.gpt2.build_gpt2_model", "models.gpt2.build_gpt2_model"),
@@ -109,10 +110,25 @@ def test_short_names_of_optimizers_mean_adamw(name):
     assert allow(name, ROLES["optimizer"], Trust()).name == "torch.optim.AdamW"
 
 
-@pytest.mark.parametrize("name", ["muon", "dion.Muon", "normuon", "dion.NorMuon", "dion2", "dion.Dion"])
+@pytest.mark.parametrize("name", ["dion", "dion2", "dion.Dion"])
 def test_optimizers_that_are_not_here_say_what_is(name):
-    with pytest.raises(NotAllowed, match=r"not part of this version; torch\.optim\.AdamW is"):
+    with pytest.raises(NotAllowed, match=r"not part of this version; muon_adamw and torch\.optim\.AdamW are"):
         allow(name, ROLES["optimizer"], Trust())
+
+
+@pytest.mark.parametrize("name", ["dion.Muon", "muon", "dion.NorMuon", "normuon"])
+def test_dions_arguments_keep_their_meaning_and_their_defaults(name):
+    target = Target(name, {"mu": 0.9, "scalar_lr": 1e-3, "use_triton": True})
+    arguments, notes = translate(target, ROLES["optimizer"])
+    built = MuonArguments(**arguments)
+    assert (built.momentum, built.scalar_lr, built.lr, built.nesterov) == (0.9, 1e-3, 5e-4, False)
+    assert (built.normuon_beta2 is not None) == ("nor" in name.lower())
+    assert notes == ["use_triton is ignored: torch's own matrix products are used"]
+    assert MuonArguments(**translate(Target(name, {}), ROLES["optimizer"])[0]).lr_of("norm") == 5e-4
+
+
+def test_muon_adamw_has_our_defaults():
+    assert translate(Target("muon_adamw", {}), ROLES["optimizer"]) == ({}, [])
 
 
 @pytest.mark.parametrize("below", ["fused_adam.", ""])

@@ -1,11 +1,6 @@
 """Which chunk of a tensor this rank holds, and which ranks write what: every element once.
 
-A plain tensor is held whole. Of a ``DTensor`` a rank holds a chunk: along each dimension, the interval that the
-placements leave to its place in the mesh (``torch.chunk`` sizes: the last places may get less, or nothing).
-
-    Shard(d)           the interval of dimension d is cut again, mesh axes from left to right
-    _StridedShard(d)   the same, but after the axes to its right: FSDP cuts what tensor parallelism left
-    Replicate          nothing is cut: several ranks hold the same chunk
+A plain tensor is held whole, of a ``DTensor`` the chunk that ``distributed.chunks`` says.
 
 Ranks outside a tensor's mesh may hold the same chunk too (a norm under tensor parallelism, say). So who writes is
 not read off the placements: the ranks tell each other their chunks, and the lowest rank that has one writes it.
@@ -19,11 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor, Replicate, Shard
-from torch.distributed.tensor.placement_types import Partial, _StridedShard
+from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor.placement_types import Partial
 
 from automodel_cli.checkpoint.all_ranks import all_ranks
-from automodel_cli.checkpoint.storage.tensor_file import Chunk
+from automodel_cli.distributed.chunks import Chunk
+from automodel_cli.distributed.placements import chunk_of
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError
 
@@ -61,47 +57,6 @@ def local_shard(name: str, tensor: torch.Tensor) -> LocalShard:
             "choose mesh sizes that divide the model's widths",
         )
     return LocalShard(offsets, tuple(tensor.shape), local)
-
-
-def chunk_of(
-    shape: tuple[int, ...], mesh_shape: Sequence[int], coordinate: Sequence[int], placements: Sequence[Any]
-) -> Chunk:
-    """Offsets and sizes of the chunk at ``coordinate`` of a mesh.
-
-    Raises:
-        CheckpointError: a placement is unknown, or interleaves in another way than FSDP over tensor parallelism.
-    """
-    begins, sizes = [0] * len(shape), list(shape)
-    for axis in _cutting_order(mesh_shape, placements):
-        dim = placements[axis].dim
-        chunk = -(-sizes[dim] // mesh_shape[axis])
-        skipped = min(coordinate[axis] * chunk, sizes[dim])
-        begins[dim] += skipped
-        sizes[dim] = min(chunk, sizes[dim] - skipped)
-    return tuple(begins), tuple(sizes)
-
-
-def _cutting_order(mesh_shape: Sequence[int], placements: Sequence[Any]) -> list[int]:
-    """Mesh axes that cut, in the order in which they do: plain ones from the left, then strided from the right."""
-    strided = [axis for axis, place in enumerate(placements) if isinstance(place, _StridedShard)]
-    plain = [
-        axis for axis, place in enumerate(placements) if isinstance(place, Shard) and axis not in strided
-    ]
-    is_known = all(isinstance(place, Shard | _StridedShard | Replicate) for place in placements)
-    for axis in strided:
-        dim, to_the_right = placements[axis].dim, range(axis + 1, len(placements))
-        cut_before = math.prod(mesh_shape[right] for right in to_the_right if _dim(placements[right]) == dim)
-        is_known = is_known and placements[axis].split_factor == cut_before
-    if not is_known:
-        raise CheckpointError(
-            f"a tensor is sharded as {tuple(placements)}, which is not known here",
-            "it was not sharded by this program: shard it with fully_shard and parallelize_module",
-        )
-    return plain + strided[::-1]
-
-
-def _dim(placement: Any) -> int | None:
-    return placement.dim if isinstance(placement, Shard | _StridedShard) else None
 
 
 def reduce_partial(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -166,13 +121,6 @@ def plan_writes(chunks: Sequence[Mapping[str, Any]]) -> dict[tuple[str, Chunk], 
                 "it is sharded in a way that is not known here",
             )
     return owners
-
-
-def narrowed(tensor: torch.Tensor, offsets: Sequence[int], chunk: Chunk) -> torch.Tensor:
-    """The view of ``chunk`` in a ``tensor`` that itself begins at ``offsets``."""
-    for dim, (begin, size) in enumerate(zip(*chunk, strict=True)):
-        tensor = tensor.narrow(dim, begin - offsets[dim], size)
-    return tensor
 
 
 def empty_like_parameter(

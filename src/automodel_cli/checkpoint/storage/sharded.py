@@ -19,8 +19,9 @@ from typing import Any
 import torch
 
 from automodel_cli.checkpoint.storage import tensor_file
-from automodel_cli.checkpoint.storage.local_shards import LocalShard, narrowed
+from automodel_cli.checkpoint.storage.local_shards import LocalShard
 from automodel_cli.checkpoint.storage.step_files import InputFile, StepReader, StepWriter
+from automodel_cli.distributed.chunks import Chunk, narrowed
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError
 
@@ -110,9 +111,7 @@ def scan(reader: StepReader, folder: str) -> dict[str, tensor_file.StoredTensor]
     return {tensor.name: tensor for tensor in found}
 
 
-def read_chunk(
-    stream: InputFile, info: tensor_file.TensorInfo, region: LocalShard, common: tensor_file.Chunk
-) -> None:
+def read_chunk(stream: InputFile, info: tensor_file.TensorInfo, region: LocalShard, common: Chunk) -> None:
     """Read what ``common`` has of a stored shard into ``region``: whole rows of it, some megabytes at a time."""
     dtype, target = DTYPES[info.dtype], narrowed(region.values, region.offsets, common)
     is_plain = target.device.type == "cpu" and target.is_contiguous() and target.dtype == dtype

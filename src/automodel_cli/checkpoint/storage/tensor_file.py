@@ -30,6 +30,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from automodel_cli.distributed.chunks import Chunk, intersection
 from automodel_cli.errors import CheckpointError
 from automodel_cli.files import open_to_read
 from automodel_cli.json_files import Count, FileModel, Items, parse_json, validated
@@ -44,8 +45,6 @@ _NUMPY = {
     "U16": "<u2", "I16": "<i2", "F16": "<f2", "BF16": "<u2", "U32": "<u4", "I32": "<i4", "F32": "<f4",
     "U64": "<u8", "I64": "<i8", "F64": "<f8", "C64": "<c8",
 }  # fmt: skip
-Chunk = tuple[tuple[int, ...], tuple[int, ...]]
-"""Of a tensor: where it begins, and its sizes."""
 ITEM_BYTES = {name: np.dtype(code).itemsize for name, code in _NUMPY.items()}
 Dtype = Literal[
     "BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "U16", "I16", "F16", "BF16", "U32", "I32", "F32", "U64", "I64", "F64",
@@ -281,17 +280,6 @@ def check_cover(tensor: StoredTensor, where: Path | str) -> None:
                     f"two shards of {tensor.name!r} in {where} overlap",
                     "a shard file is damaged, or of another checkpoint",
                 )
-
-
-def intersection(a: Chunk, b: Chunk) -> Chunk | None:
-    """Where two chunks overlap; None where they do not."""
-    begins = tuple(map(max, a[0], b[0]))
-    ends = [
-        min(a_begin + a_size, b_begin + b_size)
-        for a_begin, a_size, b_begin, b_size in zip(*a, *b, strict=True)
-    ]
-    sizes = tuple(end - begin for begin, end in zip(begins, ends, strict=True))
-    return None if any(size <= 0 for size in sizes) else (begins, sizes)
 
 
 def raw_array(path: Path | str, info: TensorInfo) -> np.ndarray:

@@ -34,10 +34,11 @@ from torch.distributed.checkpoint.metadata import (
 from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.imports import closed_pickle, torch_file
 from automodel_cli.checkpoint.storage import tensor_file
-from automodel_cli.checkpoint.storage.local_shards import LocalShard, narrowed
+from automodel_cli.checkpoint.storage.local_shards import LocalShard
 from automodel_cli.checkpoint.storage.sharded import DTYPES, dtype_name
 from automodel_cli.checkpoint.storage.step_files import InputFile, StepReader, StepWriter
-from automodel_cli.checkpoint.storage.tensor_file import Chunk, StoredTensor, TensorInfo
+from automodel_cli.checkpoint.storage.tensor_file import StoredTensor, TensorInfo
+from automodel_cli.distributed.chunks import Chunk, narrowed
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from automodel_cli.config.problems import nearest
 
@@ -26,6 +27,8 @@ class Alias:
     dropped: Mapping[str, str] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
     """Arguments that ask for something this version does not have, and what to do instead."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Our arguments that have other defaults there."""
 
 
 _HF_DROPPED = {
@@ -55,12 +58,8 @@ _MEGATRON = Alias(
 _ADAMW = "torch.optim.AdamW"
 NOT_HERE: dict[str, str] = {
     **dict.fromkeys(
-        ("muon", "normuon", "dion.Muon", "dion.NorMuon"),
-        "Muon and NorMuon are not part of this version; torch.optim.AdamW is",
-    ),
-    **dict.fromkeys(
         ("dion", "dion2", "dion.Dion", "dion.Dion2"),
-        "Dion's optimizers are not part of this version; torch.optim.AdamW is",
+        "Dion's optimizers are not part of this version; muon_adamw and torch.optim.AdamW are",
     ),
 }
 """Optimizers that NeMo AutoModel 0.7.0 knows by these names, and what to do instead."""
@@ -113,7 +112,27 @@ _FUSED_ADAM = Alias(
     },
 )  # fmt: skip
 
+_MUON = Alias(
+    "automodel_cli.train.muon.optimizer.MuonAdamW",
+    renamed={"mu": "momentum", "betas": "scalar_betas", "muon_beta2": "normuon_beta2"},
+    dropped={
+        "flatten": "matrices only are made orthogonal",
+        "use_triton": "torch's own matrix products are used",
+    },
+    defaults={
+        "lr": 5e-4,
+        "nesterov": False,
+        "adjust_lr": "spectral_norm",
+        "scalar_lr": None,
+        "epsilon": 1e-8,
+    },
+)
+_NORMUON = replace(_MUON, defaults={**_MUON.defaults, "normuon_beta2": 0.95})
+
 _EXACT: dict[str, Alias] = {
+    "muon_adamw": Alias(_MUON.name),
+    **dict.fromkeys(("muon", "dion.Muon"), _MUON),
+    **dict.fromkeys(("normuon", "dion.NorMuon"), _NORMUON),
     "adamw": Alias(_ADAMW),
     "adam": Alias(
         _ADAMW, note="adam runs as AdamW: weight decay acts on the weights, not through the gradient"

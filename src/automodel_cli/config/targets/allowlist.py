@@ -139,7 +139,7 @@ def translate(target: Target, role: Role) -> tuple[dict[str, Any], list[str]]:
     if alias is None:
         dropped |= role.ignored if role.matches(target.name) else {}
     renamed = alias.renamed if alias else {}
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = dict(alias.defaults) if alias else {}
     notes = [alias.note] if alias and alias.note else []
     for key, value in target.arguments.items():
         if key in dropped:

@@ -160,6 +160,9 @@ ROLES: dict[str, Role] = {
         Role(
             "optimizer",
             "an optimizer",
+            ours={
+                "automodel_cli.train.muon.optimizer.MuonAdamW": "automodel_cli.train.muon.arguments.MuonArguments"
+            },
             patterns=(
                 r"torch\.optim\.(?:[a-z]\w*\.)?[A-Z]\w*",
                 r"transformers\.(?:optimization\.)?Adafactor",
@@ -171,8 +174,15 @@ ROLES: dict[str, Role] = {
             injected=("params",),
             extra={"decay_embeddings": bool},
             bounds={
-                **dict.fromkeys(("lr", "eps", "weight_decay", "momentum", "lr_decay", "rho"), Bounds()),
-                **dict.fromkeys(("betas", "alpha"), Bounds(below=1)),
+                **dict.fromkeys((
+                        "lr", "eps", "weight_decay", "lr_decay", "rho", "epsilon", "scalar_lr", "embed_lr",
+                        "lm_head_lr", "scalar_eps", "scalar_weight_decay", "momentum_warmup_steps",
+                    ), Bounds()),
+                "momentum": Bounds(),
+                "orthogonalization_steps": Bounds(1, below=100),
+                **dict.fromkeys(
+                    ("betas", "alpha", "scalar_betas", "momentum_start", "normuon_beta2"), Bounds(below=1)
+                ),
             },
             default_target="torch.optim.AdamW",
         ),

@@ -172,7 +172,7 @@ def _plan(loaded: LoadedRun) -> RunPlan:
         model_assembly.check_weights(
             model, loaded.tokenizer, init_from=cfg.init_from, any_function=cfg.init_from_any_function
         )
-    optimizer = build_optimizer(cfg, model, world.device, fast_path, trust=options.trust)
+    optimizer = build_optimizer(cfg, model, world, fast_path, trust=options.trust)
     return loaded.grown(
         RunPlan,
         fast_path=fast_path,
@@ -207,7 +207,7 @@ def _begin(plan: RunPlan, heartbeat: Heartbeat) -> Run:
     )
     parallel.wrap_for_training()
     # Anew: spreading and weights have put other parameters into the model.
-    optimizer = build_optimizer(cfg, plan.model, world.device, plan.fast_path, trust=plan.options.trust)
+    optimizer = build_optimizer(cfg, plan.model, world, plan.fast_path, trust=plan.options.trust)
     plan = replace(plan, optimizer=optimizer)
     run = plan.grown(
         Run,

@@ -1,0 +1,69 @@
+"""Arguments of ``muon_adamw`` as a file gives them. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(eq=False, repr=False)
+class MuonArguments:
+    """Muon for the matrices of the blocks, AdamW for embeddings, head, norms and biases.
+
+    Attributes:
+        lr: Muon's learning rate; the schedule moves it, and the others in proportion.
+        weight_decay: of the matrices, decoupled.
+        cautious_weight_decay: decay only where the update shrinks the weight too (Chen et al. 2025, arXiv 2510.12402).
+        momentum: of the gradients' running mean (Jordan et al. 2024).
+        momentum_start: from here momentum rises within ``momentum_warmup_steps`` updates; null: it is constant
+            (modded-nanogpt: 0.85 within 300).
+        momentum_warmup_steps: how long it rises.
+        nesterov: look one gradient ahead.
+        orthogonalization: polar_express (Amsel et al. 2025, arXiv 2505.16932) or newton_schulz (Jordan et al. 2024).
+        orthogonalization_steps: matrix products in a row: three for each step.
+        orthogonalization_dtype: bfloat16, or float32 for comparisons.
+        epsilon: the smallest norm of a matrix that is divided by.
+        normuon_beta2: evens out the size of updates among outputs, with this running mean of their squares
+            (NorMuon, Li et al. 2025, arXiv 2510.05491: 0.95); null: plain Muon.
+        adjust_lr: how the learning rate follows a matrix's shape: keller (sqrt(max(1, out / in)), as
+            torch.optim.Muon), spectral_norm (sqrt(out / in)) or rms_norm (0.2 sqrt(max(out, in)), as large as AdamW's).
+        scalar_opt: what updates everything that is no matrix of a block.
+        scalar_lr: AdamW's learning rate; null: as ``lr``.
+        embed_lr: of embeddings and learned positions; null: as ``scalar_lr``.
+        lm_head_lr: of a head of its own; null: as ``scalar_lr``.
+        scalar_betas: AdamW's.
+        scalar_eps: AdamW's.
+        scalar_weight_decay: AdamW's; norms, biases and embeddings have none in any case.
+    """
+
+    lr: float = 0.02
+    weight_decay: float = 0.0
+    cautious_weight_decay: bool = False
+    momentum: float = 0.95
+    momentum_start: float | None = None
+    momentum_warmup_steps: int = 0
+    nesterov: bool = True
+    orthogonalization: Literal["polar_express", "newton_schulz"] = "polar_express"
+    orthogonalization_steps: int = 5
+    orthogonalization_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    epsilon: float = 1e-7
+    normuon_beta2: float | None = None
+    adjust_lr: Literal["keller", "spectral_norm", "rms_norm"] = "keller"
+    scalar_opt: Literal["adamw"] = "adamw"
+    scalar_lr: float | None = 6e-4
+    embed_lr: float | None = None
+    lm_head_lr: float | None = None
+    scalar_betas: tuple[float, float] = (0.9, 0.95)
+    scalar_eps: float = 1e-8
+    scalar_weight_decay: float = 0.0
+
+    def lr_of(self, role: str) -> float:
+        """The learning rate of parameters of a role (``param_roles``)."""
+        scalar = self.lr if self.scalar_lr is None else self.scalar_lr
+        own = {
+            "matrix": self.lr,
+            "embedding": self.embed_lr,
+            "position": self.embed_lr,
+            "head": self.lm_head_lr,
+        }.get(role)
+        return scalar if own is None else own

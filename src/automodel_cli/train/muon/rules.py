@@ -1,0 +1,62 @@
+"""What updates the parameters of each role under ``muon_adamw``: Muon the matrices of the blocks, AdamW the rest."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import get_args
+
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+
+from automodel_cli.models.interface import CausalLM, MatrixLayout, Role
+from automodel_cli.train.muon.arguments import MuonArguments
+from automodel_cli.train.muon.optimizer import MuonAdamW
+from automodel_cli.train.param_groups import UpdateRule
+
+
+def muon_rules(
+    arguments: MuonArguments, model: CausalLM, mesh: DeviceMesh | None = None, *, fused: bool = False
+) -> dict[Role, UpdateRule]:
+    """Table for ``build_optimizer``: one optimizer, two rules. A tied head is an embedding, once.
+
+    Args:
+        mesh: all ranks, where every rank has all weights (DDP).
+        fused: whether AdamW runs its fused kernel.
+    """
+    named = dict(model.named_parameters())
+    layouts: dict[Tensor, MatrixLayout] = {
+        named[name]: layout for name, layout in model.matrix_layouts().items()
+    }
+    build = partial(MuonAdamW, layouts=layouts, mesh=mesh)
+    matrices = {
+        "rule": "muon",
+        "momentum": arguments.momentum,
+        "momentum_start": arguments.momentum_start,
+        "momentum_warmup": arguments.momentum_warmup_steps,
+        "nesterov": arguments.nesterov,
+        "cautious": arguments.cautious_weight_decay,
+        "method": arguments.orthogonalization,
+        "steps": arguments.orthogonalization_steps,
+        "epsilon": arguments.epsilon,
+        "dtype": arguments.orthogonalization_dtype,
+        "beta2": arguments.normuon_beta2,
+        "adjust_lr": arguments.adjust_lr,
+    }
+    others = {
+        "rule": "adamw",
+        "betas": tuple(arguments.scalar_betas),
+        "eps": arguments.scalar_eps,
+        "fused": fused,
+    }
+    rules: dict[Role, UpdateRule] = {
+        role: UpdateRule(
+            build,
+            arguments.lr_of(role),
+            arguments.scalar_weight_decay,
+            decays=role == "head",
+            settings=others,
+        )
+        for role in get_args(Role)
+    }
+    rules["matrix"] = UpdateRule(build, arguments.lr, arguments.weight_decay, settings=matrices)
+    return rules
