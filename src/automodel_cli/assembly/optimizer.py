@@ -19,8 +19,7 @@ from automodel_cli.distributed.world import World
 from automodel_cli.errors import ConfigError
 from automodel_cli.models.interface import CausalLM, Role
 from automodel_cli.train import optimizers
-from automodel_cli.train.muon.arguments import MuonArguments
-from automodel_cli.train.muon.rules import muon_rules
+from automodel_cli.train.muon.rules import muon_adamw
 from automodel_cli.train.optimizers import ADAMW, DEFAULT_LR, DEFAULT_WEIGHT_DECAY, MUON_ADAMW
 from automodel_cli.train.param_groups import Groups, Override, UpdateRule, same_rule
 from automodel_cli.train.schedules import Schedule, base_value
@@ -92,8 +91,8 @@ def _build_adamw(
 
 
 def _muon_rules(section: OptimizerSection) -> Rules:
-    arguments = MuonArguments(**section.arguments)
-    return muon_rules(arguments, section.model, section.mesh, fused=section.kernel == "fused")
+    make = muon_adamw(**section.arguments)
+    return make(section.model, section.mesh, fused=section.kernel == "fused")
 
 
 def _rules_as_named(section: OptimizerSection) -> Rules:

@@ -16,7 +16,7 @@ DEFAULT_LR = 2e-4
 DEFAULT_WEIGHT_DECAY = 0.1
 ADAMW = ("torch.optim.AdamW", "torch.optim.adamw.AdamW")
 
-MUON_ADAMW = "automodel_cli.train.muon.optimizer.MuonAdamW"
+MUON_ADAMW = "automodel_cli.train.muon.rules.muon_adamw"
 
 # Devices with a fused AdamW kernel: one pass over weights, gradients and moments instead of about ten.
 _FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")

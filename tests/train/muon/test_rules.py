@@ -4,8 +4,7 @@ import pytest
 
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.models.llama import build_llama_model
-from automodel_cli.train.muon.arguments import MuonArguments
-from automodel_cli.train.muon.rules import muon_rules
+from automodel_cli.train.muon.rules import muon_adamw
 from automodel_cli.train.optimizers import build_optimizer
 from automodel_cli.train.schedules import Schedule, base_value
 
@@ -13,11 +12,11 @@ LLAMA = {
     "vocab_size": 50, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 8,
 }  # fmt: skip
-ARGUMENTS = MuonArguments(lr=0.02, weight_decay=0.1, scalar_lr=6e-4, embed_lr=0.3, lm_head_lr=0.004)
+RULES = muon_adamw(lr=0.02, weight_decay=0.1, scalar_lr=6e-4, embed_lr=0.3, lm_head_lr=0.004)
 
 
 def by_name(model, key):
-    optimizer = build_optimizer(model, muon_rules(ARGUMENTS, model))
+    optimizer = build_optimizer(model, RULES(model))
     names = {parameter: name for name, parameter in model.named_parameters()}
     found = {names[p]: group[key] for group in optimizer.param_groups for p in group["params"]}
     assert found.keys() == set(names.values()), "each parameter once, a tied head too"
@@ -50,7 +49,7 @@ def test_each_role_has_its_own_rate(name, lr, weight_decay):
 
 def test_one_schedule_moves_all_groups():
     model = build_llama_model(**LLAMA)
-    optimizer = build_optimizer(model, muon_rules(ARGUMENTS, model))
+    optimizer = build_optimizer(model, RULES(model))
     before = [group["lr"] for group in optimizer.param_groups]
     schedule = Schedule(max_lr=base_value(optimizer, "lr") / 4)
     assert schedule.apply(optimizer, 0) == 0.005

@@ -18,7 +18,7 @@ from automodel_cli.text import binary_size
 from automodel_cli.train.losses import default_chunk_tokens
 
 # Numbers that torch's optimizers keep of each weight. Those that are not listed count as two, the most of these.
-_MOMENTS = {"Adafactor": 0, "Adagrad": 1, "Muon": 1, "MuonAdamW": 1, "RMSprop": 1, "Rprop": 2}
+_MOMENTS = {"Adafactor": 0, "Adagrad": 1, "Muon": 1, "muon_adamw": 1, "RMSprop": 1, "Rprop": 2}
 _DEFAULT_MOMENTS = 2
 _MATMUL_TOKENS = 1024  # ``models.layers.shared.attend_auto``: longer sequences go through SDPA
 

@@ -113,7 +113,7 @@ _FUSED_ADAM = Alias(
 )  # fmt: skip
 
 _MUON = Alias(
-    "automodel_cli.train.muon.optimizer.MuonAdamW",
+    "automodel_cli.train.muon.rules.muon_adamw",
     renamed={"mu": "momentum", "betas": "scalar_betas", "muon_beta2": "normuon_beta2"},
     dropped={
         "flatten": "matrices only are made orthogonal",

@@ -161,7 +161,7 @@ ROLES: dict[str, Role] = {
             "optimizer",
             "an optimizer",
             ours={
-                "automodel_cli.train.muon.optimizer.MuonAdamW": "automodel_cli.train.muon.arguments.MuonArguments"
+                "automodel_cli.train.muon.rules.muon_adamw": "automodel_cli.train.muon.arguments.MuonArguments"
             },
             patterns=(
                 r"torch\.optim\.(?:[a-z]\w*\.)?[A-Z]\w*",

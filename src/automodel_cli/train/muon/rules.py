@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import get_args
+from typing import Protocol, get_args
 
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
+from automodel_cli.arguments import takes
 from automodel_cli.models.interface import CausalLM, MatrixLayout, Role
 from automodel_cli.train.muon.arguments import MuonArguments
 from automodel_cli.train.muon.optimizer import MuonAdamW
 from automodel_cli.train.param_groups import UpdateRule
 
 
-def muon_rules(
+class MakesRules(Protocol):
+    """What makes the table for ``build_optimizer``: one optimizer, two rules. A tied head is an embedding, once."""
+
+    def __call__(
+        self, model: CausalLM, mesh: DeviceMesh | None = None, *, fused: bool = False
+    ) -> dict[Role, UpdateRule]:
+        """For ``model``.
+
+        Args:
+            mesh: all ranks, where every rank has all weights (DDP).
+            fused: whether AdamW runs its fused kernel.
+        """
+
+
+@takes(MuonArguments)
+def muon_adamw(arguments: MuonArguments) -> MakesRules:
+    """Rules of an ``optimizer`` section. Arguments: ``MuonArguments``."""
+    return partial(_rules, arguments)
+
+
+def _rules(
     arguments: MuonArguments, model: CausalLM, mesh: DeviceMesh | None = None, *, fused: bool = False
 ) -> dict[Role, UpdateRule]:
-    """Table for ``build_optimizer``: one optimizer, two rules. A tied head is an embedding, once.
-
-    Args:
-        mesh: all ranks, where every rank has all weights (DDP).
-        fused: whether AdamW runs its fused kernel.
-    """
     named = dict(model.named_parameters())
     layouts: dict[Tensor, MatrixLayout] = {
         named[name]: layout for name, layout in model.matrix_layouts().items()
