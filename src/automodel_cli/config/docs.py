@@ -65,29 +65,23 @@ def render() -> str:
 
 
 def _pretrain_parts() -> Iterator[str]:
-    fields = PretrainConfig.model_fields
-    single = [name for name, field in fields.items() if not _is_section(name, field.annotation)]
-    yield "### Single keys\n"
-    yield from _keys(PretrainConfig, only=single)
-    for name, field in fields.items():
-        role, section = role_of_section(name), section_of(field.annotation)
+    single: list[str] = []
+    sections: list[str] = []
+    for name, field in PretrainConfig.model_fields.items():
         if name == "named_validation_datasets":
             continue
-        if role is not None:
-            yield from _open_section(name, role, help_of(PretrainConfig, name))
-        elif section is not None and name not in single:
-            yield from _closed_section(name, section)
+        if role := role_of_section(name):
+            sections += _open_section(name, role, help_of(PretrainConfig, name))
+        elif section := section_of(field.annotation):
+            sections += _closed_section(name, section)
+        else:
+            single.append(name)
+    yield "### Single keys\n"
+    yield from _keys(PretrainConfig, only=single)
+    yield from sections
     yield from _refused_sections()
     yield from _old_names()
     yield from _doors()
-
-
-def _is_section(name: str, annotation: Any) -> bool:
-    return (
-        role_of_section(name) is not None
-        or section_of(annotation) is not None
-        or name == "named_validation_datasets"
-    )
 
 
 def _closed_section(name: str, section: type[Section]) -> Iterator[str]:

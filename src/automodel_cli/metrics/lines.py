@@ -45,6 +45,7 @@ def compact(*, total_steps: int, per_gpu: bool = False, width: Callable[[], int]
         return f"step {record['step']}/{total_steps}".ljust(6 + 2 * len(str(total_steps)))
 
     def train(record: Record) -> str:
+        """The line of an update; what is wider than the terminal loses its least important fields."""
         fields = [
             (0, step(record)),
             (1, _field(record, "loss", "loss {:>7.4f}")),
