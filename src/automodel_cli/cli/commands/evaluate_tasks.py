@@ -144,12 +144,7 @@ def download(given: Given) -> int:
     return _fetch(Given(values, names=names).load(BundleConfig))
 
 
-@command(
-    CompareOptions,
-    file=False,
-    arguments=("files",),
-    examples=("automodel eval compare a.json b.json",),
-)
+@command(CompareOptions, file=False, arguments=("files",), examples=("automodel eval compare a.json b.json",))
 def compare(cfg: CompareOptions) -> int:
     """Compare two results files: what differs, and whether by more than chance."""
     from automodel_cli.recipes.evaluation import compare_results as recipe

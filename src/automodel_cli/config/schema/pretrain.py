@@ -13,13 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, InstanceOf, field_validator, model_validator
 
-from automodel_cli.config.schema.base import (
-    Device,
-    Precision,
-    Section,
-    Whole,
-    ignored,
-)
+from automodel_cli.config.schema.base import Device, Precision, Section, Whole, ignored
 from automodel_cli.config.schema.other_sections import (
     MfuConfig,
     MoeMetricsConfig,
