@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import re
 import shutil
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -58,11 +59,8 @@ def cpu_features(cpuinfo: Path | str = "/proc/cpuinfo") -> frozenset[str]:
         text = Path(cpuinfo).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return frozenset()
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            return frozenset(value.split())
-    return frozenset()
+    line = re.search(r"^(?:flags|Features)\s*:(.*)", text, re.MULTILINE)
+    return frozenset(line[1].split() if line else ())
 
 
 def pick_device(setting: str = "auto") -> torch.device:
@@ -96,15 +94,15 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
 
 def peak_flops_by_name(name: str, precision: str) -> float | None:
     """The peak in the table for a device name as CUDA reports it, or None."""
-    for part, peaks in _PEAKS.items():
-        if part.lower() in name.lower():
-            return peaks[PRECISIONS.index(precision)]
-    return None
+    found = (
+        peaks[PRECISIONS.index(precision)] for part, peaks in _PEAKS.items() if part.lower() in name.lower()
+    )
+    return next(found, None)
 
 
 def is_known_device(name: str) -> bool:
     """Whether the table of peaks has a device of this name."""
-    return any(part.lower() in name.lower() for part in _PEAKS)
+    return peak_flops_by_name(name, "fp16") is not None
 
 
 def choose_precision(setting: str, device: torch.device) -> tuple[str, str]:
@@ -121,10 +119,9 @@ def choose_precision(setting: str, device: torch.device) -> tuple[str, str]:
         import torch
 
         major, minor = torch.cuda.get_device_capability(device)
-        # is_bf16_supported() also says yes where bf16 is only emulated.
-        return (
-            ("bf16", "native") if major >= 8 else ("fp16", f"compute capability {major}.{minor} has no bf16")
-        )
+        if major >= 8:  # is_bf16_supported() also says yes where bf16 is only emulated
+            return "bf16", "native"
+        return "fp16", f"compute capability {major}.{minor} has no bf16"
     for feature in ("amx_bf16", "avx512_bf16"):
         if feature in cpu_features():
             return "bf16", f"the CPU has {feature}"
@@ -192,14 +189,11 @@ def choose_compile(
         total_tokens, total_steps: planned length of the run.
         parameters: of the model; None where it is not known.
     """
-    if setting != "auto" and not setting:
-        return False, "as configured"
+    wanted, reason = bool(setting), "as configured"
     if setting == "auto":
         wanted, reason = _worth_compiling(device, total_tokens, total_steps, parameters)
-        if not wanted:
-            return False, reason
-    else:
-        reason = "as configured"
+    if not wanted:
+        return False, reason
     problem = _compile_problem(device)
     return (True, reason) if problem is None else (False, f"torch.compile does not work here: {problem}")
 
@@ -209,12 +203,11 @@ def _worth_compiling(
 ) -> tuple[bool, str]:
     if device.type not in _COMPILE_PAYS_AFTER_S:
         return False, f"torch.compile is not used on {device.type}"
-    limit_s = _COMPILE_PAYS_AFTER_S[device.type]
     seconds = eager_seconds(device, total_tokens, total_steps, parameters)
     length = f"about {rough_duration(seconds)} without it"
-    if seconds < limit_s:
-        return False, f"{length}: too short to pay off"
-    return True, length
+    if seconds >= _COMPILE_PAYS_AFTER_S[device.type]:
+        return True, length
+    return False, f"{length}: too short to pay off"
 
 
 def eager_seconds(device: torch.device, total_tokens: int, total_steps: int, parameters: int | None) -> float:

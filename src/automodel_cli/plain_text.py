@@ -26,7 +26,9 @@ def for_shell(value: object) -> str:
     if text.isprintable():
         return shlex.quote(text)
     escaped = "".join(
-        character if character.isprintable() else "".join(f"\\x{byte:02x}" for byte in _bytes(character))
+        character
+        if character.isprintable()
+        else "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogateescape"))
         for character in text.replace("\\", "\\\\").replace("'", "\\'")
     )
     return f"$'{escaped}'"  # bash's and zsh's spelling of control characters
@@ -35,10 +37,6 @@ def for_shell(value: object) -> str:
 def command_line(words: Iterable[object]) -> str:
     """A command that is shown to be pasted."""
     return " ".join(map(for_shell, words))
-
-
-def _bytes(character: str) -> bytes:
-    return character.encode("utf-8", "surrogateescape")
 
 
 def _shown(character: str) -> str:

@@ -9,14 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-LAUNCHER_VARIABLES = (
-    "RANK",
-    "WORLD_SIZE",
-    "LOCAL_RANK",
-    "LOCAL_WORLD_SIZE",
-    "SLURM_PROCID",
-    "SLURM_NTASKS",
-)
+LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS")
 """What makes a process think that it is one of several."""
 
 _PR_SET_PDEATHSIG = 1

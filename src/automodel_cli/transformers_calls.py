@@ -184,19 +184,13 @@ def _of(given: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
 
 def _with_dtypes(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Types by the names torch has for them."""
-    prepared = {
-        name: _torch_dtype(value) if name in ("dtype", "torch_dtype") else value
-        for name, value in arguments.items()
-    }
+    prepared = dict(arguments)
+    for name in ("dtype", "torch_dtype"):
+        value = prepared.get(name)
+        if isinstance(value, str) and value != "auto":
+            prepared[name] = dtypes.torch_dtype(value)
+            if prepared[name] is None:
+                raise ConfigError(f"{value!r} is not a dtype", "use bfloat16, float16 or float32")
     if "torch_dtype" in prepared:
         prepared["dtype"] = prepared.pop("torch_dtype")
     return prepared
-
-
-def _torch_dtype(value: Any) -> Any:
-    if not isinstance(value, str) or value == "auto":
-        return value
-    found = dtypes.torch_dtype(value)
-    if found is None:
-        raise ConfigError(f"{value!r} is not a dtype", "use bfloat16, float16 or float32")
-    return found

@@ -109,7 +109,7 @@ INSIDE_LIBRARIES = [
     Payload("torch.compile", "loss_fn", {"model": SOURCE}),
     # transformers
     Payload("transformers.pipeline", "model", {"task": "text-generation", "trust_remote_code": True}),
-    Payload("transformers.Trainer", "model", {}),
+    Payload("transformers.GenerationConfig", "model", {}),
     Payload("transformers.AutoModelForCausalLM.register", "model", {}),
     Payload("transformers.AutoModelForCausalLM.from_config.__globals__", "model", {}),
     Payload("transformers.GPT2LMHeadModel.push_to_hub", "model", {"repo_id": "x"}),

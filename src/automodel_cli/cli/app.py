@@ -176,11 +176,7 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-app = typer.Typer(
-    cls=LazyGroup,
-    add_completion=True,
-    context_settings=HELP_OPTIONS,
-)
+app = typer.Typer(cls=LazyGroup, add_completion=True, context_settings=HELP_OPTIONS)
 
 
 @app.callback()

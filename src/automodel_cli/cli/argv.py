@@ -15,6 +15,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
+from typing import Any
 
 from automodel_cli.errors import ConfigError
 
@@ -58,6 +59,16 @@ class Invocation:
     launch: dict[str, str] = field(default_factory=dict)
     debug: bool = False
 
+    @staticmethod
+    def of(context: Any) -> Invocation:
+        """That of a command's context; an empty one where the command was called in another way."""
+        return context.obj if isinstance(context.obj, Invocation) else Invocation(())
+
+    @property
+    def of_workers(self) -> list[str]:
+        """What the command line of each process is, which starts no more of them."""
+        return [*self.arguments, *(["--debug"] if self.debug else [])]
+
     @property
     def wants_processes(self) -> bool:
         """True where the launch flags ask for more than the present process."""
@@ -71,7 +82,7 @@ def parse_argv(argv: Sequence[str]) -> Invocation:
         ConfigError: a launch flag without a value, or with one that is no number; a script instead of a command.
     """
     rest, launch, debug = _take_flags(list(argv))
-    if rest and _is_this_program(rest[0]):
+    if rest and PurePath(rest[0]).name.lower() == "automodel":  # AutoModel is a script of ours too
         rest = rest[1:]  # automodel --nproc-per-node 8 $(which automodel) pretrain llm ...
     arguments = _with_command(rest)
     _refuse_two_files(arguments)
@@ -145,10 +156,6 @@ def _near_launch_flag(flag: str) -> str | None:
         return None
     matches = difflib.get_close_matches(flag, LAUNCH_FLAGS, n=1, cutoff=0.85)
     return matches[0] if matches else None
-
-
-def _is_this_program(token: str) -> bool:
-    return PurePath(token).name.lower() == "automodel"  # AutoModel is a script of ours too
 
 
 def is_config_file(token: str) -> bool:

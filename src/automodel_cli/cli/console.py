@@ -128,7 +128,8 @@ def show_error(error: BaseException, *, debug: bool = False) -> int:
     message, hint = message_and_hint(error)
     if not is_for_people:
         hint = "this is a bug in automodel: please report it with the lines above"
-    print_error(f"{_rank_prefix()}error: {message}")
+    here = own_rank()
+    print_error(f"[rank {here.rank}] error: {message}" if here.size > 1 else f"error: {message}")
     if hint:
         print_error(f"  {hint}")
     return exit_code(error)
@@ -148,12 +149,6 @@ def message_and_hint(error: BaseException) -> tuple[str, str]:
     if isinstance(error, MemoryError):
         return "out of memory", "lower step_scheduler.local_batch_size or the model's size"
     return f"{type(error).__name__}: {error}", ""
-
-
-def _rank_prefix() -> str:
-    """The rank that prints, where there are several; else nothing."""
-    here = own_rank()
-    return f"[rank {here.rank}] " if here.size > 1 else ""
 
 
 # ------------------------------------------------------------------------------------------------ tables

@@ -4,7 +4,7 @@
     def plot(cfg: PlotConfig) -> None: ...
 
 Values are read as a YAML file's are, and checked by the model alone; what is wrong is told by the option's name.
-Parameters that the function has besides ``cfg`` are options (or the context) in typer's own way.
+A function that has a parameter ``context`` gets click's.
 """
 
 from __future__ import annotations
@@ -170,24 +170,22 @@ def command(
     """
 
     def make(function: Callable[..., Any]) -> Command:
-        """The command of ``function``: its parameters are the models' fields, then those of its own."""
+        """The command of ``function``: its parameters are the models' fields, and the context if it takes that."""
         fields = [(model, name) for model in models for name in model.model_fields]
         names = {_key(model, name): _shown(model, name, arguments) for model, name in fields}
-        own = {
-            name: parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-            for name, parameter in inspect.signature(function, eval_str=True).parameters.items()
-            if name not in ("cfg", "given")
-        }
+        parameters = _options(models, arguments, file=file)
+        if "context" in inspect.signature(function).parameters:
+            kind = inspect.Parameter.KEYWORD_ONLY
+            parameters["context"] = inspect.Parameter("context", kind, annotation=typer.Context)
 
         def call(**values: Any) -> Any:
             by_key = {_key(model, name): values[name] for model, name in fields}
             given = Given(by_key, values.get("config") if file else None, names)
             with given.told_by_options():
                 cfg = given if len(models) > 1 else given.load(models[0])
-                return function(cfg, **{name: values[name] for name in own})
+                return function(cfg, **{name: values[name] for name in ("context",) if name in values})
 
         call.__name__, call.__doc__ = function.__name__, function.__doc__
-        parameters = _options(models, arguments, file=file) | own
         context = {**HELP_OPTIONS, **(TAKES_OVERRIDES if overrides else {}), **(settings or {})}
         made = _typer_command(call, parameters, context, epilog)
         made.models, made.examples, made.usage = models, tuple(examples), usage

@@ -29,8 +29,8 @@ _INTRODUCTION = f"""# Configuration
      {COMMAND} -->
 
 Every command reads a YAML file (`-c FILE`) and the command line. A value is looked for in this order: flags,
-overrides, file, default. Whatever does not fit is reported at once, all of it, with file, line and the nearest valid
-key; exit code 2. `automodel pretrain llm -c FILE --print-config` prints the effective configuration, which can be
+overrides, file, default. Everything that is wrong is reported together, with file, line and the nearest valid key; the
+exit code is 2. `automodel pretrain llm -c FILE --print-config` prints the effective configuration, which can be
 used as a file again; the same text is saved with every run.
 
 ## Rules
@@ -38,7 +38,7 @@ used as a file again; the same text is saved with every run.
 - **Overrides**: `--section.key VALUE`, `--section.key=VALUE` or `section.key=VALUE`; a bare `--section.key` is true.
   Values are read as in the file: `null`, `true`, `3e-4`, `[0.9, 0.95]`. Lists by index: `--dataset.file_pattern.0 x`.
 - **Numbers** follow YAML 1.2: `3e-4` is a number, `1_000` too; `yes` and `on` are text. `none` means `null`.
-- **Off** is `null`, "only at the end" is `final`. There is no -1, 0 or 999999 that means something else.
+- **Off** is `null`, "only at the end" is `final`. No -1, 0 or 999999 means something else.
 - **Environment**: `${{NAME}}` and `${{NAME,default}}` anywhere in a value. What is printed and saved is the
   placeholder, never the secret. `$$` is a dollar sign.
 - **`_target_`** names a callable; the other keys of its section are its arguments, checked against its signature
@@ -65,29 +65,23 @@ def render() -> str:
 
 
 def _pretrain_parts() -> Iterator[str]:
-    fields = PretrainConfig.model_fields
-    single = [name for name, field in fields.items() if not _is_section(name, field.annotation)]
-    yield "### Single keys\n"
-    yield from _keys(PretrainConfig, only=single)
-    for name, field in fields.items():
-        role, section = role_of_section(name), section_of(field.annotation)
+    single: list[str] = []
+    sections: list[str] = []
+    for name, field in PretrainConfig.model_fields.items():
         if name == "named_validation_datasets":
             continue
-        if role is not None:
-            yield from _open_section(name, role, help_of(PretrainConfig, name))
-        elif section is not None and name not in single:
-            yield from _closed_section(name, section)
+        if role := role_of_section(name):
+            sections += _open_section(name, role, help_of(PretrainConfig, name))
+        elif section := section_of(field.annotation):
+            sections += _closed_section(name, section)
+        else:
+            single.append(name)
+    yield "### Single keys\n"
+    yield from _keys(PretrainConfig, only=single)
+    yield from sections
     yield from _refused_sections()
     yield from _old_names()
     yield from _doors()
-
-
-def _is_section(name: str, annotation: Any) -> bool:
-    return (
-        role_of_section(name) is not None
-        or section_of(annotation) is not None
-        or name == "named_validation_datasets"
-    )
 
 
 def _closed_section(name: str, section: type[Section]) -> Iterator[str]:
@@ -135,7 +129,7 @@ def _arguments(target: str, schema: str, role: Role) -> Iterator[str]:
 
 def _refused_sections() -> Iterator[str]:
     yield "### Sections of other tools\n"
-    yield "Refused where they ask for something; null, empty or switched off they are dropped.\n"
+    yield "Refused if they ask for something; dropped if they are null, empty or switched off.\n"
     rows = [(f"`{name}`", advice) for name, advice in UNSUPPORTED_SECTIONS.items()]
     yield _table(rows, heading=("section", "what to do"))
 
@@ -155,10 +149,10 @@ def _old_names() -> Iterator[str]:
 def _doors() -> Iterator[str]:
     yield "### Arguments that decide whether code runs\n"
     yield (
-        "Wherever one of these stands (in arguments of a `_target_`, below them, in an override, in a checkpoint's "
-        "`config.json`), it is of exactly this kind or an error: `no`, `off`, `0`, an empty text or list are neither "
-        "true nor false. Another value than the one that keeps the door shut needs `--trust` in its source. Where a "
-        "file says nothing, the value in the last column is passed all the same, whatever the library's default.\n"
+        "Wherever one of these appears (in arguments of a `_target_`, below them, in an override, in a checkpoint's "
+        "`config.json`), its value must be of exactly this kind: `no`, `off`, `0`, an empty text or list are neither "
+        "true nor false. Any value but the one that keeps the door shut needs `--trust` in its source. Where a file "
+        "gives none, the value in the last column is passed, whatever the library's default.\n"
     )
     rows = []
     for name, door in doors.DOORS.items():
@@ -166,10 +160,10 @@ def _doors() -> Iterator[str]:
         rows.append((f"`{name}`", door.takes, door.shut_text, f"`{given}`" if door.is_passed else ""))
     yield _table(rows, heading=("argument", "takes", "shut", "passed where absent"))
     yield (
-        "Besides, `from_pretrained` of transformers gets only these arguments: "
+        "`from_pretrained` of transformers is given only these arguments: "
         + ", ".join(f"`{name}`" for name in transformers_calls.MODEL_ARGUMENTS)
-        + "; every other key has to be a field of the model's configuration. Folders with weights only as pickles are "
-        "refused before transformers sees them.\n"
+        + "; every other key must be a field of the model's configuration. Folders whose weights are only pickles "
+        "are refused before transformers sees them.\n"
     )
 
 

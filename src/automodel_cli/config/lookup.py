@@ -10,11 +10,7 @@ from automodel_cli.config.explain import describe_type, section_of
 from automodel_cli.config.field_help import meaning_and_default
 from automodel_cli.config.schema.base import Section, keys_of, reason_ignored
 from automodel_cli.config.schema.megatron import PreprocessMegatronConfig
-from automodel_cli.config.schema.preprocess import (
-    PreprocessNanogptConfig,
-    TokenizerTrainConfig,
-    VerifyConfig,
-)
+from automodel_cli.config.schema.preprocess import PreprocessNanogptConfig, TokenizerTrainConfig, VerifyConfig
 from automodel_cli.config.schema.pretrain import NAMED_VALIDATION_KEY, PretrainConfig
 from automodel_cli.config.schema.results import (
     EvaluateConfig,

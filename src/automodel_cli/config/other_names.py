@@ -147,9 +147,7 @@ MEGATRON: Mapping[str, str] = {
 }
 """The flags of Megatron-LM's ``pretrain_gpt.py``, with underscores."""
 
-NEMO: Mapping[str, str] = {
-    "grad_acc_steps": _PER_UPDATE,
-}
+NEMO: Mapping[str, str] = {"grad_acc_steps": _PER_UPDATE}
 """Keys of older NeMo AutoModel files."""
 
 

@@ -42,7 +42,10 @@ def parse_overrides(tokens: Sequence[str]) -> tuple[list[Override], list[Problem
         name, equals, text = token.removeprefix("--").partition("=")
         is_path = _PATH.match(name) and name.count(".") <= _MAX_PARTS
         if not is_path or not (equals or token.startswith("--")):
-            problems.append(_not_an_override(token))
+            what, form = ("unknown option", "--section.key value")
+            if not token.startswith("-"):
+                what, form, token = ("unexpected argument", "section.key=value", repr(token))
+            problems.append(Problem(COMMAND_LINE, "", f"{what} {token}; a config key is given as {form}"))
             continue
         if not equals and position < len(tokens) and not tokens[position].startswith("--"):
             text = tokens[position]
@@ -53,14 +56,6 @@ def parse_overrides(tokens: Sequence[str]) -> tuple[list[Override], list[Problem
         overrides.append(Override(name, value, written))
         problems += [Problem(problem.where, name, problem.text) for problem in found]
     return overrides, problems
-
-
-def _not_an_override(token: str) -> Problem:
-    if token.startswith("-"):
-        text = f"unknown option {token}; a config key is given as --section.key value"
-    else:
-        text = f"unexpected argument {token!r}; a config key is given as section.key=value"
-    return Problem(COMMAND_LINE, "", text)
 
 
 def apply_override(root: LocatedDict, override: Override) -> Problem | None:

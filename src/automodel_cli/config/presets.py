@@ -60,7 +60,10 @@ def filled_in(
     text = _set(text, "checkpoint", "checkpoint_dir", f"checkpoints/{Path(output).stem}")
     if data is not None:
         text = _set(text, "dataset", key, data)
-        text = _set(text, "validation_dataset", key, validation) if validation else _without_validation(text)
+        if validation:
+            text = _set(text, "validation_dataset", key, validation)
+        else:
+            text = re.sub(r"^validation_dataset:.*\n(?:[ #].+\n)+\n?", "", text, flags=re.MULTILINE)
     if vocabulary is not None:
         text = _set(text, "model", "vocab_size", vocabulary)
     return text
@@ -77,7 +80,3 @@ def _scalar(value: str | int) -> str:
     if re.fullmatch(r"[\w/][\w./*-]*", text) and isinstance(resolve_scalar(text), type(value)):
         return text
     return json.dumps(text.replace("$", "$$"))
-
-
-def _without_validation(text: str) -> str:
-    return re.sub(r"^validation_dataset:.*\n(?:[ #].+\n)+\n?", "", text, flags=re.MULTILINE)

@@ -157,12 +157,9 @@ class _Reader:
         """Look at the nesting before anything recurses into it."""
         depth = 0
         for event in yaml.parse(text, Loader=_Loader):
-            if isinstance(event, yaml.CollectionStartEvent):
-                depth += 1
-                if depth > MAX_NESTING:
-                    self._refuse_depth(self._where(event))
-            elif isinstance(event, yaml.CollectionEndEvent):
-                depth -= 1
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_NESTING:
+                self._refuse_depth(self._where(event))
 
     def _refuse_depth(self, where: str) -> None:
         raise_problems([Problem(where, "", f"nested deeper than {MAX_NESTING} levels")])
@@ -256,8 +253,9 @@ class _Reader:
             self.problems.append(Problem(where, "", str(error)))
             return None, Written(where)
         value = resolve_scalar(expanded) if plain else None if expanded in _QUOTED_NULL else expanded
-        placeholder = Placeholder(text) if _names_a_variable(text) else None
-        if placeholder is not None:
+        placeholder = None
+        if any(match[1] is None for match in _ENVIRONMENT.finditer(text)):  # others are $$
+            placeholder = Placeholder(text)
             placeholder.quoted = not plain
         return value, Written(where, expanded, placeholder)
 
@@ -284,10 +282,6 @@ def _value_of(match: re.Match[str]) -> str:
     if value is None:
         raise ValueError(f"environment variable {name} is not set; set it, or write ${{{name},default}}")
     return value
-
-
-def _names_a_variable(text: str) -> bool:
-    return any(dollar is None for dollar, *_ in (match.groups() for match in _ENVIRONMENT.finditer(text)))
 
 
 def placeholders(node: Any, prefix: KeyPath = ()) -> dict[KeyPath, Placeholder]:

@@ -121,7 +121,7 @@ def _answers(host: str, port: int, plan: LaunchPlan, *, patient: bool, say: Call
                 "--rdzv-conf read_timeout=SECONDS waits longer",
             )
         if not asked:
-            say(f"waiting for {plan.endpoint} ({reason}): the same command is to run on that machine")
+            say(f"waiting for {plan.endpoint} ({reason}): run the same command on that machine")
         asked = True
         time.sleep(_POLL_S)
 

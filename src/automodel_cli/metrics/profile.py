@@ -248,9 +248,9 @@ class StepProfiler(NoProfile):
             self._say(
                 f"GPU busy {busy_ms:.1f} of {wall_ms:.1f} ms per update, idle {1 - busy_ms / wall_ms:.1%}"
             )
-            self._say("GPU ms: work that a phase launched, also where it ran after the phase was over")
+            self._say("GPU ms: work that a phase launched, even if it ran after the phase was over")
         if on_gpu and not on_gpu.kernels:
-            self._say("no work of the GPU was recorded: its driver may let only administrators profile")
+            self._say("no GPU work was recorded: the driver may let only administrators profile")
         self._columns(
             f"most expensive {'kernels' if on_gpu else 'operators, time of their own'}",
             ("name", "ms per update", "share", "calls per update"),

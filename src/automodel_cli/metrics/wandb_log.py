@@ -192,7 +192,7 @@ def open_wandb(
         log = WandbLog(run, say)
         _store(folder, settings, run_id)
     except Exception as error:  # any failure of a tracker is a warning, by design
-        say(f"W&B did not start ({error}); training goes on without it, metrics.jsonl has it all")
+        say(f"W&B did not start ({error}); training goes on without it, and metrics.jsonl holds every record")
         return None
     return log
 

@@ -1,13 +1,7 @@
 """The whole pipeline on text that every machine has: the source files of Python's standard library.
 
-Each step is the command a user would type, run as a process of its own and shown before it runs:
-
-1. ``preprocess tokenizer``   a byte-level BPE of 4,096 entries
-2. ``preprocess nanogpt``     train and validation token files
-3. ``pretrain llm``           a small GPT, about three minutes on two cores
-4. ``eval``                   its validation loss beside a bigram model's
-5. ``inspect-ckpt``, ``plot``, ``generate``
-6. ``report.md``              where everything is
+Each step is the command a user would type, run as a process of its own and shown before it runs: a tokenizer, token
+files, a small GPT (about three minutes on two cores), its score beside a bigram model's, and ``report.md``.
 """
 
 from __future__ import annotations

@@ -161,7 +161,7 @@ def test_what_is_no_text_is_refused_by_name_and_a_bad_row_in_a_folder(tmp_path: 
 def test_a_folder_whose_files_have_no_suffix(tmp_path: Path) -> None:
     touch(tmp_path, "part-00000", "part-00001", ".crc", "x.py")
     touch(tmp_path / "sub", "part-0")
-    with pytest.raises(DataError, match=r"no text file that is understood(.|\n)*--input-format"):
+    with pytest.raises(DataError, match=r"no text file of a known format(.|\n)*--input-format"):
         list_files(str(tmp_path / "sub"))
     (tmp_path / "sub/part-0").unlink()
     assert names_of(tmp_path) == ["x.py"]

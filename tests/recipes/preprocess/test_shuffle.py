@@ -318,7 +318,7 @@ def test_links_of_a_shuffled_folder_lead_nowhere(tmp_path: Path, folder: Path) -
     chunk = out / "in.chunk.00000.jsonl"
     secret = chunk.rename(tmp_path / "secret")
     chunk.symlink_to(secret)
-    with pytest.raises(DataError, match="no file of documents in this folder"):
+    with pytest.raises(DataError, match="not a file of documents in this folder"):
         list_files(str(out))
     with pytest.raises(ConfigError, match="no manifest of ours"):
         run(folder, out, overwrite=True)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 from automodel_cli.cli import console
-from automodel_cli.cli.options import command
+from automodel_cli.cli.options import command, show_json
 from automodel_cli.config.schema.options import DoctorOptions
 from automodel_cli.text import plural
 
@@ -22,7 +20,7 @@ def doctor(cfg: DoctorOptions) -> int:
 
     findings = recipe.run(cfg)
     if cfg.as_json:
-        console.say(json.dumps(recipe.as_json(findings), indent=2))
+        show_json(recipe.as_json(findings))
     else:
         for finding in findings:
             console.say(f"{finding.status.replace('problem', 'PROBLEM'):8} {finding.name:18} {finding.found}")

@@ -36,7 +36,7 @@ def evaluate(given: Given, context: typer.Context) -> int:
     """Score a checkpoint: loss, perplexity and bits per byte on token files, or answers to tasks."""
     if given.values["download_bundle"]:
         return evaluate_tasks.download(given)
-    invocation = context.obj if isinstance(context.obj, Invocation) else Invocation(())
+    invocation = Invocation.of(context)
     if given.values["tasks"] or given.values["harness"] or evaluate_tasks.names_tasks(given.file):
         _refuse(given, EvaluateConfig, TasksConfig, "--tasks and --harness")
         return evaluate_tasks.run(given, invocation)

@@ -35,8 +35,12 @@ def run(given: Given, invocation: Invocation) -> int:
     cfg, trust = given.load(TasksConfig), tuple(given.values["trust"] or ())
     worker.starting("eval: loading PyTorch ...", needs=cfg.checkpoint)
     launcher = Reporter() if cfg.as_json else Reporter(say=console.say)
-    if invocation.wants_processes and (code := _launch(invocation, launcher)) is not None:
-        return code
+    if invocation.wants_processes:
+        from automodel_cli.recipes import launch
+
+        code = launch.run(None, invocation.launch, invocation.of_workers, reporter=launcher)
+        if code is not None:
+            return code
     from automodel_cli.recipes.evaluation import tasks as recipe
 
     if worker.rank() > 0 or cfg.as_json:
@@ -61,13 +65,6 @@ def say_where(result: Any) -> None:
         f"no file was written: {folder} is not in a run or export of automodel that can be written to"
     )
     console.say("give --output FILE to keep these results")
-
-
-def _launch(invocation: Invocation, reporter: Reporter) -> int | None:
-    from automodel_cli.recipes import launch
-
-    debug = ["--debug"] if invocation.debug else []
-    return launch.run(None, invocation.launch, [*invocation.arguments, *debug], reporter=reporter)
 
 
 def show(results: Mapping[str, Any]) -> None:
@@ -147,12 +144,7 @@ def download(given: Given) -> int:
     return _fetch(Given(values, names=names).load(BundleConfig))
 
 
-@command(
-    CompareOptions,
-    file=False,
-    arguments=("files",),
-    examples=("automodel eval compare a.json b.json",),
-)
+@command(CompareOptions, file=False, arguments=("files",), examples=("automodel eval compare a.json b.json",))
 def compare(cfg: CompareOptions) -> int:
     """Compare two results files: what differs, and whether by more than chance."""
     from automodel_cli.recipes.evaluation import compare_results as recipe

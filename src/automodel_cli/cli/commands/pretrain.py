@@ -50,7 +50,7 @@ def pretrain(cfg: PretrainOptions, context: typer.Context) -> int:
         return 0
     worker.starting("pretrain llm: loading PyTorch ...")
     check_foreign(run, trust=trust)
-    invocation = context.obj if isinstance(context.obj, Invocation) else Invocation(())
+    invocation = Invocation.of(context)
     more: dict[str, Any] = {"dry_run": options.dry_run, "trust": trust, "profile": options.profile}
     if invocation.wants_processes:
         _refuse_launch(invocation, options.fresh)
@@ -124,7 +124,4 @@ def _launch(cfg: PretrainConfig, invocation: Invocation) -> int | None:
     """Start the processes that the launch flags ask for; None where that is this one."""
     from automodel_cli.recipes import launch
 
-    debug = ["--debug"] if invocation.debug else []
-    return launch.run(
-        cfg, invocation.launch, [*invocation.arguments, *debug], reporter=Reporter(say=console.say)
-    )
+    return launch.run(cfg, invocation.launch, invocation.of_workers, reporter=Reporter(say=console.say))

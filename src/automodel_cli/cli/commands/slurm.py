@@ -33,7 +33,7 @@ def slurm(cfg: SlurmOptions, context: typer.Context) -> int:
     """Write a Slurm batch file for a run that saves before its time limit and continues in the next job."""
     from automodel_cli.recipes import slurm as recipe
 
-    launch = context.obj.launch if isinstance(context.obj, Invocation) else {}
+    launch = Invocation.of(context).launch
     words = list(parse_argv(context.args).arguments)
     run = _checked(words)
     name = cfg.job_name or recipe.plain_name(Path(run.checkpoint.checkpoint_dir).name) or "automodel"

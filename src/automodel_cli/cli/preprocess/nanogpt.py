@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING
 
 from automodel_cli.cli import console, worker
-from automodel_cli.cli.options import command
+from automodel_cli.cli.options import command, show_json
 from automodel_cli.cli.preprocess.bars import Bars, show_bad_rows
 from automodel_cli.config.schema.preprocess import (
     PreprocessNanogptConfig,
@@ -85,7 +84,7 @@ def verify(cfg: VerifyConfig) -> int:
 
     if cfg.as_json:
         report = recipe.run(cfg, progress=lambda done, total, what: None)
-        console.say(json.dumps(recipe.as_json(report), indent=1))
+        show_json(recipe.as_json(report))
     else:
         with console.Progress("hashing", unit="bytes") as progress:
             report = recipe.run(cfg, progress=progress)

@@ -37,20 +37,17 @@ UNSUPPORTED_SECTIONS: dict[str, str] = {
 }
 """Top-level sections without a counterpart here, and what to do instead."""
 
-_OFF_KEYS = ("enabled", "enable")
-
 
 def without_switched_off(data: Mapping[str, Any]) -> dict[str, Any]:
     """``data`` without the unsupported sections that ask for nothing: null, empty, or switched off."""
+
+    def asks_something(value: Any) -> bool:
+        is_off = isinstance(value, Mapping) and any(value.get(key) is False for key in ("enabled", "enable"))
+        return bool(value) and not is_off
+
     return {
-        key: value
-        for key, value in data.items()
-        if not (key in UNSUPPORTED_SECTIONS and _asks_nothing(value))
+        key: value for key, value in data.items() if key not in UNSUPPORTED_SECTIONS or asks_something(value)
     }
-
-
-def _asks_nothing(value: Any) -> bool:
-    return not value or (isinstance(value, Mapping) and any(value.get(key) is False for key in _OFF_KEYS))
 
 
 class MfuConfig(Section):

@@ -13,13 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, InstanceOf, field_validator, model_validator
 
-from automodel_cli.config.schema.base import (
-    Device,
-    Precision,
-    Section,
-    Whole,
-    ignored,
-)
+from automodel_cli.config.schema.base import Device, Precision, Section, Whole, ignored
 from automodel_cli.config.schema.other_sections import (
     MfuConfig,
     MoeMetricsConfig,
@@ -69,10 +63,6 @@ DataloaderSection = Annotated[InstanceOf[Target], BeforeValidator(partial(_with_
 
 def _name_or_target(value: Any) -> Any:
     return Target.parse(value) if isinstance(value, Mapping) else value
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 class PretrainConfig(Section):
@@ -205,7 +195,7 @@ class PretrainConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _seed_is_rng_seed(cls, data: Any) -> Any:
-        if not isinstance(data, Mapping) or not _is_whole(data.get("seed")):
+        if not isinstance(data, Mapping) or type(data.get("seed")) is not int or data["seed"] < 0:
             return data  # nothing to do, or wrong: the field says how
         rng = data.get("rng") or {}
         if isinstance(rng, Mapping):

@@ -7,15 +7,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from automodel_cli.config.schema.base import (
-    Count,
-    Interval,
-    NotNegative,
-    Positive,
-    Section,
-    Whole,
-    ignored,
-)
+from automodel_cli.config.schema.base import Count, Interval, NotNegative, Positive, Section, Whole, ignored
 from automodel_cli.config.targets.target import describe_value
 
 DEFAULT_SEED = 42

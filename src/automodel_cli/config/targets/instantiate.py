@@ -103,22 +103,20 @@ def _check(target: Target, place: _Place, *, imports: bool) -> Checked:
     try:
         allowed = place.allow(target)
         found += untrusted_code(target, place.trust) if allowed.origin != "user" else ()
-        called = _open_callable(allowed, target, place, imports=imports)
+        callee, signature, function = _open_callable(allowed, target, place, imports=imports)
     except NotAllowed as error:
         return Checked(_located(target, place, [*found, ((TARGET_KEY,), str(error))]))
     found += [((name,), text) for name, text in unsupported_arguments(target)]
     arguments, _ = translate(target, place.role)
     nested = list(_nested(target, arguments))
     if place.role.name != "collate_fn":  # functions are named, not called
-        arguments, wrong = _checked(arguments, called, place.role)
+        arguments, wrong = _checked(arguments, callee, signature, place.role)
         found += [((name,), text) for name, text in wrong]
     problems = _located(target, place, found)
     for name, inner in nested:
         problems += _check(inner, place.below(name), imports=imports).problems
-    is_complete = called.signature is not None and not nested
-    return Checked(
-        list(dict.fromkeys(problems)), arguments, called.signature, called.function, is_complete=is_complete
-    )
+    is_complete = signature is not None and not nested
+    return Checked(list(dict.fromkeys(problems)), arguments, signature, function, is_complete)
 
 
 def _located(target: Target, place: _Place, found: list[tuple[tuple[str, ...], str]]) -> list[Problem]:
@@ -153,33 +151,25 @@ def _targets_in(value: Any) -> Iterator[Target]:
 # ------------------------------------------------------------------------------------------- signatures
 
 
-@dataclass(frozen=True)
-class _Called:
-    """A callable as far as it is known: its arguments, and the object itself once it was imported."""
-
-    name: str
-    signature: CallSignature | None
-    function: Callable[..., Any] | None = None
-
-
-def _open_callable(allowed: Allowed, target: Target, place: _Place, *, imports: bool) -> _Called:
-    """What is known of an allowed callable, importing it only where that is allowed or needed to know more."""
-    short = allowed.name.rpartition(":")[2].split(".")[-1]
-    name = allowed.name.rpartition(":")[2] if ":" in allowed.name else allowed.name
-    is_foreign = allowed.origin == "foreign"
-    fixed = transformers_signatures.fixed_signature(allowed.name, place.role.name) if is_foreign else None
+def _open_callable(
+    allowed: Allowed, target: Target, place: _Place, *, imports: bool
+) -> tuple[str, CallSignature | None, Callable[..., Any] | None]:
+    """Name, arguments and object of an allowed callable, as far as they are known without or after its import."""
+    file_parts = split_file_target(allowed.name)
+    name = file_parts[1] if file_parts else allowed.name
+    short = name.rpartition(".")[2]
+    function = resolve(allowed, place.role, place.trust) if imports else None
     if allowed.origin == "ours":
-        function = resolve(allowed, place.role, place.trust) if imports else None
-        return _Called(short, signatures.declared(place.role.ours[allowed.name]), function)
-    if not imports:
-        file_parts = split_file_target(allowed.name)
-        signature = (
-            _file_signature(*file_parts) if file_parts else fixed or _optimizer_signature(allowed.name)
-        )
-        return _Called(short if file_parts else name, signature)
-    function = resolve(allowed, place.role, place.trust)
-    signature = fixed or _signature_of(function, target, place.role)
-    return _Called(name, signature, function)
+        return short, signatures.declared(place.role.ours[allowed.name]), function
+    if allowed.origin == "foreign":
+        fixed = transformers_signatures.fixed_signature(allowed.name, place.role.name)
+        if fixed is not None:
+            return name, fixed, function
+    if function is not None:
+        return name, _signature_of(function, target, place.role), function
+    if file_parts:
+        return short, _file_signature(*file_parts), None
+    return name, _optimizer_signature(allowed.name), None
 
 
 def _signature_of(function: Callable[..., Any], target: Target, role: Role) -> CallSignature | None:
@@ -221,15 +211,15 @@ def _file_signature(path: str, name: str) -> CallSignature | None:
 
 
 def _checked(
-    arguments: Mapping[str, Any], called: _Called, role: Role
+    arguments: Mapping[str, Any], callee: str, signature: CallSignature | None, role: Role
 ) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     # without a signature only what the run supplies itself can be judged
-    signature = called.signature or CallSignature({}, open=True)
+    signature = signature or CallSignature({}, open=True)
     of_role = {name: Parameter(name, kind) for name, kind in role.extra.items()}
     converted, problems = signatures.check_arguments(
         CallSignature({**signature.parameters, **of_role}, open=signature.open),
         arguments,
-        callee=called.name,
+        callee=callee,
         supplied=role.injected,
         opaque=lambda value: any(True for _ in _targets_in(value)),
     )

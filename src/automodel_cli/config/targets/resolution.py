@@ -41,7 +41,7 @@ def resolve(allowed: Allowed, role: Role, trust: Trust) -> Callable[..., Any]:
         NotAllowed: it cannot be imported, does not exist, or is not what the place takes.
     """
     if allowed.origin == "ours":
-        return _ours(allowed.name)
+        return _known(allowed.name)
     if allowed.origin == "foreign":
         return _foreign(allowed.name, role)
     if parts := split_file_target(allowed.name):
@@ -53,7 +53,8 @@ def resolve(allowed: Allowed, role: Role, trust: Trust) -> Callable[..., Any]:
     return _check_user_object(found, allowed.name, module.__name__, trust)
 
 
-def _ours(name: str) -> Callable[..., Any]:
+def _known(name: str) -> Callable[..., Any]:
+    """What lies at a dotted name that is written in this program, not in a file."""
     module_name, _, attribute = name.rpartition(".")
     try:
         found: Callable[..., Any] = getattr(importlib.import_module(module_name), attribute)
@@ -84,17 +85,10 @@ def _rule_for(owner: Any, role: Role) -> ClassRule | None:
     for rule in role.rules:
         home = owner.__module__
         if home == rule.module or home.startswith(rule.module.rstrip(".") + "."):
-            base = _class_named(rule.base) if rule.base else object
+            base: type = _known(rule.base) if rule.base else object  # type: ignore[assignment]
             if issubclass(owner, base) and (not rule.named or re.fullmatch(rule.named, owner.__name__)):
                 return rule
     return None
-
-
-def _class_named(name: str) -> type:
-    module, _, attribute = name.rpartition(".")
-    found = getattr(importlib.import_module(module), attribute)
-    assert isinstance(found, type)
-    return found
 
 
 def _class_method(owner: Any, method: str, name: str) -> Any:
@@ -159,15 +153,11 @@ def _import_longest(name: str, *, with_cwd: bool) -> tuple[ModuleType, list[str]
         try:
             return _import(module_name, with_cwd=with_cwd), parts[length:]
         except ModuleNotFoundError as error:
-            if error.name is None or not _is_prefix(error.name, module_name):
+            if not f"{module_name}.".startswith(f"{error.name}."):
                 raise NotAllowed(f"{module_name} cannot be imported: {_what_failed(error)}") from error
         except Exception as error:
             raise NotAllowed(f"{module_name} failed while it was imported: {_what_failed(error)}") from error
     raise NotAllowed(f"there is no module {parts[0]}; looked in the current folder and in what is installed")
-
-
-def _is_prefix(missing: str, wanted: str) -> bool:
-    return wanted == missing or wanted.startswith(missing + ".")
 
 
 class _SourceLoader(SourceFileLoader):

@@ -221,7 +221,7 @@ class Build(ABC, Generic[SettingsT, ManifestT, WriterT]):
         try:
             bad_rows = self._run_phases(position or Position())
         except EngineMismatch as error:
-            self.say(f"{error}: starting over with the reference engine, which is slower and right")
+            self.say(f"{error}: starting over with the reference engine, which is slower but right")
             output.clear(keep_tokenizer=brought)
             self.use_reference_engine()
             continued = False

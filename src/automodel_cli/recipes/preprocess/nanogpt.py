@@ -142,7 +142,9 @@ def _prepare(cfg: PreprocessNanogptConfig, progress: ProgressCallback, say: Say)
     if source.note:
         say(source.note)
     if cfg.shuffle and cfg.max_tokens and not isinstance(source, FileSource):
-        say("note: with shuffle max_tokens are of all documents, so the whole dataset is downloaded first")
+        say(
+            "note: with shuffle, max_tokens is a sample of all documents, so the whole dataset is downloaded first"
+        )
     is_char = cfg.tokenizer == "char"
     characters, count = _read_characters(source, cfg, progress) if is_char else (set(), 0)
     tokenizer = CharTokenizer(characters) if is_char else open_tokenizer(cfg.tokenizer)

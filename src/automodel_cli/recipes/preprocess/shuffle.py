@@ -51,6 +51,7 @@ from automodel_cli.corpus.shuffle.scatter import (
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
 from automodel_cli.files import disk_errors_named, exclusive_lock, make_folder, remove_known
 from automodel_cli.processes import cores
+from automodel_cli.text import plural
 
 # Moved, parsed: below, starting processes takes longer.
 _WORTH_WORKERS_BYTES = {False: 4 << 30, True: 128 << 20}
@@ -223,7 +224,7 @@ def _say_plan(job: _Job, say: Say) -> None:
         )
         say(f"would write {share} documents to {val_name(job.name)}")
     processes = max(1, job.num_workers)
-    say(f"would read in {processes} process{'es' if processes > 1 else ''}")
+    say(f"would read in {plural(processes, 'process', 'processes')}")
 
 
 # ----------------------------------------------------------------------------------------- shuffling
