@@ -1,14 +1,4 @@
-"""Saving a run and taking it up again: what goes into a step folder, when, and which steps stay.
-
-    step_00001000/
-      model/shard-00001-model-00001-of-00001.safetensors, config.json
-      optim/shard-00001-model-00001-of-00001.safetensors, optimizer.json
-      state.json        step, the training state, the fast-path choices (a resume reuses them)
-      loader.json       position in the data
-      config.yaml       the effective configuration
-      tokenizer/        a copy, so that the checkpoint can be used alone
-      hf/               when consolidated: a folder that transformers loads
-      manifest.json     last: size and xxh3 of every file above, facts, metrics, a hash of itself
+"""Saving a run and taking it up again: what goes into a step folder (docs/formats.md), when, and which steps stay.
 
 The order of a save is in ``save_step``, what may be deleted in ``retention``, what is checked on the way back in
 ``load_step``. In the background a save is the same, in a thread, from copies, over a process group of its own.

@@ -252,9 +252,7 @@ def _whole(name: str, shards: list[tuple[Path, TensorInfo]]) -> StoredTensor:
     first = shards[0][1]
     if any(info.dtype != first.dtype or len(info.shape) != len(first.shape) for _, info in shards):
         raise CheckpointError(f"the shards of tensor {name!r} do not belong together", _ANOTHER_KIND)
-    shape = (
-        tuple(map(max, zip(*(info.end_offsets for _, info in shards), strict=True))) if first.shape else ()
-    )
+    shape = tuple(map(max, zip(*(info.end_offsets for _, info in shards), strict=True)))
     return StoredTensor(name, first.dtype, shape, tuple(shards))
 
 
