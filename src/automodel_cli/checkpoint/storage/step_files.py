@@ -20,7 +20,7 @@ import xxhash
 from automodel_cli import files
 from automodel_cli.checkpoint import layout
 from automodel_cli.errors import CheckpointError
-from automodel_cli.json_files import MAX_JSON_BYTES, Model, parse_json, validated
+from automodel_cli.json_files import MAX_JSON_BYTES, Model, open_to_read, parse_json, validated
 
 _PIECE_BYTES = 8 << 20
 
@@ -246,7 +246,7 @@ class StepReader:
         if record is None:
             raise CheckpointError(f"{self.folder} holds no {name}", "it was not written by this program")
         try:
-            with files.open_to_read(path, buffering=0) as handle:
+            with open_to_read(path, buffering=0) as handle:
                 if (found := os.fstat(handle.fileno()).st_size) != record["bytes"]:
                     raise self._error(
                         f"{path} is damaged: it has {found:,} bytes, the manifest says {record['bytes']:,}"

@@ -31,8 +31,7 @@ import numpy as np
 from pydantic import Field
 
 from automodel_cli.errors import CheckpointError
-from automodel_cli.files import open_to_read
-from automodel_cli.json_files import Count, FileModel, Items, parse_json, validated
+from automodel_cli.json_files import Count, FileModel, Items, open_to_read, parse_json, validated
 
 MAX_HEADER_BYTES = 100_000_000
 SHARDING_KEY = "DCP_SHARDING_INFO"
