@@ -14,35 +14,21 @@ import fcntl
 import json
 import os
 import re
-import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any
 
 import xxhash
 
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
-from automodel_cli.json_files import open_without_waiting, parse_json, read_bytes
+from automodel_cli.json_files import open_to_read, parse_json, read_bytes
 
 TEMP_SUFFIX = ".automodel.tmp"
 ANY_TEMPORARY = r"((\.automodel)?\.tmp)?"
 """For patterns of names: nothing, the suffix above, or that of versions before it, which may be anybody's."""
 _HASH_CHUNK_BYTES = 8 << 20
 _BUFFER_BYTES = 4 << 20
-
-
-def open_to_read(path: Path | str, *, buffering: int = -1) -> BinaryIO:
-    """A regular file, for streams and ranges. Never waits for the other end of a pipe.
-
-    Raises:
-        OSError: it cannot be read, or is no regular file.
-    """
-    handle = open_without_waiting(path, buffering=buffering)
-    if not stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
-        handle.close()
-        raise OSError(errno.EINVAL, "it is no regular file")
-    return handle
 
 
 def read_range(path: Path | str, start: int, count: int) -> bytes:

@@ -13,6 +13,7 @@ the file, the place in it, what was found and what was expected. Rules for model
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -27,7 +28,7 @@ from automodel_cli.plain_text import without_controls
 
 __all__ = [
     "MAX_JSON_BYTES", "MAX_NESTING", "Count", "FileModel", "FiniteFloat", "Items", "PlainName", "Xxh3",
-    "open_without_waiting", "parse_json", "read_bytes", "read_json", "read_model", "read_yaml", "validated",
+    "open_to_read", "parse_json", "read_bytes", "read_json", "read_model", "read_yaml", "validated",
     "without_controls",
 ]  # fmt: skip
 
@@ -83,13 +84,11 @@ def read_bytes(
     """
     shown, hint = without_controls(str(path)), hint or _RESTORE
     try:
-        with open_without_waiting(path) as handle:
-            found = os.fstat(handle.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise error(f"{shown} is a pipe or device, expected a regular file", hint)
-            if found.st_size > max_bytes:
-                raise error(f"{shown} has {found.st_size:,} bytes, expected at most {max_bytes:,}", hint)
-            return handle.read(found.st_size)  # not of the limit: so much would be allocated
+        with open_to_read(path) as handle:
+            size = os.fstat(handle.fileno()).st_size
+            if size > max_bytes:
+                raise error(f"{shown} has {size:,} bytes, expected at most {max_bytes:,}", hint)
+            return handle.read(size)  # not of the limit: so much would be allocated
     except FileNotFoundError:
         raise error(f"{shown} does not exist", hint) from None
     except IsADirectoryError:
@@ -99,9 +98,22 @@ def read_bytes(
         raise error(f"{shown} cannot be read: {reason}", hint) from None
 
 
-def open_without_waiting(path: Path | str, *, buffering: int = -1) -> BinaryIO:
-    """``path`` opened for reading bytes, without waiting for the other end of a pipe."""
-    return open(path, "rb", buffering, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+def open_to_read(path: Path | str, *, buffering: int = -1) -> BinaryIO:
+    """A regular file, for bytes. Never waits for the other end of a pipe.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    return open(path, "rb", buffering, opener=_open_regular)
+
+
+def _open_regular(name: str, flags: int) -> int:
+    descriptor = os.open(name, flags | os.O_NONBLOCK)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a folder is refused by open
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is a pipe or device, expected a regular file")
+    return descriptor
 
 
 def parse_json(

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from automodel_cli.batch import Batch
-from automodel_cli.checkpoint.hf.shards import load_pieces
+from automodel_cli.checkpoint.hf.format import load_pieces
 from automodel_cli.errors import CheckpointError, ConfigError
 from automodel_cli.models import gpt2_config
 from automodel_cli.models.families import build_from_config

@@ -1,14 +1,4 @@
-"""Saving a run and taking it up again: what goes into a step folder, when, and which steps stay.
-
-    step_00001000/
-      model/shard-00001-model-00001-of-00001.safetensors, config.json
-      optim/shard-00001-model-00001-of-00001.safetensors, optimizer.json
-      state.json        step, the training state, the fast-path choices (a resume reuses them)
-      loader.json       position in the data
-      config.yaml       the effective configuration
-      tokenizer/        a copy, so that the checkpoint can be used alone
-      hf/               when consolidated: a folder that transformers loads
-      manifest.json     last: size and xxh3 of every file above, facts, metrics, a hash of itself
+"""Saving a run and taking it up again: what goes into a step folder (docs/formats.md), when, and which steps stay.
 
 The order of a save is in ``save_step``, what may be deleted in ``retention``, what is checked on the way back in
 ``load_step``. In the background a save is the same, in a thread, from copies, over a process group of its own.
@@ -33,8 +23,7 @@ from automodel_cli.checkpoint.hf import export as hf_export
 from automodel_cli.checkpoint.load_step import Loaded, load_step
 from automodel_cli.checkpoint.retention import Retention
 from automodel_cli.checkpoint.save_step import StepSave, plain_json, write_step
-from automodel_cli.checkpoint.snapshot import Snapshot, Staging, take
-from automodel_cli.checkpoint.storage import sharded
+from automodel_cli.checkpoint.snapshot import Staging, take
 from automodel_cli.checkpoint.storage.formats import storage
 from automodel_cli.distributed.world import World
 
@@ -100,6 +89,9 @@ class Checkpointer:
         target = layout.step_folder(self.run_folder, step)
         snapshot = take(model, optimizer, self.world, what=f"saving {target.name}")
         manifest = {"format": layout.FORMAT, "step": step, "facts": facts, "metrics": metrics or {}}
+        manifest |= {"save_format": self.save_format, "tied": snapshot.tied}
+        if self.save_format != "safetensors":  # only torch could read names and shapes from those files
+            manifest["tensors"] = snapshot.shapes
         save = StepSave(
             target=target,
             snapshot=snapshot,
@@ -108,7 +100,7 @@ class Checkpointer:
                 "loader.json": loader_state,
                 "config.yaml": config_yaml,
             },
-            manifest=plain_json({**manifest, **self._stored(snapshot)}),
+            manifest=plain_json(manifest),
             tokenizer_folder=tokenizer_folder,
             is_best=is_best,
             consolidate=consolidate and self._has_hf_format(model),
@@ -148,13 +140,6 @@ class Checkpointer:
         """Whether this rank's save in the background has failed; ``wait``, called by all ranks, raises the reason."""
         save = self._save_behind
         return save is not None and save.done() and save.exception() is not None
-
-    def _stored(self, snapshot: Snapshot) -> dict[str, Any]:
-        """What the manifest says of the tensors."""
-        facts: dict[str, Any] = {"save_format": self.save_format, "tied": snapshot.tied}
-        if self._storage is not sharded:  # only torch could read names and shapes from those files
-            facts["tensors"] = snapshot.shapes
-        return facts
 
     def _has_hf_format(self, model: torch.nn.Module) -> bool:
         if not hf_export.has_format(model):

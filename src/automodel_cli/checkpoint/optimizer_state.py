@@ -37,7 +37,6 @@ from automodel_cli.errors import CheckpointError
 from automodel_cli.json_files import FileModel, Items
 
 DOCUMENT = "optim/optimizer.json"
-Resolve = Callable[[str], torch.Tensor]
 # Keys of groups that no optimizer takes, and that are still the configuration's: the schedule reads them.
 _OWN_SETTINGS = {"lr_mult", "wd_mult"}
 
@@ -136,20 +135,24 @@ def _encode(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
     )
 
 
-def _decode(value: Any, resolve: Resolve) -> Any:
+def _decode(value: Any, loaded: Mapping[str, torch.Tensor]) -> Any:
     if isinstance(value, list):
-        return [_decode(item, resolve) for item in value]
+        return [_decode(item, loaded) for item in value]
     if not isinstance(value, dict):
         return value
-    if "$tensor" in value:
-        return resolve(value["$tensor"])
+    if (name := value.get("$tensor")) is not None:
+        if name not in loaded:
+            raise CheckpointError(
+                f"the optimizer's tensor {name!r} is not in the checkpoint", "it is damaged"
+            )
+        return loaded[name]
     if "$scalar" in value:
-        return torch.tensor(_decode(value["$scalar"], resolve), dtype=sharded.DTYPES[value["$dtype"]])
+        return torch.tensor(_decode(value["$scalar"], loaded), dtype=sharded.DTYPES[value["$dtype"]])
     if "$float" in value:
         return float(value["$float"])
     if "$tuple" in value:
-        return tuple(_decode(item, resolve) for item in value["$tuple"])
-    return {key: _decode(item, resolve) for key, item in value.items()}
+        return tuple(_decode(item, loaded) for item in value["$tuple"])
+    return {key: _decode(item, loaded) for key, item in value.items()}
 
 
 def check_fits(
@@ -223,17 +226,10 @@ def _restore(
     optimizer: torch.optim.Optimizer,
     names: Mapping[int, str],
 ) -> list[str]:
-    def resolve(name: str) -> torch.Tensor:
-        if name not in loaded:
-            raise CheckpointError(
-                f"the optimizer's tensor {name!r} is not in the checkpoint", "the file is damaged"
-            )
-        return loaded[name]
-
     parameters, stored = _named(optimizer, names), document["state"]
-    state = {i: _decode(stored[name], resolve) for i, name in enumerate(parameters) if name in stored}
+    state = {i: _decode(stored[name], loaded) for i, name in enumerate(parameters) if name in stored}
     groups = [dict(group) for group in optimizer.state_dict()["param_groups"]]
-    changes = _merge_groups(groups, [_decode(group, resolve) for group in document["groups"]], optimizer)
+    changes = _merge_groups(groups, [_decode(group, loaded) for group in document["groups"]], optimizer)
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     flat = list(parameters.values())
     for index, values in state.items():

@@ -10,7 +10,6 @@ A process killed anywhere in between leaves the earlier checkpoint as it was; a 
 from __future__ import annotations
 
 import contextlib
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,6 @@ from automodel_cli.checkpoint.storage.formats import TensorStorage
 from automodel_cli.checkpoint.storage.step_files import StepReader, StepWriter
 from automodel_cli.corpus.tokenizers.base import CARRIED_FILES
 from automodel_cli.distributed.world import World
-from automodel_cli.errors import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def write_step(
     def write() -> dict[str, Any]:
         with publishing.error_context(temporary):
             if not world.is_main:
-                writers.append(_joined(temporary))
+                writers.append(StepWriter(temporary, join=True))
             notes = _write_files(writers[0], save, world, storage)
             return {"records": writers[0].records, "notes": notes}
 
@@ -93,20 +91,6 @@ def write_step(
         on_rank_zero(world, make_folder, what=what)
         written = all_ranks(world, write, what=what)
         on_rank_zero(world, publish, what=what)
-
-
-def _joined(temporary: Path) -> StepWriter:
-    """A writer into the folder that rank 0 has made.
-
-    Raises:
-        CheckpointError: it is not to be seen from here.
-    """
-    if not temporary.is_dir():
-        raise CheckpointError(
-            f"rank 0 made {temporary}, which is not there on {platform.node()}",
-            "the run folder must be on a file system that all machines share",
-        )
-    return StepWriter(temporary, join=True)
 
 
 def _write_files(writer: StepWriter, save: StepSave, world: World, storage: TensorStorage) -> dict[str, Any]:

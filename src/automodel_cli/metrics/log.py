@@ -20,7 +20,6 @@ import json
 import math
 import mmap
 import os
-import stat
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from pydantic import ConfigDict, Field
 
 from automodel_cli.errors import DataError
 from automodel_cli.files import atomic_file, disk_errors_named
-from automodel_cli.json_files import Count, FileModel, open_without_waiting, parse_json, validated
+from automodel_cli.json_files import Count, FileModel, open_to_read, parse_json, validated
 from automodel_cli.metrics.lines import CLASSIC, Lines
 
 METRICS_NAME = "metrics.jsonl"
@@ -171,9 +170,7 @@ def lines_of(path: Path, block_bytes: int = 1 << 20) -> Iterator[tuple[bytes, bo
         DataError: there is no such file, or it is no regular one.
     """
     try:
-        with open_without_waiting(path) as handle:
-            if not stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
-                raise DataError(f"{path} is a pipe or device, expected a regular file", "name a run folder")
+        with open_to_read(path) as handle:
             rest = b""
             while block := handle.read(block_bytes):
                 *whole, rest = (rest + block).split(b"\n")

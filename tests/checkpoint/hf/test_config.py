@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from tests.checkpoint import logits_of
+from tests.checkpoint.hf import tiny
 
 from automodel_cli.batch import Batch
 from automodel_cli.checkpoint.hf import config as hf_config
@@ -28,18 +29,7 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8,
 }
-SIZES = {
-    "vocab_size": 61,
-    "hidden_size": 32,
-    "intermediate_size": 40,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 32,
-    "pad_token_id": None,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
+SIZES = {**tiny.LLAMA, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2}
 FLAT = {"rope_theta": THETA, "rope_type": "default"}
 PARTIAL = {**FLAT, "partial_rotary_factor": 0.5}
 NO_KEY_HEADS = {"num_key_value_heads": 2}
@@ -98,14 +88,13 @@ def family(name: str) -> hf.HFCausalLM:
 
 
 def our_llama(**changes):
-    model = build_llama_model(**{k: v for k, v in SIZES.items() if k != "pad_token_id"}, **changes)
+    model = build_llama_model(**{**tiny.LLAMA, "bos_token_id": 1, "eos_token_id": 2}, **changes)
     model.init_weights(0)
     return model.eval()
 
 
 def our_gpt2(**changes):
-    sizes = {"vocab_size": 61, "n_positions": 16, "n_embd": 24, "n_layer": 2, "n_head": 3}
-    model = build_gpt2_model(**{**sizes, **changes})
+    model = build_gpt2_model(**{**tiny.GPT2, **changes})
     model.init_weights(0)
     return model.eval()
 
@@ -172,7 +161,7 @@ def models_with_ends() -> dict:
     tokens = {"vocab_size": 257}
     return {
         "our gpt2": lambda: our_gpt2(**tokens),
-        "our llama": lambda: build_llama_model(**{**SIZES_OF_OURS, **tokens}),
+        "our llama": lambda: build_llama_model(**{**tiny.LLAMA, **tokens}),
         "llama": lambda: hf.from_config(transformers.LlamaConfig(**{**SIZES, **tokens})),
         "qwen2": lambda: hf.from_config(
             transformers.Qwen2Config(**{**SIZES, **tokens, "eos_token_id": None})
@@ -184,9 +173,6 @@ def models_with_ends() -> dict:
             )
         ),
     }
-
-
-SIZES_OF_OURS = {k: v for k, v in SIZES.items() if k not in ("pad_token_id", "bos_token_id", "eos_token_id")}
 
 
 @pytest.mark.parametrize("kind", models_with_ends())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -20,9 +21,10 @@ import xxhash
 from automodel_cli import files
 from automodel_cli.checkpoint import layout
 from automodel_cli.errors import CheckpointError
-from automodel_cli.json_files import MAX_JSON_BYTES, Model, parse_json, validated
+from automodel_cli.json_files import MAX_JSON_BYTES, Model, open_to_read, parse_json, validated
 
 _PIECE_BYTES = 8 << 20
+_SHARED = "the run folder must be on a file system that all machines share"
 
 
 def regular_files(folder: Path, names: Collection[str]) -> list[Path]:
@@ -59,16 +61,20 @@ class StepWriter:
     """Writes files below ``folder`` and remembers name, size and hash of each.
 
     The folder is made empty first; with ``join`` another rank has done that, and this one adds its files.
+
+    Raises:
+        CheckpointError: the folder to join is not to be seen from here.
     """
 
     def __init__(self, folder: Path, *, join: bool = False) -> None:
         self.folder = folder
         self._records: dict[str, dict[str, Any]] = {}
-        if join:
-            return
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
+        if not join:
+            if folder.exists():
+                shutil.rmtree(folder)
+            folder.mkdir(parents=True)
+        elif not folder.is_dir():
+            raise CheckpointError(f"rank 0 made {folder}, which is not there on {platform.node()}", _SHARED)
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -88,7 +94,7 @@ class StepWriter:
                 found = "is not there" if size is None else f"has {size:,} bytes"
                 raise CheckpointError(
                     f"another rank wrote {path} with {record['bytes']:,} bytes; seen from here it {found}",
-                    "the run folder must be on a file system that all machines share",
+                    _SHARED,
                 )
             self._records[record["name"]] = record
 
@@ -246,7 +252,7 @@ class StepReader:
         if record is None:
             raise CheckpointError(f"{self.folder} holds no {name}", "it was not written by this program")
         try:
-            with files.open_to_read(path, buffering=0) as handle:
+            with open_to_read(path, buffering=0) as handle:
                 if (found := os.fstat(handle.fileno()).st_size) != record["bytes"]:
                     raise self._error(
                         f"{path} is damaged: it has {found:,} bytes, the manifest says {record['bytes']:,}"

@@ -32,8 +32,7 @@ from pydantic import Field
 
 from automodel_cli.distributed.chunks import Chunk, intersection
 from automodel_cli.errors import CheckpointError
-from automodel_cli.files import open_to_read
-from automodel_cli.json_files import Count, FileModel, Items, parse_json, validated
+from automodel_cli.json_files import Count, FileModel, Items, open_to_read, parse_json, validated
 
 MAX_HEADER_BYTES = 100_000_000
 SHARDING_KEY = "DCP_SHARDING_INFO"
@@ -251,9 +250,7 @@ def _whole(name: str, shards: list[tuple[Path, TensorInfo]]) -> StoredTensor:
     first = shards[0][1]
     if any(info.dtype != first.dtype or len(info.shape) != len(first.shape) for _, info in shards):
         raise CheckpointError(f"the shards of tensor {name!r} do not belong together", _ANOTHER_KIND)
-    shape = (
-        tuple(map(max, zip(*(info.end_offsets for _, info in shards), strict=True))) if first.shape else ()
-    )
+    shape = tuple(map(max, zip(*(info.end_offsets for _, info in shards), strict=True)))
     return StoredTensor(name, first.dtype, shape, tuple(shards))
 
 

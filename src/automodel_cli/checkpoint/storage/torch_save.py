@@ -238,6 +238,6 @@ def _place(info: Any) -> tuple[str, int, int]:
 
 def _numbers(numbers: Any) -> tuple[int, ...]:
     found = tuple(int(number) for number in numbers)
-    if any(number < 0 for number in found):
+    if any(not 0 <= number < 2**63 for number in found):
         raise ValueError(f"{found} are not sizes or places of a tensor")
     return found

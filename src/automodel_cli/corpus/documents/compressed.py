@@ -18,7 +18,8 @@ from typing import IO, Any, BinaryIO, Literal, cast
 import zstandard
 
 from automodel_cli.errors import DataError
-from automodel_cli.files import open_to_read, read_range
+from automodel_cli.files import read_range
+from automodel_cli.json_files import open_to_read
 
 Compression = Literal["", "gz", "bz2", "xz", "zst"]
 _INPUT_BYTES = 64 << 10

@@ -25,7 +25,8 @@ from automodel_cli.corpus.documents.row_texts import too_long
 from automodel_cli.corpus.documents.units import BadRow, ReadOptions, Texts, Unit
 from automodel_cli.corpus.shuffle.gather import Rows
 from automodel_cli.errors import DataError
-from automodel_cli.files import open_to_read, read_range
+from automodel_cli.files import read_range
+from automodel_cli.json_files import open_to_read
 
 _NEWLINE, _RETURN, _OPEN, _CLOSE = b"\n\r{}"
 _PIECE_CHARACTERS = 4 << 20
