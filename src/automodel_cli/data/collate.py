@@ -44,15 +44,19 @@ def default_collate(items: Sequence[Any]) -> Batch:
     if not items:
         raise DataError("a batch without rows", "the data set yields nothing for some indices")
     rows = [collated_row(item) for item in items]
-    names = [name for name in _PAD if name in rows[0]]
     for row in rows:
-        if [name for name in _PAD if name in row] != names:
-            raise DataError(f"rows of one batch carry different fields: {names} and {sorted(row)}", _HINT)
+        if row.keys() != rows[0].keys():
+            raise DataError(
+                f"rows of one batch carry different fields: {sorted(rows[0])} and {sorted(row)}", _HINT
+            )
     length = max(len(row["input_ids"]) for row in rows)
     if length == 0:
         raise DataError("every row of a batch is empty", _HINT)
-    padded = {name: torch.from_numpy(_pad(rows, name, length)) for name in names}
-    return Batch(**padded)
+    padded = {name: np.full((len(rows), length), _PAD[name], dtype=np.int64) for name in rows[0]}
+    for number, row in enumerate(rows):
+        for name, values in row.items():
+            padded[name][number, : len(values)] = values
+    return Batch(**{name: torch.from_numpy(values) for name, values in padded.items()})
 
 
 def as_batch(value: Any) -> Batch:
@@ -145,16 +149,13 @@ def _apply_rules(fields: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
                 f"{name} has shape {list(value.shape)}, input_ids has {list(ids.shape)}: they must agree",
                 _HINT,
             )
-    attention = fields.get("attention_mask")
-    if (
-        attention is not None
-        and ids.shape[-1]
-        and (np.diff(attention != 0, axis=-1) & (attention[..., 1:] != 0)).any()
-    ):
-        raise DataError(
-            "attention_mask has a 1 after a 0: the rows are padded on the left",
-            "pad on the right, or yield rows of different lengths and let them be padded here",
-        )
+    if "attention_mask" in fields:
+        seen = fields["attention_mask"] != 0
+        if (~seen[..., :-1] & seen[..., 1:]).any():
+            raise DataError(
+                "attention_mask has a 1 after a 0: the rows are padded on the left",
+                "pad on the right, or yield rows of different lengths and let them be padded here",
+            )
     labels = fields.get("labels")
     targets = ids.copy() if labels is None else labels.copy()
     for name in _MASKS:
@@ -166,11 +167,3 @@ def _apply_rules(fields: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     row = {name: fields[name] for name in _PAD if name in fields}
     row["labels"] = targets
     return row
-
-
-def _pad(rows: Sequence[dict[str, np.ndarray]], name: str, length: int) -> np.ndarray:
-    """``[B, length]`` int64 of one field, padded on the right."""
-    out = np.full((len(rows), length), _PAD[name], dtype=np.int64)
-    for target, row in zip(out, rows, strict=True):
-        target[: len(row[name])] = row[name]
-    return out

@@ -1,9 +1,8 @@
 """Interface of data sets: what the start-up table, the facts, the checks and the loaders ask of one.
 
-- ``DataSource``: what is known of any data set. A user's own, which declares none of it, is asked by ``ForeignSource``.
-- ``WindowDataset``: numbered windows of equal length, which ``TokenLoader`` and ``EvalLoader`` read by number.
-
-A further kind of data set is one class that derives from ``WindowDataset``, and its line in ``config.targets.roles``.
+``DataSource`` is what is known of any data set (of a user's own, which declares none of it, by ``ForeignSource``).
+``WindowDataset`` has numbered windows of equal length; a further kind derives from it, and has a line in
+``config.targets.roles``.
 
 Shapes: N windows, B rows, T = ``seq_len`` tokens.
 """
@@ -158,8 +157,6 @@ class WindowDataset(DataSource, Dataset[dict[str, torch.Tensor]], ABC):
         """
         return None
 
-    # ------------------------------------------------------------------------------------ what it is
-
     @property
     @abstractmethod
     def fingerprint(self) -> str:
@@ -211,8 +208,6 @@ class WindowDataset(DataSource, Dataset[dict[str, torch.Tensor]], ABC):
             self.plan(),
         )
 
-    # --------------------------------------------------------------------------------------- reading
-
     @abstractmethod
     def sample_offsets(self, sample_numbers: np.ndarray) -> np.ndarray:
         """Where samples lie, for ``read_windows``: int64 ``[N, K]``, K as the data set likes."""
@@ -254,8 +249,6 @@ class WindowDataset(DataSource, Dataset[dict[str, torch.Tensor]], ABC):
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         """The samples of one epoch."""
         return (self[number] for number in range(len(self)))
-
-    # ---------------------------------------------------------------------------------------- checks
 
     def max_token_id(self) -> int:
         """The largest id in windows spread over the data (all of a small set)."""
@@ -314,7 +307,7 @@ class ForeignSource(DataSource):
 
     def describe(self) -> Description:
         """Its class, length, ``seq_len`` or ``seq_length``, and ``fingerprint``, as far as there are such."""
-        lengths = (getattr(self.dataset, name, None) for name in ("seq_len", "seq_length"))
+        lengths = [getattr(self.dataset, name, None) for name in ("seq_len", "seq_length")]
         return Description(
             type(self.dataset).__name__,
             sequences=length_of(self.dataset),

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -52,9 +52,6 @@ from automodel_cli.errors import ConfigError, DataError
 _log = logging.getLogger(__name__)
 
 _SAMPLES_AT_ONCE = 4096  # samples located at a time: 0.1 us each then, where one alone costs 100 us
-
-
-# ------------------------------------------------------------------------------------- token windows
 
 
 class TokenLoader(PlannedLoader):
@@ -105,9 +102,6 @@ class TokenLoader(PlannedLoader):
             yield from offsets.reshape(*numbers.shape, *offsets.shape[1:])
             first += updates * self.shape.global_batch_size
             left = None if left is None else left - updates
-
-
-# ---------------------------------------------------------------------------------- a user's data set
 
 
 class TorchLoader(PlannedLoader):
@@ -181,7 +175,7 @@ class TorchLoader(PlannedLoader):
     @property
     def divided(self) -> bool:
         """Whether each rank reads items of its own, of which another may have more or fewer."""
-        return self.iterable and self._sharding.ranks and self.shape.dp_world > 1
+        return self._sharding.ranks and self.shape.dp_world > 1
 
     @property
     def per_rank_state(self) -> bool:
@@ -203,9 +197,7 @@ class TorchLoader(PlannedLoader):
     @property
     def dropped_samples(self) -> int:
         """Samples at the very end that made no whole update; known of a stream once it has ended."""
-        if self._stream is None:
-            return super().dropped_samples
-        return self._stream.leftover_items
+        return super().dropped_samples if self._stream is None else self._stream.leftover_items
 
     def __iter__(self) -> Iterator[list[Batch]]:
         """The updates from the present position on."""
@@ -237,11 +229,9 @@ class TorchLoader(PlannedLoader):
             return self._streamed(settings)
         assert self._windows is not None
         permutation = Permutation(self._windows, seed=self.seed) if self.shuffle else None
-        indices = index_batches(
-            self.shape, self._windows, self.samples_consumed, self.remaining_steps, permutation
-        )
-        loader = DataLoader(self.dataset, batch_sampler=indices, **settings)  # type: ignore[arg-type]
-        return (Batch(**fields) for fields in loader)
+        position = self.samples_consumed, self.remaining_steps
+        indices: Any = index_batches(self.shape, self._windows, *position, permutation)
+        return (Batch(**fields) for fields in DataLoader(self.dataset, batch_sampler=indices, **settings))
 
     def _torch_settings(self, position: int) -> dict[str, Any]:
         """Arguments of torch's loader, which draws a base seed when it starts: from here, not from the model's."""
@@ -376,9 +366,6 @@ def _collated(items: list[Any], function: Callable[[list[Any]], Any]) -> dict[st
     return {name: value for name, value in vars(as_batch(function(items))).items() if value is not None}
 
 
-# ---------------------------------------------------------------------------------------- evaluation
-
-
 class EvalLoader:
     """One finite pass in file order (whatever the data set's shuffle says), the last short batch included.
 
@@ -463,14 +450,10 @@ class EvalLoader:
             yield _counted(self.dataset.make_batch(tokens), count)
 
     def _indexed_batches(self) -> Iterator[Batch]:
-        indices: Sequence[list[int]] = [rows for rows, _ in self._rows()]
-        loader = DataLoader(
-            self.dataset,
-            batch_sampler=indices,  # type: ignore[arg-type]
-            collate_fn=self._collate,
-            num_workers=self._num_workers,
-            generator=torch.Generator().manual_seed(0),
-        )
+        indices: Any = [rows for rows, _ in self._rows()]
+        generator = torch.Generator().manual_seed(0)
+        settings: dict[str, Any] = {"num_workers": self._num_workers, "generator": generator}
+        loader = DataLoader(self.dataset, batch_sampler=indices, collate_fn=self._collate, **settings)
         for fields, (_, count) in zip(loader, self._rows(), strict=True):
             yield _counted(Batch(**fields), count)
 

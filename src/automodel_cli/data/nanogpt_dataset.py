@@ -1,12 +1,9 @@
 """``NanogptDataset``: token files as numbered windows of ``seq_len + 1`` tokens.
 
-- A window is ``seq_len + 1`` tokens of one shard; the next starts ``seq_len`` later, so every token but a
-  shard's first is a label once. The tail of a shard, shorter than a window, is left out.
-- Sample ``k`` is epoch ``k // W``, slot ``k % W``. Slots are windows in file order, or permuted anew in each
-  epoch (``shuffle_files``).
-- Who reads what is not decided here: the data set knows no ranks and no workers (``sampler`` does).
-- Cost: file headers at start; a shard is mapped when it is first read; a batch is copied once, from the
-  mapping into the caller's buffer.
+A window starts ``seq_len`` after the one before, so every token but a shard's first is a label once; the tail of a
+shard, shorter than a window, is left out. Sample ``k`` is epoch ``k // W``, slot ``k % W``: windows in file order, or
+permuted anew in each epoch (``shuffle_files``). Ranks and workers are not known here (``sampler``). Headers are read at
+start, a shard is mapped when it is first read, and a batch is copied once, from the mapping into the caller's buffer.
 
 Shapes: B rows, T = ``seq_len`` tokens.
 """
@@ -52,16 +49,24 @@ class NanogptDataset(TokenFileDataset):
         self.shuffle = options.shuffle_files
         self.align_to_bos = options.align_to_bos
         self.seed = options.seed
-        self.notes: list[str] = [
-            *self._source.notes,
-            *_notes_on_old_keys(options.drop_last, options.infinite),
-        ]
+        self.notes: list[str] = list(self._source.notes)
+        if options.drop_last is False:
+            self.notes.append(
+                "dataset.drop_last: false has no effect: the tail of a shard is shorter than a window"
+            )
+        if options.infinite:
+            self.notes.append(
+                "dataset.infinite has no effect: step_scheduler.num_epochs and max_steps say how long to train"
+            )
         self.bos_token = options.bos_token
         self._separated = self._separation() if options.intra_document else None
         dtypes = {file.dtype for file in self._files}
         self._stored_dtype = dtypes.pop() if len(dtypes) == 1 else None  # None: the shards differ
         self._starts: np.ndarray | None = None  # of all windows, when they are not a plain stride
-        counts = self._aligned_windows() if options.align_to_bos else self._plain_windows()
+        if options.align_to_bos:
+            counts = self._aligned_windows()
+        else:  # n windows need n * seq_len + 1 tokens
+            counts = [(file.num_tokens - 1) // self.seq_len for file in self._files]
         self._first_window = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         self._note_short_shards(counts)
         self._permutation = (
@@ -78,8 +83,6 @@ class NanogptDataset(TokenFileDataset):
             files = manifest.token_files("val")
             name = str(manifest.path(files[0])) if files else name
         return cls(name, seq_len, **trained_as)
-
-    # -------------------------------------------------------------------------------------- what it is
 
     @property
     def token_dtype(self) -> np.dtype:
@@ -107,11 +110,11 @@ class NanogptDataset(TokenFileDataset):
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the data; the same wherever the files lie."""
+        """As ``WindowDataset`` has it."""
         return self._source.fingerprint
 
     def plan(self) -> dict[str, Any]:
-        """All that decides which tokens sample ``k`` holds, as JSON values."""
+        """As ``WindowDataset`` has it."""
         return {
             "kind": "nanogpt",
             "data": self.fingerprint,
@@ -128,8 +131,6 @@ class NanogptDataset(TokenFileDataset):
     def __len__(self) -> int:
         """Windows in one epoch, W."""
         return int(self._first_window[-1])
-
-    # ---------------------------------------------------------------------------------------- reading
 
     def sample_offsets(self, sample_numbers: np.ndarray) -> np.ndarray:
         """Where samples lie: int64 ``[N, 2]`` of (shard, first token), for ``read_windows``.
@@ -228,12 +229,6 @@ class NanogptDataset(TokenFileDataset):
             segment_ids=torch.from_numpy(segments(begins)),
         )
 
-    # ------------------------------------------------------------------------------------------ start
-
-    def _plain_windows(self) -> list[int]:
-        """Windows in each shard: ``n`` windows need ``n * seq_len + 1`` tokens."""
-        return [(file.num_tokens - 1) // self.seq_len for file in self._files]
-
     def _aligned_windows(self) -> list[int]:
         """Windows in each shard when they begin at documents; fills ``_starts``."""
         eot = self._eot()
@@ -314,14 +309,3 @@ def _rows_of(tokens: np.ndarray, start: int, rows: int, stride: int, seq_len: in
     return np.ndarray(
         (rows, seq_len + 1), tokens.dtype, buffer=tokens, offset=start * step, strides=(stride * step, step)
     )
-
-
-def _notes_on_old_keys(drop_last: bool | None, infinite: bool | None) -> list[str]:
-    notes = []
-    if drop_last is False:
-        notes.append("dataset.drop_last: false has no effect: the tail of a shard is shorter than a window")
-    if infinite:
-        notes.append(
-            "dataset.infinite has no effect: step_scheduler.num_epochs and max_steps say how long to train"
-        )
-    return notes

@@ -66,6 +66,7 @@ class PackedLoader(TorchLoader):
         self.packing = packing
         self.plan = {**self.plan, "packing": packing.plan()}
         self.rows_per_epoch = None if self.iterable else self._windows
+        self._rows = self.rows_per_epoch or 0
         self._windows = None  # packs in an epoch are not known
         self._rows_of = functools.partial(_rows_of, collate=collate_fn)
         self._start, self._taken = Start(), 0  # of the window that the last pack was of
@@ -77,7 +78,7 @@ class PackedLoader(TorchLoader):
 
     @property
     def per_rank_state(self) -> bool:
-        """Whether ``state_dict`` differs from rank to rank, so that each rank's must be kept."""
+        """As ``TorchLoader``; ranks that pack for themselves have positions of their own too."""
         return self._keeps_own_state or self.divided
 
     @property
@@ -141,33 +142,20 @@ class PackedLoader(TorchLoader):
         settings = {**self._torch_settings(start.row), "pin_memory": False}
         if self.iterable:
             return self._streamed_rows(start, settings)
-        assert self.rows_per_epoch is not None
-        end = None if self.num_epochs is None else self.num_epochs * self.rows_per_epoch
+        end = None if self.num_epochs is None else self.num_epochs * self._rows
         return self._indexed(start.row, end, settings)
 
     def _indexed(self, first: int, end: int | None, settings: dict[str, Any]) -> Iterator[Read]:
-        assert self.rows_per_epoch is not None
-        chunks = functools.partial(_chunks, first, end, self.rows_per_epoch)
-        indices = (self._slots(np.arange(*numbers)).tolist() for numbers in chunks())
-        loader = DataLoader(
-            self.dataset,
-            batch_sampler=indices,  # type: ignore[arg-type]
-            collate_fn=self._rows_of,
-            **settings,
-        )
+        chunks = functools.partial(_chunks, first, end, self._rows)
+        indices: Any = (self._slots(*numbers).tolist() for numbers in chunks())
+        loader = DataLoader(self.dataset, batch_sampler=indices, collate_fn=self._rows_of, **settings)
         for rows, numbers in zip(loader, chunks(), strict=True):
-            yield from (Read(numbers[0] // self.rows_per_epoch, row) for row in rows)
+            yield from (Read(numbers[0] // self._rows, row) for row in rows)
 
-    def _slots(self, numbers: np.ndarray) -> np.ndarray:
+    def _slots(self, begin: int, end: int) -> np.ndarray:
         """Indices of the rows that have these numbers in the order of training."""
-        assert self.rows_per_epoch is not None
-        epochs, slots = np.divmod(numbers, self.rows_per_epoch)
-        return self._permutation(slots, epochs) if self.shuffle else slots
-
-    @functools.cached_property
-    def _permutation(self) -> Permutation:
-        assert self.rows_per_epoch is not None
-        return Permutation(self.rows_per_epoch, seed=self.seed)
+        epochs, slots = np.divmod(np.arange(begin, end), self._rows)
+        return Permutation(self._rows, seed=self.seed)(slots, epochs) if self.shuffle else slots
 
     def _streamed_rows(self, start: Start, settings: dict[str, Any]) -> Iterator[Read]:
         skip, discard = start.row - start.state_row, 0
@@ -204,8 +192,8 @@ class PackedLoader(TorchLoader):
         Raises:
             DataError: nothing.
         """
-        reads = self._indexed(0, self.rows_per_epoch, {"generator": torch.Generator().manual_seed(0)})
-        found = windows(reads, self.packing, Start(), rows_per_epoch=self.rows_per_epoch)
+        reads = self._indexed(0, self._rows, {"generator": torch.Generator().manual_seed(0)})
+        found = windows(reads, self.packing, Start(), rows_per_epoch=self._rows)
         window = next(found)
         if not window.packs:
             raise nothing_to_pack(window.end)
@@ -213,8 +201,7 @@ class PackedLoader(TorchLoader):
 
     def lengths(self, first: int, step: int) -> list[int]:
         """Lengths of rows first, first + step, ... in index order: the data set is read for it."""
-        assert self.rows_per_epoch is not None
-        indices = range(first, self.rows_per_epoch, step)
+        indices = range(first, self._rows, step)
         chunks = [list(indices[n : n + CHUNK_ROWS]) for n in range(0, len(indices), CHUNK_ROWS)]
         settings = {**self._torch, "pin_memory": False, "generator": torch.Generator().manual_seed(0)}
         loader = DataLoader(self.dataset, batch_sampler=chunks, collate_fn=self._rows_of, **settings)
@@ -222,28 +209,22 @@ class PackedLoader(TorchLoader):
 
     def all_windows(self, lengths: np.ndarray, num_epochs: int) -> Iterator[Window]:
         """The windows of a whole run over rows of these ``lengths``, with ranges in the place of rows."""
-        assert self.rows_per_epoch is not None
-        chunks = _chunks(0, num_epochs * self.rows_per_epoch, self.rows_per_epoch, size=4096)
+        chunks = _chunks(0, num_epochs * self._rows, self._rows, size=4096)
         reads = (
             Read(numbers[0] // len(lengths), range(length))
             for numbers in chunks
-            for length in lengths[self._slots(np.arange(*numbers))].tolist()
+            for length in lengths[self._slots(*numbers)].tolist()
         )
-        return windows(reads, self.packing, Start(), rows_per_epoch=self.rows_per_epoch)
+        return windows(reads, self.packing, Start(), rows_per_epoch=self._rows)
 
     # ------------------------------------------------------------------------------------ position
 
     def state_dict(self) -> dict[str, Any]:
         """The position as JSON; with the data set's own state where it has one."""
         start = self._start
-        state = super(TorchLoader, self).state_dict()
-        state["packing"] = {
-            "row": start.row,
-            "long_rows": start.long_rows,
-            "state_row": start.state_row,
-            "taken": self._taken,
-            "epochs_done": self._epochs_done,
-        }
+        window = {name: value for name, value in vars(start).items() if name != "state"}
+        packing = {**window, "taken": self._taken, "epochs_done": self._epochs_done}
+        state = {**super(TorchLoader, self).state_dict(), "packing": packing}
         if self.per_rank_state:
             own = start.state or {"epoch": 0, "dataset": None}
             state["stream"] = {**own, "dp_rank": self.shape.dp_rank, "dp_world": self.shape.dp_world}

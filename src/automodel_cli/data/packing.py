@@ -34,9 +34,7 @@ _log = logging.getLogger(__name__)
 ALGORITHM = "best-fit-decreasing-1"
 WINDOW_PACKS = 64
 _WINDOW_ROWS = 65_536  # rows of a window, where they are very short or empty
-_BARREN_WINDOWS = (
-    3  # one after the other without any pack: the end of an epoch may be one, then a whole epoch
-)
+_BARREN_WINDOWS = 3  # in turn without any pack: the end of an epoch may be one, then a whole epoch
 
 Pack = Sequence["Row"]
 
@@ -87,12 +85,7 @@ class Packing:
 
     def plan(self) -> dict[str, Any]:
         """What decides which rows share a pack, for the plan of a loader."""
-        return {
-            "size": self.size,
-            "long_rows": self.long_rows,
-            "window_packs": WINDOW_PACKS,
-            "order": ALGORITHM,
-        }
+        return {**vars(self), "window_packs": WINDOW_PACKS, "order": ALGORITHM}
 
     @property
     def fate(self) -> str:
@@ -209,9 +202,8 @@ def windows(
     Raises:
         DataError: a row is refused, or nothing of many rows can be packed.
     """
-    found = _windows(reads, packing, start, rows_per_epoch)
     barren = 0
-    for window in found:
+    for window in _windows(reads, packing, start, rows_per_epoch):
         barren = 0 if window.packs else barren + 1
         if barren == _BARREN_WINDOWS:
             raise nothing_to_pack(window.end)
@@ -228,7 +220,9 @@ def _windows(
             filling = None
         filling = filling or _Filling(here, read.epoch)
         filling.add(packing.pieces(read.row, here.row))
-        here = _after(here, read, packing)
+        here = replace(here, row=here.row + 1, long_rows=here.long_rows + (len(read.row) > packing.size))
+        if read.state is not None:
+            here = replace(here, state=read.state, state_row=here.row)
         full = filling.tokens >= WINDOW_PACKS * packing.size or filling.rows == _WINDOW_ROWS
         last = rows_per_epoch is not None and here.row % rows_per_epoch == 0
         if full or last:
@@ -236,13 +230,6 @@ def _windows(
             filling = None
     if filling is not None:
         yield filling.done(packing.size, here, ends_epoch=True)
-
-
-def _after(here: Start, read: Read, packing: Packing) -> Start:
-    row, long_rows = here.row + 1, here.long_rows + (len(read.row) > packing.size)
-    if read.state is None:
-        return replace(here, row=row, long_rows=long_rows)
-    return Start(row, long_rows, read.state, row)
 
 
 def nothing_to_pack(end: Start) -> DataError:
@@ -265,10 +252,8 @@ class Packed:
 
     def with_window(self, window: Window) -> Packed:
         """The sum with one window more."""
-        end = window.end
-        return Packed(
-            end.row, end.long_rows, self.packs + len(window.packs), self.tokens + real_tokens(window.packs)
-        )
+        packs, tokens = self.packs + len(window.packs), self.tokens + real_tokens(window.packs)
+        return Packed(window.end.row, window.end.long_rows, packs, tokens)
 
     def in_words(self, packing: Packing) -> str:
         """For a table: ``812 packs of 4,096 tokens, 97.2% filled by 9,100 rows; 3 longer ones left out``."""
@@ -288,11 +273,11 @@ def real_tokens(packs: Iterable[Pack]) -> int:
 
 def batch_of_packs(packs: Sequence[Pack], size: int) -> Batch:
     """``packs`` as int64 ``[B, N]``, with positions and segments."""
-    columns = [_columns(pack, size) for pack in packs]
-    return Batch(*(torch.from_numpy(np.stack(column)) for column in zip(*columns, strict=True)))
+    fields = [_fields(pack, size) for pack in packs]
+    return Batch(*(torch.from_numpy(np.stack(rows)) for rows in zip(*fields, strict=True)))
 
 
-def _columns(pack: Pack, size: int) -> tuple[np.ndarray, ...]:
+def _fields(pack: Pack, size: int) -> tuple[np.ndarray, ...]:
     """Ids, labels, positions and segments of one pack, ``[N]`` each."""
     rest = size - real_tokens([pack])
     padding = Row(np.zeros(rest, dtype=np.int64), np.full(rest, IGNORE_INDEX, dtype=np.int64))

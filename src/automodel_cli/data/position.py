@@ -81,19 +81,17 @@ def check_plan(state: dict[str, Any], plan: dict[str, Any]) -> None:
     """
     if checked_position(state).plan_hash == plan_hash(plan):
         return
+    stored = state.get("plan")
+    differ = f"plan {state['plan_hash']} in the checkpoint, {plan_hash(plan)} now"
+    if isinstance(stored, dict):
+        pairs = {key: (stored.get(key), plan.get(key)) for key in sorted({*stored, *plan})}
+        lines = [f"{key} {a!r} in the checkpoint, {b!r} now" for key, (a, b) in pairs.items() if a != b]
+        differ = "; ".join(lines)
     raise DataError(
-        "the checkpoint was trained on other data or in another order: " + _differences(state, plan),
+        f"the checkpoint was trained on other data or in another order: {differ}",
         "restore those settings to continue the run, or start a new one with --fresh "
         "(init_from takes the weights along)",
     )
-
-
-def _differences(state: dict[str, Any], plan: dict[str, Any]) -> str:
-    stored = state.get("plan")
-    if not isinstance(stored, dict):
-        return f"plan {state['plan_hash']} in the checkpoint, {plan_hash(plan)} now"
-    keys = [key for key in sorted({*stored, *plan}) if stored.get(key) != plan.get(key)]
-    return "; ".join(f"{key} {stored.get(key)!r} in the checkpoint, {plan.get(key)!r} now" for key in keys)
 
 
 class PlannedLoader:

@@ -137,9 +137,7 @@ class EpochStream(IterableDataset[Any]):
         skip_items: int = 0,
         state: dict[str, Any] | None = None,
     ) -> None:
-        self.dataset = dataset
-        self.sharding = sharding
-        self.num_epochs = num_epochs
+        self.dataset, self.sharding, self.num_epochs = dataset, sharding, num_epochs
         self.epoch = 0
         self._skip_items = skip_items
         self._continues = False  # the first pass starts inside an epoch

@@ -116,14 +116,14 @@ class _Rows:
 
     def _take(self, logits: Tensor) -> None:
         """Append one id a row: the prompt's own next one, or the likeliest."""
-        place = self._ids.shape[1]
+        length = self._ids.shape[1]
         likeliest = logits.argmax(dim=-1).tolist()
         column = [
-            prompt.ids[place] if place < len(prompt.ids) else likeliest[row]
+            prompt.ids[length] if length < len(prompt.ids) else likeliest[row]
             for row, prompt in enumerate(self._prompts)
         ]
         for row, (prompt, token) in enumerate(zip(self._prompts, column, strict=True)):
-            if place < len(prompt.ids) or self._done[row]:
+            if length < len(prompt.ids) or self._done[row]:
                 continue
             if token in self._stop_ids:
                 self._done[row] = True

@@ -149,10 +149,10 @@ class _Column:
         self._count = 0
 
     def append(self, value: Tensor) -> None:
-        place = self._count % _PIECE
-        if place == 0:
+        slot = self._count % _PIECE
+        if slot == 0:
             self._pieces.append(value.new_zeros(_PIECE))
-        self._pieces[-1][place] = value.detach()
+        self._pieces[-1][slot] = value.detach()
         self._count += 1
 
     def total(self) -> Tensor:

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -222,7 +222,12 @@ class StepProfiler(NoProfile):
         raw = path.with_name(f"{path.name}.raw.tmp")
         try:
             profiler.export_chrome_trace(str(raw))
-            with atomic_file(path) as target, raw.open("rb") as source, _packing(target) as packed:
+            with (
+                atomic_file(path) as target,
+                raw.open("rb") as source,
+                # A large trace is quick to pack: other ranks wait.
+                gzip.GzipFile(fileobj=target, mode="wb", compresslevel=3) as packed,
+            ):
                 shutil.copyfileobj(source, packed)
             events: list[Event] = []
             if self._summarise:
@@ -261,11 +266,6 @@ class StepProfiler(NoProfile):
         if done < self.updates:
             self._say(f"the run ended after {done} of the {self.updates} updates to profile")
         self._say(f"trace: {path} (for https://ui.perfetto.dev or chrome://tracing)")
-
-
-def _packing(target: IO[bytes]) -> gzip.GzipFile:
-    # A large trace is quick to pack: other ranks wait.
-    return gzip.GzipFile(fileobj=target, mode="wb", compresslevel=3)
 
 
 def _new_profiler(device: torch.device) -> torch.profiler.profile:

@@ -65,19 +65,14 @@ def read_prompts(cfg: GenerateConfig) -> list[str]:
     """
     prompts = _given_prompts(cfg)
     for text in (*prompts, *cfg.stop):
-        _check_is_text(text)
+        try:  # bytes of a command line that are not UTF-8 come as lone surrogates, which no tokenizer takes
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ConfigError(
+                f"the prompt or stop text {text[:40]!a} is not UTF-8 text: character {error.start + 1}",
+                "save it as UTF-8 in a file and give --prompt FILE:path",
+            ) from None
     return prompts
-
-
-def _check_is_text(text: str) -> None:
-    """Bytes of a command line that are not UTF-8 come as lone surrogates, which no tokenizer takes."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ConfigError(
-            f"the prompt or stop text {text[:40]!a} is not UTF-8 text: character {error.start + 1}",
-            "save it as UTF-8 in a file and give --prompt FILE:path",
-        ) from None
 
 
 def _given_prompts(cfg: GenerateConfig) -> list[str]:
@@ -122,11 +117,22 @@ def run(
     device = this_machine.pick_device(cfg.device)
     this_machine.bound_the_heap()
     loaded = load_model(cfg.checkpoint, device=device, trust=trust)
-    tokenizer = _tokenizer(cfg, loaded)
+    tokenizer = loaded.tokenizer if cfg.tokenizer is None else open_tokenizer(cfg.tokenizer)
+    if tokenizer is None:
+        raise ConfigError(
+            f"{loaded.path} has no tokenizer, so a prompt cannot be read", "name one with --tokenizer"
+        )
     separator = loaded.separator_id if cfg.tokenizer is None else None
     ids = [_prompt_ids(prompt, tokenizer, loaded, separator) for prompt in prompts]
+    notes, longest, context = list(loaded.notes), max(map(len, ids)), loaded.model.max_seq_len
+    if context is not None and longest > context:  # ``overflow: stop`` refuses it
+        notes.append(
+            f"a prompt has {longest:,} tokens, the model's context {context:,}: only its end is read"
+        )
     rows = [row for row in ids for _ in range(cfg.num_samples)]
     texts = _Texts(tokenizer, rows, cfg.stop, on_text)
+    # Half precision pays off on GPUs; single tokens on a CPU are no matrix products worth converting for.
+    fast_bf16 = device.type == "cuda" and this_machine.choose_precision("auto", device)[0] == "bf16"
     started = time.perf_counter()
     with _forward_errors_named(loaded.model):
         found = generate(
@@ -144,7 +150,7 @@ def run(
                 overflow=cfg.overflow,
             ),
             device=device,
-            autocast_dtype=torch.bfloat16 if _fast_bf16(device) else None,
+            autocast_dtype=torch.bfloat16 if fast_bf16 else None,
             usable_ids=min(tokenizer.vocab_size, loaded.model.vocab_size),
             on_token=texts.take,
         )
@@ -158,7 +164,7 @@ def run(
         ],
         checkpoint=loaded.path,
         tokens_per_s=sum(len(one.ids) for samples in found for one in samples) / max(seconds, 1e-9),
-        notes=(*loaded.notes, *_notes(ids, loaded.model.max_seq_len)),
+        notes=tuple(notes),
     )
 
 
@@ -178,23 +184,6 @@ def _forward_errors_named(model: CausalLM) -> Iterator[None]:
             f"{type(error).__name__}: {reason}",
             "try another version of transformers, or export the model and use the library it is from",
         ) from error
-
-
-def _notes(prompts: Sequence[Sequence[int]], context: int | None) -> tuple[str, ...]:
-    """What is to be said about prompts that the model cannot read whole (``overflow: stop`` refuses them)."""
-    longest = max(map(len, prompts))
-    if context is None or longest <= context:
-        return ()
-    return (f"a prompt has {longest:,} tokens, the model's context {context:,}: only its end is read",)
-
-
-def _tokenizer(cfg: GenerateConfig, loaded: LoadedModel) -> Tokenizer:
-    tokenizer = loaded.tokenizer if cfg.tokenizer is None else open_tokenizer(cfg.tokenizer)
-    if tokenizer is None:
-        raise ConfigError(
-            f"{loaded.path} has no tokenizer, so a prompt cannot be read", "name one with --tokenizer"
-        )
-    return tokenizer
 
 
 def _prompt_ids(
@@ -221,11 +210,6 @@ def _prompt_ids(
             "name the tokenizer that the model was trained with: --tokenizer",
         )
     return ids
-
-
-def _fast_bf16(device: torch.device) -> bool:
-    """Half precision pays off on GPUs; single tokens on a CPU are no matrix products worth converting for."""
-    return device.type == "cuda" and this_machine.choose_precision("auto", device)[0] == "bf16"
 
 
 class _Texts:

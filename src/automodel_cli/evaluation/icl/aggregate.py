@@ -52,7 +52,7 @@ def _gauntlet(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         for category in CATEGORIES
     }
     whole = _mean(found, GAUNTLET, chances)
-    scores = [part["score"] for part in categories.values() if part["score"] is not None]
+    scores = [mean["score"] for mean in categories.values() if mean["score"] is not None]
     return {
         "score": sum(scores) / len(scores) if scores else None,
         "categories": categories,

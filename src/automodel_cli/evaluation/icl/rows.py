@@ -63,21 +63,15 @@ class Encoder:
 
     def encode(self, prompt: Pieces) -> tuple[int, ...]:
         """The ids of a prompt."""
-        ids = [self.first_id]
-        for text in self._parts(prompt):
-            ids.extend(self._encode(text))
-        return tuple(ids)
-
-    def _parts(self, prompt: Pieces) -> list[str]:
         if not self.tokenizer.cuts_at_spaces:
-            return ["".join(prompt)]
-        parts = [prompt[0]]
+            return (self.first_id, *self._encode("".join(prompt)))
+        texts = [prompt[0]]
         for piece in prompt[1:]:
-            if parts[-1][-1:].isalnum() and piece[:1].isspace():
-                parts.append(piece)
+            if texts[-1][-1:].isalnum() and piece[:1].isspace():
+                texts.append(piece)
             else:
-                parts[-1] += piece
-        return parts
+                texts[-1] += piece
+        return (self.first_id, *(i for text in texts for i in self._encode(text)))
 
     def _encode(self, text: str) -> tuple[int, ...]:
         if text not in self._known:
@@ -113,10 +107,8 @@ def cropped(row: Row, context: int | None) -> Row:
 def common_prefix(sequences: Sequence[tuple[int, ...]]) -> int:
     """How many ids all sequences begin with."""
     shortest, longest = min(sequences), max(sequences)  # what these two share, those between them share too
-    for place, (one, other) in enumerate(zip(shortest, longest, strict=False)):
-        if one != other:
-            return place
-    return min(len(shortest), len(longest))
+    pairs = enumerate(zip(shortest, longest, strict=False))
+    return next((at for at, (one, other) in pairs if one != other), min(len(shortest), len(longest)))
 
 
 def common_suffix(sequences: Sequence[tuple[int, ...]]) -> int:

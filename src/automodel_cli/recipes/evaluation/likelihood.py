@@ -23,7 +23,7 @@ from automodel_cli.assembly.scoring.data import (
 from automodel_cli.assembly.scoring.model import compute_precision, describe_checkpoint
 from automodel_cli.config.schema.results import EvaluateConfig
 from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
-from automodel_cli.corpus.tokenizers.same_tokenizer import MadeBy, same_ids
+from automodel_cli.corpus.tokenizers.same_tokenizer import same_ids
 from automodel_cli.corpus.tokenizers.token_bytes import TokenBytes
 from automodel_cli.data.interface import WindowDataset
 from automodel_cli.data.loader import EvalLoader
@@ -73,7 +73,16 @@ def run(
         "format": FORMAT,
         "checkpoint": describe_checkpoint(loaded),
         **total(list(scores.values())).as_dict(),
-        "sets": [_describe_set(name, sets[name], score) for name, score in scores.items()],
+        "sets": [
+            {
+                "data": name,
+                "files": [path.name for path in sets[name].token_files],
+                "fingerprint": sets[name].fingerprint,
+                "split": sets[name].named_split,
+                **score.as_dict(),
+            }
+            for name, score in scores.items()
+        ],
         "settings": {
             "seq_len": seq_len,
             "intra_document": "intra_document" in like,
@@ -125,28 +134,24 @@ def _check_fits(name: str, dataset: WindowDataset, loaded: LoadedModel) -> None:
         DataError: another vocabulary, or another tokenizer with as many ids.
     """
     dataset.check_vocab(loaded.model.vocab_size)
-    stored = loaded.facts.get("tokenizer") or _tokenizer_facts(loaded.tokenizer)
-    own = dataset.manifest.tokenizer if dataset.manifest is not None else None
+    travelled, manifest = loaded.tokenizer, dataset.manifest
+    stored = loaded.facts.get("tokenizer")
+    if not stored and travelled is not None:
+        stored = {"name": travelled.name, "fingerprint": travelled.fingerprint()}
+    own = manifest.tokenizer if manifest is not None else None
     if not stored or not own or stored["fingerprint"] == own["fingerprint"]:
         return
-    travelled = _tokenizer_facts(loaded.tokenizer) or {}
-    known = travelled.get("fingerprint") == stored["fingerprint"]
-    if not (known and _same_ids(loaded.tokenizer, dataset.manifest)):
+    # A foreign folder's tokenizer and the data's own may be one vocabulary in two kinds of files.
+    folder = manifest.tokenizer_folder if manifest is not None else None
+    alike = False
+    if travelled is not None and folder is not None and travelled.fingerprint() == stored["fingerprint"]:
+        alike = same_ids(travelled, load_tokenizer(folder))
+    if not alike:
         raise DataError(
             f"{name} was tokenized with {own['name']} ({own['fingerprint']}), "
             f"the model was trained with {stored['name']} ({stored['fingerprint']})",
             f"make the token files with the checkpoint's tokenizer: --tokenizer {for_shell(loaded.path / 'tokenizer')}",
         )
-
-
-def _same_ids(tokenizer: Tokenizer | None, manifest: MadeBy | None) -> bool:
-    """Whether a foreign folder's tokenizer and the data's own are one vocabulary in two kinds of files."""
-    folder = manifest.tokenizer_folder if manifest is not None else None
-    return tokenizer is not None and folder is not None and same_ids(tokenizer, load_tokenizer(folder))
-
-
-def _tokenizer_facts(tokenizer: Tokenizer | None) -> dict[str, Any] | None:
-    return None if tokenizer is None else {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint()}
 
 
 def _token_bytes(
@@ -200,19 +205,6 @@ def _seq_len(cfg: EvaluateConfig, loaded: LoadedModel, trained: int | None) -> i
             f"give --seq-len {context} or less",
         )
     return seq_len
-
-
-# ------------------------------------------------------------------------------------------ the report
-
-
-def _describe_set(name: str, dataset: WindowDataset, score: Likelihood) -> dict[str, Any]:
-    return {
-        "data": name,
-        "files": [path.name for path in dataset.token_files],
-        "fingerprint": dataset.fingerprint,
-        "split": dataset.named_split,
-        **score.as_dict(),
-    }
 
 
 # ------------------------------------------------------------------------------- the bigram baseline

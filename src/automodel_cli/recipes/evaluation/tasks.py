@@ -27,7 +27,7 @@ from automodel_cli.errors import AutomodelError, ConfigError, DataError
 from automodel_cli.evaluation.icl.aggregate import aggregates
 from automodel_cli.evaluation.icl.data import Bundle
 from automodel_cli.evaluation.icl.rows import Encoder
-from automodel_cli.evaluation.icl.scores import TaskScore, ask, prepare
+from automodel_cli.evaluation.icl.scores import ask, prepare
 from automodel_cli.evaluation.icl.tasks import Task, select_tasks
 from automodel_cli.evaluation.span_scores import SpanScorer
 from automodel_cli.processes import own_rank
@@ -159,8 +159,11 @@ def _in_context(
         questions = prepare(
             task, data, encoder, context=context, limit=cfg.max_per_task, shots=cfg.num_fewshot
         )
-        score = ask(questions, engine, tokenizer, progress=_shown(reporter, task.name))
-        found[task.name] = _entry(score, bundle)
+        entry = ask(questions, engine, tokenizer, progress=_shown(reporter, task.name)).as_dict()
+        own = bundle.baselines.get(task.name)
+        if own is not None and abs(own / 100 - entry["baseline"]) > 1e-9:
+            entry["baseline_in_bundle"] = own / 100  # where it is another than ours
+        found[task.name] = entry
     return {
         "tasks": found,
         "missing": missing,
@@ -171,15 +174,6 @@ def _in_context(
 
 def _shown(reporter: Reporter, name: str) -> Callable[[int, int], None]:
     return lambda done, total: reporter.progress(done, total, name)
-
-
-def _entry(score: TaskScore, bundle: Bundle) -> dict[str, Any]:
-    """A task's results; with the bundle's own baseline where it is another than ours."""
-    entry = score.as_dict()
-    own = bundle.baselines.get(score.questions.task.name)
-    if own is not None and abs(own / 100 - entry["baseline"]) > 1e-9:
-        entry["baseline_in_bundle"] = own / 100
-    return entry
 
 
 # --------------------------------------------------------------------------------- lm-evaluation-harness
