@@ -25,17 +25,17 @@ PACKAGE = ROOT / "src" / "automodel_cli"
 ROOMS = {
     "cli": (0.0, 12.0, "argv in, exit code out"),
     "recipes": (0.0, 12.0, "one file per command: what happens, in order"),
-    "assembly": (0.0, 10.4, "from a validated configuration to built things"),
+    "assembly": (0.0, 10.4, "builds what a configuration describes"),
     "serving": (0.0, 4.0, "models behind an address"),
-    "evaluation": (4.4, 8.2, "a model to scores"),
+    "evaluation": (4.4, 8.2, "scores"),
     "scaling": (0.0, 4.0, "runs to laws"),
-    "generation": (6.2, 8.2, "ids to ids"),
+    "generation": (6.2, 8.2, "sampling"),
     "data": (2.0, 4.2, "token files to batches, with a position that can be saved"),
-    "train": (5.2, 7.1, "a batch to an update"),
-    "checkpoint": (7.9, 10.4, "everything a run keeps on disk"),
-    "distributed": (5.1, 6.7, "ranks, meshes, a model spread over them"),
+    "train": (5.2, 7.1, "one training step"),
+    "checkpoint": (7.9, 10.4, "run folders and checkpoints"),
+    "distributed": (5.1, 6.7, "ranks, meshes, sharding"),
     "models": (6.8, 8.4, "layers and initial values"),
-    "metrics": (8.9, 10.4, "console line, metrics.jsonl, W&B, curves"),
+    "metrics": (8.9, 10.4, "console line, metrics.jsonl, W&B, plots"),
     "launch": (10.6, 12.0, "starts and watches processes"),
     "config": (0.0, 1.8, "YAML to typed values"),
     "corpus": (2.0, 10.4, "raw text in, token files out"),
@@ -247,7 +247,7 @@ def _foundation(names: list[str], y: float, width: float) -> str:
             f'<text x="{width / 2:g}" y="{y + 38:g}" font-size="11" fill="#5b6770" text-anchor="middle">'
             "the foundation, which any room may import</text>",
             f'<text x="{LEFT}" y="{y + 70:g}" font-size="11" fill="#5b6770">'
-            "Green: imports no torch. An arrow is an import; one that follows from others is left out.</text>",
+            "Green: imports no torch. Arrows are imports; those implied by others are left out.</text>",
             "</g>",
         ]
     )
