@@ -76,13 +76,6 @@ def share_done(event: Progress) -> float | None:
     return max(known, default=None)
 
 
-def duration(seconds: float) -> str:
-    """``1h05m`` or ``3m07s``."""
-    seconds = max(0, round(seconds))
-    hours, minutes = seconds // 3600, seconds % 3600 // 60
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds % 60:02d}s"
-
-
 def show_bad_rows(count: int, first: list[str]) -> None:
     """A warning for each of the ``first`` ones, and for how many more there were."""
     for line in first:

@@ -46,39 +46,39 @@ class Position:
     writer: dict[str, Any] | None = None
 
 
-class _Part(FileModel):
+class _Strict(FileModel):
     """Base of what stands below: keys that are not known would not be kept."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class _InFiles(_Part):
+class _InFiles(_Strict):
     file: Count
     at: Count
     row: Count = 0
 
 
-class _InHub(_Part):
+class _InHub(_Strict):
     at: Count
     state: dict[str, Any]
 
 
-class _InBuckets(_Part):
+class _InBuckets(_Strict):
     key: Annotated[int, Field(ge=0, lt=2**64)]
 
 
-class _Bad(_Part):
+class _Bad(_Strict):
     count: Count
     first: Items[str]
 
 
-class _Plan(_Part):
+class _Plan(_Strict):
     options: dict[str, Any]
     source: dict[str, Any]
     tokenizer: dict[str, Any]
 
 
-class _Body(_Part):
+class _Body(_Strict):
     """The file without format and hash; the writers check their states themselves."""
 
     plan: _Plan

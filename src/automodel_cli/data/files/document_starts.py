@@ -18,7 +18,7 @@ from automodel_cli.corpus.formats.nanogpt_bin import (
     TokenReader,
     bos_index_fits,
     bos_index_path,
-    iter_chunks,
+    iter_blocks,
     read_bos_index,
 )
 from automodel_cli.errors import DataError
@@ -63,7 +63,7 @@ def _scan(reader: TokenReader, separator: int, eot: Eot) -> np.ndarray:
     """All document starts of a shard by reading all of it."""
     found: list[np.ndarray] = []
     offset = 0
-    for chunk in iter_chunks(reader):
+    for chunk in iter_blocks(reader):
         found.append(np.flatnonzero(chunk == separator) + offset)  # int64: raw files pass 2**31 tokens
         offset += len(chunk)
     positions = np.concatenate(found)
