@@ -220,9 +220,8 @@ def _cut_delimited(cut: _Cut, at: int, kind: str, delimiter: bytes) -> Iterator[
                 yield _lone_delimited(cut, kind, at, held, first + len(delimiter), first)
                 at, searched = at + first + len(delimiter), 0
             if first >= 0 and (stop := _last_border(held, delimiter)):
-                yield _delimited(cut, kind, at, bytes(memoryview(held)[:stop]))
+                yield _delimited(cut, kind, at, held, stop)
                 at += stop
-                del held[:stop]
             searched = max(0, len(held) - len(delimiter) + 1)
             if not block:
                 break
@@ -233,7 +232,7 @@ def _cut_delimited(cut: _Cut, at: int, kind: str, delimiter: bytes) -> Iterator[
         if cut.is_long(len(held)):
             yield _lone_delimited(cut, kind, at, held, len(held), len(held))
         elif held:
-            yield _delimited(cut, kind, at, bytes(held))
+            yield _delimited(cut, kind, at, held, len(held))
 
 
 def _lone_delimited(cut: _Cut, kind: str, at: int, held: bytearray, size: int, length: int) -> Unit:
@@ -243,9 +242,11 @@ def _lone_delimited(cut: _Cut, kind: str, at: int, held: bytearray, size: int, l
     return cut.lone(kind, at, size, length, payload)
 
 
-def _delimited(cut: _Cut, kind: str, at: int, data: bytes) -> Unit:
-    payload = data if cut.file.compression else None
-    return cut.unit(kind, at, start=at, stop=at + len(data), payload=payload, size=len(data))
+def _delimited(cut: _Cut, kind: str, at: int, held: bytearray, size: int) -> Unit:
+    """The unit of whole documents at the beginning of ``held``, which go."""
+    payload = bytes(memoryview(held)[:size]) if cut.file.compression else None
+    del held[:size]
+    return cut.unit(kind, at, start=at, stop=at + size, payload=payload, size=size)
 
 
 def _past_document(stream: IO[bytes], held: bytearray, delimiter: bytes) -> tuple[int, int, bytearray]:
@@ -476,9 +477,7 @@ def _cut_json_values(cut: _Cut, at: int) -> Iterator[Unit]:
 
 
 def _cut_parquet(cut: _Cut, at: int, row: int) -> Iterator[Unit]:
-    from automodel_cli.corpus.documents import (
-        columns,  # pyarrow costs a quarter second; other kinds do not pay it
-    )
+    from automodel_cli.corpus.documents import columns  # pyarrow, which other kinds of files do not need
 
     file, options = cut.file, cut.options
     groups = columns.inspect_parquet(file.path, file.name, options)

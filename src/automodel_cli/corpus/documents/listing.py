@@ -290,7 +290,6 @@ def _source_file(path: Path, name: str, input_format: InputFormat, *, in_folder:
             "write the text to a file first",
         )
     content, kind = look_inside(str(path), name), _kind(path, input_format)
-    what = content.not_text or ("a parquet file" if content.is_parquet else "")
     file = SourceFile(
         path=str(path),
         name=name,
@@ -298,7 +297,7 @@ def _source_file(path: Path, name: str, input_format: InputFormat, *, in_folder:
         compression=content.compression or _COMPRESSIONS.get(_suffix(path)[1], ""),  # type: ignore[arg-type]
         bytes=status.st_size,
         mtime_ns=status.st_mtime_ns,
-        not_text=f"it is {what}" if in_folder and kind == "text" and what else "",
+        not_text=f"it is {content.not_text}" if in_folder and kind == "text" and content.kind else "",
         looks_like_rows=input_format == "auto" and kind == "text" and content.shape == "jsonl",
     )
     if not file.not_text:
@@ -313,7 +312,7 @@ def _broken_link(path: Path) -> DataError:
 
 def _refuse_wrong_kind(file: SourceFile, content: Content, input_format: InputFormat) -> None:
     """A file that is not what its name, or ``input_format``, says: found, expected, what to do."""
-    if content.kind:
+    if content.kind and not content.is_parquet:
         packed = "unpack it first" if content.compression else ""
         raise DataError(
             f"{file.name} is {content.not_text}, expected text",

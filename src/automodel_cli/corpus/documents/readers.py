@@ -136,9 +136,7 @@ def _read_values(unit: Unit, options: ReadOptions) -> Texts:
 
 
 def _read_parquet(unit: Unit, options: ReadOptions) -> Texts:
-    from automodel_cli.corpus.documents import (
-        columns,  # pyarrow costs a quarter second; JSONL does not pay it
-    )
+    from automodel_cli.corpus.documents import columns  # pyarrow, a quarter second that JSONL does not pay
 
     return columns.documents_of(columns.read_row_groups(unit, options), options)
 

@@ -98,7 +98,7 @@ def _verify_folder(cfg: VerifyConfig, folder: Path, progress: ProgressCallback) 
         report.warnings.append(f"{folder} has no manifest.json: nothing to compare hashes with")
         tokenizer = _tokenizer(cfg, None, report)
         for token_file in found:
-            _check_tokens(report, token_file, token_file.name, None, tokenizer, cfg)
+            _check_tokens(report, token_file, None, tokenizer, cfg)
         return report
     try:
         report.manifest = read_corpus_manifest(folder)
@@ -109,7 +109,7 @@ def _verify_folder(cfg: VerifyConfig, folder: Path, progress: ProgressCallback) 
     tokenizer = _tokenizer(cfg, report.manifest, report)
     for file in report.manifest.token_files():
         if (folder / file.name).is_file():
-            _check_tokens(report, folder / file.name, file.name, file, tokenizer, cfg)
+            _check_tokens(report, folder / file.name, file, tokenizer, cfg)
     _check_totals(report, report.manifest)
     return report
 
@@ -144,7 +144,7 @@ def _verify_file(cfg: VerifyConfig, path: Path, progress: ProgressCallback) -> V
         files = [file for file in report.manifest.files if file.name in names]
         _check_listed(report, path.parent, files, progress)
         listed = next(file for file in files if file.name == path.name)
-    _check_tokens(report, path, path.name, listed, _tokenizer(cfg, report.manifest, report), cfg)
+    _check_tokens(report, path, listed, _tokenizer(cfg, report.manifest, report), cfg)
     return report
 
 
@@ -174,7 +174,6 @@ def _tokenizer(cfg: VerifyConfig, manifest: CorpusManifest | None, report: Verif
 def _check_tokens(
     report: VerifyReport,
     path: Path,
-    name: str,
     listed: CorpusFile | None,
     tokenizer: Tokenizer | None,
     cfg: VerifyConfig,
@@ -205,9 +204,10 @@ def _check_tokens(
                 [0] if positions is None or not len(positions) else positions[: cfg.documents + 1].tolist()
             )
             for start, stop in list(itertools.pairwise([*known, reader.num_tokens]))[: cfg.documents]:
-                report.show(name, tokenizer, reader, start, stop)
+                report.show(path.name, tokenizer, reader, start, stop)
     documents = None if positions is None else len(positions)
-    report.files.append(FileReport(name, file.layout, file.dtype.name, file.num_tokens, documents, largest))
+    counts = (file.num_tokens, documents, largest)
+    report.files.append(FileReport(path.name, file.layout, file.dtype.name, *counts))
 
 
 def _check_index(report: VerifyReport, reader: TokenReader, listed: CorpusFile | None) -> np.ndarray | None:
