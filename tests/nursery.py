@@ -63,7 +63,7 @@ PRELOADED = (
         f"automodel_cli.cli.{name}"
         for name in [
             *(f"commands.{one}" for one in ("evaluate", "export", "generate", "inspect_ckpt", "pretrain")),
-            "preprocess.nanogpt",
+            "preprocess.commands",
         ]
     ),
     "automodel_cli.launch.agent",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tests.token_files import write_token_file
 
-from automodel_cli.corpus.formats.manifest import CorpusManifest, describe_file, write_corpus_manifest
+from automodel_cli.corpus.formats.manifest import CorpusManifest, describe_file
 
 EOT = 50256
 
@@ -52,7 +52,7 @@ def make_corpus(
         bad_rows=0,
         files=tuple(files),
     )
-    write_corpus_manifest(manifest)
+    manifest.write()
     return manifest
 
 

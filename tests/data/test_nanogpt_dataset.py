@@ -19,7 +19,7 @@ from tests.effort import examples
 from tests.token_files import write_token_file
 from torch.utils.data import DataLoader
 
-from automodel_cli.corpus.formats.manifest import CorpusManifest, describe_file, write_corpus_manifest
+from automodel_cli.corpus.formats.manifest import CorpusManifest, describe_file
 from automodel_cli.corpus.formats.nanogpt_bin import TokenReader, bos_index_path, header_bytes
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
 from automodel_cli.errors import ConfigError, DataError
@@ -340,6 +340,6 @@ def test_the_manifest_knows_the_separator(corpus: Corpus) -> None:
         made.folder / "dataset.bin", tokens, starts=np.arange(0, len(tokens), 31), dtype="uint16"
     )
     entry = describe_file(made.folder, "dataset.bin", "tokens", "train", tokens=len(tokens), documents=20)
-    write_corpus_manifest(replace(made, files=(entry,), separator="bos"))
+    replace(made, files=(entry,), separator="bos").write()
     dataset = NanogptDataset(path, 16, align_to_bos=True)
     assert dataset.bos_token == 5 and (_filled(dataset, np.arange(len(dataset)))[:, 0] == 5).all()

@@ -28,7 +28,7 @@ from typing import Any
 from automodel_cli.corpus.documents import cutting
 from automodel_cli.corpus.documents import source as documents
 from automodel_cli.corpus.shuffle import buckets, document_files, duplicates, scatter
-from automodel_cli.recipes.preprocess import shuffle
+from automodel_cli.corpus.shuffle.document_folder import DocumentsManifest
 
 POINTS: dict[str, tuple[Any, str]] = {
     "read": (cutting._Cut, "unit"),
@@ -38,7 +38,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "file": (document_files._OpenFile, "write"),
     "fsync": (os, "fsync"),
     "rename": (os, "replace"),
-    "manifest": (shuffle, "write_documents_manifest"),
+    "manifest": (DocumentsManifest, "write"),
     "remove": (shutil, "rmtree"),
 }
 HALVED = ("scatter", "file")  # the last argument is what is written

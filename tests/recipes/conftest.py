@@ -11,7 +11,7 @@ import torch
 from tests.token_files import write_token_file
 
 from automodel_cli.checkpoint.checkpointer import Checkpointer
-from automodel_cli.corpus.formats.manifest import CorpusManifest, describe_file, write_corpus_manifest
+from automodel_cli.corpus.formats.manifest import CorpusManifest, describe_file
 from automodel_cli.corpus.tokenizer import ByteTokenizer
 from automodel_cli.models.gpt2 import GPT2, build_gpt2_model
 
@@ -46,19 +46,17 @@ def make_corpus(folder: Path) -> Path:
         describe_file(folder, "tokenizer/automodel_tokenizer.json", "tokenizer"),
     )
     described = tokenizer.describe()
-    write_corpus_manifest(
-        CorpusManifest(
-            folder=folder,
-            layout="bin",
-            dtype="uint16",
-            eot="prepend",
-            tokenizer=described,
-            documents=1,
-            tokens=9500,
-            bad_rows=0,
-            files=files,
-        )
-    )
+    CorpusManifest(
+        folder=folder,
+        layout="bin",
+        dtype="uint16",
+        eot="prepend",
+        tokenizer=described,
+        documents=1,
+        tokens=9500,
+        bad_rows=0,
+        files=files,
+    ).write()
     return folder
 
 

@@ -57,12 +57,14 @@ COMMANDS: dict[str, Entry] = {
         "Turn text into token files: nanogpt, megatron, shuffle, index, tokenizer, verify.",
         panel=_DATA,
         commands={
-            "nanogpt": Entry("Turn text into nanoGPT-style token files.", "preprocess.nanogpt", "nanogpt"),
-            "megatron": Entry("Turn text into Megatron-Core's .bin and .idx files.", "preprocess.megatron", "megatron"),
-            "shuffle": Entry("Shuffle documents.", "preprocess.shuffle", "shuffle"),
+            "nanogpt": Entry("Turn text into nanoGPT-style token files.", "preprocess.commands", "nanogpt"),
+            "megatron": Entry(
+                "Turn text into Megatron-Core's .bin and .idx files.", "preprocess.commands", "megatron"
+            ),
+            "shuffle": Entry("Shuffle documents.", "preprocess.commands", "shuffle"),
             "index": Entry("Build the sample indices of a run on Megatron files.", "preprocess.index", "index"),
-            "tokenizer": Entry("Train a byte-level BPE on your own text.", "preprocess.nanogpt", "tokenizer"),
-            "verify": Entry("Check token files against their manifest.", "preprocess.nanogpt", "verify"),
+            "tokenizer": Entry("Train a byte-level BPE on your own text.", "preprocess.commands", "tokenizer"),
+            "verify": Entry("Check token files against their manifest.", "preprocess.commands", "verify"),
         },
     ),
     "pretrain": Entry(

@@ -45,10 +45,10 @@ from automodel_cli.corpus.tokenizers.convert import MODEL, can_convert, convert
 from automodel_cli.corpus.tokenizers.engines import (
     Engine,
     TiktokenEngine,
+    failures_named,
     gigatoken_from_ranks,
 )
 from automodel_cli.corpus.tokenizers.hf import HFTokenizer
-from automodel_cli.corpus.tokenizers.rust_errors import failures_named
 from automodel_cli.corpus.tokenizers.token_bytes import TokenBytes
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.files import hash_bytes, write_json

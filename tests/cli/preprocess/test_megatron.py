@@ -12,7 +12,7 @@ import pytest
 from tests import nursery
 
 from automodel_cli.cli.options import repeat_options
-from automodel_cli.corpus.formats.megatron_manifest import read_megatron_manifest
+from automodel_cli.corpus.formats.megatron_manifest import MegatronManifest
 
 SHARED_CACHE = Path(__file__).resolve().parents[3] / "../shared/data/tokenizers/tiktoken_cache"
 
@@ -87,7 +87,7 @@ def test_several_keys_and_files_that_the_shell_expanded(chunks: Path) -> None:
     ]
     done = automodel(*words, cwd=chunks)
     assert done.returncode == 0, done.stderr
-    manifest = read_megatron_manifest(chunks / "out/processed_data.manifest.json")
+    manifest = MegatronManifest.read(chunks / "out/processed_data.manifest.json")
     assert manifest.keys == ("text", "title") and len(manifest.pairs) == 6
     assert "  title " in done.stdout and "no end-of-document" in done.stdout
 

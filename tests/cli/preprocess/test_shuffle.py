@@ -38,7 +38,7 @@ def test_summary(tmp_path: Path, rows: Path, capsys: pytest.CaptureFixture[str])
     assert "5 documents" in shown.out and "10 left out" in shown.out and "seed 7" in shown.out
     assert "bad row rows.jsonl:41: malformed JSON" in shown.err
     assert run(words) == 0
-    assert "already complete" in capsys.readouterr().out
+    assert "nothing to do" in capsys.readouterr().out
     assert run([*words, "--chunks", "3"]) == 2
     assert "chunks 2 -> 3" in capsys.readouterr().err
 

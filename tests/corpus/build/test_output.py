@@ -24,7 +24,7 @@ def layout(folder: Path) -> CorpusLayout:
 
 
 def place(folder: Path) -> NanogptOutput:
-    return NanogptOutput(layout(folder))
+    return NanogptOutput(layout(folder), ByteTokenizer())
 
 
 def ask(folder: Path, plan: dict = PLAN) -> tuple[Position | None, list[str]]:
@@ -78,7 +78,7 @@ def test_nothing_there_or_only_begun(tmp_path: Path) -> None:
     (tmp_path / PROGRESS_NAME).unlink()
     (tmp_path / "val_00003.bin").touch()
     with pytest.raises(ConfigError, match=r"val_00003\.bin but no manifest"):
-        place(tmp_path).refuse_strangers(ByteTokenizer())
+        place(tmp_path).refuse_strangers()
 
 
 def test_clear_takes_ours_and_leaves_the_rest(tmp_path: Path) -> None:

@@ -4,13 +4,33 @@ from pathlib import Path
 
 import pytest
 
-from automodel_cli.corpus.build.pipeline import BadRows, Count, run_pipeline
+from automodel_cli.corpus.build.pipeline import BadRows, run_pipeline
 from automodel_cli.corpus.build.tokenize import EncodeTask
 from automodel_cli.corpus.documents.units import ReadOptions, TokenChunk, Unit
 from automodel_cli.corpus.tokenizer import ByteTokenizer
 from automodel_cli.errors import DataError
 
 LINES = [b'{"text": "a"}\n', b"{\n", b'{"text": "bc"}\n', b"[]\n", b'{"text": "d"}\n', b'{"text": 1}\n']
+
+
+class Count:
+    """A sink that only counts."""
+
+    full = False
+    reached = 0
+
+    def __init__(self) -> None:
+        self.tokens = self.documents = 0
+
+    def feed(self, chunk: TokenChunk) -> bool:
+        self.tokens += len(chunk.tokens)
+        self.documents += len(chunk.lengths) - chunk.continues
+        return False
+
+    def sync(self) -> dict:
+        return {}
+
+    def abandon(self) -> None: ...
 
 
 def chunks(sizes: list[int], name: str = "x.jsonl", file: int = 0):

@@ -87,7 +87,7 @@ def test_a_failing_stream_is_an_error(folder: str, monkeypatch: pytest.MonkeyPat
 
 def test_default_source_is_fineweb_on_the_hub() -> None:
     cfg = PreprocessNanogptConfig()
-    source = open_source(cfg.dataset, set_name="sample-10BT", split=cfg.split)
+    source = open_source(cfg.dataset, ReadOptions(), "sample-10BT", cfg.split)
     assert isinstance(source, HubSource) and source.name == "fineweb"
     assert source.describe() == {
         "kind": "hub",
@@ -103,7 +103,7 @@ def test_a_whole_run_from_a_stream_leaves_torch_out(folder: str, tmp_path: Path)
         "from automodel_cli.config.schema.preprocess import PreprocessNanogptConfig as C\n"
         "from automodel_cli.corpus.documents import hub, source as documents\n"
         "from automodel_cli.recipes.preprocess import nanogpt as preprocess\n"
-        "preprocess.open_source = lambda name, **rest: hub.HubSource(\n"
+        "preprocess.open_source = lambda *_: hub.HubSource(\n"
         f"    {folder!r}, None, 'train', documents.ReadOptions())\n"
         f"cfg = C(tokenizer='byte', output_dir={str(tmp_path / 'out')!r}, num_workers=2, max_tokens=300)\n"
         "preprocess.run(cfg, progress=lambda event: None, say=print)\n"
@@ -115,9 +115,7 @@ def test_a_whole_run_from_a_stream_leaves_torch_out(folder: str, tmp_path: Path)
 
 
 def test_a_run_of_the_recipe(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        preprocess, "open_source", lambda name, **rest: HubSource(folder, None, "train", ReadOptions())
-    )
+    monkeypatch.setattr(preprocess, "open_source", lambda *_: HubSource(folder, None, "train", ReadOptions()))
     cfg = PreprocessNanogptConfig(tokenizer="byte", output_dir=str(tmp_path / "out"), num_workers=1)
     result = preprocess.run(cfg, progress=lambda event: None, say=lambda line: None)
     assert result.manifest is not None
@@ -139,9 +137,9 @@ def test_several_columns_and_lists(tmp_path: Path) -> None:
 def test_megatron_files_from_a_stream(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
 
-    def open_it(name: str, **rest: object) -> HubSource:
-        opened.append((name, rest["set_name"], rest["split"]))
-        return HubSource(folder, None, "train", rest["options"])  # type: ignore[arg-type]
+    def open_it(name: str, options: ReadOptions, set_name: str, split: str) -> HubSource:
+        opened.append((name, set_name, split))
+        return HubSource(folder, None, "train", options)
 
     monkeypatch.setattr(preprocess_megatron, "open_source", open_it)
     options = {"dataset": "some/dataset", "set_name": "part", "tokenizer": "byte", "append_eod": True}

@@ -13,10 +13,10 @@ from automodel_cli.errors import DataError
 
 def test_local_or_hub(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x")
-    assert isinstance(open_source(str(tmp_path)), FileSource)
-    assert isinstance(open_source("someone/something"), HubSource)
+    assert isinstance(open_source(str(tmp_path), ReadOptions()), FileSource)
+    assert isinstance(open_source("someone/something", ReadOptions()), HubSource)
     with pytest.raises(DataError, match="no file or folder"):
-        open_source(str(tmp_path / "b.txt"))
+        open_source(str(tmp_path / "b.txt"), ReadOptions())
 
 
 def test_description_travels_and_identity_notices(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from automodel_cli.corpus.formats.manifest import (
     describe_file,
     find_manifest,
     read_corpus_manifest,
-    write_corpus_manifest,
 )
 from automodel_cli.errors import DataError
 from automodel_cli.files import write_manifest
@@ -33,7 +32,7 @@ def make_corpus(folder: Path) -> CorpusManifest:
     form = {"layout": "bin", "dtype": "uint16", "eot": "prepend", "tokenizer": tokenizer}
     counts = {"documents": 3, "tokens": 23, "bad_rows": 0}
     manifest = CorpusManifest(folder=folder, **form, **counts, files=tuple(files))
-    write_corpus_manifest(manifest)
+    manifest.write()
     return manifest
 
 
@@ -87,5 +86,5 @@ def test_other_formats_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="automodel-corpus/9"):
         read_corpus_manifest(tmp_path)
     write_manifest(tmp_path / "manifest.json", {"format": "automodel-corpus/1", "files": [], "x": 1})
-    with pytest.raises(DataError, match="'tokenizer' is missing"):
+    with pytest.raises(DataError, match="'documents' is missing"):
         read_corpus_manifest(tmp_path)

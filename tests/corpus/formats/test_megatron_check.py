@@ -14,7 +14,7 @@ from automodel_cli.corpus.formats import megatron_check
 from automodel_cli.corpus.formats.journal import Position, write_progress
 from automodel_cli.corpus.formats.megatron_bin import bin_path, idx_path
 from automodel_cli.corpus.formats.megatron_check import check_megatron, holds_megatron_files
-from automodel_cli.corpus.formats.megatron_manifest import read_megatron_manifest
+from automodel_cli.corpus.formats.megatron_manifest import MegatronManifest
 from automodel_cli.corpus.formats.verify_report import VerifyReport
 from automodel_cli.corpus.tokenizer import ByteTokenizer
 from automodel_cli.files import write_manifest
@@ -155,7 +155,7 @@ def test_flipped_bytes_200_of_200(made: Path) -> None:
 
 
 def test_an_interrupted_run_is_not_called_sound(made: Path) -> None:
-    manifest = read_megatron_manifest(made / "x.manifest.json")
+    manifest = MegatronManifest.read(made / "x.manifest.json")
     plan = {"options": manifest.options, "source": manifest.source, "tokenizer": manifest.tokenizer}
     write_progress(made, plan, Position(), "x.progress.json")
     assert check(made).problems == []

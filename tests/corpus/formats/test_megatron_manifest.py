@@ -14,10 +14,8 @@ from automodel_cli.corpus.formats.megatron_manifest import (
     MegatronManifest,
     describe_pair,
     describe_tokenizer,
-    find_megatron_manifest,
+    find_megatron_manifests,
     is_megatron_manifest,
-    read_megatron_manifest,
-    write_megatron_manifest,
 )
 from automodel_cli.corpus.tokenizer import ByteTokenizer
 from automodel_cli.errors import DataError
@@ -43,13 +41,13 @@ def make(folder: Path, name: str = "x") -> MegatronManifest:
         pairs=(describe_pair(layout, Pair(0, "text", 2, 1, 2), "a.jsonl"),),
         tokenizer_files=describe_tokenizer(folder / f"{name}.tokenizer"),
     )
-    write_megatron_manifest(manifest)
+    manifest.write()
     return manifest
 
 
 def test_round_trip(tmp_path: Path) -> None:
     manifest = make(tmp_path)
-    assert read_megatron_manifest(tmp_path / "x.manifest.json") == manifest
+    assert MegatronManifest.read(tmp_path / "x.manifest.json") == manifest
     (pair,) = manifest.pairs
     assert pair.bin_xxh3 == hash_bytes(b"\1\0\2\0") and (pair.bin_bytes, pair.idx_bytes) == (4, 34 + 12 + 24)
     assert [file.name for file in manifest.tokenizer_files] == ["automodel_tokenizer.json"]
@@ -58,24 +56,23 @@ def test_round_trip(tmp_path: Path) -> None:
 
 
 def test_damage_and_others(tmp_path: Path) -> None:
-    path = make(tmp_path).path
+    path = make(tmp_path).own_path
     text = path.read_text()
     path.write_text(text.replace('"bad_rows": 0', '"bad_rows": 1'))
     with pytest.raises(DataError, match="does not match the hash"):
-        read_megatron_manifest(path)
+        MegatronManifest.read(path)
     assert is_megatron_manifest(path)
     (tmp_path / "y.manifest.json").write_text("{}")
     assert not is_megatron_manifest(tmp_path / "y.manifest.json")
     assert not is_megatron_manifest(tmp_path / "gone.manifest.json")
     with pytest.raises(DataError, match="does not exist"):
-        read_megatron_manifest(tmp_path / "gone.manifest.json")
+        MegatronManifest.read(tmp_path / "gone.manifest.json")
 
 
 def test_the_manifest_of_a_pair(tmp_path: Path) -> None:
     manifest = make(tmp_path)
     make(tmp_path, "x_0")
-    assert find_megatron_manifest(tmp_path / "x_0_text_document") == manifest
-    other = find_megatron_manifest(tmp_path / "x_0_0_text_document")
-    assert other is not None and other.name == "x_0"
-    assert find_megatron_manifest(tmp_path / "x_1_text_document") is None
-    assert find_megatron_manifest(tmp_path / "z") is None
+    names = ("x_0_text_document", "x_0_0_text_document", "x_1_text_document", "z")
+    first, other, *rest = find_megatron_manifests([tmp_path / name for name in names])
+    assert first is not None and first.manifest == manifest
+    assert other is not None and other.manifest.name == "x_0" and rest == [None, None]

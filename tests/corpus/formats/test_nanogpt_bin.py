@@ -15,7 +15,7 @@ from automodel_cli.corpus.formats.nanogpt_bin import (
     bos_index_fits,
     bos_index_path,
     inspect_token_file,
-    iter_chunks,
+    iter_blocks,
     read_bos_index,
     token_dtype,
 )
@@ -60,7 +60,7 @@ def test_every_layout_reads_back(tmp_path: Path, layout: str, mmap: bool | str) 
         wide = np.zeros(64, dtype=np.int64)
         reader.read_into(4936, wide)
         np.testing.assert_array_equal(wide, tokens[4936:])
-        np.testing.assert_array_equal(np.concatenate(list(iter_chunks(reader, 999))), tokens)
+        np.testing.assert_array_equal(np.concatenate(list(iter_blocks(reader, 999))), tokens)
         with pytest.raises(DataError, match="asked of"):
             reader.read(4999, 2)
 

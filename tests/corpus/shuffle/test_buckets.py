@@ -1,21 +1,31 @@
 """Buckets on disk: sorted by key whatever the memory, the number of buckets and the writers."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from automodel_cli.corpus.shuffle import buckets as module
-from automodel_cli.corpus.shuffle.buckets import BucketReader, Buckets, BucketWriter, KeyRange, bucket_count
+from automodel_cli.corpus.shuffle.buckets import (
+    WORK_FILES,
+    BucketReader,
+    Buckets,
+    BucketWriter,
+    KeyRange,
+    bucket_count,
+)
 from automodel_cli.corpus.shuffle.splitting import place_of, shuffle_keys
 from automodel_cli.errors import AutomodelError, DataError
+from automodel_cli.files import remove_known
 
 ROWS = [b"row %d " % k * (k % 11) + b"\n" for k in range(400)]
 PLACES = place_of(np.arange(400) % 3, np.arange(400))
 
 
 def fill(folder: Path, count: int, *, block: int = 64, writers: int = 1, rows: list[bytes] = ROWS) -> Buckets:
+    shutil.rmtree(folder, ignore_errors=True)
     buckets = Buckets(folder, seed=7, count=count)
     buckets.create()
     files = [BucketWriter(buckets, str(k)) for k in range(writers)]
@@ -122,7 +132,7 @@ def test_counts_and_records(tmp_path: Path) -> None:
     places = np.concatenate([records["place"] for records in buckets.iter_records(17)])
     assert np.array_equal(np.sort(places), np.sort(PLACES))
     buckets.sync()
-    buckets.remove()
+    remove_known(buckets.folder, WORK_FILES)
     assert not buckets.folder.exists()
 
 
@@ -131,7 +141,7 @@ def test_ranges_of_keys_agree_with_parts() -> None:
     outer = [KeyRange()]
     for count in (1, 2, 7, 4096, 3):
         whole = outer[-1]
-        ranges = whole.parts(count)
+        ranges = whole.divided(count)
         assert ranges[0].low == whole.low
         assert sum(part.width for part in ranges) == whole.width
         offsets = (rng.random(1000) * whole.width).astype(np.float64)
@@ -140,7 +150,7 @@ def test_ranges_of_keys_agree_with_parts() -> None:
             [edge for part in ranges for edge in (part.low, part.low + part.width - 1)], np.uint64
         )
         keys = np.sort(np.concatenate((keys, edges)))
-        numbers = whole.part_of(keys, count)
+        numbers = whole.range_of(keys, count)
         assert (np.diff(numbers.astype(int)) >= 0).all()
         for key, number in zip(keys.tolist(), numbers.tolist(), strict=True):
             assert ranges[number].low <= key < ranges[number].low + ranges[number].width
@@ -202,6 +212,6 @@ def test_only_files_of_buckets_are_removed(tmp_path: Path) -> None:
     (tmp_path / "elsewhere/0000.0.rows").write_text("precious")
     (buckets.folder / "notes").write_text("mine")
     (buckets.folder / "digests").symlink_to(tmp_path / "elsewhere")
-    buckets.remove()
+    remove_known(buckets.folder, WORK_FILES)
     assert sorted(path.name for path in buckets.folder.iterdir()) == ["digests", "notes"]
     assert (tmp_path / "elsewhere/0000.0.rows").read_text() == "precious"

@@ -9,9 +9,8 @@ from automodel_cli.corpus.documents.listing import list_files
 from automodel_cli.corpus.shuffle.document_files import DocumentFile
 from automodel_cli.corpus.shuffle.document_folder import (
     DocumentsManifest,
-    prepare,
+    DocumentsOutput,
     read_documents_manifest,
-    write_documents_manifest,
 )
 from automodel_cli.errors import DataError
 from automodel_cli.files import read_manifest, write_manifest
@@ -19,12 +18,25 @@ from automodel_cli.files import read_manifest, write_manifest
 FILE = DocumentFile(
     name="x.chunk.00000.jsonl", split="train", documents=1, bytes=3, xxh3="xxh3:0123456789abcdef"
 )
-WHOLE = DocumentsManifest("text", 1, None, 0, (FILE,), {"name": "x"}, {"seed": 1})
+
+
+def whole(folder: Path) -> DocumentsManifest:
+    made = DocumentsManifest(
+        folder=folder,
+        text_key="text",
+        documents=1,
+        duplicates=None,
+        bad_rows=0,
+        files=(FILE,),
+        source={"name": "x"},
+        options={"seed": 1},
+    )
+    made.write()
+    return made
 
 
 def test_written_and_read(tmp_path: Path) -> None:
-    write_documents_manifest(tmp_path, WHOLE)
-    assert read_documents_manifest(tmp_path) == WHOLE
+    assert whole(tmp_path) == read_documents_manifest(tmp_path)
     (tmp_path / "manifest.json").write_text("{}")
     assert read_documents_manifest(tmp_path) is None
 
@@ -37,7 +49,7 @@ def test_names_that_lead_elsewhere(tmp_path: Path, name: str) -> None:
     folder.mkdir()
     canary = tmp_path / "canary.jsonl"
     canary.write_text('{"text": "secret"}\n')
-    write_documents_manifest(folder, WHOLE)
+    whole(folder)
     body = read_manifest(folder / "manifest.json")
     body["files"][0]["name"] = name
     del body["self"]
@@ -45,7 +57,7 @@ def test_names_that_lead_elsewhere(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match=r"manifest\.json") as caught:
         list_files(str(folder))
     assert "\n" not in caught.value.message
-    prepare(folder, "x", overwrite=True)
+    DocumentsOutput(folder, "x").clear()
     assert canary.exists()
 
 
@@ -53,7 +65,7 @@ def test_names_that_lead_elsewhere(tmp_path: Path, name: str) -> None:
     "change", [{"documents": -1}, {"files": 5}, {"files": [{}]}, {"text_key": None}, {"bad_rows": "3"}]
 )
 def test_what_is_no_manifest(tmp_path: Path, change: dict) -> None:
-    write_documents_manifest(tmp_path, WHOLE)
+    whole(tmp_path)
     body = {**json.loads((tmp_path / "manifest.json").read_bytes()), **change}
     del body["self"]
     write_manifest(tmp_path / "manifest.json", body)

@@ -53,7 +53,7 @@ def test_order_and_bad_rows(folder: Path, memory: int, workers: int) -> None:
     source = make(folder, memory, workers)
     bad_rows = BadRows()
     told: list[tuple[int, int]] = []
-    source.gather(bad_rows, lambda documents, size, _: told.append((documents, size)))
+    source.gather(bad_rows, lambda event: told.append((event.documents, event.text_bytes)))
     assert bad_rows.count == 4 and bad_rows.first[0] == "a.jsonl:4: malformed JSON"
     assert told[-1] == (156, source.total_bytes)
     units = list(source.units(None, 1))

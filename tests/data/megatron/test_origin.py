@@ -12,7 +12,7 @@ from tests.token_files import write_megatron_file
 
 from automodel_cli.batch import IGNORE_INDEX
 from automodel_cli.config.schema.megatron import PreprocessMegatronConfig
-from automodel_cli.corpus.formats import megatron_manifest
+from automodel_cli.corpus.formats.megatron_manifest import MegatronManifest
 from automodel_cli.corpus.tokenizer import ByteTokenizer, CharTokenizer, load_tokenizer
 from automodel_cli.data.megatron import origin as megatron_origin
 from automodel_cli.data.megatron_dataset import MegatronPretraining
@@ -153,10 +153,8 @@ def test_files_of_others_beside_ours(copied):
 
 def test_a_manifest_is_read_once_for_all_its_files(made, monkeypatch):
     read = []
-    original = megatron_manifest.read_megatron_manifest
-    monkeypatch.setattr(
-        megatron_manifest, "read_megatron_manifest", lambda path: read.append(path) or original(path)
-    )
+    original = MegatronManifest.read
+    monkeypatch.setattr(MegatronManifest, "read", lambda path: read.append(path) or original(path))
     dataset(made)
     assert read == [made / "processed_data.manifest.json"]
 

@@ -1,5 +1,6 @@
 """preprocess nanogpt, whole: exact lengths, equal bytes for any workers and chunks, splits, refusals, bad rows."""
 
+import functools
 import itertools
 import json
 import pickle
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.recipes.preprocess.small_runs import check_same_bytes, content
 
 from automodel_cli.config.schema.preprocess import PreprocessNanogptConfig, TokenizerTrainConfig, VerifyConfig
 from automodel_cli.corpus.build.corpus_writer import CorpusWriter
@@ -26,12 +28,6 @@ TEXTS = [f"document {k}: " + "words é漢 " * (k * 7 % 23) for k in range(60)]
 BAD = [b"{broken", b'{"other": 1}', b'{"text": null}', b'{"text": "\xff"}', b'{"text": "\\ud800"}']
 
 
-@pytest.fixture(autouse=True)
-def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hundreds of small files: what a power cut would leave is not the question here."""
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
-
-
 def run(tmp_path: Path, name: str = "out", **options: object) -> PreprocessResult:
     settings = {"tokenizer": "byte", "num_workers": 1, "output_dir": str(tmp_path / name), **options}
     cfg = PreprocessNanogptConfig(**settings)  # type: ignore[arg-type]
@@ -46,10 +42,6 @@ def tokens_of(path: Path) -> np.ndarray:
 
 def byte_stream(texts: list[str]) -> list[int]:
     return [i for text in texts for i in (256, *text.encode())]
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 @pytest.fixture
@@ -98,35 +90,22 @@ def test_strict_stops_at_the_first_bad_row(tmp_path: Path, rows: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "in_workers"),
     [
-        {},
-        {"max_tokens": 1234, "shard_tokens": 100, "val_fraction": 0.3},
-        {"max_tokens": 1500, "val_tokens": 300, "eot": "append", "format": "raw"},
-        {"shuffle": True, "val_fraction": 0.2, "max_tokens": 2000, "shard_tokens": 300},
-        {"tokenizer": "char", "val_fraction": 0.1},
+        ({}, False),
+        ({"max_tokens": 1234, "shard_tokens": 100, "val_fraction": 0.3}, True),
+        ({"max_tokens": 1500, "val_tokens": 300, "eot": "append", "format": "raw"}, False),
+        ({"shuffle": True, "val_fraction": 0.2, "max_tokens": 2000, "shard_tokens": 300}, True),
+        ({"tokenizer": "char", "val_fraction": 0.1}, False),
     ],
     ids=["plain", "sharded-val", "raw-val-tokens", "shuffled", "char"],
 )
 def test_bytes_are_the_same_for_any_workers_and_chunk_size(
-    tmp_path: Path, rows: str, options: dict, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, rows: str, options: dict, in_workers: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(tmp_path, dataset=rows, **options)
-    expected = content(tmp_path / "out")
-    # a smaller unit than the chunk of one document, so that many ranges are cut from this small file
-    monkeypatch.setattr("automodel_cli.corpus.documents.source.BYTES_PER_DOCUMENT", 37)
-    for workers, chunk_size, prefetch in ((1, 1, 1), (2, 1, 3), (3, 7, 1)):
-        run(
-            tmp_path,
-            "again",
-            dataset=rows,
-            num_workers=workers,
-            chunk_size=chunk_size,
-            prefetch=prefetch,
-            **options,
-        )
-        assert content(tmp_path / "again") == expected, (workers, chunk_size)
-        shutil.rmtree(tmp_path / "again")
+    again = functools.partial(run, tmp_path, dataset=rows, **options)
+    again("out")
+    check_same_bytes(tmp_path / "out", monkeypatch, again, in_workers=in_workers, workers="num_workers")
 
 
 @pytest.mark.parametrize("wanted", [1, 2, 100, 101, 999, 1000])
@@ -210,12 +189,9 @@ def test_shuffle_is_a_permutation_that_only_the_seed_decides(tmp_path: Path, row
     assert some == everything[:1000]
 
 
-@pytest.mark.parametrize("options", [{"num_workers": 1}, {"num_workers": 2}])
-def test_the_same_documents_validate_with_and_without_a_shuffle(
-    tmp_path: Path, rows: str, options: dict[str, int]
-) -> None:
+def test_the_same_documents_validate_with_and_without_a_shuffle(tmp_path: Path, rows: str) -> None:
     for name, shuffle in (("plain", False), ("mixed", True)):
-        run(tmp_path, name, dataset=rows, val_fraction=0.3, shuffle=shuffle, **options)
+        run(tmp_path, name, dataset=rows, val_fraction=0.3, shuffle=shuffle)
     plain, mixed = (split_texts(tmp_path / name, "val") for name in ("plain", "mixed"))
     assert sorted(plain) == sorted(mixed) and plain != mixed
 
@@ -449,8 +425,9 @@ def test_hugging_face_and_trained_tokenizers(tmp_path: Path, rows: str) -> None:
 
     tokenizer = train_bpe(TEXTS, 300, name="tiny")
     tokenizer.save(tmp_path / "tiny")
-    for name, engine in (("a", "auto"), ("b", "reference")):
-        run(tmp_path, name, dataset=rows, tokenizer=str(tmp_path / "tiny"), num_workers=2, engine=engine)
+    for name, engine, workers in (("a", "auto", 2), ("b", "reference", 1)):
+        settings = {"tokenizer": str(tmp_path / "tiny"), "num_workers": workers, "engine": engine}
+        run(tmp_path, name, dataset=rows, **settings)
     expected = [i for text in TEXTS for i in (0, *tokenizer.encode(text))]
     assert tokens_of(tmp_path / "a/dataset.bin").tolist() == expected
     assert content(tmp_path / "a") == content(tmp_path / "b")

@@ -12,7 +12,7 @@ from tests.token_files import write_token_file
 
 from automodel_cli.config.schema.preprocess import PreprocessNanogptConfig, VerifyConfig
 from automodel_cli.corpus.formats.journal import Position, write_progress
-from automodel_cli.corpus.formats.manifest import read_corpus_manifest, write_corpus_manifest
+from automodel_cli.corpus.formats.manifest import read_corpus_manifest
 from automodel_cli.errors import DataError
 from automodel_cli.files import write_manifest
 from automodel_cli.recipes.preprocess import nanogpt as preprocess
@@ -96,7 +96,7 @@ def test_ids_beyond_the_vocabulary_and_wrong_counts(corpus: Path) -> None:
 
     manifest = read_corpus_manifest(corpus)
     tokenizer = {**manifest.tokenizer, "vocab_size": 100}
-    write_corpus_manifest(replace(manifest, tokenizer=tokenizer, tokens=manifest.tokens + 1))
+    replace(manifest, tokenizer=tokenizer, tokens=manifest.tokens + 1).write()
     problems = check(corpus).problems
     assert any("token id 256, but the vocabulary ends at 99" in problem for problem in problems)
     assert any("its files sum to" in problem for problem in problems)
@@ -113,7 +113,7 @@ def test_an_index_that_points_beside_documents(corpus: Path) -> None:
         describe_file(corpus, f.name, f.role, f.split, tokens=f.tokens, documents=f.documents)
         for f in manifest.files
     )
-    write_corpus_manifest(replace(manifest, files=files))
+    replace(manifest, files=files).write()
     assert any("does not point at the beginnings" in problem for problem in check(corpus).problems)
 
 
@@ -171,7 +171,7 @@ def test_an_interrupted_corpus_is_not_called_sound(corpus: Path) -> None:
 
 
 def test_a_manifest_that_lists_nothing_checks_nothing(corpus: Path) -> None:
-    write_corpus_manifest(replace(read_corpus_manifest(corpus), files=(), tokens=0, documents=0))
+    replace(read_corpus_manifest(corpus), files=(), tokens=0, documents=0).write()
     assert any("nothing was checked" in problem for problem in check(corpus).problems)
 
 
@@ -206,7 +206,7 @@ def test_a_manifest_that_lies_is_answered_in_two_lines(corpus: Path, change: dic
 def test_sizes_are_compared_with_the_bytes(corpus: Path, size: int) -> None:
     manifest = read_corpus_manifest(corpus)
     files = tuple(replace(file, bytes=size, tokens=size) for file in manifest.files)
-    write_corpus_manifest(replace(manifest, files=files))
+    replace(manifest, files=files).write()
     assert any("bytes long, the manifest says" in problem for problem in check(corpus).problems)
 
 

@@ -13,7 +13,7 @@ and while it runs ``PREFIX.progress.json``, temporaries (``*.tmp``) and, with ``
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -21,16 +21,13 @@ from typing import Any
 
 from automodel_cli import __version__
 from automodel_cli.corpus.build.megatron_sink import MegatronLayout, Pair, state_is_on_disk
-from automodel_cli.corpus.build.output import Output, Plan
-from automodel_cli.corpus.formats.megatron_bin import bin_path, idx_path
-from automodel_cli.corpus.formats.megatron_manifest import FORMAT as MANIFEST_FORMAT
+from automodel_cli.corpus.build.output import TokenOutput
+from automodel_cli.corpus.formats.manifest import Plan
 from automodel_cli.corpus.formats.megatron_manifest import (
     SUFFIX,
     MegatronManifest,
     describe_pair,
     describe_tokenizer,
-    read_megatron_manifest,
-    write_megatron_manifest,
 )
 from automodel_cli.corpus.tokenizers.base import Tokenizer
 
@@ -38,13 +35,13 @@ _TEMPORARY = r"((\.automodel)?\.tmp)*"  # of a temporary, while a pair is taken 
 _SUFFIXES = rf"\.(bin|idx|idx\.lengths|idx\.documents){_TEMPORARY}"
 
 
-class MegatronOutput(Output[MegatronManifest]):
+class MegatronOutput(TokenOutput[MegatronManifest]):
     """Names and state of a run's files; ``layout`` is that of the pairs in the end."""
 
-    option, manifest_format = "--output-prefix or --output-path", MANIFEST_FORMAT
+    manifest_type, option = MegatronManifest, "--output-prefix or --output-path"
 
-    def __init__(self, layout: MegatronLayout) -> None:
-        super().__init__(layout.folder, f"{layout.name}.")
+    def __init__(self, layout: MegatronLayout, tokenizer: Tokenizer) -> None:
+        super().__init__(layout.folder, tokenizer, f"{layout.name}.")
         self.layout = layout
         self.what = self.which = layout.name
 
@@ -53,18 +50,6 @@ class MegatronOutput(Output[MegatronManifest]):
         """Where everything is written first with ``--shards``."""
         folder = self.folder / f".{self.layout.name}.spool"
         return replace(self.layout, folder=folder, parts="one", skip_empty=False)
-
-    def read_manifest(self) -> MegatronManifest:
-        return read_megatron_manifest(self.manifest_path)
-
-    def files_of(self, manifest: MegatronManifest) -> Iterable[tuple[Path, int]]:
-        for pair in manifest.pairs:
-            prefix = manifest.prefix(pair)
-            yield bin_path(prefix), pair.bin_bytes
-            yield idx_path(prefix), pair.idx_bytes
-
-    def written_names(self, tokenizer: Tokenizer) -> re.Pattern[str]:
-        return self.known_names()
 
     def known_names(self) -> re.Pattern[str]:
         """Files of this run, and of the run that was here before where it says what it made."""
@@ -80,7 +65,7 @@ class MegatronOutput(Output[MegatronManifest]):
         others = rf"{name}({re.escape(SUFFIX)}|\.progress\.json){_TEMPORARY}"
         return re.compile(rf"{name}_\d+_({key})_({level}){_SUFFIXES}|{others}")
 
-    def hidden(self) -> Iterable[tuple[Path, re.Pattern[str]]]:
+    def hidden(self) -> list[tuple[Path, re.Pattern[str]]]:
         return [*super().hidden(), (self.spool.folder, self.known_names())]
 
     def state_is_on_disk(self, plan: Plan, state: dict[str, Any]) -> bool:
@@ -117,5 +102,5 @@ class MegatronOutput(Output[MegatronManifest]):
             versions={"automodel": __version__, **tools},
             **plan,
         )
-        write_megatron_manifest(manifest)
+        manifest.write()
         self.tidy()

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from automodel_cli.corpus.documents.units import FieldSequences, TokenChunk
+from automodel_cli.corpus.documents.units import TokenChunk
 from automodel_cli.corpus.formats.megatron_bin import (
     MegatronWriter,
     Synced,
@@ -68,28 +68,6 @@ class Pair:
     documents: int
 
 
-class _Field:
-    """One key's sequences of a chunk, with where each document begins."""
-
-    def __init__(self, tokens: np.ndarray, field: FieldSequences) -> None:
-        self.tokens, self.lengths, self.sizes, self.begins = tokens, field.lengths, field.sizes, field.begins
-        self.ends, self.bounds = field.ends, field.bounds
-
-    def slice(self, first: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Tokens, lengths and sizes of documents ``first`` to ``stop``."""
-        tokens = self.tokens[self.begins[first] : self.begins[stop]]
-        return tokens, self.lengths[self.bounds[first] : self.bounds[stop]], self.sizes[first:stop]
-
-    def cut(self, documents: int, tokens: int) -> _Field:
-        """The first ``documents``, of which the last one ends after ``tokens`` at the latest."""
-        tokens = min(tokens, int(self.begins[documents]))
-        sequences = int(np.searchsorted(self.ends[: self.bounds[documents]], tokens))
-        lengths = np.diff(np.minimum(self.ends[: sequences + 1], tokens))
-        sizes = self.sizes[:documents].copy()
-        sizes[-1:] = sequences - self.bounds[documents - 1]
-        return _Field(self.tokens[:tokens], FieldSequences(tokens, lengths, sizes))
-
-
 class _Part:
     """The open pairs of one part, one for each key."""
 
@@ -103,10 +81,12 @@ class _Part:
                 reopen(prefix, layout.dtype, counts)
             self.writers.append(MegatronWriter(prefix, dtype=layout.dtype, synced=counts))
 
-    def write(self, fields: list[_Field], first: int, stop: int, *, continues: bool) -> None:
+    def write(self, chunk: TokenChunk, first: int, stop: int, *, continues: bool) -> None:
         """Documents ``first`` to ``stop``; if ``continues`` the first one's tokens go to the last sequence."""
-        for writer, field in zip(self.writers, fields, strict=True):
-            tokens, lengths, sizes = field.slice(first, stop)
+        offset = 0
+        for writer, field in zip(self.writers, chunk.fields, strict=True):
+            tokens, lengths, sizes = field.of_documents(chunk.tokens[offset:], first, stop)
+            offset += field.num_tokens
             if continues and len(sizes):
                 border = int(lengths[: sizes[0]].sum())
                 writer.extend(tokens[:border])
@@ -164,42 +144,39 @@ class MegatronSink:
 
     def feed(self, chunk: TokenChunk) -> bool:
         """Write a chunk. True if a part was finished on the way."""
-        fields, offset = [], 0
-        for field in chunk.fields:
-            fields.append(_Field(chunk.tokens[offset : offset + field.num_tokens], field))
-            offset += field.num_tokens
         published = False
         if self.layout.parts == "file" and (self._part is None or self._part.number != chunk.file):
             published = self._begin(chunk.file)
-        documents = self._limit(fields)
+        documents = self._limit(chunk)
+        begins = chunk.fields[0].begins
         self.reached = documents
         continues = chunk.continues and documents > 0
         first = 0
         while first < documents:
-            stop = self._fitting(fields[0], first, documents, must=continues)
+            stop = self._fitting(begins, first, documents, must=continues)
             if stop == first:
                 published |= self._begin(0 if self._part is None else self._part.number + 1)
                 continue
             assert self._part is not None
-            self._part.write(fields, first, stop, continues=continues)
-            self._part_tokens += int(fields[0].begins[stop] - fields[0].begins[first])
+            self._part.write(chunk, first, stop, continues=continues)
+            self._part_tokens += int(begins[stop] - begins[first])
             first, continues = stop, False
-        self.tokens += int(fields[0].begins[documents])
+        self.tokens += int(begins[documents])
         self.documents += documents - (chunk.continues and documents > 0)
         return published
 
-    def _limit(self, fields: list[_Field]) -> int:
+    def _limit(self, chunk: TokenChunk) -> int:
         """How many documents are wanted; cuts the last one where ``max_tokens`` end."""
-        documents = len(fields[0].sizes)
+        field = chunk.fields[0]
         if self._max_tokens is None:
-            return documents
+            return len(field.sizes)
         left = self._max_tokens - self.tokens
-        documents = int(np.searchsorted(fields[0].begins[:-1], left))
-        if documents and fields[0].begins[documents] > left:
-            fields[0] = fields[0].cut(documents, left)
+        documents = int(np.searchsorted(field.begins[:-1], left))
+        if documents and field.begins[documents] > left:
+            chunk.fields[0] = field.cut(documents, left)
         return documents
 
-    def _fitting(self, field: _Field, first: int, documents: int, *, must: bool) -> int:
+    def _fitting(self, begins: np.ndarray, first: int, documents: int, *, must: bool) -> int:
         """The document before which the open part is full; ``first`` if it is so already, or there is none.
 
         A part takes one document at least, and the rest of one that it has begun (``must``).
@@ -210,9 +187,7 @@ class MegatronSink:
             return documents
         assert self.layout.part_tokens is not None
         room = self.layout.part_tokens - self._part_tokens
-        stop = (
-            int(np.searchsorted(field.begins[: documents + 1], field.begins[first] + room, side="right")) - 1
-        )
+        stop = int(np.searchsorted(begins[: documents + 1], begins[first] + room, side="right")) - 1
         return max(stop, first + 1) if must or self._part_tokens == 0 else max(stop, first)
 
     def _begin(self, number: int) -> bool:

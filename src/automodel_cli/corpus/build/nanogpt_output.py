@@ -10,19 +10,17 @@ from typing import Any
 
 from automodel_cli import __version__
 from automodel_cli.corpus.build.corpus_writer import CorpusLayout, state_is_on_disk
-from automodel_cli.corpus.build.output import Output, Plan
+from automodel_cli.corpus.build.output import TokenOutput
 from automodel_cli.corpus.formats.journal import PROGRESS_NAME
-from automodel_cli.corpus.formats.manifest import FORMAT as MANIFEST_FORMAT
 from automodel_cli.corpus.formats.manifest import (
     MANIFEST_NAME,
     CorpusFile,
     CorpusManifest,
     Eot,
+    Plan,
     Separator,
     Split,
     describe_file,
-    read_corpus_manifest,
-    write_corpus_manifest,
 )
 from automodel_cli.corpus.formats.nanogpt_bin import ShardInfo, bos_index_path
 from automodel_cli.corpus.tokenizer import CharTokenizer, Tokenizer
@@ -42,28 +40,23 @@ def _names(stems: str, *, meta: bool) -> re.Pattern[str]:
 _ALL_NAMES = _names("dataset|train|val", meta=True)
 
 
-class NanogptOutput(Output[CorpusManifest]):
+class NanogptOutput(TokenOutput[CorpusManifest]):
     """A folder of its own: ``dataset.bin`` or ``train.bin``, ``val.bin``, ``tokenizer/``, ``manifest.json``."""
 
-    what, which, option, manifest_format = "a corpus", "run", "--output-dir", MANIFEST_FORMAT
+    manifest_type, what, which = CorpusManifest, "a corpus", "run"
 
-    def __init__(self, layout: CorpusLayout) -> None:
-        super().__init__(layout.folder)
+    def __init__(self, layout: CorpusLayout, tokenizer: Tokenizer) -> None:
+        super().__init__(layout.folder, tokenizer)
         self.layout = layout
 
-    def read_manifest(self) -> CorpusManifest:
-        return read_corpus_manifest(self.folder)
-
-    def files_of(self, manifest: CorpusManifest) -> Iterable[tuple[Path, int]]:
-        return [(self.folder / file.name, file.bytes) for file in manifest.files]
-
-    def written_names(self, tokenizer: Tokenizer) -> re.Pattern[str]:
-        return _names(f"{self.layout.stem('train')}|val", meta=isinstance(tokenizer, CharTokenizer))
+    def written_names(self) -> re.Pattern[str]:
+        return _names(f"{self.layout.stem('train')}|val", meta=isinstance(self.tokenizer, CharTokenizer))
 
     def known_names(self) -> re.Pattern[str]:
         return _ALL_NAMES
 
-    def begun_names(self, plan: Plan | None) -> re.Pattern[str]:
+    def begun_names(self) -> re.Pattern[str]:
+        plan = self.journal_plan()
         form = plan["options"].get("format") if plan else None
         if plan is None or form not in ("bin", "raw"):
             return _ALL_NAMES
@@ -83,14 +76,13 @@ class NanogptOutput(Output[CorpusManifest]):
         shards: dict[Split, list[ShardInfo]],
         plan: Plan,
         *,
-        tokenizer: Tokenizer,
         eot: Eot,
         separator: Separator = "eos",
         bad_rows: int,
     ) -> None:
         """Hash every file, write ``meta.pkl`` and the manifest; from then on the corpus is complete."""
-        if isinstance(tokenizer, CharTokenizer):
-            _write_meta(self.folder / META_NAME, tokenizer)
+        if isinstance(self.tokenizer, CharTokenizer):
+            _write_meta(self.folder / META_NAME, self.tokenizer)
         everything = [facts for group in shards.values() for facts in group]
         manifest = CorpusManifest(
             folder=self.folder,
@@ -100,17 +92,15 @@ class NanogptOutput(Output[CorpusManifest]):
             documents=sum(facts.num_documents for facts in everything),
             tokens=sum(facts.num_tokens for facts in everything),
             bad_rows=bad_rows,
-            files=tuple(self._describe_files(shards, with_meta=isinstance(tokenizer, CharTokenizer))),
+            files=tuple(self._describe_files(shards)),
             versions={"automodel": __version__},
             separator=separator,
             **plan,
         )
-        write_corpus_manifest(manifest)
+        manifest.write()
         self.tidy()
 
-    def _describe_files(
-        self, shards: dict[Split, list[ShardInfo]], *, with_meta: bool
-    ) -> Iterable[CorpusFile]:
+    def _describe_files(self, shards: dict[Split, list[ShardInfo]]) -> Iterable[CorpusFile]:
         folder = self.folder
         for split, group in shards.items():
             for facts in group:
@@ -121,7 +111,7 @@ class NanogptOutput(Output[CorpusManifest]):
         for path in sorted(self.tokenizer_folder.iterdir()):
             if path.name in SAVED_FILES:
                 yield describe_file(folder, f"{self.tokenizer_folder.name}/{path.name}", "tokenizer")
-        if with_meta:
+        if isinstance(self.tokenizer, CharTokenizer):
             yield describe_file(folder, META_NAME, "meta")
 
 

@@ -1,36 +1,38 @@
-"""The place of one run's files: are they finished, interrupted, or of other options; may they go; what is left to tidy.
+"""The place of one run's files: are they finished, interrupted, of other options, or somebody else's; may they go.
 
-A run writes its files, its tokenizer's folder and, last, its manifest. Before the manifest is there a journal says how
-far it came. One class for both formats: a subclass names its files and reads its manifest.
+Only what a run of ours wrote is ever replaced or removed. A file is ours if a manifest of ours lists it, if a mark of
+ours (of token files a journal) says that a run which writes this name is under way, or if it has the suffix of our
+temporaries. At every instant at which a run's files are there, manifest or mark is there as well: the mark is set
+before the first file and goes after the last of them that is not in the manifest.
 """
 
 from __future__ import annotations
 
 import contextlib
 import re
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from automodel_cli.corpus.formats.journal import FORMAT as JOURNAL_FORMAT
 from automodel_cli.corpus.formats.journal import Position, read_progress, remove_progress, write_progress
-from automodel_cli.corpus.formats.manifest import Manifest
-from automodel_cli.corpus.formats.ownership import (
-    TOKENIZER_FILES,
-    is_ours,
-    refuse,
-    remove_mine,
-    strange_tokenizer,
-    strangers,
-)
+from automodel_cli.corpus.formats.manifest import Manifest, Plan
 from automodel_cli.corpus.shuffle.buckets import GATHERED_NAME, WORK_FILES
-from automodel_cli.corpus.tokenizers.base import Tokenizer
+from automodel_cli.corpus.tokenizers.base import SAVED_FILES, Tokenizer
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
-from automodel_cli.files import TEMP_SUFFIX, fsync_folder, remove_known, strangers_below
+from automodel_cli.files import (
+    ANY_TEMPORARY,
+    TEMP_SUFFIX,
+    fsync_folder,
+    names_format,
+    remove_known,
+    strangers_below,
+)
 
 ManifestT = TypeVar("ManifestT", bound=Manifest)
-Plan = dict[str, Any]  # options, source and tokenizer: what decides the bytes
+_TOKENIZER_FILES = re.compile(rf"({'|'.join(map(re.escape, SAVED_FILES))}){ANY_TEMPORARY}")
 
 
 class Output(ABC, Generic[ManifestT]):
@@ -38,153 +40,140 @@ class Output(ABC, Generic[ManifestT]):
 
     Attributes:
         folder: where everything goes; other runs may write there too.
-        prefix: what the names of manifest, journal, lock and tokenizer begin with.
-        what, which: in messages: what is made, and which interrupted run it is.
+        prefix: what the names of manifest, lock and the like begin with.
+        what: in messages: what is made.
         option: the flags that choose the place.
-        manifest_format: as the manifest says it.
     """
 
+    manifest_type: type[ManifestT]
     what: str
-    which: str
-    option: str
-    manifest_format: str
+    option = "--output-dir"
 
     def __init__(self, folder: Path, prefix: str = "") -> None:
         self.folder = folder
         self.manifest_path = folder / f"{prefix}manifest.json"
-        self.journal_path = folder / f"{prefix}progress.json"
-        self.tokenizer_folder = folder / f"{prefix}tokenizer"
         self.shuffle_folder = folder / f".{prefix}shuffle"
         self.lock_path = folder / f".{prefix}lock"
 
     # ------------------------------------------------------------------------------- of each format
 
     @abstractmethod
-    def read_manifest(self) -> ManifestT:
-        """The manifest.
-
-        Raises:
-            DataError: it is missing or damaged.
-        """
-
-    @abstractmethod
-    def files_of(self, manifest: ManifestT) -> Iterable[tuple[Path, int]]:
-        """What a manifest lists besides the tokenizer, and the bytes of each."""
-
-    @abstractmethod
-    def written_names(self, tokenizer: Tokenizer) -> re.Pattern[str]:
-        """Names that this run writes in the folder, temporary ones too."""
-
-    @abstractmethod
     def known_names(self) -> re.Pattern[str]:
         """Names that any run with this prefix may have written."""
 
-    def begun_names(self, plan: Plan | None) -> re.Pattern[str]:
-        """Names that the run of a journal with this ``plan`` writes; None: the journal is damaged."""
+    def written_names(self) -> re.Pattern[str]:
+        """Names that this run writes in the folder, temporary ones too."""
         return self.known_names()
 
-    def hidden(self) -> Iterable[tuple[Path, re.Pattern[str]]]:
+    def begun_names(self) -> re.Pattern[str]:
+        """Names that the run under way writes."""
+        return self.known_names()
+
+    def hidden(self) -> list[tuple[Path, re.Pattern[str]]]:
         """Folders of temporary files, and the names in them."""
         return [(self.shuffle_folder, WORK_FILES)]
 
+    @property
     @abstractmethod
-    def state_is_on_disk(self, plan: Plan, state: dict[str, Any]) -> bool:
-        """Whether the files that a writer's ``state`` speaks of are there."""
+    def has_begun(self) -> bool:
+        """Whether a run of ours is under way or was interrupted."""
 
-    # ------------------------------------------------------------------------------------ what is there
+    @abstractmethod
+    def mark(self) -> None:
+        """Say that a run is under way, so that the next one knows its files for ours."""
 
-    def write_progress(self, plan: Plan, position: Position) -> None:
-        """Publish where a later run would go on."""
-        write_progress(self.folder, plan, position, self.journal_path.name)
+    def unmark(self) -> None:
+        """The mark goes, the last of all; it may be among what is ``hidden``."""
 
-    def _read_progress(self) -> tuple[Plan, Position] | None:
-        return read_progress(self.folder, self.journal_path.name)
-
-    @property
-    def _has_journal(self) -> bool:
-        return is_ours(self.journal_path, JOURNAL_FORMAT)
+    # --------------------------------------------------------------------------------- whose it is
 
     @property
-    def _has_manifest(self) -> bool:
-        return is_ours(self.manifest_path, self.manifest_format)
+    def has_manifest(self) -> bool:
+        """Whether there is a manifest of ours, sound or damaged; a link is none."""
+        return _is_ours(self.manifest_path, self.manifest_type.FORMAT)
 
     def sound_manifest(self) -> ManifestT | None:
         """The manifest of the run that was here before, where there is a sound one."""
-        try:
-            return self.read_manifest() if self._has_manifest else None
-        except DataError:
-            return None
+        with contextlib.suppress(DataError):
+            return self.manifest_type.read(self.manifest_path) if self.has_manifest else None
+        return None
 
-    def journal_plan(self) -> Plan | None:
-        """The plan of the run under way; None without one, or if its journal is damaged."""
-        found = self._read_progress() if self._has_journal else None
-        return None if found is None else found[0]
-
-    def plan_here(self) -> Plan | None:
-        """How the files here are, or were to be, made; None where nobody says."""
-        if (plan := self.journal_plan()) is not None:
-            return plan
-        manifest = self.sound_manifest()
-        return None if manifest is None else manifest.plan
-
-    def _is_mine(self) -> Callable[[str], bool]:
-        """Whether a manifest of ours lists a file of such a name, or a run under way writes it."""
+    def _is_mine(self) -> Callable[[Path], bool]:
+        """Whether a path is a file of ours: listed, a temporary, or one that a run under way writes."""
         listed: set[str] = set()
         begun = None
         if (manifest := self.sound_manifest()) is not None:
-            listed = {self.manifest_path.name, *(path.name for path, _ in self.files_of(manifest))}
-        elif self._has_manifest:
+            listed = {self.manifest_path.name, *(path.name for path, _ in manifest.listed())}
+        elif self.has_manifest:
             begun = self.known_names()
-        if self._has_journal:
-            begun = self.begun_names(self.journal_plan())
-        return lambda name: name in listed or (begun is not None and begun.fullmatch(name) is not None)
+        if self.has_begun:
+            begun = self.begun_names()
 
-    def refuse_strangers(self, tokenizer: Tokenizer) -> None:
+        def is_mine(path: Path) -> bool:
+            known = path.name in listed or path.name.endswith(TEMP_SUFFIX)
+            known = known or (begun is not None and begun.fullmatch(path.name) is not None)
+            return known and path.is_file() and not path.is_symlink()
+
+        return is_mine
+
+    def strangers(self) -> list[Path]:
+        """What stands where this run writes and is a link, no file, or not ours."""
+        is_mine, written = self._is_mine(), self.written_names()
+        found = [path for path in sorted(self.folder.iterdir()) if written.fullmatch(path.name)]
+        hidden = [path for folder, names in self.hidden() for path in strangers_below(folder, names)]
+        return [*(path for path in found if not is_mine(path)), *hidden]
+
+    def refuse_strangers(self) -> None:
         """Before anything is written or removed: nothing that others made may stand where this run writes.
 
         Raises:
             ConfigError: something does.
         """
-        ours = self._has_journal or self._has_manifest
-        found = strangers(self.folder, self.written_names(tokenizer), self._is_mine())
-        found += strange_tokenizer(self.tokenizer_folder, tokenizer, ours=ours)
-        for folder, names in self.hidden():
-            found += strangers_below(folder, names)
-        refuse(found, self.option)
+        for path in self.strangers():
+            raise self._strange(path)
+
+    def _strange(self, path: Path) -> ConfigError:
+        return ConfigError(
+            f"{path.parent} holds {path.name} but no manifest of ours that lists it",
+            f"move it away, or use another {self.option}; --overwrite replaces only what this command made",
+        )
 
     # ------------------------------------------------------------------------------- what may be removed
 
-    def clear(self, *, keep_tokenizer: bool = False) -> None:
-        """Remove what runs of ours left, the manifest first, so that it never speaks of files that are gone.
+    def clear(self) -> None:
+        """Remove what runs of ours left, the manifest first, so that it never speaks of files that are gone."""
+        self._clear([])
 
-        A journal stands meanwhile: where this is interrupted, the next run knows the rest for ours.
-        """
-        if not self._has_journal and not self._has_manifest:
+    def _clear(self, more: list[tuple[Path, re.Pattern[str]]]) -> None:
+        """A mark stands meanwhile: where this is interrupted, the next run knows the rest for ours."""
+        if not self.has_begun and not self.has_manifest:
             return
-        known, hidden, is_mine = self.known_names(), list(self.hidden()), self._is_mine()
-        if not self._has_journal:
+        known, hidden, is_mine = self.known_names(), self.hidden(), self._is_mine()
+        if not self.has_begun:
             with contextlib.suppress(AutomodelError):  # no room for it
-                plan = self.plan_here() or {"options": {}, "source": {}, "tokenizer": {}}
-                self.write_progress(plan, Position())
+                self.mark()
         self.manifest_path.unlink(missing_ok=True)
         fsync_folder(self.folder)
-        remove_mine(self.folder, known, lambda name: name != self.journal_path.name and is_mine(name))
-        if not keep_tokenizer:
-            remove_known(self.tokenizer_folder, TOKENIZER_FILES)
-        for folder, names in hidden:
+        self._remove(known, is_mine)
+        for folder, names in (*more, *hidden):
             remove_known(folder, names)
-        remove_progress(self.folder, self.journal_path.name)
+        self.unmark()
+
+    def _remove(self, known: re.Pattern[str], may_go: Callable[[Path], bool]) -> None:
+        for path in self.folder.iterdir():
+            if known.fullmatch(path.name) and may_go(path):
+                path.unlink()
 
     def tidy(self) -> None:
-        """All files are complete: what was needed to make them goes, the journal last."""
+        """All files are complete: what was needed to make them goes, the mark last."""
         known = self.known_names()
         for folder, names in self.hidden():
             remove_known(folder, names)
-        if self._has_journal:
-            remove_mine(self.folder, known, lambda name: name.endswith(".tmp"))
-            remove_progress(self.folder, self.journal_path.name)
+        if self.has_begun:
+            self._remove(known, lambda path: path.suffix == ".tmp" and path.is_file())
+            self.unmark()
 
-    # ---------------------------------------------------------------------------- finished, interrupted
+    # ---------------------------------------------------------------------------------------- finished
 
     def finished(self, plan: Plan) -> ManifestT | None:
         """The manifest of a complete run made just so; None if there is none yet.
@@ -195,17 +184,94 @@ class Output(ABC, Generic[ManifestT]):
         """
         if not self.manifest_path.exists() and not self.manifest_path.is_symlink():
             return None
-        if not self._has_manifest:
-            refuse([self.manifest_path], self.option)
-        manifest = self.read_manifest()
+        if not self.has_manifest:
+            raise self._strange(self.manifest_path)
+        manifest = self.manifest_type.read(self.manifest_path)
         if manifest.plan != plan:
             raise ConfigError(
                 f"{self.folder} holds {self.what} made in another way: {difference(manifest.plan, plan)}",
                 f"use another {self.option}, or --overwrite to replace it",
             )
-        refuse_other_sizes(self.files_of(manifest))
+        for path, size in manifest.listed():
+            if not path.is_file() or path.stat().st_size != size:
+                raise DataError(
+                    f"{path} is missing or has another size than the manifest says", "use --overwrite"
+                )
         self.tidy()  # where a run was killed after the manifest
         return manifest
+
+
+class TokenOutput(Output[ManifestT]):
+    """Token files with the folder of their tokenizer; a journal says how far an unfinished run came.
+
+    Attributes:
+        which: in messages: which interrupted run it is.
+    """
+
+    which: str
+
+    def __init__(self, folder: Path, tokenizer: Tokenizer, prefix: str = "") -> None:
+        super().__init__(folder, prefix)
+        self.tokenizer = tokenizer
+        self.journal_path = folder / f"{prefix}progress.json"
+        self.tokenizer_folder = folder / f"{prefix}tokenizer"
+
+    @abstractmethod
+    def state_is_on_disk(self, plan: Plan, state: dict[str, Any]) -> bool:
+        """Whether the files that a writer's ``state`` speaks of are there."""
+
+    @property
+    def has_begun(self) -> bool:
+        return _is_ours(self.journal_path, JOURNAL_FORMAT)
+
+    def mark(self) -> None:
+        self.write_progress(self.plan_here() or {"options": {}, "source": {}, "tokenizer": {}}, Position())
+
+    def unmark(self) -> None:
+        remove_progress(self.folder, self.journal_path.name)
+
+    def _remove(self, known: re.Pattern[str], may_go: Callable[[Path], bool]) -> None:
+        super()._remove(known, lambda path: path != self.journal_path and may_go(path))
+
+    def clear(self, *, keep_tokenizer: bool = False) -> None:
+        """As the base; the tokenizer too, unless it was here before us."""
+        self._clear([] if keep_tokenizer else [(self.tokenizer_folder, _TOKENIZER_FILES)])
+
+    def strangers(self) -> list[Path]:
+        """Also the tokenizer's folder where it must not be saved in: a link, or somebody's other tokenizer."""
+        return [*super().strangers(), *([self.tokenizer_folder] if self._tokenizer_is_strange() else [])]
+
+    def _tokenizer_is_strange(self) -> bool:
+        folder = self.tokenizer_folder
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            return True
+        saved = folder.iterdir() if folder.exists() else ()
+        if self.has_begun or self.has_manifest or not any(_TOKENIZER_FILES.fullmatch(p.name) for p in saved):
+            return False
+        with tempfile.TemporaryDirectory(prefix="automodel-tokenizer-") as name:
+            self.tokenizer.save(name)
+            return not all(_equal(path, folder / path.name) for path in Path(name).iterdir())
+
+    # ------------------------------------------------------------------------------------ interrupted
+
+    def write_progress(self, plan: Plan, position: Position) -> None:
+        """Publish where a later run would go on."""
+        write_progress(self.folder, plan, position, self.journal_path.name)
+
+    def _read_progress(self) -> tuple[Plan, Position] | None:
+        return read_progress(self.folder, self.journal_path.name)
+
+    def journal_plan(self) -> Plan | None:
+        """The plan of the run under way; None without one, or if its journal is damaged."""
+        found = self._read_progress() if self.has_begun else None
+        return None if found is None else found[0]
+
+    def plan_here(self) -> Plan | None:
+        """How the files here are, or were to be, made; None where nobody says."""
+        if (plan := self.journal_plan()) is not None:
+            return plan
+        manifest = self.sound_manifest()
+        return None if manifest is None else manifest.plan
 
     def interrupted_position(self, plan: Plan, say: Callable[[str], None]) -> Position | None:
         """Where an interrupted run of the same plan stopped, or None to begin; clears what cannot be continued.
@@ -252,25 +318,20 @@ class Output(ABC, Generic[ManifestT]):
                     path.replace(path.with_name(path.name.replace(".tmp", TEMP_SUFFIX)))
 
 
-def refuse_other_sizes(files: Iterable[tuple[Path, int]]) -> None:
-    """Check that ``files`` are there with their bytes.
+def _is_ours(marker: Path, format_name: str) -> bool:
+    return not marker.is_symlink() and names_format(marker, format_name)
 
-    Raises:
-        DataError: one is not.
-    """
-    for path, size in files:
-        if not path.is_file() or path.stat().st_size != size:
-            raise DataError(
-                f"{path} is missing or has another size than the manifest says", "use --overwrite"
-            )
+
+def _equal(path: Path, other: Path) -> bool:
+    return other.is_file() and not other.is_symlink() and path.read_bytes() == other.read_bytes()
 
 
 def difference(made: Plan, asked: Plan) -> str:
     """``max_tokens 100 -> 200, ...``: where two nested plans differ."""
-    parts = []
+    found = []
     for section in made:
         for key in sorted(set(made[section]) | set(asked[section])):
             old, new = made[section].get(key), asked[section].get(key)
             if old != new:
-                parts.append(f"{key} {old} -> {new}")
-    return ", ".join(parts) or "in no option"
+                found.append(f"{key} {old} -> {new}")
+    return ", ".join(found) or "in no option"

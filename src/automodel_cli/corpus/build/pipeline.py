@@ -50,6 +50,10 @@ class Sink(Protocol):
         """Make all durable and say (in JSON) how to go on from here."""
         ...
 
+    def abandon(self) -> None:
+        """After an error: leave what the last ``sync`` made durable."""
+        ...
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -138,21 +142,3 @@ def run_pipeline(
         if sink.full:
             return
     on_progress(0, 1.0)
-
-
-class Count:
-    """A sink that only counts."""
-
-    full = False
-    reached = 0
-
-    def __init__(self) -> None:
-        self.tokens = self.documents = 0
-
-    def feed(self, chunk: TokenChunk) -> bool:
-        self.tokens += len(chunk.tokens)
-        self.documents += len(chunk.lengths) - chunk.continues
-        return False
-
-    def sync(self) -> dict[str, Any]:
-        return {}

@@ -29,9 +29,16 @@ from automodel_cli.processes import cores, without_launcher
 _PIPE_BYTES = 1 << 20  # so that a token buffer goes through in two or three turns instead of thirty
 # Half a second of tiktoken's work, or a tenth of the fast engine's: a worker's start.
 _WORKER_BYTES = 16 << 20
+# A worker must not outlive its parent, which is settled before anything large is imported: imports take a second, in
+# which the parent may be killed, and a worker at work may not look at its pipes for as long.
+_WORKER = """
+import sys
+from automodel_cli.processes import die_with
+die_with(int(sys.argv[3]))
+from automodel_cli.corpus.build import worker
+worker.run(sys.argv[1:3])
+"""
 _AT_HAND = 2  # units a worker holds: the one it works on and the next
-# What makes a process think that it is one of several training workers.
-
 
 ChunkT = TypeVar("ChunkT", bound=Chunk)
 ChunkT_co = TypeVar("ChunkT_co", bound=Chunk, covariant=True)
@@ -203,7 +210,7 @@ def _start(task: Task[Any]) -> _Worker:
         with contextlib.suppress(OSError):  # a limit of the system; then it takes more turns
             fcntl.fcntl(answers_out, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     numbers = map(str, (question_end, answers_out, os.getpid()))
-    command = [sys.executable, "-P", "-m", "automodel_cli.corpus.build.worker_start", *numbers]
+    command = [sys.executable, "-P", "-c", _WORKER, *numbers]
     process = subprocess.Popen(
         command, pass_fds=(question_end, answers_out), stdin=subprocess.DEVNULL, env=_environment()
     )

@@ -1,12 +1,16 @@
-"""One run from text to token files, whatever their format; what happens in order:
+"""One run from text to files, whatever their format; what happens in order:
 
-1. the place is locked; finished files are left alone, an interrupted run is continued
-2. with shuffle all documents go to disk first, to be read back in random order
-3. tokens stream through the pipeline into the writer
-4. the manifest is written last, and the journal goes
+1. the place is locked; finished files are left alone, and what is not ours refused
+2. :meth:`Build.make` makes the files; the manifest is written last
 
-Interrupted at any point, the same command goes on and ends with the same bytes. What a format adds is its ``Build``:
-where files go, what writes them, what is said of them.
+Of token files (:class:`TokenBuild`) an interrupted run is continued:
+
+1. with shuffle all documents go to disk first, to be read back in random order
+2. tokens stream through the pipeline into the writer
+3. the manifest is published, and the journal goes
+
+Interrupted at any point, the same command ends with the same bytes. What a format adds is its ``Build``: where files
+go, what writes them, what is said of them.
 """
 
 from __future__ import annotations
@@ -18,18 +22,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from automodel_cli.corpus.build.output import ManifestT, Output
-from automodel_cli.corpus.build.pipeline import (
-    BadRows,
-    NoText,
-    Progress,
-    Sink,
-    run_pipeline,
-)
+from automodel_cli.corpus.build.output import ManifestT, Output, TokenOutput
+from automodel_cli.corpus.build.pipeline import BadRows, NoText, Progress, Sink, run_pipeline
 from automodel_cli.corpus.build.pool import Executor, LocalExecutor
 from automodel_cli.corpus.build.tokenize import EncodeTask
 from automodel_cli.corpus.documents.source import Source
 from automodel_cli.corpus.formats.journal import Position
+from automodel_cli.corpus.formats.manifest import Plan
 from automodel_cli.corpus.shuffle.shuffled_source import ShuffledSource
 from automodel_cli.corpus.tokenizer import Tokenizer
 from automodel_cli.corpus.tokenizers.engines import EngineMismatch
@@ -41,7 +40,15 @@ Say = Callable[[str], None]
 
 
 class Settings(Protocol):
-    """The options that every format has."""
+    """The options that every command has."""
+
+    overwrite: bool
+    strict: bool
+    dry_run: bool
+
+
+class TokenSettings(Settings, Protocol):
+    """The options that every kind of token files has."""
 
     max_tokens: int | None
     shuffle: bool
@@ -49,21 +56,11 @@ class Settings(Protocol):
     shuffle_memory: int
     chunk_size: int
     prefetch: int
-    overwrite: bool
-    strict: bool
-    dry_run: bool
 
 
-class Writer(Sink, Protocol):
-    """A sink that writes files."""
-
-    def abandon(self) -> None:
-        """After an error: leave what the last ``sync`` made durable."""
-        ...
-
-
-WriterT = TypeVar("WriterT", bound=Writer)
+WriterT = TypeVar("WriterT", bound=Sink)
 SettingsT = TypeVar("SettingsT", bound=Settings)
+TokenSettingsT = TypeVar("TokenSettingsT", bound=TokenSettings)
 
 
 @dataclass(frozen=True)
@@ -72,35 +69,73 @@ class BuildResult(Generic[ManifestT]):
 
     folder: Path
     manifest: ManifestT | None
-    engine: str = ""
     already_complete: bool = False
     continued: bool = False
     bad_rows: list[str] = field(default_factory=list)
+    engine: str = ""
 
 
-@dataclass
-class Build(ABC, Generic[SettingsT, ManifestT, WriterT]):
-    """Everything that is settled before the first token; :meth:`run` does the rest."""
+@dataclass(kw_only=True)
+class Build(ABC, Generic[SettingsT, ManifestT]):
+    """Everything that is settled before the first byte; :meth:`run` does the rest."""
 
     cfg: SettingsT
     source: Source
-    tokenizer: Tokenizer
-    engine: str
     output: Output[ManifestT]
-    task: EncodeTask
     num_workers: int
     progress: ProgressCallback
     say: Say
 
-    # ------------------------------------------------------------------------------- of each format
-
     @abstractmethod
     def options(self) -> dict[str, Any]:
-        """What decides the bytes, besides source and tokenizer."""
+        """What decides the bytes, besides the source and what tokenizes it."""
 
     @abstractmethod
     def say_plan(self) -> None:
         """For a dry run."""
+
+    @abstractmethod
+    def make(self) -> BuildResult[ManifestT]:
+        """Make the files; nothing that is not ours is in their place."""
+
+    def made(self) -> Plan:
+        """What decides the bytes, as manifests have it."""
+        return {"options": self.options(), "source": self.source.describe()}
+
+    def run(self) -> BuildResult[ManifestT]:
+        """Make the files, unless they are there.
+
+        Raises:
+            ConfigError: there are files made with other options.
+            DataError: the source cannot be read or holds no text; files are damaged.
+            AutomodelError: the disk is full, or another process writes here.
+        """
+        output = self.output
+        if self.cfg.dry_run:
+            self.say_plan()
+            return BuildResult(output.folder, None)
+        make_folder(output.folder, output.option)
+        busy = f"another process is writing {output.what} to {output.folder}"
+        with exclusive_lock(output.lock_path, busy=busy):
+            if not self.cfg.overwrite and (manifest := output.finished(self.made())) is not None:
+                self.say(f"{output.manifest_path} is already there: nothing to do")
+                return BuildResult(output.folder, manifest, already_complete=True)
+            output.refuse_strangers()
+            if self.cfg.overwrite:
+                output.clear()
+            return self.make()
+
+
+@dataclass(kw_only=True)
+class TokenBuild(Build[TokenSettingsT, ManifestT], Generic[TokenSettingsT, ManifestT, WriterT]):
+    """A run that makes token files."""
+
+    output: TokenOutput[ManifestT]
+    tokenizer: Tokenizer
+    engine: str
+    task: EncodeTask
+
+    # ------------------------------------------------------------------------------- of each format
 
     @abstractmethod
     def writer(self, state: dict[str, Any] | None) -> WriterT:
@@ -135,15 +170,10 @@ class Build(ABC, Generic[SettingsT, ManifestT, WriterT]):
         """The source in the order in which it is tokenized for the writer."""
         return self.shuffled if self.cfg.shuffle else self.source
 
-    def made(self) -> dict[str, Any]:
-        """What decides the bytes, as manifests have it."""
-        return {
-            "options": self.options(),
-            "source": self.source.describe(),
-            "tokenizer": self.tokenizer.describe(),
-        }
+    def made(self) -> Plan:
+        return {**super().made(), "tokenizer": self.tokenizer.describe()}
 
-    def plan(self) -> dict[str, Any]:
+    def plan(self) -> Plan:
         """What an interrupted run must have in common with this one."""
         made = self.made()
         return {**made, "source": {**made["source"], "identity": self.source.identity()}}
@@ -162,56 +192,7 @@ class Build(ABC, Generic[SettingsT, ManifestT, WriterT]):
         """What runs the tokenizer."""
         return LocalExecutor(self.num_workers, self.cfg.prefetch)
 
-    def progress_callback(
-        self, phase: str, sink: Sink, bad_rows: BadRows, bytes_wanted: int | None
-    ) -> Callable[[int, float | None], None]:
-        """What ``run_pipeline`` calls: adds up the bytes and reports; the counts come from the sink."""
-        read_bytes = 0
-
-        def on_progress(text_bytes: int, through: float | None) -> None:
-            nonlocal read_bytes
-            read_bytes += text_bytes
-            counts = (sink.documents, sink.tokens, read_bytes, bad_rows.count)
-            self.progress(Progress(phase, *counts, self.cfg.max_tokens, bytes_wanted, through))
-
-        return on_progress
-
-    def gather(self, bad_rows: BadRows) -> None:
-        """First phase of a shuffle: all documents to disk, durably."""
-
-        def on_progress(documents: int, read_bytes: int, through: float | None) -> None:
-            self.progress(Progress("scattering", documents, 0, read_bytes, bad_rows.count, through=through))
-
-        try:
-            self.shuffled.gather(bad_rows, on_progress)
-        except BaseException:
-            self.shuffled.remove()
-            raise
-
-    def run(self) -> BuildResult[ManifestT]:
-        """Make the files.
-
-        Raises:
-            ConfigError: there are files made with other options.
-            DataError: the source cannot be read or holds no text; files are damaged.
-            AutomodelError: the disk is full, or another process writes here.
-        """
-        output = self.output
-        if self.cfg.dry_run:
-            self.say_plan()
-            return BuildResult(output.folder, None, self.engine)
-        make_folder(output.folder, output.option)
-        busy = f"another process is writing {output.what} to {output.folder}"
-        with exclusive_lock(output.lock_path, busy=busy):
-            if not self.cfg.overwrite and (manifest := output.finished(self.made())) is not None:
-                self.say(f"{output.manifest_path} is already there: nothing to do")
-                return BuildResult(output.folder, manifest, self.engine, already_complete=True)
-            output.refuse_strangers(self.tokenizer)
-            if self.cfg.overwrite:
-                output.clear()
-            return self._write()
-
-    def _write(self) -> BuildResult[ManifestT]:
+    def make(self) -> BuildResult[ManifestT]:
         output = self.output
         position = output.interrupted_position(self.plan(), self.say)
         continued = position is not None
@@ -231,8 +212,7 @@ class Build(ABC, Generic[SettingsT, ManifestT, WriterT]):
             raise
         manifest = output.finished(self.made())
         assert manifest is not None
-        first = bad_rows.first
-        return BuildResult(output.folder, manifest, self.engine, continued=continued, bad_rows=first)
+        return BuildResult(output.folder, manifest, False, continued, bad_rows.first, self.engine)
 
     def _run_phases(self, position: Position) -> BadRows:
         bad_rows = BadRows(self.cfg.strict, position.bad["count"], list(position.bad["first"]))
@@ -241,7 +221,7 @@ class Build(ABC, Generic[SettingsT, ManifestT, WriterT]):
             self.output.write_progress(self.plan(), position)
         self.tokenizer.save(self.output.tokenizer_folder)
         if position.phase == "gather":
-            self.gather(bad_rows)
+            self._gather(bad_rows)
             position = Position("write", {"key": 0}, bad=bad_rows.saved())
             self.output.write_progress(self.plan(), position)
         writer = self.writer(position.writer)
@@ -250,6 +230,13 @@ class Build(ABC, Generic[SettingsT, ManifestT, WriterT]):
         self.publish(writer, bad_rows)
         return bad_rows
 
+    def _gather(self, bad_rows: BadRows) -> None:
+        try:
+            self.shuffled.gather(bad_rows, self.progress)
+        except BaseException:
+            self.shuffled.remove()
+            raise
+
     def _fill(self, writer: WriterT, position: Position, bad_rows: BadRows) -> None:
         plan = self.plan()
 
@@ -257,7 +244,15 @@ class Build(ABC, Generic[SettingsT, ManifestT, WriterT]):
             here = Position("write", cursor, rows, bad_rows.saved(), writer.sync())
             self.output.write_progress(plan, here)
 
-        on_progress = self.progress_callback("writing", writer, bad_rows, self.documents.total_bytes)
+        read_bytes = 0
+
+        def on_progress(text_bytes: int, through: float | None) -> None:
+            nonlocal read_bytes
+            read_bytes += text_bytes
+            counts = (writer.documents, writer.tokens, read_bytes, bad_rows.count)
+            wanted = (self.cfg.max_tokens, self.documents.total_bytes)
+            self.progress(Progress("writing", *counts, *wanted, through))
+
         try:
             if not writer.full:
                 units = self.documents.units(position.cursor, self.cfg.chunk_size)

@@ -102,9 +102,9 @@ class UnitEncoder:
             return self.encode(documents, continues=unit.continues, unfinished=unit.unfinished)
         except DataError as error:
             hint = f"leave that document out; {error.hint}" if error.hint else ""
-            raise DataError(f"{_place(unit, found, self._number)}: {error.message}", hint) from error
+            raise DataError(f"{_where(unit, found, self._number)}: {error.message}", hint) from error
         except MemoryError:
-            where = _place(unit, found, self._number)
+            where = _where(unit, found, self._number)
             raise DataError(
                 f"{where}: out of memory", "leave that document out, or use fewer processes"
             ) from None
@@ -154,7 +154,7 @@ def _ids(ids: Iterable[int]) -> np.ndarray:
     return np.array(list(ids), dtype=np.uint32)
 
 
-def _place(unit: Unit, found: Texts, document: int) -> str:
+def _where(unit: Unit, found: Texts, document: int) -> str:
     """Where a document is, for people."""
     number = found.numbers[document] if document < len(found.numbers) else document
     if unit.ordinals is not None:  # of a shuffle

@@ -1,4 +1,4 @@
-"""A worker process of the pipeline, with two inherited pipes, IN and OUT; it begins in ``worker_start``.
+"""A worker process of the pipeline, with two inherited pipes, IN and OUT; ``pool`` starts it.
 
 It reads pickled units from IN and writes answers to OUT until IN ends, which also happens when the parent dies.
 A thread drains IN, so that the parent never waits to hand out work while this process waits to hand in results.

@@ -16,8 +16,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from automodel_cli.corpus.documents.row_texts import NOT_UTF8, text_of, too_long, usable_fields
-from automodel_cli.corpus.documents.units import BadRow, ReadOptions, Texts, Unit
+from automodel_cli.corpus.documents.units import (
+    NOT_UTF8,
+    BadRow,
+    ReadOptions,
+    Texts,
+    Unit,
+    text_of,
+    too_long,
+    usable_fields,
+)
 from automodel_cli.errors import DataError
 from automodel_cli.text import first_line
 

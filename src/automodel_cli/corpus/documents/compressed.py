@@ -29,6 +29,7 @@ _BUFFER_BYTES = 1 << 20
 _LEAST_WINDOW_BYTES = 8 << 20
 DEFAULT_WINDOW_BYTES = 128 << 20  # what zstd itself reads unless told otherwise
 _ZST_MAGIC = b"\x28\xb5\x2f\xfd"
+_DAMAGE = (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, gzip.BadGzipFile)
 _SKIPPABLE = {bytes([0x50 + k]) + b"\x2a\x4d\x18" for k in range(16)}
 
 
@@ -71,12 +72,7 @@ def first_bytes(path: str, name: str, compression: str, count: int) -> bytes:
         if not compression:
             return read_range(path, 0, count)
         head = b""
-        with (
-            contextlib.suppress(
-                EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError, DataError
-            ),
-            open_stream(path, compression) as stream,
-        ):
+        with contextlib.suppress(*_DAMAGE, OSError, DataError), open_stream(path, compression) as stream:
             while len(head) < count and (piece := stream.read1(count - len(head))):  # type: ignore[attr-defined]
                 head += piece
         return head
@@ -91,7 +87,7 @@ def stream_errors(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, gzip.BadGzipFile) as error:
+    except _DAMAGE as error:
         raise DataError(f"{name} is damaged or cut off: {error}", "copy it again") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{name} is not UTF-8: {error}", "convert it, or leave it out") from error

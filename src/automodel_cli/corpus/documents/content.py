@@ -34,15 +34,13 @@ class Content:
 
     Attributes:
         compression: how the file is compressed, or "".
-        is_parquet: whether what is inside is a parquet file.
-        kind: what it is that cannot be read as text; None if nothing speaks against text.
+        kind: what it is that is no text; None if nothing speaks against text.
         shape: whether it looks like JSON lines or one JSON value.
         has_nulls: whether there are zero bytes, which text hardly has.
         is_wide: whether it looks like 32-bit numbers.
     """
 
     compression: str
-    is_parquet: bool = False
     kind: FileKind | None = None
     shape: Shape = ""
     has_nulls: bool = False
@@ -50,8 +48,13 @@ class Content:
 
     @property
     def not_text(self) -> str:
-        """What it is that cannot be read as text, for people; "" if nothing speaks against text."""
+        """What it is that is no text, for people; "" if nothing speaks against text."""
         return self.kind.what if self.kind else ""
+
+    @property
+    def is_parquet(self) -> bool:
+        """Whether what is inside is a parquet file."""
+        return self.kind is not None and self.kind.group == "table"
 
 
 def look_inside(path: str, name: str) -> Content:
@@ -65,10 +68,8 @@ def look_inside(path: str, name: str) -> Content:
     if compression:
         head = first_bytes(path, name, compression, _HEAD_BYTES)
     kind = _TOKENS if has_header(head) else kind_of(head)
-    is_parquet = kind is not None and kind.group == "table"
     has_nulls = b"\0" in head
-    wide = has_nulls and looks_wide(head)
-    return Content(compression, is_parquet, None if is_parquet else kind, _shape(head), has_nulls, wide)
+    return Content(compression, kind, _shape(head), has_nulls, has_nulls and looks_wide(head))
 
 
 def _shape(head: bytes) -> Shape:

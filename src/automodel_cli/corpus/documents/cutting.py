@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import io
 import json
 import os
 import re
@@ -33,8 +32,15 @@ from automodel_cli.corpus.documents.compressed import stream_errors
 from automodel_cli.corpus.documents.json_values import iter_json
 from automodel_cli.corpus.documents.listing import SourceFile
 from automodel_cli.corpus.documents.readers import BOM
-from automodel_cli.corpus.documents.row_texts import NOT_UTF8, document_of, too_long
-from automodel_cli.corpus.documents.units import BadRow, ReadOptions, Split, Unit
+from automodel_cli.corpus.documents.units import (
+    NOT_UTF8,
+    BadRow,
+    ReadOptions,
+    Split,
+    Unit,
+    document_of,
+    too_long,
+)
 from automodel_cli.errors import DataError
 
 if TYPE_CHECKING:
@@ -148,7 +154,7 @@ def _cut_one(cut: _Cut, at: int, row: int, cut_huge_texts: bool, tail_from: int 
     if document == "line":
         return _cut_lines(cut, at, "line")
     if document != "file":
-        return _cut_delimited(cut, at, document.encode())
+        return _cut_delimited(cut, at, "delimited", document.encode())
     return _cut_text(cut, at, cut_huge_texts, tail_from)
 
 
@@ -157,7 +163,7 @@ def _cut_one(cut: _Cut, at: int, row: int, cut_huge_texts: bool, tail_from: int 
 
 def _cut_lines(cut: _Cut, at: int, kind: str) -> Iterator[Unit]:
     if cut.file.compression:
-        yield from _hand_over_lines(cut, at, kind)
+        yield from _cut_delimited(cut, at, kind, b"\n")
         return
     with stream_errors(cut.file.name), compressed.open_stream(cut.file.path, "") as handle:
         while at < cut.file.bytes:
@@ -189,39 +195,6 @@ def _after_line_end(handle: IO[bytes], position: int, size: int) -> int:
     return size
 
 
-def _hand_over_lines(cut: _Cut, at: int, kind: str) -> Iterator[Unit]:
-    with stream_errors(cut.file.name), cut.open() as stream:
-        _skip(stream, at)
-        while block := stream.read(cut.chunk_bytes):
-            begin = len(block)
-            rest = b"" if block.endswith(b"\n") else stream.readline(_ALONE_BYTES)
-            if (rest and not rest.endswith(b"\n")) or cut.is_long(len(block) + len(rest)):
-                begin = block.rfind(b"\n") + 1
-            if begin:
-                payload = block[:begin] if begin < len(block) else block + rest
-                yield cut.unit(kind, at, start=at, payload=payload, size=len(payload))
-                at += len(payload)
-            if begin < len(block):
-                line, size, length = _long_line(stream, block[begin:] + rest, cut.max_bytes)
-                del block, rest
-                yield cut.lone(kind, at, size, length, line)
-                line, at = None, at + size
-
-
-def _long_line(stream: IO[bytes], line: bytes, most: int) -> tuple[bytes | None, int, int]:
-    """The line that begins with ``line``, None if it is longer than ``most``; its size, and without its end."""
-    held, size, ended = io.BytesIO(), len(line), line.endswith(b"\n")
-    held.write(line)
-    while not ended and (line := stream.readline(_PROBE_BYTES)):
-        size, ended = size + len(line), line.endswith(b"\n")
-        if size - ended <= most:
-            held.write(line)
-        else:
-            held = io.BytesIO()
-    length = size - ended
-    return (held.getvalue() if length <= most else None), size, length
-
-
 def _skip(stream: IO[bytes], count: int) -> None:
     """Read and forget: a compressed stream has no other way to a position."""
     while count:
@@ -231,7 +204,7 @@ def _skip(stream: IO[bytes], count: int) -> None:
         count -= len(block)
 
 
-def _cut_delimited(cut: _Cut, at: int, delimiter: bytes) -> Iterator[Unit]:
+def _cut_delimited(cut: _Cut, at: int, kind: str, delimiter: bytes) -> Iterator[Unit]:
     """Delimiters are taken from the left, without overlap, as ``bytes.split`` does over the whole file.
 
     A delimiter that overlaps itself (three newlines where two are meant) can only be placed by looking at
@@ -244,35 +217,36 @@ def _cut_delimited(cut: _Cut, at: int, delimiter: bytes) -> Iterator[Unit]:
             block = stream.read(cut.chunk_bytes)
             held += block
             while (first := held.find(delimiter, searched)) >= 0 and cut.is_long(first + len(delimiter)):
-                yield _lone_delimited(cut, at, held, first + len(delimiter), first)
+                yield _lone_delimited(cut, kind, at, held, first + len(delimiter), first)
                 at, searched = at + first + len(delimiter), 0
             if first >= 0 and (stop := _last_border(held, delimiter)):
-                yield _delimited(cut, at, bytes(memoryview(held)[:stop]))
+                yield _delimited(cut, kind, at, held, stop)
                 at += stop
-                del held[:stop]
             searched = max(0, len(held) - len(delimiter) + 1)
             if not block:
                 break
             if len(held) > cut.max_bytes:
                 size, length, held = _past_document(stream, held, delimiter)
-                yield cut.lone("delimited", at, size, length)
+                yield cut.lone(kind, at, size, length)
                 at, searched = at + size, 0
         if cut.is_long(len(held)):
-            yield _lone_delimited(cut, at, held, len(held), len(held))
+            yield _lone_delimited(cut, kind, at, held, len(held), len(held))
         elif held:
-            yield _delimited(cut, at, bytes(held))
+            yield _delimited(cut, kind, at, held, len(held))
 
 
-def _lone_delimited(cut: _Cut, at: int, held: bytearray, size: int, length: int) -> Unit:
+def _lone_delimited(cut: _Cut, kind: str, at: int, held: bytearray, size: int, length: int) -> Unit:
     """The unit of the first ``size`` bytes of ``held``, which go."""
     payload = bytes(memoryview(held)[:size]) if cut.file.compression and length <= cut.max_bytes else None
     del held[:size]
-    return cut.lone("delimited", at, size, length, payload)
+    return cut.lone(kind, at, size, length, payload)
 
 
-def _delimited(cut: _Cut, at: int, data: bytes) -> Unit:
-    payload = data if cut.file.compression else None
-    return cut.unit("delimited", at, start=at, stop=at + len(data), payload=payload, size=len(data))
+def _delimited(cut: _Cut, kind: str, at: int, held: bytearray, size: int) -> Unit:
+    """The unit of whole documents at the beginning of ``held``, which go."""
+    payload = bytes(memoryview(held)[:size]) if cut.file.compression else None
+    del held[:size]
+    return cut.unit(kind, at, start=at, stop=at + size, payload=payload, size=size)
 
 
 def _past_document(stream: IO[bytes], held: bytearray, delimiter: bytes) -> tuple[int, int, bytearray]:
@@ -292,6 +266,8 @@ def _past_document(stream: IO[bytes], held: bytearray, delimiter: bytes) -> tupl
 
 def _last_border(data: bytes | bytearray, delimiter: bytes) -> int:
     """The byte after the last delimiter, taking them from the left; 0 without one."""
+    if len(delimiter) == 1:  # cannot overlap itself
+        return data.rfind(delimiter) + 1
     return len(data) - len(data.split(delimiter)[-1])
 
 
@@ -501,9 +477,7 @@ def _cut_json_values(cut: _Cut, at: int) -> Iterator[Unit]:
 
 
 def _cut_parquet(cut: _Cut, at: int, row: int) -> Iterator[Unit]:
-    from automodel_cli.corpus.documents import (
-        columns,  # pyarrow costs a quarter second; other kinds do not pay it
-    )
+    from automodel_cli.corpus.documents import columns  # pyarrow, which other kinds of files do not need
 
     file, options = cut.file, cut.options
     groups = columns.inspect_parquet(file.path, file.name, options)

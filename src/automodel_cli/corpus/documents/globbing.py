@@ -93,15 +93,12 @@ def walk(start: Path, *, skip: tuple[str, ...] = ()) -> Tree:
             folder = stack.pop()
             known.add(_identity(folder))
             tree.folders.append(folder)
-            below = [path for path in _entries(folder) if path.is_dir() and _enters(path.name, skip)]
+            shown = [p for p in _entries(folder) if not p.name.startswith(".") and p.name not in skip]
+            below = [path for path in shown if path.is_dir()]
             waiting += [path for path in below if path.is_symlink()]
             own = [path for path in below if not path.is_symlink() and _identity(path) not in known]
             stack += reversed(own)
     return tree
-
-
-def _enters(name: str, skip: tuple[str, ...]) -> bool:
-    return not name.startswith(".") and name not in skip
 
 
 def _identity(folder: Path) -> tuple[int, int]:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from automodel_cli.corpus.documents import columns  # pyarrow, which `datasets` needs anyway
 from automodel_cli.corpus.documents.listing import dataset_name
 from automodel_cli.corpus.documents.units import ReadOptions, Unit
 from automodel_cli.errors import DataError
@@ -50,8 +51,6 @@ class HubSource:
 
     def _open(self) -> Any:
         datasets = _import_datasets()
-        from automodel_cli.corpus.documents import columns  # pyarrow is here anyway
-
         datasets.disable_progress_bars()
         try:
             stream = datasets.load_dataset(self.dataset, self.set_name, split=self.split, streaming=True)
@@ -68,8 +67,6 @@ class HubSource:
 
     def units(self, cursor: dict[str, Any] | None, chunk_documents: int) -> Iterator[Unit]:
         """Units of ``chunk_documents`` rows of the stream, from ``cursor`` on (None: the first row)."""
-        from automodel_cli.corpus.documents import columns  # pyarrow is here anyway
-
         stream = self._open()
         row = 0
         if cursor is not None:
@@ -89,8 +86,6 @@ class HubSource:
 
     def _some(self, batches: Iterator[Any], row: int, wanted: int) -> Iterator[Any]:
         """The text columns of the next whole batches: ``wanted`` rows or a little more, fewer where they are long."""
-        from automodel_cli.corpus.documents import columns  # pyarrow is here anyway
-
         read = size = 0
         while read < wanted and size < _MOST_BYTES and (table := self._next(batches, row + read)) is not None:
             columns.check_columns(table.schema, self.options, self.dataset)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
-from automodel_cli.corpus.documents.row_texts import too_long
+from automodel_cli.corpus.documents.units import too_long
 from automodel_cli.errors import DataError
 
 _READ_BYTES = 64 << 10
@@ -87,11 +87,11 @@ class _Values:
 
     def _long_value(self) -> tuple[Any, int]:
         """A value whose end was not read yet."""
-        place, pieces, size = _Place(), list[str](), 0
+        nesting, pieces, size = _Nesting(), list[str](), 0
         text = self._text[self._position :]
         if text[0] not in '"[{':
             raise self._malformed()
-        while (end := place.end_in(text)) is None:
+        while (end := nesting.end_in(text)) is None:
             size += _size(text, 0, len(text))
             if size <= self._max_bytes:
                 pieces.append(text)
@@ -119,7 +119,7 @@ class _Values:
 
 
 @dataclass
-class _Place:
+class _Nesting:
     """Where in a value a scan is."""
 
     depth: int = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -32,6 +32,7 @@ _TEXT_ENDINGS = """
 """
 _TEXT_SUFFIXES = frozenset(_TEXT_ENDINGS.split())
 FileKind = Literal["text", "jsonl", "json", "parquet"]
+_KIND_WORDS = {"jsonl": "JSON lines", "json": "JSON"}
 
 
 @dataclass(frozen=True)
@@ -111,54 +112,42 @@ def list_files(dataset: str, split: str = "train", input_format: InputFormat = "
     if path.is_dir():
         return _list_shuffled(path, split) or _list_folder(path, input_format)
     if path.exists():
-        return _with_note([_named_file(path, path.name, input_format)], [])
-    found = _sort_out(expand(dataset))
-    if not found.files:
-        reasons = f" ({found.left_out()})" if found.left_out() else ""
+        return _with_note([_source_file(path, path.name, input_format)], [])
+    found, others = _sort_out(expand(dataset))
+    left_out = _in_words(others)
+    if not found:
+        reasons = f" ({left_out})" if left_out else ""
         raise DataError(
             f"no file matches {printable(dataset)}{reasons}",
             "check --dataset; quote a pattern, so that the shell does not expand it",
         )
-    _refuse_mixed_splits(found.files)
-    root = os.path.commonpath([str(p.parent) for p in found.files])
-    files = [_named_file(p, p.relative_to(root).as_posix(), input_format) for p in found.files]
-    return _with_note(files, [f"left out: {found.left_out()}"] if found.left_out() else [])
+    _refuse_mixed_splits(found)
+    root = os.path.commonpath([str(p.parent) for p in found])
+    files = [_source_file(p, p.relative_to(root).as_posix(), input_format) for p in found]
+    return _with_note(files, [f"left out: {left_out}"] if left_out else [])
 
 
-@dataclass
-class _Found:
-    """Paths by what they are: files to read, and what is left out and said."""
-
-    files: list[Path]
-    broken_links: list[Path]
-    not_files: list[Path]
-    links_to_known: list[Path]
-    other_kinds: int = 0
-
-    def left_out(self) -> str:
-        """What is left out, with the first of each sort."""
-        kinds = [f"{self.other_kinds:,} of other kinds"] if self.other_kinds else []
-        sorts: list[tuple[str, Iterable[Path]]] = [
-            ("broken links", self.broken_links),
-            ("pipes, sockets or devices", self.not_files),
-            ("links to folders that are read anyway", self.links_to_known),
-        ]
-        for what, paths in sorts:
-            names = [printable(str(path)) for path in paths]
-            kinds += [f"{len(names):,} {what} ({names[0]}{', ...' * (len(names) > 1)})"] if names else []
-        return ", ".join(kinds)
-
-
-def _sort_out(paths: Iterable[Path]) -> _Found:
-    found = _Found([], [], [], [])
+def _sort_out(paths: Iterable[Path]) -> tuple[list[Path], dict[str, list[Path]]]:
+    """The files among ``paths``, and what is left out and said, by its sort."""
+    files: list[Path] = []
+    others: dict[str, list[Path]] = {"broken links": [], "pipes, sockets or devices": []}
     for path in paths:
         if path.is_file():
-            found.files.append(path)
+            files.append(path)
         elif not path.exists():
-            found.broken_links.append(path)
+            others["broken links"].append(path)
         elif not path.is_dir():
-            found.not_files.append(path)
-    return found
+            others["pipes, sockets or devices"].append(path)
+    return files, others
+
+
+def _in_words(others: dict[str, list[Path]], other_kinds: int = 0) -> str:
+    """What is left out, with the first of each sort."""
+    words = [f"{other_kinds:,} of other kinds"] if other_kinds else []
+    for what, paths in others.items():
+        names = [printable(str(path)) for path in paths]
+        words += [f"{len(names):,} {what} ({names[0]}{', ...' * (len(names) > 1)})"] if names else []
+    return ", ".join(words)
 
 
 def _list_shuffled(folder: Path, split: str) -> Listing | None:
@@ -175,7 +164,7 @@ def _list_shuffled(folder: Path, split: str) -> Listing | None:
     note = f"{folder}: shuffled documents, split {split}" + (
         f"; {left_out:,} files left out" * bool(left_out)
     )
-    return Listing([_named_file(folder / name, name, "auto") for name in chosen], note)
+    return Listing([_source_file(folder / name, name, "auto") for name in chosen], note)
 
 
 def _refuse_mixed_splits(found: Sequence[Path]) -> None:
@@ -219,18 +208,14 @@ def _list_folder(folder: Path, input_format: InputFormat) -> Listing:
     """All files below ``folder`` of one family: rows (parquet, jsonl), else text, else JSON."""
     tree = walk(folder, skip=("__pycache__",))
     inside = [path for parent in tree.folders for path in sorted(parent.iterdir())]
-    found = _sort_out(path for path in inside if not path.name.startswith("."))
-    found.links_to_known = tree.links_to_known
+    found, others = _sort_out(path for path in inside if not path.name.startswith("."))
+    others["links to folders that are read anyway"] = tree.links_to_known
     known = _TEXT_SUFFIXES | set(_ROW_KINDS)
-    understood = [path for path in found.files if input_format != "auto" or _suffix(path)[0] in known]
-    families: dict[str, Callable[[str], bool]] = {
-        "rows (.parquet, .jsonl)": lambda kind: kind in ("parquet", "jsonl"),
-        "text": lambda kind: kind == "text",
-        ".json": lambda kind: kind == "json",
-    }
+    understood = [path for path in found if input_format != "auto" or _suffix(path)[0] in known]
+    families = {"rows (.parquet, .jsonl)": ("parquet", "jsonl"), "text": ("text",), ".json": ("json",)}
     groups = {
-        name: [path for path in understood if belongs(_kind(path, input_format))]
-        for name, belongs in families.items()
+        name: [path for path in understood if _kind(path, input_format) in kinds]
+        for name, kinds in families.items()
     }
     chosen, kept = next(((name, group) for name, group in groups.items() if group), ("", []))
     ids = sorted(folder.glob("*.bin"))
@@ -239,15 +224,17 @@ def _list_folder(folder: Path, input_format: InputFormat) -> Listing:
             f"{printable(str(folder))} is a folder of token files, expected text", command_to_train(ids[0])
         )
     if not kept:
-        reasons = f" ({found.left_out()})" if found.left_out() else ""
+        reasons = f" ({_in_words(others)})" if _in_words(others) else ""
         raise DataError(
             f"{printable(str(folder))} holds no text file of a known format{reasons}",
             "name the files with a glob, or say what they are with --input-format",
         )
-    found.other_kinds = len(found.files) - len(kept)
-    files = [_folder_file(path, path.relative_to(folder).as_posix(), input_format) for path in kept]
-    note = f"{len(kept):,} files of {chosen} in {printable(str(folder))}; left out: {found.left_out()}"
-    return _with_note(files, [note] if found.left_out() else [])
+    files = [
+        _source_file(path, path.relative_to(folder).as_posix(), input_format, in_folder=True) for path in kept
+    ]
+    left_out = _in_words(others, len(found) - len(kept))
+    note = f"{len(kept):,} files of {chosen} in {printable(str(folder))}; left out: {left_out}"
+    return _with_note(files, [note] if left_out else [])
 
 
 def _with_note(files: list[SourceFile], notes: list[str], *, said: bool = False) -> Listing:
@@ -288,22 +275,11 @@ def _kind(path: Path, input_format: InputFormat) -> FileKind:
     return _ROW_KINDS.get(_suffix(path)[0], "text")  # type: ignore[return-value]
 
 
-def _folder_file(path: Path, name: str, input_format: InputFormat) -> SourceFile:
-    """A file that nobody named: if it should be text and is not, it is a bad row and not the end of the job."""
-    file, content = _source_file(path, name, input_format)
-    if file.kind == "text" and _what_it_is(content):
-        return replace(file, not_text=f"it is {_what_it_is(content)}")
-    _refuse_wrong_kind(file, content, input_format)
-    return file
+def _source_file(path: Path, name: str, input_format: InputFormat, *, in_folder: bool = False) -> SourceFile:
+    """A file by its name and content.
 
-
-def _named_file(path: Path, name: str, input_format: InputFormat) -> SourceFile:
-    file, content = _source_file(path, name, input_format)
-    _refuse_wrong_kind(file, content, input_format)
-    return file
-
-
-def _source_file(path: Path, name: str, input_format: InputFormat) -> tuple[SourceFile, Content]:
+    One that nobody named (``in_folder``) and that should be text and is not is a bad row, not the end of the job.
+    """
     name = printable(name)
     if path.is_symlink() and not path.exists():
         raise _broken_link(path)
@@ -313,9 +289,7 @@ def _source_file(path: Path, name: str, input_format: InputFormat) -> tuple[Sour
             f"{printable(str(path))} is a pipe, socket or device, expected a file",
             "write the text to a file first",
         )
-    content = look_inside(str(path), name)
-    kind = _kind(path, input_format)
-    plain_text = input_format == "auto" and kind == "text"
+    content, kind = look_inside(str(path), name), _kind(path, input_format)
     file = SourceFile(
         path=str(path),
         name=name,
@@ -323,9 +297,12 @@ def _source_file(path: Path, name: str, input_format: InputFormat) -> tuple[Sour
         compression=content.compression or _COMPRESSIONS.get(_suffix(path)[1], ""),  # type: ignore[arg-type]
         bytes=status.st_size,
         mtime_ns=status.st_mtime_ns,
-        looks_like_rows=plain_text and content.shape == "jsonl",
+        not_text=f"it is {content.not_text}" if in_folder and kind == "text" and content.kind else "",
+        looks_like_rows=input_format == "auto" and kind == "text" and content.shape == "jsonl",
     )
-    return file, content
+    if not file.not_text:
+        _refuse_wrong_kind(file, content, input_format)
+    return file
 
 
 def _broken_link(path: Path) -> DataError:
@@ -333,14 +310,9 @@ def _broken_link(path: Path) -> DataError:
     return DataError(f"{printable(str(path))} is a link to {target}, which is not there", "check --dataset")
 
 
-def _what_it_is(content: Content) -> str:
-    """What a file that is no text is, or ""."""
-    return content.not_text or ("a parquet file" if content.is_parquet else "")
-
-
 def _refuse_wrong_kind(file: SourceFile, content: Content, input_format: InputFormat) -> None:
     """A file that is not what its name, or ``input_format``, says: found, expected, what to do."""
-    if content.kind:
+    if content.kind and not content.is_parquet:
         packed = "unpack it first" if content.compression else ""
         raise DataError(
             f"{file.name} is {content.not_text}, expected text",
@@ -348,7 +320,7 @@ def _refuse_wrong_kind(file: SourceFile, content: Content, input_format: InputFo
         )
     if content.is_parquet and file.kind != "parquet":
         raise DataError(
-            f"{file.name} is a parquet file, taken for {_words(file.kind)}",
+            f"{file.name} is a parquet file, taken for {_KIND_WORDS.get(file.kind, file.kind)}",
             "name it .parquet, or read it with --input-format parquet",
         )
     if file.kind == "parquet" and file.compression:
@@ -376,7 +348,3 @@ def _refuse_unknown(file: SourceFile, content: Content) -> None:
         raise DataError(
             f"{file.name} looks like {ids}, expected text", f"--input-format text if it is text; else {train}"
         )
-
-
-def _words(kind: FileKind) -> str:
-    return {"jsonl": "JSON lines", "json": "JSON"}.get(kind, kind)

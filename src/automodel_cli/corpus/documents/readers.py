@@ -21,8 +21,15 @@ from typing import Any
 
 from pydantic_core import from_json  # twice as fast as json, takes bytes; comes with pydantic
 
-from automodel_cli.corpus.documents.row_texts import NOT_UTF8, document_of, too_long
-from automodel_cli.corpus.documents.units import BadRow, ReadOptions, Texts, Unit
+from automodel_cli.corpus.documents.units import (
+    NOT_UTF8,
+    BadRow,
+    ReadOptions,
+    Texts,
+    Unit,
+    document_of,
+    too_long,
+)
 from automodel_cli.errors import DataError
 from automodel_cli.files import read_range
 
@@ -129,9 +136,7 @@ def _read_values(unit: Unit, options: ReadOptions) -> Texts:
 
 
 def _read_parquet(unit: Unit, options: ReadOptions) -> Texts:
-    from automodel_cli.corpus.documents import (
-        columns,  # pyarrow costs a quarter second; JSONL does not pay it
-    )
+    from automodel_cli.corpus.documents import columns  # pyarrow, a quarter second that JSONL does not pay
 
     return columns.documents_of(columns.read_row_groups(unit, options), options)
 

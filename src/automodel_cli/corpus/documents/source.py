@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import accumulate
 from typing import Any, Protocol
 
+from automodel_cli.corpus.documents.compressed import likely_expansion
 from automodel_cli.corpus.documents.cutting import count_characters, cut_files
-from automodel_cli.corpus.documents.input_progress import with_shares_done
-from automodel_cli.corpus.documents.listing import dataset_name, is_local, list_several
-from automodel_cli.corpus.documents.units import ReadOptions, Unit
+from automodel_cli.corpus.documents.listing import SourceFile, dataset_name, is_local, list_several
+from automodel_cli.corpus.documents.units import InputFormat, ReadOptions, Unit
 from automodel_cli.files import hash_bytes
 from automodel_cli.text import plural
 
@@ -43,26 +45,37 @@ class Source(Protocol):
         ...
 
 
+class Reading(Protocol):
+    """The settings of a command that say how text is read."""
+
+    document: str
+    input_format: InputFormat
+    max_document_bytes: int
+
+
+def read_options(cfg: Reading, *keys: str, lists: bool = False) -> ReadOptions:
+    """The same as options of readers; ``keys`` are the fields of rows that hold text."""
+    return ReadOptions(
+        keys[0],
+        unescape(cfg.document),
+        more_keys=keys[1:],
+        lists=lists,
+        input_format=cfg.input_format,
+        max_document_bytes=cfg.max_document_bytes,
+    )
+
+
 def open_source(
-    dataset: str,
-    *,
-    set_name: str | None = None,
-    split: str = "train",
-    text_key: str = "text",
-    document: str = "file",
-    options: ReadOptions | None = None,
+    dataset: str, options: ReadOptions, set_name: str | None = None, split: str = "train"
 ) -> Source:
-    """The source that ``dataset`` names: local files, or a dataset of the Hub. ``options`` go before single ones.
+    """The source that ``dataset`` names: local files, or a dataset of the Hub.
 
     Raises:
         DataError: there is no such file or folder.
     """
-    options = options or ReadOptions(text_key=text_key, document=unescape(document))
     if is_local(dataset):
         return FileSource(dataset, options, split)
-    from automodel_cli.corpus.documents.hub import (
-        HubSource,  # leads to `datasets`, which local files do not need
-    )
+    from automodel_cli.corpus.documents.hub import HubSource  # leads to `datasets`
 
     return HubSource(dataset, set_name, split, options)
 
@@ -123,7 +136,7 @@ class FileSource:
             cut_huge_texts=self.cut_huge_texts,
             tail_from=self.tail_from,
         )
-        return with_shares_done(units, self.files, self.options)
+        return _with_shares_done(units, self.files, self.options)
 
     def describe(self) -> dict[str, Any]:
         listed = "\n".join(f"{file.name}\t{file.bytes}" for file in self.files)
@@ -139,6 +152,47 @@ class FileSource:
     def identity(self) -> str:
         listed = [f"{file.name}\t{file.bytes}\t{file.mtime_ns}" for file in self.files]
         return hash_bytes("\n".join(listed).encode())
+
+
+def _with_shares_done(
+    units: Iterator[Unit], files: Sequence[SourceFile], options: ReadOptions
+) -> Iterator[Unit]:
+    """The same units with ``through``, by what the files take on the disk: what every bar of progress shows.
+
+    Text is measured in bytes, parquet in rows; of a compressed file it is an estimate from its beginning.
+    """
+    before = list(accumulate((file.bytes for file in files), initial=0))
+    file: _FileProgress | None = None
+    for unit in units:
+        if file is None or file.index != unit.file:
+            file = _FileProgress(unit, files[unit.file], options)
+        share = file.share_with(unit)
+        done = before[unit.file] + (unit.size if unit.kind == "files" else share * files[unit.file].bytes)
+        held = [replace(unit, through=min(1.0, done / max(1, before[-1])))]
+        del unit  # it may hold the largest document there is
+        yield held.pop()
+
+
+class _FileProgress:
+    """One file: how large it is in its own measure, and how much of that is done."""
+
+    def __init__(self, first: Unit, file: SourceFile, options: ReadOptions) -> None:
+        self.index, self.by_rows = first.file, file.kind == "parquet" and not file.not_text
+        at = first.cursor["at"]
+        if self.by_rows:
+            from automodel_cli.corpus.documents import columns  # pyarrow, which other files do not need
+
+            rows = [group.rows for group in columns.inspect_parquet(file.path, file.name, options)]
+            self.whole, self.done = float(sum(rows)), sum(rows[:at]) + first.cursor.get("row", 0)
+        else:
+            packed = file.compression
+            self.whole = file.bytes * (likely_expansion(file.path, file.name, packed) if packed else 1.0)
+            self.done = 0 if first.kind == "values" else at  # those are counted, not measured
+
+    def share_with(self, unit: Unit) -> float:
+        """The part of the file that is done with this unit."""
+        self.done += (unit.rows or 0) if self.by_rows else unit.size
+        return min(1.0, self.done / max(1.0, self.whole))
 
 
 def unescape(delimiter: str) -> str:

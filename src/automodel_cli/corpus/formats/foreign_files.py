@@ -214,14 +214,11 @@ def _is_text(block: bytes) -> bool:
 
 def _are_wide(blocks: Sequence[bytes]) -> bool:
     """Whether the upper halves of 32-bit numbers are all small, and the lower ones vary as ids do."""
-    halves = [np.frombuffer(block[: len(block) // 4 * 4], "<u2").reshape(-1, 2) for block in blocks]
-    if sum(map(len, halves)) < _LEAST_WIDE or any(
-        int(pair[:, 1].max(initial=0)) >= _HIGH_HALF for pair in halves
-    ):
+    numbers = [np.frombuffer(block[: len(block) // 4 * 4], "<u2").reshape(-1, 2) for block in blocks]
+    low, high = np.concatenate(numbers).T
+    if len(low) < _LEAST_WIDE or high.max() >= _HIGH_HALF:
         return False
-    low = np.concatenate([pair[:, 0] for pair in halves])
-    high = max(int(pair[:, 1].max(initial=0)) for pair in halves)
-    return len(np.unique(low)) >= _LEAST_DISTINCT and int(low.max()) >= 8 * (high + 1)
+    return len(np.unique(low)) >= _LEAST_DISTINCT and int(low.max()) >= 8 * (int(high.max()) + 1)
 
 
 def dtype_beside(path: Path) -> np.dtype | None:

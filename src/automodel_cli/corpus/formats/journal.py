@@ -46,42 +46,36 @@ class Position:
     writer: dict[str, Any] | None = None
 
 
-class _Part(FileModel):
-    """Base of what stands below: keys that are not known would not be kept."""
+class _Strict(FileModel):
+    """Keys that are not known would not be kept."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class _InFiles(_Part):
+class _InFiles(_Strict):
     file: Count
     at: Count
     row: Count = 0
 
 
-class _InHub(_Part):
+class _InHub(_Strict):
     at: Count
     state: dict[str, Any]
 
 
-class _InBuckets(_Part):
+class _InBuckets(_Strict):
     key: Annotated[int, Field(ge=0, lt=2**64)]
 
 
-class _Bad(_Part):
+class _Bad(_Strict):
     count: Count
     first: Items[str]
 
 
-class _Plan(_Part):
-    options: dict[str, Any]
-    source: dict[str, Any]
-    tokenizer: dict[str, Any]
-
-
-class _Body(_Part):
+class _Body(_Strict):
     """The file without format and hash; the writers check their states themselves."""
 
-    plan: _Plan
+    plan: Annotated[dict[Literal["options", "source", "tokenizer"], dict[str, Any]], Field(min_length=3)]
     phase: Phase
     cursor: _InFiles | _InHub | _InBuckets | Annotated[dict[str, Any], Field(max_length=0)] | None
     rows: Count
@@ -105,12 +99,8 @@ def read_progress(folder: Path, name: str = PROGRESS_NAME) -> tuple[dict[str, An
     except AutomodelError:
         return None
     plan = body.pop("plan")
-    in_buckets = isinstance(known.cursor, _InBuckets)
-    if (
-        known.phase == "write"
-        and known.cursor is not None
-        and in_buckets != bool(plan["options"].get("shuffle"))
-    ):
+    shuffled, in_buckets = bool(plan["options"].get("shuffle")), isinstance(known.cursor, _InBuckets)
+    if known.phase == "write" and known.cursor is not None and in_buckets != shuffled:
         return None
     return plan, Position(**body)
 

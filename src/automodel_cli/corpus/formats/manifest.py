@@ -21,9 +21,10 @@ no absolute path; a corpus may be moved or copied and stays the same corpus.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 
@@ -62,39 +63,72 @@ def _tokenizer_facts(value: dict[str, Any]) -> dict[str, Any]:
 TokenizerFacts = Annotated[dict[str, Any], AfterValidator(_tokenizer_facts)]
 
 
+Plan = dict[str, Any]
+"""What decides the bytes: options, source and, of token files, the tokenizer."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What the manifests of both formats say."""
+    """What the manifests of all formats say; ``HINT`` is what to do where one is not as it should be."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
+    FORMAT: ClassVar[str]
+    HINT: ClassVar[str] = "make the files again"
 
     folder: Path
-    tokenizer: TokenizerFacts
     documents: Count
-    tokens: Count
     bad_rows: Count
     source: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
-    def plan(self) -> dict[str, Any]:
+    def own_path(self) -> Path:
+        """Where it is."""
+        return self.folder / MANIFEST_NAME
+
+    @property
+    def plan(self) -> Plan:
         """What decided the bytes."""
-        return {"options": self.options, "source": self.source, "tokenizer": self.tokenizer}
+        return {"options": self.options, "source": self.source}
+
+    def listed(self) -> Iterable[tuple[Path, int]]:
+        """The files that it speaks of, besides a tokenizer's of its own folder, and the bytes of each."""
+        raise NotImplementedError
+
+    def body(self) -> dict[str, Any]:
+        """What is written, besides ``format`` and ``self``."""
+        return {key: value for key, value in asdict(self).items() if key != "folder"}
+
+    def write(self) -> None:
+        """Publish it: the files are complete from this moment on."""
+        write_manifest(self.own_path, {"format": self.FORMAT, **self.body()})
+
+    @classmethod
+    def read(cls, path: Path, **known: Any) -> Self:
+        """The manifest at ``path``; ``known`` are values that its place says.
+
+        Raises:
+            DataError: it is missing, damaged, or of another format.
+        """
+        body = read_manifest(path)
+        found = body.pop("format", None)
+        if found != cls.FORMAT:
+            raise DataError(f"{path} has format {found!r}, expected {cls.FORMAT!r}", cls.HINT)
+        del body["self"]
+        return validated({**body, "folder": path.parent, **known}, cls, path, hint=cls.HINT)
 
 
-def read_body(path: Path, format_name: str, hint: str) -> dict[str, Any]:
-    """The keys of a manifest, besides ``format`` and ``self``.
+@dataclass(frozen=True, kw_only=True)
+class TokenManifest(Manifest):
+    """What the manifests of both kinds of token files say."""
 
-    Raises:
-        DataError: it is missing, damaged, or of another format; ``hint`` says what to do.
-    """
-    body = read_manifest(path)
-    found = body.pop("format", None)
-    if found != format_name:
-        raise DataError(f"{path} has format {found!r}, expected {format_name!r}", hint)
-    del body["self"]
-    return body
+    tokenizer: TokenizerFacts
+    tokens: Count
+
+    @property
+    def plan(self) -> Plan:
+        return {**super().plan, "tokenizer": self.tokenizer}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +158,11 @@ class CorpusFile(ListedFile):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CorpusManifest(Manifest):
+class CorpusManifest(TokenManifest):
     """The content of a corpus folder's ``manifest.json``."""
+
+    FORMAT = FORMAT
+    HINT = "make the corpus again"
 
     layout: Literal["bin", "raw"]
     dtype: Literal["uint16", "uint32"]
@@ -147,6 +184,24 @@ class CorpusManifest(Manifest):
         """Where ``file`` is."""
         return self.folder / file.name
 
+    def listed(self) -> Iterable[tuple[Path, int]]:
+        return [(self.path(file), file.bytes) for file in self.files]
+
+    def body(self) -> dict[str, Any]:
+        body = super().body()
+        if self.separator == "eos":
+            del body["separator"]  # as in corpora from before there was a choice
+        return body
+
+    @classmethod
+    def read(cls, path: Path, **known: Any) -> Self:
+        manifest = super().read(path, **known)
+        if manifest.eot != "none" and manifest.separator_id is None:
+            raise DataError(
+                f"{path}: its tokenizer has no token for separator {manifest.separator!r}", cls.HINT
+            )
+        return manifest
+
     def fingerprint(self, split: Split | None = None) -> str:
         """Identity of the data: ordered shard hashes and the tokenizer; folders and names do not count."""
         parts = [file.xxh3 for file in self.token_files(split)]
@@ -166,31 +221,13 @@ def describe_file(
     return CorpusFile(name=name, role=role, split=split, tokens=tokens, documents=documents, **facts)
 
 
-def write_corpus_manifest(manifest: CorpusManifest) -> Path:
-    """Publish ``manifest`` in its folder; the corpus is complete from this moment on."""
-    body = asdict(manifest)
-    del body["folder"]
-    if manifest.separator == "eos":
-        del body["separator"]  # as in corpora from before there was a choice
-    path = manifest.folder / MANIFEST_NAME
-    write_manifest(path, {"format": FORMAT, **body})
-    return path
-
-
 def read_corpus_manifest(folder: Path | str) -> CorpusManifest:
     """The manifest of a corpus folder.
 
     Raises:
         DataError: it is missing, damaged, or of another format.
     """
-    folder = Path(folder)
-    path = folder / MANIFEST_NAME
-    hint = "make the corpus again"
-    body = read_body(path, FORMAT, hint)
-    manifest = validated({**body, "folder": folder}, CorpusManifest, path, hint=hint)
-    if manifest.eot != "none" and manifest.separator_id is None:
-        raise DataError(f"{path}: its tokenizer has no token for separator {manifest.separator!r}", hint)
-    return manifest
+    return CorpusManifest.read(Path(folder) / MANIFEST_NAME)
 
 
 def find_manifest(token_file: Path | str) -> CorpusManifest | None:

@@ -54,7 +54,7 @@ MAX_SEQUENCE_TOKENS = 2**31 - 1  # lengths are int32
 _DTYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 6: "<f8", 7: "<f4", 8: "<u2"}
 _CODES = {np.dtype(name): code for code, name in _DTYPES.items()}
 _SMALL_VOCABULARY = 65_500  # Megatron's limit, not 65,536: some room for added tokens
-_CHUNK = 1 << 20  # sequences looked at or written at a time
+_AT_ONCE = 1 << 20  # sequences looked at or written at a time
 _SMALL_INDEX_BYTES = 1 << 20  # smaller indices are read, larger ones mapped
 _FEW = 6  # sequences that are looked up one by one
 _POINTER, _LENGTH = struct.Struct("<q"), struct.Struct("<i")
@@ -313,7 +313,7 @@ class MegatronIndex:
             DataError: naming the first that is wrong.
         """
         name, expected = idx_path(self.file.prefix), 0
-        for first, lengths, pointers in self._chunks():
+        for first, lengths, pointers in self._runs():
             begins = np.cumsum(lengths, dtype=np.int64)
             begins *= self.file.dtype.itemsize
             ends, begins = begins + expected, np.concatenate(([0], begins[:-1])) + expected
@@ -328,10 +328,10 @@ class MegatronIndex:
             expected = int(ends[-1])
         self._check_documents()
 
-    def _chunks(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        for first in range(0, self.file.num_sequences, _CHUNK):
-            pointers = self._pointers[first : first + _CHUNK].copy().view("<i8").ravel()
-            yield first, self.lengths(first, first + _CHUNK), pointers
+    def _runs(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        for first in range(0, self.file.num_sequences, _AT_ONCE):
+            pointers = self._pointers[first : first + _AT_ONCE].copy().view("<i8").ravel()
+            yield first, self.lengths(first, first + _AT_ONCE), pointers
 
     def _check_documents(self) -> None:
         bounds = self.document_bounds()
@@ -483,8 +483,8 @@ def can_continue(prefix: Path | str, dtype: np.dtype, synced: Synced) -> bool:
 def _read_back(handle: IO[bytes], count: int) -> Iterator[np.ndarray]:
     """The ``count`` int32 numbers of a temporary from its beginning, some at a time."""
     handle.seek(0)
-    for first in range(0, count, _CHUNK):
-        yield np.frombuffer(handle.read(4 * min(_CHUNK, count - first)), dtype="<i4")
+    for first in range(0, count, _AT_ONCE):
+        yield np.frombuffer(handle.read(4 * min(_AT_ONCE, count - first)), dtype="<i4")
 
 
 def header_bytes(dtype: np.dtype, num_sequences: int, document_entries: int) -> bytes:

@@ -24,11 +24,11 @@ from automodel_cli.corpus.formats.megatron_bin import (
 )
 from automodel_cli.corpus.formats.megatron_manifest import (
     SUFFIX,
+    Listed,
     MegatronManifest,
     PairEntry,
-    find_megatron_manifest,
+    find_megatron_manifests,
     is_megatron_manifest,
-    read_megatron_manifest,
 )
 from automodel_cli.corpus.formats.nanogpt_bin import TokenReader
 from automodel_cli.corpus.formats.verify_report import FileReport, VerifyReport
@@ -60,7 +60,7 @@ def _is_index(path: Path) -> bool:
 
 def _listed(prefix: Path) -> bool:
     try:
-        return find_megatron_manifest(prefix) is not None
+        return find_megatron_manifests([prefix]) != [None]
     except DataError:
         return True
 
@@ -125,7 +125,7 @@ class _Check:
     def manifest(self, path: Path) -> None:
         """A manifest and all that it lists."""
         try:
-            manifest = read_megatron_manifest(path)
+            manifest = MegatronManifest.read(path)
         except DataError as error:
             self.report.problems.append(error.message)
             return
@@ -134,7 +134,7 @@ class _Check:
         self.all_bytes += sum(pair.bin_bytes for pair in manifest.pairs)
         for pair in manifest.pairs:
             self.known.add(pair.name)
-            self.pair(manifest.prefix(pair), manifest, pair, tokenizer)
+            self.pair(manifest.prefix(pair), Listed(manifest, pair), tokenizer)
         if not manifest.pairs:
             self.report.problems.append(f"{path} lists no pair of files: nothing was checked")
         sums = [
@@ -145,18 +145,16 @@ class _Check:
 
     def one(self, prefix: Path) -> None:
         """One pair, and what a manifest beside it says of it."""
-        manifest = entry = None
+        listed, tokenizer = None, self.tokenizer
         try:
-            manifest = find_megatron_manifest(prefix)
+            (listed,) = find_megatron_manifests([prefix])
         except DataError as error:
             self.report.problems.append(error.message)
-        tokenizer = self.tokenizer
-        if manifest is not None:
-            self.report.manifest = manifest
-            entry = next(pair for pair in manifest.pairs if pair.name == prefix.name)
-            tokenizer = tokenizer or self._tokenizer_of(manifest)
+        if listed is not None:
+            self.report.manifest = listed.manifest
+            tokenizer = tokenizer or self._tokenizer_of(listed.manifest)
         self.all_bytes = bin_path(prefix).stat().st_size if bin_path(prefix).exists() else 0
-        self.pair(prefix, manifest, entry, tokenizer)
+        self.pair(prefix, listed, tokenizer)
 
     def strangers(self, folder: Path) -> None:
         """Pairs in a folder that no manifest lists."""
@@ -169,7 +167,7 @@ class _Check:
         for prefix in prefixes:
             if self.known:
                 self.report.warnings.append(f"{prefix} is listed in no manifest")
-            self.pair(prefix, None, None, self.tokenizer)
+            self.pair(prefix, None, self.tokenizer)
 
     def _tokenizer_of(self, manifest: MegatronManifest) -> Tokenizer | None:
         folder = manifest.tokenizer_folder
@@ -179,47 +177,37 @@ class _Check:
 
     # ------------------------------------------------------------------------------------ one pair
 
-    def pair(
-        self,
-        prefix: Path,
-        manifest: MegatronManifest | None,
-        entry: PairEntry | None,
-        tokenizer: Tokenizer | None,
-    ) -> None:
-        """Everything about one pair."""
-        problems = self.report.problems
-        if entry is not None and not self._compare_index(prefix, entry):
+    def pair(self, prefix: Path, listed: Listed | None, tokenizer: Tokenizer | None) -> None:
+        """Everything about one pair: sizes and the index's hash first, so that a damaged one is not looked into."""
+        report, entry = self.report, None if listed is None else listed.pair
+        if entry is not None and not (
+            report.has_size(bin_path(prefix), entry.bin_bytes)
+            and report.compare(idx_path(prefix), entry.idx_bytes, entry.idx_xxh3)
+        ):
             return
         try:
             file = inspect_prefix(prefix)
             index = MegatronIndex(file)
             index.check()
         except DataError as error:
-            problems.append(error.message)
+            report.problems.append(error.message)
             return
+        manifest = None if listed is None else listed.manifest
         eod_id = manifest.eod_id if manifest is not None else getattr(tokenizer, "eot_id", None)
         scan = self._scan(file, index, eod_id)
         if entry is not None:
             self._compare(prefix, file, scan, entry)
         vocab_size = manifest.tokenizer["vocab_size"] if manifest else getattr(tokenizer, "vocab_size", None)
         if file.num_tokens:
-            self.report.check_ids(bin_path(prefix), scan.smallest, scan.largest, vocab_size)
-        self._judge_ends(prefix, manifest, entry, scan, eod_id)
+            report.check_ids(bin_path(prefix), scan.smallest, scan.largest, vocab_size)
+        if eod_id is not None and scan.wrong_ends:
+            self._judge_ends(prefix, listed, scan, eod_id)
         key = entry.key if entry is not None else ""
         if tokenizer is not None and self.documents and key not in self.shown:
             self.shown.add(key)
             self._show(index, tokenizer)
-        self.report.files.append(
-            FileReport(
-                prefix.name, "megatron", file.dtype.name, file.num_tokens, file.num_documents, scan.largest
-            )
-        )
-
-    def _compare_index(self, prefix: Path, entry: PairEntry) -> bool:
-        """Both files against their sizes, the index against its hash; False if there is nothing more to look at."""
-        return self.report.has_size(bin_path(prefix), entry.bin_bytes) and self.report.compare(
-            idx_path(prefix), entry.idx_bytes, entry.idx_xxh3
-        )
+        counts = (file.num_tokens, file.num_documents, scan.largest)
+        report.files.append(FileReport(prefix.name, "megatron", file.dtype.name, *counts))
 
     def _compare(self, prefix: Path, file: MegatronFile, scan: _Scan, entry: PairEntry) -> None:
         self.report.compare_hash(bin_path(prefix), scan.xxh3, entry.bin_xxh3)
@@ -246,24 +234,16 @@ class _Check:
             self.progress(self.done_bytes, self.all_bytes, file.prefix.name)
         return _Scan(smallest, largest, f"xxh3:{digest.hexdigest()}", wrong, len(ends))
 
-    def _judge_ends(
-        self,
-        prefix: Path,
-        manifest: MegatronManifest | None,
-        entry: PairEntry | None,
-        scan: _Scan,
-        eod_id: int | None,
-    ) -> None:
+    def _judge_ends(self, prefix: Path, listed: Listed | None, scan: _Scan, eod_id: int) -> None:
         """Each document of ours must end as the manifest says; of others a mixture is worth a word."""
-        if eod_id is None or not scan.wrong_ends:
-            return
         line = f"{prefix}: {scan.wrong_ends:,} of {scan.with_tokens:,} documents do not end in id {eod_id}"
-        if manifest is None or entry is None:
+        if listed is None:
             if scan.wrong_ends < scan.with_tokens:
                 self.report.warnings.append(line)
             return
         # The very last document of a run with --max-tokens may be cut.
-        cut = manifest.options.get("max_tokens") and entry.part == max(pair.part for pair in manifest.pairs)
+        last = max(pair.part for pair in listed.manifest.pairs)
+        cut = listed.manifest.options.get("max_tokens") and listed.pair.part == last
         if scan.wrong_ends > (1 if cut else 0):
             self.report.problems.append(line)
 

@@ -21,19 +21,19 @@ other readers expect to match ``.bin`` and ``.idx`` files alone. Deterministic: 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
 from pydantic import ConfigDict
 
 from automodel_cli.corpus.build.megatron_sink import MegatronLayout, Pair
-from automodel_cli.corpus.formats.manifest import ListedFile, Manifest, read_body, size_and_hash
+from automodel_cli.corpus.formats.manifest import ListedFile, TokenManifest, size_and_hash
 from automodel_cli.corpus.formats.megatron_bin import bin_path, idx_path
 from automodel_cli.corpus.tokenizers.base import SAVED_FILES
-from automodel_cli.files import hash_file, names_format, write_manifest
-from automodel_cli.json_files import Count, Items, PlainName, Xxh3, validated
+from automodel_cli.files import hash_file, names_format
+from automodel_cli.json_files import Count, Items, PlainName, Xxh3
 
 FORMAT = "automodel-megatron/1"
 SUFFIX = ".manifest.json"
@@ -59,8 +59,10 @@ class PairEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MegatronManifest(Manifest):
+class MegatronManifest(TokenManifest):
     """The content of a ``PREFIX.manifest.json``."""
+
+    FORMAT = FORMAT
 
     name: str
     keys: Items[str]
@@ -72,7 +74,7 @@ class MegatronManifest(Manifest):
     tokenizer_files: Items[ListedFile]
 
     @property
-    def path(self) -> Path:
+    def own_path(self) -> Path:
         """Where it is."""
         return self.folder / f"{self.name}{SUFFIX}"
 
@@ -89,6 +91,18 @@ class MegatronManifest(Manifest):
     def prefix(self, pair: PairEntry) -> Path:
         """Path of a pair without ``.bin`` and ``.idx``."""
         return self.folder / pair.name
+
+    def listed(self) -> Iterable[tuple[Path, int]]:
+        for pair in self.pairs:
+            yield bin_path(self.prefix(pair)), pair.bin_bytes
+            yield idx_path(self.prefix(pair)), pair.idx_bytes
+
+    def body(self) -> dict[str, Any]:
+        return {key: value for key, value in super().body().items() if key != "name"}
+
+    @classmethod
+    def read(cls, path: Path, **known: Any) -> Self:
+        return super().read(path, name=path.name.removesuffix(SUFFIX), **known)
 
 
 def describe_pair(layout: MegatronLayout, pair: Pair, source: str | None) -> PairEntry:
@@ -110,24 +124,6 @@ def describe_tokenizer(folder: Path) -> tuple[ListedFile, ...]:
     """Sizes and hashes of a tokenizer's files."""
     found = sorted(folder / name for name in SAVED_FILES if (folder / name).is_file())
     return tuple(ListedFile(name=path.name, **size_and_hash(path)) for path in found)
-
-
-def write_megatron_manifest(manifest: MegatronManifest) -> None:
-    """Publish: the files are complete from this moment on."""
-    body = asdict(manifest)
-    del body["folder"], body["name"]
-    write_manifest(manifest.path, {"format": FORMAT, **body})
-
-
-def read_megatron_manifest(path: Path) -> MegatronManifest:
-    """Read one.
-
-    Raises:
-        DataError: it is missing, damaged, or of another format.
-    """
-    hint = "make the files again"
-    place = {"folder": path.parent, "name": path.name.removesuffix(SUFFIX)}
-    return validated({**read_body(path, FORMAT, hint), **place}, MegatronManifest, path, hint=hint)
 
 
 def is_megatron_manifest(path: Path) -> bool:
@@ -157,17 +153,7 @@ def find_megatron_manifests(prefixes: Sequence[Path]) -> list[Listed | None]:
         for path in sorted(folder.glob(f"*{SUFFIX}")):
             beginning = f"{path.name.removesuffix(SUFFIX)}_"
             if any(name.startswith(beginning) for name in wanted) and is_megatron_manifest(path):
-                manifest = read_megatron_manifest(path)
+                manifest = MegatronManifest.read(path)
                 for pair in manifest.pairs:
                     known.setdefault(folder / pair.name, Listed(manifest, pair))
     return [known.get(prefix) for prefix in prefixes]
-
-
-def find_megatron_manifest(prefix: Path) -> MegatronManifest | None:
-    """The manifest beside the pair ``prefix`` that lists it, or None.
-
-    Raises:
-        DataError: the manifest whose name fits is damaged.
-    """
-    (listed,) = find_megatron_manifests([prefix])
-    return None if listed is None else listed.manifest

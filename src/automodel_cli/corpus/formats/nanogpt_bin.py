@@ -451,7 +451,7 @@ def header_bytes(num_tokens: int, dtype: np.dtype, layout: Layout = "nemo") -> b
     return fields.tobytes()
 
 
-def iter_chunks(reader: TokenReader, tokens_per_chunk: int = 1 << 22) -> Iterator[np.ndarray]:
+def iter_blocks(reader: TokenReader, tokens_per_block: int = 1 << 22) -> Iterator[np.ndarray]:
     """The whole file in order, a few MB at a time, in the file's dtype."""
-    for start in range(0, reader.num_tokens, tokens_per_chunk):
-        yield reader.read(start, min(tokens_per_chunk, reader.num_tokens - start))
+    for start in range(0, reader.num_tokens, tokens_per_block):
+        yield reader.read(start, min(tokens_per_block, reader.num_tokens - start))

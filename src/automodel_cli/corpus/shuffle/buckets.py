@@ -9,13 +9,14 @@ all rows in the order of their keys. How many buckets there are, and which proce
 | plan.json          | seed, number of buckets, fields of a record                            |
 | NNNN.WRITER.docs   | records: place u64, length u64 (bytes), and what else the plan names   |
 | NNNN.WRITER.rows   | the rows of these records, one after another                           |
-| NNNN_MMMM...       | parts of a bucket that proved too large for the memory, same two files |
+| NNNN_MMMM...       | buckets into which one too large for the memory was divided            |
 """
 
 from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,10 +26,10 @@ from typing import IO, Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from automodel_cli.corpus.shuffle.gather import Rows
+from automodel_cli.corpus.shuffle.packed_rows import Rows
 from automodel_cli.corpus.shuffle.splitting import shuffle_keys
 from automodel_cli.errors import DataError
-from automodel_cli.files import ANY_TEMPORARY, disk_errors_named, fsync_folder, remove_known, write_json
+from automodel_cli.files import ANY_TEMPORARY, disk_errors_named, fsync_folder, write_json
 from automodel_cli.json_files import FileModel, Items, read_model
 
 MAX_BUCKETS = 4096  # more would make tiny writes; a bucket that is too large is divided when its turn comes
@@ -42,7 +43,6 @@ _NO_BUCKETS = "there are no buckets of a shuffle: start over with --overwrite"
 _BASE_FIELDS = [("place", "<u8"), ("length", "<u8")]
 _ROWS = r"\d{4}(_\d{4})*\.\w+\.(docs|rows)"
 _FILES = rf"(plan\.json{ANY_TEMPORARY}|numbers\.bin|{_ROWS}|digests/\d{{4}}\.(bin|dropped))"
-BUCKET_FILES = re.compile(_FILES)
 WORK_FILES = re.compile(rf"begun|((buckets[^/]*|{GATHERED_NAME})/)?{_FILES}")
 """What is ours in a folder that buckets are made in, as paths in it."""
 
@@ -52,24 +52,24 @@ WORK_FILES = re.compile(rf"begun|((buckets[^/]*|{GATHERED_NAME})/)?{_FILES}")
 
 @dataclass(frozen=True)
 class KeyRange:
-    """Keys from ``low`` on, ``width`` of them; can be divided into parts of nearly equal width."""
+    """Keys from ``low`` on, ``width`` of them; can be divided into ranges of nearly equal width."""
 
     low: int = 0
     width: int = 1 << 64
 
     @property
     def _shift(self) -> int:
-        # With 32 bits of the distance left, distance times parts fits in 64.
+        # With 32 bits of the distance left, distance times ranges fits in 64.
         return max(0, self.width.bit_length() - 1 - 32)
 
-    def part_of(self, keys: np.ndarray, count: int) -> np.ndarray:
-        """Which of ``count`` parts each key (uint64) is in, as uint16; the parts are in the order of their keys."""
+    def range_of(self, keys: np.ndarray, count: int) -> np.ndarray:
+        """Which of ``count`` ranges each key (uint64) is in, as uint16; they are in the order of their keys."""
         distance = (keys - np.uint64(self.low)) >> np.uint64(self._shift)
-        parts = distance * np.uint64(count) // np.uint64(max(1, self.width >> self._shift))
-        return np.minimum(parts, np.uint64(count - 1)).astype(np.uint16)
+        numbers = distance * np.uint64(count) // np.uint64(max(1, self.width >> self._shift))
+        return np.minimum(numbers, np.uint64(count - 1)).astype(np.uint16)
 
-    def parts(self, count: int) -> list[KeyRange]:
-        """The ranges that ``part_of`` numbers."""
+    def divided(self, count: int) -> list[KeyRange]:
+        """The ranges that ``range_of`` numbers."""
         steps = max(1, self.width >> self._shift)
         lows = [self.low + (-(-k * steps // count) << self._shift) for k in range(count)]
         stops = [*lows[1:], self.low + self.width]
@@ -101,9 +101,21 @@ class Buckets:
         """A row's record."""
         return np.dtype([*_BASE_FIELDS, *self.more_fields])
 
+    @staticmethod
+    def below(folder: Path, seed: int, count: int, more_fields: tuple[tuple[str, str], ...] = ()) -> Buckets:
+        """Buckets without rows, in a folder of their own below ``folder``.
+
+        A new one each time: a worker that outlives its killed parent by a moment finds no place to write to.
+        """
+        with disk_errors_named(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            own = Path(tempfile.mkdtemp(prefix="buckets-", dir=folder))
+        buckets = Buckets(own, seed, count, more_fields)
+        buckets.create()
+        return buckets
+
     def create(self) -> None:
-        """Begin with no rows; what was there is gone."""
-        self.remove()
+        """Begin with no rows, in a folder that holds none."""
         with disk_errors_named(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         fields = [list(field) for field in self.more_fields]
@@ -120,17 +132,13 @@ class Buckets:
         more = tuple((name, "<u8") for name, *_ in plan.more_fields)
         return Buckets(folder, plan.seed, plan.count, more)
 
-    def remove(self) -> None:
-        """Give the disk space back."""
-        remove_known(self.folder, BUCKET_FILES)
-
     def names(self) -> list[str]:
         """All buckets, in the order of their keys."""
         return [f"{number:04d}" for number in range(self.count)]
 
     def bucket_of(self, places: np.ndarray) -> np.ndarray:
         """The number of the bucket of each place."""
-        return KeyRange().part_of(shuffle_keys(self.seed, places), self.count)
+        return KeyRange().range_of(shuffle_keys(self.seed, places), self.count)
 
     def sync(self) -> None:
         """Make all rows durable."""
@@ -153,7 +161,7 @@ class Buckets:
     def count_below(self, key: int) -> int:
         """How many rows have a key below ``key``."""
         below = 0
-        ranges = KeyRange().parts(self.count)
+        ranges = KeyRange().divided(self.count)
         for path in self.folder.glob("*.docs"):
             keys = ranges[int(path.name.partition(".")[0])]
             if keys.low + keys.width <= key:
@@ -226,17 +234,22 @@ class AppendedFiles:
 
 
 def _scatter(
-    data: np.ndarray, records: np.ndarray, parts: np.ndarray, names: list[str], files: AppendedFiles
+    data: np.ndarray, records: np.ndarray, numbers: np.ndarray, names: list[str], files: AppendedFiles
 ) -> None:
-    """Append each row to the files of ``names[part]``."""
+    """Append each row to the files of ``names[number]``."""
     rows = Rows(data, records["length"].astype(np.int64))
-    order = np.argsort(parts, kind="stable")  # uint16: a radix sort
-    counts = np.bincount(parts, minlength=len(names))
+    for number, chosen in grouped(numbers):
+        files.append(f"{names[number]}.rows", rows.take(chosen))
+        files.append(f"{names[number]}.docs", records[chosen])
+
+
+def grouped(numbers: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Each number that occurs in ``numbers`` (uint16), with the places where it does."""
+    order = np.argsort(numbers, kind="stable")  # a radix sort
+    counts = np.bincount(numbers)
     stops = np.cumsum(counts)
-    for part in np.flatnonzero(counts).tolist():
-        chosen = order[stops[part] - counts[part] : stops[part]]
-        files.append(f"{names[part]}.rows", rows.take(chosen))
-        files.append(f"{names[part]}.docs", records[chosen])
+    for number in np.flatnonzero(counts).tolist():
+        yield number, order[stops[number] - counts[number] : stops[number]]
 
 
 def write_all(descriptor: int, array: np.ndarray) -> None:
@@ -306,7 +319,7 @@ class BucketReader:
             DataError: a bucket is not whole.
             AutomodelError: the disk is full.
         """
-        ranges = KeyRange().parts(self._buckets.count)
+        ranges = KeyRange().divided(self._buckets.count)
         for number, (name, keys) in enumerate(zip(self._buckets.names(), ranges, strict=True)):
             if keys.low + keys.width > first_key and self._files[name]:
                 dropped = self._dropped(number) if self._dropped else None
@@ -323,12 +336,12 @@ class BucketReader:
             self._forget(name)
             return
         count = min(MAX_BUCKETS, -(-needed * 4 // (self._memory_bytes * 3)))
-        names = [f"{name}_{part:04d}" for part in range(count)]
+        names = [f"{name}_{number:04d}" for number in range(count)]
         self._divide(name, keys, names)
         self._forget(name)
-        for part, part_keys in zip(names, keys.parts(count), strict=True):
-            if self._files[part] and part_keys.low + part_keys.width > first_key:
-                yield from self._bucket(part, part_keys, first_key, dropped)
+        for inner, inner_keys in zip(names, keys.divided(count), strict=True):
+            if self._files[inner] and inner_keys.low + inner_keys.width > first_key:
+                yield from self._bucket(inner, inner_keys, first_key, dropped)
 
     def _size(self, name: str) -> tuple[int, int]:
         """Bytes and rows of a bucket."""
@@ -345,22 +358,22 @@ class BucketReader:
         return needed - largest > self._memory_bytes // 8
 
     def _divide(self, name: str, keys: KeyRange, names: list[str]) -> None:
-        """Move the rows of a bucket to parts of it, some at a time."""
+        """Move the rows of a bucket to smaller ones, some at a time."""
         seed, most_bytes = self._buckets.seed, max(1, self._memory_bytes // 4)
         files = AppendedFiles(self._buckets.folder)
-        writers = [f"{part}.0" for part in names]
+        writers = [f"{inner}.0" for inner in names]
         for path in self._files[name]:
             with path.with_suffix(".rows").open("rb") as rows:
                 for records in iter_array(path, self._buckets.record, max(1, most_bytes // BYTES_A_ROW)):
                     for some in _runs_of(records, most_bytes):
                         data = _read_rows(rows, some["length"], path)
-                        parts = keys.part_of(shuffle_keys(seed, some["place"]), len(names))
-                        _scatter(data, some, parts, writers, files)
+                        numbers = keys.range_of(shuffle_keys(seed, some["place"]), len(names))
+                        _scatter(data, some, numbers, writers, files)
         files.close()
-        for part in names:
-            path = self._buckets.folder / f"{part}.0.docs"
+        for inner in names:
+            path = self._buckets.folder / f"{inner}.0.docs"
             if path.exists():
-                self._files[part].append(path)
+                self._files[inner].append(path)
 
     def _sorted(self, name: str, first_key: int, dropped: np.ndarray | None) -> Iterator[SortedRows]:
         records, data = self._load(name)

@@ -15,72 +15,58 @@
 | versions   | automodel                                                                                    |
 | self       | hash of all this                                                                             |
 
-While a run is under way, or after it was killed, the folder holds ``.shuffle``; it begins anew from there. Only
-what the manifest lists, or a run that left ``.shuffle`` began, is ever removed.
+While a run is under way, or after it was killed, the folder holds ``.shuffle``; it begins anew from there.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import ConfigDict
+import xxhash
 
-from automodel_cli import __version__
-from automodel_cli.corpus.build.output import difference, refuse_other_sizes
+from automodel_cli.corpus.build.output import Output
 from automodel_cli.corpus.documents.units import Split
-from automodel_cli.corpus.formats.ownership import is_ours, refuse
+from automodel_cli.corpus.formats.manifest import MANIFEST_NAME, Manifest
 from automodel_cli.corpus.shuffle.buckets import WORK_FILES
 from automodel_cli.corpus.shuffle.document_files import DocumentFile, is_document_file, names_of
-from automodel_cli.errors import ConfigError, DataError
-from automodel_cli.files import (
-    ANY_TEMPORARY,
-    TEMP_SUFFIX,
-    fsync_folder,
-    leads_away,
-    names_format,
-    read_manifest,
-    remove_known,
-    strangers_below,
-    write_manifest,
-)
-from automodel_cli.json_files import Count, Items, validated
+from automodel_cli.errors import DataError
+from automodel_cli.files import ANY_TEMPORARY, fsync_folder, leads_away, names_format
+from automodel_cli.json_files import Count, Items
 
-FORMAT = "automodel-documents/1"
-MANIFEST_NAME = "manifest.json"
-LOCK_NAME = ".lock"
 WORK_NAME = ".shuffle"
-_BEGUN = "begun"  # in the work folder: the documents here are those of a run under way
 
 
-_ANEW = "shuffle the documents again, into another folder; or name the files with a glob"
-
-
-@dataclass(frozen=True)
-class DocumentsManifest:
+@dataclass(frozen=True, kw_only=True)
+class DocumentsManifest(Manifest):
     """What a folder of documents says of itself."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    FORMAT = "automodel-documents/1"
+    HINT = "shuffle the documents again, into another folder; or name the files with a glob"
 
     text_key: str
-    documents: Count
     duplicates: Count | None
-    bad_rows: Count
     files: Items[DocumentFile]
-    source: dict[str, Any]
-    options: dict[str, Any]
 
     def of_split(self, split: Split) -> list[DocumentFile]:
         """The files of one split, in order."""
         return [file for file in self.files if file.split == split]
 
+    def listed(self) -> Iterable[tuple[Path, int]]:
+        return [(self.folder / file.name, file.bytes) for file in self.files]
 
-def write_documents_manifest(folder: Path, manifest: DocumentsManifest) -> None:
-    """Publish the manifest: from now on the folder is complete."""
-    body = {**asdict(manifest), "format": FORMAT, "versions": {"automodel": __version__}}
-    write_manifest(folder / MANIFEST_NAME, body)
+    @classmethod
+    def read(cls, path: Path, **known: Any) -> Self:
+        manifest = super().read(path, **known)
+        for file, _ in manifest.listed():
+            if not is_document_file(file.name) or leads_away(file, path):
+                raise DataError(
+                    f"{path} names {file.name}, which is not a file of documents in this folder", cls.HINT
+                )
+        return manifest
 
 
 def read_documents_manifest(folder: Path) -> DocumentsManifest | None:
@@ -90,96 +76,43 @@ def read_documents_manifest(folder: Path) -> DocumentsManifest | None:
         DataError: it is damaged, or names a file that is not one of its folder.
     """
     path = folder / MANIFEST_NAME
-    if not path.is_file():
-        return None
-    try:
-        body = read_manifest(path)
-    except DataError:
-        if names_format(path, FORMAT):
-            raise
-        return None  # another program's
-    if body.pop("format", None) != FORMAT:
-        return None
-    del body["self"]
-    body.pop("versions", None)
-    manifest = validated(body, DocumentsManifest, path, hint=_ANEW)
-    for file in manifest.files:
-        if not is_document_file(file.name) or leads_away(folder / file.name, path):
-            raise DataError(
-                f"{path} names {file.name}, which is not a file of documents in this folder", _ANEW
-            )
-    return manifest
+    return DocumentsManifest.read(path) if names_format(path, DocumentsManifest.FORMAT) else None
 
 
-def finished_documents(
-    folder: Path, options: dict[str, Any], source: dict[str, Any]
-) -> DocumentsManifest | None:
-    """The manifest of a complete folder made just so; None if there is none yet.
+class DocumentsOutput(Output[DocumentsManifest]):
+    """Names and state of a run's files, which begin with ``name``.
 
-    Raises:
-        ConfigError: it was made in another way, or holds something else.
-        DataError: its manifest is damaged, or a file is missing.
+    ``work_folder``, for temporary files, is always the same for an output folder, so that a later run finds what was
+    left.
     """
-    manifest = read_documents_manifest(folder)
-    if manifest is None:
-        _refuse_foreign(folder)
-        return None
-    made = {"options": manifest.options, "source": manifest.source}
-    asked = {"options": options, "source": source}
-    if made != asked:
-        raise ConfigError(
-            f"{folder} holds documents made in another way: {difference(made, asked)}",
-            "use another --output-dir, or --overwrite to replace them",
-        )
-    refuse_other_sizes((folder / file.name, file.bytes) for file in manifest.files)
-    return manifest
 
+    manifest_type, what = DocumentsManifest, "documents"
 
-def prepare(folder: Path, name: str, *, overwrite: bool) -> None:
-    """Make ready for a new run: what an interrupted one left goes; other people's files are not touched.
+    def __init__(self, folder: Path, name: str, temp_dir: str | None = None) -> None:
+        super().__init__(folder)
+        self.name = name
+        self.work_folder = self.shuffle_folder
+        if temp_dir is not None:
+            mark = xxhash.xxh3_64_hexdigest(str(folder.resolve()).encode())
+            self.work_folder = Path(temp_dir) / f".automodel-shuffle-{mark}"
 
-    Raises:
-        ConfigError: there are files of the names to be written that no run of ours began.
-    """
-    _refuse_foreign(folder)
-    work = folder / WORK_NAME
-    listed = _listed(folder, name) if overwrite else set()
-    names = re.compile(rf"{names_of(name).pattern}|{MANIFEST_NAME}{ANY_TEMPORARY}")
-    there = [path for path in sorted(folder.iterdir()) if names.fullmatch(path.name)]
-    begun = work.is_dir() and any(work.iterdir())
-    strangers = [p for p in there if p.is_symlink() or not (begun or _is_mine(p, listed))]
-    refuse([*strangers_below(work, WORK_FILES), *strangers])
-    work.mkdir(exist_ok=True)
-    (work / _BEGUN).touch()
-    fsync_folder(folder)
-    # The manifest first, so that it never speaks of files that are gone.
-    for path in (folder / MANIFEST_NAME, *there, *(folder / listed_name for listed_name in sorted(listed))):
-        path.unlink(missing_ok=True)
-    fsync_folder(folder)
+    def written_names(self) -> re.Pattern[str]:
+        return re.compile(rf"{names_of(self.name).pattern}|{re.escape(MANIFEST_NAME)}{ANY_TEMPORARY}")
 
+    def known_names(self) -> re.Pattern[str]:
+        """Also the documents of a finished run by another name."""
+        manifest = self.sound_manifest()
+        listed = [re.escape(file.name) for file in manifest.files] if manifest else []
+        return re.compile("|".join([self.written_names().pattern, *listed]))
 
-def remove_work(folder: Path) -> None:
-    """Nothing is under way any more."""
-    remove_known(folder / WORK_NAME, WORK_FILES)
+    def hidden(self) -> list[tuple[Path, re.Pattern[str]]]:
+        return [(folder, WORK_FILES) for folder in dict.fromkeys((self.work_folder, self.shuffle_folder))]
 
+    @property
+    def has_begun(self) -> bool:
+        return self.shuffle_folder.is_dir() and any(self.shuffle_folder.iterdir())
 
-def _is_mine(path: Path, listed: set[str]) -> bool:
-    return path.name in {*listed, MANIFEST_NAME} or path.name.endswith(TEMP_SUFFIX)
-
-
-def _refuse_foreign(folder: Path) -> None:
-    path = folder / MANIFEST_NAME
-    if path.is_symlink() or (path.exists() and not is_ours(path, FORMAT)):
-        raise ConfigError(
-            f"{folder} holds something else: its {MANIFEST_NAME} is not of shuffled documents",
-            "use another --output-dir",
-        )
-
-
-def _listed(folder: Path, name: str) -> set[str]:
-    """The documents of a finished run; where its manifest is damaged, what stands under the names to be written."""
-    try:
-        manifest = read_documents_manifest(folder)
-    except DataError:
-        return {path.name for path in folder.iterdir() if names_of(name).fullmatch(path.name)}
-    return {file.name for file in manifest.files} if manifest else set()
+    def mark(self) -> None:
+        self.shuffle_folder.mkdir(exist_ok=True)
+        (self.shuffle_folder / "begun").touch()
+        fsync_folder(self.folder)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from automodel_cli.corpus.shuffle.buckets import AppendedFiles, Buckets, KeyRange, iter_array
+from automodel_cli.corpus.shuffle.buckets import AppendedFiles, Buckets, KeyRange, grouped, iter_array
 from automodel_cli.corpus.shuffle.splitting import shuffle_keys
 from automodel_cli.errors import DataError
 from automodel_cli.files import disk_errors_named
@@ -22,7 +22,7 @@ from automodel_cli.files import disk_errors_named
 _RECORD = np.dtype([("high", "<u8"), ("low", "<u8"), ("place", "<u8")])
 _PLACE = np.dtype("<u8")
 _SORT_BYTES = 128  # memory that a record takes while it is sorted
-_MAX_PARTS = 4096
+_MAX_FILES = 4096
 
 
 class Duplicates:
@@ -45,11 +45,11 @@ class Duplicates:
         rows, _ = self._buckets.stored()
         with disk_errors_named(self._folder):
             self._folder.mkdir()
-        parts = min(_MAX_PARTS, -(-rows // self._rows_at_once))
-        self._divide(parts)
+        count = min(_MAX_FILES, -(-rows // self._rows_at_once))
+        self._divide(count)
         looked_at = 0
-        for part in range(parts):
-            path = self._folder / f"{part:04d}.bin"
+        for number in range(count):
+            path = self._folder / f"{number:04d}.bin"
             if path.exists():
                 looked_at += self._search(path)
                 path.unlink()
@@ -59,16 +59,16 @@ class Duplicates:
             raise DataError(f"{self._folder} holds {looked_at:,} of {rows:,} records", "run again")
         return self.count
 
-    def _divide(self, parts: int) -> None:
+    def _divide(self, count: int) -> None:
         for records in self._buckets.iter_records(self._rows_at_once):
             digests = np.empty(len(records), dtype=_RECORD)
             for name in _RECORD.names or ():
                 digests[name] = records[name]
-            numbers = KeyRange().part_of(digests["high"], parts)
+            numbers = KeyRange().range_of(digests["high"], count)
             self._append(digests, numbers, "bin")
 
     def _search(self, path: Path) -> int:
-        """Drop all but the first of each text in a part; how many records it had."""
+        """Drop all but the first of each text in a file; how many records it had."""
         rows = 0
         kept = np.zeros(0, dtype=_RECORD)
         for records in iter_array(path, _RECORD, self._rows_at_once):
@@ -80,11 +80,8 @@ class Duplicates:
 
     def _append(self, array: np.ndarray, numbers: np.ndarray, suffix: str) -> None:
         """Each item to the file of its number."""
-        order = np.argsort(numbers, kind="stable")
-        array, numbers = array[order], numbers[order]
-        borders = np.flatnonzero(np.diff(numbers.astype(np.int64), prepend=-1, append=-1))
-        for first, stop in zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True):
-            self._files.append(f"{int(numbers[first]):04d}.{suffix}", array[first:stop])
+        for number, chosen in grouped(numbers):
+            self._files.append(f"{number:04d}.{suffix}", array[chosen])
 
     def dropped(self, number: int) -> np.ndarray:
         """The places to leave out of bucket ``number``."""

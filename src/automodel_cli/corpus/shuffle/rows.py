@@ -11,7 +11,6 @@ Unless ``check`` is asked for, a line is only looked at from both ends: what doe
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from json.encoder import encode_basestring
 from typing import Any
@@ -21,9 +20,8 @@ import xxhash
 
 from automodel_cli.corpus.documents.compressed import stream_errors
 from automodel_cli.corpus.documents.readers import BOM, content_of, most_bytes, read_unit
-from automodel_cli.corpus.documents.row_texts import too_long
-from automodel_cli.corpus.documents.units import BadRow, ReadOptions, Texts, Unit
-from automodel_cli.corpus.shuffle.gather import Rows
+from automodel_cli.corpus.documents.units import BadRow, ReadOptions, Texts, Unit, too_long
+from automodel_cli.corpus.shuffle.packed_rows import Rows
 from automodel_cli.errors import DataError
 from automodel_cli.files import read_range
 from automodel_cli.json_files import open_to_read
@@ -268,33 +266,17 @@ def _without_nan(value: Any) -> Any:
 
 
 def count_rows(unit: Unit, read: ReadOptions) -> int:
-    """How many rows ``RowReader`` would look at; as quick as memory where it must read at all."""
-    if unit.rows is not None:
-        return unit.rows
-    counter = _COUNTERS.get(unit.kind)
-    return 0 if counter is None else counter(unit, read)
+    """How many rows ``RowReader`` would look at; as quick as memory where it must read at all.
 
-
-def _count_lines(unit: Unit, read: ReadOptions) -> int:
-    data = _peek(unit)
+    The content counts as far as it is there; whoever reads it in earnest says what is wrong with it.
+    """
+    if unit.rows is not None or unit.kind not in ("jsonl", "line", "delimited"):
+        return unit.rows or 0
+    data = unit.payload
+    if data is None:
+        data = read_range(unit.path, unit.start, unit.stop - unit.start)
+    if unit.kind == "delimited":
+        found = data.split(read.document.encode())
+        return len(found) - (not found[-1])
     values = np.frombuffer(data, dtype=np.uint8)
     return int(np.count_nonzero(values == _NEWLINE)) + bool(data and not data.endswith(b"\n"))
-
-
-def _count_delimited(unit: Unit, read: ReadOptions) -> int:
-    parts = _peek(unit).split(read.document.encode())
-    return len(parts) - (not parts[-1])
-
-
-def _peek(unit: Unit) -> bytes:
-    """The content as far as it is there; whoever reads it in earnest says what is wrong with it."""
-    if unit.payload is not None:
-        return unit.payload
-    return read_range(unit.path, unit.start, unit.stop - unit.start)
-
-
-_COUNTERS: dict[str, Callable[[Unit, ReadOptions], int]] = {
-    "jsonl": _count_lines,
-    "line": _count_lines,
-    "delimited": _count_delimited,
-}

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+from array import array
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from automodel_cli.corpus.build.pipeline import BadRows, Progress
 from automodel_cli.corpus.build.pool import LocalExecutor
 from automodel_cli.corpus.documents.source import BYTES_PER_DOCUMENT, FileSource, Source
 from automodel_cli.corpus.documents.units import Chunk, Unit
@@ -115,16 +117,38 @@ def numbered(units: Iterator[Unit], rows_of: Callable[[Unit], int]) -> Iterator[
         first_row += rows_of(unit)
 
 
-@contextlib.contextmanager
-def scattering(
-    task: ScatterTask, source: Source, *, memory_bytes: int, num_workers: int
-) -> Generator[Iterator[tuple[Unit, Scattered]]]:
-    """Each unit of ``source`` with what came of it, in order; all is in the buckets when the iterator ends.
+def scatter_all(
+    task: ScatterTask,
+    source: Source,
+    bad_rows: BadRows,
+    progress: Callable[[Progress], None],
+    *,
+    memory_bytes: int,
+    num_workers: int,
+) -> array[int]:
+    """All rows of ``source`` into the buckets; for each unit the place of its first row and the documents before.
 
-    Raises (from the iterator):
-        DataError: a file cannot be read.
+    Raises:
+        DataError: a file cannot be read, or in strict mode a row is bad.
         AutomodelError: the disk is full, or a worker died.
     """
+    numbers, documents, read_bytes = array("Q"), 0, 0
+    with _scattering(task, source, memory_bytes, num_workers) as scattered:
+        for unit, found in scattered:
+            bad_rows.add(unit, unit.first_row, found.bad)
+            if found.documents:
+                numbers.extend((int(document_places(unit, unit.first_row, 0)), documents))
+            documents, read_bytes = documents + found.documents, read_bytes + unit.size
+            counts = (documents, 0, read_bytes, bad_rows.count)
+            progress(Progress("scattering", *counts, through=unit.through))
+    return numbers
+
+
+@contextlib.contextmanager
+def _scattering(
+    task: ScatterTask, source: Source, memory_bytes: int, num_workers: int
+) -> Generator[Iterator[tuple[Unit, Scattered]]]:
+    """Each unit with what came of it, in order; all is in the buckets when the iterator ends."""
     units = source.units(None, block_bytes(task, source, memory_bytes, num_workers) // BYTES_PER_DOCUMENT)
     if num_workers <= 1:
         with ThreadPoolExecutor(1) as thread:

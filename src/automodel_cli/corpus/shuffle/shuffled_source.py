@@ -19,8 +19,6 @@ place of its first row and that count, u64) plus the document's number in the un
 
 from __future__ import annotations
 
-import tempfile
-from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from automodel_cli.corpus.build.disk_space import expected_size
-from automodel_cli.corpus.build.pipeline import BadRows
+from automodel_cli.corpus.build.pipeline import BadRows, Progress
 from automodel_cli.corpus.documents.source import BYTES_PER_DOCUMENT, FileSource, Source
 from automodel_cli.corpus.documents.units import Unit
 from automodel_cli.corpus.shuffle.buckets import (
@@ -40,8 +38,7 @@ from automodel_cli.corpus.shuffle.buckets import (
     bucket_count,
 )
 from automodel_cli.corpus.shuffle.rows import RowOptions
-from automodel_cli.corpus.shuffle.scatter import LIKELY_ROW_BYTES, NUMBER_FIELDS, ScatterTask, scattering
-from automodel_cli.corpus.shuffle.splitting import document_places
+from automodel_cli.corpus.shuffle.scatter import LIKELY_ROW_BYTES, NUMBER_FIELDS, ScatterTask, scatter_all
 from automodel_cli.errors import DataError
 from automodel_cli.files import disk_errors_named, publish, remove_known
 
@@ -63,8 +60,8 @@ class ShuffledSource:
         if isinstance(source, FileSource):
             self.total_bytes = expected_size(source.files, source.options).bytes
 
-    def gather(self, bad_rows: BadRows, progress: Callable[[int, int, float | None], None]) -> None:
-        """Scatter all rows; ``progress`` gets the documents and bytes so far, and ``Unit.through``.
+    def gather(self, bad_rows: BadRows, progress: Callable[[Progress], None]) -> None:
+        """Scatter all rows, durably.
 
         Raises:
             DataError: a file cannot be read, or in strict mode a row is bad.
@@ -73,26 +70,14 @@ class ShuffledSource:
         size = self.total_bytes or _UNKNOWN_BYTES
         count = bucket_count(size, size // LIKELY_ROW_BYTES, self._memory_bytes)
         self.remove()
-        with disk_errors_named(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            # A new one each time: a worker that outlives its killed parent by a moment finds no place to write to.
-            folder = Path(tempfile.mkdtemp(prefix="buckets-", dir=self._folder))
-        buckets = Buckets(folder, self._seed, count, NUMBER_FIELDS)
-        buckets.create()
+        buckets = Buckets.below(self._folder, self._seed, count, NUMBER_FIELDS)
         task = ScatterTask(buckets, RowOptions(self.options, check=True))
         amounts = {"memory_bytes": self._memory_bytes, "num_workers": self._num_workers}
-        numbers, documents, read_bytes = array("Q"), 0, 0
-        with scattering(task, self._source, **amounts) as scattered:
-            for unit, found in scattered:
-                bad_rows.add(unit, unit.first_row, found.bad)
-                if found.documents:
-                    numbers.extend((int(document_places(unit, unit.first_row, 0)), documents))
-                documents, read_bytes = documents + found.documents, read_bytes + unit.size
-                progress(documents, read_bytes, unit.through)
-        with disk_errors_named(folder):
-            (folder / NUMBERS_NAME).write_bytes(numbers)
+        numbers = scatter_all(task, self._source, bad_rows, progress, **amounts)
+        with disk_errors_named(buckets.folder):
+            (buckets.folder / NUMBERS_NAME).write_bytes(numbers)
         buckets.sync()
-        publish(folder, self._gathered)
+        publish(buckets.folder, self._gathered)
 
     def units(self, cursor: dict[str, Any] | None, chunk_documents: int) -> Iterator[Unit]:
         """The rows from ``cursor`` on. Where a unit ends depends on the memory, what it begins with does not.

@@ -21,8 +21,8 @@ from pydantic import Field
 from tokenizers import decoders, models, pre_tokenizers, processors
 
 from automodel_cli.corpus.tokenizers.base import MAX_VOCAB, read_text
+from automodel_cli.corpus.tokenizers.engines import failures_named
 from automodel_cli.corpus.tokenizers.hf import HFTokenizer
-from automodel_cli.corpus.tokenizers.rust_errors import failures_named
 from automodel_cli.corpus.tokenizers.token_bytes import PROBES
 from automodel_cli.errors import DataError
 from automodel_cli.json_files import FileModel, read_json, read_model, validated, without_controls

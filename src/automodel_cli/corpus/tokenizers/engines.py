@@ -16,7 +16,7 @@ import json
 import random
 import resource
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,14 +25,46 @@ import numpy as np
 import tiktoken
 import tokenizers
 
-from automodel_cli.corpus.tokenizers.rust_errors import is_failure, named, reason
-from automodel_cli.errors import AutomodelError
+from automodel_cli.errors import AutomodelError, DataError, is_panic
+from automodel_cli.text import first_line
 
 CACHE_BYTES = 12 << 20
 FORGET_AFTER = 90_000_000  # characters; in English prose the tables double after 12 and about 110 million
 SAMPLE_ONE_IN = 1000  # of the text, so the check costs about 1 % where the fast engine is 10x faster
 _STATM = Path("/proc/self/statm")
 _SAMPLE_FROM_CHARS = 8 << 20  # allowance at the start, so that the first document is compared
+
+
+# ---------------------------------------------------------------------------------- what libraries throw
+# A panic of a Rust library is no ``Exception``. It comes from a vocabulary that contradicts itself, and the library
+# has already written its own lines to stderr.
+
+_RESTORE = "restore the tokenizer's files, or make it again"
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether a library failed; interrupts, exits, lack of memory and our own errors are something else."""
+    own = isinstance(error, AutomodelError | MemoryError)
+    return is_panic(error) or (isinstance(error, Exception) and not own)
+
+
+def named(error: BaseException, what: str, hint: str = _RESTORE) -> BaseException:
+    """``error`` as one for people if a library failed, else itself: to be raised."""
+    return DataError(f"{what}: {first_line(error)}", hint) if is_failure(error) else error
+
+
+@contextlib.contextmanager
+def failures_named(what: str, hint: str = _RESTORE) -> Iterator[None]:
+    """A failure inside becomes a ``DataError`` that says ``what``."""
+    try:
+        yield
+    except BaseException as error:
+        if not is_failure(error):
+            raise
+        raise named(error, what, hint) from error
+
+
+# ------------------------------------------------------------------------------------------- engines
 
 
 class Engine(Protocol):
@@ -206,7 +238,7 @@ class CheckedEngine:
         except BaseException as error:
             if not is_failure(error):
                 raise
-            raise EngineMismatch(f"{self.name}: {reason(error)} on {text[:60]!r}") from error
+            raise EngineMismatch(f"{self.name}: {first_line(error)} on {text[:60]!r}") from error
         self._characters += len(text)
         self._allowance += len(text)
         if len(text) * SAMPLE_ONE_IN <= self._allowance:

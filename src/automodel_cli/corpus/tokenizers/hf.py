@@ -13,8 +13,12 @@ import tokenizers
 from pydantic import ConfigDict
 
 from automodel_cli.corpus.tokenizers.base import Tokenizer, checked_size, read_text, unreachable, write_bytes
-from automodel_cli.corpus.tokenizers.engines import Engine, HuggingFaceEngine, gigatoken_from_hf
-from automodel_cli.corpus.tokenizers.rust_errors import failures_named
+from automodel_cli.corpus.tokenizers.engines import (
+    Engine,
+    HuggingFaceEngine,
+    failures_named,
+    gigatoken_from_hf,
+)
 from automodel_cli.corpus.tokenizers.token_bytes import UNKNOWN, TokenBytes, measured
 from automodel_cli.errors import DataError
 from automodel_cli.files import hash_bytes

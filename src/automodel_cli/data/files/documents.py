@@ -19,7 +19,7 @@ from automodel_cli.corpus.formats.nanogpt_bin import (
     TokenReader,
     bos_index_fits,
     bos_index_path,
-    iter_chunks,
+    iter_blocks,
     read_bos_index,
 )
 from automodel_cli.errors import DataError
@@ -58,8 +58,9 @@ def document_starts(reader: TokenReader, separator: int, eot: Eot) -> np.ndarray
 
 def _scan(reader: TokenReader, separator: int, eot: Eot) -> np.ndarray:
     """All document starts of a shard by reading all of it."""
-    found, offset = [], 0
-    for chunk in iter_chunks(reader):
+    found: list[np.ndarray] = []
+    offset = 0
+    for chunk in iter_blocks(reader):
         found.append(np.flatnonzero(chunk == separator) + offset)  # int64: raw files pass 2**31 tokens
         offset += len(chunk)
     positions = np.concatenate(found)

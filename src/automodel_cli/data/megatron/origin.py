@@ -38,7 +38,7 @@ class TokenizerProvenance:
         for part, found in zip(parts, listed, strict=True):
             if found is not None:
                 _refuse_other_files(part, found)
-        manifests = {found.manifest.path: found.manifest for found in listed if found is not None}
+        manifests = {found.manifest.own_path: found.manifest for found in listed if found is not None}
         self._first: MegatronManifest | None = next(iter(manifests.values()), None)
         self.manifest = self._first if None not in listed else None  # of all the files
         self._given = tokenizer if not isinstance(tokenizer, str | Path) else self._open(str(tokenizer))
@@ -87,7 +87,7 @@ def _refuse_other_files(part: Part, listed: Listed) -> None:
     expected = (listed.manifest.dtype, pair.tokens, pair.sequences, pair.bin_bytes, pair.idx_bytes)
     if found != expected:
         raise DataError(
-            f"{part.prefix} is not what {listed.manifest.path} describes: {_counts(found)} instead of "
+            f"{part.prefix} is not what {listed.manifest.own_path} describes: {_counts(found)} instead of "
             f"{_counts(expected)}",
             "the files were replaced or copied in part: copy or make them again, or remove the manifest if another "
             "tool has made them since",

@@ -22,7 +22,7 @@ from automodel_cli.corpus.documents.globbing import expand, is_pattern
 from automodel_cli.corpus.formats.manifest import MANIFEST_NAME
 from automodel_cli.corpus.formats.megatron_bin import idx_path
 from automodel_cli.corpus.formats.megatron_check import holds_megatron_files
-from automodel_cli.corpus.formats.megatron_manifest import SUFFIX, read_megatron_manifest
+from automodel_cli.corpus.formats.megatron_manifest import SUFFIX, MegatronManifest
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.json_files import read_json
 
@@ -173,5 +173,5 @@ def prefixes_of_manifest(name: str) -> list[str]:
     """The pairs that ``PREFIX.manifest.json`` lists; anything else stands for itself."""
     if not name.endswith(SUFFIX):
         return [name]
-    manifest = read_megatron_manifest(Path(name))
+    manifest = MegatronManifest.read(Path(name))
     return [str(manifest.prefix(pair)) for pair in manifest.pairs]

@@ -17,11 +17,16 @@ from automodel_cli.corpus.build.megatron_output import MegatronOutput
 from automodel_cli.corpus.build.megatron_sink import MegatronLayout, MegatronSink
 from automodel_cli.corpus.build.pipeline import BadRows, NoText, Progress
 from automodel_cli.corpus.build.pool import likely_workers
-from automodel_cli.corpus.build.run import Build, BuildResult, ProgressCallback, Say
+from automodel_cli.corpus.build.run import BuildResult, ProgressCallback, Say, TokenBuild
 from automodel_cli.corpus.build.tokenize import EncodeTask
 from automodel_cli.corpus.documents.sentences import SentenceRule
-from automodel_cli.corpus.documents.source import FileSource, Source, open_source, source_in_words, unescape
-from automodel_cli.corpus.documents.units import ReadOptions
+from automodel_cli.corpus.documents.source import (
+    FileSource,
+    Source,
+    open_source,
+    read_options,
+    source_in_words,
+)
 from automodel_cli.corpus.formats.journal import Position
 from automodel_cli.corpus.formats.megatron_bin import token_dtype
 from automodel_cli.corpus.formats.megatron_divide import divide
@@ -44,8 +49,8 @@ def run(cfg: PreprocessMegatronConfig, *, progress: ProgressCallback, say: Say) 
     return _prepare(cfg, progress, say).run()
 
 
-@dataclass
-class _Megatron(Build[PreprocessMegatronConfig, MegatronManifest, MegatronSink]):
+@dataclass(kw_only=True)
+class _Megatron(TokenBuild[PreprocessMegatronConfig, MegatronManifest, MegatronSink]):
     """Pairs of files, one for each input file and key, in a folder that other runs may share."""
 
     output: MegatronOutput
@@ -172,7 +177,7 @@ def _prepare(cfg: PreprocessMegatronConfig, progress: ProgressCallback, say: Say
             f"tokenizer {tokenizer.name!r} names no end-of-text token to append",
             "name one as eos_token in its tokenizer_config.json, or leave --append-eod out",
         )
-    output = MegatronOutput(_layout(cfg, source, tokenizer))
+    output = MegatronOutput(_layout(cfg, source, tokenizer), tokenizer)
     if isinstance(source, FileSource):
         # A document in pieces must not be placed, or parsed, by its first piece.
         whole = cfg.shard_tokens or cfg.special_tokens == "parse" or cfg.split_sentences or cfg.shuffle
@@ -192,31 +197,32 @@ def _prepare(cfg: PreprocessMegatronConfig, progress: ProgressCallback, say: Say
     )
     if task.sentences is not None:
         task.sentences.splitter()  # what is missing is said now, by one process
-    workers = _workers(cfg, source)
-    return _Megatron(cfg, source, tokenizer, engine, output, task, workers, progress, say)
+    return _Megatron(
+        cfg=cfg,
+        source=source,
+        output=output,
+        num_workers=_workers(cfg, source),
+        progress=progress,
+        say=say,
+        tokenizer=tokenizer,
+        engine=engine,
+        task=task,
+    )
 
 
 def _open_source(cfg: PreprocessMegatronConfig) -> Source:
-    keys = cfg.json_keys
-    options = ReadOptions(
-        keys[0],
-        unescape(cfg.document),
-        more_keys=tuple(keys[1:]),
-        lists=True,
-        input_format=cfg.input_format,
-        max_document_bytes=cfg.max_document_bytes,
-    )
+    options = read_options(cfg, *cfg.json_keys, lists=True)
     source: Source
     if cfg.input is None:
         assert cfg.dataset is not None
-        source = open_source(cfg.dataset, set_name=cfg.set_name, split=cfg.split, options=options)
+        source = open_source(cfg.dataset, options, cfg.set_name, cfg.split)
     else:
         source = FileSource(cfg.input, options)
     files = source.files if isinstance(source, FileSource) else []
     texts = [file.name for file in files if file.kind == "text"]
-    if texts and len(keys) > 1:
+    if texts and options.more_keys:
         raise ConfigError(
-            f"{texts[0]} is a text file: it has no keys {', '.join(keys)}", "give one --json-keys"
+            f"{texts[0]} is a text file: it has no keys {', '.join(options.keys)}", "give one --json-keys"
         )
     return source
 

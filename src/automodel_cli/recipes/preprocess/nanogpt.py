@@ -19,13 +19,18 @@ from automodel_cli.config.schema.preprocess import (
 )
 from automodel_cli.corpus.build.corpus_writer import CorpusLayout, CorpusWriter
 from automodel_cli.corpus.build.nanogpt_output import NanogptOutput
-from automodel_cli.corpus.build.pipeline import BadRows, Count, NoText, Progress, run_pipeline
+from automodel_cli.corpus.build.pipeline import BadRows, NoText, Progress
 from automodel_cli.corpus.build.pool import likely_workers
-from automodel_cli.corpus.build.run import Build, BuildResult, ProgressCallback, Say
+from automodel_cli.corpus.build.run import BuildResult, ProgressCallback, Say, TokenBuild
 from automodel_cli.corpus.build.tokenize import EncodeTask
 from automodel_cli.corpus.documents.readers import read_unit
-from automodel_cli.corpus.documents.source import FileSource, Source, open_source, source_in_words, unescape
-from automodel_cli.corpus.documents.units import ReadOptions
+from automodel_cli.corpus.documents.source import (
+    FileSource,
+    Source,
+    open_source,
+    read_options,
+    source_in_words,
+)
 from automodel_cli.corpus.formats.manifest import CorpusManifest, Eot, Separator
 from automodel_cli.corpus.shuffle.splitting import SplitRule, likely_fraction
 from automodel_cli.corpus.tokenizer import CharTokenizer, Tokenizer, open_tokenizer
@@ -48,8 +53,8 @@ def run(cfg: PreprocessNanogptConfig, *, progress: ProgressCallback, say: Say) -
     return _prepare(cfg, progress, say).run()
 
 
-@dataclass
-class _Nanogpt(Build[PreprocessNanogptConfig, CorpusManifest, CorpusWriter]):
+@dataclass(kw_only=True)
+class _Nanogpt(TokenBuild[PreprocessNanogptConfig, CorpusManifest, CorpusWriter]):
     """A corpus of its own folder: shards of one stream of tokens, and of a second one for validation."""
 
     output: NanogptOutput
@@ -120,7 +125,6 @@ class _Nanogpt(Build[PreprocessNanogptConfig, CorpusManifest, CorpusWriter]):
         self.output.publish_manifest(
             writer.close(),
             self.made(),
-            tokenizer=self.tokenizer,
             eot=self.eot,
             separator=self.separator,
             bad_rows=bad_rows.count,
@@ -132,13 +136,7 @@ class _Nanogpt(Build[PreprocessNanogptConfig, CorpusManifest, CorpusWriter]):
 
 def _prepare(cfg: PreprocessNanogptConfig, progress: ProgressCallback, say: Say) -> _Nanogpt:
     set_name = cfg.set_name or (DEFAULT_SET_NAME if cfg.dataset == DEFAULT_DATASET else None)
-    options = ReadOptions(
-        cfg.text_key,
-        unescape(cfg.document),
-        input_format=cfg.input_format,
-        max_document_bytes=cfg.max_document_bytes,
-    )
-    source = open_source(cfg.dataset, set_name=set_name, split=cfg.split, options=options)
+    source = open_source(cfg.dataset, read_options(cfg, cfg.text_key), set_name, cfg.split)
     if source.note:
         say(source.note)
     if cfg.shuffle and cfg.max_tokens and not isinstance(source, FileSource):
@@ -157,14 +155,15 @@ def _prepare(cfg: PreprocessNanogptConfig, progress: ProgressCallback, say: Say)
             layout="raw" if cfg.format == "raw" else "nemo",
             dtype=tokenizer.dtype,
             shard_tokens=cfg.shard_tokens,
-        )
+        ),
+        tokenizer,
     )
     eot, separator = _separation(cfg, tokenizer, output)
     between = tokenizer.bos_id if separator == "bos" else tokenizer.eot_id
     task = EncodeTask(
         output.tokenizer_folder,
         tokenizer.engine_choice,
-        options,
+        source.options,
         tokenizer.dtype.str,
         before=(between,) if eot == "prepend" and between is not None else (),
         after=(between,) if eot == "append" and between is not None else (),
@@ -173,8 +172,20 @@ def _prepare(cfg: PreprocessNanogptConfig, progress: ProgressCallback, say: Say)
     workers = cfg.num_workers
     if workers is None:
         workers = likely_workers([source.total_bytes, cfg.max_tokens and 4 * cfg.max_tokens])
-    opened = (cfg, source, tokenizer, engine, output, task, workers, progress, say)
-    job = _Nanogpt(*opened, eot, separator, SplitRule())
+    job = _Nanogpt(
+        cfg=cfg,
+        source=source,
+        output=output,
+        num_workers=workers,
+        progress=progress,
+        say=say,
+        tokenizer=tokenizer,
+        engine=engine,
+        task=task,
+        eot=eot,
+        separator=separator,
+        rule=SplitRule(),
+    )
     job.rule = _split_rule(job, count)
     return job
 
@@ -273,12 +284,17 @@ def _settled_total(job: _Nanogpt, available: int) -> int:
 
 def _count_tokens(job: _Nanogpt) -> int:
     """Tokenize once without writing: the tail of a text is only known from its end."""
-    count, encoder = Count(), job.task.open()
-    chunks = ((unit, encoder(unit)) for unit in job.source.units(None, job.cfg.chunk_size))
-    on_progress = job.progress_callback("counting", count, BadRows(), job.source.total_bytes)
+    encoder = job.task.open()
+    tokens = documents = read_bytes = 0
     try:
-        run_pipeline(chunks, count, BadRows(), note=lambda *_: None, on_progress=on_progress)
+        for unit in job.source.units(None, job.cfg.chunk_size):
+            chunk = encoder(unit)
+            tokens += len(chunk.tokens)
+            documents += len(chunk.lengths) - chunk.continues
+            read_bytes += unit.size
+            wanted = (job.cfg.max_tokens, job.source.total_bytes)
+            job.progress(Progress("counting", documents, tokens, read_bytes, 0, *wanted, unit.through))
     except EngineMismatch:
         job.use_reference_engine()
         return _count_tokens(job)
-    return count.tokens
+    return tokens

@@ -11,8 +11,7 @@ import numpy as np
 from automodel_cli.config.schema.preprocess import TokenizerTrainConfig
 from automodel_cli.corpus.build.pipeline import BadRows, Progress
 from automodel_cli.corpus.documents.readers import read_unit
-from automodel_cli.corpus.documents.source import Source, open_source, unescape
-from automodel_cli.corpus.documents.units import ReadOptions
+from automodel_cli.corpus.documents.source import Source, open_source, read_options
 from automodel_cli.corpus.shuffle.splitting import document_hash
 from automodel_cli.corpus.tokenizers.base import SAVED_FILES, TOKENIZER_FILE, TOKENIZER_FORMAT
 from automodel_cli.corpus.tokenizers.hf import HFTokenizer
@@ -45,13 +44,7 @@ def run(
         DataError: the source cannot be read or holds too little text.
     """
     folder = Path(cfg.output_dir)
-    options = ReadOptions(
-        cfg.text_key,
-        unescape(cfg.document),
-        input_format=cfg.input_format,
-        max_document_bytes=cfg.max_document_bytes,
-    )
-    source = open_source(cfg.dataset, set_name=cfg.set_name, split=cfg.split, options=options)
+    source = open_source(cfg.dataset, read_options(cfg, cfg.text_key), cfg.set_name, cfg.split)
     if source.note:
         say(source.note)
     reading = _Reading(source, cfg, progress)

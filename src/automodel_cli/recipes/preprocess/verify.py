@@ -31,13 +31,12 @@ from automodel_cli.corpus.formats.nanogpt_bin import (
     bos_index_fits,
     bos_index_path,
     inspect_token_file,
-    iter_chunks,
+    iter_blocks,
     read_bos_index,
 )
 from automodel_cli.corpus.formats.verify_report import FileReport, VerifyReport
 from automodel_cli.corpus.shuffle.document_files import DocumentFile
-from automodel_cli.corpus.shuffle.document_folder import FORMAT as DOCUMENTS_FORMAT
-from automodel_cli.corpus.shuffle.document_folder import read_documents_manifest
+from automodel_cli.corpus.shuffle.document_folder import DocumentsManifest
 from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
 from automodel_cli.data.megatron.index_cache import CACHE_FOLDER, STAMP_SUFFIX, check_folder
 from automodel_cli.errors import DataError
@@ -60,7 +59,7 @@ def run(cfg: VerifyConfig, *, progress: ProgressCallback) -> VerifyReport:
         return _with_indices(report, folder / CACHE_FOLDER)
     if not (folder / MANIFEST_NAME).exists() and next(folder.glob(f"*{STAMP_SUFFIX}"), None) is not None:
         return _with_indices(VerifyReport(folder), folder)
-    if names_format(folder / MANIFEST_NAME, DOCUMENTS_FORMAT):
+    if names_format(folder / MANIFEST_NAME, DocumentsManifest.FORMAT):
         return _verify_documents(folder, progress)
     if folder.is_dir():
         return _verify_folder(cfg, folder, progress)
@@ -99,7 +98,7 @@ def _verify_folder(cfg: VerifyConfig, folder: Path, progress: ProgressCallback) 
         report.warnings.append(f"{folder} has no manifest.json: nothing to compare hashes with")
         tokenizer = _tokenizer(cfg, None, report)
         for token_file in found:
-            _check_tokens(report, token_file, token_file.name, None, tokenizer, cfg)
+            _check_tokens(report, token_file, None, tokenizer, cfg)
         return report
     try:
         report.manifest = read_corpus_manifest(folder)
@@ -110,7 +109,7 @@ def _verify_folder(cfg: VerifyConfig, folder: Path, progress: ProgressCallback) 
     tokenizer = _tokenizer(cfg, report.manifest, report)
     for file in report.manifest.token_files():
         if (folder / file.name).is_file():
-            _check_tokens(report, folder / file.name, file.name, file, tokenizer, cfg)
+            _check_tokens(report, folder / file.name, file, tokenizer, cfg)
     _check_totals(report, report.manifest)
     return report
 
@@ -119,14 +118,9 @@ def _verify_documents(folder: Path, progress: ProgressCallback) -> VerifyReport:
     """A folder of shuffled documents: its files against sizes and hashes."""
     report = VerifyReport(folder)
     try:
-        manifest = report.manifest = read_documents_manifest(folder)
+        manifest = report.manifest = DocumentsManifest.read(folder / MANIFEST_NAME)
     except DataError as error:
         report.problems.append(error.message)
-        return report
-    if manifest is None:  # the format's name stands elsewhere than where it should
-        report.problems.append(
-            f"{folder / MANIFEST_NAME} is damaged: it does not begin as a manifest of documents"
-        )
         return report
     _check_listed(report, folder, manifest.files, progress)
     documents = sum(file.documents for file in manifest.files)
@@ -150,7 +144,7 @@ def _verify_file(cfg: VerifyConfig, path: Path, progress: ProgressCallback) -> V
         files = [file for file in report.manifest.files if file.name in names]
         _check_listed(report, path.parent, files, progress)
         listed = next(file for file in files if file.name == path.name)
-    _check_tokens(report, path, path.name, listed, _tokenizer(cfg, report.manifest, report), cfg)
+    _check_tokens(report, path, listed, _tokenizer(cfg, report.manifest, report), cfg)
     return report
 
 
@@ -180,7 +174,6 @@ def _tokenizer(cfg: VerifyConfig, manifest: CorpusManifest | None, report: Verif
 def _check_tokens(
     report: VerifyReport,
     path: Path,
-    name: str,
     listed: CorpusFile | None,
     tokenizer: Tokenizer | None,
     cfg: VerifyConfig,
@@ -200,7 +193,7 @@ def _check_tokens(
             f"{path} holds {file.num_tokens:,} tokens, the manifest says {listed.tokens:,}"
         )
     with TokenReader(file, mmap=False) as reader:
-        largest = max((int(chunk.max(initial=0)) for chunk in iter_chunks(reader)), default=0)
+        largest = max((int(chunk.max(initial=0)) for chunk in iter_blocks(reader)), default=0)
         vocab_size = manifest.tokenizer["vocab_size"] if manifest else getattr(tokenizer, "vocab_size", None)
         if file.num_tokens:
             report.check_ids(path, 0, largest, vocab_size)
@@ -211,9 +204,10 @@ def _check_tokens(
                 [0] if positions is None or not len(positions) else positions[: cfg.documents + 1].tolist()
             )
             for start, stop in list(itertools.pairwise([*known, reader.num_tokens]))[: cfg.documents]:
-                report.show(name, tokenizer, reader, start, stop)
+                report.show(path.name, tokenizer, reader, start, stop)
     documents = None if positions is None else len(positions)
-    report.files.append(FileReport(name, file.layout, file.dtype.name, file.num_tokens, documents, largest))
+    counts = (file.num_tokens, documents, largest)
+    report.files.append(FileReport(path.name, file.layout, file.dtype.name, *counts))
 
 
 def _check_index(report: VerifyReport, reader: TokenReader, listed: CorpusFile | None) -> np.ndarray | None:

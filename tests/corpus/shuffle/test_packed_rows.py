@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from automodel_cli.corpus.shuffle import gather
-from automodel_cli.corpus.shuffle.gather import Rows
+from automodel_cli.corpus.shuffle import packed_rows
+from automodel_cli.corpus.shuffle.packed_rows import Rows
 
 WAYS = {"join": {}, "arrow": {"_MANY_ROWS": 0}, "arrow, int64": {"_MANY_ROWS": 0, "_INT32_BYTES": 1}}
 
@@ -12,7 +12,7 @@ WAYS = {"join": {}, "arrow": {"_MANY_ROWS": 0}, "arrow, int64": {"_MANY_ROWS": 0
 @pytest.fixture(params=WAYS.values(), ids=WAYS.keys(), autouse=True)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in request.param.items():
-        monkeypatch.setattr(gather, name, value)
+        monkeypatch.setattr(packed_rows, name, value)
 
 
 def test_take_equals_slices() -> None:
