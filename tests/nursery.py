@@ -56,6 +56,7 @@ PRELOADED = (
     "transformers.models.gpt2.modeling_gpt2",
     "transformers.models.qwen2.modeling_qwen2",
     "pyarrow",
+    "matplotlib.figure",
     "rich.progress",
     "typer.rich_utils",
     "automodel_cli.checkpoint.hf.export",

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.effort import without_contained
 from tests.promises.spread_runs import configuration, log_into, on_mesh, weights_hash
 
 from automodel_cli.assembly.reporter import Reporter
@@ -99,11 +100,14 @@ def four_ranks(world: World, folder: str, options: dict[str, Any]) -> dict[str, 
     }
 
 
-MESHES = {
-    "dp, tp": {"tp_size": 2},
-    "dp, cp": {"cp_size": 2},
-    "hsdp, tp": {"tp_size": 2, "dp_replicate_size": 2},
-}
+MESHES = without_contained(
+    {
+        "dp, tp": {"tp_size": 2},
+        "dp, cp": {"cp_size": 2},
+        "hsdp, tp": {"tp_size": 2, "dp_replicate_size": 2},
+    },
+    ["dp, tp", "dp, cp"],  # one saves for the other in test_mesh_features
+)
 
 
 def on_that_mesh(world: World, folder: str, name: str, sizes: dict[str, int]) -> list[Any]:

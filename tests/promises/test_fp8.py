@@ -6,6 +6,7 @@ from operator import sub
 import pytest
 from tests.conftest import write_tokens
 from tests.distributed.ranks import run_ranks
+from tests.effort import in_a_push
 from tests.promises.spread_runs import QWEN2, train
 
 from automodel_cli.checkpoint import layout
@@ -77,8 +78,9 @@ def test_over_ranks(tmp_path):
     }
     single = {"bf16": {**BF16, **batches}, "fp8": {**FP8, **batches}}
     single |= {f"qwen2 {name}": {**sections, "model": QWEN2} for name, sections in single.items()}
-    (alone,) = run_ranks(1, train, str(tmp_path), single)
-    ranks = run_ranks(2, train, str(tmp_path), runs)
+    steps = in_a_push(8, of=20)
+    (alone,) = run_ranks(1, train, str(tmp_path), single, steps)
+    ranks = run_ranks(2, train, str(tmp_path), runs, steps)
     for fp8, bf16 in (("fp8", "bf16"), ("qwen2 fp8", "qwen2 bf16")):
         assert alone[fp8]["initial"] == alone[bf16]["initial"]
         assert alone[fp8]["losses"] != alone[bf16]["losses"]

@@ -49,7 +49,7 @@ def test_a_run_with_validation_stays_within_its_plan(tiny_tokens, tmp_path):
             for key in (DATASET, dataset, "seq_len=128")
         ),
         *(f"step_scheduler.{key}" for key in ("global_batch_size=4", "local_batch_size=4", "max_steps=2")),
-        *(f"step_scheduler.{key}" for key in ("val_every_steps=1", "limit_val_batches=12")),
+        *(f"step_scheduler.{key}" for key in ("val_every_steps=1", "limit_val_batches=6")),
         "precision=fp32",
         "compile=false",
         "checkpoint.enabled=false",
