@@ -94,11 +94,6 @@ class NanogptDataset(TokenFileDataset):
         return [(file.path, 0, file.num_tokens) for file in self._files]
 
     @property
-    def documents(self) -> int | None:
-        """Documents in all shards, where a manifest counts them."""
-        return self._source.documents
-
-    @property
     def manifest(self) -> CorpusManifest | None:
         """The manifest that lists all the shards, if there is one."""
         return self._source.manifest

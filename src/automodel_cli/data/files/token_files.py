@@ -48,17 +48,6 @@ class TokenFiles:
     fingerprint: str
     notes: tuple[str, ...]
 
-    @property
-    def num_tokens(self) -> int:
-        """Tokens in all files."""
-        return sum(file.num_tokens for file in self.files)
-
-    @property
-    def documents(self) -> int | None:
-        """Documents in all files, where a manifest counts them."""
-        known = [entry.documents for entry in self.entries if entry is not None]
-        return sum(known) if len(known) == len(self.files) else None
-
 
 def open_token_files(
     file_pattern: str | Path | Sequence[str | Path], *, raw_dtype: str | None = None
@@ -112,18 +101,19 @@ def _resolve(item: str) -> list[Path]:
     files = [match for match in expand(str(path)) if match.is_file()]
     token_files = [match for match in files if match.suffix == ".bin"] or files
     if not token_files:
-        raise DataError(f"no file matches {item}", _nearest(path))
+        makes = "`automodel preprocess nanogpt` makes token files"
+        raise DataError(f"no file matches {item}", f"{what_is_there(path, '.bin')}. {makes}")
     return token_files
 
 
-def _nearest(path: Path) -> str:
-    """What is there instead: the deepest folder that exists and its token files."""
+def what_is_there(path: Path, suffix: str) -> str:
+    """What is there instead: the deepest folder that exists and its files of this kind."""
     folder = path.parent
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
-    there = sorted(file.name for file in folder.glob("*.bin"))[:5]
-    listing = f"it holds {', '.join(there)}" if there else "it holds no .bin files"
-    return f"the folder {folder} exists; {listing}. `automodel preprocess nanogpt` makes token files"
+    there = sorted(file.name for file in folder.glob(f"*{suffix}"))[:5]
+    listing = f"it holds {', '.join(there)}" if there else f"it holds no {suffix} files"
+    return f"the folder {folder} exists; {listing}"
 
 
 def _without_doubles(paths: list[Path], notes: list[str]) -> list[Path]:

@@ -50,7 +50,14 @@ def parse_split(split: str | Sequence[float]) -> tuple[SplitBounds | None, ...]:
     Raises:
         ConfigError: not one to three numbers >= 0, or none above 0.
     """
-    shares = _shares(split)
+    if isinstance(split, str):
+        found = re.findall(r"-?[.0-9]+(?:[eE][-+]?[0-9]+)?", split)
+        try:
+            shares = [float(number) for number in found]
+        except ValueError:
+            shares = []
+    else:
+        shares = [float(share) for share in split]
     if not 1 <= len(shares) <= len(SPLITS) or any(s < 0 for s in shares) or not 0 < sum(shares) < math.inf:
         raise ConfigError(
             f"split {split!r} is not a share for each of train, validation and test",
@@ -59,16 +66,6 @@ def parse_split(split: str | Sequence[float]) -> tuple[SplitBounds | None, ...]:
     parts = normalize([*shares, *[0.0] * (len(SPLITS) - len(shares))])
     bounds = itertools.pairwise(itertools.accumulate(parts, initial=0))
     return tuple((low, high) if high > low else None for low, high in bounds)
-
-
-def _shares(split: str | Sequence[float]) -> list[float]:
-    if not isinstance(split, str):
-        return [float(share) for share in split]
-    found = re.findall(r"-?[.0-9]+(?:[eE][-+]?[0-9]+)?", split)
-    try:
-        return [float(number) for number in found]
-    except ValueError:
-        return []
 
 
 def split_range(bounds: SplitBounds, num_sequences: int) -> tuple[int, int]:

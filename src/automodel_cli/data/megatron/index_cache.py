@@ -56,6 +56,7 @@ STAMP_SUFFIX = "-stamp.json"
 _STAMP = STAMP_SUFFIX[1:]
 _DESCRIPTION = "description.txt"
 _NPY_HEADER_BYTES = 1 << 12
+_SHOWN_REASONS = 3  # why indices are built again; of others the number
 _MAPPED_BYTES = 1 << 20  # smaller arrays are read: a mapping keeps a file descriptor
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 Arrays = dict[str, np.ndarray]
@@ -153,7 +154,9 @@ class IndexCache:
             with self._building() as folder:
                 if folder is not None:  # another process may have built them while this one waited
                     found = [have or self._load(e, reasons) for have, e in zip(found, entries, strict=True)]
-                self.notes += _shortened(reasons)
+                self.notes += [f"index built again, {reason}" for reason in reasons[:_SHOWN_REASONS]]
+                if len(reasons) > _SHOWN_REASONS:
+                    self.notes.append(f"and {len(reasons) - _SHOWN_REASONS} more indices")
                 missing = [number for number, arrays in enumerate(found) if arrays is None]
                 self.built += [entries[number].stem for number in missing]
                 with ThreadPoolExecutor(max(threads, 1)) as pool:
@@ -333,9 +336,3 @@ def check_folder(folder: Path) -> tuple[int, list[str]]:
             elif hash_file(file) != stored.xxh3:
                 problems.append(f"{file} was changed: its hash is not the one in its stamp")
     return hashed, problems
-
-
-def _shortened(reasons: Sequence[str], shown: int = 3) -> list[str]:
-    """One line for each index that is built again, or a few and a count."""
-    lines = [f"index built again, {reason}" for reason in reasons[:shown]]
-    return lines if len(reasons) <= shown else [*lines, f"and {len(reasons) - shown} more indices"]

@@ -210,7 +210,14 @@ class MegatronOrder(SampleOrder):
         )
 
     def _build(self, part: Part, epochs: Epochs, samples: int) -> Arrays:
-        _refuse_larger_than_memory(part, epochs, samples)
+        needed = 8 * epochs.count * (part.end - part.begin) + 32 * samples  # bytes, of ``build_indices``
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if needed > there:
+            raise DataError(
+                f"an index of {samples:,} samples of {part.prefix} takes {needed / 2**30:,.0f} GiB to build, "
+                f"this machine has {there / 2**30:,.0f}",
+                "ask for fewer samples, or use order: stateless, which needs no index",
+            )
         index = MegatronIndex(part.file)
         index.check()
         settings, sequences = self.settings, (part.begin, part.end)
@@ -335,18 +342,6 @@ class MegatronOrder(SampleOrder):
         index = MegatronIndex(self.parts[part].file)
         index.check()
         return index
-
-
-def _refuse_larger_than_memory(part: Part, epochs: Epochs, samples: int) -> None:
-    """``build_indices`` takes 8 bytes a document and epoch, 32 a sample."""
-    needed = 8 * epochs.count * (part.end - part.begin) + 32 * samples
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > there:
-        raise DataError(
-            f"an index of {samples:,} samples of {part.prefix} takes {needed / 2**30:,.0f} GiB to build, this machine "
-            f"has {there / 2**30:,.0f}",
-            "ask for fewer samples, or use order: stateless, which needs no index",
-        )
 
 
 def _stem(label: str, fixed: dict[str, Any], description: str | None, ending: str) -> str:

@@ -23,6 +23,7 @@ from automodel_cli.corpus.formats.manifest import MANIFEST_NAME
 from automodel_cli.corpus.formats.megatron_bin import idx_path
 from automodel_cli.corpus.formats.megatron_check import holds_megatron_files
 from automodel_cli.corpus.formats.megatron_manifest import SUFFIX, MegatronManifest
+from automodel_cli.data.files.token_files import what_is_there
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.json_files import read_json
 
@@ -143,16 +144,10 @@ def _matching(pattern: str) -> list[str]:
         found = sorted({_without_suffix(name) for name in names if name.endswith(_SUFFIXES)})
         if found:
             return found
-    raise DataError(f"no .bin and .idx files match {pattern}", _what_is_there(Path(expanded)))
-
-
-def _what_is_there(pattern: Path) -> str:
-    folder = pattern.parent
-    while not folder.is_dir() and folder != folder.parent:
-        folder = folder.parent
-    there = sorted(file.name for file in folder.glob("*.idx"))[:5]
-    listing = f"it holds {', '.join(there)}" if there else "it holds no .idx files"
-    return f"the folder {folder} exists; {listing}. `automodel preprocess megatron` makes them"
+    there = what_is_there(Path(expanded), ".idx")
+    raise DataError(
+        f"no .bin and .idx files match {pattern}", f"{there}. `automodel preprocess megatron` makes them"
+    )
 
 
 def names_megatron_files(name: str) -> bool:
