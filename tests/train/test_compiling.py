@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from automodel_cli.train.compiling import compile_model, shared_cache, use_cache
+from automodel_cli.train.compiling import compile_model, share_cache
 
 
 class Double(nn.Module):
@@ -70,9 +70,10 @@ def test_the_cache_is_the_users_unless_a_variable_says_where(monkeypatch, tmp_pa
     for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
         monkeypatch.setenv(name, "")  # put back afterwards
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert shared_cache() == str(tmp_path / "automodel" / "compiled")
-    use_cache(str(tmp_path / "here"))
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "here")
-    assert shared_cache() is None
-    use_cache(None)
+    share_cache()
+    own = tmp_path / "automodel" / "compiled"
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(own)
+    assert os.environ["TRITON_CACHE_DIR"] == str(own / "triton")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "here"))
+    share_cache()
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "here")

@@ -7,7 +7,7 @@ import torch
 
 from automodel_cli.errors import ConfigError
 from automodel_cli.train.optimizers import build_adamw
-from automodel_cli.train.schedules import STYLES, Schedule, contradictions, store_lr_multipliers
+from automodel_cli.train.schedules import Schedule, contradictions, store_lr_multipliers
 
 LR = 6e-4
 
@@ -56,7 +56,7 @@ def fall(style, ratio):
     }[style]
 
 
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("style", ["constant", "cosine", "linear", "WSD", "inverse-square-root"])
 def test_corners(style):
     """Step 1, end of warm-up, middle, last, last + 1 of a run of 100 updates with 10 of warm-up."""
     schedule = Schedule.from_keys(
@@ -140,29 +140,14 @@ def test_ratios_of_a_foreign_optimizer_are_remembered_once():
 @pytest.mark.parametrize(
     ("keys", "named"),
     [
-        ({"lr_decay_style": "polynomial"}, "polynomial"),
-        ({"lr_warmup_steps": 0.1}, "warmup_steps"),
         ({"lr_warmup_steps": 100, "lr_decay_steps": 100}, "lr_warmup_steps"),
         ({"lr_decay_style": "WSD"}, "wsd_decay_steps"),
         ({"lr_decay_style": "WSD", "wsd_decay_steps": 99}, "wsd_decay_steps"),
-        ({"min_lr": -1.0}, "min_lr"),
-        ({"min_lr": float("nan")}, "min_lr"),
-        ({"wd_incr_style": "steps"}, "wd_incr_style"),
     ],
 )
 def test_impossible_settings_are_named(keys, named):
     with pytest.raises(ConfigError, match=named):
         Schedule.from_keys(lr=1.0, total_steps=100, **keys)
-
-
-def test_spelling_of_styles_is_forgiven():
-    for spelled in ("wsd", "WSD"):
-        assert (
-            Schedule.from_keys(lr=1.0, total_steps=10, lr_decay_style=spelled, wsd_decay_steps=2).style
-            == "WSD"
-        )
-    spelled = Schedule.from_keys(lr=1.0, total_steps=10, lr_decay_style="inverse_square_root")
-    assert spelled.style == "inverse-square-root"
 
 
 def test_settings_and_description_say_what_it_is():

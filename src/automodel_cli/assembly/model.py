@@ -18,9 +18,8 @@ from automodel_cli.checkpoint.load_step import check_fits
 from automodel_cli.config.targets.instantiate import built_arguments, instantiate
 from automodel_cli.config.targets.target import Target
 from automodel_cli.errors import CheckpointError, ConfigError, DataError
-from automodel_cli.models.hf import HFCausalLM, wrap
+from automodel_cli.models.hf import HFCausalLM, pretrained_on_meta, wrap
 from automodel_cli.models.huggingface import same_function
-from automodel_cli.models.huggingface.pretrained import pretrained_on_meta
 from automodel_cli.models.init import derive_seed, is_on_meta
 from automodel_cli.models.interface import CausalLM
 from automodel_cli.sizing.shape import VOCAB_MULTIPLE

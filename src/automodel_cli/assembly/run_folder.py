@@ -116,11 +116,8 @@ def reason_not_to_save(
 def diverged(checkpointer: Checkpointer, what: str) -> AutomodelError:
     """The end of a run that has left the numbers; LATEST now names what can be gone on from."""
     good = checkpointer.step_back()
-    where = (
-        f"the last good checkpoint is {good}"
-        if good
-        else "there is no checkpoint yet that led to a finite loss"
-    )
+    none = "there is no checkpoint yet that led to a finite loss"
+    where = f"the last good checkpoint is {good}" if good else none
     return AutomodelError(what, f"{where}; a lower learning rate or a look at the data may help")
 
 

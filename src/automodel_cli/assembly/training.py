@@ -24,14 +24,17 @@ from automodel_cli.metrics.throughput import Throughput
 from automodel_cli.models.init import derive_seed
 from automodel_cli.models.interface import CausalLM
 from automodel_cli.sizing import shape as sizing
-from automodel_cli.train.compiling import shared_cache, use_cache
 from automodel_cli.train.losses import ChunkedCrossEntropy, LogitsLoss, MaskedCrossEntropy
 from automodel_cli.train.state import TrainState
 
 
 def build_head_loss(cfg: PretrainConfig, fast_path: FastPath, *, trust: Sequence[str] = ()) -> Any:
     """The loss over hidden states and head weight: the section's, else the one the fast path chose."""
-    loss = _head_loss(cfg, fast_path, trust)
+    loss = None if cfg.loss_fn is None else instantiate(cfg.loss_fn, "loss_fn", trust=trust)
+    if isinstance(loss, torch.nn.Module):
+        return LogitsLoss(loss)
+    if loss is None or type(loss) is MaskedCrossEntropy:
+        loss = ChunkedCrossEntropy() if fast_path.head_loss == "chunked" else loss or MaskedCrossEntropy()
     if isinstance(loss, ChunkedCrossEntropy):
         loss.fused = fast_path.compile
     return loss
@@ -41,18 +44,6 @@ def unfuse(head_loss: Any) -> None:
     """Let a loss that was built for a compiled model do without the compiler."""
     if isinstance(head_loss, ChunkedCrossEntropy):
         head_loss.fused = False
-
-
-def _head_loss(cfg: PretrainConfig, fast_path: FastPath, trust: Sequence[str]) -> Any:
-    if cfg.loss_fn is not None:
-        built = instantiate(cfg.loss_fn, "loss_fn", trust=trust)
-        if isinstance(built, torch.nn.Module):
-            return LogitsLoss(built)
-        if not isinstance(built, MaskedCrossEntropy) or type(built) is not MaskedCrossEntropy:
-            return built
-        if fast_path.head_loss == "plain":
-            return built
-    return ChunkedCrossEntropy() if fast_path.head_loss == "chunked" else MaskedCrossEntropy()
 
 
 def build_scaler(fast_path: FastPath, device: torch.device) -> torch.amp.GradScaler | None:
@@ -127,12 +118,6 @@ def _peak_flops(mfu: MfuConfig | None, device: torch.device, precision: str) -> 
     if mfu and mfu.device:
         return this_machine.peak_flops_by_name(mfu.device, precision)
     return this_machine.peak_flops(device, precision)
-
-
-def keep_compiled_code(cfg: PretrainConfig) -> None:
-    """Let the compiler keep its code for later runs, as ``compile.shared_cache`` says; before anything is compiled."""
-    if cfg.compile.shared_cache:
-        use_cache(shared_cache())
 
 
 def compile_arguments(cfg: PretrainConfig, fast_path: FastPath) -> dict[str, Any]:

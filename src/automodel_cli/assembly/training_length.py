@@ -13,16 +13,12 @@ Interval = int | Literal["final"] | None
 
 @dataclass(frozen=True)
 class TrainingLength:
-    """The number of updates of a run, and why it is that number.
-
-    Attributes:
-        left_out: samples at the very end of the epochs that make no whole update.
-    """
+    """The number of updates of a run, and why it is that number."""
 
     total_steps: int
     tokens_per_step: int
     reason: str
-    left_out: int = 0
+    left_out: int = 0  # samples at the very end of the epochs that make no whole update
 
     @property
     def total_tokens(self) -> int:

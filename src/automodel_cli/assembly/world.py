@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
 
 import torch
 
@@ -12,15 +11,13 @@ from automodel_cli.assembly.machine.fast_path import FastPath
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.distributed import start
 from automodel_cli.distributed.mesh import MeshSizes, plan_mesh
-from automodel_cli.distributed.parallelize import ParallelConfig, ParallelModel
+from automodel_cli.distributed.parallelize import ParallelConfig
 from automodel_cli.distributed.tensor_parallel import check_plan
 from automodel_cli.distributed.world import MESH_AXES, World
 from automodel_cli.dtypes import autocast_dtype
 from automodel_cli.errors import ConfigError
 from automodel_cli.models.interface import CausalLM
 from automodel_cli.processes import own_rank
-
-_RECOMPUTE = {False: None, True: "full", "full": "full", "selective": "selective"}
 
 
 def mesh_sizes(cfg: PretrainConfig, world: int) -> MeshSizes:
@@ -76,10 +73,8 @@ def planned(cfg: PretrainConfig, processes: int | None = None) -> World:
     Raises:
         ConfigError: the mesh does not fit their number.
     """
-    size = own_rank().size if processes is None else processes
-    sizes = mesh_sizes(cfg, size)
-    device = this_machine.pick_device(cfg.device)
-    return World(rank=0, size=size, local_rank=0, device=device, planned=sizes)
+    size, device = processes or own_rank().size, this_machine.pick_device(cfg.device)
+    return World(rank=0, size=size, local_rank=0, device=device, planned=mesh_sizes(cfg, size))
 
 
 def check_spread(cfg: PretrainConfig, model: CausalLM, world: World) -> None:
@@ -98,11 +93,6 @@ def check_spread(cfg: PretrainConfig, model: CausalLM, world: World) -> None:
 def plan_of(cfg: PretrainConfig, model: CausalLM) -> Mapping[str, str]:
     """Module name pattern -> tensor-parallel style: the section's, else the model's own."""
     return cfg.distributed.tp_plan or model.tp_plan()
-
-
-def set_timeouts(cfg: PretrainConfig, world: World) -> None:
-    """Everything is built: from here on a rank waits ``dist_env.timeout_minutes`` for the others."""
-    start.set_timeouts(world, timedelta(minutes=cfg.dist_env.timeout_minutes))
 
 
 def parallel_config(cfg: PretrainConfig, model: CausalLM, fast_path: FastPath) -> ParallelConfig:
@@ -131,12 +121,8 @@ def parallel_config(cfg: PretrainConfig, model: CausalLM, fast_path: FastPath) -
 
 def recomputing(cfg: PretrainConfig) -> str | None:
     """Activation checkpointing: full, selective, or None."""
-    return _RECOMPUTE[cfg.distributed.activation_checkpointing]
-
-
-def lay_out(cfg: PretrainConfig, model: CausalLM, world: World, fast_path: FastPath) -> ParallelModel:
-    """Spread ``model`` over the ranks; its weights come afterwards."""
-    return ParallelModel(model, world, parallel_config(cfg, model, fast_path))
+    wanted = cfg.distributed.activation_checkpointing
+    return ("full" if wanted is True else wanted) or None
 
 
 def rows(cfg: PretrainConfig, world: World) -> list[tuple[str, str]]:
@@ -144,19 +130,18 @@ def rows(cfg: PretrainConfig, world: World) -> list[tuple[str, str]]:
     if world.size == 1:
         return []
     section = cfg.distributed
-    sizes = " x ".join(f"{axis} {world.axis_size(axis)}" for axis in MESH_AXES if world.axis_size(axis) > 1)
-    recompute = recomputing(cfg)
-    details = [
-        f"activations computed again ({recompute})" if recompute else "",
-        "weights kept in CPU memory" if section.offload_policy is not None else "",
-    ]
     strategy = "ddp" if section.strategy == "ddp" else "fsdp2"
-    return [("processes", ", ".join(filter(None, [f"{world.size}: {strategy}, {sizes}", *details])))]
+    sizes = " x ".join(f"{axis} {world.axis_size(axis)}" for axis in MESH_AXES if world.axis_size(axis) > 1)
+    words = [f"{world.size}: {strategy}, {sizes}"]
+    if recompute := recomputing(cfg):
+        words.append(f"activations computed again ({recompute})")
+    if section.offload_policy is not None:
+        words.append("weights kept in CPU memory")
+    return [("processes", ", ".join(words))]
 
 
 def notes(cfg: PretrainConfig, device_type: str) -> list[str]:
     """Lines on what the configuration asks for and a machine without GPUs does otherwise."""
-    found = []
-    if cfg.dist_backend == "nccl" and device_type != "cuda":
-        found.append("dist_env.backend nccl needs GPUs; there are none here, so gloo is used instead")
-    return found
+    if cfg.dist_backend != "nccl" or device_type == "cuda":
+        return []
+    return ["dist_env.backend nccl needs GPUs; there are none here, so gloo is used instead"]

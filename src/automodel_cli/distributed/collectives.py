@@ -6,7 +6,7 @@ implementation for CPU (gloo) and GPU (nccl). Shapes: n ranks of the group, d th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 Group = dist.ProcessGroup
+Way = Callable[[Tensor, int, Group], Tensor]
 
 # torch 2.13 has new names for these two, and warns of the old ones.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -23,12 +24,12 @@ _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_sc
 
 def gather(piece: Tensor, dim: int, group: Group) -> Tensor:
     """All ranks' pieces one after another along ``dim``; the gradient is summed over ranks and divided again."""
-    return _Gather.apply(piece, dim, group)
+    return _Exchange.apply(piece, dim, group, _gathered, _summed_piece)
 
 
 def sum_and_divide(whole: Tensor, dim: int, group: Group) -> Tensor:
     """The sum over ranks, of which each keeps its piece along ``dim``; the gradient is gathered."""
-    return _SumAndDivide.apply(whole, dim, group)
+    return _Exchange.apply(whole, dim, group, _summed_piece, _gathered)
 
 
 def move_rows(rows: Tensor, send: Sequence[Sequence[int]], counts: Sequence[int], group: Group) -> Tensor:
@@ -81,26 +82,17 @@ def _summed_piece(whole: Tensor, dim: int, group: Group) -> Tensor:
     return piece
 
 
-class _Gather(Function):
-    @staticmethod
-    def forward(ctx: Any, piece: Tensor, dim: int, group: Group) -> Tensor:
-        ctx.dim, ctx.group = dim, group
-        return _gathered(piece, dim, group)
+class _Exchange(Function):
+    """``there``, and its gradient ``back``."""
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return _summed_piece(grads[0], ctx.dim, ctx.group), None, None
-
-
-class _SumAndDivide(Function):
-    @staticmethod
-    def forward(ctx: Any, whole: Tensor, dim: int, group: Group) -> Tensor:
-        ctx.dim, ctx.group = dim, group
-        return _summed_piece(whole, dim, group)
+    def forward(ctx: Any, tensor: Tensor, dim: int, group: Group, there: Way, back: Way) -> Tensor:
+        ctx.dim, ctx.group, ctx.back = dim, group, back
+        return there(tensor, dim, group)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return _gathered(grads[0], ctx.dim, ctx.group), None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+        return ctx.back(grads[0], ctx.dim, ctx.group), None, None, None, None
 
 
 class _MoveRows(Function):

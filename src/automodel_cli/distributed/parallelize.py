@@ -35,30 +35,21 @@ from automodel_cli.distributed.world import World
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """How a model lies over the ranks.
+    """How a model lies over the ranks."""
 
-    Attributes:
-        strategy: fsdp2 or ddp.
-        param_dtype: compute dtype of the blocks' weights; None: as stored.
-        reduce_dtype: gradients are summed over ranks in this.
-        recompute: full or selective: compute activations again in the backward pass; None: keep them.
-        prefetch: gather the weights of more blocks ahead than torch does by itself.
-        tp_plan: module name pattern -> style, where ranks share matrices.
-        reshard_after_forward: free a block's gathered weights after its forward pass; None: all but the last block's.
-        offload: keep weights and optimizer state in CPU memory; ``pin_memory`` or None for no.
-        ddp: keywords of ``DistributedDataParallel``.
-    """
-
-    strategy: str = "fsdp2"
-    param_dtype: torch.dtype | None = None
-    reduce_dtype: torch.dtype | None = torch.float32
+    strategy: str = "fsdp2"  # fsdp2 or ddp
+    param_dtype: torch.dtype | None = None  # compute dtype of the blocks' weights; None: as stored
+    reduce_dtype: torch.dtype | None = torch.float32  # gradients are summed over ranks in this
+    # Full or selective: compute activations again in the backward pass; None: keep them
     recompute: str | None = None
-    prefetch: bool = False
+    prefetch: bool = False  # gather the weights of more blocks ahead than torch does by itself
+    # Module name pattern -> style, where ranks share matrices
     tp_plan: Mapping[str, str] = field(default_factory=dict)
+    # Free a block's gathered weights after its forward pass; None: all but the last block's
     reshard_after_forward: bool | None = None
-    offload: bool = False
+    offload: bool = False  # keep weights and optimizer state in CPU memory; ``pin_memory`` or None for no
     pin_memory: bool = True
-    ddp: dict[str, Any] = field(default_factory=dict)
+    ddp: dict[str, Any] = field(default_factory=dict)  # keywords of ``DistributedDataParallel``
 
 
 class ParallelModel:
@@ -140,14 +131,15 @@ def shard_model(model: nn.Module, blocks: list[nn.Module], world: World, config:
     and end, and with autocast the numbers are then those of one process.
     """
     mesh = data_mesh(world)
-    options: dict[str, Any] = {"mesh": mesh, "offload_policy": _offload(config)}
+    offload = CPUOffloadPolicy(pin_memory=config.pin_memory) if config.offload else OffloadPolicy()
+    options: dict[str, Any] = {"mesh": mesh, "offload_policy": offload}
     inner = MixedPrecisionPolicy(
         param_dtype=config.param_dtype, reduce_dtype=config.reduce_dtype, cast_forward_inputs=False
     )
     outer = MixedPrecisionPolicy(reduce_dtype=config.reduce_dtype, cast_forward_inputs=False)
     for block in blocks:
-        wanted = config.reshard_after_forward
-        reshard = block is not blocks[-1] if wanted is None else wanted
+        reshard = config.reshard_after_forward
+        reshard = block is not blocks[-1] if reshard is None else reshard
         fully_shard(block, mp_policy=inner, reshard_after_forward=reshard, **options)
     fully_shard(model, mp_policy=outer, reshard_after_forward=False, **options)
     if config.prefetch:
@@ -173,10 +165,6 @@ def _prefetch(blocks: list[FSDPModule]) -> None:
     for index, block in enumerate(blocks):
         block.set_modules_to_forward_prefetch(blocks[index + 1 : index + 2])
         block.set_modules_to_backward_prefetch(blocks[max(index - 2, 0) : index][::-1])
-
-
-def _offload(config: ParallelConfig) -> OffloadPolicy:
-    return CPUOffloadPolicy(pin_memory=config.pin_memory) if config.offload else OffloadPolicy()
 
 
 def replicate_model(model: nn.Module, world: World, config: ParallelConfig) -> DistributedDataParallel:

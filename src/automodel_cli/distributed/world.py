@@ -22,23 +22,17 @@ MESH_AXES = ("dp_replicate", "dp_shard", "cp", "tp")
 
 @dataclass(frozen=True)
 class World:
-    """One process among those of a run.
+    """One process among those of a run."""
 
-    Attributes:
-        rank, size: this process among all of them.
-        local_rank: among those of its machine.
-        device: where its tensors live.
-        mesh: all ranks over ``MESH_AXES`` (every axis is there, those of size 1 too); None in one process.
-        cpu_group: gloo over all ranks, for flags and JSON: it never waits for the device. None in one process.
-        planned: the mesh of a run that is only planned: sizes are its, and what one process says all of them say.
-    """
-
-    rank: int
+    rank: int  # rank, size: this process among all of them
     size: int
-    local_rank: int
-    device: torch.device
+    local_rank: int  # among those of its machine
+    device: torch.device  # where its tensors live
+    # All ranks over ``MESH_AXES`` (every axis is there, those of size 1 too); None in one process
     mesh: DeviceMesh | None = None
+    # Gloo over all ranks, for flags and JSON: it never waits for the device. None in one process.
     cpu_group: dist.ProcessGroup | None = None
+    # The mesh of a run that is only planned: sizes are its, and what one process says all of them say
     planned: MeshSizes | None = None
 
     @classmethod

@@ -299,11 +299,8 @@ def _where_it_joined(group: WorkerGroup, endpoint: str, folder: Path) -> str:
     machine = f"machine {group.group_rank + 1} of {group.group_world_size}"
     where = f"joined {endpoint} as {machine}: {here} of {group.workers[0].world_size}"
     logged = ranks[1:] if ranks[0] == 0 else ranks  # rank 0 prints here
-    return (
-        f"{where}, output in {folder}/rank_{logged[0]}.log{' and so on' * (len(logged) > 1)}"
-        if logged
-        else where
-    )
+    more = " and so on" if len(logged) > 1 else ""
+    return f"{where}, output in {folder}/rank_{logged[0]}.log{more}" if logged else where
 
 
 def _passed_on(number: int) -> int:

@@ -46,34 +46,21 @@ DEFAULTS = {
 
 @dataclass(frozen=True)
 class LaunchPlan:
-    """One agent's part of a launch.
+    """One agent's part of a launch."""
 
-    Attributes:
-        processes: to start on this machine.
-        min_nodes, max_nodes: machines that the run needs, and takes.
-        endpoint: where they meet; ``run_id`` tells runs apart there.
-        is_host: whether the store is kept here; None: if the endpoint names this machine.
-        options: of the rendezvous (``--rdzv-conf``).
-        node_rank: this machine's number, where it was given one.
-        max_restarts: how often all processes are started again after one of them crashed.
-        shutdown_timeout_s: how long processes that were asked to stop may take.
-        local_addr: this machine's address for the others; None: found by torch.
-        log_dir: where other ranks' output goes; None: a temporary folder.
-    """
-
-    processes: int
-    min_nodes: int = 1
+    processes: int  # to start on this machine
+    min_nodes: int = 1  # min_nodes, max_nodes: machines that the run needs, and takes
     max_nodes: int = 1
-    endpoint: str = "localhost:0"
+    endpoint: str = "localhost:0"  # where they meet; ``run_id`` tells runs apart there
     run_id: str = DEFAULTS["rdzv-id"]
-    options: Mapping[str, str] = field(default_factory=dict)
-    is_host: bool | None = None
-    node_rank: int | None = None
-    max_restarts: int = 0
+    options: Mapping[str, str] = field(default_factory=dict)  # of the rendezvous (``--rdzv-conf``)
+    is_host: bool | None = None  # whether the store is kept here; None: if the endpoint names this machine
+    node_rank: int | None = None  # this machine's number, where it was given one
+    max_restarts: int = 0  # how often all processes are started again after one of them crashed
     monitor_interval_s: float = _MONITOR_INTERVAL_S
-    shutdown_timeout_s: float = SHUTDOWN_TIMEOUT_S
-    local_addr: str | None = None
-    log_dir: Path | None = None
+    shutdown_timeout_s: float = SHUTDOWN_TIMEOUT_S  # how long processes that were asked to stop may take
+    local_addr: str | None = None  # this machine's address for the others; None: found by torch
+    log_dir: Path | None = None  # where other ranks' output goes; None: a temporary folder
 
     @property
     def is_elastic(self) -> bool:

@@ -32,55 +32,28 @@ class LaunchFailed(AutomodelError):
         self.exit_code = exit_code
 
 
-class PatientRendezvous(RendezvousHandler):
-    """A rendezvous whose store may vanish once the workers run: the machine that keeps it may finish first."""
+def _outlive_its_store(rendezvous: RendezvousHandler) -> RendezvousHandler:
+    """Let a rendezvous answer when its store has vanished: the machine that keeps it may finish first."""
+    is_gone = False  # asked once: each question waits for the read timeout
 
-    def __init__(self, inner: RendezvousHandler) -> None:
-        self._inner = inner
-        self._is_gone = False  # asked once: each question waits for the read timeout
-
-    def num_nodes_waiting(self) -> int:
-        """Machines that want to join; 0 where nobody can be asked."""
-        return 0 if self._is_gone else self._ask(self._inner.num_nodes_waiting, 0)
-
-    def shutdown(self) -> bool:
-        """Close it for everybody, if anybody is left."""
-        return False if self._is_gone else self._ask(self._inner.shutdown, False)
-
-    def _ask(self, question: Callable[[], Answer], otherwise: Answer) -> Answer:
-        try:
-            return question()
-        except (RendezvousError, RuntimeError):
-            self._is_gone = True
+    def patient(question: Callable[[], Answer], otherwise: Answer) -> Callable[[], Answer]:
+        def ask() -> Answer:
+            nonlocal is_gone
+            with contextlib.suppress(RendezvousError, RuntimeError):
+                if not is_gone:
+                    return question()
+            is_gone = True
             return otherwise
 
-    def get_backend(self) -> str:
-        """Its kind."""
-        return self._inner.get_backend()
+        return ask
 
-    @property
-    def use_agent_store(self) -> bool:
-        """Whether the workers meet in the agents' store."""
-        return self._inner.use_agent_store
-
-    def next_rendezvous(self) -> Any:
-        """Wait for the other machines."""
-        return self._inner.next_rendezvous()
-
-    def is_closed(self) -> bool:
-        """Whether the run is over."""
-        return self._inner.is_closed()
-
-    def set_closed(self) -> None:
-        """The run is over."""
-        self._inner.set_closed()
-
-    def get_run_id(self) -> str:
-        """Which run this is."""
-        return self._inner.get_run_id()
+    found: Any = rendezvous
+    found.num_nodes_waiting = patient(rendezvous.num_nodes_waiting, 0)
+    found.shutdown = patient(rendezvous.shutdown, False)
+    return rendezvous
 
 
-def open_rendezvous(plan: LaunchPlan, endpoint: str) -> PatientRendezvous:
+def open_rendezvous(plan: LaunchPlan, endpoint: str) -> RendezvousHandler:
     """torch's c10d rendezvous of a plan, at an endpoint that is known to be good."""
     options: dict[str, Any] = {"timeout": 900, **plan.options}
     if plan.is_host is not None:
@@ -94,7 +67,7 @@ def open_rendezvous(plan: LaunchPlan, endpoint: str) -> PatientRendezvous:
         local_addr=plan.local_addr,
         **options,
     )
-    return PatientRendezvous(get_rendezvous_handler(parameters))
+    return _outlive_its_store(get_rendezvous_handler(parameters))
 
 
 @contextlib.contextmanager

@@ -39,26 +39,17 @@ _TIMED_OUT = re.compile(r"time[d ]*[- ]?out", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class ProcessExit:
-    """How a process ended.
-
-    Attributes:
-        code: as subprocess gives it: negative is the signal that killed it.
-        at: when, seconds since the epoch.
-        by_us: the launcher killed it.
-        message, hint: its own words, where it left any.
-        traceback: file that has it, None where it left none.
-        log: file with what it printed, None for rank 0.
-    """
+    """How a process ended."""
 
     rank: int
     pid: int
-    code: int
-    at: float
-    by_us: bool = False
-    message: str = ""
+    code: int  # as subprocess gives it: negative is the signal that killed it
+    at: float  # when, seconds since the epoch
+    by_us: bool = False  # the launcher killed it
+    message: str = ""  # message, hint: its own words, where it left any
     hint: str = ""
-    traceback: Path | None = None
-    log: Path | None = None
+    traceback: Path | None = None  # file that has it, None where it left none
+    log: Path | None = None  # file with what it printed, None for rank 0
 
     @property
     def exit_code(self) -> int:

@@ -28,15 +28,10 @@ FAMILIES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Family:
-    """One of them.
+    """One of them."""
 
-    Attributes:
-        builder: ``package.module.Name``.
-        config: the class of its configuration.
-    """
-
-    builder: str
-    config: type[ModelConfig]
+    builder: str  # ``package.module.Name``
+    config: type[ModelConfig]  # the class of its configuration
 
     def build(self, arguments: Mapping[str, Any], *, is_meta_device: bool = False) -> CausalLM:
         """A model without meaningful weights, from the builder's arguments."""

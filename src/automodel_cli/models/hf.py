@@ -15,8 +15,8 @@ import importlib.util
 import inspect
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -83,10 +83,8 @@ class HFCausalLM(CausalLM):
         super().__init__()
         self.hf = hf
         self.pretrained = pretrained
-        text = hf.config.get_text_config()
-        self.vocab_size = text.vocab_size
-        self.padded_vocab_size = text.vocab_size
-        self.max_seq_len = getattr(text, "max_position_embeddings", None)
+        self.vocab_size = self.padded_vocab_size = self._text.vocab_size
+        self.max_seq_len = getattr(self._text, "max_position_embeddings", None)
         self.direct_head = _has_direct_head(hf)
         self.attn_implementation = hf.config._attn_implementation
         self.attention: SpreadAttention | None = None
@@ -109,20 +107,19 @@ class HFCausalLM(CausalLM):
         inputs = self._inputs(batch, cache)
         if self.attention is not None:
             self.attention.check_used(self.hf)
-        if head_loss is None or not self.direct_head:
-            with self._preferring():
-                outputs = self.hf(**inputs)
-            self._remember(cache, outputs, batch)
-            return outputs.logits if head_loss is None else loss_from_logits(head_loss, outputs.logits, batch)
-        with self._preferring():
-            outputs = self.hf.base_model(**inputs)
-        self._remember(cache, outputs, batch)
+        in_head = head_loss is not None and self.direct_head
+        with contextlib.nullcontext() if self.kernel is None else kernel_preferred(self.kernel):
+            outputs = (self.hf.base_model if in_head else self.hf)(**inputs)
+        if cache is not None:  # keep what this forward has added
+            cache.foreign = outputs[self.cache_argument]
+            cache.length += batch.input_ids.shape[1]
+        if head_loss is None:
+            return outputs.logits
+        if not in_head:
+            return loss_from_logits(head_loss, outputs.logits, batch)
         weight = self.hf.get_output_embeddings().weight
         hidden = outputs.last_hidden_state  # [B, T, D]
         return head_loss(hidden, weight, batch.labels, vocab_size=self.vocab_size)
-
-    def _preferring(self) -> AbstractContextManager[None]:
-        return contextlib.nullcontext() if self.kernel is None else kernel_preferred(self.kernel)
 
     def _inputs(self, batch: Batch, cache: KVCache | None) -> dict[str, Any]:
         inputs: dict[str, Any] = {"input_ids": batch.input_ids}
@@ -156,12 +153,6 @@ class HFCausalLM(CausalLM):
             inputs["attention_mask"] = (places >= cache.left_padding[:, None]).long()  # [B, S]
             if self.takes_positions:
                 inputs["position_ids"] = cache.positions(tokens, device)
-
-    def _remember(self, cache: KVCache | None, outputs: Any, batch: Batch) -> None:
-        """Keep what this forward has added."""
-        if cache is not None:
-            cache.foreign = outputs[self.cache_argument]
-            cache.length += batch.input_ids.shape[1]
 
     def _segment_mask(self, segment_ids: Tensor) -> Any:
         """Attention within segments, as this model takes it: blocks, or bool ``[B, 1, T, T]``; for eager the same as
@@ -210,7 +201,7 @@ class HFCausalLM(CausalLM):
 
     def _crosses_documents(self) -> str | None:
         """What in this model is reached by no attention mask."""
-        kinds = getattr(self.hf.config.get_text_config(), "layer_types", None) or ()
+        kinds = getattr(self._text, "layer_types", None) or ()
         other = [kind for kind in kinds if kind == "linear_attention" or not kind.endswith("attention")]
         if self.hf._is_stateful:
             return "carries a state from token to token"
@@ -220,13 +211,12 @@ class HFCausalLM(CausalLM):
 
     def _narrow_window(self, tokens: int) -> tuple[str, int] | None:
         """(setting, width) where a layer may look back less far than a row of ``tokens`` is long."""
-        text = self.hf.config.get_text_config()
+        text = self._text
         widths = ((name, getattr(text, name, None)) for name in ("sliding_window", "attention_chunk_size"))
         return next(((name, width) for name, width in widths if width is not None and width < tokens), None)
 
     def attention_shape(self) -> tuple[int, int] | None:
-        text = self.hf.config.get_text_config()
-        heads, width = getattr(text, "num_attention_heads", None), self._head_width()
+        heads, width = self._heads()
         return (heads, width) if heads and width and self.attn_implementation == "sdpa" else None
 
     def prefer_attention(self, kernel: str) -> None:
@@ -281,50 +271,40 @@ class HFCausalLM(CausalLM):
 
     def _shape(self) -> dict[str, Any]:
         """The fields of ``Shape``."""
-        text = self.hf.config.get_text_config()
-        heads, width = getattr(text, "num_attention_heads", None), self._head_width()
-        stored = sum(parameter.numel() for parameter in self.parameters())
-        roles = self.param_roles()
+        text, (heads, width), blocks = self._text, self._heads(), self.blocks()
+        roles, sizes = self.param_roles(), Counter[str]()
+        for name, parameter in self.named_parameters():
+            sizes[roles[name]] += parameter.numel()
         tied = self.hf.get_output_embeddings() is not None and "head" not in roles.values()
-        looked_up = ("position",) if tied else ("position", "embedding")
+        looked_up = sizes["position"] + (0 if tied else sizes["embedding"])
+        key_heads = getattr(text, "num_key_value_heads", None) or heads
+        inner = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None)
         return {
-            "stored_params": stored,
-            "matmul_params": stored
-            - sum(
-                parameter.numel() for name, parameter in self.named_parameters() if roles[name] in looked_up
-            ),
+            "stored_params": sizes.total(),
+            "matmul_params": sizes.total() - looked_up,
             "layers": getattr(text, "num_hidden_layers", None),
             "width": heads * width if heads and width else None,
             "padded_vocab_size": self.padded_vocab_size,
-            **self._memory_shape(text, heads=heads, head_width=width, roles=roles),
-        }
-
-    def _memory_shape(
-        self, text: Any, *, heads: int | None, head_width: int | None, roles: Mapping[str, Role]
-    ) -> dict[str, Any]:
-        """The fields of ``sizing.Shape`` that only memory depends on; without a width of the MLP none are known."""
-        inner = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None)
-        key_heads = getattr(text, "num_key_value_heads", None) or heads
-        blocks = self.blocks()
-        held = dict.fromkeys(("embedding", "head"), 0)
-        for name, parameter in self.named_parameters():
-            if roles[name] in held:
-                held[roles[name]] += parameter.numel()
-        return {
             "hidden": text.hidden_size,
             "heads": heads,
-            "key_width": key_heads * head_width if key_heads and head_width else None,
+            "key_width": key_heads * width if key_heads and width else None,
             "mlp_width": inner or 4 * text.hidden_size,
-            "table_params": held["embedding"],
-            "head_params": held["head"],
+            "table_params": sizes["embedding"],
+            "head_params": sizes["head"],
             "block_params": sum(parameter.numel() for block in blocks for parameter in block.parameters()),
             "llama_like": any(_is_linear(block, "mlp.gate_proj") for block in blocks),
         }
 
-    def _head_width(self) -> int | None:
-        text = self.hf.config.get_text_config()
+    @property
+    def _text(self) -> Any:
+        """The part of the configuration that is about text."""
+        return self.hf.config.get_text_config()
+
+    def _heads(self) -> tuple[int | None, int | None]:
+        """Query heads, and the width of one."""
+        text = self._text
         heads = getattr(text, "num_attention_heads", None)
-        return getattr(text, "head_dim", None) or (text.hidden_size // heads if heads else None)
+        return heads, getattr(text, "head_dim", None) or (text.hidden_size // heads if heads else None)
 
     def hf_tensors(self) -> dict[str, HFTensor]:
         """What a file of this model holds, by transformers' names; of tied weights the first name."""
@@ -346,7 +326,7 @@ class HFCausalLM(CausalLM):
         return {f"*.layers.*.{name}": style for name, style in styles.items()}
 
     def head_counts(self) -> dict[str, int]:
-        text = self.hf.config.get_text_config()
+        text = self._text
         heads = text.num_attention_heads
         return {
             "attention heads (num_attention_heads)": heads,
@@ -371,7 +351,7 @@ def from_config(given: FromConfig) -> HFCausalLM:
         ConfigError: the configuration cannot be read, or is not one of a causal language model.
     """
     config, is_trusted = given.config, given.trust_remote_code
-    options = _options(given.torch_dtype, given.attn_implementation, is_trusted)
+    options = _options(given)
     with load_errors_named(config):
         if isinstance(config, str):
             config = read_config(config, trust_remote_code=is_trusted)
@@ -393,7 +373,7 @@ def from_pretrained(given: FromPretrained) -> HFCausalLM:
         ConfigError: the folder or name cannot be read.
     """
     source, is_trusted = given.source, given.trust_remote_code
-    options = _options(given.torch_dtype, given.attn_implementation, is_trusted)
+    options = _options(given)
     loading = {
         name: given.overrides[name] for name in transformers_calls.MODEL_ARGUMENTS if name in given.overrides
     }
@@ -409,6 +389,30 @@ def from_pretrained(given: FromPretrained) -> HFCausalLM:
         )
     model = HFCausalLM(hf, pretrained=True)
     model.notes += liger_notes
+    return model
+
+
+@takes(FromPretrained)
+def pretrained_on_meta(given: FromPretrained) -> HFCausalLM:
+    """As ``from_pretrained``, with the weights left to be read once it is known which are needed here.
+
+    Raises:
+        ConfigError: the folder or name cannot be read.
+    """
+    dtype = given.overrides.pop("dtype", given.torch_dtype)  # transformers' newer name
+    with load_errors_named(given.source):
+        config = read_config(
+            given.source, trust_remote_code=given.trust_remote_code, overrides=given.overrides
+        )
+    model = from_config(
+        config,
+        torch_dtype=dtype,
+        attn_implementation=given.attn_implementation,
+        is_meta_device=True,
+        use_liger_kernel=given.use_liger_kernel,
+        trust_remote_code=given.trust_remote_code,
+    )
+    model.pretrained = True
     return model
 
 
@@ -480,9 +484,8 @@ def rebuild(config: Mapping[str, Any], *, is_meta_device: bool = False) -> HFCau
     except ConfigError as error:
         raise CheckpointError(error.message, error.hint) from None
     try:
-        hf_config = transformers.AutoConfig.for_model(
-            config["model_type"], **_without_type(floats_again(config["config"]))
-        )
+        fields = {"model_type": config["model_type"], **floats_again(config["config"])}
+        hf_config = transformers.AutoConfig.for_model(**fields)
         return from_config(
             hf_config, attn_implementation=config.get("attn_implementation"), is_meta_device=is_meta_device
         )
@@ -491,10 +494,6 @@ def rebuild(config: Mapping[str, Any], *, is_meta_device: bool = False) -> HFCau
             f"transformers {transformers.__version__} cannot build {config.get('class')}: {error}",
             "use the version of transformers that the checkpoint names, or --trust its code",
         ) from error
-
-
-def _without_type(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key != "model_type"}
 
 
 def storage_dtype(setting: str | torch.dtype | None) -> torch.dtype:
@@ -507,10 +506,10 @@ def storage_dtype(setting: str | torch.dtype | None) -> torch.dtype:
     return dtype
 
 
-def _options(torch_dtype: Any, attn_implementation: str | None, trust_remote_code: bool) -> dict[str, Any]:
-    options: dict[str, Any] = {"dtype": storage_dtype(torch_dtype), "trust_remote_code": trust_remote_code}
-    if attn_implementation is not None:
-        options["attn_implementation"] = attn_implementation
+def _options(given: FromConfig | FromPretrained) -> dict[str, Any]:
+    options = {"dtype": storage_dtype(given.torch_dtype), "trust_remote_code": given.trust_remote_code}
+    if given.attn_implementation is not None:
+        options["attn_implementation"] = given.attn_implementation
     return options
 
 

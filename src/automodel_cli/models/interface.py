@@ -40,17 +40,11 @@ class HeadLoss(Protocol):
 
 @dataclass(frozen=True)
 class HFTensor:
-    """How one of our weights lies in a Hugging Face folder.
+    """How one of our weights lies in a Hugging Face folder."""
 
-    Attributes:
-        name: its name there.
-        rows: how many it has there, of a table that goes on with padding here; None: all.
-        transposed: ``[in, out]`` there, ``[out, in]`` here.
-    """
-
-    name: str
-    rows: int | None = None
-    transposed: bool = False
+    name: str  # its name there
+    rows: int | None = None  # how many it has there, of a table that goes on with padding here; None: all
+    transposed: bool = False  # ``[in, out]`` there, ``[out, in]`` here
 
     def shape(self, ours: Tensor) -> tuple[int, ...]:
         """Its shape there."""
@@ -78,35 +72,20 @@ class MatrixLayout:
 
 
 class CausalLM(nn.Module, ABC):
-    """A causal language model as the rest of the toolkit sees it.
+    """A causal language model as the rest of the toolkit sees it."""
 
-    Attributes:
-        vocab_size: logical vocabulary V; logits, counts and exports have this size.
-        padded_vocab_size: rows P stored in the embedding and head weights.
-        max_seq_len: longest sequence the model accepts, or None where it has no limit of its own.
-        notes: what a user should be told once about this model (for example a non-zero dropout).
-        pretrained: whether the builder loaded weights, which ``init_weights`` would throw away.
-        takes_cache: whether ``forward`` can go on from a ``KVCache``.
-        takes_residual_dtype: whether the dtype of the residual stream can be chosen.
-        residual_dtype: what was chosen; None: that of the embeddings.
-        attn_implementation: the name of its attention; ``auto``: the run chooses a kernel.
-        has_hf_format: whether it can be a Hugging Face folder.
-        hf_prefix: of names in such a folder, which old ones lack.
-        hf_ignored: what a folder may hold besides its weights; None: anything.
-    """
-
-    vocab_size: int
-    padded_vocab_size: int
-    max_seq_len: int | None
-    notes: list[str]
-    pretrained: bool = False
-    takes_cache: bool = True
-    takes_residual_dtype: bool = False
-    residual_dtype: torch.dtype | None = None
-    attn_implementation: str | None = None
-    has_hf_format: bool = False
-    hf_prefix: str = ""
-    hf_ignored: re.Pattern[str] | None = None
+    vocab_size: int  # logical vocabulary V; logits, counts and exports have this size
+    padded_vocab_size: int  # rows P stored in the embedding and head weights
+    max_seq_len: int | None  # longest sequence the model accepts, or None where it has no limit of its own
+    notes: list[str]  # what a user should be told once about this model (for example a non-zero dropout)
+    pretrained: bool = False  # whether the builder loaded weights, which ``init_weights`` would throw away
+    takes_cache: bool = True  # whether ``forward`` can go on from a ``KVCache``
+    takes_residual_dtype: bool = False  # whether the dtype of the residual stream can be chosen
+    residual_dtype: torch.dtype | None = None  # what was chosen; None: that of the embeddings
+    attn_implementation: str | None = None  # the name of its attention; ``auto``: the run chooses a kernel
+    has_hf_format: bool = False  # whether it can be a Hugging Face folder
+    hf_prefix: str = ""  # of names in such a folder, which old ones lack
+    hf_ignored: re.Pattern[str] | None = None  # what a folder may hold besides its weights; None: anything
 
     @abstractmethod
     def forward(

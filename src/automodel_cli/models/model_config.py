@@ -18,12 +18,9 @@ UNSTORED = frozenset({"is_meta_device", "n_ctx"})
 
 
 class ModelConfig(ABC):
-    """What every family's configuration, a dataclass, has.
+    """What every family's configuration, a dataclass, has."""
 
-    Attributes:
-        family: its name in checkpoints, and the ``model_type`` of its Hugging Face format where it has one.
-    """
-
+    # Its name in checkpoints, and the ``model_type`` of its Hugging Face format where it has one
     family: ClassVar[str]
     vocab_size: int
     attn_implementation: str

@@ -27,15 +27,11 @@ Model = TypeVar("Model", bound="OwnCausalLM")
 
 
 class OwnCausalLM(CausalLM):
-    """A model of a family of ours; its attention modules have an ``attend``.
-
-    Attributes:
-        positions_setting: what a configuration calls the longest sequence.
-    """
+    """A model of a family of ours; its attention modules have an ``attend``."""
 
     takes_residual_dtype = True
     has_hf_format = True
-    positions_setting: str
+    positions_setting: str  # what a configuration calls the longest sequence
     config: Any  # of its family
 
     def __init__(self, config: ModelConfig) -> None:

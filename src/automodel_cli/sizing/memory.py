@@ -41,56 +41,37 @@ _CUDA_WORKSPACE = 64 * _MIB
 
 @dataclass(frozen=True)
 class StepPlan:
-    """How a step is computed: everything but the model that its memory depends on.
-
-    Attributes:
-        local_batch_size: rows of a micro-batch.
-        precision: bf16, fp16 or fp32 products; weights, gradients and moments are fp32.
-        residual_bytes: of a number in the stream between blocks.
-        whole: what is compiled is the whole model with its loss; false: each block.
-        head_loss: plain or chunked; ``chunk_tokens`` of the latter.
-        recompute: None, full or selective: activation checkpointing.
-        attention: ``linear`` where the kernel keeps one number a row of scores, ``matmul`` where it keeps the weights
-            ``[B, H, T, T]`` in the compute dtype, ``eager`` where softmax may keep them in fp32 as well.
-        dropout: whether masks are kept.
-        moments: numbers that the optimizer keeps of each weight (AdamW 2).
-        accumulates: an update has several micro-batches: gradients are there during the forward pass.
-        device: ``cpu`` or ``cuda``.
-        strategy: None for one process, fsdp2 or ddp for more.
-        shards: ranks that weights, gradients and moments are divided over (dp_shard x cp).
-        tp, cp: ranks that share matrices, and rows.
-        offload: weights and moments are in CPU memory, not on the device.
-        bucket_view: with ddp, gradients are views of the buckets that are exchanged.
-        resident_bytes: on a CPU, what the process had before the model was built.
-        validates: whether batches of this size are scored between updates.
-        task_tokens, task_row: tokens of a forward of in-context tasks or samples, and of its longest row; 0: none.
-        staged: on a CPU, checkpoints are written in the background, from a copy of weights and moments.
-    """
+    """How a step is computed: everything but the model that its memory depends on."""
 
     seq_len: int
-    local_batch_size: int
-    precision: str = "bf16"
-    residual_bytes: int = FP32_BYTES
+    local_batch_size: int  # rows of a micro-batch
+    precision: str = "bf16"  # bf16, fp16 or fp32 products; weights, gradients and moments are fp32
+    residual_bytes: int = FP32_BYTES  # of a number in the stream between blocks
     compiled: bool = False
-    whole: bool = True
-    head_loss: str = "plain"
+    whole: bool = True  # what is compiled is the whole model with its loss; false: each block
+    head_loss: str = "plain"  # plain or chunked; ``chunk_tokens`` of the latter
     chunk_tokens: int = 1024
-    recompute: str | None = None
+    recompute: str | None = None  # None, full or selective: activation checkpointing
+    # ``linear`` where the kernel keeps one number a row of scores, ``matmul`` where it keeps the weights ``[B, H, T,
+    # T]`` in the compute dtype, ``eager`` where softmax may keep them in fp32 as well
     attention: str = "linear"
-    dropout: bool = False
-    moments: int = 2
+    dropout: bool = False  # whether masks are kept
+    moments: int = 2  # numbers that the optimizer keeps of each weight (AdamW 2)
+    # An update has several micro-batches: gradients are there during the forward pass
     accumulates: bool = False
-    device: str = "cuda"
-    strategy: str | None = None
-    shards: int = 1
-    tp: int = 1
+    device: str = "cuda"  # ``cpu`` or ``cuda``
+    strategy: str | None = None  # None for one process, fsdp2 or ddp for more
+    shards: int = 1  # ranks that weights, gradients and moments are divided over (dp_shard x cp)
+    tp: int = 1  # tp, cp: ranks that share matrices, and rows
     cp: int = 1
-    offload: bool = False
-    bucket_view: bool = False
-    resident_bytes: int = 0
-    validates: bool = False
+    offload: bool = False  # weights and moments are in CPU memory, not on the device
+    bucket_view: bool = False  # with ddp, gradients are views of the buckets that are exchanged
+    resident_bytes: int = 0  # on a CPU, what the process had before the model was built
+    validates: bool = False  # whether batches of this size are scored between updates
+    # task_tokens, task_row: tokens of a forward of in-context tasks or samples, and of its longest row; 0: none
     task_tokens: int = 0
     task_row: int = 0
+    # On a CPU, checkpoints are written in the background, from a copy of weights and moments
     staged: bool = False
 
     @property

@@ -17,39 +17,28 @@ def padded_vocab(vocab_size: int, multiple: int = VOCAB_MULTIPLE) -> int:
 
 @dataclass(frozen=True)
 class Shape:
-    """What cost formulas need of a model. Checkpoints keep these fields, so that new ones have a default.
+    """What cost formulas need of a model. Checkpoints keep these fields, so that new ones have a default."""
 
-    Attributes:
-        stored_params: parameters in memory, padding included.
-        matmul_params: parameters that each token is multiplied with; tables that are only looked up are left
-            out, a tied head is in.
-        layers, width: depth, and heads x head dim of the attention; None where not known.
-        padded_vocab_size: logits of one token.
-        hidden: width of the residual stream.
-        heads: of queries.
-        key_width: key-value heads x head dim.
-        mlp_width: inner width of the MLP.
-        table_params, head_params, block_params: of ``stored_params``, what is in the token embedding, in the head
-            (0: it is tied to the embedding), and in the blocks.
-        llama_like: blocks have RMS norms, separate projections and a gated MLP, as transformers writes them; false:
-            layer norms, one projection to queries, keys and values, and an MLP with an activation.
-        shares_inputs: matrices with one input share its copy in the compute dtype, and keys are repeated for all
-            query heads before attention, as in our Llama.
-    """
-
-    stored_params: int
+    stored_params: int  # parameters in memory, padding included
+    # Parameters that each token is multiplied with; tables that are only looked up are left out, a tied head is in
     matmul_params: int
-    layers: int | None
+    layers: int | None  # layers, width: depth, and heads x head dim of the attention; None where not known
     width: int | None
-    padded_vocab_size: int
-    hidden: int | None = None
-    heads: int | None = None
-    key_width: int | None = None
-    mlp_width: int | None = None
+    padded_vocab_size: int  # logits of one token
+    hidden: int | None = None  # width of the residual stream
+    heads: int | None = None  # of queries
+    key_width: int | None = None  # key-value heads x head dim
+    mlp_width: int | None = None  # inner width of the MLP
+    # table_params, head_params, block_params: of ``stored_params``, what is in the token embedding, in the head (0: it
+    # is tied to the embedding), and in the blocks
     table_params: int = 0
     head_params: int = 0
     block_params: int = 0
+    # Blocks have RMS norms, separate projections and a gated MLP, as transformers writes them; false: layer norms, one
+    # projection to queries, keys and values, and an MLP with an activation
     llama_like: bool = False
+    # Matrices with one input share its copy in the compute dtype, and keys are repeated for all query heads before
+    # attention, as in our Llama
     shares_inputs: bool = False
 
 

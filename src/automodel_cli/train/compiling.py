@@ -17,23 +17,16 @@ from torch import nn
 _CACHE_VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 
-def shared_cache() -> str | None:
-    """The user's folder for compiled code; None where a variable of the compiler's own says where.
+def share_cache() -> None:
+    """Keep compiled code in the user's folder for later runs, unless a variable of the compiler's own says where.
 
     Code is loaded from there. So it is not the temporary folder that torch takes by itself, to which others can write,
     and nothing that a configuration or a run folder from elsewhere could name or bring along.
     """
-    if any(os.environ.get(name) for name in _CACHE_VARIABLES):
-        return None
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return str(Path(home) / "automodel" / "compiled")
-
-
-def use_cache(folder: str | None) -> None:
-    """Keep compiled code in ``folder`` and take it from there; None leaves it to torch and its variables."""
-    if folder is not None:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
-        os.environ["TRITON_CACHE_DIR"] = str(Path(folder) / "triton")
+    if not any(os.environ.get(name) for name in _CACHE_VARIABLES):
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(home) / "automodel" / "compiled"
+        os.environ.update(TORCHINDUCTOR_CACHE_DIR=str(folder), TRITON_CACHE_DIR=str(folder / "triton"))
 
 
 def compile_model(model: nn.Module, *, on_failure: Callable[[str], None], **arguments: Any) -> None:

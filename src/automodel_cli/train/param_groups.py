@@ -22,21 +22,13 @@ Build = Callable[[Groups], torch.optim.Optimizer]
 
 @dataclass(frozen=True)
 class UpdateRule:
-    """How the parameters of one role are updated.
+    """How the parameters of one role are updated."""
 
-    Attributes:
-        build: the optimizer of these groups; roles that name the same one share it.
-        lr: learning rate at the schedule's peak; None: whatever ``build`` sets.
-        weight_decay: of tensors with more than one dimension.
-        decays: False leaves weight decay off.
-        settings: what else the groups carry: betas, momentum.
-    """
-
-    build: Build
-    lr: float | None = None
-    weight_decay: float = 0.0
-    decays: bool = True
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    build: Build  # the optimizer of these groups; roles that name the same one share it
+    lr: float | None = None  # learning rate at the schedule's peak; None: whatever ``build`` sets
+    weight_decay: float = 0.0  # of tensors with more than one dimension
+    decays: bool = True  # False leaves weight decay off
+    settings: Mapping[str, Any] = field(default_factory=dict)  # what else the groups carry: betas, momentum
 
 
 def same_rule(rule: UpdateRule, *, decay_embeddings: bool = False) -> dict[Role, UpdateRule]:

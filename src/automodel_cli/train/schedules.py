@@ -26,10 +26,6 @@ import torch
 
 from automodel_cli.errors import ConfigError
 
-STYLES = ("constant", "cosine", "linear", "WSD", "inverse-square-root")
-WSD_STYLES = ("linear", "cosine", "exponential", "minus_sqrt")
-WD_STYLES = ("constant", "linear", "cosine")
-
 
 def _cosine(ratio: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * ratio))
@@ -93,7 +89,7 @@ class Schedule:
         and ``weight_decay`` are the optimizer's own.
 
         Raises:
-            ConfigError: a value is out of range, or a style is not known.
+            ConfigError: warm-up or final decay are longer than the schedule.
         """
         peak = lr if max_lr is None else max_lr
         moves_wd = start_wd is not None or end_wd is not None
@@ -106,7 +102,7 @@ class Schedule:
             min_lr=0.01 * peak if min_lr is None else min_lr,
             warmup_steps=warmup,
             decay_steps=decay,
-            style=style_name(lr_decay_style),
+            style=lr_decay_style,
             wsd_decay_steps=wsd_decay_steps or 0,
             wsd_style=lr_wsd_decay_style or "exponential",
             start_wd=weight_decay if moves_wd and start_wd is None else start_wd,
@@ -114,7 +110,7 @@ class Schedule:
             wd_incr_steps=total_steps if wd_incr_steps is None else wd_incr_steps,
             wd_incr_style=wd_incr_style or "constant",
         )
-        check_schedule(schedule)
+        _refuse_lengths(schedule)
         return schedule
 
     def lr(self, updates_done: int) -> float:
@@ -131,17 +127,12 @@ class Schedule:
         return self.min_lr + self._coefficient(updates_done) * (self.max_lr - self.min_lr)
 
     def _coefficient(self, updates_done: int) -> float:
+        start, fall = self.warmup_steps, self.style
         if self.style == "WSD":
-            start, length, fall = (
-                self.decay_steps - self.wsd_decay_steps,
-                self.wsd_decay_steps,
-                self.wsd_style,
-            )
-        else:
-            start, length, fall = self.warmup_steps, self.decay_steps - self.warmup_steps, self.style
+            start, fall = self.decay_steps - self.wsd_decay_steps, self.wsd_style
         if updates_done <= start:
             return 1.0
-        return _FALL[fall]((updates_done - start) / length)
+        return _FALL[fall]((updates_done - start) / (self.decay_steps - start))
 
     def wd(self, updates_done: int) -> float | None:
         """The weight decay of update number ``updates_done + 1``, or None to leave it alone."""
@@ -209,36 +200,6 @@ def store_lr_multipliers(optimizer: torch.optim.Optimizer) -> None:
             group.setdefault(multiplier, float(group.get(key) or 0.0) / base if base else 1.0)
 
 
-def style_name(name: str) -> str:
-    """The one spelling of a decay style: case and the choice of - or _ do not matter."""
-    found = {style.lower(): style for style in STYLES}.get(name.lower().replace("_", "-"))
-    if found is None:
-        raise ConfigError(
-            f"lr_scheduler.lr_decay_style {name!r} is not known", f"choose one of {', '.join(STYLES)}"
-        )
-    return found
-
-
-def check_schedule(schedule: Schedule) -> None:
-    """Raise one ConfigError that names everything wrong with ``schedule``."""
-    problems = []
-    for key in ("warmup_steps", "decay_steps", "wsd_decay_steps", "wd_incr_steps"):
-        value = getattr(schedule, key)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            problems.append(f"{key} is {value!r}, expected a whole number of updates")
-    if not problems:
-        problems = _problems_of_lengths(schedule)
-    for key in ("max_lr", "init_lr", "min_lr"):
-        if not getattr(schedule, key) >= 0:
-            problems.append(f"{key} is {getattr(schedule, key)!r}, expected a number of at least 0")
-    if schedule.wsd_style not in WSD_STYLES:
-        problems.append(f"lr_wsd_decay_style {schedule.wsd_style!r} is not one of {', '.join(WSD_STYLES)}")
-    if schedule.wd_incr_style not in WD_STYLES:
-        problems.append(f"wd_incr_style {schedule.wd_incr_style!r} is not one of {', '.join(WD_STYLES)}")
-    if problems:
-        raise ConfigError("lr_scheduler: " + "; ".join(problems), "correct the lr_scheduler section")
-
-
 def contradictions(schedule: Schedule, total_steps: int) -> list[str]:
     """A line for each setting that hardly means what it does in a run of ``total_steps`` updates."""
     if schedule.style == "constant" and not schedule.warmup_steps:
@@ -265,17 +226,13 @@ def contradictions(schedule: Schedule, total_steps: int) -> list[str]:
     return notes
 
 
-def _problems_of_lengths(schedule: Schedule) -> list[str]:
+def _refuse_lengths(schedule: Schedule) -> None:
+    """Check that the parts of the schedule find room in it."""
+    warmup, decay, last = schedule.warmup_steps, schedule.decay_steps, schedule.wsd_decay_steps
     problems = []
-    decays = schedule.style not in ("constant",)
-    if decays and schedule.warmup_steps >= max(schedule.decay_steps, 1):
-        problems.append(
-            f"lr_warmup_steps {schedule.warmup_steps} leaves nothing of lr_decay_steps {schedule.decay_steps}"
-        )
-    if schedule.style == "WSD":
-        room = schedule.decay_steps - schedule.warmup_steps
-        if not 0 < schedule.wsd_decay_steps <= room:
-            problems.append(
-                f"wsd_decay_steps is {schedule.wsd_decay_steps}, expected 1 to {room} for style WSD"
-            )
-    return problems
+    if schedule.style != "constant" and warmup >= max(decay, 1):
+        problems.append(f"lr_warmup_steps {warmup} leaves nothing of lr_decay_steps {decay}")
+    if schedule.style == "WSD" and not 0 < last <= decay - warmup:
+        problems.append(f"wsd_decay_steps is {last}, expected 1 to {decay - warmup} for style WSD")
+    if problems:
+        raise ConfigError("lr_scheduler: " + "; ".join(problems), "correct the lr_scheduler section")

@@ -10,15 +10,10 @@ from automodel_cli.train.step import StepMetrics
 
 @dataclass
 class Soundness:
-    """What the latest update said of the run.
+    """What the latest update said of the run."""
 
-    Attributes:
-        latest: its numbers, None before the first of this start.
-        owed: a save fell due when it could not be made; the next sound update makes up for it.
-    """
-
-    latest: StepMetrics[float] | None = None
-    owed: bool = False
+    latest: StepMetrics[float] | None = None  # its numbers, None before the first of this start
+    owed: bool = False  # a save fell due when it could not be made; the next sound update makes up for it
 
     @property
     def last_loss(self) -> float | None:

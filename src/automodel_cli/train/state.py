@@ -24,24 +24,16 @@ class _Stored(FileModel):
 
 @dataclass
 class TrainState:
-    """Counters of a run, JSON in and out.
+    """Counters of a run, JSON in and out."""
 
-    Attributes:
-        step: optimizer updates completed, skipped ones included.
-        epoch: passes over the data begun, from 0.
-        tokens_seen: tokens trained on, over all ranks.
-        skipped_steps: updates left out because loss or gradient was not finite.
-        skipped_in_a_row: how many of the latest updates were skipped without one in between that was not.
-        best_val_loss: lowest validation loss so far, infinity before the first (null in JSON).
-        recent_losses: losses of the latest updates, where their mean is logged; not in JSON while empty.
-    """
-
-    step: int = 0
-    epoch: int = 0
-    tokens_seen: int = 0
-    skipped_steps: int = 0
+    step: int = 0  # optimizer updates completed, skipped ones included
+    epoch: int = 0  # passes over the data begun, from 0
+    tokens_seen: int = 0  # tokens trained on, over all ranks
+    skipped_steps: int = 0  # updates left out because loss or gradient was not finite
+    # How many of the latest updates were skipped without one in between that was not
     skipped_in_a_row: int = 0
-    best_val_loss: float = math.inf
+    best_val_loss: float = math.inf  # lowest validation loss so far, infinity before the first (null in JSON)
+    # Losses of the latest updates, where their mean is logged; not in JSON while empty
     recent_losses: list[float] = field(default_factory=list)
 
     def advance(self, epoch: int, tokens: int) -> None:

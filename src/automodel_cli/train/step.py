@@ -29,19 +29,12 @@ Scalar = TypeVar("Scalar", Tensor, float)
 
 @dataclass(frozen=True)
 class StepMetrics(Generic[Scalar]):
-    """Numbers of one update over all ranks: scalar tensors on the device, or Python numbers once they were read.
+    """Numbers of one update over all ranks: scalar tensors on the device, or Python numbers once they were read."""
 
-    Attributes:
-        loss: mean nll per label token in nats, fp32.
-        num_label_tokens: label tokens of the global batch, int64.
-        grad_norm: L2 norm of the whole gradient before clipping, fp32.
-        skipped: true where loss or gradient was not finite and the weights were left alone.
-    """
-
-    loss: Scalar
-    num_label_tokens: Scalar
-    grad_norm: Scalar
-    skipped: Scalar
+    loss: Scalar  # mean nll per label token in nats, fp32
+    num_label_tokens: Scalar  # label tokens of the global batch, int64
+    grad_norm: Scalar  # L2 norm of the whole gradient before clipping, fp32
+    skipped: Scalar  # true where loss or gradient was not finite and the weights were left alone
 
 
 def null_timer(name: str) -> AbstractContextManager[object]:

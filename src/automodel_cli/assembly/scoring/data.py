@@ -125,7 +125,7 @@ def validation_data(trained_as: Mapping[str, Any]) -> tuple[str, ...]:
     """
     given = [_section(trained_as, name).get("file_pattern") for name in _validation_sections(trained_as)]
     patterns = [pattern for item in given for pattern in (item if isinstance(item, list) else [item])]
-    found = [pattern for pattern in patterns if isinstance(pattern, str) and _is_there(pattern)]
+    found = [pattern for pattern in patterns if isinstance(pattern, str) and expand(pattern)]
     found = found or _validation_split(_section(trained_as, "dataset").get("file_pattern"))
     if not found:
         raise ConfigError(
@@ -142,10 +142,6 @@ def _validation_sections(trained_as: Mapping[str, Any]) -> list[str]:
 def _section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     found = config.get(key)
     return found if isinstance(found, Mapping) else {}
-
-
-def _is_there(pattern: str) -> bool:
-    return bool(expand(pattern))
 
 
 def _validation_split(pattern: Any) -> list[str]:

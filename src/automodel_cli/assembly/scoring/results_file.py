@@ -71,8 +71,14 @@ def store(
 
 
 def _beside(checkpoint: Path, scored: Sequence[str], results: Mapping[str, Any]) -> Path | None:
-    step = next((place for place in _with_parent(checkpoint) if _is_step(place)), None)
-    folder = checkpoint if step is None else _near(step.parent, checkpoint)
+    here = checkpoint.absolute()
+    places = (here, here.parent)  # a step's own ``hf/`` is as sealed as the step
+    step = next(
+        (one for one in places if layout.step_of(one.name) is not None and layout.is_complete(one)), None
+    )
+    folder = checkpoint if step is None else step.parent
+    if step is not None and not checkpoint.is_absolute():  # as the user's own path
+        folder = Path(os.path.relpath(folder))
     if not (is_ours(folder) and os.access(folder, os.W_OK)):
         return None
     stem = "_".join(["results", *([step.name] if step is not None else []), label(scored)])
@@ -81,20 +87,6 @@ def _beside(checkpoint: Path, scored: Sequence[str], results: Mapping[str, Any])
         if not path.exists() or _identity(path) == _identity_of(results, path):
             return path
     raise AssertionError("there is always a next number")
-
-
-def _with_parent(checkpoint: Path) -> tuple[Path, Path]:
-    """A step's own ``hf/`` is as sealed as the step."""
-    return checkpoint.absolute(), checkpoint.absolute().parent
-
-
-def _is_step(folder: Path) -> bool:
-    return layout.step_of(folder.name) is not None and layout.is_complete(folder)
-
-
-def _near(folder: Path, checkpoint: Path) -> Path:
-    """``folder`` as absolute or relative as the user's own path."""
-    return folder if checkpoint.is_absolute() else Path(os.path.relpath(folder))
 
 
 def is_ours(folder: Path) -> bool:

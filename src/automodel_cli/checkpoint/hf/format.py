@@ -31,8 +31,8 @@ from automodel_cli.errors import AutomodelError, CheckpointError
 from automodel_cli.json_files import FileModel, read_json, read_model, validated, without_controls
 from automodel_cli.models import hf
 from automodel_cli.models.families import Family, family_named
+from automodel_cli.models.hf import pretrained_on_meta
 from automodel_cli.models.huggingface import same_function
-from automodel_cli.models.huggingface.pretrained import pretrained_on_meta
 from automodel_cli.models.init import copy_whole
 from automodel_cli.models.interface import CausalLM, HFTensor
 from automodel_cli.text import first_line

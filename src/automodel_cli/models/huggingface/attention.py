@@ -54,6 +54,7 @@ def _answering_blocks(theirs: Callable[..., Any]) -> Callable[..., Any]:
         scaling: float | None = None,
         **options: Any,
     ) -> Any:
+        """``query [B, H, T, K]``, ``key`` and ``value [B, G, T, K]`` -> ``[B, T, H, K]``, and weights or None."""
         if isinstance(attention_mask, Tensor) and attention_mask.numel() == 0:
             attention_mask = None
         if not isinstance(attention_mask, BlockMask):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from automodel_cli import device as this_machine
-from automodel_cli.assembly.checkpoint import LoadedModel, load_model
+from automodel_cli.assembly.checkpoint import LoadedModel, compute_precision, describe_weights, load_model
 from automodel_cli.assembly.facts import versions
 from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.assembly.scoring import results_file
@@ -20,7 +20,6 @@ from automodel_cli.assembly.scoring.data import (
     training_config,
     validation_sets,
 )
-from automodel_cli.assembly.scoring.model import compute_precision, describe_checkpoint
 from automodel_cli.config.schema.results import EvaluateConfig
 from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
 from automodel_cli.corpus.tokenizers.same_tokenizer import same_ids
@@ -71,7 +70,7 @@ def run(
     }
     results = {
         "format": FORMAT,
-        "checkpoint": describe_checkpoint(loaded),
+        "checkpoint": describe_weights(loaded),
         **total(list(scores.values())).as_dict(),
         "sets": [
             {

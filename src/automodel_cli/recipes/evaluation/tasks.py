@@ -12,11 +12,10 @@ import transformers
 
 from automodel_cli import device as this_machine
 from automodel_cli import transformers_calls
-from automodel_cli.assembly.checkpoint import LoadedModel, load_model
+from automodel_cli.assembly.checkpoint import LoadedModel, compute_precision, describe_weights, load_model
 from automodel_cli.assembly.facts import versions
 from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.assembly.scoring import results_file
-from automodel_cli.assembly.scoring.model import compute_precision, describe_checkpoint
 from automodel_cli.config.schema.results import TasksConfig
 from automodel_cli.config.targets.allowlist import Trust
 from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
@@ -87,7 +86,7 @@ def _run(
     )
     results: dict[str, Any] = {
         "format": FORMAT,
-        "checkpoint": describe_checkpoint(loaded),
+        "checkpoint": describe_weights(loaded),
         "settings": {
             "max_per_task": cfg.max_per_task,
             "num_fewshot": cfg.num_fewshot,

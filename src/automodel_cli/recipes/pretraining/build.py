@@ -36,9 +36,11 @@ from automodel_cli.checkpoint.load_step import check_fits
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.data.position import check_plan
 from automodel_cli.distributed.heartbeat import Heartbeat
+from automodel_cli.distributed.parallelize import ParallelModel
 from automodel_cli.distributed.world import World
 from automodel_cli.recipes.pretraining.run import NO_OPTIONS, LoadedRun, OpenedRun, Run, RunOptions, RunPlan
 from automodel_cli.recipes.pretraining.summary import show_summary
+from automodel_cli.train.compiling import share_cache
 from automodel_cli.train.preemption import StopRequest
 from automodel_cli.train.state import TrainState
 
@@ -150,7 +152,8 @@ def _load(opened: OpenedRun) -> LoadedRun:
 def _plan(loaded: LoadedRun) -> RunPlan:
     """Choose the fast path, and build what an update is made of, for a model that has no weights yet."""
     cfg, world, model, options = loaded.cfg, loaded.world, loaded.model, loaded.options
-    training.keep_compiled_code(cfg)
+    if cfg.compile.shared_cache:
+        share_cache()
     chosen = choose_fast_path(
         cfg,
         device=world.device,
@@ -195,7 +198,8 @@ def _begin(plan: RunPlan, heartbeat: Heartbeat) -> Run:
     """Make room in the run folder, put the model over the ranks, and give it weights."""
     cfg, world = plan.cfg, plan.world
     checkpointer = open_run_folder(cfg, world, fresh=plan.options.fresh, say=plan.reporter.say)
-    parallel = world_assembly.lay_out(cfg, plan.model, world, plan.fast_path)
+    policy = world_assembly.parallel_config(cfg, plan.model, plan.fast_path)
+    parallel = ParallelModel(plan.model, world, policy)
     if plan.fast_path.compile and not parallel.to_compile(plan.fast_path.compile_scope):
         plan = _without_compile(plan)
     weights_from = model_assembly.init_or_load_weights(

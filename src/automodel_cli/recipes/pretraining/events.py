@@ -21,24 +21,18 @@ class Events:
 
 @dataclass(frozen=True)
 class Intervals:
-    """How often each event happens in a run of ``last`` updates; every interval includes the last update.
-
-    Attributes:
-        save: None also where checkpoints are off.
-        save_at_epoch_end: also save when a pass over the data ends.
-        validate_on_save: validate before a save that falls due, so that the best checkpoint can be told.
-        validate_at_start: before the first update of a run that begins.
-    """
+    """How often each event happens in a run of ``last`` updates; every interval includes the last update."""
 
     last: int
     log: Interval = 1
     validate: Interval = None
     evaluate: Interval = None
-    save: Interval = None
+    save: Interval = None  # None also where checkpoints are off
     saves: bool = True
-    save_at_epoch_end: bool = False
+    save_at_epoch_end: bool = False  # also save when a pass over the data ends
+    # Validate before a save that falls due, so that the best checkpoint can be told
     validate_on_save: bool = False
-    validate_at_start: bool = False
+    validate_at_start: bool = False  # before the first update of a run that begins
 
     @classmethod
     def of(cls, cfg: PretrainConfig, last: int) -> Intervals:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from datetime import timedelta
 from itertools import islice
 from typing import Any
 
 from automodel_cli.assembly import training
-from automodel_cli.assembly import world as world_assembly
 from automodel_cli.assembly.run_folder import diverged
 from automodel_cli.batch import Batch
+from automodel_cli.distributed import start
 from automodel_cli.recipes.pretraining.events import Intervals
 from automodel_cli.recipes.pretraining.progress import Progress, Update
 from automodel_cli.recipes.pretraining.run import Run, RunResult
@@ -99,7 +100,7 @@ def _after_the_first_update(run: Run) -> None:
     """All is compiled and the optimizer has its state: make room for saves; from now on who is late hangs."""
     if run.saves:
         run.checkpointer.prepare(model=run.model, optimizer=run.optimizer)
-    world_assembly.set_timeouts(run.cfg, run.world)
+    start.set_timeouts(run.world, timedelta(minutes=run.cfg.dist_env.timeout_minutes))
 
 
 def _end_with_the_data(progress: Progress, intervals: Intervals) -> None:

@@ -6,12 +6,11 @@ import contextlib
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from automodel_cli.assembly import data as data_assembly
 from automodel_cli.assembly import training
-from automodel_cli.assembly.facts import Facts
 from automodel_cli.assembly.logs import open_logs, open_profile
 from automodel_cli.assembly.run_folder import diverged, reason_not_to_save
 from automodel_cli.checkpoint import layout
@@ -45,26 +44,18 @@ class Update:
 
 @dataclass
 class Progress:
-    """A run while it trains.
-
-    Attributes:
-        deferred: numbers of updates that are still on their way from the device.
-        saved_step: of the newest checkpoint in the run folder that this run wrote or goes on from.
-        validated_step, val_losses: the newest validation that was finished.
-        draws_random_numbers: the model has dropout.
-        compiled: torch.compile was asked for and has not failed so far.
-    """
+    """A run while it trains."""
 
     run: Run
     metrics: MetricsLog
     throughput: Throughput
     profile: NoProfile
-    deferred: DeferredMetrics[Update]
-    saved_step: int | None
-    draws_random_numbers: bool
-    compiled: bool
+    deferred: DeferredMetrics[Update]  # numbers of updates that are still on their way from the device
+    saved_step: int | None  # of the newest checkpoint in the run folder that this run wrote or goes on from
+    draws_random_numbers: bool  # the model has dropout
+    compiled: bool  # torch.compile was asked for and has not failed so far
     soundness: Soundness = field(default_factory=Soundness)
-    validated_step: int | None = None
+    validated_step: int | None = None  # validated_step, val_losses: the newest validation that was finished
     val_losses: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -99,7 +90,7 @@ class Progress:
                 aside=throughput.pause,
             ),
             deferred=DeferredMetrics(run.device),
-            saved_step=run.state.step if _is_own(run) else None,
+            saved_step=run.state.step if run.goes_on else None,
             draws_random_numbers=run.model.has_dropout(),
             compiled=run.fast_path.compile,
         )
@@ -260,7 +251,9 @@ class Progress:
         loss = losses.get(self._best_key, math.inf)
         is_best = loss < state.best_val_loss
         state.best_val_loss = loss if is_best else state.best_val_loss
-        started = time.perf_counter()
+        wanted = run.cfg.checkpoint.save_consolidated
+        is_last = state.step >= run.training_length.total_steps
+        facts, started = run.facts.to_json(), time.perf_counter()
         with self.throughput.pause():
             folder = run.checkpointer.save(
                 state.step,
@@ -269,27 +262,18 @@ class Progress:
                 state={"train": state.to_dict(), "scaler": run.scaler.state_dict() if run.scaler else None},
                 loader_state=data_assembly.position(run.loader, run.world),
                 config_yaml=to_yaml(run.cfg),
-                facts=self._facts().to_json(),
+                # That compiling failed has come to light since.
+                facts={**facts, "fast_path": {**facts["fast_path"], "compile": self.compiled}},
                 tokenizer_folder=run.tokenizer.folder if run.tokenizer else None,
                 metrics={"loss": self.soundness.last_loss, "val_loss": losses},
                 is_best=is_best,
                 proven=any(map(math.isfinite, losses.values())),
-                consolidate=self._consolidates(),
+                consolidate=wanted == "every" or (wanted == "final" and is_last),
                 remark=why,
             )
         self.saved_step = state.step
         if not run.checkpointer.is_async:
             run.reporter.say(f"saved {folder} in {time.perf_counter() - started:.1f} s{why}")
-
-    def _facts(self) -> Facts:
-        """Those of the run; that compiling failed has come to light since."""
-        facts = self.run.facts
-        return replace(facts, fast_path={**(facts.fast_path or {}), "compile": self.compiled})
-
-    def _consolidates(self) -> bool:
-        """Whether this checkpoint also gets a Hugging Face folder."""
-        wanted, at_the_end = self.run.cfg.checkpoint.save_consolidated, self.run.training_length.total_steps
-        return wanted == "every" or (wanted == "final" and self.run.state.step >= at_the_end)
 
     # ------------------------------------------------------------------------------------------ end
 
@@ -316,8 +300,3 @@ class Progress:
             last_loss=self.soundness.last_loss,
             val_losses=dict(self.val_losses),
         )
-
-
-def _is_own(run: Run) -> bool:
-    """Whether the run goes on from a checkpoint of its own folder."""
-    return run.checkpoint is not None and run.checkpoint.parent.resolve() == run.run_folder.resolve()

@@ -38,17 +38,11 @@ Stage = TypeVar("Stage", bound="OpenedRun")
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What a command line says of a run beside its configuration.
+    """What a command line says of a run beside its configuration."""
 
-    Attributes:
-        fresh: move an earlier run in the folder aside and begin.
-        trust: files and modules whose code may be called.
-        profile: updates to record with torch's profiler, once the run is warm; None: none.
-    """
-
-    fresh: bool = False
-    trust: tuple[str, ...] = ()
-    profile: int | None = None
+    fresh: bool = False  # move an earlier run in the folder aside and begin
+    trust: tuple[str, ...] = ()  # files and modules whose code may be called
+    profile: int | None = None  # updates to record with torch's profiler, once the run is warm; None: none
 
 
 NO_OPTIONS = RunOptions()
@@ -56,16 +50,9 @@ NO_OPTIONS = RunOptions()
 
 @dataclass(frozen=True)
 class OpenedRun:
-    """A run whose data, model and checkpoint were found: the first stage of a plan.
+    """A run whose data, model and checkpoint were found: the first stage of a plan."""
 
-    Attributes:
-        cfg: the configuration, later with a number in the place of ``local_batch_size: auto``.
-        memory: of the device; None: not known.
-        checkpoint: the step folder that the run goes on from; None: it begins.
-        stored: what that says of its run.
-    """
-
-    cfg: PretrainConfig
+    cfg: PretrainConfig  # the configuration, later with a number in the place of ``local_batch_size: auto``
     options: RunOptions
     world: World
     reporter: Reporter
@@ -74,9 +61,9 @@ class OpenedRun:
     tokenizer: RunTokenizer | None
     model: CausalLM
     seq_len: int
-    memory: DeviceMemory | None
-    checkpoint: Path | None
-    stored: Facts
+    memory: DeviceMemory | None  # of the device; None: not known
+    checkpoint: Path | None  # the step folder that the run goes on from; None: it begins
+    stored: Facts  # what that says of its run
 
     def grown(self, kind: type[Stage], **more: Any) -> Stage:
         """The next stage: all that is here, and more."""
@@ -97,6 +84,11 @@ class OpenedRun:
     def saves(self) -> bool:
         """Whether there are checkpoints."""
         return self.cfg.checkpoint.enabled
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it goes on from a checkpoint of its own folder."""
+        return self.checkpoint is not None and self.checkpoint.parent.resolve() == self.run_folder.resolve()
 
 
 @dataclass(frozen=True)
@@ -161,20 +153,14 @@ class RunPlan(LoadedRun):
 
 @dataclass(frozen=True)
 class Run(RunPlan):
-    """A run that is ready to train: the model is over the ranks and has its weights, the run folder is held.
+    """A run that is ready to train: the model is over the ranks and has its weights, the run folder is held."""
 
-    Attributes:
-        facts: what its checkpoints say of it.
-        state: the counters; training moves them on.
-        claim: what holds the run folder; closed when training ends.
-    """
-
-    facts: Facts
+    facts: Facts  # what its checkpoints say of it
     checkpointer: Checkpointer
     parallel: ParallelModel
-    state: TrainState
+    state: TrainState  # the counters; training moves them on
     heartbeat: Heartbeat
-    claim: contextlib.ExitStack
+    claim: contextlib.ExitStack  # what holds the run folder; closed when training ends
 
 
 @dataclass(frozen=True)
