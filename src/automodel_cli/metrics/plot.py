@@ -22,14 +22,14 @@ FORMATS = ("png", "svg", "pdf")
 # Okabe and Ito's palette (distinct for colour-blind readers), dark enough on white; yellow left out.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#5B5B5B", "#8B5E3C")
 _MOST_INSIDE = 6  # entries of a legend that may lie over the curves
-_INK, _FAINT_INK, _GRID = "#1f2328", "#57606a", "#e4e7eb"
-_STYLE = {
-    "font.size": 10, "text.color": _INK,
-    "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlecolor": _INK,
-    "axes.edgecolor": "#c4c9d0", "axes.labelcolor": _FAINT_INK,
-    "xtick.color": _FAINT_INK, "ytick.color": _FAINT_INK,
+INK, FAINT_INK, GRID = "#1f2328", "#57606a", "#e4e7eb"
+STYLE = {
+    "font.size": 10, "text.color": INK,
+    "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlecolor": INK,
+    "axes.edgecolor": "#c4c9d0", "axes.labelcolor": FAINT_INK,
+    "xtick.color": FAINT_INK, "ytick.color": FAINT_INK,
     "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "axes.axisbelow": True, "grid.color": _GRID, "grid.linewidth": 0.8,
+    "axes.grid": True, "axes.axisbelow": True, "grid.color": GRID, "grid.linewidth": 0.8,
     "figure.facecolor": "white", "savefig.facecolor": "white",
     "svg.hashsalt": "automodel",  # equal runs give equal bytes
 }  # fmt: skip
@@ -55,19 +55,24 @@ def plot_runs(
         DataError: a run has no metrics.
     """
     target = Path(out)
-    file_format = _format_of(target)
-    matplotlib = _import_matplotlib()
+    file_format = format_of(target)
+    matplotlib = import_matplotlib()
     metrics = read_runs(runs)
     if not any(run.train or run.validation for run in metrics):
         raise DataError("nothing to draw: no training or validation record", "wait for the run's first step")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context(_STYLE), atomic_file(target) as handle:
+    with matplotlib.rc_context(STYLE), atomic_file(target) as handle:
         figure = draw(metrics, log_x=log_x, log_loss=log_loss, smooth_records=smooth_records, title=title)
-        figure.savefig(handle, format=file_format, dpi=dpi, metadata=_undated(file_format))
+        figure.savefig(handle, format=file_format, dpi=dpi, metadata=undated(file_format))
     return target
 
 
-def _format_of(target: Path) -> str:
+def format_of(target: Path) -> str:
+    """Format of a figure file, by its ending.
+
+    Raises:
+        ConfigError: it has another.
+    """
     ending = target.suffix.lower().removeprefix(".")
     if ending not in FORMATS:
         raise ConfigError(
@@ -77,12 +82,17 @@ def _format_of(target: Path) -> str:
     return ending
 
 
-def _undated(file_format: str) -> dict[str, None] | None:
+def undated(file_format: str) -> dict[str, None] | None:
     """Leave the date out where the format would carry one: the same numbers give the same file."""
     return {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(file_format)
 
 
-def _import_matplotlib() -> Any:
+def import_matplotlib() -> Any:
+    """matplotlib, with what file figures need of it.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
     try:
         import matplotlib  # an extra of the package: only plots need it
         import matplotlib.figure
@@ -103,8 +113,8 @@ def draw(
     title: str | None = None,
 ) -> Any:
     """The figure (``matplotlib.figure.Figure``): loss on top, three small panels below."""
-    matplotlib = _import_matplotlib()
-    with matplotlib.rc_context(_STYLE):
+    matplotlib = import_matplotlib()
+    with matplotlib.rc_context(STYLE):
         figure = matplotlib.figure.Figure(figsize=(10, 7), layout="constrained")
         grid = figure.add_gridspec(2, 3, height_ratios=(2.1, 1))
         loss = figure.add_subplot(grid[0, :])
@@ -188,7 +198,7 @@ def _finish_loss_axes(
     axes.set_title("Loss (nats per token)")
     if log_loss:
         axes.set_yscale("log")
-        _plain_numbers(axes.yaxis, axes.get_ylim(), 8, matplotlib)
+        plain_numbers(axes.yaxis, axes.get_ylim(), 8, matplotlib)
     skipped = np.concatenate([_skipped_steps(run.train) for run in runs])
     if skipped.size:
         bottom = axes.get_xaxis_transform()  # x in steps, y as a fraction of the panel
@@ -221,7 +231,7 @@ def _finish_small_axes(panels: dict[str, Any], matplotlib: Any) -> None:
         if axes.lines:
             _set_value_range(axes, matplotlib, log_allowed=name == "grad_norm")
         else:
-            axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color=_FAINT_INK)
+            axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color=FAINT_INK)
             axes.set_yticks([])
 
 
@@ -238,7 +248,7 @@ def _set_value_range(axes: Any, matplotlib: Any, *, log_allowed: bool) -> None:
     values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.lines])
     if log_allowed and values.min() > 0 and values.max() > 30 * values.min():
         axes.set_yscale("log")
-        _plain_numbers(axes.yaxis, axes.get_ylim(), 5, matplotlib)
+        plain_numbers(axes.yaxis, axes.get_ylim(), 5, matplotlib)
     elif values.max() > 0:
         axes.set_ylim(0, 1.08 * values.max())
 
@@ -248,7 +258,7 @@ def _finish_steps_axis(axes: Any, runs: Sequence[RunMetrics], log_x: bool, matpl
     axes.margins(x=0.02)
     if log_x:
         axes.set_xscale("log")
-        _plain_numbers(axes.xaxis, axes.get_xlim(), 5, matplotlib)
+        plain_numbers(axes.xaxis, axes.get_xlim(), 5, matplotlib)
         return
     ticks = matplotlib.ticker.MaxNLocator(nbins="auto", steps=[1, 2, 5, 10], integer=True)
     axes.xaxis.set_major_locator(ticks)
@@ -257,7 +267,7 @@ def _finish_steps_axis(axes: Any, runs: Sequence[RunMetrics], log_x: bool, matpl
         axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
 
 
-def _plain_numbers(axis: Any, limits: tuple[float, float], most: int, matplotlib: Any) -> None:
+def plain_numbers(axis: Any, limits: tuple[float, float], most: int, matplotlib: Any) -> None:
     """Ticks of a log axis as people write numbers (``2``, ``0.05``, ``20k``), few enough to stand apart."""
     ticks = log_ticks(*limits, most)
     if len(ticks) < 3:  # less than a decade: even steps
