@@ -20,6 +20,7 @@ import numpy as np
 
 from automodel_cli.errors import DataError
 from automodel_cli.scaling.points import Points
+from automodel_cli.text import plural
 
 HUBER_DELTA = 1e-3
 """Hoffmann et al. 2022, section 3.3: residuals of log L beyond it count linearly."""
@@ -65,7 +66,7 @@ def fit_law(points: Points, *, delta: float = HUBER_DELTA) -> Laws:
     distinct = min(np.unique(points.params).size, np.unique(points.tokens).size)
     if len(points) < FEWEST_POINTS or distinct < 3:
         raise DataError(
-            f"{len(points)} points with {distinct} distinct sizes or token counts do not determine "
+            f"{plural(len(points), 'point')} with {distinct} distinct sizes or token counts do not determine "
             "a law of five numbers",
             f"give at least {FEWEST_POINTS} points, of 3 sizes and 3 token counts",
         )
@@ -92,9 +93,17 @@ def fit_batch(
         tolerance: a fit is done when its objective changes by less than this share.
     """
     problem = _Problem.of(points, np.broadcast_to(loss, weights.shape), weights, delta)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a trial without positive terms is not taken
+        E, A, B, alpha, beta, objective = _minimized(problem, exponents, tolerance).T
+    n, d = problem.center
+    return Laws(E, A * np.exp(alpha * n), B * np.exp(beta * d), alpha, beta, objective)
+
+
+def _minimized(problem: _Problem, exponents: np.ndarray, tolerance: float) -> np.ndarray:
+    """The numbers ``[batch, 6]`` that each start ends at: damped steps, taken where the objective falls."""
     state = problem.begin(np.clip(exponents, *EXPONENT_LIMITS))
-    damping, active = np.full(len(weights), 1e-3), np.arange(len(weights))
-    found = np.empty((len(weights), 6))
+    damping, active = np.full(len(exponents), 1e-3), np.arange(len(exponents))
+    found = np.empty((len(exponents), 6))
     for _ in range(_MOST_ITERATIONS):
         trial = problem.project(state, problem.step(state, damping))
         change = state.objective - trial.objective
@@ -106,9 +115,7 @@ def fit_batch(
             break
         problem, state = problem.rows(~done), state.rows(~done)
         damping, active = damping[~done], active[~done]
-    E, A, B, alpha, beta, objective = found.T
-    n, d = problem.center
-    return Laws(E, A * np.exp(alpha * n), B * np.exp(beta * d), alpha, beta, objective)
+    return found
 
 
 @dataclass(frozen=True)

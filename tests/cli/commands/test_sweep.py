@@ -98,7 +98,7 @@ def test_a_sweep_has_depths(tmp_path, capsys):
     [
         ("params,loss\n1,2\n", ["no column tokens", "params, loss"]),
         ("params,tokens,loss\n1e8,2e9,high\n", ["line 2: loss is 'high'"]),
-        ("params,tokens,loss\n1e8,2e9,3\n", ["1 points", "at least 6"]),
+        ("params,tokens,loss\n1e8,2e9,3\n", ["1 point with", "at least 6"]),
         (
             "params,tokens,loss,budget\n" + "".join(f"{n}e8,{9 - n}e9,3,1e18\n" for n in range(1, 8)),
             ["one budget"],
