@@ -151,7 +151,7 @@ def test_damaged_rows_are_named(tmp_path, line, message):
 def test_points_of_rows(tmp_path):
     counts = {"params_scaling": 30, "params_total": 100, "params_non_embedding": 20}
     append_row(tmp_path, row(**counts, flops_per_token=200.0, tokens=10, val_bpb=1.1, step_s=0.5))
-    append_row(tmp_path, row(**counts, id="d8", budget=2100.0, tokens=10, val_bpb=1.0))
+    append_row(tmp_path, row(**counts, id="d8", budget=2100.0, depth=8, tokens=10, val_bpb=1.0))
     append_row(tmp_path, row(id="d10", status="failed"))
     points = read_points(tmp_path)
     assert points.params.tolist() == [30, 30] and points.loss.tolist() == [3, 3]
@@ -160,6 +160,7 @@ def test_points_of_rows(tmp_path):
     assert points.extras["step_s"][0] == 0.5
     other = read_points(tmp_path / RESULTS_NAME, params="total", metric="bpb", where=("id=d8",))
     assert other.params.tolist() == [100] and other.loss.tolist() == [1.0]
+    assert len(read_points(tmp_path, where=("depth=8",))) == 1  # the other row has no depth
 
 
 def test_rows_without_what_was_asked_for(tmp_path):

@@ -26,6 +26,7 @@ from automodel_cli.metrics.plot import (
     undated,
 )
 from automodel_cli.scaling.analysis import Analysis, Optimum
+from automodel_cli.scaling.bootstrap import Interval
 
 _MARKERS = "osD^vPX<>ph*"
 _LIGHTEST = 0.88  # of viridis: its yellow end is lost on white paper
@@ -63,10 +64,14 @@ def plot_scaling(
     with matplotlib.rc_context(STYLE), atomic_file(out) as handle:
         figure = draw(found, optima, budgets=budgets, metric=metric, title=title)
         figure.savefig(handle, format=file_format, dpi=dpi, metadata=undated(file_format))
-    table = out.with_suffix(".csv")
-    with atomic_file(table) as handle:
+    with atomic_file(table_beside(out)) as handle:
         handle.write(_csv(found, optima).encode())
-    return out, table
+    return out, table_beside(out)
+
+
+def table_beside(out: Path) -> Path:
+    """The CSV file of what a picture shows."""
+    return out.with_name(f"{out.stem}_points.csv")
 
 
 def _line(found: Analysis, budgets: Sequence[float]) -> list[Optimum]:
@@ -156,15 +161,12 @@ def _draw_sizes(axes: Any, found: Analysis, optima: Sequence[Optimum], marked: S
     axes.set_title("Best size against compute")
     axes.set_ylabel("parameters")
     exponent = found.exponent("a")
-    label = f"law: C^{exponent.value:.3f} [{exponent.low:.3f}, {exponent.high:.3f}]"
+    label = f"law: {_exponent(exponent)}"
     _draw_band(axes, optima, "params", label, found.level)
     good = [number for number, one in enumerate(found.parabolas) if one.flag == "ok"]
     if good:
         vertices = [found.vertex(number) for number in good]
-        from_parabolas = found.parabola_exponent()
-        label = (
-            f"parabolas: C^{from_parabolas.value:.3f} [{from_parabolas.low:.3f}, {from_parabolas.high:.3f}]"
-        )
+        label = f"parabolas: {_exponent(found.parabola_exponent())}" if len(good) > 1 else "parabolas"
         _draw_bars(axes, [found.parabolas[number].budget for number in good], vertices, label)
     if len(good) > 1:
         lines = [(one.budget, one.parabola_params.value) for one in optima]
@@ -259,6 +261,10 @@ def _finish(axes: Any, most_ticks: int, matplotlib: Any) -> None:
         plain_numbers(axes.yaxis, axes.get_ylim(), 7, matplotlib)
     if axes.get_ylabel() == "parameters":
         axes.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(_amount))
+
+
+def _exponent(interval: Interval) -> str:
+    return f"C^{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 def _amount(value: float, _position: int = 0) -> str:

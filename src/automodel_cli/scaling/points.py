@@ -116,7 +116,12 @@ def read_points(
     """
     source = path / RESULTS_NAME if path.is_dir() else path
     rows, notes = _result_rows(source) if source.suffix == ".jsonl" else _csv_rows(source)
-    kept = {line: row for line, row in rows.items() if _meets(row, where, source)}
+    conditions = _conditions(rows.values(), where, source) if where else []
+    kept = {
+        line: row
+        for line, row in rows.items()
+        if all(str(row.get(name)) == value for name, value in conditions)
+    }
     if where and len(kept) < len(rows):
         notes.append(f"{plural(len(rows) - len(kept), 'row')} left out by --where")
     used = {line: row for line, row in kept.items() if not _is_outlier(row)}
@@ -162,17 +167,16 @@ def _numbered(reader: csv.DictReader[str]) -> Iterator[tuple[int, Row]]:
             yield reader.line_num, {str(name).strip(): value for name, value in row.items()}
 
 
-def _meets(row: Row, where: Sequence[str], source: Path) -> bool:
+def _conditions(rows: Iterable[Row], where: Sequence[str], source: Path) -> list[tuple[str, str]]:
+    """Columns and the values that they must have."""
+    columns = list(dict.fromkeys(str(name) for row in rows for name in row))
     for condition in where:
-        column, equals, value = condition.partition("=")
-        if not equals or column not in row:
+        if "=" not in condition or condition.partition("=")[0] not in columns:
             raise DataError(
                 f"--where {condition}: expected COLUMN=VALUE, with a column of {source}",
-                f"its columns are {', '.join(without_controls(str(key)) for key in row)}",
+                f"its columns are {without_controls(', '.join(columns))}",
             )
-        if str(row[column]) != value:
-            return False
-    return True
+    return [(condition.partition("=")[0], condition.partition("=")[2]) for condition in where]
 
 
 def _is_outlier(row: Row) -> bool:

@@ -142,11 +142,14 @@ def test_plot(tmp_path, capsys):
     assert app.run(["sweep", "plot", source, *QUICK]) == 0
     assert (tmp_path / "sweep/scaling.png").read_bytes().startswith(b"\x89PNG")
     assert "wrote" in capsys.readouterr().out
-    with (tmp_path / "sweep/scaling.csv").open() as handle:
+    with (tmp_path / "sweep/scaling_points.csv").open() as handle:
         rows = list(csv.DictReader(handle))
     kinds = [row["kind"] for row in rows]
     assert (kinds.count("run"), kinds.count("vertex"), kinds.count("law")) == (15, 3, 40)
-    assert app.run(["sweep", "fit", str(tmp_path / "sweep/scaling.csv"), "--where", "kind=run", *QUICK]) == 0
+    assert (
+        app.run(["sweep", "fit", str(tmp_path / "sweep/scaling_points.csv"), "--where", "kind=run", *QUICK])
+        == 0
+    )
 
 
 def test_svg_says_what_it_shows(tmp_path):
@@ -164,3 +167,11 @@ def test_unknown_ending(tmp_path, capsys):
     source = write_csv(tmp_path / "points.csv", surface())
     assert app.run(["sweep", "plot", source, "-o", "x.jpeg2000", *QUICK]) == 2
     assert "ends with" in capsys.readouterr().err
+
+
+def test_the_points_are_not_replaced_by_what_is_drawn_of_them(tmp_path, capsys):
+    source = tmp_path / "a_points.csv"
+    write_csv(source, surface())
+    before = source.read_bytes()
+    assert app.run(["sweep", "plot", str(source), "-o", str(tmp_path / "a.png"), *QUICK]) == 2
+    assert "would replace" in capsys.readouterr().err and source.read_bytes() == before

@@ -80,7 +80,7 @@ class SweepPlotConfig(SweepPoints):
     """Settings of `automodel sweep plot`: isoFLOP curves, and optimal size and loss against compute."""
 
     output: str | None = None
-    """File to write, .png, .svg or .pdf, with the drawn points beside it as .csv; null: `scaling.png` beside the
-    results."""
+    """File to write, .png, .svg or .pdf, with what is drawn beside it as NAME_points.csv; null: `scaling.png` beside
+    the results."""
     title: str | None = None
     """Title of the figure; null: the results' name."""
