@@ -40,7 +40,7 @@ ROOMS = {
     "config": (0.0, 1.8, "YAML to typed values"),
     "corpus": (2.0, 10.4, "raw text in, token files out"),
 }  # fmt: skip
-NO_TORCH = {"cli", "config", "corpus"}  # the third law
+NO_TORCH = {"cli", "config", "corpus", "scaling"}  # the third law
 
 UNIT, LEFT, TOP, GAP, LINE = 84, 16, 16, 44, 15
 Interval = tuple[float, float]

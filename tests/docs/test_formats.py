@@ -23,6 +23,7 @@ from tests import nursery
 from tests.token_files import write_megatron_file
 
 from automodel_cli.data.megatron_dataset import MegatronPretraining
+from automodel_cli.scaling.results import ResultRow
 
 PAGE = (Path(__file__).parents[2] / "docs/formats.md").read_text(encoding="utf-8")
 SEQ_LEN = 16
@@ -398,6 +399,10 @@ def test_optimizer_document(made):
 
 
 # ------------------------------------------------------------------------------------------- numbers
+
+
+def test_rows_of_a_sweep():
+    assert table_keys("`results.jsonl` of a sweep") == set(ResultRow.model_fields)
 
 
 @pytest.mark.parametrize("kind", ["train", "val"])

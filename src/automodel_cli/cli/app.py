@@ -95,6 +95,14 @@ COMMANDS: dict[str, Entry] = {
         "Show, verify and compare checkpoints; needs no torch.", "commands.inspect_ckpt", "inspect_ckpt", _LOOK
     ),
     "plot": Entry("Draw loss, learning rate and throughput of a run.", "commands.plot", "plot", _LOOK),
+    "sweep": Entry(
+        "Scaling laws from many runs: automodel sweep fit RESULTS.",
+        panel=_LOOK,
+        commands={
+            "fit": Entry("Fit a scaling law with error bars.", "commands.sweep", "fit"),
+            "plot": Entry("Draw isoFLOP curves and the law.", "commands.sweep", "plot"),
+        },
+    ),
     "generate": Entry("Generate text from a prompt.", "commands.generate", "generate", _LOOK),
     "export": Entry(
         "Export a checkpoint as a folder that transformers loads: automodel export hf CKPT OUT.",

@@ -19,20 +19,18 @@ from automodel_cli.files import atomic_file
 from automodel_cli.metrics.read import Columns, RunMetrics, read_runs
 
 FORMATS = ("png", "svg", "pdf")
-# Formats that would carry a date go without: the same numbers give the same file.
-_UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 # Okabe and Ito's palette (distinct for colour-blind readers), dark enough on white; yellow left out.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#5B5B5B", "#8B5E3C")
 _SMALL_PANELS = {"lr": "Learning rate", "tps": "Tokens per second", "grad_norm": "Gradient norm"}
 _MOST_INSIDE = 6  # entries of a legend that may lie over the curves
-_INK, _FAINT_INK, _GRID = "#1f2328", "#57606a", "#e4e7eb"
-_STYLE = {
-    "font.size": 10, "text.color": _INK,
-    "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlecolor": _INK,
-    "axes.edgecolor": "#c4c9d0", "axes.labelcolor": _FAINT_INK,
-    "xtick.color": _FAINT_INK, "ytick.color": _FAINT_INK,
+INK, FAINT_INK, GRID = "#1f2328", "#57606a", "#e4e7eb"
+STYLE = {
+    "font.size": 10, "text.color": INK,
+    "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlecolor": INK,
+    "axes.edgecolor": "#c4c9d0", "axes.labelcolor": FAINT_INK,
+    "xtick.color": FAINT_INK, "ytick.color": FAINT_INK,
     "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "axes.axisbelow": True, "grid.color": _GRID, "grid.linewidth": 0.8,
+    "axes.grid": True, "axes.axisbelow": True, "grid.color": GRID, "grid.linewidth": 0.8,
     "figure.facecolor": "white", "savefig.facecolor": "white",
     "svg.hashsalt": "automodel",  # equal runs give equal bytes
 }  # fmt: skip
@@ -58,24 +56,44 @@ def plot_runs(
         DataError: a run has no metrics.
     """
     target = Path(out)
-    file_format = target.suffix.lower().removeprefix(".")
-    if file_format not in FORMATS:
-        raise ConfigError(
-            f"cannot draw into {target}: its name ends with {target.suffix or 'nothing'}",
-            f"end it with one of .{', .'.join(FORMATS)}",
-        )
-    matplotlib = _import_matplotlib()
+    file_format = format_of(target)
+    matplotlib = import_matplotlib()
     metrics = read_runs(runs)
     if not any(run.train or run.validation for run in metrics):
         raise DataError("nothing to draw: no training or validation record", "wait for the run's first step")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context(_STYLE), atomic_file(target) as handle:
+    with matplotlib.rc_context(STYLE), atomic_file(target) as handle:
         figure = draw(metrics, log_x=log_x, log_loss=log_loss, smooth_records=smooth_records, title=title)
-        figure.savefig(handle, format=file_format, dpi=dpi, metadata=_UNDATED.get(file_format))
+        figure.savefig(handle, format=file_format, dpi=dpi, metadata=undated(file_format))
     return target
 
 
-def _import_matplotlib() -> Any:
+def format_of(target: Path) -> str:
+    """Format of a figure file, by its ending.
+
+    Raises:
+        ConfigError: it has another.
+    """
+    ending = target.suffix.lower().removeprefix(".")
+    if ending not in FORMATS:
+        raise ConfigError(
+            f"cannot draw into {target}: its name ends with {target.suffix or 'nothing'}",
+            f"end it with one of .{', .'.join(FORMATS)}",
+        )
+    return ending
+
+
+def undated(file_format: str) -> dict[str, None] | None:
+    """Leave the date out where the format would carry one: the same numbers give the same file."""
+    return {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(file_format)
+
+
+def import_matplotlib() -> Any:
+    """matplotlib, with what file figures need of it.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
     try:
         import matplotlib  # an extra of the package: only plots need it
         import matplotlib.figure
@@ -96,8 +114,8 @@ def draw(
     title: str | None = None,
 ) -> Any:
     """The figure (``matplotlib.figure.Figure``): loss on top, three small panels below."""
-    matplotlib = _import_matplotlib()
-    with matplotlib.rc_context(_STYLE):
+    matplotlib = import_matplotlib()
+    with matplotlib.rc_context(STYLE):
         figure = matplotlib.figure.Figure(figsize=(10, 7), layout="constrained")
         grid = figure.add_gridspec(2, 3, height_ratios=(2.1, 1))
         loss = figure.add_subplot(grid[0, :])
@@ -168,7 +186,7 @@ def _finish_loss_axes(figure: Any, axes: Any, runs: Sequence[RunMetrics], *, log
     axes.set_title("Loss (nats per token)")
     if log_loss:
         axes.set_yscale("log")
-        _plain_numbers(axes.yaxis, axes.get_ylim(), 8)
+        plain_numbers(axes.yaxis, axes.get_ylim(), 8)
     trained = [run.train for run in runs if "loss" in run.train]
     skipped = np.concatenate([np.empty(0, int), *(own["step"][~np.isfinite(own["loss"])] for own in trained)])
     if skipped.size:
@@ -186,7 +204,7 @@ def _finish_loss_axes(figure: Any, axes: Any, runs: Sequence[RunMetrics], *, log
 
 
 def _finish_small_axes(panels: dict[str, Any]) -> None:
-    ticker = _import_matplotlib().ticker
+    ticker = import_matplotlib().ticker
     panels["tps"].yaxis.set_major_formatter(ticker.EngFormatter(sep=""))
     panels["lr"].yaxis.set_major_formatter(ticker.FuncFormatter(_short_power))
     for name, axes in panels.items():
@@ -194,7 +212,7 @@ def _finish_small_axes(panels: dict[str, Any]) -> None:
         if axes.lines:
             _set_value_range(axes, log_allowed=name == "grad_norm")
         else:
-            axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color=_FAINT_INK)
+            axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color=FAINT_INK)
             axes.set_yticks([])
 
 
@@ -211,7 +229,7 @@ def _set_value_range(axes: Any, *, log_allowed: bool) -> None:
     values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.lines])
     if log_allowed and values.min() > 0 and values.max() > 30 * values.min():
         axes.set_yscale("log")
-        _plain_numbers(axes.yaxis, axes.get_ylim(), 5)
+        plain_numbers(axes.yaxis, axes.get_ylim(), 5)
     elif values.max() > 0:
         axes.set_ylim(0, 1.08 * values.max())
 
@@ -221,9 +239,9 @@ def _finish_steps_axis(axes: Any, runs: Sequence[RunMetrics], log_x: bool) -> No
     axes.margins(x=0.02)
     if log_x:
         axes.set_xscale("log")
-        _plain_numbers(axes.xaxis, axes.get_xlim(), 5)
+        plain_numbers(axes.xaxis, axes.get_xlim(), 5)
         return
-    ticker = _import_matplotlib().ticker
+    ticker = import_matplotlib().ticker
     axes.xaxis.set_major_locator(ticker.MaxNLocator(nbins="auto", steps=[1, 2, 5, 10], integer=True))
     every = [columns for run in runs for columns in (run.train, *run.validation.values()) if columns]
     last = max((int(columns["step"][-1]) for columns in every), default=0)
@@ -231,9 +249,9 @@ def _finish_steps_axis(axes: Any, runs: Sequence[RunMetrics], log_x: bool) -> No
         axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
 
 
-def _plain_numbers(axis: Any, limits: tuple[float, float], most: int) -> None:
+def plain_numbers(axis: Any, limits: tuple[float, float], most: int) -> None:
     """Ticks of a log axis as people write numbers (``2``, ``0.05``, ``20k``), few enough to stand apart."""
-    ticker = _import_matplotlib().ticker
+    ticker = import_matplotlib().ticker
     ticks = log_ticks(*limits, most)
     if len(ticks) < 3:  # less than a decade: even steps
         steps = ticker.MaxNLocator(nbins=most).tick_values(*limits)
