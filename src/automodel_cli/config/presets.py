@@ -16,6 +16,7 @@ from automodel_cli.errors import ConfigError
 _FOLDER = Path(__file__).parent / "presets"
 PRESETS = {
     "gpt2-small": "gpt2_124m",
+    "gpt2-small-muon": "gpt2_124m_muon",
     "nanogpt": "nanogpt_pretrain",
     "shakespeare-char": "shakespeare_char",
     "finetune-gpt2": "finetune_gpt2",

@@ -109,7 +109,7 @@ def draw(
         for axes, name in zip(panels[3:], times, strict=True):
             _draw_times(axes, found, name, matplotlib)
         for axes in panels:
-            _finish(axes, 7 if axes is curves else 5)
+            _finish(axes, 7 if axes is curves else 5, matplotlib)
         _add_legend(rows[0], curves)
         rows[0].suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
         return figure
@@ -247,7 +247,7 @@ def _finish_compute(axes: Any) -> None:
     axes.set_yscale("log")
 
 
-def _finish(axes: Any, most_ticks: int) -> None:
+def _finish(axes: Any, most_ticks: int, matplotlib: Any) -> None:
     axes.set_xscale("log")
     left, right = axes.get_xlim()
     if axes.get_xlabel() == "parameters":
@@ -258,7 +258,7 @@ def _finish(axes: Any, most_ticks: int) -> None:
         axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: _power(value)))
         axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
     if axes.get_yscale() == "log":
-        plain_numbers(axes.yaxis, axes.get_ylim(), 7, matplotlib)
+        plain_numbers(axes.yaxis, axes.get_ylim(), 7)
     if axes.get_ylabel() == "parameters":
         axes.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(_amount))
 
