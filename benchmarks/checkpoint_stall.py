@@ -34,9 +34,7 @@ from automodel_cli.checkpoint.checkpointer import Checkpointer
 from automodel_cli.checkpoint.snapshot import model_tensors, names_by_id
 from automodel_cli.models.gpt2 import build_gpt2_model
 
-Save = Callable[
-    [int], tuple[float, float]
-]  # step -> seconds that training waits, seconds until it is durable
+Save = Callable[[int], tuple[float, float]]  # step -> seconds that training waits, seconds until it is durable
 
 
 def build(layers: int, width: int) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
@@ -87,15 +85,11 @@ def torchs(run: Path, model: Any, optimizer: torch.optim.Optimizer, *, is_async:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--width", type=int, default=512)
-    parser.add_argument(
-        "--folder", type=Path, default=None, help="where to write (default: a temporary folder)"
-    )
+    parser.add_argument("--folder", type=Path, default=None, help="where to write (default: a temporary folder)")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     model, optimizer = build(arguments.layers, arguments.width)

@@ -82,9 +82,7 @@ def get_batch(path: Path) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
 def ours(path: Path, *, shuffle: bool) -> Iterator[Any]:
     """Our data set and loader, endless."""
     dataset = NanogptDataset(path, SEQ_LEN, shuffle_files=shuffle)
-    return iter(
-        TokenLoader(dataset, global_batch_size=ROWS, local_batch_size=ROWS, num_epochs=None, prefetch="auto")
-    )
+    return iter(TokenLoader(dataset, global_batch_size=ROWS, local_batch_size=ROWS, num_epochs=None, prefetch="auto"))
 
 
 # ------------------------------------------------------------------------------------- the three parts
@@ -186,9 +184,7 @@ def write_random_tokens(path: Path, tokens: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--tokens", type=int, default=110_000_000)  # 220 MB
     parser.add_argument("--open", type=Path, help=argparse.SUPPRESS)
@@ -210,13 +206,9 @@ def report(costs: dict[str, float], resumed_ms: float, seconds: float, mib: floa
     print(f"batch of {ROWS} x {SEQ_LEN}, CPU time per batch (median)")
     for name, cost in costs.items():
         rate = ROWS * SEQ_LEN / cost
-        print(
-            f"  {name:<26} {cost:9.1f} us {rate:8.1f} Mtok/s {cost / slowest_ours:8.1f} x ours, slower order"
-        )
+        print(f"  {name:<26} {cost:9.1f} us {rate:8.1f} Mtok/s {cost / slowest_ours:8.1f} x ours, slower order")
     replay_s = costs["lists + padding collate"] * RESUME_STEP / 1e6
-    print(
-        f"resume at step {RESUME_STEP:,}, {SPARSE_TOKENS:,} tokens, shuffled: {resumed_ms:.1f} ms to the first batch"
-    )
+    print(f"resume at step {RESUME_STEP:,}, {SPARSE_TOKENS:,} tokens, shuffled: {resumed_ms:.1f} ms to the first batch")
     print(f"  (a replay through lists would take {replay_s:,.0f} s)")
     print(f"{SHARDS:,} shards opened, first shuffled batch: {seconds * 1e3:.0f} ms, {mib:.1f} MiB")
 

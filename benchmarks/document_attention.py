@@ -64,9 +64,7 @@ def main() -> None:
     for _ in range(args.rounds):
         for name, work in variants.items():
             times[name].append(milliseconds(work, args.repeats))
-    print(
-        f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {size}, documents of {args.mean} tokens"
-    )
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {size}, documents of {args.mean} tokens")
     print(f"blocks that are not computed: {blocks.sparsity():.0f}% (causal alone: about half)")
     reference = statistics.median(times["causal, SDPA"])
     for name, found in times.items():

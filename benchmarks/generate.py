@@ -62,9 +62,7 @@ def compare(title: str, ours: Callable[[], list[int]], other: Callable[[], list[
 
 def main() -> None:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--layers", type=int, default=4)
@@ -72,9 +70,7 @@ def main() -> None:
     arguments = parser.parse_args()
     tokens, rounds, layers, width = arguments.tokens, arguments.rounds, arguments.layers, arguments.width
     settings = SamplingSettings(tokens, temperature=0)
-    gpt2 = build_gpt2_model(
-        vocab_size=VOCAB, n_positions=1024, n_embd=width, n_layer=layers, n_head=width // 64
-    )
+    gpt2 = build_gpt2_model(vocab_size=VOCAB, n_positions=1024, n_embd=width, n_layer=layers, n_head=width // 64)
     gpt2.materialize("cpu", seed=0)
     gpt2.eval()
 

@@ -118,9 +118,7 @@ def write_stream(path: Path, tokens: int) -> None:
     drawn.astype("<u2").tofile(path)
 
 
-def reference_batches(
-    path: Path, rows: int, seq_len: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
+def reference_batches(path: Path, rows: int, seq_len: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Windows as nanoGPT fetches them (slices of a mapping, stacked, pinned, copied), here in the order of the file."""
     data = np.memmap(path, dtype=np.uint16, mode="r")
     starts = 0
@@ -200,20 +198,12 @@ class Ours:
             kernel, why = (probed.kernel, probed.reason) if probed else (None, "no fused kernel")
         if kernel is not None:
             model.prefer_attention(kernel)
-        residual = (
-            variant.residual or this_machine.choose_residual("auto", precision=precision, device=device)[0]
-        )
+        residual = variant.residual or this_machine.choose_residual("auto", precision=precision, device=device)[0]
         if residual == "bf16":
             model.keep_residual_in(torch.bfloat16)
-        scope = (
-            variant.scope
-            or this_machine.choose_compile_scope("auto", blocks=len(model.blocks()), processes=1)[0]
-        )
+        scope = variant.scope or this_machine.choose_compile_scope("auto", blocks=len(model.blocks()), processes=1)[0]
         tokens = variant.rows * variant.seq_len
-        loss = (
-            variant.loss
-            or pick_loss(vocab_size=model.padded_vocab_size, tokens=tokens, width=1, device="cuda")[0]
-        )
+        loss = variant.loss or pick_loss(vocab_size=model.padded_vocab_size, tokens=tokens, width=1, device="cuda")[0]
         self.loss: Any = MaskedCrossEntropy()
         if loss.startswith("chunked"):
             self.loss = ChunkedCrossEntropy(chunk_tokens=int(loss[8:]) if loss[8:] else None)
@@ -243,9 +233,7 @@ class Ours:
         return None if peak is None else peak.total / 2**30
 
     def _batches(self) -> Iterator[Batch]:
-        dataset = NanogptDataset(
-            Path(self.variant.folder) / "stream.bin", self.variant.seq_len, raw_dtype="uint16"
-        )
+        dataset = NanogptDataset(Path(self.variant.folder) / "stream.bin", self.variant.seq_len, raw_dtype="uint16")
         rows = self.variant.rows
         loader = TokenLoader(
             dataset, global_batch_size=rows, local_batch_size=rows, num_epochs=None, device=self.device
@@ -255,9 +243,7 @@ class Ours:
     def update(self, accum: int) -> Tensor:
         """One update; the mean loss, on the device."""
         batches = [next(self.batches) for _ in range(accum)]
-        return train_step(
-            self.model, self.loss, self.optimizer, batches, max_norm=CLIP, autocast_dtype=self.dtype
-        ).loss
+        return train_step(self.model, self.loss, self.optimizer, batches, max_norm=CLIP, autocast_dtype=self.dtype).loss
 
 
 class Bare(Ours):
@@ -290,9 +276,7 @@ class NanoGPT:
         ours = our_model(replace(variant, style="ours"), device)
         self.flops = sizing.flops_per_token(ours.shape(), variant.seq_len)
         with device:
-            self.raw = ReferenceGPT(
-                layers=layers, heads=heads, width=width, tokens=variant.seq_len, vocab=VOCAB
-            )
+            self.raw = ReferenceGPT(layers=layers, heads=heads, width=width, tokens=variant.seq_len, vocab=VOCAB)
         self.raw.copy_weights(ours)
         del ours
         self.optimizer = torch.optim.AdamW(
@@ -525,10 +509,7 @@ def profile(trainer: Any, accum: int) -> None:
             trainer.update(accum)
         torch.cuda.synchronize()
     rows = sorted(
-        (
-            (event.self_device_time_total / 3e3, event.count // 3, event.key)
-            for event in profiler.key_averages()
-        ),
+        ((event.self_device_time_total / 3e3, event.count // 3, event.key) for event in profiler.key_averages()),
         reverse=True,
     )
     say(kernels=[(round(ms, 3), count, name[:110]) for ms, count, name in rows[:40]])
@@ -618,8 +599,7 @@ class Worker:
 def ratio(ours: Worker, reference: Worker) -> tuple[float, float, float]:
     """Median, lowest and highest ratio of tokens per second, round by round."""
     ratios = [
-        (one["updates"] * ours.tokens / one["wall_s"])
-        / (other["updates"] * reference.tokens / other["wall_s"])
+        (one["updates"] * ours.tokens / one["wall_s"]) / (other["updates"] * reference.tokens / other["wall_s"])
         for one, other in zip(ours.rounds, reference.rounds, strict=True)
     ]
     return statistics.median(ratios), min(ratios), max(ratios)
@@ -650,13 +630,8 @@ class Bench:
         folder = self.folder / cache
         environment = {"TORCHINDUCTOR_CACHE_DIR": str(folder), "TRITON_CACHE_DIR": str(folder / "triton")}
         if self.smoke:
-            variants = tuple(
-                replace(one, smoke=True, rows=2, seq_len=64, accum=1, compile=False) for one in variants
-            )
-        workers = [
-            Worker(replace(variant, folder=str(self.folder)), self.folder, environment)
-            for variant in variants
-        ]
+            variants = tuple(replace(one, smoke=True, rows=2, seq_len=64, accum=1, compile=False) for one in variants)
+        workers = [Worker(replace(variant, folder=str(self.folder)), self.folder, environment) for variant in variants]
         good = {worker.variant.name: worker for worker in workers if worker.wait_ready()}
         self.notes += [f"{worker.variant.name}: {worker.error}" for worker in workers if worker.error]
         for worker in good.values():
@@ -775,9 +750,7 @@ def gpt2_rows(bench: Bench, workers: dict[str, Worker]) -> None:
         f"{theirs}38.6 GiB (published)", "", "13 GiB at 0.97",
     )  # fmt: skip
     if best is not ours:
-        bench.notes.append(
-            f"best speed: {best.variant.name}, {best.tps():,.0f} tok/s, {best.peak_gib():.1f} GiB"
-        )
+        bench.notes.append(f"best speed: {best.variant.name}, {best.tps():,.0f} tok/s, {best.peak_gib():.1f} GiB")
 
 
 def loss_rows(bench: Bench, curves: dict[str, list[float]]) -> None:
@@ -824,9 +797,7 @@ def stall_row(bench: Bench, bodies_s: list[float]) -> None:
     typical = statistics.median(bodies_s)
     stalls = [bodies_s[index] - typical for index in range(99, len(bodies_s), 100)]
     each = ", ".join(f"{stall:.2f}" for stall in stalls)
-    bench.row(
-        "stall of a background checkpoint", f"{max(stalls, default=0):.2f} s", f"each: {each}", "", "0.3 s"
-    )
+    bench.row("stall of a background checkpoint", f"{max(stalls, default=0):.2f} s", f"each: {each}", "", "0.3 s")
 
 
 def data(bench: Bench) -> None:
@@ -875,9 +846,7 @@ def machine(smoke: bool) -> str:
 
 def main() -> None:
     """Parse the command line, run the groups, print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--groups", default=",".join(GROUPS))
     parser.add_argument("--rounds", type=int, default=5)

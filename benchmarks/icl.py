@@ -76,25 +76,17 @@ def one_at_a_time(
         if task.kind == "language_modeling":
             (row,) = rows
             answers.append(
-                bool(
-                    (
-                        logits[0, row.start - 1 : row.end - 1].argmax(-1) == inputs[0, row.start : row.end]
-                    ).all()
-                )
+                bool((logits[0, row.start - 1 : row.end - 1].argmax(-1) == inputs[0, row.start : row.end]).all())
             )
         else:
-            means = [
-                losses[place, row.start - 1 : row.end - 1].mean().item() for place, row in enumerate(rows)
-            ]
+            means = [losses[place, row.start - 1 : row.end - 1].mean().item() for place, row in enumerate(rows)]
             answers.append(means.index(min(means)))
     return answers, time.perf_counter() - started
 
 
 def main() -> None:
     """Measure each task, print a table and the ratio over all."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--items", type=int, default=40)
     parser.add_argument("--threads", type=int, default=1)
@@ -111,9 +103,7 @@ def main() -> None:
     model.eval()
     engine = SpanScorer(model)
     assert engine.share
-    print(
-        f"GPT-2 of {options.layers} x {options.width}, tokenizer {tokenizer.name}, {options.threads} threads"
-    )
+    print(f"GPT-2 of {options.layers} x {options.width}, tokenizer {tokenizer.name}, {options.threads} threads")
     print(f"{'task':<16}{'items':>6}{'one at a time':>16}{'ours':>10}{'ratio':>8}  same answers")
     sums = [0.0, 0.0]
     for name in NAMES:

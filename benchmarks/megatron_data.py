@@ -74,8 +74,7 @@ def indexing(rounds: int) -> None:
     samples = shape.count(epochs.tokens)
     alone = [cpu_seconds(lambda: sample_index(lengths, documents, samples, shape)) for _ in range(rounds)]
     whole = [
-        cpu_seconds(lambda: build_indices(lengths, (0, DOCUMENTS), epochs, shape, seed=1234))
-        for _ in range(rounds)
+        cpu_seconds(lambda: build_indices(lengths, (0, DOCUMENTS), epochs, shape, seed=1234)) for _ in range(rounds)
     ]
     print(f"{DOCUMENTS:,} documents, {epochs.tokens:,} tokens, {samples:,} samples of {SEQ_LEN}")
     print(f"  sample index {statistics.median(alone) * 1e3:.0f} ms (target: 150 ms)", end="; ")
@@ -168,9 +167,7 @@ def samples_of(dataset: Any) -> Iterator[Any]:
 
 def batches_of(prefix: Path, order: str) -> Iterator[Any]:
     dataset = MegatronPretraining(prefix, SEQ_LEN, split="100,0,0", order=order)
-    loader = TokenLoader(
-        dataset, global_batch_size=ROWS, local_batch_size=ROWS, num_epochs=None, prefetch=False
-    )
+    loader = TokenLoader(dataset, global_batch_size=ROWS, local_batch_size=ROWS, num_epochs=None, prefetch=False)
     return iter(loader)
 
 
@@ -197,9 +194,7 @@ def reading(folder: Path, *, documents: int, rounds: int) -> None:
     print(f"samples of {SEQ_LEN} tokens, one thread, CPU time per sample (median); target: 2 x the reference")
     for name, values in timings.items():
         cost = statistics.median(values)
-        print(
-            f"  {name:<40} {cost * 1e6:7.1f} us {SEQ_LEN / cost / 1e6:7.1f} Mtok/s {reference / cost:6.1f} x"
-        )
+        print(f"  {name:<40} {cost * 1e6:7.1f} us {SEQ_LEN / cost / 1e6:7.1f} Mtok/s {reference / cost:6.1f} x")
 
 
 def take(stream: Iterator[Any], count: int) -> None:
@@ -237,9 +232,7 @@ def start_up(folder: Path, rounds: int) -> None:
         command = [sys.executable, __file__, "--open", str(shards)]
         found.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
     seconds, cpu, mib = (statistics.median(f[key] for f in found) for key in ("seconds", "cpu", "mib"))
-    print(
-        f"{SHARDS:,} shards opened, order stateless, first batch: {seconds * 1e3:.0f} ms ({cpu * 1e3:.0f} ms of"
-    )
+    print(f"{SHARDS:,} shards opened, order stateless, first batch: {seconds * 1e3:.0f} ms ({cpu * 1e3:.0f} ms of")
     print(f"  CPU time), {mib:.1f} MiB (target: 500 ms, 50 MB)")
 
 
@@ -262,9 +255,7 @@ def resident_mib() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--documents", type=int, default=40_000)  # of the file to read: 34M tokens
     parser.add_argument("--open", type=Path, help=argparse.SUPPRESS)

@@ -125,9 +125,7 @@ def report(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mb", type=float, default=20, help="size of the small input")
     parser.add_argument("--large-mb", type=float, default=200, help="size of the large one")
     parser.add_argument("--rounds", type=int, default=3)

@@ -193,16 +193,12 @@ def write_tokens(folder: Path, vocab: int) -> tuple[Path, Path]:
     paths = folder / "train.bin", folder / "val.bin"
     for path, count in zip(paths, (300_000, 30_000), strict=True):
         writer = ShardWriter(path, dtype=np.dtype("uint16"))
-        writer.write(
-            np.random.default_rng(0).integers(0, vocab, count).astype("<u2"), np.arange(0, count, 1000)
-        )
+        writer.write(np.random.default_rng(0).integers(0, vocab, count).astype("<u2"), np.arange(0, count, 1000))
         writer.close()
     return paths
 
 
-def overrides_of(
-    run: Run, train: Path, held_out: Path, folder: str, bundle: str | None, updates: int
-) -> list[str]:
+def overrides_of(run: Run, train: Path, held_out: Path, folder: str, bundle: str | None, updates: int) -> list[str]:
     """The configuration of a run."""
     shape = {
         "vocab_size": run.vocab,
@@ -233,9 +229,7 @@ def overrides_of(
         found.append(f"loss_fn._target_={loss[run.head_loss]}")
     if run.validates:
         found += [
-            f"validation_dataset.{line.removeprefix('dataset.')}"
-            for line in found
-            if line.startswith("dataset.")
+            f"validation_dataset.{line.removeprefix('dataset.')}" for line in found if line.startswith("dataset.")
         ]
         found.append(f"validation_dataset.file_pattern={held_out}")
     if run.tasks and run.tasks != "samples":
@@ -340,9 +334,7 @@ def build(case: Case) -> Any:
 
 def attention_of(case: Case, device_type: str) -> str:
     """``attend_auto`` multiplies matrices on a CPU in bf16; everything else here is SDPA."""
-    plain = (
-        case.model == "gpt2" and device_type == "cpu" and case.precision == "bf16" and case.seq_len <= 1024
-    )
+    plain = case.model == "gpt2" and device_type == "cpu" and case.precision == "bf16" and case.seq_len <= 1024
     return "matmul" if plain else "linear"
 
 
@@ -354,9 +346,7 @@ def highest_resident_bytes() -> int:
 
 def main() -> None:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a few rows only")
     parser.add_argument("--only", default="", help="rows whose line contains this")
     parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")

@@ -104,9 +104,7 @@ def main() -> None:
     here = [[batch.to(args.device) for batch in batches] for batches in (padded, packed)]
     for batches in here:
         train(batches[:2])
-    rounds = [
-        [seconds(lambda b=batches: train(b), args.device) for batches in here] for _ in range(args.rounds)
-    ]
+    rounds = [[seconds(lambda b=batches: train(b), args.device) for batches in here] for _ in range(args.rounds)]
     tokens = int(lengths[: args.count].sum())
     speeds = [tokens / statistics.median(column) for column in zip(*rounds, strict=True)]
     ratios = sorted(one / other for one, other in rounds)

@@ -117,9 +117,7 @@ def show(found: dict[str, list[Measured]], size_mb: float) -> None:
     for subject, m in medians.items():
         rate = f"{size_mb / m.wall_s:6,.0f} MB/s, {size_mb / m.cpu_s:6,.0f} MB per CPU second"
         rate = "" if "one document" in subject else rate
-        print(
-            f"  {subject:32s} {m.wall_s:6.2f} s wall {m.cpu_s:6.2f} s CPU {m.peak_mb:7,.0f} MB peak  {rate}"
-        )
+        print(f"  {subject:32s} {m.wall_s:6.2f} s wall {m.cpu_s:6.2f} s CPU {m.peak_mb:7,.0f} MB peak  {rate}")
     mine, start = medians["automodel, 50 MB"], medians["automodel, one document"]
     for subject, m in medians.items():
         if not subject.startswith("automodel"):

@@ -51,9 +51,7 @@ def main(runs: int) -> None:
             for name, (command, code) in commands.items():
                 times[name].append(measure(command, folder, code))
     medians = {
-        name: [
-            statistics.median(column) for column in zip(*found[1:], strict=True)
-        ]  # the first run warms caches
+        name: [statistics.median(column) for column in zip(*found[1:], strict=True)]  # the first run warms caches
         for name, found in times.items()
     }
     reference_cpu_s = medians[REFERENCE][1]

@@ -77,9 +77,7 @@ def write_rows(path: Path, documents: list[str], size: int, seed: int = 0) -> Pa
         while written < size:
             for text in rng.sample(documents, len(documents)):
                 body = changed(text, rng) if repetition or seed else text
-                written += out.write(
-                    json.dumps({"id": written, "text": body}, ensure_ascii=False).encode() + b"\n"
-                )
+                written += out.write(json.dumps({"id": written, "text": body}, ensure_ascii=False).encode() + b"\n")
                 if written >= size:
                     break
             repetition += 1
@@ -138,9 +136,7 @@ def peak_mb(command: list[str]) -> float:
                     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
                 except OSError:
                     continue
-                total += next(
-                    (int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")), 0
-                )
+                total += next((int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")), 0)
             peak[0] = max(peak[0], total)
             time.sleep(0.02)
 
@@ -199,9 +195,7 @@ def workers(folder: Path, data: Path, rounds: int) -> None:
             measured: dict[int, list[float]] = {1: [], 2: []}
             for _ in range(rounds):
                 for count, walls in measured.items():
-                    walls.append(
-                        cpu_and_wall(preprocess(source, folder / "w", workers=count, engine=engine))[1]
-                    )
+                    walls.append(cpu_and_wall(preprocess(source, folder / "w", workers=count, engine=engine))[1])
             ratio = statistics.median(measured[1]) / statistics.median(measured[2])
             size = f"{whole.stat().st_size / 1e6:,.0f} MB"
             print(f"\nwall time, {engine} engine, {size} in {name}, {rounds} rounds")
@@ -223,9 +217,7 @@ def memory(folder: Path, data: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="core|workers|memory", help="what to measure (all)")
     parser.add_argument("--mb", type=int, default=480, help="size of the input")
     parser.add_argument("--rounds", type=int, default=5)

@@ -148,9 +148,7 @@ def our_step(precision: str, chunked: bool, compiled: bool) -> Step:
 
     def step(x: Tensor, y: Tensor) -> float:
         dtype = torch.bfloat16 if precision == "bf16" else None
-        return train_step(
-            model, loss, optimizer, [Batch(x, y)], max_norm=CLIP, autocast_dtype=dtype
-        ).loss.item()
+        return train_step(model, loss, optimizer, [Batch(x, y)], max_norm=CLIP, autocast_dtype=dtype).loss.item()
 
     return step
 
@@ -369,9 +367,7 @@ def rows(*, amx: bool) -> list[Row]:
 
 def show_variants(workers: dict[str, Worker]) -> None:
     """Every variant by itself."""
-    print(
-        f"{'variant':24} {'ms/step':>8} {'cpu ms':>8} {'tok/s':>7} {'peak MiB':>8} {'x wall':>7} {'x cpu':>7}"
-    )
+    print(f"{'variant':24} {'ms/step':>8} {'cpu ms':>8} {'tok/s':>7} {'peak MiB':>8} {'x wall':>7} {'x cpu':>7}")
     for name, worker in workers.items():
         against = [ratios(worker, workers[REFERENCE], key) for key in ("ms", "cpu_ms")]
         faster = [1 / statistics.median(one) for one in against]
@@ -389,9 +385,7 @@ def ratios(worker: Worker, reference: Worker, key: str) -> list[float]:
 
 def show_rows(workers: dict[str, Worker], *, amx: bool) -> None:
     """The table, as Markdown. CPU time tells of a busy machine: it suffers less from what others do than wall time."""
-    print(
-        "\n| row | ours | reference | ratio (range) | ratio by CPU time | asked | |\n|---|---|---|---|---|---|---|"
-    )
+    print("\n| row | ours | reference | ratio (range) | ratio by CPU time | asked | |\n|---|---|---|---|---|---|---|")
     for row in rows(amx=amx):
         ours, reference = workers[row.ours], workers[row.reference]
         found = ratios(ours, reference, row.key)
@@ -437,16 +431,12 @@ def in_words(choice: tuple[str, bool, bool]) -> str:
 
 def main() -> None:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3, help="steps in a round")
     parser.add_argument("--loop-steps", type=int, default=10, help="the same for recipe and bare loop")
     parser.add_argument("--all", action="store_true", help="also every combination of ours")
-    parser.add_argument(
-        "--loss-steps", type=int, default=0, help="also compare the mean loss over this many steps"
-    )
+    parser.add_argument("--loss-steps", type=int, default=0, help="also compare the mean loss over this many steps")
     parser.add_argument("--threads", type=int, help="threads per process; default: torch's own choice")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -463,9 +453,7 @@ def main() -> None:
     print(f"ours: {in_words(chosen(SHORT_RUN))}; ours compiled: {in_words(chosen(LONG_RUN))}")
     variants = [REFERENCE, OURS, COMPILED_REFERENCE, OURS_COMPILED, BARE, RECIPE]
     variants += COMBINATIONS if arguments.all else ()
-    workers = measure(
-        variants, rounds=arguments.rounds, steps=arguments.steps, loop_steps=arguments.loop_steps
-    )
+    workers = measure(variants, rounds=arguments.rounds, steps=arguments.steps, loop_steps=arguments.loop_steps)
     show_variants(workers)
     show_rows(workers, amx="amx_bf16" in features)
     if arguments.loss_steps:

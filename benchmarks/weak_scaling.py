@@ -28,9 +28,7 @@ WARM_UP = 2
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--threads", type=int, default=1)
@@ -57,9 +55,7 @@ def one_round(data: Path, asked: argparse.Namespace) -> dict[str, float]:
     return found
 
 
-def run_workers(
-    data: Path, number: int, job: dict[str, Any], threads: int, *, apart: bool = False
-) -> list[float]:
+def run_workers(data: Path, number: int, job: dict[str, Any], threads: int, *, apart: bool = False) -> list[float]:
     """Tokens per second that each process saw."""
     import torch.distributed as dist
 
@@ -116,9 +112,7 @@ def write_tokens(path: Path, tokens: int) -> None:
     from automodel_cli.corpus.formats.nanogpt_bin import ShardWriter
 
     writer = ShardWriter(path, dtype=np.dtype("uint16"))
-    writer.write(
-        np.random.default_rng(0).integers(0, VOCAB_SIZE, tokens).astype("<u2"), np.arange(0, tokens, 1000)
-    )
+    writer.write(np.random.default_rng(0).integers(0, VOCAB_SIZE, tokens).astype("<u2"), np.arange(0, tokens, 1000))
     writer.close()
 
 

@@ -36,9 +36,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Not in the user's cache of compiled code; commands that tests start inherit it.
-os.environ.setdefault(
-    "TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir(), f"automodel-tests-{os.getuid()}"))
-)
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir(), f"automodel-tests-{os.getuid()}")))
 
 LONGEST_FIRST = (
     "promises/test_same_numbers", "promises/test_launch", "promises/test_fast_paths", "promises/test_crafted_files",
@@ -125,9 +123,7 @@ class TinyTraining:
             command, capture_output=True, text=True, env=environment, timeout=300
         )
 
-    def recipe(
-        self, *overrides: str, fresh: bool = False, trust: tuple[str, ...] = (), profile=None, **sections
-    ):
+    def recipe(self, *overrides: str, fresh: bool = False, trust: tuple[str, ...] = (), profile=None, **sections):
         """The recipe object in this process, set up; what it says is in ``.said``."""
         cfg = load_config(PretrainConfig, self.config(**sections), list(overrides), trust=trust)
         said: list[str] = []

@@ -190,9 +190,7 @@ def run(
         files: list[IO[str] | None] = []
         for given in (stdout, stderr):
             wanted = capture_output or given == subprocess.PIPE
-            files.append(
-                opened.enter_context(tempfile.TemporaryFile("w+", errors="replace")) if wanted else None
-            )
+            files.append(opened.enter_context(tempfile.TemporaryFile("w+", errors="replace")) if wanted else None)
         out, err = (file or given for file, given in zip(files, (stdout, stderr), strict=True))
         process = Popen(command, stdout=out, stderr=err, **more)
         try:

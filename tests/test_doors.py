@@ -91,9 +91,7 @@ def keywords_of(function) -> set[str]:
     tree = ast.parse(inspect.cleandoc("\n" + inspect.getsource(function)))
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
-            looks_up = node.func.attr in ("pop", "get", "setdefault") and "kwargs" in ast.unparse(
-                node.func.value
-            )
+            looks_up = node.func.attr in ("pop", "get", "setdefault") and "kwargs" in ast.unparse(node.func.value)
             if looks_up and isinstance(node.args[0], ast.Constant):
                 names.add(node.args[0].value)
     return names
@@ -234,10 +232,7 @@ def test_trust_in_the_weights_is_no_trust_in_the_config(tmp_path, nested):
     other = str(tmp_path / "other")
     config = Target("transformers.AutoConfig.from_pretrained", {SOURCE: other}) if nested else other
     target = Target(AUTO, {SOURCE: str(tmp_path), "config": config, "trust_remote_code": True})
-    assert (
-        f"--trust {other}"
-        in check_target(target, "model", trust=[str(tmp_path)], imports=False).problems[0].text
-    )
+    assert f"--trust {other}" in check_target(target, "model", trust=[str(tmp_path)], imports=False).problems[0].text
     assert not check_target(target, "model", trust=[str(tmp_path), other], imports=False).problems
 
 

@@ -39,9 +39,7 @@ def _listing(**changed: Any) -> dict[str, Any]:
 
 def test_a_good_file_is_read(tmp_path):
     path = tmp_path / "m.json"
-    path.write_text(
-        '{"files": [{"name": "a/b.bin", "bytes": 3, "xxh3": "xxh3:0123456789abcdef"}], "more": 1}'
-    )
+    path.write_text('{"files": [{"name": "a/b.bin", "bytes": 3, "xxh3": "xxh3:0123456789abcdef"}], "more": 1}')
     assert json_files.read_model(path, _Listing).files[0].name == "a/b.bin"
 
 
@@ -72,10 +70,7 @@ def test_a_bad_file_is_one_error_that_names_it(tmp_path, content, words):
     ("key", "value"),
     [
         *(("bytes", value) for value in (-1, "3", 1.5, True, None, 2**63, 10**400)),
-        *(
-            ("name", value)
-            for value in ("", "/etc/passwd", "../x", "a/../../x", "a//b", ".", "a\\b", "a\x1b[2J", 3)
-        ),
+        *(("name", value) for value in ("", "/etc/passwd", "../x", "a/../../x", "a//b", ".", "a\\b", "a\x1b[2J", 3)),
         *(("share", value) for value in (float("nan"), float("inf"), "x", True)),
         ("xxh3", "xxh3:0"),
     ],

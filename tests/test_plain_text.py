@@ -33,9 +33,7 @@ def test_the_command_line_starts_without_what_only_files_need():
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize(
-    "value", ["a", "a b", "it's", "a\nb", "é\x07'\\x", "$HOME", "", "-x", "\udc80q", "\x1b[2J\rb"]
-)
+@pytest.mark.parametrize("value", ["a", "a b", "it's", "a\nb", "é\x07'\\x", "$HOME", "", "-x", "\udc80q", "\x1b[2J\rb"])
 def test_a_word_for_the_shell_is_one_line_and_comes_back(value: str):
     word = for_shell(value)
     assert word.isprintable()

@@ -9,9 +9,7 @@ import pytest
 from automodel_cli import text as words
 
 
-@pytest.mark.parametrize(
-    ("count", "shown"), [(0, "0 files"), (1, "1 file"), (2, "2 files"), (12_000, "12,000 files")]
-)
+@pytest.mark.parametrize(("count", "shown"), [(0, "0 files"), (1, "1 file"), (2, "2 files"), (12_000, "12,000 files")])
 def test_plural(count, shown):
     assert words.plural(count, "file") == shown
 

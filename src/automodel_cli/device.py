@@ -94,9 +94,7 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
 
 def peak_flops_by_name(name: str, precision: str) -> float | None:
     """The peak in the table for a device name as CUDA reports it, or None."""
-    found = (
-        peaks[PRECISIONS.index(precision)] for part, peaks in _PEAKS.items() if part.lower() in name.lower()
-    )
+    found = (peaks[PRECISIONS.index(precision)] for part, peaks in _PEAKS.items() if part.lower() in name.lower())
     return next(found, None)
 
 
@@ -252,9 +250,7 @@ def device_memory(device: torch.device) -> tuple[int, int] | None:
     return machine_memory() if device.type == "cpu" else None
 
 
-def machine_memory(
-    proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")
-) -> tuple[int, int] | None:
+def machine_memory(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> tuple[int, int] | None:
     """(all, free) bytes of this machine, or of the control group (container, Slurm job) where that has less."""
     try:
         lines = (proc / "meminfo").read_text(encoding="ascii").splitlines()

@@ -119,9 +119,7 @@ def make_folder(folder: Path | str, option: str = "--output-dir") -> None:
         with disk_errors_named(folder):
             Path(folder).mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        there = next(
-            (path for path in (Path(folder), *Path(folder).parents) if os.path.lexists(path)), folder
-        )
+        there = next((path for path in (Path(folder), *Path(folder).parents) if os.path.lexists(path)), folder)
         raise ConfigError(
             f"{there} is not a folder, expected one for {option}", f"move it away, or use another {option}"
         ) from None

@@ -169,9 +169,7 @@ def read_yaml(path: Path | str, error: type[AutomodelError] = DataError, *, hint
         return yaml.safe_load(text)
     except (ValueError, OverflowError, yaml.YAMLError) as problem:  # ValueError: a date that is none, UTF-8
         reason = " ".join(without_controls(str(problem)).split())
-        raise error(
-            f"{without_controls(str(path))} is not valid YAML: {reason[:200]}", hint or _RESTORE
-        ) from None
+        raise error(f"{without_controls(str(path))} is not valid YAML: {reason[:200]}", hint or _RESTORE) from None
 
 
 def _check_events(text: str) -> None:
@@ -219,9 +217,7 @@ def validated(
     except ValidationError as problem:
         problems = problem.errors(include_url=False)
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
-        raise error(
-            f"{without_controls(str(where))}: {_sentence(problems[0])}{more}", hint or _RESTORE
-        ) from None
+        raise error(f"{without_controls(str(where))}: {_sentence(problems[0])}{more}", hint or _RESTORE) from None
 
 
 def _sentence(problem: ErrorDetails) -> str:

@@ -59,9 +59,7 @@ class FieldErrors(ConfigError):
     """
 
     def __init__(self, problems: Mapping[str, str], known: list[str]) -> None:
-        super().__init__(
-            "; ".join(f"{name}: {text}" for name, text in problems.items()), "correct the model section"
-        )
+        super().__init__("; ".join(f"{name}: {text}" for name, text in problems.items()), "correct the model section")
         self.problems, self.known = problems, known
 
 
@@ -126,9 +124,7 @@ def _load_model(function: Callable[..., Any], given: Mapping[str, Any]) -> Any:
         is_auto = owner.__module__.startswith("transformers.models.auto.")
         loads = importlib.import_module("transformers").AutoConfig if is_auto else owner.config_class
         named = {} if named is None else {SOURCE: named}
-        options["config"] = _load_config(
-            loads.from_pretrained, _of(given, (SOURCE, *HUB_ARGUMENTS)) | named | own
-        )
+        options["config"] = _load_config(loads.from_pretrained, _of(given, (SOURCE, *HUB_ARGUMENTS)) | named | own)
     base = importlib.import_module("transformers").PreTrainedModel.from_pretrained
     return function(**shut(function, given[SOURCE], base) | options)
 
@@ -160,9 +156,7 @@ def _like(present: Any, value: Any) -> Any:
         return value
     if isinstance(present, bool):
         return _BOOL.validate_python(value)
-    return (
-        value if isinstance(value, list) else _NUMBER.validate_python(value, strict=isinstance(value, bool))
-    )
+    return value if isinstance(value, list) else _NUMBER.validate_python(value, strict=isinstance(value, bool))
 
 
 def shut(function: Callable[..., Any], source: str | None, *further: Callable[..., Any]) -> dict[str, Any]:

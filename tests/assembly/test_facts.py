@@ -25,9 +25,7 @@ def test_another_model_is_refused_and_what_is_not_known_is_not():
     now = Facts(model={"family": "gpt2", "n_layer": 3}, tokenizer={"fingerprint": "b"})
     with pytest.raises(CheckpointError, match="the model section: n_layer: 2 -> 3"):
         refuse_other_run(Facts.from_json(OLD), now, Path("step_00000001"))
-    refuse_other_run(
-        Facts.from_json(OLD), Facts(model=OLD["model"], tokenizer={"fingerprint": "b"}), Path("a")
-    )
+    refuse_other_run(Facts.from_json(OLD), Facts(model=OLD["model"], tokenizer={"fingerprint": "b"}), Path("a"))
 
 
 def test_changed_settings_are_told():

@@ -28,10 +28,7 @@ def test_weights_that_a_target_loaded_are_kept(tmp_path):
         "automodel_cli.models.hf.from_pretrained",
     ):
         model = build_model(Target(name, {"pretrained_model_name_or_path": str(tmp_path)}), seed=0)
-        assert (
-            init_or_load_weights(model, init_from=None, seed=0, device=CPU)
-            == "pretrained, from its own target"
-        )
+        assert init_or_load_weights(model, init_from=None, seed=0, device=CPU) == "pretrained, from its own target"
         assert torch.equal(model.hf.transformer.wte.weight, original.transformer.wte.weight)
 
 

@@ -147,9 +147,7 @@ def test_a_file_that_changed_is_said(trained):
     folder, _, _ = trained
     file = folder / "mine.py"
     file.write_text(SOURCE + "\nMORE = 1\n")
-    assert any(
-        "mine.py is not as it was" in note for note in load_model(folder / "run", trust=[str(file)]).notes
-    )
+    assert any("mine.py is not as it was" in note for note in load_model(folder / "run", trust=[str(file)]).notes)
 
 
 def test_a_run_that_was_moved_takes_an_unchanged_copy(trained, tmp_path):

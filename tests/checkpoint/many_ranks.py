@@ -96,16 +96,12 @@ def update(model: nn.Module, optimizer: torch.optim.Optimizer, updates: int = 2,
         for parameter in model.parameters():
             whole = torch.randn(parameter.shape, generator=generator)
             if isinstance(parameter, DTensor):
-                whole = distribute_tensor(
-                    whole, parameter.device_mesh, parameter.placements, src_data_rank=None
-                )
+                whole = distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
             parameter.grad = whole
         optimizer.step()
 
 
-def save(
-    run: Path | str, world: World, model: nn.Module, optimizer, *, step: int = 2, options=None, **changes
-) -> Path:
+def save(run: Path | str, world: World, model: nn.Module, optimizer, *, step: int = 2, options=None, **changes) -> Path:
     arguments = {
         "state": {"tokens_seen": 10 * step},
         "loader_state": {"samples_consumed": 4 * step},
@@ -141,8 +137,5 @@ def differing(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> list[st
     return sorted(
         name
         for name in a.keys() | b.keys()
-        if name not in a
-        or name not in b
-        or a[name].dtype != b[name].dtype
-        or not torch.equal(a[name], b[name])
+        if name not in a or name not in b or a[name].dtype != b[name].dtype or not torch.equal(a[name], b[name])
     )

@@ -114,9 +114,7 @@ def until(is_so, timeout_s: float = 60) -> bool:
 
 
 @pytest.mark.parametrize("told_by", ["wait", "save", "failed"])
-def test_a_failure_in_the_background_comes_out_once_and_costs_nothing_older(
-    tmp_path, trained, monkeypatch, told_by
-):
+def test_a_failure_in_the_background_comes_out_once_and_costs_nothing_older(tmp_path, trained, monkeypatch, told_by):
     model, optimizer = trained
     checkpointer = Checkpointer(tmp_path, is_async=True)
     same = {"model": model, "optimizer": optimizer, **arguments_of(model)}

@@ -470,9 +470,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_no_rest(tmp_path, monkeyp
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(
-        CheckpointError, match=r"step_00000004: .*No space left[\s\S]*step_00000003 is intact"
-    ):
+    with pytest.raises(CheckpointError, match=r"step_00000004: .*No space left[\s\S]*step_00000003 is intact"):
         save(Checkpointer(tmp_path), 4, model, optimizer)
     monkeypatch.undo()
     assert undisturbed(tmp_path) == before
@@ -533,9 +531,7 @@ def test_the_newest_proven_checkpoint_outlives_the_next_one(tmp_path, is_async):
     assert checkpointer.retention.proven() == tmp_path / "step_00000003"
     save(checkpointer, 5, model, proven=True)
     checkpointer.wait()
-    assert (
-        layout.list_steps(tmp_path) == [5] and checkpointer.retention.proven() == tmp_path / "step_00000005"
-    )
+    assert layout.list_steps(tmp_path) == [5] and checkpointer.retention.proven() == tmp_path / "step_00000005"
 
 
 def test_stepping_back_lets_latest_name_the_proven_checkpoint(tmp_path):

@@ -47,14 +47,10 @@ def test_runs_are_found_below_and_above(nested):
         assert nested_runs.notes(nested) == [
             f"{nested} also holds other runs, which stay as they are: group/big, small, starting (training now)"
         ]
-    assert nested_runs.notes(nested / "small") == [
-        f"this run lies inside the folder of another one, {nested}"
-    ]
+    assert nested_runs.notes(nested / "small") == [f"this run lies inside the folder of another one, {nested}"]
 
 
-@pytest.mark.parametrize(
-    "scored", [["val.bin"], ["fineweb-val.bin", "core"], [f"set{n}" * 9 for n in range(9)]]
-)
+@pytest.mark.parametrize("scored", [["val.bin"], ["fineweb-val.bin", "core"], [f"set{n}" * 9 for n in range(9)]])
 def test_results_and_what_a_killed_writer_left_belong_to_the_run(tmp_path, scored):
     """A fresh run of the same steps is not to stand beside the scores of the one before it."""
     run, content = make_run(tmp_path / "run"), {"format": "automodel-results/1", "settings": {}}

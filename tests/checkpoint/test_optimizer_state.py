@@ -73,9 +73,7 @@ def test_names_say_what_a_tensor_is():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     flat = optimizer_state.flatten(optimizer, names_of(model))
-    assert set(flat.tensors) == {
-        f"{key}/0.{p}" for key in ("exp_avg", "exp_avg_sq") for p in ("weight", "bias")
-    }
+    assert set(flat.tensors) == {f"{key}/0.{p}" for key in ("exp_avg", "exp_avg_sq") for p in ("weight", "bias")}
     assert flat.document["class"] == "torch.optim.adamw.AdamW"
     assert flat.document["state"]["0.bias"]["step"] == {"$scalar": 1.0, "$dtype": "F32"}
 
@@ -84,9 +82,7 @@ def test_the_runs_own_settings_win_and_are_reported():
     model, other = model_of(2), model_of(2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1, betas=(0.9, 0.95))
     target = torch.optim.AdamW(other.parameters(), lr=0.2, weight_decay=0.3, betas=(0.9, 0.95))
-    assert carried_over(optimizer, model, target, other) == [
-        "optimizer group 0: weight_decay is now 0.3, was 0.1"
-    ]
+    assert carried_over(optimizer, model, target, other) == ["optimizer group 0: weight_decay is now 0.3, was 0.1"]
     assert target.param_groups[0]["lr"] == 0.2 and target.param_groups[0]["weight_decay"] == 0.3
 
 
@@ -118,9 +114,7 @@ def test_another_optimizer_or_other_parameters_are_refused():
     with pytest.raises(CheckpointError, match=r"state of torch\.optim\.adam\.Adam, this run has .*SGD"):
         carried_over(adam, model, torch.optim.SGD(model.parameters()), model)
     bigger = model_of(2, 3)
-    with pytest.raises(
-        CheckpointError, match=r"0 only in the checkpoint.*2 only in this run \(1\.bias, 1\.weight\)"
-    ):
+    with pytest.raises(CheckpointError, match=r"0 only in the checkpoint.*2 only in this run \(1\.bias, 1\.weight\)"):
         carried_over(adam, model, torch.optim.Adam(bigger.parameters()), bigger)
 
 

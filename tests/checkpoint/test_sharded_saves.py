@@ -35,9 +35,7 @@ READERS = {
 STEP = "step_00000002"
 
 
-def write(
-    world: World, run: str, layout_name: str, *, kind: str = "adamw", save_format: str = "safetensors"
-) -> None:
+def write(world: World, run: str, layout_name: str, *, kind: str = "adamw", save_format: str = "safetensors") -> None:
     """One layout makes two updates and saves; all ranks call this."""
     part = many_ranks.world_of(world, layout_name)
     if part is not None:

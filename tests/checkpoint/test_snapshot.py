@@ -32,9 +32,7 @@ def test_parts_documents_and_shapes_of_a_model_and_its_optimizer():
     taken = snapshot.take(model, optimizer, ONE, what="testing")
     names = dict(model.named_parameters())
     assert taken.shards["model"].keys() == names.keys()
-    assert taken.shards["optim"].keys() == {
-        f"{key}/{name}" for key in ("exp_avg", "exp_avg_sq") for name in names
-    }
+    assert taken.shards["optim"].keys() == {f"{key}/{name}" for key in ("exp_avg", "exp_avg_sq") for name in names}
     assert taken.shapes["model"]["wpe.weight"] == ["F32", [17, 24]]
     assert taken.documents["model/config.json"] == model.model_config()
     assert taken.documents["optim/optimizer.json"]["class"] == "torch.optim.adamw.AdamW"

@@ -80,9 +80,7 @@ def save_nanogpt(folder: Path, state, *, bias: bool, **model_args) -> Path:
     """``ckpt.pt`` of train.py, from a compiled model, with a mask of slow attention and optimizer state."""
     folder.mkdir(parents=True, exist_ok=True)
     model = OrderedDict((f"_orig_mod.{name}", tensor) for name, tensor in state.items())
-    model["_orig_mod.transformer.h.0.attn.bias"] = (
-        torch.ones(LENGTH, LENGTH).tril().view(1, 1, LENGTH, LENGTH)
-    )
+    model["_orig_mod.transformer.h.0.attn.bias"] = torch.ones(LENGTH, LENGTH).tril().view(1, 1, LENGTH, LENGTH)
     args = {"n_layer": LAYERS, "n_head": HEADS, "n_embd": WIDTH, "block_size": LENGTH, "bias": bias}
     torch.save(
         {

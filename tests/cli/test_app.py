@@ -110,9 +110,7 @@ def test_a_reader_that_goes_away_is_no_error():
         "def call(invocation):\n    for number in range(100000): console.say('x' * 100)\n    return 0\n"
         "app._call = call\napp.main(['plot'])\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline().startswith("xxx")
     process.stdout.close()
     assert process.stderr.read() == ""
@@ -125,9 +123,7 @@ def test_ctrl_c_says_one_word():
         "def call(invocation):\n    print('ready', flush=True)\n    time.sleep(60)\n"
         "app._call = call\napp.main(['plot'])\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=30)

@@ -73,22 +73,15 @@ def test_groups_and_launch_flags_at_all_widths(width, capsys):
 
 def test_every_command_has_an_example_or_two():
     assert {
-        words: len(command.examples)
-        for words, command in COMMANDS.items()
-        if not 1 <= len(command.examples) <= 3
+        words: len(command.examples) for words, command in COMMANDS.items() if not 1 <= len(command.examples) <= 3
     } == {}
-    assert all(
-        example.startswith("automodel ") for command in COMMANDS.values() for example in command.examples
-    )
+    assert all(example.startswith("automodel ") for command in COMMANDS.values() for example in command.examples)
 
 
 def test_every_launch_flag_has_a_default(capsys):
     assert set(launch_plan.DEFAULTS) == set(LAUNCH_FLAGS)
     plan = launch_plan.plan_launch({}, processes=1)
-    assert (
-        str(plan.max_nodes) == launch_plan.DEFAULTS["nnodes"]
-        and plan.run_id == launch_plan.DEFAULTS["rdzv-id"]
-    )
+    assert str(plan.max_nodes) == launch_plan.DEFAULTS["nnodes"] and plan.run_id == launch_plan.DEFAULTS["rdzv-id"]
     assert app.run(["help", "launch"]) == 0
     page = capsys.readouterr().out
     assert all(f"--{flag} " in page for flag in LAUNCH_FLAGS) and "[default: 600]" in page
@@ -107,10 +100,7 @@ def test_a_switch_can_be_turned_off_again(monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr(recipe, "run", seen.append)
     (tmp_path / "p.yaml").write_text("runs: [a]\nlog_x: true\n")
-    assert (
-        app.run(["plot", "-c", str(tmp_path / "p.yaml"), "--no-log-x", "--smooth", "1_0", "--title", "null"])
-        == 0
-    )
+    assert app.run(["plot", "-c", str(tmp_path / "p.yaml"), "--no-log-x", "--smooth", "1_0", "--title", "null"]) == 0
     assert (seen[0].log_x, seen[0].smooth, seen[0].title, seen[0].runs) == (False, 10, "null", ("a",))
 
 
@@ -237,9 +227,7 @@ def test_examples_that_are_wrapped_can_be_pasted(monkeypatch):
     assert re.sub(r" \\\s+", " ", "\n".join(lines)) == ("automodel " + "--option value " * 9).strip()
 
 
-@pytest.mark.parametrize(
-    ("line", "usage"), [("import", "import CKPT FOLDER"), ("export hf", "hf CKPT FOLDER")]
-)
+@pytest.mark.parametrize(("line", "usage"), [("import", "import CKPT FOLDER"), ("export hf", "hf CKPT FOLDER")])
 def test_two_places_have_two_names(line, usage, capsys):
     assert app.run([*line.split(), "--help"]) == 0
     assert usage in capsys.readouterr().out

@@ -151,9 +151,7 @@ def test_every_long_command_says_something_before_it_loads_anything_heavy(tmp_pa
     ]  # fmt: skip
     missing = ["eval none", "generate none", "export hf none out", "import none out"]
     code = [sys.executable, "-c", FIRST_LINES]
-    done = subprocess.run(
-        code, input="\n".join([*commands, *missing]), capture_output=True, text=True, cwd=tmp_path
-    )
+    done = subprocess.run(code, input="\n".join([*commands, *missing]), capture_output=True, text=True, cwd=tmp_path)
     lines = done.stdout.splitlines()
     assert lines[len(commands) :] == ["error: none does not exist"] * len(missing), done
     for command, line in zip(commands, lines, strict=False):

@@ -121,9 +121,7 @@ INSIDE_LIBRARIES = [
     ),
     Payload("transformers.utils.hub.os.system", "model", {"command": TOUCH}),
     Payload("transformers.modeling_utils.os.system", "model", {"command": TOUCH}),
-    Payload(
-        "transformers.models.auto.auto_factory.importlib.import_module", "model", {"name": "evil_module"}
-    ),
+    Payload("transformers.models.auto.auto_factory.importlib.import_module", "model", {"name": "evil_module"}),
     Payload("transformers.testing_utils.execute_subprocess_async", "model", {"cmd": SHELL}),
     Payload("transformers.integrations.hub_kernels.load_and_register_attn_kernel", "model", {}),
     # datasets
@@ -150,9 +148,7 @@ THROUGH_ALIASES = [
     Payload("shutil.os.system", "model", {"command": TOUCH}),
     Payload("random._os.system", "model", {"command": TOUCH}),
     Payload("automodel_cli.files.os.system", "model", {"command": TOUCH}),
-    Payload(
-        "automodel_cli.config.targets.resolution.importlib.import_module", "model", {"name": "evil_module"}
-    ),
+    Payload("automodel_cli.config.targets.resolution.importlib.import_module", "model", {"name": "evil_module"}),
     Payload("automodel_cli.config.targets.resolution.load_file", "model", {"path": "evil_module.py"}),
     Payload("automodel_cli.config.targets.instantiate.instantiate", "model", {}),
     Payload("automodel_cli.models.gpt2.torch.hub.load", "model", {"repo_or_dir": ".", "source": "local"}),
@@ -193,18 +189,12 @@ _EVAL = {"_target_": "builtins.eval", "source": SOURCE}
 
 NESTED = [
     Payload(f"{_HF}.from_config", "model", {"config": _BAD}),
-    Payload(
-        f"{_HF}.from_config", "model", {"config": {"_target_": "transformers.GPT2Config", "n_layer": _EVAL}}
-    ),
-    Payload(
-        f"{_HF}.from_config", "model", {"config": {"_target_": "transformers.GPT2Config", "x": [{"y": _BAD}]}}
-    ),
+    Payload(f"{_HF}.from_config", "model", {"config": {"_target_": "transformers.GPT2Config", "n_layer": _EVAL}}),
+    Payload(f"{_HF}.from_config", "model", {"config": {"_target_": "transformers.GPT2Config", "x": [{"y": _BAD}]}}),
     Payload(f"{_HF}.from_config", "model", {"config": [_BAD]}),
     Payload(_OK, "model", {"n_layer": _BAD}),
     Payload(_OK, "model", {"extra": {"deep": {"deeper": [1, [2, _BAD]]}}}),
-    Payload(
-        "automodel_cli.data.nanogpt_dataset.NanogptDataset", "dataset", {"file_pattern": _BAD, "seq_len": 8}
-    ),
+    Payload("automodel_cli.data.nanogpt_dataset.NanogptDataset", "dataset", {"file_pattern": _BAD, "seq_len": 8}),
     Payload(
         "automodel_cli.data.nanogpt_dataset.NanogptDataset",
         "dataset",
@@ -356,9 +346,7 @@ DOORS = [
     Payload("automodel_cli.models.hf.from_pretrained", "model", {**_CODE, "trust_remote_code": "no"}),
     Payload("automodel_cli.models.hf.from_pretrained", "model", {**_PICKLE, "weights_only": []}),
     Payload("automodel_cli.models.hf.from_pretrained", "model", _PICKLE),
-    Payload(
-        "automodel_cli.models.hf.from_config", "model", {"config": "evil_hub", "trust_remote_code": "off"}
-    ),
+    Payload("automodel_cli.models.hf.from_config", "model", {"config": "evil_hub", "trust_remote_code": "off"}),
     Payload("automodel_cli.models.hf.from_config", "model", {"config": "evil_hub"}),
     Payload("transformers.AutoTokenizer.from_pretrained", "tokenizer", {**_CODE, "trust_remote_code": "no"}),
     Payload("transformers.AutoTokenizer.from_pretrained", "tokenizer", {**_CODE, "a_new_door": True}),
@@ -389,9 +377,7 @@ _MODEL = f"model: {{_target_: {_OK}, n_layer: 1}}\n"
 BY_OVERRIDE = [
     Payload("", overrides=("--model._target_", "os.system", "--model.command", TOUCH), yaml=_MODEL + _DATA),
     Payload("", overrides=(f"--model={{_target_: os.system, command: '{TOUCH}'}}",), yaml=_DATA),
-    Payload(
-        "", overrides=("optimizer={_target_: subprocess.run, args: [touch, CANARY]}",), yaml=_MODEL + _DATA
-    ),
+    Payload("", overrides=("optimizer={_target_: subprocess.run, args: [touch, CANARY]}",), yaml=_MODEL + _DATA),
     Payload("", overrides=("--dataset.file_pattern._target_", "builtins.eval"), yaml=_MODEL + _DATA),
     Payload(
         "",
@@ -405,8 +391,7 @@ BY_OVERRIDE = [
         Payload(
             "",
             overrides=(f"--model.trust_remote_code={written}",),
-            yaml=f"model: {{_target_: {_HF}.from_pretrained, pretrained_model_name_or_path: evil_hub}}\n"
-            + _DATA,
+            yaml=f"model: {{_target_: {_HF}.from_pretrained, pretrained_model_name_or_path: evil_hub}}\n" + _DATA,
         )
         for written in ("no", "off", '"false"', '"0"', '" "', "[]", "{}", "0.0", "-0.0")
     ),
@@ -419,9 +404,7 @@ CLOSED_AND_YAML = [
     Payload("", yaml=_MODEL + _DATA + f"rng: {{_target_: os.system, command: '{TOUCH}'}}\n"),
     Payload("", yaml=_MODEL + _DATA + "distributed: {_target_: evil_module.FSDP2Manager}\n"),
     Payload("", yaml=_MODEL + _DATA + "distributed: {_target_: os.system, tp_size: 1}\n"),
-    Payload(
-        "", yaml=_MODEL + _DATA + "distributed: {mp_policy: {_target_: evil_module.MixedPrecisionPolicy}}\n"
-    ),
+    Payload("", yaml=_MODEL + _DATA + "distributed: {mp_policy: {_target_: evil_module.MixedPrecisionPolicy}}\n"),
     Payload("", yaml=_MODEL + _DATA + "checkpoint: {_target_: torch.hub.load}\n"),
     Payload("", yaml=_MODEL + _DATA + "recipe: {_target_: os.system}\n"),
     Payload("", yaml=_MODEL + _DATA + "recipe: evil_module.py:Recipe\n"),

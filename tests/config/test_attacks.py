@@ -59,9 +59,7 @@ def canary(tmp_path, monkeypatch) -> Path:
     before = set(sys.modules)
     yield path
     for name in set(sys.modules) - before:
-        if name.split(".")[0] in ("evil_module", "evil_package", "innocent") or name.startswith(
-            "automodel_user_"
-        ):
+        if name.split(".")[0] in ("evil_module", "evil_package", "innocent") or name.startswith("automodel_user_"):
             del sys.modules[name]
 
 
@@ -70,9 +68,7 @@ def make_hub_folder(folder: Path, canary: Path) -> None:
     folder.mkdir()
     auto_map = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Net", "AutoTokenizer": "evil.Tok"}
     (folder / "config.json").write_text(json.dumps({"model_type": "evil", "auto_map": auto_map}))
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({"auto_map": {"AutoTokenizer": ["evil.Tok", None]}})
-    )
+    (folder / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": ["evil.Tok", None]}}))
     (folder / "evil.py").write_text(EVIL.replace("CANARY", str(canary)))
 
 
@@ -87,9 +83,7 @@ def filled(value, canary: Path):
     """The payload with real paths in it."""
     if isinstance(value, str):
         here = str(canary.parent)
-        return (
-            value.replace("CANARY", str(canary)).replace("CWDNAME", canary.parent.name).replace("CWD", here)
-        )
+        return value.replace("CANARY", str(canary)).replace("CWDNAME", canary.parent.name).replace("CWD", here)
     if isinstance(value, dict):
         return {key: filled(item, canary) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -142,11 +136,7 @@ def filled_payload(payload: Payload, canary: Path) -> Payload:
 
 
 def label(payload: Payload) -> str:
-    return (
-        f"{payload.section}:{payload.name}"
-        if payload.name
-        else (payload.overrides or (payload.yaml[-40:],))[0][:40]
-    )
+    return f"{payload.section}:{payload.name}" if payload.name else (payload.overrides or (payload.yaml[-40:],))[0][:40]
 
 
 @pytest.mark.parametrize("payload", PAYLOADS, ids=label)
@@ -219,9 +209,7 @@ def test_the_same_payloads_run_where_they_are_trusted(payload, trust, canary):
 
 def plant_pyc(source: Path, canary: Path) -> None:
     """A compiled file in ``__pycache__`` that says it belongs to ``source``, of no hash that anybody checks."""
-    code = compile(
-        f"open({str(canary)!r}, 'w').close()\ndef run(*a, **k): ...\nclass Evil: ...\n", "x", "exec"
-    )
+    code = compile(f"open({str(canary)!r}, 'w').close()\ndef run(*a, **k): ...\nclass Evil: ...\n", "x", "exec")
     cached = Path(importlib.util.cache_from_source(str(source)))
     cached.parent.mkdir(exist_ok=True)
     flags = (1).to_bytes(4, "little")  # hash-based, unchecked

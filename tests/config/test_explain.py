@@ -66,9 +66,7 @@ def test_sections_inside_types():
 
 
 def test_unknown_keys_find_their_section():
-    assert unknown_key(PretrainConfig, ("wsd_decay_steps",)).endswith(
-        "did you mean lr_scheduler.wsd_decay_steps?"
-    )
+    assert unknown_key(PretrainConfig, ("wsd_decay_steps",)).endswith("did you mean lr_scheduler.wsd_decay_steps?")
     assert unknown_key(PretrainConfig, ("keep_lst",)).endswith("did you mean checkpoint.keep_last?")
     assert unknown_key(PretrainConfig, ("packing_strateg",)) == "unknown key"  # never one without effect
     assert unknown_key(DistributedConfig, ("tpsize",)).endswith("did you mean tp_size?")

@@ -152,15 +152,9 @@ def yaml_blocks(text: str):
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared with the guides is not here")
 def test_every_configuration_in_the_guides_themselves(tmp_path):
-    known = {
-        "dataset": "{_target_: automodel_cli.data.nanogpt_dataset.NanogptDataset, file_pattern: x, seq_len: 8}"
-    }
-    blocks = [
-        block for path in sorted((SHARED / "seeds").glob("*.txt")) for block in yaml_blocks(path.read_text())
-    ]
+    known = {"dataset": "{_target_: automodel_cli.data.nanogpt_dataset.NanogptDataset, file_pattern: x, seq_len: 8}"}
+    blocks = [block for path in sorted((SHARED / "seeds").glob("*.txt")) for block in yaml_blocks(path.read_text())]
     assert len(blocks) >= 2
     for block in blocks:
-        missing = "".join(
-            f"{key}: {value}\n" for key, value in known.items() if f"\n{key}:" not in f"\n{block}"
-        )
+        missing = "".join(f"{key}: {value}\n" for key, value in known.items() if f"\n{key}:" not in f"\n{block}")
         load(block + "\n" + missing, tmp_path)

@@ -165,9 +165,7 @@ def test_text_fields_keep_the_text_that_was_written(load_text, small_yaml):
 
 def test_truth_values_are_no_numbers_and_no_names(load_text, small_yaml):
     assert problems_of(load_text, small_yaml + "wandb: {name: true}\n")[0].endswith("found true")
-    assert problems_of(load_text, small_yaml + "dist_env: {timeout_minutes: true}\n")[0].endswith(
-        "found true"
-    )
+    assert problems_of(load_text, small_yaml + "dist_env: {timeout_minutes: true}\n")[0].endswith("found true")
 
 
 # ------------------------------------------------------------------------------------------ back to YAML

@@ -68,9 +68,7 @@ def test_null_sections_become_mappings():
     assert merged("wandb: null", "--wandb.project", "p")[0] == {"wandb": {"project": "p"}}
 
 
-@pytest.mark.parametrize(
-    "token", ["stray", "-x", "7", "path/to.yaml", "--", "---", "--a..b", "--1a", "=3", "a b=c"]
-)
+@pytest.mark.parametrize("token", ["stray", "-x", "7", "path/to.yaml", "--", "---", "--a..b", "--1a", "=3", "a b=c"])
 def test_no_token_is_dropped(token):
     overrides, problems = parse_overrides(["--k.v", "1", token])
     if token == "--":

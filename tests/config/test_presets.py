@@ -32,9 +32,7 @@ def test_a_misspelled_one():
 
 
 @pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize(
-    "data", ["data/*.bin", "my data/a: #b.bin", "$HOME/x.bin", "*.bin", "-x", "123", "null"]
-)
+@pytest.mark.parametrize("data", ["data/*.bin", "my data/a: #b.bin", "$HOME/x.bin", "*.bin", "-x", "123", "null"])
 def test_filled_in(name: str, data: str, tmp_path: Path):
     path = tmp_path / "run.yaml"
     text = filled_in(name, "run.yaml", data, None, 4242 if name != "megatron-gpt2" else None)

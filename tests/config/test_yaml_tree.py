@@ -256,9 +256,7 @@ def test_nesting_is_limited_before_anything_recurses(text, says):
         parse_document(text, "cfg.yaml")
 
 
-@pytest.mark.parametrize(
-    "number", ["9" * 5000, "-" + "1" * 5000, "0x" + "f" * 5000, "0." + "1" * 5000, str(2**64)]
-)
+@pytest.mark.parametrize("number", ["9" * 5000, "-" + "1" * 5000, "0x" + "f" * 5000, "0." + "1" * 5000, str(2**64)])
 def test_numbers_that_nothing_could_take(number):
     _, problems = parse_document(f"a: 1\nb: {number}\n", "cfg.yaml")
     assert [problem.where for problem in problems] == ["cfg.yaml:2"]

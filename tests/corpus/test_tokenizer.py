@@ -217,9 +217,7 @@ def test_ranks_that_contradict_themselves(tmp_path: Path, ranks: bytes) -> None:
 
 
 def test_a_panic_while_encoding_or_decoding_is_a_clear_error() -> None:
-    lacking = TiktokenTokenizer(
-        tiktoken.Encoding("t", pat_str=".", mergeable_ranks={b"a": 0}, special_tokens={})
-    )
+    lacking = TiktokenTokenizer(tiktoken.Encoding("t", pat_str=".", mergeable_ranks={b"a": 0}, special_tokens={}))
     with pytest.raises(DataError, match=r"tiktoken .* cannot encode 'b'"):
         lacking.encode("b")
     with pytest.raises(DataError, match="cannot decode"):

@@ -30,9 +30,7 @@ def make_corpus(
         before = tokens[:-1] == EOT
         starts = np.flatnonzero(tokens == EOT) if eot == "prepend" else np.flatnonzero(np.r_[True, before])
         dtype = "uint16" if vocab_size <= 1 << 16 else "uint32"
-        write_token_file(
-            folder / name, tokens, starts=starts, dtype=dtype, layout="raw" if layout == "raw" else "nemo"
-        )
+        write_token_file(folder / name, tokens, starts=starts, dtype=dtype, layout="raw" if layout == "raw" else "nemo")
         split = "val" if "val" in name else "train"
         files.append(describe_file(folder, name, "tokens", split, tokens=len(tokens), documents=len(starts)))
     manifest = CorpusManifest(

@@ -104,9 +104,7 @@ def _first_tokens(dataset: NanogptDataset, offsets: np.ndarray) -> list[int]:
 @given(stop=st.integers(0, 20), rows=st.sampled_from([1, 2, 3, 6]), shuffle=st.booleans())
 def test_resume_at_any_step_equals_undisturbed(pattern: str, stop: int, rows: int, shuffle: bool) -> None:
     def loader(local: int) -> TokenLoader:
-        return TokenLoader(
-            _dataset(pattern, shuffle), global_batch_size=6, local_batch_size=local, num_epochs=3
-        )
+        return TokenLoader(_dataset(pattern, shuffle), global_batch_size=6, local_batch_size=local, num_epochs=3)
 
     whole = _stream(loader(2))
     first = loader(2)
@@ -246,8 +244,7 @@ def _together(loaders: list[Any]) -> list[int]:
 def test_map_style_every_item_once_for_any_ranks_and_workers(workers: int, shuffle: bool) -> None:
     alone = _together([_torch(Rows(), shuffle=shuffle, num_epochs=2)])
     ranks = [
-        _torch(Rows(), shuffle=shuffle, num_epochs=2, dp_rank=r, dp_world=2, num_workers=workers)
-        for r in range(2)
+        _torch(Rows(), shuffle=shuffle, num_epochs=2, dp_rank=r, dp_world=2, num_workers=workers) for r in range(2)
     ]
     assert _together(ranks) == alone
     assert sorted(alone[:30]) == sorted(alone[30:]) == list(range(30))
@@ -286,8 +283,7 @@ def test_loading_draws_nothing_from_the_global_generator() -> None:
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_iterable_order_is_that_of_one_process(workers: int, ranks: int) -> None:
     loaders = [
-        _torch(Stream(32), rows=3, dp_rank=r, dp_world=ranks, num_workers=workers, num_epochs=2)
-        for r in range(ranks)
+        _torch(Stream(32), rows=3, dp_rank=r, dp_world=ranks, num_workers=workers, num_epochs=2) for r in range(ranks)
     ]
     seen = _together(loaders)
     assert seen == [*range(32), *range(32)][:60]  # batches straddle epochs; 4 items are dropped at the end
@@ -349,9 +345,7 @@ def test_own_state_must_be_json() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_iterable_without_state_is_replayed_with_a_warning(
-    workers: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_iterable_without_state_is_replayed_with_a_warning(workers: int, caplog: pytest.LogCaptureFixture) -> None:
     whole = _stream(_torch(Stream(32), num_epochs=2))
     first = _torch(Stream(32), num_epochs=2)
     head = _stream(first, 7)
@@ -450,19 +444,14 @@ def test_own_collate_function_and_unshifted_labels() -> None:
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_evaluation_is_one_pass_in_file_order(pattern: str, ranks: int, shuffle: bool) -> None:
     loaders = [EvalLoader(_dataset(pattern, shuffle), 8, dp_rank=r, dp_world=ranks) for r in range(ranks)]
-    assert _evaluated(loaders) == _first_tokens(
-        _dataset(pattern), _dataset(pattern).window_offsets(np.arange(54))
-    )
+    assert _evaluated(loaders) == _first_tokens(_dataset(pattern), _dataset(pattern).window_offsets(np.arange(54)))
     assert _evaluated(loaders) == _evaluated(loaders)  # a second pass is the same
 
 
 def _evaluated(loaders: list[EvalLoader]) -> list[int]:
     """First tokens of the rows that count, in global order; all ranks must yield equally many batches."""
     passes = [
-        [
-            [int(row[0]) for row, labels in zip(b.input_ids, b.labels, strict=True) if _counts(labels)]
-            for b in loader
-        ]  # type: ignore[arg-type]
+        [[int(row[0]) for row, labels in zip(b.input_ids, b.labels, strict=True) if _counts(labels)] for b in loader]  # type: ignore[arg-type]
         for loader in loaders
     ]
     assert {len(batches) for batches in passes} == {loaders[0].num_batches or len(passes[0])}

@@ -118,9 +118,7 @@ def _assert_split(dataset: MegatronPretraining, split: str, stored: Any) -> None
         ("blend_unweighted", ["a", "b", "c"], (None, 100, None), "90,10,0"),
     ],
 )
-def test_reference_samples(
-    case: str, paths: list[str], sizes: tuple[Any, ...], split: str, tmp_path: Path
-) -> None:
+def test_reference_samples(case: str, paths: list[str], sizes: tuple[Any, ...], split: str, tmp_path: Path) -> None:
     stored = np.load(SHARED / f"{case}.npz")
     prefixes = [str(SHARED / f"{item}_text_document") if item.isalpha() else item for item in paths]
     for name, size in zip(SPLITS, sizes, strict=True):
@@ -248,9 +246,7 @@ def test_a_longer_run_within_the_same_epochs_goes_on(tmp_path: Path) -> None:
         for steps in (10, 31, 32)
     ]
     assert plans[0] == plans[1]
-    assert plans[1]["epochs"] == [1] and plans[2]["epochs"] == [
-        2
-    ]  # another order: refused with this difference
+    assert plans[1]["epochs"] == [1] and plans[2]["epochs"] == [2]  # another order: refused with this difference
     shorter, longer = (
         MegatronPretraining(prefix, 16, split="1,0,0", trainer_max_steps=steps, global_batch_size=4)
         for steps in (10, 31)
@@ -394,9 +390,7 @@ def test_a_single_weight_says_nothing(files: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("order", ["megatron", "stateless"])
-def test_refusals(
-    arguments: dict[str, Any], error: type[Exception], message: str, order: str, files: Path
-) -> None:
+def test_refusals(arguments: dict[str, Any], error: type[Exception], message: str, order: str, files: Path) -> None:
     with pytest.raises(error, match=message):
         MegatronPretraining(**{"paths": "a", "seq_length": 16, "order": order, **arguments})
 
@@ -407,9 +401,7 @@ def test_a_part_of_a_blend_without_a_sample(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"the train split of .*tiny holds no sample: 10 tokens"):
         MegatronPretraining([large, tiny], 16, split="1,0,0")
     with pytest.raises(DataError, match=r"the valid split of .*tiny holds no tokens"):
-        MegatronPretraining(
-            ["1", large, "1", tiny], 16, split="9,1,0", splits_to_build="valid", num_val_samples=5
-        )
+        MegatronPretraining(["1", large, "1", tiny], 16, split="9,1,0", splits_to_build="valid", num_val_samples=5)
     stateless = MegatronPretraining([large, tiny], 16, split="1,0,0", order="stateless")
     assert len(stateless) == (2000 - 1) // 16
     assert "1 prefix(es) hold fewer than 17 tokens" in stateless.notes[0]
@@ -464,9 +456,7 @@ def test_an_index_damaged_under_a_cached_order_is_named(tmp_path: Path) -> None:
         dataset[0]
 
 
-@pytest.mark.parametrize(
-    "argument", [{"seed": -1}, {"seed": 2**32}, {"mid_level_dataset_surplus": float("nan")}]
-)
+@pytest.mark.parametrize("argument", [{"seed": -1}, {"seed": 2**32}, {"mid_level_dataset_surplus": float("nan")}])
 def test_numbers_out_of_range_are_configuration_errors(tmp_path: Path, argument: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(argument))):
         MegatronPretraining(str(small(tmp_path, [30])), 16, **argument)

@@ -30,11 +30,7 @@ EOT = 50256
 
 def _windows(shards: list[np.ndarray], seq_len: int) -> np.ndarray:
     """All windows the plain way."""
-    rows = [
-        shard[start : start + seq_len + 1]
-        for shard in shards
-        for start in range(0, len(shard) - seq_len, seq_len)
-    ]
+    rows = [shard[start : start + seq_len + 1] for shard in shards for start in range(0, len(shard) - seq_len, seq_len)]
     return np.stack(rows).astype(np.int64)
 
 
@@ -157,9 +153,7 @@ def test_alignment_takes_its_token_from_the_manifest(corpus: Corpus) -> None:
     dataset = NanogptDataset(str(folder / "dataset.bin"), 16, align_to_bos=True)
     assert dataset.bos_token == EOT
     assert (_filled(dataset, np.arange(len(dataset)))[:, 0] == EOT).all()
-    appended = corpus(
-        {"train.bin": np.tile(np.r_[np.arange(30), EOT], 20)}, "raw", layout="raw", eot="append"
-    )
+    appended = corpus({"train.bin": np.tile(np.r_[np.arange(30), EOT], 20)}, "raw", layout="raw", eot="append")
     dataset = NanogptDataset(str(appended.folder / "train.bin"), 16, align_to_bos=True)
     assert (_filled(dataset, np.arange(len(dataset)))[:, 0] == 0).all()
     assert len(dataset) == 20
@@ -330,14 +324,10 @@ def test_the_manifest_knows_the_separator(corpus: Corpus) -> None:
     path = str(made.folder / "dataset.bin")
     assert NanogptDataset(path, 16, align_to_bos=True).bos_token == EOT
     for options in ({"align_to_bos": True}, {"intra_document": True}):
-        with pytest.raises(
-            ConfigError, match=r"bos_token is 5, but the manifest says that token 50256 \(eos\)"
-        ):
+        with pytest.raises(ConfigError, match=r"bos_token is 5, but the manifest says that token 50256 \(eos\)"):
             NanogptDataset(path, 16, bos_token=5, **options)
     tokens = np.tile(np.r_[5, np.arange(10, 40)], 20)
-    write_token_file(
-        made.folder / "dataset.bin", tokens, starts=np.arange(0, len(tokens), 31), dtype="uint16"
-    )
+    write_token_file(made.folder / "dataset.bin", tokens, starts=np.arange(0, len(tokens), 31), dtype="uint16")
     entry = describe_file(made.folder, "dataset.bin", "tokens", "train", tokens=len(tokens), documents=20)
     replace(made, files=(entry,), separator="bos").write()
     dataset = NanogptDataset(path, 16, align_to_bos=True)

@@ -60,10 +60,7 @@ def test_few_packs_more_than_the_fewest_possible(lengths):
 
 
 def rows_of_lengths(*lengths, first=1):
-    return [
-        Row(np.arange(n) + first * 100, np.arange(n) + first * 100 + 1)
-        for first, n in enumerate(lengths, first)
-    ]
+    return [Row(np.arange(n) + first * 100, np.arange(n) + first * 100 + 1) for first, n in enumerate(lengths, first)]
 
 
 def test_a_pack_holds_its_rows_one_after_the_other():

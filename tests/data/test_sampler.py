@@ -16,15 +16,11 @@ SIZES = st.tuples(st.integers(1, 5), st.integers(1, 6), st.integers(1, 7))  # ra
 
 @examples(200)
 @given(sizes=SIZES, first=st.integers(0, 10**12), updates=st.integers(1, 4))
-def test_ranks_share_each_update_without_gap_or_overlap(
-    sizes: tuple[int, int, int], first: int, updates: int
-) -> None:
+def test_ranks_share_each_update_without_gap_or_overlap(sizes: tuple[int, int, int], first: int, updates: int) -> None:
     ranks, rows, accum = sizes
     size = ranks * rows * accum
     parts = [
-        BatchShape(global_batch_size=size, local_batch_size=rows, dp_rank=r, dp_world=ranks).samples(
-            first, updates
-        )
+        BatchShape(global_batch_size=size, local_batch_size=rows, dp_rank=r, dp_world=ranks).samples(first, updates)
         for r in range(ranks)
     ]
     assert all(part.shape == (updates, accum, rows) for part in parts)
@@ -54,12 +50,8 @@ def test_accumulation_or_an_error_whose_choices_are_valid(global_size: int, loca
 def test_error_names_the_sizes_and_the_nearest_valid_ones() -> None:
     with pytest.raises(ConfigError) as caught:
         grad_accum_steps(512, 24, 8)
-    assert (
-        "512 is not a multiple of local_batch_size 24 x 8 data-parallel ranks = 192" in caught.value.message
-    )
-    assert caught.value.hint == (
-        "valid global_batch_size near it: 384, 576; or local_batch_size: 1, 2, 4, 8, 16, 32"
-    )
+    assert "512 is not a multiple of local_batch_size 24 x 8 data-parallel ranks = 192" in caught.value.message
+    assert caught.value.hint == ("valid global_batch_size near it: 384, 576; or local_batch_size: 1, 2, 4, 8, 16, 32")
     with pytest.raises(ConfigError, match="no local_batch_size fits"):
         grad_accum_steps(10, 2, 3)
     with pytest.raises(ConfigError, match="local_batch_size is 0"):

@@ -42,17 +42,11 @@ def test_sharding_is_what_the_class_declares() -> None:
     assert declared_sharding(_hub()) == Sharding(ranks=False, workers=True)
 
 
-@pytest.mark.parametrize(
-    ("ranks", "workers", "words"), [(1, 1, []), (4, 0, ["shard("]), (4, 3, ["shard(", "1 of 3"])]
-)
+@pytest.mark.parametrize(("ranks", "workers", "words"), [(1, 1, []), (4, 0, ["shard("]), (4, 3, ["shard(", "1 of 3"])])
 def test_what_is_left_to_us_is_said(ranks: int, workers: int, words: list[str]) -> None:
-    loader = TorchLoader(
-        Plain(), global_batch_size=4, local_batch_size=1, dp_world=ranks, num_workers=workers
-    )
+    loader = TorchLoader(Plain(), global_batch_size=4, local_batch_size=1, dp_world=ranks, num_workers=workers)
     assert [any(word in note for note in loader.notes) for word in words] == [True] * len(loader.notes)
-    declared = TorchLoader(
-        Declared(), global_batch_size=4, local_batch_size=1, dp_world=ranks, num_workers=workers
-    )
+    declared = TorchLoader(Declared(), global_batch_size=4, local_batch_size=1, dp_world=ranks, num_workers=workers)
     assert declared.notes == []
 
 

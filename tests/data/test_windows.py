@@ -16,9 +16,7 @@ from automodel_cli.data.sampler import BatchShape
 from automodel_cli.data.windows import read_updates
 
 
-def updates(
-    dataset: NanogptDataset, shape: BatchShape, count: int, *, pin_memory: bool = False
-) -> list[list[Batch]]:
+def updates(dataset: NanogptDataset, shape: BatchShape, count: int, *, pin_memory: bool = False) -> list[list[Batch]]:
     numbers = shape.samples(0, count)
     offsets = dataset.sample_offsets(numbers.ravel()).reshape(*numbers.shape, 2)
     return list(read_updates(dataset, shape, offsets, pin_memory=pin_memory))
@@ -30,9 +28,7 @@ def test_buffers_are_filled_in_place_in_turn(tmp_path: Path) -> None:
     found = updates(dataset, BatchShape(6, 3), 4)
     firsts = [[batch.input_ids[:, 0].tolist() for batch in update] for update in found]
     assert firsts[1:3] == [[[24, 28, 32], [36, 40, 44]], [[48, 52, 56], [60, 64, 68]]]
-    assert (
-        firsts[0] == firsts[3] == [[72, 76, 80], [84, 88, 92]]
-    )  # the fourth update is where the first one was
+    assert firsts[0] == firsts[3] == [[72, 76, 80], [84, 88, 92]]  # the fourth update is where the first one was
     last = found[3][1]
     assert last.labels is not None
     assert torch.equal(last.labels[:, :-1], last.input_ids[:, 1:])

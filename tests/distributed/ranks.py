@@ -57,9 +57,7 @@ def run_ranks(
             environ = _environment(rank, ranks, store.port, environment or {})
             file = opened.enter_context(output.open("w"))
             command = [sys.executable, __file__, str(request)]
-            processes.append(
-                nursery.Popen(command, cwd=ROOT, env=environ, stdout=file, stderr=subprocess.STDOUT)
-            )
+            processes.append(nursery.Popen(command, cwd=ROOT, env=environ, stdout=file, stderr=subprocess.STDOUT))
         if problem := _wait(processes, timeout_s):
             said = [output.read_text() for output in outputs]
             shown = "\n".join(f"--- rank {rank} ---\n{text[-6000:]}" for rank, text in enumerate(said))

@@ -96,9 +96,7 @@ def reads_pieces(world, folder, name, mesh):
 
     world = copy.copy(world)
     object.__setattr__(world, "mesh", build_mesh("cpu", mesh))
-    target = Target(
-        "transformers.AutoModelForCausalLM.from_pretrained", {"pretrained_model_name_or_path": folder}
-    )
+    target = Target("transformers.AutoModelForCausalLM.from_pretrained", {"pretrained_model_name_or_path": folder})
     model = build_model(target, seed=0, on_meta=True)
     ParallelModel(model, world, ParallelConfig(tp_plan=model.tp_plan()))
     on_meta = all(parameter.is_meta for parameter in model.parameters())
@@ -109,9 +107,7 @@ def reads_pieces(world, folder, name, mesh):
     equal = [torch.equal(ours[key].full_tensor(), expected[key]) for key in expected]
     held = sum(local(parameter).numel() for parameter in ours.values())
     whole = sum(parameter.numel() for parameter in expected.values())
-    buffers = all(
-        torch.equal(one, other) for one, other in zip(model.hf.buffers(), reference.buffers(), strict=True)
-    )
+    buffers = all(torch.equal(one, other) for one, other in zip(model.hf.buffers(), reference.buffers(), strict=True))
     return {
         "on meta": on_meta,
         "equal": all(equal) and ours.keys() == expected.keys(),
@@ -207,9 +203,7 @@ def test_a_part_of_a_batch_has_its_positions():
     assert parts[0, 0].position_ids[0].tolist() == [0, 1, 2, 3]
     assert parts[0, 1].position_ids[0].tolist() == [12, 0, 0, 0]  # of 16, three are padding
     assert parts[1, 0].position_ids[0].tolist() == [4, 5, 6, 7]
-    seen = sorted(
-        int(label) for part in parts.values() for label in part.labels.flatten() if label != IGNORE_INDEX
-    )
+    seen = sorted(int(label) for part in parts.values() for label in part.labels.flatten() if label != IGNORE_INDEX)
     assert seen == sorted((ids + 1).flatten().tolist())
 
 

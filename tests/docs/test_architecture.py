@@ -32,9 +32,7 @@ def drawing() -> ModuleType:
 def drawn(kind: str, *keys: str) -> set[tuple[str, ...]]:
     """The ``data-`` attributes of all elements of a class in the committed picture."""
     tree = ElementTree.parse(PICTURE)
-    return {
-        tuple(found.get(f"data-{key}") for key in keys) for found in tree.iter() if found.get("class") == kind
-    }
+    return {tuple(found.get(f"data-{key}") for key in keys) for found in tree.iter() if found.get("class") == kind}
 
 
 def test_rooms_and_layers_are_the_real_ones(drawing):

@@ -75,9 +75,7 @@ def made(tmp_path_factory) -> Made:
         folder, "preprocess", "nanogpt", *source, "--tokenizer", "byte", "--shard-tokens", "5000",
         "--val-tokens", "1000", "--output-dir", "corpus",
     )  # fmt: skip
-    automodel(
-        folder, "preprocess", "nanogpt", *source, "--tokenizer", "char", "--format", "raw", "-o", "char"
-    )
+    automodel(folder, "preprocess", "nanogpt", *source, "--tokenizer", "char", "--format", "raw", "-o", "char")
     model = {"vocab_size": 257, "n_positions": SEQ_LEN, "n_embd": 16, "n_layer": 1, "n_head": 2}
     dataset = {"_target_": "automodel_cli.data.nanogpt_dataset.NanogptDataset", "seq_len": SEQ_LEN}
     config = {
@@ -207,13 +205,9 @@ def test_shuffled_documents_by_the_formula(tmp_path):
     """Rows, order, split and manifest, as the page has them."""
     rows = [f'{{"text": "row {number}", "more": {number}}}' for number in range(200)]
     (tmp_path / "rows.jsonl").write_text("\n".join(rows) + "\n")
-    automodel(
-        tmp_path, "preprocess", "shuffle", "--dataset", "rows.jsonl", "--val-fraction", "0.25", "-o", "out"
-    )
+    automodel(tmp_path, "preprocess", "shuffle", "--dataset", "rows.jsonl", "--val-fraction", "0.25", "-o", "out")
     page, mask = section("A folder of shuffled documents"), 2**64 - 1
-    assert all(
-        number in page for number in ("0x9E3779B97F4A7C15", "0xBF58476D1CE4E5B9", "0x94D049BB133111EB")
-    )
+    assert all(number in page for number in ("0x9E3779B97F4A7C15", "0xBF58476D1CE4E5B9", "0x94D049BB133111EB"))
     keys = {}
     for number, row in enumerate(rows):
         x = number * 0x9E3779B97F4A7C15 + xxhash.xxh3_64_intdigest(b"shuffle:42") & mask
@@ -226,9 +220,7 @@ def test_shuffled_documents_by_the_formula(tmp_path):
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert set(manifest) == table_keys("documents `manifest.json`")
     listed = section("documents `manifest.json`")
-    assert set(manifest["options"]) == set(
-        re.findall(r"`(\w+)`", listed.split("the options given: ")[1].split("|")[0])
-    )
+    assert set(manifest["options"]) == set(re.findall(r"`(\w+)`", listed.split("the options given: ")[1].split("|")[0]))
     assert [file["name"] for file in manifest["files"]] == list(expected)
     for file in manifest["files"]:
         data = (tmp_path / "out" / file["name"]).read_bytes()
@@ -303,9 +295,7 @@ def test_tokenizer_folder(made):
 def test_fingerprint_of_the_training_data(made):
     """Stored with every checkpoint: hashes of the shards in order, then the tokenizer's."""
     manifest = made.json(made.corpus / "manifest.json")
-    parts = [
-        file["xxh3"] for file in manifest["files"] if (file["role"], file["split"]) == ("tokens", "train")
-    ]
+    parts = [file["xxh3"] for file in manifest["files"] if (file["role"], file["split"]) == ("tokens", "train")]
     parts.append(manifest["tokenizer"]["fingerprint"])
     facts = made.json(made.step / "manifest.json")["facts"]
     assert len(parts) == 4 and facts["data"]["fingerprint"] == xxh3("\n".join(parts).encode())
@@ -336,9 +326,7 @@ def test_state_and_position(made):
     train = state["state"]["train"]
     assert set(train) | {"scaler", "train"} == inner_keys("`state.json`", "state")
     assert (state["step"], train["tokens_seen"], loader["samples_consumed"]) == (4, 4 * 4 * SEQ_LEN, 16)
-    assert loader["plan_hash"] == xxh3(
-        json.dumps(loader["plan"], sort_keys=True, ensure_ascii=False).encode()
-    )
+    assert loader["plan_hash"] == xxh3(json.dumps(loader["plan"], sort_keys=True, ensure_ascii=False).encode())
 
 
 def test_pointers(made):

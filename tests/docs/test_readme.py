@@ -111,9 +111,7 @@ def workplace(tmp_path_factory) -> Path:
     for _, block in YAML_BLOCKS:
         if name := re.match(r"# (\w+\.yaml)\n", block):
             target = folder / name[1]
-            assert not target.exists() or target.read_text(encoding="utf-8") == block, (
-                f"two different {name[1]}"
-            )
+            assert not target.exists() or target.read_text(encoding="utf-8") == block, f"two different {name[1]}"
             target.write_text(block, encoding="utf-8")
     return folder
 
@@ -142,9 +140,7 @@ def examples(entries: dict[str, app.Entry] = app.COMMANDS) -> list[tuple[str, ..
     own = [app.load_command(name, entry).examples for name, entry in entries.items() if entry.module]
     lines = [line for lines in own for line in lines]
     found = [words for line in lines for words in automodel_words(line)]
-    return found + [
-        words for entry in entries.values() for words in examples(entry.commands) if entry.commands
-    ]
+    return found + [words for entry in entries.values() for words in examples(entry.commands) if entry.commands]
 
 
 @pytest.mark.parametrize("words", examples(), ids=shlex.join)
@@ -203,12 +199,8 @@ def test_make_targets_are_there():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        named = {
-            name for block in fences(page, *SHELL) for name in re.findall(r"^make ([a-z]+)", block, re.M)
-        }
-        named |= set(re.findall(r"`make ([a-z]+)`", text)) | set(
-            re.findall(r"^    make ([a-z]+)", text, re.M)
-        )
+        named = {name for block in fences(page, *SHELL) for name in re.findall(r"^make ([a-z]+)", block, re.M)}
+        named |= set(re.findall(r"`make ([a-z]+)`", text)) | set(re.findall(r"^    make ([a-z]+)", text, re.M))
         assert named <= targets, page
 
 
@@ -268,9 +260,7 @@ def test_pictures_are_small():
 def test_every_dependency_is_explained():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     text = (ROOT / "docs/dependencies.md").read_text(encoding="utf-8")
-    extras = [
-        line for name, lines in project["optional-dependencies"].items() if name != "all" for line in lines
-    ]
+    extras = [line for name, lines in project["optional-dependencies"].items() if name != "all" for line in lines]
     for line in (*project["dependencies"], *extras):
         name = re.match(r"[\w-]+", line)[0]
         if name != "automodel-cli":

@@ -25,9 +25,7 @@ def test_the_version_has_an_entry_and_is_cited():
 
 def test_the_promise_names_the_formats_of_formats_md():
     """A format that the page describes is under the promise; caches are not."""
-    described = set(
-        re.findall(r"automodel-[\w-]+/\d+", (ROOT / "docs/formats.md").read_text(encoding="utf-8"))
-    )
+    described = set(re.findall(r"automodel-[\w-]+/\d+", (ROOT / "docs/formats.md").read_text(encoding="utf-8")))
     promised = set(re.findall(r"automodel-[\w-]+/\d+", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")))
     assert FORMAT in promised
     assert {name for name in described if "-index/" not in name} <= promised

@@ -71,8 +71,7 @@ def schema(model, tokenizer, items, index, shots, delimiter) -> tuple[int, list[
     )
     item = items[index]
     rows = [
-        encode(tokenizer, f"{prefix}{option}{delimiter}{item['continuation']}")
-        for option in item["context_options"]
+        encode(tokenizer, f"{prefix}{option}{delimiter}{item['continuation']}") for option in item["context_options"]
     ]
     suffix = min(shared(rows[0][::-1], row[::-1]) for row in rows)
     return lowest(model, [cut(row, len(row) - suffix, model.config.n_positions) for row in rows])
@@ -111,9 +110,7 @@ def generation(model, tokenizer, items, index, task) -> tuple[bool, str]:
         for example in items
         for answer in [example["answer"], *example.get("aliases", [])]
         for text in [
-            f"{example['chain_of_thought']}{task['mark']}{answer}"
-            if "chain_of_thought" in example
-            else answer
+            f"{example['chain_of_thought']}{task['mark']}{answer}" if "chain_of_thought" in example else answer
         ]
     )
     room = longest + (10 if task["mark"] else 0)

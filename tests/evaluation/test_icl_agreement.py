@@ -91,9 +91,7 @@ def test_room_for_an_answer(tiny_hf, small_bundle):
     """As many tokens as the longest answer of all the data; in a short context at most half of it."""
     encoder = Encoder(load_model(tiny_hf.folder).tokenizer)
     data = Bundle(small_bundle).load(TASKS["gsm8k_cot"])
-    rooms = [
-        prepare(TASKS["gsm8k_cot"], data, encoder, context=c, limit=2).answer_tokens for c in (None, 192, 20)
-    ]
+    rooms = [prepare(TASKS["gsm8k_cot"], data, encoder, context=c, limit=2).answer_tokens for c in (None, 192, 20)]
     texts = [f"{item['chain_of_thought']} #### {item['answer']}" for item in data.items]
     longest = max(len(tiny_hf.tokenizer(text)["input_ids"]) for text in texts)
     assert rooms == [longest + 10, longest + 10, 10]

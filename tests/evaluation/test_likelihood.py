@@ -21,9 +21,7 @@ VOCAB = 61
 
 
 def tiny_gpt2(dropout: float = 0.0) -> nn.Module:
-    model = build_gpt2_model(
-        vocab_size=VOCAB, n_positions=16, n_embd=32, n_layer=2, n_head=2, dropout=dropout
-    )
+    model = build_gpt2_model(vocab_size=VOCAB, n_positions=16, n_embd=32, n_layer=2, n_head=2, dropout=dropout)
     model.materialize("cpu", seed=3)
     return model
 
@@ -112,9 +110,7 @@ class TestAgainstARecomputation:
             return totals
 
         evaluate(model, batches[1:], token_bytes=self.token_bytes, sum_over_ranks=collect)
-        found = evaluate(
-            model, batches[:1], token_bytes=self.token_bytes, sum_over_ranks=lambda mine: mine + other[0]
-        )
+        found = evaluate(model, batches[:1], token_bytes=self.token_bytes, sum_over_ranks=lambda mine: mine + other[0])
         whole = evaluate(model, batches, token_bytes=self.token_bytes)
         assert (found.tokens, found.bytes) == (whole.tokens, whole.bytes)
         assert found.loss == pytest.approx(whole.loss, rel=1e-6)
@@ -186,9 +182,7 @@ class TestLeavesAlone:
 
 
 class TestEdges:
-    @pytest.mark.parametrize(
-        "batches", [[], [Batch(torch.zeros(1, 2, dtype=torch.long), torch.full((1, 2), -100))]]
-    )
+    @pytest.mark.parametrize("batches", [[], [Batch(torch.zeros(1, 2, dtype=torch.long), torch.full((1, 2), -100))]])
     def test_nothing_to_score(self, batches):
         with pytest.raises(DataError, match="nothing to score"):
             evaluate(tiny_gpt2(), batches)

@@ -24,9 +24,7 @@ class CountingModel(nn.Module):
 
     def forward(self, batch, *, head_loss=None, cache=None):
         self.seen.append(batch.input_ids[0].tolist())
-        return self.answer(
-            nn.functional.one_hot((batch.input_ids + 1) % VOCAB, VOCAB).float() * 50, head_loss
-        )
+        return self.answer(nn.functional.one_hot((batch.input_ids + 1) % VOCAB, VOCAB).float() * 50, head_loss)
 
     def answer(self, logits, head_loss):
         return logits if head_loss is None else head_loss.from_logits(logits, None)
@@ -95,14 +93,10 @@ class TestGenerate:
         assert found.ids == expected[0, 5:].tolist()
 
     def test_seeded_samples_of_a_real_model(self):
-        model = build_gpt2_model(
-            vocab_size=VOCAB, n_positions=16, n_embd=32, n_layer=1, n_head=2, dropout=0.5
-        )
+        model = build_gpt2_model(vocab_size=VOCAB, n_positions=16, n_embd=32, n_layer=1, n_head=2, dropout=0.5)
         model.materialize("cpu", seed=0)
         model.train()
-        settings = SamplingSettings(
-            max_new_tokens=20, temperature=1.0, top_k=20, top_p=0.9, seed=4, num_samples=3
-        )
+        settings = SamplingSettings(max_new_tokens=20, temperature=1.0, top_k=20, top_p=0.9, seed=4, num_samples=3)
         (first,), (again,) = generate(model, [[1, 2]], settings), generate(model, [[1, 2]], settings)
         assert first == again  # dropout is off
         assert model.training

@@ -48,9 +48,7 @@ class TestFilters:
         expected = torch.tensor([0.1, 0.5, 0.15, 0.25]) ** 2
         torch.testing.assert_close(found[0], expected / expected.sum())
 
-    @pytest.mark.parametrize(
-        ("temperature", "top_k", "top_p"), [(0.7, 20, None), (1.3, None, 0.6), (0.9, 30, 0.8)]
-    )
+    @pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(0.7, 20, None), (1.3, None, 0.6), (0.9, 30, 0.8)])
     def test_as_transformers_does(self, temperature, top_k, top_p):
         warpers = pytest.importorskip("transformers.generation.logits_process")
         logits = torch.randn(5, 100, generator=torch.Generator().manual_seed(0)) * 2

@@ -77,9 +77,7 @@ class Stub:
         return {"name": "stub", "pad": self.pad}
 
 
-def documents(
-    random: np.random.Generator, count: int, longest: int, sizes: list[int]
-) -> list[list[np.ndarray]]:
+def documents(random: np.random.Generator, count: int, longest: int, sizes: list[int]) -> list[list[np.ndarray]]:
     return [
         [random.integers(0, VOCAB, random.integers(0, longest)) for _ in range(random.choice(sizes))]
         for _ in range(count)

@@ -154,10 +154,7 @@ def test_memory_does_not_grow_with_the_square_of_the_row():
     """A dense bool mask alone would take T x T = 256 MiB, scores of two heads in bf16 1 GiB."""
     tokens = 16384
     documents = segments(1, tokens, mean=3000).cuda()
-    leaves = [
-        torch.randn(1, 2, tokens, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-        for _ in range(3)
-    ]
+    leaves = [torch.randn(1, 2, tokens, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
     attend_blocks(*leaves, mask=block_mask(documents)).sum().backward()  # compiles
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()

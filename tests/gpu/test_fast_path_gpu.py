@@ -67,9 +67,7 @@ def test_products_are_added_in_fp32():
 
 
 def test_batches_arrive_in_order_and_wide():
-    updates = [
-        [Batch(*(torch.full((2, 8), 60000 + n, dtype=torch.uint16).pin_memory(),) * 2)] for n in range(5)
-    ]
+    updates = [[Batch(*(torch.full((2, 8), 60000 + n, dtype=torch.uint16).pin_memory(),) * 2)] for n in range(5)]
     found = [batch for (batch,) in prefetch_to_device(iter(updates), CUDA)]
     assert [int(batch.input_ids[0, 0]) for batch in found] == [60000, 60001, 60002, 60003, 60004]
     assert all(batch.labels.dtype == torch.int64 and batch.labels.is_cuda for batch in found)

@@ -27,9 +27,7 @@ BF16_ERROR, FP8_ERROR = 0.02, 0.15
 
 
 def model(kind=None):
-    made = build_gpt2_model(
-        vocab_size=VOCAB, n_positions=TOKENS, n_embd=256, n_layer=3, n_head=4, is_meta_device=True
-    )
+    made = build_gpt2_model(vocab_size=VOCAB, n_positions=TOKENS, n_embd=256, n_layer=3, n_head=4, is_meta_device=True)
     made.materialize("cuda", seed=0)
     if kind is not None:
         assert len(convert(made, emulate=kind == "emulated")) == 12

@@ -77,9 +77,7 @@ def test_logits_and_gradients_are_those_of_transformers():
         model(data, head_loss=MaskedCrossEntropy()).div(1024).backward()
     for name, there in ours.hf_tensors().items():
         expected = parameters[there.name].grad
-        torch.testing.assert_close(
-            ours.get_parameter(name).grad[: len(expected)], expected, atol=1e-5, rtol=1e-4
-        )
+        torch.testing.assert_close(ours.get_parameter(name).grad[: len(expected)], expected, atol=1e-5, rtol=1e-4)
 
 
 def test_a_step_waits_for_nothing():

@@ -24,9 +24,7 @@ VOCAB, TOKENS, ROWS, CHUNK = 50304, 512, 8, 1024
 def test_the_peak_is_within_15_percent(head_loss, how, compiled):
     torch.compiler.reset()
     torch.cuda.empty_cache()
-    model = build_gpt2_model(
-        vocab_size=VOCAB, n_positions=TOKENS, n_embd=512, n_layer=6, n_head=8, is_meta_device=True
-    )
+    model = build_gpt2_model(vocab_size=VOCAB, n_positions=TOKENS, n_embd=512, n_layer=6, n_head=8, is_meta_device=True)
     model.materialize("cuda", seed=0)
     for block in model.blocks() if how else []:
         recompute(block, how, random=False)

@@ -21,9 +21,7 @@ VOCAB, TOKENS, UPDATES = 1000, 128, 5
 
 
 def train(profiler: StepProfiler, *, compiled: bool, steps: int = 12) -> None:
-    model = build_gpt2_model(
-        vocab_size=VOCAB, n_positions=TOKENS, n_embd=128, n_layer=2, n_head=2, is_meta_device=True
-    )
+    model = build_gpt2_model(vocab_size=VOCAB, n_positions=TOKENS, n_embd=128, n_layer=2, n_head=2, is_meta_device=True)
     model.materialize("cuda", seed=0)
     if compiled:
         model.compile(dynamic=False)
@@ -73,8 +71,6 @@ def test_gpu_time_of_phases(compiled, tmp_path):
     assert headings[-1] == "GPU ms"
     assert [row[0] for row in rows] == [*PHASES, REST, "an update"]
     wall_ms = float(rows[-1][2])
-    assert (
-        times.busy_ms / UPDATES <= wall_ms + 0.1
-    )  # the window is closed by waiting for the device at both ends
+    assert times.busy_ms / UPDATES <= wall_ms + 0.1  # the window is closed by waiting for the device at both ends
     assert any(line.startswith("GPU busy ") for line in lines)
     assert tables[1][0] == "most expensive kernels" and tables[1][2]

@@ -38,9 +38,7 @@ def world():
 
 
 def build(world=None, spread=None):
-    model = build_gpt2_model(
-        vocab_size=VOCAB, n_positions=TOKENS, n_embd=128, n_layer=2, n_head=2, is_meta_device=True
-    )
+    model = build_gpt2_model(vocab_size=VOCAB, n_positions=TOKENS, n_embd=128, n_layer=2, n_head=2, is_meta_device=True)
     if world is not None:
         shard_model(model, model.blocks(), world, spread or ParallelConfig())
     model.materialize("cuda", seed=0)

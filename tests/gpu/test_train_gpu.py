@@ -17,9 +17,7 @@ VOCAB, TOKENS = 1000, 128
 
 
 def tiny(device):
-    model = build_gpt2_model(
-        vocab_size=VOCAB, n_positions=TOKENS, n_embd=128, n_layer=2, n_head=2, is_meta_device=True
-    )
+    model = build_gpt2_model(vocab_size=VOCAB, n_positions=TOKENS, n_embd=128, n_layer=2, n_head=2, is_meta_device=True)
     model.materialize(device, seed=0)
     return model
 

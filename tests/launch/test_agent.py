@@ -53,9 +53,7 @@ def run(tmp_path, monkeypatch):
 
     def run(script: str, *, processes: int = 2, signals=(), **flags):
         Path("worker.py").write_text(WORKER + script)
-        plan = plan_launch(
-            {key.replace("_", "-"): str(value) for key, value in flags.items()}, processes=processes
-        )
+        plan = plan_launch({key.replace("_", "-"): str(value) for key, value in flags.items()}, processes=processes)
         run.said = []
         try:
             return launch(
@@ -104,10 +102,7 @@ def test_a_signal_reaches_every_worker_which_has_time_to_save(run, number):
     """The second one takes longer than the first; stock torchrun would restart the run, or kill what saves."""
     send(number, when="ready_*")
     name = signal.Signals(number).name
-    assert (
-        run("ready(); until_asked(); time.sleep(int(rank)); saved()", signals=["SIGUSR2"], max_restarts=3)
-        == 75
-    )
+    assert run("ready(); until_asked(); time.sleep(int(rank)); saved()", signals=["SIGUSR2"], max_restarts=3) == 75
     assert [Path(f"saved_{rank}_0").read_text() for rank in (0, 1)] == [name, name]
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
@@ -121,9 +116,7 @@ def test_who_does_not_save_in_time_is_killed(run):
     assert not Path(f"/proc/{pid}").exists()
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGUSR1, 75), (signal.SIGTERM, 75), (signal.SIGINT, 130)]
-)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 75), (signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_signal_before_training_listens_is_no_error(run, number, code):
     """During imports and set-up a worker dies of the signal, or of Ctrl-C's exception; there is nothing to save."""
     send(number, when="ready_*")
@@ -148,9 +141,7 @@ def test_a_crash_is_started_again_and_told_once(run):
 
 
 def test_the_exit_code_is_that_of_the_first_failure(run):
-    failed = run(
-        "if rank == '1': fail('DataError: gone', code=3)\nuntil_asked(); sys.exit(5)", max_restarts=1
-    )
+    failed = run("if rank == '1': fail('DataError: gone', code=3)\nuntil_asked(); sys.exit(5)", max_restarts=1)
     assert failed.exit_code == 3
     assert failed.message == "rank 1: DataError: gone"
     assert "full traceback in" in failed.hint and failed.hint.endswith("attempt_1/rank_1_error.txt")
@@ -277,9 +268,7 @@ class Machines:
     def wait_for(self, pattern: str, *, count: int = 1, timeout_s: float = 120) -> None:
         deadline = time.monotonic() + timeout_s
         while len(list(self.folder.glob(pattern))) < count:
-            assert time.monotonic() < deadline, (
-                f"no {pattern}: {[self.said(n) for n in range(len(self.agents))]}"
-            )
+            assert time.monotonic() < deadline, f"no {pattern}: {[self.said(n) for n in range(len(self.agents))]}"
             time.sleep(0.05)
 
     def end(self, timeout_s: float = 120) -> list[int]:
@@ -291,9 +280,7 @@ def machines(tmp_path):
     made = []
 
     def make(worker: str, **flags) -> Machines:
-        made.append(
-            Machines(tmp_path, worker, **{key.replace("_", "-"): value for key, value in flags.items()})
-        )
+        made.append(Machines(tmp_path, worker, **{key.replace("_", "-"): value for key, value in flags.items()}))
         return made[0]
 
     yield make

@@ -50,9 +50,7 @@ def test_a_name_that_leads_nowhere(monkeypatch):
 
 
 def test_a_port_that_another_program_has(silent, monkeypatch):
-    never = (
-        threading.Event()
-    )  # torch's client waits for ever for an answer; a thread of it would outlive the test
+    never = threading.Event()  # torch's client waits for ever for an answer; a thread of it would outlive the test
     monkeypatch.setattr(meeting_point, "TCPStore", lambda *_, **__: never.wait())
     with pytest.raises(CannotMeet, match=f"port {silent} of 127.0.0.1 is taken.*\nname another port"):
         look({"nnodes": "2", "rdzv-endpoint": f"127.0.0.1:{silent}"})
@@ -69,9 +67,7 @@ def test_a_run_that_waits_there_is_joined():
 
 def test_a_name_with_several_addresses_is_tried_at_each(silent, monkeypatch):
     def both(*_, **__):
-        return [
-            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, silent)) for host in ("127.0.0.9", "127.0.0.1")
-        ]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, silent)) for host in ("127.0.0.9", "127.0.0.1")]
 
     monkeypatch.setattr(socket, "getaddrinfo", both)
     monkeypatch.setattr(meeting_point, "_is_store", lambda *_: True)
@@ -88,9 +84,7 @@ def test_the_machine_that_is_named_keeps_the_store(free):
 
 def test_nobody_there_is_said_at_once_and_an_error_after_the_limit(free):
     said, started = [], time.monotonic()
-    with pytest.raises(
-        CannotMeet, match=r"nobody answered at localhost:.* .Connection refused.\nstart the same"
-    ):
+    with pytest.raises(CannotMeet, match=r"nobody answered at localhost:.* .Connection refused.\nstart the same"):
         look({**BY_PLACE, "node-rank": "1", "master-port": str(free)}, said)
     assert len(said) == 1 and said[0].startswith(f"waiting for localhost:{free} (Connection refused)")
     assert time.monotonic() - started < 30

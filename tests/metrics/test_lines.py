@@ -38,9 +38,7 @@ class TestTrainLine:
         assert "| grad_norm n/a |" in line
 
     def test_a_common_scraper_reads_it(self):
-        found = re.search(
-            r"\| loss ([\d.]+) \| grad_norm ([\d.]+) \| lr (\S+) \|", CLASSIC.train(SEED_RECORD)
-        )
+        found = re.search(r"\| loss ([\d.]+) \| grad_norm ([\d.]+) \| lr (\S+) \|", CLASSIC.train(SEED_RECORD))
         assert found and [float(text) for text in found.groups()] == [10.9521, 12.9375, 6.08e-05]
 
     def test_a_skipped_step_says_so(self):
@@ -110,10 +108,7 @@ class TestCompactLine:
     def test_of_a_validation_and_of_tasks(self):
         lines = compact(total_steps=20, width=lambda: 80)
         record = {"step": 10, "name": "code", "loss": 2.0, "perplexity": 7.389, "bits_per_byte": None}
-        assert (
-            lines.val({**record, "best": True})
-            == "[val code] step 10/20 | loss 2.0000 | ppl 7.39 | best so far"
-        )
+        assert lines.val({**record, "best": True}) == "[val code] step 10/20 | loss 2.0000 | ppl 7.39 | best so far"
         assert lines.val({**record, "name": "default"}) == "[val] step 10/20 | loss 2.0000 | ppl 7.39"
         tasks = {"step": 8, "evaluated_tasks": 3, "core": 0.125, "core_tasks": 2, "seconds": 1.25}
         assert lines.eval(tasks) == "[eval] step 8/20 | core 0.1250 over 2 tasks | 3 tasks in 1.2 s"
@@ -123,6 +118,5 @@ class TestCompactLine:
 def test_val_line():
     record = {"step": 10, "epoch": 1, "name": "code", "loss": 2.0, "perplexity": 7.389, "bits_per_byte": 0.9}
     assert CLASSIC.val({**record, "tokens": 5, "best": True}) == (
-        '[val] name "code" | step 10 | epoch 1 | loss 2.0000 | ppl 7.39 | bpb 0.9000 | num_label_tokens 5'
-        " | best so far"
+        '[val] name "code" | step 10 | epoch 1 | loss 2.0000 | ppl 7.39 | bpb 0.9000 | num_label_tokens 5 | best so far'
     )

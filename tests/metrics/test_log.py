@@ -284,9 +284,7 @@ def test_metrics_path(tmp_path):
 
 class TestLineHashes:
     def write(self, path, count=4):
-        lines = [
-            encode_record({"kind": "train", "step": step, "loss": 1.0 / step}) for step in range(1, count + 1)
-        ]
+        lines = [encode_record({"kind": "train", "step": step, "loss": 1.0 / step}) for step in range(1, count + 1)]
         path.write_bytes(b"".join(lines))
         return lines
 

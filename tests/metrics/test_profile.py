@@ -37,9 +37,7 @@ class Said:
 
 def profiler(folder: Path, updates: int, **arguments) -> tuple[StepProfiler, Said]:
     said = Said()
-    return StepProfiler(
-        updates, folder=folder, say=said.lines.append, columns=said.columns, **arguments
-    ), said
+    return StepProfiler(updates, folder=folder, say=said.lines.append, columns=said.columns, **arguments), said
 
 
 def loop(profiler: NoProfile, steps: int, *, first: int = 1) -> None:
@@ -171,9 +169,7 @@ def test_self_times_are_those_of_torch(tmp_path):
         for _ in range(3):
             torch.nn.functional.layer_norm(torch.randn(64, 64) @ weights, (64,)).sum().backward()
     watched.export_chrome_trace(str(tmp_path / "trace.json"))
-    ours = {
-        one.name: one for one in self_times(json.loads((tmp_path / "trace.json").read_text())["traceEvents"])
-    }
+    ours = {one.name: one for one in self_times(json.loads((tmp_path / "trace.json").read_text())["traceEvents"])}
     theirs = {one.key: one for one in watched.key_averages()}
     assert len(theirs) > 10 and set(ours) == set(theirs)
     for name, one in theirs.items():
@@ -218,9 +214,7 @@ def test_gpu_time_is_booked_to_the_phase_that_launched_it():
 
 
 def test_rows_with_a_gpu():
-    rows = {
-        row[0]: row[1:] for row in phase_rows([{"wall": 0.001, "forward": 0.0005}] * 2, gpu_times(GPU_TRACE))
-    }
+    rows = {row[0]: row[1:] for row in phase_rows([{"wall": 0.001, "forward": 0.0005}] * 2, gpu_times(GPU_TRACE))}
     assert rows["forward"] == ("0.5", "0.5", "50.0%", "0.1")
     assert rows["an update"][-1] == "0.1"
 

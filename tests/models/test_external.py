@@ -25,9 +25,7 @@ class Bigram(nn.Module):
 
     def forward(self, input_ids):
         logits = self.lm_head(self.norm(self.table(input_ids)))
-        return {"tensor": logits, "object": SimpleNamespace(logits=logits), "tuple": (logits, None)}[
-            self.returns
-        ]
+        return {"tensor": logits, "object": SimpleNamespace(logits=logits), "tuple": (logits, None)}[self.returns]
 
 
 class Positional(Bigram):

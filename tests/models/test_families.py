@@ -32,9 +32,7 @@ def test_the_json_in_a_checkpoint_is_enough(kind):
     again = build_from_config(json.loads(json.dumps(model.model_config())), is_meta_device=True)
     assert type(again) is kind
     assert all(parameter.is_meta for parameter in again.parameters())
-    assert {n: p.shape for n, p in again.named_parameters()} == {
-        n: p.shape for n, p in model.named_parameters()
-    }
+    assert {n: p.shape for n, p in again.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
 
 
 def test_the_class_that_fsdp_gives_a_model_is_not_code_of_somebody():
@@ -51,6 +49,4 @@ def test_what_cannot_be_rebuilt_says_so(family):
 
 def test_a_model_type_that_transformers_does_not_know():
     with pytest.raises(CheckpointError, match="cannot build MartianForCausalLM"):
-        build_from_config(
-            {"family": "hf", "class": "MartianForCausalLM", "model_type": "martian", "config": {}}
-        )
+        build_from_config({"family": "hf", "class": "MartianForCausalLM", "model_type": "martian", "config": {}})

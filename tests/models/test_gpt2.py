@@ -44,9 +44,7 @@ from_hf = gpt2_config.GPT2Config.from_hf
 def hf_state(model):
     """The weights as a Hugging Face folder has them."""
     own = model.state_dict()
-    return {
-        there.name: there.values(own[name]) for name, there in model.hf_tensors().items()
-    } | model.hf_zeros()
+    return {there.name: there.values(own[name]) for name, there in model.hf_tensors().items()} | model.hf_zeros()
 
 
 def fill(model, tensors, folder):
@@ -184,9 +182,7 @@ def test_segments_do_not_see_each_other(implementation):
 def test_implementations_agree():
     ids = tokens()
     with torch.no_grad():
-        outputs = [
-            tiny(attn_implementation=name).eval()(Batch(ids)) for name in ("auto", "eager", "cudnn", "matmul")
-        ]
+        outputs = [tiny(attn_implementation=name).eval()(Batch(ids)) for name in ("auto", "eager", "cudnn", "matmul")]
     for output in outputs[1:]:
         torch.testing.assert_close(output, outputs[0], atol=1e-5, rtol=1e-5)
 
@@ -237,9 +233,7 @@ def test_a_model_is_rebuilt_from_its_configuration():
     assert next(iter(config)) == "family"
     again = build_from_config(config)
     assert again.model_config() == config
-    assert {n: p.shape for n, p in again.named_parameters()} == {
-        n: p.shape for n, p in model.named_parameters()
-    }
+    assert {n: p.shape for n, p in again.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
     with pytest.raises(CheckpointError, match="martian"):
         build_from_config({"family": "martian"})
 

@@ -177,9 +177,7 @@ def test_training_fills_no_cache(model_type):
     model, outputs = tiny(model_type), []
     model.hf.base_model.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     model(batch(1, 4))
-    assert not {"cache", "past_key_values"} & {
-        name for name, value in outputs[0].items() if value is not None
-    }
+    assert not {"cache", "past_key_values"} & {name for name, value in outputs[0].items() if value is not None}
 
 
 def test_the_cache_is_known_by_the_name_that_the_version_of_transformers_gives_it():
@@ -273,9 +271,7 @@ def masks_when_compiled(model, batch):
     masks = []
 
     def look(graph, inputs):
-        masks.extend(
-            node.kwargs.get("attn_mask") for node in graph.graph.nodes if "scaled_dot" in str(node.target)
-        )
+        masks.extend(node.kwargs.get("attn_mask") for node in graph.graph.nodes if "scaled_dot" in str(node.target))
         return graph
 
     torch._dynamo.reset()

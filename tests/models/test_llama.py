@@ -107,9 +107,7 @@ def test_in_bf16_values_are_rounded_where_transformers_rounds_them(autocast):
             ours.get_parameter(name)[: len(hf[there.name])] = hf[there.name]
     if not autocast:
         theirs, ours = theirs.bfloat16(), ours.bfloat16()
-        theirs.model.rotary_emb = modeling_llama.LlamaRotaryEmbedding(
-            theirs.config
-        )  # that one was rounded too
+        theirs.model.rotary_emb = modeling_llama.LlamaRotaryEmbedding(theirs.config)  # that one was rounded too
         assert ours.rotary_emb.inv_freq.dtype == torch.float32
     x = torch.randn(2, 20, 48, generator=torch.Generator().manual_seed(2))
     x = x if autocast else x.bfloat16()
@@ -329,9 +327,7 @@ def test_a_model_is_rebuilt_from_its_configuration():
     assert next(iter(config)) == "family"
     again = build_from_config(config)
     assert again.model_config() == config
-    assert {n: p.shape for n, p in again.named_parameters()} == {
-        n: p.shape for n, p in model.named_parameters()
-    }
+    assert {n: p.shape for n, p in again.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
 
 
 def test_roles_and_names_cover_every_parameter():

@@ -128,9 +128,7 @@ def config(folder: Path, *more: str) -> PretrainConfig:
         "step_scheduler": {"global_batch_size": 4, "local_batch_size": 4, "max_steps": 2},
         "checkpoint": {"checkpoint_dir": str(folder / "run")},
     }
-    overrides = [
-        f"--{section}.{key}={value}" for section, keys in lines.items() for key, value in keys.items()
-    ]
+    overrides = [f"--{section}.{key}={value}" for section, keys in lines.items() for key, value in keys.items()]
     return load_config(PretrainConfig, None, [*overrides, "--compile=false", *more], {})
 
 

@@ -151,9 +151,7 @@ def damaged_checkpoints(world: World, folder: str) -> dict[str, list[str]]:
     path = many_ranks.save(run, part, model, optimizer, step=2)
     told = {}
     shards = [
-        f"{below}/shard-0000{rank}-model-00001-of-00001.safetensors"
-        for below in ("model", "optim")
-        for rank in (1, 2)
+        f"{below}/shard-0000{rank}-model-00001-of-00001.safetensors" for below in ("model", "optim") for rank in (1, 2)
     ]
     cases = [("flip", name) for name in [*shards, "optim/optimizer.json", "state.json", "config.yaml"]]
     for deed, name in [*cases, ("header", shards[1]), ("cut", shards[0]), ("missing", shards[3])]:
@@ -171,9 +169,7 @@ def damaged_checkpoints(world: World, folder: str) -> dict[str, list[str]]:
         (run / "step_00000003" / "manifest.json").unlink()
     world.barrier()
     told["leftovers"] = attempt(world, lambda: many_ranks.save(run, part, model, optimizer, step=3))
-    told["after them"] = attempt(
-        world, lambda: many_ranks.load(run / "step_00000003", part, model, optimizer)
-    )
+    told["after them"] = attempt(world, lambda: many_ranks.load(run / "step_00000003", part, model, optimizer))
     return told
 
 

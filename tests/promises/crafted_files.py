@@ -153,9 +153,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "tokenizer/automodel_tokenizer.json": (
         "preprocess nanogpt --dataset text.jsonl --tokenizer tokenizer --output-dir new",
     ),
-    "tokenizer/tokenizer.json": (
-        "preprocess nanogpt --dataset text.jsonl --tokenizer tokenizer --output-dir new",
-    ),
+    "tokenizer/tokenizer.json": ("preprocess nanogpt --dataset text.jsonl --tokenizer tokenizer --output-dir new",),
     "tokenizer/tokenizer_config.json": (
         "preprocess nanogpt --dataset text.jsonl --tokenizer tokenizer --output-dir new",
         "megatron.yaml --fresh --dry-run",
@@ -174,9 +172,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "export/config.json": ("inspect-ckpt export", "eval export --data corpus/val.bin -o new.json"),
     "export/generation_config.json": ("generate export --prompt a --max-new-tokens 2",),
     "export/tokenizer_config.json": ("generate export --prompt a --max-new-tokens 2",),
-    "bundle/eval_data/commonsense_reasoning/copa.jsonl": (
-        "eval run --tasks copa --tasks-path bundle -o new.json",
-    ),
+    "bundle/eval_data/commonsense_reasoning/copa.jsonl": ("eval run --tasks copa --tasks-path bundle -o new.json",),
     "results.json": ("eval compare results.json results.json",),
     "config.yaml": ("config.yaml --fresh --dry-run",),
 }

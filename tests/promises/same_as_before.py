@@ -84,9 +84,7 @@ TRAINED = {
 
 def main() -> int:
     """Run both, print a line for each comparison; 1 where one differs."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base", help="commit to compare with")
     base = parser.parse_args().base
     with tempfile.TemporaryDirectory() as name:
@@ -107,8 +105,7 @@ def compare(folder: Path, *, before: Path, after: Path) -> bool:
     verdicts = []
     for name, words in PREPARED.items():
         outputs = [
-            prepared(tree, folder / f"{name}-{which}", words, text)
-            for which, tree in enumerate((before, after))
+            prepared(tree, folder / f"{name}-{which}", words, text) for which, tree in enumerate((before, after))
         ]
         verdicts.append(told(f"preprocess {name}: {len(outputs[0])} files", outputs[0] == outputs[1]))
     for name, (model, ranks, rest) in TRAINED.items():
@@ -137,9 +134,7 @@ def automodel(tree: Path, folder: Path, *words: str) -> None:
     command = [sys.executable, "-P", "-m", "automodel_cli", *words]
     done = subprocess.run(command, cwd=folder, env=environ, text=True, capture_output=True)
     if done.returncode:
-        raise SystemExit(
-            f"{tree.name}: automodel {' '.join(words)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
-        )
+        raise SystemExit(f"{tree.name}: automodel {' '.join(words)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
 
 
 def write_text(path: Path) -> None:
@@ -199,26 +194,20 @@ def write_config(folder: Path, model: dict, data: Path, rest: dict) -> None:
 def train(tree: Path, folder: Path, ranks: int, *, steps: int = STEPS) -> None:
     """Train up to ``steps``, from where the run folder is."""
     launch = ["--nproc-per-node", str(ranks)] if ranks > 1 else []
-    automodel(
-        tree, folder, "pretrain", "llm", "-c", "cfg.yaml", "--step_scheduler.max_steps", str(steps), *launch
-    )
+    automodel(tree, folder, "pretrain", "llm", "-c", "cfg.yaml", "--step_scheduler.max_steps", str(steps), *launch)
 
 
 def numbers(folder: Path) -> list[tuple]:
     """Step, loss, gradient norm and learning rate of every update."""
     lines = map(json.loads, (folder / "run/metrics.jsonl").read_text().splitlines())
-    return [
-        (line["step"], line["loss"], line["grad_norm"], line["lr"]) for line in lines if "grad_norm" in line
-    ]
+    return [(line["step"], line["loss"], line["grad_norm"], line["lr"]) for line in lines if "grad_norm" in line]
 
 
 def tensors(folder: Path) -> dict[str, str]:
     """Hashes of the tensor files of the checkpoints, without the export that a run leaves at its end."""
     paths = [path for path in sorted((folder / "run").rglob("*.safetensors")) if path.parent.name != "hf"]
     assert paths, f"{folder} has no checkpoint"
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths
-    }
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
 if __name__ == "__main__":

@@ -24,10 +24,7 @@ def write_input(folder: Path) -> Path:
     """300 rows in two files, some of them bad, some with the same text."""
     (folder / "in").mkdir()
     for name, count in (("a", 200), ("b", 100)):
-        rows = [
-            json.dumps({"id": k, "text": f"row {k % 90} " + "some text é " * (k * 5 % 17)})
-            for k in range(count)
-        ]
+        rows = [json.dumps({"id": k, "text": f"row {k % 90} " + "some text é " * (k * 5 % 17)}) for k in range(count)]
         rows[50] = "{broken"
         (folder / "in" / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
     return folder / "in"

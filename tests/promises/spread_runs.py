@@ -47,11 +47,7 @@ QWEN2 = {
 }
 LLAMA = {
     "_target_": "automodel_cli.models.llama.build_llama_model",
-    **{
-        name: value
-        for name, value in QWEN2["config"].items()
-        if name not in ("_target_", "tie_word_embeddings")
-    },
+    **{name: value for name, value in QWEN2["config"].items() if name not in ("_target_", "tie_word_embeddings")},
 }
 
 OWN_FILE = Path(__file__).with_name("own_model.py")

@@ -189,9 +189,7 @@ def place(tiny_training, trained, monkeypatch) -> Place:
     monkeypatch.chdir(tiny_training.folder)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     wide = tiny_training.folder / "wide"
-    model = build_gpt2_model(
-        vocab_size=64, n_positions=32, n_embd=64, n_layer=2, n_head=2, is_meta_device=True
-    )
+    model = build_gpt2_model(vocab_size=64, n_positions=32, n_embd=64, n_layer=2, n_head=2, is_meta_device=True)
     model.materialize("cpu", seed=1)
     hf_export.save_hf(model, wide)
     return Place(tiny_training, trained, wide)

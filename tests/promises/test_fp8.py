@@ -88,7 +88,5 @@ def test_over_ranks(tmp_path):
     for name in runs:
         for rank in ranks:
             assert rank[name]["rows"] == alone["fp8"]["rows"], name
-            assert rank[name]["losses"] == pytest.approx(alone["fp8"]["losses"], abs=0.005), (
-                name
-            )  # measured: 0.001
+            assert rank[name]["losses"] == pytest.approx(alone["fp8"]["losses"], abs=0.005), name  # measured: 0.001
             assert rank[name]["losses"] == ranks[0][name]["losses"], name

@@ -154,8 +154,6 @@ def test_two_processes_as_the_guide_starts_them(tmp_path, tiny_tokens):
         fp32 = ["--precision=fp32", "--model.dropout=0.0"]
         done = train(tmp_path / name, text, *launch, *small, *fp32, *common(tiny_tokens))
         assert done.returncode == 0, done.stderr
-        records = map(
-            json.loads, (tmp_path / name / "checkpoints" / "metrics.jsonl").read_text().splitlines()
-        )
+        records = map(json.loads, (tmp_path / name / "checkpoints" / "metrics.jsonl").read_text().splitlines())
         losses.append([record["loss"] for record in records if record["kind"] == "train"])
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)

@@ -48,9 +48,7 @@ def test_the_others_leave_and_name_it(tiny_training, how):
     text = "".join(said)
     assert "rank 1 (last seen at step" in text.replace("\n", " "), text
     assert "after step 4" in text.replace("\n", " "), text
-    assert took < TIMEOUT_S + 60, (
-        f"{took:.0f} s"
-    )  # the limit, ten seconds for others to answer, a slow machine
+    assert took < TIMEOUT_S + 60, f"{took:.0f} s"  # the limit, ten seconds for others to answer, a slow machine
 
 
 def environment(rank, port):

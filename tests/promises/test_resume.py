@@ -11,9 +11,7 @@ import pytest
 from tests import nursery
 
 
-@pytest.mark.parametrize(
-    "kill", [("step", 7), ("fsync", 20), ("rename", 9)], ids=lambda kill: f"{kill[0]}-{kill[1]}"
-)
+@pytest.mark.parametrize("kill", [("step", 7), ("fsync", 20), ("rename", 9)], ids=lambda kill: f"{kill[0]}-{kill[1]}")
 def test_killed_and_resumed_equals_undisturbed(tiny_training, undisturbed, kill):
     first = tiny_training.train(kill=kill, real=kill[0] == "step")
     assert first.returncode == -signal.SIGKILL, first.stderr
@@ -52,9 +50,7 @@ def test_extending_a_run_continues_its_course(tiny_training, undisturbed):
     again = tiny_training.train("--fresh", **constant)
     assert again.returncode == 0, again.stderr
     assert tiny_training.losses() == losses
-    assert (
-        tiny_training.folder / "run.old-1" / "metrics.jsonl"
-    ).is_file()  # --fresh moved, and deleted nothing
+    assert (tiny_training.folder / "run.old-1" / "metrics.jsonl").is_file()  # --fresh moved, and deleted nothing
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])

@@ -38,10 +38,7 @@ def test_a_run_with_validation_stays_within_its_plan(tiny_tokens, tmp_path):
     dataset = f"file_pattern={tiny_tokens / 'train.bin'}"
     settings = [
         "model._target_=automodel_cli.models.gpt2.build_gpt2_model",
-        *(
-            f"model.{size}"
-            for size in ("vocab_size=50257", "n_positions=128", "n_embd=64", "n_layer=2", "n_head=4")
-        ),
+        *(f"model.{size}" for size in ("vocab_size=50257", "n_positions=128", "n_embd=64", "n_layer=2", "n_head=4")),
         "loss_fn._target_=torch.nn.CrossEntropyLoss",  # whole logits: 98 MiB, several times
         *(
             f"{section}.{key}"

@@ -20,9 +20,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     lengths = np.random.default_rng(0).integers(200, 4000, TEXT_BYTES // 2100)
     with path.open("wb") as out:
-        out.writelines(
-            b'{"text": "%d %s"}\n' % (n, b"x" * length) for n, length in enumerate(lengths.tolist())
-        )
+        out.writelines(b'{"text": "%d %s"}\n' % (n, b"x" * length) for n, length in enumerate(lengths.tolist()))
     return path
 
 

@@ -37,16 +37,12 @@ def test_this_machine_end_to_end(tmp_path, capsys, monkeypatch):
     """The tests run here, so training does; two gloo processes really meet."""
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    assert (
-        app.run(["doctor", str(tmp_path / "not" / "there"), "--offline", "--timeout", "150", "--json"]) == 0
-    )
+    assert app.run(["doctor", str(tmp_path / "not" / "there"), "--offline", "--timeout", "150", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     names = {finding["name"]: finding for finding in report["findings"]}
     assert report["ok"] is True
     assert "2 processes" in names["all_reduce"]["found"] or "NCCL" in names["all_reduce"]["found"]
-    assert {"torch", "CPU", "open files", "free disk", "mmap", "file locks", "file system clock"} <= set(
-        names
-    )
+    assert {"torch", "CPU", "open files", "free disk", "mmap", "file locks", "file system clock"} <= set(names)
     assert not list(tmp_path.iterdir())
 
 
@@ -206,9 +202,7 @@ def test_no_child_imports_from_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
     for name in ("torch", "json", "os", "automodel_cli", "runpy", "encodings", "time"):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w').close()\n")
-    monkeypatch.setattr(
-        doctor, "_ASK_TORCH", 'import json, os, time; print(\'{"devices": [], "cuda": null}\')'
-    )
+    monkeypatch.setattr(doctor, "_ASK_TORCH", 'import json, os, time; print(\'{"devices": [], "cuda": null}\')')
     assert [finding.name for finding in doctor._devices(Request(timeout=60))] == ["GPU"]
     assert not (tmp_path / "canary").exists()
 

@@ -81,9 +81,7 @@ def test_a_prefix_is_every_window_of_its_file(tiny_run, prefix, tmp_path):
 )
 def test_other_names_for_the_same(tiny_run, prefix, tmp_path, name):
     found = score(tiny_run.run, tmp_path, str(prefix.parent / name), limit_batches=2)
-    assert found["loss"] == pytest.approx(
-        score(tiny_run.run, tmp_path, str(prefix), limit_batches=2)["loss"], abs=0
-    )
+    assert found["loss"] == pytest.approx(score(tiny_run.run, tmp_path, str(prefix), limit_batches=2)["loss"], abs=0)
 
 
 def test_bigram_of_megatron_files(tiny_run, prefix, tmp_path):

@@ -45,9 +45,7 @@ def tiny(kind: str):
             "num_key_value_heads": 2,
         }
         if kind == "mixtral":  # its experts are one tensor here, many on disk
-            config = transformers.MixtralConfig(
-                vocab_size=300, intermediate_size=16, num_local_experts=3, **sizes
-            )
+            config = transformers.MixtralConfig(vocab_size=300, intermediate_size=16, num_local_experts=3, **sizes)
         else:
             tied = kind.endswith("tied")
             sizes.update(vocab_size=300, intermediate_size=40, tie_word_embeddings=tied)
@@ -62,9 +60,7 @@ def save(run, model, *, save_format="safetensors", **changes):
     open_tokenizer("byte").save(tokenizer)
     arguments = {"state": {}, "loader_state": {}, "config_yaml": "", "facts": {"model": model.model_config()}}
     checkpointer = Checkpointer(run, save_format=save_format)
-    return checkpointer.save(
-        3, model=model, optimizer=None, tokenizer_folder=tokenizer, **{**arguments, **changes}
-    )
+    return checkpointer.save(3, model=model, optimizer=None, tokenizer_folder=tokenizer, **{**arguments, **changes})
 
 
 def contents(folder):
@@ -107,9 +103,7 @@ def parts_in_two_files(step, model):
     writer = StepWriter(step.with_name("step_00000004"))
     for rank in (0, 1):
         halves = {name: value.chunk(2)[rank] for name, value in state.items()}
-        offsets = {
-            name: (rank * -(-value.shape[0] // 2), *[0] * (value.dim() - 1)) for name, value in state.items()
-        }
+        offsets = {name: (rank * -(-value.shape[0] // 2), *[0] * (value.dim() - 1)) for name, value in state.items()}
         save_tensors(halves, writer, rank=rank, offsets=offsets)
     writer.write_json("model/config.json", model.model_config())
     manifest = StepReader(step).manifest
@@ -126,9 +120,7 @@ def test_shards_of_several_ranks_and_several_files_out(tmp_path, monkeypatch):
     hf_export.export(two, tmp_path / "cut")
     index = json.loads((tmp_path / "cut" / hf_format.INDEX).read_text())
     assert len(set(index["weight_map"].values())) > 2
-    expected = {
-        f"transformer.{name}": value for name, value in model.state_dict().items() if value.dim() == 1
-    }
+    expected = {f"transformer.{name}": value for name, value in model.state_dict().items() if value.dim() == 1}
     for folder in ("whole", "cut"):
         found = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / folder).state_dict()
         assert all(torch.equal(found[name], value) for name, value in expected.items())
@@ -174,9 +166,7 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(tmp_path, trouble
         save(tmp_path / "run", model)
     source = tmp_path if trouble == "nothing" else tmp_path / "run"
     code = app.run(["export", "hf", str(source), str(tmp_path / "out")])
-    assert (
-        code == 1 and words.get(trouble, "neither a checkpoint nor a run folder") in capsys.readouterr().err
-    )
+    assert code == 1 and words.get(trouble, "neither a checkpoint nor a run folder") in capsys.readouterr().err
     assert not list(tmp_path.glob("out*.tmp"))
     assert (tmp_path / "out").exists() == (trouble == "exists")
 

@@ -76,9 +76,7 @@ class TestPrompts:
     def test_longer_than_the_context(self, tiny_run):
         context = tiny_run.model.max_seq_len
         longer = "x" * (context + 1)
-        with pytest.raises(
-            ConfigError, match=rf"prompt of {context + 1} tokens, the model's context has {context}"
-        ):
+        with pytest.raises(ConfigError, match=rf"prompt of {context + 1} tokens, the model's context has {context}"):
             generate.run(config(tiny_run, prompt=longer, overflow="stop"))
         slid = generate.run(config(tiny_run, prompt=longer))
         assert len(slid.prompts[0].samples[0].ids) == 12 and "only its end is read" in slid.notes[0]
@@ -115,9 +113,7 @@ class TestTokenizer:
 
     def test_smaller_than_the_model_limits_the_choice(self, tiny_run, tmp_path):
         CharTokenizer("abc").save(tmp_path)
-        ((sample,),) = samples_of(
-            config(tiny_run, prompt="abc", tokenizer=str(tmp_path), temperature=50.0, top_k=None)
-        )
+        ((sample,),) = samples_of(config(tiny_run, prompt="abc", tokenizer=str(tmp_path), temperature=50.0, top_k=None))
         assert set(sample.text) <= set("abc") and len(sample.ids) == 12
 
     def test_larger_than_the_model(self, tiny_run, tmp_path):

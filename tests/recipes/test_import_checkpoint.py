@@ -173,9 +173,7 @@ def broken(tmp_path, what):
     if what == "Pythia":
         return trainers.save_litgpt(run, trainers.llama_state(lit), norm_class_name="LayerNorm"), "LayerNorm"
     if what == "a key of later":
-        return trainers.save_litgpt(
-            run, trainers.llama_state(lit), final_logit_softcapping=30.0
-        ), "softcapping"
+        return trainers.save_litgpt(run, trainers.llama_state(lit), final_logit_softcapping=30.0), "softcapping"
     if what == "a wrong shape":
         state = trainers.llama_state(ling)
         state["layers.1.attention.wo.weight"] = torch.ones(24, 30)
@@ -263,11 +261,7 @@ class TestHostile:
 
         class Pickler(pickle.Pickler):
             def persistent_id(self, thing):
-                return (
-                    ("storage", torch.FloatStorage, "0", "cpu", elements)
-                    if isinstance(thing, Storage)
-                    else None
-                )
+                return ("storage", torch.FloatStorage, "0", "cpu", elements) if isinstance(thing, Storage) else None
 
         class Tensor:
             def __reduce__(self):
@@ -337,18 +331,14 @@ class TestHostile:
         one, other = torch_file.read(self.archive(tmp_path / "ckpt.pt", TENSOR + TENSOR + b"\x86.", entries))
         assert one.data_ptr() == other.data_ptr()
 
-    @pytest.mark.parametrize(
-        "entries", [{}, {"data/0": bytes(8)}, {"data/0": bytes(16), "byteorder": b"big"}]
-    )
+    @pytest.mark.parametrize("entries", [{}, {"data/0": bytes(8)}, {"data/0": bytes(16), "byteorder": b"big"}])
     def test_entries_that_are_not_there(self, tmp_path, capsys, entries):
         path = self.archive(tmp_path / "ckpt.pt", self.tensor((4,), (1,)), entries)
         assert app.run(["import", str(path), str(tmp_path / "out")]) == 1
         assert "is refused" in capsys.readouterr().err
 
     def test_compressed_entries(self, tmp_path, capsys):
-        path = self.archive(
-            tmp_path / "ckpt.pt", self.tensor((4,), (1,)), {"data/0": bytes(16)}, zipfile.ZIP_DEFLATED
-        )
+        path = self.archive(tmp_path / "ckpt.pt", self.tensor((4,), (1,)), {"data/0": bytes(16)}, zipfile.ZIP_DEFLATED)
         assert app.run(["import", str(path), str(tmp_path / "out")]) == 1
         assert "compressed" in capsys.readouterr().err
 

@@ -55,9 +55,7 @@ def test_it_fits_the_corpus_and_trains_as_it_is(capsys):
     cfg = load_config(PretrainConfig, "run.yaml")
     assert cfg.model.arguments["vocab_size"] < 40
     assert cfg.validation_datasets["default"].arguments["file_pattern"] == "corpus/val.bin"
-    small = (
-        "--model.n_layer 1 --model.n_embd 8 --model.n_head 1 --step_scheduler.max_steps 1 --dataset.seq_len 8"
-    )
+    small = "--model.n_layer 1 --model.n_embd 8 --model.n_head 1 --step_scheduler.max_steps 1 --dataset.seq_len 8"
     capsys.readouterr()
     assert app.run(["run.yaml", *small.split(), "--device", "cpu", "--compile", "false"]) == 0
     assert Path("checkpoints/run/LATEST").is_file()

@@ -71,9 +71,7 @@ def test_logs_are_kept_where_they_were_asked_for(launched):
 def test_threads_are_shared_out_unless_somebody_has(launched, monkeypatch):
     seen = []
     monkeypatch.setattr(launch, "cores", lambda: 16)
-    monkeypatch.setattr(
-        launch, "launch", lambda *_, **__: seen.append(os.environ[launch.THREADS_VARIABLE]) or 0
-    )
+    monkeypatch.setattr(launch, "launch", lambda *_, **__: seen.append(os.environ[launch.THREADS_VARIABLE]) or 0)
     run(nproc_per_node=3)
     run(nproc_per_node=64)
     monkeypatch.setenv(launch.THREADS_VARIABLE, "7")

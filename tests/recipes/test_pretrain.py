@@ -64,9 +64,7 @@ def test_the_classic_line_and_the_same_records(tiny_training):
 def test_schedule_and_logged_rate_agree(tiny_training):
     recipe = tiny_training.recipe()
     recipe.run_train_validation_loop()
-    assert [record["lr"] for record in tiny_training.records()] == [
-        recipe.schedule.lr(done) for done in range(12)
-    ]
+    assert [record["lr"] for record in tiny_training.records()] == [recipe.schedule.lr(done) for done in range(12)]
 
 
 def test_run_folder_layout(tiny_training):
@@ -161,9 +159,7 @@ def test_an_untrained_model_is_validated_first_and_only_then(tiny_training):
 
 
 def test_not_finite_updates_are_skipped_counted_and_end_the_run(tiny_training, monkeypatch):
-    recipe = tiny_training.recipe(
-        "--step_scheduler.max_skipped_steps", "3", "--step_scheduler.val_on_start=false"
-    )
+    recipe = tiny_training.recipe("--step_scheduler.max_skipped_steps", "3", "--step_scheduler.val_on_start=false")
     before = {name: tensor.clone() for name, tensor in recipe.model.state_dict().items()}
     honest = recipe.head_loss
 
@@ -241,9 +237,7 @@ def test_a_save_that_is_owed_does_not_have_every_update_validated(tiny_training,
     words = ("--step_scheduler.ckpt_every_steps", "4", "--step_scheduler.val_every_steps", "null")
     recipe = _diverging(tiny_training.recipe(*words), after=3, until=8)
     validated, honest = [], Progress.validate
-    monkeypatch.setattr(
-        Progress, "validate", lambda self: (validated.append(recipe.state.step), honest(self))[1]
-    )
+    monkeypatch.setattr(Progress, "validate", lambda self: (validated.append(recipe.state.step), honest(self))[1])
     recipe.run_train_validation_loop()
     assert validated == [4, 8, 9, 12]
 
@@ -410,17 +404,13 @@ def test_hugging_face_models_from_nested_configs(tiny_training, family):
         sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
         config = {**common, **sizes, "num_key_value_heads": 1, "max_position_embeddings": 32}
         target = "nemo_AutoModel.NeMoAutoModelForCausalLM.from_config"
-    recipe = tiny_training.recipe(
-        "--step_scheduler.max_steps", "6", model={"_target_": target, "config": config}
-    )
+    recipe = tiny_training.recipe("--step_scheduler.max_steps", "6", model={"_target_": target, "config": config})
     recipe.run_train_validation_loop()
     losses = tiny_training.losses()
     assert losses[6] < losses[1]
     exported = transformers.AutoModelForCausalLM.from_pretrained(tiny_training.run / "step_00000006" / "hf")
     assert exported.config.vocab_size == 64
-    resumed = tiny_training.recipe(
-        "--step_scheduler.max_steps", "7", model={"_target_": target, "config": config}
-    )
+    resumed = tiny_training.recipe("--step_scheduler.max_steps", "7", model={"_target_": target, "config": config})
     assert resumed.state.step == 6
 
 
@@ -440,9 +430,7 @@ def test_dry_run_plans_and_writes_nothing(tiny_training):
 
     rows = {}
     reporter = Reporter(table=lambda title, found: rows.update(found))
-    code = pretrain.run(
-        load_config(PretrainConfig, tiny_training.config(), []), dry_run=True, reporter=reporter
-    )
+    code = pretrain.run(load_config(PretrainConfig, tiny_training.config(), []), dry_run=True, reporter=reporter)
     assert code == 0
     assert "12 updates" in rows["length"]
     assert "28,544 parameters" in rows["model"]
@@ -538,9 +526,7 @@ def test_the_local_batch_size_is_chosen_and_shown(tiny_training):
     auto = {"step_scheduler": {"local_batch_size": "auto", "max_steps": 4}}
     recipe = tiny_training.recipe(**auto)
     assert recipe.cfg.step_scheduler.local_rows == 8
-    assert any(
-        line.startswith("batch: 8 sequences") and "all that a rank has" in line for line in recipe.said
-    )
+    assert any(line.startswith("batch: 8 sequences") and "all that a rank has" in line for line in recipe.said)
     assert any(line.startswith("memory: about ") and " free" in line for line in recipe.said)
 
 

@@ -107,9 +107,7 @@ def test_a_signal_ends_an_evaluation_and_is_answered(tiny_training, sections, mo
     ],
 )
 def test_what_is_wrong_is_said_before_training(tiny_training, sections, change, said):
-    given = {
-        key: {**sections[key], **value} if isinstance(value, dict) else value for key, value in change.items()
-    }
+    given = {key: {**sections[key], **value} if isinstance(value, dict) else value for key, value in change.items()}
     with pytest.raises(ConfigError) as error:
         tiny_training.recipe(fresh=True, **{**sections, **given})
     assert said in error.value.message

@@ -121,9 +121,7 @@ def test_a_longer_run_goes_on_as_if_it_had_been_longer_from_the_start(tiny_train
     tiny_training.recipe(**constant).run_train_validation_loop()
     losses = tiny_training.losses()
     assert list(losses) == list(range(1, 13))
-    again = tiny_training.recipe(
-        "--checkpoint.checkpoint_dir", str(tiny_training.folder / "again"), **constant
-    )
+    again = tiny_training.recipe("--checkpoint.checkpoint_dir", str(tiny_training.folder / "again"), **constant)
     again.run_train_validation_loop()
     assert losses == {record["step"]: record["loss"] for record in _records(tiny_training, "again")}
 

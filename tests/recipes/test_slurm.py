@@ -34,9 +34,7 @@ def here(tmp_path, monkeypatch) -> Path:
 
 def job(flags: dict[str, str] | None = None, **options) -> BatchJob:
     command = ["automodel", "pretrain", "llm", "-c", "my cfg.yaml"]
-    return BatchJob(
-        SlurmOptions(time="1:00:00", **options), command, flags or {"nproc-per-node": "8"}, name="mine"
-    )
+    return BatchJob(SlurmOptions(time="1:00:00", **options), command, flags or {"nproc-per-node": "8"}, name="mine")
 
 
 def directives(text: str) -> dict[str, str]:
@@ -172,19 +170,11 @@ def test_mistakes_are_said_now_and_not_when_the_job_starts(line, message, capsys
 
 def test_what_is_printed_has_its_log_folder(capsys):
     """``automodel slurm ... > job.sh``: Slurm makes no folders, and a job without one ends without a word."""
-    assert (
-        app.run(["slurm", "--nproc-per-node", "8", "--logs", "out/logs", "pretrain", "llm", "-c", "cfg.yaml"])
-        == 0
-    )
+    assert app.run(["slurm", "--nproc-per-node", "8", "--logs", "out/logs", "pretrain", "llm", "-c", "cfg.yaml"]) == 0
     assert directives(capsys.readouterr().out)["output"] == "out/logs/%x-%j.out"
     assert Path("out/logs").is_dir()
     Path("file").touch()
-    assert (
-        app.run(
-            ["slurm", "--nproc-per-node", "8", "--logs", "file/logs", "pretrain", "llm", "-c", "cfg.yaml"]
-        )
-        == 1
-    )
+    assert app.run(["slurm", "--nproc-per-node", "8", "--logs", "file/logs", "pretrain", "llm", "-c", "cfg.yaml"]) == 1
     assert "cannot make the log folder file/logs" in capsys.readouterr().err
 
 

@@ -40,9 +40,7 @@ def test_without_noise_intervals_are_points():
 
 def test_interval_of_values_that_are_mostly_missing():
     assert np.isnan(Interval.of(1.0, np.array([1.0, np.nan, np.nan]), 0.9).low)
-    assert Interval.of(1.0, np.linspace(0, 1, 101), 0.9) == Interval(
-        1.0, pytest.approx(0.05), pytest.approx(0.95)
-    )
+    assert Interval.of(1.0, np.linspace(0, 1, 101), 0.9) == Interval(1.0, pytest.approx(0.05), pytest.approx(0.95))
 
 
 def test_parabolas_of_three_points_have_no_residuals():

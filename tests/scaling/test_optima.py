@@ -41,9 +41,7 @@ def test_cost_of_points():
     found = fit_cost(dear)
     assert (found.factor, found.power) == (pytest.approx(9), pytest.approx(0.98))
     assert found.spread < 1e-9 and not found.is_poor
-    assert fit_cost(
-        make_points(points.params, points.tokens, points.loss, flops * np.resize([1, 2], 28))
-    ).is_poor
+    assert fit_cost(make_points(points.params, points.tokens, points.loss, flops * np.resize([1, 2], 28))).is_poor
 
 
 SIZES = [(6.0, 29.9e6), (12.0, 123.6e6), (20.0, 457.6e6)]

@@ -61,9 +61,7 @@ def test_power_law_leaves_gaps_out():
 def test_exact_on_a_symmetric_centered_grid():
     points = surface(SYMMETRIC)
     found = fit_parabolas(points)
-    assert [one.params for one in found] == pytest.approx(
-        [best_size(SYMMETRIC, c) for c in BUDGETS], rel=1e-6
-    )
+    assert [one.params for one in found] == pytest.approx([best_size(SYMMETRIC, c) for c in BUDGETS], rel=1e-6)
     bias = parabola_bias(points, SYMMETRIC, Cost())
     assert bias.exponent == pytest.approx(0.5, abs=1e-6) and not bias.is_notable
 

@@ -28,9 +28,7 @@ def test_the_gpt2_family_has_its_published_sizes(sizes, published):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("vocab_size", [65, 128, 50257])
 def test_parts_sum_to_what_is_stored(vocab_size, bias):
-    model = build_gpt2_model(
-        vocab_size=vocab_size, n_layer=3, n_head=2, n_embd=64, bias=bias, is_meta_device=True
-    )
+    model = build_gpt2_model(vocab_size=vocab_size, n_layer=3, n_head=2, n_embd=64, bias=bias, is_meta_device=True)
     stored = sum(parameter.numel() for parameter in model.parameters())
     by_role = {role: number for role, number in model.config.parameters().items() if number}
     assert shape_of(model.model_config()) == model.shape()

@@ -77,8 +77,6 @@ def test_sigkill_at_30_instants(undisturbed: tuple[Path, dict, dict], tmp_path: 
         assert report.problems == []
         identical[stratum] += 1
         shutil.rmtree(out)
-    print(
-        f"\nSIGKILL during preprocess megatron, then the same command: {identical.total()} of 30 byte-identical"
-    )
+    print(f"\nSIGKILL during preprocess megatron, then the same command: {identical.total()} of 30 byte-identical")
     for stratum, count in identical.items():
         print(f"  {stratum:9s} {'#' * count} {count}")

@@ -81,9 +81,7 @@ def test_sigkill_at_50_instants(undisturbed: tuple[Path, dict, dict], tmp_path: 
         assert content(out) == whole[variant], (variant, point, number)
         identical[stratum] += 1
         shutil.rmtree(out)
-    print(
-        f"\nSIGKILL during preprocessing, then the same command: {sum(identical.values())} of 50 byte-identical"
-    )
+    print(f"\nSIGKILL during preprocessing, then the same command: {sum(identical.values())} of 50 byte-identical")
     for stratum, count in identical.items():
         print(f"  {stratum:9s} {'#' * count} {count}")
 

@@ -34,9 +34,7 @@ def test_sigkill_in_a_save_by_two_ranks(tmp_path, is_async):
     for number_of_run, (who, point, number) in enumerate(INSTANTS):
         run = tmp_path / str(number_of_run)
         try:
-            run_ranks(
-                2, checkpoint_faults.save_and_die, str(run), WHO[who], point, number, is_async, timeout_s=300
-            )
+            run_ranks(2, checkpoint_faults.save_and_die, str(run), WHO[who], point, number, is_async, timeout_s=300)
             missed.append((who, point, number))
         except AssertionError as error:
             assert "ended with -9" in str(error), (who, point, number, str(error)[-2000:])
@@ -44,9 +42,7 @@ def test_sigkill_in_a_save_by_two_ranks(tmp_path, is_async):
         told = [path.read_text() for path in run.glob("told_*")]
         assert all("step_00000002 was given up" in text or text == "saved" for text in told), told
         found[f"{who} killed, step {step} is the newest"] += 1
-    print(
-        f"\nSIGKILL in a save by two ranks: {sum(found.values())} of {len(INSTANTS)} left a sound run folder"
-    )
+    print(f"\nSIGKILL in a save by two ranks: {sum(found.values())} of {len(INSTANTS)} left a sound run folder")
     for name, count in sorted(found.items()):
         print(f"  {name:40s} {'#' * count} {count}")
     assert not missed, f"the save ended before these instants: {missed}"

@@ -78,9 +78,7 @@ def test_sigkill_at_each_phase(undisturbed: tuple[Path, dict, dict], tmp_path: P
             identical[point] += 1
             shutil.rmtree(out)
     wanted = sum(INSTANTS.values())
-    print(
-        f"\nSIGKILL during a shuffle, then the same command: {identical.total()} of {wanted} byte-identical"
-    )
+    print(f"\nSIGKILL during a shuffle, then the same command: {identical.total()} of {wanted} byte-identical")
     for point, count in identical.items():
         print(f"  {point:9s} {'#' * count} {count}")
 

@@ -46,9 +46,7 @@ def test_sigkill_at_20_instants(tiny_training, undisturbed):
         assert tiny_training.weights(12) == undisturbed.weights(12), (point, number)
         assert not list(tiny_training.run.glob("*.tmp")), (point, number)
         done[point] += 1
-    print(
-        f"\nSIGKILL during training, then the same command: {sum(done.values())} of {len(INSTANTS)} bitwise equal"
-    )
+    print(f"\nSIGKILL during training, then the same command: {sum(done.values())} of {len(INSTANTS)} bitwise equal")
     for point, count in done.items():
         print(f"  {point:8s} {'#' * count} {count}")
     assert not missed, f"the process ended before these instants: {missed}"

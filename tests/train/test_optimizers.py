@@ -32,9 +32,7 @@ def test_the_fused_kernel_is_used_and_is_adamw():
     ours, theirs = parameters(), parameters()
     optimizer = build_adamw(ours, lr=0.01, betas=[0.9, 0.95], weight_decay=0.1, device="cpu")
     assert optimizer.defaults["fused"]
-    reference = torch.optim.AdamW(
-        theirs, lr=0.01, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, foreach=False
-    )
+    reference = torch.optim.AdamW(theirs, lr=0.01, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, foreach=False)
     torch.testing.assert_close(run(optimizer, ours), run(reference, theirs), rtol=1e-5, atol=1e-6)
 
 

@@ -25,10 +25,7 @@ def by_name(model, rules=None, overrides=()):
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     built = build_param_groups(model, rules or same_rule(ADAMW), overrides)
     return {
-        names[id(parameter)]: group
-        for groups in built.values()
-        for group in groups
-        for parameter in group["params"]
+        names[id(parameter)]: group for groups in built.values() for group in groups for parameter in group["params"]
     }
 
 
@@ -57,9 +54,7 @@ def test_overrides_multiply(model):
     assert found["wte.weight"]["lr_mult"] == 1.0
 
 
-@pytest.mark.parametrize(
-    ("pattern", "named"), [("nothing", "matches no parameter"), ("(", "regular expression")]
-)
+@pytest.mark.parametrize(("pattern", "named"), [("nothing", "matches no parameter"), ("(", "regular expression")])
 def test_a_bad_override_is_named(model, pattern, named):
     with pytest.raises(ConfigError, match=named):
         by_name(model, overrides=[Override(pattern)])

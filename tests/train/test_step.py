@@ -39,8 +39,7 @@ def batch(index, rows=8):
 
 def pieces(whole, rows):
     return [
-        Batch(ids, labels)
-        for ids, labels in zip(whole.input_ids.split(rows), whole.labels.split(rows), strict=True)
+        Batch(ids, labels) for ids, labels in zip(whole.input_ids.split(rows), whole.labels.split(rows), strict=True)
     ]
 
 
@@ -152,9 +151,7 @@ class BrokenAt:
         return nll * self.value
 
 
-@pytest.mark.parametrize(
-    "broken", [BrokenAt(float("nan"), False), BrokenAt(float("inf"), False), BrokenAt(1.0, True)]
-)
+@pytest.mark.parametrize("broken", [BrokenAt(float("nan"), False), BrokenAt(float("inf"), False), BrokenAt(1.0, True)])
 @pytest.mark.parametrize("kind", ["fused AdamW", "plain AdamW", "SGD"])
 def test_a_step_that_is_not_finite_changes_nothing(broken, kind):
     model = tiny()
@@ -191,10 +188,7 @@ def test_bf16_compute_follows_fp32():
         optimizer = adamw(model, lr=3e-3)
         data = [batch(0)]
         curves.append(
-            [
-                train_step(model, ChunkedCrossEntropy(), optimizer, data, autocast_dtype=dtype).loss
-                for _ in range(50)
-            ]
+            [train_step(model, ChunkedCrossEntropy(), optimizer, data, autocast_dtype=dtype).loss for _ in range(50)]
         )
         assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
     fp32, bf16 = (torch.stack(curve) for curve in curves)
@@ -208,8 +202,7 @@ def test_fp16_with_a_scaler_backs_off_and_learns(loss):
     optimizer = adamw(model, lr=3e-3)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, growth_interval=1000)
     results = [
-        train_step(model, loss, optimizer, [batch(0)], autocast_dtype=torch.float16, scaler=scaler)
-        for _ in range(40)
+        train_step(model, loss, optimizer, [batch(0)], autocast_dtype=torch.float16, scaler=scaler) for _ in range(40)
     ]
     skips = [result.skipped.item() for result in results]
     assert skips[0]

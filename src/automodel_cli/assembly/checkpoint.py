@@ -73,9 +73,7 @@ def load_model(
     return LoadedModel(model, _tokenizer_beside(folder), folder, facts, notes)
 
 
-def _build(
-    folder: Path, manifest: Mapping[str, Any], trust: Sequence[str]
-) -> tuple[CausalLM, tuple[str, ...]]:
+def _build(folder: Path, manifest: Mapping[str, Any], trust: Sequence[str]) -> tuple[CausalLM, tuple[str, ...]]:
     facts = manifest["facts"]
     config = facts.get("model", {})
     if facts.get("code") or config.get("family") == "foreign":

@@ -25,9 +25,7 @@ from automodel_cli.text import plural
 TrainLoader = TokenLoader | TorchLoader
 
 
-def build_dataset(
-    cfg: PretrainConfig, target: Target, *, split: str = "train", trust: Sequence[str] = ()
-) -> Any:
+def build_dataset(cfg: PretrainConfig, target: Target, *, split: str = "train", trust: Sequence[str] = ()) -> Any:
     """Build what a ``dataset:`` section names, with what the run knows where the section leaves it open.
 
     A tokenizer is opened without transformers where its name says all and the data set can do it.
@@ -56,9 +54,7 @@ def declared_by(target: Target, trust: Sequence[str] = ()) -> type[DataSource]:
     return kind if isinstance(kind, type) and issubclass(kind, DataSource) else DataSource
 
 
-def build_train_loader(
-    cfg: PretrainConfig, dataset: Any, world: World, *, trust: Sequence[str] = ()
-) -> TrainLoader:
+def build_train_loader(cfg: PretrainConfig, dataset: Any, world: World, *, trust: Sequence[str] = ()) -> TrainLoader:
     """Batches of one update at a time, from token files or from a data set of the user's own."""
     scheduler = cfg.step_scheduler
     sizes: dict[str, Any] = {
@@ -196,9 +192,7 @@ def sequence_length(dataset: Any, model: CausalLM) -> int:
     return model.max_seq_len or 1
 
 
-def samples_in_epochs(
-    cfg: PretrainConfig, loader: TrainLoader, world: World, say: Callable[[str], None]
-) -> int | None:
+def samples_in_epochs(cfg: PretrainConfig, loader: TrainLoader, world: World, say: Callable[[str], None]) -> int | None:
     """Samples, or packs, of ``num_epochs`` epochs (one for null); None where that is not known.
 
     Packs are counted only where the length of the run depends on them: the data set is read for it, each rank a part.

@@ -144,9 +144,7 @@ def refuse_other_run(stored: Facts, now: Facts, checkpoint: Path) -> None:
 
 def changes(loaded: Loaded, now: Facts, cfg: PretrainConfig) -> list[str]:
     """Lines for all that a resume does otherwise than the run that wrote the checkpoint, each once."""
-    told = {
-        line.partition(": ")[2].partition(" is now")[0] for line in loaded.changes
-    }  # with what a default was
+    told = {line.partition(": ")[2].partition(" is now")[0] for line in loaded.changes}  # with what a default was
     lines = [
         line
         for line in changed_configuration(loaded.config_yaml, cfg, loaded.path)
@@ -181,9 +179,7 @@ def changed_configuration(written: bytes, cfg: PretrainConfig, where: Path) -> l
         ) from None
     stored = {} if problems else root
     lines = _changed_values(stored, plain_config(cfg))
-    return [
-        f"changed since the checkpoint: {without_controls(line)} (the configuration wins)" for line in lines
-    ]
+    return [f"changed since the checkpoint: {without_controls(line)} (the configuration wins)" for line in lines]
 
 
 # Sections, and keys of step_scheduler, that change no number of the run.
@@ -210,9 +206,7 @@ def _changed_values(stored: Any, now: Any, where: str = "") -> list[str]:
         for key in keys:
             known = key in stored and key in now
             if key not in _NOT_OF_THE_RUN and (known or open_section or not where):
-                lines += _changed_values(
-                    stored.get(key), now.get(key), f"{where}.{key}" if where else str(key)
-                )
+                lines += _changed_values(stored.get(key), now.get(key), f"{where}.{key}" if where else str(key))
         return lines
     return [] if stored == now else [f"{where}: {_brief(stored)} -> {_brief(now)}"]
 

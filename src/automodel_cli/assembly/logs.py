@@ -29,9 +29,7 @@ def open_logs(
     """
     remote, is_main = None, world.is_main
     if (settings := cfg.wandb_active) is not None and is_main:
-        remote = open_wandb(
-            settings.model_dump(), run_folder, config=facts.plain_config(cfg), say=reporter.say
-        )
+        remote = open_wandb(settings.model_dump(), run_folder, config=facts.plain_config(cfg), say=reporter.say)
     keeps_files = cfg.checkpoint.enabled and is_main
     if keeps_files:
         write_text(run_folder / CONFIG_NAME, seal_config(to_yaml(cfg)))

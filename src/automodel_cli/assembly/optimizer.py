@@ -78,9 +78,7 @@ def _adamw_rules(section: OptimizerSection) -> Rules:
     return same_rule(rule, decay_embeddings=tables)
 
 
-def _build_adamw(
-    section: OptimizerSection, arguments: Mapping[str, Any], groups: Groups
-) -> torch.optim.Optimizer:
+def _build_adamw(section: OptimizerSection, arguments: Mapping[str, Any], groups: Groups) -> torch.optim.Optimizer:
     try:
         return optimizers.build_adamw(groups, device=section.device, **arguments)
     except (RuntimeError, ValueError) as error:
@@ -128,9 +126,7 @@ def build_schedule(cfg: PretrainConfig, optimizer: torch.optim.Optimizer, total_
     lr = base_value(optimizer, "lr")
     if cfg.lr_scheduler is None:
         return Schedule(max_lr=lr)
-    keys = cfg.lr_scheduler.model_dump(
-        exclude={"use_checkpoint_opt_param_scheduler", "override_opt_param_scheduler"}
-    )
+    keys = cfg.lr_scheduler.model_dump(exclude={"use_checkpoint_opt_param_scheduler", "override_opt_param_scheduler"})
     return Schedule.from_keys(
         lr=lr, weight_decay=base_value(optimizer, "weight_decay"), total_steps=total_steps, **keys
     )

@@ -33,9 +33,7 @@ def code_facts(model: CausalLM, target: Target) -> dict[str, Any] | None:
     return {"target": target.name, "xxh3": hash_file(file[0]) if file and Path(file[0]).is_file() else None}
 
 
-def build_own(
-    folder: Path, facts: Mapping[str, Any], trust: Sequence[str]
-) -> tuple[CausalLM, tuple[str, ...]]:
+def build_own(folder: Path, facts: Mapping[str, Any], trust: Sequence[str]) -> tuple[CausalLM, tuple[str, ...]]:
     """The model of the step ``folder`` by its own builder, without its weights, and what is to be said about that.
 
     Raises:

@@ -103,9 +103,7 @@ def find_checkpoint(cfg: PretrainConfig, world: World, *, fresh: bool, say: Say)
     return None if name is None else Path(name)
 
 
-def reason_not_to_save(
-    soundness: Soundness, model: torch.nn.Module, world: World, *, at_the_end: bool
-) -> str | None:
+def reason_not_to_save(soundness: Soundness, model: torch.nn.Module, world: World, *, at_the_end: bool) -> str | None:
     """Why no checkpoint is made of the run as it is now, or None; all ranks call this and get the same."""
     if reason := soundness.reason_not_to_save(at_the_end=at_the_end):
         return reason

@@ -94,11 +94,7 @@ def _with_folder(tokenizer: Tokenizer, manifest: MadeBy | None) -> RunTokenizer:
     Not the folder that it was named by, which may hold a model too.
     """
     folder = _brought(manifest)
-    if (
-        manifest is not None
-        and folder is not None
-        and manifest.tokenizer["fingerprint"] == tokenizer.fingerprint()
-    ):
+    if manifest is not None and folder is not None and manifest.tokenizer["fingerprint"] == tokenizer.fingerprint():
         return RunTokenizer(tokenizer, folder)
     temporary = tempfile.TemporaryDirectory(prefix="automodel-tokenizer-")
     tokenizer.save(temporary.name)

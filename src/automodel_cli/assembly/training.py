@@ -70,9 +70,7 @@ def restore_scaler(scaler: torch.amp.GradScaler | None, stored: Any, checkpoint:
     """
     if scaler is not None and stored:
         where = f"{checkpoint / 'state.json'}: scaler"
-        scaler.load_state_dict(
-            validated(stored, _StoredScaler, where, CheckpointError).model_dump(by_alias=True)
-        )
+        scaler.load_state_dict(validated(stored, _StoredScaler, where, CheckpointError).model_dump(by_alias=True))
 
 
 def restored_state(loaded: Loaded) -> TrainState:

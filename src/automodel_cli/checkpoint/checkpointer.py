@@ -175,9 +175,7 @@ class Checkpointer:
         replaced = layout.step_of(name) in self.retention.protected
         if replaced and layout.read_pointer(self.run_folder, "BEST") == name:
             (self.run_folder / "BEST").unlink()
-            self._say(
-                f"BEST named the former {name}, which has just been replaced; it is set anew by the next best"
-            )
+            self._say(f"BEST named the former {name}, which has just been replaced; it is set anew by the next best")
 
     # ------------------------------------------------------------------------------------------ proof
 

@@ -73,16 +73,10 @@ def load_step(
     reader, loaded = found[0]
     _read_model(reader, model, world, cast=optimizer is None)
     all_ranks(world, refuse_nonfinite, what=what)
-    return (
-        loaded
-        if optimizer is None
-        else replace(loaded, changes=_read_optimizer(reader, model, optimizer, world))
-    )
+    return loaded if optimizer is None else replace(loaded, changes=_read_optimizer(reader, model, optimizer, world))
 
 
-def check_fits(
-    path: Path, *, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None = None
-) -> Loaded:
+def check_fits(path: Path, *, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Loaded:
     """Whether :func:`load_step` would take ``path``, as far as documents and headers tell; no tensor is read.
 
     The model is whole, on any device. The optimizer, if any, is spoiled: it gets a state without values.
@@ -99,9 +93,7 @@ def check_fits(
     formats.compare(path / "model", formats.scan(reader, "model"), wanted, cast=optimizer is None)
     if optimizer is None:
         return loaded
-    return replace(
-        loaded, changes=_read_optimizer(reader, model, optimizer, World.single(), with_values=False)
-    )
+    return replace(loaded, changes=_read_optimizer(reader, model, optimizer, World.single(), with_values=False))
 
 
 def _documents(reader: StepReader) -> Loaded:

@@ -142,9 +142,7 @@ def _decode(value: Any, loaded: Mapping[str, torch.Tensor]) -> Any:
         return value
     if (name := value.get("$tensor")) is not None:
         if name not in loaded:
-            raise CheckpointError(
-                f"the optimizer's tensor {name!r} is not in the checkpoint", "it is damaged"
-            )
+            raise CheckpointError(f"the optimizer's tensor {name!r} is not in the checkpoint", "it is damaged")
         return loaded[name]
     if "$scalar" in value:
         return torch.tensor(_decode(value["$scalar"], loaded), dtype=sharded.DTYPES[value["$dtype"]])
@@ -155,9 +153,7 @@ def _decode(value: Any, loaded: Mapping[str, torch.Tensor]) -> Any:
     return {key: _decode(item, loaded) for key, item in value.items()}
 
 
-def check_fits(
-    document: Mapping[str, Any], optimizer: torch.optim.Optimizer, names: Mapping[int, str]
-) -> None:
+def check_fits(document: Mapping[str, Any], optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> None:
     """Refuse the state of another optimizer or of other parameters, with the difference.
 
     Raises:
@@ -189,9 +185,7 @@ def targets(
     """Empty tensors for everything stored, lying as the parameter does that each belongs to."""
     parameters = _named(optimizer, names)
     return {
-        name: empty_like_parameter(
-            parameters.get(name.partition("/")[2]), whole.shape, sharded.DTYPES[whole.dtype]
-        )
+        name: empty_like_parameter(parameters.get(name.partition("/")[2]), whole.shape, sharded.DTYPES[whole.dtype])
         for name, whole in stored.items()
     }
 
@@ -278,9 +272,7 @@ def refuse_incomplete(optimizer: torch.optim.Optimizer, names: list[str], change
 _SIDES = (3, 5, 7, 11, 13, 17)
 
 
-def _state_of_a_copy(
-    group: Mapping[str, Any], kind: type[torch.optim.Optimizer]
-) -> dict[int, dict[str, bool]]:
+def _state_of_a_copy(group: Mapping[str, Any], kind: type[torch.optim.Optimizer]) -> dict[int, dict[str, bool]]:
     """By a parameter's dimensions, the keys that a group keeps, and whether each is a tensor of its shape."""
     taken = inspect.signature(kind).parameters
     settings = {key: value for key, value in group.items() if key in taken}

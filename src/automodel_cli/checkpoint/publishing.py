@@ -57,11 +57,7 @@ def error_context(temporary: Path) -> Iterator[None]:
             raise
         previous = layout.newest_good(temporary.parent)
         intact = f"{previous.name} is intact" if previous else "there is no earlier checkpoint"
-        what = (
-            f"{error.filename or temporary}: {error.strerror}"
-            if isinstance(error, OSError)
-            else error.message
-        )
+        what = f"{error.filename or temporary}: {error.strerror}" if isinstance(error, OSError) else error.message
         raise CheckpointError(
             f"could not save {temporary.name.removesuffix(files.TEMP_SUFFIX).removesuffix(layout.TEMPORARY)}: {what}",
             f"free some space or repair the disk, then start again; {intact}",

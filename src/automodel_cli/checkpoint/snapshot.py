@@ -92,9 +92,7 @@ class Staging:
             torch.cuda.synchronize(device)
 
 
-def take(
-    model: torch.nn.Module, optimizer: torch.optim.Optimizer | None, world: World, *, what: str
-) -> Snapshot:
+def take(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None, world: World, *, what: str) -> Snapshot:
     """Share out the tensors of ``model`` and ``optimizer``; all ranks call this, values stay where they are.
 
     Raises:
@@ -117,9 +115,7 @@ def take(
     )
 
 
-def untied(
-    tensors: Mapping[str, torch.Tensor], world: World
-) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def untied(tensors: Mapping[str, torch.Tensor], world: World) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Tensors that are one and the same only once, and ``{other name: name it is stored under}``; all ranks agree.
 
     Rank 0 decides: where a rank's own piece is empty, it cannot tell.

@@ -145,9 +145,7 @@ class LazyGroup(TyperGroup):
         if ctx.resilient_parsing:  # a shell completes: the line has not been through argv.py
             with contextlib.suppress(ConfigError):
                 args = list(parse_argv(args).arguments) or args
-        self.commands = {
-            name: entry.shown() for name, entry in self.entries.items()
-        }  # for typer's suggestions
+        self.commands = {name: entry.shown() for name, entry in self.entries.items()}  # for typer's suggestions
         name, command, rest = super().resolve_command(ctx, args)
         if command is not None and name:
             command = load_command(name, self.entries[name], rest, completing=ctx.resilient_parsing)
@@ -258,9 +256,7 @@ def _usage_error(error: Any) -> AutomodelError:
     see = f"see {where} --help"
     if context is not None and "unexpected extra argument" in message:
         words = message.rpartition("(")[2].rstrip(")")
-        inputs = [
-            param.opts[0] for param in context.command.params if param.opts[0] in ("--dataset", "--input")
-        ]
+        inputs = [param.opts[0] for param in context.command.params if param.opts[0] in ("--dataset", "--input")]
         meant = f"give it as {inputs[0]} {words}; " if inputs else ""
         return ConfigError(f"unexpected extra argument: {words}", meant + see)
     return ConfigError(message.rstrip("."), see)

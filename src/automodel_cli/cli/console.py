@@ -179,9 +179,7 @@ def _cell(value: object) -> str:
     return without_controls(str(value))
 
 
-def table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()
-) -> None:
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:
     """A table with headings; the columns named in ``right`` are aligned on their last character."""
     cells = [[_cell(cell) for cell in row] for row in [columns, *rows]]
     aligned_right = [column in right for column in columns]
@@ -271,9 +269,7 @@ class Progress:
 
     def _line(self, done: int, total: int, what: str) -> str:
         share = _share(done, total)
-        parts = [
-            f"{share} ({amount})" if share and (amount := self._amount(done, total)) else amount or share
-        ]
+        parts = [f"{share} ({amount})" if share and (amount := self._amount(done, total)) else amount or share]
         left_s = self._left_s(done, total)
         parts += [what, "" if left_s is None else f"{clock(left_s)} left"]
         return f"{self.title}: {'  '.join(part for part in parts if part)}"

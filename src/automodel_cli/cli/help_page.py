@@ -122,9 +122,7 @@ def _spelled(param: Any, default: str = "") -> str:
     long = [opt for opt in param.opts if opt.startswith("--")][:1]
     if not param.is_flag:
         return ", ".join([*long, *short]) + f" {param.metavar or param.name.upper()}"
-    return ", ".join(
-        [*("/".join([flag, *param.secondary_opts[:1]]) if default else flag for flag in long), *short]
-    )
+    return ", ".join([*("/".join([flag, *param.secondary_opts[:1]]) if default else flag for flag in long), *short])
 
 
 def _row_of(command: Command, param: Any) -> Row:
@@ -136,9 +134,7 @@ def _row_of(command: Command, param: Any) -> Row:
 
     text, default = meaning_and_default(models[0], param.name)
     others = [meaning_and_default(model, param.name)[1] for model in models[1:]]
-    default = "; ".join(
-        [default, *(f"with {_titles(command)[-1].lower()}: {o}" for o in others if o != default)]
-    )
+    default = "; ".join([default, *(f"with {_titles(command)[-1].lower()}: {o}" for o in others if o != default)])
     also = [opt for opt in param.opts if opt.startswith("--")][1:]
     notes = [f"also {', '.join(also)}"] if also else []
     notes += ["may be repeated"] if getattr(param, "multiple", False) else []
@@ -151,9 +147,7 @@ def _row_of(command: Command, param: Any) -> Row:
 
 def _in_usage(command: Command, param: Any) -> str:
     required = any(
-        model.model_fields[param.name].is_required()
-        for model in command.models
-        if param.name in model.model_fields
+        model.model_fields[param.name].is_required() for model in command.models if param.name in model.model_fields
     )
     return str(param.metavar) if required else f"[{param.metavar}]"
 

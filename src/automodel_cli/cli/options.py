@@ -222,9 +222,7 @@ def _shown(model: type[Section], name: str, arguments: Sequence[str]) -> str:
     return "--" + _key(model, name).replace("_", "-")
 
 
-def _options(
-    models: Sequence[type[Section]], arguments: Sequence[str], *, file: bool
-) -> dict[str, inspect.Parameter]:
+def _options(models: Sequence[type[Section]], arguments: Sequence[str], *, file: bool) -> dict[str, inspect.Parameter]:
     """A parameter for each field, in the order of the help."""
     fields = {name: model for model in reversed(models) for name in model.model_fields}
     order = {name: model for model in models for name in model.in_order()}
@@ -249,9 +247,7 @@ def _parameter(name: str, model: type[Section], is_argument: bool) -> inspect.Pa
         option = typer.Argument(**about, autocompletion=_keys if name == "key" else None)
     else:
         if words := choices(info.annotation):
-            about["autocompletion"] = lambda incomplete: [
-                word for word in words if word.startswith(incomplete)
-            ]
+            about["autocompletion"] = lambda incomplete: [word for word in words if word.startswith(incomplete)]
         hidden = bool(reason_ignored(info))
         option = typer.Option(*_spellings(model, name, kind), **about, hidden=hidden)
     return _optional(name, kind, option)

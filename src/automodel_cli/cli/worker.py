@@ -53,9 +53,7 @@ def starting(line: str, *, needs: str | None = None) -> None:
         CheckpointError: it does not exist.
     """
     if needs is not None and not Path(needs).exists():
-        raise CheckpointError(
-            f"{needs} does not exist", "name an existing checkpoint, run folder or model folder"
-        )
+        raise CheckpointError(f"{needs} does not exist", "name an existing checkpoint, run folder or model folder")
     if rank() == 0 and ERROR_FILE_VARIABLE not in os.environ:
         console.print_error(line)
 

@@ -203,9 +203,7 @@ def _summary(model: type[Section]) -> str:
     return " ".join((model.__doc__ or "").split())
 
 
-def _table(
-    rows: Iterable[tuple[str, ...]], heading: tuple[str, ...] = ("key", "takes", "default", "meaning")
-) -> str:
+def _table(rows: Iterable[tuple[str, ...]], heading: tuple[str, ...] = ("key", "takes", "default", "meaning")) -> str:
     lines = [heading, tuple("---" for _ in heading), *rows]
     return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines) + "\n"
 

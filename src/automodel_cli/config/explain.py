@@ -58,9 +58,7 @@ def _joined_validation_names(location: Sequence[str | int]) -> Iterable[str | in
     return parts
 
 
-def _explain_one(
-    model: type[Section], path: KeyPath, errors: Sequence[ErrorDetails], root: LocatedDict
-) -> Problem:
+def _explain_one(model: type[Section], path: KeyPath, errors: Sequence[ErrorDetails], root: LocatedDict) -> Problem:
     where, key = place_of(root, path), ".".join(map(str, path))
     kind = errors[0]["type"]
     own_words = [str(e["ctx"]["error"]) for e in errors if e["type"] == "value_error" and "ctx" in e]

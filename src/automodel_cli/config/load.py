@@ -120,9 +120,7 @@ def _by_its_option(problem: Problem, names: Mapping[str, str]) -> Problem:
     return Problem("", name or problem.key, text)
 
 
-def _check_targets(
-    data: Mapping[str, Any], trust: Sequence[str], *, known: Sequence[Problem]
-) -> list[Problem]:
+def _check_targets(data: Mapping[str, Any], trust: Sequence[str], *, known: Sequence[Problem]) -> list[Problem]:
     """Phase 1 for open sections, also where closed ones are wrong.
 
     Where anything is, also phase 2 of what only that knows, at the cost of importing it: all problems at once.
@@ -158,9 +156,7 @@ def to_dict(config: Section) -> dict[str, Any]:
     return _section_to_dict(config, (), config._placeholders)
 
 
-def _section_to_dict(
-    section: Section, path: KeyPath, written: Mapping[KeyPath, Placeholder]
-) -> dict[str, Any]:
+def _section_to_dict(section: Section, path: KeyPath, written: Mapping[KeyPath, Placeholder]) -> dict[str, Any]:
     shown: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():
         if reason_ignored(field) and name not in section.model_fields_set:

@@ -134,6 +134,4 @@ def _of_targets(role: Role, section: str) -> Iterator[Setting]:
     if section == "optimizer":
         for key, meaning in _OPTIMIZER.items():
             takes = str(role.bounds.get(key, "a number"))
-            yield Setting(
-                f"{section}.{key}", takes, "the optimizer's own", meaning, (), f"{PRETRAIN}, torch.optim"
-            )
+            yield Setting(f"{section}.{key}", takes, "the optimizer's own", meaning, (), f"{PRETRAIN}, torch.optim")

@@ -18,9 +18,7 @@ _POSITIONS = "model.n_positions (GPT-2) or model.max_position_embeddings (Llama)
 _LLAMA = "model._target_: automodel_cli.models.llama.build_llama_model, which has it"
 _ONE_DATASET = "dataset.file_pattern and validation_dataset.file_pattern"
 _DTYPE = "precision: auto, bf16, fp16 or fp32; weights are fp32 in any case"
-_RESUMES = (
-    "nothing: a run in checkpoint.checkpoint_dir resumes; --fresh starts over, init_from takes weights only"
-)
+_RESUMES = "nothing: a run in checkpoint.checkpoint_dir resumes; --fresh starts over, init_from takes weights only"
 _TIMED = "nothing: the fastest kernel that the hardware has is chosen; model.attn_implementation names one"
 _ZERO = "distributed.strategy: fsdp2 shards weights, gradients and optimizer state; ddp copies them"
 
@@ -165,8 +163,6 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     known = list(known)
     match = nearest(name, known)
     other = counterpart(name)
-    if (match and folded(match) == folded(name)) or other.endswith(
-        f".{name}"
-    ):  # model.dropout is no news there
+    if (match and folded(match) == folded(name)) or other.endswith(f".{name}"):  # model.dropout is no news there
         other = ""
     return f"; {other}" if other else did_you_mean(name, known)

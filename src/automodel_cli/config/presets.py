@@ -35,9 +35,7 @@ def preset_text(name: str) -> str:
     """
     stem = PRESETS.get(name, name)
     if stem not in PRESETS.values():
-        raise ConfigError(
-            f"there is no preset {name!r}{did_you_mean(name, PRESETS)}", f"presets: {', '.join(PRESETS)}"
-        )
+        raise ConfigError(f"there is no preset {name!r}{did_you_mean(name, PRESETS)}", f"presets: {', '.join(PRESETS)}")
     return (_FOLDER / f"{stem}.yaml").read_text(encoding="utf-8")
 
 
@@ -46,9 +44,7 @@ def describe_presets() -> dict[str, str]:
     return {name: preset_text(name).partition("\n")[0].removeprefix("# ") for name in PRESETS}
 
 
-def filled_in(
-    name: str, output: str, data: str | None, validation: str | None, vocabulary: int | None
-) -> str:
+def filled_in(name: str, output: str, data: str | None, validation: str | None, vocabulary: int | None) -> str:
     """A preset's text for a file ``output``, with what is known of the data.
 
     Args:

@@ -199,9 +199,7 @@ class _Reader:
             return None
         tag = str(node.tag).removeprefix(_TAG_PREFIX)
         if tag not in allowed:
-            self.problems.append(
-                Problem(self._where(node), "", f"the tag {tag} is not allowed: values are plain data")
-            )
+            self.problems.append(Problem(self._where(node), "", f"the tag {tag} is not allowed: values are plain data"))
         return tag
 
     def _mapping(self, node: yaml.MappingNode, open_nodes: tuple[int, ...]) -> LocatedDict:

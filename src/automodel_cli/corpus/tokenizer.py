@@ -60,13 +60,10 @@ _RESTORE = "restore or make it again"
 _GIGATOKEN_SCHEME = {"gpt2": "gpt2", "r50k_base": "gpt2", "cl100k_base": "cl100k", "o200k_base": "o200k"}
 # Names under which the Hugging Face Hub has GPT-2's vocabulary; one file for all sizes.
 GPT2_NAMES = frozenset(
-    prefix + name
-    for prefix in ("", "openai-community/")
-    for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+    prefix + name for prefix in ("", "openai-community/") for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 )
 _GPT2_FILES = [
-    f"https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/{name}"
-    for name in ("vocab.bpe", "encoder.json")
+    f"https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/{name}" for name in ("vocab.bpe", "encoder.json")
 ]
 
 

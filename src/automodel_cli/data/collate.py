@@ -29,9 +29,7 @@ from automodel_cli.errors import DataError
 
 _PAD = {"input_ids": 0, "labels": IGNORE_INDEX, "position_ids": 0, "segment_ids": 0}
 _MASKS = ("loss_mask", "attention_mask")
-_HINT = (
-    "yield {'input_ids': [...], 'labels': [...]} with integers of one length; labels[t] follows input_ids[t]"
-)
+_HINT = "yield {'input_ids': [...], 'labels': [...]} with integers of one length; labels[t] follows input_ids[t]"
 
 
 def default_collate(items: Sequence[Any]) -> Batch:
@@ -46,9 +44,7 @@ def default_collate(items: Sequence[Any]) -> Batch:
     rows = [collated_row(item) for item in items]
     for row in rows:
         if row.keys() != rows[0].keys():
-            raise DataError(
-                f"rows of one batch carry different fields: {sorted(rows[0])} and {sorted(row)}", _HINT
-            )
+            raise DataError(f"rows of one batch carry different fields: {sorted(rows[0])} and {sorted(row)}", _HINT)
     length = max(len(row["input_ids"]) for row in rows)
     if length == 0:
         raise DataError("every row of a batch is empty", _HINT)
@@ -134,9 +130,7 @@ def _batched(name: str, value: Any) -> np.ndarray:
         value = torch.stack(list(value), dim=1)  # torch transposes lists of ints: T tensors of [B]
     found = _array(name, value)
     if found.ndim != 2:
-        raise DataError(
-            f"the collate_fn returned {name} of shape {list(found.shape)}, [rows, tokens] expected", _HINT
-        )
+        raise DataError(f"the collate_fn returned {name} of shape {list(found.shape)}, [rows, tokens] expected", _HINT)
     return found
 
 

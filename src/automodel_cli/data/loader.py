@@ -121,9 +121,7 @@ class TorchLoader(PlannedLoader):
     @constructor_takes(TorchLoaderArguments)
     def __init__(self, options: TorchLoaderArguments) -> None:
         _refuse_other_orders(options)
-        shape = BatchShape(
-            options.global_batch_size, options.local_batch_size, options.dp_rank, options.dp_world
-        )
+        shape = BatchShape(options.global_batch_size, options.local_batch_size, options.dp_rank, options.dp_world)
         dataset = options.dataset
         self.seed, self.shuffle = options.seed, options.shuffle
         self.notes: list[str] = []
@@ -395,13 +393,9 @@ class EvalLoader:
         num_workers: int = 0,
     ) -> None:
         if local_batch_size < 1:
-            raise ConfigError(
-                f"local_batch_size is {local_batch_size}", "it counts sequences: give 1 or more"
-            )
+            raise ConfigError(f"local_batch_size is {local_batch_size}", "it counts sequences: give 1 or more")
         if limit_batches is not None and limit_batches < 1:
-            raise ConfigError(
-                f"limit_val_batches is {limit_batches}", "give 1 or more, or null for the whole set"
-            )
+            raise ConfigError(f"limit_val_batches is {limit_batches}", "give 1 or more, or null for the whole set")
         self.dataset, self.local_batch_size, self.limit_batches = dataset, local_batch_size, limit_batches
         self.dp_rank, self.dp_world = dp_rank, dp_world
         self.iterable = is_iterable_style(dataset)

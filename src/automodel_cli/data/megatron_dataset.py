@@ -62,9 +62,7 @@ class MegatronPretraining(TokenFileDataset):
         self._blend: Blend = read_paths(options.paths, self.split)
         self.bounds = self._bounds(options.split)
         self.parts: list[Part] = open_parts(self._blend.prefixes, self.bounds)
-        super().__init__(
-            [part.file.tokens for part in self.parts], "auto" if options.mmap_bin_files else False
-        )
+        super().__init__([part.file.tokens for part in self.parts], "auto" if options.mmap_bin_files else False)
         self.origin = TokenizerProvenance(self.parts, options.tokenizer)
         self.notes: list[str] = list(self.origin.notes)
         self.labels = LabelRules(
@@ -77,9 +75,7 @@ class MegatronPretraining(TokenFileDataset):
         given = (options.num_train_samples, options.num_val_samples, options.num_test_samples)
         self._given_samples = given[_SPLIT_NUMBER[self.split]]
         self._wanted = self._samples_wanted(options)
-        shape = SampleShape(
-            options.seq_length, options.add_extra_token_to_sequence, keep_partial, options.float32_tail
-        )
+        shape = SampleShape(options.seq_length, options.add_extra_token_to_sequence, keep_partial, options.float32_tail)
         settings = OrderSettings(
             self.split, shape, options.seed, options.mid_level_dataset_surplus, self.labels.ids.pad
         )
@@ -126,9 +122,7 @@ class MegatronPretraining(TokenFileDataset):
     def _samples_wanted(self, options: MegatronArguments) -> int | None:
         given, needed = self._given_samples, samples_needed(options, self.split)
         if given is not None and given < 1:
-            raise ConfigError(
-                f"{given} samples are wanted from the {self.split} split", "give 1 or more, or null"
-            )
+            raise ConfigError(f"{given} samples are wanted from the {self.split} split", "give 1 or more, or null")
         if given is None and self.split == "valid" and needed is not None:
             self.notes.append(
                 f"each validation reads up to {needed:,} samples (those of all validations of the run, as NeMo counts "
@@ -148,9 +142,7 @@ class MegatronPretraining(TokenFileDataset):
         cache = IndexCache(beside if options.index_mapping_dir is None else options.index_mapping_dir)
         names = self._megatron_names(options.split) if options.index_names == "megatron" else None
         threads = options.num_dataset_builder_threads
-        built = MegatronOrder(
-            *blend, weights=weights, size=self._wanted, cache=cache, names=names, threads=threads
-        )
+        built = MegatronOrder(*blend, weights=weights, size=self._wanted, cache=cache, names=names, threads=threads)
         self.index_cache, self.notes = cache, [*self.notes, *cache.notes]
         return built
 
@@ -185,9 +177,7 @@ class MegatronPretraining(TokenFileDataset):
 
     def token_ranges(self) -> list[TokenRange]:
         """What is read of each ``.bin``, in the order of ``paths``."""
-        return [
-            (part.file.tokens.path, part.first_token, part.first_token + part.tokens) for part in self.parts
-        ]
+        return [(part.file.tokens.path, part.first_token, part.first_token + part.tokens) for part in self.parts]
 
     @property
     def fingerprint(self) -> str:
@@ -224,9 +214,7 @@ class MegatronPretraining(TokenFileDataset):
     def sample_offsets(self, sample_numbers: np.ndarray) -> np.ndarray:
         """Where samples lie, for ``read_windows``. In Megatron's order those from ``len(self)`` on begin anew."""
         numbers = np.asarray(sample_numbers, dtype=np.int64)
-        return self.order.sample_offsets(
-            numbers % len(self) if isinstance(self.order, MegatronOrder) else numbers
-        )
+        return self.order.sample_offsets(numbers % len(self) if isinstance(self.order, MegatronOrder) else numbers)
 
     def window_offsets(self, windows: np.ndarray) -> np.ndarray:
         """The same: a set to evaluate on is read in the order of its samples, as Megatron does."""

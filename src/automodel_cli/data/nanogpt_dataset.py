@@ -51,9 +51,7 @@ class NanogptDataset(TokenFileDataset):
         self.seed = options.seed
         self.notes: list[str] = list(self._source.notes)
         if options.drop_last is False:
-            self.notes.append(
-                "dataset.drop_last: false has no effect: the tail of a shard is shorter than a window"
-            )
+            self.notes.append("dataset.drop_last: false has no effect: the tail of a shard is shorter than a window")
         if options.infinite:
             self.notes.append(
                 "dataset.infinite has no effect: step_scheduler.num_epochs and max_steps say how long to train"
@@ -161,9 +159,7 @@ class NanogptDataset(TokenFileDataset):
             largest = self._read_mapped(tokens, starts, offsets[:, 1], out)
         self._check_ids(largest, out, offsets)
 
-    def _read_mapped(
-        self, tokens: np.ndarray, starts: list[int], offsets: np.ndarray, out: np.ndarray
-    ) -> int:
+    def _read_mapped(self, tokens: np.ndarray, starts: list[int], offsets: np.ndarray, out: np.ndarray) -> int:
         """Rows of one mapped shard; the largest id in them, 0 where it does not matter."""
         rows, stride, start = len(starts), self.seq_len, starts[0]
         if starts == list(range(start, start + rows * stride, stride)):
@@ -286,8 +282,7 @@ class NanogptDataset(TokenFileDataset):
         if len(short) == len(counts):
             longest = max(self._files, key=lambda file: file.num_tokens)
             raise DataError(
-                f"no window of {self.seq_len} + 1 tokens fits: "
-                f"{longest.path} holds {longest.num_tokens:,} tokens",
+                f"no window of {self.seq_len} + 1 tokens fits: {longest.path} holds {longest.num_tokens:,} tokens",
                 f"lower dataset.seq_len below {longest.num_tokens}, or make a larger token file",
             )
         if short:

@@ -124,9 +124,7 @@ class PackedLoader(TorchLoader):
     def _items(self) -> Iterator[tuple[Window, int, Pack]]:
         """Packs from the position on, each with its window and its number in it, from 1."""
         taken = self._taken
-        found = windows(
-            self._reads(self._start), self.packing, self._start, rows_per_epoch=self.rows_per_epoch
-        )
+        found = windows(self._reads(self._start), self.packing, self._start, rows_per_epoch=self.rows_per_epoch)
         for window in prefetch_on_host(found, self._workers > 0):
             if window.end.long_rows and not self.long_rows:
                 self.packing.warn_of_long_rows(window.end, self.dataset)
@@ -248,9 +246,7 @@ class PackedLoader(TorchLoader):
         self._epoch = at.epochs_done
 
 
-def _chunks(
-    first: int, end: int | None, per_epoch: int, *, size: int = CHUNK_ROWS
-) -> Iterator[tuple[int, int]]:
+def _chunks(first: int, end: int | None, per_epoch: int, *, size: int = CHUNK_ROWS) -> Iterator[tuple[int, int]]:
     """(begin, end) of consecutive rows from ``first`` to ``end`` (None: for ever), no chunk across epochs."""
     while end is None or first < end:
         after = min(first + size, (first // per_epoch + 1) * per_epoch)

@@ -210,9 +210,7 @@ def windows(
         yield window
 
 
-def _windows(
-    reads: Iterable[Read], packing: Packing, here: Start, rows_per_epoch: int | None
-) -> Iterator[Window]:
+def _windows(reads: Iterable[Read], packing: Packing, here: Start, rows_per_epoch: int | None) -> Iterator[Window]:
     filling: _Filling | None = None
     for read in reads:
         if filling is not None and read.epoch != filling.epoch:

@@ -97,9 +97,7 @@ def check_plan(state: dict[str, Any], plan: dict[str, Any]) -> None:
 class PlannedLoader:
     """A position in a plan, and the arithmetic of steps and epochs that follows from it."""
 
-    def __init__(
-        self, plan: dict[str, Any], windows: int | None, shape: BatchShape, num_epochs: int | None
-    ) -> None:
+    def __init__(self, plan: dict[str, Any], windows: int | None, shape: BatchShape, num_epochs: int | None) -> None:
         self.plan = plan
         self.shape = shape
         self.num_epochs = num_epochs

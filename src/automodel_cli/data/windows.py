@@ -38,9 +38,7 @@ def _views(dataset: WindowDataset, shape: BatchShape, offsets: Iterable[np.ndarr
         yield [Batch(inputs, labels) for inputs, labels in pairs]
 
 
-def _pinned(
-    dataset: WindowDataset, shape: BatchShape, offsets: Iterable[np.ndarray]
-) -> Iterator[list[Batch]]:
+def _pinned(dataset: WindowDataset, shape: BatchShape, offsets: Iterable[np.ndarray]) -> Iterator[list[Batch]]:
     """Page-locked inputs and labels ``[M, 2, B, T]``, contiguous: one asynchronous copy takes each.
 
     They are as narrow as the files (uint16, else int32) and are widened on the device (``prefetch``). They are new for

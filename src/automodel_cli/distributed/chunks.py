@@ -12,10 +12,7 @@ Chunk = tuple[tuple[int, ...], tuple[int, ...]]
 def intersection(a: Chunk, b: Chunk) -> Chunk | None:
     """Where two chunks overlap; None where they do not."""
     begins = tuple(map(max, a[0], b[0]))
-    ends = [
-        min(a_begin + a_size, b_begin + b_size)
-        for a_begin, a_size, b_begin, b_size in zip(*a, *b, strict=True)
-    ]
+    ends = [min(a_begin + a_size, b_begin + b_size) for a_begin, a_size, b_begin, b_size in zip(*a, *b, strict=True)]
     sizes = tuple(end - begin for begin, end in zip(begins, ends, strict=True))
     return None if any(size <= 0 for size in sizes) else (begins, sizes)
 

@@ -87,9 +87,7 @@ class SequenceSharder:
             input_ids=F.pad(batch.input_ids, (0, missing)),
             labels=None if batch.labels is None else F.pad(batch.labels, (0, missing), value=IGNORE_INDEX),
             position_ids=F.pad(positions, (0, missing)),
-            segment_ids=None
-            if batch.segment_ids is None
-            else F.pad(batch.segment_ids, (0, missing), value=-1),
+            segment_ids=None if batch.segment_ids is None else F.pad(batch.segment_ids, (0, missing), value=-1),
         )
 
     def of_cp_rank(self, row: Tensor) -> Tensor:

@@ -97,9 +97,7 @@ class DistributedGradSync(GradSync):
         pieces = [local(gradient) for gradient in gradients]
         shares = tuple(distinct_pieces(gradient) / self.world.size for gradient in gradients)
         norms = torch.stack(torch._foreach_norm(pieces)).float()
-        if (
-            self._shares[0] != shares
-        ):  # the same in every update: copying them to the device would wait for it
+        if self._shares[0] != shares:  # the same in every update: copying them to the device would wait for it
             self._shares = (shares, torch.tensor(shares, device=norms.device))
         square = (norms.square() * self._shares[1]).sum()
         dist.all_reduce(square)

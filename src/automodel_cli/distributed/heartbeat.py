@@ -70,9 +70,7 @@ class Heartbeat:
             self._store.set(f"gave up/{self.world.rank}", "1")
             deadline = time.monotonic() + ANSWER_S
             while True:
-                missing = [
-                    rank for rank in range(self.world.size) if not self._store.check([f"gave up/{rank}"])
-                ]
+                missing = [rank for rank in range(self.world.size) if not self._store.check([f"gave up/{rank}"])]
                 if not missing or time.monotonic() > deadline:
                     return missing
                 time.sleep(0.2)

@@ -42,9 +42,7 @@ def chunk_of(
 def _cutting_order(mesh_shape: Sequence[int], placements: Sequence[Any]) -> list[int]:
     """Mesh axes that cut, in the order in which they do: plain ones from the left, then strided from the right."""
     strided = [axis for axis, place in enumerate(placements) if isinstance(place, _StridedShard)]
-    plain = [
-        axis for axis, place in enumerate(placements) if isinstance(place, Shard) and axis not in strided
-    ]
+    plain = [axis for axis, place in enumerate(placements) if isinstance(place, Shard) and axis not in strided]
     is_known = all(isinstance(place, Shard | _StridedShard | Replicate) for place in placements)
     for axis in strided:
         dim, to_the_right = placements[axis].dim, range(axis + 1, len(placements))

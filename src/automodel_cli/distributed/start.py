@@ -52,9 +52,7 @@ def join(
         timeout: how long a rank waits for another; see ``set_timeouts``.
     """
     here = own_rank()
-    device = (
-        torch.device(device_type, here.local_rank) if device_type == "cuda" else torch.device(device_type)
-    )
+    device = torch.device(device_type, here.local_rank) if device_type == "cuda" else torch.device(device_type)
     if here.size == 1:
         return World.single(device)
     if device.type == "cuda":

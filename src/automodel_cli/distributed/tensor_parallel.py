@@ -74,9 +74,7 @@ class TensorParallel:
         divided, tied = self._divide_matrices(model), _other_names(model)
         for name, parameter in list(model.named_parameters()):
             block = next((block for block in inner if name.startswith(f"{block}.")), None)
-            view = divided.get(name) or self._place(
-                model, [name, *tied.get(name, [])], parameter, table=block is None
-            )
+            view = divided.get(name) or self._place(model, [name, *tied.get(name, [])], parameter, table=block is None)
             if block is None:
                 outer[name] = view
             else:
@@ -221,9 +219,7 @@ def rows_to_move(rows: int, parts: int, size: int, rank: int) -> tuple[list[list
     user = [(row % part) // piece for row in range(rows)]
     mine = range(rank * block, (rank + 1) * block)
     send = [[row - mine.start for row in mine if user[row] == other] for other in range(size)]
-    counts = [
-        sum(user[row] == rank for row in range(other * block, (other + 1) * block)) for other in range(size)
-    ]
+    counts = [sum(user[row] == rank for row in range(other * block, (other + 1) * block)) for other in range(size)]
     return send, counts
 
 
@@ -255,7 +251,5 @@ def _other_names(model: nn.Module) -> dict[str, list[str]]:
 
 def _style(pattern: str, style: Any) -> str:
     if style not in STYLES:
-        raise ConfigError(
-            f"distributed.tp_plan: {pattern} has style {style!r}", f"styles are {', '.join(STYLES)}"
-        )
+        raise ConfigError(f"distributed.tp_plan: {pattern} has style {style!r}", f"styles are {', '.join(STYLES)}")
     return STYLES[style]

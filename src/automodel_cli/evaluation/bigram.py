@@ -27,9 +27,7 @@ class BigramResult:
     tokens: int
 
 
-def bigram_loss(
-    train: Iterable[np.ndarray], held_out: Iterable[np.ndarray], *, vocab_size: int
-) -> BigramResult:
+def bigram_loss(train: Iterable[np.ndarray], held_out: Iterable[np.ndarray], *, vocab_size: int) -> BigramResult:
     """Fit on ``train``, score ``held_out``; both are sequences of 1-D arrays of token ids (one a shard).
 
     Memory is 16 bytes for each distinct pair seen, not ``vocab_size`` squared.

@@ -113,9 +113,7 @@ def compare(a: Results, b: Results) -> Comparison:
     notes: list[str] = []
     rows = [*_sets(a, b), *_tasks(a, b, notes), *_means(a, b, notes), *_harness(a, b)]
     if not rows:
-        raise DataError(
-            "the two files have no score in common", "evaluate both on the same tasks or token files"
-        )
+        raise DataError("the two files have no score in common", "evaluate both on the same tasks or token files")
     for key in ("precision", "context"):
         first, second = a.settings.get(key), b.settings.get(key)
         if first != second:
@@ -153,9 +151,7 @@ def _tasks(a: Results, b: Results, notes: list[str]) -> list[Difference]:
             rows.append(_independent(name, first.accuracy, first.stderr, second.accuracy, second.stderr))
         else:
             rows.append(_paired(name, first, second))
-    notes += [
-        f"not the same questions ({what} differ): {', '.join(names)}" for what, names in unequal.items()
-    ]
+    notes += [f"not the same questions ({what} differ): {', '.join(names)}" for what, names in unequal.items()]
     return rows
 
 

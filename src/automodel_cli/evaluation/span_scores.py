@@ -82,9 +82,7 @@ class SpanHead:
         bias = padding_bias(weight, vocab_size)
         size = max(1, TASK_LOGITS.get(hidden.device.type, TASK_LOGITS["cuda"]) // weight.shape[0])
         states, targets = hidden.flatten(0, 1)[scored].split(size), labels.flatten()[scored].split(size)
-        found = [
-            _score(F.linear(piece, weight, bias), own) for piece, own in zip(states, targets, strict=True)
-        ]
+        found = [_score(F.linear(piece, weight, bias), own) for piece, own in zip(states, targets, strict=True)]
         return torch.cat(found, dim=1)
 
     def from_logits(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -146,9 +144,7 @@ class SpanScorer:
         wanted = self.autocast_dtype is not None
         return torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=wanted)
 
-    def score(
-        self, questions: Sequence[Sequence[Row]], *, progress: Progress | None = None
-    ) -> list[list[RowScore]]:
+    def score(self, questions: Sequence[Sequence[Row]], *, progress: Progress | None = None) -> list[list[RowScore]]:
         """The scores of each question's rows, on every rank."""
         rows, numbers = _numbered(questions)
         plain, shared = self._jobs(rows, [list(dict.fromkeys(of_one)) for of_one in numbers])
@@ -158,17 +154,13 @@ class SpanScorer:
         with eval_mode(self.model, self.device), torch.no_grad(), self.autocast():
             for jobs in (shared, plain):
                 for start in range(0, len(jobs), step):
-                    job = jobs[
-                        min(start + first, len(jobs) - 1)
-                    ]  # ranks that would have one fewer repeat the last
+                    job = jobs[min(start + first, len(jobs) - 1)]  # ranks that would have one fewer repeat the last
                     found |= zip(job.rows, self._run_or_halve(job, rows), strict=True)
                     done += step
                     if progress is not None:
                         progress(min(done, total), total)
         own = [[number, score.nll, score.tokens, score.greedy] for number, score in found.items()]
-        found = {
-            number: RowScore(*values) for of_rank in self.world.gather(own) for number, *values in of_rank
-        }
+        found = {number: RowScore(*values) for of_rank in self.world.gather(own) for number, *values in of_rank}
         return [[found[number] for number in of_one] for of_one in numbers]
 
     # ---------------------------------------------------------------------------------------- planning
@@ -315,6 +307,4 @@ def cache_works(model: CausalLM, device: torch.device) -> bool:
     except Exception:  # whatever a foreign cache does not like
         return False
     exact = whole.dtype == torch.float32
-    return torch.allclose(
-        whole.float(), pieces.float(), rtol=0, atol=(1e-3 if exact else 0.05) * float(whole.std())
-    )
+    return torch.allclose(whole.float(), pieces.float(), rtol=0, atol=(1e-3 if exact else 0.05) * float(whole.std()))

@@ -96,10 +96,7 @@ def generate(
         for module, mode in modes.items():
             module.training = mode
     samples = collected.samples()
-    return [
-        samples[first : first + settings.num_samples]
-        for first in range(0, len(samples), settings.num_samples)
-    ]
+    return [samples[first : first + settings.num_samples] for first in range(0, len(samples), settings.num_samples)]
 
 
 def _budgets(model: nn.Module, prompts: Sequence[Sequence[int]], settings: SamplingSettings) -> list[int]:

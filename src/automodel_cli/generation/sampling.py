@@ -88,9 +88,7 @@ class SeenTokens:
 
     def add(self, chosen: Tensor) -> None:
         """Take one more id a row, int64 ``[B]``."""
-        self._seen = [
-            torch.cat([seen, one]).unique() for seen, one in zip(self._seen, chosen[:, None], strict=True)
-        ]
+        self._seen = [torch.cat([seen, one]).unique() for seen, one in zip(self._seen, chosen[:, None], strict=True)]
 
     def penalise(self, logits: Tensor, penalty: float) -> Tensor:
         """Logits with those of seen ids divided by ``penalty`` where positive and multiplied where negative."""
@@ -136,6 +134,4 @@ def check_settings(
     if top_p is not None and not 0 < top_p <= 1:
         raise ConfigError(f"top_p is {top_p}", "give more than 0 and at most 1, or leave it out")
     if not 0 < repetition_penalty < float("inf"):
-        raise ConfigError(
-            f"repetition_penalty is {repetition_penalty}", "give more than 0; 1 means no penalty"
-        )
+        raise ConfigError(f"repetition_penalty is {repetition_penalty}", "give more than 0; 1 means no penalty")

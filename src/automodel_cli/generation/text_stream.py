@@ -70,6 +70,4 @@ class StopTexts:
 
 def _overlap(text: str, stop: str) -> int:
     """Length of the longest end of ``text`` with which ``stop`` begins."""
-    return next(
-        (size for size in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:size])), 0
-    )
+    return next((size for size in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:size])), 0)

@@ -165,9 +165,7 @@ class Agent(SimpleElasticAgent):
             return self.cause.exit_code
         if self.stop_signal is None or self.cause.code != -_passed_on(self.stop_signal):
             return None
-        self.say(
-            f"stopped by {signal.Signals(self.stop_signal).name} outside of training: run the same command again"
-        )
+        self.say(f"stopped by {signal.Signals(self.stop_signal).name} outside of training: run the same command again")
         return EXIT_PREEMPTED
 
     # ------------------------------------------------------------------ what torch's agent asks of a subclass

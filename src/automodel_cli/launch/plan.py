@@ -103,9 +103,7 @@ def node_range(text: str) -> tuple[int, int]:
     first, colon, second = text.partition(":")
     parts = (first, second if colon else first)
     if not all(part.isdigit() for part in parts) or not 1 <= int(parts[0]) <= int(parts[1]):
-        raise ConfigError(
-            f"--nnodes: expected N or MIN:MAX, found {text!r}", "for example --nnodes 2, --nnodes 1:4"
-        )
+        raise ConfigError(f"--nnodes: expected N or MIN:MAX, found {text!r}", "for example --nnodes 2, --nnodes 1:4")
     return int(parts[0]), int(parts[1])
 
 
@@ -116,9 +114,7 @@ def _meeting_place(flags: Mapping[str, str], max_nodes: int) -> tuple[str, bool 
         raise ConfigError(f"--rdzv-backend: expected c10d or static, found {wanted!r}")
     if flags.get("standalone") or (max_nodes == 1 and "rdzv-endpoint" not in flags and wanted != "static"):
         if max_nodes > 1:
-            raise ConfigError(
-                "--standalone is for one machine, --nnodes asks for more", "leave one of them out"
-            )
+            raise ConfigError("--standalone is for one machine, --nnodes asks for more", "leave one of them out")
         return "localhost:0", True, "localhost"
     endpoint = flags.get("rdzv-endpoint", "")
     by_rank = "node-rank" in flags and wanted is None and not endpoint
@@ -135,9 +131,7 @@ def _meeting_place(flags: Mapping[str, str], max_nodes: int) -> tuple[str, bool 
 def _master(flags: Mapping[str, str], endpoint: str, max_nodes: int) -> str:
     address = flags.get("master-addr", "" if max_nodes > 1 else "localhost")
     if not endpoint and not address:
-        raise ConfigError(
-            "several machines need --master-addr", "name the machine of --node-rank 0 on each of them"
-        )
+        raise ConfigError("several machines need --master-addr", "name the machine of --node-rank 0 on each of them")
     if max_nodes > 1 and "node-rank" not in flags:
         raise ConfigError(
             "several machines with fixed ranks need --node-rank",

@@ -141,9 +141,7 @@ class Worker:
 class Workers:
     """All processes of one attempt on this machine."""
 
-    def __init__(
-        self, command: Sequence[str], environments: Sequence[Mapping[str, str]], folder: Path
-    ) -> None:
+    def __init__(self, command: Sequence[str], environments: Sequence[Mapping[str, str]], folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         own = {LAUNCHER_VARIABLE: str(os.getpid())}
         self._workers: list[Worker] = []

@@ -55,11 +55,7 @@ class RemoteLog(Protocol):
 
 def json_safe(record: Record) -> dict[str, Any]:
     """``record`` with NaN and infinities as None, their names and kinds under ``"nonfinite"``; nested ones too."""
-    odd = {
-        key: str(value)
-        for key, value in record.items()
-        if isinstance(value, float) and not math.isfinite(value)
-    }
+    odd = {key: str(value) for key, value in record.items() if isinstance(value, float) and not math.isfinite(value)}
     clean = {key: (None if key in odd else _inner_safe(value)) for key, value in record.items()}
     return {**clean, "nonfinite": odd} if odd else clean
 
@@ -155,9 +151,7 @@ def check_lines(path: Path) -> LinesChecked:
         else:
             torn = True
     first = next((i for i, verdict in enumerate(verdicts) if verdict is not None), len(verdicts))
-    damaged = [
-        i for i, verdict in enumerate(verdicts, 1) if verdict is False or (verdict is None and i > first)
-    ]
+    damaged = [i for i, verdict in enumerate(verdicts, 1) if verdict is False or (verdict is None and i > first)]
     return LinesChecked(len(verdicts), damaged, first, torn)
 
 
@@ -179,9 +173,7 @@ def lines_of(path: Path, block_bytes: int = 1 << 20) -> Iterator[tuple[bytes, bo
             if rest:
                 yield rest, False
     except OSError as error:
-        raise DataError(
-            f"{path} cannot be read: {error.strerror}", "name a run folder, or its metrics.jsonl"
-        ) from None
+        raise DataError(f"{path} cannot be read: {error.strerror}", "name a run folder, or its metrics.jsonl") from None
 
 
 # ------------------------------------------------------------------------------------ the file
@@ -198,9 +190,7 @@ class AppendFile:
         with disk_errors_named(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists() and not path.is_file():
-                raise DataError(
-                    f"{path} is a pipe, device or folder, expected a regular file", "move it away"
-                )
+                raise DataError(f"{path} is a pipe, device or folder, expected a regular file", "move it away")
             repair_tail(path)
             self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         self._path = path
@@ -323,9 +313,7 @@ class MetricsLog:
         """Log one evaluation on tasks; the keys are those of ``metrics.lines`` and any others."""
         self._send("eval", record, line=self._lines.eval, prefix="eval", remote=True)
 
-    def _send(
-        self, kind: str, record: Record, *, line: Callable[[Record], str], prefix: str, remote: bool
-    ) -> None:
+    def _send(self, kind: str, record: Record, *, line: Callable[[Record], str], prefix: str, remote: bool) -> None:
         if self._file is not None:
             time = self._now().astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
             self._file.append(encode_record({"kind": kind, "step": record["step"], "time": time, **record}))

@@ -203,9 +203,7 @@ class StepProfiler(NoProfile):
         self._wait_for_device()
         profiler = self._stop()
         if not self._timed or profiler is None:
-            self._say(
-                f"profile: nothing to show, the run ended within the {UNTOUCHED_UPDATES + 1} updates of warm-up"
-            )
+            self._say(f"profile: nothing to show, the run ended within the {UNTOUCHED_UPDATES + 1} updates of warm-up")
             return
         try:
             path, events = self._write_trace(profiler)
@@ -250,9 +248,7 @@ class StepProfiler(NoProfile):
         )
         if on_gpu:
             busy_ms = on_gpu.busy_ms / done
-            self._say(
-                f"GPU busy {busy_ms:.1f} of {wall_ms:.1f} ms per update, idle {1 - busy_ms / wall_ms:.1%}"
-            )
+            self._say(f"GPU busy {busy_ms:.1f} of {wall_ms:.1f} ms per update, idle {1 - busy_ms / wall_ms:.1%}")
             self._say("GPU ms: work that a phase launched, even if it ran after the phase was over")
         if on_gpu and not on_gpu.kernels:
             self._say("no GPU work was recorded: the driver may let only administrators profile")

@@ -47,9 +47,7 @@ def read_metrics(run: Path | str, *, label: str | None = None) -> RunMetrics:
     """
     path = metrics_path(run)
     lines = [line for line, _ in lines_of(path) if line.strip()]
-    records = [
-        record for line in lines if is_sound(line) is not False and (record := decode_line(line)) is not None
-    ]
+    records = [record for line in lines if is_sound(line) is not False and (record := decode_line(line)) is not None]
     if not records:
         raise DataError(f"{path} holds no record", "the run has logged nothing yet; wait for its first step")
     return RunMetrics(

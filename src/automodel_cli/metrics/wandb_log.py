@@ -44,9 +44,7 @@ def redact(value: Any) -> Any:
     none. Passwords inside URLs are masked too.
     """
     if isinstance(value, Mapping):
-        return {
-            key: REDACTED if _is_secret(str(key), inner) else redact(inner) for key, inner in value.items()
-        }
+        return {key: REDACTED if _is_secret(str(key), inner) else redact(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [redact(inner) for inner in value]
     return _URL_PASSWORD.sub(rf"\1:{REDACTED}@", value) if isinstance(value, str) else value
@@ -158,9 +156,7 @@ class WandbLog:
 
     def _give_up(self, doing: str, error: Exception) -> None:
         self._run = None
-        self._say(
-            f"W&B failed while {doing} ({error}); training goes on without it, metrics.jsonl has it all"
-        )
+        self._say(f"W&B failed while {doing} ({error}); training goes on without it, metrics.jsonl has it all")
 
 
 def open_wandb(

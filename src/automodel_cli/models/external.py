@@ -46,9 +46,7 @@ class ExternalCausalLM(CausalLM):
         self._takes_positions = "position_ids" in parameters
         self._by_keyword = "input_ids" in parameters
 
-    def forward(
-        self, batch: Batch, *, head_loss: HeadLoss | None = None, cache: KVCache | None = None
-    ) -> Tensor:
+    def forward(self, batch: Batch, *, head_loss: HeadLoss | None = None, cache: KVCache | None = None) -> Tensor:
         assert cache is None, "a foreign module has no cache"
         if batch.segment_ids is not None:
             self.check_keeps_apart(batch.segment_ids.shape[1])

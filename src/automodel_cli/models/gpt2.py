@@ -47,9 +47,7 @@ class Block(nn.Module):
         super().__init__()
         width, bias, dropout = config.n_embd, config.bias, config.dropout
         self.ln_1 = nn.LayerNorm(width, eps=NORM_EPS, bias=bias)
-        self.attn = CausalSelfAttention(
-            width, config.n_head, layer=layer, bias=bias, dropout=dropout, attend=attend
-        )
+        self.attn = CausalSelfAttention(width, config.n_head, layer=layer, bias=bias, dropout=dropout, attend=attend)
         self.ln_2 = nn.LayerNorm(width, eps=NORM_EPS, bias=bias)
         approximate = _GELU_APPROXIMATION[config.activation]
         self.mlp = MLP(width, bias=bias, dropout=dropout, approximate=approximate)
@@ -88,9 +86,7 @@ class GPT2(OwnCausalLM):
 
     def matrix_layouts(self) -> dict[str, MatrixLayout]:
         queries_keys_values = MatrixLayout(sizes=(self.config.n_embd,) * 3)
-        return {
-            name: queries_keys_values for name in self.param_roles() if name.endswith("attn.c_attn.weight")
-        }
+        return {name: queries_keys_values for name in self.param_roles() if name.endswith("attn.c_attn.weight")}
 
     def tp_plan(self) -> dict[str, str]:
         return {

@@ -100,9 +100,7 @@ class HFCausalLM(CausalLM):
         self.notes = _notes(hf, self.direct_head)
         attend_blocks_ourselves()
 
-    def forward(
-        self, batch: Batch, *, head_loss: HeadLoss | None = None, cache: KVCache | None = None
-    ) -> Tensor:
+    def forward(self, batch: Batch, *, head_loss: HeadLoss | None = None, cache: KVCache | None = None) -> Tensor:
         """Logits ``[B, T, V]``, or what ``head_loss`` makes of the last hidden states."""
         inputs = self._inputs(batch, cache)
         if self.attention is not None:
@@ -374,9 +372,7 @@ def from_pretrained(given: FromPretrained) -> HFCausalLM:
     """
     source, is_trusted = given.source, given.trust_remote_code
     options = _options(given)
-    loading = {
-        name: given.overrides[name] for name in transformers_calls.MODEL_ARGUMENTS if name in given.overrides
-    }
+    loading = {name: given.overrides[name] for name in transformers_calls.MODEL_ARGUMENTS if name in given.overrides}
     overrides = {name: value for name, value in given.overrides.items() if name not in loading}
     with load_errors_named(source):
         config = read_config(source, trust_remote_code=is_trusted, overrides=overrides, **loading)
@@ -401,9 +397,7 @@ def pretrained_on_meta(given: FromPretrained) -> HFCausalLM:
     """
     dtype = given.overrides.pop("dtype", given.torch_dtype)  # transformers' newer name
     with load_errors_named(given.source):
-        config = read_config(
-            given.source, trust_remote_code=given.trust_remote_code, overrides=given.overrides
-        )
+        config = read_config(given.source, trust_remote_code=given.trust_remote_code, overrides=given.overrides)
     model = from_config(
         config,
         torch_dtype=dtype,

@@ -38,9 +38,7 @@ def copy_whole(target: Tensor, whole: Tensor) -> None:
     """Copy a full CPU tensor into ``target``; of a sharded target each rank keeps its own piece."""
     if isinstance(target, DTensor):
         # Every rank has drawn the same numbers, so no rank needs to send any.
-        shape, offset = compute_local_shape_and_global_offset(
-            target.shape, target.device_mesh, target.placements
-        )
+        shape, offset = compute_local_shape_and_global_offset(target.shape, target.device_mesh, target.placements)
         piece = whole[tuple(slice(start, start + size) for start, size in zip(offset, shape, strict=True))]
         target.to_local().copy_(piece)
     else:

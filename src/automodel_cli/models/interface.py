@@ -53,9 +53,7 @@ class HFTensor:
 
     def values(self, ours: Tensor) -> Tensor:
         """Its values there."""
-        return (
-            ours.detach()[: self.rows].t() if self.transposed else ours.detach()[: self.rows]
-        ).contiguous()
+        return (ours.detach()[: self.rows].t() if self.transposed else ours.detach()[: self.rows]).contiguous()
 
 
 @dataclass(frozen=True)
@@ -88,9 +86,7 @@ class CausalLM(nn.Module, ABC):
     hf_ignored: re.Pattern[str] | None = None  # what a folder may hold besides its weights; None: anything
 
     @abstractmethod
-    def forward(
-        self, batch: Batch, *, head_loss: HeadLoss | None = None, cache: KVCache | None = None
-    ) -> Tensor:
+    def forward(self, batch: Batch, *, head_loss: HeadLoss | None = None, cache: KVCache | None = None) -> Tensor:
         """Logits ``[B, T, V]``, or the scalar ``head_loss(hidden, head_weight, labels, vocab_size=V)``."""
 
     @abstractmethod

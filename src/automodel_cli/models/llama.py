@@ -69,9 +69,7 @@ class Llama(OwnCausalLM):
         width, layers = config.hidden_size, config.num_hidden_layers
         attend = grouped(attend_by_name(config.attn_implementation))
         self.embed_tokens = nn.Embedding(self.padded_vocab_size, width)
-        self.rotary_emb = RotaryEmbedding(
-            config.head_width, theta=config.rope_theta, scaling=config.rope_scaling
-        )
+        self.rotary_emb = RotaryEmbedding(config.head_width, theta=config.rope_theta, scaling=config.rope_scaling)
         self.layers = nn.ModuleList(Block(config, layer=layer, attend=attend) for layer in range(layers))
         self.norm = RMSNorm(width, config.rms_norm_eps)
         if not config.tie_word_embeddings:

@@ -104,9 +104,7 @@ class LlamaConfig(ModelConfig):
         width, heads = self.hidden_size, self.num_attention_heads
         problems = []
         if heads % self.kv_heads:
-            problems.append(
-                f"num_attention_heads {heads} is not divisible by num_key_value_heads {self.kv_heads}"
-            )
+            problems.append(f"num_attention_heads {heads} is not divisible by num_key_value_heads {self.kv_heads}")
         if self.head_dim is None and width % heads:
             problems.append(f"hidden_size {width} is not divisible by num_attention_heads {heads}")
         elif self.head_width % 2:

@@ -131,6 +131,5 @@ def known_tokens(config: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
     """The special tokens of a ``config.json``, where the vocabulary has them: transformers fills in defaults."""
     found = {name: config.get(name) for name in ("bos_token_id", "eos_token_id")}
     return {
-        name: value if all(token < vocab_size for token in token_ids(value)) else None
-        for name, value in found.items()
+        name: value if all(token < vocab_size for token in token_ids(value)) else None for name, value in found.items()
     }

@@ -58,9 +58,7 @@ class OwnCausalLM(CausalLM):
     def init_std(self, name: str) -> float:
         """The standard deviation that the weight called ``name`` is drawn with."""
 
-    def forward(
-        self, batch: Batch, *, head_loss: HeadLoss | None = None, cache: KVCache | None = None
-    ) -> Tensor:
+    def forward(self, batch: Batch, *, head_loss: HeadLoss | None = None, cache: KVCache | None = None) -> Tensor:
         hidden = self.hidden(batch, cache)
         if cache is not None:
             cache.advance(batch.input_ids.shape[1])
@@ -68,9 +66,7 @@ class OwnCausalLM(CausalLM):
             return head_loss(hidden, self.head_weight(), batch.labels, vocab_size=self.vocab_size)
         return F.linear(hidden, self.head_weight())[..., : self.vocab_size]
 
-    def positions_and_mask(
-        self, batch: Batch, cache: KVCache | None, *, dropout: float = 0.0
-    ) -> tuple[Tensor, Any]:
+    def positions_and_mask(self, batch: Batch, cache: KVCache | None, *, dropout: float = 0.0) -> tuple[Tensor, Any]:
         """Where the tokens are, and where they may look (``attention_mask``).
 
         Raises:

@@ -345,9 +345,7 @@ def _hub(cfg: DoctorOptions) -> Iterator[Finding]:
         return
     question = "from automodel_cli.corpus.tokenizer import open_tokenizer; open_tokenizer('gpt2')"
     code, _, error = _in_a_process([*_PYTHON, "-c", question], cfg.timeout)
-    advice = (
-        f"is {HUB} unreachable? Use a corpus with its own tokenizer, or copy one here (tokenizer: FOLDER)"
-    )
+    advice = f"is {HUB} unreachable? Use a corpus with its own tokenizer, or copy one here (tokenizer: FOLDER)"
     found = "gpt2 loads" if code == 0 else f"gpt2: {_last_line(error) or 'no answer'}"
     yield _judged("tokenizer", found, code == 0, advice)
 

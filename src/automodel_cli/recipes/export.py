@@ -28,9 +28,7 @@ class ExportResult:
     num_bytes: int
 
 
-def run(
-    cfg: ExportConfig, *, progress: hf_export.Progress | None = None, say: Say | None = None
-) -> ExportResult:
+def run(cfg: ExportConfig, *, progress: hf_export.Progress | None = None, say: Say | None = None) -> ExportResult:
     """Write the model of a checkpoint, and its tokenizer, as a Hugging Face folder.
 
     Raises:

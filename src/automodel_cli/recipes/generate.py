@@ -94,14 +94,10 @@ def _read_text(path: str) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError:
         shown = without_controls(path)
-        raise ConfigError(
-            f"the prompt file {shown} cannot be read: not UTF-8 text", "name a text file"
-        ) from None
+        raise ConfigError(f"the prompt file {shown} cannot be read: not UTF-8 text", "name a text file") from None
 
 
-def run(
-    cfg: GenerateConfig, *, on_text: TextSink | None = None, trust: Sequence[str] = ()
-) -> GenerationResult:
+def run(cfg: GenerateConfig, *, on_text: TextSink | None = None, trust: Sequence[str] = ()) -> GenerationResult:
     """Continue the prompts. They are data: no special token is read out of them.
 
     Args:
@@ -119,16 +115,12 @@ def run(
     loaded = load_model(cfg.checkpoint, device=device, trust=trust)
     tokenizer = loaded.tokenizer if cfg.tokenizer is None else open_tokenizer(cfg.tokenizer)
     if tokenizer is None:
-        raise ConfigError(
-            f"{loaded.path} has no tokenizer, so a prompt cannot be read", "name one with --tokenizer"
-        )
+        raise ConfigError(f"{loaded.path} has no tokenizer, so a prompt cannot be read", "name one with --tokenizer")
     separator = loaded.separator_id if cfg.tokenizer is None else None
     ids = [_prompt_ids(prompt, tokenizer, loaded, separator) for prompt in prompts]
     notes, longest, context = list(loaded.notes), max(map(len, ids)), loaded.model.max_seq_len
     if context is not None and longest > context:  # ``overflow: stop`` refuses it
-        notes.append(
-            f"a prompt has {longest:,} tokens, the model's context {context:,}: only its end is read"
-        )
+        notes.append(f"a prompt has {longest:,} tokens, the model's context {context:,}: only its end is read")
     rows = [row for row in ids for _ in range(cfg.num_samples)]
     texts = _Texts(tokenizer, rows, cfg.stop, on_text)
     # Half precision pays off on GPUs; single tokens on a CPU are no matrix products worth converting for.
@@ -186,9 +178,7 @@ def _forward_errors_named(model: CausalLM) -> Iterator[None]:
         ) from error
 
 
-def _prompt_ids(
-    prompt: str, tokenizer: Tokenizer, loaded: LoadedModel, separator: int | None = None
-) -> list[int]:
+def _prompt_ids(prompt: str, tokenizer: Tokenizer, loaded: LoadedModel, separator: int | None = None) -> list[int]:
     """The prompt as ids; an empty one starts a new document, with the ``separator`` that the corpus had.
 
     Raises:

@@ -46,11 +46,7 @@ def run(
 
 def _refuse_other_files(data: Path) -> None:
     """Check a file that is there already; its type, where it has no header, is for the configuration to say."""
-    if (
-        data.is_file()
-        and data.suffix != ".npy"
-        and not inspect_token_file(data, raw_dtype="uint16").num_tokens
-    ):
+    if data.is_file() and data.suffix != ".npy" and not inspect_token_file(data, raw_dtype="uint16").num_tokens:
         raise DataError(
             f"{data} is empty, expected a file of token ids",
             "its writer may have been stopped: make or copy it again; automodel preprocess nanogpt makes such files",

@@ -103,9 +103,7 @@ def local_processes(word: str) -> int:
 
     gpus = torch.cuda.device_count()
     if word == "gpu" and not gpus:
-        raise ConfigError(
-            "--nproc-per-node gpu: there is no GPU here", "see automodel doctor, or give a number"
-        )
+        raise ConfigError("--nproc-per-node gpu: there is no GPU here", "see automodel doctor, or give a number")
     return gpus if word == "gpu" or (word == "auto" and gpus) else cores()
 
 

@@ -61,8 +61,7 @@ _TOUR = (
     ),
     (
         "Turn the text into token files, a twentieth of it for validation",
-        "preprocess nanogpt --dataset {source} --tokenizer {output}/bpe --val-fraction 0.05"
-        " --output-dir {output}/data",
+        "preprocess nanogpt --dataset {source} --tokenizer {output}/bpe --val-fraction 0.05 --output-dir {output}/data",
     ),
     (
         "Train a small GPT on them",

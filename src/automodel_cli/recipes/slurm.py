@@ -141,9 +141,7 @@ def _one_line(line: str) -> str:
 def _directives(job: BatchJob) -> list[str]:
     options, gpus = job.options, job.options.gpus_per_node
     if gpus is None and job.processes in ("gpu", "auto"):
-        raise ConfigError(
-            "the number of GPUs per machine is missing", "add --nproc-per-node N, or --gpus-per-node N"
-        )
+        raise ConfigError("the number of GPUs per machine is missing", "add --nproc-per-node N, or --gpus-per-node N")
     if gpus is None and job.processes.isdigit():
         gpus = int(job.processes)
     values = {

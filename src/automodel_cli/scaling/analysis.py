@@ -144,11 +144,7 @@ class Analysis:
 
     def _sizes(self) -> list[tuple[float, float]]:
         depths = self.points.extras.get("depth", np.empty(0))
-        return [
-            (depth, size)
-            for depth, size in zip(depths, self.points.params, strict=False)
-            if np.isfinite(depth)
-        ]
+        return [(depth, size) for depth, size in zip(depths, self.points.params, strict=False) if np.isfinite(depth)]
 
     def notes(self) -> list[str]:
         """Doubts about the fits, for people; empty where there are none."""
@@ -180,9 +176,7 @@ def analyze(
 def parabola_bias(points: Points, law: Laws, cost: Cost) -> Bias:
     """What the parabolas would say if the points followed ``law`` without noise."""
     exact = fit_parabolas(points.with_loss(law.loss(points.params, points.tokens)))
-    ratios = [
-        one.params / float(best_size(law, one.budget, cost)) if one.flag == "ok" else np.nan for one in exact
-    ]
+    ratios = [one.params / float(best_size(law, one.budget, cost)) if one.flag == "ok" else np.nan for one in exact]
     return Bias(float(size_law(exact).exponent), float(exponents_of(law, cost).a), np.array(ratios))
 
 
@@ -196,18 +190,14 @@ def _notes_on_points(found: Analysis) -> list[str]:
     elif alone := int((found.points.group < 0).sum()):
         notes.append(f"{plural(alone, 'point')} of a budget of their own: in the law, in no parabola")
     if found.cost.is_poor:
-        notes.append(
-            f"compute deviates by up to {found.cost.spread:.0%} from k N^p D: optima may be off by as much"
-        )
+        notes.append(f"compute deviates by up to {found.cost.spread:.0%} from k N^p D: optima may be off by as much")
     return notes
 
 
 def _notes_on_law(found: Analysis) -> list[str]:
     law, notes = found.law, []
     if law.E == 0:
-        notes.append(
-            "E is 0: these points do not reach where the loss levels off; expect too little of extrapolation"
-        )
+        notes.append("E is 0: these points do not reach where the loss levels off; expect too little of extrapolation")
     for name, factor, exponent in (("A", law.A, law.alpha), ("B", law.B, law.beta)):
         if factor == 0 or exponent in EXPONENT_LIMITS:
             notes.append(f"the points do not determine the term of {name}: no optimum follows from this law")

@@ -62,9 +62,7 @@ def resampled_laws(points: Points, law: Laws, *, delta: float, number: int, seed
     start = np.array([law.alpha, law.beta], dtype=float)
     parts = np.array_split(counts, max(1, -(-counts.size // _BATCH_ENTRIES)))
     fitted = [
-        fit_batch(
-            points, points.loss, part, np.tile(start, (len(part), 1)), delta=delta, tolerance=_TOLERANCE
-        )
+        fit_batch(points, points.loss, part, np.tile(start, (len(part), 1)), delta=delta, tolerance=_TOLERANCE)
         for part in parts
     ]
     return Laws(*(np.concatenate([getattr(laws, name) for laws in fitted]) for name in _FIELDS))
@@ -92,9 +90,7 @@ class ResampledVertices:
     size_law: PowerLaw
 
 
-def resampled_parabolas(
-    points: Points, parabolas: list[Parabola], *, number: int, seed: int
-) -> ResampledVertices:
+def resampled_parabolas(points: Points, parabolas: list[Parabola], *, number: int, seed: int) -> ResampledVertices:
     """``number`` times the parabolas of all budgets, through their fitted losses plus residuals drawn at random."""
     generator = np.random.default_rng([seed, 2])
     residuals = _residuals(points, parabolas)

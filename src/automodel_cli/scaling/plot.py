@@ -178,9 +178,7 @@ def _draw_sizes(axes: Any, found: Analysis, optima: Sequence[Optimum], marked: S
 
 def _draw_losses(axes: Any, found: Analysis, optima: Sequence[Optimum], marked: Sequence[Optimum]) -> None:
     axes.set_title("Loss against compute")
-    axes.plot(
-        found.points.flops, found.points.loss, ".", color="#9aa3ad", markersize=4, label="runs", zorder=1
-    )
+    axes.plot(found.points.flops, found.points.loss, ".", color="#9aa3ad", markersize=4, label="runs", zorder=1)
     exponent = found.exponent("c")
     label = f"law: {found.law.E:.3f} + k C^-{exponent.value:.3f}"
     _draw_band(axes, optima, "loss", label, found.level)
@@ -198,9 +196,7 @@ def _draw_band(axes: Any, optima: Sequence[Optimum], name: str, label: str, leve
     intervals = [getattr(one, name) for one in optima]
     axes.plot(budgets, [one.value for one in intervals], color=_LAW, linewidth=1.6, label=label, zorder=2)
     low, high = [one.low for one in intervals], [one.high for one in intervals]
-    axes.fill_between(
-        budgets, low, high, color=_LAW, alpha=0.18, linewidth=0, zorder=1, label=f"{level:.0%} interval"
-    )
+    axes.fill_between(budgets, low, high, color=_LAW, alpha=0.18, linewidth=0, zorder=1, label=f"{level:.0%} interval")
 
 
 def _draw_bars(axes: Any, budgets: Sequence[float], intervals: Sequence[Any], label: str) -> None:
@@ -303,9 +299,7 @@ def _csv(found: Analysis, optima: Sequence[Optimum]) -> str:
     table = csv.DictWriter(text, _COLUMNS, restval="", lineterminator="\n")
     table.writeheader()
     points = found.points
-    for flops, params, tokens, loss in zip(
-        points.flops, points.params, points.tokens, points.loss, strict=True
-    ):
+    for flops, params, tokens, loss in zip(points.flops, points.params, points.tokens, points.loss, strict=True):
         table.writerow({"kind": "run", "budget": flops, "params": params, "tokens": tokens, "loss": loss})
     for number, one in enumerate(found.parabolas):
         row = {"kind": "vertex", "budget": one.budget, "loss": one.loss, "flag": one.flag}

@@ -117,11 +117,7 @@ def read_points(
     source = path / RESULTS_NAME if path.is_dir() else path
     rows, notes = _result_rows(source) if source.suffix == ".jsonl" else _csv_rows(source)
     conditions = _conditions(rows.values(), where, source) if where else []
-    kept = {
-        line: row
-        for line, row in rows.items()
-        if all(str(row.get(name)) == value for name, value in conditions)
-    }
+    kept = {line: row for line, row in rows.items() if all(str(row.get(name)) == value for name, value in conditions)}
     if where and len(kept) < len(rows):
         notes.append(f"{plural(len(rows) - len(kept), 'row')} left out by --where")
     used = {line: row for line, row in kept.items() if not _is_outlier(row)}
@@ -152,9 +148,7 @@ def _csv_rows(path: Path) -> tuple[dict[int, Row], list[str]]:
         reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
         rows = dict(_numbered(reader))
     except (csv.Error, UnicodeDecodeError) as problem:
-        raise DataError(
-            f"{path} is not a CSV file in UTF-8: {without_controls(str(problem))}", hint
-        ) from None
+        raise DataError(f"{path} is not a CSV file in UTF-8: {without_controls(str(problem))}", hint) from None
     if not rows:
         raise DataError(f"{path} has no rows, expected a header and one row a run", _HEADER)
     return rows, []
@@ -222,9 +216,7 @@ def _numbers(rows: Mapping[int, Row], names: Mapping[str, str]) -> tuple[list[di
     for line, row in rows.items():
         numbers = {name: _number(row.get(column)) for name, column in names.items()}
         bad = [names[name] for name, value in numbers.items() if not (math.isfinite(value) and value > 0)]
-        problems += [
-            f"line {line}: {column} is {_shown(row.get(column))}, expected a number above 0" for column in bad
-        ]
+        problems += [f"line {line}: {column} is {_shown(row.get(column))}, expected a number above 0" for column in bad]
         found.append(numbers)
     return found, problems
 

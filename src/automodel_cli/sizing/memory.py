@@ -145,9 +145,7 @@ class _Step:
         yield self.at("loss", before, kept + ends + self.casts(), self.head_kept() + self.loss_forward())
         yield self.at("loss backward", before, kept + ends + self.casts_kept(), self.loss_backward())
         yield self.at("last block", before, kept + again + self.casts_kept(), head_gradient, working)
-        yield self.at(
-            "first block", before + others, block + self.casts_kept() // self.layers, head_gradient, working
-        )
+        yield self.at("first block", before + others, block + self.casts_kept() // self.layers, head_gradient, working)
         if self.plan.accumulates:
             yield self.at("embedding", before, 0, head_gradient + table_gradient)
         else:
@@ -166,9 +164,7 @@ class _Step:
         self, moment: str, gradients: int, tokens: int, row: int, head: int, *, cached: bool = False
     ) -> PeakMemory:
         """A forward without gradients, at its widest block or at the head; the last gradients are still there."""
-        inner = (3 if self.shape.llama_like else 2) * (
-            self.shape.mlp_width or 0
-        )  # of gate, up, product; in, out
+        inner = (3 if self.shape.llama_like else 2) * (self.shape.mlp_width or 0)  # of gate, up, product; in, out
         width = max(inner, 4 * (self.shape.width or 0))
         scores = 0 if self.plan.attention == "linear" else 2 * (self.shape.heads or 0) * row
         block = self.c * tokens * max(width, 3 * (self.shape.width or 0) + scores)
@@ -182,9 +178,7 @@ class _Step:
 
     def head_of_tasks(self, tokens: int) -> int:
         """Logits of scored positions in pieces (``evaluation.span_scores``): compute dtype, fp32, log-probabilities."""
-        logits = min(
-            TASK_LOGITS.get(self.plan.device, TASK_LOGITS["cuda"]), tokens * self.shape.padded_vocab_size
-        )
+        logits = min(TASK_LOGITS.get(self.plan.device, TASK_LOGITS["cuda"]), tokens * self.shape.padded_vocab_size)
         each = FP32_BYTES + FP32_BYTES + (self.c if self.plan.half else 0)
         return each * logits + (self.c * self.head_size if self.plan.half else 0)
 
@@ -307,9 +301,7 @@ class _Step:
             "linear": FP32_BYTES * heads,
             "matmul": self.c * heads * row,
             # Autocast computes softmax in fp32 on CUDA, and in the compute dtype on a CPU.
-            "eager": (FP32_BYTES + self.c if self.plan.half and self.plan.device == "cuda" else self.c)
-            * heads
-            * row,
+            "eager": (FP32_BYTES + self.c if self.plan.half and self.plan.device == "cuda" else self.c) * heads * row,
         }
         return kept[self.plan.attention]
 
@@ -330,9 +322,7 @@ class _Step:
         attention = self.c * queries + FP32_BYTES * (self.shape.heads or 0)
         if self.plan.attention != "linear":
             attention = 0  # batched products are not among them
-        products = (
-            keys + inner if self.shape.llama_like else queries + 2 * keys + inner
-        )  # v, gate; c_attn, c_fc
+        products = keys + inner if self.shape.llama_like else queries + 2 * keys + inner  # v, gate; c_attn, c_fc
         return attention + self.c * products
 
     def backward_of_a_block(self) -> int:
@@ -376,9 +366,7 @@ class _Step:
             rows = min(self.plan.chunk_tokens, self.tokens)
             buffer = self.c * rows * self.shape.padded_vocab_size
             head = self.c * self.head_size if self.plan.half else 0
-            if (
-                self.plan.device == "cuda"
-            ):  # one kernel does it in place, and products are added in fp32 at once
+            if self.plan.device == "cuda":  # one kernel does it in place, and products are added in fp32 at once
                 return buffer + head + (0 if self.plan.half else self.c * self.head_size)
             if self.plan.half and not self.compiled_ends:
                 buffer += FP32_BYTES * rows * self.shape.padded_vocab_size  # scores in fp32

@@ -80,9 +80,7 @@ def _best_times(tokens: int, width: int, vocab_size: int, dtype: torch.dtype | N
     return best
 
 
-def _seconds(
-    loss: HeadLoss, hidden: Tensor, weight: Tensor, labels: Tensor, dtype: torch.dtype | None
-) -> float:
+def _seconds(loss: HeadLoss, hidden: Tensor, weight: Tensor, labels: Tensor, dtype: torch.dtype | None) -> float:
     started = time.perf_counter()
     with torch.enable_grad(), torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
         nll = loss(hidden, weight, labels, vocab_size=weight.shape[0])

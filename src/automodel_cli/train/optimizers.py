@@ -22,9 +22,7 @@ MUON_ADAMW = "automodel_cli.train.muon.rules.muon_adamw"
 _FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
-def pick_kernel(
-    device_type: str, name: str = ADAMW[0], arguments: Mapping[str, Any] | None = None
-) -> tuple[str, str]:
+def pick_kernel(device_type: str, name: str = ADAMW[0], arguments: Mapping[str, Any] | None = None) -> tuple[str, str]:
     """(fused | foreach | loop, why): how AdamW updates its tensors; ("own", why) for an optimizer of another ``name``.
 
     ``arguments`` are AdamW's, with their types right; the rule is torch's (``_default_to_fused_or_foreach``), but that
@@ -61,9 +59,7 @@ def build_adamw(
     """
     if options.get("fused") is None:
         options["fused"] = pick_kernel(torch.device(device).type, arguments=options)[0] == "fused"
-    return torch.optim.AdamW(
-        groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay, **options
-    )
+    return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay, **options)
 
 
 def build_optimizer(
@@ -91,9 +87,7 @@ class CombinedOptimizer(torch.optim.Optimizer):
         super().__init__([group for part in parts for group in part.param_groups], {})
         self.owners = [part for part in parts for _ in part.param_groups]
         self.parts = parts
-        self._step_supports_amp_scaling = all(
-            getattr(part, "_step_supports_amp_scaling", False) for part in parts
-        )
+        self._step_supports_amp_scaling = all(getattr(part, "_step_supports_amp_scaling", False) for part in parts)
         for part in parts:
             self.state.update(part.state)
         self._share()

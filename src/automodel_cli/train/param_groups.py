@@ -96,9 +96,7 @@ def _compiled(overrides: Sequence[Override], names: list[str]) -> list[re.Patter
         try:
             pattern = re.compile(override.pattern)
         except re.error as error:
-            raise ConfigError(
-                f"{where} is not a regular expression: {error}", "correct the pattern"
-            ) from None
+            raise ConfigError(f"{where} is not a regular expression: {error}", "correct the pattern") from None
         if not any(pattern.search(name) for name in names):
             raise ConfigError(
                 f"{where} {override.pattern!r} matches no parameter",

@@ -85,6 +85,4 @@ def signal_number(name: str) -> signal.Signals:
     try:
         return signal.Signals[full]
     except KeyError:
-        raise ConfigError(
-            f"there is no signal {name!r}", f"use names such as {', '.join(DEFAULT_SIGNALS)}"
-        ) from None
+        raise ConfigError(f"there is no signal {name!r}", f"use names such as {', '.join(DEFAULT_SIGNALS)}") from None

@@ -207,17 +207,11 @@ def contradictions(schedule: Schedule, total_steps: int) -> list[str]:
     warmup, decay, peak = schedule.warmup_steps, schedule.decay_steps, schedule.max_lr
     notes = []
     if schedule.min_lr > peak and schedule.style != "constant":
-        notes.append(
-            f"lr_scheduler.min_lr {schedule.min_lr:g} is above the highest rate {peak:g}: the rate climbs"
-        )
+        notes.append(f"lr_scheduler.min_lr {schedule.min_lr:g} is above the highest rate {peak:g}: the rate climbs")
     if schedule.init_lr > peak and warmup:
-        notes.append(
-            f"lr_scheduler.init_lr {schedule.init_lr:g} is above the highest rate {peak:g}: it falls at first"
-        )
+        notes.append(f"lr_scheduler.init_lr {schedule.init_lr:g} is above the highest rate {peak:g}: it falls at first")
     if warmup >= total_steps:
-        notes.append(
-            f"the warm-up takes {warmup} updates, the run has {total_steps}: the rate {peak:g} is not reached"
-        )
+        notes.append(f"the warm-up takes {warmup} updates, the run has {total_steps}: the rate {peak:g} is not reached")
     elif decay > total_steps and schedule.style != "constant":
         last = schedule.lr(total_steps - 1)
         notes.append(

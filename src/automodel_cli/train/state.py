@@ -77,12 +77,8 @@ class TrainState:
                 "it was written by another version of automodel; resume with that one",
             )
         if "step" not in values:
-            raise CheckpointError(
-                "the training state has no step", "the checkpoint is damaged; use an older one"
-            )
-        stored = validated(
-            values, _Stored, "the training state", CheckpointError, hint="use an older checkpoint"
-        )
+            raise CheckpointError("the training state has no step", "the checkpoint is damaged; use an older one")
+        stored = validated(values, _Stored, "the training state", CheckpointError, hint="use an older checkpoint")
         best = math.inf if stored.best_val_loss is None else stored.best_val_loss
         recent = list(stored.recent_losses)
         return cls(**{**stored.model_dump(), "best_val_loss": best, "recent_losses": recent})

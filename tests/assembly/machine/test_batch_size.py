@@ -22,9 +22,7 @@ PLENTY = DeviceMemory(total=100 * GIB, free=100 * GIB)
 
 @pytest.fixture
 def model():
-    return build_gpt2_model(
-        vocab_size=1000, n_positions=256, n_embd=128, n_layer=2, n_head=2, is_meta_device=True
-    )
+    return build_gpt2_model(vocab_size=1000, n_positions=256, n_embd=128, n_layer=2, n_head=2, is_meta_device=True)
 
 
 def config(tiny_training, *overrides, rows="auto", global_rows=24):
@@ -33,9 +31,7 @@ def config(tiny_training, *overrides, rows="auto", global_rows=24):
 
 
 def chosen(cfg, model, memory=PLENTY, *, seq_len=256, stored=None, world=None):
-    return choose(
-        cfg, model, world or World.single(), memory, seq_len=seq_len, stored=Facts.from_json(stored or {})
-    )
+    return choose(cfg, model, world or World.single(), memory, seq_len=seq_len, stored=Facts.from_json(stored or {}))
 
 
 def needed(cfg, model, rows, head_loss="plain"):

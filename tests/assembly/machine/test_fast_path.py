@@ -74,9 +74,7 @@ def test_stored_fp8_holds_without_force(tiny_training):
     fp8 = {"recipe": "tensorwise", "filter_fqns": ["attn"], "emulate": True}
     path = chosen(tiny_training, {"precision": "bf16", "fp8": fp8})
     assert path.fp8 == fp8
-    assert path.reasons["fp8"] == (
-        "tensorwise, emulated, 2 of 4 linear layers of the blocks, as stored with the run"
-    )
+    assert path.reasons["fp8"] == ("tensorwise, emulated, 2 of 4 linear layers of the blocks, as stored with the run")
 
 
 def test_a_checkpoint_from_before_fp8_has_none(tiny_training):

@@ -53,9 +53,7 @@ def test_a_billion_parameters_need_no_force(tiny_training, monkeypatch):
     choice, reason = choose(tiny_training, ON, model=gpt2(48, 1600))  # GPT-2 XL
     assert choice == {"recipe": "tensorwise", "filter_fqns": [], "emulate": False}
     assert reason == "tensorwise, 192 of 192 linear layers of the blocks"
-    with pytest.raises(
-        ConfigError, match=r"found 774M parameters, and it pays from about a billion"
-    ) as error:
+    with pytest.raises(ConfigError, match=r"found 774M parameters, and it pays from about a billion") as error:
         choose(tiny_training, ON, model=gpt2(36, 1280))  # GPT-2 large
     assert error.value.hint == "fp8.force: true trains in fp8 all the same; or set fp8: false"
 

@@ -139,9 +139,7 @@ def test_an_index_that_lies_is_refused(folders, places):
         path.unlink()
 
 
-@pytest.mark.parametrize(
-    "key", ["num_hidden_layers", "hidden_size", "vocab_size", "num_labels", "intermediate_size"]
-)
+@pytest.mark.parametrize("key", ["num_hidden_layers", "hidden_size", "vocab_size", "num_labels", "intermediate_size"])
 def test_sizes_without_end_are_refused_before_anything_is_built(folders, key, monkeypatch):
     folder = folders["qwen2"]
     path = folder / "config.json"

@@ -60,9 +60,7 @@ def test_sizes_of_ours(tmp_path, save, tiny, key):
     assert "manifest.json: facts.model" in said[0] and "model/config.json" in said[1]
 
 
-@pytest.mark.parametrize(
-    "key", ["num_hidden_layers", "hidden_size", "vocab_size", "intermediate_size", "num_labels"]
-)
+@pytest.mark.parametrize("key", ["num_hidden_layers", "hidden_size", "vocab_size", "intermediate_size", "num_labels"])
 def test_sizes_of_transformers(tmp_path, save, key):
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 40}
     model = hf.from_config(transformers.LlamaConfig(vocab_size=61, **sizes))
@@ -75,9 +73,7 @@ def test_sizes_of_transformers(tmp_path, save, key):
         assert all("parameters, the files hold" in line for line in refused(step, tmp_path))
 
 
-@pytest.mark.parametrize(
-    "edit", [{"n_layer": "2"}, {"n_embd": None}, {"n_head": 0}, {"n_head": -3}, {"colour": 1}]
-)
+@pytest.mark.parametrize("edit", [{"n_layer": "2"}, {"n_embd": None}, {"n_head": 0}, {"n_head": -3}, {"colour": 1}])
 def test_what_is_no_configuration(tmp_path, save, tiny, edit):
     step = save(tmp_path / "run", 3, tiny())
     change(step, lambda config, _: config.update(edit))

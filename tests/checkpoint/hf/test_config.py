@@ -163,9 +163,7 @@ def models_with_ends() -> dict:
         "our gpt2": lambda: our_gpt2(**tokens),
         "our llama": lambda: build_llama_model(**{**tiny.LLAMA, **tokens}),
         "llama": lambda: hf.from_config(transformers.LlamaConfig(**{**SIZES, **tokens})),
-        "qwen2": lambda: hf.from_config(
-            transformers.Qwen2Config(**{**SIZES, **tokens, "eos_token_id": None})
-        ),
+        "qwen2": lambda: hf.from_config(transformers.Qwen2Config(**{**SIZES, **tokens, "eos_token_id": None})),
         "gpt_neox": lambda: hf.from_config(transformers.GPTNeoXConfig(**{**SIZES, **tokens})),
         "gpt2": lambda: hf.from_config(
             transformers.GPT2Config(
@@ -187,9 +185,7 @@ def test_generate_stops_at_the_tokenizers_end(tmp_path, kind):
         assert (stated.get("bos_token_id"), stated.get("eos_token_id")) == (256, 256), name
         assert stated.get("pad_token_id") is None
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
-    assert (
-        transformers.AutoTokenizer.from_pretrained(folder).eos_token_id == theirs.config.eos_token_id == 256
-    )
+    assert transformers.AutoTokenizer.from_pretrained(folder).eos_token_id == theirs.config.eos_token_id == 256
 
     class OnlyTheEnd(transformers.LogitsProcessor):
         def __call__(self, input_ids, scores):

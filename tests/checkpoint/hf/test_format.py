@@ -49,9 +49,7 @@ def tiny_hf(kind: str, seed: int = 0) -> CausalLM:
         "qwen2 tied": lambda: transformers.Qwen2Config(
             vocab_size=61, num_key_value_heads=3, tie_word_embeddings=True, **sizes
         ),
-        "gpt2": lambda: transformers.GPT2Config(
-            vocab_size=61, n_positions=16, n_embd=24, n_layer=2, n_head=3
-        ),
+        "gpt2": lambda: transformers.GPT2Config(vocab_size=61, n_positions=16, n_embd=24, n_layer=2, n_head=3),
     }
     model = hf.from_config(configs[kind]())
     model.init_weights(seed)
@@ -124,9 +122,7 @@ def test_large_weights_are_cut_into_files_with_an_index(tmp_path, monkeypatch):
     index = json.loads((folder / hf_format.INDEX).read_text())
     stored = [path for path in folder.iterdir() if path.suffix == ".safetensors"]
     assert len(stored) > 2 and set(index["weight_map"].values()) == {path.name for path in stored}
-    assert index["metadata"]["total_size"] == sum(
-        p.nbytes for path in stored for p in load_file(path).values()
-    )
+    assert index["metadata"]["total_size"] == sum(p.nbytes for path in stored for p in load_file(path).values())
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     with torch.no_grad():
         torch.testing.assert_close(theirs(IDS).logits, logits(model), atol=1e-5, rtol=0)
@@ -199,9 +195,7 @@ def test_pickled_weights_are_refused_and_do_not_run(tmp_path):
 def test_code_that_comes_with_a_folder_does_not_run(tmp_path):
     folder = hf_export.save_hf(tiny_hf("llama"), tmp_path / "hf")
     config = json.loads((folder / "config.json").read_text())
-    config.update(
-        model_type="mine", auto_map={"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}
-    )
+    config.update(model_type="mine", auto_map={"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"})
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "code.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')")
     with pytest.raises(Exception, match=r"mine|code"):

@@ -26,9 +26,7 @@ def made_up(name: str, pattern: str, gap: int = 0) -> TiktokenTokenizer:
     """A small encoding with a real pattern; its special token may lie behind a gap."""
     ranks = {bytes([byte]): byte for byte in range(256)} | {t: 256 + i for i, t in enumerate(MERGED)}
     special = {"<|endoftext|>": len(ranks) + gap}
-    return TiktokenTokenizer(
-        tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
-    )
+    return TiktokenTokenizer(tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special))
 
 
 def as_hf(tokenizer, folder: Path) -> transformers.PreTrainedTokenizerBase:

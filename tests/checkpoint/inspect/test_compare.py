@@ -24,16 +24,12 @@ def test_what_differs_between_two_checkpoints(run, tiny):
 def test_a_checkpoint_is_equal_to_itself(run):
     found = compare.diff(run / "step_00000010", run / "step_00000010")
     assert found["equal"] > 0
-    assert not any(
-        found[key] for key in ("added", "removed", "reshaped", "changed", "config", "facts", "unread")
-    )
+    assert not any(found[key] for key in ("added", "removed", "reshaped", "changed", "config", "facts", "unread"))
 
 
 def test_tensors_that_came_went_and_changed_shape_or_type(tmp_path):
     save_file({"w": torch.ones(2), "gone": torch.ones(1), "s": torch.ones(3)}, tmp_path / "a.safetensors")
-    save_file(
-        {"w": torch.ones(2).bfloat16(), "new": torch.ones(1), "s": torch.ones(4)}, tmp_path / "b.safetensors"
-    )
+    save_file({"w": torch.ones(2).bfloat16(), "new": torch.ones(1), "s": torch.ones(4)}, tmp_path / "b.safetensors")
     found = compare.diff(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
     assert [row["name"] for row in found["removed"]] == ["gone"]
     assert [row["name"] for row in found["added"]] == ["new"]

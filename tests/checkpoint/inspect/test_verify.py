@@ -95,9 +95,7 @@ def test_exports_without_hashes_and_files_added_to_one_are_said_to_be_uncovered(
     (exported / "automodel_files.json").unlink()  # as exports were before there was such a list
     result = verify.verify(exported)
     assert result["bytes_hashed"] == 0 and "no hashes" in result["not_covered"][0]
-    (exported / "automodel_files.json").write_text(
-        '{"format": "automodel-export/1", "files": [{"name": "../x"}]}'
-    )
+    (exported / "automodel_files.json").write_text('{"format": "automodel-export/1", "files": [{"name": "../x"}]}')
     assert not verify.verify(exported)["ok"]
 
 

@@ -25,9 +25,7 @@ def seen(monkeypatch):
             if on_text is not None:
                 on_text(0, piece)
         sample = recipe.Continuation(" and\x1b[2J\nmore\u202e", [1, 2], stopped=False)
-        prompts = [
-            recipe.PromptSamples(prompt, [sample] * cfg.num_samples) for prompt in recipe.read_prompts(cfg)
-        ]
+        prompts = [recipe.PromptSamples(prompt, [sample] * cfg.num_samples) for prompt in recipe.read_prompts(cfg)]
         return recipe.GenerationResult(prompts, Path("run/step_00000007"), 12.34)
 
     monkeypatch.setattr(recipe, "run", fake)
@@ -67,9 +65,7 @@ def test_several_samples_one_after_another(seen, capsys):
     assert out.count("a and\\x1b[2J") == 2 and "--- sample 2 of 2 ---" in out
 
 
-@pytest.mark.parametrize(
-    "flag", [["--top-k", "0"], ["--top-p", "1.5"], ["--temperature", "-1"], ["--top-k", "x"]]
-)
+@pytest.mark.parametrize("flag", [["--top-k", "0"], ["--top-p", "1.5"], ["--temperature", "-1"], ["--top-k", "x"]])
 def test_out_of_range(seen, flag, capsys):
     assert app.run(["generate", "run", *flag]) == 2
     assert "error:" in capsys.readouterr().err and not seen

@@ -86,9 +86,7 @@ def test_verify_that_fails_is_exit_code_1_and_names_the_file(run_folder, capsys)
     assert "FAILED: " in out and f"{shard} is damaged" in out
 
 
-@pytest.mark.parametrize(
-    "arguments", [["nowhere"], ["run", "--step", "7"], ["run", "--diff", "10", "nowhere"]]
-)
+@pytest.mark.parametrize("arguments", [["nowhere"], ["run", "--step", "7"], ["run", "--diff", "10", "nowhere"]])
 def test_errors_are_two_lines(run_folder, arguments, monkeypatch, capsys):
     monkeypatch.chdir(run_folder.parent)
     assert app.run(["inspect-ckpt", *arguments]) == 1

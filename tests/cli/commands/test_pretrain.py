@@ -178,9 +178,7 @@ def test_a_wrong_configuration_starts_nothing(capsys, recipe, launcher):
     assert (recipe, launcher) == ([], [])
 
 
-@pytest.mark.parametrize(
-    "environment", [{"RANK": "1", "WORLD_SIZE": "2"}, {"SLURM_PROCID": "1", "SLURM_NTASKS": "2"}]
-)
+@pytest.mark.parametrize("environment", [{"RANK": "1", "WORLD_SIZE": "2"}, {"SLURM_PROCID": "1", "SLURM_NTASKS": "2"}])
 def test_a_process_of_another_launcher_joins_in_and_is_quiet(environment, recipe, launcher, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

@@ -68,9 +68,7 @@ def test_json_recovers_the_surface(tmp_path, capsys):
 
 def test_json_has_no_nan(tmp_path, capsys):
     """Without groups of equal compute there are no parabolas; their exponent is null."""
-    source = write_csv(
-        tmp_path / "points.csv", surface(budgets=(1e18, 2e18, 4e18, 8e18, 1.6e19, 3.2e19), sizes=1)
-    )
+    source = write_csv(tmp_path / "points.csv", surface(budgets=(1e18, 2e18, 4e18, 8e18, 1.6e19, 3.2e19), sizes=1))
     points = surface(sizes=6)
     points.flops[:] = points.flops * [1.1**k for k in range(len(points))]
     source = write_csv(tmp_path / "points.csv", points)
@@ -146,10 +144,7 @@ def test_plot(tmp_path, capsys):
         rows = list(csv.DictReader(handle))
     kinds = [row["kind"] for row in rows]
     assert (kinds.count("run"), kinds.count("vertex"), kinds.count("law")) == (15, 3, 40)
-    assert (
-        app.run(["sweep", "fit", str(tmp_path / "sweep/scaling_points.csv"), "--where", "kind=run", *QUICK])
-        == 0
-    )
+    assert app.run(["sweep", "fit", str(tmp_path / "sweep/scaling_points.csv"), "--where", "kind=run", *QUICK]) == 0
 
 
 def test_svg_says_what_it_shows(tmp_path):

@@ -47,9 +47,7 @@ def test_the_guides_command(chunks: Path) -> None:
         f"processed_data_{k}_text_document.{suffix}" for k in range(3) for suffix in ("bin", "idx")
     )
     assert "openai-community/gpt2: GPT-2's vocabulary" in done.stdout and "encoded by " in done.stdout
-    assert (
-        "60 documents in processed_data_0_text_document ... processed_data_2_text_document (3)" in done.stdout
-    )
+    assert "60 documents in processed_data_0_text_document ... processed_data_2_text_document (3)" in done.stdout
     assert "uint16, end-of-document 50256" in done.stdout
     assert "warning: bad row data.chunk.00001.jsonl:21: malformed JSON" in done.stderr
     assert "log_interval is ignored" in done.stderr
@@ -93,9 +91,7 @@ def test_several_keys_and_files_that_the_shell_expanded(chunks: Path) -> None:
 
 
 def test_settings_from_a_file_and_errors(chunks: Path) -> None:
-    (chunks / "cfg.yaml").write_text(
-        "input: [data.chunk.*.jsonl]\ntokenizer: byte\nshards: 2\noutput_path: out\n"
-    )
+    (chunks / "cfg.yaml").write_text("input: [data.chunk.*.jsonl]\ntokenizer: byte\nshards: 2\noutput_path: out\n")
     done = automodel("megatron", "-c", "cfg.yaml", "--append-eod", cwd=chunks)
     assert done.returncode == 0, done.stderr
     assert len(list((chunks / "out").glob("*.idx"))) == 2

@@ -61,9 +61,7 @@ def test_tokenizer_then_nanogpt(rows: Path, tmp_path: Path) -> None:
     )
     assert trained.returncode == 0, trained.stderr
     assert "270" in trained.stdout and "automodel preprocess nanogpt --tokenizer tok" in trained.stdout
-    done = automodel(
-        "preprocess", "nanogpt", "--dataset", str(rows), "--tokenizer", "tok", "-o", "out", cwd=tmp_path
-    )
+    done = automodel("preprocess", "nanogpt", "--dataset", str(rows), "--tokenizer", "tok", "-o", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert read_corpus_manifest(tmp_path / "out").tokenizer["name"] == "tok"
 

@@ -22,9 +22,7 @@ MODELS = [
 
 
 def make(**sections) -> PretrainConfig:
-    return PretrainConfig.model_validate(
-        {"model": {"_target_": "m.M"}, "dataset": {"_target_": "d.D"}, **sections}
-    )
+    return PretrainConfig.model_validate({"model": {"_target_": "m.M"}, "dataset": {"_target_": "d.D"}, **sections})
 
 
 def all_sections(model):
@@ -41,9 +39,7 @@ def test_every_section_is_closed_frozen_and_documented(model):
         assert section.model_config["frozen"] is True
         assert section.__doc__
         for name, field in section.model_fields.items():
-            assert help_of(section, name) or reason_ignored(field), (
-                f"{section.__name__}.{name} has no docstring"
-            )
+            assert help_of(section, name) or reason_ignored(field), f"{section.__name__}.{name} has no docstring"
             assert describe_type(field.annotation, field.metadata) != "a value", f"{section.__name__}.{name}"
 
 
@@ -116,9 +112,7 @@ def test_validation_sets_by_name():
 
 
 def test_nested_targets_are_targets():
-    cfg = make(
-        model={"_target_": "m.M", "config": {"_target_": "c.C", "n": 1}, "many": [{"_target_": "x.X"}, 2]}
-    )
+    cfg = make(model={"_target_": "m.M", "config": {"_target_": "c.C", "n": 1}, "many": [{"_target_": "x.X"}, 2]})
     assert cfg.model.arguments["config"] == Target("c.C", {"n": 1})
     assert cfg.model.arguments["many"] == [Target("x.X"), 2]
     assert cfg.model.to_mapping()["many"] == [{"_target_": "x.X"}, 2]
@@ -216,15 +210,7 @@ def test_every_ignored_key_explains_itself_once_it_is_set():
 
 def _some(annotation):
     text = str(annotation)
-    return (
-        "bf16"
-        if "bf16" in text
-        else 3
-        if "int" in text or "float" in text
-        else True
-        if "bool" in text
-        else "x"
-    )
+    return "bf16" if "bf16" in text else 3 if "int" in text or "float" in text else True if "bool" in text else "x"
 
 
 def test_understood_keys_at_their_default_are_silent():

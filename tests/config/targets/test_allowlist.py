@@ -170,9 +170,7 @@ def test_trust_in_one_repository_is_none_in_another():
         "transformers.AutoModelForCausalLM.from_pretrained",
         {**NAME, "trust_remote_code": True, "config": nested},
     )
-    assert [
-        problem.key for problem in check_target(outer, "model", trust=["owner/model"], imports=False).problems
-    ] == [
+    assert [problem.key for problem in check_target(outer, "model", trust=["owner/model"], imports=False).problems] == [
         "model.trust_remote_code",
         "model.config.trust_remote_code",
     ]
@@ -181,9 +179,7 @@ def test_trust_in_one_repository_is_none_in_another():
 
 def test_remote_code_of_a_nested_source():
     nested = Target("transformers.AutoConfig.from_pretrained", NAME)
-    outer = Target(
-        "transformers.AutoModelForCausalLM.from_config", {"trust_remote_code": True, "config": nested}
-    )
+    outer = Target("transformers.AutoModelForCausalLM.from_config", {"trust_remote_code": True, "config": nested})
     assert [problem.key for problem in check_target(outer, "model", imports=False).problems] == [
         "model.trust_remote_code"
     ]

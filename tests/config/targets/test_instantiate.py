@@ -61,9 +61,7 @@ def test_our_own_targets_are_built():
 
 
 def test_injected_values_fill_in_where_the_file_says_nothing(here):
-    (here / "mine.py").write_text(
-        "class D:\n    def __init__(self, seq_len, seed=0): self.got = (seq_len, seed)\n"
-    )
+    (here / "mine.py").write_text("class D:\n    def __init__(self, seq_len, seed=0): self.got = (seq_len, seed)\n")
     named = {"_target_": "mine.D", "seq_len": 4}
     build = {"inject": {"seed": 7, "unknown": 1}, "trust": ["mine"]}
     assert instantiate(target(named), "dataset", **build).got == (4, 7)
@@ -72,25 +70,19 @@ def test_injected_values_fill_in_where_the_file_says_nothing(here):
 
 def test_supplied_arguments_always_come_from_the_run():
     weights = [torch.nn.Parameter(torch.zeros(2))]
-    optimizer = instantiate(
-        target({"_target_": "torch.optim.SGD", "lr": 0.5}), "optimizer", inject={"params": weights}
-    )
+    optimizer = instantiate(target({"_target_": "torch.optim.SGD", "lr": 0.5}), "optimizer", inject={"params": weights})
     assert isinstance(optimizer, torch.optim.SGD)
     assert optimizer.param_groups[0]["lr"] == 0.5
     assert optimizer.param_groups[0]["params"] == weights
     with pytest.raises(ConfigError, match="params: is supplied by the run"):
-        instantiate(
-            target({"_target_": "torch.optim.SGD", "params": []}), "optimizer", inject={"params": weights}
-        )
+        instantiate(target({"_target_": "torch.optim.SGD", "params": []}), "optimizer", inject={"params": weights})
 
 
 def test_an_error_of_the_callable_names_place_target_and_arguments():
     wrong = Target("torch.optim.SGD", {"lr": 1.0, "nesterov": True}, where="cfg.yaml:7")
     with pytest.raises(ConfigError) as caught:
         instantiate(wrong, "optimizer", inject={"params": [torch.nn.Parameter(torch.zeros(1))]})
-    assert caught.value.message.startswith(
-        "cfg.yaml:7: torch.optim.SGD failed: ValueError: Nesterov momentum requires"
-    )
+    assert caught.value.message.startswith("cfg.yaml:7: torch.optim.SGD failed: ValueError: Nesterov momentum requires")
     assert "lr=1.0" in caught.value.hint
 
 
@@ -193,9 +185,7 @@ def test_arguments_of_foreign_targets_are_checked_before_anything_is_built():
     assert any("did you mean betas?" in line for line in found)
     nested = {"_target_": "transformers.GPT2LMHeadModel.from_config", "config": hf_config(n_layers=3), "x": 1}
     found = problems(nested, "model")
-    assert any(
-        line.startswith("model.config.n_layers: ") and "did you mean n_layer?" in line for line in found
-    )
+    assert any(line.startswith("model.config.n_layers: ") and "did you mean n_layer?" in line for line in found)
     assert any(line.startswith("model.x: ") for line in found)
     assert problems({"_target_": "transformers.GPT2LMHeadModel.from_config"}, "model") == [
         "model.config: is missing: transformers.GPT2LMHeadModel.from_config needs it"
@@ -221,9 +211,7 @@ def test_the_object_has_to_be_what_its_place_takes(role, name, expected):
     problems = check_target(target({"_target_": name}), role).problems
     assert len(problems) == 1
     assert expected in problems[0].text
-    first_phase = [
-        problem.text for problem in check_target(target({"_target_": name}), role, imports=False).problems
-    ]
+    first_phase = [problem.text for problem in check_target(target({"_target_": name}), role, imports=False).problems]
     assert not any(expected in text for text in first_phase)  # it imports nothing, so it cannot know yet
 
 
@@ -294,14 +282,10 @@ def test_arguments_of_a_trusted_file_are_checked_without_running_it(here):
 
 def test_the_inner_import_error_is_shown(here):
     (here / "broken.py").write_text("import os\nimport no_such_dependency\n")
-    with pytest.raises(
-        ConfigError, match=r"ModuleNotFoundError: No module named 'no_such_dependency'"
-    ) as caught:
+    with pytest.raises(ConfigError, match=r"ModuleNotFoundError: No module named 'no_such_dependency'") as caught:
         instantiate(target({"_target_": "broken.Net"}), "model", trust=["broken"])
     assert "broken.py, line 2" in caught.value.message
-    with pytest.raises(
-        ConfigError, match=r"failed while it was loaded: .*no_such_dependency.*broken\.py, line 2"
-    ):
+    with pytest.raises(ConfigError, match=r"failed while it was loaded: .*no_such_dependency.*broken\.py, line 2"):
         instantiate(target({"_target_": "broken.py:Net"}), "model", trust=["broken.py"])
     (here / "buggy.py").write_text("x = 1 / 0\n")
     with pytest.raises(ConfigError, match=r"ZeroDivisionError: division by zero \(buggy\.py, line 1\)"):
@@ -330,10 +314,7 @@ def test_a_package_may_offer_what_its_modules_define(here):
     (here / "pkg/__init__.py").write_text("from pkg.inner import Net\n")
     (here / "pkg/inner.py").write_text("class Net:\n    @classmethod\n    def make(cls): return cls()\n")
     assert type(instantiate(target({"_target_": "pkg.Net"}), "model", trust=["pkg"])).__name__ == "Net"
-    assert (
-        type(instantiate(target({"_target_": "pkg.inner.Net.make"}), "model", trust=["pkg"])).__name__
-        == "Net"
-    )
+    assert type(instantiate(target({"_target_": "pkg.inner.Net.make"}), "model", trust=["pkg"])).__name__ == "Net"
 
 
 def test_nested_targets_are_built_first_in_lists_too(here):
@@ -424,9 +405,7 @@ def test_words_for_no_are_false_to_every_callable(here):
     switches = ("amsgrad", "maximize", "fused")
     assert [cfg.optimizer.arguments[name] for name in switches] == [False, False, False]
     assert cfg.dataset.arguments["shuffle_files"] is False
-    config = instantiate(
-        target({"_target_": "transformers.GPT2Config", **TINY_GPT2, "use_cache": "no"}), "hf_config"
-    )
+    config = instantiate(target({"_target_": "transformers.GPT2Config", **TINY_GPT2, "use_cache": "no"}), "hf_config")
     assert config.use_cache is False
 
 

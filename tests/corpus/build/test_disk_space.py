@@ -20,9 +20,7 @@ from automodel_cli.errors import AutomodelError
 READ = ReadOptions(lists=True)
 
 
-def guess(
-    source: FileSource | HubSource, *, max_tokens: int | None = None, copies: int = 1
-) -> Estimate | None:
+def guess(source: FileSource | HubSource, *, max_tokens: int | None = None, copies: int = 1) -> Estimate | None:
     encoder = EncodeTask(Path("none"), "auto", READ, "<u2", end=(256,), tokenizer=ByteTokenizer()).open()
     return estimate(source, encoder, itemsize=2, max_tokens=max_tokens, copies=copies)
 

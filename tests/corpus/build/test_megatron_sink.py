@@ -87,9 +87,7 @@ def test_parts_by_tokens_for_any_cutting_and_interruption(tmp_path: Path, seed: 
     rows = random_rows(rng, len(keys), 60)
     max_tokens = rng.choice([None, rng.randint(1, 400)])
     part_tokens = rng.choice([1, 20, 75, 10_000])
-    layout = MegatronLayout(
-        tmp_path, "x", keys, "document", U2, "tokens", part_tokens, skip_empty=seed % 3 == 0
-    )
+    layout = MegatronLayout(tmp_path, "x", keys, "document", U2, "tokens", part_tokens, skip_empty=seed % 3 == 0)
     sink = MegatronSink(layout, max_tokens=max_tokens)
     position = 0
     while position < len(rows) and not sink.full:

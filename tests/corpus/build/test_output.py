@@ -35,9 +35,7 @@ def ask(folder: Path, plan: dict = PLAN) -> tuple[Position | None, list[str]]:
 def interrupted(folder: Path) -> Position:
     writer = CorpusWriter(layout(folder), SplitRule())
     writer.feed(TokenChunk.of_documents(np.arange(6, dtype=np.uint16), np.array([6]), unfinished=True))
-    here = Position(
-        "write", {"file": 0, "at": 12}, rows=3, bad={"count": 1, "first": ["x"]}, writer=writer.sync()
-    )
+    here = Position("write", {"file": 0, "at": 12}, rows=3, bad={"count": 1, "first": ["x"]}, writer=writer.sync())
     write_progress(folder, PLAN, here)
     return here
 
@@ -61,9 +59,7 @@ def test_what_cannot_be_continued_starts_over(tmp_path: Path, damage: str) -> No
     interrupted(tmp_path)
     path = (
         tmp_path
-        / {"journal": PROGRESS_NAME, "temporary": "dataset_00001.bin.automodel.tmp", "shard": "dataset.bin"}[
-            damage
-        ]
+        / {"journal": PROGRESS_NAME, "temporary": "dataset_00001.bin.automodel.tmp", "shard": "dataset.bin"}[damage]
     )
     path.write_bytes(path.read_bytes()[:-1])
     found, lines = ask(tmp_path)

@@ -34,9 +34,7 @@ class Count:
 
 
 def chunks(sizes: list[int], name: str = "x.jsonl", file: int = 0):
-    encoder = EncodeTask(
-        Path("none"), "auto", ReadOptions(), "<u2", before=(256,), tokenizer=ByteTokenizer()
-    ).open()
+    encoder = EncodeTask(Path("none"), "auto", ReadOptions(), "<u2", before=(256,), tokenizer=ByteTokenizer()).open()
     at = 0
     for size in sizes:
         data = b"".join(LINES[at : at + size])
@@ -100,9 +98,7 @@ def test_a_position_is_noted_before_the_next_unit_only() -> None:
 
 def test_strict() -> None:
     with pytest.raises(DataError, match=r"bad row x\.jsonl:2: malformed JSON"):
-        run_pipeline(
-            chunks([6]), Sink(), BadRows(strict=True), note=lambda *_: None, on_progress=lambda size, _: None
-        )
+        run_pipeline(chunks([6]), Sink(), BadRows(strict=True), note=lambda *_: None, on_progress=lambda size, _: None)
 
 
 def test_only_the_first_are_named() -> None:

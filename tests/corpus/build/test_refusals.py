@@ -95,6 +95,4 @@ def test_the_command_line_shows_a_panic_as_an_error(
     monkeypatch.setattr(app, "parse_argv", panics)
     assert app.run(["doctor"]) == 1
     shown = capsys.readouterr().err
-    assert (
-        "internal error: index out of bounds" in shown and "Traceback" not in shown and "bug in" not in shown
-    )
+    assert "internal error: index out of bounds" in shown and "Traceback" not in shown and "bug in" not in shown

@@ -85,11 +85,7 @@ def sequences_of(chunk: TokenChunk, field: int = 0) -> list[list[list[int]]]:
     before = sum(f.num_tokens for f in chunk.fields[:field])
     found = chunk.fields[field]
     flat = chunk.tokens[before : before + found.num_tokens]
-    parts = (
-        [part.tolist() for part in np.split(flat, np.cumsum(found.lengths)[:-1])]
-        if len(found.lengths)
-        else []
-    )
+    parts = [part.tolist() for part in np.split(flat, np.cumsum(found.lengths)[:-1])] if len(found.lengths) else []
     documents, first = [], 0
     for size in found.sizes.tolist():
         documents.append(parts[first : first + size])
@@ -141,9 +137,7 @@ def test_a_document_in_pieces_gets_its_ids_around_it_once() -> None:
 def test_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SentenceRule, "splitter", lambda self: lambda text: text.split("."))
     task = EncodeTask(Path("none"), "auto", ONE, "<u2", end=(256,), sentences=SentenceRule())
-    chunk = replace(task, tokenizer=ByteTokenizer()).open()(
-        rows({"text": "a.b..c"}, {"text": ["d.e"]}, {"text": "."})
-    )
+    chunk = replace(task, tokenizer=ByteTokenizer()).open()(rows({"text": "a.b..c"}, {"text": ["d.e"]}, {"text": "."}))
     assert sequences_of(chunk) == [[[97], [98], [99, 256]], [[100, 46, 101, 256]], []]
 
 

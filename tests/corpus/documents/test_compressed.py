@@ -68,9 +68,7 @@ def test_damage(tmp_path: Path, compression: str) -> None:
 
 @pytest.mark.parametrize("compression", ["zst", "xz", "bz2", "gz"])
 def test_little_that_stands_for_much_takes_little_memory(tmp_path: Path, compression: str) -> None:
-    packer = {"zst": zstandard.compress, "xz": lzma.compress, "bz2": bz2.compress, "gz": gzip.compress}[
-        compression
-    ]
+    packer = {"zst": zstandard.compress, "xz": lzma.compress, "bz2": bz2.compress, "gz": gzip.compress}[compression]
     (tmp_path / "f").write_bytes(packer(bytes(24 << 20)))
     tracemalloc.start()
     with open_stream(str(tmp_path / "f"), compression, window_bytes=32 << 20) as stream:
@@ -96,8 +94,6 @@ def test_windows_are_bounded(tmp_path: Path) -> None:
         with (
             pytest.raises(DataError, match=r"needs a window of .*64 MiB|more, 16 MiB are allowed"),
             stream_errors("f"),
-            open_stream(
-                str(path), compression, window_bytes=(64 if compression == "zst" else 16) << 20
-            ) as stream,
+            open_stream(str(path), compression, window_bytes=(64 if compression == "zst" else 16) << 20) as stream,
         ):
             stream.read()

@@ -51,9 +51,7 @@ def cut(
     files = list_files(str(path)).files
     options = ReadOptions(document=document)
     start = cursor or {"file": 0, "at": 0}
-    return list(
-        cut_files(files, options, start, chunk_bytes=chunk_bytes, cut_huge_texts=huge, tail_from=tail)
-    )
+    return list(cut_files(files, options, start, chunk_bytes=chunk_bytes, cut_huge_texts=huge, tail_from=tail))
 
 
 def documents(units: list[Unit], document: str = "file") -> list[str]:

@@ -33,15 +33,11 @@ def touch(folder: Path, *names: str) -> None:
     ],
 )
 def test_agrees_with_glob(tmp_path: Path, pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    touch(
-        tmp_path, "a/x.txt", "a/b/x.txt", "b/x.txt", "b/y.md", "z.txt", ".hidden/x.txt", ".h.txt", "a/.i.txt"
-    )
+    touch(tmp_path, "a/x.txt", "a/b/x.txt", "b/x.txt", "b/y.md", "z.txt", ".hidden/x.txt", ".h.txt", "a/.i.txt")
     monkeypatch.chdir(tmp_path)
     theirs = {os.path.normpath(name) for name in glob.glob(pattern, recursive=True)}  # noqa: PTH207
     ours = {os.path.normpath(path) for path in expand(pattern)}
-    assert {name for name in ours if Path(name).is_file()} == {
-        name for name in theirs if Path(name).is_file()
-    }
+    assert {name for name in ours if Path(name).is_file()} == {name for name in theirs if Path(name).is_file()}
     assert [str(path) for path in expand(f"{tmp_path}/{pattern}")] == sorted(str(tmp_path / n) for n in ours)
 
 

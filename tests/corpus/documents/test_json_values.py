@@ -48,9 +48,7 @@ def test_several_values(long: int, monkeypatch: pytest.MonkeyPatch) -> None:
         (b"[1, 2", 2),
     ],
 )
-def test_what_is_left_after_a_value_is_never_dropped(
-    data: bytes, count: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_left_after_a_value_is_never_dropped(data: bytes, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for long in (1 << 20, 3):
         monkeypatch.setattr(json_values, "_LONG_CHARACTERS", long)
         with pytest.raises(DataError, match=f"malformed or cut off after value {count}"):

@@ -142,9 +142,7 @@ def test_what_is_no_text_is_refused_by_name_and_a_bad_row_in_a_folder(tmp_path: 
     for name in ("a.tar.gz", "b.txt"):
         with pytest.raises(DataError, match=f"{name} is a tar archive"):
             list_files(str(tmp_path / name))
-    with pytest.raises(
-        DataError, match=r"c\.txt is a parquet file, taken for text(.|\n)*--input-format parquet"
-    ):
+    with pytest.raises(DataError, match=r"c\.txt is a parquet file, taken for text(.|\n)*--input-format parquet"):
         list_files(f"{tmp_path}/c*")
     files = list_files(str(tmp_path)).files
     assert [(file.name, file.not_text) for file in files] == [
@@ -189,6 +187,4 @@ def test_links_pipes_and_odd_names_are_read_or_said(tmp_path: Path) -> None:
         is_local(str(tmp_path / "in/gone.txt"))
     source = FileSource(str(tmp_path / "in"), ReadOptions())
     json.dumps(source.describe()).encode()
-    assert source.identity() and [
-        text for u in source.units(None, 9) for text in read_unit(u, ReadOptions()).texts
-    ]
+    assert source.identity() and [text for u in source.units(None, 9) for text in read_unit(u, ReadOptions()).texts]

@@ -33,9 +33,7 @@ PACK = {
 }
 
 
-def cut(
-    path: Path, chunk: int, options: ReadOptions, cursor: dict | None = None, **how: object
-) -> list[Unit]:
+def cut(path: Path, chunk: int, options: ReadOptions, cursor: dict | None = None, **how: object) -> list[Unit]:
     files = list_files(str(path)).files
     how = {"cut_huge_texts": False, "tail_from": None, **how}
     return list(cut_files(files, options, cursor or {"file": 0, "at": 0}, chunk_bytes=chunk, **how))
@@ -159,9 +157,7 @@ def test_a_file_that_is_one_document(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["", ".zst"])
-def test_text_without_a_place_to_cut_is_cut_at_the_same_places_for_every_unit_size(
-    tmp_path: Path, suffix: str
-) -> None:
+def test_text_without_a_place_to_cut_is_cut_at_the_same_places_for_every_unit_size(tmp_path: Path, suffix: str) -> None:
     text = "some words " + "漢" * 500 + " " + "then words " * 20 + "x" * 777
     path = tmp_path / f"a.txt{suffix}"
     path.write_bytes(PACK[suffix](text.encode()))

@@ -110,9 +110,7 @@ def test_unreadable_and_shrinking_files_are_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="became shorter"):
         read_unit(Unit("jsonl", "a.jsonl", 0, {}, path=str(tmp_path / "a.jsonl"), stop=10), ReadOptions())
     with pytest.raises(DataError, match=r"cannot read gone\.jsonl"):
-        read_unit(
-            Unit("jsonl", "gone.jsonl", 0, {}, path=str(tmp_path / "gone.jsonl"), stop=1), ReadOptions()
-        )
+        read_unit(Unit("jsonl", "gone.jsonl", 0, {}, path=str(tmp_path / "gone.jsonl"), stop=1), ReadOptions())
 
 
 def test_fields_of_a_row_are_usable_together_or_not_at_all() -> None:
@@ -188,9 +186,7 @@ def test_what_counts_as_a_row_is_what_json_says(data: st.DataObject) -> None:
     row = st.fixed_dictionaries({"text": st.text(st.characters()) | value}) | value
     lines = []
     for one in data.draw(st.lists(row, min_size=1, max_size=4)):
-        line = bytearray(
-            json.dumps(one, ensure_ascii=data.draw(st.booleans())).encode("utf-8", "surrogatepass")
-        )
+        line = bytearray(json.dumps(one, ensure_ascii=data.draw(st.booleans())).encode("utf-8", "surrogatepass"))
         for _ in range(data.draw(st.integers(0, 2))):
             place = data.draw(st.integers(0, len(line)))
             line[place : place + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=2))

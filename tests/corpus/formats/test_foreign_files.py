@@ -193,12 +193,8 @@ def kinds(tmp_path: Path) -> Path:
     (folder / "text.txt").write_bytes(TEXT)
     (folder / "rows.jsonl").write_bytes(b'{"text": "some words"}\n' * 200)
     pq.write_table(pa.table({"text": ["words"] * 100}), folder / "rows.parquet")
-    (folder / "nemo.bin").write_bytes(
-        struct.pack("<4i", MAGIC, 1, 5000, 2).ljust(1024, b"\0") + ids.tobytes()
-    )
-    (folder / "llm_c.bin").write_bytes(
-        struct.pack("<3i", 20240520, 1, 5000).ljust(1024, b"\0") + ids.tobytes()
-    )
+    (folder / "nemo.bin").write_bytes(struct.pack("<4i", MAGIC, 1, 5000, 2).ljust(1024, b"\0") + ids.tobytes())
+    (folder / "llm_c.bin").write_bytes(struct.pack("<3i", 20240520, 1, 5000).ljust(1024, b"\0") + ids.tobytes())
     ids.tofile(folder / "train.bin")
     (ids % 65).tofile(folder / "char.bin")
     _ids(100_000, 5000, "<u4").tofile(folder / "wide.bin")

@@ -56,8 +56,7 @@ def test_what_megatron_core_wrote_is_read_and_written_again(name: str, tmp_path:
     reader = MegatronReader(GOLDEN / name)
     reader.index.check()
     documents = [
-        [sequence.tolist() for sequence in reader.document(number)]
-        for number in range(reader.file.num_documents)
+        [sequence.tolist() for sequence in reader.document(number)] for number in range(reader.file.num_documents)
     ]
     write_megatron_file(tmp_path / name, documents, dtype=reader.file.dtype)
     for suffix in (".bin", ".idx"):
@@ -160,9 +159,7 @@ def test_what_the_sizes_show_is_seen_when_a_file_is_opened(
         (34 + 48 + 16, b"\0", "document 1 ends at sequence 0, before its beginning at 1"),
     ],
 )
-def test_check_finds_what_the_sizes_do_not_show(
-    tmp_path: Path, offset: int, value: bytes, message: str
-) -> None:
+def test_check_finds_what_the_sizes_do_not_show(tmp_path: Path, offset: int, value: bytes, message: str) -> None:
     index = MegatronIndex(inspect_prefix(_patched(tmp_path, offset, value)))
     with pytest.raises(DataError, match=message):
         index.check()
@@ -244,9 +241,7 @@ def test_a_writer_goes_on_where_another_was_killed(tmp_path: Path) -> None:
     assert not can_continue(tmp_path / "x", np.dtype("u2"), synced)
 
 
-def test_a_stale_index_never_stands_beside_new_tokens(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stale_index_never_stands_beside_new_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between the two renames: tokens without an index, which is no data set, instead of a wrong one."""
     prefix = tmp_path / "x"
     write_megatron_file(prefix, DOCUMENTS, dtype="uint16")

@@ -56,9 +56,7 @@ def test_sound_files(made: Path) -> None:
         ]
         assert report.hashed == 9  # four pairs of two files, and the tokenizer
         assert [text for _, text in report.documents[:2]] == ["Document 0.0, é", "Document 0.1, é"]
-        assert [name for name, _ in report.documents] == ["x_0_text_document"] * 2 + [
-            "x_0_title_document"
-        ] * 2
+        assert [name for name, _ in report.documents] == ["x_0_text_document"] * 2 + ["x_0_title_document"] * 2
     for suffix in ("", ".bin", ".idx"):
         report = check(made / f"x_1_title_document{suffix}")
         assert report.problems == [] and [file.documents for file in report.files] == [6]
@@ -102,18 +100,14 @@ def test_an_index_that_lies(tmp_path: Path) -> None:
     raw = bytearray(idx_path(tmp_path / "x").read_bytes())
     raw[34 + 12 + 8] ^= 2  # the second pointer
     idx_path(tmp_path / "x").write_bytes(raw)
-    assert any(
-        "sequence 1 has length 1 and begins at byte" in line for line in check(tmp_path / "x").problems
-    )
+    assert any("sequence 1 has length 1 and begins at byte" in line for line in check(tmp_path / "x").problems)
 
 
 def test_cut_documents_are_allowed_only_at_the_end_of_a_limited_run(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "abc"}\n' * 5)
     cfg = {"input": str(tmp_path / "a.jsonl"), "tokenizer": "byte", "append_eod": True, "workers": 1}
     cfg |= {"max_tokens": 10, "output_path": str(tmp_path / "out")}
-    preprocess_megatron.run(
-        PreprocessMegatronConfig(**cfg), progress=lambda event: None, say=lambda line: None
-    )
+    preprocess_megatron.run(PreprocessMegatronConfig(**cfg), progress=lambda event: None, say=lambda line: None)
     assert check(tmp_path / "out").problems == []
 
 

@@ -19,9 +19,7 @@ def layouts(tmp_path: Path, keys: tuple[str, ...], *, skip_empty: bool = False) 
     (tmp_path / "spool").mkdir()
     (tmp_path / "out").mkdir()
     spool = MegatronLayout(tmp_path / "spool", "x", keys, "document", np.dtype("<u2"), "one")
-    final = MegatronLayout(
-        tmp_path / "out", "x", keys, "document", np.dtype("<u2"), "one", skip_empty=skip_empty
-    )
+    final = MegatronLayout(tmp_path / "out", "x", keys, "document", np.dtype("<u2"), "one", skip_empty=skip_empty)
     return spool, final
 
 

@@ -85,9 +85,7 @@ def test_killed_at_every_step_of_publishing(
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6])
-def test_taking_a_pair_back_may_be_interrupted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
+def test_taking_a_pair_back_may_be_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     whole = expected(tmp_path)
     for suffix in (".bin", ".idx"):
         shutil.copy(tmp_path / f"whole{suffix}", tmp_path / f"x{suffix}")

@@ -62,9 +62,7 @@ def test_order_is_by_key_for_any_buckets_writers_and_memory(
 ) -> None:
     """With little memory the buckets are divided, several times over."""
     rows = ROWS if memory > 1 else ROWS[:40]
-    assert read(fill(tmp_path / "b", count, block=block, writers=writers, rows=rows), memory) == expected(
-        rows
-    )
+    assert read(fill(tmp_path / "b", count, block=block, writers=writers, rows=rows), memory) == expected(rows)
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["plan.json"]
 
 
@@ -146,9 +144,7 @@ def test_ranges_of_keys_agree_with_parts() -> None:
         assert sum(part.width for part in ranges) == whole.width
         offsets = (rng.random(1000) * whole.width).astype(np.float64)
         keys = np.array([whole.low + min(int(o), whole.width - 1) for o in offsets], dtype=np.uint64)
-        edges = np.array(
-            [edge for part in ranges for edge in (part.low, part.low + part.width - 1)], np.uint64
-        )
+        edges = np.array([edge for part in ranges for edge in (part.low, part.low + part.width - 1)], np.uint64)
         keys = np.sort(np.concatenate((keys, edges)))
         numbers = whole.range_of(keys, count)
         assert (np.diff(numbers.astype(int)) >= 0).all()

@@ -15,9 +15,7 @@ from automodel_cli.corpus.shuffle.document_folder import (
 from automodel_cli.errors import DataError
 from automodel_cli.files import read_manifest, write_manifest
 
-FILE = DocumentFile(
-    name="x.chunk.00000.jsonl", split="train", documents=1, bytes=3, xxh3="xxh3:0123456789abcdef"
-)
+FILE = DocumentFile(name="x.chunk.00000.jsonl", split="train", documents=1, bytes=3, xxh3="xxh3:0123456789abcdef")
 
 
 def whole(folder: Path) -> DocumentsManifest:
@@ -41,9 +39,7 @@ def test_written_and_read(tmp_path: Path) -> None:
     assert read_documents_manifest(tmp_path) is None
 
 
-@pytest.mark.parametrize(
-    "name", ["../canary.jsonl", "/elsewhere/canary.jsonl", "a/../../canary.jsonl", "", "a\nb"]
-)
+@pytest.mark.parametrize("name", ["../canary.jsonl", "/elsewhere/canary.jsonl", "a/../../canary.jsonl", "", "a\nb"])
 def test_names_that_lead_elsewhere(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "docs"
     folder.mkdir()

@@ -48,9 +48,7 @@ def read(source: FileSource, options: RowOptions, chunk: int = 1) -> tuple[dict[
     return rows, bad
 
 
-def open_files(
-    path: Path, monkeypatch: pytest.MonkeyPatch, *, unit_bytes: int, **options: object
-) -> FileSource:
+def open_files(path: Path, monkeypatch: pytest.MonkeyPatch, *, unit_bytes: int, **options: object) -> FileSource:
     monkeypatch.setattr("automodel_cli.corpus.documents.source.BYTES_PER_DOCUMENT", unit_bytes)
     return FileSource(str(path), ReadOptions(**options))  # type: ignore[arg-type]
 
@@ -62,9 +60,7 @@ def test_lines_are_moved_byte_for_byte(
 ) -> None:
     content = b"\n".join(LINES) + (b"" if form == "no newline at the end" else b"\n")
     path = tmp_path / ("rows.jsonl.gz" if form == "gz" else "rows.jsonl")
-    path.write_bytes(
-        gzip.compress(content) if form == "gz" else (b"\xef\xbb\xbf" * (form == "bom") + content)
-    )
+    path.write_bytes(gzip.compress(content) if form == "gz" else (b"\xef\xbb\xbf" * (form == "bom") + content))
     source = open_files(path, monkeypatch, unit_bytes=unit_bytes)
     rows, bad = read(source, RowOptions(source.options))
     assert rows == {k: LINES[k] + b"\n" for k in GOOD}
@@ -105,9 +101,7 @@ def test_texts_become_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unit_bytes: int, document: str, expected: dict[int, str]
 ) -> None:
     (tmp_path / "x.txt").write_text('a\n\nb"\\é\nc\n')
-    source = open_files(
-        tmp_path / "x.txt", monkeypatch, unit_bytes=unit_bytes, document=document, text_key="content"
-    )
+    source = open_files(tmp_path / "x.txt", monkeypatch, unit_bytes=unit_bytes, document=document, text_key="content")
     rows, _ = read(source, RowOptions(source.options))
     assert {place: json.loads(row) for place, row in rows.items()} == {
         place: {"content": text} for place, text in expected.items()
@@ -156,9 +150,7 @@ def test_parquet_with_and_without_columns(tmp_path: Path, monkeypatch: pytest.Mo
 def test_lists_of_texts_and_several_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = pa.table({"a": ["x", "y"], "b": [["1", "2"], []]})
     pq.write_table(table, tmp_path / "t.parquet")
-    source = open_files(
-        tmp_path / "t.parquet", monkeypatch, unit_bytes=1, text_key="a", more_keys=("b",), lists=True
-    )
+    source = open_files(tmp_path / "t.parquet", monkeypatch, unit_bytes=1, text_key="a", more_keys=("b",), lists=True)
     rows, _ = read(source, RowOptions(source.options))
     assert list(map(json.loads, rows.values())) == [{"a": "x", "b": ["1", "2"]}, {"a": "y", "b": []}]
 

@@ -21,9 +21,7 @@ BAD = {3: "{", 50: '{"text": 1}'}
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "in").mkdir()
     for name in "ab":
-        rows = [
-            BAD.get(k, json.dumps({"text": f"{name} {k} " * (k % 9), "more": ["x", "y"]})) for k in range(80)
-        ]
+        rows = [BAD.get(k, json.dumps({"text": f"{name} {k} " * (k % 9), "more": ["x", "y"]})) for k in range(80)]
         (tmp_path / f"in/{name}.jsonl").write_text("\n".join(rows) + "\n")
     return tmp_path / "in"
 
@@ -75,9 +73,7 @@ def test_going_on_in_another_process(folder: Path) -> None:
     texts = [read_unit(unit, ReadOptions()).texts for unit in units]
     for k in (1, len(units) // 2, len(units) - 1):
         rest = [
-            text
-            for unit in make(folder).units(units[k].cursor, 1)
-            for text in read_unit(unit, ReadOptions()).texts
+            text for unit in make(folder).units(units[k].cursor, 1) for text in read_unit(unit, ReadOptions()).texts
         ]
         assert rest == [text for some in texts[k:] for text in some]
 

@@ -45,9 +45,7 @@ def test_tokens_with_budgets_in_one_piece_or_several(split_at: int) -> None:
     whole = choose(rule, lengths, train_left=train, val_left=val)
 
     def after(chosen: list[int]) -> tuple[int, int]:
-        taken = [
-            sum(n for n, c in zip(lengths, chosen, strict=False) if c == split) for split in (TRAIN, VAL)
-        ]
+        taken = [sum(n for n, c in zip(lengths, chosen, strict=False) if c == split) for split in (TRAIN, VAL)]
         return train - taken[TRAIN], val - taken[VAL]
 
     first = choose(rule, lengths[:split_at], train_left=train, val_left=val)

@@ -36,16 +36,12 @@ def byte_level(*, prefix_space: bool = False, pattern: str | None = None) -> Tok
     split = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=pattern is None)
     made.pre_tokenizer = split
     if pattern is not None:
-        made.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Split(Regex(pattern), "isolated"), split]
-        )
+        made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), split])
     made.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     made.train_from_iterator(
         TEXTS * 20,
-        trainers.BpeTrainer(
-            vocab_size=330, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
-        ),
+        trainers.BpeTrainer(vocab_size=330, special_tokens=[END], initial_alphabet=alphabet, show_progress=False),
     )
     return made
 
@@ -114,9 +110,7 @@ def words() -> Tokenizer:
     """One id a word."""
     made = Tokenizer(models.WordLevel(unk_token="[UNK]"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
-    made.train_from_iterator(
-        TEXTS * 20, trainers.WordLevelTrainer(special_tokens=["[UNK]"], show_progress=False)
-    )
+    made.train_from_iterator(TEXTS * 20, trainers.WordLevelTrainer(special_tokens=["[UNK]"], show_progress=False))
     return made
 
 

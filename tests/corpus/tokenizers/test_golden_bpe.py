@@ -42,9 +42,7 @@ def definition(text: str, ranks: dict[bytes, int]) -> list[int]:
 
 def tokenizer_of(ranks: dict[bytes, int]) -> TiktokenTokenizer:
     special = {"<|endoftext|>": 50256}
-    encoding = tiktoken.Encoding(
-        "gpt2", pat_str=GOLDEN["pattern"], mergeable_ranks=ranks, special_tokens=special
-    )
+    encoding = tiktoken.Encoding("gpt2", pat_str=GOLDEN["pattern"], mergeable_ranks=ranks, special_tokens=special)
     return TiktokenTokenizer(encoding)
 
 

@@ -16,15 +16,11 @@ from automodel_cli.corpus.tokenizers.special_tokens import text_encoder
 
 
 def make(folder: Path, *, normalized: bool = False, template: str | None = "<s> $A </s>") -> Base:
-    tokenizer = Tokenizer(
-        models.BPE({c: k for k, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, [])
-    )
+    tokenizer = Tokenizer(models.BPE({c: k for k, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     if normalized:
         tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.add_special_tokens(
-        [AddedToken(t, special=True, normalized=normalized) for t in ("<s>", "</s>")]
-    )
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=normalized) for t in ("<s>", "</s>")])
     if template:
         ids = [(t, tokenizer.token_to_id(t)) for t in ("<s>", "</s>")]
         tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=ids)

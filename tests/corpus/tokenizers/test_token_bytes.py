@@ -65,9 +65,7 @@ def test_a_text_begins_behind_a_special_token(kind: str) -> None:
     known = tokenizer.text_bytes()
     assert known is not None and tokenizer.eot_id is not None
     texts = HELD_OUT[:4]
-    joined = list(
-        itertools.chain.from_iterable([*tokenizer.encode(text), tokenizer.eot_id] for text in texts)
-    )
+    joined = list(itertools.chain.from_iterable([*tokenizer.encode(text), tokenizer.eot_id] for text in texts))
     assert known.of(joined) == sum(len(text.encode()) for text in texts)
 
 

@@ -59,9 +59,7 @@ def test_index_and_scan_agree(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [[1024, 1030, 1031], [3, 8, 12], [0, 6, 5], [0]])
-def test_a_wrong_index_is_not_trusted(
-    tmp_path: Path, wrong: list[int], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_wrong_index_is_not_trusted(tmp_path: Path, wrong: list[int], caplog: pytest.LogCaptureFixture) -> None:
     """[1024, ...] is what NeMo's tool writes: byte offsets. [0] is right as far as it goes, and kept."""
     tokens, starts = _documents([5, 0, 17, 3])
     write_token_file(tmp_path / "a.bin", tokens)
@@ -97,8 +95,6 @@ def test_hundred_million_tokens_worth_of_documents_take_a_moment() -> None:
     documents = np.arange(0, 10**8, 650, dtype=np.int32)
     started = time.process_time()
     found = aligned_starts(documents, 1024, 10**8)
-    assert (
-        time.process_time() - started < 1.0
-    )  # about 10 ms; a mask over the index per window would take minutes
+    assert time.process_time() - started < 1.0  # about 10 ms; a mask over the index per window would take minutes
     assert np.diff(found).min() >= 1024
     assert len(found) == len(documents) // 2

@@ -28,9 +28,7 @@ def test_splits_of_one_file_by_range(tmp_path: Path, training: str, validation: 
         _split(tmp_path, training, "train"), {"validation": _split(tmp_path, validation, "validation")}
     )
     assert len(notes) == bool(tokens)
-    assert all(
-        note.startswith(f"validation reads {tokens:,} tokens that training reads too") for note in notes
-    )
+    assert all(note.startswith(f"validation reads {tokens:,} tokens that training reads too") for note in notes)
 
 
 @pytest.mark.parametrize("other", ["same", "link", "hard link", "copy", "another"])

@@ -119,9 +119,7 @@ def test_a_model_of_more_ids_than_uint16_holds_needs_to_be_told(tmp_path: Path) 
 def test_the_largest_id_is_looked_for_in_the_split_alone(tmp_path: Path) -> None:
     write_megatron_file(tmp_path / "a", [[[number] * 20] for number in range(10)], dtype="uint16")
     found = {
-        split: MegatronPretraining(
-            str(tmp_path / "a"), 16, split="90,10,0", splits_to_build=split
-        ).max_token_id()
+        split: MegatronPretraining(str(tmp_path / "a"), 16, split="90,10,0", splits_to_build=split).max_token_id()
         for split in ("train", "validation")
     }
     assert found == {"train": 8, "validation": 9}

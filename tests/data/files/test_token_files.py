@@ -86,9 +86,7 @@ def test_first_shard_of_a_corpus_means_all_and_says_so(corpus: Corpus) -> None:
 def test_mixed_splits_are_refused(corpus: Corpus, tmp_path: Path) -> None:
     folder = corpus({"dataset.bin": TOKENS, "val.bin": TOKENS}).folder
     for pattern in (f"{folder}/*.bin", [str(folder / "dataset.bin"), str(folder / "val.bin")]):
-        with pytest.raises(
-            DataError, match=r"mixes training and validation files: dataset\.bin and val\.bin"
-        ):
+        with pytest.raises(DataError, match=r"mixes training and validation files: dataset\.bin and val\.bin"):
             open_token_files(pattern)
     for name in ("fineweb_train_000001.bin", "fineweb_val_000000.bin"):  # no manifest: the names speak
         write_token_file(tmp_path / name, TOKENS)
@@ -107,9 +105,7 @@ def test_fingerprint_survives_a_move_and_is_the_manifests(corpus: Corpus, tmp_pa
     after = open_token_files(str(tmp_path / "elsewhere" / "dataset*.bin"))
     assert after.fingerprint == before.fingerprint
     alone = open_token_files([tmp_path / "elsewhere" / "dataset.bin"])
-    swapped = open_token_files(
-        [tmp_path / "elsewhere" / "dataset_00001.bin", tmp_path / "elsewhere" / "dataset.bin"]
-    )
+    swapped = open_token_files([tmp_path / "elsewhere" / "dataset_00001.bin", tmp_path / "elsewhere" / "dataset.bin"])
     assert len({before.fingerprint, alone.fingerprint, swapped.fingerprint}) == 3
 
 

@@ -82,9 +82,7 @@ def test_all_of_it_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_wrong_guess_is_repaired(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lanes that start from nonsense and do not run ahead: all of the work is left to the repair."""
     monkeypatch.setattr(blending, "_lanes", lambda weights, size: (8, 0))
-    monkeypatch.setattr(
-        blending, "_likely_counts", lambda weights, drawn: np.array([drawn, 0.0, 0.0]) * bool(drawn)
-    )
+    monkeypatch.setattr(blending, "_likely_counts", lambda weights, drawn: np.array([drawn, 0.0, 0.0]) * bool(drawn))
     weights = [0.2, 0.3, 0.5]
     assert blend(weights, 400).dataset_index.tolist() == step_by_step(weights, 400)
     sizes = [40, 60, 100]

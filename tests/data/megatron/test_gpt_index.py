@@ -136,9 +136,7 @@ def test_sample_index_is_a_walk_over_the_tokens() -> None:
         samples = shape.count(tokens)
         found = sample_index(lengths, documents, samples, shape)
         assert found.dtype == np.int32
-        assert found.tolist() == [
-            list(row) for row in walk(lengths, documents, seq_len, extra)[: samples + 1]
-        ]
+        assert found.tolist() == [list(row) for row in walk(lengths, documents, seq_len, extra)[: samples + 1]]
 
 
 def test_a_partial_last_sample_ends_with_the_last_token() -> None:

@@ -37,9 +37,7 @@ class Builder:
         return {"first": np.arange(self.rows), "second": np.ones((self.rows, 2), np.int32)}
 
 
-def entry(
-    build: Any, *, data: Any = "data", plan: dict[str, Any] = PLAN, end: int = 2, **more: Any
-) -> IndexEntry:
+def entry(build: Any, *, data: Any = "data", plan: dict[str, Any] = PLAN, end: int = 2, **more: Any) -> IndexEntry:
     rows = getattr(build, "rows", 100)
     arrays = {
         "first": ArraySpec(("int64",), (rows,), 0, rows),

@@ -121,11 +121,7 @@ def test_a_file_is_no_folder_of_tasks(tmp_path):
 def test_a_template_stays_in_its_sandbox(tiny_hf, tmp_path):
     canary = tmp_path / "canary"
     folder = hostile_folder(tmp_path / "tasks", 'doc_to_target: "{canary}"', canary)
-    text = (
-        (folder / "hostile.yaml")
-        .read_text()
-        .replace(f'"{canary}"', json.dumps(ESCAPE.format(canary=str(canary))))
-    )
+    text = (folder / "hostile.yaml").read_text().replace(f'"{canary}"', json.dumps(ESCAPE.format(canary=str(canary))))
     (folder / "hostile.yaml").write_text(text)
     common = {"checkpoint": str(tiny_hf.folder), "harness": "hostile", "device": "cpu", "precision": "fp32"}
     cfg = TasksConfig(**common, harness_path=str(folder), output=str(tmp_path / "out.json"))

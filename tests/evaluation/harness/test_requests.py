@@ -77,9 +77,7 @@ def test_every_split_scores_as_the_harness_own_model(ours, theirs):
     assert refused > 5, "pairs whose continuation merges into the context must be among these"
     counts = ours.requests.counts["some_task"]
     assert counts["count"] - before.get("count", 0) == len(pairs)
-    assert (
-        counts["split_moved_back"] - before.get("split_moved_back", 0) == refused - 1
-    )  # "   " has no context
+    assert counts["split_moved_back"] - before.get("split_moved_back", 0) == refused - 1  # "   " has no context
     assert counts["context_cut"] - before.get("context_cut", 0) == 1
 
 

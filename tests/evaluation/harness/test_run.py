@@ -69,9 +69,7 @@ def task_folder(tmp_path_factory) -> Path:
     for name in ("world_knowledge/arc_easy", "world_knowledge/triviaqa_small"):
         lines = [json.dumps(item) for item in ITEMS[name]]
         (folder / f"{name.split('/')[1]}.jsonl").write_text("\n".join(lines))
-    texts = [
-        " ".join(f"word {number}" for number in range(count)) for count in (3, 150)
-    ]  # one has several windows
+    texts = [" ".join(f"word {number}" for number in range(count)) for count in (3, 150)]  # one has several windows
     (folder / "long.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
     for name, text in zip(NAMES, (CHOICES, WRITTEN, ROLLING), strict=True):
         (folder / f"{name}.yaml").write_text(text.format(data=folder))
@@ -110,19 +108,13 @@ def theirs(tiny_hf, task_folder):
 
     model = HFLM(pretrained=str(tiny_hf.folder), device="cpu", batch_size=1, dtype="float32")
     manager = TaskManager(include_path=str(task_folder), include_defaults=False)
-    return simple_evaluate(
-        model=model, tasks=list(NAMES), task_manager=manager, bootstrap_iters=0, log_samples=True
-    )
+    return simple_evaluate(model=model, tasks=list(NAMES), task_manager=manager, bootstrap_iters=0, log_samples=True)
 
 
 def test_numbers_of_its_own_hf_model(ours, theirs):
     assert set(ours) == set(NAMES)
     for name in NAMES:
-        expected = {
-            key: value
-            for key, value in theirs["results"][name].items()
-            if "," in key and "_stderr" not in key
-        }
+        expected = {key: value for key, value in theirs["results"][name].items() if "," in key and "_stderr" not in key}
         assert set(ours[name]["metrics"]) == set(expected)
         for metric, value in expected.items():
             assert ours[name]["metrics"][metric]["value"] == pytest.approx(value, rel=1e-5), (name, metric)

@@ -90,9 +90,7 @@ def digest(content: bytes) -> str:
 def test_fetched_checked_and_usable(tmp_path, serve, content):
     progress = []
     target = tmp_path / "deep" / "tasks"
-    found = fetch(
-        target, url=serve(content).url, sha256=digest(content), progress=lambda *step: progress.append(step)
-    )
+    found = fetch(target, url=serve(content).url, sha256=digest(content), progress=lambda *step: progress.append(step))
     assert found == target and progress[-1] == (len(content), len(content))
     data = Bundle(target).load(TASKS["arc_easy"])
     assert data is not None and len(data.items) == 17
@@ -147,9 +145,7 @@ def broken_member() -> bytes:
     return bytes(data)
 
 
-@pytest.mark.parametrize(
-    "url", ["http://[::", "http://127.0.0.1:99999/x.zip", "http://a b/x.zip", "http:///x"]
-)
+@pytest.mark.parametrize("url", ["http://[::", "http://127.0.0.1:99999/x.zip", "http://a b/x.zip", "http:///x"])
 def test_addresses_that_are_none(tmp_path, url):
     with pytest.raises(DataError, match="cannot be fetched"):
         fetch(tmp_path / "tasks", url=url)

@@ -64,9 +64,7 @@ def test_groups_and_names_each_once():
     assert select_tasks(["mine"], [mine]) == [mine]
 
 
-@pytest.mark.parametrize(
-    ("words", "said"), [(["arc_eazy"], "arc_easy"), (["cor"], "core"), ([], "--tasks core")]
-)
+@pytest.mark.parametrize(("words", "said"), [(["arc_eazy"], "arc_easy"), (["cor"], "core"), ([], "--tasks core")])
 def test_unknown_names(words, said):
     with pytest.raises(ConfigError) as error:
         select_tasks(words)
@@ -76,6 +74,4 @@ def test_unknown_names(words, said):
 def test_version_is_of_everything_that_counts():
     task = TASKS["piqa"]
     assert task.version() == TASKS["piqa"].version()
-    assert (
-        len({task.version(), replace(task, shots=5).version(), replace(task, delimiter=" ").version()}) == 3
-    )
+    assert len({task.version(), replace(task, shots=5).version(), replace(task, delimiter=" ").version()}) == 3

@@ -65,9 +65,7 @@ def test_the_reason_lists_the_fastest_first():
 
 def test_nothing_is_chosen_where_no_kernel_works(monkeypatch):
     monkeypatch.setattr(attention_kernels, "_time_ms", lambda *arguments: None)
-    probed = attention_kernels.probe(
-        torch.device("cpu"), rows=1, heads=1, tokens=8, head_width=8, dtype=torch.float32
-    )
+    probed = attention_kernels.probe(torch.device("cpu"), rows=1, heads=1, tokens=8, head_width=8, dtype=torch.float32)
     assert probed is None
 
 
@@ -81,7 +79,5 @@ def test_nothing_is_chosen_where_no_kernel_works(monkeypatch):
 )
 def test_the_fastest_kernel_is_chosen(monkeypatch, times, chosen):
     monkeypatch.setattr(attention_kernels, "_time_ms", lambda name, *arguments: times[name])
-    probed = attention_kernels.probe(
-        torch.device("cpu"), rows=1, heads=1, tokens=8, head_width=8, dtype=torch.float32
-    )
+    probed = attention_kernels.probe(torch.device("cpu"), rows=1, heads=1, tokens=8, head_width=8, dtype=torch.float32)
     assert probed.kernel == chosen

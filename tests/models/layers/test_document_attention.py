@@ -39,9 +39,7 @@ MODELS = ["gpt2", "llama", "hf gpt2", "hf llama", "hf llama, eager"]
 
 def build(name, **changes):
     if name == "gpt2":
-        model = build_gpt2_model(
-            vocab_size=VOCAB, n_positions=TOKENS, n_embd=32, n_layer=2, n_head=2, **changes
-        )
+        model = build_gpt2_model(vocab_size=VOCAB, n_positions=TOKENS, n_embd=32, n_layer=2, n_head=2, **changes)
     elif name == "llama":
         model = build_llama_model(vocab_size=VOCAB, **LLAMA, **changes)
     else:
@@ -51,9 +49,7 @@ def build(name, **changes):
         config = transformers.AutoConfig.for_model(kind, vocab_size=VOCAB, **special, **sizes)
         model = from_config(config, attn_implementation=attention or None)
     model.materialize("cpu", seed=1)
-    with (
-        torch.no_grad()
-    ):  # far from the nearly uniform attention of initial weights: mistakes should be large
+    with torch.no_grad():  # far from the nearly uniform attention of initial weights: mistakes should be large
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter *= 5
@@ -163,9 +159,7 @@ def test_what_cannot_be_combined_is_refused():
     windowed.hf.config.sliding_window = TOKENS
     windowed(packed())
     windowed.attn_implementation = "flash_attention_2"
-    with pytest.raises(
-        ConfigError, match="cannot be kept apart with attn_implementation 'flash_attention_2'"
-    ):
+    with pytest.raises(ConfigError, match="cannot be kept apart with attn_implementation 'flash_attention_2'"):
         windowed(packed())
 
 

@@ -51,9 +51,7 @@ def swap_two_ids(tokenizer_json: str) -> str:
 
 def score(tiny_run, tmp_path, **settings):
     given = {"checkpoint": str(tiny_run.run), "data": (str(tiny_run.val),), "device": "cpu"}
-    cfg = EvaluateConfig(
-        **{**given, "precision": "fp32", "output": str(tmp_path / "results.json"), **settings}
-    )
+    cfg = EvaluateConfig(**{**given, "precision": "fp32", "output": str(tmp_path / "results.json"), **settings})
     return evaluate.run(cfg)
 
 
@@ -62,9 +60,7 @@ class TestNumbers:
         result = score(tiny_run, tmp_path, batch_size=4)
         loss, count = plain_loss(tiny_run.model, tokens_of(tiny_run.val), 16)
         assert result.results["loss"] == pytest.approx(loss, rel=1e-5)
-        assert (
-            result.results["tokens"] == result.results["bytes"] == count
-        )  # one byte a token, no special ones
+        assert result.results["tokens"] == result.results["bytes"] == count  # one byte a token, no special ones
         assert result.results["bits_per_byte"] == pytest.approx(loss / math.log(2), rel=1e-5)
         assert result.results["settings"]["seq_len"] == 16  # as the run was trained
 

@@ -25,9 +25,7 @@ def bundle(tmp_path_factory) -> Path:
 
 def put(tiny_run, folder, output, **settings):
     given = {"checkpoint": str(tiny_run.run), "tasks": "copa", "bundle": str(folder), "device": "cpu"}
-    return evaluate_tasks.run(
-        TasksConfig(**{**given, "precision": "fp32", "output": str(output), **settings})
-    )
+    return evaluate_tasks.run(TasksConfig(**{**given, "precision": "fp32", "output": str(output), **settings}))
 
 
 def test_results_file(tiny_run, bundle, tmp_path):
@@ -74,13 +72,9 @@ def test_fewer_questions_and_other_examples(tiny_run, bundle, tmp_path):
     found = put(tiny_run, bundle, tmp_path / "r.json", tasks="arc_easy", max_per_task=4, num_fewshot=2)
     entry = found.results["tasks"]["arc_easy"]
     assert (entry["count"], entry["shots"]) == (4, 2)
-    entry = put(tiny_run, bundle, tmp_path / "r.json", tasks="arc_easy", max_per_task=4).results["tasks"][
-        "arc_easy"
-    ]
+    entry = put(tiny_run, bundle, tmp_path / "r.json", tasks="arc_easy", max_per_task=4).results["tasks"]["arc_easy"]
     assert entry["shots"] == 3  # ten asked for, three others are there
-    entry = put(tiny_run, bundle, tmp_path / "r.json", tasks="arc_easy", max_per_task=1).results["tasks"][
-        "arc_easy"
-    ]
+    entry = put(tiny_run, bundle, tmp_path / "r.json", tasks="arc_easy", max_per_task=1).results["tasks"]["arc_easy"]
     assert (entry["shots"], entry["stderr"]) == (0, None)
 
 

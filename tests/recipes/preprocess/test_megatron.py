@@ -176,9 +176,7 @@ def test_several_keys_in_one_pass(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     result = run(tmp_path, input=str(tmp_path / "a.jsonl"), json_keys=["text", "title"])
     assert pair(tmp_path / "out", key="text") == reference_files(documents_of(TEXTS))
-    assert pair(tmp_path / "out", key="title") == reference_files(
-        documents_of([row["title"] for row in rows])
-    )
+    assert pair(tmp_path / "out", key="title") == reference_files(documents_of([row["title"] for row in rows]))
     assert result.bad_rows == [
         "a.jsonl:6: no text key in 'title'",
         "a.jsonl:7: no text key in 'text'",
@@ -360,9 +358,7 @@ def bpe_with_special_tokens(folder: Path, config: dict) -> None:
     tokenizer = Tokenizer(models.BPE({c: k for k, c in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     special = [AddedToken(t, special=True, normalized=False) for t in ("<s>", "</s>", "<|endoftext|>")]
-    tokenizer.add_special_tokens(
-        [*special, AddedToken("<mask>", special=True, lstrip=True, normalized=False)]
-    )
+    tokenizer.add_special_tokens([*special, AddedToken("<mask>", special=True, lstrip=True, normalized=False)])
     tokenizer.add_tokens(["<think>"])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
@@ -384,9 +380,7 @@ NASTY = [
 ]
 
 
-@pytest.mark.parametrize(
-    "add", [{}, {"add_bos_token": False}, {"add_bos_token": True, "add_eos_token": True}]
-)
+@pytest.mark.parametrize("add", [{}, {"add_bos_token": False}, {"add_bos_token": True, "add_eos_token": True}])
 @pytest.mark.parametrize("add_special_tokens", [True, False])
 def test_parse_is_what_transformers_does(tmp_path: Path, add: dict, add_special_tokens: bool) -> None:
     from transformers import AutoTokenizer
@@ -558,9 +552,7 @@ def test_dry_run_writes_nothing(tmp_path: Path, rows: str) -> None:
     assert "would make processed_data_0_text_document from rows.jsonl" in text
     said.clear()
     run(tmp_path, say=said, input=rows, dry_run=True, shards=4, max_tokens=100)
-    assert "would make 4 pairs for each of text" in "\n".join(said) and "exactly 100 tokens" in "\n".join(
-        said
-    )
+    assert "would make 4 pairs for each of text" in "\n".join(said) and "exactly 100 tokens" in "\n".join(said)
 
 
 def test_too_little_room_is_said_before(tmp_path: Path, rows: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -217,9 +217,9 @@ def test_single_text_gives_its_tail_as_nanogpt_does(tmp_path: Path) -> None:
     border = int(len(text) * 0.9)
     dataset = str(tmp_path / "input.txt")
     run(tmp_path, "bytes", dataset=dataset, val_fraction=0.1, eot="none", format="raw")
-    assert (tmp_path / "bytes/train.bin").read_bytes() == np.frombuffer(
-        text[:border].encode(), np.uint8
-    ).astype("<u2").tobytes()
+    assert (tmp_path / "bytes/train.bin").read_bytes() == np.frombuffer(text[:border].encode(), np.uint8).astype(
+        "<u2"
+    ).tobytes()
     assert np.fromfile(tmp_path / "bytes/val.bin", "<u2").tolist() == list(text[border:].encode())
     run(tmp_path, "chars", dataset=dataset, val_fraction=0.1, format="raw", tokenizer="char")
     stoi = {c: k for k, c in enumerate(sorted(set(text)))}
@@ -247,9 +247,7 @@ def test_single_text_with_exact_amounts(tmp_path: Path) -> None:
         assert read_bos_index(tmp_path / "out/val.bin", in_val).tolist() == [0]  # type: ignore[union-attr]
 
 
-def test_one_huge_text_uses_all_workers_and_keeps_its_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_huge_text_uses_all_workers_and_keeps_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "The quick brown fox jumps over the lazy dog, isn't it? " * 400
     (tmp_path / "input.txt").write_text(text)
     run(tmp_path, "whole", dataset=str(tmp_path / "input.txt"))
@@ -312,9 +310,7 @@ def test_overwrite_replaces_what_was_made_here_and_nothing_else(tmp_path: Path, 
         (tmp_path / "out" / name).write_bytes(b"precious")
     run(tmp_path, dataset=rows, max_tokens=600, overwrite=True)
     assert all((tmp_path / "out" / name).read_bytes() == b"precious" for name in others)
-    assert not {"train.bin", "tokenizer/notes"} & {
-        f.name for f in read_corpus_manifest(tmp_path / "out").files
-    }
+    assert not {"train.bin", "tokenizer/notes"} & {f.name for f in read_corpus_manifest(tmp_path / "out").files}
     with pytest.raises(ConfigError, match=r"train\.bin but no manifest"):
         run(tmp_path, dataset=rows, format="raw", overwrite=True)
     assert read_corpus_manifest(tmp_path / "out").tokens == 600
@@ -570,15 +566,11 @@ def test_beginning_of_text_where_the_tokenizer_has_its_own(tmp_path: Path, rows:
         ("eos", "bin"): theirs.eos_token_id,
     }
     for (separator, form), expected in first.items():
-        made = run(
-            tmp_path, f"{separator}", dataset=rows, tokenizer=two_ends, separator=separator, format=form
-        )
+        made = run(tmp_path, f"{separator}", dataset=rows, tokenizer=two_ends, separator=separator, format=form)
         assert made.manifest is not None and made.manifest.separator_id == expected
         assert made.manifest.separator == ("eos" if expected == 0 else "bos")
         tokens = tokens_of(tmp_path / f"{separator}/dataset.bin")
-        stream = [
-            i for text in TEXTS for i in (expected, *theirs(text, add_special_tokens=False)["input_ids"])
-        ]
+        stream = [i for text in TEXTS for i in (expected, *theirs(text, add_special_tokens=False)["input_ids"])]
         assert tokens.tolist() == stream
         report = verify.run(VerifyConfig(path=str(tmp_path / f"{separator}")), progress=lambda *_: None)
         assert report.problems == []

@@ -63,9 +63,7 @@ def write_files(folder: Path, kind: str = "") -> Path:
 def key(seed: int, file: int, row: int) -> int:
     """The order as the documentation has it, in plain integers."""
     mask = 2**64 - 1
-    mixed = (file << 40 | row) * 0x9E3779B97F4A7C15 + xxhash.xxh3_64_intdigest(
-        f"shuffle:{seed}".encode()
-    ) & mask
+    mixed = (file << 40 | row) * 0x9E3779B97F4A7C15 + xxhash.xxh3_64_intdigest(f"shuffle:{seed}".encode()) & mask
     mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & mask
     mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB & mask
     return mixed ^ mixed >> 31
@@ -144,9 +142,7 @@ def test_same_bytes_however_it_is_run(
     assert not list(tmp_path.glob("temp/*"))
 
 
-def test_order_of_listing_does_not_matter(
-    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_order_of_listing_does_not_matter(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(folder, tmp_path / "whole")
     walk = os.walk
 
@@ -188,9 +184,7 @@ def test_parquet_and_text_give_the_same_documents(tmp_path: Path, workers: int) 
     run(tmp_path / "parquet", tmp_path / "all", keep_columns="all")
     assert set(json.loads(lines(tmp_path / "all")[0])) == {"id", "text", "more"}
     run(tmp_path / "parquet", tmp_path / "plain", num_workers=workers)
-    assert [json.loads(line) for line in lines(tmp_path / "plain")] == [
-        {"text": row["text"]} for row in found
-    ]
+    assert [json.loads(line) for line in lines(tmp_path / "plain")] == [{"text": row["text"]} for row in found]
 
 
 def test_validation_is_a_prefix_and_never_in_both(tmp_path: Path, folder: Path) -> None:
@@ -212,9 +206,7 @@ def texts_of(rows: list[str]) -> list[str]:
 @pytest.mark.parametrize("options", [{}, {"memory": 5000}, {"num_workers": 2}])
 def test_duplicates_against_a_plain_set(tmp_path: Path, options: dict[str, object]) -> None:
     rows = (
-        make_rows(600, 5)
-        + make_rows(600, 5)[::-1]
-        + ['{"text": "\\u00e9"}', '{"text": "é", "other": 1}', '{"x": 1}']
+        make_rows(600, 5) + make_rows(600, 5)[::-1] + ['{"text": "\\u00e9"}', '{"text": "é", "other": 1}', '{"x": 1}']
     )
     seen: set[str] = set()
     first = []
@@ -224,9 +216,7 @@ def test_duplicates_against_a_plain_set(tmp_path: Path, options: dict[str, objec
             seen.add(text)
             first.append((key(3, 0, k), row))
     (tmp_path / "d.jsonl").write_text("\n".join(rows) + "\n")
-    result = run(
-        tmp_path / "d.jsonl", tmp_path / "out", dedup=True, seed=3, val_fraction=0.2, chunks=2, **options
-    )
+    result = run(tmp_path / "d.jsonl", tmp_path / "out", dedup=True, seed=3, val_fraction=0.2, chunks=2, **options)
     val, train = lines(tmp_path / "out", "val"), lines(tmp_path / "out")
     assert val + train == [row for _, row in sorted(first)]
     assert not set(texts_of(val)) & set(texts_of(train))
@@ -396,9 +386,7 @@ def test_second_writer(tmp_path: Path, folder: Path) -> None:
         ({"dedup": True, "text_key": "no"}, "holds no documents"),
     ],
 )
-def test_refusals_leave_nothing(
-    tmp_path: Path, folder: Path, options: dict[str, object], message: str
-) -> None:
+def test_refusals_leave_nothing(tmp_path: Path, folder: Path, options: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=message):
         run(folder, tmp_path / "out", temp_dir=str(tmp_path / "temp"), **options)
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
@@ -486,8 +474,5 @@ def test_tokens_shuffled_are_shuffled_documents_tokenised(tmp_path: Path, folder
     run(folder, tmp_path / "documents", seed=9, chunks=4)
     expected = nanogpt(tmp_path / "documents", tmp_path / "one")
     assert nanogpt(folder, tmp_path / "two", shuffle=True, seed=9) == expected
-    assert (
-        nanogpt(folder, tmp_path / "three", shuffle=True, seed=9, shuffle_memory=3000, chunk_size=1)
-        == expected
-    )
+    assert nanogpt(folder, tmp_path / "three", shuffle=True, seed=9, shuffle_memory=3000, chunk_size=1) == expected
     assert nanogpt(folder, tmp_path / "four") != expected

@@ -67,9 +67,7 @@ def test_one_file_of_a_corpus(corpus: Path) -> None:
     assert "was changed" in check(path).problems[0]
 
 
-@pytest.mark.parametrize(
-    "name", ["manifest.json", "dataset.bin", "val.bos.idx", "tokenizer/automodel_tokenizer.json"]
-)
+@pytest.mark.parametrize("name", ["manifest.json", "dataset.bin", "val.bos.idx", "tokenizer/automodel_tokenizer.json"])
 def test_a_flipped_byte_is_found_and_named(corpus: Path, name: str) -> None:
     path = corpus / name
     data = bytearray(path.read_bytes())
@@ -110,8 +108,7 @@ def test_an_index_that_points_beside_documents(corpus: Path) -> None:
     positions = np.fromfile(corpus / "dataset.bos.idx", "<i4")
     (positions + 1).astype("<i4").tofile(corpus / "dataset.bos.idx")
     files = tuple(
-        describe_file(corpus, f.name, f.role, f.split, tokens=f.tokens, documents=f.documents)
-        for f in manifest.files
+        describe_file(corpus, f.name, f.role, f.split, tokens=f.tokens, documents=f.documents) for f in manifest.files
     )
     replace(manifest, files=files).write()
     assert any("does not point at the beginnings" in problem for problem in check(corpus).problems)
@@ -136,9 +133,7 @@ def test_files_of_other_tools(tmp_path: Path) -> None:
     assert any("nemo.bos.idx" in warning for warning in report.warnings)
     (tmp_path / "nemo.bos.idx").write_bytes(struct.pack("<2i", 1, 3))  # in range, and wrong
     assert any("nemo.bos.idx" in warning for warning in check(tmp_path / "nemo.bin").warnings)
-    assert (
-        check(tmp_path / "train.bin", raw_dtype="uint32").problems[0].startswith(str(tmp_path / "train.bin"))
-    )
+    assert check(tmp_path / "train.bin", raw_dtype="uint32").problems[0].startswith(str(tmp_path / "train.bin"))
     with_tokenizer = check(tmp_path / "train.bin", tokenizer="byte")
     assert "token id 50256, but the vocabulary ends at 256" in with_tokenizer.problems[0]
 

@@ -53,16 +53,12 @@ def test_every_line_says_what_is_there(tiny_training, precision):
     assert rows["vocabulary"] == f"64 (stored as {model.wte.weight.shape[0]:,})"
     assert rows["weights"] == f"random, seed {run.cfg.rng_seed}"
     tokens = len(np.memmap(tiny_training.data / "train.bin", np.uint16, offset=1024))
-    assert rows["training data"].startswith(
-        f"{tokens:,} tokens, 1 file, {len(run.dataset):,} sequences of 32"
-    )
+    assert rows["training data"].startswith(f"{tokens:,} tokens, 1 file, {len(run.dataset):,} sequences of 32")
     micro_batches = next(iter(run.loader))
     sizes = [tuple(batch.input_ids.shape) for batch in micro_batches]
     assert sizes == [(4, 32)] * 2
     assert rows["batch"] == "8 sequences = 256 tokens per update (4 at a time, 2 micro-batches)"
-    assert rows["length"].startswith(
-        f"{step.total_steps} updates (max_steps), {step.total_tokens / 1000:.1f}K"
-    )
+    assert rows["length"].startswith(f"{step.total_steps} updates (max_steps), {step.total_tokens / 1000:.1f}K")
     assert rows["learning rate"] == run.schedule.describe() and "0.01" in rows["learning rate"]
     assert rows["device"] == f"cpu ({plural(torch.get_num_threads(), 'thread')})"
     seen = dtypes_seen(run)
@@ -97,9 +93,7 @@ def dtypes_seen(run):
 
 
 def test_a_bf16_model_is_stored_in_bf16_and_says_so(tiny_training):
-    recipe = tiny_training.recipe(
-        "--step_scheduler.max_steps", "1", "--compile.enabled=false", model=BF16_MODEL
-    )
+    recipe = tiny_training.recipe("--step_scheduler.max_steps", "1", "--compile.enabled=false", model=BF16_MODEL)
     assert {parameter.dtype for parameter in recipe.model.parameters()} == {torch.bfloat16}
     assert any(line.startswith("precision: stored bf16, computed ") for line in recipe.said)
     recipe.run_train_validation_loop()
@@ -144,9 +138,7 @@ def planned(config, *words, processes=1, trust=()):
     ],
 )
 def test_processes_are_those_of_the_mesh(tiny_training, distributed, line):
-    config = tiny_training.config(
-        distributed=distributed, step_scheduler={"local_batch_size": 1, "max_steps": 1}
-    )
+    config = tiny_training.config(distributed=distributed, step_scheduler={"local_batch_size": 1, "max_steps": 1})
     plan, rows = planned(config, processes=8)
     assert rows["processes"] == line
     for axis in MESH_AXES:

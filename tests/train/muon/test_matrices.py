@@ -23,9 +23,7 @@ def test_fused_and_transposed_weights_are_taken_apart():
     assert by_shape(found) == {(4, 6): [0, 3, 4], (2, 6): [1, 2], (3, 5): [5]}
 
 
-@pytest.mark.parametrize(
-    ("shape", "layout"), [((8,), ONE), ((2, 2, 2), ONE), ((8, 6), MatrixLayout(sizes=(4, 2)))]
-)
+@pytest.mark.parametrize(("shape", "layout"), [((8,), ONE), ((2, 2, 2), ONE), ((8, 6), MatrixLayout(sizes=(4, 2)))])
 def test_what_is_no_matrix_is_refused(shape, layout):
     with pytest.raises(ConfigError):
         matrices_of([shape], [layout])
@@ -35,10 +33,7 @@ def test_what_is_no_matrix_is_refused(shape, layout):
 def test_work_is_divided_evenly_and_some_may_have_none(ranks):
     matrices = matrices_of([(64, 64)] * 7 + [(256, 64)] * 3, [ONE] * 10)
     owners = divide(matrices, ranks)
-    loads = [
-        sum(m.cost for m, owner in zip(matrices, owners, strict=True) if owner == rank)
-        for rank in range(ranks)
-    ]
+    loads = [sum(m.cost for m, owner in zip(matrices, owners, strict=True) if owner == rank) for rank in range(ranks)]
     assert max(loads) - min(loads) <= max(matrix.cost for matrix in matrices)
     assert sum(loads) == sum(matrix.cost for matrix in matrices)
 

@@ -40,9 +40,7 @@ def test_matrices_of_blocks_are_muon_s_and_the_rest_is_adamw_s():
 )
 def test_each_role_has_its_own_rate(name, lr, weight_decay):
     model = build_llama_model(**LLAMA)
-    (found,) = (
-        one for one in by_name(model, "lr") if one.removeprefix("model.") == name.removeprefix("model.")
-    )
+    (found,) = (one for one in by_name(model, "lr") if one.removeprefix("model.") == name.removeprefix("model."))
     assert by_name(model, "lr")[found] == pytest.approx(lr)
     assert by_name(model, "weight_decay")[found] == weight_decay
 

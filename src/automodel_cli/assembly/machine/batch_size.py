@@ -97,9 +97,7 @@ def _largest(
     sizes = [rows for rows in range(share, 0, -1) if share % rows == 0]
     useful = [rows for rows in sizes if rows * seq_len <= limit] or [1]
     for rows in useful:
-        choices = Choices(
-            cfg, model, world.device, rows=rows, seq_len=seq_len, stored=stored, processes=world.size
-        )
+        choices = Choices(cfg, model, world.device, rows=rows, seq_len=seq_len, stored=stored, processes=world.size)
         peak = _predicted(choices, world, memory)
         if memory.fits(peak, SHARE):
             needs = f"needs about {binary_size(peak.total)}"

@@ -89,9 +89,7 @@ def choose_fast_path(
         stored: the choices of the run that goes on; ones that an older checkpoint lacks are made anew.
         processes: stored threads are those of a process beside so many others and hold for as many only.
     """
-    choices = Choices(
-        cfg, model, device, rows=rows, seq_len=seq_len, stored=stored or {}, processes=processes
-    )
+    choices = Choices(cfg, model, device, rows=rows, seq_len=seq_len, stored=stored or {}, processes=processes)
     step = {**choices.of_step(), "compile": choices.compile(training_length)}
     same = choices.stored.get("processes", processes) == processes
     return FastPath(

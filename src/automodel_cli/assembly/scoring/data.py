@@ -100,9 +100,7 @@ def validation_sets(
             return found
     stored = next(filter(None, map(_raw_dtype, sections)), None)
     own = {} if stored is None else {"raw_dtype": stored}
-    return {
-        name: open_named(name, seq_len, trained_as={**like, **own}) for name in validation_data(trained_as)
-    }
+    return {name: open_named(name, seq_len, trained_as={**like, **own}) for name in validation_data(trained_as)}
 
 
 def _sets_of_the_run(checkpoint: Path, seq_len: int) -> dict[str, WindowDataset]:

@@ -136,14 +136,11 @@ def _samples(
         engine, prompts, stop_ids=encoder.stop_ids, usable_ids=tokenizer.vocab_size, progress=listen
     )
     return [
-        {"prompt": text, "text": tokenizer.decode(ids)}
-        for text, ids in zip(settings.prompts, written, strict=True)
+        {"prompt": text, "text": tokenizer.decode(ids)} for text, ids in zip(settings.prompts, written, strict=True)
     ]
 
 
-def _show(
-    reporter: Reporter, step: int, scores: Sequence[dict[str, Any]], samples: Sequence[dict[str, str]]
-) -> None:
+def _show(reporter: Reporter, step: int, scores: Sequence[dict[str, Any]], samples: Sequence[dict[str, str]]) -> None:
     if scores:
         rows = [
             [

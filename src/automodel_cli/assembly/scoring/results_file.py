@@ -54,9 +54,7 @@ def check_output(output: str | None) -> None:
         raise ConfigError(f"cannot write --output {output}", "choose a folder that you may write to")
 
 
-def store(
-    results: Mapping[str, Any], output: str | None, checkpoint: Path, scored: Sequence[str]
-) -> Path | None:
+def store(results: Mapping[str, Any], output: str | None, checkpoint: Path, scored: Sequence[str]) -> Path | None:
     """Write ``results``; None where no file was named and the checkpoint lies in a folder that is not ours.
 
     Args:
@@ -73,9 +71,7 @@ def store(
 def _beside(checkpoint: Path, scored: Sequence[str], results: Mapping[str, Any]) -> Path | None:
     here = checkpoint.absolute()
     places = (here, here.parent)  # a step's own ``hf/`` is as sealed as the step
-    step = next(
-        (one for one in places if layout.step_of(one.name) is not None and layout.is_complete(one)), None
-    )
+    step = next((one for one in places if layout.step_of(one.name) is not None and layout.is_complete(one)), None)
     folder = checkpoint if step is None else step.parent
     if step is not None and not checkpoint.is_absolute():  # as the user's own path
         folder = Path(os.path.relpath(folder))

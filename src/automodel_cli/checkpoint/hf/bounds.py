@@ -85,9 +85,7 @@ def check_total(model: nn.Module, shapes: Shapes, where: Path | str) -> None:
         )
 
 
-def build_claimed(
-    config: Mapping[str, Any], folder: Path, manifest: Mapping[str, Any], where: str
-) -> CausalLM:
+def build_claimed(config: Mapping[str, Any], folder: Path, manifest: Mapping[str, Any], where: str) -> CausalLM:
     """The model of a ``model_config()`` that lies in the step ``folder``, on the meta device.
 
     Args:

@@ -77,9 +77,7 @@ def rotary_of_4(config: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(next(iter(found.values())), Mapping):
         return _flat(found, kind)
     sliding = found.get("sliding_attention") or {}
-    local = (
-        {_SLIDING.get(kind, "rope_local_base_freq"): sliding["rope_theta"]} if "rope_theta" in sliding else {}
-    )
+    local = {_SLIDING.get(kind, "rope_local_base_freq"): sliding["rope_theta"]} if "rope_theta" in sliding else {}
     return {**_flat(found.get("full_attention") or {}, kind), **local}
 
 

@@ -59,9 +59,7 @@ def has_format(model: torch.nn.Module) -> bool:
 # ------------------------------------------------------------------------------------------ whole folders
 
 
-def export(
-    checkpoint: Path, folder: Path, *, progress: Progress | None = None, say: layout.Say | None = None
-) -> Path:
+def export(checkpoint: Path, folder: Path, *, progress: Progress | None = None, say: layout.Say | None = None) -> Path:
     """Write the model of a step as a folder that transformers loads; it appears when it is whole.
 
     Every file that is used is compared with its hash first.
@@ -234,8 +232,7 @@ def _entry(source: Source, ours: str, shape: Sequence[int], there: HFTensor) -> 
 def _own_entries(model: CausalLM, source: Source) -> dict[str, _Entry]:
     own = model.state_dict()
     entries = {
-        there.name: _entry(source, ours, there.shape(own[ours]), there)
-        for ours, there in model.hf_tensors().items()
+        there.name: _entry(source, ours, there.shape(own[ours]), there) for ours, there in model.hf_tensors().items()
     }
     for name, zeros in model.hf_zeros().items():
         entries[name] = _Entry(zeros.dtype, zeros.shape, partial(torch.zeros_like, zeros, device="cpu"))
@@ -256,8 +253,7 @@ def _write_transformers(model: HFCausalLM, source: Source, writer: StepWriter, p
         writer.adopt(place)
         return
     entries = {
-        name: _entry(source, ours[id(tensor)], tensor.shape, HFTensor(name))
-        for name, tensor in converted.items()
+        name: _entry(source, ours[id(tensor)], tensor.shape, HFTensor(name)) for name, tensor in converted.items()
     }
     dtype = next((entry.dtype for entry in entries.values() if entry.dtype.is_floating_point), torch.float32)
     model.hf.config.dtype = torch_name(dtype)

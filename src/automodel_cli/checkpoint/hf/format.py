@@ -68,9 +68,7 @@ def find_folder(name_or_folder: str | Path) -> Path:
     if folder.exists():
         raise nothing_to_load(folder)
     try:
-        return Path(
-            huggingface_hub.snapshot_download(str(name_or_folder), allow_patterns=["*.safetensors", "*.json"])
-        )
+        return Path(huggingface_hub.snapshot_download(str(name_or_folder), allow_patterns=["*.safetensors", "*.json"]))
     except (OSError, ValueError, RuntimeError) as error:  # offline, no such repository, not a name at all
         raise CheckpointError(
             f"{name_or_folder} is not a folder here and cannot be downloaded from the Hub: {first_line(error)}",
@@ -138,9 +136,7 @@ def weight_files(folder: Path) -> list[Path]:
                 f"{folder} has only pickles ({', '.join(pickles[:3])})",
                 "pickles can run code and are not read: convert them with transformers' save_pretrained",
             )
-        raise CheckpointError(
-            f"{folder} has no *.safetensors", "name a folder with config.json and *.safetensors"
-        )
+        raise CheckpointError(f"{folder} has no *.safetensors", "name a folder with config.json and *.safetensors")
     return paths
 
 
@@ -241,8 +237,7 @@ def refuse_other_function(source: str, differences: Sequence[str]) -> None:
     if differences:
         raise CheckpointError(
             f"the weights in {source} compute another function: {'; '.join(differences)}",
-            "set the model section to the values of the weights, or use them anyway with "
-            "init_from_any_function: true",
+            "set the model section to the values of the weights, or use them anyway with init_from_any_function: true",
         )
 
 
@@ -254,9 +249,7 @@ def _fill(model: CausalLM, folder: Path) -> None:
     with _named(folder):
         source, missing = hf.from_pretrained_complete(str(folder))
     if missing:
-        raise CheckpointError(
-            f"{folder} lacks {len(missing)} weights of its model, such as {min(missing)}", _ANEW
-        )
+        raise CheckpointError(f"{folder} lacks {len(missing)} weights of its model, such as {min(missing)}", _ANEW)
     stored, own = source.hf.state_dict(), model.hf.state_dict()
     formats.compare(folder, stored, own, cast=True)
     for name, tensor in stored.items():

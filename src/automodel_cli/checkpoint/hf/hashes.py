@@ -48,6 +48,4 @@ def read_hashes(folder: Path) -> list[dict[str, Any]] | None:
     if not path.exists():
         return None
     manifest = files.read_manifest(path, CheckpointError)
-    return [
-        record.model_dump() for record in validated(manifest, ExportManifest, path, CheckpointError).files
-    ]
+    return [record.model_dump() for record in validated(manifest, ExportManifest, path, CheckpointError).files]

@@ -100,9 +100,7 @@ def convert(folder: Path) -> tokenizers.Tokenizer | None:
 
 def _from_tiktoken(folder: Path, body: dict[str, Any]) -> tokenizers.Tokenizer:
     fields = (folder / "ranks.tiktoken").read_bytes().split()
-    ranks = {
-        base64.b64decode(token): int(rank) for token, rank in zip(fields[::2], fields[1::2], strict=True)
-    }
+    ranks = {base64.b64decode(token): int(rank) for token, rank in zip(fields[::2], fields[1::2], strict=True)}
     splitter: Any
     if body["name"] in _GPT2_NAMES:
         splitter = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)

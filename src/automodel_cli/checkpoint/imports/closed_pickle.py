@@ -128,8 +128,6 @@ class _Unpickler(pickle._Unpickler):
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         **pickle._Unpickler.dispatch,
         **dict.fromkeys(_NEVER, _refused),
-        **dict(
-            zip(pickle.BUILD + pickle.SETITEM + pickle.SETITEMS, (_build, _set_item, _set_items), strict=True)
-        ),
+        **dict(zip(pickle.BUILD + pickle.SETITEM + pickle.SETITEMS, (_build, _set_item, _set_items), strict=True)),
         **dict(zip(pickle.DICT + pickle.APPEND + pickle.APPENDS, (_dict, _append, _extend), strict=True)),
     }

@@ -74,9 +74,7 @@ class Imported:
         """
         model = build_from_config({"family": self.family, **self.arguments}, is_meta_device=True)
         there = model.hf_tensors()
-        shapes = {
-            name: (there[name].rows or one.shape[0], *one.shape[1:]) for name, one in model.named_parameters()
-        }
+        shapes = {name: (there[name].rows or one.shape[0], *one.shape[1:]) for name, one in model.named_parameters()}
         problems = [f"the weight {name} is missing" for name in shapes.keys() - self.weights.keys()]
         problems += [f"{name} is not a weight of this model" for name in self.weights.keys() - shapes.keys()]
         problems += [
@@ -99,9 +97,7 @@ class Imported:
             CheckpointError: it holds NaN or infinity.
         """
         if not self.weights[name].isfinite().all():
-            raise CheckpointError(
-                f"{self.where}: {name} holds NaN or infinity", "use a checkpoint from before that"
-            )
+            raise CheckpointError(f"{self.where}: {name} holds NaN or infinity", "use a checkpoint from before that")
         return self.weights[name]
 
 
@@ -150,9 +146,7 @@ def _weights(stored: Any, where: Path) -> Weights:
     weights = {str(name).replace("_orig_mod.", ""): tensor for name, tensor in found.items()}
     asked, held = sum(tensor.nbytes for tensor in weights.values()), where.stat().st_size
     if asked > 2 * held:  # a tied head is one storage twice
-        raise CheckpointError(
-            f"{where} has {held:,} bytes, its weights {asked:,}: they share storage", _NOT_HELD
-        )
+        raise CheckpointError(f"{where} has {held:,} bytes, its weights {asked:,}: they share storage", _NOT_HELD)
     if odd := [name for name, tensor in weights.items() if not tensor.is_floating_point()]:
         raise CheckpointError(
             f"{where}: {without_controls(odd[0][:_LONGEST])} holds whole numbers: quantized weights",

@@ -92,14 +92,10 @@ def describe_run(run: Path | str, *, now: float | None = None) -> dict[str, Any]
     run = Path(run)
     marks, notes = _marks(run)
     notes += [f"{path.name}: {_LEFT[path.suffix]}" for path in _leftovers(run)]
-    steps = [
-        _step_row(layout.step_folder(run, s), marks, now) for s in layout.list_steps(run, complete=False)
-    ]
+    steps = [_step_row(layout.step_folder(run, s), marks, now) for s in layout.list_steps(run, complete=False)]
     present = {row["name"] for row in steps if row["complete"]}
     lost = {pointer: name for pointer, name in marks.items() if name not in present}
-    notes += [
-        f"{pointer} names {name}, which is not a complete checkpoint here" for pointer, name in lost.items()
-    ]
+    notes += [f"{pointer} names {name}, which is not a complete checkpoint here" for pointer, name in lost.items()]
     notes += nested_runs.notes(run)
     pointers = {"latest": marks.get("LATEST"), "best": marks.get("BEST")}
     return {"kind": "run", "path": str(run), "steps": steps, **pointers, "notes": notes}

@@ -36,9 +36,7 @@ Piece = tuple[TensorInfo, LocalShard, Chunk]  # a stored shard, where it goes to
 class TensorStorage(Protocol):
     """What a module that encodes tensors in a folder of a step has."""
 
-    def save_shards(
-        self, shards: Mapping[str, LocalShard], writer: StepWriter, folder: str, *, world: World
-    ) -> Any:
+    def save_shards(self, shards: Mapping[str, LocalShard], writer: StepWriter, folder: str, *, world: World) -> Any:
         """Write one rank's shards; JSON that :meth:`finish` gets of every rank."""
 
     def finish(self, notes: list[Any], writer: StepWriter, folder: str) -> None:
@@ -131,9 +129,7 @@ def _num_bytes(pieces: Iterable[Piece]) -> int:
     return sum(math.prod(common[1]) * ITEM_BYTES[info.dtype] for info, _, common in pieces)
 
 
-def _read_files(
-    reader: StepReader, plan: Mapping[str, list[Piece]], wanted: Sequence[list[int]], rank: int
-) -> None:
+def _read_files(reader: StepReader, plan: Mapping[str, list[Piece]], wanted: Sequence[list[int]], rank: int) -> None:
     """One rank's share: its own pieces, and the hashes of the files that fall to it."""
     read_chunk = storage(reader.manifest["save_format"]).read_chunk
     with torch.no_grad():
@@ -178,9 +174,7 @@ def compare(
     if missing or unknown:
         found = [f"lacks {len(missing)} of {len(targets)} tensors: {_some(missing)}"] if missing else []
         found += [f"holds {len(unknown)} that this run has not: {_some(unknown)}"] if unknown else []
-        raise CheckpointError(
-            f"{path} {'; '.join(found)}", "the model or optimizer is not the one that was saved"
-        )
+        raise CheckpointError(f"{path} {'; '.join(found)}", "the model or optimizer is not the one that was saved")
     for name, one in stored.items():
         shape, target = tuple(one.shape), targets[name]
         dtype = DTYPES[one.dtype] if isinstance(one, StoredTensor) else one.dtype

@@ -81,9 +81,7 @@ def shards_to_write(
 
     def describe() -> dict[str, Any]:
         shards.update({name: local_shard(name, tensor) for name, tensor in tensors.items()})
-        return (
-            {} if world.size == 1 else {name: [*shard.chunk, shard.whole] for name, shard in shards.items()}
-        )
+        return {} if world.size == 1 else {name: [*shard.chunk, shard.whole] for name, shard in shards.items()}
 
     chunks = all_ranks(world, describe, what=what)
     if world.size == 1:
@@ -123,9 +121,7 @@ def plan_writes(chunks: Sequence[Mapping[str, Any]]) -> dict[tuple[str, Chunk], 
     return owners
 
 
-def empty_like_parameter(
-    parameter: torch.Tensor | None, shape: tuple[int, ...], dtype: torch.dtype
-) -> torch.Tensor:
+def empty_like_parameter(parameter: torch.Tensor | None, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """A tensor without values that lies as ``parameter`` does: sharded like it where the shape is the same."""
     if not isinstance(parameter, DTensor):
         return torch.empty(shape, dtype=dtype, device="cpu" if parameter is None else parameter.device)

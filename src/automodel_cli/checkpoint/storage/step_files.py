@@ -215,9 +215,7 @@ class InputFile:
             raise self._damaged(f"its content has hash {found}, the manifest says {self._record['xxh3']}")
 
     def _damaged(self, what: str) -> CheckpointError:
-        return CheckpointError(
-            f"{self.path} is damaged: {what}", layout.recovery_hint(layout.folder_of(self.path))
-        )
+        return CheckpointError(f"{self.path} is damaged: {what}", layout.recovery_hint(layout.folder_of(self.path)))
 
 
 class StepReader:
@@ -296,9 +294,7 @@ class StepReader:
             CheckpointError: it is damaged, or holds something else.
         """
         value = self.read_json(name)
-        return validated(
-            value, model, self.folder / name, CheckpointError, hint=layout.recovery_hint(self.folder)
-        )
+        return validated(value, model, self.folder / name, CheckpointError, hint=layout.recovery_hint(self.folder))
 
     def check(self, name: str) -> None:
         """Compare one file with its hash."""

@@ -229,9 +229,7 @@ def gather(paths: Iterable[Path]) -> list[StoredTensor]:
     Raises:
         CheckpointError: a file cannot be read.
     """
-    return put_together(
-        (name, path, info) for path in paths for name, info in read_header(path).tensors.items()
-    )
+    return put_together((name, path, info) for path in paths for name, info in read_header(path).tensors.items())
 
 
 def put_together(shards: Iterable[tuple[str, Path, TensorInfo]]) -> list[StoredTensor]:
@@ -283,6 +281,6 @@ def raw_array(path: Path | str, info: TensorInfo) -> np.ndarray:
     """A read-only view of one tensor's bytes in the file; bfloat16 and float8 as unsigned bit patterns."""
     if info.num_bytes == 0:
         return np.zeros(info.shape, dtype=_NUMPY[info.dtype])
-    return np.memmap(
-        path, dtype=_NUMPY[info.dtype], mode="r", offset=info.begin, shape=info.shape or (1,)
-    ).reshape(info.shape)
+    return np.memmap(path, dtype=_NUMPY[info.dtype], mode="r", offset=info.begin, shape=info.shape or (1,)).reshape(
+        info.shape
+    )

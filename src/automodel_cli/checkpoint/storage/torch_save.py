@@ -207,9 +207,7 @@ def parse_metadata(content: bytes, path: Path) -> list[tuple[str, str, TensorInf
         raise CheckpointError(f"{path} is refused: {error}", _REFUSED) from error
 
 
-def _shards(
-    name: str, entry: Any, places: Mapping[Any, tuple[str, int, int]]
-) -> list[tuple[str, TensorInfo]]:
+def _shards(name: str, entry: Any, places: Mapping[Any, tuple[str, int, int]]) -> list[tuple[str, TensorInfo]]:
     """File and place of each shard of one tensor."""
     dtype, whole, shards = entry.properties.args[0], _numbers(entry.size), []
     if not isinstance(dtype, torch.dtype):

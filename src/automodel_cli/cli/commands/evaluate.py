@@ -54,9 +54,7 @@ def _refuse(given: Given, model: type[Section], other: type[Section], what: str)
 
 def _likelihood(cfg: EvaluateConfig, invocation: Invocation, trust: Sequence[str]) -> int:
     if invocation.wants_processes:
-        raise ConfigError(
-            "token files are scored by a single process", "leave the launch flags out, or give --tasks"
-        )
+        raise ConfigError("token files are scored by a single process", "leave the launch flags out, or give --tasks")
     worker.starting("eval: loading PyTorch ...", needs=cfg.checkpoint)
     from automodel_cli.recipes.evaluation import likelihood as recipe
 

@@ -61,9 +61,7 @@ def say_where(result: Any) -> None:
         console.say(f"wrote {result.output}")
         return
     folder = result.results["checkpoint"]["path"]
-    console.say(
-        f"no file was written: {folder} is not in a run or export of automodel that can be written to"
-    )
+    console.say(f"no file was written: {folder} is not in a run or export of automodel that can be written to")
     console.say("give --output FILE to keep these results")
 
 

@@ -32,8 +32,7 @@ def launch_page() -> str:
     from automodel_cli.launch.plan import DEFAULTS
 
     rows = [
-        (f"--{flag} {value}", f"{text}. [default: {DEFAULTS[flag]}]")
-        for flag, (value, text) in LAUNCH_FLAGS.items()
+        (f"--{flag} {value}", f"{text}. [default: {DEFAULTS[flag]}]") for flag, (value, text) in LAUNCH_FLAGS.items()
     ]
     rows.append(("--standalone", "One machine, whatever else is set."))
     return help_page.page(

@@ -74,19 +74,13 @@ def show_checkpoint(found: Mapping[str, Any]) -> None:
         ("state", found["problem"] or "complete"),
         ("size, age", f"{binary_size(found['bytes'])}, {age(found['age_s'])}, {found['save_format']}"),
         ("loss", decimal(found["loss"])),
-        *(
-            (f"val loss {name}".removesuffix(" default"), decimal(loss))
-            for name, loss in found["val_loss"].items()
-        ),
+        *((f"val loss {name}".removesuffix(" default"), decimal(loss)) for name, loss in found["val_loss"].items()),
         ("parameters", f"{parameters['total']:,}{padding}: {by_role(parameters['by_role'])}"),
         (
             "optimizer",
             f"{brief(found['optimizer'])} ({optimizer['count']} tensors, {binary_size(optimizer['bytes'])})",
         ),
-        *(
-            (key, brief(found[key]))
-            for key in ("model", "tokenizer", "data", "precision", "batch", "versions")
-        ),
+        *((key, brief(found[key])) for key in ("model", "tokenizer", "data", "precision", "batch", "versions")),
         ("tied", brief(found["tied"])),
         ("fingerprint", found["fingerprint"]),
     ]
@@ -151,9 +145,7 @@ def show_diff(found: Mapping[str, Any]) -> None:
             ]
             for row in changed[:MAX_ROWS]
         ]
-        console.table(
-            title, ("tensor", "max |A-B|", "|A-B|/|A|", "type"), rows, right=("max |A-B|", "|A-B|/|A|")
-        )
+        console.table(title, ("tensor", "max |A-B|", "|A-B|/|A|", "type"), rows, right=("max |A-B|", "|A-B|/|A|"))
     for key in ("added", "removed", "reshaped"):
         for row in found[key][:MAX_ROWS]:
             console.say(f"{key}: {row['name']} {row['shape']}")

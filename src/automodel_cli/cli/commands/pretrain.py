@@ -72,9 +72,7 @@ def file_and_overrides(config: str | None, tokens: list[str]) -> tuple[str | Non
     if tokens and tokens[0] == "llm":
         tokens = tokens[1:]
     elif tokens and not tokens[0].startswith("-") and "=" not in tokens[0] and not is_config_file(tokens[0]):
-        raise ConfigError(
-            f"cannot pretrain {tokens[0]!r}", "the command is automodel pretrain llm -c cfg.yaml"
-        )
+        raise ConfigError(f"cannot pretrain {tokens[0]!r}", "the command is automodel pretrain llm -c cfg.yaml")
     return config_file(config, tokens)
 
 

@@ -18,6 +18,4 @@ def quickstart(cfg: QuickstartOptions) -> None:
     """Text -> tokenizer -> token files -> trained GPT -> score -> picture, in about five minutes on two cores."""
     from automodel_cli.recipes import quickstart as recipe
 
-    recipe.run(
-        Path(cfg.config) if cfg.config else None, Path(cfg.output_dir), source=cfg.source, say=console.say
-    )
+    recipe.run(Path(cfg.config) if cfg.config else None, Path(cfg.output_dir), source=cfg.source, say=console.say)

@@ -51,9 +51,7 @@ def _checked(words: list[str]) -> PretrainConfig:
     with pretrain.make_context("pretrain", words[1:]) as context:
         options, tokens = context.params, list(context.args)
     if options["fresh"]:
-        raise ConfigError(
-            "--fresh in a job that may be started again would start over each time", "leave it out"
-        )
+        raise ConfigError("--fresh in a job that may be started again would start over each time", "leave it out")
     file, overrides = file_and_overrides(options["config"], tokens)
     if file is None and not overrides:
         raise ConfigError("no configuration given", example)

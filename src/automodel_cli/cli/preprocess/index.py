@@ -54,6 +54,4 @@ def line_of(result: Indexed) -> str:
     if result.folder is None:
         return f"{result.section}: needs no index"
     took = f" in {result.seconds:.1f} s" if result.built else ""
-    return (
-        f"{result.section}: {result.built:,} built{took}, {result.found:,} there already, in {result.folder}"
-    )
+    return f"{result.section}: {result.built:,} built{took}, {result.found:,} there already, in {result.folder}"

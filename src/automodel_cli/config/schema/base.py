@@ -50,9 +50,7 @@ Precision = Annotated[Literal["auto", "bf16", "fp16", "fp32"], BeforeValidator(s
 Dtype = Annotated[Literal["bf16", "fp16", "fp32"], BeforeValidator(short_name)]
 
 
-Device = Annotated[
-    str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$"), TypeName("auto, cpu, mps, cuda or cuda:N")
-]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$"), TypeName("auto, cpu, mps, cuda or cuda:N")]
 BatchSize = Annotated[Count | Literal["auto"], TypeName("a whole number from 1 up, or auto")]
 
 

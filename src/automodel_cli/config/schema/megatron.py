@@ -15,9 +15,7 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-Texts = Annotated[
-    list[str], BeforeValidator(_as_list), Field(min_length=1), TypeName("a text or a list of texts")
-]
+Texts = Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1), TypeName("a text or a list of texts")]
 
 
 class PreprocessMegatronConfig(Tokenization):
@@ -38,9 +36,7 @@ class PreprocessMegatronConfig(Tokenization):
     """Hub dataset to stream, instead of `input`; null: none."""
     json_keys: Texts = Field(default_factory=lambda: ["text"])
     """Fields or columns with text, or with lists of texts (sentences); each gets its own .bin and .idx."""
-    tokenizer: str = Field(
-        default="gpt2", validation_alias=AliasChoices("tokenizer", "pretrained_model_name_or_path")
-    )
+    tokenizer: str = Field(default="gpt2", validation_alias=AliasChoices("tokenizer", "pretrained_model_name_or_path"))
     """tiktoken name, Hugging Face id, folder with tokenizer.json, or `byte`."""
     append_eod: bool = False
     """Append the tokenizer's end-of-text token to each document that has any tokens."""

@@ -45,9 +45,7 @@ def without_switched_off(data: Mapping[str, Any]) -> dict[str, Any]:
         is_off = isinstance(value, Mapping) and any(value.get(key) is False for key in ("enabled", "enable"))
         return bool(value) and not is_off
 
-    return {
-        key: value for key, value in data.items() if key not in UNSUPPORTED_SECTIONS or asks_something(value)
-    }
+    return {key: value for key, value in data.items() if key not in UNSUPPORTED_SECTIONS or asks_something(value)}
 
 
 class MfuConfig(Section):

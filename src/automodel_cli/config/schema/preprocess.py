@@ -16,9 +16,7 @@ DEFAULT_DATASET = "HuggingFaceFW/fineweb"
 DEFAULT_SET_NAME = "sample-10BT"
 MAX_SHARD_TOKENS = 2**31 - 1
 
-Amount = Annotated[
-    Count, BeforeValidator(parse_amount), TypeName("a number like 10000, 500K, 500M, 1.5B or 2T")
-]
+Amount = Annotated[Count, BeforeValidator(parse_amount), TypeName("a number like 10000, 500K, 500M, 1.5B or 2T")]
 InputFormat = Literal["auto", "text", "jsonl", "json", "parquet"]
 MAX_DOCUMENT_BYTES = 256 << 20
 Fraction = Annotated[float, Field(gt=0, lt=1), TypeName("a number between 0 and 1")]

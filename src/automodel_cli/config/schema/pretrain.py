@@ -159,9 +159,7 @@ class PretrainConfig(Section):
             and key not in (_NAMED_VALIDATION_PREFIX, NAMED_VALIDATION_KEY)
         }
         rest = {
-            key: value
-            for key, value in data.items()
-            if str(key).removeprefix(_NAMED_VALIDATION_PREFIX) not in named
+            key: value for key, value in data.items() if str(key).removeprefix(_NAMED_VALIDATION_PREFIX) not in named
         }
         return {**rest, NAMED_VALIDATION_KEY: named} if named else data
 
@@ -240,9 +238,7 @@ class PretrainConfig(Section):
     def open_sections(self) -> Iterator[tuple[str, str, Target]]:
         """``(key, role, target)`` of each open section that was given."""
         given = {name: getattr(self, name) for name in type(self).model_fields}
-        given |= {
-            _NAMED_VALIDATION_PREFIX + name: target for name, target in self.named_validation_datasets.items()
-        }
+        given |= {_NAMED_VALIDATION_PREFIX + name: target for name, target in self.named_validation_datasets.items()}
         for key, target in given.items():
             role = role_of_section(key)
             if role is not None and isinstance(target, Target):

@@ -43,9 +43,7 @@ class Scoring(ModelInput, JsonOutput):
 class EvaluateConfig(Scoring):
     """Settings of `automodel eval` with token files: how likely a checkpoint finds them."""
 
-    panels: ClassVar = {
-        "Likelihood of token files": "data seq_len intra_document raw_dtype limit_batches bigram"
-    }
+    panels: ClassVar = {"Likelihood of token files": "data seq_len intra_document raw_dtype limit_batches bigram"}
 
     data: tuple[str, ...] = ()
     """Token files, prefixes of .bin and .idx pairs, patterns or folders; each is scored on its own; empty: the
@@ -123,9 +121,7 @@ class BundleConfig(Section):
     """Folder for the data of the in-context tasks."""
     url: str | None = None
     """Address of the archive; null: the published one."""
-    sha256: Annotated[
-        str | None, Field(pattern=r"^[0-9a-fA-F]{64}$"), TypeName("64 hexadecimal digits or null")
-    ] = None
+    sha256: Annotated[str | None, Field(pattern=r"^[0-9a-fA-F]{64}$"), TypeName("64 hexadecimal digits or null")] = None
     """SHA-256 that the archive must have; null: that of the published one."""
 
 

@@ -79,9 +79,7 @@ class DistributedConfig(Section):
     """Ranks that share the layers (pipeline parallel)."""
     ep_size: Count = 1
     """Ranks that share experts (expert parallel)."""
-    tp_plan: dict[str, Any] | None = Field(
-        default=None, validation_alias=AliasChoices("tp_plan", "custom_tp_plan")
-    )
+    tp_plan: dict[str, Any] | None = Field(default=None, validation_alias=AliasChoices("tp_plan", "custom_tp_plan"))
     """Tensor-parallel plan to use instead of the model's own."""
     mp_policy: MixedPrecisionConfig | None = None
     """Types to compute and reduce in; null: as `precision` says, gradients summed in fp32."""
@@ -119,9 +117,7 @@ class DistributedConfig(Section):
     enable_async_tensor_parallel: bool = ignored(False, "communication follows torch's defaults")
     autocast_dtype: Dtype | None = ignored(None, "precision decides the compute type")
     zero_dp_strategy: Any = ignored(None, _MEGATRON_FSDP)
-    grad_reduce_in_fp32: bool | None = ignored(
-        None, "gradients are summed in fp32 unless mp_policy says otherwise"
-    )
+    grad_reduce_in_fp32: bool | None = ignored(None, "gradients are summed in fp32 unless mp_policy says otherwise")
     overlap_grad_reduce: bool | None = ignored(None, _MEGATRON_FSDP)
     overlap_param_gather: bool | None = ignored(None, _MEGATRON_FSDP)
     check_for_nan_in_grad: bool | None = ignored(None, "gradients are always checked")
@@ -168,9 +164,7 @@ class CheckpointConfig(Section):
     """What to continue from: LATEST, BEST, the name of a step's folder, or a path; null: LATEST, if any."""
     best_metric_key: str = "default"
     """Validation set whose loss decides which checkpoint is BEST."""
-    keep_last: Count | None = Field(
-        default=None, validation_alias=AliasChoices("keep_last", "max_recent_checkpoints")
-    )
+    keep_last: Count | None = Field(default=None, validation_alias=AliasChoices("keep_last", "max_recent_checkpoints"))
     """Keep the N newest, besides LATEST and BEST; null: all. Old name: `max_recent_checkpoints`."""
     keep_every: Count | None = None
     """Also keep checkpoints whose step is a multiple of this."""

@@ -16,9 +16,7 @@ def _split_names(value: Any) -> Any:
     return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
 
-Names = Annotated[
-    list[str], BeforeValidator(_split_names), TypeName("names, in a list or with commas between them")
-]
+Names = Annotated[list[str], BeforeValidator(_split_names), TypeName("names, in a list or with commas between them")]
 
 
 class ShuffleConfig(TextInput):

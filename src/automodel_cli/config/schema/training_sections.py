@@ -215,12 +215,8 @@ class Fp8Config(Section):
 
     # Keys of older files, without effect.
     enable_fsdp_float8_all_gather: bool = ignored(False, "weights are gathered in bf16")
-    precompute_float8_dynamic_scale_for_fsdp: bool = ignored(
-        False, "each rank computes the scale of a gathered weight"
-    )
-    force_recompute_fp8_weight_in_bwd: bool = ignored(
-        True, "weights are always cast again in the backward pass"
-    )
+    precompute_float8_dynamic_scale_for_fsdp: bool = ignored(False, "each rank computes the scale of a gathered weight")
+    force_recompute_fp8_weight_in_bwd: bool = ignored(True, "weights are always cast again in the backward pass")
 
     @field_validator("recipe_name")
     @classmethod
@@ -257,13 +253,9 @@ class PackedSequenceConfig(Section):
     @model_validator(mode="after")
     def _refuse_other_packing(self) -> PackedSequenceConfig:
         if self.packed_sequence_size and self.max_packs is not None:
-            raise ValueError(
-                "max_packs does not go with packed_sequence_size: set step_scheduler.max_steps instead"
-            )
+            raise ValueError("max_packs does not go with packed_sequence_size: set step_scheduler.max_steps instead")
         if self.packed_sequence_size and self.prepacked:
-            raise ValueError(
-                "prepacked: true means rows that are packed already: set packed_sequence_size to 0"
-            )
+            raise ValueError("prepacked: true means rows that are packed already: set packed_sequence_size to 0")
         return self
 
     @property

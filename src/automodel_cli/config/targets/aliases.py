@@ -68,9 +68,7 @@ _CHUNKED = "automodel_cli.train.losses.ChunkedCrossEntropy"
 BY_TAIL: dict[str, Alias] = {
     "build_gpt2_model": Alias("automodel_cli.models.gpt2.build_gpt2_model"),
     "NeMoAutoModelForCausalLM.from_config": Alias("automodel_cli.models.hf.from_config", dropped=_HF_DROPPED),
-    "NeMoAutoModelForCausalLM.from_pretrained": Alias(
-        "automodel_cli.models.hf.from_pretrained", dropped=_HF_DROPPED
-    ),
+    "NeMoAutoModelForCausalLM.from_pretrained": Alias("automodel_cli.models.hf.from_pretrained", dropped=_HF_DROPPED),
     "NeMoAutoTokenizer.from_pretrained": Alias("transformers.AutoTokenizer.from_pretrained"),
     "NanogptDataset": Alias("automodel_cli.data.nanogpt_dataset.NanogptDataset"),
     "NanogptDatasetConfig": Alias("automodel_cli.data.nanogpt_dataset.NanogptDataset"),
@@ -134,13 +132,9 @@ _EXACT: dict[str, Alias] = {
     **dict.fromkeys(("muon", "dion.Muon"), _MUON),
     **dict.fromkeys(("normuon", "dion.NorMuon"), _NORMUON),
     "adamw": Alias(_ADAMW),
-    "adam": Alias(
-        _ADAMW, note="adam runs as AdamW: weight decay acts on the weights, not through the gradient"
-    ),
+    "adam": Alias(_ADAMW, note="adam runs as AdamW: weight decay acts on the weights, not through the gradient"),
     "fused_adam": Alias(_ADAMW, note="fused_adam runs as torch's AdamW, whose kernel is fused too"),
-    "flash_adamw": Alias(
-        _ADAMW, note="flash_adamw runs as torch's AdamW; weights are stored in fp32 already"
-    ),
+    "flash_adamw": Alias(_ADAMW, note="flash_adamw runs as torch's AdamW; weights are stored in fp32 already"),
     "transformer_engine.pytorch.optimizers.fused_adam.FusedAdam": _FUSED_ADAM,
     "transformer_engine.pytorch.optimizers.FusedAdam": _FUSED_ADAM,
     "automodel_cli.data.loader.default_collate": Alias("automodel_cli.data.collate.default_collate"),

@@ -35,8 +35,7 @@ class Trust:
     def __init__(self, entries: Sequence[str] = ()) -> None:
         self._names = frozenset(entry.removesuffix(".") for entry in entries)
         self._files = frozenset(
-            Path(entry.rpartition(".py:")[0] + ".py" if ".py:" in entry else entry).resolve()
-            for entry in entries
+            Path(entry.rpartition(".py:")[0] + ".py" if ".py:" in entry else entry).resolve() for entry in entries
         )
 
     def allows_name(self, name: str) -> bool:
@@ -107,9 +106,7 @@ def _allow_file(name: str, path: str, trust: Trust) -> Allowed:
 def _check_spelling(name: str) -> None:
     for part in name.split("."):
         if not part.isidentifier() or part.startswith("_"):
-            raise NotAllowed(
-                f"{name!r} is not a name that can be used; write package.module.Name or path/file.py:Name"
-            )
+            raise NotAllowed(f"{name!r} is not a name that can be used; write package.module.Name or path/file.py:Name")
 
 
 def _why_not(name: str, role: Role) -> str:
@@ -158,11 +155,7 @@ def unsupported_arguments(target: Target) -> Iterator[tuple[str, str]]:
 
 
 def _asks_for_something(value: Any) -> bool:
-    return (
-        any(_asks_for_something(item) for item in value.values())
-        if isinstance(value, Mapping)
-        else bool(value)
-    )
+    return any(_asks_for_something(item) for item in value.values()) if isinstance(value, Mapping) else bool(value)
 
 
 # ----------------------------------------------------------------------------- arguments that are code

@@ -87,14 +87,11 @@ def check_foreign(config: PretrainConfig, *, trust: Sequence[str] = ()) -> None:
         ConfigError: all problems together.
     """
     checked = [
-        (target, check_target(target, role, key=key, trust=trust))
-        for key, role, target in config.open_sections()
+        (target, check_target(target, role, key=key, trust=trust)) for key, role, target in config.open_sections()
     ]
     raise_problems([problem for _, found in checked for problem in found.problems])
     for target, found in checked:
-        plain = {
-            key: value for key, value in found.arguments.items() if isinstance(value, (bool, int, float))
-        }
+        plain = {key: value for key, value in found.arguments.items() if isinstance(value, (bool, int, float))}
         target.arguments.update({key: plain[key] for key in target.arguments if key in plain})
 
 
@@ -270,9 +267,7 @@ def resolve_function(name: str, role: str, *, trust: Sequence[str] = ()) -> Call
         raise ConfigError(f"{role}: {error}") from error
 
 
-def built_arguments(
-    target: Target, role: str, *, trust: Sequence[str] = (), key: str | None = None
-) -> dict[str, Any]:
+def built_arguments(target: Target, role: str, *, trust: Sequence[str] = (), key: str | None = None) -> dict[str, Any]:
     """A target's arguments, checked, under their present names and with nested targets built, without the call.
 
     Raises:
@@ -294,9 +289,7 @@ def _build(target: Target, place: _Place, inject: dict[str, Any]) -> Any:
         ) from error
 
 
-def _prepare(
-    target: Target, place: _Place, inject: dict[str, Any]
-) -> tuple[Callable[..., Any], dict[str, Any]]:
+def _prepare(target: Target, place: _Place, inject: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
     checked = _check(target, place, imports=True)
     raise_problems(checked.problems)
     arguments = dict(checked.arguments)
@@ -315,8 +308,7 @@ def _build_nested(name: str, value: Any, place: _Place) -> Any:
         return _build(value, place.below(name), {})
     if isinstance(value, Mapping):
         return {
-            key: _build_nested(key if is_function_key(str(key)) else name, item, place)
-            for key, item in value.items()
+            key: _build_nested(key if is_function_key(str(key)) else name, item, place) for key, item in value.items()
         }
     if isinstance(value, (list, tuple)):
         return type(value)(_build_nested(name, item, place) for item in value)
@@ -352,9 +344,7 @@ def _call(function: Callable[..., Any], arguments: dict[str, Any], target: Targe
 
 def _what_helps(error: Exception, arguments: Mapping[str, Any], place: _Place) -> str:
     if isinstance(error, OSError) and "pretrained_model_name_or_path" in arguments:
-        return (
-            f"if the Hub cannot be reached, give a folder: --{place.key}.pretrained_model_name_or_path FOLDER"
-        )
+        return f"if the Hub cannot be reached, give a folder: --{place.key}.pretrained_model_name_or_path FOLDER"
     return f"it was called with {_shown(arguments)}"
 
 

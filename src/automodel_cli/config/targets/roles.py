@@ -48,9 +48,7 @@ class Bounds:
         """True where ``value`` keeps them; what is no number is not judged here."""
         if isinstance(value, (list, tuple)):
             return all(self.hold(item) for item in value)
-        return (
-            not isinstance(value, (int, float)) or isinstance(value, bool) or self.low <= value < self.below
-        )
+        return not isinstance(value, (int, float)) or isinstance(value, bool) or self.low <= value < self.below
 
     def __str__(self) -> str:
         return f"a number from {self.low:g} up" + (f", below {self.below:g}" if self.below < math.inf else "")

@@ -122,8 +122,7 @@ def declared(schema: str) -> CallSignature:
     signature, texts = from_callable(found), _meanings(inspect.getdoc(found) or "")
     assert signature is not None
     parameters = {
-        name: replace(parameter, meaning=texts.get(name, ""))
-        for name, parameter in signature.parameters.items()
+        name: replace(parameter, meaning=texts.get(name, "")) for name, parameter in signature.parameters.items()
     }
     return replace(signature, parameters=parameters)
 
@@ -187,9 +186,7 @@ def _names_of_function(node: Any, *, is_method: bool) -> CallSignature:
 
 
 def _without_types(required: Mapping[str, bool], *, is_open: bool = False) -> CallSignature:
-    return CallSignature(
-        {name: Parameter(name, required=needed) for name, needed in required.items()}, open=is_open
-    )
+    return CallSignature({name: Parameter(name, required=needed) for name, needed in required.items()}, open=is_open)
 
 
 # --------------------------------------------------------------------------------------- from objects

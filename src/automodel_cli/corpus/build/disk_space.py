@@ -128,7 +128,5 @@ def check_room(folder: Path, needed: Estimate | None) -> str | None:
         return None
     line = f"{folder} has {free / 1e9:,.2f} GB free, about {needed.bytes / 1e9:,.2f} GB will be written"
     if free < needed.bytes // 2:
-        raise AutomodelError(
-            line, "free some space, use another --output-path, or write less with --max-tokens"
-        )
+        raise AutomodelError(line, "free some space, use another --output-path, or write less with --max-tokens")
     return f"{line}: the disk may become full (the same command goes on from there)"

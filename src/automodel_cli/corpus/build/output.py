@@ -194,9 +194,7 @@ class Output(ABC, Generic[ManifestT]):
             )
         for path, size in manifest.listed():
             if not path.is_file() or path.stat().st_size != size:
-                raise DataError(
-                    f"{path} is missing or has another size than the manifest says", "use --overwrite"
-                )
+                raise DataError(f"{path} is missing or has another size than the manifest says", "use --overwrite")
         self.tidy()  # where a run was killed after the manifest
         return manifest
 

@@ -73,9 +73,7 @@ class LocalExecutor:
     prefetch: int = _AT_HAND
 
     @contextlib.contextmanager
-    def map_ordered(
-        self, task: Task[ChunkT], units: Iterator[Unit]
-    ) -> Generator[Iterator[tuple[Unit, ChunkT]]]:
+    def map_ordered(self, task: Task[ChunkT], units: Iterator[Unit]) -> Generator[Iterator[tuple[Unit, ChunkT]]]:
         """See :class:`Executor`."""
         if self.num_workers <= 1:
             turn = task.open()

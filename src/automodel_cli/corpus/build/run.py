@@ -257,9 +257,7 @@ class TokenBuild(Build[TokenSettingsT, ManifestT], Generic[TokenSettingsT, Manif
             if not writer.full:
                 units = self.documents.units(position.cursor, self.cfg.chunk_size)
                 with self.executor.map_ordered(self.task, units) as chunks:
-                    run_pipeline(
-                        chunks, writer, bad_rows, rows=position.rows, note=note, on_progress=on_progress
-                    )
+                    run_pipeline(chunks, writer, bad_rows, rows=position.rows, note=note, on_progress=on_progress)
             self.finish(writer, bad_rows)
         except BaseException:
             writer.abandon()

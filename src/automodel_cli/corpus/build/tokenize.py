@@ -90,9 +90,7 @@ class UnitEncoder:
             numbers=np.array(found.numbers, dtype=np.int64),
         )
 
-    def _naming_refusals(
-        self, unit: Unit, found: Texts, documents: list[Any]
-    ) -> tuple[np.ndarray, FieldSequences]:
+    def _naming_refusals(self, unit: Unit, found: Texts, documents: list[Any]) -> tuple[np.ndarray, FieldSequences]:
         """:meth:`encode`, its errors with the place of the document.
 
         Raises:
@@ -105,9 +103,7 @@ class UnitEncoder:
             raise DataError(f"{_where(unit, found, self._number)}: {error.message}", hint) from error
         except MemoryError:
             where = _where(unit, found, self._number)
-            raise DataError(
-                f"{where}: out of memory", "leave that document out, or use fewer processes"
-            ) from None
+            raise DataError(f"{where}: out of memory", "leave that document out, or use fewer processes") from None
 
     def encode(
         self, documents: list[Any], *, continues: bool = False, unfinished: bool = False

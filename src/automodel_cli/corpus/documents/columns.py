@@ -105,8 +105,7 @@ def _open_folded(path: str, keys: list[str]) -> pq.ParquetFile:
         leaves = [
             leaf.path
             for leaf in names
-            if leaf.physical_type == "BYTE_ARRAY"
-            and (leaf.path in keys or leaf.path.partition(".")[0] in keys)
+            if leaf.physical_type == "BYTE_ARRAY" and (leaf.path in keys or leaf.path.partition(".")[0] in keys)
         ]
     return pq.ParquetFile(path, read_dictionary=leaves, pre_buffer=False, buffer_size=_READ_BYTES)
 
@@ -274,9 +273,7 @@ def documents_of(table: pa.Table, options: ReadOptions) -> Texts:
             text = _decoded(value) if isinstance(value, bytes) else text_of(value)
             found.add(row, too_long(most) if long[row] else text)
         return found
-    fields = [
-        [value for chunk in table.column(key).chunks for value in _values(chunk)] for key in options.keys
-    ]
+    fields = [[value for chunk in table.column(key).chunks for value in _values(chunk)] for key in options.keys]
     for row, values in enumerate(zip(*fields, strict=True)):
         decoded = tuple([_decoded_field(value) for value in values])
         bad = next((value for value in decoded if isinstance(value, BadRow)), None)

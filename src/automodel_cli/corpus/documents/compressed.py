@@ -280,6 +280,4 @@ class _Zst(_Packed):
 
 
 def _too_wide(window: str, allowed: int) -> OSError:
-    return OSError(
-        f"it needs a window of {window}, {allowed >> 20:,} MiB are allowed (half of --max-document-bytes)"
-    )
+    return OSError(f"it needs a window of {window}, {allowed >> 20:,} MiB are allowed (half of --max-document-bytes)")

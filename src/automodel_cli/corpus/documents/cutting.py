@@ -68,9 +68,7 @@ class _Cut:
 
     def unit(self, kind: Any, at: int, **rest: Any) -> Unit:
         cursor = {"file": self.index, "at": at, **rest.pop("cursor", {})}
-        return Unit(
-            kind=kind, name=self.file.name, file=self.index, cursor=cursor, path=self.file.path, **rest
-        )
+        return Unit(kind=kind, name=self.file.name, file=self.index, cursor=cursor, path=self.file.path, **rest)
 
     @property
     def max_bytes(self) -> int:
@@ -507,9 +505,7 @@ def _slice_row_group(cut: _Cut, at: int, row: int, group: RowGroup, longest: int
     from automodel_cli.corpus.documents import columns  # as above
 
     file, options = cut.file, cut.options
-    rows = max(
-        1, min(_BATCH_ROWS, group.rows * min(cut.chunk_bytes, _BATCH_BYTES) // max(1, group.text_bytes))
-    )
+    rows = max(1, min(_BATCH_ROWS, group.rows * min(cut.chunk_bytes, _BATCH_BYTES) // max(1, group.text_bytes)))
     folded = longest > 0 and group.values > group.rows
     if longest:
         rows = max(1, min(rows, options.max_document_bytes // (4 * longest)))
@@ -520,9 +516,7 @@ def _slice_row_group(cut: _Cut, at: int, row: int, group: RowGroup, longest: int
         while begin < len(table):
             ends = np.cumsum(sizes[begin:])
             stop = begin + max(1, int(np.searchsorted(ends, cut.chunk_bytes, side="right")))
-            yield _rows_unit(
-                cut, at, first + begin, table.slice(begin, stop - begin), int(ends[stop - begin - 1])
-            )
+            yield _rows_unit(cut, at, first + begin, table.slice(begin, stop - begin), int(ends[stop - begin - 1]))
             begin = stop
         first += len(table)
 

@@ -63,9 +63,7 @@ def _entries(folder: Path) -> list[Path]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise DataError(
-            f"cannot read the folder {folder}: {error.strerror}", "check its permissions"
-        ) from error
+        raise DataError(f"cannot read the folder {folder}: {error.strerror}", "check its permissions") from error
 
 
 @dataclass

@@ -113,9 +113,7 @@ class _Values:
         return value, size
 
     def _malformed(self) -> DataError:
-        return DataError(
-            f"{self._name} is malformed or cut off after value {self._number}", "repair the file"
-        )
+        return DataError(f"{self._name} is malformed or cut off after value {self._number}", "repair the file")
 
 
 @dataclass

@@ -161,9 +161,7 @@ def _list_shuffled(folder: Path, split: str) -> Listing | None:
     if not chosen:
         raise DataError(f"{folder} holds no documents of split {split!r}", "choose train or val")
     left_out = len(manifest.files) - len(chosen)
-    note = f"{folder}: shuffled documents, split {split}" + (
-        f"; {left_out:,} files left out" * bool(left_out)
-    )
+    note = f"{folder}: shuffled documents, split {split}" + (f"; {left_out:,} files left out" * bool(left_out))
     return Listing([_source_file(folder / name, name, "auto") for name in chosen], note)
 
 
@@ -180,9 +178,7 @@ def _refuse_mixed_splits(found: Sequence[Path]) -> None:
             )
 
 
-def list_several(
-    datasets: Sequence[str], split: str = "train", input_format: InputFormat = "auto"
-) -> Listing:
+def list_several(datasets: Sequence[str], split: str = "train", input_format: InputFormat = "auto") -> Listing:
     """The files of several arguments as one list, sorted by name; a file named twice, or by a link too, counts once.
 
     A link keeps its own name: in a cache of downloads the files behind links are named after their hashes.
@@ -198,9 +194,7 @@ def list_several(
         once.setdefault(Path(file.path).resolve(), file)
     named = {os.path.abspath(file.path): file for file in once.values()}  # noqa: PTH100 (links stay)
     root = os.path.commonpath([str(Path(path).parent) for path in named])
-    files = [
-        replace(file, name=printable(Path(path).relative_to(root).as_posix())) for path, file in named.items()
-    ]
+    files = [replace(file, name=printable(Path(path).relative_to(root).as_posix())) for path, file in named.items()]
     return _with_note(files, [listing.note for listing in listings if listing.note], said=True)
 
 
@@ -214,24 +208,19 @@ def _list_folder(folder: Path, input_format: InputFormat) -> Listing:
     understood = [path for path in found if input_format != "auto" or _suffix(path)[0] in known]
     families = {"rows (.parquet, .jsonl)": ("parquet", "jsonl"), "text": ("text",), ".json": ("json",)}
     groups = {
-        name: [path for path in understood if _kind(path, input_format) in kinds]
-        for name, kinds in families.items()
+        name: [path for path in understood if _kind(path, input_format) in kinds] for name, kinds in families.items()
     }
     chosen, kept = next(((name, group) for name, group in groups.items() if group), ("", []))
     ids = sorted(folder.glob("*.bin"))
     if ids and chosen in ("", ".json"):  # the JSON beside token files is their manifest and tokenizer
-        raise DataError(
-            f"{printable(str(folder))} is a folder of token files, expected text", command_to_train(ids[0])
-        )
+        raise DataError(f"{printable(str(folder))} is a folder of token files, expected text", command_to_train(ids[0]))
     if not kept:
         reasons = f" ({_in_words(others)})" if _in_words(others) else ""
         raise DataError(
             f"{printable(str(folder))} holds no text file of a known format{reasons}",
             "name the files with a glob, or say what they are with --input-format",
         )
-    files = [
-        _source_file(path, path.relative_to(folder).as_posix(), input_format, in_folder=True) for path in kept
-    ]
+    files = [_source_file(path, path.relative_to(folder).as_posix(), input_format, in_folder=True) for path in kept]
     left_out = _in_words(others, len(found) - len(kept))
     note = f"{len(kept):,} files of {chosen} in {printable(str(folder))}; left out: {left_out}"
     return _with_note(files, [note] if left_out else [])
@@ -250,14 +239,10 @@ def _oddities(files: list[SourceFile]) -> list[str]:
     found = []
     if packed:
         count = sum(bool(file.compression) for file in files)
-        found.append(
-            f"{count:,} of {len(files):,} files compressed ({', '.join(packed)}): one process unpacks them"
-        )
+        found.append(f"{count:,} of {len(files):,} files compressed ({', '.join(packed)}): one process unpacks them")
     if rows:
         which = rows[0] if len(rows) == 1 else f"{len(rows):,} files ({rows[0]}, ...)"
-        found.append(
-            f"{which}: read as text, though it looks like JSON lines (--input-format jsonl reads its rows)"
-        )
+        found.append(f"{which}: read as text, though it looks like JSON lines (--input-format jsonl reads its rows)")
     return found
 
 

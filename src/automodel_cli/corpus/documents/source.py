@@ -65,9 +65,7 @@ def read_options(cfg: Reading, *keys: str, lists: bool = False) -> ReadOptions:
     )
 
 
-def open_source(
-    dataset: str, options: ReadOptions, set_name: str | None = None, split: str = "train"
-) -> Source:
+def open_source(dataset: str, options: ReadOptions, set_name: str | None = None, split: str = "train") -> Source:
     """The source that ``dataset`` names: local files, or a dataset of the Hub.
 
     Raises:
@@ -154,9 +152,7 @@ class FileSource:
         return hash_bytes("\n".join(listed).encode())
 
 
-def _with_shares_done(
-    units: Iterator[Unit], files: Sequence[SourceFile], options: ReadOptions
-) -> Iterator[Unit]:
+def _with_shares_done(units: Iterator[Unit], files: Sequence[SourceFile], options: ReadOptions) -> Iterator[Unit]:
     """The same units with ``through``, by what the files take on the disk: what every bar of progress shows.
 
     Text is measured in bytes, parquet in rows; of a compressed file it is an estimate from its beginning.

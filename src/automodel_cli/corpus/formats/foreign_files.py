@@ -30,9 +30,7 @@ from automodel_cli.plain_text import command_line, for_shell
 
 NPY_MAGIC = b"\x93NUMPY"
 IDX_MAGIC = b"MMIDIDX\0\0"
-Group = Literal[
-    "ids", "archive", "packed", "unread", "array", "index", "table", "weights", "pointer", "utf16", "other"
-]
+Group = Literal["ids", "archive", "packed", "unread", "array", "index", "table", "weights", "pointer", "utf16", "other"]
 
 
 @dataclass(frozen=True)
@@ -73,9 +71,7 @@ _KINDS = (
     FileKind("an SQLite database", "other", (b"SQLite format 3\0",)),
     FileKind("a GGUF checkpoint", "weights", (b"GGUF",), has_zeros=True),
     FileKind("a Python pickle", "other", (b"\x80\x04\x95", b"\x80\x05\x95")),
-    FileKind(
-        "a Python pickle", "other", tuple(bytes([0x80, version]) for version in range(2, 6)), is_short=True
-    ),
+    FileKind("a Python pickle", "other", tuple(bytes([0x80, version]) for version in range(2, 6)), is_short=True),
     FileKind("a PDF", "other", (b"%PDF-",)),
     FileKind("an image", "other", (b"\x89PNG\r\n",)),
     FileKind("an image", "other", (b"\xff\xd8\xff",), is_short=True),
@@ -146,9 +142,7 @@ def refuse_foreign(path: Path, head: bytes, size: int) -> None:
 def command_for_text(path: Path) -> str:
     """The command that makes token files of a text."""
     output = f"{path.name.split('.')[0]}_tokens"
-    return command_line(
-        ("automodel", "preprocess", "nanogpt", "--dataset", str(path), "--output-dir", output)
-    )
+    return command_line(("automodel", "preprocess", "nanogpt", "--dataset", str(path), "--output-dir", output))
 
 
 def _for_ids(path: Path, group: Group) -> str:

@@ -197,9 +197,7 @@ class CorpusManifest(TokenManifest):
     def read(cls, path: Path, **known: Any) -> Self:
         manifest = super().read(path, **known)
         if manifest.eot != "none" and manifest.separator_id is None:
-            raise DataError(
-                f"{path}: its tokenizer has no token for separator {manifest.separator!r}", cls.HINT
-            )
+            raise DataError(f"{path}: its tokenizer has no token for separator {manifest.separator!r}", cls.HINT)
         return manifest
 
     def fingerprint(self, split: Split | None = None) -> str:

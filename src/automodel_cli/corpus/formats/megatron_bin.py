@@ -475,9 +475,7 @@ def pieces(prefix: Path, dtype: np.dtype, synced: Synced) -> list[tuple[Path, in
 def can_continue(prefix: Path | str, dtype: np.dtype, synced: Synced) -> bool:
     """Whether a writer's temporaries are there with at least what ``synced`` speaks of."""
     found = pieces(Path(prefix), np.dtype(dtype), synced)
-    return all(
-        temporary_of(path).is_file() and file_bytes(temporary_of(path)) >= size for path, size in found
-    )
+    return all(temporary_of(path).is_file() and file_bytes(temporary_of(path)) >= size for path, size in found)
 
 
 def _read_back(handle: IO[bytes], count: int) -> Iterator[np.ndarray]:
@@ -490,9 +488,7 @@ def _read_back(handle: IO[bytes], count: int) -> Iterator[np.ndarray]:
 def header_bytes(dtype: np.dtype, num_sequences: int, document_entries: int) -> bytes:
     """The first 34 bytes of an ``.idx``."""
     counts = (VERSION.to_bytes(8, "little"), bytes([_CODES[np.dtype(dtype)]]))
-    return b"".join(
-        (MAGIC, *counts, num_sequences.to_bytes(8, "little"), document_entries.to_bytes(8, "little"))
-    )
+    return b"".join((MAGIC, *counts, num_sequences.to_bytes(8, "little"), document_entries.to_bytes(8, "little")))
 
 
 # ---------------------------------------------------------------------------------------- going on

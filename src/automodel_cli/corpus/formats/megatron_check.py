@@ -42,9 +42,7 @@ ProgressCallback = Callable[[int, int, str], None]
 def holds_megatron_files(path: Path) -> bool:
     """Whether ``path`` is a pair (with or without suffix), a manifest of pairs, or a folder with pairs."""
     if path.is_dir():
-        return any(map(is_megatron_manifest, path.glob(f"*{SUFFIX}"))) or any(
-            map(_is_index, path.glob("*.idx"))
-        )
+        return any(map(is_megatron_manifest, path.glob(f"*{SUFFIX}"))) or any(map(_is_index, path.glob("*.idx")))
     if is_megatron_manifest(path):
         return True
     prefix = _prefix_of(path)
@@ -69,9 +67,7 @@ def _prefix_of(path: Path) -> Path:
     return path.with_suffix("") if path.suffix in (".bin", ".idx") else path
 
 
-def check_megatron(
-    path: Path, *, tokenizer: str | None, documents: int, progress: ProgressCallback
-) -> VerifyReport:
+def check_megatron(path: Path, *, tokenizer: str | None, documents: int, progress: ProgressCallback) -> VerifyReport:
     """Check what ``path`` names; see ``holds_megatron_files``.
 
     Args:
@@ -113,9 +109,7 @@ class _Scan:
 class _Check:
     """One run of checks, which fills the report."""
 
-    def __init__(
-        self, report: VerifyReport, tokenizer: str | None, documents: int, progress: ProgressCallback
-    ) -> None:
+    def __init__(self, report: VerifyReport, tokenizer: str | None, documents: int, progress: ProgressCallback) -> None:
         self.report, self.documents, self.progress = report, documents, progress
         self.tokenizer = None if tokenizer is None else open_tokenizer(tokenizer)
         self.known: set[str] = set()  # names of pairs that a manifest lists
@@ -137,9 +131,7 @@ class _Check:
             self.pair(manifest.prefix(pair), Listed(manifest, pair), tokenizer)
         if not manifest.pairs:
             self.report.problems.append(f"{path} lists no pair of files: nothing was checked")
-        sums = [
-            sum(getattr(p, name) for p in manifest.pairs) for name in ("tokens", "sequences", "documents")
-        ]
+        sums = [sum(getattr(p, name) for p in manifest.pairs) for name in ("tokens", "sequences", "documents")]
         if sums != [manifest.tokens, manifest.sequences, manifest.documents]:
             self.report.problems.append(f"{path}: the counts of its pairs do not add up to its own")
 

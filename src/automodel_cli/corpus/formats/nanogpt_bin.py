@@ -139,18 +139,14 @@ def has_header(head: bytes) -> bool:
 def _with_header(path: Path, fields: np.ndarray, size: int) -> TokenFile:
     layout, version = _HEADERS[int(fields[0])]
     if len(fields) < HEADER_BYTES // 4:
-        raise DataError(
-            f"{path} ends inside its header ({size} bytes)", "the writer was stopped; make it again"
-        )
+        raise DataError(f"{path} ends inside its header ({size} bytes)", "the writer was stopped; make it again")
     if fields[1] != version:
         raise DataError(
             f"{path} has header version {fields[1]}, expected {version}", "make the file again with this tool"
         )
     bytes_per_token = {"nemo": int(fields[3]), "llama3": 4}.get(layout, 2)
     if bytes_per_token not in (2, 4):
-        raise DataError(
-            f"{path} says {bytes_per_token} bytes per token, expected 2 or 4", "the header is damaged"
-        )
+        raise DataError(f"{path} says {bytes_per_token} bytes per token, expected 2 or 4", "the header is damaged")
     num_tokens = int(fields[2])
     expected = HEADER_BYTES + num_tokens * bytes_per_token
     if num_tokens < 0 or size != expected:
@@ -250,9 +246,7 @@ class TokenReader:
             return self._watched.map()[file.offset_bytes :].view(file.dtype)
         except (OSError, ValueError) as error:
             if self.mmap is True:
-                raise DataError(
-                    f"cannot memory-map {file.path}: {error}", "set mmap: auto or false"
-                ) from error
+                raise DataError(f"cannot memory-map {file.path}: {error}", "set mmap: auto or false") from error
             _log.warning("cannot memory-map %s (%s); reading it with positional reads", file.path, error)
             return None
 

@@ -35,9 +35,7 @@ class WatchedFile:
         OSError: it cannot be opened.
     """
 
-    def __init__(
-        self, path: Path, num_bytes: int, *, fingerprint: Callable[[WatchedFile], str] | None = None
-    ) -> None:
+    def __init__(self, path: Path, num_bytes: int, *, fingerprint: Callable[[WatchedFile], str] | None = None) -> None:
         self.path, self.num_bytes = path, num_bytes
         self._fingerprint = fingerprint
         self._mapping: mmap.mmap | None = None
@@ -77,11 +75,7 @@ class WatchedFile:
         if self.descriptor < 0:
             return
         self._uses += 1
-        if (
-            self._mapping is None
-            or not self._uses % _USES_BETWEEN_LOOKS
-            or self._mapping.size() != self._size
-        ):
+        if self._mapping is None or not self._uses % _USES_BETWEEN_LOOKS or self._mapping.size() != self._size:
             self._look()
 
     def _look(self) -> None:
@@ -96,12 +90,8 @@ class WatchedFile:
             return
         self._written_ns = found.st_mtime_ns
         if self._fingerprint is not None and self._fingerprint(self) != self._first:
-            raise DataError(
-                f"{self.path} was overwritten while it was read: its content is another", _RESTORE
-            )
-        _log.warning(
-            "%s was written to while it is being read: its size and a sample of it are as before", self.path
-        )
+            raise DataError(f"{self.path} was overwritten while it was read: its content is another", _RESTORE)
+        _log.warning("%s was written to while it is being read: its size and a sample of it are as before", self.path)
 
     def close(self) -> None:
         """Let go of the descriptor; arrays over the mapping stay."""

@@ -325,9 +325,7 @@ class BucketReader:
                 dropped = self._dropped(number) if self._dropped else None
                 yield from self._bucket(name, keys, first_key, dropped)
 
-    def _bucket(
-        self, name: str, keys: KeyRange, first_key: int, dropped: np.ndarray | None
-    ) -> Iterator[SortedRows]:
+    def _bucket(self, name: str, keys: KeyRange, first_key: int, dropped: np.ndarray | None) -> Iterator[SortedRows]:
         num_bytes, num_rows = self._size(name)
         needed = num_bytes + BYTES_A_ROW * num_rows
         fits = needed <= self._memory_bytes or keys.width < 2

@@ -63,9 +63,7 @@ class DocumentsManifest(Manifest):
         manifest = super().read(path, **known)
         for file, _ in manifest.listed():
             if not is_document_file(file.name) or leads_away(file, path):
-                raise DataError(
-                    f"{path} names {file.name}, which is not a file of documents in this folder", cls.HINT
-                )
+                raise DataError(f"{path} names {file.name}, which is not a file of documents in this folder", cls.HINT)
         return manifest
 
 

@@ -49,9 +49,7 @@ _UNKNOWN_BYTES = 40 << 30  # of a stream: too many buckets cost little, too larg
 class ShuffledSource:
     """``source`` in the order of its documents' keys; temporary files are in ``folder``, which is ours alone."""
 
-    def __init__(
-        self, source: Source, folder: Path, *, seed: int, memory_bytes: int, num_workers: int
-    ) -> None:
+    def __init__(self, source: Source, folder: Path, *, seed: int, memory_bytes: int, num_workers: int) -> None:
         self._source, self._folder, self._seed = source, folder, seed
         self._gathered = folder / GATHERED_NAME
         self._memory_bytes, self._num_workers = memory_bytes, num_workers

@@ -75,9 +75,7 @@ class Tokenizer:
         odd = first_difference(fast, reference, probe_texts()) if fast is not None and probe else None
         if fast is not None and odd is not None:
             if choice == "fast":
-                raise ConfigError(
-                    f"{fast.name} disagrees with {reference.name} on {odd[:40]!r}", "--engine auto"
-                )
+                raise ConfigError(f"{fast.name} disagrees with {reference.name} on {odd[:40]!r}", "--engine auto")
             self.engine = reference
             return f"{reference.name} ({fast.name} disagreed with it on {odd[:40]!r})"
         self.engine = reference if fast is None else CheckedEngine(fast, reference)

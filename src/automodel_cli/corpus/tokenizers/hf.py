@@ -170,9 +170,7 @@ class HFTokenizer(Tokenizer):
     def _unknown_ids(self) -> list[int]:
         """The id that stands for any unknown text; none where every byte has a token."""
         model, vocab = self._body.model, self._tokenizer.get_vocab(with_added_tokens=True)
-        spellings = (
-            [f"<0x{byte:02X}>" for byte in range(256)] if self._falls_back_to_bytes else list(_BYTE_OF)
-        )
+        spellings = [f"<0x{byte:02X}>" for byte in range(256)] if self._falls_back_to_bytes else list(_BYTE_OF)
         if (self._byte_level or self._falls_back_to_bytes) and all(text in vocab for text in spellings):
             return []
         unknown = vocab.get(model.get("unk_token") or "", model.get("unk_id"))

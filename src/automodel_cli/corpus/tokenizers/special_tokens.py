@@ -29,9 +29,7 @@ def text_encoder(tokenizer: Tokenizer, special_tokens: SpecialTokens) -> Callabl
     return tokenizer.engine.encode
 
 
-def _parsing(
-    plain: Engine, parsing: Engine, spellings: tuple[str, ...] | None
-) -> Callable[[str], np.ndarray]:
+def _parsing(plain: Engine, parsing: Engine, spellings: tuple[str, ...] | None) -> Callable[[str], np.ndarray]:
     """Texts that spell out no special token go to the plain engine, which is the fast one where there is one."""
     if spellings == ():
         return plain.encode

@@ -51,9 +51,7 @@ class TokenBytes:
     def without(self, ids: Iterable[int]) -> TokenBytes:
         """The same, but nobody knows about ``ids``."""
         unsure = _marked(len(self.inside), ids)
-        inside, first = (
-            np.where(unsure, UNKNOWN, sizes).astype(np.int32) for sizes in (self.inside, self.first)
-        )
+        inside, first = (np.where(unsure, UNKNOWN, sizes).astype(np.int32) for sizes in (self.inside, self.first))
         return TokenBytes(inside, first, self.begins)
 
     def of(self, ids: Sequence[int]) -> int:

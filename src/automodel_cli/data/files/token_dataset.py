@@ -61,9 +61,7 @@ class TokenFileDataset(WindowDataset):
 
     def _sampled_maxima(self) -> dict[int, int]:
         """Largest sampled id by file: pieces spread evenly over files and tokens, all of them where they are few."""
-        ranges = [
-            (number, first, end) for number, (_, first, end) in enumerate(self.token_ranges()) if first < end
-        ]
+        ranges = [(number, first, end) for number, (_, first, end) in enumerate(self.token_ranges()) if first < end]
         spread = np.linspace(0, len(ranges) - 1, min(len(ranges), _SAMPLES)).astype(np.int64)
         picked: list[int] = np.unique(spread).tolist()
         pieces = _SAMPLES // max(len(picked), 1)
@@ -76,9 +74,7 @@ class TokenFileDataset(WindowDataset):
         reader = self._shards.reader(number)
         return max(int(reader.read(start, length).max()) for start in starts)
 
-    def _check_ids(
-        self, largest: int, rows: np.ndarray, offsets: np.ndarray, pad_id: int | None = None
-    ) -> None:
+    def _check_ids(self, largest: int, rows: np.ndarray, offsets: np.ndarray, pad_id: int | None = None) -> None:
         """Refuse ``rows`` read from ``offsets`` where ``largest``, an id in them, has no row in the model.
 
         Args:

@@ -49,9 +49,7 @@ class TokenFiles:
     notes: tuple[str, ...]
 
 
-def open_token_files(
-    file_pattern: str | Path | Sequence[str | Path], *, raw_dtype: str | None = None
-) -> TokenFiles:
+def open_token_files(file_pattern: str | Path | Sequence[str | Path], *, raw_dtype: str | None = None) -> TokenFiles:
     """Find, check and fingerprint the files of ``file_pattern``.
 
     Raises:
@@ -59,9 +57,7 @@ def open_token_files(
     """
     notes: list[str] = []
     named = isinstance(file_pattern, str | Path)
-    items = (
-        [str(file_pattern)] if isinstance(file_pattern, str | Path) else [str(item) for item in file_pattern]
-    )
+    items = [str(file_pattern)] if isinstance(file_pattern, str | Path) else [str(item) for item in file_pattern]
     paths = _without_doubles([path for item in items for path in _resolve(item)], notes)
     manifests = _manifests(paths)
     known = {m.path(file): file for m in manifests.values() for file in m.token_files()}
@@ -72,8 +68,7 @@ def open_token_files(
     _refuse_mixed_splits(paths, entries, explicit=not named and not patterns)
     dtypes = {folder: manifest.dtype for folder, manifest in manifests.items()}
     files = tuple(
-        _inspect(path, entry, raw_dtype or dtypes.get(path.parent))
-        for path, entry in zip(paths, entries, strict=True)
+        _inspect(path, entry, raw_dtype or dtypes.get(path.parent)) for path, entry in zip(paths, entries, strict=True)
     )
     if assumed := [file.path.name for file in files if file.assumed]:
         what = f"{assumed[0]} has" if len(assumed) == 1 else f"{len(assumed)} files have"
@@ -146,9 +141,7 @@ def _whole_split(path: Path, entry: CorpusFile, manifest: CorpusManifest, notes:
     return [manifest.path(shard) for shard in shards]
 
 
-def _refuse_mixed_splits(
-    paths: list[Path], entries: tuple[CorpusFile | None, ...], *, explicit: bool
-) -> None:
+def _refuse_mixed_splits(paths: list[Path], entries: tuple[CorpusFile | None, ...], *, explicit: bool) -> None:
     """Training on the validation set is never meant; names count where no manifest speaks."""
     names: dict[bool, list[str]] = {True: [], False: []}  # by whether the file is held out
     for path, entry in zip(paths, entries, strict=True):

@@ -228,9 +228,7 @@ class StrideBlend:
     def _draw(self, first: int) -> tuple[np.ndarray, np.ndarray]:
         """Data set and sample of blend samples ``first`` to ``first + _BLOCK``."""
         count = len(self._weights)
-        before = self._given_before(
-            max(first - count, 0)
-        )  # at most ``first``: half a sample each is uncertain
+        before = self._given_before(max(first - count, 0))  # at most ``first``: half a sample each is uncertain
         until = self._given_before(first + _BLOCK + 2 * count)
         given = until - before
         datasets = np.repeat(np.arange(count), given)

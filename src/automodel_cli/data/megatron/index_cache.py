@@ -201,9 +201,7 @@ class IndexCache:
         assert self.folder is not None
         return self.folder / f"{entry.stem}-{name}"
 
-    def _read_array(
-        self, entry: IndexEntry, name: str, stamp: _Stamp, watched: list[WatchedFile]
-    ) -> np.ndarray:
+    def _read_array(self, entry: IndexEntry, name: str, stamp: _Stamp, watched: list[WatchedFile]) -> np.ndarray:
         """The array in one file, mapped where it is large, if the file is what the stamp says of it."""
         path, stored = self._path(entry, name), stamp.files.get(name)
         if stored is None or not path.is_file() or path.stat().st_size != stored.bytes:

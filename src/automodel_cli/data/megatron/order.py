@@ -180,9 +180,7 @@ class MegatronOrder(SampleOrder):
             description=description,
         )
 
-    def _blend_entry(
-        self, size: int | None, names: CacheKeys | None, entries: Sequence[IndexEntry]
-    ) -> IndexEntry:
+    def _blend_entry(self, size: int | None, names: CacheKeys | None, entries: Sequence[IndexEntry]) -> IndexEntry:
         """The cache entry of the blend: by weights that add up to 1, or all samples of each part."""
         split = self.settings.split
         given, total = None, sum(self.lengths) if size is None else min(size, sum(self.lengths))
@@ -275,9 +273,7 @@ class MegatronOrder(SampleOrder):
             self._offsets_in(int(parts[rows[0]]), within[rows], offsets, rows)
         return offsets
 
-    def _offsets_in(
-        self, part: int, samples: np.ndarray, offsets: np.ndarray, rows: np.ndarray | slice
-    ) -> None:
+    def _offsets_in(self, part: int, samples: np.ndarray, offsets: np.ndarray, rows: np.ndarray | slice) -> None:
         for watched in self._mapped[part]:
             watched.check()
         indices = self.indices[part]

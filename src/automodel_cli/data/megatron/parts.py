@@ -37,9 +37,7 @@ class Part:
     def stats(self, weight: float, samples: float, seq_len: int) -> BlendStats:
         """What becomes of this part where so many samples are drawn of it."""
         epochs = samples * seq_len / max(self.tokens, 1)
-        return BlendStats(
-            self.file.prefix.name, self.begin, self.end, self.tokens, weight, round(samples), epochs
-        )
+        return BlendStats(self.file.prefix.name, self.begin, self.end, self.tokens, weight, round(samples), epochs)
 
 
 def open_parts(prefixes: Sequence[str], bounds: SplitBounds) -> list[Part]:
@@ -59,9 +57,7 @@ def open_parts(prefixes: Sequence[str], bounds: SplitBounds) -> list[Part]:
 
 def fingerprint(parts: Sequence[Part]) -> str:
     """Identity of the files' content, wherever they lie: sizes, counts and a sample of the tokens of each."""
-    found = [
-        (part.file.num_sequences, part.file.num_documents, sample_hash(part.file.tokens)) for part in parts
-    ]
+    found = [(part.file.num_sequences, part.file.num_documents, sample_hash(part.file.tokens)) for part in parts]
     return hash_bytes(json.dumps(found).encode())
 
 

@@ -145,9 +145,7 @@ def _matching(pattern: str) -> list[str]:
         if found:
             return found
     there = what_is_there(Path(expanded), ".idx")
-    raise DataError(
-        f"no .bin and .idx files match {pattern}", f"{there}. `automodel preprocess megatron` makes them"
-    )
+    raise DataError(f"no .bin and .idx files match {pattern}", f"{there}. `automodel preprocess megatron` makes them")
 
 
 def names_megatron_files(name: str) -> bool:

@@ -69,9 +69,7 @@ def _check_file(path: Path, folder: Path, seen: set[Path]) -> None:
     for name in _listed(read.get("include")):
         included = path.parent / str(name)
         if folder.resolve() not in included.resolve().parents:
-            raise ConfigError(
-                f"{without_controls(f'{path}: include {name}')} is not in the folder", _hint(folder)
-            )
+            raise ConfigError(f"{without_controls(f'{path}: include {name}')} is not in the folder", _hint(folder))
         _check_file(included, folder, seen)
 
 

@@ -180,9 +180,7 @@ class HarnessModel(TemplateLM):
         """For the harness' cache of requests."""
         return f"{self._ours.name} {self._ours.fingerprint()}"
 
-    def apply_chat_template(
-        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
-    ) -> str:
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The conversation as one text, by the tokenizer's own template."""
         with harness_files.template_errors_named("the checkpoint's chat template"):
             return self.tokenizer.apply_chat_template(

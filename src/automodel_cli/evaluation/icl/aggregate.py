@@ -62,9 +62,7 @@ def _gauntlet(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _mean(
-    found: Mapping[str, Mapping[str, Any]], names: Sequence[str], chances: Mapping[str, float]
-) -> dict[str, Any]:
+def _mean(found: Mapping[str, Mapping[str, Any]], names: Sequence[str], chances: Mapping[str, float]) -> dict[str, Any]:
     """Mean centred score of those of ``names`` that were scored, its standard error, and over how many it is."""
     there = [name for name in names if name in found]
     scores = [centred(found[name]["accuracy"], chances[name]) for name in there]

@@ -45,9 +45,7 @@ _TIMEOUT_S = 60
 Progress = Callable[[int, int], None]
 
 
-def fetch(
-    folder: Path, *, url: str = URL, sha256: str | None = SHA256, progress: Progress | None = None
-) -> Path:
+def fetch(folder: Path, *, url: str = URL, sha256: str | None = SHA256, progress: Progress | None = None) -> Path:
     """Make ``folder`` from the archive at ``url``.
 
     Args:
@@ -59,9 +57,7 @@ def fetch(
         DataError: the archive cannot be fetched, is another one, or holds something it should not.
     """
     if folder.exists() and any(folder.iterdir()):
-        raise ConfigError(
-            f"{folder} exists already", "move it away to fetch the data again, or name another --bundle"
-        )
+        raise ConfigError(f"{folder} exists already", "move it away to fetch the data again, or name another --bundle")
     if not url.startswith(("https://", "http://")):
         raise ConfigError(f"{url!r} is not an http(s) address", "name one with --bundle-url")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -124,9 +120,7 @@ def _continue(url: str, handle: IO[bytes], digest: hashlib._Hash, progress: Prog
         while piece := answer.read(_CHUNK_BYTES):
             have += len(piece)
             if have > MAX_BYTES:
-                raise DataError(
-                    f"{url} is larger than {MAX_BYTES >> 30} GiB", "that is not an archive of task data"
-                )
+                raise DataError(f"{url} is larger than {MAX_BYTES >> 30} GiB", "that is not an archive of task data")
             handle.write(piece)
             digest.update(piece)
             progress(have, total)
@@ -161,9 +155,7 @@ def unpack(archive: Path, folder: Path) -> None:
 def _unpack_one(files: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> None:
     name = PurePosixPath(member.filename)
     kind = stat.S_IFMT(member.external_attr >> 16)
-    leads_elsewhere = (
-        name.is_absolute() or ".." in name.parts or "\\" in member.filename or ":" in member.filename
-    )
+    leads_elsewhere = name.is_absolute() or ".." in name.parts or "\\" in member.filename or ":" in member.filename
     too_long = any(len(part.encode(errors="replace")) > 255 for part in name.parts)
     if leads_elsewhere or too_long or kind not in (0, stat.S_IFREG):
         raise DataError(

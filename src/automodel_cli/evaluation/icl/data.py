@@ -149,9 +149,7 @@ class Bundle:
             return None
         data = read_bytes(path, hint=_FETCH_AGAIN)
         items = [
-            _parse(line, task, f"{path}:{number}")
-            for number, line in enumerate(data.split(b"\n"), 1)
-            if line.strip()
+            _parse(line, task, f"{path}:{number}") for number, line in enumerate(data.split(b"\n"), 1) if line.strip()
         ]
         if not items:
             raise DataError(f"{path} is empty", _FETCH_AGAIN)
@@ -164,9 +162,7 @@ def _parse(line: bytes, task: Task, where: str) -> dict[str, Any]:
     validated(item, model, where, hint=f"a {task.kind} task has {', '.join(model.model_fields)}")
     answers = _ALTERNATIVES.get(task.kind)
     if answers is not None and item["gold"] >= len(item[answers]):
-        raise DataError(
-            f"{where}: gold {item['gold']!r} is not among the {len(item[answers])} {answers}", _FETCH_AGAIN
-        )
+        raise DataError(f"{where}: gold {item['gold']!r} is not among the {len(item[answers])} {answers}", _FETCH_AGAIN)
     return item
 
 
@@ -175,11 +171,7 @@ def _baselines(path: Path) -> dict[str, float]:
     if not path.is_file():
         return {}
     try:
-        lines = (
-            read_bytes(path, hint=_REMOVE, max_bytes=_MAX_LINE_BYTES)
-            .decode("utf-8")
-            .splitlines(keepends=True)
-        )
+        lines = read_bytes(path, hint=_REMOVE, max_bytes=_MAX_LINE_BYTES).decode("utf-8").splitlines(keepends=True)
         found = {row["Eval Task"]: float(row["Random baseline"]) for row in csv.DictReader(lines)}
     except (KeyError, ValueError, TypeError, csv.Error) as error:  # ValueError: not UTF-8 either
         raise DataError(f"{path}: not the metadata of tasks ({error!r})", _REMOVE) from None

@@ -165,9 +165,7 @@ def ask(
 # ------------------------------------------------------------------------------------------ generation
 
 
-def _written(
-    questions: Questions, engine: SpanScorer, tokenizer: Tokenizer, progress: Progress | None
-) -> list[str]:
+def _written(questions: Questions, engine: SpanScorer, tokenizer: Tokenizer, progress: Progress | None) -> list[str]:
     enough = stops_at(questions.task.stops, tokenizer.decode, tail=16)
     prompts = [Prompt(ids, questions.answer_tokens, enough) for ids in questions.prompts]
     ids = continue_greedily(
@@ -209,8 +207,7 @@ def is_answer(answer: str, accepted: Iterable[str]) -> bool:
     """
     given, words = normalize(answer), _words(answer)
     return any(
-        given.startswith(wanted) if (wanted := normalize(text)) else _begins(words, _words(text))
-        for text in accepted
+        given.startswith(wanted) if (wanted := normalize(text)) else _begins(words, _words(text)) for text in accepted
     )
 
 

@@ -196,9 +196,7 @@ def select_tasks(words: Iterable[str], others: Sequence[Task] = ()) -> list[Task
             near = difflib.get_close_matches(unknown[0], [*GROUPS, *known], n=1)
             raise ConfigError(
                 f"there is no task {unknown[0]!r}",
-                f"did you mean {near[0]}?"
-                if near
-                else "core, gauntlet, or names of tasks: docs/guides/evaluation.md",
+                f"did you mean {near[0]}?" if near else "core, gauntlet, or names of tasks: docs/guides/evaluation.md",
             )
         chosen |= {name: known[name] for name in names}
     if not chosen:

@@ -58,9 +58,7 @@ def _answering_blocks(theirs: Callable[..., Any]) -> Callable[..., Any]:
         if isinstance(attention_mask, Tensor) and attention_mask.numel() == 0:
             attention_mask = None
         if not isinstance(attention_mask, BlockMask):
-            return theirs(
-                module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
-            )
+            return theirs(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options)
         mixed = attend_blocks(query, key, value, mask=attention_mask, dropout=dropout, scale=scaling)
         return mixed.transpose(1, 2).contiguous(), None
 

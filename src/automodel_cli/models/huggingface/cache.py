@@ -46,7 +46,5 @@ class SelectableCache(DynamicCache):
 def preallocated_cache(hf: PreTrainedModel, capacity: int) -> DynamicCache:
     """An empty cache for ``hf``; layers that keep everything get room, others (sliding windows) stay as they are."""
     cache = SelectableCache(config=hf.config.get_text_config(decoder=True))
-    cache.layers = [
-        PreallocatedLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers
-    ]
+    cache.layers = [PreallocatedLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache

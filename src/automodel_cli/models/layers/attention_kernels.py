@@ -50,9 +50,7 @@ class AttendWith:
     def __init__(self, kernel: str) -> None:
         self.kernel = kernel
 
-    def __call__(
-        self, queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tensor | None, dropout: float
-    ) -> Tensor:
+    def __call__(self, queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tensor | None, dropout: float) -> Tensor:
         with kernel_preferred(self.kernel):
             return F.scaled_dot_product_attention(
                 queries, keys, values, attn_mask=mask, dropout_p=dropout, is_causal=mask is None
@@ -102,9 +100,7 @@ class Probed:
     def reason(self) -> str:
         """``cudnn 1.21 ms, flash 1.63 ms, ...``: fastest first."""
         timed = sorted((time, name) for name, time in self.times_ms.items() if time is not None)
-        return "one layer, forward and backward: " + ", ".join(
-            f"{name} {time:.2f} ms" for time, name in timed
-        )
+        return "one layer, forward and backward: " + ", ".join(f"{name} {time:.2f} ms" for time, name in timed)
 
 
 def probe(

@@ -59,9 +59,7 @@ def block_mask(segment_ids: Tensor) -> BlockMask:
     segments = segment_ids.to(torch.int32)
     tokens, device = segments.shape[1], segments.device
     blocks = -(-tokens // BLOCK_TOKENS)
-    places = torch.arange(blocks * BLOCK_TOKENS, device=device).clamp(
-        max=tokens - 1
-    )  # the last block filled up
+    places = torch.arange(blocks * BLOCK_TOKENS, device=device).clamp(max=tokens - 1)  # the last block filled up
     lowest, highest = segments[:, places].unflatten(1, (blocks, BLOCK_TOKENS)).aminmax(dim=-1)  # [B, N]
     overlap = (lowest[:, :, None] <= highest[:, None, :]) & (lowest[:, None, :] <= highest[:, :, None])
     numbers = torch.arange(blocks, device=device)
@@ -144,6 +142,4 @@ def _compiled_flex_attention() -> Any:
 def _has_flex_attention(device: torch.device) -> bool:
     if device.type != "cuda":
         return False
-    return (
-        torch.compiler.is_compiling() or choose_compile(True, device=device, total_tokens=0, total_steps=0)[0]
-    )
+    return torch.compiler.is_compiling() or choose_compile(True, device=device, total_tokens=0, total_steps=0)[0]

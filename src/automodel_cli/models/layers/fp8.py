@@ -85,9 +85,7 @@ def block_linears(model: CausalLM) -> dict[str, nn.Linear]:
     return {
         name: module
         for name, module in model.named_modules()
-        if id(module) in inside
-        and type(module) in (nn.Linear, Fp8Linear)
-        and roles.get(f"{name}.weight") == "matrix"
+        if id(module) in inside and type(module) in (nn.Linear, Fp8Linear) and roles.get(f"{name}.weight") == "matrix"
     }
 
 

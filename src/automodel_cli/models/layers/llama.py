@@ -104,9 +104,7 @@ class GroupedQueryAttention(nn.Module):
     ``attend`` takes H query heads and G key-value heads (``grouped``).
     """
 
-    def __init__(
-        self, width: int, heads: int, kv_heads: int, head_dim: int, *, layer: int, attend: Attend
-    ) -> None:
+    def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int, *, layer: int, attend: Attend) -> None:
         super().__init__()
         self.head_dim, self.layer, self.attend = head_dim, layer, attend
         self.q_proj = nn.Linear(width, heads * head_dim, bias=False)

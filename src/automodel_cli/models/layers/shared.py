@@ -31,18 +31,14 @@ _MATMUL_TOKENS = 1024
 _TWICE_ROOT = 2 * (2 / math.pi) ** 0.5
 
 
-def attend_sdpa(
-    queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tensor | None, dropout: float
-) -> Tensor:
+def attend_sdpa(queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tensor | None, dropout: float) -> Tensor:
     """PyTorch's fused attention; it picks the flash kernel where the device and dtypes allow."""
     return F.scaled_dot_product_attention(
         queries, keys, values, attn_mask=mask, dropout_p=dropout, is_causal=mask is None
     )
 
 
-def attend_matmul(
-    queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tensor | None, dropout: float
-) -> Tensor:
+def attend_matmul(queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tensor | None, dropout: float) -> Tensor:
     """Two batched matrix products with a softmax between: O(T x S) memory, in the dtype of ``queries``.
 
     The softmax runs in fp32 inside; scores and weights are rounded to that dtype. The mask is added within the
@@ -69,9 +65,7 @@ def additive_mask(mask: Tensor | None, *, like: Tensor, tokens: int) -> Tensor:
     return torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill(~mask, float("-inf"))
 
 
-def attend_auto(
-    queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tensor | None, dropout: float
-) -> Tensor:
+def attend_auto(queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tensor | None, dropout: float) -> Tensor:
     """SDPA, except for short sequences in bf16 on a CPU: there plain matrix products are faster.
 
     Forward and backward of one layer, one AVX-512 core, B 8, H 4, K 64, T 256: 34 ms with SDPA, 13 ms with
@@ -84,9 +78,7 @@ def attend_auto(
     return attend_sdpa(queries, keys, values, mask=mask, dropout=dropout)
 
 
-def attend_eager(
-    queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tensor | None, dropout: float
-) -> Tensor:
+def attend_eager(queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tensor | None, dropout: float) -> Tensor:
     """Attention written out: O(T x S) memory, for reference and for looking at the numbers."""
     if mask is None:
         shape = (queries.shape[-2], keys.shape[-2])
@@ -160,9 +152,7 @@ def positions_of(batch: Batch, cache: KVCache | None) -> Tensor:
 class CausalSelfAttention(nn.Module):
     """Multi-head self-attention: one fused projection to queries, keys, values; one back."""
 
-    def __init__(
-        self, width: int, heads: int, *, layer: int, bias: bool, dropout: float, attend: Attend
-    ) -> None:
+    def __init__(self, width: int, heads: int, *, layer: int, bias: bool, dropout: float, attend: Attend) -> None:
         super().__init__()
         if width % heads:
             raise ConfigError(
@@ -174,9 +164,7 @@ class CausalSelfAttention(nn.Module):
         self.c_proj = nn.Linear(width, width, bias=bias)
         self.resid_dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, x: Tensor, *, mask: Tensor | BlockMask | None = None, cache: KVCache | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, *, mask: Tensor | BlockMask | None = None, cache: KVCache | None = None) -> Tensor:
         rows, tokens, _ = x.shape
         # As many heads as c_attn gives: a tensor-parallel rank has some of them.
         split = self.c_attn(x).view(rows, tokens, 3, -1, self.head_width)

@@ -64,10 +64,7 @@ def run(
         loaded.path, trained_as, seq_len, like=like
     )
     precision = compute_precision(cfg.precision, loaded, device)
-    scores = {
-        name: _score(name, dataset, cfg, loaded, device, precision, reporter)
-        for name, dataset in sets.items()
-    }
+    scores = {name: _score(name, dataset, cfg, loaded, device, precision, reporter) for name, dataset in sets.items()}
     results = {
         "format": FORMAT,
         "checkpoint": describe_weights(loaded),
@@ -94,9 +91,7 @@ def run(
     }
     if cfg.bigram is not None:
         results["bigram"] = _bigram(cfg, sets, loaded, seq_len, like.get("raw_dtype"))
-    return results_file.StoredResults(
-        results, results_file.store(results, cfg.output, loaded.path, list(sets))
-    )
+    return results_file.StoredResults(results, results_file.store(results, cfg.output, loaded.path, list(sets)))
 
 
 # -------------------------------------------------------------------------------------- one data set
@@ -173,9 +168,7 @@ def _token_bytes(
         )
     known = tokenizer.text_bytes()
     if known is None:
-        reporter.say(
-            f"no bits per byte: {tokenizer.name} does not keep texts as they are (white space, letters)"
-        )
+        reporter.say(f"no bits per byte: {tokenizer.name} does not keep texts as they are (white space, letters)")
     return known
 
 

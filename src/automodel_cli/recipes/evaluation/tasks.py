@@ -34,9 +34,7 @@ from automodel_cli.processes import own_rank
 FORMAT = "automodel-task-results/1"
 
 
-def run(
-    cfg: TasksConfig, *, reporter: Reporter | None = None, trust: Sequence[str] = ()
-) -> results_file.StoredResults:
+def run(cfg: TasksConfig, *, reporter: Reporter | None = None, trust: Sequence[str] = ()) -> results_file.StoredResults:
     """Put ``cfg.tasks`` and ``cfg.harness`` to ``cfg.checkpoint``.
 
     Args:
@@ -113,9 +111,7 @@ def _run(
 def _tokenizer(cfg: TasksConfig, loaded: LoadedModel) -> Tokenizer:
     tokenizer = loaded.tokenizer if cfg.tokenizer is None else open_tokenizer(cfg.tokenizer)
     if tokenizer is None:
-        raise ConfigError(
-            f"{loaded.path} has no tokenizer, so no prompt can be read", "name one with --tokenizer"
-        )
+        raise ConfigError(f"{loaded.path} has no tokenizer, so no prompt can be read", "name one with --tokenizer")
     if tokenizer.vocab_size > loaded.model.vocab_size:
         raise DataError(
             f"tokenizer {tokenizer.name} has {tokenizer.vocab_size:,} ids, the model {loaded.model.vocab_size:,}",
@@ -155,9 +151,7 @@ def _in_context(
         if data is None:
             continue
         context = engine.model.max_seq_len
-        questions = prepare(
-            task, data, encoder, context=context, limit=cfg.max_per_task, shots=cfg.num_fewshot
-        )
+        questions = prepare(task, data, encoder, context=context, limit=cfg.max_per_task, shots=cfg.num_fewshot)
         entry = ask(questions, engine, tokenizer, progress=_shown(reporter, task.name)).as_dict()
         own = bundle.baselines.get(task.name)
         if own is not None and abs(own / 100 - entry["baseline"]) > 1e-9:

@@ -40,9 +40,7 @@ def run(cfg: PretrainConfig, *, trust: Sequence[str] = (), reporter: Reporter | 
     """
     reporter = reporter or Reporter()
     sections = {"training": (cfg.dataset, "train")}
-    sections |= {
-        f"validation: {name}": (target, "validation") for name, target in cfg.validation_datasets.items()
-    }
+    sections |= {f"validation: {name}": (target, "validation") for name, target in cfg.validation_datasets.items()}
     datasets: dict[str, Any] = {}
     results = []
     for section, (target, split) in sections.items():

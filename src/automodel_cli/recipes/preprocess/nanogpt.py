@@ -140,9 +140,7 @@ def _prepare(cfg: PreprocessNanogptConfig, progress: ProgressCallback, say: Say)
     if source.note:
         say(source.note)
     if cfg.shuffle and cfg.max_tokens and not isinstance(source, FileSource):
-        say(
-            "note: with shuffle, max_tokens is a sample of all documents, so the whole dataset is downloaded first"
-        )
+        say("note: with shuffle, max_tokens is a sample of all documents, so the whole dataset is downloaded first")
     is_char = cfg.tokenizer == "char"
     characters, count = _read_characters(source, cfg, progress) if is_char else (set(), 0)
     tokenizer = CharTokenizer(characters) if is_char else open_tokenizer(cfg.tokenizer)
@@ -194,9 +192,7 @@ def _default_folder(cfg: PreprocessNanogptConfig, name: str) -> str:
     return f"{name}_max_tokens_{format_amount(cfg.max_tokens)}" if cfg.max_tokens else f"{name}_all_tokens"
 
 
-def _separation(
-    cfg: PreprocessNanogptConfig, tokenizer: Tokenizer, output: NanogptOutput
-) -> tuple[Eot, Separator]:
+def _separation(cfg: PreprocessNanogptConfig, tokenizer: Tokenizer, output: NanogptOutput) -> tuple[Eot, Separator]:
     """Where the token between documents stands, and which one it is.
 
     In .bin files it is before each document, as NeMo's tool puts it: beginning-of-text where the tokenizer has one of
@@ -215,17 +211,13 @@ def _separation(
     return eot, "eos" if token_id == tokenizer.eot_id else separator
 
 
-def _usual_separator(
-    cfg: PreprocessNanogptConfig, tokenizer: Tokenizer, eot: Eot, output: NanogptOutput
-) -> Separator:
+def _usual_separator(cfg: PreprocessNanogptConfig, tokenizer: Tokenizer, eot: Eot, output: NanogptOutput) -> Separator:
     if eot == "append" or tokenizer.bos_id is None:
         return "eos"
     return "eos" if not cfg.overwrite and output.was_made_with_eos() else "bos"
 
 
-def _read_characters(
-    source: Source, cfg: PreprocessNanogptConfig, progress: ProgressCallback
-) -> tuple[set[str], int]:
+def _read_characters(source: Source, cfg: PreprocessNanogptConfig, progress: ProgressCallback) -> tuple[set[str], int]:
     """The characters among the first ``max_tokens`` (of a shuffle: among all), and how many of those there are."""
     most = None if cfg.shuffle else cfg.max_tokens
     characters: set[str] = set()

@@ -73,9 +73,7 @@ class _Shuffle(Build[ShuffleConfig, DocumentsManifest]):
     def say_plan(self) -> None:
         cfg, output, say = self.cfg, self.output, self.say
         about = "" if self.size.exact else "about "
-        say(
-            f"would read {source_in_words(self.source.describe())}: {about}{self.size.bytes / 1e6:,.1f} MB of rows"
-        )
+        say(f"would read {source_in_words(self.source.describe())}: {about}{self.size.bytes / 1e6:,.1f} MB of rows")
         say(f"would use {self.bucket_count:,} temporary buckets in {output.work_folder}")
         target = f"{output.folder}/{chunk_name(output.name, 0)}"
         if cfg.chunk_size:
@@ -134,9 +132,7 @@ class _Shuffle(Build[ShuffleConfig, DocumentsManifest]):
     def _report(self, phase: str, bad_rows: BadRows, documents: int, done: int, wanted: int) -> None:
         self.progress(Progress(phase, documents, 0, done, bad_rows.count, None, wanted))
 
-    def _divide(
-        self, buckets: Buckets, duplicates: Duplicates | None, documents: int, bad_rows: BadRows
-    ) -> Division:
+    def _divide(self, buckets: Buckets, duplicates: Duplicates | None, documents: int, bad_rows: BadRows) -> Division:
         """How many documents go where. Those with the smallest keys validate, so the splits cannot overlap."""
         cfg = self.cfg
         kept = documents - (duplicates.count if duplicates else 0)
@@ -221,9 +217,7 @@ def _refuse_overlap(folder: Path, dataset: Path, source: FileSource) -> None:
     inside = folder.resolve()
     for file in source.files:
         if inside in Path(file.path).resolve().parents:
-            raise ConfigError(
-                f"the input {file.path} lies in the output folder {folder}", "use another --output-dir"
-            )
+            raise ConfigError(f"the input {file.path} lies in the output folder {folder}", "use another --output-dir")
     if dataset.is_dir() and dataset.resolve() in inside.parents:
         raise ConfigError(
             f"the output folder {folder} lies in the input folder {dataset}: the next run would read it",

@@ -72,9 +72,7 @@ def _refuse_others(folder: Path, *, overwrite: bool) -> None:
         return
     marker = folder / TOKENIZER_FILE
     if marker.is_symlink() or not names_format(marker, TOKENIZER_FORMAT):
-        raise ConfigError(
-            f"{folder} holds {there[0]}, which this command did not make", "use another --output-dir"
-        )
+        raise ConfigError(f"{folder} holds {there[0]}, which this command did not make", "use another --output-dir")
     if not overwrite:
         raise ConfigError(f"{folder} holds a tokenizer", "use another --output-dir, or --overwrite")
 
@@ -82,9 +80,7 @@ def _refuse_others(folder: Path, *, overwrite: bool) -> None:
 class _Reading:
     """The documents to learn from; counts them on the way and keeps a little text to measure with."""
 
-    def __init__(
-        self, source: Source, cfg: TokenizerTrainConfig, progress: Callable[[Progress], None]
-    ) -> None:
+    def __init__(self, source: Source, cfg: TokenizerTrainConfig, progress: Callable[[Progress], None]) -> None:
         self._source, self._cfg, self._progress = source, cfg, progress
         self.documents = self.text_bytes = self._ordinal = 0
         self.sample = ""

@@ -92,9 +92,7 @@ def _verify_folder(cfg: VerifyConfig, folder: Path, progress: ProgressCallback) 
     if not (folder / MANIFEST_NAME).exists():
         found = sorted(folder.glob("*.bin"))
         if not found and not report.problems:
-            raise DataError(
-                f"{folder} holds no manifest.json and no .bin file", "name a folder of token files"
-            )
+            raise DataError(f"{folder} holds no manifest.json and no .bin file", "name a folder of token files")
         report.warnings.append(f"{folder} has no manifest.json: nothing to compare hashes with")
         tokenizer = _tokenizer(cfg, None, report)
         for token_file in found:
@@ -189,9 +187,7 @@ def _check_tokens(
     if listed is None and file.num_tokens == 0:
         report.problems.append(f"{path} holds no tokens")
     if listed is not None and file.num_tokens != listed.tokens:
-        report.problems.append(
-            f"{path} holds {file.num_tokens:,} tokens, the manifest says {listed.tokens:,}"
-        )
+        report.problems.append(f"{path} holds {file.num_tokens:,} tokens, the manifest says {listed.tokens:,}")
     with TokenReader(file, mmap=False) as reader:
         largest = max((int(chunk.max(initial=0)) for chunk in iter_blocks(reader)), default=0)
         vocab_size = manifest.tokenizer["vocab_size"] if manifest else getattr(tokenizer, "vocab_size", None)
@@ -200,9 +196,7 @@ def _check_tokens(
         positions = _check_index(report, reader, listed)
         if tokenizer is not None and cfg.documents:
             # Of a file without index: its beginning.
-            known = (
-                [0] if positions is None or not len(positions) else positions[: cfg.documents + 1].tolist()
-            )
+            known = [0] if positions is None or not len(positions) else positions[: cfg.documents + 1].tolist()
             for start, stop in list(itertools.pairwise([*known, reader.num_tokens]))[: cfg.documents]:
                 report.show(path.name, tokenizer, reader, start, stop)
     documents = None if positions is None else len(positions)

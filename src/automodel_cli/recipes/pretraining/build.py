@@ -98,9 +98,7 @@ def _open(cfg: PretrainConfig, world: World, reporter: Reporter, options: RunOpt
     dataset = data_assembly.build_dataset(cfg, cfg.dataset, trust=options.trust)
     tokenizer = run_tokenizer(cfg, dataset)
     memory = memory_assembly.probe_device_memory(world)
-    model = model_assembly.build_model(
-        cfg.model, seed=cfg.rng_seed, trust=options.trust, on_meta=world.size > 1
-    )
+    model = model_assembly.build_model(cfg.model, seed=cfg.rng_seed, trust=options.trust, on_meta=world.size > 1)
     seq_len = data_assembly.row_length(cfg, dataset, tokenizer, model)
     checkpoint = find_checkpoint(cfg, world, fresh=options.fresh, say=reporter.say)
     return OpenedRun(
@@ -249,8 +247,6 @@ def _restored(run: Run, checkpoint: Path) -> Run:
 
 
 def _without_compile(plan: RunPlan) -> RunPlan:
-    plan.reporter.say(
-        "note: torch.compile stays off: it cannot follow tensor parallel, or bf16 over ranks on a CPU"
-    )
+    plan.reporter.say("note: torch.compile stays off: it cannot follow tensor parallel, or bf16 over ranks on a CPU")
     training.unfuse(plan.head_loss)
     return replace(plan, fast_path=replace(plan.fast_path, compile=False))

@@ -54,9 +54,7 @@ class Intervals:
         """What comes before the first update of a run that is at ``step``."""
         return Events(validate=self.validate_at_start and step == 0 < self.last)
 
-    def after(
-        self, step: int, *, stopping: bool = False, epoch_ended: bool = False, save_owed: bool = False
-    ) -> Events:
+    def after(self, step: int, *, stopping: bool = False, epoch_ended: bool = False, save_owed: bool = False) -> Events:
         """What follows update ``step`` (from 1).
 
         Args:
@@ -70,9 +68,7 @@ class Intervals:
         falls_due = due(step, every=self.save, last=self.last) or (self.save_at_epoch_end and epoch_ended)
         save = self.saves and (falls_due or save_owed)
         evaluate = due(step, every=self.evaluate, last=self.last)
-        validate = (
-            evaluate or (save and self.validate_on_save) or due(step, every=self.validate, last=self.last)
-        )
+        validate = evaluate or (save and self.validate_on_save) or due(step, every=self.validate, last=self.last)
         return Events(log, validate, evaluate, save)
 
     def at_the_end_of_the_data(self) -> Events:

@@ -92,9 +92,7 @@ def _packing_rows(plan: RunPlan) -> Rows:
 def _schedule_rows(plan: RunPlan) -> Rows:
     """Batch arithmetic, length and learning rate."""
     scheduler, length, ranks = plan.cfg.step_scheduler, plan.training_length, plan.world.dp_world
-    at_once = plural(
-        scheduler.global_batch_size // (scheduler.local_rows * ranks), "micro-batch", "micro-batches"
-    )
+    at_once = plural(scheduler.global_batch_size // (scheduler.local_rows * ranks), "micro-batch", "micro-batches")
     places = f" on each of {ranks} ranks" if ranks > 1 else ""
     why = f"; {plan.local_batch.reason}" if plan.local_batch.reason else ""
     unit = "pack" if isinstance(plan.loader, PackedLoader) else "sequence"

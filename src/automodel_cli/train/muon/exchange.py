@@ -101,14 +101,9 @@ class Exchange:
         """The parts of all matrices' updates that this rank applies; ``pieces`` are what its own give."""
         return self._move(pieces, self.answers, self.results, like)
 
-    def _move(
-        self, pieces: Mapping[Piece, Tensor], send: Route, receive: Route, like: Tensor
-    ) -> dict[Piece, Tensor]:
+    def _move(self, pieces: Mapping[Piece, Tensor], send: Route, receive: Route, like: Tensor) -> dict[Piece, Tensor]:
         ranks = range(dist.get_world_size())
-        sizes = [
-            [sum(piece.elements for piece in route.get(rank, ())) for rank in ranks]
-            for route in (send, receive)
-        ]
+        sizes = [[sum(piece.elements for piece in route.get(rank, ())) for rank in ranks] for route in (send, receive)]
         leaving = [pieces[piece].reshape(-1) for rank in ranks for piece in send.get(rank, ())]
         sent = torch.cat(leaving) if leaving else like.new_empty(0)
         arrived = like.new_empty(sum(sizes[1]))

@@ -147,9 +147,7 @@ class MuonAdamW(torch.optim.Optimizer):
         """The rows of this rank's piece of a parameter whose state is here: all, but where all ranks have all."""
         if isinstance(parameter, DTensor) or self._mesh is None:
             return slice(None)
-        (begin, *_), (size, *_) = row_chunk(
-            tuple(parameter.shape), self._mesh.get_local_rank(), self._mesh.size()
-        )
+        (begin, *_), (size, *_) = row_chunk(tuple(parameter.shape), self._mesh.get_local_rank(), self._mesh.size())
         return slice(begin, begin + size)
 
     def _own(self, parameter: Tensor, tensor: Tensor) -> Tensor:
@@ -212,9 +210,7 @@ class MuonAdamW(torch.optim.Optimizer):
         if self._mesh is not None:
             ranks = range(self._mesh.size())
             whole = [p for p in parameters if not isinstance(p, DTensor) and p.dim()]
-            gather_bytes(
-                [_rows_by_rank(parameter, len(ranks)) for parameter in whole], self._mesh.get_group()
-            )
+            gather_bytes([_rows_by_rank(parameter, len(ranks)) for parameter in whole], self._mesh.get_group())
 
     def _muon(self, groups: Sequence[dict[str, Any]]) -> None:
         """Groups that differ in learning rate and weight decay only: one stack a shape, one exchange."""
@@ -336,10 +332,7 @@ def apply_update(group: Mapping[str, Any], parts: Mapping[Tensor, Sequence[Part]
     updates = [values.to(weight) for weight, values in given]
     decay = group["lr"] * group["weight_decay"]
     if decay and group["cautious"]:
-        kept = [
-            1 - decay * (weight * update >= 0).to(weight)
-            for weight, update in zip(weights, updates, strict=True)
-        ]
+        kept = [1 - decay * (weight * update >= 0).to(weight) for weight, update in zip(weights, updates, strict=True)]
         torch._foreach_mul_(weights, kept)
     elif decay:
         torch._foreach_mul_(weights, 1 - decay)

@@ -33,9 +33,7 @@ METHODS = {"polar_express": (POLAR_EXPRESS, 1.02), "newton_schulz": (NEWTON_SCHU
 """Name -> triples (the last one goes on for further steps), and what the norm is multiplied by before the first."""
 
 
-def orthogonalize(
-    stack: Tensor, *, method: str = "polar_express", steps: int = 5, epsilon: float = 1e-7
-) -> Tensor:
+def orthogonalize(stack: Tensor, *, method: str = "polar_express", steps: int = 5, epsilon: float = 1e-7) -> Tensor:
     """Matrices ``[K, R, C]`` with singular values near 1, in the dtype that they come in; zeros stay zeros.
 
     Five steps leave the singular values of a Gaussian matrix that is not square within 0.68 to 1.14

@@ -39,9 +39,7 @@ def _rules(
     arguments: MuonArguments, model: CausalLM, mesh: DeviceMesh | None = None, *, fused: bool = False
 ) -> dict[Role, UpdateRule]:
     named = dict(model.named_parameters())
-    layouts: dict[Tensor, MatrixLayout] = {
-        named[name]: layout for name, layout in model.matrix_layouts().items()
-    }
+    layouts: dict[Tensor, MatrixLayout] = {named[name]: layout for name, layout in model.matrix_layouts().items()}
     build = partial(MuonAdamW, layouts=layouts, mesh=mesh)
     matrices = {
         "rule": "muon",
