@@ -34,7 +34,7 @@ def test_mesh_of_the_section():
     ("distributed", "world", "message"),
     [
         ({"tp_size": 2}, 1, r"distributed\.tp_size 2 .* 1 process"),
-        ({"dp_size": 3}, 4, r"distributed\.dp_size 3 is 3; this run has 4 processes"),
+        ({"dp_size": 3}, 4, r"distributed\.dp_size 3 needs 3 processes; this run has 4 processes"),
         ({"pp_size": 2}, 2, "pp_size is 2"),
         ({"ep_size": 2}, 2, "ep_size is 2"),
         ({"strategy": "none"}, 2, "strategy none trains in one process"),

@@ -85,8 +85,8 @@ def plan_mesh(
 def _mismatch(world: int, dp_size: int | None, tp_size: int, cp_size: int) -> ConfigError:
     sizes = {"dp_size": dp_size, "tp_size": tp_size, "cp_size": cp_size}
     shown = " x ".join(f"distributed.{name} {size}" for name, size in sizes.items() if size not in (None, 1))
-    product = (dp_size or 1) * tp_size * cp_size
-    found = f"{shown} is {product}" if dp_size is not None else f"{shown} does not divide"
+    needed = plural((dp_size or 1) * tp_size * cp_size, "process", "processes")
+    found = f"{shown} needs {'' if dp_size is not None else 'a multiple of '}{needed}"
     return ConfigError(
         f"{found}; this run has {plural(world, 'process', 'processes')}",
         f"what would fit: {_fitting(world, tp_size, cp_size)}; or start {_other_worlds(dp_size, tp_size * cp_size)}",

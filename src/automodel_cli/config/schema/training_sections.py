@@ -101,15 +101,15 @@ class LrSchedulerConfig(Section):
     lr_decay_steps: Count | None = None
     """Update at which `min_lr` is reached; it stays from then on; null: the end of the run."""
     init_lr: NotNegative | None = None
-    """Learning rate of the first update; null: a tenth of the optimizer's."""
+    """Learning rate of the first update; null: a tenth of the optimizer's `lr`."""
     max_lr: Positive | None = None
     """Highest learning rate; null: the optimizer's `lr`."""
     min_lr: NotNegative | None = None
-    """Lowest learning rate; null: a hundredth of the optimizer's."""
+    """Lowest learning rate; null: a hundredth of the optimizer's `lr`."""
     start_wd: NotNegative | None = None
-    """Weight decay of the first update; null: the optimizer's."""
+    """Weight decay of the first update; null: the optimizer's `weight_decay`."""
     end_wd: NotNegative | None = None
-    """Weight decay at the end; null: the optimizer's."""
+    """Weight decay at the end; null: the optimizer's `weight_decay`."""
     wd_incr_steps: Count | None = None
     """Updates from `start_wd` to `end_wd`; null: the whole run."""
     wd_incr_style: Literal["constant", "linear", "cosine"] = "constant"
