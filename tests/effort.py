@@ -13,6 +13,9 @@ Case = TypeVar("Case")
 
 NIGHTLY = os.environ.get("AUTOMODEL_TESTS") == "nightly"
 
+# Of torch.compile: in a push what it traces and takes apart runs op by op; code for it takes a C++ compiler half a minute.
+BACKEND = "inductor" if NIGHTLY else "aot_eager"
+
 
 def examples(number: int) -> hypothesis.settings:
     """Settings of a property: so many examples, in a push two fifths of them."""

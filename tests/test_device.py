@@ -86,7 +86,7 @@ def test_compile_auto_follows_the_length_of_the_run(monkeypatch):
         assert device.choose_compile("auto", device=where, **LONG)[0]
         chosen, reason = device.choose_compile("auto", device=where, **SHORT)
         assert not chosen
-        assert "shorter than" in reason
+        assert "too short to pay off" in reason
     assert not device.choose_compile("auto", device=torch.device("mps"), **LONG)[0]
 
 

@@ -13,7 +13,7 @@ import pytest
 from automodel_cli.assembly import data as data_assembly
 from automodel_cli.assembly.facts import data_facts
 from automodel_cli.assembly.scoring.data import open_named
-from automodel_cli.assembly.summary import blend_table, data_row
+from automodel_cli.assembly.summary import blend_table
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.targets import roles
@@ -21,6 +21,7 @@ from automodel_cli.data.interface import RunValues, WindowDataset, source_of
 from automodel_cli.data.loader import TokenLoader
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import DataError
+from automodel_cli.recipes.pretraining.summary import data_line
 
 
 class TextDataset(WindowDataset):
@@ -84,7 +85,7 @@ def test_a_further_kind_is_trained_on_described_and_checked(config: PretrainConf
     assert isinstance(loader, TokenLoader)
     rows = [row.tolist() for update in islice(loader, 3) for batch in update for row in batch.input_ids]
     assert rows[:2] == [[36, 37, 38, 39], [32, 33, 34, 35]]
-    assert data_row("training data", dataset) == ("training data", "41 tokens, 1 file, 10 sequences of 4")
+    assert data_line(dataset) == "41 tokens, 1 file, 10 sequences of 4"
     assert data_facts(dataset) == {
         "class": "TextDataset",
         "fingerprint": "820",
@@ -111,9 +112,9 @@ def test_of_a_users_own_set_is_known_what_such_classes_have() -> None:
         seq_length = 7
         fingerprint = "abc"
 
-    assert data_row("x", Rows([1, 2])) == ("x", "2 sequences of 7")
-    assert data_row("x", [1]) == ("x", "1 sequences of ?")
-    assert data_row("x", iter(())) == ("x", "tuple_iterator")
+    assert data_line(Rows([1, 2])) == "2 sequences of 7"
+    assert data_line([1]) == "1 sequences of ?"
+    assert data_line(iter(())) == "tuple_iterator"
     assert data_facts(Rows()) == {"class": "Rows", "fingerprint": "abc", "plan": None}
     assert source_of([1]).manifest is None
     source_of([1]).check_vocab(1)

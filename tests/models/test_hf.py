@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
+from tests.effort import BACKEND
 
 from automodel_cli.batch import Batch
 from automodel_cli.errors import ConfigError
@@ -253,7 +254,7 @@ def test_compiled_training_matches_eager():
     for compiled in (False, True):
         model = tiny("llama", num_hidden_layers=1).train()
         if compiled:
-            model.compile(dynamic=False)
+            model.compile(dynamic=False, backend=BACKEND)
         loss = model(data, head_loss=ChunkedCrossEntropy(chunk_tokens=16))
         loss.backward()
         losses.append((loss.detach(), model.hf.lm_head.weight.grad))

@@ -7,7 +7,7 @@ import pytest
 from tests.effort import in_a_push
 from tests.promises.crafted_files import READERS, drawn, make_place, verdicts
 
-DRAWN = in_a_push(8, of=30)
+DRAWN = in_a_push(6, of=30)
 """Cases of each file."""
 
 

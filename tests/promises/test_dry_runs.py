@@ -126,7 +126,7 @@ MISTAKES = {
         "--init_from {wide} --tokenizer byte --model.vocab_size 1000", "with a vocabulary of 1,000"
     ),
     # the run folder
-    "another model there": Mistake("--model.n_layer 3", "is of another run: the model section", _take_up),
+    "another model there": Mistake("--model.n_layer 3", "belongs to another run: the model section", _take_up),
     "other data there": Mistake("--dataset.seq_len 16", "seq_len", _take_up),
     "another order there": Mistake("--seed 7", "plan.seed: 42 -> 7", _take_up),
     "another optimizer there": Mistake("", "the optimizer", _take_up).with_sections(
@@ -165,7 +165,7 @@ MISTAKES = {
     "mesh without processes": Mistake("--distributed.tp_size 2", "this run has 1 process"),
     "pipeline": Mistake("--distributed.pp_size 2", "no such parallelism"),
     "processes that do not divide the batch": Mistake("--nproc-per-node 3", "is not a multiple"),
-    "processes that do not fit the mesh": Mistake("--nproc-per-node 2 --distributed.tp_size 3", "does not divide"),
+    "processes that do not fit the mesh": Mistake("--nproc-per-node 2 --distributed.tp_size 3", "needs a multiple of 3"),
     "one process asked for": Mistake("--nproc-per-node 2", "trains in one process").with_sections(
         distributed={"strategy": "none"}
     ),

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.effort import BACKEND
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
 from automodel_cli.device import configure_process
@@ -234,7 +235,7 @@ def settled():
 def test_six_updates_are_three_and_a_resume_and_three_bitwise(dtype, compiled, dropout, loss, settled):
     def run(model, optimizer, steps):
         if compiled:
-            model.compile(dynamic=False)
+            model.compile(dynamic=False, backend=BACKEND)
         losses = []
         for step in steps:
             result = train_step(

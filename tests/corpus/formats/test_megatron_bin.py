@@ -166,7 +166,7 @@ def test_check_finds_what_the_sizes_do_not_show(tmp_path: Path, offset: int, val
 
 
 def test_check_goes_on_over_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("automodel_cli.corpus.formats.megatron_bin._CHUNK", 7)
+    monkeypatch.setattr("automodel_cli.corpus.formats.megatron_bin._AT_ONCE", 7)
     random = np.random.default_rng(0)
     lengths = random.integers(0, 9, 100)
     writer = MegatronWriter(tmp_path / "x", dtype=np.dtype("u2"))

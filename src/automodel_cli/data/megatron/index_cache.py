@@ -183,7 +183,7 @@ class IndexCache:
                 raise DataError("it was not finished")
             wanted = entry.stamp()
             if stamp.data != wanted["data"]:
-                raise DataError("the data was changed since")
+                raise DataError("the data has changed since")
             if stamp.plan != wanted["plan"]:
                 raise DataError("it is of another plan")
             watched: list[WatchedFile] = []

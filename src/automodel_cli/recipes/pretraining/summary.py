@@ -30,7 +30,7 @@ def show_summary(plan: RunPlan, weights_from: str) -> None:
     rows = [
         *_model_rows(plan),
         ("weights", weights_from),
-        *((name, _data_words(dataset)) for name, dataset in _datasets(plan).items()),
+        *((name, data_line(dataset)) for name, dataset in _datasets(plan).items()),
         *_packing_rows(plan),
         *_schedule_rows(plan),
         *world_assembly.rows(plan.cfg, plan.world),
@@ -71,7 +71,7 @@ def _model_rows(plan: RunPlan) -> Rows:
     ]
 
 
-def _data_words(dataset: Any) -> str:
+def data_line(dataset: Any) -> str:
     """Tokens, files and sequences of a data set, as far as it can say."""
     known = source_of(dataset).describe()
     words = [
