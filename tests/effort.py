@@ -13,7 +13,7 @@ Case = TypeVar("Case")
 
 NIGHTLY = os.environ.get("AUTOMODEL_TESTS") == "nightly"
 
-# Of torch.compile: in a push what it traces and takes apart runs op by op; code for it takes a C++ compiler half a minute.
+# Of torch.compile: in a push what it traces runs op by op; code for it takes a C++ compiler half a minute.
 BACKEND = "inductor" if NIGHTLY else "aot_eager"
 
 

@@ -165,7 +165,7 @@ MISTAKES = {
     "mesh without processes": Mistake("--distributed.tp_size 2", "this run has 1 process"),
     "pipeline": Mistake("--distributed.pp_size 2", "no such parallelism"),
     "processes that do not divide the batch": Mistake("--nproc-per-node 3", "is not a multiple"),
-    "processes that do not fit the mesh": Mistake("--nproc-per-node 2 --distributed.tp_size 3", "needs a multiple of 3"),
+    "processes that do not fit the mesh": Mistake("--nproc-per-node 2 --distributed.tp_size 3", "a multiple of 3"),
     "one process asked for": Mistake("--nproc-per-node 2", "trains in one process").with_sections(
         distributed={"strategy": "none"}
     ),
