@@ -486,17 +486,20 @@ def _seed(connection: socket.socket, launcher: int) -> None:
         request, descriptors = _received(connection)
         if not request:
             os._exit(0)
+        told, tell = os.pipe()
         if (between := os.fork()) == 0:
             if (worker := os.fork()) != 0:
-                connection.sendall(worker.to_bytes(8, "big"))
+                os.write(tell, worker.to_bytes(8, "big"))
                 os._exit(0)
-            connection.close()
+            for descriptor in (told, tell, connection.detach()):
+                os.close(descriptor)
             while os.getppid() != launcher:
                 time.sleep(0.001)
             Path("/proc/self/comm").write_text(f"rank {request['env'].get('RANK')}")
             _child(request, descriptors)
-        os.waitpid(between, 0)
-        for descriptor in descriptors:
+        os.waitpid(between, 0)  # only now is the worker a child of the launcher, which may wait for it at once
+        connection.sendall(os.read(told, 8))
+        for descriptor in (told, tell, *descriptors):
             os.close(descriptor)
 
 
