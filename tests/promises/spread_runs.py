@@ -50,6 +50,14 @@ LLAMA = {
     **{name: value for name, value in QWEN2["config"].items() if name not in ("_target_", "tie_word_embeddings")},
 }
 
+GPT = {
+    **{name: value for name, value in LLAMA.items() if name != "rms_norm_eps"},
+    "_target_": "automodel_cli.models.gpt.build_gpt_model",
+    "init": "gpt2",
+    **dict.fromkeys(("qk_norm_gain", "norm_gain", "bias", "residual_scalars"), True),
+}
+GPT_ALL = {**GPT, "hidden_size": 32, "value_embeddings": True, "window_pattern": "S", "short_window": 5}
+
 OWN_FILE = Path(__file__).with_name("own_model.py")
 OWN = {"_target_": f"{OWN_FILE}:OwnModel", "vocab_size": 61, "width": 16}
 TRUST = (str(OWN_FILE),)

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import write_tokens
 from tests.distributed.ranks import run_ranks
 from tests.effort import in_a_push, without_contained
-from tests.promises.spread_runs import GPT2, LLAMA, OWN, QWEN2, train
+from tests.promises.spread_runs import GPT, GPT2, GPT_ALL, LLAMA, OWN, QWEN2, train
 
 TOLERANCE, STEPS = 1e-5, in_a_push(6, of=20)
 APART = {"windows": {"intra_document": True, "bos_token": 7}}  # one token in 61 is a 7
@@ -18,6 +18,8 @@ ALONE = {
     "llama": {"model": LLAMA},
     "qwen2": {"model": QWEN2},
     "own": {"model": OWN},
+    "gpt": {"model": GPT},
+    "gpt windows": {"model": GPT_ALL},
     "apart": APART,
     "qwen2 apart": {"model": QWEN2, **APART},
 }
@@ -43,6 +45,9 @@ TWO_RANKS = {
     "own, fsdp2": {"model": OWN, "distributed": {"activation_checkpointing": True}},
     "own, ddp": {"model": OWN, "distributed": {"strategy": "ddp"}},
     "qwen2, cp": {"model": QWEN2, "distributed": {"cp_size": 2}},
+    "gpt, tp": {"model": GPT, "distributed": {"tp_size": 2}},
+    "gpt, cp": {"model": GPT, "distributed": {"cp_size": 2}},
+    "gpt windows, fsdp2": {"model": GPT_ALL, "distributed": {"activation_checkpointing": True}},
 }
 EAGER = {"compile": {"enabled": True, "backend": "eager"}}  # what dynamo makes of hooks and exchanges
 ROUGHLY = {

@@ -143,7 +143,7 @@ class Checkpointer:
 
     def _has_hf_format(self, model: torch.nn.Module) -> bool:
         if not hf_export.has_format(model):
-            self._say("a model of your own has no Hugging Face format: there will be no hf/")
+            self._say(f"{hf_export.why_not(model)}: there will be no hf/")
             return False
         return True
 

@@ -1,13 +1,13 @@
 """Model families that we build ourselves: a line each. The models themselves are imported when one is built.
 
 A family is two files: its configuration, which imports no torch and is the schema of its YAML arguments, and its model.
-Where Hugging Face has the family too it has one name (``family``, ``model_type``) in both worlds.
+Where Hugging Face has the family too it has one name (``family``, ``model_type``) in both worlds, but for ``gpt``.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FAMILIES: dict[str, str] = {
     "automodel_cli.models.gpt2.build_gpt2_model": "automodel_cli.models.gpt2_config.GPT2Config",
+    "automodel_cli.models.gpt.build_gpt_model": "automodel_cli.models.gpt_config.GPTConfig",
     "automodel_cli.models.llama.build_llama_model": "automodel_cli.models.llama_config.LlamaConfig",
 }
 """The builder, which files name as ``_target_`` -> the class of its arguments."""
@@ -40,9 +41,17 @@ class Family:
 
 
 def family_named(name: Any) -> Family | None:
-    """The family that checkpoints and Hugging Face call ``name``; None where there is none of ours."""
-    known = (Family(builder, _named(config)) for builder, config in FAMILIES.items())
-    return next((family for family in known if family.config.family == name), None)
+    """The family that checkpoints call ``name``; None where there is none of ours."""
+    return next((family for family in _families() if family.config.family == name), None)
+
+
+def family_reading(model_type: Any) -> Family | None:
+    """The family that Hugging Face folders of this ``model_type`` become; None where there is none of ours."""
+    return next((family for family in _families() if family.config.reads(model_type)), None)
+
+
+def _families() -> Iterator[Family]:
+    return (Family(builder, _named(config)) for builder, config in FAMILIES.items())
 
 
 def _named(name: str) -> Any:

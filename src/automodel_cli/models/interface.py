@@ -81,7 +81,9 @@ class CausalLM(nn.Module, ABC):
     takes_residual_dtype: bool = False  # whether the dtype of the residual stream can be chosen
     residual_dtype: torch.dtype | None = None  # what was chosen; None: that of the embeddings
     attn_implementation: str | None = None  # the name of its attention; ``auto``: the run chooses a kernel
+    direct_head: bool = True  # whether logits are hidden @ W^T and no more; if not, a loss gets whole logits
     has_hf_format: bool = False  # whether it can be a Hugging Face folder
+    why_no_hf_format: str = "a model of your own has no Hugging Face format"  # where it cannot
     hf_prefix: str = ""  # of names in such a folder, which old ones lack
     hf_ignored: re.Pattern[str] | None = None  # what a folder may hold besides its weights; None: anything
 

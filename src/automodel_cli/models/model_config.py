@@ -64,6 +64,11 @@ class ModelConfig(ABC):
         return None
 
     @classmethod
+    def reads(cls, model_type: Any) -> bool:
+        """Whether Hugging Face folders of this ``model_type`` become this family."""
+        return bool(model_type == cls.family)
+
+    @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> dict[str, Any]:
         """The builder's arguments for a Hugging Face ``config.json`` of this ``model_type``.
 

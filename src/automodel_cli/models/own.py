@@ -62,8 +62,13 @@ class OwnCausalLM(CausalLM):
         hidden = self.hidden(batch, cache)
         if cache is not None:
             cache.advance(batch.input_ids.shape[1])
-        if head_loss is not None:
+        if head_loss is not None and self.direct_head:
             return head_loss(hidden, self.head_weight(), batch.labels, vocab_size=self.vocab_size)
+        logits = self.logits(hidden)
+        return logits if head_loss is None else head_loss.from_logits(logits, batch.labels)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """``[B, T, V]`` of what the head gets."""
         return F.linear(hidden, self.head_weight())[..., : self.vocab_size]
 
     def positions_and_mask(self, batch: Batch, cache: KVCache | None, *, dropout: float = 0.0) -> tuple[Tensor, Any]:
@@ -78,15 +83,21 @@ class OwnCausalLM(CausalLM):
                 f"a sequence of {cached + tokens} tokens does not fit {self.positions_setting} {self.max_seq_len}",
                 "shorten seq_len or build the model with more positions",
             )
-        mask = attention_mask(
+        return positions_of(batch, cache), self.mask(batch, cache, dropout=dropout)
+
+    def mask(self, batch: Batch, cache: KVCache | None, *, dropout: float = 0.0, window: int | None = None) -> Any:
+        """``attention_mask`` of a batch for layers that see ``window`` tokens; None: all."""
+        rows, tokens = batch.input_ids.shape
+        return attention_mask(
             tokens=tokens,
-            cached=cached,
+            cached=0 if cache is None else cache.length,
             segment_ids=batch.segment_ids,
             left_padding=None if cache is None else cache.left_padding,
             device=batch.input_ids.device,
             dropout=dropout if self.training else 0.0,
+            window=window,
+            rows=rows if cache is None else None,
         )
-        return positions_of(batch, cache), mask
 
     def as_residual(self, x: Tensor) -> Tensor:
         """The beginning of the residual stream, in its dtype."""

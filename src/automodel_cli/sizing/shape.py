@@ -40,14 +40,16 @@ class Shape:
     # Matrices with one input share its copy in the compute dtype, and keys are repeated for all query heads before
     # attention, as in our Llama
     shares_inputs: bool = False
+    windows: tuple[int, ...] = ()  # tokens that a token sees, in each layer where that is not all
 
 
 def flops_per_token(shape: Shape | None, seq_len: int) -> int | None:
-    """Training FLOPs of one token, forward and backward: 6 N + 12 L T D.
+    """Training FLOPs of one token, forward and backward: 6 N + 12 L T D, with min(window, T) for T where there is one.
 
     The attention term counts the whole T x T square, as MFU figures usually do (PaLM, nanoGPT), although a
     causal kernel does half of it. None where the model's shape is not known.
     """
     if shape is None or shape.layers is None or shape.width is None:
         return None
-    return 6 * shape.matmul_params + 12 * shape.layers * seq_len * shape.width
+    seen = (shape.layers - len(shape.windows)) * seq_len + sum(min(window, seq_len) for window in shape.windows)
+    return 6 * shape.matmul_params + 12 * seen * shape.width

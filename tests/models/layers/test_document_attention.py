@@ -186,6 +186,23 @@ def test_blocks_are_those_of_the_dense_mask():
             assert (mask.to_dense() >= expected.to_dense()).all()
 
 
+@pytest.mark.parametrize("window", [1, 100, 128, 129, 257, 2000])
+def test_blocks_within_a_window_are_those_of_the_dense_mask(window):
+    for segments, _ in some_segments():
+        rows, tokens = segments.shape
+        mask, dense = block_mask(segments, window), dense_mask(segments, window)
+        assert torch.equal(torch_flex.create_mask(mask.mask_mod, rows, None, tokens, tokens, "cpu"), dense)
+        places = torch.arange(tokens)
+        assert torch.equal(dense, dense_mask(segments) & (places[:, None] - places < window))
+        expected = torch_flex.create_block_mask(mask.mask_mod, rows, None, tokens, tokens, device="cpu")
+        listed = mask.to_dense()
+        assert (listed >= expected.to_dense()).all()
+        whole = mask.full_kv_num_blocks
+        assert whole.sum() <= expected.full_kv_num_blocks.sum()  # none is taken for full that is not
+        if segments.max() == 0:
+            assert torch.equal(listed, expected.to_dense()) and torch.equal(whole, expected.full_kv_num_blocks)
+
+
 def test_blocks_cost_no_square_of_the_row(monkeypatch):
     largest = 0
 

@@ -80,7 +80,7 @@ def predict(
         residual_bytes=2 if path.residual == "bf16" else 4,
         compiled=path.compile,
         whole=path.compile_scope == "model" and not many,
-        head_loss=path.head_loss if getattr(model, "direct_head", True) else "plain",
+        head_loss=path.head_loss if model.direct_head else "plain",
         chunk_tokens=chunk_tokens(cfg.loss_fn) or default_chunk_tokens(shape.padded_vocab_size, device),
         recompute=world_assembly.recomputing(cfg),
         attention=attention_keeps(model, device=device, precision=path.precision, seq_len=seq_len),

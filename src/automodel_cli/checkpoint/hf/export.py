@@ -56,6 +56,12 @@ def has_format(model: torch.nn.Module) -> bool:
     return isinstance(model, CausalLM) and model.has_hf_format and packages_of(model) <= _WITH_CODE
 
 
+def why_not(model: torch.nn.Module) -> str:
+    """Why it cannot."""
+    known = isinstance(model, CausalLM) and not model.has_hf_format
+    return str(model.why_no_hf_format) if known else CausalLM.why_no_hf_format
+
+
 # ------------------------------------------------------------------------------------------ whole folders
 
 
@@ -189,7 +195,7 @@ def write(
     """
     if not has_format(model):
         raise CheckpointError(
-            "a model of your own has no Hugging Face format",
+            why_not(model),
             "GPT-2, Llama and the causal language models of transformers have one",
         )
     assert isinstance(model, CausalLM)

@@ -30,7 +30,7 @@ from automodel_cli.checkpoint.storage.tensor_file import read_header
 from automodel_cli.errors import AutomodelError, CheckpointError
 from automodel_cli.json_files import FileModel, read_json, read_model, validated, without_controls
 from automodel_cli.models import hf
-from automodel_cli.models.families import Family, family_named
+from automodel_cli.models.families import Family, family_reading
 from automodel_cli.models.hf import pretrained_on_meta
 from automodel_cli.models.huggingface import same_function
 from automodel_cli.models.init import copy_whole
@@ -173,7 +173,7 @@ def load_model(folder: Path | str) -> CausalLM:
     """
     folder = Path(folder)
     config, shapes = check_folder(folder)
-    family = family_named(config["model_type"])
+    family = family_reading(config["model_type"])
     with _named(folder):
         arguments = None if family is None else _own_arguments(family, config)
         if family is not None and arguments is not None:
@@ -216,15 +216,15 @@ def check_fits(model: CausalLM, folder: Path, *, any_function: bool = False) -> 
         CheckpointError: the folder holds another kind of model, another function, or other sizes.
     """
     config, shapes = check_folder(folder)
+    if not model.has_hf_format:
+        raise CheckpointError(
+            f"this model cannot take weights from a Hugging Face folder: {model.why_no_hf_format}",
+            "load them in the model's own builder, or set the model section to what the folder holds",
+        )
     if not any_function:
         with _named(folder):
             differences = same_function.differences_from_hf(config, model)
         refuse_other_function(str(folder), differences)
-    if not model.has_hf_format:
-        raise CheckpointError(
-            "a model of your own cannot take weights from a Hugging Face folder",
-            "load them in the model's own builder",
-        )
     targets_of(model, shapes, folder)
 
 

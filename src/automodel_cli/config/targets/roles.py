@@ -124,6 +124,7 @@ ROLES: dict[str, Role] = {
             "a model builder",
             ours={
                 f"{_MODELS}.gpt2.build_gpt2_model": f"{_MODELS}.gpt2_config.GPT2Config",
+                f"{_MODELS}.gpt.build_gpt_model": f"{_MODELS}.gpt_config.GPTConfig",
                 f"{_MODELS}.llama.build_llama_model": f"{_MODELS}.llama_config.LlamaConfig",
                 f"{_MODELS}.hf.from_config": f"{_MODELS}.hf_arguments.FromConfig",
                 f"{_MODELS}.hf.from_pretrained": f"{_MODELS}.hf_arguments.FromPretrained",

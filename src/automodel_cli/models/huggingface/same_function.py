@@ -44,12 +44,12 @@ def differences(stored: Mapping[str, Any], model: CausalLM) -> list[str]:
 def differences_from_hf(stored: Mapping[str, Any], model: CausalLM) -> list[str]:
     """The same for a ``config.json``."""
     here = model.model_config()
-    kind = str(here["model_type"] if here.get("family") == "hf" else here.get("family"))
+    kind = here["model_type"] if here.get("family") == "hf" else (model.hf_config() or {}).get("model_type")
     if kind != stored.get("model_type"):
         return [f"model_type is {kind} here and {stored.get('model_type')} there"]
     if isinstance(model, HFCausalLM):
         return _between(here["config"], completed(stored, type(model.hf.config)))
-    family = family_named(kind)
+    family = family_named(here.get("family"))
     return [] if family is None else _between(here, family.config.from_hf(stored))
 
 

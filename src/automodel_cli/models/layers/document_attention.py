@@ -31,26 +31,27 @@ BLOCK_TOKENS = 128  # what FlexAttention's kernels are made for
 _NARROWEST_HEAD = 16  # its kernels refuse narrower ones
 
 
-def document_mask(segment_ids: Tensor, *, dropout: float = 0.0) -> Tensor | BlockMask:
+def document_mask(segment_ids: Tensor, *, dropout: float = 0.0, window: int | None = None) -> Tensor | BlockMask:
     """The mask of rows with ``segment_ids [B, T]``, in the form that suits their device; make it once a forward.
 
     Dense on CUDA too where FlexAttention cannot help: with ``dropout`` of attention weights, in rows of one block, and
-    where torch.compile, which makes its kernels, does not work.
+    where torch.compile, which makes its kernels, does not work. With ``window`` a token sees at most so many tokens.
     """
     short = segment_ids.shape[1] <= BLOCK_TOKENS
     if dropout > 0 or short or not _has_flex_attention(segment_ids.device):
-        return dense_mask(segment_ids)
-    return block_mask(segment_ids)
+        return dense_mask(segment_ids, window)
+    return block_mask(segment_ids, window)
 
 
-def dense_mask(segment_ids: Tensor) -> Tensor:
+def dense_mask(segment_ids: Tensor, window: int | None = None) -> Tensor:
     """Bool ``[B, 1, T, T]``: True where a query (third axis) may look. No row is empty, as each may look at itself."""
     tokens = segment_ids.shape[1]
     causal = torch.ones(tokens, tokens, dtype=torch.bool, device=segment_ids.device).tril()
+    causal = causal if window is None else causal.triu(1 - window)
     return causal & (segment_ids[:, None, :, None] == segment_ids[:, None, None, :])
 
 
-def block_mask(segment_ids: Tensor) -> BlockMask:
+def block_mask(segment_ids: Tensor, window: int | None = None) -> BlockMask:
     """The same as blocks, from the smallest and largest id in each: nothing of size T x T, and no waiting for a device.
 
     Ids need not be in order. Where they are (as in our data), exactly the blocks with something to see are listed;
@@ -67,10 +68,15 @@ def block_mask(segment_ids: Tensor) -> BlockMask:
     single = lowest == highest
     everything = overlap & single[:, :, None] & single[:, None, :] & (queries > keys)
     everything &= queries < tokens // BLOCK_TOKENS  # a last block that is not full has its borders checked
-    something = overlap & (queries >= keys) & ~everything  # [B, N query blocks, N key blocks]
+    something = overlap & (queries >= keys)  # [B, N query blocks, N key blocks]
+    reach = tokens if window is None else window
+    everything &= (queries - keys + 1) * BLOCK_TOKENS <= reach  # of the last query, back to the first key
+    something &= (queries - keys - 1) * BLOCK_TOKENS + 1 < reach  # of the first query, back to the last key
+    something &= ~everything
 
     def may_look(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (query >= key) & (segments[row, query] == segments[row, key])
+        near = (query >= key) & (query - key < reach)
+        return near & (segments[row, query] == segments[row, key])
 
     return BlockMask.from_kv_blocks(
         *_listed(something),

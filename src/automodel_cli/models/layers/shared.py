@@ -118,21 +118,32 @@ def attention_mask(
     device: torch.device,
     left_padding: Tensor | None = None,
     dropout: float = 0.0,
+    window: int | None = None,
+    rows: int | None = None,
 ) -> Tensor | BlockMask | None:
     """The mask of ``tokens`` queries after ``cached`` earlier positions, or None for plain causal.
 
     With ``segment_ids [B, T]`` a token looks only at earlier tokens of its own segment (block-diagonal): see
     ``document_attention``, which needs to know whether attention weights are dropped (``dropout``). With
     ``left_padding [B]`` nobody looks at the first so many positions of a row, but for those positions themselves:
-    a softmax over nothing would be NaN.
+    a softmax over nothing would be NaN. With ``window`` a token sees so many tokens, its own included; without a cache
+    such a mask, of ``rows``, has the forms of ``document_attention`` (decoding would compile each length anew).
     """
+    window = None if window is None or window >= cached + tokens else window
     if segment_ids is None and left_padding is None and cached == 0:
-        return None
+        if window is None:
+            return None
+        if rows is not None:
+            one_document = torch.zeros(rows, tokens, dtype=torch.int32, device=device)
+            mask = document_mask(one_document, dropout=dropout, window=window)
+            return mask[:1] if isinstance(mask, Tensor) else mask
     if segment_ids is not None:
         assert cached == 0, "segments and a cache do not go together"
         assert left_padding is None, "segments and padding on the left do not go together"
-        return document_mask(segment_ids, dropout=dropout)
+        return document_mask(segment_ids, dropout=dropout, window=window)
     causal = torch.ones(tokens, cached + tokens, dtype=torch.bool, device=device).tril(cached)[None, None]
+    if window is not None:
+        causal = causal.triu(cached - window + 1)
     if left_padding is not None:
         keys = torch.arange(cached + tokens, device=device)
         is_token = keys >= left_padding[:, None]  # [B, S]
