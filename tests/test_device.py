@@ -81,7 +81,7 @@ SHORT = {"total_tokens": 2_000_000, "total_steps": 500, "parameters": 3_000_000}
 
 
 def test_compile_auto_follows_the_length_of_the_run(monkeypatch):
-    monkeypatch.setattr(device, "_compile_problem", lambda _: None)
+    monkeypatch.setattr(device, "_compile_problem", lambda *_: None)
     for where in (CPU, torch.device("cuda")):
         assert device.choose_compile("auto", device=where, **LONG)[0]
         chosen, reason = device.choose_compile("auto", device=where, **SHORT)
@@ -91,10 +91,10 @@ def test_compile_auto_follows_the_length_of_the_run(monkeypatch):
 
 
 def test_compile_as_configured_unless_it_cannot_work(monkeypatch):
-    monkeypatch.setattr(device, "_compile_problem", lambda _: None)
+    monkeypatch.setattr(device, "_compile_problem", lambda *_: None)
     assert device.choose_compile(True, device=CPU, **SHORT) == (True, "as configured")
     assert device.choose_compile(False, device=CPU, **LONG) == (False, "as configured")
-    monkeypatch.setattr(device, "_compile_problem", lambda _: "no compiler")
+    monkeypatch.setattr(device, "_compile_problem", lambda *_: "no compiler")
     for setting in (True, "auto"):
         chosen, reason = device.choose_compile(setting, device=CPU, **LONG)
         assert not chosen
@@ -103,7 +103,8 @@ def test_compile_as_configured_unless_it_cannot_work(monkeypatch):
 
 def test_a_missing_compiler_is_found_before_training(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert device._compile_problem.__wrapped__(CPU) == "there is no C++ compiler"
+    assert device._compile_problem.__wrapped__(CPU, "inductor") == "there is no C++ compiler"
+    assert device._compile_problem.__wrapped__(CPU, "eager") is None, "it needs none"
 
 
 def test_a_device_that_is_not_here_is_refused():

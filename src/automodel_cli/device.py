@@ -178,6 +178,7 @@ def choose_compile(
     total_tokens: int,
     total_steps: int,
     parameters: int | None = None,
+    backend: str | None = None,
 ) -> tuple[bool, str]:
     """(compile or not, why). ``auto`` compiles where the run is long enough to win back the compile time.
 
@@ -186,13 +187,14 @@ def choose_compile(
     Args:
         total_tokens, total_steps: planned length of the run.
         parameters: of the model; None where it is not known.
+        backend: torch.compile's; None: its default, which needs a compiler on this machine.
     """
     wanted, reason = bool(setting), "as configured"
     if setting == "auto":
         wanted, reason = _worth_compiling(device, total_tokens, total_steps, parameters)
     if not wanted:
         return False, reason
-    problem = _compile_problem(device)
+    problem = _compile_problem(device, backend or "inductor")
     return (True, reason) if problem is None else (False, f"torch.compile does not work here: {problem}")
 
 
@@ -217,14 +219,14 @@ def eager_seconds(device: torch.device, total_tokens: int, total_steps: int, par
 
 
 @functools.cache
-def _compile_problem(device: torch.device) -> str | None:
+def _compile_problem(device: torch.device, backend: str) -> str | None:
     """Why a function of two operations cannot be compiled, or None where it can."""
     import torch
 
-    if device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
+    if backend == "inductor" and device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
         return "there is no C++ compiler"
     try:
-        result = torch.compile(lambda x: (x * 2).sin().sum())(torch.ones(64, device=device))
+        result = torch.compile(lambda x: (x * 2).sin().sum(), backend=backend)(torch.ones(64, device=device))
         result.item()
     except Exception as error:  # any failure of a toolchain is a reason not to use it
         return first_line(error, 120)

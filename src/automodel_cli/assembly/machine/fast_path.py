@@ -165,6 +165,7 @@ class Choices:
             total_tokens=length.total_tokens,
             total_steps=length.total_steps,
             parameters=self._parameters(),
+            backend=self.cfg.compile.backend,
         )
         return bool(self.take("compile", chosen, configured=wanted != "auto"))
 
