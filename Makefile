@@ -45,7 +45,7 @@ ruff: $(VENV)/.dev
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/ruff format --check src tests benchmarks
 mypy: $(VENV)/.dev
-	$(BIN)/mypy
+	$(BIN)/mypy -n $(CORES)
 lint-imports: $(VENV)/.dev
 	$(BIN)/lint-imports
 codespell: $(VENV)/.dev

@@ -85,13 +85,13 @@ def leg(world: World, folder: str, run: str, until: int | None, options: dict[st
     return go(recipe)
 
 
-def four_ranks(world: World, folder: str, options: dict[str, Any]) -> dict[str, Any]:
+def four_ranks(world: World, folder: str, stop: int, first: int, options: dict[str, Any]) -> dict[str, Any]:
     """The undisturbed run; one that is stopped and taken up by the same mesh; the first leg of the elastic one."""
     found = {
         "undisturbed": leg(world, folder, "undisturbed", None, options),
-        "stopped": leg(world, folder, "same", 7, {**options, "checkpoint": {"is_async": True}}),
+        "stopped": leg(world, folder, "same", stop, {**options, "checkpoint": {"is_async": True}}),
         "resumed": leg(world, folder, "same", None, {**options, "checkpoint": {"is_async": True}}),
-        "first": leg(world, folder, "elastic", 5, options),
+        "first": leg(world, folder, "elastic", first, options),
     }
     return {
         **found,

@@ -3,9 +3,12 @@ its losses within 1e-5; by the same mesh, to the bit. And a signal on any rank e
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from tests.conftest import write_tokens
 from tests.distributed.ranks import run_ranks
+from tests.effort import in_a_push
 from tests.promises import elastic_runs
 
 from automodel_cli.checkpoint import layout
@@ -14,7 +17,9 @@ from automodel_cli.checkpoint.inspect.describe import describe_checkpoint
 from automodel_cli.distributed.world import World
 
 TOLERANCE = 1e-5
-OPTIONS = {"step_scheduler": {"ckpt_every_steps": "final", "local_batch_size": 2}}
+LEG = in_a_push(3, of=5)  # updates of each of the four
+STEPS, STOP = 4 * LEG, LEG + 2
+OPTIONS = {"step_scheduler": {"max_steps": STEPS, "ckpt_every_steps": "final", "local_batch_size": 2}}
 TP = {
     **OPTIONS,
     "distributed": {"tp_size": 2},
@@ -32,9 +37,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def legs(folder):
-    found = run_ranks(4, elastic_runs.four_ranks, str(folder), OPTIONS)[0]
-    found["second"] = run_ranks(2, elastic_runs.leg, str(folder), "elastic", 10, OPTIONS)[0]
-    found["third"] = elastic_runs.leg(World.single(), str(folder), "elastic", 15, OPTIONS)
+    found = run_ranks(4, elastic_runs.four_ranks, str(folder), STOP, LEG, OPTIONS)[0]
+    found["second"] = run_ranks(2, elastic_runs.leg, str(folder), "elastic", 2 * LEG, OPTIONS)[0]
+    found["third"] = elastic_runs.leg(World.single(), str(folder), "elastic", 3 * LEG, OPTIONS)
     found["last"] = run_ranks(4, elastic_runs.leg, str(folder), "elastic", None, TP, mesh={"tp": 2})[0]
     return found
 
@@ -42,7 +47,7 @@ def legs(folder):
 def test_the_same_mesh_goes_on_to_the_bit(legs):
     whole, first, second = legs["undisturbed"], legs["stopped"], legs["resumed"]
     assert first["exit_codes"] == [75] * 4 and second["exit_codes"] == [0] * 4
-    assert first["latest"] == "step_00000007" and second["began"] == 7
+    assert first["latest"] == layout.step_folder(Path(), STOP).name and second["began"] == STOP
     assert {**first["losses"], **second["losses"]} == whole["losses"]
     assert {**first["rows"], **second["rows"]} == whole["rows"]
     assert second["weights"] == whole["weights"]
@@ -50,10 +55,10 @@ def test_the_same_mesh_goes_on_to_the_bit(legs):
 
 def test_other_numbers_of_ranks_go_on_with_the_same_data_and_losses(legs):
     whole, parts = legs["undisturbed"], [legs[name] for name in ("first", "second", "third", "last")]
-    assert [part["began"] for part in parts] == [0, 5, 10, 15]
+    assert [part["began"] for part in parts] == [0, LEG, 2 * LEG, 3 * LEG]
     assert [set(part["exit_codes"]) for part in parts] == [{75}, {75}, {75}, {0}]
     rows = {step: found for part in parts for step, found in part["rows"].items()}
-    assert rows == whole["rows"] and len(rows) == 20
+    assert rows == whole["rows"] and len(rows) == STEPS
     losses = {step: loss for part in parts for step, loss in part["losses"].items()}
     assert losses == pytest.approx(whole["losses"], abs=TOLERANCE)
 
@@ -64,16 +69,16 @@ def test_every_mesh_with_activation_checkpointing_and_saves_in_the_background(le
 
 
 def test_what_each_number_of_ranks_left_is_sound(legs, folder):
-    for step, shards in ((5, 4), (10, 2), (15, 1)):
+    for step, shards in ((LEG, 4), (2 * LEG, 2), (3 * LEG, 1)):
         path = layout.step_folder(folder / "elastic", step)
         assert len(list((path / "optim").glob("*.safetensors"))) == shards
         assert verify.verify(path)["ok"]
         assert (
             describe_checkpoint(path)["parameters"]
-            == describe_checkpoint(layout.step_folder(folder / "undisturbed", 20))["parameters"]
+            == describe_checkpoint(layout.step_folder(folder / "undisturbed", STEPS))["parameters"]
         )
-    assert len(list((layout.step_folder(folder / "elastic", 20) / "model").glob("*.distcp"))) == 4
-    assert (layout.step_folder(folder / "elastic", 20) / "hf" / "model.safetensors").is_file()
+    assert len(list((layout.step_folder(folder / "elastic", STEPS) / "model").glob("*.distcp"))) == 4
+    assert (layout.step_folder(folder / "elastic", STEPS) / "hf" / "model.safetensors").is_file()
 
 
 def test_a_save_in_the_background_says_how_long_training_waited(legs):

@@ -47,7 +47,7 @@ def two_ranks(tmp_path_factory, tiny_tokens):
 def test_stopped_and_resumed_then_killed_and_started_again_equals_undisturbed(tiny_training, two_ranks, jobs):
     """SIGUSR1 to the launcher: 75. The same command again, and SIGKILL of one worker after a checkpoint."""
     command = ["--nproc-per-node", 2, "automodel", "pretrain", "llm", "-c", tiny_training.config(**SECTIONS)]
-    first = jobs(*command, NO_DROPOUT, program=(sys.executable, "-m", "automodel_cli"))
+    first = jobs(*command, NO_DROPOUT)
     first.wait_for("step 3/")
     first.process.send_signal(signal.SIGUSR1)
     assert first.end() == 75, first.said()
