@@ -109,6 +109,19 @@ def test_help_needs_neither_yaml_nor_pydantic(done):
     assert {"yaml", "pydantic", "numpy"}.isdisjoint(done[0][1])
 
 
+def test_training_a_model_of_ours_leaves_transformers_out(tiny_training):
+    """It takes as long to import as torch."""
+    config = tiny_training.config(step_scheduler={"max_steps": 2, "val_every_steps": None})
+    code = (
+        f"import sys\nfrom automodel_cli.cli.app import main\n"
+        f"try:\n    main(['pretrain', 'llm', '-c', {str(config)!r}])\n"
+        "finally:\n    print('transformers' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True)
+    assert done.stdout.splitlines()[-1] == "False", done.stdout + done.stderr
+    assert (tiny_training.run / "step_00000002/model").is_dir()
+
+
 def test_a_foreign_target_is_imported_by_the_second_phase_only(tmp_path):
     """With a stand-in for torch, which takes seconds to import."""
     optimizers = tmp_path / "torch/optim"

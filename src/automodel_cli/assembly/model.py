@@ -18,7 +18,6 @@ from automodel_cli.checkpoint.load_step import check_fits
 from automodel_cli.config.targets.instantiate import built_arguments, instantiate
 from automodel_cli.config.targets.target import Target
 from automodel_cli.errors import CheckpointError, ConfigError, DataError
-from automodel_cli.models.hf import HFCausalLM, pretrained_on_meta, wrap
 from automodel_cli.models.huggingface import same_function
 from automodel_cli.models.init import derive_seed, is_on_meta
 from automodel_cli.models.interface import CausalLM
@@ -52,7 +51,15 @@ def build_model(target: Target, *, seed: int, trust: Sequence[str] = (), on_meta
             f"model._target_ {target.name} returned {type(built).__name__}, not a torch.nn.Module",
             "name a callable that returns the model",
         )
-    return wrap(built, pretrained=target.name.endswith(".from_pretrained"))
+    return _wrapped(built, pretrained=target.name.endswith(".from_pretrained"))
+
+
+def _wrapped(module: nn.Module, *, pretrained: bool = False) -> CausalLM:
+    if isinstance(module, CausalLM):
+        return module
+    from automodel_cli.models.hf import wrap  # transformers: seconds
+
+    return wrap(module, pretrained=pretrained)
 
 
 def _check_local_folder(target: Target) -> None:
@@ -67,11 +74,15 @@ def _on_meta(target: Target, trust: Sequence[str]) -> CausalLM | None:
     if target.name in _PRETRAINED:
         arguments = built_arguments(target, "model", trust=trust)
         loading = set(arguments) & set(transformers_calls.MODEL_ARGUMENTS)
-        return pretrained_on_meta(**arguments) if loading <= _KNOWN_ON_META else None
+        if not loading <= _KNOWN_ON_META:
+            return None
+        from automodel_cli.models.hf import pretrained_on_meta  # transformers: seconds
+
+        return pretrained_on_meta(**arguments)
     if target.name.startswith("transformers.") and target.name.endswith(".from_config"):
         with torch.device("meta"):
             built = instantiate(target, "model", trust=trust)
-        return wrap(built)
+        return _wrapped(built)
     return None
 
 
@@ -157,6 +168,8 @@ def _read_pretrained(model: CausalLM, device: torch.device) -> str:
 
 
 def _pretrained_folder(model: CausalLM) -> Path:
+    from automodel_cli.models.hf import HFCausalLM
+
     assert isinstance(model, HFCausalLM)
     return hf_format.find_folder(str(model.hf.config.name_or_path))
 

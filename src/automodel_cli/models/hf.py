@@ -451,6 +451,13 @@ def read_config(
     return config
 
 
+def completed_config(config: Mapping[str, Any], kind: type[transformers.PreTrainedConfig]) -> dict[str, Any]:
+    """A ``config.json`` with what transformers fills in for absent keys, and under its present names."""
+    fields = {key: value for key, value in config.items() if key != "model_type"}
+    # A copy of all mappings: transformers adds to what it is given.
+    return dict(plain_floats(kind(**floats_again(fields)).to_dict()))
+
+
 def wrap(module: nn.Module, *, pretrained: bool = False) -> CausalLM:
     """Any module as a ``CausalLM``: one already, a transformers model, or one that maps input_ids to logits.
 

@@ -148,7 +148,7 @@ def test_sizes_without_end_are_refused_before_anything_is_built(folders, key, mo
     def built(*_, **__):
         raise AssertionError("transformers saw the configuration")
 
-    monkeypatch.setattr(hf_format, "pretrained_on_meta", built)
+    monkeypatch.setattr(hf, "pretrained_on_meta", built)
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", built)
     try:
         path.write_text(json.dumps({**json.loads(good), key: 10**9}))

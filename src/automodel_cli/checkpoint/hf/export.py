@@ -22,8 +22,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from transformers.core_model_loading import revert_weight_conversion
-from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
 from automodel_cli.checkpoint import layout, publishing
 from automodel_cli.checkpoint.hf import bounds as hf_bounds
@@ -39,7 +37,6 @@ from automodel_cli.errors import CheckpointError
 from automodel_cli.files import exclusive_lock, fsync_folder, make_folder, publish, temporary_of
 from automodel_cli.models.external import KNOWN_PACKAGES, packages_of
 from automodel_cli.models.families import family_named
-from automodel_cli.models.hf import HFCausalLM
 from automodel_cli.models.init import is_on_meta
 from automodel_cli.models.interface import CausalLM, HFTensor
 from automodel_cli.plain_text import without_controls
@@ -205,7 +202,6 @@ def write(
         hf_config.write({**config, "dtype": torch_name(dtype)}, ids, writer, place)
         _write_entries(_own_entries(model, source), writer, place)
     else:
-        assert isinstance(model, HFCausalLM)
         _write_transformers(model, source, writer, place)
         hf_config.amend(ids, writer, place)
     if tokenizer_folder is not None:
@@ -245,7 +241,13 @@ def _own_entries(model: CausalLM, source: Source) -> dict[str, _Entry]:
     return entries
 
 
-def _write_transformers(model: HFCausalLM, source: Source, writer: StepWriter, place: str) -> None:
+def _write_transformers(model: CausalLM, source: Source, writer: StepWriter, place: str) -> None:
+    from transformers.core_model_loading import revert_weight_conversion  # seconds, of no use to models of ours
+    from transformers.modeling_utils import remove_tied_weights_from_state_dict
+
+    from automodel_cli.models.hf import HFCausalLM
+
+    assert isinstance(model, HFCausalLM)
     state = model.hf.state_dict()
     for name in model.hf._keys_to_ignore_on_save or ():
         state.pop(name, None)
@@ -271,7 +273,7 @@ def _write_transformers(model: HFCausalLM, source: Source, writer: StepWriter, p
     _write_entries(entries, writer, place)
 
 
-def _fill(model: HFCausalLM, source: Source) -> None:
+def _fill(model: CausalLM, source: Source) -> None:
     if is_on_meta(model):
         model.to_empty(device="cpu")
         with torch.no_grad():

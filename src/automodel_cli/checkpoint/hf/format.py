@@ -29,9 +29,7 @@ from automodel_cli.checkpoint.storage.local_shards import local_shard
 from automodel_cli.checkpoint.storage.tensor_file import read_header
 from automodel_cli.errors import AutomodelError, CheckpointError
 from automodel_cli.json_files import FileModel, read_json, read_model, validated, without_controls
-from automodel_cli.models import hf
 from automodel_cli.models.families import Family, family_reading
-from automodel_cli.models.hf import pretrained_on_meta
 from automodel_cli.models.huggingface import same_function
 from automodel_cli.models.init import copy_whole
 from automodel_cli.models.interface import CausalLM, HFTensor
@@ -179,6 +177,8 @@ def load_model(folder: Path | str) -> CausalLM:
         if family is not None and arguments is not None:
             model = family.build(arguments, is_meta_device=True)
         else:
+            from automodel_cli.models.hf import pretrained_on_meta  # transformers: seconds
+
             model = pretrained_on_meta(str(folder))
         hf_bounds.check_total(model, shapes, folder)
         model.to_empty(device="cpu")
@@ -245,6 +245,8 @@ def _fill(model: CausalLM, folder: Path) -> None:
     """Fill ``model``, through transformers where a file's names are not those in memory."""
     if load_pieces(model, weight_files(folder), folder):
         return
+    from automodel_cli.models import hf  # transformers: seconds
+
     assert isinstance(model, hf.HFCausalLM)
     with _named(folder):
         source, missing = hf.from_pretrained_complete(str(folder))

@@ -15,13 +15,12 @@ import base64
 import json
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from automodel_cli.checkpoint.layout import Say
 from automodel_cli.checkpoint.storage.step_files import regular_files
@@ -31,7 +30,6 @@ from automodel_cli.corpus.tokenizers.engines import probe_texts
 from automodel_cli.errors import DataError
 
 _GPT2_NAMES = ("gpt2", "r50k_base")
-_SPELLING = bytes_to_unicode()  # GPT-2's printable stand-in for each byte
 
 
 def files_of(folder: Path, *, say: Say | None = None) -> Iterator[tuple[str, bytes]]:
@@ -147,8 +145,16 @@ def _encode_below(token: bytes, ranks: dict[bytes, int], limit: int) -> list[byt
     return parts
 
 
+@lru_cache(maxsize=1)
+def _byte_characters() -> list[str]:
+    """GPT-2's printable stand-in for each byte: itself, or for those that do not print the next from U+0100 on."""
+    printable, others = {*range(33, 127), *range(161, 173), *range(174, 256)}, count(256)
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
+
+
 def _spell(token: bytes) -> str:
-    return "".join(_SPELLING[byte] for byte in token)
+    characters = _byte_characters()
+    return "".join(characters[byte] for byte in token)
 
 
 def _for_oniguruma(pattern: str) -> str:

@@ -8,12 +8,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import PreTrainedConfig
-
 from automodel_cli.json_files import without_controls
 from automodel_cli.models.external import same_class_names
 from automodel_cli.models.families import family_named
-from automodel_cli.models.hf import HFCausalLM, floats_again, plain_floats
 from automodel_cli.models.interface import CausalLM
 
 # What configurations hold besides the function that is computed on given weights: sizes that shapes tell, special
@@ -47,17 +44,13 @@ def differences_from_hf(stored: Mapping[str, Any], model: CausalLM) -> list[str]
     kind = here["model_type"] if here.get("family") == "hf" else (model.hf_config() or {}).get("model_type")
     if kind != stored.get("model_type"):
         return [f"model_type is {kind} here and {stored.get('model_type')} there"]
-    if isinstance(model, HFCausalLM):
-        return _between(here["config"], completed(stored, type(model.hf.config)))
+    if here.get("family") == "hf":
+        from automodel_cli.models.hf import HFCausalLM, completed_config  # transformers: seconds
+
+        assert isinstance(model, HFCausalLM)
+        return _between(here["config"], completed_config(stored, type(model.hf.config)))
     family = family_named(here.get("family"))
     return [] if family is None else _between(here, family.config.from_hf(stored))
-
-
-def completed(config: Mapping[str, Any], kind: type[PreTrainedConfig]) -> dict[str, Any]:
-    """A ``config.json`` with what transformers fills in for absent keys, and under its present names."""
-    fields = {key: value for key, value in config.items() if key != "model_type"}
-    # A copy of all mappings: transformers adds to what it is given.
-    return dict(plain_floats(kind(**floats_again(fields)).to_dict()))
 
 
 def _compared(here: Mapping[str, Any], there: Mapping[str, Any], keys: list[str]) -> list[str]:
