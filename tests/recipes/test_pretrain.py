@@ -158,6 +158,18 @@ def test_an_untrained_model_is_validated_first_and_only_then(tiny_training):
     assert [record["step"] for record in tiny_training.records("val")] == [0, 4, 6]
 
 
+def test_a_z_loss_changes_the_weights_and_not_what_is_logged(tiny_training):
+    """The first update and the validation before it are of the same weights."""
+    logged = {}
+    for weight in (0.0, 0.1):
+        recipe = tiny_training.recipe("--loss_fn.z_loss_weight", str(weight), "step_scheduler.max_steps=2", fresh=True)
+        recipe.run_train_validation_loop()
+        logged[weight] = tiny_training.records("val")[0]["loss"], tiny_training.losses()
+    (val, losses), (z_val, z_losses) = logged.values()
+    assert (z_val, z_losses[1]) == (val, losses[1])
+    assert z_losses[2] != losses[2]
+
+
 def test_not_finite_updates_are_skipped_counted_and_end_the_run(tiny_training, monkeypatch):
     recipe = tiny_training.recipe("--step_scheduler.max_skipped_steps", "3", "--step_scheduler.val_on_start=false")
     before = {name: tensor.clone() for name, tensor in recipe.model.state_dict().items()}

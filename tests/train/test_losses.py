@@ -130,3 +130,96 @@ def test_chunks_are_a_bounded_power_of_two():
         chunk = default_chunk_tokens(vocab, "cpu")
         assert chunk >= 64
         assert chunk & (chunk - 1) == 0
+
+
+# ------------------------------------------------------------------------------------------------------- z-loss
+
+WEIGHT = 0.01  # a hundred times the usual one: its share of the gradient is seen
+
+
+def z_losses(weight=WEIGHT):
+    return [
+        MaskedCrossEntropy(z_loss_weight=weight),
+        ChunkedCrossEntropy(chunk_tokens=64, z_loss_weight=weight),
+        ChunkedCrossEntropy(z_loss_weight=weight),
+    ]
+
+
+def whole_logits(hidden, weight, labels, z_loss_weight=WEIGHT):
+    """The formula over whole logits: nll, and the gradients of nll + w logsumexp^2 by autograd."""
+    hidden, weight = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+    logits = (hidden @ weight[:VOCAB].T).view(-1, VOCAB)
+    counted = labels.view(-1) != IGNORE_INDEX
+    nll = F.cross_entropy(logits, labels.view(-1), ignore_index=IGNORE_INDEX, reduction="sum")
+    total = nll + z_loss_weight * logits.logsumexp(1)[counted].square().sum()
+    return nll.detach(), *torch.autograd.grad(total, (hidden, weight))
+
+
+@pytest.mark.parametrize("loss", z_losses())
+def test_z_loss_is_autograds_over_whole_logits(loss, tensors):
+    """The z-loss is in the gradients and not in the value."""
+    found, expected = run(loss, *tensors), whole_logits(*tensors)
+    assert found[0] == run(type(loss)(), *tensors)[0]
+    for gradient, wanted, without in zip(found[1:], expected[1:], reference(*tensors)[1:], strict=True):
+        assert (gradient - wanted).norm() / wanted.norm() < 1e-6
+        assert (gradient - without).norm() / wanted.norm() > 1e-2
+
+
+@pytest.mark.parametrize("loss", z_losses())
+def test_z_loss_of_logits(loss, tensors):
+    """As softcapped models and those of others are scored."""
+    hidden, weight, labels = tensors
+    leaf = hidden.clone().requires_grad_()
+    nll = loss.from_logits(leaf @ weight[:VOCAB].T, labels)
+    expected = whole_logits(*tensors)
+    assert nll.item() == pytest.approx(expected[0].item(), rel=1e-6)
+    (gradient,) = torch.autograd.grad(nll, leaf)
+    assert (gradient - expected[1]).norm() / expected[1].norm() < 1e-6
+
+
+@pytest.mark.parametrize("loss", z_losses())
+def test_z_loss_under_bf16_autocast(loss, tensors):
+    expected = whole_logits(*tensors)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = run(loss, *tensors)
+    for gradient, wanted in zip(found[1:], expected[1:], strict=True):
+        assert (gradient - wanted).norm() / wanted.norm() < 1e-2
+
+
+@pytest.mark.parametrize("loss", z_losses())
+def test_ignored_tokens_have_no_z_loss(loss, tensors):
+    hidden, weight, labels = tensors
+    _, grad_hidden, _ = run(loss, hidden, weight, labels)
+    assert grad_hidden[labels == IGNORE_INDEX].abs().max() == 0
+
+
+@pytest.mark.parametrize("loss", z_losses())
+def test_without_gradients_the_z_loss_is_nowhere(loss, tensors):
+    """As validation calls it."""
+    with torch.no_grad():
+        assert loss(*tensors, vocab_size=VOCAB) == type(loss)()(*tensors, vocab_size=VOCAB)
+
+
+@pytest.mark.parametrize(("loss", "plain"), zip(z_losses(0.0), [LOSSES[0], LOSSES[2], LOSSES[4]], strict=True))
+def test_a_z_loss_of_weight_zero_changes_no_bit(loss, plain, tensors):
+    assert all(map(torch.equal, run(loss, *tensors), run(plain, *tensors)))
+
+
+@pytest.mark.parametrize("loss", z_losses(1.0))
+def test_a_z_loss_of_weight_one_drives_log_z_to_zero(loss, tensors):
+    """A head that learns how often labels come, from logits that are equal: log(Z) is log(V) = 5.3 then."""
+    labels = tensors[2]
+    hidden, weight = torch.ones(ROWS, TOKENS, 1), torch.nn.Parameter(torch.zeros(PADDED, 1))
+    optimizer = torch.optim.Adam([weight], lr=0.1, betas=(0.5, 0.9))
+    for _ in range(150):
+        optimizer.zero_grad()
+        (loss(hidden, weight, labels, vocab_size=VOCAB) / labels.numel()).backward()
+        optimizer.step()
+    assert weight[:VOCAB].logsumexp(0).abs() < 0.05
+
+
+@pytest.mark.parametrize("weight", [-1e-4, float("nan"), float("inf")])
+def test_an_impossible_z_loss_weight_is_refused(weight):
+    for kind in (MaskedCrossEntropy, ChunkedCrossEntropy):
+        with pytest.raises(ConfigError, match="z_loss_weight"):
+            kind(z_loss_weight=weight)

@@ -48,8 +48,8 @@ def weights(model):
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
-def reference_loop(steps):
-    """Mean cross-entropy, torch's clipping and unfused AdamW."""
+def reference_loop(steps, z_loss_weight=0.0):
+    """Mean cross-entropy and z-loss, torch's clipping and unfused AdamW."""
     model = tiny()
     build = partial(torch.optim.AdamW, betas=(0.9, 0.95), foreach=False)
     optimizer = build_optimizer(model, same_rule(UpdateRule(build, 1e-2, 0.1)))
@@ -58,21 +58,30 @@ def reference_loop(steps):
         data = batch(step)
         logits = model(data)
         loss = F.cross_entropy(logits.reshape(-1, VOCAB), data.labels.reshape(-1), ignore_index=IGNORE_INDEX)
+        log_z = logits.logsumexp(-1)[data.labels != IGNORE_INDEX]
         optimizer.zero_grad()
-        loss.backward()
+        (loss + z_loss_weight * log_z.square().mean()).backward()
         norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item())
         optimizer.step()
         losses.append(loss.item())
     return losses, norms, weights(model)
 
 
-@pytest.mark.parametrize("loss", [MaskedCrossEntropy(), ChunkedCrossEntropy(chunk_tokens=32)])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        MaskedCrossEntropy(),
+        ChunkedCrossEntropy(chunk_tokens=32),
+        MaskedCrossEntropy(z_loss_weight=0.1),
+        ChunkedCrossEntropy(chunk_tokens=32, z_loss_weight=0.1),
+    ],
+)
 @pytest.mark.parametrize("rows", [8, 4, 1])
 def test_any_accumulation_is_the_written_out_loop(loss, rows):
     model = tiny()
     optimizer = adamw(model)
     results = [train_step(model, loss, optimizer, pieces(batch(step), rows)) for step in range(4)]
-    losses, norms, expected = reference_loop(4)
+    losses, norms, expected = reference_loop(4, loss.z_loss_weight)
     assert [result.loss.item() for result in results] == pytest.approx(losses, rel=1e-5)
     assert [result.grad_norm.item() for result in results] == pytest.approx(norms, rel=1e-4)
     torch.testing.assert_close(weights(model), expected, rtol=1e-3, atol=1e-4)

@@ -34,7 +34,9 @@ def build_head_loss(cfg: PretrainConfig, fast_path: FastPath, *, trust: Sequence
     if isinstance(loss, torch.nn.Module):
         return LogitsLoss(loss)
     if loss is None or type(loss) is MaskedCrossEntropy:
-        loss = ChunkedCrossEntropy() if fast_path.head_loss == "chunked" else loss or MaskedCrossEntropy()
+        weight = 0.0 if loss is None else loss.z_loss_weight
+        chunked = fast_path.head_loss == "chunked"
+        loss = ChunkedCrossEntropy(z_loss_weight=weight) if chunked else loss or MaskedCrossEntropy()
     if isinstance(loss, ChunkedCrossEntropy):
         loss.fused = fast_path.compile
     return loss

@@ -51,6 +51,7 @@ class StepPlan:
     whole: bool = True  # what is compiled is the whole model with its loss; false: each block
     head_loss: str = "plain"  # plain or chunked; ``chunk_tokens`` of the latter
     chunk_tokens: int = 1024
+    z_loss: bool = False  # whether the loss has one
     recompute: str | None = None  # None, full or selective: activation checkpointing
     # ``linear`` where the kernel keeps one number a row of scores, ``matmul`` where it keeps the weights ``[B, H, T,
     # T]`` in the compute dtype, ``eager`` where softmax may keep them in fp32 as well
@@ -382,8 +383,8 @@ class _Step:
             return self.head_kept() + FP32_BYTES * self.head_size + self.c * self.tokens * self.hidden
         if self.compiled_ends:
             return self.head_kept() + self.c * self.logits  # the gradient takes the place of the logits
-        # Log-probabilities, their gradient, and the gradient of the logits; all fp32.
-        return self.head_kept() + 3 * FP32_BYTES * self.logits
+        # Log-probabilities, their gradient, and the gradient of the logits; all fp32. A z-loss has two of them too.
+        return self.head_kept() + (5 if self.plan.z_loss else 3) * FP32_BYTES * self.logits
 
     def head_gradient(self) -> int:
         """fp32 ``[P, D]``: waits for the embedding's where the weight is tied."""

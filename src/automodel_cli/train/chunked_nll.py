@@ -4,9 +4,12 @@ Shapes: N tokens, C tokens of a chunk, D model width, V logical vocabulary, P pa
 
     for each chunk:  logits = hidden @ W^T                       [C, P]  compute dtype, one buffer for all chunks
                      nll += logsumexp(logits) - logits[label]            fp32
-                     logits := softmax(logits) - onehot(label)   [C, P]  in place
+                     logits := softmax(logits) s - onehot(label) [C, P]  in place
                      d hidden = logits @ W                       [C, D]
                      d W += logits^T @ hidden                    [P, D]  fp32, inside the product on CUDA
+
+s is 1, or with a z-loss of weight w (``losses``) 1 + 2 w logsumexp(logits): its gradient is added to that of the nll,
+its value to nothing.
 
 Gradients are computed while the logits are at hand, so nothing is computed twice (three matrix products, like the
 plain loss; recomputation would need four). It is an operator of its own because torch.compile would otherwise
@@ -39,8 +42,9 @@ def chunked_nll(
     ignore_index: int,
     needs_grad: bool,
     fused: bool,
+    z_loss_weight: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum of nll and its gradients; the gradients are empty without ``needs_grad``.
+    """Sum of nll and the gradients of nll and z-loss; these are empty without ``needs_grad``.
 
     Args:
         hidden: ``[N, D]`` in the compute dtype.
@@ -49,7 +53,7 @@ def chunked_nll(
         fused: compile the elementwise steps.
 
     Returns:
-        nll (fp32 scalar), d nll / d hidden ``[N, D]`` (compute dtype), d nll / d weight ``[P, D]`` (fp32).
+        nll (fp32 scalar), gradient of hidden ``[N, D]`` (compute dtype), gradient of weight ``[P, D]`` (fp32).
     """
     score = _scoring(hidden.device.type, fused)
     add = _compiled(add_into) if fused else add_into
@@ -61,7 +65,7 @@ def chunked_nll(
         if not needs_grad:
             for chunk, chunk_labels in _chunks(rows, hidden, labels):
                 part = torch.mm(chunk, head.t(), out=logits[: len(chunk)])
-                nll += score(part, chunk_labels, vocab_size, ignore_index)
+                nll += score(part, chunk_labels, vocab_size, ignore_index, z_loss_weight)
             return nll, hidden.new_empty(0), weight.new_empty(0, dtype=torch.float32)
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(head, dtype=torch.float32)
@@ -69,7 +73,7 @@ def chunked_nll(
         product = None if in_product else torch.empty_like(head)
         for chunk, chunk_labels, grad_chunk in _chunks(rows, hidden, labels, grad_hidden):
             part = torch.mm(chunk, head.t(), out=logits[: len(chunk)])
-            nll += score(part, chunk_labels, vocab_size, ignore_index)
+            nll += score(part, chunk_labels, vocab_size, ignore_index, z_loss_weight)
             torch.mm(part, head, out=grad_chunk)
             if product is None:
                 _add_product(grad_weight, part.t(), chunk)
@@ -116,10 +120,12 @@ def _chunks(rows: int, *tensors: Tensor) -> Any:
     return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
 
 
-def nll_and_gradient(logits: Tensor, labels: Tensor, vocab_size: int, ignore_index: int) -> Tensor:
-    """Sum of nll of ``logits [C, P]``, which become its gradient: softmax minus one-hot, 0 in ignored rows."""
+def nll_and_gradient(
+    logits: Tensor, labels: Tensor, vocab_size: int, ignore_index: int, z_loss_weight: float = 0.0
+) -> Tensor:
+    """Sum of nll of ``logits [C, P]``, which become the gradient, z-loss included; 0 in ignored rows."""
     if torch.compiler.is_compiling():
-        return _nll_and_gradient_traced(logits, labels, vocab_size, ignore_index)
+        return _nll_and_gradient_traced(logits, labels, vocab_size, ignore_index, z_loss_weight)
     scores = logits.float()  # logits itself where that is fp32 already
     scores[:, vocab_size:] = float("-inf")
     counted = (labels != ignore_index).unsqueeze(1)
@@ -129,12 +135,16 @@ def nll_and_gradient(logits: Tensor, labels: Tensor, vocab_size: int, ignore_ind
     probs = torch.softmax(scores, 1, out=scores)
     # logsumexp = highest - log(its probability), which is at least 1 / P and cannot underflow.
     logsumexp = highest - probs.amax(1, keepdim=True).log()
+    if z_loss_weight:
+        probs.mul_(1 + 2 * z_loss_weight * logsumexp)
     probs.scatter_add_(1, target, torch.full_like(picked, -1.0))
     logits.copy_(probs.mul_(counted))
     return (logsumexp - picked).where(counted, 0.0).sum()
 
 
-def _nll_and_gradient_traced(logits: Tensor, labels: Tensor, vocab_size: int, ignore_index: int) -> Tensor:
+def _nll_and_gradient_traced(
+    logits: Tensor, labels: Tensor, vocab_size: int, ignore_index: int, z_loss_weight: float
+) -> Tensor:
     """The same, in operations that a compiler fuses into one pass over each row."""
     columns = torch.arange(logits.shape[1], device=logits.device)
     scores = torch.where(columns < vocab_size, logits.float(), float("-inf"))
@@ -142,7 +152,10 @@ def _nll_and_gradient_traced(logits: Tensor, labels: Tensor, vocab_size: int, ig
     target = labels.unsqueeze(1).where(counted, 0)
     logsumexp = torch.logsumexp(scores, 1, keepdim=True)
     picked = logits.gather(1, target).float()
-    grad = (scores - logsumexp).exp() - (columns == target).float()
+    probs = (scores - logsumexp).exp()
+    if z_loss_weight:
+        probs = probs * (1 + 2 * z_loss_weight * logsumexp)
+    grad = probs - (columns == target).float()
     logits.copy_(grad.where(counted, 0.0))
     return (logsumexp - picked).where(counted, 0.0).sum()
 
@@ -177,6 +190,7 @@ def _(
     ignore_index: int,
     needs_grad: bool,
     fused: bool,
+    z_loss_weight: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     nll = hidden.new_empty((), dtype=torch.float32)
     if not needs_grad:
@@ -195,7 +209,7 @@ def _scale_gradients(ctx: Any, grad_nll: Tensor, *_: Any) -> tuple[Tensor | None
     grad_hidden, grad_weight = ctx.saved_tensors
     scaled_hidden = (grad_hidden * grad_nll).to(grad_hidden.dtype)
     scaled_weight = (grad_weight * grad_nll).to(ctx.weight_dtype)
-    return scaled_hidden, scaled_weight, None, None, None, None, None, None
+    return scaled_hidden, scaled_weight, None, None, None, None, None, None, None
 
 
 chunked_nll.register_autograd(_scale_gradients, setup_context=_keep_gradients)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from automodel_cli.batch import IGNORE_INDEX
@@ -17,6 +18,15 @@ def check_reduction(reduction: str) -> None:
         )
 
 
+def check_z_loss_weight(weight: float) -> None:
+    """Raise a ConfigError where the weight of the z-loss is no weight."""
+    if not 0 <= weight < math.inf:
+        raise ConfigError(
+            f"loss_fn z_loss_weight is {weight}, expected a number from 0 on",
+            "1e-4 is PaLM's; leave it out for none",
+        )
+
+
 @dataclass(eq=False, repr=False)
 class MaskedArguments:
     """What ``MaskedCrossEntropy`` takes."""
@@ -24,9 +34,11 @@ class MaskedArguments:
     fp32_upcast: bool = True
     ignore_index: int = IGNORE_INDEX
     reduction: str = "sum"
+    z_loss_weight: float = 0.0
 
     def __post_init__(self) -> None:
         check_reduction(self.reduction)
+        check_z_loss_weight(self.z_loss_weight)
 
 
 @dataclass(eq=False, repr=False)
@@ -36,9 +48,11 @@ class ChunkedArguments:
     chunk_tokens: int | None = None
     ignore_index: int = IGNORE_INDEX
     reduction: str = "sum"
+    z_loss_weight: float = 0.0
 
     def __post_init__(self) -> None:
         check_reduction(self.reduction)
+        check_z_loss_weight(self.z_loss_weight)
         if self.chunk_tokens is not None and self.chunk_tokens < 1:
             raise ConfigError(
                 f"chunk_tokens is {self.chunk_tokens}, expected at least 1",

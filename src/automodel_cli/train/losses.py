@@ -7,6 +7,10 @@ Every loss here returns the *sum* of the negative log-likelihoods of tokens whos
 ``ignore_index``, in fp32. The training step divides once by the number of label tokens in the global batch,
 so the gradient does not depend on how the batch was cut into micro-batches and ranks. Padding rows V..P of
 the head weight get no probability and no gradient.
+
+With a ``z_loss_weight`` w the gradient is that of nll + w log(Z)^2 for each label token, Z the sum of the
+exponentials of its logits (z-loss: Chowdhery et al. 2022, PaLM, arXiv 2204.02311, section 5), which keeps log(Z) near
+zero. The value stays the nll: what is logged, and every validation, means the same with and without.
 """
 
 from __future__ import annotations
@@ -48,8 +52,13 @@ class MaskedCrossEntropy(MaskedArguments):
         """Sum of nll for ``logits [B, T, V]``."""
         flat = logits.flatten(0, -2)
         flat = flat.float() if self.fp32_upcast else flat
-        nll = F.cross_entropy(flat, labels.flatten(), ignore_index=self.ignore_index, reduction="sum")
-        return nll.float()
+        labels = labels.flatten()
+        nll = F.cross_entropy(flat, labels, ignore_index=self.ignore_index, reduction="sum").float()
+        if not (self.z_loss_weight and torch.is_grad_enabled()):
+            return nll
+        squares = flat.float().logsumexp(-1).square()
+        z_loss = self.z_loss_weight * squares.where(labels != self.ignore_index, 0.0).sum()
+        return nll + (z_loss - z_loss.detach())  # its gradient without its value
 
 
 class LogitsLoss:
@@ -112,12 +121,14 @@ class ChunkedCrossEntropy(ChunkedArguments):
             self.ignore_index,
             needs_grad,
             self.fused or torch.compiler.is_compiling(),
+            self.z_loss_weight,
         )
         return nll
 
     def from_logits(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Sum of nll for ``logits [B, T, V]``, for models that give no hidden states."""
-        return MaskedCrossEntropy(ignore_index=self.ignore_index).from_logits(logits, labels)
+        whole = MaskedCrossEntropy(ignore_index=self.ignore_index, z_loss_weight=self.z_loss_weight)
+        return whole.from_logits(logits, labels)
 
 
 def default_chunk_tokens(padded_vocab_size: int, device_type: str) -> int:

@@ -32,6 +32,7 @@ def _nll_and_gradient(
     columns,  # V
     stored_columns,  # P
     ignore_index,
+    z_loss_weight,
     LANES: tl.constexpr,
     NEIGHBOURS: tl.constexpr,
 ):
@@ -56,17 +57,20 @@ def _nll_and_gradient(
     top = tl.max(highest, 0)
     logsumexp = top + tl.log(tl.sum(total * tl.exp(highest - top), 0))
     tl.store(nll_pointer + row, tl.where(counted, logsumexp - picked, 0.0))
+    scale = 1.0 + 2.0 * z_loss_weight * logsumexp  # exactly 1 without a z-loss
 
     for first in range(0, stored_columns, LANES * NEIGHBOURS):
         at = first + block
         scores = tl.load(logits + at, mask=at < columns, other=_LOWEST).to(tl.float32)
-        gradient = tl.exp(scores - logsumexp) - tl.where(at == label, 1.0, 0.0)
+        gradient = tl.exp(scores - logsumexp) * scale - tl.where(at == label, 1.0, 0.0)
         gradient = tl.where(counted, gradient, 0.0)
         tl.store(logits + at, gradient.to(logits_pointer.dtype.element_ty), mask=at < stored_columns)
 
 
-def nll_and_gradient(logits: Tensor, labels: Tensor, vocab_size: int, ignore_index: int) -> Tensor:
-    """Sum of nll (fp32) of ``logits [C, P]``, which become its gradient: softmax minus one-hot, 0 in ignored rows."""
+def nll_and_gradient(
+    logits: Tensor, labels: Tensor, vocab_size: int, ignore_index: int, z_loss_weight: float = 0.0
+) -> Tensor:
+    """Sum of nll (fp32) of ``logits [C, P]``, which become the gradient, z-loss included; 0 in ignored rows."""
     assert logits.stride(1) == 1
     nll = torch.empty(logits.shape[0], dtype=torch.float32, device=logits.device)
     with torch.cuda.device(logits.device):
@@ -78,6 +82,7 @@ def nll_and_gradient(logits: Tensor, labels: Tensor, vocab_size: int, ignore_ind
             vocab_size,
             logits.shape[1],
             ignore_index,
+            z_loss_weight,
             LANES=_LANES,
             NEIGHBOURS=_NEIGHBOURS,
             num_warps=_WARPS,

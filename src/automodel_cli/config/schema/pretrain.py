@@ -58,6 +58,7 @@ def _with_default(role: str, value: Any) -> Target:
 
 OpenSection = Annotated[InstanceOf[Target], BeforeValidator(Target.parse)]
 OptimizerSection = Annotated[InstanceOf[Target], BeforeValidator(partial(_with_default, "optimizer"))]
+LossSection = Annotated[InstanceOf[Target], BeforeValidator(partial(_with_default, "loss_fn"))]
 DataloaderSection = Annotated[InstanceOf[Target], BeforeValidator(partial(_with_default, "dataloader"))]
 
 
@@ -98,9 +99,9 @@ class PretrainConfig(Section):
     """Data loading for datasets of your own: workers, pinning, `collate_fn`. Token files do not need it."""
     validation_dataloader: DataloaderSection | None = None
     """The same for validation."""
-    loss_fn: OpenSection | None = None
-    """Loss; null: masked cross-entropy, in chunks where that is faster (timed on a CPU) or saves a lot of memory
-    (GPU)."""
+    loss_fn: LossSection | None = None
+    """Loss; without `_target_` masked cross-entropy, in chunks where that is faster (timed on a CPU) or saves a lot of
+    memory (GPU). `z_loss_weight`: 1e-4 keeps logits small."""
     optimizer: OptimizerSection | None = None
     """Optimizer; without `_target_` AdamW. null: AdamW, lr 2e-4, betas [0.9, 0.95], weight decay 0.1."""
     param_group_overrides: tuple[ParamGroupOverride, ...] = ()

@@ -199,6 +199,7 @@ ROLES: dict[str, Role] = {
             },
             patterns=(r"torch\.nn\.(?:modules\.(?:loss\.)?)?[A-Z]\w*",),
             rules=(ClassRule("torch.nn.modules.loss", constructor=True),),
+            default_target="automodel_cli.train.losses.MaskedCrossEntropy",
         ),
         Role(
             "dataloader",

@@ -242,8 +242,7 @@ class MuonAdamW(torch.optim.Optimizer):
         for state in states:
             state["step"] += 1
         torch._foreach_lerp_(buffers, gradients, 1 - mu)
-        updates = torch._foreach_lerp(gradients, buffers, mu) if settings["nesterov"] else buffers
-        return [update.to(getattr(torch, settings["dtype"])) for update in updates]
+        return list(torch._foreach_lerp(gradients, buffers, mu)) if settings["nesterov"] else buffers
 
     def _make_orthogonal(
         self, stacks: Stacks, team: Team, parameters: Sequence[Tensor], settings: dict[str, Any]
@@ -257,7 +256,7 @@ class MuonAdamW(torch.optim.Optimizer):
             if averages:
                 found = even_out(found, [averages[index] for index in team.mine[shape]], settings["beta2"])
             factors = [scale(*team.matrices[index].out_in) for index in team.mine[shape]]
-            stack.copy_(found * torch.tensor(factors, device=found.device)[:, None, None])
+            torch.mul(found, torch.tensor(factors, device=found.device)[:, None, None], out=stack)
         team.share(averages)
 
     def _mean_squares(self, team: Team, parameters: Sequence[Tensor]) -> list[Tensor]:

@@ -81,12 +81,12 @@ class Team:
         stacks = {shape: self._empty.new_empty(len(kept), *shape) for shape, kept in self.mine.items()}
         pieces = self._all if self._exchange is None else self._exchange.leaving
         given = {
-            piece: narrowed(updates[weight], self._held[weight], piece.chunk).to(self._empty.device)
+            piece: narrowed(updates[weight], self._held[weight], piece.chunk)
             for piece in pieces
             for weight in [self.matrices[piece.matrix].weight]
         }
         if self._exchange is not None:
-            given = self._exchange.to_owners(given, self._empty)
+            given = self._exchange.to_owners({key: piece.to(self._empty) for key, piece in given.items()}, self._empty)
         for piece, values in given.items():
             self._part(stacks, piece).copy_(values)
         return stacks
