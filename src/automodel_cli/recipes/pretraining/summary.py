@@ -75,7 +75,8 @@ def _model_rows(plan: RunPlan) -> Rows:
 
 def derived_rows(cfg: PretrainConfig) -> Rows:
     """What followed from ``model.depth``."""
-    values = [f"{key} {value}" for key, value in cfg.derived.items() if not key.endswith("_target_")]
+    named = {key.rpartition(".")[2]: value for key, value in cfg.derived.items()}
+    values = [f"{name} {value}" for name, value in named.items() if name != "_target_"]
     return [("from depth", ", ".join(values))] if values else []
 
 
