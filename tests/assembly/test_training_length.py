@@ -3,13 +3,14 @@
 import pytest
 
 from automodel_cli.assembly.training_length import due, plan_training_length
+from automodel_cli.config.horizon import Horizon
 from automodel_cli.errors import ConfigError, DataError
 
 
 def plan(**changes):
     return plan_training_length(
         **{
-            "max_steps": None,
+            "horizon": Horizon(None),
             "num_epochs": None,
             "samples": 403,
             "global_batch_size": 8,
@@ -23,11 +24,11 @@ def plan(**changes):
     ("given", "steps"),
     [
         ({}, 50),
-        ({"max_steps": 20}, 20),
-        ({"max_steps": 200}, 200),  # no num_epochs: as many epochs as the steps need
-        ({"max_steps": 200, "num_epochs": 1}, 50),
-        ({"max_steps": 30, "num_epochs": 1}, 30),
-        ({"max_steps": 7, "samples": None}, 7),
+        ({"horizon": Horizon(20)}, 20),
+        ({"horizon": Horizon(200)}, 200),  # no num_epochs: as many epochs as the steps need
+        ({"horizon": Horizon(200), "num_epochs": 1}, 50),
+        ({"horizon": Horizon(30), "num_epochs": 1}, 30),
+        ({"horizon": Horizon(7), "samples": None}, 7),
     ],
 )
 def test_total_steps(given, steps):
@@ -36,11 +37,11 @@ def test_total_steps(given, steps):
 
 def test_what_makes_no_whole_update_is_left_out_of_epochs_only():
     assert plan().left_out == 3
-    assert plan(max_steps=200).left_out == plan(max_steps=20, num_epochs=1).left_out == 0
+    assert plan(horizon=Horizon(200)).left_out == plan(horizon=Horizon(20), num_epochs=1).left_out == 0
 
 
 def test_tokens():
-    assert plan(max_steps=10).total_tokens == 640
+    assert plan(horizon=Horizon(10)).total_tokens == 640
 
 
 def test_endless_data_needs_max_steps():

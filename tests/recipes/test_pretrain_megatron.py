@@ -97,6 +97,13 @@ def test_samples_follow_from_the_run_and_the_seed_is_megatrons(tiny_training, se
     assert torch.equal(batch.input_ids[1], recipe.dataset[1]["tokens"])
 
 
+def test_a_budget_becomes_updates_before_there_is_a_model(tiny_training, sections):
+    recipe = tiny_training.recipe("--step_scheduler.tokens_per_param", "0.1", **sections)
+    steps = recipe.training_length.total_steps
+    assert steps == int(0.1 * recipe.model.config.counts().scaling) // (8 * 32)
+    assert len(recipe.dataset) == steps * 8
+
+
 def test_without_splits_to_build_each_section_is_its_own_split(tiny_training, sections):
     for section in sections.values():
         del section["splits_to_build"]

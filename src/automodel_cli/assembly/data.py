@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from automodel_cli.assembly.tokenizer import RunTokenizer, plain_tokenizer_name
+from automodel_cli.config.horizon import horizon_of
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.targets.instantiate import built_arguments, instantiate, resolve_function
 from automodel_cli.config.targets.target import Target
@@ -36,7 +37,7 @@ def build_dataset(cfg: PretrainConfig, target: Target, *, split: str = "train", 
         cfg.rng_seed,
         split,
         scheduler.global_batch_size,
-        scheduler.max_steps,
+        horizon_of(cfg).steps,
         every if isinstance(every, int) else None,
     )
     declared = declared_by(target, trust)
@@ -202,7 +203,7 @@ def samples_in_epochs(cfg: PretrainConfig, loader: TrainLoader, world: World, sa
     """
     epochs = cfg.step_scheduler.num_epochs
     if isinstance(loader, PackedLoader):
-        if cfg.step_scheduler.max_steps is not None and (epochs is None or loader.iterable):
+        if horizon_of(cfg).steps is not None and (epochs is None or loader.iterable):
             return None
         if loader.rows_per_epoch is None:
             raise ConfigError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from automodel_cli.config.horizon import Horizon
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.text import plural
 
@@ -28,24 +29,25 @@ class TrainingLength:
 
 def plan_training_length(
     *,
-    max_steps: int | None,
+    horizon: Horizon,
     num_epochs: int | None,
     samples: int | None,
     global_batch_size: int,
     seq_len: int,
 ) -> TrainingLength:
-    """Updates of the run: ``max_steps``, or what the epochs hold, or the smaller of the two.
+    """Updates of the run: those of its horizon, or what the epochs hold, or the smaller of the two.
 
     ``samples`` of ``num_epochs`` epochs (one where that is None), or None for a data set that has no length.
 
     Raises:
-        ConfigError: neither ``max_steps`` nor the data says how long the run is.
+        ConfigError: neither the configuration nor the data says how long the run is.
         DataError: the data does not hold one global batch.
     """
     tokens_per_step = global_batch_size * seq_len
     steps, left_out = (None, 0) if samples is None else divmod(samples, global_batch_size)
-    if max_steps is not None and (steps is None or num_epochs is None or max_steps <= steps):
-        return TrainingLength(max_steps, tokens_per_step, "max_steps")
+    wanted = horizon.steps
+    if wanted is not None and (steps is None or num_epochs is None or wanted <= steps):
+        return TrainingLength(wanted, tokens_per_step, horizon.reason)
     if steps is None:
         raise ConfigError(
             "the data set has no length and step_scheduler.max_steps is not set",

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from automodel_cli import doors, transformers_calls
+from automodel_cli.config import depth
 from automodel_cli.config.explain import describe_type, section_of
 from automodel_cli.config.field_help import help_of
 from automodel_cli.config.lookup import COMMANDS
@@ -104,6 +105,10 @@ def _open_section(name: str, role: Role, description: str) -> Iterator[str]:
     yield "\n".join(f"- {line}" for line in _allowed(role)) + "\n"
     for target, schema in role.ours.items():
         yield from _arguments(target, schema, role)
+    if name == "model":
+        rows = [(f"`{one.name}`", one.default or "needed", one.meaning) for one in depth.settings()]
+        yield "Instead of layers, width and heads, `build_gpt_model` (which `_target_` then means) takes:\n"
+        yield _table(rows, heading=("key", "default", "meaning"))
 
 
 def _allowed(role: Role) -> Iterator[str]:

@@ -16,11 +16,13 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from automodel_cli.config import yaml_tree
+from automodel_cli.config import depth, yaml_tree
 from automodel_cli.config.explain import explain, field_at, keep_text, takes_as_written
 from automodel_cli.config.overrides import COMMAND_LINE, Override, apply_override, parse_overrides
 from automodel_cli.config.problems import Problem, raise_problems
 from automodel_cli.config.schema.base import Section, keys_of, reason_ignored
+from automodel_cli.config.schema.pretrain import PretrainConfig
+from automodel_cli.config.schema.training_sections import HORIZONS
 from automodel_cli.config.targets.instantiate import check_target
 from automodel_cli.config.targets.roles import role_of_section
 from automodel_cli.config.targets.target import (
@@ -70,6 +72,10 @@ def load_config(
             override, found = _flag(model, key, value)
             apply_override(root, override)
             problems += [Problem(COMMAND_LINE, key, problem.text) for problem in found]
+    derived: dict[str, Any] = {}
+    if model is PretrainConfig:
+        derived, found = depth.fill_in(root)
+        problems += found
     keep_text(model, root)
     try:
         config = model.model_validate(root)
@@ -78,11 +84,14 @@ def load_config(
     problems += _check_targets(root, trust, known=problems)
     raise_problems([_by_its_option(problem, names or {}) for problem in problems])
     config._placeholders.update(placeholders(root))
+    config._derived.update(derived)
     return config
 
 
 def _merge_overrides(root: LocatedDict, tokens: Sequence[str]) -> list[Problem]:
     overrides, problems = parse_overrides(tokens)
+    for path in _replaced_horizons(overrides):
+        _drop(root, path)
     for override in overrides:
         if override.path in _TWO_NAMES:  # the command line wins, by whichever name
             _drop(root, _TWO_NAMES[override.path])
@@ -91,13 +100,20 @@ def _merge_overrides(root: LocatedDict, tokens: Sequence[str]) -> list[Problem]:
     return problems
 
 
+def _replaced_horizons(overrides: Sequence[Override]) -> list[tuple[str, str]]:
+    """What ends the run by the file, where the command line says what does; max_steps and num_epochs go together."""
+    paths = {f"step_scheduler.{name}": name for name in HORIZONS}
+    given = {paths[one.path] for one in overrides if one.path in paths and one.value is not None}
+    kept = given | ({"max_steps", "num_epochs"} if given & {"max_steps", "num_epochs"} else set())
+    return [("step_scheduler", name) for name in HORIZONS if given and name not in kept]
+
+
 def _drop(root: LocatedDict, parts: Sequence[str]) -> None:
     node: Any = root
     for part in parts[:-1]:
         node = node.get(part) if isinstance(node, LocatedDict) else None
     if isinstance(node, LocatedDict):
-        node.pop(parts[-1], None)
-        node.written.pop(parts[-1], None)
+        node.remove(parts[-1])
 
 
 def _flag(model: type[Section], key: str, value: Any) -> tuple[Override, list[Problem]]:

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from automodel_cli.config import depth
 from automodel_cli.config.explain import describe_type, section_of
 from automodel_cli.config.field_help import meaning_and_default
 from automodel_cli.config.schema.base import Section, keys_of, reason_ignored
@@ -131,6 +132,10 @@ def _of_targets(role: Role, section: str) -> Iterator[Setting]:
                 default = "needed" if parameter.required else parameter.default
                 where = f"{PRETRAIN}, {target.rpartition('.')[2]}"
                 yield Setting(key, takes, default, parameter.meaning, (), where)
+    if section == "model":
+        for one in depth.settings():
+            takes, default = describe_type(one.annotation), one.default or "off"
+            yield Setting(f"{section}.{one.name}", takes, default, one.meaning, (), f"{PRETRAIN}, with model.depth")
     if section == "optimizer":
         for key, meaning in _OPTIMIZER.items():
             takes = str(role.bounds.get(key, "a number"))

@@ -18,6 +18,7 @@ PRESETS = {
     "gpt2-small": "gpt2_124m",
     "gpt2-small-muon": "gpt2_124m_muon",
     "nanogpt": "nanogpt_pretrain",
+    "depth": "depth",
     "shakespeare-char": "shakespeare_char",
     "finetune-gpt2": "finetune_gpt2",
     "llama-1b": "llama_1b",

@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import Any, ClassVar
 
 from automodel_cli.errors import CheckpointError, ConfigError
-from automodel_cli.sizing.shape import Shape, padded_vocab
+from automodel_cli.sizing.shape import ParamCounts, Shape, padded_vocab
 
 UNSTORED = frozenset({"is_meta_device", "n_ctx"})
 """Arguments of builders that say nothing about the architecture."""
@@ -33,6 +33,17 @@ class ModelConfig(ABC):
     @abstractmethod
     def dimensions(self) -> dict[str, Any]:
         """The fields of ``Shape`` that are not counts of parameters: layers, width, hidden, heads, and so on."""
+
+    def counts(self) -> ParamCounts:
+        """The number of parameters, by convention."""
+        by_role, hidden = self.parameters(), self.dimensions().get("hidden")
+        total, embedding = sum(by_role.values()), by_role.get("embedding", 0)
+        tied = self.vocab_size * hidden if hidden else embedding
+        return ParamCounts(
+            total=total,
+            non_embedding=total - embedding - by_role.get("position", 0),
+            scaling=by_role.get("matrix", 0) + (by_role.get("head") or tied),
+        )
 
     def shape(self) -> Shape:
         """What cost formulas need."""

@@ -16,6 +16,17 @@ def padded_vocab(vocab_size: int, multiple: int = VOCAB_MULTIPLE) -> int:
 
 
 @dataclass(frozen=True)
+class ParamCounts:
+    """Parameters in three conventions, without the padding of the vocabulary."""
+
+    total: int
+    non_embedding: int  # without token and position embeddings, and without a head that is tied to them
+    # Matrices of the blocks and the head, tied or not: what multiplies every token. Of the conventions in use the one
+    # whose best ratio of tokens to parameters depends least on the budget (nanochat)
+    scaling: int
+
+
+@dataclass(frozen=True)
 class Shape:
     """What cost formulas need of a model. Checkpoints keep these fields, so that new ones have a default."""
 

@@ -15,6 +15,7 @@ from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.cli import console, worker
 from automodel_cli.cli.argv import Invocation, is_config_file, two_files
 from automodel_cli.cli.options import command
+from automodel_cli.config.horizon import horizon_of
 from automodel_cli.config.load import load_config, to_yaml
 from automodel_cli.config.schema.options import PretrainOptions
 from automodel_cli.config.schema.pretrain import PretrainConfig
@@ -48,6 +49,7 @@ def pretrain(cfg: PretrainOptions, context: typer.Context) -> int:
     if options.print_config:
         console.say(to_yaml(run).rstrip())
         return 0
+    horizon_of(run)  # a budget without an update is refused before anything is started
     worker.starting("pretrain llm: loading PyTorch ...")
     check_foreign(run, trust=trust)
     invocation = Invocation.of(context)

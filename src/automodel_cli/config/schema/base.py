@@ -14,6 +14,7 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
+from automodel_cli.config.amounts import parse_amount
 from automodel_cli.config.targets.target import TARGET_KEY, describe_value
 from automodel_cli.dtypes import short_name
 
@@ -42,6 +43,8 @@ Count = Annotated[int, not_a_bool, Field(gt=0), TypeName("a whole number from 1 
 Whole = Annotated[int, not_a_bool, Field(ge=0), TypeName("a whole number from 0 up")]
 Positive = Annotated[float, not_a_bool, Field(gt=0, allow_inf_nan=False), TypeName("a number above 0")]
 NotNegative = Annotated[float, not_a_bool, Field(ge=0, allow_inf_nan=False), TypeName("a number from 0 up")]
+
+Amount = Annotated[Count, BeforeValidator(parse_amount), TypeName("a number like 10000, 500K, 500M, 1.5B or 2T")]
 
 Interval = Count | Literal["final"] | None
 """Every N updates (and at the end); ``final``: only at the end; null: never."""
@@ -89,6 +92,9 @@ class Section(BaseModel):
 
     _placeholders: dict[tuple[str | int, ...], Any] = PrivateAttr(default_factory=dict)
     """``path -> text`` of values that came from the environment: printed and saved as they were written."""
+
+    _derived: dict[str, Any] = PrivateAttr(default_factory=dict)
+    """``dotted key -> value`` of what nobody has set and followed from `model.depth`."""
 
     panels: ClassVar[Mapping[str, str]] = {}
     """Groups of options in a command's help: title -> names of fields; what is in none is an option without group."""

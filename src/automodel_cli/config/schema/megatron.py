@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
-from automodel_cli.config.schema.base import Count, TypeName, Whole, ignored
-from automodel_cli.config.schema.preprocess import Amount, Tokenization
+from automodel_cli.config.schema.base import Amount, Count, TypeName, Whole, ignored
+from automodel_cli.config.schema.preprocess import Tokenization
 
 
 def _as_list(value: Any) -> Any:

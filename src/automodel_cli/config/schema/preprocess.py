@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from automodel_cli.config.amounts import parse_amount
-from automodel_cli.config.schema.base import Count, JsonOutput, Section, TypeName, Whole
+from automodel_cli.config.schema.base import Amount, Count, JsonOutput, Section, TypeName, Whole
 
 DEFAULT_DATASET = "HuggingFaceFW/fineweb"
 DEFAULT_SET_NAME = "sample-10BT"
 MAX_SHARD_TOKENS = 2**31 - 1
 
-Amount = Annotated[Count, BeforeValidator(parse_amount), TypeName("a number like 10000, 500K, 500M, 1.5B or 2T")]
 InputFormat = Literal["auto", "text", "jsonl", "json", "parquet"]
 MAX_DOCUMENT_BYTES = 256 << 20
 Fraction = Annotated[float, Field(gt=0, lt=1), TypeName("a number between 0 and 1")]

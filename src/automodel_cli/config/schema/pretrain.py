@@ -246,6 +246,11 @@ class PretrainConfig(Section):
                 yield key, role.name, target
 
     @property
+    def derived(self) -> dict[str, Any]:
+        """``dotted key -> value`` of what nobody has set and followed from `model.depth`."""
+        return self._derived
+
+    @property
     def notes(self) -> list[str]:
         """One line for each accepted key that has no effect, saying why, old targets and their arguments included."""
         return self.collect_notes()

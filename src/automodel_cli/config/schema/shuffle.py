@@ -6,8 +6,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
-from automodel_cli.config.schema.base import Count, TypeName, Whole
-from automodel_cli.config.schema.preprocess import MAX_DOCUMENT_BYTES, Amount, Fraction, TextInput
+from automodel_cli.config.schema.base import Amount, Count, TypeName, Whole
+from automodel_cli.config.schema.preprocess import MAX_DOCUMENT_BYTES, Fraction, TextInput
 
 
 def _split_names(value: Any) -> Any:

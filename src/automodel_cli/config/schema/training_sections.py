@@ -7,10 +7,12 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from automodel_cli.config.schema.base import Count, Interval, NotNegative, Positive, Section, Whole, ignored
+from automodel_cli.config.schema.base import Amount, Count, Interval, NotNegative, Positive, Section, Whole, ignored
 from automodel_cli.config.targets.target import describe_value
 
 DEFAULT_SEED = 42
+HORIZONS = ("max_steps", "max_tokens", "target_flops", "tokens_per_param", "num_epochs")
+"""Keys of step_scheduler that say when a run ends."""
 
 # Others of inductor name compilers to execute (cpp.cxx), functions to call and folders to load from.
 COMPILER_OPTIONS = frozenset({
@@ -43,9 +45,16 @@ class StepSchedulerConfig(Section):
     """Sequences a rank puts through the model at once; gradients accumulate up to the global batch. `auto`: as many as
     fit in the device's memory, predicted before training starts."""
     num_epochs: Count | None = None
-    """Maximum number of passes over the data; null: as many as `max_steps` needs, or one without `max_steps`."""
+    """Maximum number of passes over the data; null: as many as are needed, or one where nothing else ends the run."""
     max_steps: Count | None = None
-    """Stop after N updates; null: after `num_epochs`."""
+    """Stop after N updates. At most one of this and the next three is set, or `num_epochs`; only `max_steps` and
+    `num_epochs` go together, and what comes first counts."""
+    max_tokens: Amount | None = None
+    """Stop after N tokens, in whole updates."""
+    target_flops: Positive | None = None
+    """Stop after so many FLOPs of training, by the formula that the start-up table and `automodel plan` show."""
+    tokens_per_param: Positive | None = None
+    """Stop after so many tokens for each parameter, which are counted as `scaling`: matrices of the blocks and head."""
     ckpt_every_steps: Interval = 1000
     """Save a checkpoint every N updates and at the end; `final`: only at the end; null: never."""
     save_checkpoint_every_epoch: bool = False
@@ -75,6 +84,13 @@ class StepSchedulerConfig(Section):
     # Keys of older files, without effect.
     start_step: Whole = ignored(0, "a resumed run knows its step from the checkpoint")
     start_epoch: Whole = ignored(0, "a resumed run knows its epoch from the checkpoint")
+
+    @model_validator(mode="after")
+    def _one_horizon(self) -> StepSchedulerConfig:
+        given = [name for name in HORIZONS if getattr(self, name) is not None]
+        if len(given) > 1 and set(given) != {"max_steps", "num_epochs"}:
+            raise ValueError(f"found {' and '.join(given)}, expected one of them: set the others to null")
+        return self
 
     @property
     def local_rows(self) -> int:

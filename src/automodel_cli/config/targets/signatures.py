@@ -112,13 +112,18 @@ def _convert(parameter: Parameter, value: Any, opaque: Callable[[Any], bool]) ->
 # ------------------------------------------------------------------------------------------ of our own
 
 
+def declaring(schema: str) -> Any:
+    """What ``package.module.Name`` declares arguments with; its module imports no torch."""
+    module, _, name = schema.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
 @functools.cache
 def declared(schema: str) -> CallSignature:
     """The arguments that ``package.module.Name`` declares, with what its docstring's ``Args:`` say of them."""
     if not schema:
         return CallSignature({}, open=True)
-    module, _, name = schema.rpartition(".")
-    found = getattr(importlib.import_module(module), name)
+    found = declaring(schema)
     signature, texts = from_callable(found), _meanings(inspect.getdoc(found) or "")
     assert signature is not None
     parameters = {

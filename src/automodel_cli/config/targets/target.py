@@ -54,6 +54,11 @@ class LocatedDict(Located, dict[str, Any]):
         """Set a value."""
         self[key], self.written[key] = value, written
 
+    def remove(self, key: str) -> None:
+        """Forget a value, if it is there."""
+        self.pop(key, None)
+        self.written.pop(key, None)
+
 
 class LocatedList(Located, list[Any]):
     """A list of a file."""

@@ -33,6 +33,7 @@ from automodel_cli.assembly.training_length import plan_training_length
 from automodel_cli.checkpoint import layout, nested_runs
 from automodel_cli.checkpoint.all_ranks import all_ranks, on_rank_zero
 from automodel_cli.checkpoint.load_step import check_fits
+from automodel_cli.config.horizon import horizon_of
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.data.position import check_plan
 from automodel_cli.distributed.heartbeat import Heartbeat
@@ -130,7 +131,7 @@ def _load(opened: OpenedRun) -> LoadedRun:
         data_assembly.check_fits(held_out, model, what=f"validation set {name}")
     evaluation = build_evaluation(cfg, model, opened.tokenizer, say)
     training_length = plan_training_length(
-        max_steps=cfg.step_scheduler.max_steps,
+        horizon=horizon_of(cfg),
         num_epochs=cfg.step_scheduler.num_epochs,
         samples=data_assembly.samples_in_epochs(cfg, loader, world, say),
         global_batch_size=cfg.step_scheduler.global_batch_size,

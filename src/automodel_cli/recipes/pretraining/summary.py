@@ -11,6 +11,7 @@ from automodel_cli.assembly.machine import memory as memory_assembly
 from automodel_cli.assembly.machine.fast_path import FastPath
 from automodel_cli.assembly.reporter import Rows
 from automodel_cli.checkpoint import nested_runs
+from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.data.files.overlap import notes_on_overlap
 from automodel_cli.data.interface import source_of
 from automodel_cli.data.packed_loader import PackedLoader
@@ -68,7 +69,15 @@ def _model_rows(plan: RunPlan) -> Rows:
         ("model", f"{family}, {sum(counts.values()):,} parameters"),
         ("", ", ".join(f"{role} {human(number)}" for role, number in counts.items())),
         ("vocabulary", f"{model.vocab_size:,} (stored as {model.padded_vocab_size:,})"),
+        *derived_rows(plan.cfg),
     ]
+
+
+def derived_rows(cfg: PretrainConfig) -> Rows:
+    """What followed from ``model.depth``."""
+    named = {key.rpartition(".")[2]: value for key, value in cfg.derived.items()}
+    values = [f"{name} {value}" for name, value in named.items() if name != "_target_"]
+    return [("from depth", ", ".join(values))] if values else []
 
 
 def data_line(dataset: Any) -> str:

@@ -1,0 +1,74 @@
+"""The horizon of a run: the one key of ``step_scheduler`` that says where it ends, in updates.
+
+Only the configuration is looked at, and no torch is imported: a Megatron data set has to know the number of updates
+before there is a model, and ``automodel plan`` and a resume have to find the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from automodel_cli.config.schema.pretrain import PretrainConfig
+from automodel_cli.config.targets.own_models import own_model
+from automodel_cli.errors import ConfigError
+from automodel_cli.sizing.shape import flops_per_token
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """Where a run ends, and why; ``steps`` None: with the data."""
+
+    steps: int | None
+    reason: str = "max_steps"
+
+
+def horizon_of(cfg: PretrainConfig) -> Horizon:
+    """The number of whole updates that fit the horizon.
+
+    Raises:
+        ConfigError: it is less than one update, or what it counts in is not known before the model is built.
+    """
+    scheduler = cfg.step_scheduler
+    if scheduler.max_steps is not None:
+        return Horizon(scheduler.max_steps)
+    for key in ("max_tokens", "target_flops", "tokens_per_param"):
+        if (value := getattr(scheduler, key)) is not None:
+            reason = f"{key} {value:,}" if isinstance(value, int) else f"{key} {value:g}"
+            return Horizon(_steps(cfg, key, value, reason), reason)
+    return Horizon(None)
+
+
+def _steps(cfg: PretrainConfig, key: str, value: float, reason: str) -> int:
+    if (seq_len := configured_seq_len(cfg)) is None:
+        raise ConfigError(
+            f"step_scheduler.{key}: the dataset section does not say how long its rows are",
+            "set step_scheduler.max_steps instead",
+        )
+    tokens, per_update = _tokens(cfg, key, value, seq_len), cfg.step_scheduler.global_batch_size * seq_len
+    if tokens < per_update:
+        raise ConfigError(
+            f"step_scheduler.{reason} is {tokens:,} tokens, less than one update of {per_update:,}",
+            "raise it, or lower step_scheduler.global_batch_size",
+        )
+    return tokens // per_update
+
+
+def configured_seq_len(cfg: PretrainConfig) -> int | None:
+    """Tokens of a row of the training data, as far as the configuration says."""
+    rows = cfg.dataset.arguments
+    size = cfg.packed_sequence.packed_sequence_size or rows.get("seq_len") or rows.get("seq_length")
+    return size if isinstance(size, int) else None
+
+
+def _tokens(cfg: PretrainConfig, key: str, value: float, seq_len: int) -> int:
+    """Whole tokens of the horizon ``key: value``."""
+    if key == "max_tokens":
+        return int(value)
+    model = own_model(cfg.model)
+    flops = None if model is None else flops_per_token(model.shape(), seq_len)
+    if model is None or flops is None:
+        raise ConfigError(
+            f"step_scheduler.{key}: the size of {cfg.model.name} is not known before it is built",
+            "set step_scheduler.max_tokens or max_steps instead",
+        )
+    return int(value // flops if key == "target_flops" else value * model.counts().scaling)
