@@ -39,9 +39,10 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir(), f"automodel-tests-{os.getuid()}")))
 
 LONGEST_FIRST = (
-    "promises/test_same_numbers", "promises/test_launch", "promises/test_fast_paths", "promises/test_crafted_files",
-    "recipes/test_pretrain.py", "promises", "recipes/preprocess", "models/layers", "launch", "checkpoint/test_sharded",
-    "models", "train/test_step", "recipes", "metrics", "laws", "test_device", "cli", "checkpoint", "docs",
+    "promises/test_same_numbers", "promises/test_launch", "promises/test_crafted_files", "recipes/test_pretrain.py",
+    "promises/test_elastic", "launch/test_agent", "models/layers", "models/test_hf", "checkpoint/test_sharded",
+    "promises", "recipes/preprocess", "models", "train/test_step", "recipes", "metrics", "laws", "test_device", "cli",
+    "checkpoint", "docs",
 )  # fmt: skip
 
 
