@@ -48,7 +48,7 @@ _VALUES = {
     "trust": "NAME|FILE", "words": "COMMAND...", "key": "KEY", "time": "HH:MM:SS", "sbatch": "NAME=VALUE",
     "setup": "LINE", "logs": "FOLDER", "lead": "SECONDS", "timeout": "SECONDS", "source": "PATH",
     "preset": "PRESET", "val_data": "PATH", "results": "RESULTS|CSV", "where": "COLUMN=VALUE",
-    "budget": "FLOPS", "predict": "PARAMS:TOKENS",
+    "budget": "FLOPS", "gpu": "NAME", "predict": "PARAMS:TOKENS",
     "partition": "NAME", "account": "NAME", "job_name": "NAME", "batch_size": "auto|N",
 }  # fmt: skip
 _PLACES = {"source": "CKPT", "output": "FOLDER"}
