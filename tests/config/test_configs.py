@@ -11,7 +11,9 @@ from automodel_cli.config.targets.instantiate import check_foreign, instantiate
 from automodel_cli.config.targets.target import Target
 from automodel_cli.models.interface import count_parameters
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+ALL = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+SWEEPS = [path for path in ALL if "base" in yaml.safe_load(path.read_text(encoding="utf-8"))]
+CONFIGS = [path for path in ALL if path not in SWEEPS]
 
 
 def load(name: str) -> PretrainConfig:

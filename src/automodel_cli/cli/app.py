@@ -29,6 +29,7 @@ HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 WRONG_USAGE = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+_LAUNCHING = ("pretrain", "eval", "slurm", "race")
 
 # typer keeps its own copy of click in some versions: take the class from the exception it exports.
 _ClickException: type[Exception] = next(
@@ -100,9 +101,10 @@ COMMANDS: dict[str, Entry] = {
     ),
     "plot": Entry("Draw loss, learning rate and throughput of a run.", "commands.plot", "plot", _LOOK),
     "sweep": Entry(
-        "Scaling laws from many runs: automodel sweep fit RESULTS.",
+        "Many runs, and scaling laws from them: automodel sweep run -c sweep.yaml.",
         panel=_LOOK,
         commands={
+            "run": Entry("Run a grid of trainings, such as depths x budgets.", "commands.sweep", "run"),
             "fit": Entry("Fit a scaling law with error bars.", "commands.sweep", "fit"),
             "plot": Entry("Draw isoFLOP curves and the law.", "commands.sweep", "plot"),
         },
@@ -245,9 +247,11 @@ def _call(invocation: Invocation) -> int:
     if not arguments:
         command.main(args=["--help"], prog_name="automodel", standalone_mode=False)
         return WRONG_USAGE
-    if invocation.launch and arguments[0] not in ("pretrain", "eval", "slurm"):
+    if invocation.launch and arguments[0] not in _LAUNCHING and arguments[:2] != ["sweep", "run"]:
         given = ", ".join(f"--{flag}" for flag in invocation.launch)
-        raise ConfigError(f"{given}: only pretrain and eval start several processes", "leave the flag out")
+        raise ConfigError(
+            f"{given}: only pretrain, eval, sweep run and race start several processes", "leave the flag out"
+        )
     result = command.main(args=arguments, prog_name="automodel", standalone_mode=False, obj=invocation)
     return result if isinstance(result, int) else 0
 

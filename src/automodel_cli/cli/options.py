@@ -48,7 +48,8 @@ _VALUES = {
     "trust": "NAME|FILE", "words": "COMMAND...", "key": "KEY", "time": "HH:MM:SS", "sbatch": "NAME=VALUE",
     "setup": "LINE", "logs": "FOLDER", "lead": "SECONDS", "timeout": "SECONDS", "source": "PATH",
     "preset": "PRESET", "val_data": "PATH", "results": "RESULTS|CSV", "where": "COLUMN=VALUE",
-    "budget": "FLOPS", "gpu": "NAME", "predict": "PARAMS:TOKENS",
+    "budget": "FLOPS", "budgets": "FLOPS", "grid": "KEY=[A,B]", "set": "KEY=VALUE", "launch": "FLAG=VALUE",
+    "base": "FILE", "a": "A.yaml", "b": "B.yaml", "predict": "PARAMS:TOKENS", "gpu": "NAME",
     "partition": "NAME", "account": "NAME", "job_name": "NAME", "batch_size": "auto|N",
 }  # fmt: skip
 _PLACES = {"source": "CKPT", "output": "FOLDER"}
@@ -272,7 +273,7 @@ def _kind(annotation: Any) -> Any:
     origin, inner = typing.get_origin(kinds[0]), typing.get_args(kinds[0])
     if origin is tuple and len(inner) == 2 and inner[1] is not Ellipsis:
         return tuple[str, str]
-    return bool if kinds == [bool] else list[str] if origin in (tuple, list) else str
+    return bool if kinds == [bool] else list[str] if origin in (tuple, list, dict) else str
 
 
 def _metavar(name: str, annotation: Any) -> str:

@@ -23,7 +23,7 @@ from automodel_cli.config.schema.results import (
     TasksConfig,
 )
 from automodel_cli.config.schema.shuffle import ShuffleConfig
-from automodel_cli.config.schema.sweep import SweepFitConfig, SweepPlotConfig
+from automodel_cli.config.schema.sweep import RaceConfig, SweepFitConfig, SweepPlotConfig, SweepRunConfig
 from automodel_cli.config.targets.roles import Role, role_of_section
 from automodel_cli.config.targets.signatures import declared
 
@@ -39,8 +39,10 @@ COMMANDS: tuple[tuple[str, type[Section]], ...] = (
     ("automodel eval --tasks and --harness", TasksConfig),
     ("automodel inspect-ckpt", InspectConfig),
     ("automodel plot", PlotConfig),
+    ("automodel sweep run", SweepRunConfig),
     ("automodel sweep fit", SweepFitConfig),
     ("automodel sweep plot", SweepPlotConfig),
+    ("automodel race", RaceConfig),
     ("automodel generate", GenerateConfig),
     ("automodel export hf", ExportConfig),
     ("automodel import", ImportConfig),

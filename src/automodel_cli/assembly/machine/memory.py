@@ -79,7 +79,7 @@ def predict(
         whole=path.compile_scope == "model" and not many,
         head_loss=path.head_loss if model.direct_head else "plain",
         chunk_tokens=chunk_tokens(cfg.loss_fn) or default_chunk_tokens(shape.padded_vocab_size, device),
-z_loss=bool(cfg.loss_fn and cfg.loss_fn.arguments.get("z_loss_weight")),
+        z_loss=bool(cfg.loss_fn and cfg.loss_fn.arguments.get("z_loss_weight")),
         recompute=section.recompute,
         attention=attention_keeps(model, device=device, precision=path.precision, seq_len=seq_len),
         dropout=model.has_dropout(),

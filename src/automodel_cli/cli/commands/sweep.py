@@ -1,12 +1,15 @@
-"""``automodel sweep``: scaling laws from the results of many runs."""
+"""``automodel sweep``: many runs, and scaling laws from their results."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import typer
+
 from automodel_cli.cli import console
+from automodel_cli.cli.argv import Invocation
 from automodel_cli.cli.options import command, show_json
-from automodel_cli.config.schema.sweep import SweepFitConfig, SweepPlotConfig
+from automodel_cli.config.schema.sweep import SweepFitConfig, SweepPlotConfig, SweepRunConfig
 
 if TYPE_CHECKING:
     from automodel_cli.recipes.sweep.fit import Fit
@@ -17,6 +20,25 @@ _EXPONENTS = {
     "b": "D_opt ~ C^b",
     "c": "L_opt - E ~ C^-c",
 }
+
+
+@command(
+    SweepRunConfig,
+    examples=(
+        "automodel sweep run -c configs/scaling_law_tiny.yaml --dry-run",
+        "automodel sweep run --base configs/depth.yaml --depths 6 --depths 8 --budgets 1e18 --output-dir runs/sweep",
+    ),
+    epilog="""Each run is its own process in its own folder; finished runs are skipped, interrupted ones go on, failed
+    ones are tried again. Launch flags (--nproc-per-node N) are those of each run: automodel help launch.
+
+    Exit codes: 0 all runs are finished, 1 one failed, 75 interrupted (the same command goes on).""",
+)
+def run(cfg: SweepRunConfig, context: typer.Context) -> int:
+    """Run a grid of trainings, such as depths x budgets, and write a row of results for each."""
+    from automodel_cli.recipes.sweep import run as recipe
+
+    with console.reporter("sweep") as reporter:
+        return recipe.run(cfg, Invocation.of(context).launch, reporter).exit_code
 
 
 @command(

@@ -1,13 +1,15 @@
-"""Settings of ``automodel sweep fit`` and ``automodel sweep plot``."""
+"""Settings of ``automodel sweep run``, ``fit`` and ``plot``, and of ``automodel race``."""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from automodel_cli.config.schema.base import Count, JsonOutput, Positive, Section, TypeName, Whole
+from automodel_cli.config.schema.base import Count, JsonOutput, NotNegative, Positive, Section, TypeName, Whole
+from automodel_cli.config.yaml_tree import parse_value
 
 Level = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False), TypeName("a number between 0 and 1")]
 
@@ -39,6 +41,25 @@ def _pairs(value: Any) -> Any:
         raise ValueError(f"expected PARAMS:TOKENS, two numbers with a colon between, found {given!r}")
     return tuple((_above_0(params), _above_0(tokens)) for params, tokens in pairs)
 
+
+def _set_by_key(value: Any) -> Any:
+    """``["optimizer.lr=1e-3"]``, as a command line has it, as a mapping of dotted keys to values."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    pairs = [str(one).partition("=") for one in (value if isinstance(value, list | tuple) else [value])]
+    if bad := [key for key, equals, _ in pairs if not (key and equals)]:
+        raise ValueError(f"expected KEY=VALUE, found {bad[0]!r}")
+    return {key: parse_value(text, "")[0] for key, _, text in pairs}
+
+
+def _grid(value: Any) -> Any:
+    """Every key with the tuple of its values; a single one stands for itself."""
+    given = _set_by_key(value)
+    return {key: tuple(one) if isinstance(one, list | tuple) else (one,) for key, one in given.items()}
+
+
+KeyValues = Annotated[dict[str, Any], BeforeValidator(_set_by_key), TypeName("dotted keys and their values")]
+Grid = Annotated[dict[str, tuple[Any, ...]], BeforeValidator(_grid), TypeName("dotted keys and lists of values")]
 
 Budgets = Annotated[tuple[float, ...], BeforeValidator(_budgets), TypeName("numbers above 0")]
 Pairs = Annotated[
@@ -84,3 +105,68 @@ class SweepPlotConfig(SweepPoints):
     the results."""
     title: str | None = None
     """Title of the figure; null: the results' name."""
+
+
+class Processes(Section):
+    """How the processes of several runs are started."""
+
+    panels: ClassVar = {"Processes": "jobs launch stop_timeout trust"}
+
+    jobs: Count = 1
+    """Runs at a time; on a machine with GPUs each gets its own."""
+    launch: KeyValues = Field(default_factory=dict)
+    """Launch flags of every run (`nproc-per-node: 8`); given on the command line as they are: `--nproc-per-node 8`."""
+    stop_timeout: Positive = 120.0
+    """Seconds that runs get to save when they are stopped."""
+    trust: tuple[str, ...] = ()
+    """Allow your own code (my_module, path/file.py) or the code of a Hub repository; empty: none."""
+
+
+class SweepRunConfig(Processes):
+    """Settings of `automodel sweep run`: one training run for each point of a grid."""
+
+    panels: ClassVar = {"Grid": "depths budgets ratios grid seeds set", **Processes.panels}
+
+    base: str
+    """YAML file of the training run that the grid varies."""
+    output_dir: str
+    """Folder of the sweep: a run folder for each run, and results.jsonl. A sweep that is found there goes on."""
+    depths: tuple[Count, ...] = ()
+    """Values of `model.depth`; empty: as the base says."""
+    budgets: Budgets = ()
+    """Values of `step_scheduler.target_flops`; empty: as the base says."""
+    ratios: tuple[Positive, Positive] | None = None
+    """Leave out runs whose tokens per parameter lie outside of these two; null: none are."""
+    grid: Grid = Field(default_factory=dict)
+    """Values of any other keys (`optimizer.lr: [1e-3, 2e-3]`); all combinations are run."""
+    seeds: tuple[Whole, ...] = ()
+    """Values of `rng.seed`; empty: as the base says."""
+    set: KeyValues = Field(default_factory=dict)
+    """Keys of the base to change in all runs."""
+    dry_run: bool = False
+    """Show the runs and exit."""
+
+
+class RaceConfig(Processes, JsonOutput):
+    """Settings of `automodel race`: whether the training run of B.yaml is better than that of A.yaml."""
+
+    panels: ClassVar = {"Test": "metric minutes seeds margin alpha set", **Processes.panels}
+
+    a: str
+    """YAML file of the run to beat."""
+    b: str
+    """YAML file of the run that may be better."""
+    metric: Literal["val_bpb", "val_loss", "core"] = "val_bpb"
+    """What is compared at the end of each run."""
+    minutes: Positive | None = None
+    """Start no pair that would not end within so many minutes, judged by the longest so far; null: no limit."""
+    seeds: Annotated[Count | Literal["auto"], TypeName("a whole number from 1 up, or auto")] = "auto"
+    """Pairs at most; auto: until there is a verdict, 30 at most."""
+    margin: NotNegative = 0.0005
+    """Relative difference that does not matter: the race ends when the interval lies within."""
+    alpha: Level = 0.05
+    """Probability of a verdict where there is no difference, however often one looks."""
+    set: KeyValues = Field(default_factory=dict)
+    """Keys to change in both files."""
+    output_dir: str | None = None
+    """Folder of the runs; a race that is found there goes on. null: `runs/race_A_B`."""
