@@ -112,7 +112,6 @@ optimizer: {lr: 1, params: []}
             "packed_sequence: prepacked: true means rows that are packed already",
         ),
         ("optimizer: adam", "optimizer: expected a mapping with _target_, found the text 'adam'"),
-        ("loss_fn: {reduction: sum}", "loss_fn: a _target_ is needed"),
         ("loss_fn: {_target_: [a]}", "loss_fn: _target_ must be a name, found a list"),
         ("validation_dataset_code: {seq_len: 1}", "validation_dataset_code: a _target_ is needed"),
         ("validation_dataset_code: 3", "validation_dataset_code: expected a mapping with _target_, found 3"),
