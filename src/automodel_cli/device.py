@@ -98,6 +98,11 @@ def peak_flops_by_name(name: str, precision: str) -> float | None:
     return next(found, None)
 
 
+def known_devices() -> list[str]:
+    """Names in the table of peaks."""
+    return list(_PEAKS)
+
+
 def is_known_device(name: str) -> bool:
     """Whether the table of peaks has a device of this name."""
     return peak_flops_by_name(name, "fp16") is not None

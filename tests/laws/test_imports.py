@@ -62,6 +62,8 @@ LIGHT = [
     (["pretrain", "llm", "-c", "absent.yaml"], 2),
     (["pretrain", "llm", "-c", "cfg.yaml", "--print-config"], 0),
     (["pretrain", "llm", "-c", "cfg.yaml", "--step_scheduler.max_stepz", "1"], 2),
+    (["plan", "-c", "cfg.yaml", "step_scheduler.target_flops=1e15", "--gpu", "H100"], 0),
+    (["plan", "-c", "cfg.yaml", "step_scheduler.target_flops=1"], 2),
     (["pretrain", "llm", "-c", "cfg.yaml", "--model.n_layers", "1"], 2),
     (["pretrain", "llm", "-c", "cfg.yaml", "--model._target_", "os.system"], 2),
     (["cfg.yaml", "stray"], 2),

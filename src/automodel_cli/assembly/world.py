@@ -103,7 +103,7 @@ def parallel_config(cfg: PretrainConfig, model: CausalLM, fast_path: FastPath) -
         strategy="ddp" if section.strategy == "ddp" else "fsdp2",
         param_dtype=autocast_dtype(fast_path.precision),
         reduce_dtype=(policy and autocast_dtype(policy.reduce_dtype)) or torch.float32,
-        recompute=recomputing(cfg),
+        recompute=cfg.distributed.recompute,
         prefetch=section.enable_fsdp2_prefetch,
         tp_plan=plan_of(cfg, model),
         reshard_after_forward=section.reshard_after_forward,
@@ -119,12 +119,6 @@ def parallel_config(cfg: PretrainConfig, model: CausalLM, fast_path: FastPath) -
     )
 
 
-def recomputing(cfg: PretrainConfig) -> str | None:
-    """Activation checkpointing: full, selective, or None."""
-    wanted = cfg.distributed.activation_checkpointing
-    return ("full" if wanted is True else wanted) or None
-
-
 def rows(cfg: PretrainConfig, world: World) -> list[tuple[str, str]]:
     """How the model lies over the processes, in a line; none for one process."""
     if world.size == 1:
@@ -133,7 +127,7 @@ def rows(cfg: PretrainConfig, world: World) -> list[tuple[str, str]]:
     strategy = "ddp" if section.strategy == "ddp" else "fsdp2"
     sizes = " x ".join(f"{axis} {world.axis_size(axis)}" for axis in MESH_AXES if world.axis_size(axis) > 1)
     words = [f"{world.size}: {strategy}, {sizes}"]
-    if recompute := recomputing(cfg):
+    if recompute := cfg.distributed.recompute:
         words.append(f"activations computed again ({recompute})")
     if section.offload_policy is not None:
         words.append("weights kept in CPU memory")

@@ -72,6 +72,10 @@ COMMANDS: dict[str, Entry] = {
         "Train a language model: automodel pretrain llm -c cfg.yaml (or just automodel cfg.yaml).",
         "commands.pretrain", "pretrain", _TRAIN,
     ),
+    "plan": Entry(
+        "Show what a run would take: parameters, FLOPs, tokens, memory, time; needs no torch.",
+        "commands.plan", "plan", _TRAIN,
+    ),
     "init": Entry(
         "Write a starter YAML file; without a name, list the presets.", "commands.init", "init", _TRAIN
     ),

@@ -21,14 +21,18 @@ AOTAutograd's min-cut partitioner makes (compiled), for torch 2.13; tests compar
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from automodel_cli.sizing.shape import Shape
 
 FP32_BYTES = 4
 _COMPUTE_BYTES = {"fp32": 4}  # everything else that matrix products are computed in is kept in two bytes
 _MIB = 1 << 20
+_MOMENTS = {"Adafactor": 0, "Adagrad": 1, "Muon": 1, "muon_adamw": 1, "RMSprop": 1, "Rprop": 2}
+DEFAULT_MOMENTS = 2
+"""AdamW's."""
 
 TASK_LOGITS = {"cpu": 1 << 24, "cuda": 1 << 27}
 """Logits of scored positions at once, in in-context tasks."""
@@ -112,6 +116,13 @@ class PeakMemory:
         """Purpose -> bytes, without what there is none of."""
         names = ("weights", "gradients", "moments", "activations", "head", "workspace", "process")
         return {name: size for name in names if (size := getattr(self, name))}
+
+
+def moments_of(optimizer: str, arguments: Mapping[str, Any]) -> int:
+    """Numbers that an optimizer, named by its class, keeps of each weight; two where it is not known."""
+    if optimizer == "SGD":
+        return int(bool(arguments.get("momentum")))
+    return _MOMENTS.get(optimizer, DEFAULT_MOMENTS) + int(bool(arguments.get("amsgrad")))
 
 
 def peak_memory(shape: Shape, plan: StepPlan) -> PeakMemory | None:

@@ -6,20 +6,17 @@ import socket
 from dataclasses import dataclass
 
 from automodel_cli import device as this_machine
-from automodel_cli.assembly import world as world_assembly
 from automodel_cli.assembly.machine.fast_path import StepPath
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.targets.aliases import present_name
 from automodel_cli.config.targets.target import Target
 from automodel_cli.distributed.world import World
 from automodel_cli.models.interface import CausalLM
-from automodel_cli.sizing.memory import PeakMemory, StepPlan, peak_memory
+from automodel_cli.sizing.memory import DEFAULT_MOMENTS, PeakMemory, StepPlan, moments_of, peak_memory
 from automodel_cli.text import binary_size
 from automodel_cli.train.losses import default_chunk_tokens
 
 # Numbers that torch's optimizers keep of each weight. Those that are not listed count as two, the most of these.
-_MOMENTS = {"Adafactor": 0, "Adagrad": 1, "Muon": 1, "muon_adamw": 1, "RMSprop": 1, "Rprop": 2}
-_DEFAULT_MOMENTS = 2
 _MATMUL_TOKENS = 1024  # ``models.layers.shared.attend_auto``: longer sequences go through SDPA
 
 
@@ -82,7 +79,7 @@ def predict(
         whole=path.compile_scope == "model" and not many,
         head_loss=path.head_loss if model.direct_head else "plain",
         chunk_tokens=chunk_tokens(cfg.loss_fn) or default_chunk_tokens(shape.padded_vocab_size, device),
-        recompute=world_assembly.recomputing(cfg),
+        recompute=section.recompute,
         attention=attention_keeps(model, device=device, precision=path.precision, seq_len=seq_len),
         dropout=model.has_dropout(),
         moments=moments(cfg.optimizer),
@@ -112,11 +109,8 @@ def chunk_tokens(loss_fn: Target | None) -> int | None:
 def moments(optimizer: Target | None) -> int:
     """Numbers that the optimizer keeps of each weight; two where it is not known."""
     if optimizer is None:
-        return _DEFAULT_MOMENTS
-    name, arguments = present_name(optimizer.name).rpartition(".")[2], optimizer.arguments
-    if name == "SGD":
-        return int(bool(arguments.get("momentum")))
-    return _MOMENTS.get(name, _DEFAULT_MOMENTS) + int(bool(arguments.get("amsgrad")))
+        return DEFAULT_MOMENTS
+    return moments_of(present_name(optimizer.name).rpartition(".")[2], optimizer.arguments)
 
 
 def attention_keeps(model: CausalLM, *, device: str, precision: str, seq_len: int) -> str:

@@ -14,6 +14,8 @@ Time = Annotated[
     TypeName("minutes, HH:MM:SS or D-HH:MM:SS"),
 ]
 
+Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False), TypeName("a number above 0 and up to 1")]
+
 
 class RunOptions(Section):
     """What every command takes that reads a run's configuration."""
@@ -39,6 +41,21 @@ class PretrainOptions(RunOptions):
     """Show the plan (sizes, steps, memory, data) and exit."""
     print_config: bool = False
     """Print the effective configuration as YAML and exit."""
+
+
+class PlanOptions(RunOptions, JsonOutput):
+    """Options of `automodel plan` that are no keys of the run's configuration."""
+
+    panels: ClassVar = {"Options": "config gpu num_gpus mfu price"}
+
+    gpu: str | None = None
+    """GPU to estimate the time for: H100, A100, RTX 4090, ...; null: no estimate."""
+    num_gpus: Count = 1
+    """Number of GPUs."""
+    mfu: Share = 0.4
+    """Share of the GPU's peak that training reaches; a run shows its own as `mfu`."""
+    price: Positive | None = None
+    """Price of a GPU hour, in any currency; null: no cost."""
 
 
 class SlurmOptions(Section):

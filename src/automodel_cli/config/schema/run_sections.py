@@ -123,6 +123,12 @@ class DistributedConfig(Section):
     check_for_nan_in_grad: bool | None = ignored(None, "gradients are always checked")
     init_fsdp_with_meta_device: bool | None = ignored(None, "models are always built on the meta device")
 
+    @property
+    def recompute(self) -> str | None:
+        """Activation checkpointing: full, selective, or None."""
+        wanted = self.activation_checkpointing
+        return ("full" if wanted is True else wanted) or None
+
     @classmethod
     def from_known_target(cls, class_name: str, data: dict[str, Any]) -> dict[str, Any]:
         """A manager class names the strategy; a `strategy` key beside it must agree."""

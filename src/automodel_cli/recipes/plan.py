@@ -1,0 +1,243 @@
+"""What a run would take, from its configuration alone: parameters, FLOPs, tokens, updates, memory, time. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from automodel_cli import device as this_machine
+from automodel_cli.config.horizon import configured_seq_len, horizon_of
+from automodel_cli.config.schema.options import PlanOptions
+from automodel_cli.config.schema.pretrain import PretrainConfig
+from automodel_cli.config.targets import aliases
+from automodel_cli.config.targets.own_models import SizedModel, own_model
+from automodel_cli.config.targets.target import Target
+from automodel_cli.corpus.formats.megatron_bin import inspect_prefix
+from automodel_cli.data.arguments import MegatronArguments
+from automodel_cli.data.files.token_files import open_token_files
+from automodel_cli.data.megatron.gpt_index import parse_split
+from automodel_cli.data.megatron.paths import read_paths
+from automodel_cli.errors import AutomodelError, ConfigError
+from automodel_cli.sizing.memory import StepPlan, moments_of, peak_memory
+from automodel_cli.sizing.shape import ParamCounts, flops_per_token
+from automodel_cli.text import plural
+
+CARDS_GIB = (8, 12, 24, 80)
+_SHARE = 0.9  # of a card's memory that is planned with, as local_batch_size: auto does
+_MOST_TOKENS = 131_072  # of a micro-batch: beyond that nothing gets faster
+_CHUNK_TOKENS = 2048  # of the loss, near enough
+FEW_EPOCHS = 4
+"""Up to so many passes are nearly as good as new data (Muennighoff et al. 2023, arXiv 2305.16264)."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A card, the largest micro-batch that fits there (0: none does), and the highest memory of a step with it."""
+
+    card_gib: int
+    local_batch_size: int
+    micro_batches: int  # of an update, on each GPU
+    peak_gib: float
+
+
+@dataclass(frozen=True)
+class Time:
+    """How long training takes at a share of a GPU's peak."""
+
+    gpu: str
+    num_gpus: int
+    mfu: float
+    tokens_per_s: float
+    hours: float
+    gpu_hours: float
+    cost: float | None  # at a price of a GPU hour
+
+
+@dataclass(frozen=True)
+class RunEstimate:
+    """What a run would take; ``data_tokens`` None: the files are not there (``missing`` says why)."""
+
+    family: str
+    params: ParamCounts
+    params_by_role: dict[str, int]
+    seq_len: int
+    flops_per_token: int
+    global_batch_size: int
+    tokens_per_update: int
+    steps: int
+    tokens: int
+    horizon: str
+    flops: float
+    tokens_per_param: float
+    data_tokens: int | None
+    epochs: float | None
+    missing: str
+    memory: tuple[Fit, ...]
+    time: Time | None
+    derived: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader should not miss."""
+        if self.epochs is None or self.epochs <= 1:
+            return []
+        more = f"; beyond {FEW_EPOCHS} passes repeated tokens teach little" if self.epochs > FEW_EPOCHS else ""
+        return [
+            f"the data repeat: {self.tokens:,} tokens are needed and {self.data_tokens:,} are there "
+            f"({count(self.epochs)} passes){more}"
+        ]
+
+
+def count(number: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def run(cfg: PretrainConfig, options: PlanOptions) -> RunEstimate:
+    """Work it out.
+
+    Raises:
+        ConfigError: a budget of no update, or a model or data set of which too little is known.
+    """
+    model, seq_len = own_model(cfg.model), configured_seq_len(cfg)
+    flops = None if model is None or seq_len is None else flops_per_token(model.shape(), seq_len)
+    if model is None or seq_len is None or flops is None:
+        what = "rows of this data set" if seq_len is None else cfg.model.name
+        raise ConfigError(
+            f"the size of {what} is not known before it is built",
+            "use automodel pretrain llm --dry-run",
+        )
+    rows = cfg.step_scheduler.global_batch_size
+    data = _find_data(cfg, seq_len)
+    steps, why = _steps(cfg, data, rows)
+    tokens = steps * rows * seq_len
+    return RunEstimate(
+        family=model.family,
+        params=model.counts(),
+        params_by_role={role: number for role, number in model.parameters().items() if number},
+        seq_len=seq_len,
+        flops_per_token=flops,
+        global_batch_size=rows,
+        tokens_per_update=rows * seq_len,
+        steps=steps,
+        tokens=tokens,
+        horizon=why,
+        flops=float(flops) * tokens,
+        tokens_per_param=tokens / model.counts().scaling,
+        data_tokens=data.tokens,
+        epochs=tokens / data.tokens if data.tokens else None,
+        missing=data.missing,
+        memory=tuple(_fit(cfg, model, seq_len, options.num_gpus, card) for card in CARDS_GIB),
+        time=_time(options, flops, tokens),
+        derived=cfg.derived,
+    )
+
+
+@dataclass(frozen=True)
+class _Data:
+    """The training files: tokens and samples of one pass, None where they are not there."""
+
+    tokens: int | None = None
+    samples: int | None = None
+    missing: str = ""
+
+
+def _find_data(cfg: PretrainConfig, seq_len: int) -> _Data:
+    given = cfg.dataset.arguments
+    try:
+        if "file_pattern" in given:
+            found = open_token_files(given["file_pattern"], raw_dtype=given.get("raw_dtype"))
+            sizes = [one.num_tokens for one in found.files]
+            return _Data(sum(sizes), sum((size - 1) // seq_len for size in sizes))
+        if "paths" in given:
+            tokens = _megatron_tokens(given["paths"], given.get("split", MegatronArguments.split))
+            return _Data(tokens, tokens // seq_len)
+    except AutomodelError as error:
+        return _Data(missing=error.message)
+    return _Data(missing=f"{cfg.dataset.name} is not made of token files")
+
+
+def _megatron_tokens(paths: Any, split: Any) -> int:
+    """Tokens for training; by its share, where files are divided."""
+    blend = read_paths(paths, "train")
+    tokens = sum(inspect_prefix(prefix).tokens.num_tokens for prefix in blend.prefixes)
+    low, high = (0.0, 1.0) if blend.own_files else parse_split(split)[0] or (0.0, 0.0)
+    return round((high - low) * tokens)
+
+
+def _steps(cfg: PretrainConfig, data: _Data, rows: int) -> tuple[int, str]:
+    """Updates, and why so many."""
+    horizon, epochs = horizon_of(cfg), cfg.step_scheduler.num_epochs
+    of_data = None if data.samples is None else (epochs or 1) * data.samples // rows
+    if horizon.steps is not None and (epochs is None or of_data is None or horizon.steps <= of_data):
+        return horizon.steps, horizon.reason
+    if of_data is None:
+        raise ConfigError(
+            f"how long the run is depends on the data: {data.missing}",
+            "set step_scheduler.target_flops, tokens_per_param, max_tokens or max_steps, or make the data",
+        )
+    if of_data < 1:
+        raise ConfigError(
+            f"the training data hold {data.samples:,} samples, less than one update of {rows:,}",
+            "lower step_scheduler.global_batch_size, or add data",
+        )
+    return of_data, plural(epochs or 1, "epoch")
+
+
+def _fit(cfg: PretrainConfig, model: SizedModel, seq_len: int, num_gpus: int, card_gib: int) -> Fit:
+    """The configured micro-batch on a card, for `auto` the largest that fits."""
+    wanted, share = cfg.step_scheduler.local_batch_size, cfg.step_scheduler.global_batch_size // num_gpus
+    sizes = [wanted] if wanted != "auto" else _halves(share, _MOST_TOKENS // seq_len)
+    peaks = {rows: _peak_gib(cfg, model, seq_len, rows, num_gpus) for rows in sizes}
+    rows = next((rows for rows in sizes if peaks[rows] <= _SHARE * card_gib), 0)
+    return Fit(card_gib, rows, -(-share // rows) if rows else 0, peaks[rows or sizes[-1]])
+
+
+def _halves(rows: int, most: int) -> list[int]:
+    """Divisors of ``rows``, the largest up to ``most`` first."""
+    found = [size for size in range(min(rows, max(1, most)), 0, -1) if rows % size == 0]
+    return found or [1]
+
+
+def _peak_gib(cfg: PretrainConfig, model: SizedModel, seq_len: int, rows: int, num_gpus: int) -> float:
+    """Highest memory of a compiled step in bf16 on a GPU."""
+    section, optimizer = cfg.distributed, cfg.optimizer or Target("AdamW")
+    moments = moments_of(aliases.present_name(optimizer.name).rpartition(".")[2], optimizer.arguments)
+    strategy = ("ddp" if section.strategy == "ddp" else "fsdp2") if num_gpus > 1 else None
+    plan = StepPlan(
+        seq_len=seq_len,
+        local_batch_size=rows,
+        residual_bytes=2,
+        compiled=True,
+        whole=num_gpus == 1,
+        head_loss="plain" if getattr(model, "softcap", 0) else "chunked",
+        chunk_tokens=_CHUNK_TOKENS,
+        recompute=section.recompute,
+        moments=moments,
+        accumulates=cfg.step_scheduler.global_batch_size > rows * num_gpus,
+        strategy=strategy,
+        shards=num_gpus,
+        validates=bool(cfg.validation_datasets),
+    )
+    peak = peak_memory(model.shape(), plan)
+    return (peak.total if peak else 0) / 2**30
+
+
+def _time(options: PlanOptions, flops: int, tokens: int) -> Time | None:
+    if options.gpu is None:
+        return None
+    peak = this_machine.peak_flops_by_name(options.gpu, "bf16")
+    if peak is None:
+        raise ConfigError(
+            f"the peak of {options.gpu!r} in bf16 is not known",
+            f"give one of {', '.join(this_machine.known_devices())}",
+        )
+    speed = peak * options.mfu * options.num_gpus / flops
+    hours = tokens / speed / 3600
+    gpu_hours = hours * options.num_gpus
+    cost = None if options.price is None else gpu_hours * options.price
+    return Time(options.gpu, options.num_gpus, options.mfu, speed, hours, gpu_hours, cost)
