@@ -1,8 +1,8 @@
 """A sequential test of paired differences: looked at after every pair, it still errs at its level. Pure arithmetic.
 
-The differences d_1, d_2, ... are taken as normal with unknown mean and variance. For each mean mu there is a process that
-is a martingale if mu is true, the likelihood ratio of the t statistic with a normal prior on the effect size (mean over
-standard deviation, prior variance tau^2):
+The differences d_1, d_2, ... are taken as normal with unknown mean and variance. For each mean mu there is a process
+that is a martingale if mu is true, the likelihood ratio of the t statistic with a normal prior on the effect size (mean
+over standard deviation, prior variance tau^2):
 
     M_n(mu) = A^(-1/2) ((1 + x) / (1 + x / A))^(n/2),   x = n (mean - mu)^2 / ((n - 1) s^2),   A = 1 + n tau^2
 
@@ -10,8 +10,8 @@ By Ville's inequality it ever reaches 1 / alpha with probability at most alpha. 
 interval that holds the truth at all n at once, with probability 1 - alpha: a confidence sequence. So nobody has to say
 beforehand how many pairs there will be, and looking costs nothing.
 
-Lai 1976, "On confidence sequences", Annals of Statistics 4(2); Wang & Ramdas 2024, "Anytime-valid t-tests and confidence
-sequences for Gaussian means with unknown variance", arXiv 2310.03722, theorem on the scale-invariant mixture.
+Lai 1976, "On confidence sequences", Annals of Statistics 4(2); Wang & Ramdas 2024, "Anytime-valid t-tests and
+confidence sequences for Gaussian means with unknown variance", arXiv 2310.03722: the scale-invariant mixture.
 """
 
 from __future__ import annotations
