@@ -109,6 +109,10 @@ COMMANDS: dict[str, Entry] = {
             "plot": Entry("Draw isoFLOP curves and the law.", "commands.sweep", "plot"),
         },
     ),
+    "race": Entry(
+        "Say whether one training run is better than another: automodel race A.yaml B.yaml.",
+        "commands.race", "race", _LOOK,
+    ),
     "generate": Entry("Generate text from a prompt.", "commands.generate", "generate", _LOOK),
     "export": Entry(
         "Export a checkpoint as a folder that transformers loads: automodel export hf CKPT OUT.",

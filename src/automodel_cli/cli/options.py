@@ -49,7 +49,7 @@ _VALUES = {
     "setup": "LINE", "logs": "FOLDER", "lead": "SECONDS", "timeout": "SECONDS", "source": "PATH",
     "preset": "PRESET", "val_data": "PATH", "results": "RESULTS|CSV", "where": "COLUMN=VALUE",
     "budget": "FLOPS", "budgets": "FLOPS", "grid": "KEY=[A,B]", "set": "KEY=VALUE", "launch": "FLAG=VALUE",
-    "base": "FILE", "a": "A.yaml", "b": "B.yaml", "predict": "PARAMS:TOKENS", "gpu": "NAME",
+    "base": "FILE", "gpu": "NAME", "a": "A.yaml", "b": "B.yaml", "predict": "PARAMS:TOKENS",
     "partition": "NAME", "account": "NAME", "job_name": "NAME", "batch_size": "auto|N",
 }  # fmt: skip
 _PLACES = {"source": "CKPT", "output": "FOLDER"}
