@@ -184,6 +184,7 @@ def choose_compile(
     total_steps: int,
     parameters: int | None = None,
     backend: str | None = None,
+    seconds: float | None = None,
 ) -> tuple[bool, str]:
     """(compile or not, why). ``auto`` compiles where the run is long enough to win back the compile time.
 
@@ -193,22 +194,21 @@ def choose_compile(
         total_tokens, total_steps: planned length of the run.
         parameters: of the model; None where it is not known.
         backend: torch.compile's; None: its default, which needs a compiler on this machine.
+        seconds: that the run has, where the time ends it.
     """
     wanted, reason = bool(setting), "as configured"
     if setting == "auto":
-        wanted, reason = _worth_compiling(device, total_tokens, total_steps, parameters)
+        seconds = eager_seconds(device, total_tokens, total_steps, parameters) if seconds is None else seconds
+        wanted, reason = _worth_compiling(device, seconds)
     if not wanted:
         return False, reason
     problem = _compile_problem(device, backend or "inductor")
     return (True, reason) if problem is None else (False, f"torch.compile does not work here: {problem}")
 
 
-def _worth_compiling(
-    device: torch.device, total_tokens: int, total_steps: int, parameters: int | None
-) -> tuple[bool, str]:
+def _worth_compiling(device: torch.device, seconds: float) -> tuple[bool, str]:
     if device.type not in _COMPILE_PAYS_AFTER_S:
         return False, f"torch.compile is not used on {device.type}"
-    seconds = eager_seconds(device, total_tokens, total_steps, parameters)
     length = f"about {rough_duration(seconds)} without it"
     if seconds >= _COMPILE_PAYS_AFTER_S[device.type]:
         return True, length

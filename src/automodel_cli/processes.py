@@ -6,11 +6,14 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS")
 """What makes a process think that it is one of several."""
+STARTED_VARIABLE = "AUTOMODEL_STARTED"
+"""When the launcher of this process was started, in seconds since 1970."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -38,7 +41,12 @@ def own_rank(environ: Mapping[str, str] | None = None) -> RankInfo:
 
 def without_launcher(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment of a child that is to be a process of its own, whatever started this one."""
-    return {name: value for name, value in environ.items() if name not in LAUNCHER_VARIABLES}
+    return {name: value for name, value in environ.items() if name not in (*LAUNCHER_VARIABLES, STARTED_VARIABLE)}
+
+
+def command_started() -> float:
+    """When the command began that this process is a part of, in seconds since 1970: its launcher's start, else now."""
+    return float(os.environ.get(STARTED_VARIABLE) or time.time())
 
 
 def cores() -> int:

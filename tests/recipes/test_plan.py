@@ -86,6 +86,14 @@ def test_time_and_cost(tiny_training):
         estimate(tiny_training, options=PlanOptions(gpu="abacus"))
 
 
+def test_a_run_by_time_is_as_long_as_the_gpu_makes_it(tiny_training):
+    timed = ("step_scheduler.max_minutes=2", "lr_scheduler.lr_decay_style=constant")
+    found = estimate(tiny_training, *timed, options=PlanOptions(gpu="H100"))
+    assert found.time.hours * 60 == pytest.approx(2, rel=1e-3)
+    with pytest.raises(ConfigError, match="max_minutes 2 says no number of updates"):
+        estimate(tiny_training, *timed)
+
+
 def test_the_micro_batch_is_the_largest_that_fits(tiny_training):
     words = ["model.n_embd=768", "model.n_layer=12", "model.n_positions=1024", "model.vocab_size=50257"]
     words += ["dataset.seq_len=1024", "step_scheduler.global_batch_size=512", "step_scheduler.max_steps=9"]

@@ -203,7 +203,8 @@ def samples_in_epochs(cfg: PretrainConfig, loader: TrainLoader, world: World, sa
     """
     epochs = cfg.step_scheduler.num_epochs
     if isinstance(loader, PackedLoader):
-        if horizon_of(cfg).steps is not None and (epochs is None or loader.iterable):
+        horizon = horizon_of(cfg)
+        if horizon.timed or (horizon.steps is not None and (epochs is None or loader.iterable)):
             return None
         if loader.rows_per_epoch is None:
             raise ConfigError(

@@ -21,7 +21,7 @@ from automodel_cli.metrics.wandb_log import open_wandb
 
 
 def open_logs(
-    cfg: PretrainConfig, run_folder: Path, *, step: int, total_steps: int, world: World, reporter: Reporter
+    cfg: PretrainConfig, run_folder: Path, *, step: int, total_steps: int | None, world: World, reporter: Reporter
 ) -> MetricsLog:
     """The log of a run that goes on from ``step``; what a killed run logged past that is set aside.
 

@@ -126,6 +126,8 @@ def build_schedule(cfg: PretrainConfig, optimizer: torch.optim.Optimizer, total_
     lr = base_value(optimizer, "lr")
     if cfg.lr_scheduler is None:
         return Schedule(max_lr=lr)
+    if cfg.step_scheduler.max_minutes is not None:
+        total_steps = cfg.lr_scheduler.lr_decay_steps or total_steps
     keys = cfg.lr_scheduler.model_dump(exclude={"use_checkpoint_opt_param_scheduler", "override_opt_param_scheduler"})
     return Schedule.from_keys(
         lr=lr, weight_decay=base_value(optimizer, "weight_decay"), total_steps=total_steps, **keys

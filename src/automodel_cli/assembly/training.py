@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,17 @@ from automodel_cli.config.schema.other_sections import MfuConfig
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.targets.instantiate import instantiate
 from automodel_cli.distributed.world import World
-from automodel_cli.errors import CheckpointError
+from automodel_cli.errors import CheckpointError, ConfigError
 from automodel_cli.json_files import Count, FileModel, FiniteFloat, validated
 from automodel_cli.metrics.throughput import Throughput
 from automodel_cli.models.init import derive_seed
 from automodel_cli.models.interface import CausalLM
 from automodel_cli.sizing import shape as sizing
+from automodel_cli.train.deadline import Deadline
 from automodel_cli.train.losses import ChunkedCrossEntropy, LogitsLoss, MaskedCrossEntropy
 from automodel_cli.train.state import TrainState
+
+_SLURM_END = "SLURM_JOB_END_TIME"
 
 
 def build_head_loss(cfg: PretrainConfig, fast_path: FastPath, *, trust: Sequence[str] = ()) -> Any:
@@ -95,7 +99,7 @@ def build_throughput(
     model: CausalLM,
     *,
     seq_len: int,
-    total_steps: int,
+    total_steps: int | None,
     precision: str,
     device: torch.device,
     world_size: int = 1,
@@ -109,6 +113,25 @@ def build_throughput(
         device=device,
         world_size=world_size,
     )
+
+
+def build_deadline(cfg: PretrainConfig, *, started: float) -> Deadline:
+    """When the run has to be over: ``max_minutes`` after the command began (``started``, seconds since 1970).
+
+    Raises:
+        ConfigError: `auto`, and Slurm does not say when the job ends.
+    """
+    minutes = cfg.step_scheduler.max_minutes
+    if minutes is None:
+        return Deadline()
+    if minutes != "auto":
+        return Deadline(started + 60 * minutes)
+    if not (ends_at := os.environ.get(_SLURM_END, "")).isdigit():
+        raise ConfigError(
+            f"step_scheduler.max_minutes auto: {_SLURM_END} is not set, so the end of the job is not known",
+            "start the run in a Slurm job with a time limit, or give minutes",
+        )
+    return Deadline(float(ends_at))
 
 
 def _peak_flops(mfu: MfuConfig | None, device: torch.device, precision: str) -> float | None:

@@ -10,6 +10,7 @@ from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.text import plural
 
 Interval = int | Literal["final"] | None
+_NEVER = 10**9
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,14 @@ class TrainingLength:
     total_steps: int
     tokens_per_step: int
     reason: str
+    timed: bool = False  # it ends with the time; ``total_steps`` is never reached
+    seconds: float | None = None  # of a timed run, where they are known
     left_out: int = 0  # samples at the very end of the epochs that make no whole update
+
+    @property
+    def known_steps(self) -> int | None:
+        """``total_steps``; None where only the time ends the run."""
+        return None if self.timed else self.total_steps
 
     @property
     def total_tokens(self) -> int:
@@ -45,6 +53,8 @@ def plan_training_length(
     """
     tokens_per_step = global_batch_size * seq_len
     steps, left_out = (None, 0) if samples is None else divmod(samples, global_batch_size)
+    if horizon.timed:
+        return TrainingLength(_NEVER, tokens_per_step, horizon.reason, timed=True, seconds=horizon.seconds)
     wanted = horizon.steps
     if wanted is not None and (steps is None or num_epochs is None or wanted <= steps):
         return TrainingLength(wanted, tokens_per_step, horizon.reason)
@@ -59,7 +69,7 @@ def plan_training_length(
             f"the training data ({epochs}) holds less than one global batch of {tokens_per_step:,} tokens",
             "lower step_scheduler.global_batch_size, shorten seq_len, raise num_epochs, or add data",
         )
-    return TrainingLength(steps, tokens_per_step, epochs, left_out)
+    return TrainingLength(steps, tokens_per_step, epochs, left_out=left_out)
 
 
 def due(step: int, *, every: Interval, last: int) -> bool:

@@ -13,13 +13,17 @@ from automodel_cli.config.targets.own_models import own_model
 from automodel_cli.errors import ConfigError
 from automodel_cli.sizing.shape import flops_per_token
 
+_ENDS = ("cosine", "linear", "WSD")  # schedules that reach their lowest rate at the end of the run
+
 
 @dataclass(frozen=True)
 class Horizon:
-    """Where a run ends, and why; ``steps`` None: with the data."""
+    """Where a run ends, and why; ``steps`` None: with the data, or where it is ``timed`` with the time."""
 
     steps: int | None
     reason: str = "max_steps"
+    timed: bool = False
+    seconds: float | None = None  # that a timed run has, where the configuration says it
 
 
 def horizon_of(cfg: PretrainConfig) -> Horizon:
@@ -35,7 +39,23 @@ def horizon_of(cfg: PretrainConfig) -> Horizon:
         if (value := getattr(scheduler, key)) is not None:
             reason = f"{key} {value:,}" if isinstance(value, int) else f"{key} {value:g}"
             return Horizon(_steps(cfg, key, value, reason), reason)
+    if scheduler.max_minutes is not None:
+        _check_schedule(cfg)
+        if scheduler.max_minutes == "auto":
+            return Horizon(None, "max_minutes auto", timed=True)
+        reason = f"max_minutes {scheduler.max_minutes:g}"
+        return Horizon(None, reason, timed=True, seconds=60 * scheduler.max_minutes)
     return Horizon(None)
+
+
+def _check_schedule(cfg: PretrainConfig) -> None:
+    """See that the schedule does not wait for an end that nobody knows."""
+    schedule = cfg.lr_scheduler
+    if schedule is not None and schedule.lr_decay_steps is None and schedule.lr_decay_style in _ENDS:
+        raise ConfigError(
+            f"lr_scheduler: {schedule.lr_decay_style} has to know the number of updates, and max_minutes says none",
+            "set lr_scheduler.lr_decay_steps, or lr_decay_style: constant",
+        )
 
 
 def _steps(cfg: PretrainConfig, key: str, value: float, reason: str) -> int:

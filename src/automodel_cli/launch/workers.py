@@ -22,9 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from automodel_cli.processes import STARTED_VARIABLE
+
 ERROR_FILE_VARIABLE = "AUTOMODEL_ERROR_FILE"
 ATTEMPT_VARIABLE = "AUTOMODEL_ATTEMPT"  # how often the workers had been started before
 LAUNCHER_VARIABLE = "AUTOMODEL_LAUNCHER_PID"
+_LAUNCHED = time.time()
 KILL_TIMEOUT_S = 10.0  # how long a killed process may take to disappear
 _POLL_S = 0.05
 
@@ -143,7 +146,7 @@ class Workers:
 
     def __init__(self, command: Sequence[str], environments: Sequence[Mapping[str, str]], folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        own = {LAUNCHER_VARIABLE: str(os.getpid())}
+        own = {LAUNCHER_VARIABLE: str(os.getpid()), STARTED_VARIABLE: str(_LAUNCHED)}
         self._workers: list[Worker] = []
         try:
             for environment in environments:

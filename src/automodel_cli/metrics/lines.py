@@ -84,24 +84,26 @@ _EVAL = (
 )
 
 
-def compact(*, total_steps: int, per_gpu: bool = False, width: Callable[[], int] = lambda: WIDTH) -> Lines:
-    """Compact lines of a run of ``total_steps``.
+def compact(*, total_steps: int | None, per_gpu: bool = False, width: Callable[[], int] = lambda: WIDTH) -> Lines:
+    """Compact lines of a run of ``total_steps``; None: nobody knows how many.
 
     Args:
         per_gpu: also show each GPU's share of the tokens a second.
         width: columns there are, asked at each line; what does not fit is left out, the least important first.
     """
 
+    of, digits = ("", 5) if total_steps is None else (f"/{total_steps}", len(str(total_steps)))
+
     def line(record: Record, begin: str, table: Sequence[tuple[int, str, str]]) -> str:
         fields = [(rank, _FILL.vformat(text, (), record)) for rank, key, text in table if _shown(record, key)]
         return _fit([(0, begin), *fields], width())
 
     def step(record: Record) -> str:
-        return f"step {record['step']}/{total_steps}"
+        return f"step {record['step']}{of}"
 
     def train(record: Record) -> str:
         table = [field for field in _TRAIN if per_gpu or field[1] != "tps_per_gpu"]
-        return line(record, step(record).ljust(6 + 2 * len(str(total_steps))), table)
+        return line(record, step(record).ljust(6 + 2 * digits), table)
 
     def val(record: Record) -> str:
         name = record.get("name", "default")

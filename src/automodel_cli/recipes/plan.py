@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from automodel_cli import device as this_machine
-from automodel_cli.config.horizon import configured_seq_len, horizon_of
+from automodel_cli.config.horizon import Horizon, configured_seq_len, horizon_of
 from automodel_cli.config.schema.options import PlanOptions
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.targets import aliases
@@ -113,7 +113,11 @@ def run(cfg: PretrainConfig, options: PlanOptions) -> RunEstimate:
         )
     rows = cfg.step_scheduler.global_batch_size
     data = _find_data(cfg, seq_len)
-    steps, why = _steps(cfg, data, rows)
+    horizon = horizon_of(cfg)
+    if horizon.timed:
+        steps, why = _timed_steps(options, horizon, flops * rows * seq_len), horizon.reason
+    else:
+        steps, why = _steps(cfg, horizon, data, rows)
     tokens = steps * rows * seq_len
     return RunEstimate(
         family=model.family,
@@ -169,9 +173,19 @@ def _megatron_tokens(paths: Any, split: Any) -> int:
     return round((high - low) * tokens)
 
 
-def _steps(cfg: PretrainConfig, data: _Data, rows: int) -> tuple[int, str]:
+def _timed_steps(options: PlanOptions, horizon: Horizon, flops_per_update: int) -> int:
+    """Updates that a GPU does in the time there is."""
+    if horizon.seconds is None or options.gpu is None:
+        raise ConfigError(
+            f"step_scheduler.{horizon.reason} says no number of updates",
+            "give minutes and --gpu NAME for an estimate, or another horizon",
+        )
+    return max(1, int(horizon.seconds * _flops_per_s(options) // flops_per_update))
+
+
+def _steps(cfg: PretrainConfig, horizon: Horizon, data: _Data, rows: int) -> tuple[int, str]:
     """Updates, and why so many."""
-    horizon, epochs = horizon_of(cfg), cfg.step_scheduler.num_epochs
+    epochs = cfg.step_scheduler.num_epochs
     of_data = None if data.samples is None else (epochs or 1) * data.samples // rows
     if horizon.steps is not None and (epochs is None or of_data is None or horizon.steps <= of_data):
         return horizon.steps, horizon.reason
@@ -230,14 +244,20 @@ def _peak_gib(cfg: PretrainConfig, model: SizedModel, seq_len: int, rows: int, n
 def _time(options: PlanOptions, flops: int, tokens: int) -> Time | None:
     if options.gpu is None:
         return None
+    speed = _flops_per_s(options) / flops
+    hours = tokens / speed / 3600
+    gpu_hours = hours * options.num_gpus
+    cost = None if options.price is None else gpu_hours * options.price
+    return Time(options.gpu, options.num_gpus, options.mfu, speed, hours, gpu_hours, cost)
+
+
+def _flops_per_s(options: PlanOptions) -> float:
+    """Training FLOP/s of all GPUs."""
+    assert options.gpu is not None
     peak = this_machine.peak_flops_by_name(options.gpu, "bf16")
     if peak is None:
         raise ConfigError(
             f"the peak of {options.gpu!r} in bf16 is not known",
             f"give one of {', '.join(this_machine.known_devices())}",
         )
-    speed = peak * options.mfu * options.num_gpus / flops
-    hours = tokens / speed / 3600
-    gpu_hours = hours * options.num_gpus
-    cost = None if options.price is None else gpu_hours * options.price
-    return Time(options.gpu, options.num_gpus, options.mfu, speed, hours, gpu_hours, cost)
+    return peak * options.mfu * options.num_gpus

@@ -164,6 +164,7 @@ class Choices:
             device=self.device,
             total_tokens=length.total_tokens,
             total_steps=length.total_steps,
+            seconds=length.seconds,
             parameters=self._parameters(),
             backend=self.cfg.compile.backend,
         )

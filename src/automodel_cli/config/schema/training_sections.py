@@ -11,7 +11,7 @@ from automodel_cli.config.schema.base import Amount, Count, Interval, NotNegativ
 from automodel_cli.config.targets.target import describe_value
 
 DEFAULT_SEED = 42
-HORIZONS = ("max_steps", "max_tokens", "target_flops", "tokens_per_param", "num_epochs")
+HORIZONS = ("max_steps", "max_tokens", "target_flops", "tokens_per_param", "num_epochs", "max_minutes")
 """Keys of step_scheduler that say when a run ends."""
 
 # Others of inductor name compilers to execute (cpp.cxx), functions to call and folders to load from.
@@ -47,7 +47,7 @@ class StepSchedulerConfig(Section):
     num_epochs: Count | None = None
     """Maximum number of passes over the data; null: as many as are needed, or one where nothing else ends the run."""
     max_steps: Count | None = None
-    """Stop after N updates. At most one of this and the next three is set, or `num_epochs`; only `max_steps` and
+    """Stop after N updates. At most one of this and the next four is set, or `num_epochs`; only `max_steps` and
     `num_epochs` go together, and what comes first counts."""
     max_tokens: Amount | None = None
     """Stop after N tokens, in whole updates."""
@@ -55,6 +55,9 @@ class StepSchedulerConfig(Section):
     """Stop after so many FLOPs of training, by the formula that the start-up table and `automodel plan` show."""
     tokens_per_param: Positive | None = None
     """Stop after so many tokens for each parameter, which are counted as `scaling`: matrices of the blocks and head."""
+    max_minutes: Positive | Literal["auto"] | None = None
+    """Stop so many minutes after the command was started, the last validation and checkpoint included; `auto`: before
+    the Slurm job ends. The schedule then needs a length of its own (`lr_scheduler.lr_decay_steps`)."""
     ckpt_every_steps: Interval = 1000
     """Save a checkpoint every N updates and at the end; `final`: only at the end; null: never."""
     save_checkpoint_every_epoch: bool = False

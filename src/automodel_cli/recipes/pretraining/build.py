@@ -39,6 +39,7 @@ from automodel_cli.data.position import check_plan
 from automodel_cli.distributed.heartbeat import Heartbeat
 from automodel_cli.distributed.parallelize import ParallelModel
 from automodel_cli.distributed.world import World
+from automodel_cli.processes import command_started
 from automodel_cli.recipes.pretraining.run import NO_OPTIONS, LoadedRun, OpenedRun, Run, RunOptions, RunPlan
 from automodel_cli.recipes.pretraining.summary import show_summary
 from automodel_cli.train.compiling import share_cache
@@ -95,6 +96,7 @@ def plan_run(cfg: PretrainConfig, world: World, reporter: Reporter, options: Run
 def _open(cfg: PretrainConfig, world: World, reporter: Reporter, options: RunOptions) -> OpenedRun:
     """Find data, model and checkpoint, and see that the first two fit."""
     stop = StopRequest(cfg.step_scheduler.preemption_signal)
+    deadline = training.build_deadline(cfg, started=command_started())
     this_machine.bound_the_heap()
     dataset = data_assembly.build_dataset(cfg, cfg.dataset, trust=options.trust)
     tokenizer = run_tokenizer(cfg, dataset)
@@ -108,6 +110,7 @@ def _open(cfg: PretrainConfig, world: World, reporter: Reporter, options: RunOpt
         world=world,
         reporter=reporter,
         stop=stop,
+        deadline=deadline,
         dataset=dataset,
         tokenizer=tokenizer,
         model=model,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from itertools import islice
 from typing import Any
@@ -42,7 +43,14 @@ def train(run: Run) -> RunResult:
             state.advance(run.loader.epoch, run.training_length.tokens_per_step)
             run.heartbeat.beat(state.step)
 
-            stopping, save_failed = run.world.any_of(run.stop.requested, run.checkpointer.failed)
+            time_is_up = run.training_length.timed and run.deadline.near()
+            stopping, save_failed, time_is_up = run.world.any_of(
+                run.stop.requested, run.checkpointer.failed, time_is_up
+            )
+            if time_is_up:
+                progress.last = last = state.step
+                intervals = replace(intervals, last=last)
+                run.reporter.say(f"the time is up: step {last} is the last ({run.training_length.reason})")
             events = intervals.after(
                 state.step,
                 stopping=run.stop.heard(stopping),
@@ -55,12 +63,14 @@ def train(run: Run) -> RunResult:
                 run.checkpointer.wait()
             went_on = not events.stop
             if events.validate:
-                went_on = progress.validate()
+                with run.deadline.timing("validation"):
+                    went_on = progress.validate()
             if events.evaluate and went_on:
                 went_on = progress.evaluate()
             if run.saves and (events.save or not went_on):
-                progress.save(stopping=not went_on)
-            if not went_on:
+                with run.deadline.timing("save"):
+                    progress.save(stopping=not went_on)
+            if not went_on or time_is_up:
                 break
             if is_first:
                 _after_the_first_update(run)

@@ -53,6 +53,7 @@ class Progress:
     deferred: DeferredMetrics[Update]  # numbers of updates that are still on their way from the device
     saved_step: int | None  # of the newest checkpoint in the run folder that this run wrote or goes on from
     draws_random_numbers: bool  # the model has dropout
+    last: int  # the update that ends training; where the time does, it is known only then
     compiled: bool  # torch.compile was asked for and has not failed so far
     soundness: Soundness = field(default_factory=Soundness)
     validated_step: int | None = None  # validated_step, val_losses: the newest validation that was finished
@@ -61,7 +62,7 @@ class Progress:
     @classmethod
     def begin(cls, run: Run) -> Progress:
         """Open the logs, compile the model, start the stopwatch."""
-        last = run.training_length.total_steps
+        last = run.training_length.known_steps
         throughput = training.build_throughput(
             run.model,
             seq_len=run.seq_len,
@@ -92,6 +93,7 @@ class Progress:
             deferred=DeferredMetrics(run.device),
             saved_step=run.state.step if run.goes_on else None,
             draws_random_numbers=run.model.has_dropout(),
+            last=run.training_length.total_steps,
             compiled=run.fast_path.compile,
         )
         progress._compile()
@@ -157,7 +159,7 @@ class Progress:
         }
         self.metrics.train({**place, **fields, **update.packed, **more, **self.throughput.read(update.step)})
         run = self.run
-        run.reporter.progress(update.step, run.training_length.total_steps, f"loss {numbers.loss:.4f}")
+        run.reporter.progress(update.step, run.training_length.known_steps or 0, f"loss {numbers.loss:.4f}")
 
     def _abort_on_nan(self) -> None:
         run, limit = self.run, self.run.cfg.step_scheduler.max_skipped_steps
@@ -236,7 +238,7 @@ class Progress:
     def may_save(self, *, stopping: bool) -> bool:
         """Whether loss and weights are numbers; if not, the save is owed, or the earlier checkpoint is the newest."""
         run, soundness = self.run, self.soundness
-        at_the_end = stopping or run.state.step >= run.training_length.total_steps
+        at_the_end = stopping or run.state.step >= self.last
         reason = reason_not_to_save(soundness, run.model, run.world, at_the_end=at_the_end)
         if reason is not None and not soundness.owed:
             run.reporter.say(f"step {run.state.step} is not saved: {reason}")
@@ -252,7 +254,7 @@ class Progress:
         is_best = loss < state.best_val_loss
         state.best_val_loss = loss if is_best else state.best_val_loss
         wanted = run.cfg.checkpoint.save_consolidated
-        is_last = state.step >= run.training_length.total_steps
+        is_last = state.step >= self.last
         facts, started = run.facts.to_json(), time.perf_counter()
         with self.throughput.pause():
             folder = run.checkpointer.save(

@@ -29,6 +29,7 @@ from automodel_cli.distributed.parallelize import ParallelModel
 from automodel_cli.distributed.world import World
 from automodel_cli.models.interface import CausalLM, count_parameters
 from automodel_cli.sizing.memory import PeakMemory
+from automodel_cli.train.deadline import Deadline
 from automodel_cli.train.preemption import StopRequest
 from automodel_cli.train.schedules import Schedule
 from automodel_cli.train.state import TrainState
@@ -57,6 +58,7 @@ class OpenedRun:
     world: World
     reporter: Reporter
     stop: StopRequest
+    deadline: Deadline  # when it has to be over
     dataset: Any
     tokenizer: RunTokenizer | None
     model: CausalLM

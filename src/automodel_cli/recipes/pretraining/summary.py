@@ -114,7 +114,9 @@ def _schedule_rows(plan: RunPlan) -> Rows:
         ),
         (
             "length",
-            f"{length.total_steps:,} updates ({length.reason}{rest}), {human(length.total_tokens)} tokens",
+            f"until the time is up ({length.reason})"
+            if length.timed
+            else f"{length.total_steps:,} updates ({length.reason}{rest}), {human(length.total_tokens)} tokens",
         ),
         ("learning rate", plan.schedule.describe()),
     ]
@@ -148,8 +150,9 @@ def _cost_rows(plan: RunPlan) -> Rows:
     flops = sizing.flops_per_token(plan.model.shape(), plan.seq_len)
     if flops is None:
         return [("cost", "n/a: the shape of this model is not known")]
-    total = flops * plan.training_length.total_tokens
+    length = plan.training_length
+    total = "" if length.timed else f", {flops * length.total_tokens:.3g} in all"
     return [
-        ("FLOPs", f"{human(flops, billions='G')} per token, {total:.3g} in all"),
+        ("FLOPs", f"{human(flops, billions='G')} per token{total}"),
         memory_assembly.row(plan.peak, plan.memory),
     ]
