@@ -13,14 +13,41 @@ unexport PYTHONDONTWRITEBYTECODE
 
 NEEDS_GPU := benchmarks/gpu.py benchmarks/document_attention.py
 
+# Of `make train` and `make run-scaling-law`; what is empty is as configs/depth.yaml says.
+NGPUS      ?= 1
+MODE       ?= pretraining
+DEPTH      ?=
+TARGET_FLOPS ?=
+BATCH_SIZE ?=
+CHECKPOINT ?=
+VAL_EVALS  ?= true
+CORE_EVALS ?= false
+SWEEP      ?= configs/scaling_law.yaml
+
 .DEFAULT_GOAL := help
-.PHONY: help quickstart install dev check ruff mypy lint-imports codespell format test test-unit promises conformance conformance-newest same torture bench bench-gpu docs clean
+.PHONY: help quickstart train run-scaling-law gpu-status install dev check ruff mypy lint-imports codespell format test test-unit promises conformance conformance-newest same torture bench bench-gpu docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 quickstart: $(VENV)/.installed ## install, then text -> tokens -> GPT -> score, on this machine's own Python sources
 	$(BIN)/automodel quickstart --config configs/quickstart.yaml --output-dir runs/quickstart
+
+train: $(VENV)/.installed ## train configs/depth.yaml: NGPUS= DEPTH= TARGET_FLOPS= BATCH_SIZE= CHECKPOINT= VAL_EVALS= CORE_EVALS=
+	$(if $(filter-out pretraining,$(MODE)),$(error MODE=$(MODE): only pretraining is there))
+	$(BIN)/automodel pretrain llm -c configs/depth.yaml --nproc-per-node $(NGPUS) \
+	  $(if $(DEPTH),model.depth=$(DEPTH)) $(if $(TARGET_FLOPS),step_scheduler.target_flops=$(TARGET_FLOPS)) \
+	  $(if $(BATCH_SIZE),step_scheduler.local_batch_size=$(BATCH_SIZE)) $(if $(CHECKPOINT),init_from=$(CHECKPOINT)) \
+	  $(if $(filter false,$(VAL_EVALS)),step_scheduler.val_every_steps=null) \
+	  $(if $(filter true,$(CORE_EVALS)),evaluation.tasks=core)
+
+run-scaling-law: $(VENV)/.installed ## depths 6-14 x 1e18-6e18 FLOPs, then the law and its picture: NGPUS= SWEEP=
+	$(BIN)/automodel sweep run -c $(SWEEP) --nproc-per-node $(NGPUS)
+	$(BIN)/automodel sweep fit $(basename $(SWEEP:configs/%=runs/%))
+	$(BIN)/automodel sweep plot $(basename $(SWEEP:configs/%=runs/%))
+
+gpu-status: ## what the GPUs of this machine are doing
+	@nvidia-smi || echo "no NVIDIA GPU or driver here; automodel doctor says what there is"
 
 install: $(VENV)/.installed ## create .venv with the command line and all extras
 dev: $(VENV)/.dev ## the same plus what checks and tests need

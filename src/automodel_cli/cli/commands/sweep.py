@@ -35,7 +35,7 @@ _EXPONENTS = {
 )
 def run(cfg: SweepRunConfig, context: typer.Context) -> int:
     """Run a grid of trainings, such as depths x budgets, and write a row of results for each."""
-    from automodel_cli.recipes.sweep import run as recipe
+    from automodel_cli.recipes.sweep import grid as recipe
 
     with console.reporter("sweep") as reporter:
         return recipe.run(cfg, Invocation.of(context).launch, reporter).exit_code
