@@ -137,7 +137,7 @@ def logits(data: list[Batch]) -> None:
         with torch.no_grad():
             found = model(data[0])
         log_z = found.logsumexp(-1)
-        line(name, losses, f"largest logit {found.abs().max():.1f}, mean log Z {log_z.mean():+.2f}")
+        line(name, losses, f"largest magnitude of a logit {found.abs().max():.1f}, mean log Z {log_z.mean():+.2f}")
 
 
 def positions(data: list[Batch]) -> None:
