@@ -7,7 +7,7 @@ Both take and return what ``subprocess.run`` and ``subprocess.Popen`` do, as far
 a process that imports torch, transformers and ours, and has no thread; each command is forked from it with its own
 arguments, environment, folder, session, files and signals, so it can be killed, waited for and compared like any other.
 
-A command with ``--nproc-per-node`` or ``--nnodes`` starts its workers as forks too; they are children of that launcher.
+A command that starts others (``--nproc-per-node``, ``--nnodes``, ``sweep``, ``race``) has forks for them too, its children.
 
 Not for tests of what only a new Python can show: imports and their time, memory of a whole process, hash seeds, the
 console script, torchrun, variables that a library reads when it is imported (see ENVIRONMENT). Each command has at
@@ -68,6 +68,7 @@ PRELOADED = (
         ]
     ),
     "automodel_cli.launch.agent",
+    "automodel_cli.launch.jobs",
     *(f"automodel_cli.models.{name}" for name in ("gpt2", "hf", "llama")),
     *(
         f"automodel_cli.recipes.{name}"
@@ -368,7 +369,7 @@ def _child(request: dict[str, Any], descriptors: list[int]) -> None:
         os.environ.clear()
         os.environ.update(request["env"])
         _limit(request["limits"])
-        if any(word.startswith(("--nproc-per-node", "--nnodes")) for word in request["argv"]):
+        if any(word.startswith(("--nproc-per-node", "--nnodes", "sweep", "race")) for word in request["argv"]):
             _fork_workers()
         _execute(request["argv"])
         code = 0
@@ -432,7 +433,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 class _Worker:
-    """What ``subprocess.Popen`` is to ``launch.workers``; the command is carried out by a fork of :func:`_seed`."""
+    """What ``subprocess.Popen`` is to ``launch.workers`` and ``launch.jobs``; the command is carried out by a fork of :func:`_seed`."""
 
     def __init__(
         self,
@@ -442,9 +443,10 @@ class _Worker:
         env: Mapping[str, str],
         stdin: int,
         stdout: IO[bytes] | None,
-        stderr: IO[bytes] | None,
+        stderr: int | IO[bytes] | None,
         start_new_session: bool,
     ) -> None:
+        stderr = stdout if stderr == subprocess.STDOUT else stderr
         assert command[0] == sys.executable and stdin == subprocess.DEVNULL and start_new_session
         self.returncode: int | None = None
         request = {"argv": list(command[1:]), "cwd": os.fspath(Path.cwd()), "env": dict(env), "limits": []}
@@ -458,6 +460,14 @@ class _Worker:
             ended, status = os.waitpid(self.pid, os.WNOHANG)
             self.returncode = os.waitstatus_to_exitcode(status) if ended else None
         return self.returncode
+
+    def wait(self, timeout: float) -> int:
+        deadline = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() >= deadline:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout)
+            time.sleep(0.02)
+        return code
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
@@ -473,11 +483,11 @@ def _fork_workers() -> None:
         ours.close()
         _seed(theirs, launcher)
     theirs.close()
-    from automodel_cli.launch import workers
+    from automodel_cli.launch import jobs, workers
 
-    workers.subprocess = types.SimpleNamespace(  # type: ignore[assignment]
-        Popen=functools.partial(_Worker, ours), DEVNULL=subprocess.DEVNULL
-    )
+    names = {name: getattr(subprocess, name) for name in ("DEVNULL", "STDOUT", "TimeoutExpired")}
+    forks = types.SimpleNamespace(Popen=functools.partial(_Worker, ours), **names)
+    jobs.subprocess = workers.subprocess = forks  # type: ignore[assignment]
 
 
 def _seed(connection: socket.socket, launcher: int) -> None:
