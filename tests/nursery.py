@@ -7,7 +7,7 @@ Both take and return what ``subprocess.run`` and ``subprocess.Popen`` do, as far
 a process that imports torch, transformers and ours, and has no thread; each command is forked from it with its own
 arguments, environment, folder, session, files and signals, so it can be killed, waited for and compared like any other.
 
-A command that starts others (``--nproc-per-node``, ``--nnodes``, ``sweep``, ``race``) has forks for them too, its children.
+A command that starts others (``--nproc-per-node``, ``--nnodes``, ``sweep``, ``race``) has forks for them too.
 
 Not for tests of what only a new Python can show: imports and their time, memory of a whole process, hash seeds, the
 console script, torchrun, variables that a library reads when it is imported (see ENVIRONMENT). Each command has at
@@ -433,7 +433,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 class _Worker:
-    """What ``subprocess.Popen`` is to ``launch.workers`` and ``launch.jobs``; the command is carried out by a fork of :func:`_seed`."""
+    """The ``subprocess.Popen`` of ``launch.workers`` and ``launch.jobs``, carried out by a fork of :func:`_seed`."""
 
     def __init__(
         self,
