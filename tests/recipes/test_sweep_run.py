@@ -66,5 +66,6 @@ def test_a_race_of_a_run_against_itself_finds_no_difference(folder):
     assert done.returncode == 3, done.stdout + done.stderr
     found = json.loads(done.stdout)
     assert (found["verdict"], found["gain"], found["pairs"]) == ("no difference found", 0.0, 1)
+    assert found["interval"] is None, "infinite, which JSON cannot say"
     assert all(pair["a"] == pair["b"] for pair in found["results"])
     assert len(list((folder / "race").glob("[ab]_s*"))) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -125,7 +126,7 @@ def as_json(raced: Raced) -> dict[str, object]:
         "verdict": None if raced.interrupted else found.verdict,
         "metric": raced.metric,
         "gain": found.mean,
-        "interval": [found.low, found.high],
+        "interval": [found.low, found.high] if math.isfinite(found.low) else None,  # nothing is known yet
         "level": 1 - raced.alpha,
         "pairs": found.pairs,
         "results": [{"seed": seed, "a": a, "b": b} for seed, (a, b) in raced.pairs.items()],
