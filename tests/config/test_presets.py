@@ -12,7 +12,9 @@ from automodel_cli.config.presets import PRESETS, describe_presets, filled_in, p
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.errors import ConfigError
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+OF_SWEEPS = {"depth_tiny", "scaling_law", "scaling_law_tiny"}  # no run to begin with
+FILES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+CONFIGS = [path for path in FILES if path.stem not in OF_SWEEPS]
 
 
 def test_they_are_the_files_of_configs():

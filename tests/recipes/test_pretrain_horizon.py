@@ -51,7 +51,7 @@ def test_a_budget_of_no_update_is_refused_before_anything_is_built(tiny_training
         tiny_training.recipe("step_scheduler.max_tokens=100")
 
 
-TIMED = ("step_scheduler.max_minutes=60", "lr_scheduler.lr_decay_steps=100")
+TIMED = ("step_scheduler.max_minutes=60", "lr_scheduler.lr_decay_steps=100", "compile.enabled=false")
 
 
 def test_when_the_time_is_up_it_validates_saves_and_ends(tiny_training):
