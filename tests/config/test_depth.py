@@ -81,6 +81,7 @@ def test_the_older_rules_are_a_switch(load_text):
     ("override", "says"),
     [
         ("model.depth=0", r"model.depth: expected a number above 0, found 0"),
+        ("model.depth=1000000000", r"model.depth: expected at most 10,000 layers, found 1,000,000,000"),
         ("model.depth=deep", r"model.depth: expected a whole number, found the text 'deep'"),
         ("model.num_hidden_layers=4", r"model.depth: is 6 and model.num_hidden_layers 4; keep one of them"),
         ("model.scaling_rules=none_of_these", r"model.scaling_rules: expected power_lines or width"),

@@ -20,6 +20,8 @@ from automodel_cli.errors import ConfigError
 from automodel_cli.sizing import depth as rules
 from automodel_cli.sizing.depth import Multipliers, ScalingRules, Size
 
+MOST_LAYERS = 10_000
+"""Far above any model; a slip of the keyboard would otherwise be computed for minutes."""
 _BUILDER = "automodel_cli.models.gpt.build_gpt_model"
 _MUON, _ADAMW = "automodel_cli.train.muon.rules.muon_adamw", "torch.optim.AdamW"
 _TUNED: dict[str, dict[str, float]] = {
@@ -98,6 +100,8 @@ def _checked(model: LocatedDict, given: Mapping[str, Any]) -> tuple[DepthArgumen
         for key, value in values.items()
         if isinstance(value, int | float) and value <= 0
     ]
+    if isinstance(depth := values.get("depth"), int) and depth > MOST_LAYERS:
+        found.append(("depth", f"expected at most {MOST_LAYERS:,} layers, found {depth:,}"))
     if (layers := model.get("num_hidden_layers")) not in (None, values.get("depth")):
         found.append(("depth", f"is {given['depth']} and model.num_hidden_layers {layers}; keep one of them"))
     problems = [_problem(model, key, text) for key, text in found]

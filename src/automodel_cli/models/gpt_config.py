@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from automodel_cli.errors import CheckpointError
 from automodel_cli.models.llama_config import LlamaConfig
 from automodel_cli.models.model_config import (
+    GroupedHeads,
     ModelConfig,
     is_positive,
     known_tokens,
@@ -103,7 +104,7 @@ _BUILDER = "build_gpt_model"
 
 
 @dataclass(kw_only=True)
-class GPTConfig(ModelConfig):
+class GPTConfig(GroupedHeads, ModelConfig):
     """What ``build_gpt_model`` takes. Options that are not given are those of the preset.
 
     Args:
@@ -212,27 +213,10 @@ class GPTConfig(ModelConfig):
         return problems
 
     def _head_problems(self) -> list[str]:
-        width, heads = self.hidden_size, self.num_attention_heads
-        problems = []
-        if heads % self.kv_heads:
-            problems.append(f"num_attention_heads {heads} is not divisible by num_key_value_heads {self.kv_heads}")
-        if self.head_dim is None and width % heads:
-            problems.append(f"hidden_size {width} is not divisible by num_attention_heads {heads}")
-        elif self.positions == "rope" and self.head_width % 2:
-            problems.append(f"a head of {self.head_width} has no pairs to rotate")
+        problems, width = self.head_problems(rotated=self.positions == "rope"), self.hidden_size
         if self.value_embeddings and width < GATE_CHANNELS:
             problems.append(f"value_embeddings: gates need a hidden_size of at least {GATE_CHANNELS}, not {width}")
         return problems
-
-    @property
-    def kv_heads(self) -> int:
-        """Key-value heads."""
-        return self.num_key_value_heads or self.num_attention_heads
-
-    @property
-    def head_width(self) -> int:
-        """Width of a head."""
-        return self.head_dim or self.hidden_size // self.num_attention_heads
 
     @property
     def mlp_width(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from automodel_cli.errors import ConfigError
 from automodel_cli.models.model_config import (
+    GroupedHeads,
     ModelConfig,
     is_positive,
     known_tokens,
@@ -38,7 +39,7 @@ _BUILDER = "build_llama_model"
 
 
 @dataclass(kw_only=True)
-class LlamaConfig(ModelConfig):
+class LlamaConfig(GroupedHeads, ModelConfig):
     """What ``build_llama_model`` takes.
 
     Names and defaults are those of transformers' ``LlamaConfig``, but for the special tokens (none).
@@ -97,29 +98,8 @@ class LlamaConfig(ModelConfig):
             for name in ("rms_norm_eps", "rope_theta", "initializer_range")
             if not is_positive(getattr(self, name))
         ]
-        refuse_arguments(_BUILDER, problems or [*self._head_problems(), *token_problems(self)])
+        refuse_arguments(_BUILDER, problems or [*self.head_problems(rotated=True), *token_problems(self)])
         self.head_dim = self.head_width
-
-    def _head_problems(self) -> list[str]:
-        width, heads = self.hidden_size, self.num_attention_heads
-        problems = []
-        if heads % self.kv_heads:
-            problems.append(f"num_attention_heads {heads} is not divisible by num_key_value_heads {self.kv_heads}")
-        if self.head_dim is None and width % heads:
-            problems.append(f"hidden_size {width} is not divisible by num_attention_heads {heads}")
-        elif self.head_width % 2:
-            problems.append(f"a head of {self.head_width} has no pairs to rotate")
-        return problems
-
-    @property
-    def kv_heads(self) -> int:
-        """Key-value heads."""
-        return self.num_key_value_heads or self.num_attention_heads
-
-    @property
-    def head_width(self) -> int:
-        """Width of a head."""
-        return self.head_dim or self.hidden_size // self.num_attention_heads
 
     def parameters(self) -> dict[str, int]:
         """They sum to 6,738,415,616 for Llama 2 7B."""

@@ -119,6 +119,36 @@ def is_positive(value: Any, *, whole: bool = False) -> bool:
     return isinstance(value, int if whole else int | float) and not isinstance(value, bool) and value > 0
 
 
+class GroupedHeads:
+    """The heads of families whose key-value heads are shared (Ainslie et al. 2023), part of their configuration."""
+
+    hidden_size: int
+    num_attention_heads: int
+    num_key_value_heads: int | None
+    head_dim: int | None
+
+    @property
+    def kv_heads(self) -> int:
+        """Key-value heads."""
+        return self.num_key_value_heads or self.num_attention_heads
+
+    @property
+    def head_width(self) -> int:
+        """Width of a head."""
+        return self.head_dim or self.hidden_size // self.num_attention_heads
+
+    def head_problems(self, *, rotated: bool) -> list[str]:
+        """What does not fit; a head that is ``rotated`` has an even width."""
+        width, heads, problems = self.hidden_size, self.num_attention_heads, []
+        if heads % self.kv_heads:
+            problems.append(f"num_attention_heads {heads} is not divisible by num_key_value_heads {self.kv_heads}")
+        if self.head_dim is None and width % heads:
+            problems.append(f"hidden_size {width} is not divisible by num_attention_heads {heads}")
+        elif rotated and self.head_width % 2:
+            problems.append(f"a head of {self.head_width} has no pairs to rotate")
+        return problems
+
+
 def size_problems(config: ModelConfig, names: Iterable[str]) -> list[str]:
     """What is wrong with the sizes called ``names``."""
     return [

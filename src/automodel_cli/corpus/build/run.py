@@ -193,6 +193,7 @@ class TokenBuild(Build[TokenSettingsT, ManifestT], Generic[TokenSettingsT, Manif
         return LocalExecutor(self.num_workers, self.cfg.prefetch)
 
     def make(self) -> BuildResult[ManifestT]:
+        """Write the corpus, or go on where an interrupted run of the same plan stopped."""
         output = self.output
         position = output.interrupted_position(self.plan(), self.say)
         continued = position is not None

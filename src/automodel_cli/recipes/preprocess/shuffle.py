@@ -71,6 +71,7 @@ class _Shuffle(Build[ShuffleConfig, DocumentsManifest]):
         return bucket_count(self.size.bytes, self.size.bytes // LIKELY_ROW_BYTES, self.cfg.memory)
 
     def say_plan(self) -> None:
+        """Say what would be read and written, and with how many temporary buckets."""
         cfg, output, say = self.cfg, self.output, self.say
         about = "" if self.size.exact else "about "
         say(f"would read {source_in_words(self.source.describe())}: {about}{self.size.bytes / 1e6:,.1f} MB of rows")
