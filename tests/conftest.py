@@ -162,6 +162,17 @@ def tiny_tokens(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def one_thread():
+    """One thread for torch: sums are added in one order, and a forked child meets no thread pool of its parent."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def tiny_training(tmp_path, tiny_tokens) -> TinyTraining:
     return TinyTraining(tmp_path, tiny_tokens)
 

@@ -41,3 +41,10 @@ def torch_dtype(name: str) -> torch.dtype | None:
 def autocast_dtype(precision: str | None) -> torch.dtype | None:
     """What autocast computes in at this precision; None: fp32, no autocast."""
     return None if precision in (None, "fp32") else torch_dtype(precision)
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
+    """The context in which matrix products compute in ``dtype``; None: as the weights are."""
+    import torch
+
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)

@@ -21,6 +21,14 @@ def human(number: float, *, billions: str = "B") -> str:
     return f"{number:,.0f}"
 
 
+def short(number: float, digits: int = 3) -> str:
+    """``169M``, ``2.26B``: so many digits in all, trailing zeros left out."""
+    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if number >= limit:
+            return f"{number / limit:.{digits}g}{unit}"
+    return f"{number:.{digits}g}"
+
+
 def binary_size(count: float) -> str:
     """Bytes with a binary unit: ``512 B``, ``86.1 MiB``, ``230 MiB``, ``1.5 GiB``."""
     units = ("B", "KiB", "MiB", "GiB", "TiB")

@@ -405,15 +405,6 @@ def killed_at(call: int, run: Path, work) -> bool:
     return status == 9
 
 
-@pytest.fixture
-def one_thread():
-    """Forked children must not meet a thread pool of their parent."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def prepare(run: Path) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Steps 1 to 3 of a run; 3 is LATEST, 1 is BEST."""
     model = make_model()

@@ -22,13 +22,7 @@ from automodel_cli.errors import AutomodelError, ConfigError
 from automodel_cli.recipes.pretrain import PretrainRecipe
 from automodel_cli.train.losses import MaskedCrossEntropy
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # ---------------------------------------------------------------------------------- against padding

@@ -30,12 +30,7 @@ CLASSIC_LINE = re.compile(
 )
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_loss_goes_down_and_every_step_has_its_line(tiny_training):

@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 
 import pytest
-import torch
 from tests.conftest import TinyTraining
 
 from automodel_cli.errors import ConfigError
@@ -15,12 +14,7 @@ MODEL = {"depth": 2, "aspect_ratio": 16, "head_dim": 16, "vocab_size": 64}
 DIAL = {"model": {**MODEL, "reference_depth": 2, "reference_batch_tokens": 256}}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def recipe_of(tiny_training):

@@ -49,12 +49,7 @@ def sections(corpora: Path, tmp_path: Path) -> dict[str, Any]:
     return {"dataset": {**common, "splits_to_build": "train"}, "validation_dataset": validation}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_it_learns_and_validates_and_says_what_it_reads(tiny_training, sections):

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
 from automodel_cli.corpus.tokenizers.token_bytes import UNKNOWN, TokenBytes
+from automodel_cli.dtypes import autocast
 from automodel_cli.errors import DataError
 from automodel_cli.train.losses import ChunkedCrossEntropy
 
@@ -84,7 +85,7 @@ def evaluate(
     with eval_mode(model, device), torch.no_grad():
         for number, batch in enumerate(batches, start=1):
             sums.count_labels(batch, table)
-            with torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
+            with autocast(device, autocast_dtype):
                 sums.nll.append(model(batch.to(device, non_blocking=True), head_loss=score))
             if progress is not None:
                 progress(number)

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
 from automodel_cli.distributed.world import World
+from automodel_cli.dtypes import autocast
 from automodel_cli.errors import AutomodelError
 from automodel_cli.evaluation.icl.rows import Row, common_prefix
 from automodel_cli.evaluation.likelihood import eval_mode
@@ -141,8 +142,7 @@ class SpanScorer:
 
     def autocast(self) -> torch.autocast:
         """The context in which the model computes."""
-        wanted = self.autocast_dtype is not None
-        return torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=wanted)
+        return autocast(self.device, self.autocast_dtype)
 
     def score(self, questions: Sequence[Sequence[Row]], *, progress: Progress | None = None) -> list[list[RowScore]]:
         """The scores of each question's rows, on every rank."""

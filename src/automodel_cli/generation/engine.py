@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from automodel_cli.dtypes import autocast
 from automodel_cli.errors import ConfigError
 from automodel_cli.generation.decoders import Cached, Decoder, FullForward
 from automodel_cli.generation.sampling import SeenTokens, check_settings, row_generators, sample
@@ -87,10 +88,7 @@ def generate(
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with (
-            torch.no_grad(),
-            torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None),
-        ):
+        with torch.no_grad(), autocast(device, autocast_dtype):
             _decode(decoder, prompts, settings, collected, usable_ids, device)
     finally:
         for module, mode in modes.items():

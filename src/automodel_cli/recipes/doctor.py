@@ -160,7 +160,7 @@ def _no_gpu(driver: list[str], known: dict[str, Any]) -> Finding:
 def _gpu(index: int, device: dict[str, Any]) -> Finding:
     capability, free, total = tuple(device["capability"]), device["free"], device["total"]
     types = [name for name, since in (("bf16", (8, 0)), ("fp8", (8, 9))) if capability >= since]
-    room = f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+    room = f"{binary_size(free)} of {binary_size(total)} free"
     found = f"{device['name']}, {room}, {', '.join(types) or 'no bf16'}"
     if free < 0.5 * total:
         return Finding(f"GPU {index}", found, "warning", f"another process uses it; {_OTHER_GPUS}")

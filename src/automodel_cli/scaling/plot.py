@@ -27,6 +27,7 @@ from automodel_cli.metrics.plot import (
 )
 from automodel_cli.scaling.analysis import Analysis, Optimum
 from automodel_cli.scaling.bootstrap import Interval
+from automodel_cli.text import short
 
 _MARKERS = "osD^vPX<>ph*"
 _LIGHTEST = 0.88  # of viridis: its yellow end is lost on white paper
@@ -248,7 +249,7 @@ def _finish(axes: Any, most_ticks: int, matplotlib: Any) -> None:
     left, right = axes.get_xlim()
     if axes.get_xlabel() == "parameters":
         plain_numbers(axes.xaxis, (left, right), most_ticks)
-        axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(_amount))
+        axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: short(value, 4)))
     else:
         axes.xaxis.set_major_locator(matplotlib.ticker.FixedLocator(log_ticks(left, right, most_ticks)))
         axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: _power(value)))
@@ -256,19 +257,11 @@ def _finish(axes: Any, most_ticks: int, matplotlib: Any) -> None:
     if axes.get_yscale() == "log":
         plain_numbers(axes.yaxis, axes.get_ylim(), 7)
     if axes.get_ylabel() == "parameters":
-        axes.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(_amount))
+        axes.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: short(value, 4)))
 
 
 def _exponent(interval: Interval) -> str:
     return f"C^{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
-
-
-def _amount(value: float, _position: int = 0) -> str:
-    """``500M``, ``2B``: parameters as people write them."""
-    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if value >= limit:
-            return f"{value / limit:.4g}{unit}"
-    return f"{value:.4g}"
 
 
 def _power(value: float) -> str:

@@ -14,6 +14,7 @@ import time
 import torch
 from torch import Tensor
 
+from automodel_cli.dtypes import autocast
 from automodel_cli.models.interface import HeadLoss
 from automodel_cli.train.losses import ChunkedCrossEntropy, MaskedCrossEntropy
 
@@ -82,7 +83,7 @@ def _best_times(tokens: int, width: int, vocab_size: int, dtype: torch.dtype | N
 
 def _seconds(loss: HeadLoss, hidden: Tensor, weight: Tensor, labels: Tensor, dtype: torch.dtype | None) -> float:
     started = time.perf_counter()
-    with torch.enable_grad(), torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+    with torch.enable_grad(), autocast(torch.device("cpu"), dtype):
         nll = loss(hidden, weight, labels, vocab_size=weight.shape[0])
     nll.backward()
     return time.perf_counter() - started

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
 from automodel_cli.distributed.grad_sync import GradSync, local
+from automodel_cli.dtypes import autocast
 from automodel_cli.models.init import derive_seed
 from automodel_cli.models.interface import HeadLoss
 
@@ -80,8 +81,7 @@ def train_step(
         if dropout_seed is not None:
             torch.manual_seed(derive_seed(dropout_seed, index))
         with ranks.sync_context(last=index == len(microbatches) - 1):
-            autocast = torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None)
-            with phase("forward"), autocast:
+            with phase("forward"), autocast(device, autocast_dtype):
                 nll = model(batch, head_loss=head_loss)
             loss = nll * scale
             with phase("backward"):

@@ -548,7 +548,7 @@ def test_dry_run_writes_nothing(tmp_path: Path, rows: str) -> None:
     result = run(tmp_path, say=said, input=rows, dry_run=True)
     assert result.manifest is None and not (tmp_path / "out").exists()
     text = "\n".join(said)
-    assert "would read 1 file, " in text and "would write all tokens (about " in text and "GB free)" in text
+    assert "would read 1 file, " in text and "would write all tokens (about " in text and "iB free)" in text
     assert "would make processed_data_0_text_document from rows.jsonl" in text
     said.clear()
     run(tmp_path, say=said, input=rows, dry_run=True, shards=4, max_tokens=100)
@@ -561,7 +561,7 @@ def test_too_little_room_is_said_before(tmp_path: Path, rows: str, monkeypatch: 
     run(tmp_path, say=said, input=rows)
     assert any("the disk may become full" in line for line in said)
     monkeypatch.setattr("automodel_cli.corpus.build.disk_space.free_bytes", lambda folder: 1000)
-    with pytest.raises(AutomodelError, match="GB free, about"):
+    with pytest.raises(AutomodelError, match="iB free, about"):
         run(tmp_path, "none", input=rows)
 
 

@@ -426,7 +426,7 @@ def test_space_is_asked_for_before(tmp_path: Path, folder: Path, monkeypatch: py
         return shutil._ntuple_diskusage(10**6, 10**6 - 10_000, 10_000)  # type: ignore[attr-defined]
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
-    with pytest.raises(AutomodelError, match=r"shuffling needs .* GB at .* are free"):
+    with pytest.raises(AutomodelError, match=r"shuffling needs .* [KMG]iB at .* are free"):
         run(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -10,6 +10,7 @@ from automodel_cli.cli import console
 from automodel_cli.cli.argv import Invocation
 from automodel_cli.cli.options import command, show_json
 from automodel_cli.config.schema.sweep import SweepFitConfig, SweepPlotConfig, SweepRunConfig
+from automodel_cli.text import short
 
 if TYPE_CHECKING:
     from automodel_cli.recipes.sweep.fit import Fit
@@ -112,7 +113,7 @@ def _show_law(found: Fit) -> None:
 def _show_parabolas(found: Fit) -> None:
     rows = []
     for number, one in enumerate(found.analysis.parabolas):
-        sizes = " to ".join(map(_size, one.sizes))
+        sizes = " to ".join(map(short, one.sizes))
         count = int(found.analysis.points.of_budget(number).sum())
         vertex = _sizes(found.analysis.vertex(number))
         flag = "" if one.flag == "ok" else one.flag
@@ -143,7 +144,7 @@ def _show_predictions(found: Fit) -> None:
     if not found.predictions:
         return
     rows = [
-        (_size(one.params), _size(one.tokens), *_cells(one.law, ".4f"), _range(one.run, ".4f"))
+        (short(one.params), short(one.tokens), *_cells(one.law, ".4f"), _range(one.run, ".4f"))
         for one in found.predictions
     ]
     headings = ("params", "tokens", "loss", "interval", "interval of a run")
@@ -161,16 +162,8 @@ def _range(interval: Interval, form: str) -> str:
 def _sizes(interval: Interval) -> tuple[str, str]:
     if interval.value != interval.value:
         return "none", ""
-    ends = f"{_size(interval.low)} to {_size(interval.high)}" if interval.low == interval.low else "none"
-    return _size(interval.value), ends
-
-
-def _size(number: float) -> str:
-    """``169M``, ``2.26B``: three digits, which is more than such a number deserves."""
-    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if number >= limit:
-            return f"{number / limit:.3g}{unit}"
-    return f"{number:.3g}"
+    ends = f"{short(interval.low)} to {short(interval.high)}" if interval.low == interval.low else "none"
+    return short(interval.value), ends
 
 
 def _loss(value: float, form: str = ".4f") -> str:

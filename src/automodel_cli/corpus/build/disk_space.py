@@ -13,6 +13,7 @@ from automodel_cli.corpus.documents.source import FileSource, Source
 from automodel_cli.corpus.documents.units import ReadOptions, TokenChunk, Unit
 from automodel_cli.corpus.tokenizers.engines import EngineMismatch
 from automodel_cli.errors import AutomodelError
+from automodel_cli.text import binary_size
 
 _RENDERED = 1.05  # text as a JSON string, with its key
 _SAMPLE_DOCUMENTS = 16
@@ -126,7 +127,7 @@ def check_room(folder: Path, needed: Estimate | None) -> str | None:
     free = free_bytes(folder)
     if free >= needed.bytes:
         return None
-    line = f"{folder} has {free / 1e9:,.2f} GB free, about {needed.bytes / 1e9:,.2f} GB will be written"
+    line = f"{folder} has {binary_size(free)} free, about {binary_size(needed.bytes)} will be written"
     if free < needed.bytes // 2:
         raise AutomodelError(line, "free some space, use another --output-path, or write less with --max-tokens")
     return f"{line}: the disk may become full (the same command goes on from there)"

@@ -38,6 +38,7 @@ from automodel_cli.data.megatron.index_cache import Arrays, ArraySpec, IndexCach
 from automodel_cli.data.megatron.parts import Part, state_of_index
 from automodel_cli.data.megatron.sample_order import OrderSettings, SampleOrder
 from automodel_cli.errors import DataError
+from automodel_cli.text import binary_size
 
 _INT32_END = 2**31
 
@@ -212,8 +213,8 @@ class MegatronOrder(SampleOrder):
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if needed > there:
             raise DataError(
-                f"an index of {samples:,} samples of {part.prefix} takes {needed / 2**30:,.0f} GiB to build, "
-                f"this machine has {there / 2**30:,.0f}",
+                f"an index of {samples:,} samples of {part.prefix} takes {binary_size(needed)} to build, "
+                f"this machine has {binary_size(there)}",
                 "ask for fewer samples, or use order: stateless, which needs no index",
             )
         index = MegatronIndex(part.file)

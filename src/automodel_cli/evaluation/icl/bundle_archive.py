@@ -27,6 +27,7 @@ from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.evaluation.icl.data import Bundle
 from automodel_cli.files import TEMP_SUFFIX, disk_errors_named, fsync_file, publish
 from automodel_cli.json_files import without_controls
+from automodel_cli.text import binary_size
 
 URL = "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip"
 SHA256 = "90a7c19e28ee7a52b4f6e1f87658deb9fde7f63deba2379045bdb1fe9ea5d200"
@@ -120,7 +121,7 @@ def _continue(url: str, handle: IO[bytes], digest: hashlib._Hash, progress: Prog
         while piece := answer.read(_CHUNK_BYTES):
             have += len(piece)
             if have > MAX_BYTES:
-                raise DataError(f"{url} is larger than {MAX_BYTES >> 30} GiB", "that is not an archive of task data")
+                raise DataError(f"{url} is larger than {binary_size(MAX_BYTES)}", "that is not an archive of task data")
             handle.write(piece)
             digest.update(piece)
             progress(have, total)
@@ -142,7 +143,7 @@ def unpack(archive: Path, folder: Path) -> None:
             members = [member for member in files.infolist() if not member.is_dir()]
             if sum(member.file_size for member in members) > MAX_BYTES:
                 raise DataError(
-                    f"the archive unpacks to more than {MAX_BYTES >> 30} GiB",
+                    f"the archive unpacks to more than {binary_size(MAX_BYTES)}",
                     "it is not an archive of task data",
                 )
             for member in members:

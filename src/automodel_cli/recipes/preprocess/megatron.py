@@ -34,6 +34,7 @@ from automodel_cli.corpus.formats.megatron_manifest import MegatronManifest
 from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
 from automodel_cli.errors import ConfigError
 from automodel_cli.processes import cores
+from automodel_cli.text import binary_size
 
 MegatronResult = BuildResult[MegatronManifest]
 
@@ -94,8 +95,8 @@ class _Megatron(TokenBuild[PreprocessMegatronConfig, MegatronManifest, MegatronS
         needed = self.estimate()
         amount = f"exactly {cfg.max_tokens:,} tokens" if cfg.max_tokens else "all tokens"
         if needed is not None:
-            amount += f" (about {needed.tokens:,}, {needed.bytes / 1e9:,.2f} GB"
-            amount += f"; {free_bytes(layout.folder) / 1e9:,.2f} GB free)"
+            amount += f" (about {needed.tokens:,}, {binary_size(needed.bytes)}"
+            amount += f"; {binary_size(free_bytes(layout.folder))} free)"
         eod = f"end-of-document {self.tokenizer.eot_id}" if cfg.append_eod else "no end-of-document"
         order = f", in random order (seed {cfg.seed})" if cfg.shuffle else ""
         say(f"would write {amount} as {layout.dtype.name}, {eod}{order}")

@@ -32,7 +32,7 @@ from automodel_cli.corpus.shuffle.scatter import DIGEST_FIELDS, LIKELY_ROW_BYTES
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
 from automodel_cli.files import make_folder
 from automodel_cli.processes import cores
-from automodel_cli.text import plural
+from automodel_cli.text import binary_size, plural
 
 # Moved, parsed: below, starting processes takes longer.
 _WORTH_WORKERS_BYTES = {False: 4 << 30, True: 128 << 20}
@@ -249,8 +249,8 @@ def _check_space(job: _Shuffle) -> None:
         free = shutil.disk_usage(existing).free
         if need * (1.0 if job.size.exact else 0.7) > free:
             raise AutomodelError(
-                f"shuffling needs {need / 1e9:,.1f} GB at {existing}, {free / 1e9:,.1f} GB are free",
+                f"shuffling needs {binary_size(need)} at {existing}, {binary_size(free)} are free",
                 "free some space, or choose another --output-dir or --temp-dir",
             )
         if need > free:
-            job.say(f"this may not fit: about {need / 1e9:,.1f} GB at {existing}, {free / 1e9:,.1f} GB free")
+            job.say(f"this may not fit: about {binary_size(need)} at {existing}, {binary_size(free)} free")
