@@ -28,6 +28,12 @@ class ConfigError(AutomodelError):
     exit_code = 2
 
 
+class Interrupted(AutomodelError):
+    """Stopped by a signal in an orderly way: the same command goes on."""
+
+    exit_code = EXIT_PREEMPTED
+
+
 class DataError(AutomodelError):
     """A token file, corpus or raw text source is missing, damaged or does not fit."""
 

@@ -9,7 +9,8 @@ from functools import partial
 
 import pytest
 
-from automodel_cli.launch.jobs import Job, Jobs
+from automodel_cli.errors import AutomodelError
+from automodel_cli.launch.jobs import Job, Jobs, run_here
 
 WAITS = "import sys, signal, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(75)); print('up', flush=True)\n"
 
@@ -92,3 +93,10 @@ def test_an_error_of_the_caller_leaves_no_process(tmp_path):
         list(jobs.run(makers(tmp_path, {"a": WAITS + "time.sleep(60)"}), meanwhile=fail))
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], 0)
+
+
+def test_a_command_of_our_own_where_this_process_prints(capfd):
+    run_here("version", ["--version"])
+    assert capfd.readouterr().out.startswith("automodel ")
+    with pytest.raises(AutomodelError, match="nonsense failed: exit code 2"):
+        run_here("nonsense", ["nonsense"])

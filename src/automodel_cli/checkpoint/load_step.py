@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -44,12 +44,19 @@ class Loaded:
 
 
 def load_step(
-    path: Path, world: World, *, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None = None
+    path: Path,
+    world: World,
+    *,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    growing: Collection[str] = (),
 ) -> Loaded:
     """Fill ``model`` (and ``optimizer``) from a step folder. All ranks call this.
 
     Without an optimizer the optimizer's files and the consolidated copy are left unread, and weights may be cast to
     the model's type. When this raises, model and optimizer may be half-filled: do not use them.
+
+    ``growing``: tensors of which the checkpoint may hold only the first rows; the others stay as they are.
 
     Raises:
         CheckpointError: a file is missing or damaged (its name is in the message, the newest older checkpoint in the
@@ -71,12 +78,18 @@ def load_step(
 
     all_ranks(world, open_and_check, what=what)
     reader, loaded = found[0]
-    _read_model(reader, model, world, cast=optimizer is None)
+    _read_model(reader, model, world, cast=optimizer is None, growing=growing)
     all_ranks(world, refuse_nonfinite, what=what)
     return loaded if optimizer is None else replace(loaded, changes=_read_optimizer(reader, model, optimizer, world))
 
 
-def check_fits(path: Path, *, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Loaded:
+def check_fits(
+    path: Path,
+    *,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    growing: Collection[str] = (),
+) -> Loaded:
     """Whether :func:`load_step` would take ``path``, as far as documents and headers tell; no tensor is read.
 
     The model is whole, on any device. The optimizer, if any, is spoiled: it gets a state without values.
@@ -90,7 +103,8 @@ def check_fits(path: Path, *, model: torch.nn.Module, optimizer: torch.optim.Opt
     loaded, tensors = _documents(reader), model_tensors(model)
     _own_ties(reader, tensors, World.single())
     wanted = {name: tensor for name, tensor in tensors.items() if name not in reader.manifest["tied"]}
-    formats.compare(path / "model", formats.scan(reader, "model"), wanted, cast=optimizer is None)
+    stored = formats.scan(reader, "model")
+    formats.compare(path / "model", stored, wanted, cast=optimizer is None, growing=growing)
     if optimizer is None:
         return loaded
     return replace(loaded, changes=_read_optimizer(reader, model, optimizer, World.single(), with_values=False))
@@ -115,11 +129,13 @@ def _documents(reader: StepReader) -> Loaded:
     )
 
 
-def _read_model(reader: StepReader, model: torch.nn.Module, world: World, *, cast: bool) -> None:
+def _read_model(
+    reader: StepReader, model: torch.nn.Module, world: World, *, cast: bool, growing: Collection[str]
+) -> None:
     tensors, tied = model_tensors(model), reader.manifest["tied"]
     own_ties = _own_ties(reader, tensors, world)
     wanted = {name: tensor for name, tensor in tensors.items() if name not in tied}
-    formats.load_tensors(reader, "model", wanted, cast=cast, world=world)
+    formats.load_tensors(reader, "model", wanted, cast=cast, growing=growing, world=world)
     for name, source in tied.items():
         if name in tensors and source in wanted and name not in own_ties and source not in own_ties:
             tensors[name].copy_(tensors[source])

@@ -86,6 +86,10 @@ COMMANDS: dict[str, Entry] = {
     "quickstart": Entry(
         "Run the whole pipeline in five minutes on Python's sources.", "commands.quickstart", "quickstart", _TRAIN
     ),
+    "run": Entry(
+        "Run a file of commands, from text to a trained model; what is finished is skipped.",
+        "commands.run", "run", _TRAIN,
+    ),
     "eval": Entry(
         "Score a checkpoint: loss and bits per byte on token files, CORE, the Eval Gauntlet, harness tasks.",
         "commands.evaluate", "evaluate", _LOOK,

@@ -47,6 +47,7 @@ _VALUES = {
     "tasks": "core|gauntlet|NAME,...", "harness": "NAME,...", "url": "URL", "device": "auto|cpu|cuda|mps",
     "trust": "NAME|FILE", "words": "COMMAND...", "key": "KEY", "time": "HH:MM:SS", "sbatch": "NAME=VALUE",
     "setup": "LINE", "logs": "FOLDER", "lead": "SECONDS", "timeout": "SECONDS", "source": "PATH",
+    "pipeline": "PIPELINE.yaml", "from_step": "STEP",
     "preset": "PRESET", "val_data": "PATH", "results": "RESULTS|CSV", "where": "COLUMN=VALUE",
     "budget": "FLOPS", "budgets": "FLOPS", "grid": "KEY=[A,B]", "set": "KEY=VALUE", "launch": "FLAG=VALUE",
     "base": "FILE", "gpu": "NAME", "a": "A.yaml", "b": "B.yaml", "predict": "PARAMS:TOKENS",

@@ -11,6 +11,7 @@ from automodel_cli.config.explain import describe_type, section_of
 from automodel_cli.config.field_help import meaning_and_default
 from automodel_cli.config.schema.base import Section, keys_of, reason_ignored
 from automodel_cli.config.schema.megatron import PreprocessMegatronConfig
+from automodel_cli.config.schema.pipeline import PipelineConfig
 from automodel_cli.config.schema.preprocess import PreprocessNanogptConfig, TokenizerTrainConfig, VerifyConfig
 from automodel_cli.config.schema.pretrain import NAMED_VALIDATION_KEY, PretrainConfig
 from automodel_cli.config.schema.results import (
@@ -35,6 +36,7 @@ COMMANDS: tuple[tuple[str, type[Section]], ...] = (
     ("automodel preprocess shuffle", ShuffleConfig),
     ("automodel preprocess tokenizer", TokenizerTrainConfig),
     ("automodel preprocess verify", VerifyConfig),
+    ("automodel run", PipelineConfig),
     ("automodel eval", EvaluateConfig),
     ("automodel eval --tasks and --harness", TasksConfig),
     ("automodel inspect-ckpt", InspectConfig),

@@ -1,4 +1,4 @@
-"""Independent commands, a few at a time: each a process with a log file, watched to its end, stopped together.
+"""Independent commands, a few at a time: each a process, watched to its end, stopped together.
 
 A job is a session of its own, so that Ctrl-C in a terminal reaches this process alone, which asks the jobs to save and
 leave (SIGTERM) and waits; those that do not come to an end are killed. If this process is killed they die with it.
@@ -10,14 +10,15 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
-from automodel_cli.errors import EXIT_PREEMPTED
+from automodel_cli.errors import EXIT_PREEMPTED, AutomodelError, Interrupted
 from automodel_cli.launch.workers import LAUNCHER_VARIABLE
 from automodel_cli.plain_text import command_line
 from automodel_cli.processes import without_launcher
@@ -29,12 +30,13 @@ _LOG_TAIL_BYTES = 20_000
 
 @dataclass(frozen=True)
 class Job:
-    """A command, the file that what it prints is appended to, and what it adds to the environment."""
+    """A command, the file that what it prints is appended to (None: it prints where this process does), and what it
+    adds to the environment."""
 
     name: str
     command: Sequence[str]
-    log: Path
-    environment: Mapping[str, str]
+    log: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,14 @@ class JobEnd:
 
     @property
     def message(self) -> str:
-        """Its own last words: the error that it printed, else its exit code."""
+        """Its own last words: the error in its log, else its exit code."""
+        code = f"exit code {self.code}" if self.code >= 0 else f"killed by {signal.Signals(-self.code).name}"
+        if self.job.log is None:
+            return code
         with self.job.log.open("rb") as handle:
             handle.seek(max(0, self.job.log.stat().st_size - _LOG_TAIL_BYTES))
             lines = handle.read().decode("utf-8", "replace").splitlines()
         errors = [line.partition("error: ")[2] for line in lines if "error: " in line]
-        code = f"exit code {self.code}" if self.code >= 0 else f"killed by {signal.Signals(-self.code).name}"
         return errors[-1].strip() if errors else code
 
 
@@ -66,11 +70,8 @@ class _Running:
 
     def __init__(self, job: Job, slot: int) -> None:
         self.job, self.slot = job, slot
-        job.log.parent.mkdir(parents=True, exist_ok=True)
         environment = {**without_launcher(os.environ), **job.environment, LAUNCHER_VARIABLE: str(os.getpid())}
-        with job.log.open("ab") as log:
-            log.write(f"$ {command_line(job.command)}\n".encode())
-            log.flush()
+        with _opened(job) as log:
             self.process = subprocess.Popen(
                 job.command,
                 env=environment,
@@ -85,6 +86,38 @@ class _Running:
         if self.process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 (os.killpg if number == signal.SIGKILL else os.kill)(self.process.pid, number)
+
+
+@contextlib.contextmanager
+def _opened(job: Job) -> Iterator[IO[bytes] | None]:
+    if job.log is None:
+        yield None
+        return
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    with job.log.open("ab") as log:
+        log.write(f"$ {command_line(job.command)}\n".encode())
+        log.flush()
+        yield log
+
+
+def own_command(arguments: Iterable[str]) -> list[str]:
+    """``automodel ARGUMENTS`` in a process of its own; nothing in the current folder can be imported by it."""
+    return [sys.executable, "-P", "-m", "automodel_cli", *arguments]
+
+
+def run_here(name: str, arguments: Iterable[str]) -> None:
+    """Run ``automodel ARGUMENTS``, which prints where this process does, to its end.
+
+    Raises:
+        Interrupted: a signal stopped it.
+        AutomodelError: it failed, and has said why.
+    """
+    job = Job(name, own_command(arguments))
+    (end,) = Jobs().run([lambda slot: job])
+    if end.was_stopped:
+        raise Interrupted(f"{name}: interrupted", "the same command goes on")
+    if end.failed:
+        raise AutomodelError(f"{name} failed: {end.message}", "its own message is above")
 
 
 class Jobs:

@@ -6,10 +6,7 @@ files, a small GPT (about three minutes on two cores), its score beside a bigram
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 import sysconfig
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,8 +17,8 @@ from automodel_cli.corpus.tokenizers.base import TOKENIZER_FILE
 from automodel_cli.errors import AutomodelError
 from automodel_cli.files import write_text
 from automodel_cli.json_files import FileModel, FiniteFloat, read_model
+from automodel_cli.launch.jobs import run_here
 from automodel_cli.plain_text import command_line, for_shell
-from automodel_cli.processes import without_launcher
 from automodel_cli.text import decimal
 
 PROMPT = "def read_lines(path):"
@@ -144,12 +141,7 @@ def _is_done(step: Step, output: Path) -> bool:
 
 
 def _run_step(step: Step) -> None:
-    environment = without_launcher(os.environ)
-    # -P: what is trained on is Python's own source; nothing in the current folder may be imported by it.
-    command = [sys.executable, "-P", "-m", "automodel_cli", *step.arguments]
-    code = subprocess.run(command, env=environment, check=False).returncode
-    if code != 0:
-        raise AutomodelError(f"{step.command} failed with exit code {code}", "its error message is above")
+    run_here(step.command, step.arguments)
 
 
 def report_text(tour: Sequence[Step], output: Path) -> str:

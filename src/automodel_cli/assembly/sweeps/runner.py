@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from automodel_cli.assembly.sweeps.plan import PlannedRun
 from automodel_cli.config.schema.sweep import Processes
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.json_files import parse_json
-from automodel_cli.launch.jobs import Job, JobEnd, Jobs
+from automodel_cli.launch.jobs import Job, JobEnd, Jobs, own_command
 from automodel_cli.metrics.log import METRICS_NAME
 from automodel_cli.processes import cores
 from automodel_cli.scaling.outcome import last_update, outcome
@@ -97,7 +96,7 @@ class Runner:
         self.reporter.say(f"{run.id}: started{going_on}, log in {run.folder / LOG_NAME}")
         flags = [word for name, value in self.launch.items() for word in (f"--{name}", str(value))]
         trust = [word for name in self.processes.trust for word in ("--trust", name)]
-        command = [sys.executable, "-P", "-m", "automodel_cli", *run.arguments, *trust, *flags]
+        command = own_command([*run.arguments, *trust, *flags])
         return Job(run.id, command, run.folder / LOG_NAME, slots.environment(slot))
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -194,20 +194,22 @@ def _own_arguments(family: Family, config: Mapping[str, Any]) -> dict[str, Any] 
         return None
 
 
-def load_into(model: CausalLM, folder: Path | str, *, any_function: bool = False) -> None:
+def load_into(model: CausalLM, folder: Path | str, *, any_function: bool = False, known_ids: int | None = None) -> None:
     """Fill ``model`` with the weights of a Hugging Face folder.
 
-    ``any_function``: also where the folder's configuration makes another function of them than ``model`` does.
+    Args:
+        any_function: also where the folder's configuration makes another function of them than ``model`` does.
+        known_ids: also where the folder has this many ids, fewer than the model; further rows become zeros.
 
     Raises:
         CheckpointError: the folder holds another kind of model, another function, or other sizes.
     """
     folder = Path(folder)
-    check_fits(model, folder, any_function=any_function)
-    _fill(model, folder)
+    check_fits(model, folder, any_function=any_function, known_ids=known_ids)
+    _fill(model, folder, known_ids)
 
 
-def check_fits(model: CausalLM, folder: Path, *, any_function: bool = False) -> None:
+def check_fits(model: CausalLM, folder: Path, *, any_function: bool = False, known_ids: int | None = None) -> None:
     """Whether :func:`load_into` would take ``folder``, as far as headers tell; no tensor is read.
 
     Left open: biases that are zeros may go into a GPT-2 without, and names that only transformers can map.
@@ -225,7 +227,7 @@ def check_fits(model: CausalLM, folder: Path, *, any_function: bool = False) -> 
         with _named(folder):
             differences = same_function.differences_from_hf(config, model)
         refuse_other_function(str(folder), differences)
-    targets_of(model, shapes, folder)
+    targets_of(model, shapes, folder, known_ids)
 
 
 def refuse_other_function(source: str, differences: Sequence[str]) -> None:
@@ -241,9 +243,9 @@ def refuse_other_function(source: str, differences: Sequence[str]) -> None:
         )
 
 
-def _fill(model: CausalLM, folder: Path) -> None:
+def _fill(model: CausalLM, folder: Path, known_ids: int | None = None) -> None:
     """Fill ``model``, through transformers where a file's names are not those in memory."""
-    if load_pieces(model, weight_files(folder), folder):
+    if load_pieces(model, weight_files(folder), folder, known_ids):
         return
     from automodel_cli.models import hf  # transformers: seconds
 
@@ -269,7 +271,9 @@ class Target:
     there: HFTensor
 
 
-def targets_of(model: CausalLM, shapes: hf_bounds.Shapes, folder: Path) -> dict[str, Target] | None:
+def targets_of(
+    model: CausalLM, shapes: hf_bounds.Shapes, folder: Path, known_ids: int | None = None
+) -> dict[str, Target] | None:
     """Name in the file -> what is filled from it; None where only transformers can map the names.
 
     Raises:
@@ -286,7 +290,11 @@ def targets_of(model: CausalLM, shapes: hf_bounds.Shapes, folder: Path) -> dict[
     problems = [f"{name} is missing" for name in missing]
     problems += [f"{name} is not part of the model" for name in _left_over(model, targets, shapes)]
     for name in sorted(targets.keys() & shapes.keys()):
-        found, expected = tuple(shapes[name]), targets[name].there.shape(targets[name].tensor)
+        target, found = targets[name], tuple(shapes[name])
+        rows = len(target.tensor) if target.there.rows is None else target.there.rows
+        if known_ids is not None and (rows, *found[:1]) == (model.vocab_size, known_ids):
+            target = targets[name] = replace(target, there=replace(target.there, rows=known_ids))
+        expected = target.there.shape(target.tensor)
         if found != expected:
             problems.append(f"{name} has shape {found}, expected {expected}")
     _refuse_problems(folder, problems)
@@ -313,7 +321,7 @@ def _refuse_problems(folder: Path, problems: Sequence[str]) -> None:
         )
 
 
-def load_pieces(model: CausalLM, files: Sequence[Path], folder: Path) -> bool:
+def load_pieces(model: CausalLM, files: Sequence[Path], folder: Path, known_ids: int | None = None) -> bool:
     """Fill ``model`` from safetensors; False, and nothing done, where only transformers can map the names.
 
     Of a distributed tensor this rank's rows and columns are read, the rest of the file is not. Values are cast.
@@ -323,7 +331,7 @@ def load_pieces(model: CausalLM, files: Sequence[Path], folder: Path) -> bool:
     """
     headers = {path: read_header(path).tensors for path in files}
     shapes = {name: info.shape for tensors in headers.values() for name, info in tensors.items()}
-    targets = targets_of(model, shapes, folder)
+    targets = targets_of(model, shapes, folder, known_ids)
     if targets is None:
         return False
     zeros = {_name_in(shapes, name, model.hf_prefix) for name in model.hf_zeros()}

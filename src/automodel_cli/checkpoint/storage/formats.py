@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -95,6 +95,7 @@ def load_tensors(
     targets: Mapping[str, torch.Tensor],
     *,
     cast: bool = False,
+    growing: Collection[str] = (),
     world: World | None = None,
 ) -> None:
     """Read the tensors below ``folder`` into ``targets`` (which must be the same set), checking every hash.
@@ -113,7 +114,7 @@ def load_tensors(
     def prepare() -> list[int]:
         with _damage_explains(reader, folder):
             stored = scan(reader, folder)
-            compare(reader.folder / folder, stored, targets, cast=cast)
+            compare(reader.folder / folder, stored, targets, cast=cast, growing=growing)
         for name, target in targets.items():
             region = local_shard(name, target)
             for path, info in stored[name].shards:
@@ -164,8 +165,9 @@ def compare(
     targets: Mapping[str, torch.Tensor],
     *,
     cast: bool,
+    growing: Collection[str] = (),
 ) -> None:
-    """Refuse stored tensors that cannot fill ``targets``.
+    """Refuse stored tensors that cannot fill ``targets``; of those in ``growing`` rows may be missing at the end.
 
     Raises:
         CheckpointError: names are missing or left over, shapes differ, or (unless ``cast``) types.
@@ -178,7 +180,8 @@ def compare(
     for name, one in stored.items():
         shape, target = tuple(one.shape), targets[name]
         dtype = DTYPES[one.dtype] if isinstance(one, StoredTensor) else one.dtype
-        if shape != tuple(target.shape):
+        grows = name in growing and shape[0] <= target.shape[0]
+        if shape[grows:] != tuple(target.shape)[grows:]:
             raise CheckpointError(
                 f"{path}: {name!r} is stored as {list(shape)}, this run has {list(target.shape)}",
                 "the model is not the one that was saved",
