@@ -10,6 +10,7 @@ from tests.distributed.ranks import run_ranks
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
 from automodel_cli.checkpoint.hf.export import save_hf
+from automodel_cli.checkpoint.new_rows import vocabulary_tables
 from automodel_cli.config.targets.target import Target
 from automodel_cli.distributed.collectives import gather, move_rows, sum_and_divide
 from automodel_cli.distributed.context_parallel import SequenceSharder
@@ -92,7 +93,8 @@ def attention(world, segments):
 
 def reads_pieces(world, folder, name, mesh):
     """The weights of a folder over a mesh: whole again equal to the file's; and the share that this rank holds."""
-    from automodel_cli.assembly.model import build_model, init_or_load_weights
+    from automodel_cli.assembly.initial_weights import init_or_load_weights
+    from automodel_cli.assembly.model import build_model
 
     world = copy.copy(world)
     object.__setattr__(world, "mesh", build_mesh("cpu", mesh))
@@ -119,7 +121,7 @@ def reads_pieces(world, folder, name, mesh):
 
 def reads_own_pieces(world, folder, mesh):
     """Whether our Llama over a mesh got a folder's weights, tables filled up with zeros."""
-    from automodel_cli.assembly.model import init_or_load_weights
+    from automodel_cli.assembly.initial_weights import init_or_load_weights
 
     world = copy.copy(world)
     object.__setattr__(world, "mesh", build_mesh("cpu", mesh))
@@ -134,6 +136,25 @@ def reads_own_pieces(world, folder, mesh):
     return all(equal)
 
 
+def grows(world, folder, mesh):
+    """Whether new ids of our Llama over a mesh begin as the mean of the folder's, and padding as zeros."""
+    from automodel_cli.assembly.initial_weights import init_or_load_weights
+
+    world = copy.copy(world)
+    object.__setattr__(world, "mesh", build_mesh("cpu", mesh))
+    known = SHAPE["vocab_size"]
+    model = build_llama_model(**SHAPE | {"vocab_size": known + 3}, is_meta_device=True)
+    ParallelModel(model, world, ParallelConfig(tp_plan=model.tp_plan()))
+    init_or_load_weights(model, init_from=folder, seed=0, device=torch.device("cpu"), known=known, world=world)
+    right = []
+    for parameter in vocabulary_tables(model).values():
+        whole = parameter.full_tensor()
+        mean = whole[:known].double().mean(dim=0).float()
+        right += [torch.allclose(row, mean, atol=1e-7) and bool(row.any()) for row in whole[known : known + 3]]
+        right.append(not whole[known + 3 :].any())
+    return len(right) == 8 and all(right)
+
+
 def everything(world, folders):
     return {
         "exchanges": exchanges(world),
@@ -145,6 +166,7 @@ def everything(world, folders):
             for mesh in ({"tp": 2}, {})
         },
         "own": [reads_own_pieces(world, folders["llama"], mesh) for mesh in ({"tp": 2}, {})],
+        "grown": [grows(world, folders["llama"], mesh) for mesh in ({"tp": 2}, {})],
     }
 
 
@@ -177,6 +199,7 @@ def test_pretrained_weights_are_read_in_pieces(results):
 
 def test_our_llama_reads_its_pieces_and_pads_its_tables(results):
     assert [result["own"] for result in results] == [[True, True]] * 2
+    assert [result["grown"] for result in results] == [[True, True]] * 2
 
 
 def test_a_part_of_a_batch_has_its_positions():

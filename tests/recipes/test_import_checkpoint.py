@@ -14,7 +14,7 @@ import transformers
 from tests.checkpoint import trainers
 
 from automodel_cli.assembly.checkpoint import load_model
-from automodel_cli.assembly.model import init_or_load_weights
+from automodel_cli.assembly.initial_weights import init_or_load_weights
 from automodel_cli.batch import Batch
 from automodel_cli.checkpoint.imports import torch_file
 from automodel_cli.checkpoint.imports import trainers as imports

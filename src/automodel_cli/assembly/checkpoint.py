@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from automodel_cli import device as this_machine
-from automodel_cli.assembly.model import checkpoint_at
 from automodel_cli.assembly.own_model import build_own
 from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.checkpointer import Checkpointer
@@ -54,7 +53,7 @@ def load_model(
     Raises:
         CheckpointError: nothing there that can be loaded, something damaged, or code that nobody trusts.
     """
-    folder = checkpoint_at(path)
+    folder = layout.checkpoint_at(path)
     notes: tuple[str, ...] = ()
     if folder is not None:
         manifest = layout.read_step_manifest(folder)

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from automodel_cli import transformers_calls
-from automodel_cli.assembly.tokenizer import RunTokenizer
-from automodel_cli.checkpoint import layout
-from automodel_cli.checkpoint.checkpointer import Checkpointer
 from automodel_cli.checkpoint.hf import format as hf_format
-from automodel_cli.checkpoint.load_step import check_fits
 from automodel_cli.config.targets.instantiate import built_arguments, instantiate
 from automodel_cli.config.targets.target import Target
-from automodel_cli.errors import CheckpointError, ConfigError, DataError
-from automodel_cli.models.huggingface import same_function
-from automodel_cli.models.init import derive_seed, is_on_meta
+from automodel_cli.errors import ConfigError
+from automodel_cli.models.init import derive_seed
 from automodel_cli.models.interface import CausalLM
-from automodel_cli.sizing.shape import VOCAB_MULTIPLE
 
 # Targets whose weights are read by each rank for itself.
 _PRETRAINED = (
@@ -84,128 +77,3 @@ def _on_meta(target: Target, trust: Sequence[str]) -> CausalLM | None:
             built = instantiate(target, "model", trust=trust)
         return _wrapped(built)
     return None
-
-
-def check_weights(
-    model: CausalLM, tokenizer: RunTokenizer | None, *, init_from: str | None, any_function: bool = False
-) -> None:
-    """Whether :func:`init_or_load_weights` would find weights that fit, as far as configurations and headers tell.
-
-    Raises:
-        CheckpointError: they are not there, or they are another model's.
-        DataError: they know the ids of another tokenizer.
-    """
-    if init_from is None:
-        if model.pretrained and is_on_meta(model):
-            hf_format.check_fits(model, _pretrained_folder(model), any_function=True)
-        return
-    check_same_ids(init_from, model, tokenizer)
-    found = checkpoint_at(init_from)
-    if found is None:
-        with _named_init_from(init_from):
-            hf_format.check_fits(model, hf_format.find_folder(init_from), any_function=any_function)
-        return
-    if not any_function:
-        _refuse_other_function(found, model)
-    check_fits(found, model=model)
-
-
-@contextlib.contextmanager
-def _named_init_from(init_from: str) -> Iterator[None]:
-    try:
-        yield
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(
-            f"init_from: the weights of {init_from} do not fit the model: {error}",
-            "give model: the shape of those weights (vocab_size, n_positions, n_layer, n_embd, ...)",
-        ) from error
-
-
-def init_or_load_weights(
-    model: CausalLM,
-    *,
-    init_from: str | None,
-    seed: int,
-    device: torch.device,
-    any_function: bool = False,
-) -> str:
-    """Fill the model with random, pretrained or earlier weights; returns where they are from, in words.
-
-    A model whose own target loaded weights (``from_pretrained``) keeps them. ``init_from`` is a checkpoint, a run
-    folder, a Hugging Face folder or a hub name; only weights are taken.
-    """
-    if model.pretrained and init_from is None:
-        if is_on_meta(model):
-            return _read_pretrained(model, device)
-        model.to(device)
-        return "pretrained, from its own target"
-    model.materialize(device, seed)
-    if init_from is None:
-        return f"random, seed {seed}"
-    found = checkpoint_at(init_from)
-    if found is not None:
-        if not any_function:
-            _refuse_other_function(found, model)
-        Checkpointer(found.parent).load(found, model=model)
-        return f"{found}, weights only"
-    with _named_init_from(init_from):
-        hf_format.load_into(model, hf_format.find_folder(init_from), any_function=any_function)
-    return f"{init_from}, weights only"
-
-
-def _refuse_other_function(checkpoint: Path, model: CausalLM) -> None:
-    stored = layout.read_step_manifest(checkpoint)["facts"].get("model")
-    if stored is not None:
-        hf_format.refuse_other_function(str(checkpoint), same_function.differences(stored, model))
-
-
-def _read_pretrained(model: CausalLM, device: torch.device) -> str:
-    """The weights that the model's target names, each rank its own pieces."""
-    folder = _pretrained_folder(model)
-    model.to_empty(device=device)
-    hf_format.load_into(model, folder, any_function=True)  # the target's own arguments change what it says
-    return f"pretrained, {folder}"
-
-
-def _pretrained_folder(model: CausalLM) -> Path:
-    from automodel_cli.models.hf import HFCausalLM
-
-    assert isinstance(model, HFCausalLM)
-    return hf_format.find_folder(str(model.hf.config.name_or_path))
-
-
-def check_same_ids(init_from: str, model: CausalLM, tokenizer: RunTokenizer | None) -> None:
-    """Check that an id of the data means to the weights what it means to the data, as far as can be told.
-
-    A checkpoint of ours names its tokenizer. Foreign weights do not: there the vocabulary sizes must agree, up to
-    padding. Data without a tokenizer is trusted.
-
-    Raises:
-        DataError: characters for GPT-2, say: each id would pick a row that stands for something else.
-    """
-    if tokenizer is None:
-        return
-    own = tokenizer.facts()
-    found = checkpoint_at(init_from)
-    stored = layout.read_step_manifest(found)["facts"].get("tokenizer") if found is not None else None
-    if stored is not None:
-        same, other = stored["fingerprint"] == own["fingerprint"], stored["name"]
-    else:
-        same = 0 <= model.vocab_size - own["vocab_size"] <= VOCAB_MULTIPLE
-        other = f"a vocabulary of {model.vocab_size:,}"
-    if not same:
-        raise DataError(
-            f"init_from {init_from} was trained with {other}, the data is in ids of {own['name']} "
-            f"({own['vocab_size']:,} of them)",
-            "make the token files with the tokenizer of those weights: preprocess nanogpt --tokenizer ...",
-        )
-
-
-def checkpoint_at(path: str | Path) -> Path | None:
-    """The step folder that ``path`` is or points at (RUN/BEST), or the LATEST of a run folder; else None."""
-    folder = layout.followed(path)
-    folder = folder if folder.name not in ("", "..") else folder.resolve()
-    if layout.is_complete(folder) and layout.step_of(folder.name) is not None:
-        return folder
-    is_run = folder.is_dir() and ((folder / "LATEST").is_file() or layout.list_steps(folder))
-    return layout.resolve(folder, "LATEST") if is_run else None

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from automodel_cli.assembly.machine.memory import moments
-from automodel_cli.assembly.model import checkpoint_at
 from automodel_cli.checkpoint import layout, nested_runs
 from automodel_cli.checkpoint.all_ranks import on_rank_zero
 from automodel_cli.checkpoint.checkpointer import Checkpointer
@@ -71,7 +70,7 @@ def check_run_folder(cfg: PretrainConfig, model: CausalLM, world: World, *, fres
 
 
 def _refuse_moved(init_from: str | None, moved: Sequence[Path]) -> None:
-    found = Path() if init_from is None else (checkpoint_at(init_from) or Path(init_from)).resolve()
+    found = Path() if init_from is None else (layout.checkpoint_at(init_from) or Path(init_from)).resolve()
     if init_from is not None and any(found.is_relative_to(path.resolve()) for path in moved):
         raise CheckpointError(f"--fresh moves {found} away, and init_from asks for its weights", _ELSEWHERE)
 

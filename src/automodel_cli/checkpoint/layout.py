@@ -398,3 +398,13 @@ def run_lock(run: Path | str) -> Iterator[None]:
     Path(run).mkdir(parents=True, exist_ok=True)
     with files.exclusive_lock(Path(run) / LOCK_NAME, busy=f"another process is writing to {run}"):
         yield
+
+
+def checkpoint_at(path: str | Path) -> Path | None:
+    """The step folder that ``path`` is or points at (RUN/BEST), or the LATEST of a run folder; else None."""
+    folder = followed(path)
+    folder = folder if folder.name not in ("", "..") else folder.resolve()
+    if is_complete(folder) and step_of(folder.name) is not None:
+        return folder
+    is_run = folder.is_dir() and ((folder / "LATEST").is_file() or list_steps(folder))
+    return resolve(folder, "LATEST") if is_run else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from automodel_cli.assembly.model import checkpoint_at
+from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.hf import export as hf_export
 from automodel_cli.checkpoint.hf import format as hf_format
 from automodel_cli.checkpoint.imports import trainers as imports
@@ -35,7 +35,7 @@ def run(cfg: ExportConfig, *, progress: hf_export.Progress | None = None, say: S
         CheckpointError: there is no such checkpoint, it is damaged, its weights are no numbers, its model has no such
             format, or the folder exists.
     """
-    step = checkpoint_at(cfg.checkpoint)
+    step = layout.checkpoint_at(cfg.checkpoint)
     if step is None:
         raise _not_a_checkpoint(Path(cfg.checkpoint))
     verify.refuse_nonfinite(step)

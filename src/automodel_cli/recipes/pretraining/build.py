@@ -10,8 +10,8 @@ from pathlib import Path
 from automodel_cli import device as this_machine
 from automodel_cli.assembly import data as data_assembly
 from automodel_cli.assembly import facts as run_facts
+from automodel_cli.assembly import initial_weights, training
 from automodel_cli.assembly import model as model_assembly
-from automodel_cli.assembly import training
 from automodel_cli.assembly import world as world_assembly
 from automodel_cli.assembly.facts import Facts
 from automodel_cli.assembly.logs import tracker_missing
@@ -174,7 +174,7 @@ def _plan(loaded: LoadedRun) -> RunPlan:
     world_assembly.check_spread(cfg, model, world)
     check_run_folder(cfg, model, world, fresh=options.fresh)
     if loaded.checkpoint is None:
-        model_assembly.check_weights(
+        initial_weights.check_weights(
             model, loaded.tokenizer, init_from=cfg.init_from, any_function=cfg.init_from_any_function
         )
     optimizer = build_optimizer(cfg, model, world, fast_path, trust=options.trust)
@@ -204,12 +204,15 @@ def _begin(plan: RunPlan, heartbeat: Heartbeat) -> Run:
     parallel = ParallelModel(plan.model, world, policy)
     if plan.fast_path.compile and not parallel.to_compile(plan.fast_path.compile_scope):
         plan = _without_compile(plan)
-    weights_from = model_assembly.init_or_load_weights(
+    init_from = cfg.init_from if plan.checkpoint is None else None
+    weights_from = initial_weights.init_or_load_weights(
         plan.model,
-        init_from=cfg.init_from if plan.checkpoint is None else None,
+        init_from=init_from,
         seed=cfg.rng_seed,
         device=world.device,
         any_function=cfg.init_from_any_function,
+        known=initial_weights.known_ids(init_from, plan.model, plan.tokenizer),
+        world=world,
     )
     parallel.wrap_for_training()
     # Anew: spreading and weights have put other parameters into the model.

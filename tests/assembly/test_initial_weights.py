@@ -1,13 +1,16 @@
-"""From a model section to a model with weights: whose weights stay, whose are drawn."""
+"""Weights of a run's beginning: whose stay, whose are drawn, and what new ids get."""
 
 import pytest
 import torch
 import transformers
 
-from automodel_cli.assembly.model import build_model, init_or_load_weights
+from automodel_cli.assembly.initial_weights import init_or_load_weights
+from automodel_cli.assembly.model import build_model
 from automodel_cli.checkpoint.checkpointer import Checkpointer
+from automodel_cli.checkpoint.hf.export import save_hf
 from automodel_cli.config.targets.target import Target
 from automodel_cli.errors import CheckpointError
+from automodel_cli.models.gpt2 import build_gpt2_model
 
 SIZES = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 8, "vocab_size": 50}
 CPU = torch.device("cpu")
@@ -18,6 +21,11 @@ def saved_gpt2(folder):
     model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**SIZES, **tokens))
     model.save_pretrained(folder)
     return model
+
+
+def save_step(run, model):
+    empty = {"state": {}, "loader_state": {}, "config_yaml": ""}
+    return Checkpointer(run).save(1, model=model, optimizer=None, facts={"model": model.model_config()}, **empty)
 
 
 def test_weights_that_a_target_loaded_are_kept(tmp_path):
@@ -48,15 +56,7 @@ def test_weights_of_another_function_are_taken_only_where_that_is_asked_for(tmp_
     ours = "automodel_cli.models.gpt2.build_gpt2_model"
     stored = build_model(Target(ours, SIZES), seed=1)
     stored.init_weights(1)
-    step = Checkpointer(tmp_path / "run").save(
-        1,
-        model=stored,
-        optimizer=None,
-        state={},
-        loader_state={},
-        config_yaml="",
-        facts={"model": stored.model_config()},
-    )
+    step = save_step(tmp_path / "run", stored)
     for source in (str(tmp_path / "hf"), str(step)):
         for change, named in (
             ({"n_head": 4}, "n_head is 4"),
@@ -68,3 +68,24 @@ def test_weights_of_another_function_are_taken_only_where_that_is_asked_for(tmp_
             assert "init_from_any_function: true" in refused.value.hint
             init_or_load_weights(model, init_from=source, seed=0, device=CPU, any_function=True)
         init_or_load_weights(build_model(Target(ours, SIZES), seed=0), init_from=source, seed=0, device=CPU)
+
+
+@pytest.mark.parametrize("source", ["run", "folder"])
+def test_new_ids_begin_as_the_mean_of_those_that_are_known(tmp_path, source):
+    """126 ids are stored as 128 rows, 130 as 256."""
+    known, sizes = 126, SIZES | {"vocab_size": 126}
+    before = build_gpt2_model(**sizes)
+    before.init_weights(1)
+    if source == "run":
+        save_step(tmp_path / "run", before)
+    else:
+        save_hf(before, tmp_path / "folder")
+    after = build_gpt2_model(**SIZES | {"vocab_size": 130})
+    said = init_or_load_weights(after, init_from=str(tmp_path / source), seed=0, device=CPU, known=known)
+    assert said.endswith("weights only; ids from 126 on are new")
+    table, expected = after.wte.weight, before.wte.weight[:known]
+    assert torch.equal(table[:known], expected) and not table[130:].any()
+    torch.testing.assert_close(table[126:130], expected.mean(dim=0).expand(4, -1))
+    assert torch.equal(after.h[0].mlp.c_fc.weight, before.h[0].mlp.c_fc.weight)
+    with pytest.raises(CheckpointError):
+        init_or_load_weights(after, init_from=str(tmp_path / source), seed=0, device=CPU)
