@@ -4,12 +4,15 @@ import pytest
 import torch
 import transformers
 
-from automodel_cli.assembly.initial_weights import init_or_load_weights
+from automodel_cli.assembly.initial_weights import check_weights, init_or_load_weights, known_ids
 from automodel_cli.assembly.model import build_model
+from automodel_cli.assembly.tokenizer import RunTokenizer
 from automodel_cli.checkpoint.checkpointer import Checkpointer
 from automodel_cli.checkpoint.hf.export import save_hf
 from automodel_cli.config.targets.target import Target
-from automodel_cli.errors import CheckpointError
+from automodel_cli.corpus.conversations.chatml import with_chatml
+from automodel_cli.corpus.tokenizer import ByteTokenizer, CharTokenizer
+from automodel_cli.errors import CheckpointError, DataError
 from automodel_cli.models.gpt2 import build_gpt2_model
 
 SIZES = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 8, "vocab_size": 50}
@@ -23,9 +26,13 @@ def saved_gpt2(folder):
     return model
 
 
-def save_step(run, model):
+def save_step(run, model, tokenizer_facts=None, tokenizer=None):
+    facts = {"model": model.model_config(), "tokenizer": tokenizer_facts}
+    folder = None if tokenizer is None else run.with_name(f"tokenizer of {run.name}")
+    if tokenizer is not None:
+        tokenizer.save(folder)
     empty = {"state": {}, "loader_state": {}, "config_yaml": ""}
-    return Checkpointer(run).save(1, model=model, optimizer=None, facts={"model": model.model_config()}, **empty)
+    return Checkpointer(run).save(1, model=model, optimizer=None, facts=facts, tokenizer_folder=folder, **empty)
 
 
 def test_weights_that_a_target_loaded_are_kept(tmp_path):
@@ -89,3 +96,23 @@ def test_new_ids_begin_as_the_mean_of_those_that_are_known(tmp_path, source):
     assert torch.equal(after.h[0].mlp.c_fc.weight, before.h[0].mlp.c_fc.weight)
     with pytest.raises(CheckpointError):
         init_or_load_weights(after, init_from=str(tmp_path / source), seed=0, device=CPU)
+
+
+def test_which_ids_the_weights_know(tmp_path):
+    """The tokenizer of a checkpoint with special tokens added is accepted, another one is not."""
+    byte = ByteTokenizer()
+    more = RunTokenizer(with_chatml(byte), tmp_path)
+    before, after = (build_gpt2_model(**SIZES | {"vocab_size": size}) for size in (257, 259))
+    save_step(tmp_path / "run", before, RunTokenizer(byte, tmp_path).facts(), byte)
+    save_step(tmp_path / "chat", after, more.facts(), more.tokenizer)
+    save_hf(before, tmp_path / "folder")
+
+    assert known_ids(None, after, more) is known_ids(str(tmp_path / "run"), after, None) is None
+    assert known_ids(str(tmp_path / "run"), after, more) == known_ids(str(tmp_path / "folder"), after, more) == 257
+    assert known_ids(str(tmp_path / "chat"), after, more) is None
+    check_weights(after, more, init_from=str(tmp_path / "run"))
+    check_weights(after, more, init_from=str(tmp_path / "folder"))
+    characters = CharTokenizer(map(chr, range(32, 289)))
+    for other in (RunTokenizer(characters, tmp_path), RunTokenizer(with_chatml(characters), tmp_path)):
+        with pytest.raises(DataError, match="was trained with byte, the data is in ids of char"):
+            known_ids(str(tmp_path / "run"), after, other)
