@@ -32,6 +32,11 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
 
     @property
+    def stage(self) -> str:
+        """``mid-training`` for a model that was trained on conversations, else ``pretraining``."""
+        return str(self.facts.get("stage", "pretraining"))
+
+    @property
     def separator_id(self) -> int | None:
         """What stood between the documents that the model was trained on; None where its checkpoint does not know."""
         found = (self.facts.get("tokenizer") or {}).get("separator_id")

@@ -81,6 +81,7 @@ class Facts:
     An earlier version wrote fewer of them: what it did not know is None.
     """
 
+    stage: str | None = None
     model: Mapping[str, Any] | None = None
     code: Mapping[str, Any] | None = None
     param_counts: Mapping[str, int] | None = None
@@ -122,6 +123,11 @@ def data_facts(dataset: Any) -> dict[str, Any]:
     """Identity of the data and of the order it is read in, as far as the data set can say."""
     known = source_of(dataset).describe()
     return {"class": known.kind, "fingerprint": known.fingerprint, "plan": known.plan}
+
+
+def stage_of(cfg: PretrainConfig, dataset: Any) -> str:
+    """``pretraining`` or ``mid-training``, as the configuration or else the data says."""
+    return cfg.stage or source_of(dataset).stage
 
 
 def refuse_other_run(stored: Facts, now: Facts, checkpoint: Path) -> None:

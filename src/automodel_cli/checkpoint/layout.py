@@ -116,6 +116,7 @@ class StepFacts(FileModel):
     """What a step says of its run; sections that are ``Any`` inside are compared or shown, nothing else."""
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
+    stage: Literal["pretraining", "mid-training"] = "pretraining"
     model: dict[str, Any] = Field(default_factory=dict)
     param_roles: dict[str, str] = Field(default_factory=dict)
     tokenizer: TokenizerFacts | None = None

@@ -93,6 +93,9 @@ class DataSource:
     opens_tokenizers: ClassVar[bool] = False
     """Whether an argument ``tokenizer`` may be the name of one, which the data set opens itself."""
 
+    stage: ClassVar[str] = "pretraining"
+    """What a run on it is ("mid-training" on conversations), where the configuration does not say."""
+
     notes: Sequence[str] = ()
     """What should be said once before a run."""
 

@@ -23,6 +23,7 @@ from automodel_cli.text import plural
 
 BIAS_SOURCE = "Czech et al. 2026, arXiv 2603.22339"
 _BIASED_EXPONENT, _BIASED_SIZE = 0.01, 0.1
+_MISFIT = 0.015  # of log loss; more than seeds differ by
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ def _notes_on_law(found: Analysis) -> list[str]:
     for name, factor, exponent in (("A", law.A, law.alpha), ("B", law.B, law.beta)):
         if factor == 0 or exponent in EXPONENT_LIMITS:
             notes.append(f"the points do not determine the term of {name}: no optimum follows from this law")
-    return notes + _notes_on_outliers(found)
+    return [*notes, *_notes_on_outliers(found), *_notes_on_form(found)]
 
 
 def _notes_on_outliers(found: Analysis) -> list[str]:
@@ -216,6 +217,35 @@ def _notes_on_outliers(found: Analysis) -> list[str]:
         f"the point at {point} lies {np.expm1(residuals[worst]):+.1%} off the law, where others lie about "
         f"{spread:.2%} off: an outlier?"
     ]
+
+
+def _notes_on_form(found: Analysis) -> list[str]:
+    """Where the best loss of a budget is clearly not the law's: runs lie on curves, but not on curves of this form."""
+    good = [one for one in found.parabolas if one.flag == "ok"]
+    if not good:
+        return []
+    law = [float(found.optimum(one.budget).loss.value) for one in good]
+    off = np.log([one.loss for one in good]) - np.log(law)
+    worst = int(np.argmax(np.abs(off)))
+    scatter = _scatter_about_parabolas(found)
+    if abs(off[worst]) <= max(_MISFIT, 5 * scatter):
+        return []
+    return [
+        f"the law does not describe these points: at {good[worst].budget:.3g} FLOPs the best loss lies "
+        f"{np.expm1(off[worst]):+.1%} off it, and runs only {scatter:.1%} off their parabolas; do not extrapolate "
+        "(runs too short or sizes too small for a power law?)"
+    ]
+
+
+def _scatter_about_parabolas(found: Analysis) -> float:
+    """Spread of log loss about the parabolas, from all budgets that have points to spare; 0 where none has."""
+    points, squares, spare = found.points, 0.0, 0
+    for number, one in enumerate(found.parabolas):
+        mine = points.of_budget(number)
+        if one.flag == "ok" and mine.sum() > 3:
+            squares += float((np.log(points.loss[mine] / one.at(points.params[mine])) ** 2).sum())
+            spare += int(mine.sum()) - 3
+    return float(np.sqrt(squares / spare)) if spare else 0.0
 
 
 def _notes_on_parabolas(found: Analysis) -> list[str]:

@@ -20,6 +20,7 @@ SUFFIX = ".safetensors"
 _WHAT = "name a run folder, a step of one, a Hugging Face folder or a .safetensors file"
 # Facts that have a key of their own in a description.
 _SHOWN_FACTS = [
+    "stage",
     "model",
     "data",
     "tokenizer",

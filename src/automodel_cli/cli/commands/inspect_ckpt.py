@@ -80,6 +80,7 @@ def show_checkpoint(found: Mapping[str, Any]) -> None:
             "optimizer",
             f"{brief(found['optimizer'])} ({optimizer['count']} tensors, {binary_size(optimizer['bytes'])})",
         ),
+        ("stage", brief(found["stage"])),
         *((key, brief(found[key])) for key in ("model", "tokenizer", "data", "precision", "batch", "versions")),
         ("tied", brief(found["tied"])),
         ("fingerprint", found["fingerprint"]),

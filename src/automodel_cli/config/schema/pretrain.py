@@ -79,6 +79,9 @@ class PretrainConfig(Section):
     """Type of the residual stream when matrix products are in bf16; auto: bf16 on CUDA, fp32 on a CPU."""
     device: Device = "auto"
     """Where to train: auto, cpu, cuda, mps."""
+    stage: Literal["pretraining", "mid-training"] | None = None
+    """What the run is, stored in its checkpoints: after mid-training a model is talked to in turns; null: mid-training
+    where the data are conversations."""
     init_from: str | None = None
     """Weights to start from (checkpoint, Hugging Face folder, GPT-2 name), with a new optimizer and step 0."""
     init_from_any_function: bool = False

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from automodel_cli.assembly.data import TrainLoader
-from automodel_cli.assembly.facts import Facts, PrecisionFacts, data_facts, versions
+from automodel_cli.assembly.facts import Facts, PrecisionFacts, data_facts, stage_of, versions
 from automodel_cli.assembly.machine.batch_size import LocalBatch
 from automodel_cli.assembly.machine.fast_path import FastPath
 from automodel_cli.assembly.machine.memory import DeviceMemory, predict
@@ -138,6 +138,7 @@ class RunPlan(LoadedRun):
         """What its checkpoints will say of it."""
         scheduler = self.cfg.step_scheduler
         return Facts(
+            stage=stage_of(self.cfg, self.dataset),
             model=self.model.model_config(),
             code=code_facts(self.model, self.cfg.model),
             param_counts=count_parameters(self.model),
