@@ -104,6 +104,18 @@ class DataSource:
         """Arguments of the constructor that the run fills in where the configuration leaves them out."""
         return {"seed": run.seed}
 
+    @classmethod
+    def open_named(
+        cls, name: str, seq_len: int, *, held_out: bool = True, trained_as: Mapping[str, Any]
+    ) -> WindowDataset | None:
+        """All tokens of the files that ``name`` means, in their order; None where they are of another kind.
+
+        Args:
+            held_out: of a whole corpus only its validation split.
+            trained_as: arguments of the training data that say how files are read, which other kinds may not have.
+        """
+        return None
+
     def describe(self) -> Description:
         """The line of the start-up table, and the identity that a checkpoint remembers."""
         raise NotImplementedError
@@ -147,18 +159,6 @@ class WindowDataset(DataSource, Dataset[dict[str, torch.Tensor]], ABC):
     seq_len: int
     seq_len_argument: ClassVar[str] = "seq_len"
     """The constructor's argument for it."""
-
-    @classmethod
-    def open_named(
-        cls, name: str, seq_len: int, *, held_out: bool = True, trained_as: Mapping[str, Any]
-    ) -> WindowDataset | None:
-        """All tokens of the files that ``name`` means, in their order; None where they are of another kind.
-
-        Args:
-            held_out: of a whole corpus only its validation split.
-            trained_as: arguments of the training data that say how files are read, which other kinds may not have.
-        """
-        return None
 
     @property
     @abstractmethod
