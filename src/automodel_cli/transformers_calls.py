@@ -11,13 +11,14 @@ import functools
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
-from automodel_cli import doors, dtypes
-from automodel_cli.errors import ConfigError
+from automodel_cli import doors, dtypes, plain_text
+from automodel_cli.errors import ConfigError, DataError
+from automodel_cli.text import first_line
 
 _BOOL: TypeAdapter[Any] = TypeAdapter(bool)
 _NUMBER: TypeAdapter[Any] = TypeAdapter(int | FiniteFloat)
@@ -157,6 +158,42 @@ def _like(present: Any, value: Any) -> Any:
     if isinstance(present, bool):
         return _BOOL.validate_python(value)
     return value if isinstance(value, list) else _NUMBER.validate_python(value, strict=isinstance(value, bool))
+
+
+def render_chat(
+    template: str,
+    messages: Sequence[Mapping[str, str]],
+    *,
+    add_generation_prompt: bool = False,
+    spans: bool = False,
+    **variables: str,
+) -> tuple[str, list[tuple[int, int]]]:
+    """The text that a chat template makes of messages, in transformers' sandbox.
+
+    Templates that name today's date are given the one day that Llama's name without a clock: text is reproducible.
+
+    Args:
+        spans: also find what the template marks with ``{% generation %}``, as (begin, end) of characters.
+        variables: ``bos_token`` and the like.
+
+    Raises:
+        DataError: it refuses the conversation, is no template, or wants what the sandbox forbids.
+    """
+    rendering = importlib.import_module("transformers.utils.chat_template_utils")
+    try:
+        texts, found = rendering.render_jinja_template(
+            conversations=[[dict(message) for message in messages]],
+            chat_template=template,
+            add_generation_prompt=add_generation_prompt,
+            return_assistant_tokens_mask=spans,
+            **{"date_string": "26 Jul 2024", **variables},
+        )
+    except Exception as error:
+        reason = plain_text.without_controls(first_line(error))[:200]
+        raise DataError(
+            f"the chat template cannot render a conversation: {reason}", "look at the roles and their order"
+        ) from error
+    return texts[0], found[0] if found else []
 
 
 def shut(function: Callable[..., Any], source: str | None, *further: Callable[..., Any]) -> dict[str, Any]:

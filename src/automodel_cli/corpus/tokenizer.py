@@ -9,7 +9,8 @@ offline, and every such folder has ``automodel_tokenizer.json``:
 | kind                              | "tiktoken", "hf", "byte" or "char"                                   |
 | name, vocab_size, eot_id, bos_id  | as the attributes of ``Tokenizer``                                   |
 | fingerprint                       | hash of everything that decides the ids                              |
-| pattern, special_tokens           | tiktoken only; the ranks are in ``ranks.tiktoken``                   |
+| special_tokens                    | {spelling: id}; of byte and char only where some were added          |
+| pattern                           | tiktoken only; the ranks are in ``ranks.tiktoken``                   |
 
 ``hf`` folders also hold ``tokenizer.json`` and ``tokenizer_config.json`` (AutoTokenizer loads them), ``char``
 folders ``vocab.json``, a list of characters. Text is never searched for special tokens.
@@ -23,7 +24,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -70,12 +71,15 @@ _GPT2_FILES = [
 # ------------------------------------------------------------------------------------------- tiktoken
 
 
+_SpecialIds = dict[str, Annotated[int, Field(ge=0, lt=MAX_VOCAB)]]
+
+
 class _TiktokenParts(FileModel):
     """What ``automodel_tokenizer.json`` of this kind has beside the ranks."""
 
     name: str
     pattern: str
-    special_tokens: dict[str, Annotated[int, Field(ge=0, lt=MAX_VOCAB)]]
+    special_tokens: _SpecialIds
 
 
 class TiktokenTokenizer(Tokenizer):
@@ -101,6 +105,19 @@ class TiktokenTokenizer(Tokenizer):
 
     def special_texts(self) -> tuple[str, ...] | None:
         return tuple(sorted(self._encoding._special_tokens))
+
+    def special_ids(self) -> Mapping[str, int]:
+        return self._encoding._special_tokens
+
+    def _with_more(self, spellings: Sequence[str]) -> Tokenizer:
+        had = self._encoding
+        encoding = tiktoken.Encoding(
+            had.name,
+            pat_str=had._pat_str,
+            mergeable_ranks=had._mergeable_ranks,
+            special_tokens=had._special_tokens | _numbered(spellings, self.vocab_size),
+        )
+        return TiktokenTokenizer(encoding, self._ranks_text)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         with failures_named(f"tokenizer {self.name!r} cannot decode", "is it the one that made these ids?"):
@@ -168,7 +185,29 @@ class _ByteEngine:
         return np.frombuffer(text.encode(), dtype=np.uint8)
 
 
-class ByteTokenizer(Tokenizer):
+def _numbered(spellings: Iterable[str], first: int) -> dict[str, int]:
+    return {text: first + number for number, text in enumerate(spellings)}
+
+
+class _ListedSpecial(Tokenizer):
+    """A tokenizer that has no special tokens with a spelling but those that were added, behind its other ids."""
+
+    def __init__(self, size: int, special: Iterable[str]) -> None:
+        self._special = _numbered(special, size)
+        self._spelled = {index: text.encode() for text, index in self._special.items()}
+        self.vocab_size = size + len(self._special)
+
+    def special_ids(self) -> Mapping[str, int]:
+        return self._special
+
+    def _hash(self, content: bytes) -> str:
+        return hash_bytes(content + (json.dumps(self._special).encode() if self._special else b""))
+
+    def _save_parts(self, folder: Path) -> dict[str, Any]:
+        return {"special_tokens": self._special} if self._special else {}
+
+
+class ByteTokenizer(_ListedSpecial):
     """UTF-8 bytes are ids 0..255; 256 is end of text."""
 
     kind = name = "byte"
@@ -176,17 +215,21 @@ class ByteTokenizer(Tokenizer):
     eot_id = bos_id = 256
     cuts_at_spaces = True
 
-    def __init__(self) -> None:
+    def __init__(self, special: Iterable[str] = ()) -> None:
+        super().__init__(257, special)
         self.reference = self.engine = _ByteEngine()
 
+    def _with_more(self, spellings: Sequence[str]) -> Tokenizer:
+        return ByteTokenizer([*self._special, *spellings])
+
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        return bytes(int(i) for i in ids if int(i) < 256)
+        return b"".join(bytes([i]) if i < 256 else self._spelled.get(i, b"") for i in map(int, ids))
 
     def text_bytes(self) -> TokenBytes:
-        return TokenBytes.everywhere(np.array([1] * 256 + [0], dtype=np.int32))
+        return TokenBytes.everywhere(np.array([1] * 256 + [0] * (self.vocab_size - 256), dtype=np.int32))
 
     def fingerprint(self) -> str:
-        return hash_bytes(b"byte 257")
+        return self._hash(b"byte 257")
 
 
 class _CharEngine:
@@ -211,30 +254,33 @@ class _CharEngine:
         return ids
 
 
-class CharTokenizer(Tokenizer):
-    """One id a character, in code point order, as nanoGPT's Shakespeare example; no special tokens."""
+class CharTokenizer(_ListedSpecial):
+    """One id a character, in code point order, as nanoGPT's Shakespeare example; no end-of-text."""
 
     kind = name = "char"
     cuts_at_spaces = True
 
-    def __init__(self, characters: Iterable[str]) -> None:
+    def __init__(self, characters: Iterable[str], special: Iterable[str] = ()) -> None:
         self.characters = sorted(set(characters))
-        self.vocab_size = len(self.characters)
+        super().__init__(len(self.characters), special)
         self.reference = self.engine = _CharEngine(self.characters)
 
+    def _with_more(self, spellings: Sequence[str]) -> Tokenizer:
+        return CharTokenizer(self.characters, [*self._special, *spellings])
+
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        return "".join(self.characters[int(i)] for i in ids).encode()
+        return b"".join(self._spelled.get(i) or self.characters[i].encode() for i in map(int, ids))
 
     def text_bytes(self) -> TokenBytes:
-        sizes = [len(character.encode()) for character in self.characters]
+        sizes = [len(character.encode()) for character in self.characters] + [0] * len(self._special)
         return TokenBytes.everywhere(np.array(sizes, dtype=np.int32))
 
     def fingerprint(self) -> str:
-        return hash_bytes(json.dumps(self.characters).encode())
+        return self._hash(json.dumps(self.characters).encode())
 
     def _save_parts(self, folder: Path) -> dict[str, Any]:
         write_json(folder / "vocab.json", self.characters)
-        return {}
+        return super()._save_parts(folder)
 
 
 # ------------------------------------------------------------------------------------------- opening
@@ -246,6 +292,7 @@ class _Marker(FileModel):
     kind: Literal["tiktoken", "hf", "byte", "char"]
     name: str
     fingerprint: str | None = None
+    special_tokens: _SpecialIds = Field(default_factory=dict)
 
 
 class _Characters(FileModel):
@@ -351,7 +398,9 @@ def _from_parts(folder: Path, marked: _Marker, body: dict[str, Any]) -> Tokenize
         return TiktokenTokenizer.load(folder, body)
     if marked.kind == "hf":
         return HFTokenizer.load(folder, name=marked.name)
+    special = sorted(marked.special_tokens, key=marked.special_tokens.__getitem__)
     if marked.kind == "char":
         listed = read_json(folder / "vocab.json", hint=_RESTORE)
-        return CharTokenizer(validated({"characters": listed}, _Characters, folder / "vocab.json").characters)
-    return ByteTokenizer()
+        known = validated({"characters": listed}, _Characters, folder / "vocab.json")
+        return CharTokenizer(known.characters, special)
+    return ByteTokenizer(special)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import count, pairwise
@@ -87,11 +88,13 @@ def convert(folder: Path) -> tokenizers.Tokenizer | None:
     if body["kind"] == "byte":
         ranks = {bytes([byte]): byte for byte in range(256)}
         splitter = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        return _byte_level(ranks, [], {"<|endoftext|>": 256}, splitter)
+        return _byte_level(ranks, [], {"<|endoftext|>": 256, **body.get("special_tokens", {})}, splitter)
     if body["kind"] == "char":
         characters = json.loads((folder / "vocab.json").read_bytes())
-        made = tokenizers.Tokenizer(models.BPE({c: i for i, c in enumerate(characters)}, []))
+        special = body.get("special_tokens", {})
+        made = tokenizers.Tokenizer(models.BPE({c: i for i, c in enumerate(characters)} | special, []))
         made.decoder = decoders.Fuse()
+        _add_special(made, special)
         return made
     return None
 
@@ -118,9 +121,13 @@ def _byte_level(
     made = tokenizers.Tokenizer(models.BPE(vocabulary, pairs, ignore_merges=True))
     made.pre_tokenizer = splitter
     made.decoder = decoders.ByteLevel()
+    _add_special(made, special)
+    return made
+
+
+def _add_special(made: tokenizers.Tokenizer, special: dict[str, int]) -> None:
     for text, _ in sorted(special.items(), key=lambda item: item[1]):
         made.add_special_tokens([tokenizers.AddedToken(text, special=True, normalized=False)])
-    return made
 
 
 def find_merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
@@ -162,6 +169,4 @@ def _for_oniguruma(pattern: str) -> str:
 
     Possessive quantifiers only save time in these patterns; ``$`` is the end of the text.
     """
-    for possessive, greedy in (("++", "+"), ("*+", "*"), ("?+", "?"), ("}+", "}")):
-        pattern = pattern.replace(possessive, greedy)
-    return pattern.replace("$", "\\z")
+    return re.sub(r"(?<!\\)(\{\d+(?:,\d*)?\}|[+*?])\+", r"\1", pattern).replace("$", "\\z")

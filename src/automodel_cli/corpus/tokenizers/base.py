@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +37,7 @@ class Tokenizer:
         vocab_size: number of ids; every id is below it.
         eot_id, bos_id, pad_id: end-of-text, beginning-of-text and padding ids, or None.
         note: a line on which vocabulary serves, where it is not the one that was named.
+        chat_template: how conversations are rendered, where the tokenizer brings that.
         cuts_at_spaces: whether encoding is unchanged when a text is cut between a letter and a space.
         reference, engine: what defines the ids; what encodes (the same until ``use_engine`` is called).
     """
@@ -48,6 +49,7 @@ class Tokenizer:
     bos_id: int | None = None
     pad_id: int | None = None
     note: str = ""
+    chat_template: str | None = None
     cuts_at_spaces: bool = False
     reference: Engine
     engine: Engine
@@ -104,6 +106,22 @@ class Tokenizer:
     def special_texts(self) -> tuple[str, ...] | None:
         """How special tokens are spelled: a text without any of these has none. None: that cannot be told."""
         return ()
+
+    def special_ids(self) -> Mapping[str, int]:
+        """Special tokens that have a spelling, by it: ids that ``encode`` makes of no text."""
+        return {}
+
+    def with_special(self, spellings: Iterable[str]) -> Tokenizer:
+        """The same tokenizer with further special tokens at the next free ids; itself where it has them all.
+
+        Raises:
+            DataError: its vocabulary has one of them for plain text.
+        """
+        new = [text for text in spellings if text not in self.special_ids()]
+        return self._with_more(new) if new else self
+
+    def _with_more(self, spellings: Sequence[str]) -> Tokenizer:
+        raise NotImplementedError
 
     def added_ids(self) -> tuple[list[int], list[int]]:
         """Special ids that the tokenizer by itself puts before and after each text."""

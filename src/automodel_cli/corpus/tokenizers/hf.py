@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,33 @@ class _TokenizerJson(FileModel):
     decoder: dict[str, Any] | None = None
 
 
+class _NamedTemplate(FileModel):
+    name: str
+    template: str
+
+
 class _TokenizerConfig(FileModel):
     """What we look at in a ``tokenizer_config.json``: a text, or an object with ``content``."""
 
     eos_token: str | dict[str, Any] | None = None
     bos_token: str | dict[str, Any] | None = None
     pad_token: str | dict[str, Any] | None = None
+    unk_token: str | dict[str, Any] | None = None
+    chat_template: str | Items[_NamedTemplate] | None = None
+
+    @property
+    def default_template(self) -> str | None:
+        """How conversations are rendered; of several templates the one named ``default``."""
+        if isinstance(self.chat_template, tuple):
+            return next((one.template for one in self.chat_template if one.name == "default"), None)
+        return self.chat_template
+
+    @property
+    def named_tokens(self) -> dict[str, str]:
+        """``bos_token`` and the like, spelled."""
+        named = {name: getattr(self, name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
+        spelled = {name: _content(token) for name, token in named.items()}
+        return {name: token for name, token in spelled.items() if isinstance(token, str)}
 
 
 class HFTokenizer(Tokenizer):
@@ -71,6 +93,7 @@ class HFTokenizer(Tokenizer):
         self.eot_id = _special_id(ends.eos_token, _EOT_NAMES, vocab)
         self.bos_id = _special_id(ends.bos_token, _BOS_NAMES, vocab)
         self.pad_id = _special_id(ends.pad_token, (), vocab)
+        self.chat_template, self.named_tokens = ends.default_template, ends.named_tokens
         self.cuts_at_spaces = _is_gpt2_style(self._body)
         self._byte_level = _is_byte_level(self._body)
         self.reference = self.engine = HuggingFaceEngine(self._tokenizer)
@@ -92,6 +115,50 @@ class HFTokenizer(Tokenizer):
         if self._tokenizer.normalizer is not None and any(token.normalized for token in special):
             return None  # they are looked for in text that is changed first
         return tuple(sorted(token.content for token in special))
+
+    def special_ids(self) -> Mapping[str, int]:
+        return self._special_ids
+
+    @functools.cached_property
+    def _special_ids(self) -> dict[str, int]:
+        return {token.content: index for index, token in self._added.items() if token.special}
+
+    def _with_more(self, spellings: Sequence[str]) -> Tokenizer:
+        body = json.loads(self._json)
+        plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+        had = [token for token in body.get("added_tokens") or [] if token["content"] not in spellings]
+        vocab = self._tokenizer.get_vocab(with_added_tokens=True)
+        ids = {text: vocab[text] for text in spellings if text in vocab}
+        new = [text for text in spellings if text not in ids]
+        ids |= {text: self.vocab_size + number for number, text in enumerate(new)}
+        added = [{"id": index, "content": text, **plain, "special": True} for text, index in ids.items()]
+        body["added_tokens"] = sorted([*had, *added], key=lambda token: token["id"])
+        made = HFTokenizer(
+            self.name, tokenizer_json=json.dumps(body, ensure_ascii=False), config_json=self._config_json
+        )
+        for text, index in ids.items():
+            if made.special_ids().get(text) != index or index in made.encode(text):
+                raise DataError(
+                    f"tokenizer {self.name!r} cannot have {text} as a special token: its vocabulary uses it otherwise",
+                    "use another tokenizer",
+                )
+        return made
+
+    def encode_placed(self, text: str, *, parse: bool = False) -> tuple[list[int], list[int]]:
+        """Ids of ``text`` and the character at which each begins.
+
+        Args:
+            parse: special tokens that the text spells out are read as such.
+        """
+        with failures_named(f"tokenizer {self.name!r} cannot encode {text[:40]!r}", _RESTORE):
+            found = (self._parsing if parse else self._tokenizer).encode(text, add_special_tokens=False)
+        return found.ids, [begin for begin, _ in found.offsets]
+
+    @functools.cached_property
+    def _parsing(self) -> tokenizers.Tokenizer:
+        made = self._build()
+        made.encode_special_tokens = False
+        return made
 
     def added_ids(self) -> tuple[list[int], list[int]]:
         """By the post-processor of ``tokenizer.json``; like transformers, which passes ``add_bos_token`` and
@@ -188,11 +255,12 @@ class HFTokenizer(Tokenizer):
     @classmethod
     def load(cls, folder: Path, *, name: str | None = None) -> HFTokenizer:
         """From a ``tokenizer/`` folder of ours, or any folder with a ``tokenizer.json``."""
-        config = folder / "tokenizer_config.json"
+        config, template = folder / "tokenizer_config.json", folder / "chat_template.jinja"
+        config_json = read_text(config) if config.exists() else "{}"
         return cls(
             folder.resolve().name if name is None else name,
             tokenizer_json=read_text(folder / "tokenizer.json"),
-            config_json=read_text(config) if config.exists() else "{}",
+            config_json=_with_template(config_json, read_text(template)) if template.exists() else config_json,
         )
 
     @classmethod
@@ -213,11 +281,24 @@ class HFTokenizer(Tokenizer):
             config_json = read_text(Path(config))
         except (OSError, ValueError):
             config_json = "{}"  # some repositories have none
+        with contextlib.suppress(OSError, ValueError):
+            template = hf_hub_download(repo_id, "chat_template.jinja", local_files_only=cached_only)
+            config_json = _with_template(config_json, read_text(Path(template)))
         return cls(repo_id, tokenizer_json=read_text(main), config_json=config_json)
 
 
+def _content(named: Any) -> Any:
+    return named.get("content") if isinstance(named, dict) else named
+
+
+def _with_template(config_json: str, template: str) -> str:
+    """A ``tokenizer_config.json`` with the template that lies beside it, which is the newer place for one."""
+    config = parse_json(config_json, "tokenizer_config.json", hint=_RESTORE)
+    return json.dumps({**config, "chat_template": template}, indent=2, ensure_ascii=False) + "\n"
+
+
 def _special_id(named: Any, usual: tuple[str, ...], vocab: dict[str, int]) -> int | None:
-    content = named.get("content") if isinstance(named, dict) else named
+    content = _content(named)
     if isinstance(content, str) and content in vocab:
         return vocab[content]
     return next((vocab[name] for name in usual if name in vocab), None)
