@@ -12,6 +12,7 @@ from automodel_cli import device as this_machine
 from automodel_cli.assembly.checkpoint import LoadedModel, describe_weights, load_model
 from automodel_cli.checkpoint import layout
 from automodel_cli.config.schema.serving import AnsweringConfig
+from automodel_cli.corpus.conversations.chat_format import chat_format_of
 from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.serving.engine import Engine
@@ -93,10 +94,6 @@ def _chat_format(cfg: AnsweringConfig, tokenizer: Tokenizer, loaded: LoadedModel
             "name the tokenizer that the model was trained with: --tokenizer",
         )
     return found
-
-
-def chat_format_of(tokenizer: Tokenizer) -> Prompter | None:
-    return None
 
 
 def _name(path: Path) -> str:

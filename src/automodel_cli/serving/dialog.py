@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+from automodel_cli.corpus.conversations.conversation import Conversation, Message, parse_messages
 from automodel_cli.errors import AutomodelError, ConfigError
 from automodel_cli.files import write_json
 from automodel_cli.generation.sampling import check_settings, mix
 from automodel_cli.json_files import read_json
 from automodel_cli.serving.engine import Piece, Request
-from automodel_cli.serving.prompts import Conversation, Message, parse_messages, trimmed
+from automodel_cli.serving.prompts import trimmed
 from automodel_cli.serving.service import Service
 from automodel_cli.text import plural
 

@@ -4,35 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
+from automodel_cli.corpus.conversations.conversation import Conversation
 from automodel_cli.corpus.tokenizer import Tokenizer
-from automodel_cli.errors import ConfigError, DataError
-
-
-@dataclass(frozen=True)
-class Message:
-    """What one side says."""
-
-    role: Literal["system", "user", "assistant", "tool"]
-    content: str
-
-
-Conversation = tuple[Message, ...]
-
-
-def parse_messages(value: Any) -> Conversation:
-    """A conversation from JSON.
-
-    Raises:
-        DataError: it is none.
-    """
-    try:
-        messages = tuple(Message(one["role"], one["content"]) for one in value)
-    except (KeyError, TypeError) as error:
-        raise DataError("expected a list of messages with role and content") from error
-    return messages
+from automodel_cli.errors import ConfigError
 
 
 class Prompter(Protocol):

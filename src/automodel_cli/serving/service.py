@@ -6,12 +6,13 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from automodel_cli.corpus.conversations.conversation import Conversation
 from automodel_cli.corpus.tokenizer import Tokenizer
 from automodel_cli.errors import ConfigError
 from automodel_cli.generation.sampling import check_settings, mix
 from automodel_cli.serving.choosing import Sampling
 from automodel_cli.serving.engine import Engine, Request
-from automodel_cli.serving.prompts import Conversation, PlainText, Prompter, trimmed
+from automodel_cli.serving.prompts import PlainText, Prompter, trimmed
 
 
 @dataclass(frozen=True)

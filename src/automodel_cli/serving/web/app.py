@@ -13,9 +13,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
-from automodel_cli.errors import AutomodelError
+from automodel_cli.corpus.conversations.conversation import parse_messages
+from automodel_cli.errors import AutomodelError, DataError
 from automodel_cli.serving import engine
-from automodel_cli.serving.prompts import parse_messages
 from automodel_cli.serving.service import Service, Settings, several
 from automodel_cli.serving.web.answers import Answer, ChatShape, Shape
 from automodel_cli.serving.web.bodies import Body, ChatBody, TextBody
@@ -82,7 +82,10 @@ def make_app(service: Service, *, max_tokens: int, connections: Callable[[], int
         asked = settings(body, body.max_completion_tokens or body.max_tokens, scores)
 
         def read() -> engine.Request:
-            conversation = parse_messages([message.plain() for message in body.messages])
+            try:
+                conversation = parse_messages(body.messages)
+            except DataError as error:
+                raise ApiError(400, f"{error.message}: {error.hint}", param="messages", code="invalid_value") from error
             return service.of_conversation(conversation, asked, trim=body.truncation == "auto")
 
         with_room = await run_in_threadpool(read)
