@@ -119,6 +119,10 @@ COMMANDS: dict[str, Entry] = {
         "commands.race", "race", _LOOK,
     ),
     "generate": Entry("Generate text from a prompt.", "commands.generate", "generate", _LOOK),
+    "chat": Entry("Talk to a checkpoint, in the terminal or the browser.", "commands.chat", "chat", _LOOK),
+    "serve": Entry(
+        "Serve a checkpoint: chat page and OpenAI-compatible API.", "commands.serve", "serve", _LOOK
+    ),
     "export": Entry(
         "Export a checkpoint as a folder that transformers loads: automodel export hf CKPT OUT.",
         panel=_LOOK,

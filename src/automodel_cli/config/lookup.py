@@ -24,6 +24,7 @@ from automodel_cli.config.schema.results import (
     PlotConfig,
     TasksConfig,
 )
+from automodel_cli.config.schema.serving import ChatConfig, ServeConfig
 from automodel_cli.config.schema.shuffle import ShuffleConfig
 from automodel_cli.config.schema.sweep import RaceConfig, SweepFitConfig, SweepPlotConfig, SweepRunConfig
 from automodel_cli.config.targets.roles import Role, role_of_section
@@ -50,6 +51,8 @@ COMMANDS: tuple[tuple[str, type[Section]], ...] = (
     ("automodel sweep plot", SweepPlotConfig),
     ("automodel race", RaceConfig),
     ("automodel generate", GenerateConfig),
+    ("automodel chat", ChatConfig),
+    ("automodel serve", ServeConfig),
     ("automodel export hf", ExportConfig),
     ("automodel import", ImportConfig),
 )

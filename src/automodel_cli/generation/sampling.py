@@ -105,15 +105,15 @@ def row_generators(
 ) -> list[torch.Generator]:
     """A generator for each sample of each prompt, a function of (seed, prompt, sample) alone."""
     return [
-        torch.Generator(device).manual_seed(_mix(seed if prompt == 0 else _mix(seed, -prompt), number))
+        torch.Generator(device).manual_seed(mix(seed if prompt == 0 else mix(seed, -prompt), number))
         for prompt in range(prompts)
         for number in range(samples)
     ]
 
 
-def _mix(seed: int, row: int) -> int:
-    """Neighbouring seeds and rows far apart: one round of SplitMix64."""
-    value = (seed * 0x9E3779B97F4A7C15 + row * 0xD1B54A32D192ED03 + 0x632BE59BD9B4E019) & (2**64 - 1)
+def mix(seed: int, number: int) -> int:
+    """63 bits of a seed and a number, neighbors far apart: one round of SplitMix64."""
+    value = (seed * 0x9E3779B97F4A7C15 + number * 0xD1B54A32D192ED03 + 0x632BE59BD9B4E019) & (2**64 - 1)
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
     return (value ^ (value >> 31)) >> 1  # manual_seed takes 63 bits

@@ -93,6 +93,7 @@ class OwnCausalLM(CausalLM):
             cached=0 if cache is None else cache.length,
             segment_ids=batch.segment_ids,
             left_padding=None if cache is None else cache.left_padding,
+            lengths=None if cache is None else cache.lengths,
             device=batch.input_ids.device,
             dropout=dropout if self.training else 0.0,
             window=window,

@@ -5,6 +5,7 @@ Shapes: B rows, H key/value heads, S positions seen so far, T new tokens, K head
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -54,7 +55,10 @@ class KVCache:
 
     Attributes:
         foreign: for models that keep keys and values in a format of their own.
+        lengths: int64 ``[B]`` where rows differ in the number of tokens they have (``SlotCache``); S is the largest.
     """
+
+    lengths: Tensor | None = None
 
     def __init__(self, *, capacity: int = 0, left_padding: Tensor | None = None) -> None:
         self.capacity = capacity
@@ -90,3 +94,72 @@ class KVCache:
             self.left_padding = self.left_padding[index]
         if self.foreign is not None:
             self.foreign.batch_select_indices(index)
+
+
+class SlotCache(KVCache):
+    """Rows of any lengths, each from position 0 on, that come and go between forwards of one token a row.
+
+    A forward gets ``[B, H, S, K]`` without a copy, as rows are kept at the front: the last one takes the place of one
+    that leaves. What stands behind the end of a row is finite and nothing looks at it (``attention_mask``).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lengths = torch.empty(0, dtype=torch.int64)
+        self._spaces: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def adopt(self, read: KVCache, lengths: Sequence[int]) -> None:
+        """Add the rows of another cache behind the last one, of each its first ``lengths`` positions."""
+        assert self.lengths is not None
+        first, end = len(self.lengths), max(lengths)
+        for layer, rooms in read._layers.items():
+            pieces = [room._space[:, :, :end] for room in rooms if room._space is not None]
+            for space, piece in zip(self._room(layer, pieces[0], first + len(lengths), end), pieces, strict=True):
+                space[first : first + len(lengths), :, :end] = piece
+                self._device = piece.device
+        self._become(torch.cat([self.lengths.to(self._device), torch.tensor(lengths, device=self._device)]))
+
+    def drop(self, row: int) -> None:
+        """Let a row go; the last one takes its number."""
+        assert self.lengths is not None
+        last = len(self.lengths) - 1
+        kept = int(self.lengths[last])
+        if row < last:
+            for spaces in self._spaces.values():
+                for space in spaces:
+                    space[row, :, :kept] = space[last, :, :kept]
+            self.lengths[row] = kept
+        self._become(self.lengths[:last])
+
+    def _become(self, lengths: Tensor) -> None:
+        self.lengths, self.length = lengths, int(lengths.max()) if len(lengths) else 0
+        self._rows = torch.arange(len(lengths), device=lengths.device)
+
+    def _room(self, layer: int, like: Tensor, rows: int, end: int) -> tuple[Tensor, Tensor]:
+        """Spaces of keys and values with at least so many rows and positions."""
+        spaces = self._spaces.get(layer)
+        old_rows, old_end = (spaces[0].shape[0], spaces[0].shape[2]) if spaces else (0, 0)
+        if spaces is None or rows > old_rows or end > old_end:
+            rows = rows if rows <= old_rows else max(rows, 2 * old_rows)
+            end = old_end if end <= old_end else max(end + 64, old_end * 3 // 2)
+            grown = [like.new_zeros((rows, like.shape[1], end, like.shape[3])) for _ in range(2)]
+            for new, old in zip(grown, spaces or (), strict=False):
+                new[:old_rows, :, :old_end] = old
+            spaces = self._spaces[layer] = (grown[0], grown[1])
+        return spaces
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Append ``[B, H, 1, K]``, each row's at its own end; everything, ``[B, H, S + 1, K]``."""
+        rows, end = keys.shape[0], self.length + 1
+        spaces = self._room(layer, keys, rows, end)
+        for space, piece in zip(spaces, (keys, values), strict=True):
+            space[self._rows, :, self.lengths] = piece[:, :, 0].to(space.dtype)
+        return spaces[0][:rows, :, :end], spaces[1][:rows, :, :end]
+
+    def advance(self, tokens: int) -> None:
+        assert self.lengths is not None
+        self._become(self.lengths + tokens)
+
+    def positions(self, tokens: int, device: torch.device) -> Tensor:
+        assert self.lengths is not None
+        return self.lengths[:, None] + torch.arange(tokens, device=device)

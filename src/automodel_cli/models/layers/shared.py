@@ -117,6 +117,7 @@ def attention_mask(
     segment_ids: Tensor | None,
     device: torch.device,
     left_padding: Tensor | None = None,
+    lengths: Tensor | None = None,
     dropout: float = 0.0,
     window: int | None = None,
     rows: int | None = None,
@@ -126,10 +127,15 @@ def attention_mask(
     With ``segment_ids [B, T]`` a token looks only at earlier tokens of its own segment (block-diagonal): see
     ``document_attention``, which needs to know whether attention weights are dropped (``dropout``). With
     ``left_padding [B]`` nobody looks at the first so many positions of a row, but for those positions themselves:
-    a softmax over nothing would be NaN. With ``window`` a token sees so many tokens, its own included; without a cache
-    such a mask, of ``rows``, has the forms of ``document_attention`` (decoding would compile each length anew).
+    a softmax over nothing would be NaN. With ``lengths [B]`` each row goes on from an end of its own, the furthest at
+    ``cached``. With ``window`` a token sees so many tokens, its own included; without a cache such a mask, of ``rows``,
+    has the forms of ``document_attention`` (decoding would compile each length anew).
     """
     window = None if window is None or window >= cached + tokens else window
+    if lengths is not None:
+        places = lengths[:, None] + torch.arange(tokens, device=device)  # [B, T]
+        distance = places[:, None, :, None] - torch.arange(cached + tokens, device=device)  # [B, 1, T, S]
+        return distance >= 0 if window is None else (distance >= 0) & (distance < window)
     if segment_ids is None and left_padding is None and cached == 0:
         if window is None:
             return None

@@ -1,0 +1,102 @@
+"""A configuration and a checkpoint -> a service: a model with its tokenizer, its chat format and its engine."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from automodel_cli import device as this_machine
+from automodel_cli.assembly.checkpoint import LoadedModel, describe_weights, load_model
+from automodel_cli.checkpoint import layout
+from automodel_cli.config.schema.serving import AnsweringConfig
+from automodel_cli.corpus.conversations.chat_format import chat_format_of
+from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
+from automodel_cli.errors import ConfigError, DataError
+from automodel_cli.serving.engine import Engine
+from automodel_cli.serving.prompts import PlainText, Prompter
+from automodel_cli.serving.service import Service, Settings
+
+CHAT_STAGES = ("mid-training",)
+"""Stages of a checkpoint after which it answers in its chat format."""
+
+
+@contextlib.contextmanager
+def open_service(
+    cfg: AnsweringConfig,
+    *,
+    trust: Sequence[str] = (),
+    name: str | None = None,
+    max_rows: int = 1,
+    max_waiting: int = 1,
+    timeout_s: float = float("inf"),
+) -> Iterator[tuple[Service, tuple[str, ...]]]:
+    """A service whose engine runs while the block does, and what people should be told of the checkpoint.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be loaded.
+        ConfigError: there is no tokenizer, or no chat format where one was asked for.
+        DataError: the tokenizer is not the model's.
+    """
+    device = this_machine.pick_device(cfg.device)
+    this_machine.bound_the_heap()
+    loaded = load_model(cfg.checkpoint, device=device, trust=trust)
+    tokenizer = loaded.tokenizer if cfg.tokenizer is None else open_tokenizer(cfg.tokenizer)
+    if tokenizer is None:
+        raise ConfigError(f"{loaded.path} has no tokenizer, so no text can be read", "name one with --tokenizer")
+    chat = _chat_format(cfg, tokenizer, loaded)
+    # Half precision pays off on GPUs; a batch of single tokens on a CPU hardly.
+    fast_bf16 = device.type == "cuda" and this_machine.choose_precision("auto", device)[0] == "bf16"
+    engine = Engine(
+        loaded.model,
+        tokenizer.decode_bytes,
+        device=device,
+        autocast_dtype=torch.bfloat16 if fast_bf16 else None,
+        usable_ids=min(tokenizer.vocab_size, loaded.model.vocab_size),
+        max_rows=max_rows,
+        max_waiting=max_waiting,
+    )
+    service = Service(
+        engine=engine,
+        tokenizer=tokenizer,
+        plain=PlainText(tokenizer, loaded.separator_id if cfg.tokenizer is None else None),
+        chat=chat,
+        name=name or _name(loaded.path),
+        identity=str(describe_weights(loaded)["fingerprint"]),
+        context=loaded.model.max_seq_len,
+        vocab_size=loaded.model.vocab_size,
+        defaults=Settings(
+            cfg.max_new_tokens, cfg.temperature, cfg.top_k, cfg.top_p, cfg.seed, tuple(filter(None, cfg.stop))
+        ),
+        timeout_s=timeout_s,
+    )
+    engine.start()
+    try:
+        yield service, loaded.notes
+    finally:
+        engine.close()
+
+
+def _chat_format(cfg: AnsweringConfig, tokenizer: Tokenizer, loaded: LoadedModel) -> Prompter | None:
+    """The format of conversations; None: plain text."""
+    wanted = cfg.chat or (loaded.facts.get("stage") in CHAT_STAGES if loaded.facts else True)
+    if cfg.plain or not wanted:
+        return None
+    found = chat_format_of(tokenizer)
+    if found is None and cfg.chat:
+        raise ConfigError(f"{tokenizer.name} knows no chat format", "leave --chat out, or name a --tokenizer that does")
+    if found is not None and max(found.stop_ids) >= loaded.model.vocab_size:
+        raise DataError(
+            f"the chat format of {tokenizer.name} uses token id {max(found.stop_ids):,}, the model has "
+            f"{loaded.model.vocab_size:,} ids",
+            "name the tokenizer that the model was trained with: --tokenizer",
+        )
+    return found
+
+
+def _name(path: Path) -> str:
+    """``runs/a/step_00001000`` -> ``a``; any other folder's own name."""
+    folder = path.resolve()
+    return folder.parent.name if layout.step_of(folder.name) is not None else folder.name
