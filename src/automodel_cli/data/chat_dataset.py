@@ -41,6 +41,8 @@ class ChatDataset(DataSource, Dataset[dict[str, torch.Tensor]]):
         DataError: no files, files without mask or index, or no conversation that is short enough.
     """
 
+    stage = "mid-training"
+
     @constructor_takes(ChatArguments)
     def __init__(self, options: ChatArguments) -> None:
         folder = _folder_of(options)
