@@ -85,9 +85,9 @@ class PreprocessChatConfig(Section):
     }
 
     mixture: str | None = None
-    """YAML file that names the tasks."""
+    """YAML file that names the tasks; null: `dataset` is the only one."""
     dataset: str | None = None
-    """Instead of a mixture: one dataset of conversations or instruction pairs, on the Hub or as local files."""
+    """One dataset of conversations or instruction pairs, on the Hub or as local files; null: there is a mixture."""
     val_fraction: Fraction | None = None
     """Fraction of `dataset` for validation; null: none."""
     tokenizer: str = "gpt2"
