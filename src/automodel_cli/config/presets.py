@@ -21,7 +21,6 @@ PRESETS = {
     "depth": "depth",
     "shakespeare-char": "shakespeare_char",
     "finetune-gpt2": "finetune_gpt2",
-    "midtrain": "midtrain_task_mixture",
     "llama-1b": "llama_1b",
     "megatron-gpt2": "megatron_pretrain_gpt2",
     "quickstart": "quickstart",

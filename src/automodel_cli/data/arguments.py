@@ -113,7 +113,7 @@ class ChatArguments:
     """What ``ChatDataset`` takes.
 
     Args:
-        file_pattern: a folder of ``preprocess chat``, a token file in it (``val_gsm8k.bin``), a glob, or a list.
+        file_pattern: a folder of conversations, a token file in it (``val_gsm8k.bin``), a glob, or a list.
         max_tokens: of a row; null: conversations are as long as they are.
         long_conversations: what becomes of longer ones: truncate cuts them there, drop leaves them out.
         split: of a folder, train or validation; the run supplies it.

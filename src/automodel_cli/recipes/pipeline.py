@@ -10,6 +10,7 @@ nothing before it was run again. A step that was stopped is started again, and g
 from __future__ import annotations
 
 import re
+import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,14 +76,15 @@ def load(options: PipelineOptions) -> Pipeline:
     cfg = load_config(PipelineConfig, options.pipeline)
     if unknown := sorted(options.set.keys() - cfg.values.keys()):
         raise ConfigError(f"--set {unknown[0]}: the pipeline has no such value", _known(cfg.values))
-    values = {**cfg.values, **options.set, "out": cfg.output_dir}
+    own = {"out": cfg.output_dir, "python": sysconfig.get_path("stdlib")}
+    values = {name: _filled(str(one), own, f"values.{name}") for name, one in (cfg.values | options.set).items()} | own
     if options.from_step is not None and options.from_step not in cfg.steps:
         raise ConfigError(f"--from-step {options.from_step}: there is no such step", _known(cfg.steps))
     folder = Path(cfg.output_dir)
     state = read_model(folder / STATE_NAME, _State) if (folder / STATE_NAME).exists() else _State()
     steps: list[Step] = []
     for name, written in cfg.steps.items():
-        words = tuple(_filled(word, values, name) for word in written)
+        words = tuple(_filled(word, values, f"steps.{name}") for word in written)
         if trusting := next((word for word in words if word.startswith("--trust")), None):
             raise ConfigError(
                 f"steps.{name}: {trusting} in a file would let it run code", "give --trust to automodel run"
@@ -136,10 +138,10 @@ def _run_step(step: Step, launch: Mapping[str, str], trust: Sequence[str]) -> No
     run_here(f"step {step.name}", [*step.words, *more])
 
 
-def _filled(word: str, values: Mapping[str, Any], step: str) -> str:
+def _filled(word: str, values: Mapping[str, Any], where: str) -> str:
     def value(found: re.Match[str]) -> str:
         if found[1] not in values:
-            raise ConfigError(f"steps.{step}: {found[0]} has no value", _known(values))
+            raise ConfigError(f"{where}: {found[0]} has no value", _known(values))
         return str(values[found[1]])
 
     return _PLACEHOLDER.sub(value, word)

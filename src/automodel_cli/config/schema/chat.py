@@ -10,7 +10,7 @@ from pydantic import model_validator
 from automodel_cli.config.schema.base import Amount, Count, Positive, Section, Whole
 from automodel_cli.config.schema.preprocess import Fraction
 
-TaskName = Literal["smoltalk", "mmlu_auxiliary", "gsm8k", "arc", "messages", "instructions"]
+TaskName = Literal["smoltalk", "mmlu_auxiliary", "gsm8k", "arc", "messages", "instructions", "practice"]
 _NAME = re.compile(r"[A-Za-z0-9_]+")
 
 
@@ -18,7 +18,8 @@ class TaskConfig(Section):
     """One task of a mixture."""
 
     task: TaskName | None = None
-    """How rows are read (smoltalk, mmlu_auxiliary, gsm8k, arc, messages, instructions); null: the task's own name."""
+    """How rows are read (smoltalk, mmlu_auxiliary, gsm8k, arc, messages, instructions), or made (practice); null: the
+    task's own name."""
     dataset: str | None = None
     """Dataset on the Hub, or local .jsonl, .json or .parquet files with the same columns; null: the task's own."""
     set_name: str | None = None
@@ -85,9 +86,9 @@ class PreprocessChatConfig(Section):
     }
 
     mixture: str | None = None
-    """YAML file that names the tasks."""
+    """YAML file that names the tasks; null: `dataset` is the only one."""
     dataset: str | None = None
-    """Instead of a mixture: one dataset of conversations or instruction pairs, on the Hub or as local files."""
+    """One dataset of conversations or instruction pairs, on the Hub or as local files; null: there is a mixture."""
     val_fraction: Fraction | None = None
     """Fraction of `dataset` for validation; null: none."""
     tokenizer: str = "gpt2"

@@ -12,7 +12,7 @@ import numpy as np
 
 from automodel_cli.corpus.conversations.chat_format import ChatFormat, chat_format_of
 from automodel_cli.corpus.conversations.conversation import TrainOn
-from automodel_cli.corpus.conversations.tasks import TASKS, TaskName
+from automodel_cli.corpus.conversations.tasks import TASKS
 from automodel_cli.corpus.documents.units import BadRow, Chunk, Unit
 from automodel_cli.corpus.tokenizer import load_tokenizer
 from automodel_cli.corpus.tokenizers.base import Tokenizer
@@ -32,7 +32,6 @@ class ConversationTask:
     """What a process needs to know to encode rows. Pickled it goes without ``tokenizer``, which is then loaded."""
 
     tokenizer_folder: Path
-    task: TaskName
     train_on: TrainOn
     tokenizer: Tokenizer | None = None
 
@@ -40,28 +39,29 @@ class ConversationTask:
         return {**self.__dict__, "tokenizer": None}
 
     def open(self) -> ConversationEncoder:
-        """What encodes units in this process; a unit's payload is pairs of row number and row."""
+        """What encodes units in this process; a unit's payload: a task's name, pairs of row number and row."""
         tokenizer = self.tokenizer or load_tokenizer(self.tokenizer_folder)
         chat = chat_format_of(tokenizer)
         assert chat is not None
-        return ConversationEncoder(chat, self)
+        return ConversationEncoder(chat, self.train_on)
 
 
 class ConversationEncoder:
     """Reads and renders the rows of units; a row that is no conversation, or teaches nothing, is a bad row."""
 
-    def __init__(self, chat: ChatFormat, task: ConversationTask) -> None:
-        self._chat, self._train_on = chat, task.train_on
-        self._conversation = TASKS[task.task].conversation
+    def __init__(self, chat: ChatFormat, train_on: TrainOn) -> None:
+        self._chat, self._train_on = chat, train_on
 
     def __call__(self, unit: Unit) -> ConversationChunk:
+        task, rows = unit.payload
+        conversation_of = TASKS[task].conversation
         ids: list[int] = []
         mask: list[bool] = []
         lengths: list[int] = []
         bad = []
-        for number, value in unit.payload:
+        for number, value in rows:
             try:
-                rendered = self._chat.render(self._conversation(_row(value)), train_on=self._train_on)
+                rendered = self._chat.render(conversation_of(_row(value)), train_on=self._train_on)
                 if not any(rendered.mask[1:]):
                     raise DataError("nothing in it is learned")
             except DataError as error:
@@ -74,7 +74,7 @@ class ConversationEncoder:
             np.array(ids, dtype=self._chat.tokenizer.dtype),
             mask=np.array(mask, dtype=np.uint8),
             lengths=np.array(lengths, dtype=np.int64),
-            rows=len(unit.payload),
+            rows=len(rows),
             bad=bad,
         )
 

@@ -1,4 +1,4 @@
-"""``practice``: small questions with one right answer, made from a seed; a format can be learned without a data set.
+"""``practice``: small questions with one right answer, made on the spot: a format is learned without a data set.
 
 Sums, words that are repeated, spelled, turned around or counted, some after a system message and some twice in a
 conversation. They teach when to speak and when to end, no knowledge. (nanochat's SpellingBee is made in this way too.)
@@ -16,15 +16,18 @@ from automodel_cli.corpus.conversations.rows import NumberedRow
 from automodel_cli.files import hash_bytes
 
 ROWS = 20_000
-"""How many there are, where nobody asks for fewer."""
+_SEED = 0
 
 _WORDS = (
-    "apple bird boat book bread chair cloud coat corn desk door dream field fire fish flower forest garden glass gold "
-    "grass hand heart hill horse house island jacket juice king lake lamp leaf lemon letter light lion market milk "
-    "mirror moon morning mountain music needle night north ocean orange paper pencil piano plate pocket queen rain "
-    "river road rock roof rose salt sand school ship silver sky snow song spoon spring star stone storm street sugar "
-    "summer sun table tea tiger tower town train tree valley village voice water wheel wind window winter wolf yard"
-).split()
+    "apple", "bird", "boat", "book", "bread", "chair", "cloud", "coat", "corn", "desk", "door", "dream", "field",
+    "fire", "fish", "flower", "forest", "garden", "glass", "gold", "grass", "hand", "heart", "hill", "horse",
+    "house", "island", "jacket", "juice", "king", "lake", "lamp", "leaf", "lemon", "letter", "light", "lion",
+    "market", "milk", "mirror", "moon", "morning", "mountain", "music", "needle", "night", "north", "ocean",
+    "orange", "paper", "pencil", "piano", "plate", "pocket", "queen", "rain", "river", "road", "rock", "roof",
+    "rose", "salt", "sand", "school", "ship", "silver", "sky", "snow", "song", "spoon", "spring", "star", "stone",
+    "storm", "street", "sugar", "summer", "sun", "table", "tea", "tiger", "tower", "town", "train", "tree",
+    "valley", "village", "voice", "water", "wheel", "wind", "window", "winter", "wolf", "yard",
+)  # fmt: skip
 _SYSTEMS = ("You answer in as few words as you can.", "You are a patient teacher.", "You are a helpful assistant.")
 Drawn = Callable[[int], int]  # a number below the argument
 
@@ -57,9 +60,9 @@ def _count(draw: Drawn) -> tuple[str, str]:
 _KINDS = (_sum, _repeat, _spell, _reverse, _count)
 
 
-def example(seed: int, number: int) -> Conversation:
-    """Conversation ``number``: the same for a seed, whatever was made before."""
-    generator = np.random.default_rng([seed, number])
+def example(number: int) -> Conversation:
+    """Conversation ``number``, the same whatever was made before."""
+    generator = np.random.default_rng([_SEED, number])
 
     def draw(below: int) -> int:
         return int(generator.integers(below))
@@ -74,21 +77,17 @@ def example(seed: int, number: int) -> Conversation:
 
 
 class PracticeRows:
-    """``RowSource`` of examples ``first`` to ``first + count``."""
-
-    def __init__(self, seed: int, count: int, first: int = 0) -> None:
-        self._seed, self._count, self._first = seed, count, first
+    """The examples as a ``RowSource``."""
 
     def __len__(self) -> int:
-        return self._count
+        return ROWS
 
     def rows(self, chosen: np.ndarray) -> Iterator[NumberedRow]:
         for number in np.flatnonzero(chosen).tolist():
-            turns = example(self._seed, self._first + number)
-            yield "practice", number, {"messages": [vars(turn) for turn in turns]}
+            yield "practice", number, {"messages": [vars(turn) for turn in example(number)]}
 
     def describe(self) -> dict[str, Any]:
-        return {"kind": "practice", "seed": self._seed, "first": self._first, "rows": self._count}
+        return {"kind": "practice", "rows": ROWS, "seed": _SEED}
 
     def identity(self) -> str:
         return hash_bytes(repr(self.describe()).encode())

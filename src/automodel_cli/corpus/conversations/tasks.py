@@ -8,6 +8,7 @@
 | gsm8k           | question, answer                              | itself, without the calculator's ``<<48/2=24>>`` |
 | messages        | any of the forms in ``conversation``          | itself                                           |
 | instructions    | instruction (input) output, prompt completion | question and answer                              |
+| practice        | none: made on the spot (``practice``)         | small questions with one right answer            |
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from automodel_cli.corpus.conversations.conversation import Conversation, Message, parse_pair, parse_row
+from automodel_cli.corpus.conversations.practice import PracticeRows
+from automodel_cli.corpus.conversations.rows import RowSource
 from automodel_cli.errors import DataError
 
-TaskName = Literal["smoltalk", "mmlu_auxiliary", "gsm8k", "arc", "messages", "instructions"]
+TaskName = Literal["smoltalk", "mmlu_auxiliary", "gsm8k", "arc", "messages", "instructions", "practice"]
 _CALCULATION = re.compile(r"<<[^<>\n]*>>")
 _LETTERS = "ABCDEFGHIJ"
 
@@ -32,6 +35,7 @@ class Task:
     Attributes:
         conversation: reads a row; a DataError says why it is none.
         dataset, set_name, split, val_split: where the rows are on the Hub; None: nowhere by themselves.
+        made: makes the rows, where they are not read.
     """
 
     conversation: Callable[[Mapping[str, Any]], Conversation]
@@ -39,6 +43,7 @@ class Task:
     set_name: str | None = None
     split: str = "train"
     val_split: str | None = None
+    made: Callable[[], RowSource] | None = None
 
 
 def multiple_choice(question: str, choices: Sequence[str], answer: int) -> Conversation:
@@ -80,6 +85,7 @@ TASKS: Mapping[str, Task] = {
     "arc": Task(_arc, "allenai/ai2_arc", "ARC-Challenge", val_split="validation"),
     "messages": Task(parse_row),
     "instructions": Task(parse_pair),
+    "practice": Task(parse_row, made=PracticeRows),
 }
 
 

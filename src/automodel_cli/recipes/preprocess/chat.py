@@ -7,8 +7,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from automodel_cli.corpus.build.run import Build, BuildResult, ProgressCallback,
 from automodel_cli.corpus.conversations import mixture
 from automodel_cli.corpus.conversations.chat_format import chat_format_of
 from automodel_cli.corpus.conversations.chatml import with_chatml
-from automodel_cli.corpus.conversations.encode import ConversationTask
+from automodel_cli.corpus.conversations.encode import ConversationChunk, ConversationTask
 from automodel_cli.corpus.conversations.rows import RowSource, open_rows
 from automodel_cli.corpus.conversations.tasks import TASKS, TaskName
 from automodel_cli.corpus.documents.units import Unit
@@ -32,12 +33,13 @@ from automodel_cli.corpus.formats.conversation_files import ConversationWriter, 
 from automodel_cli.corpus.formats.journal import Position
 from automodel_cli.corpus.formats.manifest import CorpusManifest, Plan, Split
 from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
-from automodel_cli.errors import ConfigError
+from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.files import hash_bytes
 from automodel_cli.processes import cores
 from automodel_cli.text import plural
 
 _WORKER_ROWS = 20_000  # a worker's start takes as long as some thousand rows
+_LOOK = "look at its columns and at which task reads them"
 ChatResult = BuildResult[CorpusManifest]
 
 
@@ -62,9 +64,12 @@ class _Part:
     source: RowSource
     chosen: np.ndarray
 
-    @property
+    @functools.cached_property
     def rows(self) -> int:
         return int(self.chosen.sum())
+
+    def __str__(self) -> str:
+        return f"task {self.name}, {'training' if self.split == 'train' else 'validation'},"
 
 
 @dataclass(frozen=True)
@@ -126,46 +131,44 @@ class _Chat(Build[PreprocessChatConfig, CorpusManifest]):
         bad_rows = BadRows(self.cfg.strict, known.get("count", 0), list(known.get("first", [])))
         output.write_progress(plan, Position("write", {}, bad=bad_rows.saved(), writer=written))
         self.tokenizer.save(output.tokenizer_folder)
-        for part in self.source.parts:
-            path = output.path(part.split, part.name)
-            if path.name not in written:
-                try:
-                    written[path.name] = self._write(part, path, bad_rows)
-                except NoText:
-                    output.clear()
-                    raise
-                output.write_progress(plan, Position("write", {}, bad=bad_rows.saved(), writer=written))
+        left = [part for part in self.source.parts if output.path(part.split, part.name).name not in written]
+        task = ConversationTask(output.tokenizer_folder, self.cfg.train_on, self.tokenizer)
+        try:
+            executor = LocalExecutor(self.num_workers, self.cfg.prefetch)
+            with executor.map_ordered(task, _units(left, self.cfg.chunk_size)) as chunks:
+                for number, of_part in itertools.groupby(chunks, key=lambda pair: pair[0].file):
+                    path = output.path(left[number].split, left[number].name)
+                    written[path.name] = self._write(left[number], path, of_part, bad_rows)
+                    output.write_progress(plan, Position("write", {}, bad=bad_rows.saved(), writer=written))
+        except NoText:
+            output.clear()
+            raise
         examples = self._mix(written)
         files = {output.path(part.split, part.name): part.split for part in self.source.parts}
         output.publish_manifest(files, self.made(), examples=examples, bad_rows=bad_rows.count)
         manifest = output.finished(self.made())
         return BuildResult(output.folder, manifest, False, position is not None, bad_rows.first)
 
-    def _write(self, part: _Part, path: Path, bad_rows: BadRows) -> int:
+    def _write(
+        self, part: _Part, path: Path, chunks: Iterable[tuple[Unit, ConversationChunk]], bad_rows: BadRows
+    ) -> int:
         """The conversations of one part; how many there are.
 
         Raises:
             NoText: there are none.
         """
-        task = ConversationTask(self.output.tokenizer_folder, part.task, self.cfg.train_on, self.tokenizer)
         writer = ConversationWriter(path, self.tokenizer.dtype)
         documents = tokens = rows = 0
         try:
-            executor = LocalExecutor(self.num_workers, self.cfg.prefetch)
-            with executor.map_ordered(task, _units(part, self.cfg.chunk_size)) as chunks:
-                for unit, chunk in chunks:
-                    writer.write(chunk.tokens, chunk.mask, chunk.lengths)
-                    bad_rows.add(unit, 0, chunk.bad)
-                    documents += len(chunk.lengths)
-                    tokens += len(chunk.tokens)
-                    rows += chunk.rows
-                    self.progress(Progress(path.stem, documents, tokens, 0, bad_rows.count, through=rows / part.rows))
+            for unit, chunk in chunks:
+                writer.write(chunk.tokens, chunk.mask, chunk.lengths)
+                bad_rows.add(unit, 0, chunk.bad)
+                documents += len(chunk.lengths)
+                tokens += len(chunk.tokens)
+                rows += chunk.rows
+                self.progress(Progress(path.stem, documents, tokens, 0, bad_rows.count, through=rows / part.rows))
             if documents == 0:
-                raise NoText(
-                    f"task {part.name} has no conversation to {'train' if part.split == 'train' else 'validate'} on "
-                    f"({bad_rows.in_words()})",
-                    "look at its columns and at which task reads them",
-                )
+                raise NoText(f"{part} has no conversation ({bad_rows.in_words()})", _LOOK)
             writer.close()
         except BaseException:
             writer.abandon()
@@ -187,13 +190,13 @@ class _Chat(Build[PreprocessChatConfig, CorpusManifest]):
         return sum(wanted)
 
 
-def _units(part: _Part, size: int) -> Iterator[Unit]:
-    """Chosen rows, so many at a time and of one file."""
-    by_file = itertools.groupby(part.source.rows(part.chosen), key=lambda row: row[0])
-    for name, rows in by_file:
-        numbered = ((number, row) for _, number, row in rows)
-        while some := list(itertools.islice(numbered, size)):
-            yield Unit("values", name, 0, {}, payload=some)
+def _units(parts: list[_Part], size: int) -> Iterator[Unit]:
+    """The chosen rows of all parts, numbered as files, so many rows at a time."""
+    for number, part in enumerate(parts):
+        for name, rows in itertools.groupby(part.source.rows(part.chosen), key=lambda row: row[0]):
+            numbered = ((at, row) for _, at, row in rows)
+            while some := list(itertools.islice(numbered, size)):
+                yield Unit("values", name, number, {}, payload=(part.task, some))
 
 
 # ------------------------------------------------------------------------------------------ preparing
@@ -209,6 +212,9 @@ def _prepare(cfg: PreprocessChatConfig, progress: ProgressCallback, say: Say) ->
     what = "its chat template" if chat.name == "template" else "ChatML"
     say(f"tokenizer {tokenizer.name}: {chat.tokenizer.vocab_size:,} ids with {what}")
     parts = [part for name, task in mix.tasks.items() for part in _parts(name, task, mix.seed)]
+    for part in parts:
+        if not part.rows:
+            raise DataError(f"{part} has no rows", "give it more, or another val_fraction")
     likely = min(cores(), 1 + sum(part.rows for part in parts) // _WORKER_ROWS)
     return _Chat(
         cfg=cfg,
@@ -235,11 +241,14 @@ def _parts(name: str, task: TaskConfig, seed: int) -> Iterator[_Part]:
     reads: TaskName = task.task or name  # type: ignore[assignment]
     known = TASKS[reads]
     dataset = task.dataset or known.dataset
-    if dataset is None:
-        raise ConfigError(f"task {name} names no dataset", "give it a Hub dataset or local files: dataset: PATH")
     own = dataset == known.dataset
     set_name = task.set_name or (known.set_name if own else None)
-    source = open_rows(dataset, set_name, task.split or (known.split if own else "train"))
+    if dataset is not None:
+        source = open_rows(dataset, set_name, task.split or (known.split if own else "train"))
+    elif known.made is not None:
+        source = known.made()
+    else:
+        raise ConfigError(f"task {name} names no dataset", "give it a Hub dataset or local files: dataset: PATH")
     order = mixture.shuffled(len(source), seed, f"examples of {name}")
     held_out = round(len(source) * (task.val_fraction or 0))
     yield _Part(name, "train", reads, source, _chosen(order, held_out, task.max_examples))
@@ -249,7 +258,7 @@ def _parts(name: str, task: TaskConfig, seed: int) -> Iterator[_Part]:
     val_split = task.val_split or (known.val_split if own and task.val_dataset is None else None)
     if task.val_dataset is None and val_split is None:
         return
-    val = open_rows(task.val_dataset or dataset, set_name, val_split or "validation")
+    val = open_rows(task.val_dataset or str(dataset), set_name, val_split or "validation")
     order = mixture.shuffled(len(val), seed, f"validation examples of {name}")
     yield _Part(name, "val", reads, val, _chosen(order, 0, task.max_val_examples))
 
