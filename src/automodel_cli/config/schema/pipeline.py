@@ -39,8 +39,8 @@ class PipelineConfig(Section):
     """File of `automodel run`: commands that are run one after another."""
 
     output_dir: str
-    """Folder of the pipeline, `{out}` in its commands; what is finished is remembered there. `{python}` is the folder of
-    Python's library, text that every machine has."""
+    """Folder of the pipeline, `{out}` in its commands; what is finished is remembered there. `{python}` is the folder
+    of Python's library, text that every machine has."""
     values: dict[str, Any] = Field(default_factory=dict)
     """Words that commands use as `{name}`; `--set NAME=VALUE` changes them."""
     steps: Annotated[Steps, Field(min_length=1)]
