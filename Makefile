@@ -25,6 +25,15 @@ VAL_EVALS  ?= true
 CORE_EVALS ?= false
 SWEEP      ?= configs/scaling_law.yaml
 
+OVERRIDES = $(if $(DEPTH),model.depth=$(DEPTH)) $(if $(TARGET_FLOPS),step_scheduler.target_flops=$(TARGET_FLOPS)) \
+  $(if $(BATCH_SIZE),step_scheduler.local_batch_size=$(BATCH_SIZE)) $(if $(CHECKPOINT),init_from=$(CHECKPOINT)) \
+  $(if $(filter false,$(VAL_EVALS)),step_scheduler.val_every_steps=null) \
+  $(if $(filter true,$(CORE_EVALS)),evaluation.tasks=core)
+TRAIN_pretraining  = pretrain llm -c configs/depth.yaml $(OVERRIDES)
+TRAIN_mid-training = pretrain llm -c configs/midtrain_depth.yaml $(OVERRIDES)
+TRAIN_all          = run configs/chat_depth.yaml $(if $(DEPTH),--set depth=$(DEPTH)) \
+  $(if $(TARGET_FLOPS),--set target_flops=$(TARGET_FLOPS))
+
 .DEFAULT_GOAL := help
 .PHONY: help quickstart train run-scaling-law gpu-status install dev check ruff mypy lint-imports codespell format test test-unit promises conformance conformance-newest same torture bench bench-gpu docs clean
 
@@ -34,13 +43,10 @@ help: ## list the targets
 quickstart: $(VENV)/.installed ## install, then text -> tokens -> GPT -> score, on this machine's own Python sources
 	$(BIN)/automodel quickstart --config configs/quickstart.yaml --output-dir runs/quickstart
 
-train: $(VENV)/.installed ## train configs/depth.yaml: NGPUS= DEPTH= TARGET_FLOPS= BATCH_SIZE= CHECKPOINT= VAL_EVALS= CORE_EVALS=
-	$(if $(filter-out pretraining,$(MODE)),$(error MODE=$(MODE): only pretraining is there))
-	$(BIN)/automodel pretrain llm -c configs/depth.yaml --nproc-per-node $(NGPUS) \
-	  $(if $(DEPTH),model.depth=$(DEPTH)) $(if $(TARGET_FLOPS),step_scheduler.target_flops=$(TARGET_FLOPS)) \
-	  $(if $(BATCH_SIZE),step_scheduler.local_batch_size=$(BATCH_SIZE)) $(if $(CHECKPOINT),init_from=$(CHECKPOINT)) \
-	  $(if $(filter false,$(VAL_EVALS)),step_scheduler.val_every_steps=null) \
-	  $(if $(filter true,$(CORE_EVALS)),evaluation.tasks=core)
+train: $(VENV)/.installed ## MODE=pretraining, mid-training or all: NGPUS= DEPTH= TARGET_FLOPS= BATCH_SIZE= CHECKPOINT= VAL_EVALS=
+	$(if $(filter pretraining mid-training all,$(MODE)),,$(error MODE=$(MODE): pretraining, mid-training or all))
+	$(if $(filter mid-training,$(MODE)),$(if $(CHECKPOINT),,$(error MODE=mid-training needs CHECKPOINT=, the run to begin from)))
+	$(BIN)/automodel $(TRAIN_$(MODE)) --nproc-per-node $(NGPUS)
 
 run-scaling-law: $(VENV)/.installed ## depths 6-14 x 1e18-6e18 FLOPs, then the law and its picture: NGPUS= SWEEP=
 	$(BIN)/automodel sweep run -c $(SWEEP) --nproc-per-node $(NGPUS)
