@@ -35,7 +35,7 @@ TRAIN_all          = run configs/chat_depth.yaml $(if $(DEPTH),--set depth=$(DEP
   $(if $(TARGET_FLOPS),--set target_flops=$(TARGET_FLOPS))
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart train run-scaling-law gpu-status install dev check ruff mypy lint-imports codespell format test test-unit promises conformance conformance-newest same torture bench bench-gpu docs clean
+.PHONY: help quickstart train chat-server run-scaling-law gpu-status install dev check ruff mypy lint-imports codespell format test test-unit promises conformance conformance-newest same torture bench bench-gpu docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -52,6 +52,10 @@ run-scaling-law: $(VENV)/.installed ## depths 6-14 x 1e18-6e18 FLOPs, then the l
 	$(BIN)/automodel sweep run -c $(SWEEP) --nproc-per-node $(NGPUS)
 	$(BIN)/automodel sweep fit $(basename $(SWEEP:configs/%=runs/%))
 	$(BIN)/automodel sweep plot $(basename $(SWEEP:configs/%=runs/%))
+
+chat-server: $(VENV)/.installed ## chat page and OpenAI-compatible API of a checkpoint on 127.0.0.1:8003: CHECKPOINT=
+	$(if $(CHECKPOINT),,$(error give CHECKPOINT=, a run folder, a checkpoint or a Hugging Face folder))
+	$(BIN)/automodel serve $(CHECKPOINT)
 
 gpu-status: ## what the GPUs of this machine are doing
 	@nvidia-smi || echo "no NVIDIA GPU or driver here; automodel doctor says what there is"
