@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.conftest import write_tokens
 from tests.recipes.preprocess.chat_files import smoltalk, task_mixture, write_jsonl
 
 from automodel_cli.batch import IGNORE_INDEX
@@ -77,6 +78,15 @@ def test_a_first_file_stands_for_itself(data) -> None:
     """Of other corpora the first shard stands for all."""
     assert len(ChatDataset(str(data / "train_smoltalk.bin"))) == 30
     assert len(ChatDataset(str(data / "val_smoltalk.bin"))) == 6
+
+
+def test_only_files_with_a_mask_are_conversations(data, tmp_path) -> None:
+    found = ChatDataset.open_named(str(data), 64, trained_as={})
+    assert len(found) == 13 and found.max_tokens == 64
+    assert len(ChatDataset.open_named(str(data / "val_stars.bin"), 64, trained_as={})) == 2
+    write_tokens(tmp_path / "val.bin", tokens=100, seed=0)
+    for name in (tmp_path, tmp_path / "val.bin", tmp_path / "*.bin"):
+        assert ChatDataset.open_named(str(name), 64, trained_as={}) is None
 
 
 def test_long_conversations_are_cut_or_left_out(data) -> None:

@@ -9,6 +9,7 @@ Of a folder the training rows come in the order of its mixture; of single files 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.utils.data import Dataset
 
 from automodel_cli.arguments import constructor_takes
 from automodel_cli.batch import IGNORE_INDEX
+from automodel_cli.corpus.documents.globbing import expand
 from automodel_cli.corpus.formats.conversation_files import ConversationFile, mask_path, read_order
 from automodel_cli.corpus.formats.manifest import CorpusManifest, read_corpus_manifest
 from automodel_cli.data.arguments import ChatArguments
@@ -82,6 +84,17 @@ class ChatDataset(DataSource, Dataset[dict[str, torch.Tensor]]):
         order = hash_bytes(np.ascontiguousarray(self._rows, dtype="<i8").tobytes())
         parts = [self._found.fingerprint, *(hashes.get(mask) or hash_file(mask) for mask in masks), order]
         return hash_bytes("\n".join([*parts, str(self.max_tokens)]).encode())
+
+    @classmethod
+    def open_named(
+        cls, name: str, seq_len: int, *, held_out: bool = True, trained_as: Mapping[str, Any]
+    ) -> ChatDataset | None:
+        """The conversations of files that ``name`` means, cut at ``seq_len``; None where files have no mask."""
+        path = Path(name).expanduser()
+        files = path.glob("*.bin") if path.is_dir() else map(Path, expand(str(path)))
+        if not any(mask_path(file).is_file() for file in files):
+            return None
+        return cls(name, max_tokens=seq_len, split="validation" if held_out else "train")
 
     @classmethod
     def run_arguments(cls, run: RunValues) -> dict[str, Any]:
