@@ -21,7 +21,7 @@ from automodel_cli.data.chat_dataset import ChatDataset
 from automodel_cli.data.loader import EvalLoader
 from automodel_cli.data.packed_loader import PackedLoader
 from automodel_cli.data.packing import Packing
-from automodel_cli.errors import DataError
+from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.recipes.preprocess import chat
 
 PACK = 256
@@ -134,10 +134,24 @@ def test_what_is_missing_is_named(data, tmp_path) -> None:
         ChatDataset(only_train, split="validation")
 
 
-def test_a_model_needs_a_row_for_every_id(data) -> None:
+def test_a_model_needs_a_row_for_every_id(data, tmp_path) -> None:
     ChatDataset(data).check_vocab(259)
     with pytest.raises(DataError, match="259 ids"):
         ChatDataset(data).check_vocab(257)
+    alone = shutil.copytree(data, tmp_path / "alone")
+    (alone / "manifest.json").unlink()  # nothing says how many ids there are
+    dataset = ChatDataset(alone / "val_stars.bin")
+    dataset.check_vocab(258)
+    with pytest.raises(DataError, match="token id 258"):
+        dataset[0]
+
+
+def test_what_makes_no_data_set_is_refused(data) -> None:
+    with pytest.raises(ConfigError, match="mixture of its own"):
+        ChatDataset([data, data / "val_stars.bin"])
+    with pytest.raises(ConfigError, match="max_tokens is 0"):
+        ChatDataset(data, max_tokens=0)
+    assert len(ChatDataset([data])) == 78
 
 
 def packed(data, **options):
