@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.conftest import write_tokens
 from tests.recipes.preprocess.chat_files import smoltalk, task_mixture, write_jsonl
 
 from automodel_cli.batch import IGNORE_INDEX
@@ -20,7 +21,7 @@ from automodel_cli.data.chat_dataset import ChatDataset
 from automodel_cli.data.loader import EvalLoader
 from automodel_cli.data.packed_loader import PackedLoader
 from automodel_cli.data.packing import Packing
-from automodel_cli.errors import DataError
+from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.recipes.preprocess import chat
 
 PACK = 256
@@ -79,6 +80,15 @@ def test_a_first_file_stands_for_itself(data) -> None:
     assert len(ChatDataset(str(data / "val_smoltalk.bin"))) == 6
 
 
+def test_only_files_with_a_mask_are_conversations(data, tmp_path) -> None:
+    found = ChatDataset.open_named(str(data), 64, trained_as={})
+    assert len(found) == 13 and found.max_tokens == 64
+    assert len(ChatDataset.open_named(str(data / "val_stars.bin"), 64, trained_as={})) == 2
+    write_tokens(tmp_path / "val.bin", tokens=100, seed=0)
+    for name in (tmp_path, tmp_path / "val.bin", tmp_path / "*.bin"):
+        assert ChatDataset.open_named(str(name), 64, trained_as={}) is None
+
+
 def test_long_conversations_are_cut_or_left_out(data) -> None:
     whole = ChatDataset(data / "train_smoltalk.bin")
     lengths = [len(row["input_ids"]) for row in whole]
@@ -124,10 +134,24 @@ def test_what_is_missing_is_named(data, tmp_path) -> None:
         ChatDataset(only_train, split="validation")
 
 
-def test_a_model_needs_a_row_for_every_id(data) -> None:
+def test_a_model_needs_a_row_for_every_id(data, tmp_path) -> None:
     ChatDataset(data).check_vocab(259)
     with pytest.raises(DataError, match="259 ids"):
         ChatDataset(data).check_vocab(257)
+    alone = shutil.copytree(data, tmp_path / "alone")
+    (alone / "manifest.json").unlink()  # nothing says how many ids there are
+    dataset = ChatDataset(alone / "val_stars.bin")
+    dataset.check_vocab(258)
+    with pytest.raises(DataError, match="token id 258"):
+        dataset[0]
+
+
+def test_what_makes_no_data_set_is_refused(data) -> None:
+    with pytest.raises(ConfigError, match="mixture of its own"):
+        ChatDataset([data, data / "val_stars.bin"])
+    with pytest.raises(ConfigError, match="max_tokens is 0"):
+        ChatDataset(data, max_tokens=0)
+    assert len(ChatDataset([data])) == 78
 
 
 def packed(data, **options):

@@ -10,6 +10,9 @@ from tests.recipes.preprocess.chat_files import smoltalk, task_mixture, write_js
 from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema.pretrain import PretrainConfig
+from automodel_cli.config.schema.results import EvaluateConfig
+from automodel_cli.errors import ConfigError
+from automodel_cli.recipes.evaluation import likelihood
 from automodel_cli.recipes.pretrain import TrainFinetuneRecipeForNextTokenPrediction as Recipe
 
 CONFIG = Path(__file__).parents[2] / "configs/midtrain_tiny.yaml"
@@ -50,6 +53,12 @@ def test_it_trains_validates_and_resumes_exactly(data, tmp_path) -> None:
     assert list(whole) == [1, 2, 3, 4] and whole[4] < whole[1]
     assert any(line.startswith("packing: ") for line in said)
     assert (tmp_path / "whole/step_00000004/tokenizer/automodel_tokenizer.json").is_file()
+    validated = [one["loss"] for one in records if one["kind"] == "val"][-1]
+    scored = likelihood.run(EvaluateConfig(checkpoint=str(tmp_path / "whole"), precision="auto")).results
+    assert scored["loss"] == pytest.approx(validated, rel=1e-3)  # the run's validation: of learned tokens alone
+    with pytest.raises(ConfigError, match="bigram"):
+        bigram = str(data / "train_messages.bin")
+        likelihood.run(EvaluateConfig(checkpoint=str(tmp_path / "whole"), bigram=bigram))
     train(tmp_path / "half", data, "step_scheduler.max_steps=2")
     again, _ = train(tmp_path / "half", data)
     assert losses(again) == whole

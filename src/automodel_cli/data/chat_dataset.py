@@ -9,6 +9,7 @@ Of a folder the training rows come in the order of its mixture; of single files 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.utils.data import Dataset
 
 from automodel_cli.arguments import constructor_takes
 from automodel_cli.batch import IGNORE_INDEX
+from automodel_cli.corpus.documents.globbing import expand
 from automodel_cli.corpus.formats.conversation_files import ConversationFile, mask_path, read_order
 from automodel_cli.corpus.formats.manifest import CorpusManifest, read_corpus_manifest
 from automodel_cli.data.arguments import ChatArguments
@@ -29,8 +31,9 @@ from automodel_cli.data.interface import (
     TokenRange,
     refuse_large_tokenizer,
     refuse_negative,
+    vocabulary_hint,
 )
-from automodel_cli.errors import DataError
+from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.files import hash_bytes, hash_file
 
 
@@ -38,6 +41,7 @@ class ChatDataset(DataSource, Dataset[dict[str, torch.Tensor]]):
     """Rows of conversations. Arguments: ``ChatArguments``.
 
     Raises:
+        ConfigError: several folders, or no room for a token.
         DataError: no files, files without mask or index, or no conversation that is short enough.
     """
 
@@ -45,6 +49,8 @@ class ChatDataset(DataSource, Dataset[dict[str, torch.Tensor]]):
 
     @constructor_takes(ChatArguments)
     def __init__(self, options: ChatArguments) -> None:
+        if options.max_tokens is not None and options.max_tokens < 1:
+            raise ConfigError(f"dataset.max_tokens is {options.max_tokens}", "give 1 or more, or null for no limit")
         folder = _folder_of(options)
         paths = _files_in(folder, options.split) if folder is not None else options.file_pattern
         named = [paths] if isinstance(paths, str | Path) else list(paths)  # a list: each file stands for itself
@@ -54,6 +60,7 @@ class ChatDataset(DataSource, Dataset[dict[str, torch.Tensor]]):
         mixed = folder is not None and options.split == "train"
         rows = read_order(folder, int(self._first[-1])) if folder and mixed else np.arange(self._first[-1])
         self.max_tokens = options.max_tokens
+        self._vocab_size: int | None = None  # of the model, once it is known
         lengths = np.concatenate([file.lengths for file in self._files]) - 1
         self._rows = self._short_enough(rows, lengths, drop=options.long_conversations == "drop")
         read = lengths[self._rows]
@@ -86,6 +93,17 @@ class ChatDataset(DataSource, Dataset[dict[str, torch.Tensor]]):
         return hash_bytes("\n".join([*parts, str(self.max_tokens)]).encode())
 
     @classmethod
+    def open_named(
+        cls, name: str, seq_len: int, *, held_out: bool = True, trained_as: Mapping[str, Any]
+    ) -> ChatDataset | None:
+        """The conversations of files that ``name`` means, cut at ``seq_len``; None where files have no mask."""
+        path = Path(name).expanduser()
+        files = path.glob("*.bin") if path.is_dir() else map(Path, expand(str(path)))
+        if not any(mask_path(file).is_file() for file in files):
+            return None
+        return cls(name, max_tokens=seq_len, split="validation" if held_out else "train")
+
+    @classmethod
     def run_arguments(cls, run: RunValues) -> dict[str, Any]:
         """Of a folder the split that the run wants."""
         return {"split": run.split}
@@ -112,8 +130,9 @@ class ChatDataset(DataSource, Dataset[dict[str, torch.Tensor]]):
         return [(file.path, 0, file.num_tokens) for file in self._found.files]
 
     def check_vocab(self, vocab_size: int) -> None:
-        """As ``DataSource`` has it."""
+        """As ``DataSource`` has it; from here on every row is checked."""
         refuse_large_tokenizer(self.manifest, vocab_size)
+        self._vocab_size = vocab_size
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -125,15 +144,32 @@ class ChatDataset(DataSource, Dataset[dict[str, torch.Tensor]]):
         number = int(np.searchsorted(self._first, row, side="right")) - 1
         most = None if self.max_tokens is None else self.max_tokens + 1
         ids, learned = self._files[number].read(row - int(self._first[number]), most)
+        if self._vocab_size is not None and (largest := int(ids.max(initial=0))) >= self._vocab_size:
+            path = self._files[number].file.path
+            raise DataError(
+                f"{path} holds token id {largest:,}, the model has {self._vocab_size:,} ids",
+                vocabulary_hint(largest + 1, self._vocab_size),
+            )
         labels = np.where(learned[1:], ids[1:], IGNORE_INDEX)
         return {"input_ids": torch.from_numpy(ids[:-1]), "labels": torch.from_numpy(labels)}
 
 
 def _folder_of(options: ChatArguments) -> Path | None:
-    """The folder of ``preprocess chat`` that is meant as a whole."""
+    """The folder of ``preprocess chat`` that is meant as a whole.
+
+    Raises:
+        ConfigError: a folder among others, whose mixtures are not one.
+    """
     named = options.file_pattern
-    path = Path(named).expanduser() if isinstance(named, str | Path) else None
-    return path if path is not None and path.is_dir() else None
+    listed = [named] if isinstance(named, str | Path) else list(named)
+    paths = [Path(one).expanduser() for one in listed]
+    folders = [path for path in paths if path.is_dir()]
+    if folders and len(paths) > 1:
+        raise ConfigError(
+            f"file_pattern names {folders[0]} among others, and each folder has a mixture of its own",
+            "make one mixture of all tasks with preprocess chat, or name token files: FOLDER/train_TASK.bin",
+        )
+    return folders[0] if folders else None
 
 
 def _files_in(folder: Path, split: str) -> list[str | Path]:

@@ -107,8 +107,8 @@ class DataSource:
     @classmethod
     def open_named(
         cls, name: str, seq_len: int, *, held_out: bool = True, trained_as: Mapping[str, Any]
-    ) -> WindowDataset | None:
-        """All tokens of the files that ``name`` means, in their order; None where they are of another kind.
+    ) -> DataSource | None:
+        """What is in the files that ``name`` means, in their order; None where they are of another kind.
 
         Args:
             held_out: of a whole corpus only its validation split.
@@ -133,6 +133,11 @@ class DataSource:
     def token_ranges(self) -> list[TokenRange]:
         """What is read of which file."""
         return []
+
+    @property
+    def token_files(self) -> list[Path]:
+        """The files in reading order."""
+        return [path for path, _, _ in self.token_ranges()]
 
     def blend_stats(self) -> list[BlendStats]:
         """What each file gives to a blend; empty where there is none."""
@@ -177,11 +182,6 @@ class WindowDataset(DataSource, Dataset[dict[str, torch.Tensor]], ABC):
     def plan_hash(self) -> str:
         """Hash of ``plan()``."""
         return plan_hash(self.plan())
-
-    @property
-    def token_files(self) -> list[Path]:
-        """The files in reading order."""
-        return [path for path, _, _ in self.token_ranges()]
 
     @property
     def num_tokens(self) -> int:
