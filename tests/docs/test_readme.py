@@ -23,6 +23,7 @@ from automodel_cli.cli import app, argv, worker
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema import pretrain as schema
 from automodel_cli.config.schema.chat import MixtureConfig
+from automodel_cli.config.schema.pipeline import PipelineConfig
 from automodel_cli.config.schema.sweep import SweepRunConfig
 
 ROOT = Path(__file__).parents[2]
@@ -185,6 +186,10 @@ def test_yaml_is_a_part_of_a_valid_configuration(page, block, tmp_path, monkeypa
     if "base" in yaml.safe_load(block):  # of automodel sweep run
         (tmp_path / "sweep.yaml").write_text(block, encoding="utf-8")
         load_config(SweepRunConfig, tmp_path / "sweep.yaml")
+        return
+    if "steps" in yaml.safe_load(block):  # of automodel run
+        (tmp_path / "pipeline.yaml").write_text(block, encoding="utf-8")
+        load_config(PipelineConfig, tmp_path / "pipeline.yaml")
         return
     if "tasks" in yaml.safe_load(block):  # of automodel preprocess chat
         (tmp_path / "mixture.yaml").write_text(block, encoding="utf-8")

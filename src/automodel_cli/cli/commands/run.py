@@ -16,7 +16,6 @@ from automodel_cli.errors import ConfigError
     arguments=("pipeline",),
     file=False,
     examples=(
-        "automodel run configs/chat_tiny.yaml --dry-run",
         "automodel run configs/chat_tiny.yaml",
         "automodel run configs/chat_tiny.yaml --from-step midtrain",
     ),
