@@ -95,6 +95,7 @@ class Load:
     wall_s: float = 0.0
     first_s: list[float] = field(default_factory=list)
     whole_s: list[float] = field(default_factory=list)
+    last_lost: bytes = b""
 
     def line(self, title: str) -> str:
         """For people."""
@@ -122,6 +123,7 @@ async def one_answer(port: int, body: dict[str, Any], load: Load) -> None:
         counts = re.findall(rb'"completion_tokens": ?(\d+)', bytes(received))
         if not received.startswith(b"HTTP/1.1 200") or not counts or b'"finish_reason":' not in received:
             load.lost += 1
+            load.last_lost = bytes(received[-400:])
             return
         load.tokens += int(counts[-1])
         load.first_s.append(first_s or 0.0)
