@@ -1,6 +1,6 @@
 """A server under load: requests of many clients together, against one at a time and against ``transformers serve``.
 
-    python benchmarks/serving.py [--clients 64] [--requests 500] [--rounds 1] [--hidden 512] [--layers 8] [--abuse]
+    python benchmarks/serving.py [--clients 64] [--requests 500] [--rounds 1] [--hidden 384] [--layers 6] [--abuse]
 
 The same model (random weights, Llama's architecture, 4,096 tokens of vocabulary) and the same prompts for both servers,
 which run in turn on all cores; the clients of this process share these. Answers are streamed, of 64 tokens each.
@@ -53,12 +53,12 @@ def make_model(folder: Path, hidden: int, layers: int) -> None:
     )  # fmt: skip
     model.materialize("cpu", seed=0)
     save_hf(model, folder / "hf", folder / "tokenizer")
-    print(
-        f"model: {sum(one.numel() for one in model.parameters()) / 1e6:.1f}M parameters, hidden {hidden}, {layers} layers"
-    )
+    size = sum(one.numel() for one in model.parameters()) / 1e6
+    print(f"model: {size:.1f}M parameters, hidden {hidden}, {layers} layers")
 
 
 def free_port() -> int:
+    """One that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]
 
@@ -95,14 +95,16 @@ class Load:
     wall_s: float = 0.0
     first_s: list[float] = field(default_factory=list)
     whole_s: list[float] = field(default_factory=list)
+    last_lost: bytes = b""
 
     def line(self, title: str) -> str:
         """For people."""
-        first, whole = (statistics.quantiles(times, n=100) if len(times) > 1 else times * 99 for times in (
-            self.first_s or [0.0], self.whole_s or [0.0]))  # fmt: skip
+        both = (self.first_s, self.whole_s)
+        first, whole = (statistics.quantiles([*times, *times] or [0.0, 0.0], n=100) for times in both)
         return (
-            f"{title:44} {len(self.whole_s):4} answers, {self.lost} lost, {self.tokens / self.wall_s:8.1f} tokens/s; "
-            f"first token p50 {first[49]:6.2f} s p95 {first[94]:6.2f} s, answer p50 {whole[49]:6.2f} s p95 {whole[94]:6.2f} s"
+            f"{title:58} {len(self.whole_s):4} answers, {self.lost} lost, {self.tokens / self.wall_s:7.1f} tokens/s; "
+            f"first token "
+            f"p50 {first[49]:5.2f} s, p95 {first[94]:5.2f} s; answer p50 {whole[49]:5.2f} s, p95 {whole[94]:5.2f} s"
         )
 
 
@@ -122,6 +124,7 @@ async def one_answer(port: int, body: dict[str, Any], load: Load) -> None:
         counts = re.findall(rb'"completion_tokens": ?(\d+)', bytes(received))
         if not received.startswith(b"HTTP/1.1 200") or not counts or b'"finish_reason":' not in received:
             load.lost += 1
+            load.last_lost = bytes(received[-400:])
             return
         load.tokens += int(counts[-1])
         load.first_s.append(first_s or 0.0)
@@ -156,13 +159,16 @@ def bodies_of(name: str, requests: int, extra: dict[str, Any]) -> list[dict[str,
 
 
 def ours(folder: Path) -> list[str]:
+    """Our command."""
     words = ["serve", str(folder / "hf"), "--max-rows", "64", "--top-k", "50"]
     return [sys.executable, "-m", "automodel_cli", *words]
 
 
 def theirs(folder: Path) -> list[str]:
-    return [sys.executable, "-c", "import sys; from transformers.cli.transformers import main; sys.exit(main())",
-            "serve", str(folder / "hf"), "--continuous-batching", "--device", "cpu", "--host", "127.0.0.1"]  # fmt: skip
+    """The other; by default its cache takes half of a machine's memory."""
+    program = "import sys; from transformers.cli.transformers import main; sys.exit(main())"
+    options = ["--continuous-batching", "--cb-max-memory-percent", "0.15", "--device", "cpu", "--host", "127.0.0.1"]
+    return [sys.executable, "-c", program, "serve", str(folder / "hf"), *options]
 
 
 def measure(folder: Path, clients: int, requests: int, rounds: int, alone: int) -> None:
@@ -197,6 +203,7 @@ def measure(folder: Path, clients: int, requests: int, rounds: int, alone: int) 
 
 
 def resident_mib(process: subprocess.Popen) -> float:
+    """Memory of a process."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
 
@@ -241,6 +248,7 @@ async def idle_connections(port: int, count: int) -> tuple[int, int]:
 
 
 def request(body: bytes, *, length: int | None = None) -> bytes:
+    """HTTP with a body, and what its length is said to be."""
     head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(body) if length is None else length}\r\n\r\n".encode() + body
 
@@ -276,7 +284,7 @@ def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (
-        ("clients", 64), ("requests", 500), ("rounds", 1), ("hidden", 512), ("layers", 8), ("alone", 16),
+        ("clients", 64), ("requests", 500), ("rounds", 1), ("hidden", 384), ("layers", 6), ("alone", 16),
         ("connections", 10_000),
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=default)

@@ -24,6 +24,7 @@ from automodel_cli.serving.measures import Measures
 from automodel_cli.serving.rows import CHUNK_TOKENS, rows_of
 from automodel_cli.text import named_error
 
+_READ_TOGETHER_TOKENS = 128  # padding included; beyond, a forward is bound by arithmetic, and padding is lost time
 Finish = Literal["stop", "length", "cancelled", "timeout", "failed"]
 
 
@@ -256,29 +257,31 @@ class Engine:
         return ticket.finish is not None
 
     def _join(self) -> None:
-        """Read one piece of what comes next."""
-        if self._joining is None:
-            if not (tickets := self._next_ones()):
-                return
-            self._joining = tickets, self._rows.join([ticket.request.prompt for ticket in tickets])
-        tickets, reading = self._joining
-        logits = next(reading)
-        if logits is None:
-            return
-        self._joining = None
-        self._active += tickets
-        self.measures.prompt_tokens += sum(len(ticket.request.prompt) for ticket in tickets)
-        self._take(tickets, logits)
-        self._let_go()
+        """Read prompts, or a piece of a long one; no more at once than the others should wait for."""
+        left = CHUNK_TOKENS
+        while left > 0:
+            if self._joining is None:
+                if not (tickets := self._next_ones()):
+                    return
+                self._joining = tickets, self._rows.join([ticket.request.prompt for ticket in tickets])
+            tickets, reading = self._joining
+            logits = next(reading)
+            left -= sum(len(ticket.request.prompt) for ticket in tickets)
+            if logits is not None:
+                self._joining = None
+                self._active += tickets
+                self.measures.prompt_tokens += sum(len(ticket.request.prompt) for ticket in tickets)
+                self._take(tickets, logits)
+                self._let_go()
 
     def _next_ones(self) -> list[Ticket]:
-        """From the line, as many as have room and can be read together."""
+        """The next in the line; short prompts several at once, as the weights are read from memory for each forward."""
         tickets: list[Ticket] = []
         longest = 0
         with self._changed:
             while self._waiting and len(self._active) + len(tickets) < self.max_rows:
                 longest = max(longest, len(self._waiting[0].request.prompt))
-                if tickets and longest * (len(tickets) + 1) > CHUNK_TOKENS:
+                if tickets and longest * (len(tickets) + 1) > _READ_TOGETHER_TOKENS:
                     break
                 tickets.append(self._waiting.popleft())
         return tickets

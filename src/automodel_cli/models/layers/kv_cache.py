@@ -140,7 +140,7 @@ class SlotCache(KVCache):
         spaces = self._spaces.get(layer)
         old_rows, old_end = (spaces[0].shape[0], spaces[0].shape[2]) if spaces else (0, 0)
         if spaces is None or rows > old_rows or end > old_end:
-            rows = rows if rows <= old_rows else max(rows, 2 * old_rows)
+            rows = old_rows if rows <= old_rows else max(rows, 2 * old_rows)
             end = old_end if end <= old_end else max(end + 64, old_end * 3 // 2)
             grown = [like.new_zeros((rows, like.shape[1], end, like.shape[3])) for _ in range(2)]
             for new, old in zip(grown, spaces or (), strict=False):
