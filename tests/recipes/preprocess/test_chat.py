@@ -169,6 +169,21 @@ def test_strategies_and_lengths_of_a_mixture(tmp_path) -> None:
         assert [one.examples for one in count_by_task(result.manifest)] == expected
 
 
+def test_the_mixture_of_the_readme(monkeypatch, tmp_path) -> None:
+    """With the sizes that the public data sets have."""
+    sizes = {
+        ("HuggingFaceTB/smoltalk", "all", "train"): 1_043_917, ("HuggingFaceTB/smoltalk", "all", "test"): 54_948,
+        ("cais/mmlu", "all", "auxiliary_train"): 99_842, ("cais/mmlu", "all", "validation"): 1_531,
+        ("openai/gsm8k", "main", "train"): 7_473, ("openai/gsm8k", "main", "test"): 1_319,
+    }  # fmt: skip
+    monkeypatch.setattr(chat, "open_rows", lambda *where: range(sizes[where]))
+    mixture = Path(__file__).parents[3] / "configs/task_mixture.yaml"
+    _, said = run(tmp_path / "out", mixture=str(mixture), dry_run=True)
+    rows = {line.split("write ")[1]: int(line.split()[2].replace(",", "")) for line in said if " rows of " in line}
+    assert sum(count for path, count in rows.items() if "train_" in path) == 567_315
+    assert sum(count for path, count in rows.items() if "val_" in path) == 7_850
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
