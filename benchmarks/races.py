@@ -31,6 +31,7 @@ import gc
 import json
 import math
 import multiprocessing
+import random
 import statistics
 import subprocess
 import sys
@@ -51,6 +52,7 @@ from automodel_cli.evaluation.likelihood import evaluate
 from automodel_cli.recipes.pretraining.build import build_run
 from automodel_cli.recipes.pretraining.loop import train
 from automodel_cli.recipes.race import MOST_PAIRS, Raced
+from automodel_cli.scaling.sequential import judge
 
 RATE, PLANTED = 0.02, 0.977
 WIDTH, STEPS, ROWS, TOKENS, HELD_OUT = 32, 30, 8, 32, 16  # the last: batches of ROWS
@@ -236,6 +238,15 @@ def effect_line(found: list[float]) -> str:
     return f"{mean:+.3%} ({span}), standard deviation of a pair {deviation:.3%}, {len(found)} pairs"
 
 
+def false_share(pairs: int, races: int = 5_000) -> float:
+    """Of simulated races of equals with normal noise, those with a verdict after so many pairs at most."""
+    generator, false = random.Random(0), 0
+    for _ in range(races):
+        noise = [generator.gauss(0, 1) for _ in range(pairs)]
+        false += any(judge(noise[:n], alpha=DEFAULTS.alpha).is_decided for n in range(1, pairs + 1))
+    return false / races
+
+
 def table(rows: Mapping[str, list[Raced]]) -> Iterator[str]:
     yield f"{'races of':12s} {'races':>5s} {'better':>6s} {'worse':>6s} {'none':>6s}  pairs: median, most"
     for name, all_of_them in rows.items():
@@ -272,6 +283,8 @@ def main() -> None:
     made[kind.name] = races(folder, kind, arguments.jobs)
     print(f"equals: B's gain {effect_line(gains(made[kind.name]))}")
     print("\n".join(table(made)))
+    shares = ", ".join(f"{false_share(pairs):.1%} within {pairs} pairs" for pairs in (kind.most, MOST_PAIRS))
+    print(f"false verdicts in simulated races of normal noise: {shares}")
 
 
 if __name__ == "__main__":
