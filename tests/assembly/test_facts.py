@@ -16,8 +16,8 @@ def test_what_an_earlier_version_did_not_know_is_none():
     facts = Facts.from_json(OLD)
     assert (facts.model, facts.fast_path, facts.batch) == (OLD["model"], None, None)
     assert set(facts.to_json()) == {
-        "model", "code", "param_counts", "param_roles", "data", "tokenizer", "optimizer", "schedule", "fast_path",
-        "precision", "batch", "versions",
+        "stage", "model", "code", "param_counts", "param_roles", "data", "tokenizer", "optimizer", "schedule",
+        "fast_path", "precision", "batch", "versions",
     }  # fmt: skip
 
 

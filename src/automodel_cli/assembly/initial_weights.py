@@ -15,6 +15,7 @@ from automodel_cli.checkpoint.hf import format as hf_format
 from automodel_cli.checkpoint.load_step import check_fits, load_step
 from automodel_cli.checkpoint.new_rows import fill_new_rows, vocabulary_tables
 from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer
+from automodel_cli.corpus.tokenizers.same_tokenizer import extends
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError, DataError
 from automodel_cli.models.huggingface import same_function
@@ -160,9 +161,7 @@ def _extended(folder: Path, own: Tokenizer) -> int | None:
     if not folder.is_dir():
         return None
     before = load_tokenizer(folder)
-    added = sorted(own.special_ids().keys() - before.special_ids().keys(), key=own.special_ids().__getitem__)
-    is_more = bool(added) and before.with_special(added).fingerprint() == own.fingerprint()
-    return before.vocab_size if is_more else None
+    return before.vocab_size if extends(own, before) else None
 
 
 def _special_from(ids: int | None, own: Tokenizer) -> int | None:

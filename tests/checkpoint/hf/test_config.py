@@ -16,6 +16,7 @@ from tests.checkpoint.hf import tiny
 from automodel_cli.batch import Batch
 from automodel_cli.checkpoint.hf import config as hf_config
 from automodel_cli.checkpoint.hf import export as hf_export
+from automodel_cli.corpus.conversations.chatml import with_chatml
 from automodel_cli.corpus.tokenizer import ByteTokenizer, CharTokenizer
 from automodel_cli.models import hf
 from automodel_cli.models.gpt2 import build_gpt2_model
@@ -195,6 +196,23 @@ def test_generate_stops_at_the_tokenizers_end(tmp_path, kind):
 
     ids = theirs.generate(torch.tensor([[65, 66]]), max_new_tokens=10, logits_processor=[OnlyTheEnd()])
     assert ids.tolist() == [[65, 66, 65, 65, 65, 256]]
+
+
+def test_generate_stops_at_the_end_of_a_turn_where_the_tokenizer_knows_one(tmp_path):
+    with_chatml(ByteTokenizer()).save(tmp_path / "tokenizer")
+    model = build_gpt2_model(vocab_size=259, n_positions=16, n_embd=16, n_layer=1, n_head=2)
+    model.init_weights(0)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        hf_export.save_hf(model, tmp_path / "hf", tmp_path / "tokenizer")
+    ).eval()
+    assert (theirs.config.eos_token_id, theirs.generation_config.eos_token_id) == (256, [256, 258])
+
+    class EndOfTurn(transformers.LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            return torch.full_like(scores, -1e9).index_fill(1, torch.tensor([258]), 0.0)
+
+    ids = theirs.generate(torch.tensor([[65]]), max_new_tokens=5, logits_processor=[EndOfTurn()])
+    assert ids.tolist() == [[65, 258]]
 
 
 def test_a_tokenizer_without_an_end_leaves_none(tmp_path):

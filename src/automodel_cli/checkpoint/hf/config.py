@@ -10,11 +10,12 @@ pad_token_id
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from automodel_cli.checkpoint.storage.step_files import StepWriter
+from automodel_cli.corpus.conversations.chat_format import chat_format_of
 from automodel_cli.corpus.tokenizer import load_tokenizer
 from automodel_cli.errors import CheckpointError
 from automodel_cli.json_files import read_json
@@ -44,20 +45,31 @@ def special_ids(tokenizer_folder: Path | None) -> SpecialIds | None:
     return dict(zip(SPECIAL, ids, strict=True))
 
 
+def turn_ends(tokenizer_folder: Path | None) -> list[int]:
+    """All ids that end what a model says, where its tokenizer knows a chat format: of the text and of a turn."""
+    chat = None if tokenizer_folder is None else chat_format_of(load_tokenizer(tokenizer_folder))
+    return [] if chat is None else sorted(chat.stop_ids)
+
+
 def complete(config: Mapping[str, Any], ids: SpecialIds | None) -> dict[str, Any]:
     """A ``config.json`` with the rotary positions in both spellings and the tokenizer's special ids."""
     return {**config, **rotary_of_4(config), **_special(config, ids, config.get("vocab_size"))}
 
 
-def write(config: Mapping[str, Any], ids: SpecialIds | None, writer: StepWriter, place: str) -> None:
-    """Write both files of a model of ours into ``place`` (``""`` or a folder with a slash)."""
+def write(
+    config: Mapping[str, Any], ids: SpecialIds | None, writer: StepWriter, place: str, ends: Sequence[int] = ()
+) -> None:
+    """Write both files of a model of ours into ``place`` (``""`` or a folder with a slash).
+
+    ``ends``: ids at which generation ends, where these are more than ``ids`` has.
+    """
     whole = complete(config, ids)
     writer.write_json(place + CONFIG, whole)
     known = {key: whole[key] for key in SPECIAL if whole.get(key) is not None}
-    writer.write_json(place + GENERATION_CONFIG, known)
+    writer.write_json(place + GENERATION_CONFIG, known | _ending(ends))
 
 
-def amend(ids: SpecialIds | None, writer: StepWriter, place: str) -> None:
+def amend(ids: SpecialIds | None, writer: StepWriter, place: str, ends: Sequence[int] = ()) -> None:
     """Complete the files that transformers has just written into ``place``."""
     config = complete(read_json(writer.folder / (place + CONFIG), CheckpointError), ids)
     writer.write_json(place + CONFIG, config)
@@ -65,7 +77,11 @@ def amend(ids: SpecialIds | None, writer: StepWriter, place: str) -> None:
     if path.is_file():
         generation = read_json(path, CheckpointError)
         special = _special(generation, ids, config.get("vocab_size"))
-        writer.write_json(place + GENERATION_CONFIG, {**generation, **special})
+        writer.write_json(place + GENERATION_CONFIG, {**generation, **special, **_ending(ends)})
+
+
+def _ending(ends: Sequence[int]) -> dict[str, Any]:
+    return {"eos_token_id": list(ends)} if len(ends) > 1 else {}
 
 
 def rotary_of_4(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -197,13 +197,14 @@ def write(
         )
     assert isinstance(model, CausalLM)
     ids, config = hf_config.special_ids(tokenizer_folder), model.hf_config()
+    ends = hf_config.turn_ends(tokenizer_folder)
     if config is not None:
         dtype = max((source.dtypes[name] for name in model.hf_tensors()), key=lambda one: one.itemsize)
-        hf_config.write({**config, "dtype": torch_name(dtype)}, ids, writer, place)
+        hf_config.write({**config, "dtype": torch_name(dtype)}, ids, writer, place, ends)
         _write_entries(_own_entries(model, source), writer, place)
     else:
         _write_transformers(model, source, writer, place)
-        hf_config.amend(ids, writer, place)
+        hf_config.amend(ids, writer, place, ends)
     if tokenizer_folder is not None:
         for name, content in hf_tokenizer.files_of(tokenizer_folder, say=say):
             writer.write_bytes(place + name, content)

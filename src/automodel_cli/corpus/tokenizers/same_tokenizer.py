@@ -40,6 +40,13 @@ def same_ids(one: Tokenizer, other: Tokenizer) -> bool:
     )
 
 
+def extends(longer: Tokenizer, shorter: Tokenizer) -> bool:
+    """Whether ``longer`` is ``shorter`` with special tokens added: an id of ``shorter`` means the same to both."""
+    ids = longer.special_ids()
+    added = sorted(ids.keys() - shorter.special_ids().keys(), key=ids.__getitem__)
+    return bool(added) and shorter.with_special(added).fingerprint() == longer.fingerprint()
+
+
 def made_the_ids(tokenizer: Any, manifest: MadeBy) -> bool:
     """Whether ``tokenizer`` means by an id what the manifest's tokenizer means.
 

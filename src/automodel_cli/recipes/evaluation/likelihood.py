@@ -22,7 +22,7 @@ from automodel_cli.assembly.scoring.data import (
 )
 from automodel_cli.config.schema.results import EvaluateConfig
 from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
-from automodel_cli.corpus.tokenizers.same_tokenizer import same_ids
+from automodel_cli.corpus.tokenizers.same_tokenizer import extends, same_ids
 from automodel_cli.corpus.tokenizers.token_bytes import TokenBytes
 from automodel_cli.data.interface import DataSource, WindowDataset
 from automodel_cli.data.loader import EvalLoader
@@ -135,11 +135,12 @@ def _check_fits(name: str, dataset: DataSource, loaded: LoadedModel) -> None:
     own = manifest.tokenizer if manifest is not None else None
     if not stored or not own or stored["fingerprint"] == own["fingerprint"]:
         return
-    # A foreign folder's tokenizer and the data's own may be one vocabulary in two kinds of files.
+    # They may be one vocabulary in two kinds of files, or the model's has control tokens that the text had no use for.
     folder = manifest.tokenizer_folder if manifest is not None else None
     alike = False
     if travelled is not None and folder is not None and travelled.fingerprint() == stored["fingerprint"]:
-        alike = same_ids(travelled, load_tokenizer(folder))
+        of_data = load_tokenizer(folder)
+        alike = same_ids(travelled, of_data) or extends(travelled, of_data)
     if not alike:
         raise DataError(
             f"{name} was tokenized with {own['name']} ({own['fingerprint']}), "
