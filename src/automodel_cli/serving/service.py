@@ -14,7 +14,6 @@ from automodel_cli.serving.choosing import Sampling
 from automodel_cli.serving.engine import Engine, Request
 from automodel_cli.serving.prompts import PlainText, Prompter, trimmed
 
-
 _CHARACTERS_A_TOKEN = 16  # more than most texts have
 
 
