@@ -208,7 +208,7 @@ def resident_mib(process: subprocess.Popen) -> float:
     return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
 
 
-async def answers_to(port: int, data: bytes, times: int, *, wait_s: float = 5.0, read: bool = True) -> dict[str, int]:
+async def answers_to(port: int, data: bytes, times: int, *, wait_s: float = 60.0, read: bool = True) -> dict[str, int]:
     """How connections that send ``data`` end: status codes, hung up, or left (``read`` false)."""
     ends: dict[str, int] = {}
 
@@ -240,7 +240,7 @@ async def idle_connections(port: int, count: int) -> tuple[int, int]:
             return_exceptions=True,
         )
         held += [pair for pair in found if not isinstance(pair, BaseException)]
-    await asyncio.sleep(2.0)
+    await asyncio.sleep(4.0)
     kept = sum(not reader.at_eof() for reader, _ in held)
     for _, writer in held:
         writer.close()
@@ -268,15 +268,15 @@ def abuse(folder: Path, connections: int) -> None:
     with server(ours(folder), folder) as (port, process):
         bodies = bodies_of("hf", 64, {"stream_options": {"include_usage": True}})
         asyncio.run(many_answers(port, bodies, 64))
-        before = resident_mib(process)
-        for title, (data, times, read) in cases.items():
-            print(f"{title:30} {times:6}: {asyncio.run(answers_to(port, data, times, read=read))}", flush=True)
-        opened, kept = asyncio.run(idle_connections(port, connections))
-        print(f"{'connections that say nothing':30} {opened:6}: {kept} kept open, the others hung up on")
-        load = asyncio.run(many_answers(port, bodies, 64))
-        print(load.line("afterwards"))
-        after = resident_mib(process)
-        print(f"memory {before:.0f} MiB before, {after:.0f} MiB after")
+        print(f"memory {resident_mib(process):.0f} MiB before")
+        for number in (1, 2, 3):
+            for title, (data, times, read) in cases.items():
+                print(f"{title:30} {times:6}: {asyncio.run(answers_to(port, data, times, read=read))}", flush=True)
+            opened, kept = asyncio.run(idle_connections(port, connections))
+            print(f"{'connections that say nothing':30} {opened:6}: {kept} kept open, the others hung up on")
+            load = asyncio.run(many_answers(port, bodies, 64))
+            print(load.line("answers afterwards"))
+            print(f"memory {resident_mib(process):.0f} MiB after round {number}", flush=True)
         print(re.findall(r"automodel_requests_total.*", httpx.get(f"http://127.0.0.1:{port}/metrics").text))
 
 

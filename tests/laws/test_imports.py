@@ -58,6 +58,8 @@ LIGHT = [
     (["eval", "--help"], 0),
     (["plot", "--help"], 0),
     (["generate", "--help"], 0),
+    (["chat", "--help"], 0),
+    (["serve", "--help"], 0),
     (["pretrane"], 2),
     (["pretrain", "llm", "-c", "absent.yaml"], 2),
     (["pretrain", "llm", "-c", "cfg.yaml", "--print-config"], 0),

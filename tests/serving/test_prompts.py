@@ -34,10 +34,10 @@ class Letters:
 
 @pytest.mark.parametrize(
     ("room", "kept"),
-    [(99, "s uaaaa abb ucc add ue"), (17, "s uaaaa abb ucc add ue"), (16, "s ucc add ue"), (8, "s ue"), (1, "s ue")],
+    [(99, "s uaaaa abb ucc add uf"), (17, "s uaaaa abb ucc add uf"), (16, "s ucc add uf"), (8, "s uf"), (1, "s uf")],
 )
 def test_whole_turns_are_left_out_oldest_first(room, kept):
-    whole = conversation("aaaa", "bb", "cc", "dd", "e", system="")
+    whole = conversation("aaaa", "bb", "cc", "dd", "f", system="")
     whole = (Message("system", ""), *whole)
     found, ids = trimmed(Letters(), whole, room)
     assert " ".join(one.role[0] + one.content for one in found) == kept

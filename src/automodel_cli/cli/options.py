@@ -51,6 +51,7 @@ _VALUES = {
     "preset": "PRESET", "val_data": "PATH", "results": "RESULTS|CSV", "where": "COLUMN=VALUE",
     "budget": "FLOPS", "budgets": "FLOPS", "grid": "KEY=[A,B]", "set": "KEY=VALUE", "launch": "FLAG=VALUE",
     "base": "FILE", "gpu": "NAME", "a": "A.yaml", "b": "B.yaml", "predict": "PARAMS:TOKENS",
+    "host": "ADDRESS", "api_key": "KEY", "allowed_hosts": "NAME", "load": "FILE", "system": "TEXT", "port": "PORT",
     "partition": "NAME", "account": "NAME", "job_name": "NAME", "batch_size": "auto|N",
 }  # fmt: skip
 _PLACES = {"source": "CKPT", "output": "FOLDER"}

@@ -57,7 +57,7 @@ def run(
         say(f"{service.name} ({'chat' if service.chat else 'plain text'}): page {address}, OpenAI API {address}/v1")
         if opened is not None:
             opened(address)
-        server.make_server(service, rules, max_tokens=cfg.max_tokens, max_connections=cfg.max_connections).run(
+        server.make_server(service, rules, max_tokens=cfg.request_tokens, max_connections=cfg.max_connections).run(
             sockets=[listener]
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from automodel_cli.corpus.conversations.conversation import Conversation
@@ -13,6 +13,8 @@ from automodel_cli.generation.sampling import check_settings, mix
 from automodel_cli.serving.choosing import Sampling
 from automodel_cli.serving.engine import Engine, Request
 from automodel_cli.serving.prompts import PlainText, Prompter, trimmed
+
+_CHARACTERS_A_TOKEN = 16  # more than most texts have
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,25 @@ class Service:
             return 1 << 62
         return max(self.context // 2, self.context - settings.max_tokens + 1)
 
+    def _refuse_endless(self, texts: Iterable[str]) -> None:
+        """Raise a ConfigError for a text whose beginning alone is too long: reading all of it would take seconds."""
+        longest = _CHARACTERS_A_TOKEN * (self.context or 0)
+        for text in texts:
+            if self.context is not None and len(text) > longest:
+                tokens = len(self.tokenizer.encode(text[:longest]))
+                if tokens > self.context:
+                    raise ConfigError(
+                        f"the prompt has more than {tokens:,} tokens, the model's context has {self.context:,}",
+                        "shorten the prompt",
+                    )
+
     def of_conversation(self, conversation: Conversation, settings: Settings, *, trim: bool) -> Request:
         """The request for the next answer.
 
         Raises:
             ConfigError: a setting out of range, or ids that the model does not have.
         """
+        self._refuse_endless(one.content for one in (conversation[-1:] if trim else conversation))
         if trim:
             _, ids = trimmed(self.prompter, conversation, self.room(settings))
         else:
@@ -73,6 +88,7 @@ class Service:
 
     def of_text(self, text: str, settings: Settings) -> Request:
         """The request to continue a text."""
+        self._refuse_endless([text])
         return self.of_ids(self.plain.read(text), settings, self.plain.stop_ids)
 
     def of_ids(self, ids: Sequence[int], settings: Settings, stop_ids: frozenset[int] | None = None) -> Request:

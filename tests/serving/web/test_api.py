@@ -114,6 +114,17 @@ def test_old_turns_are_left_out_where_that_is_asked_for(client):
     assert answer.choices[0].message.content == "last" and answer.usage.prompt_tokens < 100
 
 
+def test_an_endless_prompt_is_not_read_to_its_end(client):
+    for call in (
+        lambda: ask(client, "x" * 500_000),
+        lambda: ask(client, "x" * 500_000, extra_body={"truncation": "auto"}),
+        lambda: client.completions.create(model="echo", prompt="x" * 500_000),
+    ):
+        with pytest.raises(openai.BadRequestError, match="more than 32,768 tokens") as refused:
+            call()
+        assert refused.value.code == "context_length_exceeded"
+
+
 @pytest.mark.parametrize(
     ("body", "param", "says"),
     [
@@ -131,7 +142,7 @@ def test_old_turns_are_left_out_where_that_is_asked_for(client):
         ({"tools": [{"type": "function"}]}, "tools", "not supported"),
         ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),
         ({"frequency_penalty": 1}, "frequency_penalty", "not supported"),
-        ({"temprature": 1}, "temprature", "not permitted"),
+        ({"heat": 1}, "heat", "not permitted"),
         ({"model": "gpt-9"}, "model", "does not exist"),
     ],
 )

@@ -17,7 +17,7 @@ class AnsweringConfig(ModelInput):
 
     panels: ClassVar = {
         "Answers": "chat plain max_new_tokens temperature top_k top_p stop seed",
-        "Server": "host port api_key allowed_hosts name max_rows max_waiting max_tokens timeout_s max_body_bytes "
+        "Server": "host port api_key allowed_hosts name max_rows max_waiting request_tokens timeout_s max_body_bytes "
         "max_connections",
     }
 
@@ -77,7 +77,7 @@ class ServeConfig(AnsweringConfig):
     """Answers that are generated at once, in one batch; more wait."""
     max_waiting: Count = 512
     """Answers that may wait; more are refused (status 429)."""
-    max_tokens: Count = 4096
+    request_tokens: Count = 4096
     """The most tokens that a request may ask for."""
     timeout_s: Positive = 300.0
     """Seconds until a request ends, waiting included."""

@@ -86,7 +86,8 @@ async function answer() {
   const controller = new AbortController();
   running = controller;
   const message = { role: "assistant", content: "" };
-  let started = null, tokens = 0, finish = null;
+  const started = performance.now();
+  let tokens = 0, finish = null;
   const request = body();
   state.messages.push(message);
   show();
@@ -103,7 +104,6 @@ async function answer() {
       const choice = event.choices[0];
       finish = choice?.finish_reason ?? finish;
       if (choice?.delta.content) {
-        started ??= performance.now();
         message.content += choice.delta.content;
         const atEnd = isAtEnd();
         bubble.textContent = message.content;
@@ -111,7 +111,7 @@ async function answer() {
       }
     }
     const seconds = (performance.now() - started) / 1000;
-    if (tokens > 1 && seconds > 0) message.speed = `${((tokens - 1) / seconds).toFixed(1)} tokens/s`;
+    message.speed = `${(tokens / seconds).toFixed(1)} tokens/s`;
     tell(`${tokens} token${tokens === 1 ? "" : "s"}${finish === "length" ? ", cut at the limit" : ""}`);
   } catch (error) {
     if (controller.signal.aborted) tell("Stopped.");
