@@ -74,3 +74,16 @@ def test_what_datasets_opens(tmp_path, monkeypatch) -> None:
     assert source.describe()["split"] == "train"
     with pytest.raises(DataError, match="cannot be loaded"):
         HubRows(str(folder), None, "no_such_split")
+
+
+def invalid_utf8() -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"text": pa.array([b"\xff\xfe"]).view(pa.string())}), sink)
+    return sink.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize("content", [b"", b"no parquet at all", invalid_utf8()])
+def test_a_damaged_parquet_file_is_named(tmp_path, content) -> None:
+    (tmp_path / "rows.parquet").write_bytes(content)
+    with pytest.raises(DataError, match=r"cannot read rows\.parquet"):
+        read(open_rows(str(tmp_path / "rows.parquet"), None, "train"))

@@ -14,6 +14,7 @@ from automodel_cli.corpus.conversations.chatml import END, START, TEMPLATE, Chat
 from automodel_cli.corpus.conversations.conversation import ROLES, Message
 from automodel_cli.corpus.conversations.template import TemplateFormat
 from automodel_cli.corpus.tokenizer import ByteTokenizer, load_tokenizer
+from automodel_cli.corpus.tokenizers.hf import HFTokenizer
 from automodel_cli.errors import ConfigError, DataError
 
 transformers = pytest.importorskip("transformers")
@@ -111,6 +112,12 @@ def test_text_beside_broken_up_marks_is_encoded_as_before() -> None:
     assert TemplateFormat(tokenizer, TEMPLATE).render(turns) == ChatML(tokenizer).render(turns)
 
 
+def test_a_message_with_every_mark_that_breaks_up_text_is_refused() -> None:
+    format_ = TemplateFormat(templated(BY_PREFIX), BY_PREFIX)
+    with pytest.raises(DataError, match="private-use"):
+        format_.render((Message("user", END + "".join(map(chr, range(0xF0000, 0xF0040)))),))
+
+
 def test_a_template_that_tells_nobody_who_speaks_is_refused() -> None:
     chat = TemplateFormat(templated(REWRITES), REWRITES)
     with pytest.raises(DataError, match="generation"):
@@ -166,3 +173,19 @@ def test_templates_are_kept_wherever_they_lie(tmp_path) -> None:
 def test_a_tokenizer_of_another_kind_takes_no_template() -> None:
     with pytest.raises(ConfigError, match="byte"):
         TemplateFormat(ByteTokenizer(), TEMPLATE)
+
+
+@pytest.mark.parametrize(
+    "config", ['{"chat_template": [{"name": ["default"], "template": "x"}, 5]}', '{"chat_template": {}}']
+)
+def test_rubbish_in_place_of_a_template_is_none(config) -> None:
+    made = HFTokenizer("x", tokenizer_json=trained()._json, config_json=config)
+    assert made.chat_template is None
+
+
+def test_a_template_beside_a_damaged_configuration(tmp_path) -> None:
+    (tmp_path / "tokenizer.json").write_text(trained()._json)
+    (tmp_path / "tokenizer_config.json").write_text("[]")
+    (tmp_path / "chat_template.jinja").write_text("x")
+    with pytest.raises(DataError, match=r"tokenizer_config\.json"):
+        HFTokenizer.load(tmp_path)

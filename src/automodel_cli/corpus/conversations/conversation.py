@@ -85,8 +85,10 @@ def parse_pair(row: Mapping[str, Any]) -> Conversation:
     """
     for question, answer in _PAIRS:
         if row.get(question) is not None and row.get(answer) is not None:
-            asked = "\n\n".join(part for part in (_text(row[question]), _text(row.get("input") or "")) if part)
-            return _with_system(row, (Message("user", asked), Message("assistant", _text(row[answer]))))
+            asked = "\n\n".join(
+                part for part in (checked_text(row[question]), checked_text(row.get("input") or "")) if part
+            )
+            return _with_system(row, (Message("user", asked), Message("assistant", checked_text(row[answer]))))
     columns = " or ".join("/".join(pair) for pair in _PAIRS)
     raise DataError(
         f"a row with {', '.join(sorted(map(str, row))[:8]) or 'no columns'} holds no conversation",
@@ -95,7 +97,7 @@ def parse_pair(row: Mapping[str, Any]) -> Conversation:
 
 
 def _with_system(row: Mapping[str, Any], turns: Conversation) -> Conversation:
-    system = _text(row.get("system") or "")
+    system = checked_text(row.get("system") or "")
     return (Message("system", system), *turns) if system else turns
 
 
@@ -107,11 +109,15 @@ def _message(turn: Any) -> Message:
     if role is None:
         raise DataError(f"a message has the role {str(named)[:40]!r}", _HINT)
     content = turn.get("content") if turn.get("content") is not None else turn.get("value")
-    return Message(role, _text(content))
+    return Message(role, checked_text(content))
 
 
-def _text(content: Any) -> str:
-    """The text of a message; of OpenAI's parts those of text, which are all that there may be."""
+def checked_text(content: Any) -> str:
+    """The text of a message; of OpenAI's parts those of text, which are all that there may be.
+
+    Raises:
+        DataError: it is something else, or text that UTF-8 cannot spell.
+    """
     if isinstance(content, Sequence) and not isinstance(content, str):
         return "".join(_text_part(part) for part in content)
     if not isinstance(content, str):
@@ -128,7 +134,7 @@ def _text_part(part: Any) -> str:
     if not isinstance(part, Mapping) or part.get("type") != "text":
         kind = part.get("type") if isinstance(part, Mapping) else _kind(part)
         raise DataError(f"a message has a part of the kind {str(kind)[:40]!r}", "only text can be trained on")
-    return _text(part.get("text"))
+    return checked_text(part.get("text"))
 
 
 def _kind(value: Any) -> str:

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from automodel_cli.corpus.conversations.chat_format import ChatFormat, chat_format_of
-from automodel_cli.corpus.conversations.conversation import TrainOn
-from automodel_cli.corpus.conversations.tasks import TASKS
+from automodel_cli.corpus.conversations.conversation import Conversation, TrainOn
+from automodel_cli.corpus.conversations.tasks import TASKS, TaskName
 from automodel_cli.corpus.documents.units import BadRow, Chunk, Unit
 from automodel_cli.corpus.tokenizer import load_tokenizer
 from automodel_cli.corpus.tokenizers.base import Tokenizer
 from automodel_cli.errors import DataError
+from automodel_cli.plain_text import without_controls
 
 
 @dataclass
@@ -54,18 +55,19 @@ class ConversationEncoder:
 
     def __call__(self, unit: Unit) -> ConversationChunk:
         task, rows = unit.payload
-        conversation_of = TASKS[task].conversation
         ids: list[int] = []
         mask: list[bool] = []
         lengths: list[int] = []
         bad = []
         for number, value in rows:
             try:
-                rendered = self._chat.render(conversation_of(_row(value)), train_on=self._train_on)
+                rendered = self._chat.render(_conversation(task, value), train_on=self._train_on)
                 if not any(rendered.mask[1:]):
                     raise DataError("nothing in it is learned")
             except DataError as error:
-                bad.append(BadRow(number, error.message, f"{unit.name}:{number + 1}", after=len(lengths)))
+                bad.append(
+                    BadRow(number, without_controls(error.message), f"{unit.name}:{number + 1}", after=len(lengths))
+                )
                 continue
             ids += rendered.ids
             mask += rendered.mask
@@ -77,6 +79,13 @@ class ConversationEncoder:
             rows=len(rows),
             bad=bad,
         )
+
+
+def _conversation(task: TaskName, value: Any) -> Conversation:
+    try:
+        return TASKS[task].conversation(_row(value))
+    except RecursionError:
+        raise DataError("a row is nested too deeply") from None
 
 
 def _row(value: Any) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -70,7 +71,8 @@ class FileRows:
 
 def _count(file: SourceFile) -> int:
     if file.kind == "parquet":
-        return int(_parquet(file).metadata.num_rows)
+        with _parquet(file) as opened:
+            return int(opened.metadata.num_rows)
     return sum(1 for _ in _values(file))
 
 
@@ -81,8 +83,9 @@ def _values(file: SourceFile) -> Iterator[Any]:
         DataError: the file is damaged.
     """
     if file.kind == "parquet":
-        for batch in _parquet(file).iter_batches(batch_size=_BATCH_ROWS):
-            yield from batch.to_pylist()
+        with _parquet(file) as opened:
+            for batch in opened.iter_batches(batch_size=_BATCH_ROWS):
+                yield from batch.to_pylist()
         return
     with stream_errors(file.name), open_stream(file.path, file.compression) as stream:
         if file.kind == "jsonl":
@@ -91,10 +94,14 @@ def _values(file: SourceFile) -> Iterator[Any]:
             yield from (value for value, _ in iter_json(stream, file.name, MAX_DOCUMENT_BYTES))
 
 
-def _parquet(file: SourceFile) -> Any:
+@contextlib.contextmanager
+def _parquet(file: SourceFile) -> Iterator[Any]:
     import pyarrow.parquet as pq  # a quarter second that JSON does not pay
 
-    return pq.ParquetFile(file.path)
+    from automodel_cli.corpus.documents.columns import readable
+
+    with readable(file.name), pq.ParquetFile(file.path) as opened:
+        yield opened
 
 
 class HubRows:

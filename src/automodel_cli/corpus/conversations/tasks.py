@@ -18,7 +18,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from automodel_cli.corpus.conversations.conversation import Conversation, Message, parse_pair, parse_row
+from automodel_cli.corpus.conversations.conversation import (
+    Conversation,
+    Message,
+    checked_text,
+    parse_pair,
+    parse_row,
+)
 from automodel_cli.corpus.conversations.practice import PracticeRows
 from automodel_cli.corpus.conversations.rows import RowSource
 from automodel_cli.errors import DataError
@@ -97,9 +103,9 @@ def _of(row: Mapping[str, Any], key: str, kind: Any) -> Any:
 
 
 def _text(row: Mapping[str, Any], key: str) -> str:
-    return str(_of(row, key, str))
+    return checked_text(_of(row, key, str))
 
 
 def _texts(row: Mapping[str, Any], key: str) -> list[str]:
     found = _of(row, key, list)
-    return [_of({key: one}, key, str) for one in found]
+    return [_text({key: one}, key) for one in found]

@@ -115,7 +115,9 @@ class TemplateFormat:
         """Messages in which no special token is spelled any more, and what breaks them up ("": nothing had to)."""
         if not any(self._special.search(message.content) for message in conversation):
             return conversation, ""
-        mark = next(m for m in _BREAKS if not any(m in message.content for message in conversation))
+        mark = next((m for m in _BREAKS if not any(m in message.content for message in conversation)), None)
+        if mark is None:
+            raise DataError("a message has special tokens and all private-use characters", "it is hardly text")
         broken = (self._begins_special.sub(rf"\1{mark}", message.content) for message in conversation)
         return tuple(map(lambda message, text: replace(message, content=text), conversation, broken)), mark
 

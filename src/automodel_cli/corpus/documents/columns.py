@@ -56,7 +56,7 @@ def inspect_parquet(path: str, name: str, options: ReadOptions) -> list[RowGroup
     Raises:
         DataError: it is no parquet file, or lacks such a column.
     """
-    with _readable(name), pq.ParquetFile(path) as file:
+    with readable(name), pq.ParquetFile(path) as file:
         check_columns(file.schema_arrow, options, name)
         leaves = [leaf for key in options.columns for leaf in _leaves(file, key)]
         found = []
@@ -83,7 +83,7 @@ class DictionaryProbe:
         if not group.has_dictionary or group.values * group.text_bytes <= most:
             return 0
         keys = list(self._options.columns)
-        with _readable(self._name):
+        with readable(self._name):
             if self._file is None:
                 self._file = _open_folded(self._path, keys)
             first = next(self._file.iter_batches(1, row_groups=[number], columns=keys, use_threads=False))
@@ -194,7 +194,7 @@ def _is_view(kind: pa.DataType) -> bool:
 def read_row_groups(unit: Unit, options: ReadOptions) -> pa.Table:
     """The columns of row groups ``start`` to ``stop`` of a unit's file, whole."""
     keys = list(options.columns)
-    with _readable(unit.name), pq.ParquetFile(unit.path) as file:
+    with readable(unit.name), pq.ParquetFile(unit.path) as file:
         groups = list(range(unit.start, unit.stop))
         return file.read_row_groups(groups, columns=keys, use_threads=False).select(keys)
 
@@ -205,7 +205,7 @@ def iter_row_group(
     """The columns of one large row group, ``rows`` at a time; ``folded``: as dictionaries."""
     keys = list(options.columns)
     with (
-        _readable(name),
+        readable(name),
         _open_folded(path, keys) if folded else _open_plain(path) as file,
     ):
         for batch in file.iter_batches(rows, row_groups=[group], columns=keys, use_threads=False):
@@ -230,7 +230,7 @@ def _unfolded(array: pa.Array) -> pa.Array:
     return array
 
 
-class _readable:
+class readable:
     """Arrow's own errors about a file become ours."""
 
     def __init__(self, name: str) -> None:
@@ -239,7 +239,7 @@ class _readable:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, pa.ArrowException | OSError):
+        if isinstance(error, pa.ArrowException | OSError | ValueError | OverflowError):
             message = f"cannot read {self.name}: {first_line(error)}"
             raise DataError(message, "the file is damaged or not a parquet file; copy it again") from error
 
@@ -326,5 +326,5 @@ def carried_values(table: pa.Table, names: tuple[str, ...]) -> list[tuple[Any, .
 
 def column_names(path: str, name: str) -> list[str]:
     """The columns of a parquet file."""
-    with _readable(name), pq.ParquetFile(path) as file:
+    with readable(name), pq.ParquetFile(path) as file:
         return list(file.schema_arrow.names)

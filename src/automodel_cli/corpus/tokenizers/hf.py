@@ -56,8 +56,8 @@ class _TokenizerConfig(FileModel):
     def default_template(self) -> str | None:
         """How conversations are rendered; of several templates the one named ``default``."""
         several = self.chat_template if isinstance(self.chat_template, list) else []
-        named = {one.get("name"): one.get("template") for one in several if isinstance(one, dict)}
-        found = named.get("default") if several else self.chat_template
+        default = (one.get("template") for one in several if isinstance(one, dict) and one.get("name") == "default")
+        found = next(default, None) if several else self.chat_template
         return found if isinstance(found, str) else None
 
     @property
@@ -290,6 +290,8 @@ def _content(named: Any) -> Any:
 def _with_template(config_json: str, template: str) -> str:
     """A ``tokenizer_config.json`` with the template that lies beside it, which is the newer place for one."""
     config = parse_json(config_json, "tokenizer_config.json", hint=_RESTORE)
+    if not isinstance(config, dict):
+        return config_json  # which is refused in its own words
     return json.dumps({**config, "chat_template": template}, indent=2, ensure_ascii=False) + "\n"
 
 
