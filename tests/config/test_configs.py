@@ -12,8 +12,8 @@ from automodel_cli.config.targets.target import Target
 from automodel_cli.models.interface import count_parameters
 
 ALL = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
-SWEEPS = [path for path in ALL if "base" in yaml.safe_load(path.read_text(encoding="utf-8"))]
-CONFIGS = [path for path in ALL if path not in SWEEPS]
+RUNS = {"model", "dataset"}
+CONFIGS = [path for path in ALL if yaml.safe_load(path.read_text(encoding="utf-8")).keys() >= RUNS]
 
 
 def load(name: str) -> PretrainConfig:
@@ -30,6 +30,8 @@ def test_the_configurations_we_promise_are_there():
         "gpt2_124m",
         "finetune_gpt2",
         "llama_1b",
+        "midtrain_task_mixture",
+        "midtrain_tiny",
     }
 
 
@@ -60,7 +62,8 @@ def test_batches_and_windows_fit(path):
     context = cfg["model"].get("n_positions", cfg["model"].get("max_position_embeddings", 1024))
     for section in ("dataset", "validation_dataset"):
         if section in cfg:
-            assert cfg[section].get("seq_len", cfg[section].get("seq_length")) <= context
+            length = next(cfg[section][key] for key in ("seq_len", "seq_length", "max_tokens") if key in cfg[section])
+            assert length <= context
 
 
 def test_gpt2_124m_has_the_numbers_of_the_reproduction():

@@ -285,6 +285,31 @@ def test_corpus_manifest(made):
     assert "meta" in {file["role"] for file in raw["files"]}
 
 
+def test_conversations_by_the_byte_table(tmp_path):
+    pairs = [{"prompt": f"{n}?", "completion": f"{n}!"} for n in range(20)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    source = ("--dataset", "a.jsonl", "--val-fraction", "0.25", "--tokenizer", "byte", "--output-dir", "chat")
+    automodel(tmp_path, "preprocess", "chat", *source)
+    manifest = check_manifest(tmp_path / "chat")
+    heading = "`train_TASK.bin`, `.mask` and `train.order`"
+    assert set(manifest["options"]) <= set(re.findall(r"`(\w+)`", section(heading)))
+    counts = {file["name"]: (file["role"], file["tokens"], file["documents"]) for file in manifest["files"]}
+    order = np.fromfile(tmp_path / "chat/train.order", "<i8")
+    assert sorted(order) == list(range(15)) and counts["train.order"] == ("order", 0, 15)
+    special = json.loads((tmp_path / "chat/tokenizer/automodel_tokenizer.json").read_text())["special_tokens"]
+    assert special == {"<|im_start|>": 257, "<|im_end|>": 258}
+    for name, rows in (("train_messages", 15), ("val_messages", 5)):
+        header, tokens = read_shard(tmp_path / f"chat/{name}.bin")
+        starts = np.fromfile(tmp_path / f"chat/{name}.bos.idx", "<i4")
+        mask = np.fromfile(tmp_path / f"chat/{name}.mask", np.uint8)
+        assert len(starts) == rows and header[2] == len(tokens) == len(mask)
+        assert (tokens[starts] == 257).all() and set(mask) == {0, 1}
+        for conversation, learned in zip(np.split(tokens, starts[1:]), np.split(mask, starts[1:]), strict=True):
+            text = bytes(conversation[(learned == 1) & (conversation < 256)].tolist()).decode()
+            assert text.endswith("!") and conversation[learned == 1][-1] == 258
+        assert counts[f"{name}.mask"] == ("mask", int(mask.sum()), rows)
+
+
 def test_tokenizer_folder(made):
     keys = table_keys("`tokenizer/`")
     body = made.json(made.corpus / "tokenizer/automodel_tokenizer.json")

@@ -22,6 +22,7 @@ from automodel_cli import recipes
 from automodel_cli.cli import app, argv, worker
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema import pretrain as schema
+from automodel_cli.config.schema.chat import MixtureConfig
 from automodel_cli.config.schema.sweep import SweepRunConfig
 
 ROOT = Path(__file__).parents[2]
@@ -184,6 +185,10 @@ def test_yaml_is_a_part_of_a_valid_configuration(page, block, tmp_path, monkeypa
     if "base" in yaml.safe_load(block):  # of automodel sweep run
         (tmp_path / "sweep.yaml").write_text(block, encoding="utf-8")
         load_config(SweepRunConfig, tmp_path / "sweep.yaml")
+        return
+    if "tasks" in yaml.safe_load(block):  # of automodel preprocess chat
+        (tmp_path / "mixture.yaml").write_text(block, encoding="utf-8")
+        load_config(MixtureConfig, tmp_path / "mixture.yaml")
         return
     whole = yaml.safe_load((ROOT / "configs/gpt2_124m.yaml").read_text(encoding="utf-8"))
     text = {**whole, **yaml.safe_load(block)}

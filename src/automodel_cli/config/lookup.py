@@ -10,6 +10,7 @@ from automodel_cli.config import depth
 from automodel_cli.config.explain import describe_type, section_of
 from automodel_cli.config.field_help import meaning_and_default
 from automodel_cli.config.schema.base import Section, keys_of, reason_ignored
+from automodel_cli.config.schema.chat import MixtureConfig, PreprocessChatConfig, TaskConfig
 from automodel_cli.config.schema.megatron import PreprocessMegatronConfig
 from automodel_cli.config.schema.preprocess import PreprocessNanogptConfig, TokenizerTrainConfig, VerifyConfig
 from automodel_cli.config.schema.pretrain import NAMED_VALIDATION_KEY, PretrainConfig
@@ -33,6 +34,9 @@ _NEAR = 0.75  # of names: less is far-fetched
 COMMANDS: tuple[tuple[str, type[Section]], ...] = (
     ("automodel preprocess nanogpt", PreprocessNanogptConfig),
     ("automodel preprocess megatron", PreprocessMegatronConfig),
+    ("automodel preprocess chat", PreprocessChatConfig),
+    ("automodel preprocess chat, a mixture's file", MixtureConfig),
+    ("automodel preprocess chat, a task of a mixture", TaskConfig),
     ("automodel preprocess shuffle", ShuffleConfig),
     ("automodel preprocess tokenizer", TokenizerTrainConfig),
     ("automodel preprocess verify", VerifyConfig),

@@ -109,6 +109,24 @@ class MegatronArguments:
 
 
 @dataclass
+class ChatArguments:
+    """What ``ChatDataset`` takes.
+
+    Args:
+        file_pattern: a folder of conversations, a token file in it (``val_gsm8k.bin``), a glob, or a list.
+        max_tokens: of a row; null: conversations are as long as they are.
+        long_conversations: what becomes of longer ones: truncate cuts them there, drop leaves them out.
+        split: of a folder, train or validation; the run supplies it.
+    """
+
+    file_pattern: str | Path | Sequence[str | Path]
+    _: KW_ONLY
+    max_tokens: int | None = None
+    long_conversations: Literal["truncate", "drop"] = "truncate"
+    split: Literal["train", "validation"] = "train"
+
+
+@dataclass
 class TorchLoaderArguments:
     """What ``TorchLoader`` takes; the run supplies the first six and ``any_rank``.
 

@@ -101,6 +101,18 @@ class DataSource:
         """Arguments of the constructor that the run fills in where the configuration leaves them out."""
         return {"seed": run.seed}
 
+    @classmethod
+    def open_named(
+        cls, name: str, seq_len: int, *, held_out: bool = True, trained_as: Mapping[str, Any]
+    ) -> DataSource | None:
+        """What is in the files that ``name`` means, in their order; None where they are of another kind.
+
+        Args:
+            held_out: of a whole corpus only its validation split.
+            trained_as: arguments of the training data that say how files are read, which other kinds may not have.
+        """
+        return None
+
     def describe(self) -> Description:
         """The line of the start-up table, and the identity that a checkpoint remembers."""
         raise NotImplementedError
@@ -118,6 +130,11 @@ class DataSource:
     def token_ranges(self) -> list[TokenRange]:
         """What is read of which file."""
         return []
+
+    @property
+    def token_files(self) -> list[Path]:
+        """The files in reading order."""
+        return [path for path, _, _ in self.token_ranges()]
 
     def blend_stats(self) -> list[BlendStats]:
         """What each file gives to a blend; empty where there is none."""
@@ -145,18 +162,6 @@ class WindowDataset(DataSource, Dataset[dict[str, torch.Tensor]], ABC):
     seq_len_argument: ClassVar[str] = "seq_len"
     """The constructor's argument for it."""
 
-    @classmethod
-    def open_named(
-        cls, name: str, seq_len: int, *, held_out: bool = True, trained_as: Mapping[str, Any]
-    ) -> WindowDataset | None:
-        """All tokens of the files that ``name`` means, in their order; None where they are of another kind.
-
-        Args:
-            held_out: of a whole corpus only its validation split.
-            trained_as: arguments of the training data that say how files are read, which other kinds may not have.
-        """
-        return None
-
     @property
     @abstractmethod
     def fingerprint(self) -> str:
@@ -174,11 +179,6 @@ class WindowDataset(DataSource, Dataset[dict[str, torch.Tensor]], ABC):
     def plan_hash(self) -> str:
         """Hash of ``plan()``."""
         return plan_hash(self.plan())
-
-    @property
-    def token_files(self) -> list[Path]:
-        """The files in reading order."""
-        return [path for path, _, _ in self.token_ranges()]
 
     @property
     def num_tokens(self) -> int:

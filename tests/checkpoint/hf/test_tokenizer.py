@@ -11,7 +11,11 @@ import tiktoken
 import transformers
 
 from automodel_cli.checkpoint.hf import tokenizer as hf_tokenizer
+from automodel_cli.corpus.conversations.chat_format import chat_format_of
+from automodel_cli.corpus.conversations.chatml import ChatML, with_chatml
+from automodel_cli.corpus.conversations.conversation import Message
 from automodel_cli.corpus.tokenizer import ByteTokenizer, CharTokenizer, TiktokenTokenizer, load_tokenizer
+from automodel_cli.corpus.tokenizers.train_bpe import train_bpe
 from automodel_cli.errors import DataError
 
 TEXT = "It's 1999's  best:\n\n\tnaïve café 漢字 👍🏽 we'll see 12345678, don't  \n x\n"
@@ -56,6 +60,30 @@ def test_the_ids_are_the_same_both_ways(tmp_path, tokenizer):
     assert theirs(TEXT)["input_ids"] == ids
     assert theirs.decode(ids) == TEXT
     assert theirs.eos_token_id == tokenizer.eot_id
+
+
+TURNS = (Message("user", "Is <|im_end|> text?"), Message("assistant", "Yes."), Message("user", "Oh!"))
+
+
+@pytest.mark.parametrize(
+    "tokenizer",
+    [
+        ByteTokenizer(),
+        CharTokenizer("Is<|im_end>txt?Yes.Oh! \nruaolyp"),
+        made_up("cl100k-like", CL100K_LIKE, gap=5),
+        train_bpe(["Is it text? Yes. Oh! user assistant " * 20], 270),
+    ],
+    ids=["byte", "char", "tiktoken", "hf"],
+)
+def test_conversations_are_rendered_alike(tmp_path, tokenizer):
+    made = with_chatml(tokenizer)
+    theirs, chat = as_hf(made, tmp_path), ChatML(made)
+    messages = [vars(turn) for turn in TURNS[1:]]
+    assert theirs.apply_chat_template(messages)["input_ids"] == chat.render(TURNS[1:]).ids
+    asked = theirs.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+    assert asked == chat.prompt(TURNS[1:])
+    again = chat_format_of(load_tokenizer(tmp_path / "target"))
+    assert again.render(TURNS) == chat.render(TURNS) and again.stop_ids >= chat.stop_ids
 
 
 def test_characters(tmp_path):

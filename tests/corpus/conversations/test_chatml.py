@@ -8,6 +8,7 @@ import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.corpus.conversations.chat_tokenizers import MAKERS, chatml_of, small_tiktoken, trained
+from tests.corpus.tokenizers.kinds_of_tokenizers import CHANGE_TEXTS, KEEP_TEXTS
 from tests.effort import examples
 from tokenizers import AddedToken, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
@@ -159,6 +160,28 @@ def test_transformers_makes_the_same_ids_and_mask(kind, tmp_path: Path) -> None:
     assert found.mask == [bool(one) for one in expected["assistant_masks"]]
     asked = theirs.apply_chat_template(messages[:2], chat_template=TEMPLATE, add_generation_prompt=True)
     assert ChatML(tokenizer).prompt(turns[:2]) == asked["input_ids"]
+
+
+OTHERS = {**KEEP_TEXTS, **CHANGE_TEXTS}
+"""SentencePiece's, WordPiece and the like: with spaces of their own before texts, or without white space."""
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_and_of_other_kinds_of_hugging_face_tokenizers(name) -> None:
+    transformers = pytest.importorskip("transformers")
+    tokenizer = with_chatml(HFTokenizer("x", tokenizer_json=OTHERS[name]().to_str()))
+    turns = (
+        Message("user", "hello world, don't stop"),
+        Message("assistant", "It's a test. "),
+        Message("user", "(a) b"),
+    )
+    theirs = transformers.PreTrainedTokenizerFast(tokenizer_object=Backend.from_str(tokenizer._json))
+    options = {"chat_template": TEMPLATE, "return_dict": True, "return_assistant_tokens_mask": True}
+    expected = theirs.apply_chat_template([vars(turn) for turn in turns], **options)
+    found = ChatML(tokenizer).render(turns)
+    assert found.ids == expected["input_ids"] and found.mask == [bool(one) for one in expected["assistant_masks"]]
+    prompt = ChatML(tokenizer).prompt(turns[:1])
+    assert prompt == found.ids[: len(prompt)]
 
 
 def test_marks_that_are_there_keep_their_ids() -> None:

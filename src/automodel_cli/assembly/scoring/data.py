@@ -14,7 +14,7 @@ from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.targets.roles import ROLES
 from automodel_cli.corpus.documents.globbing import expand
 from automodel_cli.corpus.formats.manifest import MANIFEST_NAME, find_manifest, read_corpus_manifest
-from automodel_cli.data.interface import WindowDataset
+from automodel_cli.data.interface import DataSource, WindowDataset
 from automodel_cli.errors import AutomodelError, ConfigError
 from automodel_cli.json_files import read_yaml
 
@@ -56,9 +56,10 @@ def _raw_dtype(section: Mapping[str, Any]) -> str | None:
 
 def open_named(
     name: str, seq_len: int, *, held_out: bool = True, trained_as: Mapping[str, Any] | None = None
-) -> WindowDataset:
-    """All tokens of what a name means, in the order of the files; of a corpus folder with ``held_out`` its validation.
+) -> DataSource:
+    """All tokens (or conversations) of what a name means, in the order of the files.
 
+    Of a corpus folder with ``held_out`` that is its validation.
     Each of our kinds of data sets is asked whether the files are of it, the last line of ``roles`` first.
 
     Args:
@@ -74,7 +75,7 @@ def open_named(
     return next(found for found in opened if found is not None)
 
 
-def _class_of(name: str) -> type[WindowDataset]:
+def _class_of(name: str) -> type[DataSource]:
     module, _, attribute = name.rpartition(".")
     return getattr(importlib.import_module(module), attribute)
 
@@ -84,7 +85,7 @@ def _class_of(name: str) -> type[WindowDataset]:
 
 def validation_sets(
     checkpoint: Path, trained_as: Mapping[str, Any], seq_len: int, *, like: Mapping[str, Any]
-) -> dict[str, WindowDataset]:
+) -> dict[str, DataSource]:
     """What the run validated on, else the validation split of the corpus it was trained on.
 
     Args:
@@ -103,10 +104,10 @@ def validation_sets(
     return {name: open_named(name, seq_len, trained_as={**like, **own}) for name in validation_data(trained_as)}
 
 
-def _sets_of_the_run(checkpoint: Path, seq_len: int) -> dict[str, WindowDataset]:
+def _sets_of_the_run(checkpoint: Path, seq_len: int) -> dict[str, DataSource]:
     """Sets that are more than all tokens of some files, as the run had them: the same split, the same samples."""
     cfg = load_config(PretrainConfig, checkpoint / "config.yaml")
-    found = {}
+    found: dict[str, DataSource] = {}
     for name, target in cfg.validation_datasets.items():
         kind = declared_by(target)
         if issubclass(kind, WindowDataset) and "file_pattern" not in target.arguments:

@@ -25,18 +25,21 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from automodel_cli.checkpoint.layout import Say
 from automodel_cli.checkpoint.storage.step_files import regular_files
+from automodel_cli.corpus.conversations.chat_format import chat_format_of
+from automodel_cli.corpus.conversations.chatml import START, TEMPLATE, ChatML
 from automodel_cli.corpus.tokenizer import load_tokenizer
 from automodel_cli.corpus.tokenizers.base import CARRIED_FILES, TOKENIZER_FILE, Tokenizer
 from automodel_cli.corpus.tokenizers.engines import probe_texts
 from automodel_cli.errors import DataError
 
+_CONFIG_NAME = "tokenizer_config.json"
 _GPT2_NAMES = ("gpt2", "r50k_base")
 
 
 def files_of(folder: Path, *, say: Say | None = None) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the files to put beside the weights."""
+    """Names and contents of the files to put beside the weights; with a chat template where ChatML's marks are."""
     for path in regular_files(folder, CARRIED_FILES):
-        yield path.name, path.read_bytes()
+        yield path.name, _with_template(path)
     if (folder / "tokenizer.json").exists() or not (folder / TOKENIZER_FILE).exists():
         return
     tokenizer = load_tokenizer(folder)
@@ -46,7 +49,25 @@ def files_of(folder: Path, *, say: Say | None = None) -> Iterator[tuple[str, byt
             say(f"tokenizer {tokenizer.name!r} has no exact Hugging Face form: hf/ is without tokenizer.json")
         return
     yield "tokenizer.json", converted.encode()
-    yield "tokenizer_config.json", (json.dumps(_config(tokenizer), indent=2) + "\n").encode()
+    yield _CONFIG_NAME, _json({**_config(tokenizer), **_chat_template(tokenizer)})
+
+
+def _with_template(path: Path) -> bytes:
+    """The content of a file; of the configuration of a tokenizer with ChatML's marks with the template."""
+    content, main = path.read_bytes(), path.with_name("tokenizer.json")
+    if path.name != _CONFIG_NAME or not main.is_file() or START.encode() not in main.read_bytes():
+        return content
+    more = _chat_template(load_tokenizer(path.parent))
+    return _json({**json.loads(content), **more}) if more else content
+
+
+def _json(body: dict[str, object]) -> bytes:
+    return (json.dumps(body, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _chat_template(tokenizer: Tokenizer) -> dict[str, object]:
+    """ChatML as transformers is to render it, where that is the format of the tokenizer."""
+    return {"chat_template": TEMPLATE} if isinstance(chat_format_of(tokenizer), ChatML) else {}
 
 
 @lru_cache(maxsize=2)

@@ -46,7 +46,7 @@ class Bars:
             self.__exit__()
             # The first event of a phase comes after its first piece of work, so it began when the last one ended.
             self._phase, self._started_s = event.phase, self._last_event_s
-            self._bar = console.Progress(_TITLES[event.phase], shows_numbers=False)
+            self._bar = console.Progress(_TITLES.get(event.phase, event.phase), shows_numbers=False)
         assert self._bar is not None
         self._last_event_s = time.monotonic()
         elapsed_s = max(self._last_event_s - self._started_s, 1e-6)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from automodel_cli.cli import console, worker
 from automodel_cli.cli.options import command, show_json
 from automodel_cli.cli.preprocess.bars import Bars, show_bad_rows
+from automodel_cli.config.schema.chat import PreprocessChatConfig
 from automodel_cli.config.schema.megatron import PreprocessMegatronConfig
 from automodel_cli.config.schema.preprocess import (
     PreprocessNanogptConfig,
@@ -65,6 +66,43 @@ def megatron(cfg: PreprocessMegatronConfig) -> None:
     from automodel_cli.recipes.preprocess import megatron as recipe
 
     _make(recipe.run, cfg, "Megatron files", _megatron_rows)
+
+
+@command(
+    PreprocessChatConfig,
+    examples=(
+        "automodel preprocess chat --mixture configs/task_mixture.yaml --output-dir chat_data",
+        "automodel preprocess chat --dataset chats.jsonl --val-fraction 0.05 --tokenizer data/tokenizer",
+    ),
+)
+def chat(cfg: PreprocessChatConfig) -> None:
+    """Turn conversations and instructions into token files, with a mask of what is learned.
+
+    Tasks are mixed as a YAML file says: public data sets by name, and your own conversations.
+    """
+    worker.starting("preprocess chat: opening tokenizer and tasks ...")
+    from automodel_cli.corpus.formats.conversation_files import count_by_task
+    from automodel_cli.recipes.preprocess import chat as recipe
+
+    manifest = _make(recipe.run, cfg, "Conversations", _conversation_rows)
+    if manifest is None:
+        return
+    counts = count_by_task(manifest)
+    totals = {split: sum(one.examples for one in counts if one.split == split) for split in ("train", "val")}
+    columns = ("split", "task", "examples", "share", "tokens", "learned", "of tokens")
+    rows = [
+        (
+            one.split,
+            one.task,
+            f"{one.examples:,}",
+            f"{one.examples / totals[one.split]:.1%}",
+            f"{one.tokens:,}",
+            f"{one.learned:,}",
+            f"{one.learned / max(1, one.tokens):.1%}",
+        )
+        for one in counts
+    ]
+    console.table("Examples by task", columns, rows, right=columns[2:])
 
 
 @command(
@@ -136,15 +174,13 @@ def verify(cfg: VerifyConfig) -> int:
 # ------------------------------------------------------------------------------------------- showing
 
 
-def _make(
-    run: Callable[..., Any], cfg: Any, title: str, rows_of: Callable[[Any], Rows], *, speed: bool = False
-) -> None:
-    """Run a recipe that makes files, with bars of progress, and show what they are."""
+def _make(run: Callable[..., Any], cfg: Any, title: str, rows_of: Callable[[Any], Rows], *, speed: bool = False) -> Any:
+    """Run a recipe that makes files, with bars of progress, and show what they are; their manifest, if it was made."""
     started_s = time.monotonic()
     with Bars() as bars:
         result = run(cfg, progress=bars, say=console.say)
     if result.manifest is None:
-        return
+        return None
     elapsed_s, rows = time.monotonic() - started_s, rows_of(result.manifest)
     if not result.already_complete:
         size = sum(bytes for _, bytes in result.manifest.listed())
@@ -152,6 +188,14 @@ def _make(
         rows.append(("time", f"{duration(elapsed_s)}{' (continued)' if result.continued else ''}{more}"))
     show_bad_rows(result.manifest.bad_rows, result.bad_rows)
     console.facts(f"{title} in {result.folder}", rows)
+    return result.manifest
+
+
+def _conversation_rows(manifest: CorpusManifest) -> Rows:
+    learned = sum(file.tokens for file in manifest.files if file.role == "mask")
+    conversations = plural(manifest.documents, "conversation")
+    rows = [("files", f"{conversations}, {manifest.tokens:,} tokens, {learned:,} of them learned")]
+    return rows + _token_rows(manifest, f"{manifest.options['format']}, {manifest.dtype}")
 
 
 def _corpus_rows(manifest: CorpusManifest) -> Rows:

@@ -154,6 +154,7 @@ ROLES: dict[str, Role] = {
             ours={
                 f"{_DATA}.nanogpt_dataset.NanogptDataset": f"{_DATA}.arguments.NanogptArguments",
                 f"{_DATA}.megatron_dataset.MegatronPretraining": f"{_DATA}.arguments.MegatronArguments",
+                f"{_DATA}.chat_dataset.ChatDataset": f"{_DATA}.arguments.ChatArguments",
             },
         ),
         Role(

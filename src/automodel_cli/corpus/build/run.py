@@ -39,6 +39,13 @@ ProgressCallback = Callable[[Progress], None]
 Say = Callable[[str], None]
 
 
+class Described(Protocol):
+    """Where text comes from."""
+
+    def describe(self) -> dict[str, Any]:
+        """For manifests and for comparison."""
+
+
 class Settings(Protocol):
     """The options that every command has."""
 
@@ -80,7 +87,7 @@ class Build(ABC, Generic[SettingsT, ManifestT]):
     """Everything that is settled before the first byte; :meth:`run` does the rest."""
 
     cfg: SettingsT
-    source: Source
+    source: Described
     output: Output[ManifestT]
     num_workers: int
     progress: ProgressCallback
@@ -130,6 +137,7 @@ class Build(ABC, Generic[SettingsT, ManifestT]):
 class TokenBuild(Build[TokenSettingsT, ManifestT], Generic[TokenSettingsT, ManifestT, WriterT]):
     """A run that makes token files."""
 
+    source: Source
     output: TokenOutput[ManifestT]
     tokenizer: Tokenizer
     engine: str

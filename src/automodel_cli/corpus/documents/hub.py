@@ -20,7 +20,7 @@ _MOST_BYTES = 64 << 20  # of text in a unit, or one batch
 _READ_ROWS = 64  # always the same: a saved state is only good for the batch size it was made with
 
 
-def _import_datasets() -> Any:
+def import_datasets() -> Any:
     """``datasets`` without torch: it imports torch when it finds it, which takes seconds and serves nothing here."""
     if "datasets" not in sys.modules and "torch" not in sys.modules:
         before = os.environ.get("USE_TORCH")
@@ -50,7 +50,7 @@ class HubSource:
         self.options = options
 
     def _open(self) -> Any:
-        datasets = _import_datasets()
+        datasets = import_datasets()
         datasets.disable_progress_bars()
         try:
             stream = datasets.load_dataset(self.dataset, self.set_name, split=self.split, streaming=True)

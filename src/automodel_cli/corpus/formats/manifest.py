@@ -14,7 +14,8 @@ no absolute path; a corpus may be moved or copied and stays the same corpus.
 | separator  | which token that is: "eos" or "bos" (absent: "eos")                                          |
 | tokenizer  | {name, fingerprint, vocab_size, eot_id, bos_id}                                              |
 | documents, tokens, bad_rows | counts over all splits                                                      |
-| files      | [{name, role, split, tokens, documents, bytes, xxh3}], tokens in reading order               |
+| files      | [{name, role, split, tokens, documents, bytes, xxh3}], tokens in reading order; of a mask    |
+|            | ``tokens`` counts those that are learned, of an order ``documents`` its examples             |
 | source, options, versions | where the text came from and what was asked                                   |
 | self       | xxh3 of all the above                                                                        |
 """
@@ -34,7 +35,7 @@ from automodel_cli.json_files import Count, FileModel, Items, PlainName, Xxh3, v
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = "automodel-corpus/1"
-Role = Literal["tokens", "bos_index", "tokenizer", "meta"]
+Role = Literal["tokens", "bos_index", "tokenizer", "meta", "mask", "order"]
 Split = Literal["train", "val"]
 Separator = Literal["eos", "bos"]
 Eot = Literal["prepend", "append", "none"]

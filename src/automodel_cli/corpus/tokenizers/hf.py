@@ -43,26 +43,22 @@ class _TokenizerJson(FileModel):
     decoder: dict[str, Any] | None = None
 
 
-class _NamedTemplate(FileModel):
-    name: str
-    template: str
-
-
 class _TokenizerConfig(FileModel):
     """What we look at in a ``tokenizer_config.json``: a text, or an object with ``content``."""
 
     eos_token: str | dict[str, Any] | None = None
     bos_token: str | dict[str, Any] | None = None
     pad_token: str | dict[str, Any] | None = None
-    unk_token: str | dict[str, Any] | None = None
-    chat_template: str | Items[_NamedTemplate] | None = None
+    unk_token: Any = None
+    chat_template: Any = None
 
     @property
     def default_template(self) -> str | None:
         """How conversations are rendered; of several templates the one named ``default``."""
-        if isinstance(self.chat_template, tuple):
-            return next((one.template for one in self.chat_template if one.name == "default"), None)
-        return self.chat_template
+        several = self.chat_template if isinstance(self.chat_template, list) else []
+        named = {one.get("name"): one.get("template") for one in several if isinstance(one, dict)}
+        found = named.get("default") if several else self.chat_template
+        return found if isinstance(found, str) else None
 
     @property
     def named_tokens(self) -> dict[str, str]:

@@ -131,7 +131,7 @@ def _manifests(paths: list[Path]) -> dict[Path, CorpusManifest]:
 
 def _whole_split(path: Path, entry: CorpusFile, manifest: CorpusManifest, notes: list[str]) -> list[Path]:
     """All shards of the split that begins with ``path``; just ``path`` if it is another or the only one."""
-    shards = manifest.token_files(entry.split)
+    shards = [file for file in manifest.token_files(entry.split) if _stem(file.name) == _stem(entry.name)]
     if len(shards) == 1 or shards[0].name != entry.name:
         return [path]
     notes.append(
@@ -139,6 +139,11 @@ def _whole_split(path: Path, entry: CorpusFile, manifest: CorpusManifest, notes:
         "(name one in a list to read it alone)"
     )
     return [manifest.path(shard) for shard in shards]
+
+
+def _stem(name: str) -> str:
+    """What the shards of one corpus have in common: conversations have files of their own for each task."""
+    return re.sub(r"(_\d{5})?\.bin$", "", name)
 
 
 def _refuse_mixed_splits(paths: list[Path], entries: tuple[CorpusFile | None, ...], *, explicit: bool) -> None:

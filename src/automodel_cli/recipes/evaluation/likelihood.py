@@ -24,7 +24,7 @@ from automodel_cli.config.schema.results import EvaluateConfig
 from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
 from automodel_cli.corpus.tokenizers.same_tokenizer import same_ids
 from automodel_cli.corpus.tokenizers.token_bytes import TokenBytes
-from automodel_cli.data.interface import WindowDataset
+from automodel_cli.data.interface import DataSource, WindowDataset
 from automodel_cli.data.loader import EvalLoader
 from automodel_cli.dtypes import autocast_dtype
 from automodel_cli.errors import ConfigError, DataError
@@ -73,8 +73,8 @@ def run(
             {
                 "data": name,
                 "files": [path.name for path in sets[name].token_files],
-                "fingerprint": sets[name].fingerprint,
-                "split": sets[name].named_split,
+                "fingerprint": sets[name].describe().fingerprint,
+                "split": sets[name].describe().split,
                 **score.as_dict(),
             }
             for name, score in scores.items()
@@ -99,7 +99,7 @@ def run(
 
 def _score(
     name: str,
-    dataset: WindowDataset,
+    dataset: DataSource,
     cfg: EvaluateConfig,
     loaded: LoadedModel,
     device: torch.device,
@@ -121,7 +121,7 @@ def _score(
     )
 
 
-def _check_fits(name: str, dataset: WindowDataset, loaded: LoadedModel) -> None:
+def _check_fits(name: str, dataset: DataSource, loaded: LoadedModel) -> None:
     """Check that data and model mean the same text by the same id.
 
     Raises:
@@ -149,7 +149,7 @@ def _check_fits(name: str, dataset: WindowDataset, loaded: LoadedModel) -> None:
 
 
 def _token_bytes(
-    cfg: EvaluateConfig, dataset: WindowDataset, loaded: LoadedModel, reporter: Reporter
+    cfg: EvaluateConfig, dataset: DataSource, loaded: LoadedModel, reporter: Reporter
 ) -> TokenBytes | None:
     """Bytes each id stands for: by the tokenizer asked for, the checkpoint's, or the corpus' own."""
     if cfg.tokenizer is not None:
@@ -161,7 +161,7 @@ def _token_bytes(
             tokenizer = load_tokenizer(folder)
     if tokenizer is None:
         return None
-    if dataset.max_token_id() >= tokenizer.vocab_size:
+    if isinstance(dataset, WindowDataset) and dataset.max_token_id() >= tokenizer.vocab_size:
         raise DataError(
             f"the data holds token id {dataset.max_token_id():,}, {tokenizer.name} has {tokenizer.vocab_size:,} ids",
             "name the tokenizer that made the data with --tokenizer",
@@ -204,7 +204,7 @@ def _seq_len(cfg: EvaluateConfig, loaded: LoadedModel, trained: int | None) -> i
 
 def _bigram(
     cfg: EvaluateConfig,
-    sets: Mapping[str, WindowDataset],
+    sets: Mapping[str, DataSource],
     loaded: LoadedModel,
     seq_len: int,
     raw_dtype: str | None,
@@ -213,9 +213,11 @@ def _bigram(
     assert cfg.bigram is not None
     like = {} if raw_dtype is None else {"raw_dtype": raw_dtype}
     training = open_named(cfg.bigram, seq_len, held_out=False, trained_as=like)
+    if not isinstance(training, WindowDataset) or not all(isinstance(one, WindowDataset) for one in sets.values()):
+        raise ConfigError("the bigram model is of all tokens, conversations are scored on some", "leave --bigram out")
     training.check_vocab(loaded.model.vocab_size)
     limit = None if cfg.limit_batches is None else cfg.limit_batches * cfg.batch_size
-    held_out = [run for dataset in sets.values() for run in token_runs(dataset, limit)]
+    held_out = [run for dataset in sets.values() for run in token_runs(dataset, limit)]  # type: ignore[arg-type]
     found = bigram_loss(token_runs(training), held_out, vocab_size=loaded.model.vocab_size)
     return {"loss": found.loss, "alpha": found.alpha, "tokens": found.tokens, "data": cfg.bigram}
 
