@@ -29,8 +29,13 @@ class ConfigError(AutomodelError):
 
 
 class Interrupted(AutomodelError):
-    """Stopped by a signal in an orderly way: the same command goes on."""
+    """Stopped by a signal in an orderly way: the same command goes on.
 
+    Attributes:
+        saved: whether it got as far as saving first.
+    """
+
+    saved = False
     exit_code = EXIT_PREEMPTED
 
 

@@ -9,6 +9,7 @@ from automodel_cli.assembly.model import build_model
 from automodel_cli.assembly.tokenizer import RunTokenizer
 from automodel_cli.checkpoint.checkpointer import Checkpointer
 from automodel_cli.checkpoint.hf.export import save_hf
+from automodel_cli.checkpoint.storage import formats
 from automodel_cli.config.targets.target import Target
 from automodel_cli.corpus.conversations.chatml import with_chatml
 from automodel_cli.corpus.tokenizer import ByteTokenizer, CharTokenizer
@@ -116,3 +117,11 @@ def test_which_ids_the_weights_know(tmp_path):
     for other in (RunTokenizer(characters, tmp_path), RunTokenizer(with_chatml(characters), tmp_path)):
         with pytest.raises(DataError, match="was trained with byte, the data is in ids of char"):
             known_ids(str(tmp_path / "run"), after, other)
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (4, 2), (3, 3), (3, 2, 1)])
+def test_a_table_grows_by_rows_alone(tmp_path, shape):
+    table = {"wte.weight": torch.zeros(3, 2)}
+    formats.compare(tmp_path, {"wte.weight": torch.zeros(2, 2)}, table, cast=True, growing=["wte.weight"])
+    with pytest.raises(CheckpointError, match="is stored as"):
+        formats.compare(tmp_path, {"wte.weight": torch.zeros(shape)}, table, cast=True, growing=["wte.weight"])

@@ -95,11 +95,110 @@ def test_it_goes_on_with_the_step_that_did_not_end(file, ran, error):
     assert names(ran) == ["train", "score"]
 
 
+def saved(message):
+    error = Interrupted(message)
+    error.saved = True
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [(Interrupted("at its start"), True), (AutomodelError("broken"), True), (saved("after a checkpoint"), False)],
+)
+def test_a_step_that_is_to_begin_anew_does_so_until_it_has_saved(file, ran, error, again):
+    go(file)
+    ran.clear()
+    ran.fails["train"] = error
+    with pytest.raises(type(error)):
+        go(file, from_step="train")
+    ran.fails.clear()
+    go(file)
+    assert ("--fresh" in ran[0][1]) is again
+    assert names(ran) == ["train", "score"]
+
+
+def test_a_step_after_one_that_was_run_again_is_never_finished(file, ran):
+    go(file)
+    ran.clear()
+    ran.fails["score"] = Interrupted("stopped")
+    with pytest.raises(Interrupted):
+        go(file, from_step="train")
+    ran.fails.clear()
+    ran.clear()
+    go(file)
+    assert names(ran) == ["score"]
+
+
+def test_a_step_that_was_half_run_in_another_way_is_not_finished(file, ran):
+    go(file)
+    ran.fails["train"] = AutomodelError("broken")
+    with pytest.raises(AutomodelError):
+        go(file, set={"depth": 3})
+    ran.fails.clear()
+    ran.clear()
+    go(file)
+    assert names(ran) == ["train", "score"]
+
+
+def test_a_run_on_what_has_been_made_again_begins_anew(file, ran):
+    go(file)
+    ran.clear()
+    go(file, set={"source": "other/*.txt"})
+    assert "--fresh" in ran[1][1]
+    assert names(ran) == ["tokens", "train", "score"]
+    go(file, set={"source": "other/*.txt", "depth": 3})
+    assert "--fresh" not in ran[0][1]  # its own settings have changed: it says itself what that means
+
+
+def test_a_file_that_is_edited_while_its_step_runs_has_changed(file, ran, tmp_path, monkeypatch):
+    plain = pipeline.run_here
+
+    def edit(name, words):
+        plain(name, words)
+        if name == "step train":
+            (tmp_path / "run.yaml").write_text("model: {n_layer: 2}\n")
+
+    monkeypatch.setattr(pipeline, "run_here", edit)
+    go(file)
+    ran.clear()
+    go(file)
+    assert names(ran) == ["train", "score"]
+
+
+def test_a_step_that_writes_a_file_is_finished(file, ran, tmp_path, monkeypatch):
+    file.write_text(f"output_dir: {tmp_path}/made\nsteps: {{a: init tiny {tmp_path}/new.yaml}}\n")
+    plain = pipeline.run_here
+
+    def make(name, words):
+        plain(name, words)
+        (tmp_path / "new.yaml").write_text("model: {}\n")
+
+    monkeypatch.setattr(pipeline, "run_here", make)
+    go(file)
+    ran.clear()
+    go(file)
+    assert names(ran) == []
+
+
+def test_a_step_that_was_left_out_meanwhile_is_not_finished(file, ran):
+    go(file)
+    text = file.read_text()
+    file.write_text("\n".join(line for line in text.splitlines() if "score" not in line))
+    go(file, from_step="train")
+    file.write_text(text)
+    ran.clear()
+    go(file)
+    assert names(ran) == ["score"]
+
+
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
         ("steps: {a: 'eval {nowhere}'}", {}, r"steps.a: \{nowhere\} has no value"),
         ("steps: {a: 'pretrain llm --trust x.py'}", {}, "would let it run code"),
+        ("steps: {a: 'pretrain llm --trust=x.py'}", {}, "would let it run code"),
+        ("values: {x: --trust}\nsteps: {a: 'pretrain llm {x} x.py'}", {}, "would let it run code"),
+        ("values: {x: '{y}', y: z}\nsteps: {a: 'eval {x}'}", {}, r"values.x: \{y\} has no value"),
         ("steps: {a: ''}", {}, "step 'a': expected a command"),
         ("steps: {a: 'eval \"x'}", {}, "step 'a': expected a command"),
         ("steps: {}", {}, "steps"),

@@ -35,7 +35,7 @@ def fill_new_rows(model: CausalLM, known: int, world: World) -> None:
         is_known = rows < known
         # Where ranks hold copies, sums and counts are counted alike often.
         sums = torch.zeros(2, parameter.shape[1], dtype=torch.float64)
-        sums[0, columns] = shard.values[is_known].double().sum(dim=0).cpu()
+        sums[0, columns] = shard.values[is_known].cpu().double().sum(dim=0)  # Apple's GPUs have no float64
         sums[1, columns] = float(is_known.sum())
         total, count = world.sum(sums)
         mean = (total / count)[columns].to(shard.values)

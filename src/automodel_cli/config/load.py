@@ -66,7 +66,7 @@ def load_config(
         ConfigError: everything that is wrong, each with its place, key and what was expected.
     """
     root, problems = (LocatedDict(where=COMMAND_LINE), []) if path is None else yaml_tree.read_file(path)
-    problems = [*problems, *_merge_overrides(root, overrides)]
+    problems = [*problems, *_trust_in(root, model), *_merge_overrides(root, overrides)]
     for key, value in (flags or {}).items():
         if value is not None:
             override, found = _flag(model, key, value)
@@ -86,6 +86,13 @@ def load_config(
     config._placeholders.update(placeholders(root))
     config._derived.update(derived)
     return config
+
+
+def _trust_in(root: LocatedDict, model: type[Section]) -> list[Problem]:
+    """A file cannot trust code: it may be a stranger's."""
+    if "trust" not in root or "trust" not in model.model_fields:
+        return []
+    return [Problem(root.written["trust"].where, "trust", "would let a file run code; give --trust to the command")]
 
 
 def _merge_overrides(root: LocatedDict, tokens: Sequence[str]) -> list[Problem]:

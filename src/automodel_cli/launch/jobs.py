@@ -115,7 +115,9 @@ def run_here(name: str, arguments: Iterable[str]) -> None:
     job = Job(name, own_command(arguments))
     (end,) = Jobs().run([lambda slot: job])
     if end.was_stopped:
-        raise Interrupted(f"{name}: interrupted", "the same command goes on")
+        error = Interrupted(f"{name}: interrupted", "the same command goes on")
+        error.saved = end.code == EXIT_PREEMPTED
+        raise error
     if end.failed:
         raise AutomodelError(f"{name} failed: {end.message}", "its own message is above")
 

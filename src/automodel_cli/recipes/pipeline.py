@@ -2,16 +2,18 @@
 
 A step is a command of ``automodel`` in a process of its own. Its command, and the hashes of the YAML files that the
 command names, go to ``pipeline.json`` once it has ended well: a step is finished as long as these are the same and
-nothing before it was run again. A step that was stopped is started again, and goes on by itself where it was.
+nothing before it was run again. A step that was stopped is started again, and goes on by itself where it was. What it
+had made of something that has been made again since is not gone on with: then it begins anew.
 
-``pipeline.json``: {"format": "automodel-pipeline/1", "steps": {NAME: {"command": [...], "files": {PATH: HASH}}}}
+``pipeline.json``: {"format": "automodel-pipeline/1", "steps": {NAME: {"command": [...], "files": {PATH: HASH}}},
+"unfinished": {NAME: "begun" | "anew"}}, written before a step and after it.
 """
 
 from __future__ import annotations
 
 import re
 import sysconfig
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +23,7 @@ from pydantic import Field
 from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema.pipeline import PipelineConfig, PipelineOptions
-from automodel_cli.errors import ConfigError
+from automodel_cli.errors import ConfigError, Interrupted
 from automodel_cli.files import exclusive_lock, hash_file, make_folder, write_json
 from automodel_cli.json_files import FileModel, read_model
 from automodel_cli.launch.jobs import run_here
@@ -41,6 +43,19 @@ class _Done(FileModel):
 class _State(FileModel):
     format: Literal["automodel-pipeline/1"] = "automodel-pipeline/1"
     steps: dict[str, _Done] = Field(default_factory=dict)
+    unfinished: dict[str, Literal["begun", "anew"]] = Field(default_factory=dict)
+
+    def begin(self, name: str, before: Iterable[str], *, anew: bool) -> None:
+        """From now on only the steps ``before`` are finished; others that were run are out of date."""
+        for other in (self.steps.keys() | self.unfinished.keys()) - set(before):
+            self.steps.pop(other, None)
+            self.unfinished[other] = "anew"
+        self.unfinished[name] = "anew" if anew else "begun"
+
+    def end(self, name: str, done: _Done) -> None:
+        """A step has ended well."""
+        self.unfinished.pop(name)
+        self.steps[name] = done
 
 
 @dataclass(frozen=True)
@@ -64,7 +79,7 @@ class Pipeline:
 
     folder: Path
     steps: Sequence[Step]
-    done: Mapping[str, _Done] = field(default_factory=dict)
+    state: _State = field(default_factory=_State)
 
 
 def load(options: PipelineOptions) -> Pipeline:
@@ -89,10 +104,12 @@ def load(options: PipelineOptions) -> Pipeline:
             raise ConfigError(
                 f"steps.{name}: {trusting} in a file would let it run code", "give --trust to automodel run"
             )
-        anew = name == options.from_step or any(step.anew for step in steps)
+        goes_on = all(step.finished for step in steps)  # what it was made of is still there
+        was_run = name in state.steps or name in state.unfinished
+        anew = name == options.from_step or state.unfinished.get(name) == "anew" or (was_run and not goes_on)
         same = state.steps.get(name) == _Done(command=list(words), files=_files(words))
-        steps.append(Step(name, words, finished=same and all(step.finished for step in steps) and not anew, anew=anew))
-    return Pipeline(folder, steps, state.steps)
+        steps.append(Step(name, words, finished=same and goes_on and not anew, anew=anew))
+    return Pipeline(folder, steps, state)
 
 
 def run(
@@ -108,18 +125,31 @@ def run(
         Interrupted: a signal stopped a step.
         AutomodelError: one failed, or another process runs this pipeline.
     """
-    reporter, folder = reporter or Reporter(), pipeline.folder
+    reporter, folder, state = reporter or Reporter(), pipeline.folder, pipeline.state
+
+    def write() -> None:
+        write_json(folder / STATE_NAME, state.model_dump(mode="json"))
+
     make_folder(folder)
-    done = dict(pipeline.done)
     with exclusive_lock(folder / ".lock", busy=f"another process runs the pipeline in {folder}"):
-        for line, step in zip(headings(pipeline), pipeline.steps, strict=True):
+        for number, (line, step) in enumerate(zip(headings(pipeline), pipeline.steps, strict=True)):
             reporter.say(line)
             if step.finished:
                 continue
-            done.pop(step.name, None)
-            _run_step(step, launch, trust)
-            done[step.name] = _Done(command=list(step.words), files=_files(step.words))
-            write_json(folder / STATE_NAME, _State(steps=done).model_dump(mode="json"))
+            read = _files(step.words)  # now, and not as they are edited meanwhile
+            state.begin(step.name, [one.name for one in pipeline.steps[:number]], anew=step.anew)
+            write()
+            try:
+                _run_step(step, launch, trust)
+            except Interrupted as error:
+                if step.anew and error.saved:
+                    state.unfinished[step.name] = "begun"
+                    write()
+                error.hint += ", without --from-step" if step.anew else ""
+                raise
+            made = _files(step.words)
+            state.end(step.name, _Done(command=list(step.words), files=made | read))
+            write()
 
 
 def headings(pipeline: Pipeline) -> Iterator[str]:

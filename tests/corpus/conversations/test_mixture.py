@@ -25,6 +25,8 @@ def test_the_mixture_of_the_readme() -> None:
         ("uniform", {"examples": 30}, [10, 10, 10]),
         ("weighted", {"weights": [1, 1, 2]}, [34, 34, 69]),
         ("weighted", {"weights": [0.5, 0.25, 0.25], "examples": 8}, [4, 2, 2]),
+        ("weighted", {"weights": [1e308, 1e308, 1e-308], "examples": 8}, [4, 4, 0]),
+        ("proportional", {"epochs": [1, 1, 10**16]}, [100, 30, 7 * 10**16]),
     ],
 )
 def test_shares_by_strategy(strategy, options, expected) -> None:

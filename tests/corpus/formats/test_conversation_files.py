@@ -66,6 +66,7 @@ def test_the_order_of_a_mixture(tmp_path) -> None:
     assert read_order(tmp_path, 3).tolist() == [2, 0, 2]
     with pytest.raises(DataError, match="beyond the 2"):
         read_order(tmp_path, 2)
-    (tmp_path / "train.order").write_bytes(b"1234")
-    with pytest.raises(DataError, match="damaged"):
-        read_order(tmp_path, 3)
+    for content in (b"1234", b""):
+        (tmp_path / "train.order").write_bytes(content)
+        with pytest.raises(DataError, match="damaged"):
+            read_order(tmp_path, 3)

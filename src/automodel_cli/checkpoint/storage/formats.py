@@ -180,7 +180,7 @@ def compare(
     for name, one in stored.items():
         shape, target = tuple(one.shape), targets[name]
         dtype = DTYPES[one.dtype] if isinstance(one, StoredTensor) else one.dtype
-        grows = name in growing and shape[0] <= target.shape[0]
+        grows = name in growing and len(shape) == target.dim() and shape[0] <= target.shape[0]
         if shape[grows:] != tuple(target.shape)[grows:]:
             raise CheckpointError(
                 f"{path}: {name!r} is stored as {list(shape)}, this run has {list(target.shape)}",

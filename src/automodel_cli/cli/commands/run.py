@@ -5,10 +5,13 @@ from __future__ import annotations
 import typer
 
 from automodel_cli.cli import console
-from automodel_cli.cli.argv import Invocation
+from automodel_cli.cli.argv import Invocation, parse_argv
 from automodel_cli.cli.options import command
 from automodel_cli.config.schema.pipeline import PipelineOptions
 from automodel_cli.errors import ConfigError
+
+_NOT_IN_FILES = ("run", "slurm")  # a batch file has lines of shell in it
+_LAUNCH_IN_FILES = {"nproc-per-node", "standalone"}
 
 
 @command(
@@ -28,11 +31,17 @@ def run(cfg: PipelineOptions, context: typer.Context) -> None:
     from automodel_cli.recipes import pipeline as recipe
 
     pipeline = recipe.load(cfg)
+    known = [name for name in COMMANDS if name not in _NOT_IN_FILES]
     for step in pipeline.steps:
-        if step.words[0] not in COMMANDS or step.words[0] == "run":
+        if step.words[0] not in known:
             raise ConfigError(
                 f"steps.{step.name}: {step.words[0]!r} is no command that a pipeline can run",
-                f"there are: {', '.join(name for name in COMMANDS if name != 'run')}",
+                f"there are: {', '.join(known)}",
+            )
+        if foreign := sorted(parse_argv(step.words).launch.keys() - _LAUNCH_IN_FILES):
+            raise ConfigError(
+                f"steps.{step.name}: --{foreign[0]} in a file could join a stranger's processes",
+                "give launch flags to automodel run",
             )
     if cfg.dry_run:
         for line in recipe.headings(pipeline):

@@ -119,7 +119,8 @@ class Processes(Section):
     stop_timeout: Positive = 120.0
     """Seconds that runs get to save when they are stopped."""
     trust: tuple[str, ...] = ()
-    """Allow your own code (my_module, path/file.py) or the code of a Hub repository; empty: none."""
+    """Allow your own code (my_module, path/file.py) or the code of a Hub repository, on the command line
+    only; empty: none."""
 
 
 class SweepRunConfig(Processes):

@@ -14,6 +14,7 @@ A task that is to give more examples than it has gives all of them again, in ano
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -35,7 +36,7 @@ def shares(
     read = [size * times for size, times in zip(sizes, epochs, strict=True)]
     total = sum(read) if examples is None else examples
     wanted = {"proportional": read, "uniform": [1] * len(read), "weighted": weights}[strategy]
-    exact = [total * share / sum(wanted) for share in wanted]
+    exact = [total * Fraction(share) / sum(map(Fraction, wanted)) for share in wanted]
     found = [int(share) for share in exact]
     by_remainder = sorted(range(len(exact)), key=lambda k: (found[k] - exact[k], k))
     for k in by_remainder[: total - sum(found)]:

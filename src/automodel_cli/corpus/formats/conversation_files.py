@@ -133,10 +133,11 @@ def read_order(folder: Path, conversations: int) -> np.ndarray:
         DataError: it is missing, or names conversations that are not there.
     """
     path = folder / ORDER_NAME
-    if not path.is_file() or path.stat().st_size % 8:
+    size = path.stat().st_size if path.is_file() else 0
+    if not size or size % 8:
         raise DataError(f"{path} is missing or damaged", _AGAIN)
     order = np.fromfile(path, dtype="<i8").astype(np.int64, copy=False)
-    if len(order) and not (order.min() >= 0 and order.max() < conversations):
+    if not (order.min() >= 0 and order.max() < conversations):
         raise DataError(f"{path} names conversations beyond the {conversations:,} that are there", _AGAIN)
     return order
 
