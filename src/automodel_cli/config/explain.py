@@ -170,7 +170,7 @@ def _place_in(model: type[Section], path: KeyPath) -> tuple[type[Section] | None
     name, entries = None, None
     for number, part in enumerate(path):
         if number and not isinstance(path[number - 1], int):
-            annotation = section.model_fields[name].annotation if section and name else None
+            annotation: Any = section.model_fields[name].annotation if section and name else None
             section, entries = entries or section_of(annotation), _entries_of(annotation)
         name = section.field_of(part) if section and not isinstance(part, int) else None
     return section, name
