@@ -85,3 +85,11 @@ def test_decimal():
 def test_named_error():
     assert words.named_error(ValueError("one\ntwo")) == "ValueError: one"
     assert words.named_error(KeyError()) == "KeyError"
+
+
+@pytest.mark.parametrize(
+    ("number", "written"),
+    [(7, "7"), (999.7, "1K"), (169_300_000, "169M"), (999_999, "1M"), (2.2649e9, "2.26B"), (math.nan, "nan")],
+)
+def test_numbers_in_short(number, written):
+    assert words.short(number) == written

@@ -23,6 +23,7 @@ def human(number: float, *, billions: str = "B") -> str:
 
 def short(number: float, digits: int = 3) -> str:
     """``169M``, ``2.26B``: so many digits in all, trailing zeros left out."""
+    number = float(f"{number:.{digits}g}")  # 999,999 is 1M and not 1e+03K
     for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
         if number >= limit:
             return f"{number / limit:.{digits}g}{unit}"

@@ -4,10 +4,13 @@ import pytest
 from pydantic import Field
 
 from automodel_cli.config.explain import all_keys, describe_type, field_at, section_of, unknown_key
+from automodel_cli.config.load import load_config
 from automodel_cli.config.schema.base import Count, Interval, TypeName
+from automodel_cli.config.schema.chat import MixtureConfig
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.schema.run_sections import DistributedConfig, MixedPrecisionConfig
 from automodel_cli.config.targets.target import Target, describe_value, is_secret
+from automodel_cli.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -76,3 +79,18 @@ def test_unknown_keys_find_their_section():
 def test_secrets_are_known_by_their_whole_name():
     assert all(is_secret(key) for key in ("token", "HF_TOKEN", "api_key", "password"))
     assert not any(is_secret(key) for key in ("bos_token", "tokenizer", "max_tokens", "pad_token_id", 3))
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("{weight: .nan}", "tasks.gsm8k.weight: expected a number above 0, found nan"),
+        ("{epoch: 2}", r"tasks.gsm8k.epoch: unknown key, did you mean tasks.gsm8k.epochs\?"),
+        ("null", "tasks.gsm8k: expected a mapping, found null"),
+    ],
+)
+def test_keys_of_a_mapping_of_sections(tmp_path, task, message):
+    path = tmp_path / "mixture.yaml"
+    path.write_text(f"tasks: {{gsm8k: {task}}}\n")
+    with pytest.raises(ConfigError, match=message):
+        load_config(MixtureConfig, path)

@@ -167,12 +167,18 @@ def field_at(model: type[Section], path: KeyPath) -> FieldInfo | None:
 def _place_in(model: type[Section], path: KeyPath) -> tuple[type[Section] | None, str | None]:
     """The section that ``path`` leads into, and the field of it that its last component sets, if any."""
     section: type[Section] | None = model
-    name = None
+    name, entries = None, None
     for number, part in enumerate(path):
         if number and not isinstance(path[number - 1], int):
-            section = section_of(section.model_fields[name].annotation) if section and name else None
+            annotation: Any = section.model_fields[name].annotation if section and name else None
+            section, entries = entries or section_of(annotation), _entries_of(annotation)
         name = section.field_of(part) if section and not isinstance(part, int) else None
     return section, name
+
+
+def _entries_of(annotation: Any) -> type[Section] | None:
+    """The section of each entry of ``dict[str, TaskConfig]``, whose keys are names and no fields."""
+    return section_of(get_args(annotation)[1]) if get_origin(annotation) is dict else None
 
 
 def alternatives(annotation: Any) -> list[Any]:

@@ -193,6 +193,7 @@ def test_the_mixture_of_the_readme(monkeypatch, tmp_path) -> None:
         ("tasks: {messages: {}}", "names no dataset"),
         ("tasks: {gsm8k: {val_fraction: 0.1, val_split: test}}", "exclude each other"),
         ("tasks: {gsm8k: {max_exampels: 3}}", "max_exampels"),
+        ("tasks: {gsm8k: {dataset: '*.jsonl', val_split: test}}", r"task gsm8k has val_split, .* is local"),
         ("strategy: best\ntasks: {gsm8k: {}}", "proportional"),
     ],
 )

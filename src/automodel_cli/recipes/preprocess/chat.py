@@ -28,6 +28,7 @@ from automodel_cli.corpus.conversations.chatml import with_chatml
 from automodel_cli.corpus.conversations.encode import ConversationChunk, ConversationTask
 from automodel_cli.corpus.conversations.rows import RowSource, open_rows
 from automodel_cli.corpus.conversations.tasks import TASKS, TaskName
+from automodel_cli.corpus.documents.listing import is_local
 from automodel_cli.corpus.documents.units import Unit
 from automodel_cli.corpus.formats.conversation_files import ConversationWriter, write_order
 from automodel_cli.corpus.formats.journal import Position
@@ -243,6 +244,12 @@ def _parts(name: str, task: TaskConfig, seed: int) -> Iterator[_Part]:
     dataset = task.dataset or known.dataset
     own = dataset == known.dataset
     set_name = task.set_name or (known.set_name if own else None)
+    of_hub = [key for key in ("set_name", "split", "val_split") if getattr(task, key) is not None]
+    if of_hub and dataset is not None and is_local(dataset):  # else it would validate on what it trains on
+        raise ConfigError(
+            f"task {name} has {of_hub[0]}, which only a dataset of the Hub has; {dataset} is local",
+            "leave it out; val_dataset or val_fraction say what is validated on",
+        )
     if dataset is not None:
         source = open_rows(dataset, set_name, task.split or (known.split if own else "train"))
     elif known.made is not None:
