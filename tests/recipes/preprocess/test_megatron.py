@@ -561,7 +561,7 @@ def test_too_little_room_is_said_before(tmp_path: Path, rows: str, monkeypatch: 
     run(tmp_path, say=said, input=rows)
     assert any("the disk may become full" in line for line in said)
     monkeypatch.setattr("automodel_cli.corpus.build.disk_space.free_bytes", lambda folder: 1000)
-    with pytest.raises(AutomodelError, match="iB free, about"):
+    with pytest.raises(AutomodelError, match="B free, about"):
         run(tmp_path, "none", input=rows)
 
 
