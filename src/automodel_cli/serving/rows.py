@@ -57,6 +57,7 @@ class BatchedRows:
         self._cache, self._head = SlotCache(), LastLogits()
 
     def join(self, prompts: Sequence[Sequence[int]]) -> Iterator[Tensor | None]:
+        """As ``Rows`` has it: long prompts in pieces."""
         lengths = [len(prompt) for prompt in prompts]
         longest = max(lengths)
         ids = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts], device=self._device)
@@ -106,6 +107,7 @@ class SingleRows:
         self._decoders: list[Decoder] = []
 
     def join(self, prompts: Sequence[Sequence[int]]) -> Iterator[Tensor | None]:
+        """As ``Rows`` has it: each prompt whole."""
         decoders = [self._new() for _ in prompts]
         logits = [
             decoder.start([prompt], samples=1, device=self._device)

@@ -72,7 +72,7 @@ def test_what_datasets_opens(tmp_path, monkeypatch) -> None:
     assert read(source) == (list(range(20)), ROWS)
     assert read(source, np.arange(20) == 7) == ([7], [ROWS[7]])
     assert source.describe()["split"] == "train"
-    with pytest.raises(DataError, match="cannot be loaded"):
+    with pytest.raises(DataError, match="cannot be opened"):
         HubRows(str(folder), None, "no_such_split")
 
 

@@ -108,18 +108,12 @@ class HubRows:
     """Rows of one split of a data set of the Hub, or of a folder that ``datasets`` opens; kept in its cache."""
 
     def __init__(self, dataset: str, set_name: str | None, split: str) -> None:
-        from automodel_cli.corpus.documents.hub import import_datasets
+        from automodel_cli.corpus.documents.hub import load_split
 
         self._name = dataset
         self._described = {"kind": "hub", "name": dataset, "set_name": set_name, "split": split}
-        try:
-            self._rows = import_datasets().load_dataset(dataset, set_name, split=split)
-        except Exception as error:  # anything from no network to a misspelt name
-            raise DataError(
-                f"dataset {dataset} ({set_name or 'default'}, {split}) cannot be loaded: "
-                f"{type(error).__name__}: {str(error)[:300]}",
-                "check its name, set_name and split and the network, or give local files with the same columns",
-            ) from error
+        hint = "check its name, set_name and split and the network, or give local files with the same columns"
+        self._rows = load_split(dataset, set_name, split, streaming=False, hint=hint)
 
     def __len__(self) -> int:
         return len(self._rows)

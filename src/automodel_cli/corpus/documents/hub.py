@@ -15,6 +15,7 @@ from automodel_cli.corpus.documents.listing import dataset_name
 from automodel_cli.corpus.documents.units import ReadOptions, Unit
 from automodel_cli.errors import DataError
 from automodel_cli.files import hash_bytes
+from automodel_cli.text import named_error
 
 _MOST_BYTES = 64 << 20  # of text in a unit, or one batch
 _READ_ROWS = 64  # always the same: a saved state is only good for the batch size it was made with
@@ -37,6 +38,21 @@ def import_datasets() -> Any:
     return datasets
 
 
+def load_split(dataset: str, set_name: str | None, split: str, *, streaming: bool, hint: str) -> Any:
+    """One split of a data set of the Hub, by ``datasets``.
+
+    Raises:
+        DataError: it cannot be had; ``hint`` says what to do.
+    """
+    try:
+        return import_datasets().load_dataset(dataset, set_name, split=split, streaming=streaming)
+    except Exception as error:  # anything from no network to a misspelt name
+        raise DataError(
+            f"dataset {dataset} ({set_name or 'default'}, {split}) cannot be opened: {named_error(error, 300)}",
+            hint,
+        ) from error
+
+
 class HubSource:
     """Documents of one split of a Hub dataset, in its order."""
 
@@ -50,16 +66,9 @@ class HubSource:
         self.options = options
 
     def _open(self) -> Any:
-        datasets = import_datasets()
-        datasets.disable_progress_bars()
-        try:
-            stream = datasets.load_dataset(self.dataset, self.set_name, split=self.split, streaming=True)
-        except Exception as error:  # anything from no network to a misspelt name
-            raise DataError(
-                f"dataset {self.dataset} ({self.set_name or 'default'}, {self.split}) cannot be opened: "
-                f"{type(error).__name__}: {str(error)[:300]}",
-                "check --dataset, --set-name and --split and the network, or give local files with --dataset PATH",
-            ) from error
+        import_datasets().disable_progress_bars()
+        hint = "check --dataset, --set-name and --split and the network, or give local files with --dataset PATH"
+        stream = load_split(self.dataset, self.set_name, self.split, streaming=True, hint=hint)
         if stream.features is not None:
             columns.check_columns(stream.features.arrow_schema, self.options, self.dataset)
             stream = stream.select_columns(list(self.options.keys))

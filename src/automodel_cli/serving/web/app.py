@@ -40,20 +40,74 @@ def make_app(service: Service, *, max_tokens: int, connections: Callable[[], int
         connections: how many are open.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)  # its pages load scripts from elsewhere
-    postman: list[Postman] = []
+    routes = _Routes(service, max_tokens, connections)
+    app.post("/v1/chat/completions")(routes.chat_completions)
+    app.post("/v1/completions")(routes.completions)
+    app.get("/v1/models")(routes.models)
+    app.get("/v1/models/{name:path}")(routes.model)
+    app.get("/health")(routes.health)
+    app.get("/metrics")(routes.metrics)
+    for path, (name, kind) in _FILES.items():
+        app.add_api_route(path, _file((_PAGE / name).read_bytes(), kind), methods=["GET"])
+    _tell_errors(app)
+    return app
 
-    def inbox(*, stream: bool) -> Inbox:
-        if not postman:
-            postman.append(Postman(asyncio.get_running_loop()))
-        return Inbox(postman[0], whole=not stream)
 
-    def settings(body: Body, tokens: int | None, logprobs: int | None) -> Settings:
-        ours = service.defaults
-        if tokens is not None and tokens > max_tokens:
-            message = f"max_tokens is {tokens:,}, at most {max_tokens:,} are allowed"
+class _Routes:
+    """What answers the paths, but for the page's files."""
+
+    def __init__(self, service: Service, max_tokens: int, connections: Callable[[], int]) -> None:
+        self._service, self._max_tokens, self._connections = service, max_tokens, connections
+        self._postman: Postman | None = None
+
+    async def chat_completions(self, body: ChatBody) -> Response:
+        """``POST /v1/chat/completions``"""
+        self._check_model(body.model)
+        scores = (body.top_logprobs or 0) if body.logprobs else None
+        asked = self._settings(body, body.max_completion_tokens or body.max_tokens, scores)
+        request = await run_in_threadpool(self._of_messages, body, asked)
+        return self._answer(body, ChatShape(_bytes_of(self._service)), [request])
+
+    async def completions(self, body: TextBody) -> Response:
+        """``POST /v1/completions``"""
+        self._check_model(body.model)
+        asked = self._settings(body, body.max_tokens, body.logprobs)
+        requests = await run_in_threadpool(self._of_prompts, body.prompts(), asked)
+        return self._answer(body, Shape(_bytes_of(self._service)), requests)
+
+    async def models(self) -> dict[str, Any]:
+        """``GET /v1/models``"""
+        return {"object": "list", "data": [_model(self._service)]}
+
+    async def model(self, name: str) -> dict[str, Any]:
+        """``GET /v1/models/NAME``"""
+        self._check_model(name)
+        return _model(self._service)
+
+    async def health(self) -> Response:
+        """``GET /health``"""
+        is_well = self._service.engine.is_alive
+        return JSONResponse({"status": "ok" if is_well else "the engine has stopped"}, 200 if is_well else 503)
+
+    async def metrics(self) -> Response:
+        """``GET /metrics``, in Prometheus' text format."""
+        ours = self._service.engine
+        text = ours.measures.text(waiting=ours.waiting, active=ours.active, connections=self._connections())
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+    def _check_model(self, name: str | None) -> None:
+        if name not in (None, "", self._service.name):
+            message = f"The model {name[:100]!r} does not exist; this server has {self._service.name!r}"
+            raise ApiError(404, message, code="model_not_found", param="model")
+
+    def _settings(self, body: Body, tokens: int | None, logprobs: int | None) -> Settings:
+        """As the request says, and where it does not as the server was started."""
+        ours, most = self._service.defaults, self._max_tokens
+        if tokens is not None and tokens > most:
+            message = f"max_tokens is {tokens:,}, at most {most:,} are allowed"
             raise ApiError(400, message, param="max_tokens", code="integer_above_max_value")
         return Settings(
-            max_tokens=tokens or min(ours.max_tokens, max_tokens),
+            max_tokens=tokens or min(ours.max_tokens, most),
             temperature=ours.temperature if body.temperature is None else body.temperature,
             top_k=ours.top_k if body.top_k is None else body.top_k or None,
             top_p=ours.top_p if body.top_p is None else body.top_p,
@@ -62,71 +116,29 @@ def make_app(service: Service, *, max_tokens: int, connections: Callable[[], int
             logprobs=logprobs,
         )
 
-    def answer(body: Body, shape: Shape, prompts: Sequence[engine.Request]) -> Answer:
+    def _of_messages(self, body: ChatBody, asked: Settings) -> engine.Request:
+        try:
+            conversation = parse_messages(body.messages)
+        except DataError as error:
+            raise ApiError(400, f"{error.message}: {error.hint}", param="messages", code="invalid_value") from error
+        return self._service.of_conversation(conversation, asked, trim=body.truncation == "auto")
+
+    def _of_prompts(self, prompts: Sequence[str | list[int]], asked: Settings) -> list[engine.Request]:
+        ours = self._service
+        return [ours.of_text(one, asked) if isinstance(one, str) else ours.of_ids(one, asked) for one in prompts]
+
+    def _answer(self, body: Body, shape: Shape, prompts: Sequence[engine.Request]) -> Answer:
         requests = [one for prompt in prompts for one in several(prompt, body.n or 1)]
         stream, usage = bool(body.stream), bool(body.stream_options and body.stream_options.include_usage)
-        if len(requests) > service.engine.max_rows:
-            message = f"{len(requests)} answers in one request, at most {service.engine.max_rows} are allowed"
-            raise ApiError(400, message, param="n")
-        return Answer(service, shape, requests, inbox(stream=stream), stream=stream, usage=usage)
+        most = self._service.engine.max_rows
+        if len(requests) > most:
+            raise ApiError(400, f"{len(requests)} answers in one request, at most {most} are allowed", param="n")
+        return Answer(self._service, shape, requests, self._inbox(whole=not stream), stream=stream, usage=usage)
 
-    def known(model: str | None) -> None:
-        if model not in (None, "", service.name):
-            message = f"The model {model[:100]!r} does not exist; this server has {service.name!r}"
-            raise ApiError(404, message, code="model_not_found", param="model")
-
-    @app.post("/v1/chat/completions")
-    async def chat_completions(body: ChatBody) -> Response:
-        known(body.model)
-        scores = (body.top_logprobs or 0) if body.logprobs else None
-        asked = settings(body, body.max_completion_tokens or body.max_tokens, scores)
-
-        def read() -> engine.Request:
-            try:
-                conversation = parse_messages(body.messages)
-            except DataError as error:
-                raise ApiError(400, f"{error.message}: {error.hint}", param="messages", code="invalid_value") from error
-            return service.of_conversation(conversation, asked, trim=body.truncation == "auto")
-
-        with_room = await run_in_threadpool(read)
-        return answer(body, ChatShape(_bytes_of(service)), [with_room])
-
-    @app.post("/v1/completions")
-    async def completions(body: TextBody) -> Response:
-        known(body.model)
-        asked, prompts = settings(body, body.max_tokens, body.logprobs), body.prompts()
-
-        def read() -> list[engine.Request]:
-            return [
-                service.of_text(one, asked) if isinstance(one, str) else service.of_ids(one, asked) for one in prompts
-            ]
-
-        return answer(body, Shape(_bytes_of(service)), await run_in_threadpool(read))
-
-    @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [_model(service)]}
-
-    @app.get("/v1/models/{name:path}")
-    async def model(name: str) -> dict[str, Any]:
-        known(name)
-        return _model(service)
-
-    @app.get("/health")
-    async def health() -> Response:
-        is_well = service.engine.is_alive
-        return JSONResponse({"status": "ok" if is_well else "the engine has stopped"}, 200 if is_well else 503)
-
-    @app.get("/metrics")
-    async def metrics() -> Response:
-        ours = service.engine
-        text = ours.measures.text(waiting=ours.waiting, active=ours.active, connections=connections())
-        return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
-
-    for path, (name, kind) in _FILES.items():
-        app.add_api_route(path, _file((_PAGE / name).read_bytes(), kind), methods=["GET"])
-    _tell_errors(app)
-    return app
+    def _inbox(self, *, whole: bool) -> Inbox:
+        if self._postman is None:
+            self._postman = Postman(asyncio.get_running_loop())
+        return Inbox(self._postman, whole=whole)
 
 
 def _bytes_of(service: Service) -> Callable[[int], bytes]:
