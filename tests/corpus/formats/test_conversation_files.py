@@ -1,5 +1,6 @@
 """Files of conversations: what is written is read, and what does not belong together is refused."""
 
+import errno
 import pickle
 
 import numpy as np
@@ -13,7 +14,8 @@ from automodel_cli.corpus.formats.conversation_files import (
     write_order,
 )
 from automodel_cli.corpus.formats.nanogpt_bin import bos_index_path, inspect_token_file
-from automodel_cli.errors import DataError
+from automodel_cli.errors import AutomodelError, DataError
+from automodel_cli.files import GrowingFile
 
 LENGTHS = np.array([3, 1, 4])
 TOKENS, MASK = np.arange(10, 18, dtype=np.uint16), np.array([0, 1, 1, 0, 0, 0, 1, 0], dtype=np.uint8)
@@ -70,3 +72,18 @@ def test_the_order_of_a_mixture(tmp_path) -> None:
         (tmp_path / "train.order").write_bytes(content)
         with pytest.raises(DataError, match="damaged"):
             read_order(tmp_path, 3)
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    """The mask is a byte a token: with short tokens it is what fills the disk."""
+
+    def full(growing):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    writer = ConversationWriter(tmp_path / "train_x.bin", np.dtype(np.uint16))
+    writer.write(TOKENS, MASK, LENGTHS)
+    monkeypatch.setattr(GrowingFile, "publish", full)
+    with pytest.raises(AutomodelError, match=r"no room left while writing .*train_x\.mask"):
+        writer.close()
+    writer.abandon()
+    assert list(tmp_path.iterdir()) == []

@@ -27,7 +27,7 @@ from automodel_cli.corpus.formats.nanogpt_bin import (
     read_bos_index,
 )
 from automodel_cli.errors import DataError
-from automodel_cli.files import GrowingFile, atomic_file, read_range
+from automodel_cli.files import GrowingFile, atomic_file, disk_errors_named, read_range
 
 ORDER_NAME = "train.order"
 _AGAIN = "make the files again with automodel preprocess chat"
@@ -42,7 +42,9 @@ class ConversationWriter:
     """Writes one token file, its index and its mask; the token file appears last."""
 
     def __init__(self, path: Path, dtype: np.dtype) -> None:
-        self._tokens, self._mask = ShardWriter(path, dtype=dtype), GrowingFile(mask_path(path))
+        self._tokens = ShardWriter(path, dtype=dtype)
+        with disk_errors_named(mask_path(path)):
+            self._mask = GrowingFile(mask_path(path))
         self.dtype = self._tokens.dtype
 
     def write(self, tokens: np.ndarray, mask: np.ndarray, lengths: np.ndarray) -> None:
@@ -50,17 +52,24 @@ class ConversationWriter:
 
         Raises:
             DataError: the file would pass what its index can count.
+            AutomodelError: the disk is full.
         """
         if len(tokens) > self._tokens.room:
             raise DataError(
                 f"{self._tokens.path} would pass 2^31 tokens", "divide the task into several, or set max_examples"
             )
         self._tokens.write(tokens.astype(self.dtype, copy=False), np.cumsum(lengths) - lengths)
-        self._mask.handle.write(mask.astype(np.uint8, copy=False).data)
+        with disk_errors_named(self._mask.target):
+            self._mask.handle.write(mask.astype(np.uint8, copy=False).data)
 
     def close(self) -> ShardInfo:
-        """Publish the three."""
-        self._mask.publish()
+        """Publish the three.
+
+        Raises:
+            AutomodelError: the disk is full.
+        """
+        with disk_errors_named(self._mask.target):
+            self._mask.publish()
         return self._tokens.close()
 
     def abandon(self) -> None:
