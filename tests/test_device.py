@@ -68,6 +68,8 @@ def test_fp8_of_a_gpu_follows_its_capability(monkeypatch, capability, lack):
 def test_precision_of_a_gpu_follows_its_capability(monkeypatch, capability, expected):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     assert device.choose_precision("auto", torch.device("cuda"))[0] == expected
+    assert device.decoding_dtype(torch.device("cuda")) == (torch.bfloat16 if expected == "bf16" else None)
+    assert device.decoding_dtype(CPU) is None
 
 
 def test_a_precision_asked_for_is_taken_or_refused():

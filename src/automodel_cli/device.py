@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from automodel_cli.dtypes import PRECISIONS
+from automodel_cli.dtypes import PRECISIONS, autocast_dtype
 from automodel_cli.errors import ConfigError
 from automodel_cli.processes import cores, own_rank
 from automodel_cli.text import first_line, rough_duration
@@ -129,6 +129,14 @@ def choose_precision(setting: str, device: torch.device) -> tuple[str, str]:
         if feature in cpu_features():
             return "bf16", f"the CPU has {feature}"
     return "fp32", "the device has no fast bf16"
+
+
+def decoding_dtype(device: torch.device) -> torch.dtype | None:
+    """What autocast computes single tokens in: bf16 on GPUs that have it.
+
+    None elsewhere: on a CPU they are no matrix products that are worth converting for.
+    """
+    return autocast_dtype("bf16") if device.type == "cuda" and choose_precision("auto", device)[0] == "bf16" else None
 
 
 def choose_residual(setting: str, *, precision: str, device: torch.device) -> tuple[str, str]:

@@ -6,8 +6,6 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
-
 from automodel_cli import device as this_machine
 from automodel_cli.assembly.checkpoint import LoadedModel, describe_weights, load_model
 from automodel_cli.checkpoint import layout
@@ -18,9 +16,6 @@ from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.serving.engine import Engine
 from automodel_cli.serving.prompts import PlainText, Prompter
 from automodel_cli.serving.service import Service, Settings
-
-CHAT_STAGES = ("mid-training",)
-"""Stages of a checkpoint after which it answers in its chat format."""
 
 
 @contextlib.contextmanager
@@ -47,13 +42,11 @@ def open_service(
     if tokenizer is None:
         raise ConfigError(f"{loaded.path} has no tokenizer, so no text can be read", "name one with --tokenizer")
     chat = _chat_format(cfg, tokenizer, loaded)
-    # Half precision pays off on GPUs; a batch of single tokens on a CPU hardly.
-    fast_bf16 = device.type == "cuda" and this_machine.choose_precision("auto", device)[0] == "bf16"
     engine = Engine(
         loaded.model,
         tokenizer.decode_bytes,
         device=device,
-        autocast_dtype=torch.bfloat16 if fast_bf16 else None,
+        autocast_dtype=this_machine.decoding_dtype(device),
         usable_ids=min(tokenizer.vocab_size, loaded.model.vocab_size),
         max_rows=max_rows,
         max_waiting=max_waiting,
@@ -81,7 +74,7 @@ def open_service(
 
 def _chat_format(cfg: AnsweringConfig, tokenizer: Tokenizer, loaded: LoadedModel) -> Prompter | None:
     """The format of conversations; None: plain text."""
-    wanted = cfg.chat or (loaded.facts.get("stage") in CHAT_STAGES if loaded.facts else True)
+    wanted = cfg.chat or (not loaded.facts or loaded.stage == "mid-training")
     if cfg.plain or not wanted:
         return None
     found = chat_format_of(tokenizer)

@@ -123,8 +123,6 @@ def run(cfg: GenerateConfig, *, on_text: TextSink | None = None, trust: Sequence
         notes.append(f"a prompt has {longest:,} tokens, the model's context {context:,}: only its end is read")
     rows = [row for row in ids for _ in range(cfg.num_samples)]
     texts = _Texts(tokenizer, rows, cfg.stop, on_text)
-    # Half precision pays off on GPUs; single tokens on a CPU are no matrix products worth converting for.
-    fast_bf16 = device.type == "cuda" and this_machine.choose_precision("auto", device)[0] == "bf16"
     started = time.perf_counter()
     with _forward_errors_named(loaded.model):
         found = generate(
@@ -142,7 +140,7 @@ def run(cfg: GenerateConfig, *, on_text: TextSink | None = None, trust: Sequence
                 overflow=cfg.overflow,
             ),
             device=device,
-            autocast_dtype=torch.bfloat16 if fast_bf16 else None,
+            autocast_dtype=this_machine.decoding_dtype(device),
             usable_ids=min(tokenizer.vocab_size, loaded.model.vocab_size),
             on_token=texts.take,
         )

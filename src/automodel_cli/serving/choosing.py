@@ -10,7 +10,7 @@ The order is that of ``generation.sampling``: temperature, top-k, top-p.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +33,9 @@ class Sampling:
         return (mix(mix(self.seed, 1), position) >> 10) * 2.0**-53
 
 
+Pick = Callable[[Tensor, Sequence[Sampling], Tensor], Tensor]
+
+
 def choose(logits: Tensor, settings: Sequence[Sampling], positions: Sequence[int]) -> Tensor:
     """The next token of each row, int64 ``[N]``, from finite fp32 logits ``[N, V]`` on the CPU."""
     chosen = torch.empty(len(settings), dtype=torch.int64)
@@ -45,8 +48,9 @@ def choose(logits: Tensor, settings: Sequence[Sampling], positions: Sequence[int
     return chosen
 
 
-def _by_kind(settings: Sequence[Sampling]) -> dict:
-    kinds: dict = {}
+def _by_kind(settings: Sequence[Sampling]) -> dict[Pick, list[int]]:
+    """The rows that are chosen for in the same way."""
+    kinds: dict[Pick, list[int]] = {}
     for row, one in enumerate(settings):
         some = one.top_k is not None or (one.top_p is not None and one.top_p < 1)
         kinds.setdefault(_likeliest if one.temperature == 0 else _of_some if some else _of_all, []).append(row)

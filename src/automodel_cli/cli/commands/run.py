@@ -8,10 +8,10 @@ from automodel_cli.cli import console
 from automodel_cli.cli.argv import Invocation, parse_argv
 from automodel_cli.cli.options import command
 from automodel_cli.config.schema.pipeline import PipelineOptions
+from automodel_cli.config.schema.sweep import LAUNCH_IN_FILES
 from automodel_cli.errors import ConfigError
 
 _NOT_IN_FILES = ("run", "slurm")  # a batch file has lines of shell in it
-_LAUNCH_IN_FILES = {"nproc-per-node", "standalone"}
 
 
 @command(
@@ -38,7 +38,7 @@ def run(cfg: PipelineOptions, context: typer.Context) -> None:
                 f"steps.{step.name}: {step.words[0]!r} is no command that a pipeline can run",
                 f"there are: {', '.join(known)}",
             )
-        if foreign := sorted(parse_argv(step.words).launch.keys() - _LAUNCH_IN_FILES):
+        if foreign := sorted(parse_argv(step.words).launch.keys() - LAUNCH_IN_FILES):
             raise ConfigError(
                 f"steps.{step.name}: --{foreign[0]} in a file could join a stranger's processes",
                 "give launch flags to automodel run",

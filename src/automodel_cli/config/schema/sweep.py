@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from automodel_cli.config.schema.base import Count, JsonOutput, NotNegative, Positive, Section, TypeName, Whole
 from automodel_cli.config.yaml_tree import parse_value
@@ -58,6 +58,19 @@ def _grid(value: Any) -> Any:
     return {key: tuple(one) if isinstance(one, list | tuple) else (one,) for key, one in given.items()}
 
 
+def _harmless(value: dict[str, Any]) -> dict[str, Any]:
+    """Launch flags that a file may have: with others it could join a stranger's rendezvous, whose state is unpickled.
+
+    Raises:
+        ValueError: another flag.
+    """
+    if foreign := sorted(value.keys() - LAUNCH_IN_FILES):
+        raise ValueError(f"{foreign[0]} could join a stranger's processes; give it on the command line: --{foreign[0]}")
+    return value
+
+
+LAUNCH_IN_FILES = frozenset({"nproc-per-node", "standalone"})
+"""Launch flags that concern this machine alone."""
 KeyValues = Annotated[dict[str, Any], BeforeValidator(_set_by_key), TypeName("dotted keys and their values")]
 Grid = Annotated[dict[str, tuple[Any, ...]], BeforeValidator(_grid), TypeName("dotted keys and lists of values")]
 
@@ -114,8 +127,9 @@ class Processes(Section):
 
     jobs: Count = 1
     """Runs at a time; on a machine with GPUs each gets its own."""
-    launch: KeyValues = Field(default_factory=dict)
-    """Launch flags of every run (`nproc-per-node: 8`); given on the command line as they are: `--nproc-per-node 8`."""
+    launch: Annotated[KeyValues, AfterValidator(_harmless)] = Field(default_factory=dict)
+    """Launch flags of every run (`nproc-per-node: 8`, `standalone: true`). All of them can be given on the command line
+    as they are: `--nproc-per-node 8`."""
     stop_timeout: Positive = 120.0
     """Seconds that runs get to save when they are stopped."""
     trust: tuple[str, ...] = ()
