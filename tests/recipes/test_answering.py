@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import socket
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from tests.recipes.test_generate import config as generate_config
 
 from automodel_cli.assembly import answering
+from automodel_cli.assembly.checkpoint import LoadedModel
 from automodel_cli.config.schema.serving import ChatConfig, ServeConfig
 from automodel_cli.corpus.conversations.chatml import with_chatml
 from automodel_cli.corpus.tokenizer import ByteTokenizer
@@ -45,12 +47,14 @@ def test_a_base_model_continues_as_generate_does(tiny_run):
 def test_which_way_a_checkpoint_speaks():
     tokenizer = ByteTokenizer()
     marked = with_chatml(tokenizer)
-    base = SimpleNamespace(facts={"model": {}}, model=SimpleNamespace(vocab_size=400))
-    trained = SimpleNamespace(facts={"stage": "mid-training"}, model=SimpleNamespace(vocab_size=400))
-    folder = SimpleNamespace(facts={}, model=SimpleNamespace(vocab_size=400))
 
-    def speaks(loaded, tokenizer, **given):
-        found = answering._chat_format(ChatConfig(checkpoint="x", **given), tokenizer, loaded)
+    def loaded(vocab_size=400, **facts):
+        return LoadedModel(SimpleNamespace(vocab_size=vocab_size), None, Path("x"), facts)
+
+    base, trained, folder = loaded(model={}), loaded(stage="mid-training"), loaded()
+
+    def speaks(model, tokenizer, **given):
+        found = answering._chat_format(ChatConfig(checkpoint="x", **given), tokenizer, model)
         return None if found is None else found.name
 
     assert speaks(base, marked) is None and speaks(base, marked, chat=True) == "chatml"
@@ -59,7 +63,7 @@ def test_which_way_a_checkpoint_speaks():
     with pytest.raises(ConfigError, match="knows no chat format"):
         speaks(base, tokenizer, chat=True)
     with pytest.raises(DataError, match="the model has 100 ids"):
-        speaks(SimpleNamespace(facts={}, model=SimpleNamespace(vocab_size=100)), marked)
+        speaks(loaded(vocab_size=100), marked)
 
 
 @pytest.mark.parametrize(
