@@ -66,7 +66,7 @@ class ChatDataset(DataSource, Dataset[dict[str, torch.Tensor]]):
         read = lengths[self._rows]
         self._num_tokens = int(read.sum() if self.max_tokens is None else np.minimum(read, self.max_tokens).sum())
         self._longest = int(read.max(initial=0))
-        self.fingerprint = self._identity()
+        self.fingerprint = self._identity(lengths)
 
     def _short_enough(self, rows: np.ndarray, lengths: np.ndarray, *, drop: bool) -> np.ndarray:
         self.notes = list(self._found.notes)
@@ -84,11 +84,12 @@ class ChatDataset(DataSource, Dataset[dict[str, torch.Tensor]]):
             )
         return kept
 
-    def _identity(self) -> str:
+    def _identity(self, lengths: np.ndarray) -> str:
+        """Of tokens, masks, the order of rows and where each begins and ends."""
         manifest = self._found.manifest
         hashes = {manifest.path(file): file.xxh3 for file in manifest.files} if manifest is not None else {}
         masks = [mask_path(file.path) for file in self._found.files]
-        order = hash_bytes(np.ascontiguousarray(self._rows, dtype="<i8").tobytes())
+        order = hash_bytes(np.concatenate([self._rows, lengths]).astype("<i8").tobytes())
         parts = [self._found.fingerprint, *(hashes.get(mask) or hash_file(mask) for mask in masks), order]
         return hash_bytes("\n".join([*parts, str(self.max_tokens)]).encode())
 

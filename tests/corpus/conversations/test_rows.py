@@ -8,7 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from automodel_cli.corpus.conversations import rows
 from automodel_cli.corpus.conversations.rows import FileRows, HubRows, open_rows
+from automodel_cli.corpus.documents.units import BadRow
 from automodel_cli.errors import DataError
 
 ROWS = [{"id": k, "messages": [{"role": "user", "content": f"row {k}"}]} for k in range(20)]
@@ -54,6 +56,15 @@ def test_several_files_are_counted_through(tmp_path) -> None:
     assert found == [("a.jsonl", 1, {"a": 1}), ("b.jsonl", 0, {"b": 0}), ("b.jsonl", 2, {"b": 2})]
 
 
+def test_a_line_that_is_too_long_is_a_bad_row(tmp_path, monkeypatch) -> None:
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n' + "x" * 50 + '\n\n{"a": 2}\n' + "y" * 21)
+    monkeypatch.setattr(rows, "MAX_DOCUMENT_BYTES", 20)
+    source = FileRows(str(tmp_path))
+    found = [row for _, _, row in source.rows(np.ones(len(source), dtype=bool))]
+    assert [type(row) for row in found] == [bytes, BadRow, bytes, BadRow]
+    assert json.loads(found[2]) == {"a": 2} and "longer than 20 bytes" in found[1].reason
+
+
 def test_text_has_no_rows(tmp_path) -> None:
     (tmp_path / "a.txt").write_text("Hello")
     with pytest.raises(DataError, match=r"a\.txt holds no rows"):
@@ -65,8 +76,8 @@ def test_what_datasets_opens(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "data"
     folder.mkdir()
-    for split, rows in (("train", ROWS), ("test", ROWS[:4])):
-        pq.write_table(pa.Table.from_pylist(rows), folder / f"{split}.parquet")
+    for split, some in (("train", ROWS), ("test", ROWS[:4])):
+        pq.write_table(pa.Table.from_pylist(some), folder / f"{split}.parquet")
     source = HubRows(str(folder), None, "train")
     assert len(source) == 20 and len(HubRows(str(folder), None, "test")) == 4
     assert read(source) == (list(range(20)), ROWS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from automodel_cli.corpus.documents.compressed import open_stream, stream_errors
 from automodel_cli.corpus.documents.json_values import iter_json
 from automodel_cli.corpus.documents.listing import SourceFile, is_local
 from automodel_cli.corpus.documents.source import FileSource
-from automodel_cli.corpus.documents.units import MAX_DOCUMENT_BYTES, ReadOptions
+from automodel_cli.corpus.documents.units import MAX_DOCUMENT_BYTES, BadRow, ReadOptions, too_long
 from automodel_cli.errors import DataError
 from automodel_cli.files import hash_bytes
 
@@ -89,9 +89,20 @@ def _values(file: SourceFile) -> Iterator[Any]:
         return
     with stream_errors(file.name), open_stream(file.path, file.compression) as stream:
         if file.kind == "jsonl":
-            yield from (line for line in stream if not line.isspace())
+            yield from _lines(stream)
         else:
             yield from (value for value, _ in iter_json(stream, file.name, MAX_DOCUMENT_BYTES))
+
+
+def _lines(stream: IO[bytes]) -> Iterator[bytes | BadRow]:
+    """Lines that are not blank; of one that is too long no more is held than what is allowed."""
+    while line := stream.readline(MAX_DOCUMENT_BYTES + 1):
+        if len(line) > MAX_DOCUMENT_BYTES:
+            while line and not line.endswith(b"\n"):
+                line = stream.readline(MAX_DOCUMENT_BYTES)
+            yield too_long(MAX_DOCUMENT_BYTES)
+        elif not line.isspace():
+            yield line
 
 
 @contextlib.contextmanager
