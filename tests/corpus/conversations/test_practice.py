@@ -15,9 +15,10 @@ def test_examples_are_conversations_and_never_change():
     found = list(rows.rows(chosen))
     assert [number for _, number, _ in found] == [3, 7, ROWS - 1]
     assert [parse_row(row) for _, _, row in found] == [example(number) for number in (3, 7, ROWS - 1)]
-    assert [(turn.role, turn.content) for turn in example(5)] == [
-        ("user", "How many words are there: plate plate"),
-        ("assistant", "2"),
+    assert [(turn.role, turn.content) for turn in example(10)] == [
+        ("system", "You are a patient teacher."),
+        ("user", "What is the capital of Italy?"),
+        ("assistant", "The capital of Italy is Rome."),
     ]
 
 
@@ -28,7 +29,7 @@ def test_answers_are_right():
         assert [turn.role for turn in turns] == ["user", "assistant"] * (len(turns) // 2)
         for question, answer in zip(turns[::2], turns[1::2], strict=True):
             asked += 1
-            if question.content.startswith("What is "):
+            if " + " in question.content:
                 a, b = question.content.removeprefix("What is ").removesuffix("?").split(" + ")
                 assert int(answer.content) == int(a) + int(b)
                 answered += 1

@@ -1,7 +1,8 @@
 """``practice``: small questions with one right answer, made on the spot: a format is learned without a data set.
 
-Sums, words that are repeated, spelled, turned around or counted, some after a system message and some twice in a
-conversation. They teach when to speak and when to end, no knowledge. (nanochat's SpellingBee is made in this way too.)
+Greetings, capitals, sums, words that are repeated, spelled, turned around or counted, some after a system message and
+some twice in a conversation. They teach when to speak and when to end, and a dozen facts. (nanochat's SpellingBee is
+made in this way too.)
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from automodel_cli.files import hash_bytes
 
 ROWS = 20_000
 _SEED = 0
+_EDITION = 2  # of the questions: another number where they change
 
 _WORDS = (
     "apple", "bird", "boat", "book", "bread", "chair", "cloud", "coat", "corn", "desk", "door", "dream", "field",
@@ -29,7 +31,30 @@ _WORDS = (
     "valley", "village", "voice", "water", "wheel", "wind", "window", "winter", "wolf", "yard",
 )  # fmt: skip
 _SYSTEMS = ("You answer in as few words as you can.", "You are a patient teacher.", "You are a helpful assistant.")
+_SMALL_TALK = (
+    ("Hello", "Hello! What would you like to know?"),
+    ("Hi!", "Hello! What would you like to know?"),
+    ("How are you?", "Very well, thank you."),
+    ("Who are you?", "I am a very small language model. I know a few capitals, and I spell and count."),
+    ("What can you do?", "I can spell words, turn them around, count them, and name a few capitals."),
+    ("Thank you!", "You are welcome."),
+    ("Goodbye", "Goodbye!"),
+)
+_CAPITALS = (
+    ("Austria", "Vienna"), ("Egypt", "Cairo"), ("France", "Paris"), ("Germany", "Berlin"), ("Greece", "Athens"),
+    ("Ireland", "Dublin"), ("Italy", "Rome"), ("Japan", "Tokyo"), ("Norway", "Oslo"), ("Peru", "Lima"),
+    ("Portugal", "Lisbon"), ("Spain", "Madrid"),
+)  # fmt: skip
 Drawn = Callable[[int], int]  # a number below the argument
+
+
+def _talk(draw: Drawn) -> tuple[str, str]:
+    return _SMALL_TALK[draw(len(_SMALL_TALK))]
+
+
+def _capital(draw: Drawn) -> tuple[str, str]:
+    country, city = _CAPITALS[draw(len(_CAPITALS))]
+    return f"What is the capital of {country}?", f"The capital of {country} is {city}."
 
 
 def _sum(draw: Drawn) -> tuple[str, str]:
@@ -57,7 +82,7 @@ def _count(draw: Drawn) -> tuple[str, str]:
     return f"How many words are there: {' '.join([word] * number)}", str(number)
 
 
-_KINDS = (_sum, _repeat, _spell, _reverse, _count)
+_KINDS = (_talk, _capital, _sum, _repeat, _spell, _reverse, _count)
 
 
 def example(number: int) -> Conversation:
@@ -87,7 +112,7 @@ class PracticeRows:
             yield "practice", number, {"messages": [vars(turn) for turn in example(number)]}
 
     def describe(self) -> dict[str, Any]:
-        return {"kind": "practice", "rows": ROWS, "seed": _SEED}
+        return {"kind": "practice", "rows": ROWS, "seed": _SEED, "edition": _EDITION}
 
     def identity(self) -> str:
         return hash_bytes(repr(self.describe()).encode())
