@@ -14,7 +14,7 @@ from automodel_cli.checkpoint.layout import Say
 from automodel_cli.checkpoint.storage.step_files import StepReader
 from automodel_cli.config.schema.results import ExportGGUFConfig
 from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
-from automodel_cli.errors import CheckpointError, ConfigError, DataError
+from automodel_cli.errors import ConfigError, DataError
 
 try:
     from automodel_cli.checkpoint.gguf import architecture, form, vocabulary, write

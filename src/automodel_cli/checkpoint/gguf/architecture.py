@@ -1,13 +1,13 @@
 """Which of llama.cpp's models computes the same function, its hyperparameters, and how its tensors are stored.
 
-| here               | GGUF's architecture | tensors that change                                                             |
-|--------------------|---------------------|---------------------------------------------------------------------------------|
-| gpt2               | gpt2                | Conv1D's ``[in, out]`` become ``[out, in]``                                     |
-| llama, mistral     | llama               | rows of q and k: pairs that are rotated together stand side by side, not K/2 apart |
-| qwen2, qwen3       | the same            | none                                                                            |
+| here           | architecture | tensors that change                                                               |
+|----------------|--------------|-----------------------------------------------------------------------------------|
+| gpt2           | gpt2         | Conv1D's ``[in, out]`` become ``[out, in]``                                       |
+| llama, mistral | llama        | rows of q and k: two that are rotated together stand side by side, not K/2 apart  |
+| qwen2, qwen3   | the same     | none                                                                              |
 
-The head is always written, also where it is the token embedding: older readers want both. ``rope_freqs`` are the factors
-by which Llama 3.1 makes wavelengths longer, in single precision.
+The head is always written, also where it is the token embedding: older readers want both. ``rope_freqs`` has the
+factors by which Llama 3.1 makes wavelengths longer.
 """
 
 from __future__ import annotations

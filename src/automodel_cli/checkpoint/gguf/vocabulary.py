@@ -1,7 +1,8 @@
 """A byte-level tokenizer as a GGUF file has it: tokens, their types, merges, and the name of the split.
 
-llama.cpp knows how text is split before byte-pair encoding only by name (``tokenizer.ggml.pre``). Where none of its names
-means the same split, the tokenizer is refused: a model that gets other tokens than it was trained on is worse than none.
+llama.cpp knows how text is split before byte-pair encoding only by name (``tokenizer.ggml.pre``). Where none of its
+names means the same split, the tokenizer is refused: a model that gets other tokens than it was trained on is worse
+than none.
 
 llama.cpp does not normalize, joins by merges alone unless the name says that a piece that is a token stays whole, takes
 id 11 for begin and end of text where a file names none, and wants at least one merge.
@@ -28,11 +29,9 @@ from automodel_cli.errors import DataError
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _DIGITS = rf"\p{{N}} then {_GPT2}"
-_LLAMA3, _QWEN2 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    % digits
-    for digits in ("{1,3}", "")
-)
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_LLAMA3, _QWEN2 = f"{_WORDS}{{1,3}}{_REST}", f"{_WORDS}{_REST}"
 # (split, a piece that is a token stays whole) -> llama.cpp's name of both
 _SPLITS = {
     (_GPT2, False): "gpt-2",
@@ -181,8 +180,8 @@ def _split(section: Mapping[str, Any] | None) -> str | None:
 def _merges_make_all(body: Mapping[str, Any]) -> bool:
     """Whether merges alone make each token of its own text, so that "a piece that is a token" changes nothing."""
     model = body["model"]
-    pairs = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
-    by_merges = tokenizers.models.BPE(model["vocab"], pairs)
+    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    by_merges = tokenizers.models.BPE(model["vocab"], [(first, second) for first, second in pairs])
     added = {token["content"] for token in body.get("added_tokens") or ()}
     return all(len(by_merges.tokenize(token)) == 1 for token in model["vocab"].keys() - added)
 

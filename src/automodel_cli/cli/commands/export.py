@@ -1,4 +1,4 @@
-"""``automodel export hf CKPT OUT`` and ``export gguf CKPT OUT.gguf``: a checkpoint for transformers, or for llama.cpp."""
+"""``automodel export hf CKPT OUT`` and ``export gguf CKPT OUT.gguf``: for transformers, or for llama.cpp."""
 
 from __future__ import annotations
 
