@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+needs_llama_cpp = pytest.mark.skipif(
+    find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed (pip builds it from source)"
+)
 F32 = 0  # ggml's number of the type
 
 
@@ -34,6 +38,12 @@ class LlamaCpp:
     def parse(self, text: str) -> list[int]:
         """With special tokens in the text read as such."""
         return list(self.model.tokenize(text.encode(), add_bos=False, special=True))
+
+    def ends(self, index: int) -> bool:
+        """Whether generation stops at a token."""
+        import llama_cpp
+
+        return bool(llama_cpp.llama_vocab_is_eog(self.model._model.vocab, index))
 
     def logits(self, ids: list[int]) -> np.ndarray:
         """``[T, V]``"""
