@@ -49,7 +49,7 @@ def of_step(reader: StepReader) -> Form:
         CheckpointError: it has no such form, or the checkpoint lacks a tensor.
     """
     model, source = hf_export.model_and_source(reader)
-    if isinstance(model, GPT) and not model.has_hf_format:
+    if isinstance(model, GPT) and model.config.hf_kind != "llama":
         return _gpt2_like(model, source)
     if not hf_export.has_format(model):
         raise CheckpointError(hf_export.why_not(model), "GPT-2, Llama, Mistral, Qwen 2 and Qwen 3 can be exported")
