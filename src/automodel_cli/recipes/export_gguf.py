@@ -45,7 +45,7 @@ def run(cfg: ExportGGUFConfig, *, progress: Progress | None = None, say: Say | N
         DataError: llama.cpp has no tokenizer that makes the same tokens.
         ConfigError: there is no tokenizer, or the package gguf is not installed.
     """
-    output = Path(cfg.output)
+    output = Path(cfg.output_file)
     write.refuse_existing(output)
     source = layout.checkpoint_at(cfg.checkpoint)
     if source is not None:

@@ -102,5 +102,5 @@ def export(made: CausalLM, folder: Path, *, text: Tokenizer | None = None, **opt
 
 
 def file_of(checkpoint: Path, output: Path, **options: str) -> Path:
-    cfg = ExportGGUFConfig(checkpoint=str(checkpoint), output=str(output), **{"type": "f32", **options})
+    cfg = ExportGGUFConfig(checkpoint=str(checkpoint), output_file=str(output), **{"type": "f32", **options})
     return export_gguf.run(cfg).file

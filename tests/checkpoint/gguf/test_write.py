@@ -54,7 +54,7 @@ def test_rows_that_are_no_multiple_of_32_become_f16_and_that_is_said(tmp_path):
     model = build_llama_model(**{**exported.LLAMA, "intermediate_size": 80})
     model.init_weights(0)
     exported.export(model, tmp_path)
-    cfg = exported.ExportGGUFConfig(checkpoint=str(tmp_path / "run"), output=str(tmp_path / "q.gguf"), type="q8_0")
+    cfg = exported.ExportGGUFConfig(checkpoint=str(tmp_path / "run"), output_file=str(tmp_path / "q.gguf"), type="q8_0")
     exported.export_gguf.run(cfg, say=said.append)
     found = tensors(tmp_path / "q.gguf")
     assert found["blk.0.ffn_down.weight"].tensor_type is gguf.GGMLQuantizationType.F16

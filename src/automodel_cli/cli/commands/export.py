@@ -25,7 +25,7 @@ def hf(cfg: ExportConfig) -> None:
 
 @command(
     ExportGGUFConfig,
-    arguments=("checkpoint", "output"),
+    arguments=("checkpoint", "output_file"),
     examples=("automodel export gguf runs/a model.gguf", "automodel export gguf runs/a small.gguf --type q8_0"),
 )
 def gguf(cfg: ExportGGUFConfig) -> None:

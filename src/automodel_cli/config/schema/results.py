@@ -210,7 +210,7 @@ class ExportGGUFConfig(Section):
 
     checkpoint: str
     """Checkpoint, run folder (its LATEST is used) or Hugging Face folder."""
-    output: str
+    output_file: str
     """File to create, such as model.gguf, and beside it model.Modelfile; they must not exist yet."""
     type: Literal["f32", "f16", "q8_0"] = "f16"
     """Numbers of the matrices: fp32, fp16, or 8 bits with a scale for 32; norms and biases are fp32."""
