@@ -87,6 +87,10 @@ def vocabulary_of(tokenizer: Tokenizer, rows: int) -> Vocabulary:
         )
     body = _tokenizer_json(tokenizer)
     notes = []
+    if unused := rows - tokenizer.vocab_size:
+        notes.append(
+            f"{unused:,} of the model's {rows:,} ids have no token in {tokenizer.name}: they are marked as unused"
+        )
     if (body.get("normalizer") or {}).get("type") == "NFC":
         notes.append("llama.cpp does not normalize text: what is not in Unicode's NFC becomes other tokens there")
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in body["model"]["merges"]]
