@@ -26,6 +26,7 @@ from automodel_cli.corpus.conversations.chat_format import chat_format_of
 from automodel_cli.corpus.conversations.chatml import TEMPLATE
 from automodel_cli.corpus.tokenizers.base import Tokenizer
 from automodel_cli.errors import DataError
+from automodel_cli.plain_text import without_controls
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _DIGITS = rf"\p{{N}} then {_GPT2}"
@@ -139,7 +140,9 @@ def _tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
         ),
     }
     if found := [what for what, is_so in unusual.items() if is_so]:
-        raise DataError(f"tokenizer {tokenizer.name!r} cannot go into a GGUF file: it has {found[0]}", _HINT)
+        raise DataError(
+            f"tokenizer {tokenizer.name!r} cannot go into a GGUF file: it has {without_controls(found[0])}", _HINT
+        )
     return body
 
 
@@ -159,7 +162,7 @@ def _split_name(tokenizer: Tokenizer, body: Mapping[str, Any]) -> str:
         return next(iter(names.values()))
     raise DataError(
         f"llama.cpp has no name for the way tokenizer {tokenizer.name!r} splits text"
-        + (": tokens that no merges make" if names else f": {split}" if split else ""),
+        + (": tokens that no merges make" if names else f": {without_controls(split[:200])}" if split else ""),
         _HINT,
     )
 
