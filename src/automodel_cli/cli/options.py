@@ -54,7 +54,7 @@ _VALUES = {
     "host": "ADDRESS", "api_key": "KEY", "allowed_hosts": "NAME", "load": "FILE", "system": "TEXT", "port": "PORT",
     "partition": "NAME", "account": "NAME", "job_name": "NAME", "batch_size": "auto|N",
 }  # fmt: skip
-_PLACES = {"source": "CKPT", "output": "FOLDER"}
+_PLACES = {"source": "CKPT", "output": "FOLDER", "output_file": "OUT.gguf"}
 """The same for values given by their place."""
 
 _KEY = re.compile(r"(?<![\w/.-])[a-z]+(?:_[a-z]+)+(?![\w/.])")  # no part of a path
