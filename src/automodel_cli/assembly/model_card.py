@@ -49,6 +49,7 @@ class Score:
     name: str  # of the token file or task
     metric: str
     value: float
+    file: str  # of results
 
 
 # ------------------------------------------------------------------------------------------------ the card
@@ -114,15 +115,20 @@ def _base_model(init_from: Any) -> str | None:
     return init_from if is_name and not Path(init_from.partition("/")[0]).exists() else None
 
 
+def _section(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = values.get(key)
+    return found if isinstance(found, Mapping) else {}
+
+
 def _family(facts: Mapping[str, Any]) -> str:
-    model = facts.get("model") or {}
-    named = (model.get("config") or {}).get("model_type") if model.get("family") == "hf" else model.get("family")
+    model = _section(facts, "model")
+    named = _section(model, "config").get("model_type") if model.get("family") == "hf" else model.get("family")
     return re.sub(r"[^A-Za-z0-9-]+", "-", str(named or "model"))[:60].strip("-") or "model"
 
 
 def _opening(manifest: Mapping[str, Any], step: Path) -> str:
     facts = manifest["facts"]
-    count = sum((facts.get("param_counts") or {}).values())
+    count = sum(_section(facts, "param_counts").values())
     size = f" with {human(count)} parameters" if count else ""
     seen = _tokens_seen(step)
     tokens = f" and {seen:,} tokens" if seen is not None else ""
@@ -131,7 +137,7 @@ def _opening(manifest: Mapping[str, Any], step: Path) -> str:
 
 def _usage(name: str, facts: Mapping[str, Any], *, chat: bool) -> str:
     what = '[{"role": "user", "content": "Hello!"}]' if chat else '"Once upon a time"'
-    dtype = (facts.get("precision") or {}).get("stored", "float32")
+    dtype = _section(facts, "precision").get("stored", "float32")
     exact = " --dtype float32" if dtype == "float32" else ""
     code = f'from transformers import pipeline\n\ngenerate = pipeline("text-generation", "{name}")\n'
     code += f'print(generate({what}, max_new_tokens=50)[0]["generated_text"])'
@@ -139,8 +145,8 @@ def _usage(name: str, facts: Mapping[str, Any], *, chat: bool) -> str:
 
 
 def _data(facts: Mapping[str, Any], config: Mapping[str, Any], step: Path) -> str:
-    data, tokenizer = facts.get("data") or {}, facts.get("tokenizer") or {}
-    plan = data.get("plan") if isinstance(data.get("plan"), Mapping) else {}
+    data, tokenizer = _section(facts, "data"), _section(facts, "tokenizer")
+    plan = _section(data, "plan")
     seen = _tokens_seen(step)
     rows = [
         ("data set", data.get("class")),
@@ -151,7 +157,7 @@ def _data(facts: Mapping[str, Any], config: Mapping[str, Any], step: Path) -> st
         ("fingerprint of the data", data.get("fingerprint")),
         ("tokenizer", tokenizer.get("name")),
         ("fingerprint of the tokenizer", tokenizer.get("fingerprint")),
-        ("vocabulary", (facts.get("model") or {}).get("vocab_size")),
+        ("vocabulary", _section(facts, "model").get("vocab_size")),
     ]
     return "## Data\n\n" + _listed(rows)
 
@@ -159,19 +165,18 @@ def _data(facts: Mapping[str, Any], config: Mapping[str, Any], step: Path) -> st
 def _training(manifest: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     facts, losses = manifest["facts"], manifest["metrics"]
     found = losses.get("val_loss")
-    val_losses = found if isinstance(found, Mapping) else {"validation": found}
-    rng = config.get("rng") if isinstance(config.get("rng"), Mapping) else {}
+    val_losses = found if isinstance(found, Mapping) else {"default": found}
     rows = [
         ("stage", facts.get("stage", "pretraining")),
         ("weights from", public(config["init_from"]) if config.get("init_from") else "random values"),
         ("updates", manifest["step"]),
-        ("sequences in an update", (facts.get("batch") or {}).get("global")),
+        ("sequences in an update", _section(facts, "batch").get("global")),
         ("loss of the last update", losses.get("loss")),
-        *((f"loss on {_one_line(name)}", loss) for name, loss in val_losses.items()),
-        ("optimizer", (facts.get("optimizer") or {}).get("class")),
-        ("precision", (facts.get("precision") or {}).get("compute")),
-        ("seed", rng.get("seed")),
-        ("versions", [f"{name} {version}" for name, version in (facts.get("versions") or {}).items()]),
+        *((f"validation loss, {_one_line(name)}", loss) for name, loss in val_losses.items()),
+        ("optimizer", _section(facts, "optimizer").get("class")),
+        ("precision", _section(facts, "precision").get("compute")),
+        ("seed", _section(config, "rng").get("seed")),
+        ("versions", [f"{name} {version}" for name, version in _section(facts, "versions").items()]),
     ]
     return "## Training\n\n" + _listed(rows)
 
@@ -179,8 +184,9 @@ def _training(manifest: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 def _scores(scores: Sequence[Score]) -> str:
     if not scores:
         return ""
-    cells = [f"| {_cell(score.name)} | {_cell(score.metric)} | {score.value:.4f} |" for score in scores]
-    return "\n".join(["## Scores\n", "| what | metric | value |", "|---|---|---:|", *cells])
+    rows = [f"{_cell(one.name)} | {_cell(one.metric)} | {one.value:.4f} | {_cell(one.file)}" for one in scores]
+    head = ["| what | metric | value | results of `automodel eval` |", "|---|---|---:|---|"]
+    return "\n".join(["## Scores\n", *head, *(f"| {row} |" for row in rows)])
 
 
 def _license(license: str | None) -> str:
@@ -203,33 +209,31 @@ def _configuration(config: Mapping[str, Any]) -> str:
 
 def scores_of(step: Path, manifest: Mapping[str, Any]) -> list[Score]:
     """What ``automodel eval`` found of these very weights, from the results files beside them."""
-    found = []
+    found: list[Score] = []
     for path in sorted(step.parent.glob(f"results_{step.name}_*.json")):
         try:
             results = read_model(path, Results)
         except AutomodelError:  # of another program, or damaged: no reason not to export
             continue
         if results.checkpoint.fingerprint == manifest["self"]:
-            found += list(_scores_in(results))
-    return list(dict.fromkeys(score for score in found if math.isfinite(score.value)))[:_MOST_SCORES]
+            numbers = _numbers_in(results)
+            found += [Score(name, metric, value, path.name) for name, metric, value in numbers if value is not None]
+    return found[:_MOST_SCORES]
 
 
-def _scores_in(results: Results) -> Iterator[Score]:
+def _numbers_in(results: Results) -> Iterator[tuple[str, str, float | None]]:
+    """What was scored, the metric, the number."""
     for one in results.sets:
-        name = public(Path(one.data).name)
-        if one.loss is not None:
-            yield Score(name, "loss", one.loss)
-        if one.bits_per_byte is not None:
-            yield Score(name, "bits per byte", one.bits_per_byte)
+        name = Path(one.data).name
+        yield name, "loss", one.loss
+        yield name, "bits per byte", one.bits_per_byte
     for name, mean in results.means.items():
-        if mean.score is not None:
-            yield Score(name, f"mean of {mean.tasks} tasks", mean.score)
+        yield name, f"mean of {mean.tasks} tasks", mean.score
     for name, task in results.tasks.items():
-        yield Score(name, f"accuracy, {task.shots} shots", task.accuracy)
-    for name, task_of_harness in results.harness.items():
-        for metric, found in task_of_harness.metrics.items():
-            if found.value is not None:
-                yield Score(name, metric, found.value)
+        yield name, f"accuracy, {task.shots} shots", task.accuracy
+    for name, of_harness in results.harness.items():
+        for metric, found in of_harness.metrics.items():
+            yield name, metric, found.value
 
 
 def _tokens_seen(step: Path) -> int | None:
@@ -256,7 +260,7 @@ def _texts(section: Any) -> Iterator[str]:
 def public(value: Any, key: str = "") -> Any:
     """A value of a configuration as it may be published: no secrets, no folders of absolute paths, nothing unset."""
     if isinstance(value, Mapping):
-        unset = () if "_target_" in value else (None, [], {})
+        unset: tuple[Any, ...] = () if "_target_" in value else (None, [], {})
         kept = {name: one for name, one in value.items() if key or name not in _NOT_OF_THE_MODEL}
         return {public(str(name)): public(one, str(name)) for name, one in kept.items() if one not in unset}
     if isinstance(value, list | tuple):
@@ -286,7 +290,7 @@ def _listed(rows: Sequence[tuple[str, Any]]) -> str:
 
 def _plain(name: str) -> str:
     """Our own words as they are; of a name that a user gave, letters and digits."""
-    return re.sub(r"[^\w .-]+", " ", name)
+    return re.sub(r"[^\w ,.-]+", " ", name)
 
 
 def _value(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face Hub on this machine: the requests that an upload makes, as huggingface_hub sends them.
+"""A stand-in for the Hugging Face Hub on this machine: the requests of an upload, as huggingface_hub sends them.
 
 Repositories are made, files arrive in a commit (small ones) or over the LFS protocol (weights), and branches are kept
 apart. A test can let any request fail.
@@ -17,6 +17,10 @@ from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+import pytest
+from huggingface_hub import constants
+from huggingface_hub.utils import _http
 
 TOKEN = "hf_TheTokenOfTheTests0123456789"
 ACCOUNT = "me"
@@ -165,7 +169,7 @@ def running() -> Iterator[Hub]:
             known = self.headers.get("Authorization") == f"Bearer {hub.token}"
             return None if known or request.startswith("PUT ") else 401
 
-        do_GET = do_POST = do_PUT = do_HEAD = handle_any  # noqa: N815
+        do_GET = do_POST = do_PUT = do_HEAD = handle_any
 
         def log_message(self, *_: object) -> None:
             """Says nothing."""
@@ -181,3 +185,15 @@ def running() -> Iterator[Hub]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextlib.contextmanager
+def instead_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """The stand-in with its token in the environment; files go over LFS, and nobody waits before a retry."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)
+    with running() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.address)
+        yield server

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import pytest
 from huggingface_hub import constants
+from tests.checkpoint.hf import hub_server
 from tests.checkpoint.hf.hub_server import TOKEN, Repository
 
 from automodel_cli.checkpoint.hf import hub as hf_hub
 from automodel_cli.checkpoint.hf.hub import Destination, HubError
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    with hub_server.instead_of_the_hub(monkeypatch) as server:
+        yield server
 
 
 @pytest.fixture
@@ -86,7 +93,7 @@ def test_somebody_elses_account_is_refused(hub, folder):
 
 def test_no_server_at_all(hub, folder, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(HubError, match="no answer from http://127.0.0.1:9 .*refused"):
+    with pytest.raises(HubError, match=r"no answer from http://127\.0\.0\.1:9 .*refused"):
         hf_hub.push(folder, Destination("me/gpt"), message="m")
 
 
