@@ -42,11 +42,14 @@ class Destination:
         branch = f", branch {self.revision}" if self.revision else ""
         return f"{constants.ENDPOINT}/{name} ({'private' if self.private else 'public'} if it is new{branch})"
 
+    @property
+    def options(self) -> list[str]:
+        """What says so on a command line, ours or huggingface_hub's."""
+        return (["--revision", self.revision] if self.revision else []) + (["--private"] if self.private else [])
+
     def by_hand(self, folder: Path) -> str:
         """The command that uploads ``folder`` there."""
-        words = ["hf", "upload", self.repo_id, folder, "."]
-        more = (["--revision", self.revision] if self.revision else []) + (["--private"] if self.private else [])
-        return command_line([*words, *more])
+        return command_line(["hf", "upload", self.repo_id, folder, ".", *self.options])
 
 
 def why_not_now() -> str | None:

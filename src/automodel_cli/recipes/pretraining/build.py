@@ -30,6 +30,7 @@ from automodel_cli.assembly.run_folder import (
 from automodel_cli.assembly.scoring.during_training import build_evaluation
 from automodel_cli.assembly.tokenizer import run_tokenizer
 from automodel_cli.assembly.training_length import plan_training_length
+from automodel_cli.assembly.uploads import check_upload
 from automodel_cli.checkpoint import layout, nested_runs
 from automodel_cli.checkpoint.all_ranks import all_ranks, on_rank_zero
 from automodel_cli.checkpoint.load_step import check_fits
@@ -173,6 +174,7 @@ def _plan(loaded: LoadedRun) -> RunPlan:
     scaler = training.build_scaler(fast_path, world.device)
     world_assembly.check_spread(cfg, model, world)
     check_run_folder(cfg, model, world, fresh=options.fresh)
+    check_upload(cfg, model)
     if loaded.checkpoint is None:
         initial_weights.check_weights(
             model, loaded.tokenizer, init_from=cfg.init_from, any_function=cfg.init_from_any_function
