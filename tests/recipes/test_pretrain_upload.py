@@ -95,7 +95,7 @@ def test_a_failed_upload_stops_nothing(tiny_training, hub, status):
 
 
 def test_a_disk_without_hard_links_and_a_card_that_cannot_be_made(tiny_training, hub, monkeypatch):
-    from automodel_cli.assembly import uploads as assembly
+    from automodel_cli.assembly.hub import uploads as assembly
     from automodel_cli.checkpoint.hf import uploads
 
     def no_links(*_):

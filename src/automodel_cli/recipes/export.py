@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from automodel_cli.assembly.model_card import CARD, model_card
+from automodel_cli.assembly.hub.model_card import CARD, model_card
 from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.hf import export as hf_export
 from automodel_cli.checkpoint.hf import format as hf_format

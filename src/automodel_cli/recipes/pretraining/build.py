@@ -14,6 +14,7 @@ from automodel_cli.assembly import initial_weights, training
 from automodel_cli.assembly import model as model_assembly
 from automodel_cli.assembly import world as world_assembly
 from automodel_cli.assembly.facts import Facts
+from automodel_cli.assembly.hub.uploads import check_upload
 from automodel_cli.assembly.logs import tracker_missing
 from automodel_cli.assembly.machine import batch_size
 from automodel_cli.assembly.machine import memory as memory_assembly
@@ -30,7 +31,6 @@ from automodel_cli.assembly.run_folder import (
 from automodel_cli.assembly.scoring.during_training import build_evaluation
 from automodel_cli.assembly.tokenizer import run_tokenizer
 from automodel_cli.assembly.training_length import plan_training_length
-from automodel_cli.assembly.uploads import check_upload
 from automodel_cli.checkpoint import layout, nested_runs
 from automodel_cli.checkpoint.all_ranks import all_ranks, on_rank_zero
 from automodel_cli.checkpoint.load_step import check_fits

@@ -11,9 +11,9 @@ from typing import Any
 
 from automodel_cli.assembly import data as data_assembly
 from automodel_cli.assembly import training
+from automodel_cli.assembly.hub.uploads import build_uploads
 from automodel_cli.assembly.logs import open_logs, open_profile
 from automodel_cli.assembly.run_folder import diverged, reason_not_to_save
-from automodel_cli.assembly.uploads import build_uploads
 from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.hf.uploads import Uploads
 from automodel_cli.config.load import to_yaml

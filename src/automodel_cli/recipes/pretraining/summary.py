@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from automodel_cli.assembly import data as data_assembly
-from automodel_cli.assembly import summary, uploads
+from automodel_cli.assembly import summary
 from automodel_cli.assembly import world as world_assembly
+from automodel_cli.assembly.hub import uploads
 from automodel_cli.assembly.machine import memory as memory_assembly
 from automodel_cli.assembly.machine.fast_path import FastPath
 from automodel_cli.assembly.reporter import Rows

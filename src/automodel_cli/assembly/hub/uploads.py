@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from automodel_cli.assembly.model_card import CARD, model_card
+from automodel_cli.assembly.hub.model_card import CARD, model_card
 from automodel_cli.assembly.reporter import Rows
 from automodel_cli.checkpoint.hf.export import has_format, why_not
 from automodel_cli.checkpoint.hf.hub import Destination, why_not_now

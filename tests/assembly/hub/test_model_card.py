@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard import metadata_load
 from markdown_it import MarkdownIt
 
-from automodel_cli.assembly.model_card import model_card, public
+from automodel_cli.assembly.hub.model_card import model_card, public
 from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.checkpointer import Checkpointer
 from automodel_cli.corpus.conversations.chatml import with_chatml
