@@ -258,6 +258,15 @@ def test_an_upload_that_fails_leaves_the_folder_and_says_how_to_go_on(tmp_path, 
     assert {"README.md", "config.json", "model.safetensors"} <= set(contents(tmp_path / "out"))
 
 
+def test_without_a_token_nothing_is_exported_in_vain(tmp_path, capsys, hub, monkeypatch):
+    save(tmp_path / "run", tiny("gpt2"))
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+    assert app.run(["export", "hf", str(tmp_path / "run"), str(tmp_path / "out"), "--push-to-hub", "me/gpt"]) == 1
+    assert "there is no token: run hf auth login, or set HF_TOKEN" in capsys.readouterr().err.replace("\n", " ")
+    assert not hub.requests and not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

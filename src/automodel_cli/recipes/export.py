@@ -36,7 +36,10 @@ def run(cfg: ExportConfig, *, progress: hf_export.Progress | None = None, say: S
     Raises:
         CheckpointError: there is no such checkpoint, it is damaged, its weights are no numbers, its model has no such
             format, or the folder exists.
+        HubError: it is to be uploaded, and there is no token for that.
     """
+    if cfg.push_to_hub is not None and (why := hub.why_not_now()) is not None:
+        raise hub.HubError(f"nothing can be uploaded to {cfg.push_to_hub}: {why}", "or leave out --push-to-hub")
     step = layout.checkpoint_at(cfg.checkpoint)
     if step is None:
         raise _not_a_checkpoint(Path(cfg.checkpoint))

@@ -117,6 +117,19 @@ def test_the_least_that_is_known_makes_a_card(tmp_path):
     assert metadata_load(tmp_path / "README.md")["tags"] == ["automodel", "pretraining"]
 
 
+def test_facts_of_odd_types_make_a_card_all_the_same(tmp_path):
+    facts = {
+        "model": {"family": "hf", "config": [1], "vocab_size": {"a": 1}},
+        "param_counts": {"a": "x", "b": None},
+        "data": {"class": [1], "plan": "x", "fingerprint": 3},
+        "versions": [1, {"a": 2}],
+        "optimizer": {"class": {"b": True}},
+    }
+    config = "rng: 5\ninit_from: {a: [1]}\ndataset: [x, {y: 2020-01-01}]\n3: {4: 5}\n? [a, b]\n: c\n"
+    card = model_card(step_folder(tmp_path / "run", facts=facts, config=config))
+    assert front_matter(card)["library_name"] == "transformers" and "# model\n" in card
+
+
 def test_a_model_that_is_talked_to(tmp_path):
     with_chatml(ByteTokenizer()).save(tmp_path / "tokenizer")
     card = model_card(step_folder(tmp_path / "run", tokenizer=tmp_path / "tokenizer"))

@@ -128,7 +128,7 @@ def _family(facts: Mapping[str, Any]) -> str:
 
 def _opening(manifest: Mapping[str, Any], step: Path) -> str:
     facts = manifest["facts"]
-    count = sum(_section(facts, "param_counts").values())
+    count = sum(number for number in _section(facts, "param_counts").values() if isinstance(number, int))
     size = f" with {human(count)} parameters" if count else ""
     seen = _tokens_seen(step)
     tokens = f" and {seen:,} tokens" if seen is not None else ""
@@ -155,7 +155,7 @@ def _data(facts: Mapping[str, Any], config: Mapping[str, Any], step: Path) -> st
         ("tokens seen", seen),
         ("sequence length", plan.get("seq_len")),
         ("fingerprint of the data", data.get("fingerprint")),
-        ("tokenizer", tokenizer.get("name")),
+        ("tokenizer", public(tokenizer.get("name"))),
         ("fingerprint of the tokenizer", tokenizer.get("fingerprint")),
         ("vocabulary", _section(facts, "model").get("vocab_size")),
     ]
@@ -297,7 +297,7 @@ def _value(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_code, value))
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return _code(str(value))
+        return _code(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
@@ -305,9 +305,9 @@ def _cell(text: str) -> str:
     return _code(text).replace("|", "\\|")
 
 
-def _code(text: str) -> str:
+def _code(value: object) -> str:
     """A code span: nothing in it means anything."""
-    text = _one_line(text) or " "
+    text = _one_line(str(value)) or " "
     ticks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     space = " " if text[0] == "`" or text[-1] == "`" else ""
     return f"{ticks}{space}{text}{space}{ticks}"

@@ -114,7 +114,7 @@ def _explained(error: BaseException, to: Destination, folder: Path) -> HubError:
     reason = without_controls(f"{type(error).__name__}: {first_line(_innermost(error))}")[:_LONGEST_REASON]
     if status is not None:
         return HubError(f"{where}: the Hub answered {status} ({reason})", f"look at the name and branch; {again}")
-    return HubError(f"{where}: no answer from {constants.ENDPOINT} ({reason})", f"look at the network; {again}")
+    return HubError(f"{where}: {constants.ENDPOINT} did not take it ({reason})", f"look at the network; {again}")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
