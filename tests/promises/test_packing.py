@@ -156,6 +156,7 @@ def test_data_that_ends_early_is_saved(tmp_path):
     assert last < 100
     assert any(f"the data ended after step {last} of 100" in line for line in one.said)
     assert (tmp_path / "run" / "LATEST").read_text().startswith(f"step_{last:08d}")
+    assert (tmp_path / "run" / f"step_{last:08d}" / "hf" / "config.json").is_file()
 
 
 # ---------------------------------------------------------------------------------- what is refused
