@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 
 import pytest
@@ -14,7 +13,7 @@ from automodel_cli.checkpoint.inspect.verify import verify
 from automodel_cli.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-FAST = {"compile": {"enabled": False}, "step_scheduler": {"ckpt_every_steps": 4, "val_every_steps": 4}}
+FAST = {"compile": {"enabled": False}, "step_scheduler": {"max_steps": 6, "ckpt_every_steps": 2, "val_every_steps": 2}}
 
 
 @pytest.fixture
@@ -33,14 +32,15 @@ def told(recipe, words):
 
 
 def test_the_last_checkpoint_goes_to_a_private_repository(tiny_training, hub, tmp_path):
+    (tiny_training.run / "step_00000001.hub").mkdir(parents=True)  # a killed run left it
     recipe, result = train(tiny_training, "me/tiny")
     assert result.exit_code == 0
     assert f"upload: the last checkpoint, to {hub.address}/me/tiny (private if it is new)" in recipe.said
     made = hub.repositories["me/tiny"]
-    assert made.private and made.messages == ["automodel: step_00000012"]
-    assert told(recipe, f"uploaded step_00000012 to {hub.address}/me/tiny")
+    assert made.private and made.messages == ["automodel: step_00000006"]
+    assert told(recipe, f"uploaded step_00000006 to {hub.address}/me/tiny")
     files = made.branches["main"]
-    copy = {path.name: path.read_bytes() for path in (tiny_training.run / "step_00000012" / "hf").iterdir()}
+    copy = {path.name: path.read_bytes() for path in (tiny_training.run / "step_00000006" / "hf").iterdir()}
     assert {name: files[name] for name in copy if name != hashes.HASHES} == {
         name: content for name, content in copy.items() if name != hashes.HASHES
     }
@@ -52,7 +52,7 @@ def test_the_last_checkpoint_goes_to_a_private_repository(tiny_training, hub, tm
     (target / ".gitattributes").unlink()
     checked = verify(target)
     assert checked["ok"] and not checked["not_covered"]
-    assert not list(tiny_training.run.glob("*.hub")) and verify(tiny_training.run / "step_00000012")["ok"]
+    assert not list(tiny_training.run.glob("*.hub")) and verify(tiny_training.run / "step_00000006")["ok"]
     stored = [path for path in tiny_training.run.rglob("*") if path.is_file()]
     assert not any(hub_server.TOKEN.encode() in path.read_bytes() for path in stored)
     assert not told(recipe, hub_server.TOKEN)
@@ -61,9 +61,9 @@ def test_the_last_checkpoint_goes_to_a_private_repository(tiny_training, hub, tm
 def test_each_best_one_whatever_retention_deletes(tiny_training, hub):
     recipe, _ = train(tiny_training, {"repo_id": "tiny", "every": "best", "private": False}, keep_last=1)
     messages = hub.repositories["me/tiny"].messages
-    assert messages[-1] == "automodel: step_00000012" and not hub.repositories["me/tiny"].private
+    assert messages[-1] == "automodel: step_00000006" and not hub.repositories["me/tiny"].private
     assert told(recipe, "each best checkpoint so far, to") and "<your account>/tiny" in "".join(recipe.said)
-    assert (tiny_training.run / "step_00000012" / "hf").is_dir()
+    assert (tiny_training.run / "step_00000006" / "hf").is_dir()
 
 
 def test_uploads_slower_than_saves_leave_some_out_but_never_the_newest(tiny_training, hub):
@@ -80,39 +80,34 @@ def test_uploads_slower_than_saves_leave_some_out_but_never_the_newest(tiny_trai
 
     object.__setattr__(recipe.run.reporter, "say", listening)
     assert recipe.run_train_validation_loop().exit_code == 0
-    assert hub.repositories["me/tiny"].messages == ["automodel: step_00000004", "automodel: step_00000012"]
-    assert told(recipe, "step_00000008 is not uploaded: uploads are slower than saves")
+    assert hub.repositories["me/tiny"].messages == ["automodel: step_00000002", "automodel: step_00000006"]
+    assert told(recipe, "step_00000004 is not uploaded: uploads are slower than saves")
 
 
-@pytest.mark.parametrize("status", [401, 403, 500, 0])
+@pytest.mark.parametrize("status", [403, 0])
 def test_a_failed_upload_stops_nothing(tiny_training, hub, status):
     hub.failing["/api/"] = status
     recipe, result = train(tiny_training, "me/tiny")
-    assert result.exit_code == 0 and result.step == 12
-    (line,) = told(recipe, "warning: step_00000012 was not uploaded to me/tiny: ")
-    assert f"automodel export hf {tiny_training.run}/step_00000012 OUT --push-to-hub me/tiny --private" in line
+    assert result.exit_code == 0 and result.step == 6
+    (line,) = told(recipe, "warning: step_00000006 was not uploaded to me/tiny: ")
+    assert f"automodel export hf {tiny_training.run}/step_00000006 OUT --push-to-hub me/tiny --private" in line
     assert "\n" not in line and hub_server.TOKEN not in line
 
 
-def test_a_disk_without_hard_links_and_a_card_that_cannot_be_made(tiny_training, hub, monkeypatch):
-    from automodel_cli.assembly.hub import uploads as assembly
-    from automodel_cli.checkpoint.hf import uploads
-
+def test_saves_in_the_background_and_a_disk_without_hard_links(tiny_training, hub, monkeypatch):
     def no_links(*_):
         raise OSError("not supported")
 
-    monkeypatch.setattr(uploads.os, "link", no_links)
-    train(tiny_training, "me/tiny")
-    assert "model.safetensors" in hub.repositories["me/tiny"].branches["main"]
-    monkeypatch.setattr(assembly, "model_card", lambda *_, **__: 1 / 0)
-    shutil.rmtree(tiny_training.run)
-    recipe, result = train(tiny_training, "me/other")
-    assert result.exit_code == 0 and told(recipe, "was not uploaded to me/other: ZeroDivisionError")
-
-
-def test_saves_in_the_background_are_uploaded_too(tiny_training, hub):
+    monkeypatch.setattr("automodel_cli.checkpoint.hf.uploads.os.link", no_links)
     train(tiny_training, {"repo_id": "me/tiny", "every": "all"}, is_async=True)
-    assert hub.repositories["me/tiny"].messages[-1] == "automodel: step_00000012"
+    made = hub.repositories["me/tiny"]
+    assert made.messages[-1] == "automodel: step_00000006" and "model.safetensors" in made.branches["main"]
+
+
+def test_a_card_that_cannot_be_made_stops_nothing(tiny_training, hub, monkeypatch):
+    monkeypatch.setattr("automodel_cli.assembly.hub.uploads.model_card", lambda *_, **__: 1 / 0)
+    recipe, result = train(tiny_training, "me/tiny")
+    assert result.exit_code == 0 and told(recipe, "was not uploaded to me/tiny: ZeroDivisionError")
 
 
 def test_a_run_that_is_told_to_stop_does_not_wait_for_the_network(tiny_training, hub):
@@ -123,20 +118,13 @@ def test_a_run_that_is_told_to_stop_does_not_wait_for_the_network(tiny_training,
 
     def listening(line):
         say(line)
-        if line.startswith("saved ") and "step_00000004" in line:
+        if line.startswith("saved ") and "step_00000002" in line:
             recipe.run.stop.heard(True)
 
     object.__setattr__(recipe.run.reporter, "say", listening)
     result = recipe.run_train_validation_loop()
     over.set()
     assert result.exit_code == 75 and told(recipe, "warning: the upload is not waited for")
-
-
-def test_what_a_killed_run_put_aside_goes(tiny_training, hub):
-    left = tiny_training.run / "step_00000001.hub"
-    left.mkdir(parents=True)
-    train(tiny_training, "me/tiny")
-    assert not left.exists()
 
 
 def test_no_token_is_said_before_the_run(tiny_training, hub, monkeypatch, tmp_path):
