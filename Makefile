@@ -12,7 +12,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 unexport PYTHONDONTWRITEBYTECODE
 
 NEEDS_GPU := benchmarks/gpu.py benchmarks/document_attention.py
-NEEDS_TEXT := benchmarks/muon_vs_adamw.py benchmarks/races.py benchmarks/stability.py
+NEEDS_TEXT := benchmarks/muon_vs_adamw.py benchmarks/races.py benchmarks/stability.py benchmarks/midtraining.py benchmarks/gguf_files.py
 
 # Of `make train` and `make run-scaling-law`; what is empty is as configs/depth.yaml says.
 NGPUS      ?= 1
@@ -119,7 +119,7 @@ torture: $(VENV)/.dev ## the full fault-injection counts, and all examples of pr
 	AUTOMODEL_TESTS=nightly $(BIN)/python -m pytest -m torture -s
 	AUTOMODEL_TESTS=nightly $(PYTEST) tests/config tests/corpus tests/data
 
-bench: $(VENV)/.dev ## every CPU benchmark that needs no text, ratios against reference loops (long)
+bench: $(VENV)/.dev ## every CPU benchmark that needs no text or checkpoint, ratios against reference loops (long)
 	for file in $(filter-out $(NEEDS_GPU) $(NEEDS_TEXT) benchmarks/reference_loops.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$file || exit 1; done
 
 bench-gpu: $(VENV)/.dev ## the same on one GPU, under ten minutes

@@ -124,9 +124,12 @@ COMMANDS: dict[str, Entry] = {
         "Serve a checkpoint: chat page and OpenAI-compatible API.", "commands.serve", "serve", _LOOK
     ),
     "export": Entry(
-        "Export a checkpoint as a folder that transformers loads: automodel export hf CKPT OUT.",
+        "Export a checkpoint for transformers or llama.cpp: automodel export hf CKPT OUT.",
         panel=_LOOK,
-        commands={"hf": Entry("A folder that transformers loads.", "commands.export", "hf")},
+        commands={
+            "hf": Entry("A folder that transformers loads.", "commands.export", "hf"),
+            "gguf": Entry("A file that llama.cpp and Ollama load.", "commands.export", "gguf"),
+        },
     ),
     "import": Entry(
         "Import a checkpoint of nanoGPT, litgpt or lingua for eval, generate and init_from.",

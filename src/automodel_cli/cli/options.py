@@ -55,7 +55,7 @@ _VALUES = {
     "partition": "NAME", "account": "NAME", "job_name": "NAME", "batch_size": "auto|N",
     "push_to_hub": "ACCOUNT/NAME", "revision": "BRANCH", "license": "NAME",
 }  # fmt: skip
-_PLACES = {"source": "CKPT", "output": "FOLDER"}
+_PLACES = {"source": "CKPT", "output": "FOLDER", "output_file": "OUT.gguf"}
 """The same for values given by their place."""
 
 _KEY = re.compile(r"(?<![\w/.-])[a-z]+(?:_[a-z]+)+(?![\w/.])")  # no part of a path

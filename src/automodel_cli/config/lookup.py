@@ -18,6 +18,7 @@ from automodel_cli.config.schema.pretrain import NAMED_VALIDATION_KEY, PretrainC
 from automodel_cli.config.schema.results import (
     EvaluateConfig,
     ExportConfig,
+    ExportGGUFConfig,
     GenerateConfig,
     ImportConfig,
     InspectConfig,
@@ -54,6 +55,7 @@ COMMANDS: tuple[tuple[str, type[Section]], ...] = (
     ("automodel chat", ChatConfig),
     ("automodel serve", ServeConfig),
     ("automodel export hf", ExportConfig),
+    ("automodel export gguf", ExportGGUFConfig),
     ("automodel import", ImportConfig),
 )
 """The other commands that read a file, and what they read."""

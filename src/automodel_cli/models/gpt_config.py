@@ -99,6 +99,16 @@ _NEEDED = {
     },
 }
 """``model_type`` -> the options with which its class in transformers computes the same function."""
+_GPT2 = {
+    "positions": "learned",
+    "norm": "layernorm",
+    "norm_gain": True,
+    "embedding_norm": False,
+    "qk_norm": False,
+    "activation": "gelu_tanh",
+    "softcap": 0.0,
+}
+"""The options with which the block is GPT-2's, as llama.cpp has it."""
 _TITLES = {"llama": "LlamaForCausalLM", "nanochat": "NanoChatForCausalLM"}
 _BUILDER = "build_gpt_model"
 
@@ -300,25 +310,27 @@ class GPTConfig(GroupedHeads, ModelConfig):
     @property
     def hf_kind(self) -> str | None:
         """``model_type`` of the class in transformers that computes the same function; None: there is none."""
-        return next((kind for kind in _NEEDED if not self._other_than(kind)), None)
+        return next((kind for kind in _NEEDED if not self.other_than(kind)), None)
 
-    def _other_than(self, kind: str) -> list[str]:
-        """What of a class in transformers is another function than this."""
-        needed = _NEEDED[kind]
+    def other_than(self, kind: str) -> list[str]:
+        """What this would have to be to compute the function of ``gpt2``, or of a class in transformers."""
+        needed = _GPT2 if kind == "gpt2" else _NEEDED[kind]
         other = [
             f"{name} {str(value).lower()}" for name, value in needed.items() if getattr(self, name) != value
         ]  # what it would have to be
         other += [f"no {name}" for name in ("value_embeddings", "residual_scalars") if getattr(self, name)]
         if any(self.windows):
             other.append("window_pattern L")
-        if kind == "nanochat" and self.head_width * self.num_attention_heads != self.hidden_size:
+        if kind == "gpt2" and self.kv_heads != self.num_attention_heads:
+            other.append(f"num_key_value_heads {self.num_attention_heads}")
+        if kind != "llama" and self.head_width * self.num_attention_heads != self.hidden_size:
             other.append("head_dim hidden_size / num_attention_heads")
         return other
 
     @property
     def why_no_hf_format(self) -> str:
         """What keeps this model from being a Hugging Face folder."""
-        classes = "; ".join(f"{_TITLES[kind]} needs {', '.join(self._other_than(kind))}" for kind in _NEEDED)
+        classes = "; ".join(f"{_TITLES[kind]} needs {', '.join(self.other_than(kind))}" for kind in _NEEDED)
         return f"no class of transformers computes what these options of {_BUILDER} make: {classes}"
 
     def hf_config(self) -> dict[str, Any] | None:

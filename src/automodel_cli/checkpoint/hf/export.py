@@ -169,6 +169,16 @@ def write_step(
     Raises:
         CheckpointError: the model has no such format.
     """
+    model, source = model_and_source(reader)
+    write(model, source, writer, place, tokenizer_folder, say=say)
+
+
+def model_and_source(reader: StepReader) -> tuple[CausalLM, Source]:
+    """The model of a step, on the meta device, and where its weights are.
+
+    Raises:
+        CheckpointError: it is user-defined, or the step lacks one of its tensors.
+    """
     config = reader.read_json("model/config.json") if "model/config.json" in reader.names() else {}
     code = reader.manifest["facts"].get("code")
     if code or not (config.get("family") == "hf" or family_named(config.get("family"))):
@@ -183,7 +193,7 @@ def write_step(
         raise CheckpointError(
             f"{reader.folder} holds no {min(missing)!r}", "its model/config.json describes another model"
         )
-    write(model, source, writer, place, tokenizer_folder, say=say)
+    return model, source
 
 
 def write(
@@ -211,7 +221,7 @@ def write(
     if config is not None:
         dtype = max((source.dtypes[name] for name in model.hf_tensors()), key=lambda one: one.itemsize)
         hf_config.write({**config, "dtype": torch_name(dtype)}, ids, writer, place, ends)
-        _write_entries(_own_entries(model, source), writer, place)
+        _write_entries(own_entries(model, source), writer, place)
     else:
         _write_transformers(model, source, writer, place)
         hf_config.amend(ids, writer, place, ends)
@@ -225,7 +235,7 @@ def write(
 
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
     """A tensor to be written: its type and shape, and how to get its values when their turn comes."""
 
     dtype: torch.dtype
@@ -237,22 +247,29 @@ class _Entry:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def _entry(source: Source, ours: str, shape: Sequence[int], there: HFTensor) -> _Entry:
+def _entry(source: Source, ours: str, shape: Sequence[int], there: HFTensor) -> Entry:
     """The weight that is called ``ours`` in its source."""
-    return _Entry(source.dtypes[ours], shape, lambda: there.values(source.read(ours)))
+    return Entry(source.dtypes[ours], shape, lambda: there.values(source.read(ours)))
 
 
-def _own_entries(model: CausalLM, source: Source) -> dict[str, _Entry]:
+def entries_of(model: CausalLM, source: Source) -> dict[str, Entry] | None:
+    """The tensors of such a folder by their names there; None where transformers has to put them into another form."""
+    return own_entries(model, source) if model.hf_config() is not None else transformers_entries(model, source)
+
+
+def own_entries(model: CausalLM, source: Source) -> dict[str, Entry]:
+    """Those of a family of ours."""
     own = model.state_dict()
     entries = {
         there.name: _entry(source, ours, there.shape(own[ours]), there) for ours, there in model.hf_tensors().items()
     }
     for name, zeros in model.hf_zeros().items():
-        entries[name] = _Entry(zeros.dtype, zeros.shape, partial(torch.zeros_like, zeros, device="cpu"))
+        entries[name] = Entry(zeros.dtype, zeros.shape, partial(torch.zeros_like, zeros, device="cpu"))
     return entries
 
 
-def _write_transformers(model: CausalLM, source: Source, writer: StepWriter, place: str) -> None:
+def transformers_entries(model: CausalLM, source: Source) -> dict[str, Entry] | None:
+    """Those of a transformers model, as in :func:`entries_of`."""
     from transformers.core_model_loading import revert_weight_conversion  # seconds, of no use to models of ours
     from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
@@ -265,15 +282,21 @@ def _write_transformers(model: CausalLM, source: Source, writer: StepWriter, pla
     state = remove_tied_weights_from_state_dict(state, model.hf)
     ours = {id(tensor): f"hf.{name}" for name, tensor in state.items()}
     converted = revert_weight_conversion(model.hf, dict(state))
-    folder = writer.folder / place
     if any(id(tensor) not in ours for tensor in converted.values()):
+        return None
+    return {name: _entry(source, ours[id(tensor)], tensor.shape, HFTensor(name)) for name, tensor in converted.items()}
+
+
+def _write_transformers(model: CausalLM, source: Source, writer: StepWriter, place: str) -> None:
+    from automodel_cli.models.hf import HFCausalLM
+
+    assert isinstance(model, HFCausalLM)
+    folder, entries = writer.folder / place, transformers_entries(model, source)
+    if entries is None:
         _fill(model, source)  # whole in memory: transformers puts the tensors into another form
         model.hf.save_pretrained(folder, max_shard_size=MAX_FILE_BYTES)
         writer.adopt(place)
         return
-    entries = {
-        name: _entry(source, ours[id(tensor)], tensor.shape, HFTensor(name)) for name, tensor in converted.items()
-    }
     dtype = next((entry.dtype for entry in entries.values() if entry.dtype.is_floating_point), torch.float32)
     model.hf.config.dtype = torch_name(dtype)
     model.hf.config.architectures = [type(model.hf).__name__]
@@ -292,7 +315,7 @@ def _fill(model: CausalLM, source: Source) -> None:
                 parameter.copy_(source.read(name))
 
 
-def _write_entries(entries: Mapping[str, _Entry], writer: StepWriter, place: str) -> None:
+def _write_entries(entries: Mapping[str, Entry], writer: StepWriter, place: str) -> None:
     """Write ``model.safetensors``, or several files with their index; one tensor in memory at a time."""
     parts = list(_split(entries, MAX_FILE_BYTES))
     names = ["model.safetensors"]
@@ -308,13 +331,13 @@ def _write_entries(entries: Mapping[str, _Entry], writer: StepWriter, place: str
         writer.write_json(place + INDEX, {"metadata": {"total_size": total}, "weight_map": places})
 
 
-def _values(part: Mapping[str, _Entry], name: str) -> torch.Tensor:
+def _values(part: Mapping[str, Entry], name: str) -> torch.Tensor:
     return part[name].values()
 
 
-def _split(entries: Mapping[str, _Entry], limit: int) -> Iterator[dict[str, _Entry]]:
+def _split(entries: Mapping[str, Entry], limit: int) -> Iterator[dict[str, Entry]]:
     """Cut into files of at most ``limit`` bytes, in order; a larger tensor has a file of its own."""
-    part: dict[str, _Entry] = {}
+    part: dict[str, Entry] = {}
     for name, entry in entries.items():
         if part and sum(other.num_bytes for other in part.values()) + entry.num_bytes > limit:
             yield part

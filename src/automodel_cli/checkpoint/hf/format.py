@@ -170,6 +170,19 @@ def load_model(folder: Path | str) -> CausalLM:
         CheckpointError: it cannot be read, or its model type is not known to transformers.
     """
     folder = Path(folder)
+    model, _ = on_meta(folder)
+    with _named(folder):
+        model.to_empty(device="cpu")
+        _fill(model, folder)
+        return model
+
+
+def on_meta(folder: Path) -> tuple[CausalLM, hf_bounds.Shapes]:
+    """The model of a Hugging Face folder on the meta device, and the shapes of the tensors there.
+
+    Raises:
+        CheckpointError: it cannot be read, or its model type is not known to transformers.
+    """
     config, shapes = check_folder(folder)
     family = family_reading(config["model_type"])
     with _named(folder):
@@ -181,9 +194,7 @@ def load_model(folder: Path | str) -> CausalLM:
 
             model = pretrained_on_meta(str(folder))
         hf_bounds.check_total(model, shapes, folder)
-        model.to_empty(device="cpu")
-        _fill(model, folder)
-        return model
+    return model, shapes
 
 
 def _own_arguments(family: Family, config: Mapping[str, Any]) -> dict[str, Any] | None:

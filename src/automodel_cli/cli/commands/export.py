@@ -1,10 +1,10 @@
-"""``automodel export hf CKPT OUT``: a checkpoint as a folder that transformers loads."""
+"""``automodel export hf CKPT OUT`` and ``export gguf CKPT OUT.gguf``: for transformers, or for llama.cpp."""
 
 from __future__ import annotations
 
 from automodel_cli.cli import console, worker
 from automodel_cli.cli.options import command
-from automodel_cli.config.schema.results import ExportConfig
+from automodel_cli.config.schema.results import ExportConfig, ExportGGUFConfig
 from automodel_cli.text import binary_size
 
 
@@ -26,3 +26,19 @@ def hf(cfg: ExportConfig) -> None:
     console.say(f"{result.folder}: {binary_size(result.num_bytes)} from {result.checkpoint}")
     if (address := recipe.push(cfg, result, say=console.say)) is not None:
         console.say(f"uploaded to {address}")
+
+
+@command(
+    ExportGGUFConfig,
+    arguments=("checkpoint", "output_file"),
+    examples=("automodel export gguf runs/a model.gguf", "automodel export gguf runs/a small.gguf --type q8_0"),
+)
+def gguf(cfg: ExportGGUFConfig) -> None:
+    """Write weights and tokenizer into one file for llama.cpp and Ollama; one tensor in memory at a time."""
+    worker.starting("export gguf: loading PyTorch ...", needs=cfg.checkpoint)
+    from automodel_cli.recipes import export_gguf as recipe
+
+    with console.Progress("writing", shows_numbers=False) as progress:
+        result = recipe.run(cfg, progress=progress, say=console.say)
+    console.say(f"{result.file}: {binary_size(result.num_bytes)} from {result.source}, for llama.cpp ({result.model})")
+    console.say(f"{result.modelfile}: ollama create NAME -f {result.modelfile.name}")

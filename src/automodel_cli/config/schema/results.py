@@ -221,6 +221,19 @@ class ExportConfig(Section):
         return self
 
 
+class ExportGGUFConfig(Section):
+    """Settings of `automodel export gguf`."""
+
+    checkpoint: str
+    """Checkpoint, run folder (its LATEST is used) or Hugging Face folder."""
+    output_file: str
+    """File to create, such as model.gguf, and beside it model.Modelfile; they must not exist yet."""
+    type: Literal["f32", "f16", "q8_0"] = "f16"
+    """Numbers of the matrices: fp32, fp16, or 8 bits with a scale for 32; norms and biases are fp32."""
+    tokenizer: str | None = None
+    """Tokenizer to put into the file: a name or folder; null: the model's own."""
+
+
 class ImportConfig(Section):
     """Settings of `automodel import`: a checkpoint of another trainer, to be made a Hugging Face folder."""
 
