@@ -152,6 +152,13 @@ def test_what_names_no_place_is_refused(tiny_training, settings, words):
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize("settings", ["me/${HF_TOKEN}", {"repo_id": "me/x", "revision": "${HF_TOKEN}"}])
+def test_no_secret_becomes_a_name_that_others_see(tiny_training, hub, settings):
+    with pytest.raises(ConfigError, match=r"push_to_hub.*takes no environment variables") as caught:
+        tiny_training.recipe(checkpoint={"push_to_hub": settings})
+    assert hub_server.TOKEN not in str(caught.value)
+
+
 def test_no_checkpoints_nothing_to_upload(tiny_training):
     with pytest.raises(ConfigError, match="enabled: false makes none"):
         tiny_training.recipe(checkpoint={"push_to_hub": "me/x", "enabled": False})
