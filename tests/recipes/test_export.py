@@ -267,6 +267,15 @@ def test_without_a_token_nothing_is_exported_in_vain(tmp_path, capsys, hub, monk
     assert not hub.requests and not (tmp_path / "out").exists()
 
 
+def test_no_secret_becomes_a_name_that_others_see(tmp_path, capsys, hub):
+    (tmp_path / "export.yaml").write_text("push_to_hub: me/${HF_TOKEN}\n")
+    where = ["export", "hf", str(tmp_path / "run"), str(tmp_path / "out"), "-c", str(tmp_path / "export.yaml")]
+    save(tmp_path / "run", tiny("gpt2"))
+    assert app.run(where) == 2
+    told = capsys.readouterr().err
+    assert "takes no environment variables" in told and hub_server.TOKEN not in told and not hub.requests
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
