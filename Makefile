@@ -102,8 +102,8 @@ test-unit: $(VENV)/.dev ## the part of it that mirrors src
 promises: $(VENV)/.dev ## the other part: resume, parity, crash, memory
 	$(PYTEST) tests/promises
 
-conformance: $(VENV)/.dev ## compare with megatron-core 0.16.1, and with 0.19.2 where there is a Python 3.12
-	AUTOMODEL_TESTS=nightly $(BIN)/python -m pytest tests/data/test_megatron_conformance.py
+conformance: $(VENV)/.dev ## compare with llama.cpp, with megatron-core 0.16.1, and with 0.19.2 where there is a Python 3.12
+	AUTOMODEL_TESTS=nightly $(BIN)/python -m pytest tests/data/test_megatron_conformance.py tests/checkpoint/gguf
 	@if $(PYTHON312) -c pass 2>/dev/null; then $(MAKE) conformance-newest; \
 	else echo "not compared with megatron-core 0.19.2: it needs Python 3.12; try: make conformance PYTHON312=/path/to/python3.12"; fi
 

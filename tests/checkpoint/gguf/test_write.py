@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 import tracemalloc
 
 import gguf
@@ -11,6 +13,8 @@ import torch
 from tests.checkpoint.gguf import exported
 
 from automodel_cli.checkpoint.gguf import write
+from automodel_cli.checkpoint.gguf.architecture import layout_of
+from automodel_cli.checkpoint.gguf.form import Form
 from automodel_cli.checkpoint.hf import export as hf_export
 from automodel_cli.corpus.conversations.chatml import with_chatml
 from automodel_cli.errors import AutomodelError, CheckpointError, ConfigError
@@ -143,6 +147,40 @@ def test_what_llama_cpp_does_not_compute_is_refused_with_the_options_in_the_way(
     model.init_weights(0)
     with pytest.raises(CheckpointError, match=said):
         exported.export(model, tmp_path)
+
+
+SIZES = {**exported.LLAMA, "rms_norm_eps": 1e-6}
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({**SIZES, "model_type": "mistral", "sliding_window": 16}, "a window of 16 tokens"),
+        ({**SIZES, "model_type": "llama", "hidden_act": "gelu"}, "activation gelu"),
+        ({**SIZES, "model_type": "llama", "rope_scaling": {"rope_type": "yarn"}}, "rotary positions of the kind yarn"),
+        ({**SIZES, "model_type": "qwen3", "rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        ({"model_type": "gpt2", "scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
+        ({"model_type": "mamba"}, "models of type mamba are not exported"),
+    ],
+)
+def test_a_configuration_that_llama_cpp_does_not_know_is_refused(config, said):
+    with pytest.raises(CheckpointError, match=said):
+        layout_of(Form(config, {}))
+
+
+def test_a_tensor_without_a_place_in_the_file_is_refused():
+    entry = hf_export.Entry(torch.float32, (2, 2), lambda: torch.zeros(2, 2))
+    with pytest.raises(CheckpointError, match=r"no tensor for model\.layers\.0\.mix\.weight"):
+        layout_of(Form({**SIZES, "model_type": "llama"}, {"model.layers.0.mix.weight": entry}))
+
+
+def test_what_is_missing_is_named_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    for name in [name for name in sys.modules if name.startswith("automodel_cli.checkpoint.gguf")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ConfigError, match="the package gguf is not installed") as found:
+        importlib.reload(exported.export_gguf)
+    assert "automodel-cli[gguf]" in found.value.hint
 
 
 @pytest.mark.parametrize("file", [None, "config.json"])
