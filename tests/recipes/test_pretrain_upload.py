@@ -124,6 +124,9 @@ def test_a_run_that_is_told_to_stop_does_not_wait_for_the_network(tiny_training,
     object.__setattr__(recipe.run.reporter, "say", listening)
     result = recipe.run_train_validation_loop()
     over.set()
+    for thread in threading.enumerate():  # it would go on into the next test
+        if thread.name == "upload":
+            thread.join(60)
     assert result.exit_code == 75 and told(recipe, "warning: the upload is not waited for")
 
 
