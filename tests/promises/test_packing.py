@@ -150,12 +150,13 @@ def test_two_ranks_resume_exactly_and_are_one_run():
 def test_data_that_ends_early_is_saved(tmp_path):
     """Epochs of an iterable data set cannot be counted: its end is the run's."""
     scheduler = {"max_steps": 100, "num_epochs": 1, "ckpt_every_steps": "final"}
-    one = recipe(configuration(tmp_path, "Stateful", step_scheduler=scheduler))
+    one = recipe(configuration(tmp_path, "Stateful", step_scheduler=scheduler), "checkpoint.save_consolidated=final")
     losses, _ = trained(one)
     last = max(losses)
     assert last < 100
     assert any(f"the data ended after step {last} of 100" in line for line in one.said)
     assert (tmp_path / "run" / "LATEST").read_text().startswith(f"step_{last:08d}")
+    assert (tmp_path / "run" / f"step_{last:08d}" / "hf" / "config.json").is_file()
 
 
 # ---------------------------------------------------------------------------------- what is refused

@@ -10,6 +10,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 from tests.checkpoint import many_ranks
+from tests.checkpoint.hf import hub_server
 from tests.checkpoint.steps import save_tensors
 
 from automodel_cli.batch import Batch
@@ -223,3 +224,69 @@ def test_links_and_files_of_others_in_a_tokenizer_go_nowhere(tmp_path):
         (step / "tokenizer" / name).write_bytes((folder / name).read_bytes())
     hf_export.export(step, tmp_path / "out")
     assert "notes" not in contents(tmp_path / "out")
+
+
+# --------------------------------------------------------------------------------------------- the Hub
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    with hub_server.instead_of_the_hub(monkeypatch) as server:
+        yield server
+
+
+def test_an_export_goes_to_the_hub_with_its_card(tmp_path, capsys, hub):
+    save(tmp_path / "run", tiny("gpt2"))
+    where = ["export", "hf", str(tmp_path / "run"), str(tmp_path / "out")]
+    assert app.run([*where, "--push-to-hub", "me/gpt", "--private", "--license", "apache-2.0"]) == 0
+    made = hub.repositories["me/gpt"]
+    uploaded = made.branches["main"]
+    assert uploaded == {".gitattributes": b"", **contents(tmp_path / "out")} and made.private
+    assert b"license: apache-2.0" in uploaded["README.md"] and b"# me/gpt" in uploaded["README.md"]
+    assert made.messages == ["automodel: step_00000003"]
+    shown = capsys.readouterr().out.replace("\n", "")
+    assert f"{hub.address}/me/gpt (private if it is new)" in shown and f"uploaded to {hub.address}/me/gpt" in shown
+    assert hub_server.TOKEN not in shown and not any(hub_server.TOKEN.encode() in one for one in uploaded.values())
+
+
+def test_an_upload_that_fails_leaves_the_folder_and_says_how_to_go_on(tmp_path, capsys, hub):
+    save(tmp_path / "run", tiny("gpt2"))
+    where = ["export", "hf", str(tmp_path / "run"), str(tmp_path / "out")]
+    assert app.run([*where, "--push-to-hub", "them/gpt"]) == 1
+    told = capsys.readouterr().err
+    assert "may not write there (403)" in told and f"hf upload them/gpt {tmp_path / 'out'} ." in told.replace("\n", "")
+    assert {"README.md", "config.json", "model.safetensors"} <= set(contents(tmp_path / "out"))
+
+
+def test_without_a_token_nothing_is_exported_in_vain(tmp_path, capsys, hub, monkeypatch):
+    save(tmp_path / "run", tiny("gpt2"))
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+    assert app.run(["export", "hf", str(tmp_path / "run"), str(tmp_path / "out"), "--push-to-hub", "me/gpt"]) == 1
+    assert "there is no token: run hf auth login, or set HF_TOKEN" in capsys.readouterr().err.replace("\n", " ")
+    assert not hub.requests and not (tmp_path / "out").exists()
+
+
+def test_no_secret_becomes_a_name_that_others_see(tmp_path, capsys, hub):
+    (tmp_path / "export.yaml").write_text("push_to_hub: me/${HF_TOKEN}\n")
+    where = ["export", "hf", str(tmp_path / "run"), str(tmp_path / "out"), "-c", str(tmp_path / "export.yaml")]
+    save(tmp_path / "run", tiny("gpt2"))
+    assert app.run(where) == 2
+    told = capsys.readouterr().err
+    assert "takes no environment variables" in told and hub_server.TOKEN not in told and not hub.requests
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--push-to-hub", "../../etc"],
+        ["--push-to-hub", "a/b/c"],
+        ["--push-to-hub", "me/gpt", "--revision", "../x"],
+        ["--push-to-hub", "me/gpt", "--license", "mit\nbase_model: evil/x"],
+        ["--private"],
+        ["--revision", "v1"],
+    ],
+)
+def test_what_names_no_place_is_refused_before_anything_is_made(tmp_path, hub, wrong):
+    assert app.run(["export", "hf", str(tmp_path / "run"), str(tmp_path / "out"), *wrong]) == 2
+    assert not hub.requests and not (tmp_path / "out").exists()

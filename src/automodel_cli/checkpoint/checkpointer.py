@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -71,6 +71,7 @@ class Checkpointer:
         consolidate: bool = False,
         proven: bool = False,
         remark: str = "",
+        then: Callable[[Path], object] | None = None,
     ) -> Path:
         """Write everything under ``step_XXXXXXXX`` and let LATEST (and BEST) name it; all ranks call this.
 
@@ -78,7 +79,7 @@ class Checkpointer:
         transformers loads; a model that has no such format is saved without, and says so. With ``is_async``
         this returns when the values are copied (and the save before this one is done); see :meth:`wait`. The line
         that then says it is saved ends with ``remark``. ``proven``: these weights have given a finite loss already,
-        on a validation set.
+        on a validation set. ``then`` is called with the finished step, on rank 0.
 
         Raises:
             CheckpointError: the disk is full or broken, or another rank failed; earlier steps are untouched. Of a
@@ -106,6 +107,7 @@ class Checkpointer:
             consolidate=consolidate and self._has_hf_format(model),
             needed=self.retention.saving(target, proven=proven),
             model=model if self.world.size == 1 and not self.is_async else None,
+            then=then,
         )
         if not self.is_async:
             self._write(save)
@@ -164,6 +166,8 @@ class Checkpointer:
 
     def _published(self, save: StepSave) -> None:
         self._point_best(save.target.name, save.is_best)
+        if save.then is not None:
+            save.then(save.target)
         self.retention.protected.discard(save.manifest["step"])
         self.retention.apply(save.needed)
 

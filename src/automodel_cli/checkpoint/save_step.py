@@ -36,6 +36,7 @@ class StepSave:
         texts: by name, what rank 0 writes beside the tensors: text, or JSON.
         needed: the step that must outlive this one until it is proven.
         model: whole and unchanging until the save is done; without it hf/ is made from the files.
+        then: called with the finished step on rank 0, before any step is deleted.
     """
 
     target: Path
@@ -47,6 +48,7 @@ class StepSave:
     consolidate: bool = False
     needed: int | None = None
     model: torch.nn.Module | None = None
+    then: Callable[[Path], object] | None = None
 
 
 def write_step(

@@ -53,6 +53,7 @@ _VALUES = {
     "base": "FILE", "gpu": "NAME", "a": "A.yaml", "b": "B.yaml", "predict": "PARAMS:TOKENS",
     "host": "ADDRESS", "api_key": "KEY", "allowed_hosts": "NAME", "load": "FILE", "system": "TEXT", "port": "PORT",
     "partition": "NAME", "account": "NAME", "job_name": "NAME", "batch_size": "auto|N",
+    "push_to_hub": "ACCOUNT/NAME", "revision": "BRANCH", "license": "NAME",
 }  # fmt: skip
 _PLACES = {"source": "CKPT", "output": "FOLDER", "output_file": "OUT.gguf"}
 """The same for values given by their place."""

@@ -72,6 +72,7 @@ def load_config(
             override, found = _flag(model, key, value)
             apply_override(root, override)
             problems += [Problem(COMMAND_LINE, key, problem.text) for problem in found]
+    problems += _variables_in_uploads(root)
     derived: dict[str, Any] = {}
     if model is PretrainConfig:
         derived, found = depth.fill_in(root)
@@ -86,6 +87,14 @@ def load_config(
     config._placeholders.update(placeholders(root))
     config._derived.update(derived)
     return config
+
+
+def _variables_in_uploads(root: LocatedDict) -> list[Problem]:
+    """Where an upload goes is read in the file; made of variables, the name of a repository could tell a secret."""
+    places = {("checkpoint", "push_to_hub"), *([("push_to_hub",), ("revision",)] if "push_to_hub" in root else [])}
+    found = [path for path in placeholders(root) if path[:1] in places or path[:2] in places]
+    text = "takes no environment variables: write the name out"
+    return [Problem(yaml_tree.place_of(root, path), ".".join(map(str, path)), text) for path in found]
 
 
 def _trust_in(root: LocatedDict, model: type[Section]) -> list[Problem]:

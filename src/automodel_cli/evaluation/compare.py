@@ -34,6 +34,7 @@ class _Checkpoint(FileModel):
 class _Set(FileModel):
     data: str
     loss: _Number
+    bits_per_byte: _Number = None
 
 
 class _Task(FileModel):

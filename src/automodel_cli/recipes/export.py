@@ -1,4 +1,4 @@
-"""``automodel export hf``: a checkpoint as a folder that transformers loads.
+"""``automodel export hf``: a checkpoint as a folder that transformers loads, and on to the Hub where that is wanted.
 
 One process on one machine, without a device: shards are read and written one tensor at a time.
 """
@@ -8,9 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from automodel_cli.assembly.hub.model_card import CARD, model_card
 from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.hf import export as hf_export
 from automodel_cli.checkpoint.hf import format as hf_format
+from automodel_cli.checkpoint.hf import hub
 from automodel_cli.checkpoint.imports import trainers as imports
 from automodel_cli.checkpoint.inspect import verify
 from automodel_cli.checkpoint.inspect.describe import folder_bytes
@@ -34,13 +36,30 @@ def run(cfg: ExportConfig, *, progress: hf_export.Progress | None = None, say: S
     Raises:
         CheckpointError: there is no such checkpoint, it is damaged, its weights are no numbers, its model has no such
             format, or the folder exists.
+        HubError: it is to be uploaded, and there is no token for that.
     """
+    if cfg.push_to_hub is not None and (why := hub.why_not_now()) is not None:
+        raise hub.HubError(f"nothing can be uploaded to {cfg.push_to_hub}: {why}", "or leave out --push-to-hub")
     step = layout.checkpoint_at(cfg.checkpoint)
     if step is None:
         raise _not_a_checkpoint(Path(cfg.checkpoint))
     verify.refuse_nonfinite(step)
-    folder = hf_export.export(step, Path(cfg.output), progress=progress, say=say)
+    card = model_card(step, repo_id=cfg.push_to_hub, license=cfg.license)
+    folder = hf_export.export(step, Path(cfg.output), more={CARD: card}, progress=progress, say=say)
     return ExportResult(step, folder, folder_bytes(folder))
+
+
+def push(cfg: ExportConfig, result: ExportResult, *, say: Say) -> str | None:
+    """Upload what :func:`run` wrote where the settings name a repository; its address.
+
+    Raises:
+        HubError: it did not get there; the folder stays.
+    """
+    if cfg.push_to_hub is None:
+        return None
+    to = hub.Destination(cfg.push_to_hub, cfg.private, cfg.revision)
+    say(f"uploading {result.folder} to {to.describe()}")
+    return hub.push(result.folder, to, message=f"automodel: {result.checkpoint.name}")
 
 
 def _not_a_checkpoint(path: Path) -> CheckpointError:

@@ -83,6 +83,7 @@ def test_the_command_is_one_that_a_user_could_type(base):
         ({"depths": [2, 2]}, "twice"),
         ({"depths": [2], "set": {"validation_dataset": None}}, "no validation_dataset"),
         ({"depths": [2], "set": {"checkpoint.enabled": False}}, "checkpoint.enabled"),
+        ({"depths": [2], "set": {"checkpoint.push_to_hub": "me/x"}}, "same repository"),
         ({"depths": [2], "set": {"step_scheduler.val_every_steps": None}}, "val_every_steps"),
     ],
 )

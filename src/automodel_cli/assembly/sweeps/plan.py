@@ -171,6 +171,8 @@ def _refuse_incomparable(cfg: PretrainConfig) -> None:
         raise ConfigError("step_scheduler.val_every_steps is null: no run would be scored", "set it to final")
     if not cfg.checkpoint.enabled:
         raise ConfigError("checkpoint.enabled is false: a run would leave nothing to compare", "leave it out")
+    if cfg.checkpoint.push_to_hub is not None:
+        raise ConfigError("checkpoint.push_to_hub: every run would go to the same repository", "export the best run")
 
 
 def _label(point: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
     config.json, generation_config.json
     model.safetensors                  or model-00001-of-0000N.safetensors with model.safetensors.index.json
     tokenizer.json, tokenizer_config.json, automodel_tokenizer.json, ...
+    README.md                          a model card, where the caller brings one
     automodel_files.json               hashes of all these
 
 The model gives names and shapes, on the meta device unless it is in memory anyway; each tensor is then read from its
@@ -62,10 +63,17 @@ def why_not(model: torch.nn.Module) -> str:
 # ------------------------------------------------------------------------------------------ whole folders
 
 
-def export(checkpoint: Path, folder: Path, *, progress: Progress | None = None, say: layout.Say | None = None) -> Path:
+def export(
+    checkpoint: Path,
+    folder: Path,
+    *,
+    more: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+    say: layout.Say | None = None,
+) -> Path:
     """Write the model of a step as a folder that transformers loads; it appears when it is whole.
 
-    Every file that is used is compared with its hash first.
+    Every file that is used is compared with its hash first. ``more``: further files, by name.
 
     Raises:
         CheckpointError: the folder exists, the checkpoint is damaged, or its model has no such format.
@@ -78,6 +86,8 @@ def export(checkpoint: Path, folder: Path, *, progress: Progress | None = None, 
         reader.check(name)
     tokenizer = checkpoint / "tokenizer"
     with new_folder(folder) as writer:
+        for name, text in (more or {}).items():
+            writer.write_text(name, text)
         write_step(reader, writer, "", tokenizer if tokenizer.is_dir() else None, say=say)
     return folder
 

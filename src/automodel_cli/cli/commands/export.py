@@ -11,7 +11,10 @@ from automodel_cli.text import binary_size
 @command(
     ExportConfig,
     arguments=("checkpoint", "output"),
-    examples=("automodel export hf runs/a exported", "automodel export hf runs/a/step_00001000 exported"),
+    examples=(
+        "automodel export hf runs/a exported",
+        "automodel export hf runs/a/step_00001000 exported --push-to-hub me/gpt --private",
+    ),
 )
 def hf(cfg: ExportConfig) -> None:
     """Write config, tokenizer and safetensors that transformers loads; a few tensors in memory at a time."""
@@ -21,6 +24,8 @@ def hf(cfg: ExportConfig) -> None:
     with console.Progress("checking", unit="files") as progress:
         result = recipe.run(cfg, progress=progress, say=console.say)
     console.say(f"{result.folder}: {binary_size(result.num_bytes)} from {result.checkpoint}")
+    if (address := recipe.push(cfg, result, say=console.say)) is not None:
+        console.say(f"uploaded to {address}")
 
 
 @command(

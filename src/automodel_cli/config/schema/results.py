@@ -19,6 +19,7 @@ from automodel_cli.config.schema.base import (
     Words,
     ignored,
 )
+from automodel_cli.config.schema.run_sections import Branch, HubName, License
 from automodel_cli.config.schema.training_sections import DEFAULT_SEED
 
 
@@ -203,6 +204,21 @@ class ExportConfig(Section):
     """Checkpoint or run folder (its LATEST is used), written by any number of processes."""
     output: str
     """Folder to create; it must not exist yet."""
+    push_to_hub: HubName | None = None
+    """Repository of the Hugging Face Hub to upload the folder to, ACCOUNT/NAME; it is made if it is not there; null: no
+    upload. The token comes from HF_TOKEN or `hf auth login`."""
+    private: bool = False
+    """Make the repository private if it is new; one that is there and public is then refused."""
+    revision: Branch | None = None
+    """Branch to upload to, which is made if it is not there; null: main."""
+    license: License | None = None
+    """License to name in the model card, such as apache-2.0; null: none is named."""
+
+    @model_validator(mode="after")
+    def _uploads_if_it_says_how(self) -> ExportConfig:
+        if self.push_to_hub is None and (self.private or self.revision is not None):
+            raise ValueError("`private` and `revision` are about an upload: give `push_to_hub` too")
+        return self
 
 
 class ExportGGUFConfig(Section):

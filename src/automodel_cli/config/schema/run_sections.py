@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, field_validator
+from pydantic import AfterValidator, AliasChoices, Field, field_validator, model_validator
 
 from automodel_cli.config.schema.base import (
     BatchSize,
@@ -14,10 +15,27 @@ from automodel_cli.config.schema.base import (
     Positive,
     Precision,
     Section,
+    TypeName,
     Whole,
     Words,
     ignored,
 )
+
+_HUB_NAME = re.compile(r"(\w([\w.-]*\w)?/)?\w([\w.-]{0,94}\w)?", re.ASCII)
+
+
+def _checked_hub_name(value: str) -> str:
+    if not _HUB_NAME.fullmatch(value) or "--" in value or ".." in value or value.endswith(".git"):
+        raise ValueError(f"expected NAME or ACCOUNT/NAME of letters, digits and single . - _, found {value[:120]!r}")
+    return value
+
+
+HubName = Annotated[str, AfterValidator(_checked_hub_name), TypeName("ACCOUNT/NAME or NAME")]
+"""A repository of the Hugging Face Hub."""
+Branch = Annotated[str, Field(pattern=r"^\w[\w.-]{0,127}$"), TypeName("a branch of letters, digits and . - _")]
+License = Annotated[
+    str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]{0,63}$"), TypeName("an identifier of the Hub, such as apache-2.0")
+]
 
 
 class DistEnvConfig(Section):
@@ -151,6 +169,22 @@ class DistributedConfig(Section):
         return notes
 
 
+class PushToHubConfig(Section):
+    """Upload of checkpoints to the Hugging Face Hub while the run goes on. A name is short for `repo_id`."""
+
+    repo_id: HubName
+    """Repository, ACCOUNT/NAME; without ACCOUNT: in that of the token. It is made if it is not there."""
+    private: bool = True
+    """Make the repository private if it is new; one that is there and public is then refused."""
+    every: Literal["last", "best", "all"] = "last"
+    """Which checkpoints: the `last` one, each new `best` one, or `all`. If uploads are slower than saves, some are left
+    out, but never the newest."""
+    revision: Branch | None = None
+    """Branch to upload to, which is made if it is not there; null: main."""
+    license: License | None = None
+    """License to name in the model card; null: none is named."""
+
+
 class CheckpointConfig(Section):
     """Checkpoints: what is saved and where, how many are kept, and which one a run continues from."""
 
@@ -174,6 +208,9 @@ class CheckpointConfig(Section):
     """Keep the N newest, besides LATEST and BEST; null: all. Old name: `max_recent_checkpoints`."""
     keep_every: Count | None = None
     """Also keep checkpoints whose step is a multiple of this."""
+    push_to_hub: PushToHubConfig | None = None
+    """Upload checkpoints to the Hugging Face Hub; a name is short for `repo_id`; null: nothing is sent anywhere. The
+    token comes from HF_TOKEN or `hf auth login`, never from here."""
 
     # Keys of older files, without effect.
     consolidation_timeout_minutes: Positive | None = ignored(None, "dist_env.timeout_minutes covers it")
@@ -186,6 +223,21 @@ class CheckpointConfig(Section):
     @classmethod
     def _true_is_every(cls, value: Any) -> Any:
         return "every" if value is True else False if value is None else value
+
+    @field_validator("push_to_hub", mode="before")
+    @classmethod
+    def _name_is_repo_id(cls, value: Any) -> Any:
+        if isinstance(value, bool):  # transformers' spelling, with the name under another key
+            if value:
+                raise ValueError("expected the name of a repository, ACCOUNT/NAME, found true")
+            return None
+        return {"repo_id": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _saves_what_it_uploads(self) -> CheckpointConfig:
+        if self.push_to_hub is not None and not self.enabled:
+            raise ValueError("push_to_hub uploads checkpoints, and enabled: false makes none; remove one of them")
+        return self
 
     @field_validator("restore_from", mode="before")
     @classmethod

@@ -14,6 +14,7 @@ from automodel_cli.assembly import initial_weights, training
 from automodel_cli.assembly import model as model_assembly
 from automodel_cli.assembly import world as world_assembly
 from automodel_cli.assembly.facts import Facts
+from automodel_cli.assembly.hub.uploads import check_upload
 from automodel_cli.assembly.logs import tracker_missing
 from automodel_cli.assembly.machine import batch_size
 from automodel_cli.assembly.machine import memory as memory_assembly
@@ -173,6 +174,7 @@ def _plan(loaded: LoadedRun) -> RunPlan:
     scaler = training.build_scaler(fast_path, world.device)
     world_assembly.check_spread(cfg, model, world)
     check_run_folder(cfg, model, world, fresh=options.fresh)
+    check_upload(cfg, model)
     if loaded.checkpoint is None:
         initial_weights.check_weights(
             model, loaded.tokenizer, init_from=cfg.init_from, any_function=cfg.init_from_any_function

@@ -117,6 +117,7 @@ def _end_with_the_data(progress: Progress, intervals: Intervals) -> None:
     """Validate and save where a data set without a known length has ended before the last update."""
     run, step = progress.run, progress.run.state.step
     run.reporter.say(f"the data ended after step {step} of {intervals.last} (step_scheduler.num_epochs)")
+    progress.last = step
     events = intervals.at_the_end_of_the_data()
     if events.validate and progress.validated_step != step:
         progress.validate()

@@ -11,9 +11,11 @@ from typing import Any
 
 from automodel_cli.assembly import data as data_assembly
 from automodel_cli.assembly import training
+from automodel_cli.assembly.hub.uploads import build_uploads
 from automodel_cli.assembly.logs import open_logs, open_profile
 from automodel_cli.assembly.run_folder import diverged, reason_not_to_save
 from automodel_cli.checkpoint import layout
+from automodel_cli.checkpoint.hf.uploads import Uploads
 from automodel_cli.config.load import to_yaml
 from automodel_cli.data.packed_loader import PackedLoader
 from automodel_cli.errors import EXIT_PREEMPTED
@@ -28,6 +30,8 @@ from automodel_cli.train.deferred_metrics import DeferredMetrics, read_now
 from automodel_cli.train.preemption import Stopped
 from automodel_cli.train.soundness import Soundness
 from automodel_cli.train.step import StepMetrics
+
+_UPLOAD_POLL_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Progress:
     draws_random_numbers: bool  # the model has dropout
     last: int  # the update that ends training; where the time does, it is known only then
     compiled: bool  # torch.compile was asked for and has not failed so far
+    uploads: Uploads | None  # to the Hub; None: there are none, or another rank makes them
     soundness: Soundness = field(default_factory=Soundness)
     validated_step: int | None = None  # validated_step, val_losses: the newest validation that was finished
     val_losses: Mapping[str, float] = field(default_factory=dict)
@@ -95,6 +100,7 @@ class Progress:
             draws_random_numbers=run.model.has_dropout(),
             last=run.training_length.total_steps,
             compiled=run.fast_path.compile,
+            uploads=build_uploads(run.cfg, run.run_folder, run.world, run.reporter.say),
         )
         progress._compile()
         return progress
@@ -255,6 +261,7 @@ class Progress:
         state.best_val_loss = loss if is_best else state.best_val_loss
         wanted = run.cfg.checkpoint.save_consolidated
         is_last = state.step >= self.last
+        uploaded = self._is_uploaded(is_best=is_best, is_last=is_last)
         facts, started = run.facts.to_json(), time.perf_counter()
         with self.throughput.pause():
             folder = run.checkpointer.save(
@@ -270,12 +277,17 @@ class Progress:
                 metrics={"loss": self.soundness.last_loss, "val_loss": losses},
                 is_best=is_best,
                 proven=any(map(math.isfinite, losses.values())),
-                consolidate=wanted == "every" or (wanted == "final" and is_last),
+                consolidate=wanted == "every" or (wanted == "final" and is_last) or uploaded,
                 remark=why,
+                then=self.uploads.add if self.uploads is not None and uploaded else None,
             )
         self.saved_step = state.step
         if not run.checkpointer.is_async:
             run.reporter.say(f"saved {folder} in {time.perf_counter() - started:.1f} s{why}")
+
+    def _is_uploaded(self, *, is_best: bool, is_last: bool) -> bool:
+        wanted = self.run.cfg.checkpoint.push_to_hub
+        return wanted is not None and {"all": True, "best": is_best, "last": is_last}[wanted.every]
 
     # ------------------------------------------------------------------------------------------ end
 
@@ -285,12 +297,25 @@ class Progress:
         try:
             yield
             self.run.checkpointer.wait()
+            self._finish_uploads()
         except BaseException:
             with contextlib.suppress(Exception):
                 self.run.checkpointer.wait()
             self.metrics.close(ok=False)
             raise
         self.metrics.close(ok=True)
+
+    def _finish_uploads(self) -> None:
+        """Wait for the uploads, all ranks together, but not in a run that was told to stop."""
+        run, uploads = self.run, self.uploads
+        if run.cfg.checkpoint.push_to_hub is None:
+            return
+        if uploads is not None and uploads.busy and not run.stop.requested:
+            run.reporter.say("waiting for the upload")
+        while run.world.any(uploads is not None and uploads.busy) and not run.stop.agreed(run.world.any):
+            time.sleep(_UPLOAD_POLL_S)
+        if uploads is not None and uploads.busy:
+            uploads.given_up()
 
     def result(self) -> RunResult:
         """How the run has ended; a signal may have come during the last save."""

@@ -1,0 +1,115 @@
+"""Uploads of a run's checkpoints while it trains: in a thread, one at a time, and never the reason that a run ends.
+
+A step is first put aside, as ``step_00001000.hub`` beside it: its ``hf/`` by hard links (copies where the disk has
+none), and the model card. So retention may delete the step meanwhile. While one is under way, one more waits: the
+newest.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from huggingface_hub.utils import disable_progress_bars
+
+from automodel_cli.checkpoint.hf import hashes as hf_hashes
+from automodel_cli.checkpoint.hf.hub import Destination, HubError, push
+from automodel_cli.checkpoint.layout import Say
+from automodel_cli.checkpoint.storage.step_files import StepWriter
+from automodel_cli.errors import CheckpointError
+from automodel_cli.plain_text import command_line
+from automodel_cli.text import named_error
+
+ASIDE = ".hub"
+
+
+class Uploads:
+    """Takes finished steps of one run, on rank 0.
+
+    Args:
+        more: what goes with the ``hf/`` of a step, by name.
+    """
+
+    def __init__(self, run: Path, to: Destination, *, more: Callable[[Path], Mapping[str, str]], say: Say) -> None:
+        self._run, self._to, self._more, self._say = run, to, more, say
+        self._lock = threading.Lock()
+        self._waiting: Path | None = None  # the newest step, put aside, that no thread has taken yet
+        self._thread: threading.Thread | None = None
+        for left in run.glob(f"step_*{ASIDE}"):  # by a killed run
+            shutil.rmtree(left, ignore_errors=True)
+        disable_progress_bars()  # they would run through the lines of the run
+
+    @property
+    def busy(self) -> bool:
+        """Whether an upload is under way."""
+        with self._lock:
+            return self._thread is not None
+
+    def add(self, step: Path) -> None:
+        """Upload a step that has just been saved, in the background; whatever is wrong with it is said, not raised."""
+        try:
+            aside = _put_aside(step, self._more(step))
+        except Exception as error:  # a full disk, a card that cannot be made: the checkpoint itself is safe
+            self._failed(step.name, f"{self._to.repo_id}: {named_error(error)}")
+            return
+        with self._lock:
+            passed, self._waiting = self._waiting, aside
+            if self._thread is None:
+                # A daemon: a process that was told to stop does not wait for a network.
+                self._thread = threading.Thread(target=self._work, name="upload", daemon=True)
+                self._thread.start()
+        if passed is not None:
+            shutil.rmtree(passed, ignore_errors=True)
+            self._say(f"{passed.stem} is not uploaded: uploads are slower than saves, and {step.name} is newer")
+
+    def given_up(self) -> None:
+        """Say that the process does not wait for what is under way."""
+        self._say("warning: the upload is not waited for, as the run was told to stop")
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                aside, self._waiting = self._waiting, None
+                if aside is None:
+                    self._thread = None
+                    return
+            try:
+                self._say(f"uploaded {aside.stem} to {push(aside, self._to, message=f'automodel: {aside.stem}')}")
+            except HubError as error:
+                self._failed(aside.stem, error.message.removeprefix(f"{aside} was not uploaded to "))
+            except Exception as error:
+                self._failed(aside.stem, f"{self._to.repo_id}: {named_error(error)}")
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def _failed(self, name: str, why: str) -> None:
+        words = ["automodel", "export", "hf", self._run / name, "OUT", "--push-to-hub", self._to.repo_id]
+        by_hand = command_line([*words, *self._to.options])
+        self._say(f"warning: {name} was not uploaded to {why}; training is not affected. By hand: {by_hand}")
+
+
+def _put_aside(step: Path, more: Mapping[str, str]) -> Path:
+    """A folder like the step's ``hf/``, with ``more``; only what its list of files names.
+
+    Raises:
+        CheckpointError: the step has no whole ``hf/``.
+    """
+    source = step / "hf"
+    records = hf_hashes.read_hashes(source)
+    if records is None:
+        raise CheckpointError(f"{step} has no hf/")
+    writer = StepWriter(step.with_name(step.name + ASIDE))
+    for record in records:
+        target = writer.folder / record["name"]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source / record["name"], target)
+        except OSError:  # a disk without hard links
+            shutil.copyfile(source / record["name"], target)
+    writer.take_records(records)
+    for name, text in more.items():
+        writer.write_text(name, text)
+    hf_hashes.write_hashes(writer, "")
+    return writer.folder
