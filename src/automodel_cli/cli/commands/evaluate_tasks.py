@@ -32,7 +32,12 @@ def names_tasks(config: Path | None) -> bool:
 
 def run(given: Given, invocation: Invocation) -> int:
     """Put tasks to a checkpoint, in as many processes as the launch flags say."""
-    cfg, trust = given.load(TasksConfig), tuple(given.values["trust"] or ())
+    cfg = given.load(TasksConfig)
+    # From the command line alone: a file may be a stranger's.
+    by_user: dict[str, Any] = {
+        "trust": tuple(given.values["trust"] or ()),
+        "allow_code_execution": bool(given.values["allow_code_execution"]),
+    }
     worker.starting("eval: loading PyTorch ...", needs=cfg.checkpoint)
     launcher = Reporter() if cfg.as_json else Reporter(say=console.say)
     if invocation.wants_processes:
@@ -44,12 +49,12 @@ def run(given: Given, invocation: Invocation) -> int:
     from automodel_cli.recipes.evaluation import tasks as recipe
 
     if worker.rank() > 0 or cfg.as_json:
-        result = recipe.run(cfg, trust=trust)
+        result = recipe.run(cfg, **by_user)
         if cfg.as_json and worker.rank() == 0:
             show_json(result.results)
         return 0
     with console.reporter("evaluating") as reporter:
-        result = recipe.run(cfg, reporter=reporter, trust=trust)
+        result = recipe.run(cfg, reporter=reporter, **by_user)
     show(result.results)
     say_where(result)
     return 0
@@ -73,6 +78,8 @@ def show(results: Mapping[str, Any]) -> None:
         console.table(title, COLUMNS, [*rows, *_mean_rows(results["means"])], right=COLUMNS[1:])
     if results.get("missing"):
         console.say(f"no data for: {', '.join(results['missing'])}")
+    for name, reason in results.get("not_run", {}).items():
+        console.say(f"not run: {name}: {reason}")
     if results.get("harness"):
         headings = ("harness task", "metric", "value", "+/-")
         console.table(title, headings, _harness_rows(results["harness"]), right=headings[2:])
@@ -93,6 +100,8 @@ def _task_row(name: str, entry: Mapping[str, Any]) -> list[str]:
 
 def _mean_rows(means: Mapping[str, Any]) -> list[list[str]]:
     rows = []
+    if "chatcore" in means:
+        rows.append(_mean_row("ChatCORE", means["chatcore"]))
     if "core" in means:
         rows.append(_mean_row("CORE", means["core"]))
     if "gauntlet" in means:

@@ -1,4 +1,4 @@
-"""In-context tasks and harness tasks, in order: processes, model, data, each task, means, results file."""
+"""In-context tasks, chat tasks and harness tasks, in order: processes, model, data, each task, means, results file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from automodel_cli import transformers_calls
 from automodel_cli.assembly.checkpoint import LoadedModel, compute_precision, describe_weights, load_model
 from automodel_cli.assembly.facts import versions
 from automodel_cli.assembly.reporter import Reporter
-from automodel_cli.assembly.scoring import results_file
+from automodel_cli.assembly.scoring import chat_tasks, results_file
 from automodel_cli.config.schema.results import TasksConfig
 from automodel_cli.config.targets.allowlist import Trust
 from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
@@ -23,6 +23,7 @@ from automodel_cli.distributed import start
 from automodel_cli.distributed.world import World
 from automodel_cli.dtypes import autocast_dtype
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
+from automodel_cli.evaluation.chat.tasks import is_chat
 from automodel_cli.evaluation.icl.aggregate import aggregates
 from automodel_cli.evaluation.icl.data import Bundle
 from automodel_cli.evaluation.icl.rows import Encoder
@@ -34,11 +35,18 @@ from automodel_cli.processes import own_rank
 FORMAT = "automodel-task-results/1"
 
 
-def run(cfg: TasksConfig, *, reporter: Reporter | None = None, trust: Sequence[str] = ()) -> results_file.StoredResults:
+def run(
+    cfg: TasksConfig,
+    *,
+    reporter: Reporter | None = None,
+    trust: Sequence[str] = (),
+    allow_code_execution: bool = False,
+) -> results_file.StoredResults:
     """Put ``cfg.tasks`` and ``cfg.harness`` to ``cfg.checkpoint``.
 
     Args:
         trust: whose code may run: ``cfg.harness_path``, and the file or module that builds the model.
+        allow_code_execution: run programs that the model writes, where a task needs it.
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
@@ -49,8 +57,10 @@ def run(cfg: TasksConfig, *, reporter: Reporter | None = None, trust: Sequence[s
     results_file.check_output(cfg.output)
     if cfg.harness and importlib.util.find_spec("lm_eval") is None:
         raise ConfigError("--harness needs the package lm-eval", "pip install 'automodel-cli[eval]'")
-    bundle = Bundle(cfg.bundle) if cfg.tasks else None
-    tasks = select_tasks(cfg.tasks, bundle.others) if bundle is not None else []
+    in_context = [word for word in cfg.tasks if not is_chat(word)]
+    bundle = Bundle(cfg.bundle) if in_context else None
+    tasks = select_tasks(in_context, bundle.others) if bundle is not None else []
+    chat = chat_tasks.prepare(cfg, [word for word in cfg.tasks if is_chat(word)], allow_code=allow_code_execution)
     device = this_machine.pick_device(cfg.device)
     this_machine.bound_the_heap()
     world = start.join(device.type) if own_rank().size > 1 else World.single(device)
@@ -59,7 +69,7 @@ def run(cfg: TasksConfig, *, reporter: Reporter | None = None, trust: Sequence[s
         reporter = reporter if world.is_main else Reporter()
         for note in loaded.notes:
             reporter.say(note)
-        return _run(cfg, loaded, bundle, tasks, world, reporter, trust)
+        return _run(cfg, loaded, bundle, tasks, chat, world, reporter, trust)
     finally:
         start.leave(world)
 
@@ -69,6 +79,7 @@ def _run(
     loaded: LoadedModel,
     bundle: Bundle | None,
     tasks: list[Task],
+    chat: chat_tasks.ChatQuestions,
     world: World,
     reporter: Reporter,
     trust: Sequence[str],
@@ -100,6 +111,8 @@ def _run(
     if bundle is not None:
         encoder = Encoder(tokenizer, _separator_id(cfg, loaded))
         results |= _in_context(cfg, bundle, tasks, engine, encoder, reporter)
+    if chat:
+        chat_tasks.evaluate(chat, loaded, engine, tokenizer, results, lambda name: _shown(reporter, name))
     if cfg.harness:
         results["harness"] = _harness(cfg, loaded, engine, tokenizer, reporter, trust)
     if not world.is_main:
