@@ -56,7 +56,7 @@ def open_service(
         tokenizer=tokenizer,
         plain=PlainText(tokenizer, loaded.separator_id if cfg.tokenizer is None else None),
         chat=chat,
-        name=name or _name(loaded.path),
+        name=name or model_name(loaded.path),
         identity=str(describe_weights(loaded)["fingerprint"]),
         context=loaded.model.max_seq_len,
         vocab_size=loaded.model.vocab_size,
@@ -99,7 +99,7 @@ def known_chat_format(tokenizer: Tokenizer, loaded: LoadedModel) -> ChatFormat |
     return found
 
 
-def _name(path: Path) -> str:
+def model_name(path: Path) -> str:
     """``runs/a/step_00001000`` -> ``a``; any other folder's own name."""
     folder = path.resolve()
     return folder.parent.name if layout.step_of(folder.name) is not None else folder.name

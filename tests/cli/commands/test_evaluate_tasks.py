@@ -36,7 +36,7 @@ def seen(monkeypatch):
     """The configuration that the recipe was called with."""
     configs = []
 
-    def fake(cfg, *, reporter=None, trust=()):
+    def fake(cfg, *, reporter=None, options=None):
         configs.append(cfg)
         return recipe.results_file.StoredResults(RESULTS, Path("run/results_tasks.json"))
 

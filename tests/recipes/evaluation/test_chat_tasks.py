@@ -11,7 +11,7 @@ from tests.evaluation.chat_rows import ROWS, write_rows
 
 from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.checkpoint.checkpointer import Checkpointer
-from automodel_cli.config.schema.results import TasksConfig
+from automodel_cli.config.schema.results import EvaluateOptions, TasksConfig
 from automodel_cli.corpus.conversations.chatml import with_chatml
 from automodel_cli.corpus.tokenizer import ByteTokenizer
 from automodel_cli.errors import ConfigError
@@ -44,16 +44,22 @@ def chat_run(tmp_path_factory) -> Path:
     return folder / "run"
 
 
-def put(run: Path, output: Path, *, reporter: Reporter | None = None, allow: bool = False, **settings):
+def put(run: Path, output: Path, *, reporter: Reporter | None = None, options=None, **settings):
     given = {"checkpoint": str(run), "tasks": "chatcore", "device": "cpu", "precision": "fp32", "output": str(output)}
-    return recipe.run(TasksConfig(**{**given, **settings}), reporter=reporter, allow_code_execution=allow).results
+    return recipe.run(TasksConfig(**{**given, **settings}), reporter=reporter, options=options).results
 
 
 def test_all_tasks(chat_run, tmp_path) -> None:
     progress = []
     reporter = Reporter(progress=lambda *step: progress.append(step))
     rows = str(write_rows(tmp_path / "rows"))
-    found = put(chat_run, tmp_path / "a.json", chat_data=rows, allow=True, reporter=reporter)
+    found = put(
+        chat_run,
+        tmp_path / "a.json",
+        chat_data=rows,
+        options=EvaluateOptions(allow_code_execution=True),
+        reporter=reporter,
+    )
     assert json.loads((tmp_path / "a.json").read_text()) == found
     assert {name: entry["count"] for name, entry in found["tasks"].items()} == {k: len(v) for k, v in ROWS.items()}
     assert found["not_run"] == {} and {name for _, _, name in progress} == set(ROWS)

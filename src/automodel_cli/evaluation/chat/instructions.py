@@ -201,7 +201,7 @@ def followed(row: Mapping[str, Any], answer: str, *, loosely: bool = False) -> l
 def _checks(row: Mapping[str, Any]) -> Iterable[Callable[[str], bool]]:
     for name, given in zip(row["instruction_id_list"], row["kwargs"], strict=True):
         arguments = {key: value for key, value in (given or {}).items() if value is not None}
-        yield lambda text, name=name, arguments=arguments: bool(_CHECKS[name](text, **arguments))
+        yield functools.partial(_CHECKS[name], **arguments)
 
 
 def check_row(row: Mapping[str, Any]) -> None:

@@ -178,11 +178,6 @@ CHATCORE = tuple(task.name for task in _TABLE[:5])
 GROUPS: Mapping[str, tuple[str, ...]] = {"chatcore": tuple(TASKS)}
 
 
-def is_chat(word: str) -> bool:
-    """Whether a word of ``--tasks`` means chat tasks."""
-    return word in TASKS or word in GROUPS
-
-
 def select_tasks(words: Sequence[str]) -> list[ChatTask]:
     """The tasks that names and ``chatcore`` mean, each once, in the order asked for."""
     names = dict.fromkeys(name for word in words for name in GROUPS.get(word, (word,)))
