@@ -215,7 +215,7 @@ def check_row(row: Mapping[str, Any]) -> None:
     if not isinstance(names, Sequence) or not isinstance(given, Sequence) or not names or len(names) != len(given):
         raise DataError("instruction_id_list and kwargs are no lists of one length", "is it a row of google/IFEval?")
     for name in names:
-        if name not in _CHECKS:
+        if not isinstance(name, str) or name not in _CHECKS:
             raise DataError(f"there is no instruction {str(name)[:60]!r}", f"known are {', '.join(_CHECKS)}")
     needed = {"nltk": _NEEDS_NLTK, "langdetect": _NEEDS_LANGDETECT}
     for package, by in needed.items():
