@@ -14,7 +14,7 @@ from automodel_cli.checkpoint.checkpointer import Checkpointer
 from automodel_cli.config.schema.results import EvaluateOptions, TasksConfig
 from automodel_cli.corpus.conversations.chatml import with_chatml
 from automodel_cli.corpus.tokenizer import ByteTokenizer
-from automodel_cli.errors import ConfigError
+from automodel_cli.errors import AutomodelError, ConfigError
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.recipes.evaluation import compare_results
 from automodel_cli.recipes.evaluation import tasks as recipe
@@ -95,3 +95,47 @@ def test_nothing_to_run(chat_run, tiny_run, tmp_path) -> None:
     with pytest.raises(ConfigError, match="knows no chat format"):
         put(tiny_run.run, tmp_path / "a.json", chat_data=rows)
     assert not (tmp_path / "a.json").exists()
+
+
+def test_answers_for_judges(chat_run, tmp_path, monkeypatch) -> None:
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    (rows / "mt_bench.jsonl").write_text(json.dumps({"question_id": 1, "turns": ["Hi", "Ho"]}))
+    (rows / "alpaca_eval.json").write_text(json.dumps([{"instruction": "Hi", "output": "Ho"}]))
+    settings = {"tasks": "mt_bench,alpaca_eval", "chat_data": str(rows), "chat_answers": str(tmp_path / "said")}
+    found = put(chat_run, tmp_path / "a.json", **settings)["judged"]
+    said = json.loads(Path(found["mt_bench"]["answers"]).read_text())
+    assert said["model_id"] == "run" and len(said["choices"][0]["turns"]) == 2 and found["mt_bench"]["metrics"] == {}
+
+    def judge(self, text):
+        if "verdict" in text:
+            raise AutomodelError("it is ill", "ask later")
+        return "[[4]]"
+
+    monkeypatch.setenv("AUTOMODEL_JUDGE_KEY", "hush")
+    monkeypatch.setattr("automodel_cli.evaluation.chat.judge_client.JudgeClient.__call__", judge)
+    by_user = EvaluateOptions(judge_url="http://127.0.0.1:1/v1", judge_model="wise")
+    results = put(chat_run, tmp_path / "b.json", options=by_user, **settings)
+    assert results["judged"]["mt_bench"]["metrics"] == {"grade": {"value": 4.0, "stderr": 0.0}}
+    assert results["judged"]["mt_bench"]["judge"] == "wise" and results["judged"]["alpaca_eval"]["metrics"] == {}
+    assert results["not_run"] == {"the judge of alpaca_eval": "it is ill (ask later)"}
+    assert "hush" not in (tmp_path / "b.json").read_text()
+    for file in ("c.json", "d.json"):
+        put(chat_run, tmp_path / file, options=by_user, **settings)
+    assert [row.name for row in compare_results.run(tmp_path / "c.json", tmp_path / "d.json").rows] == [
+        "mt_bench grade"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "tasks"),
+    [
+        ({"judge_url": "https://x/v1"}, "mt_bench"),
+        ({"judge_model": "m"}, "mt_bench"),
+        ({"judge_url": "https://x/v1", "judge_model": "m"}, "chatcore"),
+        ({"judge_url": "http://example.com/v1", "judge_model": "m"}, "mt_bench"),
+    ],
+)
+def test_half_a_judge(chat_run, tmp_path, options, tasks) -> None:
+    with pytest.raises(ConfigError, match="judge"):
+        put(chat_run, tmp_path / "a.json", options=EvaluateOptions(**options), tasks=tasks, chat_data=str(tmp_path))
