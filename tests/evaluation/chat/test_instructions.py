@@ -99,7 +99,7 @@ def test_packages_that_are_missing(monkeypatch) -> None:
 PIECES = """\
 *one*|**two**|***|******|\n|\n\n|* item|- item|[name]|[]|<<A title>>|"|p.s. yes|P.P.S. no|Section 1|Section 2|SECTION 3|
 {"a": 1}|```json|```|My answer is yes.|, |. |word|Word|WORD|UPPER CASE|kind of|kindness|Is it?|Dr. No said so.|ééé|
-Das ist ein deutscher Satz.|Any other questions?|'first'|Now|that is all|#|say it again|Mr. X left.|?!|3.14
+Ein deutscher Satz folgt nun hier.|Any other questions?|'first'|Now|that is all|#|say it again|Mr. X left.|?!|3.14
 """
 OTHERS = [
     ("length_constraints:number_sentences", {"num_sentences": 3, "relation": "at least"}),

@@ -154,6 +154,12 @@ def test_what_does_not_pass_is_an_error(server, status, reply, says) -> None:
     assert len(server.asked) == 1 and "secret" not in str(caught.value) and "\x1b" not in str(caught.value)
 
 
+def test_a_key_that_is_none_is_not_shown() -> None:
+    with pytest.raises(ConfigError) as caught:
+        JudgeClient("https://x/v1", "m", "hush\nhush")
+    assert "hush" not in str(caught.value)
+
+
 def test_a_judge_that_is_not_there() -> None:
     waited: list[float] = []
     with pytest.raises(AutomodelError, match="cannot be reached"):
@@ -162,7 +168,17 @@ def test_a_judge_that_is_not_there() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://example.com/v1", "ftp://127.0.0.1", "nonsense", "https://", "https://me:key@host/v1", "http://[::1"]
+    "url",
+    [
+        "https://a b/v1",
+        "https://a\n/v1",
+        "http://example.com/v1",
+        "ftp://127.0.0.1",
+        "nonsense",
+        "https://",
+        "https://me:key@host/v1",
+        "http://[::1",
+    ],
 )
 def test_addresses_that_are_refused(url) -> None:
     with pytest.raises(ConfigError):

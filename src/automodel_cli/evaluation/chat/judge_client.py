@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import ipaddress
 import json
 import time
@@ -50,6 +51,8 @@ class JudgeClient:
         self, url: str, model: str, key: str | None = None, *, sleep: Callable[[float], None] = time.sleep
     ) -> None:
         is_here = _check(url)
+        if key and not (key.isascii() and key.isprintable()):  # as a header it would be shown in an error
+            raise ConfigError(f"{KEY_VARIABLE} is no key: it has characters that no key has", "set it anew")
         self._address = url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
         self.model, self._key, self._sleep = model, key, sleep
         direct = [urllib.request.ProxyHandler({})] if is_here else []
@@ -80,7 +83,7 @@ class JudgeClient:
                 problem = f"the judge at {self._address} said {error.code}: {said}"
                 if wait is None or not (error.code == 429 or error.code >= 500):
                     raise AutomodelError(problem, f"check --judge-url, --judge-model and {KEY_VARIABLE}") from None
-            except OSError as error:  # URLError and timeouts are of this kind
+            except (OSError, http.client.HTTPException) as error:  # URLError and timeouts are of the first kind
                 if wait is None:
                     raise AutomodelError(
                         f"the judge at {self._address} cannot be reached: {error}", "check --judge-url"
@@ -101,6 +104,8 @@ def _check(url: str) -> bool:
     except ValueError:
         raise ConfigError(f"--judge-url {url!r} is no address", "for example https://api.openai.com/v1") from None
     is_here = host == "localhost" or _is_loopback(host)
+    if not (url.isascii() and url.isprintable()) or " " in url:
+        raise ConfigError(f"--judge-url {url!r} is no address", "for example https://api.openai.com/v1")
     if not host or parts.scheme not in ("https", "http") or (parts.scheme == "http" and not is_here):
         raise ConfigError(
             f"--judge-url {url!r}: expected https://..., or http:// on this machine",

@@ -127,14 +127,15 @@ def _mt_export(rows: Sequence[Mapping[str, Any]], answers: Sequence[Sequence[str
 
 
 def _mt_judged(row: Mapping[str, Any], answers: Sequence[str]) -> list[ToGrade]:
-    turns, references = row["turns"], row.get("reference") or []
+    turns, references = row["turns"], row.get("reference")
+    known = references if isinstance(references, list) else []
     asked: list[ToGrade] = []
     for number in range(len(turns)):
         spoken = "\n\n".join(
             f"[User]\n{question}\n\n[Assistant]\n{said}"
             for question, said in zip(turns[: number + 1], answers[: number + 1], strict=True)
         )
-        reference = f"\n\n[A correct answer to the last turn]\n{references[number]}" if number < len(references) else ""
+        reference = f"\n\n[A correct answer to the last turn]\n{known[number]}" if number < len(known) else ""
         asked.append((_GRADE_TASK.format(conversation=spoken, reference=reference), _read_grade))
     return asked
 
