@@ -103,7 +103,7 @@ def load(options: PipelineOptions) -> Pipeline:
         words = tuple(_filled(word, values, f"steps.{name}") for word in written)
         if trusting := next((word for word in words if word.startswith(_FROM_THE_USER_ALONE)), None):
             raise ConfigError(
-                f"steps.{name}: {trusting} would let a file decide what only you may",
+                f"steps.{name}: {trusting} in a file would decide what only you may",
                 "give --trust to automodel run; run a step with another of these by hand",
             )
         goes_on = all(step.finished for step in steps)  # what it was made of is still there
