@@ -26,7 +26,7 @@ COLUMNS = ("data", "loss", "perplexity", "bits/byte", "tokens", "tokens/s")
     arguments=("checkpoint",),
     examples=(
         "automodel eval runs/a --data val.bin",
-        "automodel eval runs/a --tasks core,chatcore --nproc-per-node 8",
+        "automodel eval runs/a --tasks core --nproc-per-node 8",
         "automodel eval compare a.json b.json",
     ),
     epilog="automodel eval compare and automodel eval download-bundle are commands of their own. Launch flags "
