@@ -23,6 +23,7 @@ BATCH_SIZE ?=
 CHECKPOINT ?=
 VAL_EVALS  ?= true
 CORE_EVALS ?= false
+CHATCORE_EVALS ?= false
 SWEEP      ?= configs/scaling_law.yaml
 
 OVERRIDES = $(if $(DEPTH),model.depth=$(DEPTH)) $(if $(TARGET_FLOPS),step_scheduler.target_flops=$(TARGET_FLOPS)) \
@@ -33,6 +34,10 @@ TRAIN_pretraining  = pretrain llm -c configs/depth.yaml $(OVERRIDES)
 TRAIN_mid-training = pretrain llm -c configs/midtrain_depth.yaml $(OVERRIDES)
 TRAIN_all          = run configs/chat_depth.yaml $(if $(DEPTH),--set depth=$(DEPTH)) \
   $(if $(TARGET_FLOPS),--set target_flops=$(TARGET_FLOPS))
+TRAINED_mid-training = checkpoints/depth_chat
+TRAINED_all          = runs/chat_depth/midtrain
+# with-code: generated programs of HumanEval are run too, confined
+CHATCORE = eval $(TRAINED_$(MODE)) --tasks chatcore $(if $(filter with-code,$(CHATCORE_EVALS)),--allow-code-execution)
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart train chat-server run-scaling-law gpu-status install dev check ruff mypy lint-imports codespell format test test-unit promises conformance conformance-newest same torture bench bench-gpu docs clean
@@ -43,10 +48,13 @@ help: ## list the targets
 quickstart: $(VENV)/.installed ## install, then text -> tokens -> GPT -> score, on this machine's own Python sources
 	$(BIN)/automodel quickstart --config configs/quickstart.yaml --output-dir runs/quickstart
 
-train: $(VENV)/.installed ## MODE=pretraining, mid-training or all: NGPUS= DEPTH= TARGET_FLOPS= BATCH_SIZE= CHECKPOINT= VAL_EVALS=
+train: $(VENV)/.installed ## MODE=pretraining, mid-training or all: NGPUS= DEPTH= TARGET_FLOPS= BATCH_SIZE= CHECKPOINT= VAL_EVALS= CORE_EVALS= CHATCORE_EVALS=
 	$(if $(filter pretraining mid-training all,$(MODE)),,$(error MODE=$(MODE): pretraining, mid-training or all))
 	$(if $(filter mid-training,$(MODE)),$(if $(CHECKPOINT),,$(error MODE=mid-training needs CHECKPOINT=, the run to begin from)))
+	$(if $(filter false true with-code,$(CHATCORE_EVALS)),,$(error CHATCORE_EVALS=$(CHATCORE_EVALS): true, with-code or false))
+	$(if $(filter-out false,$(CHATCORE_EVALS)),$(if $(TRAINED_$(MODE)),,$(error CHATCORE_EVALS needs MODE=mid-training or all)))
 	$(BIN)/automodel $(TRAIN_$(MODE)) --nproc-per-node $(NGPUS)
+	$(if $(filter-out false,$(CHATCORE_EVALS)),$(BIN)/automodel $(CHATCORE) --nproc-per-node $(NGPUS))
 
 run-scaling-law: $(VENV)/.installed ## depths 6-14 x 1e18-6e18 FLOPs, then the law and its picture: NGPUS= SWEEP=
 	$(BIN)/automodel sweep run -c $(SWEEP) --nproc-per-node $(NGPUS)

@@ -59,4 +59,16 @@ def test_logits_are_made_for_the_last_position_only(tiny_hf):
     loaded.model.forward = forward
     engine = SpanScorer(loaded.model, share=False)
     continue_greedily(engine, [Prompt(tuple(range(1, 40)), 3), Prompt(tuple(range(1, 30)), 3)])
-    assert set(widths) == {2}
+    assert set(widths) == {2, 1}  # the row that is done is computed no longer
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_rows_of_different_length_do_not_change_each_other(tiny_hf, share):
+    """A batch goes on without those that are done; each row is as it is alone."""
+    loaded = load_model(tiny_hf.folder)
+    prompts = [
+        Prompt(prompt.ids, new) for prompt, new in zip(prompts_of(tiny_hf.tokenizer, 0), (30, 1, 9, 2, 17), strict=True)
+    ]
+    together = continue_greedily(SpanScorer(loaded.model, batch_size=5, share=share), prompts)
+    alone = continue_greedily(SpanScorer(loaded.model, batch_size=1, share=share), prompts)
+    assert together == alone and [len(ids) for ids in together] == [30, 1, 9, 2, 17]

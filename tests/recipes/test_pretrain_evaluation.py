@@ -103,6 +103,7 @@ def test_a_signal_ends_an_evaluation_and_is_answered(tiny_training, sections, mo
     [
         ({"evaluation": {"tasks": "copa", "bundle": "nowhere"}}, "no task data at nowhere"),
         ({"evaluation": {"tasks": "coppa"}}, "coppa"),
+        ({"evaluation": {"tasks": "copa,chatcore"}}, "chatcore is not asked during training"),
         ({"tokenizer": None}, "without a tokenizer"),
     ],
 )

@@ -10,7 +10,7 @@ from automodel_cli import device as this_machine
 from automodel_cli.assembly.checkpoint import LoadedModel, describe_weights, load_model
 from automodel_cli.checkpoint import layout
 from automodel_cli.config.schema.serving import AnsweringConfig
-from automodel_cli.corpus.conversations.chat_format import chat_format_of
+from automodel_cli.corpus.conversations.chat_format import ChatFormat, chat_format_of
 from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.serving.engine import Engine
@@ -56,7 +56,7 @@ def open_service(
         tokenizer=tokenizer,
         plain=PlainText(tokenizer, loaded.separator_id if cfg.tokenizer is None else None),
         chat=chat,
-        name=name or _name(loaded.path),
+        name=name or model_name(loaded.path),
         identity=str(describe_weights(loaded)["fingerprint"]),
         context=loaded.model.max_seq_len,
         vocab_size=loaded.model.vocab_size,
@@ -77,9 +77,19 @@ def _chat_format(cfg: AnsweringConfig, tokenizer: Tokenizer, loaded: LoadedModel
     wanted = cfg.chat or (not loaded.facts or loaded.stage == "mid-training")
     if cfg.plain or not wanted:
         return None
-    found = chat_format_of(tokenizer)
+    found = known_chat_format(tokenizer, loaded)
     if found is None and cfg.chat:
         raise ConfigError(f"{tokenizer.name} knows no chat format", "leave --chat out, or name a --tokenizer that does")
+    return found
+
+
+def known_chat_format(tokenizer: Tokenizer, loaded: LoadedModel) -> ChatFormat | None:
+    """The format that a tokenizer brings, or None.
+
+    Raises:
+        DataError: the model has no row for its control tokens.
+    """
+    found = chat_format_of(tokenizer)
     if found is not None and max(found.stop_ids) >= loaded.model.vocab_size:
         raise DataError(
             f"the chat format of {tokenizer.name} uses token id {max(found.stop_ids):,}, the model has "
@@ -89,7 +99,7 @@ def _chat_format(cfg: AnsweringConfig, tokenizer: Tokenizer, loaded: LoadedModel
     return found
 
 
-def _name(path: Path) -> str:
+def model_name(path: Path) -> str:
     """``runs/a/step_00001000`` -> ``a``; any other folder's own name."""
     folder = path.resolve()
     return folder.parent.name if layout.step_of(folder.name) is not None else folder.name

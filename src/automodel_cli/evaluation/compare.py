@@ -81,6 +81,7 @@ class Results(FileModel):
     tasks: dict[str, _Task] = Field(default_factory=dict)
     means: dict[str, _Mean] = Field(default_factory=dict)
     harness: dict[str, _Harness] = Field(default_factory=dict)
+    judged: dict[str, _Harness] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,8 @@ def _means(a: Results, b: Results, notes: list[str]) -> list[Difference]:
 def _harness(a: Results, b: Results) -> list[Difference]:
     return [
         _independent(f"{name} {metric}", one.value, one.stderr, other.value, other.stderr)
-        for name, first, second in _common(a.harness, b.harness)
+        for one_kind, other_kind in ((a.harness, b.harness), (a.judged, b.judged))
+        for name, first, second in _common(one_kind, other_kind)
         for metric, one, other in _common(first.metrics, second.metrics)
         if one.value is not None and other.value is not None
     ]

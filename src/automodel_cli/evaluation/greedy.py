@@ -21,6 +21,7 @@ from automodel_cli.models.layers.kv_cache import KVCache
 
 Enough = Callable[[Sequence[int]], bool]
 AUTO_ROWS = 32
+_KEPT = 0.75  # of the rows in a batch: with so many left or fewer, it goes on without those that are done
 _LAST = LastLogits()  # of a batch of prompts, whole logits would be gigabytes
 
 
@@ -93,6 +94,7 @@ class _Rows:
         self._stop_ids, self._usable_ids = stop_ids, usable_ids
         self._written: list[list[int]] = [[] for _ in prompts]
         self._done = [prompt.max_new_tokens == 0 for prompt in prompts]
+        self._rows = list(range(len(prompts)))  # those that are still computed, in the order of ``_ids``
         self._cache = KVCache() if engine.share else None
         shortest = min(len(prompt.ids) for prompt in prompts)
         self._ids = torch.tensor([prompt.ids[:shortest] for prompt in prompts], device=engine.device)
@@ -117,18 +119,31 @@ class _Rows:
     def _take(self, logits: Tensor) -> None:
         """Append one id a row: the prompt's own next one, or the likeliest."""
         length = self._ids.shape[1]
-        likeliest = logits.argmax(dim=-1).tolist()
-        column = [
-            prompt.ids[length] if length < len(prompt.ids) else likeliest[row]
-            for row, prompt in enumerate(self._prompts)
-        ]
-        for row, (prompt, token) in enumerate(zip(self._prompts, column, strict=True)):
-            if length < len(prompt.ids) or self._done[row]:
+        column = []
+        for row, token in zip(self._rows, logits.argmax(dim=-1).tolist(), strict=True):
+            prompt = self._prompts[row]
+            if length < len(prompt.ids):
+                column.append(prompt.ids[length])
                 continue
-            if token in self._stop_ids:
-                self._done[row] = True
-                continue
-            written = self._written[row]
-            written.append(token)
-            self._done[row] = len(written) >= prompt.max_new_tokens or prompt.enough(written)
+            column.append(token)
+            if not self._done[row]:
+                self._add(row, token)
         self._ids = torch.cat([self._ids, torch.tensor(column, device=self._ids.device)[:, None]], dim=1)
+        self._let_go()
+
+    def _add(self, row: int, token: int) -> None:
+        if token in self._stop_ids:
+            self._done[row] = True
+            return
+        prompt, written = self._prompts[row], self._written[row]
+        written.append(token)
+        self._done[row] = len(written) >= prompt.max_new_tokens or prompt.enough(written)
+
+    def _let_go(self) -> None:
+        """Compute rows that are done no longer, once they are a fourth: copying the others costs something too."""
+        left = [place for place, row in enumerate(self._rows) if not self._done[row]]
+        if 0 < len(left) <= len(self._rows) * _KEPT:
+            places = torch.tensor(left, device=self._ids.device)
+            self._ids, self._rows = self._ids[places], [self._rows[place] for place in left]
+            if self._cache is not None:
+                self._cache.select_rows(places)

@@ -30,6 +30,7 @@ from automodel_cli.launch.jobs import run_here
 from automodel_cli.plain_text import command_line
 
 STATE_NAME = "pipeline.json"
+_FROM_THE_USER_ALONE = ("--trust", "--allow-code-execution", "--judge-url")
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")
 
 
@@ -100,9 +101,10 @@ def load(options: PipelineOptions) -> Pipeline:
     steps: list[Step] = []
     for name, written in cfg.steps.items():
         words = tuple(_filled(word, values, f"steps.{name}") for word in written)
-        if trusting := next((word for word in words if word.startswith("--trust")), None):
+        if trusting := next((word for word in words if word.startswith(_FROM_THE_USER_ALONE)), None):
             raise ConfigError(
-                f"steps.{name}: {trusting} in a file would let it run code", "give --trust to automodel run"
+                f"steps.{name}: {trusting} in a file would decide what only you may",
+                "give --trust to automodel run; run a step with another of these by hand",
             )
         goes_on = all(step.finished for step in steps)  # what it was made of is still there
         was_run = name in state.steps or name in state.unfinished

@@ -26,9 +26,15 @@ RESULTS = {
     "checkpoint": {"path": "run/step_00000007"},
     "tasks": {"piqa": ENTRY},
     "missing": ["hellaswag"],
-    "means": {"core": MEAN, "gauntlet": {**MEAN, "stderr": None, "categories": {"safety": {**MEAN, "score": None}}}},
+    "means": {"chatcore": MEAN, "core": MEAN,
+              "gauntlet": {**MEAN, "stderr": None, "categories": {"safety": {**MEAN, "score": None}}}},
+    "not_run": {"gsm8k_chat": "no file"},
+    "judged": {"mt_bench": {"answers": "said.jsonl", "metrics": {"grade": {"value": 6.5, "stderr": 0.5}}}},
     "harness": {"arc": {"metrics": {"acc,none": {"value": 0.75, "stderr": 0.1}}}},
 }  # fmt: skip
+
+
+allowed = []  # what the user allowed, call by call
 
 
 @pytest.fixture
@@ -36,8 +42,9 @@ def seen(monkeypatch):
     """The configuration that the recipe was called with."""
     configs = []
 
-    def fake(cfg, *, reporter=None, trust=()):
+    def fake(cfg, *, reporter=None, options=None):
         configs.append(cfg)
+        allowed.append(options)
         return recipe.results_file.StoredResults(RESULTS, Path("run/results_tasks.json"))
 
     monkeypatch.setattr(recipe, "run", fake)
@@ -55,6 +62,20 @@ def test_flags(seen, capsys):
     assert (cfg.tokenizer, cfg.precision, cfg.device) == ("byte", "fp32", "cpu")
 
 
+def test_what_only_the_user_may_allow(seen, tmp_path, capsys):
+    words = "--tasks chatcore --allow-code-execution --judge-url https://x/v1 --judge-model m --trust a.py"
+    assert app.run(["eval", "run", *words.split()]) == 0
+    given = allowed[-1]
+    assert given.allow_code_execution and (given.judge_url, given.judge_model) == ("https://x/v1", "m")
+    assert given.trust == ("a.py",)
+    assert app.run(["eval", "run", "--tasks", "chatcore"]) == 0 and not allowed[-1].allow_code_execution
+    for line in ("allow_code_execution: true", "judge_url: https://x/v1", "trust: [a.py]"):
+        path = tmp_path / "tasks.yaml"
+        path.write_text(f"checkpoint: run\ntasks: [chatcore]\n{line}\n")
+        assert app.run(["eval", "-c", str(path)]) == 2
+        assert line.partition(":")[0] in capsys.readouterr().err
+
+
 def test_tables(seen, capsys):
     assert app.run(["eval", "run", "--tasks", "piqa"]) == 0
     shown = capsys.readouterr().out
@@ -63,9 +84,13 @@ def test_tables(seen, capsys):
         "1,234",
         "0.3333",
         "CORE, over 1 of 22 tasks",
+        "ChatCORE, over 1 of 22 tasks",
         "gauntlet: safety, over 1 of 22 tasks",
         "no data for: hellaswag",
         "acc,none",
+        "not run: gsm8k_chat: no file",
+        "6.5",
+        "answers to mt_bench: said.jsonl",
         "wrote run/results_tasks.json",
     ):
         assert part in shown, part

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from automodel_cli.assembly.checkpoint import load_model
-from automodel_cli.config.schema.results import TasksConfig
+from automodel_cli.config.schema.results import EvaluateOptions, TasksConfig
 from automodel_cli.errors import ConfigError
 from automodel_cli.evaluation.span_scores import SpanScorer
 from automodel_cli.recipes.evaluation import tasks as evaluate_tasks
@@ -136,7 +136,7 @@ def test_code_of_a_trusted_folder_runs(tiny_hf, tmp_path):
     folder = hostile_folder(tmp_path / "tasks", HOSTILE["function"], canary)
     common = {"checkpoint": str(tiny_hf.folder), "harness": "hostile", "device": "cpu", "precision": "fp32"}
     cfg = TasksConfig(**common, harness_path=str(folder), output=str(tmp_path / "out.json"))
-    evaluate_tasks.run(cfg, trust=[str(folder)])
+    evaluate_tasks.run(cfg, options=EvaluateOptions(trust=(str(folder),)))
     assert canary.exists()
 
 

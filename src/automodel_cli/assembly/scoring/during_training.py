@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from automodel_cli.assembly.machine.fast_path import FastPath
 from automodel_cli.assembly.reporter import Reporter
+from automodel_cli.assembly.scoring.chat_tasks import is_chat
 from automodel_cli.assembly.tokenizer import RunTokenizer
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.schema.run_sections import EvaluationConfig
@@ -171,6 +172,11 @@ def build_evaluation(
         return RunEvaluation()
     if not settings.tasks and not settings.prompts:
         return RunEvaluation(settings)
+    if odd := [word for word in settings.tasks if is_chat(word)]:
+        raise ConfigError(
+            f"evaluation.tasks: {', '.join(odd)} is not asked during training",
+            f"score the checkpoints with automodel eval --tasks {','.join(odd)}",
+        )
     if cfg.distributed.tp_size > 1 or cfg.distributed.cp_size > 1:
         raise ConfigError(
             "evaluation.tasks and .prompts with tp_size or cp_size above one",

@@ -115,6 +115,7 @@ class _Results(FileModel):
     sets: Items[dict[str, Any]] = ()
     tasks: dict[str, dict[str, Any]] = Field(default_factory=dict)
     harness: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    judged: dict[str, dict[str, Any]] = Field(default_factory=dict)
     bigram: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -135,5 +136,6 @@ def _identity_of(content: Any, path: Path) -> Any:
         [(one.get("data"), one.get("fingerprint")) for one in found.sets],
         {name: one.get("data") for name, one in found.tasks.items()},
         sorted(found.harness),
+        {name: (one.get("count"), one.get("judge")) for name, one in found.judged.items()},
         found.bigram.get("data"),
     )

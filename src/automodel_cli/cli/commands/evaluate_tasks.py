@@ -12,7 +12,7 @@ from automodel_cli.cli import console, worker
 from automodel_cli.cli.argv import Invocation
 from automodel_cli.cli.options import Given, command, show_json
 from automodel_cli.config import yaml_tree
-from automodel_cli.config.schema.results import BundleConfig, CompareOptions, TasksConfig
+from automodel_cli.config.schema.results import BundleConfig, CompareOptions, EvaluateOptions, TasksConfig
 from automodel_cli.errors import AutomodelError
 from automodel_cli.text import decimal
 
@@ -32,7 +32,9 @@ def names_tasks(config: Path | None) -> bool:
 
 def run(given: Given, invocation: Invocation) -> int:
     """Put tasks to a checkpoint, in as many processes as the launch flags say."""
-    cfg, trust = given.load(TasksConfig), tuple(given.values["trust"] or ())
+    cfg = given.load(TasksConfig)
+    # From the command line alone: a file may be a stranger's.
+    options = Given(given.values, names=given.names).load(EvaluateOptions)
     worker.starting("eval: loading PyTorch ...", needs=cfg.checkpoint)
     launcher = Reporter() if cfg.as_json else Reporter(say=console.say)
     if invocation.wants_processes:
@@ -44,12 +46,12 @@ def run(given: Given, invocation: Invocation) -> int:
     from automodel_cli.recipes.evaluation import tasks as recipe
 
     if worker.rank() > 0 or cfg.as_json:
-        result = recipe.run(cfg, trust=trust)
+        result = recipe.run(cfg, options=options)
         if cfg.as_json and worker.rank() == 0:
             show_json(result.results)
         return 0
     with console.reporter("evaluating") as reporter:
-        result = recipe.run(cfg, reporter=reporter, trust=trust)
+        result = recipe.run(cfg, reporter=reporter, options=options)
     show(result.results)
     say_where(result)
     return 0
@@ -73,9 +75,14 @@ def show(results: Mapping[str, Any]) -> None:
         console.table(title, COLUMNS, [*rows, *_mean_rows(results["means"])], right=COLUMNS[1:])
     if results.get("missing"):
         console.say(f"no data for: {', '.join(results['missing'])}")
-    if results.get("harness"):
-        headings = ("harness task", "metric", "value", "+/-")
-        console.table(title, headings, _harness_rows(results["harness"]), right=headings[2:])
+    for name, reason in results.get("not_run", {}).items():
+        console.say(f"not run: {name}: {reason}")
+    for kind, task in (("harness", "harness task"), ("judged", "judged suite")):
+        if rows := _metric_rows(results.get(kind, {})):
+            headings = (task, "metric", "value", "+/-")
+            console.table(title, headings, rows, right=headings[2:])
+    for name, entry in results.get("judged", {}).items():
+        console.say(f"answers to {name}: {entry['answers']}")
 
 
 def _task_row(name: str, entry: Mapping[str, Any]) -> list[str]:
@@ -93,6 +100,8 @@ def _task_row(name: str, entry: Mapping[str, Any]) -> list[str]:
 
 def _mean_rows(means: Mapping[str, Any]) -> list[list[str]]:
     rows = []
+    if "chatcore" in means:
+        rows.append(_mean_row("ChatCORE", means["chatcore"]))
     if "core" in means:
         rows.append(_mean_row("CORE", means["core"]))
     if "gauntlet" in means:
@@ -107,7 +116,7 @@ def _mean_row(name: str, mean: Mapping[str, Any]) -> list[str]:
     return [f"{name}, {over}", "", "", "", decimal(mean.get("stderr")), "", decimal(mean["score"]), ""]
 
 
-def _harness_rows(entries: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+def _metric_rows(entries: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     return [
         [name, metric, decimal(found["value"]), decimal(found["stderr"])]
         for name, entry in entries.items()

@@ -69,10 +69,13 @@ class EvaluateConfig(Scoring):
 class TasksConfig(Scoring):
     """Settings of `automodel eval` with `--tasks` or `--harness`: a checkpoint's answers to tasks."""
 
-    panels: ClassVar = {"Tasks": "tasks harness harness_path chat_template bundle max_per_task num_fewshot"}
+    panels: ClassVar = {
+        "Tasks": "tasks harness harness_path chat_template bundle chat_data chat_answers max_per_task num_fewshot"
+    }
 
     tasks: Words = ()
-    """In-context tasks: `core` (22), `gauntlet` (53) or names; empty: none."""
+    """In-context tasks: `core` (22), `gauntlet` (53) or names; chat tasks: `chatcore` (6), `mt_bench`,
+    `alpaca_eval` or names; empty: none."""
     harness: Words = ()
     """Tasks of lm-evaluation-harness (`pip install 'automodel-cli[eval]'`); empty: none."""
     harness_path: str | None = None
@@ -81,6 +84,10 @@ class TasksConfig(Scoring):
     """Wrap the harness's prompts in the tokenizer's chat template."""
     bundle: str = "eval_bundle"
     """Folder with the data of the in-context tasks."""
+    chat_data: str | None = None
+    """Folder with the rows of the chat tasks, `gsm8k_chat.jsonl` or `.parquet` and so on; null: from the Hub."""
+    chat_answers: str = "chat_answers"
+    """Folder for the answers to `mt_bench` and `alpaca_eval`, in these suites' own formats."""
     max_per_task: Count | None = None
     """Maximum number of questions per task; null: all."""
     num_fewshot: Whole | None = None
@@ -110,6 +117,13 @@ class EvaluateOptions(TrustOptions):
 
     trust: tuple[str, ...] = ()
     """Code that may run: the file that built a model of your own, or a `harness_path`; empty: none."""
+    allow_code_execution: bool = False
+    """Run programs that the model writes, confined to computing (`humaneval_chat`)."""
+    judge_url: str | None = None
+    """OpenAI-compatible endpoint that grades `mt_bench` and `alpaca_eval`; its key is AUTOMODEL_JUDGE_KEY in the
+    environment; null: answers are written and not graded."""
+    judge_model: str | None = None
+    """Name of the judge's model; null: none."""
     download_bundle: bool = ignored(False, "it is a command of its own now")
     bundle_url: str | None = ignored(None, "it belongs to eval download-bundle now")
     bundle_sha256: str | None = ignored(None, "it belongs to eval download-bundle now")

@@ -52,43 +52,61 @@ class Task:
     made: Callable[[], RowSource] | None = None
 
 
-def multiple_choice(question: str, choices: Sequence[str], answer: int) -> Conversation:
-    """A question with lettered choices; the answer begins with its letter, so that letters alone can be compared.
+def lettered(question: str, choices: Sequence[str], answer: int) -> tuple[Message, list[str]]:
+    """What the user asks, and for each choice what the assistant says who takes it.
+
+    It begins with the choice's letter, so that letters alone can be compared.
 
     Raises:
-        DataError: the answer is none of the choices, or there are more than ten.
+        DataError: ``answer`` is none of the choices, or there are more than ten.
     """
     if not 0 <= answer < len(choices) <= len(_LETTERS):
         raise DataError(f"answer {answer} of {len(choices)} choices", "expected the index of a choice, of up to ten")
-    lettered = [f"{letter}: {choice}" for letter, choice in zip(_LETTERS, choices, strict=False)]
-    return (Message("user", f"{question}\n\n" + "\n".join(lettered)), Message("assistant", lettered[answer]))
+    answers = [f"{letter}: {choice}" for letter, choice in zip(_LETTERS, choices, strict=False)]
+    return Message("user", f"{question}\n\n" + "\n".join(answers)), answers
 
 
-def _mmlu(row: Mapping[str, Any]) -> Conversation:
+def multiple_choice(question: str, choices: Sequence[str], answer: int) -> Conversation:
+    """A question with lettered choices, and the right one as its answer.
+
+    Raises:
+        DataError: as ``lettered``.
+    """
+    asked, answers = lettered(question, choices, answer)
+    return (asked, Message("assistant", answers[answer]))
+
+
+def mmlu_question(row: Mapping[str, Any]) -> tuple[str, list[str], int]:
+    """Question, choices and the number of the right one in a row of MMLU."""
     inner = row.get("train")  # the configuration auxiliary_train nests its rows
     row = inner if isinstance(inner, Mapping) else row
-    return multiple_choice(_text(row, "question"), _texts(row, "choices"), _of(row, "answer", int))
+    return row_text(row, "question"), _texts(row, "choices"), _of(row, "answer", int)
 
 
-def _arc(row: Mapping[str, Any]) -> Conversation:
+def arc_question(row: Mapping[str, Any]) -> tuple[str, list[str], int]:
+    """The same in a row of ARC."""
     choices = _of(row, "choices", Mapping)
     labels = _texts(choices, "label")
-    key = _text(row, "answerKey")
+    key = row_text(row, "answerKey")
     if key not in labels:
         raise DataError(f"answerKey {key[:20]!r} is none of {', '.join(labels)[:40]}", "expected the label of a choice")
-    return multiple_choice(_text(row, "question"), _texts(choices, "text"), labels.index(key))
+    return row_text(row, "question"), _texts(choices, "text"), labels.index(key)
 
 
 def _gsm8k(row: Mapping[str, Any]) -> Conversation:
-    answer = _CALCULATION.sub("", _text(row, "answer"))
-    return (Message("user", _text(row, "question")), Message("assistant", answer))
+    answer = _CALCULATION.sub("", row_text(row, "answer"))
+    return (Message("user", row_text(row, "question")), Message("assistant", answer))
 
 
 TASKS: Mapping[str, Task] = {
     "smoltalk": Task(parse_row, "HuggingFaceTB/smoltalk", "all", val_split="test"),
-    "mmlu_auxiliary": Task(_mmlu, "cais/mmlu", "all", "auxiliary_train", "validation"),
+    "mmlu_auxiliary": Task(
+        lambda row: multiple_choice(*mmlu_question(row)), "cais/mmlu", "all", "auxiliary_train", "validation"
+    ),
     "gsm8k": Task(_gsm8k, "openai/gsm8k", "main", val_split="test"),
-    "arc": Task(_arc, "allenai/ai2_arc", "ARC-Challenge", val_split="validation"),
+    "arc": Task(
+        lambda row: multiple_choice(*arc_question(row)), "allenai/ai2_arc", "ARC-Challenge", val_split="validation"
+    ),
     "messages": Task(parse_row),
     "instructions": Task(parse_pair),
     "practice": Task(parse_row, made=PracticeRows),
@@ -102,10 +120,15 @@ def _of(row: Mapping[str, Any], key: str, kind: Any) -> Any:
     return value
 
 
-def _text(row: Mapping[str, Any], key: str) -> str:
+def row_text(row: Mapping[str, Any], key: str) -> str:
+    """The text in a column.
+
+    Raises:
+        DataError: it has something else.
+    """
     return checked_text(_of(row, key, str))
 
 
 def _texts(row: Mapping[str, Any], key: str) -> list[str]:
     found = _of(row, key, list)
-    return [_text({key: one}, key) for one in found]
+    return [row_text({key: one}, key) for one in found]

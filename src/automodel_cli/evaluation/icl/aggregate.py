@@ -39,7 +39,7 @@ def aggregates(found: Mapping[str, Mapping[str, Any]], asked: Sequence[str]) -> 
     """
     means: dict[str, Any] = {}
     if "core" in asked or "gauntlet" in asked:
-        means["core"] = _mean(found, CORE, {name: TASKS[name].chance for name in CORE})
+        means["core"] = mean_centred(found, CORE, {name: TASKS[name].chance for name in CORE})
     if "gauntlet" in asked:
         means["gauntlet"] = _gauntlet(found)
     return means
@@ -48,10 +48,10 @@ def aggregates(found: Mapping[str, Mapping[str, Any]], asked: Sequence[str]) -> 
 def _gauntlet(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     chances = {name: TASKS[name].baseline / 100 for name in GAUNTLET}
     categories = {
-        category: _mean(found, [name for name in GAUNTLET if TASKS[name].category == category], chances)
+        category: mean_centred(found, [name for name in GAUNTLET if TASKS[name].category == category], chances)
         for category in CATEGORIES
     }
-    whole = _mean(found, GAUNTLET, chances)
+    whole = mean_centred(found, GAUNTLET, chances)
     scores = [mean["score"] for mean in categories.values() if mean["score"] is not None]
     return {
         "score": sum(scores) / len(scores) if scores else None,
@@ -62,7 +62,9 @@ def _gauntlet(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _mean(found: Mapping[str, Mapping[str, Any]], names: Sequence[str], chances: Mapping[str, float]) -> dict[str, Any]:
+def mean_centred(
+    found: Mapping[str, Mapping[str, Any]], names: Sequence[str], chances: Mapping[str, float]
+) -> dict[str, Any]:
     """Mean centred score of those of ``names`` that were scored, its standard error, and over how many it is."""
     there = [name for name in names if name in found]
     scores = [centred(found[name]["accuracy"], chances[name]) for name in there]

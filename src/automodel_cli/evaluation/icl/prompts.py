@@ -16,18 +16,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from automodel_cli.evaluation.icl.tasks import Task
 
 Item = Mapping[str, Any]
 Pieces = tuple[str, ...]
+Ordered = TypeVar("Ordered")
 
 _FEW_SHOT_SEED = 1234
 _ORDER_SEED = 1337
 
 
-def ordered(items: Sequence[Item], limit: int | None = None) -> list[Item]:
+def ordered(items: Sequence[Ordered], limit: int | None = None) -> list[Ordered]:
     """The items in their published random order, and the first ``limit`` of them.
 
     Several files are sorted by answer or topic, so the head of a file is no sample of it. The worked examples of a

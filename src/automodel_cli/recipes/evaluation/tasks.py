@@ -1,4 +1,4 @@
-"""In-context tasks and harness tasks, in order: processes, model, data, each task, means, results file."""
+"""In-context tasks, chat tasks and harness tasks, in order: processes, model, data, each task, means, results file."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from automodel_cli import transformers_calls
 from automodel_cli.assembly.checkpoint import LoadedModel, compute_precision, describe_weights, load_model
 from automodel_cli.assembly.facts import versions
 from automodel_cli.assembly.reporter import Reporter
-from automodel_cli.assembly.scoring import results_file
-from automodel_cli.config.schema.results import TasksConfig
+from automodel_cli.assembly.scoring import chat_tasks, results_file
+from automodel_cli.config.schema.results import EvaluateOptions, TasksConfig
 from automodel_cli.config.targets.allowlist import Trust
 from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
 from automodel_cli.distributed import start
@@ -34,32 +34,40 @@ from automodel_cli.processes import own_rank
 FORMAT = "automodel-task-results/1"
 
 
-def run(cfg: TasksConfig, *, reporter: Reporter | None = None, trust: Sequence[str] = ()) -> results_file.StoredResults:
+def run(
+    cfg: TasksConfig,
+    *,
+    reporter: Reporter | None = None,
+    options: EvaluateOptions | None = None,
+) -> results_file.StoredResults:
     """Put ``cfg.tasks`` and ``cfg.harness`` to ``cfg.checkpoint``.
 
     Args:
-        trust: whose code may run: ``cfg.harness_path``, and the file or module that builds the model.
+        options: what the user allows: whose code may run (``cfg.harness_path``, the file or module that builds the
+            model), whether programs that the model writes may, and who judges its answers.
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
         ConfigError: an unknown task, no data, no tokenizer, or the harness is not installed.
         DataError: damaged task data, or a tokenizer that is not the model's.
     """
-    reporter = reporter or Reporter()
+    reporter, options = reporter or Reporter(), options or EvaluateOptions()
     results_file.check_output(cfg.output)
     if cfg.harness and importlib.util.find_spec("lm_eval") is None:
         raise ConfigError("--harness needs the package lm-eval", "pip install 'automodel-cli[eval]'")
-    bundle = Bundle(cfg.bundle) if cfg.tasks else None
-    tasks = select_tasks(cfg.tasks, bundle.others) if bundle is not None else []
+    in_context = [word for word in cfg.tasks if not chat_tasks.is_chat(word)]
+    bundle = Bundle(cfg.bundle) if in_context else None
+    tasks = select_tasks(in_context, bundle.others) if bundle is not None else []
+    chat = chat_tasks.prepare(cfg, options)
     device = this_machine.pick_device(cfg.device)
     this_machine.bound_the_heap()
     world = start.join(device.type) if own_rank().size > 1 else World.single(device)
     try:
-        loaded = load_model(cfg.checkpoint, device=world.device, trust=trust)
+        loaded = load_model(cfg.checkpoint, device=world.device, trust=options.trust)
         reporter = reporter if world.is_main else Reporter()
         for note in loaded.notes:
             reporter.say(note)
-        return _run(cfg, loaded, bundle, tasks, world, reporter, trust)
+        return _run(cfg, loaded, bundle, tasks, chat, world, reporter, options.trust)
     finally:
         start.leave(world)
 
@@ -69,6 +77,7 @@ def _run(
     loaded: LoadedModel,
     bundle: Bundle | None,
     tasks: list[Task],
+    chat: chat_tasks.ChatQuestions,
     world: World,
     reporter: Reporter,
     trust: Sequence[str],
@@ -100,6 +109,11 @@ def _run(
     if bundle is not None:
         encoder = Encoder(tokenizer, _separator_id(cfg, loaded))
         results |= _in_context(cfg, bundle, tasks, engine, encoder, reporter)
+    if chat:
+        started = time.perf_counter()
+        for key, value in chat_tasks.evaluate(chat, loaded, engine, tokenizer, reporter).items():
+            results[key] = results.get(key, {}) | value
+        results["seconds"] = results.get("seconds", 0.0) + time.perf_counter() - started
     if cfg.harness:
         results["harness"] = _harness(cfg, loaded, engine, tokenizer, reporter, trust)
     if not world.is_main:
