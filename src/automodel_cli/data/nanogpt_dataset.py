@@ -199,9 +199,9 @@ class NanogptDataset(TokenFileDataset):
         return True
 
     @property
-    def labelled(self) -> bool:
-        """Whether documents are kept apart."""
-        return self._separated is not None
+    def label_rule(self) -> Any:
+        """The id between documents and on which side of one it stands, where documents are kept apart."""
+        return self._separated
 
     def make_batch(self, rows: np.ndarray) -> Batch:
         """As ``WindowDataset`` has it; with ``intra_document`` of a copy, with positions and segments."""

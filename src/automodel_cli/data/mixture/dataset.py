@@ -1,0 +1,193 @@
+"""``Mixture``: windows of several data sets, by weights that may change in the course of a run.
+
+Sample ``k`` is window ``order(k)`` of one source (``order``); a source's windows are permuted anew in each pass over it
+by the source itself. So a position is one integer, as for a single data set, and ranks are not known here.
+
+Shapes: N samples, B rows, T = ``seq_len`` tokens, K numbers that say where a row of its source lies.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from automodel_cli.arguments import constructor_takes
+from automodel_cli.batch import Batch
+from automodel_cli.corpus.tokenizers.same_tokenizer import MadeBy
+from automodel_cli.data.arguments import MixtureArguments
+from automodel_cli.data.interface import RunValues, SourceStats, TokenRange, WindowDataset
+from automodel_cli.data.mixture.order import ALGORITHM, MixtureOrder, Stage
+from automodel_cli.data.mixture.sources import open_sources, weights_of
+from automodel_cli.data.mixture.stages import stages_of
+from automodel_cli.errors import ConfigError, DataError
+from automodel_cli.files import hash_bytes
+
+
+class Mixture(WindowDataset):
+    """Windows of several sources. Arguments: ``MixtureArguments``.
+
+    Raises:
+        ConfigError: sources, weights or stages that mean nothing, or contradict each other.
+        DataError: as the sources have it, or one would be read more often than ``max_passes``.
+    """
+
+    @constructor_takes(MixtureArguments)
+    def __init__(self, options: MixtureArguments) -> None:
+        self.seq_len = options.seq_len
+        self.sources = open_sources(options)
+        self._parts = list(self.sources.values())
+        self.order = MixtureOrder(stages_of(options, weights_of(options, self.sources)))
+        self.notes = [f"source {name}: {note}" for name, source in self.sources.items() for note in source.notes]
+        self._sizes = np.array([len(source) for source in self._parts], dtype=np.int64)
+        self._first_window = np.concatenate([[0], np.cumsum(self._sizes)])
+        self._training = options.split == "train"
+        known = options.max_steps is not None and options.global_batch_size is not None
+        self._wanted = (options.max_steps or 0) * (options.global_batch_size or 0) if known and self._training else None
+        self._columns = [source.window_offsets(np.zeros(1, dtype=np.int64)).shape[1] for source in self._parts]
+        if options.max_passes is not None and self._training:
+            self._refuse_more_passes(options.max_passes)
+
+    @classmethod
+    def run_arguments(cls, run: RunValues) -> dict[str, Any]:
+        """The length of the run, from which shares of it and passes follow."""
+        sizes = {"global_batch_size": run.global_batch_size, "max_steps": run.max_steps}
+        return {"seed": run.seed, "split": run.split, **sizes}
+
+    def _refuse_more_passes(self, most: float) -> None:
+        if most <= 0:
+            raise ConfigError(f"dataset.max_passes is {most}", "give a number above 0, or null for no limit")
+        for stats in self.source_stats():
+            if stats.windows > most * stats.available:
+                raise DataError(
+                    f"source {stats.name} would be read {stats.windows / stats.available:.3g} times, "
+                    f"dataset.max_passes is {most:g}",
+                    "give it more text or less weight, train shorter, or raise max_passes",
+                )
+
+    # ---------------------------------------------------------------------------------------- what it is
+
+    @property
+    def fingerprint(self) -> str:
+        """As ``WindowDataset`` has it."""
+        parts = [f"{name}\n{source.fingerprint}" for name, source in self.sources.items()]
+        return hash_bytes("\n".join(parts).encode())
+
+    @property
+    def stages(self) -> list[Stage]:
+        """Those that the run comes to."""
+        return [stage for stage in self.order.stages if stage.first < len(self)]
+
+    def plan(self) -> dict[str, Any]:
+        """As ``WindowDataset`` has it."""
+        return {
+            "kind": "mixture",
+            "order": ALGORITHM,
+            "seq_len": self.seq_len,
+            "sources": {name: source.plan() for name, source in self.sources.items()},
+            "stages": self.order.plan(list(self.sources)),
+        }
+
+    def source_stats(self) -> list[SourceStats]:
+        """What each source gives to the samples that are read."""
+        given = self.order.given(len(self)) if self._training else self._sizes
+        return [
+            SourceStats(
+                name,
+                source.num_tokens,
+                len(source),
+                int(windows),
+                tuple(stage.weights[number] / sum(stage.weights) for stage in self.stages),
+            )
+            for number, ((name, source), windows) in enumerate(zip(self.sources.items(), given, strict=True))
+        ]
+
+    def token_ranges(self) -> list[TokenRange]:
+        """Those of all sources."""
+        return [found for source in self._parts for found in source.token_ranges()]
+
+    @property
+    def manifest(self) -> MadeBy | None:
+        """That of the first source that has one: they name one tokenizer."""
+        return next((source.manifest for source in self._parts if source.manifest is not None), None)
+
+    @property
+    def tokenizer(self) -> Any:
+        """That of the first source that has one."""
+        return next((source.tokenizer for source in self._parts if source.tokenizer is not None), None)
+
+    @property
+    def token_dtype(self) -> np.dtype:
+        """As ``WindowDataset`` has it."""
+        return max((source.token_dtype for source in self._parts), key=lambda dtype: dtype.itemsize)
+
+    @property
+    def named_split(self) -> str | None:
+        """The split that all sources are, where they say so."""
+        splits = {source.named_split for source in self._parts}
+        return splits.pop() if len(splits) == 1 else None
+
+    @property
+    def label_rule(self) -> Any:
+        """That of the sources, which is one."""
+        return self._parts[0].label_rule
+
+    def make_batch(self, rows: np.ndarray) -> Batch:
+        """As ``WindowDataset`` has it."""
+        return self._parts[0].make_batch(rows)
+
+    def check_vocab(self, vocab_size: int) -> None:
+        """As ``DataSource`` has it, for each source."""
+        for source in self._parts:
+            source.check_vocab(vocab_size)
+
+    def max_token_id(self) -> int:
+        """The largest id that the sources find."""
+        return max(source.max_token_id() for source in self._parts)
+
+    def __len__(self) -> int:
+        """Samples that the run wants; else as many as the sources have windows."""
+        return int(self._first_window[-1]) if self._wanted is None else self._wanted
+
+    # ------------------------------------------------------------------------------------------- reading
+
+    def sample_offsets(self, sample_numbers: np.ndarray) -> np.ndarray:
+        """Where samples lie, for ``read_windows``: int64 ``[N, 1 + K]``, the source and what it says of the row."""
+        numbers = np.asarray(sample_numbers, dtype=np.int64).ravel()
+        sources, windows = self.order(numbers)
+        return self._located(sources, windows, lambda source, own: source.sample_offsets(own))
+
+    def window_offsets(self, windows: np.ndarray) -> np.ndarray:
+        """The same of windows to evaluate on: all of the first source, then those of the next."""
+        numbers = np.asarray(windows, dtype=np.int64).ravel()
+        sources = np.searchsorted(self._first_window, numbers, side="right") - 1
+        within = numbers - self._first_window[sources]
+        return self._located(sources, within, lambda source, own: source.window_offsets(own))
+
+    def _located(self, sources: np.ndarray, windows: np.ndarray, locate: Any) -> np.ndarray:
+        offsets = np.zeros((len(sources), 1 + max(self._columns)), dtype=np.int64)
+        offsets[:, 0] = sources
+        for number in np.unique(sources).tolist():
+            mine = sources == number
+            offsets[mine, 1 : 1 + self._columns[number]] = locate(self._parts[number], windows[mine])
+        return offsets
+
+    def read_windows(self, offsets: np.ndarray, out: np.ndarray) -> None:
+        """Copy the rows at ``offsets`` (int64 ``[B, 1 + K]``) into ``out`` (int64 ``[B, T + 1]``).
+
+        Raises:
+            DataError: as the sources have it.
+        """
+        by_source = np.argsort(offsets[:, 0], kind="stable")
+        numbers = offsets[by_source, 0]
+        bounds = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
+        for first, end in pairwise(bounds):
+            source, rows = int(numbers[first]), by_source[first:end]
+            where = offsets[rows, 1 : 1 + self._columns[source]]
+            if end - first == len(out):
+                self._parts[source].read_windows(where, out)
+                return
+            found = np.empty((end - first, out.shape[1]), dtype=np.int64)
+            self._parts[source].read_windows(where, found)
+            out[rows] = found
