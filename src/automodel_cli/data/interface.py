@@ -198,6 +198,10 @@ class WindowDataset(DataSource, Dataset[dict[str, torch.Tensor]], ABC):
         """Hash of ``plan()``."""
         return plan_hash(self.plan())
 
+    def continue_from(self, stored: Any, sample: int) -> Any:
+        """Go on where a run with another plan was, if this data set can; what changes then, else None."""
+        return None
+
     @property
     def num_tokens(self) -> int:
         """Tokens in all that is read."""

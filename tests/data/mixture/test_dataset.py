@@ -131,7 +131,7 @@ def test_what_is_known_of_it(sources, tmp_path):
         ({"web": {"paths": "x"}}, "file_pattern .* or paths"),
         ({"web": {"seq_len": 5}}, r"web\.seq_len is the same for all"),
         ({"web": {"no_such": 5}}, r"web\.no_such is not known"),
-        ({"web": {"mmap": [1]}}, r"web\.mmap"),
+        ({"web": {"mmap": [1]}}, r"sources\.web: mmap"),
         ({"web": {"file_pattern": "nowhere/*.bin"}}, "source web: .*nowhere"),
         ({"web": {"intra_document": True, "bos_token": 7}}, "web and code treat documents differently"),
         ({"books": {"order": "megatron"}}, r"books\.order is megatron"),

@@ -7,9 +7,8 @@ from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
-
 from automodel_cli.errors import ConfigError
+from automodel_cli.json_files import validated
 
 Arguments = TypeVar("Arguments")
 
@@ -27,10 +26,4 @@ def checked(kind: type[Arguments], given: Mapping[str, Any], key: str) -> Argume
             raise ConfigError(
                 f"{key}.{name} is not known", f"did you mean {near[0]}?" if near else f"it takes {', '.join(known)}"
             )
-    try:
-        return TypeAdapter(kind).validate_python(dict(given))
-    except ValidationError as error:
-        problem = error.errors()[0]
-        raise ConfigError(
-            f"{'.'.join((key, *map(str, problem['loc'])))}: {problem['msg']}", "see docs/config.md for what it takes"
-        ) from None
+    return validated(dict(given), kind, key, ConfigError, hint="docs/config.md says what it takes")

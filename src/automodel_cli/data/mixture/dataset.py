@@ -18,6 +18,7 @@ from automodel_cli.batch import Batch
 from automodel_cli.corpus.tokenizers.same_tokenizer import MadeBy
 from automodel_cli.data.arguments import MixtureArguments
 from automodel_cli.data.interface import RunValues, SourceStats, TokenRange, WindowDataset
+from automodel_cli.data.mixture.history import DataChange, Segment, change_of, read_plan, stage_plans
 from automodel_cli.data.mixture.order import ALGORITHM, MixtureOrder, Stage
 from automodel_cli.data.mixture.sources import open_sources, weights_of
 from automodel_cli.data.mixture.stages import stages_of
@@ -39,6 +40,8 @@ class Mixture(WindowDataset):
         self.sources = open_sources(options)
         self._parts = list(self.sources.values())
         self.order = MixtureOrder(stages_of(options, weights_of(options, self.sources)))
+        self._given: dict[str, int] = {}  # windows of each source before the order begins
+        self._history: list[dict[str, Any]] = []  # the mixtures before it
         self.notes = [f"source {name}: {note}" for name, source in self.sources.items() for note in source.notes]
         self._sizes = np.array([len(source) for source in self._parts], dtype=np.int64)
         self._first_window = np.concatenate([[0], np.cumsum(self._sizes)])
@@ -80,18 +83,54 @@ class Mixture(WindowDataset):
         return [stage for stage in self.order.stages if stage.first < len(self)]
 
     def plan(self) -> dict[str, Any]:
-        """As ``WindowDataset`` has it."""
+        """As ``WindowDataset`` has it: the plan of a run that never changed its data has no history."""
+        changed = {"from_sample": self.order.first, "given": self._given, "history": self._history}
         return {
             "kind": "mixture",
             "order": ALGORITHM,
             "seq_len": self.seq_len,
-            "sources": {name: source.plan() for name, source in self.sources.items()},
-            "stages": self.order.plan(list(self.sources)),
+            **self._segment(),
+            **(changed if self._history else {}),
         }
+
+    def _segment(self) -> dict[str, Any]:
+        return {
+            "sources": {name: source.plan() for name, source in self.sources.items()},
+            "stages": stage_plans(self.order.stages, list(self.sources)),
+        }
+
+    def continue_from(self, stored: Any, sample: int) -> DataChange | None:
+        """Go on from where a run with the plan ``stored`` was after ``sample`` samples, each source at its window.
+
+        Returns:
+            What is another now; None where nothing is, or where no mixture can go on from that plan (then the plans
+            differ).
+
+        Raises:
+            DataError: a source's name means another source than it did.
+        """
+        own = self._segment()
+        before = read_plan(stored, own["sources"], self.seq_len)
+        if before is None:
+            return None
+        change = None
+        if (stored.get("sources"), stored.get("stages")) == (own["sources"], own["stages"]):
+            first, self._given = before.from_sample, before.given
+            self._history = [segment.model_dump(exclude_unset=True) for segment in before.history]
+        else:
+            change = change_of(before, own["sources"], self.order, sample)
+            first, self._given = sample, before.given_at(sample)
+            earlier = before.model_dump(exclude_unset=True, include=set(Segment.model_fields))
+            self._history = [*(segment.model_dump(exclude_unset=True) for segment in before.history), earlier]
+        given = [self._given.get(name, 0) for name in self.sources]
+        self.order = MixtureOrder(self.order.stages, first, given)
+        return change
 
     def source_stats(self) -> list[SourceStats]:
         """What each source gives to the samples that are read."""
-        given = self.order.given(len(self)) if self._training else self._sizes
+        given = self._sizes
+        if self._training:
+            given = self.order.given(max(len(self), self.order.first))
         return [
             SourceStats(
                 name,

@@ -15,7 +15,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -24,6 +23,9 @@ from automodel_cli.data.mixture.pattern import pattern, quotas, rounded
 ALGORITHM = "deadlines/1"  # named in every plan: another rule is another order of the data
 _RAMP_PIECES = 64
 _RAMP_PERIOD = 256  # samples, of a piece of a ramp
+
+
+_Stretch = tuple[int, tuple[int, ...]]  # first sample, and the quotas from there on
 
 
 @dataclass(frozen=True)
@@ -49,30 +51,26 @@ class MixtureOrder:
 
     Args:
         stages: in order, the first from sample 0 on; the last is no ramp.
+        first: sample from which on the stages decide; those before it were another order's.
+        given: windows that each source had given before ``first``, int ``[N]``; none where that is 0.
     """
 
-    def __init__(self, stages: Sequence[Stage]) -> None:
+    def __init__(self, stages: Sequence[Stage], first: int = 0, given: Sequence[int] | None = None) -> None:
         assert stages and stages[0].first == 0 and stages[-1].ramp_from is None
         self.stages = tuple(stages)
+        self.first = first
         self._pieces: list[_Piece] = []
-        given = np.zeros(len(stages[0].weights), dtype=np.int64)
-        stretches = list(_stretches(stages))
-        for (first, quota), following in zip(stretches, [*stretches[1:], None], strict=True):
-            self._pieces.append(_Piece(first, given, quota))
+        counts = np.array(given or [0] * len(stages[0].weights), dtype=np.int64)
+        stretches = _from(first, _stretches(stages))
+        for (begin, quota), following in zip(stretches, [*stretches[1:], None], strict=True):
+            self._pieces.append(_Piece(begin, counts, quota))
             if following is not None:
-                given = given + _given_within(quota, following[0] - first)
+                counts = counts + _given_within(quota, following[0] - begin)
         self._firsts = np.array([piece.first for piece in self._pieces])
 
-    def plan(self, names: Sequence[str]) -> list[dict[str, Any]]:
-        """The stages as JSON values."""
-        return [
-            {
-                "from_sample": stage.first,
-                "weights": dict(zip(names, stage.weights, strict=True)),
-                **({"ramp_from": dict(zip(names, stage.ramp_from, strict=True))} if stage.ramp_from else {}),
-            }
-            for stage in self.stages
-        ]
+    def stage_at(self, sample: int) -> Stage:
+        """The stage that a sample belongs to."""
+        return next(stage for stage in reversed(self.stages) if stage.first <= sample)
 
     def __call__(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(source, its window) of samples ``numbers``, int64 ``[K]`` each; a source's windows count on for ever."""
@@ -93,7 +91,13 @@ class MixtureOrder:
         return piece.given + _given_within(piece.quota, samples - piece.first)
 
 
-def _stretches(stages: Sequence[Stage]) -> list[tuple[int, tuple[int, ...]]]:
+def _from(first: int, stretches: list[_Stretch]) -> list[_Stretch]:
+    """The stretches after ``first``, and the rest of the one that it is in."""
+    begun = [quota for begin, quota in stretches if begin <= first]
+    return [(first, begun[-1]), *(stretch for stretch in stretches if stretch[0] > first)]
+
+
+def _stretches(stages: Sequence[Stage]) -> list[_Stretch]:
     """(first sample, quotas) of each piece of fixed weights; ramps are cut at whole periods."""
     found = []
     for stage, following in zip(stages, [*stages[1:], None], strict=True):

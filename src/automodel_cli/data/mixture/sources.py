@@ -11,10 +11,10 @@ from automodel_cli.data.arguments import MegatronArguments, MixtureArguments, Na
 from automodel_cli.data.interface import WindowDataset
 from automodel_cli.data.megatron_dataset import MegatronPretraining
 from automodel_cli.data.mixture.checked import checked
+from automodel_cli.data.mixture.history import MOST_SOURCES
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
 
-MOST_SOURCES = 256
 _KINDS: dict[str, tuple[type[WindowDataset], type]] = {
     "file_pattern": (NanogptDataset, NanogptArguments),
     "paths": (MegatronPretraining, MegatronArguments),
