@@ -13,6 +13,7 @@ from tests.token_files import write_token_file
 
 from automodel_cli.data.loader import TokenLoader
 from automodel_cli.data.mixture.dataset import Mixture
+from automodel_cli.data.mixture.history import windows_read
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
 from automodel_cli.errors import DataError
 
@@ -33,7 +34,7 @@ def mixture(files: dict[str, Any], **weights: float) -> Mixture:
 
 def state_at(loader: TokenLoader, sample: int) -> dict[str, Any]:
     """As a checkpoint has it."""
-    return json.loads(json.dumps({**loader.state_dict(), "samples_consumed": sample}))
+    return json.loads(json.dumps({**loader.state_dict(), "samples_consumed": sample}, sort_keys=True))
 
 
 def resumed(dataset: Mixture, state: dict[str, Any]) -> tuple[TokenLoader, Any]:
@@ -127,3 +128,19 @@ def test_without_asking_a_position_of_another_mixture_is_refused(files):
     loader = TokenLoader(mixture(files, a=1, b=2), **sizes(4, 4))
     with pytest.raises(DataError, match="other data or in another order"):
         loader.load_state_dict(state_at(TokenLoader(mixture(files, a=1, b=1), **sizes(4, 4)), 8))
+
+
+def test_what_was_read_is_known_through_changes(files):
+    first = mixture(files, a=3, b=1)
+    loader, _ = resumed(mixture(files, a=1, c=1), state_at(TokenLoader(first, **sizes(4, 4)), 40))
+    state = state_at(loader, 60)
+    rows = [tuple(vars(row).values()) for row in windows_read(state["plan"], 60)]
+    assert rows == [
+        (0, 40, "a", 0, 30, 50),
+        (0, 40, "b", 0, 10, 50),
+        (40, 60, "a", 30, 40, 50),
+        (40, 60, "c", 0, 10, 50),
+    ]
+    alone = NanogptDataset(files["a"]["file_pattern"], T)
+    assert [tuple(vars(row).values()) for row in windows_read(alone.plan(), 7)] == [(0, 7, "data", 0, 7, 50)]
+    assert windows_read(None, 3)[0].available is None

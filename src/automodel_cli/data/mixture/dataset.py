@@ -18,7 +18,7 @@ from automodel_cli.batch import Batch
 from automodel_cli.corpus.tokenizers.same_tokenizer import MadeBy
 from automodel_cli.data.arguments import MixtureArguments
 from automodel_cli.data.interface import RunValues, SourceStats, TokenRange, WindowDataset
-from automodel_cli.data.mixture.history import DataChange, Segment, change_of, read_plan, stage_plans
+from automodel_cli.data.mixture.history import DataChange, as_json, change_of, read_plan, stage_plans
 from automodel_cli.data.mixture.order import ALGORITHM, MixtureOrder, Stage
 from automodel_cli.data.mixture.sources import open_sources, weights_of
 from automodel_cli.data.mixture.stages import stages_of
@@ -113,15 +113,13 @@ class Mixture(WindowDataset):
         before = read_plan(stored, own["sources"], self.seq_len)
         if before is None:
             return None
-        change = None
+        change, self._history = None, [as_json(segment) for segment in before.history]
         if (stored.get("sources"), stored.get("stages")) == (own["sources"], own["stages"]):
             first, self._given = before.from_sample, before.given
-            self._history = [segment.model_dump(exclude_unset=True) for segment in before.history]
         else:
             change = change_of(before, own["sources"], self.order, sample)
             first, self._given = sample, before.given_at(sample)
-            earlier = before.model_dump(exclude_unset=True, include=set(Segment.model_fields))
-            self._history = [*(segment.model_dump(exclude_unset=True) for segment in before.history), earlier]
+            self._history.append(as_json(before))
         given = [self._given.get(name, 0) for name in self.sources]
         self.order = MixtureOrder(self.order.stages, first, given)
         return change

@@ -78,6 +78,43 @@ class DataChange:
     headings = ("source", "windows read", "weight before", "weight now", "what happens")
 
 
+@dataclass(frozen=True)
+class WindowsRead:
+    """Windows ``first`` to ``end`` of a source, read by samples ``from_sample`` to ``to_sample`` of a run.
+
+    A source's windows are counted on from pass to pass; ``available`` are those of one pass (None: not known).
+    """
+
+    from_sample: int
+    to_sample: int
+    source: str
+    first: int
+    end: int
+    available: int | None
+
+
+def windows_read(plan: Any, samples: int) -> list[WindowsRead]:
+    """What a run with the stored ``plan`` has read after ``samples`` samples, in order; one source if no mixture."""
+    known = plan if isinstance(plan, Mapping) else {}
+    found = read_plan(plan, {}, known.get("seq_len", 0))
+    if found is None:
+        return [WindowsRead(0, samples, "data", 0, samples, known.get("windows"))]
+    segments = [*found.history, found]
+    ends = [segment.from_sample for segment in segments[1:]] + [samples]
+    return [
+        WindowsRead(
+            segment.from_sample,
+            end,
+            name,
+            segment.given.get(name, 0),
+            segment.given_at(end)[name],
+            source.get("windows"),
+        )
+        for segment, end in zip(segments, ends, strict=True)
+        for name, source in segment.sources.items()
+    ]
+
+
 def stage_plans(stages: Sequence[Stage], names: Sequence[str]) -> list[dict[str, Any]]:
     """Stages as JSON values."""
     return [
@@ -88,6 +125,11 @@ def stage_plans(stages: Sequence[Stage], names: Sequence[str]) -> list[dict[str,
         }
         for stage in stages
     ]
+
+
+def as_json(segment: Segment) -> dict[str, Any]:
+    """A segment, or what of a plan is one, as JSON values."""
+    return segment.model_dump(mode="json", exclude_unset=True, include=set(Segment.model_fields))
 
 
 def read_plan(stored: Any, sources: Mapping[str, dict[str, Any]], seq_len: int) -> MixturePlan | None:

@@ -23,7 +23,7 @@ _OF_THE_MIXTURE = ("seq_len", "seq_length", "splits_to_build")
 
 
 def open_sources(options: MixtureArguments) -> dict[str, WindowDataset]:
-    """The data set of each source, in the order of the file.
+    """The data set of each source, by name: neither a file nor JSON keeps the order of its keys for sure.
 
     Raises:
         ConfigError: no source, arguments of none of the two kinds, or such as the mixture decides.
@@ -31,7 +31,7 @@ def open_sources(options: MixtureArguments) -> dict[str, WindowDataset]:
     """
     if not 0 < len(options.sources) <= MOST_SOURCES:
         raise ConfigError(f"dataset.sources has {len(options.sources)} sources", f"give it 1 to {MOST_SOURCES} of them")
-    found = {name: _open(name, given, options) for name, given in options.sources.items()}
+    found = {name: _open(name, given, options) for name, given in sorted(options.sources.items())}
     _refuse_several_tokenizers(found)
     _refuse_several_labels(found)
     return found
@@ -43,7 +43,7 @@ def weights_of(options: MixtureArguments, sources: Mapping[str, WindowDataset]) 
     Raises:
         ConfigError: some have one and some have not, or one is no number.
     """
-    given = {name: source.get("weight") for name, source in options.sources.items()}
+    given = {name: options.sources[name].get("weight") for name in sources}
     missing = [name for name, weight in given.items() if weight is None]
     if len(missing) == len(given):
         return {name: float(len(source)) for name, source in sources.items()}
