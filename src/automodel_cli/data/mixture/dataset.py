@@ -1,14 +1,15 @@
 """``Mixture``: windows of several data sets, by weights that may change in the course of a run.
 
 Sample ``k`` is window ``order(k)`` of one source (``order``); a source's windows are permuted anew in each pass over it
-by the source itself. So a position is one integer, as for a single data set, and ranks are not known here.
+by the source itself. So a position is one integer, as for a single data set, and ranks are not known here. The files of
+all sources are read as those of one.
 
-Shapes: N samples, B rows, T = ``seq_len`` tokens, K numbers that say where a row of its source lies.
+Shapes: N samples, T = ``seq_len`` tokens.
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from automodel_cli.arguments import constructor_takes
 from automodel_cli.batch import Batch
 from automodel_cli.corpus.tokenizers.same_tokenizer import MadeBy
 from automodel_cli.data.arguments import MixtureArguments
-from automodel_cli.data.interface import RunValues, SourceStats, TokenRange, WindowDataset
+from automodel_cli.data.files.file_windows import FileWindows
+from automodel_cli.data.files.token_dataset import TokenFileDataset
+from automodel_cli.data.interface import RunValues, SourceStats, TokenRange
 from automodel_cli.data.mixture.history import DataChange, as_json, change_of, read_plan, stage_plans
 from automodel_cli.data.mixture.order import ALGORITHM, MixtureOrder, Stage
 from automodel_cli.data.mixture.sources import open_sources, weights_of
@@ -25,8 +28,10 @@ from automodel_cli.data.mixture.stages import stages_of
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.files import hash_bytes
 
+Locate = Callable[[TokenFileDataset, np.ndarray], np.ndarray]
 
-class Mixture(WindowDataset):
+
+class Mixture(FileWindows):
     """Windows of several sources. Arguments: ``MixtureArguments``.
 
     Raises:
@@ -39,6 +44,8 @@ class Mixture(WindowDataset):
         self.seq_len = options.seq_len
         self.sources = open_sources(options)
         self._parts = list(self.sources.values())
+        mapped = all(source.maps_files for source in self._parts)
+        super().__init__([file for source in self._parts for file in source.files], "auto" if mapped else False)
         self.order = MixtureOrder(stages_of(options, weights_of(options, self.sources)))
         self._given: dict[str, int] = {}  # windows of each source before the order begins
         self._history: list[dict[str, Any]] = []  # the mixtures before it
@@ -48,7 +55,7 @@ class Mixture(WindowDataset):
         self._training = options.split == "train"
         known = options.max_steps is not None and options.global_batch_size is not None
         self._wanted = (options.max_steps or 0) * (options.global_batch_size or 0) if known and self._training else None
-        self._columns = [source.window_offsets(np.zeros(1, dtype=np.int64)).shape[1] for source in self._parts]
+        self._first_file = np.cumsum([0, *(len(source.files) for source in self._parts)])
         if options.max_passes is not None and self._training:
             self._refuse_more_passes(options.max_passes)
 
@@ -155,11 +162,6 @@ class Mixture(WindowDataset):
         return next((source.tokenizer for source in self._parts if source.tokenizer is not None), None)
 
     @property
-    def token_dtype(self) -> np.dtype:
-        """As ``WindowDataset`` has it."""
-        return max((source.token_dtype for source in self._parts), key=lambda dtype: dtype.itemsize)
-
-    @property
     def named_split(self) -> str | None:
         """The split that all sources are, where they say so."""
         splits = {source.named_split for source in self._parts}
@@ -174,15 +176,6 @@ class Mixture(WindowDataset):
         """As ``WindowDataset`` has it."""
         return self._parts[0].make_batch(rows)
 
-    def check_vocab(self, vocab_size: int) -> None:
-        """As ``DataSource`` has it, for each source."""
-        for source in self._parts:
-            source.check_vocab(vocab_size)
-
-    def max_token_id(self) -> int:
-        """The largest id that the sources find."""
-        return max(source.max_token_id() for source in self._parts)
-
     def __len__(self) -> int:
         """Samples that the run wants; else as many as the sources have windows."""
         return int(self._first_window[-1]) if self._wanted is None else self._wanted
@@ -190,41 +183,22 @@ class Mixture(WindowDataset):
     # ------------------------------------------------------------------------------------------- reading
 
     def sample_offsets(self, sample_numbers: np.ndarray) -> np.ndarray:
-        """Where samples lie, for ``read_windows``: int64 ``[N, 1 + K]``, the source and what it says of the row."""
+        """Where samples lie: int64 ``[N, 2]`` of (file, first token), for ``read_windows``."""
         numbers = np.asarray(sample_numbers, dtype=np.int64).ravel()
-        sources, windows = self.order(numbers)
-        return self._located(sources, windows, lambda source, own: source.sample_offsets(own))
+        return self._located(*self.order(numbers), lambda source, own: source.sample_offsets(own))
 
     def window_offsets(self, windows: np.ndarray) -> np.ndarray:
         """The same of windows to evaluate on: all of the first source, then those of the next."""
         numbers = np.asarray(windows, dtype=np.int64).ravel()
         sources = np.searchsorted(self._first_window, numbers, side="right") - 1
-        within = numbers - self._first_window[sources]
-        return self._located(sources, within, lambda source, own: source.window_offsets(own))
+        return self._located(
+            sources, numbers - self._first_window[sources], lambda source, own: source.window_offsets(own)
+        )
 
-    def _located(self, sources: np.ndarray, windows: np.ndarray, locate: Any) -> np.ndarray:
-        offsets = np.zeros((len(sources), 1 + max(self._columns)), dtype=np.int64)
-        offsets[:, 0] = sources
+    def _located(self, sources: np.ndarray, windows: np.ndarray, locate: Locate) -> np.ndarray:
+        offsets = np.empty((len(sources), 2), dtype=np.int64)
         for number in np.unique(sources).tolist():
             mine = sources == number
-            offsets[mine, 1 : 1 + self._columns[number]] = locate(self._parts[number], windows[mine])
+            offsets[mine] = locate(self._parts[number], windows[mine])
+            offsets[mine, 0] += self._first_file[number]
         return offsets
-
-    def read_windows(self, offsets: np.ndarray, out: np.ndarray) -> None:
-        """Copy the rows at ``offsets`` (int64 ``[B, 1 + K]``) into ``out`` (int64 ``[B, T + 1]``).
-
-        Raises:
-            DataError: as the sources have it.
-        """
-        by_source = np.argsort(offsets[:, 0], kind="stable")
-        numbers = offsets[by_source, 0]
-        bounds = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
-        for first, end in pairwise(bounds):
-            source, rows = int(numbers[first]), by_source[first:end]
-            where = offsets[rows, 1 : 1 + self._columns[source]]
-            if end - first == len(out):
-                self._parts[source].read_windows(where, out)
-                return
-            found = np.empty((end - first, out.shape[1]), dtype=np.int64)
-            self._parts[source].read_windows(where, found)
-            out[rows] = found

@@ -8,21 +8,21 @@ from typing import Any
 from automodel_cli.corpus.tokenizer import load_tokenizer
 from automodel_cli.corpus.tokenizers.same_tokenizer import refuse_other_tokenizer
 from automodel_cli.data.arguments import MegatronArguments, MixtureArguments, NanogptArguments
-from automodel_cli.data.interface import WindowDataset
+from automodel_cli.data.files.token_dataset import TokenFileDataset
 from automodel_cli.data.megatron_dataset import MegatronPretraining
 from automodel_cli.data.mixture.checked import checked
 from automodel_cli.data.mixture.history import MOST_SOURCES
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
 
-_KINDS: dict[str, tuple[type[WindowDataset], type]] = {
+_KINDS: dict[str, tuple[type[TokenFileDataset], type]] = {
     "file_pattern": (NanogptDataset, NanogptArguments),
     "paths": (MegatronPretraining, MegatronArguments),
 }
 _OF_THE_MIXTURE = ("seq_len", "seq_length", "splits_to_build")
 
 
-def open_sources(options: MixtureArguments) -> dict[str, WindowDataset]:
+def open_sources(options: MixtureArguments) -> dict[str, TokenFileDataset]:
     """The data set of each source, by name: neither a file nor JSON keeps the order of its keys for sure.
 
     Raises:
@@ -37,7 +37,7 @@ def open_sources(options: MixtureArguments) -> dict[str, WindowDataset]:
     return found
 
 
-def weights_of(options: MixtureArguments, sources: Mapping[str, WindowDataset]) -> dict[str, float]:
+def weights_of(options: MixtureArguments, sources: Mapping[str, TokenFileDataset]) -> dict[str, float]:
     """The weight of each source; where none is given, its number of windows.
 
     Raises:
@@ -57,7 +57,7 @@ def weights_of(options: MixtureArguments, sources: Mapping[str, WindowDataset]) 
     return {name: float(weight) for name, weight in given.items() if weight is not None}
 
 
-def _open(name: str, given: Mapping[str, Any], options: MixtureArguments) -> WindowDataset:
+def _open(name: str, given: Mapping[str, Any], options: MixtureArguments) -> TokenFileDataset:
     key = f"dataset.sources.{name}"
     kinds = [kind for kind in _KINDS if kind in (given if isinstance(given, Mapping) else ())]
     if len(kinds) != 1:
@@ -77,6 +77,8 @@ def _open(name: str, given: Mapping[str, Any], options: MixtureArguments) -> Win
             raise ConfigError(
                 f"{key}.order is megatron, which is an order of a whole run's samples", "leave it out in a mixture"
             )
+        if own.get("add_extra_token_to_sequence") is False:
+            raise ConfigError(f"{key}.add_extra_token_to_sequence is false", "leave it out in a mixture")
     given_to_it: Any = checked(arguments, own, key)
     try:
         return kind(**vars(given_to_it))
@@ -84,7 +86,7 @@ def _open(name: str, given: Mapping[str, Any], options: MixtureArguments) -> Win
         raise type(error)(f"source {name}: {error.message}", error.hint) from error
 
 
-def _refuse_several_tokenizers(sources: Mapping[str, WindowDataset]) -> None:
+def _refuse_several_tokenizers(sources: Mapping[str, TokenFileDataset]) -> None:
     known = {name: source.manifest for name, source in sources.items() if source.manifest is not None}
     first = next(iter(known.values()), None)
     for name, manifest in known.items():
@@ -100,7 +102,7 @@ def _refuse_several_tokenizers(sources: Mapping[str, WindowDataset]) -> None:
         refuse_other_tokenizer(load_tokenizer(folder), manifest, data=f"source {name}")
 
 
-def _refuse_several_labels(sources: Mapping[str, WindowDataset]) -> None:
+def _refuse_several_labels(sources: Mapping[str, TokenFileDataset]) -> None:
     """Batches are made of rows of several sources, so all have to mean one thing by documents and labels."""
     rules = {name: source.label_rule for name, source in sources.items()}
     first = next(iter(rules))

@@ -96,11 +96,11 @@ def data_line(dataset: Any) -> str:
 
 def _stage_rows(plan: RunPlan) -> Rows:
     """When the weights of a mixture change."""
-    stages = plan.dataset.stages if isinstance(plan.dataset, Mixture) else []
-    if len(stages) < 2:
+    if not isinstance(plan.dataset, Mixture) or len(plan.dataset.stages) < 2:
         return []
     size, said = plan.cfg.step_scheduler.global_batch_size, []
-    for stage, following in zip(stages, [*stages[1:], None], strict=True):
+    stages = plan.dataset.order.stages
+    for stage, following in zip(plan.dataset.stages, [*stages[1:], None], strict=False):
         first = f"{stage.first // size:,}"
         when = f"from step {first}" if following is None else f"steps {first} to {following.first // size:,}"
         shares = zip(plan.dataset.sources, stage.weights, strict=True)
