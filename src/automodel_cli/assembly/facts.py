@@ -130,8 +130,8 @@ def stage_of(cfg: PretrainConfig, dataset: Any) -> str:
     return cfg.stage or source_of(dataset).stage
 
 
-def refuse_other_run(stored: Facts, now: Facts, checkpoint: Path) -> None:
-    """Check that the run described by ``now`` is the one that wrote ``checkpoint``.
+def refuse_other_run(stored: Facts, now: Facts, checkpoint: Path, *, other_data: bool = False) -> None:
+    """Check that the run described by ``now`` is the one that wrote ``checkpoint``; ``other_data`` may be so.
 
     Raises:
         CheckpointError: model, data, tokenizer or optimizer differ; the message shows each difference.
@@ -139,6 +139,7 @@ def refuse_other_run(stored: Facts, now: Facts, checkpoint: Path) -> None:
     found = [
         f"{title}: {line}"
         for section, title in _MUST_AGREE.items()
+        if not (other_data and section == "data")
         for line in differences(getattr(stored, section), getattr(now, section))
     ]
     if found:

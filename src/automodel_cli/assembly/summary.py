@@ -1,4 +1,4 @@
-"""The table of a blend of Megatron files, for ``pretrain`` and ``preprocess index``."""
+"""Tables of what is mixed: a blend of Megatron files, for ``pretrain`` and ``preprocess index``, and a ``Mixture``."""
 
 from __future__ import annotations
 
@@ -6,10 +6,31 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from automodel_cli.assembly.reporter import Columns
-from automodel_cli.data.interface import BlendStats, DataSource, source_of
+from automodel_cli.data.interface import BlendStats, DataSource, SourceStats, source_of
 
 _SHOWN_FILES = 16  # of more, the first and the last
 BLEND_HEADINGS = ("data", "prefix", "documents", "first", "last", "tokens", "weight", "samples", "epochs")
+
+MIXTURE_HEADINGS = ("data", "source", "tokens", "windows", "weight", "windows read", "tokens read", "passes")
+
+
+def mixture_table(datasets: Mapping[str, Any]) -> tuple[str, Sequence[str], Columns] | None:
+    """What each source gives to each mixture: title, headings and rows; None where no data set is one.
+
+    ``weight`` is its share in each stage, ``passes`` how often the run reads its ``windows``.
+    """
+    rows = [
+        _source_row(name, stats, source.describe().seq_len or 0)
+        for name, source in ((name, source_of(dataset)) for name, dataset in datasets.items())
+        for stats in source.source_stats()
+    ]
+    return ("Mixture", MIXTURE_HEADINGS, rows) if rows else None
+
+
+def _source_row(name: str, stats: SourceStats, seq_len: int) -> Sequence[str]:
+    weights = ", ".join(f"{weight:.4g}" for weight in stats.weights)
+    read = (f"{stats.windows:,}", f"{stats.windows * seq_len:,}", f"{stats.windows / stats.available:.3g}")
+    return (name, stats.name, f"{stats.tokens:,}", f"{stats.available:,}", weights, *read)
 
 
 def blend_table(datasets: Mapping[str, Any]) -> tuple[str, Sequence[str], Columns] | None:

@@ -110,6 +110,17 @@ def check_fits(
     return replace(loaded, changes=_read_optimizer(reader, model, optimizer, World.single(), with_values=False))
 
 
+def position_of(path: Path) -> dict[str, Any]:
+    """Where a step was in its data, as its loader said.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    if (trouble := layout.find_problem(path)) is not None:
+        raise CheckpointError(trouble, layout.recovery_hint(path))
+    return StepReader(path).read_json("loader.json")
+
+
 def _documents(reader: StepReader) -> Loaded:
     """What a step says beside its tensors."""
     state, manifest = reader.read_model("state.json", StoredState), reader.manifest

@@ -109,6 +109,47 @@ class MegatronArguments:
 
 
 @dataclass
+class MixtureArguments:
+    """What ``Mixture`` takes.
+
+    Args:
+        sources: by name, each with ``file_pattern`` (and what else ``NanogptDataset`` takes) or ``paths`` (and what
+            else ``MegatronPretraining`` takes), and ``weight``: its share of the windows, whatever the weights add up
+            to. Without any weight a source's share is its size.
+        seq_len: tokens a window is trained on, T, for all sources.
+        stages: weights that change: ``{until: 0.8, weights: {web: 0.5, code: 0.5}, ramp: true}`` in order. ``until``
+            is a share of the run, ``until_step`` a step, ``until_tokens`` a number of tokens; the last stage needs
+            none. Without ``weights`` those of the sources hold; with ``ramp`` they are come to in a straight line
+            over the stage.
+        max_passes: a source may be read that often; more is refused before the run.
+        seed: of the order of each source's windows.
+        split, global_batch_size, max_steps: the run supplies them.
+    """
+
+    sources: Mapping[str, Mapping[str, Any]]
+    seq_len: int
+    _: KW_ONLY
+    stages: Sequence[Mapping[str, Any]] | None = None
+    max_passes: float | None = None
+    seed: int = 0
+    split: Literal["train", "validation"] = "train"
+    global_batch_size: int | None = None
+    max_steps: int | None = None
+
+
+@dataclass
+class StageArguments:
+    """One entry of ``MixtureArguments.stages``."""
+
+    _: KW_ONLY
+    until: float | None = None
+    until_step: int | None = None
+    until_tokens: float | None = None
+    weights: Mapping[str, float] | None = None
+    ramp: bool = False
+
+
+@dataclass
 class ChatArguments:
     """What ``ChatDataset`` takes.
 

@@ -77,6 +77,17 @@ class BlendStats:
 
 
 @dataclass(frozen=True)
+class SourceStats:
+    """What one source of a mixture gives to a run: ``windows`` of the ``available``, by its ``weights`` in turn."""
+
+    name: str
+    tokens: int
+    available: int
+    windows: int
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class IndexReport:
     """Sample indices of a data set on disk: how many it needs, were built now, and could not be kept."""
 
@@ -143,6 +154,10 @@ class DataSource:
         """What each file gives to a blend; empty where there is none."""
         return []
 
+    def source_stats(self) -> list[SourceStats]:
+        """What each source gives to a mixture; empty where there is none."""
+        return []
+
     def index_report(self) -> IndexReport | None:
         """What became of the sample indices; None where none are needed."""
         return None
@@ -182,6 +197,10 @@ class WindowDataset(DataSource, Dataset[dict[str, torch.Tensor]], ABC):
     def plan_hash(self) -> str:
         """Hash of ``plan()``."""
         return plan_hash(self.plan())
+
+    def continue_from(self, stored: Any, sample: int) -> Any:
+        """Go on where a run with another plan was, if this data set can; what changes then, else None."""
+        return None
 
     @property
     def num_tokens(self) -> int:
@@ -233,9 +252,17 @@ class WindowDataset(DataSource, Dataset[dict[str, torch.Tensor]], ABC):
         self.read_windows(self.sample_offsets(sample_numbers), out)
 
     @property
+    def label_rule(self) -> Any:
+        """How a batch is more than two views of its rows (ignored labels, positions, segments); None: it is not.
+
+        Rows of data sets with equal rules may stand in one batch.
+        """
+        return None
+
+    @property
     def labelled(self) -> bool:
-        """Whether a batch is more than two views of its rows: ignored labels, positions, segments."""
-        return False
+        """Whether there is such a rule."""
+        return self.label_rule is not None
 
     def make_batch(self, rows: np.ndarray) -> Batch:
         """The batch of ``rows`` that were read (int64 ``[B, T + 1]``); views of them unless ``labelled``."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -31,7 +31,7 @@ from automodel_cli.data.collate import as_batch, default_collate, refuse_unshift
 from automodel_cli.data.interface import WindowDataset, length_of
 from automodel_cli.data.packing import Pack, Packing, Read, Start, batch_of_packs, row_of, windows
 from automodel_cli.data.permutation import ALGORITHM, Permutation
-from automodel_cli.data.position import PlannedLoader, StreamState, checked_position
+from automodel_cli.data.position import PlannedLoader, StreamState, check_plan, checked_position
 from automodel_cli.data.prefetch import prefetch_on_host, prefetch_to_device
 from automodel_cli.data.sampler import BatchShape
 from automodel_cli.data.user_dataset import (
@@ -82,6 +82,7 @@ class TokenLoader(PlannedLoader):
         self.dataset = dataset
         self.device = torch.device(device)
         self.prefetch = prefetch
+        self._accepted: str | None = None  # hash of another plan, from a position in which this one goes on
 
     def __iter__(self) -> Iterator[list[Batch]]:
         """The updates from the present position on."""
@@ -90,6 +91,21 @@ class TokenLoader(PlannedLoader):
         for batches in prefetch_to_device(prefetch_on_host(read, self.prefetch), self.device):
             self.samples_consumed += self.shape.global_batch_size
             yield batches
+
+    def continue_from(self, state: Mapping[str, Any]) -> Any:
+        """As ``PlannedLoader`` has it; afterwards ``load_state_dict`` takes that ``state``."""
+        stored = checked_position(state)
+        change = self.dataset.continue_from(stored.plan, stored.samples_consumed)
+        self.plan = self.dataset.plan()
+        self._accepted = None if change is None else stored.plan_hash
+        return change
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """As ``PlannedLoader`` has it."""
+        stored = checked_position(state)
+        if stored.plan_hash != self._accepted:
+            check_plan(state, self.plan)
+        self.samples_consumed = stored.samples_consumed
 
     def _offsets(self) -> Iterator[np.ndarray]:
         """Where the rows of each update lie: ``[M, B, ...]``, located many updates at a time."""

@@ -240,9 +240,9 @@ class MegatronPretraining(TokenFileDataset):
         return self.order.position(offset.tolist(), column)
 
     @property
-    def labelled(self) -> bool:
-        """Whether labels are more than the next tokens."""
-        return not self.labels.plain
+    def label_rule(self) -> Any:
+        """Megatron's rules, where labels are more than the next tokens."""
+        return None if self.labels.plain else self.labels
 
     def make_batch(self, rows: np.ndarray) -> Batch:
         """As ``WindowDataset`` has it, with labels to ignore, positions and segments as asked for."""

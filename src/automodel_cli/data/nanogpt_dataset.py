@@ -22,14 +22,14 @@ from automodel_cli.batch import Batch
 from automodel_cli.corpus.formats.manifest import MANIFEST_NAME, CorpusManifest, read_corpus_manifest
 from automodel_cli.data.arguments import NanogptArguments
 from automodel_cli.data.files.documents import Eot, aligned_starts, document_starts, positions, segments
-from automodel_cli.data.files.token_dataset import TokenFileDataset
+from automodel_cli.data.files.file_windows import FileWindows
 from automodel_cli.data.files.token_files import TokenFiles, open_token_files
 from automodel_cli.data.interface import TokenRange
 from automodel_cli.data.permutation import ALGORITHM, Permutation
 from automodel_cli.errors import ConfigError, DataError
 
 
-class NanogptDataset(TokenFileDataset):
+class NanogptDataset(FileWindows):
     """Windows over nanoGPT-style token files: all header kinds and headerless, uint16 or uint32.
 
     Arguments: ``NanogptArguments``.
@@ -58,8 +58,6 @@ class NanogptDataset(TokenFileDataset):
             )
         self.bos_token = options.bos_token
         self._separated = self._separation() if options.intra_document else None
-        dtypes = {file.dtype for file in self._files}
-        self._stored_dtype = dtypes.pop() if len(dtypes) == 1 else None  # None: the shards differ
         self._starts: np.ndarray | None = None  # of all windows, when they are not a plain stride
         if options.align_to_bos:
             counts = self._aligned_windows()
@@ -81,11 +79,6 @@ class NanogptDataset(TokenFileDataset):
             files = manifest.token_files("val")
             name = str(manifest.path(files[0])) if files else name
         return cls(name, seq_len, **trained_as)
-
-    @property
-    def token_dtype(self) -> np.dtype:
-        """The widest type that tokens are stored in."""
-        return max((file.dtype for file in self._files), key=lambda dtype: dtype.itemsize)
 
     def token_ranges(self) -> list[TokenRange]:
         """All of every shard, tails included."""
@@ -143,65 +136,10 @@ class NanogptDataset(TokenFileDataset):
             starts = (windows - self._first_window[shards]) * self.seq_len
         return np.stack([shards, starts], axis=1)
 
-    def read_windows(self, offsets: np.ndarray, out: np.ndarray) -> None:
-        """Copy the windows at ``offsets`` (int64 ``[B, 2]``) into ``out`` (int64 ``[B, T + 1]``).
-
-        Rows of one shard are one copy: a strided one where they follow each other, as in file order.
-
-        Raises:
-            DataError: a file was changed meanwhile, or (after ``check_vocab``) an id without a row in the model.
-        """
-        shards, starts = offsets[:, 0].tolist(), offsets[:, 1].tolist()
-        tokens = self._shards.checked(shards[0]).tokens
-        if tokens is None or shards.count(shards[0]) < len(shards):
-            largest = self._read_each(shards, starts, out)
-        else:
-            largest = self._read_mapped(tokens, starts, offsets[:, 1], out)
-        self._check_ids(largest, out, offsets)
-
-    def _read_mapped(self, tokens: np.ndarray, starts: list[int], offsets: np.ndarray, out: np.ndarray) -> int:
-        """Rows of one mapped shard; the largest id in them, 0 where it does not matter."""
-        rows, stride, start = len(starts), self.seq_len, starts[0]
-        if starts == list(range(start, start + rows * stride, stride)):
-            out[:] = _rows_of(tokens, start, rows, stride, stride)
-            return self._largest(tokens[start : start + rows * stride + 1])
-        found = _rows_of(tokens, 0, len(tokens) - stride, 1, stride)[offsets]
-        out[:] = found
-        return self._largest(found)
-
-    def _read_each(self, shards: list[int], starts: list[int], out: np.ndarray) -> int:
-        """Rows of several shards, or of one that is not mapped, by a positional read each; the largest id as above.
-
-        Such a read costs what asking a mapped file for its size does.
-        """
-        if self._stored_dtype is None:
-            for shard, start, row in zip(shards, starts, out, strict=True):
-                self._shards.reader(shard).read_into(start, row)
-            return self._largest(out)
-        found = np.empty(out.shape, self._stored_dtype)
-        view, size, at = found.data.cast("B"), found.strides[0], 0
-        for shard, start in zip(shards, starts, strict=True):
-            self._shards.reader(shard).read_bytes(start, view[at : at + size])
-            at += size
-        out[:] = found
-        return self._largest(found)
-
-    def _largest(self, tokens: np.ndarray) -> int:
-        return 0 if self._vocab_size is None else int(np.maximum.reduce(tokens, axis=None))
-
-    def _position(self, offset: np.ndarray, column: int) -> tuple[int, int]:
-        shard, start = offset.tolist()
-        return shard, start + column
-
     @property
-    def follow_each_other(self) -> bool:
-        """As ``WindowDataset`` has it: yes."""
-        return True
-
-    @property
-    def labelled(self) -> bool:
-        """Whether documents are kept apart."""
-        return self._separated is not None
+    def label_rule(self) -> Any:
+        """The id between documents and on which side of one it stands, where documents are kept apart."""
+        return self._separated
 
     def make_batch(self, rows: np.ndarray) -> Batch:
         """As ``WindowDataset`` has it; with ``intra_document`` of a copy, with positions and segments."""
@@ -291,11 +229,3 @@ class NanogptDataset(TokenFileDataset):
                 f"{len(short)} shard(s) without a window of {self.seq_len} + 1 tokens are left out: "
                 f"{tokens:,} tokens in all (first: {short[0].path.name})"
             )
-
-
-def _rows_of(tokens: np.ndarray, start: int, rows: int, stride: int, seq_len: int) -> np.ndarray:
-    """``[rows, seq_len + 1]`` windows from ``start`` on, ``stride`` apart, as one view."""
-    step = tokens.itemsize
-    return np.ndarray(
-        (rows, seq_len + 1), tokens.dtype, buffer=tokens, offset=start * step, strides=(stride * step, step)
-    )

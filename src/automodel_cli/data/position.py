@@ -8,6 +8,7 @@ fits, and the plan itself travels along so that a refusal can say what differs.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -139,6 +140,10 @@ class PlannedLoader:
         if self._windows is None or self.num_epochs is None:
             return None
         return max(self._windows * self.num_epochs - self.samples_consumed, 0)
+
+    def continue_from(self, state: Mapping[str, Any]) -> Any:
+        """Go on from a position in another plan, where the data set can: what changes then. None: nothing does."""
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """The position as JSON: global, independent of ranks, workers and batch sizes."""

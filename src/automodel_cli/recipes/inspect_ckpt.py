@@ -8,9 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from automodel_cli import json_files
 from automodel_cli.checkpoint import layout, run_files
 from automodel_cli.checkpoint.inspect import compare, describe, verify
 from automodel_cli.config.schema.results import InspectConfig
+from automodel_cli.data.mixture.history import windows_read
+from automodel_cli.data.position import checked_position
 from automodel_cli.errors import CheckpointError
 
 
@@ -39,12 +42,28 @@ def _look(cfg: InspectConfig, progress: verify.Progress | None) -> dict[str, Any
     if cfg.step is not None:
         path = layout.resolve(path, cfg.step)
     found = describe.describe(path)
+    if cfg.data:
+        step = layout.checkpoint_at(path)
+        if step is None:
+            raise CheckpointError(f"{path} is no checkpoint of a run", "--data shows what a run has read")
+        found["data_read"] = data_read(step)
     if cfg.verify:
         is_run = found["kind"] == "run"
         complete = [path / row["name"] for row in found["steps"]] if is_run else [path]
         found["verify"] = [verify.verify(folder, progress=progress) for folder in complete]
         found["verify"] += [run_files.verify_run(path)] if is_run else []
     return found
+
+
+def data_read(step: Path) -> dict[str, Any]:
+    """What the run had read of its training data when it wrote a checkpoint.
+
+    Raises:
+        DataError: the stored position is damaged.
+    """
+    position = checked_position(json_files.read_json(step / "loader.json", CheckpointError))
+    rows = [vars(row) for row in windows_read(position.plan, position.samples_consumed)]
+    return {"step": layout.step_of(step.name), "samples": position.samples_consumed, "windows": rows}
 
 
 def find(run_folder: Path, which: str) -> Path:

@@ -32,6 +32,7 @@ def inspect_ckpt(cfg: InspectConfig) -> None:
         with console.Progress("verifying", unit="files") as progress:
             found = recipe.run(cfg, progress=progress)
         _SHOW[found["kind"]](found)
+        show_data(found.get("data_read"))
         show_verified(found.get("verify", []))
     if not all(result["ok"] for result in found.get("verify", [])):
         raise typer.Exit(1)
@@ -154,6 +155,25 @@ def show_diff(found: Mapping[str, Any]) -> None:
         if found[title]:
             rows = [[row["key"], brief(row["a"]), brief(row["b"])] for row in found[title]]
             console.table(title, ("key", "A", "B"), rows)
+
+
+def show_data(found: Mapping[str, Any] | None) -> None:
+    """The outcome of ``--data``: which windows of which source were read by which samples."""
+    if found is None:
+        return
+    rows = [
+        [
+            f"{row['from_sample']:,} to {row['to_sample']:,}",
+            row["source"],
+            f"{row['first']:,} to {row['end']:,}",
+            f"{row['end'] - row['first']:,}",
+            f"{row['end'] / row['available']:.3g}" if row["available"] else "",
+        ]
+        for row in found["windows"]
+    ]
+    title = f"data read until step {found['step']:,} ({found['samples']:,} samples)"
+    columns = ("samples", "source", "its windows", "count", "passes so far")
+    console.table(title, columns, rows, right=("its windows", "count", "passes so far"))
 
 
 def show_verified(results: Iterable[Mapping[str, Any]]) -> None:

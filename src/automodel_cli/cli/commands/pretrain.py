@@ -43,6 +43,7 @@ def pretrain(cfg: PretrainOptions, context: typer.Context) -> int:
     options, trust = cfg, cfg.trust
     file, overrides = file_and_overrides(options.config, list(context.args))
     overrides += [f"--logging.format={options.log_format}"] if options.log_format else []
+    overrides += ["--checkpoint.accept_data_change=true"] if options.accept_data_change else []
     if file is None and not overrides:
         raise ConfigError("no configuration given", "automodel pretrain llm -c cfg.yaml")
     run = load_config(PretrainConfig, file, overrides, trust=trust)

@@ -33,6 +33,8 @@ class PretrainOptions(RunOptions):
 
     fresh: bool = False
     """Move an earlier run in the run folder aside and start over."""
+    accept_data_change: bool = False
+    """Resume with another mixture than the checkpoint's: other weights, a source more or one less."""
     log_format: Literal["compact", "classic"] | None = None
     """Format of the update lines; classic: NeMo AutoModel's, for programs; null: as `logging.format` says."""
     profile: Count | None = None

@@ -156,6 +156,8 @@ class InspectConfig(JsonOutput):
     """Step to look at: a number, LATEST or BEST; null: an overview of all."""
     verify: bool = False
     """Hash every file again and look for NaN and infinity."""
+    data: bool = False
+    """Show what was read of the training data: of a mixture the windows of each source, through all changes."""
     diff: tuple[str, str] | None = None
     """Two checkpoints to compare: steps of the run folder (a number, LATEST, BEST) or paths; null: none."""
 

@@ -202,6 +202,8 @@ class CheckpointConfig(Section):
     """Write in the background while training goes on."""
     restore_from: str | None = None
     """What to continue from: LATEST, BEST, the name of a step's folder, or a path; null: LATEST, if any."""
+    accept_data_change: bool = False
+    """Resume with another mixture than the checkpoint's: other weights, a source more or one less."""
     best_metric_key: str = "default"
     """Validation set whose loss decides which checkpoint is BEST."""
     keep_last: Count | None = Field(default=None, validation_alias=AliasChoices("keep_last", "max_recent_checkpoints"))

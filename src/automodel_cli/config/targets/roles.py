@@ -155,6 +155,7 @@ ROLES: dict[str, Role] = {
                 f"{_DATA}.nanogpt_dataset.NanogptDataset": f"{_DATA}.arguments.NanogptArguments",
                 f"{_DATA}.megatron_dataset.MegatronPretraining": f"{_DATA}.arguments.MegatronArguments",
                 f"{_DATA}.chat_dataset.ChatDataset": f"{_DATA}.arguments.ChatArguments",
+                f"{_DATA}.mixture.dataset.Mixture": f"{_DATA}.arguments.MixtureArguments",
             },
         ),
         Role(

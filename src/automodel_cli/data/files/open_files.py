@@ -53,7 +53,7 @@ class TokenShards:
 
     def __init__(self, files: Sequence[TokenFile], mmap: bool | Literal["auto"]) -> None:
         self._files = files
-        self._mmap = mmap
+        self.mmap = mmap
         # A mapping has a descriptor of its own, beside the one by which the file is watched.
         self.reader: Callable[[int], TokenReader] = OpenFiles(len(files), self._open, descriptors_each=2)
 
@@ -64,9 +64,9 @@ class TokenShards:
         return reader
 
     def _open(self, shard: int) -> TokenReader:
-        reader = TokenReader(self._files[shard], mmap=self._mmap)
+        reader = TokenReader(self._files[shard], mmap=self.mmap)
         if reader.tokens is None:
-            self._mmap = False  # the file system cannot map: said once, then not tried again
+            self.mmap = False  # the file system cannot map: said once, then not tried again
         return reader
 
 

@@ -25,6 +25,16 @@ class TokenFileDataset(WindowDataset):
         self._shards = TokenShards(files, mmap)
         self._vocab_size: int | None = None  # of the model, where an id in the files could be beyond it
 
+    @property
+    def maps_files(self) -> bool:
+        """Whether files are mapped where that is possible."""
+        return self._shards.mmap is not False
+
+    @property
+    def files(self) -> Sequence[TokenFile]:
+        """The files, as ``token_ranges`` counts them."""
+        return self._files
+
     @abstractmethod
     def _position(self, offset: np.ndarray, column: int) -> tuple[int, int]:
         """The file, and the token in it, of a column of the row at ``offset`` (int64 ``[K]``)."""

@@ -33,13 +33,14 @@ from automodel_cli.assembly.tokenizer import run_tokenizer
 from automodel_cli.assembly.training_length import plan_training_length
 from automodel_cli.checkpoint import layout, nested_runs
 from automodel_cli.checkpoint.all_ranks import all_ranks, on_rank_zero
-from automodel_cli.checkpoint.load_step import check_fits
+from automodel_cli.checkpoint.load_step import check_fits, position_of
 from automodel_cli.config.horizon import horizon_of
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.data.position import check_plan
 from automodel_cli.distributed.heartbeat import Heartbeat
 from automodel_cli.distributed.parallelize import ParallelModel
 from automodel_cli.distributed.world import World
+from automodel_cli.errors import DataError
 from automodel_cli.processes import command_started
 from automodel_cli.recipes.pretraining.run import NO_OPTIONS, LoadedRun, OpenedRun, Run, RunOptions, RunPlan
 from automodel_cli.recipes.pretraining.summary import show_summary
@@ -192,10 +193,26 @@ def _plan(loaded: LoadedRun) -> RunPlan:
 
 def _check_resume(plan: RunPlan, checkpoint: Path) -> None:
     """Find out before anything is changed that this run can go on from the checkpoint."""
-    run_facts.refuse_other_run(plan.stored, plan.describe(), checkpoint)
+    change = _data_change(plan, checkpoint)
+    run_facts.refuse_other_run(plan.stored, plan.describe(), checkpoint, other_data=change)
     loaded = check_fits(checkpoint, model=plan.model, optimizer=plan.optimizer)
     training.restored_state(loaded)
-    check_plan(loaded.loader_state, plan.loader.plan)
+    if not change:
+        check_plan(loaded.loader_state, plan.loader.plan)
+
+
+def _data_change(plan: RunPlan, checkpoint: Path) -> bool:
+    """Whether the run goes on with other data than the checkpoint's, which is shown and has to be accepted."""
+    change = plan.loader.continue_from(position_of(checkpoint))
+    if change is None:
+        return False
+    plan.reporter.columns(f"Data from {checkpoint.name} on", change.headings, change.rows)
+    if not plan.cfg.checkpoint.accept_data_change:
+        raise DataError(
+            f"the mixture is not that of {checkpoint}",
+            "--accept-data-change goes on as the table says; or restore dataset, or start over with --fresh",
+        )
+    return True
 
 
 def _begin(plan: RunPlan, heartbeat: Heartbeat) -> Run:

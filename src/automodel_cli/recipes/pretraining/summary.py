@@ -15,6 +15,7 @@ from automodel_cli.checkpoint import nested_runs
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.data.files.overlap import notes_on_overlap
 from automodel_cli.data.interface import source_of
+from automodel_cli.data.mixture.dataset import Mixture
 from automodel_cli.data.packed_loader import PackedLoader
 from automodel_cli.models.interface import count_parameters
 from automodel_cli.recipes.pretraining.run import RunPlan
@@ -27,12 +28,14 @@ def show_summary(plan: RunPlan, weights_from: str) -> None:
     """Show what a user checks before a long run."""
     for note in _notes(plan):
         plan.reporter.say(f"note: {note}")
-    if (blend := summary.blend_table(_datasets(plan))) is not None:
-        plan.reporter.columns(*blend)
+    for table in (summary.blend_table(_datasets(plan)), summary.mixture_table(_datasets(plan))):
+        if table is not None:
+            plan.reporter.columns(*table)
     rows = [
         *_model_rows(plan),
         ("weights", weights_from),
         *((name, data_line(dataset)) for name, dataset in _datasets(plan).items()),
+        *_stage_rows(plan),
         *_packing_rows(plan),
         *_schedule_rows(plan),
         *world_assembly.rows(plan.cfg, plan.world),
@@ -92,6 +95,21 @@ def data_line(dataset: Any) -> str:
         f"{known.sequences:,} sequences of {known.seq_len or '?'}" if known.sequences is not None else "",
     ]
     return ", ".join(filter(None, words)) or known.kind
+
+
+def _stage_rows(plan: RunPlan) -> Rows:
+    """When the weights of a mixture change."""
+    if not isinstance(plan.dataset, Mixture) or len(plan.dataset.stages) < 2:
+        return []
+    size, said = plan.cfg.step_scheduler.global_batch_size, []
+    stages = plan.dataset.order.stages
+    for stage, following in zip(plan.dataset.stages, [*stages[1:], None], strict=False):
+        first = f"{stage.first // size:,}"
+        when = f"from step {first}" if following is None else f"steps {first} to {following.first // size:,}"
+        shares = zip(plan.dataset.sources, stage.weights, strict=True)
+        weights = ", ".join(f"{name} {weight / sum(stage.weights):.4g}" for name, weight in shares)
+        said.append(f"{when}: {'in a line to ' if stage.ramp_from else ''}{weights}")
+    return [("mixture", "; ".join(said))]
 
 
 def _packing_rows(plan: RunPlan) -> Rows:

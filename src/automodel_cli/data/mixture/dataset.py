@@ -1,0 +1,204 @@
+"""``Mixture``: windows of several data sets, by weights that may change in the course of a run.
+
+Sample ``k`` is window ``order(k)`` of one source (``order``); a source's windows are permuted anew in each pass over it
+by the source itself. So a position is one integer, as for a single data set, and ranks are not known here. The files of
+all sources are read as those of one.
+
+Shapes: N samples, T = ``seq_len`` tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from automodel_cli.arguments import constructor_takes
+from automodel_cli.batch import Batch
+from automodel_cli.corpus.tokenizers.same_tokenizer import MadeBy
+from automodel_cli.data.arguments import MixtureArguments
+from automodel_cli.data.files.file_windows import FileWindows
+from automodel_cli.data.files.token_dataset import TokenFileDataset
+from automodel_cli.data.interface import RunValues, SourceStats, TokenRange
+from automodel_cli.data.mixture.history import DataChange, as_json, change_of, read_plan, stage_plans
+from automodel_cli.data.mixture.order import ALGORITHM, MixtureOrder, Stage
+from automodel_cli.data.mixture.sources import open_sources, weights_of
+from automodel_cli.data.mixture.stages import stages_of
+from automodel_cli.errors import ConfigError, DataError
+from automodel_cli.files import hash_bytes
+
+Locate = Callable[[TokenFileDataset, np.ndarray], np.ndarray]
+
+
+class Mixture(FileWindows):
+    """Windows of several sources. Arguments: ``MixtureArguments``.
+
+    Raises:
+        ConfigError: sources, weights or stages that mean nothing, or contradict each other.
+        DataError: as the sources have it, or one would be read more often than ``max_passes``.
+    """
+
+    @constructor_takes(MixtureArguments)
+    def __init__(self, options: MixtureArguments) -> None:
+        self.seq_len = options.seq_len
+        self.sources = open_sources(options)
+        self._parts = list(self.sources.values())
+        mapped = all(source.maps_files for source in self._parts)
+        super().__init__([file for source in self._parts for file in source.files], "auto" if mapped else False)
+        self.order = MixtureOrder(stages_of(options, weights_of(options, self.sources)))
+        self._given: dict[str, int] = {}  # windows of each source before the order begins
+        self._history: list[dict[str, Any]] = []  # the mixtures before it
+        self.notes = [f"source {name}: {note}" for name, source in self.sources.items() for note in source.notes]
+        self._sizes = np.array([len(source) for source in self._parts], dtype=np.int64)
+        self._first_window = np.concatenate([[0], np.cumsum(self._sizes)])
+        self._training = options.split == "train"
+        known = options.max_steps is not None and options.global_batch_size is not None
+        self._wanted = (options.max_steps or 0) * (options.global_batch_size or 0) if known and self._training else None
+        self._first_file = np.cumsum([0, *(len(source.files) for source in self._parts)])
+        if options.max_passes is not None and self._training:
+            self._refuse_more_passes(options.max_passes)
+
+    @classmethod
+    def run_arguments(cls, run: RunValues) -> dict[str, Any]:
+        """The length of the run, from which shares of it and passes follow."""
+        sizes = {"global_batch_size": run.global_batch_size, "max_steps": run.max_steps}
+        return {"seed": run.seed, "split": run.split, **sizes}
+
+    def _refuse_more_passes(self, most: float) -> None:
+        if most <= 0:
+            raise ConfigError(f"dataset.max_passes is {most}", "give a number above 0, or null for no limit")
+        for stats in self.source_stats():
+            if stats.windows > most * stats.available:
+                raise DataError(
+                    f"source {stats.name} would be read {stats.windows / stats.available:.3g} times, "
+                    f"dataset.max_passes is {most:g}",
+                    "give it more text or less weight, train shorter, or raise max_passes",
+                )
+
+    # ---------------------------------------------------------------------------------------- what it is
+
+    @property
+    def fingerprint(self) -> str:
+        """As ``WindowDataset`` has it."""
+        parts = [f"{name}\n{source.fingerprint}" for name, source in self.sources.items()]
+        return hash_bytes("\n".join(parts).encode())
+
+    @property
+    def stages(self) -> list[Stage]:
+        """Those that the run comes to."""
+        return [stage for stage in self.order.stages if stage.first < len(self)]
+
+    def plan(self) -> dict[str, Any]:
+        """As ``WindowDataset`` has it: the plan of a run that never changed its data has no history."""
+        changed = {"from_sample": self.order.first, "given": self._given, "history": self._history}
+        return {
+            "kind": "mixture",
+            "order": ALGORITHM,
+            "seq_len": self.seq_len,
+            **self._segment(),
+            **(changed if self._history else {}),
+        }
+
+    def _segment(self) -> dict[str, Any]:
+        return {
+            "sources": {name: source.plan() for name, source in self.sources.items()},
+            "stages": stage_plans(self.order.stages, list(self.sources)),
+        }
+
+    def continue_from(self, stored: Any, sample: int) -> DataChange | None:
+        """Go on from where a run with the plan ``stored`` was after ``sample`` samples, each source at its window.
+
+        Returns:
+            What is another now; None where nothing is, or where no mixture can go on from that plan (then the plans
+            differ).
+
+        Raises:
+            DataError: a source's name means another source than it did.
+        """
+        own = self._segment()
+        before = read_plan(stored, own["sources"], self.seq_len)
+        if before is None:
+            return None
+        change, self._history = None, [as_json(segment) for segment in before.history]
+        if (stored.get("sources"), stored.get("stages")) == (own["sources"], own["stages"]):
+            first, self._given = before.from_sample, before.given
+        else:
+            change = change_of(before, own["sources"], self.order, sample)
+            first, self._given = sample, before.given_at(sample)
+            self._history.append(as_json(before))
+        given = [self._given.get(name, 0) for name in self.sources]
+        self.order = MixtureOrder(self.order.stages, first, given)
+        return change
+
+    def source_stats(self) -> list[SourceStats]:
+        """What each source gives to the samples that are read."""
+        given = self._sizes
+        if self._training:
+            given = self.order.given(max(len(self), self.order.first))
+        return [
+            SourceStats(
+                name,
+                source.num_tokens,
+                len(source),
+                int(windows),
+                tuple(stage.weights[number] / sum(stage.weights) for stage in self.stages),
+            )
+            for number, ((name, source), windows) in enumerate(zip(self.sources.items(), given, strict=True))
+        ]
+
+    def token_ranges(self) -> list[TokenRange]:
+        """Those of all sources."""
+        return [found for source in self._parts for found in source.token_ranges()]
+
+    @property
+    def manifest(self) -> MadeBy | None:
+        """That of the first source that has one: they name one tokenizer."""
+        return next((source.manifest for source in self._parts if source.manifest is not None), None)
+
+    @property
+    def tokenizer(self) -> Any:
+        """That of the first source that has one."""
+        return next((source.tokenizer for source in self._parts if source.tokenizer is not None), None)
+
+    @property
+    def named_split(self) -> str | None:
+        """The split that all sources are, where they say so."""
+        splits = {source.named_split for source in self._parts}
+        return splits.pop() if len(splits) == 1 else None
+
+    @property
+    def label_rule(self) -> Any:
+        """That of the sources, which is one."""
+        return self._parts[0].label_rule
+
+    def make_batch(self, rows: np.ndarray) -> Batch:
+        """As ``WindowDataset`` has it."""
+        return self._parts[0].make_batch(rows)
+
+    def __len__(self) -> int:
+        """Samples that the run wants; else as many as the sources have windows."""
+        return int(self._first_window[-1]) if self._wanted is None else self._wanted
+
+    # ------------------------------------------------------------------------------------------- reading
+
+    def sample_offsets(self, sample_numbers: np.ndarray) -> np.ndarray:
+        """Where samples lie: int64 ``[N, 2]`` of (file, first token), for ``read_windows``."""
+        numbers = np.asarray(sample_numbers, dtype=np.int64).ravel()
+        return self._located(*self.order(numbers), lambda source, own: source.sample_offsets(own))
+
+    def window_offsets(self, windows: np.ndarray) -> np.ndarray:
+        """The same of windows to evaluate on: all of the first source, then those of the next."""
+        numbers = np.asarray(windows, dtype=np.int64).ravel()
+        sources = np.searchsorted(self._first_window, numbers, side="right") - 1
+        return self._located(
+            sources, numbers - self._first_window[sources], lambda source, own: source.window_offsets(own)
+        )
+
+    def _located(self, sources: np.ndarray, windows: np.ndarray, locate: Locate) -> np.ndarray:
+        offsets = np.empty((len(sources), 2), dtype=np.int64)
+        for number in np.unique(sources).tolist():
+            mine = sources == number
+            offsets[mine] = locate(self._parts[number], windows[mine])
+            offsets[mine, 0] += self._first_file[number]
+        return offsets

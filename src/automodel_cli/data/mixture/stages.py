@@ -1,0 +1,91 @@
+"""The stages of a mixture: from shares of a run, steps and tokens to numbers of samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from automodel_cli.data.arguments import MixtureArguments, StageArguments
+from automodel_cli.data.mixture.checked import checked
+from automodel_cli.data.mixture.order import Stage
+from automodel_cli.errors import ConfigError
+
+
+def stages_of(options: MixtureArguments, weights: Mapping[str, float]) -> list[Stage]:
+    """The stages in order; ``weights`` are those of the sources, in their order.
+
+    Raises:
+        ConfigError: weights of nothing or of unknown sources, ends that do not ascend, or an end that depends on a
+            length of the run that is not known.
+    """
+    _check_weights("dataset.sources", weights)
+    given = list(options.stages or [{}])
+    found: list[Stage] = []
+    first, before = 0, tuple(weights.values())
+    for number, raw in enumerate(given):
+        key = f"dataset.stages[{number}]"
+        stage = checked(StageArguments, raw, key)
+        own = _weights_of(stage, key, weights)
+        last = number == len(given) - 1
+        end = _end(stage, key, options, last=last)
+        if end is not None and end <= first:
+            raise ConfigError(
+                f"{key} ends with sample {end:,}, the stage before it with {first:,}", "let the ends of stages ascend"
+            )
+        if stage.ramp and end is None:
+            raise ConfigError(f"{key} is a ramp without an end", "give it until, until_step or until_tokens")
+        found.append(Stage(first, own, before if stage.ramp else None))
+        first, before = end or first, own
+        if last and stage.ramp:
+            found.append(Stage(first, own))
+    return found
+
+
+def _weights_of(stage: StageArguments, key: str, weights: Mapping[str, float]) -> tuple[float, ...]:
+    if stage.weights is None:
+        return tuple(weights.values())
+    unknown = sorted(set(stage.weights) - set(weights))
+    if unknown:
+        raise ConfigError(
+            f"{key}.weights names {unknown[0]!r}, which is no source", f"sources are {', '.join(weights)}"
+        )
+    _check_weights(f"{key}.weights", stage.weights)
+    return tuple(float(stage.weights.get(name, 0.0)) for name in weights)
+
+
+def _check_weights(key: str, weights: Mapping[str, float]) -> None:
+    for name, weight in weights.items():
+        if not (math.isfinite(weight) and weight >= 0):
+            raise ConfigError(f"{key}: the weight of {name} is {weight}", "give 0 or more")
+    if not any(weights.values()):
+        raise ConfigError(f"{key}: all weights are 0", "give one source a weight above 0")
+
+
+def _end(stage: StageArguments, key: str, options: MixtureArguments, *, last: bool) -> int | None:
+    """The sample before which the stage ends, a whole number of updates; None: it has no end."""
+    ends = {name: getattr(stage, name) for name in ("until", "until_step", "until_tokens")}
+    ends = {name: value for name, value in ends.items() if value is not None}
+    if len(ends) > 1:
+        raise ConfigError(f"{key} has {' and '.join(ends)}", "give one of them")
+    if not ends:
+        if last:
+            return None
+        raise ConfigError(f"{key} has no end, and another stage follows", "give it until, until_step or until_tokens")
+    ((name, value),) = ends.items()
+    size = options.global_batch_size or 1
+    if not (math.isfinite(value) and value > 0) or (name == "until" and value > 1):
+        raise ConfigError(
+            f"{key}.{name} is {value}", "until is a share of the run from 0 to 1; steps and tokens are 1 or more"
+        )
+    if name == "until_step":
+        return int(value) * size
+    if name == "until_tokens":
+        return max(round(value / (options.seq_len * size)), 1) * size
+    if last and value == 1:
+        return None if not stage.ramp or options.max_steps is None else options.max_steps * size
+    if options.max_steps is None:
+        raise ConfigError(
+            f"{key}.until is a share of the run, whose length is not known before it is read",
+            "set step_scheduler.max_steps (or max_tokens), or give until_step or until_tokens",
+        )
+    return max(round(value * options.max_steps), 1) * size

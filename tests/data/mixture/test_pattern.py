@@ -1,0 +1,41 @@
+"""Periods of mixtures: quotas are the weights, and no source is a window off its share."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from automodel_cli.data.mixture.pattern import LONGEST_PERIOD, pattern, quotas, rounded
+
+
+@pytest.mark.parametrize(
+    ("weights", "found"),
+    [
+        ([0.7, 0.2, 0.1], [7, 2, 1]),
+        ([1 / 3, 1 / 3, 1 / 3], [1, 1, 1]),
+        ([3, 0, 1], [3, 0, 1]),
+        ([0.5], [1]),
+        ([0.9999, 0.0001], [9999, 1]),
+    ],
+)
+def test_simple_weights_are_exact(weights, found):
+    assert quotas(weights) == found
+
+
+def test_odd_weights_are_the_nearest_and_none_is_lost():
+    found = quotas([1e-6] * 5 + [1.0, 0.0])
+    assert found == [1] * 5 + [LONGEST_PERIOD - 5, 0]
+    assert rounded([2.0**0.5, 1.0], 10) == [6, 4]
+
+
+def test_no_source_is_ever_a_window_off_its_share():
+    chance = random.Random(0)
+    for _ in range(100):
+        weights = [chance.random() ** 3 for _ in range(chance.randint(1, 12))]
+        quota = rounded(weights, chance.randint(12, 500))
+        chosen = pattern(quota)
+        given = np.cumsum(chosen[:, None] == np.arange(len(quota)), axis=0)
+        share = np.arange(1, len(chosen) + 1)[:, None] * np.array(quota) / len(chosen)
+        assert np.abs(given - share).max() < 1 and given[-1].tolist() == quota
