@@ -63,7 +63,7 @@ def passes(program: str, limits: Limits = Limits()) -> bool:
         given.write(secret + program.encode("utf-8", "replace"))
         given.seek(0)
         process = subprocess.Popen(
-            [sys.executable, "-I", "-B", confined.__file__, str(limits.memory_bytes), str(limits.cpu_s)],
+            [sys.executable, "-P", "-I", "-B", confined.__file__, str(limits.memory_bytes), str(limits.cpu_s)],
             stdin=given,
             stdout=told,
             stderr=subprocess.DEVNULL,
