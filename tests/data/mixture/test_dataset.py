@@ -137,7 +137,6 @@ def test_what_is_known_of_it(sources, tmp_path):
         ({"web": {"file_pattern": "nowhere/*.bin"}}, "source web: .*nowhere"),
         ({"web": {"intra_document": True, "bos_token": 7}}, "books and web treat documents differently"),
         ({"books": {"order": "megatron"}}, r"books\.order is megatron"),
-        ({"max_passes": 0.5}, "books would be read 2 times"),
         ({"max_passes": 0}, "max_passes is 0"),
         ({"stages": [{"until": 0.5}, {"weights": {"wib": 1}}]}, "'wib', which is no source"),
         ({"stages": [{"until": 0.5}, {"weights": {"web": 0}}]}, "all weights are 0"),
@@ -156,6 +155,14 @@ def test_what_means_nothing_is_refused(sources, change, says):
     with pytest.raises(AutomodelError, match=says) as caught:
         Mixture(**{"sources": given, "seq_len": T, **RUN, **own})
     assert isinstance(caught.value, ConfigError | DataError) and caught.value.hint
+
+
+def test_a_run_reads_no_source_more_often_than_it_may(sources):
+    mixture = Mixture(sources, T, max_passes=5, **RUN)
+    mixture.check_run(200)
+    mixture.check_run(None)  # until the time is over: not known
+    with pytest.raises(DataError, match=r"code would be read 10 times, dataset\.max_passes is 5"):
+        mixture.check_run(400)  # two epochs
 
 
 def test_sources_of_two_tokenizers_are_refused(corpus):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,17 @@ def test_each_source_goes_on_at_its_window_through_three_changes(files):
         alone = rows_of(mixture(files, **{name: 1}), 0, len(read))
         assert read == windows_of(alone, kind), name
     assert third.plan()["given"] == {"a": 50, "b": 10, "c": 20} and len(third.plan()["history"]) == 2
+
+
+def test_passes_are_those_that_are_read_before_and_after_a_change(files):
+    state = state_at(TokenLoader(mixture(files, a=1), **sizes(4, 4)), 40)
+    changed = {"max_passes": 1.0, **RUN, "max_steps": 15}
+    for a, b, says in ((3, 1, "a would be read 1.1 times"), (0, 1, None), (1, 1, None)):
+        now = Mixture({"a": {**files["a"], "weight": a}, "b": {**files["b"], "weight": b}}, T, **changed)
+        resumed(now, state)
+        with contextlib.nullcontext() if says is None else pytest.raises(DataError, match=says):
+            now.check_run(60)
+        assert sum(stats.windows for stats in now.source_stats()) == 60
 
 
 def test_a_change_of_stages_is_one_too(files):
