@@ -110,6 +110,9 @@ def test_a_name_that_means_other_data_is_refused(files):
         mixture(swapped, a=1, b=1).continue_from(state["plan"], 8)
 
 
+ONE = {"sources": {"a": {}}, "stages": [{"from_sample": 0, "weights": {"a": 1}}]}
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -123,8 +126,13 @@ def test_a_name_that_means_other_data_is_refused(files):
         {"stages": [{"from_sample": 0, "weights": {"a": float("nan"), "b": 0}}]},
         {"stages": [{"from_sample": 0, "weights": {"a": 1}}]},
         {"stages": [{"from_sample": 0, "weights": {"a": 1, "b": 1}, "ramp_from": {"a": 1, "b": 0}}]},
+        {"stages": [{"from_sample": 0, "weights": {"a": 1e308, "b": 1e308}}]},
+        {"stages": [{"from_sample": at, "weights": {"a": 1, "b": 1}} for at in range(1001)]},
         {"given": {"a": -1}},
+        {"given": {"a": 2**63 - 1}},
+        {"from_sample": 9},
         {"history": 5},
+        {"from_sample": 4, "history": [{"from_sample": 5, **ONE}]},
     ],
 )
 def test_a_plan_that_no_mixture_can_go_on_from_differs(files, damage):
@@ -134,6 +142,9 @@ def test_a_plan_that_no_mixture_can_go_on_from_differs(files, damage):
     assert loader.continue_from(state) is None
     with pytest.raises(DataError, match="other data or in another order"):
         loader.load_state_dict(state)
+    if state["plan"]["kind"] == "mixture" and state["plan"]["seq_len"] == T:
+        with pytest.raises(DataError, match="plan of the mixture is damaged"):
+            windows_read(state["plan"], 8)
 
 
 def test_without_asking_a_position_of_another_mixture_is_refused(files):
@@ -156,3 +167,5 @@ def test_what_was_read_is_known_through_changes(files):
     alone = NanogptDataset(files["a"]["file_pattern"], T)
     assert [tuple(vars(row).values()) for row in windows_read(alone.plan(), 7)] == [(0, 7, "data", 0, 7, 50)]
     assert windows_read(None, 3)[0].available is None
+    odd = {**alone.plan(), "windows": "many"}
+    assert windows_read(odd, 3)[0].available is None

@@ -125,7 +125,7 @@ class Mixture(FileWindows):
             DataError: a source's name means another source than it did.
         """
         own = self._segment()
-        before = read_plan(stored, own["sources"], self.seq_len)
+        before = read_plan(stored, own["sources"], self.seq_len, sample)
         if before is None:
             return None
         change, self._history = None, [as_json(segment) for segment in before.history]
