@@ -9,6 +9,7 @@ Shapes: N samples, T = ``seq_len`` tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -57,8 +58,8 @@ class Mixture(FileWindows):
         self._wanted = (options.max_steps or 0) * (options.global_batch_size or 0) if known and self._training else None
         self._first_file = np.cumsum([0, *(len(source.files) for source in self._parts)])
         self._read = len(self)  # samples of the run, as far as is known
-        self._max_passes = options.max_passes
-        if options.max_passes is not None and not options.max_passes > 0:
+        self._max_passes = math.inf if options.max_passes is None else options.max_passes
+        if not self._max_passes > 0:
             raise ConfigError(
                 f"dataset.max_passes is {options.max_passes}", "give a number above 0, or null for no limit"
             )
@@ -76,7 +77,7 @@ class Mixture(FileWindows):
             DataError: a source would be read more often than ``max_passes``.
         """
         self._read = self._read if samples is None else samples
-        for stats in self.source_stats() if self._max_passes is not None and self._training else ():
+        for stats in self.source_stats() if self._training else ():
             if stats.windows > self._max_passes * stats.available:
                 raise DataError(
                     f"source {stats.name} would be read {stats.windows / stats.available:.3g} times, "

@@ -62,10 +62,9 @@ def _check_weights(key: str, weights: Mapping[str, float]) -> None:
     for name, weight in weights.items():
         if not (math.isfinite(weight) and weight >= 0):
             raise ConfigError(f"{key}: the weight of {name} is {weight}", "give 0 or more")
-    if not 0 < sum(weights.values()) < math.inf:
-        raise ConfigError(
-            f"{key}: the weights add up to {sum(weights.values())}", "give weights from 0 to 1, one of them above 0"
-        )
+    total = sum(weights.values())
+    if not 0 < total < math.inf:
+        raise ConfigError(f"{key}: the weights add up to {total:g}", "give weights from 0 to 1, one of them above 0")
 
 
 def _end(stage: StageArguments, key: str, options: MixtureArguments, *, last: bool) -> int | None:
