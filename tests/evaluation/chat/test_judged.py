@@ -154,6 +154,16 @@ def test_what_does_not_pass_is_an_error(server, status, reply, says) -> None:
     assert len(server.asked) == 1 and "secret" not in str(caught.value) and "\x1b" not in str(caught.value)
 
 
+def test_an_error_whose_reason_breaks_off_is_one_too(server, monkeypatch) -> None:
+    def broken(*_):
+        raise ConnectionResetError
+
+    monkeypatch.setattr("urllib.error.HTTPError.read", broken, raising=False)
+    server.replies = [(403, b"no")]
+    with pytest.raises(AutomodelError, match="said 403"):
+        client(server)("x")
+
+
 def test_a_key_that_is_none_is_not_shown() -> None:
     with pytest.raises(ConfigError) as caught:
         JudgeClient("https://x/v1", "m", "hush\nhush")

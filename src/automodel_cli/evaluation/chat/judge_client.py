@@ -79,7 +79,7 @@ class JudgeClient:
                 with self._opener.open(request, timeout=_TIMEOUT_S) as reply:
                     return bytes(reply.read(_MAX_REPLY_BYTES))
             except urllib.error.HTTPError as error:
-                said = without_controls(error.read(300).decode("utf-8", "replace"))
+                said = _read_error(error)
                 problem = f"the judge at {self._address} said {error.code}: {said}"
                 if wait is None or not (error.code == 429 or error.code >= 500):
                     raise AutomodelError(problem, f"check --judge-url, --judge-model and {KEY_VARIABLE}") from None
@@ -90,6 +90,13 @@ class JudgeClient:
                     ) from None
             self._sleep(wait)
         raise AssertionError("the last try returns or raises")
+
+
+def _read_error(error: urllib.error.HTTPError) -> str:
+    try:
+        return without_controls(error.read(300).decode("utf-8", "replace"))
+    except (OSError, http.client.HTTPException):  # the connection ended meanwhile
+        return ""
 
 
 def _check(url: str) -> bool:
