@@ -142,6 +142,7 @@ def test_what_passes_is_waited_for(server) -> None:
     ("status", "reply", "says"),
     [
         (401, b"wrong key\x1b[2J", "said 401: wrong key"),
+        (401, b"x" * 290 + b" is no key: secret", "said 401: x+ is no key"),
         (302, b"", "said 302"),
         (200, b"<html>", "valid JSON"),
         (200, b'{"choices": 1}', "choices"),
