@@ -1,7 +1,7 @@
 """What a mixture costs: batches of ten sources against batches of one file, and the way to a far position.
 
-1. Batch production, CPU time a batch (8 rows x 1024 tokens), shuffled: one file of N tokens, and a mixture of ten
-   files of N / 10 tokens with weights from 0.02 to 0.3, interleaved; the ratio of each round, its median.
+1. Batch production, CPU time a batch (8 rows x 1024 tokens), shuffled: one file of N tokens, one data set of ten
+   files of N / 10, and a mixture of these ten with weights from 0.02 to 0.3, interleaved; medians of the ratios.
 2. Where a run is at update 1,000,000 (batch 512) of ten sources, in three stages with a ramp: milliseconds, the
    patterns of the periods made anew and kept.
 3. Plans: 1,000 random ones of sources, weights, stages and ramps, each counted one sample after the other.
@@ -61,14 +61,16 @@ def batches(folder: Path, tokens: int, rounds: int) -> None:
     found = []
     for _ in range(rounds):
         one = seconds_a_batch(NanogptDataset(whole, SEQ_LEN, shuffle_files=True))
-        ten = seconds_a_batch(Mixture(sources, SEQ_LEN))
-        found.append((one, ten))
-    ratios = [ten / one for one, ten in found]
-    one, ten = (statistics.median(times) * 1e6 for times in zip(*found, strict=True))
+        files_of_one = seconds_a_batch(NanogptDataset(files, SEQ_LEN, shuffle_files=True))
+        found.append((one, files_of_one, seconds_a_batch(Mixture(sources, SEQ_LEN))))
+    one, files_of_one, mixed = (statistics.median(times) * 1e6 for times in zip(*found, strict=True))
     print(
-        f"a batch of {ROWS} x {SEQ_LEN}: one file {one:.0f} us, ten sources {ten:.0f} us, ratio "
-        f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f} in {rounds} rounds)"
+        f"a batch of {ROWS} x {SEQ_LEN}: one file {one:.0f} us, ten files {files_of_one:.0f} us, ten sources "
+        f"{mixed:.0f} us ({rounds} rounds)"
     )
+    for number, name in enumerate(("one file", "ten files")):
+        ratios = [times[2] / times[number] for times in found]
+        print(f"ten sources / {name}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
 
 
 def far_position() -> None:

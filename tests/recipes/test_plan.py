@@ -55,6 +55,16 @@ def test_tokens_there_and_needed(tiny_training):
     assert "beyond 4 passes" in estimate(tiny_training, "step_scheduler.max_tokens=1M").warnings[0]
 
 
+def test_tokens_of_a_mixture_are_those_of_its_sources(tiny_training):
+    files = {"a": {"file_pattern": str(tiny_training.data / "train.bin"), "weight": 1}}
+    files["b"] = {"file_pattern": str(tiny_training.data / "val.bin"), "weight": 3}
+    words = ["step_scheduler.max_steps=null", "step_scheduler.num_epochs=2"]
+    mixture = {"_target_": "Mixture", "seq_len": 32, "sources": files}
+    found = estimate(tiny_training, *words, dataset=mixture)
+    assert found.data_tokens == 22_000
+    assert found.steps == tiny_training.recipe(*words, dataset=mixture).training_length.total_steps
+
+
 def test_data_that_are_not_there_are_needed_only_for_a_length_by_them(tiny_training):
     gone = "dataset.file_pattern=gone/*.bin"
     found = estimate(tiny_training, gone, "step_scheduler.max_tokens=10K")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -152,17 +153,25 @@ class _Data:
 
 def _find_data(cfg: PretrainConfig, seq_len: int) -> _Data:
     given = cfg.dataset.arguments
+    sources = given.get("sources")
+    sections = list(sources.values()) if isinstance(sources, Mapping) else [given]  # of a mixture, or one data set
+    if not all(isinstance(one, Mapping) and one.keys() & {"file_pattern", "paths"} for one in sections):
+        return _Data(missing=f"{cfg.dataset.name} is not made of token files")
     try:
-        if "file_pattern" in given:
-            found = open_token_files(given["file_pattern"], raw_dtype=given.get("raw_dtype"))
-            sizes = [one.num_tokens for one in found.files]
-            return _Data(sum(sizes), sum((size - 1) // seq_len for size in sizes))
-        if "paths" in given:
-            tokens = _megatron_tokens(given["paths"], given.get("split", MegatronArguments.split))
-            return _Data(tokens, tokens // seq_len)
+        counts = [_counted(one, seq_len) for one in sections]
     except AutomodelError as error:
         return _Data(missing=error.message)
-    return _Data(missing=f"{cfg.dataset.name} is not made of token files")
+    return _Data(sum(tokens for tokens, _ in counts), sum(samples for _, samples in counts))
+
+
+def _counted(given: Mapping[str, Any], seq_len: int) -> tuple[int, int]:
+    """Tokens and samples of one pass over a data set's files."""
+    if "file_pattern" in given:
+        found = open_token_files(given["file_pattern"], raw_dtype=given.get("raw_dtype"))
+        sizes = [one.num_tokens for one in found.files]
+        return sum(sizes), sum((size - 1) // seq_len for size in sizes)
+    tokens = _megatron_tokens(given["paths"], given.get("split", MegatronArguments.split))
+    return tokens, tokens // seq_len
 
 
 def _megatron_tokens(paths: Any, split: Any) -> int:

@@ -28,6 +28,7 @@ def test_odd_weights_are_the_nearest_and_none_is_lost():
     found = quotas([1e-6] * 5 + [1.0, 0.0])
     assert found == [1] * 5 + [LONGEST_PERIOD - 5, 0]
     assert rounded([2.0**0.5, 1.0], 10) == [6, 4]
+    assert rounded([1e308, 1e308, 1e-300], 11) == [5, 5, 1]
 
 
 def test_no_source_is_ever_a_window_off_its_share():

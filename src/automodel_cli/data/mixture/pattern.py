@@ -35,9 +35,9 @@ def rounded(weights: Sequence[float], period: int) -> list[int]:
 
     A period has room for each source.
     """
-    total = sum(weights)
-    wanted = [weight / total * period for weight in weights]
-    found = [max(int(share), int(share > 0)) for share in wanted]
+    scaled = [weight / max(weights) for weight in weights]  # sums of large numbers are infinite
+    wanted = [weight / sum(scaled) * period for weight in scaled]
+    found = [max(int(share), int(weight > 0)) for share, weight in zip(wanted, weights, strict=True)]
     while missing := period - sum(found):  # at most once for each source
         needs = [share - count for share, count in zip(wanted, found, strict=True)]
         if missing > 0:
