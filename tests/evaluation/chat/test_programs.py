@@ -109,6 +109,8 @@ def test_nothing_of_ours_is_seen(monkeypatch) -> None:
     monkeypatch.setenv("AUTOMODEL_JUDGE_KEY", "hush")
     assert passes("import os\nassert set(os.environ) <= {'OPENBLAS_NUM_THREADS', 'LC_CTYPE'}, os.environ")
     assert passes("import sys, os\nassert sys.stdin.read() == ''")
+    if not Path(confined.__file__).is_relative_to(sys.prefix):  # a folder that a .pth file adds to the path
+        assert not passes(f"open({confined.__file__!r})")
 
 
 def test_no_folder_and_no_process_is_left(monkeypatch, tmp_path) -> None:
