@@ -158,6 +158,9 @@ class DataSource:
         """What each source gives to a mixture; empty where there is none."""
         return []
 
+    def check_run(self, samples: int | None) -> None:
+        """Refuse a run that reads more than it may; ``samples`` in all, None where only the time ends it."""
+
     def index_report(self) -> IndexReport | None:
         """What became of the sample indices; None where none are needed."""
         return None

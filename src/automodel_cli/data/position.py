@@ -24,14 +24,14 @@ def plan_hash(plan: dict[str, Any]) -> str:
     return hash_bytes(json.dumps(plan, sort_keys=True, ensure_ascii=False).encode())
 
 
-_MOST_SAMPLES = 2**53  # a position leaves room for the arithmetic of int64
-_Number = Annotated[int, Field(ge=0, le=_MOST_SAMPLES)]
+MOST_SAMPLES = 2**53  # a position leaves room for the arithmetic of int64
+Number = Annotated[int, Field(ge=0, le=MOST_SAMPLES)]
 
 
 class StreamState(FileModel):
     """Where an iterable data set of a user's own was, on one rank."""
 
-    epoch: _Number
+    epoch: Number
     dataset: Any
     dp_rank: Count
     dp_world: Count
@@ -42,18 +42,18 @@ class StreamState(FileModel):
 class PackPosition(FileModel):
     """Where packing was: the rows before the present window (``packing.Start``), and the packs taken from it."""
 
-    row: _Number = 0
-    long_rows: _Number = 0
-    state_row: _Number = 0
-    taken: _Number = 0
-    epochs_done: _Number = 0
+    row: Number = 0
+    long_rows: Number = 0
+    state_row: Number = 0
+    taken: Number = 0
+    epochs_done: Number = 0
 
 
 class Position(FileModel):
     """A saved position, ``loader.json``."""
 
     plan_hash: str
-    samples_consumed: _Number
+    samples_consumed: Number
     plan: Any = None
     stream: StreamState | None = None
     packing: PackPosition | None = None
@@ -125,7 +125,7 @@ class PlannedLoader:
 
     @property
     def dropped_samples(self) -> int:
-        """Samples at the very end that make no whole global batch; 0 when there is no end."""
+        """Number at the very end that make no whole global batch; 0 when there is no end."""
         left = self._samples_left
         return 0 if left is None else left % self.shape.global_batch_size
 

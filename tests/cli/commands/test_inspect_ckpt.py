@@ -18,6 +18,21 @@ from automodel_cli.cli.commands import inspect_ckpt
 NAMES = [f"h.{layer}.{part}.weight" for layer in range(12) for part in ("attn", "mlp", "ln_1")]
 
 
+PLAN = {
+    "kind": "mixture",
+    "order": "deadlines/1",
+    "seq_len": 8,
+    "sources": {"code": {"windows": 50}, "web\x1b[2J": {"windows": "many"}},
+    "stages": [{"from_sample": 0, "weights": {"code": 3.0, "web\x1b[2J": 1.0}}],
+}
+
+
+def write_position(folder, plan):
+    """The position after 80 samples in the order that ``plan`` describes."""
+    state = {"plan_hash": "xxh3:0", "samples_consumed": 80, "plan": plan}
+    (folder / "loader.json").write_text(json.dumps(state))
+
+
 def make_step(run, step, value=1.0):
     """A checkpoint of a model with twelve layers, without torch."""
     folder = layout.step_folder(run, step)
@@ -35,6 +50,7 @@ def make_step(run, step, value=1.0):
         "files": [record],
     }
     files.write_manifest(folder / layout.MANIFEST, manifest)
+    write_position(folder, PLAN)
 
 
 @pytest.fixture
@@ -76,6 +92,29 @@ def test_diff(run_folder, capsys):
     assert json.loads(capsys.readouterr().out)["changed"][0]["relative"] == 1.0
 
 
+def test_what_was_read_of_a_mixture(run_folder, capsys):
+    assert app.run(["inspect-ckpt", str(run_folder), "--data"]) == 0
+    out = capsys.readouterr().out
+    assert "data read until step 20 (80 samples)" in out and "\x1b" not in out
+    rows = [line.split() for line in out.splitlines()[-2:]]
+    assert rows[0] == ["0", "to", "80", "code", "0", "to", "60", "60", "1.2"]
+    assert rows[1][-4:] == ["0", "to", "20", "20"]  # nothing is known of its passes
+    assert app.run(["inspect-ckpt", str(run_folder), "--step", "10", "--data", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["data_read"]
+    assert (found["step"], found["samples"], found["windows"][1]["available"]) == (10, 80, None)
+
+
+@pytest.mark.parametrize("plan", [{**PLAN, "stages": []}, {**PLAN, "from_sample": 99}, None])
+def test_a_position_that_is_damaged(run_folder, plan, capsys):
+    folder = layout.step_folder(run_folder, 20)
+    write_position(folder, plan)
+    if plan is None:
+        (folder / "loader.json").unlink()
+    assert app.run(["inspect-ckpt", str(run_folder), "--data"]) == 1
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 2 and ("damaged" in said or "does not exist" in said)
+
+
 def test_verify_that_fails_is_exit_code_1_and_names_the_file(run_folder, capsys):
     assert app.run(["inspect-ckpt", str(run_folder), "--verify"]) == 0
     assert capsys.readouterr().out.count("ok: ") == 3  # two steps, and the run
@@ -111,7 +150,7 @@ class Hidden:
 
 sys.meta_path.insert(0, Hidden())
 from automodel_cli.cli import app
-for arguments in (["--verify"], ["--step", "20", "--json"], ["--diff", "10", "LATEST"]):
+for arguments in (["--verify"], ["--data"], ["--step", "20", "--json"], ["--diff", "10", "LATEST"]):
     assert app.run(["inspect-ckpt", sys.argv[1], *arguments]) == 0
 """
     command = [sys.executable, "-c", program, str(run_folder)]

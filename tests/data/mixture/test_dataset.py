@@ -137,13 +137,17 @@ def test_what_is_known_of_it(sources, tmp_path):
         ({"web": {"file_pattern": "nowhere/*.bin"}}, "source web: .*nowhere"),
         ({"web": {"intra_document": True, "bos_token": 7}}, "books and web treat documents differently"),
         ({"books": {"order": "megatron"}}, r"books\.order is megatron"),
-        ({"max_passes": 0.5}, "books would be read 2 times"),
         ({"max_passes": 0}, "max_passes is 0"),
         ({"stages": [{"until": 0.5}, {"weights": {"wib": 1}}]}, "'wib', which is no source"),
-        ({"stages": [{"until": 0.5}, {"weights": {"web": 0}}]}, "all weights are 0"),
+        ({"stages": [{"until": 0.5}, {"weights": {"web": 0}}]}, "weights add up to 0"),
         ({"stages": [{}, {"until": 1.0}]}, "has no end, and another"),
         ({"stages": [{"until": 0.5}, {"until": 0.4}, {}]}, "ends with sample 80, the stage before it with 100"),
         ({"stages": [{"until": 1.5}]}, "until is 1.5"),
+        ({"stages": [{"until_step": 10**30}, {}]}, "until_step is 1e[+]30"),
+        ({"stages": [{"until_tokens": 1e300}, {}]}, "until_tokens is 1e[+]300"),
+        ({"stages": [{"until_step": step} for step in range(1, 102)]}, "101 stages"),
+        ({"web": {"weight": 1e308}, "code": {"weight": 1e308}}, "weights add up to inf"),
+        ({"max_passes": float("nan")}, "max_passes is nan"),
         ({"stages": [{"until": 0.5, "until_step": 3}, {}]}, "until and until_step"),
         ({"stages": [{"till": 0.5}]}, r"stages\[0\]\.till is not known"),
         ({"stages": [{"until": 0.5}], "max_steps": None}, "length is not known"),
@@ -156,6 +160,14 @@ def test_what_means_nothing_is_refused(sources, change, says):
     with pytest.raises(AutomodelError, match=says) as caught:
         Mixture(**{"sources": given, "seq_len": T, **RUN, **own})
     assert isinstance(caught.value, ConfigError | DataError) and caught.value.hint
+
+
+def test_a_run_reads_no_source_more_often_than_it_may(sources):
+    mixture = Mixture(sources, T, max_passes=5, **RUN)
+    mixture.check_run(200)
+    mixture.check_run(None)  # until the time is over: not known
+    with pytest.raises(DataError, match=r"code would be read 10 times, dataset\.max_passes is 5"):
+        mixture.check_run(400)  # two epochs
 
 
 def test_sources_of_two_tokenizers_are_refused(corpus):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,17 @@ def test_each_source_goes_on_at_its_window_through_three_changes(files):
     assert third.plan()["given"] == {"a": 50, "b": 10, "c": 20} and len(third.plan()["history"]) == 2
 
 
+def test_passes_are_those_that_are_read_before_and_after_a_change(files):
+    state = state_at(TokenLoader(mixture(files, a=1), **sizes(4, 4)), 40)
+    changed = {"max_passes": 1.0, **RUN, "max_steps": 15}
+    for a, b, says in ((3, 1, "a would be read 1.1 times"), (0, 1, None), (1, 1, None)):
+        now = Mixture({"a": {**files["a"], "weight": a}, "b": {**files["b"], "weight": b}}, T, **changed)
+        resumed(now, state)
+        with contextlib.nullcontext() if says is None else pytest.raises(DataError, match=says):
+            now.check_run(60)
+        assert sum(stats.windows for stats in now.source_stats()) == 60
+
+
 def test_a_change_of_stages_is_one_too(files):
     whole = {name: files[name] for name in ("a", "b")}
     plain = Mixture(whole, T, **RUN)
@@ -98,6 +110,9 @@ def test_a_name_that_means_other_data_is_refused(files):
         mixture(swapped, a=1, b=1).continue_from(state["plan"], 8)
 
 
+ONE = {"sources": {"a": {}}, "stages": [{"from_sample": 0, "weights": {"a": 1}}]}
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -111,8 +126,13 @@ def test_a_name_that_means_other_data_is_refused(files):
         {"stages": [{"from_sample": 0, "weights": {"a": float("nan"), "b": 0}}]},
         {"stages": [{"from_sample": 0, "weights": {"a": 1}}]},
         {"stages": [{"from_sample": 0, "weights": {"a": 1, "b": 1}, "ramp_from": {"a": 1, "b": 0}}]},
+        {"stages": [{"from_sample": 0, "weights": {"a": 1e308, "b": 1e308}}]},
+        {"stages": [{"from_sample": at, "weights": {"a": 1, "b": 1}} for at in range(1001)]},
         {"given": {"a": -1}},
+        {"given": {"a": 2**63 - 1}},
+        {"from_sample": 9},
         {"history": 5},
+        {"from_sample": 4, "history": [{"from_sample": 5, **ONE}]},
     ],
 )
 def test_a_plan_that_no_mixture_can_go_on_from_differs(files, damage):
@@ -122,6 +142,9 @@ def test_a_plan_that_no_mixture_can_go_on_from_differs(files, damage):
     assert loader.continue_from(state) is None
     with pytest.raises(DataError, match="other data or in another order"):
         loader.load_state_dict(state)
+    if state["plan"]["kind"] == "mixture" and state["plan"]["seq_len"] == T:
+        with pytest.raises(DataError, match="plan of the mixture is damaged"):
+            windows_read(state["plan"], 8)
 
 
 def test_without_asking_a_position_of_another_mixture_is_refused(files):
@@ -144,3 +167,5 @@ def test_what_was_read_is_known_through_changes(files):
     alone = NanogptDataset(files["a"]["file_pattern"], T)
     assert [tuple(vars(row).values()) for row in windows_read(alone.plan(), 7)] == [(0, 7, "data", 0, 7, 50)]
     assert windows_read(None, 3)[0].available is None
+    odd = {**alone.plan(), "windows": "many"}
+    assert windows_read(odd, 3)[0].available is None

@@ -40,3 +40,9 @@ def test_no_source_is_ever_a_window_off_its_share():
         given = np.cumsum(chosen[:, None] == np.arange(len(quota)), axis=0)
         share = np.arange(1, len(chosen) + 1)[:, None] * np.array(quota) / len(chosen)
         assert np.abs(given - share).max() < 1 and given[-1].tolist() == quota
+
+
+def test_the_order_of_a_period_is_what_it_was():
+    """Runs resume in it: another one would be another ``ALGORITHM``."""
+    assert pattern([7, 2, 1]).tolist() == [0, 0, 0, 1, 0, 0, 1, 0, 0, 2]
+    assert pattern([3, 0, 1, 5, 5]).tolist() == [3, 4, 0, 3, 4, 3, 4, 0, 3, 4, 0, 2, 3, 4]

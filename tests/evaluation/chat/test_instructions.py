@@ -76,6 +76,10 @@ def test_loosely() -> None:
         {"kwargs": None},
         {"kwargs": [{"keywords": ["("]}]},
         {"kwargs": [{"keywords": 3}]},
+        {"kwargs": [{"keywords": ["a", 3]}]},
+        {"kwargs": [{"keywords": ["a{99999999999999999999}"]}]},
+        {"kwargs": [{"keywords": ["(" * 9999 + ")" * 9999]}]},
+        {"kwargs": [["keywords"]]},
         {"kwargs": [{}]},
         {"kwargs": ["x"]},
         {"instruction_id_list": [["keywords:existence"]]},
@@ -84,6 +88,14 @@ def test_loosely() -> None:
 def test_rows_that_cannot_be_graded(changed) -> None:
     with pytest.raises(DataError):
         instructions.check_row({**row("keywords:existence", {"keywords": ["a"]}), **changed})
+
+
+@pytest.mark.parametrize("changed", [{"nth_paragraph": -5}, {"nth_paragraph": 2.0}, {"first_word": 3}])
+def test_arguments_that_only_some_answers_would_stumble_on(changed) -> None:
+    good = {"num_paragraphs": 2, "nth_paragraph": 2, "first_word": "now"}
+    instructions.check_row(row("length_constraints:nth_paragraph_first_word", good))
+    with pytest.raises(DataError, match=f"do not fit: {next(iter(changed))}"):
+        instructions.check_row(row("length_constraints:nth_paragraph_first_word", {**good, **changed}))
 
 
 def test_packages_that_are_missing(monkeypatch) -> None:

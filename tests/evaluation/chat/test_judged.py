@@ -142,6 +142,7 @@ def test_what_passes_is_waited_for(server) -> None:
     ("status", "reply", "says"),
     [
         (401, b"wrong key\x1b[2J", "said 401: wrong key"),
+        (401, b"x" * 290 + b" is no key: secret", "said 401: x+ is no key"),
         (302, b"", "said 302"),
         (200, b"<html>", "valid JSON"),
         (200, b'{"choices": 1}', "choices"),
@@ -152,6 +153,16 @@ def test_what_does_not_pass_is_an_error(server, status, reply, says) -> None:
     with pytest.raises(AutomodelError, match=says) as caught:
         client(server)("x")
     assert len(server.asked) == 1 and "secret" not in str(caught.value) and "\x1b" not in str(caught.value)
+
+
+def test_an_error_whose_reason_breaks_off_is_one_too(server, monkeypatch) -> None:
+    def broken(*_):
+        raise ConnectionResetError
+
+    monkeypatch.setattr("urllib.error.HTTPError.read", broken, raising=False)
+    server.replies = [(403, b"no")]
+    with pytest.raises(AutomodelError, match="said 403"):
+        client(server)("x")
 
 
 def test_a_key_that_is_none_is_not_shown() -> None:

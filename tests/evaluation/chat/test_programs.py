@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -108,15 +109,26 @@ def test_nothing_of_ours_is_seen(monkeypatch) -> None:
     monkeypatch.setenv("AUTOMODEL_JUDGE_KEY", "hush")
     assert passes("import os\nassert set(os.environ) <= {'OPENBLAS_NUM_THREADS', 'LC_CTYPE'}, os.environ")
     assert passes("import sys, os\nassert sys.stdin.read() == ''")
+    if not Path(confined.__file__).is_relative_to(sys.prefix):  # a folder that a .pth file adds to the path
+        assert not passes(f"open({confined.__file__!r})")
 
 
 def test_no_folder_and_no_process_is_left(monkeypatch, tmp_path) -> None:
+    started = []
+
+    class Kept(subprocess.Popen):
+        def __init__(self, *args, **more) -> None:
+            super().__init__(*args, **more)
+            started.append(self)
+
+    monkeypatch.setattr(programs.subprocess, "Popen", Kept)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert passes("import os\nassert len(os.getcwd()) > 1")
     assert not passes("import time\ntime.sleep(99)", Limits(wall_s=0.3))
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert list(tmp_path.iterdir()) == [] and len(started) == 2
+    for process in started:  # waited for: no process of this number is a child any more
+        with pytest.raises(ChildProcessError):
+            os.waitpid(process.pid, os.WNOHANG)
 
 
 def test_where_the_kernel_cannot_confine_nothing_runs(monkeypatch, tmp_path) -> None:

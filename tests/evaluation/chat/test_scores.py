@@ -185,6 +185,14 @@ def test_rows_that_do_not_fit(tmp_path, name, changed, says) -> None:
             data.load(TASKS[name], str(tmp_path), None)
 
 
+def test_a_row_beyond_the_bound(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("automodel_cli.corpus.conversations.rows.MAX_DOCUMENT_BYTES", 1000)
+    name = "mmlu_chat"
+    (tmp_path / f"{name}.jsonl").write_text(json.dumps({**ROWS[name][0], "question": "x" * 1000}))
+    with pytest.raises(DataError, match=r"mmlu_chat\.jsonl:1 is longer than 1,000 bytes"):
+        data.load(TASKS[name], str(tmp_path), None)
+
+
 def test_the_same_rows_are_the_same_data(tmp_path) -> None:
     import pyarrow
     import pyarrow.parquet

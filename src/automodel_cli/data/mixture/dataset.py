@@ -9,6 +9,7 @@ Shapes: N samples, T = ``seq_len`` tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +37,7 @@ class Mixture(FileWindows):
 
     Raises:
         ConfigError: sources, weights or stages that mean nothing, or contradict each other.
-        DataError: as the sources have it, or one would be read more often than ``max_passes``.
+        DataError: as the sources have it.
     """
 
     @constructor_takes(MixtureArguments)
@@ -56,8 +57,12 @@ class Mixture(FileWindows):
         known = options.max_steps is not None and options.global_batch_size is not None
         self._wanted = (options.max_steps or 0) * (options.global_batch_size or 0) if known and self._training else None
         self._first_file = np.cumsum([0, *(len(source.files) for source in self._parts)])
-        if options.max_passes is not None and self._training:
-            self._refuse_more_passes(options.max_passes)
+        self._read = len(self)  # samples of the run, as far as is known
+        self._max_passes = math.inf if options.max_passes is None else options.max_passes
+        if not self._max_passes > 0:
+            raise ConfigError(
+                f"dataset.max_passes is {options.max_passes}", "give a number above 0, or null for no limit"
+            )
 
     @classmethod
     def run_arguments(cls, run: RunValues) -> dict[str, Any]:
@@ -65,14 +70,18 @@ class Mixture(FileWindows):
         sizes = {"global_batch_size": run.global_batch_size, "max_steps": run.max_steps}
         return {"seed": run.seed, "split": run.split, **sizes}
 
-    def _refuse_more_passes(self, most: float) -> None:
-        if most <= 0:
-            raise ConfigError(f"dataset.max_passes is {most}", "give a number above 0, or null for no limit")
-        for stats in self.source_stats():
-            if stats.windows > most * stats.available:
+    def check_run(self, samples: int | None) -> None:
+        """As ``DataSource`` has it: what was read before a change of the mixture counts too.
+
+        Raises:
+            DataError: a source would be read more often than ``max_passes``.
+        """
+        self._read = self._read if samples is None else samples
+        for stats in self.source_stats() if self._training else ():
+            if stats.windows > self._max_passes * stats.available:
                 raise DataError(
                     f"source {stats.name} would be read {stats.windows / stats.available:.3g} times, "
-                    f"dataset.max_passes is {most:g}",
+                    f"dataset.max_passes is {self._max_passes:g}",
                     "give it more text or less weight, train shorter, or raise max_passes",
                 )
 
@@ -87,7 +96,7 @@ class Mixture(FileWindows):
     @property
     def stages(self) -> list[Stage]:
         """Those that the run comes to."""
-        return [stage for stage in self.order.stages if stage.first < len(self)]
+        return [stage for stage in self.order.stages if stage.first < self._read]
 
     def plan(self) -> dict[str, Any]:
         """As ``WindowDataset`` has it: the plan of a run that never changed its data has no history."""
@@ -117,7 +126,7 @@ class Mixture(FileWindows):
             DataError: a source's name means another source than it did.
         """
         own = self._segment()
-        before = read_plan(stored, own["sources"], self.seq_len)
+        before = read_plan(stored, own["sources"], self.seq_len, sample)
         if before is None:
             return None
         change, self._history = None, [as_json(segment) for segment in before.history]
@@ -135,7 +144,7 @@ class Mixture(FileWindows):
         """What each source gives to the samples that are read."""
         given = self._sizes
         if self._training:
-            given = self.order.given(max(len(self), self.order.first))
+            given = self.order.given(max(self._read, self.order.first))
         return [
             SourceStats(
                 name,

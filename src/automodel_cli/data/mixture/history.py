@@ -7,6 +7,7 @@ one that comes back where it was left.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -14,17 +15,19 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from automodel_cli.data.mixture.order import ALGORITHM, MixtureOrder, Stage
+from automodel_cli.data.position import MOST_SAMPLES, Number
 from automodel_cli.errors import DataError
 from automodel_cli.json_files import Count, FileModel, Items
 
 MOST_SOURCES = 256
+MOST_STAGES = 1000  # of all segments of a plan
 Weights = dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
 
 
 class PlannedStage(FileModel):
     """Weights from a sample on."""
 
-    from_sample: Count
+    from_sample: Number
     weights: Weights
     ramp_from: Weights | None = None
 
@@ -37,8 +40,8 @@ class PlannedStage(FileModel):
 class Segment(FileModel):
     """A mixture from a sample on; ``given`` are the windows that each source had given before, absent ones too."""
 
-    from_sample: Count = 0
-    given: dict[str, Count] = Field(default_factory=dict)
+    from_sample: Number = 0
+    given: dict[str, Number] = Field(default_factory=dict)
     sources: dict[str, dict[str, Any]]
     stages: Items[PlannedStage]
 
@@ -94,25 +97,30 @@ class WindowsRead:
 
 
 def windows_read(plan: Any, samples: int) -> list[WindowsRead]:
-    """What a run with the stored ``plan`` has read after ``samples`` samples, in order; one source if no mixture."""
+    """What a run with the stored ``plan`` has read after ``samples`` samples, in order; one source if no mixture.
+
+    Raises:
+        DataError: the plan is that of a mixture and means nothing.
+    """
     known = plan if isinstance(plan, Mapping) else {}
-    found = read_plan(plan, {}, known.get("seq_len", 0))
+    found = read_plan(plan, {}, known.get("seq_len", 0), samples)
+    if found is None and known.get("kind") == "mixture":
+        raise DataError("the stored plan of the mixture is damaged", "look at another checkpoint of the run")
     if found is None:
-        return [WindowsRead(0, samples, "data", 0, samples, known.get("windows"))]
+        return [WindowsRead(0, samples, "data", 0, samples, _windows_of(known))]
     segments = [*found.history, found]
     ends = [segment.from_sample for segment in segments[1:]] + [samples]
     return [
-        WindowsRead(
-            segment.from_sample,
-            end,
-            name,
-            segment.given.get(name, 0),
-            segment.given_at(end)[name],
-            source.get("windows"),
-        )
+        WindowsRead(segment.from_sample, end, name, segment.given.get(name, 0), given[name], _windows_of(source))
         for segment, end in zip(segments, ends, strict=True)
+        for given in [segment.given_at(end)]
         for name, source in segment.sources.items()
     ]
+
+
+def _windows_of(plan: Mapping[str, Any]) -> int | None:
+    found = plan.get("windows")
+    return found if isinstance(found, int) and 0 < found <= MOST_SAMPLES else None
 
 
 def stage_plans(stages: Sequence[Stage], names: Sequence[str]) -> list[dict[str, Any]]:
@@ -132,8 +140,8 @@ def as_json(segment: Segment) -> dict[str, Any]:
     return segment.model_dump(mode="json", exclude_unset=True, include=set(Segment.model_fields))
 
 
-def read_plan(stored: Any, sources: Mapping[str, dict[str, Any]], seq_len: int) -> MixturePlan | None:
-    """A checkpoint's plan as a mixture's; None where no mixture can go on from it.
+def read_plan(stored: Any, sources: Mapping[str, dict[str, Any]], seq_len: int, samples: int) -> MixturePlan | None:
+    """The plan of a run after ``samples`` samples, as a mixture's; None where no mixture can go on from it.
 
     That of a single data set which is one of ``sources`` now (their plans by name) is a mixture of that one.
     """
@@ -143,7 +151,7 @@ def read_plan(stored: Any, sources: Mapping[str, dict[str, Any]], seq_len: int) 
         stored = {"kind": "mixture", "order": ALGORITHM, "seq_len": seq_len, **segment}
     try:
         found = MixturePlan.model_validate(stored)
-        _check(found)
+        _check(found, samples)
     except (ValidationError, _Senseless):
         return None
     return found if found.seq_len == seq_len else None
@@ -153,14 +161,20 @@ class _Senseless(Exception):
     """A plan that has the right types and no meaning."""
 
 
-def _check(plan: MixturePlan) -> None:
-    for segment in (plan, *plan.history):
+def _check(plan: MixturePlan, samples: int) -> None:
+    segments = (*plan.history, plan)
+    begins = [segment.from_sample for segment in segments]
+    if begins != sorted(begins) or begins[-1] > samples or sum(len(one.stages) for one in segments) > MOST_STAGES:
+        raise _Senseless
+    for segment in segments:
         firsts = [stage.from_sample for stage in segment.stages]
         ramps = [stage.ramp_from for stage in segment.stages]
         rows = [weights for stage in segment.stages for weights in (stage.weights, stage.ramp_from) if weights]
         if not 0 < len(segment.sources) <= MOST_SOURCES or firsts[:1] != [0] or sorted(set(firsts)) != firsts:
             raise _Senseless
-        if ramps[-1] is not None or any(set(row) != set(segment.sources) or not any(row.values()) for row in rows):
+        if ramps[-1] is not None or any(set(row) != set(segment.sources) for row in rows):
+            raise _Senseless
+        if not all(0 < sum(row.values()) < math.inf for row in rows):
             raise _Senseless
 
 

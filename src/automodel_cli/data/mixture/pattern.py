@@ -11,6 +11,7 @@ Shapes: N sources, Q windows.
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -48,15 +49,15 @@ def rounded(weights: Sequence[float], period: int) -> list[int]:
 
 def pattern(given: Sequence[int]) -> np.ndarray:
     """The source of each window of a period, int64 ``[Q]``; ``given`` are its quotas."""
-    quota = np.asarray(given, dtype=np.int64)
-    period = int(quota.sum())
-    drawn = np.zeros_like(quota)
-    due = np.where(quota > 0, -(-period // np.maximum(quota, 1)), period + 1)  # before which the next has to come
+    period = sum(given)
+    released: list[list[tuple[int, int]]] = [[] for _ in range(period)]  # (deadline, source) of what may come from here
+    for source, quota in enumerate(given):
+        for window in range(quota):
+            released[window * period // quota].append((-(-(window + 1) * period // quota), source))
+    waiting: list[tuple[int, int]] = []
     chosen = np.empty(period, dtype=np.int64)
-    for place in range(period):
-        may_come = drawn * period < (place + 1) * quota
-        source = int(np.where(may_come, due, period + 2).argmin())
-        chosen[place] = source
-        drawn[source] += 1
-        due[source] = -(-(int(drawn[source]) + 1) * period // int(quota[source]))
+    for place, windows in enumerate(released):
+        for deadline in windows:
+            heapq.heappush(waiting, deadline)
+        chosen[place] = heapq.heappop(waiting)[1]
     return chosen

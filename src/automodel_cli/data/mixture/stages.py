@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from automodel_cli.data.arguments import MixtureArguments, StageArguments
 from automodel_cli.data.mixture.checked import checked
 from automodel_cli.data.mixture.order import Stage
+from automodel_cli.data.position import MOST_SAMPLES
 from automodel_cli.errors import ConfigError
+
+_MOST_STAGES = 100  # of one configuration; a plan keeps those of all before it (history.MOST_STAGES)
 
 
 def stages_of(options: MixtureArguments, weights: Mapping[str, float]) -> list[Stage]:
@@ -20,6 +23,8 @@ def stages_of(options: MixtureArguments, weights: Mapping[str, float]) -> list[S
     """
     _check_weights("dataset.sources", weights)
     given = list(options.stages or [{}])
+    if len(given) > _MOST_STAGES:
+        raise ConfigError(f"dataset.stages has {len(given)} stages", f"give it up to {_MOST_STAGES}; a ramp is one")
     found: list[Stage] = []
     first, before = 0, tuple(weights.values())
     for number, raw in enumerate(given):
@@ -57,8 +62,9 @@ def _check_weights(key: str, weights: Mapping[str, float]) -> None:
     for name, weight in weights.items():
         if not (math.isfinite(weight) and weight >= 0):
             raise ConfigError(f"{key}: the weight of {name} is {weight}", "give 0 or more")
-    if not any(weights.values()):
-        raise ConfigError(f"{key}: all weights are 0", "give one source a weight above 0")
+    total = sum(weights.values())
+    if not 0 < total < math.inf:
+        raise ConfigError(f"{key}: the weights add up to {total:g}", "give weights from 0 to 1, one of them above 0")
 
 
 def _end(stage: StageArguments, key: str, options: MixtureArguments, *, last: bool) -> int | None:
@@ -73,9 +79,10 @@ def _end(stage: StageArguments, key: str, options: MixtureArguments, *, last: bo
         raise ConfigError(f"{key} has no end, and another stage follows", "give it until, until_step or until_tokens")
     ((name, value),) = ends.items()
     size = options.global_batch_size or 1
-    if not (math.isfinite(value) and value > 0) or (name == "until" and value > 1):
+    most = {"until": 1, "until_step": MOST_SAMPLES // size, "until_tokens": MOST_SAMPLES}[name]
+    if not 0 < value <= most:
         raise ConfigError(
-            f"{key}.{name} is {value}", "until is a share of the run from 0 to 1; steps and tokens are 1 or more"
+            f"{key}.{name} is {value:g}", "until is a share of the run from 0 to 1; steps and tokens are 1 or more"
         )
     if name == "until_step":
         return int(value) * size

@@ -96,7 +96,7 @@ def _checked(result: int) -> int:
 def _limit_reading(libc: ctypes.CDLL) -> None:
     access = struct.pack("=Q", _READ_FILE | _READ_DIR)
     ruleset = _checked(libc.syscall(_CREATE_RULESET, access, len(access), 0))
-    for path in {*_SYSTEM, sys.prefix, sys.base_prefix, sys.exec_prefix, *sys.path}:
+    for path in {*_SYSTEM, sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}:
         try:
             folder = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except FileNotFoundError:

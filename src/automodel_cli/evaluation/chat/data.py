@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from automodel_cli.corpus.conversations.rows import open_rows
+from automodel_cli.corpus.documents.units import BadRow
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.evaluation.chat.tasks import ChatTask, Question
 from automodel_cli.evaluation.icl.prompts import ordered
@@ -56,6 +57,10 @@ def read_rows(
     found = []
     for name, number, value in source.rows(np.ones(len(source), dtype=bool)):
         where = f"{name}:{number + 1}"
+        if isinstance(value, BadRow):
+            raise DataError(
+                f"{where} is {value.reason.partition(' (')[0]}", "is it the file that the task is made for?"
+            )
         row = parse_json(value, where) if isinstance(value, bytes) else value
         if not isinstance(row, Mapping):
             raise DataError(f"{where} is {type(row).__name__}, expected an object")

@@ -183,6 +183,11 @@ _CHECKS: Mapping[str, Callable[..., bool]] = {
     "change_case:english_lowercase": _in_case(str.islower),
     "punctuation:no_comma": lambda text: "," not in text,
 }
+_LISTS = ("keywords", "forbidden_words")
+_NUMBERS = (
+    "frequency", "let_frequency", "num_sentences", "num_paragraphs", "num_words", "nth_paragraph", "num_placeholders",
+    "num_bullets", "num_highlights", "num_sections", "capital_frequency",
+)  # fmt: skip
 _NEEDS_NLTK = ("length_constraints:number_sentences", "change_case:capital_word_frequency")
 _NEEDS_LANGDETECT = ("language:response_language", "change_case:english_capital", "change_case:english_lowercase")
 
@@ -222,6 +227,23 @@ def check_row(row: Mapping[str, Any]) -> None:
         if not set(by).isdisjoint(names) and importlib.util.find_spec(package) is None:
             raise ConfigError(f"ifeval_chat needs {package}, which is not installed", _INSTALL)
     try:
+        for arguments in given:
+            _check_kinds(arguments or {})
         followed(row, "A text, to see that all can be checked.")
-    except (TypeError, AttributeError, ValueError, re.error) as error:
+    except (TypeError, AttributeError, ValueError, OverflowError, RecursionError, re.error) as error:
         raise DataError(f"kwargs of {', '.join(names)} do not fit: {error}", "is it a row of google/IFEval?") from None
+
+
+def _check_kinds(arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments of a kind that one answer would not show and another would stumble on.
+
+    Raises:
+        TypeError, ValueError: there is one.
+    """
+    for name, value in arguments.items():
+        values = value if name in _LISTS and isinstance(value, list) else [value]
+        kind: Any = str if name not in _NUMBERS else int if name == "nth_paragraph" else int | float
+        if odd := [one for one in values if one is not None and (isinstance(one, bool) or not isinstance(one, kind))]:
+            raise TypeError(f"{name} has {str(odd[0])[:60]!r}, expected {'text' if kind is str else 'a whole number'}")
+    if (arguments.get("nth_paragraph") or 1) < 1:
+        raise ValueError(f"nth_paragraph is {arguments['nth_paragraph']}, expected 1 or more")

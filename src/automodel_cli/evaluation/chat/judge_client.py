@@ -18,6 +18,7 @@ from automodel_cli.json_files import FileModel, Items, parse_json, validated, wi
 KEY_VARIABLE = "AUTOMODEL_JUDGE_KEY"
 _TIMEOUT_S = 120
 _MAX_REPLY_BYTES = 4 << 20
+_MAX_REASON_BYTES = 64 << 10
 _WAITS_S = (1, 4, 16)  # between tries, where a later one may help
 
 
@@ -79,7 +80,7 @@ class JudgeClient:
                 with self._opener.open(request, timeout=_TIMEOUT_S) as reply:
                     return bytes(reply.read(_MAX_REPLY_BYTES))
             except urllib.error.HTTPError as error:
-                said = without_controls(error.read(300).decode("utf-8", "replace"))
+                said = self._reason(error)
                 problem = f"the judge at {self._address} said {error.code}: {said}"
                 if wait is None or not (error.code == 429 or error.code >= 500):
                     raise AutomodelError(problem, f"check --judge-url, --judge-model and {KEY_VARIABLE}") from None
@@ -90,6 +91,14 @@ class JudgeClient:
                     ) from None
             self._sleep(wait)
         raise AssertionError("the last try returns or raises")
+
+    def _reason(self, error: urllib.error.HTTPError) -> str:
+        """What the judge says about an error, without the key, which some of them repeat: results files keep it."""
+        try:
+            said = error.read(_MAX_REASON_BYTES).decode("utf-8", "replace")
+        except (OSError, http.client.HTTPException):  # the connection ended meanwhile
+            return ""
+        return without_controls(said.replace(self._key, "...") if self._key else said)[:300]
 
 
 def _check(url: str) -> bool:

@@ -176,9 +176,3 @@ _TABLE = (
 TASKS: Mapping[str, ChatTask] = {task.name: task for task in _TABLE}
 CHATCORE = tuple(task.name for task in _TABLE[:5])
 GROUPS: Mapping[str, tuple[str, ...]] = {"chatcore": tuple(TASKS)}
-
-
-def select_tasks(words: Sequence[str]) -> list[ChatTask]:
-    """The tasks that names and ``chatcore`` mean, each once, in the order asked for."""
-    names = dict.fromkeys(name for word in words for name in GROUPS.get(word, (word,)))
-    return [TASKS[name] for name in names]

@@ -36,6 +36,7 @@ from automodel_cli.checkpoint.all_ranks import all_ranks, on_rank_zero
 from automodel_cli.checkpoint.load_step import check_fits, position_of
 from automodel_cli.config.horizon import horizon_of
 from automodel_cli.config.schema.pretrain import PretrainConfig
+from automodel_cli.data.interface import source_of
 from automodel_cli.data.position import check_plan
 from automodel_cli.distributed.heartbeat import Heartbeat
 from automodel_cli.distributed.parallelize import ParallelModel
@@ -92,6 +93,8 @@ def plan_run(cfg: PretrainConfig, world: World, reporter: Reporter, options: Run
     plan = _plan(_load(_open(cfg, world, reporter, options)))
     if (checkpoint := plan.checkpoint) is not None:
         all_ranks(world, lambda: _check_resume(plan, checkpoint), what=f"loading {checkpoint}")
+    steps = plan.training_length.known_steps
+    source_of(plan.dataset).check_run(None if steps is None else steps * plan.cfg.step_scheduler.global_batch_size)
     return plan
 
 
