@@ -20,6 +20,7 @@ def run(
     cfg: PretrainConfig,
     *,
     fresh: bool = False,
+    accept_data_change: bool = False,
     dry_run: bool = False,
     trust: Sequence[str] = (),
     profile: int | None = None,
@@ -30,7 +31,7 @@ def run(
 
     ``processes``: of the run that a ``dry_run`` is about; None: those that a launcher has started.
     """
-    reporter, options = reporter or Reporter(), RunOptions(fresh, tuple(trust), profile)
+    reporter, options = reporter or Reporter(), RunOptions(fresh, tuple(trust), profile, accept_data_change)
     if dry_run:
         show_plan(cfg, reporter, options, processes=processes)
         return 0

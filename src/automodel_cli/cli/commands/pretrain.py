@@ -43,7 +43,6 @@ def pretrain(cfg: PretrainOptions, context: typer.Context) -> int:
     options, trust = cfg, cfg.trust
     file, overrides = file_and_overrides(options.config, list(context.args))
     overrides += [f"--logging.format={options.log_format}"] if options.log_format else []
-    overrides += ["--checkpoint.accept_data_change=true"] if options.accept_data_change else []
     if file is None and not overrides:
         raise ConfigError("no configuration given", "automodel pretrain llm -c cfg.yaml")
     run = load_config(PretrainConfig, file, overrides, trust=trust)
@@ -55,6 +54,7 @@ def pretrain(cfg: PretrainOptions, context: typer.Context) -> int:
     check_foreign(run, trust=trust)
     invocation = Invocation.of(context)
     more: dict[str, Any] = {"dry_run": options.dry_run, "trust": trust, "profile": options.profile}
+    more["accept_data_change"] = options.accept_data_change
     if invocation.wants_processes:
         _refuse_launch(invocation, options.fresh)
         from automodel_cli.recipes import launch

@@ -210,7 +210,7 @@ def _data_change(plan: RunPlan, checkpoint: Path) -> bool:
     if change is None:
         return False
     plan.reporter.columns(f"Data from {checkpoint.name} on", change.headings, change.rows)
-    if not plan.cfg.checkpoint.accept_data_change:
+    if not (plan.options.accept_data_change or plan.cfg.checkpoint.accept_data_change):
         raise DataError(
             f"the mixture is not that of {checkpoint}",
             "--accept-data-change goes on as the table says; or restore dataset, or start over with --fresh",

@@ -44,6 +44,7 @@ class RunOptions:
     fresh: bool = False  # move an earlier run in the folder aside and begin
     trust: tuple[str, ...] = ()  # files and modules whose code may be called
     profile: int | None = None  # updates to record with torch's profiler, once the run is warm; None: none
+    accept_data_change: bool = False  # go on with another mixture this once
 
 
 NO_OPTIONS = RunOptions()
