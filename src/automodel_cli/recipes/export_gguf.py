@@ -59,7 +59,8 @@ def run(cfg: ExportGGUFConfig, *, progress: Progress | None = None, say: Say | N
     vocab = vocabulary.vocabulary_of(_tokenizer(cfg, source), model.rows)
     for note in vocab.notes if say is not None else ():
         say(note)  # type: ignore[misc]
-    name = source.parent.name if layout.step_of(source.name) is not None else source.resolve().name
+    place = source.resolve()
+    name = place.parent.name if layout.step_of(place.name) is not None else place.name
     write.write(model, vocab, output, type_name=cfg.type, name=name, progress=progress, say=say)
     return Exported(source, output, write.modelfile_of(output), model.name, output.stat().st_size)
 

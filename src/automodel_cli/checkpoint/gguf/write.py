@@ -94,6 +94,7 @@ def write(
     temporary = temporary_of(path)
     lock = temporary.with_name(f"{temporary.name}.lock")
     with exclusive_lock(lock, busy=f"another process is writing {path}"), _discarding(temporary, lock):
+        refuse_existing(path)  # another process may have finished it meanwhile
         _refuse_too_much(model, types, path.parent)
         with _disk_errors_named(path):
             _write_file(temporary, model, vocabulary, types, _TYPES[type_name], name, progress)
