@@ -30,6 +30,7 @@ def wait_for(uploads):
     deadline = time.monotonic() + 60
     while uploads.busy:
         assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_step_that_cannot_be_put_aside_leaves_nothing_beside_it(tmp_path, hub):
