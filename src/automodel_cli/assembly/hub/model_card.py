@@ -29,9 +29,9 @@ CARD = "README.md"
 _MOST_SCORES = 100
 _GPT2 = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 _NOT_OF_THE_MODEL = {"checkpoint", "wandb", "logging", "recipe", "prewarm", "moe_metrics"}
-_SECRET_KEY = re.compile(
-    r"(?i)token|authorization|(.*[_-])?(\w*secret\w*|passw\w*|credentials?|connection_string"
-    r"|(access|account|api|auth|private)[_-]?keys?|(access|api|auth|bearer|hf|hub|refresh|sas|session)[_-]?tokens?)"
+_SECRET_KEY = re.compile(  # for search: nothing that repeats
+    r"(?i)secret|credential|authorization|connection_string|^token$|(^|[_-])(passw"
+    r"|(access|account|api|auth|private)[_-]?keys?$|(access|api|auth|bearer|hf|hub|refresh|sas|session)[_-]?tokens?$)"
 )
 _VARIABLE = re.compile(r"\$(\w+|\{\w+\})")  # of the environment, without a default
 _SECRET = re.compile(
@@ -263,7 +263,7 @@ def public(value: Any, key: str = "") -> Any:
     """A value of a configuration as it may be published: no secrets, no folders of absolute paths, nothing unset."""
     if isinstance(value, list | tuple):
         return [public(one, key or "-") for one in value]
-    if _SECRET_KEY.fullmatch(key) and not (isinstance(value, bool | None) or _VARIABLE.fullmatch(str(value))):
+    if _SECRET_KEY.search(key) and not (isinstance(value, bool | None) or _VARIABLE.fullmatch(str(value))):
         return _LEFT_OUT
     if isinstance(value, Mapping):
         unset: tuple[Any, ...] = () if "_target_" in value else (None, [], {})

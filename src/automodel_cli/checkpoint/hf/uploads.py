@@ -78,7 +78,7 @@ class Uploads:
     def given_up(self) -> None:
         """Say that the process does not wait for what is under way."""
         self._say(
-            f"warning: the upload of {self._newest} is not waited for, as the run was told to stop. "
+            f"warning: the upload of {self._newest} is not waited for, as the run was stopped. "
             f"By hand: {self._by_hand(self._newest)}"
         )
 

@@ -305,6 +305,7 @@ class Progress:
         except BaseException:
             with contextlib.suppress(Exception):
                 self.run.checkpointer.wait()
+                self._give_up_uploads()
             self.metrics.close(ok=False)
             raise
         self.metrics.close(ok=True)
@@ -318,8 +319,11 @@ class Progress:
             run.reporter.say("waiting for the upload")
         while run.world.any(uploads is not None and uploads.busy) and not run.stop.agreed(run.world.any):
             time.sleep(_UPLOAD_POLL_S)
-        if uploads is not None and uploads.busy:
-            uploads.given_up()
+        self._give_up_uploads()
+
+    def _give_up_uploads(self) -> None:
+        if self.uploads is not None and self.uploads.busy:
+            self.uploads.given_up()
 
     def result(self) -> RunResult:
         """How the run has ended; a signal may have come during the last save."""
