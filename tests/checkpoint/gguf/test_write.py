@@ -119,6 +119,15 @@ def test_the_name_of_a_model_is_that_of_its_run_wherever_one_stands(tmp_path, mo
     monkeypatch.chdir(tmp_path / "run")
     file = exported.file_of(Path(), tmp_path / "here.gguf")
     assert key(file, "general.name") == "run"
+    (tmp_path / "run").rename(tmp_path / "r\udcff")  # no UTF-8
+    file = exported.file_of(tmp_path / "r\udcff", tmp_path / "there.gguf")
+    assert key(file, "general.name") == r"r\udcff"
+
+
+@pytest.mark.parametrize("name", ["a\nSYSTEM x.gguf", "a\udcff.gguf"])
+def test_a_name_that_a_modelfile_cannot_hold_is_refused(tmp_path, name):
+    with pytest.raises(CheckpointError, match="a name that a Modelfile cannot hold"):
+        exported.file_of(tmp_path, tmp_path / name)
 
 
 def test_a_full_disk_is_said_before_and_while_writing(tmp_path, monkeypatch):
@@ -218,7 +227,7 @@ def test_what_is_no_model_is_refused(tmp_path, file):
 
 def test_a_model_without_a_tokenizer_takes_one_by_name(tmp_path):
     hf_export.save_hf(exported.model("llama"), tmp_path / "bare")
-    with pytest.raises(ConfigError, match="holds no tokenizer, and a GGUF file needs one"):
+    with pytest.raises(ConfigError, match=r"a GGUF file needs a tokenizer: .* holds no tokenizer"):
         exported.file_of(tmp_path / "bare", tmp_path / "model.gguf")
     file = exported.file_of(tmp_path / "bare", tmp_path / "model.gguf", tokenizer="byte")
     assert key(file, "tokenizer.ggml.eos_token_id") == 256
