@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -35,3 +37,22 @@ def test_cores_are_the_processors_that_this_process_may_use(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: None)  # a system that does not say
     assert processes.cores() == 1
+
+
+def test_a_process_does_not_wait_for_the_threads_of_an_upload():
+    """Python itself joins the workers of every pool before it ends."""
+    code = """
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from automodel_cli.processes import UPLOAD_THREAD, leave
+begun = threading.Event()
+def upload():
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: (begun.set(), threading.Event().wait()))
+threading.Thread(target=upload, name=UPLOAD_THREAD, daemon=True).start()
+begun.wait()
+print("said")
+leave(75)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (75, "said\n")

@@ -6,14 +6,19 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NoReturn
 
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS")
 """What makes a process think that it is one of several."""
 STARTED_VARIABLE = "AUTOMODEL_STARTED"
 """When the launcher of this process was started, in seconds since 1970."""
+
+UPLOAD_THREAD = "upload"
+"""Name of the thread that a process does not wait for when it ends."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -64,3 +69,12 @@ def die_with(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it was gone before the line above
         os._exit(1)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process; at once where an upload goes on, as Python itself would wait for its library's threads."""
+    if any(thread.name == UPLOAD_THREAD for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -157,6 +157,11 @@ def test_data_that_ends_early_is_saved(tmp_path):
     assert any(f"the data ended after step {last} of 100" in line for line in one.said)
     assert (tmp_path / "run" / "LATEST").read_text().startswith(f"step_{last:08d}")
     assert (tmp_path / "run" / f"step_{last:08d}" / "hf" / "config.json").is_file()
+    # A save that fell due there anyway did not know yet that it was the last.
+    often = {**scheduler, "ckpt_every_steps": last}
+    path = configuration(tmp_path, "Stateful", step_scheduler=often)
+    trained(recipe(path, "checkpoint.save_consolidated=final", f"checkpoint.checkpoint_dir={tmp_path}/often"))
+    assert (tmp_path / "often" / f"step_{last:08d}" / "hf" / "config.json").is_file()
 
 
 # ---------------------------------------------------------------------------------- what is refused

@@ -267,8 +267,9 @@ def test_without_a_token_nothing_is_exported_in_vain(tmp_path, capsys, hub, monk
     assert not hub.requests and not (tmp_path / "out").exists()
 
 
-def test_no_secret_becomes_a_name_that_others_see(tmp_path, capsys, hub):
-    (tmp_path / "export.yaml").write_text("push_to_hub: me/${HF_TOKEN}\n")
+@pytest.mark.parametrize("text", ["push_to_hub: me/${HF_TOKEN}", "push_to_hub: me/x\nlicense: ${HF_TOKEN}"])
+def test_no_secret_becomes_a_name_that_others_see(tmp_path, capsys, hub, text):
+    (tmp_path / "export.yaml").write_text(text)
     where = ["export", "hf", str(tmp_path / "run"), str(tmp_path / "out"), "-c", str(tmp_path / "export.yaml")]
     save(tmp_path / "run", tiny("gpt2"))
     assert app.run(where) == 2

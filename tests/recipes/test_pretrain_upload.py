@@ -127,7 +127,9 @@ def test_a_run_that_is_told_to_stop_does_not_wait_for_the_network(tiny_training,
     for thread in threading.enumerate():  # it would go on into the next test
         if thread.name == "upload":
             thread.join(60)
-    assert result.exit_code == 75 and told(recipe, "warning: the upload is not waited for")
+    assert result.exit_code == 75
+    (line,) = told(recipe, "warning: the upload of step_00000003 is not waited for")  # saved on the way out
+    assert f"automodel export hf {tiny_training.run}/step_00000003 OUT --push-to-hub me/tiny --private" in line
 
 
 def test_no_token_is_said_before_the_run(tiny_training, hub, monkeypatch, tmp_path):

@@ -24,6 +24,7 @@ from automodel_cli.cli import console, help_page, worker
 from automodel_cli.cli.argv import Invocation, parse_argv
 from automodel_cli.device import prefer_huge_pages
 from automodel_cli.errors import AutomodelError, ConfigError, is_panic, panic_message
+from automodel_cli.processes import leave
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 WRONG_USAGE = 2
@@ -307,4 +308,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "--debug" not in (arguments := sys.argv[1:] if argv is None else list(argv)):
         console.quiet_libraries()
     _keep_children_out_of_the_current_folder()
-    sys.exit(run(arguments))
+    leave(run(arguments))

@@ -91,7 +91,10 @@ def load_config(
 
 def _variables_in_uploads(root: LocatedDict) -> list[Problem]:
     """Where an upload goes is read in the file; made of variables, the name of a repository could tell a secret."""
-    places = {("checkpoint", "push_to_hub"), *([("push_to_hub",), ("revision",)] if "push_to_hub" in root else [])}
+    places = {
+        ("checkpoint", "push_to_hub"),
+        *([("push_to_hub",), ("revision",), ("license",)] if "push_to_hub" in root else []),
+    }
     found = [path for path in placeholders(root) if path[:1] in places or path[:2] in places]
     text = "takes no environment variables: write the name out"
     return [Problem(yaml_tree.place_of(root, path), ".".join(map(str, path)), text) for path in found]

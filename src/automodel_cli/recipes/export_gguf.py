@@ -15,6 +15,7 @@ from automodel_cli.checkpoint.storage.step_files import StepReader
 from automodel_cli.config.schema.results import ExportGGUFConfig
 from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
 from automodel_cli.errors import ConfigError, DataError
+from automodel_cli.plain_text import without_controls
 
 try:
     from automodel_cli.checkpoint.gguf import architecture, form, vocabulary, write
@@ -59,7 +60,8 @@ def run(cfg: ExportGGUFConfig, *, progress: Progress | None = None, say: Say | N
     vocab = vocabulary.vocabulary_of(_tokenizer(cfg, source), model.rows)
     for note in vocab.notes if say is not None else ():
         say(note)  # type: ignore[misc]
-    name = source.parent.name if layout.step_of(source.name) is not None else source.resolve().name
+    place = source.resolve()
+    name = without_controls(place.parent.name if layout.step_of(place.name) is not None else place.name)
     write.write(model, vocab, output, type_name=cfg.type, name=name, progress=progress, say=say)
     return Exported(source, output, write.modelfile_of(output), model.name, output.stat().st_size)
 
@@ -79,5 +81,5 @@ def _tokenizer(cfg: ExportGGUFConfig, source: Path) -> Tokenizer:
         return load_tokenizer(source)
     except DataError as error:
         raise ConfigError(
-            f"{error.message}, and a GGUF file needs one", "name it: --tokenizer NAME|FOLDER (gpt2 for GPT-2)"
+            f"a GGUF file needs a tokenizer: {error.message}", "name it: --tokenizer NAME|FOLDER (gpt2 for GPT-2)"
         ) from error

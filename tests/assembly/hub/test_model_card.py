@@ -206,9 +206,19 @@ def test_secrets_are_known_by_their_keys():
     section = {
         "api_key": "x", "hf_token": "x", "password": ["x"], "token": "x", "client_secret": "x", "max_tokens": 5,
         "eos_token": "</s>", "tokenizer": "gpt2", "storage": {"token": "${TOKEN}"}, "keys": ["text"],
+        "passwd": 1234, "sas_token": "x", "X-Api-Key": "x", "Authorization": "Basic x", "secrets": {"a": "x"},
+        "auth_token": "${TOKEN,x}", "use_token": True,
     }  # fmt: skip
+    public_ones = ("max_tokens", "eos_token", "tokenizer", "storage", "keys", "use_token")
+    assert public({"secret_" * 30_000 + "!": "x"}) == {"secret_" * 30_000 + "!": "(left out)"}  # and takes no time
     assert public({"dataset": section})["dataset"] == {
-        **section,
-        **dict.fromkeys(("api_key", "hf_token", "token", "client_secret"), "(left out)"),
+        **dict.fromkeys(section, "(left out)"),
+        **{name: section[name] for name in public_ones},
         "password": ["(left out)"],
     }
+
+
+def test_a_secret_among_the_data_is_not_told_as_a_file(tmp_path):
+    section = {"file_pattern": "train.bin", "storage": {"hf_token": "swordfish", "credentials": {"user": "swordfish"}}}
+    card = model_card(step_folder(tmp_path / "run", config=yaml.safe_dump({"dataset": section})))
+    assert "- files: `train.bin`\n" in card and "hf_token: (left out)" in card and "swordfish" not in card

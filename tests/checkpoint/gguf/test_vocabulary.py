@@ -49,6 +49,12 @@ def test_merges_are_those_of_the_tokenizer_whatever_its_kind():
     assert vocabulary_of(ByteTokenizer(), ROWS).merges == ["ÿ ÿ"]  # llama.cpp wants one; UTF-8 has no such byte
 
 
+def test_older_files_do_not_say_that_their_model_is_bpe():
+    """GPT-2's own ``tokenizer.json`` is one of them."""
+    found = vocabulary_of(changed(lambda body: body["model"].pop("type")), ROWS)
+    assert found.merges == vocabulary_of(exported.tokenizer(), ROWS).merges and found.split == "gpt-2"
+
+
 def test_what_only_training_reads_is_taken_out_of_a_chat_template():
     found = vocabulary_of(with_chatml(exported.tokenizer()), ROWS).chat_template
     assert "{% generation %}" in TEMPLATE and "{% generation %}" not in found and "{% if true %}" in found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import tracemalloc
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -100,6 +101,35 @@ def test_existing_files_stay_as_they_are(tmp_path):
     assert file.read_bytes() == before and other.with_suffix(".Modelfile").read_text() == "mine" and not other.exists()
 
 
+def test_a_file_that_another_process_has_finished_meanwhile_stays(tmp_path, monkeypatch):
+    other, lock = tmp_path / "out" / "model.gguf", write.exclusive_lock
+
+    def after_the_other(path, **options):
+        other.write_text("theirs")
+        return lock(path, **options)
+
+    monkeypatch.setattr(write, "exclusive_lock", after_the_other)
+    with pytest.raises(CheckpointError, match=r"model\.gguf exists already"):
+        exported.export(exported.model("llama"), tmp_path)
+    assert other.read_text() == "theirs" and [path.name for path in other.parent.iterdir()] == ["model.gguf"]
+
+
+def test_the_name_of_a_model_is_that_of_its_run_wherever_one_stands(tmp_path, monkeypatch):
+    exported.export(exported.model("llama"), tmp_path)
+    monkeypatch.chdir(tmp_path / "run")
+    file = exported.file_of(Path(), tmp_path / "here.gguf")
+    assert key(file, "general.name") == "run"
+    (tmp_path / "run").rename(tmp_path / "r\udcff")  # no UTF-8
+    file = exported.file_of(tmp_path / "r\udcff", tmp_path / "there.gguf")
+    assert key(file, "general.name") == r"r\udcff"
+
+
+@pytest.mark.parametrize("name", ["a\nSYSTEM x.gguf", "a\udcff.gguf"])
+def test_a_name_that_a_modelfile_cannot_hold_is_refused(tmp_path, name):
+    with pytest.raises(CheckpointError, match="a name that a Modelfile cannot hold"):
+        exported.file_of(tmp_path, tmp_path / name)
+
+
 def test_a_full_disk_is_said_before_and_while_writing(tmp_path, monkeypatch):
     model = exported.model("llama")
     with monkeypatch.context() as patched:
@@ -160,6 +190,10 @@ SIZES = {**exported.LLAMA, "rms_norm_eps": 1e-6}
         ({**SIZES, "model_type": "llama", "rope_scaling": {"rope_type": "yarn"}}, "rotary positions of the kind yarn"),
         ({**SIZES, "model_type": "qwen3", "rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
         ({"model_type": "gpt2", "scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
+        ({**SIZES, "model_type": "qwen2", "rope_scaling": exported.LLAMA_3}, "rotary positions of the kind llama3"),
+        ({**SIZES, "model_type": "llama", "max_position_embeddings": 2**32}, "context_length is 4294967296, which"),
+        ({**SIZES, "model_type": "llama", "rope_theta": 1e300}, r"rope\.freq_base is 1e\+300, which a GGUF file"),
+        ({**SIZES, "model_type": "llama", "rms_norm_eps": float("nan")}, "norm_rms_epsilon is nan, which a GGUF file"),
         ({"model_type": "mamba"}, "models of type mamba are not exported"),
     ],
 )
@@ -193,7 +227,7 @@ def test_what_is_no_model_is_refused(tmp_path, file):
 
 def test_a_model_without_a_tokenizer_takes_one_by_name(tmp_path):
     hf_export.save_hf(exported.model("llama"), tmp_path / "bare")
-    with pytest.raises(ConfigError, match="holds no tokenizer, and a GGUF file needs one"):
+    with pytest.raises(ConfigError, match=r"a GGUF file needs a tokenizer: .* holds no tokenizer"):
         exported.file_of(tmp_path / "bare", tmp_path / "model.gguf")
     file = exported.file_of(tmp_path / "bare", tmp_path / "model.gguf", tokenizer="byte")
     assert key(file, "tokenizer.ggml.eos_token_id") == 256

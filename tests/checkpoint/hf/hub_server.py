@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -193,7 +194,8 @@ def instead_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)
+    impatient = {**vars(_http.time), "sleep": lambda seconds: None}  # the module itself is everybody's
+    monkeypatch.setattr(_http, "time", SimpleNamespace(**impatient))
     with running() as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.address)
         yield server

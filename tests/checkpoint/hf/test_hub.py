@@ -85,6 +85,15 @@ def test_what_goes_wrong_is_told_in_two_lines(hub, folder, failing, words, hint)
     assert not any(made.messages for made in hub.repositories.values())
 
 
+def test_a_signed_address_is_told_without_its_signature(hub, folder, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("Client error '400 Bad Request' for url 'https://cdn.example/x?X-Sig=abc&Expires=1'\nmore")
+
+    monkeypatch.setattr(hf_hub.huggingface_hub.HfApi, "upload_folder", refuse)
+    with pytest.raises(HubError, match=r"for url 'https://cdn\.example/x\?\.\.\.'\)"):
+        hf_hub.push(folder, Destination("me/gpt"), message="m")
+
+
 def test_somebody_elses_account_is_refused(hub, folder):
     with pytest.raises(HubError, match="403"):
         hf_hub.push(folder, Destination("them/gpt"), message="m")

@@ -29,13 +29,15 @@ CARD = "README.md"
 _MOST_SCORES = 100
 _GPT2 = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 _NOT_OF_THE_MODEL = {"checkpoint", "wandb", "logging", "recipe", "prewarm", "moe_metrics"}
-_SECRET_KEY = re.compile(
-    r"(?i)token|(.*_)?(\w*secret\w*|passw\w*|credentials?|(api|access|private|auth)_?keys?|(api|access|auth|hf|hub)_?tokens?)"
+_SECRET_KEY = re.compile(  # for search: nothing that repeats
+    r"(?i)secret|credential|authorization|connection_string|^token$|(^|[_-])(passw"
+    r"|(access|account|api|auth|private)[_-]?keys?$|(access|api|auth|bearer|hf|hub|refresh|sas|session)[_-]?tokens?$)"
 )
+_VARIABLE = re.compile(r"\$(\w+|\{\w+\})")  # of the environment, without a default
 _SECRET = re.compile(
     r"\b(hf_\w{16,}|sk-[\w-]{16,}|gh[opsu]_\w{16,}|github_pat_\w+|AKIA\w{12,}|eyJ[\w-]{8,}\.[\w.-]+)"
     r"|(?<=://)[^/@\s]+(?=@)"  # user:password@ of an address
-    r"|(?<=\?)\S*[=]\S+"  # the query of one, which may be signed
+    r"|(?<=\?)[^\s?]*=\S+"  # the query of one, which may be signed
 )
 _ABSOLUTE = re.compile(r"(?:file:/*|~|[A-Za-z]:)?[\\/].*", re.DOTALL)
 _FOLDERS = re.compile(r"""(?<![\w/.~}-])(?:~|[A-Za-z]:)?[\\/](?:[^\s,;:'"\\/]+[\\/])+""")
@@ -149,8 +151,8 @@ def _data(facts: Mapping[str, Any], config: Mapping[str, Any], step: Path) -> st
     plan = _section(data, "plan")
     seen = _tokens_seen(step)
     rows = [
-        ("data set", data.get("class")),
-        ("files", list(dict.fromkeys(_texts(config.get("dataset"))))),
+        ("data set", public(data.get("class"))),
+        ("files", list(dict.fromkeys(_texts(public(config.get("dataset"), "dataset"))))),
         ("tokens in the files", plan.get("tokens")),
         ("tokens seen", seen),
         ("sequence length", plan.get("seq_len")),
@@ -173,7 +175,7 @@ def _training(manifest: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         ("sequences in an update", _section(facts, "batch").get("global")),
         ("loss of the last update", losses.get("loss")),
         *((f"validation loss, {_one_line(name)}", loss) for name, loss in val_losses.items()),
-        ("optimizer", _section(facts, "optimizer").get("class")),
+        ("optimizer", public(_section(facts, "optimizer").get("class"))),
         ("precision", _section(facts, "precision").get("compute")),
         ("seed", _section(config, "rng").get("seed")),
         ("versions", [f"{name} {version}" for name, version in _section(facts, "versions").items()]),
@@ -245,7 +247,7 @@ def _tokens_seen(step: Path) -> int | None:
 
 
 def _texts(section: Any) -> Iterator[str]:
-    """The texts in a section, as they may be published, without targets."""
+    """The texts in a section that may be published, without targets and what was left out."""
     if isinstance(section, Mapping):
         for key, value in section.items():
             if key != "_target_":
@@ -253,22 +255,22 @@ def _texts(section: Any) -> Iterator[str]:
     elif isinstance(section, list | tuple):
         for value in section:
             yield from _texts(value)
-    elif isinstance(section, str):
-        yield public(section)
+    elif isinstance(section, str) and section != _LEFT_OUT:
+        yield section
 
 
 def public(value: Any, key: str = "") -> Any:
     """A value of a configuration as it may be published: no secrets, no folders of absolute paths, nothing unset."""
+    if isinstance(value, list | tuple):
+        return [public(one, key or "-") for one in value]
+    if _SECRET_KEY.search(key) and not (isinstance(value, bool | None) or _VARIABLE.fullmatch(str(value))):
+        return _LEFT_OUT
     if isinstance(value, Mapping):
         unset: tuple[Any, ...] = () if "_target_" in value else (None, [], {})
         kept = {name: one for name, one in value.items() if key or name not in _NOT_OF_THE_MODEL}
         return {public(str(name)): public(one, str(name)) for name, one in kept.items() if one not in unset}
-    if isinstance(value, list | tuple):
-        return [public(one, key or "-") for one in value]
     if not isinstance(value, str):
         return value
-    if _SECRET_KEY.fullmatch(key) and not value.startswith("${"):
-        return _LEFT_OUT
     shown = _SECRET.sub(_LEFT_OUT, value)
     if _ABSOLUTE.fullmatch(shown):
         return ".../" + re.split(r"[\\/]", shown.rstrip("\\/"))[-1]

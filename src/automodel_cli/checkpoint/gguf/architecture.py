@@ -29,6 +29,7 @@ Array = np.ndarray[Any, Any]
 Keys = dict[str, int | float]
 
 _CONV1D = re.compile(r".*\.(c_attn|c_proj|c_fc)\.weight")
+_LARGEST_U32, _LARGEST_F32 = 2**32 - 1, float(np.finfo(np.float32).max)
 _TANH_GELU = ("gelu_new", "gelu_pytorch_tanh")
 _KINDS = {
     "gpt2": gguf.MODEL_ARCH.GPT2,
@@ -36,6 +37,12 @@ _KINDS = {
     "mistral": gguf.MODEL_ARCH.LLAMA,
     "qwen2": gguf.MODEL_ARCH.QWEN2,
     "qwen3": gguf.MODEL_ARCH.QWEN3,
+}
+# Qwen's graphs there take no factors (rope_freqs), and refuse a file with a tensor that they do not take.
+_ROPE_KINDS = {
+    gguf.MODEL_ARCH.LLAMA: ("default", "llama3"),
+    gguf.MODEL_ARCH.QWEN2: ("default",),
+    gguf.MODEL_ARCH.QWEN3: ("default",),
 }
 
 
@@ -87,6 +94,7 @@ def layout_of(form: Form) -> Layout:
         )
     arch = _KINDS[kind]
     keys = _gpt2_keys(config) if kind == "gpt2" else _llama_keys(config)
+    _refuse_odd_numbers(keys)
     layout = Layout(gguf.MODEL_ARCH_NAMES[arch], keys, list(_tensors(form, arch, keys)))
     return layout if kind == "gpt2" else Layout(layout.name, {**keys, "vocab_size": layout.rows}, layout.tensors)
 
@@ -109,10 +117,19 @@ def _differences(kind: str, config: Mapping[str, Any]) -> dict[str, bool]:
     return {
         f"activation {activation}": activation != "silu",
         f"a window of {window} tokens": config.get("use_sliding_window", True) and (window or positions) < positions,
-        f"rotary positions of the kind {rope['rope_type']}": rope["rope_type"] not in ("default", "llama3"),
+        f"rotary positions of the kind {rope['rope_type']}": rope["rope_type"] not in _ROPE_KINDS[_KINDS[kind]],
         "partial_rotary_factor": rope.get("partial_rotary_factor", 1.0) != 1.0,
         "a head dimension that is odd": _head_dim(config) % 2 != 0,
     }
+
+
+def _refuse_odd_numbers(keys: Keys) -> None:
+    """Sizes are whole numbers of 32 bits there, the others fp32."""
+    for name, value in keys.items():
+        if not 0 < value <= (_LARGEST_F32 if isinstance(value, float) else _LARGEST_U32):
+            raise CheckpointError(
+                f"{name} is {value}, which a GGUF file cannot hold", "the configuration of the model is damaged"
+            )
 
 
 def _rope(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,9 +126,10 @@ def _tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
         text = dict(hf_tokenizer.files_of(Path(place))).get("tokenizer.json")
     body: dict[str, Any] = json.loads(text) if text else {"model": {}}
     model, normalizer = body["model"], (body.get("normalizer") or {}).get("type")
+    kind = model.get("type", "BPE" if "merges" in model else None)  # older files, GPT-2's own too, do not say it
     decoder = body.get("decoder") or {}
     unusual = {
-        f"a model of the kind {model.get('type')}": model.get("type") != "BPE",
+        f"a model of the kind {kind}": kind != "BPE",
         "characters for tokens, not bytes": "ByteLevel" not in json.dumps(decoder),
         f"the normalizer {normalizer}": normalizer not in (None, "NFC"),
         "tokens with a prefix or suffix": bool(
@@ -202,7 +204,7 @@ def _tokens(tokenizer: Tokenizer, body: Mapping[str, Any], rows: int) -> tuple[l
         kind = TokenType.CONTROL if token.get("special") else TokenType.USER_DEFINED
         tokens[token["id"]], types[token["id"]] = token["content"], int(kind)
     if len(set(tokens)) != rows:
-        twice = next(token for token in tokens if tokens.count(token) > 1)
+        twice, _ = Counter(tokens).most_common(1)[0]
         raise DataError(f"tokenizer {tokenizer.name!r} has the token {twice!r} twice", "GGUF files have each once")
     return tokens, types
 

@@ -37,6 +37,7 @@ from automodel_cli.files import (
     temporary_of,
     write_text,
 )
+from automodel_cli.plain_text import without_controls
 from automodel_cli.text import binary_size
 
 TypeName = Literal["f32", "f16", "q8_0"]
@@ -67,6 +68,10 @@ def refuse_existing(path: Path) -> None:
     """Raise a CheckpointError where one of the two files is there, or the name is no file's."""
     if path.suffix != ".gguf":
         raise CheckpointError(f"{path} does not end in .gguf", "name a file such as model.gguf")
+    if not path.name.isprintable():  # a line of its own in the Modelfile, or no UTF-8
+        raise CheckpointError(
+            f"{without_controls(str(path))} is a name that a Modelfile cannot hold", "name a file such as model.gguf"
+        )
     for file in (path, modelfile_of(path)):
         if file.exists():
             raise CheckpointError(f"{file} exists already", "name a new file, or move that one away")
@@ -94,6 +99,7 @@ def write(
     temporary = temporary_of(path)
     lock = temporary.with_name(f"{temporary.name}.lock")
     with exclusive_lock(lock, busy=f"another process is writing {path}"), _discarding(temporary, lock):
+        refuse_existing(path)  # another process may have finished it meanwhile
         _refuse_too_much(model, types, path.parent)
         with _disk_errors_named(path):
             _write_file(temporary, model, vocabulary, types, _TYPES[type_name], name, progress)

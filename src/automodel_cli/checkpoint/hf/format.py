@@ -127,7 +127,8 @@ def weight_files(folder: Path) -> list[Path]:
         paths = sorted(folder.glob("*.safetensors"))
     if missing := [path for path in paths if not path.is_file()]:
         shown = without_controls(str(missing[0]))
-        raise CheckpointError(f"{shown} is missing ({index.name} names it)", "download it again")
+        what = f"is missing ({index.name} names it)" if index.exists() else "is not a file"
+        raise CheckpointError(f"{shown} {what}", "download it again")
     if not paths:
         if pickles := sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES):
             raise CheckpointError(

@@ -6,6 +6,7 @@ login``). Neither comes from a configuration, and no token is passed on, written
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from automodel_cli.text import first_line
 # An earlier export in the same repository may be in other parts, which loaders would read together with the new ones.
 _REPLACED = ["model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"]
 _LONGEST_REASON = 200
+_QUERY = re.compile(r"\?\S*=[^\s'\"]*")  # of an address, where signatures are
 
 
 class HubError(AutomodelError):
@@ -111,7 +113,8 @@ def _explained(error: BaseException, to: Destination, folder: Path) -> HubError:
         return HubError(f"{where}: somebody else changed it at the same time ({status})", f"look at it; {again}")
     if status is not None and status >= 500:
         return HubError(f"{where}: the Hub failed ({status})", f"wait until it is well; {again}")
-    reason = without_controls(f"{type(error).__name__}: {first_line(_innermost(error))}")[:_LONGEST_REASON]
+    told = _QUERY.sub("?...", first_line(_innermost(error)))
+    reason = without_controls(f"{type(error).__name__}: {told}")[:_LONGEST_REASON]
     if status is not None:
         return HubError(f"{where}: the Hub answered {status} ({reason})", f"look at the name and branch; {again}")
     return HubError(f"{where}: {constants.ENDPOINT} did not take it ({reason})", f"look at the network; {again}")

@@ -21,6 +21,7 @@ from automodel_cli.checkpoint.layout import Say
 from automodel_cli.checkpoint.storage.step_files import StepWriter
 from automodel_cli.errors import CheckpointError
 from automodel_cli.plain_text import command_line
+from automodel_cli.processes import UPLOAD_THREAD
 from automodel_cli.text import named_error
 
 ASIDE = ".hub"
@@ -37,6 +38,7 @@ class Uploads:
         self._run, self._to, self._more, self._say = run, to, more, say
         self._lock = threading.Lock()
         self._waiting: Path | None = None  # the newest step, put aside, that no thread has taken yet
+        self._newest = ""  # the name of the step that was put aside last
         self._thread: threading.Thread | None = None
         for left in run.glob(f"step_*{ASIDE}"):  # by a killed run
             shutil.rmtree(left, ignore_errors=True)
@@ -46,28 +48,39 @@ class Uploads:
     def busy(self) -> bool:
         """Whether an upload is under way."""
         with self._lock:
-            return self._thread is not None
+            return self._thread is not None and self._thread.is_alive()
 
     def add(self, step: Path) -> None:
         """Upload a step that has just been saved, in the background; whatever is wrong with it is said, not raised."""
+        aside = step.with_name(step.name + ASIDE)
         try:
-            aside = _put_aside(step, self._more(step))
+            _put_aside(step, aside, self._more(step))
+            passed = self._hand_over(aside)
         except Exception as error:  # a full disk, a card that cannot be made: the checkpoint itself is safe
+            shutil.rmtree(aside, ignore_errors=True)
             self._failed(step.name, f"{self._to.repo_id}: {named_error(error)}")
             return
-        with self._lock:
-            passed, self._waiting = self._waiting, aside
-            if self._thread is None:
-                # A daemon: a process that was told to stop does not wait for a network.
-                self._thread = threading.Thread(target=self._work, name="upload", daemon=True)
-                self._thread.start()
         if passed is not None:
             shutil.rmtree(passed, ignore_errors=True)
             self._say(f"{passed.stem} is not uploaded: uploads are slower than saves, and {step.name} is newer")
 
+    def _hand_over(self, aside: Path) -> Path | None:
+        """Let the thread take ``aside``, and return what waited for it until now."""
+        with self._lock:
+            if self._thread is None or not self._thread.is_alive():
+                # A daemon: a process that was told to stop does not wait for a network.
+                self._thread = threading.Thread(target=self._work, name=UPLOAD_THREAD, daemon=True)
+                self._thread.start()
+            passed, self._waiting = self._waiting, aside
+        self._newest = aside.stem
+        return passed
+
     def given_up(self) -> None:
         """Say that the process does not wait for what is under way."""
-        self._say("warning: the upload is not waited for, as the run was told to stop")
+        self._say(
+            f"warning: the upload of {self._newest} is not waited for, as the run was stopped. "
+            f"By hand: {self._by_hand(self._newest)}"
+        )
 
     def _work(self) -> None:
         while True:
@@ -85,13 +98,16 @@ class Uploads:
             shutil.rmtree(aside, ignore_errors=True)
 
     def _failed(self, name: str, why: str) -> None:
+        said = f"warning: {name} was not uploaded to {why}; training is not affected."
+        self._say(f"{said} By hand: {self._by_hand(name)}")
+
+    def _by_hand(self, name: str) -> str:
         words = ["automodel", "export", "hf", self._run / name, "OUT", "--push-to-hub", self._to.repo_id]
-        by_hand = command_line([*words, *self._to.options])
-        self._say(f"warning: {name} was not uploaded to {why}; training is not affected. By hand: {by_hand}")
+        return command_line([*words, *self._to.options])
 
 
-def _put_aside(step: Path, more: Mapping[str, str]) -> Path:
-    """A folder like the step's ``hf/``, with ``more``; only what its list of files names.
+def _put_aside(step: Path, folder: Path, more: Mapping[str, str]) -> None:
+    """Make ``folder`` like the step's ``hf/``, with ``more``; only what its list of files names.
 
     Raises:
         CheckpointError: the step has no whole ``hf/``.
@@ -100,7 +116,7 @@ def _put_aside(step: Path, more: Mapping[str, str]) -> Path:
     records = hf_hashes.read_hashes(source)
     if records is None:
         raise CheckpointError(f"{step} has no hf/")
-    writer = StepWriter(step.with_name(step.name + ASIDE))
+    writer = StepWriter(folder)
     for record in records:
         target = writer.folder / record["name"]
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -112,4 +128,3 @@ def _put_aside(step: Path, more: Mapping[str, str]) -> Path:
     for name, text in more.items():
         writer.write_text(name, text)
     hf_hashes.write_hashes(writer, "")
-    return writer.folder

@@ -121,5 +121,5 @@ def _end_with_the_data(progress: Progress, intervals: Intervals) -> None:
     events = intervals.at_the_end_of_the_data()
     if events.validate and progress.validated_step != step:
         progress.validate()
-    if events.save and progress.saved_step != step:
+    if events.save and (progress.saved_step != step or progress.saved_with_less):
         progress.save()

@@ -60,6 +60,7 @@ class Progress:
     last: int  # the update that ends training; where the time does, it is known only then
     compiled: bool  # torch.compile was asked for and has not failed so far
     uploads: Uploads | None  # to the Hub; None: there are none, or another rank makes them
+    saved_with_less: bool = False  # than the last one has: hf/, or an upload
     soundness: Soundness = field(default_factory=Soundness)
     validated_step: int | None = None  # validated_step, val_losses: the newest validation that was finished
     val_losses: Mapping[str, float] = field(default_factory=dict)
@@ -262,6 +263,7 @@ class Progress:
         wanted = run.cfg.checkpoint.save_consolidated
         is_last = state.step >= self.last
         uploaded = self._is_uploaded(is_best=is_best, is_last=is_last)
+        consolidate = wanted == "every" or (wanted == "final" and is_last) or uploaded
         facts, started = run.facts.to_json(), time.perf_counter()
         with self.throughput.pause():
             folder = run.checkpointer.save(
@@ -277,11 +279,13 @@ class Progress:
                 metrics={"loss": self.soundness.last_loss, "val_loss": losses},
                 is_best=is_best,
                 proven=any(map(math.isfinite, losses.values())),
-                consolidate=wanted == "every" or (wanted == "final" and is_last) or uploaded,
+                consolidate=consolidate,
                 remark=why,
                 then=self.uploads.add if self.uploads is not None and uploaded else None,
             )
         self.saved_step = state.step
+        last_is_uploaded = self._is_uploaded(is_best=is_best, is_last=True)
+        self.saved_with_less = (last_is_uploaded and not uploaded) or (wanted == "final" and not consolidate)
         if not run.checkpointer.is_async:
             run.reporter.say(f"saved {folder} in {time.perf_counter() - started:.1f} s{why}")
 
@@ -301,6 +305,7 @@ class Progress:
         except BaseException:
             with contextlib.suppress(Exception):
                 self.run.checkpointer.wait()
+                self._give_up_uploads()
             self.metrics.close(ok=False)
             raise
         self.metrics.close(ok=True)
@@ -314,8 +319,11 @@ class Progress:
             run.reporter.say("waiting for the upload")
         while run.world.any(uploads is not None and uploads.busy) and not run.stop.agreed(run.world.any):
             time.sleep(_UPLOAD_POLL_S)
-        if uploads is not None and uploads.busy:
-            uploads.given_up()
+        self._give_up_uploads()
+
+    def _give_up_uploads(self) -> None:
+        if self.uploads is not None and self.uploads.busy:
+            self.uploads.given_up()
 
     def result(self) -> RunResult:
         """How the run has ended; a signal may have come during the last save."""
