@@ -67,14 +67,23 @@ def load_model(
         model.materialize(device, seed=0)
         Checkpointer(folder.parent).load(folder, model=model)
     else:
+        refuse_unloadable(path)
         folder, facts = Path(path), {}
-        if not (folder / "config.json").is_file():
-            raise hf_format.nothing_to_load(folder)
         model = hf_format.load_model(folder)
         model.to(device)
     model.to(dtype)
     model.eval()
     return LoadedModel(model, _tokenizer_beside(folder), folder, facts, notes)
+
+
+def refuse_unloadable(path: str | Path) -> None:
+    """See that ``load_model`` has something to load, which costs nothing.
+
+    Raises:
+        CheckpointError: it has not.
+    """
+    if layout.checkpoint_at(path) is None and not (Path(path) / "config.json").is_file():
+        raise hf_format.nothing_to_load(Path(path))
 
 
 def _build(folder: Path, manifest: Mapping[str, Any], trust: Sequence[str]) -> tuple[CausalLM, tuple[str, ...]]:

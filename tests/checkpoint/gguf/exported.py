@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from tests.models import test_gpt
 
 from automodel_cli.checkpoint.checkpointer import Checkpointer
 from automodel_cli.config.schema.results import ExportGGUFConfig
@@ -39,15 +40,7 @@ LLAMA_3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
-LIKE_LLAMA = {
-    "rope_reversed": False,
-    "norm_gain": True,
-    "embedding_norm": False,
-    "qk_norm": False,
-    "activation": "swiglu",
-    "softcap": 0.0,
-    "init": "gpt2",
-}
+LIKE_LLAMA = {**test_gpt.LLAMA, "init": "gpt2"}
 LIKE_GPT2 = {**LLAMA, "preset": "gpt2", "num_key_value_heads": None}
 
 KINDS = {

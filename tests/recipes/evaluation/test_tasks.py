@@ -12,7 +12,7 @@ from tests.evaluation.small_bundle import ITEMS, write_bundle
 
 from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.config.schema.results import BundleConfig, TasksConfig
-from automodel_cli.errors import ConfigError, DataError
+from automodel_cli.errors import CheckpointError, ConfigError, DataError
 from automodel_cli.evaluation.icl import bundle_archive
 from automodel_cli.recipes.evaluation import compare_results, download_bundle
 from automodel_cli.recipes.evaluation import tasks as evaluate_tasks
@@ -150,3 +150,11 @@ def test_a_chat_template_of_a_tokenizer_that_does_not_open(stored, tmp_path):
     with pytest.raises(ConfigError, match="cannot be opened for its chat template"):
         evaluate_tasks._chat_tokenizer(tmp_path)
     assert not (tmp_path / "canary").exists()
+
+
+def test_a_checkpoint_is_looked_for_before_any_question(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate_tasks.chat_tasks, "prepare", lambda *_: pytest.fail("questions were fetched"))
+    (tmp_path / "file").write_bytes(b"")
+    for path in (tmp_path, tmp_path / "file"):
+        with pytest.raises(CheckpointError):
+            evaluate_tasks.run(TasksConfig(checkpoint=str(path), tasks=("chatcore",)))

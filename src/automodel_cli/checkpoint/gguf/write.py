@@ -94,7 +94,7 @@ def write(
         AutomodelError: another process is writing it, the folder may not be written to, or the disk is full.
     """
     refuse_existing(path)
-    make_folder(path.parent, "the output")
+    make_folder(path.parent, "OUT")
     types = {tensor.name: _type_of(tensor, _TYPES[type_name]) for tensor in model.tensors}
     temporary = temporary_of(path)
     lock = temporary.with_name(f"{temporary.name}.lock")

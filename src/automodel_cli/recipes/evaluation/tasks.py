@@ -12,7 +12,13 @@ import transformers
 
 from automodel_cli import device as this_machine
 from automodel_cli import transformers_calls
-from automodel_cli.assembly.checkpoint import LoadedModel, compute_precision, describe_weights, load_model
+from automodel_cli.assembly.checkpoint import (
+    LoadedModel,
+    compute_precision,
+    describe_weights,
+    load_model,
+    refuse_unloadable,
+)
 from automodel_cli.assembly.facts import versions
 from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.assembly.scoring import chat_tasks, results_file
@@ -58,6 +64,7 @@ def run(
     in_context = [word for word in cfg.tasks if not chat_tasks.is_chat(word)]
     bundle = Bundle(cfg.bundle) if in_context else None
     tasks = select_tasks(in_context, bundle.others) if bundle is not None else []
+    refuse_unloadable(cfg.checkpoint)  # questions may come from a Hub that lets one wait
     chat = chat_tasks.prepare(cfg, options)
     device = this_machine.pick_device(cfg.device)
     this_machine.bound_the_heap()
