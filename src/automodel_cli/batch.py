@@ -37,3 +37,8 @@ class Batch:
             position_ids=move(self.position_ids),
             segment_ids=move(self.segment_ids),
         )
+
+    def cut(self, seq_len: int) -> Batch:
+        """The same tokens in rows of ``seq_len``, which divides T; a copy where they are not contiguous."""
+        fields = {name: value for name, value in vars(self).items() if value is not None}
+        return replace(self, **{name: tensor.reshape(-1, seq_len) for name, tensor in fields.items()})

@@ -3,6 +3,7 @@
 import pytest
 
 from automodel_cli.assembly.training_length import due, plan_training_length
+from automodel_cli.batch_sizes import BatchSizes
 from automodel_cli.config.horizon import Horizon
 from automodel_cli.errors import ConfigError, DataError
 
@@ -13,7 +14,7 @@ def plan(**changes):
             "horizon": Horizon(None),
             "num_epochs": None,
             "samples": 403,
-            "global_batch_size": 8,
+            "sizes": BatchSizes.of(8),
             "seq_len": 8,
             **changes,
         }

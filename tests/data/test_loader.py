@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.token_files import write_token_file
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
+from automodel_cli.batch_sizes import BatchSizes, Staged
 from automodel_cli.data.loader import EvalLoader, TokenLoader, TorchLoader, default_collate
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
 from automodel_cli.errors import ConfigError, DataError
@@ -43,6 +45,10 @@ def _dataset(pattern: str, shuffle: bool = True, seed: int = 3) -> NanogptDatase
 
 def _firsts(update: list[Batch]) -> list[int]:
     return [int(row[0]) for batch in update for row in batch.input_ids]
+
+
+def _flat(lists: Iterable[list[int]]) -> list[int]:
+    return [*itertools.chain.from_iterable(lists)]
 
 
 def _stream(loader: Any, updates: int | None = None) -> list[list[int]]:
@@ -149,6 +155,55 @@ def test_batches_are_shifted_views_and_stay_valid_until_the_next_update(pattern:
         previous = [(batch.input_ids, batch.input_ids.clone()) for batch in update]
 
 
+SIZES = BatchSizes.by_ends([2, 6, 4], [5, 30])
+
+
+@pytest.mark.parametrize(("ranks", "rows"), [(1, 1), (1, 2), (2, 1)])
+def test_a_schedule_of_batch_sizes_reads_the_same_samples(pattern: str, ranks: int, rows: int) -> None:
+    """The samples of one size, in the same order, cut into updates of the schedule's; resumed anywhere."""
+    dataset = _dataset(pattern)
+    whole = [
+        first for update in _stream(TokenLoader(dataset, global_batch_size=1, local_batch_size=1)) for first in update
+    ]
+
+    def loaders() -> list[TokenLoader]:
+        sizes = {"global_batch_size": SIZES, "local_batch_size": rows, "dp_world": ranks}
+        return [TokenLoader(dataset, dp_rank=rank, **sizes) for rank in range(ranks)]  # type: ignore[arg-type]
+
+    merged = [_flat(parts) for parts in zip(*map(_stream, loaders()), strict=True)]
+    assert [len(update) for update in merged] == [2, 2, 2, 6, 6, 6, 6, 4, 4, 4, 4, 4, 4]
+    assert _flat(merged) == whole[:54]
+    for done in range(13):
+        first, *_ = loaders()
+        for _ in zip(range(done), first, strict=False):
+            pass
+        again = loaders()
+        for loader in again:
+            loader.load_state_dict(json.loads(json.dumps(first.state_dict())))
+        assert [_flat(parts) for parts in zip(*map(_stream, again), strict=True)] == merged[done:]
+        assert again[0].dropped_samples == 0
+
+
+def test_sizes_that_do_not_divide_are_refused_before_the_first_update(pattern: str) -> None:
+    with pytest.raises(ConfigError, match="global_batch_size 6 is not a multiple of local_batch_size 4"):
+        TokenLoader(_dataset(pattern), global_batch_size=BatchSizes.by_ends([6, 8], [7]), local_batch_size=4)
+
+
+def test_rows_are_cut_shorter_by_stages(pattern: str) -> None:
+    lengths = Staged(((0, 1), (4, 2), (8, SEQ)))
+    whole = list(_stream_tokens(TokenLoader(_dataset(pattern), global_batch_size=4, local_batch_size=2), 3))
+    loader = TokenLoader(_dataset(pattern), global_batch_size=4, local_batch_size=2, row_lengths=lengths)
+    for update, expected, width in zip(_stream_tokens(loader, 3), whole, (1, 2, SEQ), strict=True):
+        for (inputs, labels), (all_inputs, all_labels) in zip(update, expected, strict=True):
+            assert inputs.shape == labels.shape == (2 * SEQ // width, width)
+            assert torch.equal(inputs.reshape(2, SEQ), all_inputs) and torch.equal(labels.reshape(2, SEQ), all_labels)
+
+
+def _stream_tokens(loader: TokenLoader, updates: int) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
+    for _, update in zip(range(updates), loader, strict=False):
+        yield [(batch.input_ids.clone(), batch.labels.clone()) for batch in update if batch.labels is not None]
+
+
 @pytest.mark.parametrize("prefetch", [True, False, "auto"])
 def test_state_counts_what_was_handed_out_not_what_was_read_ahead(pattern: str, prefetch: Any) -> None:
     loader = TokenLoader(_dataset(pattern), global_batch_size=6, local_batch_size=3, prefetch=prefetch)
@@ -158,7 +213,7 @@ def test_state_counts_what_was_handed_out_not_what_was_read_ahead(pattern: str, 
 
 def test_epochs_and_steps(pattern: str) -> None:
     loader = TokenLoader(_dataset(pattern), global_batch_size=12, local_batch_size=3, num_epochs=2)
-    assert loader.steps_per_epoch == 4.5
+    assert loader.samples_per_epoch == 54
     assert loader.remaining_steps == 9
     epochs = [loader.epoch for _ in loader]
     assert epochs == [0, 0, 0, 0, 1, 1, 1, 1, 1]  # the fifth ends in the second epoch
@@ -406,7 +461,7 @@ def test_iterable_that_yields_nothing_is_an_error_not_a_hang() -> None:
 
 def test_length_decides_whether_epochs_can_be_counted() -> None:
     loader = _torch(Stream(32))
-    assert loader.steps_per_epoch is None
+    assert loader.samples_per_epoch is None
     assert loader.remaining_steps is None
     assert _torch(Rows(32)).remaining_steps == 5
 

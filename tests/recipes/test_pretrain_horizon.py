@@ -25,7 +25,7 @@ def test_it_ends_at_the_budget_and_a_stop_on_the_way_changes_nothing(tiny_traini
     whole = recipe_of(tiny_training)
     whole.run_train_validation_loop()
     length, losses = whole.training_length, tiny_training.losses()
-    per_update = flops_per_token(whole.model.shape(), 32) * length.tokens_per_step
+    per_update = flops_per_token(whole.model.shape(), 32) * length.sizes.last * length.seq_len
     assert length.total_steps == len(losses) == 1.2e9 // per_update > 4
     assert length.reason == "target_flops 1.2e+09"
     assert any(line.startswith("from depth: num_hidden_layers 2, hidden_size 32") for line in whole.said)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from automodel_cli.assembly.tokenizer import RunTokenizer, plain_tokenizer_name
-from automodel_cli.config.horizon import horizon_of
+from automodel_cli.batch_sizes import BatchSizes
+from automodel_cli.config.horizon import batches_of, horizon_of, row_lengths_of
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.targets.instantiate import built_arguments, instantiate, resolve_function
 from automodel_cli.config.targets.target import Target
@@ -36,7 +37,7 @@ def build_dataset(cfg: PretrainConfig, target: Target, *, split: str = "train", 
     run = RunValues(
         cfg.rng_seed,
         split,
-        scheduler.global_batch_size,
+        _batches(cfg),
         horizon_of(cfg).steps,
         every if isinstance(every, int) else None,
     )
@@ -45,6 +46,12 @@ def build_dataset(cfg: PretrainConfig, target: Target, *, split: str = "train", 
     if named is not None and declared.opens_tokenizers:
         target = replace(target, arguments={**target.arguments, "tokenizer": named})
     return instantiate(target, "dataset", inject=declared.run_arguments(run), trust=trust)
+
+
+def _batches(cfg: PretrainConfig) -> int | BatchSizes:
+    """The number, where it is one."""
+    sizes = batches_of(cfg)
+    return sizes if sizes.changes else sizes.last
 
 
 def declared_by(target: Target, trust: Sequence[str] = ()) -> type[DataSource]:
@@ -66,7 +73,14 @@ def build_train_loader(cfg: PretrainConfig, dataset: Any, world: World, *, trust
         "dp_world": world.dp_world,
     }
     if isinstance(dataset, WindowDataset):
-        return TokenLoader(dataset, device=world.device, **sizes)
+        schedules = {"global_batch_size": batches_of(cfg), "row_lengths": row_lengths_of(cfg, dataset.seq_len)}
+        return TokenLoader(dataset, device=world.device, **{**sizes, **schedules})
+    for key in ("batch_size_schedule", "seq_len_schedule"):
+        if getattr(scheduler, key):
+            raise ConfigError(
+                f"step_scheduler.{key} is for token files, and {type(dataset).__name__} reads something else",
+                "leave it out",
+            )
     arguments = {
         "pin_memory": world.device.type == "cuda",
         **loader_arguments(cfg.dataloader, trust=trust),
@@ -212,9 +226,8 @@ def samples_in_epochs(cfg: PretrainConfig, loader: TrainLoader, world: World, sa
                 "set step_scheduler.max_steps",
             )
         return _count_packs(loader, epochs or 1, world, say)
-    if loader.steps_per_epoch is None:
-        return None
-    return round(loader.steps_per_epoch * loader.shape.global_batch_size) * (epochs or 1)
+    samples = loader.samples_per_epoch
+    return None if samples is None else samples * (epochs or 1)
 
 
 def _count_packs(loader: PackedLoader, epochs: int, world: World, say: Callable[[str], None]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from automodel_cli.batch_sizes import BatchSizes
 from automodel_cli.config.horizon import Horizon
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.text import plural
@@ -18,7 +19,8 @@ class TrainingLength:
     """The number of updates of a run, and why it is that number."""
 
     total_steps: int
-    tokens_per_step: int
+    sizes: BatchSizes  # samples of each update
+    seq_len: int  # tokens of a sample
     reason: str
     timed: bool = False  # it ends with the time; ``total_steps`` is never reached
     seconds: float | None = None  # of a timed run, where they are known
@@ -32,7 +34,7 @@ class TrainingLength:
     @property
     def total_tokens(self) -> int:
         """Tokens the whole run trains on."""
-        return self.total_steps * self.tokens_per_step
+        return self.sizes.samples(self.total_steps) * self.seq_len
 
 
 def plan_training_length(
@@ -40,7 +42,7 @@ def plan_training_length(
     horizon: Horizon,
     num_epochs: int | None,
     samples: int | None,
-    global_batch_size: int,
+    sizes: BatchSizes,
     seq_len: int,
 ) -> TrainingLength:
     """Updates of the run: those of its horizon, or what the epochs hold, or the smaller of the two.
@@ -51,14 +53,13 @@ def plan_training_length(
         ConfigError: neither the configuration nor the data says how long the run is.
         DataError: the data does not hold one global batch.
     """
-    tokens_per_step = global_batch_size * seq_len
-    steps, left_out = (None, 0) if samples is None else divmod(samples, global_batch_size)
+    steps = None if samples is None else sizes.updates(samples)
     if horizon.timed:
-        return TrainingLength(_NEVER, tokens_per_step, horizon.reason, timed=True, seconds=horizon.seconds)
+        return TrainingLength(_NEVER, sizes, seq_len, horizon.reason, timed=True, seconds=horizon.seconds)
     wanted = horizon.steps
     if wanted is not None and (steps is None or num_epochs is None or wanted <= steps):
-        return TrainingLength(wanted, tokens_per_step, horizon.reason)
-    if steps is None:
+        return TrainingLength(wanted, sizes, seq_len, horizon.reason)
+    if steps is None or samples is None:
         raise ConfigError(
             "the data set has no length and step_scheduler.max_steps is not set",
             "set step_scheduler.max_steps",
@@ -66,10 +67,10 @@ def plan_training_length(
     epochs = plural(num_epochs or 1, "epoch")
     if steps < 1:
         raise DataError(
-            f"the training data ({epochs}) holds less than one global batch of {tokens_per_step:,} tokens",
+            f"the training data ({epochs}) holds less than one global batch of {sizes.at(0) * seq_len:,} tokens",
             "lower step_scheduler.global_batch_size, shorten seq_len, raise num_epochs, or add data",
         )
-    return TrainingLength(steps, tokens_per_step, epochs, left_out=left_out)
+    return TrainingLength(steps, sizes, seq_len, epochs, left_out=samples - sizes.samples(steps))
 
 
 def due(step: int, *, every: Interval, last: int) -> bool:

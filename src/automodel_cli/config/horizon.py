@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from automodel_cli.batch_sizes import BatchSizes, Staged
 from automodel_cli.config.schema.pretrain import PretrainConfig
+from automodel_cli.config.stages import batch_sizes_of, seq_lens_of
 from automodel_cli.config.targets.own_models import own_model
 from automodel_cli.errors import ConfigError
 from automodel_cli.sizing.shape import flops_per_token
 
+_IN_TOKENS = ("max_tokens", "target_flops", "tokens_per_param")
 _ENDS = ("cosine", "linear", "WSD")  # schedules that reach their lowest rate at the end of the run
 
 
@@ -35,7 +38,7 @@ def horizon_of(cfg: PretrainConfig) -> Horizon:
     scheduler = cfg.step_scheduler
     if scheduler.max_steps is not None:
         return Horizon(scheduler.max_steps)
-    for key in ("max_tokens", "target_flops", "tokens_per_param"):
+    for key in _IN_TOKENS:
         if (value := getattr(scheduler, key)) is not None:
             reason = f"{key} {value:,}" if isinstance(value, int) else f"{key} {value:g}"
             return Horizon(_steps(cfg, key, value, reason), reason)
@@ -64,13 +67,47 @@ def _steps(cfg: PretrainConfig, key: str, value: float, reason: str) -> int:
             f"step_scheduler.{key}: the dataset section does not say how long its rows are",
             "set step_scheduler.max_steps instead",
         )
-    tokens, per_update = _tokens(cfg, key, value, seq_len), cfg.step_scheduler.global_batch_size * seq_len
-    if tokens < per_update:
+    tokens = _tokens(cfg, key, value, seq_len)
+    samples = tokens // seq_len
+    sizes = batch_sizes_of(cfg.step_scheduler, seq_len=seq_len, samples=samples)
+    if not (updates := sizes.updates(samples)):
         raise ConfigError(
-            f"step_scheduler.{reason} is {tokens:,} tokens, less than one update of {per_update:,}",
+            f"step_scheduler.{reason} is {tokens:,} tokens, less than one update of {sizes.at(0) * seq_len:,}",
             "raise it, or lower step_scheduler.global_batch_size",
         )
-    return tokens // per_update
+    return updates
+
+
+def batches_of(cfg: PretrainConfig) -> BatchSizes:
+    """The global batch size of every update of the run.
+
+    Raises:
+        ConfigError: a schedule of them that means nothing, or that needs to know what is not known yet.
+    """
+    return batch_sizes_of(cfg.step_scheduler, seq_len=configured_seq_len(cfg), samples=_samples(cfg))
+
+
+def row_lengths_of(cfg: PretrainConfig, seq_len: int) -> Staged | None:
+    """Tokens of a row of every update, where they change; ``seq_len`` at the end.
+
+    Raises:
+        ConfigError: as above.
+    """
+    sizes, samples = batches_of(cfg), _samples(cfg)
+    if samples is None and cfg.step_scheduler.max_steps is not None:
+        samples = sizes.samples(cfg.step_scheduler.max_steps)
+    return seq_lens_of(cfg.step_scheduler, sizes, seq_len=seq_len, samples=samples)
+
+
+def _samples(cfg: PretrainConfig) -> int | None:
+    """Samples of the run, where its horizon counts tokens and a schedule has to know."""
+    scheduler, seq_len = cfg.step_scheduler, configured_seq_len(cfg)
+    if seq_len is None or not (scheduler.batch_size_schedule or scheduler.seq_len_schedule):
+        return None
+    for key in _IN_TOKENS:
+        if (value := getattr(scheduler, key)) is not None:
+            return _tokens(cfg, key, value, seq_len) // seq_len
+    return None
 
 
 def configured_seq_len(cfg: PretrainConfig) -> int | None:

@@ -7,6 +7,8 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from automodel_cli.batch_sizes import BatchSizes
+
 
 @dataclass
 class NanogptArguments:
@@ -104,7 +106,7 @@ class MegatronArguments:
     trainer_limit_test_batches: int | float | None = None
     trainer_max_steps: int | None = None
     trainer_val_check_interval: int | None = None
-    global_batch_size: int | None = None
+    global_batch_size: int | BatchSizes | None = None
     object_storage_config: Any = None
 
 
@@ -133,7 +135,7 @@ class MixtureArguments:
     max_passes: float | None = None
     seed: int = 0
     split: Literal["train", "validation"] = "train"
-    global_batch_size: int | None = None
+    global_batch_size: int | BatchSizes | None = None
     max_steps: int | None = None
 
 

@@ -20,6 +20,7 @@ import torch
 from torch.utils.data import Dataset
 
 from automodel_cli.batch import Batch
+from automodel_cli.batch_sizes import BatchSizes
 from automodel_cli.corpus.tokenizers.same_tokenizer import MadeBy
 from automodel_cli.data.position import plan_hash
 from automodel_cli.errors import DataError
@@ -34,7 +35,7 @@ class RunValues:
 
     seed: int
     split: str  # "train" or "validation"
-    global_batch_size: int
+    global_batch_size: int | BatchSizes  # a schedule, where it changes
     max_steps: int | None = None
     val_every_steps: int | None = None
 

@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader
 
 from automodel_cli.arguments import constructor_takes
 from automodel_cli.batch import IGNORE_INDEX, Batch
+from automodel_cli.batch_sizes import BatchSizes, Staged
 from automodel_cli.data.arguments import TorchLoaderArguments
 from automodel_cli.data.collate import as_batch, default_collate, refuse_unshifted
 from automodel_cli.data.interface import WindowDataset, length_of
@@ -58,7 +59,10 @@ class TokenLoader(PlannedLoader):
     """Micro-batches straight from token files: one copy, from the file's mapping into a reused buffer.
 
     Args:
+        global_batch_size: samples of an update, or a schedule of them.
         num_epochs: None never ends.
+        row_lengths: tokens of a row by the sample that an update begins with, divisors of T: rows are cut into such;
+            None: rows are windows.
         device: on a CUDA device batches arrive there, copied one update ahead from page-locked memory; elsewhere
             they stay on the CPU.
         prefetch: read one update ahead in a thread. "auto" starts to do so at the first read that stalls, on
@@ -69,16 +73,20 @@ class TokenLoader(PlannedLoader):
         self,
         dataset: WindowDataset,
         *,
-        global_batch_size: int,
+        global_batch_size: int | BatchSizes,
         local_batch_size: int,
         dp_rank: int = 0,
         dp_world: int = 1,
         num_epochs: int | None = 1,
+        row_lengths: Staged | None = None,
         device: torch.device | str = "cpu",
         prefetch: bool | Literal["auto"] = "auto",
     ) -> None:
-        shape = BatchShape(global_batch_size, local_batch_size, dp_rank, dp_world)
-        super().__init__(dataset.plan(), len(dataset), shape, num_epochs)
+        sizes = BatchSizes.of(global_batch_size)
+        self._shapes = {size: BatchShape(size, local_batch_size, dp_rank, dp_world) for size in sizes.numbers}
+        super().__init__(dataset.plan(), len(dataset), self._shapes[sizes.last], num_epochs)
+        self.sizes = sizes
+        self.row_lengths = row_lengths
         self.dataset = dataset
         self.device = torch.device(device)
         self.prefetch = prefetch
@@ -87,10 +95,25 @@ class TokenLoader(PlannedLoader):
     def __iter__(self) -> Iterator[list[Batch]]:
         """The updates from the present position on."""
         pin_memory = self.device.type == "cuda"
-        read = read_updates(self.dataset, self.shape, self._offsets(), pin_memory=pin_memory)
+        largest = self._shapes[max(self._shapes)]
+        read = read_updates(self.dataset, largest, self._offsets(), pin_memory=pin_memory)
         for batches in prefetch_to_device(prefetch_on_host(read, self.prefetch), self.device):
-            self.samples_consumed += self.shape.global_batch_size
-            yield batches
+            first, self.latest = self.samples_consumed, self.sizes.at(self.samples_consumed)
+            self.samples_consumed += self.latest
+            yield self._cut(batches, first)
+
+    def _cut(self, batches: list[Batch], first: int) -> list[Batch]:
+        """The batches of the update that begins with sample ``first``, in rows as long as they are by then."""
+        if self.row_lengths is None or (seq_len := self.row_lengths.at(first)) == self.dataset.seq_len:
+            return batches
+        return [batch.cut(seq_len) for batch in batches]
+
+    @property
+    def of_latest(self) -> dict[str, Any]:
+        """As ``PlannedLoader`` has it: how many rows and how long, where that changes."""
+        size = {"global_batch_size": self.latest} if self.sizes.changes else {}
+        lengths, first = self.row_lengths, self.samples_consumed - self.latest
+        return size if lengths is None else {**size, "seq_len": lengths.at(first)}
 
     def continue_from(self, state: Mapping[str, Any]) -> Any:
         """As ``PlannedLoader`` has it; afterwards ``load_state_dict`` takes that ``state``."""
@@ -108,15 +131,22 @@ class TokenLoader(PlannedLoader):
         self.samples_consumed = stored.samples_consumed
 
     def _offsets(self) -> Iterator[np.ndarray]:
-        """Where the rows of each update lie: ``[M, B, ...]``, located many updates at a time."""
-        first, left = self.samples_consumed, self.remaining_steps
-        at_once = max(1, _SAMPLES_AT_ONCE // self.shape.samples_per_rank)
+        """Where the rows of each update lie: ``[M, B, ...]``."""
+        left = self.remaining_steps
+        for first, size, updates in self.sizes.stretches(self.samples_consumed):
+            here = left if updates is None or left is None else min(updates, left)
+            yield from self._located(self._shapes[size], first, updates if left is None else here)
+            left = None if left is None or here is None else left - here
+
+    def _located(self, shape: BatchShape, first: int, left: int | None) -> Iterator[np.ndarray]:
+        """The same of ``left`` equal updates (None: without end) from sample ``first`` on, located many at a time."""
+        at_once = max(1, _SAMPLES_AT_ONCE // shape.samples_per_rank)
         while left is None or left > 0:
             updates = at_once if left is None else min(at_once, left)
-            numbers = self.shape.samples(first, updates)
+            numbers = shape.samples(first, updates)
             offsets = self.dataset.sample_offsets(numbers.ravel())
             yield from offsets.reshape(*numbers.shape, *offsets.shape[1:])
-            first += updates * self.shape.global_batch_size
+            first += updates * shape.global_batch_size
             left = None if left is None else left - updates
 
 

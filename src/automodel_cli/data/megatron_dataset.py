@@ -17,6 +17,7 @@ import numpy as np
 
 from automodel_cli.arguments import constructor_takes
 from automodel_cli.batch import Batch
+from automodel_cli.batch_sizes import BatchSizes
 from automodel_cli.corpus.formats.megatron_manifest import MegatronManifest
 from automodel_cli.data.arguments import MegatronArguments
 from automodel_cli.data.files.token_dataset import TokenFileDataset
@@ -274,8 +275,9 @@ def samples_needed(options: MegatronArguments, split: str) -> int | None:
     )
     if steps is None or size is None or split == "test":
         return None
+    sizes = BatchSizes.of(size)
     if split == "train":
-        return steps * size
+        return sizes.samples(steps)
     if batches is None:
         return None
     if not (math.isfinite(batches) and 1 <= batches == int(batches)):
@@ -284,7 +286,7 @@ def samples_needed(options: MegatronArguments, split: str) -> int | None:
             "it counts batches: give 1 or more, or null for the whole split",
         )
     interval = options.trainer_val_check_interval  # updates between two validations; None: one in all
-    return max(steps // interval if interval else 1, 1) * int(batches) * size
+    return max(steps // interval if interval else 1, 1) * int(batches) * sizes.last
 
 
 def _check(options: MegatronArguments) -> None:

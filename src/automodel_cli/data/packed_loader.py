@@ -77,6 +77,12 @@ class PackedLoader(TorchLoader):
         self.counted: Packed | None = None
 
     @property
+    def of_latest(self) -> dict[str, Any]:
+        """As ``PlannedLoader`` has it: how full the packs were, and rows that were too long so far."""
+        long_rows = {"long_rows": self.long_rows} if self.long_rows else {}
+        return {"packing_efficiency": self.efficiency, **long_rows}
+
+    @property
     def per_rank_state(self) -> bool:
         """As ``TorchLoader``; ranks that pack for themselves have positions of their own too."""
         return self._keeps_own_state or self.divided

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from automodel_cli.batch_sizes import BatchSizes
 from automodel_cli.data.sampler import BatchShape
 from automodel_cli.errors import DataError
 from automodel_cli.files import hash_bytes
@@ -104,18 +105,25 @@ class PlannedLoader:
         self.num_epochs = num_epochs
         self.samples_consumed = 0
         self._windows = windows
+        self.sizes = BatchSizes.of(shape.global_batch_size)
+        self.latest = shape.global_batch_size  # samples of the latest update
 
     @property
-    def steps_per_epoch(self) -> float | None:
-        """Updates in one epoch (batches straddle epochs), or None where the data set has no length."""
-        return None if self._windows is None else self._windows / self.shape.global_batch_size
+    def of_latest(self) -> dict[str, Any]:
+        """What is to be said of the latest update's rows, by its name in the log."""
+        return {}
+
+    @property
+    def samples_per_epoch(self) -> int | None:
+        """Samples of one epoch, or None where the data set has no length."""
+        return self._windows
 
     @property
     def epoch_ended(self) -> bool:
         """Whether the last update was the first to reach (or pass) the end of an epoch."""
         if not self._windows:
             return False
-        before = self.samples_consumed - self.shape.global_batch_size
+        before = self.samples_consumed - self.latest
         return self.samples_consumed // self._windows > before // self._windows
 
     @property
@@ -126,14 +134,14 @@ class PlannedLoader:
     @property
     def dropped_samples(self) -> int:
         """Number at the very end that make no whole global batch; 0 when there is no end."""
-        left = self._samples_left
-        return 0 if left is None else left % self.shape.global_batch_size
+        left, steps = self._samples_left, self.remaining_steps
+        return 0 if left is None or steps is None else left - self.sizes.samples(steps, self.samples_consumed)
 
     @property
     def remaining_steps(self) -> int | None:
         """Updates from the present position to the end of the last epoch, or None when there is no end."""
         left = self._samples_left
-        return None if left is None else left // self.shape.global_batch_size
+        return None if left is None else self.sizes.updates(left, self.samples_consumed)
 
     @property
     def _samples_left(self) -> int | None:

@@ -21,7 +21,7 @@ _RING = 3  # buffers: the update in use, the one before it, the one being read
 def read_updates(
     dataset: WindowDataset, shape: BatchShape, offsets: Iterable[np.ndarray], *, pin_memory: bool
 ) -> Iterator[list[Batch]]:
-    """The updates whose rows lie at ``offsets``, each int64 ``[M, B, K]``."""
+    """The updates whose rows lie at ``offsets``, each int64 ``[M, B, K]``; ``shape`` is that of the largest."""
     if dataset.labelled:
         return _labelled(dataset, shape, offsets, pin_memory=pin_memory)
     return (_pinned if pin_memory else _views)(dataset, shape, offsets)
@@ -33,9 +33,9 @@ def _views(dataset: WindowDataset, shape: BatchShape, offsets: Iterable[np.ndarr
     ring = [np.empty(size, dtype=np.int64) for _ in range(_RING)]
     views = [[(rows[:, :-1], rows[:, 1:]) for rows in torch.from_numpy(tokens)] for tokens in ring]
     for update, (tokens, pairs) in zip(offsets, itertools.cycle(zip(ring, views, strict=True)), strict=False):
-        for where, rows in zip(update, tokens, strict=True):
+        for where, rows in zip(update, tokens, strict=False):
             dataset.read_windows(where, rows)
-        yield [Batch(inputs, labels) for inputs, labels in pairs]
+        yield [Batch(inputs, labels) for inputs, labels in pairs[: len(update)]]
 
 
 def _pinned(dataset: WindowDataset, shape: BatchShape, offsets: Iterable[np.ndarray]) -> Iterator[list[Batch]]:
@@ -46,10 +46,10 @@ def _pinned(dataset: WindowDataset, shape: BatchShape, offsets: Iterable[np.ndar
     have to wait for.
     """
     dtype = torch.uint16 if dataset.token_dtype == np.dtype("uint16") else torch.int32
-    size = (shape.grad_accum, 2, shape.local_batch_size, dataset.seq_len)
+    size = (2, shape.local_batch_size, dataset.seq_len)
     rows = np.empty((shape.local_batch_size, dataset.seq_len + 1), dtype=np.int64)
     for update in offsets:
-        tokens = torch.empty(size, dtype=dtype, pin_memory=torch.cuda.is_available())
+        tokens = torch.empty((len(update), *size), dtype=dtype, pin_memory=torch.cuda.is_available())
         for where, pair in zip(update, tokens.numpy(), strict=True):
             dataset.read_windows(where, rows)
             pair[0], pair[1] = rows[:, :-1], rows[:, 1:]

@@ -77,7 +77,8 @@ def _checked_plan(cfg: PretrainConfig | None, flags: Mapping[str, str]) -> Launc
         sizes = world.mesh_sizes(cfg, plan.processes * plan.max_nodes)
         batch = cfg.step_scheduler
         local = 1 if batch.local_batch_size == "auto" else batch.local_batch_size
-        grad_accum_steps(batch.global_batch_size, local, sizes.dp_replicate * sizes.dp_shard)
+        for size in batch.global_batch_sizes:
+            grad_accum_steps(size, local, sizes.dp_replicate * sizes.dp_shard)
     return plan
 
 

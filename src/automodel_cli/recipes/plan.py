@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from automodel_cli import device as this_machine
-from automodel_cli.config.horizon import Horizon, configured_seq_len, horizon_of
+from automodel_cli.batch_sizes import BatchSizes
+from automodel_cli.config.horizon import Horizon, batches_of, configured_seq_len, horizon_of
 from automodel_cli.config.schema.options import PlanOptions
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.targets import aliases
@@ -112,14 +113,15 @@ def run(cfg: PretrainConfig, options: PlanOptions) -> RunEstimate:
             f"the size of {what} is not known before it is built",
             "use automodel pretrain llm --dry-run",
         )
-    rows = cfg.step_scheduler.global_batch_size
+    sizes = batches_of(cfg)
+    rows = sizes.last
     data = _find_data(cfg, seq_len)
     horizon = horizon_of(cfg)
     if horizon.timed:
         steps, why = _timed_steps(options, horizon, flops * rows * seq_len), horizon.reason
     else:
-        steps, why = _steps(cfg, horizon, data, rows)
-    tokens = steps * rows * seq_len
+        steps, why = _steps(cfg, horizon, data, sizes)
+    tokens = sizes.samples(steps) * seq_len
     return RunEstimate(
         family=model.family,
         params=model.counts(),
@@ -192,10 +194,10 @@ def _timed_steps(options: PlanOptions, horizon: Horizon, flops_per_update: int) 
     return max(1, int(horizon.seconds * _flops_per_s(options) // flops_per_update))
 
 
-def _steps(cfg: PretrainConfig, horizon: Horizon, data: _Data, rows: int) -> tuple[int, str]:
+def _steps(cfg: PretrainConfig, horizon: Horizon, data: _Data, sizes: BatchSizes) -> tuple[int, str]:
     """Updates, and why so many."""
     epochs = cfg.step_scheduler.num_epochs
-    of_data = None if data.samples is None else (epochs or 1) * data.samples // rows
+    of_data = None if data.samples is None else sizes.updates((epochs or 1) * data.samples)
     if horizon.steps is not None and (epochs is None or of_data is None or horizon.steps <= of_data):
         return horizon.steps, horizon.reason
     if of_data is None:
@@ -205,7 +207,7 @@ def _steps(cfg: PretrainConfig, horizon: Horizon, data: _Data, rows: int) -> tup
         )
     if of_data < 1:
         raise ConfigError(
-            f"the training data hold {data.samples:,} samples, less than one update of {rows:,}",
+            f"the training data hold {data.samples:,} samples, less than one update of {sizes.at(0):,}",
             "lower step_scheduler.global_batch_size, or add data",
         )
     return of_data, plural(epochs or 1, "epoch")

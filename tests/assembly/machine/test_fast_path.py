@@ -8,6 +8,7 @@ import torch
 from automodel_cli.assembly.machine import fast_path
 from automodel_cli.assembly.machine.fast_path import choose_fast_path
 from automodel_cli.assembly.training_length import TrainingLength
+from automodel_cli.batch_sizes import BatchSizes
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.models.gpt2 import build_gpt2_model
@@ -19,7 +20,7 @@ def chosen(tiny_training, stored, processes=1, overrides=(), **model):
     return choose_fast_path(
         load_config(PretrainConfig, tiny_training.config(), list(overrides)),
         device=torch.device("cpu"),
-        training_length=TrainingLength(10, 256, "max_steps"),
+        training_length=TrainingLength(10, BatchSizes.of(8), 32, "max_steps"),
         model=model,
         rows=4,
         seq_len=32,

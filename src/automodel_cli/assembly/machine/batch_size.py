@@ -5,6 +5,7 @@ Gradients are sums over the global batch, so the choice alters time and memory, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -63,13 +64,14 @@ def choose(
     scheduler = cfg.step_scheduler
     if scheduler.local_batch_size != "auto":
         return LocalBatch(scheduler.local_batch_size, "")
-    if scheduler.global_batch_size % world.dp_world:
+    size = math.gcd(*scheduler.global_batch_sizes)
+    if size % world.dp_world:
         raise ConfigError(
-            f"step_scheduler.global_batch_size {scheduler.global_batch_size} is not a multiple of "
+            f"step_scheduler.global_batch_size {size} is not a multiple of "
             f"{world.dp_world} data-parallel ranks, so no local_batch_size fits",
             "change it, or the number of ranks",
         )
-    share = scheduler.global_batch_size // world.dp_world
+    share = size // world.dp_world
     kept = (stored.batch or {}).get("local")
     if isinstance(kept, int) and kept > 0 and share % kept == 0:
         return LocalBatch(kept, "auto: as stored with the run")

@@ -84,7 +84,7 @@ def predict(
         attention=attention_keeps(model, device=device, precision=path.precision, seq_len=seq_len),
         dropout=model.has_dropout(),
         moments=moments(cfg.optimizer),
-        accumulates=cfg.step_scheduler.global_batch_size > local_batch_size * world.dp_world,
+        accumulates=max(cfg.step_scheduler.global_batch_sizes) > local_batch_size * world.dp_world,
         device=device,
         strategy=("ddp" if section.strategy == "ddp" else "fsdp2") if many else None,
         shards=world.axis_size("dp_shard") * world.axis_size("cp"),

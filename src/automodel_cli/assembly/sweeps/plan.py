@@ -16,7 +16,7 @@ from typing import Any
 
 import xxhash
 
-from automodel_cli.config.horizon import configured_seq_len, horizon_of
+from automodel_cli.config.horizon import batches_of, configured_seq_len, horizon_of
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.schema.sweep import SweepRunConfig
@@ -43,7 +43,7 @@ class PlannedRun:
     params: Mapping[str, int]  # by convention: total, non_embedding, scaling; empty: not known
     flops_per_token: int | None
     steps: int | None
-    tokens_per_step: int | None
+    tokens: int | None  # that it is trained on
 
     @property
     def arguments(self) -> list[str]:
@@ -51,11 +51,6 @@ class PlannedRun:
         changes = {**self.settings, _RUN_FOLDER: str(self.folder)}
         words = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
         return ["pretrain", "llm", "-c", str(self.base), *words]
-
-    @property
-    def tokens(self) -> int | None:
-        """Tokens that it is trained on."""
-        return self.steps * self.tokens_per_step if self.steps and self.tokens_per_step else None
 
     @property
     def flops(self) -> float | None:
@@ -149,7 +144,7 @@ def plan_run(
     overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
     cfg = load_config(PretrainConfig, base, [*overrides, f"{_RUN_FOLDER}={folder / run_id}"], trust=tuple(trust))
     _refuse_incomparable(cfg)
-    model, seq_len = own_model(cfg.model), configured_seq_len(cfg)
+    model, seq_len, steps = own_model(cfg.model), configured_seq_len(cfg), horizon_of(cfg).steps
     counts = model.counts() if model else None
     return PlannedRun(
         id=run_id,
@@ -159,8 +154,8 @@ def plan_run(
         cfg=cfg,
         params={} if counts is None else vars(counts),
         flops_per_token=flops_per_token(model.shape(), seq_len) if model and seq_len else None,
-        steps=horizon_of(cfg).steps,
-        tokens_per_step=cfg.step_scheduler.global_batch_size * seq_len if seq_len else None,
+        steps=steps,
+        tokens=batches_of(cfg).samples(steps) * seq_len if steps and seq_len else None,
     )
 
 

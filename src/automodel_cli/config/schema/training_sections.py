@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
@@ -34,13 +35,54 @@ class RngConfig(Section):
     """Dropout differs from rank to rank; false: it is the same on all. Initial weights never depend on ranks."""
 
 
+class StageEnd(Section):
+    """Where a stage of a schedule ends: one of the three."""
+
+    until: Positive | None = None
+    """Share of the run's tokens, from 0 to 1."""
+    until_step: Count | None = None
+    """Update, counted from 1, that is the last of the stage."""
+    until_tokens: Amount | None = None
+    """Tokens trained on, rounded up to a whole update."""
+
+    def problem(self) -> str | None:
+        """What is wrong with it."""
+        ends = [name for name in ("until", "until_step", "until_tokens") if getattr(self, name) is not None]
+        if len(ends) != 1:
+            return f"found {' and '.join(ends) or 'no end'}, expected one of until, until_step, until_tokens"
+        if self.until is not None and self.until >= 1:
+            return f"until is {self.until:g}, expected a share of the run between 0 and 1"
+        return None
+
+
+class BatchSizeStage(StageEnd):
+    """A stage of `batch_size_schedule`."""
+
+    size: Count
+    """Sequences an update learns from, over all ranks."""
+
+
+class SeqLenStage(StageEnd):
+    """A stage of `seq_len_schedule`."""
+
+    seq_len: Count
+    """Tokens of a row; the data set's `seq_len` is a multiple of it."""
+
+
 class StepSchedulerConfig(Section):
     """How much data an update takes, how many updates there are, and what happens at which of them."""
 
     known_targets = ("StepScheduler", "StepSchedulerConfig")
 
     global_batch_size: Count = 32
-    """Sequences an update learns from, over all ranks."""
+    """Sequences an update learns from, over all ranks. A list like `[{until_tokens: 50M, size: 64}, {size: 256}]` is
+    short for a `batch_size_schedule` that ends with this number."""
+    batch_size_schedule: tuple[BatchSizeStage, ...] = ()
+    """Stages with other global batch sizes before that one, each with an end: `until` (share of the run), `until_step`
+    or `until_tokens`. For token files."""
+    seq_len_schedule: tuple[SeqLenStage, ...] = ()
+    """Stages of shorter rows before the data set's `seq_len`, with ends as above: each row is cut into rows of
+    `seq_len`, so an update learns from the same tokens. For token files."""
     local_batch_size: Count | Literal["auto"] = 1
     """Sequences a rank puts through the model at once; gradients accumulate up to the global batch. `auto`: as many as
     fit in the device's memory, predicted before training starts."""
@@ -88,12 +130,38 @@ class StepSchedulerConfig(Section):
     start_step: Whole = ignored(0, "a resumed run knows its step from the checkpoint")
     start_epoch: Whole = ignored(0, "a resumed run knows its epoch from the checkpoint")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _list_is_a_schedule(cls, data: Any) -> Any:
+        sizes = data.get("global_batch_size") if isinstance(data, Mapping) else None
+        if not isinstance(sizes, (list, tuple)):
+            return data
+        last = sizes[-1] if sizes else None
+        if not isinstance(last, Mapping) or set(last) != {"size"}:
+            raise ValueError("global_batch_size: the last entry of a list is the size at the end, like {size: 256}")
+        if data.get("batch_size_schedule"):
+            raise ValueError("global_batch_size is a list and batch_size_schedule is given; keep one of them")
+        return {**data, "global_batch_size": last["size"], "batch_size_schedule": sizes[:-1]}
+
     @model_validator(mode="after")
     def _one_horizon(self) -> StepSchedulerConfig:
         given = [name for name in HORIZONS if getattr(self, name) is not None]
         if len(given) > 1 and set(given) != {"max_steps", "num_epochs"}:
             raise ValueError(f"found {' and '.join(given)}, expected one of them: set the others to null")
         return self
+
+    @model_validator(mode="after")
+    def _stages_end(self) -> StepSchedulerConfig:
+        for key in ("batch_size_schedule", "seq_len_schedule"):
+            for number, stage in enumerate(getattr(self, key)):
+                if problem := stage.problem():
+                    raise ValueError(f"{key}[{number}]: {problem}")
+        return self
+
+    @property
+    def global_batch_sizes(self) -> list[int]:
+        """Those of all stages, in order."""
+        return [*(stage.size for stage in self.batch_size_schedule), self.global_batch_size]
 
     @property
     def local_rows(self) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 
 from automodel_cli.arguments import constructor_takes
 from automodel_cli.batch import Batch
+from automodel_cli.batch_sizes import BatchSizes
 from automodel_cli.corpus.tokenizers.same_tokenizer import MadeBy
 from automodel_cli.data.arguments import MixtureArguments
 from automodel_cli.data.files.file_windows import FileWindows
@@ -54,8 +55,9 @@ class Mixture(FileWindows):
         self._sizes = np.array([len(source) for source in self._parts], dtype=np.int64)
         self._first_window = np.concatenate([[0], np.cumsum(self._sizes)])
         self._training = options.split == "train"
-        known = options.max_steps is not None and options.global_batch_size is not None
-        self._wanted = (options.max_steps or 0) * (options.global_batch_size or 0) if known and self._training else None
+        self._wanted: int | None = None
+        if self._training and options.max_steps is not None and options.global_batch_size is not None:
+            self._wanted = BatchSizes.of(options.global_batch_size).samples(options.max_steps)
         self._first_file = np.cumsum([0, *(len(source.files) for source in self._parts)])
         self._read = len(self)  # samples of the run, as far as is known
         self._max_passes = math.inf if options.max_passes is None else options.max_passes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from automodel_cli.batch_sizes import BatchSizes
 from automodel_cli.data.arguments import MixtureArguments, StageArguments
 from automodel_cli.data.mixture.checked import checked
 from automodel_cli.data.mixture.order import Stage
@@ -78,21 +79,30 @@ def _end(stage: StageArguments, key: str, options: MixtureArguments, *, last: bo
             return None
         raise ConfigError(f"{key} has no end, and another stage follows", "give it until, until_step or until_tokens")
     ((name, value),) = ends.items()
-    size = options.global_batch_size or 1
-    most = {"until": 1, "until_step": MOST_SAMPLES // size, "until_tokens": MOST_SAMPLES}[name]
+    sizes = BatchSizes.of(options.global_batch_size or 1)
+    most = {"until": 1, "until_step": MOST_SAMPLES // max(sizes.numbers), "until_tokens": MOST_SAMPLES}[name]
     if not 0 < value <= most:
         raise ConfigError(
             f"{key}.{name} is {value:g}", "until is a share of the run from 0 to 1; steps and tokens are 1 or more"
         )
     if name == "until_step":
-        return int(value) * size
+        return sizes.samples(int(value))
     if name == "until_tokens":
-        return max(round(value / (options.seq_len * size)), 1) * size
+        return _whole_updates(sizes, value / options.seq_len)
     if last and value == 1:
-        return None if not stage.ramp or options.max_steps is None else options.max_steps * size
+        return None if not stage.ramp or options.max_steps is None else sizes.samples(options.max_steps)
     if options.max_steps is None:
         raise ConfigError(
             f"{key}.until is a share of the run, whose length is not known before it is read",
             "set step_scheduler.max_steps (or max_tokens), or give until_step or until_tokens",
         )
-    return max(round(value * options.max_steps), 1) * size
+    if sizes.changes:
+        return _whole_updates(sizes, value * sizes.samples(options.max_steps))
+    return sizes.samples(max(round(value * options.max_steps), 1))
+
+
+def _whole_updates(sizes: BatchSizes, samples: float) -> int:
+    """The end of the update nearest to ``samples``, of the first one at least."""
+    updates = sizes.updates(int(samples))
+    whole = sizes.samples(updates)
+    return sizes.samples(max(updates + round((samples - whole) / sizes.at(whole)), 1))

@@ -94,7 +94,7 @@ def plan_run(cfg: PretrainConfig, world: World, reporter: Reporter, options: Run
     if (checkpoint := plan.checkpoint) is not None:
         all_ranks(world, lambda: _check_resume(plan, checkpoint), what=f"loading {checkpoint}")
     steps = plan.training_length.known_steps
-    source_of(plan.dataset).check_run(None if steps is None else steps * plan.cfg.step_scheduler.global_batch_size)
+    source_of(plan.dataset).check_run(None if steps is None else plan.loader.sizes.samples(steps))
     return plan
 
 
@@ -142,7 +142,7 @@ def _load(opened: OpenedRun) -> LoadedRun:
         horizon=horizon_of(cfg),
         num_epochs=cfg.step_scheduler.num_epochs,
         samples=data_assembly.samples_in_epochs(cfg, loader, world, say),
-        global_batch_size=cfg.step_scheduler.global_batch_size,
+        sizes=loader.sizes,
         seq_len=opened.seq_len,
     )
     return opened.grown(

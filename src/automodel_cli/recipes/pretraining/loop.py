@@ -40,7 +40,8 @@ def train(run: Run) -> RunResult:
         for microbatches in islice(profile.each("data wait", run.loader), max(0, last - state.step)):
             lr = run.schedule.apply(run.optimizer, state.step)
             metrics = one_update(progress, microbatches)
-            state.advance(run.loader.epoch, run.training_length.tokens_per_step)
+            tokens = run.loader.latest * run.seq_len
+            state.advance(run.loader.epoch, tokens)
             run.heartbeat.beat(state.step)
 
             time_is_up = run.training_length.timed and run.deadline.near()
@@ -57,7 +58,7 @@ def train(run: Run) -> RunResult:
                 epoch_ended=run.loader.epoch_ended,
                 save_owed=progress.can_make_up(metrics),
             )
-            now = Update(state.step, state.epoch, state.tokens_seen, lr, events.log, progress.packed())
+            now = Update(state.step, state.epoch, tokens, state.tokens_seen, lr, events.log, run.loader.of_latest)
             progress.follow(now, metrics)
             if save_failed:
                 run.checkpointer.wait()

@@ -17,7 +17,6 @@ from automodel_cli.assembly.run_folder import diverged, reason_not_to_save
 from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.hf.uploads import Uploads
 from automodel_cli.config.load import to_yaml
-from automodel_cli.data.packed_loader import PackedLoader
 from automodel_cli.errors import EXIT_PREEMPTED
 from automodel_cli.evaluation.likelihood import Likelihood
 from automodel_cli.evaluation.likelihood import evaluate as evaluate_likelihood
@@ -40,10 +39,11 @@ class Update:
 
     step: int
     epoch: int
+    tokens: int  # of this update, over all ranks
     tokens_seen: int
     lr: float
     log: bool
-    packed: Mapping[str, Any]
+    rows: Mapping[str, Any]  # what is said of them
 
 
 @dataclass
@@ -132,21 +132,13 @@ class Progress:
         """Count and log all updates there are; waits for the device."""
         self._report(self.deferred.all())
 
-    def packed(self) -> Mapping[str, Any]:
-        """How full the packs of the last update were, where rows are packed."""
-        loader = self.run.loader
-        if not isinstance(loader, PackedLoader):
-            return {}
-        long_rows = {"long_rows": loader.long_rows} if loader.long_rows else {}
-        return {"packing_efficiency": loader.efficiency, **long_rows}
-
     def _report(self, updates: Iterable[tuple[Update, StepMetrics[float]]]) -> None:
         """Count and log updates whose numbers have come from the device; on a GPU that is one update late."""
         run = self.run
         for update, numbers in updates:
             run.state.count_skip(bool(numbers.skipped))
             mean = run.state.mean_loss(numbers.loss, run.cfg.step_scheduler.loss_average_window_steps)
-            self.throughput.step(run.training_length.tokens_per_step)
+            self.throughput.step(update.tokens)
             self.soundness.latest = numbers
             if not self.soundness.diverged:
                 run.checkpointer.confirm(update.step)
@@ -164,7 +156,7 @@ class Progress:
             "tokens_seen": update.tokens_seen,
             "skipped": numbers.skipped,
         }
-        self.metrics.train({**place, **fields, **update.packed, **more, **self.throughput.read(update.step)})
+        self.metrics.train({**place, **fields, **update.rows, **more, **self.throughput.read(update.step)})
         run = self.run
         run.reporter.progress(update.step, run.training_length.known_steps or 0, f"loss {numbers.loss:.4f}")
 

@@ -11,10 +11,12 @@ from automodel_cli.assembly.hub import uploads
 from automodel_cli.assembly.machine import memory as memory_assembly
 from automodel_cli.assembly.machine.fast_path import FastPath
 from automodel_cli.assembly.reporter import Rows
+from automodel_cli.batch_sizes import BatchSizes, Staged
 from automodel_cli.checkpoint import nested_runs
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.data.files.overlap import notes_on_overlap
 from automodel_cli.data.interface import source_of
+from automodel_cli.data.loader import TokenLoader
 from automodel_cli.data.mixture.dataset import Mixture
 from automodel_cli.data.packed_loader import PackedLoader
 from automodel_cli.models.interface import count_parameters
@@ -101,11 +103,11 @@ def _stage_rows(plan: RunPlan) -> Rows:
     """When the weights of a mixture change."""
     if not isinstance(plan.dataset, Mixture) or len(plan.dataset.stages) < 2:
         return []
-    size, said = plan.cfg.step_scheduler.global_batch_size, []
+    sizes, said = plan.loader.sizes, []
     stages = plan.dataset.order.stages
     for stage, following in zip(plan.dataset.stages, [*stages[1:], None], strict=False):
-        first = f"{stage.first // size:,}"
-        when = f"from step {first}" if following is None else f"steps {first} to {following.first // size:,}"
+        first = f"{sizes.updates(stage.first):,}"
+        when = f"from step {first}" if following is None else f"steps {first} to {sizes.updates(following.first):,}"
         shares = zip(plan.dataset.sources, stage.weights, strict=True)
         weights = ", ".join(f"{name} {weight / sum(stage.weights):.4g}" for name, weight in shares)
         said.append(f"{when}: {'in a line to ' if stage.ramp_from else ''}{weights}")
@@ -130,9 +132,10 @@ def _schedule_rows(plan: RunPlan) -> Rows:
     return [
         (
             "batch",
-            f"{scheduler.global_batch_size} sequences = {length.tokens_per_step:,} tokens per update"
+            f"{scheduler.global_batch_size} sequences = {length.sizes.last * length.seq_len:,} tokens per update"
             f" ({scheduler.local_rows} at a time{places}, {at_once}{why})",
         ),
+        *_changing_rows(plan),
         (
             "length",
             f"until the time is up ({length.reason})"
@@ -141,6 +144,22 @@ def _schedule_rows(plan: RunPlan) -> Rows:
         ),
         ("learning rate", plan.schedule.describe()),
     ]
+
+
+def _changing_rows(plan: RunPlan) -> Rows:
+    """Batch sizes before the last, and rows shorter than those of the data."""
+    sizes = plan.loader.sizes
+    lengths = plan.loader.row_lengths if isinstance(plan.loader, TokenLoader) else None
+    return [
+        *([("batch before", _stages(sizes, sizes, "sequences"))] if sizes.changes else []),
+        *([("rows before", _stages(lengths, sizes, "tokens"))] if lengths is not None else []),
+    ]
+
+
+def _stages(numbers: Staged, sizes: BatchSizes, unit: str) -> str:
+    """``64 sequences to step 300, 128 sequences to step 900``."""
+    ends = [sizes.updates(first) for first, _ in numbers.stages[1:]]
+    return ", ".join(f"{number} {unit} to step {end:,}" for number, end in zip(numbers.numbers, ends, strict=False))
 
 
 def _fast_path_rows(plan: RunPlan) -> Rows:
