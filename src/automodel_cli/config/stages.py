@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 from automodel_cli.batch_sizes import BatchSizes, Staged
-from automodel_cli.config.schema.training_sections import BatchSizeStage, StageEnd, StepSchedulerConfig
+from automodel_cli.config.schema.training_sections import ENDS, BatchSizeStage, StageEnd, StepSchedulerConfig
 from automodel_cli.errors import ConfigError
 
 _UNKNOWN_LENGTH = "give until_step or until_tokens, or say with max_steps or max_tokens how long the run is"
@@ -33,9 +33,7 @@ def batch_sizes_of(scheduler: StepSchedulerConfig, *, seq_len: int | None, sampl
         key = f"step_scheduler.batch_size_schedule[{number}]"
         end = _end(stage, key, before, seq_len=seq_len, samples=samples)
         if end <= (begin := before.stages[-1][0]):
-            raise ConfigError(
-                f"{key} ends with sample {end:,}, the stage before it with {begin:,}", "let the ends of stages ascend"
-            )
+            raise _not_ascending(key, stage, end, begin)
         ends.append(end)
     return BatchSizes.by_ends(scheduler.global_batch_sizes, ends)
 
@@ -61,9 +59,7 @@ def seq_lens_of(
             )
         end = _end(stage, key, sizes, seq_len=seq_len, samples=samples)
         if end <= first:
-            raise ConfigError(
-                f"{key} ends with sample {end:,}, the stage before it with {first:,}", "let the ends of stages ascend"
-            )
+            raise _not_ascending(key, stage, end, first)
         found.append((first, stage.seq_len))
         first = end
     return Staged((*found, (first, seq_len)))
@@ -85,6 +81,14 @@ def _end(stage: StageEnd, key: str, sizes: BatchSizes, *, seq_len: int | None, s
             f"{key}.until is a share of the run, whose length is not known before the data is read", _UNKNOWN_LENGTH
         )
     return round(stage.until * samples)
+
+
+def _not_ascending(key: str, stage: StageEnd, end: int, before: int) -> ConfigError:
+    given = next(f"{name} {value}" for name in ENDS if (value := getattr(stage, name)) is not None)
+    return ConfigError(
+        f"{key}: {given} is sample {end:,}, and the stage before it ends with sample {before:,}",
+        "let the ends of stages ascend",
+    )
 
 
 def _samples_of_steps(scheduler: StepSchedulerConfig) -> int | None:

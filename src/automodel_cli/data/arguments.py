@@ -23,6 +23,9 @@ class NanogptArguments:
         intra_document: attention does not leave a token's own document, and positions count from its beginning
             (from the row's, where the document began before).
         bos_token: the id between documents; from the manifest where there is one.
+        fim: fill-in-the-middle in training, ``{rate: 0.5, spm_rate: 0.5}``: parts of documents change places;
+            ``prefix``, ``middle``, ``suffix`` (ids or special tokens) mark them and ``separator`` is the id between
+            documents, where the data's tokenizer does not say.
         seed: of the shuffle.
         mmap: false for file systems that cannot map files; auto finds out.
         raw_dtype: uint16 or uint32 for files without a header and without a manifest, npy to read NumPy's ``.npy``.
@@ -38,11 +41,33 @@ class NanogptArguments:
     align_to_bos: bool = False
     intra_document: bool = False
     bos_token: int | None = None
+    fim: Mapping[str, Any] | None = None
     seed: int = 0
     mmap: bool | Literal["auto"] = "auto"
     raw_dtype: str | None = None
     drop_last: bool | None = None
     infinite: bool | None = None
+
+
+@dataclass
+class FimArguments:
+    """What ``fim`` of a data set takes: fill-in-the-middle (``data.fim``).
+
+    Args:
+        rate: share of documents that are rearranged.
+        spm_rate: share of those in which the suffix comes first.
+        prefix, middle, suffix: the tokens that mark the parts, ids or names of special tokens; default: those of the
+            data's tokenizer, where it has such.
+        separator: id between documents; default: as the data say.
+    """
+
+    _: KW_ONLY
+    rate: float = 0.5
+    spm_rate: float = 0.5
+    prefix: int | str | None = None
+    middle: int | str | None = None
+    suffix: int | str | None = None
+    separator: int | None = None
 
 
 @dataclass
@@ -116,8 +141,8 @@ class MixtureArguments:
 
     Args:
         sources: by name, each with ``file_pattern`` (and what else ``NanogptDataset`` takes) or ``paths`` (and what
-            else ``MegatronPretraining`` takes), and ``weight``: its share of the windows, whatever the weights add up
-            to. Without any weight a source's share is its size.
+            else ``MegatronPretraining`` takes), with ``fim`` where its documents are to be rearranged, and ``weight``:
+            its share of the windows, whatever the weights add up to. Without any weight that is its size.
         seq_len: tokens a window is trained on, T, for all sources.
         stages: weights that change: ``{until: 0.8, weights: {web: 0.5, code: 0.5}, ramp: true}`` in order. ``until``
             is a share of the run, ``until_step`` a step, ``until_tokens`` a number of tokens; the last stage needs

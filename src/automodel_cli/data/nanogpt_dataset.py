@@ -24,6 +24,7 @@ from automodel_cli.data.arguments import NanogptArguments
 from automodel_cli.data.files.documents import Eot, aligned_starts, document_starts, positions, segments
 from automodel_cli.data.files.file_windows import FileWindows
 from automodel_cli.data.files.token_files import TokenFiles, open_token_files
+from automodel_cli.data.fim import open_fim
 from automodel_cli.data.interface import TokenRange
 from automodel_cli.data.permutation import ALGORITHM, Permutation
 from automodel_cli.errors import ConfigError, DataError
@@ -58,6 +59,10 @@ class NanogptDataset(FileWindows):
             )
         self.bos_token = options.bos_token
         self._separated = self._separation() if options.intra_document else None
+        self.fim = open_fim(
+            options.fim, "dataset.fim", manifest=self.manifest, separator=self.bos_token, seed=options.seed
+        )
+        self._fims = [self.fim] * len(self._files)
         self._starts: np.ndarray | None = None  # of all windows, when they are not a plain stride
         if options.align_to_bos:
             counts = self._aligned_windows()
@@ -110,6 +115,7 @@ class NanogptDataset(FileWindows):
             "bos_token": self.bos_token if self.align_to_bos or self.labelled else None,
             "align_to_bos": self.align_to_bos,
             **({"intra_document": True} if self.labelled else {}),
+            **({} if self.fim is None else {"fim": self.fim.plan()}),
             "order": ALGORITHM if self.shuffle else "file",
             "seed": self.seed if self.shuffle else None,
         }
@@ -119,13 +125,14 @@ class NanogptDataset(FileWindows):
         return int(self._first_window[-1])
 
     def sample_offsets(self, sample_numbers: np.ndarray) -> np.ndarray:
-        """Where samples lie: int64 ``[N, 2]`` of (shard, first token), for ``read_windows``.
+        """Where samples lie: int64 ``[N, 2]`` of (shard, first token), with ``fim`` also their numbers.
 
         Ask for thousands at a time: a call costs some 100 us, an element 0.1 us.
         """
         numbers = np.asarray(sample_numbers, dtype=np.int64).ravel()
         epochs, slots = np.divmod(numbers, len(self))
-        return self.window_offsets(slots if self._permutation is None else self._permutation(slots, epochs))
+        found = self.window_offsets(slots if self._permutation is None else self._permutation(slots, epochs))
+        return found if self.fim is None else np.column_stack([found, numbers])
 
     def window_offsets(self, windows: np.ndarray) -> np.ndarray:
         """Where the windows numbered in file order lie: int64 ``[N, 2]`` of (shard, first token)."""

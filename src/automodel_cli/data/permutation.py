@@ -35,7 +35,7 @@ def _mix(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _seed_word(seed: int, purpose: str) -> np.uint64:
+def seed_word(seed: int, purpose: str) -> np.uint64:
     """64 bits that depend on every bit of ``seed`` (any size or sign) and on what they are used for."""
     digest = hashlib.blake2b(f"{purpose}:{seed}".encode(), digest_size=8).digest()
     return np.uint64(int.from_bytes(digest, "little"))
@@ -52,7 +52,7 @@ class Permutation:
         self.size = size
         self._rows = math.isqrt(size - 1) + 1
         self._columns = -(-size // self._rows)
-        self._word = _seed_word(seed, purpose)
+        self._word = seed_word(seed, purpose)
 
     def __call__(self, positions: np.ndarray, epochs: np.ndarray | int) -> np.ndarray:
         """Elements at ``positions`` (int [N], in ``range(size)``) of the orders of ``epochs`` ([N] or one).

@@ -15,6 +15,9 @@ DEFAULT_SEED = 42
 HORIZONS = ("max_steps", "max_tokens", "target_flops", "tokens_per_param", "num_epochs", "max_minutes")
 """Keys of step_scheduler that say when a run ends."""
 
+ENDS = ("until", "until_step", "until_tokens")
+"""Keys of a stage, one of which says where it ends."""
+
 # Others of inductor name compilers to execute (cpp.cxx), functions to call and folders to load from.
 COMPILER_OPTIONS = frozenset({
     "max_autotune", "max_autotune_gemm", "max_autotune_pointwise", "coordinate_descent_tuning", "epilogue_fusion",
@@ -47,7 +50,7 @@ class StageEnd(Section):
 
     def problem(self) -> str | None:
         """What is wrong with it."""
-        ends = [name for name in ("until", "until_step", "until_tokens") if getattr(self, name) is not None]
+        ends = [name for name in ENDS if getattr(self, name) is not None]
         if len(ends) != 1:
             return f"found {' and '.join(ends) or 'no end'}, expected one of until, until_step, until_tokens"
         if self.until is not None and self.until >= 1:

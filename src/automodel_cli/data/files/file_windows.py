@@ -12,15 +12,22 @@ import numpy as np
 
 from automodel_cli.corpus.formats.nanogpt_bin import TokenFile
 from automodel_cli.data.files.token_dataset import TokenFileDataset
+from automodel_cli.data.fim import Fim
+from automodel_cli.data.interface import vocabulary_hint
+from automodel_cli.errors import DataError
 
 
 class FileWindows(TokenFileDataset):
-    """Windows of T + 1 tokens at offsets (file, first token)."""
+    """Windows of T + 1 tokens at offsets (file, first token), or (file, first token, sample) where rows are rearranged.
+
+    The sample is -1 in rows that stay as they are.
+    """
 
     def __init__(self, files: Sequence[TokenFile], mmap: bool | Literal["auto"]) -> None:
         super().__init__(files, mmap)
         dtypes = {file.dtype for file in files}
         self._stored_dtype = dtypes.pop() if len(dtypes) == 1 else None  # None: the files differ
+        self._fims: Sequence[Fim | None] = [None] * len(files)  # what becomes of rows of each file
 
     @property
     def token_dtype(self) -> np.dtype:
@@ -28,7 +35,7 @@ class FileWindows(TokenFileDataset):
         return max((file.dtype for file in self._files), key=lambda dtype: dtype.itemsize)
 
     def read_windows(self, offsets: np.ndarray, out: np.ndarray) -> None:
-        """Copy the windows at ``offsets`` (int64 ``[B, 2]``) into ``out`` (int64 ``[B, T + 1]``).
+        """Copy the windows at ``offsets`` (int64 ``[B, 2 or 3]``) into ``out`` (int64 ``[B, T + 1]``).
 
         Rows of one shard are one copy: a strided one where they follow each other, as in file order.
 
@@ -42,6 +49,21 @@ class FileWindows(TokenFileDataset):
         else:
             largest = self._read_mapped(tokens, starts, offsets[:, 1], out)
         self._check_ids(largest, out, offsets)
+        if offsets.shape[1] > 2:
+            self._rearrange(shards, offsets[:, 2].tolist(), out)
+
+    def _rearrange(self, shards: list[int], samples: list[int], out: np.ndarray) -> None:
+        for shard, sample, row in zip(shards, samples, out, strict=True):
+            fim = self._fims[shard]
+            if fim is not None and sample >= 0:
+                fim.rearrange(row, sample)
+
+    def check_vocab(self, vocab_size: int) -> None:
+        """As ``TokenFileDataset`` has it, marks of rearranged rows included."""
+        super().check_vocab(vocab_size)
+        largest = max((mark for fim in self._fims if fim is not None for mark in fim.marks), default=0)
+        if largest >= vocab_size:
+            raise DataError(f"fim: token id {largest:,} is a mark", vocabulary_hint(largest + 1, vocab_size))
 
     def _read_mapped(self, tokens: np.ndarray, starts: list[int], offsets: np.ndarray, out: np.ndarray) -> int:
         """Rows of one mapped shard; the largest id in them, 0 where it does not matter."""
@@ -74,7 +96,7 @@ class FileWindows(TokenFileDataset):
         return 0 if self._vocab_size is None else int(np.maximum.reduce(tokens, axis=None))
 
     def _position(self, offset: np.ndarray, column: int) -> tuple[int, int]:
-        shard, start = offset.tolist()
+        shard, start = offset[:2].tolist()
         return shard, start + column
 
     @property

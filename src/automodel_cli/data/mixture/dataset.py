@@ -25,7 +25,7 @@ from automodel_cli.data.files.token_dataset import TokenFileDataset
 from automodel_cli.data.interface import RunValues, SourceStats, TokenRange
 from automodel_cli.data.mixture.history import DataChange, as_json, change_of, read_plan, stage_plans
 from automodel_cli.data.mixture.order import ALGORITHM, MixtureOrder, Stage
-from automodel_cli.data.mixture.sources import open_sources, weights_of
+from automodel_cli.data.mixture.sources import fims_of, open_sources, weights_of
 from automodel_cli.data.mixture.stages import stages_of
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.files import hash_bytes
@@ -48,6 +48,8 @@ class Mixture(FileWindows):
         self._parts = list(self.sources.values())
         mapped = all(source.maps_files for source in self._parts)
         super().__init__([file for source in self._parts for file in source.files], "auto" if mapped else False)
+        self.fims = fims_of(options, self.sources)
+        self._fims = [fim for fim, source in zip(self.fims.values(), self._parts, strict=True) for _ in source.files]
         self.order = MixtureOrder(stages_of(options, weights_of(options, self.sources)))
         self._given: dict[str, int] = {}  # windows of each source before the order begins
         self._history: list[dict[str, Any]] = []  # the mixtures before it
@@ -113,9 +115,13 @@ class Mixture(FileWindows):
 
     def _segment(self) -> dict[str, Any]:
         return {
-            "sources": {name: source.plan() for name, source in self.sources.items()},
+            "sources": {name: self._plan_of(name) for name in self.sources},
             "stages": stage_plans(self.order.stages, list(self.sources)),
         }
+
+    def _plan_of(self, name: str) -> dict[str, Any]:
+        fim = self.fims[name]
+        return {**self.sources[name].plan(), **({} if fim is None else {"fim": fim.plan()})}
 
     def continue_from(self, stored: Any, sample: int) -> DataChange | None:
         """Go on from where a run with the plan ``stored`` was after ``sample`` samples, each source at its window.
@@ -194,9 +200,11 @@ class Mixture(FileWindows):
     # ------------------------------------------------------------------------------------------- reading
 
     def sample_offsets(self, sample_numbers: np.ndarray) -> np.ndarray:
-        """Where samples lie: int64 ``[N, 2]`` of (file, first token), for ``read_windows``."""
+        """Where samples lie: int64 ``[N, 2]`` of (file, first token), with ``fim`` also their numbers in the source."""
         numbers = np.asarray(sample_numbers, dtype=np.int64).ravel()
-        return self._located(*self.order(numbers), lambda source, own: source.sample_offsets(own))
+        sources, windows = self.order(numbers)
+        found = self._located(sources, windows, lambda source, own: source.sample_offsets(own))
+        return found if not any(self._fims) else np.column_stack([found, windows])
 
     def window_offsets(self, windows: np.ndarray) -> np.ndarray:
         """The same of windows to evaluate on: all of the first source, then those of the next."""

@@ -9,6 +9,7 @@ from automodel_cli.corpus.tokenizer import load_tokenizer
 from automodel_cli.corpus.tokenizers.same_tokenizer import refuse_other_tokenizer
 from automodel_cli.data.arguments import MegatronArguments, MixtureArguments, NanogptArguments
 from automodel_cli.data.files.token_dataset import TokenFileDataset
+from automodel_cli.data.fim import Fim, open_fim
 from automodel_cli.data.megatron_dataset import MegatronPretraining
 from automodel_cli.data.mixture.checked import checked
 from automodel_cli.data.mixture.history import MOST_SOURCES
@@ -19,6 +20,7 @@ _KINDS: dict[str, tuple[type[TokenFileDataset], type]] = {
     "file_pattern": (NanogptDataset, NanogptArguments),
     "paths": (MegatronPretraining, MegatronArguments),
 }
+_OF_A_SOURCE = ("weight", "fim")  # which its data set does not take from here
 _OF_THE_MIXTURE = ("seq_len", "seq_length", "splits_to_build")
 
 
@@ -66,7 +68,7 @@ def _open(name: str, given: Mapping[str, Any], options: MixtureArguments) -> Tok
     if decided:
         raise ConfigError(f"{key}.{decided[0]} is the same for all sources", "set it once: dataset.seq_len")
     kind, arguments = _KINDS[kinds[0]]
-    own = {argument: value for argument, value in given.items() if argument != "weight"}
+    own = {argument: value for argument, value in given.items() if argument not in _OF_A_SOURCE}
     if kind is NanogptDataset:
         own = {"shuffle_files": options.split == "train", "seed": options.seed, **own, "seq_len": options.seq_len}
     else:
@@ -84,6 +86,24 @@ def _open(name: str, given: Mapping[str, Any], options: MixtureArguments) -> Tok
         return kind(**vars(given_to_it))
     except AutomodelError as error:
         raise type(error)(f"source {name}: {error.message}", error.hint) from error
+
+
+def fims_of(options: MixtureArguments, sources: Mapping[str, TokenFileDataset]) -> dict[str, Fim | None]:
+    """How rows of each source are rearranged; in training only.
+
+    Raises:
+        ConfigError: as ``open_fim`` has it.
+    """
+    return {
+        name: open_fim(
+            options.sources[name].get("fim") if options.split == "train" else None,
+            f"dataset.sources.{name}.fim",
+            manifest=source.manifest,
+            separator=getattr(source, "bos_token", None),
+            seed=options.seed,
+        )
+        for name, source in sources.items()
+    }
 
 
 def _refuse_several_tokenizers(sources: Mapping[str, TokenFileDataset]) -> None:
