@@ -10,7 +10,7 @@ import signal
 import sys
 
 POINTS = {
-    "read": ("automodel_cli.data.nanogpt_dataset", "NanogptDataset.gather"),
+    "read": ("automodel_cli.data.files.file_windows", "FileWindows.read_windows"),
     "step": ("automodel_cli.train.step", "clip_gradients"),
     "write": ("automodel_cli.checkpoint.storage.step_files", "StepWriter.write_json"),
     "fsync": ("os", "fsync"),
