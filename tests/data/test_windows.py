@@ -13,13 +13,13 @@ from automodel_cli.batch import Batch
 from automodel_cli.corpus.formats.nanogpt_bin import ShardWriter
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
 from automodel_cli.data.sampler import BatchShape
-from automodel_cli.data.windows import read_updates
+from automodel_cli.data.windows import UpdateRows, read_updates
 
 
 def updates(dataset: NanogptDataset, shape: BatchShape, count: int, *, pin_memory: bool = False) -> list[list[Batch]]:
     numbers = shape.samples(0, count)
     offsets = dataset.sample_offsets(numbers.ravel()).reshape(*numbers.shape, 2)
-    return list(read_updates(dataset, shape, offsets, pin_memory=pin_memory))
+    return list(read_updates(dataset, shape, map(UpdateRows, offsets), pin_memory=pin_memory))
 
 
 def test_buffers_are_filled_in_place_in_turn(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ from automodel_cli.data.user_dataset import (
     notes_on_sharding,
     shard_of_rank,
 )
-from automodel_cli.data.windows import read_updates
+from automodel_cli.data.windows import UpdateRows, read_updates
 from automodel_cli.errors import ConfigError, DataError
 
 _log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class TokenLoader(PlannedLoader):
     def __iter__(self) -> Iterator[list[Batch]]:
         """The updates from the present position on."""
         pin_memory = self.device.type == "cuda"
-        read = read_updates(self.dataset, self.shape, self._offsets(), pin_memory=pin_memory)
+        read = read_updates(self.dataset, self.shape, self._rows(), pin_memory=pin_memory)
         for batches in prefetch_to_device(prefetch_on_host(read, self.prefetch), self.device):
             self.samples_consumed += self.shape.global_batch_size
             yield batches
@@ -107,17 +107,28 @@ class TokenLoader(PlannedLoader):
             check_plan(state, self.plan)
         self.samples_consumed = stored.samples_consumed
 
-    def _offsets(self) -> Iterator[np.ndarray]:
-        """Where the rows of each update lie: ``[M, B, ...]``, located many updates at a time."""
+    def _rows(self) -> Iterator[UpdateRows]:
+        """The rows of each update, located many updates at a time."""
         first, left = self.samples_consumed, self.remaining_steps
         at_once = max(1, _SAMPLES_AT_ONCE // self.shape.samples_per_rank)
         while left is None or left > 0:
             updates = at_once if left is None else min(at_once, left)
             numbers = self.shape.samples(first, updates)
-            offsets = self.dataset.sample_offsets(numbers.ravel())
-            yield from offsets.reshape(*numbers.shape, *offsets.shape[1:])
+            yield from self._located(numbers)
             first += updates * self.shape.global_batch_size
             left = None if left is None else left - updates
+
+    def _located(self, numbers: np.ndarray) -> Iterator[UpdateRows]:
+        """The rows of the samples ``numbers``, int64 ``[updates, M, B]``."""
+        offsets = self.dataset.sample_offsets(numbers.ravel())
+        by_update = offsets.reshape(*numbers.shape, *offsets.shape[1:])
+        if not self.dataset.source_names:
+            return map(UpdateRows, by_update)
+        sources = self.dataset.sources_at(offsets)
+        marks = [sources.reshape(numbers.shape)]
+        if self.dataset.objective is not None:
+            marks.append(self.dataset.row_weights(numbers.ravel(), sources).reshape(numbers.shape))
+        return map(UpdateRows, by_update, *marks)
 
 
 class TorchLoader(PlannedLoader):
@@ -456,8 +467,12 @@ class EvalLoader:
         out = np.empty((2, self.local_batch_size, self.dataset.seq_len + 1), dtype=np.int64)
         for (rows, count), buffer in zip(self._rows(), itertools.cycle(out), strict=False):
             tokens = buffer[: len(rows)]
-            self.dataset.read_windows(self.dataset.window_offsets(np.array(rows)), tokens)
-            yield _counted(self.dataset.make_batch(tokens), count)
+            offsets = self.dataset.window_offsets(np.array(rows))
+            self.dataset.read_windows(offsets, tokens)
+            batch = self.dataset.make_batch(tokens)
+            if self.dataset.source_names:
+                batch = replace(batch, sources=torch.from_numpy(self.dataset.sources_at(offsets)))
+            yield _counted(batch, count)
 
     def _indexed_batches(self) -> Iterator[Batch]:
         indices: Any = [rows for rows, _ in self._rows()]
