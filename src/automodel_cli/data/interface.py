@@ -26,6 +26,8 @@ from automodel_cli.errors import DataError
 
 TokenRange = tuple[Path, int, int]  # a token file, the first token and one past the last
 _SAMPLED_WINDOWS = 256  # looked at for the largest id
+MOST_SOURCES = 256
+"""More are not told apart."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ Shapes: N tokens, C tokens of a chunk, D model width, V logical vocabulary, P pa
                      d W += logits^T @ hidden                    [P, D]  fp32, inside the product on CUDA
 
 s is 1, or with a z-loss of weight w (``losses``) 1 + 2 w logsumexp(logits): its gradient is added to that of the nll,
-its value to nothing. With token weights row i of that gradient is multiplied by the weight of token i; no value changes.
+its value to nothing. With token weights row i of that gradient is multiplied by the weight of token i, no value is.
 
 Gradients are computed while the logits are at hand, so nothing is computed twice (three matrix products, like the
 plain loss; recomputation would need four). It is an operator of its own because torch.compile would otherwise

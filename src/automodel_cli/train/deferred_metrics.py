@@ -77,10 +77,8 @@ class _HostCopy:
             self._event.synchronize()
         scalars, by_source = self._numbers[: len(self._dtypes)], self._numbers[len(self._dtypes) :]
         numbers = zip(scalars.tolist(), self._dtypes, strict=True)
-        return StepMetrics(
-            *(_as_python(number, dtype) for number, dtype in numbers),
-            by_source=by_source.view(2, -1).tolist() if self._told_apart else None,
-        )
+        told_apart = by_source.view(2, -1).tolist() if self._told_apart else None
+        return StepMetrics(*(_as_python(number, dtype) for number, dtype in numbers), told_apart)
 
 
 def _as_python(number: float, dtype: torch.dtype) -> float:

@@ -121,7 +121,7 @@ def with_gradient_of(value: Tensor, other: Tensor) -> Tensor:
 
 
 def with_rows(nll: Tensor, each: Tensor, labels: Tensor) -> Tensor:
-    """``nll``, and behind it the sum of ``each [N]`` in each row of ``labels [B, T]``, without gradient: ``[1 + B]``."""
+    """``[1 + B]``: ``nll``, then the sum of ``each [N]`` in each row of ``labels [B, T]``, without gradient."""
     return torch.cat([nll[None], each.detach().view(labels.shape).sum(1)])
 
 
