@@ -110,7 +110,7 @@ def held_out(dataset: Target, name: str, path: str | Sequence[str]) -> Target:
     if not isinstance(source, Mapping):
         known = f"; they are {', '.join(map(str, sources))}" if isinstance(sources, Mapping) else ""
         raise ValueError(f"validation_sources.{name}: dataset.sources has no {name}{known}")
-    seq_len = dataset.arguments.get("seq_len")
+    path, seq_len = path if isinstance(path, str) else list(path), dataset.arguments.get("seq_len")
     like = {key: value for key, value in source.items() if key not in _OF_TRAINING}
     if "paths" in source:
         own = path == source["paths"]  # then the validation split of these files, else all of those
