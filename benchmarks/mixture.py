@@ -5,8 +5,10 @@
 2. Where a run is at update 1,000,000 (batch 512) of ten sources, in three stages with a ramp: milliseconds, the
    patterns of the periods made anew and kept.
 3. Plans: 1,000 random ones of sources, weights, stages and ramps, each counted one sample after the other.
+4. Loss by source: CPU time of an update with losses of ten sources told apart, and with weighted tokens, against the
+   same update without, in turn; medians of the ratios (a GPT of 4 x 256, 8 rows x 256 tokens, one thread).
 
-    python benchmarks/mixture.py [--rounds 9] [--tokens 40000000] [--plans 1000]
+    python benchmarks/mixture.py [--rounds 9] [--tokens 40000000] [--plans 1000] [--updates 15] [--only 4]
 """
 
 from __future__ import annotations
@@ -16,16 +18,23 @@ import random
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from automodel_cli.batch import Batch
 from automodel_cli.corpus.formats.nanogpt_bin import ShardWriter
 from automodel_cli.data.loader import TokenLoader
 from automodel_cli.data.mixture import order as mixture_order
 from automodel_cli.data.mixture.dataset import Mixture
 from automodel_cli.data.mixture.order import MixtureOrder, Stage
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
+from automodel_cli.models.gpt2 import build_gpt2_model
+from automodel_cli.train.losses import ChunkedCrossEntropy, MaskedCrossEntropy
+from automodel_cli.train.row_losses import SourceSums
+from automodel_cli.train.step import train_step
 
 ROWS, SEQ_LEN, SOURCES, BATCHES = 8, 1024, 10, 400
 WEIGHTS = (0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.05, 0.04, 0.02, 0.02)
@@ -137,17 +146,60 @@ def off_by(order: MixtureOrder, stage: Stage, end: int) -> float:
     return float(np.abs(given - np.arange(1, len(chosen) + 1)[:, None] * shares).max())
 
 
+def loss_by_source(rounds: int) -> None:
+    """Part 4."""
+    torch.set_num_threads(1)
+    for name, loss, vocabulary in (
+        ("plain", MaskedCrossEntropy(), 4096),
+        ("chunked", ChunkedCrossEntropy(), 50_304),
+    ):
+        ids = torch.randint(vocabulary, (8, 257), generator=torch.Generator().manual_seed(0))
+        plain = Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
+        told_apart = replace(plain, sources=torch.arange(8))
+        weighted = replace(told_apart, row_weights=torch.linspace(0.5, 1.5, 8))
+        model = build_gpt2_model(vocab_size=vocabulary, n_positions=256, n_embd=256, n_layer=4, n_head=4)
+        model.init_weights(0)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+        found = []
+        for _ in range(rounds + 1):
+            times = []
+            for batch, sources in ((plain, 0), (told_apart, SOURCES), (weighted, SOURCES)):
+                begun = time.process_time()
+                train_step(model, loss, optimizer, [batch], sources=sources)
+                times.append(time.process_time() - begun)
+            found.append(times)
+        found = found[1:]  # the first one allocates
+        ratios = [[times[which] / times[0] for times in found] for which in (1, 2)]
+        told, weighing = (f"{statistics.median(own):.4f} ({min(own):.3f} to {max(own):.3f})" for own in ratios)
+        update = statistics.median(times[0] for times in found)
+        print(
+            f"{name} loss, {update * 1e3:.0f} ms: ten sources told apart {told}, tokens weighted {weighing} times that"
+        )
+        sums, rows = SourceSums(SOURCES, torch.device("cpu")), torch.rand(8)
+        begun = time.process_time()
+        for _ in range(1000):
+            sums.add(told_apart, rows)
+        print(f"  of which adding up by source {time.process_time() - begun:.3f} ms")
+
+
 def main() -> None:
-    """All three."""
+    """All of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--tokens", type=int, default=40_000_000)
     parser.add_argument("--plans", type=int, default=1000)
+    parser.add_argument("--updates", type=int, default=15)
+    parser.add_argument("--only", type=int, choices=(1, 2, 3, 4))
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        batches(Path(folder), asked.tokens, asked.rounds)
-    far_position()
-    plans(asked.plans)
+    if asked.only in (None, 1):
+        with tempfile.TemporaryDirectory() as folder:
+            batches(Path(folder), asked.tokens, asked.rounds)
+    if asked.only in (None, 2):
+        far_position()
+    if asked.only in (None, 3):
+        plans(asked.plans)
+    if asked.only in (None, 4):
+        loss_by_source(asked.updates)
 
 
 if __name__ == "__main__":

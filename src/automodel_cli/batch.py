@@ -17,12 +17,19 @@ IGNORE_INDEX = -100
 
 @dataclass
 class Batch:
-    """Token ids with their labels, both int64 ``[B, T]``; the optional fields have the same shape."""
+    """Token ids with their labels, both int64 ``[B, T]``; optional positions and segments have the same shape.
+
+    Attributes:
+        sources: int64 ``[B]``, the source that each row is of, where the data set tells several apart.
+        row_weights: fp32 ``[B]``, what the gradient of a row's tokens is multiplied by.
+    """
 
     input_ids: torch.Tensor
     labels: torch.Tensor | None = None
     position_ids: torch.Tensor | None = None
     segment_ids: torch.Tensor | None = None
+    sources: torch.Tensor | None = None
+    row_weights: torch.Tensor | None = None
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The same batch on ``device``."""
@@ -36,9 +43,16 @@ class Batch:
             labels=move(self.labels),
             position_ids=move(self.position_ids),
             segment_ids=move(self.segment_ids),
+            sources=move(self.sources),
+            row_weights=move(self.row_weights),
         )
 
     def cut(self, seq_len: int) -> Batch:
         """The same tokens in rows of ``seq_len``, which divides T; a copy where they are not contiguous."""
+        pieces = self.input_ids.shape[1] // seq_len
+
+        def shorter(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.repeat_interleave(pieces) if tensor.ndim == 1 else tensor.reshape(-1, seq_len)
+
         fields = {name: value for name, value in vars(self).items() if value is not None}
-        return replace(self, **{name: tensor.reshape(-1, seq_len) for name, tensor in fields.items()})
+        return replace(self, **{name: shorter(tensor) for name, tensor in fields.items()})

@@ -13,13 +13,13 @@ from automodel_cli.batch import Batch
 from automodel_cli.corpus.formats.nanogpt_bin import ShardWriter
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
 from automodel_cli.data.sampler import BatchShape
-from automodel_cli.data.windows import read_updates
+from automodel_cli.data.windows import UpdateRows, read_updates
 
 
 def updates(dataset: NanogptDataset, shape: BatchShape, count: int, *, pin_memory: bool = False) -> list[list[Batch]]:
     numbers = shape.samples(0, count)
     offsets = dataset.sample_offsets(numbers.ravel()).reshape(*numbers.shape, 2)
-    return list(read_updates(dataset, shape, offsets, pin_memory=pin_memory))
+    return list(read_updates(dataset, shape, map(UpdateRows, offsets), pin_memory=pin_memory))
 
 
 def test_buffers_are_filled_in_place_in_turn(tmp_path: Path) -> None:
@@ -33,6 +33,23 @@ def test_buffers_are_filled_in_place_in_turn(tmp_path: Path) -> None:
     assert last.labels is not None
     assert torch.equal(last.labels[:, :-1], last.input_ids[:, 1:])
     assert last.labels.data_ptr() == last.input_ids.data_ptr() + 8
+
+
+@pytest.mark.parametrize("pin_memory", [False, True])
+@pytest.mark.parametrize("apart", [False, True])
+def test_numbers_of_rows_come_along(tmp_path: Path, pin_memory: bool, apart: bool) -> None:
+    """By views, as narrow copies, and from a data set that makes its own batches."""
+    write_token_file(tmp_path / "x.bin", np.arange(100))
+    dataset = NanogptDataset(str(tmp_path / "x.bin"), 4, intra_document=apart, bos_token=7)
+    numbers = BatchShape(4, 2).samples(0, 3)
+    offsets = dataset.sample_offsets(numbers.ravel()).reshape(*numbers.shape, 2)
+    weights = (numbers / 2).astype(np.float32)
+    rows = map(UpdateRows, offsets, numbers, weights)
+    found = list(read_updates(dataset, BatchShape(4, 2), rows, pin_memory=pin_memory and not apart))
+    moved = [[batch.to("cpu") for batch in update] for update in found]
+    for field, expected in (("sources", numbers), ("row_weights", weights)):
+        assert [[getattr(batch, field).tolist() for batch in update] for update in moved] == expected.tolist()
+    assert (moved[0][0].segment_ids is not None) == apart
 
 
 @pytest.mark.parametrize(("dtype", "narrow"), [("uint16", torch.uint16), ("uint32", torch.int32)])

@@ -41,6 +41,8 @@ def build_dataset(cfg: PretrainConfig, target: Target, *, split: str = "train", 
         horizon_of(cfg).steps,
         every if isinstance(every, int) else None,
     )
+    if cfg.domain_mixture is not None and target is cfg.dataset:
+        target = replace(target, arguments=cfg.domain_mixture.apply(target))
     declared = declared_by(target, trust)
     named = plain_tokenizer_name(target.arguments.get("tokenizer"))
     if named is not None and declared.opens_tokenizers:

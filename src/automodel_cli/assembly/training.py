@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from automodel_cli.checkpoint.load_step import Loaded
 from automodel_cli.config.schema.other_sections import MfuConfig
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.targets.instantiate import instantiate
+from automodel_cli.data.interface import DataSource
+from automodel_cli.data.objective import refuse_reserved
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError, ConfigError
 from automodel_cli.json_files import Count, FileModel, FiniteFloat, validated
@@ -27,6 +29,7 @@ from automodel_cli.models.interface import CausalLM
 from automodel_cli.sizing import shape as sizing
 from automodel_cli.train.deadline import Deadline
 from automodel_cli.train.losses import ChunkedCrossEntropy, LogitsLoss, MaskedCrossEntropy
+from automodel_cli.train.row_losses import tells_rows
 from automodel_cli.train.state import TrainState
 
 _SLURM_END = "SLURM_JOB_END_TIME"
@@ -44,6 +47,27 @@ def build_head_loss(cfg: PretrainConfig, fast_path: FastPath, *, trust: Sequence
     if isinstance(loss, ChunkedCrossEntropy):
         loss.fused = fast_path.compile
     return loss
+
+
+def check_objective(data: DataSource, head_loss: Any, val_sets: Mapping[str, Any]) -> None:
+    """Check that a loss can weigh rows where the data asks for it, and that no validation set has the mean's name.
+
+    Raises:
+        ConfigError: it cannot, or one has.
+    """
+    if data.objective is None:
+        return
+    if not tells_rows(head_loss):
+        raise ConfigError(
+            f"objective weights need a loss that weighs tokens, {loss_name(head_loss)} gives one sum",
+            "leave loss_fn out, or use MaskedCrossEntropy or ChunkedCrossEntropy",
+        )
+    refuse_reserved(val_sets, "validation_dataset_*")
+
+
+def loss_name(head_loss: Any) -> str:
+    """What a user calls it."""
+    return type(head_loss.module if isinstance(head_loss, LogitsLoss) else head_loss).__name__
 
 
 def unfuse(head_loss: Any) -> None:

@@ -88,6 +88,8 @@ class MegatronArguments:
             epoch.
         seed: of Megatron's shuffles; it is not the run's seed.
         create_attention_mask: items carry the mask as a matrix. Batches never do: models make their own.
+        domains: of a weighted blend, for each prefix in order: ``{name: web, objective_weight: 0.5}``; the section
+            ``domain_mixture`` supplies it.
         reset_position_ids, reset_attention_mask, eod_mask_loss: positions, attention and loss end with a document.
         order: "megatron", sample for sample that of megatron-core; "stateless", which needs no index; or "file",
             windows as they lie in the files.
@@ -115,6 +117,7 @@ class MegatronArguments:
     num_val_samples: int | None = None
     num_test_samples: int | None = None
     seed: int = 1234
+    domains: Sequence[Mapping[str, Any]] | None = None
     create_attention_mask: bool = False
     reset_position_ids: bool = False
     reset_attention_mask: bool = False
@@ -142,7 +145,8 @@ class MixtureArguments:
     Args:
         sources: by name, each with ``file_pattern`` (and what else ``NanogptDataset`` takes) or ``paths`` (and what
             else ``MegatronPretraining`` takes), with ``fim`` where its documents are to be rearranged, and ``weight``:
-            its share of the windows, whatever the weights add up to. Without any weight that is its size.
+            its share of the windows, whatever the weights add up to. Without any weight that is its size. With
+            ``objective_weight`` its share in what is trained for is another than that of the windows.
         seq_len: tokens a window is trained on, T, for all sources.
         stages: weights that change: ``{until: 0.8, weights: {web: 0.5, code: 0.5}, ramp: true}`` in order. ``until``
             is a share of the run, ``until_step`` a step, ``until_tokens`` a number of tokens; the last stage needs

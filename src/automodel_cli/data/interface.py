@@ -27,6 +27,8 @@ from automodel_cli.errors import DataError
 
 TokenRange = tuple[Path, int, int]  # a token file, the first token and one past the last
 _SAMPLED_WINDOWS = 256  # looked at for the largest id
+MOST_SOURCES = 256
+"""More are not told apart."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,16 @@ class DataSource:
         """What each source gives to a mixture; empty where there is none."""
         return []
 
+    @property
+    def source_names(self) -> Sequence[str]:
+        """The sources that losses are told apart by; none where there are not several."""
+        return ()
+
+    @property
+    def objective(self) -> Mapping[str, float] | None:
+        """The share of each source in what is trained for; None: that in the samples."""
+        return None
+
     def check_run(self, samples: int | None) -> None:
         """Refuse a run that reads more than it may; ``samples`` in all, None where only the time ends it."""
 
@@ -250,6 +262,18 @@ class WindowDataset(DataSource, Dataset[dict[str, torch.Tensor]], ABC):
     def follow_each_other(self) -> bool:
         """Whether offsets are (file, token), so that windows T tokens apart are one stretch of text."""
         return False
+
+    def sources_at(self, offsets: np.ndarray) -> np.ndarray:
+        """Of which source (its number in ``source_names``) the rows at ``offsets`` (``[N, K]``) are, int64 ``[N]``."""
+        return np.zeros(len(offsets), dtype=np.int64)
+
+    def row_weights(self, sample_numbers: np.ndarray, sources: np.ndarray) -> np.ndarray:
+        """What the gradient of each sample's tokens is multiplied by where there is an ``objective``, fp32 ``[N]``.
+
+        With p the objective's share of the sample's source and q the share of that source in the samples: p / q. Its
+        mean over samples is 1.
+        """
+        return np.ones(len(sample_numbers), dtype=np.float32)
 
     def read_samples(self, sample_numbers: np.ndarray, out: np.ndarray) -> None:
         """Copy samples into ``out``, int64 ``[B, T + 1]``: inputs ``out[:, :-1]``, labels ``out[:, 1:]``."""

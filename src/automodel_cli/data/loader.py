@@ -47,7 +47,7 @@ from automodel_cli.data.user_dataset import (
     notes_on_sharding,
     shard_of_rank,
 )
-from automodel_cli.data.windows import read_updates
+from automodel_cli.data.windows import UpdateRows, read_updates
 from automodel_cli.errors import ConfigError, DataError
 
 _log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class TokenLoader(PlannedLoader):
         """The updates from the present position on."""
         pin_memory = self.device.type == "cuda"
         largest = self._shapes[max(self._shapes)]
-        read = read_updates(self.dataset, largest, self._offsets(), pin_memory=pin_memory)
+        read = read_updates(self.dataset, largest, self._rows(), pin_memory=pin_memory)
         for batches in prefetch_to_device(prefetch_on_host(read, self.prefetch), self.device):
             first, self.latest = self.samples_consumed, self.sizes.at(self.samples_consumed)
             self.samples_consumed += self.latest
@@ -130,24 +130,35 @@ class TokenLoader(PlannedLoader):
             check_plan(state, self.plan)
         self.samples_consumed = stored.samples_consumed
 
-    def _offsets(self) -> Iterator[np.ndarray]:
-        """Where the rows of each update lie: ``[M, B, ...]``."""
+    def _rows(self) -> Iterator[UpdateRows]:
+        """The rows of each update."""
         left = self.remaining_steps
         for first, size, updates in self.sizes.stretches(self.samples_consumed):
             here = left if updates is None or left is None else min(updates, left)
-            yield from self._located(self._shapes[size], first, updates if left is None else here)
+            yield from self._of_equal_updates(self._shapes[size], first, updates if left is None else here)
             left = None if left is None or here is None else left - here
 
-    def _located(self, shape: BatchShape, first: int, left: int | None) -> Iterator[np.ndarray]:
+    def _of_equal_updates(self, shape: BatchShape, first: int, left: int | None) -> Iterator[UpdateRows]:
         """The same of ``left`` equal updates (None: without end) from sample ``first`` on, located many at a time."""
         at_once = max(1, _SAMPLES_AT_ONCE // shape.samples_per_rank)
         while left is None or left > 0:
             updates = at_once if left is None else min(at_once, left)
             numbers = shape.samples(first, updates)
-            offsets = self.dataset.sample_offsets(numbers.ravel())
-            yield from offsets.reshape(*numbers.shape, *offsets.shape[1:])
+            yield from self._located(numbers)
             first += updates * shape.global_batch_size
             left = None if left is None else left - updates
+
+    def _located(self, numbers: np.ndarray) -> Iterator[UpdateRows]:
+        """The rows of the samples ``numbers``, int64 ``[updates, M, B]``."""
+        offsets = self.dataset.sample_offsets(numbers.ravel())
+        by_update = offsets.reshape(*numbers.shape, *offsets.shape[1:])
+        if not self.dataset.source_names:
+            return map(UpdateRows, by_update)
+        sources = self.dataset.sources_at(offsets)
+        marks = [sources.reshape(numbers.shape)]
+        if self.dataset.objective is not None:
+            marks.append(self.dataset.row_weights(numbers.ravel(), sources).reshape(numbers.shape))
+        return map(UpdateRows, by_update, *marks)
 
 
 class TorchLoader(PlannedLoader):
@@ -486,8 +497,12 @@ class EvalLoader:
         out = np.empty((2, self.local_batch_size, self.dataset.seq_len + 1), dtype=np.int64)
         for (rows, count), buffer in zip(self._rows(), itertools.cycle(out), strict=False):
             tokens = buffer[: len(rows)]
-            self.dataset.read_windows(self.dataset.window_offsets(np.array(rows)), tokens)
-            yield _counted(self.dataset.make_batch(tokens), count)
+            offsets = self.dataset.window_offsets(np.array(rows))
+            self.dataset.read_windows(offsets, tokens)
+            batch = self.dataset.make_batch(tokens)
+            if self.dataset.source_names:
+                batch = replace(batch, sources=torch.from_numpy(self.dataset.sources_at(offsets)))
+            yield _counted(batch, count)
 
     def _indexed_batches(self) -> Iterator[Batch]:
         indices: Any = [rows for rows, _ in self._rows()]

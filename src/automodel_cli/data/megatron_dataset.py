@@ -22,6 +22,7 @@ from automodel_cli.corpus.formats.megatron_manifest import MegatronManifest
 from automodel_cli.data.arguments import MegatronArguments
 from automodel_cli.data.files.token_dataset import TokenFileDataset
 from automodel_cli.data.interface import BlendStats, IndexReport, RunValues, TokenRange, refuse_negative
+from automodel_cli.data.megatron.domains import domains_of
 from automodel_cli.data.megatron.gpt_index import SampleShape, SplitBounds, parse_split
 from automodel_cli.data.megatron.index_cache import CACHE_FOLDER, IndexCache
 from automodel_cli.data.megatron.labels import LabelRules
@@ -83,6 +84,8 @@ class MegatronPretraining(TokenFileDataset):
         self.index_cache: IndexCache | None = None  # of an order that has indices
         self.order = self._order(options, settings)
         self._fingerprint = fingerprint(self.parts)
+        files = [part.file.prefix.name for part in self.parts]
+        self._domains = domains_of(files, self.order.weights, options.domains)
 
     opens_tokenizers = True
     seq_len_argument = "seq_length"
@@ -192,6 +195,25 @@ class MegatronPretraining(TokenFileDataset):
     def index_report(self) -> IndexReport | None:
         """What became of the indices of Megatron's order."""
         return None if self.index_cache is None else self.index_cache.report()
+
+    @property
+    def source_names(self) -> Sequence[str]:
+        """The files of a weighted blend."""
+        return self._domains.names
+
+    @property
+    def objective(self) -> Mapping[str, float] | None:
+        """The shares of ``domains``, where they are given."""
+        return self._domains.objective
+
+    def sources_at(self, offsets: np.ndarray) -> np.ndarray:
+        """As ``WindowDataset`` has it: the number of the file."""
+        return offsets[:, 0].copy()
+
+    def row_weights(self, sample_numbers: np.ndarray, sources: np.ndarray) -> np.ndarray:
+        """As ``WindowDataset`` has it."""
+        assert self._domains.token_weights is not None
+        return self._domains.token_weights[sources]
 
     def plan(self) -> dict[str, Any]:
         """As ``WindowDataset`` has it."""

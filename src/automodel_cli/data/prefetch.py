@@ -87,4 +87,5 @@ def _start(
 
 
 def _widened(batch: Batch) -> Batch:
-    return Batch(**{name: tensor.long() for name, tensor in vars(batch).items() if tensor is not None})
+    fields = {name: tensor for name, tensor in vars(batch).items() if tensor is not None}
+    return Batch(**{name: one if one.is_floating_point() else one.long() for name, one in fields.items()})

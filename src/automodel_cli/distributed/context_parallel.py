@@ -73,9 +73,9 @@ class SequenceSharder:
         own = {
             name: self.own(self.of_cp_rank(tensor))
             for name, tensor in vars(whole).items()
-            if tensor is not None and name != "segment_ids"
+            if tensor is not None and name not in ("segment_ids", "sources", "row_weights")
         }
-        return ShardedBatch(whole=whole, **own)
+        return ShardedBatch(whole=whole, sources=batch.sources, row_weights=batch.row_weights, **own)
 
     def _padded(self, batch: Batch) -> Batch:
         rows, tokens = batch.input_ids.shape

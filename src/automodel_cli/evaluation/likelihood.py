@@ -15,8 +15,8 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,9 +25,12 @@ from torch import Tensor, nn
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
 from automodel_cli.corpus.tokenizers.token_bytes import UNKNOWN, TokenBytes
+from automodel_cli.data.objective import losses_by_source
 from automodel_cli.dtypes import autocast
 from automodel_cli.errors import DataError
+from automodel_cli.models.interface import HeadLoss
 from automodel_cli.train.losses import ChunkedCrossEntropy
+from automodel_cli.train.row_losses import SourceSums, nll_of, tells_rows
 
 _PIECE = 1024  # batches whose sums share a piece of memory
 
@@ -43,10 +46,12 @@ class Likelihood:
     bytes: int | None
     seconds: float
     tokens_per_s: float
+    loss_by_source: Mapping[str, float] = field(default_factory=dict)
+    tokens_by_source: Mapping[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values by name, as metrics records and result files have them."""
-        return asdict(self)
+        """Plain values by name, as metrics records and result files have them; by source where there are such."""
+        return {name: value for name, value in asdict(self).items() if value != {}}
 
 
 def evaluate(
@@ -56,9 +61,10 @@ def evaluate(
     token_bytes: TokenBytes | np.ndarray | None = None,
     device: torch.device | str = "cpu",
     autocast_dtype: torch.dtype | None = None,
-    head_loss: Callable[..., Tensor] | None = None,
+    head_loss: HeadLoss | None = None,
     sum_over_ranks: Callable[[Tensor], Tensor] | None = None,
     progress: Callable[[int], None] | None = None,
+    sources: Sequence[str] = (),
 ) -> Likelihood:
     """Score ``model`` on ``batches``, in eval mode and without gradients.
 
@@ -73,6 +79,8 @@ def evaluate(
         head_loss: sum of the negative log-likelihoods; None: in chunks over the head, logits never stored.
         sum_over_ranks: adds a float64 tensor ``[3]`` over the ranks that share the batches.
         progress: called with the number of batches done.
+        sources: names of those that rows are of, whose losses are told apart where ``head_loss`` can; none: they are
+            not. Then ``sum_over_ranks`` also gets a float64 ``[2, S]``.
 
     Raises:
         DataError: no label token in all of ``batches`` (of all ranks).
@@ -82,19 +90,27 @@ def evaluate(
     table = None if token_bytes is None else _SizeTable(token_bytes)
     score = head_loss or ChunkedCrossEntropy()
     sums = _Sums()
+    by_source = SourceSums(len(sources), device) if sources and tells_rows(score) else None
     with eval_mode(model, device), torch.no_grad():
         for number, batch in enumerate(batches, start=1):
             sums.count_labels(batch, table)
+            here = batch.to(device, non_blocking=True)
             with autocast(device, autocast_dtype):
-                sums.nll.append(model(batch.to(device, non_blocking=True), head_loss=score))
+                nll, rows = nll_of(model, here, score, by_row=by_source is not None)
+            sums.nll.append(nll)
+            if by_source is not None:
+                by_source.add(here, rows)
             if progress is not None:
                 progress(number)
         totals = sums.totals()
+    told_apart = None if by_source is None else by_source.totals.cpu()
     if sum_over_ranks is not None:
         totals = sum_over_ranks(totals)
+        told_apart = None if told_apart is None else sum_over_ranks(told_apart)
     nll, tokens, size = totals.tolist()  # here the device is waited for, once
     seconds = time.perf_counter() - started
-    return summarise(nll, tokens, None if table is None else size, seconds)
+    scores = summarise(nll, tokens, None if table is None else size, seconds)
+    return scores if told_apart is None else replace(scores, **losses_by_source(sources, told_apart.tolist()))
 
 
 class _SizeTable:

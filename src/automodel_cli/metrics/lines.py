@@ -7,7 +7,8 @@
 ``classic``: NeMo AutoModel's fields, which users scrape, and three of ours behind them.
 
 Both are tables of patterns over a record's keys: ``{lr:.2e}`` as ``format`` has it, ``{tps:human}`` and
-``{eta_s:clock}`` as people write them. ``mfu`` and ``packing_efficiency`` are fractions.
+``{eta_s:clock}`` as people write them, ``{loss_by_source:each}`` a mapping. ``mfu`` and ``packing_efficiency`` are
+fractions.
 """
 
 from __future__ import annotations
@@ -43,8 +44,12 @@ class _Patterns(string.Formatter):
     def format_field(self, value: Any, format_spec: str) -> str:
         if value is None:
             return UNKNOWN
-        people = {"clock": clock, "human": lambda number: f"{human(number):>6}"}
+        people = {"clock": clock, "human": lambda number: f"{human(number):>6}", "each": _each}
         return people[format_spec](value) if format_spec in people else format(value, format_spec)
+
+
+def _each(losses: Record) -> str:
+    return " ".join(f"{name} {UNKNOWN if loss is None else f'{loss:.4f}'}" for name, loss in losses.items())
 
 
 _FILL = _Patterns()
@@ -61,6 +66,8 @@ def _shown(record: Record, key: str) -> bool:
 _TRAIN = (
     (1, "loss", "loss {loss:>7.4f}"),
     (7, "loss_avg", "avg {loss_avg:>7.4f}"),
+    (8, "weighted", "weighted {weighted:>7.4f}"),
+    (11, "loss_by_source", "{loss_by_source:each}"),
     (4, "lr", "lr {lr:.2e}"),
     (5, "grad_norm", "grad {grad_norm:>5.3g}"),
     (3, "tps", "{tps:human} tok/s"),
@@ -76,6 +83,7 @@ _VAL = (
     (1, "loss", "loss {loss:.4f}"),
     (3, "perplexity", "ppl {perplexity:.2f}"),
     (4, "bits_per_byte", "bits/byte {bits_per_byte:.4f}"),
+    (5, "loss_by_source", "{loss_by_source:each}"),
     (2, "best", "best so far"),
 )
 _EVAL = (
@@ -139,12 +147,15 @@ CLASSIC = Lines(
         "mem {mem_gib:.2f} GiB | tps {tps:.2f}({tps_per_gpu:.2f}/gpu) | num_label_tokens {num_label_tokens:d} | "
         "mfu {mfu:.1%} | eta {eta_s:clock}",
         ("loss_avg", "loss_avg {loss_avg:.4f}"),
+        ("weighted", "weighted {weighted:.4f}"),
+        ("loss_by_source", "{loss_by_source:each}"),
         ("packing_efficiency", "packed {packing_efficiency:.1%}"),
         ("skipped", "skipped (not finite)"),
     ),
     val=_classic(
         '[val] name "{name}" | step {step:d} | epoch {epoch:d} | loss {loss:.4f} | ppl {perplexity:.2f} | '
         "bpb {bits_per_byte:.4f} | num_label_tokens {tokens:d}",
+        ("loss_by_source", "{loss_by_source:each}"),
         ("best", "best so far"),
     ),
     eval=_classic(

@@ -134,9 +134,10 @@ class WandbLog:
         """Send ``record`` under ``prefix/``; text and missing values stay at home."""
         if self._run is None:
             return
+        by_source = {f"loss/{name}": loss for name, loss in record.get("loss_by_source", {}).items()}
         numbers = {
             f"{prefix}/{key}": value
-            for key, value in record.items()
+            for key, value in {**record, **by_source}.items()
             if isinstance(value, int | float) and not isinstance(value, bool) and key != "step"
         }
         try:

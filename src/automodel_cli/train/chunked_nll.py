@@ -9,7 +9,7 @@ Shapes: N tokens, C tokens of a chunk, D model width, V logical vocabulary, P pa
                      d W += logits^T @ hidden                    [P, D]  fp32, inside the product on CUDA
 
 s is 1, or with a z-loss of weight w (``losses``) 1 + 2 w logsumexp(logits): its gradient is added to that of the nll,
-its value to nothing.
+its value to nothing. With token weights row i of that gradient is multiplied by the weight of token i, no value is.
 
 Gradients are computed while the logits are at hand, so nothing is computed twice (three matrix products, like the
 plain loss; recomputation would need four). It is an operator of its own because torch.compile would otherwise
@@ -43,7 +43,9 @@ def chunked_nll(
     needs_grad: bool,
     fused: bool,
     z_loss_weight: float = 0.0,
-) -> tuple[Tensor, Tensor, Tensor]:
+    token_weights: Tensor | None = None,
+    each: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Sum of nll and the gradients of nll and z-loss; these are empty without ``needs_grad``.
 
     Args:
@@ -51,9 +53,12 @@ def chunked_nll(
         weight: ``[P, D]`` in its storage dtype.
         labels: ``[N]`` int64.
         fused: compile the elementwise steps.
+        token_weights: fp32 ``[N]``, what the gradient of each token is multiplied by; None: nothing.
+        each: also give the nll of each token.
 
     Returns:
-        nll (fp32 scalar), gradient of hidden ``[N, D]`` (compute dtype), gradient of weight ``[P, D]`` (fp32).
+        nll (fp32 scalar), gradient of hidden ``[N, D]`` (compute dtype), gradient of weight ``[P, D]`` (fp32), nll of
+        each token ``[N]`` (fp32; empty unless ``each``).
     """
     score = _scoring(hidden.device.type, fused)
     add = _compiled(add_into) if fused else add_into
@@ -62,24 +67,31 @@ def chunked_nll(
         rows = min(chunk_tokens, hidden.shape[0])
         logits = hidden.new_empty(rows, head.shape[0])
         nll = hidden.new_zeros((), dtype=torch.float32)
+        nll_each = hidden.new_empty(hidden.shape[0] if each else 0, dtype=torch.float32)
+
+        def scored(number: int, part: Tensor, chunk_labels: Tensor) -> Tensor:
+            tokens = slice(number * rows, number * rows + len(part))
+            more = (None if token_weights is None else token_weights[tokens], nll_each[tokens] if each else None)
+            return score(part, chunk_labels, vocab_size, ignore_index, z_loss_weight, *more)
+
         if not needs_grad:
-            for chunk, chunk_labels in _chunks(rows, hidden, labels):
+            for number, (chunk, chunk_labels) in enumerate(_chunks(rows, hidden, labels)):
                 part = torch.mm(chunk, head.t(), out=logits[: len(chunk)])
-                nll += score(part, chunk_labels, vocab_size, ignore_index, z_loss_weight)
-            return nll, hidden.new_empty(0), weight.new_empty(0, dtype=torch.float32)
+                nll += scored(number, part, chunk_labels)
+            return nll, hidden.new_empty(0), weight.new_empty(0, dtype=torch.float32), nll_each
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(head, dtype=torch.float32)
         in_product = head.dtype != torch.float32 and _accumulates_in_fp32(head.device, head.dtype)
         product = None if in_product else torch.empty_like(head)
-        for chunk, chunk_labels, grad_chunk in _chunks(rows, hidden, labels, grad_hidden):
+        for number, (chunk, chunk_labels, grad_chunk) in enumerate(_chunks(rows, hidden, labels, grad_hidden)):
             part = torch.mm(chunk, head.t(), out=logits[: len(chunk)])
-            nll += score(part, chunk_labels, vocab_size, ignore_index, z_loss_weight)
+            nll += scored(number, part, chunk_labels)
             torch.mm(part, head, out=grad_chunk)
             if product is None:
                 _add_product(grad_weight, part.t(), chunk)
             else:
                 add(grad_weight, torch.mm(part.t(), chunk, out=product))
-    return nll, grad_hidden, grad_weight[: weight.shape[0]]
+    return nll, grad_hidden, grad_weight[: weight.shape[0]], nll_each
 
 
 def _compute_copy(weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -121,11 +133,22 @@ def _chunks(rows: int, *tensors: Tensor) -> Any:
 
 
 def nll_and_gradient(
-    logits: Tensor, labels: Tensor, vocab_size: int, ignore_index: int, z_loss_weight: float = 0.0
+    logits: Tensor,
+    labels: Tensor,
+    vocab_size: int,
+    ignore_index: int,
+    z_loss_weight: float = 0.0,
+    token_weights: Tensor | None = None,
+    nll_each: Tensor | None = None,
 ) -> Tensor:
-    """Sum of nll of ``logits [C, P]``, which become the gradient, z-loss included; 0 in ignored rows."""
+    """Sum of nll of ``logits [C, P]``, which become the gradient, z-loss included; 0 in ignored rows.
+
+    The gradient's rows are multiplied by ``token_weights [C]``; ``nll_each [C]`` receives the nll of each token.
+    """
     if torch.compiler.is_compiling():
-        return _nll_and_gradient_traced(logits, labels, vocab_size, ignore_index, z_loss_weight)
+        return _nll_and_gradient_traced(
+            logits, labels, vocab_size, ignore_index, z_loss_weight, token_weights, nll_each
+        )
     scores = logits.float()  # logits itself where that is fp32 already
     scores[:, vocab_size:] = float("-inf")
     counted = (labels != ignore_index).unsqueeze(1)
@@ -138,12 +161,21 @@ def nll_and_gradient(
     if z_loss_weight:
         probs.mul_(1 + 2 * z_loss_weight * logsumexp)
     probs.scatter_add_(1, target, torch.full_like(picked, -1.0))
-    logits.copy_(probs.mul_(counted))
-    return (logsumexp - picked).where(counted, 0.0).sum()
+    logits.copy_(probs.mul_(counted if token_weights is None else counted * token_weights[:, None]))
+    nll = (logsumexp - picked).where(counted, 0.0)
+    if nll_each is not None:
+        nll_each.copy_(nll.squeeze(1))
+    return nll.sum()
 
 
 def _nll_and_gradient_traced(
-    logits: Tensor, labels: Tensor, vocab_size: int, ignore_index: int, z_loss_weight: float
+    logits: Tensor,
+    labels: Tensor,
+    vocab_size: int,
+    ignore_index: int,
+    z_loss_weight: float,
+    token_weights: Tensor | None,
+    nll_each: Tensor | None,
 ) -> Tensor:
     """The same, in operations that a compiler fuses into one pass over each row."""
     columns = torch.arange(logits.shape[1], device=logits.device)
@@ -156,8 +188,13 @@ def _nll_and_gradient_traced(
     if z_loss_weight:
         probs = probs * (1 + 2 * z_loss_weight * logsumexp)
     grad = probs - (columns == target).float()
+    if token_weights is not None:
+        grad = grad * token_weights[:, None]
     logits.copy_(grad.where(counted, 0.0))
-    return (logsumexp - picked).where(counted, 0.0).sum()
+    nll = (logsumexp - picked).where(counted, 0.0)
+    if nll_each is not None:
+        nll_each.copy_(nll.squeeze(1))
+    return nll.sum()
 
 
 def add_into(total: Tensor, part: Tensor) -> None:
@@ -191,15 +228,18 @@ def _(
     needs_grad: bool,
     fused: bool,
     z_loss_weight: float = 0.0,
-) -> tuple[Tensor, Tensor, Tensor]:
+    token_weights: Tensor | None = None,
+    each: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     nll = hidden.new_empty((), dtype=torch.float32)
+    nll_each = hidden.new_empty(hidden.shape[0] if each else 0, dtype=torch.float32)
     if not needs_grad:
-        return nll, hidden.new_empty(0), weight.new_empty(0, dtype=torch.float32)
-    return nll, torch.empty_like(hidden), torch.empty_like(weight, dtype=torch.float32)
+        return nll, hidden.new_empty(0), weight.new_empty(0, dtype=torch.float32), nll_each
+    return nll, torch.empty_like(hidden), torch.empty_like(weight, dtype=torch.float32), nll_each
 
 
-def _keep_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    _, grad_hidden, grad_weight = output
+def _keep_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+    _, grad_hidden, grad_weight, _ = output
     ctx.save_for_backward(grad_hidden, grad_weight)
     ctx.weight_dtype = inputs[1].dtype
     ctx.set_materialize_grads(False)
@@ -209,7 +249,7 @@ def _scale_gradients(ctx: Any, grad_nll: Tensor, *_: Any) -> tuple[Tensor | None
     grad_hidden, grad_weight = ctx.saved_tensors
     scaled_hidden = (grad_hidden * grad_nll).to(grad_hidden.dtype)
     scaled_weight = (grad_weight * grad_nll).to(ctx.weight_dtype)
-    return scaled_hidden, scaled_weight, None, None, None, None, None, None, None
+    return scaled_hidden, scaled_weight, *[None] * 9
 
 
 chunked_nll.register_autograd(_scale_gradients, setup_context=_keep_gradients)

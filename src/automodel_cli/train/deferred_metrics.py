@@ -58,13 +58,16 @@ class _HostCopy:
     """The numbers of an update, being copied into page-locked memory where there is a device to copy from."""
 
     def __init__(self, metrics: StepMetrics[Tensor]) -> None:
-        parts = [getattr(metrics, field.name) for field in fields(metrics)]
+        parts = [getattr(metrics, field.name) for field in fields(metrics) if field.name != "by_source"]
         self._dtypes = [part.dtype for part in parts]
         # fp64 holds a count of tokens and an fp32 number exactly.
         self._numbers = torch.stack([part.detach().double() for part in parts])
+        self._told_apart = metrics.by_source is not None
+        if self._told_apart:
+            self._numbers = torch.cat([self._numbers, metrics.by_source.flatten()])
         self._event: torch.cuda.Event | None = None
         if self._numbers.device.type == "cuda":
-            on_host = torch.empty(len(parts), dtype=torch.float64, pin_memory=True)
+            on_host = torch.empty(len(self._numbers), dtype=torch.float64, pin_memory=True)
             self._numbers = on_host.copy_(self._numbers, non_blocking=True)
             self._event = torch.cuda.Event()
             self._event.record()
@@ -72,8 +75,10 @@ class _HostCopy:
     def read(self) -> StepMetrics[float]:
         if self._event is not None:
             self._event.synchronize()
-        numbers = zip(self._numbers.tolist(), self._dtypes, strict=True)
-        return StepMetrics(*(_as_python(number, dtype) for number, dtype in numbers))
+        scalars, by_source = self._numbers[: len(self._dtypes)], self._numbers[len(self._dtypes) :]
+        numbers = zip(scalars.tolist(), self._dtypes, strict=True)
+        told_apart = by_source.view(2, -1).tolist() if self._told_apart else None
+        return StepMetrics(*(_as_python(number, dtype) for number, dtype in numbers), told_apart)
 
 
 def _as_python(number: float, dtype: torch.dtype) -> float:

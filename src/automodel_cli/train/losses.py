@@ -48,15 +48,40 @@ class MaskedCrossEntropy(MaskedArguments):
         logits = F.linear(hidden, weight, padding_bias(weight, vocab_size))
         return self.from_logits(logits, labels)
 
+    def by_row(
+        self, hidden: Tensor, weight: Tensor, labels: Tensor, *, vocab_size: int, row_weights: Tensor | None = None
+    ) -> Tensor:
+        """As ``row_losses`` has it, ``[1 + B]``."""
+        logits = F.linear(hidden, weight, padding_bias(weight, vocab_size))
+        return self.by_row_from_logits(logits, labels, row_weights)
+
+    def by_row_from_logits(self, logits: Tensor, labels: Tensor, row_weights: Tensor | None = None) -> Tensor:
+        """The same for ``logits [B, T, V]``."""
+        flat = logits.flatten(0, -2)
+        flat = flat.float() if self.fp32_upcast else flat
+        log_probs = F.log_softmax(flat, 1)
+        flat_labels = labels.flatten()
+        nll = F.nll_loss(log_probs, flat_labels, ignore_index=self.ignore_index, reduction="sum").float()
+        each = F.nll_loss(log_probs, flat_labels, ignore_index=self.ignore_index, reduction="none").float()  # [N]
+        token_weights = None if row_weights is None else of_tokens(row_weights, labels)
+        if token_weights is not None:
+            nll = with_gradient_of(nll, (each * token_weights).sum())
+        return with_rows(self._with_z_loss(nll, flat, flat_labels, token_weights), each, labels)
+
     def from_logits(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Sum of nll for ``logits [B, T, V]``."""
         flat = logits.flatten(0, -2)
         flat = flat.float() if self.fp32_upcast else flat
         labels = labels.flatten()
         nll = F.cross_entropy(flat, labels, ignore_index=self.ignore_index, reduction="sum").float()
+        return self._with_z_loss(nll, flat, labels, None)
+
+    def _with_z_loss(self, nll: Tensor, flat: Tensor, labels: Tensor, token_weights: Tensor | None) -> Tensor:
+        """``nll`` with the z-loss of logits ``flat [N, V]`` in its gradient."""
         if not (self.z_loss_weight and torch.is_grad_enabled()):
             return nll
         squares = flat.float().logsumexp(-1).square()
+        squares = squares if token_weights is None else squares * token_weights
         z_loss = self.z_loss_weight * squares.where(labels != self.ignore_index, 0.0).sum()
         return nll + (z_loss - z_loss.detach())  # its gradient without its value
 
@@ -85,6 +110,21 @@ class LogitsLoss:
         return self.module(logits.flatten(0, -2).float(), labels.flatten()).float()
 
 
+def of_tokens(row_weights: Tensor, labels: Tensor) -> Tensor:
+    """Weights of rows ``[B]`` as weights of the tokens of ``labels [B, T]``, fp32 ``[N]``."""
+    return row_weights[:, None].expand_as(labels).flatten()
+
+
+def with_gradient_of(value: Tensor, other: Tensor) -> Tensor:
+    """The number ``value`` with the gradient of ``other``."""
+    return value.detach() + (other - other.detach())
+
+
+def with_rows(nll: Tensor, each: Tensor, labels: Tensor) -> Tensor:
+    """``[1 + B]``: ``nll``, then the sum of ``each [N]`` in each row of ``labels [B, T]``, without gradient."""
+    return torch.cat([nll[None], each.detach().view(labels.shape).sum(1)])
+
+
 def padding_bias(weight: Tensor, vocab_size: int) -> Tensor | None:
     """``[P]`` with 0 for real tokens and -inf for padding rows, or None where there is no padding."""
     if weight.shape[0] == vocab_size:
@@ -109,10 +149,31 @@ class ChunkedCrossEntropy(ChunkedArguments):
 
     def __call__(self, hidden: Tensor, weight: Tensor, labels: Tensor, *, vocab_size: int) -> Tensor:
         """Sum of nll for ``hidden [B, T, D]`` against ``labels [B, T]`` under the head ``weight [P, D]``."""
+        return self._nll(hidden, weight, labels, vocab_size)[0]
+
+    def by_row(
+        self, hidden: Tensor, weight: Tensor, labels: Tensor, *, vocab_size: int, row_weights: Tensor | None = None
+    ) -> Tensor:
+        """As ``row_losses`` has it, ``[1 + B]``."""
+        token_weights = None if row_weights is None else of_tokens(row_weights, labels)
+        nll, each = self._nll(hidden, weight, labels, vocab_size, token_weights, each=True)
+        return with_rows(nll, each, labels)
+
+    def _nll(
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        vocab_size: int,
+        token_weights: Tensor | None = None,
+        *,
+        each: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Sum of nll, and the nll of each token ``[N]`` where ``each`` is asked for."""
         chunk = self.chunk_tokens or default_chunk_tokens(weight.shape[0], hidden.device.type)
         dtype = compute_dtype(hidden)
         needs_grad = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
-        nll, _, _ = chunked_nll(
+        nll, _, _, nll_each = chunked_nll(
             hidden.flatten(0, -2).to(dtype),
             weight,
             labels.flatten(),
@@ -122,13 +183,22 @@ class ChunkedCrossEntropy(ChunkedArguments):
             needs_grad,
             self.fused or torch.compiler.is_compiling(),
             self.z_loss_weight,
+            token_weights,
+            each,
         )
-        return nll
+        return nll, nll_each
 
     def from_logits(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Sum of nll for ``logits [B, T, V]``, for models that give no hidden states."""
-        whole = MaskedCrossEntropy(ignore_index=self.ignore_index, z_loss_weight=self.z_loss_weight)
-        return whole.from_logits(logits, labels)
+        return self._over_whole_logits.from_logits(logits, labels)
+
+    def by_row_from_logits(self, logits: Tensor, labels: Tensor, row_weights: Tensor | None = None) -> Tensor:
+        """As ``row_losses`` has it, for such models."""
+        return self._over_whole_logits.by_row_from_logits(logits, labels, row_weights)
+
+    @property
+    def _over_whole_logits(self) -> MaskedCrossEntropy:
+        return MaskedCrossEntropy(ignore_index=self.ignore_index, z_loss_weight=self.z_loss_weight)
 
 
 def default_chunk_tokens(padded_vocab_size: int, device_type: str) -> int:

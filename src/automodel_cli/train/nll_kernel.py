@@ -33,8 +33,10 @@ def _nll_and_gradient(
     stored_columns,  # P
     ignore_index,
     z_loss_weight,
+    token_weights_pointer,
     LANES: tl.constexpr,
     NEIGHBOURS: tl.constexpr,
+    WEIGHTED: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     logits = logits_pointer + row * row_stride
@@ -63,16 +65,28 @@ def _nll_and_gradient(
         at = first + block
         scores = tl.load(logits + at, mask=at < columns, other=_LOWEST).to(tl.float32)
         gradient = tl.exp(scores - logsumexp) * scale - tl.where(at == label, 1.0, 0.0)
+        if WEIGHTED:
+            gradient = gradient * tl.load(token_weights_pointer + row)
         gradient = tl.where(counted, gradient, 0.0)
         tl.store(logits + at, gradient.to(logits_pointer.dtype.element_ty), mask=at < stored_columns)
 
 
 def nll_and_gradient(
-    logits: Tensor, labels: Tensor, vocab_size: int, ignore_index: int, z_loss_weight: float = 0.0
+    logits: Tensor,
+    labels: Tensor,
+    vocab_size: int,
+    ignore_index: int,
+    z_loss_weight: float = 0.0,
+    token_weights: Tensor | None = None,
+    nll_each: Tensor | None = None,
 ) -> Tensor:
-    """Sum of nll (fp32) of ``logits [C, P]``, which become the gradient, z-loss included; 0 in ignored rows."""
-    assert logits.stride(1) == 1
-    nll = torch.empty(logits.shape[0], dtype=torch.float32, device=logits.device)
+    """Sum of nll (fp32) of ``logits [C, P]``, which become the gradient, z-loss included; 0 in ignored rows.
+
+    The gradient's rows are multiplied by ``token_weights`` (fp32 ``[C]``); ``nll_each`` (fp32 ``[C]``) receives the nll
+    of each token.
+    """
+    assert logits.stride(1) == 1 and (token_weights is None or token_weights.stride(0) == 1)
+    nll = torch.empty(logits.shape[0], dtype=torch.float32, device=logits.device) if nll_each is None else nll_each
     with torch.cuda.device(logits.device):
         _nll_and_gradient[(logits.shape[0],)](
             logits,
@@ -83,8 +97,10 @@ def nll_and_gradient(
             logits.shape[1],
             ignore_index,
             z_loss_weight,
+            nll if token_weights is None else token_weights,  # a pointer that nothing reads where not WEIGHTED
             LANES=_LANES,
             NEIGHBOURS=_NEIGHBOURS,
+            WEIGHTED=token_weights is not None,
             num_warps=_WARPS,
         )
     return nll.sum()

@@ -14,7 +14,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from automodel_cli.distributed.grad_sync import GradSync, local
 from automodel_cli.dtypes import autocast
 from automodel_cli.models.init import derive_seed
 from automodel_cli.models.interface import HeadLoss
+from automodel_cli.train.row_losses import SourceSums, nll_of
 
 Scalar = TypeVar("Scalar", Tensor, float)
 
@@ -36,6 +37,7 @@ class StepMetrics(Generic[Scalar]):
     num_label_tokens: Scalar  # label tokens of the global batch, int64
     grad_norm: Scalar  # L2 norm of the whole gradient before clipping, fp32
     skipped: Scalar  # true where loss or gradient was not finite and the weights were left alone
+    by_source: Any = None  # nll and label tokens of each source, fp64 [2, S], or lists of them; None: not told apart
 
 
 def null_timer(name: str) -> AbstractContextManager[object]:
@@ -58,6 +60,7 @@ def train_step(
     ranks: GradSync | None = None,
     dropout_seed: int | None = None,
     phase: Callable[[str], AbstractContextManager[object]] = null_timer,
+    sources: int = 0,
 ) -> StepMetrics[Tensor]:
     """Do one update from this rank's micro-batches.
 
@@ -70,6 +73,7 @@ def train_step(
             model draws none.
         phase: entered by name around each part: "forward" and "backward" (with the exchange of gradients that
             overlaps with it) once a micro-batch, "gradient norm, clip" and "optimizer" once.
+        sources: how many the rows are of, to tell their losses apart (``head_loss`` is a ``RowLoss`` then); 0: do not.
     """
     ranks = ranks or GradSync()
     device = microbatches[0].input_ids.device
@@ -77,18 +81,22 @@ def train_step(
     scale = ranks.grad_divisor / num_label_tokens.clamp(min=1).float()
     optimizer.zero_grad(set_to_none=True)
     nll_sum = torch.zeros((), dtype=torch.float32, device=device)
+    by_source = SourceSums(sources, device) if sources else None
     for index, batch in enumerate(microbatches):
         if dropout_seed is not None:
             torch.manual_seed(derive_seed(dropout_seed, index))
         with ranks.sync_context(last=index == len(microbatches) - 1):
             with phase("forward"), autocast(device, autocast_dtype):
-                nll = model(batch, head_loss=head_loss)
+                nll, rows = nll_of(model, batch, head_loss, by_row=by_source is not None)
             loss = nll * scale
             with phase("backward"):
                 (loss if scaler is None else scaler.scale(loss)).backward()
         nll_sum += nll.detach()
+        if by_source is not None:
+            by_source.add(batch, rows)
     with phase("gradient norm, clip"):
         nll_sum = ranks.sum(nll_sum)
+        told_apart = None if by_source is None else ranks.sum(by_source.totals)
         if scaler is not None:
             scaler.unscale_(optimizer)
             ranks.agree_on_overflow(scaler, optimizer)
@@ -100,7 +108,7 @@ def train_step(
         step_if_finite(optimizer, skipped)
         if scaler is not None:
             scaler.update()
-    return StepMetrics(nll_sum / num_label_tokens.clamp(min=1), num_label_tokens, grad_norm, skipped)
+    return StepMetrics(nll_sum / num_label_tokens.clamp(min=1), num_label_tokens, grad_norm, skipped, told_apart)
 
 
 def count_label_tokens(microbatches: Iterable[Batch]) -> Tensor:

@@ -103,7 +103,9 @@ def test_windows_that_begin_in_the_middle_of_documents(tmp_path, eot, shuffled):
     assert seen == len(dataset) // 4 * 4
     item, row = dataset[3], np.empty((1, 18), dtype=np.int64)
     dataset.read_samples(np.array([3]), row)
-    for name, rows in vars(dataset.make_batch(row)).items():
+    fields = {name: rows for name, rows in vars(dataset.make_batch(row)).items() if rows is not None}
+    assert item.keys() == fields.keys() == {"input_ids", "labels", "position_ids", "segment_ids"}
+    for name, rows in fields.items():
         assert torch.equal(item[name], rows[0]), name
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tests.token_files import write_megatron_file, write_token_file
 
 from automodel_cli.data.loader import EvalLoader, TokenLoader
@@ -100,13 +101,57 @@ def test_without_weights_sizes_are_the_weights_and_a_pass_reads_all_once(sources
     assert [stats.weights[0] * 62 for stats in mixture.source_stats()] == pytest.approx([20, 12, 30])
 
 
-def test_a_set_to_evaluate_on_is_all_of_each_source_in_order(sources):
+COUNTS = {3000: 20, 2000: 12, 1000: 30}  # windows of each source, by its first id
+
+
+def test_a_set_to_evaluate_on_is_all_of_each_source_in_its_order_and_evenly_spread(sources):
     sources["books"]["split"] = "0,1,0"
     held_out = Mixture(sources, T, split="validation")
-    rows = np.concatenate([batch.input_ids.numpy().copy() for batch in EvalLoader(held_out, 5)])
-    assert rows[:, 0].tolist() == [
-        kind + T * at for kind, count in ((3000, 20), (2000, 12), (1000, 30)) for at in range(count)
+    batches = [(batch.input_ids.numpy().copy(), batch.sources.numpy()) for batch in EvalLoader(held_out, 5)]
+    starts, names = (np.concatenate(found) for found in zip(*batches, strict=True))
+    starts = starts[:, 0]
+    kinds = starts // 1000 * 1000
+    for kind, count in COUNTS.items():
+        assert (starts[kinds == kind] - kind).tolist() == [T * at for at in range(count)]
+        for rows in range(1, 63):  # of any beginning a source is its share, to a window
+            assert abs((kinds[:rows] == kind).sum() - rows * count / 62) <= 1
+    assert [held_out.source_names[name] for name in names] == [
+        {3000: "books", 2000: "code", 1000: "web"}[kind] for kind in kinds.tolist()
     ]
+
+
+def test_rows_say_of_which_source_they_are_on_every_rank(sources):
+    mixture = Mixture(sources, T, **RUN)
+    assert mixture.source_names == ("books", "code", "web")
+    for rank in range(2):
+        loader = TokenLoader(Mixture(sources, T, **RUN), dp_rank=rank, dp_world=2, **sizes(4, 1))
+        for update in itertools.islice(loader, 10):
+            for batch in update:
+                kind = {1: "web", 2: "code", 3: "books"}[int(batch.input_ids[0, 0]) // 1000]
+                assert [mixture.source_names[number] for number in batch.sources] == [kind]
+                assert batch.row_weights is None
+    alone = Mixture({"web": sources["web"]}, T, **RUN)
+    assert alone.source_names == () and next(iter(TokenLoader(alone, **sizes(4, 4))))[0].sources is None
+
+
+def test_tokens_weigh_their_share_in_the_objective_over_that_in_force_at_their_sample(sources):
+    wanted = {"web": 0.2, "code": 0.5, "books": 0.3}
+    given = {name: {**source, "objective_weight": 10 * wanted[name]} for name, source in sources.items()}
+    ramp = [{"until": 0.5}, {"until": 1.0, "weights": {"web": 0.1, "code": 0.9}, "ramp": True}]
+    mixture, plain = Mixture(given, T, stages=ramp, **RUN), Mixture(sources, T, stages=ramp, **RUN)
+    assert mixture.plan() == plain.plan() and mixture.objective == pytest.approx(wanted)
+    weights, names = [], []
+    for update in TokenLoader(mixture, **sizes(4, 2)):
+        for batch in update:
+            assert batch.row_weights.dtype == torch.float32
+            weights += batch.row_weights.tolist()
+            names += [mixture.source_names[number] for number in batch.sources]
+    share = {"web": 0.5, "code": 0.3, "books": 0.2}
+    assert weights[:100] == pytest.approx([wanted[name] / share[name] for name in names[:100]])
+    later = np.array(weights[100:196])  # whole pieces of 12 samples, in each of which the mean is 1
+    assert later.reshape(-1, 12).mean(1) == pytest.approx(np.ones(8), rel=1e-6)
+    of_code = [weight for weight, name in zip(weights[100:], names[100:], strict=True) if name == "code"]
+    assert of_code == sorted(of_code, reverse=True) and of_code[0] > 1 > of_code[-1]  # it is read more and more
 
 
 def test_what_is_known_of_it(sources, tmp_path):
@@ -130,6 +175,18 @@ def test_what_is_known_of_it(sources, tmp_path):
         ({"web": {"weight": "much"}}, r"web\.weight is 'much'"),
         ({"web": {"weight": float("nan")}}, "the weight of web is nan"),
         ({"web": {"weight": -1}}, "the weight of web is -1"),
+        ({"web": {"objective_weight": 1}}, r"sources\.books has no objective_weight, others have"),
+        ({key: {"objective_weight": 0} for key in ("web", "code", "books")}, "objective weights add up to 0"),
+        ({key: {"objective_weight": -2} for key in ("web", "code", "books")}, r"books\.objective_weight is -2"),
+        ({key: {"objective_weight": "x"} for key in ("web", "code", "books")}, r"objective_weight is 'x'"),
+        (
+            {
+                **{key: {"objective_weight": 1} for key in ("web", "code")},
+                "books": {"objective_weight": 0},
+                "stages": [{"until": 0.5, "weights": {"books": 1}}, {}],
+            },
+            "a stage of the mixture reads only sources whose objective_weight is 0",
+        ),
         ({"web": {"paths": "x"}}, "file_pattern .* or paths"),
         ({"web": {"seq_len": 5}}, r"web\.seq_len is the same for all"),
         ({"web": {"no_such": 5}}, r"web\.no_such is not known"),

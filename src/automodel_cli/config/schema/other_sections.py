@@ -19,8 +19,6 @@ _FINE_TUNING = "this toolkit pretrains whole models; remove the section"
 _TRACKER = "is not supported in this version; metrics.jsonl in the run folder and the section wandb are"
 
 UNSUPPORTED_SECTIONS: dict[str, str] = {
-    "domain_mixture": "objective weights by domain are not part of this version; sampling weights are: dataset with "
-    "_target_: Mixture and a weight for each source, and a validation_dataset_<name> for each",
     "mlflow": f"MLflow {_TRACKER}",
     "comet": f"Comet {_TRACKER}",
     "slurm": _OWN_SCRIPT,

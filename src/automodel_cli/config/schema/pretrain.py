@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, InstanceOf, field_validator, model_validator
 
 from automodel_cli.config.schema.base import Device, Precision, Section, Whole, ignored
+from automodel_cli.config.schema.domain_mixture import DomainMixtureConfig, held_out
 from automodel_cli.config.schema.other_sections import (
     MfuConfig,
     MoeMetricsConfig,
@@ -98,6 +99,11 @@ class PretrainConfig(Section):
         default_factory=dict, validation_alias=NAMED_VALIDATION_KEY
     )
     """Further validation sets, each written as a section `validation_dataset_<name>`."""
+    validation_sources: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
+    """Short for such sections: held-out files by source of the `Mixture` in `dataset`, read as that source is. With the
+    source's own `paths`: their validation split."""
+    domain_mixture: DomainMixtureConfig | None = None
+    """Megatron files sampled by one set of weights and trained for another."""
     dataloader: DataloaderSection | None = None
     """Data loading for datasets of your own: workers, pinning, `collate_fn`. Token files do not need it."""
     validation_dataloader: DataloaderSection | None = None
@@ -206,11 +212,22 @@ class PretrainConfig(Section):
             return {**data, "seed": None, "rng": {**rng, "seed": data["seed"]}}
         return data
 
+    @model_validator(mode="after")
+    def _sources_and_domains_are_those_of_the_data(self) -> PretrainConfig:
+        if self.domain_mixture is not None:
+            self.domain_mixture.check(self.dataset)
+        for name, path in self.validation_sources.items():
+            held_out(self.dataset, name, path)
+            if name in self.named_validation_datasets:
+                raise ValueError(f"validation_sources.{name} and validation_dataset_{name} are one; keep one of them")
+        return self
+
     @property
     def validation_datasets(self) -> dict[str, Target]:
         """All validation sets by name; `validation_dataset` comes first and is called `default`."""
         first = {} if self.validation_dataset is None else {"default": self.validation_dataset}
-        return {**first, **self.named_validation_datasets}
+        by_source = {name: held_out(self.dataset, name, path) for name, path in self.validation_sources.items()}
+        return {**first, **by_source, **self.named_validation_datasets}
 
     @property
     def max_norm(self) -> float | None:

@@ -10,7 +10,7 @@ Shapes: N samples, T = ``seq_len`` tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,9 @@ from automodel_cli.data.files.token_dataset import TokenFileDataset
 from automodel_cli.data.interface import RunValues, SourceStats, TokenRange
 from automodel_cli.data.mixture.history import DataChange, as_json, change_of, read_plan, stage_plans
 from automodel_cli.data.mixture.order import ALGORITHM, MixtureOrder, Stage
-from automodel_cli.data.mixture.sources import fims_of, open_sources, weights_of
+from automodel_cli.data.mixture.sources import fims_of, objective_weights_of, open_sources, weights_of
 from automodel_cli.data.mixture.stages import stages_of
+from automodel_cli.data.objective import refuse_reserved, shares, token_weights
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.files import hash_bytes
 
@@ -51,6 +52,7 @@ class Mixture(FileWindows):
         self.fims = fims_of(options, self.sources)
         self._fims = [fim for fim, source in zip(self.fims.values(), self._parts, strict=True) for _ in source.files]
         self.order = MixtureOrder(stages_of(options, weights_of(options, self.sources)))
+        self._objective = self._objective_of(options)
         self._given: dict[str, int] = {}  # windows of each source before the order begins
         self._history: list[dict[str, Any]] = []  # the mixtures before it
         self.notes = [f"source {name}: {note}" for name, source in self.sources.items() for note in source.notes]
@@ -61,12 +63,22 @@ class Mixture(FileWindows):
         if self._training and options.max_steps is not None and options.global_batch_size is not None:
             self._wanted = BatchSizes.of(options.global_batch_size).samples(options.max_steps)
         self._first_file = np.cumsum([0, *(len(source.files) for source in self._parts)])
+        self._in_turn: np.ndarray | None = None  # windows to evaluate on, made when first asked for
         self._read = len(self)  # samples of the run, as far as is known
         self._max_passes = math.inf if options.max_passes is None else options.max_passes
         if not self._max_passes > 0:
             raise ConfigError(
                 f"dataset.max_passes is {options.max_passes}", "give a number above 0, or null for no limit"
             )
+
+    def _objective_of(self, options: MixtureArguments) -> dict[str, float] | None:
+        given = objective_weights_of(options)
+        if given is None:
+            return None
+        refuse_reserved(given, "dataset.sources")
+        found = shares(given, "dataset.sources")
+        token_weights(list(found.values()), self.order.shares())  # every stage has to train something
+        return found
 
     @classmethod
     def run_arguments(cls, run: RunValues) -> dict[str, Any]:
@@ -164,6 +176,26 @@ class Mixture(FileWindows):
             for number, ((name, source), windows) in enumerate(zip(self.sources.items(), given, strict=True))
         ]
 
+    @property
+    def source_names(self) -> Sequence[str]:
+        """Their names, where there are several."""
+        return tuple(self.sources) if len(self.sources) > 1 else ()
+
+    @property
+    def objective(self) -> Mapping[str, float] | None:
+        """The shares of ``objective_weight``, where sources have one."""
+        return self._objective
+
+    def sources_at(self, offsets: np.ndarray) -> np.ndarray:
+        """As ``WindowDataset`` has it, by the file."""
+        return np.searchsorted(self._first_file, offsets[:, 0], side="right") - 1
+
+    def row_weights(self, sample_numbers: np.ndarray, sources: np.ndarray) -> np.ndarray:
+        """As ``WindowDataset`` has it, by the weights in force at each sample (of a ramp those of its piece)."""
+        assert self._objective is not None
+        table = token_weights(list(self._objective.values()), self.order.shares())
+        return table[self.order.pieces_of(sample_numbers), sources].astype(np.float32)
+
     def token_ranges(self) -> list[TokenRange]:
         """Those of all sources."""
         return [found for source in self._parts for found in source.token_ranges()]
@@ -207,8 +239,12 @@ class Mixture(FileWindows):
         return found if not any(self._fims) else np.column_stack([found, windows])
 
     def window_offsets(self, windows: np.ndarray) -> np.ndarray:
-        """The same of windows to evaluate on: all of the first source, then those of the next."""
-        numbers = np.asarray(windows, dtype=np.int64).ravel()
+        """The same of windows to evaluate on: all of every source once, so that any beginning has its part of each."""
+        if self._in_turn is None:
+            # Window w of n comes at (w + 1/2) / n of the pass.
+            places = np.concatenate([(np.arange(size) + 0.5) / size for size in self._sizes.tolist()])
+            self._in_turn = np.argsort(places, kind="stable")
+        numbers = self._in_turn[np.asarray(windows, dtype=np.int64).ravel()]
         sources = np.searchsorted(self._first_window, numbers, side="right") - 1
         return self._located(
             sources, numbers - self._first_window[sources], lambda source, own: source.window_offsets(own)

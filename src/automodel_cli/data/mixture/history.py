@@ -14,12 +14,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from automodel_cli.data.interface import MOST_SOURCES
 from automodel_cli.data.mixture.order import ALGORITHM, MixtureOrder, Stage
 from automodel_cli.data.position import MOST_SAMPLES, Number
 from automodel_cli.errors import DataError
 from automodel_cli.json_files import Count, FileModel, Items
 
-MOST_SOURCES = 256
 MOST_STAGES = 1000  # of all segments of a plan
 Weights = dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
 

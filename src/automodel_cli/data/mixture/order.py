@@ -75,7 +75,7 @@ class MixtureOrder:
     def __call__(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(source, its window) of samples ``numbers``, int64 ``[K]`` each; a source's windows count on for ever."""
         sources, windows = np.empty_like(numbers), np.empty_like(numbers)
-        pieces = np.searchsorted(self._firsts, numbers, side="right") - 1
+        pieces = self.pieces_of(numbers)
         for number in np.unique(pieces).tolist():
             mine, piece = pieces == number, self._pieces[number]
             chosen, before = _period(piece.quota)
@@ -84,6 +84,15 @@ class MixtureOrder:
             sources[mine] = found
             windows[mine] = piece.given[found] + periods * np.asarray(piece.quota)[found] + before[places]
         return sources, windows
+
+    def shares(self) -> np.ndarray:
+        """The share of each source in each piece of fixed weights, fp64 ``[pieces, N]``; each row adds up to 1."""
+        quotas = np.array([piece.quota for piece in self._pieces], dtype=np.float64)
+        return quotas / quotas.sum(1, keepdims=True)
+
+    def pieces_of(self, numbers: np.ndarray) -> np.ndarray:
+        """In which of the pieces (rows of ``shares``) samples are, int64 ``[K]``."""
+        return np.searchsorted(self._firsts, numbers, side="right") - 1
 
     def given(self, samples: int) -> np.ndarray:
         """Windows of each source in the first ``samples`` samples, int64 ``[N]``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,9 +11,9 @@ from automodel_cli.corpus.tokenizers.same_tokenizer import refuse_other_tokenize
 from automodel_cli.data.arguments import MegatronArguments, MixtureArguments, NanogptArguments
 from automodel_cli.data.files.token_dataset import TokenFileDataset
 from automodel_cli.data.fim import Fim, open_fim
+from automodel_cli.data.interface import MOST_SOURCES
 from automodel_cli.data.megatron_dataset import MegatronPretraining
 from automodel_cli.data.mixture.checked import checked
-from automodel_cli.data.mixture.history import MOST_SOURCES
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
 
@@ -20,7 +21,7 @@ _KINDS: dict[str, tuple[type[TokenFileDataset], type]] = {
     "file_pattern": (NanogptDataset, NanogptArguments),
     "paths": (MegatronPretraining, MegatronArguments),
 }
-_OF_A_SOURCE = ("weight", "fim")  # which its data set does not take from here
+_OF_A_SOURCE = ("weight", "objective_weight", "fim")  # which its data set does not take from here
 _OF_THE_MIXTURE = ("seq_len", "seq_length", "splits_to_build")
 
 
@@ -45,18 +46,36 @@ def weights_of(options: MixtureArguments, sources: Mapping[str, TokenFileDataset
     Raises:
         ConfigError: some have one and some have not, or one is no number.
     """
-    given = {name: options.sources[name].get("weight") for name in sources}
-    missing = [name for name, weight in given.items() if weight is None]
+    return _numbers(options, "weight") or {name: float(len(source)) for name, source in sources.items()}
+
+
+def objective_weights_of(options: MixtureArguments) -> dict[str, float] | None:
+    """The objective weight of each source; None where none is given.
+
+    Raises:
+        ConfigError: some have one and some have not, or one is no number from 0 on.
+    """
+    given = _numbers(options, "objective_weight")
+    for name, weight in (given or {}).items():
+        if not 0 <= weight < math.inf:
+            raise ConfigError(f"dataset.sources.{name}.objective_weight is {weight:g}", "give a number, 0 or more")
+    return given
+
+
+def _numbers(options: MixtureArguments, key: str) -> dict[str, float] | None:
+    """What each source, by name, has at ``key``; None where none has it."""
+    given = {name: source.get(key) for name, source in sorted(options.sources.items())}
+    missing = [name for name, number in given.items() if number is None]
     if len(missing) == len(given):
-        return {name: float(len(source)) for name, source in sources.items()}
+        return None
     if missing:
         raise ConfigError(
-            f"dataset.sources.{missing[0]} has no weight, others have", "give each source one, or none of them"
+            f"dataset.sources.{missing[0]} has no {key}, others have", "give each source one, or none of them"
         )
-    for name, weight in given.items():
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)):
-            raise ConfigError(f"dataset.sources.{name}.weight is {weight!r}", "give a number, 0 or more")
-    return {name: float(weight) for name, weight in given.items() if weight is not None}
+    for name, number in given.items():
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
+            raise ConfigError(f"dataset.sources.{name}.{key} is {number!r}", "give a number, 0 or more")
+    return {name: float(number) for name, number in given.items() if number is not None}
 
 
 def _open(name: str, given: Mapping[str, Any], options: MixtureArguments) -> TokenFileDataset:

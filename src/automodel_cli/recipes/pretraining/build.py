@@ -175,6 +175,7 @@ def _plan(loaded: LoadedRun) -> RunPlan:
     fast_path.apply(model)
     this_machine.configure_process(world.device, threads=fast_path.threads)
     head_loss = training.build_head_loss(cfg, fast_path, trust=options.trust)
+    training.check_objective(source_of(loaded.dataset), head_loss, loaded.val_sets)
     scaler = training.build_scaler(fast_path, world.device)
     world_assembly.check_spread(cfg, model, world)
     check_run_folder(cfg, model, world, fresh=options.fresh)

@@ -104,6 +104,7 @@ def one_update(progress: Progress, microbatches: Sequence[Batch]) -> StepMetrics
         ranks=run.parallel.grad_sync,
         dropout_seed=training.dropout_seed(run.cfg, run.state.step, run.world) if random else None,
         phase=profile.phase,
+        sources=len(run.sources),
     )
 
 

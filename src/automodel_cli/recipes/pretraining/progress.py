@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,8 @@ from automodel_cli.assembly.run_folder import diverged, reason_not_to_save
 from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.hf.uploads import Uploads
 from automodel_cli.config.load import to_yaml
+from automodel_cli.data.interface import source_of
+from automodel_cli.data.objective import WEIGHTED, losses_by_source, weighted_loss
 from automodel_cli.errors import EXIT_PREEMPTED
 from automodel_cli.evaluation.likelihood import Likelihood
 from automodel_cli.evaluation.likelihood import evaluate as evaluate_likelihood
@@ -156,8 +158,10 @@ class Progress:
             "tokens_seen": update.tokens_seen,
             "skipped": numbers.skipped,
         }
-        self.metrics.train({**place, **fields, **update.rows, **more, **self.throughput.read(update.step)})
         run = self.run
+        told_apart = losses_by_source(run.sources, numbers.by_source, self._objective)
+        speed = self.throughput.read(update.step)
+        self.metrics.train({**place, **fields, **told_apart, **update.rows, **more, **speed})
         run.reporter.progress(update.step, run.training_length.known_steps or 0, f"loss {numbers.loss:.4f}")
 
     def _abort_on_nan(self) -> None:
@@ -174,20 +178,31 @@ class Progress:
 
         Before the first update nothing is compiled: the shapes of these batches would shape the code of training.
         """
-        run, losses = self.run, {}
+        run = self.run
+        losses: dict[str, float] = {}
+        by_source: dict[str, float] = {}  # a set of its own for a source, or a part of a mixture
         with self.profile.phase("validation"):
             self.report_all()
             as_is = contextlib.nullcontext() if run.state.step else eagerly()
             with self.throughput.pause(), contextlib.suppress(Stopped), as_is:
-                for name, (_, loader) in run.val_sets.items():
-                    scores = self._score(loader)
+                for name, (dataset, loader) in run.val_sets.items():
+                    scores = self._score(loader, source_of(dataset).source_names)
                     losses[name] = scores.loss
-                    self._log_validation(name, scores)
+                    by_source = {**scores.loss_by_source, **by_source, name: scores.loss}
+                    self._log_validation(name, scores.as_dict())
+                weighted = weighted_loss(self._objective, by_source, all_of_them=True)
+                if weighted is not None:
+                    losses[WEIGHTED] = weighted
+                    self._log_validation(WEIGHTED, {"loss": weighted})
                 self.val_losses, self.validated_step = losses, run.state.step
                 return True
         return False
 
-    def _score(self, loader: Any) -> Likelihood:
+    @property
+    def _objective(self) -> Mapping[str, float] | None:
+        return source_of(self.run.dataset).objective
+
+    def _score(self, loader: Any, sources: Sequence[str]) -> Likelihood:
         run = self.run
         return evaluate_likelihood(
             run.model,
@@ -197,13 +212,14 @@ class Progress:
             device=run.device,
             autocast_dtype=run.fast_path.autocast_dtype,
             sum_over_ranks=run.world.sum,
+            sources=sources,
         )
 
-    def _log_validation(self, name: str, scores: Likelihood) -> None:
+    def _log_validation(self, name: str, scores: Mapping[str, Any]) -> None:
         state = self.run.state
-        best = name == self._best_key and state.step > 0 and scores.loss < state.best_val_loss
+        best = name == self._best_key and state.step > 0 and scores["loss"] < state.best_val_loss
         place = {"step": state.step, "epoch": state.epoch, "name": name, "best": best}
-        self.metrics.validation({**place, **scores.as_dict()})
+        self.metrics.validation({**place, **scores})
 
     def evaluate(self) -> bool:
         """Put tasks and prompts to the model; False: a signal ended it."""
@@ -214,7 +230,8 @@ class Progress:
     def _best_key(self) -> str:
         """The validation set that decides which checkpoint is best."""
         wanted = self.run.cfg.checkpoint.best_metric_key
-        return wanted if wanted in self.run.val_sets else next(iter(self.run.val_sets), wanted)
+        known = [*self.run.val_sets, *([WEIGHTED] if self._objective is not None else [])]
+        return wanted if wanted in known else next(iter(known), wanted)
 
     # ------------------------------------------------------------------------------------------ save
 

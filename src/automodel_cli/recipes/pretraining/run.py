@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ from automodel_cli.assembly.training_length import TrainingLength
 from automodel_cli.assembly.world import parallel_config
 from automodel_cli.checkpoint.checkpointer import Checkpointer
 from automodel_cli.config.schema.pretrain import PretrainConfig
+from automodel_cli.data.interface import source_of
 from automodel_cli.data.loader import EvalLoader
 from automodel_cli.distributed.heartbeat import Heartbeat
 from automodel_cli.distributed.parallelize import ParallelModel
@@ -31,6 +32,7 @@ from automodel_cli.models.interface import CausalLM, count_parameters
 from automodel_cli.sizing.memory import PeakMemory
 from automodel_cli.train.deadline import Deadline
 from automodel_cli.train.preemption import StopRequest
+from automodel_cli.train.row_losses import tells_rows
 from automodel_cli.train.schedules import Schedule
 from automodel_cli.train.state import TrainState
 
@@ -114,6 +116,11 @@ class RunPlan(LoadedRun):
     scaler: torch.amp.GradScaler | None
     optimizer: torch.optim.Optimizer
     schedule: Schedule
+
+    @property
+    def sources(self) -> Sequence[str]:
+        """The sources whose losses are told apart; none where the loss gives only a sum over all tokens."""
+        return source_of(self.dataset).source_names if tells_rows(self.head_loss) else ()
 
     @property
     def precision(self) -> PrecisionFacts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from automodel_cli.assembly import data as data_assembly
-from automodel_cli.assembly import summary
+from automodel_cli.assembly import summary, training
 from automodel_cli.assembly import world as world_assembly
 from automodel_cli.assembly.hub import uploads
 from automodel_cli.assembly.machine import memory as memory_assembly
@@ -56,6 +56,7 @@ def _notes(plan: RunPlan) -> list[str]:
         *plan.cfg.notes,
         *world_assembly.notes(plan.cfg, plan.device.type),
         *plan.model.notes,
+        *_notes_on_sources(plan),
         *contradictions(plan.schedule, plan.training_length.total_steps),
         *memory_assembly.notes(plan.peak, plan.memory),
         *notes_on_overlap(plan.dataset, held_out),
@@ -63,6 +64,19 @@ def _notes(plan: RunPlan) -> list[str]:
         *uploads.notes(plan.cfg),
         *data_assembly.notes(plan.loader, *datasets.values()),
     ]
+
+
+def _notes_on_sources(plan: RunPlan) -> list[str]:
+    """That losses are not told apart by source, or that their mean by the objective cannot be."""
+    data = source_of(plan.dataset)
+    if data.source_names and not plan.sources:
+        loss = training.loss_name(plan.head_loss)
+        return [f"no loss by source: {loss} gives only the sum over all tokens"]
+    scored = {*plan.val_sets}.union(*(source_of(dataset).source_names for dataset, _ in plan.val_sets.values()))
+    missing = [name for name, share in (data.objective or {}).items() if share > 0 and name not in scored]
+    if plan.val_sets and missing:
+        return [f"no weighted validation loss: there is no validation_dataset_{missing[0]}"]
+    return []
 
 
 def _datasets(plan: RunPlan) -> dict[str, Any]:
