@@ -34,6 +34,11 @@ from automodel_cli.train.step import StepMetrics
 _UPLOAD_POLL_S = 0.1
 
 
+def averaged(name: str) -> str:
+    """What the losses of the averaged weights on a validation set are called."""
+    return f"{name} (ema)"
+
+
 @dataclass(frozen=True)
 class Update:
     """Where the run was after an update, and whether that is logged; its numbers come later."""
@@ -191,9 +196,22 @@ class Progress:
                     scores = self._score(loader)
                     losses[name] = scores.loss
                     self._log_validation(name, scores)
+                losses |= self._validate_average()
                 self.val_losses, self.validated_step = losses, run.state.step
                 return True
         return False
+
+    def _validate_average(self) -> dict[str, float]:
+        """The same for the average of the weights, as soon as there is one; its losses have names of their own."""
+        run, losses = self.run, dict[str, float]()
+        if run.average is None or not run.average.count:
+            return losses
+        with run.average.swapped_in():
+            for name, (_, loader) in run.val_sets.items():
+                scores = self._score(loader)
+                losses[averaged(name)] = scores.loss
+                self._log_validation(averaged(name), scores)
+        return losses
 
     def _score(self, loader: Any) -> Likelihood:
         run = self.run
@@ -220,9 +238,10 @@ class Progress:
 
     @property
     def _best_key(self) -> str:
-        """The validation set that decides which checkpoint is best."""
-        wanted = self.run.cfg.checkpoint.best_metric_key
-        return wanted if wanted in self.run.val_sets else next(iter(self.run.val_sets), wanted)
+        """The validation set that decides which checkpoint is best; of the average if it says so."""
+        run, wanted = self.run, self.run.cfg.checkpoint.best_metric_key
+        known = [*run.val_sets, *(map(averaged, run.val_sets) if run.average is not None else ())]
+        return wanted if wanted in known else next(iter(run.val_sets), wanted)
 
     # ------------------------------------------------------------------------------------------ save
 
@@ -265,12 +284,14 @@ class Progress:
         uploaded = self._is_uploaded(is_best=is_best, is_last=is_last)
         consolidate = wanted == "every" or (wanted == "final" and is_last) or uploaded
         facts, started = run.facts.to_json(), time.perf_counter()
+        averages, of_average = ({}, None) if run.average is None else run.average.saved()
+        kept = {} if of_average is None else {"ema": of_average}
         with self.throughput.pause():
             folder = run.checkpointer.save(
                 state.step,
                 model=run.model,
                 optimizer=run.optimizer,
-                state={"train": state.to_dict(), "scaler": run.scaler.state_dict() if run.scaler else None},
+                state={"train": state.to_dict(), "scaler": run.scaler.state_dict() if run.scaler else None, **kept},
                 loader_state=data_assembly.position(run.loader, run.world),
                 config_yaml=to_yaml(run.cfg),
                 # That compiling failed has come to light since.
@@ -281,6 +302,7 @@ class Progress:
                 proven=any(map(math.isfinite, losses.values())),
                 consolidate=consolidate,
                 remark=why,
+                average=averages,
                 then=self.uploads.add if self.uploads is not None and uploaded else None,
             )
         self.saved_step = state.step
