@@ -62,7 +62,7 @@ def _folders(cfg: AverageConfig) -> list[Path]:
     """The step folders, in the order in which they are named; the last ones of a run, the oldest first."""
     named = cfg.last is None and not cfg.steps
     folders = [_checkpoint(name) for name in cfg.checkpoints] if named else _steps_of_run(cfg)
-    if named and len(folders) == 1:
+    if len(folders) == 1:
         raise ConfigError(
             f"one checkpoint, {folders[0]}, expected several", "give --last N, --steps N,N or more checkpoints"
         )
