@@ -19,6 +19,7 @@ from automodel_cli.checkpoint.load_step import Loaded
 from automodel_cli.checkpoint.snapshot import trained_parameters
 from automodel_cli.config.schema.other_sections import MfuConfig
 from automodel_cli.config.schema.pretrain import PretrainConfig
+from automodel_cli.config.schema.training_sections import DEFAULT_EMA_DECAY
 from automodel_cli.config.targets.instantiate import instantiate
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError, ConfigError
@@ -108,7 +109,7 @@ def average_rule(cfg: PretrainConfig, length: TrainingLength) -> AverageRule | N
     if section is None:
         return None
     if section.tail_steps is None:
-        return AverageRule(section.decay, every=section.every)
+        return AverageRule(section.decay or DEFAULT_EMA_DECAY, every=section.every)
     if length.timed:
         raise ConfigError(
             f"ema.tail_steps {section.tail_steps:,}: this run ends with the time ({length.reason}), so its last "

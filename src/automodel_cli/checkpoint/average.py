@@ -125,15 +125,21 @@ def mean_of(parts: Sequence[Part], name: str) -> torch.Tensor:
         CheckpointError: it is not finite in one of them.
     """
     stored = parts[0].tensors[name]
-    total = torch.zeros(stored.shape, dtype=torch.float64)
+    total = torch.zeros(stored.num_elements, dtype=torch.float64)
     for part in parts:
-        values = read_tensor(part.reader, part.tensors[name]).reshape(-1)
-        for sums, slab in zip(total.reshape(-1).split(_SLAB), values.split(_SLAB), strict=True):
-            wide = slab.double()
-            if not wide.isfinite().all():
-                raise layout.nonfinite_weights(part.reader.folder, [name])
-            sums.add_(wide, alpha=part.weight)
-    return total.div_(sum(part.weight for part in parts)).to(sharded.DTYPES[stored.dtype])
+        _add(total, part, name)
+    total /= sum(part.weight for part in parts)
+    return total.to(sharded.DTYPES[stored.dtype]).reshape(stored.shape)
+
+
+def _add(total: torch.Tensor, part: Part, name: str) -> None:
+    """Add one checkpoint's weighted values; they are forgotten before the next ones are read."""
+    values = read_tensor(part.reader, part.tensors[name]).reshape(-1)
+    for sums, slab in zip(total.split(_SLAB), values.split(_SLAB), strict=True):
+        wide = slab.double()
+        if not wide.isfinite().all():
+            raise layout.nonfinite_weights(part.reader.folder, [name])
+        sums.add_(wide, alpha=part.weight)
 
 
 def _write_documents(newest: Part, writer: StepWriter) -> None:

@@ -194,7 +194,7 @@ def describe_checkpoint(folder: Path | str, *, now: float | None = None) -> dict
 
 
 def checkpoint_tensors(folder: Path, manifest: Mapping[str, Any], below: str) -> list[StoredTensor]:
-    """The tensors that a step stores below ``model``, ``optim`` or ``ema``: from headers, or for torch_save the manifest."""
+    """What a step stores below ``model``, ``optim`` or ``ema``: from headers, or for torch_save the manifest."""
     names = [record["name"] for record in manifest["files"]]
     paths = [folder / name for name in names if name.startswith(below + "/") and name.endswith(SUFFIX)]
     if not paths:

@@ -178,6 +178,8 @@ class PretrainConfig(Section):
     @field_validator("ema", mode="before")
     @classmethod
     def _number_is_decay(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            return {} if value else None
         return {"decay": value} if isinstance(value, int | float) else value
 
     @field_validator("compile", "fp8", mode="before")

@@ -22,6 +22,7 @@ from automodel_cli.config.schema.base import (
 from automodel_cli.config.targets.target import describe_value
 
 DEFAULT_SEED = 42
+DEFAULT_EMA_DECAY = 0.999
 HORIZONS = ("max_steps", "max_tokens", "target_flops", "tokens_per_param", "num_epochs", "max_minutes")
 """Keys of step_scheduler that say when a run ends."""
 
@@ -185,16 +186,17 @@ class EmaConfig(Section):
     """An average of the weights, kept beside them in fp32. A number (`ema: 0.999`) is short for `decay`."""
 
     decay: Annotated[float, not_a_bool, Field(gt=0, lt=1), TypeName("a number between 0 and 1")] | None = None
-    """Exponential average: each update counts 1 - decay, so it is of about the last 1 / (1 - decay) updates."""
+    """Exponential average of about the last 1 / (1 - decay) updates; null: 0.999, or a mean where `tail_steps` is
+    set."""
     tail_steps: Count | None = None
-    """Mean of the weights after each of the last N updates of the run. Either this or `decay` is set."""
+    """Mean of the weights after each of the last N updates of the run; null: an exponential average."""
     every: Count = 1
     """Take in the weights only after every N-th update; `decay` and `1 / (1 - decay)` then count those."""
 
     @model_validator(mode="after")
     def _one_rule(self) -> EmaConfig:
-        if (self.decay is None) == (self.tail_steps is None):
-            raise ValueError("expected either decay (0.999, say) or tail_steps (the last N updates)")
+        if self.decay is not None and self.tail_steps is not None:
+            raise ValueError(f"found decay {self.decay:g} and tail_steps {self.tail_steps}, expected one of them")
         if self.tail_steps is not None and self.tail_steps % self.every:
             raise ValueError(f"tail_steps {self.tail_steps} is no multiple of every {self.every}")
         return self
