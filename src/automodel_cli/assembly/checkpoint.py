@@ -12,11 +12,13 @@ import torch
 from automodel_cli import device as this_machine
 from automodel_cli.assembly.own_model import build_own
 from automodel_cli.checkpoint import layout
-from automodel_cli.checkpoint.checkpointer import Checkpointer
 from automodel_cli.checkpoint.hf import bounds as hf_bounds
 from automodel_cli.checkpoint.hf import format as hf_format
+from automodel_cli.checkpoint.load_step import average_of, load_step
+from automodel_cli.checkpoint.storage.step_files import StepReader
 from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
-from automodel_cli.errors import AutomodelError
+from automodel_cli.distributed.world import World
+from automodel_cli.errors import AutomodelError, CheckpointError
 from automodel_cli.files import hash_bytes, hash_file
 from automodel_cli.models.interface import CausalLM
 
@@ -30,6 +32,7 @@ class LoadedModel:
     path: Path
     facts: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    averaged: bool = False  # the weights are the average that the checkpoint holds beside the last ones
 
     @property
     def stage(self) -> str:
@@ -49,14 +52,16 @@ def load_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     trust: Sequence[str] = (),
+    averaged: bool = False,
 ) -> LoadedModel:
     """Build the model that ``path`` describes and load its weights, hashes checked on the way.
 
     ``path`` is a checkpoint, a run folder (its LATEST) or a Hugging Face folder. Code is never taken from it; a model
     of somebody's own is built by the file that its configuration names, where ``trust`` names that file too.
+    ``averaged``: take the average of the weights that the checkpoint holds.
 
     Raises:
-        CheckpointError: nothing there that can be loaded, something damaged, or code that nobody trusts.
+        CheckpointError: nothing there that can be loaded, something damaged, no average, or code that nobody trusts.
     """
     folder = layout.checkpoint_at(path)
     notes: tuple[str, ...] = ()
@@ -65,25 +70,34 @@ def load_model(
         facts = manifest["facts"]
         model, notes = _build(folder, manifest, trust)
         model.materialize(device, seed=0)
-        Checkpointer(folder.parent).load(folder, model=model)
+        load_step(folder, World.single(), model=model, averaged=averaged)
     else:
-        refuse_unloadable(path)
+        refuse_unloadable(path, averaged=averaged)
         folder, facts = Path(path), {}
         model = hf_format.load_model(folder)
         model.to(device)
     model.to(dtype)
     model.eval()
-    return LoadedModel(model, _tokenizer_beside(folder), folder, facts, notes)
+    return LoadedModel(model, _tokenizer_beside(folder), folder, facts, notes, averaged)
 
 
-def refuse_unloadable(path: str | Path) -> None:
+def refuse_unloadable(path: str | Path, *, averaged: bool = False) -> None:
     """See that ``load_model`` has something to load, which costs nothing.
 
     Raises:
         CheckpointError: it has not.
     """
-    if layout.checkpoint_at(path) is None and not (Path(path) / "config.json").is_file():
+    if (step := layout.checkpoint_at(path)) is not None:
+        if averaged:
+            average_of(StepReader(step))
+        return
+    if not (Path(path) / "config.json").is_file():
         raise hf_format.nothing_to_load(Path(path))
+    if averaged:
+        raise CheckpointError(
+            f"{path} is a Hugging Face folder, which holds one set of weights",
+            "leave --ema out, or name the checkpoint that it was exported from",
+        )
 
 
 def _build(folder: Path, manifest: Mapping[str, Any], trust: Sequence[str]) -> tuple[CausalLM, tuple[str, ...]]:
@@ -114,11 +128,12 @@ def compute_precision(asked: str, loaded: LoadedModel, device: torch.device) -> 
 
 
 def describe_weights(loaded: LoadedModel) -> dict[str, Any]:
-    """Which weights were scored, for the results file."""
+    """Which weights were scored, for the results file; ``weights`` is left out for a checkpoint's last ones."""
     return {
         "path": str(loaded.path),
         "step": layout.step_of(loaded.path.name),
         "fingerprint": _fingerprint(loaded.path),
+        **({"weights": "ema"} if loaded.averaged else {}),
     }
 
 

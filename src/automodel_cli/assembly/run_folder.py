@@ -63,7 +63,7 @@ def check_run_folder(cfg: PretrainConfig, model: CausalLM, world: World, *, fres
         if fresh:
             _refuse_moved(cfg.init_from, nested_runs.files_of_run(folder))
         refuse_foreign_config(folder)
-        numbers = sum(one.numel() for one in model.parameters()) * (1 + moments(cfg.optimizer))
+        numbers = sum(one.numel() for one in model.parameters()) * (1 + moments(cfg.optimizer) + (cfg.ema is not None))
         layout.refuse_full_disk(folder, numbers * torch.float32.itemsize)
 
     on_rank_zero(world, check, what=WHAT)

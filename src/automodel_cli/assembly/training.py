@@ -14,9 +14,12 @@ from pydantic import ConfigDict, Field
 
 from automodel_cli import device as this_machine
 from automodel_cli.assembly.machine.fast_path import FastPath
+from automodel_cli.assembly.training_length import TrainingLength
 from automodel_cli.checkpoint.load_step import Loaded
+from automodel_cli.checkpoint.snapshot import trained_parameters
 from automodel_cli.config.schema.other_sections import MfuConfig
 from automodel_cli.config.schema.pretrain import PretrainConfig
+from automodel_cli.config.schema.training_sections import DEFAULT_EMA_DECAY
 from automodel_cli.config.targets.instantiate import instantiate
 from automodel_cli.data.interface import DataSource
 from automodel_cli.data.objective import refuse_reserved
@@ -27,6 +30,7 @@ from automodel_cli.metrics.throughput import Throughput
 from automodel_cli.models.init import derive_seed
 from automodel_cli.models.interface import CausalLM
 from automodel_cli.sizing import shape as sizing
+from automodel_cli.train.averaging import AverageRule, WeightAverage
 from automodel_cli.train.deadline import Deadline
 from automodel_cli.train.losses import ChunkedCrossEntropy, LogitsLoss, MaskedCrossEntropy
 from automodel_cli.train.row_losses import tells_rows
@@ -117,6 +121,50 @@ def restored_state(loaded: Loaded) -> TrainState:
     if state.step != loaded.step:
         raise CheckpointError(f"{where} names two steps: {loaded.step:,} and {state.step:,}", hint)
     return state
+
+
+def average_rule(cfg: PretrainConfig, length: TrainingLength) -> AverageRule | None:
+    """What the `ema` section asks for, in a run of that length.
+
+    Raises:
+        ConfigError: the last updates of a run that has fewer, or none that is known to be the last.
+    """
+    section = cfg.ema
+    if section is None:
+        return None
+    if section.tail_steps is None:
+        return AverageRule(section.decay or DEFAULT_EMA_DECAY, every=section.every)
+    if length.timed:
+        raise ConfigError(
+            f"ema.tail_steps {section.tail_steps:,}: this run ends with the time ({length.reason}), so its last "
+            "updates are not known in advance",
+            "set ema.decay, or end the run by step_scheduler.max_steps",
+        )
+    if section.tail_steps > length.total_steps:
+        raise ConfigError(
+            f"ema.tail_steps {section.tail_steps:,} is more than the {length.total_steps:,} updates of the run",
+            f"give at most {length.total_steps:,}",
+        )
+    return AverageRule(None, first=length.total_steps - section.tail_steps + 1, every=section.every)
+
+
+def build_average(model: CausalLM, rule: AverageRule | None) -> WeightAverage | None:
+    """The average that the rule asks for, of the model as it lies over the ranks; still without values."""
+    return None if rule is None else WeightAverage(model, trained_parameters(model), rule)
+
+
+def restore_average(average: WeightAverage | None, loaded: Loaded) -> str | None:
+    """Go on with the average that a checkpoint held; a line where that is not seamless.
+
+    Raises:
+        CheckpointError: what is stored is no state of an average.
+    """
+    stored = loaded.state.get("ema")
+    if average is not None:
+        return average.restore(stored, loaded.step, loaded.path)
+    if stored is None:
+        return None
+    return f"there is no ema section: the averaged weights of {loaded.path.name} are not gone on with"
 
 
 def build_throughput(

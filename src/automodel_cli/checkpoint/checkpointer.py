@@ -71,6 +71,7 @@ class Checkpointer:
         consolidate: bool = False,
         proven: bool = False,
         remark: str = "",
+        average: Mapping[str, torch.Tensor] | None = None,
         then: Callable[[Path], object] | None = None,
     ) -> Path:
         """Write everything under ``step_XXXXXXXX`` and let LATEST (and BEST) name it; all ranks call this.
@@ -79,7 +80,8 @@ class Checkpointer:
         transformers loads; a model that has no such format is saved without, and says so. With ``is_async``
         this returns when the values are copied (and the save before this one is done); see :meth:`wait`. The line
         that then says it is saved ends with ``remark``. ``proven``: these weights have given a finite loss already,
-        on a validation set. ``then`` is called with the finished step, on rank 0.
+        on a validation set. ``average`` is that of the weights, by parameter name, where there is one. ``then`` is
+        called with the finished step, on rank 0.
 
         Raises:
             CheckpointError: the disk is full or broken, or another rank failed; earlier steps are untouched. Of a
@@ -88,7 +90,7 @@ class Checkpointer:
         started = time.perf_counter()
         self.wait()
         target = layout.step_folder(self.run_folder, step)
-        snapshot = take(model, optimizer, self.world, what=f"saving {target.name}")
+        snapshot = take(model, optimizer, self.world, what=f"saving {target.name}", average=average)
         manifest = {"format": layout.FORMAT, "step": step, "facts": facts, "metrics": metrics or {}}
         manifest |= {"save_format": self.save_format, "tied": snapshot.tied}
         if self.save_format != "safetensors":  # only torch could read names and shapes from those files
@@ -119,13 +121,19 @@ class Checkpointer:
         )
         return target
 
-    def prepare(self, *, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+    def prepare(
+        self,
+        *,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer | None,
+        average: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
         """Make the page-locked buffers of saves in the background before the first of them: 1.5 GB take 2 s.
 
         All ranks call this, once the optimizer has its state.
         """
         if self.is_async and self.world.device.type == "cuda":
-            take(model, optimizer, self.world, what="preparing saves").reserve(self._staging)
+            take(model, optimizer, self.world, what="preparing saves", average=average).reserve(self._staging)
 
     def wait(self) -> None:
         """Return when no save is under way any more. All ranks call this at the same point of the run.
@@ -201,7 +209,12 @@ class Checkpointer:
     # ------------------------------------------------------------------------------------------ loading
 
     def load(
-        self, path: Path | str, *, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None = None
+        self,
+        path: Path | str,
+        *,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer | None = None,
+        average: Mapping[str, torch.Tensor] | None = None,
     ) -> Loaded:
         """Go on from a step folder, of this run or another; see :func:`load_step`. All ranks call this.
 
@@ -210,7 +223,7 @@ class Checkpointer:
         """
         self.wait()
         path = Path(path)
-        loaded = load_step(path, self.world, model=model, optimizer=optimizer)
+        loaded = load_step(path, self.world, model=model, optimizer=optimizer, average=average)
         if path.parent.resolve() != self.run_folder.resolve():
             self.retention.loaded(path, None)
             return loaded

@@ -28,6 +28,7 @@ from automodel_cli.errors import CheckpointError
 from automodel_cli.json_files import (
     Count,
     FileModel,
+    FiniteFloat,
     Items,
     PlainName,
     Xxh3,
@@ -129,6 +130,14 @@ class StepFacts(FileModel):
     code: CodeFacts | None = None
 
 
+class AveragedStep(FileModel):
+    """A checkpoint that went into an average, and how much it counts."""
+
+    step: Count
+    fingerprint: Xxh3
+    weight: FiniteFloat = Field(gt=0)
+
+
 class StepManifest(FileModel):
     """``manifest.json`` of a step folder; see docs/formats.md."""
 
@@ -140,6 +149,7 @@ class StepManifest(FileModel):
     metrics: SavedLosses
     facts: StepFacts
     tensors: dict[str, dict[str, Items[Dtype | Shape]]] = Field(default_factory=dict)
+    average: Items[AveragedStep] = ()
     self: Xxh3
 
 

@@ -11,9 +11,16 @@ import torch
 
 from automodel_cli.checkpoint import layout, optimizer_state
 from automodel_cli.checkpoint.all_ranks import all_ranks
-from automodel_cli.checkpoint.snapshot import model_tensors, names_by_id, nonfinite_parameters, untied
+from automodel_cli.checkpoint.snapshot import (
+    model_tensors,
+    names_by_id,
+    nonfinite_parameters,
+    trained_parameters,
+    untied,
+)
 from automodel_cli.checkpoint.storage import formats
 from automodel_cli.checkpoint.storage.step_files import StepReader
+from automodel_cli.checkpoint.storage.tensor_file import StoredTensor
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import CheckpointError
 from automodel_cli.json_files import Count, FileModel
@@ -50,13 +57,18 @@ def load_step(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer | None = None,
     growing: Collection[str] = (),
+    average: Mapping[str, torch.Tensor] | None = None,
+    averaged: bool = False,
 ) -> Loaded:
     """Fill ``model`` (and ``optimizer``) from a step folder. All ranks call this.
 
     Without an optimizer the optimizer's files and the consolidated copy are left unread, and weights may be cast to
     the model's type. When this raises, model and optimizer may be half-filled: do not use them.
 
-    ``growing``: tensors of which the checkpoint may hold only the first rows; the others stay as they are.
+    Args:
+        growing: tensors of which the checkpoint may hold only the first rows; the others stay as they are.
+        average: what is filled with the average of the weights, by parameter name, where the checkpoint holds one.
+        averaged: fill the model with that average instead of the last weights.
 
     Raises:
         CheckpointError: a file is missing or damaged (its name is in the message, the newest older checkpoint in the
@@ -66,7 +78,9 @@ def load_step(
 
     def open_and_check() -> None:
         reader = StepReader(path)
-        skipped = ("model/", "optim/") if optimizer is not None else ("model/", "optim/", "hf/")
+        if optimizer is not None:
+            _refuse_average(reader)
+        skipped = ("model/", "optim/", "ema/", *(("hf/",) if optimizer is None else ()))
         others = [name for name in reader.names() if not name.startswith(skipped)]
         for name in others[world.rank :: world.size]:
             reader.check(name)
@@ -78,7 +92,9 @@ def load_step(
 
     all_ranks(world, open_and_check, what=what)
     reader, loaded = found[0]
-    _read_model(reader, model, world, cast=optimizer is None, growing=growing)
+    _read_model(reader, model, world, cast=optimizer is None, growing=growing, averaged=averaged)
+    if average is not None and reader.names("ema"):
+        formats.load_tensors(reader, "ema", average, world=world)
     all_ranks(world, refuse_nonfinite, what=what)
     return loaded if optimizer is None else replace(loaded, changes=_read_optimizer(reader, model, optimizer, world))
 
@@ -89,10 +105,12 @@ def check_fits(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer | None = None,
     growing: Collection[str] = (),
+    average: bool = False,
 ) -> Loaded:
     """Whether :func:`load_step` would take ``path``, as far as documents and headers tell; no tensor is read.
 
-    The model is whole, on any device. The optimizer, if any, is spoiled: it gets a state without values.
+    The model is whole, on any device. The optimizer, if any, is spoiled: it gets a state without values. ``average``:
+    the run keeps an average of the weights.
 
     Raises:
         CheckpointError: a file is missing, cut or damaged, or the model or optimizer is not the one that was saved.
@@ -100,14 +118,27 @@ def check_fits(
     if (trouble := layout.find_problem(path)) is not None:
         raise CheckpointError(trouble, layout.recovery_hint(path))
     reader = StepReader(path)
+    if optimizer is not None:
+        _refuse_average(reader)
     loaded, tensors = _documents(reader), model_tensors(model)
     _own_ties(reader, tensors, World.single())
     wanted = {name: tensor for name, tensor in tensors.items() if name not in reader.manifest["tied"]}
     stored = formats.scan(reader, "model")
     formats.compare(path / "model", stored, wanted, cast=optimizer is None, growing=growing)
+    if average and reader.names("ema"):
+        formats.compare(path / "ema", formats.scan(reader, "ema"), trained_parameters(model), cast=True)
     if optimizer is None:
         return loaded
     return replace(loaded, changes=_read_optimizer(reader, model, optimizer, World.single(), with_values=False))
+
+
+def _refuse_average(reader: StepReader) -> None:
+    """Say of an average of checkpoints that no run goes on from it."""
+    if reader.manifest.get("average"):
+        raise CheckpointError(
+            f"{reader.folder} is an average of checkpoints: it holds no optimizer state to go on from",
+            f"init_from: {reader.folder} begins a run with its weights, in another checkpoint_dir",
+        )
 
 
 def position_of(path: Path) -> dict[str, Any]:
@@ -141,15 +172,49 @@ def _documents(reader: StepReader) -> Loaded:
 
 
 def _read_model(
-    reader: StepReader, model: torch.nn.Module, world: World, *, cast: bool, growing: Collection[str]
+    reader: StepReader,
+    model: torch.nn.Module,
+    world: World,
+    *,
+    cast: bool,
+    growing: Collection[str],
+    averaged: bool,
 ) -> None:
     tensors, tied = model_tensors(model), reader.manifest["tied"]
     own_ties = _own_ties(reader, tensors, world)
     wanted = {name: tensor for name, tensor in tensors.items() if name not in tied}
     formats.load_tensors(reader, "model", wanted, cast=cast, growing=growing, world=world)
+    if averaged:
+        _read_average(reader, wanted, world)
     for name, source in tied.items():
         if name in tensors and source in wanted and name not in own_ties and source not in own_ties:
             tensors[name].copy_(tensors[source])
+
+
+def _read_average(reader: StepReader, tensors: Mapping[str, torch.Tensor], world: World) -> None:
+    """Put averages in the place of the weights that they are of."""
+    stored: list[str] = []
+
+    def look() -> None:
+        stored.extend(average_of(reader))
+
+    all_ranks(world, look, what=f"loading {reader.folder}")
+    targets = {name: tensor for name, tensor in tensors.items() if name in stored}
+    formats.load_tensors(reader, "ema", targets, cast=True, world=world)
+
+
+def average_of(reader: StepReader) -> dict[str, StoredTensor]:
+    """The averaged weights of a step.
+
+    Raises:
+        CheckpointError: it holds none.
+    """
+    if not reader.names("ema"):
+        raise CheckpointError(
+            f"{reader.folder} holds no averaged weights",
+            "leave --ema out; a run keeps an average where its configuration has an ema section",
+        )
+    return formats.scan(reader, "ema")
 
 
 def _own_ties(reader: StepReader, tensors: Mapping[str, torch.Tensor], world: World) -> dict[str, str]:

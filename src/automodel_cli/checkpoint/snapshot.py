@@ -32,7 +32,7 @@ class Snapshot:
     """One rank's share of a step.
 
     Attributes:
-        shards: by folder (``model``, ``optim``), what this rank writes.
+        shards: by folder (``model``, ``optim``, ``ema``), what this rank writes.
         documents: by name, JSON that rank 0 writes into those folders.
         tied: names that are another tensor, and that tensor's name.
         shapes: by folder, type and shape of every tensor of the step.
@@ -92,8 +92,17 @@ class Staging:
             torch.cuda.synchronize(device)
 
 
-def take(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None, world: World, *, what: str) -> Snapshot:
+def take(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    world: World,
+    *,
+    what: str,
+    average: Mapping[str, torch.Tensor] | None = None,
+) -> Snapshot:
     """Share out the tensors of ``model`` and ``optimizer``; all ranks call this, values stay where they are.
+
+    ``average``: that of the model's parameters, by name.
 
     Raises:
         CheckpointError: something in them is neither tensor nor JSON, or is sharded in an unknown way.
@@ -103,6 +112,8 @@ def take(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None, world:
     stored = {"model": reduce_partial(tensors)}
     if (model_config := getattr(model, "model_config", None)) is not None:
         documents["model/config.json"] = model_config()
+    if average:
+        stored["ema"] = dict(average)
     if optimizer is not None:
         flat = optimizer_state.flatten(optimizer, names_by_id(model))
         documents["optim/optimizer.json"] = flat.document
@@ -174,6 +185,11 @@ def model_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def names_by_id(model: torch.nn.Module) -> dict[int, str]:
     """``id(parameter)`` to the name that :func:`model_tensors` gives it."""
     return {id(parameter): plain_name(name) for name, parameter in model.named_parameters()}
+
+
+def trained_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """The parameters that are trained, by the names that :func:`model_tensors` gives them; a tied one once."""
+    return {plain_name(name): one for name, one in model.named_parameters() if one.requires_grad}
 
 
 def plain_name(name: str) -> str:

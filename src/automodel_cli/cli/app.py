@@ -132,6 +132,10 @@ COMMANDS: dict[str, Entry] = {
             "gguf": Entry("A file that llama.cpp and Ollama load.", "commands.export", "gguf"),
         },
     ),
+    "average": Entry(
+        "Average the weights of several checkpoints into one: automodel average RUN --last 5 --output DIR.",
+        "commands.average", "average", _LOOK,
+    ),
     "import": Entry(
         "Import a checkpoint of nanoGPT, litgpt or lingua for eval, generate and init_from.",
         "commands.import_checkpoint", "import_checkpoint", _LOOK,

@@ -37,7 +37,8 @@ _LETTERS = {
 }  # fmt: skip
 # What stands for a value in the help, where neither its type nor "VALUE" says enough.
 _VALUES = {
-    "checkpoint": "CKPT", "path": "PATH", "runs": "RUN...", "diff": "A B", "files": "FILE...",
+    "checkpoint": "CKPT", "checkpoints": "CKPT...", "steps": "N,...", "weights": "X,...",
+    "path": "PATH", "runs": "RUN...", "diff": "A B", "files": "FILE...",
     "config": "FILE", "dataset": "NAME|PATH", "input": "PATH...", "data": "PATH", "bigram": "PATH",
     "prompt": "TEXT", "prompt_file": "FILE", "stop": "TEXT", "title": "TEXT", "output": "PATH",
     "output_dir": "FOLDER", "output_path": "FOLDER", "output_prefix": "PREFIX", "temp_dir": "FOLDER",

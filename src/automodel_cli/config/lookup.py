@@ -16,6 +16,7 @@ from automodel_cli.config.schema.pipeline import PipelineConfig
 from automodel_cli.config.schema.preprocess import PreprocessNanogptConfig, TokenizerTrainConfig, VerifyConfig
 from automodel_cli.config.schema.pretrain import NAMED_VALIDATION_KEY, PretrainConfig
 from automodel_cli.config.schema.results import (
+    AverageConfig,
     EvaluateConfig,
     ExportConfig,
     ExportGGUFConfig,
@@ -56,6 +57,7 @@ COMMANDS: tuple[tuple[str, type[Section]], ...] = (
     ("automodel serve", ServeConfig),
     ("automodel export hf", ExportConfig),
     ("automodel export gguf", ExportGGUFConfig),
+    ("automodel average", AverageConfig),
     ("automodel import", ImportConfig),
 )
 """The other commands that read a file, and what they read."""

@@ -150,6 +150,13 @@ def shard_model(model: nn.Module, blocks: list[nn.Module], world: World, config:
             module.set_force_sum_reduction_for_comms(True)
 
 
+def reshard(model: nn.Module) -> None:
+    """Let FSDP gather weights anew in the next forward pass; it may have kept those of the last one."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def _keep_norms_whole(model: Any, blocks: list[nn.Module]) -> None:
     """Show norms their weights in fp32, the dtype of what they normalise; a CPU kernel refuses to mix."""
     norms = [name for name, role in model.param_roles().items() if role == "norm"]

@@ -29,6 +29,7 @@ _Number = FiniteFloat | None  # null: it was not finite, or is not known
 class _Checkpoint(FileModel):
     path: str
     fingerprint: str
+    weights: str | None = None  # ema: the average that the checkpoint holds
 
 
 class _Set(FileModel):

@@ -44,8 +44,8 @@ def run(cfg: ExportConfig, *, progress: hf_export.Progress | None = None, say: S
     if step is None:
         raise _not_a_checkpoint(Path(cfg.checkpoint))
     verify.refuse_nonfinite(step)
-    card = model_card(step, repo_id=cfg.push_to_hub, license=cfg.license)
-    folder = hf_export.export(step, Path(cfg.output), more={CARD: card}, progress=progress, say=say)
+    card = model_card(step, repo_id=cfg.push_to_hub, license=cfg.license, averaged=cfg.ema)
+    folder = hf_export.export(step, Path(cfg.output), more={CARD: card}, averaged=cfg.ema, progress=progress, say=say)
     return ExportResult(step, folder, folder_bytes(folder))
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from automodel_cli.assembly.checkpoint import refuse_unloadable
 from automodel_cli.checkpoint import layout
-from automodel_cli.checkpoint.hf import format as hf_format
 from automodel_cli.checkpoint.layout import Say
 from automodel_cli.checkpoint.storage.step_files import StepReader
 from automodel_cli.config.schema.results import ExportGGUFConfig
@@ -50,11 +50,10 @@ def run(cfg: ExportGGUFConfig, *, progress: Progress | None = None, say: Say | N
     write.refuse_existing(output)
     source = layout.checkpoint_at(cfg.checkpoint)
     if source is not None:
-        found = form.of_step(_checked(source))
+        found = form.of_step(_checked(source, averaged=cfg.ema), averaged=cfg.ema)
     else:
         source = Path(cfg.checkpoint)
-        if not (source / "config.json").is_file():
-            raise hf_format.nothing_to_load(source)
+        refuse_unloadable(source, averaged=cfg.ema)
         found = form.of_folder(source)
     model = architecture.layout_of(found)
     vocab = vocabulary.vocabulary_of(_tokenizer(cfg, source), model.rows)
@@ -66,10 +65,10 @@ def run(cfg: ExportGGUFConfig, *, progress: Progress | None = None, say: Say | N
     return Exported(source, output, write.modelfile_of(output), model.name, output.stat().st_size)
 
 
-def _checked(step: Path) -> StepReader:
+def _checked(step: Path, *, averaged: bool) -> StepReader:
     """A step whose files are as they were written."""
     reader = StepReader(step)
-    for name in (*reader.names("model"), *reader.names("tokenizer")):
+    for name in (*reader.names("model"), *(reader.names("ema") if averaged else ()), *reader.names("tokenizer")):
         reader.check(name)
     return reader
 

@@ -112,7 +112,7 @@ def run(cfg: GenerateConfig, *, on_text: TextSink | None = None, trust: Sequence
     prompts = read_prompts(cfg)
     device = this_machine.pick_device(cfg.device)
     this_machine.bound_the_heap()
-    loaded = load_model(cfg.checkpoint, device=device, trust=trust)
+    loaded = load_model(cfg.checkpoint, device=device, trust=trust, averaged=cfg.ema)
     tokenizer = loaded.tokenizer if cfg.tokenizer is None else open_tokenizer(cfg.tokenizer)
     if tokenizer is None:
         raise ConfigError(f"{loaded.path} has no tokenizer, so a prompt cannot be read", "name one with --tokenizer")

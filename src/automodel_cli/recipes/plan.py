@@ -247,6 +247,7 @@ def _peak_gib(cfg: PretrainConfig, model: SizedModel, seq_len: int, rows: int, n
         strategy=strategy,
         shards=num_gpus,
         validates=bool(cfg.validation_datasets),
+        averages=cfg.ema is not None,
     )
     peak = peak_memory(model.shape(), plan)
     return (peak.total if peak else 0) / 2**30

@@ -76,8 +76,9 @@ class StepPlan:
     # task_tokens, task_row: tokens of a forward of in-context tasks or samples, and of its longest row; 0: none
     task_tokens: int = 0
     task_row: int = 0
-    # On a CPU, checkpoints are written in the background, from a copy of weights and moments
+    # On a CPU, checkpoints are written in the background, from a copy of weights, moments and their average
     staged: bool = False
+    averages: bool = False  # an average of the weights is kept, in fp32
 
     @property
     def compute_bytes(self) -> int:
@@ -103,6 +104,7 @@ class PeakMemory:
     weights: int = 0
     gradients: int = 0
     moments: int = 0
+    average: int = 0
     activations: int = 0
     head: int = 0
     workspace: int = 0
@@ -115,7 +117,7 @@ class PeakMemory:
 
     def parts(self) -> dict[str, int]:
         """Purpose -> bytes, without what there is none of."""
-        names = ("weights", "gradients", "moments", "activations", "head", "workspace", "process")
+        names = ("weights", "gradients", "moments", "average", "activations", "head", "workspace", "process")
         return {name: size for name in names if (size := getattr(self, name))}
 
 
@@ -203,6 +205,7 @@ class _Step:
             weights=stored + gathered,
             gradients=gradients + self.buckets(),
             moments=self.plan.moments * stored,
+            average=self.plan.averages * stored,
             activations=activations,
             head=head,
             workspace=workspace + (_CUDA_WORKSPACE if self.plan.device == "cuda" else 0),
@@ -213,7 +216,7 @@ class _Step:
         """On a CPU: what the process had, libraries that work brings in, and a copy that is being written."""
         if self.plan.device != "cpu":
             return 0
-        copy = (1 + self.plan.moments) * self.held(FP32_BYTES * self.shape.stored_params)
+        copy = (1 + self.plan.moments + self.plan.averages) * self.held(FP32_BYTES * self.shape.stored_params)
         return self.plan.resident_bytes + _CPU_LIBRARIES + (copy if self.plan.staged else 0)
 
     # ---------------------------------------------------------------------------------- weights and gradients

@@ -57,17 +57,17 @@ class Score:
 # ------------------------------------------------------------------------------------------------ the card
 
 
-def model_card(step: Path, *, repo_id: str | None = None, license: str | None = None) -> str:
-    """The card of a step folder; ``repo_id`` and ``license`` are valid names."""
+def model_card(step: Path, *, repo_id: str | None = None, license: str | None = None, averaged: bool = False) -> str:
+    """The card of a step folder, or of the average of its weights; ``repo_id`` and ``license`` are valid names."""
     manifest = layout.read_step_manifest(step)
     facts, config = manifest["facts"], training_config(step)
     chat = bool(turn_ends(step / "tokenizer" if (step / "tokenizer").is_dir() else None))
-    scores = scores_of(step, manifest)
+    scores = scores_of(step, manifest, averaged=averaged)
     name = repo_id or _family(facts)
     front = _front_matter(facts, config, scores, name, license, chat=chat)
     parts = [
         f"---\n{front}---\n",
-        f"# {name}\n\n{_opening(manifest, step)}",
+        f"# {name}\n\n{_opening(manifest, step, averaged=averaged)}",
         _usage(repo_id or "FOLDER", facts, chat=chat),
         _data(facts, config, step),
         _scores(scores),
@@ -128,13 +128,15 @@ def _family(facts: Mapping[str, Any]) -> str:
     return re.sub(r"[^A-Za-z0-9-]+", "-", str(named or "model"))[:60].strip("-") or "model"
 
 
-def _opening(manifest: Mapping[str, Any], step: Path) -> str:
+def _opening(manifest: Mapping[str, Any], step: Path, *, averaged: bool) -> str:
     facts = manifest["facts"]
     count = sum(number for number in _section(facts, "param_counts").values() if isinstance(number, int))
     size = f" with {human(count)} parameters" if count else ""
     seen = _tokens_seen(step)
     tokens = f" and {seen:,} tokens" if seen is not None else ""
-    return f"A {_family(facts)} model{size} after {manifest['step']:,} updates{tokens}, trained with automodel.\n"
+    average = " Its weights are an average of those after several updates." if averaged else ""
+    made = f"after {manifest['step']:,} updates{tokens}, trained with automodel"
+    return f"A {_family(facts)} model{size} {made}.{average}\n"
 
 
 def _usage(name: str, facts: Mapping[str, Any], *, chat: bool) -> str:
@@ -209,7 +211,7 @@ def _configuration(config: Mapping[str, Any]) -> str:
 # ------------------------------------------------------------------------------------------------ what it says
 
 
-def scores_of(step: Path, manifest: Mapping[str, Any]) -> list[Score]:
+def scores_of(step: Path, manifest: Mapping[str, Any], *, averaged: bool = False) -> list[Score]:
     """What ``automodel eval`` found of these very weights, from the results files beside them."""
     found: list[Score] = []
     for path in sorted(step.parent.glob(f"results_{step.name}_*.json")):
@@ -217,7 +219,8 @@ def scores_of(step: Path, manifest: Mapping[str, Any]) -> list[Score]:
             results = read_model(path, Results)
         except AutomodelError:  # of another program, or damaged: no reason not to export
             continue
-        if results.checkpoint.fingerprint == manifest["self"]:
+        of_average = results.checkpoint.weights == "ema"
+        if results.checkpoint.fingerprint == manifest["self"] and of_average == averaged:
             numbers = _numbers_in(results)
             found += [Score(name, metric, value, path.name) for name, metric, value in numbers if value is not None]
     return found[:_MOST_SCORES]

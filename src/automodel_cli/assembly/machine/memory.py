@@ -97,6 +97,7 @@ def predict(
         task_tokens=tasks[0],
         task_row=tasks[1],
         staged=cfg.checkpoint.is_async and cfg.checkpoint.enabled,
+        averages=cfg.ema is not None,
     )
     return peak_memory(shape, plan)
 

@@ -77,7 +77,9 @@ def _beside(checkpoint: Path, scored: Sequence[str], results: Mapping[str, Any])
         folder = Path(os.path.relpath(folder))
     if not (is_ours(folder) and os.access(folder, os.W_OK)):
         return None
-    stem = "_".join(["results", *([step.name] if step is not None else []), label(scored)])
+    weights = results["checkpoint"].get("weights")  # ema, of averaged ones
+    where = [] if step is None else [step.name]
+    stem = "_".join(["results", *where, *([weights] if weights else []), label(scored)])
     for number in itertools.count(1):
         path = folder / (f"{stem}.json" if number == 1 else f"{stem}-{number}.json")
         if not path.exists() or _identity(path) == _identity_of(results, path):
@@ -131,7 +133,7 @@ def _identity_of(content: Any, path: Path) -> Any:
     found = validated(content, _Results, path, DataError)
     return (
         found.format,
-        found.checkpoint.get("fingerprint"),
+        (found.checkpoint.get("fingerprint"), found.checkpoint.get("weights")),
         {key: value for key, value in found.settings.items() if key not in _WITHOUT_EFFECT},
         [(one.get("data"), one.get("fingerprint")) for one in found.sets],
         {name: one.get("data") for name, one in found.tasks.items()},

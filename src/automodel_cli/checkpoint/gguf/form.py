@@ -42,13 +42,13 @@ class Form:
     entries: Mapping[str, Entry]
 
 
-def of_step(reader: StepReader) -> Form:
-    """The model of a checkpoint.
+def of_step(reader: StepReader, *, averaged: bool = False) -> Form:
+    """The model of a checkpoint, with its last weights or their average.
 
     Raises:
         CheckpointError: it has no such form, or the checkpoint lacks a tensor.
     """
-    model, source = hf_export.model_and_source(reader)
+    model, source = hf_export.model_and_source(reader, averaged=averaged)
     if isinstance(model, GPT) and model.config.hf_kind != "llama":
         return _gpt2_like(model, source)
     if not hf_export.has_format(model):

@@ -30,6 +30,7 @@ from automodel_cli.checkpoint.hf import config as hf_config
 from automodel_cli.checkpoint.hf import hashes as hf_hashes
 from automodel_cli.checkpoint.hf import tokenizer as hf_tokenizer
 from automodel_cli.checkpoint.hf.format import INDEX
+from automodel_cli.checkpoint.load_step import average_of
 from automodel_cli.checkpoint.storage import sharded
 from automodel_cli.checkpoint.storage.formats import read_tensor, scan
 from automodel_cli.checkpoint.storage.step_files import StepReader, StepWriter
@@ -68,18 +69,20 @@ def export(
     folder: Path,
     *,
     more: Mapping[str, str] | None = None,
+    averaged: bool = False,
     progress: Progress | None = None,
     say: layout.Say | None = None,
 ) -> Path:
     """Write the model of a step as a folder that transformers loads; it appears when it is whole.
 
-    Every file that is used is compared with its hash first. ``more``: further files, by name.
+    Every file that is used is compared with its hash first. ``more``: further files, by name. ``averaged``: the average
+    of the weights, in their type, instead of the last ones.
 
     Raises:
         CheckpointError: the folder exists, the checkpoint is damaged, or its model has no such format.
     """
     reader = StepReader(checkpoint)
-    used = [*reader.names("model"), *reader.names("tokenizer")]
+    used = [*reader.names("model"), *(reader.names("ema") if averaged else ()), *reader.names("tokenizer")]
     for number, name in enumerate(used):
         if progress is not None:
             progress(number, len(used), name)
@@ -88,7 +91,7 @@ def export(
     with new_folder(folder) as writer:
         for name, text in (more or {}).items():
             writer.write_text(name, text)
-        write_step(reader, writer, "", tokenizer if tokenizer.is_dir() else None, say=say)
+        write_step(reader, writer, "", tokenizer if tokenizer.is_dir() else None, averaged=averaged, say=say)
     return folder
 
 
@@ -148,12 +151,19 @@ def in_memory(model: torch.nn.Module) -> Source:
     return Source({name: tensor.dtype for name, tensor in state.items()}, state.__getitem__)
 
 
-def _of_step(reader: StepReader) -> Source:
+def _of_step(reader: StepReader, *, averaged: bool) -> Source:
     """The tensors of a step, tied ones under each of their names."""
     stored = scan(reader, "model")
-    stored |= {name: stored[other] for name, other in reader.manifest["tied"].items() if other in stored}
     dtypes = {name: sharded.DTYPES[one.dtype] for name, one in stored.items()}
-    return Source(dtypes, lambda name: read_tensor(reader, stored[name]))
+    if averaged:
+        averages = average_of(reader)
+        if odd := [name for name, one in averages.items() if name not in stored or stored[name].shape != one.shape]:
+            raise CheckpointError(f"{reader.folder / 'ema'} holds {odd[0]!r}, which is no average of its model's")
+        stored |= averages
+    for name, other in reader.manifest["tied"].items():
+        if other in stored:
+            stored[name], dtypes[name] = stored[other], dtypes[other]
+    return Source(dtypes, lambda name: read_tensor(reader, stored[name]).to(dtypes[name]))
 
 
 def write_step(
@@ -162,6 +172,7 @@ def write_step(
     place: str,
     tokenizer_folder: Path | None = None,
     *,
+    averaged: bool = False,
     say: layout.Say | None = None,
 ) -> None:
     """Write the files of such a folder, from those of a step, into ``place`` of a folder that is being written.
@@ -169,15 +180,15 @@ def write_step(
     Raises:
         CheckpointError: the model has no such format.
     """
-    model, source = model_and_source(reader)
+    model, source = model_and_source(reader, averaged=averaged)
     write(model, source, writer, place, tokenizer_folder, say=say)
 
 
-def model_and_source(reader: StepReader) -> tuple[CausalLM, Source]:
-    """The model of a step, on the meta device, and where its weights are.
+def model_and_source(reader: StepReader, *, averaged: bool = False) -> tuple[CausalLM, Source]:
+    """The model of a step, on the meta device, and where its weights (or their average) are.
 
     Raises:
-        CheckpointError: it is user-defined, or the step lacks one of its tensors.
+        CheckpointError: it is user-defined, or the step lacks one of its tensors, or has no average.
     """
     config = reader.read_json("model/config.json") if "model/config.json" in reader.names() else {}
     code = reader.manifest["facts"].get("code")
@@ -187,7 +198,7 @@ def model_and_source(reader: StepReader) -> tuple[CausalLM, Source]:
             f"{reader.folder}: a user-defined model{builder} has no Hugging Face format",
             f"its weights are safetensors by its own names, in {reader.folder / 'model'}",
         )
-    source = _of_step(reader)
+    source = _of_step(reader, averaged=averaged)
     model = hf_bounds.build_claimed(config, reader.folder, reader.manifest, "model/config.json")
     if missing := model.state_dict().keys() - source.dtypes.keys():
         raise CheckpointError(

@@ -168,6 +168,7 @@ def describe_checkpoint(folder: Path | str, *, now: float | None = None) -> dict
     facts = manifest["facts"]
     tensors = checkpoint_tensors(folder, manifest, "model")
     optimizer = checkpoint_tensors(folder, manifest, "optim")
+    averages = checkpoint_tensors(folder, manifest, "ema")
     marks, notes = _marks(folder.parent)
     return {
         "kind": "checkpoint",
@@ -185,13 +186,15 @@ def describe_checkpoint(folder: Path | str, *, now: float | None = None) -> dict
         **{key: facts.get(key) for key in _SHOWN_FACTS},
         **_counted(tensors, facts.get("param_roles") or {}, _vocab_size(facts.get("model") or {})),
         "optimizer_tensors": {"count": len(optimizer), "bytes": sum(one.num_bytes for one in optimizer)},
+        "ema_tensors": {"count": len(averages), "bytes": sum(one.num_bytes for one in averages)},
+        "average": manifest.get("average", []),
         "files": manifest["files"],
         "fingerprint": manifest["self"],
     }
 
 
 def checkpoint_tensors(folder: Path, manifest: Mapping[str, Any], below: str) -> list[StoredTensor]:
-    """The tensors that a step stores below ``model`` or ``optim``: from headers, or for torch_save the manifest."""
+    """What a step stores below ``model``, ``optim`` or ``ema``: from headers, or for torch_save the manifest."""
     names = [record["name"] for record in manifest["files"]]
     paths = [folder / name for name in names if name.startswith(below + "/") and name.endswith(SUFFIX)]
     if not paths:

@@ -117,7 +117,7 @@ def _odd_in_torch_save(reader: StepReader) -> tuple[list[dict[str, Any]], int, l
         return [], 0, ["the values of the tensors: torch is needed to read this format"]
     odd: list[dict[str, Any]] = []
     scanned = 0
-    for below in ("model", "optim"):
+    for below in ("model", "optim", *(("ema",) if reader.names("ema") else ())):
         for name, stored in formats.scan(reader, below).items():
             tensor = formats.read_tensor(reader, stored)
             odd += _row(reader.folder / below, name, int(tensor.isnan().sum()), int(tensor.isinf().sum()))

@@ -81,6 +81,7 @@ def show_checkpoint(found: Mapping[str, Any]) -> None:
             "optimizer",
             f"{brief(found['optimizer'])} ({optimizer['count']} tensors, {binary_size(optimizer['bytes'])})",
         ),
+        ("average", averaged(found)),
         ("stage", brief(found["stage"])),
         *((key, brief(found[key])) for key in ("model", "tokenizer", "data", "precision", "batch", "versions")),
         ("tied", brief(found["tied"])),
@@ -207,6 +208,14 @@ def by_role(counts: Mapping[str, int]) -> str:
     """Numbers of parameters by role, largest first."""
     ordered = sorted(counts.items(), key=lambda item: -item[1])
     return ", ".join(f"{role} {count:,}" for role, count in ordered)
+
+
+def averaged(found: Mapping[str, Any]) -> str:
+    """What a step has to do with averages: it is one of checkpoints, or holds one of its weights."""
+    tensors, parts = found["ema_tensors"], found["average"]
+    steps = ", ".join(f"{part['step']:,} (x {part['weight']:g})" for part in parts)
+    held = f"of the weights, beside them ({tensors['count']} tensors, {binary_size(tensors['bytes'])})"
+    return f"of steps {steps}" if parts else held if tensors["count"] else ""
 
 
 def brief(value: Any) -> str:

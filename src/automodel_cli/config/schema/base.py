@@ -65,6 +65,12 @@ def _split_words(value: Any) -> Any:
     return tuple(word.strip() for text in given for word in str(text).split(",") if word.strip())
 
 
+Counts = Annotated[
+    tuple[Count, ...], BeforeValidator(_split_words), TypeName("whole numbers from 1 up, separated by commas")
+]
+Shares = Annotated[
+    tuple[Positive, ...], BeforeValidator(_split_words), TypeName("numbers above 0, separated by commas")
+]
 Words = Annotated[tuple[str, ...], BeforeValidator(_split_words), TypeName("names, separated by commas")]
 
 

@@ -32,6 +32,7 @@ from automodel_cli.config.schema.run_sections import (
 from automodel_cli.config.schema.training_sections import (
     ClipGradNormConfig,
     CompileConfig,
+    EmaConfig,
     Fp8Config,
     LrSchedulerConfig,
     PackedSequenceConfig,
@@ -117,6 +118,8 @@ class PretrainConfig(Section):
     """Exceptions to the optimizer's learning rate and weight decay, by parameter name."""
     clip_grad_norm: ClipGradNormConfig = Field(default_factory=ClipGradNormConfig)
     """Gradient clipping; a number is short for `max_norm`, null turns it off."""
+    ema: EmaConfig | None = None
+    """An average of the weights, validated and saved beside them; a number is short for `decay`; null: none."""
     lr_scheduler: LrSchedulerConfig | None = None
     """Schedule of learning rate and weight decay; null: constant."""
     step_scheduler: StepSchedulerConfig = Field(default_factory=StepSchedulerConfig)
@@ -177,6 +180,13 @@ class PretrainConfig(Section):
     @classmethod
     def _number_is_max_norm(cls, value: Any) -> Any:
         return value if isinstance(value, (Mapping, ClipGradNormConfig)) else {"max_norm": value}
+
+    @field_validator("ema", mode="before")
+    @classmethod
+    def _number_is_decay(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            return {} if value else None
+        return {"decay": value} if isinstance(value, int | float) else value
 
     @field_validator("compile", "fp8", mode="before")
     @classmethod

@@ -9,11 +9,13 @@ from pydantic import Field, field_validator, model_validator
 from automodel_cli.config.schema.base import (
     BatchSize,
     Count,
+    Counts,
     Device,
     JsonOutput,
     NotNegative,
     Precision,
     Section,
+    Shares,
     TypeName,
     Whole,
     Words,
@@ -28,6 +30,8 @@ class ModelInput(Section):
 
     checkpoint: str
     """Checkpoint, run folder (its LATEST is used) or Hugging Face folder."""
+    ema: bool = False
+    """Use the averaged weights of the checkpoint, which the `ema` section of a training run keeps, not the last."""
     tokenizer: str | None = None
     """Tokenizer, as a name or folder; null: the checkpoint's own."""
     device: Device = "auto"
@@ -220,6 +224,8 @@ class ExportConfig(Section):
     """Checkpoint or run folder (its LATEST is used), written by any number of processes."""
     output: str
     """Folder to create; it must not exist yet."""
+    ema: bool = False
+    """Use the averaged weights of the checkpoint, which the `ema` section of a training run keeps, not the last."""
     push_to_hub: HubName | None = None
     """Repository of the Hugging Face Hub to upload the folder to, ACCOUNT/NAME; it is made if it is not there; null: no
     upload. The token comes from HF_TOKEN or `hf auth login`."""
@@ -244,10 +250,35 @@ class ExportGGUFConfig(Section):
     """Checkpoint, run folder (its LATEST is used) or Hugging Face folder."""
     output_file: str
     """File to create, such as model.gguf, and beside it model.Modelfile; they must not exist yet."""
+    ema: bool = False
+    """Use the averaged weights of the checkpoint, which the `ema` section of a training run keeps, not the last."""
     type: Literal["f32", "f16", "q8_0"] = "f16"
     """Numbers of the matrices: fp32, fp16, or 8 bits with a scale for 32; norms and biases are fp32."""
     tokenizer: str | None = None
     """Tokenizer to put into the file: a name or folder; null: the model's own."""
+
+
+class AverageConfig(Section):
+    """Settings of `automodel average`."""
+
+    checkpoints: tuple[str, ...] = Field(min_length=1)
+    """Run folder, with `last` or `steps`; or checkpoints of one model (a run folder is then its LATEST)."""
+    output: str
+    """Run folder to create for the averaged checkpoint; it must not exist yet."""
+    last: Count | None = None
+    """Average the N newest checkpoints of the run; null: see `steps`."""
+    steps: Counts = ()
+    """Average these steps of the run; empty: see `last`, or name the checkpoints."""
+    weights: Shares = ()
+    """How much each checkpoint counts, in their order (of `last` the oldest first); empty: all the same."""
+
+    @model_validator(mode="after")
+    def _one_way_to_name_them(self) -> AverageConfig:
+        if self.last is not None and self.steps:
+            raise ValueError("found last and steps, expected one of them")
+        if (self.last is not None or self.steps) and len(self.checkpoints) != 1:
+            raise ValueError(f"last and steps choose from one run folder, found {len(self.checkpoints)} names")
+        return self
 
 
 class ImportConfig(Section):

@@ -205,7 +205,7 @@ class CheckpointConfig(Section):
     accept_data_change: bool = False
     """Resume with another mixture than the checkpoint's: other weights, a source more or one less."""
     best_metric_key: str = "default"
-    """Validation set whose loss decides which checkpoint is BEST."""
+    """Validation set whose loss decides which checkpoint is BEST; `default (ema)`: that of the averaged weights."""
     keep_last: Count | None = Field(default=None, validation_alias=AliasChoices("keep_last", "max_recent_checkpoints"))
     """Keep the N newest, besides LATEST and BEST; null: all. Old name: `max_recent_checkpoints`."""
     keep_every: Count | None = None

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from automodel_cli.config.schema.base import Amount, Count, Interval, NotNegative, Positive, Section, Whole, ignored
+from automodel_cli.config.schema.base import (
+    Amount,
+    Count,
+    Interval,
+    NotNegative,
+    Positive,
+    Section,
+    TypeName,
+    Whole,
+    ignored,
+    not_a_bool,
+)
 from automodel_cli.config.targets.target import describe_value
 
 DEFAULT_SEED = 42
+DEFAULT_EMA_DECAY = 0.999
 HORIZONS = ("max_steps", "max_tokens", "target_flops", "tokens_per_param", "num_epochs", "max_minutes")
 """Keys of step_scheduler that say when a run ends."""
 
@@ -239,6 +251,26 @@ class ClipGradNormConfig(Section):
 
     max_norm: Positive | None = 1.0
     """Scale gradients down to this norm, taken over all parameters and ranks; null: off."""
+
+
+class EmaConfig(Section):
+    """An average of the weights, kept beside them in fp32. A number (`ema: 0.999`) is short for `decay`."""
+
+    decay: Annotated[float, not_a_bool, Field(gt=0, lt=1), TypeName("a number between 0 and 1")] | None = None
+    """Exponential average of about the last 1 / (1 - decay) updates; null: 0.999, or a mean where `tail_steps` is
+    set."""
+    tail_steps: Count | None = None
+    """Mean of the weights after each of the last N updates of the run; null: an exponential average."""
+    every: Count = 1
+    """Take in the weights only after every N-th update; `decay` and `1 / (1 - decay)` then count those."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> EmaConfig:
+        if self.decay is not None and self.tail_steps is not None:
+            raise ValueError(f"found decay {self.decay:g} and tail_steps {self.tail_steps}, expected one of them")
+        if self.tail_steps is not None and self.tail_steps % self.every:
+            raise ValueError(f"tail_steps {self.tail_steps} is no multiple of every {self.every}")
+        return self
 
 
 class ParamGroupOverride(Section):

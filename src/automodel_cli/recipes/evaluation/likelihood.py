@@ -54,7 +54,7 @@ def run(
     results_file.check_output(cfg.output)
     device = this_machine.pick_device(cfg.device)
     this_machine.bound_the_heap()
-    loaded = load_model(cfg.checkpoint, device=device, trust=trust)
+    loaded = load_model(cfg.checkpoint, device=device, trust=trust, averaged=cfg.ema)
     for note in loaded.notes:
         reporter.say(note)
     trained_as = training_config(loaded.path)

@@ -64,13 +64,13 @@ def run(
     in_context = [word for word in cfg.tasks if not chat_tasks.is_chat(word)]
     bundle = Bundle(cfg.bundle) if in_context else None
     tasks = select_tasks(in_context, bundle.others) if bundle is not None else []
-    refuse_unloadable(cfg.checkpoint)  # questions may come from a Hub that lets one wait
+    refuse_unloadable(cfg.checkpoint, averaged=cfg.ema)  # questions may come from a Hub that lets one wait
     chat = chat_tasks.prepare(cfg, options)
     device = this_machine.pick_device(cfg.device)
     this_machine.bound_the_heap()
     world = start.join(device.type) if own_rank().size > 1 else World.single(device)
     try:
-        loaded = load_model(cfg.checkpoint, device=world.device, trust=options.trust)
+        loaded = load_model(cfg.checkpoint, device=world.device, trust=options.trust, averaged=cfg.ema)
         reporter = reporter if world.is_main else Reporter()
         for note in loaded.notes:
             reporter.say(note)

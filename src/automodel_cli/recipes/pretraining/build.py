@@ -192,6 +192,7 @@ def _plan(loaded: LoadedRun) -> RunPlan:
         scaler=scaler,
         optimizer=optimizer,
         schedule=build_schedule(cfg, optimizer, loaded.training_length.total_steps),
+        average_rule=training.average_rule(cfg, loaded.training_length),
     )
 
 
@@ -199,7 +200,7 @@ def _check_resume(plan: RunPlan, checkpoint: Path) -> None:
     """Find out before anything is changed that this run can go on from the checkpoint."""
     change = _data_change(plan, checkpoint)
     run_facts.refuse_other_run(plan.stored, plan.describe(), checkpoint, other_data=change)
-    loaded = check_fits(checkpoint, model=plan.model, optimizer=plan.optimizer)
+    loaded = check_fits(checkpoint, model=plan.model, optimizer=plan.optimizer, average=plan.average_rule is not None)
     training.restored_state(loaded)
     if not change:
         check_plan(loaded.loader_state, plan.loader.plan)
@@ -246,6 +247,7 @@ def _begin(plan: RunPlan, heartbeat: Heartbeat) -> Run:
         facts=plan.describe(),
         checkpointer=checkpointer,
         parallel=parallel,
+        average=training.build_average(plan.model, plan.average_rule),
         state=TrainState(),
         heartbeat=heartbeat,
         claim=contextlib.ExitStack(),
@@ -268,11 +270,13 @@ def resumed(run: Run, checkpoint: Path) -> Run:
 
 
 def _restored(run: Run, checkpoint: Path) -> Run:
-    loaded = run.checkpointer.load(checkpoint, model=run.model, optimizer=run.optimizer)
+    averages = None if run.average is None else run.average.tensors
+    loaded = run.checkpointer.load(checkpoint, model=run.model, optimizer=run.optimizer, average=averages)
     run.loader.load_state_dict(loaded.loader_state)
     training.restore_scaler(run.scaler, loaded.state.get("scaler"), checkpoint)
-    for line in run_facts.changes(loaded, run.facts, run.cfg):
-        run.reporter.say(line)
+    for line in (*run_facts.changes(loaded, run.facts, run.cfg), training.restore_average(run.average, loaded)):
+        if line is not None:
+            run.reporter.say(line)
     return replace(run, state=training.restored_state(loaded), checkpoint=checkpoint)
 
 

@@ -93,7 +93,7 @@ def one_update(progress: Progress, microbatches: Sequence[Batch]) -> StepMetrics
     with profile.phase("copy to device"):
         here = [run.parallel.shard_batch(one.to(run.device, non_blocking=True)) for one in microbatches]
     random = progress.draws_random_numbers
-    return train_step(
+    metrics = train_step(
         run.parallel.train_module,
         run.head_loss,
         run.optimizer,
@@ -106,12 +106,17 @@ def one_update(progress: Progress, microbatches: Sequence[Batch]) -> StepMetrics
         phase=profile.phase,
         sources=len(run.sources),
     )
+    if run.average is not None:
+        with profile.phase("average of weights"):
+            run.average.update(run.state.step + 1, metrics.skipped)
+    return metrics
 
 
 def _after_the_first_update(run: Run) -> None:
     """All is compiled and the optimizer has its state: make room for saves; from now on who is late hangs."""
     if run.saves:
-        run.checkpointer.prepare(model=run.model, optimizer=run.optimizer)
+        averages = None if run.average is None else run.average.tensors
+        run.checkpointer.prepare(model=run.model, optimizer=run.optimizer, average=averages)
     start.set_timeouts(run.world, timedelta(minutes=run.cfg.dist_env.timeout_minutes))
 
 

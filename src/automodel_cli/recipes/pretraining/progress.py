@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,11 @@ from automodel_cli.train.soundness import Soundness
 from automodel_cli.train.step import StepMetrics
 
 _UPLOAD_POLL_S = 0.1
+
+
+def averaged(name: str) -> str:
+    """What the losses of the averaged weights on a validation set are called."""
+    return f"{name} (ema)"
 
 
 @dataclass(frozen=True)
@@ -179,24 +184,37 @@ class Progress:
         Before the first update nothing is compiled: the shapes of these batches would shape the code of training.
         """
         run = self.run
-        losses: dict[str, float] = {}
-        by_source: dict[str, float] = {}  # a set of its own for a source, or a part of a mixture
         with self.profile.phase("validation"):
             self.report_all()
             as_is = contextlib.nullcontext() if run.state.step else eagerly()
             with self.throughput.pause(), contextlib.suppress(Stopped), as_is:
-                for name, (dataset, loader) in run.val_sets.items():
-                    scores = self._score(loader, source_of(dataset).source_names)
-                    losses[name] = scores.loss
-                    by_source = {**scores.loss_by_source, **by_source, name: scores.loss}
-                    self._log_validation(name, scores.as_dict())
-                weighted = weighted_loss(self._objective, by_source, all_of_them=True)
-                if weighted is not None:
-                    losses[WEIGHTED] = weighted
-                    self._log_validation(WEIGHTED, {"loss": weighted})
+                losses = self._losses() | self._losses_of_average()
                 self.val_losses, self.validated_step = losses, run.state.step
                 return True
         return False
+
+    def _losses(self, named: Callable[[str], str] = str) -> dict[str, float]:
+        """Score every validation set and log it as ``named``: losses by those names."""
+        losses: dict[str, float] = {}
+        by_source: dict[str, float] = {}  # a set of its own for a source, or a part of a mixture
+        for name, (dataset, loader) in self.run.val_sets.items():
+            scores = self._score(loader, source_of(dataset).source_names)
+            losses[named(name)] = scores.loss
+            by_source = {**scores.loss_by_source, **by_source, name: scores.loss}
+            self._log_validation(named(name), scores.as_dict())
+        weighted = weighted_loss(self._objective, by_source, all_of_them=True)
+        if weighted is not None:
+            losses[named(WEIGHTED)] = weighted
+            self._log_validation(named(WEIGHTED), {"loss": weighted})
+        return losses
+
+    def _losses_of_average(self) -> dict[str, float]:
+        """The same for the average of the weights, as soon as there is one; its losses have names of their own."""
+        average = self.run.average
+        if average is None or not average.count:
+            return {}
+        with average.swapped_in():
+            return self._losses(averaged)
 
     @property
     def _objective(self) -> Mapping[str, float] | None:
@@ -228,10 +246,11 @@ class Progress:
 
     @property
     def _best_key(self) -> str:
-        """The validation set that decides which checkpoint is best."""
-        wanted = self.run.cfg.checkpoint.best_metric_key
-        known = [*self.run.val_sets, *([WEIGHTED] if self._objective is not None else [])]
-        return wanted if wanted in known else next(iter(known), wanted)
+        """The validation set that decides which checkpoint is best; of the average if it says so."""
+        run, wanted = self.run, self.run.cfg.checkpoint.best_metric_key
+        sets = [*run.val_sets, *([WEIGHTED] if self._objective is not None else [])]
+        known = [*sets, *(map(averaged, sets) if run.average is not None else ())]
+        return wanted if wanted in known else next(iter(sets), wanted)
 
     # ------------------------------------------------------------------------------------------ save
 
@@ -274,12 +293,14 @@ class Progress:
         uploaded = self._is_uploaded(is_best=is_best, is_last=is_last)
         consolidate = wanted == "every" or (wanted == "final" and is_last) or uploaded
         facts, started = run.facts.to_json(), time.perf_counter()
+        averages, of_average = ({}, None) if run.average is None else run.average.saved()
+        kept = {} if of_average is None else {"ema": of_average}
         with self.throughput.pause():
             folder = run.checkpointer.save(
                 state.step,
                 model=run.model,
                 optimizer=run.optimizer,
-                state={"train": state.to_dict(), "scaler": run.scaler.state_dict() if run.scaler else None},
+                state={"train": state.to_dict(), "scaler": run.scaler.state_dict() if run.scaler else None, **kept},
                 loader_state=data_assembly.position(run.loader, run.world),
                 config_yaml=to_yaml(run.cfg),
                 # That compiling failed has come to light since.
@@ -290,6 +311,7 @@ class Progress:
                 proven=any(map(math.isfinite, losses.values())),
                 consolidate=consolidate,
                 remark=why,
+                average=averages,
                 then=self.uploads.add if self.uploads is not None and uploaded else None,
             )
         self.saved_step = state.step

@@ -30,6 +30,7 @@ from automodel_cli.distributed.parallelize import ParallelModel
 from automodel_cli.distributed.world import World
 from automodel_cli.models.interface import CausalLM, count_parameters
 from automodel_cli.sizing.memory import PeakMemory
+from automodel_cli.train.averaging import AverageRule, WeightAverage
 from automodel_cli.train.deadline import Deadline
 from automodel_cli.train.preemption import StopRequest
 from automodel_cli.train.row_losses import tells_rows
@@ -116,6 +117,7 @@ class RunPlan(LoadedRun):
     scaler: torch.amp.GradScaler | None
     optimizer: torch.optim.Optimizer
     schedule: Schedule
+    average_rule: AverageRule | None  # of the average of the weights; None: none is kept
 
     @property
     def sources(self) -> Sequence[str]:
@@ -169,6 +171,7 @@ class Run(RunPlan):
     facts: Facts  # what its checkpoints say of it
     checkpointer: Checkpointer
     parallel: ParallelModel
+    average: WeightAverage | None
     state: TrainState  # the counters; training moves them on
     heartbeat: Heartbeat
     claim: contextlib.ExitStack  # what holds the run folder; closed when training ends

@@ -157,6 +157,7 @@ def _schedule_rows(plan: RunPlan) -> Rows:
             else f"{length.total_steps:,} updates ({length.reason}{rest}), {human(length.total_tokens)} tokens",
         ),
         ("learning rate", plan.schedule.describe()),
+        *([("average", plan.average_rule.describe())] if plan.average_rule is not None else []),
     ]
 
 
