@@ -95,4 +95,9 @@ def _end(stage: StageArguments, key: str, options: MixtureArguments, *, last: bo
             f"{key}.until is a share of the run, whose length is not known before it is read",
             "set step_scheduler.max_steps (or max_tokens), or give until_step or until_tokens",
         )
-    return max(round(value * options.max_steps), 1) * size
+    return step_of_share(value, options.max_steps) * size
+
+
+def step_of_share(share: float, steps: int) -> int:
+    """The update with which a ``share`` of a run of ``steps`` updates ends."""
+    return max(round(share * steps), 1)
