@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from automodel_cli.assembly.data import declared_by
-from automodel_cli.assembly.facts import Facts
+from automodel_cli.assembly.facts import Facts, configuration_changes
 from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.storage.step_files import StepReader
 from automodel_cli.config.horizon import horizon_of
 from automodel_cli.config.layers import located
-from automodel_cli.config.load import load_config
+from automodel_cli.config.load import load_config, to_yaml
 from automodel_cli.config.problems import raise_problems
 from automodel_cli.config.schema.options import BranchOptions
 from automodel_cli.config.schema.pretrain import PretrainConfig
@@ -46,7 +46,6 @@ class Trunk:
     step: int
     facts: Facts
     fingerprint: str  # hash of its manifest
-    config_yaml: bytes
     cfg: PretrainConfig
     schedule: Schedule
 
@@ -59,7 +58,8 @@ def read_trunk(folder: Path, *, trust: Sequence[str] = ()) -> Trunk:
         ConfigError: its configuration is none that this version can read.
     """
     reader = StepReader(folder)
-    config_yaml, facts = reader.read_bytes(_CONFIG), Facts.from_json(reader.manifest["facts"])
+    reader.check(_CONFIG)
+    facts = Facts.from_json(reader.manifest["facts"])
     if facts.schedule is None:
         raise CheckpointError(f"{folder} does not say its learning-rate schedule", "it is of an earlier version")
     return Trunk(
@@ -67,7 +67,6 @@ def read_trunk(folder: Path, *, trust: Sequence[str] = ()) -> Trunk:
         step=reader.manifest["step"],
         facts=facts,
         fingerprint=reader.manifest["self"],
-        config_yaml=config_yaml,
         cfg=load_config(PretrainConfig, folder / _CONFIG, trust=trust),
         schedule=validated(dict(facts.schedule), Schedule, folder / layout.MANIFEST, CheckpointError),
     )
@@ -107,6 +106,15 @@ def branch_config(
     cfg = load_config(PretrainConfig, source, overrides, settings, over=layers, trust=options.trust)
     _refuse_contradictions(cfg, trunk, decay, settings)
     return cfg
+
+
+def changes_of(trunk: Trunk, cfg: PretrainConfig, *, trust: Sequence[str] = ()) -> list[str]:
+    """``key: old -> new`` for each value of the trunk's configuration that a branch changes.
+
+    What followed from the trunk's length and is written out now is no change.
+    """
+    held = load_config(PretrainConfig, trunk.folder / _CONFIG, over=[located(_held_fast(trunk), _TRUNK)], trust=trust)
+    return configuration_changes(to_yaml(held).encode(), cfg, trunk.folder)
 
 
 def _held_fast(trunk: Trunk) -> dict[str, Any]:
@@ -171,9 +179,7 @@ def _cooldown(trunk: Trunk, decay: int, shape: str | None) -> dict[str, Any]:
     }
 
 
-def _refuse_contradictions(
-    cfg: PretrainConfig, trunk: Trunk, decay: int | None, settings: Mapping[str, Any]
-) -> None:
+def _refuse_contradictions(cfg: PretrainConfig, trunk: Trunk, decay: int | None, settings: Mapping[str, Any]) -> None:
     steps, given = horizon_of(cfg).steps, cfg.lr_scheduler
     if cfg.checkpoint.restore_from != settings.get("checkpoint.restore_from"):
         raise ConfigError("checkpoint.restore_from: a branch begins with the checkpoint of RUN", "leave it out")

@@ -99,7 +99,7 @@ def _publish(temporary: Path, run: Path) -> None:
     if run.is_dir():
         (run / layout.LOCK_NAME).unlink(missing_ok=True)
     try:
-        temporary.rename(run)
+        temporary.replace(run)
     except OSError as error:
         raise CheckpointError(f"cannot make {run}: {error.strerror}", "name another folder: --into") from error
     files.fsync_folder(run.parent)

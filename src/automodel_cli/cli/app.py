@@ -271,7 +271,8 @@ def _call(invocation: Invocation) -> int:
     if invocation.launch and arguments[0] not in _LAUNCHING and arguments[:2] != ["sweep", "run"]:
         given = ", ".join(f"--{flag}" for flag in invocation.launch)
         raise ConfigError(
-            f"{given}: only pretrain, branch, run, eval, sweep run and race start several processes", "leave the flag out"
+            f"{given}: only pretrain, branch, run, eval, sweep run and race start several processes",
+            "leave the flag out",
         )
     result = command.main(args=arguments, prog_name="automodel", standalone_mode=False, obj=invocation)
     return result if isinstance(result, int) else 0

@@ -10,9 +10,17 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from automodel_cli.assembly.branching import Trunk, branch_config, cooldown_steps, goes_another_way, read_trunk
-from automodel_cli.assembly.facts import Facts, configuration_changes, differences
+from automodel_cli.assembly.branching import (
+    Trunk,
+    branch_config,
+    changes_of,
+    cooldown_steps,
+    goes_another_way,
+    read_trunk,
+)
+from automodel_cli.assembly.facts import Facts, differences
 from automodel_cli.assembly.reporter import Reporter
 from automodel_cli.checkpoint import fork, layout, lineage
 from automodel_cli.checkpoint.lineage import BranchFile, Fork
@@ -84,7 +92,8 @@ def plan(options: BranchOptions, overrides: Sequence[str]) -> Branch:
             "give --cooldown 0.2, --config more.yaml, or --section.key VALUE",
         )
     trunk = read_trunk(find(options.run), trust=options.trust)
-    settings = _settings(options.into) | {"checkpoint.restore_from": str(trunk.folder)}
+    settings: dict[str, Any] = {"checkpoint.checkpoint_dir": options.into, "checkpoint.restore_from": str(trunk.folder)}
+    settings["checkpoint.accept_data_change"] = True  # the table is shown
     return Branch(options, overrides, trunk, branch_config(trunk, options, overrides, settings))
 
 
@@ -99,7 +108,7 @@ def make(branch: Branch, now: Facts, schedule: Schedule, reporter: Reporter) -> 
         CheckpointError: the folder cannot be made.
     """
     trunk, into = branch.trunk, branch.into
-    settings = _settings(branch.options.into)
+    settings: dict[str, Any] = {"checkpoint.checkpoint_dir": branch.options.into}
     if differences(trunk.facts.data, now.data):
         settings["checkpoint.accept_data_change"] = True
     cfg = branch_config(trunk, branch.options, branch.overrides, settings)
@@ -122,8 +131,8 @@ def notes(branch: Branch, schedule: Schedule) -> list[str]:
     if not goes_another_way(branch.trunk, schedule):
         return []
     return [
-        f"note: until step {branch.trunk.step:,} the trunk's rates were others than this schedule's: a run configured "
-        "so from the beginning would be another one"
+        f"note: up to step {branch.trunk.step:,} the trunk's learning rate was not that of this schedule: a run with "
+        "this configuration from the beginning would be another one"
     ]
 
 
@@ -154,10 +163,6 @@ def _name(which: str | None) -> str:
     return layout.step_name(int(which)) if which is not None and which.isdigit() else str(which)
 
 
-def _settings(into: str) -> dict[str, object]:
-    return {"checkpoint.checkpoint_dir": into}
-
-
 def _asked(options: BranchOptions, overrides: Sequence[str]) -> dict[str, str]:
     """What a command says of the branch, as text."""
     text = "\n".join(overrides)
@@ -177,7 +182,7 @@ def _record(branch: Branch, cfg: PretrainConfig) -> BranchFile:
     above = lineage.read(folder)
     ancestors = [] if above is None else [above.parent, *above.ancestors]
     seen = [one.model_copy(update={"path": _relative(folder / one.path, into)}) for one in ancestors]
-    changed = configuration_changes(trunk.config_yaml, cfg, trunk.folder)
+    changed = changes_of(trunk, cfg, trust=branch.options.trust)
     return BranchFile(
         parent=Fork(run=folder.name, path=_relative(folder, into), step=trunk.step, checkpoint=trunk.fingerprint),
         ancestors=tuple(seen[: lineage.MOST_ANCESTORS]),

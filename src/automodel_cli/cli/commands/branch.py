@@ -29,8 +29,8 @@ from automodel_cli.processes import own_rank
         "automodel branch run@400 --into cooled --cooldown 0.2 --dry-run",
         "automodel branch run --into longer step_scheduler.max_steps=20000 --nproc-per-node 2",
     ),
-    epilog="""Weights, optimizer and position in the data are those of the checkpoint; the trunk is not changed. The same
-    command goes on with a branch that was stopped, and so does automodel pretrain llm -c DIR/config.yaml.
+    epilog="""Weights, optimizer and position in the data are those of the checkpoint; the trunk is not changed. The
+    same command goes on with a branch that was stopped, as does automodel pretrain llm -c DIR/config.yaml.
 
     automodel inspect-ckpt RUN --tree shows all branches of a run.""",
 )

@@ -158,6 +158,8 @@ class InspectConfig(JsonOutput):
     """Hash every file again and look for NaN and infinity."""
     data: bool = False
     """Show what was read of the training data: of a mixture the windows of each source, through all changes."""
+    tree: bool = False
+    """Show the run with the branches that were made of it; of a folder with runs all such trees."""
     diff: tuple[str, str] | None = None
     """Two checkpoints to compare: steps of the run folder (a number, LATEST, BEST) or paths; null: none."""
 
