@@ -58,11 +58,12 @@ class BranchOptions(Section):
     """Let the learning rate fall from the checkpoint on, for this share of all updates (0.2: a quarter more updates);
     null: the schedule stays."""
     cooldown_steps: Count | None = None
-    """The same as a number of updates."""
+    """The same as a number of updates; null: as `cooldown` says."""
     shape: Literal["linear", "cosine", "exponential", "minus_sqrt"] | None = None
     """Shape of that fall; null: the trunk's `lr_wsd_decay_style`, else exponential."""
     config: str | None = None
-    """YAML file laid over the trunk's configuration, key by key; a section with a `_target_` replaces the trunk's."""
+    """YAML file laid over the trunk's configuration, key by key; a section with a `_target_` replaces the trunk's;
+    null: none."""
     prepare: bool = False
     """Make the run folder and do not train: `automodel pretrain llm -c DIR/config.yaml` starts it."""
     trust: tuple[str, ...] = ()
