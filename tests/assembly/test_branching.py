@@ -76,7 +76,7 @@ def test_where_things_go_is_not_taken_over(trunk):
         ({"style": "cosine"}, 4, "its schedule is cosine"),
         ({"style": "inverse-square-root"}, 4, "inverse-square-root, which falls"),
         ({"warmup_steps": 6}, 4, "it warms up until step 6"),
-        ({"wsd_decay_steps": 6}, 4, "its own decay has begun with step 2"),
+        ({"wsd_decay_steps": 6}, 4, "its own decay has begun after step 3"),
         ({"wsd_decay_steps": 2, "decay_steps": 4}, 4, "take a step up to 3"),
     ],
 )
@@ -101,7 +101,8 @@ def test_the_last_step_before_the_decay_will_do(trunk):
         (["--checkpoint.restore_from", "x"], {"cooldown": 0.2}, "restore_from"),
         (["--checkpoint.enabled", "false"], {"cooldown": 0.2}, "a branch is a run with checkpoints"),
         (["--lr_scheduler.wsd_decay_steps", "3"], {"cooldown": 0.5}, "--cooldown decides lr_scheduler.wsd_decay_steps"),
-        (["--step_scheduler.max_steps", "9"], {"cooldown": 0.5}, "--cooldown decides the length of the run"),
+        (["--lr_scheduler.lr_wsd_decay_style", "linear"], {"cooldown": 0.5, "shape": "cosine"}, "lr_wsd_decay_style"),
+        (["--step_scheduler.max_steps", "9"], {"cooldown": 0.5}, "--cooldown decides step_scheduler.max_steps"),
     ],
 )
 def test_contradictions_are_refused(trunk, overrides, more, message):

@@ -7,9 +7,11 @@ import signal
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests import nursery
 from tests.conftest import KILL_AT, TinyTraining
+from tests.token_files import write_megatron_file
 
 from automodel_cli.checkpoint import lineage
 from automodel_cli.cli import app
@@ -152,3 +154,19 @@ def test_two_ranks(tiny_training, tmp_path):
     into = f"checkpoint.checkpoint_dir={zero.run}"
     assert automodel("pretrain", "llm", "-c", branch.run / "config.yaml", into, *two) == 0
     assert_same_from(branch, zero, 8, 10)
+
+
+def test_megatron_samples_are_those_of_the_trunks_length(tiny_training, tmp_path, capsys):
+    """Their order depends on how many there are; a longer branch has none."""
+    random = np.random.default_rng(0)
+    documents = [[np.append(np.cumsum(random.integers(0, 3, length)) % 63, 63)] for length in range(20, 120)]
+    write_megatron_file(tmp_path / "text_document", documents, dtype="uint16")
+    dataset = {"_target_": "MegatronPretraining", "paths": str(tmp_path / "text_document"), "seq_length": 32}
+    dataset |= {"splits_to_build": "train", "split": "1, 0, 0", "index_mapping_dir": str(tmp_path / "index")}
+    trained(tiny_training, dataset=dataset)
+    branch = TinyTraining(tmp_path / "branch", tiny_training.data)
+    words = ["branch", f"{tiny_training.run}@8", "--into", str(branch.run), "--cooldown-steps"]
+    assert app.run([*words, "5"]) == 2
+    assert "were drawn for 12 updates, and the branch has 13" in capsys.readouterr().err
+    assert app.run([*words, "3"]) == 0
+    assert_same_from(branch, from_zero(branch, tmp_path / "zero"), 8, 11)

@@ -97,14 +97,16 @@ def branch_config(
     layers = [located(_held_fast(trunk), _TRUNK)]
     if decay is not None:
         _refuse_cooldown(trunk)
-        layers.append(located(_cooldown(trunk, decay, options.shape), _COOLDOWN))
+    wished = {} if decay is None else _cooldown(trunk, decay, options.shape)
+    layers.append(located(wished, _COOLDOWN))
     if options.config is not None:
         more, problems = read_file(options.config)
         raise_problems(problems)
         layers.append(more)
     source = trunk.folder / _CONFIG
     cfg = load_config(PretrainConfig, source, overrides, settings, over=layers, trust=options.trust)
-    _refuse_contradictions(cfg, trunk, decay, settings)
+    _refuse_other_schedule(cfg, wished)
+    _refuse_contradictions(cfg, trunk, settings)
     return cfg
 
 
@@ -158,7 +160,7 @@ def _refuse_cooldown(trunk: Trunk) -> None:
     elif trunk.step < schedule.warmup_steps:
         why, hint = f"it warms up until step {schedule.warmup_steps:,}", "take a later step: RUN@STEP"
     elif schedule.style == "WSD" and trunk.step - 1 > start:
-        why, hint = f"its own decay has begun with step {start:,}", f"take a step up to {start + 1:,}: RUN@STEP"
+        why, hint = f"its own decay has begun after step {start + 1:,}", f"take a step up to {start + 1:,}: RUN@STEP"
     else:
         return
     raise CheckpointError(f"{where}: {why}", f"{hint}; --config with an lr_scheduler goes on by any schedule")
@@ -174,13 +176,12 @@ def _cooldown(trunk: Trunk, decay: int, shape: str | None) -> dict[str, Any]:
             "wsd_decay_steps": decay,
             "lr_wsd_decay_style": shape or trunk.schedule.wsd_style,
         },
-        "step_scheduler": {**dict.fromkeys(HORIZONS), "num_epochs": trunk.cfg.step_scheduler.num_epochs}
-        | {"max_steps": last},
+        "step_scheduler": {**dict.fromkeys(HORIZONS), "max_steps": last},
     }
 
 
-def _refuse_contradictions(cfg: PretrainConfig, trunk: Trunk, decay: int | None, settings: Mapping[str, Any]) -> None:
-    steps, given = horizon_of(cfg).steps, cfg.lr_scheduler
+def _refuse_contradictions(cfg: PretrainConfig, trunk: Trunk, settings: Mapping[str, Any]) -> None:
+    steps, planned = horizon_of(cfg).steps, horizon_of(trunk.cfg).steps
     if cfg.checkpoint.restore_from != settings.get("checkpoint.restore_from"):
         raise ConfigError("checkpoint.restore_from: a branch begins with the checkpoint of RUN", "leave it out")
     if not cfg.checkpoint.enabled:
@@ -190,19 +191,24 @@ def _refuse_contradictions(cfg: PretrainConfig, trunk: Trunk, decay: int | None,
             f"the branch would end with step {steps:,}, and begins after step {trunk.step:,}",
             "raise step_scheduler.max_steps, the length with the trunk's steps, or give --cooldown",
         )
-    wished = None if decay is None else _cooldown(trunk, decay, None)["lr_scheduler"]
-    if wished is not None and given is not None:
-        found = given.model_dump()
-        other = [key for key in wished if key != "lr_wsd_decay_style" and found[key] != wished[key]]
-        if other or steps != trunk.step + (decay or 0):
-            key = f"lr_scheduler.{other[0]}" if other else "the length of the run"
-            raise ConfigError(f"--cooldown decides {key}, and a file or the command line says otherwise", "keep one")
-    planned = horizon_of(trunk.cfg).steps
-    if declared_by(cfg.dataset) is MegatronPretraining and None not in (steps, planned) and steps > planned:  # type: ignore[operator]
+    is_megatron = declared_by(cfg.dataset) is MegatronPretraining
+    if is_megatron and steps is not None and planned is not None and steps > planned:
         raise ConfigError(
             f"the trunk's samples were drawn for {planned:,} updates, and the branch has {steps:,}",
-            "Megatron's order of samples depends on their number; end the branch before, or use a longer trunk",
+            "Megatron's order of samples depends on their number: end the branch before, or branch from a longer trunk",
         )
+
+
+def _refuse_other_schedule(cfg: PretrainConfig, wished: Mapping[str, Any]) -> None:
+    """Check that what was laid over a cooldown has left it as it is."""
+    for section, values in wished.items():
+        found = getattr(cfg, section)
+        for key, value in values.items():
+            if found is None or getattr(found, key) != value:
+                raise ConfigError(
+                    f"--cooldown decides {section}.{key} ({value}), and a file or the command line says otherwise",
+                    "leave one of them out",
+                )
 
 
 def goes_another_way(trunk: Trunk, schedule: Schedule) -> bool:
