@@ -7,7 +7,7 @@ configuration and the lineage, and training in it is an ordinary resume.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,9 @@ _MOST_TEXT = 4000
 _SHOWN_CHANGES = 3
 
 
+Look = Callable[[PretrainConfig, Reporter], tuple[Facts, Schedule]]
+
+
 @dataclass(frozen=True)
 class Branch:
     """A branch that is not made yet. ``cfg`` restores the trunk's checkpoint: a plan of it shows what would happen."""
@@ -51,6 +54,26 @@ class Branch:
     def into(self) -> Path:
         """Its run folder."""
         return Path(self.options.into)
+
+
+def run(options: BranchOptions, overrides: Sequence[str], look: Look, reporter: Reporter) -> Path | None:
+    """Make the run folder of a branch, unless the same command has; its configuration file, None after a dry run.
+
+    Args:
+        overrides: of the command line, ``--section.key VALUE``.
+        look: plans a run, shows it, and says what it is and its schedule; whatever is wrong with it is an error.
+
+    Raises:
+        ConfigError: as :func:`plan`.
+        CheckpointError: as :func:`begun`, :func:`plan` and :func:`make`.
+    """
+    if (file := begun(options, overrides)) is not None:
+        return file
+    branch = plan(options, overrides)
+    facts, schedule = look(branch.cfg, reporter if options.dry_run else Reporter())
+    for line in notes(branch, schedule):
+        reporter.say(line)
+    return None if options.dry_run else make(branch, facts, reporter)
 
 
 def begun(options: BranchOptions, overrides: Sequence[str]) -> Path | None:
@@ -97,12 +120,11 @@ def plan(options: BranchOptions, overrides: Sequence[str]) -> Branch:
     return Branch(options, overrides, trunk, branch_config(trunk, options, overrides, settings))
 
 
-def make(branch: Branch, now: Facts, schedule: Schedule, reporter: Reporter) -> Path:
+def make(branch: Branch, now: Facts, reporter: Reporter) -> Path:
     """Make the run folder; its configuration file.
 
     Args:
         now: what the planned run is.
-        schedule: of the planned run.
 
     Raises:
         CheckpointError: the folder cannot be made.
@@ -113,8 +135,6 @@ def make(branch: Branch, now: Facts, schedule: Schedule, reporter: Reporter) -> 
         settings["checkpoint.accept_data_change"] = True
     cfg = branch_config(trunk, branch.options, branch.overrides, settings)
     record = _record(branch, cfg)
-    for line in notes(branch, schedule):
-        reporter.say(line)
     linked = fork.begin_run(into, trunk.folder, record, to_yaml(cfg))
     how = "shares its files with the trunk" if linked else "is a copy of the trunk's"
     reporter.say(f"branch of {trunk.folder.parent} at step {trunk.step:,}: {record.change}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -14,9 +16,14 @@ from automodel_cli.cli.options import command
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema.options import BranchOptions
 from automodel_cli.config.schema.pretrain import PretrainConfig
+from automodel_cli.config.targets.instantiate import check_foreign
 from automodel_cli.errors import ConfigError
 from automodel_cli.plain_text import for_shell
 from automodel_cli.processes import own_rank
+
+if TYPE_CHECKING:
+    from automodel_cli.assembly.facts import Facts
+    from automodel_cli.train.schedules import Schedule
 
 
 @command(
@@ -38,12 +45,11 @@ def branch(cfg: BranchOptions, context: typer.Context) -> int:
     """Go on from a checkpoint of a run in another folder, by another schedule, length or mixture."""
     invocation, overrides = Invocation.of(context), list(context.args)
     _refuse_other_processes(cfg, invocation)
-    worker.starting("branch: loading PyTorch ...", needs=None)
+    worker.starting("branch: loading PyTorch ...")
     from automodel_cli.recipes import branch as recipe
 
-    file = recipe.begun(cfg, overrides)
-    if file is None:
-        file = _begin(cfg, overrides, invocation)
+    with console.reporter("branch", lines_tell_progress=True) as reporter:
+        file = recipe.run(cfg, overrides, partial(_look, invocation=invocation, trust=cfg.trust), reporter)
     if file is None or cfg.prepare:
         return 0
     run = load_config(PretrainConfig, file, trust=cfg.trust)
@@ -52,24 +58,17 @@ def branch(cfg: BranchOptions, context: typer.Context) -> int:
     return start(run, same, dry_run=cfg.dry_run, trust=cfg.trust)
 
 
-def _begin(cfg: BranchOptions, overrides: list[str], invocation: Invocation) -> Path | None:
-    """Check the branch as a whole and make its folder; its configuration file, None after a dry run."""
-    from automodel_cli.config.targets.instantiate import check_foreign
-    from automodel_cli.recipes import branch as recipe
+def _look(
+    run: PretrainConfig, reporter: Reporter, *, invocation: Invocation, trust: Sequence[str]
+) -> tuple[Facts, Schedule]:
+    """Plan a run as a dry run does."""
     from automodel_cli.recipes import launch
     from automodel_cli.recipes.pretrain import PretrainRecipe
 
-    planned = recipe.plan(cfg, overrides)
-    check_foreign(planned.cfg, trust=cfg.trust)
-    processes = launch.processes(planned.cfg, invocation.launch) if invocation.wants_processes else 1
-    with console.reporter("branch", lines_tell_progress=True) as reporter:
-        shown = reporter if cfg.dry_run else Reporter()
-        plan = PretrainRecipe(planned.cfg, trust=cfg.trust, reporter=shown).plan(processes)
-        if not cfg.dry_run:
-            return recipe.make(planned, plan.describe(), plan.schedule, reporter)
-        for line in recipe.notes(planned, plan.schedule):
-            reporter.say(line)
-        return None
+    check_foreign(run, trust=trust)
+    processes = launch.processes(run, invocation.launch) if invocation.wants_processes else 1
+    plan = PretrainRecipe(run, trust=tuple(trust), reporter=reporter).plan(processes)
+    return plan.describe(), plan.schedule
 
 
 def _refuse_other_processes(cfg: BranchOptions, invocation: Invocation) -> None:
