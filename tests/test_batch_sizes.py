@@ -34,6 +34,8 @@ def test_samples_and_updates_are_what_counting_gives(made, start, updates):
     for samples in range(firsts[-1] - start + 12):
         whole = sum(end <= start + samples for end in counted(sizes, updates + 13, start)[1:])
         assert sizes.updates(samples, start) == whole
+    for sample in range(40):
+        assert sizes.end_of_update(sample) == min(end for end in counted(sizes, 50) if end >= sample)
 
 
 @examples(100)

@@ -101,3 +101,9 @@ class BatchSizes(Staged):
                 return found + max(here, 0)
             found += many
         raise AssertionError("the last stretch has no end")
+
+    def end_of_update(self, sample: int) -> int:
+        """The end of the update that reaches ``sample``: the first one there or beyond."""
+        updates = self.updates(sample)
+        whole = self.samples(updates)
+        return whole if whole == sample else self.samples(updates + 1)

@@ -64,7 +64,7 @@ def test_every_command_that_is_there_explains_itself(name, capsys):
 
 def test_launch_flags_belong_to_pretrain(capsys):
     assert run("--nproc-per-node", "2", "plot", "x") == 2
-    assert "only pretrain, run, eval, sweep run and race start several processes" in capsys.readouterr().err
+    assert "only pretrain, branch, run, eval, sweep run and race start several processes" in capsys.readouterr().err
 
 
 def test_exceptions_become_exit_codes(monkeypatch, capsys):

@@ -22,6 +22,7 @@ from safetensors import safe_open
 from tests import nursery
 from tests.token_files import write_megatron_file
 
+from automodel_cli.cli import app
 from automodel_cli.data.megatron_dataset import MegatronPretraining
 from automodel_cli.scaling.results import ResultRow
 
@@ -324,6 +325,21 @@ def test_fingerprint_of_the_training_data(made):
     parts.append(manifest["tokenizer"]["fingerprint"])
     facts = made.json(made.step / "manifest.json")["facts"]
     assert len(parts) == 4 and facts["data"]["fingerprint"] == xxh3("\n".join(parts).encode())
+
+
+def test_branch_json(made, tmp_path, monkeypatch):
+    """Of a branch that is made and not trained; its hash of itself is that of a manifest."""
+    monkeypatch.chdir(made.folder)  # paths of the run are from there
+    into = tmp_path / "branch"
+    words = ["branch", str(made.run), "--into", str(into), "--cooldown-steps", "2", "--prepare"]
+    assert app.run(words) == 0
+    branch = made.json(into / "branch.json")
+    body = {key: value for key, value in branch.items() if key != "self"}
+    assert branch["self"] == xxh3(json.dumps(body, sort_keys=True, ensure_ascii=False).encode())
+    assert set(branch) == table_keys("`branch.json`")
+    assert set(branch["parent"]) == inner_keys("`branch.json`", "parent")
+    assert set(branch["asked"]) == inner_keys("`branch.json`", "asked")
+    assert branch["parent"]["checkpoint"] == made.json(made.step / "manifest.json")["self"]
 
 
 def test_step_manifest(made):

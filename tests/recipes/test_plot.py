@@ -7,8 +7,10 @@ import sys
 
 import pytest
 
+from automodel_cli.checkpoint import lineage
+from automodel_cli.checkpoint.lineage import BranchFile, Fork
 from automodel_cli.config.schema.results import PlotConfig
-from automodel_cli.errors import ConfigError
+from automodel_cli.errors import CheckpointError, ConfigError
 from automodel_cli.metrics.log import MetricsLog
 from automodel_cli.recipes import plot
 
@@ -55,3 +57,16 @@ def test_no_torch(tmp_path):
         "assert 'torch' not in sys.modules and 'matplotlib.pyplot' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code, write_run(tmp_path)], check=True)
+
+
+def test_the_tree_of_a_run(tmp_path):
+    write_run(tmp_path / "trunk")
+    with pytest.raises(CheckpointError, match="has no branches"):
+        plot.run(PlotConfig(runs=(str(tmp_path / "trunk"),), tree=True))
+    write_run(tmp_path / "branch")
+    fork = Fork(run="trunk", path="../trunk", step=2, checkpoint="xxh3:" + 16 * "0")
+    lineage.write(tmp_path / "branch", BranchFile(parent=fork, change="cooldown"))
+    drawn = plot.run(PlotConfig(runs=(str(tmp_path / "branch"),), tree=True))
+    assert drawn == tmp_path / "branch" / "curves_tree.png" and drawn.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="log_x does not go with tree"):
+        PlotConfig(runs=("a",), tree=True, log_x=True)

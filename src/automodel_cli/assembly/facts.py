@@ -13,7 +13,7 @@ import yaml
 
 from automodel_cli import __version__
 from automodel_cli.assembly.machine.fast_path import FastPath
-from automodel_cli.checkpoint import layout
+from automodel_cli.checkpoint import layout, lineage
 from automodel_cli.checkpoint.load_step import Loaded
 from automodel_cli.config import yaml_tree
 from automodel_cli.config.load import to_yaml
@@ -94,6 +94,7 @@ class Facts:
     precision: Mapping[str, Any] | None = None
     batch: Mapping[str, int] | None = None
     versions: Mapping[str, str] | None = None
+    lineage: Mapping[str, Any] | None = None  # of a branch
 
     @classmethod
     def read(cls, checkpoint: Path) -> Facts:
@@ -111,7 +112,8 @@ class Facts:
 
     def to_json(self) -> dict[str, Any]:
         """The ``facts`` of a manifest."""
-        return dict(vars(self))
+        facts = dict(vars(self))
+        return facts if self.lineage else {key: value for key, value in facts.items() if key != "lineage"}
 
 
 def plain_config(cfg: PretrainConfig) -> dict[str, Any]:
@@ -178,6 +180,16 @@ def changed_configuration(written: bytes, cfg: PretrainConfig, where: Path) -> l
     Raises:
         CheckpointError: it is no YAML of such a file.
     """
+    lines = configuration_changes(written, cfg, where)
+    return [f"changed since the checkpoint: {line} (the configuration wins)" for line in lines]
+
+
+def configuration_changes(written: bytes, cfg: PretrainConfig, where: Path) -> list[str]:
+    """``key: old -> new`` for each value that :func:`changed_configuration` tells of.
+
+    Raises:
+        CheckpointError: as there.
+    """
     try:
         root, problems = yaml_tree.parse_document(written.decode(), str(where / "config.yaml"))
     except (AutomodelError, ValueError, RecursionError) as error:
@@ -185,8 +197,17 @@ def changed_configuration(written: bytes, cfg: PretrainConfig, where: Path) -> l
             f"{where / 'config.yaml'} is not a configuration: {error}", "use an older checkpoint"
         ) from None
     stored = {} if problems else root
-    lines = _changed_values(stored, plain_config(cfg))
-    return [f"changed since the checkpoint: {without_controls(line)} (the configuration wins)" for line in lines]
+    return [without_controls(line) for line in _changed_values(stored, plain_config(cfg))]
+
+
+def lineage_of(run_folder: Path) -> dict[str, Any] | None:
+    """What the checkpoints of a branch say of where it comes from; None for a run that is none.
+
+    Raises:
+        CheckpointError: ``branch.json`` of the run is damaged.
+    """
+    found = lineage.read(run_folder)
+    return None if found is None else found.lineage.model_dump(mode="json")
 
 
 # Sections, and keys of step_scheduler, that change no number of the run.

@@ -23,6 +23,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from automodel_cli import files
+from automodel_cli.checkpoint.lineage import Lineage
 from automodel_cli.checkpoint.storage.tensor_file import Dtype, Shape
 from automodel_cli.errors import CheckpointError
 from automodel_cli.json_files import (
@@ -128,6 +129,7 @@ class StepFacts(FileModel):
     precision: dict[str, str] | None = None
     fast_path: FastPathFacts | None = None
     code: CodeFacts | None = None
+    lineage: Lineage | None = None
 
 
 class AveragedStep(FileModel):

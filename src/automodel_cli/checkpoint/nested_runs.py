@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from automodel_cli import files
-from automodel_cli.checkpoint import layout
+from automodel_cli.checkpoint import layout, lineage
 from automodel_cli.checkpoint.run_files import CONFIG_NAME
 from automodel_cli.errors import CheckpointError
 from automodel_cli.metrics.log import METRICS_NAME, SUPERSEDED_NAME
@@ -16,7 +16,8 @@ _DEPTH = 3
 _MOST_FOLDERS = 1000  # on a level; more are no runs
 _SHOWN = 6
 # What a run writes into its folder, and the reports on it: docs/formats.md. The rest is somebody else's.
-_NAMES = "|".join(map(re.escape, (*layout.POINTERS, CONFIG_NAME, METRICS_NAME, SUPERSEDED_NAME, RUN_NAME)))
+_FILES = (*layout.POINTERS, CONFIG_NAME, METRICS_NAME, SUPERSEDED_NAME, RUN_NAME, lineage.NAME)
+_NAMES = "|".join(map(re.escape, _FILES))
 _OWN = re.compile(
     rf"({_NAMES}|results(_[\w.+-]+)?\.json|curves\w*\.\w+){files.ANY_TEMPORARY}"
     r"|step_\d{8,}(\.\w+)?|profile|wandb"

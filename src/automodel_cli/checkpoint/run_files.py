@@ -2,6 +2,7 @@
 
     config.yaml                opens with HEAD and closes with "# xxh3:<hash of all above>"; comments, to YAML
     LATEST, BEST               carry a hash of what they say (``layout``)
+    branch.json                a manifest: it carries a hash of itself (``lineage``)
     metrics.jsonl, metrics.superseded.jsonl
                                each line carries a hash of itself (``metrics.log``)
 
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from automodel_cli import files
-from automodel_cli.checkpoint import layout
+from automodel_cli.checkpoint import layout, lineage
 from automodel_cli.errors import AutomodelError, CheckpointError
 from automodel_cli.json_files import read_bytes
 from automodel_cli.metrics.log import METRICS_NAME, SUPERSEDED_NAME, check_lines
@@ -71,7 +72,7 @@ def _belongs_to_run(path: Path) -> bool:
 
 
 def _verdict(path: Path) -> Verdict:
-    checks = {CONFIG_NAME: _config, **dict.fromkeys((METRICS_NAME, SUPERSEDED_NAME), _metrics)}
+    checks = {CONFIG_NAME: _config, lineage.NAME: _branch, **dict.fromkeys((METRICS_NAME, SUPERSEDED_NAME), _metrics)}
     check = (checks | dict.fromkeys(layout.POINTERS, _pointer)).get(path.name)
     try:
         return ([], [path.name]) if check is None else check(path)
@@ -87,6 +88,11 @@ def _config(path: Path) -> Verdict:
         return [], [f"{path.name} (written by an earlier version, or by hand)"]
     if found is None or found[1].decode() != files.hash_bytes(body):
         return [f"{path} was changed: it does not match the hash in its last line"], []
+    return [], []
+
+
+def _branch(path: Path) -> Verdict:
+    lineage.read(path.parent)
     return [], []
 
 

@@ -30,7 +30,7 @@ HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 WRONG_USAGE = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
-_LAUNCHING = ("pretrain", "run", "eval", "slurm", "race")
+_LAUNCHING = ("pretrain", "branch", "run", "eval", "slurm", "race")
 
 # typer keeps its own copy of click in some versions: take the class from the exception it exports.
 _ClickException: type[Exception] = next(
@@ -73,6 +73,10 @@ COMMANDS: dict[str, Entry] = {
     "pretrain": Entry(
         "Train a language model: automodel pretrain llm -c cfg.yaml (or just automodel cfg.yaml).",
         "commands.pretrain", "pretrain", _TRAIN,
+    ),
+    "branch": Entry(
+        "Go on from a checkpoint in a folder of its own: a cooldown, other data, another length.",
+        "commands.branch", "branch", _TRAIN,
     ),
     "plan": Entry(
         "Show what a run would take: parameters, FLOPs, tokens, memory, time; needs no torch.",
@@ -271,7 +275,8 @@ def _call(invocation: Invocation) -> int:
     if invocation.launch and arguments[0] not in _LAUNCHING and arguments[:2] != ["sweep", "run"]:
         given = ", ".join(f"--{flag}" for flag in invocation.launch)
         raise ConfigError(
-            f"{given}: only pretrain, run, eval, sweep run and race start several processes", "leave the flag out"
+            f"{given}: only pretrain, branch, run, eval, sweep run and race start several processes",
+            "leave the flag out",
         )
     result = command.main(args=arguments, prog_name="automodel", standalone_mode=False, obj=invocation)
     return result if isinstance(result, int) else 0

@@ -54,10 +54,10 @@ _VALUES = {
     "budget": "FLOPS", "budgets": "FLOPS", "grid": "KEY=[A,B]", "set": "KEY=VALUE", "launch": "FLAG=VALUE",
     "base": "FILE", "gpu": "NAME", "a": "A.yaml", "b": "B.yaml", "predict": "PARAMS:TOKENS",
     "host": "ADDRESS", "api_key": "KEY", "allowed_hosts": "NAME", "load": "FILE", "system": "TEXT", "port": "PORT",
-    "partition": "NAME", "account": "NAME", "job_name": "NAME", "batch_size": "auto|N",
+    "into": "DIR", "partition": "NAME", "account": "NAME", "job_name": "NAME", "batch_size": "auto|N",
     "push_to_hub": "ACCOUNT/NAME", "revision": "BRANCH", "license": "NAME",
 }  # fmt: skip
-_PLACES = {"source": "CKPT", "output": "FOLDER", "output_file": "OUT.gguf"}
+_PLACES = {"run": "RUN[@STEP]", "source": "CKPT", "output": "FOLDER", "output_file": "OUT.gguf"}
 """The same for values given by their place."""
 
 _KEY = re.compile(r"(?<![\w/.-])[a-z]+(?:_[a-z]+)+(?![\w/.])")  # no part of a path

@@ -1,8 +1,8 @@
 """Configuration from a file, overrides and flags, validated; and back to YAML.
 
-Precedence: schema default < file < overrides < flags. All problems are reported together. This is phase 1 of the
-checks and imports nothing heavy: closed sections, names of targets, arguments of our own targets. Phase 2, which
-imports foreign targets, is `instantiate.check_foreign`; where phase 1 finds anything, it is added here.
+Precedence: schema default < file < what is laid over it < overrides < flags. All problems are reported together. This
+is phase 1 of the checks and imports nothing heavy: closed sections, names of targets, arguments of our own targets.
+Phase 2, which imports foreign targets, is `instantiate.check_foreign`; where phase 1 finds anything, it is added here.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from automodel_cli.config import depth, yaml_tree
 from automodel_cli.config.explain import explain, field_at, keep_text, takes_as_written
+from automodel_cli.config.layers import lay_over, replaced_horizons
 from automodel_cli.config.overrides import COMMAND_LINE, Override, apply_override, parse_overrides
 from automodel_cli.config.problems import Problem, raise_problems
 from automodel_cli.config.schema.base import Section, keys_of, reason_ignored
@@ -49,6 +50,7 @@ def load_config(
     overrides: Sequence[str] = (),
     flags: Mapping[str, Any] | None = None,
     *,
+    over: Sequence[LocatedDict] = (),
     trust: Sequence[str] = (),
     names: Mapping[str, str] | None = None,
 ) -> Model:
@@ -57,6 +59,7 @@ def load_config(
     Args:
         model: what to read, e.g. ``PretrainConfig``.
         path: YAML file, or None for flags and overrides alone.
+        over: laid over the file, one after the other (``layers``).
         overrides: tokens left over on the command line, in order.
         flags: key to value, from options that mirror fields; text is read as a file's would be, None means "not given".
         trust: names and files whose code the user allows (``--trust``).
@@ -66,6 +69,9 @@ def load_config(
         ConfigError: everything that is wrong, each with its place, key and what was expected.
     """
     root, problems = (LocatedDict(where=COMMAND_LINE), []) if path is None else yaml_tree.read_file(path)
+    for layer in over:
+        problems += _trust_in(layer, model)
+        lay_over(root, layer)
     problems = [*problems, *_trust_in(root, model), *_merge_overrides(root, overrides)]
     for key, value in (flags or {}).items():
         if value is not None:
@@ -120,11 +126,10 @@ def _merge_overrides(root: LocatedDict, tokens: Sequence[str]) -> list[Problem]:
 
 
 def _replaced_horizons(overrides: Sequence[Override]) -> list[tuple[str, str]]:
-    """What ends the run by the file, where the command line says what does; max_steps and num_epochs go together."""
+    """What ends the run by the file, where the command line says what does."""
     paths = {f"step_scheduler.{name}": name for name in HORIZONS}
     given = {paths[one.path] for one in overrides if one.path in paths and one.value is not None}
-    kept = given | ({"max_steps", "num_epochs"} if given & {"max_steps", "num_epochs"} else set())
-    return [("step_scheduler", name) for name in HORIZONS if given and name not in kept]
+    return [("step_scheduler", name) for name in replaced_horizons(given)]
 
 
 def _drop(root: LocatedDict, parts: Sequence[str]) -> None:

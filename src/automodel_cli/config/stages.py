@@ -57,7 +57,7 @@ def seq_lens_of(
                 f"{key}.seq_len is {stage.seq_len}, the data set's {seq_len}",
                 f"give a smaller divisor of {seq_len}, such as {_divisors(seq_len)}",
             )
-        end = _end(stage, key, sizes, seq_len=seq_len, samples=samples)
+        end = sizes.end_of_update(_end(stage, key, sizes, seq_len=seq_len, samples=samples))
         if end <= first:
             raise _not_ascending(key, stage, end, first)
         found.append((first, stage.seq_len))

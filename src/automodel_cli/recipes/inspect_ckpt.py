@@ -10,7 +10,7 @@ from typing import Any
 
 from automodel_cli import json_files
 from automodel_cli.checkpoint import layout, run_files
-from automodel_cli.checkpoint.inspect import compare, describe, verify
+from automodel_cli.checkpoint.inspect import compare, describe, family, verify
 from automodel_cli.config.schema.results import InspectConfig
 from automodel_cli.data.mixture.history import windows_read
 from automodel_cli.data.position import checked_position
@@ -18,9 +18,10 @@ from automodel_cli.errors import CheckpointError
 
 
 def run(cfg: InspectConfig, *, progress: verify.Progress | None = None) -> dict[str, Any]:
-    """What was asked for, as plain JSON; ``kind`` is ``run``, ``checkpoint``, ``hf``, ``safetensors`` or ``diff``.
+    """What was asked for, as plain JSON.
 
-    With ``verify`` the key of that name holds one result for each checkpoint or file that was read.
+    ``kind`` is ``run``, ``checkpoint``, ``hf``, ``safetensors``, ``diff`` or ``tree``. With ``verify`` the key of that
+    name holds one result for each checkpoint or file that was read.
 
     Raises:
         CheckpointError: there is no such thing, or its manifest or a header is damaged.
@@ -36,6 +37,8 @@ def run(cfg: InspectConfig, *, progress: verify.Progress | None = None) -> dict[
 
 def _look(cfg: InspectConfig, progress: verify.Progress | None) -> dict[str, Any]:
     path = layout.followed(cfg.path)
+    if cfg.tree:
+        return family.describe_family(path if layout.step_of(path.name) is None else path.parent)
     if cfg.diff is not None:
         a, b = (find(path, which) for which in cfg.diff)
         return {"kind": "diff", **compare.diff(a, b)}

@@ -160,3 +160,22 @@ for arguments in (["--verify"], ["--data"], ["--step", "20", "--json"], ["--diff
 
 def test_values_are_shown_on_a_line():
     assert inspect_ckpt.brief({"a": 1, "b": None, "c": {"d": [1, 2]}}) == "a 1, c d [1, 2]"
+
+
+def test_a_tree_is_a_line_for_each_run(capsys):
+    """The trunk is gone, ``b`` trains, and what a branch says of itself holds an escape code."""
+    bare = {"there": True, "training": False, "step": 8, "val_loss": 1.5, "best_val_loss": 1.25, "branches": []}
+    inner = {**bare, "name": "aa", "from_step": 6, "change": "more \x1b[31mdata", "problem": "was replaced"}
+    a = {**bare, "name": "a", "from_step": 4, "change": "cooldown", "problem": None, "branches": [inner]}
+    b = {**bare, "name": "b", "from_step": 1200, "training": True, "val_loss": None, "best_val_loss": None}
+    trunk = {**bare, "name": "trunk", "there": False, "step": None, "val_loss": None, "best_val_loss": None}
+    inspect_ckpt.show_tree({"path": "runs", "runs": [{**trunk, "branches": [a, b]}], "notes": ["one is damaged"]})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "runs" and lines[-1] == "note: one is damaged"
+    assert [line.split() for line in lines[2:-1]] == [
+        ["trunk", "(not", "there)"],
+        ["├─", "a", "4", "8", "1.5000", "1.2500", "cooldown"],
+        ["│", "└─", "aa", "6", "8", "1.5000", "1.2500", *lines[4].split()[7:]],
+        ["└─", "b", "(training)", "1,200", "8"],
+    ]
+    assert "\x1b" not in lines[4] and lines[4].endswith("data; was replaced")

@@ -6,12 +6,13 @@ are plain dictionaries (JSON), so that a table and ``--json`` show the same fact
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from automodel_cli.checkpoint import layout, nested_runs
+from automodel_cli.checkpoint import layout, lineage, nested_runs
 from automodel_cli.checkpoint.storage.tensor_file import StoredTensor, gather, read_header
 from automodel_cli.errors import CheckpointError
 from automodel_cli.json_files import read_json
@@ -30,6 +31,7 @@ _SHOWN_FACTS = [
     "batch",
     "fast_path",
     "versions",
+    "lineage",
 ]
 _LEFT = {
     layout.TEMPORARY: "a save that was not finished",
@@ -98,8 +100,22 @@ def describe_run(run: Path | str, *, now: float | None = None) -> dict[str, Any]
     lost = {pointer: name for pointer, name in marks.items() if name not in present}
     notes += [f"{pointer} names {name}, which is not a complete checkpoint here" for pointer, name in lost.items()]
     notes += nested_runs.notes(run)
+    notes += _origin(run)
     pointers = {"latest": marks.get("LATEST"), "best": marks.get("BEST")}
     return {"kind": "run", "path": str(run), "steps": steps, **pointers, "notes": notes}
+
+
+def _origin(run: Path) -> list[str]:
+    """Where a branch comes from."""
+    try:
+        branch = lineage.read(run)
+    except CheckpointError as error:
+        return [error.message]
+    if branch is None:
+        return []
+    parent = Path(os.path.normpath(lineage.parent_folder(run, branch.parent)))
+    gone = "" if parent.is_dir() else ", which is not there any more"
+    return [f"a branch of {parent} at step {branch.parent.step:,}{gone}: {branch.change}; --tree shows all branches"]
 
 
 def _leftovers(run: Path) -> list[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import typer
@@ -83,6 +83,7 @@ def show_checkpoint(found: Mapping[str, Any]) -> None:
         ),
         ("average", averaged(found)),
         ("stage", brief(found["stage"])),
+        ("branch", origin(found["lineage"])),
         *((key, brief(found[key])) for key in ("model", "tokenizer", "data", "precision", "batch", "versions")),
         ("tied", brief(found["tied"])),
         ("fingerprint", found["fingerprint"]),
@@ -192,16 +193,48 @@ def show_verified(results: Iterable[Mapping[str, Any]]) -> None:
             console.say(f"  not covered: {name}")
 
 
+def show_tree(found: Mapping[str, Any]) -> None:
+    """Runs and their branches, a line each."""
+    rows = [row for root in found["runs"] for row in tree_rows(root)]
+    columns = ("run", "from step", "to step", "val loss", "best", "change")
+    console.table(found["path"], columns, rows, right=columns[1:-1])
+    for note in found["notes"]:
+        console.say(f"note: {note}")
+
+
+def tree_rows(node: Mapping[str, Any], before: str = "", below: str = "") -> Iterator[list[str]]:
+    """The lines of a run and of its branches, depth first; ``before`` and ``below`` are drawn in front of them."""
+    state = "" if node["there"] else " (not there)"
+    state = " (training)" if node["training"] else state
+    change = "; ".join(filter(None, (node.get("change"), node.get("problem"))))
+    start = f"{node['from_step']:,}" if "from_step" in node else ""
+    end = "" if node["step"] is None else f"{node['step']:,}"
+    yield [
+        f"{before}{node['name']}{state}", start, end, decimal(node["val_loss"]), decimal(node["best_val_loss"]), change
+    ]  # fmt: skip
+    for number, child in enumerate(node["branches"], 1):
+        last = number == len(node["branches"])
+        yield from tree_rows(child, below + ("└─ " if last else "├─ "), below + ("   " if last else "│  "))
+
+
 _SHOW = {
     "run": show_run,
     "checkpoint": show_checkpoint,
     "hf": show_foreign,
     "safetensors": show_foreign,
     "diff": show_diff,
+    "tree": show_tree,
 }
 
 
 # ---------------------------------------------------------------------------------------------- values
+
+
+def origin(lineage: Mapping[str, Any] | None) -> str:
+    """``of ../trunk at step 400: ...``; empty for the checkpoint of a run that is no branch."""
+    if lineage is None:
+        return ""
+    return f"of {lineage['parent']['path']} at step {lineage['parent']['step']:,}: {lineage['change']}"
 
 
 def by_role(counts: Mapping[str, int]) -> str:

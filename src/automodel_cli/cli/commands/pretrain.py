@@ -49,21 +49,30 @@ def pretrain(cfg: PretrainOptions, context: typer.Context) -> int:
     if options.print_config:
         console.say(to_yaml(run).rstrip())
         return 0
-    horizon_of(run)  # a budget without an update is refused before anything is started
     worker.starting("pretrain llm: loading PyTorch ...")
-    check_foreign(run, trust=trust)
-    invocation = Invocation.of(context)
-    more: dict[str, Any] = {"dry_run": options.dry_run, "trust": trust, "profile": options.profile}
-    more["accept_data_change"] = options.accept_data_change
+    more = {"profile": options.profile, "accept_data_change": options.accept_data_change}
+    return start(run, Invocation.of(context), fresh=options.fresh, dry_run=options.dry_run, trust=trust, **more)
+
+
+def start(
+    cfg: PretrainConfig, invocation: Invocation, *, fresh: bool = False, dry_run: bool = False, **more: Any
+) -> int:
+    """Train here, or in the processes that the launch flags ask for; the exit code.
+
+    Raises:
+        ConfigError: a target or a launch flag is wrong; nothing was started.
+    """
+    horizon_of(cfg)  # a budget without an update is refused before anything is started
+    check_foreign(cfg, trust=more.get("trust", ()))
     if invocation.wants_processes:
-        _refuse_launch(invocation, options.fresh)
+        _refuse_launch(invocation, fresh)
         from automodel_cli.recipes import launch
 
-        if options.dry_run:
-            more["processes"] = launch.processes(run, invocation.launch)
-        elif (code := _launch(run, invocation)) is not None:
+        if dry_run:
+            more["processes"] = launch.processes(cfg, invocation.launch)
+        elif (code := _launch(cfg, invocation)) is not None:
             return code
-    return _run(run, fresh=options.fresh, **more)
+    return _run(cfg, fresh=fresh, dry_run=dry_run, **more)
 
 
 def file_and_overrides(config: str | None, tokens: list[str]) -> tuple[str | None, list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from automodel_cli.config.schema.base import Count, JsonOutput, Positive, Section, TypeName, Whole
 
@@ -43,6 +43,46 @@ class PretrainOptions(RunOptions):
     """Show the plan (sizes, steps, memory, data) and exit."""
     print_config: bool = False
     """Print the effective configuration as YAML and exit."""
+
+
+class BranchOptions(Section):
+    """Options of `automodel branch` that are no keys of the run's configuration."""
+
+    panels: ClassVar = {"Branch": "into cooldown cooldown_steps shape config"}
+
+    run: str
+    """Run to branch from, RUN or RUN@STEP: a number, `best` or `latest`; without a step its newest checkpoint."""
+    into: str
+    """Run folder of the branch. If it has begun already, it goes on."""
+    cooldown: Annotated[Positive, Field(lt=1)] | None = None
+    """Let the learning rate fall from the checkpoint on, for this share of all updates (0.2: a quarter more updates);
+    null: the schedule stays."""
+    cooldown_steps: Count | None = None
+    """The same as a number of updates; null: as `cooldown` says."""
+    shape: Literal["linear", "cosine", "exponential", "minus_sqrt"] | None = None
+    """Shape of that fall; null: the trunk's `lr_wsd_decay_style`, else exponential."""
+    config: str | None = None
+    """YAML file laid over the trunk's configuration, key by key; a section with a `_target_` replaces the trunk's;
+    null: none."""
+    prepare: bool = False
+    """Make the run folder and do not train: `automodel pretrain llm -c DIR/config.yaml` starts it."""
+    trust: tuple[str, ...] = ()
+    """Allow your own code (my_module, path/file.py) or the code of a Hub repository; empty: none."""
+    dry_run: bool = False
+    """Show the plan (sizes, steps, memory, data) and exit; nothing is made."""
+
+    @model_validator(mode="after")
+    def _one_cooldown(self) -> BranchOptions:
+        if self.cooldown is not None and self.cooldown_steps is not None:
+            raise ValueError("cooldown and cooldown_steps say the same: give one of them")
+        if self.shape is not None and not self.cools_down:
+            raise ValueError("shape is that of a cooldown: give cooldown or cooldown_steps too")
+        return self
+
+    @property
+    def cools_down(self) -> bool:
+        """Whether the learning rate falls from the checkpoint on."""
+        return self.cooldown is not None or self.cooldown_steps is not None
 
 
 class PlanOptions(RunOptions, JsonOutput):

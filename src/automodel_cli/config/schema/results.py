@@ -162,6 +162,8 @@ class InspectConfig(JsonOutput):
     """Hash every file again and look for NaN and infinity."""
     data: bool = False
     """Show what was read of the training data: of a mixture the windows of each source, through all changes."""
+    tree: bool = False
+    """Show the run with the branches that were made of it; of a folder with runs all such trees."""
     diff: tuple[str, str] | None = None
     """Two checkpoints to compare: steps of the run folder (a number, LATEST, BEST) or paths; null: none."""
 
@@ -177,15 +179,24 @@ class PlotConfig(Section):
     runs: tuple[str, ...] = Field(min_length=1)
     """Run folders to draw, one curve each."""
     output: str | None = None
-    """File to write, .png, .svg or .pdf; null: `curves.png` in the first run folder."""
+    """File to write, .png, .svg or .pdf; null: `curves.png` in the first run folder, with `tree` `curves_tree.png`."""
     log_x: bool = False
     """Use a logarithmic axis for steps."""
     log_loss: bool = False
     """Use a logarithmic axis for losses."""
+    tree: bool = False
+    """Draw the run with all its branches: validation losses above learning rates."""
     smooth: Count | None = None
     """Log records averaged for each point of the bold curve; null: a fortieth of the run; 1: no averaging."""
     title: str | None = None
     """Title of the figure; null: the run's name."""
+
+    @model_validator(mode="after")
+    def _of_a_tree(self) -> PlotConfig:
+        given = [name for name in ("log_x", "log_loss", "smooth") if name in self.model_fields_set]
+        if self.tree and given:
+            raise ValueError(f"{given[0]} does not go with tree: leave one of them out")
+        return self
 
 
 class GenerateConfig(ModelInput):

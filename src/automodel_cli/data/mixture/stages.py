@@ -88,7 +88,7 @@ def _end(stage: StageArguments, key: str, options: MixtureArguments, *, last: bo
     if name == "until_step":
         return sizes.samples(int(value))
     if name == "until_tokens":
-        return _whole_updates(sizes, value / options.seq_len)
+        return sizes.samples(_nearest_update(sizes, value / options.seq_len))
     if last and value == 1:
         return None if not stage.ramp or options.max_steps is None else sizes.samples(options.max_steps)
     if options.max_steps is None:
@@ -96,13 +96,16 @@ def _end(stage: StageArguments, key: str, options: MixtureArguments, *, last: bo
             f"{key}.until is a share of the run, whose length is not known before it is read",
             "set step_scheduler.max_steps (or max_tokens), or give until_step or until_tokens",
         )
-    if sizes.changes:
-        return _whole_updates(sizes, value * sizes.samples(options.max_steps))
-    return sizes.samples(max(round(value * options.max_steps), 1))
+    return sizes.samples(step_of_share(value, options.max_steps, sizes))
 
 
-def _whole_updates(sizes: BatchSizes, samples: float) -> int:
-    """The end of the update nearest to ``samples``, of the first one at least."""
+def step_of_share(share: float, steps: int, sizes: BatchSizes) -> int:
+    """The update with which a ``share`` of the samples of ``steps`` updates ends."""
+    return _nearest_update(sizes, share * sizes.samples(steps)) if sizes.changes else max(round(share * steps), 1)
+
+
+def _nearest_update(sizes: BatchSizes, samples: float) -> int:
+    """The update whose end is nearest to ``samples``, the first at least."""
     updates = sizes.updates(int(samples))
     whole = sizes.samples(updates)
-    return sizes.samples(max(updates + round((samples - whole) / sizes.at(whole)), 1))
+    return max(updates + round((samples - whole) / sizes.at(whole)), 1)

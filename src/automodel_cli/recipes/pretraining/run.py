@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from automodel_cli.assembly.data import TrainLoader
-from automodel_cli.assembly.facts import Facts, PrecisionFacts, data_facts, stage_of, versions
+from automodel_cli.assembly.facts import Facts, PrecisionFacts, data_facts, lineage_of, stage_of, versions
 from automodel_cli.assembly.machine.batch_size import LocalBatch
 from automodel_cli.assembly.machine.fast_path import FastPath
 from automodel_cli.assembly.machine.memory import DeviceMemory, predict
@@ -161,6 +161,7 @@ class RunPlan(LoadedRun):
             precision=asdict(self.precision),
             batch={"global": scheduler.global_batch_size, "local": scheduler.local_rows},
             versions=versions(),
+            lineage=lineage_of(self.run_folder) if self.goes_on else None,
         )
 
 
