@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -34,6 +34,7 @@ from automodel_cli.data.permutation import ALGORITHM, Permutation
 from automodel_cli.data.position import PlannedLoader, StreamState, check_plan, checked_position
 from automodel_cli.data.prefetch import prefetch_on_host, prefetch_to_device
 from automodel_cli.data.sampler import BatchShape
+from automodel_cli.data.skipped import Skipped
 from automodel_cli.data.user_dataset import (
     RankStream,
     Sharding,
@@ -63,6 +64,7 @@ class TokenLoader(PlannedLoader):
             they stay on the CPU.
         prefetch: read one update ahead in a thread. "auto" starts to do so at the first read that stalls, on
             data that is not in memory; the order of samples is not affected.
+        skip: samples never to be trained on, as (first, one past the last).
     """
 
     def __init__(
@@ -76,20 +78,27 @@ class TokenLoader(PlannedLoader):
         num_epochs: int | None = 1,
         device: torch.device | str = "cpu",
         prefetch: bool | Literal["auto"] = "auto",
+        skip: Iterable[Sequence[int]] = (),
     ) -> None:
         shape = BatchShape(global_batch_size, local_batch_size, dp_rank, dp_world)
         super().__init__(dataset.plan(), len(dataset), shape, num_epochs)
+        self._told = self.skipped = Skipped.of(skip)
+        self.last_samples = (0, 0)  # first of the last update's, and one past its last: skipped ones may lie between
         self.dataset = dataset
         self.device = torch.device(device)
         self.prefetch = prefetch
+        self._began_at = 0
         self._accepted: str | None = None  # hash of another plan, from a position in which this one goes on
 
     def __iter__(self) -> Iterator[list[Batch]]:
         """The updates from the present position on."""
         pin_memory = self.device.type == "cuda"
         read = read_updates(self.dataset, self.shape, self._offsets(), pin_memory=pin_memory)
+        size, left = self.shape.global_batch_size, self.skipped.left_before(self.samples_consumed)
         for batches in prefetch_to_device(prefetch_on_host(read, self.prefetch), self.device):
-            self.samples_consumed += self.shape.global_batch_size
+            first, last = self.skipped.samples(np.array([left, left + size - 1])).tolist()
+            self._began_at, self.last_samples = self.samples_consumed, (first, last + 1)
+            self.samples_consumed, left = last + 1, left + size
             yield batches
 
     def continue_from(self, state: Mapping[str, Any]) -> Any:
@@ -105,16 +114,49 @@ class TokenLoader(PlannedLoader):
         stored = checked_position(state)
         if stored.plan_hash != self._accepted:
             check_plan(state, self.plan)
+        self.skipped = self._skipped_with(stored.skipped, stored.samples_consumed)
         self.samples_consumed = stored.samples_consumed
+
+    def _skipped_with(self, stored: Iterable[Sequence[int]], consumed: int) -> Skipped:
+        """What a position that was saved skips, and what this run was told to.
+
+        Raises:
+            ConfigError: it was told to skip what was trained on before that position.
+        """
+        before = Skipped.of(stored)
+        for first, end in self._told.ranges:
+            if first < consumed and not before.covers(first, min(end, consumed)):
+                raise ConfigError(
+                    f"spikes.skip_samples has samples {first:,} to {end:,}, and the run is at sample {consumed:,} already",
+                    "go on from an earlier checkpoint (checkpoint.restore_from), or start over with --fresh",
+                )
+        return Skipped.of((*before.ranges, *self._told.ranges))
+
+    def state_dict(self) -> dict[str, Any]:
+        """As ``PlannedLoader`` has it; with the samples that are skipped, where there are such."""
+        state = super().state_dict()
+        return {**state, "skipped": [list(one) for one in self.skipped.ranges]} if self.skipped else state
+
+    @property
+    def _position_before(self) -> int:
+        return self._began_at
+
+    @property
+    def _samples_left(self) -> int | None:
+        left = super()._samples_left
+        if not left:
+            return left
+        at = self.samples_consumed
+        return self.skipped.left_before(at + left) - self.skipped.left_before(at)
 
     def _offsets(self) -> Iterator[np.ndarray]:
         """Where the rows of each update lie: ``[M, B, ...]``, located many updates at a time."""
-        first, left = self.samples_consumed, self.remaining_steps
+        first, left = self.skipped.left_before(self.samples_consumed), self.remaining_steps
         at_once = max(1, _SAMPLES_AT_ONCE // self.shape.samples_per_rank)
         while left is None or left > 0:
             updates = at_once if left is None else min(at_once, left)
             numbers = self.shape.samples(first, updates)
-            offsets = self.dataset.sample_offsets(numbers.ravel())
+            offsets = self.dataset.sample_offsets(self.skipped.samples(numbers.ravel()))
             yield from offsets.reshape(*numbers.shape, *offsets.shape[1:])
             first += updates * self.shape.global_batch_size
             left = None if left is None else left - updates

@@ -14,9 +14,10 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from automodel_cli.data.sampler import BatchShape
+from automodel_cli.data.skipped import MOST_RANGES
 from automodel_cli.errors import DataError
 from automodel_cli.files import hash_bytes
-from automodel_cli.json_files import Count, FileModel, validated
+from automodel_cli.json_files import Count, FileModel, Items, validated
 
 
 def plan_hash(plan: dict[str, Any]) -> str:
@@ -58,6 +59,9 @@ class Position(FileModel):
     stream: StreamState | None = None
     packing: PackPosition | None = None
     by_dp_rank: list[Any] | None = None
+    skipped: Annotated[
+        Items[Annotated[Items[Number], Field(min_length=2, max_length=2)]], Field(max_length=MOST_RANGES)
+    ] = ()
 
 
 def checked_position(state: Any) -> Position:
@@ -115,8 +119,13 @@ class PlannedLoader:
         """Whether the last update was the first to reach (or pass) the end of an epoch."""
         if not self._windows:
             return False
-        before = self.samples_consumed - self.shape.global_batch_size
+        before = self._position_before
         return self.samples_consumed // self._windows > before // self._windows
+
+    @property
+    def _position_before(self) -> int:
+        """Where the last update began."""
+        return self.samples_consumed - self.shape.global_batch_size
 
     @property
     def epoch(self) -> int:
