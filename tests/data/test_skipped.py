@@ -87,7 +87,7 @@ def test_what_was_trained_on_cannot_be_skipped_any_more(dataset):
     before = loader(dataset)
     windows_of(before, 2)
     state = before.state_dict()
-    with pytest.raises(ConfigError, match=r"samples 6 to 9, and the run is at sample 8"):
+    with pytest.raises(ConfigError, match=r"samples 6 to 9, the run is at sample 8"):
         loader(dataset, skip=[(6, 9)]).load_state_dict(state)
     after = loader(dataset, skip=[(8, 12)])
     after.load_state_dict(state)

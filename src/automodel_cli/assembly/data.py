@@ -66,7 +66,9 @@ def build_train_loader(cfg: PretrainConfig, dataset: Any, world: World, *, trust
         "dp_world": world.dp_world,
     }
     if isinstance(dataset, WindowDataset):
-        return TokenLoader(dataset, device=world.device, **sizes)
+        skip = () if cfg.spikes is None else cfg.spikes.skip_samples
+        return TokenLoader(dataset, device=world.device, skip=skip, **sizes)
+    _refuse_skipping(cfg, dataset)
     arguments = {
         "pin_memory": world.device.type == "cuda",
         **loader_arguments(cfg.dataloader, trust=trust),
@@ -78,6 +80,17 @@ def build_train_loader(cfg: PretrainConfig, dataset: Any, world: World, *, trust
     if packing is None:
         return TorchLoader(dataset, **arguments)
     return PackedLoader(dataset, packing=packing, **arguments)
+
+
+def _refuse_skipping(cfg: PretrainConfig, dataset: Any) -> None:
+    """Samples of a data set that is no token files cannot be gone around."""
+    section = cfg.spikes
+    if section is not None and (section.action == "rewind" or section.skip_samples):
+        key = "action rewind" if section.action == "rewind" else "skip_samples"
+        raise ConfigError(
+            f"spikes.{key} goes around samples by their number, which {type(dataset).__name__} does not have",
+            "use spikes.action skip or note, or token files",
+        )
 
 
 def packing_of(cfg: PretrainConfig) -> Packing | None:

@@ -127,7 +127,7 @@ class TokenLoader(PlannedLoader):
         for first, end in self._told.ranges:
             if first < consumed and not before.covers(first, min(end, consumed)):
                 raise ConfigError(
-                    f"spikes.skip_samples has samples {first:,} to {end:,}, and the run is at sample {consumed:,} already",
+                    f"spikes.skip_samples has samples {first:,} to {end:,}, the run is at sample {consumed:,} already",
                     "go on from an earlier checkpoint (checkpoint.restore_from), or start over with --fresh",
                 )
         return Skipped.of((*before.ranges, *self._told.ranges))

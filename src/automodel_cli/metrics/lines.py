@@ -48,7 +48,7 @@ class _Patterns(string.Formatter):
 
 
 _FILL = _Patterns()
-_SHOWN_IF_TRUE = ("epoch", "skipped", "best")  # of the compact format; other fields where there is a number
+_SHOWN_IF_TRUE = ("epoch", "skipped", "spike", "best")  # of the compact format; other fields where there is a number
 
 
 def _shown(record: Record, key: str) -> bool:
@@ -71,6 +71,7 @@ _TRAIN = (
     (10, "epoch", "epoch {epoch}"),
     (2, "eta_s", "eta {eta_s:clock}"),
     (0, "skipped", "skipped (not finite)"),
+    (0, "spike", "spike"),
 )
 _VAL = (
     (1, "loss", "loss {loss:.4f}"),
@@ -141,6 +142,7 @@ CLASSIC = Lines(
         ("loss_avg", "loss_avg {loss_avg:.4f}"),
         ("packing_efficiency", "packed {packing_efficiency:.1%}"),
         ("skipped", "skipped (not finite)"),
+        ("spike", "spike"),
     ),
     val=_classic(
         '[val] name "{name}" | step {step:d} | epoch {epoch:d} | loss {loss:.4f} | ppl {perplexity:.2f} | '

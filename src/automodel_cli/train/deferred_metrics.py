@@ -39,6 +39,15 @@ class DeferredMetrics(Generic[Context]):
         """All but the newest ``behind`` updates; waits for them if need be."""
         return self._first(len(self._waiting) - self.behind)
 
+    @property
+    def pending(self) -> int:
+        """Updates that were added and not read yet."""
+        return len(self._waiting)
+
+    def forget(self) -> None:
+        """Leave unread what there is: the run has gone back to before it."""
+        self._waiting.clear()
+
     def all(self) -> Iterator[tuple[Context, StepMetrics[float]]]:
         """All there are; waits for the device."""
         return self._first(len(self._waiting))
