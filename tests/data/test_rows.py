@@ -18,7 +18,7 @@ SAMPLES = np.arange(40)
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory) -> dict[str, np.ndarray]:
-    """Two pairs of files by prefix, and the document of each of their tokens; some sequences and documents are empty."""
+    """Two pairs of files by prefix, and the document of each of their tokens; some documents are empty."""
     folder, rng, found = tmp_path_factory.mktemp("megatron"), np.random.default_rng(0), {}
     for name in ("a", "b"):
         documents = [

@@ -27,5 +27,5 @@ def test_between_checkpoints_a_known_batch_size_tells():
 @pytest.mark.parametrize("after", [120, 121])
 def test_a_change_that_nobody_kept_is_not_guessed(after):
     """Updates of 8, then of 16, in one stretch: 12 each is nobody's batch size."""
-    with pytest.raises(DataError, match="updates 1 to 10 had 12[01], and the batch size changed"):
+    with pytest.raises(DataError, match=r"updates 1 to 10 had 12[01], and the batch size changed"):
         samples_of_step(7, {10: after}, {8, 16}, now=16)

@@ -12,6 +12,8 @@ import pytest
 from tests.conftest import TinyTraining, write_tokens
 from tests.token_files import write_token_file
 
+from automodel_cli.recipes.pretraining import loop
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROWS, TOKENS, BAD_AT, STEPS = 8, 32, 64, 76
@@ -74,17 +76,23 @@ def test_a_spike_is_noted_with_its_windows_and_documents(tmp_path, shards):
     assert noted.records("val") == plain.records("val") == [] and plain.records("spike") == []
 
 
-def test_a_spike_that_is_skipped_leaves_the_weights_alone(tmp_path, shards):
-    skipped, recipe = trained(tmp_path / "skipped", shards, action="skip")
-    assert [record["action"] for record in skipped.records("spike")] == ["skip", "skip"]
+@pytest.fixture(scope="module")
+def skipped(tmp_path_factory, shards) -> tuple[TinyTraining, Any]:
+    return trained(tmp_path_factory.mktemp("skipped"), shards, action="skip")
+
+
+def test_a_spike_that_is_skipped_leaves_the_weights_alone(tmp_path, shards, skipped):
+    run, recipe = skipped
+    assert [record["action"] for record in run.records("spike")] == ["skip", "skip"]
     assert recipe.state.skipped_steps == recipe.state.skipped_in_a_row == 0  # these are of what is not finite
-    before, _ = trained(tmp_path / "before", shards, f"step_scheduler.max_steps={BAD_AT}", "lr_scheduler=null", action="skip")
-    after, _ = trained(tmp_path / "after", shards, f"step_scheduler.max_steps={BAD_AT + 2}", "lr_scheduler=null", action="skip")
+    short, long = (f"step_scheduler.max_steps={last}" for last in (BAD_AT, BAD_AT + 2))
+    before, _ = trained(tmp_path / "before", shards, short, "lr_scheduler=null", action="skip")
+    after, _ = trained(tmp_path / "after", shards, long, "lr_scheduler=null", action="skip")
     assert before.weights(BAD_AT) == after.weights(BAD_AT + 2)
 
 
 def test_going_back_is_having_been_told_from_the_beginning(tmp_path, shards, rewound):
-    run, recipe = rewound
+    run, _ = rewound
     told, _ = trained(tmp_path / "told", shards, f"spikes.skip_samples=[{BAD}]", action="note")
     assert run.losses() == told.losses() and sorted(run.losses()) == list(range(1, STEPS + 1))
     assert run.weights(STEPS) == told.weights(STEPS)
@@ -98,13 +106,13 @@ def test_going_back_is_having_been_told_from_the_beginning(tmp_path, shards, rew
 
 
 def test_a_margin_goes_around_both_with_one_rewind(tmp_path, shards):
-    run, recipe = trained(tmp_path / "margin", shards, action="rewind", rewind_margin=1)
+    run, _ = trained(tmp_path / "margin", shards, action="rewind", rewind_margin=1)
     (event,) = run.records("spike")
     assert event["skipped_samples"] == [BAD[0] - ROWS, BAD[1]]
 
 
 def test_a_run_goes_back_only_so_often(tmp_path, shards):
-    run, recipe = trained(tmp_path / "bounded", shards, action="rewind", max_rewinds=1)
+    run, _ = trained(tmp_path / "bounded", shards, action="rewind", max_rewinds=1)
     assert [one["action"] for one in run.records("spike")] == ["rewind", "note"]
     assert "gone back to step 60 1 times already" in run.records("spike")[1]["reason"]
     early, _ = trained(tmp_path / "early", shards, "step_scheduler.ckpt_every_steps=70", action="rewind")
@@ -123,14 +131,37 @@ def test_killed_around_a_rewind_and_resumed(point, tmp_path, shards, rewound):
     assert position(run, STEPS) == position(whole, STEPS)
 
 
-def test_stopped_by_a_signal_and_resumed_it_judges_alike(tmp_path, shards):
+@pytest.mark.parametrize("last", [SPIKED - 2, SPIKED - 1, SPIKED])
+def test_a_run_that_is_stopped_before_a_spike_judges_it_alike(last, tmp_path, shards, skipped, monkeypatch):
     """The limits of the next updates are in the checkpoint, whenever it was written."""
-    whole, _ = trained(tmp_path / "whole", shards, action="skip")
+    whole, _ = skipped
     stopped = TinyTraining(tmp_path / "stopped", shards)
     stopped.folder.mkdir()
-    for stop in (True, False):
-        recipe = stopped.recipe("step_scheduler.ckpt_every_steps=45", **settings(shards, action="skip"))
-        if stop:
-            recipe.run.stop.name = None
-        recipe.run_train_validation_loop()
+    recipe = stopped.recipe(**settings(shards, action="skip"))
+    honest = loop.one_update
+
+    def until_the_last(progress, microbatches):
+        recipe.run.stop.name = "SIGTERM" if progress.run.state.step + 1 == last else None
+        return honest(progress, microbatches)
+
+    monkeypatch.setattr(loop, "one_update", until_the_last)
+    assert recipe.run_train_validation_loop().step == last
+    monkeypatch.undo()
+    trained(tmp_path / "stopped", shards, action="skip")
     assert stopped.weights(STEPS) == whole.weights(STEPS)
+    assert [record["step"] for record in stopped.records("spike")] == [SPIKED, SPIKED + 1]
+
+
+def test_two_ranks_go_back_together(tmp_path, shards):
+    runs = []
+    for ranks in (1, 2):
+        folder = tmp_path / str(ranks)
+        folder.mkdir()
+        runs.append(TinyTraining(folder, shards))
+        words = ("--nproc-per-node", str(ranks), "model.dropout=0")
+        done = runs[-1].train(*words, **settings(shards, action="rewind", rewind_margin=1))
+        assert done.returncode == 0, done.stderr
+    one, two = (run.records("spike") for run in runs)
+    keys = ("step", "action", "rewound_to", "skipped_samples", "windows")
+    assert [[event[key] for key in keys] for event in one] == [[event[key] for key in keys] for event in two] != []
+    assert runs[1].losses() == pytest.approx(runs[0].losses(), abs=1e-5)

@@ -99,7 +99,7 @@ def test_a_mixture_before_and_after_it_was_changed(tiny_training, seen):
     newest = tiny_training.run / "step_00000009"  # knows the mixture before by its history
     assert all(ids(shown(newest, step=step)) == rows for step, rows in seen.items())
     train(12, "checkpoint.accept_data_change=true", train=1)
-    with pytest.raises(DataError, match="of source val too, which is in the mixture no more"):
+    with pytest.raises(DataError, match="of source val too, which is there no more"):
         shown(tiny_training.run / "step_00000012", step=7)
     assert ids(shown(tiny_training.run, step=7)) == seen[7]  # a checkpoint of then is there
 

@@ -218,7 +218,7 @@ class Mixture(FileWindows):
             found, windows[mine] = segments[number].order()(numbers[mine])
             if absent := sorted({own[one] for one in found.tolist()} - set(names)):
                 raise DataError(
-                    f"samples before {begins[number + 1]:,} are of source {absent[0]} too, which is in the mixture no more",
+                    f"samples before {begins[number + 1]:,} are of source {absent[0]} too, which is there no more",
                     "name a checkpoint from before the change",
                 )
             sources[mine] = np.array([names.index(name) if name in names else -1 for name in own])[found]
