@@ -2,9 +2,9 @@
 
     python benchmarks/spikes.py TEXT [--clean 50] [--planted 20]
 
-TEXT is what `automodel preprocess nanogpt --dataset` takes; its bytes are the tokens. A GPT of 2 layers of 32, batches of
-32 rows of 64 bytes, 116 updates, `spikes: {window: 64}`. Every run has windows of its own, drawn at random, and
-a seed of its own. A planted run reads, before its update 109, a shard of two updates more: random ids, one line of the
+TEXT is what `automodel preprocess nanogpt --dataset` takes; its bytes are the tokens. A GPT of 2 layers of 32, batches
+of 32 rows of 64 bytes, 126 updates, `spikes: {window: 64}`. Every run has windows of its own, drawn at random, and
+a seed of its own. A planted run reads, before its update 121, a shard of two updates more: random ids, a phrase of the
 text over and over, or the text in ids of another tokenizer (numbers of characters); by turns it skips and rewinds.
 A run is trained by the recipe itself, with checkpoints; its loss is that of the same held-out 64 KB.
 """
@@ -30,7 +30,7 @@ from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.corpus.formats.nanogpt_bin import ShardWriter, TokenReader, inspect_token_file
 from automodel_cli.recipes.pretrain import PretrainRecipe
 
-ROWS, SEQ_LEN, STEPS, BAD_AT, BAD_UPDATES, HELD_OUT, IDS = 32, 64, 116, 108, 2, 1 << 16, 257
+ROWS, SEQ_LEN, STEPS, BAD_AT, BAD_UPDATES, HELD_OUT, IDS = 32, 64, 126, 120, 2, 1 << 16, 257
 UPDATE = ROWS * SEQ_LEN
 DOCUMENT = 700  # tokens of a document of a bad shard
 KINDS = ("noise", "repeated", "foreign")
@@ -58,7 +58,7 @@ def bad_tokens(kind: str, text: np.ndarray, rng: np.random.Generator) -> np.ndar
     if kind == "noise":
         return rng.integers(0, 256, size)
     if kind == "repeated":
-        return np.resize(text[at : at + int(rng.integers(20, 80))], size)
+        return np.resize(text[at : at + int(rng.integers(8, 40))], size)
     characters = np.unique(text[: 1 << 20])
     return np.searchsorted(characters, text[at : at + size])
 

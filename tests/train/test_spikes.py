@@ -12,7 +12,16 @@ from torch import nn
 
 from automodel_cli.batch import Batch
 from automodel_cli.errors import CheckpointError
-from automodel_cli.train.spikes import LOSS_FLOOR, MINIMUM, NO_LIMITS, NORM_FLOOR, Limits, SpikeDetector, SpikeRule
+from automodel_cli.train.spikes import (
+    LOSS_FLOOR,
+    MINIMUM,
+    NO_LIMITS,
+    NORM_CEILING,
+    NORM_FLOOR,
+    Limits,
+    SpikeDetector,
+    SpikeRule,
+)
 from automodel_cli.train.step import StepMetrics, train_step
 
 RULE = SpikeRule(window=60, threshold=5.0, most_in_a_row=4)
@@ -32,9 +41,9 @@ def series(length: int, seed: int = 0) -> list[StepMetrics[float]]:
     return [numbers(*pair) for pair in zip(losses, norms, strict=True)]
 
 
-def limit_by_numpy(values: list[float], floor: float) -> float:
+def limit_by_numpy(values: np.ndarray, floor: float, ceiling: float = math.inf) -> float:
     middle = np.median(values)
-    return float(middle + RULE.threshold * max(1.4826 * np.median(np.abs(values - middle)), floor))
+    return float(middle + RULE.threshold * np.clip(1.4826 * np.median(np.abs(values - middle)), floor, ceiling))
 
 
 def test_limits_are_those_of_the_update_before_last():
@@ -51,7 +60,7 @@ def test_limits_are_those_of_the_update_before_last():
         norms = np.log([each.grad_norm for each in accepted])
         known = len(accepted) >= MINIMUM
         loss = limit_by_numpy(np.array([each.loss for each in accepted]), LOSS_FLOOR) if known else math.inf
-        norm = math.exp(limit_by_numpy(norms, NORM_FLOOR)) if known else math.inf
+        norm = math.exp(limit_by_numpy(norms, NORM_FLOOR, NORM_CEILING)) if known else math.inf
         expected.append(Limits(loss, norm))
     assert detector.seen == spikes >= 4
 

@@ -2,8 +2,8 @@
 
 The rule, for update n: of the last ``window`` accepted updates up to n - 2, take the losses and the logarithms of the
 gradient norms; each gives a limit ``median + threshold * scale``, where ``scale`` is 1.4826 times the median absolute
-deviation from the median (the standard deviation, for a normal distribution) and at least ``LOSS_FLOOR`` or
-``NORM_FLOOR``. The update is a spike if one of the two is above its limit. Spikes are not accepted: they do not move
+deviation from the median (the standard deviation, for a normal distribution), of the loss at least ``LOSS_FLOOR``, of
+the norm's logarithm at least ``NORM_FLOOR`` and at most ``NORM_CEILING``. The update is a spike if one of the two is above its limit. Spikes are not accepted: they do not move
 the limits. Before ``MINIMUM`` updates are accepted there are none.
 
 Median and absolute deviation, since outliers hardly move them: B. Iglewicz, D. Hoaglin, How to Detect and Handle
@@ -36,6 +36,9 @@ LOSS_FLOOR = 0.02
 """Smallest scale of the loss, in nats: 200 updates that are all alike are no measure of what comes."""
 NORM_FLOOR = 0.1
 """The same of the norm's logarithm: a tenth up or down."""
+NORM_CEILING = 0.22
+"""Largest scale of the norm's logarithm: with a threshold of 7 a norm above 4.7 times the median is a spike, however
+much the norms of the window vary, which where they drift is no scatter."""
 _NORMAL = 1.4826  # the standard deviation of a normal distribution, in median absolute deviations
 
 
@@ -130,8 +133,14 @@ class SpikeDetector:
         if len(self._losses) < MINIMUM:
             return NO_LIMITS
         norms = [math.log(max(norm, _TINY)) for norm in self._norms]
-        loss = _limit(self._losses, LOSS_FLOOR, self.rule.threshold)
-        return Limits(_as_fp32(loss), _as_fp32(math.exp(min(_limit(norms, NORM_FLOOR, self.rule.threshold), _LARGE))))
+        loss = self._limit(self._losses, LOSS_FLOOR, math.inf)
+        norm = math.exp(min(self._limit(norms, NORM_FLOOR, NORM_CEILING), _LARGE))
+        return Limits(_as_fp32(loss), _as_fp32(norm))
+
+    def _limit(self, values: Sequence[float], floor: float, ceiling: float) -> float:
+        middle = statistics.median(values)
+        spread = statistics.median(abs(value - middle) for value in values)
+        return middle + self.rule.threshold * min(max(_NORMAL * spread, floor), ceiling)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -162,12 +171,6 @@ class SpikeDetector:
 
 _TINY = 1e-30  # a norm of 0 has no logarithm
 _LARGE = 80.0  # e to this is near the largest fp32
-
-
-def _limit(values: Sequence[float], floor: float, threshold: float) -> float:
-    middle = statistics.median(values)
-    spread = statistics.median(abs(value - middle) for value in values)
-    return middle + threshold * max(_NORMAL * spread, floor)
 
 
 def _as_fp32(number: float) -> float:

@@ -93,7 +93,7 @@ class SpikeWatch:
         assert launched == step, (launched, step)
         limits = self.detector.limits()
         left_out = self.cfg.action == "skip" and numbers.skipped
-        if not self.detector.judge(numbers, agreed=left_out):
+        if not self.detector.judge(numbers, agreed=bool(left_out)):
             return False
         spike = Spike(step, numbers, limits, samples)
         if self.goes_back:
