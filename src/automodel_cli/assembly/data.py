@@ -75,14 +75,16 @@ def build_train_loader(cfg: PretrainConfig, dataset: Any, world: World, *, trust
         "dp_world": world.dp_world,
     }
     if isinstance(dataset, WindowDataset):
+        skip = () if cfg.spikes is None else cfg.spikes.skip_samples
         schedules = {"global_batch_size": batches_of(cfg), "row_lengths": row_lengths_of(cfg, dataset.seq_len)}
-        return TokenLoader(dataset, device=world.device, **{**sizes, **schedules})
+        return TokenLoader(dataset, device=world.device, skip=skip, **{**sizes, **schedules})
     for key in ("batch_size_schedule", "seq_len_schedule"):
         if getattr(scheduler, key):
             raise ConfigError(
                 f"step_scheduler.{key} is for token files, and {type(dataset).__name__} reads something else",
                 "leave it out",
             )
+    _refuse_skipping(cfg, dataset)
     arguments = {
         "pin_memory": world.device.type == "cuda",
         **loader_arguments(cfg.dataloader, trust=trust),
@@ -94,6 +96,17 @@ def build_train_loader(cfg: PretrainConfig, dataset: Any, world: World, *, trust
     if packing is None:
         return TorchLoader(dataset, **arguments)
     return PackedLoader(dataset, packing=packing, **arguments)
+
+
+def _refuse_skipping(cfg: PretrainConfig, dataset: Any) -> None:
+    """Samples of a data set that is no token files cannot be gone around."""
+    section = cfg.spikes
+    if section is not None and (section.action == "rewind" or section.skip_samples):
+        key = "action rewind" if section.action == "rewind" else "skip_samples"
+        raise ConfigError(
+            f"spikes.{key} goes around samples by their number, which {type(dataset).__name__} does not have",
+            "use spikes.action skip or note, or token files",
+        )
 
 
 def packing_of(cfg: PretrainConfig) -> Packing | None:

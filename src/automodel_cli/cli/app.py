@@ -109,6 +109,10 @@ COMMANDS: dict[str, Entry] = {
     "inspect-ckpt": Entry(
         "Show, verify and compare checkpoints; needs no torch.", "commands.inspect_ckpt", "inspect_ckpt", _LOOK
     ),
+    "inspect-data": Entry(
+        "Show the text that a run was trained on at a step: rows, files, documents.",
+        "commands.inspect_data", "inspect_data", _LOOK,
+    ),
     "plot": Entry("Draw loss, learning rate and throughput of a run.", "commands.plot", "plot", _LOOK),
     "sweep": Entry(
         "Many runs, and scaling laws from them: automodel sweep run -c sweep.yaml.",

@@ -49,7 +49,7 @@ _VALUES = {
     "tasks": "core|gauntlet|chatcore|NAME,...", "harness": "NAME,...", "url": "URL", "device": "auto|cpu|cuda|mps",
     "trust": "NAME|FILE", "words": "COMMAND...", "key": "KEY", "time": "HH:MM:SS", "sbatch": "NAME=VALUE",
     "setup": "LINE", "logs": "FOLDER", "lead": "SECONDS", "timeout": "SECONDS", "source": "PATH",
-    "pipeline": "PIPELINE.yaml", "from_step": "STEP",
+    "samples": "FIRST:END", "pipeline": "PIPELINE.yaml", "from_step": "STEP",
     "preset": "PRESET", "val_data": "PATH", "results": "RESULTS|CSV", "where": "COLUMN=VALUE",
     "budget": "FLOPS", "budgets": "FLOPS", "grid": "KEY=[A,B]", "set": "KEY=VALUE", "launch": "FLAG=VALUE",
     "base": "FILE", "gpu": "NAME", "a": "A.yaml", "b": "B.yaml", "predict": "PARAMS:TOKENS",
@@ -57,7 +57,7 @@ _VALUES = {
     "into": "DIR", "partition": "NAME", "account": "NAME", "job_name": "NAME", "batch_size": "auto|N",
     "push_to_hub": "ACCOUNT/NAME", "revision": "BRANCH", "license": "NAME",
 }  # fmt: skip
-_PLACES = {"run": "RUN[@STEP]", "source": "CKPT", "output": "FOLDER", "output_file": "OUT.gguf"}
+_PLACES = {"source": "CKPT", "run": "RUN|CKPT|FILE", "output": "FOLDER", "output_file": "OUT.gguf"}
 """The same for values given by their place."""
 
 _KEY = re.compile(r"(?<![\w/.-])[a-z]+(?:_[a-z]+)+(?![\w/.])")  # no part of a path

@@ -23,6 +23,7 @@ from automodel_cli.config.schema.results import (
     GenerateConfig,
     ImportConfig,
     InspectConfig,
+    InspectDataConfig,
     PlotConfig,
     TasksConfig,
 )
@@ -47,6 +48,7 @@ COMMANDS: tuple[tuple[str, type[Section]], ...] = (
     ("automodel eval", EvaluateConfig),
     ("automodel eval --tasks and --harness", TasksConfig),
     ("automodel inspect-ckpt", InspectConfig),
+    ("automodel inspect-data", InspectDataConfig),
     ("automodel plot", PlotConfig),
     ("automodel sweep run", SweepRunConfig),
     ("automodel sweep fit", SweepFitConfig),

@@ -26,6 +26,18 @@ from automodel_cli.data.position import plan_hash
 from automodel_cli.errors import DataError
 
 TokenRange = tuple[Path, int, int]  # a token file, the first token and one past the last
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Tokens ``first`` to ``end`` of a file, of a source of the mixture or blend where there is one."""
+
+    source: str | None
+    file: Path
+    first: int
+    end: int
+
+
 _SAMPLED_WINDOWS = 256  # looked at for the largest id
 MOST_SOURCES = 256
 """More are not told apart."""
@@ -249,6 +261,10 @@ class WindowDataset(DataSource, Dataset[dict[str, torch.Tensor]], ABC):
     @abstractmethod
     def sample_offsets(self, sample_numbers: np.ndarray) -> np.ndarray:
         """Where samples lie, for ``read_windows``: int64 ``[N, K]``, K as the data set likes."""
+
+    def stretches(self, offset: np.ndarray) -> list[Stretch]:
+        """What the row at ``offset`` (int64 ``[K]``) is of which files, in order; empty: it cannot say."""
+        return []
 
     def window_offsets(self, windows: np.ndarray) -> np.ndarray:
         """Where windows lie, numbered for evaluation: in the order of the files, where that differs."""

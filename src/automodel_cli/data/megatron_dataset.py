@@ -18,10 +18,12 @@ import numpy as np
 from automodel_cli.arguments import constructor_takes
 from automodel_cli.batch import Batch
 from automodel_cli.batch_sizes import BatchSizes
+from automodel_cli.corpus.formats.megatron_bin import MegatronIndex
 from automodel_cli.corpus.formats.megatron_manifest import MegatronManifest
 from automodel_cli.data.arguments import MegatronArguments
+from automodel_cli.data.files.documents import Document
 from automodel_cli.data.files.token_dataset import TokenFileDataset
-from automodel_cli.data.interface import BlendStats, IndexReport, RunValues, TokenRange, refuse_negative
+from automodel_cli.data.interface import BlendStats, IndexReport, RunValues, Stretch, TokenRange, refuse_negative
 from automodel_cli.data.megatron.domains import domains_of
 from automodel_cli.data.megatron.gpt_index import SampleShape, SplitBounds, parse_split
 from automodel_cli.data.megatron.index_cache import CACHE_FOLDER, IndexCache
@@ -86,6 +88,7 @@ class MegatronPretraining(TokenFileDataset):
         self._fingerprint = fingerprint(self.parts)
         files = [part.file.prefix.name for part in self.parts]
         self._domains = domains_of(files, self.order.weights, options.domains)
+        self._indices: dict[int, MegatronIndex] = {}  # of files whose documents were asked for
 
     opens_tokenizers = True
     seq_len_argument = "seq_length"
@@ -258,6 +261,20 @@ class MegatronPretraining(TokenFileDataset):
         if self._vocab_size is not None:
             largest = int(np.maximum.reduce(out.view(np.uint64), axis=None))  # negative ids are large ones so
             self._check_ids(largest, out, offsets, self.labels.ids.pad)
+
+    def stretches(self, offset: np.ndarray) -> list[Stretch]:
+        """As ``WindowDataset`` has it; of a blend the source is the file's prefix."""
+        part = int(offset[0])
+        file = self.parts[part].file
+        source = file.prefix.name if len(self.parts) > 1 else None
+        found = self.order.stretches(offset.tolist())
+        return [Stretch(source, file.tokens.path, first, end) for first, end in found]
+
+    def documents(self, number: int, first: int, end: int) -> list[Document]:
+        """As ``TokenFileDataset`` has it, by the ``.idx``."""
+        if number not in self._indices:
+            self._indices[number] = MegatronIndex(self.parts[number].file)
+        return [Document(*found) for found in self._indices[number].documents_between(first, end)]
 
     def _position(self, offset: np.ndarray, column: int) -> tuple[int, int]:
         return self.order.position(offset.tolist(), column)

@@ -21,7 +21,16 @@ from automodel_cli.arguments import constructor_takes
 from automodel_cli.batch import Batch
 from automodel_cli.corpus.formats.manifest import MANIFEST_NAME, CorpusManifest, read_corpus_manifest
 from automodel_cli.data.arguments import NanogptArguments
-from automodel_cli.data.files.documents import Eot, aligned_starts, document_starts, positions, segments
+from automodel_cli.data.files.documents import (
+    Document,
+    Eot,
+    aligned_starts,
+    document_starts,
+    documents_between,
+    positions,
+    segments,
+    trusted_index,
+)
 from automodel_cli.data.files.file_windows import FileWindows
 from automodel_cli.data.files.token_files import TokenFiles, open_token_files
 from automodel_cli.data.fim import open_fim
@@ -63,6 +72,7 @@ class NanogptDataset(FileWindows):
             options.fim, "dataset.fim", manifest=self.manifest, separator=self.bos_token, seed=options.seed
         )
         self._fims = [self.fim] * len(self._files)
+        self._indices: dict[int, np.ndarray | None] = {}  # first tokens of the documents of shards that were asked for
         self._starts: np.ndarray | None = None  # of all windows, when they are not a plain stride
         if options.align_to_bos:
             counts = self._aligned_windows()
@@ -142,6 +152,14 @@ class NanogptDataset(FileWindows):
         else:
             starts = (windows - self._first_window[shards]) * self.seq_len
         return np.stack([shards, starts], axis=1)
+
+    def documents(self, number: int, first: int, end: int) -> list[Document]:
+        """As ``TokenFileDataset`` has it: by ``.bos.idx``, else by the separator, where it is known."""
+        eot, reader = self._eot(), self._shards.reader(number)
+        separator = self.manifest.separator_id if self.manifest is not None else self.bos_token
+        if number not in self._indices:
+            self._indices[number] = trusted_index(reader, separator, eot)
+        return documents_between(reader, separator, eot, self._indices[number], first, end)
 
     @property
     def label_rule(self) -> Any:

@@ -15,9 +15,10 @@ from pydantic import Field
 
 from automodel_cli.batch_sizes import BatchSizes
 from automodel_cli.data.sampler import BatchShape
+from automodel_cli.data.skipped import MOST_RANGES
 from automodel_cli.errors import DataError
 from automodel_cli.files import hash_bytes
-from automodel_cli.json_files import Count, FileModel, validated
+from automodel_cli.json_files import Count, FileModel, Items, validated
 
 
 def plan_hash(plan: dict[str, Any]) -> str:
@@ -59,6 +60,9 @@ class Position(FileModel):
     stream: StreamState | None = None
     packing: PackPosition | None = None
     by_dp_rank: list[Any] | None = None
+    skipped: Annotated[
+        Items[Annotated[Items[Number], Field(min_length=2, max_length=2)]], Field(max_length=MOST_RANGES)
+    ] = ()
 
 
 def checked_position(state: Any) -> Position:
@@ -109,6 +113,11 @@ class PlannedLoader:
         self.latest = shape.global_batch_size  # samples of the latest update
 
     @property
+    def samples_trained(self) -> int:
+        """Samples that updates were made of; all that were consumed, where none are skipped."""
+        return self.samples_consumed
+
+    @property
     def of_latest(self) -> dict[str, Any]:
         """What is to be said of the latest update's rows, by its name in the log."""
         return {}
@@ -123,8 +132,13 @@ class PlannedLoader:
         """Whether the last update was the first to reach (or pass) the end of an epoch."""
         if not self._windows:
             return False
-        before = self.samples_consumed - self.latest
+        before = self._position_before
         return self.samples_consumed // self._windows > before // self._windows
+
+    @property
+    def _position_before(self) -> int:
+        """Where the last update began."""
+        return self.samples_consumed - self.latest
 
     @property
     def epoch(self) -> int:
@@ -135,13 +149,13 @@ class PlannedLoader:
     def dropped_samples(self) -> int:
         """Number at the very end that make no whole global batch; 0 when there is no end."""
         left, steps = self._samples_left, self.remaining_steps
-        return 0 if left is None or steps is None else left - self.sizes.samples(steps, self.samples_consumed)
+        return 0 if left is None or steps is None else left - self.sizes.samples(steps, self.samples_trained)
 
     @property
     def remaining_steps(self) -> int | None:
         """Updates from the present position to the end of the last epoch, or None when there is no end."""
         left = self._samples_left
-        return None if left is None else self.sizes.updates(left, self.samples_consumed)
+        return None if left is None else self.sizes.updates(left, self.samples_trained)
 
     @property
     def _samples_left(self) -> int | None:

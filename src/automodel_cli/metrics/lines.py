@@ -53,7 +53,7 @@ def _each(losses: Record) -> str:
 
 
 _FILL = _Patterns()
-_SHOWN_IF_TRUE = ("epoch", "skipped", "best")  # of the compact format; other fields where there is a number
+_SHOWN_IF_TRUE = ("epoch", "skipped", "spike", "best")  # of the compact format; other fields where there is a number
 
 
 def _shown(record: Record, key: str) -> bool:
@@ -78,6 +78,7 @@ _TRAIN = (
     (10, "epoch", "epoch {epoch}"),
     (2, "eta_s", "eta {eta_s:clock}"),
     (0, "skipped", "skipped (not finite)"),
+    (0, "spike", "spike"),
 )
 _VAL = (
     (1, "loss", "loss {loss:.4f}"),
@@ -151,6 +152,7 @@ CLASSIC = Lines(
         ("loss_by_source", "{loss_by_source:each}"),
         ("packing_efficiency", "packed {packing_efficiency:.1%}"),
         ("skipped", "skipped (not finite)"),
+        ("spike", "spike"),
     ),
     val=_classic(
         '[val] name "{name}" | step {step:d} | epoch {epoch:d} | loss {loss:.4f} | ppl {perplexity:.2f} | '

@@ -292,7 +292,8 @@ class MetricsLog:
         remote_every_steps: int = 1,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._file = AppendFile(Path(run_folder) / METRICS_NAME) if run_folder is not None else None
+        self._folder = Path(run_folder) if run_folder is not None else None
+        self._file = AppendFile(self._folder / METRICS_NAME) if self._folder is not None else None
         self._remote = wandb
         self._console, self._lines = console, lines
         self._remote_every_steps = remote_every_steps
@@ -313,10 +314,25 @@ class MetricsLog:
         """Log one evaluation on tasks; the keys are those of ``metrics.lines`` and any others."""
         self._send("eval", record, line=self._lines.eval, prefix="eval", remote=True)
 
+    def event(self, kind: str, record: Record) -> None:
+        """Log what happened at a step, in the file alone."""
+        if self._file is not None:
+            self._file.append(self._encoded(kind, record))
+
+    def rewind(self, step: int) -> None:
+        """Set aside what was logged past ``step``, to which the run has gone back."""
+        if self._file is not None and self._folder is not None:
+            self._file.close()
+            rewind(self._folder, step)
+            self._file = AppendFile(self._folder / METRICS_NAME)
+
+    def _encoded(self, kind: str, record: Record) -> bytes:
+        time = self._now().astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return encode_record({"kind": kind, "step": record["step"], "time": time, **record})
+
     def _send(self, kind: str, record: Record, *, line: Callable[[Record], str], prefix: str, remote: bool) -> None:
         if self._file is not None:
-            time = self._now().astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-            self._file.append(encode_record({"kind": kind, "step": record["step"], "time": time, **record}))
+            self._file.append(self._encoded(kind, record))
         if self._console is not None:
             self._console(line(record))
         if self._remote is not None and remote:

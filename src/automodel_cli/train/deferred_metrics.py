@@ -39,6 +39,15 @@ class DeferredMetrics(Generic[Context]):
         """All but the newest ``behind`` updates; waits for them if need be."""
         return self._first(len(self._waiting) - self.behind)
 
+    @property
+    def pending(self) -> int:
+        """Updates that were added and not read yet."""
+        return len(self._waiting)
+
+    def forget(self) -> None:
+        """Leave unread what there is: the run has gone back to before it."""
+        self._waiting.clear()
+
     def all(self) -> Iterator[tuple[Context, StepMetrics[float]]]:
         """All there are; waits for the device."""
         return self._first(len(self._waiting))
@@ -78,7 +87,8 @@ class _HostCopy:
         scalars, by_source = self._numbers[: len(self._dtypes)], self._numbers[len(self._dtypes) :]
         numbers = zip(scalars.tolist(), self._dtypes, strict=True)
         told_apart = by_source.view(2, -1).tolist() if self._told_apart else None
-        return StepMetrics(*(_as_python(number, dtype) for number, dtype in numbers), told_apart)
+        loss, tokens, norm, skipped = (_as_python(number, dtype) for number, dtype in numbers)
+        return StepMetrics(loss, tokens, norm, skipped, told_apart)
 
 
 def _as_python(number: float, dtype: torch.dtype) -> float:

@@ -36,7 +36,7 @@ class StepMetrics(Generic[Scalar]):
     loss: Scalar  # mean nll per label token in nats, fp32
     num_label_tokens: Scalar  # label tokens of the global batch, int64
     grad_norm: Scalar  # L2 norm of the whole gradient before clipping, fp32
-    skipped: Scalar  # true where loss or gradient was not finite and the weights were left alone
+    skipped: Scalar  # true where loss or gradient was not finite, or above a limit, and the weights were left alone
     by_source: Any = None  # nll and label tokens of each source, fp64 [2, S], or lists of them; None: not told apart
 
 
@@ -59,6 +59,7 @@ def train_step(
     scaler: torch.amp.GradScaler | None = None,
     ranks: GradSync | None = None,
     dropout_seed: int | None = None,
+    limits: Tensor | None = None,
     phase: Callable[[str], AbstractContextManager[object]] = null_timer,
     sources: int = 0,
 ) -> StepMetrics[Tensor]:
@@ -71,6 +72,8 @@ def train_step(
         ranks: what several processes agree on in an update; None for one process.
         dropout_seed: names the random numbers of this update's dropout (see ``dropout_seed``); None where the
             model draws none.
+        limits: fp32 ``[2]`` on the device: an update whose loss or gradient norm is above its own is left out too, on
+            all ranks if on one (``spikes``).
         phase: entered by name around each part: "forward" and "backward" (with the exchange of gradients that
             overlaps with it) once a micro-batch, "gradient norm, clip" and "optimizer" once.
         sources: how many the rows are of, to tell their losses apart (``head_loss`` is a ``RowLoss`` then); 0: do not.
@@ -105,6 +108,9 @@ def train_step(
         grad_norm = clip_gradients(gradients, max_norm, ranks)
     with phase("optimizer"):
         skipped = ~(torch.isfinite(nll_sum) & torch.isfinite(grad_norm))
+        if limits is not None:
+            above = (nll_sum / num_label_tokens.clamp(min=1) > limits[0]) | (grad_norm > limits[1])
+            skipped = ranks.sum((skipped | above).float()) > 0
         step_if_finite(optimizer, skipped)
         if scaler is not None:
             scaler.update()

@@ -38,6 +38,7 @@ from automodel_cli.config.schema.training_sections import (
     PackedSequenceConfig,
     ParamGroupOverride,
     RngConfig,
+    SpikesConfig,
     StepSchedulerConfig,
 )
 from automodel_cli.config.targets.allowlist import translate
@@ -124,6 +125,8 @@ class PretrainConfig(Section):
     """Schedule of learning rate and weight decay; null: constant."""
     step_scheduler: StepSchedulerConfig = Field(default_factory=StepSchedulerConfig)
     """Batch sizes, length of the run, and what happens when."""
+    spikes: SpikesConfig | None = None
+    """What happens at updates whose loss or gradient norm jumps; null: nothing, they are not looked for."""
     rng: RngConfig = Field(default_factory=RngConfig)
     """Randomness."""
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
@@ -230,6 +233,15 @@ class PretrainConfig(Section):
             held_out(self.dataset, name, path)
             if name in self.named_validation_datasets:
                 raise ValueError(f"validation_sources.{name} and validation_dataset_{name} are one; keep one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _can_go_back(self) -> PretrainConfig:
+        saves = self.checkpoint.enabled and isinstance(self.step_scheduler.ckpt_every_steps, int)
+        if self.spikes is not None and self.spikes.action == "rewind" and not saves:
+            raise ValueError(
+                "spikes.action rewind goes back to checkpoints: set step_scheduler.ckpt_every_steps to a number"
+            )
         return self
 
     @property

@@ -173,6 +173,34 @@ class InspectConfig(JsonOutput):
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+class InspectDataConfig(JsonOutput):
+    """Settings of `automodel inspect-data`."""
+
+    run: str
+    """Run folder, checkpoint, or the YAML file of a run."""
+    step: Count | None = None
+    """Update whose batch to show, from 1."""
+    samples: Annotated[str | None, Field(pattern=r"^\d{1,16}:\d{1,16}$"), TypeName("FIRST:END")] = None
+    """Samples to show instead, FIRST:END as an event of `spikes` names them (END is one past the last); null: those of
+    `step`."""
+    rank: Whole | None = None
+    """Only the rows that this data-parallel rank had, of as many as the run has had last; null: all."""
+    rows: Count = 3
+    """Rows to show; where and in which documents they are is listed of all."""
+    full: bool = False
+    """Show all of each row's text, of all rows."""
+    trust: tuple[str, ...] = ()
+    """Code that may run: the file of a data set of your own; empty: none."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> InspectDataConfig:
+        if (self.step is None) == (self.samples is None):
+            raise ValueError("give `step` or `samples`")
+        if self.samples is not None and self.rank is not None:
+            raise ValueError("`rank` is about the batch of a `step`, `samples` have no rank")
+        return self
+
+
 class PlotConfig(Section):
     """Settings of `automodel plot`."""
 

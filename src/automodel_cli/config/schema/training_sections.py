@@ -273,6 +273,35 @@ class EmaConfig(Section):
         return self
 
 
+class SpikesConfig(Section):
+    """Finite spikes: updates whose loss or gradient norm is far above those before (`docs/guides/loss_spikes.md`)."""
+
+    action: Literal["note", "skip", "rewind"] = "note"
+    """`note`: log the update, with the windows, sources and documents it was made of. `skip`: also leave the weights as
+    they were. `rewind`: go back to the last checkpoint before it, and go around its samples."""
+    window: Annotated[int, not_a_bool, Field(ge=48, le=10_000), TypeName("a whole number from 48 to 10000")] = 128
+    """Accepted updates that a new one is compared with; the first 48 of a run are not judged."""
+    threshold: Positive = 7.0
+    """How far above their median is a spike, in standard deviations (robust ones: 1.4826 times the median absolute
+    deviation) of the loss, or of the logarithm of the gradient norm."""
+    max_in_a_row: Count = 10
+    """After so many spikes in a row the new level counts as usual, and the comparison begins anew."""
+    max_rewinds: Count = 5
+    """Go back to one checkpoint so often at most; further spikes before the next checkpoint are only noted."""
+    rewind_margin: Whole = 0
+    """Updates before and after the spike whose samples are gone around too."""
+    skip_samples: tuple[tuple[Whole, Whole], ...] = ()
+    """Samples never to be trained on, as [first, end] pairs that an event of an earlier run names (end: one past the
+    last); empty: none."""
+
+    @model_validator(mode="after")
+    def _ranges_hold_something(self) -> SpikesConfig:
+        for first, end in self.skip_samples:
+            if not first < end <= 2**53:
+                raise ValueError(f"skip_samples has [{first}, {end}], expected a first sample and a later end")
+        return self
+
+
 class ParamGroupOverride(Section):
     """Another learning rate or weight decay for the parameters whose name a pattern matches."""
 

@@ -26,6 +26,7 @@ import functools
 import os
 import stat
 import struct
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -305,6 +306,22 @@ class MegatronIndex:
         pointers = self._pointers.take(sequences, axis=0).view("<i8").ravel()
         lengths = self._lengths.take(sequences, axis=0).view("<i4").ravel()
         return (pointers // itemsize).tolist(), lengths.tolist()
+
+    def documents_between(self, first: int, end: int) -> list[tuple[int, int]]:
+        """(number, first token in ``.bin``) of the documents that tokens ``first`` to ``end`` are of; a few reads."""
+
+        def pointer(sequence: int) -> int:
+            past_the_last = sequence == self.file.num_sequences
+            return self.file.tokens.num_tokens if past_the_last else self.locate(np.array([sequence]))[0][0]
+
+        def bound(document: int) -> int:
+            return int(self._documents[document].view("<i8")[0])
+
+        bounds = range(self.file.num_documents + 1)
+        begin, last = (bisect_right(bounds, at, key=lambda n: pointer(bound(n))) - 1 for at in (first, end - 1))
+        found = [(number, pointer(bound(number))) for number in range(max(begin, 0), last + 1)]
+        after = [start for _, start in found[1:]] + [end]
+        return [one for one, following in zip(found, after, strict=True) if one[1] < following]
 
     def check(self) -> None:
         """Check every length, pointer and document boundary; a second for some 100M sequences.

@@ -11,6 +11,7 @@ the first beginning of a row is the end of an earlier document, and counts as on
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -25,7 +26,54 @@ from automodel_cli.corpus.formats.nanogpt_bin import (
 from automodel_cli.errors import DataError
 
 Eot = Literal["prepend", "append", "none"]
+_LOOK_BACK = 1 << 20  # tokens searched for the beginning of a document that began before a stretch
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Document:
+    """A document of a token file: its number there, from 0, and its first token; None: not known."""
+
+    number: int | None
+    start: int | None
+
+
+def documents_between(
+    reader: TokenReader, separator: int | None, eot: Eot, index: np.ndarray | None, first: int, end: int
+) -> list[Document]:
+    """The documents that tokens ``first`` to ``end`` of a shard belong to, in order; an empty list: nobody knows.
+
+    Args:
+        separator: the id between documents; None: not known, only the index tells.
+        index: first tokens of all documents of the shard (``trusted_index``); None: look for the separator.
+    """
+    if index is not None:
+        begun, last = np.searchsorted(index, (first, end - 1), side="right").tolist()
+        before = [] if begun else [Document(None, None)]
+        return before + [Document(number, int(index[number])) for number in range(max(begun - 1, 0), last)]
+    if separator is None or eot == "none":
+        return []
+    begin = max(first - _LOOK_BACK, 0)
+    starts = np.flatnonzero(reader.read(begin, end - begin) == separator) + begin + (eot == "append")
+    if begin == 0 and eot == "append":
+        starts = np.concatenate([[0], starts])
+    inside = starts[(starts > first) & (starts < end)].tolist()
+    before_it = starts[starts <= first]
+    return [Document(None, start) for start in (before_it[-1:].tolist() or [None]) + inside]
+
+
+def trusted_index(reader: TokenReader, separator: int | None, eot: Eot) -> np.ndarray | None:
+    """The shard's ``.bos.idx``, where there is one that its tokens bear out."""
+    try:
+        index = read_bos_index(reader.file.path, reader.num_tokens)
+    except DataError:
+        return None
+    if index is None or not len(index):
+        return None
+    if eot == "none" or separator is None:
+        return index
+    at = index[index > 0] - 1 if eot == "append" else index
+    return index if bos_index_fits(reader, at, separator) else None
 
 
 def document_starts(reader: TokenReader, separator: int, eot: Eot) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 from automodel_cli.corpus.formats.nanogpt_bin import TokenFile
 from automodel_cli.data.files.token_dataset import TokenFileDataset
 from automodel_cli.data.fim import Fim
-from automodel_cli.data.interface import vocabulary_hint
+from automodel_cli.data.interface import Stretch, vocabulary_hint
 from automodel_cli.errors import DataError
 
 
@@ -94,6 +94,15 @@ class FileWindows(TokenFileDataset):
 
     def _largest(self, tokens: np.ndarray) -> int:
         return 0 if self._vocab_size is None else int(np.maximum.reduce(tokens, axis=None))
+
+    def stretches(self, offset: np.ndarray) -> list[Stretch]:
+        """As ``WindowDataset`` has it: one."""
+        number, start = offset[:2].tolist()
+        return [Stretch(self._source_of(number), self._files[number].path, start, start + self.seq_len + 1)]
+
+    def _source_of(self, file: int) -> str | None:
+        """The name of the source that a file is of."""
+        return None
 
     def _position(self, offset: np.ndarray, column: int) -> tuple[int, int]:
         shard, start = offset[:2].tolist()

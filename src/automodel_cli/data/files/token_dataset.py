@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from automodel_cli.corpus.formats.nanogpt_bin import TokenFile
+from automodel_cli.data.files.documents import Document
 from automodel_cli.data.files.open_files import TokenShards
 from automodel_cli.data.interface import WindowDataset, refuse_large_tokenizer, vocabulary_hint
 from automodel_cli.errors import DataError
@@ -38,6 +40,14 @@ class TokenFileDataset(WindowDataset):
     @abstractmethod
     def _position(self, offset: np.ndarray, column: int) -> tuple[int, int]:
         """The file, and the token in it, of a column of the row at ``offset`` (int64 ``[K]``)."""
+
+    def documents(self, number: int, first: int, end: int) -> list[Document]:
+        """The documents of file ``number`` that its tokens ``first`` to ``end`` are of; empty: nobody knows."""
+        return []
+
+    def file_number(self, path: Path) -> int:
+        """The number of a file of ``stretches``."""
+        return next(number for number, file in enumerate(self._files) if file.path == path)
 
     def max_token_id(self) -> int:
         """The largest id in a sample of the tokens, spread over all files (all of a small one)."""

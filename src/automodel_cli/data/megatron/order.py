@@ -297,11 +297,8 @@ class MegatronOrder(SampleOrder):
 
     def _copy(self, offset: Sequence[int], row: np.ndarray) -> None:
         """As ``SampleOrder`` has it: from token ``offset[2]`` of entry ``offset[1]`` to token 4 of entry 3."""
-        part, first, begin, last, end = offset
-        starts, lengths = self._sequences(part, first, last)
-        lengths[-1] = end + self.settings.shape.extra_token
-        starts[0] += begin
-        lengths[0] -= begin
+        part = offset[0]
+        starts, lengths = self._pieces(offset)
         stretches, total = zip(starts, lengths, strict=True), sum(lengths)
         reader = self._shards.reader(part)
         tokens = reader.tokens
@@ -313,6 +310,20 @@ class MegatronOrder(SampleOrder):
             np.concatenate([tokens[start : start + length] for start, length in stretches], out=row[:total])
         if total < len(row):
             row[total:] = self.settings.pad_id
+
+    def _pieces(self, offset: Sequence[int]) -> tuple[list[int], list[int]]:
+        """First token and length of each piece of a row."""
+        part, first, begin, last, end = offset
+        starts, lengths = self._sequences(part, first, last)
+        lengths[-1] = end + self.settings.shape.extra_token
+        starts[0] += begin
+        lengths[0] -= begin
+        return starts, lengths
+
+    def stretches(self, offset: Sequence[int]) -> list[tuple[int, int]]:
+        """As ``SampleOrder`` has it: one for each sequence that it has tokens of."""
+        pieces = zip(*self._pieces(offset), strict=True)
+        return [(start, start + length) for start, length in pieces if length > 0]
 
     def _sequences(self, part: int, first: int, last: int) -> tuple[list[int], list[int]]:
         """First token and length of the sequences in entries ``first`` to ``last`` of the document index."""

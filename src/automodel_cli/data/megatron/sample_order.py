@@ -86,6 +86,10 @@ class SampleOrder(ABC):
         """The part, and the token in its ``.bin``, of a column of the row at ``offset``."""
 
     @abstractmethod
+    def stretches(self, offset: Sequence[int]) -> list[tuple[int, int]]:
+        """(first token, end) in the part's ``.bin`` of each piece of the row at ``offset``, in order."""
+
+    @abstractmethod
     def _copy(self, offset: Sequence[int], row: np.ndarray) -> None:
         """Copy one sample into ``row`` (int64 ``[T + 1]``), ``pad_id`` where it has no token."""
 

@@ -137,6 +137,11 @@ class StatelessOrder(SampleOrder):
             reader.read_into(start, row[:length])
         row[length:] = self.settings.pad_id
 
+    def stretches(self, offset: Sequence[int]) -> list[tuple[int, int]]:
+        """As ``SampleOrder`` has it: one."""
+        shape = self.settings.shape
+        return [(offset[1], offset[1] + shape.seq_len + shape.extra_token)]
+
     def position(self, offset: Sequence[int], column: int) -> tuple[int, int]:
         """As ``SampleOrder`` has it."""
         return offset[0], offset[1] + column

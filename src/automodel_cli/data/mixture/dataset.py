@@ -20,10 +20,11 @@ from automodel_cli.batch import Batch
 from automodel_cli.batch_sizes import BatchSizes
 from automodel_cli.corpus.tokenizers.same_tokenizer import MadeBy
 from automodel_cli.data.arguments import MixtureArguments
+from automodel_cli.data.files.documents import Document
 from automodel_cli.data.files.file_windows import FileWindows
 from automodel_cli.data.files.token_dataset import TokenFileDataset
 from automodel_cli.data.interface import RunValues, SourceStats, TokenRange
-from automodel_cli.data.mixture.history import DataChange, as_json, change_of, read_plan, stage_plans
+from automodel_cli.data.mixture.history import DataChange, as_json, change_of, read_plan, read_segments, stage_plans
 from automodel_cli.data.mixture.order import ALGORITHM, MixtureOrder, Stage
 from automodel_cli.data.mixture.sources import fims_of, objective_weights_of, open_sources, weights_of
 from automodel_cli.data.mixture.stages import stages_of
@@ -234,9 +235,45 @@ class Mixture(FileWindows):
     def sample_offsets(self, sample_numbers: np.ndarray) -> np.ndarray:
         """Where samples lie: int64 ``[N, 2]`` of (file, first token), with ``fim`` also their numbers in the source."""
         numbers = np.asarray(sample_numbers, dtype=np.int64).ravel()
-        sources, windows = self.order(numbers)
+        if self._history and numbers.min(initial=self.order.first) < self.order.first:
+            sources, windows = self._earlier(numbers)
+        else:
+            sources, windows = self.order(numbers)
         found = self._located(sources, windows, lambda source, own: source.sample_offsets(own))
         return found if not any(self._fims) else np.column_stack([found, windows])
+
+    def _earlier(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(source, its window) of samples of which some are of a mixture before this one.
+
+        Raises:
+            DataError: one is of a source that this mixture has not.
+        """
+        names, segments = list(self.sources), read_segments(self._history)
+        begins = np.array([segment.from_sample for segment in segments] + [self.order.first])
+        segment_of = np.searchsorted(begins, numbers, side="right") - 1
+        sources, windows = np.empty_like(numbers), np.empty_like(numbers)
+        for number in np.unique(segment_of).tolist():
+            mine = segment_of == number
+            if number == len(segments):
+                sources[mine], windows[mine] = self.order(numbers[mine])
+                continue
+            own = list(segments[number].sources)
+            found, windows[mine] = segments[number].order()(numbers[mine])
+            if absent := sorted({own[one] for one in found.tolist()} - set(names)):
+                raise DataError(
+                    f"samples before {begins[number + 1]:,} are of source {absent[0]} too, which is there no more",
+                    "name a checkpoint from before the change",
+                )
+            sources[mine] = np.array([names.index(name) if name in names else -1 for name in own])[found]
+        return sources, windows
+
+    def _source_of(self, file: int) -> str | None:
+        return list(self.sources)[int(np.searchsorted(self._first_file, file, side="right")) - 1]
+
+    def documents(self, number: int, first: int, end: int) -> list[Document]:
+        """As ``TokenFileDataset`` has it: as the file's source knows them."""
+        source = int(np.searchsorted(self._first_file, number, side="right")) - 1
+        return self._parts[source].documents(number - int(self._first_file[source]), first, end)
 
     def window_offsets(self, windows: np.ndarray) -> np.ndarray:
         """The same of windows to evaluate on: all of every source once, so that any beginning has its part of each."""

@@ -140,6 +140,11 @@ def as_json(segment: Segment) -> dict[str, Any]:
     return segment.model_dump(mode="json", exclude_unset=True, include=set(Segment.model_fields))
 
 
+def read_segments(stored: Sequence[Mapping[str, Any]]) -> list[Segment]:
+    """The segments that ``as_json`` wrote."""
+    return [Segment.model_validate(one) for one in stored]
+
+
 def read_plan(stored: Any, sources: Mapping[str, dict[str, Any]], seq_len: int, samples: int) -> MixturePlan | None:
     """The plan of a run after ``samples`` samples, as a mixture's; None where no mixture can go on from it.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from itertools import islice
@@ -37,7 +37,7 @@ def train(run: Run) -> RunResult:
         if intervals.before_the_first(state.step).validate:
             progress.validate()
         is_first = True
-        for microbatches in islice(profile.each("data wait", run.loader), max(0, last - state.step)):
+        for microbatches in _updates(progress):
             lr = run.schedule.apply(run.optimizer, state.step)
             metrics = one_update(progress, microbatches)
             tokens = run.loader.latest * run.seq_len
@@ -60,6 +60,8 @@ def train(run: Run) -> RunResult:
             )
             now = Update(state.step, state.epoch, tokens, state.tokens_seen, lr, events.log, run.loader.of_latest)
             progress.follow(now, metrics)
+            if progress.went_back(all_told=events.validate or events.evaluate or events.save or events.stop):
+                continue
             if save_failed:
                 run.checkpointer.wait()
             went_on = not events.stop
@@ -103,6 +105,7 @@ def one_update(progress: Progress, microbatches: Sequence[Batch]) -> StepMetrics
         scaler=run.scaler,
         ranks=run.parallel.grad_sync,
         dropout_seed=training.dropout_seed(run.cfg, run.state.step, run.world) if random else None,
+        limits=progress.limits(),
         phase=profile.phase,
         sources=len(run.sources),
     )
@@ -110,6 +113,21 @@ def one_update(progress: Progress, microbatches: Sequence[Batch]) -> StepMetrics
         with profile.phase("average of weights"):
             run.average.update(run.state.step + 1, metrics.skipped)
     return metrics
+
+
+def _updates(progress: Progress) -> Iterator[Sequence[Batch]]:
+    """The micro-batches of each update to the last; after the run has gone back, from where it is then."""
+    run = progress.run
+    reading = True
+    while reading:
+        reading, before = False, run.state.step
+        batches = iter(progress.profile.each("data wait", run.loader))
+        for microbatches in islice(batches, max(0, progress.last - before)):
+            yield microbatches
+            if run.state.step <= before:
+                reading = True
+                break
+            before = run.state.step
 
 
 def _after_the_first_update(run: Run) -> None:

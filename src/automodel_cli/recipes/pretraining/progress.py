@@ -6,8 +6,10 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from torch import Tensor
 
 from automodel_cli.assembly import data as data_assembly
 from automodel_cli.assembly import training
@@ -26,6 +28,7 @@ from automodel_cli.metrics.log import MetricsLog
 from automodel_cli.metrics.profile import NoProfile
 from automodel_cli.metrics.throughput import Throughput
 from automodel_cli.recipes.pretraining.run import Run, RunResult
+from automodel_cli.recipes.pretraining.spikes import SpikeWatch
 from automodel_cli.train.compiling import compile_model, eagerly
 from automodel_cli.train.deferred_metrics import DeferredMetrics, read_now
 from automodel_cli.train.preemption import Stopped
@@ -67,6 +70,7 @@ class Progress:
     last: int  # the update that ends training; where the time does, it is known only then
     compiled: bool  # torch.compile was asked for and has not failed so far
     uploads: Uploads | None  # to the Hub; None: there are none, or another rank makes them
+    spikes: SpikeWatch | None  # None: nobody looks for them
     saved_with_less: bool = False  # than the last one has: hf/, or an upload
     soundness: Soundness = field(default_factory=Soundness)
     validated_step: int | None = None  # validated_step, val_losses: the newest validation that was finished
@@ -85,16 +89,17 @@ class Progress:
             world_size=run.world.size,
             mfu=run.cfg.mfu,
         )
+        metrics = open_logs(
+            run.cfg,
+            run.run_folder,
+            step=run.state.step,
+            total_steps=last,
+            world=run.world,
+            reporter=run.reporter,
+        )
         progress = cls(
             run=run,
-            metrics=open_logs(
-                run.cfg,
-                run.run_folder,
-                step=run.state.step,
-                total_steps=last,
-                world=run.world,
-                reporter=run.reporter,
-            ),
+            metrics=metrics,
             throughput=throughput,
             profile=open_profile(
                 run.options.profile,
@@ -109,6 +114,7 @@ class Progress:
             last=run.training_length.total_steps,
             compiled=run.fast_path.compile,
             uploads=build_uploads(run.cfg, run.run_folder, run.world, run.reporter.say),
+            spikes=SpikeWatch.begin(run, metrics),
         )
         progress._compile()
         return progress
@@ -133,6 +139,8 @@ class Progress:
         """Take the numbers of an update from the device, and count and log those that have arrived."""
         with self.profile.phase("logging"):
             self.deferred.add(update, metrics)
+            if self.spikes is not None:
+                self.spikes.launched(update.step)
             self._report(self.deferred.arrived())
 
     def report_all(self) -> None:
@@ -143,6 +151,9 @@ class Progress:
         """Count and log updates whose numbers have come from the device; on a GPU that is one update late."""
         run = self.run
         for update, numbers in updates:
+            spike = self.spikes is not None and self.spikes.judge(update.step, numbers)
+            if spike:  # left out or not, its numbers are finite and so are the weights
+                numbers = replace(numbers, skipped=False)
             run.state.count_skip(bool(numbers.skipped))
             mean = run.state.mean_loss(numbers.loss, run.cfg.step_scheduler.loss_average_window_steps)
             self.throughput.step(update.tokens)
@@ -150,10 +161,10 @@ class Progress:
             if not self.soundness.diverged:
                 run.checkpointer.confirm(update.step)
             if update.log:
-                self._log(update, numbers, {} if mean is None else {"loss_avg": mean})
+                self._log(update, numbers, {} if mean is None else {"loss_avg": mean}, spike=spike)
             self._abort_on_nan()
 
-    def _log(self, update: Update, numbers: StepMetrics[float], more: dict[str, float]) -> None:
+    def _log(self, update: Update, numbers: StepMetrics[float], more: dict[str, float], *, spike: bool = False) -> None:
         place = {"step": update.step, "epoch": update.epoch}
         fields = {
             "loss": numbers.loss,
@@ -162,12 +173,40 @@ class Progress:
             "num_label_tokens": numbers.num_label_tokens,
             "tokens_seen": update.tokens_seen,
             "skipped": numbers.skipped,
+            **({"spike": True} if spike else {}),
         }
         run = self.run
         told_apart = losses_by_source(run.sources, numbers.by_source, self._objective)
         speed = self.throughput.read(update.step)
         self.metrics.train({**place, **fields, **told_apart, **update.rows, **more, **speed})
         run.reporter.progress(update.step, run.training_length.known_steps or 0, f"loss {numbers.loss:.4f}")
+
+    def went_back(self, *, all_told: bool) -> bool:
+        """Whether the run has gone back to before a spike; all ranks get the same answer.
+
+        ``all_told``: the updates whose numbers are still on the device are judged first: something follows that must
+        not see a spike.
+        """
+        watch = self.spikes
+        if watch is None or not watch.goes_back:
+            return False
+        if all_told:
+            self.report_all()
+        spikes = watch.agreed()
+        if not spikes:
+            return False
+        checkpoint, why_not = watch.checkpoint_before(spikes[0])
+        if checkpoint is None:
+            watch.only_note(spikes, why_not)
+            return False
+        self.deferred.forget()
+        self.saved_step = watch.go_back(spikes[0], checkpoint)
+        self.soundness, self.validated_step, self.val_losses = Soundness(), None, {}
+        return True
+
+    def limits(self) -> Tensor | None:
+        """What the next update is left out above; None: nothing."""
+        return None if self.spikes is None else self.spikes.limits(self.deferred.pending)
 
     def _abort_on_nan(self) -> None:
         run, limit = self.run, self.run.cfg.step_scheduler.max_skipped_steps
@@ -295,6 +334,7 @@ class Progress:
         facts, started = run.facts.to_json(), time.perf_counter()
         averages, of_average = ({}, None) if run.average is None else run.average.saved()
         kept = {} if of_average is None else {"ema": of_average}
+        kept |= {} if self.spikes is None else {"spikes": self.spikes.detector.to_dict()}
         with self.throughput.pause():
             folder = run.checkpointer.save(
                 state.step,
