@@ -13,7 +13,7 @@ from automodel_cli.batch import Batch
 from automodel_cli.corpus.formats.nanogpt_bin import ShardWriter
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
 from automodel_cli.data.sampler import BatchShape
-from automodel_cli.data.windows import UpdateRows, read_updates
+from automodel_cli.data.windows import UpdateRows, read_updates, with_fields
 
 
 def updates(dataset: NanogptDataset, shape: BatchShape, count: int, *, pin_memory: bool = False) -> list[list[Batch]]:
@@ -44,7 +44,7 @@ def test_numbers_of_rows_come_along(tmp_path: Path, pin_memory: bool, apart: boo
     numbers = BatchShape(4, 2).samples(0, 3)
     offsets = dataset.sample_offsets(numbers.ravel()).reshape(*numbers.shape, 2)
     weights = (numbers / 2).astype(np.float32)
-    rows = map(UpdateRows, offsets, numbers, weights)
+    rows = with_fields(offsets, pin_memory=False, sources=numbers, row_weights=weights)
     found = list(read_updates(dataset, BatchShape(4, 2), rows, pin_memory=pin_memory and not apart))
     moved = [[batch.to("cpu") for batch in update] for update in found]
     for field, expected in (("sources", numbers), ("row_weights", weights)):

@@ -41,6 +41,10 @@ class TestTrainLine:
         found = re.search(r"\| loss ([\d.]+) \| grad_norm ([\d.]+) \| lr (\S+) \|", CLASSIC.train(SEED_RECORD))
         assert found and [float(text) for text in found.groups()] == [10.9521, 12.9375, 6.08e-05]
 
+    def test_losses_by_source_come_last(self):
+        line = CLASSIC.train({**SEED_RECORD, "weighted": 2.5, "loss_by_source": {"web": 3.21049, "code": 2.9}})
+        assert line.endswith("| weighted 2.5000 | web 3.210 code 2.900")
+
     def test_a_skipped_step_says_so(self):
         line = CLASSIC.train({**SEED_RECORD, "loss": math.nan, "skipped": True})
         assert "| loss nan |" in line and line.endswith("| skipped (not finite)")
@@ -120,3 +124,13 @@ def test_val_line():
     assert CLASSIC.val({**record, "tokens": 5, "best": True}) == (
         '[val] name "code" | step 10 | epoch 1 | loss 2.0000 | ppl 7.39 | bpb 0.9000 | num_label_tokens 5 | best so far'
     )
+
+
+def test_losses_of_few_sources_are_on_the_line():
+    """Of more than four it has no room: it keeps the rest."""
+    record = {**SEED_RECORD, "loss_by_source": {"web": 3.21049, "code": 2.9}}
+    assert "| loss 10.9521 | web 3.210 code 2.900 | lr" in compact(total_steps=10).train(record)
+    many = {**SEED_RECORD, "loss_by_source": {f"source {number}": 3.0 for number in range(5)}}
+    assert compact(total_steps=10).train(many) == compact(total_steps=10).train(SEED_RECORD)
+    held_out = compact(total_steps=10).val({"step": 5, "loss": 3.0, "loss_by_source": {"web": 3.25, "code": 2.5}})
+    assert held_out == "[val] step 5/10 | loss 3.0000 | web 3.250 code 2.500"

@@ -136,6 +136,12 @@ class TestFailures:
         assert run.logged == [{"step": 3, "val_code/loss": 0.5}]
         assert run.finished == [1]
 
+    def test_losses_by_source_are_numbers_of_their_own(self):
+        run = FakeRun()
+        by_source = {"loss_by_source": {"web": 3.5, "code": 2.5}, "tokens_by_source": {"web": 8, "code": 8}}
+        WandbLog(run, say=pytest.fail).log("train", {"step": 3, "loss": 3.0, **by_source})
+        assert run.logged == [{"step": 3, "train/loss": 3.0, "train/loss/web": 3.5, "train/loss/code": 2.5}]
+
     @pytest.mark.parametrize("where", ["log", "finish"])
     def test_one_warning_then_silence(self, where):
         said: list[str] = []

@@ -48,7 +48,7 @@ from automodel_cli.data.user_dataset import (
     notes_on_sharding,
     shard_of_rank,
 )
-from automodel_cli.data.windows import UpdateRows, read_updates
+from automodel_cli.data.windows import UpdateRows, read_updates, with_fields
 from automodel_cli.errors import ConfigError, DataError
 
 _log = logging.getLogger(__name__)
@@ -202,10 +202,11 @@ class TokenLoader(PlannedLoader):
         if not self.dataset.source_names:
             return map(UpdateRows, by_update)
         sources = self.dataset.sources_at(offsets)
-        marks = [sources.reshape(numbers.shape)]
+        fields = {"sources": sources}
         if self.dataset.objective is not None:
-            marks.append(self.dataset.row_weights(numbers.ravel(), sources).reshape(numbers.shape))
-        return map(UpdateRows, by_update, *marks)
+            fields["row_weights"] = self.dataset.row_weights(numbers.ravel(), sources)
+        values = {name: found.reshape(numbers.shape) for name, found in fields.items()}
+        return with_fields(by_update, pin_memory=self.device.type == "cuda", **values)
 
 
 class TorchLoader(PlannedLoader):

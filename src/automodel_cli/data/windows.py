@@ -6,8 +6,9 @@ Shapes: M micro-batches, B rows, T tokens; K numbers say where a row lies.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,27 +20,21 @@ from automodel_cli.data.sampler import BatchShape
 _RING = 3  # buffers: the update in use, the one before it, the one being read
 
 
-@dataclass(frozen=True)
-class UpdateRows:
-    """The rows of one update.
-
-    Attributes:
-        offsets: where they lie, int64 ``[M, B, K]``.
-        sources: of which source they are, int64 ``[M, B]``; None: not told apart.
-        row_weights: what the gradient of their tokens is multiplied by, fp32 ``[M, B]``; None: nothing.
-    """
+class UpdateRows(NamedTuple):
+    """The rows of one update: where they lie, int64 ``[M, B, K]``, and further fields of each micro-batch, if any."""
 
     offsets: np.ndarray
-    sources: np.ndarray | None = None
-    row_weights: np.ndarray | None = None
+    fields: Sequence[Mapping[str, torch.Tensor]] = ()
 
-    def marks(self, *, pin_memory: bool) -> list[dict[str, torch.Tensor]]:
-        """The fields of each micro-batch that are numbers of its rows, ``[B]`` each."""
-        found: list[dict[str, torch.Tensor]] = [{} for _ in self.offsets]
-        for name, values in (("sources", self.sources), ("row_weights", self.row_weights)):
-            for fields, own in zip(found, () if values is None else torch.from_numpy(values), strict=False):
-                fields[name] = own.pin_memory() if pin_memory else own
-        return found
+
+def with_fields(offsets: np.ndarray, *, pin_memory: bool, **values: np.ndarray) -> Iterator[UpdateRows]:
+    """Updates of ``offsets`` ``[U, M, B, K]`` with ``values`` ``[U, M, B]`` as fields, made for all of them at once."""
+    updates, micro_batches = offsets.shape[:2]
+    tensors = (torch.from_numpy(found).flatten(0, 1) for found in values.values())
+    rows = [(one.pin_memory() if pin_memory else one).unbind() for one in tensors]  # a tensor a micro-batch
+    fields = [dict(zip(values, own, strict=True)) for own in zip(*rows, strict=True)]
+    of_updates = (fields[at * micro_batches : (at + 1) * micro_batches] for at in range(updates))
+    return map(UpdateRows, offsets, of_updates)
 
 
 def read_updates(
@@ -59,8 +54,7 @@ def _views(dataset: WindowDataset, shape: BatchShape, updates: Iterable[UpdateRo
     for update, (tokens, pairs) in zip(updates, itertools.cycle(zip(ring, views, strict=True)), strict=False):
         for where, rows in zip(update.offsets, tokens, strict=False):
             dataset.read_windows(where, rows)
-        marks = update.marks(pin_memory=False)
-        yield [Batch(*pair, **own) for pair, own in zip(pairs, marks, strict=False)]
+        yield _batches(pairs[: len(update.offsets)], update.fields)
 
 
 def _pinned(dataset: WindowDataset, shape: BatchShape, updates: Iterable[UpdateRows]) -> Iterator[list[Batch]]:
@@ -73,14 +67,13 @@ def _pinned(dataset: WindowDataset, shape: BatchShape, updates: Iterable[UpdateR
     dtype = torch.uint16 if dataset.token_dtype == np.dtype("uint16") else torch.int32
     size = (2, shape.local_batch_size, dataset.seq_len)
     rows = np.empty((shape.local_batch_size, dataset.seq_len + 1), dtype=np.int64)
-    cuda = torch.cuda.is_available()
     for update in updates:
-        tokens = torch.empty((len(update.offsets), *size), dtype=dtype, pin_memory=cuda)
+        size_of = (len(update.offsets), *size)
+        tokens = torch.empty(size_of, dtype=dtype, pin_memory=torch.cuda.is_available())
         for where, pair in zip(update.offsets, tokens.numpy(), strict=True):
             dataset.read_windows(where, rows)
             pair[0], pair[1] = rows[:, :-1], rows[:, 1:]
-        marks = update.marks(pin_memory=cuda)
-        yield [Batch(pair[0], pair[1], **own) for pair, own in zip(tokens, marks, strict=True)]
+        yield _batches(tokens, update.fields)
 
 
 def _labelled(
@@ -90,11 +83,18 @@ def _labelled(
     rows = np.empty((shape.local_batch_size, dataset.seq_len + 1), dtype=np.int64)
     for update in updates:
         batches = []
-        for where, marks in zip(update.offsets, update.marks(pin_memory=False), strict=True):
+        for where, fields in zip(update.offsets, update.fields or itertools.repeat({}), strict=False):
             dataset.read_windows(where, rows)
-            batch = replace(dataset.make_batch(rows), **marks)
+            batch = replace(dataset.make_batch(rows), **fields) if fields else dataset.make_batch(rows)
             batches.append(pinned(batch) if pin_memory else batch)
         yield batches
+
+
+def _batches(pairs: Iterable[Any], fields: Sequence[Mapping[str, torch.Tensor]]) -> list[Batch]:
+    """Of each pair of inputs and labels a batch, with its fields where there are such."""
+    if not fields:
+        return [Batch(inputs, labels) for inputs, labels in pairs]
+    return [Batch(inputs, labels, **own) for (inputs, labels), own in zip(pairs, fields, strict=True)]
 
 
 def pinned(batch: Batch) -> Batch:

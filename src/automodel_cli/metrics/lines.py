@@ -49,14 +49,17 @@ class _Patterns(string.Formatter):
 
 
 def _each(losses: Record) -> str:
-    return " ".join(f"{name} {UNKNOWN if loss is None else f'{loss:.4f}'}" for name, loss in losses.items())
+    return " ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
 
 
 _FILL = _Patterns()
 _SHOWN_IF_TRUE = ("epoch", "skipped", "spike", "best")  # of the compact format; other fields where there is a number
+_FEW = 4  # losses by source that a line has room for; of more it has none
 
 
 def _shown(record: Record, key: str) -> bool:
+    if key == "loss_by_source":
+        return 0 < len(record.get(key) or ()) <= _FEW
     return bool(record.get(key)) if key in _SHOWN_IF_TRUE else record.get(key) is not None
 
 
@@ -66,8 +69,8 @@ def _shown(record: Record, key: str) -> bool:
 _TRAIN = (
     (1, "loss", "loss {loss:>7.4f}"),
     (7, "loss_avg", "avg {loss_avg:>7.4f}"),
-    (8, "weighted", "weighted {weighted:>7.4f}"),
-    (11, "loss_by_source", "{loss_by_source:each}"),
+    (6, "weighted", "weighted {weighted:>7.4f}"),
+    (7, "loss_by_source", "{loss_by_source:each}"),
     (4, "lr", "lr {lr:.2e}"),
     (5, "grad_norm", "grad {grad_norm:>5.3g}"),
     (3, "tps", "{tps:human} tok/s"),

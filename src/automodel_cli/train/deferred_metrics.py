@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Generic, TypeVar
 
 import torch
@@ -87,8 +87,7 @@ class _HostCopy:
         scalars, by_source = self._numbers[: len(self._dtypes)], self._numbers[len(self._dtypes) :]
         numbers = zip(scalars.tolist(), self._dtypes, strict=True)
         told_apart = by_source.view(2, -1).tolist() if self._told_apart else None
-        loss, tokens, norm, skipped = (_as_python(number, dtype) for number, dtype in numbers)
-        return StepMetrics(loss, tokens, norm, skipped, told_apart)
+        return replace(StepMetrics(*(_as_python(number, dtype) for number, dtype in numbers)), by_source=told_apart)
 
 
 def _as_python(number: float, dtype: torch.dtype) -> float:

@@ -13,6 +13,7 @@ from automodel_cli.config.targets.target import Target
 
 WEIGHTED = "weighted"
 _MEGATRON, _NANOGPT = "MegatronPretraining", "NanogptDataset"
+_NAMES_OF_MEGATRON = (_MEGATRON, f"{_MEGATRON}Config")  # the second in NeMo's newer files
 _OF_TRAINING = ("weight", "objective_weight", "file_pattern", "paths", "shuffle_files", "seed", "order")
 
 
@@ -56,7 +57,7 @@ class DomainMixtureConfig(Section):
         Raises:
             ValueError: it reads no Megatron files, or others, in another order or by other weights.
         """
-        if dataset.name.rpartition(".")[2] != _MEGATRON:
+        if dataset.name.rpartition(".")[2] not in _NAMES_OF_MEGATRON:
             raise ValueError(
                 f"domain_mixture is for {_MEGATRON}; give the sources of a Mixture a weight and an objective_weight"
             )
