@@ -39,7 +39,7 @@ def said(capsys) -> str:
         ("@2", ["--cooldown", "0.5", "--model.n_embd", "64"], 1, "n_embd: 32 -> 64"),
         ("@2", ["--cooldown", "0.5", "--rng.seed", "7"], 1, "seed: 42 -> 7"),
         ("@2", ["--cooldown", "0.5", "--optimizer._target_", "torch.optim.SGD"], 1, "class: AdamW -> SGD"),
-        ("@2", ["--cooldown", "0.5", "--modell.n_embd", "64"], 2, "modell"),
+        ("@2", ["--cooldown", "0.5", "--modelx.n_embd", "64"], 2, "modelx"),
         ("@2", ["--cooldown", "0.5", "-c", "missing.yaml"], 2, "there is no file missing.yaml"),
         ("@2", ["--cooldown", "0.5", "--nnodes", "2"], 2, "made by one process on one machine"),
     ],
@@ -78,8 +78,12 @@ def test_the_folder_of_another_run_is_refused(trunk, tmp_path, capsys):
 def test_a_trunk_that_went_another_way_is_told(trunk, tmp_path, capsys):
     more = tmp_path / "more.yaml"
     more.write_text("lr_scheduler: {lr_decay_style: cosine, max_lr: 0.02}\nstep_scheduler: {max_steps: 6}\n")
-    assert branch(trunk, tmp_path / "branch", "-c", str(more), "--prepare") == 0
+    words = ["-c", str(more), "--prepare"]
+    assert branch(trunk, tmp_path / "branch", *words) == branch(trunk, tmp_path / "branch", *words) == 0
     assert "the trunk's learning rate was not that of this schedule" in said(capsys)
+    more.unlink()
+    assert branch(trunk, tmp_path / "branch", *words) == 1
+    assert "was begun with another config" in said(capsys)
 
 
 def test_a_run_that_is_no_branch_says_nothing_of_lineage(trunk):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,12 @@ from automodel_cli.metrics.plot import FAINT_INK, INK, PALETTE, STYLE, format_of
 from automodel_cli.metrics.read import Columns, RunMetrics
 
 _TRUNK, _BRANCHES = INK, (*PALETTE[:6], *PALETTE[7:])
+_NOTHING = (np.empty(0, np.int64), np.empty(0))
 _SMOOTHED_TO = 40  # points of a curve of training losses, where nothing was validated
+
+Curve = tuple[np.ndarray, np.ndarray]
+"""Steps and values."""
+Values = Callable[[RunMetrics], Curve]
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,8 @@ def plot_tree(roots: Sequence[RunOfTree], out: Path | str, *, title: str | None 
     """
     target = Path(out)
     file_format, matplotlib = format_of(target), import_matplotlib()
-    if not any(_losses(run.metrics)[0].size for root in roots for run, _ in _walk(root)):
+    runs = [run.metrics for root in roots for run, _ in _walk(root)]
+    if not any(_losses(metrics)[0].size for metrics in runs if metrics is not None):
         raise DataError("nothing to draw: no run of the tree has logged a loss", "wait for the first step")
     target.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE), atomic_file(target) as handle:
@@ -48,8 +54,8 @@ def plot_tree(roots: Sequence[RunOfTree], out: Path | str, *, title: str | None 
         colors = itertools.cycle(_BRANCHES)
         for run, above in (pair for root in roots for pair in _walk(root)):
             color = next(colors) if above else _TRUNK
-            _draw(loss, run, above, color)
-            _draw_rate(rate, run, color)
+            _draw(loss, run, above, color, _losses)
+            _draw(rate, run, above, color, _rates)
         _finish(loss, rate, roots)
         figure.suptitle(title or f"{roots[0].name} and its branches", x=0.01, ha="left", fontsize=13, fontweight="bold")
         figure.savefig(handle, format=file_format, dpi=dpi, metadata=undated(file_format))
@@ -63,49 +69,47 @@ def _walk(run: RunOfTree, above: tuple[RunOfTree, ...] = ()) -> Iterator[tuple[R
         yield from _walk(branch, (run, *above))
 
 
-def _losses(metrics: RunMetrics | None) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and losses of the first validation set; without one those of training, smoothed."""
-    if metrics is None:
-        return np.empty(0, int), np.empty(0)
+def _losses(metrics: RunMetrics) -> Curve:
+    """Of the first validation set; without one those of training, smoothed."""
     sets = metrics.validation
     validated = sets.get("default", next(iter(sets.values()), {}))
     if "loss" in validated:
-        return _finite(validated)
-    steps, losses = _finite(metrics.train)
+        return _finite(validated, "loss")
+    steps, losses = _finite(metrics.train, "loss")
     return steps, smooth(losses, steps.size // _SMOOTHED_TO)
 
 
-def _finite(columns: Columns) -> tuple[np.ndarray, np.ndarray]:
-    if "loss" not in columns:
-        return np.empty(0, int), np.empty(0)
-    sound = np.isfinite(columns["loss"])
-    return columns["step"][sound], columns["loss"][sound]
+def _rates(metrics: RunMetrics) -> Curve:
+    return _finite(metrics.train, "lr")
 
 
-def _draw(axes: Any, run: RunOfTree, above: Sequence[RunOfTree], color: str) -> None:
-    steps, losses = _losses(run.metrics)
+def _finite(columns: Columns, name: str) -> Curve:
+    if name not in columns:
+        return _NOTHING
+    sound = np.isfinite(columns[name])
+    return columns["step"][sound], columns[name][sound]
+
+
+def _draw(axes: Any, run: RunOfTree, above: Sequence[RunOfTree], color: str, values: Values) -> None:
+    """The curve of a run, from the last that was known of what it began with."""
+    steps, found = values(run.metrics) if run.metrics is not None else _NOTHING
     if not steps.size:
         return
-    if (fork := _known_at_the_fork(run, above)) is not None:
+    label = f"{run.name} (last {found[-1]:.4f})"
+    if (fork := _known_at_the_fork(run, above, values)) is not None:
         axes.plot(*fork, "o", color=color, markersize=4, zorder=4)
-        steps, losses = np.concatenate([[fork[0]], steps]), np.concatenate([[fork[1]], losses])
-    label = f"{run.name} (last {losses[-1]:.4f})"
-    axes.plot(steps, losses, color=color, linewidth=1.4 if above else 1.6, label=label)
+        steps, found = np.concatenate([[fork[0]], steps]), np.concatenate([[fork[1]], found])
+    axes.plot(steps, found, color=color, linewidth=1.4 if above else 1.6, label=label)
 
 
-def _known_at_the_fork(run: RunOfTree, above: Sequence[RunOfTree]) -> tuple[int, float] | None:
-    """Step and loss of what was last known of the weights that a branch began with."""
-    for parent in above:
-        steps, losses = _losses(parent.metrics)
+def _known_at_the_fork(run: RunOfTree, above: Sequence[RunOfTree], values: Values) -> tuple[int, float] | None:
+    """Step and value that the nearest run above has logged last before ``run`` left."""
+    for metrics in (parent.metrics for parent in above if parent.metrics is not None):
+        steps, found = values(metrics)
         before = steps <= (run.from_step or 0)
         if before.any():
-            return int(steps[before][-1]), float(losses[before][-1])
+            return int(steps[before][-1]), float(found[before][-1])
     return None
-
-
-def _draw_rate(axes: Any, run: RunOfTree, color: str) -> None:
-    if run.metrics is not None and "lr" in run.metrics.train:
-        axes.plot(run.metrics.train["step"], run.metrics.train["lr"], color=color, linewidth=1.4)
 
 
 def _finish(loss: Any, rate: Any, roots: Sequence[RunOfTree]) -> None:

@@ -37,7 +37,6 @@ _WORDS = {"best": "BEST", "latest": "LATEST"}
 _MOST_TEXT = 4000
 _SHOWN_CHANGES = 3
 
-
 Look = Callable[[PretrainConfig, Reporter], tuple[Facts, Schedule]]
 
 
@@ -190,9 +189,13 @@ def _asked(options: BranchOptions, overrides: Sequence[str]) -> dict[str, str]:
         "cooldown": str(options.cooldown),
         "cooldown_steps": str(options.cooldown_steps),
         "shape": str(options.shape),
-        "config": str(options.config and hash_file(Path(options.config))),
+        "config": str(options.config and _hash_of(Path(options.config))),
         "overrides": text if len(text) <= _MOST_TEXT else hash_bytes(text.encode()),
     }
+
+
+def _hash_of(file: Path) -> str:
+    return hash_file(file) if file.is_file() else "gone"
 
 
 def _record(branch: Branch, cfg: PretrainConfig) -> BranchFile:
