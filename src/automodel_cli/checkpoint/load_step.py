@@ -93,7 +93,7 @@ def load_step(
     all_ranks(world, open_and_check, what=what)
     reader, loaded = found[0]
     _read_model(reader, model, world, cast=optimizer is None, growing=growing, averaged=averaged)
-    if average is not None and reader.names("ema"):
+    if average is not None and loaded.state.get("ema") is not None:
         formats.load_tensors(reader, "ema", average, world=world)
     all_ranks(world, refuse_nonfinite, what=what)
     return loaded if optimizer is None else replace(loaded, changes=_read_optimizer(reader, model, optimizer, world))
@@ -125,7 +125,7 @@ def check_fits(
     wanted = {name: tensor for name, tensor in tensors.items() if name not in reader.manifest["tied"]}
     stored = formats.scan(reader, "model")
     formats.compare(path / "model", stored, wanted, cast=optimizer is None, growing=growing)
-    if average and reader.names("ema"):
+    if average and loaded.state.get("ema") is not None:
         formats.compare(path / "ema", formats.scan(reader, "ema"), trained_parameters(model), cast=True)
     if optimizer is None:
         return loaded

@@ -31,7 +31,7 @@ class ModelInput(Section):
     checkpoint: str
     """Checkpoint, run folder (its LATEST is used) or Hugging Face folder."""
     ema: bool = False
-    """Use the averaged weights of the checkpoint, which the `ema` section of a training run keeps, not the last."""
+    """Use the average of the weights that the checkpoint holds beside the last ones."""
     tokenizer: str | None = None
     """Tokenizer, as a name or folder; null: the checkpoint's own."""
     device: Device = "auto"
@@ -264,7 +264,7 @@ class ExportConfig(Section):
     output: str
     """Folder to create; it must not exist yet."""
     ema: bool = False
-    """Use the averaged weights of the checkpoint, which the `ema` section of a training run keeps, not the last."""
+    """Use the average of the weights that the checkpoint holds beside the last ones."""
     push_to_hub: HubName | None = None
     """Repository of the Hugging Face Hub to upload the folder to, ACCOUNT/NAME; it is made if it is not there; null: no
     upload. The token comes from HF_TOKEN or `hf auth login`."""
@@ -290,7 +290,7 @@ class ExportGGUFConfig(Section):
     output_file: str
     """File to create, such as model.gguf, and beside it model.Modelfile; they must not exist yet."""
     ema: bool = False
-    """Use the averaged weights of the checkpoint, which the `ema` section of a training run keeps, not the last."""
+    """Use the average of the weights that the checkpoint holds beside the last ones."""
     type: Literal["f32", "f16", "q8_0"] = "f16"
     """Numbers of the matrices: fp32, fp16, or 8 bits with a scale for 32; norms and biases are fp32."""
     tokenizer: str | None = None
