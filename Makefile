@@ -12,7 +12,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 unexport PYTHONDONTWRITEBYTECODE
 
 NEEDS_GPU := benchmarks/gpu.py benchmarks/document_attention.py
-NEEDS_TEXT := benchmarks/averages.py benchmarks/branches.py benchmarks/muon_vs_adamw.py benchmarks/races.py benchmarks/stability.py benchmarks/midtraining.py benchmarks/gguf_files.py
+NEEDS_TEXT := benchmarks/averages.py benchmarks/branches.py benchmarks/spikes.py benchmarks/muon_vs_adamw.py benchmarks/races.py benchmarks/stability.py benchmarks/midtraining.py benchmarks/gguf_files.py
 
 # Of `make train` and `make run-scaling-law`; what is empty is as configs/depth.yaml says.
 NGPUS      ?= 1

@@ -35,6 +35,7 @@ RECIPES = (
     "pretrain",
     "evaluate",
     "inspect_ckpt",
+    "inspect_data",
     "plot",
     "generate",
 )

@@ -3,8 +3,9 @@
 The rule, for update n: of the last ``window`` accepted updates up to n - 2, take the losses and the logarithms of the
 gradient norms; each gives a limit ``median + threshold * scale``, where ``scale`` is 1.4826 times the median absolute
 deviation from the median (the standard deviation, for a normal distribution), of the loss at least ``LOSS_FLOOR``, of
-the norm's logarithm at least ``NORM_FLOOR`` and at most ``NORM_CEILING``. The update is a spike if one of the two is above its limit. Spikes are not accepted: they do not move
-the limits. Before ``MINIMUM`` updates are accepted there are none.
+the norm's logarithm at least ``NORM_FLOOR`` and at most ``NORM_CEILING``. The update is a spike if one of the two is
+above its limit. Spikes are not accepted: they do not move the limits. Before ``MINIMUM`` updates are accepted there
+are none.
 
 Median and absolute deviation, since outliers hardly move them: B. Iglewicz, D. Hoaglin, How to Detect and Handle
 Outliers (1993). The logarithm, since gradient norms vary by factors. Update n - 1 is left out because a GPU has not
