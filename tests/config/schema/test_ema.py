@@ -7,9 +7,10 @@ from pydantic import ValidationError
 
 from automodel_cli.assembly.training import average_rule
 from automodel_cli.assembly.training_length import TrainingLength
+from automodel_cli.batch_sizes import BatchSizes
 from automodel_cli.config.schema.pretrain import PretrainConfig
 
-LENGTH = TrainingLength(100, 1, "max_steps")
+LENGTH = TrainingLength(100, BatchSizes.of(1), 1, "max_steps")
 
 
 def make(ema) -> PretrainConfig:
