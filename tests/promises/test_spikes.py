@@ -105,6 +105,23 @@ def test_going_back_is_having_been_told_from_the_beginning(tmp_path, shards, rew
     assert [json.loads(line)["step"] for line in superseded if '"train"' in line] == 2 * list(range(61, SPIKED + 1))
 
 
+def test_going_back_takes_averages_and_schedules_along(tmp_path, shards):
+    """A batch size of 4 for 20 updates, which are 10 of 8: the bad samples come ten updates later."""
+    changing = (
+        "ema=0.9",
+        "step_scheduler.max_steps=86",
+        "step_scheduler.global_batch_size=[{until_step: 20, size: 4}, {size: 8}]",
+        "step_scheduler.seq_len_schedule=[{until_step: 78, seq_len: 16}]",
+    )
+    run, _ = trained(tmp_path / "back", shards, *changing, action="rewind")
+    assert [one["step"] for one in run.records("spike")] == [SPIKED + 10, SPIKED + 10]
+    told, _ = trained(tmp_path / "told", shards, *changing, f"spikes.skip_samples=[{BAD}]", action="note")
+    assert run.losses() == told.losses() and position(run, 86) == position(told, 86)
+    for kind in ("model", "ema"):
+        (one,), (other,) = ((each.run / "step_00000086" / kind).glob("*.safetensors") for each in (run, told))
+        assert one.read_bytes() == other.read_bytes()
+
+
 def test_a_margin_goes_around_both_with_one_rewind(tmp_path, shards):
     run, _ = trained(tmp_path / "margin", shards, action="rewind", rewind_margin=1)
     (event,) = run.records("spike")
