@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 from tests.conftest import TinyTraining, write_tokens
 from tests.token_files import write_token_file
 
+from automodel_cli.config.schema.results import InspectDataConfig
+from automodel_cli.recipes import inspect_data
 from automodel_cli.recipes.pretraining import loop
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -103,6 +106,16 @@ def test_going_back_is_having_been_told_from_the_beginning(tmp_path, shards, rew
     assert [one["skipped_samples"] for one in events] == [[BAD[0], BAD[0] + ROWS], [BAD[0] + ROWS, BAD[1]]]
     superseded = (run.run / "metrics.superseded.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in superseded if '"train"' in line] == 2 * list(range(61, SPIKED + 1))
+
+
+def test_inspect_data_goes_around_what_was_skipped(tmp_path, rewound):
+    run = TinyTraining(tmp_path, rewound[0].data)
+    shutil.copytree(rewound[0].run, run.run)
+    shown = [inspect_data.run(InspectDataConfig(run=str(run.run), step=step)) for step in (SPIKED - 1, SPIKED)]
+    assert [one["first_sample"] for one in shown] == [BAD[0] - ROWS, BAD[1]]
+    shutil.rmtree(run.run / f"step_{STEPS:08d}")  # the run is on its way: its newest checkpoint does not know yet
+    shutil.rmtree(run.run / "step_00000070")
+    assert inspect_data.run(InspectDataConfig(run=str(run.run), step=SPIKED))["first_sample"] == BAD[1]
 
 
 def test_a_margin_goes_around_both_with_one_rewind(tmp_path, shards):
