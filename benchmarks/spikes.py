@@ -2,10 +2,10 @@
 
     python benchmarks/spikes.py TEXT [--clean 50] [--planted 20]
 
-TEXT is what `automodel preprocess nanogpt --dataset` takes; its bytes are the tokens. A GPT of 2 layers of 32, batches
-of 32 rows of 64 bytes, 126 updates, `spikes: {window: 64}`. Every run has windows of its own, drawn at random, and
-a seed of its own. A planted run reads, before its update 121, a shard of two updates more: random ids, a phrase of the
-text over and over, or the text in ids of another tokenizer (numbers of characters); by turns it skips and rewinds.
+TEXT is what `automodel preprocess nanogpt --dataset` takes; its bytes are the tokens. A modern GPT of 2 layers of 32,
+batches of 32 rows of 64 bytes, 126 updates, `spikes: {window: 64}`. Every run has windows of its own, drawn at random,
+and a seed of its own. A planted run reads, before its update 121, a shard of two updates more: random ids, a phrase of
+the text over and over, or the text in ids of another tokenizer (numbers of characters); by turns it skips and rewinds.
 A run is trained by the recipe itself, with checkpoints; its loss is that of the same held-out 64 KB.
 """
 
@@ -81,11 +81,11 @@ def trained(folder: Path, seed: int, text: np.ndarray, kind: str | None, action:
     dataset = {"_target_": "NanogptDataset", "seq_len": SEQ_LEN}
     config = {
         "seed": seed,
-        "model": {"_target_": "automodel_cli.models.gpt2.build_gpt2_model", "vocab_size": IDS, "n_positions": SEQ_LEN,
-                  "n_embd": 32, "n_layer": 2, "n_head": 2},
+        "model": {"_target_": "automodel_cli.models.gpt.build_gpt_model", "hidden_size": 32, "num_hidden_layers": 2,
+                  "num_attention_heads": 2, "vocab_size": IDS, "max_position_embeddings": SEQ_LEN},
         "dataset": {**dataset, "file_pattern": shards(folder, seed, text, kind)},
         "validation_dataset": {**dataset, "file_pattern": [held_out]},
-        "optimizer": {"_target_": "torch.optim.AdamW", "lr": 0.006, "betas": [0.9, 0.95]},
+        "optimizer": {"_target_": "torch.optim.AdamW", "lr": 0.004, "betas": [0.9, 0.95]},
         "lr_scheduler": {"lr_decay_style": "cosine", "lr_warmup_steps": 20},
         "step_scheduler": {"global_batch_size": ROWS, "local_batch_size": ROWS, "max_steps": STEPS,
                            "ckpt_every_steps": 50, "val_on_start": False, "validate_on_checkpoint": False},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 from tests.conftest import TinyTraining, write_tokens
 from tests.token_files import write_token_file
 
+from automodel_cli.config.schema.results import InspectDataConfig
+from automodel_cli.recipes import inspect_data
 from automodel_cli.recipes.pretraining import loop
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -120,6 +123,16 @@ def test_going_back_takes_averages_and_schedules_along(tmp_path, shards):
     for kind in ("model", "ema"):
         (one,), (other,) = ((each.run / "step_00000086" / kind).glob("*.safetensors") for each in (run, told))
         assert one.read_bytes() == other.read_bytes()
+
+
+def test_inspect_data_goes_around_what_was_skipped(tmp_path, rewound):
+    run = TinyTraining(tmp_path, rewound[0].data)
+    shutil.copytree(rewound[0].run, run.run)
+    shown = [inspect_data.run(InspectDataConfig(run=str(run.run), step=step)) for step in (SPIKED - 1, SPIKED)]
+    assert [one["first_sample"] for one in shown] == [BAD[0] - ROWS, BAD[1]]
+    shutil.rmtree(run.run / f"step_{STEPS:08d}")  # the run is on its way: its newest checkpoint does not know yet
+    shutil.rmtree(run.run / "step_00000070")
+    assert inspect_data.run(InspectDataConfig(run=str(run.run), step=SPIKED))["first_sample"] == BAD[1]
 
 
 def test_a_margin_goes_around_both_with_one_rewind(tmp_path, shards):

@@ -39,8 +39,6 @@ class Stretch:
 
 
 _SAMPLED_WINDOWS = 256  # looked at for the largest id
-MOST_SOURCES = 256
-"""More are not told apart."""
 
 
 @dataclass(frozen=True)

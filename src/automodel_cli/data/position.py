@@ -27,6 +27,7 @@ def plan_hash(plan: dict[str, Any]) -> str:
 
 
 MOST_SAMPLES = 2**53  # a position leaves room for the arithmetic of int64
+MOST_SOURCES = 256  # of a data set; more are not told apart
 Number = Annotated[int, Field(ge=0, le=MOST_SAMPLES)]
 
 

@@ -66,7 +66,8 @@ def data_read(step: Path) -> dict[str, Any]:
     """
     position = checked_position(json_files.read_json(step / "loader.json", CheckpointError))
     rows = [vars(row) for row in windows_read(position.plan, position.samples_consumed)]
-    return {"step": layout.step_of(step.name), "samples": position.samples_consumed, "windows": rows}
+    skipped = {"skipped": [list(one) for one in position.skipped]} if position.skipped else {}
+    return {"step": layout.step_of(step.name), "samples": position.samples_consumed, "windows": rows, **skipped}
 
 
 def find(run_folder: Path, which: str) -> Path:

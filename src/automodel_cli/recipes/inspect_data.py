@@ -26,12 +26,12 @@ from automodel_cli.config.load import load_config
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.schema.results import InspectDataConfig
 from automodel_cli.data.interface import WindowDataset
-from automodel_cli.data.position import Position, check_plan, checked_position
+from automodel_cli.data.position import MOST_SAMPLES, Position, check_plan, checked_position
 from automodel_cli.data.rows import Row, read_rows
 from automodel_cli.data.skipped import Skipped
 from automodel_cli.data.step_samples import samples_of_step
 from automodel_cli.errors import CheckpointError, ConfigError, DataError
-from automodel_cli.metrics.log import METRICS_NAME
+from automodel_cli.metrics.log import METRICS_NAME, decode_line, lines_of
 from automodel_cli.metrics.read import read_metrics
 
 _SHORT = 600  # characters of a row's text that are shown without --full
@@ -59,7 +59,8 @@ def run(cfg: InspectDataConfig) -> dict[str, Any]:
     dataset = build_dataset(stored, stored.dataset, trust=cfg.trust)
     if not isinstance(dataset, WindowDataset):
         read_rows(dataset, np.empty(0))  # which says why not
-    skipped = _brought_to(dataset, checkpoint)
+    told = () if stored.spikes is None else stored.spikes.skip_samples
+    skipped = Skipped.of((*told, *_gone_around(source), *_brought_to(dataset, checkpoint).ranges))
     samples = _samples(cfg, source, stored, dataset, skipped)
     shown = samples if cfg.full else samples[: cfg.rows]
     tokenizer = run_tokenizer(stored, dataset)
@@ -122,6 +123,17 @@ def _brought_to(dataset: WindowDataset, checkpoint: Path | None) -> Skipped:
     if dataset.continue_from(stored.plan, stored.samples_consumed) is None:
         check_plan(state, dataset.plan())
     return Skipped.of(stored.skipped)
+
+
+def _gone_around(source: _Source) -> list[tuple[int, int]]:
+    """Samples that the run went around on its way, which its next checkpoint will know."""
+    records = [] if source.metrics is None else [decode_line(line) for line, _ in lines_of(source.metrics)]
+    found = [one["skipped_samples"] for one in records if one is not None and "skipped_samples" in one]
+    return [(one[0], one[1]) for one in found if isinstance(one, list) and _is_range(one)]
+
+
+def _is_range(found: list[Any]) -> bool:
+    return len(found) == 2 and all(type(one) is int and 0 <= one <= MOST_SAMPLES for one in found)
 
 
 def _samples(

@@ -1,6 +1,8 @@
 """Rows that no conversation can be made of are bad rows, whatever is in them."""
 
 import json
+import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -14,6 +16,15 @@ GOOD = {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant",
 
 def nested(depth: int) -> bytes:
     return b'{"messages": ' * depth + b"1" + b"}" * depth
+
+
+@pytest.fixture(autouse=True)
+def usual_recursion_limit() -> Iterator[None]:
+    """Python's own; what a worker of the suite has imported before may have raised it."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(1000)
+    yield
+    sys.setrecursionlimit(before)
 
 
 @pytest.mark.parametrize(

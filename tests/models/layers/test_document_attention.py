@@ -126,7 +126,7 @@ def test_one_document_is_plain_causal(name, form):
 def test_padding_behind_the_last_document_changes_nothing(name, form):
     """Collated rows end in padding with segment 0, the id of their first document."""
     model, batch = build(name), packed()
-    other = Batch(*(tensor.clone() for tensor in vars(batch).values()))
+    other = Batch(*(None if tensor is None else tensor.clone() for tensor in vars(batch).values()))
     batch.labels[:, 280:] = IGNORE_INDEX
     other.input_ids[:, 280:] = other.position_ids[:, 280:] = other.segment_ids[:, 280:] = 0
     other.labels[:, 280:] = IGNORE_INDEX

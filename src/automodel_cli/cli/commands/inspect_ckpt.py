@@ -176,6 +176,8 @@ def show_data(found: Mapping[str, Any] | None) -> None:
     title = f"data read until step {found['step']:,} ({found['samples']:,} samples)"
     columns = ("samples", "source", "its windows", "count", "passes so far")
     console.table(title, columns, rows, right=("its windows", "count", "passes so far"))
+    for first, end in found.get("skipped", ()):
+        console.say(f"of these, samples {first:,} to {end:,} were skipped")
 
 
 def show_verified(results: Iterable[Mapping[str, Any]]) -> None:

@@ -179,9 +179,9 @@ class InspectDataConfig(JsonOutput):
     run: str
     """Run folder, checkpoint, or the YAML file of a run."""
     step: Count | None = None
-    """Update whose batch to show, from 1."""
+    """Update whose batch to show, from 1; null: `samples` says what."""
     samples: Annotated[str | None, Field(pattern=r"^\d{1,16}:\d{1,16}$"), TypeName("FIRST:END")] = None
-    """Samples to show instead, FIRST:END as an event of `spikes` names them (END is one past the last); null: those of
+    """Samples to show instead, FIRST:END as an event of `spikes` names them, END one past the last; null: those of
     `step`."""
     rank: Whole | None = None
     """Only the rows that this data-parallel rank had, of as many as the run has had last; null: all."""

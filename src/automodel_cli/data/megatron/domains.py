@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from automodel_cli.data.interface import MOST_SOURCES
 from automodel_cli.data.objective import refuse_reserved, shares, token_weights
+from automodel_cli.data.position import MOST_SOURCES
 from automodel_cli.errors import ConfigError
 
 _KEY = "dataset.domains"

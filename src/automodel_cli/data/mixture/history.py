@@ -14,9 +14,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from automodel_cli.data.interface import MOST_SOURCES
 from automodel_cli.data.mixture.order import ALGORITHM, MixtureOrder, Stage
-from automodel_cli.data.position import MOST_SAMPLES, Number
+from automodel_cli.data.position import MOST_SAMPLES, MOST_SOURCES, Number
 from automodel_cli.errors import DataError
 from automodel_cli.json_files import Count, FileModel, Items
 

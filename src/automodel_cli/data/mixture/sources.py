@@ -11,10 +11,10 @@ from automodel_cli.corpus.tokenizers.same_tokenizer import refuse_other_tokenize
 from automodel_cli.data.arguments import MegatronArguments, MixtureArguments, NanogptArguments
 from automodel_cli.data.files.token_dataset import TokenFileDataset
 from automodel_cli.data.fim import Fim, open_fim
-from automodel_cli.data.interface import MOST_SOURCES
 from automodel_cli.data.megatron_dataset import MegatronPretraining
 from automodel_cli.data.mixture.checked import checked
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
+from automodel_cli.data.position import MOST_SOURCES
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
 
 _KINDS: dict[str, tuple[type[TokenFileDataset], type]] = {
