@@ -48,11 +48,19 @@ class Batch:
         )
 
     def cut(self, seq_len: int) -> Batch:
-        """The same tokens in rows of ``seq_len``, which divides T; a copy where they are not contiguous."""
+        """The same tokens in rows of ``seq_len``, which divides T; a copy where they are not contiguous.
+
+        Positions of a document that a new row begins inside of count from that row's first token.
+        """
         pieces = self.input_ids.shape[1] // seq_len
 
         def shorter(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.repeat_interleave(pieces) if tensor.ndim == 1 else tensor.reshape(-1, seq_len)
 
-        fields = {name: value for name, value in vars(self).items() if value is not None}
-        return replace(self, **{name: shorter(tensor) for name, tensor in fields.items()})
+        fields = {name: shorter(value) for name, value in vars(self).items() if value is not None}
+        if (found := fields.get("position_ids")) is not None:
+            begun = (found[:, 1:] != found[:, :-1] + 1).cumsum(1) > 0  # whether a document has, in this row
+            fields["position_ids"] = counted = found.clone()
+            counted[:, :1] = 0
+            counted[:, 1:] -= found[:, :1] * ~begun
+        return replace(self, **fields)

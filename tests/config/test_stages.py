@@ -64,6 +64,10 @@ def test_rows_are_cut_by_stages_of_samples(load_text):
         ([f"{SCHEDULE}[{{until_step: 3, size: 2}}, {{until_step: 3, size: 4}}]"], "let the ends of stages ascend"),
         ([f"{SCHEDULE}[{{until: 0.5, size: 2}}]"], "share of the run, whose length is not known"),
         (
+            [f"{SCHEDULE}[{{until: 0.9, size: 400}}, {{until: 0.1, size: 1}}]", "step_scheduler.max_steps=9"],
+            "until goes 0.9, 0.1",
+        ),
+        (
             [f"{SCHEDULE}[{{until_step: 2, size: 2}}, {{until: 0.5, size: 4}}]", "step_scheduler.max_steps=9"],
             "do not go with other ends",
         ),

@@ -125,6 +125,7 @@ def test_one_source_of_a_mixture_is_rearranged(tokens, tmp_path):
         ({"separator": 0}, "fim.prefix is not given"),
         ({"separator": 0, **MARKS, "middle": "<mid>"}, "fim.middle is '<mid>'"),
         ({"separator": 0, **MARKS, "middle": PREFIX}, "give three different ids"),
+        ({"separator": PREFIX, **MARKS}, f"id {PREFIX} is a mark and stands between documents"),
         ("yes", "fim is 'yes'"),
     ],
 )

@@ -199,6 +199,25 @@ def test_rows_are_cut_shorter_by_stages(pattern: str) -> None:
             assert torch.equal(inputs.reshape(2, SEQ), all_inputs) and torch.equal(labels.reshape(2, SEQ), all_labels)
 
 
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_cut_rows_are_the_rows_of_shorter_windows(width: int, tmp_path: Path) -> None:
+    write_token_file(tmp_path / "a.bin", np.random.default_rng(0).integers(0, 5, 12 * 8 + 1))
+
+    def batches(seq_len: int, lengths: Staged | None) -> list[Batch]:
+        dataset = NanogptDataset(str(tmp_path / "a.bin"), seq_len, intra_document=True, bos_token=0)
+        size = 4 * 8 // seq_len
+        loader = TokenLoader(dataset, global_batch_size=size, local_batch_size=size, row_lengths=lengths)
+        return [batch for update in loader for batch in update]
+
+    for cut, short in zip(batches(8, Staged(((0, width), (10**6, 8)))), batches(width, None), strict=True):
+        assert torch.equal(cut.input_ids, short.input_ids) and torch.equal(cut.position_ids, short.position_ids)
+        assert torch.equal(_same_document(cut.segment_ids), _same_document(short.segment_ids))
+
+
+def _same_document(segments: torch.Tensor) -> torch.Tensor:
+    return segments[:, :, None] == segments[:, None, :]
+
+
 def _stream_tokens(loader: TokenLoader, updates: int) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
     for _, update in zip(range(updates), loader, strict=False):
         yield [(batch.input_ids.clone(), batch.labels.clone()) for batch in update if batch.labels is not None]

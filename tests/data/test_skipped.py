@@ -8,7 +8,7 @@ from tests.token_files import write_token_file
 
 from automodel_cli.data.loader import TokenLoader
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
-from automodel_cli.data.skipped import Skipped
+from automodel_cli.data.skipped import MOST_RANGES, Skipped
 from automodel_cli.errors import ConfigError, DataError
 
 
@@ -81,6 +81,17 @@ def test_an_epoch_whose_end_is_skipped_ends(dataset):
         if len(ended) == 12:
             break
     assert ended == [False] * 9 + [True, False, False]
+
+
+def test_more_ranges_than_a_position_keeps_are_refused(dataset):
+    odd = [(2 * n + 41, 2 * n + 42) for n in range(MOST_RANGES)]
+    full = loader(dataset, skip=odd)
+    loader(dataset).load_state_dict(full.state_dict())
+    loader(dataset, skip=[*odd, (40, 41)]).load_state_dict(full.state_dict())  # which touches the first
+    with pytest.raises(ConfigError, match=r"1,001 separate ranges .* at most 1,000"):
+        loader(dataset, skip=[*odd, (38, 39)])
+    with pytest.raises(ConfigError, match="1,001 separate ranges"):
+        loader(dataset, skip=[(38, 39)]).load_state_dict(full.state_dict())
 
 
 def test_what_was_trained_on_cannot_be_skipped_any_more(dataset):

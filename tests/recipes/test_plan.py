@@ -104,6 +104,19 @@ def test_a_run_by_time_is_as_long_as_the_gpu_makes_it(tiny_training):
         estimate(tiny_training, *timed)
 
 
+def test_schedules_count_and_are_checked(tiny_training):
+    sizes = "step_scheduler.global_batch_size=[{until_step: 1000, size: 4}, {size: 8}]"
+    timed = ("step_scheduler.max_minutes=2", "lr_scheduler.lr_decay_style=constant", "step_scheduler.max_steps=null")
+    found = estimate(tiny_training, *timed, sizes, options=PlanOptions(gpu="H100"))
+    assert found.tokens == 32 * (1000 * 4 + (found.steps - 1000) * 8)
+    assert found.time.hours * 60 == pytest.approx(2, rel=1e-3)
+    short = [{"until_step": 9, "size": 6}, {"size": 8}]
+    auto = estimate(tiny_training, step_scheduler={"global_batch_size": short, "local_batch_size": "auto"})
+    assert {one.local_batch_size for one in auto.memory} == {2}
+    with pytest.raises(ConfigError, match=r"seq_len_schedule\[0\].seq_len is 5"):
+        estimate(tiny_training, "step_scheduler.seq_len_schedule=[{until_step: 3, seq_len: 5}]")
+
+
 def test_the_micro_batch_is_the_largest_that_fits(tiny_training):
     words = ["model.n_embd=768", "model.n_layer=12", "model.n_positions=1024", "model.vocab_size=50257"]
     words += ["dataset.seq_len=1024", "step_scheduler.global_batch_size=512", "step_scheduler.max_steps=9"]

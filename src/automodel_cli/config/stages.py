@@ -107,8 +107,13 @@ def _samples_of_steps(scheduler: StepSchedulerConfig) -> int | None:
         )
     bounds = [0.0, *(share for share in shares if share is not None), 1.0]
     widths = [end - begin for begin, end in itertools.pairwise(bounds)]
+    if min(widths) <= 0:
+        raise ConfigError(
+            f"step_scheduler.batch_size_schedule: until goes {', '.join(f'{share:g}' for share in bounds[1:-1])}",
+            "let the ends of stages ascend",
+        )
     updates = sum(width / size for width, size in zip(widths, scheduler.global_batch_sizes, strict=True))
-    return round(scheduler.max_steps / updates) if updates > 0 else None
+    return round(scheduler.max_steps / updates)
 
 
 def _divisors(number: int) -> str:

@@ -80,7 +80,7 @@ def open_fim(given: Any, key: str, *, manifest: MadeBy | None, separator: int | 
         separator: the id between documents, where the data set knows it; else the manifest's.
 
     Raises:
-        ConfigError: rates that are none, marks or a separator that nothing names.
+        ConfigError: rates that are none, marks or a separator that nothing names, or that are the same.
     """
     if given is None:
         return None
@@ -95,7 +95,12 @@ def open_fim(given: Any, key: str, *, manifest: MadeBy | None, separator: int | 
         between = getattr(manifest, "separator_id", None)
     if between is None:
         raise ConfigError(f"{key}: nothing says which token stands between documents", f"give its id: {key}.separator")
-    return Fim(options.rate, options.spm_rate, _marks(options, key, manifest), between, seed)
+    marks = _marks(options, key, manifest)
+    if between in marks:
+        raise ConfigError(
+            f"{key}: id {between} is a mark and stands between documents", "give the marks ids of their own"
+        )
+    return Fim(options.rate, options.spm_rate, marks, between, seed)
 
 
 def _marks(options: FimArguments, key: str, manifest: MadeBy | None) -> tuple[int, int, int]:

@@ -35,7 +35,7 @@ from automodel_cli.data.permutation import ALGORITHM, Permutation
 from automodel_cli.data.position import PlannedLoader, StreamState, check_plan, checked_position
 from automodel_cli.data.prefetch import prefetch_on_host, prefetch_to_device
 from automodel_cli.data.sampler import BatchShape
-from automodel_cli.data.skipped import Skipped
+from automodel_cli.data.skipped import MOST_RANGES, Skipped
 from automodel_cli.data.user_dataset import (
     RankStream,
     Sharding,
@@ -90,7 +90,7 @@ class TokenLoader(PlannedLoader):
         super().__init__(dataset.plan(), len(dataset), self._shapes[sizes.last], num_epochs)
         self.sizes = sizes
         self.row_lengths = row_lengths
-        self._told = self.skipped = Skipped.of(skip)
+        self._told = self.skipped = _few_enough(Skipped.of(skip))
         self.last_samples = (0, 0)  # first of the last update's, and one past its last: skipped ones may lie between
         self.dataset = dataset
         self.device = torch.device(device)
@@ -150,7 +150,7 @@ class TokenLoader(PlannedLoader):
         """What a position that was saved skips, and what this run was told to.
 
         Raises:
-            ConfigError: it was told to skip what was trained on before that position.
+            ConfigError: it was told to skip what was trained on before that position, or the two are too many ranges.
         """
         before = Skipped.of(stored)
         for first, end in self._told.ranges:
@@ -159,7 +159,7 @@ class TokenLoader(PlannedLoader):
                     f"spikes.skip_samples has samples {first:,} to {end:,}, the run is at sample {consumed:,} already",
                     "go on from an earlier checkpoint (checkpoint.restore_from), or start over with --fresh",
                 )
-        return Skipped.of((*before.ranges, *self._told.ranges))
+        return _few_enough(Skipped.of((*before.ranges, *self._told.ranges)))
 
     def state_dict(self) -> dict[str, Any]:
         """As ``PlannedLoader`` has it; with the samples that are skipped, where there are such."""
@@ -207,6 +207,17 @@ class TokenLoader(PlannedLoader):
             fields["row_weights"] = self.dataset.row_weights(numbers.ravel(), sources)
         values = {name: found.reshape(numbers.shape) for name, found in fields.items()}
         return with_fields(by_update, pin_memory=self.device.type == "cuda", **values)
+
+
+def _few_enough(skipped: Skipped) -> Skipped:
+    """``skipped``, which a position has to be able to keep."""
+    if len(skipped.ranges) > MOST_RANGES:
+        raise ConfigError(
+            f"{len(skipped.ranges):,} separate ranges of samples are skipped (spikes.skip_samples), at most "
+            f"{MOST_RANGES:,} can be",
+            "join neighbours: ranges that touch are one",
+        )
+    return skipped
 
 
 class TorchLoader(PlannedLoader):

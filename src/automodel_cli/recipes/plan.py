@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from automodel_cli import device as this_machine
 from automodel_cli.batch_sizes import BatchSizes
-from automodel_cli.config.horizon import Horizon, batches_of, configured_seq_len, horizon_of
+from automodel_cli.config.horizon import Horizon, batches_of, configured_seq_len, horizon_of, row_lengths_of
 from automodel_cli.config.schema.options import PlanOptions
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.targets import aliases
@@ -114,11 +115,12 @@ def run(cfg: PretrainConfig, options: PlanOptions) -> RunEstimate:
             "use automodel pretrain llm --dry-run",
         )
     sizes = batches_of(cfg)
+    row_lengths_of(cfg, seq_len)  # which refuses what means nothing
     rows = sizes.last
     data = _find_data(cfg, seq_len)
     horizon = horizon_of(cfg)
     if horizon.timed:
-        steps, why = _timed_steps(options, horizon, flops * rows * seq_len), horizon.reason
+        steps, why = _timed_steps(options, horizon, flops * seq_len, sizes), horizon.reason
     else:
         steps, why = _steps(cfg, horizon, data, sizes)
     tokens = sizes.samples(steps) * seq_len
@@ -184,14 +186,14 @@ def _megatron_tokens(paths: Any, split: Any) -> int:
     return round((high - low) * tokens)
 
 
-def _timed_steps(options: PlanOptions, horizon: Horizon, flops_per_update: int) -> int:
+def _timed_steps(options: PlanOptions, horizon: Horizon, flops_per_sample: int, sizes: BatchSizes) -> int:
     """Updates that a GPU does in the time there is."""
     if horizon.seconds is None or options.gpu is None:
         raise ConfigError(
             f"step_scheduler.{horizon.reason} says no number of updates",
             "give minutes and --gpu NAME for an estimate, or another horizon",
         )
-    return max(1, int(horizon.seconds * _flops_per_s(options) // flops_per_update))
+    return max(1, sizes.updates(int(horizon.seconds * _flops_per_s(options) // flops_per_sample)))
 
 
 def _steps(cfg: PretrainConfig, horizon: Horizon, data: _Data, sizes: BatchSizes) -> tuple[int, str]:
@@ -216,7 +218,8 @@ def _steps(cfg: PretrainConfig, horizon: Horizon, data: _Data, sizes: BatchSizes
 def _fit(cfg: PretrainConfig, model: SizedModel, seq_len: int, num_gpus: int, card_gib: int) -> Fit:
     """The configured micro-batch on a card, for `auto` the largest that fits."""
     wanted, share = cfg.step_scheduler.local_batch_size, cfg.step_scheduler.global_batch_size // num_gpus
-    sizes = [wanted] if wanted != "auto" else _halves(share, _MOST_TOKENS // seq_len)
+    every = math.gcd(*cfg.step_scheduler.global_batch_sizes) // num_gpus
+    sizes = [wanted] if wanted != "auto" else _halves(every, _MOST_TOKENS // seq_len)
     peaks = {rows: _peak_gib(cfg, model, seq_len, rows, num_gpus) for rows in sizes}
     rows = next((rows for rows in sizes if peaks[rows] <= _SHARE * card_gib), 0)
     return Fit(card_gib, rows, -(-share // rows) if rows else 0, peaks[rows or sizes[-1]])
@@ -243,7 +246,7 @@ def _peak_gib(cfg: PretrainConfig, model: SizedModel, seq_len: int, rows: int, n
         chunk_tokens=_CHUNK_TOKENS,
         recompute=section.recompute,
         moments=moments,
-        accumulates=cfg.step_scheduler.global_batch_size > rows * num_gpus,
+        accumulates=max(cfg.step_scheduler.global_batch_sizes) > rows * num_gpus,
         strategy=strategy,
         shards=num_gpus,
         validates=bool(cfg.validation_datasets),

@@ -69,6 +69,7 @@ def changed(number, **values):
         (DOMAINS[::-1], {}, "in their order"),
         (DOMAINS, {"paths": "d/*"}, "in their order"),
         (DOMAINS, {"paths": ["50", "d/a", "50", "d/b"]}, "other weights than domain_mixture"),
+        (DOMAINS, {"paths": [0, "d/a", 0, "d/b"]}, "other weights than domain_mixture"),
         (DOMAINS, MIXTURE, "a weight and an objective_weight"),
     ],
 )
@@ -88,6 +89,9 @@ def test_held_out_files_by_source_are_read_as_the_source_is(tmp_path):
         "_target_": "MegatronPretraining", "paths": "books/x", "seq_length": 8, "split": "90,10,0", "order": "file",
         "splits_to_build": "validation",
     }  # fmt: skip
+    rearranged = {name: {**source, "fim": {"rate": 0.5}} for name, source in MIXTURE["sources"].items()}
+    plain = load(tmp_path, {**MIXTURE, "sources": rearranged}, validation_sources=cfg.validation_sources)
+    assert plain.validation_datasets == cfg.validation_datasets  # training's alone: Megatron's set does not take it
     other = load(tmp_path, MIXTURE, validation_sources={"books": ["v/x", "v/y"]}).validation_datasets["books"]
     assert other.arguments["paths"] == {"validation": ["v/x", "v/y"]}
     assert load_config(PretrainConfig, _written(tmp_path, to_yaml(cfg))).validation_datasets == cfg.validation_datasets
@@ -102,6 +106,16 @@ def test_held_out_files_by_source_are_read_as_the_source_is(tmp_path):
             MIXTURE,
             {"validation_sources": {"web": "x"}, "validation_dataset_web": DATASET},
             "validation_sources.web and validation_dataset_web are one",
+        ),
+        (
+            {**MIXTURE, "sources": {"default": MIXTURE["sources"]["web"]}},
+            {"validation_sources": {"default": "x"}, "validation_dataset": DATASET},
+            "validation_dataset is called default, and so is another",
+        ),
+        (
+            DATASET,
+            {"validation_dataset": DATASET, "validation_dataset_default": DATASET},
+            "validation_dataset is called default, and so is another",
         ),
     ],
 )

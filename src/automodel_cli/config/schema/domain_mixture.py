@@ -14,7 +14,7 @@ from automodel_cli.config.targets.target import Target
 WEIGHTED = "weighted"
 _MEGATRON, _NANOGPT = "MegatronPretraining", "NanogptDataset"
 _NAMES_OF_MEGATRON = (_MEGATRON, f"{_MEGATRON}Config")  # the second in NeMo's newer files
-_OF_TRAINING = ("weight", "objective_weight", "file_pattern", "paths", "shuffle_files", "seed", "order")
+_OF_TRAINING = ("weight", "objective_weight", "fim", "file_pattern", "paths", "shuffle_files", "seed", "order")
 
 
 class Domain(Section):
@@ -69,8 +69,9 @@ class DomainMixtureConfig(Section):
                 f"({', '.join(prefixes)}), in their order"
             )
         own = [domain.sampling_weight for domain in self.domains]
-        pairs = zip(own, weights or own, strict=True)
-        if any(not math.isclose(a / sum(own), b / sum(weights or own)) for a, b in pairs):
+        given = weights or own
+        total = sum(given)
+        if not total > 0 or any(not math.isclose(a / sum(own), b / total) for a, b in zip(own, given, strict=True)):
             raise ValueError("dataset.paths has other weights than domain_mixture; leave them out there")
 
     def apply(self, dataset: Target) -> dict[str, Any]:

@@ -233,6 +233,9 @@ class PretrainConfig(Section):
             held_out(self.dataset, name, path)
             if name in self.named_validation_datasets:
                 raise ValueError(f"validation_sources.{name} and validation_dataset_{name} are one; keep one of them")
+        further = {*self.validation_sources, *self.named_validation_datasets}
+        if self.validation_dataset is not None and "default" in further:
+            raise ValueError("validation_dataset is called default, and so is another validation set; rename that one")
         return self
 
     @model_validator(mode="after")

@@ -18,10 +18,7 @@ from automodel_cli.errors import DataError
 
 
 class FileWindows(TokenFileDataset):
-    """Windows of T + 1 tokens at offsets (file, first token), or (file, first token, sample) where rows are rearranged.
-
-    The sample is -1 in rows that stay as they are.
-    """
+    """Windows of T + 1 tokens at offsets (file, first token), where rows are rearranged (file, first token, sample)."""
 
     def __init__(self, files: Sequence[TokenFile], mmap: bool | Literal["auto"]) -> None:
         super().__init__(files, mmap)
@@ -55,7 +52,7 @@ class FileWindows(TokenFileDataset):
     def _rearrange(self, shards: list[int], samples: list[int], out: np.ndarray) -> None:
         for shard, sample, row in zip(shards, samples, out, strict=True):
             fim = self._fims[shard]
-            if fim is not None and sample >= 0:
+            if fim is not None:
                 fim.rearrange(row, sample)
 
     def check_vocab(self, vocab_size: int) -> None:
