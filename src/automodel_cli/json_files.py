@@ -14,6 +14,7 @@ the file, the place in it, what was found and what was expected. Rules for model
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import stat
 from pathlib import Path
@@ -213,11 +214,17 @@ def validated(
         error: the first place where ``value`` is not what the model describes, and how many there are.
     """
     try:
-        return TypeAdapter(model).validate_python(value)
+        return _adapter(model).validate_python(value)
     except ValidationError as problem:
         problems = problem.errors(include_url=False)
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
         raise error(f"{without_controls(str(where))}: {_sentence(problems[0])}{more}", hint or _RESTORE) from None
+
+
+@functools.cache
+def _adapter(model: type[Model]) -> TypeAdapter[Model]:
+    """Made once: files of many small records are validated line by line."""
+    return TypeAdapter(model)
 
 
 def _sentence(problem: ErrorDetails) -> str:

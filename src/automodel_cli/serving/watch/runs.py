@@ -1,0 +1,168 @@
+"""The runs below the folders that were named, each with a name that a page may ask for; no path comes from a page."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from automodel_cli.checkpoint import nested_runs
+from automodel_cli.metrics.downsample import Curve
+from automodel_cli.metrics.run_view import Changes, RunView
+from automodel_cli.serving.watch.run_facts import PlanOf, RunFacts, no_plan
+
+MOST_RUNS = 200
+_DIGITS = 6
+
+
+class WatchedRun:
+    """A run: its log and its facts, for one follower and many pages.
+
+    Attributes:
+        name: what pages call it.
+    """
+
+    def __init__(self, name: str, folder: Path, plan_of: PlanOf = no_plan) -> None:
+        self.name, self.folder = name, folder
+        self._view, self._facts = RunView(folder), RunFacts(folder, plan_of)
+        self._lock = threading.Lock()
+        self._caught_up = False
+
+    # ------------------------------------------------------------------------------------------ the follower
+
+    def update(self) -> Changes:
+        """Take what has come into the log, up to a block."""
+        with self._lock:
+            changes = self._view.update()
+            self._caught_up = not changes.more
+            return changes
+
+    def update_facts(self) -> bool:
+        """Look into the folder; whether something is different."""
+        return self._facts.update()  # one thread calls this, and puts a whole new value
+
+    def read_all(self) -> WatchedRun:
+        """Take all there is."""
+        self._view.read_all()
+        self._facts.update()
+        self._caught_up = True
+        return self
+
+    # ------------------------------------------------------------------------------------------ the pages
+
+    def overview(self) -> dict[str, Any]:
+        """A line of the list of runs."""
+        with self._lock:
+            view = self._view
+            plan, facts = self._facts.value.get("plan", {}), self._facts.value
+            return {
+                "run": self.name,
+                "generation": view.generation,
+                "reading": not self._caught_up,
+                "training": facts.get("training", False),
+                "plan": plan,
+                **view.summary(),
+            }
+
+    def details(self) -> dict[str, Any]:
+        """All that is no curve."""
+        facts = self._facts.value
+        with self._lock:
+            events, samples = self._view.events(), self._view.samples()
+        events += [_saved(save) for save in facts.get("saves", [])]
+        events.sort(key=lambda event: (event["step"], event["time"] or 0.0))
+        return {**self.overview(), **facts, "events": events, "samples": samples}
+
+    def curves(self, axis: str, low: float | None, high: float | None, buckets: int, *, log_x: bool) -> dict[str, Any]:
+        """Thinned curves of all parts, with the rows that they are of."""
+        with self._lock:
+            view = self._view
+            parts = {}
+            for part, table in view.parts.items():
+                curves = view.curves(part, axis, low=low, high=high, buckets=buckets, log_x=log_x)
+                x = view.x_of(part, axis)
+                parts[part] = {
+                    "rows": table.rows,
+                    "x": [float(x[0]), float(x[-1])],
+                    "curves": {name: _curve(curve) for name, curve in curves.items()},
+                }
+            return {"run": self.name, "generation": view.generation, "axis": axis, "begun": _odd(view.begun), "parts": parts}
+
+    def rows(self, part: str, first: int, end: int) -> dict[str, Any]:
+        """Rows as they are, for pages that have those before."""
+        with self._lock:
+            view, rows = self._view, slice(first, end)
+            x = {axis: view.x_of(part, axis)[rows].tolist() for axis in ("step", "tokens", "time")}
+            columns = {name: _short(column) for name, column in view.columns(part, rows).items()}
+            return {
+                "run": self.name,
+                "generation": view.generation,
+                "part": part,
+                "first": first,
+                "rows": end,
+                "x": x,
+                "columns": columns,
+                "last": view.last[part],
+            }
+
+
+def _curve(curve: Curve) -> list[Any]:
+    points = [_short(curve.x, digits=9), _short(curve.y)]
+    if curve.mean_x is not None and curve.mean_y is not None:
+        points += [_short(curve.mean_x, digits=9), _short(curve.mean_y)]
+    return points
+
+
+def _short(values: Any, *, digits: int = _DIGITS) -> list[float | None]:
+    """Numbers with as many digits as a screen has pixels; None for what is not finite."""
+    form = f"%.{digits}g"
+    return [float(form % value) if value - value == 0 else None for value in values.tolist()]
+
+
+def _odd(value: float) -> float | None:
+    return float(value) if value == value else None
+
+
+def _saved(save: dict[str, Any]) -> dict[str, Any]:
+    marks = f", now {' and '.join(save['marks'])}" if save["marks"] else ""
+    return {"step": save["step"], "time": save["time"], "kind": "save", "text": f"checkpoint{marks}"}
+
+
+class RunSet:
+    """All runs in and below some folders; new ones are found as they come, and one that is gone is kept."""
+
+    def __init__(self, folders: Sequence[Path], plan_of: PlanOf = no_plan) -> None:
+        self._folders, self._plan_of = list(folders), plan_of
+        self._runs: dict[Path, WatchedRun] = {}
+        self._by_name: dict[str, WatchedRun] = {}
+
+    def find(self) -> list[WatchedRun]:
+        """Look for runs; the new ones."""
+        new = []
+        for root in self._folders:
+            inside = [root] if nested_runs.is_run(root) else []
+            for folder in [*inside, *nested_runs.runs_below(root)]:
+                if folder not in self._runs and len(self._runs) < MOST_RUNS:
+                    run = WatchedRun(self._name(root, folder), folder, self._plan_of)
+                    self._runs[folder] = run
+                    self._by_name = {**self._by_name, run.name: run}  # a new one: pages look while this goes on
+                    new.append(run)
+        return new
+
+    def _name(self, root: Path, folder: Path) -> str:
+        short = root.absolute().name if folder == root else str(folder.relative_to(root))
+        names = [short, str(folder), *(f"{short} ({number})" for number in range(2, MOST_RUNS + 2))]
+        return next(name for name in names if name not in self._by_name)
+
+    def __iter__(self):
+        return iter(list(self._by_name.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def get(self, name: str) -> WatchedRun | None:
+        """The run that pages call so."""
+        return self._by_name.get(name)
+
+
