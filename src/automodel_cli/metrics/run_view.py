@@ -279,8 +279,14 @@ def _part_of(record: Record) -> str | None:
 
 def _numbers_of(record: Record) -> dict[str, Any]:
     """The record without what is long: numbers and short texts, and such mappings."""
-    plain = {key: value for key, value in record.items() if isinstance(value, int | float | str | None)}
-    return {key[:100]: value[:100] if isinstance(value, str) else value for key, value in plain.items()}
+    plain = {key: value for key, value in record.items() if value is None or isinstance(value, int | float | str)}
+    return {key[:100]: _shown(value) for key, value in plain.items()}
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, str):
+        return value[:100]
+    return none_if_odd(value) if isinstance(value, float) else value
 
 
 def _event_of(record: Record) -> dict[str, Any]:

@@ -46,8 +46,6 @@ class Hub:
     def start(self) -> Hub:
         """Begin to follow; what there is is read in the background."""
         self.runs.find()
-        for run in self.runs:
-            run.update_facts()
         self._thread.start()
         return self
 
@@ -67,9 +65,7 @@ class Hub:
                 more |= self._update(run)
             now = time.monotonic()
             if now - found_at > _FIND_S:
-                if new := self.runs.find():
-                    for run in new:
-                        run.update_facts()
+                if self.runs.find():
                     self._say({"what": "runs"})
                 found_at = time.monotonic() + 20 * (time.monotonic() - now)  # a slow disk is not asked all the time
             if not more:
