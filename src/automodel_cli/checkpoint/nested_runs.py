@@ -18,7 +18,7 @@ _SHOWN = 6
 # What a run writes into its folder, and the reports on it: docs/formats.md. The rest is somebody else's.
 _NAMES = "|".join(map(re.escape, (*layout.POINTERS, CONFIG_NAME, METRICS_NAME, SUPERSEDED_NAME, RUN_NAME)))
 _OWN = re.compile(
-    rf"({_NAMES}|results(_[\w.+-]+)?\.json|curves\w*\.\w+){files.ANY_TEMPORARY}"
+    rf"({_NAMES}|results(_[\w.+-]+)?\.json|(curves|report)\w*\.\w+){files.ANY_TEMPORARY}"
     r"|step_\d{8,}(\.\w+)?|profile|wandb"
 )
 

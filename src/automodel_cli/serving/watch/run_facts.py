@@ -24,6 +24,8 @@ _MAX_BYTES = 4 << 20
 _MOST_KEYS = 2000
 _MOST_SAVES = 200
 _MOST_RESULTS = 20
+_MOST_SCORES = 400
+_SCORES = ("accuracy", "score", "value")  # of what has a ``stderr``
 _LONGEST_VALUE = 500
 # Of a checkpoint's facts: who made it, and of what.
 _SECTIONS = ("model", "param_counts", "data", "tokenizer", "optimizer", "schedule", "batch", "precision")
@@ -131,17 +133,10 @@ class RunFacts:
         return next((save["facts"] for save in reversed(list(saves)) if save["facts"]), {})
 
     def _results(self) -> list[dict[str, Any]]:
-        """Scores by ``automodel eval``: the numbers of each results file."""
-        found = []
-        for path in sorted(self._folder.glob("results*.json"))[-_MOST_RESULTS:]:
-            numbers = {
-                key: value
-                for key, value in flattened(self._json(path.name), keep_numbers=True).items()
-                if isinstance(value, int | float) and not isinstance(value, bool)
-            }
-            if numbers:
-                found.append({"name": path.name, "scores": dict(list(numbers.items())[:400])})
-        return found
+        """What ``automodel eval`` has written: scores by results file."""
+        files = sorted(self._folder.glob("results*.json"))[-_MOST_RESULTS:]
+        found = [{"name": path.name, "scores": scores_of(self._json(path.name))} for path in files]
+        return [one for one in found if one["scores"]]
 
 
 def _of_manifest(path: Path, time: float) -> dict[str, Any]:
@@ -161,6 +156,28 @@ def _of_manifest(path: Path, time: float) -> dict[str, Any]:
     }
 
 
+def scores_of(results: Mapping[str, Any]) -> dict[str, list[float | None]]:
+    """Of a results file: a number and its standard error (None: it has none) by name, at most 400 of them."""
+    found: dict[str, list[float | None]] = {}
+    for name in ("loss", "bits_per_byte", "perplexity"):
+        if (value := _number(results.get(name))) is not None:
+            found[name] = [value, None]
+    waiting: list[tuple[str, Any]] = [("", results)]
+    while waiting and len(found) < _MOST_SCORES:
+        name, one = waiting.pop()
+        if not isinstance(one, Mapping):
+            continue
+        value = next((number for key in _SCORES if (number := _number(one.get(key))) is not None), None)
+        if value is not None and "stderr" in one:
+            found[name.removeprefix("tasks ").removeprefix("means ")] = [value, _number(one["stderr"])]
+        waiting += [(f"{name} {key}".strip()[:_LONGEST_VALUE], inner) for key, inner in reversed(one.items())]
+    return found
+
+
+def _number(value: Any) -> float | None:
+    return none_if_odd(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
 def _pointer(folder: Path, pointer: str) -> str | None:
     try:
         return layout.read_pointer(folder, pointer)
@@ -176,16 +193,14 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def flattened(value: Any, *, keep_numbers: bool = False) -> dict[str, Any]:
+def flattened(value: Any) -> dict[str, str]:
     """``{"a": {"b": 1}}`` -> ``{"a.b": "1"}``: leaves as short texts by their full names, at most 2,000 of them."""
-    found: dict[str, Any] = {}
+    found: dict[str, str] = {}
     waiting = [("", value)]
     while waiting and len(found) < _MOST_KEYS:
         name, one = waiting.pop()
         if isinstance(one, Mapping) and one:
             waiting += [(f"{name}.{key}" if name else str(key), inner) for key, inner in reversed(one.items())]
-        elif keep_numbers and isinstance(one, int | float):
-            found[name[:_LONGEST_VALUE]] = one if isinstance(one, int) else none_if_odd(one)
         elif name:
             found[name[:_LONGEST_VALUE]] = _text(one)
     return found

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from automodel_cli.checkpoint import nested_runs
-from automodel_cli.metrics.downsample import Curve
-from automodel_cli.metrics.run_view import Changes, RunView
+from automodel_cli.metrics.downsample import Curve, thin
+from automodel_cli.metrics.run_view import TRAIN, Changes, RunView
 from automodel_cli.serving.watch.run_facts import PlanOf, RunFacts, no_plan
 
 MOST_RUNS = 200
@@ -72,7 +72,7 @@ class WatchedRun:
             events, samples = self._view.events(), self._view.samples()
         events += [_saved(save) for save in facts.get("saves", [])]
         events.sort(key=lambda event: (event["step"], event["time"] or 0.0))
-        return {**self.overview(), **facts, "events": events, "samples": samples}
+        return {**self.overview(), **facts, "folder": str(self.folder), "events": events, "samples": samples}
 
     def curves(self, axis: str, low: float | None, high: float | None, buckets: int, *, log_x: bool) -> dict[str, Any]:
         """Thinned curves of all parts, with the rows that they are of."""
@@ -88,6 +88,16 @@ class WatchedRun:
                     "curves": {name: _curve(curve) for name, curve in curves.items()},
                 }
             return {"run": self.name, "generation": view.generation, "axis": axis, "begun": _odd(view.begun), "parts": parts}
+
+    def axes(self, points: int) -> dict[str, list[list[float | None]]]:
+        """For each step (of at most two times ``points``) its tokens and its time: the other x axes."""
+        with self._lock:
+            view = self._view
+            if TRAIN not in view.parts:
+                return {}
+            step = view.x_of(TRAIN, "step")
+            thinned = {axis: thin(step, view.x_of(TRAIN, axis), points) for axis in ("tokens", "time")}
+            return {axis: [_short(curve.x, digits=9), _short(curve.y, digits=9)] for axis, curve in thinned.items()}
 
     def rows(self, part: str, first: int, end: int) -> dict[str, Any]:
         """Rows as they are, for pages that have those before."""

@@ -148,13 +148,14 @@ class Chart {
     return logX ? low * (high / low) ** share : low + share * (high - low);
   }
 
-  /** Lowest and highest value of what is in view. */
+  /** Lowest and highest value of what is in view; with `settle` the steep beginning may leave the chart. */
   range() {
     const { low, high, logY } = this.view;
     let bottom = Infinity, top = -Infinity;
     const look = (x, y, from) => {
+      const start = this.view.settle && x.length > 100 ? low + 0.02 * (high - low) : low;
       for (let i = from; i < x.length; i += 1) {
-        if (x[i] < low || x[i] > high || (logY && !(y[i] > 0))) continue;
+        if (x[i] < start || x[i] > high || (logY && !(y[i] > 0))) continue;
         if (y[i] < bottom) bottom = y[i];
         if (y[i] > top) top = y[i];
       }
@@ -168,7 +169,7 @@ class Chart {
     if (bottom === top) return logY ? [bottom / 2, top * 2] : [bottom - (Math.abs(bottom) / 10 || 0.5), top + (Math.abs(top) / 10 || 0.5)];
     if (logY) return [bottom * (bottom / top) ** 0.04, top * (top / bottom) ** 0.04];
     const room = (top - bottom) * 0.06;
-    return [bottom > 0 && bottom < (top - bottom) * 0.5 ? 0 : bottom - room, top + room];
+    return [bottom >= 0 && bottom < (top - bottom) * 0.3 ? 0 : bottom - room, top + room];
   }
 
   // ---------------------------------------------------------------------------------------------- drawing
@@ -254,7 +255,7 @@ class Chart {
     pen.strokeStyle = one.color;
     pen.lineJoin = "round";
     if (one.faint || !one.bold) {
-      pen.globalAlpha = one.bold ? 0.3 : 1;
+      pen.globalAlpha = one.bold ? 0.25 : 1;
       pen.lineWidth = one.bold ? 1 : 1.6;
       this.path(pen, one.x, one.y, one.dashed);
     }

@@ -94,7 +94,9 @@ function writeHash() {
   }
   for (const name of view.hidden) hash.append("hide", name);
   for (const name of view.shown) hash.append("show", name);
-  history.replaceState(null, "", hash.size ? `#${hash}` : location.pathname + location.search);
+  try {
+    history.replaceState(null, "", location.href.split("#")[0] + (hash.size ? `#${hash}` : ""));
+  } catch { /* not allowed in some viewers of files: the page works without */ }
 }
 
 function showControls() {
@@ -195,7 +197,7 @@ function fillRow(run, made) {
 function chartsNow() {
   const charts = new Map(), runs = visible().filter((run) => run.parts && !Number.isNaN(factorOf(run)));
   for (const run of runs) {
-    for (const [part, { curves }] of run.parts) {
+    for (const [part, { curves }] of [...run.parts].sort(([a], [b]) => (b === "train") - (a === "train"))) {
       const [kind, ...set] = part.split("/");
       for (const [name, curve] of curves) {
         if (!curve.x.length) continue;
@@ -259,7 +261,7 @@ function draw() {
       counts.set(line.run, number + 1);
       return lineOf(key, line, alone, number, shared);
     });
-    card.chart.show(card.lines, { ...shared, logY: view.logy && key.includes("loss") }, marks);
+    card.chart.show(card.lines, { ...shared, logY: view.logy && key.includes("loss"), settle: key.includes("loss") && view.low === null && !view.logx }, marks);
     fillLegend(card);
     if (!card.table.hidden) fillTable(card);
   });
@@ -381,15 +383,15 @@ function named(run) {
   return title;
 }
 
-/** Rows of names, a column a run, of maps by run; `only`: those that differ. */
-function compared(runs, maps, { differ = false, head = "" } = {}) {
+/** Rows of names, a column a run, of maps by run; `differ`: only those that are not equal, `mark`: these in a color. */
+function compared(runs, maps, { differ = false, mark = false } = {}) {
   const names = [...new Set(maps.flatMap((one) => Object.keys(one)))];
   const lines = names.flatMap((name) => {
     const values = maps.map((one) => one[name]), isSame = values.every((value) => value === values[0]);
     if (differ && isSame) return [];
-    return [row([element("th", "wrap", name, { scope: "row" }), ...values.map((value) => value ?? "")], !isSame && !differ && runs.length > 1 ? "differs" : "")];
+    return [row([element("th", "wrap", name, { scope: "row" }), ...values.map((value) => value ?? "")], !isSame && mark && !differ ? "differs" : "")];
   });
-  return lines.length ? table([head, ...runs.map((run) => run.name)], lines) : null;
+  return lines.length ? table(["", ...runs.map((run) => run.name)], lines) : null;
 }
 
 function scores(runs) {
@@ -402,10 +404,15 @@ function scores(runs) {
         found[part === "eval" ? name : `${part.replace("val/", "validation ").replace(" default", "")} ${name}`] = value;
       }
     }
-    for (const { name, scores: numbers } of details.results) for (const [key, value] of Object.entries(numbers)) found[`${name}: ${key}`] = value;
+    for (const { name, scores: numbers } of details.results) {
+      for (const [key, [value, error]] of Object.entries(numbers)) {
+        found[`${name.replace(/^results_?|\.json$/g, "")} ${key}`] = error ? `${short(value, 4)} ± ${short(1.96 * error, 2)}` : value;
+      }
+    }
     return found;
   });
-  return [compared(runs, maps)];
+  const shown = compared(runs, maps);
+  return [shown, shown && maps.some((one) => Object.values(one).some((value) => String(value).includes("±"))) ? element("p", "faint", "±: 95% interval.") : null];
 }
 
 function samples(runs) {
@@ -450,7 +457,7 @@ function config(runs) {
   });
   label.append(box, " only what differs");
   const several = known.length > 1;
-  const shown = compared(known, known.map(({ details }) => details.config), { differ: several && onlyDifferences });
+  const shown = compared(known, known.map(({ details }) => details.config), { differ: several && onlyDifferences, mark: several });
   return [several ? label : null, shown ?? element("p", "faint", "The configurations are equal.")];
 }
 
@@ -470,6 +477,9 @@ function about(runs) {
     ...prefixed("", details.facts), ...prefixed("", details.machine), ...prefixed("branch ", details.lineage),
     ...(details.skipped_lines ? { "damaged lines of metrics.jsonl": String(details.skipped_lines) } : {}),
   }));
+  maps.forEach((one, i) => {
+    if (Object.keys(runs[i].details.config).length) one["train it again"] = `automodel pretrain llm -c ${runs[i].details.folder}/config.yaml`;
+  });
   return [compared(runs, maps)];
 }
 
