@@ -68,7 +68,7 @@ class _Routes:
         if axis not in AXES:
             raise ApiError(400, f"axis is {axis[:40]!r}, expected one of {', '.join(AXES)}", param="axis")
         low, high = _number(asked.get("low"), "low"), _number(asked.get("high"), "high")
-        buckets = _number(asked.get("buckets", "600"), "buckets") or 600
+        buckets = _number(asked.get("buckets") or "600", "buckets") or 0.0
         if not 1 <= buckets <= _MOST_BUCKETS:
             raise ApiError(400, f"buckets is {buckets:g}, expected 1 to {_MOST_BUCKETS}", param="buckets")
 

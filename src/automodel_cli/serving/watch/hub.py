@@ -124,7 +124,7 @@ class Hub:
             oldest = self._messages[0][0] if self._messages else self._number + 1
             newer = self._number - seen
             kept = list(self._messages)[-newer:] if newer > 0 else []
-            return kept, oldest <= seen + 1
+            return kept, oldest <= seen + 1 and newer >= 0
 
     async def stream(self, place: str, is_stopping: Callable[[], bool]) -> AsyncIterator[bytes]:
         """Server-sent events after ``place``, until the server stops."""

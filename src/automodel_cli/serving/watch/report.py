@@ -33,13 +33,13 @@ def report_html(runs: Sequence[WatchedRun], *, title: str, made: str, foot: str,
     Raises:
         DataError: the texts of so many runs do not fit.
     """
-    frame = _frame()
-    room = max_bytes - len(frame.encode())
+    before, after = _frame()
+    room = max_bytes - len((before + after).encode())
     for buckets in _BUCKETS:
         content = {"title": title, "made": made, "foot": foot, "runs": [_content(run, buckets) for run in runs]}
         data = as_script_data(content)
         if len(data.encode()) <= room:
-            return frame.replace("DATA", data, 1)
+            return before + data + after
     raise DataError(
         f"a report of {len(runs):,} runs has more than {max_bytes:,} bytes", "name fewer runs, or use automodel watch"
     )
@@ -59,7 +59,8 @@ def as_script_data(value: Any) -> str:
     return text
 
 
-def _frame() -> str:
+def _frame() -> tuple[str, str]:
+    """The page up to the numbers, and from there on."""
     style = read_page_file("watch.css")
     scripts = [read_page_file(name) for name in PAGE_FILES if name.endswith(".js")]
     allowed = " ".join(map(_hash, scripts))
@@ -67,10 +68,9 @@ def _frame() -> str:
     head = f'  <meta http-equiv="Content-Security-Policy" content="{policy}">\n  <style>{style}</style>\n'
     page = _SCRIPTS.sub("", read_page_file("watch.html"))
     page = _LINK.sub(lambda _: head, page)
-    tail = '<script type="application/json" id="report-data">DATA</script>\n'
-    tail += "".join(f"<script>{script}</script>\n" for script in scripts)
     before, after = page.split("</body>")
-    return before + tail + "</body>" + after
+    own = "".join(f"<script>{script}</script>\n" for script in scripts)
+    return f'{before}<script type="application/json" id="report-data">', f"</script>\n{own}</body>{after}"
 
 
 def _hash(text: str) -> str:

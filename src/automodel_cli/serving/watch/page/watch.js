@@ -387,7 +387,7 @@ function named(run) {
 function compared(runs, maps, { differ = false, mark = false } = {}) {
   const names = [...new Set(maps.flatMap((one) => Object.keys(one)))];
   const lines = names.flatMap((name) => {
-    const values = maps.map((one) => one[name]), isSame = values.every((value) => value === values[0]);
+    const values = maps.map((one) => (Object.hasOwn(one, name) ? one[name] : undefined)), isSame = values.every((value) => value === values[0]);
     if (differ && isSame) return [];
     return [row([element("th", "wrap", name, { scope: "row" }), ...values.map((value) => value ?? "")], !isSame && mark && !differ ? "differs" : "")];
   });
