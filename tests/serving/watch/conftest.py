@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from automodel_cli.assembly.run_plan import plan_of
 from automodel_cli.metrics.log import MetricsLog
 from automodel_cli.serving.watch.hub import Hub
 from automodel_cli.serving.watch.runs import RunSet
@@ -53,7 +54,7 @@ def watching(*folders: Path, rules=None, poll_s: float = 0.05) -> Iterator[Simpl
     from automodel_cli.serving.web.guard import Rules
     from automodel_cli.serving.web.listening import running, serve_app
 
-    hub = Hub(RunSet(folders), poll_s=poll_s).start()
+    hub = Hub(RunSet(folders, plan_of), poll_s=poll_s).start()
     try:
         server = serve_app(
             lambda own: make_app(hub, is_stopping=lambda: own().should_exit),

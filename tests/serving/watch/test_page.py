@@ -25,7 +25,7 @@ from automodel_cli.recipes import report
 from automodel_cli.serving.web.guard import Rules
 
 expect = playwright.expect
-STEPS = "name => [...store.runs.get(name).parts.get('train').curves.get('loss').x]"
+STEPS = "name => [...(store.runs.get(name)?.parts?.get('train')?.curves.get('loss').x ?? [])]"
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_points_appear_as_they_are_logged(opened, tmp_path):
     with watching(tmp_path, poll_s=0.2) as server:
         page = opened(server.url)
         expect(page.get_by_role("status")).to_have_text("Live")
-        expect(card(page, "Loss (nats per token)").locator(".legend")).to_contain_text("validation 0.3")
+        expect(card(page, "Loss (nats per token)").locator(".legend")).to_contain_text("validation0.3")
         assert page.evaluate(STEPS, "a") == list(range(1, 21))
         lags = []
         for step in range(21, 26):
@@ -126,7 +126,9 @@ def test_a_server_that_goes_away_and_comes_back(opened, tmp_path):
 
 
 def drag(page, title: str, start: float, end: float) -> None:
-    box = card(page, title).locator("canvas").bounding_box()
+    canvas = card(page, title).locator("canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
     y = box["y"] + box["height"] / 2
     page.mouse.move(box["x"] + start * box["width"], y)
     page.mouse.down()
@@ -225,10 +227,10 @@ def test_a_key_is_asked_for(opened, tmp_path):
     write_run(tmp_path / "a")
     with watching(tmp_path, rules=Rules(key="sesame", open_paths=OPEN_PATHS)) as server:
         page = opened(server.url)
-        page.get_by_label("API key").fill("wrong")
-        page.get_by_label("API key").press("Enter")
-        expect(page.get_by_label("API key")).to_be_visible()
-        page.get_by_label("API key").fill("sesame")
+        page.get_by_role("textbox", name="API key").fill("wrong")
+        page.get_by_role("textbox", name="API key").press("Enter")
+        expect(page.get_by_role("textbox", name="API key")).to_be_visible()
+        page.get_by_role("textbox", name="API key").fill("sesame")
         page.get_by_role("button", name="Open").click()
         expect(card(page, "Learning rate")).to_be_visible()
 
