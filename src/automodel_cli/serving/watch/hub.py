@@ -41,7 +41,7 @@ class Hub:
         self._waiting: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
-        self._looked_at: dict[str, float] = {}
+        self._done_at: dict[str, float] = {}
 
     def start(self) -> Hub:
         """Begin to follow; what there is is read in the background."""
@@ -73,21 +73,24 @@ class Hub:
 
     def _update(self, run: WatchedRun) -> bool:
         changes = run.update()
-        for added in changes.added:
-            if added.rows - added.first > _MOST_ROWS or changes.more:
-                self._say({"what": "read", "run": run.name, "part": added.part})
-            else:
+        many = changes.more or any(added.rows - added.first > _MOST_ROWS for added in changes.added)
+        if changes.restarted or (many and (not changes.more or self._due("read", run, _FACTS_S))):
+            self._say({"what": "read", "run": run.name})
+        elif not many:
+            for added in changes.added:
                 self._say({"what": "rows", **run.rows(added.part, added.first, added.rows)})
-        if changes.restarted:
-            self._say({"what": "read", "run": run.name, "part": None})
-        now = time.monotonic()
-        other = False
-        if now - self._looked_at.get(run.name, 0.0) > _FACTS_S:
-            self._looked_at[run.name] = now
-            other = run.update_facts()
+        other = self._due("facts", run, _FACTS_S) and run.update_facts()
         if changes.said or other:
             self._say({"what": "facts", "run": run.name})
         return changes.more
+
+    def _due(self, what: str, run: WatchedRun, every_s: float) -> bool:
+        """Whether it is time for something that is done of a run every so often."""
+        now, key = time.monotonic(), f"{what} {run.name}"
+        if now - self._done_at.get(key, -every_s) < every_s:
+            return False
+        self._done_at[key] = now
+        return True
 
     def _say(self, message: dict[str, Any]) -> None:
         data = json.dumps(message, ensure_ascii=False, allow_nan=False).encode(errors="replace")

@@ -9,11 +9,12 @@ from typing import Any
 
 from automodel_cli.checkpoint import nested_runs
 from automodel_cli.metrics.downsample import Curve, thin
-from automodel_cli.metrics.run_view import TRAIN, Changes, RunView
+from automodel_cli.metrics.run_view import TRAIN, Changes, RunView, none_if_odd
 from automodel_cli.serving.watch.run_facts import PlanOf, RunFacts, no_plan
 
 MOST_RUNS = 200
 _DIGITS = 6
+_KEPT_ANSWERS = 8
 
 
 class WatchedRun:
@@ -28,6 +29,7 @@ class WatchedRun:
         self._view, self._facts = RunView(folder), RunFacts(folder, plan_of)
         self._lock = threading.Lock()
         self._caught_up = False
+        self._answers: dict[tuple[Any, ...], tuple[Any, dict[str, Any]]] = {}  # the newest last
 
     # ------------------------------------------------------------------------------------------ the follower
 
@@ -75,19 +77,32 @@ class WatchedRun:
         return {**self.overview(), **facts, "folder": str(self.folder), "events": events, "samples": samples}
 
     def curves(self, axis: str, low: float | None, high: float | None, buckets: int, *, log_x: bool) -> dict[str, Any]:
-        """Thinned curves of all parts, with the rows that they are of."""
+        """Thinned curves of all parts, with the rows that they are of; many pages ask for the same."""
+        key = (axis, low, high, buckets, log_x)
         with self._lock:
-            view = self._view
-            parts = {}
-            for part, table in view.parts.items():
-                curves = view.curves(part, axis, low=low, high=high, buckets=buckets, log_x=log_x)
-                x = view.x_of(part, axis)
-                parts[part] = {
-                    "rows": table.rows,
-                    "x": [float(x[0]), float(x[-1])],
-                    "curves": {name: _curve(curve) for name, curve in curves.items()},
-                }
-            return {"run": self.name, "generation": view.generation, "axis": axis, "begun": _odd(view.begun), "parts": parts}
+            rows = {part: table.rows for part, table in self._view.parts.items()}
+            version = (self._view.generation, rows)
+            known, answer = self._answers.pop(key, (None, {}))
+            if known != version:
+                answer = self._curves(axis, low, high, buckets, log_x)
+            self._answers[key] = (version, answer)
+            if len(self._answers) > _KEPT_ANSWERS:
+                del self._answers[next(iter(self._answers))]
+            return answer
+
+    def _curves(self, axis: str, low: float | None, high: float | None, buckets: int, log_x: bool) -> dict[str, Any]:
+        view = self._view
+        parts = {}
+        for part, table in view.parts.items():
+            x = view.x_of(part, axis)
+            curves = view.curves(part, axis, low=low, high=high, buckets=buckets, log_x=log_x)
+            parts[part] = {
+                "rows": table.rows,
+                "x": [float(x[0]), float(x[-1])],
+                "curves": {name: _curve(curve) for name, curve in curves.items()},
+            }
+        begun = none_if_odd(view.begun)
+        return {"run": self.name, "generation": view.generation, "axis": axis, "begun": begun, "parts": parts}
 
     def axes(self, points: int) -> dict[str, list[list[float | None]]]:
         """For each step (of at most two times ``points``) its tokens and its time: the other x axes."""
@@ -128,10 +143,6 @@ def _short(values: Any, *, digits: int = _DIGITS) -> list[float | None]:
     """Numbers with as many digits as a screen has pixels; None for what is not finite."""
     form = f"%.{digits}g"
     return [float(form % value) if value - value == 0 else None for value in values.tolist()]
-
-
-def _odd(value: float) -> float | None:
-    return float(value) if value == value else None
 
 
 def _saved(save: dict[str, Any]) -> dict[str, Any]:
