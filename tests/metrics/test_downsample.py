@@ -60,7 +60,14 @@ def test_few_points_are_all_there_and_odd_ones_left_out():
 
 @pytest.mark.parametrize(
     ("low", "high", "rows"),
-    [(None, None, (0, 10)), (3, 5, (2, 7)), (3.5, 3.6, (3, 5)), (-5, 100, (0, 10)), (50, 60, (9, 10)), (-9, -5, (0, 1))],
+    [
+        (None, None, (0, 10)),
+        (3, 5, (2, 7)),
+        (3.5, 3.6, (3, 5)),
+        (-5, 100, (0, 10)),
+        (50, 60, (9, 10)),
+        (-9, -5, (0, 1)),
+    ],
 )
 def test_the_rows_in_view_and_one_more_on_each_side(low, high, rows):
     found = shown_rows(np.arange(10.0), low, high)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -71,12 +72,15 @@ class Writer:
             self.path.rename(self.folder / f"old-{self.written}")
 
 
+actions = st.sampled_from(["log", "log", "log", "tear", "resume", "fresh", "read"])
+
+
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.sampled_from(["log", "log", "log", "tear", "resume", "fresh", "read"]), max_size=40), st.integers(1, 600))
-def test_whatever_a_run_does_to_its_file(actions, block_bytes):
+@given(st.lists(actions, max_size=40), st.integers(1, 600))
+def test_whatever_a_run_does_to_its_file(done, block_bytes):
     with tempfile.TemporaryDirectory() as folder:
         writer, reader = Writer(Path(folder)), Reader(Path(folder, METRICS_NAME), block_bytes)
-        for action in actions:
+        for action in done:
             if action == "read":
                 reader.read()
                 assert reader.records == in_file(writer.path)
@@ -140,7 +144,5 @@ def test_a_line_without_end_is_passed_over(tmp_path, block_bytes):
 
 
 def test_a_pipe_is_nobody_s_log(tmp_path):
-    import os
-
     os.mkfifo(tmp_path / METRICS_NAME)
     assert Follower(tmp_path / METRICS_NAME).read().records == []

@@ -117,7 +117,8 @@ def test_the_summary_is_json(tmp_path):
 def test_a_stranger_s_log_is_bounded(tmp_path, time):
     append(tmp_path, *({"kind": "val", "step": 1, "name": f"n{n}", "loss": 1.0} for n in range(500)))
     append(tmp_path, *({"kind": f"k{n}", "step": n, "text": "x" * 5000} for n in range(1500)))
-    append(tmp_path, *({"kind": "eval", "step": n, "samples": [{"prompt": "p" * 9999, "text": 5}] * 99} for n in range(70)))
+    texts = [{"prompt": "p" * 9999, "text": 5}] * 99
+    append(tmp_path, *({"kind": "eval", "step": n, "samples": texts} for n in range(70)))
     append(tmp_path, {"kind": "eval", "step": 99, "samples": ["text", {"no": "prompt"}], "time": time})
     view = RunView(tmp_path).read_all()
     assert len(view.parts) <= 200 and len(view.events()) <= 1000 and len(view.samples()) <= 60

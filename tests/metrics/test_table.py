@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 from automodel_cli.metrics.read import to_columns
 from automodel_cli.metrics.table import Table, seconds
 
-values = st.one_of(st.none(), st.booleans(), st.integers(-(10**400), 10**400), st.floats(), st.text(max_size=3), st.lists(st.none()))
-records = st.lists(st.fixed_dictionaries({"step": st.integers(0, 30)}, optional={name: values for name in "abc"}), max_size=30)
+whole = st.integers(-(10**400), 10**400)
+values = st.one_of(st.none(), st.booleans(), whole, st.floats(), st.text(max_size=3), st.lists(st.none()))
+record = st.fixed_dictionaries({"step": st.integers(0, 30)}, optional=dict.fromkeys("abc", values))
+records = st.lists(record, max_size=30)
 
 
 @settings(max_examples=150, deadline=None)
@@ -23,7 +26,7 @@ def test_as_the_reader_of_whole_files(found, batch):
         in_order &= table.append(found[first : first + batch])
     expected = to_columns(found)
     assert table.rows == len(expected.get("step", ()))
-    assert in_order == all(a["step"] < b["step"] for a, b in zip(found, found[1:], strict=False))
+    assert in_order == all(a["step"] < b["step"] for a, b in itertools.pairwise(found))
     for name, column in expected.items():
         got = table.step if name == "step" else table.column(name)
         np.testing.assert_array_equal(got, column)
@@ -40,7 +43,8 @@ def test_many_rows_and_late_columns():
 
 def test_numbers_by_name_are_columns():
     table = Table()
-    table.append([{"step": 1, "by": {"books": 3, "web": None, "note": "x"}}, {"step": 2, "by": {"books": 2.5, "web": 1}}])
+    first = {"step": 1, "by": {"books": 3, "web": None, "note": "x"}}
+    table.append([first, {"step": 2, "by": {"books": 2.5, "web": 1}}])
     table.append([{"step": 3, "by": "no mapping"}, {"step": 4, "by": {"books": math.nan}}])
     np.testing.assert_array_equal(table.column("by/books"), [3, 2.5, np.nan, np.nan])
     np.testing.assert_array_equal(table.column("by/web"), [np.nan, 1, np.nan, np.nan])
@@ -48,8 +52,8 @@ def test_numbers_by_name_are_columns():
 
 
 def test_a_record_with_too_much_in_it_is_bounded():
-    table = Table()
-    table.append([{"step": 1, **{f"k{number}": 1.0 for number in range(2000)}, "x" * 1000: 1.0, "in": {str(n): n for n in range(2000)}}])
+    table, many = Table(), {f"k{number}": 1.0 for number in range(2000)}
+    table.append([{"step": 1, **many, "x" * 1000: 1.0, "inner": many}])
     assert len(table.names) <= 400
 
 

@@ -51,14 +51,15 @@ class Follower:
         self._forget()
 
     def _forget(self) -> None:
-        self._offset, self._tail, self._identity = 0, b"", None
+        self._offset, self._tail = 0, b""
+        self._identity: tuple[int, int] | None = None
         self._inside_long_line = False
         self.skipped_lines = 0
 
     def read(self) -> News:
         """Up to a block of new lines; nothing where there are none, or no file."""
         try:
-            now = os.stat(self._path)
+            now = self._path.stat()
             state = (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns)
             if state == self._seen:
                 return News()

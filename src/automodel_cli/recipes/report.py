@@ -15,6 +15,7 @@ from automodel_cli.serving.watch.runs import RunSet
 from automodel_cli.text import plural
 
 DEFAULT_NAME = "report.html"
+_NAMED = 4  # runs, in the title
 
 
 def run(cfg: ReportConfig) -> Path:
@@ -33,7 +34,8 @@ def run(cfg: ReportConfig) -> Path:
     if not len(runs):
         raise DataError(f"there is no run in {', '.join(cfg.runs)}", "name run folders, or a folder with runs in it")
     followed = [one.read_all() for one in runs]
-    names = ", ".join(one.name for one in followed[:4]) + (f" and {len(followed) - 4} more" if len(followed) > 4 else "")
+    names = ", ".join(one.name for one in followed[:_NAMED])
+    names += f" and {len(followed) - _NAMED} more" if len(followed) > _NAMED else ""
     page = report_html(
         followed,
         title=cfg.title or names,

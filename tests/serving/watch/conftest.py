@@ -32,7 +32,9 @@ XSS = [
 """Texts that are to stay texts."""
 
 
-def write_run(folder: Path, steps: range = range(1, 21), *, losses: Callable[[int], float] = lambda step: 5 / step) -> Path:
+def write_run(
+    folder: Path, steps: range = range(1, 21), *, losses: Callable[[int], float] = lambda step: 5 / step
+) -> Path:
     """A run that has logged ``steps``."""
     log = MetricsLog(folder)
     for step in steps:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from tests.serving.watch.conftest import XSS, watching, write_run
 
-httpx = pytest.importorskip("httpx")
+pytest.importorskip("httpx")
 pytest.importorskip("uvicorn", reason="the extra [web] is not installed")
+
+import httpx
 
 from automodel_cli.metrics.log import METRICS_NAME
 from automodel_cli.serving.web.guard import Rules
@@ -94,9 +95,9 @@ def test_a_stream_of_news(tmp_path):
         place = client.get("/api/runs").json()["place"]
         with client.stream("GET", "/api/events", headers={"last-event-id": place}) as stream:
             assert stream.headers["content-type"].startswith("text/event-stream")
-            lines = stream.iter_lines()
             write_run(tmp_path / "a", range(21, 22))
-            rows = next(one for text in lines if text.startswith("data: ") if (one := json.loads(text[6:])).get("what") == "rows" and one["rows"] == 21)
+            messages = (json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: "))
+            rows = next(one for one in messages if one["what"] == "rows" and one["rows"] == 21)
         assert rows["run"] == "a" and rows["x"]["step"][-1] == 21
 
 

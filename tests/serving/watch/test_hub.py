@@ -7,10 +7,11 @@ import json
 import time
 
 import pytest
+from tests.serving.watch.conftest import write_run
+
 from automodel_cli.metrics.log import MetricsLog, rewind
 from automodel_cli.serving.watch.hub import Hub
 from automodel_cli.serving.watch.runs import RunSet
-from tests.serving.watch.conftest import write_run
 
 
 @pytest.fixture

@@ -10,13 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-
 from tests.serving.watch.conftest import XSS, watching, write_run
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-if CHROMIUM is None:
-    pytest.skip("there is no chromium here", allow_module_level=True)
 pytest.importorskip("uvicorn", reason="the extra [web] is not installed")
 
 from automodel_cli.config.schema.watching import ReportConfig
@@ -24,6 +19,10 @@ from automodel_cli.metrics.log import METRICS_NAME, encode_record
 from automodel_cli.recipes import report
 from automodel_cli.serving.web.guard import Rules
 
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+if CHROMIUM is None:
+    pytest.skip("there is no chromium here", allow_module_level=True)
 expect = playwright.expect
 STEPS = "name => [...(store.runs.get(name)?.parts?.get('train')?.curves.get('loss').x ?? [])]"
 
@@ -57,7 +56,8 @@ def opened(browser):
     yield open_page
     for context in contexts:
         context.close()
-    assert [one for one in problems if "401" not in one] == []
+    told = ("status of 401", "net::ERR_")  # which the browser tells too: no key yet, the server has gone first
+    assert [one for one in problems if not any(text in one for text in told)] == []
 
 
 def card(page, title: str):
@@ -182,7 +182,8 @@ def test_hostile_names_and_texts_are_texts(opened, tmp_path):
         assert page.evaluate(f"document.querySelectorAll('{inside}').length") == 3
         assert page.locator(f":is({inside}) {odd}").count() == 0
         shown = page.locator(".sample").all_inner_texts()
-        assert all(any(text.strip() in one for one in shown) for text in XSS if "\ud800" not in text and "\u2028" not in text)
+        expected = [text.strip() for text in XSS if not set(text) & set("\ud800\u2028")]
+        assert all(any(text in one for one in shown) for text in expected)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

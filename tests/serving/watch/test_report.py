@@ -6,11 +6,11 @@ import json
 import re
 
 import pytest
+from tests.serving.watch.conftest import XSS, write_run
 
 from automodel_cli.errors import DataError
 from automodel_cli.serving.watch.report import as_script_data, report_html
 from automodel_cli.serving.watch.runs import RunSet
-from tests.serving.watch.conftest import XSS, write_run
 
 
 def report(folder, **limits) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import yaml
+from tests.serving.watch.conftest import XSS
 
 from automodel_cli.files import exclusive_lock
 from automodel_cli.serving.watch.run_facts import RunFacts, flattened, scores_of
-from tests.serving.watch.conftest import XSS
 
 
 def facts_of(folder, plan_of=lambda _: {}):

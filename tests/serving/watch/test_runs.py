@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from automodel_cli.serving.watch.runs import RunSet
 from tests.serving.watch.conftest import write_run
+
+from automodel_cli.serving.watch.runs import RunSet
 
 
 def names(*folders):

@@ -16,7 +16,8 @@ class WatchConfig(Section):
     panels: ClassVar = {"Server": "host port api_key allowed_hosts max_connections"}
 
     runs: tuple[str, ...] = Field(min_length=1)
-    """Run folders, and folders with runs in them (up to three levels deep); runs that begin later appear by themselves."""
+    """Run folders, and folders with runs in them, up to three levels deep; runs that begin later appear by
+    themselves."""
     host: str = "127.0.0.1"
     """Address to listen on. Anything beyond this machine needs an `api_key`."""
     port: Port = 8004

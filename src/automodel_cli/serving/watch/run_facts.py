@@ -116,7 +116,8 @@ class RunFacts:
             if manifest:
                 known = [pointer for pointer, named in marks.items() if named == name]
                 saves.append({**manifest, "marks": known})
-        self._manifests = {name: self._manifests[name] for name in map(layout.step_name, steps) if name in self._manifests}
+        names = set(map(layout.step_name, steps))
+        self._manifests = {name: known for name, known in self._manifests.items() if name in names}
         return saves
 
     def _manifest(self, name: str) -> dict[str, Any]:
@@ -170,7 +171,7 @@ def scores_of(results: Mapping[str, Any]) -> dict[str, list[float | None]]:
         value = next((number for key in _SCORES if (number := _number(one.get(key))) is not None), None)
         if value is not None and "stderr" in one:
             found[name.removeprefix("tasks ").removeprefix("means ")] = [value, _number(one["stderr"])]
-        waiting += [(f"{name} {key}".strip()[:_LONGEST_VALUE], inner) for key, inner in reversed(one.items())]
+        waiting += [(f"{name} {key}".strip()[:_LONGEST_VALUE], inner) for key, inner in reversed(list(one.items()))]
     return found
 
 
@@ -200,7 +201,7 @@ def flattened(value: Any) -> dict[str, str]:
     while waiting and len(found) < _MOST_KEYS:
         name, one = waiting.pop()
         if isinstance(one, Mapping) and one:
-            waiting += [(f"{name}.{key}" if name else str(key), inner) for key, inner in reversed(one.items())]
+            waiting += [(f"{name}.{key}" if name else str(key), inner) for key, inner in reversed(list(one.items()))]
         elif name:
             found[name[:_LONGEST_VALUE]] = _text(one)
     return found

@@ -185,5 +185,3 @@ class RunSet:
     def get(self, name: str) -> WatchedRun | None:
         """The run that pages call so."""
         return self._by_name.get(name)
-
-
