@@ -61,7 +61,7 @@ function logTicks(low, high, most) {
     for (let decade = Math.floor(Math.log10(low)); decade <= Math.log10(high); decade += 1) {
       for (const digit of some) if (digit * 10 ** decade >= low && digit * 10 ** decade <= high) ticks.push(digit * 10 ** decade);
     }
-    if (ticks.length <= most) return ticks.length >= 3 ? ticks : linearTicks(low, high, most).filter((tick) => tick > 0);
+    if (ticks.length <= most) return ticks.length >= 2 ? ticks : linearTicks(low, high, most).filter((tick) => tick > 0);
   }
   const decades = [];
   const every = Math.ceil((Math.log10(high) - Math.log10(low)) / Math.max(1, most));

@@ -17,6 +17,7 @@ const TITLES = {
 };
 const ORDER = Object.keys(TITLES);
 const SKIPPED = new Set(["train loss_avg", "val perplexity", "val tokens_per_s", "eval evaluated_tasks", "eval core_tasks", "eval gauntlet_tasks"]);
+const NO_SCORES = new Set(["step", "epoch", "seconds", "bytes", "tokens", "tokens_per_s", "evaluated_tasks", "core_tasks", "gauntlet_tasks"]);
 const AS_PLANNED = new Set(["train lr"]); // smoothing would round its corners off
 const WARM = new Set(["train tps", "train mfu", "train step_s"]); // the first update compiles
 
@@ -400,7 +401,7 @@ function scores(runs) {
     for (const [part, { last }] of Object.entries(details.parts)) {
       if (part === "train") continue;
       for (const [name, value] of Object.entries(last)) {
-        if (typeof value !== "number" || ["step", "epoch", "seconds", "bytes", "tokens", "tokens_per_s"].includes(name)) continue;
+        if (typeof value !== "number" || NO_SCORES.has(name)) continue;
         found[part === "eval" ? name : `${part.replace("val/", "validation ").replace(" default", "")} ${name}`] = value;
       }
     }
