@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.effort import examples
 
 from automodel_cli.metrics.downsample import shown_rows, thin
 
@@ -23,7 +24,7 @@ def brute_force(x, y, buckets, log_x):
     return {number: (min(v for _, v in inside), max(v for _, v in inside)) for number, inside in found.items()}
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(st.integers(0, 2**32), st.integers(1, 40), st.booleans())
 def test_every_pixel_keeps_its_lowest_and_highest(seed, buckets, log_x):
     random = np.random.default_rng(seed)

@@ -8,8 +8,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.effort import examples
 
 from automodel_cli.metrics.follow import Follower
 from automodel_cli.metrics.log import MAX_LINE_BYTES, METRICS_NAME, AppendFile, encode_record, rewind
@@ -75,7 +76,7 @@ class Writer:
 actions = st.sampled_from(["log", "log", "log", "tear", "resume", "fresh", "read"])
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(actions, max_size=40), st.integers(1, 600))
 def test_whatever_a_run_does_to_its_file(done, block_bytes):
     with tempfile.TemporaryDirectory() as folder:

@@ -6,8 +6,9 @@ import itertools
 import math
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.effort import examples
 
 from automodel_cli.metrics.read import to_columns
 from automodel_cli.metrics.table import Table, seconds
@@ -18,7 +19,7 @@ record = st.fixed_dictionaries({"step": st.integers(0, 30)}, optional=dict.fromk
 records = st.lists(record, max_size=30)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(records, st.integers(1, 7))
 def test_as_the_reader_of_whole_files(found, batch):
     table, in_order = Table(), True

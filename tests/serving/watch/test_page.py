@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -94,21 +97,51 @@ def test_points_appear_as_they_are_logged(opened, tmp_path):
 def test_a_killed_run_that_resumes(opened, tiny_training):
     """Every step once, whatever the page saw before the kill."""
     tiny_training.run.mkdir()
-    each = {"step_scheduler": {"log_every_steps": 1, "max_steps": 12, "ckpt_every_steps": 4}}
+    each = {"step_scheduler": {"log_every_steps": 1, "max_steps": 6, "ckpt_every_steps": 2, "val_every_steps": None}}
     with watching(tiny_training.run) as server:
         page = opened(server.url)
-        killed = tiny_training.train(kill=("step", 7), **each)
+        killed = tiny_training.train(kill=("step", 4), **each)
         assert killed.returncode != 0
         before = in_log(tiny_training.run)
-        assert before == [1, 2, 3, 4, 5, 6]  # and the checkpoint is that of step 4
+        assert before == [1, 2, 3]  # and the checkpoint is that of step 2
         page.wait_for_function(f"steps => ({STEPS})('run').length === steps", arg=len(before))
         assert page.evaluate(STEPS, "run") == before
         again = tiny_training.train(**each)
         assert again.returncode == 0, again.stderr
-        page.wait_for_function(f"() => ({STEPS})('run').at(-1) === 12")
-        assert page.evaluate(STEPS, "run") == in_log(tiny_training.run) == list(range(1, 13))
+        page.wait_for_function(f"() => ({STEPS})('run').at(-1) === 6")
+        assert page.evaluate(STEPS, "run") == in_log(tiny_training.run) == list(range(1, 7))
         expect(page.locator("#events")).to_contain_text("were made again from a checkpoint")
         expect(page.locator("#runs")).to_contain_text("finished")
+
+
+@pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.torture)])
+def test_many_kills_with_the_page_open(opened, tmp_path, kills):
+    """At no instant is there a step twice or out of order, and in the end there are those of the file."""
+    (tmp_path / "run").mkdir()
+    write_run(tmp_path / "run", range(1, 2))
+    pids = "() => [...store.runs.get('run').parts.get('train').curves.get('pid').y]"
+    with watching(tmp_path / "run") as server:
+        page = opened(server.url)
+        page.wait_for_function("() => store.runs.get('run')?.parts")
+        script = Path(__file__).with_name("log_and_die.py")
+        killer = subprocess.Popen([sys.executable, str(script), str(tmp_path / "run"), str(kills), "1"])
+        looks = 0
+        while killer.poll() is None:
+            steps = page.evaluate(STEPS, "run")
+            assert all(a < b for a, b in itertools.pairwise(steps)), steps
+            looks += 1
+        assert killer.returncode == 0 and looks > kills / 4
+        expected = in_log(tmp_path / "run")
+        assert expected == list(range(1, len(expected) + 1))
+        page.wait_for_function("last => store.runs.get('run').parts.get('train').ends[1] === last", arg=expected[-1])
+        page.wait_for_timeout(500)
+        records = map(json.loads, (tmp_path / "run" / METRICS_NAME).read_text().splitlines())
+        written = [record["pid"] for record in records if record["kind"] == "train"]
+        if len(expected) < 1500:  # the page has all points, not thinned ones
+            assert page.evaluate(STEPS, "run") == expected
+            assert page.evaluate(pids) == written  # of the process whose step counts, not of one that was killed
+        validated = page.evaluate("() => [...store.runs.get('run').parts.get('val/default').curves.get('loss').x]")
+        assert validated == [step for step in expected if step % 7 == 0]
 
 
 def test_a_server_that_goes_away_and_comes_back(opened, tmp_path):

@@ -72,7 +72,7 @@ class Hub:
                 self._stopped.wait(self._poll_s)
 
     def _update(self, run: WatchedRun) -> bool:
-        changes = run.update()
+        was_reading, changes = run.reading, run.update()
         many = changes.more or any(added.rows - added.first > _MOST_ROWS for added in changes.added)
         if changes.restarted or (many and (not changes.more or self._due("read", run, _FACTS_S))):
             self._say({"what": "read", "run": run.name})
@@ -80,7 +80,7 @@ class Hub:
             for added in changes.added:
                 self._say({"what": "rows", **run.rows(added.part, added.first, added.rows)})
         other = self._due("facts", run, _FACTS_S) and run.update_facts()
-        if changes.said or other:
+        if changes.said or other or was_reading != run.reading:
             self._say({"what": "facts", "run": run.name})
         return changes.more
 

@@ -22,13 +22,14 @@ class WatchedRun:
 
     Attributes:
         name: what pages call it.
+        reading: its log has not been read to the end yet.
     """
 
     def __init__(self, name: str, folder: Path, plan_of: PlanOf = no_plan) -> None:
         self.name, self.folder = name, folder
         self._view, self._facts = RunView(folder), RunFacts(folder, plan_of)
         self._lock = threading.Lock()
-        self._caught_up = False
+        self.reading = True
         self._answers: dict[tuple[Any, ...], tuple[Any, dict[str, Any]]] = {}  # the newest last
 
     # ------------------------------------------------------------------------------------------ the follower
@@ -37,7 +38,7 @@ class WatchedRun:
         """Take what has come into the log, up to a block."""
         with self._lock:
             changes = self._view.update()
-            self._caught_up = not changes.more
+            self.reading = changes.more
             return changes
 
     def update_facts(self) -> bool:
@@ -48,7 +49,7 @@ class WatchedRun:
         """Take all there is."""
         self._view.read_all()
         self._facts.update()
-        self._caught_up = True
+        self.reading = False
         return self
 
     # ------------------------------------------------------------------------------------------ the pages
@@ -61,7 +62,7 @@ class WatchedRun:
             return {
                 "run": self.name,
                 "generation": view.generation,
-                "reading": not self._caught_up,
+                "reading": self.reading,
                 "training": facts.get("training", False),
                 "plan": plan,
                 **view.summary(),

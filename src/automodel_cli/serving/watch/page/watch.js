@@ -288,7 +288,7 @@ function marksOf(runs) {
   const marks = [];
   for (const run of runs) {
     for (const event of run.details?.events ?? []) {
-      if (!["resume", "spike"].includes(event.kind)) continue;
+      if (["save", "skip"].includes(event.kind)) continue; // too many
       const x = view.x === "step" ? event.step : event.time - run.begun;
       if (Number.isFinite(x)) marks.push(x);
     }
