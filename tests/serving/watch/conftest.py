@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,6 +58,10 @@ def watching(*folders: Path, rules=None, poll_s: float = 0.05) -> Iterator[Simpl
     from automodel_cli.serving.web.listening import running, serve_app
 
     hub = Hub(RunSet(folders, plan_of), poll_s=poll_s).start()
+    end = time.monotonic() + 20
+    while any(run.reading for run in hub.runs):
+        assert time.monotonic() < end, [run.overview() for run in hub.runs]
+        time.sleep(0.005)
     try:
         server = serve_app(
             lambda own: make_app(hub, is_stopping=lambda: own().should_exit),

@@ -92,6 +92,19 @@ def test_only_so_much_is_kept(hub, monkeypatch):
     assert [one["number"] for one in messages if "number" in one] == list(range(1500, 3000))
 
 
+def test_a_run_that_cannot_be_followed_does_not_end_the_others(hub, tmp_path, monkeypatch):
+    def broken():
+        raise RuntimeError("out of luck")
+
+    place = hub.place
+    monkeypatch.setattr(hub.runs.get("a"), "update", broken)
+    heard(hub, place, lambda one: one["what"] == "runs")
+    assert "out of luck" in hub.runs.get("a").overview()["problem"]
+    monkeypatch.setattr("automodel_cli.serving.watch.hub._FIND_S", 0.02)
+    write_run(tmp_path / "b")
+    heard(hub, place, lambda one: one.get("run") == "b" and one["what"] == "rows")
+
+
 def test_new_runs_are_found(hub, tmp_path, monkeypatch):
     monkeypatch.setattr("automodel_cli.serving.watch.hub._FIND_S", 0.02)
     place = hub.place

@@ -36,7 +36,9 @@ def test_there_may_be_only_so_many(tmp_path, monkeypatch):
     monkeypatch.setattr("automodel_cli.serving.watch.runs.MOST_RUNS", 3)
     for number in range(5):
         write_run(tmp_path / str(number), range(1, 2))
-    assert len(names(tmp_path)) == 3
+    runs = RunSet([tmp_path])
+    assert len(runs.find()) == len(runs) == 3 and runs.left_out == 2
+    assert runs.find() == [] and runs.left_out == 2
 
 
 def test_curves_and_rows_of_a_run(tmp_path):

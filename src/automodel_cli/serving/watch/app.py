@@ -55,7 +55,7 @@ class _Routes:
         """``GET /api/runs``: all runs, and the place in the stream from which to go on."""
         place = self._hub.place
         runs = await run_in_threadpool(lambda: [run.overview() for run in self._hub.runs])
-        return _json({"place": place, "runs": runs})
+        return _json({"place": place, "runs": runs, "left_out": self._hub.runs.left_out})
 
     async def run(self, request: Request) -> Response:
         """``GET /api/run?run=NAME``: configuration, events, samples, checkpoints, scores."""

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from automodel_cli.serving.watch.runs import RunSet, WatchedRun
+from automodel_cli.text import named_error
 
 POLL_S = 0.2
 _FIND_S = 2.0
@@ -62,7 +63,7 @@ class Hub:
         while not self._stopped.is_set():
             more = False
             for run in self.runs:
-                more |= self._update(run)
+                more |= run.problem is None and self._update_or_tell(run)
             now = time.monotonic()
             if now - found_at > _FIND_S:
                 if self.runs.find():
@@ -70,6 +71,15 @@ class Hub:
                 found_at = time.monotonic() + 20 * (time.monotonic() - now)  # a slow disk is not asked all the time
             if not more:
                 self._stopped.wait(self._poll_s)
+
+    def _update_or_tell(self, run: WatchedRun) -> bool:
+        """One run that cannot be followed must not end the others' news."""
+        try:
+            return self._update(run)
+        except Exception as error:  # whatever it is, the page says so
+            run.problem = named_error(error)
+            self._say({"what": "runs"})
+            return False
 
     def _update(self, run: WatchedRun) -> bool:
         was_reading, changes = run.reading, run.update()

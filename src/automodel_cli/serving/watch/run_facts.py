@@ -50,7 +50,13 @@ class RunFacts:
         self.value: dict[str, Any] = {}
 
     def update(self) -> bool:
-        """Look again; whether anything is different."""
+        """Look again; whether anything is different. A folder that cannot be read keeps what was known of it."""
+        try:
+            return self._update()
+        except OSError:
+            return False
+
+    def _update(self) -> bool:
         is_training = nested_runs.is_training(self._folder)
         stamp = (_stamp(self._folder), _stamp(self._folder / CONFIG_NAME), is_training)
         if stamp == self._stamp:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ class WatchedRun:
     Attributes:
         name: what pages call it.
         reading: its log has not been read to the end yet.
+        problem: why it is not followed any more; None: it is.
     """
 
     def __init__(self, name: str, folder: Path, plan_of: PlanOf = no_plan) -> None:
@@ -30,6 +31,7 @@ class WatchedRun:
         self._view, self._facts = RunView(folder), RunFacts(folder, plan_of)
         self._lock = threading.Lock()
         self.reading = True
+        self.problem: str | None = None
         self._answers: dict[tuple[Any, ...], tuple[Any, dict[str, Any]]] = {}  # the newest last
 
     # ------------------------------------------------------------------------------------------ the follower
@@ -63,6 +65,7 @@ class WatchedRun:
                 "run": self.name,
                 "generation": view.generation,
                 "reading": self.reading,
+                "problem": self.problem,
                 "training": facts.get("training", False),
                 "plan": plan,
                 **view.summary(),
@@ -151,25 +154,38 @@ def _saved(save: dict[str, Any]) -> dict[str, Any]:
     return {"step": save["step"], "time": save["time"], "kind": "save", "text": f"checkpoint{marks}"}
 
 
+def _runs_in(root: Path) -> list[Path]:
+    try:
+        return [*([root] if nested_runs.is_run(root) else []), *nested_runs.runs_below(root)]
+    except OSError:  # gone, or not ours to read
+        return []
+
+
 class RunSet:
-    """All runs in and below some folders; new ones are found as they come, and one that is gone is kept."""
+    """All runs in and below some folders; new ones are found as they come, and one that is gone is kept.
+
+    Attributes:
+        left_out: runs beyond :data:`MOST_RUNS`.
+    """
 
     def __init__(self, folders: Sequence[Path], plan_of: PlanOf = no_plan) -> None:
         self._folders, self._plan_of = list(folders), plan_of
         self._runs: dict[Path, WatchedRun] = {}
         self._by_name: dict[str, WatchedRun] = {}
+        self.left_out = 0
 
     def find(self) -> list[WatchedRun]:
         """Look for runs; the new ones."""
+        found = [(root, folder) for root in self._folders for folder in _runs_in(root) if folder not in self._runs]
+        room = MOST_RUNS - len(self._runs)
+        self.left_out = max(0, len(found) - room)
         new = []
-        for root in self._folders:
-            inside = [root] if nested_runs.is_run(root) else []
-            for folder in [*inside, *nested_runs.runs_below(root)]:
-                if folder not in self._runs and len(self._runs) < MOST_RUNS:
-                    run = WatchedRun(self._name(root, folder), folder, self._plan_of)
-                    self._runs[folder] = run
-                    self._by_name = {**self._by_name, run.name: run}  # a new one: pages look while this goes on
-                    new.append(run)
+        for root, folder in found[:room]:
+            if folder not in self._runs:  # two roots may have it
+                run = WatchedRun(self._name(root, folder), folder, self._plan_of)
+                self._runs[folder] = run
+                self._by_name = {**self._by_name, run.name: run}  # another one: pages look while this goes on
+                new.append(run)
         return new
 
     def _name(self, root: Path, folder: Path) -> str:
@@ -177,7 +193,7 @@ class RunSet:
         names = [short, str(folder), *(f"{short} ({number})" for number in range(2, MOST_RUNS + 2))]
         return next(name for name in names if name not in self._by_name)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[WatchedRun]:
         return iter(list(self._by_name.values()))
 
     def __len__(self) -> int:

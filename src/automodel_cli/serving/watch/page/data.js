@@ -93,7 +93,8 @@ class LiveStore extends Store {
   }
 
   async readAll() {
-    const { place, runs } = await this.ask("/api/runs");
+    const { place, runs, left_out: leftOut } = await this.ask("/api/runs");
+    this.leftOut = leftOut;
     this.take(runs);
     this.place = place;
     for (const run of this.runs.values()) if (run.wanted) this.readRun(run);

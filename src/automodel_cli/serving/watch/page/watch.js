@@ -141,7 +141,8 @@ function toggle(run, isOn) {
   showSections();
 }
 
-function stateOf({ training, plan, reading, parts }) {
+function stateOf({ training, plan, reading, parts, problem }) {
+  if (problem) return "cannot be read";
   if (reading) return "reading";
   if (training) return "training";
   return plan?.steps && (parts.train?.last.step ?? 0) >= plan.steps ? "finished" : "stopped";
@@ -158,6 +159,7 @@ function showRuns() {
     }
     fillRow(run, rows.get(run.name));
   }
+  if (store.leftOut) $("foot").textContent = `${store.leftOut} more runs are not shown: name fewer folders.`;
   if (!rows.size) say(inlined ? "There is no run in this report." : "No run yet; it will be here when it begins.");
 }
 
@@ -179,7 +181,8 @@ function fillRow(run, made) {
   made.box.checked = isVisible(run);
   made.line.classList.toggle("off", !isVisible(run));
   made.state.textContent = state;
-  made.state.className = `state-${state}`;
+  made.state.className = `state-${state.replaceAll(" ", "-")}`;
+  made.state.title = overview.problem ?? "";
   made.step.textContent = last.step === undefined ? "" : last.step.toLocaleString("en") + (plan.steps ? ` / ${plan.steps.toLocaleString("en")}` : "");
   made.bar.hidden = !plan.steps;
   made.bar.value = plan.steps ? Math.min(1, (last.step ?? 0) / plan.steps) : 0;
