@@ -21,7 +21,7 @@ from automodel_cli.metrics.run_view import RunView
 def run(cfg: InspectConfig, *, progress: verify.Progress | None = None) -> dict[str, Any]:
     """What was asked for, as plain JSON; ``kind`` is ``run``, ``checkpoint``, ``hf``, ``safetensors`` or ``diff``.
 
-    A run has a key ``log`` too: the last numbers of its ``metrics.jsonl``, and events, as ``watch`` shows them.
+    As JSON a run has a key ``log`` too: the last numbers of its ``metrics.jsonl``, and events, as ``watch`` shows them.
     With ``verify`` the key of that name holds one result for each checkpoint or file that was read.
 
     Raises:
@@ -44,7 +44,7 @@ def _look(cfg: InspectConfig, progress: verify.Progress | None) -> dict[str, Any
     if cfg.step is not None:
         path = layout.resolve(path, cfg.step)
     found = describe.describe(path)
-    if found["kind"] == "run":
+    if cfg.as_json and found["kind"] == "run":  # a table has no place for it, and a long log takes seconds
         log = RunView(path).read_all()
         found["log"] = {**log.summary(), "events": log.events()}
     if cfg.data:

@@ -39,7 +39,7 @@ def run(cfg: ReportConfig) -> Path:
     page = report_html(
         followed,
         title=cfg.title or names,
-        made=f"A report of {plural(len(followed), 'run')}",
+        made=f"A report of {plural(len(followed), 'run')}" + (f", {runs.left_out} left out" if runs.left_out else ""),
         foot=f"{command_line(['automodel', 'report', *cfg.runs])} (automodel {__version__})",
     )
     write_text(output, page)
