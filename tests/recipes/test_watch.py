@@ -78,7 +78,7 @@ def test_a_report_of_runs(undisturbed, tmp_path):
 
 def test_inspect_ckpt_shows_the_same_log(undisturbed):
     assert "log" not in inspect_ckpt.run(InspectConfig(path=str(undisturbed.run)))
-    found = inspect_ckpt.run(InspectConfig(path=str(undisturbed.run), as_json=True))["log"]
+    found = inspect_ckpt.run(InspectConfig(path=str(undisturbed.run), json=True))["log"]
     assert found["parts"]["train"]["last"]["step"] == 12 and found["parts"]["val/default"]["records"] == len(
         undisturbed.records("val")
     )
