@@ -40,6 +40,7 @@ _MAX_YAML_BYTES = 8 << 20
 _SHOWN_CHARACTERS = 60
 _RESTORE = "restore the file from a copy or make it anew"
 
+_ADAPTERS: dict[Any, TypeAdapter[Any]] = {}
 Model = TypeVar("Model")  # a BaseModel, or a dataclass whose numbers are strict of themselves
 
 
@@ -213,11 +214,19 @@ def validated(
         error: the first place where ``value`` is not what the model describes, and how many there are.
     """
     try:
-        return TypeAdapter(model).validate_python(value)
+        found: Model = _adapter(model).validate_python(value)
+        return found
     except ValidationError as problem:
         problems = problem.errors(include_url=False)
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
         raise error(f"{without_controls(str(where))}: {_sentence(problems[0])}{more}", hint or _RESTORE) from None
+
+
+def _adapter(model: Any) -> TypeAdapter[Any]:
+    """Made once: files of many small records are validated line by line."""
+    if model not in _ADAPTERS:
+        _ADAPTERS[model] = TypeAdapter(model)
+    return _ADAPTERS[model]
 
 
 def _sentence(problem: ErrorDetails) -> str:

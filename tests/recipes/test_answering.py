@@ -77,7 +77,7 @@ def test_which_way_a_checkpoint_speaks():
 )
 def test_where_it_may_not_listen(tiny_run, settings, says, monkeypatch):
     pytest.importorskip("fastapi", reason="the extra [web] is not installed")
-    monkeypatch.delenv(serve.API_KEY_VARIABLE, raising=False)
+    monkeypatch.delenv("AUTOMODEL_API_KEY", raising=False)
     with pytest.raises(ConfigError, match=says):
         serve.run(ServeConfig(checkpoint=str(tiny_run.run), **settings), say=print)
 

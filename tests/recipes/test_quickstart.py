@@ -33,7 +33,7 @@ def ran(monkeypatch, tmp_path) -> list[str]:
 def test_a_second_tour_keeps_the_tokenizer(ran, tmp_path):
     report = quickstart.run(CONFIG, tmp_path)
     first = list(ran)
-    assert first[:3] == ["preprocess tokenizer", "preprocess nanogpt", "pretrain llm"] and len(first) == 7
+    assert first[:3] == ["preprocess tokenizer", "preprocess nanogpt", "pretrain llm"] and len(first) == 8
     assert "| this GPT | 3.0000 |" in report.read_text()
     quickstart.run(CONFIG, tmp_path)
     assert ran == [*first, *first[1:]]

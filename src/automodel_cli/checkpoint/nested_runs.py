@@ -19,7 +19,7 @@ _SHOWN = 6
 _FILES = (*layout.POINTERS, CONFIG_NAME, METRICS_NAME, SUPERSEDED_NAME, RUN_NAME, lineage.NAME)
 _NAMES = "|".join(map(re.escape, _FILES))
 _OWN = re.compile(
-    rf"({_NAMES}|results(_[\w.+-]+)?\.json|curves\w*\.\w+){files.ANY_TEMPORARY}"
+    rf"({_NAMES}|results(_[\w.+-]+)?\.json|(curves|report)\w*\.\w+){files.ANY_TEMPORARY}"
     r"|step_\d{8,}(\.\w+)?|profile|wandb"
 )
 

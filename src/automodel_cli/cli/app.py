@@ -113,6 +113,8 @@ COMMANDS: dict[str, Entry] = {
         "Show the text that a run was trained on at a step: rows, files, documents.",
         "commands.inspect_data", "inspect_data", _LOOK,
     ),
+    "watch": Entry("Show runs on a live page in the browser.", "commands.watch", "watch", _LOOK),
+    "report": Entry("Write runs as one HTML file to send or keep.", "commands.watch", "report", _LOOK),
     "plot": Entry("Draw loss, learning rate and throughput of a run.", "commands.plot", "plot", _LOOK),
     "sweep": Entry(
         "Many runs, and scaling laws from them: automodel sweep run -c sweep.yaml.",

@@ -30,6 +30,7 @@ from automodel_cli.config.schema.results import (
 from automodel_cli.config.schema.serving import ChatConfig, ServeConfig
 from automodel_cli.config.schema.shuffle import ShuffleConfig
 from automodel_cli.config.schema.sweep import RaceConfig, SweepFitConfig, SweepPlotConfig, SweepRunConfig
+from automodel_cli.config.schema.watching import ReportConfig, WatchConfig
 from automodel_cli.config.targets.roles import Role, role_of_section
 from automodel_cli.config.targets.signatures import declared
 
@@ -50,6 +51,8 @@ COMMANDS: tuple[tuple[str, type[Section]], ...] = (
     ("automodel inspect-ckpt", InspectConfig),
     ("automodel inspect-data", InspectDataConfig),
     ("automodel plot", PlotConfig),
+    ("automodel watch", WatchConfig),
+    ("automodel report", ReportConfig),
     ("automodel sweep run", SweepRunConfig),
     ("automodel sweep fit", SweepFitConfig),
     ("automodel sweep plot", SweepPlotConfig),

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import xxhash
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from automodel_cli.errors import DataError
 from automodel_cli.files import atomic_file, disk_errors_named
@@ -93,12 +93,14 @@ def is_sound(line: bytes) -> bool | None:
 
 
 class _Line(FileModel):
-    """What a line holds in any case."""
+    """What a line holds in any case; the rest may be anything."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="allow")
     step: Count
     kind: str = "train"
     nonfinite: dict[str, Any] = Field(default_factory=dict)
+
+
+_LINE_KEYS = tuple(_Line.model_fields)
 
 
 def decode_line(line: bytes) -> dict[str, Any] | None:
@@ -107,7 +109,9 @@ def decode_line(line: bytes) -> dict[str, Any] | None:
         return None
     try:
         record = parse_json(line, METRICS_NAME)
-        validated(record, _Line, METRICS_NAME)
+        if not isinstance(record, dict):
+            return None
+        validated({key: record[key] for key in _LINE_KEYS if key in record}, _Line, METRICS_NAME)
     except DataError:
         return None
     odd = record.pop("nonfinite", {})

@@ -15,12 +15,14 @@ from automodel_cli.config.schema.results import InspectConfig
 from automodel_cli.data.mixture.history import windows_read
 from automodel_cli.data.position import checked_position
 from automodel_cli.errors import CheckpointError
+from automodel_cli.metrics.run_view import RunView
 
 
 def run(cfg: InspectConfig, *, progress: verify.Progress | None = None) -> dict[str, Any]:
     """What was asked for, as plain JSON.
 
-    ``kind`` is ``run``, ``checkpoint``, ``hf``, ``safetensors``, ``diff`` or ``tree``. With ``verify`` the key of that
+    ``kind`` is ``run``, ``checkpoint``, ``hf``, ``safetensors``, ``diff`` or ``tree``. As JSON a run has a key ``log``
+    too: the last numbers of its ``metrics.jsonl``, and events, as ``watch`` shows them. With ``verify`` the key of that
     name holds one result for each checkpoint or file that was read.
 
     Raises:
@@ -45,6 +47,9 @@ def _look(cfg: InspectConfig, progress: verify.Progress | None) -> dict[str, Any
     if cfg.step is not None:
         path = layout.resolve(path, cfg.step)
     found = describe.describe(path)
+    if cfg.as_json and found["kind"] == "run":  # a table has no place for it, and a long log takes seconds
+        log = RunView(path).read_all()
+        found["log"] = {**log.summary(), "events": log.events()}
     if cfg.data:
         step = layout.checkpoint_at(path)
         if step is None:

@@ -1,7 +1,7 @@
 """The whole pipeline on text that every machine has: the source files of Python's standard library.
 
 Each step is the command a user would type, run as a process of its own and shown before it runs: a tokenizer, token
-files, a small GPT (about three minutes on two cores), its score beside a bigram model's, and ``report.md``.
+files, a small GPT (about three minutes on two cores), its score beside a bigram model's, and reports of it all.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ _TOUR = (
         "Generate code from a prompt",
         "generate {output}/run --prompt {prompt} --max-new-tokens 80 --temperature 0.8 --top-k 50 --seed 1",
     ),
+    ("Write all of it as a page for the browser", "report {output}/run --output {output}/report.html"),
 )
 
 
@@ -167,6 +168,7 @@ def report_text(tour: Sequence[Step], output: Path) -> str:
         "| token files and their manifest | data/ |",
         "| run folder: config, metrics, checkpoints | run/ |",
         "| loss curve | loss.png |",
+        "| curves, configuration and events, for the browser | report.html |",
         "| scores | results.json |",
         "",
         "Made by:",

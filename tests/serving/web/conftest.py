@@ -19,7 +19,8 @@ from automodel_cli.serving.engine import Engine
 from automodel_cli.serving.prompts import PlainText
 from automodel_cli.serving.service import Service, Settings
 from automodel_cli.serving.web.guard import Rules
-from automodel_cli.serving.web.server import make_server, running
+from automodel_cli.serving.web.listening import running
+from automodel_cli.serving.web.server import make_server
 
 USER, ASSISTANT, END = 2, 1, 256
 

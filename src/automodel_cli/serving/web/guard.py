@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from automodel_cli.serving.web.errors import ApiError
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
-_OPEN = frozenset({"/", "/chat.css", "/chat.js", "/health"})  # what needs no key: there is nothing in it
+_OPEN = frozenset({"/", "/chat.css", "/chat.js", "/health"})
 _DRAINED = 16  # times the allowed size: so much of a body is read and thrown away, for its sender to hear the answer
 _HEADERS = [
     (b"content-security-policy",
@@ -37,12 +37,14 @@ class Rules:
     Attributes:
         hosts: names that a request may call this server, without port, lower case; None: any.
         key: what requests need; None: nothing.
+        open_paths: what needs no key all the same: there is nothing in it.
     """
 
     hosts: frozenset[str] | None = LOOPBACK_NAMES
     key: str | None = None
     max_body_bytes: int = 1 << 20
     body_timeout_s: float = 20.0
+    open_paths: frozenset[str] = _OPEN
 
 
 class Guard:
@@ -78,7 +80,7 @@ class Guard:
         origin = headers.get(b"origin")
         if origin is not None and origin.lower() not in (f"http://{host}", f"https://{host}"):
             raise ApiError(403, "pages of other sites may not use this server", code="origin_not_allowed")
-        if rules.key is not None and path not in _OPEN:
+        if rules.key is not None and path not in rules.open_paths:
             given = headers.get(b"authorization", "").partition(" ")
             is_right = hmac.compare_digest(given[2].strip().encode("latin-1"), rules.key.encode())
             if given[0].lower() != "bearer" or not is_right:
