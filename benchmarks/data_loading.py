@@ -30,8 +30,8 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from automodel_cli.corpus.formats.nanogpt_bin import HEADER_BYTES, header_bytes
-from automodel_cli.data.loader import TokenLoader
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
+from automodel_cli.data.token_loader import TokenLoader
 
 ROWS, SEQ_LEN = 8, 1024
 SHARDS, SHARD_TOKENS = 1000, 1_000_000

@@ -41,8 +41,8 @@ from torch import Tensor, nn
 
 from automodel_cli import device as this_machine
 from automodel_cli.batch import Batch
-from automodel_cli.data.loader import TokenLoader
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
+from automodel_cli.data.token_loader import TokenLoader
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.models.interface import CausalLM
 from automodel_cli.models.layers import attention_kernels

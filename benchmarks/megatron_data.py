@@ -29,7 +29,6 @@ import numpy as np
 import torch
 
 from automodel_cli.corpus.formats.megatron_bin import MegatronIndex, MegatronWriter, bin_path, inspect_prefix
-from automodel_cli.data.loader import TokenLoader
 from automodel_cli.data.megatron.blending import blend
 from automodel_cli.data.megatron.gpt_index import (
     Epochs,
@@ -41,6 +40,7 @@ from automodel_cli.data.megatron.gpt_index import (
 )
 from automodel_cli.data.megatron.index_cache import ArraySpec, IndexCache, IndexEntry
 from automodel_cli.data.megatron_dataset import MegatronPretraining
+from automodel_cli.data.token_loader import TokenLoader
 
 DOCUMENTS, TOKENS_EACH = 2_000_000, 816  # 1.63G tokens
 BLEND_SAMPLES, BLEND_WEIGHTS = (

@@ -26,11 +26,11 @@ import torch
 
 from automodel_cli.batch import Batch
 from automodel_cli.corpus.formats.nanogpt_bin import ShardWriter
-from automodel_cli.data.loader import TokenLoader
 from automodel_cli.data.mixture import order as mixture_order
 from automodel_cli.data.mixture.dataset import Mixture
 from automodel_cli.data.mixture.order import MixtureOrder, Stage
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
+from automodel_cli.data.token_loader import TokenLoader
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.train.losses import ChunkedCrossEntropy, MaskedCrossEntropy
 from automodel_cli.train.row_losses import SourceSums

@@ -18,7 +18,7 @@ from automodel_cli.corpus.conversations.conversation import parse_row
 from automodel_cli.corpus.formats.conversation_files import ConversationFile, read_order
 from automodel_cli.corpus.tokenizer import load_tokenizer
 from automodel_cli.data.chat_dataset import ChatDataset
-from automodel_cli.data.loader import EvalLoader
+from automodel_cli.data.eval_loader import EvalLoader
 from automodel_cli.data.packed_loader import PackedLoader
 from automodel_cli.data.packing import Packing
 from automodel_cli.errors import ConfigError, DataError

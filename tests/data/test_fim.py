@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from tests.effort import examples
 from tests.token_files import write_token_file
 
+from automodel_cli.data.eval_loader import EvalLoader
 from automodel_cli.data.fim import Fim, open_fim
-from automodel_cli.data.loader import EvalLoader, TokenLoader
 from automodel_cli.data.mixture.dataset import Mixture
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
+from automodel_cli.data.token_loader import TokenLoader
 from automodel_cli.errors import ConfigError, DataError
 
 SEPARATOR, PREFIX, MIDDLE, SUFFIX = 0, 97, 98, 99

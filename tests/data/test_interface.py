@@ -18,7 +18,7 @@ from automodel_cli.config.load import load_config
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.targets import roles
 from automodel_cli.data.interface import RunValues, WindowDataset, source_of
-from automodel_cli.data.loader import TokenLoader
+from automodel_cli.data.token_loader import TokenLoader
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import DataError
 from automodel_cli.recipes.pretraining.summary import data_line

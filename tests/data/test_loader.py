@@ -20,8 +20,11 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
 from automodel_cli.batch_sizes import BatchSizes, Staged
-from automodel_cli.data.loader import EvalLoader, TokenLoader, TorchLoader, default_collate
+from automodel_cli.data.collate import default_collate
+from automodel_cli.data.eval_loader import EvalLoader
+from automodel_cli.data.loader import TorchLoader
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
+from automodel_cli.data.token_loader import TokenLoader
 from automodel_cli.errors import ConfigError, DataError
 
 SEQ = 4

@@ -18,8 +18,9 @@ from tests.token_files import MegatronReader, write_megatron_file
 from automodel_cli.batch import IGNORE_INDEX
 from automodel_cli.corpus.tokenizer import ByteTokenizer
 from automodel_cli.data.arguments import MegatronArguments
-from automodel_cli.data.loader import EvalLoader, TokenLoader
+from automodel_cli.data.eval_loader import EvalLoader
 from automodel_cli.data.megatron_dataset import CACHE_FOLDER, MegatronPretraining, samples_needed
+from automodel_cli.data.token_loader import TokenLoader
 from automodel_cli.errors import ConfigError, DataError
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "megatron"

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from automodel_cli.batch import IGNORE_INDEX
 from automodel_cli.data import packing as packing_module
-from automodel_cli.data.loader import EvalLoader
+from automodel_cli.data.eval_loader import EvalLoader
 from automodel_cli.data.packed_loader import PackedLoader
 from automodel_cli.data.packing import Packing
 from automodel_cli.errors import DataError

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from tests.token_files import write_token_file
 
-from automodel_cli.data.loader import TokenLoader
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
 from automodel_cli.data.skipped import MOST_RANGES, Skipped
+from automodel_cli.data.token_loader import TokenLoader
 from automodel_cli.errors import ConfigError, DataError
 
 

@@ -15,10 +15,12 @@ from automodel_cli.config.horizon import batches_of, horizon_of, row_lengths_of
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.targets.instantiate import built_arguments, instantiate, resolve_function
 from automodel_cli.config.targets.target import Target
+from automodel_cli.data.eval_loader import EvalLoader
 from automodel_cli.data.interface import DataSource, RunValues, WindowDataset, source_of
-from automodel_cli.data.loader import EvalLoader, TokenLoader, TorchLoader
+from automodel_cli.data.loader import TorchLoader
 from automodel_cli.data.packed_loader import PackedLoader
 from automodel_cli.data.packing import Packed, Packing
+from automodel_cli.data.token_loader import TokenLoader
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.models.interface import CausalLM

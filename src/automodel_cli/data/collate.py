@@ -18,7 +18,7 @@ Shapes: B rows, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -161,3 +161,8 @@ def _apply_rules(fields: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     row = {name: fields[name] for name in _PAD if name in fields}
     row["labels"] = targets
     return row
+
+
+def collated(items: list[Any], function: Callable[[list[Any]], Any]) -> dict[str, torch.Tensor]:
+    """A collate function's output as a dict of tensors, which torch can pin and send between processes."""
+    return {name: value for name, value in vars(as_batch(function(items))).items() if value is not None}

@@ -9,8 +9,8 @@ from tests.token_files import write_token_file
 
 from automodel_cli.batch import IGNORE_INDEX, Batch
 from automodel_cli.data.files.documents import positions, segments
-from automodel_cli.data.loader import TokenLoader
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
+from automodel_cli.data.token_loader import TokenLoader
 from automodel_cli.errors import ConfigError
 from automodel_cli.models.gpt2 import build_gpt2_model
 from automodel_cli.train.losses import MaskedCrossEntropy

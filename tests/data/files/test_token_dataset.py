@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from tests.token_files import write_megatron_file, write_token_file
 
+from automodel_cli.data.eval_loader import EvalLoader
 from automodel_cli.data.files import token_dataset
-from automodel_cli.data.loader import EvalLoader, TokenLoader
 from automodel_cli.data.megatron_dataset import MegatronPretraining
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
+from automodel_cli.data.token_loader import TokenLoader
 from automodel_cli.errors import DataError
 
 VOCABULARY, COUNT, AT = 100, 6000, 4321

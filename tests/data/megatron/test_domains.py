@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from tests.token_files import write_megatron_file
 
-from automodel_cli.data.loader import TokenLoader
 from automodel_cli.data.megatron.domains import domains_of
 from automodel_cli.data.megatron_dataset import MegatronPretraining
+from automodel_cli.data.token_loader import TokenLoader
 from automodel_cli.errors import ConfigError
 
 T = 8

@@ -12,8 +12,9 @@ import pytest
 import torch
 from tests.token_files import write_megatron_file, write_token_file
 
-from automodel_cli.data.loader import EvalLoader, TokenLoader
+from automodel_cli.data.eval_loader import EvalLoader
 from automodel_cli.data.mixture.dataset import Mixture
+from automodel_cli.data.token_loader import TokenLoader
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
 
 T = 8

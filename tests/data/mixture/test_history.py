@@ -12,10 +12,10 @@ import pytest
 from tests.data.mixture.test_dataset import RUN, T, rows_of, sizes
 from tests.token_files import write_token_file
 
-from automodel_cli.data.loader import TokenLoader
 from automodel_cli.data.mixture.dataset import Mixture
 from automodel_cli.data.mixture.history import windows_read
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
+from automodel_cli.data.token_loader import TokenLoader
 from automodel_cli.errors import DataError
 
 

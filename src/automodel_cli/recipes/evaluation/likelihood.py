@@ -24,8 +24,8 @@ from automodel_cli.config.schema.results import EvaluateConfig
 from automodel_cli.corpus.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
 from automodel_cli.corpus.tokenizers.same_tokenizer import extends, same_ids
 from automodel_cli.corpus.tokenizers.token_bytes import TokenBytes
+from automodel_cli.data.eval_loader import EvalLoader
 from automodel_cli.data.interface import DataSource, WindowDataset
-from automodel_cli.data.loader import EvalLoader
 from automodel_cli.dtypes import autocast_dtype
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.evaluation.bigram import bigram_loss

@@ -23,8 +23,8 @@ from automodel_cli.assembly.training_length import TrainingLength
 from automodel_cli.assembly.world import parallel_config
 from automodel_cli.checkpoint.checkpointer import Checkpointer
 from automodel_cli.config.schema.pretrain import PretrainConfig
+from automodel_cli.data.eval_loader import EvalLoader
 from automodel_cli.data.interface import source_of
-from automodel_cli.data.loader import EvalLoader
 from automodel_cli.distributed.heartbeat import Heartbeat
 from automodel_cli.distributed.parallelize import ParallelModel
 from automodel_cli.distributed.world import World

@@ -18,9 +18,9 @@ from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.all_ranks import on_rank_zero
 from automodel_cli.checkpoint.storage.step_files import StepReader
 from automodel_cli.config.schema.training_sections import SpikesConfig
-from automodel_cli.data.loader import TokenLoader
 from automodel_cli.data.rows import Piece, places_of
 from automodel_cli.data.skipped import MOST_RANGES, Skipped
+from automodel_cli.data.token_loader import TokenLoader
 from automodel_cli.errors import AutomodelError
 from automodel_cli.metrics.log import MetricsLog
 from automodel_cli.plain_text import for_shell

@@ -16,9 +16,9 @@ from automodel_cli.checkpoint import nested_runs
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.data.files.overlap import notes_on_overlap
 from automodel_cli.data.interface import source_of
-from automodel_cli.data.loader import TokenLoader
 from automodel_cli.data.mixture.dataset import Mixture
 from automodel_cli.data.packed_loader import PackedLoader
+from automodel_cli.data.token_loader import TokenLoader
 from automodel_cli.models.interface import count_parameters
 from automodel_cli.recipes.pretraining.run import RunPlan
 from automodel_cli.sizing import shape as sizing
