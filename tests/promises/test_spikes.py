@@ -186,7 +186,7 @@ def test_two_ranks_go_back_together(tmp_path, shards):
 
 def test_a_run_goes_back_in_its_own_course(tmp_path, shards):
     """Steps of another course, newer than the one it was restored from, are none of its past."""
-    trained(tmp_path, shards, "step_scheduler.max_steps=64", "lr_scheduler=null")
+    trained(tmp_path, shards, "step_scheduler.max_steps=64", "lr_scheduler=null", action="rewind")
     other = ("checkpoint.restore_from=step_00000050", "optimizer.lr=0.002", "lr_scheduler=null")
     run, _ = trained(tmp_path, shards, *other, "step_scheduler.ckpt_every_steps=100", action="rewind")
     assert {one["rewound_to"] for one in run.records("spike")} == {50}

@@ -240,7 +240,7 @@ def size_of(path: Path) -> int | None:
 
 
 def newest_good(run: Path, *, before: int | None = None, without: Collection[int] = ()) -> Path | None:
-    """The newest step folder (older than ``before``, none of ``without``) that a quick look finds nothing wrong with."""
+    """The newest step folder that a quick look finds nothing wrong with, older than ``before``, none of ``without``."""
     for step in reversed(list_steps(run)):
         folder = step_folder(run, step)
         if (before is None or step < before) and step not in without and find_problem(folder) is None:

@@ -275,7 +275,7 @@ def rewind(run_folder: Path | str, step: int) -> int:
 def _came_before(record: Record, step: int) -> bool:
     """Whether a record is of the time before ``step`` was reached; one of going back is of where that led."""
     back_to = record.get("rewound_to")
-    return 0 < step and (step >= record["step"] or (isinstance(back_to, int) and back_to < step))
+    return step > 0 and (step >= record["step"] or (isinstance(back_to, int) and back_to < step))
 
 
 # -------------------------------------------------------------------------------------- the log
