@@ -10,6 +10,7 @@ from automodel_cli.checkpoint import fork, layout, lineage
 from automodel_cli.checkpoint.lineage import BranchFile, Fork
 from automodel_cli.checkpoint.run_files import verify_run
 from automodel_cli.errors import CheckpointError
+from automodel_cli.files import write_manifest
 
 CONFIG = "model: {}\n"
 
@@ -86,3 +87,13 @@ def test_what_a_killed_attempt_left_is_cleared(tmp_path, step):
     (left / "half").write_text("x")
     fork.begin_run(tmp_path / "branch", step, record(step), CONFIG)
     assert not (tmp_path / "branch" / step.name / "half").exists() and not left.exists()
+
+
+def test_a_step_replaced_meanwhile_is_refused(tmp_path, step):
+    """As a run does that went back and saved it anew: the sizes of its files tell nothing."""
+    branch = record(step)
+    manifest = layout.read_step_manifest(step)
+    write_manifest(step / layout.MANIFEST, manifest | {"metrics": {"loss": 1.0}})
+    with pytest.raises(CheckpointError, match="was replaced meanwhile"):
+        fork.begin_run(tmp_path / "branch", step, branch, CONFIG)
+    assert [path.name for path in tmp_path.iterdir()] == ["trunk"]

@@ -42,3 +42,11 @@ def test_a_sound_hash_and_wrong_values(tmp_path):
         write_manifest(tmp_path / lineage.NAME, good | wrong)
         with pytest.raises(CheckpointError, match=lineage.NAME):
             lineage.read(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["a\0b", "x" * 300, "../" * 1000])
+def test_a_path_that_no_system_takes(tmp_path, path):
+    good = BRANCH.model_dump(mode="json", exclude={"self"})
+    write_manifest(tmp_path / lineage.NAME, good | {"parent": {**good["parent"], "path": path}})
+    with pytest.raises(CheckpointError, match="no path of a run"):
+        lineage.read(tmp_path)

@@ -195,3 +195,31 @@ def test_two_ranks_go_back_together(tmp_path, shards):
     keys = ("step", "action", "rewound_to", "skipped_samples", "windows")
     assert [[event[key] for key in keys] for event in one] == [[event[key] for key in keys] for event in two] != []
     assert runs[1].losses() == pytest.approx(runs[0].losses(), abs=1e-5)
+
+
+def test_a_run_goes_back_in_its_own_course(tmp_path, shards):
+    """Steps of another course, newer than the one it was restored from, are none of its past."""
+    trained(tmp_path, shards, "step_scheduler.max_steps=64", "lr_scheduler=null", action="rewind")
+    other = ("checkpoint.restore_from=step_00000050", "optimizer.lr=0.002", "lr_scheduler=null")
+    run, _ = trained(tmp_path, shards, *other, "step_scheduler.ckpt_every_steps=100", action="rewind")
+    assert {one["rewound_to"] for one in run.records("spike")} == {50}
+
+
+def test_what_was_gone_around_stays_in_the_log_of_a_resume(tmp_path, shards, rewound, monkeypatch):
+    """Stopped at the spike itself: the run goes back, and saves the update after that."""
+    stopped = TinyTraining(tmp_path, shards)
+    recipe = stopped.recipe(**settings(shards, action="rewind"))
+    honest = loop.one_update
+
+    def stop_at_the_spike(progress, microbatches):
+        recipe.run.stop.name = recipe.run.stop.name or ("SIGTERM" if progress.run.state.step + 1 == SPIKED else None)
+        return honest(progress, microbatches)
+
+    monkeypatch.setattr(loop, "one_update", stop_at_the_spike)
+    assert recipe.run_train_validation_loop().step == 61
+    monkeypatch.undo()
+    trained(tmp_path, shards, action="rewind")
+    whole, _ = rewound
+    assert stopped.weights(STEPS) == whole.weights(STEPS)
+    events = ([one["skipped_samples"] for one in run.records("spike")] for run in (stopped, whole))
+    assert next(events) == next(events)

@@ -44,6 +44,10 @@ def begin_run(run: Path, step: Path, branch: BranchFile, config_yaml: str) -> bo
         linked = _take(step, temporary / name)
         if (trouble := layout.find_problem(temporary / name)) is not None:
             raise CheckpointError(trouble, layout.recovery_hint(step))
+        if layout.read_step_manifest(temporary / name)["self"] != branch.parent.checkpoint:
+            raise CheckpointError(
+                f"{step} was replaced meanwhile: the run it belongs to has saved it anew", "give the command again"
+            )
         layout.write_pointer(temporary, "LATEST", name)
         if layout.read_pointer(step.parent, "BEST") == name:
             layout.write_pointer(temporary, "BEST", name)

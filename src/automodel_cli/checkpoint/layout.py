@@ -16,7 +16,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -239,11 +239,11 @@ def size_of(path: Path) -> int | None:
         return None
 
 
-def newest_good(run: Path, *, before: int | None = None) -> Path | None:
-    """The newest step folder (older than ``before``) that a quick look finds nothing wrong with."""
+def newest_good(run: Path, *, before: int | None = None, without: Collection[int] = ()) -> Path | None:
+    """The newest step folder that a quick look finds nothing wrong with, older than ``before``, none of ``without``."""
     for step in reversed(list_steps(run)):
         folder = step_folder(run, step)
-        if (before is None or step < before) and find_problem(folder) is None:
+        if (before is None or step < before) and step not in without and find_problem(folder) is None:
             return folder
     return None
 

@@ -9,10 +9,11 @@ run it names may be gone: nothing of a branch is read from there once it has beg
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from automodel_cli.errors import CheckpointError
 from automodel_cli.files import read_manifest, write_manifest
@@ -22,13 +23,24 @@ NAME = "branch.json"
 MOST_ANCESTORS = 100
 MOST_CHANGES = 100
 Line = Annotated[str, Field(max_length=4096)]
+_LONGEST_PATH, _LONGEST_NAME = 2048, 255  # bytes; a path that a system does not take would be an error at each look
+
+
+def _usable(path: str) -> str:
+    name = max((len(os.fsencode(part)) for part in path.split("/")), default=0)
+    if "\0" in path or name > _LONGEST_NAME or len(os.fsencode(path)) > _LONGEST_PATH:
+        raise ValueError("no path of a run")
+    return path
+
+
+RunPath = Annotated[Line, AfterValidator(_usable)]
 
 
 class Fork(FileModel):
     """A step of a run that another one goes on from."""
 
     run: Line  # its name
-    path: Line  # from the folder of the branch
+    path: RunPath  # from the folder of the branch
     step: Count
     checkpoint: Xxh3  # hash of the step's manifest
 

@@ -253,7 +253,8 @@ def rewind(run_folder: Path | str, step: int) -> int:
 
     Both files are replaced by renames, the superseded one first, so a kill at any instant loses nothing.
     A kill between the two leaves records in both; the next call does not append them a second time.
-    Lines that are no record (a torn write of a lost power supply) move too.
+    Lines that are no record (a torn write of a lost power supply) move too. What tells that the run went back to
+    before ``step`` (``rewound_to``) stays, whatever step it went back from.
     """
     folder = Path(run_folder)
     source = folder / METRICS_NAME
@@ -263,7 +264,7 @@ def rewind(run_folder: Path | str, step: int) -> int:
     moved: list[bytes] = []
     for line, _ in lines_of(source):
         record = decode_line(line)
-        (kept if record is not None and 0 < step >= record["step"] else moved).append(line)
+        (kept if record is not None and _came_before(record, step) else moved).append(line)
     if moved:
         superseded = folder / SUPERSEDED_NAME
         earlier = [line for line, _ in lines_of(superseded)] if superseded.exists() else []
@@ -273,6 +274,12 @@ def rewind(run_folder: Path | str, step: int) -> int:
             with atomic_file(path) as handle:
                 handle.writelines(line + b"\n" for line in lines)
     return len(moved)
+
+
+def _came_before(record: Record, step: int) -> bool:
+    """Whether a record is of the time before ``step`` was reached; one of going back is of where that led."""
+    back_to = record.get("rewound_to")
+    return step > 0 and (step >= record["step"] or (isinstance(back_to, int) and back_to < step))
 
 
 # -------------------------------------------------------------------------------------- the log

@@ -18,6 +18,7 @@ from automodel_cli.config.schema.results import AverageConfig
 from automodel_cli.errors import CheckpointError, ConfigError
 
 _OF_ONE_MODEL = {"model": "the model", "tokenizer": "the tokenizer", "code": "the code that builds the model"}
+_LARGEST_WEIGHT = 1e9  # sums of larger ones, or of their inverses, could leave the range of fp64
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def run(cfg: AverageConfig, *, progress: Progress | None = None) -> Averaged:
     """Write the weighted mean of several checkpoints.
 
     Raises:
-        ConfigError: there is nothing to average, or there are more or fewer weights than checkpoints.
+        ConfigError: there is nothing to average, the weights are not as many as the checkpoints, or out of range.
         CheckpointError: a checkpoint is missing or damaged, of another model, or not finite; or the folder exists.
     """
     output = Path(cfg.output)
@@ -52,6 +53,9 @@ def run(cfg: AverageConfig, *, progress: Progress | None = None) -> Averaged:
         raise ConfigError(
             f"weights: found {len(weights)} for {len(folders)} checkpoints", "give one number for each, in their order"
         )
+    if min(weights) < 1 / _LARGEST_WEIGHT or max(weights) > _LARGEST_WEIGHT:
+        odd = min(weights, key=lambda weight: min(weight, 1 / weight))
+        raise ConfigError(f"weights: found {odd:g}, expected 1e-9 to 1e9", "only their ratios count: scale them")
     _refuse_other_models(folders)
     step = write_average(list(map(Part.open, folders, weights)), output, progress=progress)
     shares = (weight / sum(weights) for weight in weights)

@@ -87,7 +87,7 @@ def test_a_parent_that_was_begun_anew_is_told(runs):
     assert "no longer the checkpoint" in describe_family(runs)["runs"][0]["branches"][1]["problem"]
 
 
-@pytest.mark.parametrize(("at", "message"), [("alone", "has no branches"), ("nowhere", "there is no folder")])
+@pytest.mark.parametrize(("at", "message"), [("alone", "no branch of .* lies in"), ("nowhere", "there is no folder")])
 def test_where_there_is_no_tree(runs, at, message):
     with pytest.raises(CheckpointError, match=message):
         describe_family(runs / at)
@@ -99,7 +99,7 @@ def test_branches_in_a_circle_and_damaged_ones(tmp_path):
     branch(tmp_path / "a", "../b", 8)
     with pytest.raises(CheckpointError, match="is a branch of another"):
         describe_family(tmp_path)
-    with pytest.raises(CheckpointError, match="has no branches"):
+    with pytest.raises(CheckpointError, match="no branch of"):
         describe_family(tmp_path / "a")
     run(tmp_path / "c", 4)
     branch(tmp_path / "d", "../c", 4)

@@ -83,8 +83,8 @@ def describe_family(path: Path) -> dict[str, Any]:
         roots = [root for root in roots if own in _below(root, children)]
     if not roots:
         raise CheckpointError(
-            f"{path} has no branches" if is_run else f"no run below {path} is a branch of another",
-            "automodel branch RUN@STEP --into DIR makes one",
+            f"no branch of {path} lies in {base} or below" if is_run else f"no run below {path} is a branch of another",
+            "name the branch, or a folder that holds both; automodel branch RUN@STEP --into DIR makes one",
         )
     nodes = [_node(root, base, runs, parents, children) for root in roots]
     return {"kind": "tree", "path": str(path), "runs": nodes, "notes": runs.notes}

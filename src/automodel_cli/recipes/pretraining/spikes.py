@@ -125,7 +125,8 @@ class SpikeWatch:
         run = self.run
 
         def find() -> str | None:
-            found = layout.newest_good(run.run_folder, before=spike.step)
+            others = run.checkpointer.retention.protected  # of another course of this run
+            found = layout.newest_good(run.run_folder, before=spike.step, without=others)
             return None if found is None else found.name
 
         run.checkpointer.wait()
@@ -165,7 +166,7 @@ class SpikeWatch:
         self._rewinds[loaded.step] += 1
         self.metrics.rewind(loaded.step)
         for record in self._gone_back:  # what was gone around before still is
-            if record["step"] > loaded.step:
+            if record["rewound_to"] >= loaded.step:
                 self.metrics.event("spike", record)
         more = {"action": "rewind", "rewound_to": loaded.step, "skipped_samples": list(around)}
         self._tell(spike, more, f"back to step {loaded.step}, samples {around[0]:,} to {around[1]:,} are skipped")
