@@ -113,7 +113,7 @@ def test_the_command_says_what_went_in_and_inspect_ckpt_shows_it(run, tmp_path, 
 @pytest.mark.parametrize(
     ("given", "what"),
     [
-        ({"last": 4}, "has 3 checkpoints, found 4"),
+        ({"last": 4}, "has 3 checkpoints, and last is 4"),
         ({"last": 1}, "one checkpoint"),
         ({}, "one checkpoint"),
         ({"steps": (1, 9)}, "no complete checkpoint '9'"),

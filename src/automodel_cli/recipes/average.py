@@ -16,6 +16,7 @@ from automodel_cli.checkpoint.hf.export import refuse_existing
 from automodel_cli.checkpoint.inspect.describe import folder_bytes
 from automodel_cli.config.schema.results import AverageConfig
 from automodel_cli.errors import CheckpointError, ConfigError
+from automodel_cli.text import plural
 
 _OF_ONE_MODEL = {"model": "the model", "tokenizer": "the tokenizer", "code": "the code that builds the model"}
 _LARGEST_WEIGHT = 1e9  # sums of larger ones, or of their inverses, could leave the range of fp64
@@ -82,7 +83,7 @@ def _steps_of_run(cfg: AverageConfig) -> list[Path]:
     if not known:
         raise CheckpointError(f"{run} is not a run folder with checkpoints", "name the folder that a run was saved to")
     if cfg.last is not None and cfg.last > len(known):
-        raise ConfigError(f"last: {run} has {len(known)} checkpoints, found {cfg.last}", f"give at most {len(known)}")
+        raise ConfigError(f"{run} has {plural(len(known), 'checkpoint')}, and last is {cfg.last}", "give fewer")
     return [layout.resolve(run, str(step)) for step in cfg.steps or known[-(cfg.last or 0) :]]
 
 
