@@ -126,7 +126,7 @@ class TestMetricsLog:
                 self.closed = ok
 
         remote = Remote()
-        log = MetricsLog(tmp_path, wandb=remote, remote_every_steps=3)
+        log = MetricsLog(tmp_path, remote=remote, remote_every_steps=3)
         for step in range(1, 8):
             log.train({"step": step})
         log.validation({"step": 7})

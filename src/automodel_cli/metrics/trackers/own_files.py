@@ -1,0 +1,40 @@
+"""What trackers keep in a run folder: the ids of their runs, so that a resumed run continues them, and local files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, Field
+
+from automodel_cli.errors import DataError
+from automodel_cli.files import write_json
+from automodel_cli.json_files import FileModel, read_model
+
+RUN_FILES = {tool: f"{tool}_run.json" for tool in ("wandb", "mlflow", "comet", "trackio")}
+"""By tool: the file with the id of its run."""
+FOLDERS = ("wandb", "tensorboard", "mlflow", "comet")
+"""Folders with the files of tools that write locally."""
+
+
+class _StoredRun(FileModel):
+    """One of ``RUN_FILES``: an id, which becomes part of paths and addresses, and the place where it means a run."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="allow")
+    id: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")
+
+
+def stored_id(run_folder: Path, tool: str, place: Mapping[str, Any]) -> str | None:
+    """The id of the tool's run that this run folder belongs to; None: none yet, in another place, or damaged."""
+    try:
+        stored = read_model(run_folder / RUN_FILES[tool], _StoredRun)
+    except DataError:
+        return None
+    found = stored.model_extra or {}
+    return stored.id if all(found.get(key) == value for key, value in place.items()) else None
+
+
+def store_id(run_folder: Path, tool: str, run_id: str, place: Mapping[str, Any]) -> None:
+    """Keep the id of the tool's run with the run folder."""
+    write_json(run_folder / RUN_FILES[tool], {"id": run_id, **place})
