@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ from typing import Any
 from automodel_cli.assembly import facts
 from automodel_cli.assembly.reporter import Rows
 from automodel_cli.config.schema.pretrain import PretrainConfig
+from automodel_cli.config.schema.trackers import TrackerSection
 from automodel_cli.errors import ConfigError
-from automodel_cli.metrics.trackers import comet, mlflow, tensorboard, trackio, wandb
+from automodel_cli.metrics.trackers import comet, mlflow, trackio, wandb
+from automodel_cli.metrics.trackers.apart import Apart
 from automodel_cli.metrics.trackers.background import Background, Say, Trackers
-from automodel_cli.metrics.trackers.catch_up import missed_entries
-from automodel_cli.metrics.trackers.interface import Entry, Tracker
+from automodel_cli.metrics.trackers.interface import Tracker
 from automodel_cli.metrics.trackers.masking import redact
 from automodel_cli.plain_text import without_controls
 
@@ -114,21 +115,21 @@ def open_trackers(cfg: PretrainConfig, run_folder: Path, *, step: int, say: Say)
     if not active:
         return None
     config = facts.plain_config(cfg)
-    starts: Mapping[str, Callable[[dict[str, Any]], Tracker]] = {
-        "wandb": lambda settings: wandb.WandbTracker(settings, run_folder, config),
-        "tensorboard": lambda settings: tensorboard.TensorboardTracker(run_folder, config, step=step),
-        "mlflow": lambda settings: mlflow.MlflowTracker(settings, run_folder, config, step=step),
-        "comet": lambda settings: comet.CometTracker(settings, run_folder, config),
-        "trackio": lambda settings: trackio.TrackioTracker(settings, run_folder, config),
-    }
 
-    def missed(after: int) -> Iterable[Entry]:
-        every = cfg.step_scheduler.log_remote_every_steps
-        return missed_entries(run_folder, after=after, until=step, every_steps=every)
+    def start(name: str, section: TrackerSection) -> Tracker:
+        settings = section.model_dump()
+        if name == "wandb":  # whose client is a process already, and which looks at the one that it is in
+            return wandb.WandbTracker(settings, run_folder, config)
+        return Apart(
+            name,
+            TITLES[name],
+            {
+                "settings": settings,
+                "run_folder": str(run_folder),
+                "config": config,
+                "step": step,
+                "every_steps": cfg.step_scheduler.log_remote_every_steps,
+            },
+        )
 
-    return Trackers(
-        [
-            Background(TITLES[name], partial(starts[name], section.model_dump()), say, missed=missed)
-            for name, section in active.items()
-        ]
-    )
+    return Trackers([Background(TITLES[name], partial(start, name, active[name]), say) for name in active])

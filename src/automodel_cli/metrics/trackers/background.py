@@ -1,22 +1,26 @@
-"""Trackers beside training: each in a thread of its own, behind a queue with an end.
+"""Trackers beside training: each in a thread of its own, behind a bounded queue.
 
 Training puts an entry into the queues and goes on, whatever happens behind them: a package that is slow to import, a
 server that does not answer, a tool that raises. A full queue takes no more; what is left out is counted and told once.
+What would keep the interpreter busy has a process of its own besides (``apart``).
+
 The first failure of a tracker is one line, and the end of it. The run's end waits for all trackers together, for a
 bounded time, and leaves behind those that hang.
 """
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
+from automodel_cli.metrics.trackers.apart import ToldByWorker
 from automodel_cli.metrics.trackers.interface import Entry, Record, Tracker
 from automodel_cli.metrics.trackers.masking import redact
 from automodel_cli.plain_text import without_controls
+from automodel_cli.processes import TRACKER_THREAD
 from automodel_cli.text import plural
 
 CAPACITY = 10_000
@@ -48,11 +52,12 @@ class Background:
             missed: entries of the run so far past a step, which the tool does not hold.
         """
         self.name = name
+        self.is_over = False  # it has failed or was left behind, and takes no more
         self._start, self._missed, self._say = start, missed, say
         self._waiting: queue.Queue[Callable[[Tracker], None] | None] = queue.Queue(capacity)
-        self._is_over = self._ok = False
+        self._ok = False
         self._dropped = self._taken = 0
-        self._thread = threading.Thread(target=self._work, name=f"tracker {name}", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=TRACKER_THREAD, daemon=True)
         self._thread.start()
 
     def log(self, entry: Entry) -> None:
@@ -64,7 +69,7 @@ class Background:
         self._put(lambda tracker: tracker.rewind(step))
 
     def _put(self, action: Callable[[Tracker], None]) -> None:
-        if self._is_over:
+        if self.is_over:
             return
         self._taken += 1
         try:
@@ -75,19 +80,21 @@ class Background:
     def end(self, *, ok: bool) -> None:
         """Tell the thread that nothing more comes."""
         self._ok = ok
-        try:
-            self._waiting.put_nowait(None)
-        except queue.Full:  # the last that waits makes room: it could not be sent in time anyway
-            self._waiting.get_nowait()
-            self._dropped += 1
-            self._waiting.put_nowait(None)
+        while True:
+            try:
+                self._waiting.put_nowait(None)
+                return
+            except queue.Full:  # what waits longest makes room: the run is over
+                with contextlib.suppress(queue.Empty):
+                    self._waiting.get_nowait()
+                    self._dropped += 1
 
     def join(self, deadline: float) -> None:
         """Wait for the thread until ``deadline`` (of ``time.monotonic``), and tell what was not sent."""
         self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._thread.is_alive():
             left = max(0, self._waiting.qsize() - 1)
-            self._is_over = True
+            self.is_over = True
             self._say(
                 f"{self.name} has not finished in time and is left behind, {plural(left, 'record')} unsent; "
                 "metrics.jsonl has them all"
@@ -116,14 +123,16 @@ class Background:
             self._give_up(doing, error)
 
     def _give_up(self, doing: str, error: BaseException) -> None:
-        if not self._is_over:  # one that was left behind has been told of
+        if isinstance(error, ToldByWorker):
+            self._say(str(error))
+        elif not self.is_over:  # one that was left behind has been told of
             what = without_controls(" ".join(str(redact(str(error))).split()))[:_LONGEST_ERROR]
             failed = "did not start" if doing == "starting" else f"failed while {doing}"
             self._say(
                 f"{self.name} {failed} ({what or type(error).__name__}); training goes on without it, and "
                 "metrics.jsonl holds every record"
             )
-        self._is_over, self._dropped = True, 0
+        self.is_over, self._dropped = True, 0
 
 
 class Trackers:
@@ -151,10 +160,3 @@ class Trackers:
         deadline = time.monotonic() + self._patience_s
         for tracker in trackers:
             tracker.join(deadline)
-
-
-def local_place(run_folder: Path, tool: str) -> Path:
-    """The tool's folder in the run folder, made if it is not there."""
-    folder = run_folder / tool
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

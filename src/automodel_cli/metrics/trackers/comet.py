@@ -15,10 +15,9 @@ from typing import Any
 
 from automodel_cli.errors import DataError
 from automodel_cli.json_files import Count, FileModel, read_model
-from automodel_cli.metrics.trackers.background import local_place
 from automodel_cli.metrics.trackers.interface import Entry, Forgetful, flatten
 from automodel_cli.metrics.trackers.masking import redact
-from automodel_cli.metrics.trackers.own_files import RUN_FILES, store_id, stored_id
+from automodel_cli.metrics.trackers.own_files import RUN_FILES, local_place, store_id, stored_id
 
 KEY_VARIABLE = "COMET_API_KEY"
 _NOTHING_OF_ITS_OWN = {
@@ -82,6 +81,7 @@ class CometTracker(Forgetful):
             "experiment_key": self._key,
             **_NOTHING_OF_ITS_OWN,
         }
+        start: Any
         if live:
             start = comet_ml.Experiment if is_new else comet_ml.ExistingExperiment
         else:

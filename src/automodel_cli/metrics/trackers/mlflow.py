@@ -13,13 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from automodel_cli.metrics.trackers.background import local_place
 from automodel_cli.metrics.trackers.interface import Entry, Forgetful, flatten
 from automodel_cli.metrics.trackers.masking import redact
-from automodel_cli.metrics.trackers.own_files import store_id, stored_id
+from automodel_cli.metrics.trackers.own_files import local_place, store_id, stored_id
 
 _MOST_PARAMETERS, _MOST_CHARACTERS = 100, 6000  # of one call, of a value: limits of MLflow's
 _LONGEST_NAME = 250
+_BATCH = 900  # numbers in one call, of 1000 that MLflow takes
 _NOT_IN_NAMES = re.compile(r"[^\w .\-]")
 
 
@@ -56,6 +56,7 @@ class MlflowTracker(Forgetful):
         place = {"server": redact(uri), "experiment_name": settings["experiment_name"]}
         known = stored_id(run_folder, "mlflow", place) if settings["resume"] else None
         self._there: dict[str, dict[int, float]] = {}
+        self._waiting: list[Any] = []  # metrics: a call costs as much as a hundred of them
         if known is not None:
             self._client.update_run(known, status="RUNNING")
             self._run_id = known
@@ -92,22 +93,30 @@ class MlflowTracker(Forgetful):
                 self.last_step = max((metric.step for metric in history if metric.step <= step), default=0)
 
     def log(self, entry: Entry) -> None:
-        """Send all numbers at once, and the samples as a file."""
+        """Take the numbers, to send many at once; send the samples as a file."""
         numbers = {metric_name(name): value for name, value in entry.numbers().items()}
         name = metric_name(f"{entry.prefix}/loss")
         if name in numbers and self._there.get(name, {}).get(entry.step) == numbers[name]:
             return
         time_ms = int(entry.time * 1000)
-        metrics = [self._entities.Metric(name, value, time_ms, entry.step) for name, value in numbers.items()]
-        self._client.log_batch(self._run_id, metrics=metrics)
+        self._waiting += [self._entities.Metric(name, value, time_ms, entry.step) for name, value in numbers.items()]
+        if len(self._waiting) >= _BATCH:
+            self.flush()
         if samples := entry.samples():
             text = "\n\n".join(f"[{prompt}]{text}" for prompt, text in samples)
             self._client.log_text(self._run_id, text, f"samples/step_{entry.step:08d}.txt")
+
+    def flush(self) -> None:
+        """Send what waits."""
+        for begin in range(0, len(self._waiting), _BATCH):
+            self._client.log_batch(self._run_id, metrics=self._waiting[begin : begin + _BATCH])
+        self._waiting = []
 
     def rewind(self, step: int) -> None:
         """What comes now is new, even if its numbers are not."""
         self._there = {}
 
     def close(self, *, ok: bool) -> None:
-        """End the MLflow run."""
+        """Send what waits, and end the MLflow run."""
+        self.flush()
         self._client.set_terminated(self._run_id, "FINISHED" if ok else "FAILED")

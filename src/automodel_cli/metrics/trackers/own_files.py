@@ -18,6 +18,11 @@ FOLDERS = ("wandb", "tensorboard", "mlflow", "comet")
 """Folders with the files of tools that write locally."""
 
 
+def lock_file(tool: str) -> str:
+    """Name of the file that the process of ``tool`` holds, so that there is one at a time."""
+    return f".{tool}.lock"
+
+
 class _StoredRun(FileModel):
     """One of ``RUN_FILES``: an id, which becomes part of paths and addresses, and the place where it means a run."""
 
@@ -38,3 +43,10 @@ def stored_id(run_folder: Path, tool: str, place: Mapping[str, Any]) -> str | No
 def store_id(run_folder: Path, tool: str, run_id: str, place: Mapping[str, Any]) -> None:
     """Keep the id of the tool's run with the run folder."""
     write_json(run_folder / RUN_FILES[tool], {"id": run_id, **place})
+
+
+def local_place(run_folder: Path, tool: str) -> Path:
+    """The tool's folder in the run folder, made if it is not there."""
+    folder = run_folder / tool
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from automodel_cli.metrics.trackers.background import local_place
 from automodel_cli.metrics.trackers.interface import Entry, flatten
 from automodel_cli.metrics.trackers.masking import redact
+from automodel_cli.metrics.trackers.own_files import local_place
 
 _FILE_VERSION = "brain.Event:2"
 _NAME = "events.out.tfevents.{:019d}.automodel"  # the reader takes files in the order of their names
