@@ -72,7 +72,7 @@ def die_with(parent: int) -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """End this process; at once where an upload or a tracker goes on: Python would wait for their libraries' threads."""
+    """End this process; at once where an upload or a tracker goes on: Python waits for their libraries' threads."""
     if any(thread.name in (UPLOAD_THREAD, TRACKER_THREAD) for thread in threading.enumerate()):
         sys.stdout.flush()
         sys.stderr.flush()

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from automodel_cli.metrics.wandb_log import (
     REDACTED,
     RUN_NAME,

@@ -13,11 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from automodel_cli.errors import DataError
-from automodel_cli.json_files import Count, FileModel, read_model
 from automodel_cli.metrics.trackers.interface import Entry, Forgetful, flatten
 from automodel_cli.metrics.trackers.masking import redact
-from automodel_cli.metrics.trackers.own_files import RUN_FILES, local_place, store_id, stored_id
+from automodel_cli.metrics.trackers.own_files import NOTHING, local_place, store_id, stored_id, stored_step
 
 KEY_VARIABLE = "COMET_API_KEY"
 _NOTHING_OF_ITS_OWN = {
@@ -37,18 +35,6 @@ _NOTHING_OF_ITS_OWN = {
 def is_live(settings: Mapping[str, Any]) -> bool:
     """Whether the experiment is sent while the run goes on: asked for, and the environment has a key."""
     return settings["mode"] == "online" and bool(os.environ.get(KEY_VARIABLE))
-
-
-class _Archived(FileModel):
-    archived: Count = 0
-
-
-def _archived(run_folder: Path) -> int:
-    """The last update that an archive holds; 0: none."""
-    try:
-        return read_model(run_folder / RUN_FILES["comet"], _Archived).archived
-    except DataError:
-        return 0
 
 
 class CometTracker(Forgetful):
@@ -72,9 +58,9 @@ class CometTracker(Forgetful):
         self._place = {"project_name": settings["project_name"], "workspace": settings["workspace"], "live": live}
         known = stored_id(run_folder, "comet", self._place)
         self._key = known or secrets.token_hex(16)
-        self._archived = 0 if known is None else _archived(run_folder)
+        self._sent = NOTHING if known is None else stored_step(run_folder, "comet")
         # Of a run that was killed before its first archive, the server will know nothing.
-        is_new = known is None or not (live or self._archived)
+        is_new = known is None or not (live or self._sent > NOTHING)
         arguments = {
             "project_name": settings["project_name"],
             "workspace": settings["workspace"],
@@ -87,7 +73,7 @@ class CometTracker(Forgetful):
         else:
             start = comet_ml.OfflineExperiment if is_new else comet_ml.ExistingOfflineExperiment
             arguments["offline_directory"] = str(local_place(run_folder, "comet"))
-            self.last_step = self._archived
+            self.last_step = self._sent
         self._experiment = start(**arguments)
         if is_new:
             self._describe(settings, config)
@@ -104,7 +90,7 @@ class CometTracker(Forgetful):
         self._experiment.log_metrics(entry.numbers(), step=entry.step)
         for number, (prompt, text) in enumerate(entry.samples(), 1):
             self._experiment.log_text(f"{prompt}{text}", step=entry.step, metadata={"sample": number})
-        self._archived = entry.step
+        self._sent = entry.step
 
     def close(self, *, ok: bool) -> None:
         """End the experiment: write its archive, or wait for uploads."""
@@ -113,4 +99,4 @@ class CometTracker(Forgetful):
         self._store()
 
     def _store(self) -> None:
-        store_id(self._run_folder, "comet", self._key, {**self._place, "archived": self._archived})
+        store_id(self._run_folder, "comet", self._key, self._place, sent=self._sent)

@@ -15,7 +15,7 @@ from typing import Any
 
 from automodel_cli.metrics.trackers.interface import Entry, Forgetful, flatten
 from automodel_cli.metrics.trackers.masking import redact
-from automodel_cli.metrics.trackers.own_files import local_place, store_id, stored_id
+from automodel_cli.metrics.trackers.own_files import NOTHING, local_place, store_id, stored_id
 
 _MOST_PARAMETERS, _MOST_CHARACTERS = 100, 6000  # of one call, of a value: limits of MLflow's
 _LONGEST_NAME = 250
@@ -55,6 +55,7 @@ class MlflowTracker(Forgetful):
         self._client = MlflowClient(tracking_uri=uri)
         place = {"server": redact(uri), "experiment_name": settings["experiment_name"]}
         known = stored_id(run_folder, "mlflow", place) if settings["resume"] else None
+        self.last_step = NOTHING
         self._there: dict[str, dict[int, float]] = {}
         self._waiting: list[Any] = []  # metrics: a call costs as much as a hundred of them
         if known is not None:
@@ -90,7 +91,7 @@ class MlflowTracker(Forgetful):
             history = self._client.get_metric_history(self._run_id, name)
             self._there[name] = {metric.step: metric.value for metric in history if metric.step > step}
             if name == "train/loss":
-                self.last_step = max((metric.step for metric in history if metric.step <= step), default=0)
+                self.last_step = max((metric.step for metric in history if metric.step <= step), default=NOTHING)
 
     def log(self, entry: Entry) -> None:
         """Take the numbers, to send many at once; send the samples as a file."""

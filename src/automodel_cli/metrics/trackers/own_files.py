@@ -12,8 +12,10 @@ from automodel_cli.errors import DataError
 from automodel_cli.files import write_json
 from automodel_cli.json_files import FileModel, read_model
 
-RUN_FILES = {tool: f"{tool}_run.json" for tool in ("wandb", "mlflow", "comet", "trackio")}
+RUN_FILES = {tool: f"{tool}_run.json" for tool in ("wandb", "tensorboard", "mlflow", "comet", "trackio")}
 """By tool: the file with the id of its run."""
+NOTHING = -1
+"""In place of the last step that a tool holds, where it holds none: the first records are of step 0."""
 FOLDERS = ("wandb", "tensorboard", "mlflow", "comet")
 """Folders with the files of tools that write locally."""
 
@@ -28,21 +30,32 @@ class _StoredRun(FileModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="allow")
     id: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")
+    sent: int = NOTHING
 
 
 def stored_id(run_folder: Path, tool: str, place: Mapping[str, Any]) -> str | None:
     """The id of the tool's run that this run folder belongs to; None: none yet, in another place, or damaged."""
+    stored = _read(run_folder, tool)
+    found = {} if stored is None else stored.model_extra or {}
+    return stored.id if stored is not None and all(found.get(key) == value for key, value in place.items()) else None
+
+
+def stored_step(run_folder: Path, tool: str) -> int:
+    """The last step that the tool's run surely holds, as far as is known here."""
+    stored = _read(run_folder, tool)
+    return NOTHING if stored is None else stored.sent
+
+
+def _read(run_folder: Path, tool: str) -> _StoredRun | None:
     try:
-        stored = read_model(run_folder / RUN_FILES[tool], _StoredRun)
+        return read_model(run_folder / RUN_FILES[tool], _StoredRun)
     except DataError:
         return None
-    found = stored.model_extra or {}
-    return stored.id if all(found.get(key) == value for key, value in place.items()) else None
 
 
-def store_id(run_folder: Path, tool: str, run_id: str, place: Mapping[str, Any]) -> None:
-    """Keep the id of the tool's run with the run folder."""
-    write_json(run_folder / RUN_FILES[tool], {"id": run_id, **place})
+def store_id(run_folder: Path, tool: str, run_id: str, place: Mapping[str, Any], *, sent: int | None = None) -> None:
+    """Keep the id of the tool's run with the run folder, and the last step that it holds."""
+    write_json(run_folder / RUN_FILES[tool], {"id": run_id, **place, **({} if sent is None else {"sent": sent})})
 
 
 def local_place(run_folder: Path, tool: str) -> Path:

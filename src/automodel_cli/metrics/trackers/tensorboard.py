@@ -1,8 +1,8 @@
 """TensorBoard: event files in ``RUN/tensorboard``, written with the package's own messages, without TensorFlow.
 
-Each start of a run opens a new file, which begins with the step that the run goes on from: the reader drops what
-earlier files say past it (``SessionLog``, the mechanism behind ``purge_step``). A rewind writes the same mark. So each
-step is drawn once, as in ``metrics.jsonl``. Every entry reaches the kernel before the next one is taken.
+Each start of a run opens a new file, which begins with the step that the run goes on from, or the last one that is
+known to be written: the reader drops what earlier files say past it (``SessionLog``, the mechanism behind
+``purge_step``). A rewind writes the same mark. So each step is drawn once, as in ``metrics.jsonl``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from automodel_cli.metrics.trackers.interface import Entry, flatten
 from automodel_cli.metrics.trackers.masking import redact
-from automodel_cli.metrics.trackers.own_files import local_place
+from automodel_cli.metrics.trackers.own_files import local_place, store_id, stored_step
 
 _FILE_VERSION = "brain.Event:2"
 _NAME = "events.out.tfevents.{:019d}.automodel"  # the reader takes files in the order of their names
@@ -22,8 +22,6 @@ _NAME = "events.out.tfevents.{:019d}.automodel"  # the reader takes files in the
 
 class TensorboardTracker:
     """An event file that is being written. Scalars are float32, as in all event files."""
-
-    last_step: int | None = None
 
     def __init__(self, run_folder: Path, config: Mapping[str, Any], *, step: int) -> None:
         """Open a new file for a run that goes on from ``step``.
@@ -39,10 +37,11 @@ class TensorboardTracker:
         self._event, self._summary = event_pb2, summary_pb2.Summary
         self._tensor, self._shape = tensor_pb2.TensorProto, tensor_shape_pb2.TensorShapeProto
         self._is_text = create_summary_metadata(display_name="", description="")
-        folder = local_place(run_folder, "tensorboard")
+        self._run_folder, folder = run_folder, local_place(run_folder, "tensorboard")
         self._file = RecordWriter((folder / _new_name(folder)).open("xb", buffering=0))
         self._write(time.time(), file_version=_FILE_VERSION)
-        self.rewind(step)
+        self.last_step = min(stored_step(run_folder, "tensorboard"), step)
+        self.rewind(self.last_step)
         parameters = flatten(redact(dict(config)))
         self._write(time.time(), step=step, summary=hparams_pb(parameters, start_time_secs=time.time()))
 
@@ -54,11 +53,13 @@ class TensorboardTracker:
             for number, (prompt, text) in enumerate(entry.samples(), 1)
         ]
         self._write(entry.time, step=entry.step, summary=self._summary(value=values))
+        self._sent = entry.step
 
     def rewind(self, step: int) -> None:
         """Mark that what was written past ``step`` is void."""
         start = self._event.SessionLog(status=self._event.SessionLog.START)
         self._write(time.time(), step=step + 1, session_log=start)
+        self._sent = step
 
     def flush(self) -> None:
         """Nothing waits: the file has no buffer."""
@@ -66,6 +67,7 @@ class TensorboardTracker:
     def close(self, *, ok: bool) -> None:
         """Close the file; it has no place for how the run ended."""
         self._file.close()
+        store_id(self._run_folder, "tensorboard", "tensorboard", {}, sent=self._sent)
 
     def _write(self, wall_time: float, **fields: Any) -> None:
         self._file.write(self._event.Event(wall_time=wall_time, **fields).SerializeToString())

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from automodel_cli.metrics.trackers.interface import Entry, Forgetful, flatten
 from automodel_cli.metrics.trackers.masking import redact
-from automodel_cli.metrics.trackers.own_files import store_id, stored_id
+from automodel_cli.metrics.trackers.own_files import NOTHING, store_id, stored_id, stored_step
 
 
 def remote_place() -> str | None:
@@ -37,6 +38,7 @@ class TrackioTracker(Forgetful):
         self._markdown = trackio.Markdown
         place = {"project": settings["project"], "given_name": settings["name"]}
         known = stored_id(run_folder, "trackio", place)
+        self.last_step = self._sent = NOTHING if known is None else stored_step(run_folder, "trackio")
         name = known or settings["name"] or f"run-{secrets.token_hex(4)}"
         self._run = trackio.init(
             project=settings["project"],
@@ -48,7 +50,8 @@ class TrackioTracker(Forgetful):
             auto_log_gpu=False,
             auto_log_cpu=False,
         )
-        store_id(run_folder, "trackio", name, place)
+        self._store = partial(store_id, run_folder, "trackio", name, place)
+        self._store(sent=self._sent)
 
     def log(self, entry: Entry) -> None:
         """Send the numbers and the samples."""
@@ -57,7 +60,9 @@ class TrackioTracker(Forgetful):
             for number, (prompt, text) in enumerate(entry.samples(), 1)
         }
         self._run.log({**entry.numbers(), **texts}, step=entry.step)
+        self._sent = entry.step
 
     def close(self, *, ok: bool) -> None:
         """Write what waits; Trackio has no place for how a run ended."""
         self._run.finish()
+        self._store(sent=self._sent)
