@@ -144,7 +144,7 @@ def test_comet_archives_hold_every_step_of_one_experiment(tmp_path):
             messages = [json.loads(line) for line in content.read("messages.json").splitlines()]
         for payload in (message["payload"] for message in messages if message["type"] == "metric_msg"):
             metric = payload["metric"]
-            found.setdefault(metric["metricName"], set()).add((payload["step"], float(metric["metricValue"])))
+            found.setdefault(metric["metricName"], set()).add((metric["step"], float(metric["metricValue"])))
     for name, points in expected(folder).items():
         assert set(comparable(found[name])) == set(comparable(points)), name
 
