@@ -12,7 +12,7 @@ from automodel_cli.metrics.trackers.interface import Entry, Forgetful
 
 
 class Listener(Forgetful):
-    """A tracker that keeps what it gets; at ``odd`` (start, log, close) it does ``what``."""
+    """A tracker that keeps what it gets; at ``odd`` (start, log, flush, close) it does ``what``."""
 
     def __init__(self, odd: str = "", what=lambda: None) -> None:
         self.odd, self.what = odd, what
@@ -29,6 +29,9 @@ class Listener(Forgetful):
 
     def rewind(self, step: int) -> None:
         self.got.append(step)
+
+    def flush(self) -> None:
+        self._do("flush")
 
     def close(self, *, ok: bool) -> None:
         self._do("close")
@@ -77,7 +80,7 @@ def test_what_the_tool_missed_comes_first():
     assert tool.got == [("train", 4), ("train", 5), ("train", 1), True]
 
 
-@pytest.mark.parametrize("odd", ["start", "log", "close"])
+@pytest.mark.parametrize("odd", ["start", "log", "flush", "close"])
 @pytest.mark.parametrize("error", [RuntimeError("no\nroute \x1b[31m to https://me:hunter2@host"), SystemExit(3)])
 def test_one_that_raises_is_one_line(odd, error):
     said, _ = run(lambda: Listener(odd, raises(error)))

@@ -141,7 +141,7 @@ log = MetricsLog(folder, remote=Trackers([Background("W&B", start, said.append)]
 log.train({"step": step, "loss": 2.5, "lr": 1e-3})
 log.validation({"step": step, "name": "default", "loss": 2.75})
 log.close()
-sys.exit(said and said[0])
+sys.exit(said[0] if said else 0)
 """
 
 

@@ -10,10 +10,9 @@ bounded time, and leaves behind those that hang.
 
 from __future__ import annotations
 
-import contextlib
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from automodel_cli.metrics.trackers.apart import ToldByWorker
@@ -27,6 +26,7 @@ CAPACITY = 10_000
 """Entries that wait for one tracker; more are left out."""
 PATIENCE_S = 60.0
 """How long the end of a run waits for its trackers."""
+_LOOK_EVERY_S = 0.2  # a thread that was woken for each record would take turns with training
 _LONGEST_ERROR = 300
 Say = Callable[[str], None]
 
@@ -54,7 +54,8 @@ class Background:
         self.name = name
         self.is_over = False  # it has failed or was left behind, and takes no more
         self._start, self._missed, self._say = start, missed, say
-        self._waiting: queue.Queue[Callable[[Tracker], None] | None] = queue.Queue(capacity)
+        self._waiting: deque[Callable[[Tracker], None]] = deque()
+        self._capacity, self._ended = capacity, threading.Event()
         self._ok = False
         self._dropped = self._taken = 0
         self._thread = threading.Thread(target=self._work, name=TRACKER_THREAD, daemon=True)
@@ -72,28 +73,21 @@ class Background:
         if self.is_over:
             return
         self._taken += 1
-        try:
-            self._waiting.put_nowait(action)
-        except queue.Full:
+        if len(self._waiting) < self._capacity:
+            self._waiting.append(action)  # wakes nobody: the thread looks by itself
+        else:
             self._dropped += 1
 
     def end(self, *, ok: bool) -> None:
         """Tell the thread that nothing more comes."""
         self._ok = ok
-        while True:
-            try:
-                self._waiting.put_nowait(None)
-                return
-            except queue.Full:  # what waits longest makes room: the run is over
-                with contextlib.suppress(queue.Empty):
-                    self._waiting.get_nowait()
-                    self._dropped += 1
+        self._ended.set()
 
     def join(self, deadline: float) -> None:
         """Wait for the thread until ``deadline`` (of ``time.monotonic``), and tell what was not sent."""
         self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._thread.is_alive():
-            left = max(0, self._waiting.qsize() - 1)
+            left = len(self._waiting)
             self.is_over = True
             self._say(
                 f"{self.name} has not finished in time and is left behind, {plural(left, 'record')} unsent; "
@@ -113,14 +107,21 @@ class Background:
             if tracker.last_step is not None:
                 for entry in self._missed(tracker.last_step):
                     tracker.log(entry)
-            while (action := self._waiting.get()) is not None:
-                action(tracker)
-                if self._waiting.empty():
-                    tracker.flush()
+            while not self._sends_all(tracker):
+                pass
             doing = "finishing"
             tracker.close(ok=self._ok)
         except BaseException as error:  # any failure of a tracker is one line, by design; SystemExit too
             self._give_up(doing, error)
+
+    def _sends_all(self, tracker: Tracker) -> bool:
+        """Send what has come by the next look; whether nothing more comes."""
+        is_last = self._ended.wait(_LOOK_EVERY_S)
+        if self._waiting:
+            while self._waiting:
+                self._waiting.popleft()(tracker)
+            tracker.flush()
+        return is_last
 
     def _give_up(self, doing: str, error: BaseException) -> None:
         if isinstance(error, ToldByWorker):
