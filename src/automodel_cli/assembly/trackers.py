@@ -42,7 +42,7 @@ def check_trackers(cfg: PretrainConfig) -> None:
     """
     section = cfg.active_trackers.get("mlflow")
     uri = getattr(section, "tracking_uri", None)
-    if uri is None or not uri.startswith("http") or uri == os.environ.get("MLFLOW_TRACKING_URI"):
+    if uri is None or not uri.lower().startswith("http") or uri == os.environ.get("MLFLOW_TRACKING_URI"):
         return
     held = [name for name in _MLFLOW_SECRETS if os.environ.get(name)]
     held += [_MLFLOW_CREDENTIALS] if Path(_MLFLOW_CREDENTIALS).expanduser().exists() else []

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from automodel_cli.metrics.trackers.interface import Entry, flatten
-from automodel_cli.metrics.trackers.mlflow import metric_name
+from automodel_cli.metrics.trackers.mlflow import artifact_location, metric_name
 
 
 def test_numbers_by_name():
@@ -51,3 +51,12 @@ def test_a_configuration_is_opened_so_deep(depth, expected):
 )
 def test_names_that_mlflow_takes(name, expected):
     assert metric_name(name) == expected
+
+
+def test_files_of_mlflow_lie_beside_its_database_unless_a_server_is_named(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert artifact_location({}, tmp_path) == f"file://{tmp_path}/mlflow/artifacts"
+    assert artifact_location({"tracking_uri": "https://host"}, tmp_path) is None
+    assert artifact_location({"tracking_uri": "https://host", "artifact_location": "s3://b"}, tmp_path) == "s3://b"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://host")
+    assert artifact_location({}, tmp_path) is None

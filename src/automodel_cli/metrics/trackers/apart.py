@@ -59,18 +59,21 @@ class Apart(Forgetful):
             self._process.stdin.flush()
         except BrokenPipeError:
             self._hear()
-            raise ToldByWorker(f"its process has ended with exit code {self._process.returncode}") from None
+            raise RuntimeError("its process has ended") from None
 
     def _hear(self) -> None:
         """Take what the worker says until it ends.
 
         Raises:
             ToldByWorker: it had something to say.
+            RuntimeError: it had not, and was killed.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         said = self._process.stdout.read(1 << 16).decode(errors="replace").strip()
-        self._process.wait()
+        code = self._process.wait()
         if said:
             raise ToldByWorker(said)
+        if code:
+            raise RuntimeError(f"its process has ended with exit code {code}")

@@ -124,9 +124,11 @@ class Background:
         return is_last
 
     def _give_up(self, doing: str, error: BaseException) -> None:
+        if self.is_over:  # it was left behind, which has been said
+            return
         if isinstance(error, ToldByWorker):
             self._say(str(error))
-        elif not self.is_over:  # one that was left behind has been told of
+        else:
             what = without_controls(" ".join(str(redact(str(error))).split()))[:_LONGEST_ERROR]
             failed = "did not start" if doing == "starting" else f"failed while {doing}"
             self._say(

@@ -16,7 +16,7 @@ def missed_entries(run_folder: Path, *, after: int, until: int, every_steps: int
     ``every_steps``: of the updates, each so many and the first (``remote_prefix``).
     """
     path = run_folder / METRICS_NAME
-    if after >= until or not path.is_file():
+    if not after < until or until == 0 or not path.is_file():  # of a run that begins anew, nothing
         return
     for line, _ in lines_of(path):
         record = decode_line(line)

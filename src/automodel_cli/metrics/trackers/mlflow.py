@@ -25,8 +25,17 @@ _NOT_IN_NAMES = re.compile(r"[^\w .\-]")
 
 def tracking_uri(settings: Mapping[str, Any], run_folder: Path) -> str:
     """Where the run is stored: as the section says, else as MLFLOW_TRACKING_URI, else in the run folder."""
-    local = f"sqlite:///{(run_folder / 'mlflow' / 'mlflow.db').absolute()}"
-    return settings.get("tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI") or local
+    return _named_server(settings) or f"sqlite:///{(run_folder / 'mlflow' / 'mlflow.db').absolute()}"
+
+
+def artifact_location(settings: Mapping[str, Any], run_folder: Path) -> str | None:
+    """Where files of a new experiment are kept; None: as the server says."""
+    local = None if _named_server(settings) else (run_folder / "mlflow" / "artifacts").absolute().as_uri()
+    return settings.get("artifact_location") or local
+
+
+def _named_server(settings: Mapping[str, Any]) -> str | None:
+    return settings.get("tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI")
 
 
 def metric_name(name: str) -> str:
@@ -51,7 +60,8 @@ class MlflowTracker(Forgetful):
 
         self._entities = entities
         uri = tracking_uri(settings, run_folder)
-        local = None if settings.get("tracking_uri") else local_place(run_folder, "mlflow")
+        if _named_server(settings) is None:
+            local_place(run_folder, "mlflow")
         self._client = MlflowClient(tracking_uri=uri)
         place = {"server": redact(uri), "experiment_name": settings["experiment_name"]}
         known = stored_id(run_folder, "mlflow", place) if settings["resume"] else None
@@ -63,14 +73,13 @@ class MlflowTracker(Forgetful):
             self._run_id = known
             self._find_what_is_there(step)
         else:
-            self._run_id = self._new_run(settings, local)
+            self._run_id = self._new_run(settings, artifact_location(settings, run_folder))
             self._send_parameters(flatten(redact(dict(config)), settings["flatten_depth"]))
             store_id(run_folder, "mlflow", self._run_id, place)
 
-    def _new_run(self, settings: Mapping[str, Any], local: Path | None) -> str:
+    def _new_run(self, settings: Mapping[str, Any], artifacts: str | None) -> str:
         name = settings["experiment_name"]
         found = self._client.get_experiment_by_name(name)
-        artifacts = settings.get("artifact_location") or (local / "artifacts").absolute().as_uri() if local else None
         experiment = found.experiment_id if found is not None else self._client.create_experiment(name, artifacts)
         tags = dict(settings.get("tags") or {})
         if settings.get("description"):
@@ -85,11 +94,11 @@ class MlflowTracker(Forgetful):
             self._client.log_batch(self._run_id, params=parameters[begin : begin + _MOST_PARAMETERS])
 
     def _find_what_is_there(self, step: int) -> None:
-        """Note the losses past ``step``, and the last update before it."""
+        """Note the losses past ``step`` (all, where the run begins anew), and the last update before it."""
         losses = [name for name in self._client.get_run(self._run_id).data.metrics if name.endswith("/loss")]
         for name in losses:
             history = self._client.get_metric_history(self._run_id, name)
-            self._there[name] = {metric.step: metric.value for metric in history if metric.step > step}
+            self._there[name] = {metric.step: metric.value for metric in history if metric.step > step or step == 0}
             if name == "train/loss":
                 self.last_step = max((metric.step for metric in history if metric.step <= step), default=NOTHING)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from automodel_cli.metrics.trackers.interface import Entry, flatten
 from automodel_cli.metrics.trackers.masking import redact
-from automodel_cli.metrics.trackers.own_files import local_place, store_id, stored_step
+from automodel_cli.metrics.trackers.own_files import NOTHING, local_place, store_id, stored_step
 
 _FILE_VERSION = "brain.Event:2"
 _NAME = "events.out.tfevents.{:019d}.automodel"  # the reader takes files in the order of their names
@@ -40,7 +40,7 @@ class TensorboardTracker:
         self._run_folder, folder = run_folder, local_place(run_folder, "tensorboard")
         self._file = RecordWriter((folder / _new_name(folder)).open("xb", buffering=0))
         self._write(time.time(), file_version=_FILE_VERSION)
-        self.last_step = min(stored_step(run_folder, "tensorboard"), step)
+        self.last_step = min(stored_step(run_folder, "tensorboard"), step) if step else NOTHING
         self.rewind(self.last_step)
         parameters = flatten(redact(dict(config)))
         self._write(time.time(), step=step, summary=hparams_pb(parameters, start_time_secs=time.time()))
