@@ -17,8 +17,8 @@ LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "S
 STARTED_VARIABLE = "AUTOMODEL_STARTED"
 """When the launcher of this process was started, in seconds since 1970."""
 
-UPLOAD_THREAD = "upload"
-"""Name of the thread that a process does not wait for when it ends."""
+UPLOAD_THREAD, TRACKER_THREAD = "upload", "tracker"
+"""Names of threads that a process does not wait for when it ends."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -72,8 +72,8 @@ def die_with(parent: int) -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """End this process; at once where an upload goes on, as Python itself would wait for its library's threads."""
-    if any(thread.name == UPLOAD_THREAD for thread in threading.enumerate()):
+    """End this process; at once where an upload or a tracker goes on: Python waits for their libraries' threads."""
+    if any(thread.name in (UPLOAD_THREAD, TRACKER_THREAD) for thread in threading.enumerate()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

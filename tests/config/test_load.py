@@ -75,9 +75,11 @@ optimizer: {lr: 1, params: []}
     ("line", "expected"),
     [
         ("max_steps: 3", "max_steps: unknown key here, did you mean step_scheduler.max_steps?"),
+        ("comet: {api_key: s3cret}", "comet.api_key: is a secret, which config.yaml would keep; set COMET_API_KEY"),
+        ("mlflow: {tracking_uri: 'https://me:pw@host'}", "mlflow.tracking_uri: holds a password; set MLFLOW_TRACKING"),
         (
-            "mlflow: {tags: [a]}",
-            "mlflow: MLflow is not supported in this version; metrics.jsonl in the run folder and",
+            "mlflow: {tracking_uri: 'https://host', run_name: '${HOME}'}",
+            "mlflow.run_name: takes no environment variables: write the name out",
         ),
         ("zzz: 1", "zzz: unknown key"),
         ("precision: int8", "precision: expected auto, bf16, fp16 or fp32, found the text 'int8'"),

@@ -10,7 +10,7 @@ from tests.effort import examples
 from automodel_cli.config.load import load_config, to_yaml
 from automodel_cli.config.schema.base import Section
 from automodel_cli.config.schema.pretrain import OpenSection, PretrainConfig
-from automodel_cli.config.schema.run_sections import WandbConfig
+from automodel_cli.config.schema.trackers import WandbConfig
 from automodel_cli.errors import ConfigError
 
 # Not in YAML at all: control characters (but tab and line ends), surrogates, and the two that mean null here.

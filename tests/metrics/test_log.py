@@ -122,17 +122,22 @@ class TestMetricsLog:
             def log(self, prefix, record):
                 sent.append((prefix, record["step"]))
 
+            def rewind(self, step):
+                sent.append(step)
+
             def close(self, *, ok):
                 self.closed = ok
 
         remote = Remote()
-        log = MetricsLog(tmp_path, wandb=remote, remote_every_steps=3)
+        log = MetricsLog(tmp_path, remote=remote, remote_every_steps=3)
         for step in range(1, 8):
             log.train({"step": step})
         log.validation({"step": 7})
         log.validation({"step": 7, "name": "code"})
+        log.rewind(6)
+        log.event("spike", {"step": 7})
         log.close(ok=False)
-        assert sent == [("train", 1), ("train", 3), ("train", 6), ("val", 7), ("val_code", 7)]
+        assert sent == [("train", 1), ("train", 3), ("train", 6), ("val", 7), ("val_code", 7), 6]
         assert remote.closed is False
 
     def test_lines_survive_sigkill(self, tmp_path):

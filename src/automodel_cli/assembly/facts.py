@@ -18,6 +18,7 @@ from automodel_cli.checkpoint.load_step import Loaded
 from automodel_cli.config import yaml_tree
 from automodel_cli.config.load import to_yaml
 from automodel_cli.config.schema.pretrain import PretrainConfig
+from automodel_cli.config.schema.trackers import TRACKERS
 from automodel_cli.data.interface import source_of
 from automodel_cli.distributed.parallelize import ParallelConfig
 from automodel_cli.dtypes import short_name
@@ -213,7 +214,7 @@ def lineage_of(run_folder: Path) -> dict[str, Any] | None:
 # Sections, and keys of step_scheduler, that change no number of the run.
 _NOT_OF_THE_RUN = {
     "checkpoint",
-    "wandb",
+    *TRACKERS,
     "logging",
     "recipe",
     "device",

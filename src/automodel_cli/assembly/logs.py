@@ -1,14 +1,13 @@
-"""Where a run's numbers go: its metrics file, the console, Weights & Biases; and its profile."""
+"""Where a run's numbers go: its metrics file, the console, trackers; and its profile."""
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from automodel_cli.assembly import facts
 from automodel_cli.assembly.reporter import Reporter
+from automodel_cli.assembly.trackers import open_trackers
 from automodel_cli.checkpoint.run_files import CONFIG_NAME, seal_config
 from automodel_cli.config.load import to_yaml
 from automodel_cli.config.schema.pretrain import PretrainConfig
@@ -17,7 +16,6 @@ from automodel_cli.files import write_text
 from automodel_cli.metrics import lines
 from automodel_cli.metrics.log import MetricsLog, rewind
 from automodel_cli.metrics.profile import NoProfile, StepProfiler
-from automodel_cli.metrics.wandb_log import open_wandb
 
 
 def open_logs(
@@ -27,29 +25,21 @@ def open_logs(
 
     Only the main process writes; the others get a log that goes nowhere.
     """
-    remote, is_main = None, world.is_main
-    if (settings := cfg.wandb_active) is not None and is_main:
-        remote = open_wandb(settings.model_dump(), run_folder, config=facts.plain_config(cfg), say=reporter.say)
+    is_main = world.is_main
     keeps_files = cfg.checkpoint.enabled and is_main
     if keeps_files:
         write_text(run_folder / CONFIG_NAME, seal_config(to_yaml(cfg)))
         rewind(run_folder, step)
+    remote = open_trackers(cfg, run_folder, step=step, say=reporter.say) if is_main else None
     per_gpu = world.size > 1 and world.device.type == "cuda"
     compact = lines.compact(total_steps=total_steps, per_gpu=per_gpu, width=reporter.width)
     return MetricsLog(
         run_folder if keeps_files else None,
-        wandb=remote,
+        remote=remote,
         console=reporter.say,
         lines=lines.CLASSIC if cfg.logging.format == "classic" else compact,
         remote_every_steps=cfg.step_scheduler.log_remote_every_steps,
     )
-
-
-def tracker_missing(cfg: PretrainConfig) -> str | None:
-    """A line where the ``wandb`` section asks for a package that is not here: the run will do without it."""
-    if cfg.wandb_active is None or importlib.util.find_spec("wandb") is not None:
-        return None
-    return "note: wandb is not installed: W&B will not start, and training goes on without it"
 
 
 def open_profile(

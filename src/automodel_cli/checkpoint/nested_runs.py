@@ -10,17 +10,17 @@ from automodel_cli.checkpoint import layout, lineage
 from automodel_cli.checkpoint.run_files import CONFIG_NAME
 from automodel_cli.errors import CheckpointError
 from automodel_cli.metrics.log import METRICS_NAME, SUPERSEDED_NAME
-from automodel_cli.metrics.wandb_log import RUN_NAME
+from automodel_cli.metrics.trackers import own_files
 
 _DEPTH = 3
 _MOST_FOLDERS = 1000  # on a level; more are no runs
 _SHOWN = 6
 # What a run writes into its folder, and the reports on it: docs/formats.md. The rest is somebody else's.
-_FILES = (*layout.POINTERS, CONFIG_NAME, METRICS_NAME, SUPERSEDED_NAME, RUN_NAME, lineage.NAME)
+_FILES = (*layout.POINTERS, CONFIG_NAME, METRICS_NAME, SUPERSEDED_NAME, *own_files.RUN_FILES.values(), lineage.NAME)
 _NAMES = "|".join(map(re.escape, _FILES))
 _OWN = re.compile(
     rf"({_NAMES}|results(_[\w.+-]+)?\.json|(curves|report)\w*\.\w+){files.ANY_TEMPORARY}"
-    r"|step_\d{8,}(\.\w+)?|profile|wandb"
+    rf"|step_\d{{8,}}(\.\w+)?|profile|{'|'.join(own_files.FOLDERS)}"
 )
 
 

@@ -96,14 +96,23 @@ def load_config(
 
 
 def _variables_in_uploads(root: LocatedDict) -> list[Problem]:
-    """Where an upload goes is read in the file; made of variables, the name of a repository could tell a secret."""
+    """Where an upload goes is read in the file; made of variables, the name of a repository could tell a secret.
+
+    So could the name or a tag of a run, sent to a server that the file names.
+    """
     places = {
         ("checkpoint", "push_to_hub"),
         *([("push_to_hub",), ("revision",), ("license",)] if "push_to_hub" in root else []),
+        *([("mlflow",)] if _names_a_server(root) else []),
     }
     found = [path for path in placeholders(root) if path[:1] in places or path[:2] in places]
     text = "takes no environment variables: write the name out"
     return [Problem(yaml_tree.place_of(root, path), ".".join(map(str, path)), text) for path in found]
+
+
+def _names_a_server(root: LocatedDict) -> bool:
+    section = root.get("mlflow")
+    return isinstance(section, Mapping) and section.get("tracking_uri") is not None
 
 
 def _trust_in(root: LocatedDict, model: type[Section]) -> list[Problem]:

@@ -138,7 +138,7 @@ MEGATRON: Mapping[str, str] = {
     "distributed_timeout_minutes": "dist_env.timeout_minutes",
     "exit_duration_in_mins": "automodel slurm, whose jobs save before their time is over",
     "exit_signal_handler": "nothing: SIGTERM, SIGINT and SIGUSR1 save and leave",
-    "tensorboard_dir": "wandb.project, or read metrics.jsonl in the run folder",
+    "tensorboard_dir": "tensorboard: true, which writes to the run folder",
     "wandb_project": "wandb.project",
     "wandb_exp_name": "wandb.name",
     "wandb_entity": "wandb.entity",

@@ -1,4 +1,4 @@
-"""The numbers of a run, as they happen: a console line, ``metrics.jsonl``, and W&B where wanted.
+"""The numbers of a run, as they happen: a console line, ``metrics.jsonl``, and trackers where wanted.
 
 ``metrics.jsonl`` in the run folder, one JSON object a line, UTF-8, flushed as it is written::
 
@@ -43,9 +43,11 @@ Record = Mapping[str, Any]
 
 
 class RemoteLog(Protocol):
-    """Where records go besides the run folder (W&B). It must never raise into training."""
+    """Where records go besides the run folder (``trackers``). It must never raise into training, nor make it wait."""
 
     def log(self, prefix: str, record: Record) -> None: ...
+
+    def rewind(self, step: int) -> None: ...
 
     def close(self, *, ok: bool) -> None: ...
 
@@ -285,8 +287,21 @@ def _came_before(record: Record, step: int) -> bool:
 # -------------------------------------------------------------------------------------- the log
 
 
+def remote_prefix(kind: str, record: Record, every_steps: int) -> str | None:
+    """What a record's numbers are called at trackers, ``train/loss``; None: it does not go there.
+
+    ``every_steps``: of the updates, each so many and the first.
+    """
+    if kind == "train":
+        return kind if record["step"] == 1 or record["step"] % every_steps == 0 else None
+    if kind == "val":
+        name = record.get("name", "default")
+        return kind if name == "default" else f"val_{name}"
+    return kind if kind == "eval" else None
+
+
 class MetricsLog:
-    """Sends each record to the console, to ``metrics.jsonl`` and to W&B, as far as these are given.
+    """Sends each record to the console, to ``metrics.jsonl`` and to trackers, as far as these are given.
 
     Records are plain Python numbers; whoever calls has already fetched them from the device, at a moment of
     its choice. ``run_folder=None`` writes no file; ``MetricsLog(None)`` is what all ranks but the first hold.
@@ -297,7 +312,7 @@ class MetricsLog:
         self,
         run_folder: Path | str | None,
         *,
-        wandb: RemoteLog | None = None,
+        remote: RemoteLog | None = None,
         console: Callable[[str], None] | None = None,
         lines: Lines = CLASSIC,
         remote_every_steps: int = 1,
@@ -305,25 +320,22 @@ class MetricsLog:
     ) -> None:
         self._folder = Path(run_folder) if run_folder is not None else None
         self._file = AppendFile(self._folder / METRICS_NAME) if self._folder is not None else None
-        self._remote = wandb
+        self._remote = remote
         self._console, self._lines = console, lines
         self._remote_every_steps = remote_every_steps
         self._now = now
 
     def train(self, record: Record) -> None:
         """Log one update; the keys are those of ``metrics.lines`` and any others."""
-        due = record["step"] == 1 or record["step"] % self._remote_every_steps == 0
-        self._send("train", record, line=self._lines.train, prefix="train", remote=due)
+        self._send("train", record, line=self._lines.train)
 
     def validation(self, record: Record) -> None:
         """Log one validation pass; the keys are those of ``metrics.lines`` and any others."""
-        name = record.get("name", "default")
-        prefix = "val" if name == "default" else f"val_{name}"
-        self._send("val", record, line=self._lines.val, prefix=prefix, remote=True)
+        self._send("val", record, line=self._lines.val)
 
     def evaluation(self, record: Record) -> None:
         """Log one evaluation on tasks; the keys are those of ``metrics.lines`` and any others."""
-        self._send("eval", record, line=self._lines.eval, prefix="eval", remote=True)
+        self._send("eval", record, line=self._lines.eval)
 
     def event(self, kind: str, record: Record) -> None:
         """Log what happened at a step, in the file alone."""
@@ -336,21 +348,23 @@ class MetricsLog:
             self._file.close()
             rewind(self._folder, step)
             self._file = AppendFile(self._folder / METRICS_NAME)
+        if self._remote is not None:
+            self._remote.rewind(step)
 
     def _encoded(self, kind: str, record: Record) -> bytes:
         time = self._now().astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         return encode_record({"kind": kind, "step": record["step"], "time": time, **record})
 
-    def _send(self, kind: str, record: Record, *, line: Callable[[Record], str], prefix: str, remote: bool) -> None:
+    def _send(self, kind: str, record: Record, *, line: Callable[[Record], str]) -> None:
         if self._file is not None:
             self._file.append(self._encoded(kind, record))
         if self._console is not None:
             self._console(line(record))
-        if self._remote is not None and remote:
+        if self._remote is not None and (prefix := remote_prefix(kind, record, self._remote_every_steps)):
             self._remote.log(prefix, record)
 
     def close(self, *, ok: bool = True) -> None:
-        """Finish the file and the W&B run; ``ok=False`` marks the latter as failed."""
+        """Finish the file and the trackers' runs; ``ok=False`` marks the latter as failed."""
         try:
             if self._file is not None:
                 self._file.close()

@@ -176,9 +176,9 @@ def test_spellings_of_the_schedule():
 
 
 def test_wandb_can_be_switched_off_in_place():
-    assert make(wandb={"project": "p"}).wandb_active is not None
-    assert make(wandb={"project": "p", "enable": False}).wandb_active is None
-    assert make().wandb_active is None
+    assert list(make(wandb={"project": "p"}).active_trackers) == ["wandb"]
+    assert make(wandb={"project": "p", "enable": False}).active_trackers == {}
+    assert make().active_trackers == {}
 
 
 @pytest.mark.parametrize(
@@ -246,3 +246,10 @@ def test_all_keys_are_dotted_names():
 def test_no_file_can_say_where_compiled_code_is_loaded_from(key):
     with pytest.raises(ValidationError, match=key):
         make(compile={key: "somewhere"})
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "mlflow", "comet", "trackio"])
+def test_true_is_short_for_the_section_of_a_tracker(name):
+    assert list(make(**{name: True}).active_trackers) == [name]
+    assert make(**{name: False}).active_trackers == {}
+    assert make(**{name: {"enable": False}}).active_trackers == {}

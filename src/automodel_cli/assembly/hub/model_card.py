@@ -19,6 +19,7 @@ import yaml
 from automodel_cli.assembly.scoring.data import training_config
 from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.hf.config import turn_ends
+from automodel_cli.config.schema.trackers import TRACKERS
 from automodel_cli.errors import AutomodelError, CheckpointError
 from automodel_cli.evaluation.compare import Results
 from automodel_cli.json_files import read_json, read_model
@@ -28,7 +29,7 @@ from automodel_cli.text import human
 CARD = "README.md"
 _MOST_SCORES = 100
 _GPT2 = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
-_NOT_OF_THE_MODEL = {"checkpoint", "wandb", "logging", "recipe", "prewarm", "moe_metrics"}
+_NOT_OF_THE_MODEL = {"checkpoint", *TRACKERS, "logging", "recipe", "prewarm", "moe_metrics"}
 _SECRET_KEY = re.compile(  # for search: nothing that repeats
     r"(?i)secret|credential|authorization|connection_string|^token$|(^|[_-])(passw"
     r"|(access|account|api|auth|private)[_-]?keys?$|(access|api|auth|bearer|hf|hub|refresh|sas|session)[_-]?tokens?$)"

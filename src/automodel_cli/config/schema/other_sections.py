@@ -16,11 +16,8 @@ from automodel_cli.device import is_known_device
 
 _OWN_SCRIPT = "jobs are not submitted from here; `automodel slurm` writes a batch file"
 _FINE_TUNING = "this toolkit pretrains whole models; remove the section"
-_TRACKER = "is not supported in this version; metrics.jsonl in the run folder and the section wandb are"
 
 UNSUPPORTED_SECTIONS: dict[str, str] = {
-    "mlflow": f"MLflow {_TRACKER}",
-    "comet": f"Comet {_TRACKER}",
     "slurm": _OWN_SCRIPT,
     "skypilot": "jobs are not submitted from here; call automodel in your own task",
     "nemo_run": "jobs are not submitted from here; call automodel in your own script",

@@ -27,6 +27,14 @@ from automodel_cli.config.schema.run_sections import (
     DistributedConfig,
     EvaluationConfig,
     LoggingConfig,
+)
+from automodel_cli.config.schema.trackers import (
+    TRACKERS,
+    CometConfig,
+    MlflowConfig,
+    TensorboardConfig,
+    TrackerSection,
+    TrackioConfig,
     WandbConfig,
 )
 from automodel_cli.config.schema.training_sections import (
@@ -147,6 +155,14 @@ class PretrainConfig(Section):
     """What the console shows."""
     wandb: WandbConfig | None = None
     """Weights & Biases; null: not used."""
+    tensorboard: TensorboardConfig | None = None
+    """TensorBoard; null: not used."""
+    mlflow: MlflowConfig | None = None
+    """MLflow; null: not used."""
+    comet: CometConfig | None = None
+    """Comet; null: not used."""
+    trackio: TrackioConfig | None = None
+    """Trackio; null: not used."""
     mfu: MfuConfig | None = None
     """What model FLOPs utilization is measured against; null: the device's own peak."""
     prewarm: PrewarmConfig | None = None
@@ -197,6 +213,11 @@ class PretrainConfig(Section):
         if isinstance(value, (Mapping, CompileConfig, Fp8Config)):
             return value
         return {"enabled": False if value is None else value}
+
+    @field_validator("tensorboard", "mlflow", "comet", "trackio", mode="before")
+    @classmethod
+    def _true_is_the_section(cls, value: Any) -> Any:
+        return ({} if value else None) if isinstance(value, bool) else value
 
     @field_validator("init_from")
     @classmethod
@@ -277,9 +298,10 @@ class PretrainConfig(Section):
         return self.dist_env.backend or self.distributed.backend
 
     @property
-    def wandb_active(self) -> WandbConfig | None:
-        """The `wandb` section where it is there and enabled."""
-        return self.wandb if self.wandb is not None and self.wandb.enable else None
+    def active_trackers(self) -> dict[str, TrackerSection]:
+        """The sections of trackers that are there and enabled, by name."""
+        sections = {name: getattr(self, name) for name in TRACKERS}
+        return {name: section for name, section in sections.items() if section is not None and section.enable}
 
     def open_sections(self) -> Iterator[tuple[str, str, Target]]:
         """``(key, role, target)`` of each open section that was given."""

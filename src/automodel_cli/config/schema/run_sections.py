@@ -1,4 +1,4 @@
-"""Sections of a run as a whole: ranks, checkpoints, evaluation, trackers."""
+"""Sections of a run as a whole: ranks, checkpoints, evaluation, the console."""
 
 from __future__ import annotations
 
@@ -273,33 +273,3 @@ class LoggingConfig(Section):
 
     format: Literal["compact", "classic"] = "compact"
     """Line of an update: `compact`, as wide as the terminal; `classic`: NeMo AutoModel's fields, for programs."""
-
-
-class WandbConfig(Section):
-    """Weights & Biases. Absent, or `enable: false`: not used. Secrets belong in WANDB_API_KEY, never here."""
-
-    enable: bool = True
-    """false switches the section off without removing it."""
-    project: str = "automodel"
-    """Project the run appears in."""
-    entity: str | None = None
-    """User or team; null: your default."""
-    name: str | None = None
-    """Name of the run; null: W&B makes one."""
-    group: str | None = None
-    """Group of the run."""
-    job_type: str | None = None
-    """Kind of the run within its group."""
-    tags: tuple[str, ...] = ()
-    """Tags of the run."""
-    notes: str | None = None
-    """Longer description of the run."""
-    mode: Literal["online", "offline", "disabled", "shared"] | None = None
-    """`offline` keeps everything in local files; null: as WANDB_MODE says."""
-    save_dir: str | None = Field(default=None, validation_alias=AliasChoices("save_dir", "dir"))
-    """Folder for W&B's own files (its `dir`); null: the run folder."""
-    id: str | None = None
-    """Id of the W&B run to continue; null: the one stored with the run folder, or a new one."""
-
-    # Keys of older files, without effect.
-    resume: str | bool | None = ignored(None, "a resumed run always continues its own W&B run")

@@ -15,7 +15,6 @@ from automodel_cli.assembly import model as model_assembly
 from automodel_cli.assembly import world as world_assembly
 from automodel_cli.assembly.facts import Facts
 from automodel_cli.assembly.hub.uploads import check_upload
-from automodel_cli.assembly.logs import tracker_missing
 from automodel_cli.assembly.machine import batch_size
 from automodel_cli.assembly.machine import memory as memory_assembly
 from automodel_cli.assembly.machine.fast_path import FastPath, choose_fast_path
@@ -30,6 +29,7 @@ from automodel_cli.assembly.run_folder import (
 )
 from automodel_cli.assembly.scoring.during_training import build_evaluation
 from automodel_cli.assembly.tokenizer import run_tokenizer
+from automodel_cli.assembly.trackers import check_trackers
 from automodel_cli.assembly.training_length import plan_training_length
 from automodel_cli.checkpoint import layout, nested_runs
 from automodel_cli.checkpoint.all_ranks import all_ranks, on_rank_zero
@@ -83,8 +83,6 @@ def show_plan(
     show_summary(plan, f"would resume {plan.checkpoint}" if plan.checkpoint else "not made in a dry run")
     if cfg.checkpoint.enabled and options.fresh and nested_runs.files_of_run(folder):
         reporter.say(f"would move the earlier run to {unused(folder)}")
-    if (line := tracker_missing(cfg)) is not None:
-        reporter.say(line)
     return plan
 
 
@@ -180,6 +178,7 @@ def _plan(loaded: LoadedRun) -> RunPlan:
     world_assembly.check_spread(cfg, model, world)
     check_run_folder(cfg, model, world, fresh=options.fresh)
     check_upload(cfg, model)
+    check_trackers(cfg)
     if loaded.checkpoint is None:
         initial_weights.check_weights(
             model, loaded.tokenizer, init_from=cfg.init_from, any_function=cfg.init_from_any_function

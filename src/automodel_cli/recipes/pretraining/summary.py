@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from automodel_cli.assembly import data as data_assembly
-from automodel_cli.assembly import summary, training
+from automodel_cli.assembly import summary, trackers, training
 from automodel_cli.assembly import world as world_assembly
 from automodel_cli.assembly.hub import uploads
 from automodel_cli.assembly.machine import memory as memory_assembly
@@ -44,6 +44,7 @@ def show_summary(plan: RunPlan, weights_from: str) -> None:
         *_fast_path_rows(plan),
         *_cost_rows(plan),
         ("run folder", f"{plan.run_folder}" if plan.saves else "none: checkpoints are off"),
+        *trackers.rows(plan.cfg, plan.run_folder),
         *uploads.rows(plan.cfg),
     ]
     plan.reporter.table("pretrain llm", rows)
@@ -61,6 +62,7 @@ def _notes(plan: RunPlan) -> list[str]:
         *memory_assembly.notes(plan.peak, plan.memory),
         *notes_on_overlap(plan.dataset, held_out),
         *(nested_runs.notes(plan.run_folder) if plan.saves and plan.world.is_main else []),
+        *trackers.notes(plan.cfg),
         *uploads.notes(plan.cfg),
         *data_assembly.notes(plan.loader, *datasets.values()),
     ]

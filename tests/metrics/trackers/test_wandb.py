@@ -6,21 +6,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from automodel_cli.metrics.wandb_log import (
-    REDACTED,
-    RUN_NAME,
-    WandbLog,
-    choose_run_id,
-    init_arguments,
-    open_wandb,
-    redact,
-    redact_command_line,
-)
+from automodel_cli.metrics.trackers.interface import Entry
+from automodel_cli.metrics.trackers.masking import REDACTED, redact, redact_command_line
+from automodel_cli.metrics.trackers.own_files import RUN_FILES
+from automodel_cli.metrics.trackers.wandb import WandbTracker, choose_run_id, init_arguments
 
 CANARY = "canary-hunter2"
+RUN_NAME = RUN_FILES["wandb"]
 
 
 class TestRedact:
@@ -106,77 +102,46 @@ class TestSettings:
         assert len(choose_run_id({}, tmp_path)) == 8
 
 
-class FakeRun:
-    def __init__(self, *, fails_at: str = "") -> None:
-        self.fails_at = fails_at
-        self.logged: list[dict] = []
-        self.finished: list[int] = []
+class TestCalls:
+    """What the package is asked to do, by one that stands for it."""
 
-    def define_metric(self, name, step_metric=None):
-        pass
+    @pytest.fixture
+    def calls(self, monkeypatch):
+        calls: list[tuple] = []
 
-    def log(self, values):
-        if self.fails_at == "log":
-            raise RuntimeError("network is down")
-        self.logged.append(values)
+        class Run:
+            def __getattr__(self, name):
+                return lambda *arguments, **named: calls.append((name, *arguments, *named.values()))
 
-    def finish(self, exit_code):
-        if self.fails_at == "finish":
-            raise RuntimeError("network is down")
-        self.finished.append(exit_code)
+        monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **given: calls.append(given) or Run()))
+        return calls
 
-
-class TestFailures:
-    def test_numbers_only_under_a_prefix(self):
-        run = FakeRun()
-        log = WandbLog(run, say=pytest.fail)
-        log.log("val_code", {"step": 3, "loss": 0.5, "name": "code", "bits_per_byte": None, "best": True})
-        log.close(ok=False)
-        log.close()
-        assert run.logged == [{"step": 3, "val_code/loss": 0.5}]
-        assert run.finished == [1]
-
-    def test_losses_by_source_are_numbers_of_their_own(self):
-        run = FakeRun()
-        by_source = {"loss_by_source": {"web": 3.5, "code": 2.5}, "tokens_by_source": {"web": 8, "code": 8}}
-        WandbLog(run, say=pytest.fail).log("train", {"step": 3, "loss": 3.0, **by_source})
-        assert run.logged == [{"step": 3, "train/loss": 3.0, "train/loss/web": 3.5, "train/loss/code": 2.5}]
-
-    @pytest.mark.parametrize("where", ["log", "finish"])
-    def test_one_warning_then_silence(self, where):
-        said: list[str] = []
-        log = WandbLog(FakeRun(fails_at=where), say=said.append)
-        for step in (1, 2, 3):
-            log.log("train", {"step": step})
-        log.close()
-        log.close()
-        assert len(said) == 1 and "network is down" in said[0]
-
-    def test_no_start_is_a_warning(self, tmp_path, monkeypatch):
-        said: list[str] = []
-        monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed
-        assert open_wandb({"project": "p"}, tmp_path, config={}, say=said.append) is None
-        assert len(said) == 1 and "did not start" in said[0]
-
-    @pytest.mark.parametrize("settings", [None, {"enable": False, "project": "p"}])
-    def test_off_imports_nothing(self, tmp_path, monkeypatch, settings):
-        monkeypatch.setitem(sys.modules, "wandb", None)
-        assert open_wandb(settings, tmp_path, config={}, say=pytest.fail) is None
+    def test_numbers_and_the_end(self, tmp_path, calls):
+        tracker = WandbTracker({"project": "p", "enable": True}, tmp_path / "run", {"hub": {"token": CANARY}})
+        tracker.log(Entry("val_code", {"step": 3, "loss": 0.5, "best": True}, 0.0))
+        tracker.close(ok=False)
+        assert calls[0]["config"] == {"hub": {"token": REDACTED}}
+        assert calls[-2:] == [("log", {"step": 3, "val_code/loss": 0.5}), ("finish", 1)]
+        assert json.loads((tmp_path / "run" / RUN_NAME).read_text())["id"] == calls[0]["id"]
 
 
 OFFLINE_RUN = """
 import sys
+from pathlib import Path
 from automodel_cli.metrics.log import MetricsLog
-from automodel_cli.metrics.wandb_log import open_wandb
+from automodel_cli.metrics.trackers.background import Background, Trackers
+from automodel_cli.metrics.trackers.wandb import WandbTracker
 assert "wandb" not in sys.modules
 folder, step, secret = sys.argv[1], int(sys.argv[2]), sys.argv[4]
 config = {"model": {"n_layer": 2}, "wandb": {"api_key": secret}, "tokenizer": "byte"}
 settings = {"project": "test", "save_dir": folder + "/wb", "name": "n", "mode": "offline"}
-remote = open_wandb(settings, folder, config=config, say=lambda line: sys.exit(line))
-log = MetricsLog(folder, wandb=remote)
+said = []
+start = lambda: WandbTracker(settings, Path(folder), config)
+log = MetricsLog(folder, remote=Trackers([Background("W&B", start, said.append)]))
 log.train({"step": step, "loss": 2.5, "lr": 1e-3})
 log.validation({"step": step, "name": "default", "loss": 2.75})
 log.close()
+sys.exit(said[0] if said else 0)
 """
 
 
