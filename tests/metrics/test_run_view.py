@@ -124,3 +124,15 @@ def test_a_stranger_s_log_is_bounded(tmp_path, time):
     assert len(view.parts) <= 200 and len(view.events()) <= 1000 and len(view.samples()) <= 60
     assert view.samples()[-1]["texts"] == [{"prompt": "", "text": ""}]
     assert len(view.samples()[-2]["texts"]) <= 32 and len(view.samples()[-2]["texts"][0]["prompt"]) <= 4000
+
+
+def test_a_step_is_a_number_whatever_the_line_says_of_it(tmp_path):
+    (tmp_path / METRICS_NAME).write_text('{"step": 1, "nonfinite": {"step": "nan"}}\n{"step": 2, "loss": 1.0}\n')
+    view = RunView(tmp_path).read_all()
+    assert view.parts["train"].step.tolist() == [2] and view.skipped_lines == 1
+
+
+def test_the_last_record_is_bounded(tmp_path):
+    keys = {f"key {i}": i for i in range(10_000)}
+    (tmp_path / METRICS_NAME).write_text(json.dumps({"step": 1, **keys}) + "\n")
+    assert len(RunView(tmp_path).read_all().last["train"]) == 400

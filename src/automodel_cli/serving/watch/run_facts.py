@@ -15,12 +15,14 @@ from automodel_cli.checkpoint.run_files import CONFIG_NAME
 from automodel_cli.errors import AutomodelError, CheckpointError
 from automodel_cli.json_files import parse_json, read_bytes, read_yaml
 from automodel_cli.metrics.run_view import none_if_odd
+from automodel_cli.metrics.table import as_float
 from automodel_cli.metrics.wandb_log import redact
 
 PlanOf = Callable[[Path], Mapping[str, Any]]
 """What is planned, from a run's ``config.yaml``: ``steps``, ``tokens``, ``flops_per_token``, ...; {}: not known."""
 _BRANCH_NAME = "branch.json"
 _MAX_BYTES = 4 << 20
+_MAX_CONFIG_BYTES = 128 << 10  # YAML is slow to read, and all runs wait for it
 _MOST_KEYS = 2000
 _MOST_SAVES = 200
 _MOST_RESULTS = 20
@@ -61,7 +63,6 @@ class RunFacts:
         stamp = (_stamp(self._folder), _stamp(self._folder / CONFIG_NAME), is_training)
         if stamp == self._stamp:
             return False
-        self._stamp = stamp
         before = self.value
         self._read_config()
         saves = self._saves()
@@ -74,8 +75,9 @@ class RunFacts:
             "facts": flattened({key: stored[key] for key in _SECTIONS if key in stored}),
             "machine": flattened({key: stored[key] for key in _MACHINE if key in stored}),
             "results": self._results(),
-            "lineage": flattened(self._json(_BRANCH_NAME)),
+            "lineage": flattened(redact(self._json(_BRANCH_NAME))),
         }
+        self._stamp = stamp  # now, for what failed is tried again
         return self.value != before
 
     # ------------------------------------------------------------------------------------------ files
@@ -102,7 +104,7 @@ class RunFacts:
         if stamp == self._config_stamp:
             return
         self._config_stamp, self._config, self._plan = stamp, {}, {}
-        if (path := self._inside(CONFIG_NAME)) is None:
+        if stamp is None or stamp[2] > _MAX_CONFIG_BYTES or (path := self._inside(CONFIG_NAME)) is None:
             return
         try:
             found = read_yaml(path)
@@ -110,7 +112,7 @@ class RunFacts:
             return
         if isinstance(found, dict):
             self._config = flattened(redact(found))
-            self._plan = dict(self._plan_of(path))
+            self._plan = dict(self._plan_of(path)) if len(self._config) < _MOST_KEYS else {}
 
     def _saves(self) -> list[dict[str, Any]]:
         steps = layout.list_steps(self._folder)[-_MOST_SAVES:]
@@ -182,7 +184,7 @@ def scores_of(results: Mapping[str, Any]) -> dict[str, list[float | None]]:
 
 
 def _number(value: Any) -> float | None:
-    return none_if_odd(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return none_if_odd(as_float(value)) if not isinstance(value, bool) else None
 
 
 def _pointer(folder: Path, pointer: str) -> str | None:
@@ -216,5 +218,8 @@ def flattened(value: Any) -> dict[str, str]:
 def _text(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    try:
+        text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    except ValueError:  # YAML has numbers with more digits than Python writes
+        text = "a number of many digits"
     return text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + "..."
