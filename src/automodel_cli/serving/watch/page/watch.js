@@ -501,6 +501,7 @@ function drawSoon() {
   requestAnimationFrame(() => {
     isDue = false;
     draw();
+    if (inlined) document.documentElement.dataset.height = document.documentElement.scrollHeight; // for who draws it
   });
 }
 
@@ -545,6 +546,9 @@ function listen() {
     viewChanged(true);
     showRuns();
     showSections();
+  });
+  window.addEventListener("beforeprint", () => {
+    for (const box of document.querySelectorAll("#sections > details")) box.open = true;
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawSoon);
 }
