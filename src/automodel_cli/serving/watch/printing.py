@@ -22,6 +22,7 @@ _FLAGS = (
 )  # fmt: skip
 _TIMEOUT_S = 120.0
 _WIDTH, _LEAST_HEIGHT, _MOST_HEIGHT = 1280, 600, 16_000  # pixels of a picture
+_PAPER = "1140,900"  # as wide as the style sheet prints it: charts are not stretched
 _HEIGHT = re.compile(rb'<html[^>]* data-height="(\d{1,9})"')
 
 
@@ -45,7 +46,7 @@ def draw_pdf(browser: str, page: Path, output: Path) -> None:
     Raises:
         AutomodelError: the browser did not do it.
     """
-    _draw(browser, page, output, "--print-to-pdf", ["--no-pdf-header-footer"])
+    _draw(browser, page, output, "--print-to-pdf", ["--no-pdf-header-footer", f"--window-size={_PAPER}"])
 
 
 def draw_png(browser: str, page: Path, output: Path) -> None:
