@@ -38,7 +38,8 @@ def is_training(folder: Path) -> bool:
 
 def runs_below(folder: Path) -> list[Path]:
     """Folders below, three levels deep, that hold runs; steps, profiles and the like are not looked into."""
-    found, level = [], [folder]
+    found: list[Path] = []
+    level = [folder]
     for _ in range(_DEPTH):
         level = [inner for outer in level for inner in _folders(outer)][:_MOST_FOLDERS]
         found += filter(_holds_run, level)

@@ -209,6 +209,21 @@ class RunView:
         found.sort(key=lambda event: (event["step"], event["time"] or 0.0))
         return found[-_MOST_EVENTS:]
 
+    def data_events(self, known: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Events of ``changes`` that came after so many tokens, where the log has counted as ``known`` says it must.
+
+        A run that cuts its rows shorter at first counts otherwise: of that no step is known.
+        """
+        table = self.parts.get(TRAIN)
+        if table is None or not known:
+            return []
+        tokens, row = table.column("tokens_seen"), int(np.searchsorted(table.step, known["step"]))
+        if row >= table.rows or table.step[row] != known["step"] or tokens[row] != known["tokens"]:
+            return []
+        rows = [(int(np.argmax(tokens > change["tokens"])), change["text"]) for change in known["changes"]]
+        times = table.column(TIME)
+        return [_event(int(table.step[row]), times[row], "data", text) for row, text in rows]
+
     def _redone_events(self) -> list[dict[str, Any]]:
         return [
             _event(first, time, "resume", f"steps {first:,} to {last:,} were made again from a checkpoint")

@@ -6,7 +6,7 @@ is not followed), bounded, and one that cannot be read is left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from automodel_cli.json_files import parse_json, read_bytes, read_yaml
 from automodel_cli.metrics.run_view import none_if_odd
 from automodel_cli.metrics.table import as_float
 from automodel_cli.metrics.wandb_log import redact
+from automodel_cli.serving.watch.data_changes import data_changes
 
 PlanOf = Callable[[Path], Mapping[str, Any]]
 """What is planned, from a run's ``config.yaml``: ``steps``, ``tokens``, ``flops_per_token``, ...; {}: not known."""
@@ -75,6 +76,7 @@ class RunFacts:
             "facts": flattened({key: stored[key] for key in _SECTIONS if key in stored}),
             "machine": flattened({key: stored[key] for key in _MACHINE if key in stored}),
             "results": self._results(),
+            "data_changes": self._data_changes(saves),
             "lineage": flattened(redact(self._json(_BRANCH_NAME))),
         }
         self._stamp = stamp  # now, for what failed is tried again
@@ -140,6 +142,12 @@ class RunFacts:
 
     def _newest_facts(self, saves: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
         return next((save["facts"] for save in reversed(list(saves)) if save["facts"]), {})
+
+    def _data_changes(self, saves: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        if not saves:
+            return {}
+        step = saves[-1]["step"]
+        return data_changes(self._json(layout.step_name(step), "loader.json"), step)
 
     def _results(self) -> list[dict[str, Any]]:
         """What ``automodel eval`` has written: scores by results file."""
