@@ -111,3 +111,15 @@ def test_retention_and_pointers_know_their_own_steps_only(nested):
     for step in layout.list_steps(nested):
         (layout.step_folder(nested, step) / layout.MANIFEST).unlink()
     assert layout.latest(nested) is None
+
+
+def test_a_folder_that_is_not_ours_to_read_hides_no_other(nested, monkeypatch):
+    is_run = nested_runs.is_run
+
+    def refused(folder):
+        if folder.name == "notes":  # as stat does of what lies in lost+found
+            raise PermissionError(13, "Permission denied")
+        return is_run(folder)
+
+    monkeypatch.setattr(nested_runs, "is_run", refused)
+    assert nested_runs.runs_below(nested) == [nested / "group" / "big", nested / "small"]

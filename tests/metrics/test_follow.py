@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.effort import examples
 
-from automodel_cli.metrics.follow import Follower
+from automodel_cli.metrics.follow import Follower, News
 from automodel_cli.metrics.log import MAX_LINE_BYTES, METRICS_NAME, AppendFile, encode_record, rewind
 
 
@@ -147,3 +147,17 @@ def test_a_line_without_end_is_passed_over(tmp_path, block_bytes):
 def test_a_pipe_is_nobody_s_log(tmp_path):
     os.mkfifo(tmp_path / METRICS_NAME)
     assert Follower(tmp_path / METRICS_NAME).read().records == []
+
+
+def test_a_link_out_of_the_folder_is_no_file(tmp_path):
+    folder, outside = tmp_path / "run", tmp_path / "elsewhere.jsonl"
+    folder.mkdir()
+    outside.write_text('{"step": 1}\n')
+    path = folder / "metrics.jsonl"
+    path.symlink_to(outside)
+    follower = Follower(path, inside=folder)
+    assert follower.read() == News()
+    outside.rename(folder / "kept.jsonl")
+    path.unlink()
+    path.symlink_to("kept.jsonl")
+    assert [record["step"] for record in follower.read().records] == [1]

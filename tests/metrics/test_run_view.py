@@ -124,3 +124,28 @@ def test_a_stranger_s_log_is_bounded(tmp_path, time):
     assert len(view.parts) <= 200 and len(view.events()) <= 1000 and len(view.samples()) <= 60
     assert view.samples()[-1]["texts"] == [{"prompt": "", "text": ""}]
     assert len(view.samples()[-2]["texts"]) <= 32 and len(view.samples()[-2]["texts"][0]["prompt"]) <= 4000
+
+
+def test_a_step_is_a_number_whatever_the_line_says_of_it(tmp_path):
+    (tmp_path / METRICS_NAME).write_text('{"step": 1, "nonfinite": {"step": "nan"}}\n{"step": 2, "loss": 1.0}\n')
+    view = RunView(tmp_path).read_all()
+    assert view.parts["train"].step.tolist() == [2] and view.skipped_lines == 1
+
+
+def test_the_last_record_is_bounded(tmp_path):
+    keys = {f"key {i}": i for i in range(10_000)}
+    (tmp_path / METRICS_NAME).write_text(json.dumps({"step": 1, **keys}) + "\n")
+    assert len(RunView(tmp_path).read_all().last["train"]) == 400
+
+
+def test_changes_of_the_data_are_placed_by_tokens_if_the_log_counts_alike(tmp_path):
+    log = MetricsLog(tmp_path)
+    for step in range(1, 11):
+        log.train({"step": step, "tokens_seen": 100 * step})
+    log.close()
+    view = RunView(tmp_path).read_all()
+    known = {"changes": [{"tokens": 400, "text": "a 1"}], "step": 8, "tokens": 800}
+    (event,) = view.data_events(known)
+    assert (event["step"], event["kind"], event["text"]) == (5, "data", "a 1")  # the first update that reads it
+    assert view.data_events({**known, "tokens": 700}) == view.data_events({**known, "step": 11}) == []
+    assert view.data_events({}) == RunView(tmp_path / "none").data_events(known) == []

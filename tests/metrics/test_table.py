@@ -62,3 +62,18 @@ def test_times():
     assert seconds("1970-01-01T00:00:01.500Z") == 1.5
     for odd in (None, "", "yesterday", 5, ["x"], "9" * 50):
         assert math.isnan(seconds(odd))
+
+
+def test_many_names_cost_no_more_than_few():
+    table = Table()
+    table.append([{"step": step, f"key {step}": 1.0} for step in range(20_000)])  # looked up in each: minutes
+    assert table.rows == 20_000 and 100 < len(table.names) <= 400
+    nested = Table()
+    nested.append([{"step": 1, **{f"a{i}": {f"b{j}": 1.0 for j in range(500)} for i in range(300)}}])
+    assert len(nested.names) <= 400
+
+
+def test_a_table_of_few_rows_is_small():
+    table = Table()
+    table.append([{"step": 1, "loss": 1.0}])
+    assert table.column("loss").base.nbytes <= 1024

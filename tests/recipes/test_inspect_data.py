@@ -12,6 +12,7 @@ from automodel_cli.config.schema.results import InspectDataConfig
 from automodel_cli.errors import CheckpointError, ConfigError, DataError
 from automodel_cli.recipes import inspect_data
 from automodel_cli.recipes.pretraining import loop
+from automodel_cli.serving.watch.runs import RunSet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CONSTANT = {"lr_decay_style": "constant"}
@@ -102,6 +103,10 @@ def test_a_mixture_before_and_after_it_was_changed(tiny_training, seen):
     with pytest.raises(DataError, match="of source val too, which is there no more"):
         shown(tiny_training.run / "step_00000012", step=7)
     assert ids(shown(tiny_training.run, step=7)) == seen[7]  # a checkpoint of then is there
+    (watched,) = RunSet([tiny_training.run]).find()
+    events = [event for event in watched.read_all().details()["events"] if event["kind"] == "data"]
+    assert [(event["step"], event["text"]) for event in events] == [(5, "train 0.5, val 0.5"), (10, "train 1")]
+    assert all(event["time"] for event in events)
 
 
 def test_rows_of_a_rank(tiny_training, seen):

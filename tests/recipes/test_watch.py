@@ -65,7 +65,7 @@ def test_the_plan_of_a_run(undisturbed, tmp_path):
 
 
 def test_a_report_of_runs(undisturbed, tmp_path):
-    path = report.run(
+    (path,) = report.run(
         ReportConfig(runs=(str(undisturbed.folder),), output=str(tmp_path / "both.html"), title="<Twelve>")
     )
     page = path.read_text()

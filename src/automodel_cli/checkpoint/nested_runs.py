@@ -38,11 +38,19 @@ def is_training(folder: Path) -> bool:
 
 def runs_below(folder: Path) -> list[Path]:
     """Folders below, three levels deep, that hold runs; steps, profiles and the like are not looked into."""
-    found, level = [], [folder]
+    found: list[Path] = []
+    level = [folder]
     for _ in range(_DEPTH):
         level = [inner for outer in level for inner in _folders(outer)][:_MOST_FOLDERS]
-        found += [inner for inner in level if is_run(inner) or is_training(inner)]
+        found += filter(_holds_run, level)
     return sorted(found)
+
+
+def _holds_run(folder: Path) -> bool:
+    try:
+        return is_run(folder) or is_training(folder)
+    except OSError:  # one that is not ours to read, lost+found say, must not hide those beside it
+        return False
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -39,14 +39,14 @@ class News:
 
 
 class Follower:
-    """Reads one file on and on.
+    """Reads one file on and on; a link that leads out of the folder ``inside`` counts as no file.
 
     Attributes:
         skipped_lines: lines so far that are no record, or not the one that was written.
     """
 
-    def __init__(self, path: Path, *, block_bytes: int = BLOCK_BYTES) -> None:
-        self._path, self._block_bytes = path, block_bytes
+    def __init__(self, path: Path, *, inside: Path | None = None, block_bytes: int = BLOCK_BYTES) -> None:
+        self._path, self._inside, self._block_bytes = path, inside, block_bytes
         self._seen: tuple[int, ...] | None = None  # the file as it was when there was nothing more to read
         self._forget()
 
@@ -63,10 +63,17 @@ class Follower:
             state = (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns)
             if state == self._seen:
                 return News()
+            if self._leads_out():
+                return self._gone()
             with open_to_read(self._path, buffering=0) as handle:
                 return self._read(handle.fileno(), state)
         except OSError:
             return self._gone()
+
+    def _leads_out(self) -> bool:
+        if self._inside is None or not self._path.is_symlink():
+            return False
+        return not self._path.resolve().is_relative_to(self._inside.resolve())
 
     def _gone(self) -> News:
         had_some, self._seen = self._identity is not None, None

@@ -118,6 +118,8 @@ def decode_line(line: bytes) -> dict[str, Any] | None:
         return None
     odd = record.pop("nonfinite", {})
     record.pop("xxh3", None)
+    if not odd.keys().isdisjoint(_LINE_KEYS):  # a step is a number in any case
+        return None
     record.update({key: float(kind) for key, kind in odd.items() if kind in ("nan", "inf", "-inf")})
     return record
 

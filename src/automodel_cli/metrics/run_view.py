@@ -32,6 +32,7 @@ _MOST_SAMPLES = 60  # evaluations whose texts are kept
 _SAMPLES_OF_ONE = 32
 _LONGEST_TEXT = 4000
 _SHOWN_FIELDS = 12
+_MOST_NUMBERS = 400  # of a last record
 _PAUSE_S = 120.0  # less between two records is no pause
 _PAUSE_INTERVALS = 30
 Record = Mapping[str, Any]
@@ -74,8 +75,9 @@ class RunView:
     """
 
     def __init__(self, folder: Path, *, block_bytes: int = 1 << 20) -> None:
-        self._log = Follower(folder / METRICS_NAME, block_bytes=block_bytes)
-        self._superseded = Follower(folder / SUPERSEDED_NAME, block_bytes=block_bytes)
+        limits: dict[str, Any] = {"inside": folder, "block_bytes": block_bytes}
+        self._log = Follower(folder / METRICS_NAME, **limits)
+        self._superseded = Follower(folder / SUPERSEDED_NAME, **limits)
         self.generation = 0
         self._forget()
         self._redone: list[tuple[int, int, float]] = []  # first and last step, time of the last
@@ -183,14 +185,16 @@ class RunView:
         x = self.x_of(part, axis)
         rows = shown_rows(x, low, high)
         x = x[rows]
-        return {name: thin(x, y, buckets, log_x=log_x) for name, y in self.columns(part, rows).items()}
+        with np.errstate(all="ignore"):  # of numbers at the end of what a double can hold
+            return {name: thin(x, y, buckets, log_x=log_x) for name, y in self.columns(part, rows).items()}
 
     def columns(self, part: str, rows: slice) -> dict[str, np.ndarray]:
         """What there are curves of, in these rows; ``step_s``, the seconds of an update, is worked out."""
         table = self.parts[part]
         found = {name: table.column(name)[rows] for name in table.names if name not in (TIME, *_NO_CURVES)}
         if "tps" in found and "tokens_seen" in table.names:
-            found["step_s"] = _tokens_per_update(table, rows) / found["tps"]
+            with np.errstate(all="ignore"):  # no token in a second
+                found["step_s"] = _tokens_per_update(table, rows) / found["tps"]
         return found
 
     # ------------------------------------------------------------------------------------------ texts
@@ -204,6 +208,21 @@ class RunView:
         found = [*self._told, *self._redone_events(), *self._train_events()]
         found.sort(key=lambda event: (event["step"], event["time"] or 0.0))
         return found[-_MOST_EVENTS:]
+
+    def data_events(self, known: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Events of ``changes`` that came after so many tokens, where the log has counted as ``known`` says it must.
+
+        A run that cuts its rows shorter at first counts otherwise: of that no step is known.
+        """
+        table = self.parts.get(TRAIN)
+        if table is None or not known:
+            return []
+        tokens, row = table.column("tokens_seen"), int(np.searchsorted(table.step, known["step"]))
+        if row >= table.rows or table.step[row] != known["step"] or tokens[row] != known["tokens"]:
+            return []
+        rows = [(int(np.argmax(tokens > change["tokens"])), change["text"]) for change in known["changes"]]
+        times = table.column(TIME)
+        return [_event(int(table.step[row]), times[row], "data", text) for row, text in rows]
 
     def _redone_events(self) -> list[dict[str, Any]]:
         return [
@@ -279,8 +298,8 @@ def _part_of(record: Record) -> str | None:
 
 def _numbers_of(record: Record) -> dict[str, Any]:
     """The record without what is long: numbers and short texts, and such mappings."""
-    plain = {key: value for key, value in record.items() if value is None or isinstance(value, int | float | str)}
-    return {key[:100]: _shown(value) for key, value in plain.items()}
+    plain = [(key, value) for key, value in record.items() if value is None or isinstance(value, int | float | str)]
+    return {key[:100]: _shown(value) for key, value in plain[:_MOST_NUMBERS]}
 
 
 def _shown(value: Any) -> Any:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 
 TIME = "time"
 _MOST_COLUMNS = 400  # more are no metrics
+_MOST_KEYS = 500  # of the records of one block: each is looked up in each of them
 _LONGEST_NAME = 200
+_FIRST_ROWS = 16  # little, for there may be many tables of few rows
 _PLAIN = {int, float, bool, type(None)}
 Records = Sequence[Mapping[str, Any]]
 
@@ -65,7 +67,7 @@ class Table:
     def _extend(self, steps: np.ndarray, columns: Mapping[str, np.ndarray]) -> None:
         first, self.rows = self.rows, self.rows + len(steps)
         if self.rows > self._capacity:
-            self._capacity = max(1024, 2 * self.rows)
+            self._capacity = max(_FIRST_ROWS, 2 * self.rows)
             steps_before, self._steps = self._steps, np.empty(self._capacity, dtype=np.int64)
             self._steps[:first] = steps_before[:first]
             self._columns = {name: self._grown(column, first) for name, column in self._columns.items()}
@@ -93,7 +95,9 @@ class Table:
 
 def _columns_of(records: Records) -> dict[str, np.ndarray]:
     columns: dict[str, np.ndarray] = {}
-    for name in dict.fromkeys(chain.from_iterable(records)):
+    for name in islice(dict.fromkeys(chain.from_iterable(records)), _MOST_KEYS):
+        if len(columns) >= 2 * _MOST_COLUMNS:
+            break
         values = [record.get(name) for record in records]
         kinds = set(map(type, values))
         if name == TIME:

@@ -13,7 +13,7 @@ from tests.data.mixture.test_dataset import RUN, T, rows_of, sizes
 from tests.token_files import write_token_file
 
 from automodel_cli.data.mixture.dataset import Mixture
-from automodel_cli.data.mixture.history import windows_read
+from automodel_cli.data.mixture.history import shares_read, windows_read
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
 from automodel_cli.data.token_loader import TokenLoader
 from automodel_cli.errors import DataError
@@ -169,3 +169,16 @@ def test_what_was_read_is_known_through_changes(files):
     assert windows_read(None, 3)[0].available is None
     odd = {**alone.plan(), "windows": "many"}
     assert windows_read(odd, 3)[0].available is None
+
+
+def test_the_stages_that_were_read(files):
+    first = mixture(files, a=3, b=1)
+    loader, _ = resumed(mixture(files, a=1, c=1), state_at(TokenLoader(first, **sizes(4, 4)), 40))
+    plan = state_at(loader, 60)["plan"]
+    shares = [(one.first, one.of, one.moving) for one in shares_read(plan, 60)]
+    assert shares == [(0, {"a": 0.75, "b": 0.25}, False), (40, {"a": 0.5, "c": 0.5}, False)]
+    assert len(shares_read(plan, 40)) == 1  # nothing of the second yet
+    assert shares_read(plan, 39) == shares_read(None, 5) == shares_read({"kind": "mixture"}, 5) == []
+    stages = [{"from_sample": 0, "weights": {"a": 1.0}}, {"from_sample": 20, "weights": {"a": 2.0}}]
+    staged = {**plan, "history": [], "sources": {"a": {}}, "from_sample": 10, "stages": stages, "given": {}}
+    assert [one.first for one in shares_read(staged, 60)] == [10, 20] and len(shares_read(staged, 20)) == 1

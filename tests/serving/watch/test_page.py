@@ -274,7 +274,7 @@ def test_a_report_opens_from_the_disk(opened, tmp_path):
     with (folder / METRICS_NAME).open("ab") as handle:
         sample = {"prompt": XSS[6], "text": XSS[0]}
         handle.write(encode_record({"kind": "eval", "step": 3000, "core": 0.1, "samples": [sample]}))
-    path = report.run(ReportConfig(runs=(str(tmp_path / "runs"),), output=str(tmp_path / "r.html")))
+    (path,) = report.run(ReportConfig(runs=(str(tmp_path / "runs"),), output=str(tmp_path / "r.html")))
     assert path.stat().st_size < 2_000_000
     page = opened(f"file://{path}#x=tokens&smooth=0", offline=True)
     expect(page.get_by_role("heading", name="<b>a", exact=True).first).to_be_visible()

@@ -9,6 +9,7 @@ import pytest
 from tests.serving.watch.conftest import XSS, write_run
 
 from automodel_cli.errors import DataError
+from automodel_cli.metrics.log import MetricsLog
 from automodel_cli.serving.watch.report import as_script_data, report_html
 from automodel_cli.serving.watch.runs import RunSet
 
@@ -50,3 +51,13 @@ def test_it_is_never_too_large(tmp_path):
     assert len(x) < 1000 and max(y) > 6 and min(y) < 0.01  # the extremes are kept
     with pytest.raises(DataError, match="a report of 1 runs"):
         report(run, max_bytes=60_000)
+
+
+def test_long_samples_do_not_keep_it_from_being_made(tmp_path):
+    run = write_run(tmp_path / "a")
+    log = MetricsLog(run)
+    for step in range(21, 61):
+        log.validation({"step": step, "samples": [{"prompt": "a", "text": "b" * 3000}] * 32})
+    log.close()
+    samples = data_of(report(run))["runs"][0]["details"]["samples"]
+    assert [one["step"] for one in samples] == list(range(53, 61)) and len(samples[0]["texts"]) == 32

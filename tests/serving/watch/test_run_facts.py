@@ -99,3 +99,25 @@ def test_scores_with_their_errors():
         "core": [0.1, None],
         "harness t metrics acc,none": [0.5, 0.2],
     }
+
+
+def test_numbers_that_python_does_not_write(tmp_path):
+    (tmp_path / "config.yaml").write_text(f"a: 0x{'f' * 10_000}\nb: [0x{'f' * 10_000}]\nc: 1\n")
+    (tmp_path / "results.json").write_text(f'{{"loss": {"9" * 400}, "x": {{"score": 1, "stderr": {"9" * 400}}}}}')
+    found = facts_of(tmp_path)
+    assert found["config"] == {"a": "a number of many digits", "b": "a number of many digits", "c": "1"}
+    assert found["results"][0]["scores"] == {"x": [1.0, None]}
+
+
+def test_no_plan_is_made_of_what_is_no_configuration_of_ours(tmp_path):
+    calls = []
+    (tmp_path / "config.yaml").write_text("\n".join(f"key{i}: {i}" for i in range(3000)))
+    assert len(facts_of(tmp_path, lambda path: calls.append(path) or {})["config"]) == 2000 and not calls
+    (tmp_path / "config.yaml").write_text("#" * (1 << 20))
+    assert facts_of(tmp_path)["config"] == {}
+
+
+def test_secrets_of_a_branch_are_masked(tmp_path):
+    (tmp_path / "branch.json").write_text('{"parent": {"run": "a", "step": 7}, "asked": {"wandb.api_key": "abc"}}')
+    lineage = facts_of(tmp_path)["lineage"]
+    assert lineage["parent.run"] == "a" and lineage["parent.step"] == "7" and "abc" not in str(lineage)

@@ -22,10 +22,11 @@ def watch(cfg: WatchConfig) -> None:
 @command(
     ReportConfig,
     arguments=("runs",),
-    examples=("automodel report runs/a", "automodel report runs/a runs/b -o compared.html"),
+    examples=("automodel report runs/a", "automodel report runs/a runs/b -o compared.html --pdf compared.pdf"),
 )
 def report(cfg: ReportConfig) -> None:
     """Write the page of runs as one file, which any browser opens without a network."""
     from automodel_cli.recipes import report as recipe
 
-    console.say(f"wrote {recipe.run(cfg)}")
+    for path in recipe.run(cfg):
+        console.say(f"wrote {path}")

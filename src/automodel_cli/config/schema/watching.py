@@ -37,5 +37,9 @@ class ReportConfig(Section):
     """Run folders, and folders with runs in them."""
     output: str | None = None
     """File to write, .html; null: `report.html` in the first folder."""
+    png: str | None = None
+    """A picture of it as well, .png, where Chromium or Chrome is installed; null: none."""
+    pdf: str | None = None
+    """It on paper as well, .pdf, where Chromium or Chrome is installed; null: none."""
     title: str | None = None
     """Title of the page; null: the names of the runs."""

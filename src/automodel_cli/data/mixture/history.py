@@ -117,6 +117,33 @@ def windows_read(plan: Any, samples: int) -> list[WindowsRead]:
     ]
 
 
+@dataclass(frozen=True)
+class Shares:
+    """What each source is of the samples from ``first`` on, by name; ``moving``: what it is to become, by a ramp."""
+
+    first: int
+    of: Mapping[str, float]
+    moving: bool
+
+
+def shares_read(plan: Any, samples: int) -> list[Shares]:
+    """The stages that a run with the stored ``plan`` has been in after ``samples`` samples; none if no mixture."""
+    found = read_plan(plan, {}, plan.get("seq_len", 0), samples) if isinstance(plan, Mapping) else None
+    if found is None:
+        return []
+    segments = [*found.history, found]
+    ends = [segment.from_sample for segment in segments[1:]] + [samples]
+    shares = []
+    for segment, end in zip(segments, ends, strict=True):
+        stage_ends = [stage.from_sample for stage in segment.stages[1:]] + [end]
+        for stage, stage_end in zip(segment.stages, stage_ends, strict=True):
+            first, total = max(segment.from_sample, stage.from_sample), sum(stage.weights.values())
+            if first < min(end, stage_end):
+                of = {name: weight / total for name, weight in stage.weights.items()}
+                shares.append(Shares(first, of, stage.ramp_from is not None))
+    return shares
+
+
 def _windows_of(plan: Mapping[str, Any]) -> int | None:
     found = plan.get("windows")
     return found if isinstance(found, int) and 0 < found <= MOST_SAMPLES else None

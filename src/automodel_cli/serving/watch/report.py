@@ -19,6 +19,7 @@ from automodel_cli.serving.watch.runs import WatchedRun
 
 MAX_BYTES = 2_000_000
 _BUCKETS = (800, 400, 200, 100, 50, 25)  # of a curve: as many as fit
+_SHOWN_SAMPLES = 8  # evaluations: of more the page shows no texts
 _LINK = re.compile(r' *<link rel="stylesheet"[^>]*>\n')
 _SCRIPTS = re.compile(r" *<script [^>]*></script>\n")
 
@@ -46,8 +47,9 @@ def report_html(runs: Sequence[WatchedRun], *, title: str, made: str, foot: str,
 
 
 def _content(run: WatchedRun, buckets: int) -> dict[str, Any]:
-    curves = run.curves("step", None, None, buckets, log_x=False)
-    return {"details": run.details(), "curves": {**curves, "axes": run.axes(buckets)}}
+    curves, details = run.curves("step", None, None, buckets, log_x=False), run.details()
+    details["samples"] = details["samples"][-_SHOWN_SAMPLES:]
+    return {"details": details, "curves": {**curves, "axes": run.axes(buckets)}}
 
 
 def as_script_data(value: Any) -> str:

@@ -6,7 +6,7 @@ is not followed), bounded, and one that cannot be read is left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,15 @@ from automodel_cli.checkpoint.run_files import CONFIG_NAME
 from automodel_cli.errors import AutomodelError, CheckpointError
 from automodel_cli.json_files import parse_json, read_bytes, read_yaml
 from automodel_cli.metrics.run_view import none_if_odd
-from automodel_cli.metrics.wandb_log import redact
+from automodel_cli.metrics.table import as_float
+from automodel_cli.metrics.trackers.masking import redact
+from automodel_cli.serving.watch.data_changes import data_changes
 
 PlanOf = Callable[[Path], Mapping[str, Any]]
 """What is planned, from a run's ``config.yaml``: ``steps``, ``tokens``, ``flops_per_token``, ...; {}: not known."""
 _BRANCH_NAME = "branch.json"
 _MAX_BYTES = 4 << 20
+_MAX_CONFIG_BYTES = 128 << 10  # YAML is slow to read, and all runs wait for it
 _MOST_KEYS = 2000
 _MOST_SAVES = 200
 _MOST_RESULTS = 20
@@ -61,7 +64,6 @@ class RunFacts:
         stamp = (_stamp(self._folder), _stamp(self._folder / CONFIG_NAME), is_training)
         if stamp == self._stamp:
             return False
-        self._stamp = stamp
         before = self.value
         self._read_config()
         saves = self._saves()
@@ -74,8 +76,10 @@ class RunFacts:
             "facts": flattened({key: stored[key] for key in _SECTIONS if key in stored}),
             "machine": flattened({key: stored[key] for key in _MACHINE if key in stored}),
             "results": self._results(),
-            "lineage": flattened(self._json(_BRANCH_NAME)),
+            "data_changes": self._data_changes(saves),
+            "lineage": flattened(redact(self._json(_BRANCH_NAME))),
         }
+        self._stamp = stamp  # now, for what failed is tried again
         return self.value != before
 
     # ------------------------------------------------------------------------------------------ files
@@ -102,7 +106,7 @@ class RunFacts:
         if stamp == self._config_stamp:
             return
         self._config_stamp, self._config, self._plan = stamp, {}, {}
-        if (path := self._inside(CONFIG_NAME)) is None:
+        if stamp is None or stamp[2] > _MAX_CONFIG_BYTES or (path := self._inside(CONFIG_NAME)) is None:
             return
         try:
             found = read_yaml(path)
@@ -110,7 +114,7 @@ class RunFacts:
             return
         if isinstance(found, dict):
             self._config = flattened(redact(found))
-            self._plan = dict(self._plan_of(path))
+            self._plan = dict(self._plan_of(path)) if len(self._config) < _MOST_KEYS else {}
 
     def _saves(self) -> list[dict[str, Any]]:
         steps = layout.list_steps(self._folder)[-_MOST_SAVES:]
@@ -138,6 +142,12 @@ class RunFacts:
 
     def _newest_facts(self, saves: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
         return next((save["facts"] for save in reversed(list(saves)) if save["facts"]), {})
+
+    def _data_changes(self, saves: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        if not saves:
+            return {}
+        step = saves[-1]["step"]
+        return data_changes(self._json(layout.step_name(step), "loader.json"), step)
 
     def _results(self) -> list[dict[str, Any]]:
         """What ``automodel eval`` has written: scores by results file."""
@@ -182,7 +192,7 @@ def scores_of(results: Mapping[str, Any]) -> dict[str, list[float | None]]:
 
 
 def _number(value: Any) -> float | None:
-    return none_if_odd(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return none_if_odd(as_float(value)) if not isinstance(value, bool) else None
 
 
 def _pointer(folder: Path, pointer: str) -> str | None:
@@ -216,5 +226,8 @@ def flattened(value: Any) -> dict[str, str]:
 def _text(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    try:
+        text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    except ValueError:  # YAML has numbers with more digits than Python writes
+        text = "a number of many digits"
     return text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + "..."

@@ -76,6 +76,7 @@ class WatchedRun:
         facts = self._facts.value
         with self._lock:
             events, samples = self._view.events(), self._view.samples()
+            events += self._view.data_events(facts.get("data_changes", {}))
         events += [_saved(save) for save in facts.get("saves", [])]
         events.sort(key=lambda event: (event["step"], event["time"] or 0.0))
         return {**self.overview(), **facts, "folder": str(self.folder), "events": events, "samples": samples}

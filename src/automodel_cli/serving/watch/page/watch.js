@@ -482,10 +482,13 @@ function about(runs) {
     ...(details.skipped_lines ? { "damaged lines of metrics.jsonl": String(details.skipped_lines) } : {}),
   }));
   maps.forEach((one, i) => {
-    if (Object.keys(runs[i].details.config).length) one["train it again"] = `automodel pretrain llm -c ${runs[i].details.folder}/config.yaml`;
+    if (Object.keys(runs[i].details.config).length) one["train it again"] = `automodel pretrain llm -c ${quoted(`${runs[i].details.folder}/config.yaml`)}`;
   });
   return [compared(runs, maps)];
 }
+
+/** For a shell, into which somebody may copy it. */
+const quoted = (path) => (/^[\w./~+-]+$/.test(path) && !path.startsWith("-") ? path : `'${path.replaceAll("'", "'\\''")}'`);
 
 const prefixed = (prefix, map) => Object.fromEntries(Object.entries(map).map(([key, value]) => [prefix + key, value]));
 
@@ -498,6 +501,7 @@ function drawSoon() {
   requestAnimationFrame(() => {
     isDue = false;
     draw();
+    if (inlined) document.documentElement.dataset.height = document.documentElement.scrollHeight; // for who draws it
   });
 }
 
@@ -542,6 +546,9 @@ function listen() {
     viewChanged(true);
     showRuns();
     showSections();
+  });
+  window.addEventListener("beforeprint", () => {
+    for (const box of document.querySelectorAll("#sections > details")) box.open = true;
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawSoon);
 }
