@@ -154,7 +154,7 @@ def test_a_server_that_goes_away_and_comes_back(opened, tmp_path):
         server.hub._say({"what": "facts", "run": "a"})
         write_run(tmp_path / "a", range(21, 23))
         page.context.set_offline(False)
-        page.wait_for_function("() => store.runs.get('a').parts.get('train').ends[1] === 22", timeout=20_000)
+        page.wait_for_function("() => store.runs.get('a').parts.get('train').ends[1] === 22", timeout=60_000)
         assert page.evaluate(STEPS, "a") == list(range(1, 23))
 
 

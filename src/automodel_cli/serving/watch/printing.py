@@ -18,11 +18,12 @@ from automodel_cli.plain_text import without_controls
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 _FLAGS = (
     "--headless", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--no-default-browser-check",
-    "--disable-extensions", "--virtual-time-budget=5000",
+    "--disable-extensions", "--virtual-time-budget=20000",
 )  # fmt: skip
 _TIMEOUT_S = 120.0
 _WIDTH, _LEAST_HEIGHT, _MOST_HEIGHT = 1280, 600, 16_000  # pixels of a picture
 _PAPER = "1140,900"  # as wide as the style sheet prints it: charts are not stretched
+_TRIES = 3
 _HEIGHT = re.compile(rb'<html[^>]* data-height="(\d{1,9})"')
 
 
@@ -55,9 +56,16 @@ def draw_png(browser: str, page: Path, output: Path) -> None:
     Raises:
         AutomodelError: the browser did not do it.
     """
-    found = _HEIGHT.search(_run(browser, page, ["--dump-dom", f"--window-size={_WIDTH},{_LEAST_HEIGHT}"]))
-    height = min(max(int(found[1]) if found else 0, _LEAST_HEIGHT), _MOST_HEIGHT)
+    height = min(max(_height_of(browser, page), _LEAST_HEIGHT), _MOST_HEIGHT)
     _draw(browser, page, output, "--screenshot", [f"--window-size={_WIDTH},{height}"])
+
+
+def _height_of(browser: str, page: Path) -> int:
+    """As the page says once it is laid out, for which a busy machine may need another try; 0: it does not say."""
+    for _ in range(_TRIES):
+        if found := _HEIGHT.search(_run(browser, page, ["--dump-dom", f"--window-size={_WIDTH},{_LEAST_HEIGHT}"])):
+            return int(found[1])
+    return 0
 
 
 def _draw(browser: str, page: Path, output: Path, how: str, flags: Sequence[str]) -> None:
