@@ -35,7 +35,7 @@ def said(capsys) -> str:
         ("@2", [], 2, "nothing says what the branch does otherwise"),
         ("@3", ["--cooldown", "0.2"], 1, "no complete checkpoint '3'"),
         ("x", ["--cooldown", "0.2"], 1, "there is no run"),
-        ("@2", ["--cooldown", "1.5"], 2, "--cooldown"),
+        ("@2", ["--cooldown", "1.5"], 2, "expected a number between 0 and 1"),
         ("@2", ["--cooldown", "0.5", "--model.n_embd", "64"], 1, "n_embd: 32 -> 64"),
         ("@2", ["--cooldown", "0.5", "--rng.seed", "7"], 1, "seed: 42 -> 7"),
         ("@2", ["--cooldown", "0.5", "--optimizer._target_", "torch.optim.SGD"], 1, "class: AdamW -> SGD"),

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from tests.serving.chromium import CHROMIUM, launched
 from tests.serving.watch.conftest import XSS, watching, write_run
 
 pytest.importorskip("uvicorn", reason="the extra [web] is not installed")
@@ -23,7 +22,6 @@ from automodel_cli.recipes import report
 from automodel_cli.serving.web.guard import Rules
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if CHROMIUM is None:
     pytest.skip("there is no chromium here", allow_module_level=True)
 expect = playwright.expect
@@ -32,11 +30,8 @@ STEPS = "name => [...(store.runs.get(name)?.parts?.get('train')?.curves.get('los
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as started:
-        flags = ["--no-sandbox"] if os.geteuid() == 0 else []
-        running = started.chromium.launch(executable_path=CHROMIUM, args=[*flags, "--disable-gpu"])
+    with launched(playwright) as running:
         yield running
-        running.close()
 
 
 @pytest.fixture

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 
 import pytest
+from tests.serving.chromium import CHROMIUM, launched
 from tests.serving.web.conftest import serving
 
 from automodel_cli.serving.web.guard import Rules
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if CHROMIUM is None:
     pytest.skip("there is no chromium here", allow_module_level=True)
 expect = playwright.expect
@@ -39,11 +37,8 @@ XSS = [
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as started:
-        flags = ["--no-sandbox"] if os.geteuid() == 0 else []
-        running = started.chromium.launch(executable_path=CHROMIUM, args=[*flags, "--disable-gpu"])
+    with launched(playwright) as running:
         yield running
-        running.close()
 
 
 @pytest.fixture

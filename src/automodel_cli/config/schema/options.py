@@ -54,7 +54,7 @@ class BranchOptions(Section):
     """Run to branch from, RUN or RUN@STEP: a number, `best` or `latest`; without a step its newest checkpoint."""
     into: str
     """Run folder of the branch. If it has begun already, it goes on."""
-    cooldown: Annotated[Positive, Field(lt=1)] | None = None
+    cooldown: Annotated[Positive, Field(lt=1), TypeName("a number between 0 and 1")] | None = None
     """Let the learning rate fall from the checkpoint on, for this share of all updates (0.2: a quarter more updates);
     null: the schedule stays."""
     cooldown_steps: Count | None = None
