@@ -2,10 +2,12 @@
 PYTHON ?= python3
 VENV   ?= .venv
 CORES  ?= $(shell getconf _NPROCESSORS_ONLN)
+# One more than there are cores: tests wait for processes and disks a tenth of the time.
+TEST_WORKERS ?= $(shell expr $(CORES) + 1)
 PYTHON312 ?= python3.12
 MEGATRON  := .venv-megatron
 BIN    := $(VENV)/bin
-PYTEST := $(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder -p tests.cpu_times
+PYTEST := $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder -p tests.cpu_times
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 # The suite starts hundreds of Pythons; without bytecode on disk each compiles again all that it imports (10 s and more).
