@@ -129,7 +129,6 @@ def test_counts_and_records(tmp_path: Path) -> None:
     assert buckets.stored() == (400, sum(map(len, ROWS)))
     places = np.concatenate([records["place"] for records in buckets.iter_records(17)])
     assert np.array_equal(np.sort(places), np.sort(PLACES))
-    buckets.sync()
     remove_known(buckets.folder, WORK_FILES)
     assert not buckets.folder.exists()
 

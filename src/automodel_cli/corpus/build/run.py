@@ -29,9 +29,11 @@ from automodel_cli.corpus.build.tokenize import EncodeTask
 from automodel_cli.corpus.documents.source import Source
 from automodel_cli.corpus.formats.journal import Position
 from automodel_cli.corpus.formats.manifest import Plan
+from automodel_cli.corpus.jobs.job import Job
 from automodel_cli.corpus.shuffle.shuffled_source import ShuffledSource
 from automodel_cli.corpus.tokenizer import Tokenizer
 from automodel_cli.corpus.tokenizers.engines import EngineMismatch
+from automodel_cli.errors import ConfigError
 from automodel_cli.files import exclusive_lock, make_folder
 from automodel_cli.text import plural
 
@@ -104,6 +106,14 @@ class Build(ABC, Generic[SettingsT, ManifestT]):
     @abstractmethod
     def make(self) -> BuildResult[ManifestT]:
         """Make the files; nothing that is not ours is in their place."""
+
+    def job(self) -> Job:
+        """The same in stages of tasks, for a runner.
+
+        Raises:
+            ConfigError: nobody has cut it into tasks.
+        """
+        raise ConfigError(f"{self.output.what} can only be made here, not by a runner", "leave out --runner")
 
     def made(self) -> Plan:
         """What decides the bytes, as manifests have it."""

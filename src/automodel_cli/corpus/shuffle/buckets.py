@@ -25,9 +25,10 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from automodel_cli.corpus.jobs.stage_folders import TASK_FOLDER
 from automodel_cli.corpus.shuffle.packed_rows import Rows
 from automodel_cli.corpus.shuffle.splitting import shuffle_keys
-from automodel_cli.files import ANY_TEMPORARY, disk_errors_named, fsync_folder, write_json
+from automodel_cli.files import ANY_TEMPORARY, disk_errors_named, write_json
 from automodel_cli.json_files import FileModel, Items, read_model
 
 MAX_BUCKETS = 4096  # more would make tiny writes; a bucket that is too large is divided when its turn comes
@@ -39,8 +40,12 @@ NUMBERS_NAME = "numbers.bin"  # of a ``ShuffledSource``
 _NO_BUCKETS = "there are no buckets of a shuffle: start over with --overwrite"
 _BASE_FIELDS = [("place", "<u8"), ("length", "<u8")]
 _ROWS = r"\d{4}(_\d{4})*\.\w+\.(docs|rows)"
+JOB_NAME = "job"  # folder of a shuffle in stages
+_STORES = r"(buckets|digests|dropped)\.(docs|rows|index)"
+_LEFT = rf"({_STORES}|rows|lengths|numbers\.bin|report\.json{ANY_TEMPORARY}|{_ROWS}|[^/]+\.jsonl{ANY_TEMPORARY})"
+_JOB = rf"{JOB_NAME}/(plan\.json{ANY_TEMPORARY}|{TASK_FOLDER}/{_LEFT})"
 _FILES = rf"(plan\.json{ANY_TEMPORARY}|numbers\.bin|{_ROWS}|digests/\d{{4}}\.(bin|dropped))"
-WORK_FILES = re.compile(rf"begun|((buckets[^/]*|{GATHERED_NAME})/)?{_FILES}")
+WORK_FILES = re.compile(rf"begun|((buckets[^/]*|{GATHERED_NAME})/)?{_FILES}|{_JOB}")
 """What is ours in a folder that buckets are made in, as paths in it."""
 
 
@@ -136,16 +141,6 @@ class Buckets:
     def bucket_of(self, places: np.ndarray) -> np.ndarray:
         """The number of the bucket of each place."""
         return KeyRange().range_of(shuffle_keys(self.seed, places), self.count)
-
-    def sync(self) -> None:
-        """Make all rows durable."""
-        for path in self.folder.iterdir():
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        fsync_folder(self.folder)
 
     def stored(self) -> tuple[int, int]:
         """How many rows there are, and their bytes."""

@@ -17,8 +17,10 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
+from automodel_cli.corpus.build.pipeline import BadRows
 from automodel_cli.corpus.documents.units import Split
 from automodel_cli.corpus.formats.manifest import ListedFile
+from automodel_cli.errors import DataError
 from automodel_cli.files import ANY_TEMPORARY, GrowingFile, disk_errors_named, fsync_folder, temporary_of
 from automodel_cli.json_files import Count
 
@@ -51,6 +53,49 @@ class Division:
             return self.val_documents
         chunk, documents, chunks = number - bool(self.val_documents), self.train_documents, self.chunks
         return None if self.chunk_bytes else (chunk + 1) * documents // chunks - chunk * documents // chunks
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """What was asked for: documents, or a fraction of them, for validation; the others in ``chunks`` files of nearly
+    equally many, or in files of at most ``chunk_bytes``."""
+
+    val_documents: int | None = None
+    val_fraction: float | None = None
+    chunks: int = 1
+    chunk_bytes: int | None = None
+
+    @property
+    def val_below(self) -> int:
+        """Documents with a smaller key validate; 0 where no fraction was asked for."""
+        return 0 if self.val_fraction is None else int(self.val_fraction * 2**64)
+
+    def divide(self, kept: int, below: int, name: str, bad_rows: BadRows) -> Division:
+        """How many documents go where. Those with the smallest keys validate, so the splits cannot overlap.
+
+        Args:
+            kept: documents there are.
+            below: those among them with a key below ``val_below``.
+            name: of the source.
+
+        Raises:
+            DataError: there are too few.
+        """
+        if kept == 0:
+            raise DataError(
+                f"{name} holds no documents ({bad_rows.in_words()})",
+                "check --dataset, --text-key and --document",
+            )
+        val = (self.val_documents or 0) if self.val_fraction is None else below
+        train = kept - val
+        if train < self.chunks or (self.val_fraction is not None and val == 0):
+            wanted = self.val_documents or self.val_fraction
+            raise DataError(
+                f"{kept:,} documents are too few for {self.chunks:,} chunks"
+                + (f" and {val:,} documents of validation" if wanted else ""),
+                "ask for fewer chunks, another amount for validation, or another seed",
+            )
+        return Division(val, train, self.chunks, self.chunk_bytes)
 
 
 class Allotment:

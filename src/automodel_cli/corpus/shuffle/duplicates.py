@@ -93,6 +93,11 @@ class Duplicates:
         return below
 
 
+def digest_range_count(likely_rows: int, memory_bytes: int) -> int:
+    """Into how many ranges digests are divided before the rows are counted: each fits, if the guess is not far off."""
+    return max(1, min(_MAX_FILES, -(-likely_rows * 4 * SORT_BYTES * 4 // memory_bytes)))
+
+
 def digests_of(records: np.ndarray) -> np.ndarray:
     """What is compared (``RECORD``) of rows' records that have it."""
     digests = np.empty(len(records), dtype=RECORD)

@@ -40,7 +40,7 @@ from automodel_cli.corpus.shuffle.buckets import (
 from automodel_cli.corpus.shuffle.rows import RowOptions
 from automodel_cli.corpus.shuffle.scatter import LIKELY_ROW_BYTES, NUMBER_FIELDS, ScatterTask, scatter_all
 from automodel_cli.errors import DataError
-from automodel_cli.files import disk_errors_named, publish, remove_known
+from automodel_cli.files import disk_errors_named, publish, remove_known, sync_below
 
 _LONG_BYTES = 16 << 20  # a row that is longer is handed on alone
 _UNKNOWN_BYTES = 40 << 30  # of a stream: too many buckets cost little, too large ones are divided
@@ -74,7 +74,7 @@ class ShuffledSource:
         numbers = scatter_all(task, self._source, bad_rows, progress, **amounts)
         with disk_errors_named(buckets.folder):
             (buckets.folder / NUMBERS_NAME).write_bytes(numbers)
-        buckets.sync()
+        sync_below(buckets.folder)
         publish(buckets.folder, self._gathered)
 
     def units(self, cursor: dict[str, Any] | None, chunk_documents: int) -> Iterator[Unit]:
