@@ -108,7 +108,7 @@ def cut_files(
     """The units of ``files`` from ``cursor`` (``{"file": number, "at": position in it}``) on.
 
     Args:
-        stop_at: where the last of ``files`` ends for this reader: after a line end (bytes), after some row groups.
+        stop_at: where the last of ``files`` ends before its end: after a line end (bytes) or a row group (their number).
 
     Raises:
         DataError: a file cannot be read to its end.
