@@ -26,6 +26,7 @@ from automodel_cli.corpus.build.output import ManifestT, Output, TokenOutput
 from automodel_cli.corpus.build.pipeline import BadRows, NoText, Progress, Sink, run_pipeline
 from automodel_cli.corpus.build.pool import Executor, LocalExecutor
 from automodel_cli.corpus.build.tokenize import EncodeTask
+from automodel_cli.corpus.documents.parts import Part
 from automodel_cli.corpus.documents.source import Source
 from automodel_cli.corpus.formats.journal import Position
 from automodel_cli.corpus.formats.manifest import NO_FACTS, Facts, Plan
@@ -33,7 +34,8 @@ from automodel_cli.corpus.jobs.arrangement import PlannedFile
 from automodel_cli.corpus.jobs.job import Job
 from automodel_cli.corpus.jobs.settled import Settled
 from automodel_cli.corpus.jobs.token_job import TokenJob
-from automodel_cli.corpus.shuffle.shuffled_source import ShuffledSource
+from automodel_cli.corpus.shuffle.shuffled_parts import ShuffledParts
+from automodel_cli.corpus.shuffle.shuffled_source import ShuffledSource, likely_bucket_count
 from automodel_cli.corpus.tokenizer import Tokenizer
 from automodel_cli.corpus.tokenizers.engines import EngineMismatch
 from automodel_cli.errors import ConfigError
@@ -266,12 +268,18 @@ class TokenBuild(Build[TokenSettingsT, ManifestT], Generic[TokenSettingsT, Manif
         return self._result(bad_rows, continued=continued)
 
     def job(self) -> TokenJob:
-        if self.cfg.shuffle:
-            raise ConfigError(
-                "--shuffle is not yet done by many machines",
-                "shuffle the documents first, with `automodel preprocess shuffle`, or leave --runner out",
-            )
         return TokenJob(self)
+
+    def bucket_count(self) -> int:
+        """Of a shuffle in tasks that begins."""
+        return likely_bucket_count(self.source, self.cfg.shuffle_memory)
+
+    def shuffled_parts(self, parts: tuple[Part, ...], bucket_count: int) -> ShuffledParts:
+        """The source in random order, for a run in tasks; ``parts`` are those of the source."""
+        cfg, folder = self.cfg, self.output.shuffle_folder
+        memory_bytes, strict = cfg.shuffle_memory, cfg.strict
+        shuffled = functools.partial(ShuffledParts, seed=cfg.seed, memory_bytes=memory_bytes, strict=strict)
+        return shuffled(self.source, folder, parts, bucket_count)
 
     def publish_made(self, state: dict[str, Any], bad_rows: BadRows, facts: Facts) -> BuildResult[ManifestT]:
         """All files were made by tasks and are in their places."""

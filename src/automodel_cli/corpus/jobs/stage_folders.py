@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from automodel_cli.corpus.jobs.work_folder import gone_named
 from automodel_cli.files import TEMP_SUFFIX, disk_errors_named, fsync_folder, sync_below
 
 TASK_FOLDER = rf"[a-z]+/\d{{5,}}(\.\w+{TEMP_SUFFIX.replace('.', '[.]')})?"
@@ -37,11 +38,11 @@ class StageFolders:
         """A folder to write into; on a clean exit it is made durable and published, otherwise it goes.
 
         Raises:
-            AutomodelError: the disk is full.
+            AutomodelError: the disk is full, or the job's folder is gone.
         """
         target = self.path(stage, task)
-        with disk_errors_named(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
+        with gone_named(target), disk_errors_named(target):
+            target.parent.mkdir(exist_ok=True)  # the job's folder is there, unless somebody started over
             own = Path(tempfile.mkdtemp(prefix=f"{target.name}.", suffix=TEMP_SUFFIX, dir=target.parent))
             try:
                 yield own

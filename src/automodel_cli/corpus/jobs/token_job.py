@@ -51,6 +51,8 @@ from automodel_cli.corpus.jobs.work_folder import (
     publish_json,
     read_published,
 )
+from automodel_cli.corpus.shuffle.scatter_stages import ScatterStages
+from automodel_cli.corpus.shuffle.shuffled_parts import ShuffledParts
 from automodel_cli.corpus.tokenizer import Tokenizer
 from automodel_cli.corpus.tokenizers.engines import EngineMismatch
 from automodel_cli.errors import ConfigError, DataError
@@ -65,6 +67,7 @@ class JobSettings(Protocol):
     max_tokens: int | None
     strict: bool
     chunk_size: int
+    shuffle: bool
 
 
 class JobBuild(Protocol):
@@ -91,6 +94,10 @@ class JobBuild(Protocol):
     def plan(self) -> Plan: ...
 
     def check_room(self) -> None: ...
+
+    def bucket_count(self) -> int: ...
+
+    def shuffled_parts(self, parts: tuple[Part, ...], bucket_count: int) -> ShuffledParts: ...
 
     def use_reference_engine(self, doubt: str) -> None: ...
 
@@ -125,14 +132,14 @@ class _Prefix:
 class TokenJob:
     """See above; the protocol is ``jobs.job.Job``."""
 
-    stages: tuple[str, ...] = ("tokenize", "arrange", "assemble")
-
-    def __init__(self, build: JobBuild, part_bytes: int = PART_BYTES) -> None:
+    def __init__(self, build: JobBuild, part_bytes: int | None = None) -> None:
         self.name = build.output.what
-        self._build, self._part_bytes = build, part_bytes
+        self._build, self._part_bytes = build, part_bytes or PART_BYTES
         self._work = build.output.work
         self._prefix = _Prefix(self._work.engine)
         self._encoder: tuple[Path, UnitEncoder] | None = None
+        before = ScatterStages.NAMES if build.cfg.shuffle else ()
+        self.stages: tuple[str, ...] = (*before, "tokenize", "arrange", "assemble")
 
     # -------------------------------------------------------------------------------------- the plan
 
@@ -148,7 +155,11 @@ class TokenJob:
         build.tokenizer.save(output.tokenizer_folder)
         parts = find_parts(build.source, build.cfg.chunk_size, self._part_bytes)
         fields = tuple(astuple(part) for part in parts)
-        self._work.begin(JobPlan(plan=plan, parts=fields, settled=build.settled, brought=brought))
+        buckets = None
+        if build.cfg.shuffle:
+            buckets = build.bucket_count()
+            build.shuffled_parts(tuple(parts), buckets).begin()
+        self._work.begin(JobPlan(plan=plan, parts=fields, settled=build.settled, brought=brought, buckets=buckets))
         if build.doubt is not None:
             self._work.doubt_engine(build.doubt)
 
@@ -184,11 +195,29 @@ class TokenJob:
     # -------------------------------------------------------------------------------------- the tasks
 
     def tasks(self, stage: str) -> int:
+        if stage in ScatterStages.NAMES:
+            return len(self._plan.parts)
         if stage == "tokenize":
-            return self._prefix.parts if self._has_enough() else len(self._plan.parts)
+            return self._prefix.parts if self._has_enough() else self._part_count
         return 1 if stage == "arrange" else len(self._arrangement().files)
 
+    @property
+    def _part_count(self) -> int:
+        """How many parts are tokenized: those of the source, or with shuffle its buckets."""
+        return len(self._plan.parts) if self._plan.buckets is None else self._plan.buckets
+
+    @functools.cached_property
+    def _shuffled(self) -> ShuffledParts | None:
+        """With shuffle: what is tokenized in place of the source's parts."""
+        plan = self._plan
+        if plan.buckets is None:
+            return None
+        return self._build.shuffled_parts(tuple(Part(*fields) for fields in plan.parts), plan.buckets)
+
     def is_done(self, stage: str, task: int) -> bool:
+        if stage in ScatterStages.NAMES:
+            assert self._shuffled is not None
+            return self._shuffled.is_done(stage, task)
         engine = self._engine()
         if stage == "tokenize":
             return part_path(engine, task).exists() or (self._has_enough() and task >= self._prefix.parts)
@@ -196,6 +225,10 @@ class TokenJob:
 
     def run_task(self, stage: str, task: int, report: Report) -> None:
         _ = self._plan
+        if stage in ScatterStages.NAMES:
+            assert self._shuffled is not None
+            self._shuffled.run_task(stage, task, report)
+            return
         work = {"tokenize": self._tokenize, "arrange": self._arrange, "assemble": self._assemble}[stage]
         while not self.is_done(stage, task):  # again, where another process came to doubt the engine meanwhile
             try:
@@ -234,7 +267,10 @@ class TokenJob:
     def _tokenize(self, engine: Path, task: int, report: Report) -> None:
         build = self._build
         encode, strict = self._opened(engine), build.cfg.strict
-        units = part_units(build.source, Part(*self._plan.parts[task]), build.cfg.chunk_size)
+        if self._shuffled is not None:
+            units = self._shuffled.units(task, build.cfg.chunk_size)
+        else:
+            units = part_units(build.source, Part(*self._plan.parts[task]), build.cfg.chunk_size)
         writer = PartWriter(engine, task, encode.dtype)
         try:
             for unit in units:
@@ -257,6 +293,8 @@ class TokenJob:
 
     def _arrange(self, engine: Path, task: int, report: Report) -> None:
         build, bad_rows = self._build, BadRows(self._build.cfg.strict)
+        if self._shuffled is not None:
+            bad_rows = self._shuffled.bad_rows()
         notes: list[str] = []
         folder = engine / new_tag()
         with gone_named(folder), disk_errors_named(folder):
@@ -286,7 +324,7 @@ class TokenJob:
     def _chunks(self, engine: Path, parts: list[str]) -> Iterator[tuple[Unit, TokenChunk]]:
         """All chunks in order; ``parts`` is filled with the headers that they are read by."""
         dtype = self._opened(engine).dtype
-        for number in range(len(self._plan.parts)):
+        for number in range(self._part_count):
             header = read_header(part_path(engine, number))
             parts.append(header.header_file)
             yield from read_chunks(engine, number, header, dtype)

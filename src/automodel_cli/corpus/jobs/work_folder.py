@@ -61,6 +61,7 @@ class JobPlan(FileModel):
         plan: what decides the bytes.
         parts: fields of ``documents.parts.Part``, in order.
         brought: whether the tokenizer's folder was there before.
+        buckets: with shuffle: into how many the source is scattered; those are the parts that are tokenized.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -69,6 +70,7 @@ class JobPlan(FileModel):
     parts: Items[Annotated[tuple[Count, Count, Count, Count, Count], Field(strict=False)]]
     settled: Settled | None
     brought: bool
+    buckets: Count | None = None
 
 
 class _Doubt(FileModel):

@@ -32,7 +32,7 @@ from automodel_cli.corpus.documents.units import Unit
 from automodel_cli.corpus.jobs.job import Report, TaskReport
 from automodel_cli.corpus.jobs.stage_folders import StageFolders
 from automodel_cli.corpus.shuffle.bucket_reader import Segment
-from automodel_cli.corpus.shuffle.buckets import Buckets, KeyRange
+from automodel_cli.corpus.shuffle.buckets import NUMBERS_NAME, Buckets, KeyRange
 from automodel_cli.corpus.shuffle.duplicates import digests_of
 from automodel_cli.corpus.shuffle.rows import count_rows
 from automodel_cli.corpus.shuffle.runs import RunWriter, segments
@@ -42,7 +42,7 @@ from automodel_cli.files import write_json
 from automodel_cli.json_files import Count, FileModel, Items, read_model
 
 REPORT_NAME = "report.json"
-ROWS_NAME, DIGESTS_NAME, NUMBERS_NAME = "buckets", "digests", "numbers.bin"
+ROWS_NAME, DIGESTS_NAME = "buckets", "digests"
 
 
 class _Counted(FileModel):

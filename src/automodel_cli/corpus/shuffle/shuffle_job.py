@@ -147,7 +147,8 @@ class ShuffleJob:
         self._output.clear()
         self._output.mark()
         self._check_room()
-        self._plan_path.parent.mkdir(parents=True, exist_ok=True)
+        for folder in (self._output.shuffle_folder / JOB_NAME, self._plan_path.parent):
+            folder.mkdir(parents=True, exist_ok=True)
         request = self._request
         block = block_bytes(self._scatter_task(request.bucket_count), self._source, request.memory_bytes, 1)
         found = parts.find_parts(self._source, max(1, block // BYTES_PER_DOCUMENT), parts.PART_BYTES)

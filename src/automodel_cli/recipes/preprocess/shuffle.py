@@ -55,6 +55,15 @@ def run(cfg: ShuffleConfig, *, progress: ProgressCallback, say: Say) -> ShuffleR
     return job.run()
 
 
+def open_job(cfg: ShuffleConfig, *, progress: ProgressCallback, say: Say) -> ShuffleJob:
+    """The same in tasks, as each process that does some of them opens it.
+
+    Raises:
+        AutomodelError: as :func:`run`.
+    """
+    return _prepare(cfg, progress, say).job()
+
+
 @dataclass(kw_only=True)
 class _Shuffle(Build[ShuffleConfig, DocumentsManifest]):
     """Files of documents in a folder of their own."""
@@ -94,6 +103,11 @@ class _Shuffle(Build[ShuffleConfig, DocumentsManifest]):
 
     def make(self) -> ShuffleResult:
         """What an interrupted run left goes; of this one no temporary file stays, whatever happens."""
+        if self.output.has_job:
+            raise ConfigError(
+                f"{self.output.folder} holds an unfinished shuffle in tasks, by machines that may be at work",
+                "go on with its --runner, or stop them and start over with --overwrite",
+            )
         self.output.clear()
         self.output.mark()
         try:
