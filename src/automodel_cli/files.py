@@ -57,6 +57,17 @@ def fsync_file(handle: IO[Any]) -> None:
     os.fsync(handle.fileno())
 
 
+def sync_below(folder: Path) -> None:
+    """Make all files of a folder durable, and their names."""
+    for path in folder.iterdir():
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    fsync_folder(folder)
+
+
 def publish(temporary: Path, target: Path) -> None:
     """Rename a closed, already fsynced ``temporary`` to ``target`` and make the rename durable."""
     temporary.replace(target)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from automodel_cli.corpus.shuffle import buckets as module
+from automodel_cli.corpus.shuffle.bucket_reader import BucketReader
 from automodel_cli.corpus.shuffle.buckets import (
     WORK_FILES,
-    BucketReader,
     Buckets,
     BucketWriter,
     KeyRange,
@@ -129,7 +129,6 @@ def test_counts_and_records(tmp_path: Path) -> None:
     assert buckets.stored() == (400, sum(map(len, ROWS)))
     places = np.concatenate([records["place"] for records in buckets.iter_records(17)])
     assert np.array_equal(np.sort(places), np.sort(PLACES))
-    buckets.sync()
     remove_known(buckets.folder, WORK_FILES)
     assert not buckets.folder.exists()
 

@@ -31,7 +31,7 @@ import xxhash
 from automodel_cli.corpus.build.output import Output
 from automodel_cli.corpus.documents.units import Split
 from automodel_cli.corpus.formats.manifest import MANIFEST_NAME, Manifest
-from automodel_cli.corpus.shuffle.buckets import WORK_FILES
+from automodel_cli.corpus.shuffle.buckets import JOB_NAME, WORK_FILES
 from automodel_cli.corpus.shuffle.document_files import DocumentFile, is_document_file, names_of
 from automodel_cli.errors import DataError
 from automodel_cli.files import ANY_TEMPORARY, fsync_folder, leads_away, names_format
@@ -109,6 +109,11 @@ class DocumentsOutput(Output[DocumentsManifest]):
     @property
     def has_begun(self) -> bool:
         return self.shuffle_folder.is_dir() and any(self.shuffle_folder.iterdir())
+
+    @property
+    def has_job(self) -> bool:
+        """Whether a shuffle in stages is under way, or was interrupted."""
+        return (self.work_folder / JOB_NAME).is_dir()
 
     def mark(self) -> None:
         self.shuffle_folder.mkdir(exist_ok=True)

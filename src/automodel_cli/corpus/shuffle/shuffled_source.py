@@ -29,18 +29,18 @@ from automodel_cli.corpus.build.disk_space import expected_size
 from automodel_cli.corpus.build.pipeline import BadRows, Progress
 from automodel_cli.corpus.documents.source import BYTES_PER_DOCUMENT, FileSource, Source
 from automodel_cli.corpus.documents.units import Unit
+from automodel_cli.corpus.shuffle.bucket_reader import BucketReader, SortedRows
 from automodel_cli.corpus.shuffle.buckets import (
     GATHERED_NAME,
     NUMBERS_NAME,
     WORK_FILES,
-    BucketReader,
     Buckets,
     bucket_count,
 )
 from automodel_cli.corpus.shuffle.rows import RowOptions
 from automodel_cli.corpus.shuffle.scatter import LIKELY_ROW_BYTES, NUMBER_FIELDS, ScatterTask, scatter_all
 from automodel_cli.errors import DataError
-from automodel_cli.files import disk_errors_named, publish, remove_known
+from automodel_cli.files import disk_errors_named, publish, remove_known, sync_below
 
 _LONG_BYTES = 16 << 20  # a row that is longer is handed on alone
 _UNKNOWN_BYTES = 40 << 30  # of a stream: too many buckets cost little, too large ones are divided
@@ -54,9 +54,7 @@ class ShuffledSource:
         self._gathered = folder / GATHERED_NAME
         self._memory_bytes, self._num_workers = memory_bytes, num_workers
         self.name, self.note, self.options = source.name, source.note, source.options
-        self.total_bytes: int | None = None
-        if isinstance(source, FileSource):
-            self.total_bytes = expected_size(source.files, source.options).bytes
+        self.total_bytes = _expected_bytes(source)
 
     def gather(self, bad_rows: BadRows, progress: Callable[[Progress], None]) -> None:
         """Scatter all rows, durably.
@@ -65,8 +63,7 @@ class ShuffledSource:
             DataError: a file cannot be read, or in strict mode a row is bad.
             AutomodelError: the disk is full.
         """
-        size = self.total_bytes or _UNKNOWN_BYTES
-        count = bucket_count(size, size // LIKELY_ROW_BYTES, self._memory_bytes)
+        count = likely_bucket_count(self._source, self._memory_bytes)
         self.remove()
         buckets = Buckets.below(self._folder, self._seed, count, NUMBER_FIELDS)
         task = ScatterTask(buckets, RowOptions(self.options, check=True))
@@ -74,7 +71,7 @@ class ShuffledSource:
         numbers = scatter_all(task, self._source, bad_rows, progress, **amounts)
         with disk_errors_named(buckets.folder):
             (buckets.folder / NUMBERS_NAME).write_bytes(numbers)
-        buckets.sync()
+        sync_below(buckets.folder)
         publish(buckets.folder, self._gathered)
 
     def units(self, cursor: dict[str, Any] | None, chunk_documents: int) -> Iterator[Unit]:
@@ -86,23 +83,9 @@ class ShuffledSource:
         most_bytes = chunk_documents * BYTES_PER_DOCUMENT
         buckets = Buckets.open(self._gathered)
         reader = BucketReader(buckets, self._memory_bytes, keep=True, group_bytes=most_bytes)
-        numbers = _read_numbers(self._gathered / NUMBERS_NAME) if buckets.more_fields else None
+        numbers = read_numbers(self._gathered / NUMBERS_NAME) if buckets.more_fields else None
         for rows in reader.read(cursor["key"] if cursor else 0):
-            payload = rows.data.tobytes()
-            yield Unit(
-                "jsonl",
-                self.name,
-                0,
-                {"key": rows.key},
-                start=1,
-                payload=payload,
-                size=len(payload),
-                alone=len(rows.records) == 1 and len(payload) > _LONG_BYTES,
-                measured=True,
-                through=rows.key / 2**64,  # keys are hashes: as good as evenly spread
-                ordinals=None if numbers is None else _ordinals(rows.records, *numbers),
-            )
-            del payload
+            yield shuffled_unit(rows, self.name, numbers)
 
     def remove(self) -> None:
         """Give the disk space back."""
@@ -117,7 +100,35 @@ class ShuffledSource:
         return self._source.identity()
 
 
-def _read_numbers(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _expected_bytes(source: Source) -> int | None:
+    return expected_size(source.files, source.options).bytes if isinstance(source, FileSource) else None
+
+
+def likely_bucket_count(source: Source, memory_bytes: int) -> int:
+    """In how many buckets the rows of ``source`` go."""
+    size = _expected_bytes(source) or _UNKNOWN_BYTES
+    return bucket_count(size, size // LIKELY_ROW_BYTES, memory_bytes)
+
+
+def shuffled_unit(rows: SortedRows, name: str, numbers: tuple[np.ndarray, np.ndarray] | None) -> Unit:
+    """Sorted rows as a unit of the source ``name``; ``numbers`` tell those of its documents."""
+    payload = rows.data.tobytes()
+    return Unit(
+        "jsonl",
+        name,
+        0,
+        {"key": rows.key},
+        start=1,
+        payload=payload,
+        size=len(payload),
+        alone=len(rows.records) == 1 and len(payload) > _LONG_BYTES,
+        measured=True,
+        through=rows.key / 2**64,  # keys are hashes: as good as evenly spread
+        ordinals=None if numbers is None else _ordinals(rows.records, *numbers),
+    )
+
+
+def read_numbers(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """First places of units, ascending, and the documents before each.
 
     Raises:

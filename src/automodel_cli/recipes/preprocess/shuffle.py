@@ -23,12 +23,14 @@ from automodel_cli.corpus.build.pipeline import BadRows, Progress
 from automodel_cli.corpus.build.run import Build, BuildResult, ProgressCallback, Say
 from automodel_cli.corpus.documents.listing import is_local
 from automodel_cli.corpus.documents.source import FileSource, read_options, source_in_words
-from automodel_cli.corpus.shuffle.buckets import BucketReader, Buckets, bucket_count
-from automodel_cli.corpus.shuffle.document_files import Division, DocumentWriter, chunk_name, val_name
+from automodel_cli.corpus.shuffle.bucket_reader import BucketReader
+from automodel_cli.corpus.shuffle.buckets import Buckets, bucket_count
+from automodel_cli.corpus.shuffle.document_files import Amounts, DocumentWriter, chunk_name, val_name
 from automodel_cli.corpus.shuffle.document_folder import DocumentsManifest, DocumentsOutput
-from automodel_cli.corpus.shuffle.duplicates import Duplicates
+from automodel_cli.corpus.shuffle.duplicates import Duplicates, digest_range_count
 from automodel_cli.corpus.shuffle.rows import RowOptions
 from automodel_cli.corpus.shuffle.scatter import DIGEST_FIELDS, LIKELY_ROW_BYTES, ScatterTask, scatter_all
+from automodel_cli.corpus.shuffle.shuffle_job import Finished, ShuffleJob, ShuffleRequest
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
 from automodel_cli.files import make_folder
 from automodel_cli.processes import cores
@@ -47,7 +49,19 @@ def run(cfg: ShuffleConfig, *, progress: ProgressCallback, say: Say) -> ShuffleR
         DataError: the files cannot be read or hold no documents.
         AutomodelError: the disk is or would be full, or another process writes to the folder.
     """
-    return _prepare(cfg, progress, say).run()
+    job = _prepare(cfg, progress, say)
+    if not job.output.has_job:
+        _check_space(job)
+    return job.run()
+
+
+def open_job(cfg: ShuffleConfig, *, progress: ProgressCallback, say: Say) -> ShuffleJob:
+    """The same in tasks, as each process that does some of them opens it.
+
+    Raises:
+        AutomodelError: as :func:`run`.
+    """
+    return _prepare(cfg, progress, say).job()
 
 
 @dataclass(kw_only=True)
@@ -89,6 +103,11 @@ class _Shuffle(Build[ShuffleConfig, DocumentsManifest]):
 
     def make(self) -> ShuffleResult:
         """What an interrupted run left goes; of this one no temporary file stays, whatever happens."""
+        if self.output.has_job:
+            raise ConfigError(
+                f"{self.output.folder} holds an unfinished shuffle in tasks, by machines that may be at work",
+                "go on with its --runner, or stop them and start over with --overwrite",
+            )
         self.output.clear()
         self.output.mark()
         try:
@@ -108,21 +127,16 @@ class _Shuffle(Build[ShuffleConfig, DocumentsManifest]):
         if cfg.dedup:
             duplicates = Duplicates(buckets, cfg.memory)
             duplicates.find(lambda rows: self._report("comparing", bad_rows, rows, rows, documents))
-        division = self._divide(buckets, duplicates, documents, bad_rows)
+        kept, key = documents - (duplicates.count if duplicates else 0), self.amounts.val_below
+        below = buckets.count_below(key) - (duplicates.count_below(key) if duplicates else 0)
+        division = self.amounts.divide(kept, below, self.source.name, bad_rows)
         writer = DocumentWriter(self.output.folder, self.output.name, division)
         try:
             self._write(buckets, duplicates, writer, bad_rows)
             assert writer.documents == division.val_documents + division.train_documents
-            manifest = DocumentsManifest(
-                folder=self.output.folder,
-                text_key=cfg.text_key,
-                documents=writer.documents,
-                duplicates=duplicates.count if duplicates else None,
-                bad_rows=bad_rows.count,
-                files=tuple(writer.finish()),
-                versions={"automodel": __version__},
-                **self.made(),
-            )
+            duplicate_count = duplicates.count if duplicates else None
+            made = Finished(writer.documents, duplicate_count, bad_rows, tuple(writer.finish()))
+            manifest = self._manifest(made)
             writer.publish()
             manifest.write()
         except BaseException:
@@ -130,30 +144,49 @@ class _Shuffle(Build[ShuffleConfig, DocumentsManifest]):
             raise
         return BuildResult(self.output.folder, manifest, bad_rows=bad_rows.first)
 
+    def _manifest(self, made: Finished) -> DocumentsManifest:
+        return DocumentsManifest(
+            folder=self.output.folder,
+            text_key=self.cfg.text_key,
+            documents=made.documents,
+            duplicates=made.duplicates,
+            bad_rows=made.bad_rows.count,
+            files=made.files,
+            versions={"automodel": __version__},
+            **self.made(),
+        )
+
+    def job(self) -> ShuffleJob:
+        """The same in stages (``corpus.shuffle.shuffle_job``)."""
+        cfg = self.cfg
+        request = ShuffleRequest(
+            made=self.made(),
+            seed=cfg.seed,
+            rows=self.rows,
+            fields=DIGEST_FIELDS if self.rows.digest else (),
+            amounts=self.amounts,
+            memory_bytes=cfg.memory,
+            strict=cfg.strict,
+            bucket_count=self.bucket_count,
+            digest_ranges=digest_range_count(self.size.bytes // LIKELY_ROW_BYTES, cfg.memory) if cfg.dedup else 0,
+        )
+        return ShuffleJob(
+            self.source,
+            self.output,
+            request,
+            check_room=lambda: _check_space(self, in_stages=True),
+            manifest_of=self._manifest,
+            result_of=lambda manifest, bad_rows: BuildResult(self.output.folder, manifest, bad_rows=bad_rows.first),
+        )
+
+    @property
+    def amounts(self) -> Amounts:
+        """How many documents were asked for."""
+        cfg = self.cfg
+        return Amounts(cfg.val_documents, cfg.val_fraction, cfg.chunks, cfg.chunk_size)
+
     def _report(self, phase: str, bad_rows: BadRows, documents: int, done: int, wanted: int) -> None:
         self.progress(Progress(phase, documents, 0, done, bad_rows.count, None, wanted))
-
-    def _divide(self, buckets: Buckets, duplicates: Duplicates | None, documents: int, bad_rows: BadRows) -> Division:
-        """How many documents go where. Those with the smallest keys validate, so the splits cannot overlap."""
-        cfg = self.cfg
-        kept = documents - (duplicates.count if duplicates else 0)
-        if kept == 0:
-            raise DataError(
-                f"{self.source.name} holds no documents ({bad_rows.in_words()})",
-                "check --dataset, --text-key and --document",
-            )
-        val = cfg.val_documents or 0
-        if cfg.val_fraction is not None:
-            below = int(cfg.val_fraction * 2**64)
-            val = buckets.count_below(below) - (duplicates.count_below(below) if duplicates else 0)
-        train = kept - val
-        if train < cfg.chunks or (cfg.val_fraction is not None and val == 0):
-            raise DataError(
-                f"{kept:,} documents are too few for {cfg.chunks:,} chunks"
-                + (f" and {val:,} documents of validation" if cfg.val_documents or cfg.val_fraction else ""),
-                "ask for fewer chunks, another amount for validation, or another seed",
-            )
-        return Division(val, train, cfg.chunks, cfg.chunk_size)
 
     def _write(
         self, buckets: Buckets, duplicates: Duplicates | None, writer: DocumentWriter, bad_rows: BadRows
@@ -196,7 +229,6 @@ def _prepare(cfg: ShuffleConfig, progress: ProgressCallback, say: Say) -> _Shuff
         size=expected_size(source.files, read),
     )
     job.num_workers = _workers(job)
-    _check_space(job)
     return job
 
 
@@ -234,13 +266,14 @@ def _workers(job: _Shuffle) -> int:
     return cores() if job.size.bytes >= _WORTH_WORKERS_BYTES[parses] else 1
 
 
-def _check_space(job: _Shuffle) -> None:
-    """The buckets go one by one as the output grows, so in one place both take little more than one of them."""
+def _check_space(job: _Shuffle, *, in_stages: bool = False) -> None:
+    """The buckets go one by one as the output grows, so in one place both take little more than one of them.
+
+    In stages they go when all are joined, and what was joined when the output is whole.
+    """
     needs: dict[int, list[Any]] = {}
-    shares = {
-        job.output.folder: 1.0,
-        job.output.work_folder: 0.05 + 0.05 * job.cfg.dedup + bool(job.cfg.temp_dir),
-    }
+    work = 0.05 + 0.05 * job.cfg.dedup + (1 + bool(job.cfg.temp_dir) if in_stages else bool(job.cfg.temp_dir))
+    shares = {job.output.folder: 1.0, job.output.work_folder: work}
     for folder, share in shares.items():
         existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
         need = needs.setdefault(existing.stat().st_dev, [existing, 0.0])

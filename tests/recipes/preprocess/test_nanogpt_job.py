@@ -1,0 +1,119 @@
+"""preprocess nanogpt in tasks: the folder is that of a run in one process, byte for byte."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from tests.recipes.preprocess.job_runs import run_job, small_parts, written
+
+from automodel_cli.config.schema.preprocess import PreprocessNanogptConfig
+from automodel_cli.corpus.jobs.job import Job
+from automodel_cli.recipes.preprocess import nanogpt
+
+TEXTS = [f"document {k}: " + "words é漢 " * (k * 7 % 23) for k in range(60)]
+BAD = [b"{broken", b'{"other": 1}', b'{"text": null}', b'{"text": "\xff"}', b'{"text": "\\ud800"}']
+
+
+def rows(count: int = len(TEXTS), bad: bool = True) -> bytes:
+    lines = []
+    for k, text in enumerate(TEXTS[:count]):
+        lines.append(json.dumps({"text": text}).encode())
+        if bad and k % 10 == 9:
+            lines.append(BAD[k // 10 % len(BAD)])
+    return b"\n".join(lines) + b"\n"
+
+
+def settings(folder: Path, name: str, **options: Any) -> PreprocessNanogptConfig:
+    known = {"tokenizer": "byte", "num_workers": 1, "output_dir": str(folder / name), "chunk_size": 3}
+    return PreprocessNanogptConfig(**{**known, **options})
+
+
+def here(folder: Path, name: str = "here", **options: Any) -> tuple[Any, list[str]]:
+    said: list[str] = []
+    cfg = settings(folder, name, **options)
+    return nanogpt.run(cfg, progress=lambda event: None, say=said.append), said
+
+
+def in_tasks(folder: Path, name: str = "tasks", seed: int = 0, **options: Any) -> tuple[Any, list[str]]:
+    said: list[str] = []
+    return run_job(opener(folder, said, name, **options), seed), said
+
+
+def opener(folder: Path, said: list[str], name: str = "tasks", **options: Any) -> Callable[[], Job]:
+    cfg = settings(folder, name, **options)
+    (folder / name).mkdir(exist_ok=True)
+
+    def open_job() -> Job:
+        return nanogpt.open_job(cfg, progress=lambda event: None, say=said.append)
+
+    return open_job
+
+
+def sources(folder: Path) -> dict[str, dict[str, Any]]:
+    """Options that name a source, by what it is."""
+    lines, text = rows(), "\n\n".join(TEXTS)
+    (folder / "plain.jsonl").write_bytes(lines)
+    (folder / "one.jsonl.gz").write_bytes(gzip.compress(lines))
+    (folder / "more").mkdir()
+    for number, packed in enumerate((gzip.compress(lines), bz2.compress(lines), zstandard.compress(lines), lines)):
+        ending = ("gz", "bz2", "zst", "")[number]
+        (folder / "more" / f"{number}.jsonl{f'.{ending}' * bool(ending)}").write_bytes(packed)
+    for name, group in (("small_groups", 7), ("one_group", 1000)):
+        pq.write_table(pa.table({"text": [*TEXTS, None]}), folder / f"{name}.parquet", row_group_size=group)
+    (folder / "texts").mkdir()
+    for number, content_ in enumerate([*TEXTS[:20], "", "long " * 900, *TEXTS[20:30]]):
+        (folder / "texts" / f"{number:03d}.txt").write_text(content_)
+    (folder / "texts" / "009.txt").write_bytes(b"not UTF-8: \xff")
+    (folder / "one.txt").write_text(text)
+    (folder / "array.json").write_text(json.dumps([{"text": t} for t in TEXTS] + [{"other": 1}]))
+    (folder / "lines.json").write_bytes(lines)
+    options = {
+        "plain": {"dataset": "plain.jsonl"},
+        "gz": {"dataset": "one.jsonl.gz"},
+        "several": {"dataset": "more"},
+        "row groups": {"dataset": "small_groups.parquet"},
+        "one row group": {"dataset": "one_group.parquet"},
+        "text files": {"dataset": "texts"},
+        "one text": {"dataset": "one.txt"},
+        "lines": {"dataset": "one.txt", "document": "line"},
+        "delimited": {"dataset": "one.txt", "document": "\\n\\n"},
+        "array": {"dataset": "array.json"},
+        "json lines": {"dataset": "lines.json"},
+    }
+    return {what: {**known, "dataset": str(folder / known["dataset"])} for what, known in options.items()}
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "all": {},
+    "shards": {"shard_tokens": 900},
+    "exact": {"max_tokens": 4321, "shard_tokens": 1000},
+    "fraction": {"val_fraction": 0.2, "shard_tokens": 2000},
+    "val tokens": {"val_tokens": 700},
+    "exact, val tokens": {"val_tokens": 500, "max_tokens": 4000},
+    "raw": {"format": "raw", "val_fraction": 0.3},
+    "no separator": {"eot": "none", "max_tokens": 2000},
+    "char": {"tokenizer": "char", "val_fraction": 0.1},
+    "char, exact": {"tokenizer": "char", "val_tokens": 100, "max_tokens": 3000},
+}
+
+
+@pytest.mark.parametrize("source", list(range(11)))
+def test_same_folder_from_any_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: int) -> None:
+    what, known = list(sources(tmp_path).items())[source]
+    small_parts(monkeypatch, 500)
+    for seed, (name, options) in enumerate(OPTIONS.items()):
+        asked = {**known, **options}
+        local, said = here(tmp_path, f"here {name}", **asked)
+        result, said_by_job = in_tasks(tmp_path, f"tasks {name}", seed, **asked)
+        assert written(tmp_path / f"tasks {name}") == written(tmp_path / f"here {name}"), (what, name)
+        assert result.manifest.body() == local.manifest.body() and result.bad_rows == local.bad_rows
+        assert [line for line in said if "ended" in line] == [line for line in said_by_job if "ended" in line]
