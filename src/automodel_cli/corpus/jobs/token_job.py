@@ -315,7 +315,12 @@ class TokenJob:
             writer.abandon()
             raise
         else:
-            facts = {"files": tuple(map(file_entry, files)), "parts": tuple(parts), "state": state, "notes": tuple(notes)}
+            facts = {
+                "files": tuple(map(file_entry, files)),
+                "parts": tuple(parts),
+                "state": state,
+                "notes": tuple(notes),
+            }
             made = made.model_copy(update=facts)
         counted = {"bad_rows": bad_rows.count, "first_bad_rows": tuple(bad_rows.first)}
         made = made.model_copy(update=counted)

@@ -6,10 +6,13 @@ disk, then read back in random order. With ``--shards`` everything is written to
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from automodel_cli.assembly.runners import elsewhere
 from automodel_cli.config.schema.megatron import PreprocessMegatronConfig
 from automodel_cli.config.schema.preprocess import unusual_reading
 from automodel_cli.corpus.build.disk_space import Estimate, check_room, estimate, free_bytes
@@ -17,7 +20,7 @@ from automodel_cli.corpus.build.megatron_output import MegatronOutput
 from automodel_cli.corpus.build.megatron_sink import MegatronLayout, MegatronSink
 from automodel_cli.corpus.build.pipeline import BadRows, NoText, Progress
 from automodel_cli.corpus.build.pool import likely_workers
-from automodel_cli.corpus.build.run import BuildResult, ProgressCallback, Say, TokenBuild
+from automodel_cli.corpus.build.run import BuildResult, ProgressCallback, Say, TokenBuild, unheard
 from automodel_cli.corpus.build.tokenize import EncodeTask
 from automodel_cli.corpus.documents.sentences import SentenceRule
 from automodel_cli.corpus.documents.source import (
@@ -43,7 +46,9 @@ from automodel_cli.text import binary_size
 MegatronResult = BuildResult[MegatronManifest]
 
 
-def run(cfg: PreprocessMegatronConfig, *, progress: ProgressCallback, say: Say) -> MegatronResult:
+def run(
+    cfg: PreprocessMegatronConfig, *, arguments: Sequence[str] = (), progress: ProgressCallback, say: Say
+) -> MegatronResult:
     """Make the files that ``cfg`` describes.
 
     Raises:
@@ -51,10 +56,12 @@ def run(cfg: PreprocessMegatronConfig, *, progress: ProgressCallback, say: Say) 
         DataError: the source cannot be read or holds no text; files are damaged.
         AutomodelError: the disk is full, or another process writes with this prefix.
     """
-    return _prepare(cfg, progress, say).run()
+    build = _prepare(cfg, progress, say)
+    asked = {"num_workers": cfg.workers, "batch_folder": build.output.batch_folder, "arguments": arguments}
+    return build.run(elsewhere(cfg, partial(open_job, cfg), **asked, progress=progress, say=say))
 
 
-def open_job(cfg: PreprocessMegatronConfig, *, progress: ProgressCallback, say: Say) -> Job:
+def open_job(cfg: PreprocessMegatronConfig, *, progress: ProgressCallback = unheard, say: Say = unheard) -> Job:
     """The same in tasks, as each process that does some of them opens it.
 
     Raises:
@@ -182,9 +189,7 @@ class _Megatron(TokenBuild[PreprocessMegatronConfig, MegatronManifest, MegatronS
 
     def recorder(self, folder: Path) -> MegatronSink:
         layout = self.output.spool if self.cfg.shards else self.output.layout
-        return MegatronSink(
-            replace(layout, folder=folder), max_tokens=self.cfg.max_tokens, open_pair=MegatronRecorder
-        )
+        return MegatronSink(replace(layout, folder=folder), max_tokens=self.cfg.max_tokens, open_pair=MegatronRecorder)
 
     def planned(self, writer: MegatronSink, folder: Path) -> tuple[list[PlannedFile], dict[str, Any]]:
         layout = replace(self.output.layout, folder=folder)

@@ -6,10 +6,13 @@ validation is settled (a small or single document is tokenized once more, to cou
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from automodel_cli.assembly.runners import elsewhere
 from automodel_cli.config.amounts import format_amount
 from automodel_cli.config.schema.preprocess import (
     DEFAULT_DATASET,
@@ -22,7 +25,7 @@ from automodel_cli.corpus.build.nanogpt_output import NanogptOutput
 from automodel_cli.corpus.build.output import work_path
 from automodel_cli.corpus.build.pipeline import BadRows, NoText, Progress
 from automodel_cli.corpus.build.pool import likely_workers
-from automodel_cli.corpus.build.run import BuildResult, ProgressCallback, Say, TokenBuild
+from automodel_cli.corpus.build.run import BuildResult, ProgressCallback, Say, TokenBuild, unheard
 from automodel_cli.corpus.build.tokenize import EncodeTask
 from automodel_cli.corpus.documents.readers import read_unit
 from automodel_cli.corpus.documents.source import (
@@ -49,7 +52,9 @@ _COUNTED_BYTES = 32 << 20
 PreprocessResult = BuildResult[CorpusManifest]
 
 
-def run(cfg: PreprocessNanogptConfig, *, progress: ProgressCallback, say: Say) -> PreprocessResult:
+def run(
+    cfg: PreprocessNanogptConfig, *, arguments: Sequence[str] = (), progress: ProgressCallback, say: Say
+) -> PreprocessResult:
     """Make the corpus that ``cfg`` describes.
 
     Raises:
@@ -57,10 +62,12 @@ def run(cfg: PreprocessNanogptConfig, *, progress: ProgressCallback, say: Say) -
         DataError: the source cannot be read or holds no text; the folder is damaged.
         AutomodelError: the disk is full, or another process writes to the folder.
     """
-    return _prepare(cfg, progress, say).run()
+    build = _prepare(cfg, progress, say)
+    asked = {"num_workers": cfg.num_workers, "batch_folder": build.output.batch_folder, "arguments": arguments}
+    return build.run(elsewhere(cfg, partial(open_job, cfg), **asked, progress=progress, say=say))
 
 
-def open_job(cfg: PreprocessNanogptConfig, *, progress: ProgressCallback, say: Say) -> Job:
+def open_job(cfg: PreprocessNanogptConfig, *, progress: ProgressCallback = unheard, say: Say = unheard) -> Job:
     """The same in tasks, as each process that does some of them opens it.
 
     Raises:
@@ -227,7 +234,17 @@ def _prepare(cfg: PreprocessNanogptConfig, progress: ProgressCallback, say: Say)
 
 def _settled_key(cfg: PreprocessNanogptConfig, source: Source) -> str:
     """What facts about the text follow from, besides the tokenizer."""
-    names = ("document", "text_key", "tokenizer", "max_tokens", "val_fraction", "val_tokens", "shuffle", "eot", "format")
+    names = (
+        "document",
+        "text_key",
+        "tokenizer",
+        "max_tokens",
+        "val_fraction",
+        "val_tokens",
+        "shuffle",
+        "eot",
+        "format",
+    )
     more = ("separator", "input_format", "max_document_bytes")
     return settled_key(source=source.identity(), **{name: getattr(cfg, name) for name in (*names, *more)})
 

@@ -11,16 +11,19 @@ Killed at any point, the same command starts over and ends with the same bytes.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from automodel_cli import __version__
+from automodel_cli.assembly.runners import elsewhere
 from automodel_cli.config.schema.preprocess import unusual_reading
 from automodel_cli.config.schema.shuffle import ShuffleConfig
 from automodel_cli.corpus.build.disk_space import ExpectedSize, expected_size
 from automodel_cli.corpus.build.pipeline import BadRows, Progress
-from automodel_cli.corpus.build.run import Build, BuildResult, ProgressCallback, Say
+from automodel_cli.corpus.build.run import Build, BuildResult, ProgressCallback, Say, unheard
 from automodel_cli.corpus.documents.listing import is_local
 from automodel_cli.corpus.documents.source import FileSource, read_options, source_in_words
 from automodel_cli.corpus.shuffle.bucket_reader import BucketReader
@@ -41,7 +44,7 @@ _WORTH_WORKERS_BYTES = {False: 4 << 30, True: 128 << 20}
 ShuffleResult = BuildResult[DocumentsManifest]
 
 
-def run(cfg: ShuffleConfig, *, progress: ProgressCallback, say: Say) -> ShuffleResult:
+def run(cfg: ShuffleConfig, *, arguments: Sequence[str] = (), progress: ProgressCallback, say: Say) -> ShuffleResult:
     """Write the documents of ``cfg.dataset`` in random order.
 
     Raises:
@@ -49,13 +52,14 @@ def run(cfg: ShuffleConfig, *, progress: ProgressCallback, say: Say) -> ShuffleR
         DataError: the files cannot be read or hold no documents.
         AutomodelError: the disk is or would be full, or another process writes to the folder.
     """
-    job = _prepare(cfg, progress, say)
-    if not job.output.has_job:
-        _check_space(job)
-    return job.run()
+    build = _prepare(cfg, progress, say)
+    if not build.output.has_job:
+        _check_space(build)
+    asked = {"num_workers": cfg.num_workers, "batch_folder": build.output.batch_folder, "arguments": arguments}
+    return build.run(elsewhere(cfg, partial(open_job, cfg), **asked, progress=progress, say=say))
 
 
-def open_job(cfg: ShuffleConfig, *, progress: ProgressCallback, say: Say) -> ShuffleJob:
+def open_job(cfg: ShuffleConfig, *, progress: ProgressCallback = unheard, say: Say = unheard) -> ShuffleJob:
     """The same in tasks, as each process that does some of them opens it.
 
     Raises:
