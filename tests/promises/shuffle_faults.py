@@ -27,14 +27,14 @@ from typing import Any
 
 from automodel_cli.corpus.documents import cutting
 from automodel_cli.corpus.documents import source as documents
-from automodel_cli.corpus.shuffle import buckets, document_files, duplicates, scatter
+from automodel_cli.corpus.shuffle import bucket_reader, buckets, document_files, duplicates, scatter
 from automodel_cli.corpus.shuffle.document_folder import DocumentsManifest
 
 POINTS: dict[str, tuple[Any, str]] = {
     "read": (cutting._Cut, "unit"),
     "scatter": (buckets.AppendedFiles, "append"),
     "compare": (duplicates.Duplicates, "_append"),
-    "sort": (buckets.BucketReader, "_load"),
+    "sort": (bucket_reader.BucketSorter, "_load"),
     "file": (document_files._OpenFile, "write"),
     "fsync": (os, "fsync"),
     "rename": (os, "replace"),

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from automodel_cli.corpus.shuffle import buckets as module
+from automodel_cli.corpus.shuffle.bucket_reader import BucketReader
 from automodel_cli.corpus.shuffle.buckets import (
     WORK_FILES,
-    BucketReader,
     Buckets,
     BucketWriter,
     KeyRange,

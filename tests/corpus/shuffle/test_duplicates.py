@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from automodel_cli.corpus.shuffle.buckets import BucketReader, Buckets, BucketWriter
+from automodel_cli.corpus.shuffle.bucket_reader import BucketReader
+from automodel_cli.corpus.shuffle.buckets import Buckets, BucketWriter
 from automodel_cli.corpus.shuffle.duplicates import Duplicates, first_of_each
 from automodel_cli.corpus.shuffle.rows import digests_of
 from automodel_cli.corpus.shuffle.scatter import DIGEST_FIELDS

@@ -65,6 +65,7 @@ class _Cut:
     index: int
     options: ReadOptions
     chunk_bytes: int
+    stop: int | None = None  # of lines and row groups, where it is not the file's end
 
     def unit(self, kind: Any, at: int, **rest: Any) -> Unit:
         cursor = {"file": self.index, "at": at, **rest.pop("cursor", {})}
@@ -102,8 +103,11 @@ def cut_files(
     chunk_bytes: int,
     cut_huge_texts: bool,
     tail_from: int | None,
+    stop: int | None = None,
 ) -> Iterator[Unit]:
     """The units of ``files`` from ``cursor`` (``{"file": number, "at": position in it}``) on.
+
+    ``stop`` is where the last file ends for this reader: a byte after a line end, of parquet a row group.
 
     Raises:
         DataError: a file cannot be read to its end.
@@ -117,7 +121,7 @@ def cut_files(
         return whole and tail_from is None and shared
 
     while index < len(files):
-        cut = _Cut(files[index], index, options, chunk_bytes)
+        cut = _Cut(files[index], index, options, chunk_bytes, stop if index == len(files) - 1 else None)
         if at == 0 and is_small(files[index]):
             group = _small_group(files[index:], is_small, chunk_bytes)
             paths = [(file.path, file.name) for file in group]
@@ -163,9 +167,10 @@ def _cut_lines(cut: _Cut, at: int, kind: str) -> Iterator[Unit]:
     if cut.file.compression:
         yield from _cut_delimited(cut, at, kind, b"\n")
         return
+    end = cut.file.bytes if cut.stop is None else cut.stop
     with stream_errors(cut.file.name), compressed.open_stream(cut.file.path, "") as handle:
-        while at < cut.file.bytes:
-            stop = _after_line_end(handle, at + cut.chunk_bytes - 1, cut.file.bytes)
+        while at < end:
+            stop = after_line_end(handle, at + cut.chunk_bytes - 1, end)
             if cut.is_long(stop - at):  # the last line may be
                 begin = at + os.pread(handle.fileno(), cut.chunk_bytes - 1, at).rfind(b"\n") + 1
                 if begin > at:
@@ -180,7 +185,7 @@ def _cut_lines(cut: _Cut, at: int, kind: str) -> Iterator[Unit]:
             at = stop
 
 
-def _after_line_end(handle: IO[bytes], position: int, size: int) -> int:
+def after_line_end(handle: IO[bytes], position: int, size: int) -> int:
     """The byte after the first line end at or after ``position``, or ``size``."""
     while position < size:
         block = os.pread(handle.fileno(), _PROBE_BYTES, position)
@@ -478,7 +483,7 @@ def _cut_parquet(cut: _Cut, at: int, row: int) -> Iterator[Unit]:
     from automodel_cli.corpus.documents import columns  # pyarrow, which other kinds of files do not need
 
     file, options = cut.file, cut.options
-    groups = columns.inspect_parquet(file.path, file.name, options)
+    groups = columns.inspect_parquet(file.path, file.name, options)[: cut.stop]
     with columns.DictionaryProbe(file.path, file.name, options) as probe:
         while at < len(groups):
             longest = probe.longest(at, groups[at])

@@ -17,24 +17,21 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
 from automodel_cli.corpus.shuffle.packed_rows import Rows
 from automodel_cli.corpus.shuffle.splitting import shuffle_keys
-from automodel_cli.errors import DataError
 from automodel_cli.files import ANY_TEMPORARY, disk_errors_named, fsync_folder, write_json
 from automodel_cli.json_files import FileModel, Items, read_model
 
 MAX_BUCKETS = 4096  # more would make tiny writes; a bucket that is too large is divided when its turn comes
 BYTES_A_ROW = 64  # memory that a row costs besides its bytes while its bucket is sorted
-_GROUP_BYTES = 1 << 20  # handed on at once: little enough for the caches of a core
 _MOST_OPEN = 256  # files of one process
 _PLAN_NAME = "plan.json"
 GATHERED_NAME = "gathered"  # folder of buckets that have all rows
@@ -191,7 +188,7 @@ class BucketWriter:
         Raises:
             AutomodelError: the disk is full.
         """
-        _scatter(data, records, self._buckets.bucket_of(records["place"]), self._names, self._files)
+        append_rows(data, records, self._buckets.bucket_of(records["place"]), self._names, self._files)
 
     def close(self) -> None:
         """No more rows."""
@@ -233,7 +230,7 @@ class AppendedFiles:
         self.close()
 
 
-def _scatter(
+def append_rows(
     data: np.ndarray, records: np.ndarray, numbers: np.ndarray, names: list[str], files: AppendedFiles
 ) -> None:
     """Append each row to the files of ``names[number]``."""
@@ -264,175 +261,6 @@ def iter_array(path: Path, dtype: np.dtype, items: int) -> Iterator[np.ndarray]:
     with path.open("rb") as handle:
         while len(array := np.fromfile(handle, dtype=dtype, count=items)):
             yield array
-
-
-# ------------------------------------------------------------------------------------------------ sort
-
-
-@dataclass(frozen=True)
-class SortedRows:
-    """Some rows in the order of their keys; ``key`` is that of the first, where a later run could begin."""
-
-    key: int
-    records: np.ndarray
-    data: np.ndarray
-
-
-class BucketReader:
-    """All rows of some buckets in the order of their keys.
-
-    A bucket that does not fit into ``memory_bytes`` is divided on disk first, so memory is bounded even where the
-    number of buckets was a bad guess; only a single row may be larger.
-
-    Args:
-        keep: leave the files, so that reading can begin again; otherwise each bucket goes when it was read, and the
-            disk never holds the rows twice.
-        dropped: places to leave out, for a bucket by its number.
-        group_bytes: hand on at most so much at a time (or one row).
-    """
-
-    def __init__(
-        self,
-        buckets: Buckets,
-        memory_bytes: int,
-        *,
-        keep: bool = False,
-        dropped: Callable[[int], np.ndarray] | None = None,
-        group_bytes: int = _GROUP_BYTES,
-    ) -> None:
-        self._buckets, self._keep, self._dropped = buckets, keep, dropped
-        # For a bucket; the rest is for sorted rows on their way.
-        self._memory_bytes = max(1, memory_bytes * 3 // 4)
-        self._group_bytes = max(1, min(group_bytes, memory_bytes // 16))
-        self._files: dict[str, list[Path]] = defaultdict(list)  # bucket -> its .docs files
-        for path in sorted(buckets.folder.iterdir()):
-            name = path.name.partition(".")[0]
-            if "_" in name:
-                path.unlink()  # a division that was interrupted
-            elif path.suffix == ".docs":
-                self._files[name].append(path)
-
-    def read(self, first_key: int = 0) -> Iterator[SortedRows]:
-        """The rows from ``first_key`` on.
-
-        Raises:
-            DataError: a bucket is not whole.
-            AutomodelError: the disk is full.
-        """
-        ranges = KeyRange().divided(self._buckets.count)
-        for number, (name, keys) in enumerate(zip(self._buckets.names(), ranges, strict=True)):
-            if keys.low + keys.width > first_key and self._files[name]:
-                dropped = self._dropped(number) if self._dropped else None
-                yield from self._bucket(name, keys, first_key, dropped)
-
-    def _bucket(self, name: str, keys: KeyRange, first_key: int, dropped: np.ndarray | None) -> Iterator[SortedRows]:
-        num_bytes, num_rows = self._size(name)
-        needed = num_bytes + BYTES_A_ROW * num_rows
-        fits = needed <= self._memory_bytes or keys.width < 2
-        if fits or not self._worth_dividing(name, needed):
-            yield from self._sorted(name, first_key, dropped)
-            self._forget(name)
-            return
-        count = min(MAX_BUCKETS, -(-needed * 4 // (self._memory_bytes * 3)))
-        names = [f"{name}_{number:04d}" for number in range(count)]
-        self._divide(name, keys, names)
-        self._forget(name)
-        for inner, inner_keys in zip(names, keys.divided(count), strict=True):
-            if self._files[inner] and inner_keys.low + inner_keys.width > first_key:
-                yield from self._bucket(inner, inner_keys, first_key, dropped)
-
-    def _size(self, name: str) -> tuple[int, int]:
-        """Bytes and rows of a bucket."""
-        docs = self._files[name]
-        num_bytes = sum(path.with_suffix(".rows").stat().st_size for path in docs)
-        return num_bytes, sum(path.stat().st_size for path in docs) // self._buckets.record.itemsize
-
-    def _worth_dividing(self, name: str, needed: int) -> bool:
-        """Whether it is not just one huge row that makes the bucket large."""
-        largest = 0
-        for path in self._files[name]:
-            for records in iter_array(path, self._buckets.record, 1 << 16):
-                largest = max(largest, int(records["length"].max()))
-        return needed - largest > self._memory_bytes // 8
-
-    def _divide(self, name: str, keys: KeyRange, names: list[str]) -> None:
-        """Move the rows of a bucket to smaller ones, some at a time."""
-        seed, most_bytes = self._buckets.seed, max(1, self._memory_bytes // 4)
-        files = AppendedFiles(self._buckets.folder)
-        writers = [f"{inner}.0" for inner in names]
-        for path in self._files[name]:
-            with path.with_suffix(".rows").open("rb") as rows:
-                for records in iter_array(path, self._buckets.record, max(1, most_bytes // BYTES_A_ROW)):
-                    for some in _runs_of(records, most_bytes):
-                        data = _read_rows(rows, some["length"], path)
-                        numbers = keys.range_of(shuffle_keys(seed, some["place"]), len(names))
-                        _scatter(data, some, numbers, writers, files)
-        files.close()
-        for inner in names:
-            path = self._buckets.folder / f"{inner}.0.docs"
-            if path.exists():
-                self._files[inner].append(path)
-
-    def _sorted(self, name: str, first_key: int, dropped: np.ndarray | None) -> Iterator[SortedRows]:
-        records, data = self._load(name)
-        keys = shuffle_keys(self._buckets.seed, records["place"])
-        order = np.argsort(keys)
-        if len(order) and (keys[order[1:]] == keys[order[:-1]]).any():  # one place twice: in order of arrival
-            order = np.argsort(keys, kind="stable")
-        if first_key:
-            order = order[keys[order] >= np.uint64(first_key)]
-        if dropped is not None and len(dropped):
-            order = order[~np.isin(records["place"][order], dropped)]
-        rows = Rows(data, records["length"].astype(np.int64))
-        for some in _runs_of(records, self._group_bytes, order):
-            yield SortedRows(int(keys[some[0]]), records[some], rows.take(some))
-
-    def _load(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Records and bytes of a bucket, from all who wrote to it."""
-        docs = self._files[name]
-        records = np.concatenate([np.fromfile(path, dtype=self._buckets.record) for path in docs])
-        data = np.empty(self._size(name)[0], dtype=np.uint8)
-        position = 0
-        for path in docs:
-            with path.with_suffix(".rows").open("rb", buffering=0) as handle:
-                while count := handle.readinto(data[position:].data):
-                    position += count
-        longest = int(records["length"].max(initial=0))  # a sum of larger ones could wrap around
-        if position != len(data) or longest > len(data) or int(records["length"].sum()) != len(data):
-            raise _not_whole(self._buckets.folder / name)
-        return records, data
-
-    def _forget(self, name: str) -> None:
-        """The rows of a bucket are elsewhere now."""
-        for path in self._files.pop(name):
-            if not self._keep or "_" in name:
-                path.unlink()
-                path.with_suffix(".rows").unlink()
-
-
-def _runs_of(records: np.ndarray, most_bytes: int, order: np.ndarray | None = None) -> Iterator[np.ndarray]:
-    """``records`` (or their numbers in ``order``) in runs of at most ``most_bytes``, or one row."""
-    chosen = records if order is None else order
-    lengths = (records if order is None else records[order])["length"].astype(np.int64)
-    ends = np.cumsum(lengths)
-    first = 0
-    while first < len(chosen):
-        begin = int(ends[first] - lengths[first])
-        stop = max(first + 1, int(np.searchsorted(ends, begin + most_bytes, side="right")))
-        yield chosen[first:stop]
-        first = stop
-
-
-def _read_rows(handle: IO[bytes], lengths: np.ndarray, docs: Path) -> np.ndarray:
-    """The next rows of a file, as long as ``lengths`` say; nothing is allocated on their word."""
-    left = os.fstat(handle.fileno()).st_size - handle.tell()
-    if int(lengths.max(initial=0)) > left or int(lengths.sum()) > left:
-        raise _not_whole(docs)
-    return np.fromfile(handle, dtype=np.uint8, count=int(lengths.sum()))
-
-
-def _not_whole(path: Path) -> DataError:
-    return DataError(f"{path} is not whole", "run again with --overwrite")
 
 
 def bucket_count(expected_bytes: int, expected_rows: int, memory_bytes: int) -> int:

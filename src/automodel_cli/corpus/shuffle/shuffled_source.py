@@ -29,11 +29,11 @@ from automodel_cli.corpus.build.disk_space import expected_size
 from automodel_cli.corpus.build.pipeline import BadRows, Progress
 from automodel_cli.corpus.documents.source import BYTES_PER_DOCUMENT, FileSource, Source
 from automodel_cli.corpus.documents.units import Unit
+from automodel_cli.corpus.shuffle.bucket_reader import BucketReader
 from automodel_cli.corpus.shuffle.buckets import (
     GATHERED_NAME,
     NUMBERS_NAME,
     WORK_FILES,
-    BucketReader,
     Buckets,
     bucket_count,
 )

@@ -23,7 +23,8 @@ from automodel_cli.corpus.build.pipeline import BadRows, Progress
 from automodel_cli.corpus.build.run import Build, BuildResult, ProgressCallback, Say
 from automodel_cli.corpus.documents.listing import is_local
 from automodel_cli.corpus.documents.source import FileSource, read_options, source_in_words
-from automodel_cli.corpus.shuffle.buckets import BucketReader, Buckets, bucket_count
+from automodel_cli.corpus.shuffle.bucket_reader import BucketReader
+from automodel_cli.corpus.shuffle.buckets import Buckets, bucket_count
 from automodel_cli.corpus.shuffle.document_files import Division, DocumentWriter, chunk_name, val_name
 from automodel_cli.corpus.shuffle.document_folder import DocumentsManifest, DocumentsOutput
 from automodel_cli.corpus.shuffle.duplicates import Duplicates
