@@ -17,17 +17,19 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import numpy as np
 
 from automodel_cli.corpus.dedup.shingles import ShingleSets, mixed
 from automodel_cli.errors import ConfigError
+from automodel_cli.files import hash_bytes
 
 SIGNATURE = np.dtype("<u4")
 EMPTY = np.uint32(0xFFFFFFFF)  # every value of a document without shingles
 _SEED = 42
-_KNOWN_SHINGLES = np.array([1, 2, 3, 2**40, 2**63 + 12345], dtype=np.uint64)
-_KNOWN_SIGNATURE: tuple[int, ...] = ()
+_INSTALL = "pip install 'automodel-cli[dedup]'"
+_KNOWN_HASHES, _KNOWN_OFFSETS, _KNOWN = 128, (0, 1, 10, 1000), "xxh3:145f00966e8dee5d"
 _BAND_PRIME = 0x9FB21C651E98DF25
 
 
@@ -85,19 +87,15 @@ def _compute(shingles: np.ndarray, offsets: np.ndarray, hashes: int) -> np.ndarr
 
 @functools.cache
 def _check_library() -> None:
+    known = mixed(np.arange(_KNOWN_OFFSETS[-1], dtype=np.uint64))
     try:
-        found = _compute(_KNOWN_SHINGLES, np.array([0, len(_KNOWN_SHINGLES)]), len(_KNOWN_SIGNATURE))
+        found = _compute(known, np.array(_KNOWN_OFFSETS), _KNOWN_HASHES)
     except ImportError:
+        raise ConfigError("near-duplicates need the package rensa, which is not installed", _INSTALL) from None
+    if hash_bytes(found.tobytes()) != _KNOWN:
         raise ConfigError(
-            "near-duplicates need the package rensa, which is not installed", "pip install 'automodel-cli[dedup]'"
-        ) from None
-    if tuple(found[0].tolist()) != _KNOWN_SIGNATURE:
-        import rensa
-
-        version = getattr(rensa, "__version__", "of this environment")
-        raise ConfigError(
-            f"rensa {version} computes other signatures than rensa 0.5, with which the choice of documents was defined",
-            "pip install 'automodel-cli[dedup]'",
+            f"rensa {version('rensa')} computes other signatures than rensa 0.5, by which documents are chosen here",
+            _INSTALL,
         )
 
 
