@@ -35,7 +35,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "scatter": (buckets.AppendedFiles, "append"),
     "compare": (duplicates.Duplicates, "_append"),
     "sort": (bucket_reader.BucketSorter, "_load"),
-    "file": (document_files._OpenFile, "write"),
+    "file": (document_files.OpenFile, "write"),
     "fsync": (os, "fsync"),
     "rename": (os, "replace"),
     "manifest": (DocumentsManifest, "write"),

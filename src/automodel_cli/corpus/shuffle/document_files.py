@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,9 +36,60 @@ class Division:
     chunks: int = 1
     chunk_bytes: int | None = None
 
-    def quota(self, chunk: int) -> int:
-        """Documents of chunk number ``chunk``."""
-        return (chunk + 1) * self.train_documents // self.chunks - chunk * self.train_documents // self.chunks
+    def split_of(self, number: int) -> Split:
+        """The split of file ``number``; validation comes first, where there is any."""
+        return "val" if self.val_documents and number == 0 else "train"
+
+    def name_of(self, number: int, name: str) -> str:
+        """The name of file ``number``, which begins with ``name``."""
+        chunk = number - bool(self.val_documents)
+        return chunk_name(name, chunk) if self.split_of(number) == "train" else val_name(name)
+
+    def quota(self, number: int) -> int | None:
+        """Documents of file ``number``; None where its bytes decide."""
+        if self.split_of(number) == "val":
+            return self.val_documents
+        chunk, documents, chunks = number - bool(self.val_documents), self.train_documents, self.chunks
+        return None if self.chunk_bytes else (chunk + 1) * documents // chunks - chunk * documents // chunks
+
+
+class Allotment:
+    """Deals rows, which come in the order of their keys, out to files.
+
+    Attributes:
+        number: of the file that the last row went to.
+        documents, bytes: what that file has.
+    """
+
+    def __init__(self, division: Division) -> None:
+        self._division = division
+        self.number = self.documents = self.bytes = 0
+
+    def cut(self, lengths: np.ndarray) -> Iterator[tuple[int, slice, slice]]:
+        """For each file that some of the next rows (``lengths`` in bytes, int64) go to: its number, which rows, and
+        where they lie among the bytes of these rows."""
+        ends = np.cumsum(lengths)
+        first = 0
+        while first < len(lengths):
+            begin = int(ends[first] - lengths[first])
+            fits = self._room(ends - begin, first)
+            if fits <= 0:
+                self.number, self.documents, self.bytes = self.number + 1, 0, 0
+                continue
+            stop = min(first + fits, len(ends))
+            end = int(ends[stop - 1])
+            self.documents += stop - first
+            self.bytes += end - begin
+            yield self.number, slice(first, stop), slice(begin, end)
+            first = stop
+
+    def _room(self, ends: np.ndarray, first: int) -> int:
+        """How many of the rows from ``first`` on the file takes, at least one if it is empty."""
+        quota = self._division.quota(self.number)
+        if quota is not None:
+            return quota - self.documents
+        room = (self._division.chunk_bytes or 0) - self.bytes
+        return max(int(np.searchsorted(ends, room, "right")) - first, int(self.documents == 0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +125,9 @@ class DocumentWriter:
 
     def __init__(self, folder: Path, name: str, division: Division) -> None:
         self._folder, self._name, self._division = folder, name, division
+        self._allotment = Allotment(division)
         self._files: list[DocumentFile] = []
-        self._open: _OpenFile | None = None
-        self._chunk = 0
+        self._open: OpenFile | None = None
         self._thread = ThreadPoolExecutor(1)
         self._pending: list[Future[None]] = []
         self.documents = 0
@@ -86,40 +138,16 @@ class DocumentWriter:
         Raises:
             AutomodelError: the disk is full (perhaps on account of earlier rows).
         """
-        ends = np.cumsum(lengths)
-        first = 0
-        while first < len(lengths):
-            begin = int(ends[first] - lengths[first])
-            file, stop = self._where(ends - begin, first)
-            end = int(ends[stop - 1])
-            self._submit(file, data[begin:end], stop - first)
-            first = stop
+        for number, rows, place in self._allotment.cut(lengths):
+            if self._open is not None and number > len(self._files):
+                self._end()
+            if self._open is None:
+                name = self._division.name_of(number, self._name)
+                self._open = OpenFile(self._folder / name, self._division.split_of(number))
+            self._submit(self._open, data[place], rows.stop - rows.start)
         self.documents += len(lengths)
 
-    def _where(self, ends: np.ndarray, first: int) -> tuple[_OpenFile, int]:
-        """The file for row ``first``, and how far the rows that go there reach (at least one)."""
-        while True:
-            file = self._open or self._begin()
-            if file.quota is not None:
-                fits = file.quota - file.documents
-            else:
-                room = (self._division.chunk_bytes or 0) - file.bytes
-                fits = max(int(np.searchsorted(ends, room, "right")) - first, int(file.documents == 0))
-            if fits > 0:
-                return file, min(first + fits, len(ends))
-            self._end()
-
-    def _begin(self) -> _OpenFile:
-        division = self._division
-        if self._files or not division.val_documents:
-            quota = None if division.chunk_bytes else division.quota(self._chunk)
-            self._open = _OpenFile(self._folder / chunk_name(self._name, self._chunk), "train", quota)
-            self._chunk += 1
-        else:
-            self._open = _OpenFile(self._folder / val_name(self._name), "val", division.val_documents)
-        return self._open
-
-    def _submit(self, file: _OpenFile, data: np.ndarray, documents: int) -> None:
+    def _submit(self, file: OpenFile, data: np.ndarray, documents: int) -> None:
         file.documents += documents
         file.bytes += len(data)
         if len(self._pending) >= _AHEAD:
@@ -162,11 +190,10 @@ class DocumentWriter:
                 left.unlink(missing_ok=True)
 
 
-class _OpenFile:
+class OpenFile:
     """One file under its temporary name. ``write`` and ``close`` run in one thread at a time."""
 
-    def __init__(self, path: Path, split: Split, quota: int | None) -> None:
-        self.quota = quota
+    def __init__(self, path: Path, split: Split) -> None:
         self.documents = self.bytes = 0
         self._path, self._split = path, split
         self._hash = xxhash.xxh3_64()

@@ -9,7 +9,7 @@ Among 10^10 different texts the chance that any two share a hash is about 10^-19
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +19,9 @@ from automodel_cli.corpus.shuffle.splitting import shuffle_keys
 from automodel_cli.errors import DataError
 from automodel_cli.files import disk_errors_named
 
-_RECORD = np.dtype([("high", "<u8"), ("low", "<u8"), ("place", "<u8")])
-_PLACE = np.dtype("<u8")
-_SORT_BYTES = 128  # memory that a record takes while it is sorted
+RECORD = np.dtype([("high", "<u8"), ("low", "<u8"), ("place", "<u8")])
+PLACE = np.dtype("<u8")
+SORT_BYTES = 128  # memory that a record takes while it is sorted
 _MAX_FILES = 4096
 
 
@@ -32,7 +32,7 @@ class Duplicates:
         self._buckets = buckets
         self._folder = buckets.folder / "digests"
         self._files = AppendedFiles(self._folder)
-        self._rows_at_once = max(1, memory_bytes // 4 // _SORT_BYTES)
+        self._rows_at_once = max(1, memory_bytes // 4 // SORT_BYTES)
         self.count = 0
 
     def find(self, on_progress: Callable[[int], None] = lambda rows: None) -> int:
@@ -61,19 +61,15 @@ class Duplicates:
 
     def _divide(self, count: int) -> None:
         for records in self._buckets.iter_records(self._rows_at_once):
-            digests = np.empty(len(records), dtype=_RECORD)
-            for name in _RECORD.names or ():
-                digests[name] = records[name]
+            digests = digests_of(records)
             numbers = KeyRange().range_of(digests["high"], count)
             self._append(digests, numbers, "bin")
 
     def _search(self, path: Path) -> int:
         """Drop all but the first of each text in a file; how many records it had."""
         rows = 0
-        kept = np.zeros(0, dtype=_RECORD)
-        for records in iter_array(path, _RECORD, self._rows_at_once):
-            rows += len(records)
-            kept, dropped = first_of_each(np.concatenate((kept, records)))
+        for looked_at, dropped in later_ones(iter_array(path, RECORD, self._rows_at_once)):
+            rows += looked_at
             self.count += len(dropped)
             self._append(dropped, self._buckets.bucket_of(dropped), "dropped")
         return rows
@@ -86,15 +82,34 @@ class Duplicates:
     def dropped(self, number: int) -> np.ndarray:
         """The places to leave out of bucket ``number``."""
         path = self._folder / f"{number:04d}.dropped"
-        return np.fromfile(path, dtype=_PLACE) if path.exists() else np.zeros(0, dtype=_PLACE)
+        return np.fromfile(path, dtype=PLACE) if path.exists() else np.zeros(0, dtype=PLACE)
 
     def count_below(self, key: int) -> int:
         """How many dropped rows have a key below ``key``."""
         below = 0
         for path in self._folder.glob("*.dropped"):
-            for places in iter_array(path, _PLACE, self._rows_at_once):
+            for places in iter_array(path, PLACE, self._rows_at_once):
                 below += int(np.count_nonzero(shuffle_keys(self._buckets.seed, places) < np.uint64(key)))
         return below
+
+
+def digests_of(records: np.ndarray) -> np.ndarray:
+    """What is compared (``RECORD``) of rows' records that have it."""
+    digests = np.empty(len(records), dtype=RECORD)
+    for name in RECORD.names or ():
+        digests[name] = records[name]
+    return digests
+
+
+def later_ones(pieces: Iterable[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
+    """For each piece (``RECORD``) its number of records, and the places that are known from then on to be repeated.
+
+    All records with one digest are in these pieces, in any order; what is kept in memory is one of each.
+    """
+    kept = np.zeros(0, dtype=RECORD)
+    for records in pieces:
+        kept, dropped = first_of_each(np.concatenate((kept, records)))
+        yield len(records), dropped
 
 
 def first_of_each(records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -102,7 +117,7 @@ def first_of_each(records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     records = records[np.argsort(records["high"])]
     same = records["high"][1:] == records["high"][:-1]
     if not same.any():
-        return records, np.zeros(0, dtype=_PLACE)
+        return records, np.zeros(0, dtype=PLACE)
     in_run = np.zeros(len(records), dtype=bool)
     in_run[1:] |= same
     in_run[:-1] |= same

@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -52,15 +53,23 @@ class ScatterTask:
         return Scatterer(self)
 
 
+class Writer(Protocol):
+    """Where rows go."""
+
+    def scatter(self, data: np.ndarray, records: np.ndarray) -> None:
+        """Add rows: ``data`` (uint8) holds them one after another, as long as their ``records`` say."""
+
+
 class Scatterer:
     """Appends the rows of units to bucket files that no other process writes to.
 
-    With a ``thread`` that is done there, one unit behind; ``drain`` waits for it.
+    With a ``thread`` that is done there, one unit behind; ``drain`` waits for it. A ``writer`` may stand in for those
+    files.
     """
 
-    def __init__(self, task: ScatterTask, thread: Executor | None = None) -> None:
+    def __init__(self, task: ScatterTask, thread: Executor | None = None, writer: Writer | None = None) -> None:
         self._record, self._read = task.buckets.record, RowReader(task.options)
-        self._writer = BucketWriter(task.buckets, str(os.getpid()))
+        self._writer = writer or BucketWriter(task.buckets, str(os.getpid()))
         self._thread = thread
         self._pending: Future[None] | None = None
         self.last_rows = 0  # of the last unit
@@ -107,11 +116,14 @@ def block_bytes(task: ScatterTask, source: Source, memory_bytes: int, num_worker
     return min(wanted, most, _MOST_BLOCK_BYTES)
 
 
-def numbered(units: Iterator[Unit], rows_of: Callable[[Unit], int]) -> Iterator[Unit]:
-    """The units with ``first_row``; ``rows_of`` is asked about a unit when the next one is wanted."""
-    file, first_row = None, 0
+def numbered(units: Iterator[Unit], rows_of: Callable[[Unit], int], rows_before: int = 0) -> Iterator[Unit]:
+    """The units with ``first_row``; ``rows_of`` is asked about a unit when the next one is wanted.
+
+    ``rows_before`` of the first unit's file came before it.
+    """
+    file, first_row = None, rows_before
     for unit in units:
-        first_row = first_row if unit.file == file else 0
+        first_row = first_row if file in (None, unit.file) else 0
         file = unit.file
         yield replace(unit, first_row=first_row)
         first_row += rows_of(unit)
