@@ -210,7 +210,7 @@ def _start(task: Task[Any]) -> _Worker:
     numbers = map(str, (question_end, answers_out, os.getpid()))
     command = [sys.executable, "-P", "-c", _WORKER, *numbers]
     process = subprocess.Popen(
-        command, pass_fds=(question_end, answers_out), stdin=subprocess.DEVNULL, env=_environment()
+        command, pass_fds=(question_end, answers_out), stdin=subprocess.DEVNULL, env=worker_environment()
     )
     os.close(question_end)
     os.close(answers_out)
@@ -219,7 +219,7 @@ def _start(task: Task[Any]) -> _Worker:
     return worker
 
 
-def _environment() -> dict[str, str]:
+def worker_environment() -> dict[str, str]:
     """Ours without what marks a training worker; one thread each, and the same import path."""
     env = without_launcher(os.environ)
     env["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
