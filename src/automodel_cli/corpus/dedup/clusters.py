@@ -153,9 +153,7 @@ def find_clusters(spec: DedupSpec, cutting: Cutting, report: Report) -> None:
     report(TaskReport(documents=count))
 
 
-def _settle(
-    spec: DedupSpec, cutting: Cutting, numbering: Numbering, parents: np.ndarray, states: np.ndarray
-) -> None:
+def _settle(spec: DedupSpec, cutting: Cutting, numbering: Numbering, parents: np.ndarray, states: np.ndarray) -> None:
     """Clusters of all pairs, then the state of each document."""
     for part in range(len(cutting.parts)):
         for copies in copies_of_part(spec, cutting, part):

@@ -72,7 +72,7 @@ def signatures(sets: ShingleSets, hashes: int) -> np.ndarray:
     Raises:
         ConfigError: rensa is not installed, or computes other signatures than it did.
     """
-    _check_library()
+    check_library()
     found = _compute(sets.hashes, sets.offsets, hashes)
     found[np.diff(sets.offsets) == 0] = EMPTY
     return found
@@ -86,7 +86,12 @@ def _compute(shingles: np.ndarray, offsets: np.ndarray, hashes: int) -> np.ndarr
 
 
 @functools.cache
-def _check_library() -> None:
+def check_library() -> None:
+    """Compute a signature that is known.
+
+    Raises:
+        ConfigError: rensa is not installed, or computes another one.
+    """
     known = mixed(np.arange(_KNOWN_OFFSETS[-1], dtype=np.uint64))
     try:
         found = _compute(known, np.array(_KNOWN_OFFSETS), _KNOWN_HASHES)

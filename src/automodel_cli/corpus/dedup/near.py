@@ -17,7 +17,17 @@ import numpy as np
 
 from automodel_cli.corpus.dedup.copies import copies_of_part
 from automodel_cli.corpus.dedup.minhash import EMPTY, SIGNATURE, agreements_needed, band_keys
-from automodel_cli.corpus.dedup.plan import DOCUMENT, INDEX_BITS, KEY, PAIR, SORT_BYTES, Cutting, DedupSpec, Near, place_of
+from automodel_cli.corpus.dedup.plan import (
+    DOCUMENT,
+    INDEX_BITS,
+    KEY,
+    PAIR,
+    SORT_BYTES,
+    Cutting,
+    DedupSpec,
+    Near,
+    place_of,
+)
 from automodel_cli.corpus.dedup.shingles import jaccard
 from automodel_cli.corpus.dedup.work import (
     GroupedFile,
@@ -122,9 +132,7 @@ def _bucket_members(
     return key[member], place[member]
 
 
-def alike_in_buckets(
-    keys: np.ndarray, places: np.ndarray, alike: Alike
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def alike_in_buckets(keys: np.ndarray, places: np.ndarray, alike: Alike) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pairs of places that are alike, in buckets of equal keys; both arrays are sorted, as (key, place)."""
     if not len(keys):
         return

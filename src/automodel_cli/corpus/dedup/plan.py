@@ -13,8 +13,8 @@ from automodel_cli.corpus.build.disk_space import ExpectedSize
 from automodel_cli.corpus.dedup.minhash import SIGNATURE, Banding
 from automodel_cli.corpus.dedup.shingles import Shingling
 from automodel_cli.corpus.dedup.work import WORK_NAME, WorkFolder
-from automodel_cli.corpus.documents.parts import Part, cut_parts
-from automodel_cli.corpus.documents.source import FileSource
+from automodel_cli.corpus.documents.parts import Part, find_parts
+from automodel_cli.corpus.documents.source import BYTES_PER_DOCUMENT, FileSource
 from automodel_cli.corpus.documents.units import ReadOptions
 from automodel_cli.corpus.filters.rules import FilterRules
 from automodel_cli.errors import DataError
@@ -30,6 +30,7 @@ KEY = np.dtype([("key", "<u8"), ("index", "<u4")])
 PAIR = np.dtype([("first", "<u8"), ("second", "<u8")])
 
 INDEX_BITS = 40
+BLOCK_BYTES = 2 << 20  # of input at a time
 SORT_BYTES = {"exact": 96, "near": 80}  # memory that a record takes while a partition is worked on, measured
 _DOCUMENT_BYTES = 2000  # a guess, only for how to cut the work
 _LEAST_PART, _MOST_PART, _PARTS = 8 << 20, 256 << 20, 64
@@ -57,6 +58,7 @@ class DedupSpec:
     """All that was asked for; can be pickled.
 
     Attributes:
+        options: what was asked, as far as it decides the bytes, for manifest and plan.
         folder, name: where files go, and what their names begin with.
         exact: whether equal texts are duplicates.
         chunk_bytes: most bytes of a file.
@@ -65,6 +67,7 @@ class DedupSpec:
 
     dataset: str
     read: ReadOptions
+    options: dict[str, Any]
     folder: Path
     name: str
     exact: bool = True
@@ -85,11 +88,10 @@ class DedupSpec:
 
 class _Part(FileModel):
     file: Count
+    at: Count
     stop_file: Count
-    start: Count
-    stop: Count | None
-    first_row: Count | None
-    goes_on: bool
+    stop_at: Count
+    bytes: Count
 
 
 class _PlanFile(FileModel):
@@ -118,7 +120,7 @@ class Cutting:
         """
         part_bytes = min(_MOST_PART, max(_LEAST_PART, size.bytes // _PARTS), max(_LEAST_PART, spec.memory_bytes // 4))
         part_bytes = max(part_bytes, size.bytes // (_MOST_PARTS // 2))
-        parts = tuple(cut_parts(source, part_bytes))
+        parts = tuple(find_parts(source, BLOCK_BYTES // BYTES_PER_DOCUMENT, part_bytes))
         documents = likely_documents(size)
         few = min(_FEW_PARTITIONS, len(parts))
         bands = spec.near.banding.bands if spec.near else 0

@@ -13,18 +13,17 @@ import numpy as np
 
 from automodel_cli.corpus.build.pipeline import FIRST_BAD_ROWS
 from automodel_cli.corpus.dedup.minhash import signatures
-from automodel_cli.corpus.dedup.plan import DIGEST, DOCUMENT, Cutting, DedupSpec
+from automodel_cli.corpus.dedup.plan import BLOCK_BYTES, DIGEST, DOCUMENT, Cutting, DedupSpec
 from automodel_cli.corpus.dedup.shingles import ShingleSets, shingle
 from automodel_cli.corpus.dedup.work import GroupedWriter, WorkFolder, partition_of, published
 from automodel_cli.corpus.documents.parts import part_units
-from automodel_cli.corpus.documents.source import FileSource
+from automodel_cli.corpus.documents.source import BYTES_PER_DOCUMENT, FileSource
 from automodel_cli.corpus.documents.units import Unit
 from automodel_cli.corpus.jobs.job import Report, TaskReport
 from automodel_cli.corpus.shuffle.rows import RowBlock, RowOptions, RowReader
 from automodel_cli.errors import DataError
 from automodel_cli.json_files import Count, FileModel, Items, read_model
 
-BLOCK_BYTES = 2 << 20  # of input at a time
 FIRST_SAMPLES = 3  # of documents that a rule left out
 SAMPLE_CHARACTERS = 300
 
@@ -77,7 +76,7 @@ def rows_of_part(spec: DedupSpec, source: FileSource, cutting: Cutting, part: in
     """
     read = RowReader(RowOptions(spec.read, check=True, digest=True, texts=True))
     block_bytes = max(64 << 10, min(BLOCK_BYTES, spec.memory_bytes // 64))
-    for unit in part_units(source, cutting.parts[part], block_bytes):
+    for unit in part_units(source, cutting.parts[part], block_bytes // BYTES_PER_DOCUMENT):
         yield unit, read(unit)
 
 
@@ -132,7 +131,9 @@ class _NearFiles:
 
     def add(self, texts: list[str], live: np.ndarray) -> None:
         """Of documents that filters left out nothing is computed: they count as documents without shingles."""
-        sets = shingle([text if is_live else "" for text, is_live in zip(texts, live, strict=True)], self._near.shingling)
+        sets = shingle(
+            [text if is_live else "" for text, is_live in zip(texts, live, strict=True)], self._near.shingling
+        )
         self._signatures.write(signatures(sets, self._near.banding.hashes).tobytes())
         if self._shingles is not None:
             self._write_sets(sets, len(texts))

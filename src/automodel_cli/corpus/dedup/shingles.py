@@ -32,8 +32,9 @@ _P, _Q = 0x9E3779B97F4A7C15, 0xD1342543DE82EF95
 _P_INVERSE = pow(_P, -1, 1 << 64)
 # Fixed, so that no version of Python or Unicode changes what a word is: Latin-1 signs, general punctuation, super- and
 # subscripts to arrows and boxes, CJK punctuation, full-width signs.
-_OTHER_SIGNS = "\u0080-\u00a9\u00ab-\u00b1\u00b4\u00b6-\u00b8\u00bb\u00bf\u00d7\u00f7\u2000-\u206f\u20a0-\u20cf\u2190-\u2bff"
-_OTHER_SIGNS += "\u2e00-\u2e7f\u3000-\u3004\u3008-\u3020\u3030\ufe30-\ufe6f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65\ufeff"
+_OTHER_SIGNS = r"\u0080-\u00a9\u00ab-\u00b1\u00b4\u00b6-\u00b8\u00bb\u00bf\u00d7\u00f7\u2000-\u206f\u20a0-\u20cf"
+_OTHER_SIGNS += r"\u2190-\u2bff\u2e00-\u2e7f\u3000-\u3004\u3008-\u3020\u3030\ufe30-\ufe6f\uff01-\uff0f\uff1a-\uff20"
+_OTHER_SIGNS += r"\uff3b-\uff40\uff5b-\uff65\ufeff"
 _SIGNS = re.compile(f"[{_OTHER_SIGNS}]+")
 
 

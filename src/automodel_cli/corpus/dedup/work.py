@@ -1,19 +1,21 @@
 """The temporary files of a run: each is made by one task, whole or not at all, and names no time, place or process.
 
-| file                  | content                                                                            | stage    |
-|-----------------------|------------------------------------------------------------------------------------|----------|
-| plan.json             | what decides the bytes, and how the work is cut                                    | (begin)  |
-| read/PART.documents   | a record for each document of a part                                               | read     |
-| read/PART.signatures  | their signatures, uint32                                                           | read     |
-| read/PART.shingles, .sets | with exact verification: their shingles, sorted, and where each set begins     | read     |
-| read/PART.digests     | hashes of their texts, grouped by partition                                        | read     |
-| read/PART.json        | counts, bad rows, samples of what filters left out                                 | read     |
-| exact/PARTITION.copies| copies and the first of each text, grouped by the copy's part                      | exact    |
-| bands/PART.keys       | hashes of the bands of signatures, grouped by partition                            | bands    |
-| near/PARTITION.pairs  | pairs that are near-duplicates                                                     | near     |
-| clusters/parents, states | for each document the one that stays in its place, and what becomes of it       | clusters |
-| clusters/00000.json   | counts, largest clusters, and which documents go into which file                   | clusters |
-| write/FILE.jsonl, .json | the documents that stay; counts by source, similarities, examples                | write    |
+| file                      | content                                                                   | stage    |
+|---------------------------|---------------------------------------------------------------------------|----------|
+| plan.json                 | what decides the bytes, and how the work is cut                           | (begin)  |
+| read/PART.documents       | a record for each document of a part                                      | read     |
+| read/PART.signatures      | their signatures, uint32                                                  | read     |
+| read/PART.shingles, .sets | for exact verification: their shingles, sorted; where each set begins     | read     |
+| read/PART.digests         | hashes of their texts, grouped by partition                               | read     |
+| read/PART.json            | counts, bad rows, samples of what filters left out                        | read     |
+| exact/PARTITION.copies    | copies and the first of each text, grouped by the copy's part             | exact    |
+| bands/PART.keys           | hashes of the bands of signatures, grouped by partition                   | bands    |
+| near/PARTITION.pairs      | pairs that are near-duplicates                                            | near     |
+| clusters/parents          | for each document the number of the one that stays in its place           | clusters |
+| clusters/states           | for each document what becomes of it                                      | clusters |
+| clusters/00000.json       | counts, largest clusters, and which documents go into which file          | clusters |
+| write/FILE.jsonl          | the documents that stay                                                   | write    |
+| write/FILE.json           | counts by source, similarities, examples                                  | write    |
 
 A *place* is ``part << 40 | number in the part``: places are in the order of the source, however it was cut.
 """

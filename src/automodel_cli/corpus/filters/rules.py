@@ -1,4 +1,5 @@
 from __future__ import annotations
+
 from dataclasses import dataclass
 
 
@@ -13,3 +14,7 @@ class Verdict:
 class FilterRules:
     def judge(self, text: str) -> Verdict | None:
         return None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ()
