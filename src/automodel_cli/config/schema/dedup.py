@@ -6,11 +6,12 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AliasChoices, Field, model_validator
 
-from automodel_cli.config.schema.base import Amount, Count, TypeName, Whole
+from automodel_cli.config.schema.base import Amount, Count, NotNegative, Shares, TypeName, Whole, Words, not_a_bool
 from automodel_cli.config.schema.preprocess import MAX_DOCUMENT_BYTES, TextInput
 from automodel_cli.config.schema.shuffle import Names
 
 Similarity = Annotated[float, Field(gt=0, le=1), TypeName("a number above 0, up to 1")]
+Share = Annotated[float, not_a_bool, Field(ge=0, le=1), TypeName("a number from 0 to 1")]
 _LEAST_MEMORY = 64_000_000
 _OF_NEAR = ("hashes", "recall", "bands", "rows", "shingle", "shingle_size", "verify")
 
@@ -21,6 +22,10 @@ class DedupConfig(TextInput):
     panels: ClassVar = {
         "Input": "dataset text_key document input_format max_document_bytes keep_columns strict",
         "Duplicates": "exact near shingle shingle_size hashes recall bands rows verify",
+        "Filters": "filters min_characters max_characters min_words max_words min_word_length max_word_length "
+        "max_symbol_ratio max_bullet_lines max_ellipsis_lines min_alphabetic_words min_stop_words max_duplicate_lines "
+        "max_duplicate_line_characters max_duplicate_paragraphs max_duplicate_paragraph_characters max_top_ngrams "
+        "max_duplicate_ngrams languages min_language_score",
         "Output": "output_dir name chunk_size overwrite dry_run",
         "Speed and memory": "memory num_workers",
     }
@@ -59,6 +64,47 @@ class DedupConfig(TextInput):
     verify: Literal["signature", "exact"] = "signature"
     """What decides whether a candidate pair is alike: the similarity that its signatures estimate, or the exact one of
     its shingles (which are then kept on disk, about 1.5 times the text)."""
+    filters: Literal["gopher", "gopher-quality", "gopher-repetition"] | None = None
+    """Rules of Gopher's filters (Rae et al. 2021) with their limits: quality (length, words, symbols), repetition,
+    or both; single limits below take the place of theirs; null: none."""
+    min_characters: Whole | None = None
+    """Leave out shorter texts; null, here and below: no limit but the preset's."""
+    max_characters: Amount | None = None
+    """Leave out longer texts."""
+    min_words: Whole | None = None
+    """Leave out texts with fewer words (with a letter or digit, parted by white space)."""
+    max_words: Amount | None = None
+    """Leave out texts with more words."""
+    min_word_length: NotNegative | None = None
+    """Least mean length of these words, in characters."""
+    max_word_length: NotNegative | None = None
+    """Most mean length of these words."""
+    max_symbol_ratio: NotNegative | None = None
+    """Most hash signs, or ellipses, for each word."""
+    max_bullet_lines: Share | None = None
+    """Largest share of lines that begin with a bullet."""
+    max_ellipsis_lines: Share | None = None
+    """Largest share of lines that end with an ellipsis."""
+    min_alphabetic_words: Share | None = None
+    """Least share of words with a letter."""
+    min_stop_words: Annotated[Whole, Field(le=8)] | None = None
+    """How many of the, be, to, of, and, that, have, with must occur; for English."""
+    max_duplicate_lines: Share | None = None
+    """Largest share of lines that came before in the text."""
+    max_duplicate_line_characters: Share | None = None
+    """Largest share of characters in such lines."""
+    max_duplicate_paragraphs: Share | None = None
+    """Largest share of paragraphs that came before in the text."""
+    max_duplicate_paragraph_characters: Share | None = None
+    """Largest share of characters in such paragraphs."""
+    max_top_ngrams: Annotated[Shares, Field(min_length=3, max_length=3)] | None = None
+    """Largest share of characters in the most common run of 2, 3 and 4 words: three numbers."""
+    max_duplicate_ngrams: Annotated[Shares, Field(min_length=6, max_length=6)] | None = None
+    """Largest share of characters in repeated runs of 5, 6, 7, 8, 9 and 10 words: six numbers."""
+    languages: Words | None = None
+    """Codes (en,de) of the languages to keep, as py3langid finds them in the beginning of a text; null: all."""
+    min_language_score: Share = 0.0
+    """Least probability of the language that was found."""
     chunk_size: Amount = 256_000_000
     """Maximum bytes per file."""
     strict: bool = False
@@ -86,4 +132,10 @@ class DedupConfig(TextInput):
             raise ValueError(f"`bands` times `rows` is {self.bands * self.rows:,}, expected at most 1,024")
         if self.near is not None and not self.exact:
             raise ValueError("`near` finds exact copies too; leave out `exact: false`")
+        for what in ("characters", "words", "word_length"):
+            least, most = getattr(self, f"min_{what}"), getattr(self, f"max_{what}")
+            if least is not None and most is not None and least > most:
+                raise ValueError(f"`min_{what}` ({least:,}) is more than `max_{what}` ({most:,})")
+        if self.min_language_score and self.languages is None:
+            raise ValueError("`min_language_score` is about `languages`: say which ones to keep")
         return self

@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any
 
 from automodel_cli.corpus.build.pipeline import Progress
 from automodel_cli.corpus.build.pool import worker_environment

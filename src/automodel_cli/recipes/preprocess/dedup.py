@@ -10,7 +10,7 @@ Killed at any point, the same command goes on and ends with the same bytes.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,12 @@ from automodel_cli.corpus.dedup.shingles import Shingling
 from automodel_cli.corpus.documents.document_input import carried_columns, refuse_overlap
 from automodel_cli.corpus.documents.listing import is_local
 from automodel_cli.corpus.documents.source import FileSource, read_options, source_in_words
+from automodel_cli.corpus.filters.language import PACKAGE, known_languages, package_version
+from automodel_cli.corpus.filters.rules import FilterRules, with_preset
 from automodel_cli.corpus.jobs.local import LocalRunner
 from automodel_cli.corpus.shuffle.document_files import chunk_name
 from automodel_cli.corpus.shuffle.document_folder import DocumentsManifest
-from automodel_cli.errors import AutomodelError, DataError
+from automodel_cli.errors import AutomodelError, ConfigError, DataError
 from automodel_cli.processes import cores
 from automodel_cli.text import binary_size, plural
 
@@ -138,6 +140,8 @@ def work_in_words(spec: DedupSpec, size: ExpectedSize) -> list[str]:
             f"{near.shingling.size} {near.shingling.kind}, {banding.bands} bands of {banding.rows}"
         )
         lines.append(f"a pair becomes a candidate with probability {chances}")
+    if spec.filters is not None:
+        lines.append(f"filters: {', '.join(spec.filters.names)}")
     disk = f"up to {binary_size(work_bytes(spec, size))} of temporary files and {binary_size(size.bytes)} of documents"
     lines.append(f"takes {disk}; {binary_size(spec.memory_bytes)} of memory for each process")
     return lines
@@ -182,12 +186,13 @@ def _spec(cfg: DedupConfig) -> tuple[DedupSpec, FileSource]:
     source.options = replace(source.options, carried=carried)
     folder = Path(cfg.output_dir or f"{source.name}_dedup")
     refuse_overlap(folder, Path(cfg.dataset), source)
-    near = _near(cfg)
+    near, filters = _near(cfg), _filters(cfg)
     asked = {name: getattr(cfg, name) for name in ("document", "keep_columns", "chunk_size", "exact", "text_key")}
     options = {
         "command": "dedup",
         "name": cfg.name or source.name,
         "near": None if near is None else near_options(near),
+        "filters": None if filters is None else asked_filters(filters),
         **asked,
         **unusual_reading(cfg),
     }
@@ -199,11 +204,29 @@ def _spec(cfg: DedupConfig) -> tuple[DedupSpec, FileSource]:
         name=options["name"],
         exact=cfg.exact,
         near=near,
+        filters=filters,
         chunk_bytes=cfg.chunk_size,
         memory_bytes=cfg.memory,
         strict=cfg.strict,
     )
     return spec, source
+
+
+def _filters(cfg: DedupConfig) -> FilterRules | None:
+    given = {field.name: getattr(cfg, field.name) for field in fields(FilterRules)}
+    if cfg.languages is None:
+        del given["min_language_score"]
+    elif unknown := [code for code in cfg.languages if code not in known_languages()]:
+        known = ", ".join(sorted(known_languages()))
+        raise ConfigError(f"--languages {unknown[0]} is not one of {PACKAGE}'s languages", f"it knows {known}")
+    return with_preset(cfg.filters, given)
+
+
+def asked_filters(rules: FilterRules) -> dict[str, Any]:
+    """The limits, for manifests: with the version of the package whose model finds languages."""
+    named = {PACKAGE: package_version()} if rules.languages is not None else {}
+    asked = {key: list(value) if isinstance(value, tuple) else value for key, value in rules.asked().items()}
+    return asked | named
 
 
 def _near(cfg: DedupConfig) -> Near | None:
