@@ -107,8 +107,9 @@ def check_library() -> None:
 def band_keys(found: np.ndarray, banding: Banding) -> np.ndarray:
     """A hash of each band of each signature, uint64 [documents, bands]; no two bands have keys in common by design."""
     keys = np.empty((len(found), banding.bands), dtype=np.uint64)
+    begins = mixed(np.arange(1, banding.bands + 1, dtype=np.uint64))
     for band in range(banding.bands):
-        key = np.full(len(found), band + 1, dtype=np.uint64)
+        key = np.repeat(begins[band], len(found))
         for row in range(band * banding.rows, (band + 1) * banding.rows):
             key = (key ^ found[:, row]) * np.uint64(_BAND_PRIME)
             key ^= key >> np.uint64(32)

@@ -169,7 +169,8 @@ class GroupedFile:
         if not 0 <= table_bytes <= items - 8:
             raise _not_whole(path)
         self._table = self._at(items - 8 - table_bytes, runs * (groups + 1)).reshape(runs, groups + 1).astype(np.int64)
-        if runs and self._table[-1, -1] * dtype.itemsize != items - 8 - table_bytes:
+        records = self._table[-1, -1] if runs else 0
+        if records * dtype.itemsize != items - 8 - table_bytes:
             raise _not_whole(path)
 
     def _at(self, offset: int, count: int) -> np.ndarray:
