@@ -15,8 +15,9 @@ from automodel_cli.config.load import load_config
 from automodel_cli.config.schema.options import SlurmOptions
 from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.errors import AutomodelError, ConfigError
+from automodel_cli.launch.batch_file import submit
 from automodel_cli.launch.plan import plan_launch
-from automodel_cli.recipes.slurm import BatchJob, _sbatch, batch_file, choose_signal
+from automodel_cli.recipes.slurm import BatchJob, batch_file, choose_signal
 
 YAML = """\
 model: {_target_: automodel_cli.models.gpt2.build_gpt2_model, n_layer: 1}
@@ -189,7 +190,7 @@ def test_without_gpus_the_processes_are_the_cpus(more, processes, capsys):
 def test_without_slurm(monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(AutomodelError, match="no sbatch on this machine"):
-        _sbatch(Path("x"))
+        submit(Path("x"))
 
 
 HOSTILE = [

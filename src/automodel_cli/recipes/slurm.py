@@ -7,21 +7,19 @@ srun automodel --nnodes ...  one task per machine; the first machine is where th
 
 from __future__ import annotations
 
-import re
 import shlex
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from automodel_cli.config.schema.options import SlurmOptions
-from automodel_cli.errors import EXIT_PREEMPTED, AutomodelError, ConfigError
+from automodel_cli.errors import EXIT_PREEMPTED, ConfigError
 from automodel_cli.files import write_text
+from automodel_cli.launch.batch_file import directives, make_log_folder, one_line, submit
 from automodel_cli.launch.plan import node_range
 from automodel_cli.plain_text import command_line
 
 _OWN_FLAGS = ("nnodes", "nproc-per-node", "rdzv-endpoint", "rdzv-backend", "rdzv-id", "shutdown-timeout")
-_NOT_IN_AN_OPTION = re.compile(r"[\s\x00-\x1f\x7f\"'`$\\]")
 
 
 @dataclass(frozen=True)
@@ -67,75 +65,21 @@ def choose_signal(listened: Sequence[str]) -> str:
 
 
 def run(job: BatchJob, *, say: Callable[[str], None]) -> None:
-    """Show the batch file, or write it; where that was asked for, give it to sbatch.
-
-    The folder of its logs is made too: Slurm does not, and such a job ends without a word.
-    """
+    """Show the batch file, or write it; where that was asked for, give it to sbatch."""
     text = batch_file(job)
-    try:
-        Path(job.options.logs).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        message = f"cannot make the log folder {job.options.logs}: {error.strerror}"
-        raise AutomodelError(message, "name another with --logs") from None
+    make_log_folder(job.options.logs)
     if job.options.output is None and not job.options.submit:
         say(text.rstrip())
         return
     path = Path(job.options.output or f"{job.name}.sbatch")
     write_text(path, text)
     how = command_line(["sbatch", path])
-    say(_sbatch(path) if job.options.submit else f"wrote {path}; submit it with: {how}")
+    say(submit(path) if job.options.submit else f"wrote {path}; submit it with: {how}")
 
 
 def batch_file(job: BatchJob) -> str:
     """The text of the batch file."""
     return "\n".join(["#!/bin/bash", *_directives(job), "", *_body(job), ""])
-
-
-def _sbatch(path: Path) -> str:
-    """Hand the file to ``sbatch``; its answer.
-
-    Raises:
-        AutomodelError: there is no sbatch, or it refused.
-    """
-    try:
-        done = subprocess.run(["sbatch", str(path)], capture_output=True, text=True)
-    except FileNotFoundError:
-        raise AutomodelError(
-            "there is no sbatch on this machine", f"on a login node: {command_line(['sbatch', path])}"
-        ) from None
-    if done.returncode:
-        raise AutomodelError(f"sbatch refused {path}: {done.stderr.strip()}", "check the #SBATCH lines in it")
-    return done.stdout.strip()
-
-
-def plain_name(name: str) -> str:
-    """A name of ours for a job, without what cannot stand in a batch file."""
-    return _NOT_IN_AN_OPTION.sub("_", name)
-
-
-def _option(name: str, value: str) -> str:
-    """One line for sbatch, which reads it as words: what holds more than one, or shell text, is refused.
-
-    Raises:
-        ConfigError: the value could become other options, or lines of their own.
-    """
-    if _NOT_IN_AN_OPTION.search(value):
-        raise ConfigError(
-            f"{name} {value!r} cannot be written in a batch file",
-            "leave out spaces, quotes, $, \\ and line ends",
-        )
-    return f"#SBATCH --{name}={value}" if value else f"#SBATCH --{name}"
-
-
-def _one_line(line: str) -> str:
-    """A line of shell of the user's own, from the command line.
-
-    Raises:
-        ConfigError: it is more than one line.
-    """
-    if not line.isprintable():
-        raise ConfigError(f"{line!r} is not one line", "give --setup once for each line")
-    return line
 
 
 def _directives(job: BatchJob) -> list[str]:
@@ -156,24 +100,16 @@ def _directives(job: BatchJob) -> list[str]:
         "output": f"{options.logs}/%x-%j.out",
         **({"partition": options.partition} if options.partition else {}),
         **({"account": options.account} if options.account else {}),
-        **dict(map(_further, options.sbatch)),
     }
-    return [_option(name, value) for name, value in values.items()]
-
-
-def _further(item: str) -> tuple[str, str]:
-    name, _, value = item.removeprefix("--").partition("=")
-    if not re.fullmatch(r"[a-z][a-z-]*", name):
-        raise ConfigError(f"--sbatch: expected NAME=VALUE, found {item!r}", "for example --sbatch qos=long")
-    return name, value
+    return directives(values, options.sbatch)
 
 
 def _body(job: BatchJob) -> list[str]:
     return [
         "trap : TERM   # this shell outlives a preemption's signal; it is the launchers that act on it",
-        *(_one_line(line) for line in job.options.setup),
+        *(one_line(line) for line in job.options.setup),
         *(_meeting_point() if job.nodes > 1 else []),
-        _one_line(f"srun --kill-on-bad-exit=0 {' '.join(_launch(job))}"),
+        one_line(f"srun --kill-on-bad-exit=0 {' '.join(_launch(job))}"),
         "code=$?",
         f'if [ "$code" -eq {EXIT_PREEMPTED} ]; then',
         '    case $(squeue --noheader --job "$SLURM_JOB_ID" --format %T) in',

@@ -3,16 +3,16 @@
 import functools
 
 import pytest
+from tests.corpus.jobs.toy_job import ToyJob
 
 from automodel_cli.corpus.jobs.local import LocalRunner
 from automodel_cli.errors import AutomodelError, DataError
-from tests.corpus.jobs.toy_job import ToyJob
 
 SUM = sum(n * n for n in range(6))
 
 
 def run(job, num_workers=0, seen=None):
-    runner = LocalRunner(num_workers, (seen if seen is not None else []).append)
+    runner = LocalRunner(num_workers, (seen if seen is not None else []).append, lambda line: None)
     assert runner.run(job, functools.partial(ToyJob, job.folder, job.count, job.seconds))
     return job.finish()
 

@@ -31,12 +31,13 @@ from automodel_cli.errors import ConfigError
 )
 def slurm(cfg: SlurmOptions, context: typer.Context) -> int:
     """Write a Slurm batch file for a run that saves before its time limit and continues in the next job."""
+    from automodel_cli.launch.batch_file import plain_name
     from automodel_cli.recipes import slurm as recipe
 
     launch = Invocation.of(context).launch
     words = list(parse_argv(context.args).arguments)
     run = _checked(words)
-    name = cfg.job_name or recipe.plain_name(Path(run.checkpoint.checkpoint_dir).name) or "automodel"
+    name = cfg.job_name or plain_name(Path(run.checkpoint.checkpoint_dir).name) or "automodel"
     signal = recipe.choose_signal(run.step_scheduler.preemption_signal)
     command = [sys.executable, "-P", "-m", "automodel_cli", *words]
     recipe.run(recipe.BatchJob(cfg, command, launch, name, signal), say=console.say)

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from automodel_cli.cli import console, worker
+from automodel_cli.cli.argv import Invocation
 from automodel_cli.cli.options import command, show_json
 from automodel_cli.cli.preprocess.bars import Bars, show_bad_rows
 from automodel_cli.config.schema.chat import PreprocessChatConfig
@@ -39,7 +43,7 @@ Rows = list[tuple[str, str]]
         "automodel preprocess nanogpt --max-tokens 500M",
     ),
 )
-def nanogpt(cfg: PreprocessNanogptConfig) -> None:
+def nanogpt(cfg: PreprocessNanogptConfig, context: typer.Context) -> None:
     """Turn text into nanoGPT-style token files.
 
     Without options: FineWeb (sample-10BT) from the Hugging Face Hub with GPT-2's tokenizer.
@@ -47,7 +51,7 @@ def nanogpt(cfg: PreprocessNanogptConfig) -> None:
     worker.starting("preprocess nanogpt: opening tokenizer and input ...")
     from automodel_cli.recipes.preprocess import nanogpt as recipe
 
-    _make(recipe.run, cfg, "Corpus", _corpus_rows)
+    _make(_with_arguments(recipe.run, context), cfg, "Corpus", _corpus_rows)
 
 
 @command(
@@ -57,7 +61,7 @@ def nanogpt(cfg: PreprocessNanogptConfig) -> None:
         "automodel preprocess megatron --input a.jsonl b.jsonl --json-keys text title --tokenizer byte",
     ),
 )
-def megatron(cfg: PreprocessMegatronConfig) -> None:
+def megatron(cfg: PreprocessMegatronConfig, context: typer.Context) -> None:
     """Text to Megatron-Core's indexed token files (.bin and .idx).
 
     Options go by the names that Megatron's and NeMo's tools have; those of several values take them side by side.
@@ -65,7 +69,7 @@ def megatron(cfg: PreprocessMegatronConfig) -> None:
     worker.starting("preprocess megatron: opening tokenizer and input ...")
     from automodel_cli.recipes.preprocess import megatron as recipe
 
-    _make(recipe.run, cfg, "Megatron files", _megatron_rows)
+    _make(_with_arguments(recipe.run, context), cfg, "Megatron files", _megatron_rows)
 
 
 @command(
@@ -112,7 +116,7 @@ def chat(cfg: PreprocessChatConfig) -> None:
         "automodel preprocess shuffle --dataset text --chunks 8 --val-documents 1000 --memory 16G",
     ),
 )
-def shuffle(cfg: ShuffleConfig) -> None:
+def shuffle(cfg: ShuffleConfig, context: typer.Context) -> None:
     """Documents in random order: .jsonl, .parquet or text files to .jsonl files.
 
     The order depends on the seed and the files alone: not on memory, processes, or how a folder is listed.
@@ -120,7 +124,7 @@ def shuffle(cfg: ShuffleConfig) -> None:
     worker.starting("preprocess shuffle: opening input ...")
     from automodel_cli.recipes.preprocess import shuffle as recipe
 
-    _make(recipe.run, cfg, "Documents", _document_rows, speed=True)
+    _make(_with_arguments(recipe.run, context), cfg, "Documents", _document_rows, speed=True)
 
 
 @command(
@@ -172,6 +176,11 @@ def verify(cfg: VerifyConfig) -> int:
 
 
 # ------------------------------------------------------------------------------------------- showing
+
+
+def _with_arguments(run: Callable[..., Any], context: typer.Context) -> Callable[..., Any]:
+    """A recipe whose work may run elsewhere, by the same command line."""
+    return partial(run, arguments=Invocation.of(context).of_workers)
 
 
 def _make(run: Callable[..., Any], cfg: Any, title: str, rows_of: Callable[[Any], Rows], *, speed: bool = False) -> Any:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+import typer
+
 from automodel_cli.cli import console, worker
+from automodel_cli.cli.argv import Invocation
 from automodel_cli.cli.options import command
 from automodel_cli.cli.preprocess.bars import Bars, show_bad_rows
 from automodel_cli.config.schema.dedup import DedupConfig
 from automodel_cli.text import duration, plural
 
 if TYPE_CHECKING:
+    from automodel_cli.corpus.dedup.job import DedupResult
     from automodel_cli.corpus.dedup.report import DedupReport
-    from automodel_cli.recipes.preprocess.dedup import DedupBuilt
 
 _MOST_SOURCES = 12
 
@@ -26,7 +29,7 @@ _MOST_SOURCES = 12
         "automodel preprocess dedup web --near 0.8 --output-dir unique",
     ),
 )
-def dedup(cfg: DedupConfig) -> None:
+def dedup(cfg: DedupConfig, context: typer.Context) -> None:
     """Leave out documents that repeat an earlier one, exactly or nearly.
 
     Documents stay in the order of the source, and the first of those that are alike stays. report.html in the
@@ -37,12 +40,12 @@ def dedup(cfg: DedupConfig) -> None:
 
     started_s = time.monotonic()
     with Bars() as bars:
-        result = recipe.run(cfg, progress=bars, say=console.say)
+        result = recipe.run(cfg, arguments=Invocation.of(context).of_workers, progress=bars, say=console.say)
     if result.manifest is not None:
         _show(result, time.monotonic() - started_s)
 
 
-def _show(result: DedupBuilt, elapsed_s: float) -> None:
+def _show(result: DedupResult, elapsed_s: float) -> None:
     assert result.manifest is not None
     manifest, report = result.manifest, result.report
     show_bad_rows(manifest.bad_rows, result.bad_rows)
@@ -60,7 +63,7 @@ def _show(result: DedupBuilt, elapsed_s: float) -> None:
     console.facts(f"Documents in {result.folder}", facts)
 
 
-def _names(result: DedupBuilt) -> str:
+def _names(result: DedupResult) -> str:
     assert result.manifest is not None
     names = [file.name for file in result.manifest.files]
     return f"{names[0]} ... {names[-1]}" if len(names) > 1 else names[0]

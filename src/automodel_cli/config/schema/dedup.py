@@ -8,6 +8,7 @@ from pydantic import AliasChoices, Field, model_validator
 
 from automodel_cli.config.schema.base import Amount, Count, NotNegative, Shares, TypeName, Whole, Words, not_a_bool
 from automodel_cli.config.schema.preprocess import MAX_DOCUMENT_BYTES, TextInput
+from automodel_cli.config.schema.runners import RUNNER_PANELS, RunnerOptions
 from automodel_cli.config.schema.shuffle import Names
 
 Similarity = Annotated[float, Field(gt=0, le=1), TypeName("a number above 0, up to 1")]
@@ -16,7 +17,7 @@ _LEAST_MEMORY = 64_000_000
 _OF_NEAR = ("hashes", "recall", "bands", "rows", "shingle", "shingle_size", "verify")
 
 
-class DedupConfig(TextInput):
+class DedupConfig(TextInput, RunnerOptions):
     """Documents without those that repeat others, in the order of the source."""
 
     panels: ClassVar = {
@@ -28,6 +29,7 @@ class DedupConfig(TextInput):
         "max_duplicate_ngrams languages min_language_score",
         "Output": "output_dir name chunk_size overwrite dry_run",
         "Speed and memory": "memory num_workers",
+        **RUNNER_PANELS,
     }
 
     dataset: str = Field(validation_alias=AliasChoices("dataset", "input"))

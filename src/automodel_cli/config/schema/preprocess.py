@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from automodel_cli.config.schema.base import Amount, Count, JsonOutput, Section, TypeName, Whole
+from automodel_cli.config.schema.runners import RUNNER_PANELS, RunnerOptions
 
 DEFAULT_DATASET = "HuggingFaceFW/fineweb"
 DEFAULT_SET_NAME = "sample-10BT"
@@ -65,7 +66,7 @@ class Tokenization(HubInput):
     """Show what would be done and exit."""
 
 
-class PreprocessNanogptConfig(Tokenization):
+class PreprocessNanogptConfig(Tokenization, RunnerOptions):
     """Text to nanoGPT-style token files."""
 
     panels: ClassVar = {
@@ -73,6 +74,7 @@ class PreprocessNanogptConfig(Tokenization):
         "Tokens": "tokenizer engine eot separator max_tokens",
         "Output": "output_dir format val_fraction val_tokens shard_tokens shuffle seed overwrite dry_run",
         "Speed and memory": "num_workers chunk_size prefetch shuffle_memory",
+        **RUNNER_PANELS,
     }
 
     dataset: str = DEFAULT_DATASET

@@ -8,6 +8,7 @@ from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
 from automodel_cli.config.schema.base import Amount, Count, TypeName, Whole
 from automodel_cli.config.schema.preprocess import MAX_DOCUMENT_BYTES, Fraction, TextInput
+from automodel_cli.config.schema.runners import RUNNER_PANELS, RunnerOptions
 
 
 def _split_names(value: Any) -> Any:
@@ -19,13 +20,14 @@ def _split_names(value: Any) -> Any:
 Names = Annotated[list[str], BeforeValidator(_split_names), TypeName("names, in a list or with commas between them")]
 
 
-class ShuffleConfig(TextInput):
+class ShuffleConfig(TextInput, RunnerOptions):
     """Documents in random order, with bounded memory; the order depends only on the seed and the input."""
 
     panels: ClassVar = {
         "Input": "dataset text_key document input_format max_document_bytes keep_columns dedup check strict",
         "Output": "output_dir name chunks chunk_size val_fraction val_documents seed overwrite dry_run",
         "Speed and memory": "memory temp_dir num_workers",
+        **RUNNER_PANELS,
     }
 
     dataset: str = Field(validation_alias=AliasChoices("dataset", "input"))

@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 from automodel_cli.corpus.formats.journal import FORMAT as JOURNAL_FORMAT
 from automodel_cli.corpus.formats.journal import Position, read_progress, remove_progress, write_progress
 from automodel_cli.corpus.formats.manifest import Manifest, Plan
+from automodel_cli.corpus.jobs.array_element import BATCH_FILES
 from automodel_cli.corpus.shuffle.buckets import GATHERED_NAME, WORK_FILES
 from automodel_cli.corpus.tokenizers.base import SAVED_FILES, Tokenizer
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
@@ -53,6 +54,7 @@ class Output(ABC, Generic[ManifestT]):
         self.folder = folder
         self.manifest_path = folder / f"{prefix}manifest.json"
         self.shuffle_folder = folder / f".{prefix}shuffle"
+        self.batch_folder = folder / f".{prefix}slurm"
         self.lock_path = folder / f".{prefix}lock"
 
     # ------------------------------------------------------------------------------- of each format
@@ -72,6 +74,9 @@ class Output(ABC, Generic[ManifestT]):
     def hidden(self) -> list[tuple[Path, re.Pattern[str]]]:
         """Folders of temporary files, and the names in them."""
         return [(self.shuffle_folder, WORK_FILES)]
+
+    def _all_hidden(self) -> list[tuple[Path, re.Pattern[str]]]:
+        return [*self.hidden(), (self.batch_folder, BATCH_FILES)]
 
     @property
     @abstractmethod
@@ -120,7 +125,7 @@ class Output(ABC, Generic[ManifestT]):
         """What stands where this run writes and is a link, no file, or not ours."""
         is_mine, written = self._is_mine(), self.written_names()
         found = [path for path in sorted(self.folder.iterdir()) if written.fullmatch(path.name)]
-        hidden = [path for folder, names in self.hidden() for path in strangers_below(folder, names)]
+        hidden = [path for folder, names in self._all_hidden() for path in strangers_below(folder, names)]
         return [*(path for path in found if not is_mine(path)), *hidden]
 
     def refuse_strangers(self) -> None:
@@ -148,7 +153,7 @@ class Output(ABC, Generic[ManifestT]):
         """A mark stands meanwhile: where this is interrupted, the next run knows the rest for ours."""
         if not self.has_begun and not self.has_manifest:
             return
-        known, hidden, is_mine = self.known_names(), self.hidden(), self._is_mine()
+        known, hidden, is_mine = self.known_names(), self._all_hidden(), self._is_mine()
         if not self.has_begun:
             with contextlib.suppress(AutomodelError):  # no room for it
                 self.mark()
@@ -167,7 +172,7 @@ class Output(ABC, Generic[ManifestT]):
     def tidy(self) -> None:
         """All files are complete: what was needed to make them goes, the mark last."""
         known = self.known_names()
-        for folder, names in self.hidden():
+        for folder, names in self._all_hidden():
             remove_known(folder, names)
         if self.has_begun:
             self._remove(known, lambda path: path.suffix == ".tmp" and path.is_file())

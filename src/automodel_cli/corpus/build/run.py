@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from automodel_cli.corpus.build.output import ManifestT, Output, TokenOutput
 from automodel_cli.corpus.build.pipeline import BadRows, NoText, Progress, Sink, run_pipeline
@@ -29,9 +29,11 @@ from automodel_cli.corpus.build.tokenize import EncodeTask
 from automodel_cli.corpus.documents.source import Source
 from automodel_cli.corpus.formats.journal import Position
 from automodel_cli.corpus.formats.manifest import Plan
+from automodel_cli.corpus.jobs.job import Job, Runner
 from automodel_cli.corpus.shuffle.shuffled_source import ShuffledSource
 from automodel_cli.corpus.tokenizer import Tokenizer
 from automodel_cli.corpus.tokenizers.engines import EngineMismatch
+from automodel_cli.errors import ConfigError
 from automodel_cli.files import exclusive_lock, make_folder
 from automodel_cli.text import plural
 
@@ -82,6 +84,26 @@ class BuildResult(Generic[ManifestT]):
     engine: str = ""
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """Who does the work of a run, if not this process alone.
+
+    Attributes:
+        open_job: opens the job in another process; can be pickled.
+        role: what this process was started for: ``all`` of it, a ``share`` of a stage (others do theirs at the same
+            time, and none of them takes the lock), or the ``rest`` of what others began.
+    """
+
+    runner: Runner
+    open_job: Callable[[], Job]
+    role: Literal["all", "share", "rest"] = "all"
+
+    def run(self, job: Job) -> bool:
+        """What :meth:`Runner.run` says."""
+        job.begin()
+        return self.runner.run(job, self.open_job)
+
+
 @dataclass(kw_only=True)
 class Build(ABC, Generic[SettingsT, ManifestT]):
     """Everything that is settled before the first byte; :meth:`run` does the rest."""
@@ -109,8 +131,19 @@ class Build(ABC, Generic[SettingsT, ManifestT]):
         """What decides the bytes, as manifests have it."""
         return {"options": self.options(), "source": self.source.describe()}
 
-    def run(self) -> BuildResult[ManifestT]:
+    def job(self) -> Job:
+        """The run in stages of tasks, for runners.
+
+        Raises:
+            ConfigError: it cannot be cut into any.
+        """
+        raise ConfigError(f"{self.output.what} can only be made on this machine", "leave --runner out")
+
+    def run(self, elsewhere: Elsewhere | None = None) -> BuildResult[ManifestT]:
         """Make the files, unless they are there.
+
+        Args:
+            elsewhere: what does the work; None: this process and those that it starts.
 
         Raises:
             ConfigError: there are files made with other options.
@@ -121,16 +154,23 @@ class Build(ABC, Generic[SettingsT, ManifestT]):
         if self.cfg.dry_run:
             self.say_plan()
             return BuildResult(output.folder, None)
+        if elsewhere is not None and elsewhere.role == "share":
+            elsewhere.run(self.job())
+            return BuildResult(output.folder, None)
         make_folder(output.folder, output.option)
+        overwrite = self.cfg.overwrite and (elsewhere is None or elsewhere.role == "all")
         busy = f"another process is writing {output.what} to {output.folder}"
         with exclusive_lock(output.lock_path, busy=busy):
-            if not self.cfg.overwrite and (manifest := output.finished(self.made())) is not None:
+            if not overwrite and (manifest := output.finished(self.made())) is not None:
                 self.say(f"{output.manifest_path} is already there: nothing to do")
                 return BuildResult(output.folder, manifest, already_complete=True)
             output.refuse_strangers()
-            if self.cfg.overwrite:
+            if overwrite:
                 output.clear()
-            return self.make()
+            if elsewhere is None:
+                return self.make()
+            job = self.job()
+            return job.finish() if elsewhere.run(job) else BuildResult(output.folder, None)
 
 
 @dataclass(kw_only=True)

@@ -10,10 +10,12 @@ from automodel_cli import __version__
 from automodel_cli.corpus.build.disk_space import expected_size
 from automodel_cli.corpus.build.output import difference
 from automodel_cli.corpus.build.pipeline import FIRST_BAD_ROWS
+from automodel_cli.corpus.build.run import BuildResult
 from automodel_cli.corpus.dedup import report as reports
 from automodel_cli.corpus.dedup.clusters import Clusters, find_clusters, read_clusters
 from automodel_cli.corpus.dedup.copies import find_copies
 from automodel_cli.corpus.dedup.near import find_pairs, write_band_keys
+from automodel_cli.corpus.dedup.output import DedupOutput
 from automodel_cli.corpus.dedup.plan import Cutting, DedupSpec, read_plan
 from automodel_cli.corpus.dedup.reading import PartSummary, read_part, read_summary
 from automodel_cli.corpus.dedup.report_page import page
@@ -32,12 +34,10 @@ _LAST = {"read": "json", "exact": "copies", "bands": "keys", "near": "pairs", "c
 
 
 @dataclass(frozen=True)
-class DedupResult:
-    """What a run left: its manifest, the report, the first bad rows."""
+class DedupResult(BuildResult[DocumentsManifest]):
+    """What a run left; ``report`` is None where nothing was done."""
 
-    manifest: DocumentsManifest
-    report: reports.DedupReport
-    bad_rows: list[str]
+    report: reports.DedupReport | None = None
 
 
 class DedupJob:
@@ -49,6 +49,7 @@ class DedupJob:
     def __init__(self, spec: DedupSpec) -> None:
         self.spec = spec
         self.source = FileSource(spec.dataset, spec.read)
+        self.output = DedupOutput(spec.folder, spec.name)
 
     @property
     def made(self) -> dict[str, Any]:
@@ -72,7 +73,8 @@ class DedupJob:
                     "use another --output-dir, or --overwrite to start over",
                 )
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self.output.clear()
+        self.output.mark()
         self.new_cutting().write(path, self.made)
 
     def new_cutting(self) -> Cutting:
@@ -120,7 +122,7 @@ class DedupJob:
             write_file(spec, self.source, cutting, task, report)
 
     def finish(self) -> DedupResult:
-        """Give the files their names, and write report and manifest."""
+        """Give the files their names, write report and manifest, remove what was temporary."""
         spec = self.spec
         parts = [read_summary(spec.work, part) for part in range(len(self.cutting.parts))]
         written = [read_write_summary(spec, file) for file in range(len(self.clusters.files))]
@@ -143,7 +145,8 @@ class DedupJob:
             source=self.source.describe(),
         )
         manifest.write()
-        return DedupResult(manifest, report, first_bad_rows(parts))
+        self.output.tidy()
+        return DedupResult(spec.folder, manifest, bad_rows=first_bad_rows(parts), report=report)
 
     def _name_file(self, number: int, summary: WriteSummary) -> DocumentFile:
         """A file from the work folder, which an interrupted ``finish`` may have moved."""

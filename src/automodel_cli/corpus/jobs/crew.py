@@ -14,7 +14,11 @@ from automodel_cli.corpus.build.pipeline import Progress
 from automodel_cli.corpus.jobs.job import Job, TaskReport
 from automodel_cli.corpus.jobs.tries import StageTasks
 
+OnProgress = Callable[[Progress], None]
+Say = Callable[[str], None]
+
 _EVERY_S = 0.5  # between two looks at how far all is
+_SAID_FAILURES = 5  # of a stage: a machine that dies takes many tasks with it
 
 
 @dataclass(frozen=True)
@@ -47,17 +51,17 @@ class Crew(Protocol):
         """Tell what happened since; waits for something to happen, but not for longer."""
 
 
-def run_stages(job: Job, crew: Crew, progress: Callable[[Progress], None], *, tries: int | None = None) -> None:
+def run_stages(job: Job, crew: Crew, progress: OnProgress, say: Say) -> None:
     """Do what is missing of all stages, one after the other.
 
     Raises:
         AutomodelError: a task failed for good; no other is started then.
     """
     for stage in job.stages:
-        run_tasks(job, StageTasks(job, stage, **({} if tries is None else {"tries": tries})), crew, progress)
+        run_tasks(StageTasks(job, stage), crew, progress, say)
 
 
-def run_tasks(job: Job, tasks: StageTasks, crew: Crew, progress: Callable[[Progress], None]) -> None:
+def run_tasks(tasks: StageTasks, crew: Crew, progress: OnProgress, say: Say) -> None:
     """Do the tasks of one stage.
 
     Raises:
@@ -67,7 +71,7 @@ def run_tasks(job: Job, tasks: StageTasks, crew: Crew, progress: Callable[[Progr
 
     def tell(event: TaskEvent) -> None:
         nonlocal shown_s
-        _take(tasks, event)
+        _take(tasks, event, say)
         if time.monotonic() - shown_s >= _EVERY_S or tasks.over:
             shown_s = time.monotonic()
             _show(tasks, progress)
@@ -82,13 +86,16 @@ def run_tasks(job: Job, tasks: StageTasks, crew: Crew, progress: Callable[[Progr
             crew.events(_EVERY_S, tell)
 
 
-def _take(tasks: StageTasks, event: TaskEvent) -> None:
+def _take(tasks: StageTasks, event: TaskEvent, say: Say) -> None:
     if event.task not in tasks.running:  # a report that came late
         return
     if event.report is not None:
         tasks.report(event.task, event.report)
     if event.error is not None:
-        tasks.failed(event.task, event.error)
+        what = tasks.failed(event.task, event.error)
+        if tasks.failures <= _SAID_FAILURES:
+            more = "; further ones are not told" if tasks.failures == _SAID_FAILURES else ""
+            say(f"{what}: it is tried again{more}")
     elif event.is_done:
         tasks.finished(event.task)
 

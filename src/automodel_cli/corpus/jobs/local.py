@@ -45,11 +45,12 @@ class LocalRunner:
 
     num_workers: int
     progress: Callable[[Progress], None]
+    say: Callable[[str], None]
 
     def run(self, job: Job, open_job: Callable[[], Job]) -> bool:
         """Do all that is missing."""
         with local_crew(job, open_job, self.num_workers) as crew:
-            run_stages(job, crew, self.progress)
+            run_stages(job, crew, self.progress, self.say)
         return True
 
 
@@ -181,5 +182,3 @@ def _died(worker: _Worker) -> WorkerDied:
     return WorkerDied(
         f"its process died ({how})", "if memory ran out, use fewer processes; the same command goes on from there"
     )
-
-

@@ -8,6 +8,7 @@ which one it was and what it met.
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import astuple
 
 from automodel_cli.corpus.jobs.job import Job, TaskReport
@@ -29,14 +30,14 @@ class StageTasks:
         done: how many are done.
     """
 
-    def __init__(self, job: Job, stage: str, only: list[int] | None = None, tries: int = TRIES) -> None:
+    def __init__(self, job: Job, stage: str, only: Sequence[int] | None = None, tries: int = TRIES) -> None:
         self._job, self.stage, self._tries = job, stage, tries
         self.total = job.tasks(stage)
         wanted = range(self.total) if only is None else only
         self._waiting = deque(task for task in wanted if not job.is_done(stage, task))
         self.done = len(wanted) - len(self._waiting)
         self.running: set[int] = set()
-        self._failures: Counter[int] = Counter()
+        self._tried: Counter[int] = Counter()  # attempts that failed, by task
         self._reports: dict[int, TaskReport] = {}
 
     @property
@@ -63,29 +64,33 @@ class StageTasks:
         self.running.discard(task)
         self.done += 1
 
-    def failed(self, task: int, error: BaseException) -> None:
-        """A task failed: it waits for another try.
+    def failed(self, task: int, error: BaseException) -> str:
+        """A task failed: it waits for another try. What happened, in a line.
 
         Raises:
             AutomodelError: it is out of tries, or another would end in the same way.
         """
         self.running.discard(task)
         self._reports.pop(task, None)
-        self._failures[task] += 1
+        self._tried[task] += 1
         if not isinstance(error, AutomodelError):
             raise error
-        if isinstance(error, (ConfigError, DataError)):
-            raise self._with_its_name(task, error)
-        if self._failures[task] >= self._tries:
-            error.hint = error.hint or "the same command goes on from there"
-            raise self._with_its_name(task, error)
-        self._waiting.append(task)
-
-    def _with_its_name(self, task: int, error: AutomodelError) -> AutomodelError:
-        tried = f", tried {self._failures[task]} times" if self._failures[task] > 1 else ""
+        tried = f", tried {self._tried[task]} times" if self._tried[task] > 1 else ""
         first = error.message.splitlines()[0] if error.message else type(error).__name__
-        error.message = f"{self._job.name}: task {task:,} of {self.total:,} of {self.stage} failed{tried}: {first}"
-        return error
+        what = f"task {task:,} of {self.total:,} of {self.stage} failed{tried}: {first}"
+        by_input = isinstance(error, (ConfigError, DataError))
+        if self._tried[task] < self._tries and not by_input:
+            self._waiting.append(task)
+            return what
+        error.message = f"{self._job.name}: {what}"
+        if not by_input:
+            error.hint = error.hint or "the same command goes on from there"
+        raise error
+
+    @property
+    def failures(self) -> int:
+        """How many attempts failed."""
+        return self._tried.total()
 
     @property
     def sum(self) -> TaskReport:

@@ -9,27 +9,30 @@ Killed at any point, the same command goes on and ends with the same bytes.
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from automodel_cli.assembly.runners import elsewhere
 from automodel_cli.config.schema.dedup import DedupConfig
 from automodel_cli.config.schema.preprocess import unusual_reading
 from automodel_cli.corpus.build.disk_space import ExpectedSize, expected_size, free_bytes
 from automodel_cli.corpus.build.pipeline import NoText
-from automodel_cli.corpus.build.run import Build, BuildResult, ProgressCallback, Say
+from automodel_cli.corpus.build.run import Build, ProgressCallback, Say
 from automodel_cli.corpus.dedup.job import DedupJob, DedupResult
 from automodel_cli.corpus.dedup.minhash import Banding, check_library, choose_banding
 from automodel_cli.corpus.dedup.output import DedupOutput
 from automodel_cli.corpus.dedup.plan import DedupSpec, Near, likely_documents, work_bytes
-from automodel_cli.corpus.dedup.report import DedupReport, near_options
+from automodel_cli.corpus.dedup.report import near_options
 from automodel_cli.corpus.dedup.shingles import Shingling
 from automodel_cli.corpus.documents.document_input import carried_columns, refuse_overlap
 from automodel_cli.corpus.documents.listing import is_local
 from automodel_cli.corpus.documents.source import FileSource, read_options, source_in_words
 from automodel_cli.corpus.filters.language import PACKAGE, known_languages, package_version
 from automodel_cli.corpus.filters.rules import FilterRules, with_preset
+from automodel_cli.corpus.jobs.job import Job
 from automodel_cli.corpus.jobs.local import LocalRunner
 from automodel_cli.corpus.shuffle.document_files import chunk_name
 from automodel_cli.corpus.shuffle.document_folder import DocumentsManifest
@@ -40,23 +43,30 @@ from automodel_cli.text import binary_size, plural
 _WORTH_WORKERS_BYTES = 32 << 20  # below, starting processes takes longer
 
 
-@dataclass(frozen=True)
-class DedupBuilt(BuildResult[DocumentsManifest]):
-    """``report`` is None where nothing was done."""
-
-    report: DedupReport | None = None
-
-
-def run(cfg: DedupConfig, *, progress: ProgressCallback, say: Say) -> DedupBuilt:
+def run(cfg: DedupConfig, *, arguments: Sequence[str] = (), progress: ProgressCallback, say: Say) -> DedupResult:
     """Write the documents of ``cfg.dataset`` that repeat no earlier one.
+
+    Args:
+        arguments: the command line without the program, for runners that start it elsewhere.
 
     Raises:
         ConfigError: options that do not go together, a folder made with other ones, or a missing package.
         DataError: the files cannot be read or hold no documents.
         AutomodelError: the disk is or would be full, or another process writes to the folder.
     """
-    built = _prepare(cfg, progress, say).run()
-    return built if isinstance(built, DedupBuilt) else DedupBuilt(**vars(built))
+    build = _prepare(cfg, progress, say)
+    asked = {"num_workers": cfg.num_workers, "batch_folder": build.output.batch_folder, "arguments": arguments}
+    made = build.run(elsewhere(cfg, partial(open_job, cfg), **asked, progress=progress, say=say))
+    return made if isinstance(made, DedupResult) else DedupResult(**vars(made))
+
+
+def open_job(cfg: DedupConfig) -> Job:
+    """The run that ``cfg`` describes, for a process that does some of its tasks.
+
+    Raises:
+        AutomodelError: as :func:`run`.
+    """
+    return DedupJob(_spec(cfg)[0])
 
 
 @dataclass(kw_only=True)
@@ -65,20 +75,20 @@ class _Dedup(Build[DedupConfig, DocumentsManifest]):
 
     source: FileSource
     output: DedupOutput
-    job: DedupJob
+    _job: DedupJob
     size: ExpectedSize
 
     def options(self) -> dict[str, Any]:
-        return self.job.spec.options
+        return self._job.spec.options
 
     def say_plan(self) -> None:
         """What would be read and written, how, and what it takes."""
-        spec, about = self.job.spec, "" if self.size.exact else "about "
+        spec, about = self._job.spec, "" if self.size.exact else "about "
         say = self.say
         say(f"would read {source_in_words(self.source.describe())}: {about}{self.size.bytes / 1e6:,.1f} MB of rows")
         for line in work_in_words(spec, self.size):
             say(line)
-        cutting = self.job.new_cutting()
+        cutting = self._job.new_cutting()
         partitions = plural(cutting.exact_partitions, "partition")
         if spec.near is not None:
             partitions += f" of texts and {cutting.near_partitions:,} of bands"
@@ -89,34 +99,33 @@ class _Dedup(Build[DedupConfig, DocumentsManifest]):
         )
         say(f"would run {plural(max(1, self.num_workers), 'process', 'processes')}")
 
-    def make(self) -> DedupBuilt:
-        """Go on where an interrupted run stopped."""
-        spec = self.job.spec
+    def job(self) -> DedupJob:
+        """The run in tasks. Before it begins: is all there that it needs, and what does it take?"""
+        spec = self._job.spec
         if spec.near is not None:
             check_library()
-        continued = spec.work.plan.exists()
-        if not continued:
-            self.output.clear()
+        if not spec.work.plan.exists():
             for line in work_in_words(spec, self.size):
                 self.say(line)
             self._check_space()
-            self.output.mark()
         else:
             self.say(f"continuing the interrupted run in {spec.folder}")
-        self.job.begin()
+        return self._job
+
+    def make(self) -> DedupResult:
+        """Go on where an interrupted run stopped."""
+        continued = self._job.spec.work.plan.exists()
+        job = self.job()
+        job.begin()
         try:
-            LocalRunner(self.num_workers, self.progress).run(self.job, functools.partial(DedupJob, spec))
+            LocalRunner(self.num_workers, self.progress, self.say).run(job, partial(open_job, self.cfg))
         except NoText:
             self.output.clear()
             raise
-        result: DedupResult = self.job.finish()
-        self.output.tidy()
-        return DedupBuilt(
-            spec.folder, result.manifest, continued=continued, bad_rows=result.bad_rows, report=result.report
-        )
+        return replace(job.finish(), continued=continued)
 
     def _check_space(self) -> None:
-        needed = work_bytes(self.job.spec, self.size) + self.size.bytes
+        needed = work_bytes(self._job.spec, self.size) + self.size.bytes
         free = free_bytes(self.output.folder)
         if needed * (1.0 if self.size.exact else 0.7) > free + self.size.bytes // 2:
             raise AutomodelError(
@@ -169,7 +178,7 @@ def _prepare(cfg: DedupConfig, progress: ProgressCallback, say: Say) -> _Dedup:
         num_workers=workers,
         progress=progress,
         say=say,
-        job=DedupJob(spec),
+        _job=DedupJob(spec),
         size=size,
     )
 

@@ -6,10 +6,13 @@ disk, then read back in random order. With ``--shards`` everything is written to
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from automodel_cli.assembly.runners import elsewhere
 from automodel_cli.config.schema.megatron import PreprocessMegatronConfig
 from automodel_cli.config.schema.preprocess import unusual_reading
 from automodel_cli.corpus.build.disk_space import Estimate, check_room, estimate, free_bytes
@@ -31,6 +34,7 @@ from automodel_cli.corpus.formats.journal import Position
 from automodel_cli.corpus.formats.megatron_bin import token_dtype
 from automodel_cli.corpus.formats.megatron_divide import divide
 from automodel_cli.corpus.formats.megatron_manifest import MegatronManifest
+from automodel_cli.corpus.jobs.job import Job
 from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
 from automodel_cli.errors import ConfigError
 from automodel_cli.processes import cores
@@ -39,7 +43,9 @@ from automodel_cli.text import binary_size
 MegatronResult = BuildResult[MegatronManifest]
 
 
-def run(cfg: PreprocessMegatronConfig, *, progress: ProgressCallback, say: Say) -> MegatronResult:
+def run(
+    cfg: PreprocessMegatronConfig, *, arguments: Sequence[str] = (), progress: ProgressCallback, say: Say
+) -> MegatronResult:
     """Make the files that ``cfg`` describes.
 
     Raises:
@@ -47,7 +53,18 @@ def run(cfg: PreprocessMegatronConfig, *, progress: ProgressCallback, say: Say) 
         DataError: the source cannot be read or holds no text; files are damaged.
         AutomodelError: the disk is full, or another process writes with this prefix.
     """
-    return _prepare(cfg, progress, say).run()
+    build = _prepare(cfg, progress, say)
+    asked = {"num_workers": cfg.workers, "batch_folder": build.output.batch_folder, "arguments": arguments}
+    return build.run(elsewhere(cfg, partial(open_job, cfg), **asked, progress=progress, say=say))
+
+
+def open_job(cfg: PreprocessMegatronConfig) -> Job:
+    """The run that ``cfg`` describes, in stages of tasks; for a process that does some of them.
+
+    Raises:
+        AutomodelError: as :func:`run`.
+    """
+    return _prepare(cfg, lambda event: None, lambda line: None).job()
 
 
 @dataclass(kw_only=True)

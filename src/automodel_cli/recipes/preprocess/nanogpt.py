@@ -6,10 +6,13 @@ validation is settled (a small or single document is tokenized once more, to cou
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from automodel_cli.assembly.runners import elsewhere
 from automodel_cli.config.amounts import format_amount
 from automodel_cli.config.schema.preprocess import (
     DEFAULT_DATASET,
@@ -32,6 +35,7 @@ from automodel_cli.corpus.documents.source import (
     source_in_words,
 )
 from automodel_cli.corpus.formats.manifest import CorpusManifest, Eot, Separator
+from automodel_cli.corpus.jobs.job import Job
 from automodel_cli.corpus.shuffle.splitting import SplitRule, likely_fraction
 from automodel_cli.corpus.tokenizer import CharTokenizer, Tokenizer, open_tokenizer
 from automodel_cli.corpus.tokenizers.engines import EngineMismatch
@@ -42,7 +46,9 @@ _COUNTED_BYTES = 32 << 20
 PreprocessResult = BuildResult[CorpusManifest]
 
 
-def run(cfg: PreprocessNanogptConfig, *, progress: ProgressCallback, say: Say) -> PreprocessResult:
+def run(
+    cfg: PreprocessNanogptConfig, *, arguments: Sequence[str] = (), progress: ProgressCallback, say: Say
+) -> PreprocessResult:
     """Make the corpus that ``cfg`` describes.
 
     Raises:
@@ -50,7 +56,18 @@ def run(cfg: PreprocessNanogptConfig, *, progress: ProgressCallback, say: Say) -
         DataError: the source cannot be read or holds no text; the folder is damaged.
         AutomodelError: the disk is full, or another process writes to the folder.
     """
-    return _prepare(cfg, progress, say).run()
+    build = _prepare(cfg, progress, say)
+    asked = {"num_workers": cfg.num_workers, "batch_folder": build.output.batch_folder, "arguments": arguments}
+    return build.run(elsewhere(cfg, partial(open_job, cfg), **asked, progress=progress, say=say))
+
+
+def open_job(cfg: PreprocessNanogptConfig) -> Job:
+    """The run that ``cfg`` describes, in stages of tasks; for a process that does some of them.
+
+    Raises:
+        AutomodelError: as :func:`run`.
+    """
+    return _prepare(cfg, lambda event: None, lambda line: None).job()
 
 
 @dataclass(kw_only=True)

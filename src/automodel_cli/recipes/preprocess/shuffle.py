@@ -11,11 +11,14 @@ Killed at any point, the same command starts over and ends with the same bytes.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from automodel_cli import __version__
+from automodel_cli.assembly.runners import elsewhere
 from automodel_cli.config.schema.preprocess import unusual_reading
 from automodel_cli.config.schema.shuffle import ShuffleConfig
 from automodel_cli.corpus.build.disk_space import ExpectedSize, expected_size
@@ -24,6 +27,7 @@ from automodel_cli.corpus.build.run import Build, BuildResult, ProgressCallback,
 from automodel_cli.corpus.documents.document_input import carried_columns, refuse_overlap
 from automodel_cli.corpus.documents.listing import is_local
 from automodel_cli.corpus.documents.source import FileSource, read_options, source_in_words
+from automodel_cli.corpus.jobs.job import Job
 from automodel_cli.corpus.shuffle.bucket_reader import BucketReader
 from automodel_cli.corpus.shuffle.buckets import Buckets, bucket_count
 from automodel_cli.corpus.shuffle.document_files import Division, DocumentWriter, chunk_name, val_name
@@ -41,7 +45,7 @@ _WORTH_WORKERS_BYTES = {False: 4 << 30, True: 128 << 20}
 ShuffleResult = BuildResult[DocumentsManifest]
 
 
-def run(cfg: ShuffleConfig, *, progress: ProgressCallback, say: Say) -> ShuffleResult:
+def run(cfg: ShuffleConfig, *, arguments: Sequence[str] = (), progress: ProgressCallback, say: Say) -> ShuffleResult:
     """Write the documents of ``cfg.dataset`` in random order.
 
     Raises:
@@ -49,7 +53,18 @@ def run(cfg: ShuffleConfig, *, progress: ProgressCallback, say: Say) -> ShuffleR
         DataError: the files cannot be read or hold no documents.
         AutomodelError: the disk is or would be full, or another process writes to the folder.
     """
-    return _prepare(cfg, progress, say).run()
+    build = _prepare(cfg, progress, say)
+    asked = {"num_workers": cfg.num_workers, "batch_folder": build.output.batch_folder, "arguments": arguments}
+    return build.run(elsewhere(cfg, partial(open_job, cfg), **asked, progress=progress, say=say))
+
+
+def open_job(cfg: ShuffleConfig) -> Job:
+    """The run that ``cfg`` describes, in stages of tasks; for a process that does some of them.
+
+    Raises:
+        AutomodelError: as :func:`run`.
+    """
+    return _prepare(cfg, lambda event: None, lambda line: None).job()
 
 
 @dataclass(kw_only=True)
