@@ -56,7 +56,7 @@ class Entry:
 _DATA, _TRAIN, _LOOK, _HELP = "Data", "Training", "Results", "Help"
 COMMANDS: dict[str, Entry] = {
     "preprocess": Entry(
-        "Turn text into token files: nanogpt, megatron, chat, shuffle, index, tokenizer, verify.",
+        "Turn text into token files: nanogpt, megatron, chat, dedup, shuffle, index, tokenizer, verify.",
         panel=_DATA,
         commands={
             "nanogpt": Entry("Turn text into nanoGPT-style token files.", "preprocess.commands", "nanogpt"),
@@ -64,6 +64,7 @@ COMMANDS: dict[str, Entry] = {
                 "Turn text into Megatron-Core's .bin and .idx files.", "preprocess.commands", "megatron"
             ),
             "chat": Entry("Turn conversations into token files.", "preprocess.commands", "chat"),
+            "dedup": Entry("Leave out duplicates, near-duplicates and poor text.", "preprocess.dedup", "dedup"),
             "shuffle": Entry("Shuffle documents.", "preprocess.commands", "shuffle"),
             "index": Entry("Build the sample indices of a run on Megatron files.", "preprocess.index", "index"),
             "tokenizer": Entry("Train a byte-level BPE on your own text.", "preprocess.commands", "tokenizer"),

@@ -57,7 +57,7 @@ _VALUES = {
     "into": "DIR", "partition": "NAME", "account": "NAME", "job_name": "NAME", "batch_size": "auto|N",
     "push_to_hub": "ACCOUNT/NAME", "revision": "BRANCH", "license": "NAME",
 }  # fmt: skip
-_PLACES = {"source": "CKPT", "run": "RUN|CKPT|FILE", "output": "FOLDER", "output_file": "OUT.gguf"}
+_PLACES = {"source": "CKPT", "run": "RUN|CKPT|FILE", "output": "FOLDER", "output_file": "OUT.gguf", "dataset": "INPUT"}
 """The same for values given by their place."""
 
 _KEY = re.compile(r"(?<![\w/.-])[a-z]+(?:_[a-z]+)+(?![\w/.])")  # no part of a path

@@ -11,6 +11,7 @@ from automodel_cli.config.explain import describe_type, section_of
 from automodel_cli.config.field_help import meaning_and_default
 from automodel_cli.config.schema.base import Section, keys_of, reason_ignored
 from automodel_cli.config.schema.chat import MixtureConfig, PreprocessChatConfig, TaskConfig
+from automodel_cli.config.schema.dedup import DedupConfig
 from automodel_cli.config.schema.megatron import PreprocessMegatronConfig
 from automodel_cli.config.schema.pipeline import PipelineConfig
 from automodel_cli.config.schema.preprocess import PreprocessNanogptConfig, TokenizerTrainConfig, VerifyConfig
@@ -42,6 +43,7 @@ COMMANDS: tuple[tuple[str, type[Section]], ...] = (
     ("automodel preprocess chat", PreprocessChatConfig),
     ("automodel preprocess chat, a mixture's file", MixtureConfig),
     ("automodel preprocess chat, a task of a mixture", TaskConfig),
+    ("automodel preprocess dedup", DedupConfig),
     ("automodel preprocess shuffle", ShuffleConfig),
     ("automodel preprocess tokenizer", TokenizerTrainConfig),
     ("automodel preprocess verify", VerifyConfig),

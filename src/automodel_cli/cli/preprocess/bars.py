@@ -20,10 +20,24 @@ _TITLES = {
     "scattering": "reading documents",
     "comparing": "finding duplicates",
     "joining": "writing documents",
+    "read": "reading documents",
+    "exact": "finding copies",
+    "bands": "dividing signatures",
+    "near": "comparing candidates",
+    "clusters": "finding clusters",
+    "write": "writing documents",
 }
 
 
-_TEXTLESS = {"comparing", "joining", "dividing"}  # phases that do not read the input
+_TEXTLESS = {
+    "comparing",
+    "joining",
+    "dividing",
+    "exact",
+    "bands",
+    "near",
+    "clusters",
+}  # phases that do not read the input
 
 
 class Bars:

@@ -1,4 +1,4 @@
-"""A folder of shuffled documents: what is in it, may it be used, and the manifest that makes it whole.
+"""A folder of documents, in random order or without duplicates: what is in it, may it be used, and its manifest.
 
 ``manifest.json`` (format ``automodel-documents/1``), written last and deterministic:
 
@@ -10,6 +10,8 @@
 | duplicates | documents left out because their text came before; null if nobody looked                     |
 | bad_rows   | rows that were left out                                                                      |
 | files      | a list in reading order: name, split ("train" or "val"), documents, bytes, xxh3              |
+| left_out   | documents left out by each filter (absent where nobody filtered)                             |
+| reports    | reports beside the documents: name, bytes, xxh3 (absent where there is none)                 |
 | source     | what was read: kind, name, files, bytes, first_files, names_and_sizes                        |
 | options    | what was asked, as far as it decides the bytes                                               |
 | versions   | automodel                                                                                    |
@@ -30,7 +32,7 @@ import xxhash
 
 from automodel_cli.corpus.build.output import Output
 from automodel_cli.corpus.documents.units import Split
-from automodel_cli.corpus.formats.manifest import MANIFEST_NAME, Manifest
+from automodel_cli.corpus.formats.manifest import MANIFEST_NAME, ListedFile, Manifest
 from automodel_cli.corpus.shuffle.buckets import JOB_NAME, WORK_FILES
 from automodel_cli.corpus.shuffle.document_files import DocumentFile, is_document_file, names_of
 from automodel_cli.errors import DataError
@@ -38,6 +40,7 @@ from automodel_cli.files import ANY_TEMPORARY, fsync_folder, leads_away, names_f
 from automodel_cli.json_files import Count, Items
 
 WORK_NAME = ".shuffle"
+REPORT_NAMES = ("report.json", "report.html")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,19 +53,28 @@ class DocumentsManifest(Manifest):
     text_key: str
     duplicates: Count | None
     files: Items[DocumentFile]
+    left_out: dict[str, Count] | None = None
+    reports: Items[ListedFile] = ()
 
     def of_split(self, split: Split) -> list[DocumentFile]:
         """The files of one split, in order."""
         return [file for file in self.files if file.split == split]
 
     def listed(self) -> Iterable[tuple[Path, int]]:
-        return [(self.folder / file.name, file.bytes) for file in self.files]
+        return [(self.folder / file.name, file.bytes) for file in (*self.files, *self.reports)]
+
+    def body(self) -> dict[str, Any]:
+        body = super().body()
+        for key in ("left_out", "reports"):
+            if not body[key]:
+                del body[key]  # as in folders from before there was such a thing
+        return body
 
     @classmethod
     def read(cls, path: Path, **known: Any) -> Self:
         manifest = super().read(path, **known)
         for file, _ in manifest.listed():
-            if not is_document_file(file.name) or leads_away(file, path):
+            if not (is_document_file(file.name) or file.name in REPORT_NAMES) or leads_away(file, path):
                 raise DataError(f"{path} names {file.name}, which is not a file of documents in this folder", cls.HINT)
         return manifest
 

@@ -39,16 +39,18 @@ class RowOptions:
         read: how text is found; ``read.carried`` names columns of parquet files to keep.
         check: parse lines of JSON and leave out those without usable text.
         digest: also hash each text, to find equal ones.
+        texts: also hand on each text.
     """
 
     read: ReadOptions
     check: bool = False
     digest: bool = False
+    texts: bool = False
 
     @property
     def parses(self) -> bool:
         """Whether lines of JSON have to be parsed."""
-        return self.check or self.digest
+        return self.check or self.digest or self.texts
 
 
 @dataclass
@@ -60,6 +62,7 @@ class RowBlock:
         lengths: bytes of each row, int64.
         numbers: the number of each row in the unit (in a run of small files: the file), int64.
         digests: 128 bits of each text, if asked for.
+        texts: the texts themselves, if asked for.
         rows, bad: how many rows were looked at, and which of them were left out.
     """
 
@@ -69,6 +72,7 @@ class RowBlock:
     digests: np.ndarray | None = None
     rows: int = 0
     bad: list[BadRow] = field(default_factory=list)
+    texts: list[str] | None = None
 
 
 class RowReader:
@@ -174,7 +178,7 @@ def _parsed_lines(unit: Unit, options: RowOptions) -> RowBlock:
 def _block(data: np.ndarray, lengths: np.ndarray, found: Texts, options: RowOptions) -> RowBlock:
     digests = digests_of(found.texts) if options.digest else None
     numbers = np.array(found.numbers, dtype=np.int64)
-    return RowBlock(data, lengths, numbers, digests, found.rows, found.bad)
+    return RowBlock(data, lengths, numbers, digests, found.rows, found.bad, found.texts if options.texts else None)
 
 
 def digests_of(texts: list[str]) -> np.ndarray:

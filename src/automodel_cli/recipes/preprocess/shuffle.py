@@ -24,6 +24,7 @@ from automodel_cli.config.schema.shuffle import ShuffleConfig
 from automodel_cli.corpus.build.disk_space import ExpectedSize, expected_size
 from automodel_cli.corpus.build.pipeline import BadRows, Progress
 from automodel_cli.corpus.build.run import Build, BuildResult, ProgressCallback, Say, unheard
+from automodel_cli.corpus.documents.document_input import carried_columns, refuse_overlap
 from automodel_cli.corpus.documents.listing import is_local
 from automodel_cli.corpus.documents.source import FileSource, read_options, source_in_words
 from automodel_cli.corpus.shuffle.bucket_reader import BucketReader
@@ -218,10 +219,10 @@ def _prepare(cfg: ShuffleConfig, progress: ProgressCallback, say: Say) -> _Shuff
     source = FileSource(cfg.dataset, read_options(cfg, cfg.text_key))
     if source.note:
         say(source.note)
-    source.options = read = replace(source.options, carried=_carried(cfg, source))
+    source.options = read = replace(source.options, carried=carried_columns(source, cfg.keep_columns, cfg.text_key))
     rows = RowOptions(read, check=cfg.check, digest=cfg.dedup)
     folder = Path(cfg.output_dir or f"{source.name}_shuffled")
-    _refuse_overlap(folder, Path(cfg.dataset), source)
+    refuse_overlap(folder, Path(cfg.dataset), source)
     job = _Shuffle(
         cfg=cfg,
         source=source,
@@ -234,32 +235,6 @@ def _prepare(cfg: ShuffleConfig, progress: ProgressCallback, say: Say) -> _Shuff
     )
     job.num_workers = _workers(job)
     return job
-
-
-def _carried(cfg: ShuffleConfig, source: FileSource) -> tuple[str, ...]:
-    """The columns of parquet files to keep."""
-    parquet = [file for file in source.files if file.kind == "parquet"]
-    if not cfg.keep_columns or not parquet:
-        return ()
-    if cfg.keep_columns != ["all"]:
-        return tuple(cfg.keep_columns)
-    from automodel_cli.corpus.documents import columns  # pyarrow.parquet, which other files do not need
-
-    names = columns.column_names(parquet[0].path, parquet[0].name)
-    return tuple(name for name in names if name != cfg.text_key)
-
-
-def _refuse_overlap(folder: Path, dataset: Path, source: FileSource) -> None:
-    """What is written must not be read as input, now or by the next run."""
-    inside = folder.resolve()
-    for file in source.files:
-        if inside in Path(file.path).resolve().parents:
-            raise ConfigError(f"the input {file.path} lies in the output folder {folder}", "use another --output-dir")
-    if dataset.is_dir() and dataset.resolve() in inside.parents:
-        raise ConfigError(
-            f"the output folder {folder} lies in the input folder {dataset}: the next run would read it",
-            "use another --output-dir, or name the input files with a glob",
-        )
 
 
 def _workers(job: _Shuffle) -> int:
