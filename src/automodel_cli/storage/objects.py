@@ -10,10 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,16 +26,14 @@ from obstore.store import AzureStore, GCSStore, S3Store
 from automodel_cli.errors import AutomodelError, DataError
 from automodel_cli.files import atomic_file
 from automodel_cli.storage.problems import Failure, failure_of, in_words
+from automodel_cli.storage.reading import PART_BYTES, SIDE_BY_SIDE, blocks, reading_threads
 from automodel_cli.storage.store import ObjectChanged, ObjectExists, ObjectInfo, ObjectMissing
 from automodel_cli.storage.urls import Address, split_url
 
 if TYPE_CHECKING:
     from obstore import GetOptions
 
-PART_BYTES = 8 << 20
-"""Of uploads, and of downloads side by side."""
 _MOST_PARTS = 9_000  # S3 takes 10,000
-_SIDE_BY_SIDE = 8
 _PATIENCE_SECONDS = 180.0
 _FIRST_PATIENCE_SECONDS = 10.0  # until somebody has answered: a wrong address is found out soon
 _LONGEST_PAUSE_SECONDS = 15.0
@@ -64,15 +61,20 @@ class BucketStore:
         self._scheme, self._place, self._client, self._endpoint = scheme, place, client, endpoint
         self._patience = patience
         self._answered = False
-        self._threads: ThreadPoolExecutor | None = None
-        self._lock = threading.Lock()
+        self._there = False  # the bucket
 
     def info(self, url: str) -> ObjectInfo | None:
         try:
             return self._info_of(self._try(url, "read", lambda: obstore.head(self._client, self._key(url))))
         except ObjectMissing:
-            self.list_all(url)  # a missing bucket has no word of its own in this answer, which has no body
+            self._refuse_missing_bucket(url)
             return None
+
+    def _refuse_missing_bucket(self, url: str) -> None:
+        """The answer about an object has no body, hence no word for a bucket that is missing."""
+        if not self._there:
+            place = str(Address(self._scheme, self._place, ""))
+            self._try(place, "list", lambda: next(iter(obstore.list(self._client)), None))
 
     def list_all(self, folder: str) -> list[ObjectInfo]:
         key = self._key(folder)
@@ -106,7 +108,7 @@ class BucketStore:
     def read_ranges(self, url: str, ranges: Sequence[tuple[int, int]], *, etag: str = "") -> list[bytes]:
         if len(ranges) < 2:
             return [self.read(url, start, stop, etag=etag) for start, stop in ranges]
-        return list(self._pool().map(lambda part: self.read(url, *part, etag=etag), ranges))
+        return list(reading_threads().map(lambda part: self.read(url, *part, etag=etag), ranges))
 
     def put(self, url: str, data: bytes, *, if_absent: bool = False, replaces: ObjectInfo | None = None) -> ObjectInfo:
         mode: Any = "create" if if_absent else "overwrite"
@@ -136,7 +138,7 @@ class BucketStore:
                 self._key(url),
                 _checked_parts(path, part, xxh3),
                 chunk_size=part,
-                max_concurrency=_SIDE_BY_SIDE,
+                max_concurrency=SIDE_BY_SIDE,
             )
 
         self._try(url, "write", once)
@@ -150,24 +152,8 @@ class BucketStore:
         if info is None:
             raise ObjectMissing(f"there is no {url}", "check the URL")
         with atomic_file(path) as handle:
-            for block in self.blocks(url, info.size, etag=etag or info.etag):
+            for block in blocks(self, replace(info, etag=etag or info.etag)):
                 handle.write(block)
-
-    def blocks(self, url: str, size: int, *, etag: str, start: int = 0) -> Iterator[bytes]:
-        """All bytes from ``start`` to ``size`` in order, a few parts ahead of who takes them."""
-        ranges = [(at, min(at + PART_BYTES, size)) for at in range(start, size, PART_BYTES)]
-        ahead = [self._pool().submit(self.read, url, *part, etag=etag) for part in ranges[:_SIDE_BY_SIDE]]
-        try:
-            for number, (first, last) in enumerate(ranges):
-                block = ahead.pop(0).result()
-                if len(block) != last - first:
-                    raise ObjectChanged(f"{url} became shorter while it was read", "run the command again")
-                if number + _SIDE_BY_SIDE < len(ranges):
-                    ahead.append(self._pool().submit(self.read, url, *ranges[number + _SIDE_BY_SIDE], etag=etag))
-                yield block
-        finally:
-            for waiting in ahead:
-                waiting.cancel()
 
     def delete(self, urls: Iterable[str]) -> None:
         for url in urls:
@@ -193,7 +179,7 @@ class BucketStore:
                 self._answered |= failure.status > 0
                 self._give_up(failure, url, doing, time.monotonic() - began)
             else:
-                self._answered = True
+                self._answered = self._there = True
                 return result
             time.sleep(pause * random.uniform(0.5, 1.5))
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
@@ -217,12 +203,6 @@ class BucketStore:
     def _generation(self, version: str | None) -> str:
         """Conditional writes go by the etag, but for Google's."""
         return version or "" if self._scheme == "gs" else ""
-
-    def _pool(self) -> ThreadPoolExecutor:
-        with self._lock:
-            if self._threads is None:
-                self._threads = ThreadPoolExecutor(_SIDE_BY_SIDE, "storage")
-            return self._threads
 
 
 class _PastEnd(AutomodelError):
