@@ -5,7 +5,7 @@ Through huggingface_hub's file system, with the user's own login. Without a revi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -59,6 +59,9 @@ class HubStore:
 
     def upload(self, url: str, path: Path | str, *, xxh3: str = "") -> ObjectInfo:
         _refuse(url)
+
+    def abort_uploads(self, folder: str, names: Callable[[str], bool]) -> None:
+        """None are left."""
 
     def delete(self, urls: Iterable[str]) -> None:
         _refuse(next(iter(urls), f"hf://{self._place}"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from automodel_cli.errors import AutomodelError, DataError
@@ -69,6 +69,9 @@ class LocalStore:
         with _errors_named(url), open_to_read(_path(url)) as source, atomic_file(path) as handle:
             while block := source.read(8 << 20):
                 handle.write(block)
+
+    def abort_uploads(self, folder: str, names: Callable[[str], bool]) -> None:
+        """None are left."""
 
     def delete(self, urls: Iterable[str]) -> None:
         for url in urls:

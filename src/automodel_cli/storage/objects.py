@@ -155,6 +155,22 @@ class BucketStore:
             for block in blocks(self, replace(info, etag=etag or info.etag)):
                 handle.write(block)
 
+    def abort_uploads(self, folder: str, names: Callable[[str], bool]) -> None:
+        """Of S3, through boto3 where it is installed; Azure and Google forget them after a week."""
+        if self._scheme != "s3":
+            return
+        try:
+            import boto3
+        except ImportError:
+            return
+        prefix = f"{self._key(folder)}/".lstrip("/")
+        with contextlib.suppress(Exception):  # not permitted, not supported: they cost space, no more
+            client = boto3.client("s3", endpoint_url=_endpoint(os.environ) or None)
+            for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=self._place, Prefix=prefix):
+                for left in page.get("Uploads", ()):
+                    if names(left["Key"][len(prefix) :]):
+                        client.abort_multipart_upload(Bucket=self._place, Key=left["Key"], UploadId=left["UploadId"])
+
     def delete(self, urls: Iterable[str]) -> None:
         for url in urls:
             with contextlib.suppress(ObjectMissing):
@@ -235,8 +251,7 @@ def _client(scheme: str, place: str, environment: Mapping[str, str]) -> tuple[An
     if scheme == "az":
         account = environment.get("AZURE_STORAGE_ACCOUNT_NAME", "ACCOUNT")
         return AzureStore(place, client_options=options, retry_config=retries), f"{account}.blob.core.windows.net"  # type: ignore[arg-type, call-arg]
-    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-    endpoint = next((environment[name] for name in names if environment.get(name)), "")
+    endpoint = _endpoint(environment)
     settings: dict[str, Any] = {}
     if endpoint:
         settings["endpoint"] = endpoint.rstrip("/")
@@ -244,6 +259,12 @@ def _client(scheme: str, place: str, environment: Mapping[str, str]) -> tuple[An
     settings |= _credentials(place, environment)
     host = urlsplit(endpoint).netloc.rpartition("@")[2] if endpoint else "s3.amazonaws.com"
     return S3Store(place, client_options=options, retry_config=retries, **settings), host  # type: ignore[arg-type]
+
+
+def _endpoint(environment: Mapping[str, str]) -> str:
+    """Of S3, "" for Amazon's own."""
+    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+    return next((environment[name] for name in names if environment.get(name)), "")
 
 
 def _credentials(place: str, environment: Mapping[str, str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ back are all that were asked for. Credentials are those of the provider's own ch
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -97,6 +97,13 @@ class Store(Protocol):
 
     def download(self, url: str, path: Path | str, *, etag: str = "") -> None:
         """Write an object to a local file, which appears when it is whole."""
+        ...
+
+    def abort_uploads(self, folder: str, names: Callable[[str], bool]) -> None:
+        """Remove what uploads below ``folder`` left that were killed, of those whose name in it is among ``names``.
+
+        Nobody may be uploading these. Without effect where the provider removes them by itself, or cannot say.
+        """
         ...
 
     def delete(self, urls: Iterable[str]) -> None:

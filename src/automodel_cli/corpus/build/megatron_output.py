@@ -85,7 +85,7 @@ class MegatronOutput(TokenOutput[MegatronManifest]):
 
         ``sources`` names the input file of each part, ``tools`` versions of packages that decided sequences.
         """
-        entries = [describe_pair(self.layout, p, sources[p.part] if sources else None) for p in pairs]
+        entries = [describe_pair(self.layout, p, sources[p.part] if sources else None, self.facts) for p in pairs]
         manifest = MegatronManifest(
             folder=self.folder,
             name=self.layout.name,

@@ -18,9 +18,9 @@ from automodel_cli.corpus.formats.manifest import (
     CorpusManifest,
     Eot,
     Plan,
+    Role,
     Separator,
     Split,
-    describe_file,
 )
 from automodel_cli.corpus.formats.nanogpt_bin import ShardInfo, bos_index_path
 from automodel_cli.corpus.tokenizer import CharTokenizer, Tokenizer
@@ -101,18 +101,23 @@ class NanogptOutput(TokenOutput[CorpusManifest]):
         self.tidy()
 
     def _describe_files(self, shards: dict[Split, list[ShardInfo]]) -> Iterable[CorpusFile]:
-        folder = self.folder
         for split, group in shards.items():
-            for facts in group:
-                counts = {"tokens": facts.num_tokens, "documents": facts.num_documents}
-                yield describe_file(folder, facts.path.name, "tokens", split, **counts)
-                index = bos_index_path(facts.path).name
-                yield describe_file(folder, index, "bos_index", split, documents=facts.num_documents)
+            for info in group:
+                counts = {"tokens": info.num_tokens, "documents": info.num_documents}
+                yield self._describe(info.path.name, "tokens", split, **counts)
+                index = bos_index_path(info.path).name
+                yield self._describe(index, "bos_index", split, documents=info.num_documents)
         for path in sorted(self.tokenizer_folder.iterdir()):
             if path.name in SAVED_FILES:
-                yield describe_file(folder, f"{self.tokenizer_folder.name}/{path.name}", "tokenizer")
+                yield self._describe(f"{self.tokenizer_folder.name}/{path.name}", "tokenizer")
         if isinstance(self.tokenizer, CharTokenizer):
-            yield describe_file(folder, META_NAME, "meta")
+            yield self._describe(META_NAME, "meta")
+
+    def _describe(
+        self, name: str, role: Role, split: Split | None = None, *, tokens: int = 0, documents: int = 0
+    ) -> CorpusFile:
+        facts = self.facts(self.folder / name)
+        return CorpusFile(name=name, role=role, split=split, tokens=tokens, documents=documents, **facts)
 
 
 def _write_meta(path: Path, tokenizer: CharTokenizer) -> None:

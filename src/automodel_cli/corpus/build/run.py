@@ -32,7 +32,6 @@ from automodel_cli.corpus.formats.manifest import Plan
 from automodel_cli.corpus.shuffle.shuffled_source import ShuffledSource
 from automodel_cli.corpus.tokenizer import Tokenizer
 from automodel_cli.corpus.tokenizers.engines import EngineMismatch
-from automodel_cli.files import exclusive_lock, make_folder
 from automodel_cli.text import plural
 
 ProgressCallback = Callable[[Progress], None]
@@ -74,7 +73,7 @@ TokenSettingsT = TypeVar("TokenSettingsT", bound=TokenSettings)
 class BuildResult(Generic[ManifestT]):
     """What a run left behind; ``manifest`` is None after a dry run."""
 
-    folder: Path
+    folder: Path | str
     manifest: ManifestT | None
     already_complete: bool = False
     continued: bool = False
@@ -120,17 +119,18 @@ class Build(ABC, Generic[SettingsT, ManifestT]):
         output = self.output
         if self.cfg.dry_run:
             self.say_plan()
-            return BuildResult(output.folder, None)
-        make_folder(output.folder, output.option)
-        busy = f"another process is writing {output.what} to {output.folder}"
-        with exclusive_lock(output.lock_path, busy=busy):
+            return BuildResult(output.place, None)
+        with output.held():
             if not self.cfg.overwrite and (manifest := output.finished(self.made())) is not None:
-                self.say(f"{output.manifest_path} is already there: nothing to do")
-                return BuildResult(output.folder, manifest, already_complete=True)
-            output.refuse_strangers()
-            if self.cfg.overwrite:
-                output.clear()
-            return self.make()
+                self.say(f"{output.shown(output.manifest_path)} is already there: nothing to do")
+                result = BuildResult(output.folder, manifest, already_complete=True)
+            else:
+                output.refuse_strangers()
+                if self.cfg.overwrite:
+                    output.clear()
+                result = self.make()
+            output.send()
+            return replace(result, folder=output.place)
 
 
 @dataclass(kw_only=True)

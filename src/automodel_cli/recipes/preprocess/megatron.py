@@ -7,7 +7,7 @@ disk, then read back in random order. With ``--shards`` everything is written to
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 from automodel_cli.config.schema.megatron import PreprocessMegatronConfig
@@ -15,6 +15,7 @@ from automodel_cli.config.schema.preprocess import unusual_reading
 from automodel_cli.corpus.build.disk_space import Estimate, check_room, estimate, free_bytes
 from automodel_cli.corpus.build.megatron_output import MegatronOutput
 from automodel_cli.corpus.build.megatron_sink import MegatronLayout, MegatronSink
+from automodel_cli.corpus.build.mirror import Place
 from automodel_cli.corpus.build.pipeline import BadRows, NoText, Progress
 from automodel_cli.corpus.build.pool import likely_workers
 from automodel_cli.corpus.build.run import BuildResult, ProgressCallback, Say, TokenBuild
@@ -85,6 +86,8 @@ class _Megatron(TokenBuild[PreprocessMegatronConfig, MegatronManifest, MegatronS
         )
 
     def check_room(self) -> None:
+        if self.output.mirror is not None and not (self.cfg.shards or self.cfg.shuffle):
+            return  # finished files leave the disk
         if warning := check_room(self.output.folder, self.estimate()):
             self.say(warning)
 
@@ -108,7 +111,7 @@ class _Megatron(TokenBuild[PreprocessMegatronConfig, MegatronManifest, MegatronS
             amount = f"{cfg.shards} pairs" if cfg.shards else "one pair"
             if cfg.shard_tokens:
                 amount = f"pairs of at most {cfg.shard_tokens:,} tokens"
-            first = layout.prefix(0, layout.keys[0])
+            first = self.output.shown(layout.prefix(0, layout.keys[0]))
             say(f"would make {amount} for each of {', '.join(layout.keys)}, from {first}.bin on")
         elif len(files) > 3:
             say(f"... up to number {len(files) - 1}")
@@ -178,7 +181,9 @@ def _prepare(cfg: PreprocessMegatronConfig, progress: ProgressCallback, say: Say
             f"tokenizer {tokenizer.name!r} names no end-of-text token to append",
             "name one as eos_token in its tokenizer_config.json, or leave --append-eod out",
         )
-    output = MegatronOutput(_layout(cfg, source, tokenizer), tokenizer)
+    place = _place(cfg)
+    output = MegatronOutput(_layout(cfg, source, tokenizer, place), tokenizer)
+    output.mirror = place.mirror
     if isinstance(source, FileSource):
         # A document in pieces must not be placed, or parsed, by its first piece.
         whole = cfg.shard_tokens or cfg.special_tokens == "parse" or cfg.split_sentences or cfg.shuffle
@@ -228,12 +233,17 @@ def _open_source(cfg: PreprocessMegatronConfig) -> Source:
     return source
 
 
-def _layout(cfg: PreprocessMegatronConfig, source: Source, tokenizer: Tokenizer) -> MegatronLayout:
-    prefix = Path(cfg.output_prefix)
+def _place(cfg: PreprocessMegatronConfig) -> Place:
+    """The folder that the prefix, or ``--output-path``, names."""
+    folder, _, name = cfg.output_prefix.rpartition("/")
+    return Place.of(cfg.output_path or folder or ".", prefix=f"{name}.", temp_dir=cfg.temp_dir)
+
+
+def _layout(cfg: PreprocessMegatronConfig, source: Source, tokenizer: Tokenizer, place: Place) -> MegatronLayout:
     one = not isinstance(source, FileSource) or source.documents_are_files or cfg.shuffle or cfg.shards
     return MegatronLayout(
-        folder=prefix.parent if cfg.output_path is None else Path(cfg.output_path),
-        name=prefix.name,
+        folder=place.folder,
+        name=PurePosixPath(cfg.output_prefix).name,
         keys=tuple(cfg.json_keys),
         level="sentence" if cfg.split_sentences else "document",
         dtype=token_dtype(tokenizer.vocab_size),

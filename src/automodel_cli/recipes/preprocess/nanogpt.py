@@ -7,7 +7,6 @@ validation is settled (a small or single document is tokenized once more, to cou
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from automodel_cli.config.amounts import format_amount
@@ -18,6 +17,7 @@ from automodel_cli.config.schema.preprocess import (
     unusual_reading,
 )
 from automodel_cli.corpus.build.corpus_writer import CorpusLayout, CorpusWriter
+from automodel_cli.corpus.build.mirror import Place
 from automodel_cli.corpus.build.nanogpt_output import NanogptOutput
 from automodel_cli.corpus.build.pipeline import BadRows, NoText, Progress
 from automodel_cli.corpus.build.pool import likely_workers
@@ -87,7 +87,7 @@ class _Nanogpt(TokenBuild[PreprocessNanogptConfig, CorpusManifest, CorpusWriter]
             amount += f" (about {likely:,})"
         path = layout.shard_path("train", 0)
         separator = f"{'beginning' if self.separator == 'bos' else 'end'}-of-text: {self.eot}"
-        say(f"would write {amount} as {layout.dtype} to {path}, {separator}")
+        say(f"would write {amount} as {layout.dtype} to {self.output.shown(path)}, {separator}")
         if self.rule.rule != "none":
             say(f"would write validation tokens to {layout.shard_path('val', 0).name} (by {self.rule.rule})")
         self.say_workers()
@@ -147,15 +147,17 @@ def _prepare(cfg: PreprocessNanogptConfig, progress: ProgressCallback, say: Say)
     engine = tokenizer.say_engine(cfg.engine, say)
     if isinstance(source, FileSource):
         source.cut_huge_texts = tokenizer.cuts_at_spaces and not cfg.shuffle
+    place = Place.of(cfg.output_dir or _default_folder(cfg, source.name), temp_dir=cfg.temp_dir)
     output = NanogptOutput(
         CorpusLayout(
-            folder=Path(cfg.output_dir or _default_folder(cfg, source.name)),
+            folder=place.folder,
             layout="raw" if cfg.format == "raw" else "nemo",
             dtype=tokenizer.dtype,
             shard_tokens=cfg.shard_tokens,
         ),
         tokenizer,
     )
+    output.mirror = place.mirror
     eot, separator = _separation(cfg, tokenizer, output)
     between = tokenizer.bos_id if separator == "bos" else tokenizer.eot_id
     task = EncodeTask(

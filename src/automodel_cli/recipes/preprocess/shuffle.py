@@ -19,6 +19,7 @@ from automodel_cli import __version__
 from automodel_cli.config.schema.preprocess import unusual_reading
 from automodel_cli.config.schema.shuffle import ShuffleConfig
 from automodel_cli.corpus.build.disk_space import ExpectedSize, expected_size
+from automodel_cli.corpus.build.mirror import Place
 from automodel_cli.corpus.build.pipeline import BadRows, Progress
 from automodel_cli.corpus.build.run import Build, BuildResult, ProgressCallback, Say
 from automodel_cli.corpus.documents.listing import is_local
@@ -32,6 +33,8 @@ from automodel_cli.corpus.shuffle.scatter import DIGEST_FIELDS, LIKELY_ROW_BYTES
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
 from automodel_cli.files import make_folder
 from automodel_cli.processes import cores
+from automodel_cli.storage.reading import unpinned
+from automodel_cli.storage.urls import is_remote, local_path
 from automodel_cli.text import binary_size, plural
 
 # Moved, parsed: below, starting processes takes longer.
@@ -76,7 +79,7 @@ class _Shuffle(Build[ShuffleConfig, DocumentsManifest]):
         about = "" if self.size.exact else "about "
         say(f"would read {source_in_words(self.source.describe())}: {about}{self.size.bytes / 1e6:,.1f} MB of rows")
         say(f"would use {self.bucket_count:,} temporary buckets in {output.work_folder}")
-        target = f"{output.folder}/{chunk_name(output.name, 0)}"
+        target = f"{output.place}/{chunk_name(output.name, 0)}"
         if cfg.chunk_size:
             target += f" and more of {cfg.chunk_size / 1e6:,.1f} MB each"
         elif cfg.chunks > 1:
@@ -183,12 +186,14 @@ def _prepare(cfg: ShuffleConfig, progress: ProgressCallback, say: Say) -> _Shuff
         say(source.note)
     source.options = read = replace(source.options, carried=_carried(cfg, source))
     rows = RowOptions(read, check=cfg.check, digest=cfg.dedup)
-    folder = Path(cfg.output_dir or f"{source.name}_shuffled")
-    _refuse_overlap(folder, Path(cfg.dataset), source)
+    place = Place.of(cfg.output_dir or f"{source.name}_shuffled", temp_dir=cfg.temp_dir)
+    output = DocumentsOutput(place.folder, cfg.name or source.name, cfg.temp_dir)
+    output.mirror = place.mirror
+    _refuse_overlap(output, cfg.dataset, source)
     job = _Shuffle(
         cfg=cfg,
         source=source,
-        output=DocumentsOutput(folder, cfg.name or source.name, cfg.temp_dir),
+        output=output,
         num_workers=1,
         progress=progress,
         say=say,
@@ -213,15 +218,21 @@ def _carried(cfg: ShuffleConfig, source: FileSource) -> tuple[str, ...]:
     return tuple(name for name in names if name != cfg.text_key)
 
 
-def _refuse_overlap(folder: Path, dataset: Path, source: FileSource) -> None:
+def _refuse_overlap(output: DocumentsOutput, dataset: str, source: FileSource) -> None:
     """What is written must not be read as input, now or by the next run."""
-    inside = folder.resolve()
-    for file in source.files:
-        if inside in Path(file.path).resolve().parents:
-            raise ConfigError(f"the input {file.path} lies in the output folder {folder}", "use another --output-dir")
-    if dataset.is_dir() and dataset.resolve() in inside.parents:
+    if output.mirror is None:
+        inside = str(output.folder.resolve())
+        inputs = [str(Path(file.path).resolve()) for file in source.files if not is_remote(file.path)]
+        read = str(Path(local_path(dataset)).resolve()) if not is_remote(dataset) else dataset
+    else:
+        inside, read = output.place, dataset.rstrip("/")
+        inputs = [unpinned(file.path).url for file in source.files if is_remote(file.path)]
+    for path in inputs:
+        if path.startswith(f"{inside}/"):
+            raise ConfigError(f"the input {path} lies in the output folder {output.place}", "use another --output-dir")
+    if inside.startswith(f"{read}/"):
         raise ConfigError(
-            f"the output folder {folder} lies in the input folder {dataset}: the next run would read it",
+            f"the output folder {output.place} lies in the input folder {dataset}: the next run would read it",
             "use another --output-dir, or name the input files with a glob",
         )
 
