@@ -39,8 +39,9 @@ ROOMS = {
     "launch": (10.6, 12.0, "starts and watches processes"),
     "config": (0.0, 1.8, "YAML to typed values"),
     "corpus": (2.0, 10.4, "raw text in, token files out"),
+    "storage": (2.0, 10.4, "objects in buckets, by URL"),
 }  # fmt: skip
-NO_TORCH = {"cli", "config", "corpus", "scaling"}  # the third law
+NO_TORCH = {"cli", "config", "corpus", "scaling", "storage"}  # the third law
 
 UNIT, LEFT, TOP, GAP, LINE = 84, 16, 16, 44, 15
 Interval = tuple[float, float]

@@ -192,3 +192,30 @@ def logging_as_it_was():
     before = logging.root.manager.disable
     yield
     logging.disable(before)
+
+
+@pytest.fixture(scope="session")
+def _object_server():
+    from tests.object_server import ObjectServer  # takes two seconds, which other tests do not pay
+
+    server = ObjectServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def object_server(_object_server, monkeypatch):
+    """A real S3 server on loopback without faults, and the environment that leads to it."""
+    from tests.object_server import Faults
+
+    from automodel_cli.storage import opening
+
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in _object_server.environment.items():
+        monkeypatch.setenv(name, value)
+    opening._open.cache_clear()
+    _object_server.faults = Faults()
+    yield _object_server
+    _object_server.faults = Faults()
+    opening._open.cache_clear()

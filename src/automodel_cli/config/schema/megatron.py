@@ -26,7 +26,7 @@ class PreprocessMegatronConfig(Tokenization, RunnerOptions):
         "Input": "input dataset set_name split json_keys document input_format max_document_bytes strict",
         "Tokens": "tokenizer engine append_eod special_tokens add_special_tokens split_sentences keep_newlines lang "
         "skip_empty max_tokens",
-        "Output": "output_prefix output_path shards shard_tokens shuffle seed overwrite dry_run",
+        "Output": "output_prefix output_path temp_dir shards shard_tokens shuffle seed overwrite dry_run",
         "Speed and memory": "workers chunk_size prefetch shuffle_memory",
         **RUNNER_PANELS,
     }
@@ -64,7 +64,9 @@ class PreprocessMegatronConfig(Tokenization, RunnerOptions):
     output_prefix: str = "processed_data"
     """Prefix of the file names, `PREFIX_N_KEY_document.bin` (and .idx)."""
     output_path: str | None = None
-    """Folder to write to; null: that of `output_prefix`."""
+    """Folder or URL to write to; null: that of `output_prefix`."""
+    temp_dir: str | None = None
+    """Folder for files on their way to a URL; null: in the user's cache. Not used for an output on a disk."""
     shuffle: bool = False
     """Write the documents in random order, into one file per key unless `shards` or `shard_tokens` say otherwise."""
     seed: Whole = 42

@@ -72,7 +72,7 @@ class PreprocessNanogptConfig(Tokenization, RunnerOptions):
     panels: ClassVar = {
         "Input": "dataset set_name split text_key document input_format max_document_bytes strict",
         "Tokens": "tokenizer engine eot separator max_tokens",
-        "Output": "output_dir format val_fraction val_tokens shard_tokens shuffle seed overwrite dry_run",
+        "Output": "output_dir format val_fraction val_tokens shard_tokens shuffle seed temp_dir overwrite dry_run",
         "Speed and memory": "num_workers chunk_size prefetch shuffle_memory",
         **RUNNER_PANELS,
     }
@@ -106,7 +106,9 @@ class PreprocessNanogptConfig(Tokenization, RunnerOptions):
     shard_tokens: Annotated[Amount, Field(le=MAX_SHARD_TOKENS)] = 1_000_000_000
     """Maximum number of tokens per file."""
     output_dir: str | None = None
-    """Folder to write to; null: `{dataset}_max_tokens_{N}` in the current folder."""
+    """Folder or URL (`s3://`, `gs://`, `az://`) to write to; null: `{dataset}_max_tokens_{N}` in the current folder."""
+    temp_dir: str | None = None
+    """Folder for files on their way to a URL; null: in the user's cache. Not used for an output on a disk."""
     overwrite: bool = False
     """First delete what an earlier run wrote to the folder; other files in it are never touched."""
     num_workers: Whole | None = None

@@ -14,15 +14,13 @@ from automodel_cli.corpus.build.output import TokenOutput
 from automodel_cli.corpus.formats.journal import PROGRESS_NAME
 from automodel_cli.corpus.formats.manifest import (
     MANIFEST_NAME,
-    NO_FACTS,
     CorpusFile,
     CorpusManifest,
     Eot,
-    Facts,
     Plan,
+    Role,
     Separator,
     Split,
-    describe_file,
 )
 from automodel_cli.corpus.formats.nanogpt_bin import ShardInfo, bos_index_path
 from automodel_cli.corpus.tokenizer import CharTokenizer, Tokenizer
@@ -81,9 +79,8 @@ class NanogptOutput(TokenOutput[CorpusManifest]):
         eot: Eot,
         separator: Separator = "eos",
         bad_rows: int,
-        facts: Facts = NO_FACTS,
     ) -> None:
-        """Hash every file that ``facts`` does not know, write ``meta.pkl`` and the manifest; from then on the corpus is complete."""
+        """Hash every file whose hash is not known, write ``meta.pkl`` and the manifest: the corpus is complete."""
         if isinstance(self.tokenizer, CharTokenizer):
             _write_meta(self.folder / META_NAME, self.tokenizer)
         everything = [shard for group in shards.values() for shard in group]
@@ -95,7 +92,7 @@ class NanogptOutput(TokenOutput[CorpusManifest]):
             documents=sum(shard.num_documents for shard in everything),
             tokens=sum(shard.num_tokens for shard in everything),
             bad_rows=bad_rows,
-            files=tuple(self._describe_files(shards, facts)),
+            files=tuple(self._describe_files(shards)),
             versions={"automodel": __version__},
             separator=separator,
             **plan,
@@ -103,19 +100,24 @@ class NanogptOutput(TokenOutput[CorpusManifest]):
         manifest.write()
         self.tidy()
 
-    def _describe_files(self, shards: dict[Split, list[ShardInfo]], facts: Facts) -> Iterable[CorpusFile]:
-        folder = self.folder
+    def _describe_files(self, shards: dict[Split, list[ShardInfo]]) -> Iterable[CorpusFile]:
         for split, group in shards.items():
-            for shard in group:
-                counts = {"tokens": shard.num_tokens, "documents": shard.num_documents}
-                yield describe_file(folder, shard.path.name, "tokens", split, facts=facts, **counts)
-                index = bos_index_path(shard.path).name
-                yield describe_file(folder, index, "bos_index", split, documents=shard.num_documents, facts=facts)
+            for info in group:
+                counts = {"tokens": info.num_tokens, "documents": info.num_documents}
+                yield self._describe(info.path.name, "tokens", split, **counts)
+                index = bos_index_path(info.path).name
+                yield self._describe(index, "bos_index", split, documents=info.num_documents)
         for path in sorted(self.tokenizer_folder.iterdir()):
             if path.name in SAVED_FILES:
-                yield describe_file(folder, f"{self.tokenizer_folder.name}/{path.name}", "tokenizer")
+                yield self._describe(f"{self.tokenizer_folder.name}/{path.name}", "tokenizer")
         if isinstance(self.tokenizer, CharTokenizer):
-            yield describe_file(folder, META_NAME, "meta")
+            yield self._describe(META_NAME, "meta")
+
+    def _describe(
+        self, name: str, role: Role, split: Split | None = None, *, tokens: int = 0, documents: int = 0
+    ) -> CorpusFile:
+        facts = self.facts(self.folder / name)
+        return CorpusFile(name=name, role=role, split=split, tokens=tokens, documents=documents, **facts)
 
 
 def _write_meta(path: Path, tokenizer: CharTokenizer) -> None:

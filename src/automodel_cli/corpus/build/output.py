@@ -12,13 +12,14 @@ import contextlib
 import re
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from automodel_cli.corpus.build.mirror import Mirror
 from automodel_cli.corpus.formats.journal import FORMAT as JOURNAL_FORMAT
 from automodel_cli.corpus.formats.journal import Position, read_progress, remove_progress, write_progress
-from automodel_cli.corpus.formats.manifest import Manifest, Plan
+from automodel_cli.corpus.formats.manifest import NO_FACTS, Facts, Manifest, Plan, size_and_hash
 from automodel_cli.corpus.jobs.array_element import BATCH_FILES
 from automodel_cli.corpus.jobs.work_folder import WORK_NAMES, WorkFolder
 from automodel_cli.corpus.shuffle.buckets import GATHERED_NAME, WORK_FILES
@@ -27,7 +28,9 @@ from automodel_cli.errors import AutomodelError, ConfigError, DataError
 from automodel_cli.files import (
     ANY_TEMPORARY,
     TEMP_SUFFIX,
+    exclusive_lock,
     fsync_folder,
+    make_folder,
     names_format,
     remove_known,
     strangers_below,
@@ -50,6 +53,10 @@ class Output(ABC, Generic[ManifestT]):
     manifest_type: type[ManifestT]
     what: str
     option = "--output-dir"
+    mirror: Mirror | None = None
+    """What keeps the folder and a place in object storage alike; None on a disk."""
+    hashed: Facts = NO_FACTS
+    """Of files that were hashed when they were made."""
 
     def __init__(self, folder: Path, prefix: str = "") -> None:
         self.folder = folder
@@ -58,7 +65,48 @@ class Output(ABC, Generic[ManifestT]):
         self.batch_folder = folder / f".{prefix}slurm"
         self.lock_path = folder / f".{prefix}lock"
 
+    @property
+    def place(self) -> str:
+        """The folder or URL, for people."""
+        return str(self.folder) if self.mirror is None else self.mirror.url
+
+    def shown(self, path: Path) -> str:
+        """A path in the folder, for people."""
+        return str(path) if self.mirror is None else f"{self.mirror.url}/{path.relative_to(self.folder).as_posix()}"
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """The place is there, and nobody else writes to it.
+
+        Raises:
+            ConfigError: a file is in the way.
+            AutomodelError: another process writes there.
+        """
+        busy = f"another process is writing {self.what} to {self.place}"
+        if self.mirror is not None:
+            with self.mirror.held(busy):
+                self.mirror.fetch(self.known_names, self.manifest_path.name, self.journal_name, self.tokenizer_name)
+                yield
+            return
+        make_folder(self.folder, self.option)
+        with exclusive_lock(self.lock_path, busy=busy):
+            yield
+
+    def send(self) -> None:
+        """The files are complete: so they are in object storage, if that is their place."""
+        if self.mirror is not None:
+            self.mirror.finish(self.manifest_path.name)
+
+    def facts(self, path: Path) -> dict[str, Any]:
+        """``bytes`` and ``xxh3`` of a file that is complete."""
+        if (known := self.hashed.get(path.name)) is not None:
+            return known
+        return size_and_hash(path) if self.mirror is None else self.mirror.facts(path)
+
     # ------------------------------------------------------------------------------- of each format
+
+    journal_name = tokenizer_name = ""
+    """Names in the folder of an unfinished run's journal and of the tokenizer's folder, of formats that have them."""
 
     @abstractmethod
     def known_names(self) -> re.Pattern[str]:
@@ -140,7 +188,7 @@ class Output(ABC, Generic[ManifestT]):
 
     def _strange(self, path: Path) -> ConfigError:
         return ConfigError(
-            f"{path.parent} holds {path.name} but no manifest of ours that lists it",
+            f"{self.shown(path.parent)} holds {path.name} but no manifest of ours that lists it",
             f"move it away, or use another {self.option}; --overwrite replaces only what this command made",
         )
 
@@ -164,6 +212,8 @@ class Output(ABC, Generic[ManifestT]):
         for folder, names in (*more, *hidden):
             remove_known(folder, names)
         self.unmark()
+        if self.mirror is not None:
+            self.mirror.removed(known, self.manifest_path.name, self.tokenizer_name)
 
     def _remove(self, known: re.Pattern[str], may_go: Callable[[Path], bool]) -> None:
         for path in self.folder.iterdir():
@@ -195,12 +245,14 @@ class Output(ABC, Generic[ManifestT]):
         manifest = self.manifest_type.read(self.manifest_path)
         if manifest.plan != plan:
             raise ConfigError(
-                f"{self.folder} holds {self.what} made in another way: {difference(manifest.plan, plan)}",
+                f"{self.place} holds {self.what} made in another way: {difference(manifest.plan, plan)}",
                 f"use another {self.option}, or --overwrite to replace it",
             )
         for path, size in manifest.listed():
             if not path.is_file() or path.stat().st_size != size:
-                raise DataError(f"{path} is missing or has another size than the manifest says", "use --overwrite")
+                raise DataError(
+                    f"{self.shown(path)} is missing or has another size than the manifest says", "use --overwrite"
+                )
         self.tidy()  # where a run was killed after the manifest
         return manifest
 
@@ -218,8 +270,8 @@ class TokenOutput(Output[ManifestT]):
         super().__init__(folder, prefix)
         self.work = WorkFolder(work_path(folder, prefix))
         self.tokenizer = tokenizer
-        self.journal_path = folder / f"{prefix}progress.json"
-        self.tokenizer_folder = folder / f"{prefix}tokenizer"
+        self.journal_name, self.tokenizer_name = f"{prefix}progress.json", f"{prefix}tokenizer"
+        self.journal_path, self.tokenizer_folder = folder / self.journal_name, folder / self.tokenizer_name
 
     def hidden(self) -> list[tuple[Path, re.Pattern[str]]]:
         return [*super().hidden(), (self.work.path, WORK_NAMES)]
@@ -265,6 +317,9 @@ class TokenOutput(Output[ManifestT]):
     def write_progress(self, plan: Plan, position: Position) -> None:
         """Publish where a later run would go on."""
         write_progress(self.folder, plan, position, self.journal_path.name)
+        if self.mirror is not None:
+            last = frozenset((self.journal_path.name, self.manifest_path.name))
+            self.mirror.note(self.known_names(), last, self.journal_path)
 
     def _read_progress(self) -> tuple[Plan, Position] | None:
         return read_progress(self.folder, self.journal_path.name)
@@ -298,17 +353,17 @@ class TokenOutput(Output[ManifestT]):
         self._refuse_other(made, plan)
         if position.phase == "parts":
             raise ConfigError(
-                f"{self.folder} holds an unfinished {self.which} that is made in tasks, by machines that may be at work",
+                f"{self.place} holds an unfinished {self.which} that is made in tasks, by machines that may be at work",
                 "go on with its --runner, or stop them and start over with --overwrite",
             )
         self._rename_old_temporaries()
         if not self._can_continue(plan, position):
-            say(f"files of the interrupted {self.which} in {self.folder} are gone: starting over")
+            say(f"files of the interrupted {self.which} in {self.place} are gone: starting over")
             self.clear()
             return None
         if position.cursor is None:
             return None
-        say(f"continuing the interrupted {self.which} in {self.folder}")
+        say(f"continuing the interrupted {self.which} in {self.place}")
         return position
 
     def refuse_interrupted(self, plan: Plan, say: Callable[[str], None]) -> None:

@@ -22,6 +22,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from automodel_cli.corpus.documents.inputs import announced
 from automodel_cli.corpus.documents.units import Chunk, Unit
 from automodel_cli.errors import AutomodelError
 from automodel_cli.processes import cores, without_launcher
@@ -77,7 +78,7 @@ class LocalExecutor:
         """See :class:`Executor`."""
         if self.num_workers <= 1:
             turn = task.open()
-            yield ((unit, turn(unit)) for unit in units)
+            yield ((unit, turn(unit)) for unit in announced(units))
             return
         window = self.num_workers * self.prefetch
         with OrderedPool(task, num_workers=self.num_workers, window=window) as pool:

@@ -29,7 +29,7 @@ from automodel_cli.corpus.build.tokenize import EncodeTask
 from automodel_cli.corpus.documents.parts import Part
 from automodel_cli.corpus.documents.source import Source
 from automodel_cli.corpus.formats.journal import Position
-from automodel_cli.corpus.formats.manifest import NO_FACTS, Facts, Plan
+from automodel_cli.corpus.formats.manifest import Facts, Plan
 from automodel_cli.corpus.jobs.arrangement import PlannedFile
 from automodel_cli.corpus.jobs.job import Job, Runner
 from automodel_cli.corpus.jobs.settled import Settled
@@ -39,7 +39,6 @@ from automodel_cli.corpus.shuffle.shuffled_source import ShuffledSource, likely_
 from automodel_cli.corpus.tokenizer import Tokenizer
 from automodel_cli.corpus.tokenizers.engines import EngineMismatch
 from automodel_cli.errors import ConfigError
-from automodel_cli.files import exclusive_lock, make_folder
 from automodel_cli.text import plural
 
 ProgressCallback = Callable[[Progress], None]
@@ -85,7 +84,7 @@ TokenSettingsT = TypeVar("TokenSettingsT", bound=TokenSettings)
 class BuildResult(Generic[ManifestT]):
     """What a run left behind; ``manifest`` is None after a dry run."""
 
-    folder: Path
+    folder: Path | str
     manifest: ManifestT | None
     already_complete: bool = False
     continued: bool = False
@@ -162,24 +161,27 @@ class Build(ABC, Generic[SettingsT, ManifestT]):
         output = self.output
         if self.cfg.dry_run:
             self.say_plan()
-            return BuildResult(output.folder, None)
+            return BuildResult(output.place, None)
         if elsewhere is not None and elsewhere.role == "share":
             elsewhere.run(self.job())
-            return BuildResult(output.folder, None)
-        make_folder(output.folder, output.option)
+            return BuildResult(output.place, None)
         overwrite = self.cfg.overwrite and (elsewhere is None or elsewhere.role == "all")
-        busy = f"another process is writing {output.what} to {output.folder}"
-        with exclusive_lock(output.lock_path, busy=busy):
+        with output.held():
             if not overwrite and (manifest := output.finished(self.made())) is not None:
-                self.say(f"{output.manifest_path} is already there: nothing to do")
-                return BuildResult(output.folder, manifest, already_complete=True)
-            output.refuse_strangers()
-            if overwrite:
-                output.clear()
-            if elsewhere is None:
-                return self.make()
-            job = self.job()
-            return job.finish() if elsewhere.run(job) else BuildResult(output.folder, None)
+                self.say(f"{output.shown(output.manifest_path)} is already there: nothing to do")
+                result = BuildResult(output.folder, manifest, already_complete=True)
+            else:
+                output.refuse_strangers()
+                if overwrite:
+                    output.clear()
+                result = self.make() if elsewhere is None else self._make_in_tasks(elsewhere)
+            if result.manifest is not None:
+                output.send()
+            return replace(result, folder=output.place)
+
+    def _make_in_tasks(self, elsewhere: Elsewhere) -> BuildResult[ManifestT]:
+        job = self.job()
+        return job.finish() if elsewhere.run(job) else BuildResult(self.output.place, None)
 
 
 @dataclass(kw_only=True)
@@ -214,8 +216,8 @@ class TokenBuild(Build[TokenSettingsT, ManifestT], Generic[TokenSettingsT, Manif
         self.check(writer, bad_rows, self.say)
 
     @abstractmethod
-    def publish(self, writer: WriterT, bad_rows: BadRows, facts: Facts = NO_FACTS) -> None:
-        """Write the manifest; ``facts`` of files that were hashed when they were made."""
+    def publish(self, writer: WriterT, bad_rows: BadRows) -> None:
+        """Write the manifest."""
 
     def check_room(self) -> None:
         """Before a run begins from nothing: is there disk space?"""
@@ -316,8 +318,9 @@ class TokenBuild(Build[TokenSettingsT, ManifestT], Generic[TokenSettingsT, Manif
         return shuffled(self.source, folder, parts, bucket_count)
 
     def publish_made(self, state: dict[str, Any], bad_rows: BadRows, facts: Facts) -> BuildResult[ManifestT]:
-        """All files were made by tasks and are in their places."""
-        self.publish(self.writer(state), bad_rows, facts)
+        """All files were made by tasks, hashed (``facts``), and are in their places."""
+        self.output.hashed = facts
+        self.publish(self.writer(state), bad_rows)
         return self._result(bad_rows)
 
     def _result(self, bad_rows: BadRows, *, continued: bool = False) -> BuildResult[ManifestT]:

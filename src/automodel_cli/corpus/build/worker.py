@@ -7,6 +7,7 @@ An answer is a pickled ``(kind, value, size)`` and after it ``size`` raw bytes: 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from automodel_cli.corpus.build.pool import Task
+from automodel_cli.corpus.documents.inputs import announce
 from automodel_cli.corpus.documents.units import Chunk
 from automodel_cli.errors import AutomodelError, is_panic, panic_message
 
@@ -28,7 +30,10 @@ def _drain(connection: Connection, tasks: queue.SimpleQueue[Any]) -> None:
     """Move everything that arrives into ``tasks``; leave at once when the parent is gone or has enough."""
     try:
         while True:
-            tasks.put(connection.recv())
+            unit = connection.recv()
+            with contextlib.suppress(AutomodelError):  # whoever reads it says what is wrong
+                announce(unit)
+            tasks.put(unit)
     except (EOFError, OSError):
         os._exit(0)
 

@@ -9,6 +9,7 @@ from typing import IO, Any, Protocol
 import numpy as np
 
 from automodel_cli.corpus.documents.compressed import open_stream, stream_errors
+from automodel_cli.corpus.documents.inputs import arrow_input
 from automodel_cli.corpus.documents.json_values import iter_json
 from automodel_cli.corpus.documents.listing import SourceFile, is_local
 from automodel_cli.corpus.documents.source import FileSource
@@ -111,7 +112,7 @@ def _parquet(file: SourceFile) -> Iterator[Any]:
 
     from automodel_cli.corpus.documents.columns import readable
 
-    with readable(file.name), pq.ParquetFile(file.path) as opened:
+    with readable(file.name), pq.ParquetFile(arrow_input(file.path)) as opened:
         yield opened
 
 

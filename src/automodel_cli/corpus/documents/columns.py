@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from automodel_cli.corpus.documents.inputs import arrow_input
 from automodel_cli.corpus.documents.units import (
     NOT_UTF8,
     BadRow,
@@ -56,7 +57,7 @@ def inspect_parquet(path: str, name: str, options: ReadOptions) -> list[RowGroup
     Raises:
         DataError: it is no parquet file, or lacks such a column.
     """
-    with readable(name), pq.ParquetFile(path) as file:
+    with readable(name), pq.ParquetFile(arrow_input(path)) as file:
         check_columns(file.schema_arrow, options, name)
         leaves = [leaf for key in options.columns for leaf in _leaves(file, key)]
         found = []
@@ -100,19 +101,19 @@ class DictionaryProbe:
 
 def _open_folded(path: str, keys: list[str]) -> pq.ParquetFile:
     """A file whose text columns come as dictionaries, read page by page."""
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(arrow_input(path)) as file:
         names = [file.metadata.schema.column(k) for k in range(file.metadata.num_columns)]
         leaves = [
             leaf.path
             for leaf in names
             if leaf.physical_type == "BYTE_ARRAY" and (leaf.path in keys or leaf.path.partition(".")[0] in keys)
         ]
-    return pq.ParquetFile(path, read_dictionary=leaves, pre_buffer=False, buffer_size=_READ_BYTES)
+    return pq.ParquetFile(arrow_input(path), read_dictionary=leaves, pre_buffer=False, buffer_size=_READ_BYTES)
 
 
 def _open_plain(path: str) -> pq.ParquetFile:
     """A file that is read page by page."""
-    return pq.ParquetFile(path, pre_buffer=False, buffer_size=_READ_BYTES)
+    return pq.ParquetFile(arrow_input(path), pre_buffer=False, buffer_size=_READ_BYTES)
 
 
 def _longest(column: pa.Array) -> int:
@@ -194,7 +195,7 @@ def _is_view(kind: pa.DataType) -> bool:
 def read_row_groups(unit: Unit, options: ReadOptions) -> pa.Table:
     """The columns of row groups ``start`` to ``stop`` of a unit's file, whole."""
     keys = list(options.columns)
-    with readable(unit.name), pq.ParquetFile(unit.path) as file:
+    with readable(unit.name), pq.ParquetFile(arrow_input(unit.path)) as file:
         groups = list(range(unit.start, unit.stop))
         return file.read_row_groups(groups, columns=keys, use_threads=False).select(keys)
 
@@ -326,5 +327,5 @@ def carried_values(table: pa.Table, names: tuple[str, ...]) -> list[tuple[Any, .
 
 def column_names(path: str, name: str) -> list[str]:
     """The columns of a parquet file."""
-    with readable(name), pq.ParquetFile(path) as file:
+    with readable(name), pq.ParquetFile(arrow_input(path)) as file:
         return list(file.schema_arrow.names)

@@ -17,9 +17,8 @@ from typing import IO, Any, BinaryIO, Literal, cast
 
 import zstandard
 
+from automodel_cli.corpus.documents.inputs import open_input, read_input
 from automodel_cli.errors import DataError
-from automodel_cli.files import read_range
-from automodel_cli.json_files import open_to_read
 
 Compression = Literal["", "gz", "bz2", "xz", "zst"]
 _INPUT_BYTES = 64 << 10
@@ -50,7 +49,7 @@ def open_stream(path: str, compression: str, *, window_bytes: int = DEFAULT_WIND
     Args:
         window_bytes: how far back a compressed file may refer, which is memory that reading it takes.
     """
-    raw = open_to_read(path)
+    raw = open_input(path)
     if compression == "":
         return raw
     window_bytes = max(_LEAST_WINDOW_BYTES, window_bytes)
@@ -70,7 +69,7 @@ def first_bytes(path: str, name: str, compression: str, count: int) -> bytes:
     """
     with stream_errors(name):
         if not compression:
-            return read_range(path, 0, count)
+            return read_input(path, 0, count)
         head = b""
         with contextlib.suppress(*_DAMAGE, OSError, DataError), open_stream(path, compression) as stream:
             while len(head) < count and (piece := stream.read1(count - len(head))):  # type: ignore[attr-defined]

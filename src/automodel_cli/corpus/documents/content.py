@@ -18,7 +18,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from automodel_cli.corpus.documents.compressed import compression_of, first_bytes
+from automodel_cli.corpus.documents.compressed import Compression, compression_of, first_bytes
 from automodel_cli.corpus.formats.foreign_files import FileKind, kind_of, looks_wide
 from automodel_cli.corpus.formats.nanogpt_bin import has_header
 
@@ -40,7 +40,7 @@ class Content:
         is_wide: whether it looks like 32-bit numbers.
     """
 
-    compression: str
+    compression: Compression
     kind: FileKind | None = None
     shape: Shape = ""
     has_nulls: bool = False
@@ -64,9 +64,16 @@ def look_inside(path: str, name: str) -> Content:
         DataError: it cannot be read. (Damage further on is for who reads it in earnest.)
     """
     head = first_bytes(path, name, "", _HEAD_BYTES)
-    compression = compression_of(head)
-    if compression:
-        head = first_bytes(path, name, compression, _HEAD_BYTES)
+    if compression := compression_of(head):
+        return look_at(first_bytes(path, name, compression, _HEAD_BYTES), compression)
+    return look_at(head)
+
+
+def look_at(data: bytes, compression: Compression | None = None) -> Content:
+    """What the beginning of a file says; ``compression``: how it was before it was unpacked."""
+    head = data[:_HEAD_BYTES]
+    if compression is None:
+        compression = compression_of(head)
     kind = _TOKENS if has_header(head) else kind_of(head)
     has_nulls = b"\0" in head
     return Content(compression, kind, _shape(head), has_nulls, has_nulls and looks_wide(head))

@@ -19,7 +19,6 @@ from __future__ import annotations
 import codecs
 import contextlib
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ import numpy as np
 
 from automodel_cli.corpus.documents import compressed
 from automodel_cli.corpus.documents.compressed import stream_errors
+from automodel_cli.corpus.documents.inputs import pread
 from automodel_cli.corpus.documents.json_values import iter_json
 from automodel_cli.corpus.documents.listing import SourceFile
 from automodel_cli.corpus.documents.readers import BOM
@@ -173,12 +173,12 @@ def _cut_lines(cut: _Cut, at: int, kind: str) -> Iterator[Unit]:
         while at < end:
             stop = after_line_end(handle, at + cut.chunk_bytes - 1, end)
             if cut.is_long(stop - at):  # the last line may be
-                begin = at + os.pread(handle.fileno(), cut.chunk_bytes - 1, at).rfind(b"\n") + 1
+                begin = at + pread(handle, cut.chunk_bytes - 1, at).rfind(b"\n") + 1
                 if begin > at:
                     yield cut.unit(kind, at, start=at, stop=begin, size=begin - at)
                     at = begin
                 if cut.is_long(stop - at):
-                    ended = os.pread(handle.fileno(), 1, stop - 1) == b"\n"
+                    ended = pread(handle, 1, stop - 1) == b"\n"
                     yield cut.lone(kind, at, stop - at, stop - at - ended)
                     at = stop
                     continue
@@ -189,7 +189,7 @@ def _cut_lines(cut: _Cut, at: int, kind: str) -> Iterator[Unit]:
 def after_line_end(handle: IO[bytes], position: int, size: int) -> int:
     """The byte after the first line end at or after ``position``, or ``size``."""
     while position < size:
-        block = os.pread(handle.fileno(), _PROBE_BYTES, position)
+        block = pread(handle, _PROBE_BYTES, position)
         if not block:
             break  # the file became shorter; the worker says so
         found = block.find(b"\n")
@@ -370,7 +370,7 @@ class _Window:
     def read(self, start: int, count: int) -> bytes:
         """The bytes from ``start`` on, which stay there."""
         if not self._sequential:
-            return os.pread(self._stream.fileno(), count, start)
+            return pread(self._stream, count, start)
         missing = start + count - self._base - len(self._held)
         if missing > 0:
             self._held += self._stream.read(missing)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from automodel_cli.corpus.documents.source import FileSource
 from automodel_cli.errors import ConfigError
+from automodel_cli.storage.reading import unpinned
+from automodel_cli.storage.urls import is_remote, local_path
 
 
 def carried_columns(source: FileSource, wanted: Sequence[str] | None, text_key: str) -> tuple[str, ...]:
@@ -26,18 +28,23 @@ def carried_columns(source: FileSource, wanted: Sequence[str] | None, text_key: 
     return tuple(name for name in names if name != text_key)
 
 
-def refuse_overlap(folder: Path, dataset: Path, source: FileSource) -> None:
-    """What is written must not be read as input, now or by the next run.
+def refuse_overlap(place: str, dataset: str, source: FileSource) -> None:
+    """What is written to ``place``, a folder or URL, must not be read as input, now or by the next run.
 
     Raises:
         ConfigError: it would be.
     """
-    inside = folder.resolve()
+    inside, read = _comparable(place), _comparable(dataset)
     for file in source.files:
-        if inside in Path(file.path).resolve().parents:
-            raise ConfigError(f"the input {file.path} lies in the output folder {folder}", "use another --output-dir")
-    if dataset.is_dir() and dataset.resolve() in inside.parents:
+        path = unpinned(file.path).url if is_remote(file.path) else _comparable(file.path)
+        if path.startswith(f"{inside}/"):
+            raise ConfigError(f"the input {path} lies in the output folder {place}", "use another --output-dir")
+    if inside.startswith(f"{read}/"):
         raise ConfigError(
-            f"the output folder {folder} lies in the input folder {dataset}: the next run would read it",
+            f"the output folder {place} lies in the input folder {dataset}: the next run would read it",
             "use another --output-dir, or name the input files with a glob",
         )
+
+
+def _comparable(place: str) -> str:
+    return place.rstrip("/") if is_remote(place) else str(Path(local_path(place)).resolve())

@@ -7,20 +7,34 @@ its name, and what is no text is never read as text. A file without a known suff
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import stat
+import tempfile
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Literal, TypeVar
 
 from automodel_cli.corpus.documents.compressed import Compression
 from automodel_cli.corpus.documents.content import Content, look_inside
 from automodel_cli.corpus.documents.globbing import expand, is_pattern, walk
+from automodel_cli.corpus.documents.objects import Objects, find_objects
 from automodel_cli.corpus.documents.units import InputFormat
 from automodel_cli.corpus.formats.foreign_files import advice_for_text, command_to_train, dtype_beside
-from automodel_cli.corpus.shuffle.document_folder import WORK_NAME, read_documents_manifest
+from automodel_cli.corpus.formats.manifest import MANIFEST_NAME
+from automodel_cli.corpus.shuffle.document_folder import (
+    WORK_NAME,
+    DocumentsManifest,
+    read_documents_manifest,
+)
 from automodel_cli.errors import DataError
+from automodel_cli.json_files import MAX_JSON_BYTES
+from automodel_cli.storage.opening import open_store
+from automodel_cli.storage.reading import pinned, unpinned
+from automodel_cli.storage.store import ObjectInfo
+from automodel_cli.storage.urls import is_remote, is_url, join_url, local_path
 
 _COMPRESSIONS = {".gz": "gz", ".bz2": "bz2", ".xz": "xz", ".zst": "zst"}
 _ROW_KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}
@@ -32,6 +46,9 @@ _TEXT_ENDINGS = """
 """
 _TEXT_SUFFIXES = frozenset(_TEXT_ENDINGS.split())
 FileKind = Literal["text", "jsonl", "json", "parquet"]
+PathT = TypeVar("PathT", bound=PurePath)
+_MOST_LOOKED_AT = 64  # of objects
+_LOOK_AT_ONCE = 16
 _KIND_WORDS = {"jsonl": "JSON lines", "json": "JSON"}
 
 
@@ -54,14 +71,19 @@ class SourceFile:
     not_text: str = ""
     looks_like_rows: bool = False
 
+    @property
+    def stamp(self) -> str:
+        """Changes when the content does."""
+        return unpinned(self.path).etag if is_remote(self.path) else str(self.mtime_ns)
+
 
 def is_local(dataset: str) -> bool:
-    """Whether ``dataset`` names files here rather than a dataset on the Hub.
+    """Whether ``dataset`` names files, here or in object storage, rather than a dataset on the Hub.
 
     Raises:
         DataError: it looks like a path and nothing is there.
     """
-    if Path(dataset).exists() or is_pattern(dataset):
+    if is_url(dataset) or Path(dataset).exists() or is_pattern(dataset):
         return True
     if Path(dataset).is_symlink():
         raise _broken_link(Path(dataset))
@@ -108,6 +130,9 @@ def list_files(dataset: str, split: str = "train", input_format: InputFormat = "
         DataError: there is none, a file is not what it is taken for, or a pattern mixes training and validation
             documents.
     """
+    if is_remote(dataset):
+        return _list_remote(dataset, split, input_format)
+    dataset = local_path(dataset)
     path = Path(dataset)
     if path.is_dir():
         return _list_shuffled(path, split) or _list_folder(path, input_format)
@@ -172,10 +197,13 @@ def _refuse_mixed_splits(found: Sequence[Path]) -> None:
         here = {path.name for path in found if path.parent == folder}
         splits = {file.split for file in manifest.files if file.name in here} if manifest else set()
         if len(splits) > 1:
-            raise DataError(
-                f"the pattern mixes training and validation documents in {folder}",
-                "name *.chunk.*.jsonl or *.val.jsonl",
-            )
+            raise _mixed(folder)
+
+
+def _mixed(folder: Path | str) -> DataError:
+    return DataError(
+        f"the pattern mixes training and validation documents in {folder}", "name *.chunk.*.jsonl or *.val.jsonl"
+    )
 
 
 def list_several(datasets: Sequence[str], split: str = "train", input_format: InputFormat = "auto") -> Listing:
@@ -189,6 +217,8 @@ def list_several(datasets: Sequence[str], split: str = "train", input_format: In
     if len(datasets) == 1:
         return list_files(datasets[0], split, input_format)
     listings = [list_files(dataset, split, input_format) for dataset in datasets]
+    if any(is_remote(dataset) for dataset in datasets):
+        return _joined(datasets, listings)
     once: dict[Path, SourceFile] = {}
     for file in (file for listing in listings for file in listing.files):
         once.setdefault(Path(file.path).resolve(), file)
@@ -204,13 +234,7 @@ def _list_folder(folder: Path, input_format: InputFormat) -> Listing:
     inside = [path for parent in tree.folders for path in sorted(parent.iterdir())]
     found, others = _sort_out(path for path in inside if not path.name.startswith("."))
     others["links to folders that are read anyway"] = tree.links_to_known
-    known = _TEXT_SUFFIXES | set(_ROW_KINDS)
-    understood = [path for path in found if input_format != "auto" or _suffix(path)[0] in known]
-    families = {"rows (.parquet, .jsonl)": ("parquet", "jsonl"), "text": ("text",), ".json": ("json",)}
-    groups = {
-        name: [path for path in understood if _kind(path, input_format) in kinds] for name, kinds in families.items()
-    }
-    chosen, kept = next(((name, group) for name, group in groups.items() if group), ("", []))
+    chosen, kept = _one_family(found, input_format)
     ids = sorted(folder.glob("*.bin"))
     if ids and chosen in ("", ".json"):  # the JSON beside token files is their manifest and tokenizer
         raise DataError(f"{printable(str(folder))} is a folder of token files, expected text", command_to_train(ids[0]))
@@ -224,6 +248,17 @@ def _list_folder(folder: Path, input_format: InputFormat) -> Listing:
     left_out = _in_words(others, len(found) - len(kept))
     note = f"{len(kept):,} files of {chosen} in {printable(str(folder))}; left out: {left_out}"
     return _with_note(files, [note] if left_out else [])
+
+
+def _one_family(found: list[PathT], input_format: InputFormat) -> tuple[str, list[PathT]]:
+    """Rows (parquet, jsonl), else text, else JSON: its name, and those of ``found`` that are of it."""
+    known = _TEXT_SUFFIXES | set(_ROW_KINDS)
+    understood = [path for path in found if input_format != "auto" or _suffix(path)[0] in known]
+    families = {"rows (.parquet, .jsonl)": ("parquet", "jsonl"), "text": ("text",), ".json": ("json",)}
+    groups = {
+        name: [path for path in understood if _kind(path, input_format) in kinds] for name, kinds in families.items()
+    }
+    return next(((name, group) for name, group in groups.items() if group), ("", []))
 
 
 def _with_note(files: list[SourceFile], notes: list[str], *, said: bool = False) -> Listing:
@@ -246,18 +281,113 @@ def _oddities(files: list[SourceFile]) -> list[str]:
     return found
 
 
-def _suffix(path: Path) -> tuple[str, str]:
+def _suffix(path: PurePath) -> tuple[str, str]:
     """``a.jsonl.gz`` -> (``.jsonl``, ``.gz``), in lower case."""
     outer = path.suffix.lower()
     if outer in _COMPRESSIONS:
-        return Path(path.stem).suffix.lower(), outer
+        return PurePath(path.stem).suffix.lower(), outer
     return outer, ""
 
 
-def _kind(path: Path, input_format: InputFormat) -> FileKind:
+def _kind(path: PurePath, input_format: InputFormat) -> FileKind:
     if input_format != "auto":
         return input_format
     return _ROW_KINDS.get(_suffix(path)[0], "text")  # type: ignore[return-value]
+
+
+def _list_remote(url: str, split: str, input_format: InputFormat) -> Listing:
+    """The objects of a URL as :func:`list_files` lists files."""
+    objects = find_objects(url)
+    if objects.kind == "folder":
+        return _shuffled_objects(objects, split) or _folder_of_objects(objects, input_format)
+    if not objects.found:
+        raise DataError(f"no object matches {printable(url)}", "check --dataset; quote a pattern for the shell")
+    _refuse_mixed_objects(objects)
+    root = posixpath.commonpath([posixpath.dirname(f"/{name}") for name, _ in objects.found])
+    named = [(posixpath.relpath(f"/{name}", root), info) for name, info in objects.found]
+    return _with_note(_source_objects(named, input_format), [])
+
+
+def _shuffled_objects(objects: Objects, split: str) -> Listing | None:
+    """The objects of one split, if they are shuffled documents."""
+    manifest = _manifest_of(objects, "")
+    if manifest is None:
+        return None
+    there = dict(objects.found)
+    chosen = [file.name for file in manifest.files if file.split == split]
+    if not chosen or not all(name in there and there[name].size == size for name, size in _sizes(manifest, split)):
+        raise DataError(f"{objects.base} holds no whole documents of split {split!r}", "choose train or val")
+    left_out = len(manifest.files) - len(chosen)
+    note = f"{objects.base}: shuffled documents, split {split}" + (f"; {left_out:,} files left out" * bool(left_out))
+    return Listing(_source_objects([(name, there[name]) for name in chosen], "auto"), note)
+
+
+def _sizes(manifest: DocumentsManifest, split: str) -> list[tuple[str, int]]:
+    return [(file.name, file.bytes) for file in manifest.files if file.split == split]
+
+
+def _manifest_of(objects: Objects, folder: str) -> DocumentsManifest | None:
+    """The manifest of shuffled documents in a folder of objects, if there is one."""
+    name = posixpath.join(folder, MANIFEST_NAME)
+    if name not in objects.there:
+        return None
+    with tempfile.TemporaryDirectory(prefix="automodel-manifest-") as scratch:
+        data = open_store(objects.base).read(join_url(objects.base, name), 0, MAX_JSON_BYTES)
+        Path(scratch, MANIFEST_NAME).write_bytes(data)
+        return read_documents_manifest(Path(scratch))
+
+
+def _refuse_mixed_objects(objects: Objects) -> None:
+    """Validation documents must not be trained on by accident."""
+    by_folder: dict[str, set[str]] = {}
+    for name, _ in objects.found:
+        by_folder.setdefault(posixpath.dirname(name), set()).add(posixpath.basename(name))
+    for folder, here in by_folder.items():
+        manifest = _manifest_of(objects, folder)
+        if manifest is not None and len({file.split for file in manifest.files if file.name in here}) > 1:
+            raise _mixed(join_url(objects.base, folder))
+
+
+def _folder_of_objects(objects: Objects, input_format: InputFormat) -> Listing:
+    """All objects below a folder of one family, as of a folder of files."""
+    there = {PurePosixPath(name): info for name, info in objects.found}
+    chosen, kept = _one_family(list(there), input_format)
+    if not kept:
+        raise DataError(
+            f"{objects.base} holds no text of a known format, of {len(there):,} objects",
+            "check the URL, name the objects with a glob, or say what they are with --input-format",
+        )
+    files = _source_objects([(str(path), there[path]) for path in kept], input_format, in_folder=True)
+    left_out = _in_words({}, len(there) - len(kept))
+    note = f"{len(kept):,} files of {chosen} in {objects.base}; left out: {left_out}"
+    return _with_note(files, [note] if left_out else [])
+
+
+def _source_objects(
+    named: list[tuple[str, ObjectInfo]], input_format: InputFormat, *, in_folder: bool = False
+) -> list[SourceFile]:
+    """Objects by name and content; of many, content is looked at where the name says nothing, else when it is read."""
+
+    def source_file(name: str, info: ObjectInfo) -> SourceFile:
+        shown, path = printable(name), pinned(info)
+        known = _suffix(PurePosixPath(name))[0] in _TEXT_SUFFIXES | set(_ROW_KINDS)
+        content = Content("") if len(named) > _MOST_LOOKED_AT and known else look_inside(path, shown)
+        return _known_file(path, shown, info.size, 0, content, input_format, in_folder=in_folder)
+
+    with ThreadPoolExecutor(_LOOK_AT_ONCE) as threads:
+        return list(threads.map(lambda pair: source_file(*pair), named))
+
+
+def _joined(datasets: Sequence[str], listings: Sequence[Listing]) -> Listing:
+    """Several URLs as one list: names are relative to what their URLs have in common."""
+    if not all(is_remote(dataset) for dataset in datasets):
+        raise DataError(
+            "local files and URLs together are not one input", "copy them to one place, or make two corpora"
+        )
+    urls = {unpinned(file.path).url: file for listing in listings for file in listing.files}
+    root = posixpath.commonpath([posixpath.dirname(url) for url in urls]) if urls else ""
+    files = [replace(file, name=printable(posixpath.relpath(url, root))) for url, file in urls.items()]
+    return _with_note(files, [listing.note for listing in listings if listing.note], said=True)
 
 
 def _source_file(path: Path, name: str, input_format: InputFormat, *, in_folder: bool = False) -> SourceFile:
@@ -274,14 +404,22 @@ def _source_file(path: Path, name: str, input_format: InputFormat, *, in_folder:
             f"{printable(str(path))} is a pipe, socket or device, expected a file",
             "write the text to a file first",
         )
-    content, kind = look_inside(str(path), name), _kind(path, input_format)
+    content = look_inside(str(path), name)
+    return _known_file(str(path), name, status.st_size, status.st_mtime_ns, content, input_format, in_folder=in_folder)
+
+
+def _known_file(
+    path: str, name: str, size: int, mtime_ns: int, content: Content, input_format: InputFormat, *, in_folder: bool
+) -> SourceFile:
+    """A file whose content was looked at."""
+    kind = _kind(PurePosixPath(name), input_format)
     file = SourceFile(
-        path=str(path),
+        path=path,
         name=name,
         kind=kind,
-        compression=content.compression or _COMPRESSIONS.get(_suffix(path)[1], ""),  # type: ignore[arg-type]
-        bytes=status.st_size,
-        mtime_ns=status.st_mtime_ns,
+        compression=content.compression or _COMPRESSIONS.get(_suffix(PurePosixPath(name))[1], ""),  # type: ignore[arg-type]
+        bytes=size,
+        mtime_ns=mtime_ns,
         not_text=f"it is {content.not_text}" if in_folder and kind == "text" and content.kind else "",
         looks_like_rows=input_format == "auto" and kind == "text" and content.shape == "jsonl",
     )

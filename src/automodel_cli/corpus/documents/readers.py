@@ -16,11 +16,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from pydantic_core import from_json  # twice as fast as json, takes bytes; comes with pydantic
 
+from automodel_cli.corpus.documents.content import Content, look_at
+from automodel_cli.corpus.documents.inputs import read_input, read_whole
 from automodel_cli.corpus.documents.units import (
     NOT_UTF8,
     BadRow,
@@ -31,7 +32,7 @@ from automodel_cli.corpus.documents.units import (
     too_long,
 )
 from automodel_cli.errors import DataError
-from automodel_cli.files import read_range
+from automodel_cli.storage.urls import is_remote
 
 BOM = b"\xef\xbb\xbf"
 
@@ -64,17 +65,26 @@ def content_of(unit: Unit) -> bytes:
 
 
 def _read_range(unit: Unit, start: int) -> bytes:
-    data = read_range(unit.path, start, unit.stop - start)
+    data = read_input(unit.path, start, unit.stop - start)
     if len(data) != unit.stop - start:
         raise DataError(f"{unit.name} became shorter while it was read", "run the command again")
+    if start == 0 and is_remote(unit.path):
+        _refuse_packed(look_at(data), unit.name)
     return data
 
 
+def _refuse_packed(content: Content, name: str) -> None:
+    """Of many objects only the names are looked at before they are read."""
+    if content.compression or content.kind:
+        found = f"compressed ({content.compression})" if content.compression else content.not_text
+        raise DataError(f"{name} is {found}, and its name does not say so", "name it for what it is, or leave it out")
+
+
 def _without_bom(unit: Unit) -> bytes:
-    if unit.start or unit.payload is not None:
+    if unit.start or unit.payload is not None or is_remote(unit.path):
         data = content_of(unit)
         return data[3:] if unit.start == 0 and data.startswith(BOM) else data
-    marked = unit.stop >= 3 and read_range(unit.path, 0, 3) == BOM
+    marked = unit.stop >= 3 and read_input(unit.path, 0, 3) == BOM
     return _read_range(unit, 3 * marked)
 
 
@@ -186,7 +196,10 @@ def _read_files(unit: Unit, options: ReadOptions) -> Texts:
     """Small files, each one document as it is; an empty one is no document."""
     found = Texts([])
     for number, (path, name) in enumerate(unit.payload):
-        data = Path(path).read_bytes()
+        data = read_whole(path)
+        if is_remote(path) and (content := look_at(data)).not_text:
+            found.add(number, BadRow(0, f"it is {content.not_text}"), name)
+            continue
         begin = 3 * data.startswith(BOM)
         if len(data) > begin:
             _add_text(found, number, data, len(data), options.max_document_bytes, begin=begin, name=name)

@@ -148,7 +148,7 @@ class FileSource:
         }
 
     def identity(self) -> str:
-        listed = [f"{file.name}\t{file.bytes}\t{file.mtime_ns}" for file in self.files]
+        listed = [f"{file.name}\t{file.bytes}\t{file.stamp}" for file in self.files]
         return hash_bytes("\n".join(listed).encode())
 
 

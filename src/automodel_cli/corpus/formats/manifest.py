@@ -219,18 +219,11 @@ NO_FACTS: Facts = MappingProxyType({})
 
 
 def describe_file(
-    folder: Path,
-    name: str,
-    role: Role,
-    split: Split | None = None,
-    *,
-    tokens: int = 0,
-    documents: int = 0,
-    facts: Facts = NO_FACTS,
+    folder: Path, name: str, role: Role, split: Split | None = None, *, tokens: int = 0, documents: int = 0
 ) -> CorpusFile:
     """``folder/name`` as a manifest entry."""
-    known = facts.get(name) or size_and_hash(folder / name)
-    return CorpusFile(name=name, role=role, split=split, tokens=tokens, documents=documents, **known)
+    facts = size_and_hash(folder / name)
+    return CorpusFile(name=name, role=role, split=split, tokens=tokens, documents=documents, **facts)
 
 
 def read_corpus_manifest(folder: Path | str) -> CorpusManifest:

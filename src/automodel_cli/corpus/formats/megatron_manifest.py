@@ -21,7 +21,7 @@ other readers expect to match ``.bin`` and ``.idx`` files alone. Deterministic: 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -29,7 +29,7 @@ from typing import Any, Literal, Self
 from pydantic import ConfigDict
 
 from automodel_cli.corpus.build.megatron_sink import MegatronLayout, Pair
-from automodel_cli.corpus.formats.manifest import NO_FACTS, Facts, ListedFile, TokenManifest, size_and_hash
+from automodel_cli.corpus.formats.manifest import ListedFile, TokenManifest, size_and_hash
 from automodel_cli.corpus.formats.megatron_bin import bin_path, idx_path
 from automodel_cli.corpus.tokenizers.base import SAVED_FILES
 from automodel_cli.files import names_format
@@ -105,10 +105,15 @@ class MegatronManifest(TokenManifest):
         return super().read(path, name=path.name.removesuffix(SUFFIX), **known)
 
 
-def describe_pair(layout: MegatronLayout, pair: Pair, source: str | None, facts: Facts = NO_FACTS) -> PairEntry:
+def describe_pair(
+    layout: MegatronLayout,
+    pair: Pair,
+    source: str | None,
+    facts_of: Callable[[Path], dict[str, Any]] = size_and_hash,
+) -> PairEntry:
     """Sizes and hashes of a published pair."""
     prefix = layout.prefix(pair.part, pair.key)
-    data, index = (facts.get(path.name) or size_and_hash(path) for path in (bin_path(prefix), idx_path(prefix)))
+    data, index = facts_of(bin_path(prefix)), facts_of(idx_path(prefix))
     return PairEntry(
         name=prefix.name,
         source=source,

@@ -19,12 +19,13 @@ import numpy as np
 import xxhash
 
 from automodel_cli.corpus.documents.compressed import stream_errors
+from automodel_cli.corpus.documents.inputs import read_input
 from automodel_cli.corpus.documents.readers import BOM, content_of, most_bytes, read_unit
 from automodel_cli.corpus.documents.units import BadRow, ReadOptions, Texts, Unit, too_long
 from automodel_cli.corpus.shuffle.packed_rows import Rows
 from automodel_cli.errors import DataError
-from automodel_cli.files import read_range
 from automodel_cli.json_files import open_to_read
+from automodel_cli.storage.urls import is_remote
 
 _NEWLINE, _RETURN, _OPEN, _CLOSE = b"\n\r{}"
 _PIECE_CHARACTERS = 4 << 20
@@ -123,6 +124,8 @@ class RowReader:
         """The bytes of a unit, with a newline at the end."""
         if unit.payload is not None:
             return np.frombuffer(_ended(unit.payload), dtype=np.uint8)
+        if is_remote(unit.path):
+            return np.frombuffer(_ended(content_of(unit)), dtype=np.uint8)
         size = unit.stop - unit.start
         self._buffers.reverse()
         if len(self._buffers[0]) <= size:
@@ -278,7 +281,7 @@ def count_rows(unit: Unit, read: ReadOptions) -> int:
         return unit.rows or 0
     data = unit.payload
     if data is None:
-        data = read_range(unit.path, unit.start, unit.stop - unit.start)
+        data = read_input(unit.path, unit.start, unit.stop - unit.start)
     if unit.kind == "delimited":
         found = data.split(read.document.encode())
         return len(found) - (not found[-1])

@@ -19,6 +19,7 @@ import numpy as np
 from automodel_cli.config.load import load_config
 from automodel_cli.config.schema.chat import MixtureConfig, PreprocessChatConfig, TaskConfig
 from automodel_cli.corpus.build.conversation_output import ConversationOutput
+from automodel_cli.corpus.build.mirror import local_folder
 from automodel_cli.corpus.build.pipeline import BadRows, NoText, Progress
 from automodel_cli.corpus.build.pool import LocalExecutor
 from automodel_cli.corpus.build.run import Build, BuildResult, ProgressCallback, Say
@@ -220,7 +221,7 @@ def _prepare(cfg: PreprocessChatConfig, progress: ProgressCallback, say: Say) ->
     return _Chat(
         cfg=cfg,
         source=_Sources(parts),
-        output=ConversationOutput(Path(cfg.output_dir), chat.tokenizer),
+        output=ConversationOutput(local_folder(cfg.output_dir), chat.tokenizer),
         num_workers=likely if cfg.num_workers is None else cfg.num_workers,
         progress=progress,
         say=say,

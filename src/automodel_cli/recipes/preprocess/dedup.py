@@ -55,8 +55,16 @@ def run(cfg: DedupConfig, *, arguments: Sequence[str] = (), progress: ProgressCa
         AutomodelError: the disk is or would be full, or another process writes to the folder.
     """
     build = _prepare(cfg, progress, say)
-    asked = {"num_workers": cfg.num_workers, "batch_folder": build.output.batch_folder, "arguments": arguments}
-    made = build.run(elsewhere(cfg, partial(open_job, cfg), **asked, progress=progress, say=say))
+    others = elsewhere(
+        cfg,
+        partial(open_job, cfg),
+        num_workers=cfg.num_workers,
+        batch_folder=build.output.batch_folder,
+        arguments=arguments,
+        progress=progress,
+        say=say,
+    )
+    made = build.run(others)
     return made if isinstance(made, DedupResult) else DedupResult(**vars(made))
 
 
@@ -194,7 +202,7 @@ def _spec(cfg: DedupConfig) -> tuple[DedupSpec, FileSource]:
     carried = carried_columns(source, cfg.keep_columns, cfg.text_key)
     source.options = replace(source.options, carried=carried)
     folder = Path(cfg.output_dir or f"{source.name}_dedup")
-    refuse_overlap(folder, Path(cfg.dataset), source)
+    refuse_overlap(str(folder), cfg.dataset, source)
     near, filters = _near(cfg), _filters(cfg)
     asked = {name: getattr(cfg, name) for name in ("document", "keep_columns", "chunk_size", "exact", "text_key")}
     options = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from automodel_cli.assembly.runners import elsewhere
@@ -18,6 +18,7 @@ from automodel_cli.config.schema.preprocess import unusual_reading
 from automodel_cli.corpus.build.disk_space import Estimate, check_room, estimate, free_bytes
 from automodel_cli.corpus.build.megatron_output import MegatronOutput
 from automodel_cli.corpus.build.megatron_sink import MegatronLayout, MegatronSink
+from automodel_cli.corpus.build.mirror import Place
 from automodel_cli.corpus.build.pipeline import BadRows, NoText, Progress
 from automodel_cli.corpus.build.pool import likely_workers
 from automodel_cli.corpus.build.run import BuildResult, ProgressCallback, Say, TokenBuild, unheard
@@ -31,7 +32,6 @@ from automodel_cli.corpus.documents.source import (
     source_in_words,
 )
 from automodel_cli.corpus.formats.journal import Position
-from automodel_cli.corpus.formats.manifest import NO_FACTS, Facts
 from automodel_cli.corpus.formats.megatron_bin import token_dtype
 from automodel_cli.corpus.formats.megatron_divide import divide
 from automodel_cli.corpus.formats.megatron_manifest import MegatronManifest
@@ -57,8 +57,16 @@ def run(
         AutomodelError: the disk is full, or another process writes with this prefix.
     """
     build = _prepare(cfg, progress, say)
-    asked = {"num_workers": cfg.workers, "batch_folder": build.output.batch_folder, "arguments": arguments}
-    return build.run(elsewhere(cfg, partial(open_job, cfg), **asked, progress=progress, say=say))
+    others = elsewhere(
+        cfg,
+        partial(open_job, cfg),
+        num_workers=cfg.workers,
+        batch_folder=build.output.batch_folder,
+        arguments=arguments,
+        progress=progress,
+        say=say,
+    )
+    return build.run(others)
 
 
 def open_job(cfg: PreprocessMegatronConfig, *, progress: ProgressCallback = unheard, say: Say = unheard) -> Job:
@@ -105,6 +113,8 @@ class _Megatron(TokenBuild[PreprocessMegatronConfig, MegatronManifest, MegatronS
         )
 
     def check_room(self) -> None:
+        if self.output.mirror is not None and not (self.cfg.shards or self.cfg.shuffle):
+            return  # finished files leave the disk
         if warning := check_room(self.output.folder, self.estimate()):
             self.say(warning)
 
@@ -128,7 +138,7 @@ class _Megatron(TokenBuild[PreprocessMegatronConfig, MegatronManifest, MegatronS
             amount = f"{cfg.shards} pairs" if cfg.shards else "one pair"
             if cfg.shard_tokens:
                 amount = f"pairs of at most {cfg.shard_tokens:,} tokens"
-            first = layout.prefix(0, layout.keys[0])
+            first = self.output.shown(layout.prefix(0, layout.keys[0]))
             say(f"would make {amount} for each of {', '.join(layout.keys)}, from {first}.bin on")
         elif len(files) > 3:
             say(f"... up to number {len(files) - 1}")
@@ -168,10 +178,10 @@ class _Megatron(TokenBuild[PreprocessMegatronConfig, MegatronManifest, MegatronS
             here = Position("divide", {}, bad=bad_rows.saved(), writer=writer.sync())
             self.output.write_progress(self.plan(), here)
 
-    def publish(self, writer: MegatronSink, bad_rows: BadRows, facts: Facts = NO_FACTS) -> None:
+    def publish(self, writer: MegatronSink, bad_rows: BadRows) -> None:
         """Divide the pairs where a number of them was asked for, then the manifest that makes them whole."""
         output, pairs = self.output, writer.pairs
-        if self.cfg.shards and not facts:  # files that were hashed are those in the end
+        if self.cfg.shards and not output.hashed:  # files that were hashed are those in the end
 
             def on_progress(tokens: int) -> None:
                 self.progress(Progress("dividing", 0, tokens, 0, 0))
@@ -184,7 +194,6 @@ class _Megatron(TokenBuild[PreprocessMegatronConfig, MegatronManifest, MegatronS
             bad_rows=bad_rows.count,
             sources=self.sources_of_parts(),
             tools=self.task.sentences.versions() if self.task.sentences is not None else {},
-            facts=facts,
         )
 
     def recorder(self, folder: Path) -> MegatronSink:
@@ -213,7 +222,9 @@ def _prepare(cfg: PreprocessMegatronConfig, progress: ProgressCallback, say: Say
             f"tokenizer {tokenizer.name!r} names no end-of-text token to append",
             "name one as eos_token in its tokenizer_config.json, or leave --append-eod out",
         )
-    output = MegatronOutput(_layout(cfg, source, tokenizer), tokenizer)
+    place = _place(cfg)
+    output = MegatronOutput(_layout(cfg, source, tokenizer, place), tokenizer)
+    output.mirror = place.mirror
     if isinstance(source, FileSource):
         # A document in pieces must not be placed, or parsed, by its first piece.
         whole = cfg.shard_tokens or cfg.special_tokens == "parse" or cfg.split_sentences or cfg.shuffle
@@ -263,12 +274,17 @@ def _open_source(cfg: PreprocessMegatronConfig) -> Source:
     return source
 
 
-def _layout(cfg: PreprocessMegatronConfig, source: Source, tokenizer: Tokenizer) -> MegatronLayout:
-    prefix = Path(cfg.output_prefix)
+def _place(cfg: PreprocessMegatronConfig) -> Place:
+    """The folder that the prefix, or ``--output-path``, names."""
+    folder, _, name = cfg.output_prefix.rpartition("/")
+    return Place.of(cfg.output_path or folder or ".", prefix=f"{name}.", temp_dir=cfg.temp_dir)
+
+
+def _layout(cfg: PreprocessMegatronConfig, source: Source, tokenizer: Tokenizer, place: Place) -> MegatronLayout:
     one = not isinstance(source, FileSource) or source.documents_are_files or cfg.shuffle or cfg.shards
     return MegatronLayout(
-        folder=prefix.parent if cfg.output_path is None else Path(cfg.output_path),
-        name=prefix.name,
+        folder=place.folder,
+        name=PurePosixPath(cfg.output_prefix).name,
         keys=tuple(cfg.json_keys),
         level="sentence" if cfg.split_sentences else "document",
         dtype=token_dtype(tokenizer.vocab_size),

@@ -21,6 +21,7 @@ from automodel_cli.config.schema.preprocess import (
     unusual_reading,
 )
 from automodel_cli.corpus.build.corpus_writer import CorpusLayout, CorpusWriter
+from automodel_cli.corpus.build.mirror import Place
 from automodel_cli.corpus.build.nanogpt_output import NanogptOutput
 from automodel_cli.corpus.build.output import work_path
 from automodel_cli.corpus.build.pipeline import BadRows, NoText, Progress
@@ -35,7 +36,7 @@ from automodel_cli.corpus.documents.source import (
     read_options,
     source_in_words,
 )
-from automodel_cli.corpus.formats.manifest import NO_FACTS, CorpusManifest, Eot, Facts, Separator
+from automodel_cli.corpus.formats.manifest import CorpusManifest, Eot, Separator
 from automodel_cli.corpus.formats.nanogpt_bin import header_bytes
 from automodel_cli.corpus.jobs.arrangement import PlannedFile
 from automodel_cli.corpus.jobs.job import Job
@@ -63,8 +64,16 @@ def run(
         AutomodelError: the disk is full, or another process writes to the folder.
     """
     build = _prepare(cfg, progress, say)
-    asked = {"num_workers": cfg.num_workers, "batch_folder": build.output.batch_folder, "arguments": arguments}
-    return build.run(elsewhere(cfg, partial(open_job, cfg), **asked, progress=progress, say=say))
+    others = elsewhere(
+        cfg,
+        partial(open_job, cfg),
+        num_workers=cfg.num_workers,
+        batch_folder=build.output.batch_folder,
+        arguments=arguments,
+        progress=progress,
+        say=say,
+    )
+    return build.run(others)
 
 
 def open_job(cfg: PreprocessNanogptConfig, *, progress: ProgressCallback = unheard, say: Say = unheard) -> Job:
@@ -111,7 +120,7 @@ class _Nanogpt(TokenBuild[PreprocessNanogptConfig, CorpusManifest, CorpusWriter]
             amount += f" (about {likely:,})"
         path = layout.shard_path("train", 0)
         separator = f"{'beginning' if self.separator == 'bos' else 'end'}-of-text: {self.eot}"
-        say(f"would write {amount} as {layout.dtype} to {path}, {separator}")
+        say(f"would write {amount} as {layout.dtype} to {self.output.shown(path)}, {separator}")
         if self.rule.rule != "none":
             say(f"would write validation tokens to {layout.shard_path('val', 0).name} (by {self.rule.rule})")
         self.say_workers()
@@ -145,14 +154,13 @@ class _Nanogpt(TokenBuild[PreprocessNanogptConfig, CorpusManifest, CorpusWriter]
             say(f"val holds {val.tokens:,} of the {cfg.val_tokens:,} tokens asked for: the source ended")
         writer.close()
 
-    def publish(self, writer: CorpusWriter, bad_rows: BadRows, facts: Facts = NO_FACTS) -> None:
+    def publish(self, writer: CorpusWriter, bad_rows: BadRows) -> None:
         self.output.publish_manifest(
             writer.close(),
             self.made(),
             eot=self.eot,
             separator=self.separator,
             bad_rows=bad_rows.count,
-            facts=facts,
         )
 
     @property
@@ -181,8 +189,8 @@ def _prepare(cfg: PreprocessNanogptConfig, progress: ProgressCallback, say: Say)
         say(source.note)
     if cfg.shuffle and cfg.max_tokens and not isinstance(source, FileSource):
         say("note: with shuffle, max_tokens is a sample of all documents, so the whole dataset is downloaded first")
-    folder = Path(cfg.output_dir or _default_folder(cfg, source.name))
-    settled = WorkFolder(work_path(folder)).settled(_settled_key(cfg, source))
+    place = Place.of(cfg.output_dir or _default_folder(cfg, source.name), temp_dir=cfg.temp_dir)
+    settled = WorkFolder(work_path(place.folder)).settled(_settled_key(cfg, source))
     is_char = cfg.tokenizer == "char"
     if is_char and settled.characters is None:
         settled = settled.with_characters(*_read_characters(source, cfg, progress))
@@ -192,13 +200,14 @@ def _prepare(cfg: PreprocessNanogptConfig, progress: ProgressCallback, say: Say)
         source.cut_huge_texts = tokenizer.cuts_at_spaces and not cfg.shuffle
     output = NanogptOutput(
         CorpusLayout(
-            folder=folder,
+            folder=place.folder,
             layout="raw" if cfg.format == "raw" else "nemo",
             dtype=tokenizer.dtype,
             shard_tokens=cfg.shard_tokens,
         ),
         tokenizer,
     )
+    output.mirror = place.mirror
     eot, separator = _separation(cfg, tokenizer, output)
     between = tokenizer.bos_id if separator == "bos" else tokenizer.eot_id
     task = EncodeTask(

@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from automodel_cli import __version__
@@ -22,6 +21,7 @@ from automodel_cli.assembly.runners import elsewhere
 from automodel_cli.config.schema.preprocess import unusual_reading
 from automodel_cli.config.schema.shuffle import ShuffleConfig
 from automodel_cli.corpus.build.disk_space import ExpectedSize, expected_size
+from automodel_cli.corpus.build.mirror import Place
 from automodel_cli.corpus.build.pipeline import BadRows, Progress
 from automodel_cli.corpus.build.run import Build, BuildResult, ProgressCallback, Say, unheard
 from automodel_cli.corpus.documents.document_input import carried_columns, refuse_overlap
@@ -56,8 +56,16 @@ def run(cfg: ShuffleConfig, *, arguments: Sequence[str] = (), progress: Progress
     build = _prepare(cfg, progress, say)
     if not build.output.has_job:
         _check_space(build)
-    asked = {"num_workers": cfg.num_workers, "batch_folder": build.output.batch_folder, "arguments": arguments}
-    return build.run(elsewhere(cfg, partial(open_job, cfg), **asked, progress=progress, say=say))
+    others = elsewhere(
+        cfg,
+        partial(open_job, cfg),
+        num_workers=cfg.num_workers,
+        batch_folder=build.output.batch_folder,
+        arguments=arguments,
+        progress=progress,
+        say=say,
+    )
+    return build.run(others)
 
 
 def open_job(cfg: ShuffleConfig, *, progress: ProgressCallback = unheard, say: Say = unheard) -> ShuffleJob:
@@ -95,7 +103,7 @@ class _Shuffle(Build[ShuffleConfig, DocumentsManifest]):
         about = "" if self.size.exact else "about "
         say(f"would read {source_in_words(self.source.describe())}: {about}{self.size.bytes / 1e6:,.1f} MB of rows")
         say(f"would use {self.bucket_count:,} temporary buckets in {output.work_folder}")
-        target = f"{output.folder}/{chunk_name(output.name, 0)}"
+        target = f"{output.place}/{chunk_name(output.name, 0)}"
         if cfg.chunk_size:
             target += f" and more of {cfg.chunk_size / 1e6:,.1f} MB each"
         elif cfg.chunks > 1:
@@ -221,12 +229,14 @@ def _prepare(cfg: ShuffleConfig, progress: ProgressCallback, say: Say) -> _Shuff
         say(source.note)
     source.options = read = replace(source.options, carried=carried_columns(source, cfg.keep_columns, cfg.text_key))
     rows = RowOptions(read, check=cfg.check, digest=cfg.dedup)
-    folder = Path(cfg.output_dir or f"{source.name}_shuffled")
-    refuse_overlap(folder, Path(cfg.dataset), source)
+    place = Place.of(cfg.output_dir or f"{source.name}_shuffled", temp_dir=cfg.temp_dir)
+    output = DocumentsOutput(place.folder, cfg.name or source.name, cfg.temp_dir)
+    output.mirror = place.mirror
+    refuse_overlap(output.place, cfg.dataset, source)
     job = _Shuffle(
         cfg=cfg,
         source=source,
-        output=DocumentsOutput(folder, cfg.name or source.name, cfg.temp_dir),
+        output=output,
         num_workers=1,
         progress=progress,
         say=say,

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from automodel_cli.config.schema.preprocess import TokenizerTrainConfig
+from automodel_cli.corpus.build.mirror import local_folder
 from automodel_cli.corpus.build.pipeline import BadRows, Progress
 from automodel_cli.corpus.documents.readers import read_unit
 from automodel_cli.corpus.documents.source import Source, open_source, read_options
@@ -43,7 +44,7 @@ def run(
         ConfigError: the folder holds another tokenizer, or the size cannot be.
         DataError: the source cannot be read or holds too little text.
     """
-    folder = Path(cfg.output_dir)
+    folder = local_folder(cfg.output_dir)
     source = open_source(cfg.dataset, read_options(cfg, cfg.text_key), cfg.set_name, cfg.split)
     if source.note:
         say(source.note)
