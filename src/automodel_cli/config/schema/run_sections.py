@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasChoices, Field, field_validator, model_validator
 
 from automodel_cli.config.schema.base import (
+    Amount,
     BatchSize,
     Count,
     Dtype,
@@ -19,6 +21,12 @@ from automodel_cli.config.schema.base import (
     Whole,
     Words,
     ignored,
+)
+from automodel_cli.storage.cache.settings import (
+    MAX_CHUNK_BYTES,
+    MIN_CHUNK_BYTES,
+    CacheSettings,
+    default_folder,
 )
 
 _HUB_NAME = re.compile(r"(\w([\w.-]*\w)?/)?\w([\w.-]{0,94}\w)?", re.ASCII)
@@ -183,6 +191,26 @@ class PushToHubConfig(Section):
     """Branch to upload to, which is made if it is not there; null: main."""
     license: License | None = None
     """License to name in the model card; null: none is named."""
+
+
+class DataCacheConfig(Section):
+    """Where pieces of token files in object storage (`s3://`, `gs://`, `az://`, `hf://`) are kept on this machine.
+
+    Local files need none. All processes of a machine may share a folder; it can be deleted at any time.
+    """
+
+    folder: str | None = None
+    """Cache folder; null: `automodel/data` in the user's own (`XDG_CACHE_HOME`, else `~/.cache`)."""
+    max_bytes: Amount = 32 << 30
+    """Maximum size of the pieces; the least recently used ones go first. `500GiB` is understood."""
+    chunk_bytes: Annotated[Amount, Field(ge=MIN_CHUNK_BYTES, le=MAX_CHUNK_BYTES)] = 4 << 20
+    """Size of a piece."""
+
+    @property
+    def settings(self) -> CacheSettings:
+        """The same for those who read."""
+        folder = default_folder() if self.folder is None else Path(self.folder).expanduser()
+        return CacheSettings(folder, self.max_bytes, self.chunk_bytes)
 
 
 class CheckpointConfig(Section):
