@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,8 @@ def _tokens(count: int, seed: int) -> np.ndarray:
 
 def _batches(dataset, updates: int) -> np.ndarray:
     loader = TokenLoader(dataset, global_batch_size=8, local_batch_size=4, num_epochs=None)
-    return np.stack([[batch.input_ids.numpy().copy() for batch in update] for update, _ in zip(loader, range(updates))])
+    read = itertools.islice(loader, updates)
+    return np.stack([[batch.input_ids.numpy().copy() for batch in update] for update in read])
 
 
 @pytest.mark.parametrize("options", [{}, {"shuffle_files": True}, {"align_to_bos": True}, {"intra_document": True}])

@@ -1,4 +1,4 @@
-"""A folder on the local disk that shows what lies at a URL, so that what finds and checks local files finds remote ones.
+"""A local folder that shows what lies at a URL, so that what finds and checks local files finds remote ones.
 
     FOLDER/view/s3/BUCKET/corpus/manifest.json      small files whole, as they are
     FOLDER/view/s3/BUCKET/corpus/.manifest.json.of  size, etag and hash of the one it is a copy of

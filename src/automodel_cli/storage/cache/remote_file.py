@@ -1,6 +1,6 @@
-"""Random access to remote files: by chunks that are kept on the disk, fetched ahead by threads where that was announced.
+"""Random access to remote files: by chunks kept on the disk, fetched ahead by threads where that was announced.
 
-A reader asks for bytes; what was announced (``expect``) is there or on its way, anything else is fetched while it waits.
+A reader asks for bytes; what was announced (``expect``) is there or on its way, the rest is fetched while it waits.
 Rows that lie alone, one of a chunk, are fetched by themselves: a chunk for each would be a thousand times what is
 needed. The chunks then come in the background, one after another, where all of the data has room in the cache.
 """
