@@ -22,12 +22,15 @@ from automodel_cli.config.schema.base import (
     Words,
     ignored,
 )
+from automodel_cli.config.targets.target import describe_value
+from automodel_cli.errors import ConfigError
 from automodel_cli.storage.cache.settings import (
     MAX_CHUNK_BYTES,
     MIN_CHUNK_BYTES,
     CacheSettings,
     default_folder,
 )
+from automodel_cli.storage.urls import is_url, split_url
 
 _HUB_NAME = re.compile(r"(\w([\w.-]*\w)?/)?\w([\w.-]{0,94}\w)?", re.ASCII)
 
@@ -241,6 +244,9 @@ class CheckpointConfig(Section):
     push_to_hub: PushToHubConfig | None = None
     """Upload checkpoints to the Hugging Face Hub; a name is short for `repo_id`; null: nothing is sent anywhere. The
     token comes from HF_TOKEN or `hf auth login`, never from here."""
+    mirror: str | None = None
+    """URL (`s3://bucket/run`, `gs://`, `az://`, `file://`) to copy each checkpoint to in the background. A run whose
+    folder is empty goes on from there. Credentials come from the environment, never from here; null: no copies."""
 
     # Keys of older files, without effect.
     consolidation_timeout_minutes: Positive | None = ignored(None, "dist_env.timeout_minutes covers it")
@@ -267,7 +273,24 @@ class CheckpointConfig(Section):
     def _saves_what_it_uploads(self) -> CheckpointConfig:
         if self.push_to_hub is not None and not self.enabled:
             raise ValueError("push_to_hub uploads checkpoints, and enabled: false makes none; remove one of them")
+        if self.mirror is not None and not self.enabled:
+            raise ValueError("mirror copies checkpoints, and enabled: false makes none; remove one of them")
         return self
+
+    @field_validator("mirror")
+    @classmethod
+    def _is_a_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        if not is_url(value):
+            raise ValueError(f"expected a URL such as s3://bucket/run, found {describe_value(value)}")
+        try:
+            address = split_url(value)
+        except ConfigError as error:
+            raise ValueError(f"{error.message}; {error.hint}") from None
+        if address.scheme == "hf":
+            raise ValueError("expected a bucket, found a repository of the Hub; push_to_hub uploads there")
+        return str(address)
 
     @field_validator("restore_from", mode="before")
     @classmethod
