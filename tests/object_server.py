@@ -122,12 +122,10 @@ class ObjectServer:
         if hit["lost"]:
             b"".join(self._app(environ, lambda *_: None))
             return _refusal(start_response, faults.status)
-        body = self._app(environ, start_response)
-        if hit["cuts"]:
-            return _cut(body)
         if faults.hidden and "list-type" in environ.get("QUERY_STRING", ""):
             return self._without(environ, faults.hidden, start_response)
-        return body
+        body = self._app(environ, start_response)
+        return _cut(body) if hit["cuts"] else body
 
     def _due(self, faults: Faults, share: float, method: str, path: str) -> bool:
         due = share > 0 and faults.matches(method, path) and faults.draw.random() < share and faults.count < faults.most

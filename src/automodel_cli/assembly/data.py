@@ -24,6 +24,7 @@ from automodel_cli.data.token_loader import TokenLoader
 from automodel_cli.distributed.world import World
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.models.interface import CausalLM
+from automodel_cli.storage.cache.settings import use_cache
 from automodel_cli.text import plural
 
 TrainLoader = TokenLoader | TorchLoader
@@ -34,6 +35,7 @@ def build_dataset(cfg: PretrainConfig, target: Target, *, split: str = "train", 
 
     A tokenizer is opened without transformers where its name says all and the data set can do it.
     """
+    use_cache(cfg.data_cache.settings)
     scheduler = cfg.step_scheduler
     every = scheduler.val_every_steps
     run = RunValues(

@@ -289,15 +289,21 @@ def read_pointer(run: Path | str, pointer: str) -> str | None:
         return None
     hint = "it should be a text file with the name of a step folder; another program may have made it"
     text = read_bytes(path, CheckpointError, max_bytes=_MAX_POINTER_BYTES, hint=hint).decode(errors="replace")
-    match = _POINTER_LINE.fullmatch(text)
-    if not match or match[2] not in (None, _seal(match[1])):
+    found = name_in_pointer(text)
+    if found is None:
         newest = newest_good(Path(run))
         name = newest.name if newest else "(none)"
         raise CheckpointError(
             f"{path} is damaged: it holds {without_controls(repr(text[:60]))}",
             f"the newest complete checkpoint is {name}: write that name into {pointer}, or restore from it",
         )
-    return match[1]
+    return found
+
+
+def name_in_pointer(text: str) -> str | None:
+    """The name of a step folder that the content of LATEST or BEST holds; None: it is damaged."""
+    match = _POINTER_LINE.fullmatch(text)
+    return match[1] if match and match[2] in (None, _seal(match[1])) else None
 
 
 def resolve(run: Path | str, which: str = "LATEST", *, say: Say | None = None) -> Path:

@@ -15,8 +15,8 @@ class NanogptArguments:
     """What ``NanogptDataset`` takes.
 
     Args:
-        file_pattern: a glob (sorted), a file, a corpus folder, or a list of them. A corpus' first shard means
-            all of its shards.
+        file_pattern: a glob (sorted), a file, a corpus folder, or a list of them, each a path or a URL
+            (``s3://bucket/corpus``). A corpus' first shard means all of its shards.
         seq_len: tokens a window is trained on, T.
         shuffle_files: permute all windows, anew each epoch. (The name is the one that configurations have.)
         align_to_bos: windows begin where documents begin.
@@ -76,7 +76,7 @@ class MegatronArguments:
 
     Args:
         paths: a glob, a prefix, a folder, a list of them, weights and prefixes in turn, a mapping by split, or a
-            .json file with one of these.
+            .json file with one of these; URLs (``s3://bucket/prefix``) wherever a path may stand.
         seq_length: tokens a sample is trained on, T.
         tokenizer: an opened one, or the name or folder of one: for the end-of-document and padding ids. Default: the
             one that ``preprocess megatron`` left beside the files; another than that is refused.
@@ -102,8 +102,10 @@ class MegatronArguments:
         num_dataset_builder_threads: indices built at a time.
         trainer_limit_val_batches, trainer_val_check_interval, trainer_max_steps, global_batch_size: from which the
             number of samples follows; the run supplies the last three.
-        trainer_limit_test_batches, object_storage_config: understood; the test split is one epoch, and remote
-            files are not read.
+        trainer_limit_test_batches: understood; the test split is one epoch.
+        object_storage_config: of ``paths`` in object storage, ``{path_to_idx_cache: FOLDER, bin_chunk_nbytes: N}``:
+            where ``.idx`` files are kept, and the largest piece of a ``.bin`` that is read at once. It need not be
+            there.
     """
 
     paths: str | Path | Sequence[Any] | Mapping[str, Any]
@@ -135,7 +137,16 @@ class MegatronArguments:
     trainer_max_steps: int | None = None
     trainer_val_check_interval: int | None = None
     global_batch_size: int | BatchSizes | None = None
-    object_storage_config: Any = None
+    object_storage_config: Mapping[str, Any] | None = None
+
+
+@dataclass
+class ObjectStorageArguments:
+    """What ``MegatronArguments.object_storage_config`` takes: the fields of Megatron-Core's ``ObjectStorageConfig``."""
+
+    _: KW_ONLY
+    path_to_idx_cache: str | Path | None = None
+    bin_chunk_nbytes: int | None = None
 
 
 @dataclass

@@ -35,6 +35,7 @@ from automodel_cli.data.interface import (
 )
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.files import hash_bytes, hash_file
+from automodel_cli.storage.urls import is_remote
 
 
 class ChatDataset(DataSource, Dataset[dict[str, torch.Tensor]]):
@@ -163,6 +164,11 @@ def _folder_of(options: ChatArguments) -> Path | None:
     """
     named = options.file_pattern
     listed = [named] if isinstance(named, str | Path) else list(named)
+    if any(is_remote(str(one)) for one in listed):
+        raise ConfigError(
+            f"file_pattern is {named}: conversations are not read from object storage",
+            "copy the folder to this machine",
+        )
     paths = [Path(one).expanduser() for one in listed]
     folders = [path for path in paths if path.is_dir()]
     if folders and len(paths) > 1:

@@ -19,6 +19,7 @@ from automodel_cli.batch import IGNORE_INDEX, Batch
 from automodel_cli.data.collate import collated, default_collate
 from automodel_cli.data.interface import WindowDataset, length_of
 from automodel_cli.data.packing import Pack, Packing, Read, Start, batch_of_packs, row_of, windows
+from automodel_cli.data.read_ahead import announced
 from automodel_cli.data.user_dataset import (
     declared_sharding,
     is_iterable_style,
@@ -100,9 +101,10 @@ class EvalLoader:
 
     def _token_batches(self) -> Iterator[Batch]:
         out = np.empty((2, self.local_batch_size, self.dataset.seq_len + 1), dtype=np.int64)
-        for (rows, count), buffer in zip(self._rows(), itertools.cycle(out), strict=False):
-            tokens = buffer[: len(rows)]
-            offsets = self.dataset.window_offsets(np.array(rows))
+        located = ((self.dataset.window_offsets(np.array(rows)), count) for rows, count in self._rows())
+        ahead = announced(self.dataset, located, lambda one: one[0])
+        for (offsets, count), buffer in zip(ahead, itertools.cycle(out), strict=False):
+            tokens = buffer[: len(offsets)]
             self.dataset.read_windows(offsets, tokens)
             batch = self.dataset.make_batch(tokens)
             if self.dataset.source_names:

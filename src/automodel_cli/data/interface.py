@@ -273,6 +273,19 @@ class WindowDataset(DataSource, Dataset[dict[str, torch.Tensor]], ABC):
         """Copy the windows at ``offsets`` (int64 ``[B, K]``) into ``out`` (int64 ``[B, T + 1]``)."""
 
     @property
+    def reads_remote(self) -> bool:
+        """Whether ``expect`` has something to do."""
+        return False
+
+    def expect(self, offsets: np.ndarray) -> int:
+        """Have the rows at ``offsets`` (int64 ``[N, K]``) fetched that are not on this machine.
+
+        Returns:
+            How many requests that takes.
+        """
+        return 0
+
+    @property
     def follow_each_other(self) -> bool:
         """Whether offsets are (file, token), so that windows T tokens apart are one stretch of text."""
         return False

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from automodel_cli.batch import Batch
 from automodel_cli.batch_sizes import BatchSizes
 from automodel_cli.corpus.formats.megatron_bin import MegatronIndex
 from automodel_cli.corpus.formats.megatron_manifest import MegatronManifest
-from automodel_cli.data.arguments import MegatronArguments
+from automodel_cli.data.arguments import MegatronArguments, ObjectStorageArguments
 from automodel_cli.data.files.documents import Document
 from automodel_cli.data.files.token_dataset import TokenFileDataset
 from automodel_cli.data.interface import BlendStats, IndexReport, RunValues, Stretch, TokenRange, refuse_negative
@@ -40,7 +41,10 @@ from automodel_cli.data.megatron.paths import (
 )
 from automodel_cli.data.megatron.sample_order import OrderSettings
 from automodel_cli.data.megatron.stateless_order import StatelessOrder
+from automodel_cli.data.mixture.checked import checked
 from automodel_cli.errors import ConfigError
+from automodel_cli.storage.cache.local_view import LocalView
+from automodel_cli.storage.cache.settings import MAX_CHUNK_BYTES, MIN_CHUNK_BYTES, cache_in_use
 
 _LARGEST_SEED = 2**32 - 1
 _SPLIT_NUMBER = {"train": 0, "valid": 1, "test": 2}
@@ -63,9 +67,10 @@ class MegatronPretraining(TokenFileDataset):
         self.seq_len = options.seq_length
         self.create_attention_mask = options.create_attention_mask
         keep_partial = self.split == "valid" and not options.drop_last_partial_validation_sequence
-        self._blend: Blend = read_paths(options.paths, self.split)
+        view = _view(options.object_storage_config)
+        self._blend: Blend = read_paths(options.paths, self.split, view)
         self.bounds = self._bounds(options.split)
-        self.parts: list[Part] = open_parts(self._blend.prefixes, self.bounds)
+        self.parts: list[Part] = open_parts(self._blend.prefixes, self.bounds, view)
         super().__init__([part.file.tokens for part in self.parts], "auto" if options.mmap_bin_files else False)
         self.origin = TokenizerProvenance(self.parts, options.tokenizer)
         self.notes: list[str] = list(self.origin.notes)
@@ -108,9 +113,10 @@ class MegatronPretraining(TokenFileDataset):
         cls, name: str, seq_len: int, *, held_out: bool = True, trained_as: Mapping[str, Any]
     ) -> MegatronPretraining | None:
         """Prefixes, folders of pairs, patterns and manifests, each read as one text."""
-        if not names_megatron_files(name):
+        view = LocalView()
+        if not names_megatron_files(view.place(name)):
             return None
-        prefixes = {"validation": prefixes_of_manifest(name)}
+        prefixes = {"validation": [view.name(Path(one)) for one in prefixes_of_manifest(view.place(name))]}
         return cls(prefixes, seq_len, splits_to_build="validation", order="file")
 
     # ------------------------------------------------------------------------------------------ building
@@ -276,6 +282,10 @@ class MegatronPretraining(TokenFileDataset):
             self._indices[number] = MegatronIndex(self.parts[number].file)
         return [Document(*found) for found in self._indices[number].documents_between(first, end)]
 
+    def _extents(self, offset: np.ndarray) -> list[tuple[int, int, int]]:
+        part = int(offset[0])
+        return [(part, first, end) for first, end in self.order.stretches(offset.tolist())]
+
     def _position(self, offset: np.ndarray, column: int) -> tuple[int, int]:
         return self.order.position(offset.tolist(), column)
 
@@ -328,6 +338,24 @@ def samples_needed(options: MegatronArguments, split: str) -> int | None:
     return max(steps // interval if interval else 1, 1) * int(batches) * sizes.last
 
 
+def _view(given: Mapping[str, Any] | None) -> LocalView:
+    """How files in object storage are shown and kept: as the process has it, or as Megatron's configuration says.
+
+    Raises:
+        ConfigError: it says something else than that class takes, or a size that no chunk can have.
+    """
+    asked = checked(ObjectStorageArguments, given or {}, "dataset.object_storage_config")
+    cache, most = cache_in_use(), asked.bin_chunk_nbytes
+    if most is not None:
+        if not MIN_CHUNK_BYTES <= most <= MAX_CHUNK_BYTES:
+            raise ConfigError(
+                f"dataset.object_storage_config.bin_chunk_nbytes is {most:,}",
+                f"give a number of bytes from {MIN_CHUNK_BYTES:,} to {MAX_CHUNK_BYTES:,}",
+            )
+        cache = replace(cache, chunk_bytes=min(most, cache.chunk_bytes))
+    return LocalView(cache, None if asked.path_to_idx_cache is None else Path(asked.path_to_idx_cache))
+
+
 def _check(options: MegatronArguments) -> None:
     """Refuse values that no data set can have."""
     surplus = options.mid_level_dataset_surplus
@@ -340,8 +368,6 @@ def _check(options: MegatronArguments) -> None:
     ):
         if not holds:
             raise ConfigError(f"dataset.{name} is {getattr(options, name)!r}", hint)
-    if options.object_storage_config is not None:
-        raise ConfigError("dataset.object_storage_config: remote files are not read", "copy or mount them")
 
 
 def _one_split(wanted: str | Sequence[str] | None) -> str:

@@ -27,6 +27,7 @@ from automodel_cli.data.files.documents import (
     aligned_starts,
     document_starts,
     documents_between,
+    fetch_indices,
     positions,
     segments,
     trusted_index,
@@ -37,6 +38,7 @@ from automodel_cli.data.fim import open_fim
 from automodel_cli.data.interface import TokenRange
 from automodel_cli.data.permutation import ALGORITHM, Permutation
 from automodel_cli.errors import ConfigError, DataError
+from automodel_cli.storage.cache.local_view import LocalView
 
 
 class NanogptDataset(FileWindows):
@@ -89,10 +91,12 @@ class NanogptDataset(FileWindows):
         cls, name: str, seq_len: int, *, held_out: bool = True, trained_as: Mapping[str, Any]
     ) -> NanogptDataset:
         """Any token files; of a corpus folder with ``held_out`` its validation split, where it has one."""
-        if held_out and (Path(name) / MANIFEST_NAME).is_file():
-            manifest = read_corpus_manifest(Path(name))
+        view = LocalView()
+        folder = Path(view.place(name))
+        if held_out and (folder / MANIFEST_NAME).is_file():
+            manifest = read_corpus_manifest(folder)
             files = manifest.token_files("val")
-            name = str(manifest.path(files[0])) if files else name
+            name = view.name(manifest.path(files[0])) if files else name
         return cls(name, seq_len, **trained_as)
 
     def token_ranges(self) -> list[TokenRange]:
@@ -188,6 +192,7 @@ class NanogptDataset(FileWindows):
         eot = self._eot()
         separator = self._separator(eot)
         starts = []
+        fetch_indices(self._files)
         for number, file in enumerate(self._files):
             documents = document_starts(self._shards.reader(number), separator, eot)
             starts.append(aligned_starts(documents, self.seq_len, file.num_tokens))
@@ -245,7 +250,7 @@ class NanogptDataset(FileWindows):
         if len(short) == len(counts):
             longest = max(self._files, key=lambda file: file.num_tokens)
             raise DataError(
-                f"no window of {self.seq_len} + 1 tokens fits: {longest.path} holds {longest.num_tokens:,} tokens",
+                f"no window of {self.seq_len} + 1 tokens fits: {longest.name} holds {longest.num_tokens:,} tokens",
                 f"lower dataset.seq_len below {longest.num_tokens}, or make a larger token file",
             )
         if short:

@@ -18,6 +18,7 @@ from automodel_cli.batch_sizes import BatchSizes, Staged
 from automodel_cli.data.interface import WindowDataset
 from automodel_cli.data.position import PlannedLoader, check_plan, checked_position
 from automodel_cli.data.prefetch import prefetch_on_host, prefetch_to_device
+from automodel_cli.data.read_ahead import announced
 from automodel_cli.data.sampler import BatchShape
 from automodel_cli.data.skipped import MOST_RANGES, Skipped
 from automodel_cli.data.windows import UpdateRows, read_updates, with_fields
@@ -72,7 +73,8 @@ class TokenLoader(PlannedLoader):
         """The updates from the present position on."""
         pin_memory = self.device.type == "cuda"
         largest = self._shapes[max(self._shapes)]
-        read = read_updates(self.dataset, largest, self._rows(), pin_memory=pin_memory)
+        rows = announced(self.dataset, self._rows(), lambda update: update.offsets)
+        read = read_updates(self.dataset, largest, rows, pin_memory=pin_memory)
         trained = self.samples_trained
         for batches in prefetch_to_device(prefetch_on_host(read, self.prefetch), self.device):
             self.latest = self.sizes.at(trained)

@@ -63,10 +63,3 @@ def test_mfu_takes_a_peak_or_a_device_of_the_table(tmp_path):
     assert load(tmp_path, mfu={"device": "NVIDIA H100 80GB HBM3"}).mfu.device
     with pytest.raises(ConfigError, match=r"c\.yaml:\d+: mfu\.device: 'abacus' is not in the table"):
         load(tmp_path, mfu={"device": "abacus"})
-
-
-def test_object_storage_is_refused_where_it_asks_for_something(tmp_path):
-    nothing = {**BASE["dataset"], "object_storage_config": {"path_to_idx_cache": None}}
-    load(tmp_path, dataset=nothing)
-    with pytest.raises(ConfigError, match="object storage is not read in this version"):
-        load(tmp_path, dataset={**nothing, "object_storage_config": {"path_to_idx_cache": "/cache"}})

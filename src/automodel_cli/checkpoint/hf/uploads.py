@@ -1,15 +1,11 @@
-"""Uploads of a run's checkpoints while it trains: in a thread, one at a time, and never the reason that a run ends.
+"""Uploads of a run's checkpoints while it trains (``newest_first``), never the reason that a run ends.
 
-A step is first put aside, as ``step_00001000.hub`` beside it: its ``hf/`` by hard links (copies where the disk has
-none), and the model card. So retention may delete the step meanwhile. While one is under way, one more waits: the
-newest.
+A step is first put aside, as ``step_00001000.hub`` beside it: its ``hf/``, and the model card.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -18,10 +14,10 @@ from huggingface_hub.utils import disable_progress_bars
 from automodel_cli.checkpoint.hf import hashes as hf_hashes
 from automodel_cli.checkpoint.hf.hub import Destination, HubError, push
 from automodel_cli.checkpoint.layout import Say
+from automodel_cli.checkpoint.newest_first import NewestFirst, link
 from automodel_cli.checkpoint.storage.step_files import StepWriter
 from automodel_cli.errors import CheckpointError
 from automodel_cli.plain_text import command_line
-from automodel_cli.processes import UPLOAD_THREAD
 from automodel_cli.text import named_error
 
 ASIDE = ".hub"
@@ -36,10 +32,8 @@ class Uploads:
 
     def __init__(self, run: Path, to: Destination, *, more: Callable[[Path], Mapping[str, str]], say: Say) -> None:
         self._run, self._to, self._more, self._say = run, to, more, say
-        self._lock = threading.Lock()
-        self._waiting: Path | None = None  # the newest step, put aside, that no thread has taken yet
+        self._copies = NewestFirst(self._upload)
         self._newest = ""  # the name of the step that was put aside last
-        self._thread: threading.Thread | None = None
         for left in run.glob(f"step_*{ASIDE}"):  # by a killed run
             shutil.rmtree(left, ignore_errors=True)
         disable_progress_bars()  # they would run through the lines of the run
@@ -47,15 +41,15 @@ class Uploads:
     @property
     def busy(self) -> bool:
         """Whether an upload is under way."""
-        with self._lock:
-            return self._thread is not None and self._thread.is_alive()
+        return self._copies.busy
 
     def add(self, step: Path) -> None:
         """Upload a step that has just been saved, in the background; whatever is wrong with it is said, not raised."""
         aside = step.with_name(step.name + ASIDE)
         try:
             _put_aside(step, aside, self._more(step))
-            passed = self._hand_over(aside)
+            passed = self._copies.hand_over(aside)
+            self._newest = aside.stem
         except Exception as error:  # a full disk, a card that cannot be made: the checkpoint itself is safe
             shutil.rmtree(aside, ignore_errors=True)
             self._failed(step.name, f"{self._to.repo_id}: {named_error(error)}")
@@ -64,17 +58,6 @@ class Uploads:
             shutil.rmtree(passed, ignore_errors=True)
             self._say(f"{passed.stem} is not uploaded: uploads are slower than saves, and {step.name} is newer")
 
-    def _hand_over(self, aside: Path) -> Path | None:
-        """Let the thread take ``aside``, and return what waited for it until now."""
-        with self._lock:
-            if self._thread is None or not self._thread.is_alive():
-                # A daemon: a process that was told to stop does not wait for a network.
-                self._thread = threading.Thread(target=self._work, name=UPLOAD_THREAD, daemon=True)
-                self._thread.start()
-            passed, self._waiting = self._waiting, aside
-        self._newest = aside.stem
-        return passed
-
     def given_up(self) -> None:
         """Say that the process does not wait for what is under way."""
         self._say(
@@ -82,20 +65,14 @@ class Uploads:
             f"By hand: {self._by_hand(self._newest)}"
         )
 
-    def _work(self) -> None:
-        while True:
-            with self._lock:
-                aside, self._waiting = self._waiting, None
-                if aside is None:
-                    self._thread = None
-                    return
-            try:
-                self._say(f"uploaded {aside.stem} to {push(aside, self._to, message=f'automodel: {aside.stem}')}")
-            except HubError as error:
-                self._failed(aside.stem, error.message.removeprefix(f"{aside} was not uploaded to "))
-            except Exception as error:
-                self._failed(aside.stem, f"{self._to.repo_id}: {named_error(error)}")
-            shutil.rmtree(aside, ignore_errors=True)
+    def _upload(self, aside: Path) -> None:
+        try:
+            self._say(f"uploaded {aside.stem} to {push(aside, self._to, message=f'automodel: {aside.stem}')}")
+        except HubError as error:
+            self._failed(aside.stem, error.message.removeprefix(f"{aside} was not uploaded to "))
+        except Exception as error:
+            self._failed(aside.stem, f"{self._to.repo_id}: {named_error(error)}")
+        shutil.rmtree(aside, ignore_errors=True)
 
     def _failed(self, name: str, why: str) -> None:
         said = f"warning: {name} was not uploaded to {why}; training is not affected."
@@ -118,12 +95,7 @@ def _put_aside(step: Path, folder: Path, more: Mapping[str, str]) -> None:
         raise CheckpointError(f"{step} has no hf/")
     writer = StepWriter(folder)
     for record in records:
-        target = writer.folder / record["name"]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(source / record["name"], target)
-        except OSError:  # a disk without hard links
-            shutil.copyfile(source / record["name"], target)
+        link(source / record["name"], writer.folder / record["name"])
     writer.take_records(records)
     for name, text in more.items():
         writer.write_text(name, text)

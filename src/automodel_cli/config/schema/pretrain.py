@@ -23,6 +23,7 @@ from automodel_cli.config.schema.other_sections import (
 )
 from automodel_cli.config.schema.run_sections import (
     CheckpointConfig,
+    DataCacheConfig,
     DistEnvConfig,
     DistributedConfig,
     EvaluationConfig,
@@ -118,6 +119,8 @@ class PretrainConfig(Section):
     """Data loading for datasets of your own: workers, pinning, `collate_fn`. Token files do not need it."""
     validation_dataloader: DataloaderSection | None = None
     """The same for validation."""
+    data_cache: DataCacheConfig = Field(default_factory=DataCacheConfig)
+    """What is kept of token files in object storage."""
     loss_fn: LossSection | None = None
     """Loss; without `_target_` masked cross-entropy, in chunks where that is faster (timed on a CPU) or saves a lot of
     memory (GPU). `z_loss_weight`: 1e-4 keeps logits small."""

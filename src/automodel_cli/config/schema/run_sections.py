@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasChoices, Field, field_validator, model_validator
 
 from automodel_cli.config.schema.base import (
+    Amount,
     BatchSize,
     Count,
     Dtype,
@@ -20,6 +22,15 @@ from automodel_cli.config.schema.base import (
     Words,
     ignored,
 )
+from automodel_cli.config.targets.target import describe_value
+from automodel_cli.errors import ConfigError
+from automodel_cli.storage.cache.settings import (
+    MAX_CHUNK_BYTES,
+    MIN_CHUNK_BYTES,
+    CacheSettings,
+    default_folder,
+)
+from automodel_cli.storage.urls import is_url, split_url
 
 _HUB_NAME = re.compile(r"(\w([\w.-]*\w)?/)?\w([\w.-]{0,94}\w)?", re.ASCII)
 
@@ -185,6 +196,26 @@ class PushToHubConfig(Section):
     """License to name in the model card; null: none is named."""
 
 
+class DataCacheConfig(Section):
+    """Where pieces of token files in object storage (`s3://`, `gs://`, `az://`, `hf://`) are kept on this machine.
+
+    Local files need none. All processes of a machine may share a folder; it can be deleted at any time.
+    """
+
+    folder: str | None = None
+    """Cache folder; null: `automodel/data` in the user's own (`XDG_CACHE_HOME`, else `~/.cache`)."""
+    max_bytes: Amount = 32 << 30
+    """Maximum size of the pieces; the least recently used ones go first. `500GiB` is understood."""
+    chunk_bytes: Annotated[Amount, Field(ge=MIN_CHUNK_BYTES, le=MAX_CHUNK_BYTES)] = 4 << 20
+    """Size of a piece."""
+
+    @property
+    def settings(self) -> CacheSettings:
+        """The same for those who read."""
+        folder = default_folder() if self.folder is None else Path(self.folder).expanduser()
+        return CacheSettings(folder, self.max_bytes, self.chunk_bytes)
+
+
 class CheckpointConfig(Section):
     """Checkpoints: what is saved and where, how many are kept, and which one a run continues from."""
 
@@ -213,6 +244,9 @@ class CheckpointConfig(Section):
     push_to_hub: PushToHubConfig | None = None
     """Upload checkpoints to the Hugging Face Hub; a name is short for `repo_id`; null: nothing is sent anywhere. The
     token comes from HF_TOKEN or `hf auth login`, never from here."""
+    mirror: str | None = None
+    """URL (`s3://bucket/run`, `gs://`, `az://`, `file://`) to copy each checkpoint to in the background. A run whose
+    folder is empty goes on from there. Credentials come from the environment, never from here; null: no copies."""
 
     # Keys of older files, without effect.
     consolidation_timeout_minutes: Positive | None = ignored(None, "dist_env.timeout_minutes covers it")
@@ -239,7 +273,24 @@ class CheckpointConfig(Section):
     def _saves_what_it_uploads(self) -> CheckpointConfig:
         if self.push_to_hub is not None and not self.enabled:
             raise ValueError("push_to_hub uploads checkpoints, and enabled: false makes none; remove one of them")
+        if self.mirror is not None and not self.enabled:
+            raise ValueError("mirror copies checkpoints, and enabled: false makes none; remove one of them")
         return self
+
+    @field_validator("mirror")
+    @classmethod
+    def _is_a_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        if not is_url(value):
+            raise ValueError(f"expected a URL such as s3://bucket/run, found {describe_value(value)}")
+        try:
+            address = split_url(value)
+        except ConfigError as error:
+            raise ValueError(f"{error.message}; {error.hint}") from None
+        if address.scheme == "hf":
+            raise ValueError("expected a bucket, found a repository of the Hub; push_to_hub uploads there")
+        return str(address)
 
     @field_validator("restore_from", mode="before")
     @classmethod

@@ -48,13 +48,7 @@ _LOADER = Alias(
         "shuffle_buffer_size": "the order of samples is the dataset's",
     },
 )
-_MEGATRON = Alias(
-    "automodel_cli.data.megatron_dataset.MegatronPretraining",
-    refused={
-        "object_storage_config": "object storage is not read in this version; copy the .bin and .idx files to a local "
-        "or shared folder and name that in paths"
-    },
-)
+_MEGATRON = Alias("automodel_cli.data.megatron_dataset.MegatronPretraining")
 _ADAMW = "torch.optim.AdamW"
 NOT_HERE: dict[str, str] = {
     **dict.fromkeys(

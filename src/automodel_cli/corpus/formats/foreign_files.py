@@ -17,8 +17,7 @@ Sources: the formats' own specifications; POSIX pax (tar).
 from __future__ import annotations
 
 import codecs
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -30,6 +29,8 @@ from automodel_cli.plain_text import command_line, for_shell
 
 NPY_MAGIC = b"\x93NUMPY"
 IDX_MAGIC = b"MMIDIDX\0\0"
+ReadAt = Callable[[int, int], bytes]
+"""So many bytes of a file from a position on, fewer where it ends before."""
 Group = Literal["ids", "archive", "packed", "unread", "array", "index", "table", "weights", "pointer", "utf16", "other"]
 
 
@@ -165,7 +166,7 @@ def _for_ids(path: Path, group: Group) -> str:
             return "name token files; `automodel preprocess nanogpt` makes them of text"
 
 
-def refuse_implausible(path: Path, descriptor: int, size: int) -> None:
+def refuse_implausible(path: Path, read: ReadAt, size: int) -> None:
     """Refuse a headerless file that does not look like 16-bit ids: text, or wider numbers.
 
     Reads at most sixteen blocks of 4 KiB: the first, the last and some between.
@@ -173,7 +174,7 @@ def refuse_implausible(path: Path, descriptor: int, size: int) -> None:
     Raises:
         DataError: saying what it looks like.
     """
-    blocks = _blocks(descriptor, size)
+    blocks = _blocks(read, size)
     if size >= _LEAST_BYTES and all(map(_is_text, blocks)):
         what = "JSON lines" if blocks[0].lstrip().startswith(b'{"') else "text"
         raise DataError(
@@ -187,10 +188,10 @@ def refuse_implausible(path: Path, descriptor: int, size: int) -> None:
         )
 
 
-def _blocks(descriptor: int, size: int) -> list[bytes]:
+def _blocks(read: ReadAt, size: int) -> list[bytes]:
     last = max(size - _BLOCK_BYTES, 0) // 8 * 8
     starts = sorted({round(last * number / (_BLOCKS - 1)) // 8 * 8 for number in range(_BLOCKS)})
-    return [os.pread(descriptor, min(_BLOCK_BYTES, size - start), start) for start in starts]
+    return [read(min(_BLOCK_BYTES, size - start), start) for start in starts]
 
 
 def _is_text(block: bytes) -> bool:

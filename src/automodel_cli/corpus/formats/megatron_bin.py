@@ -48,6 +48,7 @@ from automodel_cli.files import (
     temporary_of,
 )
 from automodel_cli.plain_text import for_shell
+from automodel_cli.storage.cache.remote_file import RemoteObject
 
 VERSION = 1
 HEADER_BYTES = 34
@@ -90,6 +91,7 @@ class MegatronFile:
     num_sequences: int
     num_documents: int
     num_tokens: int
+    remote: RemoteObject | None = None  # where the ``.bin`` is, where that is not on this machine
 
     @property
     def lengths_offset(self) -> int:
@@ -114,26 +116,26 @@ class MegatronFile:
     @functools.cached_property
     def tokens(self) -> TokenFile:
         """The ``.bin`` as a token file, for ``TokenReader``."""
-        return TokenFile(bin_path(self.prefix), "raw", self.dtype, self.num_tokens, 0)
+        return TokenFile(bin_path(self.prefix), "raw", self.dtype, self.num_tokens, 0, remote=self.remote)
 
 
-def inspect_prefix(prefix: Path | str) -> MegatronFile:
+def inspect_prefix(prefix: Path | str, remote: RemoteObject | None = None) -> MegatronFile:
     """Read the header of ``PREFIX.idx`` and hold what it says against the sizes of both files.
 
-    Costs a few small reads, however large the files are.
+    Costs a few small reads, however large the files are. ``remote`` is the ``.bin``, where that is not here.
 
     Raises:
         DataError: a file is missing, is no such index, is cut off, or the two do not belong together.
     """
     index, data = idx_path(prefix), bin_path(prefix)
     try:
-        bin_bytes = _regular(data)
+        bin_bytes = _regular(data) if remote is None else remote.size
         _regular(index)
         with index.open("rb") as handle:
             head = handle.read(HEADER_BYTES)
             dtype, sequences, entries = _parse_header(index, head)
             _check_index_size(index, os.fstat(handle.fileno()).st_size, sequences, entries)
-            file = MegatronFile(Path(prefix), dtype, sequences, entries - 1, bin_bytes // dtype.itemsize)
+            file = MegatronFile(Path(prefix), dtype, sequences, entries - 1, bin_bytes // dtype.itemsize, remote)
             _check_edges(handle, file, bin_bytes)
     except OSError as error:
         raise _missing(Path(prefix), index, data, error) from error

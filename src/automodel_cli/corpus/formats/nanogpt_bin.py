@@ -19,12 +19,13 @@ document that starts in that file; strictly increasing. All numbers are little-e
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
 import os
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +33,7 @@ import numpy as np
 
 from automodel_cli.corpus.formats.foreign_files import (
     NPY_MAGIC,
+    ReadAt,
     dtype_beside,
     refuse_foreign,
     refuse_implausible,
@@ -40,6 +42,7 @@ from automodel_cli.corpus.formats.watched_file import WatchedFile
 from automodel_cli.errors import DataError
 from automodel_cli.files import GrowingFile, disk_errors_named, file_bytes, hash_bytes, temporary_of
 from automodel_cli.json_files import read_bytes
+from automodel_cli.storage.cache.remote_file import RemoteFile, RemoteObject
 
 MAGIC = 278895051
 LEGACY_MAGIC = 20240520
@@ -70,6 +73,7 @@ class TokenFile:
     """Where the tokens of one file are: ``num_tokens`` of ``dtype`` from byte ``offset_bytes`` on.
 
     ``assumed``: nothing says that they are of this type; a headerless file is uint16 unless told otherwise.
+    ``remote``: where the bytes are, where that is not on this machine; ``path`` then only shows it.
     """
 
     path: Path
@@ -78,6 +82,12 @@ class TokenFile:
     num_tokens: int
     offset_bytes: int
     assumed: bool = False
+    remote: RemoteObject | None = None
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages: its path, or its URL."""
+        return str(self.path) if self.remote is None else self.remote.url
 
     @property
     def end_bytes(self) -> int:
@@ -107,21 +117,40 @@ def inspect_token_file(path: Path | str, *, raw_dtype: str | None = None) -> Tok
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise DataError(f"{path} is a folder, pipe or device, expected a token file", "check the path")
-        return _inspect(path, descriptor, found.st_size, raw_dtype)
+        return _inspect(path, functools.partial(os.pread, descriptor), found.st_size, raw_dtype)
     finally:
         os.close(descriptor)
 
 
-def _inspect(path: Path, descriptor: int, size: int, raw_dtype: str | None) -> TokenFile:
-    head = os.pread(descriptor, HEADER_BYTES, 0)
+def inspect_remote_token_file(path: Path, remote: RemoteObject, *, raw_dtype: str | None = None) -> TokenFile:
+    """As :func:`inspect_token_file`, of a file that ``path`` only shows. What is read was best staged before.
+
+    Raises:
+        DataError: as there.
+    """
+    source = RemoteFile(remote)
+
+    def read(count: int, start: int) -> bytes:
+        found = bytearray(max(min(count, remote.size - start), 0))
+        source.read_into(start, memoryview(found))
+        return bytes(found)
+
+    try:
+        return replace(_inspect(path, read, remote.size, raw_dtype), remote=remote)
+    except DataError as error:
+        raise DataError(*(text.replace(str(path), remote.url) for text in (error.message, error.hint))) from None
+
+
+def _inspect(path: Path, read: ReadAt, size: int, raw_dtype: str | None) -> TokenFile:
+    head = read(HEADER_BYTES, 0)
     fields = np.frombuffer(head[: len(head) // 4 * 4], dtype="<i4")
     if has_header(head):
         return _with_header(path, fields, size)
     if head.startswith(NPY_MAGIC):
-        return _numpy_array(path, os.pread(descriptor, _NPY_HEADER_BYTES, 0), size, raw_dtype)
+        return _numpy_array(path, read(_NPY_HEADER_BYTES, 0), size, raw_dtype)
     refuse_foreign(path, head, size)
     _refuse_damaged_header(path, head)
-    return _without_header(path, descriptor, size, raw_dtype)
+    return _without_header(path, read, size, raw_dtype)
 
 
 _HEADERS: dict[int, tuple[Layout, int]] = {
@@ -170,12 +199,12 @@ def _refuse_damaged_header(path: Path, head: bytes) -> None:
         )
 
 
-def _without_header(path: Path, descriptor: int, size: int, raw_dtype: str | None) -> TokenFile:
+def _without_header(path: Path, read: ReadAt, size: int, raw_dtype: str | None) -> TokenFile:
     if raw_dtype == "npy":
         raise DataError(f"{path} is not a .npy file", "leave raw_dtype out, or say uint16 or uint32")
     told = np.dtype(raw_dtype).newbyteorder("<") if raw_dtype is not None else dtype_beside(path)
     if told is None:
-        refuse_implausible(path, descriptor, size)
+        refuse_implausible(path, read, size)
     dtype = np.dtype("<u2") if told is None else told
     if size % dtype.itemsize:
         raise DataError(
@@ -224,7 +253,8 @@ def _sample_hash(watched: WatchedFile) -> str:
 
 
 class TokenReader:
-    """Random access to the tokens of one file, by mmap where possible, else by positional reads.
+    """Random access to the tokens of one file, by mmap where possible, else by positional reads; of a remote file
+    through the cache of its chunks.
 
     ``tokens`` is a read-only array over the mapping, or None when positional reads are used; call ``check`` before
     using it. Can be pickled (the file is opened anew), so a loader may carry it into worker processes.
@@ -235,6 +265,10 @@ class TokenReader:
         self.num_tokens = file.num_tokens
         self.mmap = mmap
         self.tokens: np.ndarray | None = None
+        self.remote = None if file.remote is None else RemoteFile(file.remote)
+        self.check: Callable[[], None] = _nothing
+        if self.remote is not None:  # each read says which version of the object is meant
+            return
         self._watched = WatchedFile(file.path, file.end_bytes, fingerprint=_sample_hash)
         self.check = self._watched.check
         if mmap is not False:
@@ -264,7 +298,7 @@ class TokenReader:
         """
         if start < 0 or start + len(out) > self.num_tokens:
             raise DataError(
-                f"tokens {start}..{start + len(out)} asked of {self.file.path}, which has {self.num_tokens}"
+                f"tokens {start}..{start + len(out)} asked of {self.file.name}, which has {self.num_tokens}"
             )
         if self.tokens is not None:
             self.check()
@@ -283,6 +317,9 @@ class TokenReader:
             DataError: the file became shorter.
         """
         offset = self.file.offset_bytes + start * self.file.dtype.itemsize
+        if self.remote is not None:
+            self.remote.read_into(offset, view)
+            return
         while (done := os.preadv(self._watched.descriptor, (view,), offset)) < len(view):
             if done == 0:
                 raise DataError(f"{self.file.path} ended while it was read", "it was changed; check it")
@@ -291,7 +328,8 @@ class TokenReader:
     def close(self) -> None:
         """Let go of the file; reading afterwards is an error."""
         self.tokens = None
-        self._watched.close()
+        if self.remote is None:
+            self._watched.close()
 
     def __enter__(self) -> TokenReader:
         return self
@@ -301,6 +339,10 @@ class TokenReader:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.file, self.mmap)
+
+
+def _nothing() -> None:
+    """What there is to check of a remote file between two reads."""
 
 
 def _reopen(file: TokenFile, mmap: bool | Literal["auto"]) -> TokenReader:

@@ -11,12 +11,14 @@ the first beginning of a row is the end of an earlier document, and counts as on
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from automodel_cli.corpus.formats.nanogpt_bin import (
+    TokenFile,
     TokenReader,
     bos_index_fits,
     bos_index_path,
@@ -24,6 +26,7 @@ from automodel_cli.corpus.formats.nanogpt_bin import (
     read_bos_index,
 )
 from automodel_cli.errors import DataError
+from automodel_cli.storage.cache.local_view import fetch_beside
 
 Eot = Literal["prepend", "append", "none"]
 _LOOK_BACK = 1 << 20  # tokens searched for the beginning of a document that began before a stretch
@@ -62,8 +65,18 @@ def documents_between(
     return [Document(None, start) for start in (before_it[-1:].tolist() or [None]) + inside]
 
 
+def fetch_indices(files: Sequence[TokenFile]) -> None:
+    """Bring the ``.bos.idx`` of remote files here, where they have one.
+
+    Raises:
+        AutomodelError: the store does not answer.
+    """
+    fetch_beside([file.remote for file in files], [bos_index_path(file.path) for file in files])
+
+
 def trusted_index(reader: TokenReader, separator: int | None, eot: Eot) -> np.ndarray | None:
     """The shard's ``.bos.idx``, where there is one that its tokens bear out."""
+    fetch_indices([reader.file])
     try:
         index = read_bos_index(reader.file.path, reader.num_tokens)
     except DataError:

@@ -101,6 +101,10 @@ class FileWindows(TokenFileDataset):
         """The name of the source that a file is of."""
         return None
 
+    def _extents(self, offset: np.ndarray) -> list[tuple[int, int, int]]:
+        number, start = offset[:2].tolist()
+        return [(number, start, start + self.seq_len + 1)]
+
     def _position(self, offset: np.ndarray, column: int) -> tuple[int, int]:
         shard, start = offset[:2].tolist()
         return shard, start + column

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import resource
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, Literal, TypeVar
 
 from automodel_cli.corpus.formats.nanogpt_bin import TokenFile, TokenReader
+from automodel_cli.storage.cache.remote_file import Range, RemoteObject, fetcher_of
+from automodel_cli.storage.cache.settings import CacheSettings
 
 _RESERVED_FILES = 128  # descriptors left to everything else in the process
 _log = logging.getLogger(__name__)
@@ -63,9 +66,31 @@ class TokenShards:
         reader.check()
         return reader
 
+    @functools.cached_property
+    def are_remote(self) -> bool:
+        """Whether some are read from object storage, so that it is worth while to say ahead what will be read."""
+        return any(file.remote is not None for file in self._files)
+
+    def expect(self, stretches: Iterable[tuple[int, int, int]]) -> int:
+        """Have the tokens ``first`` to ``end`` of shards fetched that are remote; how many requests that takes."""
+        by_cache: dict[CacheSettings, list[tuple[RemoteObject, Range]]] = {}
+        for shard, first, end in stretches:
+            file = self._files[shard]
+            if file.remote is not None:
+                start, stop = (file.offset_bytes + token * file.dtype.itemsize for token in (first, end))
+                by_cache.setdefault(file.remote.cache, []).append((file.remote, (start, stop)))
+        requests = 0
+        for cache, rows in by_cache.items():
+            fetcher = fetcher_of(cache)
+            requests += fetcher.expect(rows)
+            if fetcher.has_staged:
+                own = [file.remote for file in self._files if file.remote is not None and file.remote.cache == cache]
+                fetcher.fill(own)
+        return requests
+
     def _open(self, shard: int) -> TokenReader:
         reader = TokenReader(self._files[shard], mmap=self.mmap)
-        if reader.tokens is None:
+        if reader.tokens is None and reader.remote is None:
             self.mmap = False  # the file system cannot map: said once, then not tried again
         return reader
 

@@ -17,6 +17,7 @@ from automodel_cli.errors import DataError
 
 _SAMPLES = 256  # pieces looked at for the largest id ...
 _SAMPLE_TOKENS = 8192  # ... of this many tokens: 2M tokens, a few milliseconds
+_REMOTE_SAMPLES = 32  # of remote files, where a piece takes a request; every batch is looked at later
 
 
 class TokenFileDataset(WindowDataset):
@@ -36,6 +37,19 @@ class TokenFileDataset(WindowDataset):
     def files(self) -> Sequence[TokenFile]:
         """The files, as ``token_ranges`` counts them."""
         return self._files
+
+    @property
+    def reads_remote(self) -> bool:
+        """As ``WindowDataset`` has it."""
+        return self._shards.are_remote
+
+    def expect(self, offsets: np.ndarray) -> int:
+        """As ``WindowDataset`` has it."""
+        return self._shards.expect(stretch for offset in offsets for stretch in self._extents(offset))
+
+    @abstractmethod
+    def _extents(self, offset: np.ndarray) -> list[tuple[int, int, int]]:
+        """(file, first token, end) of what is read for the row at ``offset`` (int64 ``[K]``), each by a read."""
 
     @abstractmethod
     def _position(self, offset: np.ndarray, column: int) -> tuple[int, int]:
@@ -61,7 +75,7 @@ class TokenFileDataset(WindowDataset):
                 wide the ids of a headerless file are.
         """
         refuse_large_tokenizer(self.manifest, vocab_size)
-        assumed = [file.path for file in self._files if file.assumed]
+        assumed = [file.name for file in self._files if file.assumed]
         if assumed and vocab_size > 1 << 16:
             raise DataError(
                 f"{assumed[0]} has no header, and a model of {vocab_size:,} ids may need uint16 or uint32",
@@ -72,7 +86,7 @@ class TokenFileDataset(WindowDataset):
                 file = self._files[number]
                 wider = " (a raw uint32 file needs raw_dtype: uint32)" if file.assumed else ""
                 raise DataError(
-                    f"{file.path} holds token id {largest:,}, the model has {vocab_size:,} ids",
+                    f"{file.name} holds token id {largest:,}, the model has {vocab_size:,} ids",
                     vocabulary_hint(largest + 1, vocab_size) + wider,
                 )
         dtypes = {file.dtype for file in self._files}
@@ -82,17 +96,18 @@ class TokenFileDataset(WindowDataset):
     def _sampled_maxima(self) -> dict[int, int]:
         """Largest sampled id by file: pieces spread evenly over files and tokens, all of them where they are few."""
         ranges = [(number, first, end) for number, (_, first, end) in enumerate(self.token_ranges()) if first < end]
-        spread = np.linspace(0, len(ranges) - 1, min(len(ranges), _SAMPLES)).astype(np.int64)
+        samples = _REMOTE_SAMPLES if self.reads_remote else _SAMPLES
+        spread = np.linspace(0, len(ranges) - 1, min(len(ranges), samples)).astype(np.int64)
         picked: list[int] = np.unique(spread).tolist()
-        pieces = _SAMPLES // max(len(picked), 1)
-        return {ranges[at][0]: self._sampled_maximum(*ranges[at], pieces) for at in picked}
+        pieces = samples // max(len(picked), 1)
+        sampled = {ranges[at][0]: _spread(*ranges[at][1:], pieces) for at in picked}
+        if self.reads_remote:
+            self._shards.expect((number, start, end) for number, own in sampled.items() for start, end in own)
+        return {number: self._maximum(number, own) for number, own in sampled.items()}
 
-    def _sampled_maximum(self, number: int, first: int, end: int, pieces: int) -> int:
-        length = min(_SAMPLE_TOKENS, end - first)
-        needed = -(-(end - first) // length)  # pieces that would cover all of them
-        starts = np.linspace(first, end - length, min(pieces, needed)).astype(np.int64).tolist()
+    def _maximum(self, number: int, stretches: list[tuple[int, int]]) -> int:
         reader = self._shards.reader(number)
-        return max(int(reader.read(start, length).max()) for start in starts)
+        return max(int(reader.read(start, end - start).max()) for start, end in stretches)
 
     def _check_ids(self, largest: int, rows: np.ndarray, offsets: np.ndarray, pad_id: int | None = None) -> None:
         """Refuse ``rows`` read from ``offsets`` where ``largest``, an id in them, has no row in the model.
@@ -113,9 +128,17 @@ class TokenFileDataset(WindowDataset):
             return
         row, column = np.argwhere(wrong)[0].tolist()
         file, position = self._position(offsets[row], column)
-        path, found = self._files[file].path, int(rows[row, column])
+        name, found = self._files[file].name, int(rows[row, column])
         raise DataError(
-            f"{path} holds token id {found:,} at position {position:,}, the model has {vocab_size:,} ids",
+            f"{name} holds token id {found:,} at position {position:,}, the model has {vocab_size:,} ids",
             "the file is damaged or of another tokenizer: make or copy it again; `automodel preprocess verify` "
             "reads all of it",
         )
+
+
+def _spread(first: int, end: int, pieces: int) -> list[tuple[int, int]]:
+    """So many pieces of the tokens ``first`` to ``end``, fewer where they would cover all of them."""
+    length = min(_SAMPLE_TOKENS, end - first)
+    needed = -(-(end - first) // length)
+    starts: list[int] = np.linspace(first, end - length, min(pieces, needed)).astype(np.int64).tolist()
+    return [(start, start + length) for start in starts]

@@ -1,5 +1,6 @@
 """From a ``file_pattern`` to the token files behind it, checked before anything is trained on them.
 
+0. Show: what is named by a URL is shown in a local folder (``storage.cache.local_view``).
 1. Resolve: a glob is sorted, a list keeps its order (its items may be globs), a folder means the training
    files that its manifest lists.
 2. A plain name that is the first shard of a corpus (``dataset.bin``) means all shards of that split, and says
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +30,19 @@ from automodel_cli.corpus.formats.manifest import (
     find_manifest,
     read_corpus_manifest,
 )
-from automodel_cli.corpus.formats.nanogpt_bin import TokenFile, TokenReader, inspect_token_file
+from automodel_cli.corpus.formats.nanogpt_bin import (
+    HEADER_BYTES,
+    Layout,
+    TokenFile,
+    TokenReader,
+    inspect_remote_token_file,
+    inspect_token_file,
+)
 from automodel_cli.errors import DataError
 from automodel_cli.files import hash_bytes
+from automodel_cli.storage.cache.local_view import LocalView
+from automodel_cli.storage.cache.remote_file import RemoteFile, RemoteObject
+from automodel_cli.storage.urls import is_url
 
 _SAMPLE_TOKENS = 2048
 _HELD_OUT_WORDS = {"val", "valid", "validation", "test"}
@@ -58,6 +69,8 @@ def open_token_files(file_pattern: str | Path | Sequence[str | Path], *, raw_dty
     notes: list[str] = []
     named = isinstance(file_pattern, str | Path)
     items = [str(file_pattern)] if isinstance(file_pattern, str | Path) else [str(item) for item in file_pattern]
+    view = LocalView() if any(map(is_url, items)) else None
+    items = items if view is None else list(map(view.place, items))
     paths = _without_doubles([path for item in items for path in _resolve(item)], notes)
     manifests = _manifests(paths)
     known = {m.path(file): file for m in manifests.values() for file in m.token_files()}
@@ -67,8 +80,11 @@ def open_token_files(file_pattern: str | Path | Sequence[str | Path], *, raw_dty
     entries = tuple(known.get(path) for path in paths)
     _refuse_mixed_splits(paths, entries, explicit=not named and not patterns)
     dtypes = {folder: manifest.dtype for folder, manifest in manifests.items()}
+    remotes = [None] * len(paths) if view is None else list(map(view.object, paths))
+    _stage_headers(remote for remote, entry in zip(remotes, entries, strict=True) if remote and not entry)
     files = tuple(
-        _inspect(path, entry, raw_dtype or dtypes.get(path.parent)) for path, entry in zip(paths, entries, strict=True)
+        _inspect(path, entry, raw_dtype or dtypes.get(path.parent), manifests.get(path.parent), remote)
+        for path, entry, remote in zip(paths, entries, remotes, strict=True)
     )
     if assumed := [file.path.name for file in files if file.assumed]:
         what = f"{assumed[0]} has" if len(assumed) == 1 else f"{len(assumed)} files have"
@@ -162,18 +178,48 @@ def _refuse_mixed_splits(paths: list[Path], entries: tuple[CorpusFile | None, ..
         )
 
 
-def _inspect(path: Path, entry: CorpusFile | None, raw_dtype: str | None) -> TokenFile:
-    file = inspect_token_file(path, raw_dtype=raw_dtype)
+def _stage_headers(remotes: Iterable[RemoteObject]) -> None:
+    """Have the beginnings of files fetched side by side."""
+    for remote in remotes:
+        RemoteFile(remote).stage([(0, min(HEADER_BYTES, remote.size))])
+
+
+def _inspect(
+    path: Path,
+    entry: CorpusFile | None,
+    raw_dtype: str | None,
+    manifest: CorpusManifest | None,
+    remote: RemoteObject | None,
+) -> TokenFile:
+    if remote is None:
+        file = inspect_token_file(path, raw_dtype=raw_dtype)
+    elif entry is not None and manifest is not None:
+        file = _as_listed(path, entry, manifest, remote)
+    else:
+        file = inspect_remote_token_file(path, remote, raw_dtype=raw_dtype)
     if file.num_tokens == 0:
         raise DataError(
-            f"{path} holds no tokens", "its writer was stopped before it wrote the count; make the file again"
+            f"{file.name} holds no tokens", "its writer was stopped before it wrote the count; make the file again"
         )
     if entry is not None and entry.tokens != file.num_tokens:
         raise DataError(
-            f"{path} holds {file.num_tokens:,} tokens, its manifest.json says {entry.tokens:,}",
+            f"{file.name} holds {file.num_tokens:,} tokens, its manifest.json says {entry.tokens:,}",
             "the file was replaced or its copy is incomplete: `automodel preprocess verify` tells more",
         )
     return file
+
+
+def _as_listed(path: Path, entry: CorpusFile, manifest: CorpusManifest, remote: RemoteObject) -> TokenFile:
+    """A remote file as its manifest has it, which saves a request; its size has to be that."""
+    if remote.size != entry.bytes:
+        raise DataError(
+            f"{remote.url} has {remote.size:,} bytes, its manifest.json says {entry.bytes:,}",
+            "the file was replaced or its copy is incomplete: copy it again",
+        )
+    layout: Layout = "raw" if manifest.layout == "raw" else "nemo"
+    offset = 0 if layout == "raw" else HEADER_BYTES
+    dtype = np.dtype(manifest.dtype).newbyteorder("<")
+    return TokenFile(path, layout, dtype, (entry.bytes - offset) // dtype.itemsize, offset, remote=remote)
 
 
 def _fingerprint(
@@ -184,6 +230,7 @@ def _fingerprint(
         assert entries[0] is not None
         if entries == manifest.token_files(entries[0].split):
             return manifest.fingerprint(entries[0].split)
+    stage_samples(file for file, entry in zip(files, entries, strict=True) if entry is None)
     parts = [sample_hash(f) if e is None else e.xxh3 for f, e in zip(files, entries, strict=True)]
     tokenizer = None if manifest is None else manifest.tokenizer["fingerprint"]
     return hash_bytes(json.dumps([*parts, tokenizer]).encode())
@@ -191,8 +238,22 @@ def _fingerprint(
 
 def sample_hash(file: TokenFile) -> str:
     """Stands in for the hash of a file that no manifest describes: its size, its head, middle and tail."""
-    count = min(_SAMPLE_TOKENS, file.num_tokens)
-    starts = (0, (file.num_tokens - count) // 2, file.num_tokens - count)
+    starts, count = _samples(file)
     with TokenReader(file, mmap=False) as reader:
         pieces = [reader.read(start, count).astype(np.uint32).tobytes() for start in starts]
     return hash_bytes(b"".join([str(file.num_tokens).encode(), *pieces]))
+
+
+def stage_samples(files: Iterable[TokenFile]) -> None:
+    """Have what ``sample_hash`` reads of remote files fetched side by side."""
+    for file in files:
+        if file.remote is not None:
+            starts, count = _samples(file)
+            width = file.dtype.itemsize
+            first = [file.offset_bytes + start * width for start in dict.fromkeys(starts)]
+            RemoteFile(file.remote).stage((start, start + count * width) for start in first)
+
+
+def _samples(file: TokenFile) -> tuple[tuple[int, ...], int]:
+    count = min(_SAMPLE_TOKENS, file.num_tokens)
+    return (0, (file.num_tokens - count) // 2, file.num_tokens - count), count

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from automodel_cli.corpus.formats.megatron_bin import bin_path, idx_path
+from automodel_cli.corpus.formats.megatron_bin import idx_path
 from automodel_cli.corpus.formats.megatron_manifest import Listed, MegatronManifest, find_megatron_manifests
 from automodel_cli.corpus.tokenizer import load_tokenizer, open_tokenizer
 from automodel_cli.corpus.tokenizers.base import Tokenizer
@@ -82,7 +82,7 @@ class TokenizerProvenance:
 def _refuse_other_files(part: Part, listed: Listed) -> None:
     """Compare what costs nothing: type, counts and sizes."""
     file, pair = part.file, listed.pair
-    sizes = bin_path(file.prefix).stat().st_size, idx_path(file.prefix).stat().st_size
+    sizes = file.tokens.end_bytes, idx_path(file.prefix).stat().st_size
     found = (file.dtype.name, file.num_tokens, file.num_sequences, *sizes)
     expected = (listed.manifest.dtype, pair.tokens, pair.sequences, pair.bin_bytes, pair.idx_bytes)
     if found != expected:

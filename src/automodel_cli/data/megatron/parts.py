@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from automodel_cli.corpus.formats.megatron_bin import (
     HEADER_BYTES,
     MegatronFile,
+    bin_path,
+    idx_path,
     inspect_prefix,
     tokens_before,
 )
-from automodel_cli.data.files.token_files import sample_hash
+from automodel_cli.data.files.token_files import sample_hash, stage_samples
 from automodel_cli.data.interface import BlendStats
 from automodel_cli.data.megatron.gpt_index import SplitBounds, split_range
 from automodel_cli.files import hash_bytes
+from automodel_cli.storage.cache.local_view import LocalView
 
 
 @dataclass(frozen=True)
@@ -40,15 +43,17 @@ class Part:
         return BlendStats(self.file.prefix.name, self.begin, self.end, self.tokens, weight, round(samples), epochs)
 
 
-def open_parts(prefixes: Sequence[str], bounds: SplitBounds) -> list[Part]:
-    """The part of each file between ``bounds``; a few small reads a file.
+def open_parts(prefixes: Sequence[str], bounds: SplitBounds, view: LocalView | None = None) -> list[Part]:
+    """The part of each file between ``bounds``; a few small reads a file. Of those in ``view`` the ``.idx`` is fetched.
 
     Raises:
         DataError: a file that is missing, damaged or cut off.
     """
     parts = []
+    view = view or LocalView()
+    view.fetch(map(idx_path, prefixes))
     for prefix in prefixes:
-        file = inspect_prefix(prefix)
+        file = inspect_prefix(prefix, view.object(bin_path(prefix)))
         begin, end = split_range(bounds, file.num_sequences)
         first, last = tokens_before(file, (begin, end))
         parts.append(Part(file, begin, end, first, last - first))
@@ -57,6 +62,7 @@ def open_parts(prefixes: Sequence[str], bounds: SplitBounds) -> list[Part]:
 
 def fingerprint(parts: Sequence[Part]) -> str:
     """Identity of the files' content, wherever they lie: sizes, counts and a sample of the tokens of each."""
+    stage_samples(part.file.tokens for part in parts)
     found = [(part.file.num_sequences, part.file.num_documents, sample_hash(part.file.tokens)) for part in parts]
     return hash_bytes(json.dumps(found).encode())
 

@@ -8,6 +8,7 @@
 | ``[A, B]``                                   | these, in this order; each may be a glob                      |
 | ``["30", A, "70", B]``                       | these with weights: shares of the samples                     |
 | ``{train: ..., validation: ..., test: ...}`` | any of the above for each split, which then has its own files |
+| ``s3://bucket/dir`` and other URLs           | the same, of what lies there                                  |
 | ``blend.json``                               | a file that holds one of the lists or mappings                |
 """
 
@@ -26,6 +27,7 @@ from automodel_cli.corpus.formats.megatron_manifest import SUFFIX, MegatronManif
 from automodel_cli.data.files.token_files import what_is_there
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.json_files import read_json
+from automodel_cli.storage.cache.local_view import LocalView
 
 _SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -58,16 +60,19 @@ def split_name(name: str) -> str:
     return _SPLIT_NAMES[name.lower()]
 
 
-def read_paths(paths: Any, split: str) -> Blend:
-    """The blend that ``paths`` means for ``split`` ("train", "valid" or "test").
+def read_paths(paths: Any, split: str, view: LocalView | None = None) -> Blend:
+    """The blend that ``paths`` means for ``split`` ("train", "valid" or "test"); ``view`` shows what URLs name.
 
     Raises:
         ConfigError: a form that is none of those above.
         DataError: a glob or folder without Megatron files, or an unreadable .json file.
     """
+    view = view or LocalView()
     if isinstance(paths, str | Path) and str(paths).endswith(".json"):
         hint = "check dataset.paths: the file holds a list of prefixes, or one per split"
-        paths = read_json(Path(paths), DataError, hint=hint)
+        place = Path(view.place(str(paths)))
+        view.fetch([place])
+        paths = read_json(place, DataError, hint=hint)
     own_files = isinstance(paths, Mapping)
     if own_files:
         by_split = {split_name(str(key)): value for key, value in paths.items()}
@@ -83,15 +88,15 @@ def read_paths(paths: Any, split: str) -> Blend:
             f"dataset.paths is {paths!r}",
             "give a glob, a prefix, a list of prefixes, or a list of weights and prefixes",
         )
-    prefixes, weights = _weighted(items)
+    prefixes, weights = _weighted(items, view)
     return Blend(prefixes, weights, own_files)
 
 
-def _weighted(items: Sequence[Any]) -> tuple[tuple[str, ...], tuple[float, ...] | None]:
+def _weighted(items: Sequence[Any], view: LocalView) -> tuple[tuple[str, ...], tuple[float, ...] | None]:
     """A flat list of weights and prefixes taken apart, or a plain list of prefixes."""
     weights = [_number(item) for item in items[::2]]
     if len(items) % 2 or all(weight is None for weight in weights):
-        return tuple(prefix for item in items for prefix in _prefixes(item)), None
+        return tuple(prefix for item in items for prefix in _prefixes(item, view)), None
     if any(weight is None for weight in weights):
         at = next(number for number, weight in enumerate(weights) if weight is None)
         raise ConfigError(
@@ -100,7 +105,7 @@ def _weighted(items: Sequence[Any]) -> tuple[tuple[str, ...], tuple[float, ...] 
         )
     prefixes = []
     for item in items[1::2]:
-        found = _prefixes(item)
+        found = _prefixes(item, view)
         if len(found) != 1:
             raise ConfigError(
                 f"the weighted path {item!r} matches {len(found)} prefixes",
@@ -117,14 +122,14 @@ def _number(item: Any) -> float | None:
         return None
 
 
-def _prefixes(item: Any) -> list[str]:
+def _prefixes(item: Any, view: LocalView) -> list[str]:
     """The prefixes that one path, glob or folder stands for."""
     if not isinstance(item, str | Path):
         raise ConfigError(
             f"dataset.paths holds {item!r} where a prefix is expected",
             'weights and prefixes alternate: ["30", A, "70", B]',
         )
-    text = str(item).strip()
+    text = view.place(str(item).strip())
     if Path(text).is_dir():
         return _matching(f"{text.rstrip('/')}/*")
     if is_pattern(text) and not any(Path(f"{_without_suffix(text)}{s}").exists() for s in _SUFFIXES):

@@ -10,7 +10,7 @@ from pathlib import Path
 from automodel_cli import device as this_machine
 from automodel_cli.assembly import data as data_assembly
 from automodel_cli.assembly import facts as run_facts
-from automodel_cli.assembly import initial_weights, training
+from automodel_cli.assembly import initial_weights, mirror, training
 from automodel_cli.assembly import model as model_assembly
 from automodel_cli.assembly import world as world_assembly
 from automodel_cli.assembly.facts import Facts
@@ -61,6 +61,7 @@ def build_run(cfg: PretrainConfig, world: World, reporter: Reporter, options: Ru
     with contextlib.ExitStack() as claim, heartbeat.collective_errors(lambda: "during set-up"):
         if cfg.checkpoint.enabled:
             on_rank_zero(world, lambda: claim.enter_context(layout.run_lock(folder)), what=WHAT)
+            mirror.bring_back(cfg, world, fresh=options.fresh, say=reporter.say)
         run = _begin(plan_run(cfg, world, reporter, options), heartbeat)
         return replace(run, claim=claim.pop_all())
 
@@ -80,7 +81,9 @@ def show_plan(
     if cfg.checkpoint.enabled:
         layout.refuse_unusable(folder)
     plan = plan_run(cfg, world_assembly.planned(cfg, processes), reporter, options)
-    show_summary(plan, f"would resume {plan.checkpoint}" if plan.checkpoint else "not made in a dry run")
+    brought = mirror.fetched_by_a_run(cfg, fresh=options.fresh) if cfg.checkpoint.enabled else None
+    begins = f"would resume {brought} of {cfg.checkpoint.mirror}" if brought else "not made in a dry run"
+    show_summary(plan, f"would resume {plan.checkpoint}" if plan.checkpoint else begins)
     if cfg.checkpoint.enabled and options.fresh and nested_runs.files_of_run(folder):
         reporter.say(f"would move the earlier run to {unused(folder)}")
     return plan

@@ -7,6 +7,8 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -15,12 +17,15 @@ from automodel_cli.assembly import data as data_assembly
 from automodel_cli.assembly import training
 from automodel_cli.assembly.hub.uploads import build_uploads
 from automodel_cli.assembly.logs import open_logs, open_profile
+from automodel_cli.assembly.mirror import build_mirror, finish_mirror
 from automodel_cli.assembly.run_folder import diverged, reason_not_to_save
 from automodel_cli.checkpoint import layout
 from automodel_cli.checkpoint.hf.uploads import Uploads
+from automodel_cli.checkpoint.mirror import Mirror
 from automodel_cli.config.load import to_yaml
 from automodel_cli.data.interface import source_of
 from automodel_cli.data.objective import WEIGHTED, losses_by_source, weighted_loss
+from automodel_cli.distributed.world import World
 from automodel_cli.errors import EXIT_PREEMPTED
 from automodel_cli.evaluation.likelihood import Likelihood
 from automodel_cli.evaluation.likelihood import evaluate as evaluate_likelihood
@@ -70,6 +75,7 @@ class Progress:
     last: int  # the update that ends training; where the time does, it is known only then
     compiled: bool  # torch.compile was asked for and has not failed so far
     uploads: Uploads | None  # to the Hub; None: there are none, or another rank makes them
+    mirror: Mirror | None  # as with uploads
     spikes: SpikeWatch | None  # None: nobody looks for them
     saved_with_less: bool = False  # than the last one has: hf/, or an upload
     soundness: Soundness = field(default_factory=Soundness)
@@ -114,6 +120,7 @@ class Progress:
             last=run.training_length.total_steps,
             compiled=run.fast_path.compile,
             uploads=build_uploads(run.cfg, run.run_folder, run.world, run.reporter.say),
+            mirror=build_mirror(run.cfg, run.world, run.reporter.say) if run.saves else None,
             spikes=SpikeWatch.begin(run, metrics),
         )
         progress._compile()
@@ -352,13 +359,20 @@ class Progress:
                 consolidate=consolidate,
                 remark=why,
                 average=averages,
-                then=self.uploads.add if self.uploads is not None and uploaded else None,
+                then=partial(self._copied, uploaded=uploaded),
             )
         self.saved_step = state.step
         last_is_uploaded = self._is_uploaded(is_best=is_best, is_last=True)
         self.saved_with_less = (last_is_uploaded and not uploaded) or (wanted == "final" and not consolidate)
         if not run.checkpointer.is_async:
             run.reporter.say(f"saved {folder} in {time.perf_counter() - started:.1f} s{why}")
+
+    def _copied(self, step: Path, *, uploaded: bool) -> None:
+        """Begin the copies of a finished step to elsewhere; on rank 0."""
+        if self.uploads is not None and uploaded:
+            self.uploads.add(step)
+        if self.mirror is not None:
+            self.mirror.add(step)
 
     def _is_uploaded(self, *, is_best: bool, is_last: bool) -> bool:
         wanted = self.run.cfg.checkpoint.push_to_hub
@@ -373,10 +387,14 @@ class Progress:
             yield
             self.run.checkpointer.wait()
             self._finish_uploads()
-        except BaseException:
+            if self.run.cfg.checkpoint.mirror is not None and self.run.saves:
+                finish_mirror(self.mirror, self.run.world, stopped=lambda: self.run.stop.requested)
+        except BaseException as error:
             with contextlib.suppress(Exception):
                 self.run.checkpointer.wait()
                 self._give_up_uploads()
+                if isinstance(error, Exception):
+                    finish_mirror(self.mirror, World.single(), stopped=lambda: True)
             self.metrics.close(ok=False)
             raise
         self.metrics.close(ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from automodel_cli.assembly import data as data_assembly
-from automodel_cli.assembly import summary, trackers, training
+from automodel_cli.assembly import mirror, summary, trackers, training
 from automodel_cli.assembly import world as world_assembly
 from automodel_cli.assembly.hub import uploads
 from automodel_cli.assembly.machine import memory as memory_assembly
@@ -46,6 +46,7 @@ def show_summary(plan: RunPlan, weights_from: str) -> None:
         ("run folder", f"{plan.run_folder}" if plan.saves else "none: checkpoints are off"),
         *trackers.rows(plan.cfg, plan.run_folder),
         *uploads.rows(plan.cfg),
+        *mirror.rows(plan.cfg),
     ]
     plan.reporter.table("pretrain llm", rows)
 
