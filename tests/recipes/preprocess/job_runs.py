@@ -1,4 +1,4 @@
-"""A run in tasks as the least of all runners does it: one by one, in random order, some twice, each in a new process."""
+"""A run in tasks as the least of all runners does it: in random order, some twice, the job opened anew for each."""
 
 from __future__ import annotations
 

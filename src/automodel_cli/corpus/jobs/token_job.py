@@ -1,10 +1,10 @@
 """Token files made in stages of independent tasks; the bytes are those of a run in one process.
 
-| stage    | a task                                                                        | what it leaves                 |
-|----------|-------------------------------------------------------------------------------|--------------------------------|
-| tokenize | reads a part of the source and writes its ids, with what is known of them     | a part (``part_files``)        |
-| arrange  | the only one: decides which ids make which file; writes the files' indices    | ``arranged.json``              |
-| assemble | makes a file of its ids, and hashes it                                        | a file (``arrangement``)       |
+| stage    | a task                                                                      | what it leaves           |
+|----------|-----------------------------------------------------------------------------|--------------------------|
+| tokenize | reads a part of the source and writes its ids, with what is known of them   | a part (``part_files``)  |
+| arrange  | the only one: decides which ids make which file; writes the files' indices  | ``arranged.json``        |
+| assemble | makes a file of its ids, and hashes it                                      | a file (``arrangement``) |
 
 ``finish`` moves the files to their places and writes the manifest. What is under way is in the folder ``.work`` of the
 output (``work_folder``). Parts that are not needed are left out: with ``--max-tokens`` those after the parts that give
@@ -90,7 +90,7 @@ class JobBuild(Protocol):
 
     def plan(self) -> Plan: ...
 
-    def check_room(self) -> None: ...
+    def check_room(self, *, copies: int = 1) -> None: ...
 
     def use_reference_engine(self, doubt: str) -> None: ...
 
@@ -142,7 +142,7 @@ class TokenJob:
         if self._work.plan() is not None:
             self._check_plan()
             return
-        build.check_room()
+        build.check_room(copies=2)  # ids in parts, and in files
         brought = output.tokenizer_folder.is_dir()
         output.write_progress(plan, Position("parts"))  # what is written from here on is known to be ours
         build.tokenizer.save(output.tokenizer_folder)
@@ -277,10 +277,10 @@ class TokenJob:
             writer.abandon()
             raise
         else:
-            facts = {"files": tuple(map(file_entry, files)), "parts": tuple(parts), "state": state, "notes": tuple(notes)}
+            entries = tuple(file_entry(folder, file) for file in files)
+            facts = {"files": entries, "parts": tuple(parts), "state": state, "notes": tuple(notes)}
             made = made.model_copy(update=facts)
-        counted = {"bad_rows": bad_rows.count, "first_bad_rows": tuple(bad_rows.first)}
-        made = made.model_copy(update=counted)
+        made = made.model_copy(update={"bad_rows": bad_rows.count, "first_bad_rows": tuple(bad_rows.first)})
         publish_json(_arranged_path(engine), {"format": FORMAT, **made.model_dump(mode="json")})
 
     def _chunks(self, engine: Path, parts: list[str]) -> Iterator[tuple[Unit, TokenChunk]]:

@@ -41,7 +41,7 @@ _IN_ENGINE = (
     rf"(part|file)_\d{{6,}}(\.{_TAG})?\.json{_TEMPORARY}|(part|file)_\d{{6,}}\.{_TAG}\.(tokens|chunks|bin)|"
     rf"arranged\.json{_TEMPORARY}"
 )
-WORK_NAMES = re.compile(rf"(plan|reference)\.json{_TEMPORARY}|(first|reference)/({_IN_ENGINE}|{_TAG}/[^/]+)")
+WORK_NAMES = re.compile(rf"(plan|reference)\.json{_TEMPORARY}|(first|reference)/({_IN_ENGINE}|{_TAG}/(spool/)?[^/]+)")
 _AGAIN = "run the same command again"
 
 

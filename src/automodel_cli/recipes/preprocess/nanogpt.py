@@ -227,7 +227,17 @@ def _prepare(cfg: PreprocessNanogptConfig, progress: ProgressCallback, say: Say)
 
 def _settled_key(cfg: PreprocessNanogptConfig, source: Source) -> str:
     """What facts about the text follow from, besides the tokenizer."""
-    names = ("document", "text_key", "tokenizer", "max_tokens", "val_fraction", "val_tokens", "shuffle", "eot", "format")
+    names = (
+        "document",
+        "text_key",
+        "tokenizer",
+        "max_tokens",
+        "val_fraction",
+        "val_tokens",
+        "shuffle",
+        "eot",
+        "format",
+    )
     more = ("separator", "input_format", "max_document_bytes")
     return settled_key(source=source.identity(), **{name: getattr(cfg, name) for name in (*names, *more)})
 
