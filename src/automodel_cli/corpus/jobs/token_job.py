@@ -139,21 +139,23 @@ class TokenJob:
     def begin(self) -> None:
         build, output, plan = self._build, self._build.output, self._build.plan()
         output.refuse_interrupted(plan, build.say)
-        if self._work.plan() is not None:
-            self._check_plan()
-            return
+        with self._work.beginning():
+            if self._work.plan() is None:
+                self._begin(plan)
+        _ = self._plan  # compare
+
+    def _begin(self, plan: Plan) -> None:
+        build, output = self._build, self._build.output
         build.check_room(copies=2)  # ids in parts, and in files
         brought = output.tokenizer_folder.is_dir()
         output.write_progress(plan, Position("parts"))  # what is written from here on is known to be ours
         build.tokenizer.save(output.tokenizer_folder)
         parts = find_parts(build.source, build.cfg.chunk_size, self._part_bytes)
-        fields = tuple(astuple(part) for part in parts)
-        self._work.begin(JobPlan(plan=plan, parts=fields, settled=build.settled, brought=brought))
+        self._work.make_folders()
         if build.doubt is not None:
             self._work.doubt_engine(build.doubt)
-
-    def _check_plan(self) -> None:
-        _ = self._plan
+        fields = tuple(astuple(part) for part in parts)
+        self._work.write_plan(JobPlan(plan=plan, parts=fields, settled=build.settled, brought=brought))
 
     @functools.cached_property
     def _plan(self) -> JobPlan:
