@@ -127,10 +127,9 @@ class TokenJob:
 
     stages: tuple[str, ...] = ("tokenize", "arrange", "assemble")
 
-    def __init__(self, build: JobBuild, part_bytes: int = PART_BYTES) -> None:
+    def __init__(self, build: JobBuild) -> None:
         self.name = build.output.what
-        self._build, self._part_bytes = build, part_bytes
-        self._work = build.output.work
+        self._build, self._work = build, build.output.work
         self._prefix = _Prefix(self._work.engine)
         self._encoder: tuple[Path, UnitEncoder] | None = None
 
@@ -150,7 +149,7 @@ class TokenJob:
         brought = output.tokenizer_folder.is_dir()
         output.write_progress(plan, Position("parts"))  # what is written from here on is known to be ours
         build.tokenizer.save(output.tokenizer_folder)
-        parts = find_parts(build.source, build.cfg.chunk_size, self._part_bytes)
+        parts = find_parts(build.source, build.cfg.chunk_size, PART_BYTES)
         self._work.make_folders()
         if build.doubt is not None:
             self._work.doubt_engine(build.doubt)
