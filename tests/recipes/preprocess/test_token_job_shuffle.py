@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from tests.recipes.preprocess.job_runs import run_job, small_parts, written
-from tests.recipes.preprocess.test_nanogpt_job import here, opener, rows, sources
+from tests.recipes.preprocess.small_sources import rows, sources
+from tests.recipes.preprocess.test_nanogpt_job import here, opener
 
 from automodel_cli.config.schema.megatron import PreprocessMegatronConfig
 from automodel_cli.corpus.shuffle import scatter
@@ -78,7 +79,7 @@ def test_a_bad_row_ends_a_strict_run_by_its_line(tmp_path: Path) -> None:
                 job.run_task(stage, task, lambda _: None)
 
 
-@pytest.mark.parametrize("options", [{}, {"max_tokens": 2000, "shuffle_memory": 10**6}])
+@pytest.mark.parametrize("options", [{"shards": 3}, {"max_tokens": 2000, "shuffle_memory": 10**6}])
 def test_same_pairs(tmp_path: Path, options: dict[str, Any]) -> None:
     lines = [json.dumps({"text": f"text {k} " * (k % 9), "code": [f"x = {k}", "y"] * (k % 3)}) for k in range(80)]
     lines[20] = "no row"

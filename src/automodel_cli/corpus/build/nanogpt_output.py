@@ -83,7 +83,7 @@ class NanogptOutput(TokenOutput[CorpusManifest]):
         bad_rows: int,
         facts: Facts = NO_FACTS,
     ) -> None:
-        """Hash every file that ``facts`` does not know, write ``meta.pkl`` and the manifest; from then on the corpus is complete."""
+        """Hash every file that ``facts`` does not know, write ``meta.pkl`` and the manifest: the corpus is complete."""
         if isinstance(self.tokenizer, CharTokenizer):
             _write_meta(self.folder / META_NAME, self.tokenizer)
         everything = [shard for group in shards.values() for shard in group]

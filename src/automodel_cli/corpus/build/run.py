@@ -46,6 +46,10 @@ ProgressCallback = Callable[[Progress], None]
 Say = Callable[[str], None]
 
 
+def silent(_: Any) -> None:
+    """Says and shows nothing."""
+
+
 class Described(Protocol):
     """Where text comes from."""
 
@@ -183,8 +187,8 @@ class TokenBuild(Build[TokenSettingsT, ManifestT], Generic[TokenSettingsT, Manif
     def publish(self, writer: WriterT, bad_rows: BadRows, facts: Facts = NO_FACTS) -> None:
         """Write the manifest; ``facts`` of files that were hashed when they were made."""
 
-    def check_room(self) -> None:
-        """Before a run begins from nothing: is there disk space?"""
+    def check_room(self, *, copies: int = 1) -> None:
+        """Before a run begins from nothing: is there disk space, where all ids will be written so many times?"""
 
     # ------------------------------------------------------------------ of each format, for a run in tasks
 

@@ -41,7 +41,7 @@ class Part:
     bytes: int
 
 
-def find_parts(source: Source, chunk_documents: int, part_bytes: int = PART_BYTES) -> list[Part]:
+def find_parts(source: Source, chunk_documents: int, part_bytes: int) -> list[Part]:
     """The parts of ``source``.
 
     Raises:
@@ -100,7 +100,9 @@ class _Finder:
 
     def _small_group(self, first: int) -> list[SourceFile]:
         source = self._source
-        return [] if source.tail_from is not None else small_group(source.files, first, source.options, self._chunk_bytes)
+        return (
+            [] if source.tail_from is not None else small_group(source.files, first, source.options, self._chunk_bytes)
+        )
 
     def _inside(self, number: int, file: SourceFile) -> Iterator[Part]:
         """Parts that end in a file; what is left of it counts towards the next one."""

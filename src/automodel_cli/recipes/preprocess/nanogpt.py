@@ -22,7 +22,7 @@ from automodel_cli.corpus.build.nanogpt_output import NanogptOutput
 from automodel_cli.corpus.build.output import work_path
 from automodel_cli.corpus.build.pipeline import BadRows, NoText, Progress
 from automodel_cli.corpus.build.pool import likely_workers
-from automodel_cli.corpus.build.run import BuildResult, ProgressCallback, Say, TokenBuild
+from automodel_cli.corpus.build.run import BuildResult, ProgressCallback, Say, TokenBuild, silent
 from automodel_cli.corpus.build.tokenize import EncodeTask
 from automodel_cli.corpus.documents.readers import read_unit
 from automodel_cli.corpus.documents.source import (
@@ -60,7 +60,7 @@ def run(cfg: PreprocessNanogptConfig, *, progress: ProgressCallback, say: Say) -
     return _prepare(cfg, progress, say).run()
 
 
-def open_job(cfg: PreprocessNanogptConfig, *, progress: ProgressCallback, say: Say) -> Job:
+def open_job(cfg: PreprocessNanogptConfig, *, progress: ProgressCallback = silent, say: Say = silent) -> Job:
     """The same in tasks, as each process that does some of them opens it.
 
     Raises:
@@ -227,7 +227,17 @@ def _prepare(cfg: PreprocessNanogptConfig, progress: ProgressCallback, say: Say)
 
 def _settled_key(cfg: PreprocessNanogptConfig, source: Source) -> str:
     """What facts about the text follow from, besides the tokenizer."""
-    names = ("document", "text_key", "tokenizer", "max_tokens", "val_fraction", "val_tokens", "shuffle", "eot", "format")
+    names = (
+        "document",
+        "text_key",
+        "tokenizer",
+        "max_tokens",
+        "val_fraction",
+        "val_tokens",
+        "shuffle",
+        "eot",
+        "format",
+    )
     more = ("separator", "input_format", "max_document_bytes")
     return settled_key(source=source.identity(), **{name: getattr(cfg, name) for name in (*names, *more)})
 
