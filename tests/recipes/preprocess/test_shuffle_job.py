@@ -195,7 +195,7 @@ def test_a_job_of_other_settings_or_other_input_is_refused(tmp_path: Path) -> No
         prepare(folder, tmp_path / "out").job().run_task("count", 0, lambda _: None)
 
 
-def test_a_local_run_takes_over_from_a_job_and_the_other_way_round(tmp_path: Path) -> None:
+def test_a_local_run_leaves_a_job_alone_and_a_job_clears_what_a_local_run_left(tmp_path: Path) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
     write_jsonl(folder)
@@ -206,7 +206,9 @@ def test_a_local_run_takes_over_from_a_job_and_the_other_way_round(tmp_path: Pat
     for stage in ("count", "scatter"):
         for task in range(job.tasks(stage)):
             job.run_task(stage, task, lambda _: None)
-    run_local(folder, out, chunks=2)
+    with pytest.raises(ConfigError, match="unfinished shuffle in tasks"):
+        run_local(folder, out, chunks=2)
+    run_local(folder, out, chunks=2, overwrite=True)
     assert content(out) == content(tmp_path / "local")
     again = tmp_path / "again"
     again.mkdir()

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from tests.recipes.preprocess.job_runs import run_job, small_parts, written
-from tests.recipes.preprocess.test_nanogpt_job import here, opener, rows, sources
+from tests.recipes.preprocess.small_sources import rows, sources
+from tests.recipes.preprocess.test_nanogpt_job import here, opener
 
 from automodel_cli.config.schema.megatron import PreprocessMegatronConfig
 from automodel_cli.corpus.shuffle import scatter

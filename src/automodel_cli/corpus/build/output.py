@@ -353,7 +353,7 @@ class TokenOutput(Output[ManifestT]):
         self._refuse_other(made, plan)
         if position.phase == "parts":
             raise ConfigError(
-                f"{self.place} holds an unfinished {self.which} that is made in tasks, by machines that may be at work",
+                f"{self.place} holds an unfinished {self.which} in tasks, which other machines may be doing",
                 "go on with its --runner, or stop them and start over with --overwrite",
             )
         self._rename_old_temporaries()

@@ -45,8 +45,8 @@ ProgressCallback = Callable[[Progress], None]
 Say = Callable[[str], None]
 
 
-def unheard(_: object) -> None:
-    """For processes whose progress and words nobody wants."""
+def silent(_: Any) -> None:
+    """Says and shows nothing."""
 
 
 class Described(Protocol):
@@ -219,8 +219,8 @@ class TokenBuild(Build[TokenSettingsT, ManifestT], Generic[TokenSettingsT, Manif
     def publish(self, writer: WriterT, bad_rows: BadRows) -> None:
         """Write the manifest."""
 
-    def check_room(self) -> None:
-        """Before a run begins from nothing: is there disk space?"""
+    def check_room(self, *, copies: int = 1) -> None:
+        """Before a run begins from nothing: is there disk space, where all ids will be written so many times?"""
 
     # ------------------------------------------------------------------ of each format, for a run in tasks
 

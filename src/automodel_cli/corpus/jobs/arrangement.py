@@ -21,7 +21,6 @@ from pydantic import ConfigDict
 from automodel_cli.corpus.jobs.part_files import PartTokens, read_header
 from automodel_cli.corpus.jobs.token_range import read_ranges
 from automodel_cli.corpus.jobs.work_folder import JobError
-from automodel_cli.errors import DataError
 from automodel_cli.files import file_bytes, hash_file
 from automodel_cli.json_files import Count, FileModel, Items, PlainName, Xxh3
 
@@ -106,24 +105,19 @@ class MadeFile(FileModel):
 MADE_FORMAT = "automodel-made-file/1"
 
 
-def file_entry(file: PlannedFile) -> FileEntry:
-    """A planned file as it stands in an arrangement; its index is hashed."""
+def file_entry(folder: Path, file: PlannedFile) -> FileEntry:
+    """A planned file as it stands in the arrangement in ``folder``; its index is hashed."""
     return FileEntry(
         name=file.name,
         index_name=file.index_name,
-        ranges=file.ranges.name,
+        ranges=file.ranges.relative_to(folder).as_posix(),
         ranges_xxh3=hash_file(file.ranges),
-        index=file.index.name,
+        index=file.index.relative_to(folder).as_posix(),
         index_bytes=file_bytes(file.index),
         index_xxh3=hash_file(file.index),
         first=file.first,
         tokens=file.tokens,
     )
-
-
-def refusal_of(error: DataError, *, no_text: bool) -> Refusal:
-    """An error, to be raised by another process."""
-    return Refusal(message=error.message, hint=error.hint, no_text=no_text)
 
 
 def write_ids(out: IO[bytes], head: bytes, entry: FileEntry, engine: Path, made: Arrangement, itemsize: int) -> str:

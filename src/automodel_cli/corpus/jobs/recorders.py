@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from automodel_cli.corpus.build.megatron_sink import MegatronLayout, Pair
 from automodel_cli.corpus.formats.megatron_bin import MegatronFile, MegatronWriter, Synced, bin_path, idx_path
+from automodel_cli.corpus.formats.megatron_divide import divide
 from automodel_cli.corpus.formats.nanogpt_bin import Layout, ShardInfo, ShardWriter, bos_index_path
 from automodel_cli.corpus.jobs.arrangement import PlannedFile
-from automodel_cli.corpus.jobs.token_range import RangeLog
+from automodel_cli.corpus.jobs.token_range import RangeLog, TokenRange, read_ranges
 
 
 def ranges_path(path: Path) -> Path:
@@ -55,6 +58,45 @@ class MegatronRecorder(MegatronWriter):
         self._log.flush()
         self._publish()
         return MegatronFile(self.prefix, self.dtype, self.num_sequences, self.num_documents, self.num_tokens)
+
+
+class _Recorded:
+    """The ids of a recorded pair, by their numbers among all of them."""
+
+    def __init__(self, dtype: np.dtype) -> None:
+        self._dtype = dtype
+
+    def read(self, start: int, count: int) -> Any:
+        return TokenRange(0, start, start + count, self._dtype)
+
+
+def divide_recorded(
+    spool: MegatronLayout, long: list[Pair], layout: MegatronLayout, shards: int
+) -> tuple[list[Pair], list[PlannedFile]]:
+    """``megatron_divide.divide`` of the recorded pairs ``long`` in ``spool``: the indices, and where the ids are.
+
+    Raises:
+        DataError: there are fewer documents with text than shards.
+    """
+    files = {
+        prefix: MegatronFile(prefix, spool.dtype, pair.sequences, pair.documents, pair.tokens)
+        for prefix, pair in ((spool.prefix(pair.part, pair.key), pair) for pair in long)
+    }
+    pairs = divide(
+        spool,
+        layout,
+        shards,
+        lambda tokens: None,
+        opener=lambda prefix: (files[prefix], _Recorded(spool.dtype)),
+        writer_type=MegatronRecorder,
+    )
+    return pairs, [_of_spool(spool, planned_pair(layout, pair), pair.key) for pair in pairs]
+
+
+def _of_spool(spool: MegatronLayout, file: PlannedFile, key: str) -> PlannedFile:
+    """A part by the ranges of the long pair; its own say which of those ids it has: one run of them."""
+    first = int(read_ranges(file.ranges)["start"][0])
+    return replace(file, ranges=ranges_path(spool.prefix(0, key)), first=first)
 
 
 def planned_shard(path: Path, tokens: int) -> PlannedFile:

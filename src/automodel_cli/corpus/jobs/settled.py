@@ -1,4 +1,4 @@
-"""Facts that only a reading of the text could tell, found before a run begins; a job's other processes are told them."""
+"""Facts that only a reading of the text can tell, found before a run begins; a job tells its other processes."""
 
 from __future__ import annotations
 

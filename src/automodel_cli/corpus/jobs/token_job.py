@@ -1,10 +1,10 @@
 """Token files made in stages of independent tasks; the bytes are those of a run in one process.
 
-| stage    | a task                                                                        | what it leaves                 |
-|----------|-------------------------------------------------------------------------------|--------------------------------|
-| tokenize | reads a part of the source and writes its ids, with what is known of them     | a part (``part_files``)        |
-| arrange  | the only one: decides which ids make which file; writes the files' indices    | ``arranged.json``              |
-| assemble | makes a file of its ids, and hashes it                                        | a file (``arrangement``)       |
+| stage    | a task                                                                      | what it leaves           |
+|----------|-----------------------------------------------------------------------------|--------------------------|
+| tokenize | reads a part of the source and writes its ids, with what is known of them   | a part (``part_files``)  |
+| arrange  | the only one: decides which ids make which file; writes the files' indices  | ``arranged.json``        |
+| assemble | makes a file of its ids, and hashes it                                      | a file (``arrangement``) |
 
 ``finish`` moves the files to their places and writes the manifest. What is under way is in the folder ``.work`` of the
 output (``work_folder``). Parts that are not needed are left out: with ``--max-tokens`` those after the parts that give
@@ -93,7 +93,7 @@ class JobBuild(Protocol):
 
     def plan(self) -> Plan: ...
 
-    def check_room(self) -> None: ...
+    def check_room(self, *, copies: int = 1) -> None: ...
 
     def bucket_count(self) -> int: ...
 
@@ -132,10 +132,9 @@ class _Prefix:
 class TokenJob:
     """See above; the protocol is ``jobs.job.Job``."""
 
-    def __init__(self, build: JobBuild, part_bytes: int | None = None) -> None:
+    def __init__(self, build: JobBuild) -> None:
         self.name = build.output.what
-        self._build, self._part_bytes = build, part_bytes or PART_BYTES
-        self._work = build.output.work
+        self._build, self._work = build, build.output.work
         self._prefix = _Prefix(self._work.engine)
         self._encoder: tuple[Path, UnitEncoder] | None = None
         before = ScatterStages.NAMES if build.cfg.shuffle else ()
@@ -146,25 +145,27 @@ class TokenJob:
     def begin(self) -> None:
         build, output, plan = self._build, self._build.output, self._build.plan()
         output.refuse_interrupted(plan, build.say)
-        if self._work.plan() is not None:
-            self._check_plan()
-            return
-        build.check_room()
+        with self._work.beginning():
+            if self._work.plan() is None:
+                self._begin(plan)
+        _ = self._plan  # compare
+
+    def _begin(self, plan: Plan) -> None:
+        build, output = self._build, self._build.output
+        build.check_room(copies=2)  # ids in parts, and in files
         brought = output.tokenizer_folder.is_dir()
         output.write_progress(plan, Position("parts"))  # what is written from here on is known to be ours
         build.tokenizer.save(output.tokenizer_folder)
-        parts = find_parts(build.source, build.cfg.chunk_size, self._part_bytes)
-        fields = tuple(astuple(part) for part in parts)
+        parts = find_parts(build.source, build.cfg.chunk_size, PART_BYTES)
         buckets = None
         if build.cfg.shuffle:
             buckets = build.bucket_count()
             build.shuffled_parts(tuple(parts), buckets).begin()
-        self._work.begin(JobPlan(plan=plan, parts=fields, settled=build.settled, brought=brought, buckets=buckets))
+        self._work.make_folders()
         if build.doubt is not None:
             self._work.doubt_engine(build.doubt)
-
-    def _check_plan(self) -> None:
-        _ = self._plan
+        fields = tuple(astuple(part) for part in parts)
+        self._work.write_plan(JobPlan(plan=plan, parts=fields, settled=build.settled, brought=brought, buckets=buckets))
 
     @functools.cached_property
     def _plan(self) -> JobPlan:
@@ -315,15 +316,10 @@ class TokenJob:
             writer.abandon()
             raise
         else:
-            facts = {
-                "files": tuple(map(file_entry, files)),
-                "parts": tuple(parts),
-                "state": state,
-                "notes": tuple(notes),
-            }
+            entries = tuple(file_entry(folder, file) for file in files)
+            facts = {"files": entries, "parts": tuple(parts), "state": state, "notes": tuple(notes)}
             made = made.model_copy(update=facts)
-        counted = {"bad_rows": bad_rows.count, "first_bad_rows": tuple(bad_rows.first)}
-        made = made.model_copy(update=counted)
+        made = made.model_copy(update={"bad_rows": bad_rows.count, "first_bad_rows": tuple(bad_rows.first)})
         publish_json(_arranged_path(engine), {"format": FORMAT, **made.model_dump(mode="json")})
 
     def _chunks(self, engine: Path, parts: list[str]) -> Iterator[tuple[Unit, TokenChunk]]:

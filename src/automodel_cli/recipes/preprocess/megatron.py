@@ -21,7 +21,7 @@ from automodel_cli.corpus.build.megatron_sink import MegatronLayout, MegatronSin
 from automodel_cli.corpus.build.mirror import Place
 from automodel_cli.corpus.build.pipeline import BadRows, NoText, Progress
 from automodel_cli.corpus.build.pool import likely_workers
-from automodel_cli.corpus.build.run import BuildResult, ProgressCallback, Say, TokenBuild, unheard
+from automodel_cli.corpus.build.run import BuildResult, ProgressCallback, Say, TokenBuild, silent
 from automodel_cli.corpus.build.tokenize import EncodeTask
 from automodel_cli.corpus.documents.sentences import SentenceRule
 from automodel_cli.corpus.documents.source import (
@@ -37,7 +37,7 @@ from automodel_cli.corpus.formats.megatron_divide import divide
 from automodel_cli.corpus.formats.megatron_manifest import MegatronManifest
 from automodel_cli.corpus.jobs.arrangement import PlannedFile
 from automodel_cli.corpus.jobs.job import Job
-from automodel_cli.corpus.jobs.recorders import MegatronRecorder, planned_pair
+from automodel_cli.corpus.jobs.recorders import MegatronRecorder, divide_recorded, planned_pair
 from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
 from automodel_cli.errors import ConfigError
 from automodel_cli.processes import cores
@@ -69,7 +69,7 @@ def run(
     return build.run(others)
 
 
-def open_job(cfg: PreprocessMegatronConfig, *, progress: ProgressCallback = unheard, say: Say = unheard) -> Job:
+def open_job(cfg: PreprocessMegatronConfig, *, progress: ProgressCallback = silent, say: Say = silent) -> Job:
     """The same in tasks, as each process that does some of them opens it.
 
     Raises:
@@ -100,7 +100,7 @@ class _Megatron(TokenBuild[PreprocessMegatronConfig, MegatronManifest, MegatronS
             "keep_newlines": sentences and sentences.keep_newlines,
         }
 
-    def estimate(self) -> Estimate | None:
+    def estimate(self, copies: int = 1) -> Estimate | None:
         """What will be written."""
         cfg, layout = self.cfg, self.output.layout
         return estimate(
@@ -108,14 +108,14 @@ class _Megatron(TokenBuild[PreprocessMegatronConfig, MegatronManifest, MegatronS
             self.task.open(),
             itemsize=layout.dtype.itemsize,
             max_tokens=None if cfg.max_tokens is None else cfg.max_tokens * len(layout.keys),
-            copies=2 if cfg.shards else 1,
+            copies=2 if cfg.shards else copies,
             keeps_text=cfg.shuffle,
         )
 
-    def check_room(self) -> None:
-        if self.output.mirror is not None and not (self.cfg.shards or self.cfg.shuffle):
+    def check_room(self, *, copies: int = 1) -> None:
+        if self.output.mirror is not None and copies == 1 and not (self.cfg.shards or self.cfg.shuffle):
             return  # finished files leave the disk
-        if warning := check_room(self.output.folder, self.estimate()):
+        if warning := check_room(self.output.folder, self.estimate(copies)):
             self.say(warning)
 
     def say_plan(self) -> None:
@@ -197,12 +197,19 @@ class _Megatron(TokenBuild[PreprocessMegatronConfig, MegatronManifest, MegatronS
         )
 
     def recorder(self, folder: Path) -> MegatronSink:
-        layout = self.output.spool if self.cfg.shards else self.output.layout
-        return MegatronSink(replace(layout, folder=folder), max_tokens=self.cfg.max_tokens, open_pair=MegatronRecorder)
+        layout = replace(self.output.layout, folder=folder)
+        if self.cfg.shards:
+            layout = replace(self.output.spool, folder=folder / "spool")
+            layout.folder.mkdir()
+        return MegatronSink(layout, max_tokens=self.cfg.max_tokens, open_pair=MegatronRecorder)
 
     def planned(self, writer: MegatronSink, folder: Path) -> tuple[list[PlannedFile], dict[str, Any]]:
-        layout = replace(self.output.layout, folder=folder)
-        return [planned_pair(layout, pair) for pair in writer.close()], writer.sync()
+        layout, pairs = replace(self.output.layout, folder=folder), writer.close()
+        if not self.cfg.shards:
+            return [planned_pair(layout, pair) for pair in pairs], writer.sync()
+        pairs, files = divide_recorded(writer.layout, pairs, layout, self.cfg.shards)
+        writer.pairs = pairs
+        return files, writer.sync()
 
     def head(self, tokens: int) -> bytes:
         return b""

@@ -23,7 +23,7 @@ from automodel_cli.config.schema.shuffle import ShuffleConfig
 from automodel_cli.corpus.build.disk_space import ExpectedSize, expected_size
 from automodel_cli.corpus.build.mirror import Place
 from automodel_cli.corpus.build.pipeline import BadRows, Progress
-from automodel_cli.corpus.build.run import Build, BuildResult, ProgressCallback, Say, unheard
+from automodel_cli.corpus.build.run import Build, BuildResult, ProgressCallback, Say, silent
 from automodel_cli.corpus.documents.document_input import carried_columns, refuse_overlap
 from automodel_cli.corpus.documents.listing import is_local
 from automodel_cli.corpus.documents.source import FileSource, read_options, source_in_words
@@ -68,7 +68,7 @@ def run(cfg: ShuffleConfig, *, arguments: Sequence[str] = (), progress: Progress
     return build.run(others)
 
 
-def open_job(cfg: ShuffleConfig, *, progress: ProgressCallback = unheard, say: Say = unheard) -> ShuffleJob:
+def open_job(cfg: ShuffleConfig, *, progress: ProgressCallback = silent, say: Say = silent) -> ShuffleJob:
     """The same in tasks, as each process that does some of them opens it.
 
     Raises:
