@@ -28,8 +28,11 @@ from automodel_cli.corpus.build.pool import Executor, LocalExecutor
 from automodel_cli.corpus.build.tokenize import EncodeTask
 from automodel_cli.corpus.documents.source import Source
 from automodel_cli.corpus.formats.journal import Position
-from automodel_cli.corpus.formats.manifest import Plan
+from automodel_cli.corpus.formats.manifest import NO_FACTS, Facts, Plan
+from automodel_cli.corpus.jobs.arrangement import PlannedFile
 from automodel_cli.corpus.jobs.job import Job, Runner
+from automodel_cli.corpus.jobs.settled import Settled
+from automodel_cli.corpus.jobs.token_job import TokenJob
 from automodel_cli.corpus.shuffle.shuffled_source import ShuffledSource
 from automodel_cli.corpus.tokenizer import Tokenizer
 from automodel_cli.corpus.tokenizers.engines import EngineMismatch
@@ -127,17 +130,17 @@ class Build(ABC, Generic[SettingsT, ManifestT]):
     def make(self) -> BuildResult[ManifestT]:
         """Make the files; nothing that is not ours is in their place."""
 
+    def job(self) -> Job:
+        """The same in tasks, which many machines can do.
+
+        Raises:
+            ConfigError: there is no such thing.
+        """
+        raise ConfigError(f"{self.output.what} cannot be made by many machines", "leave --runner out")
+
     def made(self) -> Plan:
         """What decides the bytes, as manifests have it."""
         return {"options": self.options(), "source": self.source.describe()}
-
-    def job(self) -> Job:
-        """The run in stages of tasks, for runners.
-
-        Raises:
-            ConfigError: it cannot be cut into any.
-        """
-        raise ConfigError(f"{self.output.what} can only be made on this machine", "leave --runner out")
 
     def run(self, elsewhere: Elsewhere | None = None) -> BuildResult[ManifestT]:
         """Make the files, unless they are there.
@@ -182,6 +185,8 @@ class TokenBuild(Build[TokenSettingsT, ManifestT], Generic[TokenSettingsT, Manif
     tokenizer: Tokenizer
     engine: str
     task: EncodeTask
+    settled: Settled | None = None
+    doubt: str | None = None  # why the fast engine is not trusted
 
     # ------------------------------------------------------------------------------- of each format
 
@@ -190,19 +195,47 @@ class TokenBuild(Build[TokenSettingsT, ManifestT], Generic[TokenSettingsT, Manif
         """What takes the chunks, from ``state`` on."""
 
     @abstractmethod
-    def finish(self, writer: WriterT, bad_rows: BadRows) -> None:
+    def check(self, writer: WriterT, bad_rows: BadRows, say: Say) -> None:
         """All chunks are written: check the amounts and publish the files.
 
         Raises:
             NoText: there are no tokens.
+            DataError: the documents cannot be divided as was asked.
+        """
+
+    def finish(self, writer: WriterT, bad_rows: BadRows) -> None:
+        """:meth:`check`, and what is to be noted before :meth:`publish`."""
+        self.check(writer, bad_rows, self.say)
+
+    @abstractmethod
+    def publish(self, writer: WriterT, bad_rows: BadRows, facts: Facts = NO_FACTS) -> None:
+        """Write the manifest; ``facts`` of files that were hashed when they were made."""
+
+    def check_room(self, *, copies: int = 1) -> None:
+        """Before a run begins from nothing: is there disk space, where all ids will be written so many times?"""
+
+    # ------------------------------------------------------------------ of each format, for a run in tasks
+
+    @property
+    def drops_tails(self) -> bool:
+        """Whether the rest of a document that meets the end of its split's share is dropped."""
+        return False
+
+    @abstractmethod
+    def recorder(self, folder: Path) -> WriterT:
+        """:meth:`writer` for ranges of ids in place of ids; what it leaves goes to ``folder``."""
+
+    @abstractmethod
+    def planned(self, writer: WriterT, folder: Path) -> tuple[list[PlannedFile], dict[str, Any]]:
+        """The files of a checked recorder, and a state from which :meth:`writer` knows them.
+
+        Raises:
+            DataError: the documents cannot be divided as was asked.
         """
 
     @abstractmethod
-    def publish(self, writer: WriterT, bad_rows: BadRows) -> None:
-        """Write the manifest."""
-
-    def check_room(self) -> None:
-        """Before a run begins from nothing: is there disk space?"""
+    def head(self, tokens: int) -> bytes:
+        """What a token file of ``tokens`` begins with."""
 
     # ------------------------------------------------------------------------------------ of every run
 
@@ -226,8 +259,9 @@ class TokenBuild(Build[TokenSettingsT, ManifestT], Generic[TokenSettingsT, Manif
         made = self.made()
         return {**made, "source": {**made["source"], "identity": self.source.identity()}}
 
-    def use_reference_engine(self) -> None:
+    def use_reference_engine(self, doubt: str) -> None:
         """The fast engine is wrong about some text."""
+        self.doubt = doubt
         self.engine = self.tokenizer.use_engine("reference")
         self.task = replace(self.task, engine="reference")
 
@@ -253,15 +287,31 @@ class TokenBuild(Build[TokenSettingsT, ManifestT], Generic[TokenSettingsT, Manif
         except EngineMismatch as error:
             self.say(f"{error}: starting over with the reference engine, which is slower but right")
             output.clear(keep_tokenizer=brought)
-            self.use_reference_engine()
+            self.use_reference_engine(str(error))
             continued = False
             bad_rows = self._run_phases(Position())
         except NoText:
             output.clear(keep_tokenizer=brought)
             raise
-        manifest = output.finished(self.made())
+        return self._result(bad_rows, continued=continued)
+
+    def job(self) -> TokenJob:
+        if self.cfg.shuffle:
+            raise ConfigError(
+                "--shuffle is not yet done by many machines",
+                "shuffle the documents first, with `automodel preprocess shuffle`, or leave --runner out",
+            )
+        return TokenJob(self)
+
+    def publish_made(self, state: dict[str, Any], bad_rows: BadRows, facts: Facts) -> BuildResult[ManifestT]:
+        """All files were made by tasks and are in their places."""
+        self.publish(self.writer(state), bad_rows, facts)
+        return self._result(bad_rows)
+
+    def _result(self, bad_rows: BadRows, *, continued: bool = False) -> BuildResult[ManifestT]:
+        manifest = self.output.finished(self.made())
         assert manifest is not None
-        return BuildResult(output.folder, manifest, False, continued, bad_rows.first, self.engine)
+        return BuildResult(self.output.folder, manifest, False, continued, bad_rows.first, self.engine)
 
     def _run_phases(self, position: Position) -> BadRows:
         bad_rows = BadRows(self.cfg.strict, position.bad["count"], list(position.bad["first"]))

@@ -59,12 +59,13 @@ _BATCH_ROWS = 4096
 
 @dataclass(frozen=True)
 class _Cut:
-    """What every cutter needs to know."""
+    """What every cutter needs to know; ``stop`` is where to end before the file does, in bytes or row groups."""
 
     file: SourceFile
     index: int
     options: ReadOptions
     chunk_bytes: int
+    stop: int | None = None
 
     def unit(self, kind: Any, at: int, **rest: Any) -> Unit:
         cursor = {"file": self.index, "at": at, **rest.pop("cursor", {})}
@@ -102,24 +103,21 @@ def cut_files(
     chunk_bytes: int,
     cut_huge_texts: bool,
     tail_from: int | None,
+    stop_at: int | None = None,
 ) -> Iterator[Unit]:
     """The units of ``files`` from ``cursor`` (``{"file": number, "at": position in it}``) on.
+
+    Args:
+        stop_at: where to stop in the last of ``files``: after a line end (bytes), or a row group (their number).
 
     Raises:
         DataError: a file cannot be read to its end.
     """
     index, at, row = cursor["file"], cursor["at"], cursor.get("row", 0)
-    huge = 2 * chunk_bytes
-
-    def is_small(file: SourceFile) -> bool:
-        whole = file.kind == "text" and options.document == "file" and not file.compression
-        shared = file.bytes <= huge and file.bytes <= options.max_document_bytes and not file.not_text
-        return whole and tail_from is None and shared
-
     while index < len(files):
-        cut = _Cut(files[index], index, options, chunk_bytes)
-        if at == 0 and is_small(files[index]):
-            group = _small_group(files[index:], is_small, chunk_bytes)
+        cut = _Cut(files[index], index, options, chunk_bytes, stop_at if index == len(files) - 1 else None)
+        group = [] if at or tail_from is not None else small_group(files, index, options, chunk_bytes)
+        if group:
             paths = [(file.path, file.name) for file in group]
             yield cut.unit("files", 0, payload=paths, size=sum(file.bytes for file in group))
             index += len(group)
@@ -128,10 +126,17 @@ def cut_files(
         index, at, row = index + 1, 0, 0
 
 
-def _small_group(files: Sequence[SourceFile], is_small: Any, chunk_bytes: int) -> list[SourceFile]:
+def small_group(files: Sequence[SourceFile], first: int, options: ReadOptions, chunk_bytes: int) -> list[SourceFile]:
+    """The files from number ``first`` on that make one unit: each of them one document, and not a large one."""
+    largest = min(2 * chunk_bytes, options.max_document_bytes)
+
+    def is_small(file: SourceFile) -> bool:
+        whole = file.kind == "text" and options.document == "file" and not file.compression
+        return whole and file.bytes <= largest and not file.not_text
+
     group: list[SourceFile] = []
     size = 0
-    for file in files[:_MAX_FILES_A_UNIT]:
+    for file in files[first : first + _MAX_FILES_A_UNIT]:
         if not is_small(file) or (group and size + file.bytes > chunk_bytes):
             break
         group.append(file)
@@ -145,7 +150,7 @@ def _cut_one(cut: _Cut, at: int, row: int, cut_huge_texts: bool, tail_from: int 
         return iter([cut.unit("bad", 0, payload=file.not_text, size=file.bytes)])
     if file.kind == "parquet":
         return _cut_parquet(cut, at, row)
-    if file.kind == "jsonl" or (file.kind == "json" and _is_json_lines(cut)):
+    if file.kind == "jsonl" or (file.kind == "json" and is_json_lines(file, cut.options)):
         return _cut_lines(cut, at, "jsonl")
     if file.kind == "json":
         return _cut_json_values(cut, at)
@@ -163,9 +168,10 @@ def _cut_lines(cut: _Cut, at: int, kind: str) -> Iterator[Unit]:
     if cut.file.compression:
         yield from _cut_delimited(cut, at, kind, b"\n")
         return
+    end = cut.file.bytes if cut.stop is None else cut.stop
     with stream_errors(cut.file.name), compressed.open_stream(cut.file.path, "") as handle:
-        while at < cut.file.bytes:
-            stop = _after_line_end(handle, at + cut.chunk_bytes - 1, cut.file.bytes)
+        while at < end:
+            stop = after_line_end(handle, at + cut.chunk_bytes - 1, end)
             if cut.is_long(stop - at):  # the last line may be
                 begin = at + os.pread(handle.fileno(), cut.chunk_bytes - 1, at).rfind(b"\n") + 1
                 if begin > at:
@@ -180,7 +186,7 @@ def _cut_lines(cut: _Cut, at: int, kind: str) -> Iterator[Unit]:
             at = stop
 
 
-def _after_line_end(handle: IO[bytes], position: int, size: int) -> int:
+def after_line_end(handle: IO[bytes], position: int, size: int) -> int:
     """The byte after the first line end at or after ``position``, or ``size``."""
     while position < size:
         block = os.pread(handle.fileno(), _PROBE_BYTES, position)
@@ -439,9 +445,9 @@ def _byte_of_character(stream: IO[bytes], index: int) -> int:
 # ---------------------------------------------------------------------------------------- JSON values
 
 
-def _is_json_lines(cut: _Cut) -> bool:
+def is_json_lines(file: SourceFile, options: ReadOptions) -> bool:
     """Whether a .json file holds an object a line, as many do."""
-    with stream_errors(cut.file.name), cut.open() as stream:
+    with stream_errors(file.name), open_stream(file, options) as stream:
         first = stream.readline(16 << 20)
     try:
         return isinstance(json.loads(first), dict)
@@ -478,7 +484,7 @@ def _cut_parquet(cut: _Cut, at: int, row: int) -> Iterator[Unit]:
     from automodel_cli.corpus.documents import columns  # pyarrow, which other kinds of files do not need
 
     file, options = cut.file, cut.options
-    groups = columns.inspect_parquet(file.path, file.name, options)
+    groups = columns.inspect_parquet(file.path, file.name, options)[: cut.stop]
     with columns.DictionaryProbe(file.path, file.name, options) as probe:
         while at < len(groups):
             longest = probe.longest(at, groups[at])
