@@ -28,21 +28,22 @@ def written(folder: Path) -> dict[str, bytes]:
 def run_stage(open_job: Callable[[], Job], stage: str, rng: random.Random) -> list[TaskReport]:
     """Every task at least once, until none is left; the job is opened anew for each."""
     reports: list[TaskReport] = []
-    while left := [task for task in range(open_job().tasks(stage)) if not open_job().is_done(stage, task)]:
+    job = open_job()
+    while left := [task for task in range(job.tasks(stage)) if not job.is_done(stage, task)]:
         tasks = left + rng.choices(left, k=len(left) // 3)
         rng.shuffle(tasks)
         for task in tasks:
-            job = open_job()
-            job.run_task(stage, task, reports.append)
+            open_job().run_task(stage, task, reports.append)
             assert job.is_done(stage, task)
     return reports
 
 
-def run_job(open_job: Callable[[], Job], seed: int = 0) -> Any:
-    """Begin, all stages, finish."""
-    rng = random.Random(seed)
+def run_job(open_job: Callable[[], Job], order: int = 0, least_parts: int = 1) -> Any:
+    """Begin, all stages, finish; the source has ``least_parts`` parts at least."""
+    rng = random.Random(order)
     job = open_job()
     job.begin()
+    assert job.tasks(job.stages[0]) >= least_parts
     for stage in job.stages:
         run_stage(open_job, stage, rng)
     return open_job().finish()

@@ -27,14 +27,14 @@ def here(folder: Path, **options: Any) -> tuple[Any, list[str]]:
     return megatron.run(settings(folder, **options), progress=lambda event: None, say=said.append), said
 
 
-def in_tasks(folder: Path, seed: int = 0, **options: Any) -> tuple[Any, list[str]]:
+def in_tasks(folder: Path, **options: Any) -> tuple[Any, list[str]]:
     cfg, said = settings(folder, **options), list[str]()
     folder.mkdir(exist_ok=True)
 
     def open_job() -> Job:
         return megatron.open_job(cfg, progress=lambda event: None, say=said.append)
 
-    return run_job(open_job, seed), said
+    return run_job(open_job), said
 
 
 def check_same(folder: Path, **options: Any) -> None:

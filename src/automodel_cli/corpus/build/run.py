@@ -44,6 +44,10 @@ ProgressCallback = Callable[[Progress], None]
 Say = Callable[[str], None]
 
 
+def silent(_: Any) -> None:
+    """Says and shows nothing."""
+
+
 class Described(Protocol):
     """Where text comes from."""
 

@@ -127,10 +127,9 @@ class TokenJob:
 
     stages: tuple[str, ...] = ("tokenize", "arrange", "assemble")
 
-    def __init__(self, build: JobBuild, part_bytes: int = PART_BYTES) -> None:
+    def __init__(self, build: JobBuild) -> None:
         self.name = build.output.what
-        self._build, self._part_bytes = build, part_bytes
-        self._work = build.output.work
+        self._build, self._work = build, build.output.work
         self._prefix = _Prefix(self._work.engine)
         self._encoder: tuple[Path, UnitEncoder] | None = None
 
@@ -139,21 +138,23 @@ class TokenJob:
     def begin(self) -> None:
         build, output, plan = self._build, self._build.output, self._build.plan()
         output.refuse_interrupted(plan, build.say)
-        if self._work.plan() is not None:
-            self._check_plan()
-            return
+        with self._work.beginning():
+            if self._work.plan() is None:
+                self._begin(plan)
+        _ = self._plan  # compare
+
+    def _begin(self, plan: Plan) -> None:
+        build, output = self._build, self._build.output
         build.check_room(copies=2)  # ids in parts, and in files
         brought = output.tokenizer_folder.is_dir()
         output.write_progress(plan, Position("parts"))  # what is written from here on is known to be ours
         build.tokenizer.save(output.tokenizer_folder)
-        parts = find_parts(build.source, build.cfg.chunk_size, self._part_bytes)
-        fields = tuple(astuple(part) for part in parts)
-        self._work.begin(JobPlan(plan=plan, parts=fields, settled=build.settled, brought=brought))
+        parts = find_parts(build.source, build.cfg.chunk_size, PART_BYTES)
+        self._work.make_folders()
         if build.doubt is not None:
             self._work.doubt_engine(build.doubt)
-
-    def _check_plan(self) -> None:
-        _ = self._plan
+        fields = tuple(astuple(part) for part in parts)
+        self._work.write_plan(JobPlan(plan=plan, parts=fields, settled=build.settled, brought=brought))
 
     @functools.cached_property
     def _plan(self) -> JobPlan:

@@ -1,5 +1,6 @@
 """The folder of a job that is under way, ``.work`` in the output's: what is in it, and how things are put there.
 
+    lock                             held while a plan is made
     plan.json                        what decides the bytes, the parts, facts that only a reading of the text could tell
     reference.json                   the fast engine was wrong: what was made with it does not count
     first/ or reference/             what the engine made that is named so:
@@ -29,7 +30,15 @@ from pydantic import ConfigDict, Field
 
 from automodel_cli.corpus.jobs.settled import Settled
 from automodel_cli.errors import AutomodelError
-from automodel_cli.files import disk_errors_named, fsync_file, manifest_text, publish, read_manifest, temporary_of
+from automodel_cli.files import (
+    disk_errors_named,
+    exclusive_lock,
+    fsync_file,
+    manifest_text,
+    publish,
+    read_manifest,
+    temporary_of,
+)
 from automodel_cli.json_files import Count, FileModel, Items, validated
 
 PLAN_FORMAT = "automodel-job/1"
@@ -41,7 +50,9 @@ _IN_ENGINE = (
     rf"(part|file)_\d{{6,}}(\.{_TAG})?\.json{_TEMPORARY}|(part|file)_\d{{6,}}\.{_TAG}\.(tokens|chunks|bin)|"
     rf"arranged\.json{_TEMPORARY}"
 )
-WORK_NAMES = re.compile(rf"(plan|reference)\.json{_TEMPORARY}|(first|reference)/({_IN_ENGINE}|{_TAG}/(spool/)?[^/]+)")
+WORK_NAMES = re.compile(
+    rf"lock|(plan|reference)\.json{_TEMPORARY}|(first|reference)/({_IN_ENGINE}|{_TAG}/(spool/)?[^/]+)"
+)
 _AGAIN = "run the same command again"
 
 
@@ -90,10 +101,20 @@ class WorkFolder:
         """
         return read_published(self._plan_path, JobPlan, PLAN_FORMAT) if self._plan_path.exists() else None
 
-    def begin(self, plan: JobPlan) -> None:
-        """Publish the plan, after the folders."""
+    @contextlib.contextmanager
+    def beginning(self) -> Iterator[None]:
+        """One process at a time: many may be told to begin."""
+        self.path.mkdir(exist_ok=True)
+        with exclusive_lock(self.path / "lock", busy="", wait=True):
+            yield
+
+    def make_folders(self) -> None:
+        """Make what tasks write to; they make no folder, so that none of them writes to a job that is over."""
         for name in ("first", "reference"):
-            (self.path / name).mkdir(parents=True, exist_ok=True)
+            (self.path / name).mkdir(exist_ok=True)
+
+    def write_plan(self, plan: JobPlan) -> None:
+        """Publish the plan: from here on there are tasks."""
         publish_json(self._plan_path, {"format": PLAN_FORMAT, **plan.model_dump(mode="json")})
 
     def settled(self, key: str) -> Settled:

@@ -19,7 +19,7 @@ from automodel_cli.corpus.build.megatron_output import MegatronOutput
 from automodel_cli.corpus.build.megatron_sink import MegatronLayout, MegatronSink
 from automodel_cli.corpus.build.pipeline import BadRows, NoText, Progress
 from automodel_cli.corpus.build.pool import likely_workers
-from automodel_cli.corpus.build.run import BuildResult, ProgressCallback, Say, TokenBuild
+from automodel_cli.corpus.build.run import BuildResult, ProgressCallback, Say, TokenBuild, silent
 from automodel_cli.corpus.build.tokenize import EncodeTask
 from automodel_cli.corpus.documents.sentences import SentenceRule
 from automodel_cli.corpus.documents.source import (
@@ -59,7 +59,7 @@ def run(
     return build.run(elsewhere(cfg, open_job, build, num_workers=cfg.workers, arguments=arguments))
 
 
-def open_job(cfg: PreprocessMegatronConfig, *, progress: ProgressCallback, say: Say) -> Job:
+def open_job(cfg: PreprocessMegatronConfig, *, progress: ProgressCallback = silent, say: Say = silent) -> Job:
     """The same in tasks, as each process that does some of them opens it.
 
     Raises:

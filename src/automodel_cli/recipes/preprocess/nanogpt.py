@@ -24,7 +24,7 @@ from automodel_cli.corpus.build.nanogpt_output import NanogptOutput
 from automodel_cli.corpus.build.output import work_path
 from automodel_cli.corpus.build.pipeline import BadRows, NoText, Progress
 from automodel_cli.corpus.build.pool import likely_workers
-from automodel_cli.corpus.build.run import BuildResult, ProgressCallback, Say, TokenBuild
+from automodel_cli.corpus.build.run import BuildResult, ProgressCallback, Say, TokenBuild, silent
 from automodel_cli.corpus.build.tokenize import EncodeTask
 from automodel_cli.corpus.documents.readers import read_unit
 from automodel_cli.corpus.documents.source import (
@@ -65,7 +65,7 @@ def run(
     return build.run(elsewhere(cfg, open_job, build, num_workers=cfg.num_workers, arguments=arguments))
 
 
-def open_job(cfg: PreprocessNanogptConfig, *, progress: ProgressCallback, say: Say) -> Job:
+def open_job(cfg: PreprocessNanogptConfig, *, progress: ProgressCallback = silent, say: Say = silent) -> Job:
     """The same in tasks, as each process that does some of them opens it.
 
     Raises:
