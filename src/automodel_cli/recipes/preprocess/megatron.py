@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -57,16 +56,7 @@ def run(
         AutomodelError: the disk is full, or another process writes with this prefix.
     """
     build = _prepare(cfg, progress, say)
-    others = elsewhere(
-        cfg,
-        partial(open_job, cfg),
-        num_workers=cfg.workers,
-        batch_folder=build.output.batch_folder,
-        arguments=arguments,
-        progress=progress,
-        say=say,
-    )
-    return build.run(others)
+    return build.run(elsewhere(cfg, open_job, build, num_workers=cfg.workers, arguments=arguments))
 
 
 def open_job(cfg: PreprocessMegatronConfig, *, progress: ProgressCallback = silent, say: Say = silent) -> Job:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +63,7 @@ def run(
         AutomodelError: the disk is full, or another process writes to the folder.
     """
     build = _prepare(cfg, progress, say)
-    others = elsewhere(
-        cfg,
-        partial(open_job, cfg),
-        num_workers=cfg.num_workers,
-        batch_folder=build.output.batch_folder,
-        arguments=arguments,
-        progress=progress,
-        say=say,
-    )
-    return build.run(others)
+    return build.run(elsewhere(cfg, open_job, build, num_workers=cfg.num_workers, arguments=arguments))
 
 
 def open_job(cfg: PreprocessNanogptConfig, *, progress: ProgressCallback = silent, say: Say = silent) -> Job:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from automodel_cli import __version__
@@ -56,23 +55,14 @@ def run(cfg: ShuffleConfig, *, arguments: Sequence[str] = (), progress: Progress
     build = _prepare(cfg, progress, say)
     if not build.output.has_job:
         _check_space(build)
-    others = elsewhere(
-        cfg,
-        partial(open_job, cfg),
-        num_workers=cfg.num_workers,
-        batch_folder=build.output.batch_folder,
-        arguments=arguments,
-        progress=progress,
-        say=say,
-    )
-    return build.run(others)
+    return build.run(elsewhere(cfg, open_job, build, num_workers=cfg.num_workers, arguments=arguments))
 
 
 def open_job(cfg: ShuffleConfig, *, progress: ProgressCallback = silent, say: Say = silent) -> ShuffleJob:
     """The same in tasks, as each process that does some of them opens it.
 
     Raises:
-        AutomodelError: as :func:`run`.
+        AutomodelError: as :func:`run`; or there is no such job.
     """
     return _prepare(cfg, progress, say).job()
 
