@@ -55,8 +55,16 @@ def run(cfg: DedupConfig, *, arguments: Sequence[str] = (), progress: ProgressCa
         AutomodelError: the disk is or would be full, or another process writes to the folder.
     """
     build = _prepare(cfg, progress, say)
-    asked = {"num_workers": cfg.num_workers, "batch_folder": build.output.batch_folder, "arguments": arguments}
-    made = build.run(elsewhere(cfg, partial(open_job, cfg), **asked, progress=progress, say=say))
+    runner = elsewhere(
+        cfg,
+        partial(open_job, cfg),
+        num_workers=cfg.num_workers,
+        batch_folder=build.output.batch_folder,
+        arguments=arguments,
+        progress=progress,
+        say=say,
+    )
+    made = build.run(runner)
     return made if isinstance(made, DedupResult) else DedupResult(**vars(made))
 
 
