@@ -148,8 +148,8 @@ def test_equal_bytes_however_the_work_is_cut(tmp_path, monkeypatch, options):
         monkeypatch.setattr(plan, "_FEW_PARTITIONS", partitions)
         for module in (near, copies):
             monkeypatch.setattr(module, "SORT_BYTES", {"near": sort_bytes, "exact": sort_bytes})
-        monkeypatch.setattr(near, "_BLOCK_BYTES", 1000)
-        monkeypatch.setattr(clusters, "_AT_ONCE", 7)
+        monkeypatch.setattr(near, "_BLOCK_BYTES", 5000)
+        monkeypatch.setattr(clusters, "_AT_ONCE", 40)
         run(folder, tmp_path / f"cut{number}", **options)
         assert everything(tmp_path / f"cut{number}") == expected
 
