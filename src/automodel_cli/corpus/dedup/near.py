@@ -11,6 +11,7 @@ in another band's bucket.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -42,6 +43,7 @@ from automodel_cli.corpus.dedup.work import (
 from automodel_cli.corpus.jobs.job import Report, TaskReport
 
 WINDOW = 32
+_MOST_OPEN = 64  # parts whose shingles are mapped at a time
 _BLOCK_BYTES = 16 << 20  # of signatures at a time
 Alike = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Which pairs of places are near-duplicates."""
@@ -161,6 +163,7 @@ class Comparison:
 
     def __init__(self, work: WorkFolder, near: Near, memory_bytes: int) -> None:
         self._work, self._near = work, near
+        self._sets_of = functools.lru_cache(maxsize=_MOST_OPEN)(self._open_sets)
         self._step = max(1, memory_bytes // (4 * SIGNATURE.itemsize * near.banding.hashes))
 
     def __call__(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -205,7 +208,12 @@ class Comparison:
             rows[begin:stop] = mapped[indices[begin:stop]]
         return rows
 
+    def _open_sets(self, part: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where the sets of a part begin, and the shingles; mapped, so that only what is looked at is read."""
+        begins = np.memmap(self._work.path("read", part, "sets"), dtype="<u8", mode="r")
+        return begins, np.memmap(self._work.path("read", part, "shingles"), dtype="<u8", mode="r")
+
     def _set(self, place: int) -> np.ndarray:
         part, index = place >> INDEX_BITS, place & ((1 << INDEX_BITS) - 1)
-        begin, stop = load(self._work.path("read", part, "sets"), "<u8", first=index, count=2).tolist()
-        return load(self._work.path("read", part, "shingles"), "<u8", first=begin, count=stop - begin)
+        begins, shingles = self._sets_of(part)
+        return shingles[begins[index] : begins[index + 1]]

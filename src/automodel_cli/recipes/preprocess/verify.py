@@ -113,14 +113,14 @@ def _verify_folder(cfg: VerifyConfig, folder: Path, progress: ProgressCallback) 
 
 
 def _verify_documents(folder: Path, progress: ProgressCallback) -> VerifyReport:
-    """A folder of shuffled documents: its files against sizes and hashes."""
+    """A folder of documents: its files against sizes and hashes."""
     report = VerifyReport(folder)
     try:
         manifest = report.manifest = DocumentsManifest.read(folder / MANIFEST_NAME)
     except DataError as error:
         report.problems.append(error.message)
         return report
-    _check_listed(report, folder, manifest.files, progress)
+    _check_listed(report, folder, (*manifest.files, *manifest.reports), progress)
     documents = sum(file.documents for file in manifest.files)
     if not manifest.files or documents != manifest.documents:
         report.problems.append(
