@@ -217,5 +217,5 @@ def object_server(_object_server, monkeypatch):
     opening._open.cache_clear()
     _object_server.faults = Faults()
     yield _object_server
-    _object_server.faults = Faults()
+    _object_server.faults, _object_server.watch = Faults(), lambda request: None
     opening._open.cache_clear()

@@ -58,6 +58,8 @@ class ObjectServer:
         self._lock = threading.Lock()
         self.faults = Faults()
         self.requests: list[str] = []
+        self.watch: Callable[[str], None] = lambda request: None
+        """Called with every request before it is carried out."""
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=Quiet)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -84,12 +86,14 @@ class ObjectServer:
 
     def bucket(self, name: str) -> str:
         """The URL of a new, empty bucket."""
-        self.faults = Faults()
+        self.faults, self.watch = Faults(), lambda request: None
         client = self.client()
         if name in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:
             for page in client.get_paginator("list_objects_v2").paginate(Bucket=name):
                 for entry in page.get("Contents", ()):
                     client.delete_object(Bucket=name, Key=entry["Key"])
+            for upload in client.list_multipart_uploads(Bucket=name).get("Uploads", ()):
+                client.abort_multipart_upload(Bucket=name, Key=upload["Key"], UploadId=upload["UploadId"])
         else:
             client.create_bucket(Bucket=name)
         self.requests.clear()
@@ -112,6 +116,7 @@ class ObjectServer:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         faults = self.faults
         self.requests.append(f"{method} {path}?{environ.get('QUERY_STRING', '')}")
+        self.watch(self.requests[-1])
         if faults.slow:
             time.sleep(faults.slow)
         with self._lock:

@@ -120,11 +120,19 @@ class Mirror:
                 finally:
                     self._uploads.shutdown(cancel_futures=True)
 
-    def fetch(self, names: Callable[[], re.Pattern[str]], manifest: str, journal: str, tokenizer: str) -> None:
+    def fetch(
+        self,
+        names: Callable[[], re.Pattern[str]],
+        listed: Callable[[], list[str]],
+        manifest: str,
+        journal: str,
+        tokenizer: str,
+    ) -> None:
         """Make the local folder an image of the place, unless it is that of the run that is under way there.
 
         Args:
-            names: which names are those of the run; asked again when the manifest or journal is there.
+            names: which names are those of the run; asked when the manifest or journal is here.
+            listed: the names that the manifest here lists; a listing of the place may lag behind.
         """
         self._store.abort_uploads(self.url, lambda name: names().fullmatch(name) is not None)
         state = self._read_state()
@@ -140,6 +148,9 @@ class Mirror:
             (self.folder / manifest).write_bytes(data)
         elif state is not None:
             self._restore(state, journal)
+        for name in listed():
+            if name not in there and (info := self._store.info(join_url(self.url, name))) is not None:
+                there[name] = info
         self._imitate(there, names(), manifest, state)
         for name, info in there.items():
             if name.startswith(f"{tokenizer}/"):

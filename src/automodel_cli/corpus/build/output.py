@@ -72,7 +72,9 @@ class Output(ABC, Generic[ManifestT]):
 
     def shown(self, path: Path) -> str:
         """A path in the folder, for people."""
-        return str(path) if self.mirror is None else f"{self.mirror.url}/{path.relative_to(self.folder).as_posix()}"
+        if self.mirror is None or not path.is_relative_to(self.folder):
+            return str(path)
+        return "/".join((self.mirror.url, *path.relative_to(self.folder).parts))
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -85,12 +87,18 @@ class Output(ABC, Generic[ManifestT]):
         busy = f"another process is writing {self.what} to {self.place}"
         if self.mirror is not None:
             with self.mirror.held(busy):
-                self.mirror.fetch(self.known_names, self.manifest_path.name, self.journal_name, self.tokenizer_name)
+                names = (self.manifest_path.name, self.journal_name, self.tokenizer_name)
+                self.mirror.fetch(self.known_names, self._listed_names, *names)
                 yield
             return
         make_folder(self.folder, self.option)
         with exclusive_lock(self.lock_path, busy=busy):
             yield
+
+    def _listed_names(self) -> list[str]:
+        """Names of the files that the manifest here lists, if there is one."""
+        manifest = self.sound_manifest()
+        return [] if manifest is None else [path.relative_to(self.folder).as_posix() for path, _ in manifest.listed()]
 
     def send(self) -> None:
         """The files are complete: so they are in object storage, if that is their place."""
