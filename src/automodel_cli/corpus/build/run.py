@@ -248,7 +248,7 @@ class TokenBuild(Build[TokenSettingsT, ManifestT], Generic[TokenSettingsT, Manif
     @property
     def executor(self) -> Executor:
         """What runs the tokenizer."""
-        return LocalExecutor(self.num_workers, self.cfg.prefetch)
+        return LocalExecutor(self.num_workers, self.cfg.prefetch, holds=True)
 
     def make(self) -> BuildResult[ManifestT]:
         """Write the corpus, or go on where an interrupted run of the same plan stopped."""
