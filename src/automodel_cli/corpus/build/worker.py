@@ -74,7 +74,7 @@ def _drain(connection: Connection, tasks: queue.SimpleQueue[Any], held: _Held) -
         os._exit(0)
 
 
-def _answer(turn: Callable[[Any], Chunk], unit: Any, out: Connection, held: _Held | None) -> None:
+def _answer(turn: Callable[[Any], Chunk], unit: Any, out: Connection, held: _Held | None = None) -> None:
     try:
         chunk = turn(unit)
     except AutomodelError as error:
