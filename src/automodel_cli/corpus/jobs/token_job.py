@@ -132,6 +132,7 @@ class TokenJob:
         self._build, self._work = build, build.output.work
         self._prefix = _Prefix(self._work.engine)
         self._encoder: tuple[Path, UnitEncoder] | None = None
+        self._arranged: tuple[Path, Arrangement] | None = None
 
     # -------------------------------------------------------------------------------------- the plan
 
@@ -293,7 +294,11 @@ class TokenJob:
             yield from read_chunks(engine, number, header, dtype)
 
     def _arrangement(self) -> Arrangement:
-        return read_published(_arranged_path(self._engine()), Arrangement, FORMAT)
+        """What was arranged; read once, as it is long, and as another that takes its place is as good."""
+        engine = self._engine()
+        if self._arranged is None or self._arranged[0] != engine:
+            self._arranged = engine, read_published(_arranged_path(engine), Arrangement, FORMAT)
+        return self._arranged[1]
 
     # --------------------------------------------------------------------------------------- assemble
 
