@@ -35,13 +35,13 @@ from automodel_cli.corpus.jobs.arrangement import (
     MADE_FORMAT,
     Arrangement,
     MadeFile,
-    PlannedFile,
     Refusal,
     file_entry,
     write_ids,
 )
 from automodel_cli.corpus.jobs.job import Report, TaskReport
 from automodel_cli.corpus.jobs.part_files import PartHeader, PartWriter, part_path, read_chunks, read_header
+from automodel_cli.corpus.jobs.planned_file import PlannedFile
 from automodel_cli.corpus.jobs.settled import Settled
 from automodel_cli.corpus.jobs.work_folder import (
     JobError,
