@@ -125,10 +125,9 @@ class WorkFolder:
                 return plan.settled
         return Settled(key=key)
 
-    @property
-    def engine(self) -> Path:
-        """The folder of what counts."""
-        return self.path / ("first" if self.doubt is None else "reference")
+    def engine(self, *, doubted: bool) -> Path:
+        """The folder of what counts, after ``doubt``."""
+        return self.path / ("reference" if doubted else "first")
 
     @property
     def doubt(self) -> str | None:
