@@ -29,6 +29,7 @@ from automodel_cli.corpus.documents import cutting
 from automodel_cli.corpus.documents import source as documents
 from automodel_cli.corpus.formats.nanogpt_bin import ShardWriter
 from automodel_cli.corpus.shuffle import shuffled_source
+from automodel_cli.files import GrowingFile
 
 POINTS: dict[str, tuple[Any, str]] = {
     "read": (cutting._Cut, "unit"),
@@ -48,7 +49,14 @@ def die() -> None:
 def half_a_write(original: Callable[..., None], writer: ShardWriter, tokens: Any, starts: Any) -> None:
     half = len(tokens) // 2
     original(writer, tokens[:half], starts[starts < half])
-    writer._tokens.handle.flush()  # what the kernel has survives the process
+    hand_to_the_kernel(writer._tokens)
+
+
+def hand_to_the_kernel(file: GrowingFile) -> None:
+    """What it has survives the process; also what a worker is to put there."""
+    file.handle.flush()
+    if file._settle is not None:
+        file._settle()
 
 
 def arm(point: str, number: int) -> None:

@@ -292,5 +292,7 @@ def test_finishing_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch:
         patched.setattr("automodel_cli.corpus.jobs.token_job._move", die_at_the_fifth)
         open_job().finish()
     open_job().finish()
+    with pytest.raises(AutomodelError, match="the job is finished"):  # a process that was started too late
+        open_job().begin()
     here(tmp_path, dataset=str(tmp_path / "rows.jsonl"), **asked)
     assert written(tmp_path / "tasks") == written(tmp_path / "here")

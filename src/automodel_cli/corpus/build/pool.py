@@ -22,6 +22,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from automodel_cli.corpus.build.held_tokens import HeldTokens, PlaceOrder
 from automodel_cli.corpus.documents.inputs import announced
 from automodel_cli.corpus.documents.units import Chunk, Unit
 from automodel_cli.errors import AutomodelError
@@ -67,11 +68,13 @@ class Executor(Protocol):
 class LocalExecutor:
     """This machine: ``num_workers`` processes, or this process alone where one is asked for.
 
-    ``prefetch`` units for each worker are under way; it bounds the memory.
+    ``prefetch`` units for each worker are under way; it bounds the memory. Where ``holds``, the ids of a chunk stay
+    with the worker (``held_tokens``); when the context is left all of them are in their files.
     """
 
     num_workers: int
     prefetch: int = _AT_HAND
+    holds: bool = False
 
     @contextlib.contextmanager
     def map_ordered(self, task: Task[ChunkT], units: Iterator[Unit]) -> Generator[Iterator[tuple[Unit, ChunkT]]]:
@@ -81,7 +84,7 @@ class LocalExecutor:
             yield ((unit, turn(unit)) for unit in announced(units))
             return
         window = self.num_workers * self.prefetch
-        with OrderedPool(task, num_workers=self.num_workers, window=window) as pool:
+        with OrderedPool(task, num_workers=self.num_workers, window=window, holds=self.holds) as pool:
             yield pool.run(units)
 
 
@@ -91,6 +94,8 @@ class _Worker:
     questions: Connection
     answers: Connection
     asked: deque[int] = field(default_factory=deque)
+    held: int = 0  # chunks of which it kept the ids
+    placing: int = 0  # orders to place ids that it has not answered
 
 
 def likely_workers(text_bytes: Iterable[int | None]) -> int:
@@ -106,12 +111,14 @@ def likely_workers(text_bytes: Iterable[int | None]) -> int:
 class OrderedPool(Generic[ChunkT]):
     """``num_workers`` processes that turn units into chunks; ``run`` yields their chunks in order."""
 
-    def __init__(self, task: Task[ChunkT], *, num_workers: int, window: int) -> None:
+    def __init__(self, task: Task[ChunkT], *, num_workers: int, window: int, holds: bool = False) -> None:
         self._window = max(window, num_workers)
         self._workers: list[_Worker] = []
+        self._ready: dict[int, ChunkT | BaseException] = {}
+        self._orders: dict[int, tuple[_Worker, PlaceOrder]] = {}  # by unit, of chunks that wait for their places
         try:
             for _ in range(num_workers):
-                self._workers.append(_start(task))
+                self._workers.append(_start(task, holds))
         except BaseException:
             self.close()
             raise
@@ -123,7 +130,7 @@ class OrderedPool(Generic[ChunkT]):
             AutomodelError: what a worker ran into, at the unit where it did; or a worker died.
         """
         under_way: deque[Unit] = deque()
-        ready: dict[int, ChunkT | BaseException] = {}
+        ready = self._ready
         handed_out = handed_back = 0
         exhausted = False
         while True:
@@ -149,20 +156,21 @@ class OrderedPool(Generic[ChunkT]):
                 raise answer
             handed_back += 1
             yield under_way.popleft(), answer
+            self._send_order(handed_back - 1, last=True)
 
     def _idlest(self) -> _Worker | None:
         worker = min(self._workers, key=lambda w: len(w.asked))
         return worker if len(worker.asked) < _AT_HAND else None
 
-    def _ask(self, worker: _Worker, unit: Unit) -> None:
+    def _ask(self, worker: _Worker, question: Unit | PlaceOrder) -> None:
         try:
-            worker.questions.send(unit)
+            worker.questions.send(question)
         except BrokenPipeError:
             raise _died(worker) from None
 
     def _collect(self, ready: dict[int, ChunkT | BaseException]) -> None:
         """Take in at least one answer from those who have one."""
-        by_connection = {worker.answers: worker for worker in self._workers if worker.asked}
+        by_connection = {worker.answers: worker for worker in self._workers if worker.asked or worker.placing}
         for connection in wait(list(by_connection)):
             worker = by_connection[connection]  # type: ignore[index]
             try:
@@ -171,8 +179,41 @@ class OrderedPool(Generic[ChunkT]):
                     value.tokens = _read_array(worker.answers.fileno(), size, value.tokens.dtype)
             except (EOFError, ConnectionResetError):
                 raise _died(worker) from None
+            if kind == "placed":
+                worker.placing -= 1
+                if value is not None:
+                    raise value
+                continue
+            if kind == "held":
+                order = PlaceOrder(worker.held)
+                self._orders[worker.asked[0]] = worker, order
+                value.tokens = HeldTokens(order, 0, size, value.tokens.dtype, self.settle)
+                worker.held += 1
             failed = RuntimeError(f"a worker failed:\n{value}") if kind == "bug" else None
             ready[worker.asked.popleft()] = failed or value
+
+    def _send_order(self, unit: int, *, last: bool) -> None:
+        """Tell a worker what became known about the places of a chunk's ids."""
+        if unit not in self._orders:
+            return
+        worker, order = self._orders[unit]
+        if last or order.placements:
+            worker.placing += bool(order.placements)
+            self._ask(worker, PlaceOrder(order.number, order.placements, last))
+        order.placements = []
+        if last:
+            del self._orders[unit]
+
+    def settle(self) -> None:
+        """Wait until all ids whose places are known are there.
+
+        Raises:
+            AutomodelError: the disk is full, or a worker died.
+        """
+        for unit in sorted(self._orders):
+            self._send_order(unit, last=False)
+        while any(worker.placing for worker in self._workers):
+            self._collect(self._ready)
 
     def close(self) -> None:
         """Stop all workers; nobody waits for what they were doing."""
@@ -186,8 +227,12 @@ class OrderedPool(Generic[ChunkT]):
     def __enter__(self) -> OrderedPool[ChunkT]:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            if kind is None:
+                self.settle()
+        finally:
+            self.close()
 
 
 def _read_array(descriptor: int, size: int, dtype: np.dtype) -> np.ndarray:
@@ -202,7 +247,7 @@ def _read_array(descriptor: int, size: int, dtype: np.dtype) -> np.ndarray:
     return array
 
 
-def _start(task: Task[Any]) -> _Worker:
+def _start(task: Task[Any], holds: bool) -> _Worker:
     question_end, ours = os.pipe()
     answers_in, answers_out = os.pipe()
     if hasattr(fcntl, "F_SETPIPE_SZ"):
@@ -216,7 +261,7 @@ def _start(task: Task[Any]) -> _Worker:
     os.close(question_end)
     os.close(answers_out)
     worker = _Worker(process, Connection(ours, readable=False), Connection(answers_in, writable=False))
-    worker.questions.send(task)
+    worker.questions.send((task, holds))
     return worker
 
 

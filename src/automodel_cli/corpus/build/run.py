@@ -20,26 +20,27 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from automodel_cli.corpus.build.output import ManifestT, Output, TokenOutput
 from automodel_cli.corpus.build.pipeline import BadRows, NoText, Progress, Sink, run_pipeline
 from automodel_cli.corpus.build.pool import Executor, LocalExecutor
 from automodel_cli.corpus.build.tokenize import EncodeTask
-from automodel_cli.corpus.documents.parts import Part
 from automodel_cli.corpus.documents.source import Source
 from automodel_cli.corpus.formats.journal import Position
 from automodel_cli.corpus.formats.manifest import Facts, Plan
-from automodel_cli.corpus.jobs.arrangement import PlannedFile
 from automodel_cli.corpus.jobs.job import Job, Runner
+from automodel_cli.corpus.jobs.planned_file import PlannedFile
 from automodel_cli.corpus.jobs.settled import Settled
-from automodel_cli.corpus.jobs.token_job import TokenJob
-from automodel_cli.corpus.shuffle.shuffled_parts import ShuffledParts
 from automodel_cli.corpus.shuffle.shuffled_source import ShuffledSource, likely_bucket_count
 from automodel_cli.corpus.tokenizer import Tokenizer
 from automodel_cli.corpus.tokenizers.engines import EngineMismatch
 from automodel_cli.errors import ConfigError
 from automodel_cli.text import plural
+
+if TYPE_CHECKING:
+    from automodel_cli.corpus.documents.parts import Part
+    from automodel_cli.corpus.shuffle.shuffled_parts import ShuffledParts
 
 ProgressCallback = Callable[[Progress], None]
 Say = Callable[[str], None]
@@ -280,7 +281,7 @@ class TokenBuild(Build[TokenSettingsT, ManifestT], Generic[TokenSettingsT, Manif
     @property
     def executor(self) -> Executor:
         """What runs the tokenizer."""
-        return LocalExecutor(self.num_workers, self.cfg.prefetch)
+        return LocalExecutor(self.num_workers, self.cfg.prefetch, holds=True)
 
     def make(self) -> BuildResult[ManifestT]:
         """Write the corpus, or go on where an interrupted run of the same plan stopped."""
@@ -303,7 +304,9 @@ class TokenBuild(Build[TokenSettingsT, ManifestT], Generic[TokenSettingsT, Manif
             raise
         return self._result(bad_rows, continued=continued)
 
-    def job(self) -> TokenJob:
+    def job(self) -> Job:
+        from automodel_cli.corpus.jobs.token_job import TokenJob  # models of files that a run here does not need
+
         return TokenJob(self)
 
     def bucket_count(self) -> int:
@@ -312,6 +315,8 @@ class TokenBuild(Build[TokenSettingsT, ManifestT], Generic[TokenSettingsT, Manif
 
     def shuffled_parts(self, parts: tuple[Part, ...], bucket_count: int) -> ShuffledParts:
         """The source in random order, for a run in tasks; ``parts`` are those of the source."""
+        from automodel_cli.corpus.shuffle.shuffled_parts import ShuffledParts  # as above
+
         cfg, folder = self.cfg, self.output.shuffle_folder
         memory_bytes, strict = cfg.shuffle_memory, cfg.strict
         shuffled = functools.partial(ShuffledParts, seed=cfg.seed, memory_bytes=memory_bytes, strict=strict)

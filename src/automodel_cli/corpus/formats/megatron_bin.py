@@ -35,7 +35,7 @@ from typing import IO
 import numpy as np
 
 from automodel_cli.corpus.formats.foreign_files import IDX_MAGIC as MAGIC
-from automodel_cli.corpus.formats.nanogpt_bin import TokenFile, has_header
+from automodel_cli.corpus.formats.nanogpt_bin import TokenFile, append_tokens, has_header
 from automodel_cli.corpus.formats.watched_file import WatchedFile
 from automodel_cli.errors import DataError
 from automodel_cli.files import (
@@ -429,7 +429,7 @@ class MegatronWriter:
         self.num_tokens += len(tokens)
 
     def _put(self, tokens: np.ndarray) -> None:
-        self._bin.handle.write(np.ascontiguousarray(tokens).data)
+        append_tokens(self._bin, tokens)
 
     def _refuse_long(self, length: int) -> None:
         if length > MAX_SEQUENCE_TOKENS:

@@ -40,7 +40,7 @@ from automodel_cli.corpus.formats.foreign_files import (
 )
 from automodel_cli.corpus.formats.watched_file import WatchedFile
 from automodel_cli.errors import DataError
-from automodel_cli.files import GrowingFile, disk_errors_named, file_bytes, hash_bytes, temporary_of
+from automodel_cli.files import GrowingFile, Held, disk_errors_named, file_bytes, hash_bytes, temporary_of
 from automodel_cli.json_files import read_bytes
 from automodel_cli.storage.cache.remote_file import RemoteFile, RemoteObject
 
@@ -440,7 +440,7 @@ class ShardWriter:
         self.num_documents += len(positions)
 
     def _put(self, tokens: np.ndarray) -> None:
-        self._tokens.handle.write(np.ascontiguousarray(tokens).data)
+        append_tokens(self._tokens, tokens)
 
     def sync(self) -> tuple[int, int]:
         """Make everything written so far durable; ``(tokens, documents)`` to give as ``synced`` later."""
@@ -464,6 +464,14 @@ class ShardWriter:
         sizes = synced_sizes(synced, self.dtype, self.layout) if synced[0] else (0, 0)
         for file, size in zip((self._tokens, self._index), sizes, strict=True):
             file.abandon(size)
+
+
+def append_tokens(file: GrowingFile, tokens: np.ndarray | Held) -> None:
+    """Ids to a file of the same dtype: an array, or where somebody else has them."""
+    if isinstance(tokens, np.ndarray):
+        file.write(np.ascontiguousarray(tokens).data.cast("B"))
+    else:
+        file.take(tokens)
 
 
 def synced_sizes(synced: tuple[int, int], dtype: np.dtype, layout: Layout) -> tuple[int, int]:

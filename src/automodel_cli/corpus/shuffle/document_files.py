@@ -7,7 +7,6 @@ Files are hashed as they are written and flushed to the disk in the background, 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +23,6 @@ from automodel_cli.errors import DataError
 from automodel_cli.files import ANY_TEMPORARY, GrowingFile, disk_errors_named, fsync_folder, temporary_of
 from automodel_cli.json_files import Count
 
-_SYNC_BYTES = 64 << 20  # written between two flushes to the disk
 _NAME_ENDS = r"\.(chunk\.\d{5,}|val)\.jsonl"
 _AHEAD = 2  # pieces that wait to be written while the next ones are sorted
 
@@ -242,31 +240,20 @@ class OpenFile:
         self.documents = self.bytes = 0
         self._path, self._split = path, split
         self._hash = xxhash.xxh3_64()
-        self._unsynced = 0
-        self._flusher = ThreadPoolExecutor(1)
-        self._flushes: list[Future[None]] = []
         with disk_errors_named(path):
             self._file = GrowingFile(path)
 
     def write(self, data: np.ndarray) -> None:
         """Append rows."""
         with disk_errors_named(self._path):
-            self._file.handle.write(data.data)
+            self._file.write(data.data)
         self._hash.update(data.data)
-        self._unsynced += len(data)
-        if self._unsynced >= _SYNC_BYTES:
-            self._unsynced = 0
-            self._file.handle.flush()
-            self._flushes.append(self._flusher.submit(os.fsync, self._file.handle.fileno()))
 
     def close(self) -> DocumentFile:
         """Make it durable, still under its temporary name."""
-        self._flusher.shutdown()
         with disk_errors_named(self._path):
-            for flush in self._flushes:  # the kernel tells of a failed write once
-                flush.result()
             self._file.sync()
-            self._file.handle.close()
+            self._file.close()
         return DocumentFile(
             name=self._path.name,
             split=self._split,
@@ -277,5 +264,4 @@ class OpenFile:
 
     def abandon(self) -> None:
         """Remove it."""
-        self._flusher.shutdown(cancel_futures=True)
         self._file.abandon()

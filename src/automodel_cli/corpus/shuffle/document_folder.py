@@ -31,6 +31,7 @@ from typing import Any, Self
 import xxhash
 
 from automodel_cli.corpus.build.output import Output
+from automodel_cli.corpus.build.pipeline import BadRows
 from automodel_cli.corpus.documents.units import Split
 from automodel_cli.corpus.formats.manifest import MANIFEST_NAME, ListedFile, Manifest
 from automodel_cli.corpus.shuffle.buckets import JOB_NAME, WORK_FILES
@@ -77,6 +78,16 @@ class DocumentsManifest(Manifest):
             if not (is_document_file(file.name) or file.name in REPORT_NAMES) or leads_away(file, path):
                 raise DataError(f"{path} names {file.name}, which is not a file of documents in this folder", cls.HINT)
         return manifest
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What the manifest is made of."""
+
+    documents: int
+    duplicates: int | None
+    bad_rows: BadRows
+    files: tuple[DocumentFile, ...]
 
 
 def read_documents_manifest(folder: Path) -> DocumentsManifest | None:

@@ -32,7 +32,7 @@ from automodel_cli.corpus.jobs.stage_folders import StageFolders
 from automodel_cli.corpus.shuffle.bucket_reader import BucketSorter, Segment, Slice
 from automodel_cli.corpus.shuffle.buckets import JOB_NAME, Buckets, KeyRange
 from automodel_cli.corpus.shuffle.document_files import Allotment, Amounts, Division, DocumentFile, OpenFile
-from automodel_cli.corpus.shuffle.document_folder import DocumentsManifest, DocumentsOutput
+from automodel_cli.corpus.shuffle.document_folder import DocumentsManifest, DocumentsOutput, Finished
 from automodel_cli.corpus.shuffle.duplicates import PLACE, RECORD, SORT_BYTES, later_ones
 from automodel_cli.corpus.shuffle.rows import RowOptions
 from automodel_cli.corpus.shuffle.runs import RunWriter, arrays, segments
@@ -102,16 +102,6 @@ class ShuffleRequest:
     strict: bool
     bucket_count: int
     digest_ranges: int
-
-
-@dataclass(frozen=True)
-class Finished:
-    """What the manifest is made of."""
-
-    documents: int
-    duplicates: int | None
-    bad_rows: BadRows
-    files: tuple[DocumentFile, ...]
 
 
 class ShuffleJob:

@@ -26,14 +26,14 @@ from automodel_cli.corpus.build.run import Build, BuildResult, ProgressCallback,
 from automodel_cli.corpus.documents.document_input import carried_columns, refuse_overlap
 from automodel_cli.corpus.documents.listing import is_local
 from automodel_cli.corpus.documents.source import FileSource, read_options, source_in_words
+from automodel_cli.corpus.jobs.job import Job
 from automodel_cli.corpus.shuffle.bucket_reader import BucketReader
 from automodel_cli.corpus.shuffle.buckets import Buckets, bucket_count
 from automodel_cli.corpus.shuffle.document_files import Amounts, DocumentWriter, chunk_name, val_name
-from automodel_cli.corpus.shuffle.document_folder import DocumentsManifest, DocumentsOutput
+from automodel_cli.corpus.shuffle.document_folder import DocumentsManifest, DocumentsOutput, Finished
 from automodel_cli.corpus.shuffle.duplicates import Duplicates, digest_range_count
 from automodel_cli.corpus.shuffle.rows import RowOptions
 from automodel_cli.corpus.shuffle.scatter import DIGEST_FIELDS, LIKELY_ROW_BYTES, ScatterTask, scatter_all
-from automodel_cli.corpus.shuffle.shuffle_job import Finished, ShuffleJob, ShuffleRequest
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
 from automodel_cli.files import make_folder
 from automodel_cli.processes import cores
@@ -58,7 +58,7 @@ def run(cfg: ShuffleConfig, *, arguments: Sequence[str] = (), progress: Progress
     return build.run(elsewhere(cfg, open_job, build, num_workers=cfg.num_workers, arguments=arguments))
 
 
-def open_job(cfg: ShuffleConfig, *, progress: ProgressCallback = silent, say: Say = silent) -> ShuffleJob:
+def open_job(cfg: ShuffleConfig, *, progress: ProgressCallback = silent, say: Say = silent) -> Job:
     """The same in tasks, as each process that does some of them opens it.
 
     Raises:
@@ -159,8 +159,9 @@ class _Shuffle(Build[ShuffleConfig, DocumentsManifest]):
             **self.made(),
         )
 
-    def job(self) -> ShuffleJob:
-        """The same in stages (``corpus.shuffle.shuffle_job``)."""
+    def job(self) -> Job:
+        from automodel_cli.corpus.shuffle.shuffle_job import ShuffleJob, ShuffleRequest  # a run here needs neither
+
         cfg = self.cfg
         request = ShuffleRequest(
             made=self.made(),
