@@ -58,7 +58,7 @@ def test_a_worker_refuses_another_version_or_another_place(tmp_path):
     answer = ray_worker.run_task(settings(tmp_path, version="0.0.1"), "squares", 0, Board())
     assert isinstance(answer, ConfigError)
     assert f"has automodel-cli {__version__}, the command was given with 0.0.1" in answer.message
-    answer = ray_worker.run_task(settings(tmp_path, **{"folder": str(tmp_path / "none")}), "squares", 0, Board())
+    answer = ray_worker.run_task(settings(tmp_path, folder=str(tmp_path / "none")), "squares", 0, Board())
     assert isinstance(answer, ConfigError) and f"has no folder {tmp_path / 'none'}" in answer.message
 
 
