@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.corpus.jobs.toy_job import ToyJob
 
 from automodel_cli.corpus.jobs.array_element import STAGE_VARIABLE, Element, element_of
 from automodel_cli.errors import AutomodelError, ConfigError
 from automodel_cli.launch.array_jobs import ArrayOptions, SlurmRunner
-from tests.corpus.jobs.toy_job import ToyJob
 
 ROOT = Path(__file__).parents[2]
 SUM = sum(n * n for n in range(6))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from functools import partial
+from typing import Any
 
 from automodel_cli.config.schema.runners import RunnerOptions
-from automodel_cli.corpus.build.run import Elsewhere, ProgressCallback, Say
+from automodel_cli.corpus.build.run import Build, Elsewhere
 from automodel_cli.corpus.jobs import ray_runner
 from automodel_cli.corpus.jobs.array_element import STAGE_VARIABLE, ElementRunner, element_of
 from automodel_cli.corpus.jobs.job import Job
@@ -15,24 +16,23 @@ from automodel_cli.corpus.jobs.local import LocalRunner
 from automodel_cli.launch.array_jobs import ArrayOptions, SlurmRunner
 from automodel_cli.launch.batch_file import plain_name
 from automodel_cli.launch.jobs import own_command
+from automodel_cli.processes import cores
 
 
 def elsewhere(
     cfg: RunnerOptions,
-    open_job: Callable[[], Job],
+    open_job: Callable[..., Job],
+    build: Build[Any, Any],
     *,
     num_workers: int | None,
-    batch_folder: Path,
     arguments: Sequence[str],
-    progress: ProgressCallback,
-    say: Say,
 ) -> Elsewhere | None:
     """The runner that ``cfg`` names; None where this process does the work itself.
 
     Args:
-        open_job: opens the job in another process; can be pickled.
+        open_job: a function of a module that opens the job that ``cfg`` describes, in any process.
+        build: the same as this process opened it.
         num_workers: processes of each machine, as they were asked for.
-        batch_folder: for batch files.
         arguments: the command line, without the program: what the jobs of Slurm run.
 
     Raises:
@@ -41,16 +41,19 @@ def elsewhere(
     """
     if cfg.runner == "local":
         return None
+    progress, say, output = build.progress, build.say, build.output
+    opener = partial(open_job, cfg, progress=_tell_nobody, say=_tell_nobody)
     if cfg.runner == "ray":
         ray_runner.check_installed()
-        return Elsewhere(ray_runner.RayRunner(cfg.ray_address, num_workers, progress, say), open_job)
+        slots = num_workers or (cores() if cfg.ray_address == "local" else None)
+        return Elsewhere(ray_runner.RayRunner(cfg.ray_address, num_workers, progress, say), opener, slots)
     processes = num_workers or 1
     if (element := element_of(os.environ)) is not None:
-        return Elsewhere(ElementRunner(element, processes, progress, say), open_job, "share")
+        return Elsewhere(ElementRunner(element, processes, progress, say), opener, role="share")
     if STAGE_VARIABLE in os.environ:
-        return Elsewhere(LocalRunner(processes, progress, say), open_job, "rest")
+        return Elsewhere(LocalRunner(processes, progress, say), opener, role="rest")
     options = ArrayOptions(
-        name=cfg.job_name or plain_name(batch_folder.parent.resolve().name),
+        name=cfg.job_name or plain_name(output.folder.resolve().name),
         elements=cfg.slurm_tasks,
         cores=processes,
         time=cfg.time,
@@ -61,4 +64,9 @@ def elsewhere(
         setup=cfg.setup,
         submit=cfg.submit,
     )
-    return Elsewhere(SlurmRunner(options, batch_folder, own_command(arguments), say), open_job)
+    runner = SlurmRunner(options, output.batch_folder, own_command(arguments), say)
+    return Elsewhere(runner, opener, cfg.slurm_tasks * processes)
+
+
+def _tell_nobody(said: object) -> None:
+    """The process that was started by hand speaks for all."""

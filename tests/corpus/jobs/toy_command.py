@@ -10,10 +10,11 @@ import os
 import sys
 from pathlib import Path
 
+from tests.corpus.jobs.toy_job import ToyJob
+
 from automodel_cli.corpus.jobs.array_element import STAGE_VARIABLE, ElementRunner, element_of
 from automodel_cli.corpus.jobs.local import LocalRunner
 from automodel_cli.launch.array_jobs import ArrayOptions, SlurmRunner
-from tests.corpus.jobs.toy_job import ToyJob
 
 
 def main(folder: str, count: str, *more: str) -> None:

@@ -34,3 +34,13 @@ def check_same_bytes(
         again("again", **{workers: number, "chunk_size": chunk_size, "prefetch": prefetch})
         assert content(folder.with_name("again")) == content(folder), (number, chunk_size)
         shutil.rmtree(folder.with_name("again"))
+
+
+def empty_sentence_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model for nltk that knows no abbreviation, in the form that it downloads."""
+    model = folder / "nltk_data/tokenizers/punkt_tab/english"
+    model.mkdir(parents=True)
+    for name in ("abbrev_types.txt", "collocations.tab", "sent_starters.txt", "ortho_context.tab"):
+        (model / name).write_text("")
+    monkeypatch.setattr("nltk.data.path", [str(folder / "nltk_data")])
+    monkeypatch.setenv("NLTK_DATA", str(folder / "nltk_data"))

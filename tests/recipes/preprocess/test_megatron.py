@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import tokenizers
 import zstandard
-from tests.recipes.preprocess.small_runs import check_same_bytes, content
+from tests.recipes.preprocess.small_runs import check_same_bytes, content, empty_sentence_model
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 
 from automodel_cli.config.schema.megatron import PreprocessMegatronConfig
@@ -153,12 +153,7 @@ def test_a_list_of_sentences_is_one_document_of_several_sequences(tmp_path: Path
 
 def test_the_version_that_cut_sentences_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nltk = pytest.importorskip("nltk", reason="nltk is not installed")
-    folder = tmp_path / "nltk_data/tokenizers/punkt_tab/english"
-    folder.mkdir(parents=True)
-    for name in ("abbrev_types.txt", "collocations.tab", "sent_starters.txt", "ortho_context.tab"):
-        (folder / name).write_text("")
-    monkeypatch.setattr("nltk.data.path", [str(tmp_path / "nltk_data")])
-    monkeypatch.setenv("NLTK_DATA", str(tmp_path / "nltk_data"))
+    empty_sentence_model(tmp_path, monkeypatch)
     data = write_rows(tmp_path / "a.jsonl", ["One. Two."])
     run(tmp_path, input=data, split_sentences=True)
     run(tmp_path, "whole", input=data)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from automodel_cli.config.schema.base import Count, JsonOutput, Positive, Section, TypeName, Whole
 
+
+def _minutes_as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 Time = Annotated[
     str,
+    BeforeValidator(_minutes_as_text),
     Field(pattern=r"^(\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2})$"),
     TypeName("minutes, HH:MM:SS or D-HH:MM:SS"),
 ]

@@ -66,7 +66,7 @@ class ConversationOutput(TokenOutput[CorpusManifest]):
 
     def _describe(self, path: Path, split: Split) -> Iterable[CorpusFile]:
         opened = ConversationFile.open(path)
-        rows = {"documents": len(opened)}
+        rows: dict[str, Any] = {"documents": len(opened)}
         yield describe_file(self.folder, path.name, "tokens", split, tokens=opened.file.num_tokens, **rows)
         yield describe_file(self.folder, bos_index_path(path).name, "bos_index", split, **rows)
         learned = int(opened.learned().sum())

@@ -46,8 +46,14 @@ class CorpusLayout:
 class RollingWriter:
     """The shards of one split; the next one is begun when there is a token for it."""
 
-    def __init__(self, layout: CorpusLayout, split: Split, state: dict[str, Any] | None = None) -> None:
-        self.layout, self.split = layout, split
+    def __init__(
+        self,
+        layout: CorpusLayout,
+        split: Split,
+        state: dict[str, Any] | None = None,
+        open_shard: type[ShardWriter] = ShardWriter,
+    ) -> None:
+        self.layout, self.split, self._open_shard = layout, split, open_shard
         self.shards = [
             ShardInfo(layout.shard_path(split, number), tokens, documents)
             for number, (tokens, documents) in enumerate(state["shards"] if state else [])
@@ -64,7 +70,7 @@ class RollingWriter:
 
     def _begin(self, synced: tuple[int, int] = (0, 0)) -> ShardWriter:
         path = self.layout.shard_path(self.split, len(self.shards))
-        return ShardWriter(path, dtype=self.layout.dtype, layout=self.layout.layout, synced=synced)
+        return self._open_shard(path, dtype=self.layout.dtype, layout=self.layout.layout, synced=synced)
 
     def write(self, tokens: np.ndarray, starts: np.ndarray) -> bool:
         """Append; ``starts`` are offsets of document beginnings. True if a shard was finished."""
@@ -113,10 +119,16 @@ class CorpusWriter:
     both splits.
     """
 
-    def __init__(self, layout: CorpusLayout, rule: SplitRule, state: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        layout: CorpusLayout,
+        rule: SplitRule,
+        state: dict[str, Any] | None = None,
+        open_shard: type[ShardWriter] = ShardWriter,
+    ) -> None:
         self.rule = rule
         saved = state["splits"] if state else {}
-        self.splits = {split: RollingWriter(layout, split, saved.get(split)) for split in _SPLITS}
+        self.splits = {split: RollingWriter(layout, split, saved.get(split), open_shard) for split in _SPLITS}
         self.ordinal = state["ordinal"] if state else 0  # number of the next new document
         self._current = state["current"] if state else TRAIN  # of a document that goes on in the next chunk
         self.reached = 0  # documents of the last chunk up to the last one of which something was written

@@ -22,7 +22,7 @@ from typing import Any
 from automodel_cli import __version__
 from automodel_cli.corpus.build.megatron_sink import MegatronLayout, Pair, state_is_on_disk
 from automodel_cli.corpus.build.output import TokenOutput
-from automodel_cli.corpus.formats.manifest import Plan
+from automodel_cli.corpus.formats.manifest import NO_FACTS, Facts, Plan
 from automodel_cli.corpus.formats.megatron_manifest import (
     SUFFIX,
     MegatronManifest,
@@ -80,12 +80,13 @@ class MegatronOutput(TokenOutput[MegatronManifest]):
         bad_rows: int,
         sources: list[str] | None,
         tools: Mapping[str, str] = MappingProxyType({}),
+        facts: Facts = NO_FACTS,
     ) -> None:
-        """Hash every file and write the manifest.
+        """Hash every file that ``facts`` does not know, and write the manifest.
 
         ``sources`` names the input file of each part, ``tools`` versions of packages that decided sequences.
         """
-        entries = [describe_pair(self.layout, p, sources[p.part] if sources else None) for p in pairs]
+        entries = [describe_pair(self.layout, p, sources[p.part] if sources else None, facts) for p in pairs]
         manifest = MegatronManifest(
             folder=self.folder,
             name=self.layout.name,

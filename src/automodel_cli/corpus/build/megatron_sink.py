@@ -71,7 +71,9 @@ class Pair:
 class _Part:
     """The open pairs of one part, one for each key."""
 
-    def __init__(self, layout: MegatronLayout, number: int, synced: list[Synced] | None = None) -> None:
+    def __init__(
+        self, layout: MegatronLayout, number: int, open_pair: type[MegatronWriter], synced: list[Synced] | None = None
+    ) -> None:
         self.layout, self.number = layout, number
         self.synced: list[Synced] = synced or [(0, 0, 0)] * len(layout.keys)
         self.writers = []
@@ -79,7 +81,7 @@ class _Part:
             prefix = layout.prefix(number, key)
             if any(counts):
                 reopen(prefix, layout.dtype, counts)
-            self.writers.append(MegatronWriter(prefix, dtype=layout.dtype, synced=counts))
+            self.writers.append(open_pair(prefix, dtype=layout.dtype, synced=counts))
 
     def write(self, chunk: TokenChunk, first: int, stop: int, *, continues: bool) -> None:
         """Documents ``first`` to ``stop``; if ``continues`` the first one's tokens go to the last sequence."""
@@ -124,9 +126,14 @@ class MegatronSink:
     """
 
     def __init__(
-        self, layout: MegatronLayout, *, max_tokens: int | None = None, state: dict[str, Any] | None = None
+        self,
+        layout: MegatronLayout,
+        *,
+        max_tokens: int | None = None,
+        state: dict[str, Any] | None = None,
+        open_pair: type[MegatronWriter] = MegatronWriter,
     ) -> None:
-        self.layout, self._max_tokens = layout, max_tokens
+        self.layout, self._max_tokens, self._open_pair = layout, max_tokens, open_pair
         self.tokens = state["tokens"] if state else 0  # of the first key
         self.documents = state["documents"] if state else 0
         self.reached = 0
@@ -135,7 +142,7 @@ class MegatronSink:
         self._part_tokens = state["part_tokens"] if state else 0  # of the first key, in the open part
         if state and state["open"] is not None:
             synced = [(tokens, sequences, documents) for tokens, sequences, documents in state["kept"]]
-            self._part = _Part(layout, state["open"], synced)
+            self._part = _Part(layout, state["open"], open_pair, synced)
 
     @property
     def full(self) -> bool:
@@ -192,7 +199,7 @@ class MegatronSink:
 
     def _begin(self, number: int) -> bool:
         published = self._finish()
-        self._part, self._part_tokens = _Part(self.layout, number), 0
+        self._part, self._part_tokens = _Part(self.layout, number, self._open_pair), 0
         return published
 
     def _finish(self) -> bool:

@@ -14,9 +14,11 @@ from automodel_cli.corpus.build.output import TokenOutput
 from automodel_cli.corpus.formats.journal import PROGRESS_NAME
 from automodel_cli.corpus.formats.manifest import (
     MANIFEST_NAME,
+    NO_FACTS,
     CorpusFile,
     CorpusManifest,
     Eot,
+    Facts,
     Plan,
     Separator,
     Split,
@@ -79,20 +81,21 @@ class NanogptOutput(TokenOutput[CorpusManifest]):
         eot: Eot,
         separator: Separator = "eos",
         bad_rows: int,
+        facts: Facts = NO_FACTS,
     ) -> None:
-        """Hash every file, write ``meta.pkl`` and the manifest; from then on the corpus is complete."""
+        """Hash every file that ``facts`` does not know, write ``meta.pkl`` and the manifest: the corpus is complete."""
         if isinstance(self.tokenizer, CharTokenizer):
             _write_meta(self.folder / META_NAME, self.tokenizer)
-        everything = [facts for group in shards.values() for facts in group]
+        everything = [shard for group in shards.values() for shard in group]
         manifest = CorpusManifest(
             folder=self.folder,
             layout="raw" if self.layout.layout == "raw" else "bin",
             dtype=self.layout.dtype.name,  # type: ignore[arg-type]
             eot=eot,
-            documents=sum(facts.num_documents for facts in everything),
-            tokens=sum(facts.num_tokens for facts in everything),
+            documents=sum(shard.num_documents for shard in everything),
+            tokens=sum(shard.num_tokens for shard in everything),
             bad_rows=bad_rows,
-            files=tuple(self._describe_files(shards)),
+            files=tuple(self._describe_files(shards, facts)),
             versions={"automodel": __version__},
             separator=separator,
             **plan,
@@ -100,14 +103,14 @@ class NanogptOutput(TokenOutput[CorpusManifest]):
         manifest.write()
         self.tidy()
 
-    def _describe_files(self, shards: dict[Split, list[ShardInfo]]) -> Iterable[CorpusFile]:
+    def _describe_files(self, shards: dict[Split, list[ShardInfo]], facts: Facts) -> Iterable[CorpusFile]:
         folder = self.folder
         for split, group in shards.items():
-            for facts in group:
-                counts = {"tokens": facts.num_tokens, "documents": facts.num_documents}
-                yield describe_file(folder, facts.path.name, "tokens", split, **counts)
-                index = bos_index_path(facts.path).name
-                yield describe_file(folder, index, "bos_index", split, documents=facts.num_documents)
+            for shard in group:
+                counts = {"tokens": shard.num_tokens, "documents": shard.num_documents}
+                yield describe_file(folder, shard.path.name, "tokens", split, facts=facts, **counts)
+                index = bos_index_path(shard.path).name
+                yield describe_file(folder, index, "bos_index", split, documents=shard.num_documents, facts=facts)
         for path in sorted(self.tokenizer_folder.iterdir()):
             if path.name in SAVED_FILES:
                 yield describe_file(folder, f"{self.tokenizer_folder.name}/{path.name}", "tokenizer")

@@ -20,6 +20,7 @@ from automodel_cli.corpus.formats.journal import FORMAT as JOURNAL_FORMAT
 from automodel_cli.corpus.formats.journal import Position, read_progress, remove_progress, write_progress
 from automodel_cli.corpus.formats.manifest import Manifest, Plan
 from automodel_cli.corpus.jobs.array_element import BATCH_FILES
+from automodel_cli.corpus.jobs.work_folder import WORK_NAMES, WorkFolder
 from automodel_cli.corpus.shuffle.buckets import GATHERED_NAME, WORK_FILES
 from automodel_cli.corpus.tokenizers.base import SAVED_FILES, Tokenizer
 from automodel_cli.errors import AutomodelError, ConfigError, DataError
@@ -215,9 +216,13 @@ class TokenOutput(Output[ManifestT]):
 
     def __init__(self, folder: Path, tokenizer: Tokenizer, prefix: str = "") -> None:
         super().__init__(folder, prefix)
+        self.work = WorkFolder(work_path(folder, prefix))
         self.tokenizer = tokenizer
         self.journal_path = folder / f"{prefix}progress.json"
         self.tokenizer_folder = folder / f"{prefix}tokenizer"
+
+    def hidden(self) -> list[tuple[Path, re.Pattern[str]]]:
+        return [*super().hidden(), (self.work.path, WORK_NAMES)]
 
     @abstractmethod
     def state_is_on_disk(self, plan: Plan, state: dict[str, Any]) -> bool:
@@ -290,10 +295,11 @@ class TokenOutput(Output[ManifestT]):
             self.clear()
             return None
         made, position = found
-        if made != plan:
+        self._refuse_other(made, plan)
+        if position.phase == "parts":
             raise ConfigError(
-                f"{self.folder} holds an interrupted {self.which} made in another way: {difference(made, plan)}",
-                f"use another {self.option}, or --overwrite to start over",
+                f"{self.folder} holds an unfinished {self.which} in tasks, which other machines may be doing",
+                "go on with its --runner, or stop them and start over with --overwrite",
             )
         self._rename_old_temporaries()
         if not self._can_continue(plan, position):
@@ -304,6 +310,34 @@ class TokenOutput(Output[ManifestT]):
             return None
         say(f"continuing the interrupted {self.which} in {self.folder}")
         return position
+
+    def refuse_interrupted(self, plan: Plan, say: Callable[[str], None]) -> None:
+        """Before a run in tasks begins, or goes on: no run of one process, or of another plan, was interrupted here.
+
+        Raises:
+            ConfigError: one was.
+        """
+        if not self.journal_path.exists():
+            return
+        found = self._read_progress()
+        if found is None:
+            say(f"{self.journal_path} is damaged: starting over")
+            self.clear()
+            return
+        made, position = found
+        self._refuse_other(made, plan)
+        if position.phase != "parts" and position.cursor is not None:
+            raise ConfigError(
+                f"{self.folder} holds an interrupted {self.which} of one machine, which cannot go on in tasks",
+                "go on without --runner, or start over with --overwrite",
+            )
+
+    def _refuse_other(self, made: Plan, plan: Plan) -> None:
+        if made != plan:
+            raise ConfigError(
+                f"{self.folder} holds an interrupted {self.which} made in another way: {difference(made, plan)}",
+                f"use another {self.option}, or --overwrite to start over",
+            )
 
     def _can_continue(self, plan: Plan, position: Position) -> bool:
         """Whether the files are there that ``position`` speaks of (a version before shuffled tokens, not text)."""
@@ -319,6 +353,11 @@ class TokenOutput(Output[ManifestT]):
             for path in sorted(folder.glob("*.tmp")):
                 if names.fullmatch(path.name) and TEMP_SUFFIX not in path.name:
                     path.replace(path.with_name(path.name.replace(".tmp", TEMP_SUFFIX)))
+
+
+def work_path(folder: Path, prefix: str = "") -> Path:
+    """Where a run in tasks keeps what is under way."""
+    return folder / f".{prefix}work"
 
 
 def _is_ours(marker: Path, format_name: str) -> bool:

@@ -16,29 +16,43 @@ go, what writes them, what is said of them.
 from __future__ import annotations
 
 import functools
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
+import numpy as np
+
+from automodel_cli.corpus.build.disk_space import Estimate, Ratios, check_room, free_bytes
+from automodel_cli.corpus.build.forecast import Forecast, source_bytes, take_sample
 from automodel_cli.corpus.build.output import ManifestT, Output, TokenOutput
 from automodel_cli.corpus.build.pipeline import BadRows, NoText, Progress, Sink, run_pipeline
 from automodel_cli.corpus.build.pool import Executor, LocalExecutor
 from automodel_cli.corpus.build.tokenize import EncodeTask
-from automodel_cli.corpus.documents.source import Source
+from automodel_cli.corpus.documents.parts import PART_BYTES, find_parts
+from automodel_cli.corpus.documents.source import FileSource, Source
 from automodel_cli.corpus.formats.journal import Position
-from automodel_cli.corpus.formats.manifest import Plan
+from automodel_cli.corpus.formats.manifest import NO_FACTS, Facts, Plan
+from automodel_cli.corpus.jobs.arrangement import PlannedFile
 from automodel_cli.corpus.jobs.job import Job, Runner
+from automodel_cli.corpus.jobs.settled import Settled
+from automodel_cli.corpus.jobs.token_job import TokenJob
 from automodel_cli.corpus.shuffle.shuffled_source import ShuffledSource
 from automodel_cli.corpus.tokenizer import Tokenizer
 from automodel_cli.corpus.tokenizers.engines import EngineMismatch
 from automodel_cli.errors import ConfigError
 from automodel_cli.files import exclusive_lock, make_folder
-from automodel_cli.text import plural
+from automodel_cli.text import binary_size, plural
 
+_WORTH_FORECAST_BYTES = 64 << 20  # less takes seconds
 ProgressCallback = Callable[[Progress], None]
 Say = Callable[[str], None]
+
+
+def silent(_: Any) -> None:
+    """Says and shows nothing."""
 
 
 class Described(Protocol):
@@ -65,6 +79,7 @@ class TokenSettings(Settings, Protocol):
     shuffle_memory: int
     chunk_size: int
     prefetch: int
+    cost_per_hour: float | None
 
 
 WriterT = TypeVar("WriterT", bound=Sink)
@@ -90,12 +105,14 @@ class Elsewhere:
 
     Attributes:
         open_job: opens the job in another process; can be pickled.
+        slots: tasks at a time, where that is known before.
         role: what this process was started for: ``all`` of it, a ``share`` of a stage (others do theirs at the same
             time, and none of them takes the lock), or the ``rest`` of what others began.
     """
 
     runner: Runner
     open_job: Callable[[], Job]
+    slots: int | None = None
     role: Literal["all", "share", "rest"] = "all"
 
     def run(self, job: Job) -> bool:
@@ -123,21 +140,24 @@ class Build(ABC, Generic[SettingsT, ManifestT]):
     def say_plan(self) -> None:
         """For a dry run."""
 
+    def say_forecast(self, elsewhere: Elsewhere | None) -> None:
+        """How long it will take, where a look at some of the text tells."""
+
     @abstractmethod
     def make(self) -> BuildResult[ManifestT]:
         """Make the files; nothing that is not ours is in their place."""
 
+    def job(self) -> Job:
+        """The same in tasks, which many machines can do.
+
+        Raises:
+            ConfigError: there is no such thing.
+        """
+        raise ConfigError(f"{self.output.what} cannot be made by many machines", "leave --runner out")
+
     def made(self) -> Plan:
         """What decides the bytes, as manifests have it."""
         return {"options": self.options(), "source": self.source.describe()}
-
-    def job(self) -> Job:
-        """The run in stages of tasks, for runners.
-
-        Raises:
-            ConfigError: it cannot be cut into any.
-        """
-        raise ConfigError(f"{self.output.what} can only be made on this machine", "leave --runner out")
 
     def run(self, elsewhere: Elsewhere | None = None) -> BuildResult[ManifestT]:
         """Make the files, unless they are there.
@@ -153,6 +173,7 @@ class Build(ABC, Generic[SettingsT, ManifestT]):
         output = self.output
         if self.cfg.dry_run:
             self.say_plan()
+            self.say_forecast(elsewhere)
             return BuildResult(output.folder, None)
         if elsewhere is not None and elsewhere.role == "share":
             elsewhere.run(self.job())
@@ -170,6 +191,8 @@ class Build(ABC, Generic[SettingsT, ManifestT]):
             if elsewhere is None:
                 return self.make()
             job = self.job()
+            if elsewhere.role == "all":
+                self.say_forecast(elsewhere)
             return job.finish() if elsewhere.run(job) else BuildResult(output.folder, None)
 
 
@@ -182,6 +205,8 @@ class TokenBuild(Build[TokenSettingsT, ManifestT], Generic[TokenSettingsT, Manif
     tokenizer: Tokenizer
     engine: str
     task: EncodeTask
+    settled: Settled | None = None
+    doubt: str | None = None  # why the fast engine is not trusted
 
     # ------------------------------------------------------------------------------- of each format
 
@@ -190,19 +215,44 @@ class TokenBuild(Build[TokenSettingsT, ManifestT], Generic[TokenSettingsT, Manif
         """What takes the chunks, from ``state`` on."""
 
     @abstractmethod
-    def finish(self, writer: WriterT, bad_rows: BadRows) -> None:
+    def check(self, writer: WriterT, bad_rows: BadRows, say: Say) -> None:
         """All chunks are written: check the amounts and publish the files.
 
         Raises:
             NoText: there are no tokens.
+            DataError: the documents cannot be divided as was asked.
+        """
+
+    def finish(self, writer: WriterT, bad_rows: BadRows) -> None:
+        """:meth:`check`, and what is to be noted before :meth:`publish`."""
+        self.check(writer, bad_rows, self.say)
+
+    @abstractmethod
+    def publish(self, writer: WriterT, bad_rows: BadRows, facts: Facts = NO_FACTS) -> None:
+        """Write the manifest; ``facts`` of files that were hashed when they were made."""
+
+    # ------------------------------------------------------------------ of each format, for a run in tasks
+
+    @property
+    def drops_tails(self) -> bool:
+        """Whether the rest of a document that meets the end of its split's share is dropped."""
+        return False
+
+    @abstractmethod
+    def recorder(self, folder: Path) -> WriterT:
+        """:meth:`writer` for ranges of ids in place of ids; what it leaves goes to ``folder``."""
+
+    @abstractmethod
+    def planned(self, writer: WriterT, folder: Path) -> tuple[list[PlannedFile], dict[str, Any]]:
+        """The files of a checked recorder, and a state from which :meth:`writer` knows them.
+
+        Raises:
+            DataError: the documents cannot be divided as was asked.
         """
 
     @abstractmethod
-    def publish(self, writer: WriterT, bad_rows: BadRows) -> None:
-        """Write the manifest."""
-
-    def check_room(self) -> None:
-        """Before a run begins from nothing: is there disk space?"""
+    def head(self, tokens: int) -> bytes:
+        """What a token file of ``tokens`` begins with."""
 
     # ------------------------------------------------------------------------------------ of every run
 
@@ -226,14 +276,68 @@ class TokenBuild(Build[TokenSettingsT, ManifestT], Generic[TokenSettingsT, Manif
         made = self.made()
         return {**made, "source": {**made["source"], "identity": self.source.identity()}}
 
-    def use_reference_engine(self) -> None:
+    def use_reference_engine(self, doubt: str) -> None:
         """The fast engine is wrong about some text."""
+        self.doubt = doubt
         self.engine = self.tokenizer.use_engine("reference")
         self.task = replace(self.task, engine="reference")
 
-    def say_workers(self) -> None:
-        """The last line of a dry run."""
-        self.say(f"would tokenize in {plural(max(1, self.num_workers), 'process', 'processes')}")
+    @abstractmethod
+    def estimate(self, *, copies: int = 1, ratios: Ratios | None = None) -> Estimate | None:
+        """What will be written; ``copies`` times all ids will be on the disk at once."""
+
+    def check_room(self, *, copies: int = 1) -> None:
+        """Before a run begins from nothing: is there disk space, where all ids will be written so many times?
+
+        Raises:
+            AutomodelError: there certainly is not.
+        """
+        if warning := check_room(self.output.folder, self.estimate(copies=copies), self.output.option):
+            self.say(warning)
+
+    def say_forecast(self, elsewhere: Elsewhere | None) -> None:
+        """How many processes or tasks there will be and, where that is worth a sample, how long they take."""
+        source, price = self.source, self.cfg.cost_per_hour
+        if elsewhere is None:
+            self.say(f"would tokenize in {plural(max(1, self.num_workers), 'process', 'processes')}")
+        if not isinstance(source, FileSource) or self.cfg.shuffle:  # a shuffle takes a time of its own
+            return
+        if elsewhere is None and price is None and source_bytes(source) < _WORTH_FORECAST_BYTES:
+            return
+        try:
+            forecast = self._forecast(source, elsewhere)
+        except EngineMismatch:  # the run finds it too, and knows what to do
+            return
+        if forecast is None:
+            return
+        for line in forecast.lines(price):
+            self.say(line)
+        needed = self.estimate(copies=1 if elsewhere is None else 2, ratios=forecast.sample.ratios)
+        if needed is not None:
+            free = binary_size(free_bytes(self.output.folder))
+            self.say(f"would need {binary_size(needed.bytes)} at {self.output.folder}, where {free} are free")
+
+    def _forecast(self, source: FileSource, elsewhere: Elsewhere | None) -> Forecast | None:
+        cfg = self.cfg
+        executor, clock = self.executor, time.perf_counter
+        workers: int | None = max(1, self.num_workers)
+        parts: list[int] | None = None
+        if elsewhere is not None:
+            executor, clock = LocalExecutor(1), time.process_time
+            workers = elsewhere.slots
+            parts = [part.bytes for part in find_parts(source, cfg.chunk_size, PART_BYTES)]
+        sample = take_sample(
+            source,
+            self.task,
+            self.tokenizer,
+            executor,
+            self.recorder,
+            chunk_documents=cfg.chunk_size,
+            near=self.output.folder,
+            clock=clock,
+        )
+        itemsize = np.dtype(self.task.dtype).itemsize
+        return None if sample is None else Forecast(sample, cfg.max_tokens, itemsize, workers, parts)
 
     @property
     def executor(self) -> Executor:
@@ -253,15 +357,31 @@ class TokenBuild(Build[TokenSettingsT, ManifestT], Generic[TokenSettingsT, Manif
         except EngineMismatch as error:
             self.say(f"{error}: starting over with the reference engine, which is slower but right")
             output.clear(keep_tokenizer=brought)
-            self.use_reference_engine()
+            self.use_reference_engine(str(error))
             continued = False
             bad_rows = self._run_phases(Position())
         except NoText:
             output.clear(keep_tokenizer=brought)
             raise
-        manifest = output.finished(self.made())
+        return self._result(bad_rows, continued=continued)
+
+    def job(self) -> TokenJob:
+        if self.cfg.shuffle:
+            raise ConfigError(
+                "--shuffle is not yet done by many machines",
+                "shuffle the documents first, with `automodel preprocess shuffle`, or leave --runner out",
+            )
+        return TokenJob(self)
+
+    def publish_made(self, state: dict[str, Any], bad_rows: BadRows, facts: Facts) -> BuildResult[ManifestT]:
+        """All files were made by tasks and are in their places."""
+        self.publish(self.writer(state), bad_rows, facts)
+        return self._result(bad_rows)
+
+    def _result(self, bad_rows: BadRows, *, continued: bool = False) -> BuildResult[ManifestT]:
+        manifest = self.output.finished(self.made())
         assert manifest is not None
-        return BuildResult(output.folder, manifest, False, continued, bad_rows.first, self.engine)
+        return BuildResult(self.output.folder, manifest, False, continued, bad_rows.first, self.engine)
 
     def _run_phases(self, position: Position) -> BadRows:
         bad_rows = BadRows(self.cfg.strict, position.bad["count"], list(position.bad["first"]))

@@ -61,7 +61,7 @@ class UnitEncoder:
 
     def __init__(self, tokenizer: Tokenizer, task: EncodeTask) -> None:
         self._engine, self._encode = tokenizer.engine, text_encoder(tokenizer, task.special_tokens)
-        self._read, self._dtype = task.read, np.dtype(task.dtype)
+        self._read, self.dtype = task.read, np.dtype(task.dtype)
         self._split = None if task.sentences is None else task.sentences.splitter()
         self._before, self._after, self._end = map(_ids, (task.before, task.after, task.end))
         self._behind = _ids((*task.after, *task.end))
@@ -109,7 +109,7 @@ class UnitEncoder:
         self, documents: list[Any], *, continues: bool = False, unfinished: bool = False
     ) -> tuple[np.ndarray, FieldSequences]:
         """Ids of one key's documents; the first may have begun before, the last may go on later."""
-        buffer = _Buffer(self._dtype)
+        buffer = _Buffer(self.dtype)
         sizes = np.zeros(len(documents), dtype=np.int64)
         encode = self._encode
         front, back = ([ids] if len(ids) else [] for ids in (self._before, self._behind))  # no empty pieces

@@ -108,7 +108,7 @@ def cut_files(
     """The units of ``files`` from ``cursor`` (``{"file": number, "at": position in it}``) on.
 
     Args:
-        stop_at: where the last of ``files`` ends before its end: after a line end (bytes) or a row group (their number).
+        stop_at: where to stop in the last of ``files``: after a line end (bytes), or a row group (their number).
 
     Raises:
         DataError: a file cannot be read to its end.

@@ -41,7 +41,7 @@ class Part:
     bytes: int
 
 
-def find_parts(source: Source, chunk_documents: int, part_bytes: int = PART_BYTES) -> list[Part]:
+def find_parts(source: Source, chunk_documents: int, part_bytes: int) -> list[Part]:
     """The parts of ``source``.
 
     Raises:

@@ -6,7 +6,8 @@ For Megatron's files, of which several runs may share a folder, it is ``PREFIX.p
 |----------|-------------------------------------------------------------------------------------------|
 | format   | "automodel-progress/1"                                                                    |
 | plan     | everything that decides the bytes: options, tokenizer fingerprint, input identity         |
-| phase    | "write"; with shuffle "gather" then "write"; with ``--shards`` "write" then "divide"      |
+| phase    | "write"; with shuffle "gather" then "write"; with ``--shards`` "write" then "divide";     |
+|          | "parts": a run in tasks, whose state is in the folder ``.work``                           |
 | cursor   | where in the source (or the shuffled buckets) to go on                                    |
 | rows     | rows of the current file before the cursor, for the line numbers of bad rows              |
 | bad      | {count, first: [text]} so far                                                             |
@@ -32,7 +33,7 @@ from automodel_cli.json_files import Count, FileModel, Items, validated
 PROGRESS_NAME = "progress.json"
 FORMAT = "automodel-progress/1"
 EVERY_TOKENS = 1 << 26  # 128 MiB of uint16: seconds of work (of a download: half a minute), and one fsync
-Phase = Literal["gather", "write", "divide"]
+Phase = Literal["gather", "write", "divide", "parts"]
 
 
 @dataclass

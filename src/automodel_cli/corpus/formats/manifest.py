@@ -22,9 +22,10 @@ no absolute path; a corpus may be moved or copied and stays the same corpus.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError
@@ -212,12 +213,24 @@ class CorpusManifest(TokenManifest):
         return self.folder / "tokenizer" if any(f.role == "tokenizer" for f in self.files) else None
 
 
+Facts = Mapping[str, dict[str, Any]]
+"""What :func:`size_and_hash` gives, by the names of files that were hashed when they were made."""
+NO_FACTS: Facts = MappingProxyType({})
+
+
 def describe_file(
-    folder: Path, name: str, role: Role, split: Split | None = None, *, tokens: int = 0, documents: int = 0
+    folder: Path,
+    name: str,
+    role: Role,
+    split: Split | None = None,
+    *,
+    tokens: int = 0,
+    documents: int = 0,
+    facts: Facts = NO_FACTS,
 ) -> CorpusFile:
     """``folder/name`` as a manifest entry."""
-    facts = size_and_hash(folder / name)
-    return CorpusFile(name=name, role=role, split=split, tokens=tokens, documents=documents, **facts)
+    known = facts.get(name) or size_and_hash(folder / name)
+    return CorpusFile(name=name, role=role, split=split, tokens=tokens, documents=documents, **known)
 
 
 def read_corpus_manifest(folder: Path | str) -> CorpusManifest:

@@ -402,7 +402,7 @@ class MegatronWriter:
         self._refuse_long(int(np.max(lengths, initial=0)))
         sizes = np.ones(len(lengths), dtype="<i4") if sizes is None else np.asarray(sizes).astype("<i4")
         with disk_errors_named(bin_path(self.prefix)):
-            self._bin.handle.write(np.ascontiguousarray(tokens).data)
+            self._put(tokens)
             self._lengths.handle.write(np.asarray(lengths).astype("<i4").data)
             self._sizes.handle.write(sizes.data)
         self.num_tokens += len(tokens)
@@ -423,8 +423,11 @@ class MegatronWriter:
             self._refuse_long(length)
             lengths.seek(at)
             lengths.write(length.to_bytes(4, "little"))
-            self._bin.handle.write(np.ascontiguousarray(tokens).data)
+            self._put(tokens)
         self.num_tokens += len(tokens)
+
+    def _put(self, tokens: np.ndarray) -> None:
+        self._bin.handle.write(np.ascontiguousarray(tokens).data)
 
     def _refuse_long(self, length: int) -> None:
         if length > MAX_SEQUENCE_TOKENS:
@@ -442,6 +445,10 @@ class MegatronWriter:
 
     def close(self) -> MegatronFile:
         """Publish both files, the index last."""
+        self._publish()
+        return inspect_prefix(self.prefix)
+
+    def _publish(self) -> None:
         index = GrowingFile(idx_path(self.prefix))
         with disk_errors_named(index.target):
             self._bin.sync()  # the other temporaries are not needed once the index is there
@@ -454,7 +461,6 @@ class MegatronWriter:
             index.publish()
             for file in (self._lengths, self._sizes):
                 file.abandon()
-        return inspect_prefix(self.prefix)
 
     def _write_index(self, out: IO[bytes]) -> None:
         out.write(header_bytes(self.dtype, self.num_sequences, self.num_documents + 1))

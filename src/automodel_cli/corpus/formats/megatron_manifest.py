@@ -29,10 +29,10 @@ from typing import Any, Literal, Self
 from pydantic import ConfigDict
 
 from automodel_cli.corpus.build.megatron_sink import MegatronLayout, Pair
-from automodel_cli.corpus.formats.manifest import ListedFile, TokenManifest, size_and_hash
+from automodel_cli.corpus.formats.manifest import NO_FACTS, Facts, ListedFile, TokenManifest, size_and_hash
 from automodel_cli.corpus.formats.megatron_bin import bin_path, idx_path
 from automodel_cli.corpus.tokenizers.base import SAVED_FILES
-from automodel_cli.files import hash_file, names_format
+from automodel_cli.files import names_format
 from automodel_cli.json_files import Count, Items, PlainName, Xxh3
 
 FORMAT = "automodel-megatron/1"
@@ -105,17 +105,17 @@ class MegatronManifest(TokenManifest):
         return super().read(path, name=path.name.removesuffix(SUFFIX), **known)
 
 
-def describe_pair(layout: MegatronLayout, pair: Pair, source: str | None) -> PairEntry:
+def describe_pair(layout: MegatronLayout, pair: Pair, source: str | None, facts: Facts = NO_FACTS) -> PairEntry:
     """Sizes and hashes of a published pair."""
     prefix = layout.prefix(pair.part, pair.key)
-    data, index = bin_path(prefix), idx_path(prefix)
+    data, index = (facts.get(path.name) or size_and_hash(path) for path in (bin_path(prefix), idx_path(prefix)))
     return PairEntry(
         name=prefix.name,
         source=source,
-        bin_bytes=data.stat().st_size,
-        bin_xxh3=hash_file(data),
-        idx_bytes=index.stat().st_size,
-        idx_xxh3=hash_file(index),
+        bin_bytes=data["bytes"],
+        bin_xxh3=data["xxh3"],
+        idx_bytes=index["bytes"],
+        idx_xxh3=index["xxh3"],
         **asdict(pair),
     )
 

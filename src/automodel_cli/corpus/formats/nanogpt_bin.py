@@ -392,10 +392,13 @@ class ShardWriter:
         assert tokens.dtype == self.dtype, f"tokens are {tokens.dtype}, the file holds {self.dtype}"
         positions = (np.asarray(starts, dtype=np.int64) + self.num_tokens).astype("<i4")
         with disk_errors_named(self.path):
-            self._tokens.handle.write(np.ascontiguousarray(tokens).data)
+            self._put(tokens)
             self._index.handle.write(positions.tobytes())
         self.num_tokens += len(tokens)
         self.num_documents += len(positions)
+
+    def _put(self, tokens: np.ndarray) -> None:
+        self._tokens.handle.write(np.ascontiguousarray(tokens).data)
 
     def sync(self) -> tuple[int, int]:
         """Make everything written so far durable; ``(tokens, documents)`` to give as ``synced`` later."""

@@ -13,11 +13,13 @@ from typing import Protocol
 from automodel_cli.corpus.build.pipeline import Progress
 from automodel_cli.corpus.jobs.job import Job, TaskReport
 from automodel_cli.corpus.jobs.tries import StageTasks
+from automodel_cli.errors import AutomodelError
 
 OnProgress = Callable[[Progress], None]
 Say = Callable[[str], None]
 
 _EVERY_S = 0.5  # between two looks at how far all is
+_ROUNDS = 5
 _SAID_FAILURES = 5  # of a stage: a machine that dies takes many tasks with it
 
 
@@ -58,7 +60,16 @@ def run_stages(job: Job, crew: Crew, progress: OnProgress, say: Say) -> None:
         AutomodelError: a task failed for good; no other is started then.
     """
     for stage in job.stages:
-        run_tasks(StageTasks(job, stage), crew, progress, say)
+        for _ in range(_ROUNDS):  # what is done may turn out to count for nothing (an engine that was wrong)
+            tasks = StageTasks(job, stage)
+            if tasks.over:
+                break
+            run_tasks(tasks, crew, progress, say)
+        else:
+            raise AutomodelError(
+                f"{job.name}: tasks of {stage} leave nothing that this process sees",
+                "all machines must see the output folder under the same path, and what others write to it",
+            )
 
 
 def run_tasks(tasks: StageTasks, crew: Crew, progress: OnProgress, say: Say) -> None:

@@ -7,20 +7,19 @@ disk, then read back in random order. With ``--shards`` everything is written to
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from automodel_cli.assembly.runners import elsewhere
 from automodel_cli.config.schema.megatron import PreprocessMegatronConfig
 from automodel_cli.config.schema.preprocess import unusual_reading
-from automodel_cli.corpus.build.disk_space import Estimate, check_room, estimate, free_bytes
+from automodel_cli.corpus.build.disk_space import Estimate, Ratios, estimate, free_bytes
 from automodel_cli.corpus.build.megatron_output import MegatronOutput
 from automodel_cli.corpus.build.megatron_sink import MegatronLayout, MegatronSink
 from automodel_cli.corpus.build.pipeline import BadRows, NoText, Progress
 from automodel_cli.corpus.build.pool import likely_workers
-from automodel_cli.corpus.build.run import BuildResult, ProgressCallback, Say, TokenBuild
+from automodel_cli.corpus.build.run import BuildResult, ProgressCallback, Say, TokenBuild, silent
 from automodel_cli.corpus.build.tokenize import EncodeTask
 from automodel_cli.corpus.documents.sentences import SentenceRule
 from automodel_cli.corpus.documents.source import (
@@ -31,10 +30,13 @@ from automodel_cli.corpus.documents.source import (
     source_in_words,
 )
 from automodel_cli.corpus.formats.journal import Position
+from automodel_cli.corpus.formats.manifest import NO_FACTS, Facts
 from automodel_cli.corpus.formats.megatron_bin import token_dtype
 from automodel_cli.corpus.formats.megatron_divide import divide
 from automodel_cli.corpus.formats.megatron_manifest import MegatronManifest
+from automodel_cli.corpus.jobs.arrangement import PlannedFile
 from automodel_cli.corpus.jobs.job import Job
+from automodel_cli.corpus.jobs.recorders import MegatronRecorder, divide_recorded, planned_pair
 from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
 from automodel_cli.errors import ConfigError
 from automodel_cli.processes import cores
@@ -54,17 +56,16 @@ def run(
         AutomodelError: the disk is full, or another process writes with this prefix.
     """
     build = _prepare(cfg, progress, say)
-    asked = {"num_workers": cfg.workers, "batch_folder": build.output.batch_folder, "arguments": arguments}
-    return build.run(elsewhere(cfg, partial(open_job, cfg), **asked, progress=progress, say=say))
+    return build.run(elsewhere(cfg, open_job, build, num_workers=cfg.workers, arguments=arguments))
 
 
-def open_job(cfg: PreprocessMegatronConfig) -> Job:
-    """The run that ``cfg`` describes, in stages of tasks; for a process that does some of them.
+def open_job(cfg: PreprocessMegatronConfig, *, progress: ProgressCallback = silent, say: Say = silent) -> Job:
+    """The same in tasks, as each process that does some of them opens it.
 
     Raises:
-        AutomodelError: as :func:`run`.
+        AutomodelError: as :func:`run`; or there is no such job.
     """
-    return _prepare(cfg, lambda event: None, lambda line: None).job()
+    return _prepare(cfg, progress, say).job()
 
 
 @dataclass(kw_only=True)
@@ -89,21 +90,17 @@ class _Megatron(TokenBuild[PreprocessMegatronConfig, MegatronManifest, MegatronS
             "keep_newlines": sentences and sentences.keep_newlines,
         }
 
-    def estimate(self) -> Estimate | None:
-        """What will be written."""
+    def estimate(self, *, copies: int = 1, ratios: Ratios | None = None) -> Estimate | None:
         cfg, layout = self.cfg, self.output.layout
         return estimate(
             self.source,
             self.task.open(),
             itemsize=layout.dtype.itemsize,
             max_tokens=None if cfg.max_tokens is None else cfg.max_tokens * len(layout.keys),
-            copies=2 if cfg.shards else 1,
+            copies=2 if cfg.shards else copies,
             keeps_text=cfg.shuffle,
+            ratios=ratios,
         )
-
-    def check_room(self) -> None:
-        if warning := check_room(self.output.folder, self.estimate()):
-            self.say(warning)
 
     def say_plan(self) -> None:
         """The lines of a dry run."""
@@ -129,7 +126,6 @@ class _Megatron(TokenBuild[PreprocessMegatronConfig, MegatronManifest, MegatronS
             say(f"would make {amount} for each of {', '.join(layout.keys)}, from {first}.bin on")
         elif len(files) > 3:
             say(f"... up to number {len(files) - 1}")
-        self.say_workers()
 
     def sources_of_parts(self) -> list[str] | None:
         """The input file of each part, where each has one."""
@@ -143,7 +139,7 @@ class _Megatron(TokenBuild[PreprocessMegatronConfig, MegatronManifest, MegatronS
         layout.folder.mkdir(exist_ok=True)
         return MegatronSink(layout, max_tokens=self.cfg.max_tokens, state=state)
 
-    def finish(self, writer: MegatronSink, bad_rows: BadRows) -> None:
+    def check(self, writer: MegatronSink, bad_rows: BadRows, say: Say) -> None:
         """No files without tokens, and a word where there is less than was asked for."""
         cfg, pairs = self.cfg, writer.close()
         if not pairs:
@@ -152,20 +148,23 @@ class _Megatron(TokenBuild[PreprocessMegatronConfig, MegatronManifest, MegatronS
                 "check --input or --dataset, and --json-keys",
             )
         if cfg.max_tokens and writer.tokens < cfg.max_tokens:
-            self.say(f"the source ended at {writer.tokens:,} of the {cfg.max_tokens:,} tokens asked for")
+            say(f"the source ended at {writer.tokens:,} of the {cfg.max_tokens:,} tokens asked for")
         there, layout = {(pair.part, pair.key) for pair in pairs}, self.output.layout
         for part, name in enumerate(self.sources_of_parts() or []) if not writer.full else ():
             for key in layout.keys:
                 if (part, key) not in there:
-                    self.say(f"{name} holds no text in {key!r}: no {layout.prefix(part, key).name}")
-        if cfg.shards:
+                    say(f"{name} holds no text in {key!r}: no {layout.prefix(part, key).name}")
+
+    def finish(self, writer: MegatronSink, bad_rows: BadRows) -> None:
+        super().finish(writer, bad_rows)
+        if self.cfg.shards:
             here = Position("divide", {}, bad=bad_rows.saved(), writer=writer.sync())
             self.output.write_progress(self.plan(), here)
 
-    def publish(self, writer: MegatronSink, bad_rows: BadRows) -> None:
+    def publish(self, writer: MegatronSink, bad_rows: BadRows, facts: Facts = NO_FACTS) -> None:
         """Divide the pairs where a number of them was asked for, then the manifest that makes them whole."""
         output, pairs = self.output, writer.pairs
-        if self.cfg.shards:
+        if self.cfg.shards and not facts:  # files that were hashed are those in the end
 
             def on_progress(tokens: int) -> None:
                 self.progress(Progress("dividing", 0, tokens, 0, 0))
@@ -178,7 +177,26 @@ class _Megatron(TokenBuild[PreprocessMegatronConfig, MegatronManifest, MegatronS
             bad_rows=bad_rows.count,
             sources=self.sources_of_parts(),
             tools=self.task.sentences.versions() if self.task.sentences is not None else {},
+            facts=facts,
         )
+
+    def recorder(self, folder: Path) -> MegatronSink:
+        layout = replace(self.output.layout, folder=folder)
+        if self.cfg.shards:
+            layout = replace(self.output.spool, folder=folder / "spool")
+            layout.folder.mkdir()
+        return MegatronSink(layout, max_tokens=self.cfg.max_tokens, open_pair=MegatronRecorder)
+
+    def planned(self, writer: MegatronSink, folder: Path) -> tuple[list[PlannedFile], dict[str, Any]]:
+        layout, pairs = replace(self.output.layout, folder=folder), writer.close()
+        if not self.cfg.shards:
+            return [planned_pair(layout, pair) for pair in pairs], writer.sync()
+        pairs, files = divide_recorded(writer.layout, pairs, layout, self.cfg.shards)
+        writer.pairs = pairs
+        return files, writer.sync()
+
+    def head(self, tokens: int) -> bytes:
+        return b""
 
 
 # ------------------------------------------------------------------------------------------ preparing

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,12 @@ from automodel_cli.config.schema.preprocess import (
     unusual_reading,
 )
 from automodel_cli.corpus.build.corpus_writer import CorpusLayout, CorpusWriter
+from automodel_cli.corpus.build.disk_space import Estimate, Ratios, estimate
 from automodel_cli.corpus.build.nanogpt_output import NanogptOutput
+from automodel_cli.corpus.build.output import work_path
 from automodel_cli.corpus.build.pipeline import BadRows, NoText, Progress
 from automodel_cli.corpus.build.pool import likely_workers
-from automodel_cli.corpus.build.run import BuildResult, ProgressCallback, Say, TokenBuild
+from automodel_cli.corpus.build.run import BuildResult, ProgressCallback, Say, TokenBuild, silent
 from automodel_cli.corpus.build.tokenize import EncodeTask
 from automodel_cli.corpus.documents.readers import read_unit
 from automodel_cli.corpus.documents.source import (
@@ -34,8 +35,13 @@ from automodel_cli.corpus.documents.source import (
     read_options,
     source_in_words,
 )
-from automodel_cli.corpus.formats.manifest import CorpusManifest, Eot, Separator
+from automodel_cli.corpus.formats.manifest import NO_FACTS, CorpusManifest, Eot, Facts, Separator
+from automodel_cli.corpus.formats.nanogpt_bin import header_bytes
+from automodel_cli.corpus.jobs.arrangement import PlannedFile
 from automodel_cli.corpus.jobs.job import Job
+from automodel_cli.corpus.jobs.recorders import ShardRecorder, planned_shard
+from automodel_cli.corpus.jobs.settled import Settled, settled_key
+from automodel_cli.corpus.jobs.work_folder import WorkFolder
 from automodel_cli.corpus.shuffle.splitting import SplitRule, likely_fraction
 from automodel_cli.corpus.tokenizer import CharTokenizer, Tokenizer, open_tokenizer
 from automodel_cli.corpus.tokenizers.engines import EngineMismatch
@@ -57,17 +63,16 @@ def run(
         AutomodelError: the disk is full, or another process writes to the folder.
     """
     build = _prepare(cfg, progress, say)
-    asked = {"num_workers": cfg.num_workers, "batch_folder": build.output.batch_folder, "arguments": arguments}
-    return build.run(elsewhere(cfg, partial(open_job, cfg), **asked, progress=progress, say=say))
+    return build.run(elsewhere(cfg, open_job, build, num_workers=cfg.num_workers, arguments=arguments))
 
 
-def open_job(cfg: PreprocessNanogptConfig) -> Job:
-    """The run that ``cfg`` describes, in stages of tasks; for a process that does some of them.
+def open_job(cfg: PreprocessNanogptConfig, *, progress: ProgressCallback = silent, say: Say = silent) -> Job:
+    """The same in tasks, as each process that does some of them opens it.
 
     Raises:
-        AutomodelError: as :func:`run`.
+        AutomodelError: as :func:`run`; or there is no such job.
     """
-    return _prepare(cfg, lambda event: None, lambda line: None).job()
+    return _prepare(cfg, progress, say).job()
 
 
 @dataclass(kw_only=True)
@@ -78,6 +83,7 @@ class _Nanogpt(TokenBuild[PreprocessNanogptConfig, CorpusManifest, CorpusWriter]
     eot: Eot
     separator: Separator
     rule: SplitRule
+    settled: Settled
 
     def options(self) -> dict[str, Any]:
         """What decides the bytes, for the manifest and for a run that goes on."""
@@ -107,7 +113,18 @@ class _Nanogpt(TokenBuild[PreprocessNanogptConfig, CorpusManifest, CorpusWriter]
         say(f"would write {amount} as {layout.dtype} to {path}, {separator}")
         if self.rule.rule != "none":
             say(f"would write validation tokens to {layout.shard_path('val', 0).name} (by {self.rule.rule})")
-        self.say_workers()
+
+    def estimate(self, *, copies: int = 1, ratios: Ratios | None = None) -> Estimate | None:
+        cfg = self.cfg
+        return estimate(
+            self.source,
+            self.task.open(),
+            itemsize=self.output.layout.dtype.itemsize,
+            max_tokens=cfg.max_tokens,
+            copies=copies,
+            keeps_text=cfg.shuffle,
+            ratios=ratios,
+        )
 
     def likely_tokens(self) -> int | None:
         """A guess from the bytes: four to a token, one for bytes and characters."""
@@ -118,7 +135,7 @@ class _Nanogpt(TokenBuild[PreprocessNanogptConfig, CorpusManifest, CorpusWriter]
     def writer(self, state: dict[str, Any] | None) -> CorpusWriter:
         return CorpusWriter(self.output.layout, self.rule, state)
 
-    def finish(self, writer: CorpusWriter, bad_rows: BadRows) -> None:
+    def check(self, writer: CorpusWriter, bad_rows: BadRows, say: Say) -> None:
         """No corpus without text, no empty split, and a word where there is less than was asked for."""
         cfg, train, val = self.cfg, writer.splits["train"], writer.splits["val"]
         if writer.tokens == 0:
@@ -133,19 +150,35 @@ class _Nanogpt(TokenBuild[PreprocessNanogptConfig, CorpusManifest, CorpusWriter]
                 "choose another --seed, another --val-fraction, or --val-tokens",
             )
         if cfg.max_tokens and writer.tokens < cfg.max_tokens:
-            self.say(f"the source ended at {writer.tokens:,} of the {cfg.max_tokens:,} tokens asked for")
+            say(f"the source ended at {writer.tokens:,} of the {cfg.max_tokens:,} tokens asked for")
         if cfg.val_tokens and val.tokens < cfg.val_tokens:
-            self.say(f"val holds {val.tokens:,} of the {cfg.val_tokens:,} tokens asked for: the source ended")
+            say(f"val holds {val.tokens:,} of the {cfg.val_tokens:,} tokens asked for: the source ended")
         writer.close()
 
-    def publish(self, writer: CorpusWriter, bad_rows: BadRows) -> None:
+    def publish(self, writer: CorpusWriter, bad_rows: BadRows, facts: Facts = NO_FACTS) -> None:
         self.output.publish_manifest(
             writer.close(),
             self.made(),
             eot=self.eot,
             separator=self.separator,
             bad_rows=bad_rows.count,
+            facts=facts,
         )
+
+    @property
+    def drops_tails(self) -> bool:
+        return self.rule.rule == "tokens"
+
+    def recorder(self, folder: Path) -> CorpusWriter:
+        return CorpusWriter(replace(self.output.layout, folder=folder), self.rule, open_shard=ShardRecorder)
+
+    def planned(self, writer: CorpusWriter, folder: Path) -> tuple[list[PlannedFile], dict[str, Any]]:
+        shards = [shard for group in writer.close().values() for shard in group]
+        return [planned_shard(shard.path, shard.num_tokens) for shard in shards], writer.sync()
+
+    def head(self, tokens: int) -> bytes:
+        layout = self.output.layout
+        return b"" if layout.layout == "raw" else header_bytes(tokens, layout.dtype, layout.layout)
 
 
 # ------------------------------------------------------------------------------------------ preparing
@@ -158,15 +191,18 @@ def _prepare(cfg: PreprocessNanogptConfig, progress: ProgressCallback, say: Say)
         say(source.note)
     if cfg.shuffle and cfg.max_tokens and not isinstance(source, FileSource):
         say("note: with shuffle, max_tokens is a sample of all documents, so the whole dataset is downloaded first")
+    folder = Path(cfg.output_dir or _default_folder(cfg, source.name))
+    settled = WorkFolder(work_path(folder)).settled(_settled_key(cfg, source))
     is_char = cfg.tokenizer == "char"
-    characters, count = _read_characters(source, cfg, progress) if is_char else (set(), 0)
-    tokenizer = CharTokenizer(characters) if is_char else open_tokenizer(cfg.tokenizer)
+    if is_char and settled.characters is None:
+        settled = settled.with_characters(*_read_characters(source, cfg, progress))
+    tokenizer = CharTokenizer(settled.characters or "") if is_char else open_tokenizer(cfg.tokenizer)
     engine = tokenizer.say_engine(cfg.engine, say)
     if isinstance(source, FileSource):
         source.cut_huge_texts = tokenizer.cuts_at_spaces and not cfg.shuffle
     output = NanogptOutput(
         CorpusLayout(
-            folder=Path(cfg.output_dir or _default_folder(cfg, source.name)),
+            folder=folder,
             layout="raw" if cfg.format == "raw" else "nemo",
             dtype=tokenizer.dtype,
             shard_tokens=cfg.shard_tokens,
@@ -200,9 +236,27 @@ def _prepare(cfg: PreprocessNanogptConfig, progress: ProgressCallback, say: Say)
         eot=eot,
         separator=separator,
         rule=SplitRule(),
+        settled=settled,
     )
-    job.rule = _split_rule(job, count)
+    job.rule = _split_rule(job)
     return job
+
+
+def _settled_key(cfg: PreprocessNanogptConfig, source: Source) -> str:
+    """What facts about the text follow from, besides the tokenizer."""
+    names = (
+        "document",
+        "text_key",
+        "tokenizer",
+        "max_tokens",
+        "val_fraction",
+        "val_tokens",
+        "shuffle",
+        "eot",
+        "format",
+    )
+    more = ("separator", "input_format", "max_document_bytes")
+    return settled_key(source=source.identity(), **{name: getattr(cfg, name) for name in (*names, *more)})
 
 
 def _default_folder(cfg: PreprocessNanogptConfig, name: str) -> str:
@@ -255,9 +309,9 @@ def _read_characters(source: Source, cfg: PreprocessNanogptConfig, progress: Pro
     return characters, count
 
 
-def _split_rule(job: _Nanogpt, characters: int) -> SplitRule:
+def _split_rule(job: _Nanogpt) -> SplitRule:
     """How validation documents are chosen (contract 8 of docs/architecture.md)."""
-    cfg = job.cfg
+    cfg, characters = job.cfg, job.settled.character_count
     base = SplitRule(seed=cfg.seed, max_tokens=cfg.max_tokens, val_tokens=cfg.val_tokens or 0)
     if cfg.val_fraction is None and cfg.val_tokens is None:
         return base
@@ -265,17 +319,20 @@ def _split_rule(job: _Nanogpt, characters: int) -> SplitRule:
     single = isinstance(source, FileSource) and source.single_document
     if single and cfg.val_fraction and not (characters or cfg.max_tokens or cfg.shuffle):
         assert isinstance(source, FileSource)
-        source.cut_tail(cfg.val_fraction)
+        if job.settled.tail_from is None:
+            source.cut_tail(cfg.val_fraction)
+            job.settled = job.settled.model_copy(update={"tail_from": source.tail_from})
+        source.tail_from = job.settled.tail_from
         return replace(base, rule="given")
     if single or characters:
-        total = _settled_total(job, characters or _count_tokens(job))
+        total = _settled_total(job, characters or _counted_tokens(job))
         start = int(total * (1 - cfg.val_fraction)) if cfg.val_fraction else total - base.val_tokens
         return replace(base, rule="tail", tail_start=start)
     if cfg.val_fraction is not None:
         return replace(base, rule="fraction", fraction=cfg.val_fraction)
     settled = cfg.max_tokens
     if source.total_bytes is not None and source.total_bytes <= _COUNTED_BYTES:
-        settled = _settled_total(job, _count_tokens(job))
+        settled = _settled_total(job, _counted_tokens(job))
     likely = likely_fraction(base.val_tokens, settled or job.likely_tokens())
     return replace(base, rule="tokens", fraction=likely, total_tokens=settled)
 
@@ -291,6 +348,16 @@ def _settled_total(job: _Nanogpt, available: int) -> int:
     return total
 
 
+def _counted_tokens(job: _Nanogpt) -> int:
+    """Tokens of the source, counted once by the processes of a job together."""
+    fingerprint, settled = job.tokenizer.fingerprint(), job.settled
+    if settled.tokens is None or settled.tokenizer != fingerprint:
+        counted = {"tokens": _count_tokens(job), "tokenizer": fingerprint}
+        job.settled = settled = settled.model_copy(update=counted)
+    assert settled.tokens is not None
+    return settled.tokens
+
+
 def _count_tokens(job: _Nanogpt) -> int:
     """Tokenize once without writing: the tail of a text is only known from its end."""
     encoder = job.task.open()
@@ -303,7 +370,7 @@ def _count_tokens(job: _Nanogpt) -> int:
             read_bytes += unit.size
             wanted = (job.cfg.max_tokens, job.source.total_bytes)
             job.progress(Progress("counting", documents, tokens, read_bytes, 0, *wanted, unit.through))
-    except EngineMismatch:
-        job.use_reference_engine()
+    except EngineMismatch as error:
+        job.use_reference_engine(str(error))
         return _count_tokens(job)
     return tokens

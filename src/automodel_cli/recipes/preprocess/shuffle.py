@@ -13,7 +13,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,17 +53,16 @@ def run(cfg: ShuffleConfig, *, arguments: Sequence[str] = (), progress: Progress
         AutomodelError: the disk is or would be full, or another process writes to the folder.
     """
     build = _prepare(cfg, progress, say)
-    asked = {"num_workers": cfg.num_workers, "batch_folder": build.output.batch_folder, "arguments": arguments}
-    return build.run(elsewhere(cfg, partial(open_job, cfg), **asked, progress=progress, say=say))
+    return build.run(elsewhere(cfg, open_job, build, num_workers=cfg.num_workers, arguments=arguments))
 
 
-def open_job(cfg: ShuffleConfig) -> Job:
-    """The run that ``cfg`` describes, in stages of tasks; for a process that does some of them.
+def open_job(cfg: ShuffleConfig, *, progress: ProgressCallback, say: Say) -> Job:
+    """The same in tasks, as each process that does some of them opens it.
 
     Raises:
-        AutomodelError: as :func:`run`.
+        AutomodelError: as :func:`run`; or there is no such job.
     """
-    return _prepare(cfg, lambda event: None, lambda line: None).job()
+    return _prepare(cfg, progress, say).job()
 
 
 @dataclass(kw_only=True)
