@@ -20,7 +20,7 @@ from automodel_cli.config.schema.dedup import DedupConfig
 from automodel_cli.config.schema.preprocess import unusual_reading
 from automodel_cli.corpus.build.disk_space import ExpectedSize, expected_size, free_bytes
 from automodel_cli.corpus.build.pipeline import NoText
-from automodel_cli.corpus.build.run import Build, ProgressCallback, Say
+from automodel_cli.corpus.build.run import Build, ProgressCallback, Say, silent
 from automodel_cli.corpus.dedup.job import DedupJob, DedupResult
 from automodel_cli.corpus.dedup.minhash import Banding, check_library, choose_banding
 from automodel_cli.corpus.dedup.output import DedupOutput
@@ -55,20 +55,12 @@ def run(cfg: DedupConfig, *, arguments: Sequence[str] = (), progress: ProgressCa
         AutomodelError: the disk is or would be full, or another process writes to the folder.
     """
     build = _prepare(cfg, progress, say)
-    runner = elsewhere(
-        cfg,
-        partial(open_job, cfg),
-        num_workers=cfg.num_workers,
-        batch_folder=build.output.batch_folder,
-        arguments=arguments,
-        progress=progress,
-        say=say,
-    )
+    runner = elsewhere(cfg, open_job, build, num_workers=cfg.num_workers, arguments=arguments)
     made = build.run(runner)
     return made if isinstance(made, DedupResult) else DedupResult(**vars(made))
 
 
-def open_job(cfg: DedupConfig) -> Job:
+def open_job(cfg: DedupConfig, *, progress: ProgressCallback = silent, say: Say = silent) -> Job:
     """The run that ``cfg`` describes, for a process that does some of its tasks.
 
     Raises:
