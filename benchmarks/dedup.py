@@ -1,14 +1,14 @@
 """Near-duplicates: what is found of planted copies, against the exact similarity of all pairs, and the speed of a core.
 
-1. quality: documents of a text, and copies of them with words replaced, beginnings or ends cut, or boilerplate added, by
+1. quality: documents of a text, and copies with words replaced, beginnings or ends cut, or boilerplate added, by
    seed. The Jaccard similarity of all pairs is computed from sets of word tuples, without our hashes, and by an
    inverted index, without bands. Which pairs end in one cluster, and how like the document that stays is each one that
    is left out? The same for datasketch's MinHashLSH, as its documentation uses it.
 2. speed: the same text, one process each, interleaved, medians of CPU time: ours from .jsonl files to .jsonl files with
    a report; datasketch's from the same files to a list of documents to keep.
-3. memory: peak memory of a process while the input grows: ``python benchmarks/dedup.py TEXT memory``.
+3. memory: peak memory of a process while the input grows.
 
-Run: ``python benchmarks/dedup.py TEXT.parquet`` (a file with a column ``text``).
+Run: ``python benchmarks/dedup.py TEXT.parquet [quality] [speed] [memory]`` (a file with a column ``text``; all three).
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def datasketch_clusters(texts: list[str]) -> np.ndarray:
     return np.array([root(number) for number in range(len(texts))])
 
 
-def show_quality(texts: list[str]) -> None:
+def show_quality(texts: list[str], folder: Path) -> None:
     mixed = planted(texts, 1500)
     pairs = exact_pairs(mixed, 0.2)
     above = sum(similarity >= THRESHOLD for similarity in pairs.values())
@@ -209,8 +209,9 @@ def show_quality(texts: list[str]) -> None:
         "FineWeb's bands": {"near": THRESHOLD, "bands": 14, "rows": 8},
         "256 hashes": {"near": THRESHOLD, "hashes": 256},
     }.items():
-        with tempfile.TemporaryDirectory() as folder:
-            ways[name] = our_clusters(mixed, Path(folder), **options)
+        own = folder / str(len(ways))
+        own.mkdir()
+        ways[name] = our_clusters(mixed, own, **options)
     ways["datasketch"] = datasketch_clusters(mixed)
     print(f"{'share of pairs in one cluster':32s}" + "".join(f"{name:>17s}" for name in ways))
     for low, high in itertools.pairwise(BINS):
@@ -274,7 +275,7 @@ def show_speed(texts: list[str], folder: Path, rounds: int = 3) -> None:
     for _ in range(rounds):
         for name, command in commands.items():
             found[name].append(measured(command))
-    print(f"\n{size:.1f} MB of rows, whole processes, medians of {rounds}: MB for each second of CPU time; peak memory")
+    print(f"{size:.1f} MB of rows, whole processes, medians of {rounds}: MB for each second of CPU time; peak memory")
     for name, runs in found.items():
         print(f"  {name:28s}{size / statistics.median(run[1] for run in runs):8.1f} MB/s{runs[0][2]:8.0f} MB")
 
@@ -295,13 +296,12 @@ def show_memory(texts: list[str], folder: Path) -> None:
 
 
 def main(argv: list[str]) -> None:
-    texts = pq.read_table(argv[0], columns=["text"]).column("text").to_pylist()
-    with tempfile.TemporaryDirectory() as folder:
-        if argv[1:] == ["memory"]:
-            show_memory(texts, Path(folder))
-            return
-        show_quality(texts)
-        show_speed(texts, Path(folder))
+    path, *what = argv
+    texts = pq.read_table(path, columns=["text"]).column("text").to_pylist()
+    for name, show in {"quality": show_quality, "speed": show_speed, "memory": show_memory}.items():
+        if not what or name in what:
+            with tempfile.TemporaryDirectory() as folder:
+                show(texts, Path(folder))
 
 
 if __name__ == "__main__":

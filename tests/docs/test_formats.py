@@ -236,12 +236,26 @@ def test_sample_indices(tmp_path):
     assert len(list(folder.iterdir())) == 2 * 4 + 3 + 1
 
 
+def test_documents_without_duplicates(tmp_path):
+    """Manifest and report have the keys that the page has; shingles are hashed as it says."""
+    rows = [f'{{"text": "The quick brown fox {number // 2} jumps over {number // 4} dogs"}}' for number in range(20)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows) + "\n")
+    automodel(tmp_path, "preprocess", "dedup", "rows.jsonl", "--near", "0.9", "--min-words", "3", "--output-dir", "out")
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert set(manifest) == table_keys("documents `manifest.json`")
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert set(report) == table_keys("`report.json`")
+    assert set(report["near_options"]) == {"threshold", "shingles", "bands", "rows", "verification"}
+    assert report["copies"] == 10 and report["format"] == "automodel-dedup/1"
+    assert all(number in section("A folder of documents") for number in ("0x9E3779B97F4A7C15", "0xD1342543DE82EF95"))
+
+
 def test_shuffled_documents_by_the_formula(tmp_path):
     """Rows, order, split and manifest, as the page has them."""
     rows = [f'{{"text": "row {number}", "more": {number}}}' for number in range(200)]
     (tmp_path / "rows.jsonl").write_text("\n".join(rows) + "\n")
     automodel(tmp_path, "preprocess", "shuffle", "--dataset", "rows.jsonl", "--val-fraction", "0.25", "-o", "out")
-    page, mask = section("A folder of shuffled documents"), 2**64 - 1
+    page, mask = section("A folder of documents"), 2**64 - 1
     assert all(number in page for number in ("0x9E3779B97F4A7C15", "0xBF58476D1CE4E5B9", "0x94D049BB133111EB"))
     keys = {}
     for number, row in enumerate(rows):
@@ -253,7 +267,7 @@ def test_shuffled_documents_by_the_formula(tmp_path):
     expected = {"rows.val.jsonl": [row for key, row in ordered if key < 2**62]}
     expected["rows.chunk.00000.jsonl"] = [row for key, row in ordered if key >= 2**62]
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
-    assert set(manifest) == table_keys("documents `manifest.json`")
+    assert set(manifest) == table_keys("documents `manifest.json`") - {"left_out", "reports"}
     listed = section("documents `manifest.json`")
     assert set(manifest["options"]) == set(re.findall(r"`(\w+)`", listed.split("the options given: ")[1].split("|")[0]))
     assert [file["name"] for file in manifest["files"]] == list(expected)

@@ -16,6 +16,7 @@ from automodel_cli.corpus.jobs.local import LocalRunner
 from automodel_cli.launch.array_jobs import ArrayOptions, SlurmRunner
 from automodel_cli.launch.batch_file import plain_name
 from automodel_cli.launch.jobs import own_command
+from automodel_cli.processes import cores
 
 
 def elsewhere(
@@ -44,12 +45,13 @@ def elsewhere(
     opener = partial(open_job, cfg, progress=_tell_nobody, say=_tell_nobody)
     if cfg.runner == "ray":
         ray_runner.check_installed()
-        return Elsewhere(ray_runner.RayRunner(cfg.ray_address, num_workers, progress, say), opener)
+        slots = num_workers or (cores() if cfg.ray_address == "local" else None)
+        return Elsewhere(ray_runner.RayRunner(cfg.ray_address, num_workers, progress, say), opener, slots)
     processes = num_workers or 1
     if (element := element_of(os.environ)) is not None:
-        return Elsewhere(ElementRunner(element, processes, progress, say), opener, "share")
+        return Elsewhere(ElementRunner(element, processes, progress, say), opener, role="share")
     if STAGE_VARIABLE in os.environ:
-        return Elsewhere(LocalRunner(processes, progress, say), opener, "rest")
+        return Elsewhere(LocalRunner(processes, progress, say), opener, role="rest")
     options = ArrayOptions(
         name=cfg.job_name or plain_name(output.folder.resolve().name),
         elements=cfg.slurm_tasks,
@@ -62,7 +64,8 @@ def elsewhere(
         setup=cfg.setup,
         submit=cfg.submit,
     )
-    return Elsewhere(SlurmRunner(options, output.batch_folder, own_command(arguments), say), opener)
+    runner = SlurmRunner(options, output.batch_folder, own_command(arguments), say)
+    return Elsewhere(runner, opener, cfg.slurm_tasks * processes)
 
 
 def _tell_nobody(said: object) -> None:

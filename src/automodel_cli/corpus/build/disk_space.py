@@ -64,6 +64,14 @@ class Estimate:
     tokens: int
 
 
+@dataclass(frozen=True)
+class Ratios:
+    """What text becomes: tokens per byte of input, sequences per token."""
+
+    tokens_a_byte: float
+    sequences_a_token: float
+
+
 def estimate(
     source: Source,
     encoder: Callable[[Unit], TokenChunk],
@@ -72,6 +80,7 @@ def estimate(
     max_tokens: int | None,
     copies: int = 1,
     keeps_text: bool = False,
+    ratios: Ratios | None = None,
 ) -> Estimate | None:
     """From a small sample of the text; None where nobody knows how much there is (a Hub stream without limit).
 
@@ -79,22 +88,23 @@ def estimate(
         max_tokens: the most that will be written.
         copies: how many times all tokens are on the disk at once.
         keeps_text: whether the text is there once more, too (for a shuffle).
+        ratios: of a better sample, where there is one.
     """
     text_bytes = None
     if isinstance(source, FileSource):
         text_bytes = expected_size(source.files, source.options).bytes
     if text_bytes is None and max_tokens is None:
         return None
-    tokens_a_byte, sequences_a_token = _sample(source, encoder)
-    known = [max_tokens, None if text_bytes is None else int(text_bytes * tokens_a_byte)]
+    ratios = ratios or _sample(source, encoder)
+    known = [max_tokens, None if text_bytes is None else int(text_bytes * ratios.tokens_a_byte)]
     tokens = min(amount for amount in known if amount is not None)
-    token_bytes = copies * tokens * (itemsize + _BYTES_A_SEQUENCE * sequences_a_token)
+    token_bytes = copies * tokens * (itemsize + _BYTES_A_SEQUENCE * ratios.sequences_a_token)
     return Estimate(int(token_bytes) + (text_bytes if keeps_text and text_bytes else 0), tokens)
 
 
-def _sample(source: Source, encoder: Callable[[Unit], TokenChunk]) -> tuple[float, float]:
-    """Tokens per byte of input and sequences per token, of the first little unit of a local source."""
-    usual = 1 / _BYTES_A_TOKEN, _BYTES_A_TOKEN / _DOCUMENT_BYTES
+def _sample(source: Source, encoder: Callable[[Unit], TokenChunk]) -> Ratios:
+    """Of the first little unit of a local source."""
+    usual = Ratios(1 / _BYTES_A_TOKEN, _BYTES_A_TOKEN / _DOCUMENT_BYTES)
     if not isinstance(source, FileSource):
         return usual
     unit = next(source.units(None, _SAMPLE_DOCUMENTS), None)
@@ -106,7 +116,8 @@ def _sample(source: Source, encoder: Callable[[Unit], TokenChunk]) -> tuple[floa
         return usual
     if len(chunk.tokens) == 0:
         return usual
-    return len(chunk.tokens) / unit.size, sum(len(f.lengths) for f in chunk.fields) / len(chunk.tokens)
+    sequences = sum(len(field.lengths) for field in chunk.fields)
+    return Ratios(len(chunk.tokens) / unit.size, sequences / len(chunk.tokens))
 
 
 def free_bytes(folder: Path) -> int:
@@ -116,8 +127,8 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def check_room(folder: Path, needed: Estimate | None) -> str | None:
-    """A warning if the disk may become full.
+def check_room(folder: Path, needed: Estimate | None, option: str = "--output-path") -> str | None:
+    """A warning if the disk may become full; ``option`` chooses the place.
 
     Raises:
         AutomodelError: it certainly will: not even half of the estimate is free.
@@ -129,5 +140,5 @@ def check_room(folder: Path, needed: Estimate | None) -> str | None:
         return None
     line = f"{folder} has {binary_size(free)} free, about {binary_size(needed.bytes)} will be written"
     if free < needed.bytes // 2:
-        raise AutomodelError(line, "free some space, use another --output-path, or write less with --max-tokens")
+        raise AutomodelError(line, f"free some space, use another {option}, or write less with --max-tokens")
     return f"{line}: the disk may become full (the same command goes on from there)"

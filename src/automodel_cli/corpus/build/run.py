@@ -16,17 +16,23 @@ go, what writes them, what is said of them.
 from __future__ import annotations
 
 import functools
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
+import numpy as np
+
+from automodel_cli.corpus.build.disk_space import Estimate, Ratios, check_room, free_bytes
+from automodel_cli.corpus.build.forecast import Forecast, source_bytes, take_sample
 from automodel_cli.corpus.build.output import ManifestT, Output, TokenOutput
 from automodel_cli.corpus.build.pipeline import BadRows, NoText, Progress, Sink, run_pipeline
 from automodel_cli.corpus.build.pool import Executor, LocalExecutor
 from automodel_cli.corpus.build.tokenize import EncodeTask
-from automodel_cli.corpus.documents.source import Source
+from automodel_cli.corpus.documents.parts import PART_BYTES, find_parts
+from automodel_cli.corpus.documents.source import FileSource, Source
 from automodel_cli.corpus.formats.journal import Position
 from automodel_cli.corpus.formats.manifest import Facts, Plan
 from automodel_cli.corpus.jobs.job import Job, Runner
@@ -36,12 +42,13 @@ from automodel_cli.corpus.shuffle.shuffled_source import ShuffledSource, likely_
 from automodel_cli.corpus.tokenizer import Tokenizer
 from automodel_cli.corpus.tokenizers.engines import EngineMismatch
 from automodel_cli.errors import ConfigError
-from automodel_cli.text import plural
+from automodel_cli.text import binary_size, plural
 
 if TYPE_CHECKING:
     from automodel_cli.corpus.documents.parts import Part
     from automodel_cli.corpus.shuffle.shuffled_parts import ShuffledParts
 
+_WORTH_FORECAST_BYTES = 64 << 20  # less takes seconds
 ProgressCallback = Callable[[Progress], None]
 Say = Callable[[str], None]
 
@@ -74,6 +81,7 @@ class TokenSettings(Settings, Protocol):
     shuffle_memory: int
     chunk_size: int
     prefetch: int
+    cost_per_hour: float | None
 
 
 WriterT = TypeVar("WriterT", bound=Sink)
@@ -99,12 +107,14 @@ class Elsewhere:
 
     Attributes:
         open_job: opens the job in another process; can be pickled.
+        slots: tasks at a time, where that is known before.
         role: what this process was started for: ``all`` of it, a ``share`` of a stage (others do theirs at the same
             time, and none of them takes the lock), or the ``rest`` of what others began.
     """
 
     runner: Runner
     open_job: Callable[[], Job]
+    slots: int | None = None
     role: Literal["all", "share", "rest"] = "all"
 
     def run(self, job: Job) -> bool:
@@ -131,6 +141,9 @@ class Build(ABC, Generic[SettingsT, ManifestT]):
     @abstractmethod
     def say_plan(self) -> None:
         """For a dry run."""
+
+    def say_forecast(self, elsewhere: Elsewhere | None) -> None:
+        """How long it will take, where a look at some of the text tells."""
 
     @abstractmethod
     def make(self) -> BuildResult[ManifestT]:
@@ -162,6 +175,7 @@ class Build(ABC, Generic[SettingsT, ManifestT]):
         output = self.output
         if self.cfg.dry_run:
             self.say_plan()
+            self.say_forecast(elsewhere)
             return BuildResult(output.place, None)
         if elsewhere is not None and elsewhere.role == "share":
             elsewhere.run(self.job())
@@ -182,6 +196,8 @@ class Build(ABC, Generic[SettingsT, ManifestT]):
 
     def _make_in_tasks(self, elsewhere: Elsewhere) -> BuildResult[ManifestT]:
         job = self.job()
+        if elsewhere.role == "all":
+            self.say_forecast(elsewhere)
         return job.finish() if elsewhere.run(job) else BuildResult(self.output.place, None)
 
 
@@ -219,9 +235,6 @@ class TokenBuild(Build[TokenSettingsT, ManifestT], Generic[TokenSettingsT, Manif
     @abstractmethod
     def publish(self, writer: WriterT, bad_rows: BadRows) -> None:
         """Write the manifest."""
-
-    def check_room(self, *, copies: int = 1) -> None:
-        """Before a run begins from nothing: is there disk space, where all ids will be written so many times?"""
 
     # ------------------------------------------------------------------ of each format, for a run in tasks
 
@@ -274,9 +287,69 @@ class TokenBuild(Build[TokenSettingsT, ManifestT], Generic[TokenSettingsT, Manif
         self.engine = self.tokenizer.use_engine("reference")
         self.task = replace(self.task, engine="reference")
 
-    def say_workers(self) -> None:
-        """The last line of a dry run."""
-        self.say(f"would tokenize in {plural(max(1, self.num_workers), 'process', 'processes')}")
+    @abstractmethod
+    def estimate(self, *, copies: int = 1, ratios: Ratios | None = None) -> Estimate | None:
+        """What will be written; ``copies`` times all ids will be on the disk at once."""
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether all of it is on the disk at once, though files that go to object storage leave it when finished."""
+        return self.cfg.shuffle
+
+    def check_room(self, *, copies: int = 1) -> None:
+        """Before a run begins from nothing: is there disk space, where all ids will be written so many times?
+
+        Raises:
+            AutomodelError: there certainly is not.
+        """
+        if self.output.mirror is not None and copies == 1 and not self.keeps_all:
+            return
+        if warning := check_room(self.output.folder, self.estimate(copies=copies), self.output.option):
+            self.say(warning)
+
+    def say_forecast(self, elsewhere: Elsewhere | None) -> None:
+        """How many processes or tasks there will be and, where that is worth a sample, how long they take."""
+        source, price = self.source, self.cfg.cost_per_hour
+        if elsewhere is None:
+            self.say(f"would tokenize in {plural(max(1, self.num_workers), 'process', 'processes')}")
+        if not isinstance(source, FileSource) or self.cfg.shuffle:  # a shuffle takes a time of its own
+            return
+        if elsewhere is None and price is None and source_bytes(source) < _WORTH_FORECAST_BYTES:
+            return
+        try:
+            forecast = self._forecast(source, elsewhere)
+        except EngineMismatch:  # the run finds it too, and knows what to do
+            return
+        if forecast is None:
+            return
+        for line in forecast.lines(price):
+            self.say(line)
+        needed = self.estimate(copies=1 if elsewhere is None else 2, ratios=forecast.sample.ratios)
+        if needed is not None:
+            free = binary_size(free_bytes(self.output.folder))
+            self.say(f"would need {binary_size(needed.bytes)} at {self.output.folder}, where {free} are free")
+
+    def _forecast(self, source: FileSource, elsewhere: Elsewhere | None) -> Forecast | None:
+        cfg = self.cfg
+        executor, clock = self.executor, time.perf_counter
+        workers: int | None = max(1, self.num_workers)
+        parts: list[int] | None = None
+        if elsewhere is not None:
+            executor, clock = LocalExecutor(1), time.process_time
+            workers = elsewhere.slots
+            parts = [part.bytes for part in find_parts(source, cfg.chunk_size, PART_BYTES)]
+        sample = take_sample(
+            source,
+            self.task,
+            self.tokenizer,
+            executor,
+            self.recorder,
+            chunk_documents=cfg.chunk_size,
+            near=self.output.folder,
+            clock=clock,
+        )
+        itemsize = np.dtype(self.task.dtype).itemsize
+        return None if sample is None else Forecast(sample, cfg.max_tokens, itemsize, workers, parts)
 
     @property
     def executor(self) -> Executor:

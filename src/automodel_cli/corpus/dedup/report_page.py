@@ -15,7 +15,7 @@ from automodel_cli.corpus.dedup.report import DedupReport, ShownCluster
 from automodel_cli.plain_text import without_controls
 from automodel_cli.text import plural
 
-_SHOWN_WORDS = 160
+_SHOWN_WORDS, _WORDS_BEFORE = 120, 15
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --bar: #4a7fb5; --mark: #e8a33d66; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
@@ -86,7 +86,7 @@ def _totals(report: DedupReport) -> str:
     told = f"<p>{plural(report.bad_rows, 'row')} without usable text; {report.bytes / 1e6:,.1f} MB were written.</p>"
     if (near := report.near_options) is not None:
         told += (
-            f"<p>Near-duplicates: Jaccard similarity of sets of {escape(near['shingles'])} from "
+            f"<p>Near-duplicates: Jaccard similarity of sets of runs of {escape(near['shingles'])} from "
             f"{near['threshold']} on; candidates by {near['bands']} bands of {near['rows']} MinHash values, decided by "
             f"{'their exact similarity' if near['verification'] == 'exact' else 'what their signatures estimate'}.</p>"
         )
@@ -151,15 +151,17 @@ def _cluster(cluster: ShownCluster) -> str:
 
 
 def marked(first: str, second: str) -> tuple[str, str]:
-    """The first words of both as HTML; what the other one does not have is marked."""
-    a, b = re.findall(r"\s*\S+", without_controls(first)), re.findall(r"\s*\S+", without_controls(second))
-    a, b = a[:_SHOWN_WORDS], b[:_SHOWN_WORDS]
+    """Some words of both, from before their first difference on, as HTML; what the other one lacks is marked."""
+    a, b = (re.findall(r"\s*\S+", without_controls(text)) for text in (first, second))
+    same = next((k for k, (one, other) in enumerate(zip(a, b, strict=False)) if one != other), 0)
+    start = same - _WORDS_BEFORE if same > 2 * _WORDS_BEFORE else 0
+    a, b = (["…"] * (start > 0) + words[start : start + _SHOWN_WORDS] for words in (a, b))
     left, right = [], []
     for kind, i, j, k, m in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
         one, other = escape("".join(a[i:j])), escape("".join(b[k:m]))
-        same = kind == "equal"
-        left.append(one if same or not one else f"<mark>{one}</mark>")
-        right.append(other if same or not other else f"<mark>{other}</mark>")
+        is_same = kind == "equal"
+        left.append(one if is_same or not one else f"<mark>{one}</mark>")
+        right.append(other if is_same or not other else f"<mark>{other}</mark>")
     return "".join(left), "".join(right)
 
 

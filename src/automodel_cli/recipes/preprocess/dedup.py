@@ -40,7 +40,7 @@ from automodel_cli.errors import AutomodelError, ConfigError, DataError
 from automodel_cli.processes import cores
 from automodel_cli.text import binary_size, plural
 
-_WORTH_WORKERS_BYTES = 32 << 20  # below, starting processes takes longer
+_WORTH_WORKERS_BYTES = 16 << 20  # below, starting processes takes longer
 
 
 def run(cfg: DedupConfig, *, arguments: Sequence[str] = (), progress: ProgressCallback, say: Say) -> DedupResult:
@@ -150,7 +150,7 @@ def work_in_words(spec: DedupSpec, size: ExpectedSize) -> list[str]:
         )
         lines.append(f"a pair becomes a candidate with probability {chances}")
     if spec.filters is not None:
-        lines.append(f"filters: {', '.join(spec.filters.names)}")
+        lines.append(f"filters: {', '.join(dict.fromkeys(name.partition(' ')[0] for name in spec.filters.names))}")
     disk = f"up to {binary_size(work_bytes(spec, size))} of temporary files and {binary_size(size.bytes)} of documents"
     lines.append(f"takes {disk}; {binary_size(spec.memory_bytes)} of memory for each process")
     return lines

@@ -14,7 +14,7 @@ from typing import Any
 from automodel_cli.assembly.runners import elsewhere
 from automodel_cli.config.schema.megatron import PreprocessMegatronConfig
 from automodel_cli.config.schema.preprocess import unusual_reading
-from automodel_cli.corpus.build.disk_space import Estimate, check_room, estimate, free_bytes
+from automodel_cli.corpus.build.disk_space import Estimate, Ratios, estimate, free_bytes
 from automodel_cli.corpus.build.megatron_output import MegatronOutput
 from automodel_cli.corpus.build.megatron_sink import MegatronLayout, MegatronSink
 from automodel_cli.corpus.build.mirror import Place
@@ -89,8 +89,7 @@ class _Megatron(TokenBuild[PreprocessMegatronConfig, MegatronManifest, MegatronS
             "keep_newlines": sentences and sentences.keep_newlines,
         }
 
-    def estimate(self, copies: int = 1) -> Estimate | None:
-        """What will be written."""
+    def estimate(self, *, copies: int = 1, ratios: Ratios | None = None) -> Estimate | None:
         cfg, layout = self.cfg, self.output.layout
         return estimate(
             self.source,
@@ -99,13 +98,12 @@ class _Megatron(TokenBuild[PreprocessMegatronConfig, MegatronManifest, MegatronS
             max_tokens=None if cfg.max_tokens is None else cfg.max_tokens * len(layout.keys),
             copies=2 if cfg.shards else copies,
             keeps_text=cfg.shuffle,
+            ratios=ratios,
         )
 
-    def check_room(self, *, copies: int = 1) -> None:
-        if self.output.mirror is not None and copies == 1 and not (self.cfg.shards or self.cfg.shuffle):
-            return  # finished files leave the disk
-        if warning := check_room(self.output.folder, self.estimate(copies)):
-            self.say(warning)
+    @property
+    def keeps_all(self) -> bool:
+        return self.cfg.shuffle or self.cfg.shards is not None
 
     def say_plan(self) -> None:
         """The lines of a dry run."""
@@ -131,7 +129,6 @@ class _Megatron(TokenBuild[PreprocessMegatronConfig, MegatronManifest, MegatronS
             say(f"would make {amount} for each of {', '.join(layout.keys)}, from {first}.bin on")
         elif len(files) > 3:
             say(f"... up to number {len(files) - 1}")
-        self.say_workers()
 
     def sources_of_parts(self) -> list[str] | None:
         """The input file of each part, where each has one."""

@@ -20,6 +20,7 @@ from automodel_cli.config.schema.preprocess import (
     unusual_reading,
 )
 from automodel_cli.corpus.build.corpus_writer import CorpusLayout, CorpusWriter
+from automodel_cli.corpus.build.disk_space import Estimate, Ratios, estimate
 from automodel_cli.corpus.build.mirror import Place
 from automodel_cli.corpus.build.nanogpt_output import NanogptOutput
 from automodel_cli.corpus.build.output import work_path
@@ -112,7 +113,18 @@ class _Nanogpt(TokenBuild[PreprocessNanogptConfig, CorpusManifest, CorpusWriter]
         say(f"would write {amount} as {layout.dtype} to {self.output.shown(path)}, {separator}")
         if self.rule.rule != "none":
             say(f"would write validation tokens to {layout.shard_path('val', 0).name} (by {self.rule.rule})")
-        self.say_workers()
+
+    def estimate(self, *, copies: int = 1, ratios: Ratios | None = None) -> Estimate | None:
+        cfg = self.cfg
+        return estimate(
+            self.source,
+            self.task.open(),
+            itemsize=self.output.layout.dtype.itemsize,
+            max_tokens=cfg.max_tokens,
+            copies=copies,
+            keeps_text=cfg.shuffle,
+            ratios=ratios,
+        )
 
     def likely_tokens(self) -> int | None:
         """A guess from the bytes: four to a token, one for bytes and characters."""

@@ -22,6 +22,7 @@ from automodel_cli.corpus.formats.manifest import (
     MANIFEST_NAME,
     CorpusFile,
     CorpusManifest,
+    ListedFile,
     find_manifest,
     read_corpus_manifest,
 )
@@ -35,7 +36,6 @@ from automodel_cli.corpus.formats.nanogpt_bin import (
     read_bos_index,
 )
 from automodel_cli.corpus.formats.verify_report import FileReport, VerifyReport
-from automodel_cli.corpus.shuffle.document_files import DocumentFile
 from automodel_cli.corpus.shuffle.document_folder import DocumentsManifest
 from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
 from automodel_cli.data.megatron.index_cache import CACHE_FOLDER, STAMP_SUFFIX, check_folder
@@ -149,7 +149,7 @@ def _verify_file(cfg: VerifyConfig, path: Path, progress: ProgressCallback) -> V
 def _check_listed(
     report: VerifyReport,
     folder: Path,
-    files: Sequence[CorpusFile | DocumentFile],
+    files: Sequence[ListedFile],
     progress: ProgressCallback,
 ) -> None:
     """Size and hash of every file against the manifest."""
