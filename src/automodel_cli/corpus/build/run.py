@@ -179,9 +179,10 @@ class Build(ABC, Generic[SettingsT, ManifestT]):
             elsewhere.run(self.job())
             return BuildResult(output.folder, None)
         make_folder(output.folder, output.option)
-        overwrite = self.cfg.overwrite and (elsewhere is None or elsewhere.role == "all")
+        is_rest = elsewhere is not None and elsewhere.role == "rest"
+        overwrite = self.cfg.overwrite and not is_rest
         busy = f"another process is writing {output.what} to {output.folder}"
-        with exclusive_lock(output.lock_path, busy=busy):
+        with exclusive_lock(output.lock_path, busy=busy, wait=is_rest):  # whoever submitted it may still have it
             if not overwrite and (manifest := output.finished(self.made())) is not None:
                 self.say(f"{output.manifest_path} is already there: nothing to do")
                 return BuildResult(output.folder, manifest, already_complete=True)
