@@ -1,61 +1,34 @@
 """Stages as Slurm jobs: the files, one submission at a time, elements that are lost; stand-ins for Slurm's programs."""
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from tests.corpus.jobs import toy_command
 from tests.corpus.jobs.toy_job import ToyJob
+from tests.launch.slurm_stand_ins import install, run_jobs
 
 from automodel_cli.corpus.jobs.array_element import STAGE_VARIABLE, Element, element_of
 from automodel_cli.errors import AutomodelError, ConfigError
 from automodel_cli.launch.array_jobs import ArrayOptions, SlurmRunner
 
-ROOT = Path(__file__).parents[2]
 SUM = sum(n * n for n in range(6))
-# Runs each element in turn at once, except those that "lose" names (a machine that is gone), and gives numbers.
-SBATCH = f"""\
-#!{sys.executable}
-import os, re, subprocess, sys
-text = open(sys.argv[-1]).read()
-number = len(open("submitted.txt").readlines()) + 1 if os.path.exists("submitted.txt") else 1
-open("submitted.txt", "a").write(" ".join(sys.argv[1:-1]) + "\\n")
-if os.path.exists("refuse") and number >= int(open("refuse").read()):
-    sys.exit("sbatch: error: invalid partition specified: fast")
-print(f"{{number}};cluster")
-if os.path.exists("only-queue"):
-    sys.exit(0)
-array = re.search(r"--array=0-(\\d+)", text)
-stage = re.search(r"STAGE=(\\w+)", text)[1]
-lost = open("lose").read().split() if os.path.exists("lose") else []
-for task in range(int(array[1]) + 1) if array else [None]:
-    if f"{{stage}}.{{task}}" not in lost:
-        more = {{"SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_TASK_COUNT": str(int(array[1]) + 1)}} if array else {{}}
-        subprocess.run(["bash", sys.argv[-1]], env={{**os.environ, **more}}, stdout=sys.stderr)
-"""
 
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
     """sbatch, squeue and scancel as stand-ins, in a folder to work in."""
     monkeypatch.chdir(tmp_path)
-    Path("bin").mkdir()
-    for name, body in {
-        "sbatch": SBATCH,
-        "squeue": "#!/bin/sh\ncat queue 2>/dev/null || true\n",
-        "scancel": '#!/bin/sh\necho "$@" > cancelled\n',
-    }.items():
-        Path("bin", name).write_text(body)
-        Path("bin", name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), str(ROOT)]))
+    install(tmp_path / "bin", monkeypatch)
     return tmp_path
 
 
-def command(*words: str) -> subprocess.CompletedProcess:
-    line = [sys.executable, "-m", "tests.corpus.jobs.toy_command", "toy", "6", *words]
-    return subprocess.run(line, capture_output=True, text=True)
+def command(*words: str) -> None:
+    toy_command.main("toy", "6", *words)
+
+
+def do_jobs(lost: str = "") -> None:
+    run_jobs(lost, call=lambda words: toy_command.main(*words))
 
 
 def roles() -> list[str]:
@@ -72,59 +45,66 @@ def lines(path: Path) -> dict[str, str]:
     return {name: value for name, _, value in (line.partition("=") for line in found)}
 
 
-def test_the_arrays_do_all_and_the_last_job_finishes(slurm):
-    done = command("submit")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [
+def test_the_arrays_do_all_and_the_last_job_finishes(slurm, capsys):
+    command("submit")
+    assert capsys.readouterr().out.splitlines() == [
         "submitted squares as job 1", "submitted sums as job 2", "submitted rest as job 3",
     ]  # fmt: skip
+    do_jobs()
     assert Path("toy/total").read_text() == str(SUM)
     assert roles() == ["driver ", *(f"squares {n}" for n in range(4)), *(f"sums {n}" for n in range(4)), "rest "]
+    files = [slurm / "toy/.slurm" / name for name in ("1-squares.sbatch", "2-sums.sbatch", "3-rest.sbatch")]
     assert Path("submitted.txt").read_text().splitlines() == [
-        "--parsable", "--parsable --dependency=afterany:1", "--parsable --dependency=afterany:2",
-    ]  # fmt: skip
+        f"--parsable {files[0]}",
+        f"--parsable --dependency=afterany:1 {files[1]}",
+        f"--parsable --dependency=afterany:2 {files[2]}",
+    ]
     ran = ToyJob(Path("toy")).ran()
     assert len(ran) == len(set(ran)) == 9  # nothing twice
 
 
 def test_what_lost_elements_leave_is_done_by_the_next_jobs(slurm):
-    Path("lose").write_text("squares.0 squares.3 sums.1")
-    assert command("submit").returncode == 0
+    command("submit")
+    do_jobs(lost="squares.0 squares.3 sums.1")
     assert Path("toy/total").read_text() == str(SUM)
     ran = ToyJob(Path("toy")).ran()
     assert sorted(ran) == sorted([f"squares {n}" for n in range(6)] + [f"sums {n}" for n in range(3)])
 
 
-def test_files_by_hand_are_the_same_and_are_submitted_once(slurm):
-    done = command()
+def test_files_by_hand_are_the_same_and_are_submitted_once(slurm, capsys):
+    command()
     assert (
-        done.stdout == f"wrote 3 batch files to {slurm}/toy/.slurm; submit them with: sh {slurm}/toy/.slurm/submit.sh\n"
+        capsys.readouterr().out
+        == f"wrote 3 batch files to {slurm}/toy/.slurm; submit them with: sh {slurm}/toy/.slurm/submit.sh\n"
     )
     assert not Path("submitted.txt").exists()
     by_hand = subprocess.run(["sh", "toy/.slurm/submit.sh"], capture_output=True, text=True)
     assert by_hand.returncode == 0, by_hand.stderr
+    do_jobs()
     assert Path("toy/total").read_text() == str(SUM)
     again = subprocess.run(["sh", "toy/.slurm/submit.sh"], capture_output=True, text=True)
     assert (again.returncode, again.stderr) == (1, "submitted already: squares 1 sums 2 rest 3 \n")
 
 
-def test_jobs_that_wait_are_left_alone_and_those_that_are_over_are_followed(slurm):
-    Path("only-queue").touch()
+def test_jobs_that_wait_are_left_alone_and_those_that_are_over_are_followed(slurm, capsys):
     command("submit")
     Path("queue").write_text("7\n2\n")
-    again = command("submit")
-    assert again.stdout == "1 job of this run did not end yet: nothing to submit; see squeue --jobs 2\n"
+    capsys.readouterr()
+    command("submit")
+    assert capsys.readouterr().out == "1 job of this run did not end yet: nothing to submit; see squeue --jobs 2\n"
     Path("queue").write_text("7\n")
-    Path("only-queue").unlink()
-    last = command("submit")
-    assert last.stdout.startswith("the jobs 1, 2, 3 are over, and not all is done (their output is in logs);")
+    command("submit")
+    assert capsys.readouterr().out.startswith(
+        "the jobs 1, 2, 3 are over, and not all is done (their output is in logs);"
+    )
+    do_jobs()
     assert Path("toy/total").read_text() == str(SUM)
 
 
 def test_what_sbatch_refuses_is_taken_back(slurm):
     Path("refuse").write_text("2")
-    done = command("submit")
-    assert done.returncode != 0 and "invalid partition specified: fast" in done.stderr
+    with pytest.raises(AutomodelError, match="invalid partition specified: fast"):
+        command("submit")
     assert Path("cancelled").read_text() == "1\n"
     assert not Path("toy/.slurm/submitted").exists()
 

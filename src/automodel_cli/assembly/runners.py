@@ -36,8 +36,8 @@ def elsewhere(
         arguments: the command line, without the program: what the jobs of Slurm run.
 
     Raises:
-        ConfigError: what the runner needs is not installed; or the environment says that this is an element of an
-            array, and it is none.
+        ConfigError: what the runner needs is not installed, an option cannot stand in a batch file, or the environment
+            says that this is an element of an array, and it is none.
     """
     if cfg.runner == "local":
         return None
@@ -65,6 +65,7 @@ def elsewhere(
         submit=cfg.submit,
     )
     runner = SlurmRunner(options, output.batch_folder, own_command(arguments), say)
+    runner.check()
     return Elsewhere(runner, opener, cfg.slurm_tasks * processes)
 
 

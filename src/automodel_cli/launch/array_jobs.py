@@ -69,6 +69,14 @@ class SlurmRunner:
     command: Sequence[str]
     say: Callable[[str], None]
 
+    def check(self) -> None:
+        """Before anything is begun.
+
+        Raises:
+            ConfigError: an option cannot stand in a batch file.
+        """
+        self._batch_file(REST, 1)
+
     def run(self, job: Job, open_job: Callable[[], Job]) -> bool:
         """Files for what is not done, unless jobs for it are there; True where all is done already.
 

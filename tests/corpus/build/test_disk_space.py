@@ -54,6 +54,6 @@ def test_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert check_room(folder, None) is None
     assert check_room(folder, Estimate(10**9, 1)) is None
     warning = check_room(folder, Estimate(2 * 10**9, 1))
-    assert warning is not None and "953 MiB free, about 1.9 GiB" in warning
-    with pytest.raises(AutomodelError, match=r"953 MiB free, about 2\.0 GiB"):
+    assert warning is not None and "954 MiB free, about 1.9 GiB" in warning
+    with pytest.raises(AutomodelError, match=r"954 MiB free, about 2\.0 GiB"):
         check_room(folder, Estimate(2_100_000_000, 1))

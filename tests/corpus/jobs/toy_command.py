@@ -28,7 +28,7 @@ def main(folder: str, count: str, *more: str) -> None:
         runner = LocalRunner(1, lambda event: None, print)
     else:
         options = ArrayOptions("toy", 4, 1, "5", "logs", submit="submit" in more)
-        command = [sys.executable, "-m", "tests.corpus.jobs.toy_command", *sys.argv[1:]]
+        command = [sys.executable, "-P", "-m", "tests.corpus.jobs.toy_command", folder, count, *more]
         runner = SlurmRunner(options, job.folder / ".slurm", command, print)
     with (job.folder / "roles").open("a") as roles:
         roles.write(f"{os.environ.get(STAGE_VARIABLE, 'driver')} {os.environ.get('SLURM_ARRAY_TASK_ID', '')}\n")

@@ -103,14 +103,14 @@ class Mirror:
     # ------------------------------------------------------------------------------------ beginning
 
     @contextlib.contextmanager
-    def held(self, busy: str) -> Iterator[None]:
-        """Nobody else writes there or in the local folder.
+    def held(self, busy: str, *, wait: bool = False) -> Iterator[None]:
+        """Nobody else writes there or in the local folder, for which is waited if ``wait``.
 
         Raises:
             AutomodelError: somebody does.
         """
         make_folder(self._staging, "--temp-dir")
-        with exclusive_lock(self._staging / "lock", busy=busy):
+        with exclusive_lock(self._staging / "lock", busy=busy, wait=wait):
             owner_path = self._staging / "owner"
             if not owner_path.exists():
                 write_text(owner_path, uuid.uuid4().hex)

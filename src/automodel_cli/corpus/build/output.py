@@ -77,8 +77,8 @@ class Output(ABC, Generic[ManifestT]):
         return "/".join((self.mirror.url, *path.relative_to(self.folder).parts))
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """The place is there, and nobody else writes to it.
+    def held(self, *, wait: bool = False) -> Iterator[None]:
+        """The place is there, and nobody else writes to it: ``wait`` for who does on this disk, or refuse.
 
         Raises:
             ConfigError: a file is in the way.
@@ -86,13 +86,13 @@ class Output(ABC, Generic[ManifestT]):
         """
         busy = f"another process is writing {self.what} to {self.place}"
         if self.mirror is not None:
-            with self.mirror.held(busy):
+            with self.mirror.held(busy, wait=wait):
                 names = (self.manifest_path.name, self.journal_name, self.tokenizer_name)
                 self.mirror.fetch(self.known_names, self._listed_names, *names)
                 yield
             return
         make_folder(self.folder, self.option)
-        with exclusive_lock(self.lock_path, busy=busy):
+        with exclusive_lock(self.lock_path, busy=busy, wait=wait):
             yield
 
     def _listed_names(self) -> list[str]:

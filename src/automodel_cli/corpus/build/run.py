@@ -180,8 +180,9 @@ class Build(ABC, Generic[SettingsT, ManifestT]):
         if elsewhere is not None and elsewhere.role == "share":
             elsewhere.run(self.job())
             return BuildResult(output.place, None)
-        overwrite = self.cfg.overwrite and (elsewhere is None or elsewhere.role == "all")
-        with output.held():
+        is_rest = elsewhere is not None and elsewhere.role == "rest"
+        overwrite = self.cfg.overwrite and not is_rest
+        with output.held(wait=is_rest):  # whoever submitted it may still have it
             if not overwrite and (manifest := output.finished(self.made())) is not None:
                 self.say(f"{output.shown(output.manifest_path)} is already there: nothing to do")
                 result = BuildResult(output.folder, manifest, already_complete=True)
