@@ -1,6 +1,7 @@
 """The store of a bucket against a real S3 server on loopback, with faults of networks; boto3 is the witness."""
 
 import hashlib
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -201,3 +202,15 @@ def test_identity_is_what_a_listing_says(bucket):
     assert store.list_all(bucket) == []
     written = store.put(f"{bucket}/x", b"1")
     assert store.list_all(bucket) == [written] == [ObjectInfo(f"{bucket}/x", 1, written.etag)]
+
+
+def test_a_fork_of_a_process_that_used_it_is_an_error_and_no_hang(bucket):
+    open_store(bucket).put(f"{bucket}/x", b"1")
+    child = os.fork()
+    if child == 0:
+        try:
+            open_store(bucket).read(f"{bucket}/x")
+        except RuntimeError:
+            os._exit(3)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3

@@ -180,6 +180,7 @@ class BucketStore:
 
     def _try(self, url: str, doing: str, once: Callable[[], T]) -> T:
         """Its result, after as many tries as its patience allows."""
+        _refuse_fork()
         began, pause = time.monotonic(), 0.2
         while True:
             try:
@@ -219,6 +220,21 @@ class BucketStore:
     def _generation(self, version: str | None) -> str:
         """Conditional writes go by the etag, but for Google's."""
         return version or "" if self._scheme == "gs" else ""
+
+
+_user: list[int] = []  # the process that has used the client
+
+
+def _refuse_fork() -> None:
+    """The client's threads do not survive a fork: a request would wait for ever.
+
+    Raises:
+        RuntimeError: this process was forked from one that had used it.
+    """
+    if not _user:
+        _user.append(os.getpid())
+    if _user[0] != os.getpid():
+        raise RuntimeError("object storage was used before this process was forked; start it anew (spawn)")
 
 
 class _PastEnd(AutomodelError):

@@ -154,7 +154,8 @@ class VerifyConfig(JsonOutput):
     """A corpus folder or token files to check."""
 
     path: str
-    """Corpus folder, its manifest, a token file (ours, NeMo's, nanoGPT's), or the prefix of a .bin and .idx pair."""
+    """Corpus folder, its manifest, a token file (ours, NeMo's, nanoGPT's), or the prefix of a .bin and .idx pair; or
+    the URL of a folder or manifest, whose objects are then hashed."""
     tokenizer: str | None = None
     """Tokenizer to check and decode with if there is no manifest; null: tokens are not decoded."""
     raw_dtype: Literal["uint16", "uint32", "npy"] | None = None

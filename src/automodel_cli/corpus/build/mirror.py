@@ -134,8 +134,9 @@ class Mirror:
             names: which names are those of the run; asked when the manifest or journal is here.
             listed: the names that the manifest here lists; a listing of the place may lag behind.
         """
-        self._store.abort_uploads(self.url, lambda name: names().fullmatch(name) is not None)
         state = self._read_state()
+        if state is not None:  # a run was under way, perhaps in the middle of an upload
+            self._store.abort_uploads(self.url, lambda name: names().fullmatch(name) is not None)
         if state is not None and self.folder.is_dir() and state.token in self._known_tokens():
             self.files, self._open = dict(state.files), dict(state.open)
             self._taken = set(self.files)

@@ -367,15 +367,21 @@ def _source_objects(
     named: list[tuple[str, ObjectInfo]], input_format: InputFormat, *, in_folder: bool = False
 ) -> list[SourceFile]:
     """Objects by name and content; of many, content is looked at where the name says nothing, else when it is read."""
-
-    def source_file(name: str, info: ObjectInfo) -> SourceFile:
-        shown, path = printable(name), pinned(info)
-        known = _suffix(PurePosixPath(name))[0] in _TEXT_SUFFIXES | set(_ROW_KINDS)
-        content = Content("") if len(named) > _MOST_LOOKED_AT and known else look_inside(path, shown)
-        return _known_file(path, shown, info.size, 0, content, input_format, in_folder=in_folder)
-
+    known = _TEXT_SUFFIXES | set(_ROW_KINDS)
+    few = len(named) <= _MOST_LOOKED_AT
+    paths = {name: pinned(info) for name, info in named}
+    looked_at = [name for name in paths if few or _suffix(PurePosixPath(name))[0] not in known]
     with ThreadPoolExecutor(_LOOK_AT_ONCE) as threads:
-        return list(threads.map(lambda pair: source_file(*pair), named))
+        contents = dict(
+            zip(looked_at, threads.map(lambda n: look_inside(paths[n], printable(n)), looked_at), strict=True)
+        )
+    nothing = Content("")
+    return [
+        _known_file(
+            paths[name], printable(name), info.size, 0, contents.get(name, nothing), input_format, in_folder=in_folder
+        )
+        for name, info in named
+    ]
 
 
 def _joined(datasets: Sequence[str], listings: Sequence[Listing]) -> Listing:

@@ -30,7 +30,7 @@ class FileReport:
 class VerifyReport:
     """What was found; the corpus is sound if ``problems`` is empty. Each problem names its file."""
 
-    path: Path
+    path: Path | str
     manifest: Any = None
     files: list[FileReport] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -54,7 +54,7 @@ class VerifyReport:
             return True
         return False
 
-    def compare_hash(self, path: Path, found: str, listed: str) -> None:
+    def compare_hash(self, path: Path | str, found: str, listed: str) -> None:
         """The hash of a whole file against the manifest's."""
         self.hashed += 1
         if found != listed:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from automodel_cli.config.schema.preprocess import VerifyConfig
+from automodel_cli.corpus.build.check_objects import check_objects
 from automodel_cli.corpus.formats.journal import interrupted_in_words, unfinished
 from automodel_cli.corpus.formats.manifest import (
     MANIFEST_NAME,
@@ -41,6 +42,7 @@ from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
 from automodel_cli.data.megatron.index_cache import CACHE_FOLDER, STAMP_SUFFIX, check_folder
 from automodel_cli.errors import DataError
 from automodel_cli.files import names_format
+from automodel_cli.storage.urls import is_remote, local_path
 
 ProgressCallback = Callable[[int, int, str], None]
 
@@ -51,7 +53,9 @@ def run(cfg: VerifyConfig, *, progress: ProgressCallback) -> VerifyReport:
     Raises:
         DataError: there is nothing to check.
     """
-    path = Path(cfg.path)
+    if is_remote(cfg.path):
+        return check_objects(cfg.path, progress)
+    path = Path(local_path(cfg.path))
     folder = path.parent if path.name == MANIFEST_NAME else path
     if not (folder / MANIFEST_NAME).exists() and holds_megatron_files(path):
         report = check_megatron(path, tokenizer=cfg.tokenizer, documents=cfg.documents, progress=progress)
