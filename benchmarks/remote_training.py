@@ -1,6 +1,7 @@
 """What it costs to train from object storage: opening, waiting for batches, tokens a second.
 
-A real S3 server (moto's) runs in a process of its own on this machine, so it takes part of the same cores.
+A real S3 server (moto's) runs in a process of its own on this machine, so it takes part of the same cores. It reads
+a whole object for each range of it: so the corpus is in files of 4 MB.
 
 1. Opening: a corpus of 300 shards with its manifest, by path and by URL, in a new process' first seconds: time.
 2. Waiting: batches of 32 rows x 1024 tokens for updates that take 50 ms (a sleep): what the loop waits for them
@@ -44,7 +45,7 @@ KEYS = {"AWS_ACCESS_KEY_ID": "benchmark", "AWS_SECRET_ACCESS_KEY": "benchmark", 
 DATASET = "automodel_cli.data.nanogpt_dataset.NanogptDataset"
 SHARDS, SHARD_TOKENS = 300, 20_000
 TOKENS = 40_000_000
-ROWS, SEQ_LEN, UPDATE_S, UPDATES = 32, 1024, 0.05, 200
+ROWS, SEQ_LEN, UPDATE_S, UPDATES = 32, 1024, 0.05, 150
 
 
 def write_corpus(folder: Path, shards: int, tokens: int) -> None:
@@ -184,13 +185,13 @@ def main() -> None:
 
 def measure(folder: Path, cache: Path, rounds: int, steps: int) -> None:
     """The three parts, printed as they come."""
-    for name, shards, tokens in (("shards", SHARDS, SHARD_TOKENS), ("one", 1, TOKENS)):
+    for name, shards, tokens in (("shards", SHARDS, SHARD_TOKENS), ("corpus", 20, TOKENS // 20)):
         write_corpus(folder / name, shards, tokens)
         upload(folder / name, f"s3://benchmark/{name}")
     times = opening(folder / "shards", "s3://benchmark/shards", cache)
     show(f"opening {SHARDS} shards", {one: f"{seconds:.3f} s" for one, seconds in times.items()})
 
-    local, url = str(folder / "one"), "s3://benchmark/one"
+    local, url = str(folder / "corpus"), "s3://benchmark/corpus"
     for shuffled in (False, True):
         found: dict[str, list[dict[str, float]]] = {"disk": [], "cold": [], "warm": []}
         for _ in range(3):
