@@ -11,9 +11,11 @@ from tests.data.conftest import EOT, make_corpus
 from tests.object_server import Faults, ObjectServer
 from tests.token_files import write_megatron_file, write_token_file
 
+from automodel_cli.assembly.scoring.data import open_named, validation_data
 from automodel_cli.data.megatron_dataset import MegatronPretraining
 from automodel_cli.data.mixture.dataset import Mixture
 from automodel_cli.data.nanogpt_dataset import NanogptDataset
+from automodel_cli.data.rows import places_of
 from automodel_cli.data.token_loader import TokenLoader
 from automodel_cli.errors import AutomodelError, DataError
 from automodel_cli.storage.cache.settings import CacheSettings, use_cache
@@ -177,3 +179,22 @@ def test_an_object_that_changes_while_it_is_read(bucket: str, object_server: Obj
     object_server.client().put_object(Bucket="tokens", Key="corpus/dataset.bin", Body=b"\0" * 401_024)
     with pytest.raises(DataError, match=r"s3://tokens/corpus/dataset\.bin"):
         _batches(remote, 5)
+
+
+def test_a_row_is_told_by_the_url_of_its_file(bucket: str, object_server: ObjectServer, tmp_path: Path) -> None:
+    make_corpus(tmp_path / "corpus", {"dataset.bin": _tokens(5_000, 1)})
+    _upload(object_server, tmp_path / "corpus", "corpus/")
+    (pieces,) = places_of(NanogptDataset(f"{bucket}/corpus", 64), np.array([3]))
+    assert [piece.to_json()["file"] for piece in pieces] == ["s3://tokens/corpus/dataset.bin"]
+    assert pieces[0].documents[0].number is not None  # from the .bos.idx, which came along
+
+
+def test_files_are_scored_by_url(bucket: str, object_server: ObjectServer, tmp_path: Path) -> None:
+    make_corpus(tmp_path / "corpus", {"dataset.bin": _tokens(5_000, 1), "val.bin": _tokens(3_000, 2)})
+    write_megatron_file(tmp_path / "a_text_document", [[list(range(50))]] * 40, dtype="uint16")
+    _upload(object_server, tmp_path)
+    assert open_named(f"{bucket}/corpus", 64).describe().tokens == 3_000
+    assert open_named(f"{bucket}/corpus/dataset.bin", 64).describe().tokens == 5_000
+    assert open_named(f"{bucket}/a_text_document", 16).describe().tokens == 2_000
+    trained_as = {"dataset": {"file_pattern": f"{bucket}/corpus/dataset.bin"}}
+    assert validation_data(trained_as) == (f"{bucket}/corpus/val.bin",)

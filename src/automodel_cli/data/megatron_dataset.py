@@ -34,6 +34,7 @@ from automodel_cli.data.megatron.origin import TokenizerProvenance
 from automodel_cli.data.megatron.parts import Part, fingerprint, open_parts
 from automodel_cli.data.megatron.paths import (
     Blend,
+    fetch_indices,
     names_megatron_files,
     prefixes_of_manifest,
     read_paths,
@@ -68,9 +69,10 @@ class MegatronPretraining(TokenFileDataset):
         self.create_attention_mask = options.create_attention_mask
         keep_partial = self.split == "valid" and not options.drop_last_partial_validation_sequence
         view = _view(options.object_storage_config)
-        self._blend: Blend = read_paths(options.paths, self.split, view)
-        self.bounds = self._bounds(options.split)
-        self.parts: list[Part] = open_parts(self._blend.prefixes, self.bounds, view)
+        with view.errors_by_url():
+            self._blend: Blend = read_paths(options.paths, self.split, view)
+            self.bounds = self._bounds(options.split)
+            self.parts: list[Part] = open_parts(self._blend.prefixes, self.bounds, view)
         super().__init__([part.file.tokens for part in self.parts], "auto" if options.mmap_bin_files else False)
         self.origin = TokenizerProvenance(self.parts, options.tokenizer)
         self.notes: list[str] = list(self.origin.notes)
@@ -114,9 +116,11 @@ class MegatronPretraining(TokenFileDataset):
     ) -> MegatronPretraining | None:
         """Prefixes, folders of pairs, patterns and manifests, each read as one text."""
         view = LocalView()
-        if not names_megatron_files(view.place(name)):
+        place = view.place(name)
+        fetch_indices(view, place)
+        if not names_megatron_files(place):
             return None
-        prefixes = {"validation": [view.name(Path(one)) for one in prefixes_of_manifest(view.place(name))]}
+        prefixes = {"validation": [view.name(Path(one)) for one in prefixes_of_manifest(place)]}
         return cls(prefixes, seq_len, splits_to_build="validation", order="file")
 
     # ------------------------------------------------------------------------------------------ building

@@ -20,11 +20,12 @@ class Piece:
 
     stretch: Stretch
     documents: Sequence[Document]
+    file: str  # its path or URL
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; positions count tokens of the file from 0, ``end`` is one past the last."""
         documents = [{"number": one.number, "start": one.start} for one in self.documents]
-        place = {"file": str(self.stretch.file), "first_token": self.stretch.first, "end_token": self.stretch.end}
+        place = {"file": self.file, "first_token": self.stretch.first, "end_token": self.stretch.end}
         source = {} if self.stretch.source is None else {"source": self.stretch.source}
         return {**source, **place, "documents": documents}
 
@@ -48,7 +49,7 @@ def places_of(dataset: Any, samples: np.ndarray) -> list[list[Piece]]:
 
 def _piece(dataset: TokenFileDataset, stretch: Stretch) -> Piece:
     number = dataset.file_number(stretch.file)
-    return Piece(stretch, dataset.documents(number, stretch.first, stretch.end))
+    return Piece(stretch, dataset.documents(number, stretch.first, stretch.end), dataset.files[number].name)
 
 
 def read_rows(dataset: Any, samples: np.ndarray) -> list[Row]:

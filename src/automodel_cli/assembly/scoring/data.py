@@ -17,6 +17,8 @@ from automodel_cli.corpus.formats.manifest import MANIFEST_NAME, find_manifest, 
 from automodel_cli.data.interface import DataSource, WindowDataset
 from automodel_cli.errors import AutomodelError, ConfigError
 from automodel_cli.json_files import read_yaml
+from automodel_cli.storage.cache.local_view import LocalView
+from automodel_cli.storage.urls import is_remote
 
 
 def training_config(checkpoint: Path) -> dict[str, Any]:
@@ -124,7 +126,7 @@ def validation_data(trained_as: Mapping[str, Any]) -> tuple[str, ...]:
     """
     given = [_section(trained_as, name).get("file_pattern") for name in _validation_sections(trained_as)]
     patterns = [pattern for item in given for pattern in (item if isinstance(item, list) else [item])]
-    found = [pattern for pattern in patterns if isinstance(pattern, str) and expand(pattern)]
+    found = [pattern for pattern in patterns if isinstance(pattern, str) and (is_remote(pattern) or expand(pattern))]
     found = found or _validation_split(_section(trained_as, "dataset").get("file_pattern"))
     if not found:
         raise ConfigError(
@@ -147,10 +149,11 @@ def _validation_split(pattern: Any) -> list[str]:
     """The first validation shard beside training files, by their manifest: a first shard stands for its split."""
     if not isinstance(pattern, str):
         return []
-    token_file = min(expand(pattern), default=None)
+    view = LocalView()
+    token_file = min(expand(view.place(pattern)), default=None)
     if token_file is None:
         return []
     is_corpus = (token_file / MANIFEST_NAME).is_file()
     manifest = read_corpus_manifest(token_file) if is_corpus else find_manifest(token_file)
     files = manifest.token_files("val") if manifest is not None else ()
-    return [str(manifest.path(file)) for file in files[:1]] if manifest is not None else []
+    return [view.name(manifest.path(file)) for file in files[:1]] if manifest is not None else []

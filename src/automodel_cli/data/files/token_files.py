@@ -42,7 +42,6 @@ from automodel_cli.errors import DataError
 from automodel_cli.files import hash_bytes
 from automodel_cli.storage.cache.local_view import LocalView
 from automodel_cli.storage.cache.remote_file import RemoteFile, RemoteObject
-from automodel_cli.storage.urls import is_url
 
 _SAMPLE_TOKENS = 2048
 _HELD_OUT_WORDS = {"val", "valid", "validation", "test"}
@@ -66,11 +65,16 @@ def open_token_files(file_pattern: str | Path | Sequence[str | Path], *, raw_dty
     Raises:
         DataError: no match, a damaged or empty file, or training and validation files together.
     """
+    view = LocalView()
+    with view.errors_by_url():
+        return _opened(file_pattern, raw_dtype, view)
+
+
+def _opened(file_pattern: str | Path | Sequence[str | Path], raw_dtype: str | None, view: LocalView) -> TokenFiles:
     notes: list[str] = []
     named = isinstance(file_pattern, str | Path)
     items = [str(file_pattern)] if isinstance(file_pattern, str | Path) else [str(item) for item in file_pattern]
-    view = LocalView() if any(map(is_url, items)) else None
-    items = items if view is None else list(map(view.place, items))
+    items = list(map(view.place, items))
     paths = _without_doubles([path for item in items for path in _resolve(item)], notes)
     manifests = _manifests(paths)
     known = {m.path(file): file for m in manifests.values() for file in m.token_files()}
@@ -80,7 +84,7 @@ def open_token_files(file_pattern: str | Path | Sequence[str | Path], *, raw_dty
     entries = tuple(known.get(path) for path in paths)
     _refuse_mixed_splits(paths, entries, explicit=not named and not patterns)
     dtypes = {folder: manifest.dtype for folder, manifest in manifests.items()}
-    remotes = [None] * len(paths) if view is None else list(map(view.object, paths))
+    remotes = list(map(view.object, paths))
     _stage_headers(remote for remote, entry in zip(remotes, entries, strict=True) if remote and not entry)
     files = tuple(
         _inspect(path, entry, raw_dtype or dtypes.get(path.parent), manifests.get(path.parent), remote)

@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,6 +166,17 @@ def names_megatron_files(name: str) -> bool:
         for pattern in (name, f"{name}.idx")
         for found in expand(pattern)[:2]
     )
+
+
+def fetch_indices(view: LocalView, place: str) -> None:
+    """Bring the ``.idx`` files here that ``place``, a path or pattern of ``view``, means: by them files are known."""
+
+    def is_meant(path: Path) -> bool:
+        return path.is_relative_to(place) or any(
+            fnmatch.fnmatchcase(str(path), one) for one in (place, f"{_without_suffix(place)}.idx")
+        )
+
+    view.fetch(path for path in view.paths if path.suffix == ".idx" and ".bos" not in path.suffixes and is_meant(path))
 
 
 def prefixes_of_manifest(name: str) -> list[str]:

@@ -18,17 +18,17 @@ import glob
 import os
 import posixpath
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from automodel_cli.errors import ConfigError, DataError
+from automodel_cli.errors import AutomodelError, ConfigError, DataError
 from automodel_cli.files import disk_errors_named, hash_file
 from automodel_cli.storage.cache.remote_file import RemoteObject
 from automodel_cli.storage.cache.settings import CacheSettings, cache_in_use
 from automodel_cli.storage.opening import open_store
-from automodel_cli.storage.urls import Address, is_remote, join_url, local_path, parent_url, split_url
+from automodel_cli.storage.urls import SCHEMES, Address, is_remote, join_url, local_path, parent_url, split_url
 
 _AT_ONCE = 16
 _MOST_OBJECTS = 200_000
@@ -112,6 +112,22 @@ class LocalView:
         """What people call ``path``: the URL that it shows; of a local file the path."""
         return self.url(path) if self._objects and path.is_relative_to(self._root) else str(path)
 
+    @property
+    def paths(self) -> Sequence[Path]:
+        """All that is shown."""
+        return list(self._objects)
+
+    @contextlib.contextmanager
+    def errors_by_url(self) -> Iterator[None]:
+        """Let errors name URLs where they name paths of this view."""
+        try:
+            yield
+        except AutomodelError as error:
+            if not self._objects:
+                raise
+            told = [_by_url(text, str(self._root)) for text in (error.message, error.hint)]
+            raise type(error)(*told) from error
+
     def url(self, path: Path) -> str:
         """The URL that a path of this view shows."""
         scheme, *rest = path.relative_to(self._root).parts
@@ -190,6 +206,12 @@ class LocalView:
 
     def _copy(self, remote: RemoteObject) -> None:
         _copy(remote, self._path(split_url(remote.url)))
+
+
+def _by_url(text: str, root: str) -> str:
+    for scheme in SCHEMES:
+        text = text.replace(f"{root}/{scheme}/", f"{scheme}://")
+    return text
 
 
 def fetch_beside(remotes: Iterable[RemoteObject | None], paths: Iterable[Path]) -> None:

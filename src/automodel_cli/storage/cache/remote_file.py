@@ -1,19 +1,19 @@
 """Random access to remote files: by chunks kept on the disk, fetched ahead by threads where that was announced.
 
 A reader asks for bytes; what was announced (``expect``) is there or on its way, the rest is fetched while it waits.
-Rows that lie alone, one of a chunk, are fetched by themselves: a chunk for each would be a thousand times what is
-needed. The chunks then come in the background, one after another, where all of the data has room in the cache.
+Rows in file order bring chunks. Rows all over the files are fetched by themselves, as a chunk for each would be a
+thousand times what is needed; chunks then come in the background, one after another, where all have room in the cache.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import os
 import queue
 import threading
-import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -30,7 +30,9 @@ _MOST_OPEN = 256  # chunks whose files are held open
 _MOST_IN_MEMORY_BYTES = 256 << 20  # of chunks that the disk does not take
 _MOST_COMING = 256  # requests that wait or are under way
 _MOST_STAGED = 8192
-_RECENT = 64  # chunks of single rows: the second row of one brings it
+_RECENT = 64  # places where rows were expected lately
+_CLOSE_ROWS = 64  # rows so close to each other are read in order: ranks take turns
+_SOON, _LATER = 0, 1
 _log = logging.getLogger(__name__)
 Range = tuple[int, int]  # first byte, one past the last
 
@@ -139,8 +141,10 @@ class Fetcher:
         self._open: OrderedDict[Chunk, OpenChunk] = OrderedDict()
         self._coming: dict[Chunk, Future[OpenChunk]] = {}
         self._staged: OrderedDict[tuple[str, Range], Future[bytes]] = OrderedDict()
-        self._recent: OrderedDict[Chunk, None] = OrderedDict()
-        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._recent: OrderedDict[tuple[str, int], None] = OrderedDict()  # where rows were expected
+        self.has_staged = False  # whether rows were fetched by themselves
+        self._work: queue.PriorityQueue[tuple[int, int, Callable[[], None]]] = queue.PriorityQueue()
+        self._number = itertools.count()
         self._threads = 0
         self._filling: threading.Thread | None = None
 
@@ -209,33 +213,30 @@ class Fetcher:
 
     def expect(self, rows: Sequence[tuple[RemoteObject, Range]]) -> int:
         """Fetch what these reads will need; how many requests that takes."""
-        size = self.cache.chunk_bytes
-        chunks_of = [range(start // size, (stop - 1) // size + 1) for _, (start, stop) in rows]
-        wanted = Counter((one.key, n) for (one, _), numbers in zip(rows, chunks_of, strict=True) for n in numbers)
-        requests = 0
-        for (remote, bytes_range), numbers in zip(rows, chunks_of, strict=True):
-            missing = [n for n in numbers if not self._is_near((remote.key, n))]
-            alone = [n for n in missing if self._is_alone((remote.key, n), wanted[remote.key, n])]
-            if alone and len(alone) == len(numbers):
-                requests += self.stage(remote, bytes_range)
-                continue
-            requests += sum(self._fetch_ahead(remote, number) for number in missing)
+        size, requests = self.cache.chunk_bytes, 0
+        for remote, (start, stop) in rows:
+            follows = self._follows(remote, start, stop)
+            numbers = range(start // size, (stop - 1) // size + 1)
+            missing = [number for number in numbers if not self._is_near((remote.key, number))]
+            if missing and not follows and not all(self.store.has((remote.key, number)) for number in missing):
+                requests += self.stage(remote, (start, stop))
+            else:
+                requests += sum(self._fetch_ahead(remote, number) for number in missing)
         return requests
 
     def _is_near(self, chunk: Chunk) -> bool:
         return chunk in self._open or chunk in self._coming
 
-    def _is_alone(self, chunk: Chunk, rows: int) -> bool:
-        """Whether so far one row of a chunk is needed that is not on the disk."""
-        if rows > 1 or self.store.has(chunk):
-            return False
+    def _follows(self, remote: RemoteObject, start: int, stop: int) -> bool:
+        """Whether rows lately expected lie close before this one or after it, as where files are read in order."""
+        place = start // (_CLOSE_ROWS * max(stop - start, 1))
         with self._lock:
-            if chunk in self._recent:
-                return False
-            self._recent[chunk] = None
+            found = any((remote.key, one) in self._recent for one in (place - 1, place, place + 1))
+            self._recent[remote.key, place] = None
+            self._recent.move_to_end((remote.key, place))
             if len(self._recent) > _RECENT:
                 self._recent.popitem(last=False)
-        return True
+        return found
 
     def stage(self, remote: RemoteObject, bytes_range: Range) -> int:
         """Fetch just these bytes for one read; 1 where that takes a request, else 0."""
@@ -247,7 +248,8 @@ class Fetcher:
             self._staged[key] = coming
             if len(self._staged) > _MOST_STAGED:
                 self._staged.popitem(last=False)
-        self._put(lambda: _settle(coming, lambda: _read(remote, bytes_range)))
+        self.has_staged = True
+        self._put(_SOON, lambda: _settle(coming, lambda: _read(remote, bytes_range)))
         return 1
 
     def _fetch_ahead(self, remote: RemoteObject, number: int) -> int:
@@ -265,7 +267,7 @@ class Fetcher:
             with self._lock:
                 self._coming.pop(chunk, None)
 
-        self._put(work)
+        self._put(_LATER, work)
         return 1
 
     def fill(self, files: Sequence[RemoteObject]) -> None:
@@ -277,17 +279,10 @@ class Fetcher:
             self._filling = threading.Thread(target=self._fill, args=(files,), name="cache fill", daemon=True)
         self._filling.start()
 
-    @property
-    def has_staged(self) -> bool:
-        """Whether single rows were fetched by themselves lately."""
-        return bool(self._recent)
-
     def _fill(self, files: Sequence[RemoteObject]) -> None:
         try:
             for remote in files:
                 for number in range(-(-remote.size // self.cache.chunk_bytes)):
-                    while not self._work.empty():  # what is needed sooner
-                        time.sleep(0.05)
                     if not self.store.has((remote.key, number)) and isinstance(
                         self._fetched(remote, number), _InMemory
                     ):
@@ -295,17 +290,17 @@ class Fetcher:
         except AutomodelError as error:
             _log.warning("the cache is not filled further: %s", error.message)
 
-    def _put(self, work: Callable[[], None]) -> None:
+    def _put(self, when: int, work: Callable[[], None]) -> None:
         with self._lock:
             if self._threads < _THREADS:
                 self._threads += 1
                 # Daemons: a process does not wait at its end for what it will not read.
                 threading.Thread(target=self._serve, name="remote read", daemon=True).start()
-        self._work.put(work)
+        self._work.put((when, next(self._number), work))
 
     def _serve(self) -> None:
         while True:
-            self._work.get()()
+            self._work.get()[2]()
 
 
 def _settle(future: Future, make: Callable[[], object]) -> None:
