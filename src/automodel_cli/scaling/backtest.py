@@ -1,9 +1,9 @@
 """A law put to the test: what the smaller budgets would have said of the runs of the largest.
 
-Intervals by bootstrap contain the noise of runs, and take it for granted that losses follow the form of the law. Whether
-they do where it matters, beyond the budgets that it was fitted to, is seen only in runs that it was not fitted to. So the
-law is fitted once more without the largest budget, and the mean of log L minus log of its prediction, over the runs of
-that budget, is compared with what noise and the uncertainty of the fit explain.
+Intervals by bootstrap contain the noise of runs, and take it for granted that losses have the form of the law. Whether
+they have it beyond the budgets that the law was fitted to shows only in runs that it was not fitted to. So the law is
+fitted once more without the largest budget, and the mean of log L minus its prediction's log, over the runs of that
+budget, is compared with what noise and the uncertainty of the fit explain.
 """
 
 from __future__ import annotations
