@@ -82,7 +82,7 @@ def leverages(points: Points, law: Laws) -> np.ndarray:
 
 
 def noise_of_runs(points: Points, law: Laws) -> np.ndarray:
-    """Residuals of log L about a law fitted to the points, with the variance of the noise: fits bend to their points."""
+    """Residuals of log L about a law fitted to the points, with the variance of the noise: fits bend to points."""
     residuals = np.log(points.loss / law.loss(points.params, points.tokens))
     return residuals / np.sqrt(1 - leverages(points, law))
 
