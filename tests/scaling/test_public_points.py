@@ -34,6 +34,7 @@ def test_besiroglus_fit_lies_within_the_errors():
         assert found.term(name).low <= value <= found.term(name).high
     assert found.term("beta").low <= 0.3658 + 1.645 * 0.02
     assert all(one.flag == "ok" for one in found.parabolas)
+    assert found.back_test is not None and not found.back_test.is_failed
 
 
 def test_variable_projection_of_the_isoflop_extraction():

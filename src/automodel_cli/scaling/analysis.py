@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from automodel_cli.errors import DataError
+from automodel_cli.scaling.backtest import BackTest, back_test
 from automodel_cli.scaling.bootstrap import (
     Interval,
     ResampledVertices,
-    leverages,
+    noise_of_runs,
     resampled_laws,
     resampled_parabolas,
 )
@@ -131,7 +133,7 @@ class Analysis:
         def loss(law: Laws) -> np.ndarray:
             return law.loss(params, tokens)
 
-        noise = np.random.default_rng([self.seed, 3]).choice(self._residuals(), self.laws.alpha.size)
+        noise = np.random.default_rng([self.seed, 3]).choice(noise_of_runs(self.points, self.law), self.laws.alpha.size)
         run = Interval.of(loss(self.law), loss(self.laws) * np.exp(noise), self.level)
         return Prediction(params, tokens, self.interval(loss), run)
 
@@ -139,9 +141,11 @@ class Analysis:
         """log L minus the law's, of each point."""
         return np.log(self.points.loss / self.law.loss(self.points.params, self.points.tokens))
 
-    def _residuals(self) -> np.ndarray:
-        """Residuals with the variance of the noise: the fit has bent towards the points."""
-        return self.residuals() / np.sqrt(1 - leverages(self.points, self.law))
+    @cached_property
+    def back_test(self) -> BackTest | None:
+        """The runs of the largest budget against the law of the others; None with too few budgets or runs."""
+        resamples = self.laws.alpha.size
+        return back_test(self.points, level=self.level, delta=self.delta, resamples=resamples, seed=self.seed)
 
     def _sizes(self) -> list[tuple[float, float]]:
         depths = self.points.extras.get("depth", np.empty(0))
@@ -202,7 +206,7 @@ def _notes_on_law(found: Analysis) -> list[str]:
     for name, factor, exponent in (("A", law.A, law.alpha), ("B", law.B, law.beta)):
         if factor == 0 or exponent in EXPONENT_LIMITS:
             notes.append(f"the points do not determine the term of {name}: no optimum follows from this law")
-    return [*notes, *_notes_on_outliers(found), *_notes_on_form(found)]
+    return [*notes, *_notes_on_outliers(found), *(_notes_on_form(found) or _notes_on_back_test(found))]
 
 
 def _notes_on_outliers(found: Analysis) -> list[str]:
@@ -234,6 +238,18 @@ def _notes_on_form(found: Analysis) -> list[str]:
         f"the law does not describe these points: at {good[worst].budget:.3g} FLOPs the best loss lies "
         f"{np.expm1(off[worst]):+.1%} off it, and runs only {scatter:.1%} off their parabolas; do not extrapolate "
         "(runs too short or sizes too small for a power law?)"
+    ]
+
+
+def _notes_on_back_test(found: Analysis) -> list[str]:
+    """Where the law of the smaller budgets is clearly wrong about the runs of the largest."""
+    test = found.back_test
+    if test is None or not test.is_failed:
+        return []
+    return [
+        f"the law of the budgets up to {test.fitted_to:.3g} FLOPs is wrong about the next, {test.budget:.3g}: its "
+        f"{plural(test.runs, 'run')} ended {np.expm1(test.off.value):+.1%} off, more than noise explains; the law of "
+        "all budgets may be as wrong beyond them, and intervals do not contain that"
     ]
 
 

@@ -81,6 +81,12 @@ def leverages(points: Points, law: Laws) -> np.ndarray:
     return np.minimum((basis**2).sum(axis=1), 0.95)
 
 
+def noise_of_runs(points: Points, law: Laws) -> np.ndarray:
+    """Residuals of log L about a law fitted to the points, with the variance of the noise: fits bend to points."""
+    residuals = np.log(points.loss / law.loss(points.params, points.tokens))
+    return residuals / np.sqrt(1 - leverages(points, law))
+
+
 @dataclass(frozen=True)
 class ResampledVertices:
     """Refitted parabolas: log N and loss at each vertex ``[number, budgets]``, NaN where it is flagged."""

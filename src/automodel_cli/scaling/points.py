@@ -63,6 +63,13 @@ class Points:
         """The same runs with other losses."""
         return replace(self, loss=loss)
 
+    def only(self, which: np.ndarray) -> Points:
+        """The runs where ``which`` ``[n]`` is true; budgets are found anew."""
+        extras = {name: values[which] for name, values in self.extras.items()}
+        return make_points(
+            self.params[which], self.tokens[which], self.loss[which], self.flops[which], extras=extras, notes=self.notes
+        )
+
     def of_budget(self, number: int) -> np.ndarray:
         """Which points belong to a budget, ``[n]`` bool."""
         return self.group == number

@@ -46,6 +46,7 @@ def as_json(found: Analysis, optima: Sequence[Optimum], predictions: Sequence[Pr
             "size_ratios": bias.size_ratios.tolist(),
             "notable": bias.is_notable,
         },
+        "back_test": asdict(found.back_test) if found.back_test else None,
         "optima": [asdict(one) for one in optima],
         "predictions": [asdict(one) for one in predictions],
         "notes": found.notes(),

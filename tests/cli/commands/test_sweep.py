@@ -51,6 +51,7 @@ def test_tables(tmp_path, capsys):
     ):
         assert words in page
     assert "1e+21" in page and "124M" in page and "interval of a run" in page
+    assert "back-test: the law of the budgets up to 1e+19 FLOPs, and the runs of 3e+19" in page
 
 
 def test_json_recovers_the_surface(tmp_path, capsys):
@@ -64,6 +65,7 @@ def test_json_recovers_the_surface(tmp_path, capsys):
     optimum = found["optima"][0]
     assert 6 * optimum["params"]["value"] * optimum["tokens"]["value"] == pytest.approx(1e20)
     assert [one["flag"] for one in found["parabolas"]] == ["ok"] * 4
+    assert found["back_test"]["runs"] == 7 and found["back_test"]["off"]["value"] == pytest.approx(0, abs=1e-6)
 
 
 def test_json_has_no_nan(tmp_path, capsys):
@@ -76,7 +78,8 @@ def test_json_has_no_nan(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "NaN" not in text
     found = json.loads(text)
-    assert found["parabolas"] == [] and found["exponents"]["a_of_parabolas"]["value"] is None
+    assert found["parabolas"] == [] and found["back_test"] is None
+    assert found["exponents"]["a_of_parabolas"]["value"] is None
     assert any("no parabolas" in note for note in found["notes"])
 
 

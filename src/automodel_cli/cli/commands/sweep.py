@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import typer
@@ -10,10 +11,11 @@ from automodel_cli.cli import console
 from automodel_cli.cli.argv import Invocation
 from automodel_cli.cli.options import command, show_json
 from automodel_cli.config.schema.sweep import SweepFitConfig, SweepPlotConfig, SweepRunConfig
-from automodel_cli.text import short
+from automodel_cli.text import plural, short
 
 if TYPE_CHECKING:
     from automodel_cli.recipes.sweep.fit import Fit
+    from automodel_cli.scaling.analysis import Analysis
     from automodel_cli.scaling.bootstrap import Interval
 
 _EXPONENTS = {
@@ -87,6 +89,7 @@ def _show(found: Fit) -> None:
         _show_parabolas(found)
     _show_optima(found)
     _show_predictions(found)
+    _show_back_test(found.analysis)
     for number, note in enumerate(found.analysis.notes()):
         console.say("\n" * (not number) + f"note: {note}")
 
@@ -149,6 +152,18 @@ def _show_predictions(found: Fit) -> None:
     ]
     headings = ("params", "tokens", "loss", "interval", "interval of a run")
     console.table("\npredictions of the law", headings, rows, right=headings[:3])
+
+
+def _show_back_test(found: Analysis) -> None:
+    test = found.back_test
+    if test is None:
+        return
+    off, low, high = (math.expm1(value) for value in (test.off.value, test.off.low, test.off.high))
+    console.say(
+        f"\nback-test: the law of the budgets up to {test.fitted_to:.3g} FLOPs, and the runs of {test.budget:.3g}\n"
+        f"  off by {off:+.2%} on average; of a law that holds {found.level:.0%} lie within {low:+.2%} to {high:+.2%}\n"
+        f"  {test.inside} of {plural(test.runs, 'run')} inside the interval of a run"
+    )
 
 
 def _cells(interval: Interval, form: str) -> tuple[str, str]:
