@@ -4,6 +4,7 @@ folder that one run makes, byte for byte."""
 import gzip
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -260,3 +261,17 @@ def test_temporary_files_elsewhere(tmp_path: Path) -> None:
     run_job(folder, tmp_path / "out", temp_dir=str(tmp_path / "temp"))
     assert content(tmp_path / "out") == content(tmp_path / "local")
     assert not any(path.is_file() for path in (tmp_path / "temp").rglob("*"))
+
+
+def test_temporary_files_of_a_folder_that_is_gone_are_not_used(tmp_path: Path) -> None:
+    folder, options = tmp_path / "in", {"temp_dir": str(tmp_path / "temp")}
+    folder.mkdir()
+    write_jsonl(folder)
+    (tmp_path / "out").mkdir()
+    job = prepare(folder, tmp_path / "out", seed=3, **options).job()
+    job.begin()
+    job.run_task("count", 0, lambda _: None)
+    shutil.rmtree(tmp_path / "out")
+    run_local(folder, tmp_path / "local")
+    run_job(folder, tmp_path / "out", **options)
+    assert content(tmp_path / "out") == content(tmp_path / "local")

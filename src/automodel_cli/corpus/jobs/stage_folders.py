@@ -7,6 +7,7 @@ another process was quicker, that one's folder stays. What a killed process left
 from __future__ import annotations
 
 import contextlib
+import errno
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -47,9 +48,15 @@ class StageFolders:
             try:
                 yield own
                 sync_below(own)
-                with contextlib.suppress(OSError):  # another process was quicker
-                    own.rename(target)
-                fsync_folder(target.parent)
+                _publish(own, target)
             finally:
                 shutil.rmtree(own, ignore_errors=True)
-        assert target.is_dir(), f"{target} was not published"
+
+
+def _publish(own: Path, target: Path) -> None:
+    try:
+        own.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process was quicker
+            raise
+    fsync_folder(target.parent)

@@ -136,7 +136,7 @@ class DocumentsOutput(Output[DocumentsManifest]):
     @property
     def has_job(self) -> bool:
         """Whether a shuffle in stages is under way, or was interrupted."""
-        return (self.work_folder / JOB_NAME).is_dir()
+        return self.has_begun and (self.work_folder / JOB_NAME).is_dir()
 
     def mark(self) -> None:
         self.shuffle_folder.mkdir(exist_ok=True)

@@ -30,7 +30,7 @@ from automodel_cli.corpus.formats.manifest import Plan
 from automodel_cli.corpus.jobs.job import Report, TaskReport
 from automodel_cli.corpus.jobs.stage_folders import StageFolders
 from automodel_cli.corpus.shuffle.bucket_reader import BucketSorter, Segment, Slice
-from automodel_cli.corpus.shuffle.buckets import JOB_NAME, Buckets, KeyRange
+from automodel_cli.corpus.shuffle.buckets import JOB_NAME, WORK_FILES, Buckets, KeyRange
 from automodel_cli.corpus.shuffle.document_files import Allotment, Amounts, Division, DocumentFile, OpenFile
 from automodel_cli.corpus.shuffle.document_folder import DocumentsManifest, DocumentsOutput, Finished
 from automodel_cli.corpus.shuffle.duplicates import PLACE, RECORD, SORT_BYTES, later_ones
@@ -40,7 +40,7 @@ from automodel_cli.corpus.shuffle.scatter import ScatterTask, block_bytes
 from automodel_cli.corpus.shuffle.scatter_stages import REPORT_NAME, ScatterStages
 from automodel_cli.corpus.shuffle.splitting import shuffle_keys
 from automodel_cli.errors import ConfigError, DataError
-from automodel_cli.files import fsync_folder, temporary_of, write_json
+from automodel_cli.files import fsync_folder, remove_known, temporary_of, write_json
 from automodel_cli.json_files import Count, FileModel, Items, read_model
 
 _FORMAT = "automodel-shuffle-job/1"
@@ -131,8 +131,10 @@ class ShuffleJob:
 
     def begin(self) -> None:
         """As ``Job``."""
+        if not self._output.has_begun:  # what lies in --temp-dir was for a folder that somebody removed
+            remove_known(self._output.work_folder, WORK_FILES)
         if self._plan_path.exists():
-            self._plan  # noqa: B018  compared
+            _ = self._plan  # compared
             return
         self._output.clear()
         self._output.mark()
