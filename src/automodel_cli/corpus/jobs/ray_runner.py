@@ -100,11 +100,14 @@ def connected(address: str, num_workers: int | None) -> Iterator[Any]:
             own = {"num_cpus": num_workers, "include_dashboard": False, "object_store_memory": _STORE_BYTES}
         try:
             ray.init(address=address, logging_level=logging.CRITICAL, log_to_driver=False, **own)
-        except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
+        except Exception as error:  # a plain Exception, too, where Ray's own processes do not come up in time
+            ray.shutdown()
+            if address == "local":
+                raise AutomodelError(f"Ray does not start here: {_first_line(error)}", "try again") from error
             raise AutomodelError(
                 f"no Ray cluster answers at {address}: {_first_line(error)}",
                 "start one with `ray start --head`, give its HOST:PORT, or use --ray-address local",
-            ) from None
+            ) from error
     finally:
         os.environ.clear()
         os.environ.update(before)
