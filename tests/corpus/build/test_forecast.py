@@ -60,11 +60,11 @@ def test_tasks_elsewhere_take_turns_and_the_ids_are_written_again():
 def test_what_is_said():
     lines = list(Forecast(sample(), None, 2, 3, [1000 * MB] * 4).lines(0.5))
     assert lines == [
-        "would tokenize in 4 tasks of one core each, 3 at a time",
-        "would take about 0m46s, 1.4 core minutes, cost 0.01 (tokenized 40.0 MB from 24 places: 50.0 MB/s)",
+        "plan: 4 tasks of one core each, 3 at a time",
+        "plan: about 0m46s, 1.4 core minutes, cost 0.01 (tokenized 40.0 MB from 24 places: 50.0 MB/s)",
     ]
     (line,) = Forecast(sample(text_bytes=10**12), None, 2, 1, None).lines(None)
-    assert line.startswith("would take about 5h33m, 5.6 core hours (tokenized")
+    assert line.startswith("plan: about 5h33m, 5.6 core hours (tokenized")
 
 
 class Task:
@@ -130,11 +130,11 @@ def test_a_dry_run_says_it_where_a_price_is_asked_for(text, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     line = ["preprocess", "nanogpt", "--dataset", "in", "--tokenizer", "byte", "--dry-run", "--output-dir", "out"]
     assert app.run(line) == 0
-    assert "would take" not in capsys.readouterr().out  # so little is not worth a sample
+    assert "plan: " not in capsys.readouterr().out  # so little is not worth a sample
     assert app.run([*line, "--cost-per-hour", "0.05"]) == 0
     out = capsys.readouterr().out
-    assert "would tokenize in 1 process\nwould take about 0m0" in out and "cost 0.00 (tokenized" in out
-    assert "would need " in out and not (tmp_path / "out").exists()
+    assert "would tokenize in 1 process\nplan: about 0m0" in out and "cost 0.00 (tokenized" in out
+    assert " are free" in out and not (tmp_path / "out").exists()
     assert app.run([*line, "--runner", "slurm", "--slurm-tasks", "3"]) == 0
-    assert "would tokenize in 1 task of one core each, 1 at a time" in capsys.readouterr().out
+    assert "plan: 1 task of one core each, 1 at a time" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()

@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import os
 import pickle
+import socket
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,19 @@ def test_without_ray_the_command_says_what_to_install(tmp_path, monkeypatch, cap
     assert app.run(line) == 2
     assert "pip install 'automodel-cli[ray]'" in capsys.readouterr().err
     assert [path.name for path in Path().iterdir()] == ["a.txt"]
+
+
+def test_no_cluster_at_an_address_is_an_error_at_once():
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # nobody listens
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+        with pytest.raises(AutomodelError, match=rf"no Ray cluster answers at {address}: .*refused"):
+            ray_runner._join(NoRay(), address)
+
+
+class NoRay:
+    def shutdown(self):
+        pass
 
 
 def test_two_machines_one_of_which_is_lost(tmp_path, monkeypatch, capfd):

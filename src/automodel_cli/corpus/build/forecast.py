@@ -197,13 +197,13 @@ class Forecast:
         sample = self.sample
         if self.parts is not None:
             at_once = "" if self.workers is None else f", {min(self.workers, len(self.parts)):,} at a time"
-            yield f"would tokenize in {plural(len(self.parts), 'task')} of one core each{at_once}"
+            yield f"plan: {plural(len(self.parts), 'task')} of one core each{at_once}"
         took = "" if self.seconds is None else f"about {duration(self.seconds)}, "
         hours = self.core_seconds / 3600
         cores = f"{hours:,.1f} core hours" if hours >= 1 else f"{60 * hours:,.1f} core minutes"
         cost = "" if price is None else f", cost {price * hours:,.2f}"
         tokenized = f"{sample.bytes / 1e6:,.1f} MB from {plural(sample.places, 'place')}: {sample.rate / 1e6:,.1f} MB/s"
-        yield f"would take {took}{cores}{cost} (tokenized {tokenized})"
+        yield f"plan: {took}{cores}{cost} (tokenized {tokenized})"
 
 
 def source_bytes(source: FileSource) -> int:

@@ -328,7 +328,7 @@ class TokenBuild(Build[TokenSettingsT, ManifestT], Generic[TokenSettingsT, Manif
         needed = self.estimate(copies=1 if elsewhere is None else 2, ratios=forecast.sample.ratios)
         if needed is not None:
             free = binary_size(free_bytes(self.output.folder))
-            self.say(f"would need {binary_size(needed.bytes)} at {self.output.folder}, where {free} are free")
+            self.say(f"plan: {binary_size(needed.bytes)} at {self.output.folder}, where {free} are free")
 
     def _forecast(self, source: FileSource, elsewhere: Elsewhere | None) -> Forecast | None:
         cfg = self.cfg

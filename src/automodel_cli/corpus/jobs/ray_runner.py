@@ -13,6 +13,7 @@ import importlib.util
 import logging
 import os
 import pickle
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from automodel_cli.errors import AutomodelError, ConfigError
 WORKER_BYTES = 1 << 30
 """Memory that Ray is asked for each task."""
 _LOOK_EVERY_S = 2.0  # at the size of the cluster, and at reports
+_STARTS = 3
+_CONNECT_S = 10.0
 _STORE_BYTES = 80 << 20  # of a Ray of our own: only settings and reports go through it
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -95,16 +98,10 @@ def connected(address: str, num_workers: int | None) -> Iterator[Any]:
         if ray.is_initialized():
             yield ray
             return
-        own: dict[str, Any] = {}
         if address == "local":
-            own = {"num_cpus": num_workers, "include_dashboard": False, "object_store_memory": _STORE_BYTES}
-        try:
-            ray.init(address=address, logging_level=logging.CRITICAL, log_to_driver=False, **own)
-        except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
-            raise AutomodelError(
-                f"no Ray cluster answers at {address}: {_first_line(error)}",
-                "start one with `ray start --head`, give its HOST:PORT, or use --ray-address local",
-            ) from None
+            _start_own(ray, num_workers)
+        else:
+            _join(ray, address)
     finally:
         os.environ.clear()
         os.environ.update(before)
@@ -112,6 +109,34 @@ def connected(address: str, num_workers: int | None) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _start_own(ray: Any, num_workers: int | None) -> None:
+    """A Ray on this machine. It gives its own processes half a minute, which on a busy machine may not be enough."""
+    own = {"num_cpus": num_workers, "include_dashboard": False, "object_store_memory": _STORE_BYTES}
+    for attempt in range(_STARTS):
+        try:
+            ray.init(address="local", logging_level=logging.CRITICAL, log_to_driver=False, **own)
+            return
+        except Exception as error:  # of no class of its own
+            ray.shutdown()
+            if attempt == _STARTS - 1:
+                hint = "the machine may be too busy; the same command tries again"
+                raise AutomodelError(f"Ray does not start here: {_first_line(error)}", hint) from error
+
+
+def _join(ray: Any, address: str) -> None:
+    try:
+        if address != "auto":  # Ray itself goes on trying for minutes
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
+        ray.init(address=address, logging_level=logging.CRITICAL, log_to_driver=False)
+    except Exception as error:
+        ray.shutdown()
+        raise AutomodelError(
+            f"no Ray cluster answers at {address}: {_first_line(error)}",
+            "start one with `ray start --head`, give its HOST:PORT, or use --ray-address local",
+        ) from error
 
 
 class RayCrew:
