@@ -38,7 +38,7 @@ from pydantic import ConfigDict
 
 from automodel_cli.corpus.formats.manifest import size_and_hash
 from automodel_cli.errors import ConfigError, DataError
-from automodel_cli.files import TEMP_SUFFIX, exclusive_lock, make_folder, write_text
+from automodel_cli.files import TEMP_SUFFIX, exclusive_lock, make_folder, read_range, write_text
 from automodel_cli.json_files import Count, FileModel, PlainName, Xxh3, parse_json, validated
 from automodel_cli.storage.lease import Lease
 from automodel_cli.storage.opening import open_store
@@ -137,18 +137,18 @@ class Mirror:
         state = self._read_state()
         if state is not None:  # a run was under way, perhaps in the middle of an upload
             self._store.abort_uploads(self.url, lambda name: names().fullmatch(name) is not None)
-        if state is not None and self.folder.is_dir() and state.token in self._known_tokens():
+        if state is not None and state.token in self._known_tokens() and self._is_image(state, manifest):
             self.files, self._open = dict(state.files), dict(state.open)
             self._taken = set(self.files)
             self._mend()
             return
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir()
-        there = self._listed()
         if (data := self._read(manifest)) is not None:
             (self.folder / manifest).write_bytes(data)
         elif state is not None:
-            self._restore(state, journal)
+            self._restore(state, journal, names())
+        there = self._listed()
         for name in listed():
             if name not in there and (info := self._store.info(join_url(self.url, name))) is not None:
                 there[name] = info
@@ -166,10 +166,16 @@ class Mirror:
             if (path := self.folder / name).is_file() and path.stat().st_size != facts.bytes:
                 os.truncate(path, facts.bytes)
 
-    def _restore(self, state: _State, journal: str) -> None:
+    def _is_image(self, state: _State, manifest: str) -> bool:
+        """Whether the folder is what the run of ``state`` made, and not being cleared."""
+        return self.folder.is_dir() and (state.journal is not None or (self.folder / manifest).exists())
+
+    def _restore(self, state: _State, journal: str, names: re.Pattern[str]) -> None:
         """What another machine needs to go on: the journal, what is open, and facts of what is finished."""
-        if state.journal is None:  # nothing to go on from: what was made is no use
-            self._store.delete(join_url(self.url, name) for name in state.files)
+        if state.journal is None:  # nothing to go on from, or it was being cleared
+            gone = {name for name in self._listed() if names.fullmatch(name)} | set(state.files)
+            self._store.delete(join_url(self.url, name) for name in sorted(gone))
+            self._delete_pieces()
             self._store.delete([self._state_url])
             return
         write_text(self.folder / journal, state.journal)
@@ -280,11 +286,11 @@ class Mirror:
         if start == stop:
             return
         path = self.folder / name
-        with contextlib.suppress(FileNotFoundError):
-            path = path if path.exists() else self.folder / name.removesuffix(TEMP_SUFFIX)
-            with path.open("rb") as handle:
-                handle.seek(start)
-                self._store.put(join_url(self._pieces_url, name, f"{start:016}-{stop:016}"), handle.read(stop - start))
+        try:
+            data = read_range(path, start, stop - start)
+        except FileNotFoundError:
+            data = read_range(path.with_name(name.removesuffix(TEMP_SUFFIX)), start, stop - start)
+        self._store.put(join_url(self._pieces_url, name, f"{start:016}-{stop:016}"), data)
 
     def facts(self, path: Path) -> dict[str, Any]:
         """``bytes`` and ``xxh3`` of a finished file, of one that is hollow too."""
@@ -321,7 +327,7 @@ class Mirror:
                 self._put_state(None, {})
             for name in left:
                 self._send(name)
-            self._put_state(self._journal_there(), {})
+            self._put_state(self._journal_there(), self._open)
             assert self._lease is not None
             self._lease.check()
             self._store.put(join_url(self.url, manifest), (self.folder / manifest).read_bytes())
