@@ -31,14 +31,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 
 import xxhash
 from pydantic import ConfigDict
 
 from automodel_cli.corpus.formats.manifest import size_and_hash
 from automodel_cli.errors import ConfigError, DataError
-from automodel_cli.files import TEMP_SUFFIX, exclusive_lock, make_folder, read_range, write_text
+from automodel_cli.files import TEMP_SUFFIX, exclusive_lock, make_folder, write_text
 from automodel_cli.json_files import Count, FileModel, PlainName, Xxh3, parse_json, validated
 from automodel_cli.storage.lease import Lease
 from automodel_cli.storage.opening import open_store
@@ -47,6 +47,7 @@ from automodel_cli.storage.urls import is_remote, join_url, local_path, relative
 
 _HEAD_BYTES = 4096  # of a hollow file: the header of a token file
 _HOLLOW_FROM = 1 << 20  # smaller files stay as they are
+_PIECE_BYTES = 64 << 20
 _AHEAD = 2  # finished files whose upload is waited for
 _PIECE = re.compile(r"(.+)/(\d{16})-(\d{16})")
 
@@ -66,6 +67,14 @@ class _State(FileModel):
     journal: str | None
     files: dict[PlainName, _Facts]
     open: dict[PlainName, Count]
+
+
+class _Grown(NamedTuple):
+    """A temporary, opened before it gets its name or goes, and how much of it counts."""
+
+    name: str
+    handle: IO[bytes]
+    size: int
 
 
 class Mirror:
@@ -237,9 +246,13 @@ class Mirror:
             self._raise_failed()
             return
         self._taken |= {path.name for path in finished}
-        temporaries = {p.name: p.stat().st_size for p in self.folder.iterdir() if p.name.endswith(TEMP_SUFFIX)}
-        opened = {name: size for name, size in temporaries.items() if size}
-        self._ask(functools.partial(self._upload, finished, opened, journal.read_text(encoding="utf-8")))
+        grown = [_Grown(path.name, path.open("rb"), path.stat().st_size) for path in self._temporaries()]
+        self._ask(functools.partial(self._upload, finished, grown, journal.read_text(encoding="utf-8")))
+
+    def _temporaries(self) -> list[Path]:
+        """Files that are open and hold something; all of it is durable when a journal was written."""
+        found = [path for path in sorted(self.folder.iterdir()) if path.name.endswith(TEMP_SUFFIX)]
+        return [path for path in found if path.stat().st_size]
 
     def _waiting_or_done(self) -> bool:
         """Whether the mark of this run is at the URL, or on its way."""
@@ -256,13 +269,15 @@ class Mirror:
             if future.done():
                 future.result()
 
-    def _upload(self, finished: list[Path], opened: dict[str, int], journal: str | None) -> None:
+    def _upload(self, finished: list[Path], grown: list[_Grown], journal: str) -> None:
         if not self._known_tokens():
             self._put_state(journal, {})  # a mark, before the first file
         for path in finished:
             self._send(path.name)
-        for name, size in opened.items():
-            self._send_piece(name, self._open.get(name, 0), size)
+        for file in grown:
+            with file.handle:
+                self._send_pieces(file, self._open.get(file.name, 0))
+        opened = {file.name: file.size for file in grown}
         closed = [name for name in self._open if name not in opened]
         self._put_state(journal, opened)
         for path in finished:
@@ -279,18 +294,14 @@ class Mirror:
         self._store.upload(join_url(self.url, name), path, xxh3=facts.xxh3)
         self.files[name] = facts
 
-    def _send_piece(self, name: str, start: int, stop: int) -> None:
-        """The bytes that an open file got since the last time; it may have got its name meanwhile."""
-        if start > stop:
-            start = 0
-        if start == stop:
-            return
-        path = self.folder / name
-        try:
-            data = read_range(path, start, stop - start)
-        except FileNotFoundError:
-            data = read_range(path.with_name(name.removesuffix(TEMP_SUFFIX)), start, stop - start)
-        self._store.put(join_url(self._pieces_url, name, f"{start:016}-{stop:016}"), data)
+    def _send_pieces(self, file: _Grown, start: int) -> None:
+        """The bytes that an open file got since the last time."""
+        at = start if start <= file.size else 0
+        while at < file.size:
+            stop = min(at + _PIECE_BYTES, file.size)
+            data = os.pread(file.handle.fileno(), stop - at, at)
+            self._store.put(join_url(self._pieces_url, file.name, f"{at:016}-{stop:016}"), data)
+            at = stop
 
     def facts(self, path: Path) -> dict[str, Any]:
         """``bytes`` and ``xxh3`` of a finished file, of one that is hollow too."""
