@@ -135,6 +135,18 @@ def test_passing_faults_are_outlived(bucket, object_server, tmp_path, fault):
     assert there == {"big": path.read_bytes()} | {str(number): DATA for number in range(10)}
 
 
+def test_a_completed_upload_whose_answer_is_lost(bucket, object_server, tmp_path):
+    """The client asks again, of an upload that is no more."""
+    path = tmp_path / "file"
+    path.write_bytes(DATA * 17)
+    object_server.faults = faults = Faults(lost=1.0, most=1)
+    faults.matches = lambda method, path: "uploadId=" in object_server.requests[-1] and method == "POST"
+    open_store(bucket).upload(f"{bucket}/big", path)
+    assert faults.count == 1
+    assert object_server.objects(name(bucket)) == {"big": path.read_bytes()}
+    assert object_server.unfinished_uploads(name(bucket)) == []
+
+
 def test_faults_that_do_not_pass_are_an_error_in_time(bucket, object_server, monkeypatch):
     monkeypatch.setattr(objects, "_FIRST_PATIENCE_SECONDS", 0.5)
     store = objects.open_bucket("s3", name(bucket))

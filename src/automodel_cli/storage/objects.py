@@ -133,10 +133,13 @@ class BucketStore:
         part = max(PART_BYTES, -(-size // _MOST_PARTS))
 
         def once() -> Any:
+            parts = _checked_parts(path, part, xxh3)
+            if size <= part:
+                return obstore.put(self._client, self._key(url), next(parts, b""), use_multipart=False)
             return obstore.put(
                 self._client,
                 self._key(url),
-                _checked_parts(path, part, xxh3),
+                parts,
                 chunk_size=part,
                 max_concurrency=SIDE_BY_SIDE,
             )

@@ -39,6 +39,8 @@ class Failure:
     @property
     def passing(self) -> bool:
         """Whether it may succeed when it is tried again."""
+        if self.code == "NoSuchUpload":  # the answer to its completion was lost, and this is that to the next try
+            return True
         return not self.no_credentials and (self.status == 0 or self.status >= 500 or self.status in _PASSING)
 
     def __str__(self) -> str:

@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 
 import xxhash
 from pydantic import ConfigDict
@@ -47,6 +47,7 @@ from automodel_cli.storage.urls import is_remote, join_url, local_path, relative
 
 _HEAD_BYTES = 4096  # of a hollow file: the header of a token file
 _HOLLOW_FROM = 1 << 20  # smaller files stay as they are
+_PIECE_BYTES = 64 << 20
 _AHEAD = 2  # finished files whose upload is waited for
 _PIECE = re.compile(r"(.+)/(\d{16})-(\d{16})")
 
@@ -66,6 +67,14 @@ class _State(FileModel):
     journal: str | None
     files: dict[PlainName, _Facts]
     open: dict[PlainName, Count]
+
+
+class _Grown(NamedTuple):
+    """A temporary, opened before it gets its name or goes, and how much of it counts."""
+
+    name: str
+    handle: IO[bytes]
+    size: int
 
 
 class Mirror:
@@ -137,18 +146,18 @@ class Mirror:
         state = self._read_state()
         if state is not None:  # a run was under way, perhaps in the middle of an upload
             self._store.abort_uploads(self.url, lambda name: names().fullmatch(name) is not None)
-        if state is not None and self.folder.is_dir() and state.token in self._known_tokens():
+        if state is not None and state.token in self._known_tokens() and self._is_image(state, manifest):
             self.files, self._open = dict(state.files), dict(state.open)
             self._taken = set(self.files)
             self._mend()
             return
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir()
-        there = self._listed()
         if (data := self._read(manifest)) is not None:
             (self.folder / manifest).write_bytes(data)
         elif state is not None:
-            self._restore(state, journal)
+            self._restore(state, journal, names())
+        there = self._listed()
         for name in listed():
             if name not in there and (info := self._store.info(join_url(self.url, name))) is not None:
                 there[name] = info
@@ -166,10 +175,16 @@ class Mirror:
             if (path := self.folder / name).is_file() and path.stat().st_size != facts.bytes:
                 os.truncate(path, facts.bytes)
 
-    def _restore(self, state: _State, journal: str) -> None:
+    def _is_image(self, state: _State, manifest: str) -> bool:
+        """Whether the folder is what the run of ``state`` made, and not being cleared."""
+        return self.folder.is_dir() and (state.journal is not None or (self.folder / manifest).exists())
+
+    def _restore(self, state: _State, journal: str, names: re.Pattern[str]) -> None:
         """What another machine needs to go on: the journal, what is open, and facts of what is finished."""
-        if state.journal is None:  # nothing to go on from: what was made is no use
-            self._store.delete(join_url(self.url, name) for name in state.files)
+        if state.journal is None:  # nothing to go on from, or it was being cleared
+            gone = {name for name in self._listed() if names.fullmatch(name)} | set(state.files)
+            self._store.delete(join_url(self.url, name) for name in sorted(gone))
+            self._delete_pieces()
             self._store.delete([self._state_url])
             return
         write_text(self.folder / journal, state.journal)
@@ -231,9 +246,13 @@ class Mirror:
             self._raise_failed()
             return
         self._taken |= {path.name for path in finished}
-        temporaries = {p.name: p.stat().st_size for p in self.folder.iterdir() if p.name.endswith(TEMP_SUFFIX)}
-        opened = {name: size for name, size in temporaries.items() if size}
-        self._ask(functools.partial(self._upload, finished, opened, journal.read_text(encoding="utf-8")))
+        grown = [_Grown(path.name, path.open("rb"), path.stat().st_size) for path in self._temporaries()]
+        self._ask(functools.partial(self._upload, finished, grown, journal.read_text(encoding="utf-8")))
+
+    def _temporaries(self) -> list[Path]:
+        """Files that are open and hold something; all of it is durable when a journal was written."""
+        found = [path for path in sorted(self.folder.iterdir()) if path.name.endswith(TEMP_SUFFIX)]
+        return [path for path in found if path.stat().st_size]
 
     def _waiting_or_done(self) -> bool:
         """Whether the mark of this run is at the URL, or on its way."""
@@ -250,13 +269,15 @@ class Mirror:
             if future.done():
                 future.result()
 
-    def _upload(self, finished: list[Path], opened: dict[str, int], journal: str | None) -> None:
+    def _upload(self, finished: list[Path], grown: list[_Grown], journal: str) -> None:
         if not self._known_tokens():
             self._put_state(journal, {})  # a mark, before the first file
         for path in finished:
             self._send(path.name)
-        for name, size in opened.items():
-            self._send_piece(name, self._open.get(name, 0), size)
+        for file in grown:
+            with file.handle:
+                self._send_pieces(file, self._open.get(file.name, 0))
+        opened = {file.name: file.size for file in grown}
         closed = [name for name in self._open if name not in opened]
         self._put_state(journal, opened)
         for path in finished:
@@ -273,18 +294,14 @@ class Mirror:
         self._store.upload(join_url(self.url, name), path, xxh3=facts.xxh3)
         self.files[name] = facts
 
-    def _send_piece(self, name: str, start: int, stop: int) -> None:
-        """The bytes that an open file got since the last time; it may have got its name meanwhile."""
-        if start > stop:
-            start = 0
-        if start == stop:
-            return
-        path = self.folder / name
-        with contextlib.suppress(FileNotFoundError):
-            path = path if path.exists() else self.folder / name.removesuffix(TEMP_SUFFIX)
-            with path.open("rb") as handle:
-                handle.seek(start)
-                self._store.put(join_url(self._pieces_url, name, f"{start:016}-{stop:016}"), handle.read(stop - start))
+    def _send_pieces(self, file: _Grown, start: int) -> None:
+        """The bytes that an open file got since the last time."""
+        at = start if start <= file.size else 0
+        while at < file.size:
+            stop = min(at + _PIECE_BYTES, file.size)
+            data = os.pread(file.handle.fileno(), stop - at, at)
+            self._store.put(join_url(self._pieces_url, file.name, f"{at:016}-{stop:016}"), data)
+            at = stop
 
     def facts(self, path: Path) -> dict[str, Any]:
         """``bytes`` and ``xxh3`` of a finished file, of one that is hollow too."""
@@ -321,7 +338,7 @@ class Mirror:
                 self._put_state(None, {})
             for name in left:
                 self._send(name)
-            self._put_state(self._journal_there(), {})
+            self._put_state(self._journal_there(), self._open)
             assert self._lease is not None
             self._lease.check()
             self._store.put(join_url(self.url, manifest), (self.folder / manifest).read_bytes())
