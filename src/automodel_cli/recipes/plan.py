@@ -15,10 +15,10 @@ from automodel_cli.config.schema.pretrain import PretrainConfig
 from automodel_cli.config.targets import aliases
 from automodel_cli.config.targets.own_models import SizedModel, own_model
 from automodel_cli.config.targets.target import Target
+from automodel_cli.corpus.formats.megatron_bin import bin_path, idx_path, inspect_prefix
 from automodel_cli.data.arguments import MegatronArguments
 from automodel_cli.data.files.token_files import open_token_files
 from automodel_cli.data.megatron.gpt_index import parse_split
-from automodel_cli.data.megatron.parts import open_parts
 from automodel_cli.data.megatron.paths import read_paths
 from automodel_cli.errors import AutomodelError, ConfigError
 from automodel_cli.sizing.memory import StepPlan, moments_of, peak_memory
@@ -184,7 +184,8 @@ def _counted(given: Mapping[str, Any], seq_len: int) -> tuple[int, int]:
 def _megatron_tokens(paths: Any, split: Any) -> int:
     """Tokens for training; by its share, where files are divided."""
     blend = read_paths(paths, "train", view := LocalView())
-    tokens = sum(part.file.num_tokens for part in open_parts(blend.prefixes, (0.0, 1.0), view))
+    view.fetch(map(idx_path, blend.prefixes))
+    tokens = sum(inspect_prefix(prefix, view.object(bin_path(prefix))).num_tokens for prefix in blend.prefixes)
     low, high = (0.0, 1.0) if blend.own_files else parse_split(split)[0] or (0.0, 0.0)
     return round((high - low) * tokens)
 
