@@ -89,6 +89,10 @@ def test_megatron_files(order: str, bucket: str, object_server: ObjectServer, tm
         documents = [[draw.integers(0, 50_000, draw.integers(1, 300)).tolist()] for _ in range(400)]
         write_megatron_file(folder / name, documents, dtype="uint16")
     _upload(object_server, folder, "pairs/")
+    same = {
+        "num_train_samples": 500,
+        "object_storage_config": {"path_to_idx_cache": str(tmp_path / "idx"), "bin_chunk_nbytes": 1 << 28},
+    }
     cases = (["30", "{}/a_text_document", "70", "{}/b_text_document.bin"], "{}", "{}/*_text_document*")
     for paths in cases:
         local, remote = (
@@ -96,8 +100,7 @@ def test_megatron_files(order: str, bucket: str, object_server: ObjectServer, tm
                 [one.format(at) for one in paths] if isinstance(paths, list) else paths.format(at),
                 64,
                 order=order,
-                num_train_samples=500,
-                object_storage_config={"path_to_idx_cache": str(tmp_path / "idx"), "bin_chunk_nbytes": 1 << 28},
+                **same,
             )
             for at in (folder, f"{bucket}/pairs")
         )
@@ -105,6 +108,11 @@ def test_megatron_files(order: str, bucket: str, object_server: ObjectServer, tm
         remote.check_vocab(50257)
         np.testing.assert_array_equal(_batches(remote, 60), _batches(local, 60))
     assert list((tmp_path / "idx").rglob("a_text_document.idx"))
+    if order == "megatron":  # its indices lie beside what is shown, and stay
+        before = {path: path.stat().st_ino for path in (tmp_path / "idx").rglob("*.npy")}
+        again = MegatronPretraining(f"{bucket}/pairs/*_text_document*", 64, **same)
+        assert again.index_report().built == 0
+        assert before and {path: path.stat().st_ino for path in (tmp_path / "idx").rglob("*.npy")} == before
 
 
 def test_a_mixture_of_remote_and_local_sources(bucket: str, object_server: ObjectServer, tmp_path: Path) -> None:

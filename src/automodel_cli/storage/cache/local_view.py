@@ -36,7 +36,8 @@ _MOST_SMALL_BYTES = 256 << 20  # of a file that is fetched because it lies there
 _WHOLE = ("manifest.json", "*.manifest.json", "tokenizer/*", "*.tokenizer/*")
 _BY_RANGES = ("*.bin", "*.npy", "*.idx")  # the last until somebody wants it whole
 _Item = TypeVar("_Item")
-_SHOWN_AS = "What is in this file is at {}, and is read from there by ranges.\n"
+_STANDS_IN = "What is in this file is at "
+_SHOWN_AS = _STANDS_IN + "{}, and is read from there by ranges.\n"
 
 
 class LocalView:
@@ -97,8 +98,10 @@ class LocalView:
         Raises:
             DataError: there is no such object.
         """
+        if not self._objects:
+            return None
         path = Path(path).absolute()
-        if not self._objects or not path.is_relative_to(self._root):
+        if not path.is_relative_to(self._root):
             return None
         if path not in self._objects:  # a listing may lag behind what a manifest names
             url = self.url(path)
@@ -197,7 +200,7 @@ class LocalView:
     def _forget(self, folder: Path, shown: set[Path]) -> None:
         """Remove what is shown and no longer there. A listing may lag, so each is asked for."""
         for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
-            if path.name.startswith(".") or path in shown or not path.is_file():
+            if path.name.startswith(".") or path in shown or not path.is_file() or not _is_ours(path):
                 continue
             url = self.url(path)
             if open_store(url).info(url) is None:
@@ -265,6 +268,14 @@ def _copy(remote: RemoteObject, path: Path) -> None:
 
 def _origin(path: Path) -> Path:
     return path.with_name(f".{path.name}.of")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a view made this file: indices of Megatron's order lie beside those that it shows."""
+    if _origin(path).exists():
+        return True
+    with path.open("rb") as handle:
+        return handle.read(len(_STANDS_IN)) == _STANDS_IN.encode()
 
 
 def _is_copy(path: Path, remote: RemoteObject) -> bool:
