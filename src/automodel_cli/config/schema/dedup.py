@@ -111,7 +111,7 @@ class DedupConfig(TextInput, RunnerOptions):
     """Maximum bytes per file."""
     strict: bool = False
     """Stop at the first bad row instead of skipping it."""
-    memory: Annotated[Amount, Field(ge=_LEAST_MEMORY)] = 500_000_000
+    memory: Annotated[Amount, Field(ge=_LEAST_MEMORY), TypeName("a number from 64M up")] = 500_000_000
     """Memory of each process, in bytes, besides the longest document; less takes more turns for the same result."""
     overwrite: bool = False
     """Replace the documents of an earlier run in the folder."""
