@@ -284,6 +284,18 @@ def test_a_finished_run_is_left_alone(tmp_path):
     assert run(folder, out, overwrite=True).manifest.options["near"] is None
 
 
+def test_a_process_that_comes_late_begins_nothing(tmp_path):
+    folder, out = write(tmp_path / "in"), tmp_path / "out"
+    cfg = DedupConfig(dataset=str(folder), output_dir=str(out), near=0.8)
+    early = dedup.open_job(cfg)
+    run(folder, out, near=0.8)
+    before = everything(out)
+    for job in (early, dedup.open_job(cfg)):
+        job.begin()
+        assert [job.tasks(stage) for stage in job.stages] == [0] * 6
+    assert everything(out) == before and not (out / ".dedup").exists()
+
+
 def test_an_interrupted_run_of_other_options_is_refused(tmp_path, monkeypatch):
     folder, out = write(tmp_path / "in"), tmp_path / "out"
     with monkeypatch.context() as patch:

@@ -111,7 +111,7 @@ class DedupConfig(TextInput, RunnerOptions):
     """Maximum bytes per file."""
     strict: bool = False
     """Stop at the first bad row instead of skipping it."""
-    memory: Annotated[Amount, Field(ge=_LEAST_MEMORY)] = 500_000_000
+    memory: Annotated[Amount, Field(ge=_LEAST_MEMORY), TypeName("a number from 64M up")] = 500_000_000
     """Memory of each process, in bytes, besides the longest document; less takes more turns for the same result."""
     overwrite: bool = False
     """Replace the documents of an earlier run in the folder."""
@@ -126,7 +126,7 @@ class DedupConfig(TextInput, RunnerOptions):
             raise ValueError("`name` is a prefix of file names and cannot contain folders")
         if self.near is None:
             for name in _OF_NEAR:
-                if name in self.model_fields_set and getattr(self, name) is not None:
+                if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(f"`{name}` is about near-duplicates: give `near` too, such as 0.8")
         if (self.bands is None) != (self.rows is None):
             raise ValueError("`bands` and `rows` go together; give both or none")

@@ -22,6 +22,7 @@ from automodel_cli.corpus.dedup.work import load, published
 from automodel_cli.corpus.jobs.job import Report, TaskReport
 from automodel_cli.corpus.shuffle.buckets import iter_array
 from automodel_cli.json_files import Count, FileModel, Items, read_model
+from automodel_cli.text import plural
 
 KEPT, COPY_STATE, NEAR_STATE, FIRST_RULE = 0, 1, 2, 3
 """States of documents: kept, a copy, a near-duplicate, left out by rule number ``state - FIRST_RULE + 1``."""
@@ -133,7 +134,9 @@ def find_clusters(spec: DedupSpec, cutting: Cutting, report: Report) -> None:
     work, numbering = spec.work, Numbering.of(spec, cutting)
     count = numbering.documents
     if count == 0:
-        raise NoText(f"{spec.dataset} holds no documents", "check --dataset, --text-key and --document")
+        bad = sum(read_summary(work, part).bad_rows for part in range(len(cutting.parts)))
+        found = f"{spec.dataset} holds no documents ({plural(bad, 'bad row')})"
+        raise NoText(found, "check the input, --text-key and --document")
     with published(work.parents) as parents_file, published(work.states) as states_file:
         for first in range(0, count, _AT_ONCE):
             parents_file.write(np.arange(first, min(count, first + _AT_ONCE), dtype="<i8").tobytes())

@@ -27,7 +27,7 @@ from automodel_cli.corpus.jobs.job import Report
 from automodel_cli.corpus.shuffle.document_files import DocumentFile, chunk_name
 from automodel_cli.corpus.shuffle.document_folder import REPORT_NAMES, DocumentsManifest
 from automodel_cli.errors import ConfigError
-from automodel_cli.files import fsync_folder, write_json, write_text
+from automodel_cli.files import exclusive_lock, fsync_folder, write_json, write_text
 
 _LAST = {"read": "json", "exact": "copies", "bands": "keys", "near": "pairs", "clusters": "json", "write": "json"}
 """The file that a task of each stage publishes last."""
@@ -63,19 +63,29 @@ class DedupJob:
         return read_plan(self.spec.work.plan)[1]
 
     def begin(self) -> None:
-        """Write the plan, or compare."""
+        """Write the plan, or compare; a process that comes when all is finished begins nothing."""
         path = self.spec.work.plan
-        if path.exists():
-            made, _ = read_plan(path)
-            if made != self.made:
-                raise ConfigError(
-                    f"{self.spec.folder} holds an interrupted run made in another way: {difference(made, self.made)}",
-                    "use another --output-dir, or --overwrite to start over",
-                )
+        if not path.exists() and self.is_finished:
             return
-        self.output.clear()
+        if self.output.holds_a_shuffle:
+            self.output.clear()
         self.output.mark()
-        self.new_cutting().write(path, self.made)
+        with exclusive_lock(self.spec.work.begun, busy="", wait=True):  # many may be told to begin
+            if not path.exists():
+                self.new_cutting().write(path, self.made)
+        made, _ = read_plan(path)
+        if made != self.made:
+            raise ConfigError(
+                f"{self.spec.folder} holds an interrupted run made in another way: {difference(made, self.made)}",
+                "use another --output-dir, or --overwrite to start over",
+            )
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the folder holds what this job makes."""
+        manifest = self.output.sound_manifest()
+        asked = {"options": self.spec.options, "source": self.source.describe()}
+        return manifest is not None and manifest.plan == asked
 
     def new_cutting(self) -> Cutting:
         """How a run that begins now would be cut."""
@@ -83,7 +93,9 @@ class DedupJob:
         return Cutting.fitting(self.spec, self.source, size)
 
     def tasks(self, stage: str) -> int:
-        """How many tasks a stage has."""
+        """How many tasks a stage has; none where all was finished before this process came."""
+        if not self.spec.work.plan.exists() and self.is_finished:
+            return 0
         cutting, near = self.cutting, self.spec.near is not None
         counts = {
             "read": len(cutting.parts),

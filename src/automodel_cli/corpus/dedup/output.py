@@ -27,10 +27,15 @@ class DedupOutput(DocumentsOutput):
         return [*super().hidden(), (self.work.folder, WORK_FILES)]
 
     @property
+    def holds_a_shuffle(self) -> bool:
+        """Whether an interrupted shuffle left something here."""
+        return super().has_begun
+
+    @property
     def has_begun(self) -> bool:
-        return super().has_begun or (self.work.folder.is_dir() and any(self.work.folder.iterdir()))
+        return self.holds_a_shuffle or (self.work.folder.is_dir() and any(self.work.folder.iterdir()))
 
     def mark(self) -> None:
         self.work.folder.mkdir(exist_ok=True)
-        (self.work.folder / "begun").touch()
+        self.work.begun.touch()
         fsync_folder(self.folder)

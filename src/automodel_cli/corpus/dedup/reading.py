@@ -110,8 +110,6 @@ def read_part(spec: DedupSpec, source: FileSource, cutting: Cutting, part: int, 
             found.add(unit, block)
             report(TaskReport(found.documents, 0, found.text_bytes, found.bad))
         digests.finish()
-        if near is not None:
-            near.finish()
     with published(work.path("read", part, "json")) as handle:
         handle.write(json.dumps(found.summary(), ensure_ascii=False).encode())
 
@@ -145,9 +143,6 @@ class _NearFiles:
             self._count += len(unique)
             self._shingles.write(unique.tobytes())
             self._sets.write(np.array([self._count], dtype="<u8").tobytes())
-
-    def finish(self) -> None:
-        """Nothing is held back."""
 
 
 @dataclass

@@ -58,6 +58,11 @@ class WorkFolder:
         """The plan, which is there before any task begins."""
         return self.folder / "plan.json"
 
+    @property
+    def begun(self) -> Path:
+        """Says that a run is under way; locked while the plan is written."""
+        return self.folder / "begun"
+
     def path(self, stage: str, task: int, kind: str) -> Path:
         """A file that one task leaves."""
         return self.folder / stage / f"{task:05d}.{kind}"
