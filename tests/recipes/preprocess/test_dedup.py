@@ -119,7 +119,7 @@ def test_filters_alone(tmp_path):
 def test_languages(tmp_path):
     texts = [
         "The weather is nice today, and we are going to walk in the park with the children.",
-        "Das Wetter ist heute schön, und wir gehen mit den Kindern im Park spazieren.",
+        "Wir gehen heute bei schönem Wetter mit unseren Kindern durch den Park spazieren.",
         "Le temps est beau aujourd'hui, et nous allons nous promener dans le parc avec les enfants.",
     ]
     result = run(write(tmp_path / "in", texts), tmp_path / "out", languages="en,fr")

@@ -135,8 +135,8 @@ def find_clusters(spec: DedupSpec, cutting: Cutting, report: Report) -> None:
     count = numbering.documents
     if count == 0:
         bad = sum(read_summary(work, part).bad_rows for part in range(len(cutting.parts)))
-        found = f"{spec.dataset} holds no documents ({plural(bad, 'bad row')})"
-        raise NoText(found, "check the input, --text-key and --document")
+        nothing = f"{spec.dataset} holds no documents ({plural(bad, 'bad row')})"
+        raise NoText(nothing, "check the input, --text-key and --document")
     with published(work.parents) as parents_file, published(work.states) as states_file:
         for first in range(0, count, _AT_ONCE):
             parents_file.write(np.arange(first, min(count, first + _AT_ONCE), dtype="<i8").tobytes())
