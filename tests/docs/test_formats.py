@@ -23,6 +23,8 @@ from tests import nursery
 from tests.token_files import write_megatron_file
 
 from automodel_cli.cli import app
+from automodel_cli.corpus.documents.units import BadRow, FieldSequences, TokenChunk, Unit
+from automodel_cli.corpus.jobs.part_files import PartWriter
 from automodel_cli.data.megatron_dataset import MegatronPretraining
 from automodel_cli.scaling.results import ResultRow
 
@@ -144,6 +146,38 @@ def test_the_index_counts_tokens_and_points_at_the_separator(made):
         positions = np.fromfile(path.with_suffix(".bos.idx"), "<i4")
         assert (np.diff(positions) > 0).all()
         assert positions.tolist() == np.flatnonzero(tokens == 256).tolist()
+
+
+def test_part_files_by_the_byte_table(tmp_path):
+    """Two fields, of which the first has one sequence a document and the second any number; a bad row."""
+    chunk = TokenChunk(
+        np.array([7, 8, 9, 1, 2, 3], "<u2"),
+        [
+            FieldSequences(3, np.array([2, 1]), np.array([1, 1])),
+            FieldSequences(3, np.array([1, 2]), np.array([2, 0])),
+        ],
+        rows=3,
+        bad=[BadRow(1, "no text key", after=1)],
+        text_bytes=40,
+    )
+    writer = PartWriter(tmp_path, 3, np.dtype("<u2"))
+    writer.write(Unit("jsonl", "a.jsonl", 0, {}), chunk)
+    writer.close()
+    header = json.loads((tmp_path / "part_000003.json").read_text())
+    keys = {
+        key for row in section("a part file").split("| key |")[1].splitlines() for key in re.findall("`(.+?)`", row)
+    }
+    assert keys >= set(header) and header["format"] == "automodel-part/1"
+    assert (tmp_path / header["header_file"]).read_bytes() == (tmp_path / "part_000003.json").read_bytes()
+    assert np.fromfile(tmp_path / header["tokens_file"], "<u2").tolist() == [7, 8, 9, 1, 2, 3]
+    raw = (tmp_path / header["chunks_file"]).read_bytes()
+    size = int.from_bytes(raw[:4], "little")
+    head = json.loads(raw[4 : 4 + size])
+    assert [field["plain"] for field in head["fields"]] == [True, False]
+    assert all(f"`{key}`" in section("a part file") for key in head) and head["bad"] == [[1, "no text key", None, 1]]
+    arrays = raw[4 + size :]
+    assert np.frombuffer(arrays[:32], "<i8").tolist() == [2, 1, 1, 2]
+    assert np.frombuffer(arrays[32:], "<i4").tolist() == [2, 0]
 
 
 def test_megatron_files_by_the_byte_table(tmp_path):

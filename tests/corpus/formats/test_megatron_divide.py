@@ -31,6 +31,7 @@ def documents_in(layout: MegatronLayout, part: int, key: str) -> list:
 @pytest.mark.parametrize("seed", range(8))
 def test_any_documents(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(megatron_divide, "_BLOCK_TOKENS", 7)  # so that parts are copied in several blocks
+    monkeypatch.setattr(megatron_divide, "_BLOCK_DOCUMENTS", 1 + seed)
     rng = random.Random(seed)
     longest = rng.choice([3, 50])
     documents = [[[1] * rng.randint(1, longest) for _ in range(rng.choice([0, 1, 1, 2]))] for _ in range(40)]

@@ -279,6 +279,10 @@ def test_finishing_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch:
     open_job = start(tmp_path, monkeypatch, rows(), **asked)
     for stage in open_job().stages:
         run_stage(open_job, stage, random.Random(0))
+    mark = tmp_path / "tasks/progress.json"
+    mark.unlink()
+    open_job().begin()  # by who goes on; without the mark files would not be known for ours
+    assert mark.exists()
     calls = 0
 
     def die_at_the_fifth(source: Path, target: Path, size: int) -> None:
@@ -292,5 +296,7 @@ def test_finishing_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch:
         patched.setattr("automodel_cli.corpus.jobs.token_job._move", die_at_the_fifth)
         open_job().finish()
     open_job().finish()
+    with pytest.raises(AutomodelError, match="the job is finished"):  # a process that was started too late
+        open_job().begin()
     here(tmp_path, dataset=str(tmp_path / "rows.jsonl"), **asked)
     assert written(tmp_path / "tasks") == written(tmp_path / "here")

@@ -35,10 +35,9 @@ from automodel_cli.corpus.documents.parts import PART_BYTES, find_parts
 from automodel_cli.corpus.documents.source import FileSource, Source
 from automodel_cli.corpus.formats.journal import Position
 from automodel_cli.corpus.formats.manifest import NO_FACTS, Facts, Plan
-from automodel_cli.corpus.jobs.arrangement import PlannedFile
 from automodel_cli.corpus.jobs.job import Job, Runner
+from automodel_cli.corpus.jobs.planned_file import PlannedFile
 from automodel_cli.corpus.jobs.settled import Settled
-from automodel_cli.corpus.jobs.token_job import TokenJob
 from automodel_cli.corpus.shuffle.shuffled_source import ShuffledSource
 from automodel_cli.corpus.tokenizer import Tokenizer
 from automodel_cli.corpus.tokenizers.engines import EngineMismatch
@@ -366,7 +365,9 @@ class TokenBuild(Build[TokenSettingsT, ManifestT], Generic[TokenSettingsT, Manif
             raise
         return self._result(bad_rows, continued=continued)
 
-    def job(self) -> TokenJob:
+    def job(self) -> Job:
+        from automodel_cli.corpus.jobs.token_job import TokenJob  # models of files that a run here does not need
+
         if self.cfg.shuffle:
             raise ConfigError(
                 "--shuffle is not yet done by many machines",

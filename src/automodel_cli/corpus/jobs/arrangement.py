@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +18,7 @@ import xxhash
 from pydantic import ConfigDict
 
 from automodel_cli.corpus.jobs.part_files import PartTokens, read_header
+from automodel_cli.corpus.jobs.planned_file import PlannedFile
 from automodel_cli.corpus.jobs.token_range import read_ranges
 from automodel_cli.corpus.jobs.work_folder import JobError
 from automodel_cli.files import file_bytes, hash_file
@@ -29,25 +29,8 @@ _RANGES_AT_ONCE = 1 << 16
 _HINT = "start over with --overwrite"
 
 
-@dataclass(frozen=True)
-class PlannedFile:
-    """A token file that is to be made, and its index, which is there.
-
-    Attributes:
-        name, index_name: in the output folder.
-        first, tokens: its ids are so many from number ``first`` on of those that the ranges give.
-    """
-
-    name: str
-    index_name: str
-    ranges: Path
-    index: Path
-    first: int
-    tokens: int
-
-
 class FileEntry(FileModel):
-    """The same in JSON; paths are names in the folder of the arrangement."""
+    """A ``PlannedFile`` in JSON; paths are names in the folder of the arrangement."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -59,7 +59,11 @@ class Job(Protocol):
         """How many tasks a stage has, numbered from 0; known once all earlier stages are done."""
 
     def is_done(self, stage: str, task: int) -> bool:
-        """Whether what the task leaves is there, or is not needed: earlier tasks gave all that was asked for."""
+        """Whether what the task leaves is there, or is not needed: earlier tasks gave all that was asked for.
+
+        A task may undo others (a fast tokenizer turned out to be wrong), so a stage is over when all of its tasks are
+        done at once, which a runner asks at its end.
+        """
 
     def run_task(self, stage: str, task: int, report: Report) -> None:
         """Do one task, whose stage's earlier stages are done. A task that is done already is left alone.

@@ -14,6 +14,7 @@ All numbers are little-endian.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,6 +103,7 @@ class PartWriter:
         self._blocks: list[str] = []
         self._digest, self._in_block = xxhash.xxh3_64(), 0
         self._whole = xxhash.xxh3_64()
+        self._is_named = False  # perhaps: by a header that is there, or about to be
         self._document = 0  # tokens so far of the document that goes on in the next chunk
         self.amounts = dict.fromkeys(
             ("tokens", "first_tokens", "longest", "documents", "bad_rows", "text_bytes", "chunks", "chunks_bytes"), 0
@@ -196,14 +198,17 @@ class PartWriter:
             chunks_xxh3=f"xxh3:{self._whole.hexdigest()}",
             **self.amounts,
         )
+        self._is_named = True
         for path in (self._target.with_name(header.header_file), self._target):
             publish_json(path, {"format": FORMAT, **header.model_dump(mode="json")})
 
     def abandon(self) -> None:
-        """After an error: remove what was written, unless it is published."""
+        """After an error: remove what was written, unless a header may name it."""
         for handle, path in zip((self._tokens, self._chunks), self._paths, strict=True):
-            handle.close()
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # buffered bytes without room on the disk are not wanted
+                handle.close()
+            if not self._is_named:
+                path.unlink(missing_ok=True)
 
 
 def part_path(folder: Path, number: int) -> Path:

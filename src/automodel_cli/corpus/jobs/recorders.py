@@ -15,7 +15,7 @@ from automodel_cli.corpus.build.megatron_sink import MegatronLayout, Pair
 from automodel_cli.corpus.formats.megatron_bin import MegatronFile, MegatronWriter, Synced, bin_path, idx_path
 from automodel_cli.corpus.formats.megatron_divide import divide
 from automodel_cli.corpus.formats.nanogpt_bin import Layout, ShardInfo, ShardWriter, bos_index_path
-from automodel_cli.corpus.jobs.arrangement import PlannedFile
+from automodel_cli.corpus.jobs.planned_file import PlannedFile
 from automodel_cli.corpus.jobs.token_range import RangeLog, TokenRange, read_ranges
 
 

@@ -35,13 +35,13 @@ from automodel_cli.corpus.jobs.arrangement import (
     MADE_FORMAT,
     Arrangement,
     MadeFile,
-    PlannedFile,
     Refusal,
     file_entry,
     write_ids,
 )
 from automodel_cli.corpus.jobs.job import Report, TaskReport
 from automodel_cli.corpus.jobs.part_files import PartHeader, PartWriter, part_path, read_chunks, read_header
+from automodel_cli.corpus.jobs.planned_file import PlannedFile
 from automodel_cli.corpus.jobs.settled import Settled
 from automodel_cli.corpus.jobs.work_folder import (
     JobError,
@@ -130,8 +130,9 @@ class TokenJob:
     def __init__(self, build: JobBuild) -> None:
         self.name = build.output.what
         self._build, self._work = build, build.output.work
-        self._prefix = _Prefix(self._work.engine)
+        self._prefix = _Prefix(self._work.path)  # of no engine yet
         self._encoder: tuple[Path, UnitEncoder] | None = None
+        self._arranged: tuple[Path, Arrangement] | None = None
 
     # -------------------------------------------------------------------------------------- the plan
 
@@ -140,8 +141,12 @@ class TokenJob:
         output.refuse_interrupted(plan, build.say)
         with self._work.beginning():
             if self._work.plan() is None:
+                if output.has_manifest:  # who begins looked for it; this process came late
+                    raise JobError(f"{output.manifest_path} is already there: the job is finished")
                 self._begin(plan)
-        _ = self._plan  # compare
+            _ = self._plan  # compare
+            if not output.has_begun:  # somebody removed the mark
+                output.write_progress(plan, Position("parts"))
 
     def _begin(self, plan: Plan) -> None:
         build, output = self._build, self._build.output
@@ -178,9 +183,10 @@ class TokenJob:
 
     def _engine(self) -> Path:
         """The folder of what counts; from when the fast engine is doubted on, this process uses the reference."""
-        if self._build.doubt is None and (doubt := self._work.doubt) is not None:
+        doubt = self._work.doubt  # asked once: the answer may change at any moment
+        if doubt is not None and self._build.doubt is None:
             self._build.use_reference_engine(doubt)
-        return self._work.engine
+        return self._work.engine(doubted=doubt is not None)
 
     # -------------------------------------------------------------------------------------- the tasks
 
@@ -293,7 +299,11 @@ class TokenJob:
             yield from read_chunks(engine, number, header, dtype)
 
     def _arrangement(self) -> Arrangement:
-        return read_published(_arranged_path(self._engine()), Arrangement, FORMAT)
+        """What was arranged; read once, as it is long, and as another that takes its place is as good."""
+        engine = self._engine()
+        if self._arranged is None or self._arranged[0] != engine:
+            self._arranged = engine, read_published(_arranged_path(engine), Arrangement, FORMAT)
+        return self._arranged[1]
 
     # --------------------------------------------------------------------------------------- assemble
 
@@ -305,11 +315,11 @@ class TokenJob:
             with gone_named(path), disk_errors_named(path), path.open("xb", buffering=_WRITE_BYTES) as out:
                 digest = write_ids(out, self._build.head(entry.tokens), entry, engine, made, itemsize)
                 fsync_file(out)
-            facts = MadeFile(file=path.name, bytes=file_bytes(path), xxh3=digest)
-            publish_json(_made_path(engine, task), {"format": MADE_FORMAT, **facts.model_dump(mode="json")})
         except BaseException:
             path.unlink(missing_ok=True)
             raise
+        facts = MadeFile(file=path.name, bytes=file_bytes(path), xxh3=digest)
+        publish_json(_made_path(engine, task), {"format": MADE_FORMAT, **facts.model_dump(mode="json")})
         report(TaskReport(tokens=entry.tokens))
 
     # ----------------------------------------------------------------------------------------- finish

@@ -20,8 +20,8 @@ that do the same do no harm to each other, and a process that dies leaves nothin
 from __future__ import annotations
 
 import contextlib
+import os
 import re
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -62,7 +62,7 @@ class JobError(AutomodelError):
 
 def new_tag() -> str:
     """A name that no other process uses."""
-    return secrets.token_hex(8)
+    return os.urandom(8).hex()
 
 
 class JobPlan(FileModel):
@@ -125,10 +125,9 @@ class WorkFolder:
                 return plan.settled
         return Settled(key=key)
 
-    @property
-    def engine(self) -> Path:
-        """The folder of what counts."""
-        return self.path / ("first" if self.doubt is None else "reference")
+    def engine(self, *, doubted: bool) -> Path:
+        """The folder of what counts, after ``doubt``."""
+        return self.path / ("reference" if doubted else "first")
 
     @property
     def doubt(self) -> str | None:

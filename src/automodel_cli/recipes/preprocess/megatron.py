@@ -34,9 +34,8 @@ from automodel_cli.corpus.formats.manifest import NO_FACTS, Facts
 from automodel_cli.corpus.formats.megatron_bin import token_dtype
 from automodel_cli.corpus.formats.megatron_divide import divide
 from automodel_cli.corpus.formats.megatron_manifest import MegatronManifest
-from automodel_cli.corpus.jobs.arrangement import PlannedFile
 from automodel_cli.corpus.jobs.job import Job
-from automodel_cli.corpus.jobs.recorders import MegatronRecorder, divide_recorded, planned_pair
+from automodel_cli.corpus.jobs.planned_file import PlannedFile
 from automodel_cli.corpus.tokenizer import Tokenizer, open_tokenizer
 from automodel_cli.errors import ConfigError
 from automodel_cli.processes import cores
@@ -181,6 +180,8 @@ class _Megatron(TokenBuild[PreprocessMegatronConfig, MegatronManifest, MegatronS
         )
 
     def recorder(self, folder: Path) -> MegatronSink:
+        from automodel_cli.corpus.jobs.recorders import MegatronRecorder  # as in TokenBuild.job
+
         layout = replace(self.output.layout, folder=folder)
         if self.cfg.shards:
             layout = replace(self.output.spool, folder=folder / "spool")
@@ -188,6 +189,8 @@ class _Megatron(TokenBuild[PreprocessMegatronConfig, MegatronManifest, MegatronS
         return MegatronSink(layout, max_tokens=self.cfg.max_tokens, open_pair=MegatronRecorder)
 
     def planned(self, writer: MegatronSink, folder: Path) -> tuple[list[PlannedFile], dict[str, Any]]:
+        from automodel_cli.corpus.jobs.recorders import divide_recorded, planned_pair  # as above
+
         layout, pairs = replace(self.output.layout, folder=folder), writer.close()
         if not self.cfg.shards:
             return [planned_pair(layout, pair) for pair in pairs], writer.sync()

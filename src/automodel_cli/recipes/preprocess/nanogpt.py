@@ -37,9 +37,8 @@ from automodel_cli.corpus.documents.source import (
 )
 from automodel_cli.corpus.formats.manifest import NO_FACTS, CorpusManifest, Eot, Facts, Separator
 from automodel_cli.corpus.formats.nanogpt_bin import header_bytes
-from automodel_cli.corpus.jobs.arrangement import PlannedFile
 from automodel_cli.corpus.jobs.job import Job
-from automodel_cli.corpus.jobs.recorders import ShardRecorder, planned_shard
+from automodel_cli.corpus.jobs.planned_file import PlannedFile
 from automodel_cli.corpus.jobs.settled import Settled, settled_key
 from automodel_cli.corpus.jobs.work_folder import WorkFolder
 from automodel_cli.corpus.shuffle.splitting import SplitRule, likely_fraction
@@ -170,9 +169,13 @@ class _Nanogpt(TokenBuild[PreprocessNanogptConfig, CorpusManifest, CorpusWriter]
         return self.rule.rule == "tokens"
 
     def recorder(self, folder: Path) -> CorpusWriter:
+        from automodel_cli.corpus.jobs.recorders import ShardRecorder  # as in TokenBuild.job
+
         return CorpusWriter(replace(self.output.layout, folder=folder), self.rule, open_shard=ShardRecorder)
 
     def planned(self, writer: CorpusWriter, folder: Path) -> tuple[list[PlannedFile], dict[str, Any]]:
+        from automodel_cli.corpus.jobs.recorders import planned_shard  # as above
+
         shards = [shard for group in writer.close().values() for shard in group]
         return [planned_shard(shard.path, shard.num_tokens) for shard in shards], writer.sync()
 
