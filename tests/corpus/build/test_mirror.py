@@ -195,3 +195,20 @@ def test_an_upload_that_fails_is_the_end(url, object_server, text):
         make(f"{url}/run", text)
     object_server.faults = Faults()
     assert make(f"{url}/run", text).continued
+
+
+def test_a_clear_that_was_killed_goes_on_anywhere(url, object_server, tmp_path, text, monkeypatch):
+    """Between its first word and its last one: nothing of the old run is taken for the new one's."""
+    make(tmp_path / "here", text, shard_tokens=300_000)
+    for elsewhere in (False, True):
+        make(f"{url}/run", text, overwrite=True)
+        monkeypatch.setattr(mirror.Mirror, "_delete_pieces", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            make(f"{url}/run", text, shard_tokens=300_000, overwrite=True)
+        monkeypatch.undo()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"cache{elsewhere}"))
+        for name, value in object_server.environment.items():
+            monkeypatch.setenv(name, value)
+        make(f"{url}/run", text, shard_tokens=300_000)
+        expected = {f"run/{name}": data for name, data in files(tmp_path / "here").items()}
+        assert object_server.objects(BUCKET) == expected

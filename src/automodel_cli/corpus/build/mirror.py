@@ -39,7 +39,7 @@ from pydantic import ConfigDict
 from automodel_cli.corpus.formats.manifest import size_and_hash
 from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.files import TEMP_SUFFIX, exclusive_lock, make_folder, write_text
-from automodel_cli.json_files import Count, FileModel, PlainName, Xxh3, parse_json, validated
+from automodel_cli.json_files import MAX_JSON_BYTES, Count, FileModel, PlainName, Xxh3, parse_json, validated
 from automodel_cli.storage.lease import Lease
 from automodel_cli.storage.opening import open_store
 from automodel_cli.storage.store import ObjectInfo
@@ -155,15 +155,18 @@ class Mirror:
         self.folder.mkdir()
         if (data := self._read(manifest)) is not None:
             (self.folder / manifest).write_bytes(data)
+        elif state is not None and state.journal is None:  # nothing to go on from, or it was being cleared
+            self._clear_place(state, names())
+            state = None
         elif state is not None:
-            self._restore(state, journal, names())
+            self._restore(state, state.journal or "", journal)
         there = self._listed()
         for name in listed():
             if name not in there and (info := self._store.info(join_url(self.url, name))) is not None:
                 there[name] = info
         self._imitate(there, names(), manifest, state)
         for name, info in there.items():
-            if name.startswith(f"{tokenizer}/"):
+            if name.startswith(f"{tokenizer}/") and name.count("/") == 1 and info.size <= MAX_JSON_BYTES:
                 (self.folder / tokenizer).mkdir(exist_ok=True)
                 (self.folder / name).write_bytes(self._store.read(info.url, etag=info.etag))
         self._taken |= {path.name for path in self.folder.iterdir()}
@@ -179,15 +182,16 @@ class Mirror:
         """Whether the folder is what the run of ``state`` made, and not being cleared."""
         return self.folder.is_dir() and (state.journal is not None or (self.folder / manifest).exists())
 
-    def _restore(self, state: _State, journal: str, names: re.Pattern[str]) -> None:
+    def _clear_place(self, state: _State, names: re.Pattern[str]) -> None:
+        """What a run left that nobody can go on with; its mark goes last."""
+        gone = {name for name in self._listed() if names.fullmatch(name)} | set(state.files)
+        self._store.delete(join_url(self.url, name) for name in sorted(gone))
+        self._delete_pieces()
+        self._store.delete([self._state_url])
+
+    def _restore(self, state: _State, text: str, journal: str) -> None:
         """What another machine needs to go on: the journal, what is open, and facts of what is finished."""
-        if state.journal is None:  # nothing to go on from, or it was being cleared
-            gone = {name for name in self._listed() if names.fullmatch(name)} | set(state.files)
-            self._store.delete(join_url(self.url, name) for name in sorted(gone))
-            self._delete_pieces()
-            self._store.delete([self._state_url])
-            return
-        write_text(self.folder / journal, state.journal)
+        write_text(self.folder / journal, text)
         for name, size in state.open.items():
             self._join_pieces(name, size)
         self.files, self._open = dict(state.files), dict(state.open)
