@@ -35,7 +35,7 @@ def test_random_losses(
         while True:
             shutil.rmtree(tiny_training.run, ignore_errors=True)
             with (tiny_training.folder / "output").open("w") as output:
-                process = nursery.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
+                process = nursery.Popen(command, stdout=output, stderr=output, env=environment)
                 deadline = time.monotonic() + draw.uniform(0.5, 6.0)
                 while process.poll() is None and time.monotonic() < deadline:
                     time.sleep(0.01)
