@@ -38,6 +38,7 @@ if __name__ == "__main__":
     documents.BYTES_PER_DOCUMENT = shuffled_source.BYTES_PER_DOCUMENT = 64
     pipeline.EVERY_TOKENS = 500  # positions inside a pair, too
     megatron_divide._BLOCK_TOKENS = 400
+    megatron_divide._BLOCK_DOCUMENTS = 3
     if sys.argv[1] == "count":
         faults.count_all()
     elif sys.argv[1] != "none":

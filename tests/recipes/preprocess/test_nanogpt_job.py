@@ -279,6 +279,10 @@ def test_finishing_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch:
     open_job = start(tmp_path, monkeypatch, rows(), **asked)
     for stage in open_job().stages:
         run_stage(open_job, stage, random.Random(0))
+    mark = tmp_path / "tasks/progress.json"
+    mark.unlink()
+    open_job().begin()  # by who goes on; without the mark files would not be known for ours
+    assert mark.exists()
     calls = 0
 
     def die_at_the_fifth(source: Path, target: Path, size: int) -> None:

@@ -151,7 +151,9 @@ class TokenJob:
                 if output.has_manifest:  # who begins looked for it; this process came late
                     raise JobError(f"{output.manifest_path} is already there: the job is finished")
                 self._begin(plan)
-        _ = self._plan  # compare
+            _ = self._plan  # compare
+            if not output.has_begun:  # somebody removed the mark
+                output.write_progress(plan, Position("parts"))
 
     def _begin(self, plan: Plan) -> None:
         build, output = self._build, self._build.output
