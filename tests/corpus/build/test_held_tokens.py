@@ -93,15 +93,17 @@ def test_all_is_in_place_when_the_pool_is_left_early(tmp_path: Path, task: Encod
 def test_a_full_disk_is_an_error_and_not_a_hang(tmp_path: Path, task: EncodeTask) -> None:
     """A limit on the worker's file sizes stands for the disk."""
     file = GrowingFile(tmp_path / "a")
-    with OrderedPool(task, num_workers=2, window=4, holds=True) as pool:
+    with (
+        pytest.raises(AutomodelError, match=r"no room left while writing .*a\.automodel\.tmp"),
+        OrderedPool(task, num_workers=2, window=4, holds=True) as pool,
+    ):
         units = pool.run(line_units(50))
         first = next(units)  # both workers are there
         for worker in pool._workers:
             resource.prlimit(worker.process.pid, resource.RLIMIT_FSIZE, (8000, 8000))
         append_tokens(file, first[1].tokens)
-        with pytest.raises(AutomodelError, match=r"no room left while writing .*a\.automodel\.tmp"):
-            for _, chunk in units:
-                append_tokens(file, chunk.tokens)
+        for _, chunk in units:
+            append_tokens(file, chunk.tokens)
     file.abandon()
     assert not list(tmp_path.glob("a*"))
 
