@@ -4,7 +4,6 @@ import pytest
 from pydantic import ValidationError
 
 from automodel_cli.config.schema.dedup import DedupConfig
-from automodel_cli.config.schema.runners import RunnerOptions
 
 
 def config(**values: object) -> DedupConfig:
@@ -12,7 +11,7 @@ def config(**values: object) -> DedupConfig:
 
 
 def test_a_file_may_say_what_is_the_default():
-    defaults = config().model_dump(exclude=set(RunnerOptions.model_fields) - {"runner"})
+    defaults = config().model_dump()
     assert config(**defaults).model_dump() == config().model_dump()
 
 

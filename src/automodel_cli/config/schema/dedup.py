@@ -60,9 +60,10 @@ class DedupConfig(TextInput, RunnerOptions):
     recall: Annotated[float, Field(gt=0, lt=1), TypeName("a number between 0 and 1")] = 0.95
     """Share of the pairs just at the threshold that must at least become candidates; decides bands and rows."""
     bands: Annotated[Count, Field(le=1024)] | None = None
-    """Number of bands, with `rows` (FineWeb has 14 of 8 rows); null: the most selective ones with `recall`."""
+    """Number of bands, with `rows` (FineWeb has 14 of 8 rows); null: the most selective ones that
+    reach `recall`."""
     rows: Annotated[Count, Field(le=128)] | None = None
-    """MinHash values of a band, with `bands`."""
+    """MinHash values of a band, with `bands`; null: chosen with them."""
     verify: Literal["signature", "exact"] = "signature"
     """What decides whether a candidate pair is alike: the similarity that its signatures estimate, or the exact one of
     its shingles (which are then kept on disk, about 1.5 times the text)."""
@@ -70,39 +71,41 @@ class DedupConfig(TextInput, RunnerOptions):
     """Rules of Gopher's filters (Rae et al. 2021) with their limits: quality (length, words, symbols), repetition,
     or both; single limits below take the place of theirs; null: none."""
     min_characters: Whole | None = None
-    """Leave out shorter texts; null, here and below: no limit but the preset's."""
+    """Leave out shorter texts; null: no limit."""
     max_characters: Amount | None = None
-    """Leave out longer texts."""
+    """Leave out longer texts; null: no limit."""
     min_words: Whole | None = None
-    """Leave out texts with fewer words (with a letter or digit, parted by white space)."""
+    """Leave out texts with fewer words (with a letter or digit, parted by white space); null: the preset's, if any."""
     max_words: Amount | None = None
-    """Leave out texts with more words."""
+    """Leave out texts with more words; null: the preset's, if any."""
     min_word_length: NotNegative | None = None
-    """Least mean length of these words, in characters."""
+    """Least mean length of these words, in characters; null: the preset's, if any."""
     max_word_length: NotNegative | None = None
-    """Most mean length of these words."""
+    """Most mean length of these words; null: the preset's, if any."""
     max_symbol_ratio: NotNegative | None = None
-    """Most hash signs, or ellipses, for each word."""
+    """Most hash signs, or ellipses, for each word; null: the preset's, if any."""
     max_bullet_lines: Share | None = None
-    """Largest share of lines that begin with a bullet."""
+    """Largest share of lines that begin with a bullet; null: the preset's, if any."""
     max_ellipsis_lines: Share | None = None
-    """Largest share of lines that end with an ellipsis."""
+    """Largest share of lines that end with an ellipsis; null: the preset's, if any."""
     min_alphabetic_words: Share | None = None
-    """Least share of words with a letter."""
+    """Least share of words with a letter; null: the preset's, if any."""
     min_stop_words: Annotated[Whole, Field(le=8)] | None = None
-    """How many of the, be, to, of, and, that, have, with must occur; for English."""
+    """How many of the, be, to, of, and, that, have, with must occur; for English; null: the preset's, if any."""
     max_duplicate_lines: Share | None = None
-    """Largest share of lines that came before in the text."""
+    """Largest share of lines that came before in the text; null: the preset's, if any."""
     max_duplicate_line_characters: Share | None = None
-    """Largest share of characters in such lines."""
+    """Largest share of characters in such lines; null: the preset's, if any."""
     max_duplicate_paragraphs: Share | None = None
-    """Largest share of paragraphs that came before in the text."""
+    """Largest share of paragraphs that came before in the text; null: the preset's, if any."""
     max_duplicate_paragraph_characters: Share | None = None
-    """Largest share of characters in such paragraphs."""
+    """Largest share of characters in such paragraphs; null: the preset's, if any."""
     max_top_ngrams: Annotated[Shares, Field(min_length=3, max_length=3)] | None = None
-    """Largest share of characters in the most common run of 2, 3 and 4 words: three numbers."""
+    """Largest share of characters in the most common run of 2, 3 and 4 words: three numbers; null: the
+    preset's, if any."""
     max_duplicate_ngrams: Annotated[Shares, Field(min_length=6, max_length=6)] | None = None
-    """Largest share of characters in repeated runs of 5, 6, 7, 8, 9 and 10 words: six numbers."""
+    """Largest share of characters in repeated runs of 5, 6, 7, 8, 9 and 10 words: six numbers; null: the
+    preset's, if any."""
     languages: Words | None = None
     """Codes (en,de) of the languages to keep, as py3langid finds them in the beginning of a text; null: all."""
     min_language_score: Share = 0.0

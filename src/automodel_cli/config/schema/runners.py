@@ -54,8 +54,9 @@ class RunnerOptions(Section):
 
     @model_validator(mode="after")
     def _options_of_the_runner(self) -> Any:
+        """A file that spells defaults out, as a dump of a configuration does, asks for nothing."""
         for runner, names in _OPTIONS_OF.items():
-            given = [name for name in names if name in self.model_fields_set]
+            given = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
             if given and self.runner != runner:
                 raise ValueError(f"`{given[0]}` is an option of `runner: {runner}`, not of `{self.runner}`")
         return self
