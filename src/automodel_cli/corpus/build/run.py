@@ -31,7 +31,7 @@ from automodel_cli.corpus.build.output import ManifestT, Output, TokenOutput
 from automodel_cli.corpus.build.pipeline import BadRows, NoText, Progress, Sink, run_pipeline
 from automodel_cli.corpus.build.pool import Executor, LocalExecutor
 from automodel_cli.corpus.build.tokenize import EncodeTask
-from automodel_cli.corpus.documents.parts import PART_BYTES, find_parts
+from automodel_cli.corpus.documents.parts import find_parts
 from automodel_cli.corpus.documents.source import FileSource, Source
 from automodel_cli.corpus.formats.journal import Position
 from automodel_cli.corpus.formats.manifest import Facts, Plan
@@ -338,7 +338,7 @@ class TokenBuild(Build[TokenSettingsT, ManifestT], Generic[TokenSettingsT, Manif
         if elsewhere is not None:
             executor, clock = LocalExecutor(1), time.process_time
             workers = elsewhere.slots
-            parts = [part.bytes for part in find_parts(source, cfg.chunk_size, PART_BYTES)]
+            parts = [part.bytes for part in find_parts(source, cfg.chunk_size)]
         sample = take_sample(
             source,
             self.task,

@@ -143,7 +143,7 @@ class ShuffleJob:
             folder.mkdir(parents=True, exist_ok=True)
         request = self._request
         block = block_bytes(self._scatter_task(request.bucket_count), self._source, request.memory_bytes, 1)
-        found = parts.find_parts(self._source, max(1, block // BYTES_PER_DOCUMENT), parts.PART_BYTES)
+        found = parts.find_parts(self._source, max(1, block // BYTES_PER_DOCUMENT))
         counts = {"buckets": request.bucket_count, "digest_ranges": request.digest_ranges}
         rows = [list(asdict(part).values()) for part in found]
         write_json(self._plan_path, {"format": _FORMAT, "made": self._made, "parts": rows, **counts})
