@@ -118,8 +118,9 @@ class Elsewhere:
     role: Literal["all", "share", "rest"] = "all"
 
     def run(self, job: Job) -> bool:
-        """What :meth:`Runner.run` says."""
-        job.begin()
+        """What :meth:`Runner.run` says. A share begins nothing: where there is no plan, its run is over."""
+        if self.role != "share":
+            job.begin()
         return self.runner.run(job, self.open_job)
 
 
@@ -178,7 +179,10 @@ class Build(ABC, Generic[SettingsT, ManifestT]):
             self.say_forecast(elsewhere)
             return BuildResult(output.place, None)
         if elsewhere is not None and elsewhere.role == "share":
-            elsewhere.run(self.job())
+            if output.has_manifest and not output.has_begun:  # others did all of it
+                self.say(f"{output.shown(output.manifest_path)} is already there: nothing to do")
+            else:
+                elsewhere.run(self.job())
             return BuildResult(output.place, None)
         is_rest = elsewhere is not None and elsewhere.role == "rest"
         overwrite = self.cfg.overwrite and not is_rest

@@ -155,6 +155,8 @@ class ShuffleJob:
 
     @functools.cached_property
     def _plan(self) -> _JobPlan:
+        if not self._plan_path.exists():
+            raise DataError(f"{self._plan_path.parent} holds no plan: the job is finished, or nobody has begun it")
         plan = read_model(self._plan_path, _JobPlan, hint="start over with --overwrite")
         if plan.format != _FORMAT:
             raise DataError(f"{self._plan_path} has format {plan.format!r}, expected {_FORMAT!r}", "use --overwrite")
