@@ -95,7 +95,7 @@ def run(build: Any, order: random.Random) -> None:
 if __name__ == "__main__":
     for module in (parts, documents):
         module.BYTES_PER_DOCUMENT = 64  # type: ignore[attr-defined]
-    token_job.PART_BYTES = 1500  # type: ignore[attr-defined]
+    parts.PART_BYTES = 1500
     command, data, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     left = arm(int(sys.argv[4]) or sys.maxsize)
     try:

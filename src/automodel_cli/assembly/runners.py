@@ -65,7 +65,7 @@ def elsewhere(
         submit=cfg.submit,
     )
     runner = SlurmRunner(options, output.batch_folder, own_command(arguments), say)
-    runner.check()
+    runner.check(overwrite=build.cfg.overwrite)
     return Elsewhere(runner, opener, cfg.slurm_tasks * processes)
 
 

@@ -69,13 +69,22 @@ class SlurmRunner:
     command: Sequence[str]
     say: Callable[[str], None]
 
-    def check(self) -> None:
-        """Before anything is begun.
+    def check(self, *, overwrite: bool = False) -> None:
+        """Before anything is begun or, with ``overwrite``, removed.
 
         Raises:
             ConfigError: an option cannot stand in a batch file.
+            AutomodelError: what is to be overwritten has jobs that did not end, or nobody can say whether it has.
         """
         self._batch_file(REST, 1)
+        if overwrite and (waiting := self._waiting(self._submitted())):
+            raise AutomodelError(
+                f"{plural(len(waiting), 'job')} of the run that is to be overwritten did not end yet",
+                f"end them first: {command_line(['scancel', *waiting])}",
+            )
+
+    def _waiting(self, ids: Sequence[str]) -> list[str]:
+        return _known_to_slurm(ids, self.folder / "submitted") if ids else []
 
     def run(self, job: Job, open_job: Callable[[], Job]) -> bool:
         """Files for what is not done, unless jobs for it are there; True where all is done already.
@@ -87,7 +96,7 @@ class SlurmRunner:
         if not stages:
             return True
         if ids := self._submitted():
-            if waiting := _known_to_slurm(ids, self.folder / "submitted"):
+            if waiting := self._waiting(ids):
                 which = command_line(["squeue", "--jobs", ",".join(waiting)])
                 self.say(f"{plural(len(waiting), 'job')} of this run did not end yet: nothing to submit; see {which}")
                 return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -94,3 +95,13 @@ def test_lines_are_found_with_a_small_read_for_each_part(folder: Path, monkeypat
 def test_a_stream_is_one_part() -> None:
     hub = HubSource("some/dataset", None, "train", ReadOptions())
     assert find_parts(hub, CHUNK, 1) == [Part(0, 0, 1, 0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("mib", "part_mib"), [(1, 16), (4000, 16), (10_000, 10_000 / 256), (65_536, 256), (1_000_000, 256)]
+)
+def test_a_part_is_as_large_as_the_source_suggests(folder, monkeypatch, mib, part_mib):
+    """Enough parts for many machines, of a size worth starting for, and few of a terabyte."""
+    source = FileSource(str(folder / "rows"), ReadOptions())
+    source.files = [dataclasses.replace(source.files[0], bytes=mib << 20, compression="")]
+    assert parts._usual_bytes(source) == int(part_mib * 2**20)

@@ -17,7 +17,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch, part_bytes: int, bytes_per_docu
     """Parts and units so small that a test's input has many."""
     for module in ("source", "parts"):
         monkeypatch.setattr(f"automodel_cli.corpus.documents.{module}.BYTES_PER_DOCUMENT", bytes_per_document)
-    monkeypatch.setattr("automodel_cli.corpus.jobs.token_job.PART_BYTES", part_bytes)
+    monkeypatch.setattr("automodel_cli.corpus.documents.parts.PART_BYTES", part_bytes)
 
 
 def written(folder: Path) -> dict[str, bytes]:

@@ -1,5 +1,6 @@
 """Preprocessing by jobs of Slurm (stand-ins): the same bytes as in one process; options that contradict each other."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from automodel_cli.corpus.jobs.array_element import STAGE_VARIABLE
 
 NANOGPT = ["preprocess", "nanogpt", "--dataset", "in", "--tokenizer", "byte", "--val-fraction", "0.2", "--output-dir"]
 MEGATRON = ["preprocess", "megatron", "--input", "in", "--tokenizer", "byte", "--append-eod", "--output-path"]
+SHUFFLE = ["preprocess", "shuffle", "--dataset", "in", "--output-dir"]
+DEDUP = ["preprocess", "dedup", "in", "--near", "0.8", "--output-dir"]
 SLURM = ["--runner", "slurm", "--slurm-tasks", "2", "--time", "10", "--submit"]
 
 
@@ -25,19 +28,58 @@ def text(tmp_path, monkeypatch):
         Path("in", f"{name}.jsonl").write_text("".join(lines))
 
 
-@pytest.mark.parametrize("command", [NANOGPT, MEGATRON], ids=["nanogpt", "megatron"])
-def test_jobs_of_slurm_make_the_bytes_of_one_process(command, capsys):
+COMMANDS = {
+    "nanogpt": (NANOGPT, "tokenize arrange assemble"),
+    "megatron": (MEGATRON, "tokenize arrange assemble"),
+    "shuffle": (SHUFFLE, "scatter join divide assemble"),
+    "dedup": (DEDUP, "read exact bands near clusters write"),
+    "nanogpt --shuffle": ([*NANOGPT[:-1], "--shuffle", NANOGPT[-1]], "scatter tokenize arrange assemble"),
+}
+
+
+@pytest.mark.parametrize(("command", "stages"), COMMANDS.values(), ids=COMMANDS)
+def test_jobs_of_slurm_make_the_bytes_of_one_process(command, stages, capsys):
     assert app.run([*command, "one"]) == 0
     assert app.run([*command, "many", *SLURM]) == 0
     said = capsys.readouterr().out.splitlines()
-    stages = ("tokenize", "arrange", "assemble", "rest")
-    expected = [f"submitted {stage} as job {number}" for number, stage in enumerate(stages, 1)]
+    names = [*stages.split(), "rest"]
+    expected = [f"submitted {stage} as job {number}" for number, stage in enumerate(names, 1)]
     assert [line for line in said if line.startswith("submitted")] == expected
-    run_jobs(lost="tokenize.0 assemble.1", call=app.run)
+    run_jobs(lost=f"{names[0]}.0 {names[-2]}.1", call=app.run)
     assert written(Path("many")) == written(Path("one"))
     assert app.run([*command, "many", *SLURM]) == 0
     assert "is already there: nothing to do" in capsys.readouterr().out
-    assert len(Path("submitted.txt").read_text().splitlines()) == 4
+    assert len(Path("submitted.txt").read_text().splitlines()) == len(names)
+
+
+@pytest.mark.parametrize("command", [NANOGPT, SHUFFLE, DEDUP], ids=["nanogpt", "shuffle", "dedup"])
+def test_jobs_that_come_when_others_finished_leave_all_as_it_is(command, capsys):
+    """What was submitted waits, and somebody starts over on this machine meanwhile."""
+    assert app.run([*command, "many", *SLURM]) == 0
+    assert app.run([*command, "many", "--overwrite"]) == 0
+    before = {path: path.stat().st_mtime_ns for path in Path("many").rglob("*")}
+    run_jobs(call=app.run)
+    assert {path: path.stat().st_mtime_ns for path in Path("many").rglob("*")} == before
+
+
+@pytest.mark.parametrize("command", [NANOGPT, SHUFFLE, DEDUP], ids=["nanogpt", "shuffle", "dedup"])
+def test_a_share_never_begins_a_run(command, capsys):
+    assert app.run([*command, "many", *SLURM]) == 0
+    shutil.rmtree("many")
+    codes = []
+    run_jobs(lost="rest.", call=lambda words: codes.append(app.run(words)))
+    assert codes and not any(path.is_file() for path in Path("many").rglob("*")), list(Path("many").rglob("*"))
+    assert set(codes) == {1} and "no plan" in capsys.readouterr().err
+
+
+def test_overwrite_does_not_take_the_folder_from_jobs_that_wait(capsys):
+    assert app.run([*NANOGPT, "many", *SLURM]) == 0
+    before = written(Path("many"))
+    Path("queue").write_text("3\n4\n")
+    assert app.run([*NANOGPT, "many", *SLURM, "--overwrite"]) == 1
+    assert "2 jobs of the run that is to be overwritten did not end yet" in (said := capsys.readouterr().err)
+    assert "scancel 3 4" in said
+    assert written(Path("many")) == before
 
 
 def test_overwrite_begins_once_and_not_in_every_job(capsys):

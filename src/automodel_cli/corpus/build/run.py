@@ -31,7 +31,7 @@ from automodel_cli.corpus.build.output import ManifestT, Output, TokenOutput
 from automodel_cli.corpus.build.pipeline import BadRows, NoText, Progress, Sink, run_pipeline
 from automodel_cli.corpus.build.pool import Executor, LocalExecutor
 from automodel_cli.corpus.build.tokenize import EncodeTask
-from automodel_cli.corpus.documents.parts import PART_BYTES, find_parts
+from automodel_cli.corpus.documents.parts import find_parts
 from automodel_cli.corpus.documents.source import FileSource, Source
 from automodel_cli.corpus.formats.journal import Position
 from automodel_cli.corpus.formats.manifest import Facts, Plan
@@ -118,8 +118,9 @@ class Elsewhere:
     role: Literal["all", "share", "rest"] = "all"
 
     def run(self, job: Job) -> bool:
-        """What :meth:`Runner.run` says."""
-        job.begin()
+        """What :meth:`Runner.run` says. A share begins nothing: where there is no plan, its run is over."""
+        if self.role != "share":
+            job.begin()
         return self.runner.run(job, self.open_job)
 
 
@@ -178,7 +179,10 @@ class Build(ABC, Generic[SettingsT, ManifestT]):
             self.say_forecast(elsewhere)
             return BuildResult(output.place, None)
         if elsewhere is not None and elsewhere.role == "share":
-            elsewhere.run(self.job())
+            if output.has_manifest and not output.has_begun:  # others did all of it
+                self.say(f"{output.shown(output.manifest_path)} is already there: nothing to do")
+            else:
+                elsewhere.run(self.job())
             return BuildResult(output.place, None)
         is_rest = elsewhere is not None and elsewhere.role == "rest"
         overwrite = self.cfg.overwrite and not is_rest
@@ -338,7 +342,7 @@ class TokenBuild(Build[TokenSettingsT, ManifestT], Generic[TokenSettingsT, Manif
         if elsewhere is not None:
             executor, clock = LocalExecutor(1), time.process_time
             workers = elsewhere.slots
-            parts = [part.bytes for part in find_parts(source, cfg.chunk_size, PART_BYTES)]
+            parts = [part.bytes for part in find_parts(source, cfg.chunk_size)]
         sample = take_sample(
             source,
             self.task,

@@ -26,7 +26,7 @@ from automodel_cli.corpus.formats.manifest import ListedFile, size_and_hash
 from automodel_cli.corpus.jobs.job import Report
 from automodel_cli.corpus.shuffle.document_files import DocumentFile, chunk_name
 from automodel_cli.corpus.shuffle.document_folder import REPORT_NAMES, DocumentsManifest
-from automodel_cli.errors import ConfigError
+from automodel_cli.errors import ConfigError, DataError
 from automodel_cli.files import exclusive_lock, fsync_folder, write_json, write_text
 
 _LAST = {"read": "json", "exact": "copies", "bands": "keys", "near": "pairs", "clusters": "json", "write": "json"}
@@ -59,8 +59,21 @@ class DedupJob:
 
     @functools.cached_property
     def cutting(self) -> Cutting:
-        """How the plan cuts the work."""
-        return read_plan(self.spec.work.plan)[1]
+        """How the plan cuts the work, if it is of this job.
+
+        Raises:
+            ConfigError: it is of another one.
+        """
+        path = self.spec.work.plan
+        if not path.exists():
+            raise DataError(f"{path.parent} holds no plan: the job is finished, or nobody has begun it")
+        made, cutting = read_plan(path)
+        if made != self.made:
+            raise ConfigError(
+                f"{self.spec.folder} holds an interrupted run made in another way: {difference(made, self.made)}",
+                "use another --output-dir, or --overwrite to start over",
+            )
+        return cutting
 
     def begin(self) -> None:
         """Write the plan, or compare; a process that comes when all is finished begins nothing."""
@@ -73,12 +86,7 @@ class DedupJob:
         with exclusive_lock(self.spec.work.begun, busy="", wait=True):  # many may be told to begin
             if not path.exists():
                 self.new_cutting().write(path, self.made)
-        made, _ = read_plan(path)
-        if made != self.made:
-            raise ConfigError(
-                f"{self.spec.folder} holds an interrupted run made in another way: {difference(made, self.made)}",
-                "use another --output-dir, or --overwrite to start over",
-            )
+        _ = self.cutting  # compare
 
     @property
     def is_finished(self) -> bool:

@@ -23,7 +23,9 @@ from automodel_cli.corpus.documents.source import BYTES_PER_DOCUMENT, FileSource
 from automodel_cli.corpus.documents.units import ReadOptions, Unit
 
 PART_BYTES = 256 << 20
-"""Of text, about: a minute's work for a core, and not too many parts of a terabyte."""
+"""Of text, about and at most: a minute's work for a core, and not too many parts of a terabyte."""
+_LEAST_PART_BYTES = 16 << 20  # less is over sooner than a worker has started
+_LIKELY_PARTS = 256  # of less than 64 GiB, so that it is work for many machines too
 _EXPANSION = 4  # of a compressed file; it decides nothing but how many of them make a part
 
 
@@ -41,15 +43,16 @@ class Part:
     bytes: int
 
 
-def find_parts(source: Source, chunk_documents: int, part_bytes: int) -> list[Part]:
-    """The parts of ``source``.
+def find_parts(source: Source, chunk_documents: int, part_bytes: int | None = None) -> list[Part]:
+    """The parts of ``source``, of about ``part_bytes`` each; None: as its size suggests.
 
     Raises:
         DataError: a file cannot be read.
     """
     if not isinstance(source, FileSource):
         return [Part(0, 0, 1, 0, source.total_bytes or 0)]
-    return list(_Finder(source, chunk_documents * BYTES_PER_DOCUMENT, part_bytes).parts())
+    wanted = _usual_bytes(source) if part_bytes is None else part_bytes
+    return list(_Finder(source, chunk_documents * BYTES_PER_DOCUMENT, wanted).parts())
 
 
 def part_units(source: Source, part: Part, chunk_documents: int) -> Iterator[Unit]:
@@ -69,6 +72,11 @@ def part_units(source: Source, part: Part, chunk_documents: int) -> Iterator[Uni
         tail_from=source.tail_from,
         stop_at=part.stop_at or None,
     )
+
+
+def _usual_bytes(source: FileSource) -> int:
+    total = sum(file.bytes * (_EXPANSION if file.compression else 1) for file in source.files)
+    return min(PART_BYTES, max(_LEAST_PART_BYTES, total // _LIKELY_PARTS))
 
 
 class _Finder:

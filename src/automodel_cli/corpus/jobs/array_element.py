@@ -12,10 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from automodel_cli.corpus.build.pipeline import Progress
-from automodel_cli.corpus.jobs.crew import run_tasks
+from automodel_cli.corpus.jobs.crew import run_stage
 from automodel_cli.corpus.jobs.job import Job
 from automodel_cli.corpus.jobs.local import local_crew
-from automodel_cli.corpus.jobs.tries import StageTasks
 from automodel_cli.errors import ConfigError
 
 STAGE_VARIABLE = "AUTOMODEL_PREPROCESS_STAGE"
@@ -84,8 +83,7 @@ class ElementRunner:
             for stage in before:
                 total = job.tasks(stage)
                 first = total * number // count
-                missing = StageTasks(job, stage, [*range(first, total), *range(first)])
-                run_tasks(missing, crew, self.progress, self.say)
+                run_stage(job, stage, crew, self.progress, self.say, [*range(first, total), *range(first)])
             share = range(number, job.tasks(self.element.stage), count)
-            run_tasks(StageTasks(job, self.element.stage, share), crew, self.progress, self.say)
+            run_stage(job, self.element.stage, crew, self.progress, self.say, share)
         return False

@@ -6,7 +6,7 @@ The crew knows where tasks run; what is to be done and what is done about failur
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -60,16 +60,26 @@ def run_stages(job: Job, crew: Crew, progress: OnProgress, say: Say) -> None:
         AutomodelError: a task failed for good; no other is started then.
     """
     for stage in job.stages:
-        for _ in range(_ROUNDS):  # what is done may turn out to count for nothing (an engine that was wrong)
-            tasks = StageTasks(job, stage)
-            if tasks.over:
-                break
-            run_tasks(tasks, crew, progress, say)
-        else:
-            raise AutomodelError(
-                f"{job.name}: tasks of {stage} leave nothing that this process sees",
-                "all machines must see the output folder under the same path, and what others write to it",
-            )
+        run_stage(job, stage, crew, progress, say)
+
+
+def run_stage(
+    job: Job, stage: str, crew: Crew, progress: OnProgress, say: Say, only: Sequence[int] | None = None
+) -> None:
+    """Do what is missing of one stage, or of ``only`` these tasks, in their order.
+
+    Raises:
+        AutomodelError: as :func:`run_stages`; or tasks end and are not done.
+    """
+    for _ in range(_ROUNDS):  # what is done may turn out to count for nothing (an engine that was wrong)
+        tasks = StageTasks(job, stage, only)
+        if tasks.over:
+            return
+        run_tasks(tasks, crew, progress, say)
+    raise AutomodelError(
+        f"{job.name}: tasks of {stage} leave nothing that this process sees",
+        "all machines must see the output folder under the same path, and what others write to it",
+    )
 
 
 def run_tasks(tasks: StageTasks, crew: Crew, progress: OnProgress, say: Say) -> None:

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 from automodel_cli.corpus.build.output import TokenOutput, difference
 from automodel_cli.corpus.build.pipeline import BadRows, NoText, Sink, run_pipeline
 from automodel_cli.corpus.build.tokenize import EncodeTask, UnitEncoder
-from automodel_cli.corpus.documents.parts import PART_BYTES, Part, find_parts, part_units
+from automodel_cli.corpus.documents.parts import Part, find_parts, part_units
 from automodel_cli.corpus.documents.source import Source
 from automodel_cli.corpus.documents.units import TokenChunk, Unit
 from automodel_cli.corpus.formats.journal import Position
@@ -161,7 +161,7 @@ class TokenJob:
         brought = output.tokenizer_folder.is_dir()
         output.write_progress(plan, Position("parts"))  # what is written from here on is known to be ours
         build.tokenizer.save(output.tokenizer_folder)
-        parts = find_parts(build.source, build.cfg.chunk_size, PART_BYTES)
+        parts = find_parts(build.source, build.cfg.chunk_size)
         buckets = None
         if build.cfg.shuffle:
             buckets = build.bucket_count()

@@ -143,7 +143,7 @@ class ShuffleJob:
             folder.mkdir(parents=True, exist_ok=True)
         request = self._request
         block = block_bytes(self._scatter_task(request.bucket_count), self._source, request.memory_bytes, 1)
-        found = parts.find_parts(self._source, max(1, block // BYTES_PER_DOCUMENT), parts.PART_BYTES)
+        found = parts.find_parts(self._source, max(1, block // BYTES_PER_DOCUMENT))
         counts = {"buckets": request.bucket_count, "digest_ranges": request.digest_ranges}
         rows = [list(asdict(part).values()) for part in found]
         write_json(self._plan_path, {"format": _FORMAT, "made": self._made, "parts": rows, **counts})
@@ -155,6 +155,8 @@ class ShuffleJob:
 
     @functools.cached_property
     def _plan(self) -> _JobPlan:
+        if not self._plan_path.exists():
+            raise DataError(f"{self._plan_path.parent} holds no plan: the job is finished, or nobody has begun it")
         plan = read_model(self._plan_path, _JobPlan, hint="start over with --overwrite")
         if plan.format != _FORMAT:
             raise DataError(f"{self._plan_path} has format {plan.format!r}, expected {_FORMAT!r}", "use --overwrite")
